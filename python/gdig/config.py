@@ -1,0 +1,368 @@
+"""Every option of gdig, defined once: the CLI flag, the YAML key and the Python argument of the same name.
+
+The options come in groups, one dataclass each; :class:`Config` is their union. A group belongs to the
+first stage whose result it changes (:data:`STAGE_GROUPS`), which is how a run directory knows what a
+changed option invalidates.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from gdig.errors import ConfigError
+
+RowFormat = Literal["auto", "translation", "instruction", "completion", "messages", "tokens", "template"]
+Method = Literal["gdig", "top", "random", "loss", "diverse"]
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """What to read, and how a row becomes a prompt and a target."""
+
+    model: str | None = None
+    """Directory of a causal language model in Hugging Face format, or of a PEFT adapter."""
+    candidates: tuple[str, ...] = ()
+    """Pool to choose from: JSONL, JSON list, Parquet, or a `datasets` folder; several files or globs. Row numbers
+    count through the files in the order given (a glob's in sorted order)."""
+    seeds: tuple[str, ...] = ()
+    """The small set of excellent examples, in any of the same formats."""
+    tokenizer: str | None = None
+    """Directory of the tokenizer. Default: the model's."""
+    row_format: RowFormat = "auto"
+    """Shape of a row. auto detects it from the fields of the first row."""
+    prompt_template: str | None = None
+    """Jinja template of the prompt over a row's fields; overrides the built-in one of the row format."""
+    target_template: str | None = None
+    """Jinja template of the target (the text that is trained on); overrides the built-in one."""
+    max_length: int | None = None
+    """Longest example, in tokens; a longer one loses the left of its prompt. Default: the model's window."""
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """How the model's passes run, and which of its layers count."""
+
+    filter_modules: str | None = None
+    """Regular expression searched in the names of the linear modules; those that match are the layers. Default: the
+    linears of the MLP blocks, or the LoRA matrices of an adapter."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Number format of weights and activations. auto: bfloat16 on CUDA, float32 on the CPU."""
+    loss_reduction: Literal["mean", "sum"] = "mean"
+    """An example's loss over its target tokens."""
+    trust_remote_code: bool = False
+    """Run Python code that comes with the model. Off unless you trust its author."""
+
+
+@dataclass(frozen=True)
+class CurvatureOptions:
+    """The inverse Hessian (K-FAC family) and the sample it is fitted on."""
+
+    inversion: Literal["ekfac", "kfac", "identity"] = "ekfac"
+    """Approximation of the Hessian: EK-FAC (eigenvalue-corrected), K-FAC, or none."""
+    damping_factor: float = 0.1
+    """Damping, in units that damping_mode names."""
+    damping_mode: Literal["relative", "absolute", "factored_tikhonov"] = "relative"
+    """relative: damping_factor times the layer's mean eigenvalue is added to each; absolute: damping_factor itself is;
+    factored_tikhonov: its square root is shared between the two Kronecker factors (K-FAC only)."""
+    use_empirical_fisher: bool = False
+    """Fit on the data's own labels instead of labels drawn from the model (true Fisher)."""
+    kfac_approx: Literal["expand", "reduce"] = "expand"
+    """How tokens enter the Kronecker factors. expand: each by itself; reduce: an example's tokens summed first."""
+    fit_rows: int = 10_000
+    """Rows of the pool that the curvature is fitted on, chosen by a seeded hash."""
+
+
+@dataclass(frozen=True)
+class SeedOptions:
+    """The low-rank form of the preconditioned seed gradients."""
+
+    seed_energy: float = 0.99
+    """Share of each preconditioned seed gradient's squared norm to keep, per layer; decides its rank."""
+    seed_rank: int = 128
+    """Cap on that rank."""
+    probe_rows: int = 16
+    """Pool rows on which the factored scores are compared with the exact ones (the error is printed)."""
+
+
+@dataclass(frozen=True)
+class SweepOptions:
+    """The sketch, and how the sweep's result is stored."""
+
+    projection_dim: int = 512
+    """Columns of a sketch."""
+    projection_side: int = 32
+    """Each layer's gradient is first projected to projection_side x projection_side by two Rademacher matrices."""
+    projection_seed: int = 0
+    """Seed of the projections."""
+    sketch_dtype: Literal["float16", "bfloat16", "int8", "float32"] = "float16"
+    """Number format of the stored sketches (int8: with one float32 scale a row)."""
+    rows_per_shard: int = 16_384
+    """Rows of the pool in one file of the sweep, the unit of progress and resume."""
+
+
+@dataclass(frozen=True)
+class ClusterOptions:
+    """k-means over the sketches."""
+
+    n_clusters: int | None = None
+    """Number of clusters. Default: 512, or the budget in rows if that is smaller."""
+    unit_normalize: bool = False
+    """Cluster by direction: sketches and centroids scaled to unit length (spherical k-means)."""
+    train_rows: int | Literal["all"] | None = None
+    """Rows that k-means trains on, chosen by a seeded hash. Default: 1,024 a cluster."""
+    kmeans_max_iter: int = 25
+    """Most Lloyd iterations."""
+    kmeans_tol: float = 1e-4
+    """Stop when an iteration lowers the inertia by less than this share."""
+
+
+@dataclass(frozen=True)
+class SelectOptions:
+    """What to choose from a finished sweep; changing these costs no model pass."""
+
+    method: Method = "gdig"
+    """gdig: agreement of the seeds, then even draws from the clusters. Baselines: top (mean influence), diverse
+    (clusters only), loss (lowest loss), random."""
+    budget: str = "10%"
+    """How much to choose: rows (500), a share of the pool (10%), or tokens (200000t, 1.5Mt)."""
+    tau: float = 1.0
+    """Least agreement (share of the seeds a row helps); lowered, and said so, only when too few rows reach it."""
+    draw: Literal["random", "score"] = "random"
+    """Order of the rows inside a cluster: a seeded hash, or the highest mean influence first."""
+    output: str | None = None
+    """Where the chosen rows go, .jsonl or .parquet. Default: selection.jsonl in the run directory."""
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """Where and how to run. These do not change what is computed beyond rounding, and may change between starts."""
+
+    run_path: str | None = None
+    """Run directory: everything computed is kept there, and the same command goes on where it stopped."""
+    overwrite: bool = False
+    """Start over from the first stage whose configuration or input differs; from the beginning when none does."""
+    bad_rows: Literal["error", "skip"] = "error"
+    """What to do with a candidate that cannot be used (missing field, empty text, no target token): stop, or mark it
+    invalid, count it, and never choose it. Seeds always stop."""
+    device: str = "auto"
+    """auto (CUDA if there is one), cpu, cuda, cuda:N."""
+    token_batch_size: int = 8192
+    """Tokens, padding included, in one batch of the model. Halved by itself when CUDA memory runs out."""
+    threads: int | None = None
+    """CPU threads of torch and of the Rust core. Default: all."""
+    quiet: bool = False
+    """Print errors and nothing else."""
+
+
+@dataclass(frozen=True)
+class SeedOfRandomness:
+    """The one source of randomness."""
+
+    seed: int = 0
+    """Seed of every draw: curvature sample, drawn labels, k-means, selection."""
+
+
+GROUPS: tuple[type, ...] = (
+    DataOptions,
+    ModelOptions,
+    CurvatureOptions,
+    SeedOptions,
+    SweepOptions,
+    ClusterOptions,
+    SelectOptions,
+    SeedOfRandomness,
+    RunOptions,
+)
+
+STAGES = ("fit", "sweep", "cluster", "select")
+"""Stages in order; each depends on the ones before it."""
+
+STAGE_GROUPS: dict[str, tuple[type, ...]] = {
+    "fit": (DataOptions, ModelOptions, CurvatureOptions, SeedOptions, SeedOfRandomness),
+    "sweep": (SweepOptions,),
+    "cluster": (ClusterOptions,),
+    "select": (SelectOptions,),
+}
+"""Options that a stage's result depends on, beside those of the stages before it. RunOptions belong to none."""
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "default": {},
+    # The choices of the published G-DIG code. Its layers depend on the architecture, so filter_modules is
+    # resolved when the model is known (gdig.model.layers).
+    "paper": {
+        "inversion": "kfac",
+        "damping_factor": 0.5,
+        "damping_mode": "factored_tikhonov",
+        "use_empirical_fisher": True,
+        "kfac_approx": "reduce",
+        "loss_reduction": "mean",
+        "seed_energy": 1.0,
+        "seed_rank": 32,
+        "max_length": 256,
+    },
+}
+
+
+@dataclass(frozen=True)
+class Config(
+    RunOptions,
+    SeedOfRandomness,
+    SelectOptions,
+    ClusterOptions,
+    SweepOptions,
+    SeedOptions,
+    CurvatureOptions,
+    ModelOptions,
+    DataOptions,
+):
+    """All options of a run, checked on construction.
+
+    Raises:
+        ConfigError: naming the field, the value and what was expected.
+    """
+
+    preset: Literal["default", "paper"] = "default"
+    """Set of defaults: gdig's own, or the choices of the published G-DIG code. Options given beside it win."""
+
+    def __post_init__(self) -> None:
+        for name in ("candidates", "seeds"):
+            value = getattr(self, name)
+            object.__setattr__(self, name, (value,) if isinstance(value, (str, Path)) else tuple(map(str, value)))
+        for name in ("model", "tokenizer", "run_path", "output"):
+            if (value := getattr(self, name)) is not None:
+                object.__setattr__(self, name, str(value))
+        object.__setattr__(self, "budget", str(self.budget))
+        _check(self)
+
+    @classmethod
+    def build(cls, options: Mapping[str, Any]) -> Config:
+        """Make a Config from option names, on top of the preset that `options["preset"]` names.
+
+        Raises:
+            ConfigError: on an unknown name (with the nearest known one), an unknown preset, or a bad value.
+        """
+        import difflib
+
+        known = {f.name for f in fields(cls)}
+        for name in options:
+            if name not in known:
+                near = difflib.get_close_matches(name, known, n=1)
+                raise ConfigError(f"unknown option {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+        preset = options.get("preset", "default")
+        if preset not in PRESETS:
+            raise ConfigError(f"preset: expected one of {', '.join(PRESETS)}, got {preset!r}")
+        return cls(**{**PRESETS[preset], **options})
+
+    def with_options(self, **options: Any) -> Config:
+        """Return a copy with some options replaced, checked again."""
+        return replace(self, **options)
+
+    def group(self, group: type) -> dict[str, Any]:
+        """Return one group's options as JSON-ready values."""
+        return {f.name: _plain(getattr(self, f.name)) for f in fields(group)}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return every option as JSON-ready values."""
+        return {f.name: _plain(getattr(self, f.name)) for f in fields(self)}
+
+    def require(self, *names: str) -> None:
+        """Raise ConfigError if one of the named options is missing."""
+        for name in names:
+            if not getattr(self, name):
+                flag = "--" + name.replace("_", "-")
+                raise ConfigError(f"{name}: required, but not given (flag {flag}, or {name}: in the YAML file)")
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+_CHOICES = {
+    "row_format": ("auto", "translation", "instruction", "completion", "messages", "tokens", "template"),
+    "precision": ("auto", "float32", "bfloat16"),
+    "loss_reduction": ("mean", "sum"),
+    "inversion": ("ekfac", "kfac", "identity"),
+    "damping_mode": ("relative", "absolute", "factored_tikhonov"),
+    "kfac_approx": ("expand", "reduce"),
+    "sketch_dtype": ("float16", "bfloat16", "int8", "float32"),
+    "method": ("gdig", "top", "random", "loss", "diverse"),
+    "draw": ("random", "score"),
+    "bad_rows": ("error", "skip"),
+}
+_POSITIVE = (
+    "fit_rows", "seed_rank", "probe_rows", "projection_dim", "projection_side", "rows_per_shard",
+    "kmeans_max_iter", "token_batch_size", "max_length", "n_clusters", "threads",
+)  # fmt: skip
+
+
+def _check(c: Config) -> None:
+    """Check every value at the door, so that no stage has to."""
+    for name, choices in _CHOICES.items():
+        if getattr(c, name) not in choices:
+            raise ConfigError(f"{name}: expected one of {', '.join(choices)}, got {getattr(c, name)!r}")
+    for name in _POSITIVE:
+        value = getattr(c, name)
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+            raise ConfigError(f"{name}: expected a whole number of at least 1, got {value!r}")
+    if not (isinstance(c.damping_factor, (int, float)) and 0 <= c.damping_factor < float("inf")):
+        raise ConfigError(f"damping_factor: expected a finite number >= 0, got {c.damping_factor!r}")
+    for name in ("seed_energy", "tau"):
+        if not 0 < getattr(c, name) <= 1:
+            raise ConfigError(f"{name}: expected a share above 0 and up to 1, got {getattr(c, name)!r}")
+    if c.kmeans_tol < 0:
+        raise ConfigError(f"kmeans_tol: expected a number >= 0, got {c.kmeans_tol!r}")
+    if c.train_rows not in (None, "all") and not (isinstance(c.train_rows, int) and c.train_rows >= 1):
+        raise ConfigError(f"train_rows: expected 'all' or a whole number of at least 1, got {c.train_rows!r}")
+    if c.damping_mode == "factored_tikhonov" and c.inversion != "kfac":
+        raise ConfigError(f"damping_mode: factored_tikhonov needs inversion=kfac, got inversion={c.inversion}")
+    if c.kfac_approx == "reduce" and c.inversion == "ekfac":
+        raise ConfigError("kfac_approx: reduce needs inversion=kfac (EK-FAC's eigenvalues are per example already)")
+    if (c.prompt_template is None) != (c.target_template is None):
+        raise ConfigError("prompt_template and target_template: give both or neither")
+    if c.row_format == "template" and c.prompt_template is None:
+        raise ConfigError("row_format: template needs prompt_template and target_template")
+    if c.output is not None and Path(c.output).suffix not in (".jsonl", ".parquet"):
+        raise ConfigError(f"output: expected a name ending in .jsonl or .parquet, got {c.output!r}")
+    if c.filter_modules is not None:
+        try:
+            re.compile(c.filter_modules)
+        except re.error as error:
+            raise ConfigError(f"filter_modules: not a regular expression: {c.filter_modules!r} ({error})") from None
+    parse_budget(c.budget)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much to choose: `amount` rows, tokens, or (unit "share") this share of the pool's rows."""
+
+    unit: Literal["rows", "share", "tokens"]
+    amount: float
+
+    def rows(self, n: int) -> int:
+        """Rows meant by a budget of rows or a share of `n` rows (at least one)."""
+        return int(self.amount) if self.unit == "rows" else max(1, round(self.amount * n))
+
+
+def parse_budget(text: str) -> Budget:
+    """Parse "500", "10%", "200000t", "1.5Mt" or "2M tokens".
+
+    Raises:
+        ConfigError: when the text is none of these, or the amount is not positive.
+    """
+    match = re.fullmatch(r"\s*([0-9][0-9_]*(?:\.[0-9]+)?)\s*([kKmMgG]?)\s*(%|t|tok|tokens|rows)?\s*", str(text))
+    error = ConfigError(f"budget: expected rows (500), a share (10%) or tokens (200000t, 1.5Mt), got {text!r}")
+    if match is None:
+        raise error
+    number, scale, unit = match.groups()
+    amount = float(number.replace("_", "")) * {"": 1, "k": 1e3, "m": 1e6, "g": 1e9}[scale.lower()]
+    if unit == "%":
+        if scale or not 0 < amount <= 100:
+            raise error
+        return Budget("share", amount / 100)
+    if amount < 1 or amount != int(amount):
+        raise error
+    return Budget("tokens" if unit in ("t", "tok", "tokens") else "rows", amount)

@@ -1,0 +1,124 @@
+//! Long work that can be stopped: the work runs beside the calling thread, which looks after it.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{channel, RecvTimeoutError, Sender};
+use std::time::Duration;
+
+use crate::{Error, Result};
+
+/// How often the calling thread looks whether to stop. Workers test far more often.
+const POLL: Duration = Duration::from_millis(50);
+
+/// What a long computation tells its caller.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Progress {
+    /// A Lloyd iteration ended: its number from 1, the inertia before its update, how far the centroids moved
+    /// (Euclidean norm over all of them).
+    Iteration { iteration: usize, inertia: f64, shift: f64 },
+    /// So many rows of so many are done.
+    Rows { done: usize, total: usize },
+}
+
+/// What the work holds: it tests here whether to stop, and reports.
+pub struct Supervisor<'a> {
+    stop: &'a AtomicBool,
+    reports: Option<Sender<Progress>>,
+}
+
+static NEVER: AtomicBool = AtomicBool::new(false);
+
+impl Supervisor<'_> {
+    /// A supervisor that never stops the work and drops what it is told.
+    pub fn none() -> Supervisor<'static> {
+        Supervisor { stop: &NEVER, reports: None }
+    }
+
+    /// `Err(Interrupted)` once the caller wants the work to end.
+    #[inline]
+    pub fn check(&self) -> Result<()> {
+        // Relaxed: nothing else is published through the flag.
+        if self.stop.load(Ordering::Relaxed) {
+            return Err(Error::Interrupted);
+        }
+        Ok(())
+    }
+
+    pub fn report(&self, progress: Progress) {
+        if let Some(reports) = &self.reports {
+            // The receiver lives until this supervisor is dropped, so sending cannot fail.
+            let _ = reports.send(progress);
+        }
+    }
+}
+
+/// Run `work` on a thread of its own, and on this one `watch`: for each report, and at least every 50 ms. Once `watch`
+/// returns false it is not called again, and the work ends with `Error::Interrupted`.
+pub fn supervise<T: Send>(
+    watch: &mut dyn FnMut(Option<Progress>) -> bool,
+    work: impl FnOnce(&Supervisor) -> Result<T> + Send,
+) -> Result<T> {
+    let stop = AtomicBool::new(false);
+    let (sender, receiver) = channel();
+    std::thread::scope(|scope| {
+        let stop = &stop;
+        // The sender moves into the thread: when the work ends, however it ends, the channel is disconnected.
+        let worker = scope.spawn(move || work(&Supervisor { stop, reports: Some(sender) }));
+        let mut go_on = true;
+        loop {
+            let report = match receiver.recv_timeout(POLL) {
+                Ok(progress) => Some(progress),
+                Err(RecvTimeoutError::Timeout) => None,
+                Err(RecvTimeoutError::Disconnected) => break,
+            };
+            if go_on && !watch(report) {
+                go_on = false;
+                stop.store(true, Ordering::Relaxed);
+            }
+        }
+        let result = worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        if go_on {
+            result
+        } else {
+            Err(Error::Interrupted)
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reports_arrive_in_order_before_the_result() {
+        let mut seen = Vec::new();
+        let result = supervise(
+            &mut |report| {
+                seen.extend(report);
+                true
+            },
+            |supervisor| {
+                (0..100).for_each(|done| supervisor.report(Progress::Rows { done, total: 100 }));
+                Ok(7)
+            },
+        );
+        assert_eq!(result.unwrap(), 7);
+        assert_eq!(seen, (0..100).map(|done| Progress::Rows { done, total: 100 }).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn endless_work_ends_when_the_watch_says_so() {
+        let mut polls = 0;
+        let result: Result<()> = supervise(
+            &mut |_| {
+                polls += 1;
+                polls < 3
+            },
+            |supervisor| loop {
+                supervisor.check()?;
+                std::thread::yield_now();
+            },
+        );
+        assert!(matches!(result, Err(Error::Interrupted)));
+        assert_eq!(polls, 3);
+    }
+}

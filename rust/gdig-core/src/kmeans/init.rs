@@ -1,0 +1,95 @@
+//! k-means++ (Arthur and Vassilvitskii, 2007) on a sample that fits in memory.
+
+use rayon::prelude::*;
+
+use super::source::{squared_distance, RowSet};
+use super::{gather, sample};
+use crate::hash::{derive, row_hash, unit};
+use crate::interrupt::Supervisor;
+use crate::Result;
+
+/// Rows of the sample for each centroid, unless that takes more than `SAMPLE_BYTES`.
+const ROWS_PER_CENTROID: usize = 16;
+const LEAST_ROWS: usize = 4096;
+const SAMPLE_BYTES: usize = 128 << 20;
+/// Rows whose distances are summed together: fixed, so that the order of the additions is.
+const CHUNK: usize = 1024;
+
+/// K centroids [K, dim], each a row of the set, drawn with probability proportional to its squared distance from those
+/// drawn before.
+pub fn plus_plus(rows: RowSet, k: usize, seed: u64, supervisor: &Supervisor) -> Result<Vec<f32>> {
+    let dim = rows.source.dim();
+    let wanted = (ROWS_PER_CENTROID * k).max(LEAST_ROWS).min(SAMPLE_BYTES / (4 * dim)).max(2 * k);
+    let list = sample(rows, wanted, derive(seed, "k-means++ sample"), supervisor)?;
+    let n = list.len();
+    let x = gather(RowSet { list: Some(&list), valid: None, ..rows }, supervisor)?;
+    let draw_seed = derive(seed, "k-means++ draws");
+
+    let mut distances = vec![f32::INFINITY; n];
+    let mut taken = vec![false; n];
+    let mut centroids = Vec::with_capacity(k * dim);
+    let mut next = ((unit(row_hash(draw_seed, 0)) * n as f64) as usize).min(n - 1);
+    for step in 1..=k {
+        supervisor.check()?;
+        taken[next] = true;
+        let newest = &x[next * dim..(next + 1) * dim];
+        centroids.extend_from_slice(newest);
+        if step == k {
+            break;
+        }
+        let sums: Vec<f64> = distances
+            .par_chunks_mut(CHUNK)
+            .zip(x.par_chunks(CHUNK * dim))
+            .map(|(distances, x)| {
+                let nearer = |(d, x): (&mut f32, &[f32])| {
+                    *d = d.min(squared_distance(x, newest));
+                    f64::from(*d)
+                };
+                distances.iter_mut().zip(x.chunks_exact(dim)).map(nearer).sum()
+            })
+            .collect();
+        next = draw(&distances, &sums, unit(row_hash(draw_seed, step as u64)))
+            // All rows lie on a centroid: the first that is not one yet. There is one, as K is at most n.
+            .unwrap_or_else(|| taken.iter().position(|taken| !taken).expect("fewer centroids than rows"));
+    }
+    Ok(centroids)
+}
+
+/// The row at share `u` of the summed distances; `None` when they are all zero.
+fn draw(distances: &[f32], sums: &[f64], u: f64) -> Option<usize> {
+    let mut target = u * sums.iter().sum::<f64>();
+    // Where rounding carries the target beyond the end, the last row with a distance is meant.
+    let mut last = None;
+    for (number, (chunk, sum)) in distances.chunks(CHUNK).zip(sums).enumerate() {
+        let apart = chunk.iter().enumerate().filter(|(_, &d)| d > 0.0);
+        if target >= *sum {
+            target -= sum;
+            last = apart.map(|(i, _)| number * CHUNK + i).next_back().or(last);
+            continue;
+        }
+        for (i, &d) in apart {
+            last = Some(number * CHUNK + i);
+            if target < f64::from(d) {
+                break;
+            }
+            target -= f64::from(d);
+        }
+        break;
+    }
+    last
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn draws_follow_the_distances() {
+        let mut distances = vec![0f32; 3 * CHUNK];
+        (distances[5], distances[CHUNK + 1], distances[3 * CHUNK - 1]) = (1.0, 2.0, 1.0);
+        let sums: Vec<f64> = distances.chunks(CHUNK).map(|c| c.iter().map(|&d| f64::from(d)).sum()).collect();
+        let drawn: Vec<_> = [0.0, 0.24, 0.26, 0.74, 0.76, 1.0].map(|u| draw(&distances, &sums, u).unwrap()).into();
+        assert_eq!(drawn, [5, 5, CHUNK + 1, CHUNK + 1, 3 * CHUNK - 1, 3 * CHUNK - 1]);
+        assert_eq!(draw(&[0.0; 8], &[0.0], 0.5), None);
+    }
+}

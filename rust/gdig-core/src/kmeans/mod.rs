@@ -1,0 +1,144 @@
+//! k-means over rows larger than memory: Lloyd's algorithm on a training sample, k-means++ or a given start.
+//!
+//! The result is the same to the last bit for any number of threads, any kernel and any shard size: a row's nearest
+//! centroid depends on that row alone (`assign`), sums go over chunks of a fixed number of rows in float32 and over
+//! the chunks in order in float64 (`lloyd`), and every draw is a hash of (seed, row).
+
+pub mod assign;
+mod init;
+mod lloyd;
+mod predict;
+pub mod source;
+#[cfg(test)]
+mod tests;
+
+use rayon::prelude::*;
+use rayon::{ThreadPool, ThreadPoolBuilder};
+
+pub use assign::Kernel;
+pub use predict::{predict, predict_to, Model, INVALID};
+pub use source::Source;
+
+use crate::hash::derive;
+use crate::interrupt::Supervisor;
+use crate::resample::bottom_k;
+use crate::rows::Rows;
+use crate::{Dtype, Error, Result};
+use source::{Block, Reader, RowSet};
+
+/// Training rows are copied to memory, as float32, when they take no more than this; else they are read from the
+/// source in each iteration.
+const GATHER_BYTES: usize = 256 << 20;
+
+/// Where Lloyd's algorithm starts.
+pub enum Init {
+    PlusPlus,
+    /// [K, dim].
+    Centroids(Vec<f32>),
+}
+
+pub struct Options {
+    pub n_clusters: usize,
+    pub init: Init,
+    pub max_iter: usize,
+    /// Stop when an iteration lowers the inertia by no more than this share.
+    pub tol: f64,
+    pub seed: u64,
+    /// Train on so many rows, chosen by a seeded hash; `None` on all.
+    pub train_rows: Option<usize>,
+    pub unit_normalize: bool,
+    pub kernel: Kernel,
+    /// 0: as many as the machine has.
+    pub n_threads: usize,
+}
+
+/// Centroids, and what the training rows say about them.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Fitted {
+    /// [K, dim].
+    pub centroids: Vec<f32>,
+    /// Sum over the training rows of the squared distance to the nearest of `centroids`.
+    pub inertia: f64,
+    pub n_iter: usize,
+    /// Training rows nearest to each of `centroids`, [K].
+    pub counts: Vec<u64>,
+}
+
+pub fn fit(source: &Source, options: &Options, supervisor: &Supervisor) -> Result<Fitted> {
+    let k = options.n_clusters;
+    let valid = source.valid()?;
+    let n_valid = valid.as_ref().map_or(source.len(), |valid| valid.iter().filter(|&&v| v != 0).count());
+    if k == 0 || k > n_valid || k >= u32::MAX as usize {
+        let skipped = source.len() - n_valid;
+        let what = format!("n_clusters: expected 1 to the number of rows, {n_valid} ({skipped} invalid ones not counted)");
+        return Err(Error::input(format!("{what}; got {k}")));
+    }
+    if let Some(n) = options.train_rows.filter(|&n| n < k) {
+        return Err(Error::input(format!("train_rows: expected at least n_clusters, {k}; got {n}")));
+    }
+    let pool = thread_pool(options.n_threads)?;
+    pool.install(|| {
+        let all = RowSet { source, list: None, valid: valid.as_deref(), unit_normalize: options.unit_normalize };
+        let n_train = options.train_rows.unwrap_or(n_valid).min(n_valid);
+        if n_train == n_valid {
+            return train(all, options, supervisor);
+        }
+        let list = sample(all, n_train, derive(options.seed, "k-means training rows"), supervisor)?;
+        let rows = RowSet { list: Some(&list), valid: None, ..all };
+        if n_train * source.dim() * 4 > GATHER_BYTES {
+            return train(rows, options, supervisor);
+        }
+        // As they are stored: unit_normalize is applied whenever a block is read, here or there.
+        let gathered = gather(RowSet { unit_normalize: false, ..rows }, supervisor)?;
+        let array = Rows::new(Dtype::F32, source.dim(), bytemuck::cast_slice(&gathered), &[])?;
+        train(RowSet { source: &Source::Array(array), list: None, ..rows }, options, supervisor)
+    })
+}
+
+fn train(rows: RowSet, options: &Options, supervisor: &Supervisor) -> Result<Fitted> {
+    let (k, dim) = (options.n_clusters, rows.source.dim());
+    let start = match &options.init {
+        Init::PlusPlus => init::plus_plus(rows, k, options.seed, supervisor)?,
+        Init::Centroids(given) => {
+            if given.len() != k * dim || given.iter().any(|x| !x.is_finite()) {
+                return Err(Error::input(format!("init: expected finite centroids [{k}, {dim}]")));
+            }
+            given.clone()
+        }
+    };
+    lloyd::run(rows, start, options, supervisor)
+}
+
+/// `n` valid rows of the set (all, if it has fewer), ascending: those whose position has the smallest seeded hash.
+fn sample(rows: RowSet, n: usize, seed: u64, supervisor: &Supervisor) -> Result<Vec<u64>> {
+    let eligible = |&position: &u64| rows.valid.is_none_or(|valid| valid[rows.row(position as usize)] != 0);
+    let positions = bottom_k((0..rows.len() as u64).filter(eligible), n, seed, supervisor)?;
+    Ok(positions.into_iter().map(|position| rows.row(position as usize) as u64).collect())
+}
+
+/// All rows of the set as float32, [len, dim]; none of them may be invalid.
+fn gather(rows: RowSet, supervisor: &Supervisor) -> Result<Vec<f32>> {
+    const STEP: usize = 1024;
+    let dim = rows.source.dim();
+    let mut out = vec![0f32; rows.len() * dim];
+    let read = |(number, out): (usize, &mut [f32])| {
+        supervisor.check()?;
+        let mut block = Block::default();
+        Reader::new(rows).read(number * STEP, number * STEP + out.len() / dim, &mut block)?;
+        out.copy_from_slice(&block.x[..out.len()]);
+        Ok(())
+    };
+    first_error(out.par_chunks_mut(STEP * dim).enumerate().map(read).collect())?;
+    Ok(out)
+}
+
+/// The first error in order, so that the row it names does not depend on threads.
+fn first_error(results: Vec<Result<()>>) -> Result<()> {
+    results.into_iter().collect()
+}
+
+/// A pool for one call. Not rayon's global one: that does not survive a fork, and a data loader forks.
+fn thread_pool(n_threads: usize) -> Result<ThreadPool> {
+    let built = ThreadPoolBuilder::new().num_threads(n_threads).build();
+    built.map_err(|error| Error::input(format!("cannot start {n_threads} threads: {error}")))
+}

@@ -1,0 +1,230 @@
+//! One tensor file: safetensors with a checksum in its metadata, complete or absent.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::OnceLock;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use memmap2::Mmap;
+use xxhash_rust::xxh3::Xxh3;
+
+use super::header::{self, Header, TensorInfo};
+use crate::{Dtype, Error, Result};
+
+const FORMAT_KEY: &str = "gdig_format";
+const FORMAT: &str = "1";
+const CHECKSUM_KEY: &str = "xxh3";
+/// What the checksum's 16 hexadecimal digits are read as while it is computed.
+const NO_CHECKSUM: &str = "0000000000000000";
+/// Bytes hashed between two looks at whether to stop.
+const HASH_STEP: usize = 16 << 20;
+
+/// A tensor to write: borrowed, little-endian, C order.
+#[derive(Clone, Debug)]
+pub struct TensorData<'a> {
+    pub name: &'a str,
+    pub dtype: Dtype,
+    pub shape: Vec<usize>,
+    pub bytes: &'a [u8],
+}
+
+/// Write a file that is complete or absent. Tensors are laid out by element size, largest first, then by name: so each
+/// is aligned to its elements, and the same tensors give the same bytes. Returns the length of the file.
+pub fn write(path: &Path, tensors: &[TensorData], metadata: &BTreeMap<String, String>) -> Result<u64> {
+    let mut order: Vec<&TensorData> = tensors.iter().collect();
+    order.sort_by(|a, b| b.dtype.size().cmp(&a.dtype.size()).then(a.name.cmp(b.name)));
+    for tensor in &order {
+        debug_assert_eq!(tensor.shape.iter().product::<usize>() * tensor.dtype.size(), tensor.bytes.len());
+        if tensor.name == "__metadata__" || tensors.iter().filter(|t| t.name == tensor.name).count() > 1 {
+            return Err(Error::store(path, format!("tensor name {:?} is reserved or given twice", tensor.name)));
+        }
+    }
+    let mut metadata = metadata.clone();
+    for (key, value) in [(FORMAT_KEY, FORMAT), (CHECKSUM_KEY, NO_CHECKSUM)] {
+        if metadata.insert(key.into(), value.into()).is_some() {
+            return Err(Error::store(path, format!("metadata key {key:?} is reserved")));
+        }
+    }
+    let layout: Vec<_> = order.iter().map(|t| (t.name, t.dtype, &t.shape[..])).collect();
+    let mut header = header::build(&layout, &metadata);
+    let mut hash = Xxh3::new();
+    hash.update(&header);
+    order.iter().for_each(|tensor| hash.update(tensor.bytes));
+    let digits = checksum_digits(&header, NO_CHECKSUM).expect("build wrote the metadata given to it");
+    header[digits..digits + 16].copy_from_slice(format!("{:016x}", hash.digest()).as_bytes());
+
+    let parts: Vec<&[u8]> = std::iter::once(&header[..]).chain(order.iter().map(|t| t.bytes)).collect();
+    write_atomic(path, &parts)?;
+    Ok(parts.iter().map(|part| part.len() as u64).sum())
+}
+
+/// Where the checksum's digits lie in the header. Inside a JSON string a quote is escaped, so the pattern cannot be
+/// part of another key or value.
+fn checksum_digits(header: &[u8], digits: &str) -> Option<usize> {
+    let pattern = format!("\"{CHECKSUM_KEY}\":\"{digits}\"");
+    let found = header.windows(pattern.len()).position(|window| window == pattern.as_bytes())?;
+    Some(found + CHECKSUM_KEY.len() + 4)
+}
+
+/// Write to a temporary name in the same directory, sync, rename, sync the directory. Whatever fails, the temporary
+/// file is removed and `path` is what it was before.
+pub fn write_atomic(path: &Path, parts: &[&[u8]]) -> Result<()> {
+    static COUNTER: AtomicU64 = AtomicU64::new(0);
+    let name = path.file_name().and_then(|name| name.to_str()).ok_or_else(|| Error::store(path, "not a file name"))?;
+    let directory = match path.parent() {
+        Some(parent) if parent != Path::new("") => parent,
+        _ => Path::new("."),
+    };
+    remove_leftovers(directory, name);
+    let unique = COUNTER.fetch_add(1, Ordering::Relaxed);
+    let temporary = directory.join(format!(".{name}.{}-{unique}.tmp", process_tag()));
+    let written = write_synced(&temporary, parts)
+        .map_err(Error::io(path, "write"))
+        .and_then(|()| fs::rename(&temporary, path).map_err(Error::io(path, "rename its temporary file to")));
+    if written.is_err() {
+        let _ = fs::remove_file(&temporary);
+    }
+    written?;
+    sync_directory(directory)
+}
+
+/// Tells this process's temporary files from those of a killed one, which in a container often had the same number.
+fn process_tag() -> &'static str {
+    static TAG: OnceLock<String> = OnceLock::new();
+    TAG.get_or_init(|| {
+        let started = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
+        format!("{}-{started:x}", std::process::id())
+    })
+}
+
+fn write_synced(path: &Path, parts: &[&[u8]]) -> std::io::Result<()> {
+    let mut file = File::create(path)?;
+    for part in parts {
+        file.write_all(part)?;
+    }
+    file.sync_all()
+}
+
+/// A rename lasts only once the directory is on disk too.
+pub fn sync_directory(directory: &Path) -> Result<()> {
+    File::open(directory).and_then(|d| d.sync_all()).map_err(Error::io(directory, "sync"))
+}
+
+/// Temporary files for the same target, left by a process that was killed. Other targets' are let be: another process
+/// may be writing them. Best effort: they take space but are never read.
+fn remove_leftovers(directory: &Path, name: &str) {
+    let (prefix, own) = (format!(".{name}."), format!(".{name}.{}-", process_tag()));
+    let Ok(entries) = fs::read_dir(directory) else { return };
+    for entry in entries.flatten() {
+        let file = entry.file_name();
+        let file = file.to_string_lossy();
+        if file.starts_with(&prefix) && file.ends_with(".tmp") && !file.starts_with(&own) {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+}
+
+/// A tensor file, mapped, its header checked (its data only by `verify`).
+pub struct TensorFile {
+    path: PathBuf,
+    header: Header,
+    map: Mmap,
+}
+
+impl TensorFile {
+    pub fn open(path: &Path) -> Result<TensorFile> {
+        let file = File::open(path).map_err(Error::io(path, "open"))?;
+        // SAFETY: a mapping is sound while nobody shortens or changes the file. Files of this format are only ever
+        // replaced by renaming another over them, which leaves the mapped one as it was; a program that cuts one
+        // short while it is read breaks that contract, and gets SIGBUS.
+        let map = unsafe { Mmap::map(&file) }.map_err(Error::io(path, "map"))?;
+        let path = path.to_path_buf();
+        match header::parse(&map) {
+            Ok(header) => Ok(TensorFile { path, header, map }),
+            Err(source) => Err(Error::Header { path, source }),
+        }
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub fn header(&self) -> &Header {
+        &self.header
+    }
+
+    pub fn len(&self) -> u64 {
+        self.map.len() as u64
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.map.is_empty()
+    }
+
+    pub fn info(&self, name: &str) -> Result<&TensorInfo> {
+        self.header.tensors.get(name).ok_or_else(|| {
+            let names: Vec<_> = self.header.tensors.keys().map(String::as_str).collect();
+            Error::store(&self.path, format!("no tensor {name:?}; it holds {}", names.join(", ")))
+        })
+    }
+
+    pub fn bytes(&self, name: &str) -> Result<&[u8]> {
+        let info = self.info(name)?;
+        Ok(&self.map[info.start..info.end])
+    }
+
+    /// A tensor as a slice of its elements.
+    pub fn typed<T: bytemuck::Pod>(&self, name: &str, dtype: Dtype) -> Result<&[T]> {
+        let found = self.info(name)?.dtype;
+        if found != dtype {
+            let what = format!("tensor {name:?}: expected {}, got {}", dtype.name(), found.name());
+            return Err(Error::store(&self.path, what));
+        }
+        bytemuck::try_cast_slice(self.bytes(name)?)
+            .map_err(|_| Error::store(&self.path, format!("tensor {name:?} is not aligned to its elements")))
+    }
+
+    /// The checksum in the header: 16 hexadecimal digits.
+    pub fn recorded_checksum(&self) -> Result<&str> {
+        let get = |key| self.header.metadata.get(key).map(String::as_str);
+        match get(FORMAT_KEY) {
+            Some(FORMAT) => {}
+            Some(other) => {
+                return Err(Error::store(&self.path, format!("format {other:?}: expected {FORMAT_KEY} {FORMAT:?}")))
+            }
+            None => return Err(Error::store(&self.path, format!("no {FORMAT_KEY} in its metadata: not made by gdig"))),
+        }
+        get(CHECKSUM_KEY)
+            .filter(|digits| digits.len() == 16)
+            .ok_or_else(|| Error::store(&self.path, "no checksum of 16 digits in its metadata"))
+    }
+
+    /// The metadata without the keys that are the format's own.
+    pub fn user_metadata(&self) -> BTreeMap<String, String> {
+        let entries = self.header.metadata.iter().filter(|(key, _)| *key != FORMAT_KEY && *key != CHECKSUM_KEY);
+        entries.map(|(key, value)| (key.clone(), value.clone())).collect()
+    }
+
+    /// Read the whole file and compare its checksum. `check` is asked every 16 MiB whether to go on.
+    pub fn verify(&self, check: &dyn Fn() -> Result<()>) -> Result<()> {
+        let recorded = self.recorded_checksum()?;
+        let mut header = self.map[..self.header.data_start].to_vec();
+        let digits = checksum_digits(&header, recorded)
+            .ok_or_else(|| Error::store(&self.path, "the checksum is not written as gdig writes it"))?;
+        header[digits..digits + 16].copy_from_slice(NO_CHECKSUM.as_bytes());
+        let mut hash = Xxh3::new();
+        hash.update(&header);
+        for step in self.map[self.header.data_start..].chunks(HASH_STEP) {
+            check()?;
+            hash.update(step);
+        }
+        let found = format!("{:016x}", hash.digest());
+        if found == recorded {
+            return Ok(());
+        }
+        Err(Error::Checksum { path: self.path.clone(), recorded: recorded.into(), found })
+    }
+}

@@ -1,0 +1,158 @@
+//! The header of a safetensors file: 8 bytes of length, then JSON. Read as hostile input, written deterministically.
+
+use std::collections::BTreeMap;
+
+use serde_json::{json, Map, Value};
+
+use crate::Dtype;
+
+/// Readers of safetensors refuse longer headers, and so do we: nobody can make us allocate more.
+const MAX_HEADER: usize = 100_000_000;
+/// The data start at a multiple of this, so that the first tensor, mapped, is aligned to a cache line.
+const ALIGNMENT: usize = 64;
+const METADATA: &str = "__metadata__";
+
+/// Why a header is refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum HeaderError {
+    #[error("truncated: expected at least {expected} bytes, got {got}")]
+    Short { expected: usize, got: usize },
+    #[error("truncated: expected {expected} bytes, got {got}")]
+    Truncated { expected: usize, got: usize },
+    #[error("{extra} bytes after the last tensor: expected {expected} bytes in all")]
+    Trailing { expected: usize, extra: usize },
+    #[error("header length {0} is beyond the limit of {MAX_HEADER} bytes")]
+    TooLong(u64),
+    #[error("header is not JSON: {0}")]
+    Json(String),
+    #[error("header: expected {expected} in {field}")]
+    Field { field: String, expected: &'static str },
+    #[error("tensor {tensor:?}: unknown dtype {dtype:?}")]
+    Dtype { tensor: String, dtype: String },
+    #[error("tensor {tensor:?}: shape {shape:?} overflows")]
+    Overflow { tensor: String, shape: Vec<usize> },
+    #[error("tensor {tensor:?}: its shape takes {expected} bytes, its offsets give {start}..{end}")]
+    Size { tensor: String, expected: usize, start: usize, end: usize },
+    #[error("tensor {tensor:?}: starts at offset {start}, but the one before it ends at {previous}")]
+    Gap { tensor: String, start: usize, previous: usize },
+}
+
+/// Where a tensor lies, in bytes from the start of the file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TensorInfo {
+    pub dtype: Dtype,
+    pub shape: Vec<usize>,
+    pub start: usize,
+    pub end: usize,
+}
+
+/// A checked header: the tensors fill the file after it without gap or overlap.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Header {
+    pub metadata: BTreeMap<String, String>,
+    pub tensors: BTreeMap<String, TensorInfo>,
+    /// Length of the JSON and its 8 bytes of length.
+    pub data_start: usize,
+}
+
+/// Parse and check the header of `file`, the bytes of a whole file.
+pub fn parse(file: &[u8]) -> Result<Header, HeaderError> {
+    let short = |expected| HeaderError::Short { expected, got: file.len() };
+    let (length, rest) = file.split_first_chunk::<8>().ok_or(short(8))?;
+    let length = u64::from_le_bytes(*length);
+    let length = usize::try_from(length).ok().filter(|&n| n <= MAX_HEADER).ok_or(HeaderError::TooLong(length))?;
+    let data_start = 8 + length;
+    let text = rest.get(..length).ok_or(short(data_start))?;
+    // Safetensors readers insist on this first byte; so no file is ours that they refuse.
+    if text.first() != Some(&b'{') {
+        return Err(HeaderError::Json("it does not begin with '{'".into()));
+    }
+    let json: Map<String, Value> = serde_json::from_slice(text).map_err(|e| HeaderError::Json(e.to_string()))?;
+
+    let mut metadata = BTreeMap::new();
+    let mut tensors = BTreeMap::new();
+    for (name, value) in json {
+        if name == METADATA {
+            metadata = parse_metadata(&value)?;
+        } else {
+            let info = parse_tensor(&name, &value, data_start)?;
+            tensors.insert(name, info);
+        }
+    }
+    check_layout(&tensors, data_start, file.len())?;
+    Ok(Header { metadata, tensors, data_start })
+}
+
+fn field(field: impl Into<String>, expected: &'static str) -> HeaderError {
+    HeaderError::Field { field: field.into(), expected }
+}
+
+fn parse_metadata(value: &Value) -> Result<BTreeMap<String, String>, HeaderError> {
+    let entries = value.as_object().ok_or_else(|| field(METADATA, "an object of strings"))?;
+    let entry = |(key, value): (&String, &Value)| Some((key.clone(), value.as_str()?.to_owned()));
+    entries.iter().map(|pair| entry(pair).ok_or_else(|| field(METADATA, "an object of strings"))).collect()
+}
+
+fn parse_tensor(name: &str, value: &Value, data_start: usize) -> Result<TensorInfo, HeaderError> {
+    let bad = |key: &str, expected| field(format!("{key} of tensor {name:?}"), expected);
+    let numbers = |key: &str| -> Option<Vec<usize>> {
+        value.get(key)?.as_array()?.iter().map(|n| usize::try_from(n.as_u64()?).ok()).collect()
+    };
+    let dtype = value.get("dtype").and_then(Value::as_str).ok_or_else(|| bad("dtype", "a string"))?;
+    let dtype = Dtype::from_safetensors(dtype)
+        .ok_or_else(|| HeaderError::Dtype { tensor: name.into(), dtype: dtype.chars().take(40).collect() })?;
+    let shape = numbers("shape").ok_or_else(|| bad("shape", "a list of sizes"))?;
+    let offsets = numbers("data_offsets").ok_or_else(|| bad("data_offsets", "two offsets"))?;
+    let [start, end] = offsets[..] else { return Err(bad("data_offsets", "two offsets")) };
+
+    let overflow = || HeaderError::Overflow { tensor: name.into(), shape: shape.clone() };
+    // A zero does not save [2^40, 2^40, 0]: every reader multiplies in this order and refuses it.
+    let expected = shape.iter().try_fold(dtype.size(), |n, &s| n.checked_mul(s)).ok_or_else(overflow)?;
+    if end.checked_sub(start) != Some(expected) {
+        return Err(HeaderError::Size { tensor: name.into(), expected, start, end });
+    }
+    let end = end.checked_add(data_start).ok_or_else(overflow)?;
+    Ok(TensorInfo { dtype, shape, start: start + data_start, end })
+}
+
+/// The tensors follow one another from the end of the header to the end of the file.
+fn check_layout(
+    tensors: &BTreeMap<String, TensorInfo>,
+    data_start: usize,
+    file_len: usize,
+) -> Result<(), HeaderError> {
+    let mut order: Vec<_> = tensors.iter().collect();
+    order.sort_by_key(|(_, info)| (info.start, info.end));
+    let mut expected = data_start;
+    for (name, info) in order {
+        if info.start != expected {
+            let (start, previous) = (info.start - data_start, expected - data_start);
+            return Err(HeaderError::Gap { tensor: name.clone(), start, previous });
+        }
+        expected = info.end;
+    }
+    match file_len {
+        got if got < expected => Err(HeaderError::Truncated { expected, got }),
+        got if got > expected => Err(HeaderError::Trailing { expected, extra: got - expected }),
+        _ => Ok(()),
+    }
+}
+
+/// The bytes of a header, its length included, for tensors written in the order given. The same input gives the same
+/// bytes: keys are sorted, and blanks at the end bring the data to their alignment.
+pub fn build(tensors: &[(&str, Dtype, &[usize])], metadata: &BTreeMap<String, String>) -> Vec<u8> {
+    let mut json = Map::new();
+    json.insert(METADATA.into(), json!(metadata));
+    let mut start = 0;
+    for (name, dtype, shape) in tensors {
+        let end = start + shape.iter().product::<usize>() * dtype.size();
+        let entry = json!({"dtype": dtype.safetensors_name(), "shape": shape, "data_offsets": [start, end]});
+        json.insert((*name).into(), entry);
+        start = end;
+    }
+    let mut text = Value::Object(json).to_string().into_bytes();
+    text.resize((8 + text.len()).next_multiple_of(ALIGNMENT) - 8, b' ');
+    let mut bytes = (text.len() as u64).to_le_bytes().to_vec();
+    bytes.append(&mut text);
+    bytes
+}

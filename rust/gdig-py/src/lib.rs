@@ -1,0 +1,22 @@
+//! The Python module `gdig._native`: converts, releases the GIL, calls gdig-core, converts back.
+
+mod array;
+mod errors;
+mod kmeans;
+mod resample;
+mod run;
+mod store;
+
+use pyo3::prelude::*;
+
+#[pymodule]
+mod _native {
+    #[pymodule_export]
+    use super::errors::{GdigError, StoreError};
+    #[pymodule_export]
+    use super::kmeans::{kernels, kmeans_fit, kmeans_predict, kmeans_predict_to};
+    #[pymodule_export]
+    use super::resample::{resample, row_hash, sample_rows};
+    #[pymodule_export]
+    use super::store::{read_tensors, verify_file, write_tensors, Store};
+}

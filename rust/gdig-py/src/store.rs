@@ -1,0 +1,192 @@
+//! `gdig._native.Store` and single tensor files.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use gdig_core::store::{self, Appender, TensorData, TensorFile};
+use gdig_core::{Dtype, Error};
+use numpy::{PyArray1, PyArray2, PyArrayMethods};
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+
+use crate::array::{arrays, numpy_name, to_numpy, Array};
+use crate::errors::to_py;
+use crate::run::{detached, supervised};
+
+/// Name to (NumPy dtype, shape, offset of the first byte in the file).
+type Layout = BTreeMap<String, (&'static str, Vec<usize>, usize)>;
+
+/// A directory of shards.
+#[pyclass(frozen, module = "gdig._native")]
+pub struct Store {
+    pub store: store::Store,
+    appender: Mutex<Option<Appender>>,
+}
+
+impl Store {
+    fn new(store: store::Store) -> Store {
+        Store { store, appender: Mutex::new(None) }
+    }
+
+    fn appender(&self) -> MutexGuard<'_, Option<Appender>> {
+        // An appender is valid after a panic: it only ever holds whole rows that it has counted.
+        self.appender.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[pymethods]
+impl Store {
+    #[staticmethod]
+    fn create(
+        py: Python<'_>,
+        path: PathBuf,
+        dim: usize,
+        dtype: &str,
+        rows_per_shard: usize,
+        overwrite: bool,
+    ) -> PyResult<Store> {
+        let dtype = Dtype::from_name(dtype).filter(|dtype| dtype.is_sketch()).ok_or_else(|| {
+            PyValueError::new_err(format!("dtype: expected float32, float16, bfloat16 or int8, got {dtype:?}"))
+        })?;
+        detached(py, || store::Store::create(&path, dim, dtype, rows_per_shard, overwrite)).map(Store::new)
+    }
+
+    #[staticmethod]
+    fn open(py: Python<'_>, path: PathBuf) -> PyResult<Store> {
+        detached(py, || store::Store::open(&path)).map(Store::new)
+    }
+
+    #[getter]
+    fn dim(&self) -> usize {
+        self.store.dim()
+    }
+
+    #[getter]
+    fn dtype(&self) -> &'static str {
+        self.store.dtype().name()
+    }
+
+    #[getter]
+    fn rows_per_shard(&self) -> usize {
+        self.store.rows_per_shard()
+    }
+
+    fn __len__(&self, py: Python<'_>) -> PyResult<usize> {
+        detached(py, || Ok(self.store.len()? + self.appender().as_ref().map_or(0, Appender::pending)))
+    }
+
+    fn shard_indices(&self, py: Python<'_>) -> PyResult<Vec<usize>> {
+        detached(py, || self.store.shard_indices())
+    }
+
+    fn missing(&self, py: Python<'_>, n_rows: usize) -> PyResult<Vec<usize>> {
+        detached(py, || self.store.missing(n_rows))
+    }
+
+    fn append(&self, py: Python<'_>, rows: &Bound<'_, PyAny>) -> PyResult<()> {
+        let array = Array::new(rows, "rows")?;
+        let rows = array.rows()?;
+        detached(py, || {
+            let mut appender = self.appender();
+            if appender.is_none() {
+                *appender = Some(Appender::new(&self.store)?);
+            }
+            appender.as_mut().expect("made just above").append(rows)
+        })
+    }
+
+    fn flush(&self, py: Python<'_>) -> PyResult<()> {
+        detached(py, || self.appender().as_mut().map_or(Ok(()), Appender::flush))
+    }
+
+    fn write_shard(
+        &self,
+        py: Python<'_>,
+        index: usize,
+        sketch: &Bound<'_, PyAny>,
+        tensors: &Bound<'_, PyDict>,
+    ) -> PyResult<()> {
+        let (sketch, arrays) = (Array::new(sketch, "sketch")?, arrays(tensors)?);
+        let (rows, tensors) = (sketch.rows()?, arrays.values().map(Array::tensor).collect::<Vec<_>>());
+        detached(py, || {
+            let appender = self.appender();
+            if appender.as_ref().is_some_and(|a| a.pending() > 0) {
+                let what = "rows were appended and not flushed: flush before write_shard";
+                return Err(Error::Store { path: self.store.path().into(), what: what.into() });
+            }
+            self.store.write_shard(index, rows, &tensors)
+        })?;
+        // What is appended next goes on after the shards as they are now.
+        *self.appender() = None;
+        Ok(())
+    }
+
+    fn shard_len(&self, py: Python<'_>, index: usize) -> PyResult<usize> {
+        detached(py, || Ok(self.store.shard(index)?.len()))
+    }
+
+    fn layout(&self, py: Python<'_>, index: usize) -> PyResult<Layout> {
+        let shard = detached(py, || self.store.shard(index))?;
+        let tensors = shard.file.header().tensors.iter();
+        Ok(tensors.map(|(name, t)| (name.clone(), (numpy_name(t.dtype), t.shape.clone(), t.start))).collect())
+    }
+
+    fn rows_float32<'py>(&self, py: Python<'py>, index: usize) -> PyResult<Bound<'py, PyArray2<f32>>> {
+        let (rows, values) = detached(py, || {
+            let shard = self.store.shard(index)?;
+            let mut values = vec![0f32; shard.len() * self.store.dim()];
+            shard.rows().decode(&mut values);
+            Ok((shard.len(), values))
+        })?;
+        PyArray1::from_vec(py, values).reshape([rows, self.store.dim()])
+    }
+
+    /// (shards, rows, bytes, missing shards)
+    fn verify(&self, py: Python<'_>) -> PyResult<(usize, usize, u64, Vec<usize>)> {
+        let report = supervised(py, None, |supervisor| self.store.verify(supervisor))?;
+        Ok((report.shards, report.rows, report.bytes, report.missing))
+    }
+}
+
+#[pyfunction]
+pub fn write_tensors(
+    py: Python<'_>,
+    path: PathBuf,
+    tensors: &Bound<'_, PyDict>,
+    metadata: BTreeMap<String, String>,
+) -> PyResult<u64> {
+    let arrays = arrays(tensors)?;
+    let tensors: Vec<TensorData> = arrays.values().map(Array::tensor).collect();
+    detached(py, || store::write(&path, &tensors, &metadata))
+}
+
+/// Verified, then copied out: a dictionary of arrays, and the metadata.
+#[pyfunction]
+pub fn read_tensors<'py>(
+    py: Python<'py>,
+    path: PathBuf,
+) -> PyResult<(Bound<'py, PyDict>, BTreeMap<String, String>)> {
+    let file = supervised(py, None, |supervisor| {
+        let file = TensorFile::open(&path)?;
+        file.verify(&|| supervisor.check())?;
+        Ok(file)
+    })?;
+    let tensors = PyDict::new(py);
+    for (name, info) in &file.header().tensors {
+        let bytes = file.bytes(name).map_err(to_py)?;
+        tensors.set_item(name, to_numpy(py, info.dtype, &info.shape, bytes)?)?;
+    }
+    Ok((tensors, file.user_metadata()))
+}
+
+/// The length of a sound file, in bytes.
+#[pyfunction]
+pub fn verify_file(py: Python<'_>, path: PathBuf) -> PyResult<u64> {
+    supervised(py, None, |supervisor| {
+        let file = TensorFile::open(&path)?;
+        file.verify(&|| supervisor.check())?;
+        Ok(file.len())
+    })
+}
