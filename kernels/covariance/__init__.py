@@ -1,0 +1,57 @@
+"""Second moments for the curvature: check the arguments, choose the implementation."""
+
+from __future__ import annotations
+
+import torch
+
+from . import reference
+
+
+def covariance(x: torch.Tensor, keep: torch.Tensor, out: torch.Tensor, *, impl: str = "auto") -> None:
+    """Add sum_t keep_t x_t x_t^T to `out`.
+
+    Args:
+        x: [T, W] floating point.
+        keep: [T], 1 for a row that counts and 0 for one that does not (a pad), dtype of `out`.
+        out: [W, W], or [W + 1, W + 1]: then a constant 1 is appended to each x_t (bias). float32, or float64 for
+            float64 inputs. Added to in place; stays symmetric to rounding.
+        impl: "auto" or "reference".
+
+    Raises:
+        ValueError: on shapes or dtypes that do not fit, or an unknown `impl`.
+    """
+    _check_impl("covariance", impl)
+    width = x.shape[1]
+    if out.shape not in ((width, width), (width + 1, width + 1)):
+        raise ValueError(f"covariance: out: expected {width} (bias: {width + 1}) squared, got {tuple(out.shape)}")
+    if keep.shape != (x.shape[0],):
+        raise ValueError(f"covariance: keep: expected shape {(x.shape[0],)}, got {tuple(keep.shape)}")
+    reference.covariance(x, keep, out)
+
+
+def squared_gradients(
+    a: torch.Tensor, d: torch.Tensor, offsets: torch.Tensor, out: torch.Tensor, *, impl: str = "auto"
+) -> None:
+    """Add sum_e (G_e)^2, elementwise, to `out` (EK-FAC, Grosse et al. 2023, equation 20, in the basis of a and d).
+
+    Args:
+        a: [T, J] inputs, already in the eigenbasis of A. d: [T, O] output gradients in that of S; dtype of `out`.
+        offsets: [B + 1] int64 on the CPU, rising from 0 to T.
+        out: [O, J] float32 or float64, added to in place.
+        impl: "auto" or "reference".
+
+    Raises:
+        ValueError: on shapes that do not fit, or an unknown `impl`.
+    """
+    _check_impl("squared_gradients", impl)
+    if out.shape != (d.shape[1], a.shape[1]) or a.shape[0] != d.shape[0] or int(offsets[-1]) != a.shape[0]:
+        raise ValueError(
+            f"squared_gradients: a {tuple(a.shape)}, d {tuple(d.shape)}, offsets to {int(offsets[-1])} and "
+            f"out {tuple(out.shape)} do not fit one another"
+        )
+    reference.squared_gradients(a, d, offsets, out)
+
+
+def _check_impl(name: str, impl: str) -> None:
+    if impl not in ("auto", "reference"):
+        raise ValueError(f"{name}: impl: expected 'auto' or 'reference', got {impl!r}")

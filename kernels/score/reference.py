@@ -1,0 +1,38 @@
+"""Plain torch version of the influence scores: the oracle. Shapes and dtypes: see __init__.py."""
+
+from __future__ import annotations
+
+import torch
+
+# Bounds the [T, columns] products that this version writes out: 2^24 float32 are 64 MiB.
+_ELEMENTS = 1 << 24
+
+
+def score(a, d, offsets, u, v, column_offsets, out) -> None:
+    """Add sum_t sum_{c of s} (d_t . u_c)(a_t . v_c) to out [B, S], some seeds at a time."""
+    dtype = out.dtype
+    tokens, width = a.shape
+    a, d = a.to(dtype), d.to(dtype)
+    lengths = offsets.diff()
+    bounds = column_offsets.tolist()
+    most = max(1, _ELEMENTS // max(1, tokens))
+    first = 0
+    while first < len(bounds) - 1:
+        last = first + 1
+        while last < len(bounds) - 1 and bounds[last + 1] - bounds[first] <= most:
+            last += 1
+        i, j = bounds[first], bounds[last]
+        right = a @ v[:width, i:j]  # [T, columns of these seeds]
+        if v.shape[0] > width:
+            right = right + v[width, i:j]
+        products = (d @ u[:, i:j]).mul_(right)
+        per_example = _segment_sum(products, lengths, 0)  # [B, columns of these seeds]
+        out[:, first:last] += _segment_sum(per_example, column_offsets[first : last + 1].diff(), 1)
+        first = last
+
+
+def _segment_sum(x: torch.Tensor, lengths: torch.Tensor, dim: int) -> torch.Tensor:
+    """Sum runs of `lengths` along dim; a run may be empty."""
+    if len(lengths) and bool((lengths == lengths[0]).all()):
+        return x.unflatten(dim, (len(lengths), int(lengths[0]))).sum(dim + 1)
+    return torch.stack([part.sum(dim) for part in x.split(lengths.tolist(), dim)], dim)

@@ -1,0 +1,88 @@
+"""Which linear layers of a model count."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from gdig.errors import ModelError
+
+MLP_LAYERS = r"(^|\.)(mlp|feed_forward|feedforward|ffn|fc1|fc2|fc_in|fc_out)(\.|$)"
+"""Default filter_modules: the linears of the MLP blocks, by the names that the architectures of transformers use."""
+LORA_LAYERS = r"\.lora_[AB]\."
+"""Default filter_modules of a PEFT adapter."""
+PAPER_LLAMA, PAPER_BLOOM = "mlp.down_proj", "mlp.dense_h_to_4h"
+"""Layers of the published G-DIG code: every third block's down projection, and for BLOOM each first MLP projection."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A linear layer: y = W x (+ b).
+
+    `width` is J, the columns of its gradient: in_features, and one more with a bias.
+    """
+
+    name: str
+    module: nn.Module
+    in_features: int
+    out_features: int
+    bias: bool
+
+    @property
+    def width(self) -> int:
+        """J: columns of the layer's gradient."""
+        return self.in_features + self.bias
+
+
+def as_layer(name: str, module: nn.Module) -> Layer | None:
+    """Describe a linear module (nn.Linear and its subclasses, GPT-2's Conv1D), or return None for any other."""
+    if isinstance(module, nn.Linear):
+        return Layer(name, module, module.in_features, module.out_features, module.bias is not None)
+    if isinstance(module, Conv1D):
+        rows, columns = module.weight.shape
+        return Layer(name, module, rows, columns, module.bias is not None)
+    return None
+
+
+def choose_layers(
+    model: nn.Module, pattern: str | None, *, head: nn.Module | None, adapter: bool = False, paper: bool = False
+) -> list[Layer]:
+    """Return the layers whose name `pattern` finds, in the model's order.
+
+    Args:
+        model: the model with its submodules.
+        pattern: regular expression, or None for the default of the kind of model.
+        head: the output embedding, which runs on labelled positions only and cannot be a layer.
+        adapter: the model carries LoRA matrices; they are the default.
+        paper: the default is the layers of the published G-DIG code.
+
+    Raises:
+        ModelError: when the model has no linear layers, or none matches (the message lists names that exist).
+    """
+    linears = [layer for name, module in model.named_modules() if (layer := as_layer(name, module))]
+    linears = [layer for layer in linears if layer.module is not head]
+    if not linears:
+        raise ModelError(f"{type(model).__name__}: has no linear layers (nn.Linear or Conv1D) to take gradients of")
+    if pattern is None and paper and not adapter:
+        return _paper_layers(model, linears)
+    pattern = pattern or (LORA_LAYERS if adapter else MLP_LAYERS)
+    chosen = [layer for layer in linears if re.search(pattern, layer.name)]
+    if not chosen:
+        shown = sorted({re.sub(r"\.\d+\.", ".N.", layer.name) for layer in linears})
+        raise ModelError(f"filter_modules: {pattern!r} matches no linear layer; there are: {', '.join(shown)}")
+    return chosen
+
+
+def _paper_layers(model: nn.Module, linears: list[Layer]) -> list[Layer]:
+    """Layers of the published G-DIG code: first MLP projection of BLOOM, else every third block's down projection."""
+    name = PAPER_BLOOM if any(layer.name.endswith(PAPER_BLOOM) for layer in linears) else PAPER_LLAMA
+    found = [layer for layer in linears if layer.name.endswith(name)]
+    if not found:
+        raise ModelError(
+            f"preset paper: {type(model).__name__} has neither {PAPER_LLAMA!r} nor {PAPER_BLOOM!r} layers; "
+            "choose layers with filter_modules"
+        )
+    return found if name == PAPER_BLOOM else found[::3]

@@ -1,0 +1,173 @@
+"""Load a causal language model, frozen, and find its parts."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from gdig.config import Config
+from gdig.errors import ConfigError, ModelError
+from gdig.model.layers import Layer, choose_layers
+
+
+@dataclass(frozen=True)
+class Model:
+    """A frozen causal language model and what the passes need to know of it.
+
+    `base` gives the last hidden states, `head` the logits of some of them; `head` is None when the model does more
+    between the two than a matrix product (a soft cap, a scale): then the logits come from the whole model.
+    """
+
+    module: nn.Module
+    base: nn.Module
+    head: nn.Module | None
+    layers: list[Layer]
+    device: torch.device
+    dtype: torch.dtype
+    window: int | None
+    vocab_size: int
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the model takes: longest input in tokens (None: no limit is stated) and size of the vocabulary."""
+
+    window: int | None
+    vocab_size: int | None
+
+
+def read_limits(config: Config) -> Limits:
+    """Read the model's limits from its configuration, without loading its weights.
+
+    Raises:
+        ModelError: when the directory is missing or holds no model configuration.
+    """
+    path = model_directory(config)
+    try:
+        found = AutoConfig.from_pretrained(path, trust_remote_code=config.trust_remote_code, local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"{path}: cannot be read as a model: {error}") from error
+    text = found.get_text_config()
+    return Limits(getattr(text, "max_position_embeddings", None), getattr(text, "vocab_size", None))
+
+
+def model_directory(config: Config) -> Path:
+    """The directory with the weights: `config.model`, or the base model that an adapter there names.
+
+    Raises:
+        ModelError: when it is missing.
+    """
+    config.require("model")
+    path = Path(str(config.model))
+    if not path.is_dir():
+        raise ModelError(f"{path}: expected a directory with a model in Hugging Face format, found none")
+    adapter = path / "adapter_config.json"
+    if not adapter.is_file():
+        return path
+    named = str(json.loads(adapter.read_text(encoding="utf-8")).get("base_model_name_or_path"))
+    base = next((p for p in (Path(named), path / named) if p.is_dir()), None)
+    if base is None:
+        raise ModelError(f"{adapter}: base_model_name_or_path: expected a directory, got {named!r}")
+    return base
+
+
+def resolve_device(text: str) -> torch.device:
+    """Turn "auto", "cpu", "cuda" or "cuda:N" into a device that is there.
+
+    Raises:
+        ConfigError: when it is not.
+    """
+    if text == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(text)
+    except RuntimeError:
+        raise ConfigError(f"device: expected auto, cpu, cuda or cuda:N, got {text!r}") from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(f"device: {text!r} asked for, but torch sees {torch.cuda.device_count()} CUDA devices")
+    if device.type not in ("cpu", "cuda"):
+        raise ConfigError(f"device: expected auto, cpu, cuda or cuda:N, got {text!r}")
+    return device
+
+
+def resolve_dtype(precision: str, device: torch.device) -> torch.dtype:
+    """Return the torch dtype that `precision` means on `device`."""
+    if precision == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16}[precision]
+
+
+def load_model(config: Config) -> Model:
+    """Load the directory `config.model`: a model, or a PEFT adapter (its base model is named in it).
+
+    Raises:
+        ModelError: when the directory is missing, is no causal language model, or no layer matches.
+    """
+    base = model_directory(config)
+    path = Path(str(config.model))
+    device = resolve_device(config.device)
+    dtype = resolve_dtype(config.precision, device)
+    try:
+        module = _load_plain(base, dtype, config.trust_remote_code)
+        if base != path:
+            module = _load_adapter(path, module)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise ModelError(f"{path}: cannot be loaded as a causal language model: {error}") from error
+    return wrap_model(module.to(device), config, adapter=base != path)
+
+
+def wrap_model(module: nn.Module, config: Config, *, adapter: bool = False) -> Model:
+    """Freeze a loaded model and find its parts. The module keeps its device and dtype."""
+    module.eval().requires_grad_(False)
+    inner = module.get_base_model() if adapter else module
+    head = inner.get_output_embeddings()
+    base = inner.base_model
+    if head is None or base is inner:
+        raise ModelError(f"{type(inner).__name__}: expected a causal language model with a base and an output head")
+    layers = choose_layers(module, config.filter_modules, head=head, adapter=adapter, paper=config.preset == "paper")
+    weight = head.weight
+    exact = _head_is_plain(inner, base, head)
+    return Model(
+        module=inner,
+        base=base,
+        head=head if exact else None,
+        layers=layers,
+        device=weight.device,
+        dtype=weight.dtype,
+        window=getattr(inner.config.get_text_config(), "max_position_embeddings", None),
+        vocab_size=inner.get_input_embeddings().weight.shape[0],
+    )
+
+
+def _load_plain(path: Path, dtype: torch.dtype, trust_remote_code: bool) -> nn.Module:
+    options = {"trust_remote_code": trust_remote_code, "local_files_only": True}
+    return AutoModelForCausalLM.from_pretrained(path, dtype=dtype, use_safetensors=_has_safetensors(path), **options)
+
+
+def _load_adapter(path: Path, module: nn.Module) -> nn.Module:
+    try:
+        from peft import PeftModel
+    except ImportError as error:
+        raise ModelError(f"{path}: a PEFT adapter needs the package peft (pip install 'gdig[peft]')") from error
+    return PeftModel.from_pretrained(module, path)
+
+
+def _has_safetensors(path: Path) -> bool:
+    """Whether the weights are safetensors; the alternative is a pickle, which is refused."""
+    if any(path.glob("*.safetensors")):
+        return True
+    raise ModelError(f"{path}: expected weights in *.safetensors, found none (pickled weights are not loaded)")
+
+
+@torch.no_grad()
+def _head_is_plain(module: nn.Module, base: nn.Module, head: nn.Module) -> bool:
+    """Whether head(base(ids)) is what the model says, tried on a few tokens."""
+    ids = torch.arange(1, 9, device=head.weight.device)[None] % head.weight.shape[0]
+    whole = module(input_ids=ids, use_cache=False).logits
+    parts = head(base(input_ids=ids, use_cache=False).last_hidden_state)
+    return whole.shape == parts.shape and torch.allclose(whole.float(), parts.float(), rtol=1e-3, atol=1e-3)
