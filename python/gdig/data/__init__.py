@@ -1,0 +1,1 @@
+"""Rows in, examples out: corpora on disk, prompts, tokens, and the export of the chosen rows."""

@@ -1,0 +1,94 @@
+"""Fingerprints of input files, by which a run notices that an input changed since it began."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Iterator, Sequence
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from gdig.errors import CorpusError
+
+WHOLE_UP_TO = 256 << 20
+"""Bytes up to which a file is hashed whole; beyond that it is sampled."""
+_BLOCKS, _BLOCK = 1024, 64 << 10
+_SETTLED_SECONDS = 2.0
+
+# What training leaves beside a model and what libraries cache: none of it changes what the model computes.
+_IGNORED_FILES = re.compile(
+    r"\..*|optimizer.*|scheduler\..*|scaler\.pt|rng_state.*|trainer_state\.json|training_args\.(bin|json)"
+    r"|events\.out\.tfevents.*|cache-.*\.arrow|tmp.*\.arrow|.*\.lock|.*\.tmp"
+)
+_IGNORED_FOLDERS = re.compile(r"\..*|__pycache__|checkpoint-\d+|global_step\d+|runs|wandb")
+
+_known: dict[tuple[str, int, int, int, int], str] = {}
+
+
+def fingerprint_file(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Return `{"size": bytes, "hash": hex}` of a file.
+
+    The hash is blake2b-160 of the whole content for files of up to 256 MiB. A larger file is hashed by its size, its
+    modification time and 1,024 evenly spaced blocks of 64 KiB (the first and the last block among them).
+
+    Raises:
+        CorpusError: if the file cannot be read.
+    """
+    path = Path(path)
+    try:
+        with path.open("rb") as file:
+            status = os.fstat(file.fileno())
+            key = (str(path.absolute()), status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+            if key not in _known:
+                digest = _hash(file, status.st_size, status.st_mtime_ns)
+                # A file changed within the clock's tick keeps its times, so the hash of a fresh one is not remembered.
+                if time.time() - max(status.st_mtime, status.st_ctime) < _SETTLED_SECONDS:
+                    return {"size": status.st_size, "hash": digest}
+                _known[key] = digest
+    except OSError as error:
+        raise CorpusError(f"{path}: cannot be read: {error.strerror or error}") from None
+    return {"size": status.st_size, "hash": _known[key]}
+
+
+def fingerprint_paths(paths: Sequence[str | os.PathLike[str]]) -> dict[str, dict[str, Any]]:
+    """Fingerprint files and folders (recursively, without optimizer states, logs, hidden files and caches).
+
+    Returns:
+        Fingerprints by name, in the order of `paths` and sorted within a folder. Names are relative to what the paths
+        have in common, so that they stay true when the whole tree is moved.
+
+    Raises:
+        CorpusError: if a path is missing or cannot be read.
+    """
+    absolute = [Path(os.path.abspath(path)) for path in paths]  # noqa: PTH100 (resolve() would follow links)
+    if not absolute:
+        return {}
+    parents = [path if path.is_dir() else path.parent for path in absolute]
+    common = Path(os.path.commonpath(parents))
+    return {
+        file.relative_to(common).as_posix(): fingerprint_file(file) for path in absolute for file in _files_under(path)
+    }
+
+
+def _files_under(path: Path) -> Iterator[Path]:
+    if not path.is_dir():
+        yield path
+        return
+    for folder, folders, files in os.walk(path):
+        folders[:] = sorted(name for name in folders if not _IGNORED_FOLDERS.fullmatch(name))
+        yield from (Path(folder) / name for name in sorted(files) if not _IGNORED_FILES.fullmatch(name))
+
+
+def _hash(file: BinaryIO, size: int, mtime_ns: int) -> str:
+    digest = blake2b(digest_size=20)
+    if size <= WHOLE_UP_TO:
+        while block := file.read(1 << 20):
+            digest.update(block)
+        return digest.hexdigest()
+    digest.update(f"{size} {mtime_ns}".encode())
+    for block_number in range(_BLOCKS):
+        file.seek((size - _BLOCK) * block_number // (_BLOCKS - 1))
+        digest.update(file.read(_BLOCK))
+    return digest.hexdigest()

@@ -1,0 +1,101 @@
+"""Rows of a JSONL file or a JSON list, read in place through an index of where each row starts.
+
+The JSON reader of `datasets` copies a file into typed Arrow columns. Doing so it adds nulls for missing keys, turns
+texts that look like dates into timestamps and whole numbers into floats, and refuses legal files whose rows differ in
+type from one chunk to the next. So JSON is not converted: one pass checks every row and writes its byte offset (8 bytes
+a row) to the cache; after that any row is one read and one parse of the original file, exactly as written. Reads are
+plain reads, not a memory map, so that a file cut short by another program gives an error instead of a SIGBUS.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from gdig.data.cache import cached_folder
+from gdig.data.fingerprint import fingerprint_file
+from gdig.data.json_index import build_index, json_kind
+from gdig.errors import CorpusError
+
+_VERSION = 1  # of the index; a change makes old ones unused
+_decode_row = json.JSONDecoder().raw_decode
+
+
+class JsonRows:
+    """The rows of one JSON file.
+
+    Raises:
+        CorpusError: naming the file, and line and column or the item, when a row is not a JSON object in UTF-8, or
+            there is none, or the file changes while it is read.
+    """
+
+    def __init__(self, path: Path, cache: Path) -> None:
+        self.path = path
+        self._status = _status(path)
+        content = fingerprint_file(path)["hash"]
+        kind = json_kind(path)
+        key = f"{kind}-{_VERSION}-{content}"
+        index = cached_folder(cache, key, lambda folder: build_index(path, kind, folder))
+        if _status(path) != self._status:
+            raise CorpusError(f"{path}: the file changed while it was being read")
+        self._starts = _int64_file(index / "starts")  # [N + 1], the last is the end of the last row
+        self._blanks = _int64_file(index / "blanks") if kind == "lines" else None  # rows that follow a blank line
+
+    def __len__(self) -> int:
+        return len(self._starts) - 1
+
+    def rows(self, start: int, stop: int) -> list[dict[str, Any]]:
+        """Return the rows from `start` up to `stop`."""
+        with self._open() as file:
+            return self._read(file, start, stop)
+
+    def take(self, indices: Sequence[int]) -> list[dict[str, Any]]:
+        """Return the rows at `indices`, in that order."""
+        with self._open() as file:
+            return [self._read(file, i, i + 1)[0] for i in indices]
+
+    def line(self, i: int) -> int | None:
+        """Return the line of row `i`, counted from 1; None in a JSON list."""
+        return None if self._blanks is None else i + 1 + int(np.searchsorted(self._blanks, i, side="right"))
+
+    def _open(self) -> BinaryIO:
+        try:
+            file = self.path.open("rb")
+        except OSError as error:
+            raise CorpusError(f"{self.path}: cannot be read: {error.strerror or error}") from None
+        status = os.fstat(file.fileno())
+        if (status.st_size, status.st_mtime_ns) != self._status:
+            file.close()
+            raise CorpusError(f"{self.path}: the file changed since it was opened")
+        return file
+
+    def _read(self, file: BinaryIO, start: int, stop: int) -> list[dict[str, Any]]:
+        if stop <= start:
+            return []
+        starts = self._starts[start : stop + 1].tolist()
+        file.seek(starts[0])
+        data = file.read(starts[-1] - starts[0])
+        try:
+            # Between a row and the next lie blanks, and in a list a comma: raw_decode stops before them.
+            spans = itertools.pairwise(starts)
+            return [_decode_row(data[a - starts[0] : b - starts[0]].decode())[0] for a, b in spans]
+        except ValueError:
+            raise CorpusError(f"{self.path}: the file changed since it was opened") from None
+
+
+def _status(path: Path) -> tuple[int, int]:
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise CorpusError(f"{path}: cannot be read: {error.strerror or error}") from None
+    return status.st_size, status.st_mtime_ns
+
+
+def _int64_file(path: Path) -> np.ndarray:
+    return np.memmap(path, dtype="<i8", mode="r") if path.stat().st_size else np.empty(0, dtype=np.int64)

@@ -1,0 +1,88 @@
+"""A few rows as the model will see them, so that a wrong template shows before hours are spent."""
+
+from __future__ import annotations
+
+import itertools
+import unicodedata
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from rich.text import Text
+
+from gdig.data.tokens import IGNORED, Encoder, Example
+from gdig.errors import CorpusError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from gdig.data.corpus import Corpus
+
+LEGEND = "⟦ ⟧ enclose the target, which is trained on; the rest is the prompt, which has no loss."
+
+
+def preview_rows(
+    corpus: Corpus,
+    encoder: Encoder,
+    rows: Sequence[int],
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    *,
+    max_chars: int = 2000,
+) -> list[Text]:
+    """Show rows as the model will see them: the tokens decoded again, special ones included.
+
+    Args:
+        corpus, encoder, rows: what to show.
+        tokenizer: turns tokens into text; without one (rows of the format tokens) their numbers are shown.
+        max_chars: of each stretch of prompt or target; the middle of a longer one is left out.
+
+    Returns:
+        A text a row: file and row, counts of tokens, then prompt (dim) and target (bold, in ⟦ ⟧). A row that cannot be
+        used shows its error (red). `str(text)` is the same without colour.
+    """
+    return [
+        _error(result) if isinstance(result, CorpusError) else _show(corpus.where(row), result, tokenizer, max_chars)
+        for row, result in zip(rows, encoder.encode(corpus, rows), strict=True)
+    ]
+
+
+def _error(error: CorpusError) -> Text:
+    return Text(f"{_visible(str(error))}\n", style="red")
+
+
+def _show(where: str, example: Example, tokenizer: PreTrainedTokenizerBase | None, max_chars: int) -> Text:
+    cut = f", {example.cut} cut to fit the window" if example.cut else ""
+    counts = f"{len(example)} tokens, {example.n_target} of them target{cut}"
+    text = Text(f"{_visible(where)}: {counts}\n", style="cyan")
+    # Joined, not appended: the body keeps its own styles.
+    body = Text()
+    is_target = example.labels != IGNORED
+    for target, positions in itertools.groupby(range(len(example)), key=lambda t: bool(is_target[t])):
+        ids = example.input_ids[list(positions)]
+        content = _shortened(_visible(_decoded(ids, tokenizer)), max_chars)
+        body.append(f"⟦{content}⟧" if target else content, style="bold green" if target else "dim")
+    return Text("").join([text, body, Text("\n")])
+
+
+def _decoded(ids: np.ndarray, tokenizer: PreTrainedTokenizerBase | None) -> str:
+    if tokenizer is None:
+        return f" {' '.join(map(str, ids.tolist()))} "
+    return str(tokenizer.decode(ids.tolist(), skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
+
+def _visible(text: str) -> str:
+    """Escape control characters: data must not be able to steer the terminal."""
+    return "".join(_escaped(text))
+
+
+def _escaped(text: str) -> Iterable[str]:
+    for character in text:
+        hidden = unicodedata.category(character) in ("Cc", "Cf") and character not in "\n\t\u200c\u200d"
+        yield f"\\u{ord(character):04x}" if hidden else character
+
+
+def _shortened(text: str, max_chars: int) -> str:
+    if len(text) <= max_chars:
+        return text
+    half = max_chars // 2
+    return f"{text[:half]} … {len(text) - 2 * half} characters … {text[-half:]}"

@@ -1,0 +1,237 @@
+"""From rows to token sequences with labels, in the Hugging Face convention."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import blake2b
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gdig.config import DataOptions, RowFormat
+from gdig.data.chat import ChatPrompter
+from gdig.data.prompts import Prompted, Prompter, RowError, TemplatePrompter
+from gdig.data.token_rows import IGNORED, checked_tokens
+from gdig.errors import ConfigError, CorpusError, ModelError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from gdig.data.corpus import Corpus
+
+_CHUNK = 512  # rows in one call of the tokenizer, which spreads them over threads
+
+
+@dataclass(frozen=True, eq=False)
+class Example:
+    """A row as the model sees it. The shift by one between tokens and labels happens in the model pass."""
+
+    input_ids: np.ndarray
+    """int32 [T]"""
+    labels: np.ndarray
+    """int32 [T]; -100 where there is no loss, elsewhere `input_ids` (or the labels that a row of tokens came with)."""
+    cut: int = 0
+    """Tokens removed to fit the window."""
+
+    def __len__(self) -> int:
+        return len(self.input_ids)
+
+    @property
+    def n_target(self) -> int:
+        """Positions with a loss. The first is never one: nothing comes before it that could predict it."""
+        return int(np.count_nonzero(self.labels[1:] != IGNORED))
+
+    @cached_property
+    def hash(self) -> int:
+        """Hash of tokens and labels (blake2b, 64 bits, unsigned): equal for equal content on every machine."""
+        digest = blake2b(np.int64(len(self)).astype("<i8").tobytes(), digest_size=8)
+        digest.update(self.input_ids.astype("<i4").tobytes())
+        digest.update(self.labels.astype("<i4").tobytes())
+        return int.from_bytes(digest.digest(), "little")
+
+
+class Encoder:
+    """Turns rows of one corpus into examples.
+
+    Prompt and target are tokenised together, so that no token boundary is forced between them; a token that reaches
+    past the boundary counts as target. BOS comes as the tokenizer adds it. A text ends with EOS exactly once (not at
+    all if the tokenizer has none: `has_eos`); a conversation ends as its chat template ends the turn, with EOS if it
+    does not. What is longer than the window loses the left of its prompt (but not BOS) and, if the target alone is too
+    long, the target's right.
+
+    Args:
+        options: the templates and max_length.
+        corpus_format: as `resolve_format` returns it.
+        tokenizer: a fast tokenizer; None only for rows of the format tokens.
+        window: the model's longest input, in tokens; max_length lowers it.
+        vocab_size: number of token ids; rows of the format tokens are checked against it.
+
+    Raises:
+        ConfigError: if a tokenizer is needed and missing, or a template is wrong.
+        ModelError: if the tokenizer cannot say which characters a token covers, or lacks the chat template.
+    """
+
+    def __init__(
+        self,
+        options: DataOptions,
+        corpus_format: RowFormat,
+        tokenizer: PreTrainedTokenizerBase | None,
+        window: int,
+        *,
+        vocab_size: int | None = None,
+    ) -> None:
+        self.format = corpus_format
+        self.tokenizer = tokenizer
+        self.window = min(window, options.max_length or window)
+        self.vocab_size = vocab_size
+        self._bos = tokenizer.bos_token_id if tokenizer is not None else None
+        self._eos = tokenizer.eos_token_id if tokenizer is not None else None
+        self._prompter: Prompter | None = None
+        if corpus_format == "tokens":
+            return
+        if tokenizer is None:
+            raise ConfigError(f"tokenizer: rows of the format {corpus_format} need one")
+        if not tokenizer.is_fast:
+            raise ModelError(
+                f"{tokenizer.name_or_path}: a slow tokenizer, which cannot say which characters a token covers, so that"
+                " prompt and target cannot be told apart; convert it to a fast one (tokenizer.json), or give rows that"
+                " hold input_ids and labels"
+            )
+        if corpus_format == "messages" and options.prompt_template is None:
+            self._prompter = ChatPrompter(tokenizer)
+        else:
+            self._prompter = TemplatePrompter(corpus_format, options.prompt_template, options.target_template)
+        self._special_ids = {*tokenizer.all_special_ids}
+        self._special_ids |= {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+
+    @property
+    def has_eos(self) -> bool:
+        """Whether texts end with EOS; False for a tokenizer that has none."""
+        return self._eos is not None
+
+    def encode(self, corpus: Corpus, rows: Sequence[int] | np.ndarray) -> list[Example | CorpusError]:
+        """Encode rows, in the order given.
+
+        Returns:
+            For each row its example, or the error that says why it has none (naming file, row and field): the caller
+            decides whether to stop.
+
+        Raises:
+            CorpusError: if the file itself cannot be read any more.
+        """
+        return [
+            result
+            for start in range(0, len(rows), _CHUNK)
+            for result in self._encode_chunk(corpus, rows[start : start + _CHUNK])
+        ]
+
+    def _encode_chunk(self, corpus: Corpus, rows: Sequence[int] | np.ndarray) -> Iterator[Example | CorpusError]:
+        is_slice = isinstance(rows, range) and rows.step == 1
+        contents = corpus.rows(rows.start, rows.stop) if is_slice else corpus.take(rows)  # type: ignore[union-attr]
+        encoded = self._check_tokens(contents) if self._prompter is None else self._tokenize(contents, self._prompter)
+        for row, result in zip(rows, encoded, strict=True):
+            try:
+                if isinstance(result, RowError):
+                    raise result
+                yield self._fit(*result)
+            except RowError as error:
+                yield CorpusError(f"{corpus.where(row)}: {error}")
+
+    def _tokenize(
+        self, contents: list[dict[str, Any]], prompter: Prompter
+    ) -> Iterator[tuple[np.ndarray, np.ndarray] | RowError]:
+        prompted: list[Prompted | RowError] = []
+        for content in contents:
+            try:
+                prompted.append(prompter(content))
+            except RowError as error:
+                prompted.append(error)
+        texts = [item for item in prompted if isinstance(item, Prompted)]
+        encodings: dict[str, list[Any]] = {"input_ids": [], "offset_mapping": []}
+        if texts:
+            assert self.tokenizer is not None
+            encodings = self.tokenizer(
+                [item.text for item in texts],
+                add_special_tokens=not texts[0].is_chat,
+                return_offsets_mapping=True,
+                return_attention_mask=False,
+                return_token_type_ids=False,
+                verbose=False,
+            )
+        tokens = zip(encodings["input_ids"], encodings["offset_mapping"], strict=True)
+        for item in prompted:
+            yield item if isinstance(item, RowError) else self._label(item, *next(tokens))
+
+    def _label(
+        self, item: Prompted, ids: list[int], offsets: list[tuple[int, int]]
+    ) -> tuple[np.ndarray, np.ndarray] | RowError:
+        is_target = np.zeros(len(ids), dtype=bool)
+        if item.is_chat:
+            starts, ends = np.array(offsets, dtype=np.int64).reshape(-1, 2).T
+            for first, last in item.targets:
+                is_target |= (ends > first) & (starts < last)
+        else:
+            # To the end, since what the tokenizer appends by itself (EOS) covers no character.
+            boundary = item.targets[0][0]
+            is_target[next((t for t, (_, end) in enumerate(offsets) if end > boundary), len(ids)) :] = True
+        if not is_target.any():
+            return RowError("the tokenizer makes no token of the target")
+        while len(ids) > 1 and ids[-1] == ids[-2] == self._eos:
+            ids = ids[:-1]
+        closed = ids[-1] in self._special_ids if item.is_chat else ids[-1] == self._eos
+        if not closed and self._eos is not None:
+            ids = [*ids, self._eos]
+        is_target = np.append(is_target, True)[: len(ids)]
+        input_ids = np.array(ids, dtype=np.int32)
+        return input_ids, np.where(is_target, input_ids, np.int32(IGNORED))
+
+    def _check_tokens(self, contents: list[dict[str, Any]]) -> Iterator[tuple[np.ndarray, np.ndarray] | RowError]:
+        for content in contents:
+            try:
+                yield checked_tokens(content, self.vocab_size)
+            except RowError as error:
+                yield error
+
+    def _fit(self, input_ids: np.ndarray, labels: np.ndarray) -> Example:
+        """Cut to the window and check that something is left to train on."""
+        over = max(0, len(input_ids) - self.window)
+        if over:
+            targets = np.flatnonzero(labels != IGNORED)
+            prompt = int(targets[0]) if len(targets) else len(labels)
+            bos = int(prompt > 0 and input_ids[0] == self._bos)
+            left = min(over, prompt - bos)
+            keep = np.r_[0:bos, bos + left : len(labels)][: self.window]
+            input_ids, labels = input_ids[keep], labels[keep]
+        example = Example(input_ids, labels, over)
+        if example.n_target == 0:
+            cut = f" within the window of {self.window} tokens ({over} cut)" if over else ""
+            raise RowError(f"no target token that has a token before it{cut}")
+        return example
+
+
+def load_tokenizer(path: str | Path, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+    """Load the tokenizer of a directory; of a PEFT adapter without one, that of its base model.
+
+    Raises:
+        ModelError: naming the directory, if it is none, or holds no tokenizer that can be loaded.
+    """
+    import json
+
+    from transformers import AutoTokenizer
+
+    path = Path(path)
+    if not path.is_dir():
+        raise ModelError(f"{path}: no such directory; expected one with a tokenizer in Hugging Face format")
+    adapter = path / "adapter_config.json"
+    if adapter.is_file() and not (path / "tokenizer_config.json").is_file():
+        base = json.loads(adapter.read_text(encoding="utf-8")).get("base_model_name_or_path")
+        if base and Path(base).is_dir():
+            path = Path(base)
+    try:
+        return AutoTokenizer.from_pretrained(str(path), trust_remote_code=trust_remote_code, local_files_only=True)
+    except Exception as error:  # transformers and tokenizers raise of every kind on damaged files
+        reason = str(error).strip().partition("\n")[0]
+        raise ModelError(f"{path}: the tokenizer cannot be loaded: {reason or type(error).__name__}") from None

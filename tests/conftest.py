@@ -1,0 +1,51 @@
+"""Fixtures shared by the tests."""
+
+from __future__ import annotations
+
+import pytest
+from transformers import PreTrainedTokenizerFast
+
+TEXTS = [
+    "Render the following Chinese text faithfully in English.",
+    "The cat sat on the mat. A dog ran after the cat; the mat lay on the floor.",
+    "Hotel amenities: airport pickup, breakfast included, luggage storage.",
+    "今天天气很好，我们去公园散步。酒店提供早餐和机场接送。",
+]
+
+
+def make_tokenizer(*, add_bos: bool = True, add_eos: bool = False, vocab_size: int = 400) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer trained on the spot, with <s>, </s> and <pad>; ids are the same on every run."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.train_from_iterator(
+        TEXTS,
+        trainers.BpeTrainer(
+            vocab_size=vocab_size,
+            special_tokens=["<s>", "</s>", "<pad>"],
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        ),
+    )
+    if add_bos or add_eos:
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single=("<s> " if add_bos else "") + "$A" + (" </s>" if add_eos else ""),
+            special_tokens=[("<s>", 0), ("</s>", 1)],
+        )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>", padding_side="right"
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer() -> PreTrainedTokenizerFast:
+    """Adds BOS by itself, EOS not. Session-wide: do not change it."""
+    return make_tokenizer()
+
+
+@pytest.fixture(scope="session")
+def tokenizer_factory():
+    """`make_tokenizer`, for tests that need another kind, or one of their own to change."""
+    return make_tokenizer
