@@ -1,0 +1,220 @@
+"""The story of a run, one call a stage: fit, sweep, cluster, select. Each runs what is missing before it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gdig.config import Budget, Config, SelectOptions, parse_budget
+from gdig.data.export import export
+from gdig.errors import ConfigError
+from gdig.progress import Progress
+from gdig.stages.choose import choose, needs_clusters
+from gdig.stages.cluster import cluster_sketches, read_distances, read_labels, resolve_clusters
+from gdig.stages.fit import fit_stage
+from gdig.stages.quality import Quality, read_quality
+from gdig.stages.sweep import sweep_stage
+from gdig.store import SketchStore, verify_file
+from gdig.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What was chosen.
+
+    rows: int64 [n], rows of the pool, best first. columns: one dict a row, as written under "gdig". output: the file.
+    summary: lines to print.
+    """
+
+    rows: np.ndarray
+    columns: list[dict[str, Any]]
+    output: Path
+    summary: list[str]
+
+
+def fit(config: Config | None = None, *, progress: Progress | None = None, **options: Any) -> Path:
+    """Fit the curvature and precondition the seeds; return the run directory. Options: see :class:`gdig.Config`."""
+    with _workspace(config, progress, options) as work:
+        _fit(work)
+        return work.run.path
+
+
+def sweep(config: Config | None = None, *, progress: Progress | None = None, **options: Any) -> Path:
+    """Sweep the pool, after fitting if need be; return the run directory. Options: see :class:`gdig.Config`."""
+    with _workspace(config, progress, options) as work:
+        _sweep(work)
+        return work.run.path
+
+
+def cluster(config: Config | None = None, *, progress: Progress | None = None, **options: Any) -> Path:
+    """Cluster the sketches, after the sweep if need be; return the run directory. Options: see :class:`gdig.Config`."""
+    with _workspace(config, progress, options) as work:
+        store = _sweep(work)
+        quality = read_quality(store)
+        _cluster(work, store, quality, _budget(work, quality))
+        return work.run.path
+
+
+def select(config: Config | None = None, *, progress: Progress | None = None, **options: Any) -> Selection:
+    """Choose from the pool, running every stage that is missing. Options: see :class:`gdig.Config`.
+
+    Raises:
+        GdigError: a subclass that says what is wrong with the options, the inputs, the model or the run directory.
+    """
+    with _workspace(config, progress, options) as work:
+        store = _sweep(work)
+        quality = read_quality(store)
+        budget = _budget(work, quality)
+        labels = None
+        if needs_clusters(work.config.method):
+            _cluster(work, store, quality, budget)
+            labels = read_labels(work.run.path / "clusters", len(store))
+        return _choose(work, store, quality, labels, budget)
+
+
+def preview(
+    config: Config | None = None, *, rows: int = 5, progress: Progress | None = None, **options: Any
+) -> list[str]:
+    """Show a few candidates as the model will see them, with the masked part marked.
+
+    Needs `model` (for its tokenizer and window) and `candidates`; touches no weights and no run directory.
+    """
+    from gdig.data.preview import preview_rows
+
+    work = Workspace(_config(config, options), progress or Progress())
+    work.config.require("model", "candidates")
+    shown = range(min(rows, len(work.candidates)))
+    return preview_rows(work.candidates, work.encoder, shown, work.tokenizer)
+
+
+def verify(run_path: str | Path, *, progress: Progress | None = None) -> list[str]:
+    """Read every file of a run and compare its checksum; return lines that say what was read.
+
+    Raises:
+        StoreError: naming every file that is damaged.
+    """
+    path = Path(run_path)
+    if not (path / "run.json").is_file():
+        raise ConfigError(f"run_path: {path} is no run directory (it holds no run.json)")
+    lines = []
+    for name in ("curvature", "seeds", "clusters", "clusters/labels"):
+        files = sorted((path / name).glob("*.safetensors"))
+        for file in files:
+            verify_file(file)
+        if files:
+            lines.append(f"{name}: {len(files)} files, {sum(f.stat().st_size for f in files):,} bytes, sound")
+    if (path / "sweep" / "store.json").is_file():
+        report = SketchStore.open(path / "sweep").verify()
+        lines.append(f"sweep: {report.shards} shards, {report.rows:,} rows, {report.bytes:,} bytes, sound")
+    return lines
+
+
+def _config(config: Config | None, options: dict[str, Any]) -> Config:
+    if config is None:
+        return Config.build(options)
+    return config.with_options(**options) if options else config
+
+
+@contextmanager
+def _workspace(config: Config | None, progress: Progress | None, options: dict[str, Any]) -> Iterator[Workspace]:
+    config = _config(config, options)
+    config.require("model", "candidates", "seeds", "run_path")
+    with Workspace(config, progress or Progress(config.quiet)) as work:
+        yield work
+
+
+def _fit(work: Workspace) -> None:
+    """Curvature and seeds, unless they are there."""
+    if not work.run.done("fit"):
+        with work.run.running("fit"):
+            fit_stage(work)
+
+
+def _sweep(work: Workspace) -> SketchStore:
+    """The pass over the pool, shard by shard; shards that are there are kept."""
+    _fit(work)
+    path = work.run.path / "sweep"
+    if not work.run.done("sweep"):
+        with work.run.running("sweep"):
+            sweep_stage(work, path)
+    return SketchStore.open(path)
+
+
+def _budget(work: Workspace, quality: Quality) -> Budget:
+    """The budget in rows or tokens.
+
+    Raises:
+        ConfigError: when it is more than the pool holds.
+    """
+    budget = parse_budget(work.config.budget)
+    held = int(quality.tokens.sum()) if budget.unit == "tokens" else len(quality.valid)
+    if budget.unit == "share":
+        return Budget("rows", budget.rows(held))
+    if budget.amount > held:
+        raise ConfigError(f"budget: {budget.amount:.0f} {budget.unit} asked for, but the pool holds {held}")
+    return budget
+
+
+def _cluster(work: Workspace, store: SketchStore, quality: Quality, budget: Budget) -> None:
+    """k-means and labels, unless they are there for as many clusters."""
+    run = work.run
+    n_clusters = resolve_clusters(work.config, quality, budget)
+    if run.done("cluster") and run.stage("cluster")["n_clusters"] == n_clusters:
+        return
+    if run.stage("cluster"):
+        if run.done("cluster"):
+            was = run.stage("cluster")["n_clusters"]
+            work.progress.say(f"cluster: the budget now asks for {n_clusters} clusters instead of {was}")
+        run.start_over("cluster")
+    with run.running("cluster"):
+        facts = cluster_sketches(store, run.path / "clusters", n_clusters, work.config, work.progress)
+        run.record("cluster", **facts)
+
+
+def _choose(
+    work: Workspace, store: SketchStore, quality: Quality, labels: np.ndarray | None, budget: Budget
+) -> Selection:
+    """Choose, and write the chosen rows whole."""
+    config, run = work.config, work.run
+    choice = choose(quality, labels, budget, config)
+    rows = choice.rows
+    distances = None if labels is None else read_distances(run.path / "clusters", rows, store.rows_per_shard)
+    columns = [
+        {
+            "row": int(row),
+            "score": float(quality.score[row]),
+            "agreement": float(quality.agreement[row]),
+            "cluster": None if labels is None else int(labels[row]),
+            "distance": None if distances is None else float(distances[place]),
+            "rank": place + 1,
+            "loss": float(quality.loss[row]),
+            "tokens": int(quality.tokens[row]),
+        }
+        for place, row in enumerate(rows)
+    ]
+    output = Path(config.output) if config.output else run.path / "selection.jsonl"
+    export(work.candidates, rows, columns, output)
+    facts = {"rows": len(rows), "tokens": int(quality.tokens[rows].sum()), "output": str(output), "notes": choice.notes}
+    run.record("select", config=config.group(SelectOptions), state="done", **facts)
+    return Selection(rows, columns, output, _summary(quality, labels, choice.rows, choice.notes, output))
+
+
+def _summary(
+    quality: Quality, labels: np.ndarray | None, rows: np.ndarray, notes: list[str], output: Path
+) -> list[str]:
+    valid = quality.valid
+    lines = [f"{len(rows):,} of {len(valid):,} rows ({int(quality.tokens[rows].sum()):,} tokens): {output}", *notes]
+    if len(rows):
+        lines.append(
+            f"agreement of the chosen {quality.agreement[rows].mean():.3f} "
+            f"(pool {quality.agreement[valid].mean():.3f}), "
+            f"mean influence {quality.score[rows].mean():.3g} (pool {quality.score[valid].mean():.3g})"
+        )
+    if labels is not None:
+        lines.append(f"{len(np.unique(labels[rows]))} of {len(np.unique(labels[valid]))} clusters drawn from")
+    return lines

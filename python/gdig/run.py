@@ -1,0 +1,175 @@
+"""The run directory: what a run was asked, what it read, and how far it is (run.json)."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from gdig.config import STAGE_GROUPS, STAGES, Config
+from gdig.errors import RunError
+from gdig.files import replacing
+from gdig.progress import Progress
+
+FORMAT = 1
+"""Version of the run directory's layout."""
+
+_DIRECTORIES = {"fit": ("curvature", "seeds"), "sweep": ("sweep",), "cluster": ("clusters",), "select": ()}
+# Compared by content, not by name: moving a pool does not change it.
+_BY_CONTENT = ("model", "candidates", "seeds", "tokenizer")
+
+
+class Run:
+    """A run directory, locked for this process.
+
+    Args:
+        config: the options; `run_path` is required.
+        inputs: fingerprint of each input, {"model": {...}, "candidates": {...}, ...}.
+        progress: where to say what is started over.
+
+    Raises:
+        RunError: when the directory is somebody else's, in use, of another format, or (with `overwrite` off) of
+            another configuration or other inputs. The message names the fields that differ.
+    """
+
+    def __init__(self, config: Config, inputs: dict[str, dict], progress: Progress) -> None:
+        config.require("run_path")
+        self.path = Path(str(config.run_path))
+        self.config = config
+        self._file = self.path / "run.json"
+        if self.path.exists() and not self.path.is_dir():
+            raise RunError(f"run_path: {self.path} is a file, expected a directory")
+        if self.path.is_dir() and not self._file.exists() and any(p.name != ".lock" for p in self.path.iterdir()):
+            raise RunError(f"run_path: {self.path} is not empty and holds no run.json; choose another directory")
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._lock = _lock(self.path / ".lock")
+        self.state = self._read()
+        self._settle(inputs, progress)
+
+    def close(self) -> None:
+        """Let another process use the directory."""
+        os.close(self._lock)
+
+    def stage(self, name: str) -> dict[str, Any]:
+        """What is recorded of a stage; {} when it has not begun."""
+        return self.state["stages"].get(name, {})
+
+    def done(self, name: str) -> bool:
+        """Whether a stage is finished."""
+        return self.stage(name).get("state") == "done"
+
+    def record(self, name: str, **facts: Any) -> None:
+        """Keep facts about a stage, at once."""
+        stage = self.state["stages"].setdefault(name, {"config": self._stage_config(name), "seconds": 0.0})
+        stage.update(facts)
+        self._write()
+
+    @contextmanager
+    def running(self, name: str) -> Iterator[None]:
+        """Mark a stage as running, and as done when the block ends well; its seconds add up over starts."""
+        start = time.monotonic()
+        before = self.stage(name).get("seconds", 0.0)
+        self.record(name, state="running")
+        try:
+            yield
+        except BaseException:
+            self.record(name, seconds=before + time.monotonic() - start)
+            raise
+        self.record(name, state="done", seconds=before + time.monotonic() - start)
+
+    def start_over(self, name: str) -> None:
+        """Forget a stage and the ones after it, with their files."""
+        for later in STAGES[STAGES.index(name) :]:
+            self.state["stages"].pop(later, None)
+        self._write()  # first: files without a record are unfinished work, a record without files would be a lie
+        for later in STAGES[STAGES.index(name) :]:
+            for directory in _DIRECTORIES[later]:
+                shutil.rmtree(self.path / directory, ignore_errors=True)
+
+    def _settle(self, inputs: dict[str, dict], progress: Progress) -> None:
+        """Compare what the directory holds with what is asked now."""
+        known = self.state.get("inputs", {})
+        differences = {"fit": _input_differences(known, inputs)} if known else {}
+        for name in STAGES[:-1]:
+            then, now = self.stage(name).get("config", {}), self._stage_config(name)
+            found = [f"{k}: {then[k]!r} in the run, {now.get(k)!r} now" for k in then if then[k] != now.get(k)]
+            if found:
+                differences[name] = differences.get(name, []) + found
+        first = next((name for name in STAGES if differences.get(name)), None)
+        if first is not None and not self.config.overwrite:
+            lines = "\n".join(f"  {line}" for name in STAGES for line in differences.get(name, []))
+            raise RunError(
+                f"{self.path} holds a run with another configuration or other inputs:\n{lines}\n"
+                f"Use another --run-path, or --overwrite to start over from the {first} stage."
+            )
+        if self.config.overwrite and self.state["stages"]:
+            first = first or STAGES[0]
+            progress.say(f"starting over from the {first} stage")
+            self.start_over(first)
+        elsewhere = self.state.get("versions", {})
+        changed = {k: v for k, v in _versions().items() if elsewhere.get(k, v) != v}
+        for package, now in changed.items():
+            progress.warn(f"{package} {elsewhere[package]} began this run, {now} goes on: rounding may differ")
+        self.state.update(config=self.config.to_dict(), inputs=inputs, versions=elsewhere or _versions())
+        self._write()
+
+    def _stage_config(self, name: str) -> dict[str, Any]:
+        values = {k: v for group in STAGE_GROUPS[name] for k, v in self.config.group(group).items()}
+        return {k: v for k, v in values.items() if k not in _BY_CONTENT}
+
+    def _read(self) -> dict[str, Any]:
+        if not self._file.exists():
+            return {"format": FORMAT, "stages": {}}
+        try:
+            state = json.loads(self._file.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise RunError(f"{self._file}: not a run.json: {error}") from None
+        if not isinstance(state, dict) or state.get("format") != FORMAT or not isinstance(state.get("stages"), dict):
+            found = state.get("format") if isinstance(state, dict) else state
+            raise RunError(f"{self._file}: expected format {FORMAT}, got {found!r}; made by another version of gdig?")
+        return state
+
+    def _write(self) -> None:
+        with replacing(self._file) as temporary:
+            temporary.write_text(json.dumps(self.state, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _lock(path: Path) -> int:
+    """Take the directory's lock, or say that it is taken. The system drops it when the process ends."""
+    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        import fcntl
+    except ImportError:  # no such locks on this system
+        return handle
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(handle)
+        raise RunError(f"run_path: {path.parent} is in use by another gdig process") from None
+    return handle
+
+
+def _input_differences(then: dict[str, dict], now: dict[str, dict]) -> list[str]:
+    """Name the input files that are new, gone or changed."""
+    lines = []
+    for kind, files in now.items():
+        before = then.get(kind, {})
+        for name in [*before, *(n for n in files if n not in before)]:
+            if before.get(name) != files.get(name):
+                what = "is gone" if name not in files else "is new" if name not in before else "changed"
+                lines.append(f"{kind}: {name} {what} since the run began")
+        if not lines and list(before) != list(files):
+            lines.append(f"{kind}: the files come in another order than when the run began")
+    return lines
+
+
+def _versions() -> dict[str, str]:
+    found = {name: version(name) for name in ("gdig", "torch", "transformers", "numpy")}
+    return {**found, "python": platform.python_version()}

@@ -1,0 +1,83 @@
+"""Cluster the sketches: k-means over the sweep's shards, and each row's label and distance beside them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from gdig.config import Budget, Config
+from gdig.errors import ConfigError
+from gdig.kmeans import KMeans
+from gdig.progress import Progress
+from gdig.stages.choose import NO_CLUSTER
+from gdig.stages.quality import Quality
+from gdig.store import SketchStore, read_tensors
+
+DEFAULT_CLUSTERS = 512
+"""Clusters of the G-DIG paper."""
+
+
+def resolve_clusters(config: Config, quality: Quality, budget: Budget) -> int:
+    """How many clusters a run makes.
+
+    Raises:
+        ConfigError: when n_clusters is more than there are valid rows.
+    """
+    valid = int(quality.valid.sum())
+    if config.n_clusters is not None:
+        if config.n_clusters > valid:
+            raise ConfigError(f"n_clusters: {config.n_clusters} asked for, but the pool has {valid} valid rows")
+        return config.n_clusters
+    rows = budget.amount
+    if budget.unit == "tokens":
+        rows = budget.amount / max(1.0, float(quality.tokens[quality.valid].mean()))
+    return max(1, min(DEFAULT_CLUSTERS, int(rows), valid))
+
+
+def cluster_sketches(store: SketchStore, directory: Path, n_clusters: int, config: Config, progress: Progress) -> dict:
+    """Fit k-means on the sketches and label every row.
+
+    Leaves directory/centroids.safetensors, and directory/labels with labels and distances split as the sweep is.
+
+    Returns:
+        What there is to record: n_clusters, n_iter, inertia (of the rows trained on).
+    """
+    centroids = directory / "centroids.safetensors"
+    kmeans = KMeans(
+        n_clusters,
+        max_iter=config.kmeans_max_iter,
+        tol=config.kmeans_tol,
+        seed=config.seed,
+        train_rows=config.train_rows,
+        unit_normalize=config.unit_normalize,
+        n_threads=config.threads,
+    )
+    with progress.stage("cluster: k-means", config.kmeans_max_iter, "iterations") as bar:
+        kmeans.fit(store, callback=lambda iteration, inertia, shift: bar.advance(1, f"inertia {inertia:.4g}"))
+    kmeans.save(centroids)
+    with progress.stage("cluster: labels", len(store)) as bar:
+        kmeans.predict_to(store, directory / "labels")
+        bar.advance(len(store))
+    return {"n_clusters": n_clusters, "n_iter": kmeans.n_iter_, "inertia": float(kmeans.inertia_)}
+
+
+def read_labels(directory: Path, n: int) -> np.ndarray:
+    """Labels of all rows: uint32 [n], NO_CLUSTER where there is none."""
+    labels = np.full(n, NO_CLUSTER, np.uint32)
+    start = 0
+    for file in sorted((directory / "labels").glob("*.safetensors")):
+        part = read_tensors(file)[0]["labels"]
+        labels[start : start + len(part)] = part
+        start += len(part)
+    return labels
+
+
+def read_distances(directory: Path, rows: np.ndarray, rows_per_shard: int) -> np.ndarray:
+    """Distance of some rows to their cluster's centroid: float32 [len(rows)]."""
+    distances = np.empty(len(rows), np.float32)
+    for shard in np.unique(rows // rows_per_shard):
+        here = rows // rows_per_shard == shard
+        file = directory / "labels" / f"{shard:08d}.safetensors"
+        distances[here] = read_tensors(file)[0]["distances"][rows[here] - shard * rows_per_shard]
+    return distances

@@ -1,0 +1,200 @@
+"""Fit the curvature: the Kronecker factors of each layer, their eigenbases, and (EK-FAC) the corrected eigenvalues.
+
+For a layer with inputs a and output gradients d, over every token of the sample that is no pad (Martens and Grosse
+2015; Eschenhagen et al. 2023 for the two ways that tokens enter):
+
+    expand:  A = (1/T) sum_t a_t a_t^T                 S = (1/T) sum_t d_t d_t^T
+    reduce:  A = (1/N) sum_e (sum_t a_t)(sum_t a_t)^T  S likewise
+
+EK-FAC (George et al. 2018; Grosse et al. 2023, section 2.2) keeps the eigenbases Q_A, Q_S and replaces the eigenvalues
+by L = (1/N) sum_e (Q_S^T G_e Q_A)^2, elementwise, which takes a second pass with the same labels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from gdig import ops
+from gdig.config import Config
+from gdig.data.tokens import Example
+from gdig.errors import ModelError
+from gdig.model.batches import Batch, make_batches
+from gdig.model.capture import GradientPass, Sink
+from gdig.model.layers import Layer
+from gdig.model.load import Model
+from gdig.progress import Progress
+from gdig.store import read_tensors, write_tensors
+
+
+@dataclass
+class Factors:
+    """Curvature of one layer.
+
+    a [J, J] and s [O, O]: the factors, in the dtype of the sums. q_a, q_s: their eigenvectors in columns, same dtype.
+    l_a [J], l_s [O]: eigenvalues, float64, >= 0. corrected [O, J]: EK-FAC's eigenvalues, or None. tokens, examples: how
+    many were summed. reduce: which of the two averages the factors are.
+    """
+
+    a: torch.Tensor
+    s: torch.Tensor
+    q_a: torch.Tensor
+    q_s: torch.Tensor
+    l_a: torch.Tensor
+    l_s: torch.Tensor
+    corrected: torch.Tensor | None
+    tokens: int
+    examples: int
+    reduce: bool
+
+    def eigenvalues(self) -> torch.Tensor:
+        """L [O, J] of the mean per-example Hessian in the eigenbasis: EK-FAC's, or l_S l_A^T x tokens per example."""
+        if self.corrected is not None:
+            return self.corrected.double()
+        per_example = 1.0 if self.reduce else self.tokens / self.examples
+        return torch.outer(self.l_s, self.l_a) * per_example
+
+    def save(self, path: Path, layer: str) -> None:
+        """Write one file; complete or absent."""
+        names = ("a", "s", "q_a", "q_s", "l_a", "l_s") + (() if self.corrected is None else ("corrected",))
+        tensors = {name: getattr(self, name).cpu().numpy() for name in names}
+        counts = {"tokens": self.tokens, "examples": self.examples, "reduce": int(self.reduce)}
+        write_tensors(path, tensors, {"layer": layer, **{name: str(value) for name, value in counts.items()}})
+
+    @classmethod
+    def load(cls, path: Path, device: torch.device) -> Factors:
+        """Read what `save` wrote."""
+        arrays, metadata = read_tensors(path)
+        tensors = {name: torch.from_numpy(np.array(array)).to(device) for name, array in arrays.items()}
+        return cls(
+            **{"corrected": None, **tensors},
+            tokens=int(metadata["tokens"]),
+            examples=int(metadata["examples"]),
+            reduce=metadata["reduce"] == "1",
+        )
+
+
+@dataclass(frozen=True)
+class FitReport:
+    """What the fit saw: examples and tokens that counted, and examples left out for a loss that is not finite."""
+
+    examples: int
+    tokens: int
+    invalid: int
+
+
+def fit_curvature(
+    model: Model, examples: Sequence[Example], keys: np.ndarray, config: Config, progress: Progress
+) -> tuple[list[Factors], FitReport]:
+    """Fit the factors of every layer of the model on `examples`.
+
+    Args:
+        model: the frozen model.
+        examples: the sample.
+        keys: uint64 [len(examples)], each example's row in the pool: names its stream of drawn labels.
+        config: inversion, kfac_approx, use_empirical_fisher, loss_reduction, token_batch_size, seed.
+        progress: where to show it.
+
+    Raises:
+        ModelError: when no example has a finite loss, or a sum is not finite (the message names the layer).
+    """
+    gradients = GradientPass(model, config.loss_reduction, None if config.use_empirical_fisher else config.seed)
+    batches = make_batches(examples, config.token_batch_size, keys=keys, window=model.window)
+    sums = [_zeros(layer, model) for layer in model.layers]
+    reduce = config.kfac_approx == "reduce"
+    good = _each_batch(
+        gradients, batches, lambda batch: _moments_sink(batch, sums, reduce), progress, "fit: factors", len(examples)
+    )
+    lengths = np.array([len(example.input_ids) for example in examples])
+    report = FitReport(int(good.sum()), int(lengths[good].sum()), int((~good).sum()))
+    if report.examples == 0:
+        raise ModelError("fit: no example of the sample has a finite loss; is the model's checkpoint sound?")
+    count = report.examples if reduce else report.tokens
+    factors = []
+    for layer, (a, s) in zip(model.layers, sums, strict=True):
+        a, s = a / count, s / count
+        q_a, l_a = _eigen(a, layer)
+        q_s, l_s = _eigen(s, layer)
+        factors.append(Factors(a, s, q_a, q_s, l_a, l_s, None, report.tokens, report.examples, reduce))
+    if config.inversion == "ekfac":
+        for f in factors:
+            f.corrected = torch.zeros(len(f.l_s), len(f.l_a), dtype=f.a.dtype, device=model.device)
+        name = "fit: eigenvalues"
+        _each_batch(gradients, batches, lambda batch: _corrected_sink(batch, factors), progress, name, len(examples))
+        for f in factors:
+            assert f.corrected is not None
+            f.corrected /= report.examples
+    return factors, report
+
+
+def _each_batch(
+    gradients: GradientPass,
+    batches: list[Batch],
+    make_sink: Callable[[Batch], Sink],
+    progress: Progress,
+    name: str,
+    total: int,
+) -> np.ndarray:
+    """Run every batch; return which examples have a finite loss: bool [total]."""
+    good = np.zeros(total, dtype=bool)
+    with progress.stage(name, total) as bar:
+        for batch in batches:
+            good[batch.rows] = np.isfinite(gradients.run(batch, make_sink(batch)))
+            bar.advance(len(batch.rows))
+    return good
+
+
+def _zeros(layer: Layer, model: Model) -> tuple[torch.Tensor, torch.Tensor]:
+    dtype = torch.promote_types(model.dtype, torch.float32)
+    return (
+        torch.zeros(layer.width, layer.width, dtype=dtype, device=model.device),
+        torch.zeros(layer.out_features, layer.out_features, dtype=dtype, device=model.device),
+    )
+
+
+def _moments_sink(batch: Batch, sums: list[tuple[torch.Tensor, torch.Tensor]], reduce: bool) -> Sink:
+    shape = tuple(batch.input_ids.shape)
+
+    def sink(index: int, a: torch.Tensor, d: torch.Tensor, keep: torch.Tensor) -> None:
+        sum_a, sum_s = sums[index]
+        keep = keep.to(sum_a.dtype)
+        if reduce:
+            a = with_ones(a.to(sum_a.dtype) * keep[:, None], sum_a.shape[0], keep)
+            a, d = a.unflatten(0, shape).sum(1), d.to(sum_s.dtype).unflatten(0, shape).sum(1)
+            keep = torch.ones(len(a), dtype=sum_a.dtype, device=a.device)
+        ops.covariance(a, keep, sum_a)
+        ops.covariance(d, keep, sum_s)
+
+    return sink
+
+
+def _corrected_sink(batch: Batch, factors: list[Factors]) -> Sink:
+    offsets = batch.offsets
+
+    def sink(index: int, a: torch.Tensor, d: torch.Tensor, keep: torch.Tensor) -> None:
+        f = factors[index]
+        dtype = f.q_a.dtype
+        a = with_ones(a.to(dtype), len(f.l_a), keep.to(dtype))
+        ops.squared_gradients(a @ f.q_a, d.to(dtype) @ f.q_s, offsets, f.corrected)
+
+    return sink
+
+
+def with_ones(a: torch.Tensor, width: int, ones: torch.Tensor | None = None) -> torch.Tensor:
+    """Append the constant input of the bias to a [T, I], if the layer's gradient has `width` = I + 1 columns."""
+    if a.shape[1] == width:
+        return a
+    ones = torch.ones(len(a), dtype=a.dtype, device=a.device) if ones is None else ones
+    return torch.cat([a, ones[:, None]], dim=1)
+
+
+def _eigen(x: torch.Tensor, layer: Layer) -> tuple[torch.Tensor, torch.Tensor]:
+    """Eigenvectors (dtype of x) and eigenvalues (float64, >= 0) of a symmetric matrix, factored in float64."""
+    if not bool(torch.isfinite(x).all()):
+        raise ModelError(f"{layer.name}: the sum of its inputs or gradients over the sample is not finite")
+    values, vectors = torch.linalg.eigh((x.double() + x.double().T) / 2)
+    return vectors.to(x.dtype), values.clamp(min=0)
