@@ -1,0 +1,62 @@
+# Everything is run from here; `make help` lists it. Needs Python 3.10 or newer and a Rust toolchain, nothing else.
+
+PYTHON ?= python3
+BIN := .venv/bin
+# The interpreter that pyo3 builds against, the same one for every cargo command, so that none rebuilds the other's work.
+export PYO3_PYTHON := $(CURDIR)/$(BIN)/python
+
+RUST := Cargo.toml Cargo.lock rust-toolchain.toml $(shell find rust -name '*.rs' -o -name Cargo.toml)
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+.PHONY: help
+help: ## list what can be made
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: venv
+venv: .make/native ## make .venv and build gdig into it; later runs rebuild only what changed
+
+.make/python: pyproject.toml
+	@command -v cargo >/dev/null || { echo "no Rust toolchain: cargo is not on the PATH (see https://rustup.rs)" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; v = sys.version_info; v < (3, 10) and sys.exit(f"Python 3.10 or newer is needed, $(PYTHON) is {v.major}.{v.minor}")'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@mkdir -p .make && touch $@
+
+.make/native: .make/python $(RUST)
+	$(BIN)/python -m maturin develop --release --quiet
+	@touch $@
+
+.PHONY: demo
+demo: .make/native ## make a small corrupted pool and a tiny model, select from it, say what was found
+	$(BIN)/python examples/demo.py
+
+.PHONY: test
+test: .make/native ## run every test: cargo's, then pytest's
+	cargo test --workspace --quiet
+	$(BIN)/python -m pytest
+
+.PHONY: lint
+lint: .make/native ## check style, types and warnings, of Python and Rust
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --quiet -- -D warnings
+	$(BIN)/mypy
+	MYPYPATH=python $(BIN)/python -m mypy.stubtest gdig._native
+
+.PHONY: format
+format: .make/python ## rewrite Python and Rust in the project's style
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+	cargo fmt --all
+
+.PHONY: wheel
+wheel: .make/python ## build sdist and wheel into dist/
+	$(BIN)/python -m maturin build --release --sdist --out dist
+
+.PHONY: clean
+clean: ## remove everything built, except .venv
+	rm -rf .make target dist build demo python/gdig/_native*.so .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	find python kernels tests benches examples -name __pycache__ -prune -exec rm -rf {} +

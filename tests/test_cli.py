@@ -1,0 +1,360 @@
+"""The command line: flags from the option groups, YAML, presets, continuing a run, errors. The pipeline is a double."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import types
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gdig import cli
+from gdig.config import GROUPS, PRESETS, STAGE_GROUPS, STAGES, Config, RunOptions
+from gdig.errors import ConfigError, CorpusError
+from gdig.sources import read_yaml
+
+MINIMUM = ["--model", "m", "--candidates", "a.jsonl", "b.jsonl", "--seeds", "s.jsonl", "--run-path", "r"]
+
+
+class Pipeline(types.ModuleType):
+    """Stands for gdig.pipeline: records the calls."""
+
+    def __init__(self) -> None:
+        super().__init__("gdig.pipeline")
+        self.calls: list[tuple[str, Any, dict[str, Any]]] = []
+        self.error: BaseException | None = None
+
+    def _call(self, name: str, config: Any, **kwargs: Any) -> None:
+        self.calls.append((name, config, kwargs))
+        if self.error is not None:
+            raise self.error
+
+    def select(self, config: Any, **kwargs: Any) -> Any:
+        self._call("select", config, **kwargs)
+        return types.SimpleNamespace(summary=["chose 2 of 10 rows", "selection: r/selection.jsonl"])
+
+    def fit(self, config: Any, **kwargs: Any) -> None:
+        self._call("fit", config, **kwargs)
+
+    def sweep(self, config: Any, **kwargs: Any) -> None:
+        self._call("sweep", config, **kwargs)
+
+    def cluster(self, config: Any, **kwargs: Any) -> None:
+        self._call("cluster", config, **kwargs)
+
+    def preview(self, config: Any, **kwargs: Any) -> list[str]:
+        self._call("preview", config, **kwargs)
+        return ["a row"]
+
+    def verify(self, run_path: Any, **kwargs: Any) -> list[str]:
+        self._call("verify", run_path, **kwargs)
+        return ["sweep: 3 shards, sums right"]
+
+    @property
+    def config(self) -> Config:
+        return self.calls[-1][1]
+
+
+@pytest.fixture
+def pipeline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Pipeline:
+    double = Pipeline()
+    monkeypatch.setitem(sys.modules, "gdig.pipeline", double)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("GDIG_TRACEBACK", raising=False)
+    return double
+
+
+def help_of(name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setenv("COLUMNS", "120")
+    with pytest.raises(SystemExit) as stopped:
+        cli.main([name, "--help"])
+    assert stopped.value.code == 0
+    return capsys.readouterr().out
+
+
+def shows(text: str, option: str) -> bool:
+    return re.search(rf" --{option.replace('_', '-')}(?![a-z-])", text) is not None
+
+
+def test_flags_reach_the_pipeline_as_a_config(pipeline: Pipeline, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--budget", "500", "--train-rows", "all", "--overwrite", "--damping-factor", "1e-3", "--output", "o.jsonl"]
+    assert cli.main(["select", *MINIMUM, *flags]) == 0
+    wanted = Config(
+        model="m", candidates=("a.jsonl", "b.jsonl"), seeds=("s.jsonl",), run_path="r", budget="500", train_rows="all",
+        overwrite=True, damping_factor=1e-3, output="o.jsonl",
+    )  # fmt: skip
+    assert pipeline.calls[0][:2] == ("select", wanted)
+    captured = capsys.readouterr()
+    assert captured.out == "chose 2 of 10 rows\nselection: r/selection.jsonl\n"
+    assert captured.err == ""
+
+
+def test_every_option_of_config_is_a_flag_of_select_with_help(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = " ".join(help_of("select", capsys, monkeypatch).replace("│", " ").split())
+    for option in fields(Config):
+        assert shows(text, option.name)
+    for group in (*GROUPS, Config):
+        docs = cli._docs(group)
+        own = [f.name for f in fields(group)] if group is not Config else ["preset"]
+        assert set(own) <= set(docs), "an option without a docstring would have no help"
+        for name in own:
+            assert docs[name] in text
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_command_shows_the_options_it_needs_and_no_others(
+    stage: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = help_of(stage, capsys, monkeypatch)
+    needed = [g for s in STAGES[: STAGES.index(stage) + 1] for g in STAGE_GROUPS[s]] + [RunOptions]
+    for group in GROUPS:
+        for option in fields(group):
+            assert shows(text, option.name) == (group in needed), option.name
+
+
+def test_every_command_reaches_its_function(pipeline: Pipeline, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("fit", "sweep", "cluster"):
+        assert cli.main([name, *MINIMUM]) == 0
+        assert (pipeline.calls[-1][0], pipeline.config.candidates) == (name, ("a.jsonl", "b.jsonl"))
+        assert capsys.readouterr().out == f"{name}: done, in r\n"
+    assert cli.main(["preview", *MINIMUM, "--rows", "3"]) == 0
+    assert (pipeline.calls[-1][0], pipeline.calls[-1][2]["rows"]) == ("preview", 3)
+    assert cli.main(["verify", "--run-path", "r"]) == 0
+    assert pipeline.calls[-1][:2] == ("verify", "r")
+    assert capsys.readouterr().out == "a row\nsweep: 3 shards, sums right\n"
+
+
+def test_quiet_prints_no_result(pipeline: Pipeline, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["select", *MINIMUM, "--quiet"]) == 0
+    assert capsys.readouterr() == ("", "")
+
+
+def test_flags_win_over_yaml_and_yaml_over_the_preset(pipeline: Pipeline, tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text(
+        "model: m\ncandidates: a.jsonl\nseeds: [s.jsonl, t.jsonl]\nbudget: 500\nkmeans_tol: 1e-3\ntau: 1\n"
+        "preset: paper\nseed_rank: 8\ndamping_factor: 0.25\nrun_path: r\nquiet: true\n"
+    )
+    assert cli.main(["fit", "--config", "run.yaml", "--damping-factor", "0.125", "--no-quiet"]) == 0
+    config = pipeline.config
+    assert (config.candidates, config.seeds) == (("a.jsonl",), ("s.jsonl", "t.jsonl"))
+    assert (config.budget, config.kmeans_tol, config.tau) == ("500", 1e-3, 1.0)  # not fit's, yet kept
+    assert (config.damping_factor, config.seed_rank, config.inversion) == (0.125, 8, "kfac")
+    assert (config.preset, config.quiet) == ("paper", False)
+
+
+def test_a_preset_gives_its_values_and_no_other(pipeline: Pipeline) -> None:
+    assert cli.main(["select", *MINIMUM, "--preset", "paper", "--fit-rows", "7"]) == 0
+    base = {"model": "m", "candidates": ("a.jsonl", "b.jsonl"), "seeds": ("s.jsonl",), "run_path": "r"}
+    assert pipeline.config == Config(**base, **PRESETS["paper"], preset="paper", fit_rows=7)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("tau: 1\ndamping_facter: 2\n", "run.yaml:2: unknown key 'damping_facter'; did you mean 'damping_factor'?"),
+        ("fit_rows: many\n", "run.yaml:1: fit_rows: expected a whole number, got 'many'"),
+        ("fit_rows: true\n", "run.yaml:1: fit_rows: expected a whole number, got True"),
+        ("fit_rows: 1.5\n", "run.yaml:1: fit_rows: expected a whole number, got 1.5"),
+        ("quiet: 1\n", "run.yaml:1: quiet: expected true or false, got 1"),
+        ("tau: high\n", "run.yaml:1: tau: expected a number, got 'high'"),
+        ("inversion: svd\n", "run.yaml:1: inversion: expected one of ekfac, kfac, identity, got 'svd'"),
+        ("train_rows: some\n", "expected a whole number or one of all or null, got 'some'"),
+        ("seeds: [a, [b]]\n", "run.yaml:1: seeds: expected text or a list of such, got ['a', ['b']]"),
+        ("model: {a: b}\n", "run.yaml:1: model: expected text or null, got {'a': 'b'}"),
+        ("tau: 1\ntau: 0.5\n", "run.yaml:2: key 'tau' is given twice"),
+        ("- tau\n", "run.yaml: expected a mapping of option names to values, got list"),
+        ("tau: [\n", "run.yaml: not a YAML file"),
+        ("tau: 7\n", "tau: expected a share above 0 and up to 1, got 7.0"),
+    ],
+)
+def test_bad_yaml(
+    text: str, message: str, pipeline: Pipeline, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "run.yaml").write_text(text)
+    assert cli.main(["select", "--config", "run.yaml"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("gdig: error: ")
+    assert error.count("\n") == 1
+    assert message in error
+    assert not pipeline.calls
+
+
+def test_yaml_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"none\.yaml: cannot be read"):
+        read_yaml(tmp_path / "none.yaml")
+    (tmp_path / "empty.yaml").write_text("# nothing\n")
+    assert read_yaml(tmp_path / "empty.yaml") == {}
+
+
+def store_run(path: Path, **options: Any) -> None:
+    path.mkdir()
+    config = Config.build({"model": "stored", "candidates": ("x.jsonl",), "seeds": ("s.jsonl",), **options})
+    (path / "run.json").write_text(json.dumps({"config": config.to_dict()}))
+
+
+def test_without_a_model_the_options_of_the_run_go_on(pipeline: Pipeline, tmp_path: Path) -> None:
+    store_run(tmp_path / "r", preset="paper", budget="3%", overwrite=True, quiet=True, run_path="elsewhere")
+    (tmp_path / "run.yaml").write_text("seed_rank: 8\n")
+    assert cli.main(["select", "--run-path", "r", "--method", "top", "--config", "run.yaml"]) == 0
+    config = pipeline.config
+    assert (config.model, config.candidates, config.budget) == ("stored", ("x.jsonl",), "3%")
+    assert (config.preset, config.damping_mode, config.seed_rank) == ("paper", "factored_tikhonov", 8)
+    assert (config.method, config.run_path) == ("top", "r")
+    assert (config.overwrite, config.quiet) == (False, False), "these belong to one start"
+
+
+def test_a_preset_given_to_a_run_replaces_that_of_the_run(pipeline: Pipeline, tmp_path: Path) -> None:
+    store_run(tmp_path / "r", preset="paper", budget="3%")
+    assert cli.main(["select", "--run-path", "r", "--preset", "default"]) == 0
+    assert (pipeline.config.inversion, pipeline.config.budget) == ("ekfac", "3%")
+    store_run(tmp_path / "q")
+    assert cli.main(["select", "--run-path", "q", "--preset", "paper"]) == 0
+    assert (pipeline.config.inversion, pipeline.config.model) == ("kfac", "stored")
+
+
+def test_with_a_model_the_run_gives_nothing(pipeline: Pipeline, tmp_path: Path) -> None:
+    store_run(tmp_path / "r", budget="3%")
+    assert cli.main(["select", *MINIMUM]) == 0
+    assert (pipeline.config.model, pipeline.config.budget) == ("m", "10%")
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"config": 3}', '{"config": {"tua": 1}}'])
+def test_a_damaged_record_of_a_run(
+    text: str, pipeline: Pipeline, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "r").mkdir()
+    (tmp_path / "r" / "run.json").write_text(text)
+    assert cli.main(["select", "--run-path", "r"]) == 2
+    assert capsys.readouterr().err.startswith("gdig: error: r/run.json: ")
+
+
+def test_errors_are_one_line_without_a_traceback(
+    pipeline: Pipeline, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipeline.error = CorpusError("pool.jsonl: row 17: src_text: expected text, got null")
+    assert cli.main(["select", *MINIMUM]) == 2
+    assert capsys.readouterr() == ("", f"gdig: error: {pipeline.error}\n")
+    pipeline.error = OSError(28, "No space left on device", "r/sweep/00000000.safetensors.tmp")
+    assert cli.main(["select", *MINIMUM]) == 2
+    assert "No space left on device: 'r/sweep/00000000.safetensors.tmp'" in capsys.readouterr().err
+    monkeypatch.setenv("GDIG_TRACEBACK", "1")
+    assert cli.main(["select", *MINIMUM]) == 2
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_a_bug_shows_its_traceback(pipeline: Pipeline) -> None:
+    pipeline.error = ZeroDivisionError()
+    with pytest.raises(ZeroDivisionError):
+        cli.main(["select", *MINIMUM])
+
+
+def test_ctrl_c(pipeline: Pipeline, capsys: pytest.CaptureFixture[str]) -> None:
+    pipeline.error = KeyboardInterrupt()
+    assert cli.main(["select", *MINIMUM]) == 130
+    assert capsys.readouterr() == ("", "interrupted; the same command goes on from here\n")
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["selekt"], "unknown command 'selekt'; did you mean 'select'?"),
+        (["dance"], "expected one of select, fit, sweep, cluster, preview, verify"),
+        (["select", *MINIMUM, "--budget", "lots"], "budget: expected rows (500)"),
+        (["verify"], "run_path: required, but not given (flag --run-path"),
+    ],
+)
+def test_bad_arguments(args: list[str], message: str, pipeline: Pipeline, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(args) == 2
+    assert message in capsys.readouterr().err
+    assert not pipeline.calls
+
+
+def test_an_unknown_flag_is_refused_with_the_nearest(pipeline: Pipeline, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["select", *MINIMUM, "--damping-facter", "1"])
+    assert stopped.value.code == 2
+    assert "--damping-factor" in capsys.readouterr().err
+    assert not pipeline.calls
+
+
+def test_overview_and_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--help"]) == 0
+    text = capsys.readouterr().out
+    assert len(text.splitlines()) <= 32, "more than a screen"
+    assert all(f"\n  {name} " in text for name in cli.COMMANDS)
+    assert cli.main([]) == 2
+    assert capsys.readouterr().out == text
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("gdig 0.")
+
+
+# What only a process of its own shows.
+
+SETUP = """
+import sys, types, time
+pipeline = types.ModuleType("gdig.pipeline")
+sys.modules["gdig.pipeline"] = pipeline
+pipeline.verify = lambda run_path, progress: {body}
+from gdig.cli import main
+sys.exit(main(["verify", "--run-path", "r"]))
+"""
+
+
+def test_help_is_quick_and_loads_no_torch() -> None:
+    program = (
+        "import sys, time; start = time.perf_counter()\n"
+        "from gdig.cli import main\n"
+        "for args in (['--help'], ['select', '--help']):\n"
+        "    try: main(args)\n"
+        "    except SystemExit: pass\n"
+        "heavy = {'torch', 'transformers', 'datasets', 'triton'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+        "assert time.perf_counter() - start < 1\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, stdout=subprocess.DEVNULL)
+
+
+def test_python_m_gdig() -> None:
+    result = subprocess.run([sys.executable, "-m", "gdig", "dance"], capture_output=True, text=True)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr.startswith("gdig: error: unknown command 'dance'")
+
+
+def test_a_reader_that_leaves_is_no_error() -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", SETUP.format(body="['x' * 1000] * 1000")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdout is not None and process.stderr is not None
+    process.stdout.readline()
+    process.stdout.close()
+    errors = process.stderr.read()
+    process.stderr.close()
+    assert (process.wait(timeout=30), errors) == (141, b"")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="sends SIGINT")
+def test_a_real_sigint_ends_within_a_second() -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", SETUP.format(body="(print('started', flush=True), time.sleep(60))")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdout is not None and process.stderr is not None
+    assert process.stdout.readline() == b"started\n"
+    start = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    assert (process.returncode, errors) == (130, b"interrupted; the same command goes on from here\n")
+    assert time.monotonic() - start < 1
