@@ -8,6 +8,22 @@ from typing import Any, final
 import numpy as np
 from numpy.typing import NDArray
 
+__all__ = [
+    "GdigError",
+    "Store",
+    "StoreError",
+    "kernels",
+    "kmeans_fit",
+    "kmeans_predict",
+    "kmeans_predict_to",
+    "read_tensors",
+    "resample",
+    "row_hash",
+    "sample_rows",
+    "verify_file",
+    "write_tensors",
+]
+
 class GdigError(Exception): ...
 class StoreError(GdigError): ...
 

@@ -176,7 +176,7 @@ class SketchStore:
             StoreError: naming the row of `sketch` that is not finite or overflows the dtype, the tensor whose number
                 of rows differs, or the file that cannot be written.
         """
-        others = dict(tensors)
+        others = _contiguous(tensors)
         if "sketch" not in others:
             raise StoreError(f"{self.shard_path(index)}: expected a tensor 'sketch', got {sorted(others)}")
         self._native.write_shard(index, others.pop("sketch"), others)
@@ -228,14 +228,20 @@ def write_tensors(
     """Write one safetensors file with a checksum, complete or not at all.
 
     Args:
-        path: the file; its directory must exist.
-        tensors: arrays of float16/32/64, int8/32/64 or uint8/32/64 (bool becomes uint8), C-contiguous.
+        path: the file; missing parent folders are made.
+        tensors: arrays of float16/32/64, int8/32/64 or uint8/32/64 (bool becomes uint8); one that is not
+            C-contiguous is copied.
         metadata: strings to keep beside them.
 
     Raises:
         StoreError: if the file cannot be written; nothing is then left of it.
     """
-    _native.write_tensors(path, dict(tensors), dict(metadata or {}))
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    _native.write_tensors(path, _contiguous(tensors), dict(metadata or {}))
+
+
+def _contiguous(tensors: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    return {name: np.asarray(tensor, order="C") for name, tensor in tensors.items()}
 
 
 def read_tensors(path: str | Path) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:

@@ -270,12 +270,7 @@ fn round_robin(
 }
 
 /// The `n` of `rows` with the smallest hash of (seed, row), ascending; all of them if they are fewer.
-pub fn bottom_k(
-    rows: impl Iterator<Item = u64>,
-    n: usize,
-    seed: u64,
-    supervisor: &Supervisor,
-) -> Result<Vec<u64>> {
+pub fn bottom_k(rows: impl Iterator<Item = u64>, n: usize, seed: u64, supervisor: &Supervisor) -> Result<Vec<u64>> {
     let mut heap: BinaryHeap<(u64, u64)> = BinaryHeap::new();
     for (i, row) in rows.enumerate() {
         if i % CHECK_EVERY == 0 {

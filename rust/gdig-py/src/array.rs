@@ -46,7 +46,7 @@ impl<'py> Array<'py> {
             return Err(PyValueError::new_err(format!("{name}: {what}")));
         }
         let array = Array { array, name: name.to_owned(), dtype };
-        if array.bytes().as_ptr() as usize % dtype.size() != 0 {
+        if !(array.bytes().as_ptr() as usize).is_multiple_of(dtype.size()) {
             return Err(PyValueError::new_err(format!("{name}: not aligned to its elements")));
         }
         Ok(array)
@@ -59,7 +59,8 @@ impl<'py> Array<'py> {
     pub fn bytes(&self) -> &[u8] {
         let length = self.array.len() * self.dtype.size();
         if length == 0 {
-            return &[];
+            // Aligned to every element type, as no array of NumPy's need be when it is empty.
+            return bytemuck::cast_slice::<u64, u8>(&[]);
         }
         // SAFETY: NumPy owns `length` initialised bytes at `data`, one after another as the array is C-contiguous, and
         // keeps them while `self.array` holds a reference. Copying is out of the question (arrays are larger than

@@ -81,8 +81,7 @@ pub fn kmeans_predict<'py>(
     let held = Held::new(x)?;
     let (source, kernel) = (held.source()?, Kernel::choose(kernel).map_err(to_py)?);
     let model = Model { centroids: centroids.as_slice()?, unit_normalize, kernel, n_threads };
-    let (labels, distances) =
-        supervised(py, None, |supervisor| kmeans::predict(&source, &model, supervisor))?;
+    let (labels, distances) = supervised(py, None, |supervisor| kmeans::predict(&source, &model, supervisor))?;
     Ok((PyArray1::from_vec(py, labels), PyArray1::from_vec(py, distances)))
 }
 
@@ -103,9 +102,7 @@ pub fn kmeans_predict_to<'py>(
     let held = Held::new(x)?;
     let (source, kernel) = (held.source()?, Kernel::choose(kernel).map_err(to_py)?);
     let model = Model { centroids: centroids.as_slice()?, unit_normalize, kernel, n_threads };
-    supervised(py, callback, |supervisor| {
-        kmeans::predict_to(&source, &model, &directory, rows_per_shard, supervisor)
-    })
+    supervised(py, callback, |supervisor| kmeans::predict_to(&source, &model, &directory, rows_per_shard, supervisor))
 }
 
 /// Names of the kernels that this machine has, the slowest first.

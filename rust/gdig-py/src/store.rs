@@ -164,10 +164,7 @@ pub fn write_tensors(
 
 /// Verified, then copied out: a dictionary of arrays, and the metadata.
 #[pyfunction]
-pub fn read_tensors<'py>(
-    py: Python<'py>,
-    path: PathBuf,
-) -> PyResult<(Bound<'py, PyDict>, BTreeMap<String, String>)> {
+pub fn read_tensors<'py>(py: Python<'py>, path: PathBuf) -> PyResult<(Bound<'py, PyDict>, BTreeMap<String, String>)> {
     let file = supervised(py, None, |supervisor| {
         let file = TensorFile::open(&path)?;
         file.verify(&|| supervisor.check())?;

@@ -83,6 +83,23 @@ pub struct Scratch {
     arg: Vec<[u32; LANES]>,
 }
 
+/// Inner products of `GROUP` rows, [dim, GROUP], and a panel of centroids, [dim, LANES]. Arrays of fixed size are what
+/// lets the compiler keep all the sums in vector registers (with slices it does not: measured 30 times slower).
+#[inline(always)]
+fn products<const GROUP: usize>(group: &[f32], panel: &[f32]) -> [[f32; LANES]; GROUP] {
+    let mut dots = [[0f32; LANES]; GROUP];
+    for (x, c) in group.chunks_exact(GROUP).zip(panel.chunks_exact(LANES)) {
+        let x: &[f32; GROUP] = x.try_into().expect("GROUP of them");
+        let c: &[f32; LANES] = c.try_into().expect("LANES of them");
+        for r in 0..GROUP {
+            for lane in 0..LANES {
+                dots[r][lane] = x[r].mul_add(c[lane], dots[r][lane]);
+            }
+        }
+    }
+    dots
+}
+
 impl Assigner {
     /// `centroids` is [K, dim], K at least 1 and at most 2^32 - 2.
     pub fn new(kernel: Kernel, centroids: &[f32], dim: usize) -> Assigner {
@@ -172,14 +189,7 @@ impl Assigner {
             let groups = scratch.groups.chunks_exact(dim * GROUP);
             let best = scratch.best.chunks_exact_mut(GROUP);
             for ((group, best), arg) in groups.zip(best).zip(scratch.arg.chunks_exact_mut(GROUP)) {
-                let mut dots = [[0f32; LANES]; GROUP];
-                for (x, c) in group.chunks_exact(GROUP).zip(panel.chunks_exact(LANES)) {
-                    for r in 0..GROUP {
-                        for lane in 0..LANES {
-                            dots[r][lane] = x[r].mul_add(c[lane], dots[r][lane]);
-                        }
-                    }
-                }
+                let dots = products::<GROUP>(group, panel);
                 for r in 0..GROUP {
                     for lane in 0..LANES {
                         let score = half_norms[lane] - dots[r][lane];

@@ -70,7 +70,8 @@ pub fn fit(source: &Source, options: &Options, supervisor: &Supervisor) -> Resul
     let n_valid = valid.as_ref().map_or(source.len(), |valid| valid.iter().filter(|&&v| v != 0).count());
     if k == 0 || k > n_valid || k >= u32::MAX as usize {
         let skipped = source.len() - n_valid;
-        let what = format!("n_clusters: expected 1 to the number of rows, {n_valid} ({skipped} invalid ones not counted)");
+        let what =
+            format!("n_clusters: expected 1 to the number of rows, {n_valid} ({skipped} invalid ones not counted)");
         return Err(Error::input(format!("{what}; got {k}")));
     }
     if let Some(n) = options.train_rows.filter(|&n| n < k) {

@@ -65,6 +65,10 @@ impl RowSet<'_> {
         self.list.map_or(self.source.len(), <[u64]>::len)
     }
 
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     pub fn row(&self, position: usize) -> usize {
         self.list.map_or(position, |list| list[position] as usize)
     }

@@ -21,8 +21,13 @@ impl Appender {
     pub fn new(store: &Store) -> Result<Appender> {
         let len = store.check_complete()?;
         let index = len / store.rows_per_shard();
-        let mut appender =
-            Appender { store: store.clone(), index, bytes: Vec::new(), scales: Vec::new(), saved: len % store.rows_per_shard() };
+        let mut appender = Appender {
+            store: store.clone(),
+            index,
+            bytes: Vec::new(),
+            scales: Vec::new(),
+            saved: len % store.rows_per_shard(),
+        };
         if appender.saved > 0 {
             let file = store.shard(index)?.file;
             // What is written again gets a new checksum: it must not make damaged rows look sound.
@@ -60,8 +65,7 @@ impl Appender {
             let before = self.buffered();
             let stop = rows.len().min(start + self.store.rows_per_shard() - before);
             let first = self.index * self.store.rows_per_shard() + before;
-            let encoded =
-                encode(rows.slice(start, stop), self.store.dtype(), first, &mut self.bytes, &mut self.scales);
+            let encoded = encode(rows.slice(start, stop), self.store.dtype(), first, &mut self.bytes, &mut self.scales);
             if let Err(what) = encoded {
                 self.truncate(before);
                 return Err(Error::store(&self.store.shard_path(self.index), what));

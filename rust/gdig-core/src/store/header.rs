@@ -116,11 +116,7 @@ fn parse_tensor(name: &str, value: &Value, data_start: usize) -> Result<TensorIn
 }
 
 /// The tensors follow one another from the end of the header to the end of the file.
-fn check_layout(
-    tensors: &BTreeMap<String, TensorInfo>,
-    data_start: usize,
-    file_len: usize,
-) -> Result<(), HeaderError> {
+fn check_layout(tensors: &BTreeMap<String, TensorInfo>, data_start: usize, file_len: usize) -> Result<(), HeaderError> {
     let mut order: Vec<_> = tensors.iter().collect();
     order.sort_by_key(|(_, info)| (info.start, info.end));
     let mut expected = data_start;

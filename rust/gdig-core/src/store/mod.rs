@@ -227,7 +227,12 @@ impl Store {
         let mut all = tensors.to_vec();
         all.push(TensorData { name: SKETCH, dtype: self.dtype, shape: vec![n, self.dim], bytes });
         if self.dtype == Dtype::I8 {
-            all.push(TensorData { name: SCALE, dtype: Dtype::F32, shape: vec![n], bytes: bytemuck::cast_slice(scales) });
+            all.push(TensorData {
+                name: SCALE,
+                dtype: Dtype::F32,
+                shape: vec![n],
+                bytes: bytemuck::cast_slice(scales),
+            });
         }
         let first_row = (index * self.rows_per_shard).to_string();
         let metadata = BTreeMap::from([("first_row".to_owned(), first_row)]);

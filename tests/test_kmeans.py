@@ -1,0 +1,216 @@
+import itertools
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import numpy as np
+import pytest
+
+import gdig
+from gdig import KMeans, SketchStore, _native
+from gdig.errors import GdigError, StoreError
+from gdig.kmeans import load_labels
+
+
+def blobs(n: int, dim: int, k: int, seed: int = 0) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    return (rng.standard_normal((k, dim))[rng.integers(0, k, n)] + 0.3 * rng.standard_normal((n, dim))).astype(
+        np.float32
+    )
+
+
+def inertia(x: np.ndarray, centers: np.ndarray) -> float:
+    x, centers = x.astype(np.float64), centers.astype(np.float64)
+    return sum(((row - centers) ** 2).sum(1).min() for row in x)
+
+
+X = blobs(5000, 24, 20)
+
+
+def test_inertia_is_that_of_scikit_learn_from_the_same_start():
+    from sklearn.cluster import KMeans as Peer
+
+    start = X[:20]
+    ours = KMeans(20, init=start, max_iter=6, tol=0, train_rows="all").fit(X)
+    peer = Peer(20, init=start, n_init=1, max_iter=6, tol=0, algorithm="lloyd").fit(X.astype(np.float64))
+    # The same map of the same labels: a mean of n float32 values is off by (n + 1) units of 2^-24 of the largest at
+    # most, and inertia is stationary in the centroids, so what remains are the roundings of the squared distances:
+    # dim + 3 units each, of terms of one sign. Rows on a border, if any, cost no more than that either.
+    assert ours.n_iter_ == peer.n_iter_ == 6
+    assert ours.inertia_ == pytest.approx(peer.inertia_, rel=(24 + 3) * 2.0**-23)
+    assert ours.inertia_ == pytest.approx(inertia(X, ours.cluster_centers_), rel=(24 + 3) * 2.0**-23)
+    assert (ours.counts_ == np.bincount(ours.predict(X), minlength=20)).all()
+    assert ours.counts_.sum() == 5000
+
+
+def test_plus_plus_starts_no_worse_than_random_rows():
+    from sklearn.cluster import KMeans as Peer
+
+    # scikit-learn from random rows, which is also what faiss starts from. Medians over ten seeds of either.
+    ours = np.median([KMeans(20, seed=seed).fit(X).inertia_ for seed in range(10)])
+    peer = np.median([Peer(20, init="random", n_init=1, random_state=seed).fit(X).inertia_ for seed in range(10)])
+    assert ours <= peer
+
+
+def sources(tmp_path, x):
+    """The same float16 rows in every form that KMeans takes."""
+    half = x.astype(np.float16)
+    np.save(tmp_path / "x.npy", half)
+    run = tmp_path / "run"
+    for path, rows_per_shard in ((tmp_path / "store", 1000), (run / "sweep", 333)):
+        with SketchStore.create(path, x.shape[1], rows_per_shard=rows_per_shard) as store:
+            store.append(half)
+    return [
+        half,
+        half.astype(np.float32),
+        half.astype(np.float64),
+        np.load(tmp_path / "x.npy", mmap_mode="r"),
+        tmp_path / "x.npy",
+        str(tmp_path / "store"),
+        SketchStore.open(tmp_path / "store"),
+        run,
+    ]
+
+
+def test_the_bits_depend_on_neither_form_nor_shards_nor_threads_nor_kernel(tmp_path):
+    results = []
+    for i, x in enumerate(sources(tmp_path, X)):
+        kernel = [*_native.kernels(), None][i % (len(_native.kernels()) + 1)]
+        model = KMeans(30, seed=5, max_iter=5, train_rows=3000, n_threads=1 + i % 3, kernel=kernel).fit(x)
+        results.append((model.cluster_centers_.tobytes(), model.inertia_, model.n_iter_, model.predict(x).tobytes()))
+    assert len(set(results)) == 1
+
+
+def test_labels_on_disk_are_the_labels(tmp_path):
+    valid = (np.arange(5000) % 7 != 0).astype(np.uint8)
+    store = SketchStore.create(tmp_path / "store", 24, rows_per_shard=2048)
+    for i in range(3):
+        rows = slice(i * 2048, (i + 1) * 2048)
+        store.write_shard(i, {"sketch": X[rows], "valid": valid[rows]})
+    model = KMeans(10).fit(store)
+    assert model.counts_.sum() == valid.sum()
+    steps = []
+    paths = model.predict_to(store, tmp_path / "labels", callback=lambda *step: steps.append(step))
+    assert [path.name for path in paths] == [f"{i:08d}.safetensors" for i in range(3)]
+    assert steps == [(2048, 5000), (4096, 5000), (5000, 5000)]
+    labels, distances = load_labels(tmp_path / "labels")
+    assert (labels.dtype, distances.dtype) == (np.uint32, np.float32)
+    assert ((labels == 4294967295) == (valid == 0)).all()
+    assert (np.isnan(distances) == (valid == 0)).all()
+    expected, apart = model.predict_with_distances(store)
+    np.testing.assert_array_equal(labels, expected)
+    np.testing.assert_array_equal(distances, apart)
+    own = model.cluster_centers_[labels[valid == 1]]
+    exact = np.linalg.norm(X[valid == 1].astype(np.float16).astype(np.float64) - own, axis=1)
+    np.testing.assert_allclose(distances[valid == 1], exact, rtol=(24 + 4) * 2.0**-23)
+    before = {path: path.stat().st_mtime_ns for path in paths}
+    paths[1].unlink()
+    model.predict_to(store, tmp_path / "labels")
+    assert [path.stat().st_mtime_ns == before[path] for path in paths] == [True, False, True]
+    np.testing.assert_array_equal(load_labels(tmp_path / "labels")[0], labels)
+    paths[1].unlink()
+    with pytest.raises(StoreError, match="00000002"):
+        load_labels(tmp_path / "labels")
+
+
+def test_saved_is_loaded(tmp_path):
+    model = KMeans(5, unit_normalize=True, seed=9, train_rows="all").fit(X)
+    model.save(tmp_path / "c.safetensors")
+    again = KMeans.load(tmp_path / "c.safetensors")
+    assert again.get_params() == model.get_params()
+    assert (again.inertia_, again.n_iter_) == (model.inertia_, model.n_iter_)
+    np.testing.assert_array_equal(again.counts_, model.counts_)
+    np.testing.assert_array_equal(again.predict(X), model.predict(X))
+    given = KMeans(5, init=X[:5], max_iter=1).fit(X)
+    given.save(tmp_path / "c.safetensors")
+    np.testing.assert_array_equal(KMeans.load(tmp_path / "c.safetensors").predict(X), given.predict(X))
+    gdig.store.write_tensors(tmp_path / "d.safetensors", {"x": X})
+    with pytest.raises(StoreError, match=r"not a file of KMeans\.save"):
+        KMeans.load(tmp_path / "d.safetensors")
+
+
+def test_parameters():
+    model = KMeans(3)
+    assert model.set_params(seed=4, tol=0.5).get_params()["seed"] == 4
+    with pytest.raises(ValueError, match="unknown parameter 'n_init'"):
+        model.set_params(n_init=3)
+    with pytest.raises(GdigError, match="call fit"):
+        model.predict(X)
+    for wrong in (
+        {"n_clusters": 0}, {"max_iter": 0}, {"tol": -1}, {"tol": np.nan}, {"seed": -1}, {"n_threads": 0},
+        {"train_rows": "some"}, {"train_rows": 2}, {"init": "random"}, {"init": X[:2]}, {"max_iter": 2.5},
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            KMeans(**{"n_clusters": 3, **wrong}).fit(X)
+    with pytest.raises(GdigError, match=r"kernel .amx.: this machine has scalar, portable"):
+        KMeans(3, kernel="amx").fit(X)
+
+
+def test_rows_that_cannot_be_used():
+    with pytest.raises(GdigError, match="number of rows, 4 "):
+        KMeans(5).fit(X[:4])
+    for value in (np.nan, np.inf):
+        bad = X.copy()
+        bad[4321, 2] = value
+        with pytest.raises(GdigError, match="row 4321, column 2"):
+            KMeans(5, train_rows="all").fit(bad)
+        with pytest.raises(GdigError, match="row 4321, column 2"):
+            KMeans(5).fit(X).predict(bad)
+    with pytest.raises(ValueError, match="x: expected rows"):
+        KMeans(2).fit(np.zeros((9, 3), np.int32))
+    with pytest.raises(ValueError, match="x: expected rows"):
+        KMeans(2).fit(np.zeros(9, np.float32))
+    with pytest.raises(ValueError, match="C-contiguous"):
+        KMeans(2).fit(X.T)
+    with pytest.raises(TypeError, match="got list"):
+        KMeans(2).fit([[1.0]])
+    with pytest.raises(GdigError, match=r"rows have 3 columns: expected finite centroids \[K, 3\]"):
+        KMeans(2).fit(np.arange(16, dtype=np.float32).reshape(8, 2)).predict(np.zeros((9, 3), np.float32))
+
+
+def test_progress_and_an_exception_in_the_callback():
+    seen = []
+    model = KMeans(8, max_iter=5, tol=0).fit(X, callback=lambda *step: seen.append(step))
+    assert [step[0] for step in seen] == list(range(1, model.n_iter_ + 1))
+    assert all(a >= b * (1 - 1e-6) for (_, a, _), (_, b, _) in itertools.pairwise(seen))
+
+    def stop(*_):
+        raise RuntimeError("enough")
+
+    with pytest.raises(RuntimeError, match="enough"):
+        KMeans(8).fit(X, callback=stop)
+
+
+@pytest.mark.parametrize("call", ["fit(x)", "predict(x)", "predict_to(x, sys.argv[1])"])
+def test_ctrl_c_is_heard_within_a_second(tmp_path, call):
+    # The scalar kernel makes minutes of work out of little memory.
+    code = f"""
+        import sys, time
+        import numpy as np
+        from gdig import KMeans
+        x = np.random.default_rng(0).standard_normal((300_000, 64), dtype=np.float32)
+        model = KMeans(2000, init=x[:2000], max_iter=20, train_rows="all", kernel="scalar")
+        model.cluster_centers_ = x[:2000]
+        print("ready", flush=True)
+        try:
+            model.{call}
+        except KeyboardInterrupt:
+            print("interrupted", flush=True)
+    """
+    process = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(code), str(tmp_path / "labels")], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    time.sleep(1)
+    assert process.poll() is None
+    sent = time.monotonic()
+    os.kill(process.pid, signal.SIGINT)
+    assert process.stdout.readline() == "interrupted\n"
+    assert time.monotonic() - sent < 1
+    assert process.wait(10) == 0
+    if (tmp_path / "labels").exists():
+        assert all(path.suffix == ".safetensors" for path in (tmp_path / "labels").iterdir())

@@ -1,0 +1,99 @@
+import itertools
+
+import numpy as np
+import pytest
+import xxhash
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gdig.errors import GdigError
+from gdig.resampling import resample, row_hash, sample_rows
+
+
+def water_filling(counts, budget, order):
+    """Quotas by hand: raise all alike until the budget or the rows run out; the last round goes by `order`."""
+    quotas = dict.fromkeys(counts, 0)
+    while sum(quotas.values()) < budget and any(quotas[k] < counts[k] for k in counts):
+        for k in order:
+            if quotas[k] < counts[k] and sum(quotas.values()) < budget:
+                quotas[k] += 1
+    return quotas
+
+
+def derive(seed, purpose):
+    return xxhash.xxh3_64_intdigest(purpose.encode(), seed)
+
+
+def hash_of(seed, row):
+    return xxhash.xxh3_64_intdigest(int(row).to_bytes(8, "little"), seed)
+
+
+@given(
+    labels=st.lists(st.integers(-1, 7), max_size=60),
+    budget=st.integers(0, 70),
+    seed=st.integers(0, 2**64 - 1),
+    dtype=st.sampled_from([np.int32, np.int64, np.uint32]),
+)
+def test_quotas_and_rows_are_those_of_the_plain_oracle(labels, budget, seed, dtype):
+    array = np.array(labels, np.int64).astype(dtype)
+    rows = resample(array, budget, seed)
+    clusters = {k: [row for row, label in enumerate(labels) if label == k] for k in sorted(set(labels) - {-1})}
+    order = sorted(clusters, key=lambda k: hash_of(derive(seed, "clusters"), k))
+    quotas = water_filling({k: len(v) for k, v in clusters.items()}, budget, order)
+    by_rows = derive(seed, "rows")
+    expected = {k: sorted(v, key=lambda row: hash_of(by_rows, row))[: quotas[k]] for k, v in clusters.items()}
+    rounds = itertools.zip_longest(*(expected[k] for k in order))
+    assert rows.tolist() == [row for round_ in rounds for row in round_ if row is not None]
+    assert rows.dtype == np.int64
+
+
+def test_row_hash_is_xxh3():
+    rows = np.array([0, 1, 2**40, -1 & (2**63 - 1)])
+    assert row_hash(12345, rows).tolist() == [hash_of(12345, row) for row in rows]
+
+
+@given(st.integers(0, 300), st.integers(0, 320), st.integers(0, 1000), st.booleans())
+def test_a_sample_is_nested_and_keeps_to_the_eligible(n, k, seed, restrict):
+    eligible = np.arange(n) % 3 != 0 if restrict else None
+    rows = sample_rows(n, k, seed, eligible)
+    allowed = np.arange(n) if eligible is None else np.flatnonzero(eligible)
+    assert len(rows) == min(k, len(allowed))
+    assert (np.diff(rows) > 0).all()
+    assert set(rows) <= set(allowed)
+    assert set(sample_rows(n, k // 2, seed, eligible)) <= set(rows)
+
+
+def test_priority_takes_the_highest_and_ties_go_to_the_first_row():
+    labels = np.zeros(5, np.uint32)
+    priority = np.array([1.0, 3.0, 2.0, 3.0, -np.inf], np.float32)
+    assert resample(labels, 9, 0, priority=priority).tolist() == [1, 3, 2, 0, 4]
+
+
+def test_tokens_are_a_budget_too():
+    labels = np.zeros(4, np.int64)
+    priority = np.array([4.0, 3.0, 2.0, 1.0])
+    costs = np.array([10, 20, 30, 1], np.int32)
+    assert resample(labels, 35, 0, priority=priority, costs=costs).tolist() == [0, 1]
+    assert resample(labels, 61, 0, priority=priority, costs=costs).tolist() == [0, 1, 2, 3]
+
+
+def test_what_cannot_be_used_is_named():
+    labels = np.zeros(3, np.int64)
+    with pytest.raises(GdigError, match="row 1: weight -1"):
+        resample(labels, 1, 0, np.array([1.0, -1.0, 1.0]))
+    with pytest.raises(GdigError, match="row 2: weight NaN"):
+        resample(labels, 1, 0, np.array([1.0, 1.0, np.nan], np.float32))
+    with pytest.raises(GdigError, match="expected one a row, 3; got 2"):
+        resample(labels, 1, 0, np.ones(2))
+    with pytest.raises(GdigError, match="row 0: label -7"):
+        resample(labels - 7, 1, 0)
+    with pytest.raises(ValueError, match="at most one"):
+        resample(labels, 1, 0, np.ones(3), priority=np.ones(3))
+    with pytest.raises(ValueError, match="budget"):
+        resample(labels, -1, 0)
+    with pytest.raises(ValueError, match="seed"):
+        resample(labels, 1, -1)
+    with pytest.raises(ValueError, match="labels: expected one dimension of uint32 or int32 or int64"):
+        resample(labels.astype(np.float32), 1, 0)
+    with pytest.raises(ValueError, match="C-contiguous"):
+        resample(np.zeros(6, np.int64)[::2], 1, 0)
