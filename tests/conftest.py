@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import os
+
+# Tiny matrices: a second thread only waits, and beside other work on the same cores its spinning costs seconds. Set
+# before torch is imported; commands that tests start inherit it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 from transformers import PreTrainedTokenizerFast
 
@@ -49,3 +55,33 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
 def tokenizer_factory():
     """`make_tokenizer`, for tests that need another kind, or one of their own to change."""
     return make_tokenizer
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache_home(tmp_path_factory) -> Iterator[None]:
+    """Keep what is derived from input files out of the home of whoever runs the tests; processes inherit it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="session")
+def project(tmp_path_factory, tiny_tokenizer) -> Project:
+    """A model directory with a tokenizer, a pool and seeds, tiny. Session-wide: copy what you change."""
+    return make_project(tmp_path_factory.mktemp("project"), tiny_tokenizer)
+
+
+@pytest.fixture(scope="session")
+def finished(project, tmp_path_factory) -> Path:
+    """The run directory of one uninterrupted `gdig.select` over the project. Session-wide: copy it to go on in it."""
+    import gdig
+
+    run_path = tmp_path_factory.mktemp("finished") / "run"
+    gdig.select(**project.options(run_path))
+    return run_path
+
+
+@pytest.fixture
+def run_copy(finished, tmp_path) -> Path:
+    """A finished run of one's own."""
+    return Path(shutil.copytree(finished, tmp_path / "run"))

@@ -26,8 +26,8 @@ def squared_gradients(a, d, offsets, out) -> None:
     lengths = offsets.diff()
     step = max(1, _ELEMENTS // out.numel())
     if len(lengths) and bool((lengths == lengths[0]).all()):
-        shape = (len(lengths), int(lengths[0]), -1)
-        a, d = a.view(shape), d.view(shape)
+        shape = (len(lengths), int(lengths[0]))
+        a, d = a.unflatten(0, shape), d.unflatten(0, shape)
         for i in range(0, len(lengths), step):
             out += (d[i : i + step].transpose(1, 2) @ a[i : i + step]).square_().sum(0)
         return

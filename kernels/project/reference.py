@@ -17,8 +17,8 @@ def project(a, d, offsets, q, p, columns, signs, out) -> None:
         right = right + q[:, width]
     lengths = offsets.diff()
     if len(lengths) and bool((lengths == lengths[0]).all()):
-        shape = (len(lengths), int(lengths[0]), -1)
-        blocks = left.view(shape).transpose(1, 2) @ right.view(shape)  # [B, p, p]
+        shape = (len(lengths), int(lengths[0]))
+        blocks = left.unflatten(0, shape).transpose(1, 2) @ right.unflatten(0, shape)  # [B, p, p]
     else:
         bounds = offsets.tolist()
         blocks = torch.stack([left[i:j].T @ right[i:j] for i, j in pairwise(bounds)])

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,6 +21,9 @@ from gdig.stages.quality import Quality, read_quality
 from gdig.stages.sweep import sweep_stage
 from gdig.store import SketchStore, verify_file
 from gdig.workspace import Workspace
+
+if TYPE_CHECKING:
+    from rich.text import Text
 
 
 @dataclass(frozen=True)
@@ -79,8 +82,8 @@ def select(config: Config | None = None, *, progress: Progress | None = None, **
 
 def preview(
     config: Config | None = None, *, rows: int = 5, progress: Progress | None = None, **options: Any
-) -> list[str]:
-    """Show a few candidates as the model will see them, with the masked part marked.
+) -> list[Text]:
+    """Show a few candidates as the model will see them, with the masked part marked; print each, or use rich.
 
     Needs `model` (for its tokenizer and window) and `candidates`; touches no weights and no run directory.
     """

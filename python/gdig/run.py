@@ -113,11 +113,12 @@ class Run:
             first = first or STAGES[0]
             progress.say(f"starting over from the {first} stage")
             self.start_over(first)
-        elsewhere = self.state.get("versions", {})
-        changed = {k: v for k, v in _versions().items() if elsewhere.get(k, v) != v}
-        for package, now in changed.items():
-            progress.warn(f"{package} {elsewhere[package]} began this run, {now} goes on: rounding may differ")
-        self.state.update(config=self.config.to_dict(), inputs=inputs, versions=elsewhere or _versions())
+        versions = _versions()
+        began = self.state.get("versions", versions)
+        for package, version_now in versions.items():
+            if began.get(package, version_now) != version_now:
+                progress.warn(f"{package} {began[package]} began this run, {version_now} goes on: rounding may differ")
+        self.state.update(config=self.config.to_dict(), inputs=inputs, versions=began)
         self._write()
 
     def _stage_config(self, name: str) -> dict[str, Any]:

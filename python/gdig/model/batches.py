@@ -27,9 +27,15 @@ class Batch:
     keys: np.ndarray
 
     @property
+    def shape(self) -> tuple[int, int]:
+        """(B, L)."""
+        lines, length = self.input_ids.shape
+        return lines, length
+
+    @property
     def offsets(self) -> torch.Tensor:
         """Where each line starts in the flattened rectangle: int64 [B + 1]."""
-        lines, length = self.input_ids.shape
+        lines, length = self.shape
         return torch.arange(lines + 1) * length
 
     @property

@@ -76,21 +76,22 @@ class GradientPass:
             ModelError: when a chosen layer takes no part in the pass, or does not see every token.
         """
         self._seen.clear()
+        shape = batch.shape
         ids = batch.input_ids.to(self.model.device, non_blocking=True)
         lines, positions = (batch.labels[:, 1:] != IGNORED).nonzero(as_tuple=True)
         targets = batch.labels[lines, positions + 1]
         counts = torch.bincount(lines, minlength=len(ids)).clamp(min=1)
-        with torch.enable_grad(), self._taps(sink, tuple(ids.shape)):
+        with torch.enable_grad(), self._taps(sink, shape):
             hidden = self._hidden(ids)
             picked = hidden[lines.to(hidden.device), positions.to(hidden.device)]
-            weights = (1.0 / counts[lines]) if self.loss_reduction == "mean" else torch.ones(len(lines))
+            weights = 1.0 / counts[lines].double() if self.loss_reduction == "mean" else torch.ones(len(lines)).double()
             noise = None if self.draw_seed is None else torch.from_numpy(self._noise(batch, lines))
             nll, gradient = self._head_loss(picked.detach(), targets, weights, noise)
             losses = torch.zeros(len(ids), dtype=torch.float64).index_add_(0, lines, nll * weights)
             bad = ~torch.isfinite(losses)
             self._bad = bad.to(ids.device) if bool(bad.any()) else None
             keep = batch.keep.to(ids.device, non_blocking=True)
-            self._keep = self._without_bad(keep[:, None], tuple(ids.shape))[:, 0]
+            self._keep = self._without_bad(keep[:, None], shape)[:, 0]
             if picked.requires_grad:
                 picked.backward(gradient)
         missing = [layer.name for i, layer in enumerate(self.model.layers) if i not in self._seen]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -121,7 +122,7 @@ def load_model(config: Config) -> Model:
     return wrap_model(module.to(device), config, adapter=base != path)
 
 
-def wrap_model(module: nn.Module, config: Config, *, adapter: bool = False) -> Model:
+def wrap_model(module: Any, config: Config, *, adapter: bool = False) -> Model:
     """Freeze a loaded model and find its parts. The module keeps its device and dtype."""
     module.eval().requires_grad_(False)
     inner = module.get_base_model() if adapter else module
@@ -165,7 +166,7 @@ def _has_safetensors(path: Path) -> bool:
 
 
 @torch.no_grad()
-def _head_is_plain(module: nn.Module, base: nn.Module, head: nn.Module) -> bool:
+def _head_is_plain(module: nn.Module, base: nn.Module, head: Any) -> bool:
     """Whether head(base(ids)) is what the model says, tried on a few tokens."""
     ids = torch.arange(1, 9, device=head.weight.device)[None] % head.weight.shape[0]
     whole = module(input_ids=ids, use_cache=False).logits

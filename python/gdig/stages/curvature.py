@@ -71,7 +71,13 @@ class Factors:
         arrays, metadata = read_tensors(path)
         tensors = {name: torch.from_numpy(np.array(array)).to(device) for name, array in arrays.items()}
         return cls(
-            **{"corrected": None, **tensors},
+            a=tensors["a"],
+            s=tensors["s"],
+            q_a=tensors["q_a"],
+            q_s=tensors["q_s"],
+            l_a=tensors["l_a"],
+            l_s=tensors["l_s"],
+            corrected=tensors.get("corrected"),
             tokens=int(metadata["tokens"]),
             examples=int(metadata["examples"]),
             reduce=metadata["reduce"] == "1",
@@ -157,7 +163,7 @@ def _zeros(layer: Layer, model: Model) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _moments_sink(batch: Batch, sums: list[tuple[torch.Tensor, torch.Tensor]], reduce: bool) -> Sink:
-    shape = tuple(batch.input_ids.shape)
+    shape = batch.shape
 
     def sink(index: int, a: torch.Tensor, d: torch.Tensor, keep: torch.Tensor) -> None:
         sum_a, sum_s = sums[index]
@@ -177,6 +183,7 @@ def _corrected_sink(batch: Batch, factors: list[Factors]) -> Sink:
 
     def sink(index: int, a: torch.Tensor, d: torch.Tensor, keep: torch.Tensor) -> None:
         f = factors[index]
+        assert f.corrected is not None
         dtype = f.q_a.dtype
         a = with_ones(a.to(dtype), len(f.l_a), keep.to(dtype))
         ops.squared_gradients(a @ f.q_a, d.to(dtype) @ f.q_s, offsets, f.corrected)

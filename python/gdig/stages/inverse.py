@@ -47,11 +47,6 @@ class Inverse:
             raise ModelError(f"{name}: its curvature is singular; damping_factor must be above 0")
         self._scale = (1.0 / damped).to(factors.q_a.dtype)
 
-    @property
-    def separable(self) -> bool:
-        """Whether W = left G right: then a sum over tokens stays one, and no [O, J] matrix is needed."""
-        return self._scale is None
-
     def tokens(self, a: torch.Tensor, d: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Separable form: factors U [O, T], V [J, T] with W = U V^T, for G = sum_t d_t a_t^T; a [T, J], d [T, O]."""
         if self._sides is None:
@@ -61,10 +56,12 @@ class Inverse:
 
     def dense(self, g: torch.Tensor) -> torch.Tensor:
         """W [O, J] for a gradient g [O, J]."""
-        if self._scale is None:
-            left, right = self._sides or (None, None)
-            return g if left is None else left @ g @ right
-        f = self._known
+        if self._sides is not None:
+            left, right = self._sides
+            return left @ g @ right
+        if self._scale is None or self.factors is None:
+            return g
+        f = self.factors
         return f.q_s @ ((f.q_s.T @ g @ f.q_a) * self._scale) @ f.q_a.T
 
     def low_rank(
@@ -78,17 +75,12 @@ class Inverse:
             cap: most columns.
             seed: of the randomised range finder that wide layers use.
         """
-        if self.separable:
+        if self._scale is None or self.factors is None:
             return compress(*self.tokens(a, d), energy, cap)
-        f = self._known
+        f = self.factors
         rotated = ((d @ f.q_s).T @ (a @ f.q_a)) * self._scale
         u, v, kept = factor(rotated, energy, cap, seed)
         return f.q_s @ u, f.q_a @ v, kept
-
-    @property
-    def _known(self) -> Factors:
-        assert self.factors is not None
-        return self.factors
 
 
 def _tikhonov(f: Factors, x: float, name: str) -> tuple[torch.Tensor, torch.Tensor]:
@@ -114,7 +106,8 @@ def _cut(squares: torch.Tensor, total: float, energy: float, cap: int) -> _Cut:
     if total <= 0:
         return _Cut(1, 1.0)
     share = squares.clamp(min=0).cumsum(0) / total
-    enough = int((share < energy).sum()) + 1
+    # All of the energy means every column: the sum reaches 1 by rounding while values of 1e-8 are still to come.
+    enough = len(squares) if energy >= 1 else int((share < energy).sum()) + 1
     rank = min(enough, len(squares), cap)
     return _Cut(rank, min(1.0, float(share[rank - 1])))
 

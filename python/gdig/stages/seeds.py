@@ -130,7 +130,8 @@ def precondition_seeds(
 
 def _join(parts: list[tuple[torch.Tensor, torch.Tensor, float]]) -> SeedFactors:
     ranks = torch.tensor([0] + [u.shape[1] for u, _, _ in parts])
-    u, v = (torch.cat([part[i] for part in parts], dim=1).contiguous() for i in (0, 1))
+    u = torch.cat([u for u, _, _ in parts], dim=1).contiguous()
+    v = torch.cat([v for _, v, _ in parts], dim=1).contiguous()
     return SeedFactors(u, v, ranks.cumsum(0), np.array([kept for _, _, kept in parts]))
 
 

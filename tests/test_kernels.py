@@ -1,0 +1,123 @@
+"""The reference kernels against plain loops: odd shapes, ragged and empty examples, bias, every dtype."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gdig import ops
+
+DTYPES = [torch.float64, torch.float32, torch.bfloat16]
+
+
+def _case(lengths, i, o, dtype, seed=0):
+    g = torch.Generator().manual_seed(seed)
+    t = sum(lengths)
+    a, d = (torch.randn(t, w, generator=g, dtype=torch.float64).to(dtype) for w in (i, o))
+    offsets = torch.tensor([0, *lengths]).cumsum(0)
+    return a, d, offsets
+
+
+def _gradients(a, d, offsets, bias):
+    a, d = a.double(), d.double()
+    a = torch.cat([a, torch.ones(len(a), 1, dtype=a.dtype)], 1) if bias else a
+    bounds = offsets.tolist()
+    return torch.stack([d[i:j].T @ a[i:j] for i, j in pairwise(bounds)])
+
+
+def _close(got, want, terms, scale):
+    """Float32 sums of `terms` products of size `scale`: every term rounds once, at most terms * 2^-24 of the sum."""
+    eps = 2.0**-24 if got.dtype == torch.float32 else 2.0**-53
+    assert (got.double() - want).abs().max() <= 2 * terms * eps * scale
+
+
+shapes = st.tuples(
+    st.lists(st.integers(0, 9), min_size=1, max_size=5), st.integers(1, 9), st.integers(1, 9), st.booleans()
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(shapes, st.sampled_from(DTYPES), st.lists(st.integers(0, 5), min_size=1, max_size=4))
+def test_score(shape, dtype, ranks):
+    lengths, i, o, bias = shape
+    a, d, offsets = _case(lengths, i, o, dtype)
+    acc = torch.promote_types(dtype, torch.float32)
+    columns = torch.tensor([0, *ranks]).cumsum(0)
+    c = int(columns[-1])
+    g = torch.Generator().manual_seed(1)
+    u, v = (torch.randn(w, c, generator=g, dtype=torch.float64).to(acc) for w in (o, i + bias))
+    out = torch.ones(len(lengths), len(ranks), dtype=acc)
+    ops.score(a, d, offsets, u, v, columns, out)
+    want = torch.ones(len(lengths), len(ranks), dtype=torch.float64)
+    for s in range(len(ranks)):
+        part = slice(int(columns[s]), int(columns[s + 1]))
+        w = u[:, part].double() @ v[:, part].double().T
+        want[:, s] += (_gradients(a, d, offsets, bias) * w).sum((1, 2))
+    size = 1 + float(a.double().abs().sum() + 1) * float(d.double().abs().sum()) * float(u.abs().sum() + 1) * float(
+        v.abs().sum() + 1
+    )
+    _close(out, want, i + o + sum(lengths) + c, size)
+
+
+@settings(max_examples=60, deadline=None)
+@given(shapes, st.sampled_from(DTYPES), st.integers(1, 4), st.integers(1, 7))
+def test_project(shape, dtype, side, dim):
+    lengths, i, o, bias = shape
+    a, d, offsets = _case(lengths, i, o, dtype)
+    acc = torch.promote_types(dtype, torch.float32)
+    g = torch.Generator().manual_seed(2)
+    q, p = (torch.randn(side, w, generator=g, dtype=torch.float64).to(acc) for w in (i + bias, o))
+    columns = torch.randint(0, dim, (side * side,), generator=g)
+    signs = torch.randint(0, 2, (side * side,), generator=g).to(acc) * 2 - 1
+    out = torch.ones(len(lengths), dim, dtype=acc)
+    ops.project(a, d, offsets, q, p, columns, signs, out)
+    blocks = p.double() @ _gradients(a, d, offsets, bias) @ q.double().T
+    want = torch.ones(len(lengths), dim, dtype=torch.float64)
+    for k in range(side * side):
+        want[:, columns[k]] += signs[k] * blocks.flatten(1)[:, k]
+    size = 1 + float(a.double().abs().sum() + 1) * float(d.double().abs().sum()) * float(
+        q.abs().sum() * p.abs().sum() + 1
+    )
+    _close(out, want, i + o + sum(lengths) + side * side, size)
+
+
+@settings(max_examples=60, deadline=None)
+@given(shapes, st.sampled_from(DTYPES))
+def test_covariance_and_squares(shape, dtype):
+    lengths, i, o, bias = shape
+    a, d, offsets = _case(lengths, i, o, dtype)
+    acc = torch.promote_types(dtype, torch.float32)
+    keep = (torch.arange(len(a)) % 3 != 0).to(acc)
+    out = torch.ones(i + bias, i + bias, dtype=acc)
+    ops.covariance(a, keep, out)
+    wide = torch.cat([a.double(), torch.ones(len(a), 1, dtype=torch.float64)], 1) if bias else a.double()
+    want = 1 + (wide * keep[:, None]).T @ wide
+    _close(out, want, len(a) + 2, 1 + float(wide.square().sum()))
+    squares = torch.ones(o, i, dtype=acc)
+    ops.squared_gradients(a.to(acc), d.to(acc), offsets, squares)
+    g = _gradients(a, d, offsets, False)
+    size = 1 + float(a.double().abs().sum() ** 2) * float(d.double().abs().sum() ** 2)
+    _close(squares, 1 + g.square().sum(0), sum(lengths) + len(lengths) + 2, size)
+
+
+def test_arguments_that_do_not_fit_are_named():
+    a, d, offsets = _case([2, 3], 4, 5, torch.float32)
+    u, v, columns = torch.zeros(5, 2), torch.zeros(4, 2), torch.tensor([0, 2])
+    out = torch.zeros(2, 1)
+    with pytest.raises(ValueError, match=r"score: v: expected shape \(4, 2\).*got \(7, 2\)"):
+        ops.score(a, d, offsets, u, torch.zeros(7, 2), columns, out)
+    with pytest.raises(ValueError, match="score: offsets: expected a CPU tensor that ends at 5"):
+        ops.score(a, d, offsets[:-1], u, v, columns, torch.zeros(1, 1))
+    with pytest.raises(ValueError, match="impl: expected 'auto' or 'reference', got 'fast'"):
+        ops.score(a, d, offsets, u, v, columns, out, impl="fast")
+    q, p, r = torch.zeros(3, 4), torch.zeros(3, 9), torch.zeros(9)
+    with pytest.raises(ValueError, match="project: p: expected shape"):
+        ops.project(a, d, offsets, q, p, r.long(), r, torch.zeros(2, 6))
+    with pytest.raises(ValueError, match="covariance: out: expected 4"):
+        ops.covariance(a, torch.ones(5), torch.zeros(9, 9))
+    with pytest.raises(ValueError, match=r"out: expected torch\.float32, got torch\.float64"):
+        ops.score(a, d, offsets, u.double(), v.double(), columns, out.double())

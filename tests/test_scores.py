@@ -1,0 +1,148 @@
+"""Influence against the float64 oracle: every inversion, damping, Fisher and kind of layer."""
+
+from __future__ import annotations
+
+import numpy as np
+import oracle
+import pytest
+import torch
+from tiny_models import MODELS, llama, make_examples, wrapped
+
+from gdig.model.layers import choose_layers
+from gdig.progress import Progress
+from gdig.stages.curvature import fit_curvature
+from gdig.stages.seeds import precondition_seeds
+from gdig.stages.sweep import Sweeper
+
+SAMPLE, SEEDS, POOL = make_examples(40, 1), make_examples(5, 2), make_examples(12, 3)
+EXACT = {"seed_energy": 1.0, "seed_rank": 10_000, "projection_dim": 32, "projection_side": 4, "token_batch_size": 128}
+
+
+def scores(model, config, sample=SAMPLE, seeds=SEEDS, pool=POOL):
+    """[pool, seeds] as the stages compute them."""
+    progress = Progress(quiet=True)
+    factors = [None] * len(model.layers)
+    if config.inversion != "identity":
+        factors, _ = fit_curvature(model, sample, np.arange(len(sample), dtype=np.uint64), config, progress)
+    joined, report = precondition_seeds(model, factors, seeds, pool[:4], config, progress)
+    return Sweeper(model, joined, config, progress).compute(pool)[0], report
+
+
+CASES = {
+    "identity": ("identity", "relative", 0.1, {}),
+    "kfac": ("kfac", "relative", 0.1, {}),
+    "ekfac": ("ekfac", "relative", 0.1, {}),
+    "ekfac absolute": ("ekfac", "absolute", 1e-4, {}),
+    "kfac absolute": ("kfac", "absolute", 1e-4, {}),
+    "tikhonov": ("kfac", "factored_tikhonov", 1e-3, {}),
+    "tikhonov reduce": ("kfac", "factored_tikhonov", 0.5, {"kfac_approx": "reduce"}),
+    "kfac reduce": ("kfac", "relative", 0.1, {"kfac_approx": "reduce"}),
+    "ekfac sum": ("ekfac", "relative", 0.1, {"loss_reduction": "sum"}),
+}
+
+
+@pytest.mark.parametrize("empirical", [True, False], ids=["empirical", "true fisher"])
+@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_scores_match_the_dense_oracle(kind, case, empirical):
+    inversion, mode, damping, extra = CASES[case]
+    model, config = wrapped(
+        MODELS[kind](), inversion=inversion, damping_mode=mode, damping_factor=damping,
+        use_empirical_fisher=empirical, **extra, **EXACT,
+    )  # fmt: skip
+    got, _ = scores(model, config)
+    names = [layer.name for layer in model.layers]
+    want = oracle.influence(
+        model.module, names, SAMPLE, SEEDS, POOL, inversion=inversion, damping_mode=mode, damping=damping,
+        reduce=config.kfac_approx == "reduce", reduction=config.loss_reduction,
+        draw_seed=None if empirical else config.seed,
+    )  # fmt: skip
+    # All float64 but for the result, stored as float32 (2^-24 of each); what float64 itself leaves, including the
+    # condition of the damped Hessian (at most 1 / damping relative, 1e4 here), stays below 1e-9 of the largest score.
+    assert np.all(np.abs(got - want) <= 2.0**-24 * np.abs(want) + 1e-9 * np.abs(want).max())
+
+
+@pytest.mark.parametrize("kind", ["llama-bias", "llama-tied"])
+def test_scores_with_bias_and_with_tied_embeddings(kind):
+    model, config = wrapped(MODELS[kind](), use_empirical_fisher=True, **EXACT)
+    got, _ = scores(model, config)
+    want = oracle.influence(model.module, [layer.name for layer in model.layers], SAMPLE, SEEDS, POOL)
+    assert np.all(np.abs(got - want) <= 2.0**-24 * np.abs(want) + 1e-9 * np.abs(want).max())
+
+
+def test_oracle_captures_the_weight_gradient():
+    """sum_t d_t a_t^T is the gradient that autograd gives the weight and the bias: the oracle's own ground."""
+    for kind in MODELS:
+        model = MODELS[kind]().double()
+        names = [layer.name for layer in choose_layers(model, None, head=model.lm_head)]
+        pairs, _ = oracle.captured(model, names, POOL[0])
+        for name in names:
+            got, want = oracle.gradient(pairs[name]), oracle.weight_gradient(model, name)
+            assert torch.allclose(got, want, rtol=1e-10, atol=1e-14)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_low_precision_adds_no_more_than_the_arithmetic_itself(kind, dtype):
+    """The tolerance is the error of a plain implementation in the same precision: the oracle on the model in `dtype`,
+    one example at a time, everything behind the captured tensors in float64. Ours may round in another order."""
+    module = MODELS[kind]().to(dtype)
+    options = {"use_empirical_fisher": True, **EXACT}
+    model, config = wrapped(module, dtype, **options)
+    names = [layer.name for layer in model.layers]
+    got, _ = scores(model, config)
+    plain = oracle.influence(model.module, names, SAMPLE, SEEDS, POOL)
+    want = oracle.influence(model.module.double(), names, SAMPLE, SEEDS, POOL)
+    budget = np.linalg.norm(plain - want)
+    assert 0 < budget < 0.2 * np.linalg.norm(want)
+    # float32: the factors themselves are float32 sums and products too, of the same order as the model's own rounding.
+    assert np.linalg.norm(got - want) <= (2 if dtype == torch.bfloat16 else 4) * budget
+
+
+def test_truncated_rank_loses_what_it_says_and_the_probe_reports_it():
+    model, config = wrapped(llama(), use_empirical_fisher=True, **{**EXACT, "seed_energy": 0.9, "probe_rows": 4})
+    exact_config = config.with_options(seed_energy=1.0)
+    cut, report = scores(model, config)
+    exact, full = scores(model, exact_config)
+    assert report.columns < full.columns and report.least_energy >= 0.9
+    probe = np.linalg.norm(cut[:4] - exact[:4]) / np.linalg.norm(exact[:4])
+    assert report.relative_error == pytest.approx(probe, rel=1e-4)
+    assert full.relative_error < 1e-12 and full.correlation > 1 - 1e-12
+
+
+def test_positive_influence_means_a_step_lowers_the_loss():
+    """To first order a step along -G_e changes a seed's loss by -lr <G_e, G_s>, and one along -H^-1 G_e by -lr times
+    the influence under H: the sign must be right for all but pairs near zero. For a plain step and EK-FAC's influence
+    the claim is weaker, most pairs: more than chance gives once in a hundred (normal bound of the binomial)."""
+    pool = make_examples(30, 5)
+    n = len(pool) * len(SEEDS)
+    for inversion, preconditioned, least in (
+        ("identity", False, 0.98 * n),
+        ("ekfac", True, 0.98 * n),
+        ("ekfac", False, n / 2 + 2.33 * n**0.5 / 2),
+    ):
+        model, config = wrapped(llama(seed=4), inversion=inversion, use_empirical_fisher=True, **EXACT)
+        got, _ = scores(model, config, pool=pool)
+        names = [layer.name for layer in model.layers]
+        before = np.array([oracle.captured(model.module, names, s)[1] for s in SEEDS])
+        fitted = [oracle.captured(model.module, names, e)[0] for e in SAMPLE]
+        h = {name: oracle.hessian([f[name] for f in fitted], inversion, "relative", 0.1) for name in names}
+        right = 0
+        for e, candidate in enumerate(pool):
+            step = {
+                name: oracle.gradient(pair) for name, pair in oracle.captured(model.module, names, candidate)[0].items()
+            }
+            if preconditioned:
+                step = {k: torch.linalg.solve(h[k], g.flatten()).view(g.shape) for k, g in step.items()}
+            length = 1e-4 / float(sum(g.square().sum() for g in step.values())) ** 0.5
+            _move(model, step, -length)
+            after = np.array([oracle.captured(model.module, names, s)[1] for s in SEEDS])
+            _move(model, step, length)
+            right += int(((after < before) == (got[e] > 0)).sum())
+        assert right >= least, (inversion, preconditioned, right, n)
+
+
+@torch.no_grad()
+def _move(model, step, length):
+    for layer in model.layers:
+        layer.module.weight += length * step[layer.name]
