@@ -8,6 +8,7 @@ import pytest
 import torch
 from tiny_models import MODELS, gpt2, llama, make_examples, wrapped
 
+from gdig import ops
 from gdig.model.batches import make_batches
 from gdig.progress import Progress
 from gdig.stages.seeds import precondition_seeds

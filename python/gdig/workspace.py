@@ -140,7 +140,10 @@ class Workspace:
         window = limits.window or _NO_LIMIT
         row_format = self._format(corpus)
         tokenizer = None if row_format == "tokens" else self.tokenizer
-        return Encoder(self.config, row_format, tokenizer, window, vocab_size=limits.vocab_size)
+        encoder = Encoder(self.config, row_format, tokenizer, window, vocab_size=limits.vocab_size)
+        if not encoder.has_eos and row_format != "tokens":
+            self.progress.warn("the tokenizer has no EOS token: examples end without one")
+        return encoder
 
     def _inputs(self) -> dict[str, dict]:
         """Fingerprint every input."""

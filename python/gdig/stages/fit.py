@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from gdig.data.tokens import Example
+from gdig.errors import RunError
 from gdig.stages.curvature import Factors, fit_curvature
 from gdig.stages.seeds import SeedFactors, SeedReport, precondition_seeds
 from gdig.workspace import Workspace
@@ -42,8 +43,15 @@ def fit_stage(work: Workspace) -> None:
 
 
 def read_seed_factors(work: Workspace) -> list[SeedFactors]:
-    """Read what the fit left, in the order of the model's layers."""
+    """Read what the fit left, in the order of the model's layers.
+
+    Raises:
+        RunError: when the fit ran in another precision (which "auto" makes of another device).
+    """
     model = work.model
+    fitted = work.run.stage("fit")["dtype"]
+    if fitted != str(model.dtype):
+        raise RunError(f"precision: the run was fitted in {fitted}, the model is now {model.dtype}; set precision")
     return [SeedFactors.load(_file(work.run.path, "seeds", layer.name), model.device) for layer in model.layers]
 
 
