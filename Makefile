@@ -21,11 +21,12 @@ venv: .make/native ## make .venv and build gdig into it; later runs rebuild only
 	@command -v cargo >/dev/null || { echo "no Rust toolchain: cargo is not on the PATH (see https://rustup.rs)" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; v = sys.version_info; v < (3, 10) and sys.exit(f"Python 3.10 or newer is needed, $(PYTHON) is {v.major}.{v.minor}")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "installing torch, the other dependencies and gdig into .venv: minutes the first time"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@mkdir -p .make && touch $@
 
 .make/native: .make/python $(RUST)
-	$(BIN)/python -m maturin develop --release --quiet
+	$(BIN)/python -m maturin develop --release --quiet --skip-install
 	@touch $@
 
 .PHONY: demo

@@ -31,11 +31,12 @@ def main() -> None:
     make_inputs(folder)
     command = [
         *("select", "--model", f"{folder}/model", "--candidates", f"{folder}/pool.jsonl"),
-        *("--seeds", f"{folder}/seeds.jsonl", "--budget", str(BUDGET), "--run-path", f"{folder}/run"),
-        *("--output", f"{folder}/selection.jsonl"),
+        *("--seeds", f"{folder}/seeds.jsonl", "--fit-rows", "1000", "--unit-normalize", "--budget", str(BUDGET)),
+        *("--run-path", f"{folder}/run", "--output", f"{folder}/selection.jsonl"),
     ]
     print(f"\n$ gdig {shlex.join(command)}", flush=True)
-    subprocess.run([sys.executable, "-m", "gdig", *command], check=True)
+    if status := subprocess.run([sys.executable, "-m", "gdig", *command]).returncode:
+        sys.exit(status)  # gdig has said why
     report(folder)
     print(f"\nThe selection: {folder}/selection.jsonl. The run: {folder}/run. {time.monotonic() - start:.0f} s in all.")
 

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers.utils.logging import disable_progress_bar
 
 from gdig.config import DataOptions
 from gdig.data.corpus import open_corpus
@@ -29,6 +30,7 @@ def make_model(
     in which the sweep will show it the rows.
     """
     torch.manual_seed(seed)
+    disable_progress_bar()
     corpus = open_corpus([pool])
     tokenizer = make_tokenizer([TemplatePrompter("translation")(row).text for row in corpus.rows(0, len(corpus))])
     encoder = Encoder(DataOptions(), "translation", tokenizer, WINDOW)

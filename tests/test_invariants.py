@@ -119,3 +119,13 @@ def test_no_weight_gradient_and_nothing_below_the_first_layer():
     sweeper(model, config).compute(POOL)
     assert reached and not any(reached)
     assert all(p.grad is None and not p.requires_grad for p in module.parameters())
+
+
+def test_the_head_sees_labelled_positions_only():
+    module = llama()
+    model, config = wrapped(module, **options())
+    rows = sweeper(model, config)
+    seen = []
+    module.lm_head.register_forward_hook(lambda m, args, out: seen.append(args[0].numel() // args[0].shape[-1]))
+    rows.compute(POOL)
+    assert sum(seen) == sum(example.n_target for example in POOL)

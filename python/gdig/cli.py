@@ -36,7 +36,7 @@ class PreviewOptions:
     """What to show."""
 
     rows: int = 5
-    """Candidates to show, from the first on; as many seeds follow."""
+    """Candidates to show, from the first on."""
 
 
 @dataclass(frozen=True)
@@ -142,6 +142,8 @@ def _main(args: list[str]) -> int:
     progress = Progress(quiet=config.quiet)
     if name == "verify":
         config.require("run_path")
+    # Bars of other libraries (of loading weights and the like) would stand among gdig's own.
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     pipeline = importlib.import_module("gdig.pipeline")
     if name == "preview":
         lines = pipeline.preview(config, rows=rest["rows"], progress=progress)

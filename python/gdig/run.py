@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
@@ -46,12 +47,18 @@ class Run:
         self._file = self.path / "run.json"
         if self.path.exists() and not self.path.is_dir():
             raise RunError(f"run_path: {self.path} is a file, expected a directory")
-        if self.path.is_dir() and not self._file.exists() and any(p.name != ".lock" for p in self.path.iterdir()):
+        if self.path.is_dir() and not self._file.exists() and any(not _is_ours(p) for p in self.path.iterdir()):
             raise RunError(f"run_path: {self.path} is not empty and holds no run.json; choose another directory")
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock = _lock(self.path / ".lock")
-        self.state = self._read()
-        self._settle(inputs, progress)
+        try:
+            for leftover in self.path.rglob(".*.tmp"):  # of a process that was killed: the lock says there is no other
+                leftover.unlink(missing_ok=True)
+            self.state = self._read()
+            self._settle(inputs, progress)
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
         """Let another process use the directory."""
@@ -75,6 +82,8 @@ class Run:
     def running(self, name: str) -> Iterator[None]:
         """Mark a stage as running, and as done when the block ends well; its seconds add up over starts."""
         start = time.monotonic()
+        if not self.stage(name):
+            self._remove_files(name)  # left by a start_over that was killed: of another configuration, perhaps
         before = self.stage(name).get("seconds", 0.0)
         self.record(name, state="running")
         try:
@@ -90,8 +99,12 @@ class Run:
             self.state["stages"].pop(later, None)
         self._write()  # first: files without a record are unfinished work, a record without files would be a lie
         for later in STAGES[STAGES.index(name) :]:
-            for directory in _DIRECTORIES[later]:
-                shutil.rmtree(self.path / directory, ignore_errors=True)
+            self._remove_files(later)
+
+    def _remove_files(self, name: str) -> None:
+        for directory in _DIRECTORIES[name]:
+            with contextlib.suppress(FileNotFoundError):
+                shutil.rmtree(self.path / directory)
 
     def _settle(self, inputs: dict[str, dict], progress: Progress) -> None:
         """Compare what the directory holds with what is asked now."""
@@ -140,6 +153,11 @@ class Run:
     def _write(self) -> None:
         with replacing(self._file) as temporary:
             temporary.write_text(json.dumps(self.state, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a file in a directory without run.json is what a start leaves that was killed before it wrote that."""
+    return path.name == ".lock" or (path.name.startswith(".run.json.") and path.suffix == ".tmp")
 
 
 def _lock(path: Path) -> int:
