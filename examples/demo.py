@@ -31,7 +31,7 @@ def main() -> None:
     make_inputs(folder)
     command = [
         *("select", "--model", f"{folder}/model", "--candidates", f"{folder}/pool.jsonl"),
-        *("--seeds", f"{folder}/seeds.jsonl", "--fit-rows", "1000", "--unit-normalize", "--budget", str(BUDGET)),
+        *("--seeds", f"{folder}/seeds.jsonl", "--fit-rows", "1000", "--budget", str(BUDGET)),
         *("--run-path", f"{folder}/run", "--output", f"{folder}/selection.jsonl"),
     ]
     print(f"\n$ gdig {shlex.join(command)}", flush=True)

@@ -13,7 +13,7 @@ from gdig.config import Config
 from gdig.errors import ConfigError, RunError
 
 # What belongs to one start of a run and is not inherited by the next.
-_NOT_INHERITED = ("overwrite", "quiet", "run_path")
+_NOT_INHERITED = ("output", "overwrite", "quiet", "run_path")
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:

@@ -41,7 +41,8 @@ def cluster_sketches(store: SketchStore, directory: Path, n_clusters: int, confi
     Leaves directory/centroids.safetensors, and directory/labels with labels and distances split as the sweep is.
 
     Returns:
-        What there is to record: n_clusters, n_iter, inertia (of the rows trained on).
+        What there is to record: n_clusters, n_iter, inertia (of the rows trained on), rows of the largest cluster, and
+        how many clusters hold at most one row.
     """
     centroids = directory / "centroids.safetensors"
     kmeans = KMeans(
@@ -56,10 +57,25 @@ def cluster_sketches(store: SketchStore, directory: Path, n_clusters: int, confi
     with progress.stage("cluster: k-means", config.kmeans_max_iter, "iterations") as bar:
         kmeans.fit(store, callback=lambda iteration, inertia, shift: bar.advance(1, f"inertia {inertia:.4g}"))
     kmeans.save(centroids)
+    seen = 0
     with progress.stage("cluster: labels", len(store)) as bar:
-        kmeans.predict_to(store, directory / "labels")
-        bar.advance(len(store))
-    return {"n_clusters": n_clusters, "n_iter": kmeans.n_iter_, "inertia": float(kmeans.inertia_)}
+
+        def labelled(done: int, total: int) -> None:
+            nonlocal seen
+            bar.advance(done - seen)
+            seen = done
+
+        kmeans.predict_to(store, directory / "labels", callback=labelled)
+    labels = read_labels(directory, len(store))
+    sizes = np.bincount(labels[labels != NO_CLUSTER], minlength=n_clusters)
+    single = int((sizes <= 1).sum())
+    if single > n_clusters // 2 and n_clusters > 1 and sizes.sum() > 4 * n_clusters:
+        progress.warn(
+            f"cluster: {single} of {n_clusters} clusters hold at most one row, the largest holds {sizes.max()}: a few very "
+            "long gradients stand apart; unit_normalize clusters by direction instead"
+        )
+    facts = {"n_clusters": n_clusters, "n_iter": kmeans.n_iter_, "inertia": float(kmeans.inertia_)}
+    return {**facts, "largest": int(sizes.max()), "at_most_one_row": single}
 
 
 def read_labels(directory: Path, n: int) -> np.ndarray:

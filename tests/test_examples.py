@@ -1,0 +1,64 @@
+"""The demo's pool is what it says it is, and its AUROC is one."""
+
+from __future__ import annotations
+
+import importlib
+from collections import Counter
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+
+
+@pytest.fixture
+def examples(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    return importlib.import_module("translation_pool")
+
+
+def test_the_pool_has_the_corruptions_it_names(examples: ModuleType) -> None:
+    pool, seeds = examples.make_pool(n=1001, n_seeds=20, corrupted=0.3, seed=5)
+    # The same draws without the corruption: what every target should have been.
+    right = {r["src_text"]: r["trg_text"] for r in examples.make_pool(n=1001, n_seeds=20, corrupted=0.0, seed=5)[0]}
+    counts = Counter(row["corruption"] for row in pool)
+    assert counts == {"clean": 701, **{kind: 75 for kind in examples.CORRUPTIONS}}
+    assert len(right) == 1001, "two rows have the same source"
+    assert not {r["src_text"] for r in seeds} & set(right)
+    assert {r["corruption"] for r in seeds} == {"clean"}
+    for row in pool:
+        target, wanted = row["trg_text"], right[row["src_text"]]
+        if row["corruption"] == "clean":
+            assert target == wanted
+        elif row["corruption"] == "swapped target":
+            assert target in right.values() and target != wanted
+        elif row["corruption"] == "truncated":
+            assert wanted.startswith(target + " ") and len(target.split()) <= len(wanted.split()) / 2
+        elif row["corruption"] == "source copied":
+            assert target == row["src_text"]
+        else:
+            assert sorted(target.split()) == sorted(wanted.split()) and target != wanted
+
+
+def test_the_language_is_a_function_of_the_words(examples: ModuleType) -> None:
+    pool, seeds = examples.make_pool(n=3000, corrupted=0.0)
+    shapes = Counter(len(row["trg_text"].split()) for row in pool)
+    assert min(shapes) == 3 and max(shapes) == 9
+    # An object bears -n and the verb, last, one of two suffixes.
+    assert {row["trg_text"][-2:] for row in pool + seeds} == {"ta", "ru"}
+    for row in pool:
+        assert (row["trg_text"][-2:] == "ru") == (" will " in row["src_text"])
+
+
+def test_auroc(examples: ModuleType) -> None:
+    from sklearn.metrics import roc_auc_score
+
+    auroc = importlib.import_module("demo").auroc
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        positive, negative = rng.integers(0, 8, 20).astype(float), rng.integers(0, 6, 13).astype(float)
+        wanted = roc_auc_score([1] * 20 + [0] * 13, np.r_[positive, negative])
+        assert auroc(positive, negative) == pytest.approx(wanted, abs=1e-12)  # both exact up to a few roundings
+    assert auroc(np.array([2.0, 3.0]), np.array([0.0, 1.0])) == 1.0
