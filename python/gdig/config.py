@@ -111,8 +111,8 @@ class ClusterOptions:
     n_clusters: int | None = None
     """Number of clusters. Default: 512, or the budget in rows if that is smaller."""
     unit_normalize: bool = True
-    """Cluster by direction: sketches and centroids scaled to unit length (spherical k-means). Off: Euclidean distance of
-    the sketches as they are, in which a few very long gradients get most clusters to themselves."""
+    """Cluster by direction: sketches and centroids scaled to unit length (spherical k-means). Off: Euclidean distance
+    of the sketches as they are, in which a few very long gradients get most clusters to themselves."""
     train_rows: int | Literal["all"] | None = None
     """Rows that k-means trains on, chosen by a seeded hash. Default: 1,024 a cluster."""
     kmeans_max_iter: int = 25

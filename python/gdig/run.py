@@ -178,8 +178,8 @@ def _lock(path: Path) -> int:
 def _input_differences(then: dict[str, dict], now: dict[str, dict]) -> list[str]:
     """Name the input files that are new, gone or changed."""
     lines = []
-    for kind, files in now.items():
-        before = then.get(kind, {})
+    for kind in {**then, **now}:
+        before, files = then.get(kind, {}), now.get(kind, {})
         for name in [*before, *(n for n in files if n not in before)]:
             if before.get(name) != files.get(name):
                 what = "is gone" if name not in files else "is new" if name not in before else "changed"

@@ -71,8 +71,8 @@ def cluster_sketches(store: SketchStore, directory: Path, n_clusters: int, confi
     single = int((sizes <= 1).sum())
     if single > n_clusters // 2 and n_clusters > 1 and sizes.sum() > 4 * n_clusters:
         progress.warn(
-            f"cluster: {single} of {n_clusters} clusters hold at most one row, the largest holds {sizes.max()}: a few very "
-            "long gradients stand apart; unit_normalize clusters by direction instead"
+            f"cluster: {single} of {n_clusters} clusters hold at most one row, the largest holds {sizes.max()}: "
+            "a few very long gradients stand apart; unit_normalize clusters by direction instead"
         )
     facts = {"n_clusters": n_clusters, "n_iter": kmeans.n_iter_, "inertia": float(kmeans.inertia_)}
     return {**facts, "largest": int(sizes.max()), "at_most_one_row": single}
