@@ -57,7 +57,9 @@ def split(example: Example) -> tuple[list[int], list[int]]:
 
 
 TEXT = st.text(
-    st.sampled_from(" \n\tab.,The cat matsé今天気😀\u0301\u200d\x00") | st.characters(exclude_categories=["Cs"])
+    # No "<": a text that spells a special token is that token to any tokenizer, which these properties do not speak of.
+    st.sampled_from(" \n\tab.,The cat matsé今天気😀\u0301\u200d\x00")
+    | st.characters(exclude_categories=["Cs"], exclude_characters="<")
 )
 
 

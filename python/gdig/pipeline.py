@@ -92,7 +92,7 @@ def preview(
     work = Workspace(_config(config, options), progress or Progress())
     work.config.require("model", "candidates")
     shown = range(min(rows, len(work.candidates)))
-    return preview_rows(work.candidates, work.encoder, shown, work.tokenizer)
+    return preview_rows(work.candidates, work.encoder, shown, work.encoder.tokenizer)
 
 
 def verify(run_path: str | Path, *, progress: Progress | None = None) -> list[str]:

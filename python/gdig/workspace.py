@@ -66,11 +66,9 @@ class Workspace:
 
     @cached_property
     def tokenizer(self) -> Any:
-        """The tokenizer, or None when every row holds its tokens already."""
+        """The tokenizer, which rows that hold their tokens do not need."""
         from gdig.data.tokens import load_tokenizer
 
-        if self._format(self.candidates) == "tokens":
-            return None
         return load_tokenizer(self.config.tokenizer or str(self.config.model), self.config.trust_remote_code)
 
     @cached_property
@@ -145,6 +143,13 @@ class Workspace:
             self.progress.warn("the tokenizer has no EOS token: examples end without one")
         return encoder
 
+    def _base_model(self) -> Path | None:
+        """The directory that an adapter names as its base."""
+        from gdig.model.load import model_directory
+
+        path = model_directory(self.config)
+        return None if path == Path(str(self.config.model)) else path
+
     def _inputs(self) -> dict[str, dict]:
         """Fingerprint every input."""
         inputs: dict[str, Sequence[str | Path]] = {
@@ -157,4 +162,6 @@ class Workspace:
         for name in ("model", "tokenizer"):
             if name in inputs and not Path(inputs[name][0]).is_dir():
                 raise ConfigError(f"{name}: expected a directory, found none at {inputs[name][0]}")
+        if (base := self._base_model()) is not None:
+            inputs["base_model"] = [base]
         return {name: fingerprint_paths(paths) for name, paths in inputs.items()}
