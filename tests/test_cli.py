@@ -203,20 +203,22 @@ def store_run(path: Path, **options: Any) -> None:
 
 
 def test_without_a_model_the_options_of_the_run_go_on(pipeline: Pipeline, tmp_path: Path) -> None:
-    store_run(tmp_path / "r", preset="paper", budget="3%", overwrite=True, quiet=True, run_path="elsewhere")
+    once = {"overwrite": True, "quiet": True, "run_path": "elsewhere", "budget": "3%", "output": "old.jsonl"}
+    store_run(tmp_path / "r", preset="paper", fit_rows=77, **once)
     (tmp_path / "run.yaml").write_text("seed_rank: 8\n")
     assert cli.main(["select", "--run-path", "r", "--method", "top", "--config", "run.yaml"]) == 0
     config = pipeline.config
-    assert (config.model, config.candidates, config.budget) == ("stored", ("x.jsonl",), "3%")
+    assert (config.model, config.candidates, config.fit_rows) == ("stored", ("x.jsonl",), 77)
     assert (config.preset, config.damping_mode, config.seed_rank) == ("paper", "factored_tikhonov", 8)
     assert (config.method, config.run_path) == ("top", "r")
     assert (config.overwrite, config.quiet) == (False, False), "these belong to one start"
+    assert (config.budget, config.output) == ("10%", None), "these belong to one choice"
 
 
 def test_a_preset_given_to_a_run_replaces_that_of_the_run(pipeline: Pipeline, tmp_path: Path) -> None:
-    store_run(tmp_path / "r", preset="paper", budget="3%")
+    store_run(tmp_path / "r", preset="paper", fit_rows=77)
     assert cli.main(["select", "--run-path", "r", "--preset", "default"]) == 0
-    assert (pipeline.config.inversion, pipeline.config.budget) == ("ekfac", "3%")
+    assert (pipeline.config.inversion, pipeline.config.fit_rows) == ("ekfac", 77)
     store_run(tmp_path / "q")
     assert cli.main(["select", "--run-path", "q", "--preset", "paper"]) == 0
     assert (pipeline.config.inversion, pipeline.config.model) == ("kfac", "stored")

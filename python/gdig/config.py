@@ -143,7 +143,8 @@ class RunOptions:
     """Where and how to run. These do not change what is computed beyond rounding, and may change between starts."""
 
     run_path: str | None = None
-    """Run directory: everything computed is kept there, and the same command goes on where it stopped."""
+    """Run directory: everything computed is kept there, and the same command goes on where it stopped. Given without
+    model, the run's own options hold, but for those of the choice itself (method, budget, tau, draw, output)."""
     overwrite: bool = False
     """Start over from the first stage whose configuration or input differs; from the beginning when none does."""
     bad_rows: Literal["error", "skip"] = "error"

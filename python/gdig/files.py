@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from gdig.errors import RunError
 
 
 @contextmanager
@@ -14,16 +17,22 @@ def replacing(path: Path) -> Iterator[Path]:
 
     The file is synced before the rename and its directory after it, so that a crash leaves the old file or the new one.
     When the block fails, the temporary file is removed.
+
+    Raises:
+        RunError: naming the file, when it cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         sync(temporary)
         temporary.replace(path)
         sync(path.parent)
+    except OSError as error:
+        raise RunError(f"{path}: cannot be written: {error.strerror or error}") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def sync(path: Path) -> None:

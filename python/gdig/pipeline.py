@@ -12,8 +12,9 @@ import numpy as np
 
 from gdig.config import Budget, Config, SelectOptions, parse_budget
 from gdig.data.export import export
-from gdig.errors import ConfigError
+from gdig.errors import ConfigError, StoreError
 from gdig.progress import Progress
+from gdig.run import read_state
 from gdig.stages.choose import choose, needs_clusters
 from gdig.stages.cluster import cluster_sketches, read_distances, read_labels, resolve_clusters
 from gdig.stages.fit import fit_stage
@@ -105,16 +106,33 @@ def verify(run_path: str | Path, *, progress: Progress | None = None) -> list[st
     if not (path / "run.json").is_file():
         raise ConfigError(f"run_path: {path} is no run directory (it holds no run.json)")
     lines = []
+    expected = _finished_files(path)
     for name in ("curvature", "seeds", "clusters", "clusters/labels"):
-        files = sorted((path / name).glob("*.safetensors"))
+        files = sorted({*(path / name).glob("*.safetensors"), *(f for f in expected if f.parent == path / name)})
         for file in files:
-            verify_file(file)
+            verify_file(file)  # says so if it is not there
         if files:
             lines.append(f"{name}: {len(files)} files, {sum(f.stat().st_size for f in files):,} bytes, sound")
     if (path / "sweep" / "store.json").is_file():
         report = SketchStore.open(path / "sweep").verify()
+        if lost := [file for file in expected if file.parent == path / "sweep" and not file.is_file()]:
+            raise StoreError(f"{lost[0]}: is missing, and {len(lost) - 1} more shards of the finished sweep")
         lines.append(f"sweep: {report.shards} shards, {report.rows:,} rows, {report.bytes:,} bytes, sound")
     return lines
+
+
+def _finished_files(path: Path) -> list[Path]:
+    """The files that the finished stages of a run have left, by what run.json says."""
+    stages = {name: facts for name, facts in read_state(path / "run.json")["stages"].items() if facts["state"] == "done"}
+    fit, swept = stages.get("fit", {}), stages.get("sweep", {})
+    files = [f"seeds/{layer}" for layer in fit.get("layers", ())]
+    if "curvature" in fit:
+        files += [f"curvature/{layer}" for layer in fit["layers"]]
+    shards = range(-(-swept["rows"] // swept["config"]["rows_per_shard"])) if swept else range(0)
+    files += [f"sweep/{shard:08d}" for shard in shards]
+    if "cluster" in stages:
+        files += ["clusters/centroids", *(f"clusters/labels/{shard:08d}" for shard in shards)]
+    return [path / f"{file}.safetensors" for file in files]
 
 
 def _config(config: Config | None, options: dict[str, Any]) -> Config:
@@ -142,7 +160,10 @@ def _sweep(work: Workspace) -> SketchStore:
     """The pass over the pool, shard by shard; shards that are there are kept."""
     _fit(work)
     path = work.run.path / "sweep"
-    if not work.run.done("sweep"):
+    lost = SketchStore.open(path).missing(len(work.candidates)) if work.run.done("sweep") else []
+    if lost:
+        work.progress.warn(f"{path}: shards {', '.join(map(str, lost))} are gone or cut short; they are made again")
+    if lost or not work.run.done("sweep"):
         with work.run.running("sweep"):
             sweep_stage(work, path)
     return SketchStore.open(path)

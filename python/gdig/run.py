@@ -23,6 +23,8 @@ FORMAT = 1
 """Version of the run directory's layout."""
 
 _DIRECTORIES = {"fit": ("curvature", "seeds"), "sweep": ("sweep",), "cluster": ("clusters",), "select": ()}
+# What is recorded of a stage before it has kept any result.
+_NOTHING_KEPT = {"config", "seconds", "state"}
 # Compared by content, not by name: moving a pool does not change it.
 _BY_CONTENT = ("model", "candidates", "seeds", "tokenizer")
 
@@ -54,7 +56,7 @@ class Run:
         try:
             for leftover in self.path.rglob(".*.tmp"):  # of a process that was killed: the lock says there is no other
                 leftover.unlink(missing_ok=True)
-            self.state = self._read()
+            self.state = read_state(self._file) if self._file.exists() else {"format": FORMAT, "stages": {}}
             self._settle(inputs, progress)
         except BaseException:
             self.close()
@@ -108,7 +110,12 @@ class Run:
 
     def _settle(self, inputs: dict[str, dict], progress: Progress) -> None:
         """Compare what the directory holds with what is asked now."""
-        known = self.state.get("inputs", {})
+        stages = self.state["stages"]
+        bare = [name for name in stages if set(stages[name]) <= _NOTHING_KEPT and not self.done(name)]
+        known = self.state.get("inputs", {}) if len(stages) > len(bare) else {}
+        for name in bare:  # it began and left nothing, an error in the options perhaps: no reason to refuse others
+            if stages[name].get("config") != self._stage_config(name):
+                del stages[name]
         differences = {"fit": _input_differences(known, inputs)} if known else {}
         for name in STAGES[:-1]:
             then, now = self.stage(name).get("config", {}), self._stage_config(name)
@@ -138,21 +145,25 @@ class Run:
         values = {k: v for group in STAGE_GROUPS[name] for k, v in self.config.group(group).items()}
         return {k: v for k, v in values.items() if k not in _BY_CONTENT}
 
-    def _read(self) -> dict[str, Any]:
-        if not self._file.exists():
-            return {"format": FORMAT, "stages": {}}
-        try:
-            state = json.loads(self._file.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise RunError(f"{self._file}: not a run.json: {error}") from None
-        if not isinstance(state, dict) or state.get("format") != FORMAT or not isinstance(state.get("stages"), dict):
-            found = state.get("format") if isinstance(state, dict) else state
-            raise RunError(f"{self._file}: expected format {FORMAT}, got {found!r}; made by another version of gdig?")
-        return state
-
     def _write(self) -> None:
         with replacing(self._file) as temporary:
             temporary.write_text(json.dumps(self.state, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read_state(file: Path) -> dict[str, Any]:
+    """Read a run.json.
+
+    Raises:
+        RunError: when it is damaged, or of another version's format.
+    """
+    try:
+        state = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunError(f"{file}: not a run.json: {error}") from None
+    if not isinstance(state, dict) or state.get("format") != FORMAT or not isinstance(state.get("stages"), dict):
+        found = state.get("format") if isinstance(state, dict) else state
+        raise RunError(f"{file}: expected format {FORMAT}, got {found!r}; made by another version of gdig?")
+    return state
 
 
 def _is_ours(path: Path) -> bool:

@@ -6,14 +6,15 @@ import difflib
 import json
 import types
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from gdig.config import Config
+from gdig.config import Config, SelectOptions
 from gdig.errors import ConfigError, RunError
 
-# What belongs to one start of a run and is not inherited by the next.
-_NOT_INHERITED = ("output", "overwrite", "quiet", "run_path")
+# What belongs to one start of a run, or to one choice from it, and is not inherited by the next.
+_NOT_INHERITED = ("overwrite", "quiet", "run_path", *(field.name for field in fields(SelectOptions)))
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:

@@ -162,6 +162,9 @@ class Workspace:
         for name in ("model", "tokenizer"):
             if name in inputs and not Path(inputs[name][0]).is_dir():
                 raise ConfigError(f"{name}: expected a directory, found none at {inputs[name][0]}")
+        for name in ("candidates", "seeds"):
+            if self.config.output and Path(self.config.output).resolve() in (Path(p).resolve() for p in inputs[name]):
+                raise ConfigError(f"output: {self.config.output} is one of the {name}, which it would replace")
         if (base := self._base_model()) is not None:
             inputs["base_model"] = [base]
         return {name: fingerprint_paths(paths) for name, paths in inputs.items()}

@@ -205,6 +205,11 @@ class Encoder:
             left = min(over, prompt - bos)
             keep = np.r_[0:bos, bos + left : len(labels)][: self.window]
             input_ids, labels = input_ids[keep], labels[keep]
+        if self.vocab_size is not None and (top := int(input_ids.max(initial=0))) >= self.vocab_size:
+            raise RowError(
+                f"the tokenizer gives token {top}, but the model knows 0 to {self.vocab_size - 1}; is the tokenizer"
+                " another model's?"
+            )
         example = Example(input_ids, labels, over)
         if example.n_target == 0:
             cut = f" within the window of {self.window} tokens ({over} cut)" if over else ""

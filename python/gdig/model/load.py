@@ -70,7 +70,10 @@ def model_directory(config: Config) -> Path:
     adapter = path / "adapter_config.json"
     if not adapter.is_file():
         return path
-    named = str(json.loads(adapter.read_text(encoding="utf-8")).get("base_model_name_or_path"))
+    try:
+        named = str(json.loads(adapter.read_text(encoding="utf-8"))["base_model_name_or_path"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"{adapter}: expected a JSON object with base_model_name_or_path: {error!r}") from None
     base = next((p for p in (Path(named), path / named) if p.is_dir()), None)
     if base is None:
         raise ModelError(f"{adapter}: base_model_name_or_path: expected a directory, got {named!r}")
@@ -146,8 +149,14 @@ def wrap_model(module: Any, config: Config, *, adapter: bool = False) -> Model:
 
 
 def _load_plain(path: Path, dtype: torch.dtype, trust_remote_code: bool) -> nn.Module:
-    options = {"trust_remote_code": trust_remote_code, "local_files_only": True}
-    return AutoModelForCausalLM.from_pretrained(path, dtype=dtype, use_safetensors=_has_safetensors(path), **options)
+    options = {"trust_remote_code": trust_remote_code, "local_files_only": True, "output_loading_info": True}
+    safetensors = _has_safetensors(path)
+    module, loaded = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, use_safetensors=safetensors, **options)
+    if missing := sorted(loaded["missing_keys"]):
+        # transformers makes these up at random, and the selection would be noise.
+        shown = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
+        raise ModelError(f"{path}: the checkpoint lacks weights of {type(module).__name__}: {shown}")
+    return module
 
 
 def _load_adapter(path: Path, module: nn.Module) -> nn.Module:
