@@ -53,6 +53,10 @@ format: .make/python ## rewrite Python and Rust in the project's style
 	$(BIN)/ruff format
 	cargo fmt --all
 
+.PHONY: bench
+bench: .make/native ## measure the selection on real pairs (a file named by GDIG_ZH_EN), into benches/record/
+	$(BIN)/python benches/real_zh_en.py
+
 .PHONY: wheel
 wheel: .make/python ## build sdist and wheel into dist/
 	$(BIN)/python -m maturin build --release --sdist --out dist

@@ -10,9 +10,11 @@ from pathlib import Path
 # Tiny matrices: a second thread only waits, and beside other work on the same cores its spinning costs seconds. Set
 # before torch is imported; commands that tests start inherit it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Read when transformers is imported: bars of other libraries would stand among what the tests look at.
+os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 import pytest
-from project_fixtures import Project, make_project
+from project_fixtures import Project, flags, make_project
 from transformers import PreTrainedTokenizerFast
 
 TEXTS = [
@@ -89,3 +91,25 @@ def finished(project, tmp_path_factory) -> Path:
 def run_copy(finished, tmp_path) -> Path:
     """A finished run of one's own."""
     return Path(shutil.copytree(finished, tmp_path / "run"))
+
+
+@pytest.fixture
+def failing(project, tmp_path, capsys, monkeypatch):
+    """Run a command that must fail as a user sees it: status 2, one message on stderr, no traceback, no temporary
+    file. Returns the message. In this process, where an exception that is not explained would come through."""
+    from gdig.cli import main
+
+    monkeypatch.delenv("GDIG_TRACEBACK", raising=False)
+
+    def run(**changes) -> str:
+        options = project.options(changes.pop("run_path", tmp_path / "run"), **changes)
+        capsys.readouterr()
+        assert main(["select", *flags(options)]) == 2
+        out, error = capsys.readouterr()
+        assert out == ""
+        assert error.startswith("gdig: error: ") and "Traceback" not in error
+        assert list(tmp_path.rglob("*.tmp")) == []
+        assert not (Path(options["run_path"]) / "selection.jsonl").exists()
+        return error
+
+    return run

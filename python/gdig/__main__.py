@@ -1,7 +1,5 @@
 """`python -m gdig` is the command `gdig`."""
 
-import sys
+from gdig.cli import run
 
-from gdig.cli import main
-
-sys.exit(main())
+run()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import importlib
 import inspect
 import os
@@ -12,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, make_dataclass
 from functools import cache
 from itertools import pairwise
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, NoReturn, get_type_hints
 
 from gdig import config as c
 from gdig.errors import GdigError
@@ -120,6 +121,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         else:
             print(f"gdig: error: {error}", file=sys.stderr)
         return 2
+
+
+def run() -> NoReturn:
+    """Be the command `gdig`: `main`, and after Ctrl-C an end that nobody has to wait for."""
+    status = main()
+    if status == 130:
+        # Every file is complete or absent, so nothing is left to do; but the interpreter takes torch and transformers
+        # down one object after another, which is 1 to 2 s on a busy machine.
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError):
+                stream.flush()
+        os._exit(status)
+    sys.exit(status)
 
 
 def _main(args: list[str]) -> int:
@@ -293,4 +307,4 @@ GDIG_TRACEBACK=1 shows where an error comes from."""
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run()

@@ -10,10 +10,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
+from fractions import Fraction
+from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_type_hints
 
 from gdig.errors import ConfigError
+from gdig.values import WRONG, convert, describe
 
 RowFormat = Literal["auto", "translation", "instruction", "completion", "messages", "tokens", "template"]
 Method = Literal["gdig", "top", "random", "loss", "diverse"]
@@ -232,13 +235,12 @@ class Config(
     """Set of defaults: gdig's own, or the choices of the published G-DIG code. Options given beside it win."""
 
     def __post_init__(self) -> None:
-        for name in ("candidates", "seeds"):
+        for name, hint in _hints().items():
             value = getattr(self, name)
-            object.__setattr__(self, name, (value,) if isinstance(value, (str, Path)) else tuple(map(str, value)))
-        for name in ("model", "tokenizer", "run_path", "output"):
-            if (value := getattr(self, name)) is not None:
-                object.__setattr__(self, name, str(value))
-        object.__setattr__(self, "budget", str(self.budget))
+            converted = convert(value, hint)
+            if converted is WRONG:
+                raise ConfigError(f"{name}: expected {describe(hint)}, got {value!r}")
+            object.__setattr__(self, name, converted)
         _check(self)
 
     @classmethod
@@ -280,22 +282,16 @@ class Config(
                 raise ConfigError(f"{name}: required, but not given (flag {flag}, or {name}: in the YAML file)")
 
 
+@cache
+def _hints() -> dict[str, Any]:
+    """Name and type of every option."""
+    return get_type_hints(Config)
+
+
 def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-_CHOICES = {
-    "row_format": ("auto", "translation", "instruction", "completion", "messages", "tokens", "template"),
-    "precision": ("auto", "float32", "bfloat16"),
-    "loss_reduction": ("mean", "sum"),
-    "inversion": ("ekfac", "kfac", "identity"),
-    "damping_mode": ("relative", "absolute", "factored_tikhonov"),
-    "kfac_approx": ("expand", "reduce"),
-    "sketch_dtype": ("float16", "bfloat16", "int8", "float32"),
-    "method": ("gdig", "top", "random", "loss", "diverse"),
-    "draw": ("random", "score"),
-    "bad_rows": ("error", "skip"),
-}
 _POSITIVE = (
     "fit_rows", "seed_rank", "probe_rows", "projection_dim", "projection_side", "rows_per_shard",
     "kmeans_max_iter", "token_batch_size", "max_length", "n_clusters", "threads",
@@ -304,22 +300,22 @@ _POSITIVE = (
 
 def _check(c: Config) -> None:
     """Check every value at the door, so that no stage has to."""
-    for name, choices in _CHOICES.items():
-        if getattr(c, name) not in choices:
-            raise ConfigError(f"{name}: expected one of {', '.join(choices)}, got {getattr(c, name)!r}")
     for name in _POSITIVE:
         value = getattr(c, name)
-        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+        if value is not None and value < 1:
             raise ConfigError(f"{name}: expected a whole number of at least 1, got {value!r}")
-    if not (isinstance(c.damping_factor, (int, float)) and 0 <= c.damping_factor < float("inf")):
-        raise ConfigError(f"damping_factor: expected a finite number >= 0, got {c.damping_factor!r}")
+    for name in ("seed", "projection_seed"):
+        if not 0 <= getattr(c, name) < 2**63:
+            raise ConfigError(f"{name}: expected a whole number from 0 to 2^63 - 1, got {getattr(c, name)!r}")
+    for name in ("damping_factor", "kmeans_tol"):
+        if not 0 <= getattr(c, name) < float("inf"):
+            raise ConfigError(f"{name}: expected a finite number >= 0, got {getattr(c, name)!r}")
     for name in ("seed_energy", "tau"):
         if not 0 < getattr(c, name) <= 1:
             raise ConfigError(f"{name}: expected a share above 0 and up to 1, got {getattr(c, name)!r}")
-    if c.kmeans_tol < 0:
-        raise ConfigError(f"kmeans_tol: expected a number >= 0, got {c.kmeans_tol!r}")
-    if c.train_rows not in (None, "all") and not (isinstance(c.train_rows, int) and c.train_rows >= 1):
-        raise ConfigError(f"train_rows: expected 'all' or a whole number of at least 1, got {c.train_rows!r}")
+    if isinstance(c.train_rows, int) and c.train_rows < (c.n_clusters or 1):
+        least = f"{c.n_clusters or 1}" + (", one a cluster" if c.n_clusters else "")
+        raise ConfigError(f"train_rows: expected all or a whole number of at least {least}, got {c.train_rows!r}")
     if c.damping_mode == "factored_tikhonov" and c.inversion != "kfac":
         raise ConfigError(f"damping_mode: factored_tikhonov needs inversion=kfac, got inversion={c.inversion}")
     if c.kfac_approx == "reduce" and c.inversion == "ekfac":
@@ -361,11 +357,12 @@ def parse_budget(text: str) -> Budget:
     if match is None:
         raise error
     number, scale, unit = match.groups()
-    amount = float(number.replace("_", "")) * {"": 1, "k": 1e3, "m": 1e6, "g": 1e9}[scale.lower()]
+    # A fraction: 2.3 * 1000 in floating point is no whole number.
+    amount = Fraction(number.replace("_", "")) * {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}[scale.lower()]
     if unit == "%":
         if scale or not 0 < amount <= 100:
             raise error
-        return Budget("share", amount / 100)
-    if amount < 1 or amount != int(amount):
+        return Budget("share", float(amount / 100))
+    if not 1 <= amount < 2**63 or amount.denominator != 1:
         raise error
-    return Budget("tokens" if unit in ("t", "tok", "tokens") else "rows", amount)
+    return Budget("tokens" if unit in ("t", "tok", "tokens") else "rows", float(amount))

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from gdig.config import Budget, Config, SelectOptions, parse_budget
 from gdig.data.export import export
-from gdig.errors import ConfigError, StoreError
+from gdig.errors import ConfigError, ModelError, StoreError
 from gdig.progress import Progress
 from gdig.run import read_state
 from gdig.stages.choose import choose, needs_clusters
@@ -77,7 +78,7 @@ def select(config: Config | None = None, *, progress: Progress | None = None, **
         labels = None
         if needs_clusters(work.config.method):
             _cluster(work, store, quality, budget)
-            labels = read_labels(work.run.path / "clusters", len(store))
+            labels = read_labels(work.run.path / "clusters", len(store), store.rows_per_shard)
         return _choose(work, store, quality, labels, budget)
 
 
@@ -123,7 +124,8 @@ def verify(run_path: str | Path, *, progress: Progress | None = None) -> list[st
 
 def _finished_files(path: Path) -> list[Path]:
     """The files that the finished stages of a run have left, by what run.json says."""
-    stages = {name: facts for name, facts in read_state(path / "run.json")["stages"].items() if facts["state"] == "done"}
+    stages = read_state(path / "run.json")["stages"]
+    stages = {name: facts for name, facts in stages.items() if facts.get("state") == "done"}
     fit, swept = stages.get("fit", {}), stages.get("sweep", {})
     files = [f"seeds/{layer}" for layer in fit.get("layers", ())]
     if "curvature" in fit:
@@ -146,7 +148,13 @@ def _workspace(config: Config | None, progress: Progress | None, options: dict[s
     config = _config(config, options)
     config.require("model", "candidates", "seeds", "run_path")
     with Workspace(config, progress or Progress(config.quiet)) as work:
-        yield work
+        try:
+            yield work
+        except torch.OutOfMemoryError as error:  # of a pass over one example, or of something no smaller batch helps
+            raise ModelError(
+                f"out of memory on {config.device}: {str(error).partition(chr(10))[0]}; lower max_length, choose fewer "
+                "layers with filter_modules, or take another device"
+            ) from error
 
 
 def _fit(work: Workspace) -> None:

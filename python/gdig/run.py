@@ -56,7 +56,8 @@ class Run:
         try:
             for leftover in self.path.rglob(".*.tmp"):  # of a process that was killed: the lock says there is no other
                 leftover.unlink(missing_ok=True)
-            self.state = read_state(self._file) if self._file.exists() else {"format": FORMAT, "stages": {}}
+            fresh: dict[str, Any] = {"format": FORMAT, "stages": {}}
+            self.state = read_state(self._file) if self._file.exists() else fresh
             self._settle(inputs, progress)
         except BaseException:
             self.close()

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import difflib
 import json
-import types
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, get_type_hints
 
 from gdig.config import Config, SelectOptions
 from gdig.errors import ConfigError, RunError
+from gdig.values import WRONG, convert, describe
 
 # What belongs to one start of a run, or to one choice from it, and is not inherited by the next.
 _NOT_INHERITED = ("overwrite", "quiet", "run_path", *(field.name for field in fields(SelectOptions)))
@@ -73,49 +73,7 @@ def _value(where: str, key: str, value: Any) -> Any:
     if key not in hints:
         near = difflib.get_close_matches(key, hints, n=1)
         raise ConfigError(f"{where}: unknown key {key!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
-    converted = _convert(value, hints[key])
-    if converted is _WRONG:
-        raise ConfigError(f"{where}: {key}: expected {_describe(hints[key])}, got {value!r}")
+    converted = convert(value, hints[key])
+    if converted is WRONG:
+        raise ConfigError(f"{where}: {key}: expected {describe(hints[key])}, got {value!r}")
     return converted
-
-
-_WRONG = object()
-
-
-def _convert(value: Any, hint: Any) -> Any:
-    """Return `value` as a value of type `hint`, or _WRONG. A number may stand for a text ("budget: 500")."""
-    origin, args = get_origin(hint), get_args(hint)
-    if origin in (Union, types.UnionType):
-        return next((v for v in (_convert(value, arg) for arg in args) if v is not _WRONG), _WRONG)
-    if origin is Literal:
-        return value if value in args and not isinstance(value, bool) else _WRONG
-    if origin is tuple:
-        items = [_convert(v, args[0]) for v in (value if isinstance(value, (list, tuple)) else [value])]
-        return _WRONG if any(v is _WRONG for v in items) else tuple(items)
-    if hint is types.NoneType:
-        return None if value is None else _WRONG
-    if hint is bool:
-        return value if isinstance(value, bool) else _WRONG
-    if isinstance(value, bool) or value is None:
-        return _WRONG
-    if hint is float:
-        # YAML 1.1 reads 1e-4, without a point, as text.
-        try:
-            return float(value)
-        except (TypeError, ValueError):
-            return _WRONG
-    if hint is str:
-        return str(value) if isinstance(value, (str, int, float)) else _WRONG
-    return value if isinstance(value, hint) else _WRONG
-
-
-def _describe(hint: Any) -> str:
-    origin, args = get_origin(hint), get_args(hint)
-    if origin in (Union, types.UnionType):
-        return " or ".join(_describe(arg) for arg in args)
-    if origin is Literal:
-        return "one of " + ", ".join(map(str, args))
-    if origin is tuple:
-        return f"{_describe(args[0])} or a list of such"
-    names = {str: "text", int: "a whole number", float: "a number", bool: "true or false", types.NoneType: "null"}
-    return names.get(hint, str(hint))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -120,7 +121,7 @@ def load_model(config: Config) -> Model:
         module = _load_plain(base, dtype, config.trust_remote_code)
         if base != path:
             module = _load_adapter(path, module)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"{path}: cannot be loaded as a causal language model: {error}") from error
     return wrap_model(module.to(device), config, adapter=base != path)
 
@@ -151,7 +152,8 @@ def wrap_model(module: Any, config: Config, *, adapter: bool = False) -> Model:
 def _load_plain(path: Path, dtype: torch.dtype, trust_remote_code: bool) -> nn.Module:
     options = {"trust_remote_code": trust_remote_code, "local_files_only": True, "output_loading_info": True}
     safetensors = _has_safetensors(path)
-    module, loaded = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, use_safetensors=safetensors, **options)
+    found: Any = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, use_safetensors=safetensors, **options)
+    module, loaded = found
     if missing := sorted(loaded["missing_keys"]):
         # transformers makes these up at random, and the selection would be noise.
         shown = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")

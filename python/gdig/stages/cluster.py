@@ -22,17 +22,22 @@ def resolve_clusters(config: Config, quality: Quality, budget: Budget) -> int:
     """How many clusters a run makes.
 
     Raises:
-        ConfigError: when n_clusters is more than there are valid rows.
+        ConfigError: when n_clusters is more than there are valid rows, or than train_rows.
     """
     valid = int(quality.valid.sum())
-    if config.n_clusters is not None:
-        if config.n_clusters > valid:
-            raise ConfigError(f"n_clusters: {config.n_clusters} asked for, but the pool has {valid} valid rows")
-        return config.n_clusters
-    rows = budget.amount
-    if budget.unit == "tokens":
-        rows = budget.amount / max(1.0, float(quality.tokens[quality.valid].mean()))
-    return max(1, min(DEFAULT_CLUSTERS, int(rows), valid))
+    if valid == 0:
+        raise ConfigError("candidates: no row is valid, so there is nothing to cluster")
+    n = config.n_clusters
+    if n is None:
+        rows = budget.amount
+        if budget.unit == "tokens":
+            rows = budget.amount / max(1.0, float(quality.tokens[quality.valid].mean()))
+        n = max(1, min(DEFAULT_CLUSTERS, int(rows), valid))
+    if n > valid:
+        raise ConfigError(f"n_clusters: {n} asked for, but the pool has {valid} valid rows")
+    if isinstance(config.train_rows, int) and config.train_rows < n:
+        raise ConfigError(f"train_rows: expected at least {n}, one a cluster, got {config.train_rows}")
+    return n
 
 
 def cluster_sketches(store: SketchStore, directory: Path, n_clusters: int, config: Config, progress: Progress) -> dict:
@@ -66,7 +71,7 @@ def cluster_sketches(store: SketchStore, directory: Path, n_clusters: int, confi
             seen = done
 
         kmeans.predict_to(store, directory / "labels", callback=labelled)
-    labels = read_labels(directory, len(store))
+    labels = read_labels(directory, len(store), store.rows_per_shard)
     sizes = np.bincount(labels[labels != NO_CLUSTER], minlength=n_clusters)
     single = int((sizes <= 1).sum())
     if single > n_clusters // 2 and n_clusters > 1 and sizes.sum() > 4 * n_clusters:
@@ -78,14 +83,16 @@ def cluster_sketches(store: SketchStore, directory: Path, n_clusters: int, confi
     return {**facts, "largest": int(sizes.max()), "at_most_one_row": single}
 
 
-def read_labels(directory: Path, n: int) -> np.ndarray:
-    """Labels of all rows: uint32 [n], NO_CLUSTER where there is none."""
-    labels = np.full(n, NO_CLUSTER, np.uint32)
-    start = 0
-    for file in sorted((directory / "labels").glob("*.safetensors")):
-        part = read_tensors(file)[0]["labels"]
-        labels[start : start + len(part)] = part
-        start += len(part)
+def read_labels(directory: Path, n: int, rows_per_shard: int) -> np.ndarray:
+    """Labels of all rows: uint32 [n], NO_CLUSTER where there is none.
+
+    Raises:
+        StoreError: naming the file that is missing or damaged.
+    """
+    labels = np.empty(n, np.uint32)
+    for start in range(0, n, rows_per_shard):
+        file = directory / "labels" / f"{start // rows_per_shard:08d}.safetensors"
+        labels[start : min(n, start + rows_per_shard)] = read_tensors(file)[0]["labels"]
     return labels
 
 

@@ -12,7 +12,7 @@ by L = (1/N) sum_e (Q_S^T G_e Q_A)^2, elementwise, which takes a second pass wit
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from gdig.model.batches import Batch, make_batches
 from gdig.model.capture import GradientPass, Sink
 from gdig.model.layers import Layer
 from gdig.model.load import Model
+from gdig.model.memory import Fitting
 from gdig.progress import Progress
 from gdig.store import read_tensors, write_tensors
 
@@ -112,9 +113,12 @@ def fit_curvature(
     batches = make_batches(examples, config.token_batch_size, keys=keys, window=model.window)
     sums = [_zeros(layer, model) for layer in model.layers]
     reduce = config.kfac_approx == "reduce"
-    good = _each_batch(
-        gradients, batches, lambda batch: _moments_sink(batch, sums, reduce), progress, "fit: factors", len(examples)
-    )
+    fitting: Fitting = Fitting(config.token_batch_size, model.device, progress)
+
+    def moments(batch: Batch, added: set) -> np.ndarray:
+        return gradients.run(batch, _moments_sink(batch, sums, reduce, added))
+
+    good = _each_batch(fitting.each(batches, moments), progress, "fit: factors", len(examples))
     lengths = np.array([len(example.input_ids) for example in examples])
     report = FitReport(int(good.sum()), int(lengths[good].sum()), int((~good).sum()))
     if report.examples == 0:
@@ -129,27 +133,23 @@ def fit_curvature(
     if config.inversion == "ekfac":
         for f in factors:
             f.corrected = torch.zeros(len(f.l_s), len(f.l_a), dtype=f.a.dtype, device=model.device)
-        name = "fit: eigenvalues"
-        _each_batch(gradients, batches, lambda batch: _corrected_sink(batch, factors), progress, name, len(examples))
+
+        def squares(batch: Batch, added: set) -> np.ndarray:
+            return gradients.run(batch, _corrected_sink(batch, factors, added))
+
+        _each_batch(fitting.each(batches, squares), progress, "fit: eigenvalues", len(examples))
         for f in factors:
             assert f.corrected is not None
             f.corrected /= report.examples
     return factors, report
 
 
-def _each_batch(
-    gradients: GradientPass,
-    batches: list[Batch],
-    make_sink: Callable[[Batch], Sink],
-    progress: Progress,
-    name: str,
-    total: int,
-) -> np.ndarray:
-    """Run every batch; return which examples have a finite loss: bool [total]."""
+def _each_batch(results: Iterator[tuple[Batch, np.ndarray]], progress: Progress, name: str, total: int) -> np.ndarray:
+    """Go through batches and their losses; return which examples have a finite loss: bool [total]."""
     good = np.zeros(total, dtype=bool)
     with progress.stage(name, total) as bar:
-        for batch in batches:
-            good[batch.rows] = np.isfinite(gradients.run(batch, make_sink(batch)))
+        for batch, losses in results:
+            good[batch.rows] = np.isfinite(losses)
             bar.advance(len(batch.rows))
     return good
 
@@ -162,7 +162,10 @@ def _zeros(layer: Layer, model: Model) -> tuple[torch.Tensor, torch.Tensor]:
     )
 
 
-def _moments_sink(batch: Batch, sums: list[tuple[torch.Tensor, torch.Tensor]], reduce: bool) -> Sink:
+def _moments_sink(
+    batch: Batch, sums: list[tuple[torch.Tensor, torch.Tensor]], reduce: bool, added: set[tuple[int, str]]
+) -> Sink:
+    """Adds to the sums, and notes in `added` what it has added; what is noted there already is passed over."""
     shape = batch.shape
 
     def sink(index: int, a: torch.Tensor, d: torch.Tensor, keep: torch.Tensor) -> None:
@@ -172,21 +175,28 @@ def _moments_sink(batch: Batch, sums: list[tuple[torch.Tensor, torch.Tensor]], r
             a = with_ones(a.to(sum_a.dtype) * keep[:, None], sum_a.shape[0], keep)
             a, d = a.unflatten(0, shape).sum(1), d.to(sum_s.dtype).unflatten(0, shape).sum(1)
             keep = torch.ones(len(a), dtype=sum_a.dtype, device=a.device)
-        ops.covariance(a, keep, sum_a)
-        ops.covariance(d, keep, sum_s)
+        for side, x, total in (("a", a, sum_a), ("s", d, sum_s)):
+            if (index, side) not in added:
+                ops.covariance(x, keep, total)
+                added.add((index, side))
 
     return sink
 
 
-def _corrected_sink(batch: Batch, factors: list[Factors]) -> Sink:
+def _corrected_sink(batch: Batch, factors: list[Factors], added: set[int]) -> Sink:
     offsets = batch.offsets
 
     def sink(index: int, a: torch.Tensor, d: torch.Tensor, keep: torch.Tensor) -> None:
         f = factors[index]
         assert f.corrected is not None
+        if index in added:
+            return
         dtype = f.q_a.dtype
         a = with_ones(a.to(dtype), len(f.l_a), keep.to(dtype))
-        ops.squared_gradients(a @ f.q_a, d.to(dtype) @ f.q_s, offsets, f.corrected)
+        part = torch.zeros_like(f.corrected)  # all of the batch's squares or none, should memory run out among them
+        ops.squared_gradients(a @ f.q_a, d.to(dtype) @ f.q_s, offsets, part)
+        f.corrected += part
+        added.add(index)
 
     return sink
 

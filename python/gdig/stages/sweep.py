@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +14,11 @@ from gdig import ops
 from gdig.config import Config
 from gdig.data.corpus import Corpus
 from gdig.data.tokens import Encoder, Example
-from gdig.errors import CorpusError, ModelError
+from gdig.errors import CorpusError
 from gdig.model.batches import Batch, make_batches
 from gdig.model.capture import GradientPass
 from gdig.model.load import Model
+from gdig.model.memory import Fitting
 from gdig.progress import Bar, Progress
 from gdig.stages.duplicates import count_duplicates
 from gdig.stages.fit import read_seed_factors
@@ -43,11 +44,10 @@ class Sweeper:
     config: Config
     progress: Progress
     scale: float = 1.0
-    token_batch_size: int = field(init=False)
 
     def __post_init__(self) -> None:
         c = self.config
-        self.token_batch_size = c.token_batch_size
+        self._fitting: Fitting = Fitting(c.token_batch_size, self.model.device, self.progress)
         self._gradients = GradientPass(self.model, c.loss_reduction)
         self._dtype = torch.promote_types(self.model.dtype, torch.float32)
         self._n_seeds = len(self.seeds[0].column_offsets) - 1
@@ -104,18 +104,9 @@ class Sweeper:
         influence = np.zeros((n, self._n_seeds), np.float32)
         sketch = np.zeros((n, self.config.projection_dim), np.float32)
         loss = np.full(n, np.nan, np.float32)
-        todo = make_batches(examples, self.token_batch_size, window=self.model.window)[::-1]
-        while todo:
-            batch = todo.pop()
-            if batch.input_ids.numel() > self.token_batch_size and len(batch.rows) > 1:  # learned from a halving before
-                todo.extend(batch.halves()[::-1])
-                continue
-            try:
-                influence[batch.rows], sketch[batch.rows], loss[batch.rows] = self._batch(batch)
-            except torch.OutOfMemoryError as error:
-                self._halve(batch, error)
-                todo.extend(batch.halves()[::-1])
-                continue
+        batches = make_batches(examples, self._fitting.token_batch_size, window=self.model.window)
+        for batch, result in self._fitting.each(batches, lambda batch, _: self._batch(batch)):
+            influence[batch.rows], sketch[batch.rows], loss[batch.rows] = result
             if bar is not None:
                 bar.advance(len(batch.rows))
         return influence, sketch, loss
@@ -133,18 +124,6 @@ class Sweeper:
 
         loss = self._gradients.run(batch, sink)
         return influence.float().cpu().numpy(), sketch.float().cpu().numpy(), loss
-
-    def _halve(self, batch: Batch, error: Exception) -> None:
-        """Remember that this many tokens do not fit."""
-        if len(batch.rows) == 1:
-            raise ModelError(
-                f"one example of {batch.input_ids.shape[1]} tokens does not fit the memory of {self.model.device}; "
-                "lower max_length or choose fewer layers with filter_modules"
-            ) from error
-        self.token_batch_size = max(1, batch.input_ids.numel() // 2)
-        if self.model.device.type == "cuda":
-            torch.cuda.empty_cache()
-        self.progress.warn(f"out of memory: token_batch_size lowered to {self.token_batch_size}")
 
     def _fit_range(self, sketch: np.ndarray, usable: np.ndarray) -> None:
         """Scale rows down in place that float16 cannot hold; their direction stays."""

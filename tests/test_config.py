@@ -1,0 +1,216 @@
+"""Options: every value is checked at the door, by name, with what was expected."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from gdig.config import (
+    GROUPS,
+    PRESETS,
+    STAGE_GROUPS,
+    STAGES,
+    Budget,
+    Config,
+    RunOptions,
+    parse_budget,
+)
+from gdig.errors import ConfigError
+
+NAN, INFINITY = float("nan"), float("inf")
+
+
+def test_the_defaults_are_good_and_the_presets_too():
+    assert Config() == Config.build({})
+    for name, values in PRESETS.items():
+        config = Config.build({"preset": name})
+        assert config.preset == name
+        assert {key: getattr(config, key) for key in values} == values
+
+
+def test_an_option_wins_over_its_preset():
+    config = Config.build({"preset": "paper", "seed_rank": 8})
+    assert (config.seed_rank, config.inversion) == (8, "kfac")
+
+
+def test_every_option_belongs_to_one_group_and_every_group_to_one_stage():
+    names = [f.name for group in GROUPS for f in fields(group)]
+    assert len(names) == len(set(names))
+    assert set(names) | {"preset"} == {f.name for f in fields(Config)}
+    of_stages = [group for stage in STAGES for group in STAGE_GROUPS[stage]]
+    assert sorted([*of_stages, RunOptions], key=str) == sorted(GROUPS, key=str)
+
+
+BAD = {
+    "row_format": ["csv", None, 1],
+    "precision": ["float16", "half"],
+    "loss_reduction": ["none"],
+    "inversion": ["svd", None],
+    "damping_mode": ["none"],
+    "kfac_approx": ["sum"],
+    "sketch_dtype": ["float64"],
+    "method": ["best", ["top"]],
+    "draw": ["best"],
+    "bad_rows": ["drop"],
+    "damping_factor": [-1e-9, NAN, INFINITY, "much", None, True],
+    "seed_energy": [0, -0.5, 1.0001, NAN, "all", None, True],
+    "tau": [0, 1.5, NAN, "high", None, True],
+    "kmeans_tol": [-1e-9, NAN, INFINITY, "small", None, True],
+    "train_rows": [0, -1, 1.5, "some", True, NAN],
+    "seed": [-1, 2**63, 1.0, "0", None, True],
+    "projection_seed": [-1, 2**63, 0.5, "0", None, True],
+    "budget": ["", "0", "-1", "1.5", "0%", "101%", "1.5%%", "ten", "5 kg", "0t", "1e3", None, "9" * 400],
+    "filter_modules": ["(", "[a", ["a"]],
+    "output": ["selection.txt", "selection", ""],
+    "candidates": [None, True, ("a", None)],
+    "seeds": [None, {"a": 4}],
+    "model": [["a"], False],
+    "tokenizer": [b"t"],
+    "run_path": [["a"]],
+    "prompt_template": [["a"]],
+    "target_template": [{}],
+    "use_empirical_fisher": ["no", 0, None],
+    "trust_remote_code": ["false", 1, None],
+    "unit_normalize": ["yes", None],
+    "overwrite": ["no", 1],
+    "quiet": ["no", None],
+    "device": [None, ("cpu",)],
+    **{
+        name: [0, -3, 1.5, "5", True]
+        for name in (
+            "fit_rows", "seed_rank", "probe_rows", "projection_dim", "projection_side", "rows_per_shard",
+            "kmeans_max_iter", "token_batch_size", "max_length", "n_clusters", "threads",
+        )
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in BAD.items() for value in values])
+def test_a_value_that_cannot_be_used_is_refused_by_name(name, value):
+    options = {name: value}
+    if name.endswith("_template"):
+        options = {"prompt_template": "a", "target_template": "b", **options}
+    for make in (Config.build, lambda options: Config(**options), lambda options: Config().with_options(**options)):
+        with pytest.raises(ConfigError) as refused:
+            make(options)
+        message = str(refused.value)
+        assert message.startswith(f"{name}: ")
+        assert "expected" in message or "not a regular expression" in message
+        if not (isinstance(value, str) and len(value) > 100):
+            assert repr(value) in message or str(value) in message
+
+
+def test_every_option_is_checked():
+    """An option without a bad value above can hold anything, or has been forgotten."""
+    assert set(BAD) | {"preset"} == {f.name for f in fields(Config)}
+    with pytest.raises(ConfigError, match="preset: expected one of default, paper, got 'best'"):
+        Config.build({"preset": "best"})
+
+
+GOOD = {
+    "damping_factor": [0, 0.1, 1], "seed_energy": [1, 0.5], "tau": [1, 0.01], "kmeans_tol": [0, 1e-3],
+    "train_rows": [None, "all", 7], "seed": [0, 2**63 - 1], "n_clusters": [None, 1], "threads": [None, 2],
+    "max_length": [None, 1], "budget": [500, "500", "10%", "1.5Mt"], "output": ["a.jsonl", Path("b.parquet"), None],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in GOOD.items() for value in values])
+def test_good_values(name, value):
+    kept = getattr(Config.build({name: value}), name)
+    assert kept == (str(value) if name == "budget" or isinstance(value, Path) else value)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"damping_mode": "factored_tikhonov"}, "damping_mode: factored_tikhonov needs inversion=kfac"),
+        ({"kfac_approx": "reduce"}, "kfac_approx: reduce needs inversion=kfac"),
+        ({"prompt_template": "a"}, "prompt_template and target_template: give both or neither"),
+        ({"target_template": "a"}, "prompt_template and target_template: give both or neither"),
+        ({"row_format": "template"}, "row_format: template needs prompt_template and target_template"),
+        ({"n_clusters": 8, "train_rows": 7}, "train_rows: expected all or a whole number of at least 8, one a cluster"),
+    ],
+)  # fmt: skip
+def test_options_that_do_not_go_together(options, message):
+    with pytest.raises(ConfigError) as refused:
+        Config.build(options)
+    assert str(refused.value).startswith(message)
+
+
+def test_an_unknown_option_is_refused_with_the_nearest():
+    with pytest.raises(ConfigError, match="unknown option 'damping_facter'; did you mean 'damping_factor'"):
+        Config.build({"damping_facter": 1})
+    with pytest.raises(ConfigError, match=r"unknown option 'xyzzy'$"):
+        Config.build({"xyzzy": 1})
+
+
+def test_paths_and_lists_are_made_plain():
+    config = Config.build({"model": Path("m"), "candidates": Path("a.jsonl"), "seeds": ["s", Path("t")], "budget": 5})
+    assert (config.model, config.candidates, config.seeds, config.budget) == ("m", ("a.jsonl",), ("s", "t"), "5")
+    plain = config.to_dict()
+    assert plain["candidates"] == ["a.jsonl"] and set(plain) == {f.name for f in fields(Config)}
+    assert Config.build(plain) == config
+
+
+def test_require_names_the_option_and_its_flag():
+    with pytest.raises(ConfigError, match=r"run_path: required, but not given \(flag --run-path"):
+        Config(model="m").require("model", "run_path")
+    with pytest.raises(ConfigError, match="candidates: required"):
+        Config().require("candidates")
+
+
+# Budgets.
+
+
+@given(st.integers(1, 10**15))
+def test_budget_in_rows(n):
+    for text in (str(n), f" {n} ", f"{n} rows", f"{n:_}", n):
+        assert parse_budget(text) == Budget("rows", n)
+    for text in (f"{n}t", f"{n} tok", f"{n}tokens", f"{n} t"):
+        assert parse_budget(text) == Budget("tokens", n)
+
+
+@given(st.integers(1, 10**6), st.sampled_from([("k", 10**3), ("M", 10**6), ("G", 10**9)]))
+def test_budget_with_a_scale(n, scale):
+    letter, factor = scale
+    for text in (f"{n}{letter}", f"{n}{letter.lower()} rows", f"{n}{letter}rows"):
+        assert parse_budget(text) == Budget("rows", n * factor)
+    assert parse_budget(f"{n}.5{letter}t") == Budget("tokens", n * factor + factor // 2)
+
+
+@given(st.integers(1, 10_000), st.integers(1, 10**6))
+def test_budget_as_a_share(hundredths, n):
+    share = parse_budget(f"{hundredths / 100}%")
+    assert share.unit == "share"
+    rows = share.rows(n)
+    assert 1 <= rows <= n
+    assert abs(rows - n * hundredths / 10_000) <= 1 or rows == 1
+
+
+@given(st.text(max_size=12))
+@example("9" * 400)
+@example("1" * 310 + "k")
+@example("٣")
+@example("1__0")
+def test_any_text_is_a_budget_or_an_error_that_says_what_was_expected(text):
+    try:
+        budget = parse_budget(text)
+    except ConfigError as error:
+        assert str(error).startswith("budget: expected rows (500), a share (10%) or tokens (200000t, 1.5Mt), got ")
+        return
+    assert 0 < budget.amount < float("inf")
+    assert (budget.unit == "share" and budget.amount <= 1) or budget.amount == int(budget.amount) >= 1
+    assert all(character in "0123456789._%kKmMgGtokensrw \t\n\x0b\x0c\r\x1c\x1d\x1e\x1f\x85\xa0" or character.isspace()
+               for character in text)  # fmt: skip
+
+
+def test_a_scaled_amount_is_exact():
+    """1.1 thousand is 1100, though 1.1 * 1000 in floating point is a little more."""
+    for text, amount in (("1.1k", 1100), ("2.3k", 2300), ("1.001k", 1001), ("4.35Mt", 4_350_000), ("0.29k", 290)):
+        assert parse_budget(text).amount == amount
+    with pytest.raises(ConfigError):
+        parse_budget("1.0001k")

@@ -1,0 +1,237 @@
+"""Methods, budgets and outputs over one finished run; stages by themselves; the command line as it is installed."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from project_fixtures import N_ROWS, N_SEEDS, check_selection, flags, labels_of, read_jsonl, stages, stored
+
+import gdig
+
+
+def test_the_default_method_draws_evenly_from_the_clusters_of_those_that_agree(project, finished):
+    selection = read_jsonl(finished / "selection.jsonl")
+    chosen = check_selection(selection, finished, project.rows)
+    influence = stored(finished)["influence"]
+    agree = (influence > 0).all(1)
+    assert 12 <= agree.sum() < N_ROWS, "some rows must not reach tau, or nothing is tested"
+    assert agree[chosen].all()
+    labels, _ = labels_of(finished)
+    sizes = np.bincount(labels[agree], minlength=5)
+    drawn = np.bincount(labels[chosen], minlength=5)
+    assert drawn.sum() == 12
+    # Equal quotas: no cluster that still has rows gives two fewer than another.
+    for cluster in range(5):
+        assert drawn[cluster] == sizes[cluster] or drawn[cluster] >= drawn.max() - 1
+    scores = [row["gdig"]["score"] for row in selection]
+    assert scores == sorted(scores, reverse=True)
+
+
+def test_tau_is_kept_when_enough_rows_reach_it_and_lowered_and_said_when_not(project, run_copy):
+    influence = stored(run_copy)["influence"]
+    votes = (influence > 0).sum(1)
+    counts = {v: int((votes >= v).sum()) for v in range(N_SEEDS + 1)}
+    enough = gdig.select(**project.options(run_copy, budget=str(counts[5])))
+    assert enough.summary[1] == f"{counts[5]} rows reach agreement 1 (help at least 5 of 5 seeds)"
+    assert (votes[enough.rows] == 5).all()
+    more = gdig.select(**project.options(run_copy, budget=str(counts[5] + 1)))
+    assert more.summary[1] == (
+        f"only {counts[5]} rows reach agreement 1, too few for the budget: lowered to 0.8 (at least 4 of 5 seeds), "
+        f"which {counts[4]} rows reach"
+    )
+    assert (votes[more.rows] >= 4).all() and len(more.rows) == counts[5] + 1
+    assert stages(run_copy)["select"]["notes"] == more.summary[1:2]
+    lower = gdig.select(**project.options(run_copy, tau=0.7))
+    assert lower.summary[1] == f"{counts[4]} rows reach agreement 0.7 (help at least 4 of 5 seeds)"
+    everything = gdig.select(**project.options(run_copy, budget=str(N_ROWS)))
+    assert sorted(everything.rows) == list(range(N_ROWS))
+
+
+@pytest.mark.parametrize("method", ["top", "loss", "random", "diverse"])
+def test_baselines(project, run_copy, method):
+    result = gdig.select(**project.options(run_copy, method=method))
+    selection = read_jsonl(result.output)
+    chosen = check_selection(selection, run_copy, project.rows, clustered=method == "diverse")
+    sweep = stored(run_copy)
+    score = sweep["influence"].mean(1, dtype=np.float64).astype(np.float32)
+    assert len(chosen) == 12
+    if method == "top":
+        assert chosen.tolist() == np.lexsort((np.arange(N_ROWS), -score))[:12].tolist()
+    elif method == "loss":
+        assert chosen.tolist() == np.lexsort((np.arange(N_ROWS), sweep["loss"]))[:12].tolist()
+    elif method == "random":
+        other = gdig.select(**project.options(run_copy, method=method, budget="30"))
+        assert set(chosen) < set(other.rows), "a larger budget draws the same rows and more"
+        assert set(chosen) != set(gdig.select(**project.options(run_copy, method="top")).rows)
+    else:
+        drawn = np.bincount(labels_of(run_copy)[0][chosen], minlength=5)
+        assert (drawn > 0).all() and drawn.sum() == 12
+
+
+def test_draw_by_score_takes_the_best_of_each_cluster(project, run_copy):
+    result = gdig.select(**project.options(run_copy, method="diverse", draw="score"))
+    labels, _ = labels_of(run_copy)
+    score = stored(run_copy)["influence"].mean(1, dtype=np.float64)
+    for cluster in range(5):
+        members = np.flatnonzero(labels == cluster)
+        chosen = set(result.rows) & set(members)
+        best = members[np.argsort(-score[members], kind="stable")][: len(chosen)]
+        assert chosen == set(best)
+
+
+def test_budgets_as_rows_share_and_tokens(project, run_copy):
+    tokens = stored(run_copy)["tokens"]
+    for budget, rows in (("7", 7), ("10%", 6), ("0.1%", 1), ("100%", N_ROWS)):
+        assert len(gdig.select(**project.options(run_copy, budget=budget)).rows) == rows
+    for method in ("gdig", "top", "random", "loss", "diverse"):
+        chosen = gdig.select(**project.options(run_copy, budget="500t", method=method)).rows
+        # The draw ends before the first row too many, so what is left is less than one row.
+        assert 500 - tokens.max() < tokens[chosen].sum() <= 500
+
+
+@pytest.mark.parametrize("budget", ["60", "61"])
+def test_a_budget_larger_than_the_pool_is_refused(project, run_copy, budget):
+    options = project.options(run_copy, budget=budget)
+    if budget == "60":
+        assert len(gdig.select(**options).rows) == 60
+        return
+    with pytest.raises(gdig.GdigError, match="budget: 61 rows asked for, but the pool holds 60"):
+        gdig.select(**options)
+
+
+def test_output_by_its_ending(project, run_copy, tmp_path):
+    lines = gdig.select(**project.options(run_copy, output=tmp_path / "new" / "out.jsonl"))
+    table = gdig.select(**project.options(run_copy, output=tmp_path / "out.parquet"))
+    assert (lines.output, table.output) == (tmp_path / "new" / "out.jsonl", tmp_path / "out.parquet")
+    assert pq.read_table(table.output).to_pylist() == read_jsonl(lines.output)
+    assert (tmp_path / "new" / "out.jsonl").read_bytes() == (run_copy / "selection.jsonl").read_bytes()
+
+
+def test_the_answer_does_not_depend_on_shards_or_batches(project, finished, tmp_path):
+    """Rows cut into other shards: the same tokens, so numbers that differ by rounding at most, and the same choice by
+    what does not hang on them."""
+    run_path = tmp_path / "run"
+    options = {"rows_per_shard": 7, "token_batch_size": 10_000, "method": "random"}
+    selection = read_jsonl(gdig.select(**project.options(run_path, **options)).output)
+    check_selection(selection, run_path, project.rows, clustered=False)
+    one, other = stored(finished), stored(run_path)
+    for name in ("tokens", "valid", "hash", "cut"):
+        np.testing.assert_array_equal(one[name], other[name])
+    whole = gdig.select(**project.options(tmp_path / "again", method="random"))
+    assert set(whole.rows) == {row["gdig"]["row"] for row in selection}
+
+
+# Stages by themselves, and the other doors.
+
+
+def test_stages_one_by_one_equal_select_alone(project, finished, tmp_path):
+    options = project.options(tmp_path / "run")
+    run_path = tmp_path / "run"
+    for stage, left in ((gdig.fit, "seeds"), (gdig.sweep, "sweep"), (gdig.cluster, "clusters")):
+        assert not (run_path / left).exists()
+        assert stage(**options) == run_path
+        assert (run_path / left).is_dir()
+    gdig.select(**options)
+    files = sorted(p.relative_to(finished) for p in finished.rglob("*") if p.is_file())
+    assert files == sorted(p.relative_to(run_path) for p in run_path.rglob("*") if p.is_file())
+    for file in files:
+        if file.name != "run.json":
+            assert (run_path / file).read_bytes() == (finished / file).read_bytes(), file
+
+
+def test_an_object_of_options_is_as_good_as_options(project, finished, tmp_path):
+    config = gdig.Config.build(project.options(tmp_path / "run"))
+    result = gdig.select(config, budget="5")
+    assert len(result.rows) == 5
+    gdig.select(config)
+    assert (tmp_path / "run" / "selection.jsonl").read_bytes() == (finished / "selection.jsonl").read_bytes()
+
+
+def test_kmeans_reads_a_run_directory(finished):
+    model = gdig.KMeans(5, seed=0, train_rows="all", unit_normalize=run_config(finished)["unit_normalize"])
+    labels = model.fit(finished).predict(finished)
+    np.testing.assert_array_equal(labels, labels_of(finished)[0])
+    np.testing.assert_array_equal(gdig.KMeans(5).fit(str(finished)).predict(finished / "sweep").shape, (N_ROWS,))
+
+
+def run_config(run_path: Path) -> dict:
+    return json.loads((run_path / "run.json").read_text())["config"]
+
+
+def test_what_run_json_keeps(project, finished):
+    state = json.loads((finished / "run.json").read_text())
+    assert {name: stage["state"] for name, stage in state["stages"].items()} == dict.fromkeys(
+        ("fit", "sweep", "cluster", "select"), "done"
+    )
+    assert state["config"] == json.loads(json.dumps(gdig.Config.build(project.options(finished)).to_dict()))
+    assert set(state["inputs"]) == {"model", "candidates", "seeds"}
+    fit, sweep = state["stages"]["fit"], state["stages"]["sweep"]
+    assert fit["curvature"]["examples"] == 24 and fit["curvature"]["invalid"] == 0
+    report = fit["seeds"]
+    assert len(report["losses"]) == N_SEEDS and report["probe_rows"] == 4
+    assert 0.99 <= report["least_energy"] <= 1 and report["relative_error"] < 0.2 and report["correlation"] > 0.9
+    assert sweep["rows"] == N_ROWS and sweep["tokens"] == stored(finished)["tokens"].sum()
+    assert set(state["versions"]) == {"gdig", "torch", "transformers", "numpy", "python"}
+
+
+def test_preview(project):
+    texts = gdig.preview(model=project.model, candidates=(project.pool,), rows=2)
+    assert len(texts) == 2
+    for row, text in zip(project.rows, texts, strict=False):
+        assert f"⟦{row['trg_text']}</s>⟧" in str(text)
+        assert row["src_text"] in str(text)
+    assert len(gdig.preview(model=project.model, candidates=(project.pool,), rows=1000)) == N_ROWS
+
+
+def test_verify_reads_every_file(finished):
+    from gdig.pipeline import verify
+
+    lines = verify(finished)
+    assert [line.split(":")[0] for line in lines] == ["curvature", "seeds", "clusters", "clusters/labels", "sweep"]
+    assert lines[0].startswith("curvature: 6 files, ") and lines[0].endswith(" bytes, sound")
+    assert lines[-1].startswith(f"sweep: 4 shards, {N_ROWS} rows, ")
+
+
+# The command line, as it is installed.
+
+
+def run_gdig(*args: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "gdig", *args], capture_output=True, text=True, timeout=120)
+
+
+def test_the_command_line_gives_the_same_bytes(project, finished, tmp_path):
+    options = project.options(tmp_path / "run", output=str(tmp_path / "out.jsonl"))
+    del options["quiet"]
+    done = run_gdig("select", *flags(options))
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out.jsonl").read_bytes() == (finished / "selection.jsonl").read_bytes()
+    assert done.stdout.startswith(
+        f"12 of 60 rows ({stages(finished)['select']['tokens']:,} tokens): {tmp_path}/out.jsonl\n"
+    )
+    said = done.stderr
+    for text in ("model: LlamaForCausalLM, float32 on cpu", "factored against exact", "sweep: 60 rows", "k-means: "):
+        assert text in said
+    assert "Traceback" not in said and "Loading weights" not in said and "\r" not in said
+
+
+def test_a_run_goes_on_from_the_command_line_without_its_inputs(project, run_copy, capsys, monkeypatch):
+    """The options of the run are in run.json. In this process, for the seconds that imports take."""
+    from gdig.cli import main
+
+    assert main(["select", "--run-path", str(run_copy), "--method", "top", "--budget", "3"]) == 0
+    assert capsys.readouterr().out.startswith("3 of 60 rows (")
+    assert main(["cluster", "--run-path", str(run_copy)]) == 0
+    assert capsys.readouterr().out == f"cluster: done, in {run_copy}\n"
+    assert main(["verify", "--run-path", str(run_copy)]) == 0
+    assert capsys.readouterr().out.count(", sound\n") == 5
+    assert main(["preview", "--model", str(project.model), "--candidates", str(project.pool), "--rows", "1"]) == 0
+    out = capsys.readouterr().out
+    assert f"⟦{project.rows[0]['trg_text']}</s>⟧" in out
+    assert main(["select", "--run-path", str(run_copy), "--quiet"]) == 0
+    assert capsys.readouterr() == ("", "")
