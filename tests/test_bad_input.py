@@ -220,7 +220,7 @@ def test_a_model_that_is_not_finite_anywhere(project, failing, tmp_path):
     message = failing(model=model)
     assert "no example of the sample has a finite loss; is the model's checkpoint sound?" in message
     message = failing(model=model, inversion="identity")
-    assert "seed 0: its loss is nan" in message
+    assert "seeds.jsonl, row 0 (line 1): its loss is nan" in message
 
 
 def test_token_ids_beyond_the_vocabulary_are_named(project, tmp_path, failing, tiny_tokenizer):

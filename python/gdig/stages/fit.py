@@ -35,7 +35,9 @@ def fit_stage(work: Workspace) -> None:
         if report.invalid:
             work.progress.warn(f"fit: {report.invalid} rows of the sample have a loss that is not finite; left out")
     probe, _ = work.sample("probe", config.probe_rows)
-    joined, seed_report = precondition_seeds(model, factors, seeds, probe, config, work.progress)
+    joined, seed_report = precondition_seeds(
+        model, factors, seeds, probe, config, work.progress, where=lambda i: f"seeds: {work.seed_corpus.where(i)}"
+    )
     for layer, s in zip(model.layers, joined, strict=True):
         s.save(_file(run.path, "seeds", layer.name), layer.name)
     run.record("fit", seeds=asdict(seed_report), layers=[layer.name for layer in model.layers], dtype=str(model.dtype))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,6 +80,7 @@ def precondition_seeds(
     probe: Sequence[Example],
     config: Config,
     progress: Progress,
+    where: Callable[[int], str] = "seed {}".format,
 ) -> tuple[list[SeedFactors], SeedReport]:
     """Apply the inverse Hessian to every seed's gradient and factor the result.
 
@@ -90,9 +91,10 @@ def precondition_seeds(
         probe: candidates on which factored and exact scores are compared.
         config: inversion, damping, seed_energy, seed_rank, loss_reduction, seed.
         progress: where to show it.
+        where: says where a seed stands, by its number, for errors.
 
     Raises:
-        ModelError: when a seed's loss or gradient is not finite (the message names the seed by its number).
+        ModelError: when a seed's loss or gradient is not finite; the message says which.
     """
     gradients = GradientPass(model, config.loss_reduction)
     inverses = [Inverse(f, config, layer.name) for f, layer in zip(factors, model.layers, strict=True)]
@@ -108,7 +110,7 @@ def precondition_seeds(
         key = stream_key("factor", config.seed, model.layers[index].name, len(losses)) >> 1
         part = inverses[index].low_rank(a, d, config.seed_energy, config.seed_rank, key)
         if not bool(torch.isfinite(part[0]).all() & torch.isfinite(part[1]).all()):
-            raise ModelError(f"seed {len(losses)}: its gradient at {model.layers[index].name} is not finite")
+            raise ModelError(f"{where(len(losses))}: its gradient at {model.layers[index].name} is not finite")
         parts[index].append(part)
         if len(losses) in compared:
             exact[:, len(losses)] += _exact_scores(inverses[index], a, d, stash, index)
@@ -118,7 +120,7 @@ def precondition_seeds(
             (batch,) = make_batches([seed], 1, window=len(seed.input_ids))
             loss = float(gradients.run(batch, sink)[0])
             if not np.isfinite(loss):
-                raise ModelError(f"seed {number}: its loss is {loss}")
+                raise ModelError(f"{where(number)}: its loss is {loss}")
             losses.append(loss)
             bar.advance(1)
     joined = [_join(part) for part in parts]
