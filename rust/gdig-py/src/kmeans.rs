@@ -108,5 +108,5 @@ pub fn kmeans_predict_to<'py>(
 /// Names of the kernels that this machine has, the slowest first.
 #[pyfunction]
 pub fn kernels() -> Vec<&'static str> {
-    Kernel::ALL.iter().filter(|(kernel, _)| kernel.is_available()).map(|(_, name)| *name).collect()
+    Kernel::available().map(|(_, name)| name).collect()
 }
