@@ -122,6 +122,38 @@ def test_a_kernel_that_is_not_for_the_rows():
         KMeans(3, kernel="amx-int8").fit(X)
 
 
+def test_a_killed_fit_goes_on_to_the_same_bits(tmp_path):
+    np.save(tmp_path / "x.npy", X)
+    options = {"n_clusters": 40, "max_iter": 30, "tol": 0, "train_rows": "all", "n_threads": 1}
+    code = f"""
+        import os, signal, sys
+        from gdig import KMeans
+        # Killed from within, as soon as the third iteration is reported: wherever the worker then is.
+        def die(iteration, *_):
+            if iteration == 3:
+                os.kill(os.getpid(), signal.SIGKILL)
+        KMeans(**{options!r}).fit(sys.argv[1], die, checkpoint=sys.argv[2])
+    """
+    checkpoint = tmp_path / "fit.safetensors"
+    command = [sys.executable, "-c", textwrap.dedent(code), str(tmp_path / "x.npy"), str(checkpoint)]
+    assert subprocess.run(command, check=False, timeout=60).returncode == -signal.SIGKILL
+    left = int(gdig.store.read_tensors(checkpoint)[1]["n_iter"])
+    assert left >= 3
+    whole = KMeans(**options).fit(X)
+    assert left < whole.n_iter_, "killed too late to show anything"
+    seen = []
+    resumed = KMeans(**options).fit(tmp_path / "x.npy", lambda *step: seen.append(step[0]), checkpoint=checkpoint)
+    assert seen == list(range(left + 1, whole.n_iter_ + 1))
+    assert resumed.cluster_centers_.tobytes() == whole.cluster_centers_.tobytes()
+    assert (resumed.inertia_, resumed.n_iter_) == (whole.inertia_, whole.n_iter_)
+    np.testing.assert_array_equal(resumed.counts_, whole.counts_)
+    # Other rows, other parameters: from the start.
+    for x, other in ((X[::-1].copy(), options), (X, options | {"seed": 1})):
+        fresh = KMeans(**other).fit(x)
+        again = KMeans(**other).fit(x, checkpoint=checkpoint)
+        assert again.cluster_centers_.tobytes() == fresh.cluster_centers_.tobytes()
+
+
 def test_labels_on_disk_are_the_labels(tmp_path):
     valid = (np.arange(5000) % 7 != 0).astype(np.uint8)
     store = SketchStore.create(tmp_path / "store", 24, rows_per_shard=2048)

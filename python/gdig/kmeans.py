@@ -111,13 +111,23 @@ class KMeans:
     def __repr__(self) -> str:
         return f"KMeans({', '.join(f'{name}={value!r}' for name, value in self.get_params().items())})"
 
-    def fit(self, x: RowSource, callback: Callable[[int, float, float], object] | None = None) -> KMeans:
+    def fit(
+        self,
+        x: RowSource,
+        callback: Callable[[int, float, float], object] | None = None,
+        *,
+        checkpoint: str | Path | None = None,
+    ) -> KMeans:
         """Find centroids.
 
         Args:
             x: the rows, see the class.
             callback: called after each iteration with its number from 1, the inertia before its update, and how far
                 the centroids moved (Euclidean norm over all of them). An exception in it ends the fit.
+            checkpoint: a file that is written after each iteration, complete or not at all. If it is there already,
+                and was made from the same rows with the same parameters (n_threads and max_iter apart), the fit goes
+                on from it, to the result that it would have had without a break; else it is overwritten. Rows are
+                compared by the checksums of a store's shards; of an array, 4,096 rows are looked at.
 
         Raises:
             GdigError: if K exceeds the number of valid rows, or naming a row that is not finite.
@@ -141,6 +151,7 @@ class KMeans:
             n_threads=self.n_threads or 0,
             kernel=self.kernel,
             callback=callback,
+            checkpoint=checkpoint,
         )
         self.cluster_centers_ = centers
         return self

@@ -7,6 +7,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::arch::{Assigner, Scratch};
+use super::checkpoint::{Checkpoint, State};
 use super::source::{squared_norm, Block, Reader, RowSet};
 use super::tally::{BadRow, Tally};
 use super::{first_error, Fitted, Options};
@@ -41,35 +42,48 @@ struct Pass<T> {
     far: Vec<Far>,
 }
 
-pub fn run(rows: RowSet, start: Vec<f32>, options: &Options, supervisor: &Supervisor) -> Result<Fitted> {
-    let dim = rows.source.dim();
-    let mut centroids = start;
+/// The state before the first iteration.
+pub fn start(mut centroids: Vec<f32>, dim: usize, options: &Options) -> State {
     if options.unit_normalize {
         centroids.chunks_exact_mut(dim).for_each(normalize);
     }
-    let (mut previous, mut n_iter, mut partials) = (f64::INFINITY, 0, Vec::new());
-    while n_iter < options.max_iter {
-        let mut found = pass(rows, &centroids, options, &mut partials, supervisor)?;
+    let counts = vec![0; options.n_clusters];
+    State { centroids, counts, n_iter: 0, inertia: f64::INFINITY, ended: false }
+}
+
+pub fn run(
+    rows: RowSet,
+    mut state: State,
+    options: &Options,
+    checkpoint: Option<&Checkpoint>,
+    supervisor: &Supervisor,
+) -> Result<Fitted> {
+    let dim = rows.source.dim();
+    let mut partials = Vec::new();
+    while !state.ended && state.n_iter < options.max_iter {
+        let mut found = pass(rows, &state.centroids, options, &mut partials, supervisor)?;
         let reseeded = reseed(rows, &mut found)?;
-        let updated = update(&found, &centroids, dim, options.unit_normalize);
-        let squares = updated.iter().zip(&centroids).map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2));
+        let updated = update(&found, &state.centroids, dim, options.unit_normalize);
+        let squares = updated.iter().zip(&state.centroids).map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2));
         let shift = squares.sum::<f64>().sqrt();
-        n_iter += 1;
-        supervisor.report(Progress::Iteration { iteration: n_iter, inertia: found.inertia, shift });
-        if shift == 0.0 {
-            let Pass { counts, inertia, .. } = found;
+        // The first iteration has nothing to compare with; after a reseeding the next one is bound to gain.
+        let gain = state.inertia - found.inertia;
+        let slow = state.inertia.is_finite() && reseeded == 0 && gain <= options.tol * state.inertia;
+        let Pass { counts, inertia, .. } = found;
+        let (n_iter, ended) = (state.n_iter + 1, slow || shift == 0.0);
+        state = State { centroids: updated, counts, n_iter, inertia, ended };
+        if let Some(checkpoint) = checkpoint {
+            checkpoint.write(&state)?;
+        }
+        supervisor.report(Progress::Iteration { iteration: n_iter, inertia, shift });
+        if shift == 0.0 && reseeded == 0 {
+            let State { centroids, counts, .. } = state;
             return Ok(Fitted { centroids, inertia, n_iter, counts });
         }
-        centroids = updated;
-        // The first iteration has nothing to compare with; after a reseeding the next one is bound to gain.
-        if previous.is_finite() && reseeded == 0 && previous - found.inertia <= options.tol * previous {
-            break;
-        }
-        previous = found.inertia;
     }
     // Inertia and counts of the centroids that are returned, not of those before the last update.
-    let Pass { counts, inertia, .. } = pass(rows, &centroids, options, &mut partials, supervisor)?;
-    Ok(Fitted { centroids, inertia, n_iter, counts })
+    let Pass { counts, inertia, .. } = pass(rows, &state.centroids, options, &mut partials, supervisor)?;
+    Ok(Fitted { centroids: state.centroids, inertia, n_iter: state.n_iter, counts })
 }
 
 /// Assign all rows to `centroids`, and sum them up. `partials` is memory kept from one call to the next.

@@ -5,6 +5,7 @@
 //! the chunks in order in float64 (`lloyd`, `tally`), and every draw is a hash of (seed, row).
 
 pub mod arch;
+mod checkpoint;
 mod init;
 mod lloyd;
 mod predict;
@@ -12,6 +13,8 @@ pub mod source;
 mod tally;
 #[cfg(test)]
 mod tests;
+
+use std::path::PathBuf;
 
 use rayon::prelude::*;
 use rayon::{ThreadPool, ThreadPoolBuilder};
@@ -25,6 +28,7 @@ use crate::interrupt::Supervisor;
 use crate::resample::bottom_k;
 use crate::rows::Rows;
 use crate::{Error, Result};
+use checkpoint::Checkpoint;
 use source::{Block, Reader, RowSet};
 
 /// Training rows are copied to memory, as they are stored, when they take no more than this; else they are read from the
@@ -52,6 +56,8 @@ pub struct Options {
     pub kernel: Option<Kernel>,
     /// 0: as many as the machine has.
     pub n_threads: usize,
+    /// A file that is written after each iteration, and from which a fit that was killed goes on.
+    pub checkpoint: Option<PathBuf>,
 }
 
 /// Centroids, and what the training rows say about them.
@@ -82,35 +88,40 @@ pub fn fit(source: &Source, options: &Options, supervisor: &Supervisor) -> Resul
     let pool = thread_pool(options.n_threads)?;
     pool.install(|| {
         let all = RowSet { source, list: None, valid: valid.as_deref(), unit_normalize: options.unit_normalize };
+        // Before rows are chosen: what it stands for does not depend on the sample, which the options fix.
+        let path = options.checkpoint.as_deref();
+        let checkpoint = path.map(|path| Checkpoint::new(path, all, options, supervisor)).transpose()?;
+        let checkpoint = checkpoint.as_ref();
         let n_train = options.train_rows.unwrap_or(n_valid).min(n_valid);
         if n_train == n_valid {
-            return train(all, options, supervisor);
+            return train(all, options, checkpoint, supervisor);
         }
         let list = sample(all, n_train, derive(options.seed, "k-means training rows"), supervisor)?;
         let rows = RowSet { list: Some(&list), valid: None, ..all };
         if n_train * source.dim() * source.dtype().size() > GATHER_BYTES {
-            return train(rows, options, supervisor);
+            return train(rows, options, checkpoint, supervisor);
         }
         let (stored, scales) = gather_stored(rows, supervisor)?;
         let size = source.dim() * source.dtype().size();
         let bytes = &bytemuck::cast_slice(&stored)[..n_train * size];
         let array = Rows::new(source.dtype(), source.dim(), bytes, &scales)?;
-        train(RowSet { source: &Source::Array(array), list: None, ..rows }, options, supervisor)
+        train(RowSet { source: &Source::Array(array), list: None, ..rows }, options, checkpoint, supervisor)
     })
 }
 
-fn train(rows: RowSet, options: &Options, supervisor: &Supervisor) -> Result<Fitted> {
+fn train(rows: RowSet, options: &Options, checkpoint: Option<&Checkpoint>, supervisor: &Supervisor) -> Result<Fitted> {
     let (k, dim) = (options.n_clusters, rows.source.dim());
-    let start = match &options.init {
-        Init::PlusPlus => init::plus_plus(rows, k, options.seed, supervisor)?,
-        Init::Centroids(given) => {
-            if given.len() != k * dim || given.iter().any(|x| !x.is_finite()) {
-                return Err(Error::input(format!("init: expected finite centroids [{k}, {dim}]")));
-            }
-            given.clone()
+    if let Init::Centroids(given) = &options.init {
+        if given.len() != k * dim || given.iter().any(|x| !x.is_finite()) {
+            return Err(Error::input(format!("init: expected finite centroids [{k}, {dim}]")));
         }
+    }
+    let state = match (checkpoint.and_then(|checkpoint| checkpoint.read(options, dim)), &options.init) {
+        (Some(state), _) => state,
+        (None, Init::PlusPlus) => lloyd::start(init::plus_plus(rows, k, options.seed, supervisor)?, dim, options),
+        (None, Init::Centroids(given)) => lloyd::start(given.clone(), dim, options),
     };
-    lloyd::run(rows, start, options, supervisor)
+    lloyd::run(rows, state, options, checkpoint, supervisor)
 }
 
 /// `n` valid rows of the set (all, if it has fewer), ascending: those whose position has the smallest seeded hash.

@@ -283,6 +283,7 @@ pub fn squared_norm(a: &[f32]) -> f32 {
     sum_of_squares(a, a, |a, _| a)
 }
 
+#[inline(always)]
 pub fn squared_distance(a: &[f32], b: &[f32]) -> f32 {
     sum_of_squares(a, b, |a, b| a - b)
 }

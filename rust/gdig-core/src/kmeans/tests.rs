@@ -6,6 +6,7 @@ use super::source::squared_distance;
 use super::tally::{Isa, Tally};
 use super::*;
 use crate::hash::{row_hash, unit};
+use crate::interrupt::{supervise, Progress};
 use crate::rows::encode;
 use crate::store::{Appender, Store, TensorData};
 use crate::Dtype;
@@ -32,6 +33,7 @@ fn options(k: usize) -> Options {
         unit_normalize: false,
         kernel: None,
         n_threads: 2,
+        checkpoint: None,
     }
 }
 
@@ -266,6 +268,45 @@ fn tallies_agree_to_the_last_bit() {
             assert_eq!(&tally.distances, &nearest);
         }
     }
+}
+
+#[test]
+fn a_fit_goes_on_from_its_checkpoint_to_the_same_bits() {
+    let (x, directory) = (data(3000, 6, 12, 8), tempfile::tempdir().unwrap());
+    let checkpoint = Some(directory.path().join("fit.safetensors"));
+    for (tol, train_rows) in [(0.0, None), (1e-3, None), (0.0, Some(2000))] {
+        let opts = |max_iter, checkpoint| Options { max_iter, tol, train_rows, checkpoint, ..options(12) };
+        let whole = run(&x, 6, &opts(20, None)).unwrap();
+        for stopped_after in 1..whole.n_iter {
+            run(&x, 6, &opts(stopped_after, checkpoint.clone())).unwrap();
+            let mut iterations = Vec::new();
+            let mut watch = |progress| {
+                if let Some(Progress::Iteration { iteration, .. }) = progress {
+                    iterations.push(iteration);
+                }
+                true
+            };
+            let resumed = opts(20, checkpoint.clone());
+            let again = supervise(&mut watch, |supervisor| fit(&array(&x, 6), &resumed, supervisor)).unwrap();
+            assert_eq!(again, whole);
+            assert_eq!(iterations, (stopped_after + 1..=whole.n_iter).collect::<Vec<_>>());
+            // It ended: now there is nothing left to iterate.
+            assert_eq!(run(&x, 6, &resumed).unwrap(), whole);
+        }
+    }
+    // Another fit's, a longer fit's and a damaged file are not gone on from.
+    let path = checkpoint.clone().unwrap();
+    let short = Options { max_iter: 2, ..options(12) };
+    let fresh = run(&x, 6, &short).unwrap();
+    run(&x, 6, &Options { checkpoint: checkpoint.clone(), ..options(12) }).unwrap();
+    assert_eq!(run(&x, 6, &Options { checkpoint: checkpoint.clone(), ..short }).unwrap(), fresh);
+    let other = Options { seed: 4, max_iter: 2, ..options(12) };
+    let fresh = run(&x, 6, &other).unwrap();
+    let other = Options { checkpoint, ..other };
+    assert_eq!(run(&x, 6, &other).unwrap(), fresh);
+    let sound = std::fs::read(&path).unwrap();
+    std::fs::write(&path, &sound[..sound.len() - 1]).unwrap();
+    assert_eq!(run(&x, 6, &other).unwrap(), fresh);
 }
 
 #[test]

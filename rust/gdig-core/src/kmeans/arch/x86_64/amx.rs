@@ -17,8 +17,8 @@ pub trait Element {
     const PER_LINE: usize;
 
     /// # Safety
-    /// As of `Tiles::product_bf16`.
-    unsafe fn product(tiles: &Tiles, rows: *const Line, centroids: *const Line, steps: usize, sums: &mut Sums);
+    /// As of `Tiles::step_bf16`.
+    unsafe fn step(tiles: &Tiles, rows: *const Line, centroids: *const Line);
 
     /// Scores of a row and 16 centroids: x.c - |c|^2/2 up to what all centroids have in common.
     ///
@@ -117,65 +117,108 @@ impl Panels {
 
         let tiles = Tiles::new();
         let mut sums = [[Line::ZERO; 2 * SIDE]; 2];
-        let (mut current, mut previous) = (0, None);
+        let [mut current, mut other] = sums.each_mut();
+        // The vector units compare one block's sums while the tile unit works on the next one's.
+        let mut earlier = Comparison::none();
+        let rows_a_step = SIDE.div_ceil(self.steps);
         for panel in 0..n_panels {
             for group in 0..n_groups {
-                let rows = scratch.rows[group * group_lines..][..group_lines].as_ptr();
-                let centroids = self.tiles[panel * group_lines..][..group_lines].as_ptr();
-                E::product(&tiles, rows, centroids, self.steps, &mut sums[current]);
-                // The vector units compare one block's sums while the tile unit works on the next one's.
-                if let Some((panel, group)) = previous.replace((panel, group)) {
-                    self.compare::<E>(&sums[1 - current], panel, group, scratch, &mut ahead);
+                tiles.zero();
+                let rows = scratch.rows[group * group_lines..][..group_lines].chunks_exact(STEP_LINES);
+                let centroids = self.tiles[panel * group_lines..][..group_lines].chunks_exact(STEP_LINES);
+                for (rows, centroids) in rows.zip(centroids) {
+                    E::step(&tiles, rows.as_ptr(), centroids.as_ptr());
+                    for _ in 0..rows_a_step {
+                        earlier.row::<E>(&mut ahead);
+                    }
                 }
-                current = 1 - current;
+                tiles.store(current);
+                let row_scales = &scratch.row_scales[group * SIDE..][..SIDE];
+                let best = &mut scratch.best[group * SIDE..][..SIDE];
+                earlier = Comparison::new(self, panel, current, row_scales, best);
+                std::mem::swap(&mut current, &mut other);
             }
         }
-        if let Some((panel, group)) = previous {
-            self.compare::<E>(&sums[1 - current], panel, group, scratch, &mut ahead);
+        for _ in 0..SIDE {
+            earlier.row::<E>(&mut ahead);
         }
         drop(tiles);
         for (label, best) in labels.iter_mut().zip(&scratch.best) {
             *label = best.label();
         }
     }
+}
 
-    /// Let the scores of a panel into the best of a group of rows. Panels come in ascending order: of equal scores in
-    /// a lane the first stays.
+/// Lets the scores of a panel into the best of a group of rows, row by row. Panels come in ascending order: of equal
+/// scores in a lane the first stays.
+struct Comparison {
+    /// Of the rows left, and how many these are.
+    sums: *const [Line; 2],
+    row_scales: *const f32,
+    best: *mut Best,
+    left: usize,
+    /// Of the panel's two halves.
+    scales: [__m512; 2],
+    offsets: [__m512; 2],
+    numbers: [__m512i; 2],
+}
+
+impl Comparison {
+    /// Of no rows.
     ///
     /// # Safety
     /// The processor must have AVX-512.
     #[inline]
     #[target_feature(enable = "avx512f")]
-    unsafe fn compare<E: Element>(
-        &self,
-        sums: &Sums,
-        panel: usize,
-        group: usize,
-        scratch: &mut TileScratch,
-        ahead: &mut Ahead,
-    ) {
-        let span = panel * SIDE..(panel + 1) * SIDE;
-        let (scales, offsets) = (&self.scales[span.clone()], &self.offsets[span]);
-        let halves =
-            [0, 16].map(|at| (_mm512_loadu_ps(scales[at..].as_ptr()), _mm512_loadu_ps(offsets[at..].as_ptr())));
+    unsafe fn none() -> Comparison {
+        let (zero, zeros) = (_mm512_setzero_ps(), [_mm512_setzero_si512(); 2]);
+        let (sums, row_scales, best) = (std::ptr::null(), std::ptr::null(), std::ptr::null_mut());
+        Comparison { sums, row_scales, best, left: 0, scales: [zero; 2], offsets: [zero; 2], numbers: zeros }
+    }
+
+    /// # Safety
+    /// The processor must have AVX-512. The slices must live, and nobody else use them, until the last call of `row`.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    unsafe fn new(panels: &Panels, panel: usize, sums: &Sums, row_scales: &[f32], best: &mut [Best]) -> Comparison {
+        let (scales, offsets) = (&panels.scales[panel * SIDE..][..SIDE], &panels.offsets[panel * SIDE..][..SIDE]);
         let lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-        let low = _mm512_add_epi32(lanes, _mm512_set1_epi32((panel * SIDE) as i32));
-        let high = _mm512_add_epi32(low, _mm512_set1_epi32(16));
-        let row_scales = &scratch.row_scales[group * SIDE..][..SIDE];
-        let best = &mut scratch.best[group * SIDE..][..SIDE];
-        for ((sums, best), &row_scale) in sums.chunks_exact(2).zip(best).zip(row_scales) {
-            ahead.prefetch();
-            let [a, b] = [0, 1].map(|half: usize| {
-                let sums = _mm512_load_si512(sums[half].0.as_ptr().cast());
-                E::score(sums, row_scale, halves[half].0, halves[half].1)
-            });
-            let upper = _mm512_cmp_ps_mask::<_CMP_GT_OQ>(b, a);
-            let score = _mm512_mask_mov_ps(a, upper, b);
-            let arg = _mm512_mask_mov_epi32(low, upper, high);
-            let better = _mm512_cmp_ps_mask::<_CMP_GT_OQ>(score, _mm512_load_ps(best.score.as_ptr()));
-            _mm512_mask_store_ps(best.score.as_mut_ptr(), better, score);
-            _mm512_mask_store_epi32(best.arg.as_mut_ptr().cast(), better, arg);
+        Comparison {
+            sums: sums.as_ptr().cast(),
+            left: row_scales.len().min(best.len()).min(SIDE),
+            row_scales: row_scales.as_ptr(),
+            best: best.as_mut_ptr(),
+            scales: [0, 16].map(|at| _mm512_loadu_ps(scales[at..].as_ptr())),
+            offsets: [0, 16].map(|at| _mm512_loadu_ps(offsets[at..].as_ptr())),
+            numbers: [0, 16].map(|at| _mm512_add_epi32(lanes, _mm512_set1_epi32((panel * SIDE + at) as i32))),
         }
+    }
+
+    /// Compare the next row's, if there is one.
+    ///
+    /// # Safety
+    /// As of `new`, and the processor must have what `E` asks for.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    unsafe fn row<E: Element>(&mut self, ahead: &mut Ahead) {
+        if self.left == 0 {
+            return;
+        }
+        ahead.prefetch();
+        // SAFETY: `left` counts the elements of each of the three slices.
+        let (sums, row_scale, best) = (&*self.sums, *self.row_scales, &mut *self.best);
+        let [a, b] = [0, 1].map(|half| {
+            let sums = _mm512_load_si512(sums[half].0.as_ptr().cast());
+            E::score(sums, row_scale, self.scales[half], self.offsets[half])
+        });
+        let upper = _mm512_cmp_ps_mask::<_CMP_GT_OQ>(b, a);
+        let score = _mm512_max_ps(b, a);
+        let number = _mm512_mask_mov_epi32(self.numbers[0], upper, self.numbers[1]);
+        let better = _mm512_cmp_ps_mask::<_CMP_GT_OQ>(score, _mm512_load_ps(best.score.as_ptr()));
+        _mm512_mask_store_ps(best.score.as_mut_ptr(), better, score);
+        _mm512_mask_store_epi32(best.arg.as_mut_ptr().cast(), better, number);
+        (self.sums, self.row_scales, self.best) = (self.sums.add(1), self.row_scales.add(1), self.best.add(1));
+        self.left -= 1;
     }
 }
 

@@ -11,7 +11,7 @@ use std::arch::x86_64::*;
 use super::super::{half_norms, Nearest, Scratch};
 use super::amx::{Element, Panels};
 use super::half_avx512;
-use super::tile::{self, Line, Sums, Tiles, STEP_LINES};
+use super::tile::{self, Line, Tiles, STEP_LINES};
 use crate::rows::Rows;
 
 pub struct AmxBf16 {
@@ -98,8 +98,8 @@ impl Element for Bf16 {
     const PER_LINE: usize = 32;
 
     #[inline(always)]
-    unsafe fn product(tiles: &Tiles, rows: *const Line, centroids: *const Line, steps: usize, sums: &mut Sums) {
-        tiles.product_bf16(rows, centroids, steps, sums);
+    unsafe fn step(tiles: &Tiles, rows: *const Line, centroids: *const Line) {
+        tiles.step_bf16(rows, centroids);
     }
 
     #[inline(always)]

@@ -9,7 +9,7 @@ use std::arch::x86_64::*;
 use super::super::{Nearest, Scratch};
 use super::amx::{Element, Panels};
 use super::amx_bf16::mean;
-use super::tile::{self, Line, Sums, Tiles, STEP_LINES};
+use super::tile::{self, Line, Tiles, STEP_LINES};
 use crate::rows::Rows;
 
 pub struct AmxInt8(Panels);
@@ -74,8 +74,8 @@ impl Element for Int8 {
     const PER_LINE: usize = 64;
 
     #[inline(always)]
-    unsafe fn product(tiles: &Tiles, rows: *const Line, centroids: *const Line, steps: usize, sums: &mut Sums) {
-        tiles.product_int8(rows, centroids, steps, sums);
+    unsafe fn step(tiles: &Tiles, rows: *const Line, centroids: *const Line) {
+        tiles.step_int8(rows, centroids);
     }
 
     #[inline(always)]

@@ -16,9 +16,9 @@ impl Line {
     pub const BYTES: usize = 64;
 }
 
-/// Rows, and as many centroids, of one call of `product_*`: two tiles by two.
+/// Rows, and as many centroids, whose products are taken together: two tiles by two.
 pub const SIDE: usize = 32;
-/// Lines of a step of `product_*`: 64 bytes of each of `SIDE` rows.
+/// Lines of a step: 64 bytes of each of `SIDE` rows.
 pub const STEP_LINES: usize = SIDE;
 /// Sums of `SIDE` rows and `SIDE` centroids, [SIDE][2] lines of 16.
 pub type Sums = [Line; 2 * SIDE];
@@ -92,24 +92,17 @@ impl Drop for Tiles {
     }
 }
 
-/// Each step loads two tiles of rows and two of centroids, and multiplies every one with every other: four loads for
-/// four products, the best that eight tiles allow. The whole loop is one block of assembly, so that no value has to
-/// survive in a tile from one block to the next.
-macro_rules! product {
+/// One step of inner products: load two tiles of rows and two of centroids, and multiply every one with every other.
+/// Four loads for four products is the best that eight tiles allow.
+macro_rules! step {
     ($(#[$doc:meta])* $name:ident, $instruction:literal) => {
         $(#[$doc])*
         ///
         /// # Safety
-        /// `rows` and `centroids` must point to `steps` times `STEP_LINES` lines, `steps` at least 1, and the
-        /// processor must have the instruction.
+        /// Both must point to `STEP_LINES` lines, and the processor must have the instruction.
         #[inline(always)]
-        pub unsafe fn $name(&self, rows: *const Line, centroids: *const Line, steps: usize, sums: &mut Sums) {
+        pub unsafe fn $name(&self, rows: *const Line, centroids: *const Line) {
             asm!(
-                "tilezero tmm0",
-                "tilezero tmm1",
-                "tilezero tmm2",
-                "tilezero tmm3",
-                "2:",
                 "tileloadd tmm4, [{a} + {line}]",
                 "tileloadd tmm6, [{b} + {line}]",
                 concat!($instruction, " tmm0, tmm4, tmm6"),
@@ -118,35 +111,56 @@ macro_rules! product {
                 "tileloadd tmm5, [{a} + {line} + 1024]",
                 concat!($instruction, " tmm2, tmm5, tmm6"),
                 concat!($instruction, " tmm3, tmm5, tmm7"),
-                "add {a}, 2048",
-                "add {b}, 2048",
-                "dec {steps}",
-                "jnz 2b",
-                "lea {line}, [{line} + {line}]",
-                "tilestored [{sums} + {line}], tmm0",
-                "tilestored [{sums} + {line} + 64], tmm1",
-                "tilestored [{sums} + {line} + 2048], tmm2",
-                "tilestored [{sums} + {line} + 2112], tmm3",
-                a = inout(reg) rows => _,
-                b = inout(reg) centroids => _,
-                steps = inout(reg) steps => _,
-                line = inout(reg) Line::BYTES => _,
-                sums = in(reg) sums.as_mut_ptr(),
-                out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
-                out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
-                options(nostack),
+                a = in(reg) rows,
+                b = in(reg) centroids,
+                line = in(reg) Line::BYTES,
+                options(nostack, readonly, preserves_flags),
             );
         }
     };
 }
 
+/// Sums stay in tiles 0 to 3 from `zero` over the steps to `store`, across blocks of assembly. They survive because
+/// nothing else uses tiles: the compiler does not where their target features are off, as they are in this crate, and
+/// no foreign code is called in between.
 impl Tiles {
-    product!(
-        /// Inner products of bfloat16: of two neighbouring columns at a time, in float32, subnormals taken as zero.
-        product_bf16, "tdpbf16ps"
+    step!(
+        /// bfloat16: two neighbouring columns at a time, in float32, subnormals taken as zero.
+        step_bf16, "tdpbf16ps"
     );
-    product!(
-        /// Inner products of int8, exact in int32.
-        product_int8, "tdpbssd"
+    step!(
+        /// int8, exact in int32.
+        step_int8, "tdpbssd"
     );
+
+    /// Let all sums be zero.
+    #[inline(always)]
+    pub fn zero(&self) {
+        // SAFETY: AMX is there and the tiles are configured, or this would not have been made.
+        unsafe {
+            asm!(
+                "tilezero tmm0",
+                "tilezero tmm1",
+                "tilezero tmm2",
+                "tilezero tmm3",
+                options(nostack, nomem, preserves_flags)
+            );
+        }
+    }
+
+    #[inline(always)]
+    pub fn store(&self, sums: &mut Sums) {
+        // SAFETY: as above, and four tiles of 16 rows by 64 bytes fill the sums.
+        unsafe {
+            asm!(
+                "tilestored [{sums} + {two_lines}], tmm0",
+                "tilestored [{sums} + {two_lines} + 64], tmm1",
+                "tilestored [{sums} + {two_lines} + 2048], tmm2",
+                "tilestored [{sums} + {two_lines} + 2112], tmm3",
+                sums = in(reg) sums.as_mut_ptr(),
+                two_lines = in(reg) 2 * Line::BYTES,
+                options(nostack, preserves_flags),
+            );
+        }
+    }
 }
