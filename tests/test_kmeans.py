@@ -75,13 +75,83 @@ def sources(tmp_path, x):
     ]
 
 
-def test_the_bits_depend_on_neither_form_nor_shards_nor_threads_nor_kernel(tmp_path):
-    results = []
-    for i, x in enumerate(sources(tmp_path, X)):
-        kernel = [*_native.kernels(), None][i % (len(_native.kernels()) + 1)]
-        model = KMeans(30, seed=5, max_iter=5, train_rows=3000, n_threads=1 + i % 3, kernel=kernel).fit(x)
-        results.append((model.cluster_centers_.tobytes(), model.inertia_, model.n_iter_, model.predict(x).tobytes()))
-    assert len(set(results)) == 1
+def test_the_bits_depend_on_neither_form_nor_shards_nor_threads(tmp_path):
+    forms = sources(tmp_path, X)
+    results: dict[str, set] = {}
+    for kernel in _native.kernels():
+        if kernel == "amx-int8":
+            continue
+        for i, x in enumerate(forms):
+            model = KMeans(30, seed=5, max_iter=5, train_rows=3000, n_threads=1 + i % 3, kernel=kernel).fit(x)
+            found = (model.cluster_centers_.tobytes(), model.inertia_, model.n_iter_, model.predict(x).tobytes())
+            # The float32 kernels agree; AMX rounds to bfloat16 first, and agrees with itself.
+            results.setdefault("bfloat16" if kernel == "amx-bf16" else "float32", set()).add(found)
+    assert [len(found) for found in results.values()] == [1] * len(results)
+
+
+def test_the_environment_names_a_kernel(monkeypatch):
+    def centers(**options):
+        return KMeans(30, seed=5, max_iter=3, **options).fit(X.astype(np.float16)).cluster_centers_.tobytes()
+
+    scalar = centers(kernel="scalar")
+    monkeypatch.setenv("GDIG_KERNEL", "scalar")
+    assert centers() == scalar
+    monkeypatch.setenv("GDIG_KERNEL", "")
+    centers()
+    monkeypatch.setenv("GDIG_KERNEL", "vax")
+    with pytest.raises(GdigError, match=r"GDIG_KERNEL: .vax.: this machine has scalar, portable"):
+        centers()
+    assert centers(kernel="scalar") == scalar
+
+
+@pytest.mark.parametrize(("dtype", "bound"), [("float16", 1e-4), ("bfloat16", 1e-4), ("int8", 1e-3)])
+def test_what_the_fastest_kernel_rounds_costs_next_to_no_inertia(tmp_path, dtype, bound):
+    """The targets of the project; rows are drawn so that many lie between two centroids."""
+    x = blobs(20_000, 96, 60, seed=3) + np.float32(2)
+    with SketchStore.create(tmp_path / dtype, 96, dtype=dtype, rows_per_shard=6000) as store:
+        store.append(x)
+    options = {"init": x[:50], "max_iter": 8, "tol": 0, "train_rows": "all"}
+    fast, plain = KMeans(50, **options).fit(store), KMeans(50, kernel="portable", **options).fit(store)
+    assert fast.inertia_ == pytest.approx(plain.inertia_, rel=bound)
+
+
+def test_a_kernel_that_is_not_for_the_rows():
+    if "amx-int8" not in _native.kernels():
+        pytest.skip("no AMX here")
+    with pytest.raises(GdigError, match=r"kernel .amx-int8. is not for rows of 24 columns of float32"):
+        KMeans(3, kernel="amx-int8").fit(X)
+
+
+def test_a_killed_fit_goes_on_to_the_same_bits(tmp_path):
+    np.save(tmp_path / "x.npy", X)
+    options = {"n_clusters": 40, "max_iter": 30, "tol": 0, "train_rows": "all", "n_threads": 1}
+    code = f"""
+        import os, signal, sys
+        from gdig import KMeans
+        # Killed from within, as soon as the third iteration is reported: wherever the worker then is.
+        def die(iteration, *_):
+            if iteration == 3:
+                os.kill(os.getpid(), signal.SIGKILL)
+        KMeans(**{options!r}).fit(sys.argv[1], die, checkpoint=sys.argv[2])
+    """
+    checkpoint = tmp_path / "fit.safetensors"
+    command = [sys.executable, "-c", textwrap.dedent(code), str(tmp_path / "x.npy"), str(checkpoint)]
+    assert subprocess.run(command, check=False, timeout=60).returncode == -signal.SIGKILL
+    left = int(gdig.store.read_tensors(checkpoint)[1]["n_iter"])
+    assert left >= 3
+    whole = KMeans(**options).fit(X)
+    assert left < whole.n_iter_, "killed too late to show anything"
+    seen = []
+    resumed = KMeans(**options).fit(tmp_path / "x.npy", lambda *step: seen.append(step[0]), checkpoint=checkpoint)
+    assert seen == list(range(left + 1, whole.n_iter_ + 1))
+    assert resumed.cluster_centers_.tobytes() == whole.cluster_centers_.tobytes()
+    assert (resumed.inertia_, resumed.n_iter_) == (whole.inertia_, whole.n_iter_)
+    np.testing.assert_array_equal(resumed.counts_, whole.counts_)
+    # Other rows, other parameters: from the start.
+    for x, other in ((X[::-1].copy(), options), (X, options | {"seed": 1})):
+        fresh = KMeans(**other).fit(x)
+        again = KMeans(**other).fit(x, checkpoint=checkpoint)
+        assert again.cluster_centers_.tobytes() == fresh.cluster_centers_.tobytes()
 
 
 def test_labels_on_disk_are_the_labels(tmp_path):

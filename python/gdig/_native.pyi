@@ -66,6 +66,7 @@ def kmeans_fit(
     n_threads: int,
     kernel: str | None,
     callback: Callable[[int, float, float], object] | None,
+    checkpoint: str | PathLike[str] | None,
 ) -> tuple[NDArray[np.float32], float, int, NDArray[np.uint64]]: ...
 def kmeans_predict(
     x: Store | NDArray[Any],

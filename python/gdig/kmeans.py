@@ -28,9 +28,16 @@ _PARAMETERS = (
 class KMeans:
     """Lloyd's k-means with Euclidean distance, from k-means++ or a given start.
 
-    The result is the same to the last bit for any number of threads, kernel and shard size. Products are float32;
-    sums are float32 over chunks of max(8,192, 4 K) rows and float64 over the chunks; a tie goes to the lower centroid;
-    an empty cluster gets one of the rows farthest from their centroids.
+    The result is the same to the last bit for any number of threads and any shard size. Sums are float32 over chunks
+    of max(8,192, 4 K) rows and float64 over the chunks; a tie goes to the lower centroid; an empty cluster gets one of
+    the rows farthest from their centroids.
+
+    Which centroid is nearest is computed in the precision of the kernel. "scalar", "portable", "avx2" and "avx512" use
+    float32 and agree to the last bit. "amx-bf16" rounds rows and centroids, less the centroids' mean m, to bfloat16:
+    for a row x it may take a centroid c that is farther than the nearest c', but by no more than
+    |x - c|^2 - |x - c'|^2 <= about 0.032 |x - m| max(|c - m|, |c' - m|), the 0.032 growing by 5e-7 a column. "amx-int8"
+    rounds centroids to int8 with a scale each, and takes int8 rows as they are stored. Distances, inertia and sums are
+    float32 from the stored rows, whatever the kernel.
 
     Args:
         n_clusters: K, at most the number of valid rows.
@@ -42,7 +49,9 @@ class KMeans:
             least K.
         unit_normalize: scale rows and centroids to unit length (spherical k-means); distances are then between these.
         n_threads: None for all that the machine has.
-        kernel: None for the fastest that the machine has; for tests "scalar", "portable", "avx2" or "avx512".
+        kernel: None for the one that the environment variable GDIG_KERNEL names, or else the fastest that the machine
+            has and that rounds no more than the rows are: float32 for float32 and float64 rows, bfloat16 for float16
+            and bfloat16 rows, int8 for int8 rows.
 
     Attributes (after :meth:`fit`):
         cluster_centers_: [K, d] float32.
@@ -102,13 +111,23 @@ class KMeans:
     def __repr__(self) -> str:
         return f"KMeans({', '.join(f'{name}={value!r}' for name, value in self.get_params().items())})"
 
-    def fit(self, x: RowSource, callback: Callable[[int, float, float], object] | None = None) -> KMeans:
+    def fit(
+        self,
+        x: RowSource,
+        callback: Callable[[int, float, float], object] | None = None,
+        *,
+        checkpoint: str | Path | None = None,
+    ) -> KMeans:
         """Find centroids.
 
         Args:
             x: the rows, see the class.
             callback: called after each iteration with its number from 1, the inertia before its update, and how far
                 the centroids moved (Euclidean norm over all of them). An exception in it ends the fit.
+            checkpoint: a file that is written after each iteration, complete or not at all. If it is there already,
+                and was made from the same rows with the same parameters (n_threads and max_iter apart), the fit goes
+                on from it, to the result that it would have had without a break; else it is overwritten. Rows are
+                compared by the checksums of a store's shards; of an array, 4,096 rows are looked at.
 
         Raises:
             GdigError: if K exceeds the number of valid rows, or naming a row that is not finite.
@@ -132,6 +151,7 @@ class KMeans:
             n_threads=self.n_threads or 0,
             kernel=self.kernel,
             callback=callback,
+            checkpoint=checkpoint,
         )
         self.cluster_centers_ = centers
         return self

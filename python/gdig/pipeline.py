@@ -198,11 +198,11 @@ def _cluster(work: Workspace, store: SketchStore, quality: Quality, budget: Budg
     n_clusters = resolve_clusters(work.config, quality, budget)
     if run.done("cluster") and run.stage("cluster")["n_clusters"] == n_clusters:
         return
-    if run.stage("cluster"):
-        if run.done("cluster"):
-            was = run.stage("cluster")["n_clusters"]
-            work.progress.say(f"cluster: the budget now asks for {n_clusters} clusters instead of {was}")
+    if run.done("cluster"):
+        was = run.stage("cluster")["n_clusters"]
+        work.progress.say(f"cluster: the budget now asks for {n_clusters} clusters instead of {was}")
         run.start_over("cluster")
+    # What an interrupted stage left says what it was made from, and is gone on from only if that is still the same.
     with run.running("cluster"):
         facts = cluster_sketches(store, run.path / "clusters", n_clusters, work.config, work.progress)
         run.record("cluster", **facts)

@@ -43,7 +43,8 @@ def resolve_clusters(config: Config, quality: Quality, budget: Budget) -> int:
 def cluster_sketches(store: SketchStore, directory: Path, n_clusters: int, config: Config, progress: Progress) -> dict:
     """Fit k-means on the sketches and label every row.
 
-    Leaves directory/centroids.safetensors, and directory/labels with labels and distances split as the sweep is.
+    Leaves directory/centroids.safetensors, and directory/labels with labels and distances split as the sweep is. While
+    it iterates there is directory/fit.safetensors, from which a run that was killed goes on.
 
     Returns:
         What there is to record: n_clusters, n_iter, inertia (of the rows trained on), rows of the largest cluster, and
@@ -60,8 +61,13 @@ def cluster_sketches(store: SketchStore, directory: Path, n_clusters: int, confi
         n_threads=config.threads,
     )
     with progress.stage("cluster: k-means", config.kmeans_max_iter, "iterations") as bar:
-        kmeans.fit(store, callback=lambda iteration, inertia, shift: bar.advance(1, f"inertia {inertia:.4g}"))
+        kmeans.fit(
+            store,
+            callback=lambda iteration, inertia, shift: bar.advance(1, f"inertia {inertia:.4g}"),
+            checkpoint=directory / "fit.safetensors",
+        )
     kmeans.save(centroids)
+    (directory / "fit.safetensors").unlink(missing_ok=True)
     seen = 0
     with progress.stage("cluster: labels", len(store)) as bar:
 

@@ -57,11 +57,36 @@ impl<'a> Rows<'a> {
         Rows { bytes: &self.bytes[start * row..stop * row], scales, ..*self }
     }
 
+    /// As stored.
+    pub fn bytes(&self) -> &'a [u8] {
+        self.bytes
+    }
+
+    /// One a row for int8, else empty.
+    pub fn scales(&self) -> &'a [f32] {
+        self.scales
+    }
+
     /// Feed the stored bytes to a hash.
     pub fn hash_into(&self, hash: &mut Xxh3) {
         hash.update(self.bytes);
         hash.update(cast_slice(self.scales));
         hash.update(self.dtype.name().as_bytes());
+    }
+
+    /// Row `i` as float32 into `out`, [dim]; float16 by `half`. Inlined into functions for one instruction set, which
+    /// `decode` is not.
+    #[inline(always)]
+    pub fn decode_row(&self, i: usize, out: &mut [f32], half: impl FnOnce(&[f16], &mut [f32])) {
+        let row = &self.bytes[i * self.dim * self.dtype.size()..][..self.dim * self.dtype.size()];
+        match self.dtype {
+            Dtype::F32 => out.copy_from_slice(cast_slice(row)),
+            Dtype::F16 => half(cast_slice(row), out),
+            Dtype::BF16 => each(cast_slice::<u8, u16>(row), out, |bits| f32::from_bits(u32::from(bits) << 16)),
+            Dtype::F64 => each(cast_slice::<u8, f64>(row), out, |x| x as f32),
+            Dtype::I8 => each(cast_slice::<u8, i8>(row), out, |q| f32::from(q) * self.scales[i]),
+            _ => unreachable!("the constructor lets no other dtype pass"),
+        }
     }
 
     /// All rows as float32 into `out`, [len, dim]. float64 is rounded to nearest.
@@ -83,6 +108,7 @@ impl<'a> Rows<'a> {
     }
 }
 
+#[inline(always)]
 fn each<T: Pod>(from: &[T], to: &mut [f32], convert: impl Fn(T) -> f32) {
     to.iter_mut().zip(from).for_each(|(to, &from)| *to = convert(from));
 }

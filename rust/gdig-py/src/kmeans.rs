@@ -38,7 +38,7 @@ type Labels<'py> = (Bound<'py, PyArray1<u32>>, Bound<'py, PyArray1<f32>>);
 
 /// (centroids [K, dim], inertia, iterations, counts [K])
 #[pyfunction]
-#[pyo3(signature = (x, n_clusters, *, init, max_iter, tol, seed, train_rows, unit_normalize, n_threads, kernel, callback))]
+#[pyo3(signature = (x, n_clusters, *, init, max_iter, tol, seed, train_rows, unit_normalize, n_threads, kernel, callback, checkpoint))]
 #[allow(clippy::too_many_arguments)] // As many as KMeans has options.
 pub fn kmeans_fit<'py>(
     py: Python<'py>,
@@ -53,6 +53,7 @@ pub fn kmeans_fit<'py>(
     n_threads: usize,
     kernel: Option<&str>,
     callback: Option<Bound<'py, PyAny>>,
+    checkpoint: Option<PathBuf>,
 ) -> PyResult<(Centers<'py>, f64, usize, Bound<'py, PyArray1<u64>>)> {
     let held = Held::new(x)?;
     let source = held.source()?;
@@ -61,7 +62,8 @@ pub fn kmeans_fit<'py>(
         Some(centroids) => Init::Centroids(centroids.as_array().iter().copied().collect()),
     };
     let kernel = Kernel::choose(kernel).map_err(to_py)?;
-    let options = Options { n_clusters, init, max_iter, tol, seed, train_rows, unit_normalize, kernel, n_threads };
+    let options =
+        Options { n_clusters, init, max_iter, tol, seed, train_rows, unit_normalize, kernel, n_threads, checkpoint };
     let fitted = supervised(py, callback, |supervisor| kmeans::fit(&source, &options, supervisor))?;
     let Fitted { centroids, inertia, n_iter, counts } = fitted;
     let centroids = PyArray1::from_vec(py, centroids).reshape([n_clusters, source.dim()])?;
@@ -108,5 +110,5 @@ pub fn kmeans_predict_to<'py>(
 /// Names of the kernels that this machine has, the slowest first.
 #[pyfunction]
 pub fn kernels() -> Vec<&'static str> {
-    Kernel::ALL.iter().filter(|(kernel, _)| kernel.is_available()).map(|(_, name)| *name).collect()
+    Kernel::available().map(|(_, name)| name).collect()
 }

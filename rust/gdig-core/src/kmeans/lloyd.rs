@@ -2,12 +2,15 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap};
+use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::assign::{Assigner, Scratch};
-use super::source::{squared_distance, squared_norm, Block, Reader, RowSet};
-use super::{Fitted, Options};
+use super::arch::{Assigner, Scratch};
+use super::checkpoint::{Checkpoint, State};
+use super::source::{squared_norm, Block, Reader, RowSet};
+use super::tally::{BadRow, Tally};
+use super::{first_error, Fitted, Options};
 use crate::interrupt::{Progress, Supervisor};
 use crate::Result;
 
@@ -29,6 +32,7 @@ struct Far {
 }
 
 /// What one pass over rows finds.
+#[derive(Default)]
 struct Pass<T> {
     /// Sums of each centroid's rows, [K, dim].
     sums: Vec<T>,
@@ -38,68 +42,87 @@ struct Pass<T> {
     far: Vec<Far>,
 }
 
-pub fn run(rows: RowSet, start: Vec<f32>, options: &Options, supervisor: &Supervisor) -> Result<Fitted> {
-    let dim = rows.source.dim();
-    let mut centroids = start;
+/// The state before the first iteration.
+pub fn start(mut centroids: Vec<f32>, dim: usize, options: &Options) -> State {
     if options.unit_normalize {
         centroids.chunks_exact_mut(dim).for_each(normalize);
     }
-    let (mut previous, mut n_iter) = (f64::INFINITY, 0);
-    while n_iter < options.max_iter {
-        let mut found = pass(rows, &centroids, options, supervisor)?;
-        let reseeded = reseed(rows, &mut found)?;
-        let updated = update(&found, &centroids, dim, options.unit_normalize);
-        let squares = updated.iter().zip(&centroids).map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2));
-        let shift = squares.sum::<f64>().sqrt();
-        n_iter += 1;
-        supervisor.report(Progress::Iteration { iteration: n_iter, inertia: found.inertia, shift });
-        if shift == 0.0 {
-            let Pass { counts, inertia, .. } = found;
-            return Ok(Fitted { centroids, inertia, n_iter, counts });
-        }
-        centroids = updated;
-        // The first iteration has nothing to compare with; after a reseeding the next one is bound to gain.
-        if previous.is_finite() && reseeded == 0 && previous - found.inertia <= options.tol * previous {
-            break;
-        }
-        previous = found.inertia;
-    }
-    // Inertia and counts of the centroids that are returned, not of those before the last update.
-    let Pass { counts, inertia, .. } = pass(rows, &centroids, options, supervisor)?;
-    Ok(Fitted { centroids, inertia, n_iter, counts })
+    let counts = vec![0; options.n_clusters];
+    State { centroids, counts, n_iter: 0, inertia: f64::INFINITY, ended: false }
 }
 
-/// Assign all rows to `centroids`, and sum them up.
-fn pass(rows: RowSet, centroids: &[f32], options: &Options, supervisor: &Supervisor) -> Result<Pass<f64>> {
+pub fn run(
+    rows: RowSet,
+    mut state: State,
+    options: &Options,
+    checkpoint: Option<&Checkpoint>,
+    supervisor: &Supervisor,
+) -> Result<Fitted> {
+    let dim = rows.source.dim();
+    let mut partials = Vec::new();
+    while !state.ended && state.n_iter < options.max_iter {
+        let mut found = pass(rows, &state.centroids, options, &mut partials, supervisor)?;
+        let reseeded = reseed(rows, &mut found)?;
+        let updated = update(&found, &state.centroids, dim, options.unit_normalize);
+        let squares = updated.iter().zip(&state.centroids).map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2));
+        let shift = squares.sum::<f64>().sqrt();
+        // The first iteration has nothing to compare with; after a reseeding the next one is bound to gain.
+        let gain = state.inertia - found.inertia;
+        let slow = state.inertia.is_finite() && reseeded == 0 && gain <= options.tol * state.inertia;
+        let Pass { counts, inertia, .. } = found;
+        let (n_iter, ended) = (state.n_iter + 1, slow || shift == 0.0);
+        state = State { centroids: updated, counts, n_iter, inertia, ended };
+        if let Some(checkpoint) = checkpoint {
+            checkpoint.write(&state)?;
+        }
+        supervisor.report(Progress::Iteration { iteration: n_iter, inertia, shift });
+        if shift == 0.0 && reseeded == 0 {
+            let State { centroids, counts, .. } = state;
+            return Ok(Fitted { centroids, inertia, n_iter, counts });
+        }
+    }
+    // Inertia and counts of the centroids that are returned, not of those before the last update.
+    let Pass { counts, inertia, .. } = pass(rows, &state.centroids, options, &mut partials, supervisor)?;
+    Ok(Fitted { centroids: state.centroids, inertia, n_iter: state.n_iter, counts })
+}
+
+/// Assign all rows to `centroids`, and sum them up. `partials` is memory kept from one call to the next.
+fn pass(
+    rows: RowSet,
+    centroids: &[f32],
+    options: &Options,
+    partials: &mut Vec<Pass<f32>>,
+    supervisor: &Supervisor,
+) -> Result<Pass<f64>> {
     let (k, dim) = (options.n_clusters, rows.source.dim());
-    let assigner = Assigner::new(options.kernel, centroids, dim);
+    let assigner = Assigner::new(rows.kernel(options.kernel), centroids, dim, rows.dtype())?;
     let chunk_rows = CHUNK_ROWS.max(4 * k).next_multiple_of(CHUNK_ROWS);
     let n_chunks = rows.len().div_ceil(chunk_rows);
-    let at_once = (PARTIAL_BYTES / (4 * k * dim)).clamp(1, 4 * rayon::current_num_threads());
+    let at_once = (PARTIAL_BYTES / (4 * k * dim)).clamp(1, 8 * rayon::current_num_threads());
     let n_far = k.min(MAX_RESEEDED);
+    partials.resize_with(at_once.min(n_chunks), Pass::default);
 
     let mut total = Pass { sums: vec![0f64; k * dim], counts: vec![0; k], inertia: 0.0, far: Vec::new() };
     for first in (0..n_chunks).step_by(at_once) {
-        let wave = first..n_chunks.min(first + at_once);
-        let partials: Vec<Result<Pass<f32>>> = wave
-            .into_par_iter()
-            .map(|chunk| {
-                let stop = rows.len().min((chunk + 1) * chunk_rows);
-                sum_chunk(rows, chunk * chunk_rows, stop, centroids, &assigner, n_far, supervisor)
-            })
-            .collect();
-        // In order, so that the error named is that of the first bad row.
-        let partials = partials.into_iter().collect::<Result<Vec<_>>>()?;
+        let wave = &mut partials[..at_once.min(n_chunks - first)];
+        // A row nearer than the farthest of the chunks before cannot become one of the farthest.
+        let floor = (total.far.len() == n_far).then(|| *total.far.last().expect("k is not zero"));
+        let add = |(i, partial): (usize, &mut Pass<f32>)| {
+            let chunk = (first + i) * chunk_rows..rows.len().min((first + i + 1) * chunk_rows);
+            sum_chunk(rows, chunk, centroids, &assigner, (n_far, floor), partial, supervisor)
+        };
+        // The error named is that of the first bad row.
+        first_error(wave.par_iter_mut().enumerate().map(add).collect())?;
         total.sums.par_chunks_mut(1 << 14).enumerate().for_each(|(i, sums)| {
-            for partial in &partials {
+            for partial in &*wave {
                 let part = &partial.sums[i << 14..][..sums.len()];
                 sums.iter_mut().zip(part).for_each(|(sum, &part)| *sum += f64::from(part));
             }
         });
-        for partial in partials {
+        for partial in wave {
             total.counts.iter_mut().zip(&partial.counts).for_each(|(count, part)| *count += part);
             total.inertia += partial.inertia;
-            total.far.extend(partial.far);
+            total.far.append(&mut partial.far);
         }
         total.far.sort_unstable_by_key(|far| Reverse(*far));
         total.far.truncate(n_far);
@@ -109,31 +132,39 @@ fn pass(rows: RowSet, centroids: &[f32], options: &Options, supervisor: &Supervi
 
 fn sum_chunk(
     rows: RowSet,
-    start: usize,
-    stop: usize,
+    chunk: Range<usize>,
     centroids: &[f32],
     assigner: &Assigner,
-    n_far: usize,
+    (n_far, floor): (usize, Option<Far>),
+    found: &mut Pass<f32>,
     supervisor: &Supervisor,
-) -> Result<Pass<f32>> {
+) -> Result<()> {
     let dim = rows.source.dim();
-    let (mut sums, mut counts, mut inertia) = (vec![0f32; centroids.len()], vec![0; centroids.len() / dim], 0f64);
+    found.sums.clear();
+    found.sums.resize(centroids.len(), 0.0);
+    found.counts.clear();
+    found.counts.resize(centroids.len() / dim, 0);
+    found.inertia = 0.0;
     let mut far = BinaryHeap::with_capacity(n_far + 1);
-    let (mut reader, mut block, mut scratch, mut labels) =
-        (Reader::new(rows), Block::default(), Scratch::default(), Vec::new());
-    for first in (start..stop).step_by(assigner.block_rows()) {
+    let (mut reader, mut block, mut scratch) = (Reader::new(rows), Block::default(), Scratch::default());
+    let (mut tally, mut labels) = (Tally::new(None), Vec::new());
+    for first in chunk.clone().step_by(assigner.block_rows()) {
         supervisor.check()?;
-        reader.read(first, stop.min(first + assigner.block_rows()), &mut block)?;
-        let n = block.positions.len();
-        labels.resize(n, 0);
-        assigner.assign(&block.x[..n * dim], &mut labels, &mut scratch);
-        for ((x, &label), &position) in block.x.chunks_exact(dim).zip(&labels).zip(&block.positions) {
-            let span = label as usize * dim..(label as usize + 1) * dim;
-            let distance = squared_distance(x, &centroids[span.clone()]);
-            sums[span].iter_mut().zip(x).for_each(|(sum, x)| *sum += x);
-            counts[label as usize] += 1;
-            inertia += f64::from(distance);
+        let view = reader.view(first, chunk.end.min(first + assigner.block_rows()), &mut block)?;
+        labels.resize(view.rows.len(), 0);
+        assigner.assign(view.rows, view.ahead, &mut labels, &mut scratch);
+        let added = tally.add(view.rows, &labels, centroids, &mut found.sums);
+        if let Err(BadRow(i)) = added {
+            let position = view.positions[i];
+            return Err(reader.complaint(position));
+        }
+        for ((&label, &distance), &position) in labels.iter().zip(&tally.distances).zip(view.positions) {
+            found.counts[label as usize] += 1;
+            found.inertia += f64::from(distance);
             let this = Far { distance: distance.to_bits(), position: Reverse(position), label };
+            if floor.is_some_and(|floor| this < floor) {
+                continue;
+            }
             if far.len() < n_far {
                 far.push(Reverse(this));
             } else if far.peek().is_some_and(|Reverse(nearest)| this > *nearest) {
@@ -142,8 +173,8 @@ fn sum_chunk(
             }
         }
     }
-    let far = far.into_iter().map(|Reverse(far)| far).collect();
-    Ok(Pass { sums, counts, inertia, far })
+    found.far = far.into_iter().map(|Reverse(far)| far).collect();
+    Ok(())
 }
 
 /// Give each empty cluster one of the rows that lie farthest from their centroids, and take it from its own cluster.

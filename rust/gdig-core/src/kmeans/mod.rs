@@ -1,21 +1,25 @@
 //! k-means over rows larger than memory: Lloyd's algorithm on a training sample, k-means++ or a given start.
 //!
-//! The result is the same to the last bit for any number of threads, any kernel and any shard size: a row's nearest
-//! centroid depends on that row alone (`assign`), sums go over chunks of a fixed number of rows in float32 and over
-//! the chunks in order in float64 (`lloyd`), and every draw is a hash of (seed, row).
+//! The result is the same to the last bit for any number of threads and any shard size: a row's nearest centroid
+//! depends on that row and the kernel alone (`arch`), sums go over chunks of a fixed number of rows in float32 and over
+//! the chunks in order in float64 (`lloyd`, `tally`), and every draw is a hash of (seed, row).
 
-pub mod assign;
+pub mod arch;
+mod checkpoint;
 mod init;
 mod lloyd;
 mod predict;
 pub mod source;
+mod tally;
 #[cfg(test)]
 mod tests;
+
+use std::path::PathBuf;
 
 use rayon::prelude::*;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
-pub use assign::Kernel;
+pub use arch::Kernel;
 pub use predict::{predict, predict_to, Model, INVALID};
 pub use source::Source;
 
@@ -23,10 +27,11 @@ use crate::hash::derive;
 use crate::interrupt::Supervisor;
 use crate::resample::bottom_k;
 use crate::rows::Rows;
-use crate::{Dtype, Error, Result};
+use crate::{Error, Result};
+use checkpoint::Checkpoint;
 use source::{Block, Reader, RowSet};
 
-/// Training rows are copied to memory, as float32, when they take no more than this; else they are read from the
+/// Training rows are copied to memory, as they are stored, when they take no more than this; else they are read from the
 /// source in each iteration.
 const GATHER_BYTES: usize = 256 << 20;
 
@@ -47,9 +52,12 @@ pub struct Options {
     /// Train on so many rows, chosen by a seeded hash; `None` on all.
     pub train_rows: Option<usize>,
     pub unit_normalize: bool,
-    pub kernel: Kernel,
+    /// `None`: the fastest for the rows.
+    pub kernel: Option<Kernel>,
     /// 0: as many as the machine has.
     pub n_threads: usize,
+    /// A file that is written after each iteration, and from which a fit that was killed goes on.
+    pub checkpoint: Option<PathBuf>,
 }
 
 /// Centroids, and what the training rows say about them.
@@ -80,34 +88,40 @@ pub fn fit(source: &Source, options: &Options, supervisor: &Supervisor) -> Resul
     let pool = thread_pool(options.n_threads)?;
     pool.install(|| {
         let all = RowSet { source, list: None, valid: valid.as_deref(), unit_normalize: options.unit_normalize };
+        // Before rows are chosen: what it stands for does not depend on the sample, which the options fix.
+        let path = options.checkpoint.as_deref();
+        let checkpoint = path.map(|path| Checkpoint::new(path, all, options, supervisor)).transpose()?;
+        let checkpoint = checkpoint.as_ref();
         let n_train = options.train_rows.unwrap_or(n_valid).min(n_valid);
         if n_train == n_valid {
-            return train(all, options, supervisor);
+            return train(all, options, checkpoint, supervisor);
         }
         let list = sample(all, n_train, derive(options.seed, "k-means training rows"), supervisor)?;
         let rows = RowSet { list: Some(&list), valid: None, ..all };
-        if n_train * source.dim() * 4 > GATHER_BYTES {
-            return train(rows, options, supervisor);
+        if n_train * source.dim() * source.dtype().size() > GATHER_BYTES {
+            return train(rows, options, checkpoint, supervisor);
         }
-        // As they are stored: unit_normalize is applied whenever a block is read, here or there.
-        let gathered = gather(RowSet { unit_normalize: false, ..rows }, supervisor)?;
-        let array = Rows::new(Dtype::F32, source.dim(), bytemuck::cast_slice(&gathered), &[])?;
-        train(RowSet { source: &Source::Array(array), list: None, ..rows }, options, supervisor)
+        let (stored, scales) = gather_stored(rows, supervisor)?;
+        let size = source.dim() * source.dtype().size();
+        let bytes = &bytemuck::cast_slice(&stored)[..n_train * size];
+        let array = Rows::new(source.dtype(), source.dim(), bytes, &scales)?;
+        train(RowSet { source: &Source::Array(array), list: None, ..rows }, options, checkpoint, supervisor)
     })
 }
 
-fn train(rows: RowSet, options: &Options, supervisor: &Supervisor) -> Result<Fitted> {
+fn train(rows: RowSet, options: &Options, checkpoint: Option<&Checkpoint>, supervisor: &Supervisor) -> Result<Fitted> {
     let (k, dim) = (options.n_clusters, rows.source.dim());
-    let start = match &options.init {
-        Init::PlusPlus => init::plus_plus(rows, k, options.seed, supervisor)?,
-        Init::Centroids(given) => {
-            if given.len() != k * dim || given.iter().any(|x| !x.is_finite()) {
-                return Err(Error::input(format!("init: expected finite centroids [{k}, {dim}]")));
-            }
-            given.clone()
+    if let Init::Centroids(given) = &options.init {
+        if given.len() != k * dim || given.iter().any(|x| !x.is_finite()) {
+            return Err(Error::input(format!("init: expected finite centroids [{k}, {dim}]")));
         }
+    }
+    let state = match (checkpoint.and_then(|checkpoint| checkpoint.read(options, dim)), &options.init) {
+        (Some(state), _) => state,
+        (None, Init::PlusPlus) => lloyd::start(init::plus_plus(rows, k, options.seed, supervisor)?, dim, options),
+        (None, Init::Centroids(given)) => lloyd::start(given.clone(), dim, options),
     };
-    lloyd::run(rows, start, options, supervisor)
+    lloyd::run(rows, state, options, checkpoint, supervisor)
 }
 
 /// `n` valid rows of the set (all, if it has fewer), ascending: those whose position has the smallest seeded hash.
@@ -131,6 +145,28 @@ fn gather(rows: RowSet, supervisor: &Supervisor) -> Result<Vec<f32>> {
     };
     first_error(out.par_chunks_mut(STEP * dim).enumerate().map(read).collect())?;
     Ok(out)
+}
+
+/// All rows of the set as they are stored, checked, and their scales if they have any; none of them may be invalid.
+fn gather_stored(rows: RowSet, supervisor: &Supervisor) -> Result<(Vec<u64>, Vec<f32>)> {
+    /// Rows at once: so many take a whole number of u64, whatever their type.
+    const STEP: usize = 1024;
+    // unit_normalize is applied when a block is read from the copy.
+    let rows = RowSet { unit_normalize: false, ..rows };
+    let size = rows.source.dim() * rows.source.dtype().size();
+    let mut out = vec![0u64; (rows.len() * size).div_ceil(8)];
+    let copy = |(number, out): (usize, &mut [u64])| {
+        supervisor.check()?;
+        let (start, stop) = (number * STEP, rows.len().min((number + 1) * STEP));
+        let mut reader = Reader::new(rows);
+        reader.read(start, stop, &mut Block::default())?;
+        let mut block = Block::default();
+        reader.stored(start, stop, &mut block, bytemuck::cast_slice_mut(out))?;
+        Ok(block.scales)
+    };
+    let scales: Vec<Result<Vec<f32>>> = out.par_chunks_mut(STEP * size / 8).enumerate().map(copy).collect();
+    let scales = scales.into_iter().collect::<Result<Vec<_>>>()?;
+    Ok((out, scales.concat()))
 }
 
 /// The first error in order, so that the row it names does not depend on threads.

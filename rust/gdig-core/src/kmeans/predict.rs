@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 use rayon::prelude::*;
 use xxhash_rust::xxh3::Xxh3;
 
-use super::assign::{Assigner, Scratch};
-use super::source::{squared_distance, Block, Reader, RowSet};
+use super::arch::{Assigner, Scratch};
+use super::source::{Block, Reader, RowSet};
+use super::tally::{BadRow, Tally};
 use super::{first_error, thread_pool, Kernel, Source};
 use crate::interrupt::{Progress, Supervisor};
 use crate::store::{shard_name, sync_directory, write, TensorData, TensorFile};
@@ -25,7 +26,8 @@ pub struct Model<'a> {
     /// [K, dim].
     pub centroids: &'a [f32],
     pub unit_normalize: bool,
-    pub kernel: Kernel,
+    /// `None`: the fastest for the rows.
+    pub kernel: Option<Kernel>,
     /// 0: as many as the machine has.
     pub n_threads: usize,
 }
@@ -45,7 +47,7 @@ pub fn predict(source: &Source, model: &Model, supervisor: &Supervisor) -> Resul
     model.check(source)?;
     let valid = source.valid()?;
     let rows = RowSet { source, list: None, valid: valid.as_deref(), unit_normalize: model.unit_normalize };
-    let assigner = Assigner::new(model.kernel, model.centroids, source.dim());
+    let assigner = Assigner::new(rows.kernel(model.kernel), model.centroids, source.dim(), rows.dtype())?;
     thread_pool(model.n_threads)?.install(|| predict_range(rows, 0, rows.len(), model, &assigner, supervisor))
 }
 
@@ -57,23 +59,24 @@ fn predict_range(
     assigner: &Assigner,
     supervisor: &Supervisor,
 ) -> Result<(Vec<u32>, Vec<f32>)> {
-    let dim = rows.source.dim();
     let (mut labels, mut distances) = (vec![INVALID; stop - start], vec![f32::NAN; stop - start]);
     let step = |(number, (labels, distances)): (usize, (&mut [u32], &mut [f32]))| {
         let (mut reader, mut block, mut scratch) = (Reader::new(rows), Block::default(), Scratch::default());
-        let mut found = Vec::new();
+        let (mut tally, mut found) = (Tally::new(None), Vec::new());
         let step_start = start + number * STEP;
         for first in (0..labels.len()).step_by(assigner.block_rows()) {
             supervisor.check()?;
             let last = labels.len().min(first + assigner.block_rows());
-            reader.read(step_start + first, step_start + last, &mut block)?;
-            let n = block.positions.len();
-            found.resize(n, 0);
-            assigner.assign(&block.x[..n * dim], &mut found, &mut scratch);
-            for ((x, &label), &position) in block.x.chunks_exact(dim).zip(&found).zip(&block.positions) {
-                let centroid = &model.centroids[label as usize * dim..][..dim];
+            let view = reader.view(step_start + first, step_start + last, &mut block)?;
+            found.resize(view.rows.len(), 0);
+            assigner.assign(view.rows, view.ahead, &mut found, &mut scratch);
+            if let Err(BadRow(i)) = tally.measure(view.rows, &found, model.centroids) {
+                let position = view.positions[i];
+                return Err(reader.complaint(position));
+            }
+            for ((&label, distance), &position) in found.iter().zip(&tally.distances).zip(view.positions) {
                 labels[position - step_start] = label;
-                distances[position - step_start] = squared_distance(x, centroid).sqrt();
+                distances[position - step_start] = distance.sqrt();
             }
         }
         Ok(())
@@ -104,14 +107,14 @@ pub fn predict_to(
     sync_directory(directory)?;
     let valid = source.valid()?;
     let rows = RowSet { source, list: None, valid: valid.as_deref(), unit_normalize: model.unit_normalize };
-    let assigner = Assigner::new(model.kernel, model.centroids, source.dim());
+    let assigner = Assigner::new(rows.kernel(model.kernel), model.centroids, source.dim(), rows.dtype())?;
     let pool = thread_pool(model.n_threads)?;
     let mut paths = Vec::new();
     for start in (0..source.len()).step_by(rows_per_shard) {
         supervisor.check()?;
         let stop = source.len().min(start + rows_per_shard);
         let path = directory.join(shard_name(start / rows_per_shard));
-        let made_from = fingerprint(source, model, start, stop, supervisor)?;
+        let made_from = fingerprint(rows, model, start, stop, supervisor)?;
         if !is_done(&path, &made_from) {
             let (labels, distances) =
                 pool.install(|| predict_range(rows, start, stop, model, &assigner, supervisor))?;
@@ -152,14 +155,16 @@ fn remove_surplus(directory: &Path, n_shards: usize) -> Result<()> {
 }
 
 /// Of the centroids and the rows `start..stop`: of a store's shard its checksum stands for them.
-fn fingerprint(source: &Source, model: &Model, start: usize, stop: usize, supervisor: &Supervisor) -> Result<String> {
+fn fingerprint(rows: RowSet, model: &Model, start: usize, stop: usize, supervisor: &Supervisor) -> Result<String> {
     let mut hash = Xxh3::new();
     hash.update(bytemuck::cast_slice(model.centroids));
+    // Kernels round differently, so labels of one are not another's.
+    hash.update(rows.kernel(model.kernel).rounding().as_bytes());
     hash.update(&[u8::from(model.unit_normalize)]);
     hash.update(&(start as u64).to_le_bytes());
     hash.update(&(stop as u64).to_le_bytes());
     supervisor.check()?;
-    match source {
+    match rows.source {
         Source::Array(rows) => rows.slice(start, stop).hash_into(&mut hash),
         Source::Store { store, .. } => {
             hash.update(store.shard(start / store.rows_per_shard())?.file.recorded_checksum()?.as_bytes());

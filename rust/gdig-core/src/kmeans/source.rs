@@ -1,8 +1,9 @@
 //! Where k-means reads its rows: an array, or the shards of a store, a block at a time.
 
+use super::Kernel;
 use crate::rows::Rows;
 use crate::store::{Shard, Store};
-use crate::{Error, Result};
+use crate::{Dtype, Error, Result};
 
 /// Rows as they lie: [len, dim]. Nothing is converted before it is read.
 pub enum Source<'a> {
@@ -31,6 +32,13 @@ impl<'a> Source<'a> {
         match self {
             Source::Array(rows) => rows.dim(),
             Source::Store { store, .. } => store.dim(),
+        }
+    }
+
+    pub fn dtype(&self) -> Dtype {
+        match self {
+            Source::Array(rows) => rows.dtype(),
+            Source::Store { store, .. } => store.dtype(),
         }
     }
 
@@ -69,18 +77,44 @@ impl RowSet<'_> {
         self.len() == 0
     }
 
+    /// The type in which a computation gets the rows: as stored, unless they are changed as they are read.
+    pub fn dtype(&self) -> Dtype {
+        match self.source.dtype() {
+            Dtype::F64 => Dtype::F32,
+            _ if self.unit_normalize => Dtype::F32,
+            stored => stored,
+        }
+    }
+
+    /// The kernel asked for, or the one for these rows.
+    pub fn kernel(&self, asked: Option<Kernel>) -> Kernel {
+        asked.unwrap_or_else(|| Kernel::detect(self.source.dtype(), self.dtype()))
+    }
+
     pub fn row(&self, position: usize) -> usize {
         self.list.map_or(position, |list| list[position] as usize)
     }
 }
 
-/// A block of rows as float32.
+/// Where a worker keeps a block of rows that cannot be read in place.
 #[derive(Default)]
 pub struct Block {
-    /// [len, dim], then what is left of an earlier block.
+    /// In float32, [len, dim], then what is left of an earlier block.
     pub x: Vec<f32>,
+    /// As they are stored; a u64 is aligned to every element type.
+    stored: Vec<u64>,
+    pub scales: Vec<f32>,
     /// The position of each row.
     pub positions: Vec<usize>,
+}
+
+/// A block of rows to compute with.
+pub struct View<'a> {
+    pub rows: Rows<'a>,
+    /// The position of each.
+    pub positions: &'a [usize],
+    /// What lies behind them and is read next, if they were read in place.
+    pub ahead: &'a [u8],
 }
 
 /// Reads blocks of one row set; a worker has its own. Keeps the shard that it read last open.
@@ -90,36 +124,77 @@ pub struct Reader<'a> {
 }
 
 /// Squared norms stay below this, so that neither a product of two rows nor a squared distance overflows float32.
-const MAX_SQUARED_NORM: f32 = f32::MAX / 8.0;
+pub const MAX_SQUARED_NORM: f32 = f32::MAX / 8.0;
 
 impl<'a> Reader<'a> {
     pub fn new(rows: RowSet<'a>) -> Reader<'a> {
         Reader { rows, open: None }
     }
 
-    /// Read the valid rows at positions `start..stop`.
+    /// The valid rows at positions `start..stop` in the type `RowSet::dtype`, unchecked: in place if they lie one after
+    /// the other, else copied.
+    pub fn view<'s>(&'s mut self, start: usize, stop: usize, block: &'s mut Block) -> Result<View<'s>> {
+        let (dim, dtype) = (self.rows.source.dim(), self.rows.dtype());
+        if dtype != self.rows.source.dtype() || self.rows.unit_normalize {
+            self.read(start, stop, block)?;
+            let x = &block.x[..block.positions.len() * dim];
+            let rows = Rows::new(Dtype::F32, dim, bytemuck::cast_slice(x), &[])?;
+            return Ok(View { rows, positions: &block.positions, ahead: &[] });
+        }
+        self.choose(start, stop, block);
+        let n = block.positions.len();
+        if n > 0 && self.run(&block.positions) == n {
+            let first = self.rows.row(block.positions[0]);
+            // Only rows of one shard lie one after the other.
+            if self.piece(first, n)?.0.len() == n {
+                let (rows, ahead) = self.piece(first, n)?;
+                return Ok(View { rows, positions: &block.positions, ahead });
+            }
+        }
+        let size = dim * dtype.size();
+        let mut stored = std::mem::take(&mut block.stored);
+        stored.resize((n * size).div_ceil(8), 0);
+        self.stored(start, stop, block, bytemuck::cast_slice_mut(&mut stored))?;
+        block.stored = stored;
+        let bytes = &bytemuck::cast_slice(&block.stored)[..n * size];
+        Ok(View { rows: Rows::new(dtype, dim, bytes, &block.scales)?, positions: &block.positions, ahead: &[] })
+    }
+
+    /// Copy the valid rows at positions `start..stop` as they are stored to `out`, and their scales to the block.
+    pub fn stored(&mut self, start: usize, stop: usize, block: &mut Block, out: &mut [u8]) -> Result<()> {
+        self.choose(start, stop, block);
+        block.scales.clear();
+        let (mut done, mut at) = (0, 0);
+        while done < block.positions.len() {
+            let count = self.run(&block.positions[done..]);
+            let (rows, _) = self.piece(self.rows.row(block.positions[done]), count)?;
+            out[at..][..rows.bytes().len()].copy_from_slice(rows.bytes());
+            block.scales.extend_from_slice(rows.scales());
+            done += rows.len();
+            at += rows.bytes().len();
+        }
+        Ok(())
+    }
+
+    /// Read the valid rows at positions `start..stop` as float32, and check them.
     pub fn read(&mut self, start: usize, stop: usize, block: &mut Block) -> Result<()> {
         let dim = self.rows.source.dim();
-        let valid = self.rows.valid;
-        let rows = self.rows;
-        block.positions.clear();
-        block.positions.extend((start..stop).filter(|&p| valid.is_none_or(|v| v[rows.row(p)] != 0)));
+        self.choose(start, stop, block);
         block.x.resize(block.positions.len().max(block.x.len() / dim) * dim, 0.0);
         let mut done = 0;
         while done < block.positions.len() {
             // A run of neighbouring rows is decoded in one go.
-            let first = rows.row(block.positions[done]);
-            let run = block.positions[done..].iter().enumerate();
-            let count = run.take_while(|&(i, &p)| rows.row(p) == first + i).count();
-            let count = self.decode(first, count, &mut block.x[done * dim..])?;
-            done += count;
+            let count = self.run(&block.positions[done..]);
+            let (rows, _) = self.piece(self.rows.row(block.positions[done]), count)?;
+            rows.decode(&mut block.x[done * dim..][..rows.len() * dim]);
+            done += rows.len();
         }
         for (x, &position) in block.x.chunks_exact_mut(dim).zip(&block.positions) {
             let squared_norm = squared_norm(x);
             if squared_norm >= MAX_SQUARED_NORM || squared_norm.is_nan() {
-                return Err(bad_row(rows.row(position), x));
+                return Err(bad_row(self.rows.row(position), x));
             }
-            if rows.unit_normalize && squared_norm > 0.0 {
+            if self.rows.unit_normalize && squared_norm > 0.0 {
                 let norm = squared_norm.sqrt();
                 x.iter_mut().for_each(|x| *x /= norm);
             }
@@ -127,14 +202,35 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    /// Decode up to `count` rows from `first` on, as many as lie in one shard; returns how many.
-    fn decode(&mut self, first: usize, count: usize, out: &mut [f32]) -> Result<usize> {
-        let dim = self.rows.source.dim();
-        match self.rows.source {
-            Source::Array(rows) => {
-                rows.slice(first, first + count).decode(&mut out[..count * dim]);
-                Ok(count)
-            }
+    /// What is wrong with the row at a position that a computation found to be bad.
+    pub fn complaint(&mut self, position: usize) -> Error {
+        let checked = self.read(position, position + 1, &mut Block::default());
+        checked.err().unwrap_or_else(|| {
+            let row = self.rows.row(position);
+            Error::input(format!("row {row}: changed while it was read"))
+        })
+    }
+
+    /// The positions in `start..stop` of valid rows.
+    fn choose(&self, start: usize, stop: usize, block: &mut Block) {
+        let rows = self.rows;
+        block.positions.clear();
+        match rows.valid {
+            None => block.positions.extend(start..stop),
+            Some(valid) => block.positions.extend((start..stop).filter(|&p| valid[rows.row(p)] != 0)),
+        }
+    }
+
+    /// How many of the first positions are of rows that lie one after the other.
+    fn run(&self, positions: &[usize]) -> usize {
+        let first = positions.first().map_or(0, |&p| self.rows.row(p));
+        positions.iter().enumerate().take_while(|&(i, &p)| self.rows.row(p) == first + i).count()
+    }
+
+    /// Up to `count` rows from `first` on, as many as lie in one shard, and what may be read soon behind them.
+    fn piece(&mut self, first: usize, count: usize) -> Result<(Rows<'_>, &[u8])> {
+        let (rows, offset) = match self.rows.source {
+            Source::Array(rows) => (*rows, first),
             Source::Store { store, .. } => {
                 let (index, offset) = (first / store.rows_per_shard(), first % store.rows_per_shard());
                 let shard = match self.open.take() {
@@ -145,11 +241,12 @@ impl<'a> Reader<'a> {
                 if offset >= shard.len() {
                     return Err(Error::store(shard.file.path(), "became shorter while it was read"));
                 }
-                let count = count.min(shard.len() - offset);
-                shard.rows().slice(offset, offset + count).decode(&mut out[..count * dim]);
-                Ok(count)
+                (shard.rows(), offset)
             }
-        }
+        };
+        let stop = rows.len().min(offset + count);
+        let ahead = rows.slice(stop, rows.len().min(stop + count)).bytes();
+        Ok((rows.slice(offset, stop), ahead))
     }
 }
 
@@ -161,7 +258,7 @@ fn bad_row(row: usize, x: &[f32]) -> Error {
 }
 
 /// Lanes of the sums over columns below: fixed, so that the order of the additions is.
-const LANES: usize = 16;
+pub const LANES: usize = 16;
 
 /// sum_j f(a_j, b_j)^2 in `LANES` float32 sums, which are then added in a fixed order.
 #[inline(always)]
@@ -186,6 +283,7 @@ pub fn squared_norm(a: &[f32]) -> f32 {
     sum_of_squares(a, a, |a, _| a)
 }
 
+#[inline(always)]
 pub fn squared_distance(a: &[f32], b: &[f32]) -> f32 {
     sum_of_squares(a, b, |a, b| a - b)
 }

@@ -1,11 +1,15 @@
 use bytemuck::cast_slice;
 use proptest::prelude::*;
 
-use super::assign::{Assigner, Scratch};
+use super::arch::{Assigner, Scratch};
 use super::source::squared_distance;
+use super::tally::{Isa, Tally};
 use super::*;
 use crate::hash::{row_hash, unit};
+use crate::interrupt::{supervise, Progress};
+use crate::rows::encode;
 use crate::store::{Appender, Store, TensorData};
+use crate::Dtype;
 
 /// `n` rows of `dim` columns, in -1..1, in as many blobs as `blobs`.
 fn data(n: usize, dim: usize, blobs: usize, seed: u64) -> Vec<f32> {
@@ -27,8 +31,9 @@ fn options(k: usize) -> Options {
         seed: 3,
         train_rows: None,
         unit_normalize: false,
-        kernel: Kernel::detect(),
+        kernel: None,
         n_threads: 2,
+        checkpoint: None,
     }
 }
 
@@ -51,32 +56,110 @@ fn naive_step(x: &[f32], centroids: &[f32], dim: usize) -> (Vec<f64>, f64) {
     ((0..centroids.len()).map(mean).collect(), inertia)
 }
 
+/// Rows in a type of the store, aligned.
+struct Stored {
+    bytes: Vec<u64>,
+    len: usize,
+    scales: Vec<f32>,
+    dim: usize,
+    dtype: Dtype,
+}
+
+impl Stored {
+    fn new(x: &[f32], dim: usize, dtype: Dtype) -> Stored {
+        let (mut encoded, mut scales) = (Vec::new(), Vec::new());
+        encode(Rows::new(Dtype::F32, dim, cast_slice(x), &[]).unwrap(), dtype, 0, &mut encoded, &mut scales).unwrap();
+        let (len, mut bytes) = (encoded.len(), vec![0u64; encoded.len().div_ceil(8)]);
+        bytemuck::cast_slice_mut::<u64, u8>(&mut bytes)[..len].copy_from_slice(&encoded);
+        Stored { bytes, len, scales, dim, dtype }
+    }
+
+    fn rows(&self) -> Rows<'_> {
+        Rows::new(self.dtype, self.dim, &cast_slice(&self.bytes)[..self.len], &self.scales).unwrap()
+    }
+}
+
+fn labels(kernel: Kernel, centroids: &[f32], rows: Rows) -> Vec<u32> {
+    let mut labels = vec![9; rows.len()];
+    let assigner = Assigner::new(kernel, centroids, rows.dim(), rows.dtype()).unwrap();
+    assigner.assign(rows, &[], &mut labels, &mut Scratch::default());
+    labels
+}
+
+/// |c|^2/2 - x.c
+fn exact_score(x: &[f32], c: &[f32]) -> f64 {
+    x.iter().zip(c).map(|(x, c)| f64::from(*c) * (f64::from(*c) / 2.0 - f64::from(*x))).sum()
+}
+
+/// How far a kernel's score of a row and each centroid may be from the exact one, up to what all centroids share.
+///
+/// float32: dim + 2 roundings of terms that add up to |x||c| + |c|^2/2 at most. bfloat16 and int8: as their modules say;
+/// there the float32 roundings of x - m and c - m are two more of the same.
+fn score_bounds(kernel: Kernel, x: &[f32], centroids: &[f32], scale: Option<f32>) -> Vec<f64> {
+    let dim = x.len();
+    let (k, d, eps) = ((centroids.len() / dim) as f64, dim as f64, f64::from(f32::EPSILON));
+    let norm = |v: &[f64]| v.iter().map(|v| v * v).sum::<f64>().sqrt();
+    let wide = |v: &[f32]| v.iter().map(|&v| f64::from(v)).collect::<Vec<f64>>();
+    let m: Vec<f64> =
+        (0..dim).map(|j| f64::from((centroids.chunks(dim).map(|c| f64::from(c[j])).sum::<f64>() / k) as f32)).collect();
+    let minus = |v: &[f32]| v.iter().zip(&m).map(|(v, m)| f64::from(*v) - m).collect::<Vec<f64>>();
+    let bound = |c: &[f32]| {
+        let (near, far) = (norm(&minus(x)) * norm(&minus(c)), norm(&wide(x)) * norm(&wide(c)));
+        match kernel {
+            Kernel::AmxBf16 => {
+                let rounding = 2f64.powi(-7) + 2f64.powi(-16) + (d + 5.0) * eps;
+                rounding * near + eps * norm(&minus(c)).powi(2) + d * 2f64.powi(-120)
+            }
+            Kernel::AmxInt8 => {
+                let step = minus(c).iter().fold(0f64, |most, c| most.max(c.abs())) / 127.0;
+                let sum = x.iter().map(|x| f64::from(x.abs())).sum::<f64>();
+                let offset = (norm(&wide(c)).powi(2) + norm(&m).powi(2)) / 2.0;
+                // Decoding has rounded q s once, the kernel has not; and c - m was rounded to float32.
+                let decoded = eps * (far + norm(&wide(x)) * norm(&m));
+                assert!(scale.is_some());
+                sum * step * (0.5 + 127.0 * 2f64.powi(-21)) + eps * offset + decoded
+            }
+            _ => (d + 2.0) * eps * (far + norm(&wide(c)).powi(2) / 2.0),
+        }
+    };
+    centroids.chunks(dim).map(bound).collect()
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
 
-    /// The kernels give the scalar one's labels, exactly; and that label is the nearest centroid up to rounding: the
-    /// score |c|^2/2 - x.c has dim + 2 roundings of terms bounded by |x||c| + |c|^2/2, so two scores whose order
-    /// differs from the exact one are no farther apart than twice that bound.
+    /// Each kernel against exact arithmetic, on rows of each type; and those that round to float32 against each other,
+    /// bit by bit. Rows and centroids lie around a common offset, so that what the AMX kernels subtract matters.
     #[test]
-    fn every_kernel_finds_the_nearest(n in 0usize..70, dim in 1usize..70, k in 1usize..100, seed in any::<u64>()) {
-        let (x, c) = (data(n, dim, 5, seed), data(k, dim, 7, seed ^ 1));
-        let labels = |kernel| {
-            let mut labels = vec![9; n];
-            Assigner::new(kernel, &c, dim).assign(&x, &mut labels, &mut Scratch::default());
-            labels
-        };
-        let truth = labels(Kernel::Scalar);
-        for (kernel, name) in Kernel::ALL.into_iter().filter(|(kernel, _)| kernel.is_available()) {
-            prop_assert_eq!(&labels(kernel), &truth, "{}", name);
-        }
-        for (x, &label) in x.chunks(dim).zip(&truth) {
-            let norm2 = |v: &[f32]| v.iter().map(|a| f64::from(*a).powi(2)).sum::<f64>();
-            let exact = |c: &[f32]| norm2(c) / 2.0 - x.iter().zip(c).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
-            let chosen = &c[label as usize * dim..][..dim];
-            for other in c.chunks(dim) {
-                let size = |c: &[f32]| (norm2(x) * norm2(c)).sqrt() + norm2(c) / 2.0;
-                let bound = 2.0 * (dim as f64 + 2.0) * f64::from(f32::EPSILON) * size(chosen).max(size(other));
-                prop_assert!(exact(chosen) <= exact(other) + bound);
+    fn every_kernel_finds_the_nearest(
+        n in 0usize..70, dim in 1usize..140, k in 1usize..100, offset in -2f32..2.0, seed in any::<u64>()
+    ) {
+        let shift = |v: Vec<f32>| v.into_iter().map(|v| v + offset).collect::<Vec<f32>>();
+        let (x, c) = (shift(data(n, dim, 5, seed)), shift(data(k, dim, 7, seed ^ 1)));
+        for dtype in [Dtype::F32, Dtype::F16, Dtype::BF16, Dtype::I8] {
+            let stored = Stored::new(&x, dim, dtype);
+            let rows = stored.rows();
+            let mut decoded = vec![0f32; n * dim];
+            rows.decode(&mut decoded);
+            let truth = labels(Kernel::Scalar, &c, rows);
+            for (kernel, name) in Kernel::available().filter(|(kernel, _)| kernel.takes(dtype)) {
+                let found = labels(kernel, &c, rows);
+                if kernel.rounding() == Kernel::Scalar.rounding() {
+                    prop_assert_eq!(&found, &truth, "{} {}", name, dtype.name());
+                }
+                for (i, (x, &label)) in decoded.chunks(dim).zip(&found).enumerate() {
+                    let scores: Vec<f64> = c.chunks(dim).map(|c| exact_score(x, c)).collect();
+                    let bounds = score_bounds(kernel, x, &c, rows.scales().get(i).copied());
+                    let chosen = label as usize;
+                    for other in 0..k {
+                        let allowed = bounds[chosen] + bounds[other];
+                        prop_assert!(scores[chosen] <= scores[other] + allowed, "{} {} row {}", name, dtype.name(), i);
+                    }
+                }
+                // A row's label depends on that row alone.
+                for i in (0..n).step_by(13) {
+                    prop_assert_eq!(labels(kernel, &c, rows.slice(i, i + 1))[0], found[i]);
+                }
             }
         }
     }
@@ -111,48 +194,119 @@ proptest! {
 #[test]
 fn ties_go_to_the_lower_centroid() {
     let centroids: Vec<f32> = std::iter::repeat_n([1.0f32, 2.0, 3.0], 70).flatten().collect();
-    for (kernel, name) in Kernel::ALL.into_iter().filter(|(kernel, _)| kernel.is_available()) {
-        let mut labels = vec![9; 5];
-        Assigner::new(kernel, &centroids, 3).assign(&[0.5; 15], &mut labels, &mut Scratch::default());
-        assert_eq!(labels, [0; 5], "{name}");
+    for dtype in [Dtype::F32, Dtype::I8] {
+        let stored = Stored::new(&[0.5; 15], 3, dtype);
+        for (kernel, name) in Kernel::available().filter(|(kernel, _)| kernel.takes(dtype)) {
+            assert_eq!(labels(kernel, &centroids, stored.rows()), [0; 5], "{name}");
+        }
     }
 }
 
 #[test]
-fn threads_kernels_and_shard_sizes_do_not_change_a_bit() {
+fn threads_and_shard_sizes_do_not_change_a_bit() {
     // More than two chunks of 8,192 rows, so that sums of chunks are added.
     let (n, dim) = (20_000, 9);
     let x = data(n, dim, 30, 5);
     let valid: Vec<u8> = (0..n).map(|row| u8::from(row % 11 != 0)).collect();
-    let mut results: Vec<(Fitted, Vec<u32>)> = Vec::new();
-    for (rows_per_shard, n_threads, kernel) in
-        [(20_000, 1, Kernel::detect()), (777, 2, Kernel::Scalar), (4096, 3, Kernel::Portable)]
-    {
-        let directory = tempfile::tempdir().unwrap();
-        let store = Store::create(directory.path(), dim, Dtype::F16, rows_per_shard, false).unwrap();
-        for (index, (x, valid)) in x.chunks(rows_per_shard * dim).zip(valid.chunks(rows_per_shard)).enumerate() {
-            let rows = Rows::new(Dtype::F32, dim, cast_slice(x), &[]).unwrap();
-            let valid = TensorData { name: "valid", dtype: Dtype::U8, shape: vec![valid.len()], bytes: valid };
-            store.write_shard(index, rows, &[valid]).unwrap();
+    for dtype in [Dtype::F16, Dtype::I8] {
+        let mut results: Vec<(&str, Option<usize>, Fitted, Vec<u32>)> = Vec::new();
+        for (rows_per_shard, n_threads) in [(20_000, 1), (777, 2), (4096, 3)] {
+            let directory = tempfile::tempdir().unwrap();
+            let store = Store::create(directory.path(), dim, dtype, rows_per_shard, false).unwrap();
+            for (index, (x, valid)) in x.chunks(rows_per_shard * dim).zip(valid.chunks(rows_per_shard)).enumerate() {
+                let rows = Rows::new(Dtype::F32, dim, cast_slice(x), &[]).unwrap();
+                let valid = TensorData { name: "valid", dtype: Dtype::U8, shape: vec![valid.len()], bytes: valid };
+                store.write_shard(index, rows, &[valid]).unwrap();
+            }
+            let source = Source::store(&store).unwrap();
+            for (kernel, _) in Kernel::available().filter(|(kernel, _)| kernel.takes(dtype)) {
+                for train_rows in [None, Some(15_000)] {
+                    let kernel_option = Some(kernel);
+                    let opts = Options { n_threads, kernel: kernel_option, train_rows, max_iter: 4, ..options(40) };
+                    let fitted = fit(&source, &opts, &Supervisor::none()).unwrap();
+                    let centroids = &fitted.centroids;
+                    let model = Model { centroids, unit_normalize: false, kernel: kernel_option, n_threads };
+                    let (labels, distances) = predict(&source, &model, &Supervisor::none()).unwrap();
+                    assert!(labels
+                        .iter()
+                        .zip(&distances)
+                        .zip(&valid)
+                        .all(|((&l, d), &v)| (l == INVALID) == (v == 0) && d.is_nan() == (v == 0)));
+                    results.push((kernel.rounding(), train_rows, fitted, labels));
+                }
+            }
         }
-        let source = Source::store(&store).unwrap();
-        for train_rows in [None, Some(15_000)] {
-            let opts = Options { n_threads, kernel, train_rows, max_iter: 4, ..options(40) };
-            let fitted = fit(&source, &opts, &Supervisor::none()).unwrap();
-            let model = Model { centroids: &fitted.centroids, unit_normalize: false, kernel, n_threads };
-            let (labels, distances) = predict(&source, &model, &Supervisor::none()).unwrap();
-            assert!(labels
-                .iter()
-                .zip(&distances)
-                .zip(&valid)
-                .all(|((&l, d), &v)| (l == INVALID) == (v == 0) && d.is_nan() == (v == 0)));
-            results.push((fitted, labels));
+        for result in &results {
+            let first = results.iter().find(|first| (first.0, first.1) == (result.0, result.1)).unwrap();
+            assert!(result == first, "{dtype:?} {} {:?}", result.0, result.1);
+        }
+        assert_ne!(results[0].2, results[1].2, "training on a sample is another problem");
+    }
+}
+
+/// What a tally takes does not depend on the instruction set it is compiled for.
+#[test]
+fn tallies_agree_to_the_last_bit() {
+    for (dim, dtype) in [(1, Dtype::F32), (16, Dtype::F16), (37, Dtype::BF16), (37, Dtype::F16), (51, Dtype::I8)] {
+        let (x, c) = (data(40, dim, 5, 1), data(6, dim, 3, 2));
+        let stored = Stored::new(&x, dim, dtype);
+        let labels: Vec<u32> = (0..40).map(|i| i % 6).collect();
+        let mut decoded = vec![0f32; x.len()];
+        stored.rows().decode(&mut decoded);
+        let mut expected = vec![0f32; c.len()];
+        for (x, &label) in decoded.chunks(dim).zip(&labels) {
+            expected[label as usize * dim..][..dim].iter_mut().zip(x).for_each(|(sum, x)| *sum += x);
+        }
+        let nearest =
+            decoded.chunks(dim).zip(&labels).map(|(x, &l)| squared_distance(x, &c[l as usize * dim..][..dim]));
+        let nearest: Vec<f32> = nearest.collect();
+        for isa in Isa::available() {
+            let (mut tally, mut sums) = (Tally::new(Some(isa)), vec![0f32; c.len()]);
+            tally.add(stored.rows(), &labels, &c, &mut sums).unwrap();
+            assert_eq!((&sums, &tally.distances), (&expected, &nearest), "{isa:?} {dtype:?}");
+            tally.measure(stored.rows(), &labels, &c).unwrap();
+            assert_eq!(&tally.distances, &nearest);
         }
     }
-    for (i, result) in results.iter().enumerate().skip(2) {
-        assert_eq!(result, &results[i % 2]);
+}
+
+#[test]
+fn a_fit_goes_on_from_its_checkpoint_to_the_same_bits() {
+    let (x, directory) = (data(3000, 6, 12, 8), tempfile::tempdir().unwrap());
+    let checkpoint = Some(directory.path().join("fit.safetensors"));
+    for (tol, train_rows) in [(0.0, None), (1e-3, None), (0.0, Some(2000))] {
+        let opts = |max_iter, checkpoint| Options { max_iter, tol, train_rows, checkpoint, ..options(12) };
+        let whole = run(&x, 6, &opts(20, None)).unwrap();
+        for stopped_after in 1..whole.n_iter {
+            run(&x, 6, &opts(stopped_after, checkpoint.clone())).unwrap();
+            let mut iterations = Vec::new();
+            let mut watch = |progress| {
+                if let Some(Progress::Iteration { iteration, .. }) = progress {
+                    iterations.push(iteration);
+                }
+                true
+            };
+            let resumed = opts(20, checkpoint.clone());
+            let again = supervise(&mut watch, |supervisor| fit(&array(&x, 6), &resumed, supervisor)).unwrap();
+            assert_eq!(again, whole);
+            assert_eq!(iterations, (stopped_after + 1..=whole.n_iter).collect::<Vec<_>>());
+            // It ended: now there is nothing left to iterate.
+            assert_eq!(run(&x, 6, &resumed).unwrap(), whole);
+        }
     }
-    assert_ne!(results[0].0, results[1].0, "training on a sample is another problem");
+    // Another fit's, a longer fit's and a damaged file are not gone on from.
+    let path = checkpoint.clone().unwrap();
+    let short = Options { max_iter: 2, ..options(12) };
+    let fresh = run(&x, 6, &short).unwrap();
+    run(&x, 6, &Options { checkpoint: checkpoint.clone(), ..options(12) }).unwrap();
+    assert_eq!(run(&x, 6, &Options { checkpoint: checkpoint.clone(), ..short }).unwrap(), fresh);
+    let other = Options { seed: 4, max_iter: 2, ..options(12) };
+    let fresh = run(&x, 6, &other).unwrap();
+    let other = Options { checkpoint, ..other };
+    assert_eq!(run(&x, 6, &other).unwrap(), fresh);
+    let sound = std::fs::read(&path).unwrap();
+    std::fs::write(&path, &sound[..sound.len() - 1]).unwrap();
+    assert_eq!(run(&x, 6, &other).unwrap(), fresh);
 }
 
 #[test]
@@ -200,7 +354,7 @@ fn bad_rows_are_named() {
             let error = run(&x, 2, &Options { train_rows, ..options(3) }).unwrap_err().to_string();
             assert!(error.starts_with("row 12345"), "{error}");
         }
-        let model = Model { centroids: &[0.0, 1.0], unit_normalize: false, kernel: Kernel::detect(), n_threads: 2 };
+        let model = Model { centroids: &[0.0, 1.0], unit_normalize: false, kernel: None, n_threads: 2 };
         assert!(predict(&array(&x, 2), &model, &Supervisor::none()).unwrap_err().to_string().starts_with("row 12345"));
     }
 }
@@ -231,7 +385,7 @@ fn predictions_on_disk_are_kept_when_sound_and_made_again_when_not() {
     let source = Source::store(&store).unwrap();
     let out = directory.path().join("labels");
     let go = |centroids: &[f32]| {
-        let model = Model { centroids, unit_normalize: false, kernel: Kernel::detect(), n_threads: 2 };
+        let model = Model { centroids, unit_normalize: false, kernel: None, n_threads: 2 };
         let paths = predict_to(&source, &model, &out, 0, &Supervisor::none()).unwrap();
         let stamp = |path: &std::path::PathBuf| std::fs::metadata(path).unwrap().modified().unwrap();
         (paths.iter().map(stamp).collect::<Vec<_>>(), paths)
@@ -249,7 +403,7 @@ fn predictions_on_disk_are_kept_when_sound_and_made_again_when_not() {
     assert!(third.iter().zip(&second).all(|(a, b)| a != b), "other centroids, other labels");
     assert!(predict_to(
         &source,
-        &Model { centroids: &x[..4], unit_normalize: false, kernel: Kernel::detect(), n_threads: 1 },
+        &Model { centroids: &x[..4], unit_normalize: false, kernel: None, n_threads: 1 },
         store.path(),
         0,
         &Supervisor::none()

@@ -1,0 +1,211 @@
+"""k-means beside its peers: the same rows, the same start, interleaved, in one process.
+
+    python benches/kmeans.py                       # writes benches/record/kmeans.json
+    python benches/kmeans.py --rows 200000 --clusters 512 --peers faiss
+    python benches/kmeans.py --cold 30 --directory /data    # a pass over 30 GB that are not in the page cache
+
+Needs `pip install 'gdig[bench]'`. A time is one full Lloyd iteration (assignment and update) over all rows. Rows are
+float16 or int8 in a store for ours; for the peers the same numbers as float32, in memory, converted before the clock
+runs (bfloat16 for torch). Inertia is computed for all alike, in float64, from the stored rows and the centroids.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import json
+import os
+import platform
+import statistics
+import subprocess
+import tempfile
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import peers
+from numpy.typing import NDArray
+
+from gdig import KMeans, SketchStore, _native
+
+RECORD = Path(__file__).parent / "record" / "kmeans.json"
+BLOCK = 65_536
+
+
+def make(directory: Path, rows: int, dim: int, dtype: str, seed: int = 0) -> SketchStore:
+    """Rows around 2,000 centres, so wide that each has several near ones: as hard as sketches of gradients are."""
+    rng = np.random.default_rng(seed)
+    centers = rng.standard_normal((2_000, dim), dtype=np.float32) / 2
+    with SketchStore.create(directory, dim, dtype=dtype, rows_per_shard=131_072) as store:
+        for start in range(0, rows, BLOCK):
+            n = min(BLOCK, rows - start)
+            store.append(centers[rng.integers(0, len(centers), n)] + rng.standard_normal((n, dim), dtype=np.float32))
+    return store
+
+
+def as_float32(store: SketchStore) -> NDArray[np.float32]:
+    return np.concatenate([store._native.rows_float32(i) for i in store._native.shard_indices()])
+
+
+def inertia(x: NDArray[np.float32], centers: NDArray[np.float32]) -> float:
+    """Products in float32 choose the centroid, distances in float64 count."""
+    total = 0.0
+    for i in range(0, len(x), 8_192):
+        rows = x[i : i + 8_192]
+        nearest = ((centers**2).sum(1) / 2 - rows @ centers.T).argmin(1)
+        total += float(((rows.astype(np.float64) - centers[nearest]) ** 2).sum())
+    return total
+
+
+def bench(arguments: argparse.Namespace, rows: int, k: int, dtype: str, directory: Path) -> dict[str, Any]:
+    """One table: every method, `repeats` times in turn."""
+    store = make(directory / f"{dtype}-{k}", rows, arguments.dim, dtype)
+    x = as_float32(store)
+    start = x[np.random.default_rng(7).choice(rows, k, replace=False)].copy()
+    methods: dict[str, Any] = {"gdig": partial(peers.gdig, store)}
+    for kernel in arguments.kernels:
+        methods[f"gdig {kernel}"] = partial(peers.gdig, store, kernel=kernel)
+    for peer in arguments.peers:
+        data = x
+        if peer == "torch_bf16":
+            import torch
+
+            data = torch.from_numpy(x).to(torch.bfloat16)
+        methods[peer] = partial(getattr(peers, peer), data)
+    seconds: dict[str, list[float]] = {name: [] for name in methods}
+    found: dict[str, float] = {}
+    for _ in range(arguments.repeats):
+        for name, method in methods.items():
+            time_, centers = method(start=start, iterations=arguments.iterations, threads=arguments.threads)
+            seconds[name].append(time_)
+            found.setdefault(name, inertia(x, centers))
+    lines = {}
+    for name, times in seconds.items():
+        median = statistics.median(times)
+        lines[name] = {
+            "seconds": {"median": median, "min": min(times), "max": max(times), "n": len(times)},
+            "mega_points_per_second": rows / median / 1e6,
+            "gflops": 2 * rows * k * arguments.dim / median / 1e9,
+            "inertia": found[name],
+        }
+    reference = lines.get("faiss", lines["gdig"])["seconds"]["median"]
+    print(f"\n{dtype}, {rows} x {arguments.dim}, K = {k}, {arguments.threads} threads")
+    for name, line in lines.items():
+        spread = line["seconds"]
+        print(
+            f"  {name:18} {spread['median']:8.3f} s [{spread['min']:.3f}..{spread['max']:.3f}]"
+            f"  {line['mega_points_per_second']:7.3f} Mpoints/s  x{reference / spread['median']:6.2f}"
+            f"  inertia {line['inertia']:.6e}"
+        )
+    return {"dtype": dtype, "rows": rows, "dim": arguments.dim, "k": k, "methods": lines}
+
+
+def evict(path: Path) -> None:
+    """Drop a file from the page cache."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def direct_rate(paths: list[Path], threads: int) -> float:
+    """Bytes a second that the disk gives to O_DIRECT reads of 8 MiB, by as many threads as k-means has."""
+    import mmap
+    from concurrent.futures import ThreadPoolExecutor
+
+    size = 8 << 20
+
+    def read(path: Path) -> int:
+        handle, buffer, done = os.open(path, os.O_RDONLY | os.O_DIRECT), mmap.mmap(-1, size), 0
+        try:
+            while n := os.preadv(handle, [buffer], done):
+                done += n
+        finally:
+            os.close(handle)
+        return done
+
+    begin = time.perf_counter()
+    with ThreadPoolExecutor(threads) as pool:
+        total = sum(pool.map(read, paths))
+    return total / (time.perf_counter() - begin)
+
+
+def cold(arguments: argparse.Namespace, directory: Path) -> dict[str, Any]:
+    """A pass over a store that is not in memory, against the disk's own rate, in turn."""
+    rows = int(arguments.cold * 1e9 / (2 * arguments.dim))
+    store = make(directory / "cold", rows, arguments.dim, "float16")
+    paths = sorted((directory / "cold").glob("*.safetensors"))
+    start = store._native.rows_float32(0)[:512]
+    model = KMeans(512, init=start, max_iter=1, train_rows=4_096, n_threads=arguments.threads).fit(store)
+    total, rates, disk = sum(path.stat().st_size for path in paths), [], []
+    for _ in range(arguments.repeats):
+        for path in paths:
+            evict(path)
+        disk.append(direct_rate(paths, arguments.threads))
+        for path in paths:
+            evict(path)
+        begin = time.perf_counter()
+        model.predict(store)
+        rates.append(total / (time.perf_counter() - begin))
+    share = statistics.median(rates) / statistics.median(disk)
+    print(f"\ncold, {total / 1e9:.1f} GB, K = 512: {statistics.median(rates) / 1e9:.2f} GB/s, {share:.0%} of O_DIRECT")
+    return {"bytes": total, "bytes_per_second": rates, "direct_bytes_per_second": disk, "share": share}
+
+
+def machine() -> dict[str, Any]:
+    """Where the numbers are from."""
+    names = ["faiss-cpu", "scikit-learn", "fastkmeans", "torch", "numpy"]
+    versions = {}
+    for name in names:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            versions[name] = None
+    git = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False, cwd=RECORD.parent)
+    model = [
+        line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line
+    ]
+    return {
+        "commit": git.stdout.strip(),
+        "cpu": f"{os.cpu_count()} x {model[0] if model else platform.processor()}",
+        "kernels": _native.kernels(),
+        "load_average": os.getloadavg(),
+        "python": platform.python_version(),
+        "versions": versions,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, nargs="+", default=[1_000_000], help="one for each of --clusters, or one")
+    parser.add_argument("--clusters", type=int, nargs="+", default=[512, 4_096])
+    parser.add_argument("--dim", type=int, default=512)
+    parser.add_argument("--dtypes", nargs="+", default=["float16", "int8"])
+    parser.add_argument("--peers", nargs="*", default=["faiss", "scikit_learn", "fastkmeans", "torch_bf16"])
+    parser.add_argument("--kernels", nargs="*", default=[], help="further kernels of ours")
+    parser.add_argument("--iterations", type=int, default=3, help="of a run; the last is timed")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument(
+        "--cold", type=float, help="gigabytes; only this, more than the free memory if it is to be fair"
+    )
+    parser.add_argument("--directory", type=Path, help="where rows are written for the time of the run")
+    parser.add_argument("--output", type=Path, default=RECORD)
+    arguments = parser.parse_args()
+    sizes = arguments.rows * len(arguments.clusters) if len(arguments.rows) == 1 else arguments.rows
+    record: dict[str, Any] = {"machine": machine(), "threads": arguments.threads, "tables": []}
+    with tempfile.TemporaryDirectory(dir=arguments.directory) as directory:
+        if arguments.cold:
+            record["cold"] = cold(arguments, Path(directory))
+        else:
+            for k, rows in zip(arguments.clusters, sizes, strict=True):
+                for dtype in arguments.dtypes:
+                    record["tables"].append(bench(arguments, rows, k, dtype, Path(directory)))
+                    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+                    arguments.output.write_text(json.dumps(record, indent=2) + "\n")
+    arguments.output.write_text(json.dumps(record, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

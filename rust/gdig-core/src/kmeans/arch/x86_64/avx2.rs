@@ -1,0 +1,29 @@
+//! AVX2 and FMA: the float32 search, 3 rows by 32 centroids in the 16 registers.
+
+use super::super::generic::{F32Scratch, Panels};
+use super::super::{Nearest, Scratch};
+use crate::rows::Rows;
+
+pub struct Avx2(Panels);
+
+impl Avx2 {
+    pub fn new(centroids: &[f32], dim: usize) -> Option<Avx2> {
+        super::has_avx2().then(|| Avx2(Panels::new(centroids, dim)))
+    }
+
+    #[target_feature(enable = "avx2,fma")]
+    fn search(&self, rows: Rows, labels: &mut [u32], scratch: &mut F32Scratch) {
+        self.0.assign::<3>(rows, labels, scratch);
+    }
+}
+
+impl Nearest for Avx2 {
+    fn block_rows(&self) -> usize {
+        self.0.block_rows()
+    }
+
+    fn assign(&self, rows: Rows, _ahead: &[u8], labels: &mut [u32], scratch: &mut Scratch) {
+        // SAFETY: `new` makes one only where the processor has the instructions.
+        unsafe { self.search(rows, labels, &mut scratch.float32) }
+    }
+}

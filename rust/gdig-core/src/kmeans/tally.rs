@@ -1,0 +1,167 @@
+//! What rows add to their clusters: taken right after the search, while the rows are in the cache.
+//!
+//! In float32 from the rows as they are stored, whatever the kernel of the search rounded. Sums over columns go in 16
+//! lanes and a fixed order, sums over rows one row after the other; so every instruction set gives the same bits.
+
+use half::f16;
+use half::slice::HalfFloatSliceExt;
+
+use super::source::{squared_distance, squared_norm, LANES, MAX_SQUARED_NORM};
+use crate::rows::Rows;
+
+/// What this is compiled for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Isa {
+    Baseline,
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
+}
+
+#[cfg(target_arch = "x86_64")]
+use super::arch::x86_64::{half_avx2, half_avx512, has_avx2, has_avx512};
+
+impl Isa {
+    /// Of this machine, the slowest first.
+    pub fn available() -> Vec<Isa> {
+        let mut available = vec![Isa::Baseline];
+        #[cfg(target_arch = "x86_64")]
+        available.extend([(Isa::Avx2, has_avx2()), (Isa::Avx512, has_avx512())].iter().filter(|i| i.1).map(|i| i.0));
+        available
+    }
+}
+
+/// Takes blocks of rows; a worker has its own.
+pub struct Tally {
+    isa: Isa,
+    x: Vec<f32>,
+    /// The squared distance of each row of the last block to its centroid.
+    pub distances: Vec<f32>,
+}
+
+/// Rows between the fetching of a centroid and its sums, and their use: measured, for those that come from the
+/// third-level cache.
+const FETCHED_AHEAD: usize = 6;
+
+/// A row whose numbers are not finite, or too large: its place in the block.
+#[derive(Debug, PartialEq)]
+pub struct BadRow(pub usize);
+
+impl Tally {
+    pub fn new(isa: Option<Isa>) -> Tally {
+        let isa = isa.unwrap_or_else(|| *Isa::available().last().expect("the baseline is always there"));
+        assert!(Isa::available().contains(&isa), "{isa:?} is not for this machine");
+        Tally { isa, x: Vec::new(), distances: Vec::new() }
+    }
+
+    /// The distance of each row to the centroid that its label names; and add each row to the sums of that centroid.
+    /// `centroids` is [K, dim], and so is `sums`.
+    pub fn add(&mut self, rows: Rows, labels: &[u32], centroids: &[f32], sums: &mut [f32]) -> Result<(), BadRow> {
+        assert_eq!(sums.len(), centroids.len());
+        self.run::<true>(rows, labels, centroids, sums)
+    }
+
+    /// The distances only.
+    pub fn measure(&mut self, rows: Rows, labels: &[u32], centroids: &[f32]) -> Result<(), BadRow> {
+        self.run::<false>(rows, labels, centroids, &mut [])
+    }
+
+    fn run<const ADD: bool>(
+        &mut self,
+        rows: Rows,
+        labels: &[u32],
+        centroids: &[f32],
+        sums: &mut [f32],
+    ) -> Result<(), BadRow> {
+        match self.isa {
+            Isa::Baseline => self.rows::<ADD>(rows, labels, centroids, sums, |from, to| from.convert_to_f32_slice(to)),
+            // SAFETY: `new` has asserted that the processor has the instructions.
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => unsafe { self.avx2::<ADD>(rows, labels, centroids, sums) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => unsafe { self.avx512::<ADD>(rows, labels, centroids, sums) },
+        }
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2,f16c")]
+    fn avx2<const ADD: bool>(&mut self, r: Rows, l: &[u32], c: &[f32], s: &mut [f32]) -> Result<(), BadRow> {
+        self.rows::<ADD>(r, l, c, s, |from, to| half_avx2(from, to))
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx512f")]
+    fn avx512<const ADD: bool>(&mut self, r: Rows, l: &[u32], c: &[f32], s: &mut [f32]) -> Result<(), BadRow> {
+        self.rows::<ADD>(r, l, c, s, |from, to| half_avx512(from, to))
+    }
+
+    /// Inlined into the functions above, and so compiled for their instruction sets.
+    #[inline(always)]
+    fn rows<const ADD: bool>(
+        &mut self,
+        rows: Rows,
+        labels: &[u32],
+        centroids: &[f32],
+        sums: &mut [f32],
+        half: impl Fn(&[f16], &mut [f32]),
+    ) -> Result<(), BadRow> {
+        let dim = rows.dim();
+        self.x.resize(dim, 0.0);
+        self.distances.resize(labels.len(), 0.0);
+        for (i, &label) in labels.iter().enumerate() {
+            rows.decode_row(i, &mut self.x, &half);
+            if let Some(&next) = labels.get(i + FETCHED_AHEAD) {
+                fetch(&centroids[next as usize * dim..][..dim]);
+                if ADD {
+                    fetch(&sums[next as usize * dim..][..dim]);
+                }
+            }
+            let span = label as usize * dim..(label as usize + 1) * dim;
+            let sum = if ADD { &mut sums[span.clone()] } else { &mut [][..] };
+            let distance = row::<ADD>(&self.x, &centroids[span], sum);
+            // A number that is not finite shows in the distance, so most rows need no second look.
+            let sound = |squared: f32| squared < MAX_SQUARED_NORM;
+            if !sound(distance) && !sound(squared_norm(&self.x)) {
+                return Err(BadRow(i));
+            }
+            self.distances[i] = distance;
+        }
+        Ok(())
+    }
+}
+
+/// |x - c|^2 with the bits of `squared_distance`; and `sum` += x.
+#[inline(always)]
+fn row<const ADD: bool>(x: &[f32], c: &[f32], sum: &mut [f32]) -> f32 {
+    if !ADD {
+        return squared_distance(x, c);
+    }
+    let (mut lanes, mut tail) = ([0f32; LANES], 0f32);
+    for j in x.len() / LANES * LANES..x.len() {
+        let d = x[j] - c[j];
+        tail += d * d;
+        sum[j] += x[j];
+    }
+    for ((x, c), sum) in x.chunks_exact(LANES).zip(c.chunks_exact(LANES)).zip(sum.chunks_exact_mut(LANES)) {
+        for lane in 0..LANES {
+            let d = x[lane] - c[lane];
+            lanes[lane] += d * d;
+            sum[lane] += x[lane];
+        }
+    }
+    lanes.iter().fold(tail, |sum, lane| sum + lane)
+}
+
+/// Bring a slice into the second-level cache while other work goes on.
+#[inline(always)]
+fn fetch(of: &[f32]) {
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    for line in of.chunks(LANES) {
+        // SAFETY: a hint, valid for any address.
+        unsafe { std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T1 }>(line.as_ptr().cast()) };
+    }
+    #[cfg(not(all(target_arch = "x86_64", not(miri))))]
+    let _ = of;
+}
