@@ -134,7 +134,7 @@ def test_a_killed_fit_goes_on_to_the_same_bits(tmp_path):
                 os.kill(os.getpid(), signal.SIGKILL)
         KMeans(**{options!r}).fit(sys.argv[1], die, checkpoint=sys.argv[2])
     """
-    checkpoint = tmp_path / "fit.safetensors"
+    checkpoint = tmp_path / "new" / "fit.safetensors"
     command = [sys.executable, "-c", textwrap.dedent(code), str(tmp_path / "x.npy"), str(checkpoint)]
     assert subprocess.run(command, check=False, timeout=60).returncode == -signal.SIGKILL
     left = int(gdig.store.read_tensors(checkpoint)[1]["n_iter"])

@@ -136,6 +136,8 @@ class KMeans:
         """
         self._check()
         init = None if isinstance(self.init, str) else np.ascontiguousarray(self.init, dtype=np.float32)
+        if checkpoint is not None:
+            Path(checkpoint).parent.mkdir(parents=True, exist_ok=True)
         train_rows = self.train_rows
         if train_rows is None:
             train_rows = TRAIN_ROWS_PER_CENTROID * self.n_clusters

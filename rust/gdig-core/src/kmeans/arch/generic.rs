@@ -3,13 +3,11 @@
 use super::{half_norms, Nearest, Scratch};
 use crate::rows::Rows;
 
-/// Centroids in a panel: the lanes of the inner loop.
-pub const LANES: usize = 32;
 /// Rows in a block are chosen so that the block takes about this many bytes, half of a common second-level cache.
 const BLOCK_BYTES: usize = 512 << 10;
 
-/// Centroids in float32 panels.
-pub struct Panels {
+/// Centroids in float32 panels of `LANES`, the lanes of the inner loop.
+pub struct Panels<const LANES: usize> {
     dim: usize,
     /// [panels, dim, LANES]; the last panel is filled up with zeros.
     panels: Vec<f32>,
@@ -23,14 +21,15 @@ pub struct F32Scratch {
     x: Vec<f32>,
     /// [groups, dim, rows of a group].
     groups: Vec<f32>,
-    best: Vec<[f32; LANES]>,
-    arg: Vec<[u32; LANES]>,
+    /// [n, LANES]: of each row and lane the best score, and the number of its centroid.
+    best: Vec<f32>,
+    arg: Vec<u32>,
 }
 
 /// Inner products of `GROUP` rows, [dim, GROUP], and a panel of centroids, [dim, LANES]. Arrays of fixed size are what
 /// lets the compiler keep all the sums in vector registers (with slices it does not: measured 30 times slower).
 #[inline(always)]
-fn products<const GROUP: usize>(group: &[f32], panel: &[f32]) -> [[f32; LANES]; GROUP] {
+fn products<const GROUP: usize, const LANES: usize>(group: &[f32], panel: &[f32]) -> [[f32; LANES]; GROUP] {
     let mut dots = [[0f32; LANES]; GROUP];
     for (x, c) in group.chunks_exact(GROUP).zip(panel.chunks_exact(LANES)) {
         let x: &[f32; GROUP] = x.try_into().expect("GROUP of them");
@@ -44,8 +43,8 @@ fn products<const GROUP: usize>(group: &[f32], panel: &[f32]) -> [[f32; LANES]; 
     dots
 }
 
-impl Panels {
-    pub fn new(centroids: &[f32], dim: usize) -> Panels {
+impl<const LANES: usize> Panels<LANES> {
+    pub fn new(centroids: &[f32], dim: usize) -> Panels<LANES> {
         let n_panels = (centroids.len() / dim).div_ceil(LANES);
         let mut panels = vec![0f32; n_panels * dim * LANES];
         for (k, c) in centroids.chunks_exact(dim).enumerate() {
@@ -76,31 +75,35 @@ impl Panels {
             group.chunks_exact_mut(GROUP).zip(x).for_each(|(column, &x)| column[i % GROUP] = x);
         }
         scratch.best.clear();
-        scratch.best.resize(n_groups * GROUP, [f32::INFINITY; LANES]);
+        scratch.best.resize(n_groups * GROUP * LANES, f32::INFINITY);
         scratch.arg.clear();
-        scratch.arg.resize(n_groups * GROUP, [0; LANES]);
+        scratch.arg.resize(n_groups * GROUP * LANES, 0);
 
         // A panel stays in the second-level cache while all groups of the block pass by.
         let panels = self.panels.chunks_exact(dim * LANES).zip(self.half_norms.chunks_exact(LANES));
         for (number, (panel, half_norms)) in panels.enumerate() {
             let half_norms: &[f32; LANES] = half_norms.try_into().expect("LANES of them");
             let groups = scratch.groups.chunks_exact(dim * GROUP);
-            let best = scratch.best.chunks_exact_mut(GROUP);
-            for ((group, best), arg) in groups.zip(best).zip(scratch.arg.chunks_exact_mut(GROUP)) {
-                let dots = products::<GROUP>(group, panel);
-                for r in 0..GROUP {
+            let best = scratch.best.chunks_exact_mut(GROUP * LANES);
+            for ((group, best), arg) in groups.zip(best).zip(scratch.arg.chunks_exact_mut(GROUP * LANES)) {
+                let dots = products::<GROUP, LANES>(group, panel);
+                let rows = best.chunks_exact_mut(LANES).zip(arg.chunks_exact_mut(LANES));
+                for (dots, (best, arg)) in dots.iter().zip(rows) {
+                    let best: &mut [f32; LANES] = best.try_into().expect("LANES of them");
+                    let arg: &mut [u32; LANES] = arg.try_into().expect("LANES of them");
                     for lane in 0..LANES {
-                        let score = half_norms[lane] - dots[r][lane];
+                        let score = half_norms[lane] - dots[lane];
                         // Panels come in ascending order: of equal scores in a lane the first stays.
-                        if score < best[r][lane] {
-                            best[r][lane] = score;
-                            arg[r][lane] = (number * LANES + lane) as u32;
+                        if score < best[lane] {
+                            best[lane] = score;
+                            arg[lane] = (number * LANES + lane) as u32;
                         }
                     }
                 }
             }
         }
-        for ((label, best), arg) in labels.iter_mut().zip(&scratch.best).zip(&scratch.arg) {
+        let rows = scratch.best.chunks_exact(LANES).zip(scratch.arg.chunks_exact(LANES));
+        for (label, (best, arg)) in labels.iter_mut().zip(rows) {
             let lanes = best.iter().zip(arg).map(|(&score, &k)| (score, k));
             let lower = |a: (f32, u32), b: (f32, u32)| if b.0 < a.0 || (b.0 == a.0 && b.1 < a.1) { b } else { a };
             *label = lanes.reduce(lower).expect("LANES is not zero").1;
@@ -109,7 +112,7 @@ impl Panels {
 }
 
 /// The search as the baseline instruction set has it.
-pub struct Portable(Panels);
+pub struct Portable(Panels<32>);
 
 impl Portable {
     pub fn new(centroids: &[f32], dim: usize) -> Portable {

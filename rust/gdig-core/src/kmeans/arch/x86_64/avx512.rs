@@ -1,10 +1,10 @@
-//! AVX-512: the float32 search, 12 rows by 32 centroids in the 32 registers.
+//! AVX-512: the float32 search, 12 rows by 32 centroids in 24 of the 32 registers.
 
 use super::super::generic::{F32Scratch, Panels};
 use super::super::{Nearest, Scratch};
 use crate::rows::Rows;
 
-pub struct Avx512(Panels);
+pub struct Avx512(Panels<32>);
 
 impl Avx512 {
     pub fn new(centroids: &[f32], dim: usize) -> Option<Avx512> {
