@@ -27,6 +27,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.append(str(ROOT / "examples"))  # the demo's AUROC and tokenizer serve here too
 
 import torch
+from zh_en.cosine import gradient_cosines
 from zh_en.measure import ALL, auroc_table, machine, markdown, provenance, read_scores, standard_error
 from zh_en.model import Recipe, train_model
 from zh_en.pool import CORRUPTIONS, read_pairs, split_pairs, write_jsonl
@@ -53,7 +54,7 @@ class Setup:
     options: dict[str, Any] = field(default_factory=dict)
 
 
-FULL = Setup()
+FULL = Setup(training=2000, seeds=64, recipe=Recipe(vocab_size=4096, hidden_size=128, intermediate_size=256, layers=3))
 QUICK = Setup(pairs=600, seeds=32, recipe=Recipe(vocab_size=2048, hidden_size=128, intermediate_size=256, layers=2))
 
 
@@ -91,7 +92,7 @@ def measure(setup: Setup, data: Path, folder: Path, threads: int) -> dict[str, A
 
     options = {"model": folder / "model", "candidates": folder / "candidates.jsonl", "seeds": folder / "seeds.jsonl"}
     options |= {"budget": setup.budget, "seed": setup.seed, "threads": threads, **setup.options}
-    run, identity_run = folder / "run", folder / "identity"
+    run = folder / "run"
     command = _command(options | {"run_path": run, "output": folder / "gdig.jsonl"})
     seconds, peak = run_measured(command)
     stages = json.loads((run / "run.json").read_text(encoding="utf-8"))["stages"]
@@ -102,10 +103,8 @@ def measure(setup: Setup, data: Path, folder: Path, threads: int) -> dict[str, A
         output = folder / f"{method}.jsonl"
         rows = gdig.select(**options, run_path=run, method=method, output=output, quiet=True).rows
         chosen[method] = {kind: int(np.sum(kinds[rows] == kind)) for kind in ("clean", *CORRUPTIONS)}
-    print("a second run for the gradient cosine", flush=True)
-    plain = {"inversion": "identity", "damping_mode": "relative", "sketch_dtype": "float32", "quiet": True}
-    gdig.sweep(**(options | plain), run_path=identity_run)
-    scores = read_scores(run, identity_run, setup.seed)
+    print("gradient cosine, the baseline without curvature", flush=True)
+    scores = read_scores(run, *gradient_cosines(gdig.Config.build(options)), setup.seed)
     n_clean, n_kind = int(np.sum(kinds == "clean")), int(np.sum(kinds == CORRUPTIONS[-1]))
     return {
         "setup": asdict(setup) | {"model_learned_from": learned},

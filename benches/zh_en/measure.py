@@ -22,28 +22,25 @@ ALL = "all four"
 
 
 def read_sweep(run: Path, *names: str) -> list[np.ndarray]:
-    """Tensors of a run's sweep, whole; "sketch" gives the sketches as they are stored."""
+    """Tensors of a run's sweep, whole."""
     store = SketchStore.open(run / "sweep")
     if not all(store.tensor(shard, "valid").all() for shard in range(store.n_shards)):
         raise SystemExit(f"{run}: rows without a finite score; AUROC would count them wrongly")
     return [np.concatenate([store.tensor(shard, name) for shard in range(store.n_shards)]) for name in names]
 
 
-def read_scores(run: Path, identity_run: Path, seed: int) -> dict[str, np.ndarray]:
+def read_scores(run: Path, cosine: np.ndarray, dot: np.ndarray, seed: int) -> dict[str, np.ndarray]:
     """Scores of every candidate, higher meaning better: by their names in the table, float64 [N].
 
-    The gradient cosine is mean_s <G_e, G_s> / |G_e|, from a second run with inversion=identity. The length of the mean
-    seed gradient is the same for all candidates and left out. |G_e| is the length of the float32 sketch, whose square
-    estimates |G_e|^2 with a relative standard deviation of about sqrt(2 / projection_dim).
+    `cosine` and `dot` [N] compare its gradient with the seeds' mean gradient (see zh_en.cosine).
     """
     influence, loss, tokens = read_sweep(run, "influence", "loss", "tokens")
-    dots, sketch = read_sweep(identity_run, "influence", "sketch")
     return {
         "mean influence": influence.mean(1, dtype=np.float64),
         "agreement": (influence > 0).mean(1),
         "low loss": -loss.astype(np.float64),
-        "gradient dot product": dots.mean(1, dtype=np.float64),
-        "gradient cosine": dots.mean(1, dtype=np.float64) / np.linalg.norm(sketch.astype(np.float64), axis=1),
+        "gradient dot product": dot,
+        "gradient cosine": cosine,
         "few tokens": -tokens.astype(np.float64),
         "random": np.random.default_rng(seed).random(len(loss)),
     }

@@ -37,7 +37,7 @@ class Recipe:
     seed: int = 0
 
 
-def train_model(rows: Path, out: Path, recipe: Recipe, *, log=print) -> dict[str, float]:
+def train_model(rows: Path, out: Path, recipe: Recipe) -> dict[str, float]:
     """Train tokenizer and model on a JSONL file of pairs as it is, save both in `out`.
 
     The examples are made by gdig itself, so that the model knows the very form in which the sweep will show it the
@@ -65,7 +65,7 @@ def train_model(rows: Path, out: Path, recipe: Recipe, *, log=print) -> dict[str
         )
     )
     start = time.monotonic()
-    loss = _train(model, examples, recipe, log)
+    loss = _train(model, examples, recipe)
     seconds = time.monotonic() - start
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
@@ -92,7 +92,7 @@ def _tokenizer(texts: list[str], vocab_size: int) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>")
 
 
-def _train(model: LlamaForCausalLM, examples: list[Example], recipe: Recipe, log) -> float:
+def _train(model: LlamaForCausalLM, examples: list[Example], recipe: Recipe) -> float:
     """AdamW on every token of the text, prompt included; one cycle of the learning rate."""
     rng = random.Random(recipe.seed)
     epochs = [_batches(examples, recipe.token_batch_size, rng) for _ in range(recipe.epochs)]
@@ -113,7 +113,8 @@ def _train(model: LlamaForCausalLM, examples: list[Example], recipe: Recipe, log
             schedule.step()
             losses.append(loss.item())
         mean = sum(losses) / len(losses)
-        log(f"  epoch {epoch}/{len(epochs)}, loss {mean:.3f} a token, {time.monotonic() - start:.0f} s")
+        seconds = time.monotonic() - start
+        print(f"  epoch {epoch}/{len(epochs)}, loss {mean:.3f} a token, {seconds:.0f} s", flush=True)
     model.eval()
     return mean
 
