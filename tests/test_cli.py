@@ -17,8 +17,9 @@ from typing import Any
 import pytest
 
 from gdig import cli
-from gdig.config import GROUPS, PRESETS, STAGE_GROUPS, STAGES, Config, RunOptions
+from gdig.config import Config
 from gdig.errors import ConfigError, CorpusError
+from gdig.options import GROUPS, PRESETS, STAGE_GROUPS, STAGES, RunOptions
 from gdig.sources import read_yaml
 
 MINIMUM = ["--model", "m", "--candidates", "a.jsonl", "b.jsonl", "--seeds", "s.jsonl", "--run-path", "r"]

@@ -9,17 +9,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from gdig.config import (
-    GROUPS,
-    PRESETS,
-    STAGE_GROUPS,
-    STAGES,
-    Budget,
-    Config,
-    RunOptions,
-    parse_budget,
-)
+from gdig.config import Budget, Config, parse_budget
 from gdig.errors import ConfigError
+from gdig.options import GROUPS, PRESETS, STAGE_GROUPS, STAGES, RunOptions
 
 NAN, INFINITY = float("nan"), float("inf")
 

@@ -84,7 +84,7 @@ LAYERS = (
     ("gdig.data", "gdig.model", "gdig.ops", "gdig.store", "gdig.kmeans", "gdig.resampling", "gdig.progress"),
     ("gdig.random", "gdig.files"),
     ("gdig.config", "gdig.kernels"),
-    ("gdig.values",),
+    ("gdig.values", "gdig.options"),
     ("gdig.errors",),
     ("gdig._native",),
 )

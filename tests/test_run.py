@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from gdig import run as run_module
-from gdig.config import STAGES, Config
+from gdig.config import Config
 from gdig.errors import ConfigError, RunError
 from gdig.files import replacing
+from gdig.options import STAGES
 from gdig.progress import Progress
 from gdig.run import FORMAT, Run, read_state
 

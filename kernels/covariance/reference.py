@@ -13,12 +13,13 @@ def covariance(x, keep, out) -> None:
     x = x.to(out.dtype)
     width = x.shape[1]
     kept = x * keep[:, None]
+    # Everything that allocates comes before the first write: a batch that runs out of memory has then added nothing.
+    total, count = kept.sum(0), keep.sum()
     out[:width, :width].addmm_(kept.T, x)
     if out.shape[0] > width:
-        total = kept.sum(0)
         out[width, :width] += total
         out[:width, width] += total
-        out[width, width] += keep.sum()
+        out[width, width] += count
 
 
 def squared_gradients(a, d, offsets, out) -> None:

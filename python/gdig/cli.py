@@ -1,4 +1,4 @@
-"""The command line. Its flags are made from the option groups of :mod:`gdig.config`; nothing is defined twice."""
+"""The command line. Its flags are made from the option groups of :mod:`gdig.options`; nothing is defined twice."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from functools import cache
 from itertools import pairwise
 from typing import Annotated, Any, NoReturn, get_type_hints
 
-from gdig import config as c
-from gdig.errors import GdigError
+from gdig import options as o
+from gdig.config import Config
+from gdig.errors import ConfigError, GdigError
 from gdig.progress import Progress
 from gdig.sources import read_run, read_yaml
 
@@ -57,8 +58,8 @@ class Command:
 
 
 def _groups_up_to(stage: str) -> tuple[type, ...]:
-    needed = {g for s in c.STAGES[: c.STAGES.index(stage) + 1] for g in c.STAGE_GROUPS[s]}
-    return (*(g for g in c.GROUPS if g in needed), c.RunOptions)
+    needed = {g for s in o.STAGES[: o.STAGES.index(stage) + 1] for g in o.STAGE_GROUPS[s]}
+    return (*(g for g in o.GROUPS if g in needed), o.RunOptions)
 
 
 _DATA = "--model models/base --candidates 'pool/*.jsonl' --seeds seeds.jsonl"
@@ -87,14 +88,14 @@ COMMANDS = {
     "preview": Command(
         "Show rows as the model will see them, the masked part marked.",
         f"gdig preview {_DATA} --rows 3",
-        (PreviewOptions, c.DataOptions, c.ModelOptions, c.RunOptions),
-        {c.ModelOptions: ("trust_remote_code",), c.RunOptions: ("run_path", "quiet")},
+        (PreviewOptions, o.DataOptions, o.ModelOptions, o.RunOptions),
+        {o.ModelOptions: ("trust_remote_code",), o.RunOptions: ("run_path", "quiet")},
     ),
     "verify": Command(
         "Read every file of a run and check its sums.",
         "gdig verify --run-path runs/a",
-        (c.RunOptions,),
-        {c.RunOptions: ("run_path", "quiet")},
+        (o.RunOptions,),
+        {o.RunOptions: ("run_path", "quiet")},
     ),
 }
 
@@ -151,7 +152,7 @@ def _main(args: list[str]) -> int:
 
         near = difflib.get_close_matches(name, COMMANDS, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else f"; expected one of {', '.join(COMMANDS)}"
-        raise c.ConfigError(f"unknown command {name!r}{hint}")
+        raise ConfigError(f"unknown command {name!r}{hint}")
     config, rest = _resolve(name, args[1:])
     progress = Progress(quiet=config.quiet)
     if name == "verify":
@@ -174,7 +175,7 @@ def _main(args: list[str]) -> int:
     return 0
 
 
-def _resolve(name: str, argv: list[str]) -> tuple[c.Config, dict[str, Any]]:
+def _resolve(name: str, argv: list[str]) -> tuple[Config, dict[str, Any]]:
     """Return the configuration that flags, YAML file, run directory and preset give, and what is no part of it."""
     flags = _parse(name, argv, {})  # also answers --help
     given = read_yaml(flags["config"]) if flags["config"] else {}
@@ -183,14 +184,14 @@ def _resolve(name: str, argv: list[str]) -> tuple[c.Config, dict[str, Any]]:
     stored = read_run(run_path) if run_path and not has_model and name != "verify" else {}
     preset = _parse(name, argv, {**stored, **given}).get("preset", "default")
     if preset != (before := stored.get("preset", "default")):
-        stored = {key: value for key, value in stored.items() if key not in c.PRESETS[before]}
-        stored.update(c.PRESETS[preset], preset=preset)
+        stored = {key: value for key, value in stored.items() if key not in o.PRESETS[before]}
+        stored.update(o.PRESETS[preset], preset=preset)
     elif not stored:
-        stored = dict(c.PRESETS[preset])
+        stored = dict(o.PRESETS[preset])
     base = {**stored, **given}
     options = {**base, **_parse(name, argv, base)}
-    known = {f.name for f in fields(c.Config)}
-    config = c.Config.build({key: value for key, value in options.items() if key in known})
+    known = {f.name for f in fields(Config)}
+    config = Config.build({key: value for key, value in options.items() if key in known})
     return config, {key: value for key, value in options.items() if key not in known}
 
 
@@ -202,8 +203,8 @@ def _parse(name: str, argv: list[str], defaults: dict[str, Any]) -> dict[str, An
     for group, names in command.option_groups:
         parts.append((_title(group), _fields(group, names, defaults), inspect.getdoc(group)))
     start = _fields(StartOptions, ("config",), defaults)
-    if c.DataOptions in command.groups:
-        start += _fields(c.Config, ("preset",), defaults)
+    if o.DataOptions in command.groups:
+        start += _fields(Config, ("preset",), defaults)
         parts.append((_title(StartOptions), start, inspect.getdoc(StartOptions)))
     members = []
     for title, members_of_part, doc in parts:

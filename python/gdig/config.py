@@ -1,9 +1,4 @@
-"""Every option of gdig, defined once: the CLI flag, the YAML key and the Python argument of the same name.
-
-The options come in groups, one dataclass each; :class:`Config` is their union. A group belongs to the
-first stage whose result it changes (:data:`STAGE_GROUPS`), which is how a run directory knows what a
-changed option invalidates.
-"""
+"""The configuration of a run: every option of :mod:`gdig.options` in one object, checked on construction."""
 
 from __future__ import annotations
 
@@ -16,201 +11,19 @@ from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
 from gdig.errors import ConfigError
-from gdig.values import WRONG, convert, describe
-
-RowFormat = Literal["auto", "translation", "instruction", "completion", "messages", "tokens", "template"]
-Method = Literal["gdig", "top", "random", "loss", "diverse"]
-
-
-@dataclass(frozen=True)
-class DataOptions:
-    """What to read, and how a row becomes a prompt and a target."""
-
-    model: str | None = None
-    """Directory of a causal language model in Hugging Face format, or of a PEFT adapter."""
-    candidates: tuple[str, ...] = ()
-    """Pool to choose from: JSONL, JSON list, Parquet, or a `datasets` folder; several files or globs. Row numbers
-    count through the files in the order given (a glob's in sorted order)."""
-    seeds: tuple[str, ...] = ()
-    """The small set of excellent examples, in any of the same formats."""
-    tokenizer: str | None = None
-    """Directory of the tokenizer. Default: the model's."""
-    row_format: RowFormat = "auto"
-    """Shape of a row. auto detects it from the fields of the first row."""
-    prompt_template: str | None = None
-    """Jinja template of the prompt over a row's fields; overrides the built-in one of the row format."""
-    target_template: str | None = None
-    """Jinja template of the target (the text that is trained on); overrides the built-in one."""
-    max_length: int | None = None
-    """Longest example, in tokens; a longer one loses the left of its prompt. Default: the model's window."""
-
-
-@dataclass(frozen=True)
-class ModelOptions:
-    """How the model's passes run, and which of its layers count."""
-
-    filter_modules: str | None = None
-    """Regular expression searched in the names of the linear modules; those that match are the layers. Default: the
-    linears of the MLP blocks, or the LoRA matrices of an adapter."""
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Number format of weights and activations. auto: bfloat16 on CUDA, float32 on the CPU."""
-    loss_reduction: Literal["mean", "sum"] = "mean"
-    """An example's loss over its target tokens."""
-    trust_remote_code: bool = False
-    """Run Python code that comes with the model. Off unless you trust its author."""
-
-
-@dataclass(frozen=True)
-class CurvatureOptions:
-    """The inverse Hessian (K-FAC family) and the sample it is fitted on."""
-
-    inversion: Literal["ekfac", "kfac", "identity"] = "ekfac"
-    """Approximation of the Hessian: EK-FAC (eigenvalue-corrected), K-FAC, or none."""
-    damping_factor: float = 0.1
-    """Damping, in units that damping_mode names."""
-    damping_mode: Literal["relative", "absolute", "factored_tikhonov"] = "relative"
-    """relative: damping_factor times the layer's mean eigenvalue is added to each; absolute: damping_factor itself is;
-    factored_tikhonov: its square root is shared between the two Kronecker factors (K-FAC only)."""
-    use_empirical_fisher: bool = False
-    """Fit on the data's own labels instead of labels drawn from the model (true Fisher)."""
-    kfac_approx: Literal["expand", "reduce"] = "expand"
-    """How tokens enter the Kronecker factors. expand: each by itself; reduce: an example's tokens summed first."""
-    fit_rows: int = 10_000
-    """Rows of the pool that the curvature is fitted on, chosen by a seeded hash."""
-
-
-@dataclass(frozen=True)
-class SeedOptions:
-    """The low-rank form of the preconditioned seed gradients."""
-
-    seed_energy: float = 0.99
-    """Share of each preconditioned seed gradient's squared norm to keep, per layer; decides its rank."""
-    seed_rank: int = 128
-    """Cap on that rank."""
-    probe_rows: int = 16
-    """Pool rows on which the factored scores are compared with the exact ones (the error is printed)."""
-
-
-@dataclass(frozen=True)
-class SweepOptions:
-    """The sketch, and how the sweep's result is stored."""
-
-    projection_dim: int = 512
-    """Columns of a sketch."""
-    projection_side: int = 32
-    """Each layer's gradient is first projected to projection_side x projection_side by two Rademacher matrices."""
-    projection_seed: int = 0
-    """Seed of the projections."""
-    sketch_dtype: Literal["float16", "bfloat16", "int8", "float32"] = "float16"
-    """Number format of the stored sketches (int8: with one float32 scale a row)."""
-    rows_per_shard: int = 16_384
-    """Rows of the pool in one file of the sweep, the unit of progress and resume."""
-
-
-@dataclass(frozen=True)
-class ClusterOptions:
-    """k-means over the sketches."""
-
-    n_clusters: int | None = None
-    """Number of clusters. Default: 512, or the budget in rows if that is smaller."""
-    unit_normalize: bool = True
-    """Cluster by direction: sketches and centroids scaled to unit length (spherical k-means). Off: Euclidean distance
-    of the sketches as they are, in which a few very long gradients get most clusters to themselves."""
-    train_rows: int | Literal["all"] | None = None
-    """Rows that k-means trains on, chosen by a seeded hash. Default: 1,024 a cluster."""
-    kmeans_max_iter: int = 25
-    """Most Lloyd iterations."""
-    kmeans_tol: float = 1e-4
-    """Stop when an iteration lowers the inertia by less than this share."""
-
-
-@dataclass(frozen=True)
-class SelectOptions:
-    """What to choose from a finished sweep; changing these costs no model pass."""
-
-    method: Method = "gdig"
-    """gdig: agreement of the seeds, then even draws from the clusters. Baselines: top (mean influence), diverse
-    (clusters only), loss (lowest loss), random."""
-    budget: str = "10%"
-    """How much to choose: rows (500), a share of the pool (10%), or tokens (200000t, 1.5Mt)."""
-    tau: float = 1.0
-    """Least agreement (share of the seeds a row helps); lowered, and said so, only when too few rows reach it."""
-    draw: Literal["random", "score"] = "random"
-    """Order of the rows inside a cluster: a seeded hash, or the highest mean influence first."""
-    output: str | None = None
-    """Where the chosen rows go, .jsonl or .parquet. Default: selection.jsonl in the run directory."""
-
-
-@dataclass(frozen=True)
-class RunOptions:
-    """Where and how to run. These do not change what is computed beyond rounding, and may change between starts."""
-
-    run_path: str | None = None
-    """Run directory: everything computed is kept there, and the same command goes on where it stopped. Given without
-    model, the run's own options hold, but for those of the choice itself (method, budget, tau, draw, output)."""
-    overwrite: bool = False
-    """Start over from the first stage whose configuration or input differs; from the beginning when none does."""
-    bad_rows: Literal["error", "skip"] = "error"
-    """What to do with a candidate that cannot be used (missing field, empty text, no target token): stop, or mark it
-    invalid, count it, and never choose it. Seeds always stop."""
-    device: str = "auto"
-    """auto (CUDA if there is one), cpu, cuda, cuda:N."""
-    token_batch_size: int = 8192
-    """Tokens, padding included, in one batch of the model. Halved by itself when CUDA memory runs out."""
-    threads: int | None = None
-    """CPU threads of torch and of the Rust core. Default: all."""
-    quiet: bool = False
-    """Print errors and nothing else."""
-
-
-@dataclass(frozen=True)
-class SeedOfRandomness:
-    """The one source of randomness."""
-
-    seed: int = 0
-    """Seed of every draw: curvature sample, drawn labels, k-means, selection."""
-
-
-GROUPS: tuple[type, ...] = (
+from gdig.options import (
+    PRESETS,
+    ClusterOptions,
+    CurvatureOptions,
     DataOptions,
     ModelOptions,
-    CurvatureOptions,
-    SeedOptions,
-    SweepOptions,
-    ClusterOptions,
-    SelectOptions,
-    SeedOfRandomness,
     RunOptions,
+    SeedOfRandomness,
+    SeedOptions,
+    SelectOptions,
+    SweepOptions,
 )
-
-STAGES = ("fit", "sweep", "cluster", "select")
-"""Stages in order; each depends on the ones before it."""
-
-STAGE_GROUPS: dict[str, tuple[type, ...]] = {
-    "fit": (DataOptions, ModelOptions, CurvatureOptions, SeedOptions, SeedOfRandomness),
-    "sweep": (SweepOptions,),
-    "cluster": (ClusterOptions,),
-    "select": (SelectOptions,),
-}
-"""Options that a stage's result depends on, beside those of the stages before it. RunOptions belong to none."""
-
-PRESETS: dict[str, dict[str, Any]] = {
-    "default": {},
-    # The choices of the published G-DIG code. Its layers depend on the architecture, so filter_modules is
-    # resolved when the model is known (gdig.model.layers).
-    "paper": {
-        "inversion": "kfac",
-        "damping_factor": 0.5,
-        "damping_mode": "factored_tikhonov",
-        "use_empirical_fisher": True,
-        "kfac_approx": "reduce",
-        "loss_reduction": "mean",
-        "seed_energy": 1.0,
-        "seed_rank": 32,
-        "max_length": 256,
-        "unit_normalize": False,
-    },
-}
+from gdig.values import WRONG, convert, describe
 
 
 @dataclass(frozen=True)

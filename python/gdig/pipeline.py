@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from gdig.config import Budget, Config, SelectOptions, parse_budget
+from gdig.config import Budget, Config, parse_budget
 from gdig.data.export import export
 from gdig.errors import ConfigError, ModelError, StoreError
+from gdig.options import SelectOptions
 from gdig.progress import Progress
 from gdig.run import read_state
 from gdig.stages.choose import choose, needs_clusters

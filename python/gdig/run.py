@@ -14,9 +14,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from gdig.config import STAGE_GROUPS, STAGES, Config
+from gdig.config import Config
 from gdig.errors import RunError
 from gdig.files import replacing
+from gdig.options import STAGE_GROUPS, STAGES
 from gdig.progress import Progress
 
 FORMAT = 1

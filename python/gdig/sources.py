@@ -9,8 +9,9 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from gdig.config import Config, SelectOptions
+from gdig.config import Config
 from gdig.errors import ConfigError, RunError
+from gdig.options import SelectOptions
 from gdig.values import WRONG, convert, describe
 
 # What belongs to one start of a run, or to one choice from it, and is not inherited by the next.

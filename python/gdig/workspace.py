@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gdig.config import Config, RowFormat
+from gdig.config import Config
 from gdig.data.corpus import Corpus, open_corpus
 from gdig.data.fingerprint import fingerprint_paths
 from gdig.errors import ConfigError, CorpusError
+from gdig.options import RowFormat
 from gdig.progress import Progress
 from gdig.resampling import sample_rows
 from gdig.run import Run

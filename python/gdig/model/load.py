@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.utils import logging
 
 from gdig.config import Config
 from gdig.errors import ConfigError, ModelError
@@ -118,7 +121,8 @@ def load_model(config: Config) -> Model:
     device = resolve_device(config.device)
     dtype = resolve_dtype(config.precision, device)
     try:
-        module = _load_plain(base, dtype, config.trust_remote_code)
+        with _loading_bars(not config.quiet):
+            module = _load_plain(base, dtype, config.trust_remote_code)
         if base != path:
             module = _load_adapter(path, module)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
@@ -147,6 +151,19 @@ def wrap_model(module: Any, config: Config, *, adapter: bool = False) -> Model:
         window=getattr(inner.config.get_text_config(), "max_position_embeddings", None),
         vocab_size=inner.get_input_embeddings().weight.shape[0],
     )
+
+
+@contextmanager
+def _loading_bars(shown: bool) -> Iterator[None]:
+    """Without `shown`, keep transformers from drawing bars while it loads weights; its own setting is put back."""
+    before = logging.is_progress_bar_enabled()
+    if not shown:
+        logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if before:
+            logging.enable_progress_bar()
 
 
 def _load_plain(path: Path, dtype: torch.dtype, trust_remote_code: bool) -> nn.Module:
