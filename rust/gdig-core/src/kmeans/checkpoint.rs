@@ -97,7 +97,7 @@ fn fingerprint(rows: RowSet, options: &Options, supervisor: &Supervisor) -> Resu
         Init::Centroids(given) => hash.update(bytemuck::cast_slice(given)),
     }
     match source {
-        Source::Store { store, len } => {
+        Source::Store { store, len, .. } => {
             for index in 0..len.div_ceil(store.rows_per_shard()) {
                 supervisor.check()?;
                 hash.update(store.shard(index)?.file.recorded_checksum()?.as_bytes());

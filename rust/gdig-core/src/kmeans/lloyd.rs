@@ -6,11 +6,12 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
+use super::ahead::{with_pages_ahead, Ahead};
 use super::arch::{Assigner, Scratch};
 use super::checkpoint::{Checkpoint, State};
 use super::source::{squared_norm, Block, Reader, RowSet};
 use super::tally::{BadRow, Tally};
-use super::{first_error, Fitted, Options};
+use super::{in_order, Fitted, Options};
 use crate::interrupt::{Progress, Supervisor};
 use crate::Result;
 
@@ -94,6 +95,18 @@ fn pass(
     partials: &mut Vec<Pass<f32>>,
     supervisor: &Supervisor,
 ) -> Result<Pass<f64>> {
+    with_pages_ahead(rows, 0..rows.len(), |ahead| waves(rows, centroids, options, partials, ahead, supervisor))
+}
+
+/// Chunks in waves: so many as their sums take memory for, whose sums are then added in order.
+fn waves(
+    rows: RowSet,
+    centroids: &[f32],
+    options: &Options,
+    partials: &mut Vec<Pass<f32>>,
+    ahead: &Ahead,
+    supervisor: &Supervisor,
+) -> Result<Pass<f64>> {
     let (k, dim) = (options.n_clusters, rows.source.dim());
     let assigner = Assigner::new(rows.kernel(options.kernel), centroids, dim, rows.dtype())?;
     let chunk_rows = CHUNK_ROWS.max(4 * k).next_multiple_of(CHUNK_ROWS);
@@ -109,10 +122,10 @@ fn pass(
         let floor = (total.far.len() == n_far).then(|| *total.far.last().expect("k is not zero"));
         let add = |(i, partial): (usize, &mut Pass<f32>)| {
             let chunk = (first + i) * chunk_rows..rows.len().min((first + i + 1) * chunk_rows);
+            ahead.reached(chunk.start);
             sum_chunk(rows, chunk, centroids, &assigner, (n_far, floor), partial, supervisor)
         };
-        // The error named is that of the first bad row.
-        first_error(wave.par_iter_mut().enumerate().map(add).collect())?;
+        in_order(wave.iter_mut().enumerate(), add)?;
         total.sums.par_chunks_mut(1 << 14).enumerate().for_each(|(i, sums)| {
             for partial in &*wave {
                 let part = &partial.sums[i << 14..][..sums.len()];

@@ -4,23 +4,28 @@
 //! depends on that row and the kernel alone (`arch`), sums go over chunks of a fixed number of rows in float32 and over
 //! the chunks in order in float64 (`lloyd`, `tally`), and every draw is a hash of (seed, row).
 
+mod ahead;
 pub mod arch;
 mod checkpoint;
 mod init;
 mod lloyd;
+mod place;
 mod predict;
+mod predict_to;
 pub mod source;
 mod tally;
 #[cfg(test)]
 mod tests;
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rayon::prelude::*;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
 pub use arch::Kernel;
-pub use predict::{predict, predict_to, Model, INVALID};
+pub use predict::{predict, Model, INVALID};
+pub use predict_to::predict_to;
 pub use source::Source;
 
 use crate::hash::derive;
@@ -143,7 +148,7 @@ fn gather(rows: RowSet, supervisor: &Supervisor) -> Result<Vec<f32>> {
         out.copy_from_slice(&block.x[..out.len()]);
         Ok(())
     };
-    first_error(out.par_chunks_mut(STEP * dim).enumerate().map(read).collect())?;
+    in_order(out.chunks_mut(STEP * dim).enumerate(), read)?;
     Ok(out)
 }
 
@@ -169,9 +174,18 @@ fn gather_stored(rows: RowSet, supervisor: &Supervisor) -> Result<(Vec<u64>, Vec
     Ok((out, scales.concat()))
 }
 
-/// The first error in order, so that the row it names does not depend on threads.
-fn first_error(results: Vec<Result<()>>) -> Result<()> {
-    results.into_iter().collect()
+/// Do `work` on every item. The threads of the pool begin the items in order, as a disk wants it. The error is the first
+/// one in that order, so that the row it names does not depend on threads.
+fn in_order<I: Send>(items: impl Iterator<Item = I> + Send, work: impl Fn(I) -> Result<()> + Sync) -> Result<()> {
+    let failed = AtomicBool::new(false);
+    let error = |(i, item): (usize, I)| {
+        let error = work(item).err()?;
+        failed.store(true, Ordering::Relaxed);
+        Some((i, error))
+    };
+    let begun = items.take_while(|_| !failed.load(Ordering::Relaxed)).enumerate();
+    let first = begun.par_bridge().filter_map(error).min_by_key(|(i, _)| *i);
+    first.map_or(Ok(()), |(_, error)| Err(error))
 }
 
 /// A pool for one call. Not rayon's global one: that does not survive a fork, and a data loader forks.

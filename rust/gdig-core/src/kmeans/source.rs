@@ -1,20 +1,21 @@
 //! Where k-means reads its rows: an array, or the shards of a store, a block at a time.
 
+use super::place::{OpenShards, Place};
 use super::Kernel;
 use crate::rows::Rows;
-use crate::store::{Shard, Store};
+use crate::store::Store;
 use crate::{Dtype, Error, Result};
 
 /// Rows as they lie: [len, dim]. Nothing is converted before it is read.
 pub enum Source<'a> {
     Array(Rows<'a>),
-    Store { store: &'a Store, len: usize },
+    Store { store: &'a Store, len: usize, open: OpenShards },
 }
 
 impl<'a> Source<'a> {
     /// All rows of a store, which must have no gaps.
     pub fn store(store: &'a Store) -> Result<Source<'a>> {
-        Ok(Source::Store { store, len: store.check_complete()? })
+        Ok(Source::Store { store, len: store.check_complete()?, open: OpenShards::default() })
     }
 
     pub fn len(&self) -> usize {
@@ -42,9 +43,17 @@ impl<'a> Source<'a> {
         }
     }
 
+    /// The place of a row.
+    pub fn place(&self, row: usize) -> Result<Place<'_>> {
+        match self {
+            Source::Array(rows) => Ok(Place::array(*rows)),
+            Source::Store { store, open, .. } => open.place(store, row),
+        }
+    }
+
     /// One byte a row, 0 where a row is to be skipped. Only when some row is: else `None`.
     pub fn valid(&self) -> Result<Option<Vec<u8>>> {
-        let Source::Store { store, len } = self else { return Ok(None) };
+        let Source::Store { store, len, .. } = self else { return Ok(None) };
         let mut valid = vec![1u8; *len];
         for (index, chunk) in valid.chunks_mut(store.rows_per_shard()).enumerate() {
             if let Some(stored) = store.shard(index)?.valid()? {
@@ -117,10 +126,10 @@ pub struct View<'a> {
     pub ahead: &'a [u8],
 }
 
-/// Reads blocks of one row set; a worker has its own. Keeps the shard that it read last open.
+/// Reads blocks of one row set; a worker has its own. Keeps the place that it read last.
 pub struct Reader<'a> {
     rows: RowSet<'a>,
-    open: Option<(usize, Shard)>,
+    place: Option<Place<'a>>,
 }
 
 /// Squared norms stay below this, so that neither a product of two rows nor a squared distance overflows float32.
@@ -128,7 +137,7 @@ pub const MAX_SQUARED_NORM: f32 = f32::MAX / 8.0;
 
 impl<'a> Reader<'a> {
     pub fn new(rows: RowSet<'a>) -> Reader<'a> {
-        Reader { rows, open: None }
+        Reader { rows, place: None }
     }
 
     /// The valid rows at positions `start..stop` in the type `RowSet::dtype`, unchecked: in place if they lie one after
@@ -229,24 +238,15 @@ impl<'a> Reader<'a> {
 
     /// Up to `count` rows from `first` on, as many as lie in one shard, and what may be read soon behind them.
     fn piece(&mut self, first: usize, count: usize) -> Result<(Rows<'_>, &[u8])> {
-        let (rows, offset) = match self.rows.source {
-            Source::Array(rows) => (*rows, first),
-            Source::Store { store, .. } => {
-                let (index, offset) = (first / store.rows_per_shard(), first % store.rows_per_shard());
-                let shard = match self.open.take() {
-                    Some((open, shard)) if open == index => shard,
-                    _ => store.shard(index)?,
-                };
-                let (_, shard) = self.open.insert((index, shard));
-                if offset >= shard.len() {
-                    return Err(Error::store(shard.file.path(), "became shorter while it was read"));
-                }
-                (shard.rows(), offset)
-            }
+        let place = match self.place.take() {
+            Some(place) if place.holds(first) => place,
+            _ => self.rows.source.place(first)?,
         };
-        let stop = rows.len().min(offset + count);
-        let ahead = rows.slice(stop, rows.len().min(stop + count)).bytes();
-        Ok((rows.slice(offset, stop), ahead))
+        let place = self.place.insert(place);
+        let rows = place.rows(first, first + count);
+        let ahead = place.rows(first, first + 2 * count);
+        let ahead = ahead.slice(rows.len(), ahead.len()).bytes();
+        Ok((rows, ahead))
     }
 }
 

@@ -34,6 +34,22 @@ pub struct TensorData<'a> {
 /// Write a file that is complete or absent. Tensors are laid out by element size, largest first, then by name: so each
 /// is aligned to its elements, and the same tensors give the same bytes. Returns the length of the file.
 pub fn write(path: &Path, tensors: &[TensorData], metadata: &BTreeMap<String, String>) -> Result<u64> {
+    encode(path, tensors, metadata, |parts| write_atomic(path, parts))
+}
+
+/// `write` for one of many files in a directory, where to list and to sync it each time would take longer than the
+/// file: the caller has called `remove_leftovers` before, and calls `sync_directory` after the last.
+pub fn write_one_of_many(path: &Path, tensors: &[TensorData], metadata: &BTreeMap<String, String>) -> Result<u64> {
+    encode(path, tensors, metadata, |parts| write_renamed(path, parts))
+}
+
+/// Hand the parts of a file to `write`, one after the other. Returns their length.
+fn encode(
+    path: &Path,
+    tensors: &[TensorData],
+    metadata: &BTreeMap<String, String>,
+    write: impl FnOnce(&[&[u8]]) -> Result<()>,
+) -> Result<u64> {
     let mut order: Vec<&TensorData> = tensors.iter().collect();
     order.sort_by(|a, b| b.dtype.size().cmp(&a.dtype.size()).then(a.name.cmp(b.name)));
     for tensor in &order {
@@ -57,7 +73,7 @@ pub fn write(path: &Path, tensors: &[TensorData], metadata: &BTreeMap<String, St
     header[digits..digits + 16].copy_from_slice(format!("{:016x}", hash.digest()).as_bytes());
 
     let parts: Vec<&[u8]> = std::iter::once(&header[..]).chain(order.iter().map(|t| t.bytes)).collect();
-    write_atomic(path, &parts)?;
+    write(&parts)?;
     Ok(parts.iter().map(|part| part.len() as u64).sum())
 }
 
@@ -72,13 +88,21 @@ fn checksum_digits(header: &[u8], digits: &str) -> Option<usize> {
 /// Write to a temporary name in the same directory, sync, rename, sync the directory. Whatever fails, the temporary
 /// file is removed and `path` is what it was before.
 pub fn write_atomic(path: &Path, parts: &[&[u8]]) -> Result<()> {
-    static COUNTER: AtomicU64 = AtomicU64::new(0);
+    let (directory, name) = split(path)?;
+    remove_leftovers(directory, |of| of == name);
+    write_renamed(path, parts)?;
+    sync_directory(directory)
+}
+
+fn split(path: &Path) -> Result<(&Path, &str)> {
     let name = path.file_name().and_then(|name| name.to_str()).ok_or_else(|| Error::store(path, "not a file name"))?;
-    let directory = match path.parent() {
-        Some(parent) if parent != Path::new("") => parent,
-        _ => Path::new("."),
-    };
-    remove_leftovers(directory, name);
+    let directory = path.parent().filter(|parent| *parent != Path::new("")).unwrap_or(Path::new("."));
+    Ok((directory, name))
+}
+
+fn write_renamed(path: &Path, parts: &[&[u8]]) -> Result<()> {
+    static COUNTER: AtomicU64 = AtomicU64::new(0);
+    let (directory, name) = split(path)?;
     let unique = COUNTER.fetch_add(1, Ordering::Relaxed);
     let temporary = directory.join(format!(".{name}.{}-{unique}.tmp", process_tag()));
     let written = write_synced(&temporary, parts)
@@ -87,8 +111,7 @@ pub fn write_atomic(path: &Path, parts: &[&[u8]]) -> Result<()> {
     if written.is_err() {
         let _ = fs::remove_file(&temporary);
     }
-    written?;
-    sync_directory(directory)
+    written
 }
 
 /// Tells this process's temporary files from those of a killed one, which in a container often had the same number.
@@ -113,15 +136,16 @@ pub fn sync_directory(directory: &Path) -> Result<()> {
     File::open(directory).and_then(|d| d.sync_all()).map_err(Error::io(directory, "sync"))
 }
 
-/// Temporary files for the same target, left by a process that was killed. Other targets' are let be: another process
-/// may be writing them. Best effort: they take space but are never read.
-fn remove_leftovers(directory: &Path, name: &str) {
-    let (prefix, own) = (format!(".{name}."), format!(".{name}.{}-", process_tag()));
+/// Remove the temporary files that a process which was killed has left of certain targets. Those of other targets are
+/// let be: another process may be writing them. Best effort: they take space but are never read.
+pub fn remove_leftovers(directory: &Path, is_target: impl Fn(&str) -> bool) {
     let Ok(entries) = fs::read_dir(directory) else { return };
     for entry in entries.flatten() {
         let file = entry.file_name();
-        let file = file.to_string_lossy();
-        if file.starts_with(&prefix) && file.ends_with(".tmp") && !file.starts_with(&own) {
+        // .NAME.PROCESS-NUMBER.tmp
+        let parts = file.to_str().and_then(|f| f.strip_prefix('.')?.strip_suffix(".tmp")?.rsplit_once('.'));
+        let Some((name, writer)) = parts else { continue };
+        if is_target(name) && !writer.starts_with(&format!("{}-", process_tag())) {
             let _ = fs::remove_file(entry.path());
         }
     }

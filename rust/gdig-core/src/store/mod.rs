@@ -15,7 +15,7 @@ use rayon::prelude::*;
 use serde_json::{json, Value};
 
 pub use append::Appender;
-pub use file::{sync_directory, write, write_atomic, TensorData, TensorFile};
+pub use file::{remove_leftovers, sync_directory, write, write_atomic, write_one_of_many, TensorData, TensorFile};
 
 use crate::interrupt::Supervisor;
 use crate::rows::{encode, Rows};
@@ -34,13 +34,18 @@ pub fn shard_name(index: usize) -> String {
     format!("{index:08}.safetensors")
 }
 
+/// The number in the name of a shard's file; `None` for another name.
+pub fn shard_index(name: &str) -> Option<usize> {
+    let index = name.strip_suffix(".safetensors")?.parse().ok()?;
+    (name == shard_name(index)).then_some(index)
+}
+
 /// The numbers of the shards in a directory, ascending. Other files are not looked at.
 pub fn shard_indices(directory: &Path) -> Result<Vec<usize>> {
     let mut found = Vec::new();
     for entry in fs::read_dir(directory).map_err(Error::io(directory, "list"))? {
         let name = entry.map_err(Error::io(directory, "list"))?.file_name();
-        let index = name.to_str().and_then(|n| n.strip_suffix(".safetensors")).and_then(|n| n.parse().ok());
-        found.extend(index.filter(|&index| name.to_str() == Some(&shard_name(index))));
+        found.extend(name.to_str().and_then(shard_index));
     }
     found.sort_unstable();
     Ok(found)

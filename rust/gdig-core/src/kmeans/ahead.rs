@@ -1,0 +1,209 @@
+//! Rows come from the disk before they are asked for.
+//!
+//! The rows lie in mapped files and are read in place. A thread walks ahead of the workers and has the kernel fetch and
+//! map the pages of the next rows (`MADV_POPULATE_READ`), so that the workers neither wait for the disk nor fault.
+//! Measured against read-ahead by advice, large reads into buffers, and direct I/O into a ring: DESIGN.md, "Reading".
+
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::sync::{Condvar, Mutex};
+
+use super::source::{RowSet, Source};
+
+/// Bytes fetched at once. Smaller ones leave the disk idle in between, larger ones come late.
+const STEP_BYTES: usize = 8 << 20;
+/// Bytes fetched ahead of the first row that no worker has begun.
+const AHEAD_BYTES: usize = 64 << 20;
+
+/// How far the workers are.
+pub struct Ahead {
+    /// The first position that no worker has begun; `usize::MAX` once there is nothing more to fetch.
+    front: Mutex<usize>,
+    moved: Condvar,
+}
+
+impl Ahead {
+    /// A worker begins with the positions up to `position`.
+    pub fn reached(&self, position: usize) {
+        let mut front = self.front.lock().expect("no thread panics with the lock");
+        if *front < position {
+            *front = position;
+            self.moved.notify_one();
+        }
+    }
+
+    /// Wait until the workers are within reach of `position`. False: they need no more.
+    fn wait(&self, position: usize, reach: usize) -> bool {
+        let front = self.front.lock().expect("no thread panics with the lock");
+        let far = |front: &mut usize| front.saturating_add(reach) < position;
+        *self.moved.wait_while(front, far).expect("no thread panics with the lock") < usize::MAX
+    }
+}
+
+/// Do `work`, which goes over the positions of `span` in order and says how far it is, while the pages of the rows
+/// ahead of it are fetched. Rows that are a list are left to the kernel: most of the pages between them are not needed.
+pub fn with_pages_ahead<T>(rows: RowSet, span: Range<usize>, work: impl FnOnce(&Ahead) -> T) -> T {
+    let ahead = Ahead { front: Mutex::new(span.start), moved: Condvar::new() };
+    let row_bytes = rows.source.dim() * rows.source.dtype().size();
+    if rows.list.is_some() || span.len() * row_bytes <= STEP_BYTES || is_resident(rows.source) {
+        return work(&ahead);
+    }
+    /// Ends the thread also when the work panics.
+    struct End<'a>(&'a Ahead);
+    impl Drop for End<'_> {
+        fn drop(&mut self) {
+            self.0.reached(usize::MAX);
+        }
+    }
+    std::thread::scope(|scope| {
+        scope.spawn(|| fetch(rows.source, span, row_bytes, &ahead));
+        let _end = End(&ahead);
+        work(&ahead)
+    })
+}
+
+fn fetch(source: &Source, span: Range<usize>, row_bytes: usize, ahead: &Ahead) {
+    let step = (STEP_BYTES / row_bytes).max(1);
+    // Keeps the shards mapped until the workers have them.
+    let mut held = VecDeque::new();
+    let mut start = span.start;
+    while start < span.end && ahead.wait(start, (AHEAD_BYTES / row_bytes).max(1)) {
+        // What cannot be opened is left for the worker to complain of.
+        let Ok(place) = source.place(start) else { return };
+        let rows = place.rows(start, span.end.min(start + step));
+        populate(rows.bytes());
+        start += rows.len();
+        held.push_back(place);
+        if held.len() > AHEAD_BYTES.div_ceil(STEP_BYTES) + 1 {
+            held.pop_front();
+        }
+    }
+}
+
+#[cfg(all(target_os = "linux", not(miri)))]
+mod pages {
+    const PAGE: usize = 4096;
+
+    /// The pages that lie in `bytes` whole or in part: address and length.
+    fn pages(bytes: &[u8]) -> (*mut libc::c_void, usize) {
+        let start = bytes.as_ptr() as usize & !(PAGE - 1);
+        (start as *mut _, bytes.as_ptr() as usize + bytes.len() - start)
+    }
+
+    /// Fetch and map the pages of `bytes`, as a hint: where the kernel cannot, nothing happens.
+    pub fn populate(bytes: &[u8]) {
+        let (start, len) = pages(bytes);
+        // SAFETY: only pages of a slice that is alive are named, and they are only read.
+        let done = unsafe { libc::madvise(start, len, libc::MADV_POPULATE_READ) } == 0;
+        if !done {
+            // Before Linux 5.14. SAFETY: as above.
+            unsafe { libc::madvise(start, len, libc::MADV_WILLNEED) };
+        }
+    }
+
+    /// Are the pages of these bytes, as far as a few of them tell, in memory?
+    pub fn are_resident(bytes: &[u8]) -> bool {
+        const LOOKS: usize = 64;
+        let looks = if bytes.is_empty() { 0 } else { LOOKS };
+        (0..looks).all(|look| {
+            let at = bytes.len() / LOOKS * look;
+            let (start, _) = pages(&bytes[at..=at]);
+            let mut found = 0u8;
+            // SAFETY: the page is one of a slice that is alive, and one byte is written for one page.
+            let told = unsafe { libc::mincore(start, PAGE, &mut found) } == 0;
+            told && found & 1 == 1
+        })
+    }
+}
+
+#[cfg(not(all(target_os = "linux", not(miri))))]
+mod pages {
+    pub fn populate(_: &[u8]) {}
+
+    pub fn are_resident(_: &[u8]) -> bool {
+        true
+    }
+}
+
+use pages::{are_resident, populate};
+
+/// An array that is in memory needs no fetching. (A store's shards are not opened to find out: fetching what is there
+/// costs the workers no more than the faults that it spares them.)
+fn is_resident(source: &Source) -> bool {
+    match source {
+        Source::Array(rows) => are_resident(rows.bytes()),
+        Source::Store { .. } => false,
+    }
+}
+
+#[cfg(all(test, not(miri)))]
+mod tests {
+    use super::super::{predict, predict_to, Model, INVALID};
+    use super::*;
+    use crate::interrupt::Supervisor;
+    use crate::rows::Rows;
+    use crate::store::{shard_name, Store};
+    use crate::Dtype;
+
+    const DIM: usize = 64;
+    const ROWS: usize = 3 * AHEAD_BYTES / (4 * DIM);
+    const ROWS_PER_SHARD: usize = 50_000;
+
+    /// More rows than are fetched ahead, row i at i on the first axis.
+    fn store(directory: &std::path::Path) -> Store {
+        let store = Store::create(directory, DIM, Dtype::F32, ROWS_PER_SHARD, false).unwrap();
+        for (index, start) in (0..ROWS).step_by(ROWS_PER_SHARD).enumerate() {
+            let stop = ROWS.min(start + ROWS_PER_SHARD);
+            let x: Vec<f32> =
+                (start * DIM..stop * DIM).map(|i| if i % DIM == 0 { (i / DIM) as f32 } else { 0.0 }).collect();
+            let rows = Rows::new(Dtype::F32, DIM, bytemuck::cast_slice(&x), &[]).unwrap();
+            store.write_shard(index, rows, &[]).unwrap();
+        }
+        store
+    }
+
+    fn model(centroids: &[f32]) -> Model<'_> {
+        Model { centroids, unit_normalize: false, kernel: None, n_threads: 2 }
+    }
+
+    #[test]
+    fn what_is_fetched_ahead_is_what_is_read() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = store(&directory.path().join("rows"));
+        let source = Source::store(&store).unwrap();
+        let mut centroids = vec![0f32; 2 * DIM];
+        centroids[DIM] = ROWS as f32;
+        let (labels, distances) = predict(&source, &model(&centroids), &Supervisor::none()).unwrap();
+        // Halfway the tie goes to the lower centroid.
+        assert!(labels.iter().enumerate().all(|(i, &label)| label == u32::from(2 * i > ROWS)));
+        assert!(distances.iter().enumerate().all(|(i, &d)| d == i.min(ROWS - i) as f32));
+
+        // A shard that is gone ends both threads, with the worker's complaint.
+        let lost = store.path().join(shard_name(5));
+        std::fs::remove_file(&lost).unwrap();
+        let error = predict(&source, &model(&centroids), &Supervisor::none()).unwrap_err().to_string();
+        assert!(error.contains(lost.to_str().unwrap()), "{error}");
+        let to = directory.path().join("labels");
+        let error = predict_to(&source, &model(&centroids), &to, 0, &Supervisor::none()).unwrap_err().to_string();
+        assert!(error.contains(lost.to_str().unwrap()), "{error}");
+        let left: Vec<_> = std::fs::read_dir(&to).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert!(left.len() <= 5 && left.iter().all(|name| name.to_str().unwrap() < "00000005"), "{left:?}");
+    }
+
+    #[test]
+    fn work_that_ends_early_or_panics_ends_the_fetching() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = store(directory.path());
+        let source = Source::store(&store).unwrap();
+        let rows = RowSet { source: &source, list: None, valid: None, unit_normalize: false };
+        assert_eq!(with_pages_ahead(rows, 0..ROWS, |_| INVALID), INVALID);
+        let panics = || with_pages_ahead(rows, 0..ROWS, |_| panic!("as meant"));
+        assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(panics)).is_err());
+    }
+
+    #[test]
+    fn what_is_in_memory_is_seen_to_be() {
+        let x = vec![1u8; 1 << 20];
+        assert!(pages::are_resident(&x) && pages::are_resident(&x[5..6]) && pages::are_resident(&[]));
+    }
+}
