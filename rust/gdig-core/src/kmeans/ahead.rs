@@ -195,7 +195,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let store = store(directory.path());
         let source = Source::store(&store).unwrap();
-        let rows = RowSet { source: &source, list: None, valid: None, unit_normalize: false };
+        let rows = RowSet { source: &source, list: None, unit_normalize: false };
         assert_eq!(with_pages_ahead(rows, 0..ROWS, |_| INVALID), INVALID);
         let panics = || with_pages_ahead(rows, 0..ROWS, |_| panic!("as meant"));
         assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(panics)).is_err());

@@ -22,7 +22,7 @@ pub fn plus_plus(rows: RowSet, k: usize, seed: u64, supervisor: &Supervisor) -> 
     let wanted = (ROWS_PER_CENTROID * k).max(LEAST_ROWS).min(SAMPLE_BYTES / (4 * dim)).max(2 * k);
     let list = sample(rows, wanted, derive(seed, "k-means++ sample"), supervisor)?;
     let n = list.len();
-    let x = gather(RowSet { list: Some(&list), valid: None, ..rows }, supervisor)?;
+    let x = gather(RowSet { list: Some(&list), ..rows }, supervisor)?;
     let draw_seed = derive(seed, "k-means++ draws");
 
     let mut distances = vec![f32::INFINITY; n];

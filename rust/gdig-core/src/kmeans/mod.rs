@@ -30,7 +30,7 @@ pub use source::Source;
 
 use crate::hash::derive;
 use crate::interrupt::Supervisor;
-use crate::resample::bottom_k;
+use crate::resample::{bottom_k, BottomK};
 use crate::rows::Rows;
 use crate::{Error, Result};
 use checkpoint::Checkpoint;
@@ -79,8 +79,8 @@ pub struct Fitted {
 
 pub fn fit(source: &Source, options: &Options, supervisor: &Supervisor) -> Result<Fitted> {
     let k = options.n_clusters;
-    let valid = source.valid()?;
-    let n_valid = valid.as_ref().map_or(source.len(), |valid| valid.iter().filter(|&&v| v != 0).count());
+    let mut n_valid = 0;
+    source.each_valid(supervisor, |_| n_valid += 1)?;
     if k == 0 || k > n_valid || k >= u32::MAX as usize {
         let skipped = source.len() - n_valid;
         let what =
@@ -92,7 +92,7 @@ pub fn fit(source: &Source, options: &Options, supervisor: &Supervisor) -> Resul
     }
     let pool = thread_pool(options.n_threads)?;
     pool.install(|| {
-        let all = RowSet { source, list: None, valid: valid.as_deref(), unit_normalize: options.unit_normalize };
+        let all = RowSet { source, list: None, unit_normalize: options.unit_normalize };
         // Before rows are chosen: what it stands for does not depend on the sample, which the options fix.
         let path = options.checkpoint.as_deref();
         let checkpoint = path.map(|path| Checkpoint::new(path, all, options, supervisor)).transpose()?;
@@ -102,7 +102,7 @@ pub fn fit(source: &Source, options: &Options, supervisor: &Supervisor) -> Resul
             return train(all, options, checkpoint, supervisor);
         }
         let list = sample(all, n_train, derive(options.seed, "k-means training rows"), supervisor)?;
-        let rows = RowSet { list: Some(&list), valid: None, ..all };
+        let rows = RowSet { list: Some(&list), ..all };
         if n_train * source.dim() * source.dtype().size() > GATHER_BYTES {
             return train(rows, options, checkpoint, supervisor);
         }
@@ -131,9 +131,13 @@ fn train(rows: RowSet, options: &Options, checkpoint: Option<&Checkpoint>, super
 
 /// `n` valid rows of the set (all, if it has fewer), ascending: those whose position has the smallest seeded hash.
 fn sample(rows: RowSet, n: usize, seed: u64, supervisor: &Supervisor) -> Result<Vec<u64>> {
-    let eligible = |&position: &u64| rows.valid.is_none_or(|valid| valid[rows.row(position as usize)] != 0);
-    let positions = bottom_k((0..rows.len() as u64).filter(eligible), n, seed, supervisor)?;
-    Ok(positions.into_iter().map(|position| rows.row(position as usize) as u64).collect())
+    if let Some(list) = rows.list {
+        let positions = bottom_k(0..list.len() as u64, n, seed, supervisor)?;
+        return Ok(positions.into_iter().map(|position| list[position as usize]).collect());
+    }
+    let mut kept = BottomK::new(n, seed);
+    rows.source.each_valid(supervisor, |row| kept.offer(row as u64))?;
+    Ok(kept.rows())
 }
 
 /// All rows of the set as float32, [len, dim]; none of them may be invalid.

@@ -60,6 +60,17 @@ impl<'a> Place<'a> {
         all.slice(first - self.first, all.len().min(stop - self.first))
     }
 
+    /// One byte for each of these rows, 0 for one that is to be skipped; `None` when all count.
+    pub fn valid(&self, first: usize, stop: usize) -> Result<Option<&[u8]>> {
+        match &self.rows {
+            Held::Array(_) => Ok(None),
+            Held::Shard(shard) => {
+                let span = first - self.first..shard.len().min(stop - self.first);
+                Ok(shard.valid()?.map(|valid| &valid[span]))
+            }
+        }
+    }
+
     fn all(&self) -> Rows<'_> {
         match &self.rows {
             Held::Array(rows) => *rows,

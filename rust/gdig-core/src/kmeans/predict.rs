@@ -75,8 +75,7 @@ impl<'a> Labeller<'a> {
 /// The nearest centroid of each row [len] and the distance to it; `INVALID` and NaN for invalid rows.
 pub fn predict(source: &Source, model: &Model, supervisor: &Supervisor) -> Result<(Vec<u32>, Vec<f32>)> {
     model.check(source)?;
-    let valid = source.valid()?;
-    let rows = RowSet { source, list: None, valid: valid.as_deref(), unit_normalize: model.unit_normalize };
+    let rows = RowSet { source, list: None, unit_normalize: model.unit_normalize };
     let labeller = Labeller::new(rows, model, supervisor)?;
     let (mut labels, mut distances) = (vec![INVALID; rows.len()], vec![f32::NAN; rows.len()]);
     let steps = labels.chunks_mut(STEP).zip(distances.chunks_mut(STEP)).enumerate();

@@ -48,10 +48,10 @@ pub fn predict_to(
     }
     fs::create_dir_all(directory).map_err(Error::io(directory, "create"))?;
     sync_directory(directory)?;
-    let valid = source.valid()?;
-    let rows = RowSet { source, list: None, valid: valid.as_deref(), unit_normalize: model.unit_normalize };
+    let rows = RowSet { source, list: None, unit_normalize: model.unit_normalize };
     let labeller = Labeller::new(rows, model, supervisor)?;
-    let job = Job { labeller, model, directory, rows_per_shard, done: Mutex::new(0), failed: AtomicBool::new(false) };
+    let job =
+        Job { labeller, model, directory, rows_per_shard, done: Mutex::default(), failed: AtomicBool::new(false) };
     remove_leftovers(directory, |name| shard_index(name).is_some_and(|index| index < job.n_shards()));
     let (labelled, written) = job.run(&thread_pool(model.n_threads)?);
     // With its writers gone the labelling fails too, so what a writer met comes first.
@@ -66,10 +66,18 @@ struct Job<'a> {
     model: &'a Model<'a>,
     directory: &'a Path,
     rows_per_shard: usize,
-    /// Rows whose files are complete.
-    done: Mutex<usize>,
+    done: Mutex<Done>,
     /// A file could not be written.
     failed: AtomicBool,
+}
+
+/// Which files are complete.
+#[derive(Default)]
+struct Done {
+    /// Of all rows up to this one.
+    rows: usize,
+    /// And of these, from start to end.
+    later: BTreeMap<usize, usize>,
 }
 
 /// The file of one shard, while its rows are labelled.
@@ -130,7 +138,7 @@ impl Job<'_> {
                 Some(Err(error)) => return vec![Err(error)].into_iter(),
             };
             if is_done {
-                self.report(span.len());
+                self.report(&span);
                 return Vec::new().into_iter();
             }
             let parts = Mutex::new((vec![INVALID; span.len()], vec![f32::NAN; span.len()]));
@@ -162,7 +170,7 @@ impl Job<'_> {
             let next = files.lock().expect("no thread panics with the lock").recv();
             let Ok(pending) = next else { return Ok(()) };
             self.write(&pending).inspect_err(|_| self.failed.store(true, Ordering::Relaxed))?;
-            self.report(pending.span.len());
+            self.report(&pending.span);
         }
     }
 
@@ -180,10 +188,17 @@ impl Job<'_> {
         write_one_of_many(&pending.path, &tensors, &metadata).map(drop)
     }
 
-    fn report(&self, rows: usize) {
+    /// The file of these rows is complete. Files are reported in order, whichever was written first.
+    fn report(&self, span: &Range<usize>) {
         let mut done = self.done.lock().expect("no thread panics with the lock");
-        *done += rows;
-        self.labeller.supervisor.report(Progress::Rows { done: *done, total: self.n_rows() });
+        done.later.insert(span.start, span.end);
+        while let Some(stop) = {
+            let rows = done.rows;
+            done.later.remove(&rows)
+        } {
+            done.rows = stop;
+            self.labeller.supervisor.report(Progress::Rows { done: stop, total: self.n_rows() });
+        }
     }
 
     /// Of the centroids and the rows of `span`: of a store's shard its checksum stands for them.

@@ -2,6 +2,7 @@
 
 use super::place::{OpenShards, Place};
 use super::Kernel;
+use crate::interrupt::Supervisor;
 use crate::rows::Rows;
 use crate::store::Store;
 use crate::{Dtype, Error, Result};
@@ -51,16 +52,22 @@ impl<'a> Source<'a> {
         }
     }
 
-    /// One byte a row, 0 where a row is to be skipped. Only when some row is: else `None`.
-    pub fn valid(&self) -> Result<Option<Vec<u8>>> {
-        let Source::Store { store, len, .. } = self else { return Ok(None) };
-        let mut valid = vec![1u8; *len];
-        for (index, chunk) in valid.chunks_mut(store.rows_per_shard()).enumerate() {
-            if let Some(stored) = store.shard(index)?.valid()? {
-                chunk.copy_from_slice(stored);
+    /// Call `visit` for each row that is not to be skipped, in order.
+    pub fn each_valid(&self, supervisor: &Supervisor, mut visit: impl FnMut(usize)) -> Result<()> {
+        /// Rows between two looks at whether to stop.
+        const STEP: usize = 1 << 16;
+        let mut start = 0;
+        while start < self.len() {
+            let place = self.place(start)?;
+            let stop = start + place.rows(start, start + STEP).len();
+            supervisor.check()?;
+            match place.valid(start, stop)? {
+                None => (start..stop).for_each(&mut visit),
+                Some(valid) => (start..stop).zip(valid).filter(|(_, &v)| v != 0).for_each(|(row, _)| visit(row)),
             }
+            start = stop;
         }
-        Ok(valid.contains(&0).then_some(valid))
+        Ok(())
     }
 }
 
@@ -68,10 +75,8 @@ impl<'a> Source<'a> {
 #[derive(Clone, Copy)]
 pub struct RowSet<'a> {
     pub source: &'a Source<'a>,
-    /// Ascending row numbers; `None` means all rows.
+    /// Ascending numbers of valid rows; `None` means all rows, of which invalid ones are skipped.
     pub list: Option<&'a [u64]>,
-    /// One byte a row of the source, 0 to skip it.
-    pub valid: Option<&'a [u8]>,
     /// Scale each row to unit length as it is read (a row of zeros stays one).
     pub unit_normalize: bool,
 }
@@ -150,7 +155,7 @@ impl<'a> Reader<'a> {
             let rows = Rows::new(Dtype::F32, dim, bytemuck::cast_slice(x), &[])?;
             return Ok(View { rows, positions: &block.positions, ahead: &[] });
         }
-        self.choose(start, stop, block);
+        self.choose(start, stop, block)?;
         let n = block.positions.len();
         if n > 0 && self.run(&block.positions) == n {
             let first = self.rows.row(block.positions[0]);
@@ -171,7 +176,7 @@ impl<'a> Reader<'a> {
 
     /// Copy the valid rows at positions `start..stop` as they are stored to `out`, and their scales to the block.
     pub fn stored(&mut self, start: usize, stop: usize, block: &mut Block, out: &mut [u8]) -> Result<()> {
-        self.choose(start, stop, block);
+        self.choose(start, stop, block)?;
         block.scales.clear();
         let (mut done, mut at) = (0, 0);
         while done < block.positions.len() {
@@ -188,7 +193,7 @@ impl<'a> Reader<'a> {
     /// Read the valid rows at positions `start..stop` as float32, and check them.
     pub fn read(&mut self, start: usize, stop: usize, block: &mut Block) -> Result<()> {
         let dim = self.rows.source.dim();
-        self.choose(start, stop, block);
+        self.choose(start, stop, block)?;
         block.x.resize(block.positions.len().max(block.x.len() / dim) * dim, 0.0);
         let mut done = 0;
         while done < block.positions.len() {
@@ -221,13 +226,32 @@ impl<'a> Reader<'a> {
     }
 
     /// The positions in `start..stop` of valid rows.
-    fn choose(&self, start: usize, stop: usize, block: &mut Block) {
-        let rows = self.rows;
+    fn choose(&mut self, start: usize, stop: usize, block: &mut Block) -> Result<()> {
         block.positions.clear();
-        match rows.valid {
-            None => block.positions.extend(start..stop),
-            Some(valid) => block.positions.extend((start..stop).filter(|&p| valid[rows.row(p)] != 0)),
+        if self.rows.list.is_some() {
+            block.positions.extend(start..stop);
+            return Ok(());
         }
+        let mut first = start;
+        while first < stop {
+            let place = self.place(first)?;
+            let end = first + place.rows(first, stop).len();
+            match place.valid(first, end)? {
+                None => block.positions.extend(first..end),
+                Some(valid) => block.positions.extend((first..end).zip(valid).filter(|(_, &v)| v != 0).map(|(p, _)| p)),
+            }
+            first = end;
+        }
+        Ok(())
+    }
+
+    /// The place of a row: mostly the one that was read last.
+    fn place(&mut self, row: usize) -> Result<&Place<'a>> {
+        let place = match self.place.take() {
+            Some(place) if place.holds(row) => place,
+            _ => self.rows.source.place(row)?,
+        };
+        Ok(self.place.insert(place))
     }
 
     /// How many of the first positions are of rows that lie one after the other.
@@ -238,11 +262,7 @@ impl<'a> Reader<'a> {
 
     /// Up to `count` rows from `first` on, as many as lie in one shard, and what may be read soon behind them.
     fn piece(&mut self, first: usize, count: usize) -> Result<(Rows<'_>, &[u8])> {
-        let place = match self.place.take() {
-            Some(place) if place.holds(first) => place,
-            _ => self.rows.source.place(first)?,
-        };
-        let place = self.place.insert(place);
+        let place = self.place(first)?;
         let rows = place.rows(first, first + count);
         let ahead = place.rows(first, first + 2 * count);
         let ahead = ahead.slice(rows.len(), ahead.len()).bytes();
