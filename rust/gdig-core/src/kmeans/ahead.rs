@@ -1,8 +1,8 @@
 //! Rows come from the disk before they are asked for.
 //!
-//! The rows lie in mapped files and are read in place. A thread walks ahead of the workers and has the kernel fetch and
-//! map the pages of the next rows (`MADV_POPULATE_READ`), so that the workers neither wait for the disk nor fault.
-//! Measured against read-ahead by advice, large reads into buffers, and direct I/O into a ring: DESIGN.md, "Reading".
+//! The rows lie in mapped files and are read in place. A thread walks ahead of the workers and tells the kernel which
+//! pages will be needed (`MADV_WILLNEED`), so that the workers do not wait for the disk. Measured beside seven other ways
+//! (benches/reading.rs; DESIGN.md, "Reading").
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -71,7 +71,7 @@ fn fetch(source: &Source, span: Range<usize>, row_bytes: usize, ahead: &Ahead) {
         // What cannot be opened is left for the worker to complain of.
         let Ok(place) = source.place(start) else { return };
         let rows = place.rows(start, span.end.min(start + step));
-        populate(rows.bytes());
+        pages::fetch(rows.bytes());
         start += rows.len();
         held.push_back(place);
         if held.len() > AHEAD_BYTES.div_ceil(STEP_BYTES) + 1 {
@@ -90,15 +90,11 @@ mod pages {
         (start as *mut _, bytes.as_ptr() as usize + bytes.len() - start)
     }
 
-    /// Fetch and map the pages of `bytes`, as a hint: where the kernel cannot, nothing happens.
-    pub fn populate(bytes: &[u8]) {
+    /// Have the pages of `bytes` fetched, as a hint: where the kernel cannot, nothing happens.
+    pub fn fetch(bytes: &[u8]) {
         let (start, len) = pages(bytes);
-        // SAFETY: only pages of a slice that is alive are named, and they are only read.
-        let done = unsafe { libc::madvise(start, len, libc::MADV_POPULATE_READ) } == 0;
-        if !done {
-            // Before Linux 5.14. SAFETY: as above.
-            unsafe { libc::madvise(start, len, libc::MADV_WILLNEED) };
-        }
+        // SAFETY: only pages of a slice that is alive are named, and the advice changes no contents.
+        unsafe { libc::madvise(start, len, libc::MADV_WILLNEED) };
     }
 
     /// Are the pages of these bytes, as far as a few of them tell, in memory?
@@ -118,20 +114,18 @@ mod pages {
 
 #[cfg(not(all(target_os = "linux", not(miri))))]
 mod pages {
-    pub fn populate(_: &[u8]) {}
+    pub fn fetch(_: &[u8]) {}
 
     pub fn are_resident(_: &[u8]) -> bool {
         true
     }
 }
 
-use pages::{are_resident, populate};
-
-/// An array that is in memory needs no fetching. (A store's shards are not opened to find out: fetching what is there
-/// costs the workers no more than the faults that it spares them.)
+/// An array that is in memory needs no fetching. (A store's shards are not opened to find out: advice about pages that are
+/// there costs next to nothing.)
 fn is_resident(source: &Source) -> bool {
     match source {
-        Source::Array(rows) => are_resident(rows.bytes()),
+        Source::Array(rows) => pages::are_resident(rows.bytes()),
         Source::Store { .. } => false,
     }
 }
