@@ -46,6 +46,7 @@ BAD = {
     "kfac_approx": ["sum"],
     "sketch_dtype": ["float64"],
     "method": ["best", ["top"]],
+    "quotas": ["even", None],
     "draw": ["best"],
     "bad_rows": ["drop"],
     "damping_factor": [-1e-9, NAN, INFINITY, "much", None, True],

@@ -88,7 +88,14 @@ LAYERS = (
     ("gdig.errors",),
     ("gdig._native",),
 )
-NATIVE = {"gdig.store", "gdig.kmeans", "gdig.resampling", "gdig.stages.quality", "gdig.errors"}
+NATIVE = {
+    "gdig.store",
+    "gdig.kmeans",
+    "gdig.resampling",
+    "gdig.stages.quality",
+    "gdig.stages.choose",
+    "gdig.errors",
+}
 
 
 def layer(name: str) -> int:

@@ -6,8 +6,12 @@ import xxhash
 from hypothesis import given
 from hypothesis import strategies as st
 
+import gdig
 from gdig.errors import GdigError
-from gdig.resampling import resample, row_hash, sample_rows
+from gdig.resampling import label_counts, resample, row_hash, sample_rows
+
+
+QUOTAS = ("equal", "proportional", "sqrt")
 
 
 def water_filling(counts, budget, order):
@@ -97,3 +101,41 @@ def test_what_cannot_be_used_is_named():
         resample(labels.astype(np.float32), 1, 0)
     with pytest.raises(ValueError, match="C-contiguous"):
         resample(np.zeros(6, np.int64)[::2], 1, 0)
+
+
+@given(
+    st.lists(st.integers(-1, 4), max_size=60), st.integers(0, 70), st.sampled_from(["equal", "proportional", "sqrt"])
+)
+def test_quotas_follow_the_weights_and_short_clusters_pass_their_rest_on(labels, budget, quotas):
+    labels = np.array(labels, np.int64)
+    sizes = np.bincount(labels[labels >= 0], minlength=5)
+    drawn = gdig.resample(labels, budget, 1, quotas=quotas)
+    given_ = np.bincount(labels[drawn], minlength=5)
+    assert len(set(drawn.tolist())) == len(drawn) == min(budget, sizes.sum())
+    weights = {"equal": (sizes > 0) * 1.0, "proportional": sizes * 1.0, "sqrt": np.sqrt(sizes)}[quotas]
+    open_ = given_ < sizes  # those that gave less than they have differ from their common level by less than a row each
+    if open_.any():
+        level = given_[open_] / weights[open_]
+        assert (level.max() - level.min()) <= (1 / weights[open_]).max() + 1e-9
+        full = (sizes > 0) & ~open_
+        assert (sizes[full] / weights[full] <= level.max() + (1 / weights[open_]).max() + 1e-9).all()
+
+
+def test_label_files_give_what_their_labels_give(tmp_path):
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((5_000, 6), dtype=np.float32)
+    model = gdig.KMeans(9).fit(x)
+    model.predict_to(x, tmp_path / "labels", rows_per_shard=777)
+    labels = model.predict(x)
+    for quotas in QUOTAS:
+        expected = gdig.resample(labels, 400, 5, quotas=quotas)
+        np.testing.assert_array_equal(gdig.resample(tmp_path / "labels", 400, 5, quotas=quotas), expected)
+        np.testing.assert_array_equal(gdig.resample(str(tmp_path / "labels"), 400, 5, quotas=quotas), expected)
+    np.testing.assert_array_equal(label_counts(tmp_path / "labels"), np.bincount(labels))
+    with pytest.raises(ValueError, match="quotas: expected 'equal', 'proportional' or 'sqrt', got 'even'"):
+        gdig.resample(labels, 4, 5, quotas="even")
+    with pytest.raises(ValueError, match="expected none of them with a directory"):
+        gdig.resample(tmp_path / "labels", 4, 5, costs=labels.astype(np.int64))
+    (tmp_path / "labels" / "00000003.safetensors").unlink()
+    with pytest.raises(gdig.GdigError, match=r"00000003\.safetensors: missing"):
+        gdig.resample(tmp_path / "labels", 4, 5)

@@ -12,14 +12,20 @@ __all__ = [
     "GdigError",
     "Store",
     "StoreError",
+    "best_rows",
+    "draw_rows",
     "kernels",
     "kmeans_fit",
     "kmeans_predict",
     "kmeans_predict_to",
+    "label_counts",
     "read_tensors",
     "resample",
+    "resample_files",
+    "row_columns",
     "row_hash",
     "sample_rows",
+    "survey",
     "verify_file",
     "write_tensors",
 ]
@@ -93,6 +99,25 @@ def resample(
     weights: NDArray[Any] | None,
     priority: NDArray[Any] | None,
     costs: NDArray[Any] | None,
+    quotas: str,
 ) -> NDArray[np.int64]: ...
+def resample_files(labels: str | PathLike[str], budget: int, seed: int, quotas: str) -> NDArray[np.int64]: ...
+def label_counts(labels: str | PathLike[str]) -> NDArray[np.uint64]: ...
 def sample_rows(n: int, k: int, seed: int, eligible: NDArray[np.uint8] | None) -> NDArray[np.int64]: ...
 def row_hash(seed: int, rows: NDArray[np.int64]) -> NDArray[np.uint64]: ...
+def survey(store: Store) -> tuple[int, int, NDArray[np.uint64], NDArray[np.uint64], int, float]: ...
+def best_rows(store: Store, by: str, budget: int, tokens: bool) -> NDArray[np.int64]: ...
+def draw_rows(
+    store: Store,
+    labels: str | PathLike[str] | None,
+    *,
+    least_votes: int,
+    by_score: bool,
+    quotas: str,
+    budget: int,
+    tokens: bool,
+    seed: int,
+) -> NDArray[np.int64]: ...
+def row_columns(
+    store: Store, labels: str | PathLike[str] | None, rows: NDArray[np.int64]
+) -> dict[str, NDArray[Any]]: ...

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 RowFormat = Literal["auto", "translation", "instruction", "completion", "messages", "tokens", "template"]
 Method = Literal["gdig", "top", "random", "loss", "diverse"]
+Quotas = Literal["equal", "proportional", "sqrt"]
 
 
 @dataclass(frozen=True)
@@ -128,6 +129,8 @@ class SelectOptions:
     """Least agreement (share of the seeds a row helps); lowered, and said so, only when too few rows reach it."""
     draw: Literal["random", "score"] = "random"
     """Order of the rows inside a cluster: a seeded hash, or the highest mean influence first."""
+    quotas: Quotas = "equal"
+    """A cluster's share of the budget: the same for all, or in proportion to its eligible rows or their square root."""
     output: str | None = None
     """Where the chosen rows go, .jsonl or .parquet. Default: selection.jsonl in the run directory."""
 

@@ -17,10 +17,10 @@ from gdig.errors import ConfigError, ModelError, StoreError
 from gdig.options import SelectOptions
 from gdig.progress import Progress
 from gdig.run import read_state
-from gdig.stages.choose import choose, needs_clusters
-from gdig.stages.cluster import cluster_sketches, read_distances, read_labels, resolve_clusters
+from gdig.stages.choose import Choice, choose, needs_clusters
+from gdig.stages.cluster import cluster_sketches, resolve_clusters
 from gdig.stages.fit import fit_stage
-from gdig.stages.quality import Quality, read_quality
+from gdig.stages.quality import Survey, survey
 from gdig.stages.sweep import sweep_stage
 from gdig.store import SketchStore, verify_file
 from gdig.workspace import Workspace
@@ -61,8 +61,8 @@ def cluster(config: Config | None = None, *, progress: Progress | None = None, *
     """Cluster the sketches, after the sweep if need be; return the run directory. Options: see :class:`gdig.Config`."""
     with _workspace(config, progress, options) as work:
         store = _sweep(work)
-        quality = read_quality(store)
-        _cluster(work, store, quality, _budget(work, quality))
+        found = survey(store)
+        _cluster(work, store, found, _budget(work, found))
         return work.run.path
 
 
@@ -74,13 +74,11 @@ def select(config: Config | None = None, *, progress: Progress | None = None, **
     """
     with _workspace(config, progress, options) as work:
         store = _sweep(work)
-        quality = read_quality(store)
-        budget = _budget(work, quality)
-        labels = None
+        found = survey(store)
+        budget = _budget(work, found)
         if needs_clusters(work.config.method):
-            _cluster(work, store, quality, budget)
-            labels = read_labels(work.run.path / "clusters", len(store), store.rows_per_shard)
-        return _choose(work, store, quality, labels, budget)
+            _cluster(work, store, found, budget)
+        return _choose(work, store, found, budget)
 
 
 def preview(
@@ -178,14 +176,14 @@ def _sweep(work: Workspace) -> SketchStore:
     return SketchStore.open(path)
 
 
-def _budget(work: Workspace, quality: Quality) -> Budget:
+def _budget(work: Workspace, found: Survey) -> Budget:
     """The budget in rows or tokens.
 
     Raises:
         ConfigError: when it is more than the pool holds.
     """
     budget = parse_budget(work.config.budget)
-    held = int(quality.tokens.sum()) if budget.unit == "tokens" else len(quality.valid)
+    held = found.all_tokens if budget.unit == "tokens" else found.rows
     if budget.unit == "share":
         return Budget("rows", budget.rows(held))
     if budget.amount > held:
@@ -193,10 +191,10 @@ def _budget(work: Workspace, quality: Quality) -> Budget:
     return budget
 
 
-def _cluster(work: Workspace, store: SketchStore, quality: Quality, budget: Budget) -> None:
+def _cluster(work: Workspace, store: SketchStore, found: Survey, budget: Budget) -> None:
     """k-means and labels, unless they are there for as many clusters."""
     run = work.run
-    n_clusters = resolve_clusters(work.config, quality, budget)
+    n_clusters = resolve_clusters(work.config, found, budget)
     if run.done("cluster") and run.stage("cluster")["n_clusters"] == n_clusters:
         return
     if run.done("cluster"):
@@ -209,45 +207,43 @@ def _cluster(work: Workspace, store: SketchStore, quality: Quality, budget: Budg
         run.record("cluster", **facts)
 
 
-def _choose(
-    work: Workspace, store: SketchStore, quality: Quality, labels: np.ndarray | None, budget: Budget
-) -> Selection:
+def _choose(work: Workspace, store: SketchStore, found: Survey, budget: Budget) -> Selection:
     """Choose, and write the chosen rows whole."""
     config, run = work.config, work.run
-    choice = choose(quality, labels, budget, config)
-    rows = choice.rows
-    distances = None if labels is None else read_distances(run.path / "clusters", rows, store.rows_per_shard)
+    labels = run.path / "clusters" / "labels" if needs_clusters(config.method) else None
+    choice = choose(store, labels, found, budget, config)
+    rows, told = choice.rows, choice.columns
     columns = [
         {
             "row": int(row),
-            "score": float(quality.score[row]),
-            "agreement": float(quality.agreement[row]),
-            "cluster": None if labels is None else int(labels[row]),
-            "distance": None if distances is None else float(distances[place]),
+            "score": float(told["score"][place]),
+            "agreement": float(told["votes"][place] / found.n_seeds),
+            "cluster": int(told["label"][place]) if "label" in told else None,
+            "distance": float(told["distance"][place]) if "distance" in told else None,
             "rank": place + 1,
-            "loss": float(quality.loss[row]),
-            "tokens": int(quality.tokens[row]),
+            "loss": float(told["loss"][place]),
+            "tokens": int(told["tokens"][place]),
         }
         for place, row in enumerate(rows)
     ]
     output = Path(config.output) if config.output else run.path / "selection.jsonl"
     export(work.candidates, rows, columns, output)
-    facts = {"rows": len(rows), "tokens": int(quality.tokens[rows].sum()), "output": str(output), "notes": choice.notes}
+    tokens = int(told["tokens"].sum())
+    facts = {"rows": len(rows), "tokens": tokens, "output": str(output), "notes": choice.notes}
     run.record("select", config=config.group(SelectOptions), state="done", **facts)
-    return Selection(rows, columns, output, _summary(quality, labels, choice.rows, choice.notes, output))
+    clusters = run.stage("cluster")["occupied"] if labels else None
+    return Selection(rows, columns, output, _summary(found, choice, clusters, output))
 
 
-def _summary(
-    quality: Quality, labels: np.ndarray | None, rows: np.ndarray, notes: list[str], output: Path
-) -> list[str]:
-    valid = quality.valid
-    lines = [f"{len(rows):,} of {len(valid):,} rows ({int(quality.tokens[rows].sum()):,} tokens): {output}", *notes]
+def _summary(found: Survey, choice: Choice, clusters: int | None, output: Path) -> list[str]:
+    rows, told = choice.rows, choice.columns
+    lines = [f"{len(rows):,} of {found.rows:,} rows ({int(told['tokens'].sum()):,} tokens): {output}", *choice.notes]
     if len(rows):
+        agreement, score = told["votes"].mean() / found.n_seeds, told["score"].mean(dtype=np.float64)
         lines.append(
-            f"agreement of the chosen {quality.agreement[rows].mean():.3f} "
-            f"(pool {quality.agreement[valid].mean():.3f}), "
-            f"mean influence {quality.score[rows].mean():.3g} (pool {quality.score[valid].mean():.3g})"
+            f"agreement of the chosen {agreement:.3f} (pool {found.mean_agreement:.3f}), "
+            f"mean influence {score:.3g} (pool {found.mean_score:.3g})"
         )
-    if labels is not None:
-        lines.append(f"{len(np.unique(labels[rows]))} of {len(np.unique(labels[valid]))} clusters drawn from")
+    if clusters is not None:
+        lines.append(f"{len(np.unique(told['label']))} of {clusters} clusters drawn from")
     return lines

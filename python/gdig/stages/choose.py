@@ -1,24 +1,28 @@
-"""Choose rows from a finished sweep."""
+"""Choose rows from a finished sweep, file by file: nothing is held for each row of the pool."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
+from gdig import _native
 from gdig.config import Budget, Config
-from gdig.resampling import resample
-from gdig.stages.quality import Quality, threshold
-
-NO_CLUSTER = np.uint32(0xFFFFFFFF)
-"""Label of a row that belongs to no cluster, or may not be drawn."""
+from gdig.stages.quality import Survey, threshold, wanted_votes
+from gdig.store import SketchStore
 
 
 @dataclass(frozen=True)
 class Choice:
-    """Chosen rows int64 [n], best first, and what there is to say about how they were found."""
+    """Chosen rows int64 [n], best first; what the files say of them; and how they were found.
+
+    columns: votes uint32, score float32, loss float32, tokens int64, and where there are clusters label uint32 and
+    distance float32, all [n].
+    """
 
     rows: np.ndarray
+    columns: dict[str, np.ndarray]
     notes: list[str] = field(default_factory=list)
 
 
@@ -27,63 +31,55 @@ def needs_clusters(method: str) -> bool:
     return method in ("gdig", "diverse")
 
 
-def choose(quality: Quality, labels: np.ndarray | None, budget: Budget, config: Config) -> Choice:
+def choose(store: SketchStore, labels: Path | None, survey: Survey, budget: Budget, config: Config) -> Choice:
     """Choose up to `budget` rows by `config.method`.
 
     Args:
-        quality: the seeds' verdicts on N rows.
-        labels: uint32 [N] cluster of each row, NO_CLUSTER for none; for the methods that draw from clusters.
+        store: the finished sweep.
+        labels: directory of the label files, for the methods that draw from clusters.
+        survey: of the sweep.
         budget: in rows or tokens.
-        config: method, tau, draw, seed.
+        config: method, tau, draw, quotas, seed.
 
     Returns:
         The rows, by falling score (method loss: by rising loss), ties by row.
     """
     notes: list[str] = []
+    by_tokens = budget.unit == "tokens"
     if config.method in ("top", "loss"):
-        order = _falling(-quality.loss if config.method == "loss" else quality.score, quality.valid)
-        rows = _prefix(order, quality.tokens, budget)
+        by = "loss" if config.method == "loss" else "score"
+        rows = _native.best_rows(store._native, by, int(budget.amount), by_tokens)
     else:
-        labels = np.zeros(len(quality.valid), np.uint32) if config.method == "random" or labels is None else labels
-        eligible = quality.valid
+        votes = 0
         if config.method == "gdig":
-            eligible, notes = _agreed(quality, config.tau, budget)
-        rows = resample(
-            np.where(eligible, labels, NO_CLUSTER),
-            int(budget.amount),
-            config.seed,
-            priority=quality.score if config.draw == "score" and config.method != "random" else None,
-            costs=quality.tokens if budget.unit == "tokens" else None,
+            votes = threshold(survey, config.tau, budget)
+            notes = [_agreed(survey, config.tau, votes)]
+        rows = _native.draw_rows(
+            store._native,
+            labels if needs_clusters(config.method) else None,
+            least_votes=votes,
+            by_score=config.draw == "score" and config.method != "random",
+            quotas=config.quotas,
+            budget=int(budget.amount),
+            tokens=by_tokens,
+            seed=config.seed,
         )
-        rows = rows[np.lexsort((rows, -quality.score[rows].astype(np.float64)))]
-    reached = int(quality.tokens[rows].sum()) if budget.unit == "tokens" else len(rows)
-    if budget.unit == "rows" and reached < budget.amount:
-        notes.append(f"only {reached} of the {budget.amount:.0f} rows asked for could be chosen: no more are valid")
-    return Choice(rows, notes)
+    columns = _native.row_columns(store._native, labels, rows)
+    if config.method not in ("top", "loss"):
+        order = np.lexsort((rows, -columns["score"].astype(np.float64)))
+        rows, columns = rows[order], {name: column[order] for name, column in columns.items()}
+    if not by_tokens and len(rows) < budget.amount:
+        notes.append(f"only {len(rows)} of the {budget.amount:.0f} rows asked for could be chosen: no more are valid")
+    return Choice(rows, columns, notes)
 
 
-def _agreed(quality: Quality, tau: float, budget: Budget) -> tuple[np.ndarray, list[str]]:
-    """Rows that reach tau, or the most agreement that fills the budget; and a note on which it was."""
-    votes = threshold(quality, tau, budget)
-    eligible = quality.valid & (quality.votes >= votes)
-    found, n = int(eligible.sum()), quality.n_seeds
-    reached = int((quality.valid & (quality.votes >= tau * n - 1e-9)).sum())
-    if votes >= tau * n - 1e-9:
-        return eligible, [f"{found} rows reach agreement {tau:g} (help at least {votes} of {n} seeds)"]
-    return eligible, [
-        f"only {reached} rows reach agreement {tau:g}, too few for the budget: lowered to {votes / n:.4g} "
+def _agreed(survey: Survey, tau: float, votes: int) -> str:
+    """What to say of the threshold: whether tau was reached, or to what it was lowered."""
+    n, wanted = survey.n_seeds, wanted_votes(tau, survey.n_seeds)
+    found = survey.reach(votes)
+    if votes >= wanted:
+        return f"{found} rows reach agreement {tau:g} (help at least {votes} of {n} seeds)"
+    return (
+        f"only {survey.reach(wanted)} rows reach agreement {tau:g}, too few for the budget: lowered to {votes / n:.4g} "
         f"(at least {votes} of {n} seeds), which {found} rows reach"
-    ]
-
-
-def _falling(key: np.ndarray, valid: np.ndarray) -> np.ndarray:
-    """Valid rows by falling key, ties by row."""
-    rows = np.flatnonzero(valid)
-    return rows[np.argsort(-key[rows].astype(np.float64), kind="stable")]
-
-
-def _prefix(order: np.ndarray, tokens: np.ndarray, budget: Budget) -> np.ndarray:
-    """The longest beginning of `order` that the budget allows."""
-    if budget.unit == "tokens":
-        return order[: int(np.searchsorted(tokens[order].cumsum(), budget.amount, side="right"))]
-    return order[: int(budget.amount)]
+    )

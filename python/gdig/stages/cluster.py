@@ -10,28 +10,28 @@ from gdig.config import Budget, Config
 from gdig.errors import ConfigError
 from gdig.kmeans import KMeans
 from gdig.progress import Progress
-from gdig.stages.choose import NO_CLUSTER
-from gdig.stages.quality import Quality
-from gdig.store import SketchStore, read_tensors
+from gdig.resampling import label_counts
+from gdig.stages.quality import Survey
+from gdig.store import SketchStore
 
 DEFAULT_CLUSTERS = 512
 """Clusters of the G-DIG paper."""
 
 
-def resolve_clusters(config: Config, quality: Quality, budget: Budget) -> int:
+def resolve_clusters(config: Config, survey: Survey, budget: Budget) -> int:
     """How many clusters a run makes.
 
     Raises:
         ConfigError: when n_clusters is more than there are valid rows, or than train_rows.
     """
-    valid = int(quality.valid.sum())
+    valid = survey.valid
     if valid == 0:
         raise ConfigError("candidates: no row is valid, so there is nothing to cluster")
     n = config.n_clusters
     if n is None:
         rows = budget.amount
         if budget.unit == "tokens":
-            rows = budget.amount / max(1.0, float(quality.tokens[quality.valid].mean()))
+            rows = budget.amount / max(1.0, survey.reach(0, "tokens") / valid)
         n = max(1, min(DEFAULT_CLUSTERS, int(rows), valid))
     if n > valid:
         raise ConfigError(f"n_clusters: {n} asked for, but the pool has {valid} valid rows")
@@ -47,8 +47,8 @@ def cluster_sketches(store: SketchStore, directory: Path, n_clusters: int, confi
     it iterates there is directory/fit.safetensors, from which a run that was killed goes on.
 
     Returns:
-        What there is to record: n_clusters, n_iter, inertia (of the rows trained on), rows of the largest cluster, and
-        how many clusters hold at most one row.
+        What there is to record: n_clusters, n_iter, inertia (of the rows trained on), how many clusters hold a row,
+        rows of the largest, and how many hold at most one row.
     """
     centroids = directory / "centroids.safetensors"
     kmeans = KMeans(
@@ -77,8 +77,9 @@ def cluster_sketches(store: SketchStore, directory: Path, n_clusters: int, confi
             seen = done
 
         kmeans.predict_to(store, directory / "labels", callback=labelled)
-    labels = read_labels(directory, len(store), store.rows_per_shard)
-    sizes = np.bincount(labels[labels != NO_CLUSTER], minlength=n_clusters)
+    sizes = np.zeros(n_clusters, np.int64)
+    counted = label_counts(directory / "labels")
+    sizes[: len(counted)] = counted
     single = int((sizes <= 1).sum())
     if single > n_clusters // 2 and n_clusters > 1 and sizes.sum() > 4 * n_clusters:
         progress.warn(
@@ -86,27 +87,5 @@ def cluster_sketches(store: SketchStore, directory: Path, n_clusters: int, confi
             "a few very long gradients stand apart; unit_normalize clusters by direction instead"
         )
     facts = {"n_clusters": n_clusters, "n_iter": kmeans.n_iter_, "inertia": float(kmeans.inertia_)}
-    return {**facts, "largest": int(sizes.max()), "at_most_one_row": single}
-
-
-def read_labels(directory: Path, n: int, rows_per_shard: int) -> np.ndarray:
-    """Labels of all rows: uint32 [n], NO_CLUSTER where there is none.
-
-    Raises:
-        StoreError: naming the file that is missing or damaged.
-    """
-    labels = np.empty(n, np.uint32)
-    for start in range(0, n, rows_per_shard):
-        file = directory / "labels" / f"{start // rows_per_shard:08d}.safetensors"
-        labels[start : min(n, start + rows_per_shard)] = read_tensors(file)[0]["labels"]
-    return labels
-
-
-def read_distances(directory: Path, rows: np.ndarray, rows_per_shard: int) -> np.ndarray:
-    """Distance of some rows to their cluster's centroid: float32 [len(rows)]."""
-    distances = np.empty(len(rows), np.float32)
-    for shard in np.unique(rows // rows_per_shard):
-        here = rows // rows_per_shard == shard
-        file = directory / "labels" / f"{shard:08d}.safetensors"
-        distances[here] = read_tensors(file)[0]["distances"][rows[here] - shard * rows_per_shard]
-    return distances
+    occupied = int((sizes > 0).sum())
+    return {**facts, "occupied": occupied, "largest": int(sizes.max()), "at_most_one_row": single}

@@ -1,4 +1,4 @@
-"""What the seeds say of each candidate: agreement and mean influence (arXiv 2405.12915, equation 4)."""
+"""What the seeds say of the pool: agreement and mean influence (arXiv 2405.12915, equation 4), counted in one pass."""
 
 from __future__ import annotations
 
@@ -7,60 +7,72 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from gdig import _native
 from gdig.config import Budget
 from gdig.store import SketchStore
 
 
 @dataclass(frozen=True)
-class Quality:
-    """Per row of the pool [N]: votes int32 (seeds that the row helps), score float32 (mean influence over the seeds),
-    loss float32, tokens int32, valid bool. `n_seeds` is S; agreement is votes / S."""
+class Survey:
+    """What a finished sweep holds, in numbers; nothing is kept for each row.
 
-    votes: np.ndarray
-    score: np.ndarray
-    loss: np.ndarray
-    tokens: np.ndarray
-    valid: np.ndarray
+    A row's votes are the seeds that it helps (influence > 0), its agreement votes / S, its score the mean influence.
+
+    rows: N, valid or not. n_seeds: S. counts, tokens: int64 [S + 1], valid rows with that many votes, and their tokens.
+    all_tokens: of all rows. score_sum: of the valid rows' scores.
+    """
+
+    rows: int
     n_seeds: int
+    counts: np.ndarray
+    tokens: np.ndarray
+    all_tokens: int
+    score_sum: float
 
     @property
-    def agreement(self) -> np.ndarray:
-        """Share of the seeds that each row helps: float64 [N], 0..1."""
-        return self.votes / self.n_seeds
+    def valid(self) -> int:
+        """Rows that can be chosen."""
+        return int(self.counts.sum())
+
+    @property
+    def mean_agreement(self) -> float:
+        """Of the valid rows; NaN when there are none."""
+        votes = int((self.counts * np.arange(self.n_seeds + 1)).sum())
+        return votes / (self.valid * self.n_seeds) if self.valid else math.nan
+
+    @property
+    def mean_score(self) -> float:
+        """Of the valid rows; NaN when there are none."""
+        return self.score_sum / self.valid if self.valid else math.nan
+
+    def reach(self, votes: int, unit: str = "rows") -> int:
+        """Valid rows (or their tokens) with at least so many votes."""
+        return int((self.tokens if unit == "tokens" else self.counts)[votes:].sum())
 
 
-def read_quality(store: SketchStore) -> Quality:
-    """Read the verdicts of a finished sweep, one shard at a time."""
-    n = len(store)
-    votes, score, loss = np.empty(n, np.int32), np.empty(n, np.float32), np.empty(n, np.float32)
-    tokens, valid = np.empty(n, np.int32), np.empty(n, bool)
-    n_seeds = 0
-    for shard in range(store.n_shards):
-        part = slice(*store.shard_range(shard))
-        influence = store.tensor(shard, "influence")
-        n_seeds = influence.shape[1]
-        votes[part] = (influence > 0).sum(1)
-        score[part] = influence.mean(1, dtype=np.float64)
-        loss[part], tokens[part] = store.tensor(shard, "loss"), store.tensor(shard, "tokens")
-        valid[part] = store.tensor(shard, "valid") != 0
-    return Quality(votes, score, loss, tokens, valid, n_seeds)
+def survey(store: SketchStore) -> Survey:
+    """Count what a finished sweep holds, in one pass over its shards.
+
+    Raises:
+        StoreError: naming the file, row and column of a number that cannot be.
+    """
+    rows, n_seeds, counts, tokens, all_tokens, score_sum = _native.survey(store._native)
+    return Survey(rows, n_seeds, counts.astype(np.int64), tokens.astype(np.int64), all_tokens, score_sum)
 
 
-def threshold(quality: Quality, tau: float, budget: Budget) -> int:
+def wanted_votes(tau: float, n_seeds: int) -> int:
+    """Least votes whose share of the seeds is `tau`."""
+    return math.ceil(tau * n_seeds - 1e-9)
+
+
+def threshold(survey: Survey, tau: float, budget: Budget) -> int:
     """Least votes a row needs: those of `tau`, or the most that still lets the budget be filled.
 
     Args:
-        quality: the seeds' verdicts.
+        survey: of the sweep.
         tau: wanted agreement, 0..1.
         budget: in rows or tokens.
     """
-    wanted = math.ceil(tau * quality.n_seeds - 1e-9)
-    weights = quality.tokens if budget.unit == "tokens" else None
-    counts = np.bincount(
-        quality.votes[quality.valid],
-        weights=None if weights is None else weights[quality.valid],
-        minlength=quality.n_seeds + 1,
-    )
-    reach = counts[::-1].cumsum()[::-1]  # rows (or tokens) with at least v votes
-    enough = np.flatnonzero(reach >= budget.amount)
-    return min(wanted, int(enough[-1]) if len(enough) else 0)
+    wanted = wanted_votes(tau, survey.n_seeds)
+    enough = (votes for votes in range(wanted, 0, -1) if survey.reach(votes, budget.unit) >= budget.amount)
+    return next(enough, 0)

@@ -8,9 +8,11 @@ pub mod error;
 pub mod hash;
 pub mod interrupt;
 pub mod kmeans;
+mod parallel;
 pub mod resample;
 pub mod rows;
 pub mod store;
+pub mod verdicts;
 
 pub use dtype::Dtype;
 pub use error::{Error, Result};

@@ -1,317 +1,142 @@
-//! Even draws from clusters: equal quotas, and a cluster that runs short passes its rest on.
+//! Even draws from clusters: quotas, and a cluster that runs short passes its rest on.
 //!
-//! Equal quotas with largest remainder are a round-robin: the clusters stand in a fixed, hashed order; in round r each
-//! gives its r-th row, those of highest priority first. So the answer is a prefix of one order of all rows, and a
-//! larger budget only adds to it. Beside its inputs this takes memory for the clusters and the budget alone.
+//! The rows of a cluster have an order of their own (a seeded hash, a weighted one, or a value). Row number r of it, from
+//! 0, has its place at (r + 1/2) / w in the order of all rows, where w is the cluster's weight; ties go by a hashed order
+//! of the clusters. With equal weights that is a round-robin. One pass keeps the first rows of each cluster, as many as
+//! the cluster may still give: memory for the clusters and the rows drawn, whatever the number of rows.
 
-use std::collections::BinaryHeap;
-
-use crate::hash::{derive, row_hash, unit};
-use crate::interrupt::Supervisor;
-use crate::{Error, Result};
-
-/// A label of rows that are not eligible.
-const NOT_ELIGIBLE: u32 = u32::MAX;
-/// Clusters are counted in arrays by label, so labels must not be astronomically large.
-const MAX_LABEL: usize = 1 << 28;
-/// Rows between two looks at whether to stop.
-const CHECK_EVERY: usize = 1 << 16;
-
-/// Labels as they come, -1 or 2^32 - 1 for a row that is not eligible.
-#[derive(Clone, Copy, Debug)]
-pub enum Labels<'a> {
-    U32(&'a [u32]),
-    I32(&'a [i32]),
-    I64(&'a [i64]),
-}
-
-impl Labels<'_> {
-    pub fn len(&self) -> usize {
-        match self {
-            Labels::U32(labels) => labels.len(),
-            Labels::I32(labels) => labels.len(),
-            Labels::I64(labels) => labels.len(),
-        }
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    #[inline]
-    fn get(&self, row: usize) -> Result<Option<usize>> {
-        let label = match self {
-            Labels::U32(labels) => i64::from(labels[row]),
-            Labels::I32(labels) => i64::from(labels[row]),
-            Labels::I64(labels) => labels[row],
-        };
-        match usize::try_from(label) {
-            Ok(label) if label < MAX_LABEL => Ok(Some(label)),
-            _ if label == -1 || label == i64::from(NOT_ELIGIBLE) => Ok(None),
-            _ => Err(Error::input(format!("row {row}: label {label}, expected 0 to {}, or -1", MAX_LABEL - 1))),
-        }
-    }
-}
-
-/// Floats or integers, one a row, as they come.
-#[derive(Clone, Copy, Debug)]
-pub enum Column<'a> {
-    F32(&'a [f32]),
-    F64(&'a [f64]),
-    I32(&'a [i32]),
-    I64(&'a [i64]),
-}
-
-impl Column<'_> {
-    pub fn len(&self) -> usize {
-        match self {
-            Column::F32(values) => values.len(),
-            Column::F64(values) => values.len(),
-            Column::I32(values) => values.len(),
-            Column::I64(values) => values.len(),
-        }
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    #[inline]
-    fn float(&self, row: usize) -> f64 {
-        match self {
-            Column::F32(values) => f64::from(values[row]),
-            Column::F64(values) => values[row],
-            Column::I32(values) => f64::from(values[row]),
-            Column::I64(values) => values[row] as f64,
-        }
-    }
-
-    #[inline]
-    fn cost(&self, row: usize) -> Result<u64> {
-        let cost = match self {
-            Column::I32(values) => i64::from(values[row]),
-            Column::I64(values) => values[row],
-            _ => return Err(Error::input("costs: expected int32 or int64")),
-        };
-        u64::try_from(cost).map_err(|_| Error::input(format!("row {row}: cost {cost}, expected at least 0")))
-    }
-}
-
-/// Who comes first inside a cluster.
-#[derive(Clone, Copy, Debug)]
-pub enum Priority<'a> {
-    /// Smallest hash of (seed, row): uniform without replacement.
-    Hash,
-    /// Without replacement in proportion to weights (Efraimidis and Spirakis, 2006); weight 0 is never drawn.
-    Weights(Column<'a>),
-    /// Highest value.
-    Values(Column<'a>),
-}
-
-/// Bits of a float that sort as the float does (not for NaN).
-#[inline]
-fn sortable(x: f64) -> u64 {
-    // The sum makes -0 equal to 0.
-    let bits = (x + 0.0).to_bits();
-    if bits >> 63 == 1 {
-        !bits
-    } else {
-        bits | 1 << 63
-    }
-}
-
-impl Priority<'_> {
-    fn len(&self) -> Option<usize> {
-        match self {
-            Priority::Hash => None,
-            Priority::Weights(column) | Priority::Values(column) => Some(column.len()),
-        }
-    }
-
-    /// A row's key, smaller first; `None` for a row that is never drawn.
-    #[inline]
-    fn key(&self, row: usize, seed: u64) -> Result<Option<u64>> {
-        match self {
-            Priority::Hash => Ok(Some(row_hash(seed, row as u64))),
-            Priority::Weights(column) => {
-                let weight = column.float(row);
-                if !(weight >= 0.0 && weight.is_finite()) {
-                    return Err(Error::input(format!("row {row}: weight {weight}, expected a finite number >= 0")));
-                }
-                // u^(1/w) descending is -ln(u)/w ascending, and that does not underflow.
-                let key = || sortable(-unit(row_hash(seed, row as u64)).ln() / weight);
-                Ok((weight > 0.0).then(key))
-            }
-            Priority::Values(column) => {
-                let value = column.float(row);
-                if value.is_nan() {
-                    return Err(Error::input(format!("row {row}: priority NaN, expected a number")));
-                }
-                Ok(Some(!sortable(value)))
-            }
-        }
-    }
-}
-
-/// The eligible rows with their label and key.
-fn each_row(
-    labels: Labels,
-    priority: Priority,
-    seed: u64,
-    supervisor: &Supervisor,
-    mut visit: impl FnMut(usize, usize, u64) -> Result<()>,
-) -> Result<()> {
-    for row in 0..labels.len() {
-        if row % CHECK_EVERY == 0 {
-            supervisor.check()?;
-        }
-        if let Some(label) = labels.get(row)? {
-            if let Some(key) = priority.key(row, seed)? {
-                visit(row, label, key)?;
-            }
-        }
-    }
-    Ok(())
-}
-
-/// Rows chosen, in the order described above. Fewer than `budget` when fewer are eligible. With `costs` the budget is
-/// a sum of costs: the longest prefix of the order that does not exceed it, ending before the first row that would
-/// (later, cheaper rows are not tried, so that the answer stays a prefix); all rows are then kept in memory.
-pub fn resample(
-    labels: Labels,
-    budget: u64,
-    seed: u64,
-    priority: Priority,
-    costs: Option<Column>,
-    supervisor: &Supervisor,
-) -> Result<Vec<i64>> {
-    for (name, len) in [("weights or priority", priority.len()), ("costs", costs.map(|c| c.len()))] {
-        if len.is_some_and(|len| len != labels.len()) {
-            let expected = labels.len();
-            return Err(Error::input(format!("{name}: expected one a row, {expected}; got {}", len.unwrap_or(0))));
-        }
-    }
-    let row_seed = derive(seed, "rows");
-    let mut counts: Vec<u64> = Vec::new();
-    each_row(labels, priority, row_seed, supervisor, |row, label, _| {
-        costs.map_or(Ok(0), |costs| costs.cost(row))?;
-        if label >= counts.len() {
-            counts.resize(label + 1, 0);
-        }
-        counts[label] += 1;
-        Ok(())
-    })?;
-    let cluster_seed = derive(seed, "clusters");
-    let mut order: Vec<usize> = (0..counts.len()).filter(|&label| counts[label] > 0).collect();
-    order.sort_unstable_by_key(|&label| (row_hash(cluster_seed, label as u64), label));
-
-    let rows_wanted = if costs.is_some() { u64::MAX } else { budget };
-    let quotas = quotas(&counts, &order, rows_wanted);
-    let mut drawn: Vec<BinaryHeap<(u64, usize)>> = (0..counts.len()).map(|_| BinaryHeap::new()).collect();
-    each_row(labels, priority, row_seed, supervisor, |row, label, key| {
-        let (heap, quota) = (&mut drawn[label], quotas[label] as usize);
-        if heap.len() < quota {
-            heap.push((key, row));
-        } else if let Some(mut worst) = heap.peek_mut() {
-            if (key, row) < *worst {
-                *worst = (key, row);
-            }
-        }
-        Ok(())
-    })?;
-    let sorted: Vec<Vec<(u64, usize)>> = drawn.into_iter().map(BinaryHeap::into_sorted_vec).collect();
-    round_robin(&sorted, order, budget, costs)
-}
-
-/// Equal quotas by water-filling: every cluster gives `level` rows, or all it has; what the budget still holds goes to
-/// one row each of the first clusters in `order` that have more.
-fn quotas(counts: &[u64], order: &[usize], budget: u64) -> Vec<u64> {
-    let filled = |level: u64| order.iter().fold(0u64, |sum, &k| sum.saturating_add(counts[k].min(level)));
-    let (mut level, mut above) = (0, counts.iter().max().map_or(1, |max| max + 1));
-    while above - level > 1 {
-        let middle = level + (above - level) / 2;
-        if filled(middle) <= budget {
-            level = middle;
-        } else {
-            above = middle;
-        }
-    }
-    let mut quotas: Vec<u64> = counts.iter().map(|&count| count.min(level)).collect();
-    let rest = usize::try_from(budget - filled(level)).unwrap_or(usize::MAX);
-    order.iter().filter(|&&k| counts[k] > level).take(rest).for_each(|&k| quotas[k] += 1);
-    quotas
-}
-
-fn round_robin(
-    sorted: &[Vec<(u64, usize)>],
-    mut order: Vec<usize>,
-    budget: u64,
-    costs: Option<Column>,
-) -> Result<Vec<i64>> {
-    let mut chosen = Vec::new();
-    let mut spent = 0u64;
-    for round in 0.. {
-        order.retain(|&k| sorted[k].len() > round);
-        if order.is_empty() {
-            break;
-        }
-        for &k in &order {
-            let row = sorted[k][round].1;
-            if let Some(costs) = costs {
-                spent = spent.saturating_add(costs.cost(row)?);
-                if spent > budget {
-                    return Ok(chosen);
-                }
-            }
-            chosen.push(row as i64);
-        }
-    }
-    Ok(chosen)
-}
-
-/// The `n` rows with the smallest hash of (seed, row), of those that are offered one after the other.
-pub struct BottomK {
-    n: usize,
-    seed: u64,
-    kept: BinaryHeap<(u64, u64)>,
-}
-
-impl BottomK {
-    pub fn new(n: usize, seed: u64) -> BottomK {
-        BottomK { n, seed, kept: BinaryHeap::new() }
-    }
-
-    #[inline]
-    pub fn offer(&mut self, row: u64) {
-        let entry = (row_hash(self.seed, row), row);
-        if self.kept.len() < self.n {
-            self.kept.push(entry);
-        } else if let Some(mut worst) = self.kept.peek_mut() {
-            if entry < *worst {
-                *worst = entry;
-            }
-        }
-    }
-
-    /// The rows kept, ascending; all that were offered if they are fewer than `n`.
-    pub fn rows(self) -> Vec<u64> {
-        let mut chosen: Vec<u64> = self.kept.into_iter().map(|(_, row)| row).collect();
-        chosen.sort_unstable();
-        chosen
-    }
-}
-
-/// The `n` of `rows` with the smallest hash of (seed, row), ascending; all of them if they are fewer.
-pub fn bottom_k(rows: impl Iterator<Item = u64>, n: usize, seed: u64, supervisor: &Supervisor) -> Result<Vec<u64>> {
-    let mut kept = BottomK::new(n, seed);
-    for (i, row) in rows.enumerate() {
-        if i % CHECK_EVERY == 0 {
-            supervisor.check()?;
-        }
-        kept.offer(row);
-    }
-    Ok(kept.rows())
-}
-
+mod arrays;
+mod bottom_k;
+mod keep;
+mod quotas;
 #[cfg(test)]
 mod tests;
+
+use std::ops::Range;
+use std::sync::Mutex;
+
+pub use arrays::{sortable, Arrays, Column, Labels, Priority, MAX_LABEL, NOT_ELIGIBLE};
+pub use bottom_k::{bottom_k, BottomK};
+use keep::{Kept, Limits};
+pub use quotas::Quotas;
+use quotas::{fill, Clusters};
+
+use crate::interrupt::Supervisor;
+use crate::parallel::{in_order, thread_pool};
+use crate::Result;
+
+/// Rows between two looks at whether to stop, and the least for which threads are started.
+const CHECK_EVERY: usize = 1 << 16;
+
+/// A row that may be drawn.
+#[derive(Clone, Copy, Debug)]
+pub struct Row {
+    pub row: u64,
+    /// Its cluster.
+    pub label: usize,
+    /// Its place in the cluster: smaller first, ties by row number.
+    pub key: u64,
+    /// What it takes of a budget of costs.
+    pub cost: u64,
+}
+
+/// Rows to draw from, read in spans by any thread.
+pub trait Population: Sync {
+    /// Rows, eligible or not.
+    fn len(&self) -> usize;
+
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Call `visit` for each eligible row of `span`, in order.
+    fn each(&self, span: Range<usize>, visit: &mut impl FnMut(Row)) -> Result<()>;
+}
+
+/// Up to `budget` rows, in the order described above; fewer when fewer are eligible. Equal quotas take one pass over the
+/// population; the others two, as they have to know first how large the clusters are.
+pub fn resample(
+    population: &impl Population,
+    quotas: Quotas,
+    budget: u64,
+    seed: u64,
+    supervisor: &Supervisor,
+) -> Result<Vec<i64>> {
+    let fixed;
+    let limits = if quotas == Quotas::Equal {
+        Limits::Level { budget }
+    } else {
+        let counted = scan(population, Limits::Fixed(&[]), supervisor)?;
+        fixed = fill(&Clusters::new(&counted.counts, quotas, seed), budget).quotas;
+        Limits::Fixed(&fixed)
+    };
+    let kept = scan(population, limits, supervisor)?;
+    let counts = kept.counts.clone();
+    let clusters = Clusters::new(&counts, quotas, seed);
+    let filled = fill(&clusters, budget);
+    Ok(clusters.order_of(kept.sorted(&filled.quotas)).into_iter().map(|(_, row)| row.row as i64).collect())
+}
+
+/// The longest beginning of the order of all eligible rows whose costs are within `budget`: it ends before the first row
+/// that would exceed it (cheaper rows after that are not tried, so that a larger budget only adds rows). Takes a pass
+/// to count, and one or, where costs are uneven, a few to draw.
+pub fn resample_costs(
+    population: &impl Population,
+    quotas: Quotas,
+    budget: u64,
+    seed: u64,
+    supervisor: &Supervisor,
+) -> Result<Vec<i64>> {
+    let counted = scan(population, Limits::Fixed(&[]), supervisor)?;
+    let clusters = Clusters::new(&counted.counts, quotas, seed);
+    let n: u64 = counted.counts.iter().sum();
+    // As many rows as the budget takes at the mean cost, and some more.
+    let share = (budget as f64 / counted.cost.max(1) as f64).min(1.0);
+    let mut rows = (share * n as f64 * 1.05) as u64 + clusters.len() as u64 + 64;
+    loop {
+        let filled = fill(&clusters, rows.min(n));
+        // Below this place nothing is missing: one row more of each cluster is kept than lie there.
+        let complete_to = if rows >= n { f64::INFINITY } else { filled.level };
+        let reach = |k: usize| ((complete_to * clusters.weight(k)).ceil() as u64).saturating_add(1);
+        let limits: Vec<u64> = counted.counts.iter().enumerate().map(|(k, &count)| count.min(reach(k))).collect();
+        let kept = scan(population, Limits::Fixed(&limits), supervisor)?;
+        let (mut chosen, mut spent) = (Vec::new(), 0u64);
+        for (place, row) in clusters.order_of(kept.sorted(&limits)) {
+            if place >= complete_to {
+                break;
+            }
+            spent = spent.saturating_add(row.cost);
+            if spent > budget {
+                return Ok(chosen);
+            }
+            chosen.push(row.row as i64);
+        }
+        if rows >= n {
+            return Ok(chosen);
+        }
+        rows = rows.saturating_mul(2);
+    }
+}
+
+/// One pass over the population.
+fn scan<'a>(population: &impl Population, limits: Limits<'a>, supervisor: &Supervisor) -> Result<Kept<'a>> {
+    let n = population.len();
+    // What each thread has kept so far: which rows it came to see does not change what is kept of all.
+    let resting: Mutex<Vec<Kept>> = Mutex::new(Vec::new());
+    let read = |start: usize| {
+        supervisor.check()?;
+        let rested = resting.lock().expect("no thread panics with the lock").pop();
+        let mut kept = rested.unwrap_or_else(|| Kept::new(limits));
+        population.each(start..n.min(start + CHECK_EVERY), &mut |row| kept.offer(row))?;
+        resting.lock().expect("no thread panics with the lock").push(kept);
+        Ok(())
+    };
+    let mut starts = (0..n).step_by(CHECK_EVERY);
+    if n <= CHECK_EVERY {
+        starts.try_for_each(read)?;
+    } else {
+        thread_pool(0)?.install(|| in_order(starts, read))?;
+    }
+    let rested = resting.into_inner().expect("no thread panics with the lock");
+    Ok(rested.into_iter().reduce(Kept::merge).unwrap_or_else(|| Kept::new(limits)))
+}

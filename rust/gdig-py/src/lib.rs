@@ -6,6 +6,7 @@ mod kmeans;
 mod resample;
 mod run;
 mod store;
+mod verdicts;
 
 use pyo3::prelude::*;
 
@@ -16,7 +17,9 @@ mod _native {
     #[pymodule_export]
     use super::kmeans::{kernels, kmeans_fit, kmeans_predict, kmeans_predict_to};
     #[pymodule_export]
-    use super::resample::{resample, row_hash, sample_rows};
+    use super::resample::{label_counts, resample, resample_files, row_hash, sample_rows};
     #[pymodule_export]
     use super::store::{read_tensors, verify_file, write_tensors, Store};
+    #[pymodule_export]
+    use super::verdicts::{best_rows, draw_rows, row_columns, survey};
 }

@@ -1,9 +1,14 @@
 //! Draws from clusters, and the hash behind them.
 
+use std::path::PathBuf;
+
 use gdig_core::hash;
-use gdig_core::resample::{self as core, bottom_k, Column, Labels, Priority};
-use gdig_core::{Dtype, Error};
+use gdig_core::interrupt::Supervisor;
+use gdig_core::resample::{self as core, bottom_k, Arrays, Column, Labels, Population, Priority, Quotas};
+use gdig_core::verdicts::{LabelFiles, LabelRows};
+use gdig_core::{Dtype, Error, Result};
 use numpy::PyArray1;
+use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
 use crate::array::Array;
@@ -25,8 +30,15 @@ fn optional<'py>(array: Option<&Bound<'py, PyAny>>, name: &str, dtypes: &[Dtype]
     array.map(|array| Array::new(array, name)?.one_dimensional(dtypes)).transpose()
 }
 
+pub fn quotas(name: &str) -> PyResult<Quotas> {
+    Quotas::from_name(name).ok_or_else(|| {
+        PyValueError::new_err(format!("quotas: expected 'equal', 'proportional' or 'sqrt', got {name:?}"))
+    })
+}
+
 /// Rows chosen, in order.
 #[pyfunction]
+#[allow(clippy::too_many_arguments)] // As many as gdig.resample has.
 pub fn resample<'py>(
     py: Python<'py>,
     labels: &Bound<'py, PyAny>,
@@ -35,7 +47,9 @@ pub fn resample<'py>(
     weights: Option<&Bound<'py, PyAny>>,
     priority: Option<&Bound<'py, PyAny>>,
     costs: Option<&Bound<'py, PyAny>>,
+    quotas: &str,
 ) -> PyResult<Rows<'py>> {
+    let quotas = self::quotas(quotas)?;
     let labels = Array::new(labels, "labels")?.one_dimensional(&[Dtype::U32, Dtype::I32, Dtype::I64])?;
     let weights = optional(weights, "weights", &[Dtype::F32, Dtype::F64])?;
     let priority = optional(priority, "priority", &[Dtype::F32, Dtype::F64])?;
@@ -51,8 +65,51 @@ pub fn resample<'py>(
         (None, None) => Priority::Hash,
     };
     let costs = costs.as_ref().map(column);
-    let rows = supervised(py, None, |supervisor| core::resample(labels, budget, seed, order, costs, supervisor))?;
+    let rows = supervised(py, None, |supervisor| {
+        let rows = Arrays::new(labels, order, costs, seed)?;
+        drawn(&rows, quotas, budget, seed, costs.is_some(), supervisor)
+    })?;
     Ok(PyArray1::from_vec(py, rows))
+}
+
+/// `budget` rows, or rows that cost no more than it.
+pub fn drawn(
+    rows: &impl Population,
+    quotas: Quotas,
+    budget: u64,
+    seed: u64,
+    costs: bool,
+    supervisor: &Supervisor,
+) -> Result<Vec<i64>> {
+    if costs {
+        core::resample_costs(rows, quotas, budget, seed, supervisor)
+    } else {
+        core::resample(rows, quotas, budget, seed, supervisor)
+    }
+}
+
+/// Rows chosen, in order, by the labels in a directory of files.
+#[pyfunction]
+pub fn resample_files<'py>(
+    py: Python<'py>,
+    labels: PathBuf,
+    budget: u64,
+    seed: u64,
+    quotas: &str,
+) -> PyResult<Rows<'py>> {
+    let quotas = self::quotas(quotas)?;
+    let rows = supervised(py, None, |supervisor| {
+        let files = LabelFiles::open(&labels)?;
+        core::resample(&LabelRows { files: &files, seed }, quotas, budget, seed, supervisor)
+    })?;
+    Ok(PyArray1::from_vec(py, rows))
+}
+
+/// Rows of each label in a directory of files.
+#[pyfunction]
+pub fn label_counts(py: Python<'_>, labels: PathBuf) -> PyResult<Bound<'_, PyArray1<u64>>> {
+    let counts = supervised(py, None, |supervisor| LabelFiles::open(&labels)?.counts(supervisor))?;
+    Ok(PyArray1::from_vec(py, counts))
 }
 
 /// Of `n` rows, or of those with a nonzero byte in `eligible`, the `k` with the smallest hash; ascending.

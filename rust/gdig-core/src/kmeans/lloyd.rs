@@ -11,8 +11,9 @@ use super::arch::{Assigner, Scratch};
 use super::checkpoint::{Checkpoint, State};
 use super::source::{squared_norm, Block, Reader, RowSet};
 use super::tally::{BadRow, Tally};
-use super::{in_order, Fitted, Options};
+use super::{Fitted, Options};
 use crate::interrupt::{Progress, Supervisor};
+use crate::parallel::in_order;
 use crate::Result;
 
 /// Rows whose sums are taken together in float32: at least this many, and 4 K, so that adding up the chunks costs

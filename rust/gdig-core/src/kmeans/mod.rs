@@ -18,10 +18,8 @@ mod tally;
 mod tests;
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use rayon::prelude::*;
-use rayon::{ThreadPool, ThreadPoolBuilder};
 
 pub use arch::Kernel;
 pub use predict::{predict, Model, INVALID};
@@ -30,6 +28,7 @@ pub use source::Source;
 
 use crate::hash::derive;
 use crate::interrupt::Supervisor;
+use crate::parallel::{in_order, thread_pool};
 use crate::resample::{bottom_k, BottomK};
 use crate::rows::Rows;
 use crate::{Error, Result};
@@ -176,24 +175,4 @@ fn gather_stored(rows: RowSet, supervisor: &Supervisor) -> Result<(Vec<u64>, Vec
     let scales: Vec<Result<Vec<f32>>> = out.par_chunks_mut(STEP * size / 8).enumerate().map(copy).collect();
     let scales = scales.into_iter().collect::<Result<Vec<_>>>()?;
     Ok((out, scales.concat()))
-}
-
-/// Do `work` on every item. The threads of the pool begin the items in order, as a disk wants it. The error is the first
-/// one in that order, so that the row it names does not depend on threads.
-fn in_order<I: Send>(items: impl Iterator<Item = I> + Send, work: impl Fn(I) -> Result<()> + Sync) -> Result<()> {
-    let failed = AtomicBool::new(false);
-    let error = |(i, item): (usize, I)| {
-        let error = work(item).err()?;
-        failed.store(true, Ordering::Relaxed);
-        Some((i, error))
-    };
-    let begun = items.take_while(|_| !failed.load(Ordering::Relaxed)).enumerate();
-    let first = begun.par_bridge().filter_map(error).min_by_key(|(i, _)| *i);
-    first.map_or(Ok(()), |(_, error)| Err(error))
-}
-
-/// A pool for one call. Not rayon's global one: that does not survive a fork, and a data loader forks.
-fn thread_pool(n_threads: usize) -> Result<ThreadPool> {
-    let built = ThreadPoolBuilder::new().num_threads(n_threads).build();
-    built.map_err(|error| Error::input(format!("cannot start {n_threads} threads: {error}")))
 }

@@ -4,8 +4,9 @@ use super::ahead::with_pages_ahead;
 use super::arch::{Assigner, Scratch};
 use super::source::{Block, Reader, RowSet};
 use super::tally::{BadRow, Tally};
-use super::{in_order, thread_pool, Kernel, Source};
+use super::{Kernel, Source};
 use crate::interrupt::Supervisor;
+use crate::parallel::{in_order, thread_pool};
 use crate::{Error, Result};
 
 /// Label of a row that is invalid.

@@ -16,8 +16,9 @@ use xxhash_rust::xxh3::Xxh3;
 use super::ahead::with_pages_ahead;
 use super::predict::{Labeller, Model, INVALID, STEP};
 use super::source::RowSet;
-use super::{in_order, thread_pool, Source};
+use super::Source;
 use crate::interrupt::{Progress, Supervisor};
+use crate::parallel::{in_order, thread_pool};
 use crate::store::{
     remove_leftovers, shard_index, shard_indices, shard_name, sync_directory, write_one_of_many, TensorData, TensorFile,
 };

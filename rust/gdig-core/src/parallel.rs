@@ -1,0 +1,28 @@
+//! Work spread over threads so that neither its result nor its errors depend on how many there are.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use rayon::prelude::*;
+use rayon::{ThreadPool, ThreadPoolBuilder};
+
+use crate::{Error, Result};
+
+/// Do `work` on every item. The threads of the pool begin the items in order, as a disk wants it. The error is the first
+/// one in that order, so that the row it names does not depend on threads.
+pub fn in_order<I: Send>(items: impl Iterator<Item = I> + Send, work: impl Fn(I) -> Result<()> + Sync) -> Result<()> {
+    let failed = AtomicBool::new(false);
+    let error = |(i, item): (usize, I)| {
+        let error = work(item).err()?;
+        failed.store(true, Ordering::Relaxed);
+        Some((i, error))
+    };
+    let begun = items.take_while(|_| !failed.load(Ordering::Relaxed)).enumerate();
+    let first = begun.par_bridge().filter_map(error).min_by_key(|(i, _)| *i);
+    first.map_or(Ok(()), |(_, error)| Err(error))
+}
+
+/// A pool for one call. Not rayon's global one: that does not survive a fork, and a data loader forks.
+pub fn thread_pool(n_threads: usize) -> Result<ThreadPool> {
+    let built = ThreadPoolBuilder::new().num_threads(n_threads).build();
+    built.map_err(|error| Error::input(format!("cannot start {n_threads} threads: {error}")))
+}

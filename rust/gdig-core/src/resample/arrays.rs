@@ -1,0 +1,183 @@
+//! Rows to draw from that lie in arrays: labels, and what decides inside a cluster.
+
+use std::ops::Range;
+
+use super::{Population, Row};
+use crate::hash::{derive, row_hash, unit};
+use crate::{Error, Result};
+
+/// A label of rows that are not eligible.
+pub const NOT_ELIGIBLE: u32 = u32::MAX;
+/// Clusters are counted in arrays by label, so labels must not be astronomically large.
+pub const MAX_LABEL: usize = 1 << 28;
+/// Labels as they come, -1 or 2^32 - 1 for a row that is not eligible.
+#[derive(Clone, Copy, Debug)]
+pub enum Labels<'a> {
+    U32(&'a [u32]),
+    I32(&'a [i32]),
+    I64(&'a [i64]),
+}
+
+impl Labels<'_> {
+    pub fn len(&self) -> usize {
+        match self {
+            Labels::U32(labels) => labels.len(),
+            Labels::I32(labels) => labels.len(),
+            Labels::I64(labels) => labels.len(),
+        }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    #[inline]
+    fn get(&self, row: usize) -> Result<Option<usize>> {
+        let label = match self {
+            Labels::U32(labels) => i64::from(labels[row]),
+            Labels::I32(labels) => i64::from(labels[row]),
+            Labels::I64(labels) => labels[row],
+        };
+        match usize::try_from(label) {
+            Ok(label) if label < MAX_LABEL => Ok(Some(label)),
+            _ if label == -1 || label == i64::from(NOT_ELIGIBLE) => Ok(None),
+            _ => Err(Error::input(format!("row {row}: label {label}, expected 0 to {}, or -1", MAX_LABEL - 1))),
+        }
+    }
+}
+
+/// Floats or integers, one a row, as they come.
+#[derive(Clone, Copy, Debug)]
+pub enum Column<'a> {
+    F32(&'a [f32]),
+    F64(&'a [f64]),
+    I32(&'a [i32]),
+    I64(&'a [i64]),
+}
+
+impl Column<'_> {
+    pub fn len(&self) -> usize {
+        match self {
+            Column::F32(values) => values.len(),
+            Column::F64(values) => values.len(),
+            Column::I32(values) => values.len(),
+            Column::I64(values) => values.len(),
+        }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    #[inline]
+    fn float(&self, row: usize) -> f64 {
+        match self {
+            Column::F32(values) => f64::from(values[row]),
+            Column::F64(values) => values[row],
+            Column::I32(values) => f64::from(values[row]),
+            Column::I64(values) => values[row] as f64,
+        }
+    }
+
+    #[inline]
+    pub fn cost(&self, row: usize) -> Result<u64> {
+        let cost = match self {
+            Column::I32(values) => i64::from(values[row]),
+            Column::I64(values) => values[row],
+            _ => return Err(Error::input("costs: expected int32 or int64")),
+        };
+        u64::try_from(cost).map_err(|_| Error::input(format!("row {row}: cost {cost}, expected at least 0")))
+    }
+}
+
+/// Who comes first inside a cluster.
+#[derive(Clone, Copy, Debug)]
+pub enum Priority<'a> {
+    /// Smallest hash of (seed, row): uniform without replacement.
+    Hash,
+    /// Without replacement in proportion to weights (Efraimidis and Spirakis, 2006); weight 0 is never drawn.
+    Weights(Column<'a>),
+    /// Highest value.
+    Values(Column<'a>),
+}
+
+/// Bits of a float that sort as the float does (not for NaN).
+#[inline]
+pub fn sortable(x: f64) -> u64 {
+    // The sum makes -0 equal to 0.
+    let bits = (x + 0.0).to_bits();
+    if bits >> 63 == 1 {
+        !bits
+    } else {
+        bits | 1 << 63
+    }
+}
+
+impl Priority<'_> {
+    fn len(&self) -> Option<usize> {
+        match self {
+            Priority::Hash => None,
+            Priority::Weights(column) | Priority::Values(column) => Some(column.len()),
+        }
+    }
+
+    /// A row's key, smaller first; `None` for a row that is never drawn.
+    #[inline]
+    fn key(&self, row: usize, seed: u64) -> Result<Option<u64>> {
+        match self {
+            Priority::Hash => Ok(Some(row_hash(seed, row as u64))),
+            Priority::Weights(column) => {
+                let weight = column.float(row);
+                if !(weight >= 0.0 && weight.is_finite()) {
+                    return Err(Error::input(format!("row {row}: weight {weight}, expected a finite number >= 0")));
+                }
+                // u^(1/w) descending is -ln(u)/w ascending, and that does not underflow.
+                let key = || sortable(-unit(row_hash(seed, row as u64)).ln() / weight);
+                Ok((weight > 0.0).then(key))
+            }
+            Priority::Values(column) => {
+                let value = column.float(row);
+                if value.is_nan() {
+                    return Err(Error::input(format!("row {row}: priority NaN, expected a number")));
+                }
+                Ok(Some(!sortable(value)))
+            }
+        }
+    }
+}
+
+/// A label, and optionally a priority and a cost, for each row.
+pub struct Arrays<'a> {
+    labels: Labels<'a>,
+    priority: Priority<'a>,
+    costs: Option<Column<'a>>,
+    row_seed: u64,
+}
+
+impl<'a> Arrays<'a> {
+    pub fn new(labels: Labels<'a>, priority: Priority<'a>, costs: Option<Column<'a>>, seed: u64) -> Result<Arrays<'a>> {
+        for (name, len) in [("weights or priority", priority.len()), ("costs", costs.map(|c| c.len()))] {
+            if len.is_some_and(|len| len != labels.len()) {
+                let expected = labels.len();
+                return Err(Error::input(format!("{name}: expected one a row, {expected}; got {}", len.unwrap_or(0))));
+            }
+        }
+        Ok(Arrays { labels, priority, costs, row_seed: derive(seed, "rows") })
+    }
+}
+
+impl Population for Arrays<'_> {
+    fn len(&self) -> usize {
+        self.labels.len()
+    }
+
+    fn each(&self, span: Range<usize>, visit: &mut impl FnMut(Row)) -> Result<()> {
+        for row in span {
+            let Some(label) = self.labels.get(row)? else { continue };
+            let Some(key) = self.priority.key(row, self.row_seed)? else { continue };
+            let cost = self.costs.map_or(Ok(0), |costs| costs.cost(row))?;
+            visit(Row { row: row as u64, label, key, cost });
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,26 @@
+//! What the seeds say of the rows of a finished sweep, read from its shards: nothing is held for each row of the pool.
+//!
+//! A row's votes are the seeds that it helps (influence > 0), its score the mean influence over the seeds: summed in
+//! float64 in the order of the seeds, rounded once to float32.
+
+mod best;
+mod columns;
+mod labels;
+mod rows;
+mod survey;
+#[cfg(test)]
+mod tests;
+
+pub use best::{best, By};
+pub use columns::{columns, Columns};
+pub use labels::{LabelFiles, LabelRows};
+pub use rows::{Drawable, SweepShard};
+pub use survey::{survey, Survey};
+
+/// Rows that a thread takes at once. Sums go over these spans, so it is fixed: their bits depend on it.
+const SPAN: usize = 1 << 16;
+
+/// Spans of `n` rows, in order.
+fn spans(n: usize) -> impl Iterator<Item = std::ops::Range<usize>> + Send {
+    (0..n).step_by(SPAN).map(move |start| start..n.min(start + SPAN))
+}

@@ -1,0 +1,104 @@
+//! What the seeds say of a sweep's rows.
+
+use std::path::PathBuf;
+
+use gdig_core::verdicts::{self as core, By, Drawable, LabelFiles};
+use gdig_core::{Dtype, Error, Result};
+use numpy::PyArray1;
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+
+use crate::array::Array;
+use crate::resample::{drawn, quotas};
+use crate::run::supervised;
+use crate::store::Store;
+
+type Counts<'py> = Bound<'py, PyArray1<u64>>;
+
+fn open(labels: Option<&PathBuf>, rows: usize) -> Result<Option<LabelFiles>> {
+    let Some(directory) = labels else { return Ok(None) };
+    let files = LabelFiles::open(directory)?;
+    if files.len() != rows {
+        let what = format!("labels of {} rows: expected {rows}, one for each row of the sweep", files.len());
+        return Err(Error::Store { path: directory.clone(), what });
+    }
+    Ok(Some(files))
+}
+
+/// (rows, seeds, valid rows by votes, their tokens by votes, tokens of all rows, sum of the valid rows' scores)
+#[pyfunction]
+pub fn survey<'py>(py: Python<'py>, store: &Store) -> PyResult<(usize, usize, Counts<'py>, Counts<'py>, u64, f64)> {
+    let found = supervised(py, None, |supervisor| core::survey(&store.store, supervisor))?;
+    let (counts, tokens) = (PyArray1::from_vec(py, found.counts), PyArray1::from_vec(py, found.tokens));
+    Ok((found.rows, found.n_seeds, counts, tokens, found.all_tokens, found.score))
+}
+
+/// The best rows, in order.
+#[pyfunction]
+pub fn best_rows<'py>(
+    py: Python<'py>,
+    store: &Store,
+    by: &str,
+    budget: u64,
+    tokens: bool,
+) -> PyResult<Bound<'py, PyArray1<i64>>> {
+    let by = match by {
+        "score" => By::Score,
+        "loss" => By::Loss,
+        _ => return Err(PyValueError::new_err(format!("by: expected 'score' or 'loss', got {by:?}"))),
+    };
+    let rows = supervised(py, None, |supervisor| core::best(&store.store, by, budget, tokens, supervisor))?;
+    Ok(PyArray1::from_vec(py, rows))
+}
+
+/// Rows drawn from the clusters, in order.
+#[pyfunction]
+#[pyo3(signature = (store, labels, *, least_votes, by_score, quotas, budget, tokens, seed))]
+#[allow(clippy::too_many_arguments)] // Each is one of the options of a selection.
+pub fn draw_rows<'py>(
+    py: Python<'py>,
+    store: &Store,
+    labels: Option<PathBuf>,
+    least_votes: u32,
+    by_score: bool,
+    quotas: &str,
+    budget: u64,
+    tokens: bool,
+    seed: u64,
+) -> PyResult<Bound<'py, PyArray1<i64>>> {
+    let quotas = self::quotas(quotas)?;
+    let rows = supervised(py, None, |supervisor| {
+        let len = store.store.check_complete()?;
+        let labels = open(labels.as_ref(), len)?;
+        let rows = Drawable { store: &store.store, labels: labels.as_ref(), least_votes, by_score, seed, len };
+        drawn(&rows, quotas, budget, seed, tokens, supervisor)
+    })?;
+    Ok(PyArray1::from_vec(py, rows))
+}
+
+/// What the files say of some rows: columns by name.
+#[pyfunction]
+pub fn row_columns<'py>(
+    py: Python<'py>,
+    store: &Store,
+    labels: Option<PathBuf>,
+    rows: &Bound<'py, PyAny>,
+) -> PyResult<Bound<'py, PyDict>> {
+    let rows = Array::new(rows, "rows")?.one_dimensional(&[Dtype::I64])?;
+    let rows: &[i64] = rows.typed();
+    let found = supervised(py, None, |supervisor| {
+        let labels = open(labels.as_ref(), store.store.check_complete()?)?;
+        core::columns(&store.store, labels.as_ref(), rows, supervisor)
+    })?;
+    let columns = PyDict::new(py);
+    columns.set_item("votes", PyArray1::from_vec(py, found.votes))?;
+    columns.set_item("score", PyArray1::from_vec(py, found.score))?;
+    columns.set_item("loss", PyArray1::from_vec(py, found.loss))?;
+    columns.set_item("tokens", PyArray1::from_vec(py, found.tokens))?;
+    if labels.is_some() {
+        columns.set_item("label", PyArray1::from_vec(py, found.label))?;
+        columns.set_item("distance", PyArray1::from_vec(py, found.distance))?;
+    }
+    Ok(columns)
+}
