@@ -10,7 +10,7 @@ use xxhash_rust::xxh3::Xxh3;
 use super::arch::{Assigner, Scratch};
 use super::source::{Block, Reader, RowSet};
 use super::tally::{BadRow, Tally};
-use super::{first_error, thread_pool, Kernel, Source};
+use super::{check_centroids, first_error, thread_pool, Kernel, Source};
 use crate::interrupt::{Progress, Supervisor};
 use crate::store::{shard_name, sync_directory, write, TensorData, TensorFile};
 use crate::{Dtype, Error, Result};
@@ -35,10 +35,10 @@ pub struct Model<'a> {
 impl Model<'_> {
     fn check(&self, source: &Source) -> Result<()> {
         let (len, dim) = (self.centroids.len(), source.dim());
-        if len == 0 || len % dim != 0 || self.centroids.iter().any(|x| !x.is_finite()) {
+        if len == 0 || len % dim != 0 {
             return Err(Error::input(format!("rows have {dim} columns: expected finite centroids [K, {dim}]")));
         }
-        Ok(())
+        check_centroids(self.centroids, dim).map_err(Error::input)
     }
 }
 
