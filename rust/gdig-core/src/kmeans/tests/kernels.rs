@@ -4,6 +4,7 @@ use bytemuck::{cast_slice, cast_slice_mut};
 use proptest::prelude::*;
 
 use super::data;
+use crate::hash::row_hash;
 use crate::kmeans::arch::{Assigner, Kernel, Scratch};
 use crate::rows::{encode, Rows};
 use crate::Dtype;
@@ -150,7 +151,7 @@ fn check_every_kernel(x: &[f32], centroids: &[f32], dim: usize, dtype: Dtype, sc
 fn hard(n: usize, dim: usize, seed: u64, dtype: Dtype) -> Vec<f32> {
     let mut x = data(n, dim, 3, seed);
     for i in 0..n {
-        let random = crate::hash::row_hash(seed, i as u64);
+        let random = row_hash(seed, i as u64);
         // 140 columns of up to 1.1 times 2^57 have a squared norm below 2^122, an eighth of the largest float32.
         let exponent = ((random >> 8) % 207) as i32 - 149;
         let exponent = if dtype == Dtype::F16 { exponent.min(15) } else { exponent };
@@ -193,7 +194,7 @@ proptest! {
         n in 1usize..70, dim in 1usize..40, k in 1usize..100, values in 1u64..4, seed in any::<u64>()
     ) {
         let whole = |n: usize, salt: u64| -> Vec<f32> {
-            (0..n * dim).map(|i| (crate::hash::row_hash(seed ^ salt, (i % (2 * dim)) as u64) % values) as f32).collect()
+            (0..n * dim).map(|i| (row_hash(seed ^ salt, (i % (2 * dim)) as u64) % values) as f32).collect()
         };
         let (x, c) = (whole(n, 0), whole(k, 0));
         for dtype in [Dtype::F32, Dtype::F16, Dtype::BF16] {
@@ -205,6 +206,40 @@ proptest! {
                     let nearest = (0..k).min_by(|&a, &b| scores[a].total_cmp(&scores[b])).unwrap();
                     prop_assert_eq!(label as usize, nearest, "{} {}", name, dtype.name());
                 }
+            }
+        }
+    }
+}
+
+/// Numbers that no kernel rounds: whole ones up to 127, which is among each row's and each centroid's, so that int8 has
+/// scale 1; and with each centroid its negative, so that their mean is zero. Products are far larger than what scores
+/// differ by, so a kernel that weighs, packs or rounds anything wrongly errs here, where random rows may not show it.
+#[test]
+fn every_kernel_is_exact_where_nothing_needs_rounding() {
+    let whole = |n: usize, dim: usize, seed: u64| -> Vec<f32> {
+        let mut x: Vec<f32> = (0..n * dim).map(|i| (row_hash(seed, i as u64) % 5) as f32 - 2.0).collect();
+        for (i, x) in x.chunks_mut(dim).enumerate() {
+            let random = row_hash(!seed, i as u64);
+            x[(random >> 8) as usize % dim.min(3)] = if random % 2 == 0 { 127.0 } else { -127.0 };
+        }
+        x
+    };
+    let mut scratch = Scratch::default();
+    for (number, dim) in [1, 3, 15, 16, 17, 32, 33, 64, 65, 130].into_iter().cycle().take(100).enumerate() {
+        let (n, k) = (1 + number * 7 % 70, 1 + number * 11 % 100);
+        let mut c = whole(k / 2, dim, number as u64);
+        c.extend(c.clone().iter().map(|c| -c));
+        c.resize(k * dim, 0.0);
+        let x = whole(n, dim, 1000 + number as u64);
+        let nearest = |x: &[f32]| {
+            let scores: Vec<f64> = c.chunks(dim).map(|c| exact_score(x, c)).collect();
+            (0..k as u32).min_by(|&a, &b| scores[a as usize].total_cmp(&scores[b as usize])).unwrap()
+        };
+        let truth: Vec<u32> = x.chunks(dim).map(nearest).collect();
+        for dtype in DTYPES {
+            let stored = Stored::new(&x, dim, dtype);
+            for (kernel, name) in Kernel::available().filter(|(kernel, _)| kernel.takes(dtype)) {
+                assert_eq!(labels(kernel, &c, stored.rows(), &mut scratch), truth, "{name} {} [{dim}]", dtype.name());
             }
         }
     }
