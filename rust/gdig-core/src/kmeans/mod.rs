@@ -10,7 +10,9 @@ mod init;
 mod lloyd;
 mod predict;
 pub mod source;
-mod tally;
+// Open for the benches.
+#[doc(hidden)]
+pub mod tally;
 #[cfg(test)]
 mod tests;
 

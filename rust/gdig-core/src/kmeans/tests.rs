@@ -58,7 +58,7 @@ fn naive_step(x: &[f32], centroids: &[f32], dim: usize) -> (Vec<f64>, f64) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: if cfg!(miri) { 1 } else { 64 }, ..ProptestConfig::default() })]
 
     /// A Lloyd step against the naive one. Blobs keep every row clear of a tie, so the labels agree; then a mean of n
     /// values below 1.1 is off by at most n + 1 roundings of float32 each.

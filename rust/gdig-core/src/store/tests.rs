@@ -65,7 +65,7 @@ const WORDS: &[&str] = &[
 ];
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 2000, rng_seed: RngSeed::Fixed(3), ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: if cfg!(miri) { 20 } else { 2000 }, rng_seed: RngSeed::Fixed(3), ..ProptestConfig::default() })]
 
     /// Any changed byte is caught: by the header's checks or by the checksum; and nothing panics.
     #[test]

@@ -165,7 +165,7 @@ fn hard(n: usize, dim: usize, seed: u64, dtype: Dtype) -> Vec<f32> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: if cfg!(miri) { 1 } else { 64 }, ..ProptestConfig::default() })]
 
     /// Rows and centroids lie around a common offset, so that what the AMX kernels subtract matters.
     #[test]
