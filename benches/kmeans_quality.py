@@ -2,10 +2,11 @@
 
     python benches/kmeans_quality.py               # writes benches/record/kmeans-quality.json
 
-Needs `pip install 'gdig[bench]'`. Each method as a user calls it: its own start (ours k-means++ on a sample, faiss's
-random rows, scikit-learn's k-means++), the same number of iterations over all rows, and else its defaults. Rows are
-those of benches/kmeans.py in a float16 and an int8 store; peers get the same numbers as float32. Inertia is over all
-rows, in float64.
+Needs `pip install 'gdig[bench]'`. `gdig`, `faiss` and `scikit_learn` do the same number of iterations over all rows,
+each from its own start: k-means++ on a sample, random rows, greedy k-means++. `gdig_default` and `faiss_default` are
+what a user gets who names K alone: their own numbers of training rows and iterations. Rows are those of
+benches/kmeans.py in a float16 and an int8 store; peers get the same numbers as float32. Inertia is over all rows, in
+float64.
 """
 
 from __future__ import annotations
@@ -27,19 +28,30 @@ from gdig import KMeans
 RECORD = Path(__file__).parent / "record" / "kmeans-quality.json"
 
 
-def ours(store: Any, k: int, seed: int, iterations: int) -> NDArray[np.float32]:
+def gdig(store: Any, x: NDArray[np.float32], k: int, seed: int, iterations: int) -> NDArray[np.float32]:
     return KMeans(k, seed=seed, max_iter=iterations, tol=0, train_rows="all").fit(store).cluster_centers_
 
 
-def faiss(x: NDArray[np.float32], k: int, seed: int, iterations: int) -> NDArray[np.float32]:
+def gdig_default(store: Any, x: NDArray[np.float32], k: int, seed: int, iterations: int) -> NDArray[np.float32]:
+    return KMeans(k, seed=seed).fit(store).cluster_centers_
+
+
+def faiss(store: Any, x: NDArray[np.float32], k: int, seed: int, iterations: int) -> NDArray[np.float32]:
+    return faiss_default(store, x, k, seed, iterations, niter=iterations, max_points_per_centroid=len(x))
+
+
+def faiss_default(
+    store: Any, x: NDArray[np.float32], k: int, seed: int, iterations: int, **options: int
+) -> NDArray[np.float32]:
+    """25 iterations over 256 rows a centroid, from random rows."""
     import faiss
 
-    kmeans = faiss.Kmeans(x.shape[1], k, niter=iterations, seed=seed + 1, max_points_per_centroid=len(x))
+    kmeans = faiss.Kmeans(x.shape[1], k, seed=seed + 1, **options)
     kmeans.train(x)
     return kmeans.centroids
 
 
-def scikit_learn(x: NDArray[np.float32], k: int, seed: int, iterations: int) -> NDArray[np.float32]:
+def scikit_learn(store: Any, x: NDArray[np.float32], k: int, seed: int, iterations: int) -> NDArray[np.float32]:
     from sklearn.cluster import KMeans as Peer
 
     with warnings.catch_warnings():
@@ -54,7 +66,8 @@ def main() -> None:
     parser.add_argument("--dim", type=int, default=512)
     parser.add_argument("--iterations", type=int, default=25, help="faiss's default")
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--peers", nargs="*", default=["faiss", "scikit_learn"])
+    names = ["gdig", "faiss", "scikit_learn", "gdig_default", "faiss_default"]
+    parser.add_argument("--methods", nargs="*", choices=names, default=names)
     parser.add_argument("--output", type=Path, default=RECORD)
     arguments = parser.parse_args()
     record: dict[str, Any] = {"machine": machine(), "iterations": arguments.iterations, "tables": []}
@@ -65,16 +78,15 @@ def main() -> None:
             for k in arguments.clusters:
                 found: dict[str, list[float]] = {}
                 for seed in range(arguments.seeds):
-                    methods = {"gdig": (ours, store), **{peer: (globals()[peer], x) for peer in arguments.peers}}
-                    for name, (method, rows) in methods.items():
-                        centers = method(rows, k, seed, arguments.iterations)
+                    for name in arguments.methods:
+                        centers = globals()[name](store, x, k, seed, arguments.iterations)
                         found.setdefault(name, []).append(inertia(x, centers))
                 medians = {name: statistics.median(values) for name, values in found.items()}
                 print(
                     f"\n{dtype}, {arguments.rows} x {arguments.dim}, K = {k}: median inertia of {arguments.seeds} seeds"
                 )
                 for name, median in medians.items():
-                    relative = median / medians["gdig"] - 1
+                    relative = median / next(iter(medians.values())) - 1
                     print(
                         f"  {name:14} {median:.6e}  {relative:+.2e}  [{min(found[name]):.6e}..{max(found[name]):.6e}]"
                     )

@@ -94,7 +94,7 @@ fn threads_and_shard_sizes_do_not_change_a_bit() {
     let x = data(n, dim, 20, 5);
     let valid: Vec<u8> = (0..n).map(|row| u8::from(row % 11 != 0)).collect();
     for dtype in DTYPES {
-        let mut results: Vec<((&str, Option<usize>, bool), Fitted, Vec<u32>, Vec<u32>)> = Vec::new();
+        let mut results = Vec::new();
         for (rows_per_shard, n_threads) in [(17_000, 1), (777, 2), (4096, 3), (8191, 5)] {
             let directory = tempfile::tempdir().unwrap();
             let store = Store::create(directory.path(), dim, dtype, rows_per_shard, false).unwrap();
@@ -129,7 +129,7 @@ fn threads_and_shard_sizes_do_not_change_a_bit() {
                         .zip(&valid)
                         .all(|((&l, d), &v)| (l == INVALID) == (v == 0) && d.is_nan() == (v == 0)));
                     // As bits: a NaN is not equal to itself.
-                    let distances = distances.into_iter().map(f32::to_bits).collect();
+                    let distances: Vec<u32> = distances.into_iter().map(f32::to_bits).collect();
                     results.push(((kernel.rounding(), train_rows, unit_normalize), fitted, labels, distances));
                 }
             }

@@ -220,7 +220,7 @@ fn every_kernel_is_exact_where_nothing_needs_rounding() {
         let mut x: Vec<f32> = (0..n * dim).map(|i| (row_hash(seed, i as u64) % 5) as f32 - 2.0).collect();
         for (i, x) in x.chunks_mut(dim).enumerate() {
             let random = row_hash(!seed, i as u64);
-            x[(random >> 8) as usize % dim.min(3)] = if random % 2 == 0 { 127.0 } else { -127.0 };
+            x[(random >> 8) as usize % dim.min(3)] = if random.is_multiple_of(2) { 127.0 } else { -127.0 };
         }
         x
     };
