@@ -5,7 +5,7 @@ BIN := .venv/bin
 # The interpreter that pyo3 builds against, the same one for every cargo command, so that none rebuilds the other's work.
 export PYO3_PYTHON := $(CURDIR)/$(BIN)/python
 
-RUST := Cargo.toml Cargo.lock rust-toolchain.toml $(shell find rust -name '*.rs' -o -name Cargo.toml)
+RUST := Cargo.toml Cargo.lock rust-toolchain.toml $(shell find rust/gdig-core rust/gdig-py -name '*.rs' -o -name Cargo.toml)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -67,5 +67,5 @@ wheel: .make/python ## build sdist and wheel into dist/
 
 .PHONY: clean
 clean: ## remove everything built, except .venv
-	rm -rf .make target dist build demo python/gdig/_native*.so .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf .make target rust/fuzz/target dist build demo python/gdig/_native*.so .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find python kernels tests benches examples -name __pycache__ -prune -exec rm -rf {} +
