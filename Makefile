@@ -5,14 +5,14 @@ BIN := .venv/bin
 # The interpreter that pyo3 builds against, the same one for every cargo command, so that none rebuilds the other's work.
 export PYO3_PYTHON := $(CURDIR)/$(BIN)/python
 
-RUST := Cargo.toml Cargo.lock rust-toolchain.toml $(shell find rust -name '*.rs' -o -name Cargo.toml)
+RUST := Cargo.toml Cargo.lock rust-toolchain.toml $(shell find rust/gdig-core rust/gdig-py -name '*.rs' -o -name Cargo.toml)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
 .PHONY: help
 help: ## list what can be made
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: venv
 venv: .make/native ## make .venv and build gdig into it; later runs rebuild only what changed
@@ -57,11 +57,15 @@ format: .make/python ## rewrite Python and Rust in the project's style
 bench: .make/native ## measure the selection on real pairs (a file named by GDIG_ZH_EN), into benches/record/
 	$(BIN)/python benches/real_zh_en.py
 
+.PHONY: bench-rust
+bench-rust: .make/python ## measure the kernels of k-means by themselves: GFLOP/s, and the share of the ceiling
+	cargo bench -p gdig-core --bench assign
+
 .PHONY: wheel
 wheel: .make/python ## build sdist and wheel into dist/
 	$(BIN)/python -m maturin build --release --sdist --out dist
 
 .PHONY: clean
 clean: ## remove everything built, except .venv
-	rm -rf .make target dist build demo python/gdig/_native*.so .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf .make target rust/fuzz/target dist build demo python/gdig/_native*.so .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find python kernels tests benches examples -name __pycache__ -prune -exec rm -rf {} +

@@ -10,7 +10,6 @@ import gdig
 from gdig.errors import GdigError
 from gdig.resampling import label_counts, resample, row_hash, sample_rows
 
-
 QUOTAS = ("equal", "proportional", "sqrt")
 
 
@@ -132,7 +131,7 @@ def test_label_files_give_what_their_labels_give(tmp_path):
         np.testing.assert_array_equal(gdig.resample(tmp_path / "labels", 400, 5, quotas=quotas), expected)
         np.testing.assert_array_equal(gdig.resample(str(tmp_path / "labels"), 400, 5, quotas=quotas), expected)
     np.testing.assert_array_equal(label_counts(tmp_path / "labels"), np.bincount(labels))
-    with pytest.raises(ValueError, match="quotas: expected 'equal', 'proportional' or 'sqrt', got 'even'"):
+    with pytest.raises(ValueError, match="quotas: expected 'equal', 'proportional' or 'sqrt', got \"even\""):
         gdig.resample(labels, 4, 5, quotas="even")
     with pytest.raises(ValueError, match="expected none of them with a directory"):
         gdig.resample(tmp_path / "labels", 4, 5, costs=labels.astype(np.int64))

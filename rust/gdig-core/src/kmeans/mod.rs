@@ -13,7 +13,9 @@ mod place;
 mod predict;
 mod predict_to;
 pub mod source;
-mod tally;
+// Open for the benches.
+#[doc(hidden)]
+pub mod tally;
 #[cfg(test)]
 mod tests;
 
@@ -33,7 +35,7 @@ use crate::resample::{bottom_k, BottomK};
 use crate::rows::Rows;
 use crate::{Error, Result};
 use checkpoint::Checkpoint;
-use source::{Block, Reader, RowSet};
+use source::{squared_norm, Block, Reader, RowSet, MAX_SQUARED_NORM};
 
 /// Training rows are copied to memory, as they are stored, when they take no more than this; else they are read from the
 /// source in each iteration.
@@ -116,9 +118,10 @@ pub fn fit(source: &Source, options: &Options, supervisor: &Supervisor) -> Resul
 fn train(rows: RowSet, options: &Options, checkpoint: Option<&Checkpoint>, supervisor: &Supervisor) -> Result<Fitted> {
     let (k, dim) = (options.n_clusters, rows.source.dim());
     if let Init::Centroids(given) = &options.init {
-        if given.len() != k * dim || given.iter().any(|x| !x.is_finite()) {
+        if given.len() != k * dim {
             return Err(Error::input(format!("init: expected finite centroids [{k}, {dim}]")));
         }
+        check_centroids(given, dim).map_err(|what| Error::input(format!("init: {what}")))?;
     }
     let state = match (checkpoint.and_then(|checkpoint| checkpoint.read(options, dim)), &options.init) {
         (Some(state), _) => state,
@@ -126,6 +129,14 @@ fn train(rows: RowSet, options: &Options, checkpoint: Option<&Checkpoint>, super
         (None, Init::Centroids(given)) => lloyd::start(given.clone(), dim, options),
     };
     lloyd::run(rows, state, options, checkpoint, supervisor)
+}
+
+/// What rows must be, so that no distance overflows, centroids must be too.
+fn check_centroids(centroids: &[f32], dim: usize) -> std::result::Result<(), String> {
+    let sound = |c: &[f32]| squared_norm(c) < MAX_SQUARED_NORM;
+    centroids.chunks_exact(dim).position(|c| !sound(c)).map_or(Ok(()), |k| {
+        Err(format!("expected finite centroids with squared norms below {MAX_SQUARED_NORM:e}; centroid {k} is not one"))
+    })
 }
 
 /// `n` valid rows of the set (all, if it has fewer), ascending: those whose position has the smallest seeded hash.

@@ -4,7 +4,7 @@ use super::ahead::with_pages_ahead;
 use super::arch::{Assigner, Scratch};
 use super::source::{Block, Reader, RowSet};
 use super::tally::{BadRow, Tally};
-use super::{Kernel, Source};
+use super::{check_centroids, Kernel, Source};
 use crate::interrupt::Supervisor;
 use crate::parallel::{in_order, thread_pool};
 use crate::{Error, Result};
@@ -28,10 +28,10 @@ pub struct Model<'a> {
 impl Model<'_> {
     pub fn check(&self, source: &Source) -> Result<()> {
         let (len, dim) = (self.centroids.len(), source.dim());
-        if len == 0 || len % dim != 0 || self.centroids.iter().any(|x| !x.is_finite()) {
+        if len == 0 || len % dim != 0 {
             return Err(Error::input(format!("rows have {dim} columns: expected finite centroids [K, {dim}]")));
         }
-        Ok(())
+        check_centroids(self.centroids, dim).map_err(Error::input)
     }
 }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{json, Map, Value};
 
+use super::strict_json::Strict;
 use crate::Dtype;
 
 /// Readers of safetensors refuse longer headers, and so do we: nobody can make us allocate more.
@@ -67,7 +68,8 @@ pub fn parse(file: &[u8]) -> Result<Header, HeaderError> {
     if text.first() != Some(&b'{') {
         return Err(HeaderError::Json("it does not begin with '{'".into()));
     }
-    let json: Map<String, Value> = serde_json::from_slice(text).map_err(|e| HeaderError::Json(e.to_string()))?;
+    let Strict(json) = serde_json::from_slice(text).map_err(|e| HeaderError::Json(e.to_string()))?;
+    let Value::Object(json) = json else { return Err(HeaderError::Json("it is not an object".into())) };
 
     let mut metadata = BTreeMap::new();
     let mut tensors = BTreeMap::new();

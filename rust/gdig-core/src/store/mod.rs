@@ -4,6 +4,7 @@
 mod append;
 pub mod file;
 pub mod header;
+mod strict_json;
 #[cfg(test)]
 mod tests;
 

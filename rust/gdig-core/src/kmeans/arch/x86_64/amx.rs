@@ -165,12 +165,9 @@ struct Comparison {
 
 impl Comparison {
     /// Of no rows.
-    ///
-    /// # Safety
-    /// The processor must have AVX-512.
     #[inline]
     #[target_feature(enable = "avx512f")]
-    unsafe fn none() -> Comparison {
+    fn none() -> Comparison {
         let (zero, zeros) = (_mm512_setzero_ps(), [_mm512_setzero_si512(); 2]);
         let (sums, row_scales, best) = (std::ptr::null(), std::ptr::null(), std::ptr::null_mut());
         Comparison { sums, row_scales, best, left: 0, scales: [zero; 2], offsets: [zero; 2], numbers: zeros }
@@ -224,15 +221,14 @@ impl Comparison {
 
 impl Best {
     /// The lower centroid of those with the best score.
-    ///
-    /// # Safety
-    /// The processor must have AVX-512.
     #[inline]
     #[target_feature(enable = "avx512f")]
-    unsafe fn label(&self) -> u32 {
-        let score = _mm512_load_ps(self.score.as_ptr());
+    fn label(&self) -> u32 {
+        // SAFETY: 16 of either, and the first of them aligned to 64 bytes, as is then the second.
+        let (score, arg) =
+            unsafe { (_mm512_load_ps(self.score.as_ptr()), _mm512_load_si512(self.arg.as_ptr().cast())) };
         let ties = _mm512_cmp_ps_mask::<_CMP_EQ_OQ>(score, _mm512_set1_ps(_mm512_reduce_max_ps(score)));
-        _mm512_mask_reduce_min_epu32(ties, _mm512_load_si512(self.arg.as_ptr().cast()))
+        _mm512_mask_reduce_min_epu32(ties, arg)
     }
 }
 

@@ -1,0 +1,104 @@
+//! The most operations a second that one thread gets out of an instruction whose operands stay in registers.
+
+use std::time::Instant;
+
+use gdig_core::kmeans::arch::Kernel;
+
+/// Of the instruction that a kernel lives on; `None` where it has no such instruction (a call for each multiply-add).
+pub fn of(kernel: Kernel) -> Option<f64> {
+    #[cfg(target_arch = "x86_64")]
+    {
+        x86_64::of(kernel)
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    {
+        let _ = kernel;
+        None
+    }
+}
+
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
+fn rate(flops: f64, mut work: impl FnMut()) -> f64 {
+    let time = |work: &mut dyn FnMut()| {
+        let begin = Instant::now();
+        work();
+        begin.elapsed().as_secs_f64()
+    };
+    flops / (0..20).map(|_| time(&mut work)).fold(f64::INFINITY, f64::min)
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86_64 {
+    use std::arch::asm;
+    use std::arch::x86_64::*;
+    use std::hint::black_box;
+
+    use super::{rate, Kernel};
+    use gdig_core::kmeans::arch::x86_64::tile::Tiles;
+
+    const STEPS: usize = 100_000;
+    /// Sums that run side by side: more than the two units times four cycles that a multiply-add takes.
+    const CHAINS: usize = 12;
+
+    pub fn of(kernel: Kernel) -> Option<f64> {
+        let flops = |lanes: usize| (2 * lanes * CHAINS * STEPS) as f64;
+        // A product of two tiles: 16 x 16 sums of 32 (bfloat16) or 64 (int8) products.
+        let tiles = |depth: usize| (2 * 16 * 16 * depth * 4 * STEPS) as f64;
+        if !kernel.is_available() {
+            return None;
+        }
+        // SAFETY: the processor has what the kernel needs, or it would not be available; tiles live on this thread only.
+        match kernel {
+            Kernel::Scalar | Kernel::Portable => None,
+            Kernel::Avx2 => Some(rate(flops(8), || unsafe { avx2() })),
+            Kernel::Avx512 => Some(rate(flops(16), || unsafe { avx512() })),
+            Kernel::AmxBf16 => Some(rate(tiles(32), || unsafe { amx_bf16() })),
+            Kernel::AmxInt8 => Some(rate(tiles(64), || unsafe { amx_int8() })),
+        }
+    }
+
+    #[target_feature(enable = "avx512f")]
+    unsafe fn avx512() {
+        let (a, b) = (_mm512_set1_ps(black_box(0.5)), _mm512_set1_ps(black_box(0.5)));
+        let mut sums = [_mm512_set1_ps(1.0); CHAINS];
+        for _ in 0..STEPS {
+            for sum in &mut sums {
+                *sum = _mm512_fmadd_ps(*sum, a, b);
+            }
+        }
+        black_box(sums);
+    }
+
+    #[target_feature(enable = "avx2,fma")]
+    unsafe fn avx2() {
+        let (a, b) = (_mm256_set1_ps(black_box(0.5)), _mm256_set1_ps(black_box(0.5)));
+        let mut sums = [_mm256_set1_ps(1.0); CHAINS];
+        for _ in 0..STEPS {
+            for sum in &mut sums {
+                *sum = _mm256_fmadd_ps(*sum, a, b);
+            }
+        }
+        black_box(sums);
+    }
+
+    /// Four products a step into four sums, as the kernels have them; the operands are whatever the tiles hold, zeros.
+    macro_rules! amx {
+        ($name:ident, $instruction:literal) => {
+            unsafe fn $name() {
+                let tiles = Tiles::new();
+                tiles.zero();
+                for _ in 0..STEPS {
+                    asm!(
+                        concat!($instruction, " tmm0, tmm4, tmm6"),
+                        concat!($instruction, " tmm1, tmm4, tmm7"),
+                        concat!($instruction, " tmm2, tmm5, tmm6"),
+                        concat!($instruction, " tmm3, tmm5, tmm7"),
+                        options(nostack, nomem, preserves_flags)
+                    );
+                }
+            }
+        };
+    }
+    amx!(amx_bf16, "tdpbf16ps");
+    amx!(amx_int8, "tdpbssd");
+}
