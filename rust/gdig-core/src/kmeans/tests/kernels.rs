@@ -276,3 +276,24 @@ fn ties_go_to_the_lower_centroid() {
         }
     }
 }
+
+/// int8 centroids are rounded to the nearest step, not down. v = (127, 3.9, ..., 3.9) has a step of 1; the centroids are
+/// m + v and m - v, and m lies 25 / (2 |v|^2) of v behind the row (1, ..., 1), so that the first is nearer: its score is
+/// higher by 25. Rounded to the nearest, the score of each of the 63 columns is off by +0.1 and -0.1, in favour of the
+/// first; rounded down by -0.9 and -0.1, and the second would win by 25 - 63 * 0.8.
+#[test]
+fn int8_centroids_are_rounded_to_the_nearest() {
+    let Some((kernel, _)) = Kernel::available().find(|(kernel, _)| *kernel == Kernel::AmxInt8) else { return };
+    let v: Vec<f32> = (0..64).map(|j| if j == 0 { 127.0 } else { 3.9 }).collect();
+    let squared: f32 = v.iter().map(|v| v * v).sum();
+    let centroid = |sign: f32| v.iter().map(move |v| 1.0 - 25.0 / (2.0 * squared) * v + sign * v);
+    let (q, scales) = ([1i8; 64], [1f32]);
+    let rows = Rows::new(Dtype::I8, 64, cast_slice(&q), &scales).unwrap();
+    for (signs, expected) in [([1.0, -1.0], 0), ([-1.0, 1.0], 1)] {
+        let centroids: Vec<f32> = signs.into_iter().flat_map(centroid).collect();
+        let assigner = Assigner::new(kernel, &centroids, 64, Dtype::I8).unwrap();
+        let mut label = [9];
+        assigner.assign(rows, &[], &mut label, &mut Scratch::default());
+        assert_eq!(label, [expected]);
+    }
+}
