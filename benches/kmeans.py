@@ -80,7 +80,8 @@ def bench(arguments: argparse.Namespace, rows: int, k: int, dtype: str, director
         for name, method in methods.items():
             time_, centers = method(start=start, iterations=arguments.iterations, threads=arguments.threads)
             seconds[name].append(time_)
-            found.setdefault(name, inertia(x, centers))
+            if name not in found:
+                found[name] = inertia(x, centers)
     lines = {}
     for name, times in seconds.items():
         median = statistics.median(times)
