@@ -16,6 +16,7 @@ from gdig.data.export import export
 from gdig.errors import ConfigError, ModelError, StoreError
 from gdig.options import SelectOptions
 from gdig.progress import Progress
+from gdig.resampling import label_counts
 from gdig.run import read_state
 from gdig.stages.choose import Choice, choose, needs_clusters
 from gdig.stages.cluster import cluster_sketches, resolve_clusters
@@ -231,7 +232,7 @@ def _choose(work: Workspace, store: SketchStore, found: Survey, budget: Budget) 
     tokens = int(told["tokens"].sum())
     facts = {"rows": len(rows), "tokens": tokens, "output": str(output), "notes": choice.notes}
     run.record("select", config=config.group(SelectOptions), state="done", **facts)
-    clusters = run.stage("cluster")["occupied"] if labels else None
+    clusters = int((label_counts(labels) > 0).sum()) if labels else None
     return Selection(rows, columns, output, _summary(found, choice, clusters, output))
 
 

@@ -47,8 +47,8 @@ def cluster_sketches(store: SketchStore, directory: Path, n_clusters: int, confi
     it iterates there is directory/fit.safetensors, from which a run that was killed goes on.
 
     Returns:
-        What there is to record: n_clusters, n_iter, inertia (of the rows trained on), how many clusters hold a row,
-        rows of the largest, and how many hold at most one row.
+        What there is to record: n_clusters, n_iter, inertia (of the rows trained on), rows of the largest cluster, and
+        how many clusters hold at most one row.
     """
     centroids = directory / "centroids.safetensors"
     kmeans = KMeans(
@@ -87,5 +87,4 @@ def cluster_sketches(store: SketchStore, directory: Path, n_clusters: int, confi
             "a few very long gradients stand apart; unit_normalize clusters by direction instead"
         )
     facts = {"n_clusters": n_clusters, "n_iter": kmeans.n_iter_, "inertia": float(kmeans.inertia_)}
-    occupied = int((sizes > 0).sum())
-    return {**facts, "occupied": occupied, "largest": int(sizes.max()), "at_most_one_row": single}
+    return {**facts, "largest": int(sizes.max()), "at_most_one_row": single}
