@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gdig import ops
+from gdig.errors import ConfigError
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16]
 
@@ -72,13 +73,13 @@ def test_project(shape, dtype, side, dim):
     g = torch.Generator().manual_seed(2)
     q, p = (torch.randn(side, w, generator=g, dtype=torch.float64).to(acc) for w in (i + bias, o))
     columns = torch.randint(0, dim, (side * side,), generator=g)
-    signs = torch.randint(0, 2, (side * side,), generator=g).to(acc) * 2 - 1
+    weights = torch.randint(0, 2, (side * side,), generator=g).to(acc) * 2 - 1
     out = torch.ones(len(lengths), dim, dtype=acc)
-    ops.project(a, d, offsets, q, p, columns, signs, out)
+    ops.project(a, d, offsets, q, p, columns, weights, out)
     blocks = p.double() @ _gradients(a, d, offsets, bias) @ q.double().T
     want = torch.ones(len(lengths), dim, dtype=torch.float64)
     for k in range(side * side):
-        want[:, columns[k]] += signs[k] * blocks.flatten(1)[:, k]
+        want[:, columns[k]] += weights[k] * blocks.flatten(1)[:, k]
     size = 1 + float(a.double().abs().sum() + 1) * float(d.double().abs().sum()) * float(
         q.abs().sum() * p.abs().sum() + 1
     )
@@ -110,11 +111,15 @@ def test_arguments_that_do_not_fit_are_named():
     out = torch.zeros(2, 1)
     with pytest.raises(ValueError, match=r"score: v: expected shape \(4, 2\).*got \(7, 2\)"):
         ops.score(a, d, offsets, u, torch.zeros(7, 2), columns, out)
-    with pytest.raises(ValueError, match="score: offsets: expected a CPU tensor that ends at 5"):
+    with pytest.raises(ValueError, match="score: offsets: expected to end at 5, got 2"):
         ops.score(a, d, offsets[:-1], u, v, columns, torch.zeros(1, 1))
-    with pytest.raises(ValueError, match="impl: expected 'auto' or 'reference', got 'fast'"):
+    with pytest.raises(ValueError, match="impl: expected one of auto, triton, reference, got 'fast'"):
         ops.score(a, d, offsets, u, v, columns, out, impl="fast")
     q, p, r = torch.zeros(3, 4), torch.zeros(3, 9), torch.zeros(9)
+    with pytest.raises(ValueError, match="offsets: expected numbers that rise from 0"):
+        ops.score(a, d, torch.tensor([0, 6, 5]), u, v, columns, out)
+    with pytest.raises(ConfigError, match="needs tensors on CUDA, got them on cpu"):
+        ops.score(a, d, offsets, u, v, columns, out, impl="triton")
     with pytest.raises(ValueError, match="project: p: expected shape"):
         ops.project(a, d, offsets, q, p, r.long(), r, torch.zeros(2, 6))
     with pytest.raises(ValueError, match="covariance: out: expected 4"):

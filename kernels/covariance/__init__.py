@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import torch
 
+from gdig.kernels.dispatch import resolve
+from gdig.kernels.segments import Segments
+
 from . import reference
 
 
@@ -19,8 +22,9 @@ def covariance(x: torch.Tensor, keep: torch.Tensor, out: torch.Tensor, *, impl: 
 
     Raises:
         ValueError: on shapes or dtypes that do not fit, or an unknown `impl`.
+        ConfigError: when Triton is asked for and cannot run here.
     """
-    _check_impl("covariance", impl)
+    impl = resolve("covariance", impl, x.device)
     width = x.shape[1]
     if out.shape not in ((width, width), (width + 1, width + 1)):
         raise ValueError(f"covariance: out: expected {width} (bias: {width + 1}) squared, got {tuple(out.shape)}")
@@ -30,28 +34,25 @@ def covariance(x: torch.Tensor, keep: torch.Tensor, out: torch.Tensor, *, impl: 
 
 
 def squared_gradients(
-    a: torch.Tensor, d: torch.Tensor, offsets: torch.Tensor, out: torch.Tensor, *, impl: str = "auto"
+    a: torch.Tensor, d: torch.Tensor, offsets: torch.Tensor | Segments, out: torch.Tensor, *, impl: str = "auto"
 ) -> None:
     """Add sum_e (G_e)^2, elementwise, to `out` (EK-FAC, Grosse et al. 2023, equation 20, in the basis of a and d).
 
     Args:
         a: [T, J] inputs, already in the eigenbasis of A. d: [T, O] output gradients in that of S; dtype of `out`.
-        offsets: [B + 1] int64 on the CPU, rising from 0 to T.
+        offsets: [B + 1] int64 on the CPU, rising from 0 to T, or Segments made of it.
         out: [O, J] float32 or float64, added to in place.
         impl: "auto" or "reference".
 
     Raises:
         ValueError: on shapes that do not fit, or an unknown `impl`.
+        ConfigError: when Triton is asked for and cannot run here.
     """
-    _check_impl("squared_gradients", impl)
-    if out.shape != (d.shape[1], a.shape[1]) or a.shape[0] != d.shape[0] or int(offsets[-1]) != a.shape[0]:
+    impl = resolve("squared_gradients", impl, a.device)
+    examples = Segments.of(offsets)
+    if out.shape != (d.shape[1], a.shape[1]) or a.shape[0] != d.shape[0] or examples.end != a.shape[0]:
         raise ValueError(
-            f"squared_gradients: a {tuple(a.shape)}, d {tuple(d.shape)}, offsets to {int(offsets[-1])} and "
+            f"squared_gradients: a {tuple(a.shape)}, d {tuple(d.shape)}, offsets to {examples.end} and "
             f"out {tuple(out.shape)} do not fit one another"
         )
-    reference.squared_gradients(a, d, offsets, out)
-
-
-def _check_impl(name: str, impl: str) -> None:
-    if impl not in ("auto", "reference"):
-        raise ValueError(f"{name}: impl: expected 'auto' or 'reference', got {impl!r}")
+    reference.squared_gradients(a, d, examples, out)

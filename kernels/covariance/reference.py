@@ -22,15 +22,14 @@ def covariance(x, keep, out) -> None:
         out[width, width] += count
 
 
-def squared_gradients(a, d, offsets, out) -> None:
+def squared_gradients(a, d, examples, out) -> None:
     """Add the elementwise square of each example's gradient to out, some examples at a time."""
-    lengths = offsets.diff()
     step = max(1, _ELEMENTS // out.numel())
-    if len(lengths) and bool((lengths == lengths[0]).all()):
-        shape = (len(lengths), int(lengths[0]))
+    if examples.uniform is not None:
+        shape = (len(examples), examples.uniform)
         a, d = a.unflatten(0, shape), d.unflatten(0, shape)
-        for i in range(0, len(lengths), step):
+        for i in range(0, len(examples), step):
             out += (d[i : i + step].transpose(1, 2) @ a[i : i + step]).square_().sum(0)
         return
-    for i, j in pairwise(offsets.tolist()):
+    for i, j in pairwise(examples.bounds):
         out += (d[i:j].T @ a[i:j]).square_()

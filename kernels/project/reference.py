@@ -7,19 +7,19 @@ from itertools import pairwise
 import torch
 
 
-def project(a, d, offsets, q, p, columns, signs, out) -> None:
+def project(a, d, examples, q, p, columns, weights, out) -> None:
     """Add R vec(P G_e Q^T) of each example to out [B, dim]."""
     dtype = out.dtype
-    width = a.shape[1]
     left = d.to(dtype) @ p.T  # [T, p]
-    right = a.to(dtype) @ q[:, :width].T  # [T, p]
-    if q.shape[1] > width:
-        right = right + q[:, width]
-    lengths = offsets.diff()
-    if len(lengths) and bool((lengths == lengths[0]).all()):
-        shape = (len(lengths), int(lengths[0]))
+    right = a
+    if q is not None:
+        width = a.shape[1]
+        right = a.to(dtype) @ q[:, :width].T  # [T, p]
+        if q.shape[1] > width:
+            right = right + q[:, width]
+    if examples.uniform is not None:
+        shape = (len(examples), examples.uniform)
         blocks = left.unflatten(0, shape).transpose(1, 2) @ right.unflatten(0, shape)  # [B, p, p]
     else:
-        bounds = offsets.tolist()
-        blocks = torch.stack([left[i:j].T @ right[i:j] for i, j in pairwise(bounds)])
-    out.index_add_(1, columns, blocks.flatten(1) * signs)
+        blocks = torch.stack([left[i:j].T @ right[i:j] for i, j in pairwise(examples.bounds)])
+    out.index_add_(1, columns, blocks.flatten(1) * weights)

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 
 # Bounds the [T, columns] products that this version writes out: 2^24 float32 are 64 MiB.
 _ELEMENTS = 1 << 24
 
 
-def score(a, d, offsets, u, v, column_offsets, out) -> None:
+def score(a, d, examples, u, v, seeds, out) -> None:
     """Add sum_t sum_{c of s} (d_t . u_c)(a_t . v_c) to out [B, S], some seeds at a time."""
     dtype = out.dtype
     tokens, width = a.shape
     a, d = a.to(dtype), d.to(dtype)
-    lengths = offsets.diff()
-    bounds = column_offsets.tolist()
+    bounds = seeds.bounds
     most = max(1, _ELEMENTS // max(1, tokens))
     first = 0
     while first < len(bounds) - 1:
@@ -26,13 +27,14 @@ def score(a, d, offsets, u, v, column_offsets, out) -> None:
         if v.shape[0] > width:
             right = right + v[width, i:j]
         products = (d @ u[:, i:j]).mul_(right)
-        per_example = _segment_sum(products, lengths, 0)  # [B, columns of these seeds]
-        out[:, first:last] += _segment_sum(per_example, column_offsets[first : last + 1].diff(), 1)
+        per_example = _segment_sum(products, examples.bounds, 0)  # [B, columns of these seeds]
+        out[:, first:last] += _segment_sum(per_example, bounds[first : last + 1], 1)
         first = last
 
 
-def _segment_sum(x: torch.Tensor, lengths: torch.Tensor, dim: int) -> torch.Tensor:
-    """Sum runs of `lengths` along dim; a run may be empty."""
-    if len(lengths) and bool((lengths == lengths[0]).all()):
-        return x.unflatten(dim, (len(lengths), int(lengths[0]))).sum(dim + 1)
-    return torch.stack([part.sum(dim) for part in x.split(lengths.tolist(), dim)], dim)
+def _segment_sum(x: torch.Tensor, bounds: list[int], dim: int) -> torch.Tensor:
+    """Sum the runs between neighbouring `bounds` along dim; a run may be empty."""
+    lengths = [j - i for i, j in pairwise(bounds)]
+    if len(set(lengths)) == 1:
+        return x.unflatten(dim, (len(lengths), lengths[0])).sum(dim + 1)
+    return torch.stack([part.sum(dim) for part in x.split(lengths, dim)], dim)

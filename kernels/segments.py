@@ -1,0 +1,59 @@
+"""Runs of consecutive rows: the tokens of each example, the columns of each seed."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import torch
+
+
+class Segments:
+    """Segment k is the rows offsets[k] .. offsets[k + 1] - 1; it may be empty.
+
+    Made once a batch, so that nothing is copied to a device, or read back from it, once a layer.
+
+    Args:
+        offsets: [n + 1] int64 on the CPU, rising from 0.
+
+    Raises:
+        ValueError: on a tensor of another shape, dtype or device, or one that does not rise from 0.
+    """
+
+    def __init__(self, offsets: torch.Tensor) -> None:
+        if offsets.dim() != 1 or len(offsets) == 0 or offsets.dtype != torch.int64 or offsets.device.type != "cpu":
+            got = f"{offsets.dtype} {tuple(offsets.shape)} on {offsets.device}"
+            raise ValueError(f"offsets: expected int64 [n + 1] on the CPU, got {got}")
+        self.offsets = offsets
+        self.lengths = offsets.diff()
+        if int(offsets[0]) != 0 or bool((self.lengths < 0).any()):
+            raise ValueError(f"offsets: expected numbers that rise from 0, got {offsets.tolist()[:8]}")
+        self.end = int(offsets[-1])
+        self.longest = int(self.lengths.max()) if len(self.lengths) else 0
+        self._on: dict[torch.device, torch.Tensor] = {}
+
+    @classmethod
+    def of(cls, offsets: torch.Tensor | Segments) -> Segments:
+        """Take either form."""
+        return offsets if isinstance(offsets, cls) else cls(offsets)  # type: ignore[arg-type]
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    @cached_property
+    def bounds(self) -> list[int]:
+        """The offsets as Python numbers."""
+        return self.offsets.tolist()
+
+    @cached_property
+    def uniform(self) -> int | None:
+        """The length that all segments share; None when they differ or there are none."""
+        same = len(self.lengths) > 0 and bool((self.lengths == self.lengths[0]).all())
+        return int(self.lengths[0]) if same else None
+
+    def on(self, device: torch.device) -> torch.Tensor:
+        """The offsets on a device, copied there once."""
+        if device.type == "cpu":
+            return self.offsets
+        if device not in self._on:
+            self._on[device] = self.offsets.pin_memory().to(device, non_blocking=True)
+        return self._on[device]
