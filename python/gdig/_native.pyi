@@ -90,6 +90,7 @@ def kmeans_predict_to(
     directory: str | PathLike[str],
     rows_per_shard: int,
     callback: Callable[[int, int], object] | None,
+    shards: tuple[int, int] | None,
 ) -> list[Path]: ...
 def kernels() -> list[str]: ...
 def resample(

@@ -17,7 +17,8 @@ from typing import Annotated, Any, NoReturn, get_type_hints
 
 from gdig import options as o
 from gdig.config import Config
-from gdig.errors import ConfigError, GdigError
+from gdig.distributed import Ranks, joined, several
+from gdig.errors import ConfigError, GdigError, OtherRankError
 from gdig.progress import Progress
 from gdig.sources import read_run, read_yaml
 
@@ -104,9 +105,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status: 0, 2 for an error that gdig explains, 130 after Ctrl-C."""
     args = list(sys.argv[1:] if argv is None else argv)
     try:
-        status = _main(args)
+        with joined() as ranks:
+            status = _main(args, ranks) if ranks.main else _serve(ranks)
         sys.stdout.flush()
         return status
+    except OtherRankError as error:
+        return error.status
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from here", file=sys.stderr)
         return 130
@@ -127,9 +131,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run() -> NoReturn:
     """Be the command `gdig`: `main`, and after Ctrl-C an end that nobody has to wait for."""
     status = main()
-    if status == 130:
+    if status == 130 or (status and several()):
         # Every file is complete or absent, so nothing is left to do; but the interpreter takes torch and transformers
-        # down one object after another, which is 1 to 2 s on a busy machine.
+        # down one object after another, which is 1 to 2 s on a busy machine, and longer where they wait for a lost rank.
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(OSError):
                 stream.flush()
@@ -137,7 +141,13 @@ def run() -> NoReturn:
     sys.exit(status)
 
 
-def _main(args: list[str]) -> int:
+def _serve(ranks: Ranks) -> int:
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    importlib.import_module("gdig.pipeline").serve(ranks)
+    return 0
+
+
+def _main(args: list[str], ranks: Ranks) -> int:
     if not args or args[0] in ("-h", "--help", "help"):
         print(_overview())
         return 0 if args else 2
@@ -154,7 +164,7 @@ def _main(args: list[str]) -> int:
         hint = f"; did you mean {near[0]!r}?" if near else f"; expected one of {', '.join(COMMANDS)}"
         raise ConfigError(f"unknown command {name!r}{hint}")
     config, rest = _resolve(name, args[1:])
-    progress = Progress(quiet=config.quiet)
+    progress = Progress(quiet=config.quiet, first=ranks.first)
     if name == "verify":
         config.require("run_path")
     # Bars of other libraries (of loading weights and the like) would stand among gdig's own.
@@ -165,9 +175,9 @@ def _main(args: list[str]) -> int:
     elif name == "verify":
         lines = pipeline.verify(config.run_path, progress=progress)
     elif name == "select":
-        lines = pipeline.select(config, progress=progress).summary
+        lines = pipeline.select(config, progress=progress, ranks=ranks).summary
     else:
-        getattr(pipeline, name)(config, progress=progress)
+        getattr(pipeline, name)(config, progress=progress, ranks=ranks)
         lines = [f"{name}: done, in {config.run_path}"]
     if not config.quiet:
         for line in lines:
@@ -249,6 +259,7 @@ _METAVARS = {
     "model": "DIR",
     "tokenizer": "DIR",
     "run_path": "DIR",
+    "sweep_part": "K/N",
     "candidates": "FILE...",
     "seeds": "FILE...",
     "output": "FILE",

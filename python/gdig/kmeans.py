@@ -177,6 +177,7 @@ class KMeans:
         *,
         rows_per_shard: int = 16_384,
         callback: Callable[[int, int], object] | None = None,
+        shards: range | None = None,
     ) -> list[Path]:
         """Write each row's label and distance to files, one for each shard of `x`.
 
@@ -189,11 +190,19 @@ class KMeans:
             directory: where the files go, named like a store's shards; made if it is absent.
             rows_per_shard: rows of a file when `x` is an array; a store's own split is kept.
             callback: called after each file with the rows done and their total.
+            shards: write the files of these shards alone, numbers that follow one another (several processes can share
+                a directory so); all by default.
 
         Returns:
             The files, in row order.
+
+        Raises:
+            ValueError: if `shards` has a step other than 1, or goes beyond the last shard.
         """
-        return _native.kmeans_predict_to(_source(x), *self._model(), directory, rows_per_shard, callback)
+        if shards is not None and shards.step != 1:
+            raise ValueError(f"shards: expected numbers that follow one another, got {shards}")
+        span = None if shards is None else (shards.start, max(shards.start, shards.stop))
+        return _native.kmeans_predict_to(_source(x), *self._model(), directory, rows_per_shard, callback, span)
 
     def save(self, path: str | Path) -> None:
         """Write the centroids, counts and parameters to a safetensors file, complete or not at all."""

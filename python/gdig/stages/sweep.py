@@ -160,24 +160,67 @@ def sketch_scale(sweeper: Sweeper, probe: Sequence[Example]) -> float:
     return 2.0 ** -round(math.log2(float(np.median(norms)) / math.sqrt(sketch.shape[1])))
 
 
-def sweep_stage(work: Workspace, path: Path) -> None:
-    """Write the shards of the sweep that are missing, then count what the pool turned out to hold."""
+def sweep_stage(work: Workspace) -> bool:
+    """Write the shards of the sweep that are missing, or those of them that `sweep_part` names; when all are there,
+    count what the pool turned out to hold. Returns whether all are there."""
     config, run, n = work.config, work.run, len(work.candidates)
-    sweeper = Sweeper(work.model, read_seed_factors(work), config, work.progress)
-    if "scale" not in run.stage("sweep"):
-        run.record("sweep", scale=sketch_scale(sweeper, work.sample("probe", config.probe_rows)[0]))
-    sweeper.scale = run.stage("sweep")["scale"]
-    store = _open_or_create(path, work)
-    step = store.rows_per_shard
-    missing = store.missing(n)
-    done = n - sum(min(n, (shard + 1) * step) - shard * step for shard in missing)
-    with work.progress.stage("sweep", n, done=done) as bar:
-        for shard in missing:
-            start, stop = shard * step, min(n, (shard + 1) * step)
-            store.write_shard(shard, sweeper.shard(work.candidates, work.encoder, start, stop, bar))
-    counts = count_rows(SketchStore.open(path), work)
+    store = _open_or_create(run.path / "sweep", work)
+    missing = [shard for shard in store.missing(n) if in_part(shard, config.sweep_part)]
+    if missing:
+        run.record("sweep", rows=n)
+        arguments = {"missing": missing, "dtype": run.stage("fit")["dtype"], "scale": run.stage("sweep").get("scale")}
+        work.ranks.task("sweep", **arguments)
+        sweep_shards(work, **arguments)
+    left = store.missing(n)
+    if left:
+        whole = -(-n // store.rows_per_shard)
+        work.progress.say(
+            f"sweep: {whole - len(left)} of {whole} shards are there; other parts (sweep_part), and gdig merge, add more"
+        )
+        return False
+    counts = count_rows(SketchStore.open(run.path / "sweep"), work)
     run.record("sweep", **counts)
     work.progress.say("sweep: " + ", ".join(f"{value:,} {name.replace('_', ' ')}" for name, value in counts.items()))
+    return True
+
+
+def sweep_shards(work: Workspace, missing: list[int], dtype: str, scale: float | None) -> None:
+    """Write the shards `missing`, whoever is free taking the next: every rank is here with the same arguments.
+
+    Args:
+        work: this rank's.
+        missing: shards to write.
+        dtype: name of the dtype that the fit ran in.
+        scale: of the sketches; None to have rank 0 find and record it.
+    """
+    ranks, n = work.ranks, len(work.candidates)
+    sweeper = Sweeper(work.model, read_seed_factors(work, dtype), work.config, work.progress)
+    if scale is None:
+        if ranks.main:
+            scale = sketch_scale(sweeper, work.sample("probe", work.config.probe_rows)[0])
+            work.run.record("sweep", scale=scale)
+        scale = ranks.gather(scale)[0]
+    sweeper.scale = scale
+    store = SketchStore.open(work.path / "sweep")
+    step = store.rows_per_shard
+    spans = {shard: (shard * step, min(n, (shard + 1) * step)) for shard in missing}
+    done = n - sum(stop - start for start, stop in spans.values())
+    with work.progress.stage("sweep", n, done=done) as shown:
+        bar = ranks.shared(shown)
+        for number in ranks.claim(len(missing)):
+            start, stop = spans[missing[number]]
+            ranks.doing(f"sweep, rows {start} to {stop - 1}")
+            store.write_shard(missing[number], sweeper.shard(work.candidates, work.encoder, start, stop, bar))
+        ranks.doing("sweep, all shards taken")
+        ranks.gather(None, bar)
+
+
+def in_part(shard: int, part: str | None) -> bool:
+    """Whether a shard belongs to the part "K/N" of a sweep: shards K - 1, K - 1 + N, ...; None is all of it."""
+    if part is None:
+        return True
+    k, n = map(int, part.split("/"))
+    return shard % n == k - 1
 
 
 def count_rows(store: SketchStore, work: Workspace) -> dict[str, int]:

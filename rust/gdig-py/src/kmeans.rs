@@ -100,11 +100,15 @@ pub fn kmeans_predict_to<'py>(
     directory: PathBuf,
     rows_per_shard: usize,
     callback: Option<Bound<'py, PyAny>>,
+    shards: Option<(usize, usize)>,
 ) -> PyResult<Vec<PathBuf>> {
     let held = Held::new(x)?;
     let (source, kernel) = (held.source()?, Kernel::choose(kernel).map_err(to_py)?);
     let model = Model { centroids: centroids.as_slice()?, unit_normalize, kernel, n_threads };
-    supervised(py, callback, |supervisor| kmeans::predict_to(&source, &model, &directory, rows_per_shard, supervisor))
+    let shards = shards.map(|(start, stop)| start..stop);
+    supervised(py, callback, |supervisor| {
+        kmeans::predict_to(&source, &model, &directory, rows_per_shard, shards, supervisor)
+    })
 }
 
 /// Names of the kernels that this machine has, the slowest first.
