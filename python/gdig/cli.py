@@ -43,6 +43,14 @@ class PreviewOptions:
 
 
 @dataclass(frozen=True)
+class MergeOptions:
+    """Runs whose sweeps are put together in the directory --run-path: one of them, or a new one."""
+
+    runs: tuple[str, ...] = ()
+    """Copies of one fitted run, each swept in part (--sweep-part)."""
+
+
+@dataclass(frozen=True)
 class Command:
     """A command: what it says of itself, and the options it takes."""
 
@@ -58,6 +66,9 @@ class Command:
         return tuple((g, self.only.get(g, tuple(f.name for f in fields(g)))) for g in self.groups)
 
 
+_WITHOUT_PARTS = {o.RunOptions: tuple(f.name for f in fields(o.RunOptions) if f.name != "sweep_part")}
+
+
 def _groups_up_to(stage: str) -> tuple[type, ...]:
     needed = {g for s in o.STAGES[: o.STAGES.index(stage) + 1] for g in o.STAGE_GROUPS[s]}
     return (*(g for g in o.GROUPS if g in needed), o.RunOptions)
@@ -70,11 +81,13 @@ COMMANDS = {
         f"gdig select {_DATA} --budget 500 --run-path runs/a --output selection.jsonl\n"
         "gdig select --run-path runs/a --method top --output top.parquet   # the same sweep, another choice",
         _groups_up_to("select"),
+        _WITHOUT_PARTS,
     ),
     "fit": Command(
         "Fit the curvature and precondition the seeds' gradients.",
         f"gdig fit {_DATA} --run-path runs/a --fit-rows 5000",
         _groups_up_to("fit"),
+        _WITHOUT_PARTS,
     ),
     "sweep": Command(
         "Pass over the pool once: influence on every seed, sketch, loss.",
@@ -85,6 +98,7 @@ COMMANDS = {
         "Group the sketches by k-means.",
         "gdig cluster --run-path runs/a --n-clusters 256   # goes on with the options of the run in runs/a",
         _groups_up_to("cluster"),
+        _WITHOUT_PARTS,
     ),
     "preview": Command(
         "Show rows as the model will see them, the masked part marked.",
@@ -96,6 +110,14 @@ COMMANDS = {
         "Read every file of a run and check its sums.",
         "gdig verify --run-path runs/a",
         (o.RunOptions,),
+        {o.RunOptions: ("run_path", "quiet")},
+    ),
+    "merge": Command(
+        "Put the shards of a sweep together that several machines have made.",
+        "gdig sweep --run-path a --sweep-part 1/2     # on one machine, in a copy of the fitted run\n"
+        "gdig sweep --run-path b --sweep-part 2/2     # on another\n"
+        "gdig merge a b --run-path whole && gdig select --run-path whole --budget 500",
+        (MergeOptions, o.RunOptions),
         {o.RunOptions: ("run_path", "quiet")},
     ),
 }
@@ -165,7 +187,7 @@ def _main(args: list[str], ranks: Ranks) -> int:
         raise ConfigError(f"unknown command {name!r}{hint}")
     config, rest = _resolve(name, args[1:])
     progress = Progress(quiet=config.quiet, first=ranks.first)
-    if name == "verify":
+    if name in ("verify", "merge"):
         config.require("run_path")
     # Bars of other libraries (of loading weights and the like) would stand among gdig's own.
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
@@ -174,6 +196,8 @@ def _main(args: list[str], ranks: Ranks) -> int:
         lines = pipeline.preview(config, rows=rest["rows"], progress=progress)
     elif name == "verify":
         lines = pipeline.verify(config.run_path, progress=progress)
+    elif name == "merge":
+        lines = pipeline.merge(rest["runs"], config.run_path, progress=progress)
     elif name == "select":
         lines = pipeline.select(config, progress=progress, ranks=ranks).summary
     else:
@@ -191,7 +215,7 @@ def _resolve(name: str, argv: list[str]) -> tuple[Config, dict[str, Any]]:
     given = read_yaml(flags["config"]) if flags["config"] else {}
     run_path = flags["run_path"] or given.get("run_path")
     has_model = flags.get("model") or given.get("model")
-    stored = read_run(run_path) if run_path and not has_model and name != "verify" else {}
+    stored = read_run(run_path) if run_path and not has_model and name not in ("verify", "merge") else {}
     preset = _parse(name, argv, {**stored, **given}).get("preset", "default")
     if preset != (before := stored.get("preset", "default")):
         stored = {key: value for key, value in stored.items() if key not in o.PRESETS[before]}
@@ -251,11 +275,16 @@ def _fields(group: type, names: tuple[str, ...], defaults: dict[str, Any]) -> li
             # None stands for what the help text says after "Default:".
             help_behavior_hint=f"(default: {default})" if shows_default else " ",
         )
-        members.append((member.name, Annotated[hints[member.name], argument], default))
+        hint: Any = Annotated[hints[member.name], argument]
+        if member.name in _POSITIONAL:
+            hint = tyro.conf.Positional[hint]
+        members.append((member.name, hint, default))
     return members
 
 
+_POSITIONAL = ("runs",)
 _METAVARS = {
+    "runs": "RUN...",
     "model": "DIR",
     "tokenizer": "DIR",
     "run_path": "DIR",
@@ -303,7 +332,8 @@ commands:
 {commands}
 
 select runs fit, sweep and cluster first where they are missing. A command that was stopped goes on
-where it was when it is given again.
+where it was when it is given again. Several processes share the work of fit, sweep, cluster and select:
+torchrun --nproc-per-node N -m gdig COMMAND ...
 
 options:
   -h, --help     this text; gdig COMMAND --help lists the options of a command

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ from gdig.run import read_state
 from gdig.stages.choose import Choice, choose, needs_clusters
 from gdig.stages.cluster import cluster_sketches, label_part, resolve_clusters
 from gdig.stages.fit import curvature_part, fit_stage, seeds_part
+from gdig.stages.merge import merge_runs
 from gdig.stages.quality import Survey, survey
 from gdig.stages.sweep import sweep_shards, sweep_stage
 from gdig.store import SketchStore, verify_file
@@ -129,6 +130,23 @@ def verify(run_path: str | Path, *, progress: Progress | None = None) -> list[st
             raise StoreError(f"{lost[0]}: is missing, and {len(lost) - 1} more shards of the finished sweep")
         lines.append(f"sweep: {report.shards} shards, {report.rows:,} rows, {report.bytes:,} bytes, sound")
     return lines
+
+
+def merge(runs: Sequence[str | Path], run_path: str | Path, *, progress: Progress | None = None) -> list[str]:
+    """Put the shards that copies of one fitted run have swept (see `sweep_part`) together in the directory `run_path`.
+
+    Args:
+        runs: the run directories.
+        run_path: where to; one of them, or a new one.
+        progress: where to show it.
+
+    Returns:
+        Lines that say what is there now. A sweep or select in `run_path` goes on from it.
+
+    Raises:
+        GdigError: a subclass that names what differs between the runs, or the file that is damaged.
+    """
+    return merge_runs([Path(path) for path in runs], Path(run_path), progress or Progress())
 
 
 def _finished_files(path: Path) -> list[Path]:

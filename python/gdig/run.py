@@ -56,7 +56,7 @@ class Run:
         if self.path.is_dir() and not self._file.exists() and any(not _is_ours(p) for p in self.path.iterdir()):
             raise RunError(f"run_path: {self.path} is not empty and holds no run.json; choose another directory")
         self.path.mkdir(parents=True, exist_ok=True)
-        self._lock = _lock(self.path / ".lock")
+        self._lock = lock(self.path / ".lock")
         try:
             _wait_for_ranks(self.path)
             for leftover in self.path.rglob(".*.tmp"):  # of a process that was killed: the lock says there is no other
@@ -156,8 +156,13 @@ class Run:
         return {k: v for k, v in values.items() if k not in _BY_CONTENT}
 
     def _write(self) -> None:
-        with replacing(self._file) as temporary:
-            temporary.write_text(json.dumps(self.state, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_state(self._file, self.state)
+
+
+def write_state(file: Path, state: dict[str, Any]) -> None:
+    """Write a run.json, complete or not at all."""
+    with replacing(file) as temporary:
+        temporary.write_text(json.dumps(state, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def read_state(file: Path) -> dict[str, Any]:
@@ -184,7 +189,7 @@ def _is_ours(path: Path) -> bool:
 def enter(path: Path) -> int:
     """Say that a rank beside the first works in a run directory, until the handle returned is closed or the process
     ends."""
-    return _lock(path / ".ranks", exclusive=False)
+    return lock(path / ".ranks", exclusive=False)
 
 
 def _wait_for_ranks(path: Path) -> None:
@@ -194,13 +199,13 @@ def _wait_for_ranks(path: Path) -> None:
         return
     for _ in range(_LAST_RANKS_S):
         with contextlib.suppress(RunError):
-            os.close(_lock(path / ".ranks"))
+            os.close(lock(path / ".ranks"))
             return
         time.sleep(1)
-    os.close(_lock(path / ".ranks"))
+    os.close(lock(path / ".ranks"))
 
 
-def _lock(path: Path, exclusive: bool = True) -> int:
+def lock(path: Path, exclusive: bool = True) -> int:
     """Take the directory's lock, or say that it is taken. The system drops it when the process ends."""
     handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
