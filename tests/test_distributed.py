@@ -70,9 +70,7 @@ class Launch:
         """The process of a rank."""
         for child in Path(f"/proc/{self.process.pid}/task").glob("*/children"):
             for pid in child.read_text().split():
-                if f"RANK={rank}\0".encode() in Path(f"/proc/{pid}/environ").read_bytes().split(b"LOCAL_")[0] or (
-                    f"\0RANK={rank}\0".encode() in Path(f"/proc/{pid}/environ").read_bytes()
-                ):
+                if f"RANK={rank}".encode() in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
                     return int(pid)
         raise AssertionError(f"no rank {rank}:\n{self.text}")
 
@@ -130,7 +128,7 @@ def test_a_rank_is_killed_and_another_number_of_ranks_goes_on_to_the_same_bytes(
 def test_two_ranks_fit_alike_and_a_bad_row_is_told_once(project, inputs, alone, tmp_path):
     """Also the summary and what is shown, which rank 0 alone prints; and that it goes on once the row is mended."""
     rows = translation_rows(ROWS)
-    sampled = Ranks_sample(alone, project, inputs)
+    sampled = sampled_rows(alone, project, inputs)
     bad = [row for row in range(8, ROWS) if row not in sampled][:2]  # of two shards: each rank may meet one
     bad += [row for row in range(ROWS // 2, ROWS) if row not in sampled][:2]
     for row in bad:
@@ -140,14 +138,16 @@ def test_two_ranks_fit_alike_and_a_bad_row_is_told_once(project, inputs, alone, 
     launch = Launch.start(2, ["select", *flags(project.options(run_path, **changes))], tmp_path / "two")
     assert launch.wait() != 0
     (line,) = launch.said()
-    assert line.startswith(("gdig: error: rank 1: ", "gdig: error: ")) and f"{pool}, row " in line and "trg_text" in line
+    assert (
+        line.startswith(("gdig: error: rank 1: ", "gdig: error: ")) and f"{pool}, row " in line and "trg_text" in line
+    )
     assert "exitcode  : 2" in launch.text
     assert launch.text.count("fit: factors: ") == 1 and launch.text.count("model: ") == 1
     fitted = {name: data for name, data in files_of(alone).items() if name.startswith(("curvature", "seeds"))}
     assert fitted.items() <= files_of(run_path).items()
 
 
-def Ranks_sample(run_path: Path, project, inputs) -> set[int]:
+def sampled_rows(run_path: Path, project, inputs) -> set[int]:
     """Rows of the pool that the fit looks at."""
     from gdig.config import Config
     from gdig.workspace import Workspace

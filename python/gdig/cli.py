@@ -66,7 +66,9 @@ class Command:
         return tuple((g, self.only.get(g, tuple(f.name for f in fields(g)))) for g in self.groups)
 
 
-_WITHOUT_PARTS = {o.RunOptions: tuple(f.name for f in fields(o.RunOptions) if f.name != "sweep_part")}
+_WITHOUT_PARTS: dict[type, tuple[str, ...]] = {
+    o.RunOptions: tuple(f.name for f in fields(o.RunOptions) if f.name != "sweep_part")
+}
 
 
 def _groups_up_to(stage: str) -> tuple[type, ...]:
@@ -155,7 +157,7 @@ def run() -> NoReturn:
     status = main()
     if status == 130 or (status and several()):
         # Every file is complete or absent, so nothing is left to do; but the interpreter takes torch and transformers
-        # down one object after another, which is 1 to 2 s on a busy machine, and longer where they wait for a lost rank.
+        # down one object after another, which is 1 to 2 s on a busy machine, and longer where they wait for a rank.
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(OSError):
                 stream.flush()
@@ -277,7 +279,8 @@ def _fields(group: type, names: tuple[str, ...], defaults: dict[str, Any]) -> li
         )
         hint: Any = Annotated[hints[member.name], argument]
         if member.name in _POSITIONAL:
-            hint = tyro.conf.Positional[hint]
+            positional: Any = tyro.conf.Positional
+            hint = positional[hint]
         members.append((member.name, hint, default))
     return members
 

@@ -161,10 +161,12 @@ class Several(Ranks):
     # What Ranks promises.
 
     def task(self, name: str, **arguments: Any) -> None:
+        """Set the next task's key."""
         self.doing(name)
         self.store.set(self._next("task"), json.dumps([name, arguments]))
 
     def tasks(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Wait for one key after the other."""
         while True:
             key = self._next("task")
             self.doing("waiting for rank 0")
@@ -176,9 +178,11 @@ class Several(Ranks):
             yield name, arguments
 
     def doing(self, what: str) -> None:
+        """Set this rank's key, which others read when it is lost."""
         self.store.set(f"doing/{self.rank}", what)
 
     def gather(self, value: Any, bar: Bar | None = None) -> list[Any]:
+        """Set this rank's key, and wait for all."""
         if isinstance(bar, _SharedBar):
             bar.pass_on()
         key = self._next("gather")
@@ -192,14 +196,17 @@ class Several(Ranks):
         return values
 
     def claim(self, n: int) -> Iterator[int]:
+        """Count up a key of the store, which no two ranks do at once."""
         key = self._next("claim")
         while (number := self.store.add(key, 1) - 1) < n:
             yield number
 
     def shared(self, bar: Bar) -> Bar:
+        """A bar that counts in the store."""
         return _SharedBar(self, self._next("bar"), bar)
 
     def first(self, text: str) -> bool:
+        """Count up the text's key."""
         return self.store.add(f"first/{text}", 1) == 1
 
     def device(self, asked: str) -> str:
@@ -380,8 +387,10 @@ def _connect() -> tuple[Any, int, int, int, int]:
         store, rank, world = next(dist.rendezvous("env://", timeout=timedelta(seconds=_START_S)))
     except (ValueError, RuntimeError) as error:
         raise RunError(f"the ranks' store cannot be reached; was this started by torchrun? ({error})") from error
-    local_rank, local_world = (int(os.environ.get(f"LOCAL_{name}", default)) for name, default in
-                               (("RANK", str(rank)), ("WORLD_SIZE", str(world))))
+    local_rank, local_world = (
+        int(os.environ.get(f"LOCAL_{name}", default))
+        for name, default in (("RANK", str(rank)), ("WORLD_SIZE", str(world)))
+    )
     return dist.PrefixStore("gdig", store), rank, world, local_rank, local_world
 
 

@@ -49,7 +49,9 @@ def merge_runs(paths: Sequence[Path], out: Path, progress: Progress) -> list[str
     for path in runs:
         for file in _fit_files(path):
             if _checksum(path / file) != _checksum(runs[0] / file):
-                raise RunError(f"{path / file}: another fit than {runs[0] / file}: fit once, then copy the run directory")
+                raise RunError(
+                    f"{path / file}: another fit than {runs[0] / file}: fit once, then copy the run directory"
+                )
     out.mkdir(parents=True, exist_ok=True)
     held = lock(out / ".lock")
     try:

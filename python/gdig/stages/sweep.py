@@ -175,7 +175,7 @@ def sweep_stage(work: Workspace) -> bool:
     if left:
         whole = -(-n // store.rows_per_shard)
         work.progress.say(
-            f"sweep: {whole - len(left)} of {whole} shards are there; other parts (sweep_part), and gdig merge, add more"
+            f"sweep: {whole - len(left)} of {whole} shards are there; gdig merge adds those of other parts"
         )
         return False
     counts = count_rows(SketchStore.open(run.path / "sweep"), work)
