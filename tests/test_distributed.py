@@ -6,6 +6,7 @@ Processes are started as a user starts them, through torchrun. Each takes second
 from __future__ import annotations
 
 import os
+import queue
 import signal
 import subprocess
 import sys
@@ -28,7 +29,7 @@ from gdig.progress import Progress
 
 ROWS = 240
 # Many small batches, so that every group of the fit has some; many shards, so that there is time to kill a rank.
-OPTIONS = {"token_batch_size": 64, "rows_per_shard": 4, "fit_rows": 40, "unit_normalize": False}
+OPTIONS = {"token_batch_size": 64, "rows_per_shard": 4, "fit_rows": 40, "train_rows": "all"}
 
 
 def files_of(run_path: Path) -> dict[str, bytes]:
@@ -170,7 +171,7 @@ def test_ctrl_c_ends_all_with_130_and_one_word(project, inputs, alone, tmp_path)
 
 
 def sweep_options(project, run_path, inputs) -> dict:
-    unknown = ("n_clusters", "budget", "unit_normalize")
+    unknown = ("n_clusters", "budget", "train_rows")
     return {k: v for k, v in project.options(run_path, **inputs).items() if k not in unknown}
 
 
@@ -319,3 +320,82 @@ def test_parts_are_added_in_order_by_one_process_too():
         exchange.fold([part], totals, [0], 1)
     assert torch.equal(totals[0], expected)
     assert totals[0].data_ptr() != parts[0].data_ptr()
+
+
+class Queues:
+    """The processes of a k-means fit, as threads."""
+
+    def __init__(self, rank: int, world: int, given: list[queue.Queue], sent: list[queue.Queue]) -> None:
+        self.rank, self.world, self.given, self.sent = rank, world, given, sent
+        self.received = 0
+
+    def give(self, centroids: np.ndarray) -> None:
+        for one in self.given[1:]:
+            one.put(centroids.copy())
+
+    def take(self) -> np.ndarray | None:
+        return self.given[self.rank].get(timeout=60)
+
+    def send(self, content: np.ndarray) -> None:
+        self.sent[self.rank].put(content.copy())
+
+    def receive(self, source: int, n_bytes: int) -> np.ndarray:
+        self.received += 1
+        return self.sent[source].get(timeout=60)
+
+    def end(self) -> None:
+        for one in self.given[1:]:
+            one.put(None)
+
+
+def shared_fit(world: int, x: np.ndarray, **options) -> tuple[gdig.KMeans, Queues]:
+    given, sent = [queue.Queue() for _ in range(world)], [queue.Queue() for _ in range(world)]
+    models = [gdig.KMeans(n_threads=1 + rank, **options) for rank in range(world)]
+    ranks = [Queues(rank, world, given, sent) for rank in range(world)]
+    threads = [threading.Thread(target=models[i].fit_shared, args=(x, ranks[i])) for i in range(1, world)]
+    for thread in threads:
+        thread.start()
+    models[0].fit_shared(x, ranks[0])
+    for thread in threads:
+        thread.join(60)
+        assert not thread.is_alive()
+    return models[0], ranks[0]
+
+
+@pytest.mark.parametrize("train_rows", ["all", 290_000])
+@pytest.mark.parametrize("world", [2, 3])
+def test_ranks_fit_k_means_to_the_bits_of_one(world, train_rows):
+    """Three waves of chunks and a piece, dealt to 2 or 3 ranks; some clusters start empty, and one row is far away."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((3 * 16 * 8192 + 5, 3)).astype(np.float32)
+    x[-1] = 1000
+    start = np.concatenate([x[:6], np.full((2, 3), 500, np.float32) + np.arange(2)[:, None].astype(np.float32)])
+    options = {"n_clusters": 8, "init": start, "max_iter": 4, "tol": 0.0, "train_rows": train_rows}
+    alone = gdig.KMeans(**options).fit(x)
+    model, ranks = shared_fit(world, x, **options)
+    assert ranks.received > 4 * 16, "the other ranks must have done a part"
+    np.testing.assert_array_equal(model.cluster_centers_, alone.cluster_centers_)
+    np.testing.assert_array_equal(model.counts_, alone.counts_)
+    assert (model.inertia_, model.n_iter_) == (alone.inertia_, alone.n_iter_)
+
+
+def test_what_another_rank_raises_ends_the_fit():
+    class Gone(Queues):
+        def receive(self, source: int, n_bytes: int) -> np.ndarray:
+            raise OtherRankError(2)
+
+    with pytest.raises(OtherRankError):
+        gdig.KMeans(2, train_rows="all").fit_shared(
+            np.zeros((20 * 8192, 2), np.float32) + np.arange(2, dtype=np.float32),
+            Gone(0, 2, [queue.Queue(), queue.Queue()], []),
+        )
+
+    class Short(Queues):
+        def receive(self, source: int, n_bytes: int) -> np.ndarray:
+            return np.zeros(n_bytes - 1, np.uint8)
+
+    with pytest.raises(GdigError, match="sums of another shape"):
+        gdig.KMeans(2, train_rows="all").fit_shared(
+            np.zeros((20 * 8192, 2), np.float32) + np.arange(2, dtype=np.float32),
+            Short(0, 2, [queue.Queue(), queue.Queue()], []),
+        )

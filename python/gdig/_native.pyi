@@ -73,7 +73,8 @@ def kmeans_fit(
     kernel: str | None,
     callback: Callable[[int, float, float], object] | None,
     checkpoint: str | PathLike[str] | None,
-) -> tuple[NDArray[np.float32], float, int, NDArray[np.uint64]]: ...
+    others: Any | None = None,
+) -> tuple[NDArray[np.float32], float, int, NDArray[np.uint64]] | None: ...
 def kmeans_predict(
     x: Store | NDArray[Any],
     centroids: NDArray[np.float32],

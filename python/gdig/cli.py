@@ -66,11 +66,6 @@ class Command:
         return tuple((g, self.only.get(g, tuple(f.name for f in fields(g)))) for g in self.groups)
 
 
-_WITHOUT_PARTS: dict[type, tuple[str, ...]] = {
-    o.RunOptions: tuple(f.name for f in fields(o.RunOptions) if f.name != "sweep_part")
-}
-
-
 def _groups_up_to(stage: str) -> tuple[type, ...]:
     needed = {g for s in o.STAGES[: o.STAGES.index(stage) + 1] for g in o.STAGE_GROUPS[s]}
     return (*(g for g in o.GROUPS if g in needed), o.RunOptions)
@@ -83,13 +78,11 @@ COMMANDS = {
         f"gdig select {_DATA} --budget 500 --run-path runs/a --output selection.jsonl\n"
         "gdig select --run-path runs/a --method top --output top.parquet   # the same sweep, another choice",
         _groups_up_to("select"),
-        _WITHOUT_PARTS,
     ),
     "fit": Command(
         "Fit the curvature and precondition the seeds' gradients.",
         f"gdig fit {_DATA} --run-path runs/a --fit-rows 5000",
         _groups_up_to("fit"),
-        _WITHOUT_PARTS,
     ),
     "sweep": Command(
         "Pass over the pool once: influence on every seed, sketch, loss.",
@@ -100,7 +93,6 @@ COMMANDS = {
         "Group the sketches by k-means.",
         "gdig cluster --run-path runs/a --n-clusters 256   # goes on with the options of the run in runs/a",
         _groups_up_to("cluster"),
-        _WITHOUT_PARTS,
     ),
     "preview": Command(
         "Show rows as the model will see them, the masked part marked.",

@@ -142,6 +142,7 @@ class Several(Ranks):
     ) -> None:
         self.rank, self.world, self.local_rank, self.local_world = rank, world, local_rank, local_world
         self.store = store
+        self.direct = False  # whether tensors go from device to device; gdig.exchange finds out
         self.host = socket.gethostname()
         self._wake = wake
         self._counts = {"task": 0, "gather": 0, "claim": 0, "bar": 0}

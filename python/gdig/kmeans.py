@@ -134,6 +134,37 @@ class KMeans:
             StoreError: if a shard is missing or damaged.
             ValueError, TypeError: on a parameter or an array that cannot be used.
         """
+        return self._fit(x, callback, checkpoint, None)
+
+    def fit_shared(
+        self,
+        x: RowSource,
+        others: Any,
+        callback: Callable[[int, float, float], object] | None = None,
+        *,
+        checkpoint: str | Path | None = None,
+    ) -> KMeans:
+        """Find centroids together with other processes: to the bits of :meth:`fit`, whose arguments these are.
+
+        Args:
+            x: the rows, the same in all processes.
+            others: the processes, as :class:`gdig.exchange.Passes` is. Rank 0 is fitted; the others help until it ends.
+            callback: rank 0's.
+            checkpoint: rank 0's.
+        """
+        if others.rank:
+            return self._fit(x, None, None, others)
+        self._fit(x, callback, checkpoint, others)
+        others.end()
+        return self
+
+    def _fit(
+        self,
+        x: RowSource,
+        callback: Callable[[int, float, float], object] | None,
+        checkpoint: str | Path | None,
+        others: Any | None,
+    ) -> KMeans:
         self._check()
         init = None if isinstance(self.init, str) else np.ascontiguousarray(self.init, dtype=np.float32)
         if checkpoint is not None:
@@ -141,7 +172,7 @@ class KMeans:
         train_rows = self.train_rows
         if train_rows is None:
             train_rows = TRAIN_ROWS_PER_CENTROID * self.n_clusters
-        centers, self.inertia_, self.n_iter_, self.counts_ = _native.kmeans_fit(
+        fitted = _native.kmeans_fit(
             _source(x),
             self.n_clusters,
             init=init,
@@ -154,8 +185,10 @@ class KMeans:
             kernel=self.kernel,
             callback=callback,
             checkpoint=checkpoint,
+            others=others,
         )
-        self.cluster_centers_ = centers
+        if fitted is not None:
+            self.cluster_centers_, self.inertia_, self.n_iter_, self.counts_ = fitted
         return self
 
     def predict(self, x: RowSource) -> NDArray[np.uint32]:

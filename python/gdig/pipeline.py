@@ -20,7 +20,7 @@ from gdig.progress import Progress, WarningsOnly
 from gdig.resampling import label_counts
 from gdig.run import read_state
 from gdig.stages.choose import Choice, choose, needs_clusters
-from gdig.stages.cluster import cluster_sketches, label_part, resolve_clusters
+from gdig.stages.cluster import cluster_sketches, fit_part, label_part, resolve_clusters
 from gdig.stages.fit import curvature_part, fit_stage, seeds_part
 from gdig.stages.merge import merge_runs
 from gdig.stages.quality import Survey, survey
@@ -186,6 +186,7 @@ _SHARED: dict[str, Callable[..., object]] = {
     "curvature": curvature_part,
     "seeds": seeds_part,
     "sweep": sweep_shards,
+    "centroids": fit_part,
     "labels": label_part,
 }
 """What ranks do side by side, by the name of the task."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from gdig.config import Budget, Config
+from gdig.distributed import Ranks
 from gdig.errors import ConfigError
+from gdig.exchange import Passes
 from gdig.kmeans import KMeans
 from gdig.resampling import label_counts
 from gdig.stages.quality import Survey
@@ -49,21 +51,11 @@ def cluster_sketches(work: Workspace, store: SketchStore, n_clusters: int) -> di
         how many clusters hold at most one row.
     """
     config, progress, directory = work.config, work.progress, work.path / "clusters"
-    kmeans = KMeans(
-        n_clusters,
-        max_iter=config.kmeans_max_iter,
-        tol=config.kmeans_tol,
-        seed=config.seed,
-        train_rows=config.train_rows,
-        unit_normalize=config.unit_normalize,
-        n_threads=config.threads,
-    )
-    with progress.stage("cluster: k-means", config.kmeans_max_iter, "iterations") as bar:
-        kmeans.fit(
-            store,
-            callback=lambda iteration, inertia, shift: bar.advance(1, f"inertia {inertia:.4g}"),
-            checkpoint=directory / "fit.safetensors",
-        )
+    # The default sample is small: rank 0 is done with it, on all cores of its machine, before others would have begun.
+    ranks = work.ranks if config.train_rows is not None else Ranks()
+    if ranks.world > 1:
+        ranks.task("centroids", n_clusters=n_clusters)
+    kmeans = fit_part(work, n_clusters, ranks)
     kmeans.save(directory / "centroids.safetensors")
     (directory / "fit.safetensors").unlink(missing_ok=True)
     work.ranks.task("labels")
@@ -79,6 +71,34 @@ def cluster_sketches(work: Workspace, store: SketchStore, n_clusters: int) -> di
         )
     facts = {"n_clusters": n_clusters, "n_iter": kmeans.n_iter_, "inertia": float(kmeans.inertia_)}
     return {**facts, "largest": int(sizes.max()), "at_most_one_row": single}
+
+
+def fit_part(work: Workspace, n_clusters: int, ranks: Ranks | None = None) -> KMeans:
+    """Fit k-means on the sketches: each of `ranks` is here, and rank 0's is the one that is fitted."""
+    config, ranks = work.config, ranks or work.ranks
+    store = SketchStore.open(work.path / "sweep")
+    kmeans = KMeans(
+        n_clusters,
+        max_iter=config.kmeans_max_iter,
+        tol=config.kmeans_tol,
+        seed=config.seed,
+        train_rows=config.train_rows,
+        unit_normalize=config.unit_normalize,
+        n_threads=ranks.threads(config.threads),
+    )
+    checkpoint = work.path / "clusters" / "fit.safetensors"
+    with work.progress.stage("cluster: k-means", config.kmeans_max_iter, "iterations") as bar:
+
+        def done(iteration: int, inertia: float, shift: float) -> None:
+            ranks.doing(f"cluster: k-means, iteration {iteration + 1}")
+            bar.advance(1, f"inertia {inertia:.4g}")
+
+        if ranks.world == 1:
+            kmeans.fit(store, done, checkpoint=checkpoint)
+        else:
+            kmeans.fit_shared(store, Passes(ranks, n_clusters * store.dim), done, checkpoint=checkpoint)
+    kmeans.n_threads = config.threads  # what is kept does not say how many ranks there were
+    return kmeans
 
 
 def label_part(work: Workspace) -> None:
