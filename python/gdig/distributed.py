@@ -102,7 +102,12 @@ def joined() -> Iterator[Ranks]:
     if not several():
         yield Ranks()
         return
-    ranks = Several(*_connect())
+    try:
+        ranks = Several(*_connect())
+    except KeyboardInterrupt:
+        if os.environ["RANK"] != "0":  # one of them says so
+            raise OtherRankError(130) from None
+        raise
     signal.signal(signal.SIGTERM, ranks.terminated)
     try:
         yield ranks
@@ -146,7 +151,7 @@ class Several(Ranks):
         self.host = socket.gethostname()
         self._wake = wake
         self._counts = {"task": 0, "gather": 0, "claim": 0, "bar": 0}
-        self._heard: dict[int, tuple[bytes, float]] = {}
+        self._heard: dict[int, tuple[bytes, float, float]] = {}  # beat, when looked at, silent s
         self._who: dict[int, dict[str, Any]] = {}
         self._ended = threading.Event()
         self._beat(0)
@@ -301,12 +306,13 @@ class Several(Ranks):
             time.sleep(_PAUSE_S)
 
     def _silent(self, other: int) -> bool:
+        """Whether another rank has not beaten for long. Of the time between two looks only so much counts as there is
+        between two beats: if this process stood still (with the others, perhaps), that says nothing of them."""
         beat, now = self.store.get(f"beat/{other}"), time.monotonic()
-        before, since = self._heard.get(other, (b"", now))
-        if beat != before:
-            self._heard[other] = (beat, now)
-            return False
-        return now - since > _SILENCE_S
+        before, looked, silent = self._heard.get(other, (b"", now, 0.0))
+        silent = 0.0 if beat != before else silent + min(now - looked, 2 * _BEAT_S)
+        self._heard[other] = (beat, now, silent)
+        return silent > _SILENCE_S
 
     # How it waits.
 
