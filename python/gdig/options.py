@@ -151,6 +151,9 @@ class RunOptions:
     """auto (CUDA if there is one), cpu, cuda, cuda:N."""
     token_batch_size: int = 8192
     """Tokens, padding included, in one batch of the model. Halved by itself when CUDA memory runs out."""
+    workers: int | None = None
+    """Processes that tokenise ahead of the model pass. Default: none on the CPU, whose cores the model needs; up to 4 a
+    GPU."""
     threads: int | None = None
     """CPU threads of torch and of the Rust core. Default: all."""
     quiet: bool = False

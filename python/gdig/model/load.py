@@ -17,7 +17,7 @@ from transformers.utils import logging
 
 from gdig.config import Config
 from gdig.errors import ConfigError, ModelError
-from gdig.model.layers import Layer, choose_layers
+from gdig.model.layers import Layer, choose_layers, share_inputs
 
 
 @dataclass(frozen=True)
@@ -141,6 +141,9 @@ def wrap_model(module: Any, config: Config, *, adapter: bool = False) -> Model:
     layers = choose_layers(module, config.filter_modules, head=head, adapter=adapter, paper=config.preset == "paper")
     weight = head.weight
     exact = _head_is_plain(inner, base, head)
+    ids = _trial_ids(head)
+    with torch.no_grad():
+        layers = share_inputs(layers, lambda: base(input_ids=ids, use_cache=False))
     return Model(
         module=inner,
         base=base,
@@ -196,7 +199,12 @@ def _has_safetensors(path: Path) -> bool:
 @torch.no_grad()
 def _head_is_plain(module: nn.Module, base: nn.Module, head: Any) -> bool:
     """Whether head(base(ids)) is what the model says, tried on a few tokens."""
-    ids = torch.arange(1, 9, device=head.weight.device)[None] % head.weight.shape[0]
+    ids = _trial_ids(head)
     whole = module(input_ids=ids, use_cache=False).logits
     parts = head(base(input_ids=ids, use_cache=False).last_hidden_state)
     return whole.shape == parts.shape and torch.allclose(whole.float(), parts.float(), rtol=1e-3, atol=1e-3)
+
+
+def _trial_ids(head: Any) -> torch.Tensor:
+    """A few tokens to try a model on: int64 [1, 8]."""
+    return torch.arange(1, 9, device=head.weight.device)[None] % head.weight.shape[0]

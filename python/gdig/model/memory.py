@@ -43,7 +43,7 @@ class Fitting(Generic[Part]):
         while todo:
             batch, before = todo.pop()
             noted = set(before)
-            if batch.input_ids.numel() <= self.token_batch_size or len(batch.rows) == 1:
+            if batch.input_ids.size <= self.token_batch_size or len(batch.rows) == 1:
                 try:
                     result = run(batch, noted)
                 except torch.OutOfMemoryError:
@@ -62,7 +62,7 @@ class Fitting(Generic[Part]):
                 f"one example of {length} tokens does not fit the memory of {self._device}; "
                 "lower max_length or choose fewer layers with filter_modules"
             )
-        self.token_batch_size = max(1, batch.input_ids.numel() // 2)
+        self.token_batch_size = max(1, batch.input_ids.size // 2)
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
         self._progress.warn(f"out of memory: token_batch_size lowered to {self.token_batch_size}")

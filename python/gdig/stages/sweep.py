@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,25 +12,29 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from gdig import ops
+from gdig.background import Background
 from gdig.config import Config
-from gdig.data.corpus import Corpus
-from gdig.data.tokens import Encoder, Example
-from gdig.errors import CorpusError
+from gdig.data.tokens import Example
+from gdig.model.arriving import Arriving
 from gdig.model.batches import Batch, make_batches
 from gdig.model.capture import GradientPass
 from gdig.model.load import Model
 from gdig.model.memory import Fitting
 from gdig.progress import Bar, Progress
 from gdig.stages.duplicates import count_duplicates
+from gdig.stages.feed import EncodedShard, Feed
 from gdig.stages.fit import read_seed_factors
+from gdig.stages.scoring import make_scorers
 from gdig.stages.seeds import SeedFactors
-from gdig.stages.sketch import make_projection
+from gdig.stages.sketch import Sketchers
 from gdig.store import SketchStore
 from gdig.workspace import Workspace
 
 # Headroom below float16's largest number, 65504, for a row that has to be scaled down to fit.
 _FLOAT16_MAX = 60000.0
+
+# Batches whose results are still on their way from a device while the next one is launched.
+_IN_FLIGHT = 2
 
 
 @dataclass
@@ -47,21 +53,15 @@ class Sweeper:
 
     def __post_init__(self) -> None:
         c = self.config
-        self._fitting: Fitting = Fitting(c.token_batch_size, self.model.device, self.progress)
-        self._gradients = GradientPass(self.model, c.loss_reduction)
+        self.fitting: Fitting = Fitting(c.token_batch_size, self.model.device, self.progress)
+        self._gradients = GradientPass(self.model, c.loss_reduction, mask_bad=False)
         self._dtype = torch.promote_types(self.model.dtype, torch.float32)
         self._n_seeds = len(self.seeds[0].column_offsets) - 1
-        self._projections = [
-            make_projection(
-                layer, c.projection_side, c.projection_dim, c.projection_seed, self._dtype, self.model.device
-            )
-            for layer in self.model.layers
-        ]
+        self._scorers = make_scorers(self.seeds)
+        self._sketchers = Sketchers(self.model, c, self._dtype)
 
-    def shard(
-        self, corpus: Corpus, encoder: Encoder, start: int, stop: int, bar: Bar | None = None
-    ) -> dict[str, np.ndarray]:
-        """Compute rows start .. stop - 1 of the pool.
+    def shard(self, encoded: EncodedShard, bar: Bar | None = None) -> dict[str, np.ndarray]:
+        """Compute rows of the pool.
 
         Returns:
             The shard's tensors: sketch [n, dim] float32, influence [n, S] float32, loss [n] float32, tokens and cut [n]
@@ -71,59 +71,63 @@ class Sweeper:
         Raises:
             CorpusError: on the first row that cannot be used, when bad_rows is "error".
         """
-        examples, places = [], []
-        for place, example in enumerate(encoder.encode(corpus, range(start, stop))):
-            if isinstance(example, CorpusError):
-                if self.config.bad_rows == "error":
-                    raise example
-                self.progress.warn(f"not usable, skipped: {example}")
-                continue
-            examples.append(example)
-            places.append(place)
+        for error in encoded.errors:
+            if self.config.bad_rows == "error":
+                raise error
+            self.progress.warn(f"not usable, skipped: {error}")
         if bar is not None:
-            bar.advance(stop - start - len(examples))
-        index = np.array(places, dtype=np.int64)
-        influence, sketch, loss = self.compute(examples, bar)
+            bar.advance(len(encoded.errors))
+        index = encoded.places
+        influence, sketch, loss = self._run(len(index), encoded.batches, bar)
         usable = np.isfinite(loss) & np.isfinite(influence).all(1) & np.isfinite(sketch).all(1)
         sketch *= self.scale
         self._fit_range(sketch, usable)
-        shard = self._empty(stop - start)
+        shard = self._empty(encoded.stop - encoded.start)
         good = index[usable]
         shard["sketch"][good], shard["influence"][good], shard["loss"][good] = (
             sketch[usable], influence[usable], loss[usable],
         )  # fmt: skip
         shard["valid"][good] = 1
-        shard["tokens"][index] = [len(example.input_ids) for example in examples]
-        shard["cut"][index] = [example.cut for example in examples]
-        shard["hash"][index] = np.array([example.hash for example in examples], dtype=np.uint64)
+        shard["tokens"][index], shard["cut"][index], shard["hash"][index] = encoded.tokens, encoded.cut, encoded.hash
         return shard
 
     def compute(self, examples: Sequence[Example], bar: Bar | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Influence [n, S], unscaled sketch [n, dim] and loss [n] of examples, in their order; float32."""
-        n = len(examples)
+        batches = make_batches(examples, self.fitting.token_batch_size, window=self.model.window)
+        return self._run(len(examples), batches, bar)
+
+    def _run(self, n: int, batches: Sequence[Batch], bar: Bar | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         influence = np.zeros((n, self._n_seeds), np.float32)
         sketch = np.zeros((n, self.config.projection_dim), np.float32)
         loss = np.full(n, np.nan, np.float32)
-        batches = make_batches(examples, self._fitting.token_batch_size, window=self.model.window)
-        for batch, result in self._fitting.each(batches, lambda batch, _: self._batch(batch)):
-            influence[batch.rows], sketch[batch.rows], loss[batch.rows] = result
+        pending: deque[tuple[Batch, Arriving]] = deque()
+
+        def collect() -> None:
+            batch, result = pending.popleft()
+            influence[batch.rows], sketch[batch.rows], loss[batch.rows] = result.numpy()
             if bar is not None:
                 bar.advance(len(batch.rows))
+
+        for one in self.fitting.each(batches, lambda batch, _: self._batch(batch)):
+            pending.append(one)
+            if len(pending) > _IN_FLIGHT:
+                collect()
+        while pending:
+            collect()
         return influence, sketch, loss
 
-    def _batch(self, batch: Batch) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        offsets = batch.offsets
-        lines = len(batch.rows)
+    def _batch(self, batch: Batch) -> Arriving:
+        examples, lines = batch.segments, len(batch.rows)
         influence = torch.zeros(lines, self._n_seeds, dtype=self._dtype, device=self.model.device)
         sketch = torch.zeros(lines, self.config.projection_dim, dtype=self._dtype, device=self.model.device)
+        add_sketch = self._sketchers.begin(examples, sketch)
 
         def sink(index: int, a: torch.Tensor, d: torch.Tensor, keep: torch.Tensor) -> None:
-            seeds, projection = self.seeds[index], self._projections[index]
-            ops.score(a, d, offsets, seeds.u, seeds.v, seeds.column_offsets, influence)
-            ops.project(a, d, offsets, projection.q, projection.p, projection.columns, projection.signs, sketch)
+            self._scorers[index].add(a, d, examples, influence)
+            add_sketch(index, a, d)
 
         loss = self._gradients.run(batch, sink)
-        return influence.float().cpu().numpy(), sketch.float().cpu().numpy(), loss
+        return Arriving((influence.float(), sketch.float(), loss))
 
     def _fit_range(self, sketch: np.ndarray, usable: np.ndarray) -> None:
         """Scale rows down in place that float16 cannot hold; their direction stays."""
@@ -171,13 +175,25 @@ def sweep_stage(work: Workspace, path: Path) -> None:
     step = store.rows_per_shard
     missing = store.missing(n)
     done = n - sum(min(n, (shard + 1) * step) - shard * step for shard in missing)
-    with work.progress.stage("sweep", n, done=done) as bar:
-        for shard in missing:
-            start, stop = shard * step, min(n, (shard + 1) * step)
-            store.write_shard(shard, sweeper.shard(work.candidates, work.encoder, start, stop, bar))
+    rows = [(shard * step, min(n, (shard + 1) * step)) for shard in missing]
+    feed = Feed(work, rows, sweeper.fitting.token_batch_size, resolve_workers(config, work.model.device, len(rows)))
+    # Written behind the next shard's pass; leaving the block waits for what is not written yet.
+    with work.progress.stage("sweep", n, done=done) as bar, Background() as writer:
+        for shard, encoded in zip(missing, feed, strict=True):
+            writer.submit(store.write_shard, shard, sweeper.shard(encoded, bar))
     counts = count_rows(SketchStore.open(path), work)
     run.record("sweep", **counts)
     work.progress.say("sweep: " + ", ".join(f"{value:,} {name.replace('_', ' ')}" for name, value in counts.items()))
+
+
+def resolve_workers(config: Config, device: torch.device, shards: int) -> int:
+    """How many processes tokenise ahead: as asked; by default none on the CPU, whose cores the model needs, nor for a
+    pool of a few shards, whose pass may be over before they have started."""
+    if config.workers is not None:
+        return config.workers
+    if device.type == "cpu" or shards < 4:
+        return 0
+    return max(1, min(4, (os.cpu_count() or 2) // max(1, torch.cuda.device_count()) - 1))
 
 
 def count_rows(store: SketchStore, work: Workspace) -> dict[str, int]:
