@@ -1,7 +1,7 @@
 """Compiles Triton kernels for GPUs that are not there, exactly as a launch would.
 
-A launch is any call that ends in `kernel[grid](...)`, given tensors on the CPU. Under a driver that claims a GPU of some
-generation, each kernel it launches is compiled down to machine code, for the very argument types, alignments and
+A launch is any call that ends in `kernel[grid](...)`, given tensors on the CPU. Under a driver that claims a GPU of
+some generation, each kernel it launches is compiled down to machine code, for the very argument types, alignments and
 constants of that call, and not run. What comes back says what the machine code uses.
 
 Triton decides when it is imported whether kernels are compiled or interpreted, and the tests interpret them: so tests
