@@ -82,7 +82,7 @@ LAYERS = (
     ("gdig.pipeline",),
     ("gdig.workspace", "gdig.stages", "gdig.run", "gdig.sources"),
     ("gdig.data", "gdig.model", "gdig.ops", "gdig.store", "gdig.kmeans", "gdig.resampling", "gdig.progress"),
-    ("gdig.random", "gdig.files"),
+    ("gdig.random", "gdig.files", "gdig.background"),
     ("gdig.config", "gdig.kernels"),
     ("gdig.values", "gdig.options"),
     ("gdig.errors",),

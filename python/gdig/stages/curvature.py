@@ -12,6 +12,7 @@ by L = (1/N) sum_e (Q_S^T G_e Q_A)^2, elementwise, which takes a second pass wit
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,11 +24,13 @@ from gdig import ops
 from gdig.config import Config
 from gdig.data.tokens import Example
 from gdig.errors import ModelError
+from gdig.model.arriving import Arriving
 from gdig.model.batches import Batch, make_batches
 from gdig.model.capture import GradientPass, Sink
 from gdig.model.layers import Layer
 from gdig.model.load import Model
-from gdig.model.memory import Fitting
+from gdig.model.memory import Fitting, resolve_token_batch_size, typical_length
+from gdig.model.precision import float32_products
 from gdig.progress import Progress
 from gdig.store import read_tensors, write_tensors
 
@@ -110,13 +113,20 @@ def fit_curvature(
         ModelError: when no example has a finite loss, or a sum is not finite (the message names the layer).
     """
     gradients = GradientPass(model, config.loss_reduction, None if config.use_empirical_fisher else config.seed)
-    batches = make_batches(examples, config.token_batch_size, keys=keys, window=model.window)
-    sums = [_zeros(layer, model) for layer in model.layers]
+    tokens = resolve_token_batch_size(
+        config.token_batch_size,
+        model.device,
+        lambda batch: gradients.run(batch, lambda *_: None),
+        typical_length(examples),
+    )
+    batches = make_batches(examples, tokens, keys=keys, window=model.window)
+    sums = _zeros(model)
     reduce = config.kfac_approx == "reduce"
-    fitting: Fitting = Fitting(config.token_batch_size, model.device, progress)
+    fitting: Fitting = Fitting(tokens, model.device, progress, model.save_memory)
 
-    def moments(batch: Batch, added: set) -> np.ndarray:
-        return gradients.run(batch, _moments_sink(batch, sums, reduce, added))
+    def moments(batch: Batch, added: set) -> Arriving:
+        with float32_products(config.matmul_precision):
+            return Arriving([gradients.run(batch, _moments_sink(batch, model.layers, sums, reduce, added))])
 
     good = _each_batch(fitting.each(batches, moments), progress, "fit: factors", len(examples))
     lengths = np.array([len(example.input_ids) for example in examples])
@@ -124,18 +134,22 @@ def fit_curvature(
     if report.examples == 0:
         raise ModelError("fit: no example of the sample has a finite loss; is the model's checkpoint sound?")
     count = report.examples if reduce else report.tokens
-    factors = []
-    for layer, (a, s) in zip(model.layers, sums, strict=True):
-        a, s = a / count, s / count
-        q_a, l_a = _eigen(a, layer)
+    factors: list[Factors] = []
+    inputs: dict[str, tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = {}
+    for layer, (sum_a, sum_s) in zip(model.layers, sums, strict=True):
+        if layer.input_name not in inputs:
+            inputs[layer.input_name] = (sum_a / count, *_eigen(sum_a / count, layer))
+        a, q_a, l_a = inputs[layer.input_name]
+        s = sum_s / count
         q_s, l_s = _eigen(s, layer)
         factors.append(Factors(a, s, q_a, q_s, l_a, l_s, None, report.tokens, report.examples, reduce))
     if config.inversion == "ekfac":
         for f in factors:
-            f.corrected = torch.zeros(len(f.l_s), len(f.l_a), dtype=f.a.dtype, device=model.device)
+            f.corrected = torch.zeros(len(f.l_s), len(f.l_a), dtype=f.a.dtype, device=f.a.device)
 
-        def squares(batch: Batch, added: set) -> np.ndarray:
-            return gradients.run(batch, _corrected_sink(batch, factors, added))
+        def squares(batch: Batch, added: set) -> Arriving:
+            with float32_products(config.matmul_precision):
+                return Arriving([gradients.run(batch, _corrected_sink(batch, model.layers, factors, added))])
 
         _each_batch(fitting.each(batches, squares), progress, "fit: eigenvalues", len(examples))
         for f in factors:
@@ -144,57 +158,78 @@ def fit_curvature(
     return factors, report
 
 
-def _each_batch(results: Iterator[tuple[Batch, np.ndarray]], progress: Progress, name: str, total: int) -> np.ndarray:
+def _each_batch(results: Iterator[tuple[Batch, Arriving]], progress: Progress, name: str, total: int) -> np.ndarray:
     """Go through batches and their losses; return which examples have a finite loss: bool [total]."""
     good = np.zeros(total, dtype=bool)
+    all_losses = []
     with progress.stage(name, total) as bar:
         for batch, losses in results:
-            good[batch.rows] = np.isfinite(losses)
+            all_losses.append((batch.rows, losses))
             bar.advance(len(batch.rows))
+        for rows, losses in all_losses:
+            good[rows] = np.isfinite(losses.numpy()[0])
     return good
 
 
-def _zeros(layer: Layer, model: Model) -> tuple[torch.Tensor, torch.Tensor]:
+def _zeros(model: Model) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Sums of A and S for each layer; layers that read the same input have the same A, one tensor."""
     dtype = torch.promote_types(model.dtype, torch.float32)
-    return (
-        torch.zeros(layer.width, layer.width, dtype=dtype, device=model.device),
-        torch.zeros(layer.out_features, layer.out_features, dtype=dtype, device=model.device),
-    )
+    inputs: dict[str, torch.Tensor] = {}
+    sums = []
+    for layer in model.layers:
+        if layer.input_name not in inputs:
+            inputs[layer.input_name] = torch.zeros(layer.width, layer.width, dtype=dtype, device=layer.device)
+        outputs = torch.zeros(layer.out_features, layer.out_features, dtype=dtype, device=layer.device)
+        sums.append((inputs[layer.input_name], outputs))
+    return sums
 
 
 def _moments_sink(
-    batch: Batch, sums: list[tuple[torch.Tensor, torch.Tensor]], reduce: bool, added: set[tuple[int, str]]
+    batch: Batch,
+    layers: Sequence[Layer],
+    sums: list[tuple[torch.Tensor, torch.Tensor]],
+    reduce: bool,
+    added: set[tuple[int, str]],
 ) -> Sink:
     """Adds to the sums, and notes in `added` what it has added; what is noted there already is passed over."""
     shape = batch.shape
 
     def sink(index: int, a: torch.Tensor, d: torch.Tensor, keep: torch.Tensor) -> None:
         sum_a, sum_s = sums[index]
+        reads_first = layers[index].input_name == layers[index].name
         keep = keep.to(sum_a.dtype)
         if reduce:
-            a = with_ones(a.to(sum_a.dtype) * keep[:, None], sum_a.shape[0], keep)
-            a, d = a.unflatten(0, shape).sum(1), d.to(sum_s.dtype).unflatten(0, shape).sum(1)
-            keep = torch.ones(len(a), dtype=sum_a.dtype, device=a.device)
+            if reads_first:
+                a = with_ones(a.to(sum_a.dtype) * keep[:, None], sum_a.shape[0], keep).unflatten(0, shape).sum(1)
+            d = d.to(sum_s.dtype).unflatten(0, shape).sum(1)
+            keep = torch.ones(len(d), dtype=sum_a.dtype, device=d.device)
         for side, x, total in (("a", a, sum_a), ("s", d, sum_s)):
-            if (index, side) not in added:
+            if (index, side) not in added and (side == "s" or reads_first):
                 ops.covariance(x, keep, total)
                 added.add((index, side))
 
     return sink
 
 
-def _corrected_sink(batch: Batch, factors: list[Factors], added: set[int]) -> Sink:
-    offsets = batch.offsets
+def _corrected_sink(batch: Batch, layers: Sequence[Layer], factors: list[Factors], added: set[int]) -> Sink:
+    examples = batch.segments
+    readers = Counter(layer.input_name for layer in layers)
+    rotated: dict[str, torch.Tensor] = {}  # inputs that a layer still to come reads too
 
     def sink(index: int, a: torch.Tensor, d: torch.Tensor, keep: torch.Tensor) -> None:
-        f = factors[index]
+        f, name = factors[index], layers[index].input_name
         assert f.corrected is not None
+        readers[name] -= 1
+        dtype = f.q_a.dtype
+        x = rotated.pop(name, None)
+        if x is None:
+            x = with_ones(a.to(dtype), len(f.l_a), keep.to(dtype)) @ f.q_a
+        if readers[name]:
+            rotated[name] = x
         if index in added:
             return
-        dtype = f.q_a.dtype
-        a = with_ones(a.to(dtype), len(f.l_a), keep.to(dtype))
         part = torch.zeros_like(f.corrected)  # all of the batch's squares or none, should memory run out among them
-        ops.squared_gradients(a @ f.q_a, d.to(dtype) @ f.q_s, offsets, part)
+        ops.squared_gradients(x, d.to(dtype) @ f.q_s, examples, part)
         f.corrected += part
         added.add(index)
 
