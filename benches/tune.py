@@ -78,18 +78,19 @@ def _takes(report: dict[str, Any]) -> str:
 
 
 def fastest(
-    key: Key, module: Any, configs: Sequence[dict[str, int]], works: Sequence[Any], generation: int, end: float
+    key: Key, module: Any, configs: Sequence[dict[str, int]], works: Sequence[Any], device: Any, end: float
 ) -> tuple[dict[str, int] | None, float]:
     """The configuration that is fastest over the works (geometric mean), and how many times faster than the pinned
     one it is; None when none is faster by GAIN."""
-    import torch
     from device.candidates import choosing
     from device.timing import Clock
 
-    clock = Clock(torch.device("cuda:0"), 10)
+    from gdig.kernels.configs import generation
+
+    clock = Clock(device, 10)
 
     def times(given: dict[Key, dict[str, int]]) -> list[float]:
-        with choosing(module, generation, given):
+        with choosing(module, generation(device), given):
             return [clock.median(lambda w=work: w.run("triton")) for work in works]
 
     base, best, gain = times({}), None, GAIN
@@ -160,7 +161,7 @@ def main() -> int:
     after = dict(before)
     for done, ((key, _), good) in enumerate(found.items()):
         stop = time.monotonic() + (end - time.monotonic()) / (len(found) - done)
-        best, gain = fastest(key, modules[key], good, asking[key], generation(device), stop)
+        best, gain = fastest(key, modules[key], good, asking[key], device, stop)
         if best is not None:
             old = before.get((*key, generation(device)))
             print(f"CHANGED {' '.join(key)}: {old} -> {best}, {gain:.2f} times as fast", flush=True)
