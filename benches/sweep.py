@@ -96,20 +96,24 @@ def measure(arguments: argparse.Namespace, name: str) -> dict[str, Any]:
         run(examples[:WARM_UP])
         ready[one] = run
     seconds: dict[str, list[float]] = {one: [] for one in ready}
+    cpu: dict[str, list[float]] = {one: [] for one in ready}
     for number in range(arguments.rounds):
         for one, run in ready.items():
-            begin = time.perf_counter()
+            begin, used = time.perf_counter(), time.process_time()
             run(examples)
             seconds[one].append(time.perf_counter() - begin)
+            cpu[one].append(time.process_time() - used)
         last = ", ".join(f"{one} {times[-1]:.2f}" for one, times in seconds.items())
         print(f"{name}, round {number + 1}/{arguments.rounds}: {last}", flush=True)
     tokens = sum(len(example) for example in examples)
     found = {
         one: {
-            "seconds": {"median": statistics.median(times), "all": times},
+            "seconds": {"median": statistics.median(times), "all": times, "of_the_cpu": statistics.median(cpu[one])},
             "tokens_per_second": tokens / statistics.median(times),
             "against_file_order": against(times, seconds["plain, file order"]),
             "against_sorted": against(times, seconds["plain, sorted"]),
+            "cpu_against_file_order": against(cpu[one], cpu["plain, file order"]),
+            "cpu_against_sorted": against(cpu[one], cpu["plain, sorted"]),
         }
         for one, times in seconds.items()
     }

@@ -52,11 +52,12 @@ def tables(size: str, found: dict[str, Any]) -> str:
             f"{one['tokens_per_second']:,.0f}",
             _spread(one["against_file_order"]),
             _spread(one["against_sorted"]),
+            f"{one['cpu_against_file_order']['median']:.3f}, {one['cpu_against_sorted']['median']:.3f}",
             f"{one['memory']['peak_mib'] - one['memory']['ready_mib']:,.0f}" if "memory" in one else "",
         ]
         for name, one in found["passes"].items()
     ]
-    columns = ["", "s", "tokens/s", "of plain, file order", "of plain, sorted", "MiB above ready"]
+    columns = ["", "s", "tokens/s", "of plain, file order", "of plain, sorted", "the same, CPU time", "MiB above ready"]
     lines = [
         f"{'met' if one['met'] else 'MISSED'}: {one['pass']}, {one['ratio'].replace('_', ' ')}: "
         f"{one['measured']:.3f}, at most {one['at_most']}"
