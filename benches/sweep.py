@@ -21,7 +21,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -30,18 +30,19 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.append(str(ROOT / "examples"))
 
 import torch
-from passes import ours
+from passes import ours, peers
 from passes.inputs import SIZES, make_lengths, read_lengths
 from passes.memory import resident, watch
 from passes.plain import file_order, padding, rectangles
-from passes.report import against, tables, targets
+from passes.report import against, difference, tables, targets
 from passes.trace import profile
 from zh_en.measure import machine, provenance
 
 RECORD = ROOT / "benches" / "record" / "sweep.json"
 WARM_UP = 8  # examples passed before the clock runs
 
-PASSES = {
+PLAIN = ("plain, file order", "plain, sorted")
+PASSES: dict[str, Callable[[ours.Case], ours.Pass]] = {
     "sketch": ours.sketch,
     "plain, file order": ours.plain_file_order,
     "scores at 0.99": ours.scores_energy,
@@ -49,11 +50,22 @@ PASSES = {
     "scores, exact": ours.scores_full,
     "256 seeds, third blocks": ours.scores_many,
     "fit": ours.fit,
+    "bergson, scores": peers.bergson_scores,
+    "kronfluence, scores": peers.kronfluence_scores,
+    "loop, scores": peers.loop,
+    "bergson, fit": peers.bergson_fit,
+    "kronfluence, fit": peers.kronfluence_fit,
 }
 """In the order in which a round runs them: the plain passes stand among ours."""
 
-LARGE = {"plain, file order", "plain, sorted", "sketch", "256 seeds, third blocks"}
-"""What a model of 100M parameters runs; the others are small models' work, where eigenvectors cost little."""
+LARGE = {*PLAIN, "sketch", "256 seeds, third blocks"}
+"""What a model of 100M parameters runs by default; the others are small models' work: eigenvectors cost little there,
+and so do the seeds' gradients, which the peers hold whole."""
+
+PEERS = {"bergson, scores", "kronfluence, scores", "loop, scores", "bergson, fit", "kronfluence, fit"}
+EXACT = "scores, exact"
+SCORES = {"scores at 0.99", "bergson, scores", "kronfluence, scores", "loop, scores"}
+"""Compared with EXACT on the rows of the warm-up."""
 
 QUICK_MEMORY = {"sketch", "plain, sorted"}
 """Whose memory a quick run measures."""
@@ -90,11 +102,16 @@ def measure(arguments: argparse.Namespace, name: str) -> dict[str, Any]:
     """Everything about one size."""
     case = _case(arguments, name)
     size, examples = case.size, case.examples
-    ready, absent = {}, {}
+    ready: dict[str, ours.Pass] = {}
+    absent: dict[str, str] = {}
+    first: dict[str, Any] = {}
     for one in _passes(arguments, name):
-        run = PASSES[one](case)
-        run(examples[:WARM_UP])
-        ready[one] = run
+        try:
+            ready[one] = PASSES[one](case)
+        except peers.AbsentError as error:
+            absent[one] = str(error)
+            continue
+        first[one] = ready[one](examples[:WARM_UP])
     seconds: dict[str, list[float]] = {one: [] for one in ready}
     cpu: dict[str, list[float]] = {one: [] for one in ready}
     for number in range(arguments.rounds):
@@ -110,18 +127,25 @@ def measure(arguments: argparse.Namespace, name: str) -> dict[str, Any]:
         one: {
             "seconds": {"median": statistics.median(times), "all": times, "of_the_cpu": statistics.median(cpu[one])},
             "tokens_per_second": tokens / statistics.median(times),
-            "against_file_order": against(times, seconds["plain, file order"]),
-            "against_sorted": against(times, seconds["plain, sorted"]),
-            "cpu_against_file_order": against(cpu[one], cpu["plain, file order"]),
-            "cpu_against_sorted": against(cpu[one], cpu["plain, sorted"]),
+            "against_file_order": against(times, seconds[PLAIN[0]]),
+            "against_sorted": against(times, seconds[PLAIN[1]]),
+            "cpu_against_file_order": against(cpu[one], cpu[PLAIN[0]]),
+            "cpu_against_sorted": against(cpu[one], cpu[PLAIN[1]]),
         }
         for one, times in seconds.items()
     }
+    for one in SCORES & found.keys() if EXACT in found else ():
+        found[one]["against_exact"] = difference(ours.scores_of(first[one]), ours.scores_of(first[EXACT]))
     if not arguments.no_memory:
         for one in [one for one in ready if name != "quick" or one in QUICK_MEMORY]:
             found[one]["memory"] = _in_its_own_process(arguments, name, one)
     return {
-        "measured": {**provenance(ROOT), "threads": arguments.threads, "load": os.getloadavg()[0]},
+        "measured": {
+            **provenance(ROOT),
+            "peers": peers.versions(),
+            "threads": arguments.threads,
+            "load": os.getloadavg()[0],
+        },
         "model": asdict(size) | {"parameters": sum(p.numel() for p in case.trainable.parameters())},
         "examples": len(examples),
         "tokens": tokens,
@@ -143,8 +167,11 @@ def _case(arguments: argparse.Namespace, name: str) -> ours.Case:
 
 
 def _passes(arguments: argparse.Namespace, name: str) -> Sequence[str]:
-    wanted = arguments.passes or PASSES
-    return [one for one in PASSES if one in wanted and (name != "100m" or one in LARGE or arguments.passes)]
+    if arguments.passes:
+        return [one for one in PASSES if one in arguments.passes]
+    if name == "100m":
+        return [one for one in PASSES if one in LARGE]
+    return [one for one in PASSES if one not in PEERS or not arguments.profile]
 
 
 def _memory_of(arguments: argparse.Namespace, name: str, one: str) -> dict[str, float]:
@@ -195,7 +222,7 @@ def _arguments() -> argparse.Namespace:
         arguments.sizes, arguments.rounds = ["quick"], 2
     arguments.lengths = read_lengths(arguments.data) if arguments.data.is_file() else None
     if arguments.passes and not arguments.profile:
-        arguments.passes = {*arguments.passes, "plain, file order", "plain, sorted"}
+        arguments.passes = {*arguments.passes, *PLAIN}
     return arguments
 
 

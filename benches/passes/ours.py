@@ -111,6 +111,11 @@ def fit(case: Case) -> Pass:
     return run
 
 
+def scores_of(result: Any) -> np.ndarray:
+    """The scores [n, S] among what a pass with scores returns."""
+    return np.asarray(result[0] if isinstance(result, tuple) else result)
+
+
 def _scores(case: Case, config: Config) -> Pass:
     seeds, _ = precondition_seeds(case.model, case.factors, case.seeds, case.examples[:1], config, QUIET)
     return _sweep(case.model, seeds, config)

@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from zh_en.measure import markdown
 
 TARGETS = (
@@ -23,6 +24,12 @@ def against(times: Sequence[float], plain: Sequence[float]) -> dict[str, float]:
     """The ratio to a plain pass, round by round: median, least, most."""
     ratios = [mine / other for mine, other in zip(times, plain, strict=True)]
     return {"median": statistics.median(ratios), "min": min(ratios), "max": max(ratios)}
+
+
+def difference(scores: np.ndarray, exact: np.ndarray) -> dict[str, float]:
+    """How far scores [n, S] are from exact ones: |difference| / |exact|, and Pearson's r over all pairs."""
+    error = float(np.linalg.norm(scores - exact) / np.linalg.norm(exact))
+    return {"relative_error": error, "correlation": float(np.corrcoef(scores.ravel(), exact.ravel())[0, 1])}
 
 
 def targets(size: str, passes: dict[str, Any]) -> list[dict[str, Any]]:
@@ -63,8 +70,14 @@ def tables(size: str, found: dict[str, Any]) -> str:
         f"{one['measured']:.3f}, at most {one['at_most']}"
         for one in found["targets"]
     ]
+    lines += [
+        f"{name}: correlation {one['against_exact']['correlation']:.4f} with the exact scores, relative error "
+        f"{one['against_exact']['relative_error']:.2g}"
+        for name, one in found["passes"].items()
+        if "against_exact" in one
+    ]
     lines += [f"absent: {name}: {why}" for name, why in found["absent"].items()]
-    return "\n\n".join([head, markdown(columns, rows), *lines])
+    return "\n\n".join([head, markdown(columns, rows), "\n".join(lines)])
 
 
 def _spread(ratio: dict[str, float]) -> str:
