@@ -78,6 +78,7 @@ BAD = {
     "device_map": ["cuda", None],
     "sketch_space": ["hessian", None],
     "workers": [-1, 1.5, "2", True],
+    "sweep_part": ["0/4", "5/4", "1", "a/b", "1/0", 3, ("1/2",)],
     **{
         name: [0, -3, 1.5, "5", True]
         for name in (

@@ -23,11 +23,14 @@ SHARDS = [(0, 16), (32, 48), (48, 60), (16, 32)]
 
 def feed(project, tmp_path, workers, **changes):
     config = Config.build(project.options(tmp_path / "run", **changes))
-    return Feed(Workspace(config, Progress(quiet=True)), SHARDS, 64, workers)
+    numbers = range(len(SHARDS))
+    found = list(Feed(Workspace(config, Progress(quiet=True)), SHARDS, 64, workers).over(numbers))
+    assert [number for number, _ in found] == list(numbers)
+    return [shard for _, shard in found]
 
 
 def test_workers_make_the_same_shards_in_the_same_order(project, tmp_path):
-    here, there = list(feed(project, tmp_path, 0)), list(feed(project, tmp_path, 2))
+    here, there = feed(project, tmp_path, 0), feed(project, tmp_path, 2)
     assert [(x.start, x.stop) for x in there] == SHARDS
     for a, b in zip(here, there, strict=True):
         for name in ("places", "tokens", "cut", "hash"):
@@ -48,20 +51,20 @@ def test_a_bad_row_comes_over_as_the_error_it_is(project, tmp_path):
     rows = read_jsonl(project.pool)
     rows[40]["trg_text"] = ""
     pool = write_jsonl(tmp_path / "pool.jsonl", rows)
-    shards = list(feed(project, tmp_path, 1, candidates=(str(pool),)))
+    shards = feed(project, tmp_path, 1, candidates=(str(pool),))
     assert [len(shard.errors) for shard in shards] == [0, 1, 0, 0]
     assert "line 41" in str(shards[1].errors[0]) and "trg_text" in str(shards[1].errors[0])
 
 
 def test_a_pool_that_cannot_be_read_in_a_worker_is_gdigs_error(project, tmp_path):
     with pytest.raises(CorpusError, match="nowhere"):
-        list(feed(project, tmp_path, 1, candidates=(str(tmp_path / "nowhere.jsonl"),)))
+        feed(project, tmp_path, 1, candidates=(str(tmp_path / "nowhere.jsonl"),))
 
 
 def test_a_worker_that_dies_is_told(project, tmp_path, monkeypatch):
     monkeypatch.setattr("gdig.stages.feed.encode_shard", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
     with pytest.raises(RunError, match="a process that tokenises has died"):
-        list(feed(project, tmp_path, 1))
+        feed(project, tmp_path, 1)
 
 
 def test_background_does_in_order_and_keeps_errors():

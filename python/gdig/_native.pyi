@@ -73,7 +73,8 @@ def kmeans_fit(
     kernel: str | None,
     callback: Callable[[int, float, float], object] | None,
     checkpoint: str | PathLike[str] | None,
-) -> tuple[NDArray[np.float32], float, int, NDArray[np.uint64]]: ...
+    others: Any | None = None,
+) -> tuple[NDArray[np.float32], float, int, NDArray[np.uint64]] | None: ...
 def kmeans_predict(
     x: Store | NDArray[Any],
     centroids: NDArray[np.float32],
@@ -90,6 +91,7 @@ def kmeans_predict_to(
     directory: str | PathLike[str],
     rows_per_shard: int,
     callback: Callable[[int, int], object] | None,
+    shards: tuple[int, int] | None,
 ) -> list[Path]: ...
 def kernels() -> list[str]: ...
 def resample(

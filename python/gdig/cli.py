@@ -17,7 +17,8 @@ from typing import Annotated, Any, NoReturn, get_type_hints
 
 from gdig import options as o
 from gdig.config import Config
-from gdig.errors import ConfigError, GdigError
+from gdig.distributed import Ranks, joined, several
+from gdig.errors import ConfigError, GdigError, OtherRankError
 from gdig.progress import Progress
 from gdig.sources import read_run, read_yaml
 
@@ -39,6 +40,14 @@ class PreviewOptions:
 
     rows: int = 5
     """Candidates to show, from the first on."""
+
+
+@dataclass(frozen=True)
+class MergeOptions:
+    """Runs whose sweeps are put together in the directory --run-path: one of them, or a new one."""
+
+    runs: tuple[str, ...] = ()
+    """Copies of one fitted run, each swept in part (--sweep-part)."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +106,14 @@ COMMANDS = {
         (o.RunOptions,),
         {o.RunOptions: ("run_path", "quiet")},
     ),
+    "merge": Command(
+        "Put the shards of a sweep together that several machines have made.",
+        "gdig sweep --run-path a --sweep-part 1/2     # on one machine, in a copy of the fitted run\n"
+        "gdig sweep --run-path b --sweep-part 2/2     # on another\n"
+        "gdig merge a b --run-path whole && gdig select --run-path whole --budget 500",
+        (MergeOptions, o.RunOptions),
+        {o.RunOptions: ("run_path", "quiet")},
+    ),
 }
 
 
@@ -104,9 +121,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status: 0, 2 for an error that gdig explains, 130 after Ctrl-C."""
     args = list(sys.argv[1:] if argv is None else argv)
     try:
-        status = _main(args)
+        with joined() as ranks:
+            status = _main(args, ranks) if ranks.main else _serve(ranks)
         sys.stdout.flush()
         return status
+    except OtherRankError as error:
+        return error.status
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from here", file=sys.stderr)
         return 130
@@ -127,9 +147,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run() -> NoReturn:
     """Be the command `gdig`: `main`, and after Ctrl-C an end that nobody has to wait for."""
     status = main()
-    if status == 130:
+    if status == 130 or (status and several()):
         # Every file is complete or absent, so nothing is left to do; but the interpreter takes torch and transformers
-        # down one object after another, which is 1 to 2 s on a busy machine.
+        # down one object after another, which is 1 to 2 s on a busy machine, and longer where they wait for a rank.
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(OSError):
                 stream.flush()
@@ -137,7 +157,13 @@ def run() -> NoReturn:
     sys.exit(status)
 
 
-def _main(args: list[str]) -> int:
+def _serve(ranks: Ranks) -> int:
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    importlib.import_module("gdig.pipeline").serve(ranks)
+    return 0
+
+
+def _main(args: list[str], ranks: Ranks) -> int:
     if not args or args[0] in ("-h", "--help", "help"):
         print(_overview())
         return 0 if args else 2
@@ -154,8 +180,8 @@ def _main(args: list[str]) -> int:
         hint = f"; did you mean {near[0]!r}?" if near else f"; expected one of {', '.join(COMMANDS)}"
         raise ConfigError(f"unknown command {name!r}{hint}")
     config, rest = _resolve(name, args[1:])
-    progress = Progress(quiet=config.quiet)
-    if name == "verify":
+    progress = Progress(quiet=config.quiet, first=ranks.first)
+    if name in ("verify", "merge"):
         config.require("run_path")
     # Bars of other libraries (of loading weights and the like) would stand among gdig's own.
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
@@ -164,10 +190,12 @@ def _main(args: list[str]) -> int:
         lines = pipeline.preview(config, rows=rest["rows"], progress=progress)
     elif name == "verify":
         lines = pipeline.verify(config.run_path, progress=progress)
+    elif name == "merge":
+        lines = pipeline.merge(rest["runs"], config.run_path, progress=progress)
     elif name == "select":
-        lines = pipeline.select(config, progress=progress).summary
+        lines = pipeline.select(config, progress=progress, ranks=ranks).summary
     else:
-        getattr(pipeline, name)(config, progress=progress)
+        getattr(pipeline, name)(config, progress=progress, ranks=ranks)
         lines = [f"{name}: done, in {config.run_path}"]
     if not config.quiet:
         for line in lines:
@@ -181,7 +209,7 @@ def _resolve(name: str, argv: list[str]) -> tuple[Config, dict[str, Any]]:
     given = read_yaml(flags["config"]) if flags["config"] else {}
     run_path = flags["run_path"] or given.get("run_path")
     has_model = flags.get("model") or given.get("model")
-    stored = read_run(run_path) if run_path and not has_model and name != "verify" else {}
+    stored = read_run(run_path) if run_path and not has_model and name not in ("verify", "merge") else {}
     preset = _parse(name, argv, {**stored, **given}).get("preset", "default")
     if preset != (before := stored.get("preset", "default")):
         stored = {key: value for key, value in stored.items() if key not in o.PRESETS[before]}
@@ -241,14 +269,21 @@ def _fields(group: type, names: tuple[str, ...], defaults: dict[str, Any]) -> li
             # None stands for what the help text says after "Default:".
             help_behavior_hint=f"(default: {default})" if shows_default else " ",
         )
-        members.append((member.name, Annotated[hints[member.name], argument], default))
+        hint: Any = Annotated[hints[member.name], argument]
+        if member.name in _POSITIONAL:
+            positional: Any = tyro.conf.Positional
+            hint = positional[hint]
+        members.append((member.name, hint, default))
     return members
 
 
+_POSITIONAL = ("runs",)
 _METAVARS = {
+    "runs": "RUN...",
     "model": "DIR",
     "tokenizer": "DIR",
     "run_path": "DIR",
+    "sweep_part": "K/N",
     "candidates": "FILE...",
     "seeds": "FILE...",
     "output": "FILE",
@@ -292,7 +327,8 @@ commands:
 {commands}
 
 select runs fit, sweep and cluster first where they are missing. A command that was stopped goes on
-where it was when it is given again.
+where it was when it is given again. Several processes share the work of fit, sweep, cluster and select:
+torchrun --nproc-per-node N -m gdig COMMAND ...
 
 options:
   -h, --help     this text; gdig COMMAND --help lists the options of a command

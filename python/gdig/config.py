@@ -149,6 +149,10 @@ def _check(c: Config) -> None:
         except re.error as error:
             raise ConfigError(f"filter_modules: not a regular expression: {c.filter_modules!r} ({error})") from None
     parse_budget(c.budget)
+    if c.sweep_part is not None:
+        match = re.fullmatch(r"([1-9][0-9]*)/([1-9][0-9]*)", c.sweep_part)
+        if match is None or int(match[1]) > int(match[2]):
+            raise ConfigError(f"sweep_part: expected K/N with K from 1 to N, such as 2/4, got {c.sweep_part!r}")
 
 
 @dataclass(frozen=True)

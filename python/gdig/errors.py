@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from gdig._native import GdigError, StoreError
 
-__all__ = ["ConfigError", "CorpusError", "GdigError", "ModelError", "RunError", "StoreError"]
+__all__ = ["ConfigError", "CorpusError", "GdigError", "ModelError", "OtherRankError", "RunError", "StoreError"]
 
 
 class ConfigError(GdigError):
@@ -21,3 +21,11 @@ class ModelError(GdigError):
 
 class RunError(GdigError):
     """The run directory belongs to another configuration or to other inputs, or its inputs changed."""
+
+
+class OtherRankError(GdigError):
+    """Of several processes another one has failed, and has said why; `status` is the exit status of all."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__("another rank has failed")
+        self.status = status

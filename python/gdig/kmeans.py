@@ -134,6 +134,37 @@ class KMeans:
             StoreError: if a shard is missing or damaged.
             ValueError, TypeError: on a parameter or an array that cannot be used.
         """
+        return self._fit(x, callback, checkpoint, None)
+
+    def fit_shared(
+        self,
+        x: RowSource,
+        others: Any,
+        callback: Callable[[int, float, float], object] | None = None,
+        *,
+        checkpoint: str | Path | None = None,
+    ) -> KMeans:
+        """Find centroids together with other processes: to the bits of :meth:`fit`, whose arguments these are.
+
+        Args:
+            x: the rows, the same in all processes.
+            others: the processes, as :class:`gdig.exchange.Passes` is. Rank 0 is fitted; the others help until it ends.
+            callback: rank 0's.
+            checkpoint: rank 0's.
+        """
+        if others.rank:
+            return self._fit(x, None, None, others)
+        self._fit(x, callback, checkpoint, others)
+        others.end()
+        return self
+
+    def _fit(
+        self,
+        x: RowSource,
+        callback: Callable[[int, float, float], object] | None,
+        checkpoint: str | Path | None,
+        others: Any | None,
+    ) -> KMeans:
         self._check()
         init = None if isinstance(self.init, str) else np.ascontiguousarray(self.init, dtype=np.float32)
         if checkpoint is not None:
@@ -141,7 +172,7 @@ class KMeans:
         train_rows = self.train_rows
         if train_rows is None:
             train_rows = TRAIN_ROWS_PER_CENTROID * self.n_clusters
-        centers, self.inertia_, self.n_iter_, self.counts_ = _native.kmeans_fit(
+        fitted = _native.kmeans_fit(
             _source(x),
             self.n_clusters,
             init=init,
@@ -154,8 +185,10 @@ class KMeans:
             kernel=self.kernel,
             callback=callback,
             checkpoint=checkpoint,
+            others=others,
         )
-        self.cluster_centers_ = centers
+        if fitted is not None:
+            self.cluster_centers_, self.inertia_, self.n_iter_, self.counts_ = fitted
         return self
 
     def predict(self, x: RowSource) -> NDArray[np.uint32]:
@@ -177,6 +210,7 @@ class KMeans:
         *,
         rows_per_shard: int = 16_384,
         callback: Callable[[int, int], object] | None = None,
+        shards: range | None = None,
     ) -> list[Path]:
         """Write each row's label and distance to files, one for each shard of `x`.
 
@@ -189,11 +223,19 @@ class KMeans:
             directory: where the files go, named like a store's shards; made if it is absent.
             rows_per_shard: rows of a file when `x` is an array; a store's own split is kept.
             callback: called after each file with the rows done and their total.
+            shards: write the files of these shards alone, numbers that follow one another (several processes can share
+                a directory so); all by default.
 
         Returns:
             The files, in row order.
+
+        Raises:
+            ValueError: if `shards` has a step other than 1, or goes beyond the last shard.
         """
-        return _native.kmeans_predict_to(_source(x), *self._model(), directory, rows_per_shard, callback)
+        if shards is not None and shards.step != 1:
+            raise ValueError(f"shards: expected numbers that follow one another, got {shards}")
+        span = None if shards is None else (shards.start, max(shards.start, shards.stop))
+        return _native.kmeans_predict_to(_source(x), *self._model(), directory, rows_per_shard, callback, span)
 
     def save(self, path: str | Path) -> None:
         """Write the centroids, counts and parameters to a safetensors file, complete or not at all."""

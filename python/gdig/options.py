@@ -172,6 +172,9 @@ class RunOptions:
     GPU."""
     threads: int | None = None
     """CPU threads of torch and of the Rust core. Default: all."""
+    sweep_part: str | None = None
+    """Which shards gdig sweep makes, as K/N (1/4 to 4/4): every N-th from the K-th on. For machines without a common
+    disk: each sweeps a part in its copy of the fitted run, and gdig merge puts the shards together. Default: all."""
     quiet: bool = False
     """Print errors and nothing else."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,16 +13,18 @@ import torch
 
 from gdig.config import Budget, Config, parse_budget
 from gdig.data.export import export
+from gdig.distributed import Ranks
 from gdig.errors import ConfigError, ModelError, StoreError
 from gdig.options import SelectOptions
-from gdig.progress import Progress
+from gdig.progress import Progress, WarningsOnly
 from gdig.resampling import label_counts
 from gdig.run import read_state
 from gdig.stages.choose import Choice, choose, needs_clusters
-from gdig.stages.cluster import cluster_sketches, resolve_clusters
-from gdig.stages.fit import fit_stage
+from gdig.stages.cluster import cluster_sketches, fit_part, label_part, resolve_clusters
+from gdig.stages.fit import curvature_part, fit_stage, seeds_part
+from gdig.stages.merge import merge_runs
 from gdig.stages.quality import Survey, survey
-from gdig.stages.sweep import sweep_stage
+from gdig.stages.sweep import sweep_shards, sweep_stage
 from gdig.store import SketchStore, verify_file
 from gdig.workspace import Workspace
 
@@ -44,36 +46,44 @@ class Selection:
     summary: list[str]
 
 
-def fit(config: Config | None = None, *, progress: Progress | None = None, **options: Any) -> Path:
+def fit(
+    config: Config | None = None, *, progress: Progress | None = None, ranks: Ranks | None = None, **options: Any
+) -> Path:
     """Fit the curvature and precondition the seeds; return the run directory. Options: see :class:`gdig.Config`."""
-    with _workspace(config, progress, options) as work:
+    with _workspace(config, progress, options, ranks) as work:
         _fit(work)
         return work.run.path
 
 
-def sweep(config: Config | None = None, *, progress: Progress | None = None, **options: Any) -> Path:
+def sweep(
+    config: Config | None = None, *, progress: Progress | None = None, ranks: Ranks | None = None, **options: Any
+) -> Path:
     """Sweep the pool, after fitting if need be; return the run directory. Options: see :class:`gdig.Config`."""
-    with _workspace(config, progress, options) as work:
-        _sweep(work)
+    with _workspace(config, progress, options, ranks) as work:
+        _sweep(work, whole=False)
         return work.run.path
 
 
-def cluster(config: Config | None = None, *, progress: Progress | None = None, **options: Any) -> Path:
+def cluster(
+    config: Config | None = None, *, progress: Progress | None = None, ranks: Ranks | None = None, **options: Any
+) -> Path:
     """Cluster the sketches, after the sweep if need be; return the run directory. Options: see :class:`gdig.Config`."""
-    with _workspace(config, progress, options) as work:
+    with _workspace(config, progress, options, ranks) as work:
         store = _sweep(work)
         found = survey(store)
         _cluster(work, store, found, _budget(work, found))
         return work.run.path
 
 
-def select(config: Config | None = None, *, progress: Progress | None = None, **options: Any) -> Selection:
+def select(
+    config: Config | None = None, *, progress: Progress | None = None, ranks: Ranks | None = None, **options: Any
+) -> Selection:
     """Choose from the pool, running every stage that is missing. Options: see :class:`gdig.Config`.
 
     Raises:
         GdigError: a subclass that says what is wrong with the options, the inputs, the model or the run directory.
     """
-    with _workspace(config, progress, options) as work:
+    with _workspace(config, progress, options, ranks) as work:
         store = _sweep(work)
         found = survey(store)
         budget = _budget(work, found)
@@ -122,6 +132,23 @@ def verify(run_path: str | Path, *, progress: Progress | None = None) -> list[st
     return lines
 
 
+def merge(runs: Sequence[str | Path], run_path: str | Path, *, progress: Progress | None = None) -> list[str]:
+    """Put the shards that copies of one fitted run have swept (see `sweep_part`) together in the directory `run_path`.
+
+    Args:
+        runs: the run directories.
+        run_path: where to; one of them, or a new one.
+        progress: where to show it.
+
+    Returns:
+        Lines that say what is there now. A sweep or select in `run_path` goes on from it.
+
+    Raises:
+        GdigError: a subclass that names what differs between the runs, or the file that is damaged.
+    """
+    return merge_runs([Path(path) for path in runs], Path(run_path), progress or Progress())
+
+
 def _finished_files(path: Path) -> list[Path]:
     """The files that the finished stages of a run have left, by what run.json says."""
     stages = read_state(path / "run.json")["stages"]
@@ -143,18 +170,47 @@ def _config(config: Config | None, options: dict[str, Any]) -> Config:
     return config.with_options(**options) if options else config
 
 
+def serve(ranks: Ranks) -> None:
+    """Be a rank beside the first: do this rank's part of each task, until rank 0 has come to the end of the run."""
+    tasks = ranks.tasks()
+    for name, arguments in tasks:
+        assert name == "open", name
+        config = Config.build(arguments["config"])
+        progress = WarningsOnly(f"rank {ranks.rank}", config.quiet, ranks.first)
+        with _explained(config), Workspace(config, progress, ranks) as work:
+            for task, given in tasks:
+                _SHARED[task](work, **given)
+
+
+_SHARED: dict[str, Callable[..., object]] = {
+    "curvature": curvature_part,
+    "seeds": seeds_part,
+    "sweep": sweep_shards,
+    "centroids": fit_part,
+    "labels": label_part,
+}
+"""What ranks do side by side, by the name of the task."""
+
+
 @contextmanager
-def _workspace(config: Config | None, progress: Progress | None, options: dict[str, Any]) -> Iterator[Workspace]:
+def _workspace(
+    config: Config | None, progress: Progress | None, options: dict[str, Any], ranks: Ranks | None
+) -> Iterator[Workspace]:
     config = _config(config, options)
     config.require("model", "candidates", "seeds", "run_path")
-    with Workspace(config, progress or Progress(config.quiet)) as work:
-        try:
-            yield work
-        except torch.OutOfMemoryError as error:  # of a pass over one example, or of something no smaller batch helps
-            raise ModelError(
-                f"out of memory on {config.device}: {str(error).partition(chr(10))[0]}; lower max_length, choose fewer "
-                "layers with filter_modules, or take another device"
-            ) from error
+    with _explained(config), Workspace(config, progress or Progress(config.quiet), ranks) as work:
+        yield work
+
+
+@contextmanager
+def _explained(config: Config) -> Iterator[None]:
+    try:
+        yield
+    except torch.OutOfMemoryError as error:  # of a pass over one example, or of something no smaller batch helps
+        raise ModelError(
+            f"out of memory on {config.device}: {str(error).partition(chr(10))[0]}; lower max_length, choose fewer "
+            "layers with filter_modules, or take another device"
+        ) from error
 
 
 def _fit(work: Workspace) -> None:
@@ -164,16 +220,23 @@ def _fit(work: Workspace) -> None:
             fit_stage(work)
 
 
-def _sweep(work: Workspace) -> SketchStore:
-    """The pass over the pool, shard by shard; shards that are there are kept."""
+def _sweep(work: Workspace, whole: bool = True) -> SketchStore:
+    """The pass over the pool, shard by shard; shards that are there are kept.
+
+    Raises:
+        ConfigError: when `whole` is asked for, and `sweep_part` is a part.
+    """
+    if whole and work.config.sweep_part is not None:
+        raise ConfigError("sweep_part: only gdig sweep makes a part; what comes after needs the whole sweep")
     _fit(work)
     path = work.run.path / "sweep"
     lost = SketchStore.open(path).missing(len(work.candidates)) if work.run.done("sweep") else []
     if lost:
         work.progress.warn(f"{path}: shards {', '.join(map(str, lost))} are gone or cut short; they are made again")
     if lost or not work.run.done("sweep"):
-        with work.run.running("sweep"):
-            sweep_stage(work, path)
+        with work.run.running("sweep") as ended:
+            if not sweep_stage(work):
+                ended["state"] = "running"
     return SketchStore.open(path)
 
 
@@ -204,7 +267,7 @@ def _cluster(work: Workspace, store: SketchStore, found: Survey, budget: Budget)
         run.start_over("cluster")
     # What an interrupted stage left says what it was made from, and is gone on from only if that is still the same.
     with run.running("cluster"):
-        facts = cluster_sketches(store, run.path / "clusters", n_clusters, work.config, work.progress)
+        facts = cluster_sketches(work, store, n_clusters)
         run.record("cluster", **facts)
 
 

@@ -33,15 +33,21 @@ class Progress:
         quiet: print nothing at all.
         stream: where to print; stderr as it is when the object is made, if None.
         clock: seconds from any origin, never going back; a test can set it.
+        first: of several processes: whether this one is the first to give a warning, which then is given here.
     """
 
     def __init__(
-        self, quiet: bool = False, stream: TextIO | None = None, clock: Callable[[], float] = time.monotonic
+        self,
+        quiet: bool = False,
+        stream: TextIO | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        first: Callable[[str], bool] = lambda text: True,
     ) -> None:
         self._quiet = quiet
         self._stream = sys.stderr if stream is None else stream
         self._clock = clock
         self._warned: set[str] = set()
+        self._first = first
         self._rich: RichProgress | None = None
         self._terminal = not quiet and self._stream.isatty() and os.environ.get("TERM") != "dumb"
 
@@ -59,7 +65,11 @@ class Progress:
         """Print a warning, each text once."""
         if text not in self._warned:
             self._warned.add(text)
-            self.say(f"warning: {text}")
+            if self._first(text):
+                self._warn(f"warning: {text}")
+
+    def _warn(self, line: str) -> None:
+        self.say(line)
 
     @contextmanager
     def stage(self, name: str, total: int | None, unit: str = "rows", done: int = 0) -> Iterator[Bar]:
@@ -94,6 +104,18 @@ class Progress:
                 yield self._rich
         finally:
             self._rich = None
+
+
+class WarningsOnly(Progress):
+    """What a process beside the first one tells: its warnings, with its name before them."""
+
+    def __init__(self, name: str, quiet: bool, first: Callable[[str], bool]) -> None:
+        super().__init__(quiet=True, first=first)
+        self._name, self._mute = name, quiet
+
+    def _warn(self, line: str) -> None:
+        if not self._mute:
+            print(f"{self._name}: {line}", file=self._stream, flush=True)
 
 
 class _Silent:

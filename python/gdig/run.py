@@ -23,6 +23,9 @@ from gdig.progress import Progress
 FORMAT = 1
 """Version of the run directory's layout."""
 
+_LAST_RANKS_S = 60
+"""So long the ranks of an earlier start may take to end, in seconds."""
+
 _DIRECTORIES = {"fit": ("curvature", "seeds"), "sweep": ("sweep",), "cluster": ("clusters",), "select": ()}
 # What is recorded of a stage before it has kept any result.
 _NOTHING_KEPT = {"config", "seconds", "state"}
@@ -53,8 +56,9 @@ class Run:
         if self.path.is_dir() and not self._file.exists() and any(not _is_ours(p) for p in self.path.iterdir()):
             raise RunError(f"run_path: {self.path} is not empty and holds no run.json; choose another directory")
         self.path.mkdir(parents=True, exist_ok=True)
-        self._lock = _lock(self.path / ".lock")
+        self._lock = lock(self.path / ".lock")
         try:
+            _wait_for_ranks(self.path)
             for leftover in self.path.rglob(".*.tmp"):  # of a process that was killed: the lock says there is no other
                 leftover.unlink(missing_ok=True)
             fresh: dict[str, Any] = {"format": FORMAT, "stages": {}}
@@ -83,19 +87,23 @@ class Run:
         self._write()
 
     @contextmanager
-    def running(self, name: str) -> Iterator[None]:
-        """Mark a stage as running, and as done when the block ends well; its seconds add up over starts."""
+    def running(self, name: str) -> Iterator[dict[str, str]]:
+        """Mark a stage as running, and as done when the block ends well; its seconds add up over starts.
+
+        Gives what will be recorded then, {"state": "done"}; a block that leaves work for another start changes it.
+        """
         start = time.monotonic()
         if not self.stage(name):
             self._remove_files(name)  # left by a start_over that was killed: of another configuration, perhaps
         before = self.stage(name).get("seconds", 0.0)
         self.record(name, state="running")
+        ended = {"state": "done"}
         try:
-            yield
+            yield ended
         except BaseException:
             self.record(name, seconds=before + time.monotonic() - start)
             raise
-        self.record(name, state="done", seconds=before + time.monotonic() - start)
+        self.record(name, **ended, seconds=before + time.monotonic() - start)
 
     def start_over(self, name: str) -> None:
         """Forget a stage and the ones after it, with their files."""
@@ -148,8 +156,13 @@ class Run:
         return {k: v for k, v in values.items() if k not in _BY_CONTENT}
 
     def _write(self) -> None:
-        with replacing(self._file) as temporary:
-            temporary.write_text(json.dumps(self.state, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_state(self._file, self.state)
+
+
+def write_state(file: Path, state: dict[str, Any]) -> None:
+    """Write a run.json, complete or not at all."""
+    with replacing(file) as temporary:
+        temporary.write_text(json.dumps(state, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def read_state(file: Path) -> dict[str, Any]:
@@ -170,10 +183,29 @@ def read_state(file: Path) -> dict[str, Any]:
 
 def _is_ours(path: Path) -> bool:
     """Whether a file in a directory without run.json is what a start leaves that was killed before it wrote that."""
-    return path.name == ".lock" or (path.name.startswith(".run.json.") and path.suffix == ".tmp")
+    return path.name in (".lock", ".ranks") or (path.name.startswith(".run.json.") and path.suffix == ".tmp")
 
 
-def _lock(path: Path) -> int:
+def enter(path: Path) -> int:
+    """Say that a rank beside the first works in a run directory, until the handle returned is closed or the process
+    ends."""
+    return lock(path / ".ranks", exclusive=False)
+
+
+def _wait_for_ranks(path: Path) -> None:
+    """Wait until no rank of an earlier start is at work in the directory: it might yet write a file of a stage that is
+    about to start over. Ranks end within seconds of the one that has the lock."""
+    if not (path / ".ranks").exists():
+        return
+    for _ in range(_LAST_RANKS_S):
+        with contextlib.suppress(RunError):
+            os.close(lock(path / ".ranks"))
+            return
+        time.sleep(1)
+    os.close(lock(path / ".ranks"))
+
+
+def lock(path: Path, exclusive: bool = True) -> int:
     """Take the directory's lock, or say that it is taken. The system drops it when the process ends."""
     handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
@@ -181,7 +213,7 @@ def _lock(path: Path) -> int:
     except ImportError:  # no such locks on this system
         return handle
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(handle, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
     except OSError:
         os.close(handle)
         raise RunError(f"run_path: {path.parent} is in use by another gdig process") from None

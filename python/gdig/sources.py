@@ -15,7 +15,7 @@ from gdig.options import SelectOptions
 from gdig.values import WRONG, convert, describe
 
 # What belongs to one start of a run, or to one choice from it, and is not inherited by the next.
-_NOT_INHERITED = ("overwrite", "quiet", "run_path", *(field.name for field in fields(SelectOptions)))
+_NOT_INHERITED = ("overwrite", "quiet", "run_path", "sweep_part", *(field.name for field in fields(SelectOptions)))
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -13,11 +14,12 @@ import numpy as np
 from gdig.config import Config
 from gdig.data.corpus import Corpus, open_corpus
 from gdig.data.fingerprint import fingerprint_paths
+from gdig.distributed import Ranks
 from gdig.errors import ConfigError, CorpusError
 from gdig.options import RowFormat
 from gdig.progress import Progress
 from gdig.resampling import sample_rows
-from gdig.run import Run
+from gdig.run import Run, enter
 
 if TYPE_CHECKING:
     from gdig.data.tokens import Encoder, Example
@@ -29,19 +31,34 @@ _NO_LIMIT = 1 << 30
 
 
 class Workspace:
-    """Inputs, model and run directory of one configuration. Opening a part may raise the errors of that part."""
+    """Inputs, model and run directory of one configuration. Opening a part may raise the errors of that part.
 
-    def __init__(self, config: Config, progress: Progress) -> None:
+    Of several ranks each has its own; the run's record (`run`) is for rank 0 alone.
+    """
+
+    def __init__(self, config: Config, progress: Progress, ranks: Ranks | None = None) -> None:
         self.config = config
         self.progress = progress
+        self.ranks = ranks or Ranks()
 
     def __enter__(self) -> Workspace:
-        _ = self.run  # take the lock and compare with what is there before anything is computed
+        if self.ranks.main:
+            _ = self.run  # take the lock and compare with what is there before anything is computed
+            self.ranks.task("open", config=self.config.to_dict())
+        else:
+            self._entered = enter(self.path)
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if "run" in self.__dict__:
             self.run.close()
+        elif not self.ranks.main:
+            os.close(self._entered)
+
+    @property
+    def path(self) -> Path:
+        """The run directory."""
+        return Path(str(self.config.run_path))
 
     @cached_property
     def run(self) -> Run:
@@ -100,7 +117,7 @@ class Workspace:
 
         if self.config.threads is not None:
             torch.set_num_threads(self.config.threads)
-        model = load_model(self.config)
+        model = load_model(self.config.with_options(device=self.ranks.device(self.config.device)))
         self.progress.say(
             f"model: {type(model.module).__name__}, {str(model.dtype).removeprefix('torch.')} on {model.device}, "
             f"{len(model.layers)} layers ({model.layers[0].name} .. {model.layers[-1].name})"

@@ -13,7 +13,7 @@ by L = (1/N) sum_e (Q_S^T G_e Q_A)^2, elementwise, which takes a second pass wit
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +23,9 @@ import torch
 from gdig import ops
 from gdig.config import Config
 from gdig.data.tokens import Example
+from gdig.distributed import Ranks
 from gdig.errors import ModelError
+from gdig.exchange import Exchange
 from gdig.model.arriving import Arriving
 from gdig.model.batches import Batch, make_batches
 from gdig.model.capture import GradientPass, Sink
@@ -98,9 +100,17 @@ class FitReport:
 
 
 def fit_curvature(
-    model: Model, examples: Sequence[Example], keys: np.ndarray, config: Config, progress: Progress
+    model: Model,
+    examples: Sequence[Example],
+    keys: np.ndarray,
+    config: Config,
+    progress: Progress,
+    ranks: Ranks | None = None,
 ) -> tuple[list[Factors], FitReport]:
     """Fit the factors of every layer of the model on `examples`.
+
+    The batches of the sample are dealt to `_GROUPS` groups. A group is summed by one rank, and the groups' sums are
+    added in order, so that the bits do not depend on how many ranks there are.
 
     Args:
         model: the frozen model.
@@ -108,67 +118,129 @@ def fit_curvature(
         keys: uint64 [len(examples)], each example's row in the pool: names its stream of drawn labels.
         config: inversion, kfac_approx, use_empirical_fisher, loss_reduction, token_batch_size, seed.
         progress: where to show it.
+        ranks: who takes part; all are here with the same arguments.
+
+    Returns:
+        The factors of this rank's layers (`Ranks.owners`), in order: of all layers, where there is one rank.
 
     Raises:
         ModelError: when no example has a finite loss, or a sum is not finite (the message names the layer).
     """
+    ranks = ranks or Ranks()
     gradients = GradientPass(model, config.loss_reduction, None if config.use_empirical_fisher else config.seed)
-    tokens = resolve_token_batch_size(
+    size = resolve_token_batch_size(
         config.token_batch_size,
         model.device,
         lambda batch: gradients.run(batch, lambda *_: None),
         typical_length(examples),
     )
-    batches = make_batches(examples, tokens, keys=keys, window=model.window)
-    sums = _zeros(model)
+    size = ranks.gather(size)[0]  # all cut the same batches
+    batches = make_batches(examples, size, keys=keys, window=model.window)
+    fitting: Fitting = Fitting(size, model.device, progress, model.save_memory)
+    work = _Groups(batches, len(examples), fitting, progress, ranks)
+    exchange = Exchange(ranks, model.device)
+    owners = ranks.owners(len(model.layers))
+    mine = [index for index, owner in enumerate(owners) if owner == ranks.rank]
     reduce = config.kfac_approx == "reduce"
-    fitting: Fitting = Fitting(tokens, model.device, progress, model.save_memory)
+    sums = _zeros(model)
 
     def moments(batch: Batch, added: set) -> Arriving:
         with float32_products(config.matmul_precision):
             return Arriving([gradients.run(batch, _moments_sink(batch, model.layers, sums, reduce, added))])
 
-    good = _each_batch(fitting.each(batches, moments), progress, "fit: factors", len(examples))
+    flat = [side for pair in sums for side in pair]
+    good, totals = work.sum("fit: factors", moments, flat, [owner for owner in owners for _ in range(2)], exchange)
     lengths = np.array([len(example.input_ids) for example in examples])
     report = FitReport(int(good.sum()), int(lengths[good].sum()), int((~good).sum()))
     if report.examples == 0:
         raise ModelError("fit: no example of the sample has a finite loss; is the model's checkpoint sound?")
     count = report.examples if reduce else report.tokens
-    factors: list[Factors] = []
+    factors: dict[int, Factors] = {}
     inputs: dict[str, tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = {}
-    for layer, (sum_a, sum_s) in zip(model.layers, sums, strict=True):
+    for index in mine:
+        layer = model.layers[index]
         if layer.input_name not in inputs:
-            inputs[layer.input_name] = (sum_a / count, *_eigen(sum_a / count, layer))
+            a = _mean(totals[2 * index], count, layer.device)
+            inputs[layer.input_name] = (a, *_eigen(a, layer))
         a, q_a, l_a = inputs[layer.input_name]
-        s = sum_s / count
+        s = _mean(totals[2 * index + 1], count, layer.device)
         q_s, l_s = _eigen(s, layer)
-        factors.append(Factors(a, s, q_a, q_s, l_a, l_s, None, report.tokens, report.examples, reduce))
+        factors[index] = Factors(a, s, q_a, q_s, l_a, l_s, None, report.tokens, report.examples, reduce)
     if config.inversion == "ekfac":
-        for f in factors:
-            f.corrected = torch.zeros(len(f.l_s), len(f.l_a), dtype=f.a.dtype, device=f.a.device)
+        # The memory of the sums now holds the eigenvectors: those of other ranks' layers are brought here.
+        for index, (owner, pair) in enumerate(zip(owners, sums, strict=True)):
+            for basis, own in zip(pair, ("q_a", "q_s"), strict=True):
+                if owner == ranks.rank:
+                    basis.copy_(getattr(factors[index], own))
+                exchange.spread(basis, owner)
+        squares = [torch.zeros(len(s), len(a), dtype=a.dtype, device=a.device) for a, s in sums]
 
-        def squares(batch: Batch, added: set) -> Arriving:
+        def corrected(batch: Batch, added: set) -> Arriving:
             with float32_products(config.matmul_precision):
-                return Arriving([gradients.run(batch, _corrected_sink(batch, model.layers, factors, added))])
+                return Arriving([gradients.run(batch, _corrected_sink(batch, model.layers, sums, squares, added))])
 
-        _each_batch(fitting.each(batches, squares), progress, "fit: eigenvalues", len(examples))
-        for f in factors:
-            assert f.corrected is not None
-            f.corrected /= report.examples
-    return factors, report
+        _, totals = work.sum("fit: eigenvalues", corrected, squares, owners, exchange)
+        for index in mine:
+            factors[index].corrected = _mean(totals[index], report.examples, model.layers[index].device)
+    return [factors[index] for index in mine], report
 
 
-def _each_batch(results: Iterator[tuple[Batch, Arriving]], progress: Progress, name: str, total: int) -> np.ndarray:
-    """Go through batches and their losses; return which examples have a finite loss: bool [total]."""
-    good = np.zeros(total, dtype=bool)
-    all_losses = []
-    with progress.stage(name, total) as bar:
-        for batch, losses in results:
-            all_losses.append((batch.rows, losses))
-            bar.advance(len(batch.rows))
-        for rows, losses in all_losses:
-            good[rows] = np.isfinite(losses.numpy()[0])
-    return good
+_GROUPS = 8
+"""Parts of the sample that are summed for themselves: as many ranks as this can share the fit. A group costs one more
+addition of all sums, in the computer's memory; a number that depended on the ranks would change the bits."""
+
+
+@dataclass
+class _Groups:
+    """The sample's batches in groups, which the ranks take in turns."""
+
+    batches: Sequence[Batch]
+    n_examples: int
+    fitting: Fitting
+    progress: Progress
+    ranks: Ranks
+
+    def sum(
+        self,
+        name: str,
+        run: Callable[[Batch, set], Arriving],
+        sums: Sequence[torch.Tensor],
+        owners: Sequence[int],
+        exchange: Exchange,
+    ) -> tuple[np.ndarray, list[torch.Tensor | None]]:
+        """Pass all batches; `run` adds a batch to `sums` and returns its losses.
+
+        Returns:
+            Which examples have a finite loss, bool [n_examples], on every rank; and the totals, on the CPU, of those
+            `sums` that `owners` gives to this rank (None for the others).
+        """
+        ranks, n = self.ranks, min(_GROUPS, len(self.batches))
+        good = np.zeros(self.n_examples, dtype=bool)
+        totals: list[torch.Tensor | None] = [None] * len(sums)
+        with self.progress.stage(name, self.n_examples) as shown:
+            bar = ranks.shared(shown)
+            for first in range(0, n, ranks.world):
+                group = first + ranks.rank
+                ranks.doing(f"{name}, group {group} of {n}")
+                mine = self.batches[group::n] if group < n else []
+                for total in sums:
+                    total.zero_()
+                arriving = []
+                for batch, losses in self.fitting.each(mine, run):
+                    arriving.append((batch.rows, losses))
+                    bar.advance(len(batch.rows))
+                for rows, losses in arriving:
+                    good[rows] = np.isfinite(losses.numpy()[0])
+                ranks.gather(None, bar)
+                exchange.fold(sums, totals, owners, min(ranks.world, n - first))
+        found = ranks.gather(np.flatnonzero(good).tolist())
+        good[np.concatenate([np.array(rows, dtype=np.int64) for rows in found])] = True
+        return good, totals
+
+
+def _mean(total: torch.Tensor | None, count: int, device: torch.device) -> torch.Tensor:
+    assert total is not None
+    return (total / count).to(device)
 
 
 def _zeros(model: Model) -> list[tuple[torch.Tensor, torch.Tensor]]:
@@ -211,26 +283,31 @@ def _moments_sink(
     return sink
 
 
-def _corrected_sink(batch: Batch, layers: Sequence[Layer], factors: list[Factors], added: set[int]) -> Sink:
+def _corrected_sink(
+    batch: Batch,
+    layers: Sequence[Layer],
+    bases: list[tuple[torch.Tensor, torch.Tensor]],
+    squares: list[torch.Tensor],
+    added: set[int],
+) -> Sink:
+    """Adds to the squares in the eigenbases (q_a, q_s), and notes in `added` which layers it has added."""
     examples = batch.segments
     readers = Counter(layer.input_name for layer in layers)
     rotated: dict[str, torch.Tensor] = {}  # inputs that a layer still to come reads too
 
     def sink(index: int, a: torch.Tensor, d: torch.Tensor, keep: torch.Tensor) -> None:
-        f, name = factors[index], layers[index].input_name
-        assert f.corrected is not None
+        (q_a, q_s), total, name = bases[index], squares[index], layers[index].input_name
         readers[name] -= 1
-        dtype = f.q_a.dtype
         x = rotated.pop(name, None)
         if x is None:
-            x = with_ones(a.to(dtype), len(f.l_a), keep.to(dtype)) @ f.q_a
+            x = with_ones(a.to(q_a.dtype), len(q_a), keep.to(q_a.dtype)) @ q_a
         if readers[name]:
             rotated[name] = x
         if index in added:
             return
-        part = torch.zeros_like(f.corrected)  # all of the batch's squares or none, should memory run out among them
-        ops.squared_gradients(x, d.to(dtype) @ f.q_s, examples, part)
-        f.corrected += part
+        part = torch.zeros_like(total)  # all of the batch's squares or none, should memory run out among them
+        ops.squared_gradients(x, d.to(q_a.dtype) @ q_s, examples, part)
+        total += part
         added.add(index)
 
     return sink

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,7 +61,7 @@ class Feed(Dataset):
 
     Args:
         work: whose pool, tokenizer and limits.
-        shards: (start, stop) of each, in the order in which they are wanted.
+        shards: (start, stop) of each.
         token_batch_size: tokens in a batch.
         workers: processes that work ahead, two shards each; 0: encode here, when asked.
     """
@@ -85,24 +85,29 @@ class Feed(Dataset):
         work = self._work
         return encode_shard(work.candidates, work.encoder, start, stop, self._token_batch_size, work.limits.window)
 
-    def __iter__(self) -> Iterator[EncodedShard]:
-        """The shards, in order.
+    def over(self, numbers: Iterable[int]) -> Iterator[tuple[int, EncodedShard]]:
+        """The shards of these numbers, in their order; workers ask for some numbers ahead.
 
         Raises:
             GdigError: of opening or reading the pool.
             RunError: when a worker process dies.
         """
         if not self._workers:
-            yield from (self[i] for i in range(len(self)))
+            yield from ((number, self[number]) for number in numbers)
             return
         loader = DataLoader(
-            _Guarded(self), batch_size=None, num_workers=self._workers, collate_fn=_as_is, worker_init_fn=_begin
+            _Guarded(self),
+            batch_size=None,
+            sampler=numbers,
+            num_workers=self._workers,
+            collate_fn=_as_is,
+            worker_init_fn=_begin,
         )
         try:
-            for result in loader:
+            for number, result in loader:
                 if isinstance(result, Exception):
                     raise result
-                yield result
+                yield number, result
         except RuntimeError as error:  # how torch says that one of them is gone
             raise RunError(f"a process that tokenises has died (out of memory?): {error}") from error
 
@@ -116,11 +121,11 @@ class _Guarded(Dataset):
     def __len__(self) -> int:
         return len(self.feed)
 
-    def __getitem__(self, index: int) -> EncodedShard | GdigError:
+    def __getitem__(self, number: int) -> tuple[int, EncodedShard | GdigError]:
         try:
-            return self.feed[index]
+            return number, self.feed[number]
         except GdigError as error:
-            return error
+            return number, error
 
     def reopen(self) -> None:
         """Forget what the parent has open: files share their position with it."""

@@ -10,7 +10,7 @@ import numpy as np
 
 from gdig.data.tokens import Example
 from gdig.errors import RunError
-from gdig.stages.curvature import Factors, fit_curvature
+from gdig.stages.curvature import Factors, FitReport, fit_curvature
 from gdig.stages.seeds import SeedFactors, SeedReport, precondition_seeds
 from gdig.workspace import Workspace
 
@@ -20,48 +20,84 @@ _POOR_CORRELATION = 0.98
 
 def fit_stage(work: Workspace) -> None:
     """Leave curvature/<layer>.safetensors and seeds/<layer>.safetensors, and the reports in run.json."""
-    config, run, model = work.config, work.run, work.model
+    run, ranks = work.run, work.ranks
     seeds = work.seed_examples  # first: an unusable seed is the quickest thing to find
-    factors: list[Factors] | list[None]
-    if config.inversion == "identity":
-        factors = [None] * len(model.layers)
-    elif run.stage("fit").get("curvature") is not None:
-        factors = [Factors.load(_file(run.path, "curvature", layer.name), layer.device) for layer in model.layers]
-    else:
-        examples, rows = work.sample("curvature", config.fit_rows)
-        factors, report = fit_curvature(model, examples, rows.astype(np.uint64), config, work.progress)
-        for layer, f in zip(model.layers, factors, strict=True):
-            f.save(_file(run.path, "curvature", layer.name), layer.name)
+    factors: list[Factors] | None = None
+    if work.config.inversion != "identity" and run.stage("fit").get("curvature") is None:
+        ranks.task("curvature")
+        factors, report = curvature_part(work)
         run.record("fit", curvature=asdict(report))
         if report.invalid:
             work.progress.warn(f"fit: {report.invalid} rows of the sample have a loss that is not finite; left out")
-    probe, _ = work.sample("probe", config.probe_rows)
-    joined, seed_report = precondition_seeds(
-        model, factors, seeds, probe, config, work.progress, where=lambda i: f"seeds: {work.seed_corpus.where(i)}"
-    )
-    for layer, s in zip(model.layers, joined, strict=True):
-        s.save(_file(run.path, "seeds", layer.name), layer.name)
-    run.record("fit", seeds=asdict(seed_report), layers=[layer.name for layer in model.layers], dtype=str(model.dtype))
+    ranks.task("seeds")
+    seed_report = seeds_part(work, factors if ranks.world == 1 else None)
+    layers = [layer.name for layer in work.model.layers]
+    run.record("fit", seeds=asdict(seed_report), layers=layers, dtype=str(work.model.dtype))
     _say(work, seeds, seed_report)
 
 
-def read_seed_factors(work: Workspace) -> list[SeedFactors]:
-    """Read what the fit left, in the order of the model's layers.
+def curvature_part(work: Workspace) -> tuple[list[Factors], FitReport]:
+    """Leave the curvature files: every rank is here, passes its part of the sample, and writes its layers' files.
+
+    Returns:
+        The factors of this rank's layers (`Ranks.owners`), and what the fit saw.
+    """
+    examples, rows = work.sample("curvature", work.config.fit_rows)
+    keys = rows.astype(np.uint64)
+    factors, report = fit_curvature(work.model, examples, keys, work.config, work.progress, work.ranks)
+    for layer, f in zip(_own_layers(work), factors, strict=True):
+        f.save(_file(work.path, "curvature", layer), layer)
+    work.ranks.gather(None)
+    return factors, report
+
+
+def seeds_part(work: Workspace, factors: list[Factors] | None = None) -> SeedReport:
+    """Leave the seeds' files: every rank is here, takes its part of the seeds, and writes its layers' files.
+
+    Args:
+        work: this rank's.
+        factors: curvature of all layers; None to read the files, or for the identity.
+    """
+    config, model = work.config, work.model
+    known: list[Factors] | list[None] = factors or [None] * len(model.layers)
+    if factors is None and config.inversion != "identity":
+        known = [Factors.load(_file(work.path, "curvature", layer.name), layer.device) for layer in model.layers]
+    probe, _ = work.sample("probe", config.probe_rows)
+
+    def where(seed: int) -> str:
+        return f"seeds: {work.seed_corpus.where(seed)}"
+
+    joined, report = precondition_seeds(
+        model, known, work.seed_examples, probe, config, work.progress, where, work.ranks
+    )
+    for layer, s in zip(_own_layers(work), joined, strict=True):
+        s.save(_file(work.path, "seeds", layer), layer)
+    work.ranks.gather(None)
+    return report
+
+
+def _own_layers(work: Workspace) -> list[str]:
+    layers = work.model.layers
+    owners = work.ranks.owners(len(layers))
+    return [layer.name for layer, owner in zip(layers, owners, strict=True) if owner == work.ranks.rank]
+
+
+def read_seed_factors(work: Workspace, dtype: str) -> list[SeedFactors]:
+    """Read what the fit, which ran in `dtype`, left, in the order of the model's layers.
 
     Raises:
-        RunError: when the fit ran in another precision (which "auto" makes of another device).
+        RunError: when the model now has another dtype (which precision "auto" makes of another device).
     """
     model = work.model
-    fitted = work.run.stage("fit")["dtype"]
-    if fitted != str(model.dtype):
-        raise RunError(f"precision: the run was fitted in {fitted}, the model is now {model.dtype}; set precision")
-    return [SeedFactors.load(_file(work.run.path, "seeds", layer.name), layer.device) for layer in model.layers]
+    if dtype != str(model.dtype):
+        raise RunError(f"precision: the run was fitted in {dtype}, the model is now {model.dtype}; set precision")
+    return [SeedFactors.load(_file(work.path, "seeds", layer.name), layer.device) for layer in model.layers]
 
 
 def read_curvature(work: Workspace) -> Iterator[Factors]:
     """Read the layers' curvature, one at a time, in the order of the model's layers."""
     for layer in work.model.layers:
-        yield Factors.load(_file(work.run.path, "curvature", layer.name), layer.device)
+        yield Factors.load(_file(work.path, "curvature", layer.name), layer.device)
 
 
 def _file(path: Path, directory: str, layer: str) -> Path:

@@ -189,30 +189,83 @@ def sketch_scale(sweeper: Sweeper, probe: Sequence[Example]) -> float:
     return 2.0 ** -round(math.log2(float(np.median(norms)) / math.sqrt(sketch.shape[1])))
 
 
-def sweep_stage(work: Workspace, path: Path) -> None:
-    """Write the shards of the sweep that are missing, then count what the pool turned out to hold."""
+def sweep_stage(work: Workspace) -> bool:
+    """Write the shards of the sweep that are missing, or those of them that `sweep_part` names; when all are there,
+    count what the pool turned out to hold. Returns whether all are there."""
     config, run, n = work.config, work.run, len(work.candidates)
-    factors = read_curvature(work) if config.sketch_space == "fisher" else None
-    sweeper = Sweeper(work.model, read_seed_factors(work), config, work.progress, factors=factors)
-    if "scale" not in run.stage("sweep"):
-        probe = work.sample("probe", config.probe_rows)[0]
-        run.record("sweep", token_batch_size=sweeper.find_batch_size(probe), scale=sketch_scale(sweeper, probe))
-    sweeper.scale = run.stage("sweep")["scale"]
-    if config.token_batch_size == "auto":  # the same in every start, so that the bits are
-        sweeper.fitting.token_batch_size = run.stage("sweep").get("token_batch_size", CPU_TOKENS)
-    store = _open_or_create(path, work)
-    step = store.rows_per_shard
-    missing = store.missing(n)
-    done = n - sum(min(n, (shard + 1) * step) - shard * step for shard in missing)
-    rows = [(shard * step, min(n, (shard + 1) * step)) for shard in missing]
-    feed = Feed(work, rows, sweeper.fitting.token_batch_size, resolve_workers(config, work.model.device, len(rows)))
-    # Written behind the next shard's pass; leaving the block waits for what is not written yet.
-    with work.progress.stage("sweep", n, done=done) as bar, Background() as writer:
-        for shard, encoded in zip(missing, feed, strict=True):
-            writer.submit(store.write_shard, shard, sweeper.shard(encoded, bar))
-    counts = count_rows(SketchStore.open(path), work)
+    store = _open_or_create(run.path / "sweep", work)
+    missing = [shard for shard in store.missing(n) if in_part(shard, config.sweep_part)]
+    if missing:
+        run.record("sweep", rows=n)
+        known = run.stage("sweep")
+        arguments = {
+            "missing": missing,
+            "dtype": run.stage("fit")["dtype"],
+            "scale": known.get("scale"),
+            "token_batch_size": known.get("token_batch_size"),
+        }
+        work.ranks.task("sweep", **arguments)
+        sweep_shards(work, **arguments)
+    left = store.missing(n)
+    if left:
+        whole = -(-n // store.rows_per_shard)
+        work.progress.say(
+            f"sweep: {whole - len(left)} of {whole} shards are there; gdig merge adds those of other parts"
+        )
+        return False
+    counts = count_rows(SketchStore.open(run.path / "sweep"), work)
     run.record("sweep", **counts)
     work.progress.say("sweep: " + ", ".join(f"{value:,} {name.replace('_', ' ')}" for name, value in counts.items()))
+    return True
+
+
+def sweep_shards(
+    work: Workspace, missing: list[int], dtype: str, scale: float | None, token_batch_size: int | None
+) -> None:
+    """Write the shards `missing`, whoever is free taking the next: every rank is here with the same arguments.
+
+    Args:
+        work: this rank's.
+        missing: shards to write.
+        dtype: name of the dtype that the fit ran in.
+        scale: of the sketches; None to have rank 0 find and record it.
+        token_batch_size: what "auto" was found to be; None to have rank 0 find and record it too.
+    """
+    ranks, n, config = work.ranks, len(work.candidates), work.config
+    factors = read_curvature(work) if config.sketch_space == "fisher" else None
+    sweeper = Sweeper(work.model, read_seed_factors(work, dtype), config, work.progress, factors=factors)
+    if scale is None or token_batch_size is None:
+        if ranks.main:
+            probe = work.sample("probe", config.probe_rows)[0]
+            token_batch_size = sweeper.find_batch_size(probe)
+            scale = sketch_scale(sweeper, probe)
+            work.run.record("sweep", scale=scale, token_batch_size=token_batch_size)
+        scale, token_batch_size = ranks.gather([scale, token_batch_size])[0]
+    sweeper.scale = scale
+    if config.token_batch_size == "auto":  # the same in every start and rank, so that the bits are
+        sweeper.fitting.token_batch_size = token_batch_size
+    store = SketchStore.open(work.path / "sweep")
+    step = store.rows_per_shard
+    spans = [(shard * step, min(n, (shard + 1) * step)) for shard in missing]
+    feed = Feed(work, spans, sweeper.fitting.token_batch_size, resolve_workers(config, work.model.device, len(spans)))
+    done = n - sum(stop - start for start, stop in spans)
+    with work.progress.stage("sweep", n, done=done) as shown:
+        bar = ranks.shared(shown)
+        # Written behind the next shard's pass; leaving the block waits for what is not written yet.
+        with Background() as writer:
+            for number, encoded in feed.over(ranks.claim(len(missing))):
+                ranks.doing(f"sweep, rows {encoded.start} to {encoded.stop - 1}")
+                writer.submit(store.write_shard, missing[number], sweeper.shard(encoded, bar))
+        ranks.doing("sweep, all shards taken")
+        ranks.gather(None, bar)
+
+
+def in_part(shard: int, part: str | None) -> bool:
+    """Whether a shard belongs to the part "K/N" of a sweep: shards K - 1, K - 1 + N, ...; None is all of it."""
+    if part is None:
+        return True
+    k, n = map(int, part.split("/"))
+    return shard % n == k - 1
 
 
 def resolve_workers(config: Config, device: torch.device, shards: int) -> int:

@@ -9,6 +9,7 @@ use rayon::prelude::*;
 use super::ahead::{with_pages_ahead, Ahead};
 use super::arch::{Assigner, Scratch};
 use super::checkpoint::{Checkpoint, State};
+use super::others::Others;
 use super::source::{squared_norm, Block, Reader, RowSet};
 use super::tally::{BadRow, Tally};
 use super::{Fitted, Options};
@@ -21,27 +22,29 @@ use crate::Result;
 const CHUNK_ROWS: usize = 8192;
 /// Most bytes that the sums of chunks under way may take together; bounds how many run at once, not the result.
 const PARTIAL_BYTES: usize = 1 << 30;
+/// Most chunks in a wave that one of several processes takes.
+const SHARED_WAVE: usize = 16;
 /// Most empty clusters that one iteration fills again.
 const MAX_RESEEDED: usize = 1024;
 
 /// A row far from its centroid. The greatest is the farthest; of equally far ones, the first row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Far {
+pub(super) struct Far {
     /// Squared distance, as bits: for numbers that are not negative they sort alike.
-    distance: u32,
-    position: Reverse<usize>,
-    label: u32,
+    pub distance: u32,
+    pub position: Reverse<usize>,
+    pub label: u32,
 }
 
 /// What one pass over rows finds.
 #[derive(Default)]
-struct Pass<T> {
+pub(super) struct Pass<T> {
     /// Sums of each centroid's rows, [K, dim].
-    sums: Vec<T>,
-    counts: Vec<u64>,
-    inertia: f64,
+    pub sums: Vec<T>,
+    pub counts: Vec<u64>,
+    pub inertia: f64,
     /// The farthest rows, for clusters that are empty.
-    far: Vec<Far>,
+    pub far: Vec<Far>,
 }
 
 /// The state before the first iteration.
@@ -58,12 +61,14 @@ pub fn run(
     mut state: State,
     options: &Options,
     checkpoint: Option<&Checkpoint>,
+    others: Option<&dyn Others>,
     supervisor: &Supervisor,
 ) -> Result<Fitted> {
     let dim = rows.source.dim();
     let mut partials = Vec::new();
+    let mut pass = |centroids: &[f32]| pass(rows, centroids, options, &mut partials, others, supervisor);
     while !state.ended && state.n_iter < options.max_iter {
-        let mut found = pass(rows, &state.centroids, options, &mut partials, supervisor)?;
+        let mut found = pass(&state.centroids)?;
         let reseeded = reseed(rows, &mut found)?;
         let updated = update(&found, &state.centroids, dim, options.unit_normalize);
         let squares = updated.iter().zip(&state.centroids).map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2));
@@ -84,7 +89,7 @@ pub fn run(
         }
     }
     // Inertia and counts of the centroids that are returned, not of those before the last update.
-    let Pass { counts, inertia, .. } = pass(rows, &state.centroids, options, &mut partials, supervisor)?;
+    let Pass { counts, inertia, .. } = pass(&state.centroids)?;
     Ok(Fitted { centroids: state.centroids, inertia, n_iter: state.n_iter, counts })
 }
 
@@ -94,54 +99,143 @@ fn pass(
     centroids: &[f32],
     options: &Options,
     partials: &mut Vec<Pass<f32>>,
+    others: Option<&dyn Others>,
     supervisor: &Supervisor,
 ) -> Result<Pass<f64>> {
-    with_pages_ahead(rows, 0..rows.len(), |ahead| waves(rows, centroids, options, partials, ahead, supervisor))
+    if let Some(others) = others {
+        others.give(centroids)?;
+    }
+    let mut total = Pass { sums: vec![0f64; centroids.len()], counts: vec![0; options.n_clusters], ..Pass::default() };
+    let waves = Waves::new(rows, options, others.is_some());
+    with_pages_ahead(rows, 0..rows.len(), |ahead| {
+        let assigner = Assigner::new(rows.kernel(options.kernel), centroids, rows.source.dim(), rows.dtype())?;
+        for (number, chunks) in waves.all().enumerate() {
+            let from = others.map_or(0, |others| number % others.world());
+            // A row nearer than the farthest of the chunks before cannot become one of the farthest.
+            let floor = (total.far.len() == waves.n_far).then(|| *total.far.last().expect("k is not zero"));
+            if from == 0 {
+                waves.sum(rows, chunks.clone(), centroids, &assigner, floor, partials, ahead, supervisor)?;
+            } else {
+                let shape = (options.n_clusters, centroids.len());
+                waves.take(chunks.len(), from, shape, others.expect("from is not 0"), partials, supervisor)?;
+            }
+            total.fold(&mut partials[..chunks.len()], waves.n_far);
+        }
+        Ok(total)
+    })
 }
 
-/// Chunks in waves: so many as their sums take memory for, whose sums are then added in order.
-fn waves(
+/// What rank `rank` of several adds to a pass: the sums of the chunks of its waves.
+pub(super) fn help(
     rows: RowSet,
     centroids: &[f32],
     options: &Options,
     partials: &mut Vec<Pass<f32>>,
-    ahead: &Ahead,
+    others: &dyn Others,
     supervisor: &Supervisor,
-) -> Result<Pass<f64>> {
-    let (k, dim) = (options.n_clusters, rows.source.dim());
-    let assigner = Assigner::new(rows.kernel(options.kernel), centroids, dim, rows.dtype())?;
-    let chunk_rows = CHUNK_ROWS.max(4 * k).next_multiple_of(CHUNK_ROWS);
-    let n_chunks = rows.len().div_ceil(chunk_rows);
-    let at_once = (PARTIAL_BYTES / (4 * k * dim)).clamp(1, 8 * rayon::current_num_threads());
-    let n_far = k.min(MAX_RESEEDED);
-    partials.resize_with(at_once.min(n_chunks), Pass::default);
+) -> Result<()> {
+    let waves = Waves::new(rows, options, true);
+    with_pages_ahead(rows, 0..rows.len(), |ahead| {
+        let assigner = Assigner::new(rows.kernel(options.kernel), centroids, rows.source.dim(), rows.dtype())?;
+        for (number, chunks) in waves.all().enumerate() {
+            if number % others.world() != others.rank() {
+                ahead.reached(chunks.start * waves.chunk_rows);
+                continue;
+            }
+            waves.sum(rows, chunks.clone(), centroids, &assigner, None, partials, ahead, supervisor)?;
+            for partial in &partials[..chunks.len()] {
+                others.send(&partial.to_bytes(waves.n_far))?;
+            }
+        }
+        Ok(())
+    })
+}
 
-    let mut total = Pass { sums: vec![0f64; k * dim], counts: vec![0; k], inertia: 0.0, far: Vec::new() };
-    for first in (0..n_chunks).step_by(at_once) {
-        let wave = &mut partials[..at_once.min(n_chunks - first)];
-        // A row nearer than the farthest of the chunks before cannot become one of the farthest.
-        let floor = (total.far.len() == n_far).then(|| *total.far.last().expect("k is not zero"));
-        let add = |(i, partial): (usize, &mut Pass<f32>)| {
-            let chunk = (first + i) * chunk_rows..rows.len().min((first + i + 1) * chunk_rows);
-            ahead.reached(chunk.start);
-            sum_chunk(rows, chunk, centroids, &assigner, (n_far, floor), partial, supervisor)
-        };
-        in_order(wave.iter_mut().enumerate(), add)?;
-        total.sums.par_chunks_mut(1 << 14).enumerate().for_each(|(i, sums)| {
-            for partial in &*wave {
+impl Pass<f64> {
+    /// Add the sums of chunks in their order.
+    fn fold(&mut self, partials: &mut [Pass<f32>], n_far: usize) {
+        self.sums.par_chunks_mut(1 << 14).enumerate().for_each(|(i, sums)| {
+            for partial in &*partials {
                 let part = &partial.sums[i << 14..][..sums.len()];
                 sums.iter_mut().zip(part).for_each(|(sum, &part)| *sum += f64::from(part));
             }
         });
-        for partial in wave {
-            total.counts.iter_mut().zip(&partial.counts).for_each(|(count, part)| *count += part);
-            total.inertia += partial.inertia;
-            total.far.append(&mut partial.far);
+        for partial in partials {
+            self.counts.iter_mut().zip(&partial.counts).for_each(|(count, part)| *count += part);
+            self.inertia += partial.inertia;
+            self.far.append(&mut partial.far);
         }
-        total.far.sort_unstable_by_key(|far| Reverse(*far));
-        total.far.truncate(n_far);
+        self.far.sort_unstable_by_key(|far| Reverse(*far));
+        self.far.truncate(n_far);
     }
-    Ok(total)
+}
+
+/// Chunks in waves: so many as their sums take memory for, whose sums are then added in order.
+struct Waves {
+    chunk_rows: usize,
+    n_chunks: usize,
+    at_once: usize,
+    n_rows: usize,
+    n_far: usize,
+}
+
+impl Waves {
+    fn new(rows: RowSet, options: &Options, shared: bool) -> Waves {
+        let (k, dim) = (options.n_clusters, rows.source.dim());
+        let chunk_rows = CHUNK_ROWS.max(4 * k).next_multiple_of(CHUNK_ROWS);
+        // Where waves are dealt out, all processes must see the same ones, whatever their threads.
+        let most = if shared { SHARED_WAVE } else { 8 * rayon::current_num_threads() };
+        let at_once = (PARTIAL_BYTES / (4 * k * dim)).clamp(1, most);
+        let n_chunks = rows.len().div_ceil(chunk_rows);
+        Waves { chunk_rows, n_chunks, at_once, n_rows: rows.len(), n_far: k.min(MAX_RESEEDED) }
+    }
+
+    /// The chunks of each wave.
+    fn all(&self) -> impl Iterator<Item = Range<usize>> + '_ {
+        (0..self.n_chunks).step_by(self.at_once).map(|first| first..self.n_chunks.min(first + self.at_once))
+    }
+
+    #[allow(clippy::too_many_arguments)] // What a pass holds, and which chunks.
+    fn sum(
+        &self,
+        rows: RowSet,
+        chunks: Range<usize>,
+        centroids: &[f32],
+        assigner: &Assigner,
+        floor: Option<Far>,
+        partials: &mut Vec<Pass<f32>>,
+        ahead: &Ahead,
+        supervisor: &Supervisor,
+    ) -> Result<()> {
+        partials.resize_with(partials.len().max(chunks.len()), Pass::default);
+        let add = |(i, partial): (usize, &mut Pass<f32>)| {
+            let first = (chunks.start + i) * self.chunk_rows;
+            ahead.reached(first);
+            let chunk = first..self.n_rows.min(first + self.chunk_rows);
+            sum_chunk(rows, chunk, centroids, assigner, (self.n_far, floor), partial, supervisor)
+        };
+        in_order(partials[..chunks.len()].iter_mut().enumerate(), add)?;
+        Ok(())
+    }
+
+    /// The sums of `n` chunks that another process has added up.
+    fn take(
+        &self,
+        n: usize,
+        from: usize,
+        (k, n_sums): (usize, usize),
+        others: &dyn Others,
+        partials: &mut Vec<Pass<f32>>,
+        supervisor: &Supervisor,
+    ) -> Result<()> {
+        partials.resize_with(partials.len().max(n), Pass::default);
+        for partial in &mut partials[..n] {
+            supervisor.check()?;
+            let bytes = others.receive(from, Pass::n_bytes(n_sums, k, self.n_far))?;
+            *partial = Pass::from_bytes(&bytes, n_sums, k, self.n_far)?;
+        }
+        Ok(())
+    }
 }
 
 fn sum_chunk(

@@ -9,6 +9,7 @@ pub mod arch;
 mod checkpoint;
 mod init;
 mod lloyd;
+mod others;
 mod place;
 mod predict;
 mod predict_to;
@@ -24,6 +25,7 @@ use std::path::PathBuf;
 use rayon::prelude::*;
 
 pub use arch::Kernel;
+pub use others::{help, Others};
 pub use predict::{predict, Model, INVALID};
 pub use predict_to::predict_to;
 pub use source::Source;
@@ -79,6 +81,31 @@ pub struct Fitted {
 }
 
 pub fn fit(source: &Source, options: &Options, supervisor: &Supervisor) -> Result<Fitted> {
+    fit_with(source, options, None, supervisor)
+}
+
+/// `fit`, the rows added up together with other processes, which are in `help` with the same source and options.
+pub fn fit_with(
+    source: &Source,
+    options: &Options,
+    others: Option<&dyn Others>,
+    supervisor: &Supervisor,
+) -> Result<Fitted> {
+    on_training_rows(source, options, supervisor, |all, rows| {
+        // What the checkpoint stands for does not depend on the sample, which the options fix.
+        let path = options.checkpoint.as_deref();
+        let checkpoint = path.map(|path| Checkpoint::new(path, all, options, supervisor)).transpose()?;
+        train(rows, options, checkpoint.as_ref(), others, supervisor)
+    })
+}
+
+/// Do `work` in a pool of threads, on all valid rows and on those to train on.
+fn on_training_rows<T: Send>(
+    source: &Source,
+    options: &Options,
+    supervisor: &Supervisor,
+    work: impl FnOnce(RowSet, RowSet) -> Result<T> + Send,
+) -> Result<T> {
     let k = options.n_clusters;
     let mut n_valid = 0;
     source.each_valid(supervisor, |_| n_valid += 1)?;
@@ -94,28 +121,30 @@ pub fn fit(source: &Source, options: &Options, supervisor: &Supervisor) -> Resul
     let pool = thread_pool(options.n_threads)?;
     pool.install(|| {
         let all = RowSet { source, list: None, unit_normalize: options.unit_normalize };
-        // Before rows are chosen: what it stands for does not depend on the sample, which the options fix.
-        let path = options.checkpoint.as_deref();
-        let checkpoint = path.map(|path| Checkpoint::new(path, all, options, supervisor)).transpose()?;
-        let checkpoint = checkpoint.as_ref();
         let n_train = options.train_rows.unwrap_or(n_valid).min(n_valid);
         if n_train == n_valid {
-            return train(all, options, checkpoint, supervisor);
+            return work(all, all);
         }
         let list = sample(all, n_train, derive(options.seed, "k-means training rows"), supervisor)?;
         let rows = RowSet { list: Some(&list), ..all };
         if n_train * source.dim() * source.dtype().size() > GATHER_BYTES {
-            return train(rows, options, checkpoint, supervisor);
+            return work(all, rows);
         }
         let (stored, scales) = gather_stored(rows, supervisor)?;
         let size = source.dim() * source.dtype().size();
         let bytes = &bytemuck::cast_slice(&stored)[..n_train * size];
         let array = Rows::new(source.dtype(), source.dim(), bytes, &scales)?;
-        train(RowSet { source: &Source::Array(array), list: None, ..rows }, options, checkpoint, supervisor)
+        work(all, RowSet { source: &Source::Array(array), list: None, ..rows })
     })
 }
 
-fn train(rows: RowSet, options: &Options, checkpoint: Option<&Checkpoint>, supervisor: &Supervisor) -> Result<Fitted> {
+fn train(
+    rows: RowSet,
+    options: &Options,
+    checkpoint: Option<&Checkpoint>,
+    others: Option<&dyn Others>,
+    supervisor: &Supervisor,
+) -> Result<Fitted> {
     let (k, dim) = (options.n_clusters, rows.source.dim());
     if let Init::Centroids(given) = &options.init {
         if given.len() != k * dim {
@@ -128,7 +157,7 @@ fn train(rows: RowSet, options: &Options, checkpoint: Option<&Checkpoint>, super
         (None, Init::PlusPlus) => lloyd::start(init::plus_plus(rows, k, options.seed, supervisor)?, dim, options),
         (None, Init::Centroids(given)) => lloyd::start(given.clone(), dim, options),
     };
-    lloyd::run(rows, state, options, checkpoint, supervisor)
+    lloyd::run(rows, state, options, checkpoint, others, supervisor)
 }
 
 /// What rows must be, so that no distance overflows, centroids must be too.

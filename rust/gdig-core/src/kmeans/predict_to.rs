@@ -32,11 +32,15 @@ const WRITERS: usize = 4;
 
 /// Write `labels` [n] uint32 and `distances` [n] float32 to one file for each shard of the source (for an array: for
 /// each `rows_per_shard` rows). A file that is there and was made from the same rows and centroids is kept.
+///
+/// With `shards`, for these alone: nothing else in the directory is touched, but that whoever has the last shard removes
+/// those of an earlier, longer source. So several processes can share a directory.
 pub fn predict_to(
     source: &Source,
     model: &Model,
     directory: &Path,
     rows_per_shard: usize,
+    shards: Option<Range<usize>>,
     supervisor: &Supervisor,
 ) -> Result<Vec<PathBuf>> {
     model.check(source)?;
@@ -51,15 +55,23 @@ pub fn predict_to(
     sync_directory(directory)?;
     let rows = RowSet { source, list: None, unit_normalize: model.unit_normalize };
     let labeller = Labeller::new(rows, model, supervisor)?;
-    let job =
-        Job { labeller, model, directory, rows_per_shard, done: Mutex::default(), failed: AtomicBool::new(false) };
-    remove_leftovers(directory, |name| shard_index(name).is_some_and(|index| index < job.n_shards()));
+    let n_shards = rows.len().div_ceil(rows_per_shard);
+    let shards = shards.unwrap_or(0..n_shards);
+    if shards.start > shards.end || shards.end > n_shards {
+        return Err(Error::input(format!("shards: expected a part of 0..{n_shards}, got {shards:?}")));
+    }
+    let done = Mutex::new(Done { rows: shards.start * rows_per_shard, later: BTreeMap::new() });
+    let failed = AtomicBool::new(false);
+    let job = Job { labeller, model, directory, rows_per_shard, shards: shards.clone(), done, failed };
+    remove_leftovers(directory, |name| shard_index(name).is_some_and(|index| shards.contains(&index)));
     let (labelled, written) = job.run(&thread_pool(model.n_threads)?);
     // With its writers gone the labelling fails too, so what a writer met comes first.
     written.and(labelled)?;
-    remove_surplus(directory, job.n_shards())?;
+    if shards.end == n_shards {
+        remove_surplus(directory, n_shards)?;
+    }
     sync_directory(directory)?;
-    Ok((0..job.n_shards()).map(|index| directory.join(shard_name(index))).collect())
+    Ok(shards.map(|index| directory.join(shard_name(index))).collect())
 }
 
 struct Job<'a> {
@@ -67,13 +79,13 @@ struct Job<'a> {
     model: &'a Model<'a>,
     directory: &'a Path,
     rows_per_shard: usize,
+    shards: Range<usize>,
     done: Mutex<Done>,
     /// A file could not be written.
     failed: AtomicBool,
 }
 
 /// Which files are complete.
-#[derive(Default)]
 struct Done {
     /// Of all rows up to this one.
     rows: usize,
@@ -93,12 +105,16 @@ struct Pending {
 type Files = SyncSender<Arc<Pending>>;
 
 impl Job<'_> {
-    fn n_rows(&self) -> usize {
-        self.labeller.rows.len()
+    /// Rows of a shard.
+    fn span(&self, index: usize) -> Range<usize> {
+        let start = index * self.rows_per_shard;
+        start..self.labeller.rows.len().min(start + self.rows_per_shard)
     }
 
-    fn n_shards(&self) -> usize {
-        self.n_rows().div_ceil(self.rows_per_shard)
+    /// Rows of all shards to be labelled.
+    fn rows(&self) -> Range<usize> {
+        let n_rows = self.labeller.rows.len();
+        n_rows.min(self.shards.start * self.rows_per_shard)..n_rows.min(self.shards.end * self.rows_per_shard)
     }
 
     /// Label on the pool's threads, write on others. Returns how each ended.
@@ -111,7 +127,7 @@ impl Job<'_> {
             // The writers own the receiver: when all have failed, sending fails.
             drop(receiver);
             let labelled = pool.install(|| {
-                with_pages_ahead(self.labeller.rows, 0..self.n_rows(), |ahead| {
+                with_pages_ahead(self.labeller.rows, self.rows(), |ahead| {
                     in_order(self.steps(), |step: Result<(Arc<Pending>, Range<usize>)>| {
                         let (pending, span) = step?;
                         ahead.reached(span.start);
@@ -129,9 +145,8 @@ impl Job<'_> {
 
     /// The steps of all files that are not done, in order.
     fn steps(&self) -> impl Iterator<Item = Result<(Arc<Pending>, Range<usize>)>> + '_ {
-        (0..self.n_shards()).flat_map(move |index| {
-            let start = index * self.rows_per_shard;
-            let span = start..self.n_rows().min(start + self.rows_per_shard);
+        self.shards.clone().flat_map(move |index| {
+            let span = self.span(index);
             let path = self.directory.join(shard_name(index));
             let is_done = match path.exists().then(|| self.fingerprint(&span)) {
                 None => false,
@@ -198,7 +213,8 @@ impl Job<'_> {
             done.later.remove(&rows)
         } {
             done.rows = stop;
-            self.labeller.supervisor.report(Progress::Rows { done: stop, total: self.n_rows() });
+            let all = self.rows();
+            self.labeller.supervisor.report(Progress::Rows { done: stop - all.start, total: all.len() });
         }
     }
 

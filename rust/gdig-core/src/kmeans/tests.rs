@@ -8,7 +8,7 @@ use super::tally::{Isa, Tally};
 use super::*;
 use crate::hash::{row_hash, unit};
 use crate::interrupt::{supervise, Progress};
-use crate::store::{Appender, Store, TensorData};
+use crate::store::{shard_name, Appender, Store, TensorData};
 use crate::Dtype;
 use kernels::{Stored, DTYPES};
 
@@ -356,9 +356,10 @@ fn predictions_on_disk_are_kept_when_sound_and_made_again_when_not() {
     appender.flush().unwrap();
     let source = Source::store(&store).unwrap();
     let out = directory.path().join("labels");
+    let model = Model { centroids: &x[..8 * dim], unit_normalize: false, kernel: None, n_threads: 2 };
     let go = |centroids: &[f32]| {
-        let model = Model { centroids, unit_normalize: false, kernel: None, n_threads: 2 };
-        let paths = predict_to(&source, &model, &out, 0, &Supervisor::none()).unwrap();
+        let model = Model { centroids, ..model };
+        let paths = predict_to(&source, &model, &out, 0, None, &Supervisor::none()).unwrap();
         let stamp = |path: &std::path::PathBuf| std::fs::metadata(path).unwrap().modified().unwrap();
         (paths.iter().map(stamp).collect::<Vec<_>>(), paths)
     };
@@ -378,7 +379,25 @@ fn predictions_on_disk_are_kept_when_sound_and_made_again_when_not() {
         &Model { centroids: &x[..4], unit_normalize: false, kernel: None, n_threads: 1 },
         store.path(),
         0,
+        None,
         &Supervisor::none()
     )
     .is_err());
+    // In parts, to another directory: what another process is writing there is left alone.
+    let (shared, model) = (directory.path().join("shared"), Model { centroids: &x[dim..9 * dim], ..model });
+    let (foreign, own) =
+        (shared.join(".00000000.safetensors.1-0-0.tmp"), shared.join(".00000001.safetensors.1-0-0.tmp"));
+    std::fs::create_dir(&shared).unwrap();
+    for file in [&foreign, &own, &shared.join("00000009.safetensors")] {
+        std::fs::write(file, "").unwrap();
+    }
+    let part = |shards| predict_to(&source, &model, &shared, 0, Some(shards), &Supervisor::none());
+    assert_eq!(part(1..3).unwrap().len(), 2);
+    assert!(foreign.exists() && !own.exists() && shared.join("00000009.safetensors").exists());
+    assert_eq!((part(0..1).unwrap().len(), part(3..4).unwrap().len(), part(2..2).unwrap().len()), (1, 1, 0));
+    assert!(!shared.join("00000009.safetensors").exists(), "who has the last shard removes those of an earlier source");
+    for (i, path) in paths.iter().enumerate() {
+        assert_eq!(std::fs::read(path).unwrap(), std::fs::read(shared.join(shard_name(i))).unwrap());
+    }
+    assert!(part(3..5).is_err());
 }

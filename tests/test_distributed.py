@@ -1,0 +1,401 @@
+"""Several processes at one run: the same bytes as one process leaves, and one clear word when something goes wrong.
+
+Processes are started as a user starts them, through torchrun. Each takes seconds to import torch, so there are few.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from project_fixtures import flags, stages, translation_rows, write_jsonl
+
+import gdig
+from gdig.distributed import Ranks, Several
+from gdig.errors import GdigError, OtherRankError, RunError
+from gdig.exchange import Exchange
+from gdig.progress import Progress
+
+ROWS = 240
+# Many small batches, so that every group of the fit has some; many shards, so that there is time to kill a rank.
+OPTIONS = {"token_batch_size": 64, "rows_per_shard": 4, "fit_rows": 40, "train_rows": "all"}
+
+
+def files_of(run_path: Path) -> dict[str, bytes]:
+    """All that a run leaves, but for run.json, which holds seconds, and the locks."""
+    files = {str(path.relative_to(run_path)): path for path in run_path.rglob("*") if path.is_file()}
+    return {name: path.read_bytes() for name, path in files.items() if name not in ("run.json", ".lock", ".ranks")}
+
+
+@dataclass
+class Launch:
+    """`torchrun --nproc-per-node N -m gdig ARGS`."""
+
+    process: subprocess.Popen
+    log: Path
+
+    @classmethod
+    def start(cls, n: int, args: list[str], folder: Path) -> Launch:
+        folder.mkdir(parents=True, exist_ok=True)
+        log = folder / "log"
+        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(n)]
+        with log.open("w") as stream:
+            process = subprocess.Popen(
+                [*launcher, "-m", "gdig", *args], stdin=subprocess.DEVNULL, stdout=stream, stderr=stream,
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+            )  # fmt: skip
+        return cls(process, log)
+
+    def wait(self, timeout: float = 180) -> int:
+        return self.process.wait(timeout)
+
+    def wait_for(self, happened: Callable[[], object], timeout: float = 120) -> None:
+        limit = time.monotonic() + timeout
+        while not happened():
+            assert self.process.poll() is None, f"ended before it could be stopped:\n{self.text}"
+            assert time.monotonic() < limit, f"nothing happened:\n{self.text}"
+            time.sleep(0.001)
+
+    def pid(self, rank: int) -> int:
+        """The process of a rank."""
+        for child in Path(f"/proc/{self.process.pid}/task").glob("*/children"):
+            for pid in child.read_text().split():
+                if f"RANK={rank}".encode() in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
+                    return int(pid)
+        raise AssertionError(f"no rank {rank}:\n{self.text}")
+
+    @property
+    def text(self) -> str:
+        return self.log.read_text(encoding="utf-8")
+
+    def said(self) -> list[str]:
+        """The lines that gdig prints when it ends badly; and there must be no traceback of its own."""
+        before_launcher = self.text.split("torch/distributed/elastic")[0]
+        assert "gdig/" not in before_launcher, self.text
+        return [line for line in self.text.splitlines() if line.startswith(("gdig: ", "interrupted"))]
+
+
+@pytest.fixture(scope="module")
+def inputs(project, tmp_path_factory) -> dict:
+    folder = tmp_path_factory.mktemp("several")
+    return {**OPTIONS, "candidates": (str(write_jsonl(folder / "pool.jsonl", translation_rows(ROWS))),)}
+
+
+@pytest.fixture(scope="module")
+def alone(project, inputs, tmp_path_factory) -> Path:
+    """The run of one process."""
+    run_path = tmp_path_factory.mktemp("alone") / "run"
+    gdig.select(**project.options(run_path, **inputs))
+    return run_path
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds the processes in /proc")
+def test_a_rank_is_killed_and_another_number_of_ranks_goes_on_to_the_same_bytes(project, inputs, alone, tmp_path):
+    run_path = tmp_path / "run"
+    args = ["select", *flags(project.options(run_path, **inputs))]
+    launch = Launch.start(3, args, tmp_path / "three")
+    launch.wait_for(lambda: (run_path / "sweep" / "00000004.safetensors").exists())
+    os.kill(launch.pid(1), signal.SIGKILL)
+    assert launch.wait() != 0
+    (line,) = launch.said()
+    assert line.startswith("gdig: error: rank 1 is lost: process ") and "ended without a word (killed?)" in line
+    assert "while at: sweep, " in line and line.endswith("the same command goes on from here")
+    assert stages(run_path)["sweep"]["state"] == "running"
+    swept = set((run_path / "sweep").glob("*.safetensors"))
+    assert 5 <= len(swept) < ROWS // 4, "the kill must hit a running sweep, or nothing is tested"
+    stamps = {path: path.stat().st_mtime_ns for path in swept}
+    # Three ranks made the fit.
+    fitted = {name: data for name, data in files_of(alone).items() if name.startswith(("curvature", "seeds"))}
+    assert fitted.items() <= files_of(run_path).items()
+
+    again = Launch.start(2, args, tmp_path / "two")
+    assert again.wait() == 0, again.text
+    assert again.text == ""  # quiet
+    assert {path: path.stat().st_mtime_ns for path in swept} == stamps
+    assert files_of(run_path) == files_of(alone)
+
+
+def test_two_ranks_fit_alike_and_a_bad_row_is_told_once(project, inputs, alone, tmp_path):
+    """Also the summary and what is shown, which rank 0 alone prints; and that it goes on once the row is mended."""
+    rows = translation_rows(ROWS)
+    sampled = sampled_rows(alone, project, inputs)
+    bad = [row for row in range(8, ROWS) if row not in sampled][:2]  # of two shards: each rank may meet one
+    bad += [row for row in range(ROWS // 2, ROWS) if row not in sampled][:2]
+    for row in bad:
+        rows[row]["trg_text"] = ""
+    pool = write_jsonl(tmp_path / "pool.jsonl", rows)
+    run_path, changes = tmp_path / "run", {**inputs, "candidates": (str(pool),), "quiet": False}
+    launch = Launch.start(2, ["select", *flags(project.options(run_path, **changes))], tmp_path / "two")
+    assert launch.wait() != 0
+    (line,) = launch.said()
+    assert (
+        line.startswith(("gdig: error: rank 1: ", "gdig: error: ")) and f"{pool}, row " in line and "trg_text" in line
+    )
+    assert "exitcode  : 2" in launch.text
+    assert launch.text.count("fit: factors: ") == 1 and launch.text.count("model: ") == 1
+    fitted = {name: data for name, data in files_of(alone).items() if name.startswith(("curvature", "seeds"))}
+    assert fitted.items() <= files_of(run_path).items()
+
+
+def sampled_rows(run_path: Path, project, inputs) -> set[int]:
+    """Rows of the pool that the fit looks at."""
+    from gdig.config import Config
+    from gdig.workspace import Workspace
+
+    work = Workspace(Config.build(project.options(run_path, **inputs)), Progress(quiet=True))
+    return {int(row) for purpose, k in (("curvature", 40), ("probe", 4)) for row in work.sample(purpose, k)[1]}
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds the processes in /proc")
+def test_ctrl_c_ends_all_with_130_and_one_word(project, inputs, alone, tmp_path):
+    run_path = tmp_path / "run"
+    launch = Launch.start(2, ["sweep", *flags(sweep_options(project, run_path, inputs))], tmp_path / "two")
+    launch.wait_for(lambda: (run_path / "sweep" / "00000002.safetensors").exists())
+    launch.process.send_signal(signal.SIGINT)
+    assert launch.wait() != 0
+    assert launch.said() == ["interrupted; the same command goes on from here"]
+    swept = {name: data for name, data in files_of(run_path).items() if name.startswith("sweep/")}
+    assert 2 < len(swept) <= ROWS // 4 and swept.items() <= files_of(alone).items()
+    assert list(run_path.rglob("*.tmp")) == []
+
+
+def sweep_options(project, run_path, inputs) -> dict:
+    unknown = ("n_clusters", "budget", "train_rows")
+    return {k: v for k, v in project.options(run_path, **inputs).items() if k not in unknown}
+
+
+# The ranks' words, in threads of this process.
+
+
+def together(n: int, work: Callable[[Several], object]) -> list:
+    """Run `work` as n ranks, in threads; return what each returned or raised."""
+    port = torch.distributed.TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
+    results: list = [None] * n
+
+    def be(rank: int) -> None:
+        store = torch.distributed.TCPStore("localhost", port.port, is_master=False, wait_for_workers=False)
+        ranks = Several(torch.distributed.PrefixStore("t", store), rank, n, wake=lambda: None)
+        try:
+            results[rank] = work(ranks)
+        except BaseException as error:
+            results[rank] = ranks.failed(error)
+        else:
+            ranks.close()
+
+    threads = [threading.Thread(target=be, args=(rank,)) for rank in range(n)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+        assert not thread.is_alive()
+    return results
+
+
+def test_values_come_by_rank_and_numbers_go_to_one_rank_each():
+    def work(ranks: Several) -> tuple:
+        if ranks.main:
+            ranks.task("add", x=0.1 + 0.2)
+            task = ("add", {"x": 0.1 + 0.2})
+        else:
+            task = next(ranks.tasks())
+        gathered = ranks.gather([ranks.rank, 1 / 3])
+        return task, gathered, list(ranks.claim(20)), list(ranks.claim(3)), ranks.first("a word")
+
+    results = together(3, work)
+    assert [result[0] for result in results] == [("add", {"x": 0.1 + 0.2})] * 3
+    assert [result[1] for result in results] == [[[0, 1 / 3], [1, 1 / 3], [2, 1 / 3]]] * 3
+    assert sorted(number for result in results for number in result[2]) == list(range(20))
+    assert sorted(number for result in results for number in result[3]) == list(range(3))
+    assert sum(result[4] for result in results) == 1
+
+
+def test_rank_0_shows_what_all_have_done():
+    class Counting:
+        done = 0
+
+        def advance(self, k: int, note: str = "") -> None:
+            self.done += k
+
+    def work(ranks: Several) -> int:
+        shown = Counting()
+        bar = ranks.shared(shown)
+        for _ in range(10 * (ranks.rank + 1)):
+            bar.advance(2)
+        ranks.gather(None, bar)
+        return shown.done
+
+    assert together(3, work) == [120, 0, 0]
+
+
+def test_the_first_failure_is_told_and_ends_the_others_with_its_status():
+    def work(ranks: Several) -> None:
+        if ranks.rank == 1:
+            raise RunError("the disk is full")
+        ranks.gather(None)
+
+    zero, one, two = together(3, work)
+    assert isinstance(one, RunError) and str(one) == "rank 1: the disk is full"
+    for other in (zero, two):
+        assert isinstance(other, OtherRankError) and other.status == 2
+
+
+def test_an_interrupted_rank_ends_all_with_130():
+    def work(ranks: Several) -> None:
+        if ranks.main:
+            raise KeyboardInterrupt
+        ranks.gather(None)
+
+    zero, one = together(2, work)
+    assert isinstance(zero, KeyboardInterrupt)
+    assert isinstance(one, OtherRankError) and one.status == 130
+
+
+def test_a_rank_whose_process_is_gone_is_named_with_what_it_did(monkeypatch):
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+
+    def work(ranks: Several) -> None:
+        ranks.doing("sweep, rows 5 to 9")
+        ranks.gather(None)
+        ranks._who[1]["pid"] = gone.pid
+        if ranks.main:
+            raise RuntimeError("Connection closed by peer")
+        with pytest.raises(OtherRankError):
+            ranks.gather(None)
+
+    zero, _ = together(2, work)
+    assert isinstance(zero, RunError)
+    assert str(zero).startswith(f"rank 1 is lost: process {gone.pid} on ")
+    assert "while at: sweep, rows 5 to 9" in str(zero)
+
+
+def test_a_rank_that_falls_silent_counts_as_lost(monkeypatch):
+    monkeypatch.setattr("gdig.distributed._SILENCE_S", 0.3)
+    monkeypatch.setattr("gdig.distributed._BEAT_S", 0.05)
+    heard = threading.Event()
+
+    def work(ranks: Several) -> None:
+        if ranks.rank == 1:
+            ranks._ended.set()  # beats no more
+            heard.wait(30)
+            return
+        lost = ranks._lost(20)
+        heard.set()
+        assert lost is not None
+        raise lost
+
+    zero, _ = together(2, work)
+    assert isinstance(zero, GdigError) and "rank 1 is lost" in str(zero) and "has not been heard of" in str(zero)
+
+
+@pytest.mark.parametrize(("n", "world"), [(0, 3), (2, 3), (5, 1), (7, 3), (64, 8)])
+def test_shares_follow_one_another_and_are_even(n, world):
+    shares = []
+    for rank in range(world):
+        ranks = Ranks()
+        ranks.rank, ranks.world = rank, world
+        shares.append(ranks.part(n))
+    assert [i for share in shares for i in share] == list(range(n))
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+def test_parts_are_added_in_order_by_one_process_too():
+    exchange, totals = Exchange(Ranks(), torch.device("cpu")), [None]
+    parts = torch.from_numpy(np.random.default_rng(0).standard_normal((8, 3, 3)).astype(np.float32))
+    expected = parts[0].clone()
+    for part in parts[1:]:
+        expected += part
+    for part in parts:
+        exchange.fold([part], totals, [0], 1)
+    assert torch.equal(totals[0], expected)
+    assert totals[0].data_ptr() != parts[0].data_ptr()
+
+
+class Queues:
+    """The processes of a k-means fit, as threads."""
+
+    def __init__(self, rank: int, world: int, given: list[queue.Queue], sent: list[queue.Queue]) -> None:
+        self.rank, self.world, self.given, self.sent = rank, world, given, sent
+        self.received = 0
+
+    def give(self, centroids: np.ndarray) -> None:
+        for one in self.given[1:]:
+            one.put(centroids.copy())
+
+    def take(self) -> np.ndarray | None:
+        return self.given[self.rank].get(timeout=60)
+
+    def send(self, content: np.ndarray) -> None:
+        self.sent[self.rank].put(content.copy())
+
+    def receive(self, source: int, n_bytes: int) -> np.ndarray:
+        self.received += 1
+        return self.sent[source].get(timeout=60)
+
+    def end(self) -> None:
+        for one in self.given[1:]:
+            one.put(None)
+
+
+def shared_fit(world: int, x: np.ndarray, **options) -> tuple[gdig.KMeans, Queues]:
+    given, sent = [queue.Queue() for _ in range(world)], [queue.Queue() for _ in range(world)]
+    models = [gdig.KMeans(n_threads=1 + rank, **options) for rank in range(world)]
+    ranks = [Queues(rank, world, given, sent) for rank in range(world)]
+    threads = [threading.Thread(target=models[i].fit_shared, args=(x, ranks[i])) for i in range(1, world)]
+    for thread in threads:
+        thread.start()
+    models[0].fit_shared(x, ranks[0])
+    for thread in threads:
+        thread.join(60)
+        assert not thread.is_alive()
+    return models[0], ranks[0]
+
+
+@pytest.mark.parametrize("train_rows", ["all", 290_000])
+@pytest.mark.parametrize("world", [2, 3])
+def test_ranks_fit_k_means_to_the_bits_of_one(world, train_rows):
+    """Three waves of chunks and a piece, dealt to 2 or 3 ranks; some clusters start empty, and one row is far away."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((3 * 16 * 8192 + 5, 3)).astype(np.float32)
+    x[-1] = 1000
+    start = np.concatenate([x[:6], np.full((2, 3), 500, np.float32) + np.arange(2)[:, None].astype(np.float32)])
+    options = {"n_clusters": 8, "init": start, "max_iter": 4, "tol": 0.0, "train_rows": train_rows}
+    alone = gdig.KMeans(**options).fit(x)
+    model, ranks = shared_fit(world, x, **options)
+    assert ranks.received > 4 * 16, "the other ranks must have done a part"
+    np.testing.assert_array_equal(model.cluster_centers_, alone.cluster_centers_)
+    np.testing.assert_array_equal(model.counts_, alone.counts_)
+    assert (model.inertia_, model.n_iter_) == (alone.inertia_, alone.n_iter_)
+
+
+def test_what_another_rank_raises_ends_the_fit():
+    class Gone(Queues):
+        def receive(self, source: int, n_bytes: int) -> np.ndarray:
+            raise OtherRankError(2)
+
+    with pytest.raises(OtherRankError):
+        gdig.KMeans(2, train_rows="all").fit_shared(
+            np.zeros((20 * 8192, 2), np.float32) + np.arange(2, dtype=np.float32),
+            Gone(0, 2, [queue.Queue(), queue.Queue()], []),
+        )
+
+    class Short(Queues):
+        def receive(self, source: int, n_bytes: int) -> np.ndarray:
+            return np.zeros(n_bytes - 1, np.uint8)
+
+    with pytest.raises(GdigError, match="sums of another shape"):
+        gdig.KMeans(2, train_rows="all").fit_shared(
+            np.zeros((20 * 8192, 2), np.float32) + np.arange(2, dtype=np.float32),
+            Short(0, 2, [queue.Queue(), queue.Queue()], []),
+        )
