@@ -12,7 +12,7 @@ RUST := Cargo.toml Cargo.lock rust-toolchain.toml $(shell find rust/gdig-core ru
 
 .PHONY: help
 help: ## list what can be made
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: venv
 venv: .make/native ## make .venv and build gdig into it; later runs rebuild only what changed
@@ -56,6 +56,10 @@ format: .make/python ## rewrite Python and Rust in the project's style
 .PHONY: bench
 bench: .make/native ## measure the selection on real pairs (a file named by GDIG_ZH_EN), into benches/record/
 	$(BIN)/python benches/real_zh_en.py
+
+.PHONY: bench-sweep
+bench-sweep: .make/native ## measure sweep and fit beside a plain forward and backward pass, into benches/record/
+	$(BIN)/python benches/sweep.py
 
 .PHONY: bench-rust
 bench-rust: .make/python ## measure the kernels of k-means by themselves: GFLOP/s, and the share of the ceiling
