@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from gdig import ops
 from gdig.errors import ConfigError
+from gdig.kernels import dispatch
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16]
 
@@ -105,7 +106,9 @@ def test_covariance_and_squares(shape, dtype):
     _close(squares, 1 + g.square().sum(0), sum(lengths) + len(lengths) + 2, size)
 
 
-def test_arguments_that_do_not_fit_are_named():
+def test_arguments_that_do_not_fit_are_named(monkeypatch):
+    monkeypatch.setattr(dispatch, "_has_triton", lambda: True)
+    monkeypatch.setattr(dispatch, "_interpreted", lambda: False)
     a, d, offsets = _case([2, 3], 4, 5, torch.float32)
     u, v, columns = torch.zeros(5, 2), torch.zeros(4, 2), torch.tensor([0, 2])
     out = torch.zeros(2, 1)
@@ -159,3 +162,14 @@ def test_score_dense_in_parts_is_the_whole(monkeypatch):
     assert torch.allclose(whole, parts, rtol=1e-12, atol=1e-12)
     with pytest.raises(ValueError, match=r"score_dense: w: expected \[6, 5, S\] \(or one column more, bias\)"):
         ops.score_dense(a, d, offsets, w[:, :3], whole)
+
+
+def test_a_wide_covariance_in_bands_is_symmetric_to_the_bit():
+    """257 columns: four bands, the last one short."""
+    x = torch.randn(40, 257, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    keep = (torch.arange(40) % 3 > 0).double()
+    out = torch.zeros(258, 258, dtype=torch.float64)
+    ops.covariance(x, keep, out)
+    ones = torch.cat([x, torch.ones(40, 1)], 1)
+    assert torch.allclose(out, (ones * keep[:, None]).T @ ones, rtol=1e-13, atol=1e-12)
+    assert torch.equal(out, out.T)
