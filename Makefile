@@ -57,6 +57,10 @@ format: .make/python ## rewrite Python and Rust in the project's style
 bench: .make/native ## measure the selection on real pairs (a file named by GDIG_ZH_EN), into benches/record/
 	$(BIN)/python benches/real_zh_en.py
 
+.PHONY: bench-sweep
+bench-sweep: .make/native ## measure sweep and fit beside a plain forward and backward pass, into benches/record/
+	$(BIN)/python benches/sweep.py
+
 .PHONY: bench-rust
 bench-rust: .make/python ## measure the kernels of k-means by themselves: GFLOP/s, and the share of the ceiling
 	cargo bench -p gdig-core --bench assign

@@ -71,9 +71,9 @@ SIZES = {
     for size in (
         Size("quick", 64, 128, 2, 2, 512, 48, 1024, 4),
         Size("tiny", 128, 384, 2, 2, 4096, 256, 8192),
-        Size("small", 256, 688, 4, 4, 4096, 256, 8192),
+        Size("small", 256, 688, 4, 4, 4096, 128, 4096),
         # Rectangles of 2,048 tokens, so that few examples make several, as a shard of a pool does.
-        Size("100m", 768, 2048, 12, 12, 32_000, 64, 2048),
+        Size("100m", 768, 2048, 12, 12, 32_000, 32, 2048),
     )
 }
 
