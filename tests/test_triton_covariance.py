@@ -27,13 +27,13 @@ def test_against_float64(name):
     CHECKS[name]()
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(st.integers(1, 60), st.integers(1, 40), st.booleans(), st.integers(0, 4), st.integers(1, 40))
 def test_any_shape_of_covariance(tokens, width, bias, pads, programs):
     cases.covariance(CPU, torch.float16, tokens, width, bias, 0, pads, {**cases.SMALL, "programs": programs})
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(st.lists(st.integers(0, 40), min_size=1, max_size=6), st.integers(1, 40), st.integers(1, 40), st.integers(1, 40))
 def test_any_shape_of_squares(lengths, i, o, programs):
     cases.squares(CPU, torch.float16, lengths, i, o, {**cases.SMALL, "programs": programs})
