@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from gdig import ops
 from gdig.errors import ConfigError
+from gdig.kernels import dispatch
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16]
 
@@ -105,7 +106,9 @@ def test_covariance_and_squares(shape, dtype):
     _close(squares, 1 + g.square().sum(0), sum(lengths) + len(lengths) + 2, size)
 
 
-def test_arguments_that_do_not_fit_are_named():
+def test_arguments_that_do_not_fit_are_named(monkeypatch):
+    monkeypatch.setattr(dispatch, "_has_triton", lambda: True)
+    monkeypatch.setattr(dispatch, "_interpreted", lambda: False)
     a, d, offsets = _case([2, 3], 4, 5, torch.float32)
     u, v, columns = torch.zeros(5, 2), torch.zeros(4, 2), torch.tensor([0, 2])
     out = torch.zeros(2, 1)
