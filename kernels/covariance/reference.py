@@ -24,6 +24,7 @@ def covariance(x, keep, out) -> None:
 
 def squared_gradients(a, d, examples, out) -> None:
     """Add the elementwise square of each example's gradient to out, some examples at a time."""
+    a, d = a.to(out.dtype), d.to(out.dtype)
     step = max(1, _ELEMENTS // out.numel())
     if examples.uniform is not None:
         shape = (len(examples), examples.uniform)

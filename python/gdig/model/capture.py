@@ -155,7 +155,7 @@ class GradientPass:
                     sink(index, self._without_bad(a, shape), self._without_bad(d, shape), self._keep.to(a.device))
 
             def forward(module: nn.Module, args: tuple, output: torch.Tensor) -> torch.Tensor:
-                a = args[0].detach()
+                a = args[0].detach().to(output.device)  # of a layer on another device, in a model spread over several
                 if a.shape[:-1].numel() != (tokens := shape[0] * shape[1]):
                     name = self.model.layers[index].name
                     raise ModelError(

@@ -29,7 +29,8 @@ from gdig.model.batches import Batch, make_batches
 from gdig.model.capture import GradientPass, Sink
 from gdig.model.layers import Layer
 from gdig.model.load import Model
-from gdig.model.memory import Fitting
+from gdig.model.memory import Fitting, resolve_token_batch_size, typical_length
+from gdig.model.precision import float32_products
 from gdig.progress import Progress
 from gdig.store import read_tensors, write_tensors
 
@@ -112,13 +113,20 @@ def fit_curvature(
         ModelError: when no example has a finite loss, or a sum is not finite (the message names the layer).
     """
     gradients = GradientPass(model, config.loss_reduction, None if config.use_empirical_fisher else config.seed)
-    batches = make_batches(examples, config.token_batch_size, keys=keys, window=model.window)
+    tokens = resolve_token_batch_size(
+        config.token_batch_size,
+        model.device,
+        lambda batch: gradients.run(batch, lambda *_: None),
+        typical_length(examples),
+    )
+    batches = make_batches(examples, tokens, keys=keys, window=model.window)
     sums = _zeros(model)
     reduce = config.kfac_approx == "reduce"
-    fitting: Fitting = Fitting(config.token_batch_size, model.device, progress)
+    fitting: Fitting = Fitting(tokens, model.device, progress, model.save_memory)
 
     def moments(batch: Batch, added: set) -> Arriving:
-        return Arriving([gradients.run(batch, _moments_sink(batch, model.layers, sums, reduce, added))])
+        with float32_products(config.matmul_precision):
+            return Arriving([gradients.run(batch, _moments_sink(batch, model.layers, sums, reduce, added))])
 
     good = _each_batch(fitting.each(batches, moments), progress, "fit: factors", len(examples))
     lengths = np.array([len(example.input_ids) for example in examples])
@@ -137,10 +145,11 @@ def fit_curvature(
         factors.append(Factors(a, s, q_a, q_s, l_a, l_s, None, report.tokens, report.examples, reduce))
     if config.inversion == "ekfac":
         for f in factors:
-            f.corrected = torch.zeros(len(f.l_s), len(f.l_a), dtype=f.a.dtype, device=model.device)
+            f.corrected = torch.zeros(len(f.l_s), len(f.l_a), dtype=f.a.dtype, device=f.a.device)
 
         def squares(batch: Batch, added: set) -> Arriving:
-            return Arriving([gradients.run(batch, _corrected_sink(batch, model.layers, factors, added))])
+            with float32_products(config.matmul_precision):
+                return Arriving([gradients.run(batch, _corrected_sink(batch, model.layers, factors, added))])
 
         _each_batch(fitting.each(batches, squares), progress, "fit: eigenvalues", len(examples))
         for f in factors:
@@ -169,8 +178,8 @@ def _zeros(model: Model) -> list[tuple[torch.Tensor, torch.Tensor]]:
     sums = []
     for layer in model.layers:
         if layer.input_name not in inputs:
-            inputs[layer.input_name] = torch.zeros(layer.width, layer.width, dtype=dtype, device=model.device)
-        outputs = torch.zeros(layer.out_features, layer.out_features, dtype=dtype, device=model.device)
+            inputs[layer.input_name] = torch.zeros(layer.width, layer.width, dtype=dtype, device=layer.device)
+        outputs = torch.zeros(layer.out_features, layer.out_features, dtype=dtype, device=layer.device)
         sums.append((inputs[layer.input_name], outputs))
     return sums
 

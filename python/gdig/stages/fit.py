@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -25,7 +26,7 @@ def fit_stage(work: Workspace) -> None:
     if config.inversion == "identity":
         factors = [None] * len(model.layers)
     elif run.stage("fit").get("curvature") is not None:
-        factors = [Factors.load(_file(run.path, "curvature", layer.name), model.device) for layer in model.layers]
+        factors = [Factors.load(_file(run.path, "curvature", layer.name), layer.device) for layer in model.layers]
     else:
         examples, rows = work.sample("curvature", config.fit_rows)
         factors, report = fit_curvature(model, examples, rows.astype(np.uint64), config, work.progress)
@@ -54,7 +55,13 @@ def read_seed_factors(work: Workspace) -> list[SeedFactors]:
     fitted = work.run.stage("fit")["dtype"]
     if fitted != str(model.dtype):
         raise RunError(f"precision: the run was fitted in {fitted}, the model is now {model.dtype}; set precision")
-    return [SeedFactors.load(_file(work.run.path, "seeds", layer.name), model.device) for layer in model.layers]
+    return [SeedFactors.load(_file(work.run.path, "seeds", layer.name), layer.device) for layer in model.layers]
+
+
+def read_curvature(work: Workspace) -> Iterator[Factors]:
+    """Read the layers' curvature, one at a time, in the order of the model's layers."""
+    for layer in work.model.layers:
+        yield Factors.load(_file(work.run.path, "curvature", layer.name), layer.device)
 
 
 def _file(path: Path, directory: str, layer: str) -> Path:

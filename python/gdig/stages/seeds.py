@@ -168,13 +168,14 @@ def _compare(factors: list[SeedFactors], stash: _Stash, exact: np.ndarray, seeds
     """Relative error and correlation of the factored scores over (probe row, compared seed)."""
     if not stash:
         return float("nan"), float("nan")
-    factored = torch.zeros(1, exact.shape[1], dtype=factors[0].u.dtype, device=factors[0].u.device)
     rows = []
     for row in stash:
-        factored.zero_()
+        total = np.zeros(exact.shape[1])
         for f, (a, d) in zip(factors, row, strict=True):
-            ops.score(a, d, torch.tensor([0, len(a)]), f.u, f.v, f.column_offsets, factored)
-        rows.append(factored[0].double().cpu().numpy().copy())
+            part = torch.zeros(1, exact.shape[1], dtype=f.u.dtype, device=f.u.device)
+            ops.score(a, d, torch.tensor([0, len(a)]), f.u, f.v, f.column_offsets, part)
+            total += part[0].double().cpu().numpy()
+        rows.append(total)
     x, y = np.stack(rows)[:, seeds].ravel(), exact[:, seeds].ravel()
     size = float(np.linalg.norm(y))
     error = float(np.linalg.norm(x - y)) / size if size else 0.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,11 +19,13 @@ from gdig.model.arriving import Arriving
 from gdig.model.batches import Batch, make_batches
 from gdig.model.capture import GradientPass
 from gdig.model.load import Model
-from gdig.model.memory import Fitting
+from gdig.model.memory import CPU_TOKENS, Fitting, resolve_token_batch_size, typical_length
+from gdig.model.precision import float32_products
 from gdig.progress import Bar, Progress
+from gdig.stages.curvature import Factors
 from gdig.stages.duplicates import count_duplicates
 from gdig.stages.feed import EncodedShard, Feed
-from gdig.stages.fit import read_seed_factors
+from gdig.stages.fit import read_curvature, read_seed_factors
 from gdig.stages.scoring import make_scorers
 from gdig.stages.seeds import SeedFactors
 from gdig.stages.sketch import Sketchers
@@ -42,7 +44,7 @@ class Sweeper:
     """Computes shards of the sweep.
 
     `seeds` are the layers' seed factors; `scale` multiplies every sketch, a power of two that brings float16 to the
-    middle of its range (see `sketch_scale`).
+    middle of its range (see `sketch_scale`). `factors` of the curvature are needed for sketch_space "fisher".
     """
 
     model: Model
@@ -50,15 +52,18 @@ class Sweeper:
     config: Config
     progress: Progress
     scale: float = 1.0
+    factors: Iterable[Factors] | None = None
 
     def __post_init__(self) -> None:
         c = self.config
-        self.fitting: Fitting = Fitting(c.token_batch_size, self.model.device, self.progress)
+        tokens = c.token_batch_size if isinstance(c.token_batch_size, int) else CPU_TOKENS
+        self.fitting: Fitting = Fitting(tokens, self.model.device, self.progress, self.model.save_memory)
         self._gradients = GradientPass(self.model, c.loss_reduction, mask_bad=False)
         self._dtype = torch.promote_types(self.model.dtype, torch.float32)
         self._n_seeds = len(self.seeds[0].column_offsets) - 1
+        self._devices = list(dict.fromkeys(layer.device for layer in self.model.layers))
         self._scorers = make_scorers(self.seeds)
-        self._sketchers = Sketchers(self.model, c, self._dtype)
+        self._sketchers = Sketchers(self.model, c, self._dtype, self.factors)
 
     def shard(self, encoded: EncodedShard, bar: Bar | None = None) -> dict[str, np.ndarray]:
         """Compute rows of the pool.
@@ -118,16 +123,36 @@ class Sweeper:
 
     def _batch(self, batch: Batch) -> Arriving:
         examples, lines = batch.segments, len(batch.rows)
-        influence = torch.zeros(lines, self._n_seeds, dtype=self._dtype, device=self.model.device)
-        sketch = torch.zeros(lines, self.config.projection_dim, dtype=self._dtype, device=self.model.device)
-        add_sketch = self._sketchers.begin(examples, sketch)
+        # One pair of sums a device: the layers of a large model lie on several.
+        sums = {
+            device: (
+                torch.zeros(lines, self._n_seeds, dtype=self._dtype, device=device),
+                torch.zeros(lines, self.config.projection_dim, dtype=self._dtype, device=device),
+            )
+            for device in self._devices
+        }
+        add_sketch = self._sketchers.begin(examples)
 
         def sink(index: int, a: torch.Tensor, d: torch.Tensor, keep: torch.Tensor) -> None:
+            influence, sketch = sums[self.model.layers[index].device]
             self._scorers[index].add(a, d, examples, influence)
-            add_sketch(index, a, d)
+            add_sketch(index, a, d, sketch)
 
-        loss = self._gradients.run(batch, sink)
-        return Arriving((influence.float(), sketch.float(), loss))
+        with float32_products(self.config.matmul_precision):
+            loss = self._gradients.run(batch, sink)
+        (influence, sketch), *others = sums.values()
+        for more_influence, more_sketch in others:
+            influence += more_influence.to(influence.device)
+            sketch += more_sketch.to(sketch.device)
+        return Arriving((influence.float(), sketch.float(), loss.to(influence.device)))
+
+    def find_batch_size(self, examples: Sequence[Example]) -> int:
+        """What token_batch_size="auto" means here, found on the device with lines as long as these examples."""
+        size = resolve_token_batch_size(
+            self.config.token_batch_size, self.model.device, self._batch, typical_length(examples)
+        )
+        self.fitting.token_batch_size = size
+        return size
 
     def _fit_range(self, sketch: np.ndarray, usable: np.ndarray) -> None:
         """Scale rows down in place that float16 cannot hold; their direction stays."""
@@ -167,10 +192,14 @@ def sketch_scale(sweeper: Sweeper, probe: Sequence[Example]) -> float:
 def sweep_stage(work: Workspace, path: Path) -> None:
     """Write the shards of the sweep that are missing, then count what the pool turned out to hold."""
     config, run, n = work.config, work.run, len(work.candidates)
-    sweeper = Sweeper(work.model, read_seed_factors(work), config, work.progress)
+    factors = read_curvature(work) if config.sketch_space == "fisher" else None
+    sweeper = Sweeper(work.model, read_seed_factors(work), config, work.progress, factors=factors)
     if "scale" not in run.stage("sweep"):
-        run.record("sweep", scale=sketch_scale(sweeper, work.sample("probe", config.probe_rows)[0]))
+        probe = work.sample("probe", config.probe_rows)[0]
+        run.record("sweep", token_batch_size=sweeper.find_batch_size(probe), scale=sketch_scale(sweeper, probe))
     sweeper.scale = run.stage("sweep")["scale"]
+    if config.token_batch_size == "auto":  # the same in every start, so that the bits are
+        sweeper.fitting.token_batch_size = run.stage("sweep").get("token_batch_size", CPU_TOKENS)
     store = _open_or_create(path, work)
     step = store.rows_per_shard
     missing = store.missing(n)
