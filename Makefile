@@ -61,6 +61,14 @@ bench: .make/native ## measure the selection on real pairs (a file named by GDIG
 bench-rust: .make/python ## measure the kernels of k-means by themselves: GFLOP/s, and the share of the ceiling
 	cargo bench -p gdig-core --bench assign
 
+.PHONY: bench-gpu
+bench-gpu: .make/native ## check and measure the kernels and the sweep on a CUDA GPU, into benches/record/
+	$(BIN)/python benches/gpu.py
+
+.PHONY: tune
+tune: .make/native ## time the kernels' configurations on a CUDA GPU and pin the fastest, in kernels/pinned.py
+	$(BIN)/python benches/tune.py
+
 .PHONY: wheel
 wheel: .make/python ## build sdist and wheel into dist/
 	$(BIN)/python -m maturin build --release --sdist --out dist

@@ -162,3 +162,14 @@ def test_score_dense_in_parts_is_the_whole(monkeypatch):
     assert torch.allclose(whole, parts, rtol=1e-12, atol=1e-12)
     with pytest.raises(ValueError, match=r"score_dense: w: expected \[6, 5, S\] \(or one column more, bias\)"):
         ops.score_dense(a, d, offsets, w[:, :3], whole)
+
+
+def test_a_wide_covariance_in_bands_is_symmetric_to_the_bit():
+    """257 columns: four bands, the last one short."""
+    x = torch.randn(40, 257, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    keep = (torch.arange(40) % 3 > 0).double()
+    out = torch.zeros(258, 258, dtype=torch.float64)
+    ops.covariance(x, keep, out)
+    ones = torch.cat([x, torch.ones(40, 1)], 1)
+    assert torch.allclose(out, (ones * keep[:, None]).T @ ones, rtol=1e-13, atol=1e-12)
+    assert torch.equal(out, out.T)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from importlib.util import find_spec
 from types import ModuleType
 
@@ -43,27 +43,35 @@ def module_of(operation: str) -> ModuleType | None:
     return import_module(name)
 
 
-def works(device: torch.device, *, quick: bool = False, dtype: torch.dtype | None = None) -> Iterator[Work]:
+def works(
+    device: torch.device,
+    *,
+    quick: bool = False,
+    models: Collection[str] = tuple(WIDTHS),
+    dtype: torch.dtype | None = None,
+) -> Iterator[Work]:
     """Every piece of work, one at a time: a model's tensors are made when it is asked for.
 
     quick: tiny shapes, in float16 on the CPU, whose interpreter gets bfloat16 wrong.
     """
     dtype = dtype or (torch.float16 if device.type == "cpu" else torch.bfloat16)
-    widths = {"tiny": (24, 40)} if quick else WIDTHS
+    widths = {"tiny": (24, 40)} if quick else {name: WIDTHS[name] for name in models}
     tokens, lengths = (64, (16,)) if quick else (TOKENS, (32, 64, 256))
     draw = partial(torch.randn, device=device, dtype=dtype)
     for model, (hidden, inner) in widths.items():
         narrow, wide = draw(tokens, hidden), draw(tokens, inner)
+        exact = wide.float(), narrow.float()
         for length in lengths:
             examples = Segments(torch.arange(tokens // length + 1) * length)
             for layer, a, d in (("up", narrow, wide), ("down", wide, narrow)):
                 yield _project(f"{model} {layer}, {length} tokens", a, d, examples)
             for seeds, rank in ((2, 8),) if quick else ((32, 32), (32, 128), (256, 32)):
                 yield _score(f"{model} down, {length} tokens, {seeds} x {rank}", wide, narrow, examples, seeds, rank)
-            yield _squares(f"{model} down, {length} tokens", wide.float(), narrow.float(), examples)
+            yield _squares(f"{model} down, {length} tokens", *exact, examples)
         for bias in (0, 1):
             for x in (narrow, wide):
                 yield _covariance(f"{model} {x.shape[1]} wide{', bias' if bias else ''}", x, bias)
+        yield _covariance(f"{model} {hidden} wide, float32", exact[1], 0)
 
 
 def _project(name: str, a: torch.Tensor, d: torch.Tensor, examples: Segments) -> Work:
@@ -72,28 +80,28 @@ def _project(name: str, a: torch.Tensor, d: torch.Tensor, examples: Segments) ->
     columns = torch.randint(0, DIM, (SIDE * SIDE,), device=a.device)
     weights = sums(SIDE * SIDE).sign() / SIDE
     out = torch.zeros(len(examples), DIM, device=a.device)
-    source = torch.cat([a.flatten(), d.flatten()])
-    target = torch.empty_like(source)
+    # Made when it is timed: the tuner on the CPU never does.
+    copied = cache(lambda: torch.empty(2, a.numel() + d.numel(), device=a.device, dtype=a.dtype).zero_())
 
     def run(impl: str) -> None:
         ops.project(a, d, examples, q, p, columns, weights, out, impl=impl)
 
-    return Work("project", name, run, lambda: target.copy_(source), "copy of a and d, half its time", 0.5)
+    return Work("project", name, run, lambda: copied()[0].copy_(copied()[1]), "copy of a and d, half its time", 0.5)
 
 
 def _score(name: str, a: torch.Tensor, d: torch.Tensor, examples: Segments, seeds: int, rank: int) -> Work:
     u, v = (torch.randn(x.shape[1], seeds * rank, device=a.device) for x in (d, a))
     columns = Segments(torch.arange(seeds + 1) * rank)
     out = torch.zeros(len(examples), seeds, device=a.device)
-    half_u, half_v = u.to(a.dtype), v.to(a.dtype)
     left, right = (torch.empty(len(a), seeds * rank, device=a.device, dtype=a.dtype) for _ in range(2))
+    halves = cache(lambda: (u.to(a.dtype), v.to(a.dtype)))  # made when it is timed
 
     def run(impl: str) -> None:
         ops.score(a, d, examples, u, v, columns, out, impl=impl)
 
     def products() -> None:
-        torch.mm(d, half_u, out=left)
-        torch.mm(a, half_v, out=right)
+        torch.mm(d, halves()[0], out=left)
+        torch.mm(a, halves()[1], out=right)
 
     return Work("score", name, run, products, "the two bare products")
 

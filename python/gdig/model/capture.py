@@ -74,6 +74,8 @@ class GradientPass:
         self._seen: set[int] = set()  # layers that a gradient reached in the running batch
         self._bad: torch.Tensor | None = None  # [B] lines of the running batch whose loss is not finite
         self._keep = torch.empty(0)
+        # Labels drawn, by the keys of a batch: a second pass over the same examples is over the same labels.
+        self._drawn: dict[tuple[bytes, tuple[int, int]], torch.Tensor] = {}
 
     def run(self, batch: Batch, sink: Sink) -> torch.Tensor:
         """Pass one batch.
@@ -91,13 +93,20 @@ class GradientPass:
         positions, labels, counts = batch.targets
         ids = to_device(batch.input_ids, device).long()
         weights = 1.0 / np.maximum(counts, 1) if self.loss_reduction == "mean" else np.ones(len(counts))
-        drawn = None if self.draw_seed is None else self._noise(batch)
         with torch.enable_grad(), self._taps(sink, shape):
             hidden = self._hidden(ids).flatten(0, 1)
             picked = hidden.index_select(0, to_device(positions, hidden.device))
             per_label = to_device(np.repeat(weights, counts), hidden.device)
-            noise = None if drawn is None else to_device(drawn, hidden.device)
-            nll, gradient = head_loss(self.model, picked.detach(), to_device(labels, hidden.device), per_label, noise)
+            key = (batch.keys.tobytes(), batch.shape)
+            drawn = self._drawn.get(key)
+            noise = None
+            if self.draw_seed is not None and drawn is None:
+                noise = to_device(self._noise(batch), hidden.device)
+            nll, gradient, drawn = head_loss(
+                self.model, picked.detach(), to_device(labels, hidden.device), per_label, noise, drawn
+            )
+            if drawn is not None:
+                self._drawn[key] = drawn
             losses = torch.segment_reduce(
                 nll * per_label, "sum", lengths=to_device(counts, hidden.device), unsafe=True, initial=0
             )
