@@ -57,9 +57,21 @@ format: .make/python ## rewrite Python and Rust in the project's style
 bench: .make/native ## measure the selection on real pairs (a file named by GDIG_ZH_EN), into benches/record/
 	$(BIN)/python benches/real_zh_en.py
 
+.PHONY: bench-sweep
+bench-sweep: .make/native ## measure sweep and fit beside a plain forward and backward pass, into benches/record/
+	$(BIN)/python benches/sweep.py
+
 .PHONY: bench-rust
 bench-rust: .make/python ## measure the kernels of k-means by themselves: GFLOP/s, and the share of the ceiling
 	cargo bench -p gdig-core --bench assign
+
+.PHONY: bench-gpu
+bench-gpu: .make/native ## check and measure the kernels and the sweep on a CUDA GPU, into benches/record/
+	$(BIN)/python benches/gpu.py
+
+.PHONY: tune
+tune: .make/native ## time the kernels' configurations on a CUDA GPU and pin the fastest, in kernels/pinned.py
+	$(BIN)/python benches/tune.py
 
 .PHONY: wheel
 wheel: .make/python ## build sdist and wheel into dist/

@@ -14,7 +14,7 @@ IMPLEMENTATIONS = ("auto", "triton", "reference")
 _log = logging.getLogger("gdig")
 
 
-def resolve(name: str, impl: str, device: torch.device) -> str:
+def resolve(name: str, impl: str, device: torch.device, *dtypes: torch.dtype) -> str:
     """Return "triton" or "reference".
 
     Args:
@@ -22,21 +22,25 @@ def resolve(name: str, impl: str, device: torch.device) -> str:
         impl: "triton", "reference", or "auto": Triton on CUDA where it is installed. What auto chose is logged once
             for each device, as a warning when CUDA runs without Triton.
         device: where the tensors are.
+        dtypes: of the inputs, where Triton does not take all: it has no float64, for which auto takes the reference.
 
     Raises:
         ValueError: on an unknown `impl`.
-        ConfigError: when Triton is asked for and missing, or the tensors are not where it runs. There is no silent
-            switch. On the CPU it runs only in its interpreter (TRITON_INTERPRET=1 before triton is imported).
+        ConfigError: when Triton is asked for and missing, or the tensors are not where or what it runs on. There is
+            no silent switch. On the CPU it runs only in its interpreter (TRITON_INTERPRET=1 before triton is imported).
     """
     if impl not in IMPLEMENTATIONS:
         raise ValueError(f"{name}: impl: expected one of {', '.join(IMPLEMENTATIONS)}, got {impl!r}")
+    double = torch.float64 in dtypes
     if impl == "auto":
-        return _choose(device.type)
+        return "reference" if double else _choose(device.type)
     if impl == "triton":
         if not _has_triton():
             raise ConfigError(f"{name}: impl='triton' asked for, but the package triton is not installed")
         if device.type != "cuda" and not _interpreted():
             raise ConfigError(f"{name}: impl='triton' needs tensors on CUDA, got them on {device}")
+        if double:
+            raise ConfigError(f"{name}: impl='triton' sums in float32; for float64 inputs ask for impl='reference'")
     return impl
 
 

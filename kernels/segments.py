@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
+from math import gcd
 
 import torch
 
@@ -49,6 +50,15 @@ class Segments:
         """The length that all segments share; None when they differ or there are none."""
         same = len(self.lengths) > 0 and bool((self.lengths == self.lengths[0]).all())
         return int(self.lengths[0]) if same else None
+
+    @cached_property
+    def grain(self) -> int:
+        """The largest power of two that divides where each segment starts; 0 when all start at 0 or at the end.
+
+        Rows 0 .. g - 1, g .. 2 g - 1, ... of a grain g never lie in two segments.
+        """
+        common = gcd(*self.offsets[self.offsets < self.end].tolist())
+        return common & -common
 
     def on(self, device: torch.device) -> torch.Tensor:
         """The offsets on a device, copied there once."""

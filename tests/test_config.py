@@ -73,6 +73,13 @@ BAD = {
     "sweep_part": ["0/2", "3/2", "2", "1/2/3", "a/b", "", 2],
     "quiet": ["no", None],
     "device": [None, ("cpu",)],
+    "gradient_checkpointing": ["yes", 1],
+    "quantization": ["3bit", 4, None],
+    "matmul_precision": ["low", None],
+    "device_map": ["cuda", None],
+    "sketch_space": ["hessian", None],
+    "workers": [-1, 1.5, "2", True],
+    "sweep_part": ["0/4", "5/4", "1", "a/b", "1/0", 3, ("1/2",)],
     **{
         name: [0, -3, 1.5, "5", True]
         for name in (
@@ -108,6 +115,7 @@ def test_every_option_is_checked():
 GOOD = {
     "damping_factor": [0, 0.1, 1], "seed_energy": [1, 0.5], "tau": [1, 0.01], "kmeans_tol": [0, 1e-3],
     "train_rows": [None, "all", 7], "seed": [0, 2**63 - 1], "n_clusters": [None, 1], "threads": [None, 2],
+    "token_batch_size": ["auto", 1], "workers": [None, 0, 3],
     "max_length": [None, 1], "budget": [500, "500", "10%", "1.5Mt"], "output": ["a.jsonl", Path("b.parquet"), None],
 }  # fmt: skip
 
@@ -123,6 +131,7 @@ def test_good_values(name, value):
     [
         ({"damping_mode": "factored_tikhonov"}, "damping_mode: factored_tikhonov needs inversion=kfac"),
         ({"kfac_approx": "reduce"}, "kfac_approx: reduce needs inversion=kfac"),
+        ({"sketch_space": "fisher", "inversion": "identity"}, "sketch_space: fisher needs inversion=ekfac or kfac"),
         ({"prompt_template": "a"}, "prompt_template and target_template: give both or neither"),
         ({"target_template": "a"}, "prompt_template and target_template: give both or neither"),
         ({"row_format": "template"}, "row_format: template needs prompt_template and target_template"),

@@ -67,7 +67,7 @@ def test_sketch_is_the_explicit_projection(kind):
             p = make_projection(layer, 4, 24, 0, torch.float64, model.device)
             block = (p.p @ oracle.gradient(pairs[layer.name]) @ p.q.T).flatten().numpy()
             for k in range(16):
-                want[p.columns[k]] += float(p.signs[k]) * block[k]
+                want[p.columns[k]] += float(p.weights[k]) * block[k]
         assert np.all(np.abs(sketch[e] - want) <= 2.0**-24 * np.abs(want) + 1e-12 * np.abs(want).max())
         assert loss[e] == pytest.approx(want_loss, rel=2.0**-23)
 
@@ -88,7 +88,7 @@ def test_sketches_keep_inner_products_on_average():
             m = make_projection(layer, 4, 24, seed, torch.float64, model.device)
             for row, (a, d) in enumerate((g[layer.name], h[layer.name])):
                 one = sketch[row : row + 1]
-                ops.project(a, d, torch.tensor([0, len(a)]), m.q, m.p, m.columns, m.signs, one)
+                ops.project(a, d, torch.tensor([0, len(a)]), m.q, m.p, m.columns, m.weights, one)
         products.append((sketch @ sketch[0]).tolist())
     mean, error = np.mean(products, 0), np.std(products, 0) / len(products) ** 0.5
     assert np.all(np.abs(mean - gram.numpy()) <= 4 * error)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from gdig import ops
 from gdig.errors import ConfigError
+from gdig.kernels import dispatch
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16]
 
@@ -105,7 +106,9 @@ def test_covariance_and_squares(shape, dtype):
     _close(squares, 1 + g.square().sum(0), sum(lengths) + len(lengths) + 2, size)
 
 
-def test_arguments_that_do_not_fit_are_named():
+def test_arguments_that_do_not_fit_are_named(monkeypatch):
+    monkeypatch.setattr(dispatch, "_has_triton", lambda: True)
+    monkeypatch.setattr(dispatch, "_interpreted", lambda: False)
     a, d, offsets = _case([2, 3], 4, 5, torch.float32)
     u, v, columns = torch.zeros(5, 2), torch.zeros(4, 2), torch.tensor([0, 2])
     out = torch.zeros(2, 1)
@@ -126,3 +129,47 @@ def test_arguments_that_do_not_fit_are_named():
         ops.covariance(a, torch.ones(5), torch.zeros(9, 9))
     with pytest.raises(ValueError, match=r"out: expected torch\.float32, got torch\.float64"):
         ops.score(a, d, offsets, u.double(), v.double(), columns, out.double())
+
+
+@settings(max_examples=60, deadline=None)
+@given(shapes, st.sampled_from(DTYPES), st.integers(1, 4))
+def test_score_dense(shape, dtype, seeds):
+    lengths, i, o, bias = shape
+    a, d, offsets = _case(lengths, i, o, dtype)
+    acc = torch.promote_types(dtype, torch.float32)
+    w = torch.randn(o, i + bias, seeds, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(acc)
+    out = torch.ones(len(lengths), seeds, dtype=acc)
+    ops.score_dense(a, d, offsets, w, out)
+    gradients = _gradients(a, d, offsets, bias)
+    want = 1 + torch.einsum("boj,ojs->bs", gradients, w.double())
+    # A sum of T O J products, each rounded a few times: their number times the unit of the absolute sum.
+    absolute = _gradients(a.abs(), d.abs(), offsets, bias).reshape(len(lengths), -1) @ w.double().abs().flatten(0, 1)
+    eps = 2.0**-24 if acc == torch.float32 else 2.0**-53
+    assert ((out.double() - want).abs() <= (sum(lengths) + o * (i + 1) + 4) * eps * (1 + absolute)).all()
+
+
+def test_score_dense_in_parts_is_the_whole(monkeypatch):
+    """Blocks of a few numbers, so that rows, examples and the last short block of each all occur."""
+    from gdig.kernels.dense import reference
+
+    a, d, offsets = _case([3] * 7, 5, 6, torch.float64)
+    w = torch.randn(6, 6, 2, dtype=torch.float64)
+    whole, parts = torch.zeros(7, 2, dtype=torch.float64), torch.zeros(7, 2, dtype=torch.float64)
+    ops.score_dense(a, d, offsets, w, whole)
+    monkeypatch.setattr(reference, "_WEIGHTS", 40)
+    monkeypatch.setattr(reference, "_GRADIENTS", 60)
+    ops.score_dense(a, d, offsets, w, parts)
+    assert torch.allclose(whole, parts, rtol=1e-12, atol=1e-12)
+    with pytest.raises(ValueError, match=r"score_dense: w: expected \[6, 5, S\] \(or one column more, bias\)"):
+        ops.score_dense(a, d, offsets, w[:, :3], whole)
+
+
+def test_a_wide_covariance_in_bands_is_symmetric_to_the_bit():
+    """257 columns: four bands, the last one short."""
+    x = torch.randn(40, 257, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    keep = (torch.arange(40) % 3 > 0).double()
+    out = torch.zeros(258, 258, dtype=torch.float64)
+    ops.covariance(x, keep, out)
+    ones = torch.cat([x, torch.ones(40, 1)], 1)
+    assert torch.allclose(out, (ones * keep[:, None]).T @ ones, rtol=1e-13, atol=1e-12)
+    assert torch.equal(out, out.T)

@@ -84,7 +84,7 @@ LAYERS = (
     ("gdig.data", "gdig.model", "gdig.ops", "gdig.store", "gdig.kmeans", "gdig.resampling", "gdig.exchange"),
     ("gdig.distributed",),
     ("gdig.progress",),
-    ("gdig.random", "gdig.files"),
+    ("gdig.random", "gdig.files", "gdig.background"),
     ("gdig.config", "gdig.kernels"),
     ("gdig.values", "gdig.options"),
     ("gdig.errors",),

@@ -128,6 +128,7 @@ def _batches(examples: list[Example], token_batch_size: int, rng: random.Random)
 
 
 def _loss(model: LlamaForCausalLM, batch: Batch) -> torch.Tensor:
-    real = (torch.arange(batch.input_ids.shape[1]) < batch.lengths[:, None])[:, 1:]
-    hidden = model.model(input_ids=batch.input_ids, use_cache=False).last_hidden_state[:, :-1]
-    return F.cross_entropy(model.lm_head(hidden[real]), batch.input_ids[:, 1:][real])
+    ids = torch.from_numpy(batch.input_ids).long()
+    real = batch.keep.bool().view(batch.shape)[:, 1:]
+    hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]
+    return F.cross_entropy(model.lm_head(hidden[real]), ids[:, 1:][real])

@@ -15,22 +15,29 @@ def covariance(x: torch.Tensor, keep: torch.Tensor, out: torch.Tensor, *, impl: 
 
     Args:
         x: [T, W] floating point.
-        keep: [T], 1 for a row that counts and 0 for one that does not (a pad), dtype of `out`.
+        keep: [T], 1 for a row that counts and 0 for one that does not (a pad), dtype of `out`. "triton" does not look
+            at the rows that do not count.
         out: [W, W], or [W + 1, W + 1]: then a constant 1 is appended to each x_t (bias). float32, or float64 for
-            float64 inputs. Added to in place; stays symmetric to rounding.
-        impl: "auto" or "reference".
+            float64 inputs. Added to in place; stays symmetric
+            to rounding, and with "triton" to the bit.
+        impl: "auto", "triton" or "reference".
 
     Raises:
         ValueError: on shapes or dtypes that do not fit, or an unknown `impl`.
         ConfigError: when Triton is asked for and cannot run here.
     """
-    impl = resolve("covariance", impl, x.device)
+    impl = resolve("covariance", impl, x.device, x.dtype)
     width = x.shape[1]
     if out.shape not in ((width, width), (width + 1, width + 1)):
         raise ValueError(f"covariance: out: expected {width} (bias: {width + 1}) squared, got {tuple(out.shape)}")
     if keep.shape != (x.shape[0],):
         raise ValueError(f"covariance: keep: expected shape {(x.shape[0],)}, got {tuple(keep.shape)}")
-    reference.covariance(x, keep, out)
+    _expect_sums("covariance", out, x.dtype)
+    if impl == "triton":
+        from . import triton
+
+        return triton.covariance(x, keep, out)
+    return reference.covariance(x, keep, out)
 
 
 def squared_gradients(
@@ -39,20 +46,33 @@ def squared_gradients(
     """Add sum_e (G_e)^2, elementwise, to `out` (EK-FAC, Grosse et al. 2023, equation 20, in the basis of a and d).
 
     Args:
-        a: [T, J] inputs, already in the eigenbasis of A. d: [T, O] output gradients in that of S; dtype of `out`.
+        a: [T, J] inputs, already in the eigenbasis of A. d: [T, O] output gradients in that of S; same dtype.
         offsets: [B + 1] int64 on the CPU, rising from 0 to T, or Segments made of it.
-        out: [O, J] float32 or float64, added to in place.
-        impl: "auto" or "reference".
+        out: [O, J] float32 (float64 for float64 inputs), added to in place.
+        impl: "auto", "triton" or "reference".
 
     Raises:
         ValueError: on shapes that do not fit, or an unknown `impl`.
         ConfigError: when Triton is asked for and cannot run here.
     """
-    impl = resolve("squared_gradients", impl, a.device)
+    impl = resolve("squared_gradients", impl, a.device, a.dtype)
     examples = Segments.of(offsets)
     if out.shape != (d.shape[1], a.shape[1]) or a.shape[0] != d.shape[0] or examples.end != a.shape[0]:
         raise ValueError(
             f"squared_gradients: a {tuple(a.shape)}, d {tuple(d.shape)}, offsets to {examples.end} and "
             f"out {tuple(out.shape)} do not fit one another"
         )
-    reference.squared_gradients(a, d, examples, out)
+    if d.dtype != a.dtype:
+        raise ValueError(f"squared_gradients: d: expected {a.dtype}, the dtype of a, got {d.dtype}")
+    _expect_sums("squared_gradients", out, a.dtype)
+    if impl == "triton":
+        from . import triton
+
+        return triton.squared_gradients(a, d, examples, out)
+    return reference.squared_gradients(a, d, examples, out)
+
+
+def _expect_sums(name: str, out: torch.Tensor, dtype: torch.dtype) -> None:
+    expected = torch.promote_types(dtype, torch.float32)
+    if out.dtype != expected:
+        raise ValueError(f"{name}: out: expected {expected} for inputs of {dtype}, got {out.dtype}")

@@ -115,8 +115,10 @@ def _check(c: Config) -> None:
     """Check every value at the door, so that no stage has to."""
     for name in _POSITIVE:
         value = getattr(c, name)
-        if value is not None and value < 1:
+        if isinstance(value, int) and value < 1:
             raise ConfigError(f"{name}: expected a whole number of at least 1, got {value!r}")
+    if c.workers is not None and c.workers < 0:
+        raise ConfigError(f"workers: expected a whole number of at least 0, got {c.workers!r}")
     for name in ("seed", "projection_seed"):
         if not 0 <= getattr(c, name) < 2**63:
             raise ConfigError(f"{name}: expected a whole number from 0 to 2^63 - 1, got {getattr(c, name)!r}")
@@ -133,6 +135,8 @@ def _check(c: Config) -> None:
         raise ConfigError(f"damping_mode: factored_tikhonov needs inversion=kfac, got inversion={c.inversion}")
     if c.kfac_approx == "reduce" and c.inversion == "ekfac":
         raise ConfigError("kfac_approx: reduce needs inversion=kfac (EK-FAC's eigenvalues are per example already)")
+    if c.sketch_space == "fisher" and c.inversion == "identity":
+        raise ConfigError("sketch_space: fisher needs inversion=ekfac or kfac, whose curvature it is, got identity")
     if (c.prompt_template is None) != (c.target_template is None):
         raise ConfigError("prompt_template and target_template: give both or neither")
     if c.row_format == "template" and c.prompt_template is None:

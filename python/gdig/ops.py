@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from gdig.kernels.covariance import covariance, squared_gradients
-from gdig.kernels.project import project
+from gdig.kernels.dense import score_dense
+from gdig.kernels.project import project, project_inputs
 from gdig.kernels.score import score
+from gdig.kernels.segments import Segments
 
-__all__ = ["covariance", "project", "score", "squared_gradients"]
+__all__ = ["Segments", "covariance", "project", "project_inputs", "score", "score_dense", "squared_gradients"]

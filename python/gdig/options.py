@@ -46,6 +46,12 @@ class ModelOptions:
     linears of the MLP blocks, or the LoRA matrices of an adapter."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Number format of weights and activations. auto: bfloat16 on CUDA, float32 on the CPU."""
+    matmul_precision: Literal["highest", "high", "medium"] = "highest"
+    """How products of float32 numbers are computed, as torch.set_float32_matmul_precision has it. highest: float32.
+    high: TensorFloat32 on CUDA. medium: bfloat16 products with float32 sums on CPUs that have them (AMX), 2 to 4 times
+    as fast, with errors of 0.4 % of a term."""
+    quantization: Literal["none", "8bit", "4bit"] = "none"
+    """Load the base model's weights in 8 bits (LLM.int8) or 4 bits (NF4) through bitsandbytes."""
     loss_reduction: Literal["mean", "sum"] = "mean"
     """An example's loss over its target tokens."""
     trust_remote_code: bool = False
@@ -93,6 +99,9 @@ class SweepOptions:
     """Each layer's gradient is first projected to projection_side x projection_side by two Rademacher matrices."""
     projection_seed: int = 0
     """Seed of the projections."""
+    sketch_space: Literal["raw", "fisher"] = "raw"
+    """What is projected: the gradient itself, or (fisher) the gradient times the square root of the inverse curvature,
+    so that inner products of sketches stand for influence between rows. Costs nothing in the sweep."""
     sketch_dtype: Literal["float16", "bfloat16", "int8", "float32"] = "float16"
     """Number format of the stored sketches (int8: with one float32 scale a row)."""
     rows_per_shard: int = 16_384
@@ -149,8 +158,18 @@ class RunOptions:
     invalid, count it, and never choose it. Seeds always stop."""
     device: str = "auto"
     """auto (CUDA if there is one), cpu, cuda, cuda:N."""
-    token_batch_size: int = 8192
-    """Tokens, padding included, in one batch of the model. Halved by itself when CUDA memory runs out."""
+    device_map: Literal["none", "auto", "balanced", "sequential"] = "none"
+    """Spread one model's layers over several GPUs (and the CPU's memory), by the package accelerate: for a model that
+    does not fit one GPU."""
+    token_batch_size: int | Literal["auto"] = "auto"
+    """Tokens, padding included, in one batch of the model. Halved by itself when CUDA memory runs out. auto: 8192 on
+    the CPU; on CUDA what a trial says fits, and kept for the rest of the run."""
+    gradient_checkpointing: bool = False
+    """Compute each block's activations again in the backward pass instead of keeping them: far less memory for a third
+    more time. Switched on by itself when one example alone does not fit."""
+    workers: int | None = None
+    """Processes that tokenise ahead of the model pass. Default: none on the CPU, whose cores the model needs; up to 4 a
+    GPU."""
     threads: int | None = None
     """CPU threads of torch and of the Rust core. Default: all."""
     sweep_part: str | None = None

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
 
 from gdig.data.tokens import IGNORED, Example
+from gdig.ops import Segments
 
 
 @dataclass(frozen=True)
@@ -16,14 +18,15 @@ class Batch:
     """Examples as one rectangle of tokens. A pad lies to the right of its example, so that in a causal model it
     changes nothing, needs no attention mask and has no gradient.
 
-    `rows` [B] say which example each line is; ids and labels are int64 [B, L] on the CPU; lengths int64 [B]; a label
-    stands at its own token's position. `keys` [B] name each line's stream of random numbers.
+    `rows` [B] say which example each line is; ids and labels are int32 [B, L]; lengths int64 [B]; a label stands at its
+    own token's position. `keys` [B] name each line's stream of random numbers. Arrays of numpy, so that a batch made in
+    another process comes over as plain bytes.
     """
 
     rows: np.ndarray
-    input_ids: torch.Tensor
-    labels: torch.Tensor
-    lengths: torch.Tensor
+    input_ids: np.ndarray
+    labels: np.ndarray
+    lengths: np.ndarray
     keys: np.ndarray
 
     @property
@@ -32,22 +35,30 @@ class Batch:
         lines, length = self.input_ids.shape
         return lines, length
 
-    @property
-    def offsets(self) -> torch.Tensor:
-        """Where each line starts in the flattened rectangle: int64 [B + 1]."""
+    @cached_property
+    def segments(self) -> Segments:
+        """Where each line starts in the flattened rectangle."""
         lines, length = self.shape
-        return torch.arange(lines + 1) * length
+        return Segments(torch.arange(lines + 1) * length)
 
-    @property
+    @cached_property
     def keep(self) -> torch.Tensor:
-        """1 for a token and 0 for a pad: float32 [B * L]."""
-        positions = torch.arange(self.input_ids.shape[1])
-        return (positions < self.lengths[:, None]).float().flatten()
+        """1 for a token and 0 for a pad: float32 [B * L], on the CPU."""
+        positions = np.arange(self.input_ids.shape[1])
+        return torch.from_numpy((positions < self.lengths[:, None]).astype(np.float32).ravel())
+
+    @cached_property
+    def targets(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The positions with a loss, line by line: flat position of the token before (the one that predicts), its
+        label, both int64 [M]; and how many each line has, int64 [B]."""
+        has_loss = self.labels[:, 1:] != IGNORED
+        lines, positions = np.nonzero(has_loss)
+        labels = self.labels[lines, positions + 1].astype(np.int64)
+        return lines * self.input_ids.shape[1] + positions, labels, has_loss.sum(1)
 
     def take(self, lines: Sequence[int] | np.ndarray) -> Batch:
         """The same rectangle with some of its lines."""
-        index = torch.as_tensor(np.asarray(lines))
-        return Batch(self.rows[lines], self.input_ids[index], self.labels[index], self.lengths[index], self.keys[lines])
+        return Batch(self.rows[lines], self.input_ids[lines], self.labels[lines], self.lengths[lines], self.keys[lines])
 
     def halves(self) -> tuple[Batch, Batch]:
         """Split in two, for a device whose memory the whole does not fit."""
@@ -86,11 +97,11 @@ def make_batches(
 
 
 def _rectangle(examples: list[Example], rows: list[int], length: int, keys: np.ndarray) -> Batch:
-    ids = np.zeros((len(examples), length), dtype=np.int64)
-    labels = np.full((len(examples), length), IGNORED, dtype=np.int64)
+    ids = np.zeros((len(examples), length), dtype=np.int32)
+    labels = np.full((len(examples), length), IGNORED, dtype=np.int32)
     for line, example in enumerate(examples):
         ids[line, : len(example.input_ids)] = example.input_ids
         labels[line, : len(example.labels)] = example.labels
-    lengths = torch.tensor([len(example.input_ids) for example in examples])
+    lengths = np.array([len(example.input_ids) for example in examples])
     index = np.array(rows)
-    return Batch(index, torch.from_numpy(ids), torch.from_numpy(labels), lengths, keys[index])
+    return Batch(index, ids, labels, lengths, keys[index])

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
+import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
@@ -18,11 +20,16 @@ PAPER_LLAMA, PAPER_BLOOM = "mlp.down_proj", "mlp.dense_h_to_4h"
 """Layers of the published G-DIG code: every third block's down projection, and for BLOOM each first MLP projection."""
 
 
+_CPU = torch.device("cpu")
+
+
 @dataclass(frozen=True)
 class Layer:
     """A linear layer: y = W x (+ b).
 
-    `width` is J, the columns of its gradient: in_features, and one more with a bias.
+    `width` is J, the columns of its gradient: in_features, and one more with a bias. `input_name` names the input: the
+    first chosen layer that reads the same tensor (gate and up of one MLP; q, k and v), by default the layer itself.
+    `device` is where it computes.
     """
 
     name: str
@@ -30,6 +37,12 @@ class Layer:
     in_features: int
     out_features: int
     bias: bool
+    input_name: str = ""
+    device: torch.device = _CPU
+
+    def __post_init__(self) -> None:
+        if not self.input_name:
+            object.__setattr__(self, "input_name", self.name)
 
     @property
     def width(self) -> int:
@@ -74,6 +87,36 @@ def choose_layers(
         shown = sorted({re.sub(r"\.\d+\.", ".N.", layer.name) for layer in linears})
         raise ModelError(f"filter_modules: {pattern!r} matches no linear layer; there are: {', '.join(shown)}")
     return chosen
+
+
+def share_inputs(layers: list[Layer], trial: Callable[[], object]) -> list[Layer]:
+    """Find the layers that read the same tensor, by running `trial`, a forward pass; name each one's input and device.
+
+    Layers of which only some have a bias do not share: their constant input of 1 is part of it.
+    """
+    first: dict[tuple[int, bool], str] = {}
+    names: dict[str, str] = {}
+    devices: dict[str, torch.device] = {}
+    seen: list[object] = []  # keeps the tensors alive, so that no two share an id
+
+    def hook(layer: Layer) -> Callable:
+        def forward(module: nn.Module, args: tuple, output: torch.Tensor) -> None:
+            seen.append(args[0])
+            names[layer.name] = first.setdefault((id(args[0]), layer.bias), layer.name)
+            devices[layer.name] = output.device  # its input may come from another one
+
+        return forward
+
+    handles = [layer.module.register_forward_hook(hook(layer)) for layer in layers]
+    try:
+        trial()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return [
+        replace(layer, input_name=names[layer.name], device=devices[layer.name]) if layer.name in names else layer
+        for layer in layers
+    ]
 
 
 def _paper_layers(model: nn.Module, linears: list[Layer]) -> list[Layer]:

@@ -6,18 +6,21 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
+from logging import ERROR, getLogger
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import logging
 
 from gdig.config import Config
 from gdig.errors import ConfigError, ModelError
-from gdig.model.layers import Layer, choose_layers
+from gdig.model.layers import Layer, choose_layers, share_inputs
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,11 @@ class Model:
     dtype: torch.dtype
     window: int | None
     vocab_size: int
+
+    def save_memory(self) -> bool:
+        """Turn gradient checkpointing on; False if it is on already, or the model's blocks do not offer it."""
+        on = any(getattr(block, "gradient_checkpointing", False) for block in _blocks(self.module))
+        return not on and use_checkpointing(self.module)
 
 
 @dataclass(frozen=True)
@@ -122,17 +130,21 @@ def load_model(config: Config) -> Model:
     dtype = resolve_dtype(config.precision, device)
     try:
         with _loading_bars(not config.quiet):
-            module = _load_plain(base, dtype, config.trust_remote_code)
+            module = _load_plain(base, dtype, config, device)
         if base != path:
             module = _load_adapter(path, module)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"{path}: cannot be loaded as a causal language model: {error}") from error
-    return wrap_model(module.to(device), config, adapter=base != path)
+    if config.device_map == "none" and config.quantization == "none":
+        module = module.to(device)
+    return wrap_model(module, config, adapter=base != path)
 
 
 def wrap_model(module: Any, config: Config, *, adapter: bool = False) -> Model:
     """Freeze a loaded model and find its parts. The module keeps its device and dtype."""
     module.eval().requires_grad_(False)
+    if config.gradient_checkpointing and not use_checkpointing(module):
+        raise ModelError(f"gradient_checkpointing: {type(module).__name__} does not offer it")
     inner = module.get_base_model() if adapter else module
     head = inner.get_output_embeddings()
     base = inner.base_model
@@ -141,12 +153,15 @@ def wrap_model(module: Any, config: Config, *, adapter: bool = False) -> Model:
     layers = choose_layers(module, config.filter_modules, head=head, adapter=adapter, paper=config.preset == "paper")
     weight = head.weight
     exact = _head_is_plain(inner, base, head)
+    ids = _trial_ids(inner)
+    with torch.no_grad():
+        layers = share_inputs(layers, lambda: base(input_ids=ids, use_cache=False))
     return Model(
         module=inner,
         base=base,
         head=head if exact else None,
         layers=layers,
-        device=weight.device,
+        device=inner.get_input_embeddings().weight.device,
         dtype=weight.dtype,
         window=getattr(inner.config.get_text_config(), "max_position_embeddings", None),
         vocab_size=inner.get_input_embeddings().weight.shape[0],
@@ -166,16 +181,65 @@ def _loading_bars(shown: bool) -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _load_plain(path: Path, dtype: torch.dtype, trust_remote_code: bool) -> nn.Module:
-    options = {"trust_remote_code": trust_remote_code, "local_files_only": True, "output_loading_info": True}
+def use_checkpointing(module: Any) -> bool:
+    """Let the model's blocks compute their activations again in the backward pass. Returns whether it has such blocks.
+
+    transformers does so in training only; the blocks alone are told that they train, what is in them (dropout) is not.
+    """
+    blocks = _blocks(module)
+    if not blocks:
+        return False
+    # transformers 5 has a new name for it.
+    name = "activation_checkpointing_enable"
+    enable = getattr(module, name, None) or module.gradient_checkpointing_enable
+    enable({"use_reentrant": False})
+    for block in blocks:
+        block.training = True
+    return True
+
+
+def _blocks(module: Any) -> list[Any]:
+    return [part for part in module.modules() if isinstance(part, GradientCheckpointingLayer)]
+
+
+def _load_plain(path: Path, dtype: torch.dtype, config: Config, device: torch.device) -> nn.Module:
+    options: dict[str, Any] = {
+        "trust_remote_code": config.trust_remote_code,
+        "local_files_only": True,
+        "output_loading_info": True,
+    }
+    if config.device_map != "none":
+        _need("accelerate", "device_map", "large")
+        options["device_map"] = config.device_map
+    if config.quantization != "none":
+        _need("bitsandbytes", "quantization", "quantization")
+        options.setdefault("device_map", {"": device})
+        # It says at every product that it computes in float16.
+        getLogger("bitsandbytes.autograd._functions").setLevel(ERROR)
+        options["quantization_config"] = BitsAndBytesConfig(
+            load_in_8bit=config.quantization == "8bit",
+            load_in_4bit=config.quantization == "4bit",
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_compute_dtype=dtype,
+        )
     safetensors = _has_safetensors(path)
     found: Any = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, use_safetensors=safetensors, **options)
     module, loaded = found
+    for part in module.modules():
+        # bitsandbytes 0.50 has a fast kernel for 4 bits on the CPU that has no derivative: the first pass that needs
+        # none would switch to it for good, and every gradient after that would be wrong without a word.
+        if getattr(part, "support_avx512bf16_for_cpu", False):
+            part.support_avx512bf16_for_cpu = False
     if missing := sorted(loaded["missing_keys"]):
         # transformers makes these up at random, and the selection would be noise.
         shown = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
         raise ModelError(f"{path}: the checkpoint lacks weights of {type(module).__name__}: {shown}")
     return module
+
+
+def _need(package: str, option: str, extra: str) -> None:
+    if find_spec(package) is None:
+        raise ModelError(f"{option}: needs the package {package} (pip install 'gdig[{extra}]')")
 
 
 def _load_adapter(path: Path, module: nn.Module) -> nn.Module:
@@ -196,7 +260,13 @@ def _has_safetensors(path: Path) -> bool:
 @torch.no_grad()
 def _head_is_plain(module: nn.Module, base: nn.Module, head: Any) -> bool:
     """Whether head(base(ids)) is what the model says, tried on a few tokens."""
-    ids = torch.arange(1, 9, device=head.weight.device)[None] % head.weight.shape[0]
+    ids = _trial_ids(module)
     whole = module(input_ids=ids, use_cache=False).logits
-    parts = head(base(input_ids=ids, use_cache=False).last_hidden_state)
+    parts = head(base(input_ids=ids, use_cache=False).last_hidden_state).to(whole.device)
     return whole.shape == parts.shape and torch.allclose(whole.float(), parts.float(), rtol=1e-3, atol=1e-3)
+
+
+def _trial_ids(inner: Any) -> torch.Tensor:
+    """A few tokens to try a model on: int64 [1, 8]."""
+    weight = inner.get_input_embeddings().weight
+    return torch.arange(1, 9, device=weight.device)[None] % weight.shape[0]

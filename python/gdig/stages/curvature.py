@@ -12,6 +12,7 @@ by L = (1/N) sum_e (Q_S^T G_e Q_A)^2, elementwise, which takes a second pass wit
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,11 +26,13 @@ from gdig.data.tokens import Example
 from gdig.distributed import Ranks
 from gdig.errors import ModelError
 from gdig.exchange import Exchange
+from gdig.model.arriving import Arriving
 from gdig.model.batches import Batch, make_batches
 from gdig.model.capture import GradientPass, Sink
 from gdig.model.layers import Layer
 from gdig.model.load import Model
-from gdig.model.memory import Fitting
+from gdig.model.memory import Fitting, resolve_token_batch_size, typical_length
+from gdig.model.precision import float32_products
 from gdig.progress import Progress
 from gdig.store import read_tensors, write_tensors
 
@@ -125,16 +128,25 @@ def fit_curvature(
     """
     ranks = ranks or Ranks()
     gradients = GradientPass(model, config.loss_reduction, None if config.use_empirical_fisher else config.seed)
-    batches = make_batches(examples, config.token_batch_size, keys=keys, window=model.window)
-    work = _Groups(batches, len(examples), Fitting(config.token_batch_size, model.device, progress), progress, ranks)
+    size = resolve_token_batch_size(
+        config.token_batch_size,
+        model.device,
+        lambda batch: gradients.run(batch, lambda *_: None),
+        typical_length(examples),
+    )
+    size = ranks.gather(size)[0]  # all cut the same batches
+    batches = make_batches(examples, size, keys=keys, window=model.window)
+    fitting: Fitting = Fitting(size, model.device, progress, model.save_memory)
+    work = _Groups(batches, len(examples), fitting, progress, ranks)
     exchange = Exchange(ranks, model.device)
     owners = ranks.owners(len(model.layers))
     mine = [index for index, owner in enumerate(owners) if owner == ranks.rank]
     reduce = config.kfac_approx == "reduce"
-    sums = [_zeros(layer, model) for layer in model.layers]
+    sums = _zeros(model)
 
-    def moments(batch: Batch, added: set) -> np.ndarray:
-        return gradients.run(batch, _moments_sink(batch, sums, reduce, added))
+    def moments(batch: Batch, added: set) -> Arriving:
+        with float32_products(config.matmul_precision):
+            return Arriving([gradients.run(batch, _moments_sink(batch, model.layers, sums, reduce, added))])
 
     flat = [side for pair in sums for side in pair]
     good, totals = work.sum("fit: factors", moments, flat, [owner for owner in owners for _ in range(2)], exchange)
@@ -144,10 +156,15 @@ def fit_curvature(
         raise ModelError("fit: no example of the sample has a finite loss; is the model's checkpoint sound?")
     count = report.examples if reduce else report.tokens
     factors: dict[int, Factors] = {}
+    inputs: dict[str, tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = {}
     for index in mine:
-        a, s = (_mean(totals[2 * index + side], count, model.device) for side in (0, 1))
-        q_a, l_a = _eigen(a, model.layers[index])
-        q_s, l_s = _eigen(s, model.layers[index])
+        layer = model.layers[index]
+        if layer.input_name not in inputs:
+            a = _mean(totals[2 * index], count, layer.device)
+            inputs[layer.input_name] = (a, *_eigen(a, layer))
+        a, q_a, l_a = inputs[layer.input_name]
+        s = _mean(totals[2 * index + 1], count, layer.device)
+        q_s, l_s = _eigen(s, layer)
         factors[index] = Factors(a, s, q_a, q_s, l_a, l_s, None, report.tokens, report.examples, reduce)
     if config.inversion == "ekfac":
         # The memory of the sums now holds the eigenvectors: those of other ranks' layers are brought here.
@@ -156,14 +173,15 @@ def fit_curvature(
                 if owner == ranks.rank:
                     basis.copy_(getattr(factors[index], own))
                 exchange.spread(basis, owner)
-        squares = [torch.zeros(len(s), len(a), dtype=a.dtype, device=model.device) for a, s in sums]
+        squares = [torch.zeros(len(s), len(a), dtype=a.dtype, device=a.device) for a, s in sums]
 
-        def corrected(batch: Batch, added: set) -> np.ndarray:
-            return gradients.run(batch, _corrected_sink(batch, sums, squares, added))
+        def corrected(batch: Batch, added: set) -> Arriving:
+            with float32_products(config.matmul_precision):
+                return Arriving([gradients.run(batch, _corrected_sink(batch, model.layers, sums, squares, added))])
 
         _, totals = work.sum("fit: eigenvalues", corrected, squares, owners, exchange)
         for index in mine:
-            factors[index].corrected = _mean(totals[index], report.examples, model.device)
+            factors[index].corrected = _mean(totals[index], report.examples, model.layers[index].device)
     return [factors[index] for index in mine], report
 
 
@@ -185,7 +203,7 @@ class _Groups:
     def sum(
         self,
         name: str,
-        run: Callable[[Batch, set], np.ndarray],
+        run: Callable[[Batch, set], Arriving],
         sums: Sequence[torch.Tensor],
         owners: Sequence[int],
         exchange: Exchange,
@@ -207,9 +225,12 @@ class _Groups:
                 mine = self.batches[group::n] if group < n else []
                 for total in sums:
                     total.zero_()
+                arriving = []
                 for batch, losses in self.fitting.each(mine, run):
-                    good[batch.rows] = np.isfinite(losses)
+                    arriving.append((batch.rows, losses))
                     bar.advance(len(batch.rows))
+                for rows, losses in arriving:
+                    good[rows] = np.isfinite(losses.numpy()[0])
                 ranks.gather(None, bar)
                 exchange.fold(sums, totals, owners, min(ranks.world, n - first))
         found = ranks.gather(np.flatnonzero(good).tolist())
@@ -222,29 +243,40 @@ def _mean(total: torch.Tensor | None, count: int, device: torch.device) -> torch
     return (total / count).to(device)
 
 
-def _zeros(layer: Layer, model: Model) -> tuple[torch.Tensor, torch.Tensor]:
+def _zeros(model: Model) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Sums of A and S for each layer; layers that read the same input have the same A, one tensor."""
     dtype = torch.promote_types(model.dtype, torch.float32)
-    return (
-        torch.zeros(layer.width, layer.width, dtype=dtype, device=model.device),
-        torch.zeros(layer.out_features, layer.out_features, dtype=dtype, device=model.device),
-    )
+    inputs: dict[str, torch.Tensor] = {}
+    sums = []
+    for layer in model.layers:
+        if layer.input_name not in inputs:
+            inputs[layer.input_name] = torch.zeros(layer.width, layer.width, dtype=dtype, device=layer.device)
+        outputs = torch.zeros(layer.out_features, layer.out_features, dtype=dtype, device=layer.device)
+        sums.append((inputs[layer.input_name], outputs))
+    return sums
 
 
 def _moments_sink(
-    batch: Batch, sums: list[tuple[torch.Tensor, torch.Tensor]], reduce: bool, added: set[tuple[int, str]]
+    batch: Batch,
+    layers: Sequence[Layer],
+    sums: list[tuple[torch.Tensor, torch.Tensor]],
+    reduce: bool,
+    added: set[tuple[int, str]],
 ) -> Sink:
     """Adds to the sums, and notes in `added` what it has added; what is noted there already is passed over."""
     shape = batch.shape
 
     def sink(index: int, a: torch.Tensor, d: torch.Tensor, keep: torch.Tensor) -> None:
         sum_a, sum_s = sums[index]
+        reads_first = layers[index].input_name == layers[index].name
         keep = keep.to(sum_a.dtype)
         if reduce:
-            a = with_ones(a.to(sum_a.dtype) * keep[:, None], sum_a.shape[0], keep)
-            a, d = a.unflatten(0, shape).sum(1), d.to(sum_s.dtype).unflatten(0, shape).sum(1)
-            keep = torch.ones(len(a), dtype=sum_a.dtype, device=a.device)
+            if reads_first:
+                a = with_ones(a.to(sum_a.dtype) * keep[:, None], sum_a.shape[0], keep).unflatten(0, shape).sum(1)
+            d = d.to(sum_s.dtype).unflatten(0, shape).sum(1)
+            keep = torch.ones(len(d), dtype=sum_a.dtype, device=d.device)
         for side, x, total in (("a", a, sum_a), ("s", d, sum_s)):
-            if (index, side) not in added:
+            if (index, side) not in added and (side == "s" or reads_first):
                 ops.covariance(x, keep, total)
                 added.add((index, side))
 
@@ -252,18 +284,29 @@ def _moments_sink(
 
 
 def _corrected_sink(
-    batch: Batch, bases: list[tuple[torch.Tensor, torch.Tensor]], squares: list[torch.Tensor], added: set[int]
+    batch: Batch,
+    layers: Sequence[Layer],
+    bases: list[tuple[torch.Tensor, torch.Tensor]],
+    squares: list[torch.Tensor],
+    added: set[int],
 ) -> Sink:
     """Adds to the squares in the eigenbases (q_a, q_s), and notes in `added` which layers it has added."""
-    offsets = batch.offsets
+    examples = batch.segments
+    readers = Counter(layer.input_name for layer in layers)
+    rotated: dict[str, torch.Tensor] = {}  # inputs that a layer still to come reads too
 
     def sink(index: int, a: torch.Tensor, d: torch.Tensor, keep: torch.Tensor) -> None:
+        (q_a, q_s), total, name = bases[index], squares[index], layers[index].input_name
+        readers[name] -= 1
+        x = rotated.pop(name, None)
+        if x is None:
+            x = with_ones(a.to(q_a.dtype), len(q_a), keep.to(q_a.dtype)) @ q_a
+        if readers[name]:
+            rotated[name] = x
         if index in added:
             return
-        (q_a, q_s), total = bases[index], squares[index]
-        a = with_ones(a.to(q_a.dtype), len(q_a), keep.to(q_a.dtype))
         part = torch.zeros_like(total)  # all of the batch's squares or none, should memory run out among them
-        ops.squared_gradients(a @ q_a, d.to(q_a.dtype) @ q_s, offsets, part)
+        ops.squared_gradients(x, d.to(q_a.dtype) @ q_s, examples, part)
         total += part
         added.add(index)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -60,7 +61,7 @@ def seeds_part(work: Workspace, factors: list[Factors] | None = None) -> SeedRep
     config, model = work.config, work.model
     known: list[Factors] | list[None] = factors or [None] * len(model.layers)
     if factors is None and config.inversion != "identity":
-        known = [Factors.load(_file(work.path, "curvature", layer.name), model.device) for layer in model.layers]
+        known = [Factors.load(_file(work.path, "curvature", layer.name), layer.device) for layer in model.layers]
     probe, _ = work.sample("probe", config.probe_rows)
 
     def where(seed: int) -> str:
@@ -90,7 +91,13 @@ def read_seed_factors(work: Workspace, dtype: str) -> list[SeedFactors]:
     model = work.model
     if dtype != str(model.dtype):
         raise RunError(f"precision: the run was fitted in {dtype}, the model is now {model.dtype}; set precision")
-    return [SeedFactors.load(_file(work.path, "seeds", layer.name), model.device) for layer in model.layers]
+    return [SeedFactors.load(_file(work.path, "seeds", layer.name), layer.device) for layer in model.layers]
+
+
+def read_curvature(work: Workspace) -> Iterator[Factors]:
+    """Read the layers' curvature, one at a time, in the order of the model's layers."""
+    for layer in work.model.layers:
+        yield Factors.load(_file(work.path, "curvature", layer.name), layer.device)
 
 
 def _file(path: Path, directory: str, layer: str) -> Path:

@@ -37,15 +37,11 @@ class Inverse:
         if config.damping_mode == "factored_tikhonov":
             self._sides = _tikhonov(factors, config.damping_factor, name)
             return
-        eigenvalues = factors.eigenvalues()
-        mean = float(eigenvalues.mean())
-        if mean == 0:  # no gradient ever reached the layer: its gradients are all zero, and so is every product
-            self._scale = torch.zeros_like(eigenvalues, dtype=factors.q_a.dtype)
-            return
-        damped = eigenvalues + config.damping_factor * (mean if config.damping_mode == "relative" else 1.0)
-        if not bool((damped > 0).all()):
-            raise ModelError(f"{name}: its curvature is singular; damping_factor must be above 0")
-        self._scale = (1.0 / damped).to(factors.q_a.dtype)
+        damped = damped_eigenvalues(factors, config, name)
+        if damped is None:  # its gradients are all zero, and so is every product
+            self._scale = torch.zeros(len(factors.l_s), len(factors.l_a), dtype=factors.q_a.dtype).to(factors.q_a)
+        else:
+            self._scale = (1.0 / damped).to(factors.q_a.dtype)
 
     def tokens(self, a: torch.Tensor, d: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Separable form: factors U [O, T], V [J, T] with W = U V^T, for G = sum_t d_t a_t^T; a [T, J], d [T, O]."""
@@ -83,15 +79,40 @@ class Inverse:
         return f.q_s @ u, f.q_a @ v, kept
 
 
-def _tikhonov(f: Factors, x: float, name: str) -> tuple[torch.Tensor, torch.Tensor]:
+def damped_eigenvalues(f: Factors, config: Config, name: str = "layer") -> torch.Tensor | None:
+    """L + damping [O, J] in float64, for the eigenvalue forms; None when no gradient ever reached the layer.
+
+    Raises:
+        ModelError: when nothing damps a singular matrix.
+    """
+    eigenvalues = f.eigenvalues()
+    mean = float(eigenvalues.mean())
+    if mean == 0:
+        return None
+    damped = eigenvalues + config.damping_factor * (mean if config.damping_mode == "relative" else 1.0)
+    if not bool((damped > 0).all()):
+        raise ModelError(f"{name}: its curvature is singular; damping_factor must be above 0")
+    return damped
+
+
+def tikhonov_shifts(f: Factors, x: float, name: str = "layer") -> tuple[float, float]:
+    """What factored Tikhonov damping adds to the eigenvalues of S and of A: sqrt(x) / pi and pi sqrt(x).
+
+    Raises:
+        ModelError: when there is nothing to balance.
+    """
     mean_a, mean_s = float(f.l_a.mean()), float(f.l_s.mean())
     if x == 0 or mean_a == 0 or mean_s == 0:
         raise ModelError(f"{name}: factored_tikhonov needs damping_factor above 0 and curvature that is not zero")
     pi = math.sqrt(mean_a / mean_s)
-    root = math.sqrt(x)
+    return math.sqrt(x) / pi, math.sqrt(x) * pi
+
+
+def _tikhonov(f: Factors, x: float, name: str) -> tuple[torch.Tensor, torch.Tensor]:
+    shift_s, shift_a = tikhonov_shifts(f, x, name)
     dtype = f.q_a.dtype
-    left = (f.q_s.double() / (f.l_s + root / pi)) @ f.q_s.double().T
-    right = (f.q_a.double() / (f.l_a + root * pi)) @ f.q_a.double().T
+    left = (f.q_s.double() / (f.l_s + shift_s)) @ f.q_s.double().T
+    right = (f.q_a.double() / (f.l_a + shift_a)) @ f.q_a.double().T
     return left.to(dtype), right.to(dtype)
 
 

@@ -168,7 +168,7 @@ def _join_layers(parts: list[list], found: list[dict], model: Model, ranks: Rank
                 if sum(one["columns"][index]) == 0:
                     continue
                 shape = (height, sum(one["columns"][index]))
-                piece = mine if source == ranks.rank else torch.empty(shape, dtype=dtype, device=model.device)
+                piece = mine if source == ranks.rank else torch.empty(shape, dtype=dtype, device=layer.device)
                 assert piece is not None
                 pieces.append(exchange.move(piece, source, owner) if ranks.rank in (source, owner) else None)
             if owner == ranks.rank:

@@ -1,0 +1,230 @@
+"""The sweep and the fit on the CPU beside a plain forward and backward of the same Hugging Face model, in one run.
+
+    python benches/sweep.py                                # every size; writes benches/record/sweep.json
+    python benches/sweep.py --sizes 100m --rounds 3        # its part of the record alone is replaced
+    python benches/sweep.py --quick                        # a toy, under a minute; nothing is recorded
+    python benches/sweep.py --sizes small --profile        # where the time goes, by operator and shape
+
+Rounds are interleaved (ours, plain, ours, plain, ...) in one process, because machines drift: a ratio is the median
+over rounds of the ratio inside a round. Memory is the high-water mark of the resident set of a process of its own for
+each pass, above what was resident when the model and all that is made ready before the clock lay there. Tokens per
+second count real tokens, not pads. Examples have random tokens, and lengths drawn from the pairs in --data, or
+generated like them. Peers (see passes/peers.py) run where they are installed: `pip install 'gdig[bench-sweep]'`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.append(str(ROOT / "examples"))
+
+import torch
+from passes import ours, peers
+from passes.inputs import SIZES, make_lengths, read_lengths
+from passes.memory import resident, watch
+from passes.plain import file_order, padding, rectangles
+from passes.report import against, difference, tables, targets
+from passes.trace import profile
+from zh_en.measure import machine, provenance
+
+RECORD = ROOT / "benches" / "record" / "sweep.json"
+WARM_UP = 8  # examples passed before the clock runs
+
+PLAIN = ("plain, file order", "plain, sorted")
+PASSES: dict[str, Callable[[ours.Case], ours.Pass]] = {
+    "sketch": ours.sketch,
+    "plain, file order": ours.plain_file_order,
+    "scores at 0.99": ours.scores_energy,
+    "plain, sorted": ours.plain_sorted,
+    "scores, exact": ours.scores_full,
+    "256 seeds, third blocks": ours.scores_many,
+    "fit": ours.fit,
+    "bergson, scores": peers.bergson_scores,
+    "kronfluence, scores": peers.kronfluence_scores,
+    "loop, scores": peers.loop,
+    "bergson, fit": peers.bergson_fit,
+    "kronfluence, fit": peers.kronfluence_fit,
+}
+"""In the order in which a round runs them: the plain passes stand among ours."""
+
+LARGE = {*PLAIN, "sketch", "256 seeds, third blocks"}
+"""What a model of 100M parameters runs by default; the others are small models' work: eigenvectors cost little there,
+and so do the seeds' gradients, which the peers hold whole."""
+
+PEERS = {"bergson, scores", "kronfluence, scores", "loop, scores", "bergson, fit", "kronfluence, fit"}
+EXACT = "scores, exact"
+SCORES = {"scores at 0.99", "bergson, scores", "kronfluence, scores", "loop, scores"}
+"""Compared with EXACT on the rows of the warm-up."""
+
+QUICK_MEMORY = {"sketch"}
+"""Whose memory a quick run measures: every other one costs a process."""
+
+
+def main() -> None:
+    """Measure, print and record."""
+    arguments = _arguments()
+    torch.set_num_threads(arguments.threads)
+    os.environ["OMP_NUM_THREADS"] = str(arguments.threads)  # of the processes that this one starts
+    if arguments.one:  # started by another of these, for its memory
+        print(json.dumps(_memory_of(arguments, arguments.sizes[0], arguments.one)))
+        return
+    if arguments.profile:
+        for name in arguments.sizes:
+            case = _case(arguments, name)
+            for one in _passes(arguments, name):
+                found = profile(PASSES[one](case), case.examples, case.size.dimensions, WARM_UP)
+                print(f"\n{name}, {one}: {found}", flush=True)
+        return
+    record = {"bench": "sweep", "machine": machine() | {"threads": arguments.threads}, **provenance(ROOT)}
+    lengths = "generated" if arguments.lengths is None else "those of real pairs"
+    record |= {"lengths": lengths, "sizes": {}}
+    out = arguments.record or (None if arguments.quick else RECORD)
+    for name in arguments.sizes:
+        record["sizes"][name] = measure(arguments, name)
+        print(f"\n{tables(name, record['sizes'][name])}", flush=True)
+        if out is not None:
+            _write(out, record)
+            print(f"\nrecorded in {out}")
+
+
+def measure(arguments: argparse.Namespace, name: str) -> dict[str, Any]:
+    """Everything about one size."""
+    case = _case(arguments, name)
+    size, examples = case.size, case.examples
+    ready: dict[str, ours.Pass] = {}
+    absent: dict[str, str] = {}
+    first: dict[str, Any] = {}
+    for one in _passes(arguments, name):
+        try:
+            ready[one] = PASSES[one](case)
+        except peers.AbsentError as error:
+            absent[one] = str(error)
+            continue
+        first[one] = ready[one](examples[:WARM_UP])
+    seconds: dict[str, list[float]] = {one: [] for one in ready}
+    cpu: dict[str, list[float]] = {one: [] for one in ready}
+    for number in range(arguments.rounds):
+        for one, run in ready.items():
+            begin, used = time.perf_counter(), time.process_time()
+            run(examples)
+            seconds[one].append(time.perf_counter() - begin)
+            cpu[one].append(time.process_time() - used)
+        last = ", ".join(f"{one} {times[-1]:.2f}" for one, times in seconds.items())
+        print(f"{name}, round {number + 1}/{arguments.rounds}: {last}", flush=True)
+    tokens = sum(len(example) for example in examples)
+    found = {
+        one: {
+            "seconds": {"median": statistics.median(times), "all": times, "of_the_cpu": statistics.median(cpu[one])},
+            "tokens_per_second": tokens / statistics.median(times),
+            "against_file_order": against(times, seconds[PLAIN[0]]),
+            "against_sorted": against(times, seconds[PLAIN[1]]),
+            "cpu_against_file_order": against(cpu[one], cpu[PLAIN[0]]),
+            "cpu_against_sorted": against(cpu[one], cpu[PLAIN[1]]),
+        }
+        for one, times in seconds.items()
+    }
+    for one in SCORES & found.keys() if EXACT in found else ():
+        found[one]["against_exact"] = difference(ours.scores_of(first[one]), ours.scores_of(first[EXACT]))
+    if not arguments.no_memory:
+        for one in [one for one in ready if name != "quick" or one in QUICK_MEMORY]:
+            found[one]["memory"] = _in_its_own_process(arguments, name, one)
+    return {
+        "measured": {
+            **provenance(ROOT),
+            "peers": peers.versions(),
+            "threads": arguments.threads,
+            "load": os.getloadavg()[0],
+        },
+        "model": asdict(size) | {"parameters": sum(p.numel() for p in case.trainable.parameters())},
+        "examples": len(examples),
+        "tokens": tokens,
+        "pads": {
+            "file order": padding(file_order(examples), examples),
+            "sorted": padding(rectangles(examples, size.token_batch_size), examples),
+        },
+        "passes": found,
+        "absent": absent,
+        "targets": targets(name, found),
+    }
+
+
+def _case(arguments: argparse.Namespace, name: str) -> ours.Case:
+    size = SIZES[name]
+    if arguments.examples is not None:
+        size = replace(size, examples=arguments.examples)
+    return ours.Case(size, make_lengths(4_000) if arguments.lengths is None else arguments.lengths)
+
+
+def _passes(arguments: argparse.Namespace, name: str) -> Sequence[str]:
+    if arguments.passes:
+        return [one for one in PASSES if one in arguments.passes]
+    if name == "100m":
+        return [one for one in PASSES if one in LARGE]
+    return [one for one in PASSES if one not in PEERS or not arguments.profile]
+
+
+def _memory_of(arguments: argparse.Namespace, name: str, one: str) -> dict[str, float]:
+    case = _case(arguments, name)
+    run = PASSES[one](case)
+    run(case.examples[:1])
+    before = resident()
+    with watch() as peak:
+        run(case.examples)
+    return {"ready_mib": before / 2**20, "peak_mib": peak.bytes / 2**20}
+
+
+def _in_its_own_process(arguments: argparse.Namespace, name: str, one: str) -> dict[str, float]:
+    command = [sys.executable, __file__, "--sizes", name, "--one", one, "--threads", str(arguments.threads)]
+    command += ["--data", str(arguments.data)]
+    command += [] if arguments.examples is None else ["--examples", str(arguments.examples)]
+    result = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    return json.loads(result.stdout.splitlines()[-1])
+
+
+def _write(path: Path, record: dict[str, Any]) -> None:
+    """Write the record; sizes that this run did not measure stay as they were, with their own commit."""
+    before = json.loads(path.read_text(encoding="utf-8"))["sizes"] if path.is_file() else {}
+    sizes = {**before, **record["sizes"]}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    ordered = {name: sizes[name] for name in SIZES if name in sizes}
+    path.write_text(json.dumps({**record, "sizes": ordered}, indent=1) + "\n", encoding="utf-8")
+
+
+def _arguments() -> argparse.Namespace:
+    default = os.environ.get("GDIG_ZH_EN") or ROOT.parent / "shared" / "data" / "zh-en.json"
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", nargs="+", choices=list(SIZES), default=["tiny", "small", "100m"])
+    parser.add_argument("--passes", nargs="+", choices=list(PASSES), help="default: those that suit the size")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--examples", type=int, help="of the pool (default: by size)")
+    parser.add_argument(
+        "--threads", type=int, default=torch.get_num_threads(), help="of the CPU (default: %(default)s)"
+    )
+    parser.add_argument("--data", type=Path, default=Path(default), help="pairs (default: $GDIG_ZH_EN, %(default)s)")
+    parser.add_argument("--quick", action="store_true", help="a toy model, two rounds; nothing is recorded")
+    parser.add_argument("--no-memory", action="store_true", help="leave the memory out, which costs a process a pass")
+    parser.add_argument("--profile", action="store_true", help="print where the time goes instead")
+    parser.add_argument("--record", type=Path, help="JSON file (default: benches/record/; --quick: none)")
+    parser.add_argument("--one", choices=list(PASSES), help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.quick:
+        arguments.sizes, arguments.rounds = ["quick"], 2
+    arguments.lengths = read_lengths(arguments.data) if arguments.data.is_file() else None
+    if arguments.passes and not arguments.profile:
+        arguments.passes = {*arguments.passes, *PLAIN}
+    return arguments
+
+
+if __name__ == "__main__":
+    main()

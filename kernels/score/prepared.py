@@ -1,0 +1,67 @@
+"""The seeds' factors as the tensor cores want them: made once, used for every batch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from gdig.kernels.segments import Segments
+
+# Columns of a chunk: the shortest that a tile of the tensor cores sums well, and the longest.
+CHUNKS = (16, 32, 64)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """U and V with each seed's columns padded with zeros to whole chunks.
+
+    u [C', O'] and v [C', I'] in the dtype of the activations: a row is a column of U or V over a power of two, padded.
+    scale [C'] float32: what the product of the two is to be multiplied with. bias [C'] float32: the last row of V over
+    the power of two of its column; None without bias. chunks int32 [S + 1]: seed s owns the chunks chunks[s] up to the
+    next one, each of `chunk` columns; `most` is the largest number of a seed.
+    """
+
+    u: torch.Tensor
+    v: torch.Tensor
+    scale: torch.Tensor
+    bias: torch.Tensor | None
+    chunks: torch.Tensor
+    chunk: int
+    most: int
+
+
+def prepare(u: torch.Tensor, v: torch.Tensor, seeds: Segments, width: int, dtype: torch.dtype) -> Prepared:
+    """Pad, scale, transpose and round. u [O, C], v [I, C] or [I + 1, C], width: I."""
+    from gdig.kernels.products import scaled
+
+    chunk = chunk_of(seeds.lengths)
+    counts = -(-seeds.lengths // chunk)
+    chunks = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+    # Where column c goes: as far behind its seed's first chunk as it is behind the seed's first column.
+    place = torch.arange(seeds.end) + (chunks[:-1] * chunk - seeds.offsets[:-1]).repeat_interleave(seeds.lengths)
+    place = place.to(u.device)
+    columns = int(chunks[-1]) * chunk
+
+    def padded(x: torch.Tensor) -> torch.Tensor:
+        out = torch.zeros(columns, *x.shape[1:], dtype=x.dtype, device=x.device)
+        out[place] = x
+        return out
+
+    left, left_scale = scaled(u.T, dtype)
+    right, right_scale = scaled(v[:width].T, dtype)
+    return Prepared(
+        padded(left),
+        padded(right),
+        padded(left_scale * right_scale),
+        padded(v[width].float() / right_scale) if len(v) > width else None,
+        chunks.to(device=u.device, dtype=torch.int32),
+        chunk,
+        int(counts.max()) if len(counts) else 0,
+    )
+
+
+def chunk_of(lengths: torch.Tensor) -> int:
+    """The longest chunk that pads the columns to at most a sixteenth more than the shortest does."""
+    padded = {chunk: int((-(-lengths // chunk)).sum()) * chunk for chunk in CHUNKS}
+    return max(chunk for chunk in CHUNKS if 16 * padded[chunk] <= 17 * padded[CHUNKS[0]])

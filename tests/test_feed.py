@@ -1,0 +1,90 @@
+"""What runs beside the model pass: tokenising in other processes, writing behind it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+
+import numpy as np
+import pytest
+from project_fixtures import read_jsonl, write_jsonl
+
+import gdig
+from gdig.background import Background
+from gdig.config import Config
+from gdig.errors import CorpusError, RunError
+from gdig.progress import Progress
+from gdig.stages.feed import Feed
+from gdig.workspace import Workspace
+
+SHARDS = [(0, 16), (32, 48), (48, 60), (16, 32)]
+
+
+def feed(project, tmp_path, workers, **changes):
+    config = Config.build(project.options(tmp_path / "run", **changes))
+    numbers = range(len(SHARDS))
+    found = list(Feed(Workspace(config, Progress(quiet=True)), SHARDS, 64, workers).over(numbers))
+    assert [number for number, _ in found] == list(numbers)
+    return [shard for _, shard in found]
+
+
+def test_workers_make_the_same_shards_in_the_same_order(project, tmp_path):
+    here, there = feed(project, tmp_path, 0), feed(project, tmp_path, 2)
+    assert [(x.start, x.stop) for x in there] == SHARDS
+    for a, b in zip(here, there, strict=True):
+        for name in ("places", "tokens", "cut", "hash"):
+            assert np.array_equal(getattr(a, name), getattr(b, name))
+        assert len(a.batches) == len(b.batches) > 1
+        for x, y in zip(a.batches, b.batches, strict=True):
+            assert np.array_equal(x.input_ids, y.input_ids) and np.array_equal(x.labels, y.labels)
+            assert np.array_equal(x.rows, y.rows)
+
+
+def test_a_sweep_with_workers_leaves_the_same_files(project, finished, tmp_path):
+    gdig.select(**project.options(tmp_path / "run", workers=2))
+    for file in sorted((finished / "sweep").glob("*.safetensors")):
+        assert file.read_bytes() == (tmp_path / "run" / "sweep" / file.name).read_bytes()
+
+
+def test_a_bad_row_comes_over_as_the_error_it_is(project, tmp_path):
+    rows = read_jsonl(project.pool)
+    rows[40]["trg_text"] = ""
+    pool = write_jsonl(tmp_path / "pool.jsonl", rows)
+    shards = feed(project, tmp_path, 1, candidates=(str(pool),))
+    assert [len(shard.errors) for shard in shards] == [0, 1, 0, 0]
+    assert "line 41" in str(shards[1].errors[0]) and "trg_text" in str(shards[1].errors[0])
+
+
+def test_a_pool_that_cannot_be_read_in_a_worker_is_gdigs_error(project, tmp_path):
+    with pytest.raises(CorpusError, match="nowhere"):
+        feed(project, tmp_path, 1, candidates=(str(tmp_path / "nowhere.jsonl"),))
+
+
+def test_a_worker_that_dies_is_told(project, tmp_path, monkeypatch):
+    monkeypatch.setattr("gdig.stages.feed.encode_shard", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+    with pytest.raises(RunError, match="a process that tokenises has died"):
+        feed(project, tmp_path, 1)
+
+
+def test_background_does_in_order_and_keeps_errors():
+    done, may = [], threading.Event()
+
+    def slow(number):
+        may.wait(30)
+        done.append(number)
+
+    with Background(ahead=1) as thread:
+        thread.submit(slow, 0)
+        thread.submit(slow, 1)
+        assert done == []
+        may.set()
+        thread.submit(slow, 2)  # waits for the first
+        assert done[:1] == [0]
+    assert done == [0, 1, 2]
+    with pytest.raises(ZeroDivisionError), Background() as thread:
+        thread.submit(lambda: 1 / 0)
+    with pytest.raises(KeyError), Background() as thread:  # the block's own error, with what came before it done
+        thread.submit(done.append, 3)
+        raise KeyError
+    assert done[-1] == 3
