@@ -70,7 +70,6 @@ BAD = {
     "trust_remote_code": ["false", 1, None],
     "unit_normalize": ["yes", None],
     "overwrite": ["no", 1],
-    "sweep_part": ["0/2", "3/2", "2", "1/2/3", "a/b", "", 2],
     "quiet": ["no", None],
     "device": [None, ("cpu",)],
     "gradient_checkpointing": ["yes", 1],
