@@ -38,5 +38,5 @@ PINNED: dict[tuple[str, str, int], dict[str, int]] = {
     ("project", "half-narrow", 10): {"M": 128, "K": 64, "num_warps": 4, "num_stages": 4, "programs": 296},
     ("project", "half-wide", 8): {"M": 128, "K": 64, "num_warps": 8, "num_stages": 4, "programs": 108},
     ("project", "half-wide", 9): {"M": 128, "K": 64, "num_warps": 8, "num_stages": 4, "programs": 132},
-    ("project", "half-wide", 10): {"M": 128, "K": 64, "num_warps": 8, "num_stages": 4, "programs": 148},
+    ("project", "half-wide", 10): {"M": 64, "K": 64, "num_warps": 8, "num_stages": 4, "programs": 148},
 }

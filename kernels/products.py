@@ -6,6 +6,7 @@ import torch
 import triton
 import triton.language as tl
 
+
 @triton.jit
 def times(
     x, w, rows, inside, columns, width, x_stride, w_stride,
@@ -22,11 +23,10 @@ def times(
     w_at = w + columns[None, :] * w_stride + k[:, None]  # [K, N]
     total = tl.zeros([M, N], tl.float32)
     for start in range(0, width, K):
-        if WHOLE:
-            if MASKED:
-                left = tl.load(x_at, mask=inside[:, None], other=0.0)
-            else:
-                left = tl.load(x_at)
+        if WHOLE and not MASKED:
+            left = tl.load(x_at)
+        elif WHOLE:
+            left = tl.load(x_at, mask=inside[:, None], other=0.0)
         elif MASKED:
             left = tl.load(x_at, mask=inside[:, None] & (k < width - start)[None, :], other=0.0)
         else:

@@ -4,8 +4,8 @@ benches/gpu.py. Each adds to an `out` that is not zero and lies in a larger buff
 Tolerance, entry by entry, with u = 2^-24. P d_t and Q a_t are float32 sums of at most n = max(I, O) + 1 terms, off by
 at most 2 n u of their terms' sizes where tensor cores truncate (12 u a term more for float32 inputs, which become three
 TF32 products), and by half an eps of the dtype for the rounding of P and Q; float16 loses 2^-25 of the largest of a row
-more. Their product over the tokens is a product of TF32 numbers for half precision, each truncated to 10 bits (2 * 2^-10
-together), three such products for float32; it and the sum over a column round 2 (tokens + entries) u.
+more. Their product over the tokens is a product of TF32 numbers for half precision, each truncated to 10 bits, together
+2 * 2^-10; three such products for float32. It and the sum over a column round 2 (tokens + entries) u.
 """
 
 from __future__ import annotations

@@ -1,12 +1,11 @@
 """Checks of the scores in Triton, against float64: on the CPU in Triton's interpreter, by the tests; on a GPU by
 benches/gpu.py. Each adds to an `out` that is not zero and lies in a larger buffer full of NaN.
 
-Tolerance, entry by entry, with u = 2^-24 and the sum S of the sizes of all terms d_to u_oc a_ti v_ic. Each of the two
-products is a float32 sum of at most n = max(I, O) + 1 terms, off by at most 2 n u of its terms' sizes where tensor
-cores truncate (12 u a term more for float32 inputs, which become three TF32 products); their product is summed over the
-tokens and columns of an example and a seed, at most 2 (tokens + columns) u. Rounding U and V to the dtype r costs half an
-eps a factor; in float16, where a number is small beside the largest of its column, half of 2^-24 of that one: this
-is bounded with |u| replaced by the largest of its column.
+Tolerance, entry by entry, with u = 2^-24. Each of the two products is a float32 sum of at most n = max(I, O) + 1 terms,
+off by at most 2 n u of its terms' sizes where tensor cores truncate (12 u a term more for float32 inputs, which become
+three TF32 products). Their product is summed over the tokens and columns of an example and a seed: at most
+2 (tokens + columns) u. Rounding U and V costs half an eps of their dtype; float16 loses 2^-25 of the largest number of
+a column more, where numbers beside it are small. The row of the bias stays float32.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ SMALL = {"M": 16, "N": 64, "K": 32, "BAND": 2, "num_warps": 1, "num_stages": 2}
 
 # (lengths, columns of each seed, I, O, bias, row stride - width)
 SCORE = [
-    ([1], [1], 1, 1, False, 0), ([8] * 5, [32] * 5, 40, 33, True, 0), ([72, 72, 72], [32, 32, 32, 32], 130, 64, True, 8),
+    ([1], [1], 1, 1, False, 0), ([8] * 5, [32] * 5, 40, 33, True, 0), ([72] * 3, [32] * 4, 130, 64, True, 8),
     ([0, 1, 0, 3, 0], [0, 1, 5, 0], 17, 20, True, 3), ([260], [200, 2], 48, 64, False, 0),
     ([40, 7, 140, 0, 13], [70, 17, 0, 3], 64, 100, True, 5), ([24] * 9, [16] * 3, 128, 256, False, 0),
     ([0, 0], [3], 4, 4, False, 0), ([5, 5], [0, 0], 4, 4, True, 0), ([64] * 3, [70, 70], 33, 16, True, 1),

@@ -90,7 +90,8 @@ def test_what_is_not_finite_stays_in_its_example(length):
     _, _, _, q, p, columns, weights = _inputs()
     out = torch.zeros(3, 11)
     ops.project(a, d, offsets, q, p, columns, weights, out, impl="triton")
-    assert torch.equal(out[0], out[2]) and out[0].isfinite().all() and out[0].abs().max() > 1
+    # The other two are the same sums, in orders that depend on where in a tile their tokens stand.
+    assert out[0].isfinite().all() and torch.allclose(out[0], out[2], atol=1e-3) and out[0].abs().max() > 1
     assert not out[1][columns].isfinite().any()
 
 

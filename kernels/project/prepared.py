@@ -1,4 +1,4 @@
-"""The projections of a layer as the tensor cores want them, and the sparse map inverted: made once, used every batch."""
+"""A layer's projections as the tensor cores want them, and its sparse map inverted: made once, used every batch."""
 
 from __future__ import annotations
 

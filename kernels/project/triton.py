@@ -33,9 +33,7 @@ def _right(
         at = a + rows[:, None] * a_stride + i[None, :]
         right = tl.load(at, mask=inside[:, None] & (i < SIDE)[None, :], other=0.0).to(tl.float32)
     else:
-        right = times(
-            a, q, rows, inside, i.to(tl.int64), i_width, a_stride, q_stride, M, P, K, True, WHOLE, PRECISION
-        )
+        right = times(a, q, rows, inside, i.to(tl.int64), i_width, a_stride, q_stride, M, P, K, True, WHOLE, PRECISION)
         right = right * tl.load(scale + i)[None, :]
         if BIAS:
             right += tl.load(bias + i)[None, :]
@@ -44,15 +42,15 @@ def _right(
 
 @triton.jit
 def _add_columns(
-    parts, slot, table, out, row, column, dim, count,
-    P: tl.constexpr, DEPTH: tl.constexpr, C: tl.constexpr, c0,
+    parts, slot, table, out, row, column, dim, count, c0,
+    P: tl.constexpr, DEPTH: tl.constexpr, C: tl.constexpr,
 ):  # fmt: skip
     """Columns c0 .. c0 + C - 1 of one example: the entries of `count` blocks from slot on, looked up and added."""
     c = c0 + tl.arange(0, C)
     r = tl.arange(0, DEPTH)
     k = tl.load(table + r[:, None] * dim + c[None, :], mask=(c < dim)[None, :], other=-1).to(tl.int32)  # [DEPTH, C]
     total = tl.zeros([DEPTH, C], tl.float32)
-    for part in range(0, count):
+    for part in range(count):
         total += tl.load(parts + (slot + part) * (P * P) + k, mask=k >= 0, other=0.0)
     place = out + row + c.to(tl.int64) * column
     tl.store(place, tl.load(place, mask=c < dim, other=0.0) + tl.sum(total, 0), mask=c < dim)
@@ -78,14 +76,33 @@ def _blocks(
         last = first + count * length
         t = first + tl.arange(0, M)
         rows = t.to(tl.int64)
-        left = times(
-            d, p, rows, t < last, i.to(tl.int64), o_width, d_stride, p_stride, M, P, K, True, WHOLE_O, PRECISION_IN
-        ) * tl.load(p_scale + i)[None, :]  # [M, P]
+        left = (
+            times(
+                d, p, rows, t < last, i.to(tl.int64), o_width, d_stride, p_stride, M, P, K, True, WHOLE_O, PRECISION_IN
+            )
+            * tl.load(p_scale + i)[None, :]
+        )  # [M, P]
         right = _right(
-            a, q, q_scale, bias, t, last, i, i_width, a_stride, q_stride, SHARED, SIDE, BIAS, WHOLE_I, M, P, K,
+            a,
+            q,
+            q_scale,
+            bias,
+            t,
+            last,
+            i,
+            i_width,
+            a_stride,
+            q_stride,
+            SHARED,
+            SIDE,
+            BIAS,
+            WHOLE_I,
+            M,
+            P,
+            K,
             PRECISION_IN,
         )  # [M, P]
-        for n in range(0, count):
+        for n in range(count):
             # Both sides, so that what is not finite in one example stays in it.
             own = ((t >= first + n * length) & (t < first + (n + 1) * length))[:, None]
             block = tl.dot(
@@ -102,31 +119,59 @@ def _blocks(
         for start in range(first, last, M):
             t = start + tl.arange(0, M)
             rows = t.to(tl.int64)
-            left = times(
-                d, p, rows, t < last, i.to(tl.int64), o_width, d_stride, p_stride, M, P, K, True, WHOLE_O, PRECISION_IN
-            ) * tl.load(p_scale + i)[None, :]
+            left = (
+                times(
+                    d,
+                    p,
+                    rows,
+                    t < last,
+                    i.to(tl.int64),
+                    o_width,
+                    d_stride,
+                    p_stride,
+                    M,
+                    P,
+                    K,
+                    True,
+                    WHOLE_O,
+                    PRECISION_IN,
+                )
+                * tl.load(p_scale + i)[None, :]
+            )
             right = _right(
-                a, q, q_scale, bias, t, last, i, i_width, a_stride, q_stride, SHARED, SIDE, BIAS, WHOLE_I, M, P, K,
+                a,
+                q,
+                q_scale,
+                bias,
+                t,
+                last,
+                i,
+                i_width,
+                a_stride,
+                q_stride,
+                SHARED,
+                SIDE,
+                BIAS,
+                WHOLE_I,
+                M,
+                P,
+                K,
                 PRECISION_IN,
             )
             total = tl.dot(tl.trans(left), right, total, input_precision=PRECISION)
         tl.store(parts + pid * (P * P) + entry, total * weight)
     if not SPLIT:
         tl.debug_barrier()  # the threads read what others of this program have stored
-        for n in range(0, count):
+        for n in range(count):
             for c0 in range(0, dim, C):
-                _add_columns(parts, e0 + n, table, out, (e0 + n) * row, column, dim, 1, P, DEPTH, C, c0)
+                _add_columns(parts, e0 + n, table, out, (e0 + n) * row, column, dim, 1, c0, P, DEPTH, C)
 
 
 @triton.jit(do_not_specialize=["splits"])
-def _gather(
-    parts, table, out, splits, dim, row, column, P: tl.constexpr, DEPTH: tl.constexpr, C: tl.constexpr
-):
+def _gather(parts, table, out, splits, dim, row, column, P: tl.constexpr, DEPTH: tl.constexpr, C: tl.constexpr):
     """Add the splits' blocks of an example in order."""
     e = tl.program_id(0).to(tl.int64)
-    _add_columns(
-        parts, e * splits, table, out, e * row, column, dim, splits, P, DEPTH, C, tl.program_id(1) * C
-    )
+    _add_columns(parts, e * splits, table, out, e * row, column, dim, splits, tl.program_id(1) * C, P, DEPTH, C)
 
 
 @triton.jit(do_not_specialize=["tokens"])
@@ -175,8 +220,9 @@ def project(
             prepared.table, examples.on(d.device), parts, out, batch, length, per_program, splits, per_split,
             a.shape[1], d.shape[1], dim, a.stride(0), d.stride(0), prepared.q.stride(0), prepared.p.stride(0),
             *out.stride(), SHARED=shared, SIDE=side, BIAS=prepared.bias is not None, MANY=many, SPLIT=splits > 1,
-            WHOLE_I=a.shape[1] % c["K"] == 0, WHOLE_O=d.shape[1] % c["K"] == 0, PRECISION="tf32x3" if d.dtype == torch.float32 else "tf32",
-            PRECISION_IN=precision(d.dtype), **lookup, **c,
+            WHOLE_I=a.shape[1] % c["K"] == 0, WHOLE_O=d.shape[1] % c["K"] == 0,
+            # What is left of bfloat16 or float16 inputs after P and Q has no more than 11 significant bits to lose.
+            PRECISION="tf32x3" if d.dtype == torch.float32 else "tf32", PRECISION_IN=precision(d.dtype), **lookup, **c,
         )  # fmt: skip
         if splits > 1:
             _gather[(batch, triton.cdiv(dim, lookup["C"]))](
@@ -184,9 +230,7 @@ def project(
             )
 
 
-def project_inputs(
-    a: torch.Tensor, side: int, prepared: Prepared, *, config: Config | None = None
-) -> torch.Tensor:
+def project_inputs(a: torch.Tensor, side: int, prepared: Prepared, *, config: Config | None = None) -> torch.Tensor:
     """Q a_t for every token: float32 [T, side]."""
     out = torch.empty(len(a), side, device=a.device)
     if len(a) == 0:

@@ -38,8 +38,8 @@ def score(
             column_offsets[s] up to the next one.
         out: [B, S] float32 (float64 for float64 inputs), added to in place.
         impl: "auto", "triton" or "reference".
-        prepared: what `prepare_factors` made of u, v and column_offsets for this dtype of `a`: saves "triton" making it anew,
-            which costs more than a small batch. The others do not need it.
+        prepared: what `prepare_factors` made of u, v and column_offsets for this dtype of `a`: saves "triton" making
+            it anew, which costs more than a small batch. The others do not need it.
 
     "triton" rounds U and V to the dtype of bfloat16 and float16 activations; see kernels/README.md for the error.
 
@@ -68,7 +68,9 @@ def score(
 
         prepared = prepared or _prepare(u, v, seeds, width, a.dtype)
         if not prepared.fits(v, seeds, width, a):
-            raise ValueError("score: prepared: expected what prepare_factors made of these u, v and seeds, for this dtype of a")
+            raise ValueError(
+                "score: prepared: expected what prepare_factors made of these u, v and seeds, for this dtype of a"
+            )
         return triton.score(a, d, examples, prepared, out)
     return reference.score(a, d, examples, u, v, seeds, out)
 
