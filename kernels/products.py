@@ -6,9 +6,6 @@ import torch
 import triton
 import triton.language as tl
 
-# Factors are padded with zeros to a multiple of this many inputs, so that no load of them needs a mask.
-DEPTH = 128
-
 
 @triton.jit
 def times(
@@ -16,7 +13,7 @@ def times(
     M: tl.constexpr, N: tl.constexpr, K: tl.constexpr, MASKED: tl.constexpr, WHOLE: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Rows of x [*, width] times columns of w, stored [columns, width padded to K]: float32 [M, N].
+    """Rows of x [*, width] times columns of w, stored [columns, width padded with zeros to whole K]: float32 [M, N].
 
     rows, columns: int64 [M], [N]. MASKED: rows where not `inside` are not read and count as zero. WHOLE: width is a
     multiple of K.
@@ -26,11 +23,10 @@ def times(
     w_at = w + columns[None, :] * w_stride + k[:, None]  # [K, N]
     total = tl.zeros([M, N], tl.float32)
     for start in range(0, width, K):
-        if WHOLE:
-            if MASKED:
-                left = tl.load(x_at, mask=inside[:, None], other=0.0)
-            else:
-                left = tl.load(x_at)
+        if WHOLE and not MASKED:
+            left = tl.load(x_at)
+        elif WHOLE:
+            left = tl.load(x_at, mask=inside[:, None], other=0.0)
         elif MASKED:
             left = tl.load(x_at, mask=inside[:, None] & (k < width - start)[None, :], other=0.0)
         else:
@@ -56,20 +52,3 @@ def precision(dtype: torch.dtype) -> str:
 def kind(dtype: torch.dtype) -> str:
     """The kind of input that a configuration is pinned for."""
     return "float" if dtype == torch.float32 else "half"
-
-
-def scaled(w: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-    """w [n, width] as w' diag on the left with powers of two: every row of w' has its largest size in [0.5, 1).
-
-    So no number overflows in float16, and only those below 2^-24 of the largest of their row vanish. Rounding to dtype
-    is all that is lost.
-
-    Returns:
-        w' [n, width padded to a multiple of DEPTH] of dtype, zeros in the padding. scale float32 [n].
-    """
-    largest = w.abs().amax(1) if w.shape[1] else w.new_zeros(len(w))
-    exponent = torch.frexp(largest).exponent
-    exponent = torch.where(largest.isfinite() & (largest > 0), exponent, 0).clamp(-125, 125)
-    out = torch.zeros(len(w), -(-w.shape[1] // DEPTH) * DEPTH, dtype=dtype, device=w.device)
-    out[:, : w.shape[1]] = torch.ldexp(w, -exponent[:, None])
-    return out, torch.ldexp(torch.ones_like(largest, dtype=torch.float32), exponent)

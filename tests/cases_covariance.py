@@ -57,20 +57,20 @@ def covariance(
     """Launch twice, compare: with float64, with the transpose, with each other, with what lies around."""
     from gdig.kernels.covariance import triton
 
-    x = _random(device, dtype, tokens, width + slack)[:, :width]
+    x = random(device, dtype, tokens, width + slack)[:, :width]
     keep = torch.ones(tokens, device=device)
     if pads:
         keep[::pads] = 0
         x[::pads] = float("nan")
     side = width + bias
-    before = _random(device, torch.float32, side, side)
+    before = random(device, torch.float32, side, side)
     before += before.T.clone()
-    got = _twice(before, lambda out: triton.covariance(x, keep, out, config=config))
+    got = twice(before, lambda out: triton.covariance(x, keep, out, config=config))
     kept = x[keep > 0].double().cpu()
     wide = torch.cat([kept, torch.ones(len(kept), int(bias), dtype=torch.float64)], 1)
     size = wide.abs().T @ wide.abs()
     error = (2 * (tokens + 20) + (12 if dtype == torch.float32 else 0)) * U * size
-    _within(got, before, wide.T @ wide, error)
+    within(got, before, wide.T @ wide, error)
     assert torch.equal(got, got.T), "not symmetric"
 
 
@@ -84,9 +84,9 @@ def squares(
 
     offsets = torch.tensor([0, *lengths]).cumsum(0)
     tokens = int(offsets[-1])
-    a, d = _random(device, dtype, tokens, i + 3)[:, :i], _random(device, dtype, tokens, o + 8)[:, :o]
-    before = _random(device, torch.float32, o, i)
-    got = _twice(before, lambda out: triton.squared_gradients(a, d, Segments(offsets), out, config=config))
+    a, d = random(device, dtype, tokens, i + 3)[:, :i], random(device, dtype, tokens, o + 8)[:, :o]
+    before = random(device, torch.float32, o, i)
+    got = twice(before, lambda out: triton.squared_gradients(a, d, Segments(offsets), out, config=config))
     a, d = a.double().cpu(), d.double().cpu()
     want, error = torch.zeros(o, i, dtype=torch.float64), torch.zeros(o, i, dtype=torch.float64)
     for e, length in enumerate(lengths):
@@ -95,15 +95,15 @@ def squares(
         off = (2 * length + (12 if dtype == torch.float32 else 0)) * U * (d[part].abs().T @ a[part].abs())
         want += g.square()
         error += 2 * g.abs() * off + off.square()
-    _within(got, before, want, error + 2 * (len(lengths) + 20) * U * (want + error))
+    within(got, before, want, error + 2 * (len(lengths) + 20) * U * (want + error))
 
 
-def _random(device: torch.device, dtype: torch.dtype, rows: int, width: int) -> torch.Tensor:
+def random(device: torch.device, dtype: torch.dtype, rows: int, width: int) -> torch.Tensor:
     g = torch.Generator().manual_seed(rows * 1000 + width)
     return torch.randn(rows, width, generator=g).to(dtype).to(device)
 
 
-def _twice(before: torch.Tensor, add: Callable[[torch.Tensor], None]) -> torch.Tensor:
+def twice(before: torch.Tensor, add: Callable[[torch.Tensor], None]) -> torch.Tensor:
     """Let `add` add to copies of `before`, each inside NaN; check that the results are the same bits."""
     results = []
     for _ in range(2):
@@ -119,7 +119,7 @@ def _twice(before: torch.Tensor, add: Callable[[torch.Tensor], None]) -> torch.T
     return results[0]
 
 
-def _within(got: torch.Tensor, before: torch.Tensor, want: torch.Tensor, error: torch.Tensor) -> None:
+def within(got: torch.Tensor, before: torch.Tensor, want: torch.Tensor, error: torch.Tensor) -> None:
     want = want + before.double().cpu()
     excess = (got.double().cpu() - want).abs() - error - 2 * U * (want.abs() + error)
     assert bool((excess <= 0).all()), f"off by {float(excess.nan_to_num(nan=torch.inf).max()):.3g} more than it may be"

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import torch
 
+from gdig.errors import ConfigError
 from gdig.kernels.dispatch import resolve
 from gdig.kernels.segments import Segments
 
 from . import reference
+from .prepared import Prepared
+from .prepared import prepare as _prepare
+
+# Longest side of the p x p block that fits the registers of "triton".
+LARGEST_SIDE = 64
 
 
 def project(
@@ -21,6 +27,7 @@ def project(
     out: torch.Tensor,
     *,
     impl: str = "auto",
+    prepared: Prepared | None = None,
 ) -> None:
     """Add one layer's sketch of each example to `out`.
 
@@ -36,13 +43,17 @@ def project(
         columns: [p * p] int64 in 0..dim-1. weights: [p * p], the sign of the sparse map, times a scale where the
             sketch has one (`sketch_space="fisher"`), dtype of `out`.
         out: [B, dim] float32 (float64 for float64 inputs), added to in place.
-        impl: "auto" or "reference".
+        impl: "auto", "triton" or "reference". auto takes the reference for a side above 64.
+        prepared: what `prepare_projection` made of q, p, columns and weights for this dtype of `d`: saves "triton"
+            making it anew, which waits for the device. The others do not need it.
+
+    "triton" rounds P and Q to the dtype of bfloat16 and float16 activations; see kernels/README.md for the error.
 
     Raises:
         ValueError: on shapes, dtypes or devices that do not fit, or an unknown `impl`.
         ConfigError: when Triton is asked for and cannot run here.
     """
-    impl = resolve("project", impl, a.device)
+    impl = _resolve(impl, d.device, d.dtype, p.shape[0])
     examples = Segments.of(offsets)
     tokens, width = a.shape
     side = p.shape[0]
@@ -59,19 +70,80 @@ def project(
         raise ValueError(f"project: offsets: expected to end at {tokens}, got {examples.end}")
     if out.dtype != torch.promote_types(d.dtype, torch.float32):
         raise ValueError(f"project: out: expected {torch.promote_types(d.dtype, torch.float32)}, got {out.dtype}")
-    reference.project(a, d, examples, q, p, columns, weights, out)
+    if impl == "triton":
+        if q is not None and a.dtype != d.dtype:
+            raise ValueError(f"project: a: expected {d.dtype}, the dtype of d, got {a.dtype}")
+        from . import triton
+
+        if prepared is None:
+            # Where a is projected already, Q does not matter.
+            q_or_none = p.new_zeros(side, 0) if q is None else q
+            prepared = _prepare(q_or_none, p, columns, weights, 0 if q is None else width, out.shape[1], d.dtype)
+        if not prepared.fits(side, None if q is None else a, q is not None and q.shape[1] > width, d, out):
+            raise ValueError("project: prepared: expected what prepare_projection made of these, for this dtype of d")
+        return triton.project(a, d, examples, side, prepared, out, shared=q is None)
+    return reference.project(a, d, examples, q, p, columns, weights, out)
 
 
-def project_inputs(a: torch.Tensor, q: torch.Tensor, *, dtype: torch.dtype) -> torch.Tensor:
+def prepare_projection(
+    q: torch.Tensor,
+    p: torch.Tensor,
+    columns: torch.Tensor,
+    weights: torch.Tensor,
+    width: int,
+    dim: int,
+    dtype: torch.dtype,
+    *,
+    impl: str = "auto",
+) -> Prepared | None:
+    """Lay a layer's projections out for the tensor cores and invert its sparse map, once for many batches.
+
+    Args:
+        q, p, columns, weights: as for `project`. width: I. dim: columns of the sketch, 1 or more.
+        dtype: of the activations to come. impl: as for `project`.
+
+    Returns:
+        For project(prepared=) and project_inputs(prepared=). None where the implementation works without.
+
+    Raises:
+        ConfigError: when Triton is asked for and cannot run here.
+    """
+    if _resolve(impl, p.device, dtype, p.shape[0]) != "triton":
+        return None
+    return _prepare(q, p, columns, weights, width, dim, dtype)
+
+
+def project_inputs(
+    a: torch.Tensor, q: torch.Tensor, *, dtype: torch.dtype, impl: str = "auto", prepared: Prepared | None = None
+) -> torch.Tensor:
     """Q a_t for every token: [T, p], for layers that read the same input.
 
     Args:
         a: [T, I] floating point.
         q: [p, I], or [p, I + 1] for layers with bias, in `dtype`.
         dtype: of the result, float32 (float64 for float64 inputs).
+        impl, prepared: as for `project`; what was prepared for any of the layers will do. Without it, "triton" leaves
+            the work to torch, which copies a in `dtype`.
+
+    Raises:
+        ValueError, ConfigError: as for `project`.
     """
-    right = a.to(dtype) @ q[:, : a.shape[1]].T
-    return right + q[:, -1] if q.shape[1] > a.shape[1] else right
+    impl = _resolve(impl, a.device, a.dtype, q.shape[0])
+    if impl == "triton" and prepared is not None:
+        from . import triton
+
+        if prepared.q.dtype != a.dtype or prepared.q.shape[1] < a.shape[1]:
+            raise ValueError("project_inputs: prepared: expected what was prepared for a layer of such an input")
+        return triton.project_inputs(a, q.shape[0], prepared)
+    return reference.project_inputs(a, q, dtype)
+
+
+def _resolve(impl: str, device: torch.device, dtype: torch.dtype, side: int) -> str:
+    if side > LARGEST_SIDE:
+        if impl == "triton":
+            raise ConfigError(f"project: impl='triton' takes a side of at most {LARGEST_SIDE}, got {side}")
+        impl = "reference" if impl == "auto" else impl
+    return resolve("project", impl, device, dtype)
 
 
 def _expect(name: str, x: torch.Tensor, shape: tuple[int, ...]) -> None:

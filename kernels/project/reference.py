@@ -23,3 +23,9 @@ def project(a, d, examples, q, p, columns, weights, out) -> None:
     else:
         blocks = torch.stack([left[i:j].T @ right[i:j] for i, j in pairwise(examples.bounds)])
     out.index_add_(1, columns, blocks.flatten(1) * weights)
+
+
+def project_inputs(a, q, dtype) -> torch.Tensor:
+    """Q a_t of every token: [T, p]."""
+    right = a.to(dtype) @ q[:, : a.shape[1]].T
+    return right + q[:, -1] if q.shape[1] > a.shape[1] else right

@@ -8,6 +8,8 @@ from gdig.kernels.dispatch import resolve
 from gdig.kernels.segments import Segments
 
 from . import reference
+from .prepared import Prepared
+from .prepared import prepare as _prepare
 
 
 def score(
@@ -20,6 +22,7 @@ def score(
     out: torch.Tensor,
     *,
     impl: str = "auto",
+    prepared: Prepared | None = None,
 ) -> None:
     """Add one layer's influence of each example on each seed to `out`.
 
@@ -34,13 +37,17 @@ def score(
         column_offsets: [S + 1] int64 on the CPU, or Segments made of it; seed s owns the columns from
             column_offsets[s] up to the next one.
         out: [B, S] float32 (float64 for float64 inputs), added to in place.
-        impl: "auto" or "reference".
+        impl: "auto", "triton" or "reference".
+        prepared: what `prepare_factors` made of u, v and column_offsets for this dtype of `a`: saves "triton" making
+            it anew, which costs more than a small batch. The others do not need it.
+
+    "triton" rounds U and V to the dtype of bfloat16 and float16 activations; see kernels/README.md for the error.
 
     Raises:
         ValueError: on shapes, dtypes or devices that do not fit, or an unknown `impl`.
         ConfigError: when Triton is asked for and cannot run here.
     """
-    impl = resolve("score", impl, a.device)
+    impl = resolve("score", impl, a.device, a.dtype)
     examples, seeds = Segments.of(offsets), Segments.of(column_offsets)
     tokens, width = a.shape
     columns = u.shape[1]
@@ -54,7 +61,44 @@ def score(
             raise ValueError(f"score: {name}: expected to end at {end}, got {x.end}")
     if out.dtype != torch.promote_types(a.dtype, torch.float32):
         raise ValueError(f"score: out: expected {torch.promote_types(a.dtype, torch.float32)}, got {out.dtype}")
-    reference.score(a, d, examples, u, v, seeds, out)
+    if impl == "triton":
+        if d.dtype != a.dtype:
+            raise ValueError(f"score: d: expected {a.dtype}, the dtype of a, got {d.dtype}")
+        from . import triton
+
+        prepared = prepared or _prepare(u, v, seeds, width, a.dtype)
+        if not prepared.fits(v, seeds, width, a):
+            raise ValueError(
+                "score: prepared: expected what prepare_factors made of these u, v and seeds, for this dtype of a"
+            )
+        return triton.score(a, d, examples, prepared, out)
+    return reference.score(a, d, examples, u, v, seeds, out)
+
+
+def prepare_factors(
+    u: torch.Tensor,
+    v: torch.Tensor,
+    column_offsets: torch.Tensor | Segments,
+    width: int,
+    dtype: torch.dtype,
+    *,
+    impl: str = "auto",
+) -> Prepared | None:
+    """Lay the seeds' factors out for the tensor cores, once for many batches.
+
+    Args:
+        u, v, column_offsets: as for `score`. width: I. dtype: of the activations to come.
+        impl: as for `score`.
+
+    Returns:
+        For score(prepared=); it holds copies of u and v in dtype. None where the implementation works without.
+
+    Raises:
+        ConfigError: when Triton is asked for and cannot run here.
+    """
+    if resolve("score", impl, u.device, dtype) != "triton":
+        return None
+    return _prepare(u, v, Segments.of(column_offsets), width, dtype)
 
 
 def _expect(name: str, x: torch.Tensor, shape: tuple[int, ...]) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
+from gdig.kernels.factors import DEPTH, scaled
 from gdig.kernels.segments import Segments
 
 # Columns of a chunk: the shortest that a tile of the tensor cores sums well, and the longest.
@@ -30,11 +31,20 @@ class Prepared:
     chunk: int
     most: int
 
+    def fits(self, v: torch.Tensor, seeds: Segments, width: int, a: torch.Tensor) -> bool:
+        """Whether it can be what was made of such a v and such seeds, for such activations."""
+        return (
+            self.u.dtype == a.dtype
+            and self.u.device == a.device
+            and len(self.chunks) == len(seeds) + 1
+            and len(self.u) == int((-(-seeds.lengths // self.chunk)).sum()) * self.chunk
+            and self.v.shape[1] >= width > self.v.shape[1] - DEPTH
+            and (self.bias is not None) == (len(v) > width)
+        )
+
 
 def prepare(u: torch.Tensor, v: torch.Tensor, seeds: Segments, width: int, dtype: torch.dtype) -> Prepared:
     """Pad, scale, transpose and round. u [O, C], v [I, C] or [I + 1, C], width: I."""
-    from gdig.kernels.products import scaled
-
     chunk = chunk_of(seeds.lengths)
     counts = -(-seeds.lengths // chunk)
     chunks = torch.cat([counts.new_zeros(1), counts.cumsum(0)])

@@ -64,7 +64,7 @@ def _gather(
     start = tl.load(chunks + s, mask=s < seeds, other=0)
     end = tl.load(chunks + s + 1, mask=s < seeds, other=0)
     total = tl.zeros([G, S], tl.float32)
-    for n in range(0, most):
+    for n in range(most):
         h = start + n
         for begin in range(first, last, G):
             g = begin + tl.arange(0, G)

@@ -4,8 +4,18 @@ from __future__ import annotations
 
 from gdig.kernels.covariance import covariance, squared_gradients
 from gdig.kernels.dense import score_dense
-from gdig.kernels.project import project, project_inputs
-from gdig.kernels.score import score
+from gdig.kernels.project import prepare_projection, project, project_inputs
+from gdig.kernels.score import prepare_factors, score
 from gdig.kernels.segments import Segments
 
-__all__ = ["Segments", "covariance", "project", "project_inputs", "score", "score_dense", "squared_gradients"]
+__all__ = [
+    "Segments",
+    "covariance",
+    "prepare_factors",
+    "prepare_projection",
+    "project",
+    "project_inputs",
+    "score",
+    "score_dense",
+    "squared_gradients",
+]

@@ -1,0 +1,69 @@
+"""A layer's projections as the tensor cores want them, and its sparse map inverted: made once, used every batch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from gdig.kernels.factors import scaled
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """P and Q with their rows padded to a power of two of at least 16, and where each column of the sketch comes from.
+
+    p [side', O'] and q [side', I'] in the dtype of the activations, rows over powers of two (p_scale, q_scale float32
+    [side']); bias float32 [side'] is the last column of Q, None without bias. weights float32 [side' * side'], zero in
+    the padding. table int16 [depth, dim]: the entries of the side' x side' block that are added to a column, -1 for
+    none; depth is a power of two.
+    """
+
+    p: torch.Tensor
+    q: torch.Tensor
+    p_scale: torch.Tensor
+    q_scale: torch.Tensor
+    bias: torch.Tensor | None
+    weights: torch.Tensor
+    table: torch.Tensor
+
+    def fits(self, side: int, a: torch.Tensor | None, bias: bool, d: torch.Tensor, out: torch.Tensor) -> bool:
+        """Whether it can be what was made for such inputs; a is None where it is projected already."""
+        return (
+            self.p.dtype == d.dtype
+            and self.p.device == d.device
+            and len(self.p) == padded_side(side)
+            and self.p.shape[1] >= d.shape[1]
+            and self.table.shape[1] == out.shape[1]
+            and (a is None or (self.q.shape[1] >= a.shape[1] and (self.bias is not None) == bias))
+        )
+
+
+def padded_side(side: int) -> int:
+    """The next power of two, at least 16: the least that tensor cores take."""
+    return max(16, 1 << (side - 1).bit_length())
+
+
+def prepare(
+    q: torch.Tensor, p: torch.Tensor, columns: torch.Tensor, weights: torch.Tensor, width: int, dim: int,
+    dtype: torch.dtype,
+) -> Prepared:  # fmt: skip
+    """Pad, scale, round and invert. q [side, I] or [side, I + 1], p [side, O], width: I, dim: of the sketch."""
+    side, wide = len(p), padded_side(len(p))
+
+    def padded(x: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.pad(x, (0, 0) * (x.dim() - 1) + (0, wide - side))
+
+    (left, left_scale), (right, right_scale) = scaled(padded(p), dtype), scaled(padded(q[:, :width]), dtype)
+    grid = torch.zeros(wide, wide, dtype=torch.float32, device=p.device)
+    grid[:side, :side] = weights.view(side, side)
+    # Entries in the order of their columns, equal ones as they come; the place of each among those of its column.
+    order = torch.argsort(columns, stable=True)
+    column = columns[order]
+    counts = torch.bincount(columns, minlength=dim)
+    place = torch.arange(len(order), device=p.device) - (counts.cumsum(0) - counts)[column]
+    depth = 1 << max(0, int(counts.max()) - 1).bit_length()
+    table = torch.full((depth, dim), -1, dtype=torch.int16, device=p.device)
+    table[place, column] = (order // side * wide + order % side).to(torch.int16)
+    bias = padded(q[:, width]).float() if q.shape[1] > width else None
+    return Prepared(left, right, left_scale, right_scale, bias, grid.flatten(), table)
