@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -30,6 +31,8 @@ class Scorer:
         self.u, self.v = factors.u, factors.v
         self.columns = Segments(factors.column_offsets)
         self.w = _multiplied_out(factors, self.columns) if dense else None
+        # Laid out for the kernel by the dtype of the activations, which LoRA matrices may have their own of.
+        self._prepared: dict[torch.dtype, Any] = {}
 
     def add(self, a: torch.Tensor, d: torch.Tensor, examples: Segments, out: torch.Tensor) -> None:
         """Add to out [B, S]; a [T, I], d [T, O]."""
@@ -37,8 +40,10 @@ class Scorer:
             self.u, self.v, examples
         ):
             ops.score_dense(a, d, examples, self.w, out)
-        else:
-            ops.score(a, d, examples, self.u, self.v, self.columns, out)
+            return
+        if a.dtype not in self._prepared:
+            self._prepared[a.dtype] = ops.prepare_factors(self.u, self.v, self.columns, a.shape[1], a.dtype)
+        ops.score(a, d, examples, self.u, self.v, self.columns, out, prepared=self._prepared[a.dtype])
 
 
 def make_scorers(factors: Sequence[SeedFactors]) -> list[Scorer]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -101,6 +102,16 @@ class Sketchers:
         self._inputs = [layer.input_name for layer in model.layers]
         self._readers = Counter(self._inputs)
         self._dtype = dtype
+        self._dim = c.projection_dim
+        self._prepared: dict[tuple[int, torch.dtype], Any] = {}
+
+    def _prepare(self, index: int, a: torch.Tensor) -> Any:
+        """A layer's projections as the kernel wants them, by the dtype of the activations."""
+        key = (index, a.dtype)
+        if key not in self._prepared:
+            p = self._projections[index]
+            self._prepared[key] = ops.prepare_projection(p.q, p.p, p.columns, p.weights, a.shape[1], self._dim, a.dtype)
+        return self._prepared[key]
 
     def begin(self, examples: Segments) -> Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor], None]:
         """Return f(index, a [T, I], d [T, O], out [B, dim]), which adds a layer to the sketch of one batch."""
@@ -109,13 +120,14 @@ class Sketchers:
 
         def add(index: int, a: torch.Tensor, d: torch.Tensor, out: torch.Tensor) -> None:
             p, name = self._projections[index], self._inputs[index]
+            prepared = self._prepare(index, a)
             if self._readers[name] == 1:
-                ops.project(a, d, examples, p.q, p.p, p.columns, p.weights, out)
+                ops.project(a, d, examples, p.q, p.p, p.columns, p.weights, out, prepared=prepared)
                 return
             if name not in projected:
-                projected[name] = ops.project_inputs(a, p.q, dtype=self._dtype)
+                projected[name] = ops.project_inputs(a, p.q, dtype=self._dtype, prepared=prepared)
             left[name] -= 1
             right = projected[name] if left[name] else projected.pop(name)
-            ops.project(right, d, examples, None, p.p, p.columns, p.weights, out)
+            ops.project(right, d, examples, None, p.p, p.columns, p.weights, out, prepared=prepared)
 
         return add
