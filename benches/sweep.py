@@ -114,14 +114,21 @@ def measure(arguments: argparse.Namespace, name: str) -> dict[str, Any]:
         first[one] = ready[one](examples[:WARM_UP])
     seconds: dict[str, list[float]] = {one: [] for one in ready}
     cpu: dict[str, list[float]] = {one: [] for one in ready}
+    begun = time.perf_counter()
     for number in range(arguments.rounds):
+        if (
+            number
+            and arguments.minutes
+            and time.perf_counter() - begun > 60 * arguments.minutes * number / (number + 1)
+        ):
+            break  # another round would not fit
         for one, run in ready.items():
             begin, used = time.perf_counter(), time.process_time()
             run(examples)
             seconds[one].append(time.perf_counter() - begin)
             cpu[one].append(time.process_time() - used)
-        last = ", ".join(f"{one} {times[-1]:.2f}" for one, times in seconds.items())
-        print(f"{name}, round {number + 1}/{arguments.rounds}: {last}", flush=True)
+        last = ", ".join(f"{one} {times[-1]:.2f} ({cpu[one][-1]:.2f})" for one, times in seconds.items())
+        print(f"{name}, round {number + 1}/{arguments.rounds}, seconds (of CPU): {last}", flush=True)
     tokens = sum(len(example) for example in examples)
     found = {
         one: {
@@ -207,6 +214,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--sizes", nargs="+", choices=list(SIZES), default=["tiny", "small", "100m"])
     parser.add_argument("--passes", nargs="+", choices=list(PASSES), help="default: those that suit the size")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--minutes", type=float, help="begin no round that would not end within these, by size")
     parser.add_argument("--examples", type=int, help="of the pool (default: by size)")
     parser.add_argument(
         "--threads", type=int, default=torch.get_num_threads(), help="of the CPU (default: %(default)s)"

@@ -4,7 +4,8 @@ All work on the same model, on all its MLP layers, with the mean loss of each ex
 loop take the seeds' preconditioned gradients from our own curvature, multiplied out, so that their scores are ours to
 rounding; kronfluence fits its own factors (its scoring includes preconditioning the seeds, which it cannot keep).
 bergson and kronfluence get sorted examples, whose pads are then as few as ours; no mask, which a causal model does not
-need for pads on the right. Only layers that count require grad, everything else is frozen.
+need for pads on the right. Weights are frozen but for those of the layers that count in the loop, and the embeddings
+under bergson, which loads a model so.
 """
 
 from __future__ import annotations

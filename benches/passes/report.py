@@ -33,14 +33,16 @@ def difference(scores: np.ndarray, exact: np.ndarray) -> dict[str, float]:
 
 
 def targets(size: str, passes: dict[str, Any]) -> list[dict[str, Any]]:
-    """The targets that this size and these passes have, each with what was measured and whether it is met."""
+    """The targets that this size and these passes have, each with what was measured and whether it is met.
+
+    By the clock; the ratio of CPU time stands beside, which says more where rounds were disturbed by other work.
+    """
     found = []
     for sizes, name, ratio, most in TARGETS:
         if size in sizes and name in passes:
-            measured = passes[name][ratio]["median"]
-            found.append({
-                "pass": name, "ratio": ratio, "at_most": most, "measured": measured, "met": measured <= most
-            })  # fmt: skip
+            measured, cpu = (passes[name][kind]["median"] for kind in (ratio, f"cpu_{ratio}"))
+            verdict = {"measured": measured, "met": measured <= most, "measured_cpu": cpu, "met_cpu": cpu <= most}
+            found.append({"pass": name, "ratio": ratio, "at_most": most, **verdict})
     return found
 
 
@@ -67,7 +69,7 @@ def tables(size: str, found: dict[str, Any]) -> str:
     columns = ["", "s", "tokens/s", "of plain, file order", "of plain, sorted", "the same, CPU time", "MiB above ready"]
     lines = [
         f"{'met' if one['met'] else 'MISSED'}: {one['pass']}, {one['ratio'].replace('_', ' ')}: "
-        f"{one['measured']:.3f}, at most {one['at_most']}"
+        f"{one['measured']:.3f} (CPU time {one['measured_cpu']:.3f}), at most {one['at_most']}"
         for one in found["targets"]
     ]
     lines += [
