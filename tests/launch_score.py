@@ -13,8 +13,8 @@ from gdig.kernels.segments import Segments
 
 
 def pinned(dtype: str, major: int) -> None:
-    """What is launched for a dtype on a generation: with and without bias, long groups and single tokens, long and short
-    chunks, widths that are whole blocks and not."""
+    """What is launched for a dtype on a generation: with and without bias, long groups and single tokens, long and
+    short chunks, widths that are whole blocks and not."""
     kept = getattr(torch, dtype)
     config = PINNED["score", kind(kept), major if major in GENERATIONS else 8]
     for lengths, rank, i, bias in (([128] * 4, 32, 768, 0), ([3, 70], 17, 771, 1)):
