@@ -11,18 +11,23 @@ from gdig.kernels.project.prepared import prepare
 from gdig.kernels.segments import Segments
 
 
-def pinned(dtype: str, major: int, side: int) -> None:
-    """What is launched for a dtype on a generation: with and without bias, inputs projected and not, several examples a
-    program, one, and several programs an example."""
-    kept = getattr(torch, dtype)
-    config = PINNED["project", kernels.kind(kept, side), major if major in GENERATIONS else 8]
-    map_ = torch.randint(0, 512, (side * side,), generator=torch.Generator().manual_seed(0))
-    cases = [([16] * 320, 768, 0, False), ([500], 771, 1, False), ([72] * 320, 768, 1, True)]
-    for lengths, i, bias, shared in cases:
-        examples = Segments(torch.tensor([0, *lengths]).cumsum(0))
-        a = torch.zeros(examples.end, i, dtype=kept)
-        p, q = torch.zeros(side, i), torch.zeros(side, i + bias)
-        prepared = prepare(q, p, map_, torch.zeros(side * side), i, 512, kept)
-        out = torch.zeros(len(lengths), 512)
-        inputs = kernels.project_inputs(a, side, prepared, config=config) if shared else a
-        kernels.project(inputs, a, examples, side, prepared, out, shared=shared, config=config)
+def pinned(major: int) -> None:
+    """What is launched on a generation: for both kinds of dtype and of side, with and without bias, inputs projected
+    and not, several examples a program, one, and several programs an example."""
+    for dtype in (torch.bfloat16, torch.float32):
+        for side in (32, 64):
+            _launch([16] * 320, dtype, side, 768, 0, False, major)
+            _launch([500], dtype, side, 771, 1, False, major)
+        _launch([72] * 320, dtype, 32, 768, 1, True, major)
+
+
+def _launch(lengths, dtype, side, i, bias, shared, major) -> None:
+    config = PINNED["project", kernels.kind(dtype, side), major if major in GENERATIONS else 8]
+    examples = Segments(torch.tensor([0, *lengths]).cumsum(0))
+    a, out = torch.zeros(examples.end, i, dtype=dtype), torch.zeros(len(lengths), 512)
+    columns = torch.randint(0, 512, (side * side,), generator=torch.Generator().manual_seed(0))
+    prepared = prepare(
+        torch.zeros(side, i + bias), torch.zeros(side, i), columns, torch.zeros(side * side), i, 512, dtype
+    )
+    inputs = kernels.project_inputs(a, side, prepared, config=config) if shared else a
+    kernels.project(inputs, a, examples, side, prepared, out, shared=shared, config=config)

@@ -12,13 +12,13 @@ from gdig.kernels.score.prepared import prepare
 from gdig.kernels.segments import Segments
 
 
-def pinned(dtype: str, major: int) -> None:
-    """What is launched for a dtype on a generation: with and without bias, long groups and single tokens, long and
-    short chunks, widths that are whole blocks and not."""
-    kept = getattr(torch, dtype)
-    config = PINNED["score", kind(kept), major if major in GENERATIONS else 8]
-    for lengths, rank, i, bias in (([128] * 4, 32, 768, 0), ([3, 70], 17, 771, 1)):
-        examples, seeds = (Segments(torch.tensor([0, *n]).cumsum(0)) for n in (lengths, [rank] * 8))
-        a, d = torch.zeros(examples.end, i, dtype=kept), torch.zeros(examples.end, i, dtype=kept)
-        prepared = prepare(torch.zeros(i, seeds.end), torch.zeros(i + bias, seeds.end), seeds, i, kept)
-        kernels.score(a, d, examples, prepared, torch.zeros(len(lengths), 8), config=config)
+def pinned(major: int) -> None:
+    """What is launched on a generation: for both kinds of dtype, with and without bias, long groups and single tokens,
+    long and short chunks, widths that are whole blocks and not."""
+    for dtype in (torch.bfloat16, torch.float32):
+        config = PINNED["score", kind(dtype), major if major in GENERATIONS else 8]
+        for lengths, rank, i, bias in (([128] * 4, 32, 768, 0), ([3, 70], 17, 771, 1)):
+            examples, seeds = (Segments(torch.tensor([0, *n]).cumsum(0)) for n in (lengths, [rank] * 8))
+            a, d = torch.zeros(examples.end, i, dtype=dtype), torch.zeros(examples.end, i, dtype=dtype)
+            prepared = prepare(torch.zeros(i, seeds.end), torch.zeros(i + bias, seeds.end), seeds, i, dtype)
+            kernels.score(a, d, examples, prepared, torch.zeros(len(lengths), 8), config=config)

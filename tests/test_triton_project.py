@@ -107,8 +107,6 @@ def test_long_examples_are_split_between_programs():
 @pytest.mark.parametrize("arch", [80, 90, 100])
 def test_pinned_configurations_compile_for_every_generation(arch):
     """Generation 8 is also that of GPUs with 99 KB of shared memory, which the pinned configurations fit."""
-    for dtype in ("bfloat16", "float32"):
-        for side in (32, 64):
-            for report in compile_elsewhere("launch_project:pinned", arch, arguments=[dtype, arch // 10, side]):
-                report.check(*([TENSOR_CORES[arch]] if report.kernel in ("_blocks", "_inputs") else []))
-                assert arch != 80 or report.shared <= SHARED_LIMIT[86]
+    for report in compile_elsewhere("launch_project:pinned", arch, arguments=[arch // 10]):
+        report.check(*([TENSOR_CORES[arch]] if report.kernel in ("_blocks", "_inputs") else []))
+        assert arch != 80 or report.shared <= SHARED_LIMIT[86]

@@ -85,7 +85,6 @@ def test_groups_of_tokens_never_span_two_examples():
 @pytest.mark.parametrize("arch", [80, 90, 100])
 def test_pinned_configurations_compile_for_every_generation(arch):
     """Generation 8 is also that of GPUs with 99 KB of shared memory, which the pinned configurations fit."""
-    for dtype in ("bfloat16", "float32"):
-        for report in compile_elsewhere("launch_score:pinned", arch, arguments=[dtype, arch // 10]):
-            report.check(*([TENSOR_CORES[arch]] if report.kernel == "_products" else []))
-            assert arch != 80 or report.shared <= SHARED_LIMIT[86]
+    for report in compile_elsewhere("launch_score:pinned", arch, arguments=[arch // 10]):
+        report.check(*([TENSOR_CORES[arch]] if report.kernel == "_products" else []))
+        assert arch != 80 or report.shared <= SHARED_LIMIT[86]

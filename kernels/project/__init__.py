@@ -6,11 +6,11 @@ import torch
 
 from gdig.errors import ConfigError
 from gdig.kernels.dispatch import resolve
+from gdig.kernels.project.prepared import Prepared
+from gdig.kernels.project.prepared import prepare as _prepare
 from gdig.kernels.segments import Segments
 
 from . import reference
-from .prepared import Prepared
-from .prepared import prepare as _prepare
 
 # Longest side of the p x p block that fits the registers of "triton".
 LARGEST_SIDE = 64

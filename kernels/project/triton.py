@@ -11,8 +11,8 @@ import triton
 import triton.language as tl
 
 from gdig.kernels.configs import Config, current, pinned
+from gdig.kernels.products import aligned, precision, times
 from gdig.kernels.products import kind as dtype_kind
-from gdig.kernels.products import precision, rows_first, times
 from gdig.kernels.project.prepared import Prepared
 from gdig.kernels.segments import Segments
 
@@ -206,7 +206,7 @@ def project(
         return
     c = dict(config or pinned("project", kind(d.dtype, side), d.device))
     programs = c.pop("programs")
-    a, d = rows_first(a), rows_first(d)
+    a, d = a.contiguous() if shared else aligned(a), aligned(d)
     many = examples.uniform is not None and 2 * length <= c["M"]
     per_program = c["M"] // length if many else 1
     splits, per_split = (1, length) if many else split(batch, length, c["M"], programs)
@@ -237,7 +237,7 @@ def project_inputs(a: torch.Tensor, side: int, prepared: Prepared, *, config: Co
         return out
     c = dict(config or pinned("project", kind(a.dtype, side), a.device))
     del c["programs"]
-    a = rows_first(a)
+    a = aligned(a)
     with current(a.device):
         _inputs[(triton.cdiv(len(a), c["M"]),)](
             a, prepared.q, prepared.q_scale, prepared.bias, out, len(a), a.shape[1], a.stride(0),

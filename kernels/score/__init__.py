@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 
 from gdig.kernels.dispatch import resolve
+from gdig.kernels.score.prepared import Prepared
+from gdig.kernels.score.prepared import prepare as _prepare
 from gdig.kernels.segments import Segments
 
 from . import reference
-from .prepared import Prepared
-from .prepared import prepare as _prepare
 
 
 def score(

@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 
 from gdig.kernels.configs import Config, current, pinned
-from gdig.kernels.products import kind, precision, rows_first, times
+from gdig.kernels.products import aligned, kind, precision, times
 from gdig.kernels.score.prepared import Prepared
 from gdig.kernels.segments import Segments
 
@@ -88,7 +88,7 @@ def score(
     if tokens == 0 or columns == 0:
         return
     c = dict(config or pinned("score", kind(a.dtype), a.device))
-    a, d = rows_first(a), rows_first(d)
+    a, d = aligned(a), aligned(d)
     group = min(examples.grain or c["M"], c["M"])
     groups, chunks = triton.cdiv(tokens, group), columns // prepared.chunk
     row_tiles, column_tiles = triton.cdiv(tokens, c["M"]), triton.cdiv(columns, c["N"])

@@ -54,6 +54,7 @@ class GradientPass:
         loss_reduction: "mean" or "sum" of an example's loss over its target tokens.
         draw_seed: when given, labels are drawn from the model's own distribution at the labelled positions (true
             Fisher); the draws depend on (draw_seed, key of the line, position) alone.
+        keep_heads: bytes for what the head gave of each batch, so that a second pass over the same batches spares it.
         mask_bad: give the sink zeros for a line whose loss is not finite, for sums over the batch. Without, such a
             line's a and d may hold anything, which a sum over each example alone does not mind.
     """
@@ -64,6 +65,7 @@ class GradientPass:
         loss_reduction: Literal["mean", "sum"] = "mean",
         draw_seed: int | None = None,
         *,
+        keep_heads: int = 0,
         mask_bad: bool = True,
     ) -> None:
         self.model = model
@@ -74,8 +76,11 @@ class GradientPass:
         self._seen: set[int] = set()  # layers that a gradient reached in the running batch
         self._bad: torch.Tensor | None = None  # [B] lines of the running batch whose loss is not finite
         self._keep = torch.empty(0)
-        # Labels drawn, by the keys of a batch: a second pass over the same examples is over the same labels.
+        # By the keys of a batch: labels drawn, since a second pass over the same examples is over the same labels; and
+        # loss and gradient at the labelled positions, while there is room.
         self._drawn: dict[tuple[bytes, tuple[int, int]], torch.Tensor] = {}
+        self._heads: dict[tuple[bytes, tuple[int, int]], tuple[torch.Tensor, torch.Tensor]] = {}
+        self._room = keep_heads
 
     def run(self, batch: Batch, sink: Sink) -> torch.Tensor:
         """Pass one batch.
@@ -97,16 +102,7 @@ class GradientPass:
             hidden = self._hidden(ids).flatten(0, 1)
             picked = hidden.index_select(0, to_device(positions, hidden.device))
             per_label = to_device(np.repeat(weights, counts), hidden.device)
-            key = (batch.keys.tobytes(), batch.shape)
-            drawn = self._drawn.get(key)
-            noise = None
-            if self.draw_seed is not None and drawn is None:
-                noise = to_device(self._noise(batch), hidden.device)
-            nll, gradient, drawn = head_loss(
-                self.model, picked.detach(), to_device(labels, hidden.device), per_label, noise, drawn
-            )
-            if drawn is not None:
-                self._drawn[key] = drawn
+            nll, gradient = self._head(batch, picked.detach(), labels, per_label)
             losses = torch.segment_reduce(
                 nll * per_label, "sum", lengths=to_device(counts, hidden.device), unsafe=True, initial=0
             )
@@ -123,6 +119,25 @@ class GradientPass:
         if self.model.head is None:
             return self.model.module(input_ids=ids, use_cache=False).logits
         return self.model.base(input_ids=ids, use_cache=False).last_hidden_state
+
+    def _head(
+        self, batch: Batch, picked: torch.Tensor, labels: np.ndarray, weights: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Loss and gradient at the labelled positions, from the head or as it gave them before."""
+        key = (batch.keys.tobytes(), batch.shape)
+        if key in self._heads:
+            return self._heads[key]
+        device, drawn, noise = picked.device, self._drawn.get(key), None
+        if self.draw_seed is not None and drawn is None:
+            noise = to_device(self._noise(batch), device)
+        nll, gradient, drawn = head_loss(self.model, picked, to_device(labels, device), weights, noise, drawn)
+        if drawn is not None:
+            self._drawn[key] = drawn
+        size = nll.nbytes + gradient.nbytes
+        if size <= self._room:
+            self._room -= size
+            self._heads[key] = nll, gradient
+        return nll, gradient
 
     def _noise(self, batch: Batch) -> np.ndarray:
         """One number in (0, 1) for each labelled position: float64 [M]."""

@@ -127,7 +127,10 @@ def fit_curvature(
         ModelError: when no example has a finite loss, or a sum is not finite (the message names the layer).
     """
     ranks = ranks or Ranks()
-    gradients = GradientPass(model, config.loss_reduction, None if config.use_empirical_fisher else config.seed)
+    draw_seed = None if config.use_empirical_fisher else config.seed
+    gradients = GradientPass(
+        model, config.loss_reduction, draw_seed, keep_heads=_HEAD_BYTES if config.inversion == "ekfac" else 0
+    )
     size = resolve_token_batch_size(
         config.token_batch_size,
         model.device,
@@ -185,6 +188,8 @@ def fit_curvature(
     return [factors[index] for index in mine], report
 
 
+_HEAD_BYTES = 1 << 30
+"""What the head gave in the first pass and the second one needs again is kept up to this many bytes."""
 _GROUPS = 8
 """Parts of the sample that are summed for themselves: as many ranks as this can share the fit. A group costs one more
 addition of all sums, in the computer's memory; a number that depended on the ranks would change the bits."""
