@@ -73,6 +73,7 @@ BAD = {
     "quiet": ["no", None],
     "device": [None, ("cpu",)],
     "gradient_checkpointing": ["yes", 1],
+    "torch_compile": ["yes", 1, None],
     "quantization": ["3bit", 4, None],
     "matmul_precision": ["low", None],
     "device_map": ["cuda", None],

@@ -39,17 +39,18 @@ class Size:
     down: str
     examples: int
     token_batch_size: int
+    compiled: bool = False
 
 
 def sizes(quick: bool) -> list[Size]:
     """GPT-NeoX with the shapes of Pythia 160M and 1B, and a Llama of 1B; quick: both architectures, tiny."""
     if quick:
         return [
-            Size("tiny NeoX", _neox(32, 64, 2, 2, 512), 2, "dense_4h_to_h", 24, 512),
+            Size("tiny NeoX", _neox(32, 64, 2, 2, 512), 2, "dense_4h_to_h", 24, 512, compiled=True),
             Size("tiny Llama", _llama(32, 64, 2, 2, 512), 2, "down_proj", 24, 512),
         ]
     return [
-        Size("160M", _neox(768, 3072, 12, 12, 50_304), 12, "dense_4h_to_h", 4096, 32_768),
+        Size("160M", _neox(768, 3072, 12, 12, 50_304), 12, "dense_4h_to_h", 4096, 32_768, compiled=True),
         Size("1B", _neox(2048, 8192, 16, 8, 50_304), 16, "dense_4h_to_h", 1024, 32_768),
         Size("1B Llama", _llama(2048, 8192, 16, 32, 128_256), 16, "down_proj", 512, 16_384),
     ]
@@ -69,6 +70,8 @@ def measure_sweep(size: Size, device: torch.device, rounds: int, end: float) -> 
         "sketch": _sweep(size, device, dtype, examples, 0),
         f"sketch, {SEEDS} seeds": _sweep(size, device, dtype, examples, SEEDS),
     }
+    if size.compiled:
+        passes["sketch, compiled"] = _sweep(size, device, dtype, examples, 0, torch_compile=True)
     times: dict[str, list[float]] = {name: [] for name in passes}
     peaks = {}
     for name, run in passes.items():  # not counted: kernels are compiled, memory is taken
@@ -98,11 +101,11 @@ def measure_sweep(size: Size, device: torch.device, rounds: int, end: float) -> 
 
 
 def _sweep(
-    size: Size, device: torch.device, dtype: torch.dtype, examples: Sequence[Example], seeds: int
+    size: Size, device: torch.device, dtype: torch.dtype, examples: Sequence[Example], seeds: int, **more: bool
 ) -> Callable[[], object]:
     """With seeds: sketch and scores on the down projection of every third block; the factors are random, since what
     they cost depends on their shapes alone. Without: the sketch of all MLP layers."""
-    options: dict[str, Any] = {"token_batch_size": size.token_batch_size, "device": str(device), "quiet": True}
+    options: dict[str, Any] = {"token_batch_size": size.token_batch_size, "device": str(device), "quiet": True, **more}
     if seeds:
         third = "|".join(map(str, range(0, size.blocks, 3)))
         options["filter_modules"] = rf"\.({third})\.mlp\.{size.down}$"

@@ -137,6 +137,10 @@ def _check(c: Config) -> None:
         raise ConfigError("kfac_approx: reduce needs inversion=kfac (EK-FAC's eigenvalues are per example already)")
     if c.sketch_space == "fisher" and c.inversion == "identity":
         raise ConfigError("sketch_space: fisher needs inversion=ekfac or kfac, whose curvature it is, got identity")
+    if c.torch_compile:
+        for name, off in (("gradient_checkpointing", False), ("device_map", "none"), ("quantization", "none")):
+            if getattr(c, name) != off:
+                raise ConfigError(f"torch_compile: works with {name}={str(off).lower()} only, got {getattr(c, name)!r}")
     if (c.prompt_template is None) != (c.target_template is None):
         raise ConfigError("prompt_template and target_template: give both or neither")
     if c.row_format == "template" and c.prompt_template is None:

@@ -167,6 +167,11 @@ class RunOptions:
     gradient_checkpointing: bool = False
     """Compute each block's activations again in the backward pass instead of keeping them: far less memory for a third
     more time. Switched on by itself when one example alone does not fit."""
+    torch_compile: bool = False
+    """Compile the model's pass with torch.compile, once for all shapes of batches; on CUDA record it as CUDA graphs.
+    For small models, whose time goes into launches. The first batch then takes up to a minute, torch needs a C++
+    compiler, all layers' activations and gradients of a batch are in memory at once, and scores agree with those
+    without it to rounding."""
     workers: int | None = None
     """Processes that tokenise ahead of the model pass. Default: none on the CPU, whose cores the model needs; up to 4 a
     GPU."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -17,8 +18,10 @@ from torch import nn
 
 from gdig.errors import ModelError
 from gdig.model.batches import Batch
+from gdig.model.compiled import CompiledPass
 from gdig.model.head import head_loss
 from gdig.model.load import Model
+from gdig.model.memory import trial_batch
 from gdig.random import stream_key, uniform
 
 Sink = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor], None]
@@ -95,18 +98,16 @@ class GradientPass:
         self._seen.clear()
         shape = batch.shape
         device = self.model.device
-        positions, labels, counts = batch.targets
+        counts = batch.targets[2]
         ids = to_device(batch.input_ids, device).long()
         weights = 1.0 / np.maximum(counts, 1) if self.loss_reduction == "mean" else np.ones(len(counts))
+        if self.model.compiled is not None:
+            return self._run_compiled(self.model.compiled, batch, ids, weights, sink)
         with torch.enable_grad(), self._taps(sink, shape):
-            hidden = self._hidden(ids).flatten(0, 1)
-            picked = hidden.index_select(0, to_device(positions, hidden.device))
-            per_label = to_device(np.repeat(weights, counts), hidden.device)
-            nll, gradient = self._head(batch, picked.detach(), labels, per_label)
-            losses = torch.segment_reduce(
-                nll * per_label, "sum", lengths=to_device(counts, hidden.device), unsafe=True, initial=0
-            )
-            self._settle(batch, losses, device)
+            hidden = self.model.hidden(ids).flatten(0, 1)
+            at = to_device(batch.targets[0], hidden.device)
+            picked = hidden.index_select(0, at)
+            losses, gradient = self._loss(batch, picked.detach(), weights)
             if picked.requires_grad:
                 picked.backward(gradient)
         missing = [layer.name for i, layer in enumerate(self.model.layers) if i not in self._seen]
@@ -114,11 +115,36 @@ class GradientPass:
             raise ModelError(f"filter_modules: no gradient reaches {', '.join(missing)}; leave these out")
         return losses.float()
 
-    def _hidden(self, ids: torch.Tensor) -> torch.Tensor:
-        """Last hidden states [B, L, H]; or, for a model that does more than a product behind them, the logits."""
-        if self.model.head is None:
-            return self.model.module(input_ids=ids, use_cache=False).logits
-        return self.model.base(input_ids=ids, use_cache=False).last_hidden_state
+    def _run_compiled(
+        self, compiled: CompiledPass, batch: Batch, ids: torch.Tensor, weights: np.ndarray, sink: Sink
+    ) -> torch.Tensor:
+        """The same through the compiled pass, which gives the layers' (a, d) all at once."""
+        if not compiled.checked:
+            # What cannot be seen in a compiled pass: layers not reached, used twice, or by some tokens only.
+            GradientPass(replace(self.model, compiled=None)).run(trial_batch(16, 8), lambda *_: None)
+            compiled.checked = True
+        hidden, inputs, zeros = compiled.forward(ids)
+        flat = hidden.detach().flatten(0, 1)
+        at = to_device(batch.targets[0], flat.device)
+        losses, gradient = self._loss(batch, flat.index_select(0, at), weights)
+        upstream = torch.zeros_like(flat).index_copy_(0, at, gradient).view_as(hidden)
+        with torch.no_grad():
+            for index, (a, d) in enumerate(zip(inputs, compiled.backward(hidden, zeros, upstream), strict=True)):
+                assert d is not None  # the check has seen a gradient reach every layer
+                a, d = a.detach().flatten(0, -2), d.flatten(0, -2)
+                sink(index, self._without_bad(a, batch.shape), self._without_bad(d, batch.shape), self._keep)
+        return losses.float()
+
+    def _loss(self, batch: Batch, picked: torch.Tensor, weights: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        """Each line's loss, float64 [B], and the gradient at the labelled positions [M, H]; settles what counts."""
+        _, labels, counts = batch.targets
+        per_label = to_device(np.repeat(weights, counts), picked.device)
+        nll, gradient = self._head(batch, picked, labels, per_label)
+        losses = torch.segment_reduce(
+            nll * per_label, "sum", lengths=to_device(counts, picked.device), unsafe=True, initial=0
+        )
+        self._settle(batch, losses, self.model.device)
+        return losses, gradient
 
     def _head(
         self, batch: Batch, picked: torch.Tensor, labels: np.ndarray, weights: torch.Tensor

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from logging import ERROR, getLogger
 from pathlib import Path
@@ -20,6 +21,7 @@ from transformers.utils import logging
 
 from gdig.config import Config
 from gdig.errors import ConfigError, ModelError
+from gdig.model.compiled import CompiledPass
 from gdig.model.layers import Layer, choose_layers, share_inputs
 
 
@@ -39,9 +41,17 @@ class Model:
     dtype: torch.dtype
     window: int | None
     vocab_size: int
+    compiled: CompiledPass | None = None
+
+    def hidden(self, ids: torch.Tensor) -> torch.Tensor:
+        """Last hidden states [B, L, H] of ids [B, L]; without `head`, the logits [B, L, V]."""
+        return _hidden(self.base if self.head is not None else self.module, self.head is not None, ids)
 
     def save_memory(self) -> bool:
-        """Turn gradient checkpointing on; False if it is on already, or the model's blocks do not offer it."""
+        """Turn gradient checkpointing on; False if it is on already, or the model's blocks do not offer it, or the
+        pass is compiled without it."""
+        if self.compiled is not None:
+            return False
         on = any(getattr(block, "gradient_checkpointing", False) for block in _blocks(self.module))
         return not on and use_checkpointing(self.module)
 
@@ -156,16 +166,27 @@ def wrap_model(module: Any, config: Config, *, adapter: bool = False) -> Model:
     ids = _trial_ids(inner)
     with torch.no_grad():
         layers = share_inputs(layers, lambda: base(input_ids=ids, use_cache=False))
+    device = inner.get_input_embeddings().weight.device
+    compiled = None
+    if config.torch_compile:
+        compiled = CompiledPass(partial(_hidden, base if exact else inner, exact), layers, device)
     return Model(
         module=inner,
         base=base,
         head=head if exact else None,
         layers=layers,
-        device=inner.get_input_embeddings().weight.device,
+        device=device,
         dtype=weight.dtype,
         window=getattr(inner.config.get_text_config(), "max_position_embeddings", None),
         vocab_size=inner.get_input_embeddings().weight.shape[0],
+        compiled=compiled,
     )
+
+
+def _hidden(module: Any, plain: bool, ids: torch.Tensor) -> torch.Tensor:
+    """What a model gives for ids [B, L]: `plain`, hidden states [B, L, H], else logits [B, L, V]."""
+    out = module(input_ids=ids, use_cache=False)
+    return out.last_hidden_state if plain else out.logits
 
 
 @contextmanager

@@ -1,0 +1,114 @@
+"""The model's pass compiled by torch.compile, for small models, whose time goes into launches and not into arithmetic.
+
+torch compiles whole graphs, and a hook that runs in the backward pass would cut them. So each chosen layer's output has
+a zero added instead, a tensor of its own, whose gradient is the layer's output gradient; and the layers' inputs are
+results of the forward pass beside the hidden states. All of a batch's a and d exist at once then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from gdig.errors import ModelError
+from gdig.model.layers import Layer
+
+_TRIALS = ((3, 24), (5, 16))
+"""Shapes (B, L) that the compiler sees first, whatever the data: it makes its code from the shapes that come first, and
+the same batch should run the same code in every start."""
+
+
+class CompiledPass:
+    """Forward and backward of a frozen model, compiled once for all shapes of batches; one graph each.
+
+    On CUDA each shape is recorded as a CUDA graph when it comes first, and replayed after that.
+
+    Args:
+        forward: ids [B, L] to hidden states (or logits) [B, L, H].
+        layers: the chosen ones; each gets a hook that stays, and does nothing outside this pass.
+        device: of the model, all of it.
+    """
+
+    def __init__(self, forward: Callable[[torch.Tensor], torch.Tensor], layers: Sequence[Layer], device: torch.device):
+        self._inner = forward
+        self._layers = list(layers)
+        self._device = device
+        self._zeros: list[torch.Tensor] | None = None  # while a pass is traced
+        self._inputs: list[Any] = []
+        self._ready = False
+        self.checked = False  # that a plain pass reaches every layer, which a compiled one cannot tell
+        mode = "reduce-overhead" if device.type == "cuda" else None
+        self._compiled = torch.compile(self._forward, fullgraph=True, dynamic=True, mode=mode)
+        for index, layer in enumerate(layers):
+            layer.module.register_forward_hook(self._hook(index))
+
+    def forward(self, ids: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor], list[torch.Tensor]]:
+        """Run the forward pass.
+
+        Args:
+            ids: int64 [B, L].
+
+        Returns:
+            Hidden states or logits [B, L, H]; the layers' inputs a [B, L, I]; the zeros [B, L, O] to differentiate by.
+
+        Raises:
+            ModelError: when torch cannot compile the model as one graph, or lacks a compiler.
+        """
+        if not self._ready:
+            self._compile()
+        return self._run(ids)
+
+    def backward(
+        self, hidden: torch.Tensor, zeros: Sequence[torch.Tensor], gradient: torch.Tensor
+    ) -> tuple[torch.Tensor | None, ...]:
+        """The layers' output gradients d [B, L, O], from `gradient` of the hidden states; None for a layer out of its
+        reach."""
+        return torch.autograd.grad(hidden, zeros, gradient, allow_unused=True)
+
+    def _compile(self) -> None:
+        try:
+            for shape in _TRIALS:
+                hidden, _, zeros = self._run(torch.ones(shape, dtype=torch.int64, device=self._device))
+                self.backward(hidden, zeros, torch.zeros_like(hidden))
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # whatever torch's compiler and the compilers below it come up with
+            reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+            raise ModelError(f"torch_compile: the model cannot be compiled: {reason}; leave the option off") from error
+        self._ready = True
+
+    def _run(self, ids: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor], list[torch.Tensor]]:
+        if self._device.type == "cuda":
+            torch.compiler.cudagraph_mark_step_begin()  # what the last pass returned may be written over
+        shape = ids.shape
+        zero = torch.zeros((), dtype=torch.float32, device=self._device)
+        # One number each, seen as [B, L, O]: nothing to fill or to read.
+        zeros = [
+            zero.to(_dtype(layer.module)).expand(*shape, layer.out_features).detach().requires_grad_()
+            for layer in self._layers
+        ]
+        hidden, inputs = self._compiled(ids, zeros)
+        return hidden, inputs, zeros
+
+    def _forward(self, ids: torch.Tensor, zeros: list[torch.Tensor]) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        self._zeros, self._inputs = zeros, [None] * len(zeros)
+        hidden = self._inner(ids)
+        inputs = self._inputs
+        self._zeros, self._inputs = None, []
+        return hidden, inputs
+
+    def _hook(self, index: int) -> Callable:
+        def forward(module: nn.Module, args: tuple, output: torch.Tensor) -> torch.Tensor | None:
+            if self._zeros is None:
+                return None
+            self._inputs[index] = args[0]
+            return output + self._zeros[index]
+
+        return forward
+
+
+def _dtype(module: nn.Module) -> torch.dtype:
+    return next(module.parameters()).dtype

@@ -1,0 +1,108 @@
+"""The pass compiled by torch gives the losses, inputs and gradients of the plain one."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from tiny_models import gpt2, llama, make_examples, wrapped
+
+from gdig.config import Config
+from gdig.errors import ConfigError, ModelError
+from gdig.model.batches import make_batches
+from gdig.model.capture import GradientPass
+from gdig.progress import Progress
+from gdig.stages.seeds import precondition_seeds
+from gdig.stages.sweep import Sweeper
+
+POOL = make_examples(13, 3)
+OPTIONS = {"inversion": "identity", "projection_dim": 24, "projection_side": 4}
+
+
+@pytest.fixture(autouse=True)
+def fresh_compiler():
+    """torch keeps code by function: of another test's model too, of which it makes at most eight."""
+    torch.compiler.reset()
+
+
+def swept(module, **options):
+    model, config = wrapped(module, **OPTIONS, **options)
+    quiet = Progress(quiet=True)
+    joined, _ = precondition_seeds(model, [None] * len(model.layers), make_examples(3, 2), [], config, quiet)
+    return Sweeper(model, joined, config, quiet).compute(POOL)
+
+
+# Of the largest number. GPT-2's pass is float64 throughout. Llama computes the angles of its positions, up to 20, in
+# float32 whatever the dtype: 20 x 2^-24 from one order of operations to the other.
+@pytest.mark.parametrize(("kind", "error"), [(llama, 20 * 2.0**-24), (gpt2, 1e-12)], ids=["llama", "gpt2"])
+def test_compiled_scores_sketches_and_losses_are_those_of_the_plain_pass(kind, error):
+    plain = swept(kind())
+    calls = []
+    original = torch.compile
+    try:
+        torch.compile = lambda *a, **k: calls.append(k) or original(*a, **k)
+        # Rectangles of many shapes, one of a single line among them; all from one compiled pass.
+        compiled = swept(kind(), torch_compile=True, token_batch_size=60)
+    finally:
+        torch.compile = original
+    assert len(calls) == 1 and calls[0]["fullgraph"] and calls[0]["dynamic"]
+    for a, b in zip(plain, compiled, strict=True):
+        # Results are stored as float32: one rounding of it on top.
+        assert np.all(np.abs(a - b) <= 2.0**-23 * np.abs(a) + error * np.abs(a).max())
+
+
+def test_layers_inputs_and_gradients_under_drawn_labels():
+    """What happens at the head, between forward and backward, is the same code in both."""
+    batch = make_batches(POOL, 10**6)[0]
+    seen = {}
+    for on in (False, True):
+        model, _ = wrapped(gpt2(), torch_compile=on)
+        found = []
+        passes = GradientPass(model, "sum", draw_seed=3)
+        loss = passes.run(batch, lambda i, a, d, keep, found=found: found.append((i, a.clone(), d.clone(), keep)))
+        seen[on] = loss, {i: rest for i, *rest in found}
+    assert torch.all((seen[False][0] - seen[True][0]).abs() <= 2.0**-23 * seen[False][0])
+    assert seen[False][1].keys() == seen[True][1].keys()
+    for index, values in seen[False][1].items():
+        for x, y in zip(values, seen[True][1][index], strict=True):
+            assert (x - y).abs().max() <= 1e-12 * x.abs().max()
+
+
+def test_a_layer_out_of_reach_is_told_as_without_compiling():
+    class WithSpare(torch.nn.Module):
+        def __init__(self, mlp):
+            super().__init__()
+            self.mlp, self.unused = mlp, torch.nn.Linear(16, 16)
+
+        def forward(self, x):
+            self.unused(x)
+            return self.mlp(x)
+
+    module = llama()
+    module.model.layers[0].mlp = WithSpare(module.model.layers[0].mlp)
+    model, _ = wrapped(module, torch_compile=True, filter_modules="mlp|unused")
+    with pytest.raises(ModelError, match=r"no gradient reaches model\.layers\.0\.mlp\.unused"):
+        GradientPass(model).run(make_batches(POOL, 64)[0], lambda *_: None)
+
+
+def test_what_cannot_be_compiled_is_said_with_the_reason():
+    module = llama()
+    mlp = module.model.layers[0].mlp
+    inner = mlp.forward
+
+    def forward(x):
+        torch._dynamo.graph_break()
+        return inner(x)
+
+    mlp.forward = forward
+    model, _ = wrapped(module, torch_compile=True)
+    with pytest.raises(ModelError, match=r"torch_compile: the model cannot be compiled: .*leave the option off"):
+        GradientPass(model).run(make_batches(POOL, 64)[0], lambda *_: None)
+
+
+@pytest.mark.parametrize(
+    "other", [{"gradient_checkpointing": True}, {"device_map": "auto"}, {"quantization": "4bit"}], ids=str
+)
+def test_options_that_do_not_go_together(other):
+    with pytest.raises(ConfigError, match=f"torch_compile: works with {next(iter(other))}="):
+        Config.build({"torch_compile": True, **other})
