@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import queue
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -46,10 +47,10 @@ class Launch:
     log: Path
 
     @classmethod
-    def start(cls, n: int, args: list[str], folder: Path) -> Launch:
+    def start(cls, n: int, args: list[str], folder: Path, nodes: tuple[str, ...] = ("--standalone",)) -> Launch:
         folder.mkdir(parents=True, exist_ok=True)
         log = folder / "log"
-        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(n)]
+        launcher = [sys.executable, "-m", "torch.distributed.run", *nodes, "--nproc-per-node", str(n)]
         with log.open("w") as stream:
             process = subprocess.Popen(
                 [*launcher, "-m", "gdig", *args], stdin=subprocess.DEVNULL, stdout=stream, stderr=stream,
@@ -123,6 +124,33 @@ def test_a_rank_is_killed_and_another_number_of_ranks_goes_on_to_the_same_bytes(
     assert again.wait() == 0, again.text
     assert again.text == ""  # quiet
     assert {path: path.stat().st_mtime_ns for path in swept} == stamps
+    assert files_of(run_path) == files_of(alone)
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds the processes in /proc")
+def test_two_nodes_with_a_common_disk_and_rank_0_killed(project, inputs, alone, tmp_path):
+    """Each node has a launcher of its own, as with --nnodes on two machines; the first start loses rank 0."""
+    run_path = tmp_path / "run"
+    args = ["select", *flags(project.options(run_path, **inputs))]
+
+    def start(name: str) -> list[Launch]:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        at = ("--nnodes", "2", "--master-addr", "127.0.0.1", "--master-port", str(port))
+        return [Launch.start(1, args, tmp_path / f"{name}{i}", (*at, "--node-rank", str(i))) for i in (0, 1)]
+
+    launches = start("killed")
+    launches[0].wait_for(lambda: (run_path / "sweep" / "00000002.safetensors").exists())
+    os.kill(launches[0].pid(0), signal.SIGKILL)
+    assert all(launch.wait() != 0 for launch in launches)
+    (line,) = launches[1].said()
+    assert line.startswith("gdig: error: rank 0 is lost: "), line
+    assert line.endswith("the same command goes on from here")
+    assert stages(run_path)["sweep"]["state"] == "running"
+
+    launches = start("again")
+    assert [launch.wait() for launch in launches] == [0, 0], "".join(launch.text for launch in launches)
     assert files_of(run_path) == files_of(alone)
 
 

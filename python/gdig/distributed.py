@@ -277,9 +277,15 @@ class Several(Ranks):
             winner = json.loads(self.store.compare_set("failed", "", record))
             if winner["rank"] != self.rank:
                 return OtherRankError(winner["status"])
-        except Exception:  # the store is gone, with the launcher that kept it: one rank speaks
-            if not self.main:
+        except Exception:  # the store is gone, with the launcher of rank 0 that kept it: one rank a node speaks
+            if self.local_rank or (self.local_world == self.world and not self.main):
                 return OtherRankError(status)
+            if not self.main and not isinstance(told, (GdigError, KeyboardInterrupt)):
+                host = self._who.get(0, {}).get("host", "its node")
+                return LostRankError(
+                    f"rank 0 is lost: the launcher on {host}, which keeps the ranks together, cannot be reached any "
+                    "more; the same command goes on from here"
+                )
         if isinstance(told, Terminated):
             return OtherRankError(status)
         if isinstance(told, GdigError) and not (self.main or isinstance(told, LostRankError)):
