@@ -17,8 +17,13 @@ os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("TRITON_INTERPRET", "1")
 
 import pytest
+from hypothesis import settings
 from project_fixtures import Project, flags, make_project
 from transformers import PreTrainedTokenizerFast
+
+# How long an example takes says how busy the machine is, not whether the code is right.
+settings.register_profile("gdig", deadline=None)
+settings.load_profile("gdig")
 
 TEXTS = [
     "Render the following Chinese text faithfully in English.",

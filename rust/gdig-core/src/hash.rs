@@ -8,9 +8,35 @@ pub fn row_hash(seed: u64, row: u64) -> u64 {
     xxh3_64_with_seed(&row.to_le_bytes(), seed)
 }
 
+/// `row_hash` with what depends on the seed alone computed before: several times faster where all rows of a pool go by.
+#[derive(Clone, Copy)]
+pub struct RowHash {
+    flip: u64,
+}
+
+impl RowHash {
+    pub fn new(seed: u64) -> RowHash {
+        // XXH3's case of 4 to 8 bytes: the seed mixed with its own lower half and two words of the default secret.
+        let seed = seed ^ u64::from((seed as u32).swap_bytes()) << 32;
+        RowHash { flip: (0x1cad_21f7_2c81_017c ^ 0xdb97_9083_e96d_d4de_u64).wrapping_sub(seed) }
+    }
+
+    #[inline]
+    pub fn of(self, row: u64) -> u64 {
+        const PRIME: u64 = 0x9fb2_1c65_1e98_df25;
+        let mut x = row.rotate_left(32) ^ self.flip;
+        x ^= x.rotate_left(49) ^ x.rotate_left(24);
+        x = x.wrapping_mul(PRIME);
+        x ^= (x >> 35) + 8; // the length in bytes
+        x = x.wrapping_mul(PRIME);
+        x ^ x >> 28
+    }
+}
+
 /// The hashes of many rows.
 pub fn row_hashes(seed: u64, rows: &[i64]) -> Vec<u64> {
-    rows.iter().map(|&row| row_hash(seed, row as u64)).collect()
+    let hash = RowHash::new(seed);
+    rows.iter().map(|&row| hash.of(row as u64)).collect()
 }
 
 /// A seed for one purpose, independent of the seeds for all others.
@@ -27,7 +53,18 @@ pub fn unit(hash: u64) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn a_prepared_hash_is_xxh3(seed in any::<u64>(), row in any::<u64>(), small in 0u64..1000) {
+            for (seed, row) in [(seed, row), (small, row), (seed, small), (0, row), (u64::MAX, small)] {
+                prop_assert_eq!(RowHash::new(seed).of(row), row_hash(seed, row));
+            }
+        }
+    }
 
     #[test]
     fn unit_stays_inside_the_open_interval() {

@@ -7,8 +7,10 @@
 
 mod arrays;
 mod bottom_k;
+mod count;
 mod keep;
 mod quotas;
+mod slots;
 #[cfg(test)]
 mod tests;
 
@@ -17,13 +19,15 @@ use std::sync::Mutex;
 
 pub use arrays::{sortable, Arrays, Column, Labels, Priority, MAX_LABEL, NOT_ELIGIBLE};
 pub use bottom_k::{bottom_k, BottomK};
+use count::Counting;
+pub use count::Sizes;
 use keep::{Kept, Limits};
 pub use quotas::Quotas;
 use quotas::{fill, Clusters};
 
 use crate::interrupt::Supervisor;
 use crate::parallel::{in_order, thread_pool};
-use crate::Result;
+use crate::{Error, Result};
 
 /// Rows between two looks at whether to stop, and the least for which threads are started.
 const CHECK_EVERY: usize = 1 << 16;
@@ -53,6 +57,17 @@ pub trait Population: Sync {
     fn each(&self, span: Range<usize>, visit: &mut impl FnMut(Row)) -> Result<()>;
 }
 
+/// What a thread makes of the rows that it sees. Which of them it came to see must not matter once all are merged.
+trait Part: Send {
+    fn offer(&mut self, row: Row);
+    fn merge(self, other: Self) -> Self;
+}
+
+/// The clusters with an eligible row, in one pass over the population.
+pub fn sizes(population: &impl Population, supervisor: &Supervisor) -> Result<Sizes> {
+    Ok(scan(population, Counting::default, supervisor)?.sizes())
+}
+
 /// Up to `budget` rows, in the order described above; fewer when fewer are eligible. Equal quotas take one pass over the
 /// population; the others two, as they have to know first how large the clusters are.
 pub fn resample(
@@ -62,19 +77,17 @@ pub fn resample(
     seed: u64,
     supervisor: &Supervisor,
 ) -> Result<Vec<i64>> {
-    let fixed;
-    let limits = if quotas == Quotas::Equal {
-        Limits::Level { budget }
+    let (sizes, kept, shares);
+    if quotas == Quotas::Equal {
+        (sizes, kept) = scan(population, || Kept::new(Limits::Level { budget }), supervisor)?.sorted();
+        shares = fill(&Clusters::new(&sizes.labels, &sizes.counts, quotas, seed), budget).quotas;
     } else {
-        let counted = scan(population, Limits::Fixed(&[]), supervisor)?;
-        fixed = fill(&Clusters::new(&counted.counts, quotas, seed), budget).quotas;
-        Limits::Fixed(&fixed)
-    };
-    let kept = scan(population, limits, supervisor)?;
-    let counts = kept.counts.clone();
-    let clusters = Clusters::new(&counts, quotas, seed);
-    let filled = fill(&clusters, budget);
-    Ok(clusters.order_of(kept.sorted(&filled.quotas)).into_iter().map(|(_, row)| row.row as i64).collect())
+        sizes = self::sizes(population, supervisor)?;
+        shares = fill(&Clusters::new(&sizes.labels, &sizes.counts, quotas, seed), budget).quotas;
+        kept = kept_of(population, &sizes, &shares, supervisor)?;
+    }
+    let clusters = Clusters::new(&sizes.labels, &sizes.counts, quotas, seed);
+    Ok(clusters.order_of(&kept, &shares).into_iter().map(|(_, row)| row.row as i64).collect())
 }
 
 /// The longest beginning of the order of all eligible rows whose costs are within `budget`: it ends before the first row
@@ -87,21 +100,21 @@ pub fn resample_costs(
     seed: u64,
     supervisor: &Supervisor,
 ) -> Result<Vec<i64>> {
-    let counted = scan(population, Limits::Fixed(&[]), supervisor)?;
-    let clusters = Clusters::new(&counted.counts, quotas, seed);
-    let n: u64 = counted.counts.iter().sum();
+    let sizes = sizes(population, supervisor)?;
+    let clusters = Clusters::new(&sizes.labels, &sizes.counts, quotas, seed);
+    let n: u64 = sizes.counts.iter().sum();
     // As many rows as the budget takes at the mean cost, and some more.
-    let share = (budget as f64 / counted.cost.max(1) as f64).min(1.0);
+    let share = (budget as f64 / sizes.cost.max(1) as f64).min(1.0);
     let mut rows = (share * n as f64 * 1.05) as u64 + clusters.len() as u64 + 64;
     loop {
         let filled = fill(&clusters, rows.min(n));
         // Below this place nothing is missing: one row more of each cluster is kept than lie there.
         let complete_to = if rows >= n { f64::INFINITY } else { filled.level };
         let reach = |k: usize| ((complete_to * clusters.weight(k)).ceil() as u64).saturating_add(1);
-        let limits: Vec<u64> = counted.counts.iter().enumerate().map(|(k, &count)| count.min(reach(k))).collect();
-        let kept = scan(population, Limits::Fixed(&limits), supervisor)?;
+        let limits: Vec<u64> = sizes.counts.iter().enumerate().map(|(k, &count)| count.min(reach(k))).collect();
+        let kept = kept_of(population, &sizes, &limits, supervisor)?;
         let (mut chosen, mut spent) = (Vec::new(), 0u64);
-        for (place, row) in clusters.order_of(kept.sorted(&limits)) {
+        for (place, row) in clusters.order_of(&kept, &limits) {
             if place >= complete_to {
                 break;
             }
@@ -118,17 +131,30 @@ pub fn resample_costs(
     }
 }
 
+/// The first rows of each cluster, at most its limit, in one pass over the population.
+fn kept_of(
+    population: &impl Population,
+    sizes: &Sizes,
+    limits: &[u64],
+    supervisor: &Supervisor,
+) -> Result<Vec<Vec<Row>>> {
+    let (seen, kept) = scan(population, || Kept::new(Limits::Fixed { sizes, limits }), supervisor)?.sorted();
+    if seen != *sizes {
+        return Err(Error::input("labels, or what makes rows eligible: changed while they were read"));
+    }
+    Ok(kept)
+}
+
 /// One pass over the population.
-fn scan<'a>(population: &impl Population, limits: Limits<'a>, supervisor: &Supervisor) -> Result<Kept<'a>> {
+fn scan<P: Part>(population: &impl Population, new: impl Fn() -> P + Sync, supervisor: &Supervisor) -> Result<P> {
     let n = population.len();
-    // What each thread has kept so far: which rows it came to see does not change what is kept of all.
-    let resting: Mutex<Vec<Kept>> = Mutex::new(Vec::new());
+    let resting: Mutex<Vec<P>> = Mutex::new(Vec::new());
     let read = |start: usize| {
         supervisor.check()?;
         let rested = resting.lock().expect("no thread panics with the lock").pop();
-        let mut kept = rested.unwrap_or_else(|| Kept::new(limits));
-        population.each(start..n.min(start + CHECK_EVERY), &mut |row| kept.offer(row))?;
-        resting.lock().expect("no thread panics with the lock").push(kept);
+        let mut part = rested.unwrap_or_else(&new);
+        population.each(start..n.min(start + CHECK_EVERY), &mut |row| part.offer(row))?;
+        resting.lock().expect("no thread panics with the lock").push(part);
         Ok(())
     };
     let mut starts = (0..n).step_by(CHECK_EVERY);
@@ -138,5 +164,5 @@ fn scan<'a>(population: &impl Population, limits: Limits<'a>, supervisor: &Super
         thread_pool(0)?.install(|| in_order(starts, read))?;
     }
     let rested = resting.into_inner().expect("no thread panics with the lock");
-    Ok(rested.into_iter().reduce(Kept::merge).unwrap_or_else(|| Kept::new(limits)))
+    Ok(rested.into_iter().reduce(P::merge).unwrap_or_else(new))
 }

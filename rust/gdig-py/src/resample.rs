@@ -100,7 +100,7 @@ pub fn resample_files<'py>(
     let quotas = self::quotas(quotas)?;
     let rows = supervised(py, None, |supervisor| {
         let files = LabelFiles::open(&labels)?;
-        core::resample(&LabelRows { files: &files, seed }, quotas, budget, seed, supervisor)
+        core::resample(&LabelRows { files: &files, seed, supervisor }, quotas, budget, seed, supervisor)
     })?;
     Ok(PyArray1::from_vec(py, rows))
 }

@@ -71,7 +71,8 @@ pub fn draw_rows<'py>(
     let rows = supervised(py, None, |supervisor| {
         let len = store.store.check_complete()?;
         let labels = open(labels.as_ref(), len)?;
-        let rows = Drawable { store: &store.store, labels: labels.as_ref(), least_votes, by_score, seed, len };
+        let rows =
+            Drawable { store: &store.store, labels: labels.as_ref(), least_votes, by_score, seed, len, supervisor };
         drawn(&rows, quotas, budget, seed, tokens, supervisor)
     })?;
     Ok(PyArray1::from_vec(py, rows))

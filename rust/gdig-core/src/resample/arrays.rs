@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::{Population, Row};
-use crate::hash::{derive, row_hash, unit};
+use crate::hash::{derive, unit, RowHash};
 use crate::{Error, Result};
 
 /// A label of rows that are not eligible.
@@ -30,20 +30,24 @@ impl Labels<'_> {
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
+}
 
-    #[inline]
-    fn get(&self, row: usize) -> Result<Option<usize>> {
-        let label = match self {
-            Labels::U32(labels) => i64::from(labels[row]),
-            Labels::I32(labels) => i64::from(labels[row]),
-            Labels::I64(labels) => labels[row],
-        };
-        match usize::try_from(label) {
-            Ok(label) if label < MAX_LABEL => Ok(Some(label)),
-            _ if label == -1 || label == i64::from(NOT_ELIGIBLE) => Ok(None),
-            _ => Err(Error::input(format!("row {row}: label {label}, expected 0 to {}, or -1", MAX_LABEL - 1))),
-        }
+/// The cluster of a row; `None` if it is not eligible.
+#[inline]
+fn eligible(row: usize, label: i64) -> Result<Option<usize>> {
+    if (0..MAX_LABEL as i64).contains(&label) {
+        return Ok(Some(label as usize));
     }
+    // Not cold: every other row may be so.
+    if label == -1 || label == i64::from(NOT_ELIGIBLE) {
+        return Ok(None);
+    }
+    Err(impossible(row, label))
+}
+
+#[cold]
+fn impossible(row: usize, label: i64) -> Error {
+    Error::input(format!("row {row}: label {label}, expected 0 to {}, or -1", MAX_LABEL - 1))
 }
 
 /// Floats or integers, one a row, as they come.
@@ -123,16 +127,16 @@ impl Priority<'_> {
 
     /// A row's key, smaller first; `None` for a row that is never drawn.
     #[inline]
-    fn key(&self, row: usize, seed: u64) -> Result<Option<u64>> {
+    fn key(&self, row: usize, hash: RowHash) -> Result<Option<u64>> {
         match self {
-            Priority::Hash => Ok(Some(row_hash(seed, row as u64))),
+            Priority::Hash => Ok(Some(hash.of(row as u64))),
             Priority::Weights(column) => {
                 let weight = column.float(row);
                 if !(weight >= 0.0 && weight.is_finite()) {
                     return Err(Error::input(format!("row {row}: weight {weight}, expected a finite number >= 0")));
                 }
                 // u^(1/w) descending is -ln(u)/w ascending, and that does not underflow.
-                let key = || sortable(-unit(row_hash(seed, row as u64)).ln() / weight);
+                let key = || sortable(-unit(hash.of(row as u64)).ln() / weight);
                 Ok((weight > 0.0).then(key))
             }
             Priority::Values(column) => {
@@ -151,7 +155,7 @@ pub struct Arrays<'a> {
     labels: Labels<'a>,
     priority: Priority<'a>,
     costs: Option<Column<'a>>,
-    row_seed: u64,
+    hash: RowHash,
 }
 
 impl<'a> Arrays<'a> {
@@ -162,7 +166,36 @@ impl<'a> Arrays<'a> {
                 return Err(Error::input(format!("{name}: expected one a row, {expected}; got {}", len.unwrap_or(0))));
             }
         }
-        Ok(Arrays { labels, priority, costs, row_seed: derive(seed, "rows") })
+        Ok(Arrays { labels, priority, costs, hash: RowHash::new(derive(seed, "rows")) })
+    }
+}
+
+impl Arrays<'_> {
+    /// `each` for one type of labels, so that no row asks for it again.
+    #[inline]
+    fn each_of<T: Copy>(
+        &self,
+        labels: &[T],
+        span: Range<usize>,
+        widen: impl Fn(T) -> i64,
+        visit: &mut impl FnMut(Row),
+    ) -> Result<()> {
+        let rows = span.clone().zip(&labels[span]);
+        if let (Priority::Hash, None) = (self.priority, self.costs) {
+            for (row, &label) in rows {
+                if let Some(label) = eligible(row, widen(label))? {
+                    visit(Row { row: row as u64, label, key: self.hash.of(row as u64), cost: 0 });
+                }
+            }
+            return Ok(());
+        }
+        for (row, &label) in rows {
+            let Some(label) = eligible(row, widen(label))? else { continue };
+            let Some(key) = self.priority.key(row, self.hash)? else { continue };
+            let cost = self.costs.map_or(Ok(0), |costs| costs.cost(row))?;
+            visit(Row { row: row as u64, label, key, cost });
+        }
+        Ok(())
     }
 }
 
@@ -172,12 +205,10 @@ impl Population for Arrays<'_> {
     }
 
     fn each(&self, span: Range<usize>, visit: &mut impl FnMut(Row)) -> Result<()> {
-        for row in span {
-            let Some(label) = self.labels.get(row)? else { continue };
-            let Some(key) = self.priority.key(row, self.row_seed)? else { continue };
-            let cost = self.costs.map_or(Ok(0), |costs| costs.cost(row))?;
-            visit(Row { row: row as u64, label, key, cost });
+        match self.labels {
+            Labels::U32(labels) => self.each_of(labels, span, i64::from, visit),
+            Labels::I32(labels) => self.each_of(labels, span, i64::from, visit),
+            Labels::I64(labels) => self.each_of(labels, span, |label| label, visit),
         }
-        Ok(())
     }
 }

@@ -2,8 +2,10 @@
 
 use std::collections::BinaryHeap;
 
+use super::count::Sizes;
 use super::quotas::{fill, Clusters, Quotas};
-use super::Row;
+use super::slots::Slots;
+use super::{Part, Row};
 
 /// How many rows a cluster may give.
 #[derive(Clone, Copy)]
@@ -11,21 +13,30 @@ pub enum Limits<'a> {
     /// Equal quotas of so many rows in all. The quota for the rows seen so far is never smaller than the final one,
     /// since it falls as clusters grow, so it says what need not be kept.
     Level { budget: u64 },
-    /// By label; nothing of a cluster beyond the end.
-    Fixed(&'a [u64]),
+    /// Of each of the clusters counted before.
+    Fixed { sizes: &'a Sizes, limits: &'a [u64] },
 }
 
 /// (key, row, cost): the greatest is the first to go.
 type Entry = (u64, u64, u64);
 
+/// What every row of a cluster is held against: nearly all end here.
+#[derive(Clone, Copy)]
+struct Gate {
+    count: u64,
+    /// A row with a greater key is not kept.
+    bar: u64,
+}
+
 pub struct Kept<'a> {
     limits: Limits<'a>,
-    /// Eligible rows of each cluster.
-    pub counts: Vec<u64>,
-    /// Their cost together.
-    pub cost: u64,
+    slots: Slots,
+    gates: Vec<Gate>,
     heaps: Vec<BinaryHeap<Entry>>,
-    /// Most rows that a cluster may give, as far as is known. Only for `Limits::Level`.
+    /// Most rows of each, for `Limits::Fixed`.
+    fixed: Vec<u64>,
+    cost: u64,
+    /// Most rows that a cluster may give, as far as is known, for `Limits::Level`.
     level: u64,
     held: u64,
     /// Held rows at which the level is computed anew.
@@ -34,89 +45,134 @@ pub struct Kept<'a> {
 
 impl<'a> Kept<'a> {
     pub fn new(limits: Limits<'a>) -> Kept<'a> {
-        let mut kept =
-            Kept { limits, counts: Vec::new(), cost: 0, heaps: Vec::new(), level: u64::MAX, held: 0, trim_at: 0 };
+        let mut kept = Kept {
+            limits,
+            slots: Slots::default(),
+            gates: Vec::new(),
+            heaps: Vec::new(),
+            fixed: Vec::new(),
+            cost: 0,
+            level: u64::MAX,
+            held: 0,
+            trim_at: 0,
+        };
         kept.set_trim();
         kept
     }
 
     fn set_trim(&mut self) {
-        if let Limits::Level { budget } = self.limits {
+        self.trim_at = match self.limits {
             // After a trim at most the budget and one row a cluster are held, so trims are rare.
-            self.trim_at = budget.saturating_add(self.counts.len() as u64).saturating_mul(2).saturating_add(1024);
+            Limits::Level { budget } => {
+                budget.saturating_add(self.gates.len() as u64).saturating_mul(2).saturating_add(1024)
+            }
+            Limits::Fixed { .. } => u64::MAX,
+        };
+    }
+
+    #[cold]
+    fn add(&mut self, label: usize) -> usize {
+        self.gates.push(Gate { count: 0, bar: u64::MAX });
+        self.heaps.push(BinaryHeap::new());
+        if let Limits::Fixed { sizes, limits } = self.limits {
+            self.fixed.push(sizes.labels.binary_search(&label).map_or(0, |k| limits[k]));
+        }
+        self.set_trim();
+        self.slots.add(label)
+    }
+
+    #[inline]
+    fn slot(&mut self, label: usize) -> usize {
+        match self.slots.get(label) {
+            Some(slot) => slot,
+            None => self.add(label),
         }
     }
 
-    fn limit(&self, label: usize) -> u64 {
-        match self.limits {
-            Limits::Level { .. } => self.level,
-            Limits::Fixed(limits) => limits.get(label).copied().unwrap_or(0),
-        }
-    }
-
-    pub fn offer(&mut self, row: Row) {
-        if row.label >= self.counts.len() {
-            self.counts.resize(row.label + 1, 0);
-            self.heaps.resize_with(row.label + 1, BinaryHeap::new);
-            self.set_trim();
-        }
-        self.counts[row.label] += 1;
-        self.cost = self.cost.saturating_add(row.cost);
-        self.keep(row.label, (row.key, row.row, row.cost));
-    }
-
-    fn keep(&mut self, label: usize, entry: Entry) {
-        let limit = self.limit(label);
-        let heap = &mut self.heaps[label];
+    #[inline(never)]
+    fn keep(&mut self, slot: usize, entry: Entry) {
+        let limit = self.fixed.get(slot).copied().unwrap_or(self.level);
+        let heap = &mut self.heaps[slot];
         if (heap.len() as u64) < limit {
             heap.push(entry);
             self.held += 1;
-            if matches!(self.limits, Limits::Level { .. }) && self.held > self.trim_at {
-                self.trim();
-            }
         } else if let Some(mut worst) = heap.peek_mut() {
             if entry < *worst {
                 *worst = entry;
             }
         }
+        self.gates[slot].bar = bar(heap, limit);
+        if self.held > self.trim_at {
+            self.trim();
+        }
     }
 
     fn trim(&mut self) {
         let Limits::Level { budget } = self.limits else { return };
-        let clusters = Clusters::new(&self.counts, Quotas::Equal, 0);
-        self.level = fill(&clusters, budget).most();
+        let counts: Vec<u64> = self.gates.iter().map(|gate| gate.count).collect();
+        self.level = fill(&Clusters::new(&self.slots.labels, &counts, Quotas::Equal, 0), budget).most();
         self.held = 0;
-        for heap in &mut self.heaps {
+        for (heap, gate) in self.heaps.iter_mut().zip(&mut self.gates) {
             while heap.len() as u64 > self.level {
                 heap.pop();
             }
+            gate.bar = bar(heap, self.level);
             self.held += heap.len() as u64;
         }
         self.set_trim();
     }
 
-    /// What one would have kept that saw the rows of both.
-    pub fn merge(mut self, other: Kept<'a>) -> Kept<'a> {
-        let clusters = self.counts.len().max(other.counts.len());
-        self.counts.resize(clusters, 0);
-        self.heaps.resize_with(clusters, BinaryHeap::new);
-        self.counts.iter_mut().zip(&other.counts).for_each(|(count, more)| *count += more);
-        self.cost = self.cost.saturating_add(other.cost);
-        self.trim();
-        for (label, heap) in other.heaps.into_iter().enumerate() {
-            heap.into_iter().for_each(|entry| self.keep(label, entry));
-        }
-        self
+    #[cfg(test)]
+    pub fn held(&self) -> u64 {
+        self.held
     }
 
-    /// The first rows of each cluster, in order, up to its quota.
-    pub fn sorted(self, quotas: &[u64]) -> Vec<Vec<Row>> {
-        let mut clusters = Vec::with_capacity(self.heaps.len());
-        for (label, heap) in self.heaps.into_iter().enumerate() {
-            let mut entries = heap.into_sorted_vec();
-            entries.truncate(quotas.get(label).map_or(0, |&quota| usize::try_from(quota).unwrap_or(usize::MAX)));
+    /// The clusters seen, and the first rows of each in order.
+    pub fn sorted(mut self) -> (Sizes, Vec<Vec<Row>>) {
+        let order = self.slots.by_label();
+        let labels: Vec<usize> = order.iter().map(|&slot| self.slots.labels[slot]).collect();
+        let counts = order.iter().map(|&slot| self.gates[slot].count).collect();
+        let mut clusters = Vec::with_capacity(order.len());
+        for (&slot, &label) in order.iter().zip(&labels) {
+            let entries = std::mem::take(&mut self.heaps[slot]).into_sorted_vec();
             clusters.push(entries.into_iter().map(|(key, row, cost)| Row { row, label, key, cost }).collect());
         }
-        clusters
+        (Sizes { labels, counts, cost: self.cost }, clusters)
+    }
+}
+
+/// The greatest key that a heap with room for `limit` rows may still take.
+fn bar(heap: &BinaryHeap<Entry>, limit: u64) -> u64 {
+    match heap.peek() {
+        Some(worst) if heap.len() as u64 >= limit => worst.0,
+        None if limit == 0 => 0,
+        _ => u64::MAX,
+    }
+}
+
+impl Part for Kept<'_> {
+    #[inline]
+    fn offer(&mut self, row: Row) {
+        let slot = self.slot(row.label);
+        let gate = &mut self.gates[slot];
+        gate.count += 1;
+        let bar = gate.bar;
+        self.cost = self.cost.saturating_add(row.cost);
+        if row.key <= bar {
+            self.keep(slot, (row.key, row.row, row.cost));
+        }
+    }
+
+    fn merge(mut self, other: Self) -> Self {
+        let slots: Vec<usize> = other.slots.labels.iter().map(|&label| self.slot(label)).collect();
+        for (&slot, gate) in slots.iter().zip(&other.gates) {
+            self.gates[slot].count += gate.count;
+        }
+        self.cost = self.cost.saturating_add(other.cost);
+        self.trim();
+        for (slot, heap) in slots.into_iter().zip(other.heaps) {
+            heap.into_iter().for_each(|entry| self.keep(slot, entry));
+        }
+        self
     }
 }

@@ -27,15 +27,16 @@ impl Quotas {
 pub struct Clusters<'a> {
     counts: &'a [u64],
     rule: Quotas,
+    /// Which of them comes first, and so on.
     order: Vec<usize>,
 }
 
 impl<'a> Clusters<'a> {
-    /// `counts` are the eligible rows by label.
-    pub fn new(counts: &'a [u64], rule: Quotas, seed: u64) -> Clusters<'a> {
+    /// `counts` are the eligible rows of the clusters with these labels.
+    pub fn new(labels: &[usize], counts: &'a [u64], rule: Quotas, seed: u64) -> Clusters<'a> {
         let cluster_seed = derive(seed, "clusters");
-        let mut order: Vec<usize> = (0..counts.len()).filter(|&label| counts[label] > 0).collect();
-        order.sort_by_cached_key(|&label| (row_hash(cluster_seed, label as u64), label));
+        let mut order: Vec<usize> = (0..labels.len()).filter(|&k| counts[k] > 0).collect();
+        order.sort_by_cached_key(|&k| (row_hash(cluster_seed, labels[k] as u64), labels[k]));
         Clusters { counts, rule, order }
     }
 
@@ -43,20 +44,31 @@ impl<'a> Clusters<'a> {
         self.order.len()
     }
 
-    pub fn weight(&self, label: usize) -> f64 {
+    pub fn weight(&self, k: usize) -> f64 {
         match self.rule {
             Quotas::Equal => 1.0,
-            Quotas::Proportional => self.counts[label] as f64,
-            Quotas::Sqrt => (self.counts[label] as f64).sqrt(),
+            Quotas::Proportional => self.counts[k] as f64,
+            Quotas::Sqrt => (self.counts[k] as f64).sqrt(),
         }
     }
 
-    /// Rows, given by label and in their clusters' orders, in the order of all: with their places in it.
-    pub fn order_of(&self, rows: Vec<Vec<Row>>) -> Vec<(f64, Row)> {
-        let mut placed = Vec::with_capacity(rows.iter().map(Vec::len).sum());
-        for (rank, &label) in self.order.iter().enumerate() {
-            let place = |r: usize| (r as f64 + 0.5) / self.weight(label);
-            placed.extend(rows[label].iter().enumerate().map(|(r, &row)| (place(r), rank, row)));
+    /// The weight as an integer, so that remainders are exact: 2^32 times the square root, rounded down, of n < 2^64.
+    fn whole_weight(&self, k: usize) -> u128 {
+        let count = u128::from(self.counts[k]);
+        match self.rule {
+            Quotas::Equal => 1,
+            Quotas::Proportional => count,
+            Quotas::Sqrt => (count << 64).isqrt(),
+        }
+    }
+
+    /// The first rows of each cluster, in its own order, up to its quota: in the order of all, with their places in it.
+    pub fn order_of(&self, rows: &[Vec<Row>], quotas: &[u64]) -> Vec<(f64, Row)> {
+        let mut placed = Vec::new();
+        for (rank, &k) in self.order.iter().enumerate() {
+            let place = |r: usize| (r as f64 + 0.5) / self.weight(k);
+            let quota = usize::try_from(quotas[k]).unwrap_or(usize::MAX);
+            placed.extend(rows[k].iter().take(quota).enumerate().map(|(r, &row)| (place(r), rank, row)));
         }
         // A cluster's rows have places that differ, so no two are equal here.
         placed.sort_unstable_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
@@ -65,7 +77,7 @@ impl<'a> Clusters<'a> {
 }
 
 pub struct Filled {
-    /// Rows of each cluster, by label.
+    /// Rows of each cluster.
     pub quotas: Vec<u64>,
     /// What a cluster of weight 1 would get if it never ran short; infinite when all do.
     pub level: f64,
@@ -81,52 +93,43 @@ impl Filled {
 
 /// Quotas in proportion to the weights. A cluster gives no more than it has, and what it falls short of goes to the
 /// others by weight. Shares are rounded down, and the rows that are left go to the largest remainders (Hamilton's
-/// method), of equal ones to the first in the hashed order.
+/// method), of equal ones to the first in the hashed order. In integers, of fewer than 2^128 for 2^44 rows.
 pub fn fill(clusters: &Clusters, budget: u64) -> Filled {
     let count = |k: usize| clusters.counts[k];
     let mut quotas = vec![0; clusters.counts.len()];
-    // Those that run short first; the sort is stable, so the hashed order stays among equals.
+    // The smallest run short first, whatever the rule; the sort is stable, so the hashed order stays among equals.
     let mut order = clusters.order.clone();
-    order.sort_by(|&a, &b| (count(a) as f64 / clusters.weight(a)).total_cmp(&(count(b) as f64 / clusters.weight(b))));
-    let mut weights_from: Vec<f64> = order.iter().map(|&k| clusters.weight(k)).collect();
-    for i in (1..weights_from.len()).rev() {
-        weights_from[i - 1] += weights_from[i];
-    }
-    let (mut left, mut first) = (budget, 0);
-    while first < order.len() {
-        let k = order[first];
-        if count(k) > left || count(k) as f64 / clusters.weight(k) > left as f64 / weights_from[first] {
+    order.sort_by_key(|&k| count(k));
+    let mut weight: u128 = order.iter().map(|&k| clusters.whole_weight(k)).sum();
+    let (mut left, mut first) = (u128::from(budget.min(order.iter().map(|&k| count(k)).sum())), 0);
+    while let Some(&k) = order.get(first) {
+        // Its share of what is left is no less than what it has.
+        let own = clusters.whole_weight(k);
+        if u128::from(count(k)) * weight > left * own {
             break;
         }
         quotas[k] = count(k);
-        left -= count(k);
+        left -= u128::from(count(k));
+        weight -= own;
         first += 1;
     }
-    let Some(&weight) = weights_from.get(first) else { return Filled { quotas, level: f64::INFINITY } };
-    let level = left as f64 / weight;
-    let mut rest: Vec<(f64, usize)> = Vec::with_capacity(order.len() - first);
+    if first == order.len() {
+        return Filled { quotas, level: f64::INFINITY };
+    }
+    let mut rest = Vec::with_capacity(order.len() - first);
     let mut given = 0;
-    for &k in &order[first..] {
-        let share = level * clusters.weight(k);
-        // Rounding may carry a share beyond what there is, by a row at most.
-        quotas[k] = (share.floor() as u64).min(count(k)).min(left - given);
-        given += quotas[k];
-        rest.push((share - share.floor(), k));
-    }
-    let mut rank = vec![0; clusters.counts.len()];
-    clusters.order.iter().enumerate().for_each(|(place, &k)| rank[k] = place);
-    rest.sort_by(|a, b| b.0.total_cmp(&a.0).then(rank[a.1].cmp(&rank[b.1])));
-    while given < left {
-        let before = given;
-        for &(_, k) in &rest {
-            if given < left && quotas[k] < count(k) {
-                quotas[k] += 1;
-                given += 1;
-            }
-        }
-        if given == before {
-            break;
+    for &k in &clusters.order {
+        let share = left * clusters.whole_weight(k);
+        // Those that run short have all that they can give.
+        if quotas[k] == 0 {
+            quotas[k] = (share / weight) as u64;
+            given += share / weight;
+            rest.push((share % weight, k));
         }
     }
-    Filled { quotas, level }
+    // Fewer rows are left than remainders are above 0. Stable: the hashed order decides among equal ones.
+    rest.sort_by_key(|&(remainder, _)| std::cmp::Reverse(remainder));
+    rest.iter().take((left - given) as usize).for_each(|&(_, k)| quotas[k] += 1);
+    let unit = if clusters.rule == Quotas::Sqrt { 2f64.powi(32) } else { 1.0 };
+    Filled { quotas, level: left as f64 / (weight as f64 / unit) }
 }

@@ -2,7 +2,8 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 
-use super::quotas::Filled;
+use super::keep::{Kept, Limits};
+use super::quotas::{fill, Clusters, Filled};
 use super::*;
 use crate::hash::{derive, row_hash, unit};
 
@@ -19,6 +20,10 @@ fn draw(
         None => resample(&rows, quotas, budget, seed, &Supervisor::none()),
         Some(_) => resample_costs(&rows, quotas, budget, seed, &Supervisor::none()),
     }
+}
+
+fn labels_of(counts: &[u64]) -> Vec<usize> {
+    (0..counts.len()).collect()
 }
 
 fn run(labels: &[i64], budget: u64, seed: u64, priority: Priority, costs: Option<Column>) -> Result<Vec<i64>> {
@@ -124,7 +129,7 @@ proptest! {
 
     #[test]
     fn quotas_by_largest_remainder(counts in prop::collection::vec(0u64..40, 0..8), budget in 0u64..200, seed in any::<u64>()) {
-        let clusters = Clusters::new(&counts, Quotas::Proportional, seed);
+        let clusters = Clusters::new(&labels_of(&counts), &counts, Quotas::Proportional, seed);
         let mut order: Vec<usize> = (0..counts.len()).filter(|&k| counts[k] > 0).collect();
         order.sort_by_key(|&k| row_hash(derive(seed, "clusters"), k as u64));
         let filled = fill(&clusters, budget).quotas;
@@ -145,7 +150,7 @@ proptest! {
     /// Any weights: nobody gives more than it has; who is not short has its share rounded down or up; all is given.
     #[test]
     fn quotas_are_fair(counts in prop::collection::vec(0u64..60, 1..9), budget in 0u64..300, rule in 0usize..3) {
-        let clusters = Clusters::new(&counts, Quotas::ALL[rule].0, 5);
+        let clusters = Clusters::new(&labels_of(&counts), &counts, Quotas::ALL[rule].0, 5);
         let Filled { quotas, level } = fill(&clusters, budget);
         prop_assert_eq!(quotas.iter().sum::<u64>(), budget.min(counts.iter().sum()));
         for (k, &quota) in quotas.iter().enumerate().filter(|&(k, _)| counts[k] > 0) {
@@ -165,7 +170,7 @@ proptest! {
         let all = naive_order(&labels, seed, quotas);
         let mut counts = vec![0u64; 5];
         labels.iter().filter(|&&l| l >= 0).for_each(|&l| counts[l as usize] += 1);
-        let mut open = fill(&Clusters::new(&counts, quotas, seed), budget).quotas;
+        let mut open = fill(&Clusters::new(&labels_of(&counts), &counts, quotas, seed), budget).quotas;
         let expected: Vec<i64> = all.iter().copied().filter(|&row| {
             let quota = &mut open[labels[row as usize] as usize];
             let drawn = *quota > 0;
@@ -262,7 +267,7 @@ fn threads_and_trimming_change_nothing() {
     let mut kept = Kept::new(Limits::Level { budget: 900 });
     let rows = Arrays::new(Labels::I64(&labels), Priority::Hash, None, 9).unwrap();
     rows.each(0..n, &mut |row| kept.offer(row)).unwrap();
-    let held: usize = kept.sorted(&vec![u64::MAX; 40]).iter().map(Vec::len).sum();
+    let held = kept.held();
     assert!(held <= 2 * (900 + 40) + 1024, "{held} rows are held");
     // An error names the first bad row, whichever thread met one first.
     let mut labels = labels;

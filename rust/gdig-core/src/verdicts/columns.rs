@@ -46,7 +46,7 @@ pub fn columns(store: &Store, labels: Option<&LabelFiles>, rows: &[i64], supervi
         found.tokens[i] = shard.tokens(row)? as i64;
         if let Some(labels) = labels {
             if file.as_ref().is_none_or(|file| !file.span.contains(&row)) {
-                file = Some(labels.file_of(row)?);
+                file = Some(labels.file_of(row, supervisor)?);
             }
             let file = file.as_ref().expect("opened just above");
             (found.label[i], found.distance[i]) = (file.label(row), file.distance(row)?);

@@ -2,14 +2,11 @@
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Mutex;
 
-use super::{spans, SPAN};
-use crate::hash::{derive, row_hash};
+use crate::hash::{derive, RowHash};
 use crate::interrupt::Supervisor;
-use crate::parallel::{in_order, thread_pool};
-use crate::resample::{Population, Row, MAX_LABEL, NOT_ELIGIBLE};
+use crate::resample::{sizes, Population, Row, MAX_LABEL, NOT_ELIGIBLE};
 use crate::store::{shard_indices, shard_name, TensorFile};
 use crate::{Dtype, Error, Result};
 
@@ -18,8 +15,8 @@ pub struct LabelFiles {
     directory: PathBuf,
     rows_per_file: usize,
     len: usize,
-    /// By file: looked through, and sound. Once is enough, though a file is opened for every span of rows.
-    sound: Vec<AtomicBool>,
+    /// Of each file, whether its checksum and its labels were found right: that reads all of it, so it is done once.
+    sound: Vec<Mutex<bool>>,
 }
 
 /// One of them.
@@ -41,7 +38,7 @@ impl LabelFiles {
             return Err(Error::store(&directory.join(shard_name(0)), "holds no labels"));
         }
         let len = last * rows_per_file + rows_of(last)?;
-        let sound = (0..=last).map(|_| AtomicBool::new(false)).collect();
+        let sound = present.iter().map(|_| Mutex::new(false)).collect();
         Ok(LabelFiles { directory: directory.into(), rows_per_file, len, sound })
     }
 
@@ -54,56 +51,48 @@ impl LabelFiles {
     }
 
     /// The file with a row's label.
-    pub fn file_of(&self, row: usize) -> Result<LabelFile> {
-        let first = row / self.rows_per_file * self.rows_per_file;
-        let path = self.directory.join(shard_name(row / self.rows_per_file));
+    pub fn file_of(&self, row: usize, supervisor: &Supervisor) -> Result<LabelFile> {
+        let index = row / self.rows_per_file;
+        let first = index * self.rows_per_file;
+        let path = self.directory.join(shard_name(index));
         let file = open(&path)?;
         let rows = rows_of(&file)?;
         if rows != (first..self.len.min(first + self.rows_per_file)) {
             let expected = self.len.min(first + self.rows_per_file);
             return Err(Error::store(&path, format!("expected labels of rows {first}..{expected}, got {rows:?}")));
         }
-        let sound = &self.sound[row / self.rows_per_file];
-        if sound.load(Ordering::Relaxed) {
-            return Ok(LabelFile { file, span: rows });
+        let file = LabelFile { file, span: rows };
+        // Another thread that wants the same file waits here, since it could do nothing without it.
+        let mut sound = self.sound[index].lock().expect("no thread panics with the lock");
+        if !*sound {
+            file.check(supervisor)?;
+            *sound = true;
         }
-        file.verify(&|| Ok(()))?;
-        // Clusters are counted in arrays by label.
-        let far = |&label: &u32| label != NOT_ELIGIBLE && label as usize >= MAX_LABEL;
-        let labels = file.typed::<u32>("labels", Dtype::U32)?;
-        if let Some(i) = labels.iter().position(far) {
-            let what = format!("row {}: label {}, expected 0 to {}", first + i, labels[i], MAX_LABEL - 1);
-            return Err(Error::store(&path, what));
-        }
-        sound.store(true, Ordering::Relaxed);
-        Ok(LabelFile { file, span: rows })
+        drop(sound);
+        Ok(file)
     }
 
     /// Rows of each label, as long as the largest label asks for. Takes a pass over the files.
     pub fn counts(&self, supervisor: &Supervisor) -> Result<Vec<u64>> {
-        let total: Mutex<Vec<u64>> = Mutex::new(Vec::new());
-        thread_pool(0)?.install(|| {
-            in_order(spans(self.len), |span| {
-                supervisor.check()?;
-                let mut counts: Vec<u64> = Vec::new();
-                LabelRows { files: self, seed: 0 }.each(span, &mut |row| {
-                    if row.label >= counts.len() {
-                        counts.resize(row.label + 1, 0);
-                    }
-                    counts[row.label] += 1;
-                })?;
-                let mut total = total.lock().expect("no thread panics with the lock");
-                let longest = total.len().max(counts.len());
-                total.resize(longest, 0);
-                total.iter_mut().zip(counts).for_each(|(total, count)| *total += count);
-                Ok(())
-            })
-        })?;
-        Ok(total.into_inner().expect("no thread panics with the lock"))
+        let sizes = sizes(&LabelRows { files: self, seed: 0, supervisor }, supervisor)?;
+        let mut counts = vec![0; sizes.labels.last().map_or(0, |&last| last + 1)];
+        sizes.labels.iter().zip(sizes.counts).for_each(|(&label, count)| counts[label] = count);
+        Ok(counts)
     }
 }
 
 impl LabelFile {
+    fn check(&self, supervisor: &Supervisor) -> Result<()> {
+        self.file.verify(&|| supervisor.check())?;
+        let far = |&label: &u32| label != NOT_ELIGIBLE && label as usize >= MAX_LABEL;
+        let labels = self.labels();
+        if let Some(i) = labels.iter().position(far) {
+            let what = format!("row {}: label {}, expected 0 to {}", self.span.start + i, labels[i], MAX_LABEL - 1);
+            return Err(Error::store(self.file.path(), what));
+        }
+        Ok(())
+    }
+
     pub fn label(&self, row: usize) -> u32 {
         self.labels()[row - self.span.start]
     }
@@ -136,6 +125,7 @@ fn rows_of(file: &TensorFile) -> Result<Range<usize>> {
 pub struct LabelRows<'a> {
     pub files: &'a LabelFiles,
     pub seed: u64,
+    pub supervisor: &'a Supervisor<'a>,
 }
 
 impl Population for LabelRows<'_> {
@@ -144,16 +134,15 @@ impl Population for LabelRows<'_> {
     }
 
     fn each(&self, span: Range<usize>, visit: &mut impl FnMut(Row)) -> Result<()> {
-        debug_assert!(span.len() <= SPAN);
-        let row_seed = derive(self.seed, "rows");
+        let hash = RowHash::new(derive(self.seed, "rows"));
         let mut start = span.start;
         while start < span.end {
-            let file = self.files.file_of(start)?;
+            let file = self.files.file_of(start, self.supervisor)?;
             let stop = span.end.min(file.span.end);
             let labels = &file.labels()[start - file.span.start..stop - file.span.start];
             for (row, &label) in (start as u64..).zip(labels) {
                 if label != NOT_ELIGIBLE {
-                    visit(Row { row, label: label as usize, key: row_hash(row_seed, row), cost: 0 });
+                    visit(Row { row, label: label as usize, key: hash.of(row), cost: 0 });
                 }
             }
             start = stop;

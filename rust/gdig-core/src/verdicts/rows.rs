@@ -4,7 +4,8 @@ use std::ops::Range;
 use std::path::Path;
 
 use super::labels::{LabelFile, LabelFiles};
-use crate::hash::{derive, row_hash};
+use crate::hash::{derive, RowHash};
+use crate::interrupt::Supervisor;
 use crate::resample::{sortable, Population, Row, NOT_ELIGIBLE};
 use crate::store::{Shard, Store};
 use crate::{Dtype, Error, Result};
@@ -142,6 +143,7 @@ pub struct Drawable<'a> {
     pub by_score: bool,
     pub seed: u64,
     pub len: usize,
+    pub supervisor: &'a Supervisor<'a>,
 }
 
 impl Population for Drawable<'_> {
@@ -150,7 +152,7 @@ impl Population for Drawable<'_> {
     }
 
     fn each(&self, span: Range<usize>, visit: &mut impl FnMut(Row)) -> Result<()> {
-        let row_seed = derive(self.seed, "rows");
+        let hash = RowHash::new(derive(self.seed, "rows"));
         let mut file: Option<LabelFile> = None;
         each_shard(self.store, span, |shard, rows| {
             for row in rows {
@@ -161,7 +163,7 @@ impl Population for Drawable<'_> {
                     None => 0,
                     Some(labels) => {
                         if file.as_ref().is_none_or(|file| !file.span.contains(&row)) {
-                            file = Some(labels.file_of(row)?);
+                            file = Some(labels.file_of(row, self.supervisor)?);
                         }
                         file.as_ref().expect("opened just above").label(row)
                     }
@@ -175,7 +177,7 @@ impl Population for Drawable<'_> {
                 }
                 let key = match self.by_score {
                     true => !sortable(f64::from(verdict.score)),
-                    false => row_hash(row_seed, row as u64),
+                    false => hash.of(row as u64),
                 };
                 visit(Row { row: row as u64, label: label as usize, key, cost: shard.tokens(row)? });
             }

@@ -2,7 +2,7 @@
 
 use std::sync::Mutex;
 
-use super::rows::each_shard;
+use super::rows::{each_shard, SweepShard};
 use super::spans;
 use crate::interrupt::Supervisor;
 use crate::parallel::{in_order, thread_pool};
@@ -26,17 +26,20 @@ pub struct Survey {
 
 pub fn survey(store: &Store, supervisor: &Supervisor) -> Result<Survey> {
     let rows = store.check_complete()?;
-    let parts: Mutex<Vec<(usize, Survey)>> = Mutex::new(Vec::new());
+    // As wide as the first shard says; every other is held against it.
+    let n_seeds = if rows == 0 { 0 } else { SweepShard::open(store, 0)?.view().n_seeds };
+    let total =
+        Survey { rows, n_seeds, counts: vec![0; n_seeds + 1], tokens: vec![0; n_seeds + 1], ..Survey::default() };
+    // Integers are added as they come; of the scores, whose sum depends on its order, each span's sum is kept.
+    let (total, scores) = (Mutex::new(total), Mutex::new(Vec::new()));
     let count = |span: std::ops::Range<usize>| {
         supervisor.check()?;
         let first = span.start;
-        let mut part = Survey::default();
+        let mut part = Survey { counts: vec![0; n_seeds + 1], tokens: vec![0; n_seeds + 1], ..Survey::default() };
         each_shard(store, span, |shard, rows| {
-            let n_seeds = shard.n_seeds;
-            if part.counts.is_empty() {
-                (part.n_seeds, part.counts, part.tokens) = (n_seeds, vec![0; n_seeds + 1], vec![0; n_seeds + 1]);
-            } else if n_seeds != part.n_seeds {
-                return Err(Error::store(shard.path, seeds_differ(part.n_seeds, n_seeds)));
+            if shard.n_seeds != n_seeds {
+                let what = format!("influence: expected {n_seeds} seeds, as in the first shard, got {}", shard.n_seeds);
+                return Err(Error::store(shard.path, what));
             }
             for row in rows {
                 let tokens = shard.tokens(row)?;
@@ -50,30 +53,17 @@ pub fn survey(store: &Store, supervisor: &Supervisor) -> Result<Survey> {
             }
             Ok(())
         })?;
-        parts.lock().expect("no thread panics with the lock").push((first, part));
-        Ok(())
-    };
-    thread_pool(0)?.install(|| in_order(spans(rows), count))?;
-    let mut parts = parts.into_inner().expect("no thread panics with the lock");
-    // In the order of the rows, so that the sum has the same bits whoever was first.
-    parts.sort_unstable_by_key(|(first, _)| *first);
-    let mut total = Survey { rows, ..Survey::default() };
-    for (first, part) in parts {
-        if first == 0 {
-            (total.n_seeds, total.counts, total.tokens) =
-                (part.n_seeds, vec![0; part.n_seeds + 1], vec![0; part.n_seeds + 1]);
-        } else if part.n_seeds != total.n_seeds {
-            let path = store.shard_path(first / store.rows_per_shard());
-            return Err(Error::store(&path, seeds_differ(total.n_seeds, part.n_seeds)));
-        }
+        let mut total = total.lock().expect("no thread panics with the lock");
         total.counts.iter_mut().zip(part.counts).for_each(|(total, part)| *total += part);
         total.tokens.iter_mut().zip(part.tokens).for_each(|(total, part)| *total += part);
         total.all_tokens += part.all_tokens;
-        total.score += part.score;
-    }
+        scores.lock().expect("no thread panics with the lock").push((first, part.score));
+        Ok(())
+    };
+    thread_pool(0)?.install(|| in_order(spans(rows), count))?;
+    let mut total = total.into_inner().expect("no thread panics with the lock");
+    let mut scores = scores.into_inner().expect("no thread panics with the lock");
+    scores.sort_unstable_by_key(|&(first, _)| first);
+    total.score = scores.into_iter().map(|(_, score)| score).sum();
     Ok(total)
-}
-
-fn seeds_differ(expected: usize, got: usize) -> String {
-    format!("influence: expected {expected} seeds, as in the shards before, got {got}")
 }

@@ -132,7 +132,7 @@ proptest! {
             let priority = if by_score { Priority::Values(Column::F32(&scores)) } else { Priority::Hash };
             let arrays = Arrays::new(Labels::U32(&in_memory), priority, Some(Column::I32(&pool.tokens)), seed).unwrap();
             let labels = with_labels.then_some(&labels);
-            let files = Drawable { store: &store, labels, least_votes, by_score, seed, len: pool.rows().end };
+            let files = Drawable { store: &store, labels, least_votes, by_score, seed, len: pool.rows().end, supervisor: &none };
             let drawn = resample(&files, quotas, budget, seed, &none).unwrap();
             prop_assert_eq!(&drawn, &resample(&arrays, quotas, budget, seed, &none).unwrap());
             prop_assert_eq!(
@@ -154,7 +154,7 @@ proptest! {
         let longest = counts.iter().rposition(|&count| count > 0).map_or(0, |last| last + 1);
         prop_assert_eq!(labels.counts(&none).unwrap(), &counts[..longest]);
         let arrays = Arrays::new(Labels::U32(&pool.labels), Priority::Hash, None, seed).unwrap();
-        let files = LabelRows { files: &labels, seed };
+        let files = LabelRows { files: &labels, seed, supervisor: &none };
         prop_assert_eq!(
             resample(&files, quotas, budget, seed, &none).unwrap(),
             resample(&arrays, quotas, budget, seed, &none).unwrap()
