@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -19,11 +20,12 @@ from hypothesis import strategies as st
 import gdig
 from gdig.config import Budget, Config
 from gdig.errors import ConfigError
+from gdig.options import Method
 from gdig.resampling import row_hash
-from gdig.stages.choose import choose, needs_clusters
 from gdig.stages.cluster import resolve_clusters
 from gdig.stages.quality import Survey, survey, threshold
 from gdig.store import INVALID_LABEL, SketchStore, write_tensors
+from gdig.strategies import METHODS, Swept, choose
 
 TAUS = st.sampled_from([1.0, 0.99, 0.9, 2 / 3, 0.5, 1 / 3, 0.1, 1e-3])
 # Few different values, so that ties are common.
@@ -97,7 +99,7 @@ def on_disk(pool: Pool, rows_per_shard: int = 7) -> Iterator[tuple[SketchStore, 
 
 def chosen_with(pool: Pool, budget: Budget, *, clusters: bool = True, **options):
     with on_disk(pool) as (store, labels):
-        return choose(store, labels if clusters else None, survey(store), budget, Config.build(options))
+        return choose(Swept(store, survey(store), labels if clusters else None), budget, Config.build(options))
 
 
 def chosen(pool: Pool, budget: Budget, **options) -> list[int]:
@@ -232,9 +234,9 @@ def test_rows_without_a_cluster_are_not_drawn():
     assert sorted(chosen(pool, Budget("rows", 4.0), method="diverse")) == [0, 2]
 
 
-def test_which_methods_draw_from_clusters():
-    methods = ("gdig", "top", "random", "loss", "diverse")
-    assert [method for method in methods if needs_clusters(method)] == ["gdig", "diverse"]
+def test_every_method_has_a_strategy_and_some_draw_from_clusters():
+    assert list(METHODS) == list(get_args(Method))
+    assert {name for name, strategy in METHODS.items() if strategy.clusters} == {"gdig", "diverse"}
 
 
 # What is told of them.

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 RowFormat = Literal["auto", "translation", "instruction", "completion", "messages", "tokens", "template"]
-Method = Literal["gdig", "top", "random", "loss", "diverse"]
+Method = Literal["gdig", "top", "diverse", "loss", "random"]
 Quotas = Literal["equal", "proportional", "sqrt"]
 
 

@@ -19,13 +19,13 @@ from gdig.options import SelectOptions
 from gdig.progress import Progress, WarningsOnly
 from gdig.resampling import label_counts
 from gdig.run import read_state
-from gdig.stages.choose import Choice, choose, needs_clusters
 from gdig.stages.cluster import cluster_sketches, fit_part, label_part, resolve_clusters
 from gdig.stages.fit import curvature_part, fit_stage, seeds_part
 from gdig.stages.merge import merge_runs
 from gdig.stages.quality import Survey, survey
 from gdig.stages.sweep import sweep_shards, sweep_stage
 from gdig.store import SketchStore, verify_file
+from gdig.strategies import METHODS, Choice, Swept, choose
 from gdig.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def select(
         store = _sweep(work)
         found = survey(store)
         budget = _budget(work, found)
-        if needs_clusters(work.config.method):
+        if METHODS[work.config.method].clusters:
             _cluster(work, store, found, budget)
         return _choose(work, store, found, budget)
 
@@ -274,8 +274,9 @@ def _cluster(work: Workspace, store: SketchStore, found: Survey, budget: Budget)
 def _choose(work: Workspace, store: SketchStore, found: Survey, budget: Budget) -> Selection:
     """Choose, and write the chosen rows whole."""
     config, run = work.config, work.run
-    labels = run.path / "clusters" / "labels" if needs_clusters(config.method) else None
-    choice = choose(store, labels, found, budget, config)
+    clusters = run.path / "clusters" if METHODS[config.method].clusters else None
+    labels = clusters and clusters / "labels"
+    choice = choose(Swept(store, found, labels, clusters and clusters / "centroids.safetensors"), budget, config)
     rows, told = choice.rows, choice.columns
     columns = [
         {
@@ -287,6 +288,7 @@ def _choose(work: Workspace, store: SketchStore, found: Survey, budget: Budget) 
             "rank": place + 1,
             "loss": float(told["loss"][place]),
             "tokens": int(told["tokens"][place]),
+            **{name: reason[place].item() for name, reason in choice.reasons.items()},
         }
         for place, row in enumerate(rows)
     ]
@@ -295,8 +297,8 @@ def _choose(work: Workspace, store: SketchStore, found: Survey, budget: Budget) 
     tokens = int(told["tokens"].sum())
     facts = {"rows": len(rows), "tokens": tokens, "output": str(output), "notes": choice.notes}
     run.record("select", config=config.group(SelectOptions), state="done", **facts)
-    clusters = int((label_counts(labels) > 0).sum()) if labels else None
-    return Selection(rows, columns, output, _summary(found, choice, clusters, output))
+    n_clusters = int((label_counts(labels) > 0).sum()) if labels else None
+    return Selection(rows, columns, output, _summary(found, choice, n_clusters, output))
 
 
 def _summary(found: Survey, choice: Choice, clusters: int | None, output: Path) -> list[str]:

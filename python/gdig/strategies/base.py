@@ -1,0 +1,69 @@
+"""What a method of choosing is given, and what it gives back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from gdig.config import Budget, Config
+from gdig.stages.quality import Survey
+from gdig.stages.tasks import Tasks
+from gdig.store import SketchStore
+
+
+@dataclass(frozen=True)
+class Swept:
+    """A finished sweep, as every method sees it: nothing in it needs the model.
+
+    store: influence [n, S], sketch, loss, tokens, valid of each row, in shards. survey: what they hold, in numbers.
+    labels: directory of the label files; None unless the method draws from clusters (`Strategy.clusters`).
+    centroids: file of the k-means fit, with the labels. tasks: which seed is of which task.
+    """
+
+    store: SketchStore
+    survey: Survey
+    labels: Path | None = None
+    centroids: Path | None = None
+    tasks: Tasks = field(default_factory=Tasks)
+
+
+@dataclass(frozen=True)
+class Picked:
+    """What a method chose.
+
+    rows: int64 [n], rows of the pool, best first where the method has an order. reasons: why each of them, arrays [n]
+    by name, written beside the rows. notes: sentences for the user. shortfall: why there are fewer than the budget asks
+    for; None when there are not.
+    """
+
+    rows: np.ndarray
+    reasons: Mapping[str, np.ndarray] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    shortfall: str | None = None
+
+
+Function = Callable[[Swept, Budget, int, Config], Picked]
+"""(sweep, budget in rows or tokens, seed of every draw, options) -> what was chosen."""
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """A method of choosing: one function in one file.
+
+    ordered: its rows come in an order of their own, best first; the others are put in order of their score. clusters:
+    it needs the sketches clustered first.
+    """
+
+    pick: Function
+    ordered: bool = False
+    clusters: bool = False
+
+
+def within(rows: np.ndarray, tokens: np.ndarray, budget: Budget) -> int:
+    """How many of `rows`, in their order, a budget allows; `tokens` int [n] are theirs."""
+    if budget.unit == "rows":
+        return min(len(rows), int(budget.amount))
+    return int(np.searchsorted(np.cumsum(tokens, dtype=np.int64), budget.amount, side="right"))

@@ -1,0 +1,21 @@
+"""The best rows by one number: mean influence on the seeds, or loss."""
+
+from __future__ import annotations
+
+from gdig import _native
+from gdig.config import Budget, Config
+from gdig.strategies.base import Picked, Swept
+
+
+def top(swept: Swept, budget: Budget, seed: int, options: Config) -> Picked:
+    """Rows with the highest mean influence on the seeds, ties by row."""
+    return _best(swept, "score", budget)
+
+
+def loss(swept: Swept, budget: Budget, seed: int, options: Config) -> Picked:
+    """Rows with the lowest loss, ties by row."""
+    return _best(swept, "loss", budget)
+
+
+def _best(swept: Swept, by: str, budget: Budget) -> Picked:
+    return Picked(_native.best_rows(swept.store._native, by, int(budget.amount), budget.unit == "tokens"))
