@@ -10,9 +10,21 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from project_fixtures import N_ROWS, N_SEEDS, check_selection, flags, labels_of, read_jsonl, stages, stored
+from project_fixtures import (
+    N_ROWS,
+    N_SEEDS,
+    check_selection,
+    flags,
+    labels_of,
+    read_jsonl,
+    stages,
+    stored,
+    translation_rows,
+    write_jsonl,
+)
 
 import gdig
+from gdig.errors import GdigError
 
 
 def test_the_default_method_draws_evenly_from_the_clusters_of_those_that_agree(project, finished):
@@ -235,3 +247,26 @@ def test_a_run_goes_on_from_the_command_line_without_its_inputs(project, run_cop
     assert f"⟦{project.rows[0]['trg_text']}</s>⟧" in out
     assert main(["select", "--run-path", str(run_copy), "--quiet"]) == 0
     assert capsys.readouterr() == ("", "")
+
+
+def test_tasks_of_the_seeds(project, tmp_path):
+    rows = [{**row, "task": ("short", 7)[place % 2]} for place, row in enumerate(translation_rows(N_SEEDS, seed=1))]
+    seeds = str(write_jsonl(tmp_path / "seeds.jsonl", rows))
+    options = project.options(tmp_path / "run", seeds=(seeds,), task_field="task")
+    result = gdig.select(**options, agreement="tasks")
+    influence = stored(tmp_path / "run")["influence"].astype(np.float64)
+    means = np.stack([influence[:, 0::2].mean(1), influence[:, 1::2].mean(1)], 1)
+    assert "help at least 2 of 2 tasks" in result.summary[1] or "of 2 tasks)" in result.summary[1]
+    for row in result.columns:
+        assert list(row["tasks"]) == ["short", "7"]
+        assert list(row["tasks"].values()) == pytest.approx(means[row["row"]], rel=1e-9)
+        assert row["agreement"] == (means[row["row"]] > 0).mean()
+    assert any(line.startswith("mean influence by task: short ") for line in result.summary)
+    # The same run, without another pass, by seeds; and the names of tasks that are not there.
+    assert all(row["agreement"] in np.arange(6) / 5 for row in gdig.select(**options).columns)
+    with pytest.raises(GdigError, match=r"seeds\.jsonl, row 0 \(line 1\): kind: expected the seed's task"):
+        gdig.select(**{**options, "task_field": "kind"})
+    with pytest.raises(GdigError, match="all 5 seeds are of one task, 'English'"):
+        gdig.select(**{**options, "task_field": "trg_lang"})
+    with pytest.raises(GdigError, match="agreement: tasks needs task_field"):
+        gdig.select(**{**options, "task_field": None}, agreement="tasks")

@@ -24,6 +24,7 @@ from gdig.stages.fit import curvature_part, fit_stage, seeds_part
 from gdig.stages.merge import merge_runs
 from gdig.stages.quality import Survey, survey
 from gdig.stages.sweep import sweep_shards, sweep_stage
+from gdig.stages.tasks import Tasks, read_tasks
 from gdig.store import SketchStore, verify_file
 from gdig.strategies import METHODS, Choice, Swept, choose
 from gdig.workspace import Workspace
@@ -84,12 +85,13 @@ def select(
         GdigError: a subclass that says what is wrong with the options, the inputs, the model or the run directory.
     """
     with _workspace(config, progress, options, ranks) as work:
+        tasks = read_tasks(work.seed_corpus, work.config.task_field)
         store = _sweep(work)
-        found = survey(store)
+        found = survey(store, tasks.of_seed if work.config.agreement == "tasks" else None)
         budget = _budget(work, found)
         if METHODS[work.config.method].clusters:
             _cluster(work, store, found, budget)
-        return _choose(work, store, found, budget)
+        return _choose(work, store, found, tasks, budget)
 
 
 def preview(
@@ -271,23 +273,25 @@ def _cluster(work: Workspace, store: SketchStore, found: Survey, budget: Budget)
         run.record("cluster", **facts)
 
 
-def _choose(work: Workspace, store: SketchStore, found: Survey, budget: Budget) -> Selection:
+def _choose(work: Workspace, store: SketchStore, found: Survey, tasks: Tasks, budget: Budget) -> Selection:
     """Choose, and write the chosen rows whole."""
     config, run = work.config, work.run
     clusters = run.path / "clusters" if METHODS[config.method].clusters else None
     labels = clusters and clusters / "labels"
-    choice = choose(Swept(store, found, labels, clusters and clusters / "centroids.safetensors"), budget, config)
+    centroids = clusters and clusters / "centroids.safetensors"
+    choice = choose(Swept(store, found, labels, centroids, tasks), budget, config)
     rows, told = choice.rows, choice.columns
     columns = [
         {
             "row": int(row),
             "score": float(told["score"][place]),
-            "agreement": float(told["votes"][place] / found.n_seeds),
+            "agreement": float(told["votes"][place] / found.voters),
             "cluster": int(told["label"][place]) if "label" in told else None,
             "distance": float(told["distance"][place]) if "distance" in told else None,
             "rank": place + 1,
             "loss": float(told["loss"][place]),
             "tokens": int(told["tokens"][place]),
+            **({"tasks": dict(zip(tasks.names, choice.by_task[place].tolist(), strict=True))} if tasks else {}),
             **{name: reason[place].item() for name, reason in choice.reasons.items()},
         }
         for place, row in enumerate(rows)
@@ -298,18 +302,21 @@ def _choose(work: Workspace, store: SketchStore, found: Survey, budget: Budget) 
     facts = {"rows": len(rows), "tokens": tokens, "output": str(output), "notes": choice.notes}
     run.record("select", config=config.group(SelectOptions), state="done", **facts)
     n_clusters = int((label_counts(labels) > 0).sum()) if labels else None
-    return Selection(rows, columns, output, _summary(found, choice, n_clusters, output))
+    return Selection(rows, columns, output, _summary(found, choice, tasks, n_clusters, output))
 
 
-def _summary(found: Survey, choice: Choice, clusters: int | None, output: Path) -> list[str]:
+def _summary(found: Survey, choice: Choice, tasks: Tasks, clusters: int | None, output: Path) -> list[str]:
     rows, told = choice.rows, choice.columns
     lines = [f"{len(rows):,} of {found.rows:,} rows ({int(told['tokens'].sum()):,} tokens): {output}", *choice.notes]
     if len(rows):
-        agreement, score = told["votes"].mean() / found.n_seeds, told["score"].mean(dtype=np.float64)
+        agreement, score = told["votes"].mean() / found.voters, told["score"].mean(dtype=np.float64)
         lines.append(
             f"agreement of the chosen {agreement:.3f} (pool {found.mean_agreement:.3f}), "
             f"mean influence {score:.3g} (pool {found.mean_score:.3g})"
         )
+    if len(rows) and tasks:
+        means = zip(tasks.names, choice.by_task.mean(0), strict=True)
+        lines.append("mean influence by task: " + ", ".join(f"{name} {mean:.3g}" for name, mean in means))
     if clusters is not None:
         lines.append(f"{len(np.unique(told['label']))} of {clusters} clusters drawn from")
     return lines

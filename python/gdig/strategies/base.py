@@ -29,6 +29,20 @@ class Swept:
     centroids: Path | None = None
     tasks: Tasks = field(default_factory=Tasks)
 
+    @property
+    def voting(self) -> np.ndarray | None:
+        """Each seed's task, int64 [S], where tasks vote and not seeds."""
+        return self.tasks.of_seed if self.survey.kind == "tasks" else None
+
+    def influence_of(self, rows: np.ndarray) -> np.ndarray:
+        """Influence of some rows on every seed: float32 [n, S]; reads those rows of the shards alone."""
+        found = np.empty((len(rows), self.survey.n_seeds), np.float32)
+        shards = rows // self.store.rows_per_shard
+        for shard in np.unique(shards).tolist():
+            here = shards == shard
+            found[here] = self.store.tensor(shard, "influence")[rows[here] - shard * self.store.rows_per_shard]
+        return found
+
 
 @dataclass(frozen=True)
 class Picked:
