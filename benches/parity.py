@@ -4,16 +4,19 @@
     python benches/parity.py --write-expectations     # what tests/test_parity.py compares with, into tests/data/
 
 The peers are installed by `pip install 'gdig[peers]'`, bergson with --no-deps; one that is absent is said to be. Their
-conventions are brought to ours, convention by convention (conventions/peers.py lists them). What is left is rounding:
+conventions are brought to ours, convention by convention (conventions/peers.py lists them). With everything in
+float64 ours and kronfluence's are the same scores, to the float32 that ours are stored in, so what is left in float32
+is rounding:
 
-- The float32 pass of the model, which the reference on a float32 model shows by itself ("pass alone").
-- EK-FAC's eigenbases: where eigenvalues of A or S lie near one another, rounding of the sums turns their eigenvectors,
-  and with these what the corrected eigenvalues average. It is the reason why EK-FAC's differences are some times
-  K-FAC's, whose damped inverse does not depend on the choice of basis.
-- By element the differences of scores near zero are larger, because there terms of both signs cancel.
+- The float32 pass of the model, which the reference on a float32 model shows by itself ("float32 pass alone").
+- EK-FAC: float32 sums of A and S. Where eigenvalues lie near one another, their rounding turns the eigenvectors, and
+  with these what the corrected eigenvalues average; K-FAC's inverse does not depend on such turns.
+- Row by row the relative differences of scores near zero are larger ("elementwise" in the record), because there terms
+  of both signs cancel.
 
-A second table leaves one convention at a time as a library has it: these are no rounding. Exits with 1 if any
-difference at full rank is above 1e-5 of the seed's largest score.
+"At 0.99" is gdig with 0.99 of the energy of each seed's preconditioned gradient, as by default: an approximation. A
+second table leaves one convention at a time as a library has it: no rounding either. Exits with 1 if a difference at
+full rank is above 1e-5 of the seed's largest score.
 """
 
 from __future__ import annotations
@@ -33,13 +36,9 @@ os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 import numpy as np
 import torch
-from conventions import dense, ours
-from conventions.expected import MODEL, ROWS, SEEDS, TESTED, write_expectations
+from conventions import dense, expected, ours, report
 from conventions.inputs import CASES, MODELS, Case, Project, make_project
 from conventions.peers import SIDES, InexpressibleError
-from conventions.report import (
-    DEFAULT, EXACT, EXPECTED, FLOOR, REFERENCE, compare, compare_all, full_table, missed, unmatched_table,
-)  # fmt: skip
 from libraries.common import AbsentError, versions
 from zh_en.measure import machine, provenance
 
@@ -66,29 +65,30 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     if arguments.write_expectations:
         with tempfile.TemporaryDirectory() as folder:
-            project = make_project(Path(folder), MODEL, ROWS, SEEDS)
-            sides = {name: Sides(project, name) for name in SIDES}
-            found = {case.name: {name: side.scores(case) for name, side in sides.items()} for case in TESTED}
-        write_expectations(arguments.expectations, found, versions())
+            project = make_project(Path(folder), expected.MODEL, expected.ROWS, expected.SEEDS)
+            sides = {name: Sides(project, name, **options) for name, options in expected.PEERS.items()}
+            cases = expected.TESTED
+            found = {case.name: {name: side.scores(case) for name, side in sides.items()} for case in cases}
+        expected.write_expectations(arguments.expectations, found, versions())
         print(f"written: {arguments.expectations}")
         return
     began = time.perf_counter()
     record: dict[str, Any] = {"bench": "parity", "machine": machine() | {"threads": arguments.threads}}
-    record |= {**provenance(ROOT), "peers": versions(), "rows": POOL_ROWS, "seeds": SEED_ROWS, "expected": EXPECTED}
-    record |= {"models": {}, "unmatched": {}, "absent": {}}
+    record |= {**provenance(ROOT), "peers": versions(), "rows": POOL_ROWS, "seeds": SEED_ROWS}
+    record |= {"expected": report.EXPECTED, "models": {}, "unmatched": {}, "absent": {}}
     for kind in MODELS:
         with tempfile.TemporaryDirectory() as folder:
             project = make_project(Path(folder), kind, POOL_ROWS, SEED_ROWS)
             record["models"][kind] = _cases(project, record["absent"])
             record["unmatched"] |= _unmatched(project)
     record["seconds"] = round(time.perf_counter() - began, 1)
-    print(full_table(record["models"]))
+    print(report.full_table(record["models"]))
     if record["unmatched"]:
-        print(f"\n{unmatched_table(record['unmatched'])}")
+        print(f"\n{report.unmatched_table(record['unmatched'])}")
     for name, why in record["absent"].items():
         print(f"absent: {name}: {why}")
-    wrong = missed(record["models"])
-    print("\n".join(f"MISSED: {line}" for line in wrong) or f"met: at full rank all within {EXPECTED:g}")
+    wrong = report.missed(record["models"])
+    print("\n".join(f"MISSED: {line}" for line in wrong) or f"met: at full rank all within {report.EXPECTED:g}")
     if arguments.record is not None:
         with replacing(arguments.record) as temporary:
             temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
@@ -99,32 +99,37 @@ def main() -> None:
 class Sides:
     """One library on one project: made once for each reduction of the loss, so that it fits its factors once."""
 
-    def __init__(self, project: Project, name: str) -> None:
-        self._project, self._name = project, name
+    def __init__(self, project: Project, name: str, **options: Any) -> None:
+        self._project, self._name, self._options = project, name, options
         self._made: dict[str, Any] = {}
 
     def scores(self, case: Case) -> np.ndarray:
-        """Influence [rows, seeds]."""
+        """Influence [rows, seeds].
+
+        Raises:
+            AbsentError: when the library cannot be imported.
+            InexpressibleError: when it has no such damping.
+        """
         reduction = case.loss_reduction
         if reduction not in self._made:
-            self._made[reduction] = SIDES[self._name](self._project, reduction)
+            self._made[reduction] = SIDES[self._name](self._project, reduction, **self._options)
         return self._made[reduction].scores(case)
 
 
 def _cases(project: Project, absent: dict[str, str]) -> dict[str, Any]:
     libraries = {name: Sides(project, name) for name in SIDES}
+    libraries[report.WIDE[1]] = Sides(project, "kronfluence", dtype=torch.float64)
     found: dict[str, Any] = {}
     for case in CASES:
         sides = {
-            EXACT: ours.scores(project, case, **ours.FULL),
-            DEFAULT: ours.scores(project, case, seed_energy=0.99, seed_rank=1 << 16),
-            REFERENCE: dense.scores(project, case),
-            FLOOR: dense.scores(project, case, torch.float32),
+            report.EXACT: ours.scores(project, case, **ours.FULL),
+            report.DEFAULT: ours.scores(project, case, seed_energy=0.99, seed_rank=1 << 16),
+            report.REFERENCE: dense.scores(project, case),
+            report.FLOOR: dense.scores(project, case, torch.float32),
+            report.WIDE[0]: ours.scores_float64(project, case),
         }
         cannot = {}
         for name, library in libraries.items():
-            if name in absent:
-                continue
             try:
                 sides[name] = library.scores(case)
             except AbsentError as error:
@@ -132,8 +137,7 @@ def _cases(project: Project, absent: dict[str, str]) -> dict[str, Any]:
             except InexpressibleError as error:
                 cannot[name] = str(error)
         print(f"{project.kind}, {case.name}", file=sys.stderr, flush=True)
-        shown = [REFERENCE, *(name for name in libraries if name not in absent)]
-        found[case.name] = {"sides": shown, "absent": cannot, "compared": compare_all(sides)}
+        found[case.name] = {"inexpressible": cannot, "compared": report.compare_all(sides)}
     return found
 
 
@@ -146,7 +150,8 @@ def _unmatched(project: Project) -> dict[str, Any]:
             other = SIDES[side](project, case.loss_reduction, **how).scores(case)
         except AbsentError:
             continue
-        found[name] = {"model": kind, "case": case.name, **compare(ours.scores(project, case, **ours.FULL), other)}
+        compared = report.compare(other, ours.scores(project, case, **ours.FULL))
+        found[name] = {"model": kind, "case": case.name, **compared}
     return found
 
 

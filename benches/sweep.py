@@ -9,7 +9,7 @@ Rounds are interleaved (ours, plain, ours, plain, ...) in one process, because m
 over rounds of the ratio inside a round. Memory is the high-water mark of the resident set of a process of its own for
 each pass, above what was resident when the model and all that is made ready before the clock lay there. Tokens per
 second count real tokens, not pads. Examples have random tokens, and lengths drawn from the pairs in --data, or
-generated like them. Peers (see passes/peers.py) run where they are installed: `pip install 'gdig[bench-sweep]'`.
+generated like them. Peers (see passes/peers.py) run where they are installed: `pip install 'gdig[peers]'`.
 """
 
 from __future__ import annotations

@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import torch
-from conventions.inputs import Case, Project
-
-sys.path.append(str(Path(__file__).resolve().parents[2] / "tests"))
-
-import oracle
-from tiny_models import without_float32_norms
+from conventions.inputs import Case, Project  # puts tests/ on the path
+from oracle import influence
 
 
 def scores(project: Project, case: Case, dtype: torch.dtype = torch.float64) -> np.ndarray:
@@ -21,9 +14,7 @@ def scores(project: Project, case: Case, dtype: torch.dtype = torch.float64) -> 
     With `dtype` float32 the model's pass alone is float32, so the difference is what that rounding costs, whoever
     computes the rest.
     """
-    module = project.module()
-    module = module if dtype == torch.float32 else without_float32_norms(module).to(dtype)
-    return oracle.influence(
-        module, project.layers, project.pool, project.seeds, project.pool, inversion=case.inversion,
+    return influence(
+        project.module(dtype), project.layers, project.pool, project.seeds, project.pool, inversion=case.inversion,
         damping_mode=case.damping_mode, damping=case.damping_factor, reduction=case.loss_reduction,
     )  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,10 +12,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from gdig.data.tokens import IGNORED, Example
 from gdig.model.layers import choose_layers
+
+sys.path.append(str(Path(__file__).resolve().parents[2] / "tests"))
+
+from tiny_models import without_float32_norms
 
 VOCAB = 64
 
@@ -71,10 +76,9 @@ class Project:
         return sum(len(example) for example in self.pool) / len(self.pool)
 
     def module(self, dtype: torch.dtype = torch.float32) -> Any:
-        """The checkpoint, read from its files."""
-        from transformers import AutoModelForCausalLM
-
-        return AutoModelForCausalLM.from_pretrained(self.checkpoint, dtype=dtype).eval()
+        """The checkpoint, read from its files. In float64 without the rounding to float32 in Llama's norms."""
+        module = AutoModelForCausalLM.from_pretrained(self.checkpoint, dtype=torch.float32).eval()
+        return module if dtype == torch.float32 else without_float32_norms(module).to(dtype)
 
 
 def make_project(folder: Path, kind: str, rows: int, seeds: int) -> Project:

@@ -1,9 +1,9 @@
 """kronfluence's and bergson's scores, each brought to gdig's conventions.
 
 Ours: an example's loss is the mean (or the sum) over its target tokens, and the same loss everywhere; A and S average
-over every position that is no pad, the last one too; a layer with a bias has a constant 1 appended to its input; K-FAC's
-eigenvalues are l_S l_A^T times the tokens per example, EK-FAC's the mean over examples of squared gradients; damping
-adds a share of the layer's mean eigenvalue, or a number, or is split between S and A.
+over every position that is no pad, the last one too; a layer with a bias has a constant 1 appended to its input. The
+eigenvalues of K-FAC are l_S l_A^T times the tokens per example, of EK-FAC the mean over examples of squared gradients;
+damping adds a share of the layer's mean eigenvalue, or a number, or is split between S and A.
 
 kronfluence: loss, labels and positions are its user's, by Task. It has no Conv1D, so each becomes an nn.Linear of the
 same weights. Its K-FAC leaves the tokens per example c out: with H = c K + x, H^-1 = (K + x / c)^-1 / c, so an absolute
@@ -49,14 +49,17 @@ class InexpressibleError(Exception):
 class Kronfluence:
     """kronfluence on one project with one reduction of the loss.
 
-    tokens_per_example: false leaves K-FAC's eigenvalues as the library has them.
+    dtype: of the model and of everything computed. tokens_per_example: false leaves K-FAC's eigenvalues as the library
+    has them.
     """
 
-    def __init__(self, project: Project, reduction: str, *, tokens_per_example: bool = True) -> None:
-        self.project, self.reduction, self.tokens_per_example = project, reduction, tokens_per_example
+    def __init__(
+        self, project: Project, reduction: str, *, dtype: torch.dtype = torch.float32, tokens_per_example: bool = True
+    ) -> None:
+        self.project, self.dtype, self.tokens_per_example = project, dtype, tokens_per_example
         self._folder = tempfile.TemporaryDirectory()
         self._fitted: set[str] = set()
-        module = _with_linears(project.module())
+        module = _with_linears(project.module(dtype))
         with discarded():
             self._analyzer = analyzer(module, project.layers, self._folder.name, reduction)
 
@@ -75,7 +78,14 @@ class Kronfluence:
         if case.damping_mode == "relative" and case.damping_factor != 0.1:
             raise InexpressibleError("relative damping is 0.1")
         damping = None if case.damping_mode == "relative" else case.damping_factor / per_example
-        factors = FactorArguments(strategy=case.inversion, use_empirical_fisher=True)
+        factors = FactorArguments(
+            strategy=case.inversion, use_empirical_fisher=True, activation_covariance_dtype=self.dtype,
+            gradient_covariance_dtype=self.dtype, per_sample_gradient_dtype=self.dtype, lambda_dtype=self.dtype,
+        )  # fmt: skip
+        arguments = ScoreArguments(
+            damping_factor=damping, per_sample_gradient_dtype=self.dtype, precondition_dtype=self.dtype,
+            score_dtype=self.dtype,
+        )  # fmt: skip
         pool, seeds = Sorted(self.project.pool), Sorted(self.project.seeds)
         with discarded():
             if case.inversion not in self._fitted:
@@ -85,7 +95,7 @@ class Kronfluence:
                 self._fitted.add(case.inversion)
             self._analyzer.compute_pairwise_scores(
                 "scores", case.inversion, seeds, pool, per_device_query_batch_size=BATCH_LINES,
-                per_device_train_batch_size=BATCH_LINES, score_args=ScoreArguments(damping_factor=damping),
+                per_device_train_batch_size=BATCH_LINES, score_args=arguments,
                 overwrite_output_dir=True,
             )  # fmt: skip
             (found,) = self._analyzer.load_pairwise_scores("scores").values()
@@ -173,7 +183,7 @@ def _with_linears(module: Any) -> Any:
     module = copy.deepcopy(module)
     for name, child in list(module.named_modules()):
         if isinstance(child, Conv1D):
-            linear = torch.nn.Linear(*child.weight.shape)
+            linear = torch.nn.Linear(*child.weight.shape, dtype=child.weight.dtype)
             with torch.no_grad():
                 linear.weight.copy_(child.weight.T)
                 linear.bias.copy_(child.bias)

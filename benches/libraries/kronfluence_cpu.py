@@ -36,7 +36,8 @@ def analyzer(module: torch.nn.Module, names: Sequence[str], folder: str, reducti
             labels = batch["labels"][:, 1:]
             kept = labels != IGNORED
             wanted = kept.flatten()
-            weights = (kept / kept.sum(1, keepdim=True) if reduction == "mean" else kept.float()).flatten()[wanted]
+            weights = kept.to(logits.dtype)
+            weights = (weights / weights.sum(1, keepdim=True) if reduction == "mean" else weights).flatten()[wanted]
             logits, targets = logits[wanted], labels.flatten()[wanted]
             if sample:
                 with torch.no_grad():
