@@ -24,6 +24,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import sys
 import tempfile
 import time
@@ -68,7 +69,10 @@ def main() -> None:
             project = make_project(Path(folder), expected.MODEL, expected.ROWS, expected.SEEDS)
             sides = {name: Sides(project, name, **options) for name, options in expected.PEERS.items()}
             cases = expected.TESTED
-            found = {case.name: {name: side.scores(case) for name, side in sides.items()} for case in cases}
+            try:
+                found = {case.name: {name: side.scores(case) for name, side in sides.items()} for case in cases}
+            except AbsentError as error:
+                raise SystemExit(str(error)) from None
         expected.write_expectations(arguments.expectations, found, versions())
         print(f"written: {arguments.expectations}")
         return
@@ -91,7 +95,7 @@ def main() -> None:
     print("\n".join(f"MISSED: {line}" for line in wrong) or f"met: at full rank all within {report.EXPECTED:g}")
     if arguments.record is not None:
         with replacing(arguments.record) as temporary:
-            temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+            temporary.write_text(_json(record), encoding="utf-8")
         print(f"recorded in {arguments.record}")
     raise SystemExit(1 if wrong else 0)
 
@@ -153,6 +157,12 @@ def _unmatched(project: Project) -> dict[str, Any]:
         compared = report.compare(other, ours.scores(project, case, **ours.FULL))
         found[name] = {"model": kind, "case": case.name, **compared}
     return found
+
+
+def _json(record: dict[str, Any]) -> str:
+    """Indented, but a list of numbers on one line."""
+    text = json.dumps(record, indent=1)
+    return re.sub(r"\[[^\[\]{}]*\]", lambda match: " ".join(match[0].split()), text) + "\n"
 
 
 def _arguments() -> argparse.Namespace:

@@ -104,4 +104,4 @@ def _ranks(x: np.ndarray) -> np.ndarray:
 
 
 def _pearson(x: np.ndarray, y: np.ndarray) -> float:
-    return float(np.corrcoef(x, y)[0, 1])
+    return round(float(np.corrcoef(x, y)[0, 1]), 12)
