@@ -16,20 +16,29 @@ import json
 import os
 import random
 import sys
-import time
+from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.append(str(ROOT / "examples"))
+sys.path.append(str(ROOT / "examples"))  # the demo's AUROC serves here too
 
 import torch
-from zh_en.competence import ARMS, checkpoint_scores, train_arms
+from transformers import PreTrainedTokenizerFast
+from zh_en.competence import ARMS, train_arms
+from zh_en.evidence import MAIN, Evidence
+from zh_en.evidence_tables import tables
 from zh_en.measure import machine, provenance
-from zh_en.pool import read_pairs, spoil, split_pairs, write_jsonl
+from zh_en.pool import read_pairs, split_pairs, spoil, write_jsonl
+from zh_en.retrain import Retraining
 from zh_en.steps import Steps
 
 SETUP = {"training": 2000, "seeds": 128, "noisy_seeds": 64, "held": 240, "corrupted": 0.3, "seed": 0}
+SEED_SETS = [MAIN, ("small, clean then pool", 1), ("middle, clean", 5)]
+"""Checkpoints by which the choice of the seeds is judged."""
+STARTS = {MAIN: [0.1, 0.2], ("small, clean", 1): [0.2], ("middle, clean", 5): [0.2]}
+"""Budgets of the selections trained on, by the checkpoint that scores them and is trained further."""
 
 
 def main() -> None:
@@ -41,11 +50,30 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     steps = Steps(arguments.folder, [SETUP, hashlib.sha256(arguments.data.read_bytes()).hexdigest()])
     rows = write_rows(arguments.data, arguments.folder / "rows")
-    for number in range(1, len(ARMS) + 1):
-        kept = train_arms(steps, rows, ARMS[:number])
-        arm = ARMS[number - 1]
-        for epoch in arm.kept:
-            checkpoint_scores(steps, arm, kept[arm.name, epoch], rows)
+    record: dict[str, Any] = {
+        "bench": "evidence_zh_en",
+        "machine": machine() | {"threads": arguments.threads},
+        **provenance(ROOT),
+        "setup": SETUP | {"arms": [asdict(arm) for arm in ARMS]},
+    }
+    for part, found in measure(steps, rows):
+        record[part] = found
+        record["seconds"] = steps.all_seconds()
+        arguments.record.parent.mkdir(parents=True, exist_ok=True)
+        arguments.record.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    print(tables(record))
+
+
+def measure(steps: Steps, rows: dict[str, Path]) -> Iterator[tuple[str, Any]]:
+    """Each part of the record as it comes."""
+    kept = train_arms(steps, rows)
+    evidence = Evidence(steps, rows, kept, SETUP["seeds"])
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(kept[MAIN].path)
+    yield "competence", evidence.competence()
+    yield "inverses", evidence.inverses()
+    yield "seeds", evidence.seed_sets(SEED_SETS)
+    yield "command", evidence.command()
+    yield "selections", evidence.selections(Retraining(steps, rows, tokenizer), STARTS)
 
 
 def write_rows(data: Path, folder: Path) -> dict[str, Path]:
@@ -67,6 +95,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, default=Path(default), help="pairs (default: $GDIG_ZH_EN, %(default)s)")
     parser.add_argument("--folder", type=Path, default=ROOT / "build" / "evidence_zh_en", help="finished steps")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of the CPU (default: all)")
+    parser.add_argument("--record", type=Path, default=ROOT / "benches" / "record" / "evidence-zh-en.json")
     return parser.parse_args()
 
 

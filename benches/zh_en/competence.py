@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from zh_en.model import Recipe, encode, new_model, target_loss, train, train_tok
 from zh_en.steps import Steps
 
 from gdig.config import Config
+from gdig.data.tokens import Example
 
 SMALL = Recipe(4096, 128, 256, layers=3, token_batch_size=2048, schedule="warm")
 MIDDLE = Recipe(4096, 256, 512, layers=4, token_batch_size=2048, learning_rate=1e-3, schedule="warm")
@@ -74,30 +76,40 @@ def train_arms(steps: Steps, rows: dict[str, Path], arms: tuple[Arm, ...] = ARMS
     held = encode(rows["held"], tokenizer)
     for arm in arms:
         start = kept[arm.start].path if arm.start else None
-
-        def make(out: Path, arm: Arm = arm, start: Path | None = start) -> None:
-            recipe = replace(arm.recipe, epochs=max(arm.kept))
-            model = LlamaForCausalLM.from_pretrained(start) if start else new_model(tokenizer, recipe)
-            losses: dict[int, float] = {}
-
-            def keep(epoch: int) -> None:
-                losses[epoch] = target_loss(model, held)
-                print(f"  held out: {losses[epoch]:.3f} a target token", flush=True)
-                if epoch in arm.kept:
-                    model.save_pretrained(out / str(epoch))
-                    tokenizer.save_pretrained(out / str(epoch))
-
-            print(f"training: {arm.name}", flush=True)
-            keep(0)
-            last = train(model, encode(rows[arm.rows], tokenizer), recipe, keep)
-            (out / "facts.json").write_text(json.dumps({"held": losses, "trained": last}))
-
-        folder = steps.path(arm.name, [asdict(replace(arm, all_metrics=())), str(start and start.parent.name)], make)
+        make = partial(_train_arm, arm, start, rows[arm.rows], held, tokenizer)
+        folder = steps.path(arm.name, [_asked(arm), str(start and start.parent.name)], make)
         facts = json.loads((folder / "facts.json").read_text())
         for epoch in arm.kept:
             held_loss = facts["held"][str(epoch)]
             kept[arm.name, epoch] = Checkpoint(arm.name, epoch, folder / str(epoch), held_loss, facts["trained"])
     return kept
+
+
+def _asked(arm: Arm) -> dict[str, Any]:
+    asked = asdict(replace(arm, all_metrics=()))
+    asked["recipe"] = {name: value for name, value in asked["recipe"].items() if value is not None}
+    return asked
+
+
+def _train_arm(
+    arm: Arm, start: Path | None, rows: Path, held: list[Example], tokenizer: PreTrainedTokenizerFast, out: Path
+) -> None:
+    """Train one arm into the folder `out`: a folder for each epoch kept, and facts.json."""
+    recipe = replace(arm.recipe, epochs=max(arm.kept))
+    model = LlamaForCausalLM.from_pretrained(start) if start else new_model(tokenizer, recipe)
+    losses: dict[int, float] = {}
+
+    def keep(epoch: int) -> None:
+        losses[epoch] = target_loss(model, held)
+        print(f"  held out: {losses[epoch]:.3f} a target token", flush=True)
+        if epoch in arm.kept:
+            model.save_pretrained(out / str(epoch))
+            tokenizer.save_pretrained(out / str(epoch))
+
+    print(f"training: {arm.name}", flush=True)
+    keep(0)
+    last = train(model, encode(rows, tokenizer), recipe, keep)
+    (out / "facts.json").write_text(json.dumps({"held": losses, "trained": last}))
 
 
 def checkpoint_scores(steps: Steps, arm: Arm, kept: Checkpoint, rows: dict[str, Path]) -> dict[str, np.ndarray]:

@@ -107,8 +107,8 @@ def _each_gradient(
     examples: Sequence[Example],
     use: Callable[[int, torch.Tensor, torch.Tensor], None],
 ) -> np.ndarray:
-    """Call use(layer's index, rows [B], gradients in the layer's eigenbasis [B, O * J]) for each batch and layer; return
-    the losses [n]."""
+    """Call use(layer's index, rows [B], gradients in the layer's eigenbasis [B, O * J]) for each batch and layer;
+    return the losses [n]."""
     model = work.model
     gradients, losses = GradientPass(model, work.config.loss_reduction), np.zeros(len(examples))
     for batch in make_batches(examples, TOKENS, window=model.window):

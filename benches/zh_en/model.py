@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 import time
@@ -31,6 +32,7 @@ class Recipe:
 
     schedule: of the learning rate. cycle: up and down to nothing over all epochs. warm: up over 100 steps, then as
     1 / sqrt(step), which does not know how long it will last, so that one run has checkpoints of many lengths.
+    steps: train so many steps, counted as one epoch, whatever `epochs` says.
     """
 
     vocab_size: int = 8192
@@ -43,6 +45,7 @@ class Recipe:
     token_batch_size: int = 4096
     seed: int = 0
     schedule: Literal["cycle", "warm"] = "cycle"
+    steps: int | None = None
 
 
 def train_model(rows: Path, out: Path, recipe: Recipe) -> dict[str, float]:
@@ -123,7 +126,11 @@ def train(
     """AdamW on every token of the text, prompt included. Calls after_epoch(epochs done); returns the last one's mean
     loss, nats a token."""
     rng = random.Random(recipe.seed)
-    epochs = [_batches(examples, recipe.token_batch_size, rng) for _ in range(recipe.epochs)]
+    if recipe.steps is None:
+        epochs = [_batches(examples, recipe.token_batch_size, rng) for _ in range(recipe.epochs)]
+    else:
+        endless = (batch for _ in itertools.count() for batch in _batches(examples, recipe.token_batch_size, rng))
+        epochs = [list(itertools.islice(endless, recipe.steps))]
     optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.98), weight_decay=0.1)
     schedule: torch.optim.lr_scheduler.LRScheduler
     if recipe.schedule == "cycle":
