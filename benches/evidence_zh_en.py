@@ -35,9 +35,9 @@ from zh_en.retrain import Retraining
 from zh_en.steps import Steps
 
 SETUP = {"training": 2000, "seeds": 128, "noisy_seeds": 64, "held": 240, "corrupted": 0.3, "seed": 0}
-SEED_SETS = [MAIN, ("small, clean then pool", 1), ("middle, clean", 5)]
+SEED_SETS = [MAIN, ("small, clean then pool", 1), ("middle, clean", 3)]
 """Checkpoints by which the choice of the seeds is judged."""
-STARTS = {MAIN: [0.1, 0.2], ("small, clean", 1): [0.2], ("middle, clean", 5): [0.2]}
+STARTS = {MAIN: [0.1, 0.2], ("small, clean", 1): [0.2], ("middle, clean", 3): [0.2]}
 """Budgets of the selections trained on, by the checkpoint that scores them and is trained further."""
 
 

@@ -42,8 +42,8 @@ ARMS = (
     Arm("small, clean", SMALL, "training", (1, 2, 4, 8), all_metrics=(4,)),
     Arm("small, clean then pool", replace(SMALL, learning_rate=5e-4), "candidates", (1, 4), ("small, clean", 4), (1,)),
     Arm("small, pool", SMALL, "candidates", (1, 4)),
-    Arm("middle, clean", MIDDLE, "training", (2, 5)),
-    Arm("middle, clean then pool", replace(MIDDLE, learning_rate=2.5e-4), "candidates", (1,), ("middle, clean", 5)),
+    Arm("middle, clean", MIDDLE, "training", (1, 3)),
+    Arm("middle, clean then pool", replace(MIDDLE, learning_rate=2.5e-4), "candidates", (1,), ("middle, clean", 3)),
 )
 
 

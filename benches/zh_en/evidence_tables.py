@@ -74,8 +74,8 @@ def _seeds(name: str, table: dict[str, Any]) -> str:
 
 
 def _selections(name: str, table: dict[str, Any]) -> str:
-    rows = [
-        [method, str(row["rows"]), f"{row['clean']:.1%}", f"{row['held loss']:.3f}", f"{row['drop']:.3f} ± {row['error']:.3f}"]
-        for method, row in sorted(table.items(), key=lambda item: item[1]["held loss"])
-    ]  # fmt: skip
+    rows = []
+    for method, row in sorted(table.items(), key=lambda item: item[1]["held loss"]):
+        drop = f"{row['drop']:.3f} ± {row['error']:.3f}"
+        rows.append([method, str(row["rows"]), f"{row['clean']:.1%}", f"{row['held loss']:.3f}", drop])
     return markdown([f"trained from {name}", "rows", "clean", "held loss", "drop of the held loss"], rows)

@@ -14,6 +14,7 @@ from zh_en.variants import auroc_with_error, spearman
 
 import gdig
 from gdig.config import Budget, Config
+from gdig.run import read_state
 from gdig.stages.choose import choose, needs_clusters
 from gdig.stages.quality import survey
 
@@ -35,10 +36,11 @@ def swept(steps: Steps, kept: Checkpoint, rows: dict[str, Path], n_seeds: int) -
 def chosen(run: Path, method: str, budget: int, seeds: int) -> list[np.ndarray]:
     """What `gdig select` chooses of a pool, `seeds` times with other draws. The seed of randomness belongs to the fit
     too, so that a run has one; here only the draws are made again."""
-    gdig.select(run_path=run, method=method, budget=str(budget), output=run.with_name("chosen.jsonl"), quiet=True)
+    config = Config.build(read_state(run / "run.json")["config"])
+    config = config.with_options(run_path=str(run), method=method, output=str(run.with_name("chosen.jsonl")))
+    gdig.select(config.with_options(budget=str(budget)))
     store = gdig.SketchStore.open(run / "sweep")
     labels = run / "clusters" / "labels" if needs_clusters(method) else None
-    config = Config.build({"method": method})
     found = survey(store)
     return [
         choose(store, labels, found, Budget("rows", budget), config.with_options(seed=seed)).rows
