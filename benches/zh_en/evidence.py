@@ -118,19 +118,20 @@ class Evidence:
 
     def selections(self, training: Retraining, starts: dict[tuple[str, int], list[float]], repeats: int = 3) -> dict:
         """By start and budget: what each method's choice is worth. starts: budgets by checkpoint; all methods at the
-        main one, the chief ones elsewhere."""
+        main one's first budget, the chief ones elsewhere."""
         table: dict[str, Any] = {}
         for start, budgets in starts.items():
             scores = self.scores(*start)
             for budget in budgets:
                 n = round(budget * len(self.kinds))
-                names = ("mean influence", "agreement", "cosine to each seed, mean", "low loss")
-                if start == MAIN:
-                    names = (*names, "mean / spread over seeds", "loss and cosine", "BM25")
+                names = ("mean influence", "agreement", "bounded mean", "low loss")
+                everything = start == MAIN and budget == budgets[0]
+                if everything:
+                    names = (*names, "mean / spread over seeds", "cosine to each seed, mean", "loss and cosine", "BM25")
                 choices = {name: [best(scores[name], n, seed) for seed in range(repeats)] for name in names}
                 rng = np.random.default_rng(1)
                 choices["random"] = [rng.choice(len(self.kinds), n, replace=False) for _ in range(repeats)]
-                if start == MAIN:
+                if everything:
                     run = swept(self.steps, self.kept[MAIN], self.rows, RUN_SEEDS)
                     choices |= {f"gdig --method {m}": chosen(run, m, n, repeats) for m in ("gdig", "diverse")}
                     clean = np.flatnonzero(self.kinds == "clean")

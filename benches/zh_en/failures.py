@@ -11,7 +11,9 @@ from zh_en.bm25 import Bm25
 from zh_en.exact import DEFAULT
 from zh_en.variants import all_scores, spearman
 
-SHOWN = ("mean influence", "agreement", "mean / spread over seeds", "mean / H-length", "cosine to each seed, mean")
+from gdig.stages.health import reliability
+
+SHOWN = ("mean influence", "agreement", "bounded mean", "mean / spread over seeds", "cosine to each seed, mean")
 """The scores that the seeds make."""
 
 
@@ -66,20 +68,10 @@ def seed_failures(
 def signs(found: dict[str, np.ndarray], seeds: np.ndarray) -> dict[str, float]:
     """What a run can see without knowing which rows are spoiled.
 
-    reliability: the share of the variance of the rows' mean influence that another draw of as many such seeds would
-    give again (intraclass correlation of the mean, seeds to one scale). seed against the others: median over the seeds
-    of the rank correlation of its influence with the mean of the others'. seed loss - pool loss: means.
+    reliability: of the votes, as a run reports it (gdig.stages.health).
     """
-    x = found[f"influence {DEFAULT.name}"][:, seeds].astype(np.float64)
-    x = x / x.std(0)
-    n_seeds = x.shape[1]
-    centred = x - x.mean(0)
-    between = centred.mean(1).var()
-    within = centred.var(1, ddof=1).mean() / n_seeds
     return {
-        "reliability": float(1 - within / between),
-        "seed against the others": float(np.median(against_others(x))),
-        "seed loss - pool loss": float(found["seed loss"][seeds].mean() - found["loss"].mean()),
+        "reliability": reliability(found[f"influence {DEFAULT.name}"][:, seeds] > 0),
         "seed loss - median pool loss": float(found["seed loss"][seeds].mean() - np.median(found["loss"])),
     }
 

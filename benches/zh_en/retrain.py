@@ -13,7 +13,7 @@ from zh_en.competence import Checkpoint
 from zh_en.model import Recipe, encode, target_loss, train
 from zh_en.steps import Steps
 
-RECIPE = Recipe(token_batch_size=2048, learning_rate=1e-3, schedule="cycle", steps=40)
+RECIPE = Recipe(token_batch_size=2048, learning_rate=3e-4, schedule="cycle", steps=40)
 
 
 class Retraining:

@@ -22,6 +22,13 @@ def ranks(x: np.ndarray) -> np.ndarray:
     return ((ends - counts + ends - 1) / 2)[place] / max(1, len(x) - 1)
 
 
+def bounded_mean(influence: np.ndarray) -> np.ndarray:
+    """Mean over the seeds [N] of influence [N, S] in units of twice its row's median size, bounded to -1..1: between
+    agreement, which it is for small bounds, and the mean, which no seed then can sway by itself."""
+    size = 2 * np.median(np.abs(influence), 1, keepdims=True)
+    return np.clip(influence / np.where(size > 0, size, 1), -1, 1).mean(1)
+
+
 def reductions(
     influence: np.ndarray, length: np.ndarray, raw_length: np.ndarray, seed_length: np.ndarray
 ) -> dict[str, np.ndarray]:
@@ -40,6 +47,7 @@ def reductions(
         "agreement": (x > 0).mean(1),
         "mean / spread over seeds": mean / x.std(1),
         "mean, seeds to one scale": per_seed.mean(1),
+        "bounded mean": bounded_mean(x),
         "mean / length": mean / raw_length,
         "mean / H-length": mean / length,
         "cosine to each seed, mean": (x / seed_length).mean(1) / length,
