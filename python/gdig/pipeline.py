@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,13 +38,14 @@ class Selection:
     """What was chosen.
 
     rows: int64 [n], rows of the pool, best first. columns: one dict a row, as written under "gdig". output: the file.
-    summary: lines to print.
+    summary: lines to print. warnings: what fit and sweep found that may make the choice worth less than it seems.
     """
 
     rows: np.ndarray
     columns: list[dict[str, Any]]
     output: Path
     summary: list[str]
+    warnings: list[str] = field(default_factory=list)
 
 
 def fit(
@@ -299,10 +300,13 @@ def _choose(work: Workspace, store: SketchStore, found: Survey, tasks: Tasks, bu
     output = Path(config.output) if config.output else run.path / "selection.jsonl"
     export(work.candidates, rows, columns, output)
     tokens = int(told["tokens"].sum())
-    facts = {"rows": len(rows), "tokens": tokens, "output": str(output), "notes": choice.notes}
+    warnings = [warning for stage in ("fit", "sweep") for warning in run.stage(stage).get("warnings", ())]
+    for warning in warnings:  # a stage that an earlier start finished has said it then
+        work.progress.warn(warning)
+    facts = {"rows": len(rows), "tokens": tokens, "output": str(output), "notes": choice.notes, "warnings": warnings}
     run.record("select", config=config.group(SelectOptions), state="done", **facts)
     n_clusters = int((label_counts(labels) > 0).sum()) if labels else None
-    return Selection(rows, columns, output, _summary(found, choice, tasks, n_clusters, output))
+    return Selection(rows, columns, output, _summary(found, choice, tasks, n_clusters, output), warnings)
 
 
 def _summary(found: Survey, choice: Choice, tasks: Tasks, clusters: int | None, output: Path) -> list[str]:

@@ -26,6 +26,7 @@ from gdig.stages.curvature import Factors
 from gdig.stages.duplicates import count_duplicates
 from gdig.stages.feed import EncodedShard, Feed
 from gdig.stages.fit import read_curvature, read_seed_factors
+from gdig.stages.health import look_at_seeds, warn_of_seeds
 from gdig.stages.scoring import make_scorers
 from gdig.stages.seeds import SeedFactors
 from gdig.stages.sketch import Sketchers
@@ -213,9 +214,15 @@ def sweep_stage(work: Workspace) -> bool:
             f"sweep: {whole - len(left)} of {whole} shards are there; gdig merge adds those of other parts"
         )
         return False
-    counts = count_rows(SketchStore.open(run.path / "sweep"), work)
-    run.record("sweep", **counts)
+    store = SketchStore.open(run.path / "sweep")
+    counts = count_rows(store, work)
+    losses = run.stage("fit")["seeds"]["losses"]
+    health = look_at_seeds(store, losses)
+    warnings = warn_of_seeds(health, losses, config.loss_reduction, lambda seed: work.seed_corpus.where(seed))
+    run.record("sweep", **counts, seeds=health.facts(), warnings=warnings)
     work.progress.say("sweep: " + ", ".join(f"{value:,} {name.replace('_', ' ')}" for name, value in counts.items()))
+    for warning in warnings:
+        work.progress.warn(warning)
     return True
 
 
