@@ -121,7 +121,7 @@ def verify(run_path: str | Path, *, progress: Progress | None = None) -> list[st
         raise ConfigError(f"run_path: {path} is no run directory (it holds no run.json)")
     lines = []
     expected = _finished_files(path)
-    for name in ("curvature", "seeds", "clusters", "clusters/labels"):
+    for name in ("curvature", "seeds", "features", "clusters", "clusters/labels"):
         files = sorted({*(path / name).glob("*.safetensors"), *(f for f in expected if f.parent == path / name)})
         for file in files:
             verify_file(file)  # says so if it is not there
@@ -162,6 +162,7 @@ def _finished_files(path: Path) -> list[Path]:
         files += [f"curvature/{layer}" for layer in fit["layers"]]
     shards = range(-(-swept["rows"] // swept["config"]["rows_per_shard"])) if swept else range(0)
     files += [f"sweep/{shard:08d}" for shard in shards]
+    files += ["features/seeds"] if swept else []
     if "cluster" in stages:
         files += ["clusters/centroids", *(f"clusters/labels/{shard:08d}" for shard in shards)]
     return [path / f"{file}.safetensors" for file in files]

@@ -11,7 +11,7 @@ import numpy as np
 from gdig.config import Budget, Config
 from gdig.stages.quality import Survey
 from gdig.stages.tasks import Tasks
-from gdig.store import SketchStore
+from gdig.store import SketchStore, read_tensors
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,14 @@ class Swept:
     labels: Path | None = None
     centroids: Path | None = None
     tasks: Tasks = field(default_factory=Tasks)
+
+    def seed_features(self) -> np.ndarray:
+        """The seeds' own sketches, of the same projections and scale as the pool's: float32 [S, dim].
+
+        Raises:
+            StoreError: when the file is missing or damaged.
+        """
+        return read_tensors(self.store.path.parent / "features" / "seeds.safetensors")[0]["sketch"]
 
     @property
     def voting(self) -> np.ndarray | None:
