@@ -271,7 +271,7 @@ def test_ctrl_c(pipeline: Pipeline, capsys: pytest.CaptureFixture[str]) -> None:
     ("args", "message"),
     [
         (["selekt"], "unknown command 'selekt'; did you mean 'select'?"),
-        (["dance"], "expected one of select, fit, sweep, cluster, preview, verify"),
+        (["dance"], "expected one of select, fit, sweep, cluster, compare, preview, verify, merge"),
         (["select", *MINIMUM, "--budget", "lots"], "budget: expected rows (500)"),
         (["verify"], "run_path: required, but not given (flag --run-path"),
     ],

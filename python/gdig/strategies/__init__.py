@@ -54,7 +54,7 @@ def choose(swept: Swept, budget: Budget, config: Config) -> Choice:
         order = np.lexsort((rows, -columns["score"].astype(np.float64)))
         rows = rows[order]
         columns, reasons = ({name: x[order] for name, x in every.items()} for every in (columns, reasons))
-    by_task = swept.tasks.mean(swept.influence_of(rows)) if swept.tasks else np.zeros((len(rows), 0))
+    by_task = swept.tasks.mean(swept.column("influence", rows)) if swept.tasks else np.zeros((len(rows), 0))
     notes = list(picked.notes)
     if picked.shortfall is not None:
         notes.append(picked.shortfall)
