@@ -55,7 +55,8 @@ def test_the_command_prints_a_table_or_json_and_writes_no_selection(run_copy, ca
     assert main(["compare", str(run_copy), "--budget", "6", "--methods", "top", "loss"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith(f"6 rows of {N_ROWS} rows, by each method")
-    assert lines[1].split() == [
+    figures = ["rows", "tokens", "influence", "agreement", "loss", "clusters", "repeated"]
+    assert lines[1].split() == ["method", *figures, "seconds"]
         "method",
         "rows",
         "tokens",
