@@ -27,7 +27,7 @@ sys.path.append(str(ROOT / "examples"))  # the demo's AUROC serves here too
 import torch
 from transformers import PreTrainedTokenizerFast
 from zh_en.competence import ARMS, checkpoint_scores, train_arms
-from zh_en.evidence import MAIN, Evidence
+from zh_en.evidence import MAIN, Evidence, Trial
 from zh_en.evidence_tables import tables
 from zh_en.measure import machine, provenance
 from zh_en.pool import read_pairs, split_pairs, spoil, write_jsonl
@@ -37,8 +37,9 @@ from zh_en.steps import Steps
 SETUP = {"training": 2000, "seeds": 128, "noisy_seeds": 64, "held": 240, "corrupted": 0.3, "seed": 0}
 SEED_SETS = [MAIN, ("small, clean then pool", 1), ("middle, clean", 3)]
 """Checkpoints by which the choice of the seeds is judged."""
-STARTS = {MAIN: [0.2, 0.1], ("small, clean", 1): [0.2]}
-"""Budgets of the selections trained on, by the checkpoint that scores them and is trained further."""
+TRIALS = [Trial(MAIN, 0.2, everything=True), Trial(("small, clean then pool", 1), 0.2), Trial(MAIN, 0.1)]
+"""Selections trained on. The second is as the paper has it: a model tuned on the raw pool scores, the one before it is
+trained on what is chosen."""
 
 
 def main() -> None:
@@ -76,7 +77,7 @@ def measure(steps: Steps, rows: dict[str, Path]) -> Iterator[tuple[str, Any]]:
     yield "inverses", evidence.inverses()
     yield "seeds", evidence.seed_sets(SEED_SETS)
     yield "command", evidence.command()
-    yield "selections", evidence.selections(Retraining(steps, rows, tokenizer), STARTS)
+    yield "selections", evidence.selections(Retraining(steps, rows, tokenizer), TRIALS)
 
 
 def write_rows(data: Path, folder: Path) -> dict[str, Path]:

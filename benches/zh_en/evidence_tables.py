@@ -78,4 +78,4 @@ def _selections(name: str, table: dict[str, Any]) -> str:
     for method, row in sorted(table.items(), key=lambda item: item[1]["held loss"]):
         drop = f"{row['drop']:.3f} ± {row['error']:.3f}"
         rows.append([method, str(row["rows"]), f"{row['clean']:.1%}", f"{row['held loss']:.3f}", drop])
-    return markdown([f"trained from {name}", "rows", "clean", "held loss", "drop of the held loss"], rows)
+    return markdown([name, "rows", "clean", "held loss", "drop of the held loss"], rows)

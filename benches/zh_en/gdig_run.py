@@ -41,7 +41,7 @@ def chosen(run: Path, method: str, budget: int, seeds: int) -> list[np.ndarray]:
     gdig.select(config.with_options(budget=str(budget)))
     store = gdig.SketchStore.open(run / "sweep")
     labels = run / "clusters" / "labels" if needs_clusters(method) else None
-    found = survey(store)
+    found = survey(store, config.score)
     return [
         choose(store, labels, found, Budget("rows", budget), config.with_options(seed=seed)).rows
         for seed in range(seeds)

@@ -71,7 +71,7 @@ def cluster(
     """Cluster the sketches, after the sweep if need be; return the run directory. Options: see :class:`gdig.Config`."""
     with _workspace(config, progress, options, ranks) as work:
         store = _sweep(work)
-        found = survey(store)
+        found = survey(store, work.config.score)
         _cluster(work, store, found, _budget(work, found))
         return work.run.path
 
@@ -86,7 +86,7 @@ def select(
     """
     with _workspace(config, progress, options, ranks) as work:
         store = _sweep(work)
-        found = survey(store)
+        found = survey(store, work.config.score)
         budget = _budget(work, found)
         if needs_clusters(work.config.method):
             _cluster(work, store, found, budget)
@@ -310,7 +310,7 @@ def _summary(found: Survey, choice: Choice, clusters: int | None, output: Path) 
         agreement, score = told["votes"].mean() / found.n_seeds, told["score"].mean(dtype=np.float64)
         lines.append(
             f"agreement of the chosen {agreement:.3f} (pool {found.mean_agreement:.3f}), "
-            f"mean influence {score:.3g} (pool {found.mean_score:.3g})"
+            f"mean score {score:.3g} (pool {found.mean_score:.3g})"
         )
     if clusters is not None:
         lines.append(f"{len(np.unique(told['label']))} of {clusters} clusters drawn from")

@@ -47,7 +47,7 @@ def choose(store: SketchStore, labels: Path | None, survey: Survey, budget: Budg
     notes: list[str] = []
     by_tokens = budget.unit == "tokens"
     if config.method in ("top", "loss"):
-        by = "loss" if config.method == "loss" else "score"
+        by = "loss" if config.method == "loss" else config.score
         rows = _native.best_rows(store._native, by, int(budget.amount), by_tokens)
     else:
         votes = 0
@@ -58,13 +58,13 @@ def choose(store: SketchStore, labels: Path | None, survey: Survey, budget: Budg
             store._native,
             labels if needs_clusters(config.method) else None,
             least_votes=votes,
-            by_score=config.draw == "score" and config.method != "random",
+            by_score=config.score if config.draw == "score" and config.method != "random" else None,
             quotas=config.quotas,
             budget=int(budget.amount),
             tokens=by_tokens,
             seed=config.seed,
         )
-    columns = _native.row_columns(store._native, labels, rows)
+    columns = _native.row_columns(store._native, labels, rows, config.score)
     if config.method not in ("top", "loss"):
         order = np.lexsort((rows, -columns["score"].astype(np.float64)))
         rows, columns = rows[order], {name: column[order] for name, column in columns.items()}

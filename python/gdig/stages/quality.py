@@ -9,6 +9,7 @@ import numpy as np
 
 from gdig import _native
 from gdig.config import Budget
+from gdig.options import Score
 from gdig.store import SketchStore
 
 
@@ -16,7 +17,8 @@ from gdig.store import SketchStore
 class Survey:
     """What a finished sweep holds, in numbers; nothing is kept for each row.
 
-    A row's votes are the seeds that it helps (influence > 0), its agreement votes / S, its score the mean influence.
+    A row's votes are the seeds that it helps (influence > 0), its agreement votes / S, its score what the option of
+    that name makes of its influence.
 
     rows: N, valid or not. n_seeds: S. counts, tokens: int64 [S + 1], valid rows with that many votes, and their tokens.
     all_tokens: of all rows. score_sum: of the valid rows' scores.
@@ -50,13 +52,17 @@ class Survey:
         return int((self.tokens if unit == "tokens" else self.counts)[votes:].sum())
 
 
-def survey(store: SketchStore) -> Survey:
+def survey(store: SketchStore, score: Score) -> Survey:
     """Count what a finished sweep holds, in one pass over its shards.
+
+    Args:
+        store: the sweep.
+        score: the rule by which influence becomes a score (see `gdig.options`).
 
     Raises:
         StoreError: naming the file, row and column of a number that cannot be.
     """
-    rows, n_seeds, counts, tokens, all_tokens, score_sum = _native.survey(store._native)
+    rows, n_seeds, counts, tokens, all_tokens, score_sum = _native.survey(store._native, score)
     return Survey(rows, n_seeds, counts.astype(np.int64), tokens.astype(np.int64), all_tokens, score_sum)
 
 

@@ -2,6 +2,7 @@
 
 use super::labels::{LabelFile, LabelFiles};
 use super::rows::SweepShard;
+use super::score::Score;
 use crate::interrupt::Supervisor;
 use crate::resample::NOT_ELIGIBLE;
 use crate::store::Store;
@@ -19,7 +20,13 @@ pub struct Columns {
     pub distance: Vec<f32>,
 }
 
-pub fn columns(store: &Store, labels: Option<&LabelFiles>, rows: &[i64], supervisor: &Supervisor) -> Result<Columns> {
+pub fn columns(
+    store: &Store,
+    labels: Option<&LabelFiles>,
+    rows: &[i64],
+    score: Score,
+    supervisor: &Supervisor,
+) -> Result<Columns> {
     let (n, m) = (store.check_complete()?, rows.len());
     let mut found = Columns {
         votes: vec![0; m],
@@ -41,7 +48,7 @@ pub fn columns(store: &Store, labels: Option<&LabelFiles>, rows: &[i64], supervi
             shard = Some(SweepShard::open(store, row / store.rows_per_shard())?);
         }
         let shard = shard.as_ref().expect("opened just above").view();
-        let verdict = shard.verdict(row)?;
+        let verdict = shard.verdict(row, score)?;
         (found.votes[i], found.score[i], found.loss[i]) = (verdict.votes, verdict.score, shard.loss(row));
         found.tokens[i] = shard.tokens(row)? as i64;
         if let Some(labels) = labels {

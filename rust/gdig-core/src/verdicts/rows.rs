@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::path::Path;
 
 use super::labels::{LabelFile, LabelFiles};
+use super::score::Score;
 use crate::hash::{derive, row_hash};
 use crate::resample::{sortable, Population, Row, NOT_ELIGIBLE};
 use crate::store::{Shard, Store};
@@ -94,18 +95,16 @@ impl View<'_> {
     }
 
     /// Of any row; of one that is not valid it says nothing.
-    pub fn verdict(&self, row: usize) -> Result<Verdict> {
+    pub fn verdict(&self, row: usize, score: Score) -> Result<Verdict> {
         let influence = &self.influence[(row - self.first) * self.n_seeds..][..self.n_seeds];
         let votes = influence.iter().filter(|&&x| x > 0.0).count() as u32;
-        let sum: f64 = influence.iter().map(|&x| f64::from(x)).sum();
-        // One that is not finite makes the sum so: float32s cannot overflow a float64.
-        if !sum.is_finite() {
+        let score = score.of(influence);
+        if !score.is_finite() {
             let seed = influence.iter().position(|x| !x.is_finite()).unwrap_or(0);
             let what = format!("influence on seed {seed}: expected a finite number, got {}", influence[seed]);
             return Err(self.bad(row, &what));
         }
-        let score = if self.n_seeds == 0 { 0.0 } else { (sum / self.n_seeds as f64) as f32 };
-        Ok(Verdict { votes, score })
+        Ok(Verdict { votes, score: score as f32 })
     }
 
     pub fn bad(&self, row: usize, what: &str) -> Error {
@@ -138,8 +137,8 @@ pub struct Drawable<'a> {
     /// `None`: all rows are of one cluster.
     pub labels: Option<&'a LabelFiles>,
     pub least_votes: u32,
-    /// Inside a cluster the highest score first, instead of a hash.
-    pub by_score: bool,
+    /// Inside a cluster the highest score first; `None`: by a hash.
+    pub by_score: Option<Score>,
     pub seed: u64,
     pub len: usize,
 }
@@ -169,13 +168,14 @@ impl Population for Drawable<'_> {
                 if label == NOT_ELIGIBLE {
                     continue;
                 }
-                let verdict = shard.verdict(row)?;
+                // Without a score only the votes are asked for, which both rules give.
+                let verdict = shard.verdict(row, self.by_score.unwrap_or(Score::Mean))?;
                 if verdict.votes < self.least_votes {
                     continue;
                 }
                 let key = match self.by_score {
-                    true => !sortable(f64::from(verdict.score)),
-                    false => row_hash(row_seed, row as u64),
+                    Some(_) => !sortable(f64::from(verdict.score)),
+                    None => row_hash(row_seed, row as u64),
                 };
                 visit(Row { row: row as u64, label: label as usize, key, cost: shard.tokens(row)? });
             }

@@ -3,6 +3,7 @@
 use std::sync::Mutex;
 
 use super::rows::each_shard;
+use super::score::Score;
 use super::spans;
 use crate::interrupt::Supervisor;
 use crate::parallel::{in_order, thread_pool};
@@ -24,7 +25,7 @@ pub struct Survey {
     pub score: f64,
 }
 
-pub fn survey(store: &Store, supervisor: &Supervisor) -> Result<Survey> {
+pub fn survey(store: &Store, score: Score, supervisor: &Supervisor) -> Result<Survey> {
     let rows = store.check_complete()?;
     let parts: Mutex<Vec<(usize, Survey)>> = Mutex::new(Vec::new());
     let count = |span: std::ops::Range<usize>| {
@@ -42,7 +43,7 @@ pub fn survey(store: &Store, supervisor: &Supervisor) -> Result<Survey> {
                 let tokens = shard.tokens(row)?;
                 part.all_tokens += tokens;
                 if shard.is_valid(row) {
-                    let verdict = shard.verdict(row)?;
+                    let verdict = shard.verdict(row, score)?;
                     part.counts[verdict.votes as usize] += 1;
                     part.tokens[verdict.votes as usize] += tokens;
                     part.score += f64::from(verdict.score);
