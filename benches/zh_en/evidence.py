@@ -85,7 +85,7 @@ class Evidence:
         """By checkpoint and inverse Hessian: AUROC of each way to reduce the influence to one score."""
         table: dict[str, Any] = {}
         for arm in ARMS:
-            for epoch in arm.all_metrics:
+            for epoch in (e for e in arm.all_metrics if (arm.name, e) in self.kept):
                 found = self.found(arm.name, epoch)
                 table[self.kept[arm.name, epoch].name] = {
                     metric.name: {

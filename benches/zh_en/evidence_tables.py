@@ -9,14 +9,10 @@ from zh_en.pool import CORRUPTIONS
 
 
 def tables(record: dict[str, Any]) -> str:
-    """All tables that the record has."""
-    made = [
-        _competence(record["competence"]),
-        *(_kinds(name, model) for name, model in record["competence"].items()),
-        *(_inverses(name, table) for name, table in record["inverses"].items()),
-        *(_seeds(name, table) for name, table in record["seeds"].items()),
-        *(_selections(name, table) for name, table in record["selections"].items()),
-    ]
+    """The tables of the parts that the record has."""
+    made = [_competence(record["competence"])]
+    each = {"competence": _kinds, "inverses": _inverses, "seeds": _seeds, "selections": _selections}
+    made += [make(name, table) for part, make in each.items() for name, table in record.get(part, {}).items()]
     return "\n\n".join(made)
 
 
