@@ -75,6 +75,7 @@ BAD = {
     "gradient_checkpointing": ["yes", 1],
     "task_field": [["a"], True],
     "agreement": ["rows", None],
+    "score": ["median", None],
     "torch_compile": ["yes", 1, None],
     "quantization": ["3bit", 4, None],
     "matmul_precision": ["low", None],

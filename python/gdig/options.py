@@ -12,6 +12,7 @@ from typing import Any, Literal
 RowFormat = Literal["auto", "translation", "instruction", "completion", "messages", "tokens", "template"]
 Method = Literal["gdig", "top", "diverse", "loss", "random"]
 Quotas = Literal["equal", "proportional", "sqrt"]
+Score = Literal["steady", "mean"]
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,7 @@ class SelectOptions:
     """What to choose from a finished sweep; changing these costs no model pass."""
 
     method: Method = "gdig"
-    """gdig: agreement of the seeds, then even draws from the clusters. Baselines: top (mean influence), diverse
+    """gdig: agreement of the seeds, then even draws from the clusters. Baselines: top (highest score), diverse
     (clusters only), loss (lowest loss), random."""
     budget: str = "10%"
     """How much to choose: rows (500), a share of the pool (10%), or tokens (200000t, 1.5Mt)."""
@@ -143,7 +144,10 @@ class SelectOptions:
     """Who votes for a row in method gdig: every seed, or every task (of task_field), which a row helps when its mean
     influence on the task's seeds is positive."""
     draw: Literal["random", "score"] = "random"
-    """Order of the rows inside a cluster: a seeded hash, or the highest mean influence first."""
+    """Order of the rows inside a cluster: a seeded hash, or the highest score first."""
+    score: Score = "steady"
+    """What a row's influence on the seeds comes to. steady: its mean over the root of its mean square, -1 to 1, which
+    orders rows as mean over standard deviation does and does not ask how long their gradients are. mean: the mean."""
     quotas: Quotas = "equal"
     """A cluster's share of the budget: the same for all, or in proportion to its eligible rows or their square root."""
     output: str | None = None

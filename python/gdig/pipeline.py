@@ -75,7 +75,7 @@ def cluster(
     """Cluster the sketches, after the sweep if need be; return the run directory. Options: see :class:`gdig.Config`."""
     with _workspace(config, progress, options, ranks) as work:
         store = _sweep(work)
-        found = survey(store)
+        found = survey(store, work.config.score)
         _cluster(work, store, found, _budget(work, found))
         return work.run.path
 
@@ -91,7 +91,7 @@ def select(
     with _workspace(config, progress, options, ranks) as work:
         tasks = read_tasks(work.seed_corpus, work.config.task_field)
         store = _sweep(work)
-        found = survey(store, tasks.of_seed if work.config.agreement == "tasks" else None)
+        found = _survey(work, store, tasks)
         budget = _budget(work, found)
         if METHODS[work.config.method].clusters:
             _cluster(work, store, found, budget)
@@ -115,7 +115,7 @@ def compare(
     with _workspace(config, progress, options, None) as work:
         tasks = read_tasks(work.seed_corpus, work.config.task_field)
         store = _sweep(work)
-        found = survey(store, tasks.of_seed if work.config.agreement == "tasks" else None)
+        found = _survey(work, store, tasks)
         budget = _budget(work, found)
         _cluster(work, store, found, budget)
         clusters = work.path / "clusters"
@@ -273,6 +273,11 @@ def _sweep(work: Workspace, whole: bool = True) -> SketchStore:
     return SketchStore.open(path)
 
 
+def _survey(work: Workspace, store: SketchStore, tasks: Tasks) -> Survey:
+    config = work.config
+    return survey(store, config.score, tasks.of_seed if config.agreement == "tasks" else None)
+
+
 def _budget(work: Workspace, found: Survey) -> Budget:
     """The budget in rows or tokens.
 
@@ -346,7 +351,7 @@ def _summary(found: Survey, choice: Choice, tasks: Tasks, clusters: int | None, 
         agreement, score = told["votes"].mean() / found.voters, told["score"].mean(dtype=np.float64)
         lines.append(
             f"agreement of the chosen {agreement:.3f} (pool {found.mean_agreement:.3f}), "
-            f"mean influence {score:.3g} (pool {found.mean_score:.3g})"
+            f"mean score {score:.3g} (pool {found.mean_score:.3g})"
         )
     if len(rows) and tasks:
         means = zip(tasks.names, choice.by_task.mean(0), strict=True)

@@ -49,7 +49,7 @@ def choose(swept: Swept, budget: Budget, config: Config) -> Choice:
     strategy = METHODS[config.method]
     picked = strategy.pick(swept, budget, config.seed, config)
     rows, reasons = picked.rows, dict(picked.reasons)
-    columns = _native.row_columns(swept.store._native, swept.labels, rows, swept.voting)
+    columns = _native.row_columns(swept.store._native, swept.labels, rows, config.score, swept.voting)
     if not strategy.ordered:
         order = np.lexsort((rows, -columns["score"].astype(np.float64)))
         rows = rows[order]

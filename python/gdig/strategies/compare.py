@@ -18,7 +18,7 @@ from gdig.strategies.base import Swept
 class Chosen:
     """One method's choice in numbers.
 
-    rows: how many. tokens: theirs. score: mean influence. agreement: mean share of the voters. loss: mean. clusters:
+    rows: how many. tokens: theirs. score: mean score. agreement: mean share of the voters. loss: mean. clusters:
     how many they come from. repeated: rows whose tokens equal those of an earlier one. tasks: mean influence on each
     task's seeds. seconds: that choosing took. notes: what the method said. Means are NaN where no row was chosen.
     """
@@ -63,7 +63,7 @@ class Comparison:
     def lines(self) -> list[str]:
         """For the terminal: a row a method, then how much of each choice the others share."""
         tasks = list(self.chosen[0].tasks) if self.chosen else []
-        figures = ["rows", "tokens", "influence", "agreement", "loss", "clusters", "repeated"]
+        figures = ["rows", "tokens", "score", "agreement", "loss", "clusters", "repeated"]
         rows = [
             [
                 one.method, f"{one.rows:,}", f"{one.tokens:,}", f"{one.score:.3g}", f"{one.agreement:.3f}",
@@ -109,7 +109,7 @@ def compare(
         choice = choose(bare, budget, config.with_options(method=method))
         seconds = clock() - start
         rows = choice.rows
-        told = _native.row_columns(swept.store._native, swept.labels, rows, swept.voting)
+        told = _native.row_columns(swept.store._native, swept.labels, rows, config.score, swept.voting)
         chosen.append(
             Chosen(
                 method=method,
