@@ -67,8 +67,9 @@ def seeds_part(work: Workspace, factors: list[Factors] | None = None) -> SeedRep
     def where(seed: int) -> str:
         return f"seeds: {work.seed_corpus.where(seed)}"
 
+    sample = work.sample("curvature", config.cg_rows)[0] if config.inversion == "cg" else []
     joined, report = precondition_seeds(
-        model, known, work.seed_examples, probe, config, work.progress, where, work.ranks
+        model, known, work.seed_examples, probe, config, work.progress, where, work.ranks, sample
     )
     for layer, s in zip(_own_layers(work), joined, strict=True):
         s.save(_file(work.path, "seeds", layer), layer)
@@ -114,6 +115,16 @@ def _say(work: Workspace, seeds: list[Example], report: SeedReport) -> None:
         f"fit: factored against exact scores on {report.probe_rows} rows: relative error "
         f"{report.relative_error:.2g}, correlation {report.correlation:.4f}"
     )
+    if report.iterations:
+        say(
+            f"fit: conjugate gradients, {min(report.iterations)} to {max(report.iterations)} iterations a seed; "
+            f"residual {np.median(report.residuals):.2g} (median), {max(report.residuals):.2g} (largest)"
+        )
+    if report.unconverged:
+        work.progress.warn(
+            f"fit: {report.unconverged} of {len(seeds)} seeds did not reach cg_tolerance {work.config.cg_tolerance:g}: "
+            "raise cg_iterations or damping_factor"
+        )
     if report.correlation < _POOR_CORRELATION:
         work.progress.warn("the factored scores are far from the exact ones: raise seed_rank or seed_energy")
     repeated = len(seeds) - len({seed.hash for seed in seeds})
