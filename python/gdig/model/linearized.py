@@ -38,7 +38,7 @@ class Linearized:
         self._outputs: list[torch.Tensor] = []
         found: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         positions = batch.targets[0]
-        with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), _watched(model, found):
+        with torch.enable_grad(), _watched(model, found):
             ids = to_device(batch.input_ids, model.device).long()
             if model.head is None:
                 hidden = model.module(input_ids=ids, use_cache=False).logits
@@ -77,7 +77,8 @@ class Linearized:
         create_graph: bool = False,
     ) -> tuple[torch.Tensor, ...]:
         try:
-            return torch.autograd.grad(of, by, start, retain_graph=True, create_graph=create_graph)
+            with _watched(self._model):  # with gradient checkpointing, blocks run again in here
+                return torch.autograd.grad(of, by, start, retain_graph=True, create_graph=create_graph)
         except torch.OutOfMemoryError:
             raise
         except (RuntimeError, NotImplementedError) as error:
@@ -86,14 +87,17 @@ class Linearized:
 
 
 @contextmanager
-def _watched(model: Model, found: dict[int, tuple[torch.Tensor, torch.Tensor]]) -> Iterator[None]:
-    """Keep each layer's input and output of the forward pass in `found`, the output where a graph begins or goes on."""
+def _watched(model: Model, found: dict[int, tuple[torch.Tensor, torch.Tensor]] | None = None) -> Iterator[None]:
+    """Run the model so that it can be differentiated twice, its graph beginning at the first layer's output; keep each
+    layer's input and output in `found`."""
 
     def hook(index: int) -> Callable:
         def forward(module: nn.Module, args: tuple, output: torch.Tensor) -> torch.Tensor:
+            y = output if output.requires_grad else output.detach().requires_grad_()
+            if found is None:
+                return y
             if index in found:
                 raise ModelError(f"{model.layers[index].name}: is used twice in a pass; leave it out")
-            y = output if output.requires_grad else output.detach().requires_grad_()
             found[index] = args[0].detach().to(y.device), y
             return y
 
@@ -101,7 +105,8 @@ def _watched(model: Model, found: dict[int, tuple[torch.Tensor, torch.Tensor]]) 
 
     handles = [layer.module.register_forward_hook(hook(i)) for i, layer in enumerate(model.layers)]
     try:
-        yield
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
     finally:
         for handle in handles:
             handle.remove()
