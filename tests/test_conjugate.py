@@ -6,12 +6,15 @@ import numpy as np
 import oracle
 import pytest
 import torch
+from project_fixtures import flags, stages
+from test_distributed import Launch
 from tiny_models import MODELS, make_examples, wrapped
 
+import gdig
 from gdig.data.tokens import Example
 from gdig.errors import ModelError
 from gdig.progress import Progress
-from gdig.stages import conjugate
+from gdig.stages import conjugate, inverting
 from gdig.stages.conjugate import shifts, solve
 from gdig.stages.curvature import fit_curvature
 from gdig.stages.gauss_newton import GaussNewton
@@ -252,3 +255,66 @@ def test_a_seed_without_gradient_has_no_influence():
     nothing = [[torch.zeros_like(x) for x in v] for v in vectors(model.module, names, SEEDS[:1])]
     (search,) = solve(product, nothing, [Inverse(f, config) for f in factors], config, ["seed"])
     assert search.converged and search.iterations == 0 and not flat(search.x).any()
+
+
+def files_of(run_path):
+    """All that a fit leaves, but for run.json, which holds seconds, and the locks."""
+    files = {str(path.relative_to(run_path)): path for path in run_path.rglob("*") if path.is_file()}
+    return {
+        name: path.read_bytes() for name, path in files.items() if not name.endswith(("run.json", ".lock", ".ranks"))
+    }
+
+
+@pytest.fixture(scope="module")
+def whole(project, tmp_path_factory):
+    """One uninterrupted fit, and its options."""
+    options = {"inversion": "cg", "cg_rows": 12, "cg_iterations": 3}
+    run_path = tmp_path_factory.mktemp("cg") / "run"
+    gdig.fit(**project.options(run_path, **options))
+    return run_path, options
+
+
+def test_a_fit_that_is_stopped_goes_on_after_the_seeds_it_has_done(project, whole, tmp_path, monkeypatch):
+    finished, options = whole
+    assert len(stages(finished)["fit"]["seeds"]["residuals"]) == 5
+    monkeypatch.setattr(conjugate, "_AT_ONCE", 2)
+    solved, stop = [], [4]
+
+    def counted(product, gradients, *more):
+        if len(solved) >= stop[0]:
+            raise KeyboardInterrupt
+        solved.extend(gradients)
+        return solve(product, gradients, *more)
+
+    monkeypatch.setattr(inverting, "solve", counted)
+    with pytest.raises(KeyboardInterrupt):
+        gdig.fit(**project.options(tmp_path / "run", **options))
+    left = sorted((tmp_path / "run" / "seeds" / "searched").iterdir())
+    assert [path.stem for path in left] == ["00000000", "00000001", "00000002", "00000003"]
+    left[1].write_bytes(left[1].read_bytes()[:-1])  # damaged: done again
+    solved.clear()
+    stop[0] = 100
+    gdig.fit(**project.options(tmp_path / "run", **options))
+    assert len(solved) == 2
+    assert files_of(tmp_path / "run") == files_of(finished)
+    reports = [stages(path)["fit"]["seeds"] for path in (tmp_path / "run", finished)]
+    assert reports[0] == reports[1]
+
+
+def test_two_ranks_leave_the_bytes_of_one(project, whole, tmp_path):
+    finished, options = whole
+    asked = project.options(tmp_path / "run", **options)
+    others = ("projection_dim", "projection_side", "rows_per_shard", "n_clusters", "budget")  # of later stages
+    of_fit = {name: value for name, value in asked.items() if name not in others}
+    launch = Launch.start(2, ["fit", *flags(of_fit)], tmp_path / "two")
+    assert launch.wait() == 0, launch.text
+    assert files_of(tmp_path / "run") == files_of(finished)
+
+
+def test_what_is_said_of_the_search(project, tmp_path, capsys):
+    options = {"inversion": "cg", "cg_rows": 12, "cg_iterations": 2, "quiet": False, "fit_rows": 24}
+    gdig.fit(**project.options(tmp_path / "run", **options))
+    said = capsys.readouterr().err
+    assert "fit: conjugate gradients: 120 products in " in said
+    assert "fit: conjugate gradients, 2 to 2 iterations a seed; residual " in said
+    assert "warning: fit: 5 of 5 seeds did not reach cg_tolerance 0.01: raise cg_iterations or damping_factor" in said

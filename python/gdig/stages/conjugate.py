@@ -28,6 +28,8 @@ from gdig.stages.curvature import Factors
 from gdig.stages.gauss_newton import GaussNewton, Vector
 from gdig.stages.inverse import Inverse, damping
 
+_AT_ONCE = 16
+"""Most seeds side by side: what they share is a tenth of the work by then."""
 _VECTORS = 5
 """Numbers a weight that a seed's search holds at once: x, r, p, its product, and M r for the next p."""
 
@@ -87,10 +89,6 @@ class Search:
         for p, y in zip(self.p, z, strict=True):
             p.mul_(self.product / before).add_(y)
 
-    def drop(self) -> None:
-        """Free the vectors."""
-        self.x, self.r, self.p = [], [], []
-
 
 def solve(
     product: GaussNewton,
@@ -140,8 +138,9 @@ def shifts(factors: Sequence[Factors | None], config: Config) -> list[float]:
     return [0.0 if f is None else damping(f.eigenvalues(), config) for f in factors]
 
 
-def seeds_at_once(model: Model, n: int, ranks: Ranks) -> int:
-    """How many of n seeds may be searched for side by side: half of the memory that is free takes them.
+def seeds_at_once(model: Model, ranks: Ranks) -> int:
+    """How many seeds may be searched for side by side: half of the memory that is free takes them, and a start that
+    is killed loses no more than these.
 
     Raises:
         ModelError: when not even one fits.
@@ -150,7 +149,7 @@ def seeds_at_once(model: Model, n: int, ranks: Ranks) -> int:
     width = torch.promote_types(model.dtype, torch.float32).itemsize
     for layer in model.layers:
         size[layer.device] = size.get(layer.device, 0) + _VECTORS * layer.out_features * layer.width * width
-    most = n
+    most = _AT_ONCE
     for device, needed in size.items():
         free = free_memory(device)
         if free is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -67,13 +68,16 @@ def seeds_part(work: Workspace, factors: list[Factors] | None = None) -> SeedRep
     def where(seed: int) -> str:
         return f"seeds: {work.seed_corpus.where(seed)}"
 
+    kept = work.path / "seeds" / "searched"
     sample = work.sample("curvature", config.cg_rows)[0] if config.inversion == "cg" else []
     joined, report = precondition_seeds(
-        model, known, work.seed_examples, probe, config, work.progress, where, work.ranks, sample
+        model, known, work.seed_examples, probe, config, work.progress, where, work.ranks, sample, kept
     )
     for layer, s in zip(_own_layers(work), joined, strict=True):
         s.save(_file(work.path, "seeds", layer), layer)
     work.ranks.gather(None)
+    if work.ranks.main and kept.exists():
+        shutil.rmtree(kept)
     return report
 
 

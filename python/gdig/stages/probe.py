@@ -33,12 +33,11 @@ def probe_gradients(gradients: GradientPass, probe: Sequence[Example]) -> Stash:
     return stash
 
 
-def both_scores(part: tuple, w: torch.Tensor, stash: Stash, index: int) -> np.ndarray:
+def both_scores(u: torch.Tensor, v: torch.Tensor, w: torch.Tensor, stash: Stash, index: int) -> np.ndarray:
     """<G_e, H^-1 G_s> of one seed and layer with each probe row, of the factored form and exact: float64 [2, rows].
 
     Seed by seed, so that a figure does not depend on which other seeds are at hand.
     """
-    u, v, _ = part
     factored = [float(((row[index][1] @ u) * (row[index][0] @ v)).double().sum()) for row in stash]
     exact = [float(((row[index][1] @ w) * row[index][0]).double().sum()) for row in stash]
     return np.array([factored, exact])

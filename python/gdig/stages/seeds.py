@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,26 +12,15 @@ import torch
 from gdig.config import Config
 from gdig.data.tokens import Example
 from gdig.distributed import Ranks
-from gdig.errors import ModelError
 from gdig.exchange import Exchange
-from gdig.model.batches import make_batches
-from gdig.model.capture import GradientPass
 from gdig.model.load import Model
-from gdig.progress import Bar, Progress
-from gdig.random import stream_key
-from gdig.stages.conjugate import Search, seeds_at_once, shifts, solve
-from gdig.stages.curvature import Factors, with_ones
-from gdig.stages.gauss_newton import GaussNewton, Vector
-from gdig.stages.inverse import Inverse, factor
-from gdig.stages.probe import both_scores, compare, probe_gradients
+from gdig.progress import Progress
+from gdig.stages.conjugate import shifts
+from gdig.stages.curvature import Factors
+from gdig.stages.gauss_newton import GaussNewton
+from gdig.stages.inverting import Inverting
+from gdig.stages.probe import compare
 from gdig.store import read_tensors, write_tensors
-
-_PROBE_SEEDS = 32
-"""Seeds on which the probe compares, spread evenly: an exact score costs a dense product a layer."""
-
-
-_Part = tuple[torch.Tensor, torch.Tensor, float]
-"""One layer of a seed: U [O, r], V [J, r], share of the squared norm kept."""
 
 
 @dataclass
@@ -96,6 +84,7 @@ def precondition_seeds(
     where: Callable[[int], str] = "seed {}".format,
     ranks: Ranks | None = None,
     sample: Sequence[Example] = (),
+    kept: Path | None = None,
 ) -> tuple[list[SeedFactors], SeedReport]:
     """Apply the inverse Hessian to every seed's gradient and factor the result.
 
@@ -109,6 +98,7 @@ def precondition_seeds(
         where: says where a seed stands, by its number, for errors.
         ranks: who takes part; all are here with the same arguments. Each takes a run of the seeds.
         sample: rows of the pool whose Gauss-Newton matrix inversion "cg" inverts.
+        kept: folder where "cg" leaves each seed that it has done, and finds those of an earlier start.
 
     Returns:
         The factors of this rank's layers (`Ranks.owners`), in order: of all layers, where there is one rank.
@@ -117,7 +107,7 @@ def precondition_seeds(
         ModelError: when a seed's loss or gradient is not finite; the message says which.
     """
     ranks = ranks or Ranks()
-    work = _Seeds(model, factors, seeds, probe, config, where, ranks)
+    work = Inverting(model, factors, seeds, probe, config, where, ranks)
     if config.inversion == "cg":
         shown = progress.stage("fit: conjugate gradients", len(seeds) * config.cg_iterations * len(sample), "products")
     else:
@@ -125,27 +115,30 @@ def precondition_seeds(
     with shown as unshared:
         bar = ranks.shared(unshared)
         if config.inversion == "cg":
-            work.search(GaussNewton(model, sample, shifts(factors, config), config, progress, ranks), bar)
+            work.search(GaussNewton(model, sample, shifts(factors, config), config, progress, ranks), bar, kept)
         else:
             work.invert(bar)
         # A JSON number is a float64 to the last bit.
         found = ranks.gather(
-            {
-                "losses": work.losses,
-                "columns": [[u.shape[1] for u, _, _ in part] for part in work.parts],
-                "energy": [[kept for _, _, kept in part] for part in work.parts],
-                "scores": {number: both.tolist() for number, both in work.scores.items()},
-                "searches": [[search.iterations, search.residual, search.converged] for search in work.searches],
-            },
+            [
+                {
+                    "loss": one.loss,
+                    "columns": [u.shape[1] for u, _ in one.parts],
+                    "energy": one.energy,
+                    "scores": one.scores.tolist(),
+                    "search": one.search,
+                }
+                for one in work.done.values()
+            ],
             bar,
         )
-    joined = _join_layers(work.parts, found, model, ranks)
-    losses = [loss for one in found for loss in one["losses"]]
-    least = min(kept for one in found for layer in one["energy"] for kept in layer)
-    columns = sum(n for one in found for layer in one["columns"] for n in layer)
-    by_seed = {int(number): both for one in found for number, both in one["scores"].items()}
-    error, correlation = compare(np.array([by_seed[number] for number in sorted(by_seed)]))
-    ended = [search for one in found for search in one["searches"]]
+    joined = _join_layers([one.parts for one in work.done.values()], found, model, ranks)
+    ones = [one for part in found for one in part]
+    columns = sum(sum(one["columns"]) for one in ones)
+    least = min(min(one["energy"]) for one in ones)
+    compared = [one["scores"] for one in ones if one["scores"][0]]
+    error, correlation = compare(np.array(compared or np.zeros((0, 2, 0))))
+    losses, ended = [one["loss"] for one in ones], [one["search"] for one in ones if one["search"]]
     return joined, SeedReport(
         losses, columns, least, len(probe), error, correlation,
         iterations=[iterations for iterations, _, _ in ended],
@@ -154,120 +147,34 @@ def precondition_seeds(
     )  # fmt: skip
 
 
-class _Seeds:
-    """This rank's seeds, one after the other: what has become of them."""
+def _join_layers(parts: list[list], found: list[list[dict]], model: Model, ranks: Ranks) -> list[SeedFactors]:
+    """Bring a layer's parts of all seeds to the rank that it belongs to, and put them side by side, in order.
 
-    def __init__(
-        self,
-        model: Model,
-        factors: Sequence[Factors | None],
-        seeds: Sequence[Example],
-        probe: Sequence[Example],
-        config: Config,
-        where: Callable[[int], str],
-        ranks: Ranks,
-    ) -> None:
-        self._model, self._seeds, self._config, self._where, self._ranks = model, seeds, config, where, ranks
-        self._gradients = GradientPass(model, config.loss_reduction)
-        self._inverses = [Inverse(f, config, layer.name) for f, layer in zip(factors, model.layers, strict=True)]
-        self._stash = probe_gradients(self._gradients, probe)
-        self._compared = set(np.unique(np.linspace(0, len(seeds) - 1, _PROBE_SEEDS).round().astype(int)).tolist())
-        self._mine = ranks.part(len(seeds))
-        self.losses: list[float] = []
-        self.searches: list[Search] = []
-        self.parts: list[list[_Part]] = [[] for _ in model.layers]
-        self.scores: dict[int, np.ndarray] = {}  # with each probe row: factored, exact; float64 [2, rows]
-
-    def invert(self, bar: Bar) -> None:
-        """By an inverse of each layer for itself."""
-        for number in self._mine:
-
-            def sink(index: int, a: torch.Tensor, d: torch.Tensor, number: int = number) -> None:
-                inverse, config = self._inverses[index], self._config
-                part = inverse.low_rank(a, d, config.seed_energy, config.seed_rank, self._key(number, index))
-                self._keep(number, index, part, lambda: inverse.dense(d.T @ a))
-
-            self._pass(number, sink)
-            bar.advance(1)
-
-    def search(self, product: GaussNewton, bar: Bar) -> None:
-        """By conjugate gradients, as many seeds side by side as fit."""
-        layers, mine = self._model.layers, self._mine
-        step = seeds_at_once(self._model, max(1, len(mine)), self._ranks)
-        for first in range(0, len(mine), step):
-            numbers = mine[first : first + step]
-            vectors: list[Vector] = []
-            for number in numbers:
-                vector = [torch.empty(0)] * len(layers)
-
-                def sink(index: int, a: torch.Tensor, d: torch.Tensor, vector: Vector = vector) -> None:
-                    vector[index] = d.T @ a
-
-                self._pass(number, sink)
-                vectors.append(vector)
-            self._ranks.doing(f"fit: conjugate gradients, seeds {numbers[0]} to {numbers[-1]}")
-            names = [self._where(number) for number in numbers]
-            found = solve(product, vectors, self._inverses, self._config, names, bar)
-            for number, search in zip(numbers, found, strict=True):
-                for index, w in enumerate(search.x):
-                    part = factor(w, self._config.seed_energy, self._config.seed_rank, self._key(number, index))
-                    self._keep(number, index, part, partial(_same, w))
-                search.drop()
-            self.searches.extend(found)
-
-    def _pass(self, number: int, sink: Callable[[int, torch.Tensor, torch.Tensor], None]) -> None:
-        """Pass a seed; the sink gets a layer's index, a [T, J] and d [T, O]."""
-
-        def prepared(index: int, a: torch.Tensor, d: torch.Tensor, keep: torch.Tensor) -> None:
-            dtype = torch.promote_types(a.dtype, torch.float32)
-            sink(index, with_ones(a.to(dtype), self._model.layers[index].width), d.to(dtype))
-
-        self._ranks.doing(f"fit: seeds, seed {number}")
-        (batch,) = make_batches([self._seeds[number]], 1, window=len(self._seeds[number].input_ids))
-        loss = float(self._gradients.run(batch, prepared)[0])
-        if not np.isfinite(loss):
-            raise ModelError(f"{self._where(number)}: its loss is {loss}")
-        self.losses.append(loss)
-
-    def _keep(self, number: int, index: int, part: _Part, whole: Callable[[], torch.Tensor]) -> None:
-        """Keep one layer of a seed in factored form; `whole` gives it exactly."""
-        if not bool(torch.isfinite(part[0]).all() & torch.isfinite(part[1]).all()):
-            name = self._model.layers[index].name
-            raise ModelError(f"{self._where(number)}: its gradient at {name} is not finite")
-        self.parts[index].append(part)
-        if number in self._compared:
-            both = self.scores.setdefault(number, np.zeros((2, len(self._stash))))
-            both += both_scores(part, whole(), self._stash, index)
-
-    def _key(self, number: int, index: int) -> int:
-        return stream_key("factor", self._config.seed, self._model.layers[index].name, number) >> 1
-
-
-def _same(x: torch.Tensor) -> torch.Tensor:
-    return x
-
-
-def _join_layers(parts: list[list], found: list[dict], model: Model, ranks: Ranks) -> list[SeedFactors]:
-    """Bring the parts of all seeds of a layer to the rank that it belongs to, and put them side by side, in order."""
+    parts: of this rank's seeds, for each layer U and V; emptied. found: by rank, of its seeds, columns and energy.
+    """
     exchange, joined = Exchange(ranks, model.device), []
     for index, owner in enumerate(ranks.owners(len(model.layers))):
-        own = [torch.cat([part[side] for part in parts[index]], dim=1) if parts[index] else None for side in (0, 1)]
-        layer, parts[index] = model.layers[index], []
+        layer = model.layers[index]
+        own = [torch.cat([one[index][side] for one in parts], dim=1) if parts else None for side in (0, 1)]
+        for one in parts:
+            one[index] = None
         dtype = torch.promote_types(model.dtype, torch.float32)
         sides: list[torch.Tensor] = []
         for mine, height in zip(own, (layer.out_features, layer.width), strict=True):
             pieces = []
-            for source, one in enumerate(found):
-                if sum(one["columns"][index]) == 0:
+            for source, ones in enumerate(found):
+                columns = sum(one["columns"][index] for one in ones)
+                if columns == 0:
                     continue
-                shape = (height, sum(one["columns"][index]))
+                shape = (height, columns)
                 piece = mine if source == ranks.rank else torch.empty(shape, dtype=dtype, device=layer.device)
                 assert piece is not None
                 pieces.append(exchange.move(piece, source, owner) if ranks.rank in (source, owner) else None)
             if owner == ranks.rank:
                 sides.append(torch.cat([piece for piece in pieces if piece is not None], dim=1).contiguous())
         if owner == ranks.rank:
-            widths = torch.tensor([0] + [n for one in found for n in one["columns"][index]])
-            energy = np.array([kept for one in found for kept in one["energy"][index]])
+            every = [one for ones in found for one in ones]
+            widths = torch.tensor([0] + [one["columns"][index] for one in every])
+            energy = np.array([one["energy"][index] for one in every])
             joined.append(SeedFactors(sides[0], sides[1], widths.cumsum(0), energy))
     return joined
