@@ -63,8 +63,10 @@ class ModelOptions:
 class CurvatureOptions:
     """The inverse Hessian (K-FAC family) and the sample it is fitted on."""
 
-    inversion: Literal["ekfac", "kfac", "identity"] = "ekfac"
-    """Approximation of the Hessian: EK-FAC (eigenvalue-corrected), K-FAC, or none."""
+    inversion: Literal["ekfac", "kfac", "identity", "cg"] = "ekfac"
+    """Approximation of the Hessian: EK-FAC (eigenvalue-corrected), K-FAC, or none. cg: of the Gauss-Newton matrix
+    itself, over all layers together, by conjugate gradients from EK-FAC's; for the seeds alone, which takes some
+    cg_iterations * cg_rows passes a seed."""
     damping_factor: float = 0.1
     """Damping, in units that damping_mode names."""
     damping_mode: Literal["relative", "absolute", "factored_tikhonov"] = "relative"
@@ -80,8 +82,14 @@ class CurvatureOptions:
 
 @dataclass(frozen=True)
 class SeedOptions:
-    """The low-rank form of the preconditioned seed gradients."""
+    """The preconditioned seed gradients and their low-rank form."""
 
+    cg_rows: int = 1000
+    """Rows of the pool whose Gauss-Newton matrix inversion=cg inverts, chosen as fit_rows are."""
+    cg_iterations: int = 5
+    """Most conjugate gradient iterations, each one product of that matrix with a vector. Few do best (LOG.md)."""
+    cg_tolerance: float = 0.01
+    """Stop when a seed's residual has fallen to this share of the first, both measured by EK-FAC's inverse."""
     seed_energy: float = 0.99
     """Share of each preconditioned seed gradient's squared norm to keep, per layer; decides its rank."""
     seed_rank: int = 128
