@@ -26,11 +26,17 @@ sys.path.append(str(ROOT / "examples"))
 
 import torch
 from generated.predict import datamodels
+from generated.removal import counterfactuals
+from generated.selection import selections
 from generated.world import BASE, FULL, QUICK, TUNE, World
 from zh_en.measure import machine, provenance
 from zh_en.steps import Steps
 
-PARTS: dict[str, Callable[[World], dict[str, Any]]] = {"datamodels": datamodels}
+PARTS: dict[str, Callable[[World], dict[str, Any]]] = {
+    "datamodels": datamodels,
+    "counterfactuals": counterfactuals,
+    "selection": selections,
+}
 """By the name of the record, evidence-NAME.json; with --quick, evidence-quick-NAME.json."""
 
 

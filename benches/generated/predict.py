@@ -60,7 +60,7 @@ def datamodels(world: World) -> dict[str, Any]:
     }
 
 
-COSINES = ("identity", "kfac 0.1", "ekfac 0.01", "ekfac 0.1", "ekfac 1", "ekfac 0.1, all linears")
+COSINES = ("identity", "kfac 0.1", "ekfac 0.001", "ekfac 0.01", "ekfac 0.1", "ekfac 1", "ekfac 0.1, all linears")
 REDUCED = ("identity", "ekfac 0.01", "ekfac 0.1", "ekfac 1", "ekfac 0.1, all linears")
 
 

@@ -40,9 +40,9 @@ class Size:
     test: int = 400
     base_epochs: float = 10
     epochs: float = 6
-    subsets: int = 56
+    subsets: int = 64
     repeats: int = 2
-    draws: int = 6
+    draws: int = 4
     runs: int = 2
     selections: int = 3
     width: int = 64
