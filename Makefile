@@ -12,7 +12,7 @@ RUST := Cargo.toml Cargo.lock rust-toolchain.toml $(shell find rust/gdig-core ru
 
 .PHONY: help
 help: ## list what can be made
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: venv
 venv: .make/native ## make .venv and build gdig into it; later runs rebuild only what changed
@@ -56,6 +56,14 @@ format: .make/python ## rewrite Python and Rust in the project's style
 .PHONY: bench
 bench: .make/native ## measure the selection on real pairs (a file named by GDIG_ZH_EN), into benches/record/
 	$(BIN)/python benches/real_zh_en.py
+
+.PHONY: evidence
+evidence: .make/native ## measure whether the scores predict and the selection helps: an hour at most, goes on if interrupted
+	$(BIN)/python benches/evidence.py
+
+.PHONY: evidence-quick
+evidence-quick: .make/native ## the same at small sizes, in three minutes; changes no record that is kept
+	$(BIN)/python benches/evidence.py --quick
 
 .PHONY: bench-sweep
 bench-sweep: .make/native ## measure sweep and fit beside a plain forward and backward pass, into benches/record/

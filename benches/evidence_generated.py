@@ -2,7 +2,7 @@
 
     python benches/evidence_generated.py                     # every part; records into benches/record/
     python benches/evidence_generated.py --parts datamodels  # one of them
-    python benches/evidence_generated.py --quick             # small sizes; records of their own name
+    python benches/evidence_generated.py --quick             # small sizes; recorded in build/ only
 
 Trains a small Llama on a base of clean rows, then on a pool with 20 % spoiled and 10 % nearly repeated ones, scores the
 pool by gdig and by the baselines, and trains the base again on many parts of the pool. Finished steps are kept in
@@ -25,6 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.append(str(ROOT / "examples"))
 
 import torch
+from generated import scores
 from generated.predict import datamodels
 from generated.removal import counterfactuals
 from generated.selection import selections
@@ -37,7 +38,7 @@ PARTS: dict[str, Callable[[World], dict[str, Any]]] = {
     "counterfactuals": counterfactuals,
     "selection": selections,
 }
-"""By the name of the record, evidence-NAME.json; with --quick, evidence-quick-NAME.json."""
+"""By the name of the record, evidence-NAME.json."""
 
 
 def main() -> None:
@@ -47,7 +48,7 @@ def main() -> None:
     os.environ["OMP_NUM_THREADS"] = str(arguments.threads)
     size = QUICK if arguments.quick else FULL
     steps = Steps(arguments.folder / ("quick" if arguments.quick else "full"), {"torch": torch.__version__})
-    world = World(steps, size)
+    world = World(steps, size, variants=scores.QUICK if arguments.quick else None)
     facts = {
         "setup": {"size": asdict(size), "base": asdict(BASE), "tuning": asdict(TUNE)},
         "pool": world.pool_facts(),
@@ -59,10 +60,14 @@ def main() -> None:
         record = {"bench": f"evidence, {name}", "machine": machine() | {"threads": arguments.threads}}
         record |= {**provenance(ROOT), **facts, "found": PARTS[name](world)}
         record["seconds"] = round(time.monotonic() - start)
-        file = arguments.record / f"evidence-{'quick-' * arguments.quick}{name}.json"
+        file = (arguments.record or _records(arguments)) / f"evidence-{name}.json"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         print(f"recorded in {file}", flush=True)
+
+
+def _records(arguments: argparse.Namespace) -> Path:
+    return arguments.folder / "quick" if arguments.quick else ROOT / "benches" / "record"
 
 
 def _arguments() -> argparse.Namespace:
@@ -70,7 +75,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=list(PARTS))
     parser.add_argument("--quick", action="store_true", help="small sizes, in two minutes")
     parser.add_argument("--folder", type=Path, default=ROOT / "build" / "evidence_generated", help="finished steps")
-    parser.add_argument("--record", type=Path, default=ROOT / "benches" / "record", help="folder of the records")
+    parser.add_argument(
+        "--record", type=Path, help="folder of the records (default: benches/record/; --quick: --folder)"
+    )
     parser.add_argument("--threads", type=int, default=1, help="of the CPU (default: %(default)s)")
     return parser.parse_args()
 

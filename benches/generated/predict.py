@@ -6,13 +6,18 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from demo import auroc
+from generated.language import CORRUPTIONS
 from generated.lds import Datamodel, Interval, Ranked, halves
-from generated.scores import DEFAULT, VARIANTS, baselines, influence, reductions
+from generated.scores import DEFAULT, baselines, influence, reductions, wanted
 from generated.world import World
 
 
 def datamodels(world: World) -> dict[str, Any]:
-    """Linear datamodelling scores of every method: per seed, and of the mean loss of the seeds and of the test rows."""
+    """Linear datamodelling scores of every method: per seed, and of the mean loss of the seeds and of the test rows.
+
+    auroc: the chance that a sound row's score is higher than a spoiled one's.
+    """
     size = world.size
     members = halves(size.pool, size.subsets, world.seed)
     runs = []
@@ -23,6 +28,7 @@ def datamodels(world: World) -> dict[str, Any]:
     each = Datamodel(members, -loss["seeds"], world.seed)
     pooled = {part: Datamodel(members, -loss[part].mean(1, keepdims=True), world.seed) for part in loss}
 
+    spoiled = np.isin(world.column("pool", "fault"), CORRUPTIONS)
     reference, resampled = each.correlations(influence(world, DEFAULT)["influence"])
 
     def judged(scores: np.ndarray) -> dict[str, Any]:
@@ -35,20 +41,22 @@ def datamodels(world: World) -> dict[str, Any]:
             "by skill": {str(one): round(float(values[skills == one].mean()), 3) for one in dict.fromkeys(skills)},
             "mean of seeds": pooled["seeds"].score(mean).rounded(),
             "mean of test": pooled["test"].score(mean).rounded(),
+            "auroc": round(auroc(mean[~spoiled], mean[spoiled]), 4),
         }
 
     methods: dict[str, Any] = {}
-    for variant in VARIANTS.values():
+    for variant in wanted(world):
         found = influence(world, variant)
         methods[variant.name] = judged(found["influence"])
         if variant.name in COSINES and np.isfinite(found["length"]).all():
             methods[f"{variant.name}, cosine"] = judged(found["influence"] / found["length"][:, None])
     methods |= {name: judged(scores) for name, scores in baselines(world).items()}
     ways = {}
-    for name in REDUCED:
-        ways[name] = {
+    for variant in wanted(world, REDUCED):
+        ways[variant.name] = {
             way: {part: pooled[part].score(score).rounded() for part in pooled}
-            for way, score in reductions(influence(world, VARIANTS[name])).items()
+            | {"auroc": round(auroc(score[~spoiled], score[spoiled]), 4)}
+            for way, score in reductions(influence(world, variant)).items()
         }
     return {
         "subsets": size.subsets,

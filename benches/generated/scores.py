@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,12 @@ def _variants() -> Iterator[Variant]:
 
 VARIANTS = {variant.name: variant for variant in _variants()}
 DEFAULT = VARIANTS["ekfac 0.1"]
+QUICK = ("identity", "kfac 0.1", "ekfac 0.01", "ekfac 0.1", "ekfac 1")
+
+
+def wanted(world: World, names: Iterable[str] = VARIANTS) -> list[Variant]:
+    """Those of the names that the world asks for."""
+    return [VARIANTS[name] for name in names if world.variants is None or name in world.variants]
 
 
 def influence(world: World, variant: Variant) -> dict[str, np.ndarray]:
@@ -194,6 +200,7 @@ def reductions(found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         "mean of standardised": (x / x.std(0)).mean(1),
         "mean of ranks": ranks.mean(1),
         "median": np.median(x, 1),
+        "steady mean": x.mean(1) / np.maximum(np.sqrt((x * x).mean(1)), 1e-30),
     }
     if np.isfinite(length).all():
         cosines = x / np.maximum(length, 1e-30)[:, None]

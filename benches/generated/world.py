@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -61,11 +61,14 @@ TUNE = Recipe(learning_rate=4e-3)
 
 
 class World:
-    """Rows, tokens and models of one size and seed, made once and kept in `steps`."""
+    """Rows, tokens and models of one size and seed, made once and kept in `steps`.
 
-    def __init__(self, steps: Steps, size: Size, seed: int = 0) -> None:
+    variants: names of gdig's options that are compared (see generated.scores); None for all.
+    """
+
+    def __init__(self, steps: Steps, size: Size, seed: int = 0, variants: tuple[str, ...] | None = None) -> None:
         disable_progress_bar()
-        self.steps, self.size, self.seed = steps, size, seed
+        self.steps, self.size, self.seed, self.variants = steps, size, seed, variants
         parts = {name: getattr(size, name) for name in ("base", "pool", "seeds", "test")}
         self.corpus = make_corpus(**parts, seed=seed)
         self.folder = steps.folder / "rows"
@@ -89,17 +92,15 @@ class World:
             eos_token_id=1,
             pad_token_id=0,
         )
-        self.asked = [asdict(self.config_facts), seed]
+        self.asked = [asdict(self.model_facts), seed]
 
     @property
-    def config_facts(self) -> Size:
+    def model_facts(self) -> Size:
         """What a trained model depends on: sizes and epochs, not how many models there are."""
-        from dataclasses import replace
-
         return replace(self.size, subsets=0, repeats=0, draws=0, runs=0, selections=0, budgets=())
 
     def file(self, part: str) -> Path:
-        """A part's rows as JSONL."""
+        """JSONL of a part's rows."""
         return self.folder / f"{part}.jsonl"
 
     def column(self, part: str, field: str) -> np.ndarray:
@@ -134,15 +135,8 @@ class World:
 
         steps: of the optimizer (default: so many that each goes through its rows as often as the full model).
         """
-
-        def make() -> dict[str, np.ndarray]:
-            epochs = self.size.epochs if steps is None else steps * TUNE.batch_size / len(rows[0])
-            batches = shuffled(rows, epochs, TUNE.batch_size, [1_000_003 * self.seed + s for s in seeds])
-            start = {name: w.expand(len(rows), *w.shape[1:]) for name, w in self.base.items()}
-            return _arrays(train(self.config, start, self.tokens["pool"], batches, TUNE))
-
         asked = [self.asked, asdict(TUNE), [r.tolist() for r in rows], list(seeds), steps]
-        return _tensors(self.steps.arrays(name, asked, make))
+        return _tensors(self.steps.arrays(name, asked, lambda: _arrays(self._train(rows, seeds, steps))))
 
     def outcomes(
         self, name: str, rows: Sequence[np.ndarray], seeds: Sequence[int], steps: int | None = None
@@ -156,16 +150,19 @@ class World:
             part, own = rows[i : i + STACKED], seeds[i : i + STACKED]
 
             def make(part: Sequence[np.ndarray] = part, own: Sequence[int] = own) -> dict[str, np.ndarray]:
-                epochs = self.size.epochs if steps is None else steps * TUNE.batch_size / len(part[0])
-                batches = shuffled(part, epochs, TUNE.batch_size, [1_000_003 * self.seed + s for s in own])
-                start = {name: w.expand(len(part), *w.shape[1:]) for name, w in self.base.items()}
-                weights = train(self.config, start, self.tokens["pool"], batches, TUNE)
+                weights = self._train(part, own, steps)
                 test, right = evaluate(self.config, weights, self.tokens["test"])
                 return {"seeds": evaluate(self.config, weights, self.tokens["seeds"])[0], "test": test, "right": right}
 
             asked = [self.asked, asdict(TUNE), [r.tolist() for r in part], list(own), steps]
             found.append(self.steps.arrays(f"{name}, models {i} to {i + len(part) - 1}", asked, make))
         return {key: np.concatenate([one[key] for one in found]) for key in found[0]}
+
+    def _train(self, rows: Sequence[np.ndarray], seeds: Sequence[int], steps: int | None) -> Weights:
+        epochs = self.size.epochs if steps is None else steps * TUNE.batch_size / len(rows[0])
+        batches = shuffled(rows, epochs, TUNE.batch_size, [1_000_003 * self.seed + seed for seed in seeds])
+        start = {name: w.expand(len(rows), *w.shape[1:]) for name, w in self.base.items()}
+        return train(self.config, start, self.tokens["pool"], batches, TUNE)
 
     def checkpoint(self, name: str, weights: Weights) -> Path:
         """A model as a directory that gdig reads."""
