@@ -54,9 +54,13 @@ def main() -> None:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("experiments", nargs="*", choices=[*EXPERIMENTS, []], help="default: all")
+    known = ", ".join(EXPERIMENTS)
+    parser.add_argument("experiments", nargs="*", metavar="EXPERIMENT", help=f"of {known} (default: all)")
     parser.add_argument("--quick", action="store_true", help="small sizes, in three minutes together")
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if unknown := set(arguments.experiments) - EXPERIMENTS.keys():
+        parser.error(f"expected some of {known}, got {', '.join(sorted(unknown))}")
+    return arguments
 
 
 if __name__ == "__main__":
