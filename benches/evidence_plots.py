@@ -23,9 +23,16 @@ SHOWN = (
     "ekfac 0.1, before the pool", "identity", "LESS cosine", "gradient cosine", "BM25", "low loss", "random",
 )  # fmt: skip
 COLOURS = {
-    "gdig": "#1f5fa8", "top": "#c44e52", "top by steady mean": "#8172b3", "diverse": "#55a868", "loss": "#dd8452",
-    "random": "#777777", "top by BM25": "#b5a642", "top by LESS": "#64b5cd",
-}  # fmt: skip
+    "gdig": "#1f5fa8",
+    "gdig, tau 0.6": "#12b0a0",
+    "top": "#c44e52",
+    "top by steady mean": "#8172b3",
+    "diverse": "#55a868",
+    "loss": "#dd8452",
+    "random": "#777777",
+    "top by BM25": "#b5a642",
+    "top by LESS": "#64b5cd",
+}
 INK, OURS, OTHERS = "#222222", "#1f5fa8", "#999999"
 
 

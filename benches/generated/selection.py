@@ -16,24 +16,21 @@ import gdig
 EPOCHS = 3
 """Of the whole pool: the steps that every model trains."""
 
-RUNS: dict[str, dict[str, Any]] = {
+METHODS: dict[str, dict[str, Any] | str] = {
     "gdig": {},
+    "gdig, tau 0.6": {"tau": 0.6},
     "gdig, best of each cluster": {"draw": "score"},
+    "gdig, tau 0.6, best of each cluster": {"tau": 0.6, "draw": "score"},
     "gdig, tasks vote": {"task_field": "skill", "agreement": "tasks"},
-    "gdig, tasks vote, best of each cluster": {"task_field": "skill", "agreement": "tasks", "draw": "score"},
     "top": {"method": "top"},
     "top by mean": {"method": "top", "score": "mean"},
     "diverse": {"method": "diverse"},
     "loss": {"method": "loss"},
     "random": {"method": "random"},
-}
-"""Chosen by gdig itself, with these options."""
-
-SCORED = {
     "top by LESS": "LESS cosine",
     "top by BM25": "BM25",
 }
-"""Chosen as the best by a score of `row_scores`."""
+"""By gdig itself with these options besides its defaults, or the rows that are best by a score of `row_scores`."""
 
 
 def selections(world: World) -> dict[str, Any]:
@@ -66,10 +63,14 @@ def choose(world: World, budget: float) -> dict[str, list[np.ndarray]]:
     """Rows by method: those of gdig that draw are drawn once for each training, others are chosen once."""
     model = world.checkpoint("pool", world.full)
     rows: dict[str, list[np.ndarray]] = {}
-    for name, options in RUNS.items():
+    scores = row_scores(world)
+    for name, method in METHODS.items():
+        if isinstance(method, str):
+            rows[name] = [np.argsort(-scores[method], kind="stable")[: max(1, round(budget * world.size.pool))]]
+            continue
         draws = name.startswith("gdig") or name in ("diverse", "random")
 
-        def make(name: str = name, options: dict[str, Any] = options, draws: bool = draws) -> list[list[int]]:
+        def make(options: dict[str, Any] = method, draws: bool = draws) -> list[list[int]]:
             found = []
             for seed in range(world.size.selections if draws else 1):
                 run = world.steps.folder / "runs" / f"{model.name}, {options.get('damping_factor', '')} {seed}"
@@ -77,11 +78,8 @@ def choose(world: World, budget: float) -> dict[str, list[np.ndarray]]:
                 found.append(gdig.select(**asked, run_path=str(run)).rows.tolist())
             return found
 
-        asked = [world.asked, options, budget, world.size.selections]
+        asked = [world.asked, method, budget, world.size.selections]
         rows[name] = [np.array(one) for one in world.steps.facts(f"choice {name} {budget:g}", asked, make)]
-    count = max(1, round(budget * world.size.pool))
-    scores = row_scores(world)
-    rows |= {name: [np.argsort(-scores[score], kind="stable")[:count]] for name, score in SCORED.items()}
     return rows
 
 
