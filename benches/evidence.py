@@ -30,6 +30,7 @@ class Experiment:
 
 EXPERIMENTS = {
     "generated": Experiment("evidence_generated.py"),
+    "zh-en": Experiment("evidence_zh_en.py", ("--small",), None),
     "plots": Experiment("evidence_plots.py"),
 }
 

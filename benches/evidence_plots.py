@@ -26,7 +26,7 @@ COLOURS = {
     "gdig": "#1f5fa8",
     "gdig, tau 0.6": "#12b0a0",
     "top": "#c44e52",
-    "top by steady mean": "#8172b3",
+    "top by mean": "#8172b3",
     "diverse": "#55a868",
     "loss": "#dd8452",
     "random": "#777777",
