@@ -14,7 +14,7 @@ mod tests;
 pub use best::{best, By};
 pub use columns::{columns, Columns};
 pub use labels::{LabelFiles, LabelRows};
-pub use rows::{Drawable, SweepShard, Tasks, Voters};
+pub use rows::{Drawable, SweepShard, Tasks, View, Voters};
 pub use survey::{survey, Survey};
 
 /// Rows that a thread takes at once. Sums go over these spans, so it is fixed: their bits depend on it.
