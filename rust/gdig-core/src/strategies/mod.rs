@@ -2,3 +2,4 @@
 
 pub mod bids;
 pub mod influence;
+pub mod pursuit;
