@@ -30,7 +30,7 @@ from gdig.stages.health import look_at_seeds, warn_of_seeds
 from gdig.stages.scoring import make_scorers
 from gdig.stages.seeds import SeedFactors
 from gdig.stages.sketch import Sketchers
-from gdig.store import SketchStore
+from gdig.store import SketchStore, write_tensors
 from gdig.workspace import Workspace
 
 # Headroom below float16's largest number, 65504, for a row that has to be scaled down to fit.
@@ -251,6 +251,9 @@ def sweep_shards(
     sweeper.scale = scale
     if config.token_batch_size == "auto":  # the same in every start and rank, so that the bits are
         sweeper.fitting.token_batch_size = token_batch_size
+    if ranks.main and not (file := seed_features_file(work.path)).exists():
+        _, sketch, _ = sweeper.compute(work.seed_examples)
+        write_tensors(file, {"sketch": sketch * scale})
     store = SketchStore.open(work.path / "sweep")
     step = store.rows_per_shard
     spans = [(shard * step, min(n, (shard + 1) * step)) for shard in missing]
@@ -265,6 +268,11 @@ def sweep_shards(
                 writer.submit(store.write_shard, missing[number], sweeper.shard(encoded, bar))
         ranks.doing("sweep, all shards taken")
         ranks.gather(None, bar)
+
+
+def seed_features_file(run_path: Path) -> Path:
+    """The seeds' own sketches, of the same projections and scale as the pool's: tensor `sketch` float32 [S, dim]."""
+    return run_path / "features" / "seeds.safetensors"
 
 
 def in_part(shard: int, part: str | None) -> bool:
