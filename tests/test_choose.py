@@ -246,7 +246,7 @@ def test_rows_without_a_cluster_are_not_drawn():
 
 def test_every_method_has_a_strategy_and_some_draw_from_clusters():
     assert list(METHODS) == list(get_args(Method))
-    assert {name for name, strategy in METHODS.items() if strategy.clusters} == {"gdig", "diverse"}
+    assert {name for name, strategy in METHODS.items() if strategy.clusters} == {"gdig", "tagcos", "diverse"}
 
 
 @given(cases(), st.data(), TAUS)

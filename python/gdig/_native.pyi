@@ -13,12 +13,14 @@ __all__ = [
     "Store",
     "StoreError",
     "best_rows",
+    "bids",
     "draw_rows",
     "kernels",
     "kmeans_fit",
     "kmeans_predict",
     "kmeans_predict_to",
     "label_counts",
+    "pursue",
     "read_tensors",
     "resample",
     "resample_files",
@@ -130,3 +132,20 @@ def row_columns(
     score: str,
     tasks: NDArray[np.int64] | None = None,
 ) -> dict[str, NDArray[Any]]: ...
+def bids(
+    influence: Store | NDArray[np.float32],
+    budget: int,
+    valid: NDArray[np.uint8] | None = None,
+    n_threads: int = 0,
+) -> tuple[NDArray[np.int64], NDArray[np.uint32], NDArray[np.float64], int]: ...
+def pursue(
+    store: Store,
+    labels: str | PathLike[str],
+    *,
+    budget: int,
+    seed: int,
+    unit_normalize: bool,
+    ridge: float,
+    tolerance: float,
+    n_threads: int = 0,
+) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.bool_], int, int, float]: ...

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 RowFormat = Literal["auto", "translation", "instruction", "completion", "messages", "tokens", "template"]
-Method = Literal["gdig", "top", "diverse", "loss", "random"]
+Method = Literal["gdig", "bids", "tagcos", "top", "diverse", "loss", "random"]
 Quotas = Literal["equal", "proportional", "sqrt"]
 Score = Literal["steady", "mean"]
 
@@ -139,7 +139,8 @@ class SelectOptions:
     """What to choose from a finished sweep; changing these costs no model pass."""
 
     method: Method = "gdig"
-    """gdig: agreement of the seeds, then even draws from the clusters. Baselines: top (highest score), diverse
+    """gdig: agreement of the seeds, then even draws from the clusters. bids: each row for the seed that gains most.
+    tagcos: rows that make up each cluster's mean gradient, without the seeds. Baselines: top (highest score), diverse
     (clusters only), loss (lowest loss), random."""
     budget: str = "10%"
     """How much to choose: rows (500), a share of the pool (10%), or tokens (200000t, 1.5Mt)."""

@@ -10,12 +10,16 @@ from gdig import _native
 from gdig.config import Budget, Config
 from gdig.strategies.base import Picked, Strategy, Swept
 from gdig.strategies.best import loss, top
+from gdig.strategies.bids import bids
 from gdig.strategies.draws import diverse, gdig, random
+from gdig.strategies.tagcos import tagcos
 
 __all__ = ["METHODS", "Choice", "Picked", "Strategy", "Swept", "choose"]
 
 METHODS: dict[str, Strategy] = {
     "gdig": Strategy(gdig, clusters=True),
+    "bids": Strategy(bids, ordered=True),
+    "tagcos": Strategy(tagcos, ordered=True, clusters=True),
     "top": Strategy(top, ordered=True),
     "diverse": Strategy(diverse, clusters=True),
     "loss": Strategy(loss, ordered=True),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 import numpy as np
 
@@ -94,3 +95,39 @@ def within(rows: np.ndarray, tokens: np.ndarray, budget: Budget) -> int:
     if budget.unit == "rows":
         return min(len(rows), int(budget.amount))
     return int(np.searchsorted(np.cumsum(tokens, dtype=np.int64), budget.amount, side="right"))
+
+
+class Ordered(Protocol):
+    """Rows int64 [n] in the order taken."""
+
+    @property
+    def rows(self) -> np.ndarray:
+        """Rows of the pool."""
+
+
+Taken = TypeVar("Taken", bound=Ordered)
+
+
+def taken_within(take: Callable[[int], Taken], swept: Swept, budget: Budget) -> tuple[Taken, int]:
+    """Let a method that counts rows keep a budget of tokens: take more until the next row would exceed it.
+
+    Args:
+        take: (rows to take, at most) -> the rows, in an order that more of them only go on with.
+        swept: of these rows.
+        budget: in rows or tokens.
+
+    Returns:
+        What `take` found, and how many of its rows, from the first on, are within the budget.
+    """
+    if budget.unit == "rows":
+        found = take(int(budget.amount))
+        return found, len(found.rows)
+    valid = swept.survey.valid
+    per_row = max(1.0, swept.survey.reach(0, "tokens") / max(1, valid))
+    n = min(valid, int(1.05 * budget.amount / per_row) + 64)
+    while True:
+        found = take(n)
+        allowed = within(found.rows, swept.column("tokens", found.rows), budget)
+        if allowed < len(found.rows) or n >= valid:
+            return found, allowed
+        n = min(valid, 2 * n)

@@ -23,7 +23,7 @@ use count::Counting;
 pub use count::Sizes;
 use keep::{Kept, Limits};
 pub use quotas::Quotas;
-use quotas::{fill, Clusters};
+pub(crate) use quotas::{fill, Clusters};
 
 use crate::interrupt::Supervisor;
 use crate::parallel::{in_order, thread_pool};

@@ -15,7 +15,7 @@ mod tests;
 pub use best::{best, By};
 pub use columns::{columns, Columns};
 pub use labels::{LabelFiles, LabelRows};
-pub use rows::{Drawable, Judge, SweepShard, Tasks, Voters};
+pub use rows::{Drawable, Judge, SweepShard, Tasks, View, Voters};
 pub use score::Score;
 pub use survey::{survey, Survey};
 

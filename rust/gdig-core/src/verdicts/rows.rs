@@ -151,7 +151,7 @@ pub struct View<'a> {
     valid: &'a [u8],
 }
 
-impl View<'_> {
+impl<'a> View<'a> {
     pub fn is_valid(&self, row: usize) -> bool {
         self.valid[row - self.first] != 0
     }
@@ -161,13 +161,18 @@ impl View<'_> {
         u64::try_from(tokens).map_err(|_| self.bad(row, &format!("tokens: expected at least 0, got {tokens}")))
     }
 
+    /// On every seed.
+    pub fn influence(&self, row: usize) -> &'a [f32] {
+        &self.influence[(row - self.first) * self.n_seeds..][..self.n_seeds]
+    }
+
     pub fn loss(&self, row: usize) -> f32 {
         self.loss[row - self.first]
     }
 
     /// Of any row; of one that is not valid it says nothing.
     pub fn verdict(&self, row: usize, judge: Judge) -> Result<Verdict> {
-        let influence = &self.influence[(row - self.first) * self.n_seeds..][..self.n_seeds];
+        let influence = self.influence(row);
         let votes = match judge.voters {
             Voters::Seeds => influence.iter().filter(|&&x| x > 0.0).count() as u32,
             Voters::Tasks(tasks) => tasks.votes(influence),

@@ -1,0 +1,5 @@
+//! Loops of the methods of choosing that are too heavy for Python.
+
+pub mod bids;
+pub mod influence;
+pub mod pursuit;

@@ -1,0 +1,118 @@
+"""BIDS against its plain form: every remaining entry looked at for every pick."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from test_choose import Pool, cases, chosen_with, on_disk, plain_prefix, pools
+
+from gdig.config import Budget, Config
+from gdig.errors import GdigError, StoreError
+from gdig.stages.quality import survey
+from gdig.stages.tasks import Tasks
+from gdig.strategies import Swept, choose
+from gdig.strategies.bids import greedy
+
+
+def standardised(pool: Pool) -> list[list[float] | None]:
+    """Column by column, by row of the pool, in float64 with sums in the order of the rows; None where all are equal."""
+    valid = np.flatnonzero(pool.valid).tolist()
+    columns: list[list[float] | None] = []
+    for column in pool.influence.astype(np.float64).T.tolist():
+        here = [column[i] for i in valid]
+        if len(set(here)) <= 1:
+            columns.append(None)
+            continue
+        total = 0.0
+        for x in here:  # sum() of Python 3.12 compensates
+            total += x
+        mean = total / len(here)
+        squares = 0.0
+        for x in here:
+            squares += (x - mean) * (x - mean)
+        deviation = math.sqrt(squares / (len(here) - 1))
+        columns.append([(x - mean) / deviation for x in column])
+    return columns
+
+
+def plain(pool: Pool) -> tuple[list[int], list[int], list[float]]:
+    """All valid rows in the order taken, the seed that each is taken for, and its gain."""
+    z = standardised(pool)
+    left, sums = np.flatnonzero(pool.valid).tolist(), [0.0] * pool.n_seeds
+    rows, seeds, gains = [], [], []
+    while left:
+        offers = []
+        for j, column in enumerate(z):
+            if column is not None:
+                row = min(left, key=lambda i, j=j: (-float(pool.influence[i, j]), i))
+                mean = sums[j] / len(rows) if rows else 0.0
+                offers.append((-(column[row] - mean), row, j))
+                assert max(column[i] - mean for i in left) == column[row] - mean, "the published choice"
+        gain, row, j = min(offers) if offers else (-0.0, left[0], 0)
+        left.remove(row)
+        sums = [total + (column[row] if column else 0.0) for total, column in zip(sums, z, strict=True)]
+        rows.append(row), seeds.append(j), gains.append(-gain)
+    return rows, seeds, gains
+
+
+@given(cases())
+def test_rows_seeds_and_gains_are_those_of_the_plain_form(case):
+    pool, budget = case
+    rows, seeds, gains = plain(pool)
+    choice = chosen_with(pool, budget, clusters=False, method="bids")
+    expected = plain_prefix(rows, pool, budget)
+    n = len(expected)
+    assert choice.rows.tolist() == expected
+    assert choice.reasons["for_seed"].tolist() == seeds[:n]
+    assert choice.reasons["gain"].tolist() == gains[:n]
+    assert choice.notes[0] == f"rows were taken for {len(set(seeds[:n]))} of {pool.n_seeds} seeds"
+    flat = standardised(pool).count(None)
+    assert (f"{flat} of {pool.n_seeds} seeds hold all rows equal and have no say" in choice.notes) == (flat > 0)
+    short = budget.unit == "rows" and len(rows) < budget.amount
+    assert any(note.endswith("could be chosen: no more are valid") for note in choice.notes) == short
+
+
+@given(pools(), st.integers(0, 40), st.integers(0, 40))
+def test_an_array_and_a_sweep_give_the_same_and_budgets_are_nested(pool, one, other):
+    with on_disk(pool, 4) as (store, _):
+        found = greedy(store, max(one, other))
+    array = greedy(pool.influence, min(one, other), pool.valid)
+    for whole, part in zip(found[:3], array[:3], strict=True):
+        assert whole[: len(part)].tolist() == part.tolist()
+    assert len(array.rows) == min(one, other, int(pool.valid.sum()))
+    assert found.flat == array.flat
+
+
+def test_the_task_of_the_seed_is_told():
+    influence = np.array([[9, 0, 0], [0, 9, 0], [0, 0, 9], [1, 1, 1]], np.float32)
+    pool = Pool(influence, *(np.ones(4, t) for t in (np.float32, np.int32, bool, np.uint32)))
+    with on_disk(pool) as (store, _):
+        swept = Swept(store, survey(store, "mean"), tasks=Tasks(("a", "b"), np.array([0, 1, 0])))
+        choice = choose(swept, Budget("rows", 3), Config.build({"method": "bids", "task_field": "task"}))
+    assert choice.rows.tolist() == [0, 1, 2]
+    assert choice.reasons["for_seed"].tolist() == [0, 1, 2] and choice.reasons["for_task"].tolist() == ["a", "b", "a"]
+
+
+def test_what_is_wrong_is_named():
+    influence = np.ones((9, 2), np.float32)
+    influence[8, 1] = np.nan
+    with pytest.raises(GdigError, match="row 8: influence on seed 1: expected a finite number, got NaN"):
+        greedy(influence, 3)
+    assert greedy(influence, 3, np.arange(9) < 8).rows.tolist() == [0, 1, 2]
+    pool = Pool(influence, *(np.ones(9, t) for t in (np.float32, np.int32, bool, np.uint32)))
+    with (
+        on_disk(pool) as (store, _),
+        pytest.raises(StoreError, match=r"00000001\.safetensors: row 8: influence on seed 1"),
+    ):
+        greedy(store, 3)
+    with pytest.raises(GdigError, match="at least one seed"):
+        greedy(np.ones((3, 0), np.float32), 1)
+    with pytest.raises(GdigError, match="valid: expected 9, one for each row, got 8"):
+        greedy(influence, 3, np.ones(8, bool))
+    for bad in (influence.astype(np.float64), influence[:, 0], influence.T):
+        with pytest.raises(ValueError, match="influence: "):
+            greedy(bad, 3)

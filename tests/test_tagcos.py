@@ -1,0 +1,172 @@
+"""Matching pursuit in clusters against scikit-learn's, and its quotas, order and notes."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.optimize import nnls
+from sklearn.linear_model import orthogonal_mp_gram
+from test_choose import INVALID_LABEL, Pool, cases, chosen_with
+
+import gdig
+from gdig.config import Budget, Config
+from gdig.errors import ConfigError, GdigError, StoreError
+from gdig.stages.quality import survey
+from gdig.store import SketchStore, write_tensors
+from gdig.strategies import Swept, choose
+from gdig.strategies.tagcos import pursue
+
+
+@contextmanager
+def clustered(x: np.ndarray, labels: np.ndarray, rows_per_shard: int = 16, dtype: str = "float32"):
+    """A store of sketches and label files, split alike."""
+    with TemporaryDirectory() as folder:
+        with SketchStore.create(f"{folder}/sweep", x.shape[1], dtype=dtype, rows_per_shard=rows_per_shard) as store:
+            store.append(x)
+        for shard, start in enumerate(range(0, len(x), rows_per_shard)):
+            part = {"labels": labels[start : start + rows_per_shard].astype(np.uint32)}
+            write_tensors(f"{folder}/labels/{shard:08d}.safetensors", part, {"first_row": str(start)})
+        yield store, f"{folder}/labels"
+
+
+def gradients(rng: np.random.Generator, n: int, dim: int) -> np.ndarray:
+    """Rows that lean one way, so that their mean is far from 0."""
+    return (rng.standard_normal((n, dim)) + 0.7).astype(np.float32)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_scikit_learn_takes_the_same_rows_with_the_same_weights(seed):
+    """Where all weights are positive, and no product with a residual is more negative than the largest is positive."""
+    rng = np.random.default_rng(seed)
+    n, dim = int(rng.integers(20, 200)), int(rng.integers(8, 40))
+    x = gradients(rng, n, dim)
+    wide = x.astype(np.float64)
+    mean = wide.mean(0)
+    with clustered(x, np.zeros(n)) as (store, labels):
+        found = pursue(store, labels, 6, 0, unit_normalize=False, ridge=0.0, tolerance=0.0)
+    compared = 0
+    for k in range(1, 7):
+        weights = orthogonal_mp_gram(wide @ wide.T, wide @ mean, n_nonzero_coefs=k)
+        if (weights < 0).any():
+            break
+        support = np.flatnonzero(weights)
+        assert set(found.rows[:k].tolist()) == set(support.tolist())
+        compared = k
+    assert compared >= 2, "or nothing is tested"
+    with clustered(x, np.zeros(n)) as (store, labels):
+        part = pursue(store, labels, compared, 0, unit_normalize=False, ridge=0.0, tolerance=0.0)
+    weights = orthogonal_mp_gram(wide @ wide.T, wide @ mean, n_nonzero_coefs=compared)
+    # Both solve a positive definite system of at most 6 rows: off by some k^2 cond 2^-53 of the weights.
+    bound = 36 * np.linalg.cond(wide[part.rows] @ wide[part.rows].T) * 2.0**-53 * np.abs(weights).max()
+    np.testing.assert_allclose(part.weights, weights[part.rows], rtol=0, atol=4 * bound)
+
+
+@given(st.integers(0, 10_000), st.integers(2, 12), st.booleans(), st.sampled_from(["float32", "float16", "int8"]))
+def test_weights_are_the_best_that_are_not_negative(seed, budget, unit, dtype):
+    """Against Lawson and Hanson's solver, the ridge as further equations."""
+    rng = np.random.default_rng(seed)
+    n, dim = int(rng.integers(2, 40)), int(rng.integers(1, 12))
+    with clustered(gradients(rng, n, dim) - 0.5, np.zeros(n), dtype=dtype) as (store, labels):
+        found = pursue(store, labels, budget, 0, unit_normalize=unit, ridge=0.01)
+        x = np.concatenate([store.rows_float32(i) for i in store.shards])
+    if unit:
+        # Rows are brought to unit length in float32, each number off by 2^-23 of itself; so then are all products.
+        x /= np.linalg.norm(x, axis=1, keepdims=True)
+    x = x.astype(np.float64)
+    ridge = 0.01 * (x**2).sum(1).mean()
+    rows, mean = x[found.rows[found.matched]], x.mean(0)
+    k = len(rows)
+    if k == 0:
+        return
+    expected, _ = nnls(np.vstack([rows.T, np.sqrt(ridge) * np.eye(k)]), np.concatenate([mean, np.zeros(k)]))
+    longest = np.sqrt((x**2).sum(1).max())
+    # d w = (G + ridge)^-1 (d aims - d G w); unit rows add their rounding, others only that of the solvers.
+    rounding = (2.0**-22 if unit else 2.0**-50) * k * longest * (np.linalg.norm(mean) + longest * expected.sum())
+    np.testing.assert_allclose(found.weights[: len(expected)], expected, rtol=0, atol=2 * rounding / ridge)
+    assert (found.weights >= 0).all()
+    left = np.linalg.norm(mean - expected @ rows) / np.linalg.norm(mean)
+    assert found.residual == pytest.approx(left, rel=1e-4, abs=1e-4)
+
+
+@given(cases())
+def test_quotas_are_in_proportion_and_budgets_are_kept(case):
+    pool, budget = case
+    eligible = np.flatnonzero(pool.valid)
+    pool.labels = np.where(pool.valid, pool.labels, INVALID_LABEL).astype(np.uint32)
+    choice = chosen_with(pool, budget, method="tagcos")
+    rows = choice.rows
+    assert len(set(rows.tolist())) == len(rows) and set(rows.tolist()) <= set(eligible.tolist())
+    if budget.unit == "tokens":
+        spent = int(pool.tokens[rows].sum())
+        assert spent <= budget.amount
+        most = int(pool.tokens[eligible].max()) if len(eligible) else 0
+        assert len(rows) == len(eligible) or spent + most > budget.amount
+    else:
+        assert len(rows) == min(int(budget.amount), len(eligible))
+        # gdig.resample fills the same quotas.
+        drawn = gdig.resample(pool.labels, int(budget.amount), 0, quotas="proportional")
+        assert pool.labels[rows].tolist() == pool.labels[drawn].tolist(), "clusters in the same turns"
+    # Their sketches are 0: no mean to come near to, so the rows are the nearest to it, ties by row, and that is said.
+    assert not choice.reasons["pursued"].any() and not choice.reasons["weight"].any()
+    for label in set(pool.labels[rows].tolist()):
+        here = rows[pool.labels[rows] == label]
+        assert here.tolist() == np.flatnonzero(pool.labels == label)[: len(here)].tolist()
+    if len(rows):
+        assert choice.notes[1].endswith(
+            f"{len(rows)} of {len(rows)} rows are the nearest to their cluster's mean instead"
+        )
+
+
+def test_the_residual_falls_below_that_of_other_rows():
+    """What the method is for: its rows stand for the clusters' means better than as many drawn ones do."""
+    rng = np.random.default_rng(3)
+    labels = rng.integers(0, 4, 400)
+    x = gradients(rng, 400, 32) + 2 * rng.standard_normal((4, 32)).astype(np.float32)[labels]
+    with clustered(x, labels) as (store, files):
+        found = pursue(store, files, 40, 0)
+        assert pursue(store, files, 80, 0).residual < found.residual
+    x /= np.linalg.norm(x, axis=1, keepdims=True)
+    left = []
+    for label in range(4):
+        rows = x[found.rows[labels[found.rows] == label]]
+        drawn = x[rng.permutation(np.flatnonzero(labels == label))[: len(rows)]]
+        mean = x[labels == label].mean(0)
+        left.append([nnls(some.T, mean)[1] / np.linalg.norm(mean) for some in (rows, drawn)])
+    ours, theirs = np.mean(left, 0)
+    assert found.residual == pytest.approx(ours, rel=0.02), "the ridge costs little"
+    assert ours < 0.7 * theirs
+
+
+def test_what_is_wrong_is_named(tmp_path):
+    pool = Pool(np.ones((4, 1), np.float32), *(np.ones(4, t) for t in (np.float32, np.int32, bool, np.uint32)))
+    with pytest.raises(ConfigError, match="tagcos takes rows from clusters, and there are none"):
+        chosen_with(pool, Budget("rows", 2.0), clusters=False, method="tagcos")
+    x = np.ones((20, 3), np.float32)
+    with clustered(x, np.zeros(20)) as (store, _), clustered(x[:17], np.zeros(17)) as (_, others):
+        with pytest.raises(GdigError, match="labels of 17 rows: expected 20, one for each row"):
+            pursue(store, others, 3, 0)
+        with pytest.raises(StoreError, match="no labels there"):
+            pursue(store, tmp_path, 3, 0)
+
+
+def test_rows_weights_and_reasons_through_the_door_of_all_methods(tmp_path):
+    """Through the same door as the other methods, over a sweep with gradients."""
+    rng = np.random.default_rng(0)
+    x, labels = gradients(rng, 30, 4), np.repeat([0, 1, 2], 10)
+    store = SketchStore.create(tmp_path / "sweep", 4, dtype="float32", rows_per_shard=30)
+    columns = {"loss": np.ones(30, np.float32), "tokens": np.ones(30, np.int32), "valid": np.ones(30, bool)}
+    store.write_shard(0, {"sketch": x, "influence": x[:, :2].copy(), **columns})
+    tensors = {"labels": labels.astype(np.uint32), "distances": np.zeros(30, np.float32)}
+    write_tensors(tmp_path / "labels" / "00000000.safetensors", tensors, {"first_row": "0"})
+    swept = Swept(store, survey(store, "mean"), tmp_path / "labels")
+    one = choose(swept, Budget("rows", 6), Config.build({"method": "tagcos"}))
+    raw = choose(swept, Budget("rows", 6), Config.build({"method": "tagcos", "unit_normalize": False}))
+    expected = pursue(store, tmp_path / "labels", 6, 0)
+    assert one.rows.tolist() == expected.rows.tolist() != raw.rows.tolist()
+    assert one.reasons["weight"].tolist() == expected.weights.tolist() and one.reasons["pursued"].all()
+    assert np.bincount(labels[one.rows]).tolist() == [2, 2, 2]
