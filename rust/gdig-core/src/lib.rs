@@ -12,6 +12,7 @@ mod parallel;
 pub mod resample;
 pub mod rows;
 pub mod store;
+pub mod strategies;
 pub mod verdicts;
 
 pub use dtype::Dtype;

@@ -1,0 +1,3 @@
+//! Loops of the methods of choosing that are too heavy for Python.
+
+pub mod neighbours;
