@@ -12,7 +12,7 @@ use crate::strategies::neighbours::Near;
 use crate::{Error, Result};
 
 /// Columns of a task at once.
-const HELD_ROWS: usize = 8192;
+const HELD_ROWS: usize = if cfg!(test) { 50 } else { 8192 };
 
 /// A clustering of a source's rows.
 pub struct Clusters<'a> {

@@ -1,6 +1,7 @@
 //! Rows at unit length, and their cosines.
 
 use crate::interrupt::Supervisor;
+use crate::kmeans::place::Place;
 use crate::kmeans::source::{Block, Reader, RowSet};
 use crate::kmeans::Source;
 use crate::parallel::in_order;
@@ -109,4 +110,27 @@ pub fn valid_rows(source: &Source, supervisor: &Supervisor) -> Result<Vec<u64>> 
     let mut rows = Vec::with_capacity(source.len());
     source.each_valid(supervisor, |row| rows.push(row as u64))?;
     Ok(rows)
+}
+
+/// Reads single rows at unit length, in any order: all places stay open.
+pub struct AnyUnit<'a> {
+    places: Vec<Place<'a>>,
+    rows_each: usize,
+}
+
+impl<'a> AnyUnit<'a> {
+    pub fn new(source: &'a Source<'a>) -> Result<AnyUnit<'a>> {
+        let rows_each = match source {
+            Source::Array(rows) => rows.len().max(1),
+            Source::Store { store, .. } => store.rows_per_shard(),
+        };
+        let places = (0..source.len()).step_by(rows_each).map(|row| source.place(row)).collect::<Result<_>>()?;
+        Ok(AnyUnit { places, rows_each })
+    }
+
+    /// Row `row`, which has been read before and so is finite, to `out`, [dim].
+    pub fn read(&self, row: usize, out: &mut [f32]) {
+        self.places[row / self.rows_each].rows(row, row + 1).decode(out);
+        scale(out);
+    }
 }
