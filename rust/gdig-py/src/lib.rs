@@ -3,6 +3,7 @@
 mod array;
 mod errors;
 mod kmeans;
+mod neighbours;
 mod resample;
 mod run;
 mod store;
@@ -16,6 +17,8 @@ mod _native {
     use super::errors::{GdigError, StoreError};
     #[pymodule_export]
     use super::kmeans::{kernels, kmeans_fit, kmeans_predict, kmeans_predict_to};
+    #[pymodule_export]
+    use super::neighbours::{gradient_walk, neighbours, neighbours_by_clusters, penalised_rows};
     #[pymodule_export]
     use super::resample::{label_counts, resample, resample_files, row_hash, sample_rows};
     #[pymodule_export]

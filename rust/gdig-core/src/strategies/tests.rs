@@ -253,7 +253,8 @@ fn invalid_rows_of_a_store_are_never_chosen() {
     }
 }
 
-/// With the absolute value of the cosine, as in the paper, the second walk below would start at row 1, which points away.
+/// As published, the second walk would start at row 2, whose cosine is 0, and then go on to row 1, which points away: 0.8
+/// times 0 is no more than any absolute value.
 #[test]
 fn no_walk_goes_away_from_its_direction() {
     let axis = |j: usize, value: f32| (0..DIM).map(move |i| if i == j { value } else { 0.0 });
