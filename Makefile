@@ -12,7 +12,7 @@ RUST := Cargo.toml Cargo.lock rust-toolchain.toml $(shell find rust/gdig-core ru
 
 .PHONY: help
 help: ## list what can be made
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-19s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: venv
 venv: .make/native ## make .venv and build gdig into it; later runs rebuild only what changed
@@ -60,6 +60,14 @@ bench: .make/native ## measure the selection on real pairs (a file named by GDIG
 .PHONY: bench-sweep
 bench-sweep: .make/native ## measure sweep and fit beside a plain forward and backward pass, into benches/record/
 	$(BIN)/python benches/sweep.py
+
+.PHONY: parity
+parity: .make/native ## compare scores with kronfluence's and bergson's (pip install 'gdig[peers]'), into benches/record/
+	$(BIN)/python benches/parity.py
+
+.PHONY: parity-expectations
+parity-expectations: .make/native ## write the peers' scores that the tests compare with, into tests/data/
+	$(BIN)/python benches/parity.py --write-expectations
 
 .PHONY: bench-rust
 bench-rust: .make/python ## measure the kernels of k-means by themselves: GFLOP/s, and the share of the ceiling

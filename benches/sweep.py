@@ -9,7 +9,7 @@ Rounds are interleaved (ours, plain, ours, plain, ...) in one process, because m
 over rounds of the ratio inside a round. Memory is the high-water mark of the resident set of a process of its own for
 each pass, above what was resident when the model and all that is made ready before the clock lay there. Tokens per
 second count real tokens, not pads. Examples have random tokens, and lengths drawn from the pairs in --data, or
-generated like them. Peers (see passes/peers.py) run where they are installed: `pip install 'gdig[bench-sweep]'`.
+generated like them. Peers (see passes/peers.py) run where they are installed: `pip install 'gdig[peers]'`.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.append(str(ROOT / "examples"))
 
 import torch
+from libraries.common import AbsentError, versions
 from passes import ours, peers
 from passes.inputs import SIZES, make_lengths, read_lengths
 from passes.memory import resident, watch
@@ -108,7 +109,7 @@ def measure(arguments: argparse.Namespace, name: str) -> dict[str, Any]:
     for one in _passes(arguments, name):
         try:
             ready[one] = PASSES[one](case)
-        except peers.AbsentError as error:
+        except AbsentError as error:
             absent[one] = str(error)
             continue
         first[one] = ready[one](examples[:WARM_UP])
@@ -149,7 +150,7 @@ def measure(arguments: argparse.Namespace, name: str) -> dict[str, Any]:
     return {
         "measured": {
             **provenance(ROOT),
-            "peers": peers.versions(),
+            "peers": versions(),
             "threads": arguments.threads,
             "load": os.getloadavg()[0],
         },

@@ -24,6 +24,7 @@ from gdig.options import Method
 from gdig.resampling import row_hash
 from gdig.stages.cluster import resolve_clusters
 from gdig.stages.quality import Survey, survey, threshold
+from gdig.stages.tasks import Tasks
 from gdig.store import INVALID_LABEL, SketchStore, write_tensors
 from gdig.strategies import METHODS, Swept, choose
 
@@ -237,6 +238,51 @@ def test_rows_without_a_cluster_are_not_drawn():
 def test_every_method_has_a_strategy_and_some_draw_from_clusters():
     assert list(METHODS) == list(get_args(Method))
     assert {name for name, strategy in METHODS.items() if strategy.clusters} == {"gdig", "diverse"}
+
+
+@given(cases(), st.data(), TAUS)
+def test_tasks_vote_by_their_mean_and_the_threshold_counts_tasks(case, data, tau):
+    pool, budget = case
+    labels = data.draw(st.lists(st.integers(0, 2), min_size=pool.n_seeds, max_size=pool.n_seeds))
+    seen: dict[int, int] = {}
+    of_seed = np.array([seen.setdefault(label, len(seen)) for label in labels])
+    tasks = Tasks(tuple("abc"[: len(seen)]), of_seed)
+    helped = [
+        sum(sum(float(x) for x, t in zip(row, of_seed, strict=True) if t == task) > 0 for task in range(len(seen)))
+        for row in pool.influence
+    ]
+    held = [int(pool.tokens[i]) if budget.unit == "tokens" else 1 for i in range(len(pool.valid))]
+    wanted = min(v for v in range(len(seen) + 1) if v / len(seen) >= tau - 1e-9)
+    reach = {
+        v: sum(h for h, votes, valid in zip(held, helped, pool.valid, strict=True) if valid and votes >= v)
+        for v in range(wanted + 1)
+    }
+    least = max((v for v in reach if reach[v] >= budget.amount), default=0)
+    with on_disk(pool) as (store, _):
+        found = survey(store, of_seed)
+        assert (found.voters, found.n_seeds, found.kind) == (len(seen), pool.n_seeds, "tasks")
+        config = Config.build({"tau": tau, "agreement": "tasks", "task_field": "task"})
+        choice = choose(Swept(store, found, tasks=tasks), budget, config)
+    assert all(helped[row] >= least and pool.valid[row] for row in choice.rows)
+    assert [helped[row] for row in choice.rows] == choice.columns["votes"].tolist()
+    for row, means in zip(choice.rows, choice.by_task, strict=True):
+        for task, mean in enumerate(means):
+            of_task = [float(x) for x, t in zip(pool.influence[row], of_seed, strict=True) if t == task]
+            assert mean == pytest.approx(sum(of_task) / len(of_task), rel=1e-12, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("of_seed", "message"),
+    [
+        ([0, 2, 2], "no seed is of task 1"),
+        ([0, -1, 1], "expected a task of 0 to 2, got -1"),
+        ([0, 1], "expected 2 seeds"),
+    ],
+)
+def test_tasks_that_cannot_be(of_seed, message):
+    pool = Pool(np.ones((4, 3), np.float32), *(np.ones(4, t) for t in (np.float32, np.int32, bool, np.uint32)))
+    with on_disk(pool) as (store, _), pytest.raises(gdig.GdigError, match=message):
+        survey(store, np.array(of_seed))
 
 
 # What is told of them.

@@ -73,6 +73,8 @@ BAD = {
     "quiet": ["no", None],
     "device": [None, ("cpu",)],
     "gradient_checkpointing": ["yes", 1],
+    "task_field": [["a"], True],
+    "agreement": ["rows", None],
     "torch_compile": ["yes", 1, None],
     "quantization": ["3bit", 4, None],
     "matmul_precision": ["low", None],

@@ -10,9 +10,22 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from project_fixtures import N_ROWS, N_SEEDS, check_selection, flags, labels_of, read_jsonl, stages, stored
+from project_fixtures import (
+    N_ROWS,
+    N_SEEDS,
+    check_selection,
+    flags,
+    labels_of,
+    read_jsonl,
+    stages,
+    stored,
+    translation_rows,
+    write_jsonl,
+)
+from safetensors.numpy import load_file
 
 import gdig
+from gdig.errors import GdigError
 
 
 def test_the_default_method_draws_evenly_from_the_clusters_of_those_that_agree(project, finished):
@@ -193,7 +206,8 @@ def test_verify_reads_every_file(finished):
     from gdig.pipeline import verify
 
     lines = verify(finished)
-    assert [line.split(":")[0] for line in lines] == ["curvature", "seeds", "clusters", "clusters/labels", "sweep"]
+    kinds = ["curvature", "seeds", "features", "clusters", "clusters/labels", "sweep"]
+    assert [line.split(":")[0] for line in lines] == kinds
     assert lines[0].startswith("curvature: 6 files, ") and lines[0].endswith(" bytes, sound")
     assert lines[-1].startswith(f"sweep: 4 shards, {N_ROWS} rows, ")
 
@@ -229,9 +243,43 @@ def test_a_run_goes_on_from_the_command_line_without_its_inputs(project, run_cop
     assert main(["cluster", "--run-path", str(run_copy)]) == 0
     assert capsys.readouterr().out == f"cluster: done, in {run_copy}\n"
     assert main(["verify", "--run-path", str(run_copy)]) == 0
-    assert capsys.readouterr().out.count(", sound\n") == 5
+    assert capsys.readouterr().out.count(", sound\n") == 6
     assert main(["preview", "--model", str(project.model), "--candidates", str(project.pool), "--rows", "1"]) == 0
     out = capsys.readouterr().out
     assert f"⟦{project.rows[0]['trg_text']}</s>⟧" in out
     assert main(["select", "--run-path", str(run_copy), "--quiet"]) == 0
     assert capsys.readouterr() == ("", "")
+
+
+def test_tasks_of_the_seeds(project, tmp_path):
+    rows = [{**row, "task": ("short", 7)[place % 2]} for place, row in enumerate(translation_rows(N_SEEDS, seed=1))]
+    seeds = str(write_jsonl(tmp_path / "seeds.jsonl", rows))
+    options = project.options(tmp_path / "run", seeds=(seeds,), task_field="task")
+    result = gdig.select(**options, agreement="tasks")
+    influence = stored(tmp_path / "run")["influence"].astype(np.float64)
+    means = np.stack([influence[:, 0::2].mean(1), influence[:, 1::2].mean(1)], 1)
+    assert "help at least 2 of 2 tasks" in result.summary[1] or "of 2 tasks)" in result.summary[1]
+    for row in result.columns:
+        assert list(row["tasks"]) == ["short", "7"]
+        assert list(row["tasks"].values()) == pytest.approx(means[row["row"]], rel=1e-9)
+        assert row["agreement"] == (means[row["row"]] > 0).mean()
+    assert any(line.startswith("mean influence by task: short ") for line in result.summary)
+    # The same run, without another pass, by seeds; and the names of tasks that are not there.
+    assert all(row["agreement"] in np.arange(6) / 5 for row in gdig.select(**options).columns)
+    with pytest.raises(GdigError, match=r"seeds\.jsonl, row 0 \(line 1\): kind: expected the seed's task"):
+        gdig.select(**{**options, "task_field": "kind"})
+    with pytest.raises(GdigError, match="all 5 seeds are of one task, 'English'"):
+        gdig.select(**{**options, "task_field": "trg_lang"})
+    with pytest.raises(GdigError, match="agreement: tasks needs task_field"):
+        gdig.select(**{**options, "task_field": None}, agreement="tasks")
+
+
+def test_the_seeds_own_features_are_their_sketches_as_rows_of_a_pool(project, finished, tmp_path):
+    """A run over the seeds themselves as the pool, with the same projections, differs by the scale alone."""
+    seeds = load_file(finished / "features" / "seeds.safetensors")["sketch"]
+    other = project.options(tmp_path / "run", candidates=(str(project.seeds),), sketch_dtype="float32", fit_rows=4)
+    gdig.sweep(**{k: v for k, v in other.items() if k not in ("n_clusters", "budget")})
+    as_rows = stored(tmp_path / "run")["sketch"]
+    ratio = stages(finished)["sweep"]["scale"] / stages(tmp_path / "run")["sweep"]["scale"]
+    # The pass is float32: of another batch a sum may round otherwise, 2^-24 of its terms a few hundred times.
+    assert np.abs(seeds - ratio * as_rows).max() <= 1e-4 * np.abs(seeds).max()

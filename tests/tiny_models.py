@@ -56,10 +56,10 @@ def make_examples(n: int, seed: int = 0, shortest: int = 3, longest: int = 20) -
 def wrapped(module: torch.nn.Module, dtype: torch.dtype = torch.float64, **options) -> tuple[Model, Config]:
     """A model as the stages see it, with the configuration that goes with it."""
     config = Config.build({"device": "cpu", **options})
-    return wrap_model(_without_float32_norms(module).to(dtype), config), config
+    return wrap_model(without_float32_norms(module).to(dtype), config), config
 
 
-def _without_float32_norms(module: torch.nn.Module) -> torch.nn.Module:
+def without_float32_norms(module: torch.nn.Module) -> torch.nn.Module:
     """Llama's norm rounds to float32 whatever the model's dtype, which no float64 oracle could see past."""
     for parent in list(module.modules()):
         for name, child in parent.named_children():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 CORRUPTIONS = ("swapped target", "truncated", "source copied", "words shuffled")
@@ -19,12 +19,14 @@ Row = dict[str, str]
 class Split:
     """Rows by part; each has the file's fields and `corruption`, "clean" or one of CORRUPTIONS.
 
-    candidates: the pool, partly spoiled. seeds: clean. training: clean, for the model; no row is in two parts.
+    candidates: the pool, partly spoiled. seeds: clean. training: clean, for the model; held: clean, to measure it on.
+    No row is in two parts.
     """
 
     candidates: list[Row]
     seeds: list[Row]
     training: list[Row]
+    held: list[Row] = field(default_factory=list)
 
 
 def read_pairs(path: Path) -> list[Row]:
@@ -32,8 +34,8 @@ def read_pairs(path: Path) -> list[Row]:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def split_pairs(pairs: list[Row], n_training: int, n_seeds: int, corrupted: float, seed: int) -> Split:
-    """Shuffle and split the pairs; whatever is neither training row nor seed is a candidate.
+def split_pairs(pairs: list[Row], n_training: int, n_seeds: int, corrupted: float, seed: int, n_held: int = 0) -> Split:
+    """Shuffle and split the pairs; whatever is neither training row nor held out nor seed is a candidate.
 
     A pair that occurs twice is never a seed, so that no seed equals a candidate. A share `corrupted` of the candidates
     is spoiled, each way equally often (up to one).
@@ -45,18 +47,23 @@ def split_pairs(pairs: list[Row], n_training: int, n_seeds: int, corrupted: floa
     seeds = once[:n_seeds]
     chosen = {id(row) for row in seeds}
     rest = [row for row in rows if id(row) not in chosen]
-    training, candidates = rest[:n_training], rest[n_training:]
+    training, held, candidates = rest[:n_training], rest[n_training:][:n_held], rest[n_training + n_held :]
+    return Split(spoil(candidates, corrupted, rng), seeds, training, held)
+
+
+def spoil(rows: list[Row], share: float, rng: random.Random) -> list[Row]:
+    """Return the rows with a share of them spoiled, in the order of CORRUPTIONS in turns."""
+    rows = rows[:]
     # A row of fewer than four words cannot be cut or shuffled into something else that is sure to be wrong.
-    long_enough = [i for i, row in enumerate(candidates) if len(row["trg_text"].split()) >= 4]
-    spoiled = rng.sample(long_enough, round(corrupted * len(candidates)))
+    long_enough = [i for i, row in enumerate(rows) if len(row["trg_text"].split()) >= 4]
+    spoiled = rng.sample(long_enough, min(len(long_enough), round(share * len(rows))))
     for k, kind in enumerate(CORRUPTIONS):
         indices = spoiled[k :: len(CORRUPTIONS)]
-        targets = [candidates[i]["trg_text"] for i in indices]
+        targets = [rows[i]["trg_text"] for i in indices]
         for place, i in enumerate(indices):
             other = targets[place - 1]
-            target = _spoil(rng, candidates[i], kind, other)
-            candidates[i] = {**candidates[i], "trg_text": target, "corruption": kind}
-    return Split(candidates, seeds, training)
+            rows[i] = {**rows[i], "trg_text": _spoil(rng, rows[i], kind, other), "corruption": kind}
+    return rows
 
 
 def write_jsonl(path: Path, rows: list[Row]) -> None:

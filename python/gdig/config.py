@@ -145,6 +145,8 @@ def _check(c: Config) -> None:
         raise ConfigError("prompt_template and target_template: give both or neither")
     if c.row_format == "template" and c.prompt_template is None:
         raise ConfigError("row_format: template needs prompt_template and target_template")
+    if c.agreement == "tasks" and c.task_field is None:
+        raise ConfigError("agreement: tasks needs task_field, the field of a seed's row that names its task")
     if c.output is not None and Path(c.output).suffix not in (".jsonl", ".parquet"):
         raise ConfigError(f"output: expected a name ending in .jsonl or .parquet, got {c.output!r}")
     if c.filter_modules is not None:

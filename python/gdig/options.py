@@ -136,6 +136,12 @@ class SelectOptions:
     """How much to choose: rows (500), a share of the pool (10%), or tokens (200000t, 1.5Mt)."""
     tau: float = 1.0
     """Least agreement (share of the seeds a row helps); lowered, and said so, only when too few rows reach it."""
+    task_field: str | None = None
+    """Field of a seed's row that names its task. Methods that balance tasks do so by it; every chosen row tells the
+    mean influence on each task."""
+    agreement: Literal["seeds", "tasks"] = "seeds"
+    """Who votes for a row in method gdig: every seed, or every task (of task_field), which a row helps when its mean
+    influence on the task's seeds is positive."""
     draw: Literal["random", "score"] = "random"
     """Order of the rows inside a cluster: a seeded hash, or the highest mean influence first."""
     quotas: Quotas = "equal"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,7 @@ from gdig.stages.fit import curvature_part, fit_stage, seeds_part
 from gdig.stages.merge import merge_runs
 from gdig.stages.quality import Survey, survey
 from gdig.stages.sweep import sweep_shards, sweep_stage
+from gdig.stages.tasks import Tasks, read_tasks
 from gdig.store import SketchStore, verify_file
 from gdig.strategies import METHODS, Choice, Swept, choose
 from gdig.workspace import Workspace
@@ -37,13 +38,14 @@ class Selection:
     """What was chosen.
 
     rows: int64 [n], rows of the pool, best first. columns: one dict a row, as written under "gdig". output: the file.
-    summary: lines to print.
+    summary: lines to print. warnings: what fit and sweep found that may make the choice worth less than it seems.
     """
 
     rows: np.ndarray
     columns: list[dict[str, Any]]
     output: Path
     summary: list[str]
+    warnings: list[str] = field(default_factory=list)
 
 
 def fit(
@@ -84,12 +86,13 @@ def select(
         GdigError: a subclass that says what is wrong with the options, the inputs, the model or the run directory.
     """
     with _workspace(config, progress, options, ranks) as work:
+        tasks = read_tasks(work.seed_corpus, work.config.task_field)
         store = _sweep(work)
-        found = survey(store)
+        found = survey(store, tasks.of_seed if work.config.agreement == "tasks" else None)
         budget = _budget(work, found)
         if METHODS[work.config.method].clusters:
             _cluster(work, store, found, budget)
-        return _choose(work, store, found, budget)
+        return _choose(work, store, found, tasks, budget)
 
 
 def preview(
@@ -118,7 +121,7 @@ def verify(run_path: str | Path, *, progress: Progress | None = None) -> list[st
         raise ConfigError(f"run_path: {path} is no run directory (it holds no run.json)")
     lines = []
     expected = _finished_files(path)
-    for name in ("curvature", "seeds", "clusters", "clusters/labels"):
+    for name in ("curvature", "seeds", "features", "clusters", "clusters/labels"):
         files = sorted({*(path / name).glob("*.safetensors"), *(f for f in expected if f.parent == path / name)})
         for file in files:
             verify_file(file)  # says so if it is not there
@@ -159,6 +162,7 @@ def _finished_files(path: Path) -> list[Path]:
         files += [f"curvature/{layer}" for layer in fit["layers"]]
     shards = range(-(-swept["rows"] // swept["config"]["rows_per_shard"])) if swept else range(0)
     files += [f"sweep/{shard:08d}" for shard in shards]
+    files += ["features/seeds"] if swept else []
     if "cluster" in stages:
         files += ["clusters/centroids", *(f"clusters/labels/{shard:08d}" for shard in shards)]
     return [path / f"{file}.safetensors" for file in files]
@@ -271,23 +275,25 @@ def _cluster(work: Workspace, store: SketchStore, found: Survey, budget: Budget)
         run.record("cluster", **facts)
 
 
-def _choose(work: Workspace, store: SketchStore, found: Survey, budget: Budget) -> Selection:
+def _choose(work: Workspace, store: SketchStore, found: Survey, tasks: Tasks, budget: Budget) -> Selection:
     """Choose, and write the chosen rows whole."""
     config, run = work.config, work.run
     clusters = run.path / "clusters" if METHODS[config.method].clusters else None
     labels = clusters and clusters / "labels"
-    choice = choose(Swept(store, found, labels, clusters and clusters / "centroids.safetensors"), budget, config)
+    centroids = clusters and clusters / "centroids.safetensors"
+    choice = choose(Swept(store, found, labels, centroids, tasks), budget, config)
     rows, told = choice.rows, choice.columns
     columns = [
         {
             "row": int(row),
             "score": float(told["score"][place]),
-            "agreement": float(told["votes"][place] / found.n_seeds),
+            "agreement": float(told["votes"][place] / found.voters),
             "cluster": int(told["label"][place]) if "label" in told else None,
             "distance": float(told["distance"][place]) if "distance" in told else None,
             "rank": place + 1,
             "loss": float(told["loss"][place]),
             "tokens": int(told["tokens"][place]),
+            **({"tasks": dict(zip(tasks.names, choice.by_task[place].tolist(), strict=True))} if tasks else {}),
             **{name: reason[place].item() for name, reason in choice.reasons.items()},
         }
         for place, row in enumerate(rows)
@@ -295,21 +301,27 @@ def _choose(work: Workspace, store: SketchStore, found: Survey, budget: Budget) 
     output = Path(config.output) if config.output else run.path / "selection.jsonl"
     export(work.candidates, rows, columns, output)
     tokens = int(told["tokens"].sum())
-    facts = {"rows": len(rows), "tokens": tokens, "output": str(output), "notes": choice.notes}
+    warnings = [warning for stage in ("fit", "sweep") for warning in run.stage(stage).get("warnings", ())]
+    for warning in warnings:  # a stage that an earlier start finished has said it then
+        work.progress.warn(warning)
+    facts = {"rows": len(rows), "tokens": tokens, "output": str(output), "notes": choice.notes, "warnings": warnings}
     run.record("select", config=config.group(SelectOptions), state="done", **facts)
     n_clusters = int((label_counts(labels) > 0).sum()) if labels else None
-    return Selection(rows, columns, output, _summary(found, choice, n_clusters, output))
+    return Selection(rows, columns, output, _summary(found, choice, tasks, n_clusters, output), warnings)
 
 
-def _summary(found: Survey, choice: Choice, clusters: int | None, output: Path) -> list[str]:
+def _summary(found: Survey, choice: Choice, tasks: Tasks, clusters: int | None, output: Path) -> list[str]:
     rows, told = choice.rows, choice.columns
     lines = [f"{len(rows):,} of {found.rows:,} rows ({int(told['tokens'].sum()):,} tokens): {output}", *choice.notes]
     if len(rows):
-        agreement, score = told["votes"].mean() / found.n_seeds, told["score"].mean(dtype=np.float64)
+        agreement, score = told["votes"].mean() / found.voters, told["score"].mean(dtype=np.float64)
         lines.append(
             f"agreement of the chosen {agreement:.3f} (pool {found.mean_agreement:.3f}), "
             f"mean influence {score:.3g} (pool {found.mean_score:.3g})"
         )
+    if len(rows) and tasks:
+        means = zip(tasks.names, choice.by_task.mean(0), strict=True)
+        lines.append("mean influence by task: " + ", ".join(f"{name} {mean:.3g}" for name, mean in means))
     if clusters is not None:
         lines.append(f"{len(np.unique(told['label']))} of {clusters} clusters drawn from")
     return lines

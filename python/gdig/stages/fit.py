@@ -11,6 +11,7 @@ import numpy as np
 from gdig.data.tokens import Example
 from gdig.errors import RunError
 from gdig.stages.curvature import Factors, FitReport, fit_curvature
+from gdig.stages.health import FEWEST_SEEDS
 from gdig.stages.seeds import SeedFactors, SeedReport, precondition_seeds
 from gdig.workspace import Workspace
 
@@ -32,8 +33,11 @@ def fit_stage(work: Workspace) -> None:
     ranks.task("seeds")
     seed_report = seeds_part(work, factors if ranks.world == 1 else None)
     layers = [layer.name for layer in work.model.layers]
-    run.record("fit", seeds=asdict(seed_report), layers=layers, dtype=str(work.model.dtype))
+    warnings = _warnings(seeds, seed_report)
+    run.record("fit", seeds=asdict(seed_report), layers=layers, dtype=str(work.model.dtype), warnings=warnings)
     _say(work, seeds, seed_report)
+    for warning in warnings:
+        work.progress.warn(warning)
 
 
 def curvature_part(work: Workspace) -> tuple[list[Factors], FitReport]:
@@ -114,8 +118,18 @@ def _say(work: Workspace, seeds: list[Example], report: SeedReport) -> None:
         f"fit: factored against exact scores on {report.probe_rows} rows: relative error "
         f"{report.relative_error:.2g}, correlation {report.correlation:.4f}"
     )
+
+
+def _warnings(seeds: list[Example], report: SeedReport) -> list[str]:
+    """What may make the scores worth less than they seem, and can be seen before the sweep."""
+    found = []
     if report.correlation < _POOR_CORRELATION:
-        work.progress.warn("the factored scores are far from the exact ones: raise seed_rank or seed_energy")
+        found.append("the factored scores are far from the exact ones: raise seed_rank or seed_energy")
     repeated = len(seeds) - len({seed.hash for seed in seeds})
     if repeated:
-        work.progress.warn(f"seeds: {repeated} repeat another seed, which counts it more than once")
+        found.append(f"seeds: {repeated} repeat another seed, which counts it more than once")
+    if len(seeds) < FEWEST_SEEDS:
+        found.append(
+            f"seeds: only {len(seeds)}; fewer than {FEWEST_SEEDS} say little about a pool, and 64 or more say much more"
+        )
+    return found

@@ -64,7 +64,7 @@ def merge_runs(paths: Sequence[Path], out: Path, progress: Progress) -> list[str
 def _copy(runs: list[Path], state: dict[str, Any], out: Path, fresh: bool, progress: Progress) -> list[str]:
     n_rows = state["stages"]["sweep"]["rows"]
     if fresh:
-        for file in (*_fit_files(runs[0]), Path("sweep/store.json")):
+        for file in (*_fit_files(runs[0]), Path("sweep/store.json"), Path("features/seeds.safetensors")):
             _copy_file(runs[0] / file, out / file)
         stages = {name: state["stages"][name] for name in ("fit", "sweep")}
         stages["sweep"] = {**stages["sweep"], "state": "running"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -16,10 +17,11 @@ from gdig.store import SketchStore
 class Survey:
     """What a finished sweep holds, in numbers; nothing is kept for each row.
 
-    A row's votes are the seeds that it helps (influence > 0), its agreement votes / S, its score the mean influence.
+    A row's votes are the seeds that it helps (influence > 0), or the tasks (mean influence on their seeds > 0); its
+    agreement is votes / voters, its score the mean influence.
 
-    rows: N, valid or not. n_seeds: S. counts, tokens: int64 [S + 1], valid rows with that many votes, and their tokens.
-    all_tokens: of all rows. score_sum: of the valid rows' scores.
+    rows: N, valid or not. n_seeds: S. counts, tokens: int64 [voters + 1], valid rows with that many votes, and their
+    tokens. all_tokens: of all rows. score_sum: of the valid rows' scores. kind: of the voters, "seeds" or "tasks".
     """
 
     rows: int
@@ -28,6 +30,12 @@ class Survey:
     tokens: np.ndarray
     all_tokens: int
     score_sum: float
+    kind: Literal["seeds", "tasks"] = "seeds"
+
+    @property
+    def voters(self) -> int:
+        """How many vote for a row: S, or the tasks."""
+        return len(self.counts) - 1
 
     @property
     def valid(self) -> int:
@@ -37,8 +45,8 @@ class Survey:
     @property
     def mean_agreement(self) -> float:
         """Of the valid rows; NaN when there are none."""
-        votes = int((self.counts * np.arange(self.n_seeds + 1)).sum())
-        return votes / (self.valid * self.n_seeds) if self.valid else math.nan
+        votes = int((self.counts * np.arange(self.voters + 1)).sum())
+        return votes / (self.valid * self.voters) if self.valid else math.nan
 
     @property
     def mean_score(self) -> float:
@@ -50,19 +58,24 @@ class Survey:
         return int((self.tokens if unit == "tokens" else self.counts)[votes:].sum())
 
 
-def survey(store: SketchStore) -> Survey:
+def survey(store: SketchStore, tasks: np.ndarray | None = None) -> Survey:
     """Count what a finished sweep holds, in one pass over its shards.
+
+    Args:
+        store: the sweep.
+        tasks: int64 [S], the task of each seed, when tasks vote and not seeds.
 
     Raises:
         StoreError: naming the file, row and column of a number that cannot be.
     """
-    rows, n_seeds, counts, tokens, all_tokens, score_sum = _native.survey(store._native)
-    return Survey(rows, n_seeds, counts.astype(np.int64), tokens.astype(np.int64), all_tokens, score_sum)
+    rows, n_seeds, counts, row_tokens, all_tokens, score_sum = _native.survey(store._native, tasks)
+    kind: Literal["seeds", "tasks"] = "seeds" if tasks is None else "tasks"
+    return Survey(rows, n_seeds, counts.astype(np.int64), row_tokens.astype(np.int64), all_tokens, score_sum, kind)
 
 
-def wanted_votes(tau: float, n_seeds: int) -> int:
-    """Least votes whose share of the seeds is `tau`."""
-    return math.ceil(tau * n_seeds - 1e-9)
+def wanted_votes(tau: float, voters: int) -> int:
+    """Least votes whose share of the voters is `tau`."""
+    return math.ceil(tau * voters - 1e-9)
 
 
 def threshold(survey: Survey, tau: float, budget: Budget) -> int:
@@ -73,6 +86,6 @@ def threshold(survey: Survey, tau: float, budget: Budget) -> int:
         tau: wanted agreement, 0..1.
         budget: in rows or tokens.
     """
-    wanted = wanted_votes(tau, survey.n_seeds)
+    wanted = wanted_votes(tau, survey.voters)
     enough = (votes for votes in range(wanted, 0, -1) if survey.reach(votes, budget.unit) >= budget.amount)
     return next(enough, 0)

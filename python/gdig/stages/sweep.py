@@ -26,10 +26,11 @@ from gdig.stages.curvature import Factors
 from gdig.stages.duplicates import count_duplicates
 from gdig.stages.feed import EncodedShard, Feed
 from gdig.stages.fit import read_curvature, read_seed_factors
+from gdig.stages.health import look_at_seeds, warn_of_seeds
 from gdig.stages.scoring import make_scorers
 from gdig.stages.seeds import SeedFactors
 from gdig.stages.sketch import Sketchers
-from gdig.store import SketchStore
+from gdig.store import SketchStore, write_tensors
 from gdig.workspace import Workspace
 
 # Headroom below float16's largest number, 65504, for a row that has to be scaled down to fit.
@@ -213,9 +214,15 @@ def sweep_stage(work: Workspace) -> bool:
             f"sweep: {whole - len(left)} of {whole} shards are there; gdig merge adds those of other parts"
         )
         return False
-    counts = count_rows(SketchStore.open(run.path / "sweep"), work)
-    run.record("sweep", **counts)
+    store = SketchStore.open(run.path / "sweep")
+    counts = count_rows(store, work)
+    losses = run.stage("fit")["seeds"]["losses"]
+    health = look_at_seeds(store, losses)
+    warnings = warn_of_seeds(health, losses, config.loss_reduction, lambda seed: work.seed_corpus.where(seed))
+    run.record("sweep", **counts, seeds=health.facts(), warnings=warnings)
     work.progress.say("sweep: " + ", ".join(f"{value:,} {name.replace('_', ' ')}" for name, value in counts.items()))
+    for warning in warnings:
+        work.progress.warn(warning)
     return True
 
 
@@ -244,6 +251,9 @@ def sweep_shards(
     sweeper.scale = scale
     if config.token_batch_size == "auto":  # the same in every start and rank, so that the bits are
         sweeper.fitting.token_batch_size = token_batch_size
+    if ranks.main and not (file := seed_features_file(work.path)).exists():
+        _, sketch, _ = sweeper.compute(work.seed_examples)
+        write_tensors(file, {"sketch": sketch * scale})
     store = SketchStore.open(work.path / "sweep")
     step = store.rows_per_shard
     spans = [(shard * step, min(n, (shard + 1) * step)) for shard in missing]
@@ -258,6 +268,11 @@ def sweep_shards(
                 writer.submit(store.write_shard, missing[number], sweeper.shard(encoded, bar))
         ranks.doing("sweep, all shards taken")
         ranks.gather(None, bar)
+
+
+def seed_features_file(run_path: Path) -> Path:
+    """The seeds' own sketches, of the same projections and scale as the pool's: tensor `sketch` float32 [S, dim]."""
+    return run_path / "features" / "seeds.safetensors"
 
 
 def in_part(shard: int, part: str | None) -> bool:

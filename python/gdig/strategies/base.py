@@ -11,7 +11,7 @@ import numpy as np
 from gdig.config import Budget, Config
 from gdig.stages.quality import Survey
 from gdig.stages.tasks import Tasks
-from gdig.store import SketchStore
+from gdig.store import SketchStore, read_tensors
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,28 @@ class Swept:
     labels: Path | None = None
     centroids: Path | None = None
     tasks: Tasks = field(default_factory=Tasks)
+
+    def seed_features(self) -> np.ndarray:
+        """The seeds' own sketches, of the same projections and scale as the pool's: float32 [S, dim].
+
+        Raises:
+            StoreError: when the file is missing or damaged.
+        """
+        return read_tensors(self.store.path.parent / "features" / "seeds.safetensors")[0]["sketch"]
+
+    @property
+    def voting(self) -> np.ndarray | None:
+        """Each seed's task, int64 [S], where tasks vote and not seeds."""
+        return self.tasks.of_seed if self.survey.kind == "tasks" else None
+
+    def influence_of(self, rows: np.ndarray) -> np.ndarray:
+        """Influence of some rows on every seed: float32 [n, S]; reads those rows of the shards alone."""
+        found = np.empty((len(rows), self.survey.n_seeds), np.float32)
+        shards = rows // self.store.rows_per_shard
+        for shard in np.unique(shards).tolist():
+            here = shards == shard
+            found[here] = self.store.tensor(shard, "influence")[rows[here] - shard * self.store.rows_per_shard]
+        return found
 
 
 @dataclass(frozen=True)

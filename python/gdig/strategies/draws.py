@@ -41,17 +41,18 @@ def _draw(
         budget=int(budget.amount),
         tokens=budget.unit == "tokens",
         seed=seed,
+        tasks=swept.voting,
     )
     return Picked(rows, notes=notes)
 
 
 def _agreed(survey: Survey, tau: float, votes: int) -> str:
     """What to say of the threshold: whether tau was reached, or to what it was lowered."""
-    n, wanted = survey.n_seeds, wanted_votes(tau, survey.n_seeds)
+    n, wanted = survey.voters, wanted_votes(tau, survey.voters)
     found = survey.reach(votes)
     if votes >= wanted:
-        return f"{found} rows reach agreement {tau:g} (help at least {votes} of {n} seeds)"
+        return f"{found} rows reach agreement {tau:g} (help at least {votes} of {n} {survey.kind})"
     return (
         f"only {survey.reach(wanted)} rows reach agreement {tau:g}, too few for the budget: lowered to {votes / n:.4g} "
-        f"(at least {votes} of {n} seeds), which {found} rows reach"
+        f"(at least {votes} of {n} {survey.kind}), which {found} rows reach"
     )

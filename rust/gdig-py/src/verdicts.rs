@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use gdig_core::verdicts::{self as core, By, Drawable, LabelFiles};
+use gdig_core::verdicts::{self as core, By, Drawable, LabelFiles, Tasks, Voters};
 use gdig_core::{Dtype, Error, Result};
 use numpy::PyArray1;
 use pyo3::exceptions::PyValueError;
@@ -10,6 +10,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use crate::array::Array;
+use crate::errors::to_py;
 use crate::resample::{drawn, quotas};
 use crate::run::supervised;
 use crate::store::Store;
@@ -26,10 +27,27 @@ fn open(labels: Option<&PathBuf>, rows: usize) -> Result<Option<LabelFiles>> {
     Ok(Some(files))
 }
 
+/// The tasks of the seeds, by seed; without them every seed votes.
+fn tasks(of_seed: Option<&Bound<'_, PyAny>>) -> PyResult<Option<Tasks>> {
+    let Some(of_seed) = of_seed else { return Ok(None) };
+    let of_seed = Array::new(of_seed, "tasks")?.one_dimensional(&[Dtype::I64])?;
+    Ok(Some(Tasks::new(of_seed.typed()).map_err(to_py)?))
+}
+
+fn voters(tasks: &Option<Tasks>) -> Voters<'_> {
+    tasks.as_ref().map_or(Voters::Seeds, Voters::Tasks)
+}
+
 /// (rows, seeds, valid rows by votes, their tokens by votes, tokens of all rows, sum of the valid rows' scores)
 #[pyfunction]
-pub fn survey<'py>(py: Python<'py>, store: &Store) -> PyResult<(usize, usize, Counts<'py>, Counts<'py>, u64, f64)> {
-    let found = supervised(py, None, |supervisor| core::survey(&store.store, supervisor))?;
+#[pyo3(signature = (store, tasks=None))]
+pub fn survey<'py>(
+    py: Python<'py>,
+    store: &Store,
+    tasks: Option<&Bound<'py, PyAny>>,
+) -> PyResult<(usize, usize, Counts<'py>, Counts<'py>, u64, f64)> {
+    let tasks = self::tasks(tasks)?;
+    let found = supervised(py, None, |supervisor| core::survey(&store.store, voters(&tasks), supervisor))?;
     let (counts, tokens) = (PyArray1::from_vec(py, found.counts), PyArray1::from_vec(py, found.tokens));
     Ok((found.rows, found.n_seeds, counts, tokens, found.all_tokens, found.score))
 }
@@ -54,7 +72,7 @@ pub fn best_rows<'py>(
 
 /// Rows drawn from the clusters, in order.
 #[pyfunction]
-#[pyo3(signature = (store, labels, *, least_votes, by_score, quotas, budget, tokens, seed))]
+#[pyo3(signature = (store, labels, *, least_votes, by_score, quotas, budget, tokens, seed, tasks=None))]
 #[allow(clippy::too_many_arguments)] // Each is one of the options of a selection.
 pub fn draw_rows<'py>(
     py: Python<'py>,
@@ -66,13 +84,22 @@ pub fn draw_rows<'py>(
     budget: u64,
     tokens: bool,
     seed: u64,
+    tasks: Option<&Bound<'py, PyAny>>,
 ) -> PyResult<Bound<'py, PyArray1<i64>>> {
-    let quotas = self::quotas(quotas)?;
+    let (quotas, tasks) = (self::quotas(quotas)?, self::tasks(tasks)?);
     let rows = supervised(py, None, |supervisor| {
         let len = store.store.check_complete()?;
         let labels = open(labels.as_ref(), len)?;
-        let rows =
-            Drawable { store: &store.store, labels: labels.as_ref(), least_votes, by_score, seed, len, supervisor };
+        let rows = Drawable {
+            store: &store.store,
+            labels: labels.as_ref(),
+            voters: voters(&tasks),
+            least_votes,
+            by_score,
+            seed,
+            len,
+            supervisor,
+        };
         drawn(&rows, quotas, budget, seed, tokens, supervisor)
     })?;
     Ok(PyArray1::from_vec(py, rows))
@@ -80,17 +107,20 @@ pub fn draw_rows<'py>(
 
 /// What the files say of some rows: columns by name.
 #[pyfunction]
+#[pyo3(signature = (store, labels, rows, tasks=None))]
 pub fn row_columns<'py>(
     py: Python<'py>,
     store: &Store,
     labels: Option<PathBuf>,
     rows: &Bound<'py, PyAny>,
+    tasks: Option<&Bound<'py, PyAny>>,
 ) -> PyResult<Bound<'py, PyDict>> {
+    let tasks = self::tasks(tasks)?;
     let rows = Array::new(rows, "rows")?.one_dimensional(&[Dtype::I64])?;
     let rows: &[i64] = rows.typed();
     let found = supervised(py, None, |supervisor| {
         let labels = open(labels.as_ref(), store.store.check_complete()?)?;
-        core::columns(&store.store, labels.as_ref(), rows, supervisor)
+        core::columns(&store.store, labels.as_ref(), rows, voters(&tasks), supervisor)
     })?;
     let columns = PyDict::new(py);
     columns.set_item("votes", PyArray1::from_vec(py, found.votes))?;

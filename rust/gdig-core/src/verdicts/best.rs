@@ -3,7 +3,7 @@
 use std::collections::BinaryHeap;
 use std::sync::Mutex;
 
-use super::rows::each_shard;
+use super::rows::{each_shard, Voters};
 use super::spans;
 use crate::interrupt::Supervisor;
 use crate::parallel::{in_order, thread_pool};
@@ -59,7 +59,7 @@ pub fn best(store: &Store, by: By, budget: u64, tokens: bool, supervisor: &Super
         each_shard(store, span, |shard, rows| {
             for row in rows.filter(|&row| shard.is_valid(row)) {
                 let value = match by {
-                    By::Score => -shard.verdict(row)?.score,
+                    By::Score => -shard.verdict(row, Voters::Seeds)?.score,
                     By::Loss => shard.loss(row),
                 };
                 if value.is_nan() {

@@ -1,7 +1,7 @@
 //! What the files say of some rows.
 
 use super::labels::{LabelFile, LabelFiles};
-use super::rows::SweepShard;
+use super::rows::{SweepShard, Voters};
 use crate::interrupt::Supervisor;
 use crate::resample::NOT_ELIGIBLE;
 use crate::store::Store;
@@ -19,7 +19,13 @@ pub struct Columns {
     pub distance: Vec<f32>,
 }
 
-pub fn columns(store: &Store, labels: Option<&LabelFiles>, rows: &[i64], supervisor: &Supervisor) -> Result<Columns> {
+pub fn columns(
+    store: &Store,
+    labels: Option<&LabelFiles>,
+    rows: &[i64],
+    voters: Voters,
+    supervisor: &Supervisor,
+) -> Result<Columns> {
     let (n, m) = (store.check_complete()?, rows.len());
     let mut found = Columns {
         votes: vec![0; m],
@@ -41,7 +47,8 @@ pub fn columns(store: &Store, labels: Option<&LabelFiles>, rows: &[i64], supervi
             shard = Some(SweepShard::open(store, row / store.rows_per_shard())?);
         }
         let shard = shard.as_ref().expect("opened just above").view();
-        let verdict = shard.verdict(row)?;
+        voters.check(&shard)?;
+        let verdict = shard.verdict(row, voters)?;
         (found.votes[i], found.score[i], found.loss[i]) = (verdict.votes, verdict.score, shard.loss(row));
         found.tokens[i] = shard.tokens(row)? as i64;
         if let Some(labels) = labels {

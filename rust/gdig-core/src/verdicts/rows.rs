@@ -10,6 +10,69 @@ use crate::resample::{sortable, Population, Row, NOT_ELIGIBLE};
 use crate::store::{Shard, Store};
 use crate::{Dtype, Error, Result};
 
+/// Who votes for a row.
+#[derive(Clone, Copy)]
+pub enum Voters<'a> {
+    /// Every seed, by the sign of the row's influence on it.
+    Seeds,
+    /// Every task, by the sign of the mean influence on its seeds.
+    Tasks(&'a Tasks),
+}
+
+impl Voters<'_> {
+    /// How many vote, where there are so many seeds.
+    pub fn count(&self, n_seeds: usize) -> usize {
+        match self {
+            Voters::Seeds => n_seeds,
+            Voters::Tasks(tasks) => tasks.seeds.len(),
+        }
+    }
+
+    /// Whether tasks are given for as many seeds as a shard has.
+    pub fn check(&self, shard: &View) -> Result<()> {
+        match self {
+            Voters::Tasks(tasks) if tasks.n_seeds != shard.n_seeds => {
+                let what =
+                    format!("influence: expected {} seeds, as have a task, got {}", tasks.n_seeds, shard.n_seeds);
+                Err(Error::store(shard.path, what))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Seeds in groups.
+pub struct Tasks {
+    n_seeds: usize,
+    /// Of each task, rising.
+    seeds: Vec<Vec<usize>>,
+}
+
+impl Tasks {
+    /// `of_seed`: the task of each seed, 0, 1, ...
+    pub fn new(of_seed: &[i64]) -> Result<Tasks> {
+        let mut seeds: Vec<Vec<usize>> = Vec::new();
+        for (seed, &task) in of_seed.iter().enumerate() {
+            let most = of_seed.len() - 1;
+            let outside = || Error::input(format!("tasks: seed {seed}: expected a task of 0 to {most}, got {task}"));
+            let task = usize::try_from(task).ok().filter(|&task| task <= most).ok_or_else(outside)?;
+            if task >= seeds.len() {
+                seeds.resize(task + 1, Vec::new());
+            }
+            seeds[task].push(seed);
+        }
+        if let Some(task) = seeds.iter().position(Vec::is_empty) {
+            return Err(Error::input(format!("tasks: no seed is of task {task}")));
+        }
+        Ok(Tasks { n_seeds: of_seed.len(), seeds })
+    }
+
+    fn votes(&self, influence: &[f32]) -> u32 {
+        let sum = |seeds: &Vec<usize>| seeds.iter().map(|&seed| f64::from(influence[seed])).sum::<f64>();
+        self.seeds.iter().filter(|&seeds| sum(seeds) > 0.0).count() as u32
+    }
+}
+
 /// One shard's columns, checked to fit one another.
 pub struct SweepShard {
     shard: Shard,
@@ -95,9 +158,12 @@ impl View<'_> {
     }
 
     /// Of any row; of one that is not valid it says nothing.
-    pub fn verdict(&self, row: usize) -> Result<Verdict> {
+    pub fn verdict(&self, row: usize, voters: Voters) -> Result<Verdict> {
         let influence = &self.influence[(row - self.first) * self.n_seeds..][..self.n_seeds];
-        let votes = influence.iter().filter(|&&x| x > 0.0).count() as u32;
+        let votes = match voters {
+            Voters::Seeds => influence.iter().filter(|&&x| x > 0.0).count() as u32,
+            Voters::Tasks(tasks) => tasks.votes(influence),
+        };
         let sum: f64 = influence.iter().map(|&x| f64::from(x)).sum();
         // One that is not finite makes the sum so: float32s cannot overflow a float64.
         if !sum.is_finite() {
@@ -138,6 +204,7 @@ pub struct Drawable<'a> {
     pub store: &'a Store,
     /// `None`: all rows are of one cluster.
     pub labels: Option<&'a LabelFiles>,
+    pub voters: Voters<'a>,
     pub least_votes: u32,
     /// Inside a cluster the highest score first, instead of a hash.
     pub by_score: bool,
@@ -155,6 +222,7 @@ impl Population for Drawable<'_> {
         let hash = RowHash::new(derive(self.seed, "rows"));
         let mut file: Option<LabelFile> = None;
         each_shard(self.store, span, |shard, rows| {
+            self.voters.check(shard)?;
             for row in rows {
                 if !shard.is_valid(row) {
                     continue;
@@ -171,7 +239,7 @@ impl Population for Drawable<'_> {
                 if label == NOT_ELIGIBLE {
                     continue;
                 }
-                let verdict = shard.verdict(row)?;
+                let verdict = shard.verdict(row, self.voters)?;
                 if verdict.votes < self.least_votes {
                     continue;
                 }

@@ -102,7 +102,7 @@ proptest! {
         let none = Supervisor::none();
         let valid: Vec<usize> = pool.rows().filter(|&row| pool.valid[row] != 0).collect();
 
-        let found = survey(&store, &none).unwrap();
+        let found = survey(&store, Voters::Seeds, &none).unwrap();
         prop_assert_eq!((found.rows, found.n_seeds), (pool.rows().end, pool.n_seeds));
         prop_assert_eq!(found.all_tokens, pool.tokens.iter().map(|&t| t as u64).sum::<u64>());
         prop_assert_eq!(found.score, valid.iter().map(|&row| f64::from(pool.score(row))).sum::<f64>());
@@ -132,14 +132,14 @@ proptest! {
             let priority = if by_score { Priority::Values(Column::F32(&scores)) } else { Priority::Hash };
             let arrays = Arrays::new(Labels::U32(&in_memory), priority, Some(Column::I32(&pool.tokens)), seed).unwrap();
             let labels = with_labels.then_some(&labels);
-            let files = Drawable { store: &store, labels, least_votes, by_score, seed, len: pool.rows().end, supervisor: &none };
+            let files = Drawable { store: &store, labels, voters: Voters::Seeds, least_votes, by_score, seed, len: pool.rows().end, supervisor: &none };
             let drawn = resample(&files, quotas, budget, seed, &none).unwrap();
             prop_assert_eq!(&drawn, &resample(&arrays, quotas, budget, seed, &none).unwrap());
             prop_assert_eq!(
                 resample_costs(&files, quotas, budget, seed, &none).unwrap(),
                 resample_costs(&arrays, quotas, budget, seed, &none).unwrap()
             );
-            let told = columns(&store, labels, &drawn, &none).unwrap();
+            let told = columns(&store, labels, &drawn, Voters::Seeds, &none).unwrap();
             for (i, row) in drawn.iter().map(|&row| row as usize).enumerate() {
                 prop_assert_eq!((told.votes[i] as usize, told.score[i]), (pool.votes(row), pool.score(row)));
                 prop_assert_eq!((told.loss[i], told.tokens[i]), (pool.loss[row], i64::from(pool.tokens[row])));
@@ -179,7 +179,11 @@ fn what_is_wrong_is_named() {
     let message = |pool: &Pool| {
         let directory = tempfile::tempdir().unwrap();
         let (store, _) = pool.write(directory.path(), 2);
-        survey(&store, &none).map(drop).and(best(&store, By::Loss, 9, false, &none).map(drop)).unwrap_err().to_string()
+        survey(&store, Voters::Seeds, &none)
+            .map(drop)
+            .and(best(&store, By::Loss, 9, false, &none).map(drop))
+            .unwrap_err()
+            .to_string()
     };
     let mut bad = pool(5);
     bad.influence[7] = f32::NAN;
@@ -196,9 +200,12 @@ fn what_is_wrong_is_named() {
     bad.influence[4] = f32::INFINITY;
     let directory = tempfile::tempdir().unwrap();
     let (store, labels) = bad.write(directory.path(), 2);
-    assert_eq!(survey(&store, &none).unwrap().counts, [0, 0, 4]);
-    assert!(columns(&store, Some(&labels), &[5], &none).unwrap_err().to_string().contains("expected 0 to 4, got 5"));
-    assert!(columns(&store, None, &[-1], &none).is_err());
+    assert_eq!(survey(&store, Voters::Seeds, &none).unwrap().counts, [0, 0, 4]);
+    assert!(columns(&store, Some(&labels), &[5], Voters::Seeds, &none)
+        .unwrap_err()
+        .to_string()
+        .contains("expected 0 to 4, got 5"));
+    assert!(columns(&store, None, &[-1], Voters::Seeds, &none).is_err());
 
     let mut far = pool(5);
     far.labels[4] = 1 << 28;
