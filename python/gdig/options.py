@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 RowFormat = Literal["auto", "translation", "instruction", "completion", "messages", "tokens", "template"]
-Method = Literal["gdig", "top", "diverse", "loss", "random"]
+Method = Literal["gdig", "top", "diverse", "loss", "random", "g2is", "self-filter"]
 Quotas = Literal["equal", "proportional", "sqrt"]
 
 
@@ -131,7 +131,8 @@ class SelectOptions:
 
     method: Method = "gdig"
     """gdig: agreement of the seeds, then even draws from the clusters. Baselines: top (mean influence), diverse
-    (clusters only), loss (lowest loss), random."""
+    (clusters only), loss (lowest loss), random. g2is: walks along the seeds' principal gradients from neighbour to
+    neighbour. self-filter: the hardest rows, each of which lowers its neighbours."""
     budget: str = "10%"
     """How much to choose: rows (500), a share of the pool (10%), or tokens (200000t, 1.5Mt)."""
     tau: float = 1.0
@@ -146,6 +147,18 @@ class SelectOptions:
     """Order of the rows inside a cluster: a seeded hash, or the highest mean influence first."""
     quotas: Quotas = "equal"
     """A cluster's share of the budget: the same for all, or in proportion to its eligible rows or their square root."""
+    n_neighbours: int = 10
+    """Neighbours of a row, by the cosine of the sketches: where a walk of g2is goes next, and the rows that a chosen
+    one of self-filter lowers."""
+    neighbour_search: Literal["auto", "exact", "clusters"] = "auto"
+    """exact: every row is compared with every other; clusters: with the rows of 16 clusters near its own, of as many as
+    the square root of the rows, and the share of the neighbours that this finds is measured and said; auto: exact up to
+    262,144 rows."""
+    difficulty: str | None = None
+    """.npy file [rows of the pool] of floats, higher is harder, for self-filter. Default: the loss."""
+    features: str | None = None
+    """.npy or safetensors file [rows of the pool, any] of floats whose cosines say what is a neighbour to self-filter.
+    Default: the sketches."""
     output: str | None = None
     """Where the chosen rows go, .jsonl or .parquet. Default: selection.jsonl in the run directory."""
 

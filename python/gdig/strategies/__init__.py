@@ -11,6 +11,8 @@ from gdig.config import Budget, Config
 from gdig.strategies.base import Picked, Strategy, Swept
 from gdig.strategies.best import loss, top
 from gdig.strategies.draws import diverse, gdig, random
+from gdig.strategies.g2is import g2is
+from gdig.strategies.self_filter import self_filter
 
 __all__ = ["METHODS", "Choice", "Picked", "Strategy", "Swept", "choose"]
 
@@ -20,6 +22,8 @@ METHODS: dict[str, Strategy] = {
     "diverse": Strategy(diverse, clusters=True),
     "loss": Strategy(loss, ordered=True),
     "random": Strategy(random),
+    "g2is": Strategy(g2is, ordered=True),
+    "self-filter": Strategy(self_filter, ordered=True),
 }
 """By the name that the option `method` knows them by (gdig.options.Method)."""
 
