@@ -105,6 +105,8 @@ pub fn gradient_walk<'py>(
     Ok((PyArray1::from_vec(py, found.rows), directions, by_neighbour, cosines, found.ended))
 }
 
+type Penalised<'py> = (Column<'py, i64>, Column<'py, f32>, Column<'py, f32>, usize);
+
 /// (rows; difficulty above the lowest, and what penalties left of it, of each; rows for which all were searched)
 #[pyfunction]
 #[pyo3(signature = (x, neighbours, cosines, *, difficulty, k, gamma, budget, costs=None, n_threads=0, callback=None))]
@@ -121,7 +123,7 @@ pub fn penalised_rows<'py>(
     costs: Option<PyReadonlyArray1<'py, u32>>,
     n_threads: usize,
     callback: Option<Bound<'py, PyAny>>,
-) -> PyResult<(Column<'py, i64>, Column<'py, f32>, Column<'py, f32>, usize)> {
+) -> PyResult<Penalised<'py>> {
     let held = Held::new(x)?;
     let (source, graph) = (held.source()?, graph(&neighbours, &cosines)?);
     let costs = Costs(costs.as_ref().map(|costs| costs.as_slice()).transpose()?);

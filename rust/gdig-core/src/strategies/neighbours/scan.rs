@@ -75,11 +75,12 @@ impl Scan {
         }
     }
 
-    /// Rows to hand over at once.
+    /// Rows to hand over at once: a common second-level cache holds them, and columns that come from farther away meet
+    /// many of them.
     pub fn block_rows(&self) -> usize {
         match &self.layout {
             #[cfg(target_arch = "x86_64")]
-            Layout::AmxBf16(_) => 256,
+            Layout::AmxBf16(_) => ((512 << 10) / (2 * self.dim)).clamp(64, 1024) / 32 * 32,
             _ => ((256 << 10) / (4 * self.dim)).clamp(24, 192) / 12 * 12,
         }
     }
