@@ -150,6 +150,12 @@ def labels_of(run_path: Path) -> tuple[np.ndarray, np.ndarray]:
     return tuple(np.concatenate([file[name] for file in files]) for name in ("labels", "distances"))
 
 
+def steady(influence: np.ndarray) -> np.ndarray:
+    """The default score [...] of influence [..., S]: mean over root of the mean square."""
+    x = influence.astype(np.float64)
+    return (x.sum(-1) / np.sqrt(x.shape[-1] * (x * x).sum(-1))).astype(np.float32)
+
+
 def check_selection(selection: list[dict], run_path: Path, rows: list[dict], *, clustered: bool = True) -> np.ndarray:
     """Every chosen row is whole, and its `gdig` object says what the files of the run say. Returns the rows chosen."""
     sweep = stored(run_path)
@@ -164,7 +170,7 @@ def check_selection(selection: list[dict], run_path: Path, rows: list[dict], *, 
         assert {key: value for key, value in row.items() if key != "gdig"} == rows[i]
         assert list(found) == COLUMNS
         influence = sweep["influence"][i].astype(np.float64)
-        assert found["score"] == np.float32(influence.mean())
+        assert found["score"] == steady(influence)[()]
         assert found["agreement"] == (influence > 0).sum() / len(influence)
         assert (found["rank"], found["tokens"]) == (rank, sweep["tokens"][i])
         assert found["loss"] == sweep["loss"][i]

@@ -35,13 +35,14 @@ SCORES = st.sampled_from([-1.5, -1.0, 0.0, -0.0, 0.25, 0.5, 0.5000001, 3.0])
 
 @dataclass
 class Pool:
-    """A finished sweep in memory. influence [n, S] float32; the others [n]; labels uint32."""
+    """A finished sweep in memory. influence [n, S] float32; the others [n]; labels uint32. rule: of the score."""
 
     influence: np.ndarray
     loss: np.ndarray
     tokens: np.ndarray
     valid: np.ndarray
     labels: np.ndarray
+    rule: str = "mean"
 
     @property
     def n_seeds(self) -> int:
@@ -53,8 +54,14 @@ class Pool:
 
     @cached_property
     def score(self) -> list[np.float32]:
-        # A sum of at most 6 numbers in float64, rounded once.
-        return [np.float32(sum(map(float, row)) / self.n_seeds) for row in self.influence]
+        # A sum of at most 6 numbers in float64, rounded once; likewise their squares.
+        return [np.float32(self._of(list(map(float, row)))) for row in self.influence]
+
+    def _of(self, row: list[float]) -> float:
+        if self.rule == "mean":
+            return sum(row) / self.n_seeds
+        squares = sum(x * x for x in row)
+        return sum(row) / math.sqrt(self.n_seeds * squares) if squares else 0.0
 
 
 @st.composite
@@ -70,6 +77,7 @@ def pools(draw) -> Pool:
         tokens=column(st.integers(1, 9), np.int32),
         valid=column(st.booleans(), bool),
         labels=column(st.integers(0, 4), np.uint32),
+        rule=draw(st.sampled_from(["steady", "mean"])),
     )
 
 
@@ -100,7 +108,8 @@ def on_disk(pool: Pool, rows_per_shard: int = 7) -> Iterator[tuple[SketchStore, 
 
 def chosen_with(pool: Pool, budget: Budget, *, clusters: bool = True, **options):
     with on_disk(pool) as (store, labels):
-        return choose(Swept(store, survey(store), labels if clusters else None), budget, Config.build(options))
+        config = Config.build({"score": pool.rule, **options})
+        return choose(Swept(store, survey(store, config.score), labels if clusters else None), budget, config)
 
 
 def chosen(pool: Pool, budget: Budget, **options) -> list[int]:
@@ -109,7 +118,7 @@ def chosen(pool: Pool, budget: Budget, **options) -> list[int]:
 
 def surveyed(pool: Pool) -> Survey:
     with on_disk(pool) as (store, _):
-        return survey(store)
+        return survey(store, pool.rule)
 
 
 def plain_prefix(rows: list[int], pool: Pool, budget: Budget) -> list[int]:
@@ -259,7 +268,7 @@ def test_tasks_vote_by_their_mean_and_the_threshold_counts_tasks(case, data, tau
     }
     least = max((v for v in reach if reach[v] >= budget.amount), default=0)
     with on_disk(pool) as (store, _):
-        found = survey(store, of_seed)
+        found = survey(store, "mean", of_seed)
         assert (found.voters, found.n_seeds, found.kind) == (len(seen), pool.n_seeds, "tasks")
         config = Config.build({"tau": tau, "agreement": "tasks", "task_field": "task"})
         choice = choose(Swept(store, found, tasks=tasks), budget, config)
@@ -282,7 +291,7 @@ def test_tasks_vote_by_their_mean_and_the_threshold_counts_tasks(case, data, tau
 def test_tasks_that_cannot_be(of_seed, message):
     pool = Pool(np.ones((4, 3), np.float32), *(np.ones(4, t) for t in (np.float32, np.int32, bool, np.uint32)))
     with on_disk(pool) as (store, _), pytest.raises(gdig.GdigError, match=message):
-        survey(store, np.array(of_seed))
+        survey(store, "mean", np.array(of_seed))
 
 
 # What is told of them.
@@ -304,7 +313,7 @@ def test_what_is_told_of_a_row_is_what_its_files_say(case, method):
 @given(pools(), st.sampled_from([4, 7, 100]))
 def test_a_survey_counts_whatever_the_shards(pool, rows_per_shard):
     with on_disk(pool, rows_per_shard) as (store, _):
-        found = survey(store)
+        found = survey(store, pool.rule)
     valid = np.flatnonzero(pool.valid).tolist()
     assert (found.rows, found.n_seeds, found.valid) == (len(pool.valid), pool.n_seeds, len(valid))
     assert found.all_tokens == pool.tokens.sum()

@@ -168,7 +168,7 @@ def test_a_preset_gives_its_values_and_no_other(pipeline: Pipeline) -> None:
         ("fit_rows: 1.5\n", "run.yaml:1: fit_rows: expected a whole number, got 1.5"),
         ("quiet: 1\n", "run.yaml:1: quiet: expected true or false, got 1"),
         ("tau: high\n", "run.yaml:1: tau: expected a number, got 'high'"),
-        ("inversion: svd\n", "run.yaml:1: inversion: expected one of ekfac, kfac, identity, got 'svd'"),
+        ("inversion: svd\n", "run.yaml:1: inversion: expected one of ekfac, kfac, identity, cg, got 'svd'"),
         ("train_rows: some\n", "expected a whole number or one of all or null, got 'some'"),
         ("seeds: [a, [b]]\n", "run.yaml:1: seeds: expected text or a list of such, got ['a', ['b']]"),
         ("model: {a: b}\n", "run.yaml:1: model: expected text or null, got {'a': 'b'}"),
@@ -271,7 +271,7 @@ def test_ctrl_c(pipeline: Pipeline, capsys: pytest.CaptureFixture[str]) -> None:
     ("args", "message"),
     [
         (["selekt"], "unknown command 'selekt'; did you mean 'select'?"),
-        (["dance"], "expected one of select, fit, sweep, cluster, preview, verify"),
+        (["dance"], "expected one of select, fit, sweep, cluster, compare, preview, verify, merge"),
         (["select", *MINIMUM, "--budget", "lots"], "budget: expected rows (500)"),
         (["verify"], "run_path: required, but not given (flag --run-path"),
     ],

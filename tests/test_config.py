@@ -48,6 +48,7 @@ BAD = {
     "method": ["best", ["top"]],
     "quotas": ["even", None],
     "draw": ["best"],
+    "cg_tolerance": [-1e-9, NAN, INFINITY, "small", None, True],
     "bad_rows": ["drop"],
     "damping_factor": [-1e-9, NAN, INFINITY, "much", None, True],
     "seed_energy": [0, -0.5, 1.0001, NAN, "all", None, True],
@@ -75,6 +76,7 @@ BAD = {
     "gradient_checkpointing": ["yes", 1],
     "task_field": [["a"], True],
     "agreement": ["rows", None],
+    "score": ["median", None],
     "torch_compile": ["yes", 1, None],
     "quantization": ["3bit", 4, None],
     "matmul_precision": ["low", None],
@@ -85,8 +87,8 @@ BAD = {
     **{
         name: [0, -3, 1.5, "5", True]
         for name in (
-            "fit_rows", "seed_rank", "probe_rows", "projection_dim", "projection_side", "rows_per_shard",
-            "kmeans_max_iter", "token_batch_size", "max_length", "n_clusters", "threads",
+            "fit_rows", "cg_rows", "cg_iterations", "seed_rank", "probe_rows", "projection_dim", "projection_side",
+            "rows_per_shard", "kmeans_max_iter", "token_batch_size", "max_length", "n_clusters", "threads",
         )
     },
 }  # fmt: skip
@@ -133,7 +135,8 @@ def test_good_values(name, value):
     [
         ({"damping_mode": "factored_tikhonov"}, "damping_mode: factored_tikhonov needs inversion=kfac"),
         ({"kfac_approx": "reduce"}, "kfac_approx: reduce needs inversion=kfac"),
-        ({"sketch_space": "fisher", "inversion": "identity"}, "sketch_space: fisher needs inversion=ekfac or kfac"),
+        ({"kfac_approx": "reduce", "inversion": "cg"}, "kfac_approx: reduce needs inversion=kfac"),
+        ({"sketch_space": "fisher", "inversion": "identity"}, "sketch_space: fisher needs inversion=ekfac, kfac or cg"),
         ({"prompt_template": "a"}, "prompt_template and target_template: give both or neither"),
         ({"target_template": "a"}, "prompt_template and target_template: give both or neither"),
         ({"row_format": "template"}, "row_format: template needs prompt_template and target_template"),

@@ -32,6 +32,32 @@ def test_loss_and_gradient_are_those_of_autograd(whole, with_head, monkeypatch):
     assert torch.allclose(nll, want, rtol=1e-12) and torch.allclose(gradient, want_gradient, rtol=1e-10, atol=1e-14)
 
 
+@pytest.mark.parametrize("whole", [True, False], ids=["one part", "parts"])
+@pytest.mark.parametrize("with_head", [True, False], ids=["head", "logits"])
+def test_fisher_products_are_those_of_the_hessian_of_the_loss(with_head, whole, monkeypatch):
+    """By autograd's Hessian of -log p_label, which for a softmax does not depend on the label."""
+    model, _ = wrapped(llama())
+    if not whole:
+        monkeypatch.setattr(head, "_LOGITS_CPU", 1)
+        monkeypatch.setattr(head, "_LEAST_POSITIONS", 3)
+    if with_head:
+        model.head.bias = torch.nn.Parameter(torch.randn(48, dtype=torch.float64), requires_grad=False)
+    else:
+        model = type(model)(**{**model.__dict__, "head": None})
+    g = torch.Generator().manual_seed(0)
+    width = 16 if with_head else 48
+    x, *changes = (torch.randn(7, width, generator=g, dtype=torch.float64) for _ in range(3))
+    weights = torch.rand(7, generator=g, dtype=torch.float64)
+
+    def loss(x):
+        return torch.nn.functional.cross_entropy((model.head(x) if with_head else x)[None], torch.tensor([5]))
+
+    hessians = [w * torch.autograd.functional.hessian(loss, row) for w, row in zip(weights, x, strict=True)]
+    for u, got in zip(changes, head.head_fisher(model, x, weights, changes), strict=True):
+        want = torch.stack([h @ row for h, row in zip(hessians, u, strict=True)])
+        assert torch.allclose(got, want, rtol=1e-10, atol=1e-13)
+
+
 def test_a_word_of_next_to_no_probability_has_a_finite_loss():
     """exp(-200) is below float32's range; its logarithm is not."""
     model = type(wrapped(llama())[0])(**{**wrapped(llama())[0].__dict__, "head": None})

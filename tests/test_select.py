@@ -18,6 +18,7 @@ from project_fixtures import (
     labels_of,
     read_jsonl,
     stages,
+    steady,
     stored,
     translation_rows,
     write_jsonl,
@@ -72,7 +73,7 @@ def test_baselines(project, run_copy, method):
     selection = read_jsonl(result.output)
     chosen = check_selection(selection, run_copy, project.rows, clustered=method == "diverse")
     sweep = stored(run_copy)
-    score = sweep["influence"].mean(1, dtype=np.float64).astype(np.float32)
+    score = steady(sweep["influence"])
     assert len(chosen) == 12
     if method == "top":
         assert chosen.tolist() == np.lexsort((np.arange(N_ROWS), -score))[:12].tolist()
@@ -90,7 +91,7 @@ def test_baselines(project, run_copy, method):
 def test_draw_by_score_takes_the_best_of_each_cluster(project, run_copy):
     result = gdig.select(**project.options(run_copy, method="diverse", draw="score"))
     labels, _ = labels_of(run_copy)
-    score = stored(run_copy)["influence"].mean(1, dtype=np.float64)
+    score = steady(stored(run_copy)["influence"])
     for cluster in range(5):
         members = np.flatnonzero(labels == cluster)
         chosen = set(result.rows) & set(members)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -63,7 +64,7 @@ class Checkpoint:
         return f"{self.arm}, {self.epoch} epoch{'s' * (self.epoch > 1)}"
 
 
-def train_arms(steps: Steps, rows: dict[str, Path], arms: tuple[Arm, ...] = ARMS) -> dict[tuple[str, int], Checkpoint]:
+def train_arms(steps: Steps, rows: dict[str, Path], arms: Sequence[Arm]) -> dict[tuple[str, int], Checkpoint]:
     """Train every arm, or find it in the work folder: its checkpoints by (arm, epoch)."""
     disable_progress_bar()
     kept: dict[tuple[str, int], Checkpoint] = {}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,20 @@ Kept = dict[tuple[str, int], Checkpoint]
 MAIN = ("small, clean", 4)
 RUN_SEEDS = 64
 DRAWS = 20
+
+
+CHIEF = ("mean influence", "agreement", "mean / spread over seeds", "cosine to each seed, mean", "low loss")
+OTHERS = ("loss and cosine", "BM25")
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Training on selections: the checkpoint that scores, the share of the pool, and whether every method takes part.
+    Training always starts from the main checkpoint."""
+
+    scorer: tuple[str, int]
+    budget: float
+    everything: bool = False
 
 
 class Evidence:
@@ -69,7 +85,7 @@ class Evidence:
         """By checkpoint and inverse Hessian: AUROC of each way to reduce the influence to one score."""
         table: dict[str, Any] = {}
         for arm in ARMS:
-            for epoch in arm.all_metrics:
+            for epoch in (e for e in arm.all_metrics if (arm.name, e) in self.kept):
                 found = self.found(arm.name, epoch)
                 table[self.kept[arm.name, epoch].name] = {
                     metric.name: {
@@ -116,29 +132,24 @@ class Evidence:
         run = swept(self.steps, self.kept[MAIN], self.rows, RUN_SEEDS)
         return against_exact(run, self.found(*MAIN), self.kinds, RUN_SEEDS)
 
-    def selections(self, training: Retraining, starts: dict[tuple[str, int], list[float]], repeats: int = 3) -> dict:
-        """By start and budget: what each method's choice is worth. starts: budgets by checkpoint; all methods at the
-        main one's first budget, the chief ones elsewhere."""
+    def selections(self, training: Retraining, trials: Sequence[Trial], repeats: int = 3) -> dict[str, Any]:
+        """By trial: what the rows that each method chooses are worth."""
         table: dict[str, Any] = {}
-        for start, budgets in starts.items():
-            scores = self.scores(*start)
-            for budget in budgets:
-                n = round(budget * len(self.kinds))
-                names = ("mean influence", "agreement", "bounded mean", "low loss")
-                everything = start == MAIN and budget == budgets[0]
-                if everything:
-                    names = (*names, "mean / spread over seeds", "cosine to each seed, mean", "loss and cosine", "BM25")
-                choices = {name: [best(scores[name], n, seed) for seed in range(repeats)] for name in names}
-                rng = np.random.default_rng(1)
-                choices["random"] = [rng.choice(len(self.kinds), n, replace=False) for _ in range(repeats)]
-                if everything:
-                    run = swept(self.steps, self.kept[MAIN], self.rows, RUN_SEEDS)
-                    choices |= {f"gdig --method {m}": chosen(run, m, n, repeats) for m in ("gdig", "diverse")}
-                    clean = np.flatnonzero(self.kinds == "clean")
-                    choices["random, clean rows alone"] = [rng.choice(clean, n, replace=False) for _ in range(repeats)]
-                    choices["the whole pool"] = [np.arange(len(self.kinds))] * repeats
-                kept = self.kept[start]
-                table[f"{kept.name}, {budget:.0%}"] = training.compare(kept, choices, self.kinds)
+        for trial in trials:
+            scores, n = self.scores(*trial.scorer), round(trial.budget * len(self.kinds))
+            names = CHIEF + (OTHERS if trial.everything else ())
+            choices = {name: [best(scores[name], n, seed) for seed in range(repeats)] for name in names}
+            rng = np.random.default_rng(1)
+            choices["random"] = [rng.choice(len(self.kinds), n, replace=False) for _ in range(repeats)]
+            if trial.everything:
+                run = swept(self.steps, self.kept[MAIN], self.rows, RUN_SEEDS)
+                choices |= {f"gdig --method {m}": chosen(run, m, n, repeats) for m in ("gdig", "diverse")}
+                clean = np.flatnonzero(self.kinds == "clean")
+                choices["random, clean rows alone"] = [rng.choice(clean, n, replace=False) for _ in range(repeats)]
+                choices["the whole pool"] = [np.arange(len(self.kinds))] * repeats
+            start, scorer = self.kept[MAIN], self.kept[trial.scorer]
+            name = f"scored by: {scorer.name}; trained from: {start.name}; {trial.budget:.0%}"
+            table[name] = training.compare(start, choices, self.kinds)
         return table
 
     def _before(self, arm: str, epoch: int) -> dict[str, np.ndarray] | None:

@@ -9,14 +9,10 @@ from zh_en.pool import CORRUPTIONS
 
 
 def tables(record: dict[str, Any]) -> str:
-    """All tables that the record has."""
-    made = [
-        _competence(record["competence"]),
-        *(_kinds(name, model) for name, model in record["competence"].items()),
-        *(_inverses(name, table) for name, table in record["inverses"].items()),
-        *(_seeds(name, table) for name, table in record["seeds"].items()),
-        *(_selections(name, table) for name, table in record["selections"].items()),
-    ]
+    """The tables of the parts that the record has."""
+    made = [_competence(record["competence"])]
+    each = {"competence": _kinds, "inverses": _inverses, "seeds": _seeds, "selections": _selections}
+    made += [make(name, table) for part, make in each.items() for name, table in record.get(part, {}).items()]
     return "\n\n".join(made)
 
 
@@ -78,4 +74,4 @@ def _selections(name: str, table: dict[str, Any]) -> str:
     for method, row in sorted(table.items(), key=lambda item: item[1]["held loss"]):
         drop = f"{row['drop']:.3f} ± {row['error']:.3f}"
         rows.append([method, str(row["rows"]), f"{row['clean']:.1%}", f"{row['held loss']:.3f}", drop])
-    return markdown([f"trained from {name}", "rows", "clean", "held loss", "drop of the held loss"], rows)
+    return markdown([name, "rows", "clean", "held loss", "drop of the held loss"], rows)

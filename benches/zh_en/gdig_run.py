@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from gdig.stages.choose import choose, needs_clusters
 from zh_en.competence import Checkpoint
 from zh_en.exact import DEFAULT, IDENTITY
 from zh_en.measure import read_sweep
@@ -17,6 +16,7 @@ import gdig
 from gdig.config import Budget, Config
 from gdig.run import read_state
 from gdig.stages.quality import survey
+from gdig.strategies import METHODS, Swept, choose
 
 OPTIONS = {"fit_rows": 800, "token_batch_size": 4096, "quiet": True}
 
@@ -40,10 +40,10 @@ def chosen(run: Path, method: str, budget: int, seeds: int) -> list[np.ndarray]:
     config = config.with_options(run_path=str(run), method=method, output=str(run.with_name("chosen.jsonl")))
     gdig.select(config.with_options(budget=str(budget)))
     store = gdig.SketchStore.open(run / "sweep")
-    labels = run / "clusters" / "labels" if needs_clusters(method) else None
-    found = survey(store)
+    labels = run / "clusters" / "labels" if METHODS[method].clusters else None
+    found = survey(store, config.score)
     return [
-        choose(store, labels, found, Budget("rows", budget), config.with_options(seed=seed)).rows
+        choose(Swept(store, found, labels), Budget("rows", budget), config.with_options(seed=seed)).rows
         for seed in range(seeds)
     ]
 

@@ -159,7 +159,7 @@ def label_counts(labels: str | PathLike[str]) -> NDArray[np.uint64]: ...
 def sample_rows(n: int, k: int, seed: int, eligible: NDArray[np.uint8] | None) -> NDArray[np.int64]: ...
 def row_hash(seed: int, rows: NDArray[np.int64]) -> NDArray[np.uint64]: ...
 def survey(
-    store: Store, tasks: NDArray[np.int64] | None = None
+    store: Store, score: str, tasks: NDArray[np.int64] | None = None
 ) -> tuple[int, int, NDArray[np.uint64], NDArray[np.uint64], int, float]: ...
 def best_rows(store: Store, by: str, budget: int, tokens: bool) -> NDArray[np.int64]: ...
 def draw_rows(
@@ -167,7 +167,7 @@ def draw_rows(
     labels: str | PathLike[str] | None,
     *,
     least_votes: int,
-    by_score: bool,
+    by_score: str | None,
     quotas: str,
     budget: int,
     tokens: bool,
@@ -178,5 +178,6 @@ def row_columns(
     store: Store,
     labels: str | PathLike[str] | None,
     rows: NDArray[np.int64],
+    score: str,
     tasks: NDArray[np.int64] | None = None,
 ) -> dict[str, NDArray[Any]]: ...

@@ -6,6 +6,7 @@ import ast
 import contextlib
 import importlib
 import inspect
+import json
 import os
 import sys
 import textwrap
@@ -51,6 +52,18 @@ class MergeOptions:
 
 
 @dataclass(frozen=True)
+class CompareOptions:
+    """What to compare."""
+
+    run: str | None = None
+    """Directory of a run; the same as --run-path."""
+    methods: tuple[str, ...] = ()
+    """Methods to compare, as --method names them. Default: all."""
+    json: bool = False
+    """Print JSON instead of a table."""
+
+
+@dataclass(frozen=True)
 class Command:
     """A command: what it says of itself, and the options it takes."""
 
@@ -93,6 +106,12 @@ COMMANDS = {
         "Group the sketches by k-means.",
         "gdig cluster --run-path runs/a --n-clusters 256   # goes on with the options of the run in runs/a",
         _groups_up_to("cluster"),
+    ),
+    "compare": Command(
+        "Choose by several methods from one sweep, and show the choices side by side.",
+        "gdig compare runs/a --budget 500\n"
+        "gdig compare runs/a --budget 5% --methods gdig top loss --json > methods.json",
+        (CompareOptions, *_groups_up_to("select")),
     ),
     "preview": Command(
         "Show rows as the model will see them, the masked part marked.",
@@ -192,12 +211,15 @@ def _main(args: list[str], ranks: Ranks) -> int:
         lines = pipeline.verify(config.run_path, progress=progress)
     elif name == "merge":
         lines = pipeline.merge(rest["runs"], config.run_path, progress=progress)
+    elif name == "compare":
+        found = pipeline.compare(config, rest["methods"], progress=progress)
+        lines = [json.dumps(found.as_json(), indent=2)] if rest["json"] else found.lines()
     elif name == "select":
         lines = pipeline.select(config, progress=progress, ranks=ranks).summary
     else:
         getattr(pipeline, name)(config, progress=progress, ranks=ranks)
         lines = [f"{name}: done, in {config.run_path}"]
-    if not config.quiet:
+    if not config.quiet or rest.get("json"):
         for line in lines:
             print(line)
     return 0
@@ -207,6 +229,10 @@ def _resolve(name: str, argv: list[str]) -> tuple[Config, dict[str, Any]]:
     """Return the configuration that flags, YAML file, run directory and preset give, and what is no part of it."""
     flags = _parse(name, argv, {})  # also answers --help
     given = read_yaml(flags["config"]) if flags["config"] else {}
+    if flags.get("run") is not None:
+        if flags["run_path"] not in (None, flags["run"]):
+            raise ConfigError(f"run_path: {flags['run_path']!r} and {flags['run']!r} are both given")
+        flags["run_path"] = given["run_path"] = flags["run"]
     run_path = flags["run_path"] or given.get("run_path")
     has_model = flags.get("model") or given.get("model")
     stored = read_run(run_path) if run_path and not has_model and name not in ("verify", "merge") else {}
@@ -277,9 +303,11 @@ def _fields(group: type, names: tuple[str, ...], defaults: dict[str, Any]) -> li
     return members
 
 
-_POSITIONAL = ("runs",)
+_POSITIONAL = ("runs", "run")
 _METAVARS = {
     "runs": "RUN...",
+    "run": "RUN",
+    "methods": "METHOD...",
     "model": "DIR",
     "tokenizer": "DIR",
     "run_path": "DIR",

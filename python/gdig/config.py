@@ -106,8 +106,8 @@ def _plain(value: Any) -> Any:
 
 
 _POSITIVE = (
-    "fit_rows", "seed_rank", "probe_rows", "projection_dim", "projection_side", "rows_per_shard",
-    "kmeans_max_iter", "token_batch_size", "max_length", "n_clusters", "n_neighbours", "threads",
+    "fit_rows", "cg_rows", "cg_iterations", "seed_rank", "probe_rows", "projection_dim", "projection_side",
+    "rows_per_shard", "kmeans_max_iter", "token_batch_size", "max_length", "n_clusters", "n_neighbours", "threads",
 )  # fmt: skip
 
 
@@ -122,7 +122,7 @@ def _check(c: Config) -> None:
     for name in ("seed", "projection_seed"):
         if not 0 <= getattr(c, name) < 2**63:
             raise ConfigError(f"{name}: expected a whole number from 0 to 2^63 - 1, got {getattr(c, name)!r}")
-    for name in ("damping_factor", "kmeans_tol"):
+    for name in ("damping_factor", "kmeans_tol", "cg_tolerance"):
         if not 0 <= getattr(c, name) < float("inf"):
             raise ConfigError(f"{name}: expected a finite number >= 0, got {getattr(c, name)!r}")
     for name in ("seed_energy", "tau"):
@@ -133,10 +133,10 @@ def _check(c: Config) -> None:
         raise ConfigError(f"train_rows: expected all or a whole number of at least {least}, got {c.train_rows!r}")
     if c.damping_mode == "factored_tikhonov" and c.inversion != "kfac":
         raise ConfigError(f"damping_mode: factored_tikhonov needs inversion=kfac, got inversion={c.inversion}")
-    if c.kfac_approx == "reduce" and c.inversion == "ekfac":
+    if c.kfac_approx == "reduce" and c.inversion in ("ekfac", "cg"):
         raise ConfigError("kfac_approx: reduce needs inversion=kfac (EK-FAC's eigenvalues are per example already)")
     if c.sketch_space == "fisher" and c.inversion == "identity":
-        raise ConfigError("sketch_space: fisher needs inversion=ekfac or kfac, whose curvature it is, got identity")
+        raise ConfigError("sketch_space: fisher needs inversion=ekfac, kfac or cg, whose curvature it is, got identity")
     if c.torch_compile:
         for name, off in (("gradient_checkpointing", False), ("device_map", "none"), ("quantization", "none")):
             if getattr(c, name) != off:

@@ -37,6 +37,7 @@ class Ranks:
 
     rank = 0
     world = 1
+    local_world = 1
 
     @property
     def main(self) -> bool:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 RowFormat = Literal["auto", "translation", "instruction", "completion", "messages", "tokens", "template"]
 Method = Literal["gdig", "top", "diverse", "loss", "random", "g2is", "self-filter"]
 Quotas = Literal["equal", "proportional", "sqrt"]
+Score = Literal["steady", "mean"]
 
 
 @dataclass(frozen=True)
@@ -62,8 +63,10 @@ class ModelOptions:
 class CurvatureOptions:
     """The inverse Hessian (K-FAC family) and the sample it is fitted on."""
 
-    inversion: Literal["ekfac", "kfac", "identity"] = "ekfac"
-    """Approximation of the Hessian: EK-FAC (eigenvalue-corrected), K-FAC, or none."""
+    inversion: Literal["ekfac", "kfac", "identity", "cg"] = "ekfac"
+    """Approximation of the Hessian: EK-FAC (eigenvalue-corrected), K-FAC, or none. cg: of the Gauss-Newton matrix
+    itself, over all layers together, by conjugate gradients from EK-FAC's; for the seeds alone, which takes some
+    cg_iterations * cg_rows passes a seed."""
     damping_factor: float = 0.1
     """Damping, in units that damping_mode names."""
     damping_mode: Literal["relative", "absolute", "factored_tikhonov"] = "relative"
@@ -79,8 +82,14 @@ class CurvatureOptions:
 
 @dataclass(frozen=True)
 class SeedOptions:
-    """The low-rank form of the preconditioned seed gradients."""
+    """The preconditioned seed gradients and their low-rank form."""
 
+    cg_rows: int = 1000
+    """Rows of the pool whose Gauss-Newton matrix inversion=cg inverts, chosen as fit_rows are."""
+    cg_iterations: int = 5
+    """Most conjugate gradient iterations, each one product of that matrix with a vector. Few do best (LOG.md)."""
+    cg_tolerance: float = 0.01
+    """Stop when a seed's residual has fallen to this share of the first, both measured by EK-FAC's inverse."""
     seed_energy: float = 0.99
     """Share of each preconditioned seed gradient's squared norm to keep, per layer; decides its rank."""
     seed_rank: int = 128
@@ -130,7 +139,7 @@ class SelectOptions:
     """What to choose from a finished sweep; changing these costs no model pass."""
 
     method: Method = "gdig"
-    """gdig: agreement of the seeds, then even draws from the clusters. Baselines: top (mean influence), diverse
+    """gdig: agreement of the seeds, then even draws from the clusters. Baselines: top (highest score), diverse
     (clusters only), loss (lowest loss), random. g2is: walks along the seeds' principal gradients from neighbour to
     neighbour. self-filter: the hardest rows, each of which lowers its neighbours."""
     budget: str = "10%"
@@ -144,7 +153,10 @@ class SelectOptions:
     """Who votes for a row in method gdig: every seed, or every task (of task_field), which a row helps when its mean
     influence on the task's seeds is positive."""
     draw: Literal["random", "score"] = "random"
-    """Order of the rows inside a cluster: a seeded hash, or the highest mean influence first."""
+    """Order of the rows inside a cluster: a seeded hash, or the highest score first."""
+    score: Score = "steady"
+    """What a row's influence on the seeds comes to. steady: its mean over the root of its mean square, -1 to 1, which
+    orders rows as mean over standard deviation does and does not ask how long their gradients are. mean: the mean."""
     quotas: Quotas = "equal"
     """A cluster's share of the budget: the same for all, or in proportion to its eligible rows or their square root."""
     n_neighbours: int = 10

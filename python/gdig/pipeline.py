@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -27,6 +28,8 @@ from gdig.stages.sweep import sweep_shards, sweep_stage
 from gdig.stages.tasks import Tasks, read_tasks
 from gdig.store import SketchStore, verify_file
 from gdig.strategies import METHODS, Choice, Swept, choose
+from gdig.strategies.compare import Comparison
+from gdig.strategies.compare import compare as compare_methods
 from gdig.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -72,7 +75,7 @@ def cluster(
     """Cluster the sketches, after the sweep if need be; return the run directory. Options: see :class:`gdig.Config`."""
     with _workspace(config, progress, options, ranks) as work:
         store = _sweep(work)
-        found = survey(store)
+        found = survey(store, work.config.score)
         _cluster(work, store, found, _budget(work, found))
         return work.run.path
 
@@ -88,11 +91,37 @@ def select(
     with _workspace(config, progress, options, ranks) as work:
         tasks = read_tasks(work.seed_corpus, work.config.task_field)
         store = _sweep(work)
-        found = survey(store, tasks.of_seed if work.config.agreement == "tasks" else None)
+        found = _survey(work, store, tasks)
         budget = _budget(work, found)
         if METHODS[work.config.method].clusters:
             _cluster(work, store, found, budget)
         return _choose(work, store, found, tasks, budget)
+
+
+def compare(
+    config: Config | None = None, methods: Sequence[str] = (), *, progress: Progress | None = None, **options: Any
+) -> Comparison:
+    """Choose by several methods from one run, after the sweep if need be; nothing is written but what the run keeps.
+
+    Args:
+        config: options, as of `select`.
+        methods: names that the option `method` knows; none: all of them.
+        progress: where to show it.
+        options: see :class:`gdig.Config`.
+    """
+    for method in methods:
+        if method not in METHODS:
+            raise ConfigError(f"methods: expected one of {', '.join(METHODS)}, got {method!r}")
+    with _workspace(config, progress, options, None) as work:
+        tasks = read_tasks(work.seed_corpus, work.config.task_field)
+        store = _sweep(work)
+        found = _survey(work, store, tasks)
+        budget = _budget(work, found)
+        _cluster(work, store, found, budget)
+        clusters = work.path / "clusters"
+        swept = Swept(store, found, clusters / "labels", clusters / "centroids.safetensors", tasks)
+        n_clusters = int((label_counts(clusters / "labels") > 0).sum())
+        return compare_methods(swept, methods or list(METHODS), budget, work.config, time.monotonic, n_clusters)
 
 
 def preview(
@@ -244,6 +273,11 @@ def _sweep(work: Workspace, whole: bool = True) -> SketchStore:
     return SketchStore.open(path)
 
 
+def _survey(work: Workspace, store: SketchStore, tasks: Tasks) -> Survey:
+    config = work.config
+    return survey(store, config.score, tasks.of_seed if config.agreement == "tasks" else None)
+
+
 def _budget(work: Workspace, found: Survey) -> Budget:
     """The budget in rows or tokens.
 
@@ -317,7 +351,7 @@ def _summary(found: Survey, choice: Choice, tasks: Tasks, clusters: int | None, 
         agreement, score = told["votes"].mean() / found.voters, told["score"].mean(dtype=np.float64)
         lines.append(
             f"agreement of the chosen {agreement:.3f} (pool {found.mean_agreement:.3f}), "
-            f"mean influence {score:.3g} (pool {found.mean_score:.3g})"
+            f"mean score {score:.3g} (pool {found.mean_score:.3g})"
         )
     if len(rows) and tasks:
         means = zip(tasks.names, choice.by_task.mean(0), strict=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 import torch
 
 from gdig.model.load import Model
@@ -37,10 +39,7 @@ def head_loss(
     nll = torch.empty(len(picked), dtype=torch.float64, device=picked.device)
     if noise is not None:
         drawn = torch.empty_like(labels)
-    most = _LOGITS_CPU if picked.device.type == "cpu" else _LOGITS
-    step = max(_LEAST_POSITIONS, most // model.vocab_size)
-    for i in range(0, len(picked), step):
-        part = slice(i, i + step)
+    for part in _parts(model, picked):
         x = picked[part].detach().requires_grad_()
         logits = x if model.head is None else model.head(x)
         p = logits.detach().log_softmax(-1, dtype=_at_least_float32(logits.dtype))
@@ -87,3 +86,46 @@ def draw_labels(p: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
     inside = padded.gather(1, run[:, :, None].expand(-1, 1, _RUN))[:, 0].double().cumsum(-1)
     place = torch.searchsorted(inside, wanted - before, right=True)[:, 0].clamp(max=_RUN - 1)
     return (run[:, 0] * _RUN + place).clamp(max=words - 1)
+
+
+def head_fisher(
+    model: Model, picked: torch.Tensor, weights: torch.Tensor, changes: Sequence[torch.Tensor]
+) -> list[torch.Tensor]:
+    """Products with the Fisher matrix of the labels at each position, weighted, as seen from before the head.
+
+    With z = head(x) and p = softmax(z), that matrix is w K^T (diag(p) - p p^T) K, K = dz/dx: what w times the outer
+    product of the loss' gradient is on average over labels drawn from p, and w times the loss' Gauss-Newton matrix.
+
+    Args:
+        model: for its head; without one, `picked` holds logits.
+        picked: [M, H] hidden states (or [M, V] logits) that predict a label.
+        weights: [M].
+        changes: of `picked`, each [M, H].
+
+    Returns:
+        For each of `changes` the product, [M, H], dtype of `picked`.
+    """
+    products = [torch.empty_like(picked) for _ in changes]
+    for part in _parts(model, picked):
+        with torch.enable_grad():
+            x = picked[part].detach().requires_grad_()
+            logits = x if model.head is None else model.head(x)
+        p = logits.detach().softmax(-1, dtype=_at_least_float32(logits.dtype))
+        # A product and a bias: what the head adds to nothing is the bias.
+        nothing = None if model.head is None else model.head(torch.zeros_like(x[:1]))
+        w = weights[part, None].to(p.dtype)
+        for change, product in zip(changes, products, strict=True):
+            u = change[part]
+            u = (u if model.head is None else model.head(u) - nothing).to(p.dtype)
+            u = p * (u - (p * u).sum(-1, keepdim=True)) * w
+            u = u.to(logits.dtype)
+            product[part] = u if logits is x else torch.autograd.grad(logits, x, u, retain_graph=True)[0]
+    return products
+
+
+def _parts(model: Model, picked: torch.Tensor) -> Iterator[slice]:
+    """Runs of positions whose logits may exist at once."""
+    most = _LOGITS_CPU if picked.device.type == "cpu" else _LOGITS
+    step = max(_LEAST_POSITIONS, most // model.vocab_size)
+    for i in range(0, len(picked), step):
+        yield slice(i, i + step)

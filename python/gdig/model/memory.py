@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -147,3 +148,15 @@ def resolve_token_batch_size(
 
     free, _ = torch.cuda.mem_get_info(device)
     return find_token_batch_size(trial, length, used=used, total=free + torch.cuda.memory_reserved(device))
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes that a process may still take on a device; None where that cannot be known."""
+    if device.type == "cuda":
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + unused
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration):
+        return None

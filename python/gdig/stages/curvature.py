@@ -128,9 +128,8 @@ def fit_curvature(
     """
     ranks = ranks or Ranks()
     draw_seed = None if config.use_empirical_fisher else config.seed
-    gradients = GradientPass(
-        model, config.loss_reduction, draw_seed, keep_heads=_HEAD_BYTES if config.inversion == "ekfac" else 0
-    )
+    corrects = config.inversion in ("ekfac", "cg")
+    gradients = GradientPass(model, config.loss_reduction, draw_seed, keep_heads=_HEAD_BYTES if corrects else 0)
     size = resolve_token_batch_size(
         config.token_batch_size,
         model.device,
@@ -169,7 +168,7 @@ def fit_curvature(
         s = _mean(totals[2 * index + 1], count, layer.device)
         q_s, l_s = _eigen(s, layer)
         factors[index] = Factors(a, s, q_a, q_s, l_a, l_s, None, report.tokens, report.examples, reduce)
-    if config.inversion == "ekfac":
+    if corrects:
         # The memory of the sums now holds the eigenvectors: those of other ranks' layers are brought here.
         for index, (owner, pair) in enumerate(zip(owners, sums, strict=True)):
             for basis, own in zip(pair, ("q_a", "q_s"), strict=True):

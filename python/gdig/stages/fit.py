@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -71,12 +72,16 @@ def seeds_part(work: Workspace, factors: list[Factors] | None = None) -> SeedRep
     def where(seed: int) -> str:
         return f"seeds: {work.seed_corpus.where(seed)}"
 
+    kept = work.path / "seeds" / "searched"
+    sample = work.sample("curvature", config.cg_rows)[0] if config.inversion == "cg" else []
     joined, report = precondition_seeds(
-        model, known, work.seed_examples, probe, config, work.progress, where, work.ranks
+        model, known, work.seed_examples, probe, config, work.progress, where, work.ranks, sample, kept
     )
     for layer, s in zip(_own_layers(work), joined, strict=True):
         s.save(_file(work.path, "seeds", layer), layer)
     work.ranks.gather(None)
+    if work.ranks.main and kept.exists():
+        shutil.rmtree(kept)
     return report
 
 
@@ -118,6 +123,13 @@ def _say(work: Workspace, seeds: list[Example], report: SeedReport) -> None:
         f"fit: factored against exact scores on {report.probe_rows} rows: relative error "
         f"{report.relative_error:.2g}, correlation {report.correlation:.4f}"
     )
+    if report.iterations:
+        reached = len(seeds) - report.unconverged
+        say(
+            f"fit: conjugate gradients, {min(report.iterations)} to {max(report.iterations)} iterations a seed; "
+            f"residual {np.median(report.residuals):.2g} (median), {max(report.residuals):.2g} (largest); "
+            f"{reached} of {len(seeds)} seeds reached cg_tolerance {work.config.cg_tolerance:g}"
+        )
 
 
 def _warnings(seeds: list[Example], report: SeedReport) -> list[str]:

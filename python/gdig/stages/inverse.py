@@ -21,8 +21,9 @@ class Inverse:
     identity:           W = G
     factored_tikhonov:  W = (S + sqrt(x)/pi)^-1 G (A + pi sqrt(x))^-1, pi = sqrt((tr A / J) / (tr S / O)), x the damping
                         (Martens and Grosse 2015, section 6.3)
-    else:               W = Q_S [(Q_S^T G Q_A) / (L + damping)] Q_A^T (Grosse et al. 2023, equation 21), the damping
-                        being damping_factor, times the mean of L when damping_mode is relative
+    ekfac, kfac, cg:    W = Q_S [(Q_S^T G Q_A) / (L + damping)] Q_A^T (Grosse et al. 2023, equation 21), the damping
+                        being damping_factor, times the mean of L when damping_mode is relative; for cg this is where
+                        it starts (gdig.stages.conjugate)
 
     Raises:
         ModelError: when nothing damps a singular matrix.
@@ -86,13 +87,17 @@ def damped_eigenvalues(f: Factors, config: Config, name: str = "layer") -> torch
         ModelError: when nothing damps a singular matrix.
     """
     eigenvalues = f.eigenvalues()
-    mean = float(eigenvalues.mean())
-    if mean == 0:
+    if float(eigenvalues.mean()) == 0:
         return None
-    damped = eigenvalues + config.damping_factor * (mean if config.damping_mode == "relative" else 1.0)
+    damped = eigenvalues + damping(eigenvalues, config)
     if not bool((damped > 0).all()):
         raise ModelError(f"{name}: its curvature is singular; damping_factor must be above 0")
     return damped
+
+
+def damping(eigenvalues: torch.Tensor, config: Config) -> float:
+    """What the eigenvalue forms add to each of a layer's eigenvalues L [O, J]."""
+    return config.damping_factor * (float(eigenvalues.mean()) if config.damping_mode == "relative" else 1.0)
 
 
 def tikhonov_shifts(f: Factors, x: float, name: str = "layer") -> tuple[float, float]:

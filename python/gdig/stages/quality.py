@@ -10,6 +10,7 @@ import numpy as np
 
 from gdig import _native
 from gdig.config import Budget
+from gdig.options import Score
 from gdig.store import SketchStore
 
 
@@ -18,7 +19,7 @@ class Survey:
     """What a finished sweep holds, in numbers; nothing is kept for each row.
 
     A row's votes are the seeds that it helps (influence > 0), or the tasks (mean influence on their seeds > 0); its
-    agreement is votes / voters, its score the mean influence.
+    agreement is votes / voters, its score what the option of that name makes of its influence.
 
     rows: N, valid or not. n_seeds: S. counts, tokens: int64 [voters + 1], valid rows with that many votes, and their
     tokens. all_tokens: of all rows. score_sum: of the valid rows' scores. kind: of the voters, "seeds" or "tasks".
@@ -58,17 +59,18 @@ class Survey:
         return int((self.tokens if unit == "tokens" else self.counts)[votes:].sum())
 
 
-def survey(store: SketchStore, tasks: np.ndarray | None = None) -> Survey:
+def survey(store: SketchStore, score: Score, tasks: np.ndarray | None = None) -> Survey:
     """Count what a finished sweep holds, in one pass over its shards.
 
     Args:
         store: the sweep.
+        score: the rule by which influence becomes a score (see `gdig.options`).
         tasks: int64 [S], the task of each seed, when tasks vote and not seeds.
 
     Raises:
         StoreError: naming the file, row and column of a number that cannot be.
     """
-    rows, n_seeds, counts, row_tokens, all_tokens, score_sum = _native.survey(store._native, tasks)
+    rows, n_seeds, counts, row_tokens, all_tokens, score_sum = _native.survey(store._native, score, tasks)
     kind: Literal["seeds", "tasks"] = "seeds" if tasks is None else "tasks"
     return Survey(rows, n_seeds, counts.astype(np.int64), row_tokens.astype(np.int64), all_tokens, score_sum, kind)
 

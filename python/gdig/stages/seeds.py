@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -12,19 +12,15 @@ import torch
 from gdig.config import Config
 from gdig.data.tokens import Example
 from gdig.distributed import Ranks
-from gdig.errors import ModelError
 from gdig.exchange import Exchange
-from gdig.model.batches import make_batches
-from gdig.model.capture import GradientPass
 from gdig.model.load import Model
 from gdig.progress import Progress
-from gdig.random import stream_key
-from gdig.stages.curvature import Factors, with_ones
-from gdig.stages.inverse import Inverse
+from gdig.stages.conjugate import shifts
+from gdig.stages.curvature import Factors
+from gdig.stages.gauss_newton import GaussNewton
+from gdig.stages.inverting import Inverting
+from gdig.stages.probe import compare
 from gdig.store import read_tensors, write_tensors
-
-_PROBE_SEEDS = 32
-"""Seeds on which the probe compares, spread evenly: an exact score costs a dense product a layer."""
 
 
 @dataclass
@@ -64,7 +60,8 @@ class SeedFactors:
 @dataclass(frozen=True)
 class SeedReport:
     """Losses [S] of the seeds, columns over all layers, least energy kept by any seed in any layer, and the difference
-    between factored and exact scores on the probe: |factored - exact| / |exact| and Pearson's r over all pairs."""
+    between factored and exact scores on the probe: |factored - exact| / |exact| and Pearson's r over all pairs. Of
+    conjugate gradients [S]: iterations, and the residual reached; and how many seeds did not reach cg_tolerance."""
 
     losses: list[float]
     columns: int
@@ -72,6 +69,9 @@ class SeedReport:
     probe_rows: int
     relative_error: float
     correlation: float
+    iterations: list[int] = field(default_factory=list)
+    residuals: list[float] = field(default_factory=list)
+    unconverged: int = 0
 
 
 def precondition_seeds(
@@ -83,6 +83,8 @@ def precondition_seeds(
     progress: Progress,
     where: Callable[[int], str] = "seed {}".format,
     ranks: Ranks | None = None,
+    sample: Sequence[Example] = (),
+    kept: Path | None = None,
 ) -> tuple[list[SeedFactors], SeedReport]:
     """Apply the inverse Hessian to every seed's gradient and factor the result.
 
@@ -91,10 +93,12 @@ def precondition_seeds(
         factors: curvature of each layer, or None for the identity.
         seeds: the seeds, in order.
         probe: candidates on which factored and exact scores are compared.
-        config: inversion, damping, seed_energy, seed_rank, loss_reduction, seed.
+        config: inversion, damping, seed_energy, seed_rank, loss_reduction, seed; for cg its own and those of a pass.
         progress: where to show it.
         where: says where a seed stands, by its number, for errors.
         ranks: who takes part; all are here with the same arguments. Each takes a run of the seeds.
+        sample: rows of the pool whose Gauss-Newton matrix inversion "cg" inverts.
+        kept: folder where "cg" leaves each seed that it has done, and finds those of an earlier start.
 
     Returns:
         The factors of this rank's layers (`Ranks.owners`), in order: of all layers, where there is one rank.
@@ -103,120 +107,74 @@ def precondition_seeds(
         ModelError: when a seed's loss or gradient is not finite; the message says which.
     """
     ranks = ranks or Ranks()
-    gradients = GradientPass(model, config.loss_reduction)
-    inverses = [Inverse(f, config, layer.name) for f, layer in zip(factors, model.layers, strict=True)]
-    stash = _probe_gradients(gradients, probe)
-    compared = set(np.unique(np.linspace(0, len(seeds) - 1, _PROBE_SEEDS).round().astype(int)).tolist())
-    parts: list[list[tuple[torch.Tensor, torch.Tensor, float]]] = [[] for _ in model.layers]
-    scores: dict[int, np.ndarray] = {}  # of a compared seed with each probe row: factored, exact; float64 [2, rows]
-    losses: list[float] = []
-    mine = ranks.part(len(seeds))
-
-    def sink(index: int, a: torch.Tensor, d: torch.Tensor, keep: torch.Tensor) -> None:
-        number = mine[len(losses)]
-        dtype = torch.promote_types(a.dtype, torch.float32)
-        a, d = with_ones(a.to(dtype), model.layers[index].width), d.to(dtype)
-        key = stream_key("factor", config.seed, model.layers[index].name, number) >> 1
-        part = inverses[index].low_rank(a, d, config.seed_energy, config.seed_rank, key)
-        if not bool(torch.isfinite(part[0]).all() & torch.isfinite(part[1]).all()):
-            raise ModelError(f"{where(number)}: its gradient at {model.layers[index].name} is not finite")
-        parts[index].append(part)
-        if number in compared:
-            both = scores.setdefault(number, np.zeros((2, len(probe))))
-            both += _both_scores(part, inverses[index].dense(d.T @ a), stash, index)
-
-    with progress.stage("fit: seeds", len(seeds), "seeds") as shown:
-        bar = ranks.shared(shown)
-        for number in mine:
-            ranks.doing(f"fit: seeds, seed {number}")
-            (batch,) = make_batches([seeds[number]], 1, window=len(seeds[number].input_ids))
-            loss = float(gradients.run(batch, sink)[0])
-            if not np.isfinite(loss):
-                raise ModelError(f"{where(number)}: its loss is {loss}")
-            losses.append(loss)
-            bar.advance(1)
+    work = Inverting(model, factors, seeds, probe, config, where, ranks)
+    if config.inversion == "cg":
+        shown = progress.stage("fit: conjugate gradients", len(seeds) * config.cg_iterations * len(sample), "products")
+    else:
+        shown = progress.stage("fit: seeds", len(seeds), "seeds")
+    with shown as unshared:
+        bar = ranks.shared(unshared)
+        if config.inversion == "cg":
+            work.search(GaussNewton(model, sample, shifts(factors, config), config, progress, ranks), bar, kept)
+        else:
+            work.invert(bar)
         # A JSON number is a float64 to the last bit.
         found = ranks.gather(
-            {
-                "losses": losses,
-                "columns": [[u.shape[1] for u, _, _ in part] for part in parts],
-                "energy": [[kept for _, _, kept in part] for part in parts],
-                "scores": {number: both.tolist() for number, both in scores.items()},
-            },
+            [
+                {
+                    "loss": one.loss,
+                    "columns": [u.shape[1] for u, _ in one.parts],
+                    "energy": one.energy,
+                    "scores": one.scores.tolist(),
+                    "search": one.search,
+                }
+                for one in work.done.values()
+            ],
             bar,
         )
-    joined = _join_layers(parts, found, model, ranks)
-    losses = [loss for one in found for loss in one["losses"]]
-    least = min(kept for one in found for layer in one["energy"] for kept in layer)
-    columns = sum(n for one in found for layer in one["columns"] for n in layer)
-    by_seed = {int(number): both for one in found for number, both in one["scores"].items()}
-    error, correlation = _compare(np.array([by_seed[number] for number in sorted(compared)]))
-    return joined, SeedReport(losses, columns, least, len(probe), error, correlation)
+    joined = _join_layers([one.parts for one in work.done.values()], found, model, ranks)
+    ones = [one for part in found for one in part]
+    columns = sum(sum(one["columns"]) for one in ones)
+    least = min(min(one["energy"]) for one in ones)
+    compared = [one["scores"] for one in ones if one["scores"][0]]
+    error, correlation = compare(np.array(compared or np.zeros((0, 2, 0))))
+    losses, ended = [one["loss"] for one in ones], [one["search"] for one in ones if one["search"]]
+    return joined, SeedReport(
+        losses, columns, least, len(probe), error, correlation,
+        iterations=[iterations for iterations, _, _ in ended],
+        residuals=[residual for _, residual, _ in ended],
+        unconverged=sum(not converged for _, _, converged in ended),
+    )  # fmt: skip
 
 
-def _join_layers(parts: list[list], found: list[dict], model: Model, ranks: Ranks) -> list[SeedFactors]:
-    """Bring the parts of all seeds of a layer to the rank that it belongs to, and put them side by side, in order."""
+def _join_layers(parts: list[list], found: list[list[dict]], model: Model, ranks: Ranks) -> list[SeedFactors]:
+    """Bring a layer's parts of all seeds to the rank that it belongs to, and put them side by side, in order.
+
+    parts: of this rank's seeds, for each layer U and V; emptied. found: by rank, of its seeds, columns and energy.
+    """
     exchange, joined = Exchange(ranks, model.device), []
     for index, owner in enumerate(ranks.owners(len(model.layers))):
-        own = [torch.cat([part[side] for part in parts[index]], dim=1) if parts[index] else None for side in (0, 1)]
-        layer, parts[index] = model.layers[index], []
+        layer = model.layers[index]
+        own = [torch.cat([one[index][side] for one in parts], dim=1) if parts else None for side in (0, 1)]
+        for one in parts:
+            one[index] = None
         dtype = torch.promote_types(model.dtype, torch.float32)
         sides: list[torch.Tensor] = []
         for mine, height in zip(own, (layer.out_features, layer.width), strict=True):
             pieces = []
-            for source, one in enumerate(found):
-                if sum(one["columns"][index]) == 0:
+            for source, ones in enumerate(found):
+                columns = sum(one["columns"][index] for one in ones)
+                if columns == 0:
                     continue
-                shape = (height, sum(one["columns"][index]))
+                shape = (height, columns)
                 piece = mine if source == ranks.rank else torch.empty(shape, dtype=dtype, device=layer.device)
                 assert piece is not None
                 pieces.append(exchange.move(piece, source, owner) if ranks.rank in (source, owner) else None)
             if owner == ranks.rank:
                 sides.append(torch.cat([piece for piece in pieces if piece is not None], dim=1).contiguous())
         if owner == ranks.rank:
-            widths = torch.tensor([0] + [n for one in found for n in one["columns"][index]])
-            energy = np.array([kept for one in found for kept in one["energy"][index]])
+            every = [one for ones in found for one in ones]
+            widths = torch.tensor([0] + [one["columns"][index] for one in every])
+            energy = np.array([one["energy"][index] for one in every])
             joined.append(SeedFactors(sides[0], sides[1], widths.cumsum(0), energy))
     return joined
-
-
-_Stash = list[list[tuple[torch.Tensor, torch.Tensor]]]
-"""For each probe row and layer: a [T, J], d [T, O]."""
-
-
-def _probe_gradients(gradients: GradientPass, probe: Sequence[Example]) -> _Stash:
-    stash: _Stash = []
-    layers = gradients.model.layers
-    for example in probe:
-        row: list = [None] * len(layers)
-
-        def sink(index: int, a: torch.Tensor, d: torch.Tensor, keep: torch.Tensor, row: list = row) -> None:
-            dtype = torch.promote_types(a.dtype, torch.float32)
-            row[index] = (with_ones(a.to(dtype), layers[index].width), d.to(dtype).clone())
-
-        (batch,) = make_batches([example], 1, window=len(example.input_ids))
-        gradients.run(batch, sink)
-        stash.append(row)
-    return stash
-
-
-def _both_scores(part: tuple, w: torch.Tensor, stash: _Stash, index: int) -> np.ndarray:
-    """<G_e, H^-1 G_s> of one seed and layer with each probe row, of the factored form and exact: float64 [2, rows].
-
-    Seed by seed, so that a figure does not depend on which other seeds are at hand.
-    """
-    u, v, _ = part
-    factored = [float(((row[index][1] @ u) * (row[index][0] @ v)).double().sum()) for row in stash]
-    exact = [float(((row[index][1] @ w) * row[index][0]).double().sum()) for row in stash]
-    return np.array([factored, exact])
-
-
-def _compare(scores: np.ndarray) -> tuple[float, float]:
-    """Relative error and correlation of the factored scores over (compared seed, probe row): scores [S, 2, rows]."""
-    x, y = scores[:, 0].ravel(), scores[:, 1].ravel()
-    if not len(x):
-        return float("nan"), float("nan")
-    size = float(np.linalg.norm(y))
-    error = float(np.linalg.norm(x - y)) / size if size else 0.0
-    correlation = float(np.corrcoef(x, y)[0, 1]) if x.std() and y.std() else float("nan")
-    return error, correlation

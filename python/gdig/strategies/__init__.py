@@ -53,12 +53,12 @@ def choose(swept: Swept, budget: Budget, config: Config) -> Choice:
     strategy = METHODS[config.method]
     picked = strategy.pick(swept, budget, config.seed, config)
     rows, reasons = picked.rows, dict(picked.reasons)
-    columns = _native.row_columns(swept.store._native, swept.labels, rows, swept.voting)
+    columns = _native.row_columns(swept.store._native, swept.labels, rows, config.score, swept.voting)
     if not strategy.ordered:
         order = np.lexsort((rows, -columns["score"].astype(np.float64)))
         rows = rows[order]
         columns, reasons = ({name: x[order] for name, x in every.items()} for every in (columns, reasons))
-    by_task = swept.tasks.mean(swept.influence_of(rows)) if swept.tasks else np.zeros((len(rows), 0))
+    by_task = swept.tasks.mean(swept.column("influence", rows)) if swept.tasks else np.zeros((len(rows), 0))
     notes = list(picked.notes)
     if picked.shortfall is not None:
         notes.append(picked.shortfall)

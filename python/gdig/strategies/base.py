@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -42,14 +42,19 @@ class Swept:
         """Each seed's task, int64 [S], where tasks vote and not seeds."""
         return self.tasks.of_seed if self.survey.kind == "tasks" else None
 
-    def influence_of(self, rows: np.ndarray) -> np.ndarray:
-        """Influence of some rows on every seed: float32 [n, S]; reads those rows of the shards alone."""
-        found = np.empty((len(rows), self.survey.n_seeds), np.float32)
-        shards = rows // self.store.rows_per_shard
-        for shard in np.unique(shards).tolist():
-            here = shards == shard
-            found[here] = self.store.tensor(shard, "influence")[rows[here] - shard * self.store.rows_per_shard]
+    def column(self, name: str, rows: np.ndarray) -> np.ndarray:
+        """One of the sweep's tensors for some rows, [n] or [n, ...]; reads those rows of the shards alone."""
+        step = self.store.rows_per_shard
+        first = self.store.tensor(self.store.shards[0], name)
+        found = np.empty((len(rows), *first.shape[1:]), first.dtype)
+        for shard in np.unique(rows // step).tolist():
+            here = rows // step == shard
+            found[here] = self.store.tensor(shard, name)[rows[here] - shard * step]
         return found
+
+    def without_clusters(self) -> Swept:
+        """The same for a method that draws from none."""
+        return replace(self, labels=None, centroids=None)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The best rows by one number: mean influence on the seeds, or loss."""
+"""The best rows by one number: the score that the seeds give them, or their loss."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from gdig.strategies.base import Picked, Swept
 
 
 def top(swept: Swept, budget: Budget, seed: int, options: Config) -> Picked:
-    """Rows with the highest mean influence on the seeds, ties by row."""
-    return _best(swept, "score", budget)
+    """Rows with the highest score, ties by row."""
+    return _best(swept, options.score, budget)
 
 
 def loss(swept: Swept, budget: Budget, seed: int, options: Config) -> Picked:

@@ -36,7 +36,7 @@ def _draw(
         swept.store._native,
         swept.labels,
         least_votes=least_votes,
-        by_score=options.draw == "score",
+        by_score=options.score if options.draw == "score" else None,
         quotas=options.quotas,
         budget=int(budget.amount),
         tokens=budget.unit == "tokens",

@@ -1,12 +1,13 @@
 //! What the seeds say of the rows of a finished sweep, read from its shards: nothing is held for each row of the pool.
 //!
 //! A row's votes are the seeds that it helps (influence > 0), or the tasks (mean influence on their seeds > 0); its score
-//! is the mean influence over the seeds: summed in float64 in the order of the seeds, rounded once to float32.
+//! is a mean over the seeds (see [`Score`]): summed in float64 in the order of the seeds, rounded once to float32.
 
 mod best;
 mod columns;
 mod labels;
 mod rows;
+mod score;
 mod survey;
 #[cfg(test)]
 mod tests;
@@ -14,7 +15,8 @@ mod tests;
 pub use best::{best, By};
 pub use columns::{columns, Columns};
 pub use labels::{LabelFiles, LabelRows};
-pub use rows::{Drawable, SweepShard, Tasks, Voters};
+pub use rows::{Drawable, Judge, SweepShard, Tasks, Voters};
+pub use score::Score;
 pub use survey::{survey, Survey};
 
 /// Rows that a thread takes at once. Sums go over these spans, so it is fixed: their bits depend on it.

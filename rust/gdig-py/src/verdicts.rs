@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use gdig_core::verdicts::{self as core, By, Drawable, LabelFiles, Tasks, Voters};
+use gdig_core::verdicts::{self as core, By, Drawable, Judge, LabelFiles, Score, Tasks, Voters};
 use gdig_core::{Dtype, Error, Result};
 use numpy::PyArray1;
 use pyo3::exceptions::PyValueError;
@@ -38,21 +38,31 @@ fn voters(tasks: &Option<Tasks>) -> Voters<'_> {
     tasks.as_ref().map_or(Voters::Seeds, Voters::Tasks)
 }
 
+fn score_named(name: &str) -> PyResult<Score> {
+    match name {
+        "mean" => Ok(Score::Mean),
+        "steady" => Ok(Score::Steady),
+        _ => Err(PyValueError::new_err(format!("score: expected 'mean' or 'steady', got {name:?}"))),
+    }
+}
+
 /// (rows, seeds, valid rows by votes, their tokens by votes, tokens of all rows, sum of the valid rows' scores)
 #[pyfunction]
-#[pyo3(signature = (store, tasks=None))]
+#[pyo3(signature = (store, score, tasks=None))]
 pub fn survey<'py>(
     py: Python<'py>,
     store: &Store,
+    score: &str,
     tasks: Option<&Bound<'py, PyAny>>,
 ) -> PyResult<(usize, usize, Counts<'py>, Counts<'py>, u64, f64)> {
-    let tasks = self::tasks(tasks)?;
-    let found = supervised(py, None, |supervisor| core::survey(&store.store, voters(&tasks), supervisor))?;
+    let (score, tasks) = (score_named(score)?, self::tasks(tasks)?);
+    let judge = Judge { score, voters: voters(&tasks) };
+    let found = supervised(py, None, |supervisor| core::survey(&store.store, judge, supervisor))?;
     let (counts, tokens) = (PyArray1::from_vec(py, found.counts), PyArray1::from_vec(py, found.tokens));
     Ok((found.rows, found.n_seeds, counts, tokens, found.all_tokens, found.score))
 }
 
-/// The best rows, in order.
+/// The best rows, in order: by a score, or by "loss".
 #[pyfunction]
 pub fn best_rows<'py>(
     py: Python<'py>,
@@ -62,15 +72,14 @@ pub fn best_rows<'py>(
     tokens: bool,
 ) -> PyResult<Bound<'py, PyArray1<i64>>> {
     let by = match by {
-        "score" => By::Score,
         "loss" => By::Loss,
-        _ => return Err(PyValueError::new_err(format!("by: expected 'score' or 'loss', got {by:?}"))),
+        score => By::Score(score_named(score)?),
     };
     let rows = supervised(py, None, |supervisor| core::best(&store.store, by, budget, tokens, supervisor))?;
     Ok(PyArray1::from_vec(py, rows))
 }
 
-/// Rows drawn from the clusters, in order.
+/// Rows drawn from the clusters, in order: inside a cluster by a score, or by a hash.
 #[pyfunction]
 #[pyo3(signature = (store, labels, *, least_votes, by_score, quotas, budget, tokens, seed, tasks=None))]
 #[allow(clippy::too_many_arguments)] // Each is one of the options of a selection.
@@ -79,7 +88,7 @@ pub fn draw_rows<'py>(
     store: &Store,
     labels: Option<PathBuf>,
     least_votes: u32,
-    by_score: bool,
+    by_score: Option<&str>,
     quotas: &str,
     budget: u64,
     tokens: bool,
@@ -87,6 +96,7 @@ pub fn draw_rows<'py>(
     tasks: Option<&Bound<'py, PyAny>>,
 ) -> PyResult<Bound<'py, PyArray1<i64>>> {
     let (quotas, tasks) = (self::quotas(quotas)?, self::tasks(tasks)?);
+    let by_score = by_score.map(score_named).transpose()?;
     let rows = supervised(py, None, |supervisor| {
         let len = store.store.check_complete()?;
         let labels = open(labels.as_ref(), len)?;
@@ -107,20 +117,22 @@ pub fn draw_rows<'py>(
 
 /// What the files say of some rows: columns by name.
 #[pyfunction]
-#[pyo3(signature = (store, labels, rows, tasks=None))]
+#[pyo3(signature = (store, labels, rows, score, tasks=None))]
 pub fn row_columns<'py>(
     py: Python<'py>,
     store: &Store,
     labels: Option<PathBuf>,
     rows: &Bound<'py, PyAny>,
+    score: &str,
     tasks: Option<&Bound<'py, PyAny>>,
 ) -> PyResult<Bound<'py, PyDict>> {
     let tasks = self::tasks(tasks)?;
+    let judge = Judge { score: score_named(score)?, voters: voters(&tasks) };
     let rows = Array::new(rows, "rows")?.one_dimensional(&[Dtype::I64])?;
     let rows: &[i64] = rows.typed();
     let found = supervised(py, None, |supervisor| {
         let labels = open(labels.as_ref(), store.store.check_complete()?)?;
-        core::columns(&store.store, labels.as_ref(), rows, voters(&tasks), supervisor)
+        core::columns(&store.store, labels.as_ref(), rows, judge, supervisor)
     })?;
     let columns = PyDict::new(py);
     columns.set_item("votes", PyArray1::from_vec(py, found.votes))?;

@@ -3,7 +3,8 @@
 use std::collections::BinaryHeap;
 use std::sync::Mutex;
 
-use super::rows::{each_shard, Voters};
+use super::rows::{each_shard, Judge, Voters};
+use super::score::Score;
 use super::spans;
 use crate::interrupt::Supervisor;
 use crate::parallel::{in_order, thread_pool};
@@ -15,7 +16,7 @@ use crate::Result;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum By {
     /// A high score.
-    Score,
+    Score(Score),
     /// A low loss.
     Loss,
 }
@@ -59,7 +60,7 @@ pub fn best(store: &Store, by: By, budget: u64, tokens: bool, supervisor: &Super
         each_shard(store, span, |shard, rows| {
             for row in rows.filter(|&row| shard.is_valid(row)) {
                 let value = match by {
-                    By::Score => -shard.verdict(row, Voters::Seeds)?.score,
+                    By::Score(score) => -shard.verdict(row, Judge { score, voters: Voters::Seeds })?.score,
                     By::Loss => shard.loss(row),
                 };
                 if value.is_nan() {

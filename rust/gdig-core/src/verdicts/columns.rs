@@ -1,7 +1,7 @@
 //! What the files say of some rows.
 
 use super::labels::{LabelFile, LabelFiles};
-use super::rows::{SweepShard, Voters};
+use super::rows::{Judge, SweepShard};
 use crate::interrupt::Supervisor;
 use crate::resample::NOT_ELIGIBLE;
 use crate::store::Store;
@@ -23,7 +23,7 @@ pub fn columns(
     store: &Store,
     labels: Option<&LabelFiles>,
     rows: &[i64],
-    voters: Voters,
+    judge: Judge,
     supervisor: &Supervisor,
 ) -> Result<Columns> {
     let (n, m) = (store.check_complete()?, rows.len());
@@ -47,8 +47,8 @@ pub fn columns(
             shard = Some(SweepShard::open(store, row / store.rows_per_shard())?);
         }
         let shard = shard.as_ref().expect("opened just above").view();
-        voters.check(&shard)?;
-        let verdict = shard.verdict(row, voters)?;
+        judge.voters.check(&shard)?;
+        let verdict = shard.verdict(row, judge)?;
         (found.votes[i], found.score[i], found.loss[i]) = (verdict.votes, verdict.score, shard.loss(row));
         found.tokens[i] = shard.tokens(row)? as i64;
         if let Some(labels) = labels {

@@ -4,11 +4,19 @@ use std::ops::Range;
 use std::path::Path;
 
 use super::labels::{LabelFile, LabelFiles};
+use super::score::Score;
 use crate::hash::{derive, RowHash};
 use crate::interrupt::Supervisor;
 use crate::resample::{sortable, Population, Row, NOT_ELIGIBLE};
 use crate::store::{Shard, Store};
 use crate::{Dtype, Error, Result};
+
+/// What a row's influence comes to.
+#[derive(Clone, Copy)]
+pub struct Judge<'a> {
+    pub score: Score,
+    pub voters: Voters<'a>,
+}
 
 /// Who votes for a row.
 #[derive(Clone, Copy)]
@@ -158,21 +166,19 @@ impl View<'_> {
     }
 
     /// Of any row; of one that is not valid it says nothing.
-    pub fn verdict(&self, row: usize, voters: Voters) -> Result<Verdict> {
+    pub fn verdict(&self, row: usize, judge: Judge) -> Result<Verdict> {
         let influence = &self.influence[(row - self.first) * self.n_seeds..][..self.n_seeds];
-        let votes = match voters {
+        let votes = match judge.voters {
             Voters::Seeds => influence.iter().filter(|&&x| x > 0.0).count() as u32,
             Voters::Tasks(tasks) => tasks.votes(influence),
         };
-        let sum: f64 = influence.iter().map(|&x| f64::from(x)).sum();
-        // One that is not finite makes the sum so: float32s cannot overflow a float64.
-        if !sum.is_finite() {
+        let score = judge.score.of(influence);
+        if !score.is_finite() {
             let seed = influence.iter().position(|x| !x.is_finite()).unwrap_or(0);
             let what = format!("influence on seed {seed}: expected a finite number, got {}", influence[seed]);
             return Err(self.bad(row, &what));
         }
-        let score = if self.n_seeds == 0 { 0.0 } else { (sum / self.n_seeds as f64) as f32 };
-        Ok(Verdict { votes, score })
+        Ok(Verdict { votes, score: score as f32 })
     }
 
     pub fn bad(&self, row: usize, what: &str) -> Error {
@@ -206,8 +212,8 @@ pub struct Drawable<'a> {
     pub labels: Option<&'a LabelFiles>,
     pub voters: Voters<'a>,
     pub least_votes: u32,
-    /// Inside a cluster the highest score first, instead of a hash.
-    pub by_score: bool,
+    /// Inside a cluster the highest score first; `None`: by a hash.
+    pub by_score: Option<Score>,
     pub seed: u64,
     pub len: usize,
     pub supervisor: &'a Supervisor<'a>,
@@ -221,6 +227,8 @@ impl Population for Drawable<'_> {
     fn each(&self, span: Range<usize>, visit: &mut impl FnMut(Row)) -> Result<()> {
         let hash = RowHash::new(derive(self.seed, "rows"));
         let mut file: Option<LabelFile> = None;
+        // Without a score only the votes are asked for, which both rules give.
+        let judge = Judge { score: self.by_score.unwrap_or(Score::Mean), voters: self.voters };
         each_shard(self.store, span, |shard, rows| {
             self.voters.check(shard)?;
             for row in rows {
@@ -239,13 +247,13 @@ impl Population for Drawable<'_> {
                 if label == NOT_ELIGIBLE {
                     continue;
                 }
-                let verdict = shard.verdict(row, self.voters)?;
+                let verdict = shard.verdict(row, judge)?;
                 if verdict.votes < self.least_votes {
                     continue;
                 }
                 let key = match self.by_score {
-                    true => !sortable(f64::from(verdict.score)),
-                    false => hash.of(row as u64),
+                    Some(_) => !sortable(f64::from(verdict.score)),
+                    None => hash.of(row as u64),
                 };
                 visit(Row { row: row as u64, label: label as usize, key, cost: shard.tokens(row)? });
             }

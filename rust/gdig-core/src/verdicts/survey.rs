@@ -2,7 +2,7 @@
 
 use std::sync::Mutex;
 
-use super::rows::{each_shard, SweepShard, Voters};
+use super::rows::{each_shard, Judge, SweepShard};
 use super::spans;
 use crate::interrupt::Supervisor;
 use crate::parallel::{in_order, thread_pool};
@@ -24,11 +24,11 @@ pub struct Survey {
     pub score: f64,
 }
 
-pub fn survey(store: &Store, voters: Voters, supervisor: &Supervisor) -> Result<Survey> {
+pub fn survey(store: &Store, judge: Judge, supervisor: &Supervisor) -> Result<Survey> {
     let rows = store.check_complete()?;
     // As wide as the first shard says; every other is held against it.
     let n_seeds = if rows == 0 { 0 } else { SweepShard::open(store, 0)?.view().n_seeds };
-    let places = voters.count(n_seeds) + 1;
+    let places = judge.voters.count(n_seeds) + 1;
     let new = || Survey { rows, n_seeds, counts: vec![0; places], tokens: vec![0; places], ..Survey::default() };
     // Integers are added as they come; of the scores, whose sum depends on its order, each span's sum is kept.
     let (total, scores) = (Mutex::new(new()), Mutex::new(Vec::new()));
@@ -41,12 +41,12 @@ pub fn survey(store: &Store, voters: Voters, supervisor: &Supervisor) -> Result<
                 let what = format!("influence: expected {n_seeds} seeds, as in the first shard, got {}", shard.n_seeds);
                 return Err(Error::store(shard.path, what));
             }
-            voters.check(shard)?;
+            judge.voters.check(shard)?;
             for row in rows {
                 let tokens = shard.tokens(row)?;
                 part.all_tokens += tokens;
                 if shard.is_valid(row) {
-                    let verdict = shard.verdict(row, voters)?;
+                    let verdict = shard.verdict(row, judge)?;
                     part.counts[verdict.votes as usize] += 1;
                     part.tokens[verdict.votes as usize] += tokens;
                     part.score += f64::from(verdict.score);

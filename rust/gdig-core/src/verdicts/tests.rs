@@ -25,9 +25,15 @@ impl Pool {
         self.influence[row * self.n_seeds..][..self.n_seeds].iter().filter(|&&x| x > 0.0).count()
     }
 
-    fn score(&self, row: usize) -> f32 {
-        let sum: f64 = self.influence[row * self.n_seeds..][..self.n_seeds].iter().map(|&x| f64::from(x)).sum();
-        (sum / self.n_seeds as f64) as f32
+    fn score(&self, row: usize, rule: Score) -> f32 {
+        let influence = self.influence[row * self.n_seeds..][..self.n_seeds].iter().map(|&x| f64::from(x));
+        let (n, sum) = (self.n_seeds as f64, influence.clone().sum::<f64>());
+        let squares: f64 = influence.map(|x| x * x).sum();
+        match rule {
+            Score::Mean => (sum / n) as f32,
+            Score::Steady if squares == 0.0 => 0.0,
+            Score::Steady => (sum / (n * squares).sqrt()) as f32,
+        }
     }
 
     fn rows(&self) -> std::ops::Range<usize> {
@@ -95,25 +101,27 @@ proptest! {
     #[test]
     fn all_that_is_read_is_what_lies_in_memory(
         pool in pools(), rows_per_shard in 1usize..50, least_votes in 0u32..4, budget in 0u64..60, seed in any::<u64>(),
-        rule in 0usize..3
+        rule in 0usize..3,
+        score in prop::sample::select(vec![Score::Mean, Score::Steady])
     ) {
         let directory = tempfile::tempdir().unwrap();
         let (store, labels) = pool.write(directory.path(), rows_per_shard);
         let none = Supervisor::none();
         let valid: Vec<usize> = pool.rows().filter(|&row| pool.valid[row] != 0).collect();
 
-        let found = survey(&store, Voters::Seeds, &none).unwrap();
+        let judge = Judge { score, voters: Voters::Seeds };
+        let found = survey(&store, judge, &none).unwrap();
         prop_assert_eq!((found.rows, found.n_seeds), (pool.rows().end, pool.n_seeds));
         prop_assert_eq!(found.all_tokens, pool.tokens.iter().map(|&t| t as u64).sum::<u64>());
-        prop_assert_eq!(found.score, valid.iter().map(|&row| f64::from(pool.score(row))).sum::<f64>());
+        prop_assert_eq!(found.score, valid.iter().map(|&row| f64::from(pool.score(row, score))).sum::<f64>());
         for votes in 0..=pool.n_seeds {
             let of = valid.iter().filter(|&&row| pool.votes(row) == votes);
             prop_assert_eq!(found.counts[votes], of.clone().count() as u64);
             prop_assert_eq!(found.tokens[votes], of.map(|&row| pool.tokens[row] as u64).sum::<u64>());
         }
 
-        for (by, tokens) in [(By::Score, false), (By::Score, true), (By::Loss, false), (By::Loss, true)] {
-            let key = |row: usize| if by == By::Loss { pool.loss[row] } else { -pool.score(row) };
+        for (by, tokens) in [(By::Score(score), false), (By::Score(score), true), (By::Loss, false), (By::Loss, true)] {
+            let key = |row: usize| if by == By::Loss { pool.loss[row] } else { -pool.score(row, score) };
             let mut order = valid.clone();
             order.sort_by(|&a, &b| key(a).partial_cmp(&key(b)).unwrap().then(a.cmp(&b)));
             let mut spent = 0;
@@ -125,23 +133,32 @@ proptest! {
         // Drawn from the files as from arrays with the labels of the rows that may be drawn.
         let may = |row: usize| pool.valid[row] != 0 && pool.votes(row) >= least_votes as usize;
         let masked = |labels: &[u32]| -> Vec<u32> { pool.rows().map(|row| if may(row) { labels[row] } else { INVALID }).collect() };
-        let scores: Vec<f32> = pool.rows().map(|row| pool.score(row)).collect();
+        let scores: Vec<f32> = pool.rows().map(|row| pool.score(row, score)).collect();
         let quotas = Quotas::ALL[rule].0;
         for (with_labels, by_score) in [(true, false), (true, true), (false, false)] {
             let in_memory = if with_labels { masked(&pool.labels) } else { masked(&vec![0; pool.rows().end]) };
             let priority = if by_score { Priority::Values(Column::F32(&scores)) } else { Priority::Hash };
             let arrays = Arrays::new(Labels::U32(&in_memory), priority, Some(Column::I32(&pool.tokens)), seed).unwrap();
             let labels = with_labels.then_some(&labels);
-            let files = Drawable { store: &store, labels, voters: Voters::Seeds, least_votes, by_score, seed, len: pool.rows().end, supervisor: &none };
+            let files = Drawable {
+                store: &store,
+                labels,
+                voters: Voters::Seeds,
+                least_votes,
+                by_score: by_score.then_some(score),
+                seed,
+                len: pool.rows().end,
+                supervisor: &none,
+            };
             let drawn = resample(&files, quotas, budget, seed, &none).unwrap();
             prop_assert_eq!(&drawn, &resample(&arrays, quotas, budget, seed, &none).unwrap());
             prop_assert_eq!(
                 resample_costs(&files, quotas, budget, seed, &none).unwrap(),
                 resample_costs(&arrays, quotas, budget, seed, &none).unwrap()
             );
-            let told = columns(&store, labels, &drawn, Voters::Seeds, &none).unwrap();
+            let told = columns(&store, labels, &drawn, judge, &none).unwrap();
             for (i, row) in drawn.iter().map(|&row| row as usize).enumerate() {
-                prop_assert_eq!((told.votes[i] as usize, told.score[i]), (pool.votes(row), pool.score(row)));
+                prop_assert_eq!((told.votes[i] as usize, told.score[i]), (pool.votes(row), pool.score(row, score)));
                 prop_assert_eq!((told.loss[i], told.tokens[i]), (pool.loss[row], i64::from(pool.tokens[row])));
                 if with_labels {
                     prop_assert_eq!((told.label[i], told.distance[i]), (pool.labels[row], row as f32 / 2.0));
@@ -175,11 +192,12 @@ fn pool(n: usize) -> Pool {
 
 #[test]
 fn what_is_wrong_is_named() {
+    let judge = Judge { score: Score::Steady, voters: Voters::Seeds };
     let none = Supervisor::none();
     let message = |pool: &Pool| {
         let directory = tempfile::tempdir().unwrap();
         let (store, _) = pool.write(directory.path(), 2);
-        survey(&store, Voters::Seeds, &none)
+        survey(&store, judge, &none)
             .map(drop)
             .and(best(&store, By::Loss, 9, false, &none).map(drop))
             .unwrap_err()
@@ -200,12 +218,12 @@ fn what_is_wrong_is_named() {
     bad.influence[4] = f32::INFINITY;
     let directory = tempfile::tempdir().unwrap();
     let (store, labels) = bad.write(directory.path(), 2);
-    assert_eq!(survey(&store, Voters::Seeds, &none).unwrap().counts, [0, 0, 4]);
-    assert!(columns(&store, Some(&labels), &[5], Voters::Seeds, &none)
+    assert_eq!(survey(&store, judge, &none).unwrap().counts, [0, 0, 4]);
+    assert!(columns(&store, Some(&labels), &[5], judge, &none)
         .unwrap_err()
         .to_string()
         .contains("expected 0 to 4, got 5"));
-    assert!(columns(&store, None, &[-1], Voters::Seeds, &none).is_err());
+    assert!(columns(&store, None, &[-1], judge, &none).is_err());
 
     let mut far = pool(5);
     far.labels[4] = 1 << 28;

@@ -1,0 +1,74 @@
+"""Methods side by side over one finished run."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from project_fixtures import N_ROWS, labels_of, stages, steady, stored, translation_rows, write_jsonl
+
+import gdig
+from gdig.cli import main
+from gdig.errors import ConfigError
+from gdig.pipeline import compare
+from gdig.strategies import METHODS
+
+
+def test_every_figure_is_that_of_the_choice(project, run_copy):
+    before = {name: facts["seconds"] for name, facts in stages(run_copy).items() if name != "select"}
+    found = compare(**project.options(run_copy))
+    assert [one.method for one in found.chosen] == list(METHODS)
+    sweep, (labels, _) = stored(run_copy), labels_of(run_copy)
+    picks = {}
+    for one in found.chosen:
+        rows = gdig.select(**project.options(run_copy, method=one.method)).rows
+        picks[one.method] = set(rows.tolist())
+        assert (one.rows, one.tokens) == (len(rows), sweep["tokens"][rows].sum())
+        assert one.score == pytest.approx(steady(sweep["influence"])[rows].mean(dtype=np.float64), rel=1e-6)
+        assert one.agreement == pytest.approx((sweep["influence"][rows] > 0).mean())
+        assert one.loss == pytest.approx(sweep["loss"][rows].mean(dtype=np.float64), rel=1e-6)
+        assert one.clusters == len(set(labels[rows].tolist())) and found.n_clusters == len(set(labels.tolist()))
+        assert one.repeated == 0 and one.tasks == {}
+    for a, first in enumerate(METHODS):
+        for b, second in enumerate(METHODS):
+            assert found.overlap[a, b] == len(picks[first] & picks[second]) / len(picks[first])
+    assert {name: facts["seconds"] for name, facts in stages(run_copy).items() if name != "select"} == before
+
+
+def test_repeated_rows_and_tasks(project, tmp_path):
+    rows = translation_rows(8) * 2
+    seeds = [{**row, "task": "ab"[place % 2]} for place, row in enumerate(translation_rows(4, seed=1))]
+    files = {
+        "candidates": (str(write_jsonl(tmp_path / "pool.jsonl", rows)),),
+        "seeds": (str(write_jsonl(tmp_path / "seeds.jsonl", seeds)),),
+    }
+    options = project.options(tmp_path / "run", **files, task_field="task", budget="100%", n_clusters=2)
+    (one,) = compare(**options, methods=["top"]).chosen
+    assert (one.rows, one.repeated) == (16, 8)
+    influence = stored(tmp_path / "run")["influence"].astype(np.float64)
+    assert one.tasks == pytest.approx({"a": influence[:, 0::2].mean(), "b": influence[:, 1::2].mean()}, rel=1e-6)
+
+
+def test_the_command_prints_a_table_or_json_and_writes_no_selection(run_copy, capsys):
+    (run_copy / "selection.jsonl").unlink()
+    assert main(["compare", str(run_copy), "--budget", "6", "--methods", "top", "loss"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith(f"6 rows of {N_ROWS} rows, by each method")
+    figures = ["rows", "tokens", "score", "agreement", "loss", "clusters", "repeated"]
+    assert lines[1].split() == ["method", *figures, "seconds"]
+    assert [line.split()[:2] for line in lines[2:4]] == [["top", "6"], ["loss", "6"]]
+    assert main(["compare", str(run_copy), "--budget", "6", "--methods", "top", "loss", "--json"]) == 0
+    read = json.loads(capsys.readouterr().out)
+    assert read["budget"] == {"unit": "rows", "amount": 6.0} and read["rows"] == N_ROWS
+    assert list(read["methods"]) == ["top", "loss"] and read["overlap"]["top"]["top"] == 1.0
+    assert not (run_copy / "selection.jsonl").exists()
+
+
+def test_what_cannot_be_compared(project, run_copy, tmp_path, capsys):
+    with pytest.raises(ConfigError, match=r"methods: expected one of gdig, top, .*got 'best'"):
+        compare(**project.options(run_copy), methods=["best"])
+    assert main(["compare", str(run_copy), "--run-path", str(tmp_path)]) == 2
+    assert "are both given" in capsys.readouterr().err
+    assert main(["compare", str(tmp_path / "none"), "--budget", "6"]) == 2
+    assert "gdig: error: " in capsys.readouterr().err
