@@ -86,10 +86,12 @@ def test_components(seed, n, dim):
     np.testing.assert_allclose(((x @ directions.T) ** 2).sum(0) / n, explained, atol=1e-12)
     assert (np.diff(explained) <= 1e-12).all()
     assert explained.sum() >= 0.5 - 1e-9 and explained[:-1].sum() < 0.5
-    # The sign: as the seeds point. Negated seeds give negated components.
-    assert ((x @ directions.T).mean(0) > -1e-12).all()
+    # The sign: as the seeds point. Negated seeds give negated components, unless the seeds cancel.
+    along = (x @ directions.T).mean(0)
+    assert (along > -1e-12).all()
     opposite, _ = components(-x)
-    np.testing.assert_allclose(opposite, -directions, atol=1e-7)
+    clear = along > 1e-6
+    np.testing.assert_allclose(opposite[clear], -directions[clear], atol=1e-7)
 
 
 def test_components_of_seeds_that_cancel_have_a_sign_nonetheless():
