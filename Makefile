@@ -57,6 +57,14 @@ format: .make/python ## rewrite Python and Rust in the project's style
 bench: .make/native ## measure the selection on real pairs (a file named by GDIG_ZH_EN), into benches/record/
 	$(BIN)/python benches/real_zh_en.py
 
+.PHONY: evidence
+evidence: .make/native ## measure whether the scores predict and the selection helps: an hour at most, goes on if interrupted
+	$(BIN)/python benches/evidence.py
+
+.PHONY: evidence-quick
+evidence-quick: .make/native ## the same at small sizes, in three minutes; changes no record that is kept
+	$(BIN)/python benches/evidence.py --quick
+
 .PHONY: bench-sweep
 bench-sweep: .make/native ## measure sweep and fit beside a plain forward and backward pass, into benches/record/
 	$(BIN)/python benches/sweep.py

@@ -58,7 +58,7 @@ def main() -> None:
         "setup": SETUP,
     }
     arms = [arm for arm in ARMS if not arguments.small or arm.recipe.hidden_size == SMALL.hidden_size]
-    for part, found in measure(steps, rows, arms):
+    for part, found in measure(steps, rows, arms, TRIALS[: 1 if arguments.small else None]):
         record[part] = found
         record["setup"] = SETUP | {"arms": [asdict(arm) for arm in arms]}
         record["seconds"] = steps.all_seconds()
@@ -67,7 +67,9 @@ def main() -> None:
     print(tables(record))
 
 
-def measure(steps: Steps, rows: dict[str, Path], arms: Sequence[Arm]) -> Iterator[tuple[str, Any]]:
+def measure(
+    steps: Steps, rows: dict[str, Path], arms: Sequence[Arm], trials: Sequence[Trial]
+) -> Iterator[tuple[str, Any]]:
     """Each part of the record as it comes."""
     for number, arm in enumerate(arms, 1):  # one after the other: an interrupted run has whole arms
         kept = train_arms(steps, rows, arms[:number])
@@ -79,7 +81,7 @@ def measure(steps: Steps, rows: dict[str, Path], arms: Sequence[Arm]) -> Iterato
     yield "inverses", evidence.inverses()
     yield "seeds", evidence.seed_sets([name for name in SEED_SETS if name in kept])
     yield "command", evidence.command()
-    yield "selections", evidence.selections(Retraining(steps, rows, tokenizer), TRIALS)
+    yield "selections", evidence.selections(Retraining(steps, rows, tokenizer), trials)
 
 
 def write_rows(data: Path, folder: Path) -> dict[str, Path]:
@@ -101,7 +103,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, default=Path(default), help="pairs (default: $GDIG_ZH_EN, %(default)s)")
     parser.add_argument("--folder", type=Path, default=ROOT / "build" / "evidence_zh_en", help="finished steps")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of the CPU (default: all)")
-    parser.add_argument("--small", action="store_true", help="leave out the models of the larger size")
+    parser.add_argument("--small", action="store_true", help="without the larger models, one trial of selections")
     parser.add_argument("--record", type=Path, default=ROOT / "benches" / "record" / "evidence-zh-en.json")
     return parser.parse_args()
 

@@ -38,7 +38,7 @@ def test_reliability_says_how_well_other_seeds_would_agree():
 
 def test_the_seeds_wanted_reach_four_fifths():
     few = make_votes(20_000, 10, 0.4)
-    wanted = SeedHealth(20_000, reliability(few), 0.0, 0.0).seeds_wanted(10)
+    wanted = SeedHealth(20_000, reliability(few), 0.0, 0.25, 0.0).seeds_wanted(10)
     assert wanted > 20
     assert reliability(make_votes(20_000, wanted, 0.4, seed=1)) == pytest.approx(0.8, abs=0.02)
 
@@ -67,27 +67,28 @@ def test_valid_rows_are_sampled_evenly_over_the_shards(tmp_path):
     health = look_at_seeds(SketchStore.open(tmp_path), [1.0, 2.0])
     assert 4096 * 6 / 7 - 20 < health.rows < 4096 * 6 / 7 + 20
     assert health.pool_loss == pytest.approx((n - 1) / 2, abs=10)
-    assert health.seed_loss == 1.5
+    assert (health.seed_loss, health.seed_loss_error) == (1.5, 0.5)
 
 
 def test_nothing_is_said_of_good_seeds():
-    assert warn_of_seeds(SeedHealth(100, 0.5, 3.0, 3.0), [3.0] * 64, "mean") == []
-    assert warn_of_seeds(SeedHealth(100, math.nan, 3.0, 3.0), [3.0], "mean") == []
+    assert warn_of_seeds(SeedHealth(100, 0.5, 3.0, 0.25, 3.0), [3.0] * 64, "mean") == []
+    assert warn_of_seeds(SeedHealth(100, math.nan, 3.0, 0.25, 3.0), [3.0], "mean") == []
 
 
 def test_seeds_at_odds_are_told_with_the_number_that_would_do():
-    (text,) = warn_of_seeds(SeedHealth(100, 0.4, 1.0, 2.0), [1.0] * 20, "mean")
+    (text,) = warn_of_seeds(SeedHealth(100, 0.4, 1.0, 0.25, 2.0), [1.0] * 20, "mean")
     assert "another 20 like them would repeat 40%" in text
     assert "about 120 of the same kind" in text  # 20 x (0.8 / 0.2) x (0.6 / 0.4)
-    (text,) = warn_of_seeds(SeedHealth(100, 0.0, 1.0, 2.0), [1.0] * 20, "mean")
+    (text,) = warn_of_seeds(SeedHealth(100, 0.0, 1.0, 0.25, 2.0), [1.0] * 20, "mean")
     assert "they agree on nothing" in text
 
 
 def test_seeds_harder_than_the_pool_are_named():
     losses = [1.0, 5.0, 2.0, 4.0, 3.0]
-    (text,) = warn_of_seeds(SeedHealth(100, 0.9, 3.0, 2.5), losses, "mean", "line {}".format)
+    (text,) = warn_of_seeds(SeedHealth(100, 0.9, 3.0, 0.25, 2.5), losses, "mean", "line {}".format)
     assert "line 1: 5; line 3: 4; line 4: 3" in text
-    assert warn_of_seeds(SeedHealth(100, 0.9, 3.0, 2.5), losses, "sum") == [], "sums grow with the length"
+    assert warn_of_seeds(SeedHealth(100, 0.9, 3.0, 0.5, 2.5), losses, "mean") == [], "within the standard error"
+    assert warn_of_seeds(SeedHealth(100, 0.9, 3.0, 0.25, 2.5), losses, "sum") == [], "sums grow with the length"
 
 
 def test_a_run_warns_records_and_warns_again(project, tmp_path, capsys):
@@ -100,7 +101,7 @@ def test_a_run_warns_records_and_warns_again(project, tmp_path, capsys):
     assert any("only 4; fewer than 16" in text for text in first.warnings)
     stages = json.loads((run_path / "run.json").read_text())["stages"]
     assert first.warnings == stages["fit"]["warnings"] + stages["sweep"]["warnings"] == stages["select"]["warnings"]
-    assert set(stages["sweep"]["seeds"]) == {"rows", "reliability", "seed_loss", "pool_loss"}
+    assert set(stages["sweep"]["seeds"]) == {"rows", "reliability", "seed_loss", "seed_loss_error", "pool_loss"}
     assert all(shown.count(f"warning: {text}") == 1 for text in first.warnings)
     again = gdig.select(**{**options, "quiet": False, "method": "top"})
     shown = capsys.readouterr().err

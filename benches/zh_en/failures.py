@@ -70,9 +70,12 @@ def signs(found: dict[str, np.ndarray], seeds: np.ndarray) -> dict[str, float]:
 
     reliability: of the votes, as a run reports it (gdig.stages.health).
     """
+    loss = found["seed loss"][seeds]
+    excess = float(loss.mean() - np.median(found["loss"]))
     return {
         "reliability": reliability(found[f"influence {DEFAULT.name}"][:, seeds] > 0),
-        "seed loss - median pool loss": float(found["seed loss"][seeds].mean() - np.median(found["loss"])),
+        "seed loss - median pool loss": excess,
+        "harder by a standard error": float(excess > loss.std(ddof=1) / len(seeds) ** 0.5),
     }
 
 

@@ -14,6 +14,8 @@ FEWEST_SEEDS = 16
 """Fewer seeds order a pool little better than by chance; measured on real pairs (LOG.md)."""
 
 LEAST_RELIABILITY = 0.5
+"""Below this, half of what distinguishes the rows is the draw of the seeds."""
+
 _GOOD_RELIABILITY = 0.8
 _ROWS = 4096
 
@@ -24,12 +26,14 @@ class SeedHealth:
 
     rows: valid rows looked at. reliability: Cronbach's alpha of the votes (for votes, the formula 20 of Kuder and
     Richardson 1937): the share of the variance of agreement that another draw of as many like seeds would show again;
-    NaN where nothing varies. seed_loss: mean loss of the seeds; pool_loss: median loss of the rows.
+    NaN where nothing varies. seed_loss: mean loss of the seeds, and seed_loss_error its standard error; pool_loss:
+    median loss of the rows.
     """
 
     rows: int
     reliability: float
     seed_loss: float
+    seed_loss_error: float
     pool_loss: float
 
     def facts(self) -> dict[str, float | None]:
@@ -54,6 +58,7 @@ def look_at_seeds(store: SketchStore, losses: Sequence[float]) -> SeedHealth:
         len(loss),
         reliability(influence > 0),
         float(np.mean(losses)),
+        float(np.std(losses, ddof=1) / math.sqrt(len(losses))) if len(losses) > 1 else math.inf,
         float(np.median(loss)) if len(loss) else math.nan,
     )
 
@@ -90,7 +95,7 @@ def warn_of_seeds(
             f"{health.reliability:.0%} of what their agreement says of the pool ({advice}); use more seeds, or a model "
             "that knows the task better"
         )
-    if loss_reduction == "mean" and health.seed_loss > health.pool_loss:
+    if loss_reduction == "mean" and health.seed_loss - health.seed_loss_error > health.pool_loss:
         hardest = np.argsort(-np.asarray(losses), kind="stable")[:3]
         named = "; ".join(f"{where(int(seed))}: {losses[int(seed)]:.3g}" for seed in hardest)
         found.append(

@@ -1,0 +1,121 @@
+"""Does a model train better on what a method chooses? From the same start, with the same number of steps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from generated.language import CLEAN, CORRUPTIONS, DUPLICATE, SKILLS
+from generated.lds import RESAMPLES, Interval
+from generated.removal import row_scores
+from generated.scores import run_options
+from generated.world import TUNE, World
+
+import gdig
+
+EPOCHS = 3
+"""Of the whole pool: the steps that every model trains."""
+
+METHODS: dict[str, dict[str, Any] | str] = {
+    "gdig": {},
+    "gdig, tau 0.6": {"tau": 0.6},
+    "gdig, best of each cluster": {"draw": "score"},
+    "gdig, tau 0.6, best of each cluster": {"tau": 0.6, "draw": "score"},
+    "gdig, tasks vote": {"task_field": "skill", "agreement": "tasks"},
+    "top": {"method": "top"},
+    "top by mean": {"method": "top", "score": "mean"},
+    "diverse": {"method": "diverse"},
+    "loss": {"method": "loss"},
+    "random": {"method": "random"},
+    "top by LESS": "LESS cosine",
+    "top by BM25": "BM25",
+}
+"""By gdig itself with these options besides its defaults, or the rows that are best by a score of `row_scores`."""
+
+
+def selections(world: World) -> dict[str, Any]:
+    """Held-out loss and exact match of models trained on each method's rows, by budget; what the rows are."""
+    size = world.size
+    steps = round(EPOCHS * size.pool / TUNE.batch_size)
+    whole = [np.arange(size.pool)] * size.selections
+    seeds = list(range(100, 100 + size.selections))
+    sound = np.flatnonzero(np.isin(world.column("pool", "fault"), (CLEAN, DUPLICATE)))
+    found: dict[str, Any] = {
+        "steps": steps,
+        "trainings of each": size.selections,
+        "full pool": _judge(world, world.outcomes("trained on the pool", whole, seeds, steps)),
+        "all sound rows": _judge(world, world.outcomes("trained on sound rows", [sound] * len(seeds), seeds, steps)),
+        "budgets": {},
+    }
+    for budget in size.budgets:
+        chosen = choose(world, budget)
+        jobs = [rows for options in chosen.values() for rows in _repeated(options, size.selections)]
+        outcomes = world.outcomes(f"trained on {budget:g}", jobs, seeds * len(chosen), steps)
+        table = {}
+        for i, (name, options) in enumerate(chosen.items()):
+            own = slice(i * size.selections, (i + 1) * size.selections)
+            table[name] = _judge(world, {key: value[own] for key, value in outcomes.items()}) | describe(world, options)
+        found["budgets"][f"{budget:.0%}"] = table
+    return found
+
+
+def choose(world: World, budget: float) -> dict[str, list[np.ndarray]]:
+    """Rows by method: those of gdig that draw are drawn once for each training, others are chosen once."""
+    model = world.checkpoint("pool", world.full)
+    rows: dict[str, list[np.ndarray]] = {}
+    scores = row_scores(world)
+    for name, method in METHODS.items():
+        if isinstance(method, str):
+            rows[name] = [np.argsort(-scores[method], kind="stable")[: max(1, round(budget * world.size.pool))]]
+            continue
+        draws = name.startswith("gdig") or name in ("diverse", "random")
+
+        def make(options: dict[str, Any] = method, draws: bool = draws) -> list[list[int]]:
+            found = []
+            for seed in range(world.size.selections if draws else 1):
+                run = world.steps.folder / "runs" / f"{model.name}, {options.get('damping_factor', '')} {seed}"
+                asked = run_options(world, model) | options | {"seed": seed, "budget": f"{100 * budget:g}%"}
+                found.append(gdig.select(**asked, run_path=str(run)).rows.tolist())
+            return found
+
+        asked = [world.asked, method, budget, world.size.selections]
+        rows[name] = [np.array(one) for one in world.steps.facts(f"choice {name} {budget:g}", asked, make)]
+    return rows
+
+
+def describe(world: World, options: list[np.ndarray]) -> dict[str, Any]:
+    """Shares of a method's rows: spoiled, repeated (a row whose family is there already), and of each skill."""
+    fault, family, skill = (world.column("pool", field) for field in ("fault", "family", "skill"))
+
+    def share(flags: list[np.ndarray]) -> float:
+        return round(float(np.mean([f.mean() for f in flags])), 4)
+
+    return {
+        "rows": len(options[0]),
+        "spoiled": share([np.isin(fault[rows], CORRUPTIONS) for rows in options]),
+        "repeated": round(float(np.mean([1 - len(np.unique(family[rows])) / len(rows) for rows in options])), 4),
+        "skills": {one: share([skill[rows] == one for rows in options]) for one in SKILLS},
+    }
+
+
+def _repeated(options: list[np.ndarray], n: int) -> list[np.ndarray]:
+    return [options[i % len(options)] for i in range(n)]
+
+
+def _judge(world: World, outcomes: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Mean over trainings and test rows, both resampled; exact match by skill."""
+    loss, right = outcomes["test"], outcomes["right"].astype(np.float64)
+    rng = np.random.default_rng(world.seed)
+    again = np.array([
+        [x[rng.integers(0, len(x), len(x))][:, chosen].mean() for x in (loss, right)]
+        for chosen in rng.integers(0, loss.shape[1], (RESAMPLES, loss.shape[1]))
+    ])  # fmt: skip
+    skill = world.column("test", "skill")
+    return {
+        "loss": Interval.of(loss.mean(), again[:, 0]).rounded(),
+        "exact": Interval.of(right.mean(), again[:, 1]).rounded(),
+        "exact by skill": {one: round(float(right[:, skill == one].mean()), 4) for one in SKILLS},
+        "each training": [
+            [round(float(a), 4), round(float(b), 4)] for a, b in zip(loss.mean(1), right.mean(1), strict=True)
+        ],
+    }
