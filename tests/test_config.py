@@ -77,6 +77,9 @@ BAD = {
     "task_field": [["a"], True],
     "agreement": ["rows", None],
     "score": ["median", None],
+    "neighbour_search": ["hnsw", None],
+    "difficulty": [["a"], True],
+    "features": [["a"], True],
     "torch_compile": ["yes", 1, None],
     "quantization": ["3bit", 4, None],
     "matmul_precision": ["low", None],
@@ -88,7 +91,8 @@ BAD = {
         name: [0, -3, 1.5, "5", True]
         for name in (
             "fit_rows", "cg_rows", "cg_iterations", "seed_rank", "probe_rows", "projection_dim", "projection_side",
-            "rows_per_shard", "kmeans_max_iter", "token_batch_size", "max_length", "n_clusters", "threads",
+            "rows_per_shard", "kmeans_max_iter", "token_batch_size", "max_length", "n_clusters", "n_neighbours",
+            "threads",
         )
     },
 }  # fmt: skip

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 RowFormat = Literal["auto", "translation", "instruction", "completion", "messages", "tokens", "template"]
-Method = Literal["gdig", "bids", "tagcos", "top", "diverse", "loss", "random"]
+Method = Literal["gdig", "bids", "g2is", "tagcos", "self-filter", "top", "diverse", "loss", "random"]
 Quotas = Literal["equal", "proportional", "sqrt"]
 Score = Literal["steady", "mean"]
 
@@ -140,8 +140,9 @@ class SelectOptions:
 
     method: Method = "gdig"
     """gdig: agreement of the seeds, then even draws from the clusters. bids: each row for the seed that gains most.
-    tagcos: rows that make up each cluster's mean gradient, without the seeds. Baselines: top (highest score), diverse
-    (clusters only), loss (lowest loss), random."""
+    g2is: walks along the seeds' principal gradients from neighbour to neighbour. tagcos: rows that make up each
+    cluster's mean gradient, without the seeds. self-filter: the hardest rows, each of which lowers its neighbours.
+    Baselines: top (highest score), diverse (clusters only), loss (lowest loss), random."""
     budget: str = "10%"
     """How much to choose: rows (500), a share of the pool (10%), or tokens (200000t, 1.5Mt)."""
     tau: float = 1.0
@@ -159,6 +160,18 @@ class SelectOptions:
     orders rows as mean over standard deviation does and does not ask how long their gradients are. mean: the mean."""
     quotas: Quotas = "equal"
     """A cluster's share of the budget: the same for all, or in proportion to its eligible rows or their square root."""
+    n_neighbours: int = 10
+    """Neighbours of a row, by the cosine of the sketches: where a walk of g2is goes next, and the rows that a chosen
+    one of self-filter lowers."""
+    neighbour_search: Literal["auto", "exact", "clusters"] = "auto"
+    """exact: every row is compared with every other; clusters: with the rows of 16 clusters near its own, of as many as
+    the square root of the rows, and the share of the neighbours that this finds is measured and said; auto: exact up to
+    262,144 rows."""
+    difficulty: str | None = None
+    """.npy file [rows of the pool] of floats, higher is harder, for self-filter. Default: the loss."""
+    features: str | None = None
+    """.npy or safetensors file [rows of the pool, any] of floats whose cosines say what is a neighbour to self-filter.
+    Default: the sketches."""
     output: str | None = None
     """Where the chosen rows go, .jsonl or .parquet. Default: selection.jsonl in the run directory."""
 

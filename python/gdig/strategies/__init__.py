@@ -12,6 +12,8 @@ from gdig.strategies.base import Picked, Strategy, Swept
 from gdig.strategies.best import loss, top
 from gdig.strategies.bids import bids
 from gdig.strategies.draws import diverse, gdig, random
+from gdig.strategies.g2is import g2is
+from gdig.strategies.self_filter import self_filter
 from gdig.strategies.tagcos import tagcos
 
 __all__ = ["METHODS", "Choice", "Picked", "Strategy", "Swept", "choose"]
@@ -19,7 +21,9 @@ __all__ = ["METHODS", "Choice", "Picked", "Strategy", "Swept", "choose"]
 METHODS: dict[str, Strategy] = {
     "gdig": Strategy(gdig, clusters=True),
     "bids": Strategy(bids, ordered=True),
+    "g2is": Strategy(g2is, ordered=True),
     "tagcos": Strategy(tagcos, ordered=True, clusters=True),
+    "self-filter": Strategy(self_filter, ordered=True),
     "top": Strategy(top, ordered=True),
     "diverse": Strategy(diverse, clusters=True),
     "loss": Strategy(loss, ordered=True),

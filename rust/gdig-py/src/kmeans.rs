@@ -13,20 +13,20 @@ use crate::run::supervised;
 use crate::store::Store;
 
 /// The rows that Python handed over, held while the core reads them.
-enum Held<'py> {
+pub enum Held<'py> {
     Array(Array<'py>),
     Store(Bound<'py, Store>),
 }
 
 impl<'py> Held<'py> {
-    fn new(x: &Bound<'py, PyAny>) -> PyResult<Held<'py>> {
+    pub fn new(x: &Bound<'py, PyAny>) -> PyResult<Held<'py>> {
         match x.cast::<Store>() {
             Ok(store) => Ok(Held::Store(store.clone())),
             Err(_) => Ok(Held::Array(Array::new(x, "x")?)),
         }
     }
 
-    fn source(&self) -> PyResult<Source<'_>> {
+    pub fn source(&self) -> PyResult<Source<'_>> {
         match self {
             Held::Array(array) => Ok(Source::Array(array.rows()?)),
             Held::Store(store) => Source::store(&store.get().store).map_err(to_py),

@@ -4,6 +4,7 @@ mod array;
 mod bids;
 mod errors;
 mod kmeans;
+mod neighbours;
 mod pursuit;
 mod resample;
 mod run;
@@ -20,6 +21,8 @@ mod _native {
     use super::errors::{GdigError, StoreError};
     #[pymodule_export]
     use super::kmeans::{kernels, kmeans_fit, kmeans_predict, kmeans_predict_to};
+    #[pymodule_export]
+    use super::neighbours::{gradient_walk, neighbours, neighbours_by_clusters, penalised_rows};
     #[pymodule_export]
     use super::pursuit::pursue;
     #[pymodule_export]

@@ -10,7 +10,7 @@ mod checkpoint;
 mod init;
 mod lloyd;
 mod others;
-mod place;
+pub(crate) mod place;
 mod predict;
 mod predict_to;
 pub mod source;

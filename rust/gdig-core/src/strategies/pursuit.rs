@@ -23,6 +23,9 @@ use crate::resample::{fill, sizes, Clusters, Population, Quotas, Row, Sizes};
 use crate::verdicts::{LabelFiles, LabelRows};
 use crate::{Error, Result};
 
+/// The rows of a cluster, and what was taken of them.
+type Taken = (Vec<u64>, Matched);
+
 pub struct Options {
     pub budget: u64,
     /// Of the order among clusters of one size.
@@ -73,7 +76,7 @@ pub fn pursue(source: &Source, labels: &LabelFiles, options: &Options, superviso
     let quotas = fill(&clusters, options.budget).quotas;
     let asked: Vec<usize> = (0..quotas.len()).filter(|&k| quotas[k] > 0).collect();
     let (done, total) = (AtomicUsize::new(0), quotas.iter().sum::<u64>() as usize);
-    let found: Mutex<Vec<Option<(Vec<u64>, Matched)>>> = Mutex::new(vec![None; quotas.len()]);
+    let found: Mutex<Vec<Option<Taken>>> = Mutex::new(vec![None; quotas.len()]);
     let pool = thread_pool(options.n_threads)?;
     for wave in waves(&asked, &sizes.counts, options.listed_rows) {
         let lists = listed(&population, &sizes, wave, supervisor)?;

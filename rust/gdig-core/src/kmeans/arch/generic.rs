@@ -8,9 +8,9 @@ const BLOCK_BYTES: usize = 512 << 10;
 
 /// Centroids in float32 panels of `LANES`, the lanes of the inner loop.
 pub struct Panels<const LANES: usize> {
-    dim: usize,
+    pub dim: usize,
     /// [panels, dim, LANES]; the last panel is filled up with zeros.
-    panels: Vec<f32>,
+    pub panels: Vec<f32>,
     /// |c|^2/2, [panels, LANES]; infinity where the last panel is filled up, so that no row goes there.
     half_norms: Vec<f32>,
 }
@@ -29,7 +29,7 @@ pub struct F32Scratch {
 /// Inner products of `GROUP` rows, [dim, GROUP], and a panel of centroids, [dim, LANES]. Arrays of fixed size are what
 /// lets the compiler keep all the sums in vector registers (with slices it does not: measured 30 times slower).
 #[inline(always)]
-fn products<const GROUP: usize, const LANES: usize>(group: &[f32], panel: &[f32]) -> [[f32; LANES]; GROUP] {
+pub fn products<const GROUP: usize, const LANES: usize>(group: &[f32], panel: &[f32]) -> [[f32; LANES]; GROUP] {
     let mut dots = [[0f32; LANES]; GROUP];
     for (x, c) in group.chunks_exact(GROUP).zip(panel.chunks_exact(LANES)) {
         let x: &[f32; GROUP] = x.try_into().expect("GROUP of them");

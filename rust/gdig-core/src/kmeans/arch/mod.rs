@@ -6,7 +6,7 @@
 //! `scalar`, `portable`, `avx2` and `avx512` make each x.c one chain of float32 fused multiply-adds over the columns in
 //! order, so they give the same bits. The AMX kernels round first: see [`x86_64::amx_bf16`] and [`x86_64::amx_int8`].
 
-mod generic;
+pub(crate) mod generic;
 mod scalar;
 #[cfg(target_arch = "x86_64")]
 pub mod x86_64;

@@ -131,6 +131,9 @@ impl Highest {
     }
 }
 
+/// Of one column: moments, and keys in order.
+pub type Column = (Moments, Vec<u64>);
+
 /// Of every column: moments, and its first `most` keys after `after`, in order. Valid rows only; returns their number too.
 /// Inside a pool of threads.
 pub fn scan(
@@ -138,7 +141,7 @@ pub fn scan(
     most: usize,
     after: Option<&[Option<u64>]>,
     supervisor: &Supervisor,
-) -> Result<(u64, Vec<(Moments, Vec<u64>)>)> {
+) -> Result<(u64, Vec<Column>)> {
     let (n, n_seeds) = (influence.len(), influence.n_seeds());
     if u32::try_from(n).is_err() {
         return Err(Error::input(format!("influence: expected at most {} rows, got {n}", u32::MAX)));

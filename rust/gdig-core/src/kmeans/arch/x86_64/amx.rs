@@ -32,7 +32,7 @@ pub struct Panels {
     /// Steps of 64 bytes that a row takes.
     pub steps: usize,
     /// [panels of SIDE centroids][steps][2][16 lines]; line r of a tile holds the r-th 4 bytes of its 16 centroids.
-    tiles: Vec<Line>,
+    pub tiles: Vec<Line>,
     /// Of each centroid, filled up to whole panels. An infinite offset keeps rows away from what was filled up.
     scales: Vec<f32>,
     offsets: Vec<f32>,

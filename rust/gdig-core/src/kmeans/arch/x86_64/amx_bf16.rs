@@ -78,7 +78,7 @@ pub fn mean(centroids: &[f32], dim: usize) -> Vec<f32> {
 /// The processor must have AVX-512 with bfloat16.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bf16")]
-unsafe fn round_shifted<const STRIDE: usize>(x: &[f32], m: &[f32], to: &mut [Line]) {
+pub unsafe fn round_shifted<const STRIDE: usize>(x: &[f32], m: &[f32], to: &mut [Line]) {
     let lines = to.iter_mut().step_by(STRIDE);
     for ((x, m), line) in x.chunks(Bf16::PER_LINE).zip(m.chunks(Bf16::PER_LINE)).zip(lines) {
         let mask = u32::MAX >> (Bf16::PER_LINE - x.len());
@@ -92,7 +92,7 @@ unsafe fn round_shifted<const STRIDE: usize>(x: &[f32], m: &[f32], to: &mut [Lin
     }
 }
 
-struct Bf16;
+pub struct Bf16;
 
 impl Element for Bf16 {
     const PER_LINE: usize = 32;

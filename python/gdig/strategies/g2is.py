@@ -1,0 +1,95 @@
+"""G2IS (arXiv 2502.11062): walks over neighbouring gradients, one for each principal component of the seeds'."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gdig import _native
+from gdig.config import Budget, Config
+from gdig.errors import ConfigError
+from gdig.strategies.base import Picked, Swept
+from gdig.strategies.neighbours import column, nearest
+
+EXPLAINED = 0.5
+"""Share of the variance that the components have to explain together."""
+RATIO = 0.8
+"""What a step may leave of the cosine between the sum of the chosen and the component."""
+
+
+def components(features: NDArray[np.floating]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Principal components of the seeds' gradients at unit length, from the largest to the first with which half of the
+    sum of squares is explained.
+
+    They are not centred: the mean gradient of the seeds is what all of them ask for, and to subtract it would leave
+    only how they differ. A component's sign, which the decomposition leaves open, is that of its mean product with the
+    seeds, so that it points where they do; where that is 0, its largest entry is positive.
+
+    Args:
+        features: [S, dim]; a seed whose gradient is 0 does not count.
+
+    Returns:
+        Components [V, dim] of unit length, and the share of the sum of squares that each explains, [V].
+
+    Raises:
+        ConfigError: if a number is not finite, or all are 0.
+    """
+    x = np.asarray(features, np.float64)
+    if not np.isfinite(x).all():
+        raise ConfigError(f"seeds: the gradient sketch of seed {np.argmin(np.isfinite(x).all(1))} is not finite")
+    norms = np.linalg.norm(x, axis=1)
+    if not norms.any():
+        raise ConfigError("seeds: every gradient sketch is 0, so there is no direction to walk along")
+    x = x[norms > 0] / norms[norms > 0, None]
+    _, singular, right = np.linalg.svd(x, full_matrices=False)
+    explained = singular**2 / (singular**2).sum()
+    # Rounding must not ask for one component more.
+    count = int(np.searchsorted(np.cumsum(explained), EXPLAINED * (1 - 1e-12))) + 1
+    right = right[:count]
+    mean = right @ x.mean(0)
+    largest = right[np.arange(count), np.abs(right).argmax(1)]
+    # A mean product below what rounding makes of 0 is 0.
+    sign = np.where(np.abs(mean) > 1e-12, mean, largest)
+    return np.ascontiguousarray(right * np.sign(sign)[:, None]), explained[:count]
+
+
+def g2is(swept: Swept, budget: Budget, seed: int, options: Config) -> Picked:
+    """Rows along the principal components of the seeds' gradients, in the order in which the walks reached them.
+
+    A component's share of the budget is in proportion to what it explains. A walk starts at the free row with the
+    highest cosine to its component; the next row is the nearest neighbour of the last one that contradicts no row of
+    this walk (cosine below 0) and leaves at least 0.8 of the cosine between their sum and the component; if there is
+    none, the free row nearest to the component under the same rules. What a walk that has ended leaves goes to the
+    others.
+    """
+    store = swept.store
+    features = swept.seed_features()
+    if features.shape[1] != store.dim:
+        raise ConfigError(f"seeds: their sketches have {features.shape[1]} columns, the pool's have {store.dim}")
+    directions, explained = components(features)
+    near = nearest(store, options.n_neighbours, swept.survey.valid, seed, options)
+    by_tokens = budget.unit == "tokens"
+    rows, component, by_neighbour, cosine, ended = _native.gradient_walk(
+        store._native,
+        near.rows,
+        near.cosines,
+        directions=directions,
+        weights=explained,
+        ratio=RATIO,
+        budget=int(budget.amount),
+        costs=column(store, "tokens").astype(np.uint32) if by_tokens else None,
+        n_threads=options.threads or 0,
+    )
+    counts = np.bincount(component, minlength=len(directions))
+    note = (
+        f"{len(directions)} components explain {explained.sum():.0%} of the seeds' gradients; "
+        f"rows along each: {', '.join(map(str, counts))}"
+    )
+    shortfall = None
+    if all(ended) or (not by_tokens and len(rows) < budget.amount):
+        shortfall = (
+            f"only {len(rows)} rows chosen, less than the budget: no further row agrees with those of a walk and keeps "
+            "to its component"
+        )
+    reasons = {"component": component, "component_cosine": cosine, "from_neighbour": by_neighbour.astype(bool)}
+    return Picked(rows, reasons, (note, *near.notes), shortfall)
