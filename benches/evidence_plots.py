@@ -24,7 +24,7 @@ SHOWN = (
 )  # fmt: skip
 COLOURS = {
     "gdig": "#1f5fa8",
-    "gdig, tau 0.6": "#12b0a0",
+    "gdig, tau 0.55": "#12b0a0",
     "top": "#c44e52",
     "top by steady mean": "#8172b3",
     "diverse": "#55a868",
