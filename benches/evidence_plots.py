@@ -18,13 +18,14 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 
 SHOWN = (
-    "ekfac 0.01, cosine", "ekfac 0.1, cosine", "ekfac 0.001", "ekfac 0.01", "ekfac 0.1", "ekfac 1", "ekfac 10",
-    "kfac 0.1", "ekfac 0.1, rank 8", "ekfac 0.1, empirical Fisher", "ekfac 0.1, all linears",
+    "ekfac 0.001, cosine", "ekfac 0.1, cosine", "ekfac 0.0001", "ekfac 0.001", "ekfac 0.01", "ekfac 0.1", "ekfac 1",
+    "ekfac 10", "kfac 0.1", "ekfac 0.1, rank 8", "ekfac 0.1, empirical Fisher", "ekfac 0.1, all linears",
     "ekfac 0.1, before the pool", "identity", "LESS cosine", "gradient cosine", "BM25", "low loss", "random",
 )  # fmt: skip
 COLOURS = {
     "gdig": "#1f5fa8",
-    "gdig, tau 0.6": "#12b0a0",
+    "gdig, tau 1": "#12b0a0",
+    "bids": "#937860",
     "top": "#c44e52",
     "top by mean": "#8172b3",
     "diverse": "#55a868",

@@ -66,7 +66,7 @@ def test_the_command_prints_a_table_or_json_and_writes_no_selection(run_copy, ca
 
 
 def test_what_cannot_be_compared(project, run_copy, tmp_path, capsys):
-    with pytest.raises(ConfigError, match=r"methods: expected one of gdig, top, .*got 'best'"):
+    with pytest.raises(ConfigError, match=r"methods: expected one of gdig, bids, .*got 'best'"):
         compare(**project.options(run_copy), methods=["best"])
     assert main(["compare", str(run_copy), "--run-path", str(tmp_path)]) == 2
     assert "are both given" in capsys.readouterr().err

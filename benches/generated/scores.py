@@ -24,7 +24,7 @@ from gdig.stages.curvature import Factors
 from gdig.stages.inverse import damped_eigenvalues
 
 ALL_LINEARS = r"layers\..*proj$"
-DAMPINGS = (0.001, 0.01, 0.1, 1.0, 10.0)
+DAMPINGS = (0.0001, 0.001, 0.01, 0.1, 1.0, 10.0)
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def _variants() -> Iterator[Variant]:
     yield Variant("ekfac 0.1, summed loss", {"loss_reduction": "sum"})
     yield Variant("kfac, factored Tikhonov 0.1", {"inversion": "kfac", "damping_mode": "factored_tikhonov"})
     yield Variant("identity, all linears", {"inversion": "identity", "filter_modules": ALL_LINEARS})
-    for damping in DAMPINGS[1:4]:
+    for damping in DAMPINGS[1:5]:
         yield Variant(f"ekfac {damping:g}, all linears", {"damping_factor": damping, "filter_modules": ALL_LINEARS})
     yield Variant("ekfac 0.1, before the pool", base=True)
 

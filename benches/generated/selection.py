@@ -18,10 +18,14 @@ EPOCHS = 3
 
 METHODS: dict[str, dict[str, Any] | str] = {
     "gdig": {},
+    "gdig, tau 1": {"tau": 1.0},
     "gdig, tau 0.6": {"tau": 0.6},
     "gdig, best of each cluster": {"draw": "score"},
-    "gdig, tau 0.6, best of each cluster": {"tau": 0.6, "draw": "score"},
     "gdig, tasks vote": {"task_field": "skill", "agreement": "tasks"},
+    "bids": {"method": "bids"},
+    "g2is": {"method": "g2is"},
+    "tagcos": {"method": "tagcos"},
+    "self-filter": {"method": "self-filter"},
     "top": {"method": "top"},
     "top by mean": {"method": "top", "score": "mean"},
     "diverse": {"method": "diverse"},
@@ -51,10 +55,11 @@ def selections(world: World) -> dict[str, Any]:
         chosen = choose(world, budget)
         jobs = [rows for options in chosen.values() for rows in _repeated(options, size.selections)]
         outcomes = world.outcomes(f"trained on {budget:g}", jobs, seeds * len(chosen), steps)
-        table = {}
-        for i, (name, options) in enumerate(chosen.items()):
-            own = slice(i * size.selections, (i + 1) * size.selections)
-            table[name] = _judge(world, {key: value[own] for key, value in outcomes.items()}) | describe(world, options)
+        each = {
+            name: {key: value[i * size.selections : (i + 1) * size.selections] for key, value in outcomes.items()}
+            for i, name in enumerate(chosen)
+        }
+        table = {name: _judge(world, own, each["random"]) | describe(world, chosen[name]) for name, own in each.items()}
         found["budgets"][f"{budget:.0%}"] = table
     return found
 
@@ -102,20 +107,36 @@ def _repeated(options: list[np.ndarray], n: int) -> list[np.ndarray]:
     return [options[i % len(options)] for i in range(n)]
 
 
-def _judge(world: World, outcomes: dict[str, np.ndarray]) -> dict[str, Any]:
-    """Mean over trainings and test rows, both resampled; exact match by skill."""
+def _judge(
+    world: World, outcomes: dict[str, np.ndarray], reference: dict[str, np.ndarray] | None = None
+) -> dict[str, Any]:
+    """Mean over trainings and test rows, both resampled, and what is gained on the reference, on the same test rows."""
     loss, right = outcomes["test"], outcomes["right"].astype(np.float64)
-    rng = np.random.default_rng(world.seed)
-    again = np.array([
-        [x[rng.integers(0, len(x), len(x))][:, chosen].mean() for x in (loss, right)]
-        for chosen in rng.integers(0, loss.shape[1], (RESAMPLES, loss.shape[1]))
-    ])  # fmt: skip
     skill = world.column("test", "skill")
-    return {
-        "loss": Interval.of(loss.mean(), again[:, 0]).rounded(),
-        "exact": Interval.of(right.mean(), again[:, 1]).rounded(),
+    found = {
+        "loss": _mean(loss, world.seed).rounded(),
+        "exact": _mean(right, world.seed).rounded(),
         "exact by skill": {one: round(float(right[:, skill == one].mean()), 4) for one in SKILLS},
         "each training": [
             [round(float(a), 4), round(float(b), 4)] for a, b in zip(loss.mean(1), right.mean(1), strict=True)
         ],
     }
+    if reference is not None:
+        found["loss against random"] = _mean(loss, world.seed, reference["test"]).rounded()
+        found["exact against random"] = _mean(right, world.seed, reference["right"].astype(np.float64)).rounded()
+    return found
+
+
+def _mean(x: np.ndarray, seed: int, reference: np.ndarray | None = None) -> Interval:
+    """Mean of x [R, S], less that of the reference [R, S]; the S are resampled alike, the R each by themselves."""
+    rng = np.random.default_rng(seed)
+
+    def resampled(values: np.ndarray, chosen: np.ndarray) -> float:
+        return float(values[rng.integers(0, len(values), len(values))][:, chosen].mean())
+
+    value = x.mean() - (0 if reference is None else reference.mean())
+    again = [
+        resampled(x, chosen) - (0 if reference is None else resampled(reference, chosen))
+        for chosen in rng.integers(0, x.shape[1], (RESAMPLES, x.shape[1]))
+    ]
+    return Interval.of(value, np.array(again))

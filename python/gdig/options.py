@@ -145,8 +145,9 @@ class SelectOptions:
     Baselines: top (highest score), diverse (clusters only), loss (lowest loss), random."""
     budget: str = "10%"
     """How much to choose: rows (500), a share of the pool (10%), or tokens (200000t, 1.5Mt)."""
-    tau: float = 1.0
-    """Least agreement (share of the seeds a row helps); lowered, and said so, only when too few rows reach it."""
+    tau: float = 0.55
+    """Least agreement (share of the seeds a row helps); lowered, and said so, only when too few rows reach it. At 1, as
+    in the paper, hardly more rows than the budget are left, and the clusters have nothing to choose from."""
     task_field: str | None = None
     """Field of a seed's row that names its task. Methods that balance tasks do so by it; every chosen row tells the
     mean influence on each task."""
@@ -261,6 +262,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "seed_energy": 1.0,
         "seed_rank": 32,
         "max_length": 256,
+        "tau": 1.0,
         "unit_normalize": False,
     },
 }
