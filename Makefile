@@ -81,6 +81,10 @@ parity-expectations: .make/native ## write the peers' scores that the tests comp
 bench-rust: .make/python ## measure the kernels of k-means by themselves: GFLOP/s, and the share of the ceiling
 	cargo bench -p gdig-core --bench assign
 
+.PHONY: bench-bids
+bench-bids: .make/native ## measure BIDS beside its plain form in NumPy, into benches/record/
+	$(BIN)/python benches/bids.py
+
 .PHONY: bench-gpu
 bench-gpu: .make/native ## check and measure the kernels and the sweep on a CUDA GPU, into benches/record/
 	$(BIN)/python benches/gpu.py

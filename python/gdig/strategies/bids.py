@@ -32,8 +32,8 @@ def greedy(influence: SketchStore | NDArray[np.float32], budget: int, valid: NDA
 
     z is the influence less its column's mean over the valid rows, divided by its standard deviation there (of a sample:
     n - 1), in float64. Equal gains go to the lower row, then the lower column. The rows of a smaller budget are the
-    first of a larger one's. Memory: some thousand entries of 16 bytes a column, twice as many each time that a column
-    runs out of them, up to the budget or 2 GB; what does not fit is read again.
+    first of a larger one's. Memory: some thousand entries of 16 bytes a column, four times as many each time that a
+    column runs out of them, up to the budget or 2 GB; what does not fit is read again.
 
     Args:
         influence: float32 [N, S], C-contiguous; or a finished sweep, whose shards are read in place.

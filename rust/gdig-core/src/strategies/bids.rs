@@ -23,8 +23,8 @@ pub struct Options {
     pub budget: usize,
     /// 0: as many as the machine has.
     pub n_threads: usize,
-    /// Entries of each column that the first pass keeps. When a column runs out there is another pass, which keeps twice
-    /// as many from where each column stands. The result does not depend on it.
+    /// Entries of each column that the first pass keeps. When a column runs out there is another pass, which keeps four
+    /// times as many from where each column stands. The result does not depend on it.
     pub depth: usize,
     /// Entries that are kept in all, unless that is fewer than one a column. During a pass twice as many are held, of 8
     /// bytes each.
@@ -121,7 +121,7 @@ fn pick(influence: &Influence, options: &Options, supervisor: &Supervisor) -> Re
             }
         }
         if used_up {
-            depth = depth.saturating_mul(2).min(options.budget).clamp(1, most);
+            depth = depth.saturating_mul(4).min(options.budget).clamp(1, most);
             for column in columns.iter_mut().filter(|column| column.at > 0) {
                 column.after = Some(column.keys[column.at - 1]);
             }
