@@ -71,7 +71,8 @@ def test_weights_are_the_best_that_are_not_negative(seed, budget, unit, dtype):
     """Against Lawson and Hanson's solver, the ridge as further equations."""
     rng = np.random.default_rng(seed)
     n, dim = int(rng.integers(2, 40)), int(rng.integers(1, 12))
-    with clustered(gradients(rng, n, dim) - 0.5, np.zeros(n), dtype=dtype) as (store, labels):
+    lengths = np.exp(rng.standard_normal((n, 1), dtype=np.float32))
+    with clustered((gradients(rng, n, dim) - 0.5) * lengths, np.zeros(n), dtype=dtype) as (store, labels):
         found = pursue(store, labels, budget, 0, unit_normalize=unit, ridge=0.01)
         x = np.concatenate([store.rows_float32(i) for i in store.shards])
     if unit:
@@ -91,6 +92,20 @@ def test_weights_are_the_best_that_are_not_negative(seed, budget, unit, dtype):
     assert (found.weights >= 0).all()
     left = np.linalg.norm(mean - expected @ rows) / np.linalg.norm(mean)
     assert found.residual == pytest.approx(left, rel=1e-4, abs=1e-4)
+
+
+def test_a_row_whose_weight_fell_to_none_weighs_again_once_it_helps():
+    """Row 0 is the longest towards the mean (0, 1/4); row 1 does better alone; with row 3, row 0 is of use again."""
+    x = np.array([[-1.2, 1.4], [-0.2, 1.3], [0.9, -1.9], [0.5, 0.2]], np.float32)
+    with clustered(x, np.zeros(4)) as (store, labels):
+        two, three = (pursue(store, labels, k, 0, unit_normalize=False, ridge=0.01) for k in (2, 3))
+    assert three.rows.tolist() == [0, 1, 3] and two.rows.tolist() == [0, 1]
+    assert two.weights[0] == 0 < three.weights[0]
+    wide = x.astype(np.float64)
+    ridge = 0.01 * (wide**2).sum(1).mean()
+    equations = np.vstack([wide[[0, 1, 3]].T, np.sqrt(ridge) * np.eye(3)])
+    # The condition of the Gram matrix is below 6.6 / 0.02, so both solutions are good to 1e-12.
+    np.testing.assert_allclose(three.weights, nnls(equations, np.append(wide.mean(0), np.zeros(3)))[0], atol=1e-12)
 
 
 @given(cases())
