@@ -37,8 +37,11 @@ from zh_en.steps import Steps
 SETUP = {"training": 2000, "seeds": 128, "noisy_seeds": 64, "held": 240, "corrupted": 0.3, "seed": 0}
 SEED_SETS = [MAIN, ("small, clean then pool", 1), ("middle, clean", 3)]
 """Checkpoints by which the choice of the seeds is judged."""
-TRIALS = [Trial(MAIN, 0.2, everything=True), Trial(("small, clean then pool", 1), 0.2), Trial(MAIN, 0.1)]
-"""Selections trained on. The second is as the paper has it: a model tuned on the raw pool scores, the one before it is
+TRIALS = [
+    *(Trial(MAIN, budget, everything=True) for budget in (0.05, 0.1, 0.2, 0.4)),
+    Trial(("small, clean then pool", 1), 0.2),
+]
+"""Selections trained on. The last is as the paper has it: a model tuned on the raw pool scores, the one before it is
 trained on what is chosen."""
 
 
@@ -58,7 +61,7 @@ def main() -> None:
         "setup": SETUP,
     }
     arms = [arm for arm in ARMS if not arguments.small or arm.recipe.hidden_size == SMALL.hidden_size]
-    for part, found in measure(steps, rows, arms, TRIALS[: 1 if arguments.small else None]):
+    for part, found in measure(steps, rows, arms, TRIALS[: 4 if arguments.small else None]):
         record[part] = found
         record["setup"] = SETUP | {"arms": [asdict(arm) for arm in arms]}
         record["seconds"] = steps.all_seconds()
@@ -103,7 +106,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, default=Path(default), help="pairs (default: $GDIG_ZH_EN, %(default)s)")
     parser.add_argument("--folder", type=Path, default=ROOT / "build" / "evidence_zh_en", help="finished steps")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of the CPU (default: all)")
-    parser.add_argument("--small", action="store_true", help="without the larger models, one trial of selections")
+    parser.add_argument("--small", action="store_true", help="no larger models, no last trial of selections")
     parser.add_argument("--record", type=Path, default=ROOT / "benches" / "record" / "evidence-zh-en.json")
     return parser.parse_args()
 

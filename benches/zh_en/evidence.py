@@ -26,6 +26,13 @@ DRAWS = 20
 
 CHIEF = ("mean influence", "agreement", "mean / spread over seeds", "cosine to each seed, mean", "low loss")
 OTHERS = ("loss and cosine", "BM25")
+RUNS: dict[str, dict[str, Any]] = {
+    "gdig": {},
+    "gdig, tau 1": {"tau": 1.0},
+    "gdig --method diverse": {"method": "diverse"},
+    "gdig --method tagcos": {"method": "tagcos"},
+}
+"""Chosen by gdig itself, with these options."""
 
 
 @dataclass(frozen=True)
@@ -143,7 +150,7 @@ class Evidence:
             choices["random"] = [rng.choice(len(self.kinds), n, replace=False) for _ in range(repeats)]
             if trial.everything:
                 run = swept(self.steps, self.kept[MAIN], self.rows, RUN_SEEDS)
-                choices |= {f"gdig --method {m}": chosen(run, m, n, repeats) for m in ("gdig", "diverse")}
+                choices |= {name: chosen(run, options, n, repeats) for name, options in RUNS.items()}
                 clean = np.flatnonzero(self.kinds == "clean")
                 choices["random, clean rows alone"] = [rng.choice(clean, n, replace=False) for _ in range(repeats)]
                 choices["the whole pool"] = [np.arange(len(self.kinds))] * repeats

@@ -33,14 +33,14 @@ def swept(steps: Steps, kept: Checkpoint, rows: dict[str, Path], n_seeds: int) -
     return steps.path(f"run {kept.name}", [kept.path.parent.name, kept.epoch, n_seeds, OPTIONS], make)
 
 
-def chosen(run: Path, method: str, budget: int, seeds: int) -> list[np.ndarray]:
-    """What `gdig select` chooses of a pool, `seeds` times with other draws. The seed of randomness belongs to the fit
-    too, so that a run has one; here only the draws are made again."""
+def chosen(run: Path, options: dict[str, Any], budget: int, seeds: int) -> list[np.ndarray]:
+    """What `gdig select` with these options chooses of a pool, `seeds` times with other draws. The seed of randomness
+    belongs to the fit too, so that a run has one; here only the draws are made again."""
     config = Config.build(read_state(run / "run.json")["config"])
-    config = config.with_options(run_path=str(run), method=method, output=str(run.with_name("chosen.jsonl")))
+    config = config.with_options(run_path=str(run), output=str(run.with_name("chosen.jsonl")), **options)
     gdig.select(config.with_options(budget=str(budget)))
     store = gdig.SketchStore.open(run / "sweep")
-    labels = run / "clusters" / "labels" if METHODS[method].clusters else None
+    labels = run / "clusters" / "labels" if METHODS[config.method].clusters else None
     found = survey(store, config.score)
     return [
         choose(Swept(store, found, labels), Budget("rows", budget), config.with_options(seed=seed)).rows
