@@ -7,7 +7,7 @@ import pytest
 import torch
 from tiny_models import gpt2, llama, make_examples, wrapped
 
-from gdig.model.capture import GradientPass
+from gdig.model.load import Model
 from gdig.progress import Progress
 from gdig.stages import scoring
 from gdig.stages.curvature import fit_curvature
@@ -73,13 +73,13 @@ def test_a_line_without_a_finite_loss_touches_no_other(monkeypatch):
     joined, _ = precondition_seeds(model, [None] * len(model.layers), SEEDS, [], config, QUIET)
     sweeper = Sweeper(model, joined, config, QUIET)
     clean = sweeper.compute(POOL)
-    run = GradientPass._hidden
+    run = Model.hidden
 
     def poisoned(self, ids):
         hidden = run(self, ids)
         return hidden + torch.where(torch.arange(len(ids))[:, None, None] == 2, torch.nan, 0.0)
 
-    monkeypatch.setattr(GradientPass, "_hidden", poisoned)
+    monkeypatch.setattr(Model, "hidden", poisoned)
     dirty = sweeper.compute(POOL)
     bad = ~np.isfinite(dirty[2])
     assert bad.sum() == 1
