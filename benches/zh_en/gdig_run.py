@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from zh_en.variants import auroc_with_error, spearman
 
 import gdig
 from gdig.config import Budget, Config
+from gdig.options import SelectOptions
 from gdig.run import read_state
 from gdig.stages.quality import survey
 from gdig.strategies import METHODS, Swept, choose
@@ -37,7 +39,10 @@ def chosen(run: Path, options: dict[str, Any], budget: int, seeds: int) -> list[
     """What `gdig select` with these options chooses of a pool, `seeds` times with other draws. The seed of randomness
     belongs to the fit too, so that a run has one; here only the draws are made again."""
     config = Config.build(read_state(run / "run.json")["config"])
-    config = config.with_options(run_path=str(run), output=str(run.with_name("chosen.jsonl")), **options)
+    # A run remembers the options of its last choice; here each begins with the defaults.
+    defaults = {option.name: option.default for option in fields(SelectOptions)}
+    output = str(run.with_name("chosen.jsonl"))
+    config = config.with_options(**{**defaults, **options, "run_path": str(run), "output": output})
     gdig.select(config.with_options(budget=str(budget)))
     store = gdig.SketchStore.open(run / "sweep")
     labels = run / "clusters" / "labels" if METHODS[config.method].clusters else None
