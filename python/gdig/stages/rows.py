@@ -209,6 +209,14 @@ def write_missing(
         ranks.gather(None, bar)
 
 
+def in_part(shard: int, part: str | None) -> bool:
+    """Whether a shard belongs to the part "K/N" of a sweep: shards K - 1, K - 1 + N, ...; None is all of it."""
+    if part is None:
+        return True
+    k, n = map(int, part.split("/"))
+    return shard % n == k - 1
+
+
 def resolve_workers(config: Config, device: torch.device, shards: int) -> int:
     """How many processes tokenise ahead: as asked; by default none on the CPU, whose cores the model needs, nor for a
     pool of a few shards, whose pass may be over before they have started."""

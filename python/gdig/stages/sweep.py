@@ -18,7 +18,7 @@ from gdig.stages.curvature import Factors
 from gdig.stages.duplicates import count_duplicates
 from gdig.stages.fit import read_curvature, read_seed_factors
 from gdig.stages.health import look_at_seeds, warn_of_seeds
-from gdig.stages.rows import Add, RowPass, write_missing
+from gdig.stages.rows import Add, RowPass, in_part, write_missing
 from gdig.stages.scoring import make_scorers
 from gdig.stages.seeds import SeedFactors
 from gdig.stages.sketch import Sketchers
@@ -146,14 +146,6 @@ def sweep_shards(
 def seed_features_file(run_path: Path) -> Path:
     """The seeds' own sketches, of the same projections and scale as the pool's: tensor `sketch` float32 [S, dim]."""
     return run_path / "features" / "seeds.safetensors"
-
-
-def in_part(shard: int, part: str | None) -> bool:
-    """Whether a shard belongs to the part "K/N" of a sweep: shards K - 1, K - 1 + N, ...; None is all of it."""
-    if part is None:
-        return True
-    k, n = map(int, part.split("/"))
-    return shard % n == k - 1
 
 
 def count_rows(store: SketchStore, work: Workspace) -> dict[str, int]:
