@@ -50,6 +50,8 @@ PASSES: dict[str, Callable[[ours.Case], ours.Pass]] = {
     "plain, sorted": ours.plain_sorted,
     "scores, exact": ours.scores_full,
     "256 seeds, third blocks": ours.scores_many,
+    "checkpoint, adapter": ours.checkpoint_adapter,
+    "checkpoint, whole": ours.checkpoint_whole,
     "fit": ours.fit,
     "bergson, scores": peers.bergson_scores,
     "kronfluence, scores": peers.kronfluence_scores,

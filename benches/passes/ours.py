@@ -14,11 +14,14 @@ from passes.plain import file_order, plain_pass, rectangles, trainable
 
 from gdig.config import Config
 from gdig.data.tokens import Example
+from gdig.model.layers import Layer
 from gdig.model.load import Model, wrap_model
+from gdig.model.optimizer import Moments
 from gdig.progress import Progress
 from gdig.stages.curvature import Factors, fit_curvature
 from gdig.stages.seeds import SeedFactors, precondition_seeds
 from gdig.stages.sweep import Sweeper
+from gdig.stages.trained import TrainedPass
 
 Pass = Callable[[Sequence[Example]], object]
 """One pass over examples, which is what the clock sees."""
@@ -111,6 +114,19 @@ def fit(case: Case) -> Pass:
     return run
 
 
+def checkpoint_whole(case: Case) -> Pass:
+    """LESS's pass over a checkpoint whose MLP layers were trained whole."""
+    return _checkpoint(case, case.model)
+
+
+def checkpoint_adapter(case: Case) -> Pass:
+    """The same for an adapter of rank 8 on the MLP layers."""
+    from peft import LoraConfig, get_peft_model
+
+    lora = LoraConfig(r=8, target_modules=["gate_proj", "up_proj", "down_proj"], init_lora_weights=False)
+    return _checkpoint(case, wrap_model(get_peft_model(case.size.module(), lora), case.config(), adapter=True))
+
+
 def scores_of(result: Any) -> np.ndarray:
     """The scores [n, S] among what a pass with scores returns."""
     return np.asarray(result[0] if isinstance(result, tuple) else result)
@@ -119,6 +135,19 @@ def scores_of(result: Any) -> np.ndarray:
 def _scores(case: Case, config: Config) -> Pass:
     seeds, _ = precondition_seeds(case.model, case.factors, case.seeds, case.examples[:1], config, QUIET)
     return _sweep(case.model, seeds, config)
+
+
+def _checkpoint(case: Case, model: Model) -> Pass:
+    """Moments are random: what they cost depends on their shapes alone."""
+    generator = torch.Generator().manual_seed(0)
+
+    def moments(layer: Layer) -> Moments:
+        shape = (layer.out_features, layer.width)
+        first, second = (torch.randn(shape, generator=generator) for _ in range(2))
+        return Moments(first * 1e-4, (second * 1e-4).square(), 1000, (0.9, 0.999), 1e-8)
+
+    config = case.config()
+    return TrainedPass(model, [moments(layer) for layer in model.layers], case.seeds, config, QUIET).compute
 
 
 def _sweep(model: Model, seeds: Sequence[SeedFactors], config: Config) -> Pass:
