@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
 
 from gdig import _native
 from gdig.config import Budget, Config
+from gdig.data.features import read_difficulty, read_features
 from gdig.errors import ConfigError
 from gdig.store import SketchStore
 from gdig.strategies.base import Picked, Swept
@@ -31,7 +31,7 @@ def self_filter(swept: Swept, budget: Budget, seed: int, options: Config) -> Pic
     """
     store = swept.store
     valid = column(store, "valid").astype(bool)
-    difficulty = _difficulty(options.difficulty, valid) if options.difficulty else column(store, "loss")
+    difficulty = read_difficulty(options.difficulty, valid) if options.difficulty else column(store, "loss")
     difficulty = np.ascontiguousarray(difficulty, np.float32)
     costs = column(store, "tokens").astype(np.uint32) if budget.unit == "tokens" else None
     numbers: NDArray[np.int64] | None = None
@@ -63,62 +63,3 @@ def self_filter(swept: Swept, budget: Budget, seed: int, options: Config) -> Pic
         notes = (*notes, f"all rows were searched for the neighbours of {searched} rows, whose own had been chosen")
     rows = rows if numbers is None else numbers[rows]
     return Picked(rows, {"difficulty": before, "difficulty_left": left}, notes)
-
-
-def read_features(path: Path, valid: NDArray[np.bool_]) -> NDArray[Any]:
-    """Open the user's features [N, any]: .npy (mapped), or safetensors with the tensor `features`, or a single one.
-
-    Args:
-        path: the file.
-        valid: which rows of the pool count, [N].
-
-    Raises:
-        ConfigError: naming the file and the row, if it is not there, no such file, of another length, or not finite.
-    """
-    x = _read_safetensors(path) if path.suffix == ".safetensors" else _read_npy(path, "features")
-    n = len(valid)
-    if x.ndim != 2 or len(x) != n or x.shape[1] == 0:
-        raise ConfigError(f"features: {path}: expected [{n}, any], a row for each of the pool; got {list(x.shape)}")
-    if x.dtype not in (np.float16, np.float32, np.float64):
-        raise ConfigError(f"features: {path}: expected float16, float32 or float64, got {x.dtype}")
-    step = max(1, (1 << 24) // x.shape[1])
-    for start in range(0, n, step):
-        bad = valid[start : start + step] & ~np.isfinite(x[start : start + step]).all(1)
-        if bad.any():
-            row = start + int(np.argmax(bad))
-            at = int(np.argmin(np.isfinite(x[row])))
-            raise ConfigError(f"features: {path}: row {row}, column {at}: expected a finite number, got {x[row, at]}")
-    return np.ascontiguousarray(x)
-
-
-def _difficulty(file: str, valid: NDArray[np.bool_]) -> NDArray[Any]:
-    found = _read_npy(Path(file), "difficulty")
-    if found.shape != valid.shape or found.dtype.kind != "f":
-        expected = f"floats [{len(valid)}], one for each row of the pool"
-        raise ConfigError(f"difficulty: {file}: expected {expected}; got {found.dtype} {list(found.shape)}")
-    with np.errstate(over="ignore"):
-        found = np.asarray(found, np.float32)
-    bad = valid & ~np.isfinite(found)
-    if bad.any():
-        row = int(np.argmax(bad))
-        raise ConfigError(f"difficulty: {file}: row {row}: expected a finite float32 number, got {found[row]}")
-    return found
-
-
-def _read_npy(path: Path, option: str) -> NDArray[Any]:
-    try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise ConfigError(f"{option}: {path}: expected a .npy file of numbers: {error}") from None
-
-
-def _read_safetensors(path: Path) -> NDArray[Any]:
-    try:
-        with safe_open(path, "numpy") as file:
-            names = list(file.keys())
-            name = "features" if "features" in names else names[0] if len(names) == 1 else None
-            if name is None:
-                raise ConfigError(f"features: {path}: expected a tensor 'features', got {', '.join(names) or 'none'}")
-            return file.get_tensor(name)
-    except (OSError, SafetensorError, TypeError) as error:  # TypeError: bfloat16, which NumPy lacks
-        raise ConfigError(f"features: {path}: cannot be read: {error}") from None
