@@ -26,7 +26,12 @@ FORMAT = 1
 _LAST_RANKS_S = 60
 """So long the ranks of an earlier start may take to end, in seconds."""
 
-_DIRECTORIES = {"fit": ("curvature", "seeds"), "sweep": ("sweep", "features"), "cluster": ("clusters",), "select": ()}
+_DIRECTORIES = {
+    "fit": ("curvature", "seeds"),
+    "sweep": ("sweep", "features", "score_net"),
+    "cluster": ("clusters",),
+    "select": (),
+}
 # What is recorded of a stage before it has kept any result.
 _NOTHING_KEPT = {"config", "seconds", "state"}
 # Compared by content, not by name: moving a pool does not change it.
