@@ -282,6 +282,7 @@ def _parse(name: str, argv: list[str], defaults: dict[str, Any]) -> dict[str, An
     start = _fields(StartOptions, ("config",), defaults)
     if o.DataOptions in command.groups:
         start += _fields(Config, ("preset",), defaults)
+    if {o.DataOptions, o.TrainOptions} & set(command.groups):
         parts.append((_title(StartOptions), start, inspect.getdoc(StartOptions)))
     members = []
     for title, members_of_part, doc in parts:
