@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -292,6 +295,44 @@ def test_accumulated_batches_have_weights_of_their_own(tmp_path):
     for number, gradient in enumerate(steps):
         # Float32 sums of a few terms, twice in another order.
         np.testing.assert_allclose(gradient, (alone[2 * number] + alone[2 * number + 1]) / 2, rtol=1e-5, atol=1e-9)
+
+
+TWO_RANKS = """
+import os, sys
+from pathlib import Path
+import numpy as np
+from test_score_net import spread_out
+made = spread_out(Path(sys.argv[1]), 1)
+made.train()
+assert made.args.world_size == 2
+np.save(f"{sys.argv[1]}/{made.args.process_index}.npy", made.score_net.weight.detach().numpy())
+"""
+
+
+def spread_out(folder: Path, accumulated: int) -> ScoreNetTrainer:
+    """A training of 4 steps; two processes with a batch each do what one does with two."""
+    x = np.random.default_rng(8).standard_normal((24, 6))
+    return trainer(
+        folder, llama(), rows_of_tokens(24), x, per_device_train_batch_size=3,
+        gradient_accumulation_steps=accumulated,
+    )  # fmt: skip
+
+
+def test_two_processes_do_what_one_does_that_accumulates(tmp_path):
+    alone = spread_out(tmp_path / "alone", 2)
+    alone.train()
+    (tmp_path / "program.py").write_text(TWO_RANKS)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    subprocess.run(
+        [*launcher, tmp_path / "program.py", tmp_path], check=True, capture_output=True, timeout=180,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])},
+    )  # fmt: skip
+    ranks = [np.load(tmp_path / f"{rank}.npy") for rank in (0, 1)]
+    assert (ranks[0] == ranks[1]).all()
+    # Adam divides a gradient by its own size, so its rounding (1e-6 of it, sums in another order) stays relative: over
+    # 4 steps of at most 0.01 each, 4e-8, unless an entry's gradients cancel, where a few times as much is left.
+    np.testing.assert_allclose(ranks[0], alone.score_net.weight.detach().numpy(), rtol=0, atol=1e-6)
+    assert np.abs(ranks[0]).min() > 1e-4
 
 
 def test_the_net_has_its_own_learning_rate(tmp_path):

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 from transformers import TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
+from transformers.utils import logging
 
 from gdig.config import Training
 from gdig.data.features import Features, read_features
@@ -77,7 +78,7 @@ def train_difficulty(work: Workspace, training: Training) -> Path:
         checkpoint = last_checkpoint(folder)
         steps = training.epochs * _steps(len(rows), training)
         done = int(checkpoint.rpartition("-")[2]) if checkpoint else 0
-        with loading_bars(False), work.progress.stage("score-net", steps, "steps", done=done) as bar:
+        with loading_bars(False), _hushed(), work.progress.stage("score-net", steps, "steps", done=done) as bar:
             trainer.add_callback(_Shown(bar))
             trainer.train(resume_from_checkpoint=checkpoint)
         found = np.full(len(valid), np.nan, np.float32)
@@ -186,6 +187,17 @@ def _trainer(
 def _steps(rows: int, training: Training) -> int:
     """Steps of the optimizer in an epoch."""
     return math.ceil(math.ceil(rows / training.batch_size) / training.accumulate)
+
+
+@contextmanager
+def _hushed() -> Iterator[None]:
+    """Keep transformers' warnings back, such as that a checkpoint lacks the head that is tied to the embeddings."""
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
 
 
 @contextmanager
