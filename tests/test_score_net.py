@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import multiprocessing
 import os
 import shutil
-import subprocess
-import sys
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -297,18 +297,6 @@ def test_accumulated_batches_have_weights_of_their_own(tmp_path):
         np.testing.assert_allclose(gradient, (alone[2 * number] + alone[2 * number + 1]) / 2, rtol=1e-5, atol=1e-9)
 
 
-TWO_RANKS = """
-import os, sys
-from pathlib import Path
-import numpy as np
-from test_score_net import spread_out
-made = spread_out(Path(sys.argv[1]), 1)
-made.train()
-assert made.args.world_size == 2
-np.save(f"{sys.argv[1]}/{made.args.process_index}.npy", made.score_net.weight.detach().numpy())
-"""
-
-
 def spread_out(folder: Path, accumulated: int) -> ScoreNetTrainer:
     """A training of 4 steps; two processes with a batch each do what one does with two."""
     x = np.random.default_rng(8).standard_normal((24, 6))
@@ -318,15 +306,28 @@ def spread_out(folder: Path, accumulated: int) -> ScoreNetTrainer:
     )  # fmt: skip
 
 
+def be_a_rank(rank: int, port: int, folder: str) -> None:
+    os.environ.update(
+        RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
+    )
+    made = spread_out(Path(folder), 1)
+    assert made.args.world_size == 2
+    made.train()
+    np.save(f"{folder}/{rank}.npy", made.score_net.weight.detach().numpy())
+
+
 def test_two_processes_do_what_one_does_that_accumulates(tmp_path):
     alone = spread_out(tmp_path / "alone", 2)
     alone.train()
-    (tmp_path / "program.py").write_text(TWO_RANKS)
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    subprocess.run(
-        [*launcher, tmp_path / "program.py", tmp_path], check=True, capture_output=True, timeout=180,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])},
-    )  # fmt: skip
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    forking = multiprocessing.get_context("forkserver")
+    processes = [forking.Process(target=be_a_rank, args=(rank, port, str(tmp_path))) for rank in (0, 1)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(120)
+        assert process.exitcode == 0
     ranks = [np.load(tmp_path / f"{rank}.npy") for rank in (0, 1)]
     assert (ranks[0] == ranks[1]).all()
     # Adam divides a gradient by its own size, so its rounding (1e-6 of it, sums in another order) stays relative: over
