@@ -52,12 +52,13 @@ def test_the_batches_are_the_rows_as_the_sweep_saw_them(project, run_copy):
     with Workspace(Config.build(project.options(run_copy)), gdig.progress.Progress(quiet=True)) as work:
         rows = np.array([40, 3, 17, 59])
         pool = over_run._Pool(work, rows)
-        items = pool.__getitems__([2, 3, 0])
-        expected = work.encoder.encode(work.candidates, [17, 59, 40])
+        lengths = [len(item) for item in pool.__getitems__([0, 1, 2, 3])]
+        at = np.argsort(lengths)[[0, 3, 1]].tolist()  # a rectangle's own order is by falling length
+        items = pool.__getitems__(at)
+        expected = work.encoder.encode(work.candidates, rows[at])
         batch = over_run._Rectangle(work.limits.window)(items)
     assert len(pool) == 4 and [item.hash for item in items] == [example.hash for example in expected]
-    lengths = [len(item) for item in items]
-    assert lengths != sorted(lengths, reverse=True), "or the order is not tested: a rectangle's lines come by length"
+    assert lengths[at[0]] < lengths[at[1]], "of several lengths, or the order is not tested"
     for line, example in enumerate(expected):
         assert isinstance(example, Example)
         assert batch["input_ids"][line, : len(example)].tolist() == example.input_ids.tolist()

@@ -28,7 +28,7 @@ _LAST_RANKS_S = 60
 
 _DIRECTORIES = {
     "fit": ("curvature", "seeds"),
-    "sweep": ("sweep", "features", "score_net"),
+    "sweep": ("sweep", "features", "checkpoints", "score_net"),
     "cluster": ("clusters",),
     "select": (),
 }
@@ -36,6 +36,8 @@ _DIRECTORIES = {
 _NOTHING_KEPT = {"config", "seconds", "state"}
 # Compared by content, not by name: moving a pool does not change it.
 _BY_CONTENT = ("model", "candidates", "seeds", "tokenizer")
+# What names a checkpoint's folder (gdig.stages.checkpoints): another one stands beside it.
+_BY_FOLDER = ("checkpoints", "feature_side")
 
 
 class Run:
@@ -158,7 +160,7 @@ class Run:
 
     def _stage_config(self, name: str) -> dict[str, Any]:
         values = {k: v for group in STAGE_GROUPS[name] for k, v in self.config.group(group).items()}
-        return {k: v for k, v in values.items() if k not in _BY_CONTENT}
+        return {k: v for k, v in values.items() if k not in _BY_CONTENT + _BY_FOLDER}
 
     def _write(self) -> None:
         write_state(self._file, self.state)

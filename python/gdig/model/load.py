@@ -128,14 +128,18 @@ def resolve_dtype(precision: str, device: torch.device) -> torch.dtype:
     return {"float32": torch.float32, "bfloat16": torch.bfloat16}[precision]
 
 
-def load_model(config: Config) -> Model:
+def load_model(config: Config, architecture: str | None = None) -> Model:
     """Load the directory `config.model`: a model, or a PEFT adapter (its base model is named in it).
+
+    Args:
+        config: options of loading.
+        architecture: directory whose config.json holds for one that has none of its own (accelerate's checkpoints).
 
     Raises:
         ModelError: when the directory is missing, is no causal language model, or no layer matches.
     """
     device = resolve_device(config.device)
-    module, adapter = _load(config, resolve_dtype(config.precision, device), device)
+    module, adapter = _load(config, resolve_dtype(config.precision, device), device, architecture)
     if config.device_map == "none" and config.quantization == "none":
         module = module.to(device)
     return wrap_model(module, config, adapter=adapter)
@@ -151,19 +155,21 @@ def load_trainable(config: Config) -> nn.Module:
     for name in ("device_map", "quantization"):
         if getattr(config, name) != "none":
             raise ConfigError(f"{name}: a model is trained with {name}=none only, got {getattr(config, name)!r}")
-    module, _ = _load(config, torch.float32, resolve_device(config.device), trainable=True)
+    module, _ = _load(config, torch.float32, resolve_device(config.device), None, trainable=True)
     if config.gradient_checkpointing and not use_checkpointing(module):
         raise ModelError(f"gradient_checkpointing: {type(module).__name__} does not offer it")
     return module
 
 
-def _load(config: Config, dtype: torch.dtype, device: torch.device, trainable: bool = False) -> tuple[nn.Module, bool]:
+def _load(
+    config: Config, dtype: torch.dtype, device: torch.device, architecture: str | None, trainable: bool = False
+) -> tuple[nn.Module, bool]:
     """The module, and whether it is an adapter around its base model."""
     base = model_directory(config)
     path = Path(str(config.model))
     try:
         with loading_bars(not config.quiet):
-            module = _load_plain(base, dtype, config, device)
+            module = _load_plain(base, dtype, config, device, _architecture(base, config, architecture))
         if base != path:
             module = _load_adapter(path, module, trainable)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
@@ -244,7 +250,14 @@ def _blocks(module: Any) -> list[Any]:
     return [part for part in module.modules() if isinstance(part, GradientCheckpointingLayer)]
 
 
-def _load_plain(path: Path, dtype: torch.dtype, config: Config, device: torch.device) -> nn.Module:
+def _architecture(path: Path, config: Config, other: str | None) -> Path:
+    """The directory whose config.json says what the weights in `path` are of."""
+    if other is None or (path / "config.json").is_file():
+        return path
+    return model_directory(config.with_options(model=other))
+
+
+def _load_plain(path: Path, dtype: torch.dtype, config: Config, device: torch.device, architecture: Path) -> nn.Module:
     options: dict[str, Any] = {
         "trust_remote_code": config.trust_remote_code,
         "local_files_only": True,
@@ -264,6 +277,9 @@ def _load_plain(path: Path, dtype: torch.dtype, config: Config, device: torch.de
             bnb_4bit_quant_type="nf4",
             bnb_4bit_compute_dtype=dtype,
         )
+    if architecture != path:
+        remote = config.trust_remote_code
+        options["config"] = AutoConfig.from_pretrained(architecture, trust_remote_code=remote, local_files_only=True)
     safetensors = _has_safetensors(path)
     found: Any = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, use_safetensors=safetensors, **options)
     module, loaded = found

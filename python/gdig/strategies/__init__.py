@@ -13,6 +13,7 @@ from gdig.strategies.best import loss, top
 from gdig.strategies.bids import bids
 from gdig.strategies.draws import diverse, gdig, random
 from gdig.strategies.g2is import g2is
+from gdig.strategies.less import less
 from gdig.strategies.self_filter import self_filter
 from gdig.strategies.tagcos import tagcos
 
@@ -20,6 +21,7 @@ __all__ = ["METHODS", "Choice", "Picked", "Strategy", "Swept", "choose"]
 
 METHODS: dict[str, Strategy] = {
     "gdig": Strategy(gdig, clusters=True),
+    "less": Strategy(less, ordered=True, checkpoints=True),
     "bids": Strategy(bids, ordered=True),
     "g2is": Strategy(g2is, ordered=True),
     "tagcos": Strategy(tagcos, ordered=True, clusters=True),
