@@ -19,7 +19,7 @@ import pytest
 from gdig import cli
 from gdig.config import Config
 from gdig.errors import ConfigError, CorpusError
-from gdig.options import GROUPS, PRESETS, STAGE_GROUPS, STAGES, RunOptions
+from gdig.options import GROUPS, PRESETS, STAGE_GROUPS, STAGES, RunOptions, TrainOptions
 from gdig.sources import read_yaml
 
 MINIMUM = ["--model", "m", "--candidates", "a.jsonl", "b.jsonl", "--seeds", "s.jsonl", "--run-path", "r"]
@@ -110,6 +110,18 @@ def test_every_option_of_config_is_a_flag_of_select_with_help(
         assert set(own) <= set(docs), "an option without a docstring would have no help"
         for name in own:
             assert docs[name] in text
+
+
+def test_every_option_of_training_is_a_flag_of_score_net_with_help(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = " ".join(help_of("score-net", capsys, monkeypatch).replace("│", " ").split())
+    names = {option.name for option in fields(TrainOptions)}
+    assert not names & {option.name for option in fields(Config)}, "one name, one option"
+    assert set(cli._docs(TrainOptions)) == names
+    for name, doc in cli._docs(TrainOptions).items():
+        assert shows(text, name) and doc in text
+    assert shows(text, "features") and not shows(text, "tau") and not shows(text, "overwrite")
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -271,7 +283,7 @@ def test_ctrl_c(pipeline: Pipeline, capsys: pytest.CaptureFixture[str]) -> None:
     ("args", "message"),
     [
         (["selekt"], "unknown command 'selekt'; did you mean 'select'?"),
-        (["dance"], "expected one of select, fit, sweep, cluster, compare, preview, verify, merge"),
+        (["dance"], "expected one of select, fit, sweep, cluster, compare, score-net, preview, verify"),
         (["select", *MINIMUM, "--budget", "lots"], "budget: expected rows (500)"),
         (["verify"], "run_path: required, but not given (flag --run-path"),
     ],

@@ -62,3 +62,13 @@ def test_auroc(examples: ModuleType) -> None:
         wanted = roc_auc_score([1] * 20 + [0] * 13, np.r_[positive, negative])
         assert auroc(positive, negative) == pytest.approx(wanted, abs=1e-12)  # both exact up to a few roundings
     assert auroc(np.array([2.0, 3.0]), np.array([0.0, 1.0])) == 1.0
+
+
+def test_self_filter_of_a_vision_language_model(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    monkeypatch.chdir(tmp_path)
+    importlib.import_module("score_net_vision").main()
+    assert "rows to train on: [" in capsys.readouterr().out
+    assert np.load(tmp_path / "difficulty.npy").shape == (64,)

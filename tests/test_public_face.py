@@ -81,6 +81,7 @@ LAYERS = (
     ("gdig.cli", "gdig.__main__"),
     ("gdig.pipeline",),
     ("gdig.strategies",),
+    ("gdig.training",),
     ("gdig.workspace", "gdig.stages", "gdig.run", "gdig.sources"),
     ("gdig.data", "gdig.model", "gdig.ops", "gdig.store", "gdig.kmeans", "gdig.resampling", "gdig.exchange"),
     ("gdig.distributed",),

@@ -64,6 +64,14 @@ class CompareOptions:
 
 
 @dataclass(frozen=True)
+class ScoreNetOptions:
+    """Whose pool."""
+
+    run: str | None = None
+    """Directory of a swept run; the same as --run-path."""
+
+
+@dataclass(frozen=True)
 class Command:
     """A command: what it says of itself, and the options it takes."""
 
@@ -112,6 +120,16 @@ COMMANDS = {
         "gdig compare runs/a --budget 500\n"
         "gdig compare runs/a --budget 5% --methods gdig top loss --json > methods.json",
         (CompareOptions, *_groups_up_to("select")),
+    ),
+    "score-net": Command(
+        "Train a copy of the model beside a score net that learns which rows are hard, for self-filter.",
+        "gdig score-net runs/a --epochs 3\n"
+        "gdig select --run-path runs/a --method self-filter --difficulty runs/a/features/difficulty.npy",
+        (ScoreNetOptions, o.TrainOptions, o.SelectOptions, o.RunOptions),
+        {
+            o.SelectOptions: ("features",),
+            o.RunOptions: ("run_path", "device", "gradient_checkpointing", "threads", "quiet"),
+        },
     ),
     "preview": Command(
         "Show rows as the model will see them, the masked part marked.",
@@ -214,6 +232,11 @@ def _main(args: list[str], ranks: Ranks) -> int:
     elif name == "compare":
         found = pipeline.compare(config, rest["methods"], progress=progress)
         lines = [json.dumps(found.as_json(), indent=2)] if rest["json"] else found.lines()
+    elif name == "score-net":
+        names = {f.name for f in fields(o.TrainOptions)}
+        file = pipeline.score_net(config, progress=progress, **{k: v for k, v in rest.items() if k in names})
+        choose = f"gdig select --run-path {config.run_path} --method self-filter --difficulty {file}"
+        lines = [f"difficulties: {file}", f"to choose by them: {choose}"]
     elif name == "select":
         lines = pipeline.select(config, progress=progress, ranks=ranks).summary
     else:
@@ -236,7 +259,7 @@ def _resolve(name: str, argv: list[str]) -> tuple[Config, dict[str, Any]]:
     run_path = flags["run_path"] or given.get("run_path")
     has_model = flags.get("model") or given.get("model")
     stored = read_run(run_path) if run_path and not has_model and name not in ("verify", "merge") else {}
-    preset = _parse(name, argv, {**stored, **given}).get("preset", "default")
+    preset = _parse(name, argv, {**stored, **given}).get("preset", stored.get("preset", "default"))
     if preset != (before := stored.get("preset", "default")):
         stored = {key: value for key, value in stored.items() if key not in o.PRESETS[before]}
         stored.update(o.PRESETS[preset], preset=preset)
@@ -259,6 +282,7 @@ def _parse(name: str, argv: list[str], defaults: dict[str, Any]) -> dict[str, An
     start = _fields(StartOptions, ("config",), defaults)
     if o.DataOptions in command.groups:
         start += _fields(Config, ("preset",), defaults)
+    if {o.DataOptions, o.TrainOptions} & set(command.groups):
         parts.append((_title(StartOptions), start, inspect.getdoc(StartOptions)))
     members = []
     for title, members_of_part, doc in parts:
@@ -317,6 +341,9 @@ _METAVARS = {
     "checkpoint_weights": "FLOAT...",
     "seeds": "FILE...",
     "output": "FILE",
+    "difficulty": "FILE",
+    "features": "FILE",
+    "save_model": "DIR",
     "config": "FILE",
     "filter_modules": "REGEX",
     "prompt_template": "TEXT",
@@ -348,7 +375,7 @@ def _title(group: type) -> str:
 
 
 def _overview() -> str:
-    commands = "\n".join(f"  {name:<9}{command.summary}" for name, command in COMMANDS.items())
+    commands = "\n".join(f"  {name:<11}{command.summary}" for name, command in COMMANDS.items())
     return f"""usage: gdig COMMAND [OPTIONS]
 
 Select fine-tuning data by gradients: influence for quality, clustered gradient sketches for diversity.

@@ -23,6 +23,7 @@ from gdig.options import (
     SeedOptions,
     SelectOptions,
     SweepOptions,
+    TrainOptions,
 )
 from gdig.values import WRONG, convert, describe
 
@@ -50,12 +51,7 @@ class Config(
     """Set of defaults: gdig's own, or the choices of the published G-DIG code. Options given beside it win."""
 
     def __post_init__(self) -> None:
-        for name, hint in _hints().items():
-            value = getattr(self, name)
-            converted = convert(value, hint)
-            if converted is WRONG:
-                raise ConfigError(f"{name}: expected {describe(hint)}, got {value!r}")
-            object.__setattr__(self, name, converted)
+        _convert(self)
         _check(self)
 
     @classmethod
@@ -97,10 +93,48 @@ class Config(
                 raise ConfigError(f"{name}: required, but not given (flag {flag}, or {name}: in the YAML file)")
 
 
+@dataclass(frozen=True)
+class Training(TrainOptions):
+    """The options of gdig score-net besides those of a run, checked on construction.
+
+    Raises:
+        ConfigError: naming the field, the value and what was expected.
+    """
+
+    def __post_init__(self) -> None:
+        _convert(self)
+        for name, least in (("epochs", 1), ("batch_size", 2), ("accumulate", 1), ("save_steps", 1)):
+            if getattr(self, name) < least:
+                reason = ", which are weighed against each other" if name == "batch_size" else ""
+                raise ConfigError(
+                    f"{name}: expected a whole number of at least {least}{reason}, got {getattr(self, name)!r}"
+                )
+        for name in ("learning_rate", "score_learning_rate"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ConfigError(f"{name}: expected a finite number >= 0, got {getattr(self, name)!r}")
+        if self.score_learning_rate == 0:
+            raise ConfigError("score_learning_rate: expected a number above 0, or the score net learns nothing")
+
+
+def _convert(options: Any) -> None:
+    """Bring every value to its declared type.
+
+    Raises:
+        ConfigError: naming the field that is of another.
+    """
+    kind: type = type(options)
+    for name, hint in _hints(kind).items():
+        value = getattr(options, name)
+        converted = convert(value, hint)
+        if converted is WRONG:
+            raise ConfigError(f"{name}: expected {describe(hint)}, got {value!r}")
+        object.__setattr__(options, name, converted)
+
+
 @cache
-def _hints() -> dict[str, Any]:
+def _hints(options: type) -> dict[str, Any]:
     """Name and type of every option."""
-    return get_type_hints(Config)
+    return get_type_hints(options)
 
 
 def _plain(value: Any) -> Any:

@@ -186,10 +186,11 @@ class SelectOptions:
     the square root of the rows, and the share of the neighbours that this finds is measured and said; auto: exact up to
     262,144 rows."""
     difficulty: str | None = None
-    """.npy file [rows of the pool] of floats, higher is harder, for self-filter. Default: the loss."""
+    """.npy file [rows of the pool] of floats, higher is harder, for self-filter, such as gdig score-net leaves.
+    Default: the loss."""
     features: str | None = None
-    """.npy or safetensors file [rows of the pool, any] of floats whose cosines say what is a neighbour to self-filter.
-    Default: the sketches."""
+    """.npy or safetensors file [rows of the pool, any] of floats whose cosines say what is a neighbour to self-filter,
+    and from which gdig score-net learns what is hard. Default: the sketches."""
     output: str | None = None
     """Where the chosen rows go, .jsonl or .parquet. Default: selection.jsonl in the run directory."""
 
@@ -232,6 +233,29 @@ class RunOptions:
     disk: each sweeps a part in its copy of the fitted run, and gdig merge puts the shards together. Default: all."""
     quiet: bool = False
     """Print errors and nothing else."""
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """How gdig score-net trains. No stage depends on it."""
+
+    epochs: int = 1
+    """Passes over the pool. A model that has seen a row often knows it by heart, however hard it is; pools of less than
+    some thousand rows need several all the same."""
+    learning_rate: float = 2e-5
+    """Of the model, at its highest: it rises over 3 % of the steps and falls to 0 as a cosine does."""
+    score_learning_rate: float = 0.01
+    """Of the score net, by the same schedule: a step changes the logarithm of a row's weight by at most about so much.
+    The order of the difficulties hardly depends on it; how unevenly the model learns from the rows does."""
+    batch_size: int = 16
+    """Rows in a batch, which are weighed against each other; at least 2."""
+    accumulate: int = 1
+    """Batches that make up one step of the optimizer, each with weights of its own."""
+    save_steps: int = 500
+    """Steps from one checkpoint to the next: what an interrupted training may lose. A checkpoint of all weights takes
+    12 bytes each, and two are kept until the end."""
+    save_model: str | None = None
+    """Directory for the trained model, which must not be there. Default: the model is not kept."""
 
 
 @dataclass(frozen=True)

@@ -5,21 +5,23 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from gdig.config import Budget, Config, parse_budget
+from gdig.config import Budget, Config, Training, parse_budget
 from gdig.data.export import export
-from gdig.distributed import Ranks
+from gdig.distributed import Ranks, several
 from gdig.errors import ConfigError, ModelError, StoreError
+from gdig.model.load import need
 from gdig.options import SelectOptions
 from gdig.progress import Progress, WarningsOnly
 from gdig.resampling import label_counts
 from gdig.run import read_state
+from gdig.sources import read_run
 from gdig.stages.checkpoints import checkpoint_shards, checkpoints_stage, folder
 from gdig.stages.cluster import cluster_sketches, fit_part, label_part, resolve_clusters
 from gdig.stages.fit import curvature_part, fit_stage, seeds_part
@@ -126,6 +128,47 @@ def compare(
         possible = [name for name, one in METHODS.items() if trained or not one.checkpoints]
         n_clusters = int((label_counts(clusters / "labels") > 0).sum())
         return compare_methods(swept, methods or possible, budget, work.config, time.monotonic, n_clusters)
+
+
+def score_net(
+    config: Config | None = None,
+    training: Training | None = None,
+    *,
+    progress: Progress | None = None,
+    **options: Any,
+) -> Path:
+    """Train a score net beside a copy of a swept run's model (Self-Filter): how hard each row of the pool is.
+
+    Called again after an interruption, it goes on from the last checkpoint.
+
+    Args:
+        config: options of the run; of those it has not (`features` among them) the run's own hold if there is no model.
+        training: how to train; its options may also be given by name (see :class:`gdig.config.Training`).
+        progress: where to show it.
+        options: see :class:`gdig.Config` and :class:`gdig.config.Training`; `run_path` is required.
+
+    Returns:
+        The file with the difficulties, float32 [rows of the pool], for the option `difficulty` of method self-filter.
+
+    Raises:
+        GdigError: a subclass that says what is wrong with the options, the run, the features or the training.
+    """
+    if several():
+        raise ConfigError("score-net runs in one process; gdig.training.ScoreNetTrainer also runs in several")
+    names = {f.name for f in fields(Training)}
+    how = {name: options.pop(name) for name in names & set(options)}
+    training = replace(training or Training(), **how)
+    if config is None and "model" not in options and options.get("run_path"):
+        options = {**read_run(options["run_path"]), **options}
+    config = _config(config, options)
+    config.require("run_path")
+    if not (Path(str(config.run_path)) / "run.json").is_file():
+        raise ConfigError(f"run_path: {config.run_path} is no run directory (it holds no run.json)")
+    with _workspace(config, progress, {}, None) as work:
+        need("accelerate", "score-net", "train")  # before the import, which does without, but not what follows it
+        from gdig.training.over_run import train_difficulty
+
+        return train_difficulty(work, training)
 
 
 def preview(

@@ -28,7 +28,7 @@ _LAST_RANKS_S = 60
 
 _DIRECTORIES = {
     "fit": ("curvature", "seeds"),
-    "sweep": ("sweep", "features", "checkpoints"),
+    "sweep": ("sweep", "features", "checkpoints", "score_net"),
     "cluster": ("clusters",),
     "select": (),
 }

@@ -11,7 +11,7 @@ from typing import Any, get_type_hints
 
 from gdig.config import Config
 from gdig.errors import ConfigError, RunError
-from gdig.options import SelectOptions
+from gdig.options import SelectOptions, TrainOptions
 from gdig.values import WRONG, convert, describe
 
 # What belongs to one start of a run, or to one choice from it, and is not inherited by the next.
@@ -70,7 +70,7 @@ def read_run(run_path: str | Path) -> dict[str, Any]:
 
 
 def _value(where: str, key: str, value: Any) -> Any:
-    hints = get_type_hints(Config)
+    hints = {**get_type_hints(Config), **get_type_hints(TrainOptions)}
     if key not in hints:
         near = difflib.get_close_matches(key, hints, n=1)
         raise ConfigError(f"{where}: unknown key {key!r}" + (f"; did you mean {near[0]!r}?" if near else ""))

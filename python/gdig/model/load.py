@@ -138,20 +138,43 @@ def load_model(config: Config, architecture: str | None = None) -> Model:
     Raises:
         ModelError: when the directory is missing, is no causal language model, or no layer matches.
     """
-    base = model_directory(config)
-    path = Path(str(config.model))
     device = resolve_device(config.device)
-    dtype = resolve_dtype(config.precision, device)
-    try:
-        with _loading_bars(not config.quiet):
-            module = _load_plain(base, dtype, config, device, _architecture(base, config, architecture))
-        if base != path:
-            module = _load_adapter(path, module)
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise ModelError(f"{path}: cannot be loaded as a causal language model: {error}") from error
+    module, adapter = _load(config, resolve_dtype(config.precision, device), device, architecture)
     if config.device_map == "none" and config.quantization == "none":
         module = module.to(device)
-    return wrap_model(module, config, adapter=base != path)
+    return wrap_model(module, config, adapter=adapter)
+
+
+def load_trainable(config: Config) -> nn.Module:
+    """Load the directory `config.model` to be trained: in float32, all weights of a model, or an adapter's own.
+
+    Raises:
+        ModelError: when the directory is missing, or is no causal language model.
+        ConfigError: when the options want its weights quantized or spread.
+    """
+    for name in ("device_map", "quantization"):
+        if getattr(config, name) != "none":
+            raise ConfigError(f"{name}: a model is trained with {name}=none only, got {getattr(config, name)!r}")
+    module, _ = _load(config, torch.float32, resolve_device(config.device), None, trainable=True)
+    if config.gradient_checkpointing and not use_checkpointing(module):
+        raise ModelError(f"gradient_checkpointing: {type(module).__name__} does not offer it")
+    return module
+
+
+def _load(
+    config: Config, dtype: torch.dtype, device: torch.device, architecture: str | None, trainable: bool = False
+) -> tuple[nn.Module, bool]:
+    """The module, and whether it is an adapter around its base model."""
+    base = model_directory(config)
+    path = Path(str(config.model))
+    try:
+        with loading_bars(not config.quiet):
+            module = _load_plain(base, dtype, config, device, _architecture(base, config, architecture))
+        if base != path:
+            module = _load_adapter(path, module, trainable)
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        raise ModelError(f"{path}: cannot be loaded as a causal language model: {error}") from error
+    return module, base != path
 
 
 def wrap_model(module: Any, config: Config, *, adapter: bool = False) -> Model:
@@ -194,7 +217,7 @@ def _hidden(module: Any, plain: bool, ids: torch.Tensor) -> torch.Tensor:
 
 
 @contextmanager
-def _loading_bars(shown: bool) -> Iterator[None]:
+def loading_bars(shown: bool) -> Iterator[None]:
     """Without `shown`, keep transformers from drawing bars while it loads weights; its own setting is put back."""
     before = logging.is_progress_bar_enabled()
     if not shown:
@@ -241,10 +264,10 @@ def _load_plain(path: Path, dtype: torch.dtype, config: Config, device: torch.de
         "output_loading_info": True,
     }
     if config.device_map != "none":
-        _need("accelerate", "device_map", "large")
+        need("accelerate", "device_map", "large")
         options["device_map"] = config.device_map
     if config.quantization != "none":
-        _need("bitsandbytes", "quantization", "quantization")
+        need("bitsandbytes", "quantization", "quantization")
         options.setdefault("device_map", {"": device})
         # It says at every product that it computes in float16.
         getLogger("bitsandbytes.autograd._functions").setLevel(ERROR)
@@ -272,17 +295,18 @@ def _load_plain(path: Path, dtype: torch.dtype, config: Config, device: torch.de
     return module
 
 
-def _need(package: str, option: str, extra: str) -> None:
+def need(package: str, what: str, extra: str) -> None:
+    """Raise ModelError if a package is not installed that `what` needs."""
     if find_spec(package) is None:
-        raise ModelError(f"{option}: needs the package {package} (pip install 'gdig[{extra}]')")
+        raise ModelError(f"{what}: needs the package {package} (pip install 'gdig[{extra}]')")
 
 
-def _load_adapter(path: Path, module: nn.Module) -> nn.Module:
+def _load_adapter(path: Path, module: nn.Module, trainable: bool = False) -> nn.Module:
     try:
         from peft import PeftModel
     except ImportError as error:
         raise ModelError(f"{path}: a PEFT adapter needs the package peft (pip install 'gdig[peft]')") from error
-    return PeftModel.from_pretrained(module, path)
+    return PeftModel.from_pretrained(module, path, is_trainable=trainable)
 
 
 def _has_safetensors(path: Path) -> bool:

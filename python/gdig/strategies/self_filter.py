@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
 
 from gdig import _native
 from gdig.config import Budget, Config
+from gdig.data.features import read_difficulty, read_features
 from gdig.errors import ConfigError
 from gdig.store import SketchStore
 from gdig.strategies.base import Picked, Swept
@@ -31,17 +32,65 @@ def self_filter(swept: Swept, budget: Budget, seed: int, options: Config) -> Pic
     """
     store = swept.store
     valid = column(store, "valid").astype(bool)
-    difficulty = _difficulty(options.difficulty, valid) if options.difficulty else column(store, "loss")
+    difficulty = read_difficulty(options.difficulty, valid) if options.difficulty else column(store, "loss")
     difficulty = np.ascontiguousarray(difficulty, np.float32)
     costs = column(store, "tokens").astype(np.uint32) if budget.unit == "tokens" else None
-    numbers: NDArray[np.int64] | None = None
-    x: SketchStore | NDArray[Any] = store
-    if options.features:
-        x = read_features(Path(options.features), valid)
-        if not valid.all():  # an array has no column that says which of its rows count
-            numbers = np.flatnonzero(valid)
-            x, difficulty, costs = x[numbers], difficulty[numbers], None if costs is None else costs[numbers]
-    count = int(valid.sum())
+    trained = store.path.parent / "features" / "difficulty.npy"
+    notes: tuple[str, ...] = ()
+    if not options.difficulty and trained.is_file():
+        notes = (f"difficulty is the loss; to choose by what gdig score-net learned: --difficulty {trained}",)
+    if not options.features:
+        picked = _penalised(store, int(valid.sum()), difficulty, costs, budget, seed, options)
+        return replace(picked, notes=(*notes, *picked.notes))
+    x = read_features(Path(options.features), valid)
+    numbers = np.flatnonzero(valid)
+    if not valid.all():  # an array has no column that says which of its rows count
+        x, difficulty, costs = x[numbers], difficulty[numbers], None if costs is None else costs[numbers]
+    picked = _penalised(x, len(numbers), difficulty, costs, budget, seed, options)
+    return replace(picked, rows=numbers[picked.rows], notes=(*notes, *picked.notes))
+
+
+def hardest_rows(
+    features: NDArray[Any], difficulty: NDArray[Any], n: int, *, n_neighbours: int = 10, seed: int = 0
+) -> NDArray[np.int64]:
+    """The choice of `self_filter` for rows that no run has swept, such as those of a vision-language model.
+
+    Args:
+        features: [N, F] floats, whose cosines say what is a neighbour.
+        difficulty: [N] floats, higher is harder, such as `gdig.training.difficulty` tells.
+        n: rows to choose.
+        n_neighbours: rows that a chosen one lowers.
+        seed: of the search for neighbours among more than 262,144 rows.
+
+    Returns:
+        Rows, in the order chosen; fewer than n rows are the beginning of it.
+
+    Raises:
+        ConfigError: if an array is of another shape or not finite, or n is not between 1 and N.
+    """
+    for name, x, rank in (("features", features, 2), ("difficulty", difficulty, 1)):
+        if x.ndim != rank or len(x) != len(features) or x.dtype.kind != "f" or 0 in x.shape:
+            expected = "[rows, any]" if rank == 2 else f"[{len(features)}]"
+            raise ConfigError(f"{name}: expected floats {expected}, got {x.dtype} {list(x.shape)}")
+        if not (finite := np.isfinite(x).reshape(len(x), -1).all(1)).all():
+            raise ConfigError(f"{name}: row {int(np.argmin(finite))}: expected finite numbers")
+    if not 1 <= n <= len(features):
+        raise ConfigError(f"n: expected 1 to {len(features)} rows, got {n}")
+    options = Config(n_neighbours=n_neighbours)
+    rows, hard = np.ascontiguousarray(features), np.ascontiguousarray(difficulty, np.float32)
+    return _penalised(rows, len(rows), hard, None, Budget("rows", n), seed, options).rows
+
+
+def _penalised(
+    x: SketchStore | NDArray[Any],
+    count: int,
+    difficulty: NDArray[np.float32],
+    costs: NDArray[np.uint32] | None,
+    budget: Budget,
+    seed: int,
+    options: Config,
+) -> Picked:
+    """Choose among the `count` valid rows of x."""
     if options.n_neighbours >= count:
         raise ConfigError(
             f"n_neighbours: a row of {count} valid ones has {count - 1} others; got {options.n_neighbours}"
@@ -61,64 +110,4 @@ def self_filter(swept: Swept, budget: Budget, seed: int, options: Config) -> Pic
     notes = near.notes
     if searched:
         notes = (*notes, f"all rows were searched for the neighbours of {searched} rows, whose own had been chosen")
-    rows = rows if numbers is None else numbers[rows]
     return Picked(rows, {"difficulty": before, "difficulty_left": left}, notes)
-
-
-def read_features(path: Path, valid: NDArray[np.bool_]) -> NDArray[Any]:
-    """Open the user's features [N, any]: .npy (mapped), or safetensors with the tensor `features`, or a single one.
-
-    Args:
-        path: the file.
-        valid: which rows of the pool count, [N].
-
-    Raises:
-        ConfigError: naming the file and the row, if it is not there, no such file, of another length, or not finite.
-    """
-    x = _read_safetensors(path) if path.suffix == ".safetensors" else _read_npy(path, "features")
-    n = len(valid)
-    if x.ndim != 2 or len(x) != n or x.shape[1] == 0:
-        raise ConfigError(f"features: {path}: expected [{n}, any], a row for each of the pool; got {list(x.shape)}")
-    if x.dtype not in (np.float16, np.float32, np.float64):
-        raise ConfigError(f"features: {path}: expected float16, float32 or float64, got {x.dtype}")
-    step = max(1, (1 << 24) // x.shape[1])
-    for start in range(0, n, step):
-        bad = valid[start : start + step] & ~np.isfinite(x[start : start + step]).all(1)
-        if bad.any():
-            row = start + int(np.argmax(bad))
-            at = int(np.argmin(np.isfinite(x[row])))
-            raise ConfigError(f"features: {path}: row {row}, column {at}: expected a finite number, got {x[row, at]}")
-    return np.ascontiguousarray(x)
-
-
-def _difficulty(file: str, valid: NDArray[np.bool_]) -> NDArray[Any]:
-    found = _read_npy(Path(file), "difficulty")
-    if found.shape != valid.shape or found.dtype.kind != "f":
-        expected = f"floats [{len(valid)}], one for each row of the pool"
-        raise ConfigError(f"difficulty: {file}: expected {expected}; got {found.dtype} {list(found.shape)}")
-    with np.errstate(over="ignore"):
-        found = np.asarray(found, np.float32)
-    bad = valid & ~np.isfinite(found)
-    if bad.any():
-        row = int(np.argmax(bad))
-        raise ConfigError(f"difficulty: {file}: row {row}: expected a finite float32 number, got {found[row]}")
-    return found
-
-
-def _read_npy(path: Path, option: str) -> NDArray[Any]:
-    try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise ConfigError(f"{option}: {path}: expected a .npy file of numbers: {error}") from None
-
-
-def _read_safetensors(path: Path) -> NDArray[Any]:
-    try:
-        with safe_open(path, "numpy") as file:
-            names = list(file.keys())
-            name = "features" if "features" in names else names[0] if len(names) == 1 else None
-            if name is None:
-                raise ConfigError(f"features: {path}: expected a tensor 'features', got {', '.join(names) or 'none'}")
-            return file.get_tensor(name)
-    except (OSError, SafetensorError, TypeError) as error:  # TypeError: bfloat16, which NumPy lacks
-        raise ConfigError(f"features: {path}: cannot be read: {error}") from None

@@ -1,0 +1,131 @@
+"""Features of rows, by row number: the stored sketches, or a file of the user's; and difficulties from a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+
+from gdig.errors import ConfigError
+from gdig.store import SketchStore
+
+
+class Features:
+    """Rows of floats [N, F], read when they are asked for.
+
+    Args:
+        source: an array [N, F] of floats, or a store's sketches.
+        rows: int64 [n], which rows of the source count, in this order; None: all.
+
+    Sketches come as they are stored, without the scale of an int8 row: what uses them looks at directions alone.
+    """
+
+    def __init__(self, source: SketchStore | NDArray[Any], rows: NDArray[np.int64] | None = None) -> None:
+        self._source = source
+        self._rows = np.arange(len(source)) if rows is None else rows
+        self._shards: dict[int, NDArray[Any]] = {}
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @property
+    def dim(self) -> int:
+        """F."""
+        return self._source.dim if isinstance(self._source, SketchStore) else self._source.shape[1]
+
+    def units(self, at: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Rows at the places `at` [n] of this list of rows, at unit length: float32 [n, F], rounded once from float64.
+
+        The scale of a row has no say (that of the sketches is a power of two found on the probe). A row of zeros stays.
+        """
+        x = self._read(self._rows[at]).astype(np.float64)
+        x /= np.maximum(
+            np.abs(x).max(1, keepdims=True), np.finfo(np.float64).tiny
+        )  # squares neither over- nor underflow
+        return (x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1.0)).astype(np.float32)
+
+    def _read(self, rows: NDArray[np.int64]) -> NDArray[Any]:
+        if not isinstance(self._source, SketchStore):
+            return self._source[rows]
+        found, step = np.empty((len(rows), self.dim), np.float32), self._source.rows_per_shard
+        for shard in np.unique(rows // step).tolist():
+            here = rows // step == shard
+            if shard not in self._shards:
+                self._shards[shard] = self._source.rows(shard)
+            stored = self._shards[shard][rows[here] - shard * step]
+            if self._source.dtype == "bfloat16":  # NumPy lacks it: these are the upper halves of float32
+                found[here] = (stored.astype(np.uint32) << 16).view(np.float32)
+            else:
+                found[here] = stored
+        return found
+
+
+def read_features(path: Path, valid: NDArray[np.bool_]) -> NDArray[Any]:
+    """Open the user's features [N, any]: .npy (mapped), or safetensors with the tensor `features`, or a single one.
+
+    Args:
+        path: the file.
+        valid: which rows of the pool count, [N].
+
+    Raises:
+        ConfigError: naming the file and the row, if it is not there, no such file, of another length, or not finite.
+    """
+    x = _read_safetensors(path) if path.suffix == ".safetensors" else _read_npy(path, "features")
+    n = len(valid)
+    if x.ndim != 2 or len(x) != n or x.shape[1] == 0:
+        raise ConfigError(f"features: {path}: expected [{n}, any], a row for each of the pool; got {list(x.shape)}")
+    if x.dtype not in (np.float16, np.float32, np.float64):
+        raise ConfigError(f"features: {path}: expected float16, float32 or float64, got {x.dtype}")
+    step = max(1, (1 << 24) // x.shape[1])
+    for start in range(0, n, step):
+        bad = valid[start : start + step] & ~np.isfinite(x[start : start + step]).all(1)
+        if bad.any():
+            row = start + int(np.argmax(bad))
+            at = int(np.argmin(np.isfinite(x[row])))
+            raise ConfigError(f"features: {path}: row {row}, column {at}: expected a finite number, got {x[row, at]}")
+    return np.ascontiguousarray(x)
+
+
+def read_difficulty(file: str, valid: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Read the user's difficulties [N], higher is harder: .npy of floats, rounded to float32.
+
+    Args:
+        file: the file.
+        valid: which rows of the pool count, [N]; of the others anything may stand there.
+
+    Raises:
+        ConfigError: naming the file and the row, if it is not there, no such file, of another length, or not finite.
+    """
+    found = _read_npy(Path(file), "difficulty")
+    if found.shape != valid.shape or found.dtype.kind != "f":
+        expected = f"floats [{len(valid)}], one for each row of the pool"
+        raise ConfigError(f"difficulty: {file}: expected {expected}; got {found.dtype} {list(found.shape)}")
+    with np.errstate(over="ignore"):
+        found = np.asarray(found, np.float32)
+    bad = valid & ~np.isfinite(found)
+    if bad.any():
+        row = int(np.argmax(bad))
+        raise ConfigError(f"difficulty: {file}: row {row}: expected a finite float32 number, got {found[row]}")
+    return found
+
+
+def _read_npy(path: Path, option: str) -> NDArray[Any]:
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise ConfigError(f"{option}: {path}: expected a .npy file of numbers: {error}") from None
+
+
+def _read_safetensors(path: Path) -> NDArray[Any]:
+    try:
+        with safe_open(path, "numpy") as file:
+            names = list(file.keys())
+            name = "features" if "features" in names else names[0] if len(names) == 1 else None
+            if name is None:
+                raise ConfigError(f"features: {path}: expected a tensor 'features', got {', '.join(names) or 'none'}")
+            return file.get_tensor(name)
+    except (OSError, SafetensorError, TypeError) as error:  # TypeError: bfloat16, which NumPy lacks
+        raise ConfigError(f"features: {path}: cannot be read: {error}") from None
