@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -31,7 +32,35 @@ class Neighbours(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
-def nearest(x: SketchStore | NDArray[Any], k: int, valid: int, seed: int, options: Config) -> Neighbours:
+class Clustered(NamedTuple):
+    """centroids float32 [K, dim], and each row's label, uint32 [n], by a k-means from `seed`."""
+
+    seed: int
+    centroids: NDArray[np.float32]
+    labels: NDArray[np.uint32]
+
+
+@dataclass
+class Kept:
+    """What searches of the same rows leave to the next ones; no answer depends on it.
+
+    most: neighbours that any of them will ask for, as far as is known; the first exact search finds so many. exact: the
+    largest exact search so far, whose first k are what a search for k finds. clustered: the clusters of the last other
+    search; how many of them a row is compared with depends on k where they are small, so neighbours are not kept.
+    """
+
+    most: int = 0
+    exact: Neighbours | None = None
+    clustered: Clustered | None = None
+
+    def forget(self) -> None:
+        """Give the memory back: 8 bytes for each neighbour, 4 for each row's label."""
+        self.exact = self.clustered = None
+
+
+def nearest(
+    x: SketchStore | NDArray[Any], k: int, valid: int, seed: int, options: Config, kept: Kept | None = None
+) -> Neighbours:
     """Find the k nearest rows of each row.
 
     Args:
@@ -40,6 +69,7 @@ def nearest(x: SketchStore | NDArray[Any], k: int, valid: int, seed: int, option
         valid: valid rows.
         seed: of the k-means and the sample, where not all rows are compared.
         options: n_neighbours (for messages), neighbour_search, threads.
+        kept: what earlier searches of `x` left, and this one leaves.
 
     Raises:
         ConfigError: if there are not more than k valid rows.
@@ -47,22 +77,30 @@ def nearest(x: SketchStore | NDArray[Any], k: int, valid: int, seed: int, option
     """
     if k >= valid:
         raise ConfigError(f"n_neighbours: a row of {valid} valid ones has {max(0, valid - 1)} others; got {k}")
+    kept = Kept() if kept is None else kept
     rows, threads = x._native if isinstance(x, SketchStore) else x, options.threads or 0
     if options.neighbour_search == "exact" or (options.neighbour_search == "auto" and valid <= EXACT_ROWS):
-        return Neighbours(*_native.neighbours(rows, k, n_threads=threads))
-    # As many clusters as rows in each: to find the clusters near a row costs as much as one of them.
-    kmeans = KMeans(max(1, math.isqrt(valid)), seed=seed, unit_normalize=True, n_threads=options.threads).fit(x)
+        if kept.exact is None or kept.exact.rows.shape[1] < k:
+            width = max(k, min(kept.most, valid - 1))
+            kept.exact = Neighbours(*_native.neighbours(rows, width, n_threads=threads))
+        found, cosines, _ = kept.exact
+        return Neighbours(np.ascontiguousarray(found[:, :k]), np.ascontiguousarray(cosines[:, :k]))
+    if kept.clustered is None or kept.clustered.seed != seed:
+        # As many clusters as rows in each: to find the clusters near a row costs as much as one of them.
+        kmeans = KMeans(max(1, math.isqrt(valid)), seed=seed, unit_normalize=True, n_threads=options.threads).fit(x)
+        kept.clustered = Clustered(seed, kmeans.cluster_centers_, kmeans.predict(x))
+    _, centroids, labels = kept.clustered
     found, cosines, recall = _native.neighbours_by_clusters(
         rows,
         k,
-        labels=kmeans.predict(x),
-        centroids=kmeans.cluster_centers_,
+        labels=labels,
+        centroids=centroids,
         n_probe=PROBED,
         sample=min(SAMPLE, valid),
         seed=seed,
         n_threads=threads,
     )
-    searched = f"{min(PROBED, kmeans.n_clusters)} of {kmeans.n_clusters} clusters searched for a row's neighbours"
+    searched = f"{min(PROBED, len(centroids))} of {len(centroids)} clusters searched for a row's neighbours"
     return Neighbours(found, cosines, (f"{searched}: {recall:.1%} of the {k} nearest found, by a sample",))
 
 
