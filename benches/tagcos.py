@@ -150,12 +150,6 @@ def main() -> None:
     budget = round(arguments.budget * len(x))
     names = ("ours", "plain", "scikit_learn", "random")
     times = {name: Times() for name in names}
-    rng = np.random.default_rng(0)
-    some = np.sort(rng.permutation(np.unique(labels))[: arguments.some])
-    members = [np.flatnonzero(labels == label) for label in some]
-    clusters = [x[rows].astype(np.float64) for rows in members]
-    for rows in clusters:
-        rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     with tempfile.TemporaryDirectory() as folder:
         store = write(x, labels, Path(folder))
 
@@ -165,6 +159,13 @@ def main() -> None:
         before = resident()
         with watch() as peak:
             found = ours()
+        # Some of the clusters that give rows: the smallest may give none.
+        rng = np.random.default_rng(0)
+        some = np.sort(rng.permutation(np.unique(labels[found.rows]))[: arguments.some])
+        members = [np.flatnonzero(labels == label) for label in some]
+        clusters = [x[rows].astype(np.float64) for rows in members]
+        for rows in clusters:
+            rows /= np.linalg.norm(rows, axis=1, keepdims=True)
         quotas = [int((labels[found.rows] == label).sum()) for label in some]
         others: dict[str, Callable[[Rows, int], Taken]] = {
             "plain": plain,
