@@ -3,8 +3,9 @@
     python benches/tagcos.py                            # writes benches/record/tagcos.json
     python benches/tagcos.py --run runs/a --name mine   # the sketches of a run
 
-Rows are clustered first, by gdig's k-means. Ours goes through all clusters. The others are given some of them, as many
-rows of each as ours took, and are compared by their time for a cluster:
+Rows are clustered first, by gdig's k-means. Ours goes through all clusters, and once more through some of them, whose
+other rows have no label (`ours_of_some`). The others are given these, in memory and at unit length, and take as many
+rows of each as ours, which reads the rows from the store:
 
 plain: the same choice in NumPy, in float64: each step multiplies all rows with the residual, builds the Gram matrix of
 the rows taken and solves for their weights anew; where one is negative, SciPy's nnls. This is what the published code
@@ -37,7 +38,7 @@ from scipy.optimize import nnls
 from sklearn.linear_model import OrthogonalMatchingPursuit
 
 from gdig.kmeans import KMeans
-from gdig.store import SketchStore, write_tensors
+from gdig.store import INVALID_LABEL, SketchStore, write_tensors
 from gdig.strategies.tagcos import RIDGE, TOLERANCE, Pursued, pursue
 
 RECORD = Path(__file__).parent / "record" / "tagcos.json"
@@ -55,10 +56,14 @@ class Taken(NamedTuple):
 def write(x: NDArray[Any], labels: NDArray[np.uint32], folder: Path, step: int = 16_384) -> SketchStore:
     with SketchStore.create(folder / "sweep", x.shape[1], dtype=x.dtype.name, rows_per_shard=step) as store:
         store.append(x)
-    for shard, start in enumerate(range(0, len(x), step)):
-        part = {"labels": labels[start : start + step]}
-        write_tensors(folder / "labels" / f"{shard:08d}.safetensors", part, {"first_row": str(start)})
+    write_labels(labels, folder / "labels", step)
     return store
+
+
+def write_labels(labels: NDArray[np.uint32], folder: Path, step: int = 16_384) -> None:
+    for shard, start in enumerate(range(0, len(labels), step)):
+        part = {"labels": labels[start : start + step]}
+        write_tensors(folder / f"{shard:08d}.safetensors", part, {"first_row": str(start)})
 
 
 def best_weights(gram: Rows, aims: Rows) -> Rows:
@@ -148,13 +153,13 @@ def main() -> None:
     what = arguments.name or (arguments.run.name if arguments.run else "around 256 centres")
     labels = KMeans(arguments.clusters, unit_normalize=True, n_threads=arguments.threads).fit(x).predict(x)
     budget = round(arguments.budget * len(x))
-    names = ("ours", "plain", "scikit_learn", "random")
+    names = ("ours", "ours_of_some", "plain", "scikit_learn", "random")
     times = {name: Times() for name in names}
     with tempfile.TemporaryDirectory() as folder:
         store = write(x, labels, Path(folder))
 
-        def ours() -> Pursued:
-            return pursue(store, Path(folder) / "labels", budget, 0, n_threads=arguments.threads)
+        def ours(labels: str = "labels", budget: int = budget) -> Pursued:
+            return pursue(store, Path(folder) / labels, budget, 0, n_threads=arguments.threads)
 
         before = resident()
         with watch() as peak:
@@ -167,6 +172,7 @@ def main() -> None:
         for rows in clusters:
             rows /= np.linalg.norm(rows, axis=1, keepdims=True)
         quotas = [int((labels[found.rows] == label).sum()) for label in some]
+        write_labels(np.where(np.isin(labels, some), labels, np.uint32(INVALID_LABEL)), Path(folder) / "some")
         others: dict[str, Callable[[Rows, int], Taken]] = {
             "plain": plain,
             "scikit_learn": scikit_learn,
@@ -175,9 +181,10 @@ def main() -> None:
         taken: dict[str, list[Taken]] = {}
         for _ in range(arguments.repeats):
             times["ours"].take(ours)
+            times["ours_of_some"].take(lambda: ours("some", sum(quotas)))
             for name, take in others.items():
                 taken[name] = times[name].take(lambda take=take: list(map(take, clusters, quotas)))
-    taken["ours"] = []
+    taken["ours"] = taken["ours_of_some"] = []
     for label, rows in zip(some, members, strict=True):
         mine = (labels[found.rows] == label) & found.matched
         taken["ours"].append(Taken(np.searchsorted(rows, found.rows[mine]), found.weights[mine]))
