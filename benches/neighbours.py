@@ -143,7 +143,7 @@ def exact(x: NDArray[Any], arguments: argparse.Namespace) -> tuple[dict[str, Any
 
 
 def by_clusters(x: NDArray[Any], truth: NDArray[np.float32] | None, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Times of the search by clusters; its memory; and its recall. Beside the exact search, also without the k-means."""
+    """Times of the search by clusters, its memory, its recall; after the exact search, also without the k-means."""
     n, k = len(x), arguments.k
     options = Config.build({"neighbour_search": "clusters", "threads": arguments.threads})
     whole, kept, before = Times(), neighbours.Kept(), resident()
