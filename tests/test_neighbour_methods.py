@@ -233,11 +233,15 @@ def test_the_first_of_more_neighbours_are_those_of_a_search_for_fewer(seed, n, d
     assert kept.exact.rows.shape == (n, more)
 
 
-@pytest.mark.parametrize("search", ["exact", "clusters"])
+@pytest.mark.parametrize(
+    "search, probed, expected", [("exact", 1, 1), ("clusters", 1, 2), ("clusters", 2, 2), ("clusters", 5, 1)]
+)
 @pytest.mark.parametrize("methods", [["g2is", "self-filter"], ["self-filter", "g2is"]])
-def test_methods_that_share_a_sweep_choose_what_each_chooses_alone(run_copy, monkeypatch, search, methods):
-    """In few small clusters, of which more are looked into for 40 neighbours than for 10."""
-    monkeypatch.setattr(neighbours, "PROBED", 1)
+def test_methods_that_share_a_sweep_choose_what_each_chooses_alone(
+    run_copy, monkeypatch, search, probed, expected, methods
+):
+    """One search for both; by few small clusters two: for 20 neighbours more of them are looked into than for 5."""
+    monkeypatch.setattr(neighbours, "PROBED", probed)
     searches = {"neighbours": 0, "neighbours_by_clusters": 0, "fit": 0}
 
     def counted(where, name):
@@ -267,8 +271,9 @@ def test_methods_that_share_a_sweep_choose_what_each_chooses_alone(run_copy, mon
     shared.kept.most = 20
     for method in methods:
         assert facts(choose(shared, budget, config.with_options(method=method))) == alone[method]
-    exact = {"neighbours": 1, "neighbours_by_clusters": 0, "fit": 0}
-    assert searches == (exact if search == "exact" else {"neighbours": 0, "neighbours_by_clusters": 2, "fit": 1})
+    by_clusters = search == "clusters"
+    both = {"neighbours": expected * (not by_clusters), "neighbours_by_clusters": expected * by_clusters}
+    assert searches == {**both, "fit": int(by_clusters)}
     other = choose(shared, budget, config.with_options(method="g2is", seed=1))
     assert facts(other) == facts(choose(swept(), budget, config.with_options(method="g2is", seed=1)))
 
