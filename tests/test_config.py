@@ -85,6 +85,8 @@ BAD = {
     "matmul_precision": ["low", None],
     "device_map": ["cuda", None],
     "sketch_space": ["hessian", None],
+    "checkpoints": [None, True, ("a", None)],
+    "checkpoint_weights": [[-1.0], [NAN], [INFINITY], None, [True], "much"],
     "workers": [-1, 1.5, "2", True],
     "sweep_part": ["0/4", "5/4", "1", "a/b", "1/0", 3, ("1/2",)],
     **{
@@ -92,7 +94,7 @@ BAD = {
         for name in (
             "fit_rows", "cg_rows", "cg_iterations", "seed_rank", "probe_rows", "projection_dim", "projection_side",
             "rows_per_shard", "kmeans_max_iter", "token_batch_size", "max_length", "n_clusters", "n_neighbours",
-            "threads",
+            "feature_side", "threads",
         )
     },
 }  # fmt: skip

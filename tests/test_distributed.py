@@ -20,7 +20,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from project_fixtures import flags, stages, translation_rows, write_jsonl
+from project_fixtures import flags, llama_module, stages, translation_rows, write_jsonl
+from training import train
+from transformers import AutoConfig
 
 import gdig
 from gdig.distributed import Ranks, Several
@@ -90,7 +92,10 @@ class Launch:
 @pytest.fixture(scope="module")
 def inputs(project, tmp_path_factory) -> dict:
     folder = tmp_path_factory.mktemp("several")
-    return {**OPTIONS, "candidates": (str(write_jsonl(folder / "pool.jsonl", translation_rows(ROWS))),)}
+    module = llama_module(AutoConfig.from_pretrained(project.model).vocab_size)
+    checkpoint = train(module, folder, 100).args.output_dir + "/checkpoint-2"
+    pool = str(write_jsonl(folder / "pool.jsonl", translation_rows(ROWS)))
+    return {**OPTIONS, "candidates": (pool,), "checkpoints": (checkpoint,)}
 
 
 @pytest.fixture(scope="module")

@@ -22,6 +22,7 @@ METHODS: dict[str, dict[str, Any] | str] = {
     "gdig, tau 0.6": {"tau": 0.6},
     "gdig, best of each cluster": {"draw": "score"},
     "gdig, tasks vote": {"task_field": "skill", "agreement": "tasks"},
+    "less": {"method": "less"},
     "bids": {"method": "bids"},
     "g2is": {"method": "g2is"},
     "tagcos": {"method": "tagcos"},
@@ -80,6 +81,8 @@ def choose(world: World, budget: float) -> dict[str, list[np.ndarray]]:
             for seed in range(world.size.selections if draws else 1):
                 run = world.steps.folder / "runs" / f"{model.name}, {options.get('damping_factor', '')} {seed}"
                 asked = run_options(world, model) | options | {"seed": seed, "budget": f"{100 * budget:g}%"}
+                if options.get("method") == "less":
+                    asked["checkpoints"] = tuple(map(str, world.training_run()))
                 found.append(gdig.select(**asked, run_path=str(run)).rows.tolist())
             return found
 

@@ -6,7 +6,7 @@ the logits). Only what the benches' models need is here: as many key heads as he
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -93,8 +93,17 @@ def logits(config: LlamaConfig, weights: Weights, ids: torch.Tensor, picked: tor
     return _linear(_norm(x, weights["model.norm.weight"], config.rms_norm_eps), embedding)
 
 
-def train(config: LlamaConfig, start: Weights, data: Tokens, batches: np.ndarray, recipe: Recipe) -> Weights:
+def train(
+    config: LlamaConfig,
+    start: Weights,
+    data: Tokens,
+    batches: np.ndarray,
+    recipe: Recipe,
+    after: Callable[[int, Weights, torch.optim.AdamW], None] | None = None,
+) -> Weights:
     """AdamW over batches [M, steps, B], rows of `data` for each model, from the stacked weights `start`.
+
+    after: called after each step with the steps done, the weights and their optimizer.
 
     Each model sees its own rows alone and its own learning rates, gradients and moments: what it becomes does not
     depend on the models beside it, but for rounding.
@@ -113,6 +122,8 @@ def train(config: LlamaConfig, start: Weights, data: Tokens, batches: np.ndarray
         (loss.sum() / batches.shape[2]).backward()
         _clip(weights, 1.0)
         optimizer.step()
+        if after is not None:
+            after(step + 1, weights, optimizer)
     return {name: w.detach() for name, w in weights.items()}
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -158,11 +158,51 @@ class World:
             found.append(self.steps.arrays(f"{name}, models {i} to {i + len(part) - 1}", asked, make))
         return {key: np.concatenate([one[key] for one in found]) for key in found[0]}
 
-    def _train(self, rows: Sequence[np.ndarray], seeds: Sequence[int], steps: int | None) -> Weights:
+    def training_run(self, parts: int = 3) -> list[Path]:
+        """Checkpoints of the full model's training, after each third of it: model and Adam's moments by name."""
+
+        def make(out: Path) -> None:
+            rates: list[float] = []
+
+            def keep(done: int, weights: Weights, optimizer: torch.optim.AdamW) -> None:
+                group = optimizer.param_groups[0]
+                rates.append(group["lr"])
+                if done * parts % steps >= parts:  # no end of a part
+                    return
+                model = unstack({name: w.detach() for name, w in weights.items()}, 0, self.config)
+                folder = out / f"checkpoint-{done}"
+                model.save_pretrained(folder)
+                self.tokenizer.save_pretrained(folder)
+                states = {
+                    name: {
+                        "step": optimizer.state[w]["step"],
+                        **{kind: optimizer.state[w][kind][0].clone() for kind in ("exp_avg", "exp_avg_sq")},
+                    }
+                    for name, w in weights.items()
+                }
+                constants = {"lr": float(np.mean(rates)), "betas": group["betas"], "eps": group["eps"]}
+                named = {"state": states, "param_groups": [{"params": list(states), **constants}]}
+                torch.save(named, folder / "optimizer.bin")
+                rates.clear()
+
+            every = [np.arange(self.size.pool)]
+            steps = round(self.size.epochs * self.size.pool / TUNE.batch_size)
+            self._train(every, [0], None, keep)
+
+        path = self.steps.path("training run", [self.asked, asdict(TUNE), asdict(BASE), parts], make)
+        return sorted(path.iterdir(), key=lambda folder: int(folder.name.rpartition("-")[2]))
+
+    def _train(
+        self,
+        rows: Sequence[np.ndarray],
+        seeds: Sequence[int],
+        steps: int | None,
+        after: Callable[[int, Weights, torch.optim.AdamW], None] | None = None,
+    ) -> Weights:
         epochs = self.size.epochs if steps is None else steps * TUNE.batch_size / len(rows[0])
         batches = shuffled(rows, epochs, TUNE.batch_size, [1_000_003 * self.seed + seed for seed in seeds])
         start = {name: w.expand(len(rows), *w.shape[1:]) for name, w in self.base.items()}
-        return train(self.config, start, self.tokens["pool"], batches, TUNE)
+        return train(self.config, start, self.tokens["pool"], batches, TUNE, after)
 
     def checkpoint(self, name: str, weights: Weights) -> Path:
         """A model as a directory that gdig reads."""

@@ -313,6 +313,8 @@ _METAVARS = {
     "run_path": "DIR",
     "sweep_part": "K/N",
     "candidates": "FILE...",
+    "checkpoints": "DIR...",
+    "checkpoint_weights": "FLOAT...",
     "seeds": "FILE...",
     "output": "FILE",
     "config": "FILE",

@@ -13,6 +13,7 @@ from typing import Any, Literal, get_type_hints
 from gdig.errors import ConfigError
 from gdig.options import (
     PRESETS,
+    CheckpointOptions,
     ClusterOptions,
     CurvatureOptions,
     DataOptions,
@@ -32,6 +33,7 @@ class Config(
     SeedOfRandomness,
     SelectOptions,
     ClusterOptions,
+    CheckpointOptions,
     SweepOptions,
     SeedOptions,
     CurvatureOptions,
@@ -107,7 +109,8 @@ def _plain(value: Any) -> Any:
 
 _POSITIVE = (
     "fit_rows", "cg_rows", "cg_iterations", "seed_rank", "probe_rows", "projection_dim", "projection_side",
-    "rows_per_shard", "kmeans_max_iter", "token_batch_size", "max_length", "n_clusters", "n_neighbours", "threads",
+    "feature_side", "rows_per_shard", "kmeans_max_iter", "token_batch_size", "max_length", "n_clusters",
+    "n_neighbours", "threads",
 )  # fmt: skip
 
 
@@ -131,6 +134,8 @@ def _check(c: Config) -> None:
     if isinstance(c.train_rows, int) and c.train_rows < (c.n_clusters or 1):
         least = f"{c.n_clusters or 1}" + (", one a cluster" if c.n_clusters else "")
         raise ConfigError(f"train_rows: expected all or a whole number of at least {least}, got {c.train_rows!r}")
+    if any(not 0 <= weight < float("inf") for weight in c.checkpoint_weights):
+        raise ConfigError(f"checkpoint_weights: expected finite numbers >= 0, got {list(c.checkpoint_weights)!r}")
     if c.damping_mode == "factored_tikhonov" and c.inversion != "kfac":
         raise ConfigError(f"damping_mode: factored_tikhonov needs inversion=kfac, got inversion={c.inversion}")
     if c.kfac_approx == "reduce" and c.inversion in ("ekfac", "cg"):

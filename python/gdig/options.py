@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 RowFormat = Literal["auto", "translation", "instruction", "completion", "messages", "tokens", "template"]
-Method = Literal["gdig", "bids", "g2is", "tagcos", "self-filter", "top", "diverse", "loss", "random"]
+Method = Literal["gdig", "less", "bids", "g2is", "tagcos", "self-filter", "top", "diverse", "loss", "random"]
 Quotas = Literal["equal", "proportional", "sqrt"]
 Score = Literal["steady", "mean"]
 
@@ -118,6 +118,19 @@ class SweepOptions:
 
 
 @dataclass(frozen=True)
+class CheckpointOptions:
+    """Checkpoints of a training run, for method less. Each costs a pass over the pool of its own; one that is added
+    later, or left out, leaves the rest of the run as it is."""
+
+    checkpoints: tuple[str, ...] = ()
+    """Directories that transformers' Trainer or accelerate saved: a model or adapter, and Adam's state (optimizer.pt,
+    optimizer.bin, or moments by name in optimizer.safetensors)."""
+    feature_side: int = 64
+    """Each layer's gradient is projected to at most feature_side x feature_side for the cosines; a side that is no
+    longer is kept as it is. The seeds' take feature_side^2 numbers a seed and layer in memory."""
+
+
+@dataclass(frozen=True)
 class ClusterOptions:
     """k-means over the sketches."""
 
@@ -139,7 +152,8 @@ class SelectOptions:
     """What to choose from a finished sweep; changing these costs no model pass."""
 
     method: Method = "gdig"
-    """gdig: agreement of the seeds, then even draws from the clusters. bids: each row for the seed that gains most.
+    """gdig: agreement of the seeds, then even draws from the clusters. less: the highest cosine between Adam's step for
+    the row and the seeds' gradients, over the checkpoints. bids: each row for the seed that gains most.
     g2is: walks along the seeds' principal gradients from neighbour to neighbour. tagcos: rows that make up each
     cluster's mean gradient, without the seeds. self-filter: the hardest rows, each of which lowers its neighbours.
     Baselines: top (highest score), diverse (clusters only), loss (lowest loss), random."""
@@ -161,6 +175,9 @@ class SelectOptions:
     orders rows as mean over standard deviation does and does not ask how long their gradients are. mean: the mean."""
     quotas: Quotas = "equal"
     """A cluster's share of the budget: the same for all, or in proportion to its eligible rows or their square root."""
+    checkpoint_weights: tuple[float, ...] = ()
+    """What each of the checkpoints counts for in method less, in their order. Default: its learning rate, the mean of
+    the epoch that ends with it."""
     n_neighbours: int = 10
     """Neighbours of a row, by the cosine of the sketches: where a walk of g2is goes next, and the rows that a chosen
     one of self-filter lowers."""
@@ -231,6 +248,7 @@ GROUPS: tuple[type, ...] = (
     CurvatureOptions,
     SeedOptions,
     SweepOptions,
+    CheckpointOptions,
     ClusterOptions,
     SelectOptions,
     SeedOfRandomness,
@@ -242,7 +260,7 @@ STAGES = ("fit", "sweep", "cluster", "select")
 
 STAGE_GROUPS: dict[str, tuple[type, ...]] = {
     "fit": (DataOptions, ModelOptions, CurvatureOptions, SeedOptions, SeedOfRandomness),
-    "sweep": (SweepOptions,),
+    "sweep": (SweepOptions, CheckpointOptions),
     "cluster": (ClusterOptions,),
     "select": (SelectOptions,),
 }

@@ -20,6 +20,7 @@ from gdig.options import SelectOptions
 from gdig.progress import Progress, WarningsOnly
 from gdig.resampling import label_counts
 from gdig.run import read_state
+from gdig.stages.checkpoints import checkpoint_shards, checkpoints_stage, folder
 from gdig.stages.cluster import cluster_sketches, fit_part, label_part, resolve_clusters
 from gdig.stages.fit import curvature_part, fit_stage, seeds_part
 from gdig.stages.merge import merge_runs
@@ -28,6 +29,7 @@ from gdig.stages.sweep import sweep_shards, sweep_stage
 from gdig.stages.tasks import Tasks, read_tasks
 from gdig.store import SketchStore, verify_file
 from gdig.strategies import METHODS, Choice, Swept, choose
+from gdig.strategies.base import Checkpoint
 from gdig.strategies.compare import Comparison
 from gdig.strategies.compare import compare as compare_methods
 from gdig.workspace import Workspace
@@ -105,7 +107,7 @@ def compare(
 
     Args:
         config: options, as of `select`.
-        methods: names that the option `method` knows; none: all of them.
+        methods: names that the option `method` knows; none: all of them that the run has what they need for.
         progress: where to show it.
         options: see :class:`gdig.Config`.
     """
@@ -119,9 +121,11 @@ def compare(
         budget = _budget(work, found)
         _cluster(work, store, found, budget)
         clusters = work.path / "clusters"
-        swept = Swept(store, found, clusters / "labels", clusters / "centroids.safetensors", tasks)
+        trained = _trained(work)
+        swept = Swept(store, found, clusters / "labels", clusters / "centroids.safetensors", tasks, trained)
+        possible = [name for name, one in METHODS.items() if trained or not one.checkpoints]
         n_clusters = int((label_counts(clusters / "labels") > 0).sum())
-        return compare_methods(swept, methods or list(METHODS), budget, work.config, time.monotonic, n_clusters)
+        return compare_methods(swept, methods or possible, budget, work.config, time.monotonic, n_clusters)
 
 
 def preview(
@@ -161,6 +165,12 @@ def verify(run_path: str | Path, *, progress: Progress | None = None) -> list[st
         if lost := [file for file in expected if file.parent == path / "sweep" and not file.is_file()]:
             raise StoreError(f"{lost[0]}: is missing, and {len(lost) - 1} more shards of the finished sweep")
         lines.append(f"sweep: {report.shards} shards, {report.rows:,} rows, {report.bytes:,} bytes, sound")
+    if stores := sorted(path.glob("checkpoints/*/shards/store.json")):
+        for file in path.glob("checkpoints/*/seeds.safetensors"):
+            verify_file(file)
+        reports = [SketchStore.open(file.parent).verify() for file in stores]
+        shards, rows, size = (sum(getattr(one, name) for one in reports) for name in ("shards", "rows", "bytes"))
+        lines.append(f"checkpoints: {len(stores)} swept, {shards} shards, {rows:,} rows, {size:,} bytes, sound")
     return lines
 
 
@@ -219,6 +229,7 @@ _SHARED: dict[str, Callable[..., object]] = {
     "curvature": curvature_part,
     "seeds": seeds_part,
     "sweep": sweep_shards,
+    "checkpoint": checkpoint_shards,
     "centroids": fit_part,
     "labels": label_part,
 }
@@ -270,7 +281,19 @@ def _sweep(work: Workspace, whole: bool = True) -> SketchStore:
         with work.run.running("sweep") as ended:
             if not sweep_stage(work):
                 ended["state"] = "running"
+    if work.config.checkpoints and not checkpoints_stage(work):
+        work.progress.say("checkpoints: shards of other parts are missing; gdig merge adds them")
     return SketchStore.open(path)
+
+
+def _trained(work: Workspace) -> tuple[Checkpoint, ...]:
+    """The checkpoints last asked for, each swept whole."""
+    known = work.run.stage("sweep")
+    return tuple(
+        Checkpoint(facts["path"], SketchStore.open(folder(work.path, key) / "shards"), facts["learning_rate"])
+        for key in known.get("checkpoint_order", ())
+        if (facts := known["checkpoints"][key])["state"] == "done"
+    )
 
 
 def _survey(work: Workspace, store: SketchStore, tasks: Tasks) -> Survey:
@@ -315,7 +338,7 @@ def _choose(work: Workspace, store: SketchStore, found: Survey, tasks: Tasks, bu
     clusters = run.path / "clusters" if METHODS[config.method].clusters else None
     labels = clusters and clusters / "labels"
     centroids = clusters and clusters / "centroids.safetensors"
-    choice = choose(Swept(store, found, labels, centroids, tasks), budget, config)
+    choice = choose(Swept(store, found, labels, centroids, tasks, _trained(work)), budget, config)
     rows, told = choice.rows, choice.columns
     columns = [
         {

@@ -26,11 +26,18 @@ FORMAT = 1
 _LAST_RANKS_S = 60
 """So long the ranks of an earlier start may take to end, in seconds."""
 
-_DIRECTORIES = {"fit": ("curvature", "seeds"), "sweep": ("sweep", "features"), "cluster": ("clusters",), "select": ()}
+_DIRECTORIES = {
+    "fit": ("curvature", "seeds"),
+    "sweep": ("sweep", "features", "checkpoints"),
+    "cluster": ("clusters",),
+    "select": (),
+}
 # What is recorded of a stage before it has kept any result.
 _NOTHING_KEPT = {"config", "seconds", "state"}
 # Compared by content, not by name: moving a pool does not change it.
 _BY_CONTENT = ("model", "candidates", "seeds", "tokenizer")
+# What names a checkpoint's folder (gdig.stages.checkpoints): another one stands beside it.
+_BY_FOLDER = ("checkpoints", "feature_side")
 
 
 class Run:
@@ -153,7 +160,7 @@ class Run:
 
     def _stage_config(self, name: str) -> dict[str, Any]:
         values = {k: v for group in STAGE_GROUPS[name] for k, v in self.config.group(group).items()}
-        return {k: v for k, v in values.items() if k not in _BY_CONTENT}
+        return {k: v for k, v in values.items() if k not in _BY_CONTENT + _BY_FOLDER}
 
     def _write(self) -> None:
         write_state(self._file, self.state)

@@ -124,6 +124,10 @@ class Workspace:
         )
         return model
 
+    def forget_model(self) -> None:
+        """Let go of the model, to make room for another; it is loaded again when it is asked for."""
+        self.__dict__.pop("model", None)
+
     def sample(self, purpose: str, k: int) -> tuple[list[Example], np.ndarray]:
         """Up to `k` usable candidates chosen by a hash of (seed, purpose): the examples and their rows, int64.
 

@@ -128,8 +128,12 @@ def resolve_dtype(precision: str, device: torch.device) -> torch.dtype:
     return {"float32": torch.float32, "bfloat16": torch.bfloat16}[precision]
 
 
-def load_model(config: Config) -> Model:
+def load_model(config: Config, architecture: str | None = None) -> Model:
     """Load the directory `config.model`: a model, or a PEFT adapter (its base model is named in it).
+
+    Args:
+        config: options of loading.
+        architecture: directory whose config.json holds for one that has none of its own (accelerate's checkpoints).
 
     Raises:
         ModelError: when the directory is missing, is no causal language model, or no layer matches.
@@ -140,7 +144,7 @@ def load_model(config: Config) -> Model:
     dtype = resolve_dtype(config.precision, device)
     try:
         with _loading_bars(not config.quiet):
-            module = _load_plain(base, dtype, config, device)
+            module = _load_plain(base, dtype, config, device, _architecture(base, config, architecture))
         if base != path:
             module = _load_adapter(path, module)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
@@ -223,7 +227,14 @@ def _blocks(module: Any) -> list[Any]:
     return [part for part in module.modules() if isinstance(part, GradientCheckpointingLayer)]
 
 
-def _load_plain(path: Path, dtype: torch.dtype, config: Config, device: torch.device) -> nn.Module:
+def _architecture(path: Path, config: Config, other: str | None) -> Path:
+    """The directory whose config.json says what the weights in `path` are of."""
+    if other is None or (path / "config.json").is_file():
+        return path
+    return model_directory(config.with_options(model=other))
+
+
+def _load_plain(path: Path, dtype: torch.dtype, config: Config, device: torch.device, architecture: Path) -> nn.Module:
     options: dict[str, Any] = {
         "trust_remote_code": config.trust_remote_code,
         "local_files_only": True,
@@ -243,6 +254,9 @@ def _load_plain(path: Path, dtype: torch.dtype, config: Config, device: torch.de
             bnb_4bit_quant_type="nf4",
             bnb_4bit_compute_dtype=dtype,
         )
+    if architecture != path:
+        remote = config.trust_remote_code
+        options["config"] = AutoConfig.from_pretrained(architecture, trust_remote_code=remote, local_files_only=True)
     safetensors = _has_safetensors(path)
     found: Any = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, use_safetensors=safetensors, **options)
     module, loaded = found

@@ -70,11 +70,19 @@ def _copy(runs: list[Path], state: dict[str, Any], out: Path, fresh: bool, progr
         stages["sweep"] = {**stages["sweep"], "state": "running"}
         config = {**state["config"], "run_path": str(out), "sweep_part": None}
         write_state(out / "run.json", {**state, "config": config, "stages": stages})
-    store = SketchStore.open(out / "sweep")
+    lines = _copy_shards(runs, out, Path("sweep"), n_rows, progress, "merge")
+    return lines + _copy_checkpoints(runs, out, n_rows, progress)
+
+
+def _copy_shards(
+    runs: list[Path], out: Path, place: Path, n_rows: int, progress: Progress, title: str, what: str = ""
+) -> list[str]:
+    """Copy the shards of the store at `place` of each run that `out` lacks there."""
+    store = SketchStore.open(out / place)
     wanted, copied = store.missing(n_rows), 0
-    with progress.stage("merge", len(wanted), "shards") as bar:
-        for path in runs:
-            source = SketchStore.open(path / "sweep")
+    with progress.stage(title, len(wanted), "shards") as bar:
+        for path in (path for path in runs if (path / place / "store.json").is_file()):
+            source = SketchStore.open(path / place)
             there = set(source.shards) - set(source.missing(n_rows))
             for shard in [shard for shard in wanted if shard in there]:
                 verify_file(source.shard_path(shard))
@@ -83,10 +91,39 @@ def _copy(runs: list[Path], state: dict[str, Any], out: Path, fresh: bool, progr
                 copied += 1
                 bar.advance(1)
     whole = -(-n_rows // store.rows_per_shard)
-    lines = [f"{out}: {copied} shards copied, {whole - len(wanted)} of {whole} are there"]
+    lines = [f"{out}: {what}{copied} shards copied, {whole - len(wanted)} of {whole} are there"]
     if wanted:
         shown = ", ".join(map(str, wanted[:10])) + (", ..." if len(wanted) > 10 else "")
         lines.append(f"missing: {shown}; gdig sweep --run-path {out} makes them")
+    return lines
+
+
+def _copy_checkpoints(runs: list[Path], out: Path, n_rows: int, progress: Progress) -> list[str]:
+    """The same for the checkpoints that any of the runs has swept; a folder's name stands for its content."""
+    known: dict[str, dict] = {}
+    order: list[str] = []
+    for path in (out, *runs):
+        swept = read_state(path / "run.json")["stages"]["sweep"]
+        known = {**swept.get("checkpoints", {}), **known}
+        order = order or swept.get("checkpoint_order", [])
+    lines = []
+    for key, facts in known.items():
+        place = Path("checkpoints") / key
+        holder = next((path for path in runs if (path / place / "seeds.safetensors").is_file()), None)
+        if holder is None:
+            continue
+        for file in ("seeds.safetensors", "shards/store.json"):
+            if not (out / place / file).exists():
+                (out / place / file).parent.mkdir(parents=True, exist_ok=True)
+                _copy_file(holder / place / file, out / place / file)
+        title = f"merge, checkpoint {facts['path']}"
+        lines += _copy_shards(runs, out, place / "shards", n_rows, progress, title, f"checkpoint {facts['path']}: ")
+        missing = SketchStore.open(out / place / "shards").missing(n_rows)
+        known[key] = {**facts, "state": "running" if missing else "done"}
+    if known:
+        state = read_state(out / "run.json")
+        state["stages"]["sweep"].update(checkpoints=known, checkpoint_order=order)
+        write_state(out / "run.json", state)
     return lines
 
 

@@ -13,12 +13,14 @@ from gdig.strategies.base import Picked, Strategy, Swept
 from gdig.strategies.best import loss, top
 from gdig.strategies.bids import bids
 from gdig.strategies.draws import diverse, gdig, random
+from gdig.strategies.less import less
 from gdig.strategies.tagcos import tagcos
 
 __all__ = ["METHODS", "Choice", "Picked", "Strategy", "Swept", "choose"]
 
 METHODS: dict[str, Strategy] = {
     "gdig": Strategy(gdig, clusters=True),
+    "less": Strategy(less, ordered=True, checkpoints=True),
     "bids": Strategy(bids, ordered=True),
     "g2is": Strategy(g2is.g2is, ordered=True, neighbours=g2is.asked),
     "tagcos": Strategy(tagcos, ordered=True, clusters=True),

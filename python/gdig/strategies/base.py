@@ -17,13 +17,27 @@ from gdig.strategies.neighbours import Kept
 
 
 @dataclass(frozen=True)
+class Checkpoint:
+    """A swept checkpoint of a training run (gdig.stages.trained).
+
+    path: where it was. store: cosine with each seed (in the tensor `influence`, [n, S]), sketch of Adam's direction,
+    loss, tokens, valid of each row. learning_rate: of the epoch that ended with it.
+    """
+
+    path: str
+    store: SketchStore
+    learning_rate: float
+
+
+@dataclass(frozen=True)
 class Swept:
     """A finished sweep, as every method sees it: nothing in it needs the model.
 
     store: influence [n, S], sketch, loss, tokens, valid of each row, in shards. survey: what they hold, in numbers.
     labels: directory of the label files; None unless the method draws from clusters (`Strategy.clusters`).
-    centroids: file of the k-means fit, with the labels. tasks: which seed is of which task. kept: neighbours of the
-    sketches, for the next method that asks for them.
+    centroids: file of the k-means fit, with the labels. tasks: which seed is of which task.
+    checkpoints: those of a training run, in their order. kept: neighbours of the sketches, for the next method that
+    asks for them.
     """
 
     store: SketchStore
@@ -31,6 +45,7 @@ class Swept:
     labels: Path | None = None
     centroids: Path | None = None
     tasks: Tasks = field(default_factory=Tasks)
+    checkpoints: tuple[Checkpoint, ...] = ()
     kept: Kept = field(default_factory=Kept, compare=False)
 
     def seed_features(self) -> np.ndarray:
@@ -85,13 +100,14 @@ class Strategy:
     """A method of choosing: one function in one file.
 
     ordered: its rows come in an order of their own, best first; the others are put in order of their score. clusters:
-    it needs the sketches clustered first. neighbours: how many of each row's nearest sketches it asks for, by the
-    options.
+    it needs the sketches clustered first. checkpoints: it needs those of a training run. neighbours: how many of each
+    row's nearest sketches it asks for, by the options.
     """
 
     pick: Function
     ordered: bool = False
     clusters: bool = False
+    checkpoints: bool = False
     neighbours: Callable[[Config], int] = lambda options: 0
 
 
