@@ -85,6 +85,14 @@ bench-rust: .make/python ## measure the kernels of k-means by themselves: GFLOP/
 bench-bids: .make/native ## measure BIDS beside its plain form in NumPy, into benches/record/
 	$(BIN)/python benches/bids.py
 
+.PHONY: bench-tagcos
+bench-tagcos: .make/native ## measure TAGCOS's pursuit beside its plain form and scikit-learn's, into benches/record/
+	OMP_NUM_THREADS=1 $(BIN)/python benches/tagcos.py --threads 1
+
+.PHONY: bench-neighbours
+bench-neighbours: .make/native ## measure the graph of neighbours beside faiss's (pip install 'gdig[bench]'), into benches/record/
+	$(BIN)/python benches/neighbours.py --faiss-queries 10000
+
 .PHONY: bench-gpu
 bench-gpu: .make/native ## check and measure the kernels and the sweep on a CUDA GPU, into benches/record/
 	$(BIN)/python benches/gpu.py

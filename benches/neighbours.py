@@ -1,10 +1,14 @@
-"""Nearest neighbours by cosine: ours against faiss's exact search, from the same float16 rows; by clusters, the recall.
+"""Nearest neighbours by cosine: ours against faiss's exact search, from the same rows; by clusters, the recall.
 
-    python benches/neighbours.py --rows 60000 --threads 1
+    python benches/neighbours.py --rows 200000 --faiss-queries 20000      # rows around 256 centres
+    python benches/neighbours.py --run runs/a                             # the sketches of a run
+    python benches/neighbours.py --rows 1000000 --no-exact                # the search by clusters alone
 
 faiss searches float32 rows at unit length, which it gets for nothing here; ours reads float16 rows and scales them.
-CPU time is measured beside the clock's, since other work on the machine changes it less. What is compared is checked
-first: all kernels must find the same, and faiss's cosines must differ by float32's rounding alone.
+Where faiss is given some of the rows as queries, against all rows, its time for all is that times rows / queries; ours
+always runs whole. Both run in turns, `--repeats` times. CPU time is measured beside the clock's, since other work on
+the machine changes it less. What is compared is checked first: all kernels must find the same, and faiss's cosines must
+differ by float32's rounding alone. Each set of rows has its entry in the record; the others stay as they are.
 """
 
 from __future__ import annotations
@@ -21,9 +25,11 @@ from typing import Any
 import numpy as np
 from kmeans import machine
 from numpy.typing import NDArray
+from passes.memory import resident, watch
 
 from gdig import _native
 from gdig.config import Config
+from gdig.store import SketchStore
 from gdig.strategies import neighbours
 
 RECORD = Path(__file__).parent / "record" / "neighbours.json"
@@ -33,75 +39,162 @@ def make(n: int, dim: int) -> NDArray[np.float16]:
     """Rows around 256 centres, half as far from the origin as rows are from their centre."""
     rng = np.random.default_rng(0)
     centres = rng.standard_normal((256, dim), dtype=np.float32)
-    return (centres[rng.integers(0, 256, n)] / 2 + rng.standard_normal((n, dim), dtype=np.float32)).astype(np.float16)
+    labels, x = rng.integers(0, 256, n), np.empty((n, dim), np.float16)
+    for start in range(0, n, 65_536):
+        part = slice(start, min(n, start + 65_536))
+        x[part] = centres[labels[part]] / 2 + rng.standard_normal((part.stop - start, dim), dtype=np.float32)
+    return x
 
 
-def timed(work: Callable[[], Any], repeats: int) -> tuple[Any, dict[str, Any]]:
-    """What `work` returns, and its seconds by the clock and of all threads: of each round, and the medians."""
-    wall, cpu, result = [], [], None
-    for _ in range(repeats):
+def sketches(run: Path, rows: int | None) -> NDArray[Any]:
+    """The first `rows` valid sketches of a run, or all; without those of zeros, which have no direction."""
+    store = SketchStore.open(run / "sweep")
+    if store.dtype not in ("float16", "float32"):
+        raise SystemExit(f"{run / 'sweep'}: expected sketches of float16 or float32, got {store.dtype}")
+    parts, held = [], 0
+    for shard in store.shards:
+        x = store.tensor(shard, "sketch")
+        parts.append(x[store.tensor(shard, "valid").astype(bool) & x.any(1)])
+        held += len(parts[-1])
+        if rows is not None and held >= rows:
+            break
+    return np.concatenate(parts)[:rows]
+
+
+class Times:
+    """Seconds by the clock and of all threads, of each round."""
+
+    def __init__(self) -> None:
+        self.wall: list[float] = []
+        self.cpu: list[float] = []
+
+    def take(self, work: Callable[[], Any]) -> Any:
         begin, begin_cpu = time.perf_counter(), time.process_time()
         result = work()
-        wall.append(time.perf_counter() - begin)
-        cpu.append(time.process_time() - begin_cpu)
-    medians = {"seconds": statistics.median(wall), "cpu_seconds": statistics.median(cpu)}
-    return result, medians | {"all_seconds": wall, "all_cpu_seconds": cpu}
+        self.wall.append(time.perf_counter() - begin)
+        self.cpu.append(time.process_time() - begin_cpu)
+        return result
+
+    def facts(self) -> dict[str, Any]:
+        medians = {"seconds": statistics.median(self.wall), "cpu_seconds": statistics.median(self.cpu)}
+        return medians | {"all_seconds": self.wall, "all_cpu_seconds": self.cpu}
+
+
+class Faiss:
+    """Exact search of the first `queries` rows, against all."""
+
+    def __init__(self, x: NDArray[Any], queries: int, k: int, threads: int) -> None:
+        import faiss
+
+        faiss.omp_set_num_threads(threads)
+        self.units, self.k = x.astype(np.float32), k
+        for start in range(0, len(x), 65_536):
+            part = self.units[start : start + 65_536]
+            part /= np.linalg.norm(part, axis=1, keepdims=True)
+        self.index = faiss.IndexFlatIP(x.shape[1])
+        self.index.add(self.units)
+        self.units = self.units[:queries].copy()
+
+    def __call__(self) -> NDArray[np.float32]:
+        # One more, since it finds each row itself.
+        return self.index.search(self.units, self.k + 1)[0]
+
+
+def check(cosines: NDArray[np.float32], truth: NDArray[np.float32], dim: int) -> float:
+    """The largest difference of faiss's cosines, row by row in falling order.
+
+    A chain of dim float32 additions, of terms whose absolute values add up to no more than 1; and 10 roundings of each
+    row's length, which NumPy sums pairwise in 8 lanes of blocks of 128. A row and itself may not come first where
+    another is the same: its cosine, 1, is then among the others, and the largest of all is left out either way.
+    """
+    worst = float(np.abs(cosines[:, 1:] - truth[: len(cosines)]).max())
+    if worst > (dim + 20) * 2**-24:
+        raise SystemExit(f"faiss's cosines differ by {worst:.1e}")
+    return worst
+
+
+def exact(x: NDArray[Any], arguments: argparse.Namespace) -> tuple[dict[str, Any], NDArray[np.float32]]:
+    """Times of our kernels and of faiss; and the cosines of the nearest."""
+    (n, dim), k, threads = x.shape, arguments.k, arguments.threads
+    queries = min(n, arguments.faiss_queries or n)
+    peer = None if arguments.no_faiss else Faiss(x, queries, k, threads)
+    times: dict[str, Times] = {}
+    truth, worst = None, 0.0
+    for number in range(arguments.repeats):
+        for kernel in arguments.kernels if number == 0 else arguments.kernels[-1:]:
+            search = lambda kernel=kernel: _native.neighbours(x, k, kernel=kernel, n_threads=threads)  # noqa: E731
+            found = times.setdefault(kernel, Times()).take(search)
+            if truth is None:
+                truth = found
+            elif any((a != b).any() for a, b in zip(found, truth, strict=True)):
+                raise SystemExit(f"{kernel}: not the same neighbours as those of {arguments.kernels[0]}")
+            told(kernel, times[kernel], f"{2 * n * n * dim / times[kernel].cpu[-1] / 1e9:.0f} GFLOP/s of all pairs")
+        if peer is not None:
+            cosines = times.setdefault("faiss IndexFlatIP", Times()).take(peer)
+            worst = check(cosines, truth[1], dim)
+            told(f"faiss, {queries} rows", times["faiss IndexFlatIP"], f"x {n / queries:g} for all")
+    facts = {name: spent.facts() for name, spent in times.items()}
+    if peer is not None:
+        whole = {
+            f"{name}_for_all": facts["faiss IndexFlatIP"][name] * n / queries for name in ("seconds", "cpu_seconds")
+        }
+        facts["faiss IndexFlatIP"] |= {"queries": queries, **whole, "largest_difference": worst}
+    return facts, truth[1]
+
+
+def by_clusters(x: NDArray[Any], truth: NDArray[np.float32] | None, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Times of the search by clusters, its memory, its recall; after the exact search, also without the k-means."""
+    n, k = len(x), arguments.k
+    options = Config.build({"neighbour_search": "clusters", "threads": arguments.threads})
+    whole, kept, before = Times(), neighbours.Kept(), resident()
+    with watch() as peak:
+        found = whole.take(lambda: neighbours.nearest(x, k, n, 0, options, kept))
+    told("clusters", whole, found.notes[0])
+    memory = {"peak_bytes": peak.bytes, "peak_bytes_beside_the_rows": peak.bytes - before}
+    facts = {**whole.facts(), "notes": found.notes, **memory}
+    if truth is not None:
+        again = Times()
+        again.take(lambda: neighbours.nearest(x, k, n, 0, options, kept))
+        told("its search", again, "and the recall, without the k-means")
+        facts["without_kmeans"] = again.facts()
+        facts["recall_of_all_rows"] = float((found.cosines >= truth[:, -1:]).mean())
+        print(f"{'':>20}  {facts['recall_of_all_rows']:.2%} by all rows")
+    return facts
+
+
+def told(name: str, times: Times, more: str) -> None:
+    print(f"{name:>20}  {times.wall[-1]:8.2f} s  CPU {times.cpu[-1]:8.2f} s  {more}", flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=60_000)
-    parser.add_argument("--dim", type=int, default=512)
+    parser.add_argument("--rows", type=int, help="200,000; of a run all, unless given")
+    parser.add_argument("--run", type=Path, help="a run directory, whose sketches are taken")
+    parser.add_argument("--name", help="of the rows in the record, instead of the run directory's")
+    parser.add_argument("--dim", type=int, default=512, help="of rows around centres")
     parser.add_argument("--k", type=int, default=10)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--repeats", type=int, default=1)
-    parser.add_argument(
-        "--kernels", nargs="*", default=[k for k in _native.kernels() if k not in ("scalar", "amx-int8")]
-    )
+    parser.add_argument("--repeats", type=int, default=3, help="of the fastest kernel and faiss")
+    kernels = [k for k in _native.kernels() if k not in ("scalar", "amx-int8")]
+    parser.add_argument("--kernels", nargs="*", default=kernels[-2:], help="the fastest last")
+    parser.add_argument("--faiss-queries", type=int, help="rows that faiss looks up; all, unless given")
     parser.add_argument("--no-faiss", action="store_true")
+    parser.add_argument("--no-exact", action="store_true")
     parser.add_argument("--output", type=Path, default=RECORD)
     arguments = parser.parse_args()
-    n, dim, k, threads = arguments.rows, arguments.dim, arguments.k, arguments.threads
-    x = make(n, dim)
-    record: dict[str, Any] = {"machine": machine(), "threads": threads, "rows": n, "dim": dim, "k": k, "results": {}}
-
-    def keep(name: str, figures: dict[str, Any]) -> None:
-        seconds, cpu = figures["seconds"], figures["cpu_seconds"]
-        rate = 2 * n * n * dim / cpu / 1e9
-        print(f"{name:>20}  {seconds:8.2f} s  CPU {cpu:8.2f} s  {rate:8.0f} GFLOP/s of all pairs", flush=True)
-        record["results"][name] = figures
-        arguments.output.write_text(json.dumps(record, indent=2) + "\n")
-
+    x = sketches(arguments.run, arguments.rows) if arguments.run else make(arguments.rows or 200_000, arguments.dim)
+    what = arguments.name or (arguments.run.name if arguments.run else "around 256 centres")
+    sizes = {"rows": len(x), "dim": x.shape[1], "dtype": x.dtype.name, "k": arguments.k, "threads": arguments.threads}
+    entry: dict[str, Any] = {"machine": machine(), **sizes}
+    name = f"{what}, {len(x):,} x {x.shape[1]}"
+    print(f"{name}, {x.dtype}, {arguments.threads} threads; load {os.getloadavg()[0]:.1f}", flush=True)
     truth = None
-    for kernel in reversed(arguments.kernels):
-        found, figures = timed(
-            lambda kernel=kernel: _native.neighbours(x, k, kernel=kernel, n_threads=threads), arguments.repeats
-        )
-        if truth is None:
-            truth = found
-        elif any((a != b).any() for a, b in zip(found, truth, strict=True)):
-            raise SystemExit(f"{kernel}: not the same neighbours as those of {arguments.kernels[-1]}")
-        keep(kernel, figures)
-    options = Config.build({"neighbour_search": "clusters", "threads": threads})
-    found, figures = timed(lambda: neighbours.nearest(x, k, n, 0, options), arguments.repeats)
-    keep("clusters", figures | {"notes": found.notes})
-    print(f"{'':>20}  {found.notes[0]}")
-    if arguments.no_faiss or truth is None:
-        return
-    import faiss
-
-    faiss.omp_set_num_threads(threads)
-    units = x.astype(np.float32)
-    units /= np.linalg.norm(units, axis=1, keepdims=True)
-    index = faiss.IndexFlatIP(dim)
-    index.add(units)
-    (cosines, _), figures = timed(lambda: index.search(units, k + 1), arguments.repeats)
-    # A chain of dim float32 additions, of terms whose absolute values add up to no more than 1; and 10 roundings of
-    # each row's length, which NumPy sums pairwise in 8 lanes of blocks of 128.
-    worst = np.abs(cosines[:, 1:] - truth[1]).max()
-    if worst > (dim + 20) * 2**-24:
-        raise SystemExit(f"faiss's cosines differ by {worst:.1e}")
-    keep("faiss IndexFlatIP", figures | {"largest_difference": float(worst)})
+    if not arguments.no_exact:
+        entry["exact"], truth = exact(x, arguments)
+    entry["clusters"] = by_clusters(x, truth, arguments)
+    entry["load_average_at_the_end"] = os.getloadavg()
+    record = json.loads(arguments.output.read_text()) if arguments.output.exists() else {}
+    arguments.output.write_text(json.dumps(dict(sorted({**record, name: entry}.items())), indent=2) + "\n")
 
 
 if __name__ == "__main__":

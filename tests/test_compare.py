@@ -9,6 +9,7 @@ import pytest
 from project_fixtures import N_ROWS, labels_of, stages, steady, stored, translation_rows, write_jsonl
 
 import gdig
+from gdig import _native
 from gdig.cli import main
 from gdig.errors import ConfigError
 from gdig.pipeline import compare
@@ -34,6 +35,22 @@ def test_every_figure_is_that_of_the_choice(project, run_copy):
         for b, second in enumerate(picks):
             assert found.overlap[a, b] == len(picks[first] & picks[second]) / len(picks[first])
     assert {name: facts["seconds"] for name, facts in stages(run_copy).items() if name != "select"} == before
+
+
+def test_neighbours_are_found_once(project, run_copy, monkeypatch, tmp_path):
+    """So many that each method finds its own among them."""
+    asked, find = [], _native.neighbours
+    monkeypatch.setattr(_native, "neighbours", lambda x, k, **options: asked.append(k) or find(x, k, **options))
+    compare(**project.options(run_copy))
+    assert asked == [40]
+    compare(**project.options(run_copy), methods=["self-filter", "loss", "g2is"])
+    assert asked == [40, 40]
+    compare(**project.options(run_copy), methods=["g2is"])
+    compare(**project.options(run_copy, n_neighbours=20), methods=["g2is", "self-filter"])
+    assert asked == [40, 40, 10, N_ROWS - 1]
+    np.save(tmp_path / "x.npy", np.eye(N_ROWS, dtype=np.float32))
+    compare(**project.options(run_copy, features=str(tmp_path / "x.npy")), methods=["g2is", "self-filter"])
+    assert asked[4:] == [10, 40]
 
 
 def test_repeated_rows_and_tasks(project, tmp_path):

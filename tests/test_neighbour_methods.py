@@ -11,9 +11,13 @@ from safetensors.numpy import load_file, save_file
 
 import gdig
 from gdig import _native
-from gdig.config import Config
+from gdig.config import Budget, Config
 from gdig.errors import ConfigError
-from gdig.strategies import neighbours
+from gdig.kmeans import KMeans
+from gdig.pipeline import compare
+from gdig.stages.quality import survey
+from gdig.store import SketchStore
+from gdig.strategies import Swept, choose, neighbours
 from gdig.strategies.g2is import components
 
 
@@ -212,6 +216,79 @@ def test_neighbours_of_an_array_by_every_kernel(kernel):
     assert (rows == expected).all() and rows.dtype == np.uint32
     assert (found == np.take_along_axis(cosines, expected, 1).astype(np.float32)).mean() > 0.99
     np.testing.assert_allclose(found, np.take_along_axis(cosines, expected, 1), atol=2**-24)
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(3, 60), st.data())
+def test_the_first_of_more_neighbours_are_those_of_a_search_for_fewer(seed, n, data):
+    """Few different rows, so that many are as near as others; some of zeros."""
+    rng = np.random.default_rng(seed)
+    x = rng.integers(-1, 2, (n, 3)).astype(np.float32)
+    more = data.draw(st.integers(1, n - 1))
+    fewer = data.draw(st.integers(1, more))
+    kept, options = neighbours.Kept(most=more), Config.build({"neighbour_search": "exact"})
+    alone = _native.neighbours(x, fewer)
+    for shared in (neighbours.nearest(x, k, n, 0, options, kept) for k in (fewer, more, fewer)):
+        assert shared.rows[:, :fewer].tobytes() == alone[0].tobytes()
+        assert shared.cosines[:, :fewer].tobytes() == alone[1].tobytes()
+    assert kept.exact.rows.shape == (n, more)
+
+
+@pytest.mark.parametrize(
+    "search, probed, expected", [("exact", 1, 1), ("clusters", 1, 2), ("clusters", 2, 2), ("clusters", 5, 1)]
+)
+@pytest.mark.parametrize("methods", [["g2is", "self-filter"], ["self-filter", "g2is"]])
+def test_methods_that_share_a_sweep_choose_what_each_chooses_alone(
+    run_copy, monkeypatch, search, probed, expected, methods
+):
+    """One search for both; by few small clusters two: for 20 neighbours more of them are looked into than for 5."""
+    monkeypatch.setattr(neighbours, "PROBED", probed)
+    searches = {"neighbours": 0, "neighbours_by_clusters": 0, "fit": 0}
+
+    def counted(where, name):
+        found = getattr(where, name)
+
+        def call(*arguments, **options):
+            searches[name] += 1
+            return found(*arguments, **options)
+
+        monkeypatch.setattr(where, name, call)
+
+    def swept() -> Swept:
+        store = SketchStore.open(run_copy / "sweep")
+        return Swept(store, survey(store, "steady"))
+
+    def facts(choice) -> list:
+        arrays = [choice.rows, *choice.columns.values(), *choice.reasons.values()]
+        return [[x.tobytes() for x in arrays], choice.notes]
+
+    config = Config.build({"neighbour_search": search, "n_neighbours": 5})
+    budget = Budget("rows", 12)
+    alone = {method: facts(choose(swept(), budget, config.with_options(method=method))) for method in methods}
+    for name in ("neighbours", "neighbours_by_clusters"):
+        counted(_native, name)
+    counted(KMeans, "fit")
+    shared = swept()
+    shared.kept.most = 20
+    for method in methods:
+        assert facts(choose(shared, budget, config.with_options(method=method))) == alone[method]
+    by_clusters = search == "clusters"
+    both = {"neighbours": expected * (not by_clusters), "neighbours_by_clusters": expected * by_clusters}
+    assert searches == {**both, "fit": int(by_clusters)}
+    other = choose(shared, budget, config.with_options(method="g2is", seed=1))
+    assert facts(other) == facts(choose(swept(), budget, config.with_options(method="g2is", seed=1)))
+
+
+def test_features_are_not_taken_for_sketches(project, run_copy, tmp_path):
+    """Self-Filter by features after G2IS by sketches: neither sees the other's neighbours."""
+    np.save(tmp_path / "x.npy", np.random.default_rng(5).standard_normal((N_ROWS, 4)).astype(np.float32))
+    options = project.options(run_copy, features=str(tmp_path / "x.npy"))
+    names = ["self-filter", "g2is", "random"]
+    alone = [gdig.select(**{**options, "method": method}).rows for method in names]
+    found = compare(**options, methods=names)
+    assert found.overlap.tolist() == [[np.isin(a, b).mean() for b in alone] for a in alone]
+    told = {one.method: one.notes for one in found.chosen}
+    gdig.select(**{**options, "method": "self-filter"})
+    assert told["self-filter"] == stages(run_copy)["select"]["notes"]
 
 
 def test_neighbours_leave_with_what_a_callback_raises():

@@ -120,7 +120,7 @@ def neighbours_by_clusters(
     kernel: str | None = None,
     n_threads: int = 0,
     callback: Callable[[int, int], object] | None = None,
-) -> tuple[NDArray[np.uint32], NDArray[np.float32], float]: ...
+) -> tuple[NDArray[np.uint32], NDArray[np.float32], list[float]]: ...
 def gradient_walk(
     x: Store | NDArray[Any],
     neighbours: NDArray[np.uint32],

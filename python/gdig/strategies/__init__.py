@@ -8,13 +8,12 @@ import numpy as np
 
 from gdig import _native
 from gdig.config import Budget, Config
+from gdig.strategies import g2is, self_filter
 from gdig.strategies.base import Picked, Strategy, Swept
 from gdig.strategies.best import loss, top
 from gdig.strategies.bids import bids
 from gdig.strategies.draws import diverse, gdig, random
-from gdig.strategies.g2is import g2is
 from gdig.strategies.less import less
-from gdig.strategies.self_filter import self_filter
 from gdig.strategies.tagcos import tagcos
 
 __all__ = ["METHODS", "Choice", "Picked", "Strategy", "Swept", "choose"]
@@ -23,9 +22,9 @@ METHODS: dict[str, Strategy] = {
     "gdig": Strategy(gdig, clusters=True),
     "less": Strategy(less, ordered=True, checkpoints=True),
     "bids": Strategy(bids, ordered=True),
-    "g2is": Strategy(g2is, ordered=True),
+    "g2is": Strategy(g2is.g2is, ordered=True, neighbours=g2is.asked),
     "tagcos": Strategy(tagcos, ordered=True, clusters=True),
-    "self-filter": Strategy(self_filter, ordered=True),
+    "self-filter": Strategy(self_filter.self_filter, ordered=True, neighbours=self_filter.asked),
     "top": Strategy(top, ordered=True),
     "diverse": Strategy(diverse, clusters=True),
     "loss": Strategy(loss, ordered=True),

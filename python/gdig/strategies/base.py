@@ -13,6 +13,7 @@ from gdig.config import Budget, Config
 from gdig.stages.quality import Survey
 from gdig.stages.tasks import Tasks
 from gdig.store import SketchStore, read_tensors
+from gdig.strategies.neighbours import Kept
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,8 @@ class Swept:
     store: influence [n, S], sketch, loss, tokens, valid of each row, in shards. survey: what they hold, in numbers.
     labels: directory of the label files; None unless the method draws from clusters (`Strategy.clusters`).
     centroids: file of the k-means fit, with the labels. tasks: which seed is of which task.
-    checkpoints: those of a training run, in their order.
+    checkpoints: those of a training run, in their order. kept: neighbours of the sketches, for the next method that
+    asks for them.
     """
 
     store: SketchStore
@@ -44,6 +46,7 @@ class Swept:
     centroids: Path | None = None
     tasks: Tasks = field(default_factory=Tasks)
     checkpoints: tuple[Checkpoint, ...] = ()
+    kept: Kept = field(default_factory=Kept, compare=False)
 
     def seed_features(self) -> np.ndarray:
         """The seeds' own sketches, of the same projections and scale as the pool's: float32 [S, dim].
@@ -97,13 +100,15 @@ class Strategy:
     """A method of choosing: one function in one file.
 
     ordered: its rows come in an order of their own, best first; the others are put in order of their score. clusters:
-    it needs the sketches clustered first. checkpoints: it needs those of a training run.
+    it needs the sketches clustered first. checkpoints: it needs those of a training run. neighbours: how many of each
+    row's nearest sketches it asks for, by the options.
     """
 
     pick: Function
     ordered: bool = False
     clusters: bool = False
     checkpoints: bool = False
+    neighbours: Callable[[Config], int] = lambda options: 0
 
 
 def within(rows: np.ndarray, tokens: np.ndarray, budget: Budget) -> int:

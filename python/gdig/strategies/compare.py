@@ -20,7 +20,8 @@ class Chosen:
 
     rows: how many. tokens: theirs. score: mean score. agreement: mean share of the voters. loss: mean. clusters:
     how many they come from. repeated: rows whose tokens equal those of an earlier one. tasks: mean influence on each
-    task's seeds. seconds: that choosing took. notes: what the method said. Means are NaN where no row was chosen.
+    task's seeds. seconds: that choosing took; to find neighbours is counted where they are asked for first. notes: what
+    the method said. Means are NaN where no row was chosen.
     """
 
     method: str
@@ -103,11 +104,15 @@ def compare(
         n_clusters: clusters with at least one row.
     """
     chosen, taken = [], []
+    asking = {method: asked for method in methods if (asked := METHODS[method].neighbours(config))}
+    swept.kept.most = max(asking.values(), default=0)
     for method in methods:
         start = clock()
         bare = swept if METHODS[method].clusters else swept.without_clusters()
         choice = choose(bare, budget, config.with_options(method=method))
         seconds = clock() - start
+        if asking and method == list(asking)[-1]:
+            swept.kept.forget()
         rows = choice.rows
         told = _native.row_columns(swept.store._native, swept.labels, rows, config.score, swept.voting)
         chosen.append(

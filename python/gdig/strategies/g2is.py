@@ -53,6 +53,11 @@ def components(features: NDArray[np.floating]) -> tuple[NDArray[np.float64], NDA
     return np.ascontiguousarray(right * np.sign(sign)[:, None]), explained[:count]
 
 
+def asked(options: Config) -> int:
+    """How many neighbours of each row a walk may go to."""
+    return options.n_neighbours
+
+
 def g2is(swept: Swept, budget: Budget, seed: int, options: Config) -> Picked:
     """Rows along the principal components of the seeds' gradients, in the order in which the walks reached them.
 
@@ -67,7 +72,7 @@ def g2is(swept: Swept, budget: Budget, seed: int, options: Config) -> Picked:
     if features.shape[1] != store.dim:
         raise ConfigError(f"seeds: their sketches have {features.shape[1]} columns, the pool's have {store.dim}")
     directions, explained = components(features)
-    near = nearest(store, options.n_neighbours, swept.survey.valid, seed, options)
+    near = nearest(store, asked(options), swept.survey.valid, seed, options, swept.kept)
     by_tokens = budget.unit == "tokens"
     rows, component, by_neighbour, cosine, ended = _native.gradient_walk(
         store._native,

@@ -23,6 +23,11 @@ STORED = 4
 """Neighbours found beforehand, for each that a chosen row lowers: some will have been chosen by then."""
 
 
+def asked(options: Config) -> int:
+    """How many neighbours of each sketch are found beforehand, if there are as many."""
+    return 0 if options.features else STORED * options.n_neighbours
+
+
 def self_filter(swept: Swept, budget: Budget, seed: int, options: Config) -> Picked:
     """Rows by falling difficulty, where each chosen row lowers the difficulty of its nearest neighbours among the rest.
 
@@ -95,7 +100,8 @@ def _penalised(
         raise ConfigError(
             f"n_neighbours: a row of {count} valid ones has {count - 1} others; got {options.n_neighbours}"
         )
-    near = nearest(x, min(STORED * options.n_neighbours, count - 1), count, seed, options)
+    kept = swept.kept if x is store else None
+    near = nearest(x, min(STORED * options.n_neighbours, count - 1), count, seed, options, kept)
     rows, before, left, searched = _native.penalised_rows(
         x._native if isinstance(x, SketchStore) else x,
         near.rows,

@@ -47,6 +47,7 @@ def pursue(
     unit_normalize: bool = True,
     ridge: float = RIDGE,
     tolerance: float = TOLERANCE,
+    n_threads: int = 0,
 ) -> Pursued:
     """Take rows from each cluster in proportion to its size, by orthogonal matching pursuit.
 
@@ -64,6 +65,7 @@ def pursue(
         unit_normalize: scale each row to unit length first.
         ridge: as `RIDGE`; at 0 rows that depend on those taken end the pursuit.
         tolerance: as `TOLERANCE`.
+        n_threads: 0 for all; the result is the same.
 
     Raises:
         StoreError: naming the shard or label file that is missing or damaged.
@@ -77,6 +79,7 @@ def pursue(
         unit_normalize=unit_normalize,
         ridge=ridge,
         tolerance=tolerance,
+        n_threads=n_threads,
     )
     return Pursued(*found)
 
@@ -86,7 +89,12 @@ def tagcos(swept: Swept, budget: Budget, seed: int, options: Config) -> Picked:
     if swept.labels is None:
         raise ConfigError("method: tagcos takes rows from clusters, and there are none: run gdig cluster first")
     labels, normalize = swept.labels, options.unit_normalize
-    found, n = taken_within(lambda n: pursue(swept.store, labels, n, seed, unit_normalize=normalize), swept, budget)
+    threads = options.threads or 0
+
+    def take(n: int) -> Pursued:
+        return pursue(swept.store, labels, n, seed, unit_normalize=normalize, n_threads=threads)
+
+    found, n = taken_within(take, swept, budget)
     matched = found.matched[:n]
     notes = [f"the weighted rows leave {found.residual:.2g} of the clusters' mean gradients, by length"]
     if nearest := int((~matched).sum()):

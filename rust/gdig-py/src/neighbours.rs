@@ -46,7 +46,7 @@ pub fn neighbours<'py>(
     lines(py, supervised(py, callback, |supervisor| core::exact(&source, &options, supervisor))?)
 }
 
-/// (neighbours [n, k], cosines [n, k], recall on the sample)
+/// (neighbours [n, k], cosines [n, k], recall of the first 1 to k on the sample)
 #[pyfunction]
 #[pyo3(signature = (x, k, *, labels, centroids, n_probe, sample, seed, kernel=None, n_threads=0, callback=None))]
 #[allow(clippy::too_many_arguments)] // As many as the search has options.
@@ -62,7 +62,7 @@ pub fn neighbours_by_clusters<'py>(
     kernel: Option<&str>,
     n_threads: usize,
     callback: Option<Bound<'py, PyAny>>,
-) -> PyResult<(Lines<'py, u32>, Lines<'py, f32>, f64)> {
+) -> PyResult<(Lines<'py, u32>, Lines<'py, f32>, Vec<f64>)> {
     let held = Held::new(x)?;
     let (source, kernel) = (held.source()?, Kernel::choose(kernel).map_err(to_py)?);
     let options = Options { k, kernel, n_threads };

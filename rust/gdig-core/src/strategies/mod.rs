@@ -4,6 +4,7 @@ pub mod bids;
 pub mod influence;
 pub mod neighbours;
 pub mod penalty;
+mod products;
 pub mod pursuit;
 #[cfg(test)]
 mod tests;

@@ -12,12 +12,13 @@
 //! products, which is s.g once all are there; one product below 0 and it is out for this direction. So a direction costs
 //! at most (rows tried) x (rows chosen) products, and a row tried again only those with what was added since.
 
-use super::neighbours::unit::{dot, dot_wide, valid_rows, AnyUnit, Units};
+use super::neighbours::unit::{valid_rows, AnyUnit, Units};
 use super::neighbours::{Graph, NONE};
 use super::{check_graph, Costs, REPORT};
 use crate::interrupt::{Progress, Supervisor};
 use crate::kmeans::Source;
 use crate::parallel::{in_order, thread_pool};
+use crate::strategies::products::{dot, products};
 use crate::{Error, Result};
 
 pub struct Options<'a> {
@@ -261,10 +262,10 @@ impl Known {
             ground.supervisor.check()?;
             let mut x = vec![0f32; rows.len() * dim];
             Units::new(ground.source).read(rows, &mut x)?;
-            for (found, x) in found.iter_mut().zip(x.chunks_exact(dim)) {
-                // A row of zeros has no direction.
-                *found = if x.iter().all(|&x| x == 0.0) { f64::NAN } else { dot_wide(x, direction) };
-            }
+            products(&x, direction, found);
+            // A row of zeros has no direction.
+            let nothing = found.iter_mut().zip(x.chunks_exact(dim)).filter(|(_, x)| x.iter().all(|&x| x == 0.0));
+            nothing.for_each(|(found, _)| *found = f64::NAN);
             Ok(())
         })?;
         let mut along = vec![f64::NAN; n];

@@ -25,8 +25,8 @@ pub struct Clusters<'a> {
     pub n_probe: usize,
 }
 
-/// The k nearest of the rows in `clusters.n_probe` clusters, of each row; and the recall: the share of the k exact
-/// neighbours of `sample` rows, drawn by a hash, that are as near as these (1 where `sample` is 0).
+/// The k nearest of the rows in `clusters.n_probe` clusters, of each row; and the recall of the first 1 to k: the share of
+/// as many exact neighbours of `sample` rows, drawn by a hash, that are as near as these (1 where `sample` is 0).
 pub fn approximate(
     source: &Source,
     clusters: &Clusters,
@@ -34,7 +34,7 @@ pub fn approximate(
     sample: usize,
     seed: u64,
     supervisor: &Supervisor,
-) -> Result<(Graph, f64)> {
+) -> Result<(Graph, Vec<f64>)> {
     let members = members(source, clusters, supervisor)?;
     let all: Vec<u64> = members.concat();
     check_k(options.k, all.len())?;
@@ -133,7 +133,7 @@ fn search(
     Ok(graph)
 }
 
-/// Of a sample of `rows`.
+/// Of a sample of `rows`, for the first 1 to k of the graph.
 fn recall(
     source: &Source,
     graph: &Graph,
@@ -142,20 +142,22 @@ fn recall(
     sample: usize,
     seed: u64,
     supervisor: &Supervisor,
-) -> Result<f64> {
+) -> Result<Vec<f64>> {
+    let k = options.k;
     if sample == 0 {
-        return Ok(1.0);
+        return Ok(vec![1.0; k]);
     }
     rows.sort_unstable();
     let positions = bottom_k(0..rows.len() as u64, sample.min(rows.len()), derive(seed, "recall"), supervisor)?;
     let queries: Vec<u64> = positions.into_iter().map(|position| rows[position as usize]).collect();
     let truth = exact_of(source, &queries, &rows, options, supervisor)?;
-    let k = options.k;
-    let found = queries.iter().zip(truth.cosines.chunks(k)).map(|(&row, truth)| {
-        let (neighbours, cosines) =
-            (&graph.neighbours[row as usize * k..][..k], &graph.cosines[row as usize * k..][..k]);
-        let as_near = neighbours.iter().zip(cosines).filter(|(&n, &cosine)| n != NONE && cosine >= truth[k - 1]);
-        as_near.count()
-    });
-    Ok(found.sum::<usize>() as f64 / (k * queries.len()) as f64)
+    let of_first = |first: usize| {
+        let found = queries.iter().zip(truth.cosines.chunks(k)).map(|(&row, truth)| {
+            let here = row as usize * k..row as usize * k + first;
+            let lines = graph.neighbours[here.clone()].iter().zip(&graph.cosines[here]);
+            lines.filter(|(&n, &cosine)| n != NONE && cosine >= truth[first - 1]).count()
+        });
+        found.sum::<usize>() as f64 / (first * queries.len()) as f64
+    };
+    Ok((1..=k).map(of_first).collect())
 }

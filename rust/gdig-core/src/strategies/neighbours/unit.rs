@@ -5,49 +5,11 @@ use crate::kmeans::place::Place;
 use crate::kmeans::source::{Block, Reader, RowSet};
 use crate::kmeans::Source;
 use crate::parallel::in_order;
+use crate::strategies::products::dot;
 use crate::{Error, Result};
 
 /// Rows that are read at once.
 const STEP: usize = 1024;
-
-/// Lanes of a sum over columns: fixed, so that the order of the additions is.
-const LANES: usize = 16;
-
-/// sum_j a_j b_j in float64: products of float32 numbers are exact there.
-#[inline(always)]
-fn sum_of_products<A: Copy + Into<f64>, B: Copy + Into<f64>>(a: &[A], b: &[B]) -> f64 {
-    let mut lanes = [0f64; LANES];
-    let (a_chunks, b_chunks) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
-    let rest = a_chunks.remainder().iter().zip(b_chunks.remainder());
-    let tail = rest.fold(0f64, |sum, (&a, &b)| sum + a.into() * b.into());
-    for (a, b) in a_chunks.zip(b_chunks) {
-        for lane in 0..LANES {
-            lanes[lane] += a[lane].into() * b[lane].into();
-        }
-    }
-    lanes.iter().fold(tail, |sum, lane| sum + lane)
-}
-
-/// The same bits everywhere: multiplications and additions are not fused.
-pub fn dot(a: &[f32], b: &[f32]) -> f64 {
-    #[cfg(target_arch = "x86_64")]
-    {
-        #[target_feature(enable = "avx512f")]
-        fn wide(a: &[f32], b: &[f32]) -> f64 {
-            sum_of_products(a, b)
-        }
-        if crate::kmeans::arch::x86_64::has_avx512() {
-            // SAFETY: the processor has the instructions.
-            return unsafe { wide(a, b) };
-        }
-    }
-    sum_of_products(a, b)
-}
-
-/// Of a row and a direction in float64.
-pub fn dot_wide(a: &[f32], b: &[f64]) -> f64 {
-    sum_of_products(a, b)
-}
 
 /// The cosine of two rows at unit length: their product in float64, rounded to float32, not beyond -1 and 1, which the
 /// rounding of their columns would allow.

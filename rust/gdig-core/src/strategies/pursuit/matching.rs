@@ -1,8 +1,9 @@
 //! Orthogonal matching pursuit with weights that are not negative, for the mean of one cluster.
 
 use super::factor::Factor;
-use super::members::{products, Members};
+use super::members::Members;
 use crate::interrupt::Supervisor;
+use crate::strategies::products::products;
 use crate::Result;
 
 #[derive(Clone, Copy, Debug)]

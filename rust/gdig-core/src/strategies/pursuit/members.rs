@@ -1,13 +1,11 @@
 //! The rows of one cluster, in memory or read anew each time.
 
 use crate::kmeans::source::{Block, Reader, RowSet};
+use crate::strategies::products::products;
 use crate::Result;
 
 /// Rows that are read at once.
 const STEP: usize = 1024;
-
-/// Lanes of the sums over columns: fixed, so that the order of the additions is.
-const LANES: usize = 16;
 
 pub enum Members<'a> {
     /// [rows, dim].
@@ -99,46 +97,5 @@ impl<'a> Members<'a> {
             }
         }
         Ok(())
-    }
-}
-
-/// The product of each of `rows` with `direction`, in float64. The same bits everywhere: multiplications and additions
-/// are not fused, and wider registers only hold more of the lanes.
-pub fn products(rows: &[f32], direction: &[f64], out: &mut [f64]) {
-    #[cfg(target_arch = "x86_64")]
-    {
-        #[target_feature(enable = "avx512f")]
-        fn wide(rows: &[f32], direction: &[f64], out: &mut [f64]) {
-            plain(rows, direction, out);
-        }
-        #[target_feature(enable = "avx2")]
-        fn half(rows: &[f32], direction: &[f64], out: &mut [f64]) {
-            plain(rows, direction, out);
-        }
-        if is_x86_feature_detected!("avx512f") {
-            // SAFETY: the processor has the instructions.
-            return unsafe { wide(rows, direction, out) };
-        }
-        if is_x86_feature_detected!("avx2") {
-            // SAFETY: the processor has the instructions.
-            return unsafe { half(rows, direction, out) };
-        }
-    }
-    plain(rows, direction, out);
-}
-
-#[inline(always)]
-fn plain(rows: &[f32], direction: &[f64], out: &mut [f64]) {
-    for (out, row) in out.iter_mut().zip(rows.chunks_exact(direction.len())) {
-        let mut lanes = [0f64; LANES];
-        let (a, b) = (row.chunks_exact(LANES), direction.chunks_exact(LANES));
-        let rest = a.remainder().iter().zip(b.remainder());
-        let tail = rest.fold(0f64, |sum, (&a, &b)| sum + f64::from(a) * b);
-        for (a, b) in a.zip(b) {
-            for lane in 0..LANES {
-                lanes[lane] += f64::from(a[lane]) * b[lane];
-            }
-        }
-        *out = lanes.iter().fold(tail, |sum, lane| sum + lane);
     }
 }

@@ -1,0 +1,210 @@
+"""TAGCOS's matching pursuit beside its plain form, scikit-learn's, and random rows with the best weights.
+
+    python benches/tagcos.py                            # writes benches/record/tagcos.json
+    python benches/tagcos.py --run runs/a --name mine   # the sketches of a run
+
+Rows are clustered first, by gdig's k-means. Ours goes through all clusters, and once more through some of them, whose
+other rows have no label (`ours_of_some`). The others are given these, in memory and at unit length, and take as many
+rows of each as ours, which reads the rows from the store:
+
+plain: the same choice in NumPy, in float64: each step multiplies all rows with the residual, builds the Gram matrix of
+the rows taken and solves for their weights anew; where one is negative, SciPy's nnls. This is what the published code
+does, on a GPU in float32. Its rows are at unit length in float64, ours rounded to float32; the rows must be the same in
+nearly all clusters (a near tie may fall the other way), and where they are, the residuals must agree to that rounding.
+scikit-learn: OrthogonalMatchingPursuit, whose weights may be negative and know no ridge; it chooses by the absolute
+value of the product, so its rows are others, and its distance is that of an easier problem.
+random: as many rows drawn from the cluster, with the best weights that are not negative, under the same ridge.
+
+A distance is |mean - weighted sum| / |mean|, a mean over the clusters.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from kmeans import machine
+from neighbours import Times, make, sketches
+from numpy.typing import NDArray
+from passes.memory import resident, watch
+from scipy.linalg import LinAlgError, cholesky, solve_triangular
+from scipy.optimize import nnls
+from sklearn.linear_model import OrthogonalMatchingPursuit
+
+from gdig.kmeans import KMeans
+from gdig.store import INVALID_LABEL, SketchStore, write_tensors
+from gdig.strategies.tagcos import RIDGE, TOLERANCE, Pursued, pursue
+
+RECORD = Path(__file__).parent / "record" / "tagcos.json"
+
+Rows = NDArray[np.float64]
+
+
+class Taken(NamedTuple):
+    """Places in the cluster, in the order taken, and their weights."""
+
+    places: NDArray[np.int64]
+    weights: NDArray[np.float64]
+
+
+def write(x: NDArray[Any], labels: NDArray[np.uint32], folder: Path, step: int = 16_384) -> SketchStore:
+    with SketchStore.create(folder / "sweep", x.shape[1], dtype=x.dtype.name, rows_per_shard=step) as store:
+        store.append(x)
+    write_labels(labels, folder / "labels", step)
+    return store
+
+
+def write_labels(labels: NDArray[np.uint32], folder: Path, step: int = 16_384) -> None:
+    for shard, start in enumerate(range(0, len(labels), step)):
+        part = {"labels": labels[start : start + step]}
+        write_tensors(folder / f"{shard:08d}.safetensors", part, {"first_row": str(start)})
+
+
+def best_weights(gram: Rows, aims: Rows) -> Rows:
+    """w >= 0 of least w' gram w - 2 w' aims; a ridge is in `gram`."""
+    weights = np.linalg.solve(gram, aims)
+    if (weights >= 0).all():
+        return weights
+    lower = cholesky(gram, lower=True)
+    return nnls(lower.T, solve_triangular(lower, aims, lower=True))[0]
+
+
+def plain(x: Rows, quota: int) -> Taken:
+    mean, ridge = x.mean(0), RIDGE * (x**2).sum(1).mean()
+    taken: list[int] = []
+    weights, residual = np.zeros(0), mean
+    while len(taken) < quota and np.linalg.norm(residual) > TOLERANCE * np.linalg.norm(mean):
+        products = x @ residual
+        products[taken] = -np.inf
+        best = int(products.argmax())
+        if products[best] <= 0:
+            break
+        taken.append(best)
+        rows = x[taken]
+        weights = best_weights(rows @ rows.T + ridge * np.eye(len(taken)), rows @ mean)
+        residual = mean - weights @ rows
+    return Taken(np.array(taken, np.int64), weights)
+
+
+def scikit_learn(x: Rows, quota: int) -> Taken:
+    pursuit = OrthogonalMatchingPursuit(n_nonzero_coefs=min(quota, x.shape[1]), fit_intercept=False)
+    weights = pursuit.fit(x.T, x.mean(0)).coef_
+    places = np.flatnonzero(weights)
+    return Taken(places, weights[places])
+
+
+def drawn(x: Rows, quota: int, rng: np.random.Generator) -> Taken:
+    places = rng.choice(len(x), quota, replace=False)
+    rows, ridge = x[places], RIDGE * (x**2).sum(1).mean()
+    try:
+        return Taken(places, best_weights(rows @ rows.T + ridge * np.eye(quota), rows @ x.mean(0)))
+    except LinAlgError as error:  # a ridge above 0 rules that out
+        raise SystemExit(f"random rows: {error}") from None
+
+
+def distance(x: Rows, taken: Taken) -> float:
+    mean = x.mean(0)
+    return float(np.linalg.norm(mean - taken.weights @ x[taken.places]) / np.linalg.norm(mean))
+
+
+def compared(clusters: list[Rows], ours: list[Taken], theirs: list[Taken]) -> dict[str, Any]:
+    """Ours and the plain form must agree."""
+    same, worst = 0, 0.0
+    for x, one, other in zip(clusters, ours, theirs, strict=True):
+        if not np.array_equal(one.places, other.places):
+            continue
+        same += 1
+        # Our rows' numbers are off by 2^-23 of themselves, rows and their mean so by less than 2^-23, products of two
+        # by less than 2^-22: k weights w by |d w| < 2^-22 (sqrt(k) + k |w|) / (ridge + the Gram matrix's smallest
+        # eigenvalue). The residual r changes along d w by ridge |w| |d w| / |r|, since without a ridge it would be
+        # least there. Twice that, for the second order and what float64 rounds.
+        k, length = len(one.places), float(np.linalg.norm(one.weights))
+        norm = float(np.linalg.norm(x.mean(0)))
+        off = abs(distance(x, one) - distance(x, other)) * norm
+        bound = 2 * length * 2.0**-22 * (k**0.5 + k * length) / (distance(x, other) * norm)
+        worst = max(worst, off / bound)
+    if worst > 1 or same < 0.95 * len(clusters):
+        raise SystemExit(f"{same} of {len(clusters)} clusters as the plain form; distances off by {worst:.2g} bounds")
+    return {"clusters_with_the_same_rows": same, "largest_difference_in_bounds": worst}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, help="200,000; of a run all, unless given")
+    parser.add_argument("--run", type=Path, help="a run directory, whose sketches are taken")
+    parser.add_argument("--name", help="of the rows in the record, instead of the run directory's")
+    parser.add_argument("--dim", type=int, default=512, help="of rows around centres")
+    parser.add_argument("--clusters", type=int, default=512)
+    parser.add_argument("--budget", type=float, default=0.05, help="share of the rows")
+    parser.add_argument("--some", type=int, default=64, help="clusters that the others are given")
+    parser.add_argument(
+        "--threads", type=int, default=os.cpu_count() or 1, help="of ours; the others have OMP_NUM_THREADS"
+    )
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--record", type=Path, default=RECORD)
+    arguments = parser.parse_args()
+    x = sketches(arguments.run, arguments.rows) if arguments.run else make(arguments.rows or 200_000, arguments.dim)
+    what = arguments.name or (arguments.run.name if arguments.run else "around 256 centres")
+    labels = KMeans(arguments.clusters, unit_normalize=True, n_threads=arguments.threads).fit(x).predict(x)
+    budget = round(arguments.budget * len(x))
+    names = ("ours", "ours_of_some", "plain", "scikit_learn", "random")
+    times = {name: Times() for name in names}
+    with tempfile.TemporaryDirectory() as folder:
+        store = write(x, labels, Path(folder))
+
+        def ours(labels: str = "labels", budget: int = budget) -> Pursued:
+            return pursue(store, Path(folder) / labels, budget, 0, n_threads=arguments.threads)
+
+        before = resident()
+        with watch() as peak:
+            found = ours()
+        # Some of the clusters that give rows: the smallest may give none.
+        rng = np.random.default_rng(0)
+        some = np.sort(rng.permutation(np.unique(labels[found.rows]))[: arguments.some])
+        members = [np.flatnonzero(labels == label) for label in some]
+        clusters = [x[rows].astype(np.float64) for rows in members]
+        for rows in clusters:
+            rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+        quotas = [int((labels[found.rows] == label).sum()) for label in some]
+        write_labels(np.where(np.isin(labels, some), labels, np.uint32(INVALID_LABEL)), Path(folder) / "some")
+        others: dict[str, Callable[[Rows, int], Taken]] = {
+            "plain": plain,
+            "scikit_learn": scikit_learn,
+            "random": lambda x, quota: drawn(x, quota, rng),
+        }
+        taken: dict[str, list[Taken]] = {}
+        for _ in range(arguments.repeats):
+            times["ours"].take(ours)
+            times["ours_of_some"].take(lambda: ours("some", sum(quotas)))
+            for name, take in others.items():
+                taken[name] = times[name].take(lambda take=take: list(map(take, clusters, quotas)))
+    taken["ours"] = taken["ours_of_some"] = []
+    for label, rows in zip(some, members, strict=True):
+        mine = (labels[found.rows] == label) & found.matched
+        taken["ours"].append(Taken(np.searchsorted(rows, found.rows[mine]), found.weights[mine]))
+    results: dict[str, Any] = {}
+    for name in names:
+        facts, count = times[name].facts(), found.clusters if name == "ours" else len(some)
+        mean, each = float(np.mean(list(map(distance, clusters, taken[name])))), facts["cpu_seconds"] / count
+        results[name] = facts | {"clusters": count, "cpu_seconds_a_cluster": each, "distance": mean}
+        print(f"{name:>13}  {facts['seconds']:7.2f} s for {count} clusters, CPU {1e3 * each:8.2f} ms each", end="")
+        print(f"; distance {mean:.4f} in {len(some)} of them", flush=True)
+    results["ours"] |= {"peak_bytes": peak.bytes, "peak_bytes_beside_the_rows": peak.bytes - before}
+    results["plain"] |= compared(clusters, taken["ours"], taken["plain"])
+    sizes = {"rows": len(x), "dim": x.shape[1], "dtype": x.dtype.name, "budget": budget, "threads": arguments.threads}
+    facts = {"clusters": found.clusters, "largest_cluster": int(np.bincount(labels).max())}
+    facts |= {"ended_early": found.ended_early, "residual": found.residual}
+    record = json.loads(arguments.record.read_text()) if arguments.record.exists() else {}
+    name = f"{what}, {len(x):,} x {x.shape[1]}, {found.clusters} clusters, {arguments.budget:.0%}"
+    record[name] = {"machine": machine(), **sizes, **facts, "results": results}
+    arguments.record.write_text(json.dumps(dict(sorted(record.items())), indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
