@@ -14,14 +14,16 @@ from safetensors.numpy import load_file
 from training import moments_of, train
 
 import gdig
-from gdig import pipeline
-from gdig.config import Config
+from gdig import SketchStore, pipeline
+from gdig.config import Budget, Config
 from gdig.errors import ConfigError, ModelError
 from gdig.model.layers import as_layer
 from gdig.model.load import load_model
 from gdig.stages import rows as stage_rows
 from gdig.stages.checkpoints import learning_rate, weights
+from gdig.stages.quality import survey
 from gdig.stages.trained import _Sides
+from gdig.strategies import Swept, choose
 from gdig.strategies.less import best
 from gdig.workspace import Workspace
 
@@ -293,6 +295,24 @@ def test_errors_say_what_is_wrong(project, runs, less_run, tmp_path):
     options = project.options(tmp_path / "attention", checkpoints=(adapter,), filter_modules="o_proj", **OPTIONS)
     with pytest.raises(ModelError, match=r"none of the layers \(.*o_proj.*\) was trained; it holds moments of 4"):
         gdig.sweep(**options)
+
+
+def test_g2is_walks_along_the_directions_of_adam_at_the_last_checkpoint(project, less_run, tmp_path):
+    """The same walk as over a sweep that holds the checkpoint's sketches, of the pool and of the seeds."""
+    path = tmp_path / "run"
+    shutil.copytree(less_run[0], path)
+    chosen = gdig.select(**project.options(path, **OPTIONS | {"method": "g2is", "n_neighbours": 3}))
+    last = stages(path)["sweep"]["checkpoint_order"][1]
+    shutil.copytree(path / "checkpoints" / last / "shards", tmp_path / "as" / "sweep")
+    (tmp_path / "as" / "features").mkdir()
+    shutil.copy(path / "checkpoints" / last / "seeds.safetensors", tmp_path / "as" / "features")
+    store = SketchStore.open(tmp_path / "as" / "sweep")
+    config = Config.build(project.options("unused", **OPTIONS | {"method": "g2is", "n_neighbours": 3}))
+    expected = choose(Swept(store, survey(store, "mean")), Budget("rows", 12), config)
+    assert chosen.rows.tolist() == expected.rows.tolist()
+    assert any("gradients of the pool are Adam's directions at" in line for line in chosen.summary)
+    plain = choose(Swept(SketchStore.open(path / "sweep"), survey(store, "mean")), Budget("rows", 12), config)
+    assert chosen.rows.tolist() != plain.rows.tolist()
 
 
 def test_compare_shows_less_where_there_are_checkpoints(less_run, finished):

@@ -28,6 +28,10 @@ class Checkpoint:
     store: SketchStore
     learning_rate: float
 
+    def seed_features(self) -> np.ndarray:
+        """Sketches of the seeds' gradients, of the same projections and scale: float32 [S, dim]."""
+        return read_tensors(self.store.path.parent / "seeds.safetensors")[0]["sketch"]
+
 
 @dataclass(frozen=True)
 class Swept:

@@ -8,8 +8,9 @@ from numpy.typing import NDArray
 from gdig import _native
 from gdig.config import Budget, Config
 from gdig.errors import ConfigError
+from gdig.store import SketchStore
 from gdig.strategies.base import Picked, Swept
-from gdig.strategies.neighbours import column, nearest
+from gdig.strategies.neighbours import Kept, column, nearest
 
 EXPLAINED = 0.5
 """Share of the variance that the components have to explain together."""
@@ -65,14 +66,13 @@ def g2is(swept: Swept, budget: Budget, seed: int, options: Config) -> Picked:
     highest cosine to its component; the next row is the nearest neighbour of the last one that contradicts no row of
     this walk (cosine below 0) and leaves at least 0.8 of the cosine between their sum and the component; if there is
     none, the free row nearest to the component under the same rules. What a walk that has ended leaves goes to the
-    others.
+    others. Where checkpoints of a training run were swept, a row's gradient is Adam's direction at the last of them.
     """
-    store = swept.store
-    features = swept.seed_features()
+    store, features, kept, notes = _features(swept)
     if features.shape[1] != store.dim:
         raise ConfigError(f"seeds: their sketches have {features.shape[1]} columns, the pool's have {store.dim}")
     directions, explained = components(features)
-    near = nearest(store, asked(options), swept.survey.valid, seed, options, swept.kept)
+    near = nearest(store, asked(options), int(column(store, "valid").sum()), seed, options, kept)
     by_tokens = budget.unit == "tokens"
     rows, component, by_neighbour, cosine, ended = _native.gradient_walk(
         store._native,
@@ -86,7 +86,7 @@ def g2is(swept: Swept, budget: Budget, seed: int, options: Config) -> Picked:
         n_threads=options.threads or 0,
     )
     counts = np.bincount(component, minlength=len(directions))
-    note = (
+    walked = (
         f"{len(directions)} components explain {explained.sum():.0%} of the seeds' gradients; "
         f"rows along each: {', '.join(map(str, counts))}"
     )
@@ -97,4 +97,17 @@ def g2is(swept: Swept, budget: Budget, seed: int, options: Config) -> Picked:
             "to its component"
         )
     reasons = {"component": component, "component_cosine": cosine, "from_neighbour": by_neighbour.astype(bool)}
-    return Picked(rows, reasons, (note, *near.notes), shortfall)
+    return Picked(rows, reasons, (walked, *notes, *near.notes), shortfall)
+
+
+def _features(swept: Swept) -> tuple[SketchStore, NDArray[np.floating], Kept, tuple[str, ...]]:
+    """Train features of the pool, validation features of the seeds: of the last checkpoint, as published (Adam's
+    direction for a row, the plain gradient of a seed), where there is one; else both plain. And searches made of the
+    former before, and notes."""
+    plain = (swept.store, swept.seed_features(), swept.kept)
+    if not swept.checkpoints:
+        return *plain, ()
+    last = swept.checkpoints[-1]
+    if np.any(column(last.store, "valid") > column(swept.store, "valid")):
+        return *plain, (f"gradients are the model's: rows that it cannot use are valid at {last.path}",)
+    return last.store, last.seed_features(), Kept(), (f"gradients of the pool are Adam's directions at {last.path}",)

@@ -15,7 +15,7 @@ from gdig.data.features import read_difficulty, read_features
 from gdig.errors import ConfigError
 from gdig.store import SketchStore
 from gdig.strategies.base import Picked, Swept
-from gdig.strategies.neighbours import column, nearest
+from gdig.strategies.neighbours import Kept, column, nearest
 
 GAMMA = 1.0
 """Factor of a penalty."""
@@ -45,7 +45,7 @@ def self_filter(swept: Swept, budget: Budget, seed: int, options: Config) -> Pic
     if not options.difficulty and trained.is_file():
         notes = (f"difficulty is the loss; to choose by what gdig score-net learned: --difficulty {trained}",)
     if not options.features:
-        picked = _penalised(store, int(valid.sum()), difficulty, costs, budget, seed, options)
+        picked = _penalised(store, int(valid.sum()), difficulty, costs, budget, seed, options, swept.kept)
         return replace(picked, notes=(*notes, *picked.notes))
     x = read_features(Path(options.features), valid)
     numbers = np.flatnonzero(valid)
@@ -94,13 +94,13 @@ def _penalised(
     budget: Budget,
     seed: int,
     options: Config,
+    kept: Kept | None = None,
 ) -> Picked:
-    """Choose among the `count` valid rows of x."""
+    """Choose among the `count` valid rows of x. kept: what earlier searches of it for neighbours left."""
     if options.n_neighbours >= count:
         raise ConfigError(
             f"n_neighbours: a row of {count} valid ones has {count - 1} others; got {options.n_neighbours}"
         )
-    kept = swept.kept if x is store else None
     near = nearest(x, min(STORED * options.n_neighbours, count - 1), count, seed, options, kept)
     rows, before, left, searched = _native.penalised_rows(
         x._native if isinstance(x, SketchStore) else x,
