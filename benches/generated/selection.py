@@ -12,6 +12,7 @@ from generated.scores import run_options
 from generated.world import TUNE, World
 
 import gdig
+from gdig.pipeline import score_net
 
 EPOCHS = 3
 """Of the whole pool: the steps that every model trains."""
@@ -34,6 +35,7 @@ METHODS: dict[str, dict[str, Any] | str] = {
     "random": {"method": "random"},
     "top by LESS": "LESS cosine",
     "top by BM25": "BM25",
+    "self-filter, score net": {"method": "self-filter", "difficulty": "score net"},
 }
 """By gdig itself with these options besides its defaults, or the rows that are best by a score of `row_scores`."""
 
@@ -83,6 +85,11 @@ def choose(world: World, budget: float) -> dict[str, list[np.ndarray]]:
                 asked = run_options(world, model) | options | {"seed": seed, "budget": f"{100 * budget:g}%"}
                 if options.get("method") == "less":
                     asked["checkpoints"] = tuple(map(str, world.training_run()))
+                if options.get("difficulty") == "score net":
+                    del asked["difficulty"]
+                    gdig.sweep(**asked, run_path=str(run))
+                    net = {"epochs": EPOCHS, "learning_rate": TUNE.learning_rate, "quiet": True}
+                    asked["difficulty"] = str(score_net(run_path=str(run), **net))
                 found.append(gdig.select(**asked, run_path=str(run)).rows.tolist())
             return found
 

@@ -15,12 +15,11 @@ import torch
 from gdig.config import Budget, Config, Training, parse_budget
 from gdig.data.export import export
 from gdig.distributed import Ranks, several
-from gdig.errors import ConfigError, ModelError, StoreError
+from gdig.errors import ConfigError, ModelError
 from gdig.model.load import need
 from gdig.options import SelectOptions
 from gdig.progress import Progress, WarningsOnly
 from gdig.resampling import label_counts
-from gdig.run import read_state
 from gdig.sources import read_run
 from gdig.stages.checkpoints import checkpoint_shards, checkpoints_stage, folder
 from gdig.stages.cluster import cluster_sketches, fit_part, label_part, resolve_clusters
@@ -29,7 +28,8 @@ from gdig.stages.merge import merge_runs
 from gdig.stages.quality import Survey, survey
 from gdig.stages.sweep import sweep_shards, sweep_stage
 from gdig.stages.tasks import Tasks, read_tasks
-from gdig.store import SketchStore, verify_file
+from gdig.stages.verify import verify_run
+from gdig.store import SketchStore
 from gdig.strategies import METHODS, Choice, Swept, choose
 from gdig.strategies.base import Checkpoint
 from gdig.strategies.compare import Comparison
@@ -192,29 +192,7 @@ def verify(run_path: str | Path, *, progress: Progress | None = None) -> list[st
     Raises:
         StoreError: naming every file that is damaged.
     """
-    path = Path(run_path)
-    if not (path / "run.json").is_file():
-        raise ConfigError(f"run_path: {path} is no run directory (it holds no run.json)")
-    lines = []
-    expected = _finished_files(path)
-    for name in ("curvature", "seeds", "features", "clusters", "clusters/labels"):
-        files = sorted({*(path / name).glob("*.safetensors"), *(f for f in expected if f.parent == path / name)})
-        for file in files:
-            verify_file(file)  # says so if it is not there
-        if files:
-            lines.append(f"{name}: {len(files)} files, {sum(f.stat().st_size for f in files):,} bytes, sound")
-    if (path / "sweep" / "store.json").is_file():
-        report = SketchStore.open(path / "sweep").verify()
-        if lost := [file for file in expected if file.parent == path / "sweep" and not file.is_file()]:
-            raise StoreError(f"{lost[0]}: is missing, and {len(lost) - 1} more shards of the finished sweep")
-        lines.append(f"sweep: {report.shards} shards, {report.rows:,} rows, {report.bytes:,} bytes, sound")
-    if stores := sorted(path.glob("checkpoints/*/shards/store.json")):
-        for file in path.glob("checkpoints/*/seeds.safetensors"):
-            verify_file(file)
-        reports = [SketchStore.open(file.parent).verify() for file in stores]
-        shards, rows, size = (sum(getattr(one, name) for one in reports) for name in ("shards", "rows", "bytes"))
-        lines.append(f"checkpoints: {len(stores)} swept, {shards} shards, {rows:,} rows, {size:,} bytes, sound")
-    return lines
+    return verify_run(Path(run_path))
 
 
 def merge(runs: Sequence[str | Path], run_path: str | Path, *, progress: Progress | None = None) -> list[str]:
@@ -232,22 +210,6 @@ def merge(runs: Sequence[str | Path], run_path: str | Path, *, progress: Progres
         GdigError: a subclass that names what differs between the runs, or the file that is damaged.
     """
     return merge_runs([Path(path) for path in runs], Path(run_path), progress or Progress())
-
-
-def _finished_files(path: Path) -> list[Path]:
-    """The files that the finished stages of a run have left, by what run.json says."""
-    stages = read_state(path / "run.json")["stages"]
-    stages = {name: facts for name, facts in stages.items() if facts.get("state") == "done"}
-    fit, swept = stages.get("fit", {}), stages.get("sweep", {})
-    files = [f"seeds/{layer}" for layer in fit.get("layers", ())]
-    if "curvature" in fit:
-        files += [f"curvature/{layer}" for layer in fit["layers"]]
-    shards = range(-(-swept["rows"] // swept["config"]["rows_per_shard"])) if swept else range(0)
-    files += [f"sweep/{shard:08d}" for shard in shards]
-    files += ["features/seeds"] if swept else []
-    if "cluster" in stages:
-        files += ["clusters/centroids", *(f"clusters/labels/{shard:08d}" for shard in shards)]
-    return [path / f"{file}.safetensors" for file in files]
 
 
 def _config(config: Config | None, options: dict[str, Any]) -> Config:
