@@ -297,11 +297,12 @@ def test_errors_say_what_is_wrong(project, runs, less_run, tmp_path):
         gdig.sweep(**options)
 
 
-def test_g2is_walks_along_the_directions_of_adam_at_the_last_checkpoint(project, less_run, tmp_path):
+def test_g2is_walks_along_the_directions_of_adam_at_the_last_checkpoint(project, runs, less_run, tmp_path):
     """The same walk as over a sweep that holds the checkpoint's sketches, of the pool and of the seeds."""
     path = tmp_path / "run"
     shutil.copytree(less_run[0], path)
-    chosen = gdig.select(**project.options(path, **OPTIONS | {"method": "g2is", "n_neighbours": 3}))
+    options = project.options(path, **OPTIONS | {"method": "g2is", "n_neighbours": 3})
+    chosen = gdig.select(**options, checkpoints=checkpoints(runs))
     last = stages(path)["sweep"]["checkpoint_order"][1]
     shutil.copytree(path / "checkpoints" / last / "shards", tmp_path / "as" / "sweep")
     (tmp_path / "as" / "features").mkdir()
@@ -313,6 +314,7 @@ def test_g2is_walks_along_the_directions_of_adam_at_the_last_checkpoint(project,
     assert any("gradients of the pool are Adam's directions at" in line for line in chosen.summary)
     plain = choose(Swept(SketchStore.open(path / "sweep"), survey(store, "mean")), Budget("rows", 12), config)
     assert chosen.rows.tolist() != plain.rows.tolist()
+    assert gdig.select(**options).rows.tolist() == plain.rows.tolist()  # not asked for, whatever the run has
 
 
 def test_compare_shows_less_where_there_are_checkpoints(less_run, finished):

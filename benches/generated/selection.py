@@ -23,7 +23,7 @@ METHODS: dict[str, dict[str, Any] | str] = {
     "gdig, tau 0.6": {"tau": 0.6},
     "gdig, best of each cluster": {"draw": "score"},
     "gdig, tasks vote": {"task_field": "skill", "agreement": "tasks"},
-    "less": {"method": "less"},
+    "less": {"method": "less", "checkpoints": "of the training run"},
     "bids": {"method": "bids"},
     "g2is": {"method": "g2is"},
     "tagcos": {"method": "tagcos"},
@@ -35,6 +35,7 @@ METHODS: dict[str, dict[str, Any] | str] = {
     "random": {"method": "random"},
     "top by LESS": "LESS cosine",
     "top by BM25": "BM25",
+    "g2is, Adam": {"method": "g2is", "checkpoints": "of the training run"},
     "self-filter, score net": {"method": "self-filter", "difficulty": "score net"},
 }
 """By gdig itself with these options besides its defaults, or the rows that are best by a score of `row_scores`."""
@@ -83,7 +84,7 @@ def choose(world: World, budget: float) -> dict[str, list[np.ndarray]]:
             for seed in range(world.size.selections if draws else 1):
                 run = world.steps.folder / "runs" / f"{model.name}, {options.get('damping_factor', '')} {seed}"
                 asked = run_options(world, model) | options | {"seed": seed, "budget": f"{100 * budget:g}%"}
-                if options.get("method") == "less":
+                if "checkpoints" in options:
                     asked["checkpoints"] = tuple(map(str, world.training_run()))
                 if options.get("difficulty") == "score net":
                     del asked["difficulty"]

@@ -119,12 +119,12 @@ class SweepOptions:
 
 @dataclass(frozen=True)
 class CheckpointOptions:
-    """Checkpoints of a training run, for method less. Each costs a pass over the pool of its own; one that is added
-    later, or left out, leaves the rest of the run as it is."""
+    """Checkpoints of a training run, for methods less and g2is. Each costs a pass over the pool of its own; one that is
+    added later, or left out, leaves the rest of the run as it is."""
 
     checkpoints: tuple[str, ...] = ()
     """Directories that transformers' Trainer or accelerate saved: a model or adapter, and Adam's state (optimizer.pt,
-    optimizer.bin, or moments by name in optimizer.safetensors)."""
+    optimizer.bin, or moments by name in optimizer.safetensors). less scores by all of them, g2is walks by the last."""
     feature_side: int = 64
     """Each layer's gradient is projected to at most feature_side x feature_side for the cosines; a side that is no
     longer is kept as it is. The seeds' take feature_side^2 numbers a seed and layer in memory."""

@@ -66,9 +66,9 @@ def g2is(swept: Swept, budget: Budget, seed: int, options: Config) -> Picked:
     highest cosine to its component; the next row is the nearest neighbour of the last one that contradicts no row of
     this walk (cosine below 0) and leaves at least 0.8 of the cosine between their sum and the component; if there is
     none, the free row nearest to the component under the same rules. What a walk that has ended leaves goes to the
-    others. Where checkpoints of a training run were swept, a row's gradient is Adam's direction at the last of them.
+    others. With the option `checkpoints` a row's gradient is Adam's direction at the last of them.
     """
-    store, features, kept, notes = _features(swept)
+    store, features, kept, notes = _features(swept, bool(options.checkpoints))
     if features.shape[1] != store.dim:
         raise ConfigError(f"seeds: their sketches have {features.shape[1]} columns, the pool's have {store.dim}")
     directions, explained = components(features)
@@ -100,12 +100,14 @@ def g2is(swept: Swept, budget: Budget, seed: int, options: Config) -> Picked:
     return Picked(rows, reasons, (walked, *notes, *near.notes), shortfall)
 
 
-def _features(swept: Swept) -> tuple[SketchStore, NDArray[np.floating], Kept, tuple[str, ...]]:
-    """Train features of the pool, validation features of the seeds: of the last checkpoint, as published (Adam's
-    direction for a row, the plain gradient of a seed), where there is one; else both plain. And searches made of the
-    former before, and notes."""
+def _features(swept: Swept, adam: bool) -> tuple[SketchStore, NDArray[np.floating], Kept, tuple[str, ...]]:
+    """Train features of the pool, validation features of the seeds; searches made of the former before; and notes.
+
+    As published (`adam`) they are Adam's direction for a row and the plain gradient of a seed, here at the last
+    checkpoint; else both are plain gradients of the model.
+    """
     plain = (swept.store, swept.seed_features(), swept.kept)
-    if not swept.checkpoints:
+    if not (adam and swept.checkpoints):
         return *plain, ()
     last = swept.checkpoints[-1]
     if np.any(column(last.store, "valid") > column(swept.store, "valid")):
