@@ -15,6 +15,7 @@ from training import moments_of, train
 
 import gdig
 from gdig import SketchStore, pipeline
+from gdig.cli import main
 from gdig.config import Budget, Config
 from gdig.errors import ConfigError, ModelError
 from gdig.model.layers import as_layer
@@ -295,6 +296,20 @@ def test_errors_say_what_is_wrong(project, runs, less_run, tmp_path):
     options = project.options(tmp_path / "attention", checkpoints=(adapter,), filter_modules="o_proj", **OPTIONS)
     with pytest.raises(ModelError, match=r"none of the layers \(.*o_proj.*\) was trained; it holds moments of 4"):
         gdig.sweep(**options)
+
+
+def test_a_checkpoint_that_cannot_be_swept_is_not_asked_for_again(project, runs, less_run, tmp_path):
+    path = tmp_path / "run"
+    shutil.copytree(less_run[0], path)
+    before = files(path)
+    stateless = Path(shutil.copytree(checkpoints(runs)[0], tmp_path / "stateless"))
+    (stateless / "optimizer.pt").unlink()
+    for wrong in (stateless, tmp_path / "never"):
+        with pytest.raises(gdig.GdigError):
+            gdig.select(**project.options(path, checkpoints=(str(wrong),), **OPTIONS))
+        assert files(path) == before
+        assert main(["select", "--run-path", str(path), "--method", "less", "--budget", "12"]) == 0
+        assert files(path) == before
 
 
 def test_g2is_walks_along_the_directions_of_adam_at_the_last_checkpoint(project, runs, less_run, tmp_path):

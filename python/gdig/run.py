@@ -93,6 +93,11 @@ class Run:
         stage.update(facts)
         self._write()
 
+    def remember(self, **options: Any) -> None:
+        """Keep other values of options, for starts that do not give them."""
+        self.state["config"].update(options)
+        self._write()
+
     @contextmanager
     def running(self, name: str) -> Iterator[dict[str, str]]:
         """Mark a stage as running, and as done when the block ends well; its seconds add up over starts.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Sequence
 from hashlib import blake2b
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from gdig.data.fingerprint import fingerprint_file, fingerprint_paths
-from gdig.errors import ConfigError, ModelError
+from gdig.errors import ConfigError, GdigError, ModelError
 from gdig.model.load import load_model
 from gdig.model.optimizer import FILES, read_adam
 from gdig.stages.rows import in_part, write_missing
@@ -25,7 +26,11 @@ def checkpoints_stage(work: Workspace) -> bool:
     """Sweep the checkpoints of `config.checkpoints` that have not been; those that have been are kept, whether they are
     asked for now or not. Returns whether all shards of all are there."""
     config, run, n = work.config, work.run, len(work.candidates)
-    keys = [checkpoint_key(work, path) for path in config.checkpoints]
+    try:
+        keys = [checkpoint_key(work, path) for path in config.checkpoints]
+    except GdigError:
+        _remember_swept(work)
+        raise
     complete = True
     for number, (path, key) in enumerate(zip(config.checkpoints, keys, strict=True), 1):
         known = run.stage("sweep").get("checkpoints", {}).get(key, {})
@@ -35,7 +40,13 @@ def checkpoints_stage(work: Workspace) -> bool:
             title = f"checkpoint {number} of {len(keys)}"
             arguments = {"key": key, "path": path, "missing": missing, "title": title, "facts": known}
             work.ranks.task("checkpoint", **arguments)
-            known = checkpoint_shards(work, **arguments)
+            try:
+                known = checkpoint_shards(work, **arguments)
+            except GdigError:
+                if not store.n_shards:  # it cannot be swept: the run does not go on asking for it
+                    shutil.rmtree(folder(work.path, key))
+                    _remember_swept(work)
+                raise
         done = not store.missing(n)
         _record(work, key, **{**known, "state": "done" if done else "running"})
         complete &= done
@@ -151,6 +162,13 @@ def weights(rates: Sequence[float], given: Sequence[float]) -> np.ndarray:
             "numbers >= 0, not all of them 0: give weights, one a checkpoint"
         )
     return x / x.sum()
+
+
+def _remember_swept(work: Workspace) -> None:
+    """Let a start without the option `checkpoints` ask for those last swept."""
+    known = work.run.stage("sweep")
+    paths = [known["checkpoints"][key]["path"] for key in known.get("checkpoint_order", ())]
+    work.run.remember(checkpoints=paths)
 
 
 def _record(work: Workspace, key: str, **facts: Any) -> None:

@@ -36,7 +36,8 @@ def verify_run(path: Path) -> list[str]:
             verify_file(file)
         reports = [SketchStore.open(file.parent).verify() for file in stores]
         shards, rows, size = (sum(getattr(one, name) for one in reports) for name in ("shards", "rows", "bytes"))
-        lines.append(f"checkpoints: {len(stores)} swept, {shards} shards, {rows:,} rows, {size:,} bytes, sound")
+        swept = sum(one.shards > 0 for one in reports)
+        lines.append(f"checkpoints: {swept} swept, {shards} shards, {rows:,} rows, {size:,} bytes, sound")
     return lines
 
 
