@@ -37,7 +37,7 @@ RUNS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Trial:
-    """Training on selections: the checkpoint that scores, the share of the pool, and whether every method takes part.
+    """Training on selections: the checkpoint that scores, the share of the pool, and whether the baselines take part.
     Training always starts from the main checkpoint."""
 
     scorer: tuple[str, int]
@@ -148,9 +148,9 @@ class Evidence:
             choices = {name: [best(scores[name], n, seed) for seed in range(repeats)] for name in names}
             rng = np.random.default_rng(1)
             choices["random"] = [rng.choice(len(self.kinds), n, replace=False) for _ in range(repeats)]
+            run = swept(self.steps, self.kept[trial.scorer], self.rows, RUN_SEEDS)
+            choices |= {name: chosen(run, options, n, repeats) for name, options in RUNS.items()}
             if trial.everything:
-                run = swept(self.steps, self.kept[MAIN], self.rows, RUN_SEEDS)
-                choices |= {name: chosen(run, options, n, repeats) for name, options in RUNS.items()}
                 clean = np.flatnonzero(self.kinds == "clean")
                 choices["random, clean rows alone"] = [rng.choice(clean, n, replace=False) for _ in range(repeats)]
                 choices["the whole pool"] = [np.arange(len(self.kinds))] * repeats
