@@ -100,6 +100,10 @@ class TrainedPass(RowPass):
             make_projection(layer, c.projection_side, c.projection_dim, c.projection_seed, self._dtype, layer.device)
             for layer in model.layers
         ]
+        self._columns = [
+            (one.columns.argsort(stable=True), one.columns.bincount(minlength=c.projection_dim))
+            for one in self._sketches
+        ]
         self.seed_sketches, self._seeds = self._validation(seeds)
 
     def _begin(self, examples: Segments) -> Add:
@@ -131,9 +135,11 @@ class TrainedPass(RowPass):
             yield few, torch.bmm(d[few].mT, a[few])
 
     def _add_sketch(self, index: int, g: torch.Tensor, out: torch.Tensor) -> None:
-        one = self._sketches[index]
-        blocks = (one.p @ g @ one.q.T).flatten(1)
-        out.index_add_(1, one.columns, blocks * one.weights)
+        one, (order, counts) = self._sketches[index], self._columns[index]
+        blocks = (one.p @ g @ one.q.T).flatten(1) * one.weights
+        # Column by column: index_add_ on CUDA adds in whatever order its threads come.
+        sums = torch.segment_reduce(blocks.T[order], "sum", lengths=counts, axis=0, unsafe=True, initial=0)
+        out += sums.T
 
     def _validation(self, seeds: Sequence[Example]) -> tuple[np.ndarray, list[torch.Tensor]]:
         """The seeds' sketches over their gradients' lengths, float32 [S, dim], and for each layer their projected
