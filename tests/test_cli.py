@@ -17,8 +17,10 @@ from typing import Any
 import pytest
 
 from gdig import cli
+from gdig.commands import COMMANDS
 from gdig.config import Config
 from gdig.errors import ConfigError, CorpusError
+from gdig.flags import docs
 from gdig.options import GROUPS, PRESETS, STAGE_GROUPS, STAGES, RunOptions, TrainOptions
 from gdig.sources import read_yaml
 
@@ -105,11 +107,11 @@ def test_every_option_of_config_is_a_flag_of_select_with_help(
     for option in fields(Config):
         assert shows(text, option.name)
     for group in (*GROUPS, Config):
-        docs = cli._docs(group)
+        texts = docs(group)
         own = [f.name for f in fields(group)] if group is not Config else ["preset"]
-        assert set(own) <= set(docs), "an option without a docstring would have no help"
+        assert set(own) <= set(texts), "an option without a docstring would have no help"
         for name in own:
-            assert docs[name] in text
+            assert texts[name] in text
 
 
 def test_every_option_of_training_is_a_flag_of_score_net_with_help(
@@ -118,8 +120,8 @@ def test_every_option_of_training_is_a_flag_of_score_net_with_help(
     text = " ".join(help_of("score-net", capsys, monkeypatch).replace("│", " ").split())
     names = {option.name for option in fields(TrainOptions)}
     assert not names & {option.name for option in fields(Config)}, "one name, one option"
-    assert set(cli._docs(TrainOptions)) == names
-    for name, doc in cli._docs(TrainOptions).items():
+    assert set(docs(TrainOptions)) == names
+    for name, doc in docs(TrainOptions).items():
         assert shows(text, name) and doc in text
     assert shows(text, "features") and not shows(text, "tau") and not shows(text, "overwrite")
 
@@ -306,7 +308,7 @@ def test_overview_and_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["--help"]) == 0
     text = capsys.readouterr().out
     assert len(text.splitlines()) <= 32, "more than a screen"
-    assert all(f"\n  {name} " in text for name in cli.COMMANDS)
+    assert all(f"\n  {name} " in text for name in COMMANDS)
     assert cli.main([]) == 2
     assert capsys.readouterr().out == text
     assert cli.main(["--version"]) == 0

@@ -78,7 +78,7 @@ def test_every_error_is_a_gdig_error() -> None:
 
 # Who may import whom: every module belongs to the first layer that names it, and imports from its own layer or below.
 LAYERS = (
-    ("gdig.cli", "gdig.__main__"),
+    ("gdig.cli", "gdig.__main__", "gdig.flags", "gdig.commands"),
     ("gdig.pipeline",),
     ("gdig.strategies",),
     ("gdig.training",),
