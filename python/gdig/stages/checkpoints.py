@@ -16,7 +16,7 @@ from gdig.data.fingerprint import fingerprint_file, fingerprint_paths
 from gdig.errors import ConfigError, GdigError, ModelError
 from gdig.model.load import load_model
 from gdig.model.optimizer import FILES, read_adam
-from gdig.stages.rows import in_part, write_missing
+from gdig.stages.rows import in_part, open_or_create, write_missing
 from gdig.stages.trained import TrainedPass, trained_layers
 from gdig.store import SketchStore, write_tensors
 from gdig.workspace import Workspace
@@ -34,7 +34,7 @@ def checkpoints_stage(work: Workspace) -> bool:
     complete = True
     for number, (path, key) in enumerate(zip(config.checkpoints, keys, strict=True), 1):
         known = run.stage("sweep").get("checkpoints", {}).get(key, {})
-        store = _open_or_create(folder(work.path, key) / "shards", work)
+        store = open_or_create(folder(work.path, key) / "shards", work)
         missing = [shard for shard in store.missing(n) if in_part(shard, config.sweep_part)]
         if missing:
             title = f"checkpoint {number} of {len(keys)}"
@@ -175,10 +175,3 @@ def _record(work: Workspace, key: str, **facts: Any) -> None:
     every = {**work.run.stage("sweep").get("checkpoints", {})}
     every[key] = {**every.get(key, {}), **facts}
     work.run.record("sweep", checkpoints=every)
-
-
-def _open_or_create(path: Path, work: Workspace) -> SketchStore:
-    if (path / "store.json").is_file():
-        return SketchStore.open(path)
-    c = work.config
-    return SketchStore.create(path, c.projection_dim, dtype=c.sketch_dtype, rows_per_shard=c.rows_per_shard)

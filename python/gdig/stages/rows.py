@@ -6,6 +6,7 @@ import os
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -207,6 +208,14 @@ def write_missing(
                 writer.submit(store.write_shard, missing[number], rows.shard(encoded, bar, quiet=quiet))
         ranks.doing(f"{title}, all shards taken")
         ranks.gather(None, bar)
+
+
+def open_or_create(path: Path, work: Workspace) -> SketchStore:
+    """The store of a pass, empty if there was none."""
+    if (path / "store.json").is_file():
+        return SketchStore.open(path)
+    c = work.config
+    return SketchStore.create(path, c.projection_dim, dtype=c.sketch_dtype, rows_per_shard=c.rows_per_shard)
 
 
 def in_part(shard: int, part: str | None) -> bool:

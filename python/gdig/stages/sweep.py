@@ -18,7 +18,7 @@ from gdig.stages.curvature import Factors
 from gdig.stages.duplicates import count_duplicates
 from gdig.stages.fit import read_curvature, read_seed_factors
 from gdig.stages.health import look_at_seeds, warn_of_seeds
-from gdig.stages.rows import Add, RowPass, in_part, write_missing
+from gdig.stages.rows import Add, RowPass, in_part, open_or_create, write_missing
 from gdig.stages.scoring import make_scorers
 from gdig.stages.seeds import SeedFactors
 from gdig.stages.sketch import Sketchers
@@ -79,7 +79,7 @@ def sweep_stage(work: Workspace) -> bool:
     """Write the shards of the sweep that are missing, or those of them that `sweep_part` names; when all are there,
     count what the pool turned out to hold. Returns whether all are there."""
     config, run, n = work.config, work.run, len(work.candidates)
-    store = _open_or_create(run.path / "sweep", work)
+    store = open_or_create(run.path / "sweep", work)
     missing = [shard for shard in store.missing(n) if in_part(shard, config.sweep_part)]
     if missing:
         run.record("sweep", rows=n)
@@ -161,10 +161,3 @@ def count_rows(store: SketchStore, work: Workspace) -> dict[str, int]:
         counts["cut"] += int((store.tensor(shard, "cut") > 0).sum())
     repeated, equal = count_duplicates(store, [seed.hash for seed in work.seed_examples])
     return {**counts, "repeat_another": repeated, "equal_to_a_seed": equal}
-
-
-def _open_or_create(path: Path, work: Workspace) -> SketchStore:
-    if (path / "store.json").is_file():
-        return SketchStore.open(path)
-    c = work.config
-    return SketchStore.create(path, c.projection_dim, dtype=c.sketch_dtype, rows_per_shard=c.rows_per_shard)
