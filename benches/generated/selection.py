@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from demo import auroc
 from generated.language import CLEAN, CORRUPTIONS, DUPLICATE, SKILLS
 from generated.lds import RESAMPLES, Interval
 from generated.removal import row_scores
 from generated.scores import run_options
 from generated.world import TUNE, World
+from zh_en.variants import spearman
 
 import gdig
+from gdig import SketchStore
 from gdig.pipeline import score_net
+from gdig.run import read_state
 
 EPOCHS = 3
 """Of the whole pool: the steps that every model trains."""
@@ -65,7 +70,36 @@ def selections(world: World) -> dict[str, Any]:
         }
         table = {name: _judge(world, own, each["random"]) | describe(world, chosen[name]) for name, own in each.items()}
         found["budgets"][f"{budget:.0%}"] = table
+    found["less, clean against spoiled"] = by_checkpoint(world)
     return found
+
+
+def by_checkpoint(world: World) -> dict[str, dict[str, float]]:
+    """What LESS's mean cosine at each checkpoint says of the pool: AUROC of sound against spoiled rows, and the rank
+    correlation with the rows' loss there."""
+    run = _run(world, {}, 0)
+    swept = read_state(run / "run.json")["stages"]["sweep"]
+    sound = ~np.isin(world.column("pool", "fault"), CORRUPTIONS)
+    found = {}
+    for key in swept["checkpoint_order"]:
+        store = SketchStore.open(run / "checkpoints" / key / "shards")
+        cosine, loss = (
+            np.concatenate([store.tensor(shard, name).astype(np.float64) for shard in store.shards])
+            for name in ("influence", "loss")
+        )
+        facts = swept["checkpoints"][key]
+        found[Path(facts["path"]).name] = {
+            "learning rate": facts["learning_rate"],
+            "auroc": round(auroc(cosine.mean(1)[sound], cosine.mean(1)[~sound]), 4),
+            "rank correlation with the loss": round(spearman(cosine.mean(1), loss), 4),
+        }
+    return found
+
+
+def _run(world: World, options: dict[str, Any], seed: int) -> Path:
+    """The run directory of choices with these options."""
+    name = world.checkpoint("pool", world.full).name
+    return world.steps.folder / "runs" / f"{name}, {options.get('damping_factor', '')} {seed}"
 
 
 def choose(world: World, budget: float) -> dict[str, list[np.ndarray]]:
@@ -82,7 +116,7 @@ def choose(world: World, budget: float) -> dict[str, list[np.ndarray]]:
         def make(options: dict[str, Any] = method, draws: bool = draws) -> list[list[int]]:
             found = []
             for seed in range(world.size.selections if draws else 1):
-                run = world.steps.folder / "runs" / f"{model.name}, {options.get('damping_factor', '')} {seed}"
+                run = _run(world, options, seed)
                 asked = run_options(world, model) | options | {"seed": seed, "budget": f"{100 * budget:g}%"}
                 if "checkpoints" in options:
                     asked["checkpoints"] = tuple(map(str, world.training_run()))
