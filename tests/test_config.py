@@ -94,7 +94,7 @@ BAD = {
         for name in (
             "fit_rows", "cg_rows", "cg_iterations", "seed_rank", "probe_rows", "projection_dim", "projection_side",
             "rows_per_shard", "kmeans_max_iter", "token_batch_size", "max_length", "n_clusters", "n_neighbours",
-            "feature_side", "threads",
+            "feature_side", "n_probe", "threads",
         )
     },
 }  # fmt: skip

@@ -199,8 +199,7 @@ def test_by_clusters_and_its_recall(project, run_copy, monkeypatch):
     )
     assert gdig.select(**{**options, "neighbour_search": "exact"}).rows.tolist() == exact
     assert stages(run_copy)["select"]["notes"] == []
-    monkeypatch.setattr(neighbours, "PROBED", 2)
-    gdig.select(**{**options, "neighbour_search": "clusters"})
+    gdig.select(**{**options, "neighbour_search": "clusters", "n_probe": 2})
     told = stages(run_copy)["select"]["notes"][0]
     assert told.startswith("2 of 7 clusters") and 0.2 < float(told.split(": ")[1].split("%")[0]) / 100 < 1
 
@@ -241,7 +240,6 @@ def test_methods_that_share_a_sweep_choose_what_each_chooses_alone(
     run_copy, monkeypatch, search, probed, expected, methods
 ):
     """One search for both; by few small clusters two: for 20 neighbours more of them are looked into than for 5."""
-    monkeypatch.setattr(neighbours, "PROBED", probed)
     searches = {"neighbours": 0, "neighbours_by_clusters": 0, "fit": 0}
 
     def counted(where, name):
@@ -261,7 +259,7 @@ def test_methods_that_share_a_sweep_choose_what_each_chooses_alone(
         arrays = [choice.rows, *choice.columns.values(), *choice.reasons.values()]
         return [[x.tobytes() for x in arrays], choice.notes]
 
-    config = Config.build({"neighbour_search": search, "n_neighbours": 5})
+    config = Config.build({"neighbour_search": search, "n_neighbours": 5, "n_probe": probed})
     budget = Budget("rows", 12)
     alone = {method: facts(choose(swept(), budget, config.with_options(method=method))) for method in methods}
     for name in ("neighbours", "neighbours_by_clusters"):

@@ -144,7 +144,7 @@ def _plain(value: Any) -> Any:
 _POSITIVE = (
     "fit_rows", "cg_rows", "cg_iterations", "seed_rank", "probe_rows", "projection_dim", "projection_side",
     "feature_side", "rows_per_shard", "kmeans_max_iter", "token_batch_size", "max_length", "n_clusters",
-    "n_neighbours", "threads",
+    "n_neighbours", "n_probe", "threads",
 )  # fmt: skip
 
 

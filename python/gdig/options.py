@@ -182,9 +182,12 @@ class SelectOptions:
     """Neighbours of a row, by the cosine of the sketches: where a walk of g2is goes next, and the rows that a chosen
     one of self-filter lowers."""
     neighbour_search: Literal["auto", "exact", "clusters"] = "auto"
-    """exact: every row is compared with every other; clusters: with the rows of 16 clusters near its own, of as many as
-    the square root of the rows, and the share of the neighbours that this finds is measured and said; auto: exact up to
-    262,144 rows."""
+    """exact: every row is compared with every other; clusters: with the rows of n_probe clusters near its own, of as
+    many as the square root of the rows, and the share of the neighbours that this finds is measured and said; auto:
+    exact up to 262,144 rows."""
+    n_probe: int = 32
+    """Clusters that neighbour_search=clusters looks into for each row: more find more of its neighbours, in as much
+    more time."""
     difficulty: str | None = None
     """.npy file [rows of the pool] of floats, higher is harder, for self-filter, such as gdig score-net leaves.
     Default: the loss."""

@@ -17,8 +17,6 @@ from gdig.store import INVALID_LABEL, SketchStore
 
 EXACT_ROWS = 262_144
 """Up to so many rows `neighbour_search=auto` compares every row with every other."""
-PROBED = 16
-"""Clusters that a row is compared with, where not all are."""
 SAMPLE = 1_000
 """Rows on which the recall is measured."""
 
@@ -35,11 +33,12 @@ class Neighbours(NamedTuple):
 class Clustered(NamedTuple):
     """A search by clusters: rows and cosines as `Neighbours`, and recalls [k] of the first 1 to k of them.
 
-    seed: of the k-means and the sample. centroids: float32 [K, dim]. labels: uint32 [n]. fewest: rows that any row is
-    compared with, at least.
+    seed: of the k-means and the sample. n_probe: clusters that each row was compared with. centroids: float32 [K, dim].
+    labels: uint32 [n]. fewest: rows that any row is compared with, at least.
     """
 
     seed: int
+    n_probe: int
     centroids: NDArray[np.float32]
     labels: NDArray[np.uint32]
     fewest: int
@@ -76,7 +75,7 @@ def nearest(
         k: how many; fewer than `valid`.
         valid: valid rows.
         seed: of the k-means and the sample, where not all rows are compared.
-        options: n_neighbours (for messages), neighbour_search, threads.
+        options: n_neighbours (for messages), neighbour_search, n_probe, threads.
         kept: what earlier searches of `x` left, and this one leaves.
 
     Raises:
@@ -94,11 +93,13 @@ def nearest(
         found, cosines, _ = kept.exact
         return Neighbours(*_first(k, found, cosines))
     near = kept.clustered
-    if near is None or near.seed != seed or near.rows.shape[1] < k:
+    if near is None or (near.seed, near.n_probe) != (seed, options.n_probe) or near.rows.shape[1] < k:
         near = kept.clustered = _by_clusters(x, width, valid, seed, options, near)
     if near.rows.shape[1] > k and near.rows.shape[1] >= near.fewest:  # some rows met more clusters than k asks for
         near = _by_clusters(x, k, valid, seed, options, near)
-    searched = f"{min(PROBED, len(near.centroids))} of {len(near.centroids)} clusters searched for a row's neighbours"
+    searched = (
+        f"{min(options.n_probe, len(near.centroids))} of {len(near.centroids)} clusters searched for a row's neighbours"
+    )
     note = f"{searched}: {near.recalls[k - 1]:.1%} of the {k} nearest found, by a sample"
     return Neighbours(*_first(k, near.rows, near.cosines), (note,))
 
@@ -119,12 +120,13 @@ def _by_clusters(
         k,
         labels=labels,
         centroids=centroids,
-        n_probe=PROBED,
+        n_probe=options.n_probe,
         sample=min(SAMPLE, valid),
         seed=seed,
         n_threads=options.threads or 0,
     )
-    return Clustered(seed, centroids, labels, int(np.sort(sizes)[:PROBED].sum()), *found)
+    fewest = int(np.sort(sizes)[: options.n_probe].sum())
+    return Clustered(seed, options.n_probe, centroids, labels, fewest, *found)
 
 
 def _first(
