@@ -22,11 +22,11 @@ from gdig.model.layers import as_layer
 from gdig.model.load import load_model
 from gdig.model.optimizer import Moments
 from gdig.stages import rows as stage_rows
-from gdig.stages.checkpoints import learning_rate, weights
+from gdig.stages.checkpoints import learning_rate
 from gdig.stages.quality import survey
 from gdig.stages.trained import TrainedPass, _Sides
 from gdig.strategies import Swept, choose
-from gdig.strategies.less import best
+from gdig.strategies.less import best, weights
 from gdig.workspace import Workspace
 
 OPTIONS = {"method": "less", "inversion": "identity"}
@@ -227,6 +227,16 @@ def test_an_interrupted_checkpoint_goes_on_to_the_same_bytes(project, runs, less
     damaged.write_bytes(data)
     with pytest.raises(gdig.GdigError, match=r"checkpoints/.*/shards/00000001\.safetensors"):
         pipeline.verify(tmp_path / "run")
+    damaged.unlink()
+    with pytest.raises(gdig.GdigError, match=r"checkpoints/.*/shards/00000001\.safetensors: is missing"):
+        pipeline.verify(tmp_path / "run")
+    # What is lost is made again: this shard, and another with the sketches of the seeds beside it.
+    made, first = len(calls), stages(tmp_path / "run")["sweep"]["checkpoint_order"][0]
+    (tmp_path / "run" / "checkpoints" / first / "seeds.safetensors").unlink()
+    (tmp_path / "run" / "checkpoints" / first / "shards" / "00000003.safetensors").unlink()
+    gdig.select(**options)
+    assert set(calls[made:]) == {"TrainedPass"}
+    assert files(tmp_path / "run") == files(less_run[0])
 
 
 def test_parts_swept_on_two_machines_are_merged(project, runs, less_run, tmp_path):

@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from generated.world import WINDOW, World
+from generated.world import World
 from zh_en.bm25 import Bm25
+from zh_en.gradients import each_layer
 
 import gdig
 from gdig import SketchStore
 from gdig.config import Config
 from gdig.data.tokens import Example
-from gdig.model.batches import make_batches
 from gdig.model.capture import GradientPass
 from gdig.model.load import load_model
 from gdig.stages.curvature import Factors
@@ -153,21 +153,11 @@ def _gradients(config: Config, examples: list[Example]) -> list[torch.Tensor]:
     """Each layer's gradients, [N, O J]."""
     model = load_model(config)
     found = [torch.empty(len(examples), layer.out_features * layer.width) for layer in model.layers]
-    gradients = GradientPass(model, config.loss_reduction)
-    for batch in make_batches(examples, 4096, window=WINDOW):
-        rows, shape = torch.from_numpy(batch.rows), batch.shape
 
-        def sink(
-            index: int,
-            a: torch.Tensor,
-            d: torch.Tensor,
-            keep: torch.Tensor,
-            rows: torch.Tensor = rows,
-            shape: tuple[int, int] = shape,
-        ) -> None:
-            found[index][rows] = (d.unflatten(0, shape).transpose(1, 2) @ a.unflatten(0, shape)).flatten(1)
+    def keep(index: int, rows: torch.Tensor, a: torch.Tensor, d: torch.Tensor) -> None:
+        found[index][rows] = (d.mT @ a).flatten(1)
 
-        gradients.run(batch, sink)
+    each_layer(GradientPass(model, config.loss_reduction), examples, keep, 4096)
     return found
 
 

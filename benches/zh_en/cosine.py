@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-
 import numpy as np
 import torch
+from zh_en.gradients import each_layer
 
 from gdig.config import Config
 from gdig.data.tokens import Example
-from gdig.model.batches import make_batches
 from gdig.model.capture import GradientPass
 from gdig.progress import Progress
 from gdig.workspace import Workspace
@@ -29,38 +27,16 @@ def gradient_cosines(config: Config, token_batch_size: int = 4096) -> tuple[np.n
         raise ValueError(f"{n - len(examples)} of {n} candidates have no target token; the baseline needs all")
     dots, squares = torch.zeros(n, dtype=torch.float64), torch.zeros(n, dtype=torch.float64)
 
-    def add_to_mean(index: int, rows: torch.Tensor, gradients: torch.Tensor) -> None:
-        mean[index] += gradients.sum(0) / len(work.seed_examples)
+    def add_to_mean(index: int, rows: torch.Tensor, a: torch.Tensor, d: torch.Tensor) -> None:
+        mean[index] += (d.mT @ a).sum(0) / len(work.seed_examples)
 
-    def compare(index: int, rows: torch.Tensor, gradients: torch.Tensor) -> None:
+    def compare(index: int, rows: torch.Tensor, a: torch.Tensor, d: torch.Tensor) -> None:
+        gradients = d.mT @ a
         dots[rows] += (gradients * mean[index]).sum((1, 2)).double()
         squares[rows] += gradients.square().sum((1, 2)).double()
 
     gradients = GradientPass(work.model, config.loss_reduction)
-    _each_gradient(gradients, work.seed_examples, add_to_mean, token_batch_size)
-    _each_gradient(gradients, examples, compare, token_batch_size)
+    each_layer(gradients, work.seed_examples, add_to_mean, token_batch_size)
+    each_layer(gradients, examples, compare, token_batch_size)
     length = sum(float(g.double().square().sum()) for g in mean) ** 0.5
     return (dots / (squares.sqrt() * length)).numpy(), dots.numpy()
-
-
-def _each_gradient(
-    gradients: GradientPass,
-    examples: Sequence[Example],
-    use: Callable[[int, torch.Tensor, torch.Tensor], None],
-    token_batch_size: int,
-) -> None:
-    """Call use(layer's index, rows [B], gradients [B, O, J]) for each batch and layer."""
-    for batch in make_batches(examples, token_batch_size, window=gradients.model.window):
-        rows, shape = torch.from_numpy(batch.rows), batch.shape
-
-        def sink(
-            index: int,
-            a: torch.Tensor,
-            d: torch.Tensor,
-            keep: torch.Tensor,
-            rows: torch.Tensor = rows,
-            shape: tuple[int, int] = shape,
-        ) -> None:
-            use(index, rows, d.unflatten(0, shape).transpose(1, 2) @ a.unflatten(0, shape))
-
-        gradients.run(batch, sink)

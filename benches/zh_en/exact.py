@@ -11,10 +11,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from zh_en.gradients import each_layer
 
 from gdig.config import Config
 from gdig.data.tokens import Example
-from gdig.model.batches import make_batches
 from gdig.model.capture import GradientPass
 from gdig.progress import Progress
 from gdig.stages.curvature import Factors, fit_curvature, with_ones
@@ -109,22 +109,10 @@ def _each_gradient(
 ) -> np.ndarray:
     """Call use(layer's index, rows [B], gradients in the layer's eigenbasis [B, O * J]) for each batch and layer;
     return the losses [n]."""
-    model = work.model
-    gradients, losses = GradientPass(model, work.config.loss_reduction), np.zeros(len(examples))
-    for batch in make_batches(examples, TOKENS, window=model.window):
-        rows, shape = torch.from_numpy(batch.rows), batch.shape
 
-        def sink(
-            index: int,
-            a: torch.Tensor,
-            d: torch.Tensor,
-            keep: torch.Tensor,
-            rows: torch.Tensor = rows,
-            shape: tuple[int, int] = shape,
-        ) -> None:
-            f = factors[index]
-            a, d = with_ones(a, model.layers[index].width) @ f.q_a, d @ f.q_s
-            use(index, rows, (d.unflatten(0, shape).transpose(1, 2) @ a.unflatten(0, shape)).flatten(1))
+    def turn(index: int, rows: torch.Tensor, a: torch.Tensor, d: torch.Tensor) -> None:
+        f, shape = factors[index], a.shape[:2]
+        a = with_ones(a.flatten(0, 1), work.model.layers[index].width).unflatten(0, shape) @ f.q_a
+        use(index, rows, ((d @ f.q_s).mT @ a).flatten(1))
 
-        losses[batch.rows] = gradients.run(batch, sink).numpy()
-    return losses
+    return each_layer(GradientPass(work.model, work.config.loss_reduction), examples, turn, TOKENS)

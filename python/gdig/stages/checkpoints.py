@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import math
 import shutil
-from collections.abc import Sequence
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -92,8 +90,9 @@ def checkpoint_shards(
                 "token_batch_size": rows.find_batch_size(work.sample("probe", config.probe_rows)[0]),
             }
             _record(work, key, **facts)
-            write_tensors(folder(work.path, key) / "seeds.safetensors", {"sketch": rows.seed_sketches * rows.scale})
         facts = ranks.gather(facts)[0]
+    if ranks.main and not (file := seeds_file(work.path, key)).exists():  # facts may be of a start that was killed
+        write_tensors(file, {"sketch": rows.seed_sketches * rows.scale})
     if config.token_batch_size == "auto":  # the same in every start and rank, so that the bits are
         rows.fitting.token_batch_size = facts["token_batch_size"]
     work.progress.say(
@@ -109,6 +108,11 @@ def folder(run_path: Path, key: str) -> Path:
     return run_path / "checkpoints" / key
 
 
+def seeds_file(run_path: Path, key: str) -> Path:
+    """The seeds' sketches by a checkpoint: tensor `sketch` float32 [S, dim]."""
+    return folder(run_path, key) / "seeds.safetensors"
+
+
 def checkpoint_key(work: Workspace, name: str) -> str:
     """Name a checkpoint by its content, and by the options of its pass: a folder never holds anything else.
 
@@ -118,7 +122,7 @@ def checkpoint_key(work: Workspace, name: str) -> str:
     path = Path(name)
     if not path.is_dir():
         for key, facts in work.run.stage("sweep").get("checkpoints", {}).items():
-            if facts["path"] == name and facts["state"] == "done":  # a training run keeps its last ones only
+            if facts["path"] == name and facts.get("state") == "done":  # a training run keeps its last ones only
                 return key
         raise ConfigError(f"checkpoints: expected a directory with a model and its optimizer's state, got {path}")
     state = next((path / name for name in FILES if (path / name).is_file()), None)
@@ -145,23 +149,6 @@ def learning_rate(path: Path, last: float) -> float:
     except (OSError, ValueError, KeyError, TypeError):
         return last
     return float(np.mean(rates)) if rates else last
-
-
-def weights(rates: Sequence[float], given: Sequence[float]) -> np.ndarray:
-    """Weights of the checkpoints, float64, of sum 1: as given, or their learning rates.
-
-    Raises:
-        ConfigError: when there are not as many as checkpoints, or none is above 0.
-    """
-    if given and len(given) != len(rates):
-        raise ConfigError(f"checkpoint_weights: expected {len(rates)}, one a checkpoint, got {len(given)}")
-    x = np.array(given or rates, dtype=np.float64)
-    if not (math.isfinite(x.sum()) and (x >= 0).all() and x.sum() > 0):
-        raise ConfigError(
-            f"checkpoint_weights: the checkpoints' learning rates are {', '.join(f'{rate:g}' for rate in x)}; expected "
-            "numbers >= 0, not all of them 0: give weights, one a checkpoint"
-        )
-    return x / x.sum()
 
 
 def _remember_swept(work: Workspace) -> None:

@@ -31,6 +31,8 @@ def verify_run(path: Path) -> list[str]:
         if lost := [file for file in expected if file.parent == path / "sweep" and not file.is_file()]:
             raise StoreError(f"{lost[0]}: is missing, and {len(lost) - 1} more shards of the finished sweep")
         lines.append(f"sweep: {report.shards} shards, {report.rows:,} rows, {report.bytes:,} bytes, sound")
+    if lost := [file for file in expected if file.is_relative_to(path / "checkpoints") and not file.is_file()]:
+        raise StoreError(f"{lost[0]}: is missing, and {len(lost) - 1} more files of swept checkpoints")
     if stores := sorted(path.glob("checkpoints/*/shards/store.json")):
         for file in path.glob("checkpoints/*/seeds.safetensors"):
             verify_file(file)
@@ -52,6 +54,8 @@ def _finished_files(path: Path) -> list[Path]:
     shards = range(-(-swept["rows"] // swept["config"]["rows_per_shard"])) if swept else range(0)
     files += [f"sweep/{shard:08d}" for shard in shards]
     files += ["features/seeds"] if swept else []
+    for key in (key for key, facts in swept.get("checkpoints", {}).items() if facts.get("state") == "done"):
+        files += [f"checkpoints/{key}/seeds", *(f"checkpoints/{key}/shards/{shard:08d}" for shard in shards)]
     if "cluster" in stages:
         files += ["clusters/centroids", *(f"clusters/labels/{shard:08d}" for shard in shards)]
     return [path / f"{file}.safetensors" for file in files]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -9,7 +11,6 @@ from numpy.typing import NDArray
 
 from gdig.config import Budget, Config
 from gdig.errors import ConfigError
-from gdig.stages.checkpoints import weights
 from gdig.strategies.base import Picked, Swept, taken_within
 
 
@@ -48,6 +49,23 @@ def less(swept: Swept, budget: Budget, seed: int, options: Config) -> Picked:
     if lost:
         notes.append(f"{lost} rows have a loss or gradient that is not finite at one of the checkpoints; left out")
     return Picked(rows, reasons, tuple(notes))
+
+
+def weights(rates: Sequence[float], given: Sequence[float]) -> NDArray[np.float64]:
+    """Weights of the checkpoints, float64, of sum 1: as given, or their learning rates.
+
+    Raises:
+        ConfigError: when there are not as many as checkpoints, or none is above 0.
+    """
+    if given and len(given) != len(rates):
+        raise ConfigError(f"checkpoint_weights: expected {len(rates)}, one a checkpoint, got {len(given)}")
+    x = np.array(given or rates, dtype=np.float64)
+    if not (math.isfinite(x.sum()) and (x >= 0).all() and x.sum() > 0):
+        raise ConfigError(
+            f"checkpoint_weights: the checkpoints' learning rates are {', '.join(f'{rate:g}' for rate in x)}; expected "
+            "numbers >= 0, not all of them 0: give weights, one a checkpoint"
+        )
+    return x / x.sum()
 
 
 def scores(swept: Swept, shares: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.int64], int]:
