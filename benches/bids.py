@@ -1,7 +1,7 @@
 """BIDS beside its plain form in NumPy: the same matrix, the same picks.
 
-    python benches/bids.py                          # writes benches/record/bids.json
-    python benches/bids.py --rows 100000 --budget 1000
+    python -m benches.bids                          # writes benches/record/bids.json
+    python -m benches.bids --rows 100000 --budget 1000
 
 Two matrices: columns that know nothing of one another, and columns that mostly agree (influence whose rows differ in
 length), for which a column's sorted order is followed far down. The plain form looks at every entry for every pick; it
@@ -20,13 +20,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from kmeans import machine
 from numpy.typing import NDArray
 
+from benches.shared.machine import ROOT, core_machine
 from gdig.selection.methods.bids import greedy
 from gdig.store.sketches import SketchStore
 
-RECORD = Path(__file__).parent / "record" / "bids.json"
+RECORD = ROOT / "benches" / "record" / "bids.json"
 
 
 def make(kind: str, rows: int, seeds: int) -> NDArray[np.float32]:
@@ -103,7 +103,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as directory:
             results[kind] = bench(kind, arguments, Path(directory) / "sweep")
     sizes = {name: getattr(arguments, name) for name in ("rows", "seeds", "budget")}
-    record = {"machine": machine(), **sizes, "columns": results}
+    record = {"machine": core_machine(), **sizes, "columns": results}
     record["peak_bytes_with_the_plain_form"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     arguments.record.write_text(json.dumps(record, indent=2) + "\n")
 

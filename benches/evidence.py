@@ -1,8 +1,8 @@
 """All evidence that the scores are right and the selection helps: each experiment a process, side by side.
 
-    python benches/evidence.py           # what `make evidence` runs; records into benches/record/, pictures into docs/
-    python benches/evidence.py --quick   # what `make evidence-quick` runs: small sizes, nothing that is kept is changed
-    python benches/evidence.py generated # one experiment
+    python -m benches.evidence           # what `make evidence` runs; records into benches/record/, pictures into docs/
+    python -m benches.evidence --quick   # what `make evidence-quick` runs: small sizes, nothing that is kept is changed
+    python -m benches.evidence generated # one experiment
 
 Each keeps its finished steps below build/, so that an interrupted run goes on where it was.
 """
@@ -16,26 +16,25 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
-
-BENCHES = Path(__file__).resolve().parent
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """A program of this folder. quick: its flags for a short run, None if it has no such run. last: it needs
-    what the others have left."""
+    """A program, run as `python -m module`.
 
-    script: str
+    quick: its flags for a short run, None if it has no short run. last: it needs the records of the others.
+    """
+
+    module: str
     flags: tuple[str, ...] = ()
     quick: tuple[str, ...] | None = ("--quick",)
     last: bool = False
 
 
 EXPERIMENTS = {
-    "generated": Experiment("evidence_generated.py"),
-    "zh-en": Experiment("evidence_zh_en.py", ("--small", "--threads", "1"), None),
-    "plots": Experiment("evidence_plots.py", last=True),
+    "generated": Experiment("benches.evidence_generated"),
+    "zh-en": Experiment("benches.evidence_zh_en", ("--small", "--threads", "1"), None),
+    "plots": Experiment("benches.evidence_plots", last=True),
 }
 
 
@@ -57,9 +56,9 @@ def run(name: str, quick: bool) -> bool:
         print(f"{name}: has no quick run", flush=True)
         return False
     flags = one.quick if quick and one.quick is not None else one.flags
-    print(f"{name}: benches/{one.script} {' '.join(flags)}", flush=True)
+    print(f"{name}: python -m {one.module} {' '.join(flags)}", flush=True)
     start = time.monotonic()
-    process = subprocess.Popen([sys.executable, str(BENCHES / one.script), *flags])
+    process = subprocess.Popen([sys.executable, "-m", one.module, *flags])
     _, status, used = os.wait4(process.pid, 0)
     seconds, cpu = time.monotonic() - start, used.ru_utime + used.ru_stime
     told = f"failed ({os.waitstatus_to_exitcode(status)})" if status else "done"

@@ -1,8 +1,8 @@
 """Does the influence predict, and does the selection help? A generated language that a tiny model learns in seconds.
 
-    python benches/evidence_generated.py                     # every part; records into benches/record/
-    python benches/evidence_generated.py --parts datamodels  # one of them
-    python benches/evidence_generated.py --quick             # small sizes; recorded in build/ only
+    python -m benches.evidence_generated                     # every part; records into benches/record/
+    python -m benches.evidence_generated --parts datamodels  # one of them
+    python -m benches.evidence_generated --quick             # small sizes; recorded in build/ only
 
 Trains a small Llama on a base of clean rows, then on a pool with 20 % spoiled and 10 % nearly repeated ones, scores the
 pool by gdig and by the baselines, and trains the base again on many parts of the pool. Finished steps are kept in
@@ -14,24 +14,21 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.append(str(ROOT / "examples"))
-
 import torch
-from generated import scores
-from generated.predict import datamodels
-from generated.removal import counterfactuals
-from generated.selection import selections
-from generated.world import BASE, FULL, QUICK, TUNE, World
-from zh_en.measure import machine, provenance
-from zh_en.steps import Steps
+
+from benches.generated_language import scores
+from benches.generated_language.predict import datamodels
+from benches.generated_language.removal import counterfactuals
+from benches.generated_language.selection import selections
+from benches.generated_language.world import BASE, FULL, QUICK, TUNE, World
+from benches.shared.machine import ROOT, machine, provenance
+from benches.shared.steps import Steps
 
 PARTS: dict[str, Callable[[World], dict[str, Any]]] = {
     "datamodels": datamodels,

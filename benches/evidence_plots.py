@@ -1,7 +1,7 @@
 """Pictures of the records, for docs/: what the influence predicts, and what models trained on a selection can do.
 
-    python benches/evidence_plots.py           # benches/record/evidence-*.json into docs/*.svg
-    python benches/evidence_plots.py --quick   # the records of quick runs, into build/
+    python -m benches.evidence_plots           # benches/record/evidence-*.json into docs/*.svg
+    python -m benches.evidence_plots --quick   # the records of quick runs, into build/
 
 Needs matplotlib: pip install 'gdig[evidence]'. A record that is not there is left out, and said.
 """
@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
+from benches.shared.machine import ROOT
 
 SHOWN = (
     "ekfac 0.001, cosine", "ekfac 0.1, cosine", "ekfac 0.0001", "ekfac 0.001", "ekfac 0.01", "ekfac 0.1", "ekfac 1",

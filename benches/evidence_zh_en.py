@@ -3,7 +3,7 @@
 Trains checkpoints of five runs, scores a pool with 30 % spoiled rows by each of them in many ways, and trains on what
 the scores choose. The data are read by path and are no part of this project:
 
-    python benches/evidence_zh_en.py --data pairs.json   # a JSON list of src_lang, trg_lang, src_text, trg_text
+    python -m benches.evidence_zh_en --data pairs.json   # a JSON list of src_lang, trg_lang, src_text, trg_text
 
 Finished steps are kept in build/evidence_zh_en/, so that an interrupted run goes on where it was.
 """
@@ -15,24 +15,21 @@ import hashlib
 import json
 import os
 import random
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.append(str(ROOT / "examples"))  # the demo's AUROC serves here too
-
 import torch
 from transformers import PreTrainedTokenizerFast
-from zh_en.competence import ARMS, SMALL, Arm, checkpoint_scores, train_arms
-from zh_en.evidence import MAIN, Evidence, Trial
-from zh_en.evidence_tables import tables
-from zh_en.measure import machine, provenance
-from zh_en.pool import read_pairs, split_pairs, spoil, write_jsonl
-from zh_en.retrain import Retraining
-from zh_en.steps import Steps
+
+from benches.shared.machine import ROOT, machine, provenance
+from benches.shared.steps import Steps
+from benches.zh_en.competence import ARMS, SMALL, Arm, checkpoint_scores, train_arms
+from benches.zh_en.pool import read_pairs, split_pairs, spoil, write_jsonl
+from benches.zh_en.retrain import Retraining
+from benches.zh_en.trial_tables import tables
+from benches.zh_en.trials import MAIN, Evidence, Trial
 
 SETUP = {"training": 2000, "seeds": 128, "noisy_seeds": 64, "held": 240, "corrupted": 0.3, "seed": 0}
 SEED_SETS = [MAIN, ("small, clean then pool", 1), ("middle, clean", 3)]

@@ -1,7 +1,7 @@
 """The kernels and the sweep on a GPU, in one command of under ten minutes.
 
-    python benches/gpu.py                  # all of it; writes benches/record/gpu.json
-    python benches/gpu.py --rehearse       # the same road on the CPU, tiny: kernels interpreted, the sweep by reference
+    python -m benches.gpu                  # all of it; writes benches/record/gpu.json
+    python -m benches.gpu --rehearse       # the same road on the CPU, tiny: kernels interpreted, the sweep by reference
 
 First the kernels' checks run on the device; where one fails, nothing is measured. Then each kernel is set against its
 ceiling (bandwidth of a copy, cuBLAS), measured beside it, and the sweep against the plain forward and backward of the
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
-import importlib.util
 import json
 import os
 import platform
@@ -109,13 +108,11 @@ def main() -> int:
     # Read when Triton is imported, so before anything of gdig is.
     os.environ["TRITON_INTERPRET"] = "1" if arguments.rehearse else "0"
     os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")
-    sys.path.insert(0, str(ROOT / "benches"))
-    if importlib.util.find_spec("gdig") is None:
-        sys.path.insert(0, str(ROOT / "python"))
     import torch
-    from device.checks import run_checks
-    from device.kernels import measure_kernels
-    from device.sweeps import measure_sweep, sizes
+
+    from benches.gpu_parts.checks import run_checks
+    from benches.gpu_parts.kernels import measure_kernels
+    from benches.gpu_parts.sweeps import measure_sweep, sizes
 
     if not arguments.rehearse and not torch.cuda.is_available():
         parser.error("no CUDA device; --rehearse runs on the CPU")

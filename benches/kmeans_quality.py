@@ -1,6 +1,6 @@
 """How good is the result: inertia from our own start beside faiss's default and scikit-learn's, medians over seeds.
 
-    python benches/kmeans_quality.py               # writes benches/record/kmeans-quality.json
+    python -m benches.kmeans_quality               # writes benches/record/kmeans-quality.json
 
 Needs `pip install 'gdig[bench]'`. `gdig`, `faiss` and `scikit_learn` do the same number of iterations over all rows,
 each from its own start: k-means++ on a sample, random rows, greedy k-means++. `gdig_default` and `faiss_default` are
@@ -20,12 +20,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from kmeans import as_float32, inertia, machine, make
 from numpy.typing import NDArray
 
+from benches.kmeans import as_float32, inertia, make
+from benches.shared.machine import ROOT, core_machine
 from gdig import KMeans
 
-RECORD = Path(__file__).parent / "record" / "kmeans-quality.json"
+RECORD = ROOT / "benches" / "record" / "kmeans-quality.json"
 
 
 def gdig(store: Any, x: NDArray[np.float32], k: int, seed: int, iterations: int) -> NDArray[np.float32]:
@@ -70,7 +71,7 @@ def main() -> None:
     parser.add_argument("--methods", nargs="*", choices=names, default=names)
     parser.add_argument("--output", type=Path, default=RECORD)
     arguments = parser.parse_args()
-    record: dict[str, Any] = {"machine": machine(), "iterations": arguments.iterations, "tables": []}
+    record: dict[str, Any] = {"machine": core_machine(), "iterations": arguments.iterations, "tables": []}
     with tempfile.TemporaryDirectory() as directory:
         for dtype in ("float16", "int8"):
             store = make(Path(directory) / dtype, arguments.rows, arguments.dim, dtype)

@@ -1,8 +1,8 @@
 """Nearest neighbours by cosine: ours against faiss's exact search, from the same rows; by clusters, the recall.
 
-    python benches/neighbours.py --rows 200000 --faiss-queries 20000      # rows around 256 centres
-    python benches/neighbours.py --run runs/a                             # the sketches of a run
-    python benches/neighbours.py --rows 1000000 --no-exact                # the search by clusters alone
+    python -m benches.neighbours --rows 200000 --faiss-queries 20000      # rows around 256 centres
+    python -m benches.neighbours --run runs/a                             # the sketches of a run
+    python -m benches.neighbours --rows 1000000 --no-exact                # the search by clusters alone
 
 faiss searches float32 rows at unit length, which it gets for nothing here; ours reads float16 rows and scales them.
 Where faiss is given some of the rows as queries, against all rows, its time for all is that times rows / queries; ours
@@ -23,16 +23,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from kmeans import machine
 from numpy.typing import NDArray
-from passes.memory import resident, watch
 
+from benches.shared.machine import ROOT, core_machine
+from benches.shared.memory import resident, watch
 from gdig import _native
 from gdig.config.config import Config
 from gdig.selection import neighbours
 from gdig.store.sketches import SketchStore
 
-RECORD = Path(__file__).parent / "record" / "neighbours.json"
+RECORD = ROOT / "benches" / "record" / "neighbours.json"
 
 
 def make(n: int, dim: int) -> NDArray[np.float16]:
@@ -185,7 +185,7 @@ def main() -> None:
     x = sketches(arguments.run, arguments.rows) if arguments.run else make(arguments.rows or 200_000, arguments.dim)
     what = arguments.name or (arguments.run.name if arguments.run else "around 256 centres")
     sizes = {"rows": len(x), "dim": x.shape[1], "dtype": x.dtype.name, "k": arguments.k, "threads": arguments.threads}
-    entry: dict[str, Any] = {"machine": machine(), **sizes}
+    entry: dict[str, Any] = {"machine": core_machine(), **sizes}
     name = f"{what}, {len(x):,} x {x.shape[1]}"
     print(f"{name}, {x.dtype}, {arguments.threads} threads; load {os.getloadavg()[0]:.1f}", flush=True)
     truth = None

@@ -4,8 +4,8 @@ Splits the pairs, spoils 30 % of the candidates in four known ways, trains a tok
 `gdig select`, and prints for each kind how well each score tells clean rows from spoiled ones, how many of the rows
 chosen by each method are clean, and what it cost. The data are read by path and are no part of this project:
 
-    python benches/real_zh_en.py --data pairs.json          # a JSON list of src_lang, trg_lang, src_text, trg_text
-    python benches/real_zh_en.py --data pairs.json --quick  # a small sample, for a look
+    python -m benches.real_zh_en --data pairs.json          # a JSON list of src_lang, trg_lang, src_text, trg_text
+    python -m benches.real_zh_en --data pairs.json --quick  # a small sample, for a look
 """
 
 from __future__ import annotations
@@ -22,17 +22,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.append(str(ROOT / "examples"))  # the demo's AUROC and tokenizer serve here too
-
 import torch
-from zh_en.cosine import gradient_cosines
-from zh_en.measure import ALL, auroc_table, machine, markdown, provenance, read_scores, standard_error
-from zh_en.model import Recipe, train_model
-from zh_en.pool import CORRUPTIONS, read_pairs, split_pairs, write_jsonl
 
 import gdig
+from benches.shared.machine import ROOT, machine, provenance
+from benches.shared.tables import markdown
+from benches.zh_en.cosine import gradient_cosines
+from benches.zh_en.measure import ALL, auroc_table, read_scores, standard_error
+from benches.zh_en.model import Recipe, train_model
+from benches.zh_en.pool import CORRUPTIONS, read_pairs, split_pairs, write_jsonl
 
 METHODS = ("gdig", "top", "diverse", "loss", "random")
 

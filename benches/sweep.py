@@ -1,15 +1,15 @@
 """The sweep and the fit on the CPU beside a plain forward and backward of the same Hugging Face model, in one run.
 
-    python benches/sweep.py                                # every size; writes benches/record/sweep.json
-    python benches/sweep.py --sizes 100m --rounds 3        # its part of the record alone is replaced
-    python benches/sweep.py --quick                        # a toy, under a minute; nothing is recorded
-    python benches/sweep.py --sizes small --profile        # where the time goes, by operator and shape
+    python -m benches.sweep                                # every size; writes benches/record/sweep.json
+    python -m benches.sweep --sizes 100m --rounds 3        # its part of the record alone is replaced
+    python -m benches.sweep --quick                        # a toy, under a minute; nothing is recorded
+    python -m benches.sweep --sizes small --profile        # where the time goes, by operator and shape
 
 Rounds are interleaved (ours, plain, ours, plain, ...) in one process, because machines drift: a ratio is the median
 over rounds of the ratio inside a round. Memory is the high-water mark of the resident set of a process of its own for
 each pass, above what was resident when the model and all that is made ready before the clock lay there. Tokens per
 second count real tokens, not pads. Examples have random tokens, and lengths drawn from the pairs in --data, or
-generated like them. Peers (see passes/peers.py) run where they are installed: `pip install 'gdig[peers]'`.
+generated like them. Peers (see library_passes.py) run where they are installed: `pip install 'gdig[peers]'`.
 """
 
 from __future__ import annotations
@@ -26,38 +26,36 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.append(str(ROOT / "examples"))
-
 import torch
-from libraries.common import AbsentError, versions
-from passes import ours, peers
-from passes.inputs import SIZES, make_lengths, read_lengths
-from passes.memory import resident, watch
-from passes.plain import file_order, padding, rectangles
-from passes.report import against, difference, tables, targets
-from passes.trace import profile
-from zh_en.measure import machine, provenance
+
+from benches.libraries.common import AbsentError, versions
+from benches.shared.machine import ROOT, machine, provenance
+from benches.shared.memory import resident, watch
+from benches.sweep_parts import gdig_passes, library_passes
+from benches.sweep_parts.operator_trace import profile
+from benches.sweep_parts.plain_passes import file_order, padding, rectangles
+from benches.sweep_parts.random_examples import SIZES, make_lengths, read_lengths
+from benches.sweep_parts.sweep_tables import against, difference, tables, targets
 
 RECORD = ROOT / "benches" / "record" / "sweep.json"
 WARM_UP = 8  # examples passed before the clock runs
 
 PLAIN = ("plain, file order", "plain, sorted")
-PASSES: dict[str, Callable[[ours.Case], ours.Pass]] = {
-    "sketch": ours.sketch,
-    "plain, file order": ours.plain_file_order,
-    "scores at 0.99": ours.scores_energy,
-    "plain, sorted": ours.plain_sorted,
-    "scores, exact": ours.scores_full,
-    "256 seeds, third blocks": ours.scores_many,
-    "checkpoint, adapter": ours.checkpoint_adapter,
-    "checkpoint, whole": ours.checkpoint_whole,
-    "fit": ours.fit,
-    "bergson, scores": peers.bergson_scores,
-    "kronfluence, scores": peers.kronfluence_scores,
-    "loop, scores": peers.loop,
-    "bergson, fit": peers.bergson_fit,
-    "kronfluence, fit": peers.kronfluence_fit,
+PASSES: dict[str, Callable[[gdig_passes.Case], gdig_passes.Pass]] = {
+    "sketch": gdig_passes.sketch,
+    "plain, file order": gdig_passes.plain_file_order,
+    "scores at 0.99": gdig_passes.scores_energy,
+    "plain, sorted": gdig_passes.plain_sorted,
+    "scores, exact": gdig_passes.scores_full,
+    "256 seeds, third blocks": gdig_passes.scores_many,
+    "checkpoint, adapter": gdig_passes.checkpoint_adapter,
+    "checkpoint, whole": gdig_passes.checkpoint_whole,
+    "fit": gdig_passes.fit,
+    "bergson, scores": library_passes.bergson_scores,
+    "kronfluence, scores": library_passes.kronfluence_scores,
+    "loop, scores": library_passes.loop,
+    "bergson, fit": library_passes.bergson_fit,
+    "kronfluence, fit": library_passes.kronfluence_fit,
 }
 """In the order in which a round runs them: the plain passes stand among ours."""
 
@@ -105,7 +103,7 @@ def measure(arguments: argparse.Namespace, name: str) -> dict[str, Any]:
     """Everything about one size."""
     case = _case(arguments, name)
     size, examples = case.size, case.examples
-    ready: dict[str, ours.Pass] = {}
+    ready: dict[str, gdig_passes.Pass] = {}
     absent: dict[str, str] = {}
     first: dict[str, Any] = {}
     for one in _passes(arguments, name):
@@ -145,7 +143,7 @@ def measure(arguments: argparse.Namespace, name: str) -> dict[str, Any]:
         for one, times in seconds.items()
     }
     for one in SCORES & found.keys() if EXACT in found else ():
-        found[one]["against_exact"] = difference(ours.scores_of(first[one]), ours.scores_of(first[EXACT]))
+        found[one]["against_exact"] = difference(gdig_passes.scores_of(first[one]), gdig_passes.scores_of(first[EXACT]))
     if not arguments.no_memory:
         for one in [one for one in ready if name != "quick" or one in QUICK_MEMORY]:
             found[one]["memory"] = _in_its_own_process(arguments, name, one)
@@ -169,11 +167,11 @@ def measure(arguments: argparse.Namespace, name: str) -> dict[str, Any]:
     }
 
 
-def _case(arguments: argparse.Namespace, name: str) -> ours.Case:
+def _case(arguments: argparse.Namespace, name: str) -> gdig_passes.Case:
     size = SIZES[name]
     if arguments.examples is not None:
         size = replace(size, examples=arguments.examples)
-    return ours.Case(size, make_lengths(4_000) if arguments.lengths is None else arguments.lengths)
+    return gdig_passes.Case(size, make_lengths(4_000) if arguments.lengths is None else arguments.lengths)
 
 
 def _passes(arguments: argparse.Namespace, name: str) -> Sequence[str]:
@@ -195,7 +193,17 @@ def _memory_of(arguments: argparse.Namespace, name: str, one: str) -> dict[str, 
 
 
 def _in_its_own_process(arguments: argparse.Namespace, name: str, one: str) -> dict[str, float]:
-    command = [sys.executable, __file__, "--sizes", name, "--one", one, "--threads", str(arguments.threads)]
+    command = [
+        sys.executable,
+        "-m",
+        "benches.sweep",
+        "--sizes",
+        name,
+        "--one",
+        one,
+        "--threads",
+        str(arguments.threads),
+    ]
     command += ["--data", str(arguments.data)]
     command += [] if arguments.examples is None else ["--examples", str(arguments.examples)]
     result = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)

@@ -1,7 +1,7 @@
 """TAGCOS's matching pursuit beside its plain form, scikit-learn's, and random rows with the best weights.
 
-    python benches/tagcos.py                            # writes benches/record/tagcos.json
-    python benches/tagcos.py --run runs/a --name mine   # the sketches of a run
+    python -m benches.tagcos                            # writes benches/record/tagcos.json
+    python -m benches.tagcos --run runs/a --name mine   # the sketches of a run
 
 Rows are clustered first, by gdig's k-means. Ours goes through all clusters, and once more through some of them, whose
 other rows have no label (`ours_of_some`). The others are given these, in memory and at unit length, and take as many
@@ -29,20 +29,20 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from kmeans import machine
-from neighbours import Times, make, sketches
 from numpy.typing import NDArray
-from passes.memory import resident, watch
 from scipy.linalg import LinAlgError, cholesky, solve_triangular
 from scipy.optimize import nnls
 from sklearn.linear_model import OrthogonalMatchingPursuit
 
+from benches.neighbours import Times, make, sketches
+from benches.shared.machine import ROOT, core_machine
+from benches.shared.memory import resident, watch
 from gdig.kmeans import KMeans
 from gdig.selection.methods.tagcos import RIDGE, TOLERANCE, Pursued, pursue
 from gdig.store.sketches import INVALID_LABEL, SketchStore
 from gdig.store.tensor_file import write_tensors
 
-RECORD = Path(__file__).parent / "record" / "tagcos.json"
+RECORD = ROOT / "benches" / "record" / "tagcos.json"
 
 Rows = NDArray[np.float64]
 
@@ -203,7 +203,7 @@ def main() -> None:
     facts |= {"ended_early": found.ended_early, "residual": found.residual}
     record = json.loads(arguments.record.read_text()) if arguments.record.exists() else {}
     name = f"{what}, {len(x):,} x {x.shape[1]}, {found.clusters} clusters, {arguments.budget:.0%}"
-    record[name] = {"machine": machine(), **sizes, **facts, "results": results}
+    record[name] = {"machine": core_machine(), **sizes, **facts, "results": results}
     arguments.record.write_text(json.dumps(dict(sorted(record.items())), indent=2) + "\n")
 
 

@@ -18,8 +18,9 @@ os.environ.setdefault("TRITON_INTERPRET", "1")
 
 import pytest
 from hypothesis import settings
-from project_fixtures import Project, flags, make_project
 from transformers import PreTrainedTokenizerFast
+
+from tests.support.project_fixtures import Project, flags, make_project
 
 # How long an example takes says how busy the machine is, not whether the code is right.
 settings.register_profile("gdig", deadline=None)

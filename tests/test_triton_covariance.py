@@ -9,14 +9,14 @@ import torch
 
 pytest.importorskip("triton", reason="triton is not installed: it has no wheel for this platform")
 
-import cases_covariance as cases
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from triton_compile import SHARED_LIMIT, TENSOR_CORES, compile_elsewhere
 
 from gdig import ops
 from gdig.errors import ConfigError
 from gdig.kernels.covariance import triton as kernels
+from tests.support import cases_covariance as cases
+from tests.support.triton_compile import SHARED_LIMIT, TENSOR_CORES, compile_elsewhere
 
 CPU = torch.device("cpu")
 CHECKS = dict(cases.checks(CPU))
@@ -75,6 +75,6 @@ def test_a_split_fills_the_gpu_and_costs_no_more_than_it_gives():
 def test_pinned_configurations_compile_for_every_generation(arch):
     """Generation 8 is also that of GPUs with 99 KB of shared memory, which the pinned configurations fit."""
     for dtype in ("bfloat16", "float32"):
-        for report in compile_elsewhere("launch_covariance:pinned", arch, arguments=[dtype, arch // 10]):
+        for report in compile_elsewhere("tests.support.launch_covariance:pinned", arch, arguments=[dtype, arch // 10]):
             report.check(*([TENSOR_CORES[arch]] if report.kernel in ("_gram", "_squares") else []))
             assert arch != 80 or report.shared <= SHARED_LIMIT[86]

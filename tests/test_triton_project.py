@@ -7,14 +7,14 @@ import torch
 
 pytest.importorskip("triton", reason="triton is not installed: it has no wheel for this platform")
 
-import cases_project as cases
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from triton_compile import SHARED_LIMIT, TENSOR_CORES, compile_elsewhere
 
 from gdig import ops
 from gdig.errors import ConfigError
 from gdig.kernels.project.triton import split
+from tests.support import cases_project as cases
+from tests.support.triton_compile import SHARED_LIMIT, TENSOR_CORES, compile_elsewhere
 
 CPU = torch.device("cpu")
 CHECKS = dict(cases.checks(CPU))
@@ -107,6 +107,6 @@ def test_long_examples_are_split_between_programs():
 @pytest.mark.parametrize("arch", [80, 90, 100])
 def test_pinned_configurations_compile_for_every_generation(arch):
     """Generation 8 is also that of GPUs with 99 KB of shared memory, which the pinned configurations fit."""
-    for report in compile_elsewhere("launch_project:pinned", arch, arguments=[arch // 10]):
+    for report in compile_elsewhere("tests.support.launch_project:pinned", arch, arguments=[arch // 10]):
         report.check(*([TENSOR_CORES[arch]] if report.kernel in ("_blocks", "_inputs") else []))
         assert arch != 80 or report.shared <= SHARED_LIMIT[86]

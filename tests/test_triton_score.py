@@ -7,15 +7,15 @@ import torch
 
 pytest.importorskip("triton", reason="triton is not installed: it has no wheel for this platform")
 
-import cases_score as cases
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from triton_compile import SHARED_LIMIT, TENSOR_CORES, compile_elsewhere
 
 from gdig import ops
 from gdig.errors import ConfigError
 from gdig.kernels.score.prepared import chunk_of
 from gdig.ops import Segments
+from tests.support import cases_score as cases
+from tests.support.triton_compile import SHARED_LIMIT, TENSOR_CORES, compile_elsewhere
 
 CPU = torch.device("cpu")
 CHECKS = dict(cases.checks(CPU))
@@ -85,6 +85,6 @@ def test_groups_of_tokens_never_span_two_examples():
 @pytest.mark.parametrize("arch", [80, 90, 100])
 def test_pinned_configurations_compile_for_every_generation(arch):
     """Generation 8 is also that of GPUs with 99 KB of shared memory, which the pinned configurations fit."""
-    for report in compile_elsewhere("launch_score:pinned", arch, arguments=[arch // 10]):
+    for report in compile_elsewhere("tests.support.launch_score:pinned", arch, arguments=[arch // 10]):
         report.check(*([TENSOR_CORES[arch]] if report.kernel == "_products" else []))
         assert arch != 80 or report.shared <= SHARED_LIMIT[86]

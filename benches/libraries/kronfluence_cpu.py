@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from libraries.common import need
-from passes.plain import rectangles
 
+from benches.libraries.common import need
+from benches.sweep_parts.plain_passes import rectangles
 from gdig.data.tokens import IGNORED, Example
 
 Batch = dict[str, torch.Tensor]

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 from transformers.utils.logging import disable_progress_bar
-from zh_en.exact import DEFAULT, IDENTITY, Metric, exact_scores
-from zh_en.model import Recipe, encode, new_model, target_loss, train, train_tokenizer
-from zh_en.steps import Steps
 
+from benches.shared.steps import Steps
+from benches.zh_en.exact import DEFAULT, IDENTITY, Metric, exact_scores
+from benches.zh_en.model import Recipe, encode, new_model, target_loss, train, train_tokenizer
 from gdig.config.config import Config
 from gdig.data.tokens import Example
 

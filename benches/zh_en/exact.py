@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from zh_en.gradients import each_layer
 
+from benches.shared.gradients import each_layer
 from gdig.config.config import Config
 from gdig.data.tokens import Example
 from gdig.influence.curvature import Factors, fit_curvature, with_ones

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from zh_en.competence import Checkpoint
-from zh_en.exact import DEFAULT, IDENTITY
-from zh_en.measure import read_sweep
-from zh_en.steps import Steps
-from zh_en.variants import auroc_with_error, spearman
 
 import gdig
+from benches.shared.steps import Steps
+from benches.zh_en.competence import Checkpoint
+from benches.zh_en.exact import DEFAULT, IDENTITY
+from benches.zh_en.measure import read_sweep
+from benches.zh_en.variants import auroc_with_error, spearman
 from gdig.config.budget import Budget
 from gdig.config.config import Config
 from gdig.config.options import SelectOptions

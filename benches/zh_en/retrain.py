@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
-from zh_en.competence import Checkpoint
-from zh_en.model import Recipe, encode, target_loss, train
-from zh_en.steps import Steps
+
+from benches.shared.steps import Steps
+from benches.zh_en.competence import Checkpoint
+from benches.zh_en.model import Recipe, encode, target_loss, train
 
 RECIPE = Recipe(token_batch_size=2048, learning_rate=3e-4, schedule="cycle", steps=40)
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from demo import auroc
-from zh_en.exact import DEFAULT, IDENTITY
-from zh_en.pool import CORRUPTIONS
 
+from benches.zh_en.exact import DEFAULT, IDENTITY
+from benches.zh_en.pool import CORRUPTIONS
+from examples.demo import auroc
 from gdig.philox import stream_key
 
 RESAMPLES = 400
