@@ -25,10 +25,12 @@ def read_sweep(run: Path, *names: str) -> list[np.ndarray]:
 def read_scores(run: Path, cosine: np.ndarray, dot: np.ndarray, seed: int) -> dict[str, np.ndarray]:
     """Scores of every candidate, higher meaning better: by their names in the table, float64 [N].
 
-    `cosine` and `dot` [N] compare its gradient with the seeds' mean gradient (see zh_en.cosine).
+    `cosine` and `dot` [N] compare a row's gradient with the seeds' mean gradient (see zh_en.cosine).
     """
     influence, loss, tokens = read_sweep(run, "influence", "loss", "tokens")
+    mean_square = (influence.astype(np.float64) ** 2).mean(1)
     return {
+        "score": influence.mean(1, dtype=np.float64) / np.sqrt(mean_square),
         "mean influence": influence.mean(1, dtype=np.float64),
         "agreement": (influence > 0).mean(1),
         "low loss": -loss.astype(np.float64),
