@@ -47,8 +47,8 @@ def plain(x: NDArray[np.float32], budget: int) -> tuple[NDArray[np.int64], float
     start = time.perf_counter()
     for k in range(budget):
         mean = sums / max(1, k)
-        for part in range(0, len(z), 4_096):  # so that what is subtracted stays in the cache
-            (z[part : part + 4_096] - mean).max(1, out=best[part : part + 4_096])
+        for first_row in range(0, len(z), 4_096):  # so that what is subtracted stays in the cache
+            (z[first_row : first_row + 4_096] - mean).max(1, out=best[first_row : first_row + 4_096])
         best[rows] = -np.inf
         row = int(best.argmax())
         rows.append(row)
@@ -59,10 +59,10 @@ def plain(x: NDArray[np.float32], budget: int) -> tuple[NDArray[np.int64], float
 def write(x: NDArray[np.float32], directory: Path, rows_per_shard: int = 16_384) -> SketchStore:
     store = SketchStore.create(directory, 1, rows_per_shard=rows_per_shard)
     for shard, start in enumerate(range(0, len(x), rows_per_shard)):
-        part = x[start : start + rows_per_shard]
-        n = len(part)
+        block = x[start : start + rows_per_shard]
+        n = len(block)
         columns = {"loss": np.zeros(n, np.float32), "tokens": np.ones(n, np.int32), "valid": np.ones(n, bool)}
-        store.write_shard(shard, {"sketch": np.zeros((n, 1), np.float32), "influence": part, **columns})
+        store.write_shard(shard, {"sketch": np.zeros((n, 1), np.float32), "influence": block, **columns})
     return store
 
 
@@ -74,9 +74,9 @@ def bench(kind: str, arguments: argparse.Namespace, directory: Path) -> dict[str
     times = []
     for _ in range(arguments.repeats):
         start = time.perf_counter()
-        found = greedy(store, arguments.budget)
+        picked = greedy(store, arguments.budget)
         times.append(time.perf_counter() - start)
-    if not np.array_equal(found.rows[: arguments.plain], picks):
+    if not np.array_equal(picked.rows[: arguments.plain], picks):
         raise SystemExit(f"{kind}: the picks differ from those of the plain form")
     whole = seconds * arguments.budget / arguments.plain
     spread = {"median": statistics.median(times), "min": min(times), "max": max(times), "n": len(times)}
@@ -85,7 +85,7 @@ def bench(kind: str, arguments: argparse.Namespace, directory: Path) -> dict[str
     return {
         "seconds": spread,
         "plain": {"picks": arguments.plain, "seconds": seconds, "seconds_for_all_extrapolated": whole},
-        "seeds_served": len(np.unique(found.seeds)),
+        "seeds_served": len(np.unique(picked.seeds)),
     }
 
 

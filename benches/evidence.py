@@ -51,29 +51,29 @@ def main() -> None:
 
 def run(name: str, quick: bool) -> bool:
     """Run one experiment; say how long it took, on the clock and of the processor. Returns whether it failed."""
-    one = EXPERIMENTS[name]
-    if quick and one.quick is None:
+    experiment = EXPERIMENTS[name]
+    if quick and experiment.quick is None:
         print(f"{name}: has no quick run", flush=True)
         return False
-    flags = one.quick if quick and one.quick is not None else one.flags
-    print(f"{name}: python -m {one.module} {' '.join(flags)}", flush=True)
+    flags = experiment.quick if quick and experiment.quick is not None else experiment.flags
+    print(f"{name}: python -m {experiment.module} {' '.join(flags)}", flush=True)
     start = time.monotonic()
-    process = subprocess.Popen([sys.executable, "-m", one.module, *flags])
+    process = subprocess.Popen([sys.executable, "-m", experiment.module, *flags])
     _, status, used = os.wait4(process.pid, 0)
     seconds, cpu = time.monotonic() - start, used.ru_utime + used.ru_stime
-    told = f"failed ({os.waitstatus_to_exitcode(status)})" if status else "done"
-    print(f"{name}: {told}, {seconds:.0f} s, {cpu:.0f} s of the processor", flush=True)
+    outcome = f"failed ({os.waitstatus_to_exitcode(status)})" if status else "done"
+    print(f"{name}: {outcome}, {seconds:.0f} s, {cpu:.0f} s of the processor", flush=True)
     return status != 0
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    known = ", ".join(EXPERIMENTS)
-    parser.add_argument("experiments", nargs="*", metavar="EXPERIMENT", help=f"of {known} (default: all)")
+    names = ", ".join(EXPERIMENTS)
+    parser.add_argument("experiments", nargs="*", metavar="EXPERIMENT", help=f"of {names} (default: all)")
     parser.add_argument("--quick", action="store_true", help="small sizes, in three minutes together")
     arguments = parser.parse_args()
     if unknown := set(arguments.experiments) - EXPERIMENTS.keys():
-        parser.error(f"expected some of {known}, got {', '.join(sorted(unknown))}")
+        parser.error(f"expected some of {names}, got {', '.join(sorted(unknown))}")
     return arguments
 
 

@@ -31,7 +31,7 @@ from benches.zh_en.retrain import Retraining
 from benches.zh_en.trial_tables import tables
 from benches.zh_en.trials import MAIN, Evidence, Trial
 
-SETUP = {"training": 2000, "seeds": 128, "noisy_seeds": 64, "held": 240, "corrupted": 0.3, "seed": 0}
+SETUP = {"training": 2000, "seeds": 128, "noisy_seeds": 64, "held": 240, "corrupted": 0.3, "random_seed": 0}
 SEED_SETS = [MAIN, ("small, clean then pool", 1), ("middle, clean", 3)]
 """Checkpoints by which the choice of the seeds is judged."""
 TRIALS = [
@@ -58,8 +58,8 @@ def main() -> None:
         "setup": SETUP,
     }
     arms = [arm for arm in ARMS if not arguments.small or arm.recipe.hidden_size == SMALL.hidden_size]
-    for part, found in measure(steps, rows, arms, TRIALS[: 4 if arguments.small else None]):
-        record[part] = found
+    for part, results in measure(steps, rows, arms, TRIALS[: 4 if arguments.small else None]):
+        record[part] = results
         record["setup"] = SETUP | {"arms": [asdict(arm) for arm in arms]}
         record["seconds"] = steps.all_seconds()
         arguments.record.parent.mkdir(parents=True, exist_ok=True)
@@ -72,14 +72,14 @@ def measure(
 ) -> Iterator[tuple[str, Any]]:
     """Each part of the record as it comes."""
     for number, arm in enumerate(arms, 1):  # one after the other: an interrupted run has whole arms
-        kept = train_arms(steps, rows, arms[:number])
-        for epoch in arm.kept:
-            checkpoint_scores(steps, arm, kept[arm.name, epoch], rows)
-    evidence = Evidence(steps, rows, kept, SETUP["seeds"])
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(kept[MAIN].path)
+        checkpoints = train_arms(steps, rows, arms[:number])
+        for epoch in arm.epochs:
+            checkpoint_scores(steps, arm, checkpoints[arm.name, epoch], rows)
+    evidence = Evidence(steps, rows, checkpoints, SETUP["seeds"])
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(checkpoints[MAIN].path)
     yield "competence", evidence.competence()
     yield "inverses", evidence.inverses()
-    yield "seeds", evidence.seed_sets([name for name in SEED_SETS if name in kept])
+    yield "seeds", evidence.seed_sets([name for name in SEED_SETS if name in checkpoints])
     yield "command", evidence.command()
     yield "selections", evidence.selections(Retraining(steps, rows, tokenizer), trials)
 
@@ -87,8 +87,8 @@ def measure(
 def write_rows(data: Path, folder: Path) -> dict[str, Path]:
     """Write the parts of the pairs. The file of seeds ends with spoiled copies of its first rows."""
     s: dict[str, Any] = SETUP
-    split = split_pairs(read_pairs(data), s["training"], s["seeds"], s["corrupted"], s["seed"], s["held"])
-    noisy = spoil(split.seeds[: s["noisy_seeds"]], 1.0, random.Random(s["seed"]))
+    split = split_pairs(read_pairs(data), s["training"], s["seeds"], s["corrupted"], s["random_seed"], s["held"])
+    noisy = spoil(split.seeds[: s["noisy_seeds"]], 1.0, random.Random(s["random_seed"]))
     split.seeds.extend(noisy)
     folder.mkdir(parents=True, exist_ok=True)
     files = {name: folder / f"{name}.jsonl" for name in vars(split)}

@@ -32,9 +32,9 @@ RECORD = ROOT / "benches" / "record" / "kmeans.json"
 BLOCK = 65_536
 
 
-def make(directory: Path, rows: int, dim: int, dtype: str, seed: int = 0) -> SketchStore:
+def make(directory: Path, rows: int, dim: int, dtype: str, random_seed: int = 0) -> SketchStore:
     """Rows around 2,000 centres, so wide that each has several near ones: as hard as sketches of gradients are."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(random_seed)
     centers = rng.standard_normal((2_000, dim), dtype=np.float32) / 2
     with SketchStore.create(directory, dim, dtype=dtype, rows_per_shard=131_072) as store:
         for start in range(0, rows, BLOCK):
@@ -73,13 +73,13 @@ def bench(arguments: argparse.Namespace, rows: int, k: int, dtype: str, director
             data = torch.from_numpy(x).to(torch.bfloat16)
         methods[peer] = partial(getattr(kmeans_libraries, peer), data)
     seconds: dict[str, list[float]] = {name: [] for name in methods}
-    found: dict[str, float] = {}
+    inertias: dict[str, float] = {}
     for _ in range(arguments.repeats):
         for name, method in methods.items():
             time_, centers = method(start=start, iterations=arguments.iterations, threads=arguments.threads)
             seconds[name].append(time_)
-            if name not in found:
-                found[name] = inertia(x, centers)
+            if name not in inertias:
+                inertias[name] = inertia(x, centers)
     lines = {}
     for name, times in seconds.items():
         median = statistics.median(times)
@@ -87,7 +87,7 @@ def bench(arguments: argparse.Namespace, rows: int, k: int, dtype: str, director
             "seconds": {"median": median, "min": min(times), "max": max(times), "n": len(times)},
             "mega_points_per_second": rows / median / 1e6,
             "gflops": 2 * rows * k * arguments.dim / median / 1e9,
-            "inertia": found[name],
+            "inertia": inertias[name],
         }
     reference = lines.get("faiss", lines["gdig"])["seconds"]["median"]
     print(f"\n{dtype}, {rows} x {arguments.dim}, K = {k}, {arguments.threads} threads")

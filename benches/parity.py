@@ -67,10 +67,12 @@ def main() -> None:
             sides = {name: Sides(project, name, **options) for name, options in stored_scores.PEERS.items()}
             cases = stored_scores.TESTED
             try:
-                found = {case.name: {name: side.scores(case) for name, side in sides.items()} for case in cases}
+                scores_by_case = {
+                    case.name: {name: side.scores(case) for name, side in sides.items()} for case in cases
+                }
             except AbsentError as error:
                 raise SystemExit(str(error)) from None
-        stored_scores.write_expectations(arguments.expectations, found, versions())
+        stored_scores.write_expectations(arguments.expectations, scores_by_case, versions())
         print(f"written: {arguments.expectations}")
         return
     began = time.perf_counter()
@@ -120,7 +122,7 @@ class Sides:
 def _cases(project: Project, absent: dict[str, str]) -> dict[str, Any]:
     libraries = {name: Sides(project, name) for name in SIDES}
     libraries[parity_tables.WIDE[1]] = Sides(project, "kronfluence", dtype=torch.float64)
-    found: dict[str, Any] = {}
+    results: dict[str, Any] = {}
     for case in CASES:
         sides = {
             parity_tables.EXACT: gdig_scores.scores(project, case, **gdig_scores.FULL),
@@ -138,12 +140,12 @@ def _cases(project: Project, absent: dict[str, str]) -> dict[str, Any]:
             except InexpressibleError as error:
                 cannot[name] = str(error)
         print(f"{project.kind}, {case.name}", file=sys.stderr, flush=True)
-        found[case.name] = {"inexpressible": cannot, "compared": parity_tables.compare_all(sides)}
-    return found
+        results[case.name] = {"inexpressible": cannot, "compared": parity_tables.compare_all(sides)}
+    return results
 
 
 def _unmatched(project: Project) -> dict[str, Any]:
-    found = {}
+    results = {}
     for name, (kind, side, case, how) in UNMATCHED.items():
         if kind != project.kind:
             continue
@@ -152,8 +154,8 @@ def _unmatched(project: Project) -> dict[str, Any]:
         except AbsentError:
             continue
         compared = parity_tables.compare(other, gdig_scores.scores(project, case, **gdig_scores.FULL))
-        found[name] = {"model": kind, "case": case.name, **compared}
-    return found
+        results[name] = {"model": kind, "case": case.name, **compared}
+    return results
 
 
 def _json(record: dict[str, Any]) -> str:

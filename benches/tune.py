@@ -141,30 +141,30 @@ def main() -> int:
     context = multiprocessing.get_context("spawn")
     if arguments.dry_run:
         with ProcessPoolExecutor(arguments.jobs, context) as pool:
-            found = survivors(pool, modules, numbers, arguments.archs, arguments.most)
-        for (key, arch), good in sorted(found.items()):
+            good_configs = survivors(pool, modules, numbers, arguments.archs, arguments.most)
+        for (key, arch), good in sorted(good_configs.items()):
             print(f"sm_{arch} {' '.join(key)}: {len(good)} candidates left", flush=True)
         return 0
     device = torch.device("cuda:0")
     major, minor = torch.cuda.get_device_capability(device)
     with ProcessPoolExecutor(arguments.jobs, context) as pool:
-        found = survivors(pool, modules, numbers, [10 * major + minor], arguments.most)
+        good_configs = survivors(pool, modules, numbers, [10 * major + minor], arguments.most)
     asking = defaultdict(list)
     for work in works(device):
         for key in keys_of(work) if module_of(work.operation) else []:
             asking[key].append(work)
     after = dict(before)
-    for done, ((key, _), good) in enumerate(found.items()):
-        stop = time.monotonic() + (end - time.monotonic()) / (len(found) - done)
+    for done, ((key, _), good) in enumerate(good_configs.items()):
+        stop = time.monotonic() + (end - time.monotonic()) / (len(good_configs) - done)
         best, gain = fastest(key, modules[key], good, asking[key], device, stop)
         if best is not None:
             old = before.get((*key, generation(device)))
             print(f"CHANGED {' '.join(key)}: {old} -> {best}, {gain:.2f} times as fast", flush=True)
             after[key[0], key[1], generation(device)] = best
     if after != before:
-        part = PINNED.with_name(PINNED.name + ".part")
-        part.write_text(table(after))
-        part.replace(PINNED)
+        unfinished = PINNED.with_name(PINNED.name + ".part")
+        unfinished.write_text(table(after))
+        unfinished.replace(PINNED)
     print(f"{sum(after[key] != before.get(key) for key in after)} of {len(after)} configurations changed", flush=True)
     return 0
 

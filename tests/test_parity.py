@@ -1,6 +1,6 @@
 """gdig's scores against what kronfluence and bergson gave on the same small model: stored, so neither is needed here.
 
-`python -m benches.parity --write-expectations` makes the file again; benches/parity.py compares more, side by side.
+`python -m benches.parity --write-expectations` makes the file again; benches.parity compares more, side by side.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A generated translation language of five skills, and a pool of it with known faults, all drawn from one seed.
+"""A generated translation language of five skills, and a pool with known faults. One random seed draws all of it.
 
 The source is a small English, the target an invented language. What the target of a source is, the grammar alone says:
 
@@ -70,15 +70,15 @@ class Corpus:
 class Language:
     """Dictionary and grammar; `known` of each kind's words, the more frequent ones, are used (1: all)."""
 
-    def __init__(self, seed: int, known: float = 1.0) -> None:
-        rng = random.Random(f"dictionary {seed}")
+    def __init__(self, random_seed: int, share_of_words: float = 1.0) -> None:
+        rng = random.Random(f"dictionary {random_seed}")
         stems = [*NOUNS, *VERBS, *ADJECTIVES, *PREPOSITIONS, *DAYS]
         self.words = dict(zip(stems, _invent(rng, len(stems)), strict=True))
         self.noun_class = {noun: rng.randrange(3) for noun in NOUNS}
         self._kinds = {}
         for kind in (NOUNS, VERBS, ADJECTIVES, PREPOSITIONS):
             order = rng.sample(kind, len(kind))  # by falling frequency
-            self._kinds[id(kind)] = order[: max(2, round(known * len(order)))] if len(order) > 4 else order
+            self._kinds[id(kind)] = order[: max(2, round(share_of_words * len(order)))] if len(order) > 4 else order
 
     @property
     def vocabulary(self) -> list[str]:
@@ -118,14 +118,14 @@ class Language:
         return f"{when} on {day}", f"{self.words[day]} {hour or 12} : {minute:02d}"
 
     def _order(self, rng: random.Random) -> tuple[str, str]:
-        parts, target = [], []
+        phrases, target = [], []
         for _ in range(2):
             noun = self._pick(rng, NOUNS)
             adjective = self._pick(rng, ADJECTIVES) if rng.random() < 0.7 else ""
-            parts.append(" ".join(filter(None, ("the", adjective, noun))))
+            phrases.append(" ".join(filter(None, ("the", adjective, noun))))
             target.append(" ".join(filter(None, (self.words[noun], self.words.get(adjective)))))
         verb = self._pick(rng, VERBS)
-        source = f"{parts[0]} {_form(verb, 's')} {parts[1]}"
+        source = f"{phrases[0]} {_form(verb, 's')} {phrases[1]}"
         sentence = f"{target[0]} {target[1]} {self.words[verb]}"
         if rng.random() < 0.5:
             preposition, place = rng.choice(PREPOSITIONS), self._pick(rng, NOUNS)
@@ -159,7 +159,7 @@ def make_corpus(
     test: int = 300,
     corrupted: float = 0.2,
     duplicated: float = 0.1,
-    seed: int = 0,
+    random_seed: int = 0,
 ) -> Corpus:
     """Draw every part; sizes in rows, `corrupted` and `duplicated` in shares of the pool.
 
@@ -167,7 +167,11 @@ def make_corpus(
     CORRUPTIONS, each as often (up to one). Rows of a family of near-duplicates, the first of which is called clean,
     share a `family`, which is the number of their first row; five of six rows of a family are duplicates.
     """
-    rng, language, small = random.Random(f"rows {seed}"), Language(seed), Language(seed, known=2 / 3)
+    rng, language, small = (
+        random.Random(f"rows {random_seed}"),
+        Language(random_seed),
+        Language(random_seed, share_of_words=2 / 3),
+    )
     taken: set[str] = set()
 
     def draw(language: Language, n: int) -> list[Row]:
@@ -180,7 +184,7 @@ def make_corpus(
                 rows.append(_row(rng, source, target, skill))
         return rows
 
-    parts = {"seeds": draw(language, seeds), "test": draw(language, test), "base": draw(small, base)}
+    clean_parts = {"seeds": draw(language, seeds), "test": draw(language, test), "base": draw(small, base)}
     n_bad, n_again = round(corrupted * pool), round(duplicated * pool)
     rows = draw(language, pool - n_again)
     rng.shuffle(rows)
@@ -196,7 +200,7 @@ def make_corpus(
     first: dict[str, int] = {}
     for number, row in enumerate(rows):
         row["family"] = first.setdefault(row["source"], number)
-    return Corpus(pool=rows, **parts)
+    return Corpus(pool=rows, **clean_parts)
 
 
 def write_jsonl(path: Path, rows: Sequence[Row]) -> None:

@@ -20,14 +20,17 @@ def datamodels(world: World) -> dict[str, Any]:
     auroc: the chance that a sound row's score is higher than a spoiled one's.
     """
     size = world.size
-    members = halves(size.pool, size.subsets, world.seed)
+    members = halves(size.pool, size.subsets, world.random_seed)
     runs = []
     for repeat in range(size.repeats):
-        rows, seeds = [np.flatnonzero(m) for m in members], [1000 * (repeat + 1) + i for i in range(size.subsets)]
-        runs.append(world.outcomes(f"halves, repetition {repeat}", rows, seeds))
-    loss = {part: np.mean([run[part] for run in runs], 0) for part in ("seeds", "test")}
-    each = Datamodel(members, -loss["seeds"], world.seed)
-    pooled = {part: Datamodel(members, -loss[part].mean(1, keepdims=True), world.seed) for part in loss}
+        rows, random_seeds = (
+            [np.flatnonzero(m) for m in members],
+            [1000 * (repeat + 1) + i for i in range(size.subsets)],
+        )
+        runs.append(world.outcomes(f"halves, repetition {repeat}", rows, random_seeds))
+    loss = {split: np.mean([run[split] for run in runs], 0) for split in ("seeds", "test")}
+    each = Datamodel(members, -loss["seeds"], world.random_seed)
+    pooled = {split: Datamodel(members, -loss[split].mean(1, keepdims=True), world.random_seed) for split in loss}
 
     spoiled = np.isin(world.column("pool", "fault"), CORRUPTIONS)
     reference, resampled = each.correlations(influence(world, DEFAULT)["influence"])
@@ -39,7 +42,9 @@ def datamodels(world: World) -> dict[str, Any]:
         return {
             "lds": Interval.of(values.mean(), again).rounded(),
             "against the default": Interval.of(values.mean() - reference.mean(), again - resampled).rounded(),
-            "by skill": {str(one): round(float(values[skills == one].mean()), 3) for one in dict.fromkeys(skills)},
+            "by skill": {
+                str(skill): round(float(values[skills == skill].mean()), 3) for skill in dict.fromkeys(skills)
+            },
             "mean of seeds": pooled["seeds"].score(mean).rounded(),
             "mean of test": pooled["test"].score(mean).rounded(),
             "auroc": round(auroc(mean[~spoiled], mean[spoiled]), 4),
@@ -47,15 +52,15 @@ def datamodels(world: World) -> dict[str, Any]:
 
     methods: dict[str, Any] = {}
     for variant in wanted(world):
-        found = influence(world, variant)
-        methods[variant.name] = judged(found["influence"])
-        if variant.name in COSINES and np.isfinite(found["length"]).all():
-            methods[f"{variant.name}, cosine"] = judged(found["influence"] / found["length"][:, None])
+        scores = influence(world, variant)
+        methods[variant.name] = judged(scores["influence"])
+        if variant.name in COSINES and np.isfinite(scores["length"]).all():
+            methods[f"{variant.name}, cosine"] = judged(scores["influence"] / scores["length"][:, None])
     methods |= {name: judged(scores) for name, scores in baselines(world).items()}
     ways = {}
     for variant in wanted(world, REDUCED):
         ways[variant.name] = {
-            way: {part: pooled[part].score(score).rounded() for part in pooled}
+            way: {split: pooled[split].score(score).rounded() for split in pooled}
             | {"auroc": round(auroc(score[~spoiled], score[spoiled]), 4)}
             for way, score in reductions(influence(world, variant)).items()
         }
@@ -63,7 +68,7 @@ def datamodels(world: World) -> dict[str, Any]:
         "subsets": size.subsets,
         "trainings of each": size.repeats,
         "noise": _noise(members, runs, world) if size.repeats > 1 else None,
-        "loss": {part: _spread(loss[part]) for part in loss},
+        "loss": {split: _spread(loss[split]) for split in loss},
         "methods": methods,
         "ways to make one score": ways,
     }
@@ -78,17 +83,17 @@ def _noise(members: np.ndarray, runs: list[dict[str, np.ndarray]], world: World)
 
     The ceiling is the correlation of the mean of R trainings with their expectation, by Spearman and Brown's formula.
     """
-    found: dict[str, Any] = {}
+    noise: dict[str, Any] = {}
     for name, of in _TARGETS.items():
         first, rest = -of(runs[0]), -np.mean([of(run) for run in runs[1:]], 0)
-        values, again = Datamodel(members, first, world.seed).compare(Ranked(rest))
+        values, again = Datamodel(members, first, world.random_seed).compare(Ranked(rest))
         agreement = Interval.of(values.mean(), again)
         r = max(0.0, agreement.value)
-        found[name] = {
+        noise[name] = {
             "agreement of two trainings": agreement.rounded(),
             "ceiling": round((len(runs) * r / (1 + (len(runs) - 1) * r)) ** 0.5, 4),
         }
-    return found
+    return noise
 
 
 _TARGETS: dict[str, Callable[[dict[str, np.ndarray]], np.ndarray]] = {

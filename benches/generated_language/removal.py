@@ -27,11 +27,11 @@ def counterfactuals(world: World) -> dict[str, Any]:
     every = np.arange(size.pool)
     fault = world.column("pool", "fault")
     spoiled = ~np.isin(fault, ("clean", "duplicate"))
-    found: dict[str, Any] = {}
+    removals: dict[str, Any] = {}
     for end, share in SHARES:
         count = max(1, round(share * size.pool))
         gone = {name: (o[:count] if end == "best" else o[-count:]) for name, o in order.items()}
-        rng = np.random.default_rng([world.seed, count])
+        rng = np.random.default_rng([world.random_seed, count])
         drawn = [rng.permutation(size.pool)[:count] for _ in range(size.draws)]
         reference = world.outcomes(
             f"without random {share:g}", [np.setdiff1d(every, rows) for rows in drawn for _ in range(size.runs)],
@@ -43,29 +43,31 @@ def counterfactuals(world: World) -> dict[str, Any]:
         for i, (name, rows) in enumerate(gone.items()):
             own = slice(i * size.runs, (i + 1) * size.runs)
             table[name] = {
-                part: _difference(outcomes[part][own], reference[part], world.seed).rounded()
-                for part in ("seeds", "test")
+                split: _difference(outcomes[split][own], reference[split], world.random_seed).rounded()
+                for split in ("seeds", "test")
             } | {"spoiled among them": round(float(spoiled[rows].mean()), 4)}
-        found[f"{end} {share:.0%}"] = {
+        removals[f"{end} {share:.0%}"] = {
             "rows": count,
-            "loss without random rows": {part: round(float(reference[part].mean()), 4) for part in ("seeds", "test")},
+            "loss without random rows": {
+                split: round(float(reference[split].mean()), 4) for split in ("seeds", "test")
+            },
             "methods": table,
         }
-    return {"trainings of each": size.runs, "random removals": size.draws, "removed": found}
+    return {"trainings of each": size.runs, "random removals": size.draws, "removed": removals}
 
 
 def row_scores(world: World) -> dict[str, np.ndarray]:
     """One score [N] a row: the mean over the seeds, and for gdig's default the other ways too."""
-    found = {v.name: influence(world, v)["influence"].astype(np.float64).mean(1) for v in wanted(world, METHODS)}
+    scores = {v.name: influence(world, v)["influence"].astype(np.float64).mean(1) for v in wanted(world, METHODS)}
     ways = reductions(influence(world, DEFAULT))
-    found |= {f"{DEFAULT.name}, {way}": score for way, score in ways.items() if way in WAYS}
+    scores |= {f"{DEFAULT.name}, {way}": score for way, score in ways.items() if way in WAYS}
     base = baselines(world)
-    return found | {name: base[name].astype(np.float64).reshape(len(base[name]), -1).mean(1) for name in BASELINES}
+    return scores | {name: base[name].astype(np.float64).reshape(len(base[name]), -1).mean(1) for name in BASELINES}
 
 
-def _difference(loss: np.ndarray, reference: np.ndarray, seed: int) -> Interval:
+def _difference(loss: np.ndarray, reference: np.ndarray, random_seed: int) -> Interval:
     """Mean of loss [R, S] minus that of reference [Q, S]; examples, runs and references resampled."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(random_seed)
     again = [
         loss[rng.integers(0, len(loss), len(loss))][:, chosen].mean()
         - reference[rng.integers(0, len(reference), len(reference))][:, chosen].mean()

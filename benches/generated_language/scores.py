@@ -73,9 +73,9 @@ def influence(world: World, variant: Variant) -> dict[str, np.ndarray]:
         run = world.steps.folder / "runs" / variant.name
         shutil.rmtree(run, ignore_errors=True)
         gdig.sweep(**options, run_path=run)
-        found = read_sweep(run, "influence", "loss")
+        tensors = read_sweep(run, "influence", "loss")
         config = Config.build(options | {"run_path": str(run)})
-        return found | {"length": _lengths(config, run, world.examples["pool"])}
+        return tensors | {"length": _lengths(config, run, world.examples["pool"])}
 
     return world.steps.arrays(f"gdig {variant.name}", [world.asked, variant.options, variant.base, model.name], make)
 
@@ -103,14 +103,14 @@ def baselines(world: World) -> dict[str, np.ndarray]:
     """Scores by name: [N, S], or [N] where they know no seed."""
 
     def make() -> dict[str, np.ndarray]:
-        found = gradient_baselines(world)
+        scores = gradient_baselines(world)
         texts = [row["prompt"] + row["completion"] for row in world.corpus.pool]
         bm25 = Bm25(texts)
-        found["BM25"] = np.stack([bm25.scores(row["prompt"] + row["completion"]) for row in world.corpus.seeds], 1)
+        scores["BM25"] = np.stack([bm25.scores(row["prompt"] + row["completion"]) for row in world.corpus.seeds], 1)
         loss = influence(world, DEFAULT)["loss"].astype(np.float64)
-        found["low loss"], found["high loss"] = -loss, loss
-        found["random"] = np.random.default_rng(world.seed).random((len(texts), len(world.corpus.seeds)))
-        return found
+        scores["low loss"], scores["high loss"] = -loss, loss
+        scores["random"] = np.random.default_rng(world.random_seed).random((len(texts), len(world.corpus.seeds)))
+        return scores
 
     return world.steps.arrays("baselines", [world.asked, 2], make)
 
@@ -124,7 +124,7 @@ def gradient_baselines(world: World) -> dict[str, np.ndarray]:
     config = Config.build(run_options(world, world.checkpoint("pool", world.full)) | {"filter_modules": ALL_LINEARS})
     pool, seeds = (torch.cat(_gradients(config, world.examples[part]), 1) for part in ("pool", "seeds"))
     direct = torch.nn.functional.normalize(seeds, dim=1)
-    first, second = _moments(pool, world.seed)
+    first, second = _moments(pool, world.random_seed)
     adam = torch.empty(len(pool), len(seeds))
     for i in range(0, len(pool), 256):
         g = pool[i : i + 256]
@@ -134,9 +134,9 @@ def gradient_baselines(world: World) -> dict[str, np.ndarray]:
     return {"gradient cosine": plain.numpy(), "LESS cosine": adam.numpy()}
 
 
-def _moments(gradients: torch.Tensor, seed: int, epochs: int = 3) -> tuple[torch.Tensor, torch.Tensor]:
+def _moments(gradients: torch.Tensor, random_seed: int, epochs: int = 3) -> tuple[torch.Tensor, torch.Tensor]:
     """Adam's moments, bias corrected, after some epochs of batches of 32."""
-    rng, n = np.random.default_rng(seed), len(gradients)
+    rng, n = np.random.default_rng(random_seed), len(gradients)
     first, second = torch.zeros(gradients.shape[1]), torch.zeros(gradients.shape[1])
     steps = 0
     for _ in range(epochs):
@@ -152,13 +152,13 @@ def _moments(gradients: torch.Tensor, seed: int, epochs: int = 3) -> tuple[torch
 def _gradients(config: Config, examples: list[Example]) -> list[torch.Tensor]:
     """Each layer's gradients, [N, O J]."""
     model = load_model(config)
-    found = [torch.empty(len(examples), layer.out_features * layer.width) for layer in model.layers]
+    gradients = [torch.empty(len(examples), layer.out_features * layer.width) for layer in model.layers]
 
     def keep(index: int, rows: torch.Tensor, a: torch.Tensor, d: torch.Tensor) -> None:
-        found[index][rows] = (d.mT @ a).flatten(1)
+        gradients[index][rows] = (d.mT @ a).flatten(1)
 
     each_layer(GradientPass(model, config.loss_reduction), examples, keep, 4096)
-    return found
+    return gradients
 
 
 def _lengths(config: Config, run: Path, examples: list[Example]) -> np.ndarray:
@@ -180,9 +180,9 @@ def _lengths(config: Config, run: Path, examples: list[Example]) -> np.ndarray:
     return total.sqrt().numpy()
 
 
-def reductions(found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def reductions(scores: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Ways to make one score [N] of a row out of its influence on each seed."""
-    x, length = found["influence"].astype(np.float64), found["length"]
+    x, length = scores["influence"].astype(np.float64), scores["length"]
     ranks = x.argsort(0).argsort(0) / (len(x) - 1)
     ways = {
         "mean": x.mean(1),

@@ -51,27 +51,29 @@ def selections(world: World) -> dict[str, Any]:
     size = world.size
     steps = round(EPOCHS * size.pool / TUNE.batch_size)
     whole = [np.arange(size.pool)] * size.selections
-    seeds = list(range(100, 100 + size.selections))
+    random_seeds = list(range(100, 100 + size.selections))
     sound = np.flatnonzero(np.isin(world.column("pool", "fault"), (CLEAN, DUPLICATE)))
-    found: dict[str, Any] = {
+    results: dict[str, Any] = {
         "steps": steps,
         "trainings of each": size.selections,
-        "full pool": _judge(world, world.outcomes("trained on the pool", whole, seeds, steps)),
-        "all sound rows": _judge(world, world.outcomes("trained on sound rows", [sound] * len(seeds), seeds, steps)),
+        "full pool": _judge(world, world.outcomes("trained on the pool", whole, random_seeds, steps)),
+        "all sound rows": _judge(
+            world, world.outcomes("trained on sound rows", [sound] * len(random_seeds), random_seeds, steps)
+        ),
         "budgets": {},
     }
     for budget in size.budgets:
         chosen = choose(world, budget)
         jobs = [rows for options in chosen.values() for rows in _repeated(options, size.selections)]
-        outcomes = world.outcomes(f"trained on {budget:g}", jobs, seeds * len(chosen), steps)
+        outcomes = world.outcomes(f"trained on {budget:g}", jobs, random_seeds * len(chosen), steps)
         each = {
             name: {key: value[i * size.selections : (i + 1) * size.selections] for key, value in outcomes.items()}
             for i, name in enumerate(chosen)
         }
         table = {name: _judge(world, own, each["random"]) | describe(world, chosen[name]) for name, own in each.items()}
-        found["budgets"][f"{budget:.0%}"] = table
-    found["less, clean against spoiled"] = by_checkpoint(world)
-    return found
+        results["budgets"][f"{budget:.0%}"] = table
+    results["less, clean against spoiled"] = by_checkpoint(world)
+    return results
 
 
 def by_checkpoint(world: World) -> dict[str, dict[str, float]]:
@@ -80,7 +82,7 @@ def by_checkpoint(world: World) -> dict[str, dict[str, float]]:
     run = _run(world, {}, 0)
     swept = read_state(run / "run.json")["stages"]["sweep"]
     sound = ~np.isin(world.column("pool", "fault"), CORRUPTIONS)
-    found = {}
+    results = {}
     for key in swept["checkpoint_order"]:
         store = SketchStore.open(run / "checkpoints" / key / "shards")
         cosine, loss = (
@@ -88,18 +90,18 @@ def by_checkpoint(world: World) -> dict[str, dict[str, float]]:
             for name in ("influence", "loss")
         )
         facts = swept["checkpoints"][key]
-        found[Path(facts["path"]).name] = {
+        results[Path(facts["path"]).name] = {
             "learning rate": facts["learning_rate"],
             "auroc": round(auroc(cosine.mean(1)[sound], cosine.mean(1)[~sound]), 4),
             "rank correlation with the loss": round(spearman(cosine.mean(1), loss), 4),
         }
-    return found
+    return results
 
 
-def _run(world: World, options: dict[str, Any], seed: int) -> Path:
+def _run(world: World, options: dict[str, Any], random_seed: int) -> Path:
     """The run directory of choices with these options."""
     name = world.checkpoint("pool", world.full).name
-    return world.steps.folder / "runs" / f"{name}, {options.get('damping_factor', '')} {seed}"
+    return world.steps.folder / "runs" / f"{name}, {options.get('damping_factor', '')} {random_seed}"
 
 
 def choose(world: World, budget: float) -> dict[str, list[np.ndarray]]:
@@ -114,10 +116,10 @@ def choose(world: World, budget: float) -> dict[str, list[np.ndarray]]:
         draws = name.startswith("gdig") or name in ("diverse", "random")
 
         def make(options: dict[str, Any] = method, draws: bool = draws) -> list[list[int]]:
-            found = []
-            for seed in range(world.size.selections if draws else 1):
-                run = _run(world, options, seed)
-                asked = run_options(world, model) | options | {"seed": seed, "budget": f"{100 * budget:g}%"}
+            choices = []
+            for random_seed in range(world.size.selections if draws else 1):
+                run = _run(world, options, random_seed)
+                asked = run_options(world, model) | options | {"seed": random_seed, "budget": f"{100 * budget:g}%"}
                 if "checkpoints" in options:
                     asked["checkpoints"] = tuple(map(str, world.training_run()))
                 if options.get("difficulty") == "score net":
@@ -125,11 +127,11 @@ def choose(world: World, budget: float) -> dict[str, list[np.ndarray]]:
                     gdig.sweep(**asked, run_path=str(run))
                     net = {"epochs": EPOCHS, "learning_rate": TUNE.learning_rate, "quiet": True}
                     asked["difficulty"] = str(score_net(run_path=str(run), **net))
-                found.append(gdig.select(**asked, run_path=str(run)).rows.tolist())
-            return found
+                choices.append(gdig.select(**asked, run_path=str(run)).rows.tolist())
+            return choices
 
         asked = [world.asked, method, budget, world.size.selections]
-        rows[name] = [np.array(one) for one in world.steps.facts(f"choice {name} {budget:g}", asked, make)]
+        rows[name] = [np.array(chosen) for chosen in world.steps.facts(f"choice {name} {budget:g}", asked, make)]
     return rows
 
 
@@ -144,7 +146,7 @@ def describe(world: World, options: list[np.ndarray]) -> dict[str, Any]:
         "rows": len(options[0]),
         "spoiled": share([np.isin(fault[rows], CORRUPTIONS) for rows in options]),
         "repeated": round(float(np.mean([1 - len(np.unique(family[rows])) / len(rows) for rows in options])), 4),
-        "skills": {one: share([skill[rows] == one for rows in options]) for one in SKILLS},
+        "skills": {name: share([skill[rows] == name for rows in options]) for name in SKILLS},
     }
 
 
@@ -158,23 +160,25 @@ def _judge(
     """Mean over trainings and test rows, both resampled, and what is gained on the reference, on the same test rows."""
     loss, right = outcomes["test"], outcomes["right"].astype(np.float64)
     skill = world.column("test", "skill")
-    found = {
-        "loss": _mean(loss, world.seed).rounded(),
-        "exact": _mean(right, world.seed).rounded(),
-        "exact by skill": {one: round(float(right[:, skill == one].mean()), 4) for one in SKILLS},
+    results = {
+        "loss": _mean(loss, world.random_seed).rounded(),
+        "exact": _mean(right, world.random_seed).rounded(),
+        "exact by skill": {name: round(float(right[:, skill == name].mean()), 4) for name in SKILLS},
         "each training": [
             [round(float(a), 4), round(float(b), 4)] for a, b in zip(loss.mean(1), right.mean(1), strict=True)
         ],
     }
     if reference is not None:
-        found["loss against random"] = _mean(loss, world.seed, reference["test"]).rounded()
-        found["exact against random"] = _mean(right, world.seed, reference["right"].astype(np.float64)).rounded()
-    return found
+        results["loss against random"] = _mean(loss, world.random_seed, reference["test"]).rounded()
+        results["exact against random"] = _mean(
+            right, world.random_seed, reference["right"].astype(np.float64)
+        ).rounded()
+    return results
 
 
-def _mean(x: np.ndarray, seed: int, reference: np.ndarray | None = None) -> Interval:
+def _mean(x: np.ndarray, random_seed: int, reference: np.ndarray | None = None) -> Interval:
     """Mean of x [R, S], less that of the reference [R, S]; the S are resampled alike, the R each by themselves."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(random_seed)
 
     def resampled(values: np.ndarray, chosen: np.ndarray) -> float:
         return float(values[rng.integers(0, len(values), len(values))][:, chosen].mean())

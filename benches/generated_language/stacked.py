@@ -136,26 +136,26 @@ def evaluate(
     A model that is right at every position of a row, shown what comes before, writes the same row when left alone.
     """
     m = len(next(iter(weights.values())))
-    found = []
+    batches = []
     for i in range(0, len(data.ids), batch_size):
         rows = np.arange(i, min(i + batch_size, len(data.ids)))
-        found.append(_losses(config, weights, *data.take(np.broadcast_to(rows, (m, len(rows))).copy())))
-    losses, right = (torch.cat(parts, 1).numpy() for parts in zip(*found, strict=True))
+        batches.append(_losses(config, weights, *data.take(np.broadcast_to(rows, (m, len(rows))).copy())))
+    losses, right = (torch.cat(tensors, 1).numpy() for tensors in zip(*batches, strict=True))
     return losses, right
 
 
-def shuffled(rows: Sequence[np.ndarray], epochs: float, batch_size: int, seeds: Sequence[int]) -> np.ndarray:
+def shuffled(rows: Sequence[np.ndarray], epochs: float, batch_size: int, random_seeds: Sequence[int]) -> np.ndarray:
     """Batches [M, steps, B] of as many rows a model, which goes through its own again and again, each time anew."""
     steps = round(epochs * len(rows[0]) / batch_size)
     return np.stack([
-        order_of(own, steps * batch_size, seed).reshape(steps, batch_size)
-        for own, seed in zip(rows, seeds, strict=True)
+        order_of(own, steps * batch_size, random_seed).reshape(steps, batch_size)
+        for own, random_seed in zip(rows, random_seeds, strict=True)
     ])  # fmt: skip
 
 
-def order_of(rows: np.ndarray, length: int, seed: int) -> np.ndarray:
+def order_of(rows: np.ndarray, length: int, random_seed: int) -> np.ndarray:
     """The rows in random order, again and again, each time in another, cut to `length`."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(random_seed)
     return np.concatenate([rng.permutation(rows) for _ in range(-(-length // len(rows)))])[:length]
 
 

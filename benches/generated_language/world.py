@@ -69,24 +69,24 @@ TUNE = Recipe(learning_rate=4e-3)
 
 
 class World:
-    """Rows, tokens and models of one size and seed, made once and kept in `steps`.
+    """Rows, tokens and models of one size and random seed, made once and kept in `steps`.
 
     variants: names of gdig's options that are compared (see generated.scores); None for all.
     """
 
-    def __init__(self, steps: Steps, size: Size, seed: int = 0, variants: tuple[str, ...] | None = None) -> None:
+    def __init__(self, steps: Steps, size: Size, random_seed: int = 0, variants: tuple[str, ...] | None = None) -> None:
         disable_progress_bar()
-        self.steps, self.size, self.seed, self.variants = steps, size, seed, variants
-        parts = {name: getattr(size, name) for name in ("base", "pool", "seeds", "test")}
-        self.corpus = make_corpus(**parts, seed=seed)
+        self.steps, self.size, self.random_seed, self.variants = steps, size, random_seed, variants
+        sizes = {name: getattr(size, name) for name in ("base", "pool", "seeds", "test")}
+        self.corpus = make_corpus(**sizes, random_seed=random_seed)
         self.folder = steps.folder / "rows"
         self.folder.mkdir(exist_ok=True)
-        vocabulary = ["<pad>", "<eos>", *Language(seed).vocabulary]
+        vocabulary = ["<pad>", "<eos>", *Language(random_seed).vocabulary]
         words = models.WordLevel({word: i for i, word in enumerate(vocabulary)}, unk_token="<pad>")
         splitter = Tokenizer(words)
         splitter.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
         self.tokenizer = PreTrainedTokenizerFast(tokenizer_object=splitter, pad_token="<pad>", eos_token="<eos>")
-        self.examples = {name: self._encode(name) for name in parts}
+        self.examples = {name: self._encode(name) for name in sizes}
         self.tokens = {name: Tokens.of(examples) for name, examples in self.examples.items()}
         self.config = LlamaConfig(
             vocab_size=len(vocabulary),
@@ -100,7 +100,7 @@ class World:
             eos_token_id=1,
             pad_token_id=0,
         )
-        self.asked = [asdict(self.model_facts), seed]
+        self.asked = [asdict(self.model_facts), random_seed]
 
     @property
     def model_facts(self) -> Size:
@@ -126,9 +126,9 @@ class World:
         """The model that every training starts from: it knows the grammar and the more frequent words, more or less."""
 
         def make() -> dict[str, np.ndarray]:
-            torch.manual_seed(self.seed)
+            torch.manual_seed(self.random_seed)
             start = stack(LlamaForCausalLM(self.config), 1)
-            batches = shuffled([np.arange(self.size.base)], self.size.base_epochs, BASE.batch_size, [self.seed])
+            batches = shuffled([np.arange(self.size.base)], self.size.base_epochs, BASE.batch_size, [self.random_seed])
             return _arrays(train(self.config, start, self.tokens["base"], batches, BASE))
 
         return _tensors(self.steps.arrays("base model", [self.asked, asdict(BASE)], make))
@@ -138,36 +138,40 @@ class World:
         """The model trained on the whole pool, faults and all: the one whose gradients the scores are."""
         return self.tuned("model of the pool", [np.arange(self.size.pool)], [0])
 
-    def tuned(self, name: str, rows: Sequence[np.ndarray], seeds: Sequence[int], steps: int | None = None) -> Weights:
-        """Models trained from the base on rows of the pool, as many for each, in orders drawn from `seeds`.
+    def tuned(
+        self, name: str, rows: Sequence[np.ndarray], random_seeds: Sequence[int], steps: int | None = None
+    ) -> Weights:
+        """Models trained from the base on rows of the pool, as many for each, in orders drawn from `random_seeds`.
 
         steps: of the optimizer (default: so many that each goes through its rows as often as the full model).
         """
-        asked = [self.asked, asdict(TUNE), [r.tolist() for r in rows], list(seeds), steps]
-        return _tensors(self.steps.arrays(name, asked, lambda: _arrays(self._train(rows, seeds, steps))))
+        asked = [self.asked, asdict(TUNE), [r.tolist() for r in rows], list(random_seeds), steps]
+        return _tensors(self.steps.arrays(name, asked, lambda: _arrays(self._train(rows, random_seeds, steps))))
 
     def outcomes(
-        self, name: str, rows: Sequence[np.ndarray], seeds: Sequence[int], steps: int | None = None
+        self, name: str, rows: Sequence[np.ndarray], random_seeds: Sequence[int], steps: int | None = None
     ) -> dict[str, np.ndarray]:
         """Loss [M, rows] of `seeds` and `test` under each model trained as `tuned` does, and `right` of test, bool.
 
         Models of unlike numbers of rows must not be mixed unless `steps` is given.
         """
-        found: list[dict[str, np.ndarray]] = []
+        outcomes: list[dict[str, np.ndarray]] = []
         for i in range(0, len(rows), STACKED):
-            part, own = rows[i : i + STACKED], seeds[i : i + STACKED]
+            subsets, own_seeds = rows[i : i + STACKED], random_seeds[i : i + STACKED]
 
-            def make(part: Sequence[np.ndarray] = part, own: Sequence[int] = own) -> dict[str, np.ndarray]:
-                weights = self._train(part, own, steps)
+            def make(
+                subsets: Sequence[np.ndarray] = subsets, own_seeds: Sequence[int] = own_seeds
+            ) -> dict[str, np.ndarray]:
+                weights = self._train(subsets, own_seeds, steps)
                 test, right = evaluate(self.config, weights, self.tokens["test"])
                 return {"seeds": evaluate(self.config, weights, self.tokens["seeds"])[0], "test": test, "right": right}
 
-            asked = [self.asked, asdict(TUNE), [r.tolist() for r in part], list(own), steps]
-            found.append(self.steps.arrays(f"{name}, models {i} to {i + len(part) - 1}", asked, make))
-        return {key: np.concatenate([one[key] for one in found]) for key in found[0]}
+            asked = [self.asked, asdict(TUNE), [r.tolist() for r in subsets], list(own_seeds), steps]
+            outcomes.append(self.steps.arrays(f"{name}, models {i} to {i + len(subsets) - 1}", asked, make))
+        return {key: np.concatenate([outcome[key] for outcome in outcomes]) for key in outcomes[0]}
 
-    def training_run(self, parts: int = 3) -> list[Path]:
-        """Checkpoints of the full model's training, after each third of it: model and Adam's moments by name."""
+    def training_run(self, n_checkpoints: int = 3) -> list[Path]:
+        """Checkpoints of the full model's training, evenly spaced: the model, and Adam's moments by name."""
 
         def make(out: Path) -> None:
             rates: list[float] = []
@@ -175,7 +179,7 @@ class World:
             def keep(done: int, weights: Weights, optimizer: torch.optim.AdamW) -> None:
                 group = optimizer.param_groups[0]
                 rates.append(group["lr"])
-                if done * parts % steps >= parts:  # no end of a part
+                if done * n_checkpoints % steps >= n_checkpoints:  # not yet the next checkpoint
                     return
                 model = unstack({name: w.detach() for name, w in weights.items()}, 0, self.config)
                 folder = out / f"checkpoint-{done}"
@@ -197,18 +201,20 @@ class World:
             steps = round(self.size.epochs * self.size.pool / TUNE.batch_size)
             self._train(every, [0], None, keep)
 
-        path = self.steps.path("training run", [self.asked, asdict(TUNE), asdict(BASE), parts], make)
+        path = self.steps.path("training run", [self.asked, asdict(TUNE), asdict(BASE), n_checkpoints], make)
         return sorted(path.iterdir(), key=lambda folder: int(folder.name.rpartition("-")[2]))
 
     def _train(
         self,
         rows: Sequence[np.ndarray],
-        seeds: Sequence[int],
+        random_seeds: Sequence[int],
         steps: int | None,
         after: Callable[[int, Weights, torch.optim.AdamW], None] | None = None,
     ) -> Weights:
         epochs = self.size.epochs if steps is None else steps * TUNE.batch_size / len(rows[0])
-        batches = shuffled(rows, epochs, TUNE.batch_size, [1_000_003 * self.seed + seed for seed in seeds])
+        batches = shuffled(
+            rows, epochs, TUNE.batch_size, [1_000_003 * self.random_seed + random_seed for random_seed in random_seeds]
+        )
         start = {name: w.expand(len(rows), *w.shape[1:]) for name, w in self.base.items()}
         return train(self.config, start, self.tokens["pool"], batches, TUNE, after)
 
@@ -232,7 +238,7 @@ class World:
         """Mean loss on the test rows, and the share that a model finds word by word, of all and by skill."""
         losses, right = evaluate(self.config, weights, self.tokens["test"])
         skill = self.column("test", "skill")
-        match = {one: round(float(right[0, skill == one].mean()), 4) for one in SKILLS}
+        match = {name: round(float(right[0, skill == name].mean()), 4) for name in SKILLS}
         return {"loss": round(float(losses.mean()), 4), "exact": round(float(right.mean()), 4), **match}
 
     def pool_facts(self) -> dict[str, int]:

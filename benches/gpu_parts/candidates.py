@@ -62,10 +62,10 @@ def compiled(
         assert module is not None
         try:
             with _anywhere(), choosing(module, min(arch // 10, 10), {key: config}):
-                found = compile_launch(lambda w=work: w.run("triton"), arch)
+                launched = compile_launch(lambda w=work: w.run("triton"), arch)
         except Exception as error:  # whatever Triton and its tools raise, this candidate is none
             return [f"does not compile: {type(error).__name__}: {error}"[:300]], []
-        reports.update(dict.fromkeys(found))
+        reports.update(dict.fromkeys(launched))
     return [f"{report.kernel} {fault}" for report in reports for fault in report.faults()], [asdict(r) for r in reports]
 
 

@@ -82,9 +82,9 @@ def measure_sweep(size: Size, device: torch.device, rounds: int, end: float) -> 
         for name, run in passes.items():
             times[name].append(_seconds(device, run))
     tokens = sum(len(example) for example in examples)
-    seconds = {name: statistics.median(found) for name, found in times.items()}
+    seconds = {name: statistics.median(runs) for name, runs in times.items()}
     pads = {"file order": padding(plain, examples), "sorted": padding(ordered, examples)}
-    found = {
+    figures = {
         "model": size.name, "parameters": sum(p.numel() for p in module.parameters()), "examples": len(examples),
         "tokens": tokens, "token_batch_size": size.token_batch_size, "pads": pads, "rounds": len(times["sketch"]),
         "passes": {
@@ -96,8 +96,8 @@ def measure_sweep(size: Size, device: torch.device, rounds: int, end: float) -> 
             for name in passes
         },
     }  # fmt: skip
-    found["targets"] = _targets(size.name, found["passes"])
-    return found
+    figures["targets"] = _targets(size.name, figures["passes"])
+    return figures
 
 
 def _sweep(

@@ -96,7 +96,7 @@ def _score(name: str, a: torch.Tensor, d: torch.Tensor, examples: Segments, seed
     u, v = (torch.randn(x.shape[1], seeds * rank, device=a.device) for x in (d, a))
     columns = Segments(torch.arange(seeds + 1) * rank)
     out = torch.zeros(len(examples), seeds, device=a.device)
-    left, right = (torch.empty(len(a), seeds * rank, device=a.device, dtype=a.dtype) for _ in range(2))
+    d_products, a_products = (torch.empty(len(a), seeds * rank, device=a.device, dtype=a.dtype) for _ in range(2))
     halves = cache(lambda: (u.to(a.dtype), v.to(a.dtype)))  # made when it is timed
 
     # Made once a sweep, so not part of the time.
@@ -106,8 +106,8 @@ def _score(name: str, a: torch.Tensor, d: torch.Tensor, examples: Segments, seed
         ops.score(a, d, examples, u, v, columns, out, impl=impl, prepared=prepared(impl))
 
     def products() -> None:
-        torch.mm(d, halves()[0], out=left)
-        torch.mm(a, halves()[1], out=right)
+        torch.mm(d, halves()[0], out=d_products)
+        torch.mm(a, halves()[1], out=a_products)
 
     return Work("score", name, run, products, "the two bare products")
 

@@ -50,9 +50,9 @@ def scikit_learn(x: NDArray[np.float32], start: NDArray[np.float32], iterations:
 
     with threadpool_limits(threads), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that it has not converged, which is meant
-        one, _ = fit(1)
-        all_, centers = fit(iterations)
-    return (all_ - one) / (iterations - 1), centers
+        one_iteration, _ = fit(1)
+        all_iterations, centers = fit(iterations)
+    return (all_iterations - one_iteration) / (iterations - 1), centers
 
 
 def fastkmeans(x: NDArray[np.float32], start: NDArray[np.float32], iterations: int, threads: int) -> Result:
@@ -68,9 +68,9 @@ def fastkmeans(x: NDArray[np.float32], start: NDArray[np.float32], iterations: i
         model.train(x)
         return time.perf_counter() - begin, model.centroids
 
-    one, _ = train(1)
-    all_, centers = train(iterations)
-    return (all_ - one) / (iterations - 1), centers
+    one_iteration, _ = train(1)
+    all_iterations, centers = train(iterations)
+    return (all_iterations - one_iteration) / (iterations - 1), centers
 
 
 def torch_bf16(x: Any, start: NDArray[np.float32], iterations: int, threads: int) -> Result:

@@ -98,9 +98,9 @@ class Kronfluence:
                 per_device_train_batch_size=BATCH_LINES, score_args=arguments,
                 overwrite_output_dir=True,
             )  # fmt: skip
-            (found,) = self._analyzer.load_pairwise_scores("scores").values()
-        scores = torch.empty_like(found.T)
-        scores[pool.order[:, None], seeds.order] = found.T
+            (transposed,) = self._analyzer.load_pairwise_scores("scores").values()
+        scores = torch.empty_like(transposed.T)
+        scores[pool.order[:, None], seeds.order] = transposed.T
         return scores.double().numpy() / per_example
 
 
@@ -124,10 +124,10 @@ class Bergson:
         """Influence [rows, seeds]."""
         with discarded():
             seeds = self._seeds if case.inversion == "identity" else self._preconditioned(case)
-            found = bergson_cpu.scores(
+            scores = bergson_cpu.scores(
                 self.module, seeds, self.project.pool, BATCH_TOKENS, reduction=self.reduction, bias=self.bias
             )
-        return found.double().numpy()
+        return scores.double().numpy()
 
     @cached_property
     def _seeds(self) -> dict[str, torch.Tensor]:
@@ -159,11 +159,11 @@ class Bergson:
         from safetensors.torch import load_file
 
         eigenvalues = load_file(Path(self._factors) / "eigenvalue_sharded" / "shard_0.safetensors")
-        per_example, found = self.project.tokens_per_example, {}
+        per_example, scores = self.project.tokens_per_example, {}
         for name in self.names:
             share = case.damping_factor * per_example / float(eigenvalues[name].double().mean())
-            found[name] = precondition([name], "factored_tikhonov", share)[name] * per_example
-        return found
+            scores[name] = precondition([name], "factored_tikhonov", share)[name] * per_example
+        return scores
 
 
 @contextmanager

@@ -42,17 +42,17 @@ def compare_all(sides: Mapping[str, np.ndarray]) -> dict[str, dict[str, Any]]:
     pairs = [(ours, other) for ours in (EXACT, DEFAULT) for other in others]
     pairs += [(other, REFERENCE) for other in (FLOOR, *PEERS, *WIDE) if other in sides]
     pairs += [WIDE] if WIDE[1] in sides else []
-    return {f"{one} - {other}": compare(sides[one], sides[other]) for one, other in pairs}
+    return {f"{name} - {other}": compare(sides[name], sides[other]) for name, other in pairs}
 
 
 def missed(models: Mapping[str, Any]) -> list[str]:
     """What is farther from ours at full rank than expected."""
     return [
-        f"{kind}, {case}: {pair}: {found['largest']:.1e}"
+        f"{kind}, {case}: {pair}: {comparison['largest']:.1e}"
         for kind, cases in models.items()
-        for case, one in cases.items()
-        for pair, found in one["compared"].items()
-        if pair.startswith(f"{EXACT} - ") and not found["largest"] <= EXPECTED
+        for case, result in cases.items()
+        for pair, comparison in result["compared"].items()
+        if pair.startswith(f"{EXACT} - ") and not comparison["largest"] <= EXPECTED
     ]
 
 
@@ -71,13 +71,13 @@ def full_table(models: Mapping[str, Any]) -> str:
     header = ["model, inversion, damping, loss", *pairs, "Spearman", "Pearson", "at 0.99", "Spearman"]
     rows = []
     for kind, cases in models.items():
-        for case, one in cases.items():
-            found = one["compared"]
+        for case, comparison in cases.items():
+            compared = comparison["compared"]
             names = [f"{a} - {b}" for a, b in pairs.values()]
-            largest = [f"{found[name]['largest']:.1e}" if name in found else "-" for name in names]
-            exact = [one for name, one in found.items() if name.startswith(f"{EXACT} - ")]
-            least = [min(min(one[kind]) for one in exact) for kind in ("spearman", "pearson")]
-            cut = found[f"{DEFAULT} - {REFERENCE}"]
+            largest = [f"{compared[name]['largest']:.1e}" if name in compared else "-" for name in names]
+            exact = [comparison for name, comparison in compared.items() if name.startswith(f"{EXACT} - ")]
+            least = [min(min(comparison[kind]) for comparison in exact) for kind in ("spearman", "pearson")]
+            cut = compared[f"{DEFAULT} - {REFERENCE}"]
             rows.append(
                 [
                     f"{kind}, {case}", *largest, f"{least[0]:.6f}", f"{least[1]:.9f}", f"{cut['largest']:.1e}",
@@ -87,13 +87,13 @@ def full_table(models: Mapping[str, Any]) -> str:
     return markdown(header, rows)
 
 
-def unmatched_table(found: Mapping[str, Mapping[str, Any]]) -> str:
+def unmatched_table(results: Mapping[str, Mapping[str, Any]]) -> str:
     """What one convention costs that is left as a library has it: its scores beside ours."""
     header = ["left as it is", "model", "case", "Spearman", "Pearson", "largest"]
     rows = [
-        [name, one["model"], one["case"], f"{min(one['spearman']):.4f}", f"{min(one['pearson']):.4f}",
-         f"{one['largest']:.1e}"]
-        for name, one in found.items()
+        [name, result["model"], result["case"], f"{min(result['spearman']):.4f}", f"{min(result['pearson']):.4f}",
+         f"{result['largest']:.1e}"]
+        for name, result in results.items()
     ]  # fmt: skip
     return markdown(header, rows)
 

@@ -33,16 +33,18 @@ DIGITS = {"kronfluence": 12, "bergson": 9}
 """Significant ones that are stored: more than a float32 has; all of one."""
 
 
-def write_expectations(path: Path, found: Mapping[str, Mapping[str, np.ndarray]], versions: Mapping[str, Any]) -> None:
+def write_expectations(
+    path: Path, scores_by_case: Mapping[str, Mapping[str, np.ndarray]], versions: Mapping[str, Any]
+) -> None:
     """Write the scores [ROWS, SEEDS] by case and peer; complete or not at all."""
 
     def rounded(peer: str, scores: np.ndarray) -> list[list[float]]:
         return [[float(f"{x:.{DIGITS[peer]}g}") for x in row] for row in scores]
 
-    cases = {case: {peer: rounded(peer, x) for peer, x in peers.items()} for case, peers in found.items()}
-    kept = {"made_by": "benches/parity.py --write-expectations", "peers": dict(versions), "model": MODEL}
-    kept |= {"rows": ROWS, "seeds": SEEDS}
-    lines = [f" {json.dumps(name)}: {json.dumps(value)}" for name, value in kept.items()]
+    cases = {case: {peer: rounded(peer, x) for peer, x in peers.items()} for case, peers in scores_by_case.items()}
+    facts = {"made_by": "python -m benches.parity --write-expectations", "peers": dict(versions), "model": MODEL}
+    facts |= {"rows": ROWS, "seeds": SEEDS}
+    lines = [f" {json.dumps(name)}: {json.dumps(value)}" for name, value in facts.items()]
     by_case = [f"  {json.dumps(name)}: {json.dumps(value)}" for name, value in cases.items()]
     text = "{\n" + ",\n".join([*lines, ' "cases": {\n' + ",\n".join(by_case) + "\n }"]) + "\n}\n"
     with replacing(path) as temporary:

@@ -81,9 +81,9 @@ def kronfluence_scores(case: Case) -> Pass:
             "scores", "ready", seeds, data, per_device_query_batch_size=case.size.seeds,
             per_device_train_batch_size=KRONFLUENCE_LINES, overwrite_output_dir=True,
         )  # fmt: skip
-        (found,) = ready.load_pairwise_scores("scores").values()
-        scores = torch.empty_like(found.T)
-        scores[data.order[:, None], seeds.order] = found.T
+        (transposed,) = ready.load_pairwise_scores("scores").values()
+        scores = torch.empty_like(transposed.T)
+        scores[data.order[:, None], seeds.order] = transposed.T
         return scores
 
     run.folder = folder  # type: ignore[attr-defined]  # lives as long as the pass does
@@ -112,8 +112,8 @@ def _dense_seeds(case: Case) -> dict[str, torch.Tensor]:
     """The seeds' preconditioned gradients, multiplied out: [S, O, I] by layer."""
     config = case.config(seed_energy=1.0, seed_rank=1 << 16)
     seeds, _ = precondition_seeds(case.model, case.factors, case.seeds, case.examples[:1], config, QUIET)
-    found = {}
+    gradients = {}
     for layer, f in zip(case.model.layers, seeds, strict=True):
         bounds = f.column_offsets.tolist()
-        found[layer.name] = torch.stack([f.u[:, i:j] @ f.v[:, i:j].T for i, j in itertools.pairwise(bounds)])
-    return found
+        gradients[layer.name] = torch.stack([f.u[:, i:j] @ f.v[:, i:j].T for i, j in itertools.pairwise(bounds)])
+    return gradients

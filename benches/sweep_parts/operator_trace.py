@@ -13,7 +13,7 @@ from benches.sweep_parts.gdig_passes import Pass
 from gdig.data.tokens import Example
 
 
-def profile(run: Pass, examples: Sequence[Example], known: set[int], warm_up: int, rows: int = 16) -> str:
+def profile(run: Pass, examples: Sequence[Example], dimensions: set[int], warm_up: int, rows: int = 16) -> str:
     """One pass under torch's profiler: the operators with the most time of their own, then the same by shape.
 
     Args:
@@ -36,7 +36,7 @@ def profile(run: Pass, examples: Sequence[Example], known: set[int], warm_up: in
     calls: Counter[str] = Counter()
     for event in trace.key_averages(group_by_input_shape=True):
         name = event.key.removeprefix("autograd::engine::evaluate_function: ")
-        shapes = [[n if n in known else "." for n in shape] for shape in event.input_shapes if shape]
+        shapes = [[n if n in dimensions else "." for n in shape] for shape in event.input_shapes if shape]
         shaped = f"{name} " + " ".join("x".join(map(str, shape)) for shape in shapes[:3])
         for key, table in ((name, by_name), (shaped, by_shape)):
             table[key] += event.self_cpu_time_total

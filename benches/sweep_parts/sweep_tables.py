@@ -38,48 +38,48 @@ def targets(size: str, passes: dict[str, Any]) -> list[dict[str, Any]]:
 
     By the clock; the ratio of CPU time stands beside, which says more where rounds were disturbed by other work.
     """
-    found = []
+    results = []
     for sizes, name, ratio, most in TARGETS:
         if size in sizes and name in passes:
             measured, cpu = (passes[name][kind]["median"] for kind in (ratio, f"cpu_{ratio}"))
             verdict = {"measured": measured, "met": measured <= most, "measured_cpu": cpu, "met_cpu": cpu <= most}
-            found.append({"pass": name, "ratio": ratio, "at_most": most, **verdict})
-    return found
+            results.append({"pass": name, "ratio": ratio, "at_most": most, **verdict})
+    return results
 
 
-def tables(size: str, found: dict[str, Any]) -> str:
+def tables(size: str, figures: dict[str, Any]) -> str:
     """One size's figures as markdown."""
-    model, pads = found["model"], found["pads"]
+    model, pads = figures["model"], figures["pads"]
     head = (
         f"{size}: Llama of {model['parameters'] / 1e6:.1f}M parameters ({model['layers']} layers, "
-        f"{model['hidden_size']} wide), {found['examples']} examples, {found['tokens']} tokens; pads "
-        f"{pads['file order']:.0%} in file order, {pads['sorted']:.0%} sorted; {found['measured']['threads']} threads"
+        f"{model['hidden_size']} wide), {figures['examples']} examples, {figures['tokens']} tokens; pads "
+        f"{pads['file order']:.0%} in file order, {pads['sorted']:.0%} sorted; {figures['measured']['threads']} threads"
     )
     rows = [
         [
             name,
-            f"{one['seconds']['median']:.2f}",
-            f"{one['tokens_per_second']:,.0f}",
-            _spread(one["against_file_order"]),
-            _spread(one["against_sorted"]),
-            f"{one['cpu_against_file_order']['median']:.3f}, {one['cpu_against_sorted']['median']:.3f}",
-            f"{one['memory']['peak_mib'] - one['memory']['ready_mib']:,.0f}" if "memory" in one else "",
+            f"{result['seconds']['median']:.2f}",
+            f"{result['tokens_per_second']:,.0f}",
+            _spread(result["against_file_order"]),
+            _spread(result["against_sorted"]),
+            f"{result['cpu_against_file_order']['median']:.3f}, {result['cpu_against_sorted']['median']:.3f}",
+            f"{result['memory']['peak_mib'] - result['memory']['ready_mib']:,.0f}" if "memory" in result else "",
         ]
-        for name, one in found["passes"].items()
+        for name, result in figures["passes"].items()
     ]
     columns = ["", "s", "tokens/s", "of plain, file order", "of plain, sorted", "the same, CPU time", "MiB above ready"]
     lines = [
-        f"{'met' if one['met'] else 'MISSED'}: {one['pass']}, {one['ratio'].replace('_', ' ')}: "
-        f"{one['measured']:.3f} (CPU time {one['measured_cpu']:.3f}), at most {one['at_most']}"
-        for one in found["targets"]
+        f"{'met' if result['met'] else 'MISSED'}: {result['pass']}, {result['ratio'].replace('_', ' ')}: "
+        f"{result['measured']:.3f} (CPU time {result['measured_cpu']:.3f}), at most {result['at_most']}"
+        for result in figures["targets"]
     ]
     lines += [
-        f"{name}: correlation {one['against_exact']['correlation']:.4f} with the exact scores, relative error "
-        f"{one['against_exact']['relative_error']:.2g}"
-        for name, one in found["passes"].items()
-        if "against_exact" in one
+        f"{name}: correlation {result['against_exact']['correlation']:.4f} with the exact scores, relative error "
+        f"{result['against_exact']['relative_error']:.2g}"
+        for name, result in figures["passes"].items()
+        if "against_exact" in result
     ]
-    lines += [f"absent: {name}: {why}" for name, why in found["absent"].items()]
+    lines += [f"absent: {name}: {why}" for name, why in figures["absent"].items()]
     return "\n\n".join([head, markdown(columns, rows), "\n".join(lines)])
 
 

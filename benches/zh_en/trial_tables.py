@@ -58,15 +58,15 @@ def _inverses(name: str, table: dict[str, Any]) -> str:
 def _seeds(name: str, table: dict[str, Any]) -> str:
     sets = table["scores"]
     rows = [[kind, *(f"{m:.3f} ± {s:.3f}" for m, s in row.values())] for kind, row in sets.items()]
-    told = table["spoiled seeds told from clean ones"]
-    parts = [
+    separations = table["spoiled seeds told from clean ones"]
+    blocks = [
         markdown([f"{name}; mean ± deviation over sets", *next(iter(sets.values()))], rows),
         markdown(
-            ["AUROC, clean seeds against spoiled", *next(iter(told.values()))],
-            [[kind, *(f"{value:.3f}" for value in row.values())] for kind, row in told.items()],
+            ["AUROC, clean seeds against spoiled", *next(iter(separations.values()))],
+            [[kind, *(f"{value:.3f}" for value in row.values())] for kind, row in separations.items()],
         ),
     ]
-    return "\n\n".join(parts)
+    return "\n\n".join(blocks)
 
 
 def _selections(name: str, table: dict[str, Any]) -> str:

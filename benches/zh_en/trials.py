@@ -19,7 +19,7 @@ from benches.zh_en.gdig_run import against_exact, chosen, swept
 from benches.zh_en.retrain import Retraining, best
 from benches.zh_en.variants import all_scores, auroc_with_error, reductions, share_clean
 
-Kept = dict[tuple[str, int], Checkpoint]
+Checkpoints = dict[tuple[str, int], Checkpoint]
 MAIN = ("small, clean", 4)
 RUN_SEEDS = 64
 DRAWS = 20
@@ -53,39 +53,40 @@ class Evidence:
         steps: finished ones. rows: files by part. n_clean: seeds that are clean; those after them are spoiled copies.
     """
 
-    def __init__(self, steps: Steps, rows: dict[str, Path], kept: Kept, n_clean: int) -> None:
-        self.steps, self.rows, self.kept = steps, rows, kept
+    def __init__(self, steps: Steps, rows: dict[str, Path], checkpoints: Checkpoints, n_clean: int) -> None:
+        self.steps, self.rows, self.checkpoints = steps, rows, checkpoints
         self.clean_seeds = np.arange(n_clean)
         self.pool, self.seeds = _read(rows["candidates"]), _read(rows["seeds"])
         self.kinds = np.array([row["corruption"] for row in self.pool])
         self.bm25 = self._bm25()
 
-    def found(self, arm: str, epoch: int) -> dict[str, np.ndarray]:
+    def exact(self, arm: str, epoch: int) -> dict[str, np.ndarray]:
         """Exact scores by a checkpoint."""
-        return checkpoint_scores(self.steps, _arm(arm), self.kept[arm, epoch], self.rows)
+        return checkpoint_scores(self.steps, _arm(arm), self.checkpoints[arm, epoch], self.rows)
 
     def scores(self, arm: str, epoch: int) -> dict[str, np.ndarray]:
         """Every score of the pool by a checkpoint, and those that need no model."""
-        scores = all_scores(self.found(arm, epoch), self.clean_seeds, self._before(arm, epoch))
+        scores = all_scores(self.exact(arm, epoch), self.clean_seeds, self._before(arm, epoch))
         rng = np.random.default_rng(0)
         return {**scores, "BM25": self.bm25, "random": rng.random(len(self.kinds))}
 
     def competence(self) -> dict[str, Any]:
         """By checkpoint: its losses, each score's AUROC and lead over the loss, and its clean share among the best."""
         table = {}
-        for arm, epoch in self.kept:
-            found, scores, kept = self.found(arm, epoch), self.scores(arm, epoch), self.kept[arm, epoch]
+        for arm, epoch in self.checkpoints:
+            exact, scores = self.exact(arm, epoch), self.scores(arm, epoch)
+            checkpoint = self.checkpoints[arm, epoch]
             clean = self.kinds == "clean"
-            table[kept.name] = {
-                "held loss": kept.held,
-                "loss of clean rows": float(found["loss"][clean].mean()),
-                "loss of spoiled rows": float(found["loss"][~clean].mean()),
+            table[checkpoint.name] = {
+                "held loss": checkpoint.held,
+                "loss of clean rows": float(exact["loss"][clean].mean()),
+                "loss of spoiled rows": float(exact["loss"][~clean].mean()),
                 "auroc": {
                     name: auroc_with_error(score, self.kinds, scores["low loss"]) for name, score in scores.items()
                 },
                 "clean among the best 20%": {name: share_clean(s, self.kinds, 0.2) for name, s in scores.items()},
-                "lengths": failures.by_length(scores, self.kinds, found["target tokens"]),
-                "signs": failures.signs(found, self.clean_seeds),
+                "lengths": failures.by_length(scores, self.kinds, exact["target tokens"]),
+                "signs": failures.signs(exact, self.clean_seeds),
             }
         return table
 
@@ -93,16 +94,16 @@ class Evidence:
         """By checkpoint and inverse Hessian: AUROC of each way to reduce the influence to one score."""
         table: dict[str, Any] = {}
         for arm in ARMS:
-            for epoch in (e for e in arm.all_metrics if (arm.name, e) in self.kept):
-                found = self.found(arm.name, epoch)
-                table[self.kept[arm.name, epoch].name] = {
+            for epoch in (e for e in arm.all_metrics if (arm.name, e) in self.checkpoints):
+                exact = self.exact(arm.name, epoch)
+                table[self.checkpoints[arm.name, epoch].name] = {
                     metric.name: {
                         name: auroc_with_error(score, self.kinds)
                         for name, score in reductions(
-                            found[f"influence {metric.name}"][:, self.clean_seeds],
-                            found[f"length {metric.name}"],
-                            found[f"length {IDENTITY.name}"],
-                            found[f"seed length {metric.name}"][self.clean_seeds],
+                            exact[f"influence {metric.name}"][:, self.clean_seeds],
+                            exact[f"length {metric.name}"],
+                            exact[f"length {IDENTITY.name}"],
+                            exact[f"seed length {metric.name}"][self.clean_seeds],
                         ).items()
                     }
                     for metric in (IDENTITY, *DAMPINGS)
@@ -116,29 +117,29 @@ class Evidence:
         sets = failures.seed_sets(texts, len(self.clean_seeds), DRAWS, np.random.default_rng(0))
         table = {}
         for arm, epoch in models:
-            found = self.found(arm, epoch)
+            exact = self.exact(arm, epoch)
             noisy = {
                 name: members
                 for name, members in sets.items()
                 if "spoiled" in name and not name.endswith(" 0% spoiled")
             }
-            told = {
-                name: [failures.finds_noisy_seeds(found, len(self.clean_seeds), seeds) for seeds in members]
+            separations = {
+                name: [failures.finds_noisy_seeds(exact, len(self.clean_seeds), seeds) for seeds in members]
                 for name, members in noisy.items()
             }
-            table[self.kept[arm, epoch].name] = {
-                "scores": failures.seed_failures(found, self.kinds, sets),
+            table[self.checkpoints[arm, epoch].name] = {
+                "scores": failures.seed_failures(exact, self.kinds, sets),
                 "spoiled seeds told from clean ones": {
-                    name: {key: float(np.mean([one[key] for one in many])) for key in many[0]}
-                    for name, many in told.items()
+                    name: {key: float(np.mean([separation[key] for separation in many])) for key in many[0]}
+                    for name, many in separations.items()
                 },
             }
         return table
 
     def command(self) -> dict[str, Any]:
         """gdig's own run on the main checkpoint, beside the exact scores."""
-        run = swept(self.steps, self.kept[MAIN], self.rows, RUN_SEEDS)
-        return against_exact(run, self.found(*MAIN), self.kinds, RUN_SEEDS)
+        run = swept(self.steps, self.checkpoints[MAIN], self.rows, RUN_SEEDS)
+        return against_exact(run, self.exact(*MAIN), self.kinds, RUN_SEEDS)
 
     def selections(self, training: Retraining, trials: Sequence[Trial], repeats: int = 3) -> dict[str, Any]:
         """By trial: what the rows that each method chooses are worth."""
@@ -146,27 +147,27 @@ class Evidence:
         for trial in trials:
             scores, n = self.scores(*trial.scorer), round(trial.budget * len(self.kinds))
             names = CHIEF + (OTHERS if trial.everything else ())
-            choices = {name: [best(scores[name], n, seed) for seed in range(repeats)] for name in names}
+            choices = {name: [best(scores[name], n, random_seed) for random_seed in range(repeats)] for name in names}
             rng = np.random.default_rng(1)
             choices["random"] = [rng.choice(len(self.kinds), n, replace=False) for _ in range(repeats)]
-            run = swept(self.steps, self.kept[trial.scorer], self.rows, RUN_SEEDS)
+            run = swept(self.steps, self.checkpoints[trial.scorer], self.rows, RUN_SEEDS)
             choices |= {name: chosen(run, options, n, repeats) for name, options in RUNS.items()}
             if trial.everything:
                 clean = np.flatnonzero(self.kinds == "clean")
                 choices["random, clean rows alone"] = [rng.choice(clean, n, replace=False) for _ in range(repeats)]
                 choices["the whole pool"] = [np.arange(len(self.kinds))] * repeats
-            start, scorer = self.kept[MAIN], self.kept[trial.scorer]
+            start, scorer = self.checkpoints[MAIN], self.checkpoints[trial.scorer]
             name = f"scored by: {scorer.name}; trained from: {start.name}; {trial.budget:.0%}"
             table[name] = training.compare(start, choices, self.kinds)
         return table
 
     def _before(self, arm: str, epoch: int) -> dict[str, np.ndarray] | None:
         """What the checkpoint before this one in its run found, or the one it started from."""
-        earlier = [e for a, e in self.kept if a == arm and e < epoch]
+        earlier = [e for a, e in self.checkpoints if a == arm and e < epoch]
         if earlier:
-            return self.found(arm, max(earlier))
+            return self.exact(arm, max(earlier))
         start = _arm(arm).start
-        return self.found(*start) if start else None
+        return self.exact(*start) if start else None
 
     def _bm25(self) -> np.ndarray:
         """Mean over the clean seeds of each row's BM25 score, with the seed as the query, target and all."""
