@@ -3,8 +3,8 @@
     python -m benches.parity                          # a minute; prints tables, writes benches/record/parity.json
     python -m benches.parity --write-expectations     # what tests/test_parity.py compares with, into tests/data/
 
-The peers are installed by `pip install 'gdig[peers]'`, bergson with --no-deps; one that is absent is said to be. Their
-conventions are brought to gdig's, one by one (parity_parts/library_scores.py lists them). With everything in float64,
+The other libraries are installed by `pip install 'gdig[peers]'`, bergson with --no-deps. The bench names those that are
+absent. Their conventions are brought to gdig's, one by one (parity_parts/library_scores.py lists them). With everything in float64,
 gdig's and kronfluence's scores are the same, to the float32 that gdig stores. What is left in float32 is rounding:
 
 - The float32 pass of the model, which the reference on a float32 model shows by itself ("float32 pass alone").
