@@ -24,7 +24,7 @@ def documents() -> list[str]:
     names: list[str] = []
     if shutil.which("git"):
         listing = subprocess.run(["git", "ls-files", "-z", "*.md"], cwd=ROOT, capture_output=True, check=False)
-        names = [name for name in listing.stdout.decode().split("\0") if name and (ROOT / name).is_file()]
+        names = sorted({name for name in listing.stdout.decode().split("\0") if name and (ROOT / name).is_file()})
     folders = ("", "docs/", "kernels/", "benches/", "tests/", "rust/", "examples/")
     return names or sorted(str(path.relative_to(ROOT)) for folder in folders for path in ROOT.glob(f"{folder}*.md"))
 
