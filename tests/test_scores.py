@@ -42,9 +42,7 @@ def test_factors_that_were_read_from_files_give_the_same_bits(tmp_path, inversio
     for f, g in zip(factors, read, strict=True):
         for name in ("a", "s", "q_a", "q_s", "l_a", "l_s"):
             assert getattr(f, name).stride() == getattr(g, name).stride(), name
-    joined, joined_from_files = (
-        precondition_seeds(model, fs, SEEDS, [], config, progress)[0] for fs in (factors, read)
-    )
+    joined, again = (precondition_seeds(model, fs, SEEDS, [], config, progress)[0] for fs in (factors, read))
     for x, y in zip(joined, again, strict=True):
         assert torch.equal(x.u, y.u) and torch.equal(x.v, y.v)
 
