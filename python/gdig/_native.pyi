@@ -15,7 +15,7 @@ __all__ = [
     "best_rows",
     "bids",
     "draw_rows",
-    "gradient_walk",
+    "g2is",
     "kernels",
     "kmeans_fit",
     "kmeans_predict",
@@ -23,15 +23,15 @@ __all__ = [
     "label_counts",
     "neighbours",
     "neighbours_by_clusters",
-    "penalised_rows",
-    "pursue",
     "read_tensors",
     "resample",
     "resample_files",
     "row_columns",
     "row_hash",
     "sample_rows",
+    "self_filter",
     "survey",
+    "tagcos",
     "verify_file",
     "write_tensors",
 ]
@@ -78,8 +78,8 @@ def kmeans_fit(
     n_threads: int,
     kernel: str | None,
     callback: Callable[[int, float, float], object] | None,
-    checkpoint: str | PathLike[str] | None,
-    others: Any | None = None,
+    resume_file: str | PathLike[str] | None,
+    peers: Any | None = None,
 ) -> tuple[NDArray[np.float32], float, int, NDArray[np.uint64]] | None: ...
 def kmeans_predict(
     x: Store | NDArray[Any],
@@ -121,7 +121,7 @@ def neighbours_by_clusters(
     n_threads: int = 0,
     callback: Callable[[int, int], object] | None = None,
 ) -> tuple[NDArray[np.uint32], NDArray[np.float32], list[float]]: ...
-def gradient_walk(
+def g2is(
     x: Store | NDArray[Any],
     neighbours: NDArray[np.uint32],
     cosines: NDArray[np.float32],
@@ -134,7 +134,7 @@ def gradient_walk(
     n_threads: int = 0,
     callback: Callable[[int, int], object] | None = None,
 ) -> tuple[NDArray[np.int64], NDArray[np.uint32], NDArray[np.uint8], NDArray[np.float32], list[bool]]: ...
-def penalised_rows(
+def self_filter(
     x: Store | NDArray[Any],
     neighbours: NDArray[np.uint32],
     cosines: NDArray[np.float32],
@@ -189,7 +189,7 @@ def bids(
     valid: NDArray[np.uint8] | None = None,
     n_threads: int = 0,
 ) -> tuple[NDArray[np.int64], NDArray[np.uint32], NDArray[np.float64], int]: ...
-def pursue(
+def tagcos(
     store: Store,
     labels: str | PathLike[str],
     *,

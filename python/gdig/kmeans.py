@@ -184,8 +184,8 @@ class KMeans:
             n_threads=self.n_threads or 0,
             kernel=self.kernel,
             callback=callback,
-            checkpoint=checkpoint,
-            others=others,
+            resume_file=checkpoint,
+            peers=others,
         )
         if fitted is not None:
             self.cluster_centers_, self.inertia_, self.n_iter_, self.counts_ = fitted

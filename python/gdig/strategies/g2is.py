@@ -74,7 +74,7 @@ def g2is(swept: Swept, budget: Budget, seed: int, options: Config) -> Picked:
     directions, explained = components(features)
     near = nearest(store, asked(options), int(column(store, "valid").sum()), seed, options, kept)
     by_tokens = budget.unit == "tokens"
-    rows, component, by_neighbour, cosine, ended = _native.gradient_walk(
+    rows, component, by_neighbour, cosine, ended = _native.g2is(
         store._native,
         near.rows,
         near.cosines,

@@ -102,7 +102,7 @@ def _penalised(
             f"n_neighbours: a row of {count} valid ones has {count - 1} others; got {options.n_neighbours}"
         )
     near = nearest(x, min(STORED * options.n_neighbours, count - 1), count, seed, options, kept)
-    rows, before, left, searched = _native.penalised_rows(
+    rows, before, left, searched = _native.self_filter(
         x._native if isinstance(x, SketchStore) else x,
         near.rows,
         near.cosines,

@@ -71,7 +71,7 @@ def pursue(
         StoreError: naming the shard or label file that is missing or damaged.
         GdigError: when there are not as many labels as rows.
     """
-    found = _native.pursue(
+    found = _native.tagcos(
         store._native,
         labels,
         budget=budget,

@@ -12,10 +12,10 @@ use std::time::{Duration, Instant};
 
 use bytemuck::{cast_slice, cast_slice_mut};
 use criterion::{criterion_group, criterion_main, Criterion, Throughput};
+use gdig_core::convert::{encode, Rows};
 use gdig_core::hash::{row_hash, unit};
-use gdig_core::kmeans::arch::{Assigner, Kernel, Scratch};
 use gdig_core::kmeans::tally::Tally;
-use gdig_core::rows::{encode, Rows};
+use gdig_core::simd::{Assigner, Kernel, Scratch};
 use gdig_core::Dtype;
 
 const DIM: usize = 512;

@@ -3,7 +3,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::store::header::HeaderError;
+/// Readers of safetensors refuse longer headers, and so do we: nobody can make us allocate more.
+pub const MAX_HEADER: usize = 100_000_000;
 
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -42,4 +43,29 @@ impl Error {
     pub fn input(what: impl Into<String>) -> Error {
         Error::Input(what.into())
     }
+}
+
+/// Why a header is refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum HeaderError {
+    #[error("truncated: expected at least {expected} bytes, got {got}")]
+    Short { expected: usize, got: usize },
+    #[error("truncated: expected {expected} bytes, got {got}")]
+    Truncated { expected: usize, got: usize },
+    #[error("{extra} bytes after the last tensor: expected {expected} bytes in all")]
+    Trailing { expected: usize, extra: usize },
+    #[error("header length {0} is beyond the limit of {MAX_HEADER} bytes")]
+    TooLong(u64),
+    #[error("header is not JSON: {0}")]
+    Json(String),
+    #[error("header: expected {expected} in {field}")]
+    Field { field: String, expected: &'static str },
+    #[error("tensor {tensor:?}: unknown dtype {dtype:?}")]
+    Dtype { tensor: String, dtype: String },
+    #[error("tensor {tensor:?}: shape {shape:?} overflows")]
+    Overflow { tensor: String, shape: Vec<usize> },
+    #[error("tensor {tensor:?}: its shape takes {expected} bytes, its offsets give {start}..{end}")]
+    Size { tensor: String, expected: usize, start: usize, end: usize },
+    #[error("tensor {tensor:?}: starts at offset {start}, but the one before it ends at {previous}")]
+    Gap { tensor: String, start: usize, previous: usize },
 }

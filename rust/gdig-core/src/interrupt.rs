@@ -1,6 +1,6 @@
 //! Long work that can be stopped: the work runs beside the calling thread, which looks after it.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{channel, RecvTimeoutError, Sender};
 use std::time::Duration;
 
@@ -48,6 +48,24 @@ impl Supervisor<'_> {
             // The receiver lives until this supervisor is dropped, so sending cannot fail.
             let _ = reports.send(progress);
         }
+    }
+}
+
+/// Adds up the rows that threads have done, and reports them.
+pub struct RowCount<'a> {
+    done: AtomicUsize,
+    total: usize,
+    supervisor: &'a Supervisor<'a>,
+}
+
+impl<'a> RowCount<'a> {
+    pub fn new(total: usize, supervisor: &'a Supervisor) -> RowCount<'a> {
+        RowCount { done: AtomicUsize::new(0), total, supervisor }
+    }
+
+    pub fn add(&self, rows: usize) {
+        let done = self.done.fetch_add(rows, Ordering::Relaxed) + rows;
+        self.supervisor.report(Progress::Rows { done, total: self.total });
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use gdig_core::rows::Rows;
+use gdig_core::convert::Rows;
 use gdig_core::store::TensorData;
 use gdig_core::Dtype;
 use numpy::{PyArrayDescrMethods, PyUntypedArray, PyUntypedArrayMethods};

@@ -4,15 +4,15 @@ use std::path::PathBuf;
 
 use gdig_core::hash;
 use gdig_core::interrupt::Supervisor;
+use gdig_core::kmeans::{LabelFiles, LabelRows};
 use gdig_core::resample::{self as core, bottom_k, Arrays, Column, Labels, Population, Priority, Quotas};
-use gdig_core::verdicts::{LabelFiles, LabelRows};
 use gdig_core::{Dtype, Error, Result};
 use numpy::PyArray1;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
 use crate::array::Array;
-use crate::run::supervised;
+use crate::supervised::supervised;
 
 type Rows<'py> = Bound<'py, PyArray1<i64>>;
 

@@ -2,10 +2,12 @@
 
 use rayon::prelude::*;
 
-use super::source::{squared_distance, RowSet};
-use super::{gather, sample};
+use super::sample::sample;
 use crate::hash::{derive, row_hash, unit};
 use crate::interrupt::Supervisor;
+use crate::rows::distances::squared_distance;
+use crate::rows::gather::gather;
+use crate::rows::RowSet;
 use crate::Result;
 
 /// Rows of the sample for each centroid, unless that takes more than `SAMPLE_BYTES`.

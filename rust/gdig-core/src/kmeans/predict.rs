@@ -1,12 +1,12 @@
 //! Labels and distances of rows.
 
-use super::ahead::with_pages_ahead;
-use super::arch::{Assigner, Scratch};
-use super::source::{Block, Reader, RowSet};
+use super::options::check_centroids;
 use super::tally::{BadRow, Tally};
-use super::{check_centroids, Kernel, Source};
 use crate::interrupt::Supervisor;
 use crate::parallel::{in_order, thread_pool};
+use crate::rows::readahead::with_readahead;
+use crate::rows::{Block, Reader, RowSet, Source};
+use crate::simd::{Assigner, Kernel, Scratch};
 use crate::{Error, Result};
 
 /// Label of a row that is invalid.
@@ -81,7 +81,7 @@ pub fn predict(source: &Source, model: &Model, supervisor: &Supervisor) -> Resul
     let (mut labels, mut distances) = (vec![INVALID; rows.len()], vec![f32::NAN; rows.len()]);
     let steps = labels.chunks_mut(STEP).zip(distances.chunks_mut(STEP)).enumerate();
     thread_pool(model.n_threads)?.install(|| {
-        with_pages_ahead(rows, 0..rows.len(), |ahead| {
+        with_readahead(rows, 0..rows.len(), |ahead| {
             in_order(steps, |(number, (labels, distances))| {
                 ahead.reached(number * STEP);
                 labeller.label(number * STEP, labels, distances)

@@ -6,8 +6,8 @@
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 
-use super::source::{squared_distance, squared_norm, LANES, MAX_SQUARED_NORM};
-use crate::rows::Rows;
+use crate::convert::Rows;
+use crate::rows::distances::{squared_distance, squared_norm, LANES, MAX_SQUARED_NORM};
 
 /// What this is compiled for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,7 +20,7 @@ pub enum Isa {
 }
 
 #[cfg(target_arch = "x86_64")]
-use super::arch::x86_64::{half_avx2, half_avx512, has_avx2, has_avx512};
+use crate::simd::x86_64::{half_avx2, half_avx512, has_avx2, has_avx512};
 
 impl Isa {
     /// Of this machine, the slowest first.

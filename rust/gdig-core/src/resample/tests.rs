@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 
-use super::keep::{Kept, Limits};
+use super::heaps::{Caps, Heaps};
 use super::quotas::{fill, Clusters, Filled};
 use super::*;
 use crate::hash::{derive, row_hash, unit};
@@ -264,7 +264,7 @@ fn threads_and_trimming_change_nothing() {
             .collect();
         assert_eq!(drawn, expected);
     }
-    let mut kept = Kept::new(Limits::Level { budget: 900 });
+    let mut kept = Heaps::new(Caps::Level { budget: 900 });
     let rows = Arrays::new(Labels::I64(&labels), Priority::Hash, None, 9).unwrap();
     rows.each(0..n, &mut |row| kept.offer(row)).unwrap();
     let held = kept.held();

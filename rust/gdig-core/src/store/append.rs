@@ -1,6 +1,6 @@
 //! Rows appended one batch after another: converted straight into the bytes of the shard to come.
 
-use crate::rows::{encode, Rows};
+use crate::convert::{encode, Rows};
 use crate::{Dtype, Error, Result};
 
 use super::{Store, SCALE, SKETCH};

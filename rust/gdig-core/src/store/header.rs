@@ -5,38 +5,12 @@ use std::collections::BTreeMap;
 use serde_json::{json, Map, Value};
 
 use super::strict_json::Strict;
+use crate::error::{HeaderError, MAX_HEADER};
 use crate::Dtype;
 
-/// Readers of safetensors refuse longer headers, and so do we: nobody can make us allocate more.
-const MAX_HEADER: usize = 100_000_000;
 /// The data start at a multiple of this, so that the first tensor, mapped, is aligned to a cache line.
 const ALIGNMENT: usize = 64;
 const METADATA: &str = "__metadata__";
-
-/// Why a header is refused.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum HeaderError {
-    #[error("truncated: expected at least {expected} bytes, got {got}")]
-    Short { expected: usize, got: usize },
-    #[error("truncated: expected {expected} bytes, got {got}")]
-    Truncated { expected: usize, got: usize },
-    #[error("{extra} bytes after the last tensor: expected {expected} bytes in all")]
-    Trailing { expected: usize, extra: usize },
-    #[error("header length {0} is beyond the limit of {MAX_HEADER} bytes")]
-    TooLong(u64),
-    #[error("header is not JSON: {0}")]
-    Json(String),
-    #[error("header: expected {expected} in {field}")]
-    Field { field: String, expected: &'static str },
-    #[error("tensor {tensor:?}: unknown dtype {dtype:?}")]
-    Dtype { tensor: String, dtype: String },
-    #[error("tensor {tensor:?}: shape {shape:?} overflows")]
-    Overflow { tensor: String, shape: Vec<usize> },
-    #[error("tensor {tensor:?}: its shape takes {expected} bytes, its offsets give {start}..{end}")]
-    Size { tensor: String, expected: usize, start: usize, end: usize },
-    #[error("tensor {tensor:?}: starts at offset {start}, but the one before it ends at {previous}")]
-    Gap { tensor: String, start: usize, previous: usize },
-}
 
 /// Where a tensor lies, in bytes from the start of the file.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -2,24 +2,26 @@
 //! lies in shard `i / rows_per_shard`; every shard but the last is full.
 
 mod append;
+mod atomic;
 pub mod file;
 pub mod header;
+mod shard;
 mod strict_json;
 #[cfg(test)]
 mod tests;
+mod verify;
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use rayon::prelude::*;
 use serde_json::{json, Value};
 
 pub use append::Appender;
-pub use file::{remove_leftovers, sync_directory, write, write_atomic, write_one_of_many, TensorData, TensorFile};
+pub use atomic::{remove_leftovers, sync_directory, write_atomic};
+pub use file::{write, write_one_of_many, TensorData, TensorFile};
+pub use shard::Shard;
+pub use verify::Report;
 
-use crate::interrupt::Supervisor;
-use crate::rows::{encode, Rows};
 use crate::{Dtype, Error, Result};
 
 const STORE_JSON: &str = "store.json";
@@ -60,16 +62,6 @@ pub struct Store {
     dim: usize,
     dtype: Dtype,
     rows_per_shard: usize,
-}
-
-/// What `Store::verify` read.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Report {
-    pub shards: usize,
-    pub rows: usize,
-    pub bytes: u64,
-    /// Shards that are absent although a later one is there.
-    pub missing: Vec<usize>,
 }
 
 impl Store {
@@ -177,74 +169,6 @@ impl Store {
         Ok(missing)
     }
 
-    /// Open a shard, and check that it is this store's.
-    pub fn shard(&self, index: usize) -> Result<Shard> {
-        let file = TensorFile::open(&self.shard_path(index))?;
-        let bad = |what: String| Err(Error::store(file.path(), what));
-        let info = file.info(SKETCH)?;
-        let [n, dim] = info.shape[..] else { return bad(format!("sketch: expected [n, dim], got {:?}", info.shape)) };
-        if (dim, info.dtype) != (self.dim, self.dtype) {
-            let (expected, got) = (self.dtype.name(), info.dtype.name());
-            return bad(format!("sketch: expected [n, {}] of {expected}, got [{n}, {dim}] of {got}", self.dim));
-        }
-        if n == 0 || n > self.rows_per_shard {
-            return bad(format!("{n} rows: expected 1 to {}", self.rows_per_shard));
-        }
-        if let Some((name, info)) = file.header().tensors.iter().find(|(_, info)| info.shape.first() != Some(&n)) {
-            return bad(format!("tensor {name:?}: expected {n} rows, got shape {:?}", info.shape));
-        }
-        let first = (index * self.rows_per_shard).to_string();
-        if file.header().metadata.get("first_row") != Some(&first) {
-            let got = file.header().metadata.get("first_row");
-            return bad(format!("first_row in its metadata: expected {first}, got {got:?}"));
-        }
-        // Checked now, so that reading rows cannot fail half-way.
-        Shard::rows_of(&file, self)?;
-        Ok(Shard { file, n, store: self.clone() })
-    }
-
-    /// Write shard `index`, complete or not at all. `rows` become the tensor `sketch`; the others are stored as given,
-    /// and must have as many rows.
-    pub fn write_shard(&self, index: usize, rows: Rows, tensors: &[TensorData]) -> Result<()> {
-        let path = self.shard_path(index);
-        let (n, bad) = (rows.len(), |what: String| Err(Error::store(&path, what)));
-        if rows.dim() != self.dim {
-            return bad(format!("sketch: expected {} columns, got {}", self.dim, rows.dim()));
-        }
-        if n == 0 || n > self.rows_per_shard {
-            return bad(format!("{n} rows: expected 1 to {}", self.rows_per_shard));
-        }
-        for tensor in tensors {
-            if tensor.name == SKETCH || tensor.name == SCALE {
-                return bad(format!("tensor {:?} is made by the store", tensor.name));
-            }
-            if tensor.shape.first() != Some(&n) {
-                return bad(format!("tensor {:?}: expected {n} rows, got shape {:?}", tensor.name, tensor.shape));
-            }
-        }
-        let (mut bytes, mut scales) = (Vec::with_capacity(n * self.dim * self.dtype.size()), Vec::new());
-        encode(rows, self.dtype, index * self.rows_per_shard, &mut bytes, &mut scales)
-            .map_err(|what| Error::store(&path, what))?;
-        self.write_encoded(index, &bytes, &scales, tensors)
-    }
-
-    fn write_encoded(&self, index: usize, bytes: &[u8], scales: &[f32], tensors: &[TensorData]) -> Result<()> {
-        let n = bytes.len() / (self.dim * self.dtype.size());
-        let mut all = tensors.to_vec();
-        all.push(TensorData { name: SKETCH, dtype: self.dtype, shape: vec![n, self.dim], bytes });
-        if self.dtype == Dtype::I8 {
-            all.push(TensorData {
-                name: SCALE,
-                dtype: Dtype::F32,
-                shape: vec![n],
-                bytes: bytemuck::cast_slice(scales),
-            });
-        }
-        let first_row = (index * self.rows_per_shard).to_string();
-        let metadata = BTreeMap::from([("first_row".to_owned(), first_row)]);
-        write(&self.shard_path(index), &all, &metadata).map(drop)
-    }
-
     /// The shards of a store without gaps, for reading all of it: every one but the last full.
     pub fn check_complete(&self) -> Result<usize> {
         let present = self.shard_indices()?;
@@ -259,71 +183,5 @@ impl Store {
             }
         }
         self.len()
-    }
-
-    /// Read every shard and compare its checksum, in parallel. The error lists all that are bad.
-    pub fn verify(&self, supervisor: &Supervisor) -> Result<Report> {
-        let present = self.shard_indices()?;
-        let last = present.last().copied();
-        let check = |&index: &usize| -> Result<(usize, u64)> {
-            supervisor.check()?;
-            let shard = self.shard(index)?;
-            if Some(index) != last && shard.len() != self.rows_per_shard {
-                let what = format!("{} rows: expected {}, as it is not the last", shard.len(), self.rows_per_shard);
-                return Err(Error::store(shard.file.path(), what));
-            }
-            shard.file.verify(&|| supervisor.check())?;
-            Ok((shard.len(), shard.file.len()))
-        };
-        let results: Vec<_> = present.par_iter().map(check).collect();
-        supervisor.check()?;
-        let bad: Vec<String> = results.iter().filter_map(|r| r.as_ref().err()).map(Error::to_string).collect();
-        if !bad.is_empty() {
-            let what = format!("{} of {} shards are bad:\n{}", bad.len(), present.len(), bad.join("\n"));
-            return Err(Error::store(&self.path, what));
-        }
-        let mut report = Report { shards: present.len(), ..Report::default() };
-        for (rows, bytes) in results.into_iter().flatten() {
-            report.rows += rows;
-            report.bytes += bytes;
-        }
-        report.missing = (0..last.unwrap_or(0)).filter(|index| present.binary_search(index).is_err()).collect();
-        Ok(report)
-    }
-}
-
-/// An open shard.
-pub struct Shard {
-    pub file: TensorFile,
-    n: usize,
-    store: Store,
-}
-
-impl Shard {
-    pub fn len(&self) -> usize {
-        self.n
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.n == 0
-    }
-
-    pub fn rows(&self) -> Rows<'_> {
-        Shard::rows_of(&self.file, &self.store).expect("checked when the shard was opened")
-    }
-
-    fn rows_of<'a>(file: &'a TensorFile, store: &Store) -> Result<Rows<'a>> {
-        let scales = if store.dtype == Dtype::I8 { file.typed::<f32>(SCALE, Dtype::F32)? } else { &[] };
-        Rows::new(store.dtype, store.dim, file.bytes(SKETCH)?, scales)
-            .map_err(|error| Error::store(file.path(), error.to_string()))
-    }
-
-    /// One byte a row, 0 for a row that is to be skipped; `None` when all count.
-    pub fn valid(&self) -> Result<Option<&[u8]>> {
-        match self.file.header().tensors.get(VALID) {
-            None => Ok(None),
-            Some(info) if info.shape.len() == 1 => self.file.typed::<u8>(VALID, Dtype::U8).map(Some),
-            Some(info) => Err(Error::store(self.file.path(), format!("valid: expected [n], got {:?}", info.shape))),
-        }
     }
 }

@@ -6,9 +6,11 @@ use bytemuck::cast_slice;
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 
-use super::header::{build, parse, HeaderError};
+use super::header::{build, parse};
 use super::*;
-use crate::rows::Rows;
+use crate::convert::Rows;
+use crate::error::HeaderError;
+use crate::interrupt::Supervisor;
 
 fn rows(values: &[f32], dim: usize) -> Rows<'_> {
     Rows::new(Dtype::F32, dim, cast_slice(values), &[]).unwrap()

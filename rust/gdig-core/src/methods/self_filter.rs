@@ -1,0 +1,152 @@
+//! The pick choice of Self-Filter (arXiv 2402.12501): the hardest row that is left, again and again; each lowers the
+//! difficulty of its k nearest neighbours among those left by gamma x its own difficulty x the square of their cosine.
+//!
+//! Difficulties are counted from the lowest one of all valid rows: a score net's outputs go through a softmax, so they
+//! mean the same after any shift, and a penalty in proportion to a difficulty has to start from a zero that means
+//! something. A row whose difficulty penalties brought below 0, and a neighbour with a cosine below 0, change nothing:
+//! else the penalty would be a bonus.
+//!
+//! Difficulties only fall, so an entry of the heap is never too low: an entry that is out of date is put back as it is now
+//! when it comes up, and nothing is done when a difficulty changes.
+
+use std::cmp::Ordering;
+use std::collections::BinaryHeap;
+
+use super::{Costs, REPORT};
+use crate::interrupt::{Progress, Supervisor};
+use crate::neighbours::{nearest_of, Graph, Near, NONE};
+use crate::parallel::thread_pool;
+use crate::rows::units::valid_rows;
+use crate::rows::Source;
+use crate::{Error, Result};
+
+pub struct Options<'a> {
+    /// Of each row, higher is harder; those of invalid rows are not looked at.
+    pub difficulty: &'a [f32],
+    /// Neighbours that a chosen row lowers.
+    pub k: usize,
+    pub gamma: f64,
+    /// Sum of what the rows may cost.
+    pub budget: u64,
+    pub costs: Costs<'a>,
+    /// 0: as many as the machine has.
+    pub n_threads: usize,
+}
+
+/// Rows in the order in which they were picked.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Picked {
+    pub rows: Vec<i64>,
+    /// Of each, above the lowest of all: before any penalty, and when it was picked.
+    pub difficulty: Vec<f32>,
+    pub penalised: Vec<f32>,
+    /// Rows whose stored neighbours were too few, so that all rows were searched.
+    pub searched: usize,
+}
+
+/// `graph` has the neighbours of each row of the source, at least k; where too many of them have been chosen, all rows are
+/// searched for the k nearest that are left. So the result does not depend on how many the graph has.
+pub fn self_filter(source: &Source, graph: &Graph, options: &Options, supervisor: &Supervisor) -> Result<Picked> {
+    let n = source.len();
+    graph.check(n)?;
+    options.costs.check(n)?;
+    if options.difficulty.len() != n {
+        let what = format!("difficulty: expected {n} numbers, one for each row; got {}", options.difficulty.len());
+        return Err(Error::input(what));
+    }
+    if options.k == 0 || !(options.gamma >= 0.0 && options.gamma.is_finite()) {
+        let what = "expected k of at least 1 and a finite gamma of at least 0";
+        return Err(Error::input(format!("{what}; got {} and {}", options.k, options.gamma)));
+    }
+    let valid = valid_rows(source, supervisor)?;
+    if let Some(&row) = valid.iter().find(|&&row| !options.difficulty[row as usize].is_finite()) {
+        let got = options.difficulty[row as usize];
+        return Err(Error::input(format!("difficulty of row {row}: expected a finite number, got {got}")));
+    }
+    thread_pool(options.n_threads)?.install(|| pick(source, graph, &valid, options, supervisor))
+}
+
+fn pick(source: &Source, graph: &Graph, valid: &[u64], options: &Options, supervisor: &Supervisor) -> Result<Picked> {
+    let given = |row: usize| f64::from(options.difficulty[row]);
+    let lowest = valid.iter().map(|&row| given(row as usize)).fold(f64::INFINITY, f64::min);
+    let mut open = vec![false; source.len()];
+    let mut now = vec![0f64; source.len()];
+    for &row in valid {
+        (open[row as usize], now[row as usize]) = (true, given(row as usize) - lowest);
+    }
+    let entry = |&row: &u64| Entry { difficulty: now[row as usize], row: row as u32 };
+    let mut heap: BinaryHeap<Entry> = valid.iter().map(entry).collect();
+    let (mut picked, mut spent) = (Picked::default(), 0);
+    while let Some(entry) = heap.pop() {
+        let row = entry.row as usize;
+        if now[row] < entry.difficulty {
+            heap.push(Entry { difficulty: now[row], ..entry });
+            continue;
+        }
+        spent += options.costs.of(row);
+        if spent > options.budget {
+            break;
+        }
+        supervisor.check()?;
+        open[row] = false;
+        picked.rows.push(row as i64);
+        picked.difficulty.push((given(row) - lowest) as f32);
+        picked.penalised.push(now[row] as f32);
+        if picked.rows.len().is_multiple_of(REPORT) {
+            supervisor.report(Progress::Rows { done: picked.rows.len(), total: valid.len() });
+        }
+        let penalty = options.gamma * now[row];
+        // The last row of the budget need not look for neighbours.
+        if penalty > 0.0 && spent < options.budget {
+            for near in neighbours(source, graph, valid, row, &open, options.k, &mut picked.searched, supervisor)? {
+                now[near.row as usize] -= penalty * f64::from(near.cosine.max(0.0)).powi(2);
+            }
+        }
+    }
+    Ok(picked)
+}
+
+/// The k nearest of `row` that are open.
+#[allow(clippy::too_many_arguments)] // All of them are looked at.
+fn neighbours(
+    source: &Source,
+    graph: &Graph,
+    valid: &[u64],
+    row: usize,
+    open: &[bool],
+    k: usize,
+    searched: &mut usize,
+    supervisor: &Supervisor,
+) -> Result<Vec<Near>> {
+    let span = row * graph.k..(row + 1) * graph.k;
+    let stored = graph.neighbours[span.clone()].iter().zip(&graph.cosines[span]);
+    let stored = stored.take_while(|(&row, _)| row != NONE).map(|(&row, &cosine)| Near { cosine, row });
+    let near: Vec<Near> = stored.filter(|near| open[near.row as usize]).take(k).collect();
+    // A graph with all other rows has no more.
+    if near.len() == k || graph.k + 1 >= valid.len() {
+        return Ok(near);
+    }
+    *searched += 1;
+    nearest_of(source, row as u32, valid, |row| open[row as usize], k, supervisor)
+}
+
+/// The hardest first, of equal ones the lower row.
+#[derive(Clone, Copy, PartialEq)]
+struct Entry {
+    difficulty: f64,
+    row: u32,
+}
+
+impl Eq for Entry {}
+
+impl Ord for Entry {
+    fn cmp(&self, other: &Entry) -> Ordering {
+        self.difficulty.total_cmp(&other.difficulty).then(other.row.cmp(&self.row))
+    }
+}
+
+impl PartialOrd for Entry {
+    fn partial_cmp(&self, other: &Entry) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
