@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from os import PathLike
 from pathlib import Path
-from typing import Any, final
+from typing import Any, Literal, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +35,9 @@ __all__ = [
     "verify_file",
     "write_tensors",
 ]
+
+# How much a selection may take: rows, or the sum of their tokens.
+_Limit = tuple[Literal["rows", "tokens"], int]
 
 class GdigError(Exception): ...
 class StoreError(GdigError): ...
@@ -72,7 +75,7 @@ def kmeans_fit(
     init: NDArray[np.float32] | None,
     max_iter: int,
     tol: float,
-    seed: int,
+    random_state: int,
     train_rows: int | None,
     unit_normalize: bool,
     n_threads: int,
@@ -116,7 +119,7 @@ def neighbours_by_clusters(
     centroids: NDArray[np.float32],
     n_probe: int,
     sample: int,
-    seed: int,
+    random_seed: int,
     kernel: str | None = None,
     n_threads: int = 0,
     callback: Callable[[int, int], object] | None = None,
@@ -129,8 +132,8 @@ def g2is(
     directions: NDArray[np.float64],
     weights: NDArray[np.float64],
     ratio: float,
-    budget: int,
-    costs: NDArray[np.uint32] | None = None,
+    limit: _Limit,
+    tokens: NDArray[np.uint32] | None = None,
     n_threads: int = 0,
     callback: Callable[[int, int], object] | None = None,
 ) -> tuple[NDArray[np.int64], NDArray[np.uint32], NDArray[np.uint8], NDArray[np.float32], list[bool]]: ...
@@ -142,28 +145,28 @@ def self_filter(
     difficulty: NDArray[np.float32],
     k: int,
     gamma: float,
-    budget: int,
-    costs: NDArray[np.uint32] | None = None,
+    limit: _Limit,
+    tokens: NDArray[np.uint32] | None = None,
     n_threads: int = 0,
     callback: Callable[[int, int], object] | None = None,
 ) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32], int]: ...
 def resample(
     labels: NDArray[Any],
     budget: int,
-    seed: int,
+    random_seed: int,
     weights: NDArray[Any] | None,
     priority: NDArray[Any] | None,
     costs: NDArray[Any] | None,
     quotas: str,
 ) -> NDArray[np.int64]: ...
-def resample_files(labels: str | PathLike[str], budget: int, seed: int, quotas: str) -> NDArray[np.int64]: ...
+def resample_files(labels: str | PathLike[str], budget: int, random_seed: int, quotas: str) -> NDArray[np.int64]: ...
 def label_counts(labels: str | PathLike[str]) -> NDArray[np.uint64]: ...
-def sample_rows(n: int, k: int, seed: int, eligible: NDArray[np.uint8] | None) -> NDArray[np.int64]: ...
-def row_hash(seed: int, rows: NDArray[np.int64]) -> NDArray[np.uint64]: ...
+def sample_rows(n: int, k: int, random_seed: int, eligible: NDArray[np.uint8] | None) -> NDArray[np.int64]: ...
+def row_hash(random_seed: int, rows: NDArray[np.int64]) -> NDArray[np.uint64]: ...
 def survey(
     store: Store, score: str, tasks: NDArray[np.int64] | None = None
 ) -> tuple[int, int, NDArray[np.uint64], NDArray[np.uint64], int, float]: ...
-def best_rows(store: Store, by: str, budget: int, tokens: bool) -> NDArray[np.int64]: ...
+def best_rows(store: Store, by: str, limit: _Limit) -> NDArray[np.int64]: ...
 def draw_rows(
     store: Store,
     labels: str | PathLike[str] | None,
@@ -171,9 +174,8 @@ def draw_rows(
     least_votes: int,
     by_score: str | None,
     quotas: str,
-    budget: int,
-    tokens: bool,
-    seed: int,
+    limit: _Limit,
+    random_seed: int,
     tasks: NDArray[np.int64] | None = None,
 ) -> NDArray[np.int64]: ...
 def row_columns(
@@ -194,7 +196,7 @@ def tagcos(
     labels: str | PathLike[str],
     *,
     budget: int,
-    seed: int,
+    random_seed: int,
     unit_normalize: bool,
     ridge: float,
     tolerance: float,

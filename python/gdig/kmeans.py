@@ -178,7 +178,7 @@ class KMeans:
             init=init,
             max_iter=self.max_iter,
             tol=float(self.tol),
-            seed=self.seed,
+            random_state=self.seed,
             train_rows=None if train_rows == "all" else train_rows,
             unit_normalize=self.unit_normalize,
             n_threads=self.n_threads or 0,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from gdig import _native
 from gdig.config import Budget, Config
 from gdig.strategies.base import Picked, Swept
@@ -18,4 +20,5 @@ def loss(swept: Swept, budget: Budget, seed: int, options: Config) -> Picked:
 
 
 def _best(swept: Swept, by: str, budget: Budget) -> Picked:
-    return Picked(_native.best_rows(swept.store._native, by, int(budget.amount), budget.unit == "tokens"))
+    unit: Literal["rows", "tokens"] = "tokens" if budget.unit == "tokens" else "rows"
+    return Picked(_native.best_rows(swept.store._native, by, (unit, int(budget.amount))))

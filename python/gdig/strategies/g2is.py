@@ -81,8 +81,8 @@ def g2is(swept: Swept, budget: Budget, seed: int, options: Config) -> Picked:
         directions=directions,
         weights=explained,
         ratio=RATIO,
-        budget=int(budget.amount),
-        costs=column(store, "tokens").astype(np.uint32) if by_tokens else None,
+        limit=("tokens" if budget.unit == "tokens" else "rows", int(budget.amount)),
+        tokens=column(store, "tokens").astype(np.uint32) if by_tokens else None,
         n_threads=options.threads or 0,
     )
     counts = np.bincount(component, minlength=len(directions))

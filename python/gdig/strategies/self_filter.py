@@ -109,8 +109,8 @@ def _penalised(
         difficulty=difficulty,
         k=options.n_neighbours,
         gamma=GAMMA,
-        budget=int(budget.amount),
-        costs=costs,
+        limit=("tokens" if budget.unit == "tokens" else "rows", int(budget.amount)),
+        tokens=costs,
         n_threads=options.threads or 0,
     )
     notes = near.notes

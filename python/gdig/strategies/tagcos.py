@@ -75,7 +75,7 @@ def pursue(
         store._native,
         labels,
         budget=budget,
-        seed=seed,
+        random_seed=seed,
         unit_normalize=unit_normalize,
         ridge=ridge,
         tolerance=tolerance,

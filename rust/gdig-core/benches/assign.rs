@@ -1,9 +1,9 @@
 //! The kernels by themselves, on one thread: the search for the nearest centroid, and the update behind it.
 //!
 //! `make bench-rust`, or `cargo bench -p gdig-core -- amx` for some. criterion's "elem/s" are floating-point operations
-//! (2 K d a row for the search, 4 d for the update), so its G are GFLOP/s. Behind each comes the share of a ceiling that
-//! is measured right before it: the same instruction in registers alone. Best time against best time, as machines are
-//! shared.
+//! (2 K d a row for the search, 4 d for the update), so its G are GFLOP/s. Behind each comes the share of a ceiling
+//! that is measured right before it: the same instruction in registers alone. Best time against best time, as machines
+//! are shared.
 
 mod ceiling;
 

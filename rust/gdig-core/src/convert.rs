@@ -1,4 +1,4 @@
-//! Rows in any of the stored types: to float32 for computing, from floats for storing.
+//! Rows of any stored type, converted to float32 for computing and from floats for storing.
 
 use bytemuck::{cast_slice, Pod};
 use half::slice::HalfFloatSliceExt;
@@ -7,7 +7,7 @@ use xxhash_rust::xxh3::Xxh3;
 
 use crate::{Dtype, Error, Result};
 
-/// Borrowed rows [n, dim] in C order. For int8 a row is its bytes times its scale.
+/// Borrowed rows [n, dim] in C order. An int8 row is its bytes times its scale.
 #[derive(Clone, Copy)]
 pub struct Rows<'a> {
     dtype: Dtype,
@@ -17,7 +17,8 @@ pub struct Rows<'a> {
 }
 
 impl<'a> Rows<'a> {
-    /// `bytes` aligned to `dtype` (so that decoding may view it as elements); `scales` one a row for int8, else empty.
+    /// `bytes` must be aligned to `dtype`, so that decoding may view them as elements. `scales` has one number for each
+    /// int8 row, and is empty for every other type.
     pub fn new(dtype: Dtype, dim: usize, bytes: &'a [u8], scales: &'a [f32]) -> Result<Rows<'a>> {
         let row = dim * dtype.size();
         let readable = matches!(dtype, Dtype::F64 | Dtype::F32 | Dtype::F16 | Dtype::BF16 | Dtype::I8);
@@ -57,12 +58,12 @@ impl<'a> Rows<'a> {
         Rows { bytes: &self.bytes[start * row..stop * row], scales, ..*self }
     }
 
-    /// As stored.
+    /// The rows as they are stored.
     pub fn bytes(&self) -> &'a [u8] {
         self.bytes
     }
 
-    /// One a row for int8, else empty.
+    /// One number for each int8 row; empty for every other type.
     pub fn scales(&self) -> &'a [f32] {
         self.scales
     }
@@ -74,8 +75,8 @@ impl<'a> Rows<'a> {
         hash.update(self.dtype.name().as_bytes());
     }
 
-    /// Row `i` as float32 into `out`, [dim]; float16 by `half`. Inlined into functions for one instruction set, which
-    /// `decode` is not.
+    /// Write row `i` to `out`, [dim], as float32. `half` converts float16. The compiler inlines this function into the
+    /// functions of an instruction set; it does not inline `decode`.
     #[inline(always)]
     pub fn decode_row(&self, i: usize, out: &mut [f32], half: impl FnOnce(&[f16], &mut [f32])) {
         let row = &self.bytes[i * self.dim * self.dtype.size()..][..self.dim * self.dtype.size()];
@@ -89,9 +90,9 @@ impl<'a> Rows<'a> {
         }
     }
 
-    /// All rows as float32 into `out`, [len, dim]. float64 is rounded to nearest.
+    /// Write all rows to `out`, [len, dim], as float32. float64 is rounded to nearest.
     pub fn decode(&self, out: &mut [f32]) {
-        // The constructor has checked the alignment that these casts ask for.
+        // The constructor has checked the alignment that the casts need.
         match self.dtype {
             Dtype::F32 => out.copy_from_slice(cast_slice(self.bytes)),
             Dtype::F16 => cast_slice::<u8, f16>(self.bytes).convert_to_f32_slice(out),
@@ -113,8 +114,8 @@ fn each<T: Pod>(from: &[T], to: &mut [f32], convert: impl Fn(T) -> f32) {
     to.iter_mut().zip(from).for_each(|(to, &from)| *to = convert(from));
 }
 
-/// Append rows to `out` in the type `dtype` of a store (and their scales to `scales`, for int8). `first_row` is the
-/// number that an error gives the first of them.
+/// Append rows to `out` in the type `dtype` of a store, and int8 scales to `scales`. An error counts rows from
+/// `first_row`.
 ///
 /// int8: q = round(x / scale), scale = max|x| / 127, and scale 0 for a row of zeros.
 pub fn encode(
@@ -130,11 +131,12 @@ pub fn encode(
         rows.slice(i, i + 1).decode(&mut row);
         let number = first_row + i;
         if let Some((column, x)) = row.iter().enumerate().find(|(_, x)| !x.is_finite()) {
-            return Err(format!("row {number}, column {column}: {x} cannot be stored, expected finite numbers"));
+            return Err(format!("row {number}, column {column}: expected a finite number, got {x}"));
         }
         let overflow = |limit: f32| {
             let (column, x) = row.iter().enumerate().find(|(_, x)| x.abs() >= limit).unwrap_or((0, &row[0]));
-            format!("row {number}, column {column}: {x} overflows {}", dtype.name())
+            let hint = "scale the rows down, or store them as float32";
+            format!("row {number}, column {column}: expected a number that {} holds, got {x}; {hint}", dtype.name())
         };
         match dtype {
             Dtype::F32 => out.extend_from_slice(cast_slice(&row)),
@@ -156,7 +158,7 @@ pub fn encode(
             }
             Dtype::I8 => {
                 let scale = row.iter().fold(0f32, |m, x| m.max(x.abs())) / 127.0;
-                // A row so small that its scale is 0 is a row of zeros to float32.
+                // The scale of a very small row underflows to 0. Such a row is stored as zeros.
                 let q = |x: &f32| if scale == 0.0 { 0 } else { (x / scale).round_ties_even() as i8 };
                 out.extend(row.iter().map(|x| q(x) as u8));
                 scales.push(scale);
@@ -186,8 +188,8 @@ mod tests {
     }
 
     proptest! {
-            /// Rounding to nearest: half a unit in the last of 11, 8 or 24 bits; for int8 half a step of the row's scale,
-            /// plus the roundings of the division and the product (3 units of 2^-24 of up to 127 steps).
+            /// Rounding to nearest: half a unit in the last of 11, 8 or 24 bits; for int8 half a step of the row's
+            /// scale, plus the roundings of the division and the product (3 units of 2^-24 of up to 127 steps).
             #[test]
             fn decoding_what_was_encoded_is_off_by_half_a_step(
                 values in proptest::collection::vec(-1000f32..1000.0, 12), dim in proptest::sample::select(vec![1, 3, 4, 12])
@@ -220,9 +222,11 @@ mod tests {
             let rows = Rows::new(Dtype::F32, 2, cast_slice(values), &[]).unwrap();
             encode(rows, dtype, 10, &mut Vec::new(), &mut Vec::new()).unwrap_err()
         };
-        assert!(refused(&[0.0, 0.0, 0.0, 65520.0], Dtype::F16).starts_with("row 11, column 1: 65520 overflows float16"));
+        assert!(refused(&[0.0, 0.0, 0.0, 65520.0], Dtype::F16)
+            .starts_with("row 11, column 1: expected a number that float16 holds, got 65520;"));
         assert!(refused(&[0.0, f32::MAX], Dtype::BF16).starts_with("row 10, column 1"));
-        assert!(refused(&[f32::NAN, 0.0], Dtype::I8).starts_with("row 10, column 0: NaN"));
-        assert!(refused(&[0.0, f32::INFINITY], Dtype::F32).starts_with("row 10, column 1: inf"));
+        assert!(refused(&[f32::NAN, 0.0], Dtype::I8).starts_with("row 10, column 0: expected a finite number, got NaN"));
+        assert!(refused(&[0.0, f32::INFINITY], Dtype::F32)
+            .starts_with("row 10, column 1: expected a finite number, got inf"));
     }
 }

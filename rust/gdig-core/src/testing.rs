@@ -8,9 +8,9 @@ use crate::rows::Source;
 use crate::Dtype;
 
 /// `n` rows of `dim` columns, in -1..1, in as many blobs as `blobs`.
-pub fn data(n: usize, dim: usize, blobs: usize, seed: u64) -> Vec<f32> {
-    let u = |i: usize, salt: u64| (unit(row_hash(seed ^ salt, i as u64)) * 2.0 - 1.0) as f32;
-    let center = |row: usize, j: usize| u((row_hash(seed, row as u64) as usize % blobs) * dim + j, 77);
+pub fn data(n: usize, dim: usize, blobs: usize, random_seed: u64) -> Vec<f32> {
+    let u = |i: usize, salt: u64| (unit(row_hash(random_seed ^ salt, i as u64)) * 2.0 - 1.0) as f32;
+    let center = |row: usize, j: usize| u((row_hash(random_seed, row as u64) as usize % blobs) * dim + j, 77);
     (0..n * dim).map(|i| center(i / dim, i % dim) + 0.1 * u(i, 99)).collect()
 }
 

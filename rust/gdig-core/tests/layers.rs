@@ -1,7 +1,9 @@
-//! The crate's modules form layers. The doc comment of lib.rs lists the layers; these tests read the list and the sources.
+//! The crate's modules form layers. The doc comment of lib.rs lists the layers; these tests read the list and the
+//! sources.
 //!
 //! A module may use itself and the modules above it in the list. Inside a module the files may not use one another in a
-//! circle. A `mod.rs` stands for its whole folder: it declares the files of the folder, and they may use its declarations.
+//! circle. A `mod.rs` stands for its whole folder: it declares the files of the folder, and they may use its
+//! declarations.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -85,7 +87,8 @@ fn expand(tree: &str) -> Vec<String> {
     branches.flat_map(expand).map(|path| format!("{prefix}{path}")).collect()
 }
 
-/// The paths in some code that begin with crate, super or self. What a `mod.rs` re-exports (`pub use`) is not among them.
+/// The paths in some code that begin with crate, super or self. What a `mod.rs` re-exports (`pub use`) is not among
+/// them.
 fn paths(code: &str, is_folder: bool) -> Vec<String> {
     let mut paths = Vec::new();
     let mut at = 0;

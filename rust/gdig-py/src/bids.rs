@@ -14,7 +14,8 @@ use crate::supervised::supervised;
 
 type Picked<'py> = (Bound<'py, PyArray1<i64>>, Bound<'py, PyArray1<u32>>, Bound<'py, PyArray1<f64>>, usize);
 
-/// (rows, the seed that each was taken for, its gain there, seeds without a say)
+/// Returns (rows, the seed that each was picked for, its gain there, the number of seeds without a say). `budget` counts
+/// rows.
 #[pyfunction]
 #[pyo3(signature = (influence, budget, valid=None, n_threads=0))]
 pub fn bids<'py>(
@@ -28,7 +29,7 @@ pub fn bids<'py>(
     let picked = if let Ok(store) = influence.cast::<Store>() {
         let store = store.get();
         if valid.is_some() {
-            return Err(PyValueError::new_err("valid: expected none with a store, which holds it"));
+            return Err(PyValueError::new_err("valid: expected none with a store, because the store has its own"));
         }
         supervised(py, None, |supervisor| core(&Influence::sweep(&store.store)?, &options, supervisor))?
     } else {

@@ -15,9 +15,9 @@ use crate::supervised::supervised;
 type Centers<'py> = Bound<'py, PyArray2<f32>>;
 type Labels<'py> = (Bound<'py, PyArray1<u32>>, Bound<'py, PyArray1<f32>>);
 
-/// (centroids [K, dim], inertia, iterations, counts [K]); None in a process that helps another one.
+/// Returns (centroids [K, dim], inertia, iterations, counts [K]); None on every rank but 0.
 #[pyfunction]
-#[pyo3(signature = (x, n_clusters, *, init, max_iter, tol, seed, train_rows, unit_normalize, n_threads, kernel, callback, resume_file, peers=None))]
+#[pyo3(signature = (x, n_clusters, *, init, max_iter, tol, random_state, train_rows, unit_normalize, n_threads, kernel, callback, resume_file, peers=None))]
 #[allow(clippy::too_many_arguments, clippy::type_complexity)] // As many as KMeans has options.
 pub fn kmeans_fit<'py>(
     py: Python<'py>,
@@ -26,7 +26,7 @@ pub fn kmeans_fit<'py>(
     init: Option<PyReadonlyArray2<'py, f32>>,
     max_iter: usize,
     tol: f64,
-    seed: u64,
+    random_state: u64,
     train_rows: Option<usize>,
     unit_normalize: bool,
     n_threads: usize,
@@ -35,15 +35,25 @@ pub fn kmeans_fit<'py>(
     resume_file: Option<PathBuf>,
     peers: Option<Bound<'py, PyAny>>,
 ) -> PyResult<Option<(Centers<'py>, f64, usize, Bound<'py, PyArray1<u64>>)>> {
-    let held = RowsOrStore::new(x)?;
-    let source = held.source()?;
+    let rows = RowsOrStore::new(x)?;
+    let source = rows.source()?;
     let init = match init {
         None => Init::PlusPlus,
         Some(centroids) => Init::Centroids(centroids.as_array().iter().copied().collect()),
     };
     let kernel = Kernel::choose(kernel).map_err(to_py)?;
-    let options =
-        Options { n_clusters, init, max_iter, tol, seed, train_rows, unit_normalize, kernel, n_threads, resume_file };
+    let options = Options {
+        n_clusters,
+        init,
+        max_iter,
+        tol,
+        random_state,
+        train_rows,
+        unit_normalize,
+        kernel,
+        n_threads,
+        resume_file,
+    };
     let fitted = match peers.as_ref().map(PyPeers::new).transpose()? {
         None => supervised(py, callback, |supervisor| kmeans::fit(&source, &options, supervisor))?,
         Some(peers) if peers.rank == 0 => {
@@ -62,7 +72,7 @@ pub fn kmeans_fit<'py>(
     Ok(Some((centroids, inertia, n_iter, PyArray1::from_vec(py, counts))))
 }
 
-/// (labels [n], distances [n])
+/// Returns (labels [n], distances [n]).
 #[pyfunction]
 pub fn kmeans_predict<'py>(
     py: Python<'py>,
@@ -72,14 +82,14 @@ pub fn kmeans_predict<'py>(
     n_threads: usize,
     kernel: Option<&str>,
 ) -> PyResult<Labels<'py>> {
-    let held = RowsOrStore::new(x)?;
-    let (source, kernel) = (held.source()?, Kernel::choose(kernel).map_err(to_py)?);
+    let rows = RowsOrStore::new(x)?;
+    let (source, kernel) = (rows.source()?, Kernel::choose(kernel).map_err(to_py)?);
     let model = Model { centroids: centroids.as_slice()?, unit_normalize, kernel, n_threads };
     let (labels, distances) = supervised(py, None, |supervisor| kmeans::predict(&source, &model, supervisor))?;
     Ok((PyArray1::from_vec(py, labels), PyArray1::from_vec(py, distances)))
 }
 
-/// The files written or kept, in order.
+/// Returns the label files, written or already there, in order.
 #[pyfunction]
 #[allow(clippy::too_many_arguments)] // As many as KMeans has options for it.
 pub fn kmeans_predict_to<'py>(
@@ -94,8 +104,8 @@ pub fn kmeans_predict_to<'py>(
     callback: Option<Bound<'py, PyAny>>,
     shards: Option<(usize, usize)>,
 ) -> PyResult<Vec<PathBuf>> {
-    let held = RowsOrStore::new(x)?;
-    let (source, kernel) = (held.source()?, Kernel::choose(kernel).map_err(to_py)?);
+    let rows = RowsOrStore::new(x)?;
+    let (source, kernel) = (rows.source()?, Kernel::choose(kernel).map_err(to_py)?);
     let model = Model { centroids: centroids.as_slice()?, unit_normalize, kernel, n_threads };
     let shards = shards.map(|(start, stop)| start..stop);
     supervised(py, callback, |supervisor| {
@@ -103,7 +113,7 @@ pub fn kmeans_predict_to<'py>(
     })
 }
 
-/// Names of the kernels that this machine has, the slowest first.
+/// The names of the kernels of this machine, the slowest first.
 #[pyfunction]
 pub fn kernels() -> Vec<&'static str> {
     Kernel::available().map(|(_, name)| name).collect()

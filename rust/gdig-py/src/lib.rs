@@ -5,6 +5,7 @@ mod bids;
 mod errors;
 mod g2is;
 mod kmeans;
+mod limit;
 mod neighbours;
 mod peers;
 mod resample;

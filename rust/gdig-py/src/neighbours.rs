@@ -28,7 +28,7 @@ pub fn graph(neighbours: &PyReadonlyArray2<u32>, cosines: &PyReadonlyArray2<f32>
     Ok(Graph { k, neighbours: neighbours.as_slice()?.to_vec(), cosines: cosines.as_slice()?.to_vec() })
 }
 
-/// (neighbours [n, k], cosines [n, k])
+/// Returns (neighbours [n, k], cosines [n, k]).
 #[pyfunction]
 #[pyo3(signature = (x, k, *, kernel=None, n_threads=0, callback=None))]
 pub fn neighbours<'py>(
@@ -39,15 +39,15 @@ pub fn neighbours<'py>(
     n_threads: usize,
     callback: Option<Bound<'py, PyAny>>,
 ) -> PyResult<(Lines<'py, u32>, Lines<'py, f32>)> {
-    let held = RowsOrStore::new(x)?;
-    let (source, kernel) = (held.source()?, Kernel::choose(kernel).map_err(to_py)?);
+    let rows = RowsOrStore::new(x)?;
+    let (source, kernel) = (rows.source()?, Kernel::choose(kernel).map_err(to_py)?);
     let options = Options { k, kernel, n_threads };
     lines(py, supervised(py, callback, |supervisor| core::exact(&source, &options, supervisor))?)
 }
 
-/// (neighbours [n, k], cosines [n, k], recall of the first 1 to k on the sample)
+/// Returns (neighbours [n, k], cosines [n, k], recall of the first 1 to k neighbours on the sample).
 #[pyfunction]
-#[pyo3(signature = (x, k, *, labels, centroids, n_probe, sample, seed, kernel=None, n_threads=0, callback=None))]
+#[pyo3(signature = (x, k, *, labels, centroids, n_probe, sample, random_seed, kernel=None, n_threads=0, callback=None))]
 #[allow(clippy::too_many_arguments)] // As many as the search has options.
 pub fn neighbours_by_clusters<'py>(
     py: Python<'py>,
@@ -57,17 +57,17 @@ pub fn neighbours_by_clusters<'py>(
     centroids: PyReadonlyArray2<'py, f32>,
     n_probe: usize,
     sample: usize,
-    seed: u64,
+    random_seed: u64,
     kernel: Option<&str>,
     n_threads: usize,
     callback: Option<Bound<'py, PyAny>>,
 ) -> PyResult<(Lines<'py, u32>, Lines<'py, f32>, Vec<f64>)> {
-    let held = RowsOrStore::new(x)?;
-    let (source, kernel) = (held.source()?, Kernel::choose(kernel).map_err(to_py)?);
+    let rows = RowsOrStore::new(x)?;
+    let (source, kernel) = (rows.source()?, Kernel::choose(kernel).map_err(to_py)?);
     let options = Options { k, kernel, n_threads };
     let clusters = Clusters { labels: labels.as_slice()?, centroids: centroids.as_slice()?, n_probe };
     let (graph, recall) = supervised(py, callback, |supervisor| {
-        core::approximate(&source, &clusters, &options, sample, seed, supervisor)
+        core::approximate(&source, &clusters, &options, sample, random_seed, supervisor)
     })?;
     let (neighbours, cosines) = lines(py, graph)?;
     Ok((neighbours, cosines, recall))

@@ -6,7 +6,7 @@ use gdig_core::kmeans::Peers;
 use numpy::{PyArray1, PyReadonlyArray1};
 use pyo3::prelude::*;
 
-/// Other processes, as an object of Python's says: `rank`, `world`, and the methods of `Peers`, bytes being uint8 arrays.
+/// A Python object with `rank`, `world` and the methods of `Peers`. Bytes are uint8 arrays.
 pub struct PyPeers {
     object: Py<PyAny>,
     pub rank: usize,
@@ -20,7 +20,7 @@ impl PyPeers {
         Ok(PyPeers { object: object.clone().unbind(), rank, world, raised: Mutex::default() })
     }
 
-    /// Call into Python from a thread of the core; what it raises ends the work, and is raised where that was called.
+    /// Call into Python from a thread of the core. An exception ends the work, and is raised again by `result`.
     fn call<T>(&self, work: impl FnOnce(&Bound<'_, PyAny>) -> PyResult<T>) -> gdig_core::Result<T> {
         Python::attach(|py| work(self.object.bind(py))).map_err(|error| {
             *self.raised.lock().expect("no thread panics with the lock") = Some(error);
@@ -51,8 +51,8 @@ impl Peers for PyPeers {
 
     fn take(&self) -> gdig_core::Result<Option<Vec<f32>>> {
         self.call(|object| {
-            let found: Option<PyReadonlyArray1<f32>> = object.call_method0("take")?.extract()?;
-            found.map(|array| Ok(array.as_slice()?.to_vec())).transpose()
+            let centroids: Option<PyReadonlyArray1<f32>> = object.call_method0("take")?.extract()?;
+            centroids.map(|array| Ok(array.as_slice()?.to_vec())).transpose()
         })
     }
 

@@ -1,4 +1,4 @@
-//! How the core is called: without the GIL, and so that Ctrl-C and exceptions of a callback end the work.
+//! Calls into the core, without the GIL. Ctrl-C and the exceptions of a callback end the work.
 
 use gdig_core::interrupt::{supervise, Progress, Supervisor};
 use gdig_core::Result;
@@ -11,8 +11,8 @@ pub fn detached<T: Send>(py: Python<'_>, work: impl FnOnce() -> Result<T> + Send
     py.detach(work).map_err(to_py)
 }
 
-/// For long work: signals are looked after on this thread (Python handles them only on its main one), and `callback`
-/// is called with the numbers of each report.
+/// For long work. This thread handles signals, which Python allows on its main thread alone. It calls `callback` with the
+/// numbers of each report.
 pub fn supervised<T: Send>(
     py: Python<'_>,
     callback: Option<Bound<'_, PyAny>>,

@@ -1,8 +1,9 @@
-//! What the seeds say of a sweep's rows.
+//! The votes and scores of the rows of a sweep, and the rows picked by them.
 
 use std::path::PathBuf;
 
 use gdig_core::kmeans::LabelFiles;
+use gdig_core::resample::resample;
 use gdig_core::sweep::{self as core, By, Drawable, Judge, Score, Tasks, Voters};
 use gdig_core::{Dtype, Error, Result};
 use numpy::PyArray1;
@@ -12,7 +13,8 @@ use pyo3::types::PyDict;
 
 use crate::array::Array;
 use crate::errors::to_py;
-use crate::resample::{drawn, quotas};
+use crate::limit::Limit;
+use crate::resample::quotas;
 use crate::store::Store;
 use crate::supervised::supervised;
 
@@ -28,7 +30,7 @@ fn open(labels: Option<&PathBuf>, rows: usize) -> Result<Option<LabelFiles>> {
     Ok(Some(files))
 }
 
-/// The tasks of the seeds, by seed; without them every seed votes.
+/// The task of each seed. Without tasks every seed votes.
 fn tasks(of_seed: Option<&Bound<'_, PyAny>>) -> PyResult<Option<Tasks>> {
     let Some(of_seed) = of_seed else { return Ok(None) };
     let of_seed = Array::new(of_seed, "tasks")?.one_dimensional(&[Dtype::I64])?;
@@ -47,7 +49,7 @@ fn score_named(name: &str) -> PyResult<Score> {
     }
 }
 
-/// (rows, seeds, valid rows by votes, their tokens by votes, tokens of all rows, sum of the valid rows' scores)
+/// Returns (rows, seeds, valid rows by votes, their tokens by votes, tokens of all rows, sum of the scores of valid rows).
 #[pyfunction]
 #[pyo3(signature = (store, score, tasks=None))]
 pub fn survey<'py>(
@@ -58,31 +60,25 @@ pub fn survey<'py>(
 ) -> PyResult<(usize, usize, Counts<'py>, Counts<'py>, u64, f64)> {
     let (score, tasks) = (score_named(score)?, self::tasks(tasks)?);
     let judge = Judge { score, voters: voters(&tasks) };
-    let found = supervised(py, None, |supervisor| core::survey(&store.store, judge, supervisor))?;
-    let (counts, tokens) = (PyArray1::from_vec(py, found.counts), PyArray1::from_vec(py, found.tokens));
-    Ok((found.rows, found.n_seeds, counts, tokens, found.all_tokens, found.score))
+    let survey = supervised(py, None, |supervisor| core::survey(&store.store, judge, supervisor))?;
+    let (counts, tokens) = (PyArray1::from_vec(py, survey.counts), PyArray1::from_vec(py, survey.tokens));
+    Ok((survey.rows, survey.n_seeds, counts, tokens, survey.all_tokens, survey.score))
 }
 
-/// The best rows, in order: by a score, or by "loss".
+/// The best rows, in order. `by` is a score, or "loss".
 #[pyfunction]
-pub fn best_rows<'py>(
-    py: Python<'py>,
-    store: &Store,
-    by: &str,
-    budget: u64,
-    tokens: bool,
-) -> PyResult<Bound<'py, PyArray1<i64>>> {
+pub fn best_rows<'py>(py: Python<'py>, store: &Store, by: &str, limit: Limit) -> PyResult<Bound<'py, PyArray1<i64>>> {
     let by = match by {
         "loss" => By::Loss,
         score => By::Score(score_named(score)?),
     };
-    let rows = supervised(py, None, |supervisor| core::best(&store.store, by, budget, tokens, supervisor))?;
+    let rows = supervised(py, None, |supervisor| core::best(&store.store, by, limit.0, supervisor))?;
     Ok(PyArray1::from_vec(py, rows))
 }
 
-/// Rows drawn from the clusters, in order: inside a cluster by a score, or by a hash.
+/// The rows drawn from the clusters, in order. Inside a cluster the order is a score, or a hash.
 #[pyfunction]
-#[pyo3(signature = (store, labels, *, least_votes, by_score, quotas, budget, tokens, seed, tasks=None))]
+#[pyo3(signature = (store, labels, *, least_votes, by_score, quotas, limit, random_seed, tasks=None))]
 #[allow(clippy::too_many_arguments)] // Each is one of the options of a selection.
 pub fn draw_rows<'py>(
     py: Python<'py>,
@@ -91,9 +87,8 @@ pub fn draw_rows<'py>(
     least_votes: u32,
     by_score: Option<&str>,
     quotas: &str,
-    budget: u64,
-    tokens: bool,
-    seed: u64,
+    limit: Limit,
+    random_seed: u64,
     tasks: Option<&Bound<'py, PyAny>>,
 ) -> PyResult<Bound<'py, PyArray1<i64>>> {
     let (quotas, tasks) = (self::quotas(quotas)?, self::tasks(tasks)?);
@@ -107,16 +102,16 @@ pub fn draw_rows<'py>(
             voters: voters(&tasks),
             least_votes,
             by_score,
-            seed,
+            random_seed,
             len,
             supervisor,
         };
-        drawn(&rows, quotas, budget, seed, tokens, supervisor)
+        resample(&rows, quotas, limit.0, random_seed, supervisor)
     })?;
     Ok(PyArray1::from_vec(py, rows))
 }
 
-/// What the files say of some rows: columns by name.
+/// The numbers of some rows: columns by name.
 #[pyfunction]
 #[pyo3(signature = (store, labels, rows, score, tasks=None))]
 pub fn row_columns<'py>(
@@ -131,18 +126,18 @@ pub fn row_columns<'py>(
     let judge = Judge { score: score_named(score)?, voters: voters(&tasks) };
     let rows = Array::new(rows, "rows")?.one_dimensional(&[Dtype::I64])?;
     let rows: &[i64] = rows.typed();
-    let found = supervised(py, None, |supervisor| {
+    let values = supervised(py, None, |supervisor| {
         let labels = open(labels.as_ref(), store.store.check_complete()?)?;
         core::columns(&store.store, labels.as_ref(), rows, judge, supervisor)
     })?;
     let columns = PyDict::new(py);
-    columns.set_item("votes", PyArray1::from_vec(py, found.votes))?;
-    columns.set_item("score", PyArray1::from_vec(py, found.score))?;
-    columns.set_item("loss", PyArray1::from_vec(py, found.loss))?;
-    columns.set_item("tokens", PyArray1::from_vec(py, found.tokens))?;
+    columns.set_item("votes", PyArray1::from_vec(py, values.votes))?;
+    columns.set_item("score", PyArray1::from_vec(py, values.score))?;
+    columns.set_item("loss", PyArray1::from_vec(py, values.loss))?;
+    columns.set_item("tokens", PyArray1::from_vec(py, values.tokens))?;
     if labels.is_some() {
-        columns.set_item("label", PyArray1::from_vec(py, found.label))?;
-        columns.set_item("distance", PyArray1::from_vec(py, found.distance))?;
+        columns.set_item("label", PyArray1::from_vec(py, values.label))?;
+        columns.set_item("distance", PyArray1::from_vec(py, values.distance))?;
     }
     Ok(columns)
 }

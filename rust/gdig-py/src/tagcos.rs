@@ -13,23 +13,23 @@ use crate::supervised::supervised;
 
 type Column<'py, T> = Bound<'py, PyArray1<T>>;
 
-/// (rows, their weights, whether the pursuit took them, clusters that gave some, those whose pursuit ended early, mean
-/// residual)
+/// Returns (rows, their weights, whether the pursuit picked them, clusters that give rows, clusters whose pursuit ended early,
+/// mean residual). `budget` counts rows.
 #[pyfunction]
-#[pyo3(signature = (store, labels, *, budget, seed, unit_normalize, ridge, tolerance, n_threads=0))]
+#[pyo3(signature = (store, labels, *, budget, random_seed, unit_normalize, ridge, tolerance, n_threads=0))]
 #[allow(clippy::too_many_arguments, clippy::type_complexity)] // Each is one of the options of a selection.
 pub fn tagcos<'py>(
     py: Python<'py>,
     store: &Store,
     labels: PathBuf,
     budget: u64,
-    seed: u64,
+    random_seed: u64,
     unit_normalize: bool,
     ridge: f64,
     tolerance: f64,
     n_threads: usize,
 ) -> PyResult<(Column<'py, i64>, Column<'py, f64>, Column<'py, bool>, usize, usize, f64)> {
-    let mut options = Options { n_threads, ..Options::new(budget, seed, unit_normalize) };
+    let mut options = Options { n_threads, ..Options::new(budget, random_seed, unit_normalize) };
     options.matching = Matching { ridge, tolerance, ..options.matching };
     let picked = supervised(py, None, |supervisor| {
         core::tagcos(&Source::store(&store.store)?, &LabelFiles::open(&labels)?, &options, supervisor)

@@ -47,7 +47,8 @@ mod x86_64 {
         if !kernel.is_available() {
             return None;
         }
-        // SAFETY: the processor has what the kernel needs, or it would not be available; tiles live on this thread only.
+        // SAFETY: the processor has what the kernel needs, or it would not be available; tiles live on this thread
+        // only.
         match kernel {
             Kernel::Scalar | Kernel::Portable => None,
             Kernel::Avx2 => Some(rate(flops(8), || unsafe { avx2() })),

@@ -14,15 +14,15 @@ use crate::rows::gather::gather_stored;
 use crate::rows::{RowSet, Source};
 use crate::{Error, Result};
 
-/// Training rows are copied to memory, as they are stored, when they take no more than this; else they are read from the
-/// source in each iteration.
+/// Training rows that take no more bytes are copied to memory as they are stored. Otherwise each iteration reads them
+/// from the source.
 const GATHER_BYTES: usize = 256 << 20;
 
 pub fn fit(source: &Source, options: &Options, supervisor: &Supervisor) -> Result<Fitted> {
     fit_with(source, options, None, supervisor)
 }
 
-/// `fit`, the rows added up together with other processes, which are in `help` with the same source and options.
+/// `fit` together with other processes, which call `help` with the same source and options.
 pub fn fit_with(
     source: &Source,
     options: &Options,
@@ -30,14 +30,14 @@ pub fn fit_with(
     supervisor: &Supervisor,
 ) -> Result<Fitted> {
     on_training_rows(source, options, supervisor, |all, rows| {
-        // What the resume_file stands for does not depend on the sample, which the options fix.
+        // The resume file does not depend on the sample, which the options determine.
         let path = options.resume_file.as_deref();
         let resume_file = path.map(|path| ResumeFile::new(path, all, options, supervisor)).transpose()?;
         train(rows, options, resume_file.as_ref(), peers, supervisor)
     })
 }
 
-/// Add up this process's chunks in each pass of the fit that rank 0 does, until it has ended.
+/// Add up the chunks of this process in each pass of the fit of rank 0, until that fit has ended.
 pub fn help(source: &Source, options: &Options, peers: &dyn Peers, supervisor: &Supervisor) -> Result<()> {
     on_training_rows(source, options, supervisor, |_, rows| {
         let mut partials = Vec::new();
@@ -48,7 +48,7 @@ pub fn help(source: &Source, options: &Options, peers: &dyn Peers, supervisor: &
     })
 }
 
-/// Do `work` in a pool of threads, on all valid rows and on those to train on.
+/// Do `work` in a pool of threads. Its arguments are all rows, and the rows to train on.
 fn on_training_rows<T: Send>(
     source: &Source,
     options: &Options,
@@ -60,12 +60,11 @@ fn on_training_rows<T: Send>(
     source.each_valid(supervisor, |_| n_valid += 1)?;
     if k == 0 || k > n_valid || k >= u32::MAX as usize {
         let skipped = source.len() - n_valid;
-        let what =
-            format!("n_clusters: expected 1 to the number of rows, {n_valid} ({skipped} invalid ones not counted)");
-        return Err(Error::input(format!("{what}; got {k}")));
+        let what = format!("n_clusters: expected 1 to the number of rows, {n_valid} (and {skipped} invalid ones)");
+        return Err(Error::input(format!("{what}, got {k}")));
     }
     if let Some(n) = options.train_rows.filter(|&n| n < k) {
-        return Err(Error::input(format!("train_rows: expected at least n_clusters, {k}; got {n}")));
+        return Err(Error::input(format!("train_rows: expected at least n_clusters, {k}, got {n}")));
     }
     let pool = thread_pool(options.n_threads)?;
     pool.install(|| {
@@ -74,7 +73,7 @@ fn on_training_rows<T: Send>(
         if n_train == n_valid {
             return work(all, all);
         }
-        let list = sample(all, n_train, derive(options.seed, "k-means training rows"), supervisor)?;
+        let list = sample(all, n_train, derive(options.random_state, "k-means training rows"), supervisor)?;
         let rows = RowSet { list: Some(&list), ..all };
         if n_train * source.dim() * source.dtype().size() > GATHER_BYTES {
             return work(all, rows);
@@ -97,13 +96,16 @@ fn train(
     let (k, dim) = (options.n_clusters, rows.source.dim());
     if let Init::Centroids(given) = &options.init {
         if given.len() != k * dim {
-            return Err(Error::input(format!("init: expected finite centroids [{k}, {dim}]")));
+            let got = given.len();
+            return Err(Error::input(format!("init: expected finite centroids [{k}, {dim}], got {got} numbers")));
         }
         check_centroids(given, dim).map_err(|what| Error::input(format!("init: {what}")))?;
     }
     let state = match (resume_file.and_then(|resume_file| resume_file.read(options, dim)), &options.init) {
         (Some(state), _) => state,
-        (None, Init::PlusPlus) => lloyd::start(init::plus_plus(rows, k, options.seed, supervisor)?, dim, options),
+        (None, Init::PlusPlus) => {
+            lloyd::start(init::plus_plus(rows, k, options.random_state, supervisor)?, dim, options)
+        }
         (None, Init::Centroids(given)) => lloyd::start(given.clone(), dim, options),
     };
     lloyd::run(rows, state, options, resume_file, peers, supervisor)

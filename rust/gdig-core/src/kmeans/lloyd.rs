@@ -33,15 +33,15 @@ pub fn run(
     let mut partials = Vec::new();
     let mut pass = |centroids: &[f32]| pass(rows, centroids, options, &mut partials, peers, supervisor);
     while !state.ended && state.n_iter < options.max_iter {
-        let mut found = pass(&state.centroids)?;
-        let reseeded = reseed(rows, &mut found)?;
-        let updated = update(&found, &state.centroids, dim, options.unit_normalize);
+        let mut total = pass(&state.centroids)?;
+        let reseeded = reseed(rows, &mut total)?;
+        let updated = update(&total, &state.centroids, dim, options.unit_normalize);
         let squares = updated.iter().zip(&state.centroids).map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2));
         let shift = squares.sum::<f64>().sqrt();
-        // The first iteration has nothing to compare with; after a reseeding the next one is bound to gain.
-        let gain = state.inertia - found.inertia;
+        // The first iteration has no earlier inertia. After a reseeding the next iteration is bound to gain.
+        let gain = state.inertia - total.inertia;
         let slow = state.inertia.is_finite() && reseeded == 0 && gain <= options.tol * state.inertia;
-        let Pass { counts, inertia, .. } = found;
+        let Pass { counts, inertia, .. } = total;
         let (n_iter, ended) = (state.n_iter + 1, slow || shift == 0.0);
         state = State { centroids: updated, counts, n_iter, inertia, ended };
         if let Some(resume_file) = resume_file {
@@ -53,12 +53,12 @@ pub fn run(
             return Ok(Fitted { centroids, inertia, n_iter, counts });
         }
     }
-    // Inertia and counts of the centroids that are returned, not of those before the last update.
+    // The result has the inertia and the counts of the returned centroids, not those before the last update.
     let Pass { counts, inertia, .. } = pass(&state.centroids)?;
     Ok(Fitted { centroids: state.centroids, inertia, n_iter: state.n_iter, counts })
 }
 
-/// Assign all rows to `centroids`, and sum them up. `partials` is memory kept from one call to the next.
+/// Assign all rows to `centroids`, and add them up. `partials` is memory that serves all passes.
 fn pass(
     rows: RowSet,
     centroids: &[f32],
@@ -76,7 +76,7 @@ fn pass(
         let assigner = Assigner::new(rows.kernel(options.kernel), centroids, rows.source.dim(), rows.dtype())?;
         for (number, chunks) in waves.all().enumerate() {
             let from = peers.map_or(0, |peers| number % peers.world());
-            // A row nearer than the farthest of the chunks before cannot become one of the farthest.
+            // A row nearer than the nearest of the farthest rows so far cannot become one of them.
             let floor = (total.far.len() == waves.n_far).then(|| *total.far.last().expect("k is not zero"));
             if from == 0 {
                 waves.sum(rows, chunks.clone(), centroids, &assigner, floor, partials, ahead, supervisor)?;
@@ -90,7 +90,7 @@ fn pass(
     })
 }
 
-/// What rank `rank` of several adds to a pass: the sums of the chunks of its waves.
+/// The part of this process in a pass: the sums of the chunks of its waves.
 pub fn help(
     rows: RowSet,
     centroids: &[f32],

@@ -1,8 +1,11 @@
-//! k-means over rows larger than memory: Lloyd's algorithm on a training sample, k-means++ or a given start.
+//! k-means over more rows than fit in memory: Lloyd's algorithm on a training sample, from k-means++ or a given start.
 //!
-//! The result is the same to the last bit for any number of threads and any shard size: a row's nearest centroid
-//! depends on that row and the kernel alone (`simd`), sums go over chunks of a fixed number of rows in float32 and over
-//! the chunks in order in float64 (`waves`, `tally`), and every draw is a hash of (seed, row).
+//! The result is the same to the last bit for any number of threads and any shard size:
+//!
+//! - The nearest centroid of a row depends on that row and the kernel alone (`simd`).
+//! - Sums go over chunks of a fixed number of rows in float32 (`waves`, `tally`), and over the chunks in order in
+//!   float64 (`partial`).
+//! - Every draw is a hash of (random state, row).
 
 mod fit;
 mod init;

@@ -1,7 +1,9 @@
-//! Where Lloyd's iterations stand, on disk after each: a fit that was killed goes on from there, to the same bits.
+//! The resume file: the state of Lloyd's iterations on disk, written after each. A fit that was killed resumes from it,
+//! and reaches the same bits.
 //!
-//! The file holds the centroids after an iteration, the rows that each of them won in it, and what the stop rule has
-//! to remember. There is no generator to keep: every draw is a hash of (seed, row), and the seed is in `made_from`.
+//! The file holds the centroids after an iteration, the rows of each centroid in that iteration, and the state of the
+//! stop rule. There is no random generator to keep: every draw is a hash of (random state, row), and the random state
+//! is in `made_from`.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -16,23 +18,23 @@ use crate::{Dtype, Result};
 
 const MADE_FROM: &str = "made_from";
 const ITERATIONS: &str = "n_iter";
-/// The float64 as 16 hexadecimal digits, so that it comes back to the last bit.
+/// The bits of the float64 as 16 hexadecimal digits, so that no bit is lost.
 const INERTIA: &str = "inertia_bits";
 const ENDED: &str = "ended";
-/// Rows of an array that stand for all of them: to hash those would take as long as an iteration.
+/// The rows of an array in its fingerprint. To hash all rows would take as long as an iteration.
 const SAMPLED: usize = 4096;
 
-/// What the next iteration starts from.
+/// The state that the next iteration starts from.
 #[derive(Clone, Debug, PartialEq)]
 pub struct State {
     /// [K, dim].
     pub centroids: Vec<f32>,
-    /// Rows won in the iteration that led here, [K].
+    /// The rows of each centroid in the last iteration, [K].
     pub counts: Vec<u64>,
     pub n_iter: usize,
-    /// Before the last update; infinity at the start.
+    /// The inertia before the last update; infinity at the start.
     pub inertia: f64,
-    /// The stop rule said so.
+    /// Whether the stop rule has ended the fit.
     pub ended: bool,
 }
 
@@ -46,8 +48,8 @@ impl<'a> ResumeFile<'a> {
         Ok(ResumeFile { path, made_from: fingerprint(rows, options, supervisor)? })
     }
 
-    /// What a fit of the same rows with the same options left. A damaged file, and one of another fit, count as none:
-    /// they will be overwritten.
+    /// The state that a fit of the same rows with the same options has left. A damaged file and the file of another fit
+    /// give `None`, and will be overwritten.
     pub fn read(&self, options: &Options, dim: usize) -> Option<State> {
         let file = TensorFile::open(self.path).ok()?;
         file.verify(&|| Ok(())).ok()?;
@@ -62,7 +64,7 @@ impl<'a> ResumeFile<'a> {
             inertia: f64::from_bits(u64::from_str_radix(metadata.get(INERTIA)?, 16).ok()?),
             ended: metadata.get(ENDED)? == "true",
         };
-        // One that went further than is asked for now says nothing about the way there.
+        // The file of a longer fit does not hold the state after `max_iter` iterations.
         let fits = state.centroids.len() == options.n_clusters * dim && state.n_iter <= options.max_iter;
         fits.then_some(state)
     }
@@ -85,12 +87,12 @@ impl<'a> ResumeFile<'a> {
     }
 }
 
-/// Of the rows and of all options that the bits of an iteration depend on: neither threads nor max_iter are.
+/// A hash of the rows, and of all options that change the bits of an iteration. Threads and max_iter do not.
 fn fingerprint(rows: RowSet, options: &Options, supervisor: &Supervisor) -> Result<String> {
     let mut hash = Xxh3::new();
     let (source, kernel) = (rows.source, rows.kernel(options.kernel).rounding());
     let shape = (source.len(), source.dim(), source.dtype().name());
-    let numbers = (options.n_clusters, options.tol.to_bits(), options.seed, options.train_rows);
+    let numbers = (options.n_clusters, options.tol.to_bits(), options.random_state, options.train_rows);
     hash.update(format!("{shape:?} {numbers:?} {} {kernel}", options.unit_normalize).as_bytes());
     match &options.init {
         Init::PlusPlus => hash.update(b"k-means++"),

@@ -1,4 +1,4 @@
-//! The chunks of a pass, and the waves in which they are taken.
+//! The chunks of a pass, and the waves in which the threads take them.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -15,17 +15,17 @@ use crate::rows::{Block, Reader, RowSet};
 use crate::simd::{Assigner, Scratch};
 use crate::Result;
 
-/// Rows whose sums are taken together in float32: at least this many, and 4 K, so that adding up the chunks costs
-/// less than adding up the rows. Fixed by K alone: the bits of the result depend on it.
+/// The least rows of a chunk, whose sums are taken together in float32. A chunk has at least 4 K rows, so that adding
+/// up chunks costs less than adding up rows. K alone fixes the number, because the bits of the result depend on it.
 const CHUNK_ROWS: usize = 8192;
-/// Most bytes that the sums of chunks under way may take together; bounds how many run at once, not the result.
+/// The most bytes of the sums of all chunks of a wave. This bounds how many chunks run at once, not the result.
 const PARTIAL_BYTES: usize = 1 << 30;
-/// Most chunks in a wave that one of several processes takes.
+/// The most chunks of a wave that one of several processes takes.
 const SHARED_WAVE: usize = 16;
-/// Most empty clusters that one iteration fills again.
+/// The most empty clusters that an iteration fills again.
 const MAX_RESEEDED: usize = 1024;
 
-/// Chunks in waves: so many as their sums take memory for, whose sums are then added in order.
+/// The chunks in waves. A wave has as many chunks as there is memory for; its sums are then added in order.
 pub struct Waves {
     pub chunk_rows: usize,
     n_chunks: usize,
@@ -38,7 +38,7 @@ impl Waves {
     pub fn new(rows: RowSet, options: &Options, shared: bool) -> Waves {
         let (k, dim) = (options.n_clusters, rows.source.dim());
         let chunk_rows = CHUNK_ROWS.max(4 * k).next_multiple_of(CHUNK_ROWS);
-        // Where waves are dealt out, all processes must see the same ones, whatever their threads.
+        // Several processes must have the same waves, whatever their numbers of threads.
         let most = if shared { SHARED_WAVE } else { 8 * rayon::current_num_threads() };
         let at_once = (PARTIAL_BYTES / (4 * k * dim)).clamp(1, most);
         let n_chunks = rows.len().div_ceil(chunk_rows);
@@ -73,7 +73,7 @@ impl Waves {
         Ok(())
     }
 
-    /// The sums of `n` chunks that another process has added up.
+    /// Receive the sums of `n` chunks that another process has added up.
     pub fn take(
         &self,
         n: usize,
@@ -99,15 +99,15 @@ fn sum_chunk(
     centroids: &[f32],
     assigner: &Assigner,
     (n_far, floor): (usize, Option<Far>),
-    found: &mut Pass<f32>,
+    partial: &mut Pass<f32>,
     supervisor: &Supervisor,
 ) -> Result<()> {
     let dim = rows.source.dim();
-    found.sums.clear();
-    found.sums.resize(centroids.len(), 0.0);
-    found.counts.clear();
-    found.counts.resize(centroids.len() / dim, 0);
-    found.inertia = 0.0;
+    partial.sums.clear();
+    partial.sums.resize(centroids.len(), 0.0);
+    partial.counts.clear();
+    partial.counts.resize(centroids.len() / dim, 0);
+    partial.inertia = 0.0;
     let mut far = BinaryHeap::with_capacity(n_far + 1);
     let (mut reader, mut block, mut scratch) = (Reader::new(rows), Block::default(), Scratch::default());
     let (mut tally, mut labels) = (Tally::new(None), Vec::new());
@@ -116,14 +116,14 @@ fn sum_chunk(
         let view = reader.view(first, chunk.end.min(first + assigner.block_rows()), &mut block)?;
         labels.resize(view.rows.len(), 0);
         assigner.assign(view.rows, view.ahead, &mut labels, &mut scratch);
-        let added = tally.add(view.rows, &labels, centroids, &mut found.sums);
+        let added = tally.add(view.rows, &labels, centroids, &mut partial.sums);
         if let Err(BadRow(i)) = added {
             let position = view.positions[i];
             return Err(reader.complaint(position));
         }
         for ((&label, &distance), &position) in labels.iter().zip(&tally.distances).zip(view.positions) {
-            found.counts[label as usize] += 1;
-            found.inertia += f64::from(distance);
+            partial.counts[label as usize] += 1;
+            partial.inertia += f64::from(distance);
             let this = Far { distance: distance.to_bits(), position: Reverse(position), label };
             if floor.is_some_and(|floor| this < floor) {
                 continue;
@@ -136,6 +136,6 @@ fn sum_chunk(
             }
         }
     }
-    found.far = far.into_iter().map(|Reverse(far)| far).collect();
+    partial.far = far.into_iter().map(|Reverse(far)| far).collect();
     Ok(())
 }

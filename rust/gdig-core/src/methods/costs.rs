@@ -1,22 +1,25 @@
-//! What rows take of a budget.
+//! What rows take of a limit.
 
-use crate::{Error, Result};
+use crate::{Error, Limit, Result};
 
-/// What rows cost: one each, or what an array says.
+/// What a row costs: 1, or its tokens.
 #[derive(Clone, Copy)]
-pub struct Costs<'a>(pub Option<&'a [u32]>);
+pub struct Costs<'a>(Option<&'a [u32]>);
 
-impl Costs<'_> {
-    pub fn of(self, row: usize) -> u64 {
-        self.0.map_or(1, |costs| u64::from(costs[row]))
+impl<'a> Costs<'a> {
+    /// `tokens` has a number for each of `n` rows; only `Limit::Tokens` needs it.
+    pub fn new(limit: Limit, tokens: Option<&'a [u32]>, n: usize) -> Result<Costs<'a>> {
+        match (limit, tokens) {
+            (Limit::Rows(_), _) => Ok(Costs(None)),
+            (Limit::Tokens(_), Some(tokens)) if tokens.len() == n => Ok(Costs(Some(tokens))),
+            (Limit::Tokens(_), tokens) => {
+                let got = tokens.map_or("none".to_owned(), |tokens| tokens.len().to_string());
+                Err(Error::input(format!("tokens: expected {n} numbers, one for each row, got {got}")))
+            }
+        }
     }
 
-    pub fn check(self, n: usize) -> Result<()> {
-        match self.0 {
-            Some(costs) if costs.len() != n => {
-                Err(Error::input(format!("costs: expected {n}, one for each row; got {}", costs.len())))
-            }
-            _ => Ok(()),
-        }
+    pub fn of(self, row: usize) -> u64 {
+        self.0.map_or(1, |tokens| u64::from(tokens[row]))
     }
 }

@@ -1,4 +1,5 @@
-//! Loops of the methods of choosing that are too heavy for Python.
+//! The loops of the methods of selection that are too heavy for Python. Modules and functions have the names of the
+//! methods in Python; each returns what it has `Picked`.
 
 pub mod bids;
 mod costs;
@@ -8,7 +9,5 @@ pub mod tagcos;
 #[cfg(test)]
 mod tests;
 
-pub use costs::Costs;
-
-/// Chosen rows between two reports.
+/// Picked rows between two reports.
 const REPORT: usize = 256;

@@ -1,72 +1,81 @@
-//! The pick choice of Self-Filter (arXiv 2402.12501): the hardest row that is left, again and again; each lowers the
-//! difficulty of its k nearest neighbours among those left by gamma x its own difficulty x the square of their cosine.
+//! The greedy selection of Self-Filter (arXiv 2402.12501). Each step picks the hardest open row. The row then lowers
+//! the difficulty of its k nearest open neighbours, by gamma x its own difficulty x the square of the cosine.
 //!
-//! Difficulties are counted from the lowest one of all valid rows: a score net's outputs go through a softmax, so they
-//! mean the same after any shift, and a penalty in proportion to a difficulty has to start from a zero that means
-//! something. A row whose difficulty penalties brought below 0, and a neighbour with a cosine below 0, change nothing:
-//! else the penalty would be a bonus.
+//! Difficulties count from the lowest difficulty of all valid rows. The outputs of a score net go through a softmax, so
+//! a shift does not change their meaning. But a penalty in proportion to a difficulty needs a meaningful zero.
 //!
-//! Difficulties only fall, so an entry of the heap is never too low: an entry that is out of date is put back as it is now
-//! when it comes up, and nothing is done when a difficulty changes.
+//! A row with a difficulty below 0 after penalties lowers no neighbour, and neither does a cosine below 0. Otherwise
+//! the penalty would be a bonus.
+//!
+//! Difficulties only fall, so an entry of the heap is never too low. An outdated entry goes back into the heap with its
+//! present difficulty when it comes up.
 
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
 
-use super::{Costs, REPORT};
+use super::costs::Costs;
+use super::REPORT;
 use crate::interrupt::{Progress, Supervisor};
 use crate::neighbours::{nearest_of, Graph, Near, NONE};
 use crate::parallel::thread_pool;
 use crate::rows::units::valid_rows;
 use crate::rows::Source;
-use crate::{Error, Result};
+use crate::{Error, Limit, Result};
 
 pub struct Options<'a> {
-    /// Of each row, higher is harder; those of invalid rows are not looked at.
+    /// The difficulty of each row; higher is harder. Those of invalid rows are not read.
     pub difficulty: &'a [f32],
-    /// Neighbours that a chosen row lowers.
+    /// The number of neighbours that a picked row lowers.
     pub k: usize,
     pub gamma: f64,
-    /// Sum of what the rows may cost.
-    pub budget: u64,
-    pub costs: Costs<'a>,
-    /// 0: as many as the machine has.
+    pub limit: Limit,
+    /// The tokens of each row. Only `Limit::Tokens` needs them.
+    pub tokens: Option<&'a [u32]>,
+    /// 0 means as many threads as the machine has cores.
     pub n_threads: usize,
 }
 
-/// Rows in the order in which they were picked.
+/// The picked rows, in order.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Picked {
     pub rows: Vec<i64>,
-    /// Of each, above the lowest of all: before any penalty, and when it was picked.
+    /// The difficulty of each row above the lowest: before any penalty, and after the penalties before its pick.
     pub difficulty: Vec<f32>,
     pub penalised: Vec<f32>,
-    /// Rows whose stored neighbours were too few, so that all rows were searched.
+    /// The number of picked rows whose stored neighbours were too few, so that all rows were searched.
     pub searched: usize,
 }
 
-/// `graph` has the neighbours of each row of the source, at least k; where too many of them have been chosen, all rows are
-/// searched for the k nearest that are left. So the result does not depend on how many the graph has.
+/// `graph` has at least k neighbours of each row of the source. If too many of them have been picked, all rows are
+/// searched for the k nearest open ones. So the size of the graph does not change the result.
 pub fn self_filter(source: &Source, graph: &Graph, options: &Options, supervisor: &Supervisor) -> Result<Picked> {
     let n = source.len();
     graph.check(n)?;
-    options.costs.check(n)?;
+    let costs = Costs::new(options.limit, options.tokens, n)?;
     if options.difficulty.len() != n {
-        let what = format!("difficulty: expected {n} numbers, one for each row; got {}", options.difficulty.len());
+        let what = format!("difficulty: expected {n} numbers, one for each row, got {}", options.difficulty.len());
         return Err(Error::input(what));
     }
     if options.k == 0 || !(options.gamma >= 0.0 && options.gamma.is_finite()) {
-        let what = "expected k of at least 1 and a finite gamma of at least 0";
-        return Err(Error::input(format!("{what}; got {} and {}", options.k, options.gamma)));
+        let (k, gamma) = (options.k, options.gamma);
+        return Err(Error::input(format!("k, gamma: expected k >= 1 and a finite gamma >= 0, got {k} and {gamma}")));
     }
     let valid = valid_rows(source, supervisor)?;
     if let Some(&row) = valid.iter().find(|&&row| !options.difficulty[row as usize].is_finite()) {
         let got = options.difficulty[row as usize];
         return Err(Error::input(format!("difficulty of row {row}: expected a finite number, got {got}")));
     }
-    thread_pool(options.n_threads)?.install(|| pick(source, graph, &valid, options, supervisor))
+    thread_pool(options.n_threads)?.install(|| pick(source, graph, &valid, options, costs, supervisor))
 }
 
-fn pick(source: &Source, graph: &Graph, valid: &[u64], options: &Options, supervisor: &Supervisor) -> Result<Picked> {
+fn pick(
+    source: &Source,
+    graph: &Graph,
+    valid: &[u64],
+    options: &Options,
+    costs: Costs,
+    supervisor: &Supervisor,
+) -> Result<Picked> {
     let given = |row: usize| f64::from(options.difficulty[row]);
     let lowest = valid.iter().map(|&row| given(row as usize)).fold(f64::INFINITY, f64::min);
     let mut open = vec![false; source.len()];
@@ -83,8 +92,8 @@ fn pick(source: &Source, graph: &Graph, valid: &[u64], options: &Options, superv
             heap.push(Entry { difficulty: now[row], ..entry });
             continue;
         }
-        spent += options.costs.of(row);
-        if spent > options.budget {
+        spent += costs.of(row);
+        if spent > options.limit.amount() {
             break;
         }
         supervisor.check()?;
@@ -97,7 +106,7 @@ fn pick(source: &Source, graph: &Graph, valid: &[u64], options: &Options, superv
         }
         let penalty = options.gamma * now[row];
         // The last row of the budget need not look for neighbours.
-        if penalty > 0.0 && spent < options.budget {
+        if penalty > 0.0 && spent < options.limit.amount() {
             for near in neighbours(source, graph, valid, row, &open, options.k, &mut picked.searched, supervisor)? {
                 now[near.row as usize] -= penalty * f64::from(near.cosine.max(0.0)).powi(2);
             }
@@ -106,7 +115,7 @@ fn pick(source: &Source, graph: &Graph, valid: &[u64], options: &Options, superv
     Ok(picked)
 }
 
-/// The k nearest of `row` that are open.
+/// The k nearest open neighbours of `row`.
 #[allow(clippy::too_many_arguments)] // All of them are looked at.
 fn neighbours(
     source: &Source,
@@ -122,7 +131,7 @@ fn neighbours(
     let stored = graph.neighbours[span.clone()].iter().zip(&graph.cosines[span]);
     let stored = stored.take_while(|(&row, _)| row != NONE).map(|(&row, &cosine)| Near { cosine, row });
     let near: Vec<Near> = stored.filter(|near| open[near.row as usize]).take(k).collect();
-    // A graph with all other rows has no more.
+    // A graph with all other rows holds no further neighbours to search for.
     if near.len() == k || graph.k + 1 >= valid.len() {
         return Ok(near);
     }

@@ -1,5 +1,4 @@
-//! What one row keeps of the rows that it is compared with: the k nearest so far, and those whose approximate cosine does
-//! not rule them out.
+//! The candidates of a row: the k nearest rows so far, and the rows that an approximate cosine does not rule out.
 
 use std::cmp::Ordering;
 
@@ -13,28 +12,28 @@ pub struct Near {
 }
 
 impl Near {
-    /// The nearest first, ties by row.
+    /// The order of neighbours: the nearest first, ties by row.
     pub fn order(a: &Near, b: &Near) -> Ordering {
         b.cosine.total_cmp(&a.cosine).then(a.row.cmp(&b.row))
     }
 }
 
-/// Rows that are compared with: their numbers, and them at unit length, [len, dim].
+/// The rows to compare with: their numbers, and the rows at unit length, [len, dim].
 #[derive(Clone, Copy)]
 pub struct Columns<'a> {
     pub rows: &'a [u32],
     pub x: &'a [f32],
 }
 
-/// Of one row.
+/// The candidates of one row.
 pub struct Candidates {
     row: u32,
     k: usize,
-    /// By how much an approximate cosine may be off.
+    /// The largest error of an approximate cosine.
     bound: f64,
-    /// At most k, in order, exact.
+    /// At most k neighbours, in order, with exact cosines.
     nearest: Vec<Near>,
-    /// Columns that may be among the nearest: approximate cosine, column.
+    /// Columns that may be among the nearest, each with its approximate cosine.
     fresh: Vec<(f32, u32)>,
 }
 
@@ -43,7 +42,7 @@ impl Candidates {
         Candidates { row, k, bound, nearest, fresh: Vec::new() }
     }
 
-    /// Approximate cosines below it belong to no row that is among the nearest.
+    /// No row with an approximate cosine below the threshold is among the nearest.
     pub fn threshold(&self) -> f32 {
         match self.nearest.len() == self.k {
             true => lower(f64::from(self.nearest[self.k - 1].cosine) - self.bound),
@@ -51,15 +50,15 @@ impl Candidates {
         }
     }
 
-    /// How many columns are let in before they are sorted out.
+    /// The most columns before they are sorted out.
     fn room(&self) -> usize {
         (4 * self.k).max(128)
     }
 
-    /// Let a column in, whose approximate cosine reached `threshold`, and raise that if many have come.
+    /// Add a column whose approximate cosine has reached `threshold`. Raise the threshold when there are many columns.
     #[cold]
     pub fn push(&mut self, score: f32, column: usize, threshold: &mut f32, x: &[f32], columns: Columns) {
-        // Columns beyond the last fill up a panel.
+        // Columns beyond the last one fill up a panel.
         if column >= columns.rows.len() || columns.rows[column] == self.row {
             return;
         }
@@ -67,8 +66,8 @@ impl Candidates {
         if self.fresh.len() < self.room() {
             return;
         }
-        // k columns have at least the k-th approximate cosine less the bound, so one that lies below that by more than
-        // the bound is not among the k nearest.
+        // k columns have at least the k-th approximate cosine less the bound. A column below that by more than the
+        // bound is not among the k nearest.
         let (_, kth, _) = self.fresh.select_nth_unstable_by(self.k - 1, |a, b| b.0.total_cmp(&a.0));
         *threshold = threshold.max(lower(f64::from(kth.0) - 2.0 * self.bound));
         self.fresh.retain(|fresh| fresh.0 >= *threshold);
@@ -78,7 +77,7 @@ impl Candidates {
         }
     }
 
-    /// Compare exactly what was let in.
+    /// Compute the exact cosines of the columns, and keep the k nearest.
     pub fn settle(&mut self, x: &[f32], columns: Columns) {
         let dim = x.len();
         for (_, column) in self.fresh.drain(..) {
@@ -95,12 +94,12 @@ impl Candidates {
     }
 }
 
-/// The float32 number below `x`: rounding must not raise a threshold.
+/// The float32 number below `x`, because rounding must not raise a threshold.
 fn lower(x: f64) -> f32 {
     (x as f32).next_down()
 }
 
-/// The first k in order.
+/// The k nearest, in order.
 pub fn first(mut near: Vec<Near>, k: usize) -> Vec<Near> {
     if near.len() > k {
         near.select_nth_unstable_by(k, Near::order);

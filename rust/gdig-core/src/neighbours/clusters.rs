@@ -1,4 +1,4 @@
-//! Neighbours by way of the clusters: a row is compared with the rows of the clusters near its own alone.
+//! Approximate neighbours: a row is compared only with the rows of the clusters near its own cluster.
 
 use super::candidates::{first, Near};
 use super::columns::ColumnBlock;
@@ -13,28 +13,29 @@ use crate::rows::units::{cosine, scale, valid_rows, Units};
 use crate::rows::Source;
 use crate::{Error, Result};
 
-/// Columns of a task at once.
+/// The columns that a task compares with at once.
 const BLOCK_ROWS: usize = if cfg!(test) { 50 } else { 8192 };
 
-/// A clustering of a source's rows.
+/// A clustering of the rows of a source.
 pub struct Clusters<'a> {
-    /// Of each row; one that is no number of a centroid is of no cluster, and nobody's neighbour.
+    /// The cluster of each row. A row with another number is in no cluster, and no neighbour of any row.
     pub labels: &'a [u32],
     /// [K, dim].
     pub centroids: &'a [f32],
-    /// Clusters to look into: a row's own, and those whose centroids have the highest cosine to its centroid. More, where
-    /// these hold no k others.
+    /// The number of clusters to search: the own cluster of a row, and those whose centroids have the highest cosine to
+    /// its centroid. More clusters are searched where these hold fewer than k other rows.
     pub n_probe: usize,
 }
 
-/// The k nearest of the rows in `clusters.n_probe` clusters, of each row; and the recall of the first 1 to k: the share of
-/// as many exact neighbours of `sample` rows, drawn by a hash, that are as near as these (1 where `sample` is 0).
+/// For each row, its k nearest rows in `clusters.n_probe` clusters; and the recall of the first 1 to k neighbours. The
+/// recall is measured on `sample` rows, drawn by a hash: the share of their neighbours that are as near as the exact
+/// ones. It is 1 where `sample` is 0.
 pub fn approximate(
     source: &Source,
     clusters: &Clusters,
     options: &Options,
     sample: usize,
-    seed: u64,
+    random_seed: u64,
     supervisor: &Supervisor,
 ) -> Result<(Graph, Vec<f64>)> {
     let members = members(source, clusters, supervisor)?;
@@ -42,7 +43,7 @@ pub fn approximate(
     check_k(options.k, all.len())?;
     let probes = probes(&members, clusters, source.dim(), options.k);
     let graph = search(source, &members, &probes, options, supervisor)?.scattered(&all, source.len());
-    let recall = recall(source, &graph, all, options, sample, seed, supervisor)?;
+    let recall = recall(source, &graph, all, options, sample, random_seed, supervisor)?;
     Ok((graph, recall))
 }
 
@@ -50,11 +51,14 @@ pub fn approximate(
 fn members(source: &Source, clusters: &Clusters, supervisor: &Supervisor) -> Result<Vec<Vec<u64>>> {
     let (dim, k) = (source.dim(), clusters.centroids.len() / source.dim());
     if clusters.labels.len() != source.len() {
-        let what = format!("labels: expected {}, one for each row; got {}", source.len(), clusters.labels.len());
+        let what = format!("labels: expected {}, one for each row, got {}", source.len(), clusters.labels.len());
         return Err(Error::input(what));
     }
     if k == 0 || clusters.centroids.len() != k * dim || clusters.centroids.iter().any(|c| !c.is_finite()) {
-        return Err(Error::input(format!("rows have {dim} columns: expected finite centroids [K, {dim}]")));
+        let got = clusters.centroids.len();
+        return Err(Error::input(format!(
+            "rows have {dim} columns: expected finite centroids [K, {dim}], got {got} numbers"
+        )));
     }
     if clusters.n_probe == 0 {
         return Err(Error::input("n_probe: expected at least 1, got 0"));
@@ -74,7 +78,7 @@ fn probes<'a>(members: &'a [Vec<u64>], clusters: &Clusters, dim: usize, k: usize
     units.chunks_exact_mut(dim).for_each(scale);
     let probes = |own: usize| {
         let near = units.chunks_exact(dim).enumerate().map(|(other, x)| {
-            // A row's own cluster comes first, whatever the rounding.
+            // The own cluster of a row comes first, whatever the rounding.
             let cosine = if other == own { f32::INFINITY } else { cosine(&units[own * dim..][..dim], x) };
             Near { cosine, row: other as u32 }
         });
@@ -90,7 +94,7 @@ fn probes<'a>(members: &'a [Vec<u64>], clusters: &Clusters, dim: usize, k: usize
     (0..members.len()).map(probes).collect()
 }
 
-/// Lines in the order of the clusters.
+/// A graph whose lines are in the order of the clusters.
 fn search(
     source: &Source,
     members: &[Vec<u64>],
@@ -135,14 +139,14 @@ fn search(
     Ok(graph)
 }
 
-/// Of a sample of `rows`, for the first 1 to k of the graph.
+/// The recall of the first 1 to k neighbours, on a sample of `rows`.
 fn recall(
     source: &Source,
     graph: &Graph,
     mut rows: Vec<u64>,
     options: &Options,
     sample: usize,
-    seed: u64,
+    random_seed: u64,
     supervisor: &Supervisor,
 ) -> Result<Vec<f64>> {
     let k = options.k;
@@ -150,16 +154,16 @@ fn recall(
         return Ok(vec![1.0; k]);
     }
     rows.sort_unstable();
-    let positions = bottom_k(0..rows.len() as u64, sample.min(rows.len()), derive(seed, "recall"), supervisor)?;
+    let positions = bottom_k(0..rows.len() as u64, sample.min(rows.len()), derive(random_seed, "recall"), supervisor)?;
     let queries: Vec<u64> = positions.into_iter().map(|position| rows[position as usize]).collect();
     let truth = exact_of(source, &queries, &rows, options, supervisor)?;
     let of_first = |first: usize| {
-        let found = queries.iter().zip(truth.cosines.chunks(k)).map(|(&row, truth)| {
+        let reached = queries.iter().zip(truth.cosines.chunks(k)).map(|(&row, truth)| {
             let here = row as usize * k..row as usize * k + first;
             let lines = graph.neighbours[here.clone()].iter().zip(&graph.cosines[here]);
             lines.filter(|(&n, &cosine)| n != NONE && cosine >= truth[first - 1]).count()
         });
-        found.sum::<usize>() as f64 / (first * queries.len()) as f64
+        reached.sum::<usize>() as f64 / (first * queries.len()) as f64
     };
     Ok((1..=k).map(of_first).collect())
 }

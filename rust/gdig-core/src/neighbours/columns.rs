@@ -5,7 +5,7 @@ use super::graph::NONE;
 use super::scan::Scan;
 use crate::simd::Kernel;
 
-/// Columns to compare with, laid out for a kernel.
+/// A block of rows to compare with, laid out for a kernel.
 pub struct ColumnBlock {
     rows: Vec<u32>,
     x: Vec<f32>,
@@ -19,8 +19,8 @@ impl ColumnBlock {
         ColumnBlock { rows: rows.iter().map(|&row| row as u32).collect(), x, dim, scan }
     }
 
-    /// Let these columns into the k nearest of each query so far. `x` is [queries, dim], `neighbours` and `cosines`
-    /// [queries, k], `NONE` behind those found.
+    /// Merge these columns into the k nearest of each query so far. `x` is [queries, dim]. `neighbours` and `cosines`
+    /// are [queries, k]; unused places hold `NONE`.
     pub fn search(&self, queries: &[u64], x: &[f32], k: usize, neighbours: &mut [u32], cosines: &mut [f32]) {
         let columns = Columns { rows: &self.rows, x: &self.x };
         let lines = neighbours.chunks(k).zip(cosines.chunks(k));

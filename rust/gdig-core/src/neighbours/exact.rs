@@ -1,4 +1,4 @@
-//! The nearest of all rows, each pair compared.
+//! Exact neighbours: each pair of rows is compared.
 
 use rayon::prelude::*;
 
@@ -13,26 +13,26 @@ use crate::rows::Source;
 use crate::simd::Kernel;
 use crate::{Error, Result};
 
-/// Columns held at once take about this many bytes, as float32 and as the kernel has them. In tests a few of them do, so
-/// that there are several parts.
+/// The columns of a block take about this many bytes, as float32 and in the layout of the kernel. Tests use small
+/// blocks, so that there are several.
 const BLOCK_BYTES: usize = if cfg!(test) { 16 << 10 } else { 256 << 20 };
 
 pub struct Options {
     pub k: usize,
-    /// `None`: the fastest of this machine. It does not change the result.
+    /// `None` means the fastest kernel of this machine. The kernel does not change the result.
     pub kernel: Option<Kernel>,
-    /// 0: as many as the machine has.
+    /// 0 means as many threads as the machine has cores.
     pub n_threads: usize,
 }
 
-/// The k nearest of all other valid rows, of each row of the source.
+/// For each row of the source, the k nearest of all other valid rows.
 pub fn exact(source: &Source, options: &Options, supervisor: &Supervisor) -> Result<Graph> {
     let valid = valid_rows(source, supervisor)?;
     let graph = exact_of(source, &valid, &valid, options, supervisor)?;
     Ok(if valid.len() == source.len() { graph } else { graph.scattered(&valid, source.len()) })
 }
 
-/// The k nearest among `columns` of each of `queries`, [queries, k]; all of them valid rows.
+/// For each of `queries`, the k nearest of `columns`, [queries, k]. All of them are valid rows.
 pub fn exact_of(
     source: &Source,
     queries: &[u64],
@@ -66,14 +66,14 @@ pub fn exact_of(
 
 pub fn check_k(k: usize, n: usize) -> Result<()> {
     if k == 0 || k >= n {
-        let what = format!("k: expected 1 to {}, as a row has {} others", n.saturating_sub(1), n.saturating_sub(1));
-        return Err(Error::input(format!("{what}; got {k}")));
+        let others = n.saturating_sub(1);
+        return Err(Error::input(format!("k: expected 1 to {others}, because a row has {others} others, got {k}")));
     }
     Ok(())
 }
 
-/// The k nearest of `row`, at unit length `x`, among the rows of `rows` that `open` says yes to; fewer where there are
-/// fewer. Reads all of them: for the few rows whose stored neighbours do not do.
+/// The k nearest of `row` among the `rows` for which `open` is true; fewer where there are fewer. The search reads all
+/// of them, so it is for the few rows whose stored neighbours do not suffice.
 pub fn nearest_of(
     source: &Source,
     row: u32,
@@ -86,7 +86,7 @@ pub fn nearest_of(
     let dim = source.dim();
     let mut x = vec![0f32; dim];
     Units::new(source).read(&[u64::from(row)], &mut x)?;
-    let parts: Vec<Result<Vec<Near>>> = rows
+    let steps: Vec<Result<Vec<Near>>> = rows
         .par_chunks(STEP)
         .map(|rows| {
             supervisor.check()?;
@@ -97,6 +97,6 @@ pub fn nearest_of(
             Ok(first(rows.iter().zip(others.chunks_exact(dim)).map(near).collect(), k))
         })
         .collect();
-    let parts = parts.into_iter().collect::<Result<Vec<_>>>()?;
-    Ok(first(parts.concat(), k))
+    let steps = steps.into_iter().collect::<Result<Vec<_>>>()?;
+    Ok(first(steps.concat(), k))
 }

@@ -1,11 +1,11 @@
-//! Which rows are the nearest of each row.
+//! A graph of neighbours.
 
 use crate::{Error, Result};
 
-/// In place of a neighbour where there is none.
+/// The mark of a missing neighbour.
 pub const NONE: u32 = u32::MAX;
 
-/// Neighbours [rows, k] and their cosines; `NONE` and NaN for a row that is invalid, and where there are no more.
+/// Neighbours [rows, k] and their cosines. An invalid row, and a place without a neighbour, has `NONE` and NaN.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Graph {
     pub k: usize,
@@ -29,7 +29,7 @@ impl Graph {
         all
     }
 
-    /// Is this a graph of `n` rows?
+    /// Check that this is a graph of `n` rows.
     pub fn check(&self, n: usize) -> Result<()> {
         let (k, expected) = (self.k, n.saturating_mul(self.k));
         if k == 0 || self.neighbours.len() != expected || self.cosines.len() != expected {

@@ -1,10 +1,10 @@
-//! Approximate cosines of a block of rows and many columns, by the kernels of k-means: what reaches a row's threshold is
-//! let in.
+//! Approximate cosines of a block of rows and many columns, by the kernels of `simd`. A column whose cosine reaches the
+//! threshold of a row becomes its candidate.
 //!
-//! With u, v two rows at unit length (as float32), a float32 kernel's score is off from u.v by at most
-//! (dim + 1) 2^-24 |u||v|, a bfloat16 one by at most |u - u'||v| + |u'||v - v'| and (dim + 3) 2^-23 |u'||v'|, where
-//! u' = bf16(u): what is rounded away is measured for each row. `ROUNDINGS` columns more cover that lengths differ from 1
-//! by 2^-24, that tiles take numbers below 2^-126 for zero, and that a cosine is rounded to float32.
+//! With u, v two rows at unit length (as float32), a float32 kernel's score is off from u.v by at most (dim + 1) 2^-24
+//! |u||v|, a bfloat16 one by at most |u - u'||v| + |u'||v - v'| and (dim + 3) 2^-23 |u'||v'|, where u' = bf16(u): what
+//! is rounded away is measured for each row. `ROUNDINGS` columns more cover that lengths differ from 1 by 2^-24, that
+//! tiles take numbers below 2^-126 for zero, and that a cosine is rounded to float32.
 
 use super::candidates::{Candidates, Columns};
 use super::sift::Sift;
@@ -14,11 +14,11 @@ use crate::{Error, Result};
 
 const ROUNDINGS: usize = 16;
 
-/// Columns, laid out for a kernel.
+/// Columns laid out for a kernel.
 pub struct Scan {
     layout: Layout,
     dim: usize,
-    /// The most that any column loses to bfloat16; 0 for the float32 kernels.
+    /// The most that any column loses in bfloat16; 0 for the float32 kernels.
     lost: f64,
 }
 
@@ -33,7 +33,7 @@ enum Layout {
 }
 
 impl Scan {
-    /// The kernel asked for, or the fastest. It changes the speed alone: what scores let in is compared exactly.
+    /// The kernel asked for, or the fastest. It changes the speed alone, because candidates are compared exactly.
     pub fn kernel(asked: Option<Kernel>) -> Result<Kernel> {
         let can = |kernel: Kernel| !matches!(kernel, Kernel::Scalar | Kernel::AmxInt8);
         match asked {
@@ -64,7 +64,7 @@ impl Scan {
         Scan { layout, dim, lost }
     }
 
-    /// By how much the score of row `x` and any column may be off from their cosine.
+    /// The largest difference between the score of row `x` with any column and their cosine.
     pub fn bound(&self, x: &[f32]) -> f64 {
         let sums = (self.dim + ROUNDINGS) as f64 * 2f64.powi(-23);
         match self.lost > 0.0 {
@@ -76,8 +76,7 @@ impl Scan {
         }
     }
 
-    /// Rows to hand over at once: a common second-level cache holds them, and columns that come from farther away meet
-    /// many of them.
+    /// The rows of a block. A common second-level cache holds them, and columns from farther away meet many rows.
     pub fn block_rows(&self) -> usize {
         match &self.layout {
             #[cfg(target_arch = "x86_64")]
@@ -117,7 +116,7 @@ impl Scan {
     }
 }
 
-/// Inlined into the functions of an instruction set, and so compiled for it.
+/// The compiler inlines this into the functions of an instruction set, and so compiles it for that set.
 #[inline(always)]
 fn scan_panels<const GROUP: usize, const LANES: usize>(panels: &Panels<LANES>, sift: &mut Sift) {
     let (dim, n) = (sift.dim, sift.thresholds.len());

@@ -1,20 +1,20 @@
-//! What a kernel hands its scores to.
+//! The receiver of the scores of a kernel.
 
 use super::candidates::{Candidates, Columns};
 
-/// A block of rows, and what each lets in.
+/// A block of rows, and the candidates of each.
 pub struct Sift<'a> {
     /// [candidates, dim].
     pub x: &'a [f32],
     pub dim: usize,
     pub columns: Columns<'a>,
     pub candidates: &'a mut [Candidates],
-    /// Of each row.
+    /// The threshold of each row.
     pub thresholds: &'a mut [f32],
 }
 
 impl Sift<'_> {
-    /// Let in what of `scores`, those of row `i` and the columns from `first` on, reaches its threshold.
+    /// Add the columns whose scores reach the threshold of row `i`. `scores` has the columns from `first` on.
     #[cold]
     #[inline(never)]
     pub fn take(&mut self, i: usize, first: usize, scores: &[f32]) {

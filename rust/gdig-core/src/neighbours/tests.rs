@@ -14,9 +14,9 @@ use crate::testing::array;
 use crate::Dtype;
 
 /// Rows around `blobs` centres, in -1..1.
-fn data(n: usize, dim: usize, blobs: usize, spread: f64, seed: u64) -> Vec<f32> {
-    let u = |i: usize, salt: u64| unit(row_hash(seed ^ salt, i as u64)) * 2.0 - 1.0;
-    let center = |row: usize, j: usize| u((row_hash(seed, row as u64) as usize % blobs) * dim + j, 77);
+fn data(n: usize, dim: usize, blobs: usize, spread: f64, random_seed: u64) -> Vec<f32> {
+    let u = |i: usize, salt: u64| unit(row_hash(random_seed ^ salt, i as u64)) * 2.0 - 1.0;
+    let center = |row: usize, j: usize| u((row_hash(random_seed, row as u64) as usize % blobs) * dim + j, 77);
     (0..n * dim).map(|i| (center(i / dim, i % dim) + spread * u(i, 99)) as f32).collect()
 }
 
@@ -59,11 +59,11 @@ fn check(x: &[f32], dim: usize, k: usize) {
     let mut first: Option<Graph> = None;
     for kernel in kernels() {
         for threads in [1, 2] {
-            let found = exact(&array(x, dim), &options(k, Some(kernel), threads), &Supervisor::none()).unwrap();
-            for (i, (a, b)) in found.cosines.iter().zip(&truth.cosines).enumerate() {
+            let searched = exact(&array(x, dim), &options(k, Some(kernel), threads), &Supervisor::none()).unwrap();
+            for (i, (a, b)) in searched.cosines.iter().zip(&truth.cosines).enumerate() {
                 assert!((a - b).abs() <= f32::EPSILON, "{}: row {}: {a} for {b}", kernel.name(), i / k);
             }
-            assert_eq!(*first.get_or_insert(found.clone()), found, "{}, {threads} threads", kernel.name());
+            assert_eq!(*first.get_or_insert(searched.clone()), searched, "{}, {threads} threads", kernel.name());
         }
     }
 }
@@ -74,31 +74,31 @@ proptest! {
     /// Blobs from wide to so narrow that bfloat16 cannot tell their rows apart.
     #[test]
     fn every_kernel_finds_the_nearest(
-        n in 2usize..400, dim in 1usize..80, blobs in 1usize..5, spread in -4f64..0.5, k in 1usize..40, seed in any::<u64>()
+        n in 2usize..400, dim in 1usize..80, blobs in 1usize..5, spread in -4f64..0.5, k in 1usize..40, random_seed in any::<u64>()
     ) {
-        check(&data(n, dim, blobs, 10f64.powf(spread), seed), dim, k.min(n - 1));
+        check(&data(n, dim, blobs, 10f64.powf(spread), random_seed), dim, k.min(n - 1));
     }
 
     /// Rows of 4 or 16 columns that are 1 or -1 have a length of 2 or 4, so all is exact: the very same graph, in which
     /// most cosines are there many times.
     #[test]
-    fn ties_go_by_row(n in 2usize..300, wide in any::<bool>(), k in 1usize..30, seed in any::<u64>()) {
+    fn ties_go_by_row(n in 2usize..300, wide in any::<bool>(), k in 1usize..30, random_seed in any::<u64>()) {
         let dim = if wide { 16 } else { 4 };
-        let x: Vec<f32> = (0..n * dim).map(|i| (row_hash(seed, i as u64) % 2) as f32 * 2.0 - 1.0).collect();
+        let x: Vec<f32> = (0..n * dim).map(|i| (row_hash(random_seed, i as u64) % 2) as f32 * 2.0 - 1.0).collect();
         let k = k.min(n - 1);
         for kernel in kernels() {
-            let found = exact(&array(&x, dim), &options(k, Some(kernel), 2), &Supervisor::none()).unwrap();
-            prop_assert_eq!(&found, &naive(&x, dim, k, |_| true), "{}", kernel.name());
+            let searched = exact(&array(&x, dim), &options(k, Some(kernel), 2), &Supervisor::none()).unwrap();
+            prop_assert_eq!(&searched, &naive(&x, dim, k, |_| true), "{}", kernel.name());
         }
     }
 
-    /// With all clusters probed the approximate graph is the exact one; with fewer, what is found is right: true cosines,
-    /// of rows in the probed clusters, at least k of them.
+    /// With all clusters probed the approximate graph is the exact one; with fewer, what is found is right: true
+    /// cosines, of rows in the probed clusters, at least k of them.
     #[test]
-    fn clusters_find_what_they_hold(n in 20usize..200, dim in 1usize..20, n_probe in 1usize..6, seed in any::<u64>()) {
-        let (x, k) = (data(n, dim, 5, 0.2, seed), 4);
-        let labels: Vec<u32> = (0..n).map(|i| (row_hash(seed, i as u64) % 5) as u32).collect();
-        let centroids = data(5, dim, 5, 0.0, seed);
+    fn clusters_find_what_they_hold(n in 20usize..200, dim in 1usize..20, n_probe in 1usize..6, random_seed in any::<u64>()) {
+        let (x, k) = (data(n, dim, 5, 0.2, random_seed), 4);
+        let labels: Vec<u32> = (0..n).map(|i| (row_hash(random_seed, i as u64) % 5) as u32).collect();
+        let centroids = data(5, dim, 5, 0.0, random_seed);
         let clusters = |n_probe| Clusters { labels: &labels, centroids: &centroids, n_probe };
         let source = array(&x, dim);
         let truth = exact(&source, &options(k, None, 2), &Supervisor::none()).unwrap();
@@ -129,19 +129,19 @@ fn a_store_in_shards_leaves_invalid_rows_out() {
     }
     let source = Source::store(&store).unwrap();
     let truth = naive(&x, dim, k, |i| valid[i] != 0);
-    let found = exact(&source, &options(k, None, 2), &Supervisor::none()).unwrap();
-    assert_eq!(found.neighbours, truth.neighbours);
-    for (a, b) in found.cosines.iter().zip(&truth.cosines) {
+    let searched = exact(&source, &options(k, None, 2), &Supervisor::none()).unwrap();
+    assert_eq!(searched.neighbours, truth.neighbours);
+    for (a, b) in searched.cosines.iter().zip(&truth.cosines) {
         assert!((a - b).abs() <= f32::EPSILON || (a.is_nan() && b.is_nan()));
     }
     let rows = valid_rows(&source, &Supervisor::none()).unwrap();
     for row in [0, 13, 49] {
         let near = nearest_of(&source, row, &rows, |_| true, k, &Supervisor::none()).unwrap();
         let near: Vec<u32> = near.iter().map(|near| near.row).collect();
-        assert_eq!(near, found.neighbours[row as usize * k..][..k]);
+        assert_eq!(near, searched.neighbours[row as usize * k..][..k]);
         let open = |r: u32| !near[..2].contains(&r);
         let further = nearest_of(&source, row, &rows, open, 1, &Supervisor::none()).unwrap();
-        assert_eq!(further[0].row, found.neighbours[row as usize * k + 2]);
+        assert_eq!(further[0].row, searched.neighbours[row as usize * k + 2]);
     }
 }
 
@@ -151,9 +151,9 @@ fn a_store_in_shards_leaves_invalid_rows_out() {
 fn rows_that_are_all_the_same() {
     let x: Vec<f32> = (0..600).flat_map(|_| [0.1, 0.7, -0.3]).collect();
     for kernel in kernels() {
-        let found = exact(&array(&x, 3), &options(2, Some(kernel), 2), &Supervisor::none()).unwrap();
-        assert_eq!(found.neighbours[..6], [1, 2, 0, 2, 0, 1]);
-        assert!(found.neighbours[6..].chunks(2).all(|pair| pair == [0, 1]));
+        let searched = exact(&array(&x, 3), &options(2, Some(kernel), 2), &Supervisor::none()).unwrap();
+        assert_eq!(searched.neighbours[..6], [1, 2, 0, 2, 0, 1]);
+        assert!(searched.neighbours[6..].chunks(2).all(|pair| pair == [0, 1]));
     }
 }
 
@@ -161,8 +161,8 @@ fn rows_that_are_all_the_same() {
 fn what_cannot_be_searched_is_told() {
     let x = [1f32, 0.0, 0.0, 1.0, 1.0, f32::NAN];
     let error = |x: &[f32], k| exact(&array(x, 2), &options(k, None, 1), &Supervisor::none()).unwrap_err().to_string();
-    assert_eq!(error(&x[..4], 2), "k: expected 1 to 1, as a row has 1 others; got 2");
-    assert_eq!(error(&x, 1), "row 2, column 1: NaN, expected a finite number");
+    assert_eq!(error(&x[..4], 2), "k: expected 1 to 1, because a row has 1 others, got 2");
+    assert_eq!(error(&x, 1), "row 2, column 1: expected a finite number, got NaN");
     let scalar = exact(&array(&x[..4], 2), &options(1, Some(Kernel::Scalar), 1), &Supervisor::none());
     assert!(scalar.unwrap_err().to_string().starts_with("kernel \"scalar\": neighbours are searched with portable"));
 }

@@ -1,52 +1,52 @@
-//! The first rows of each cluster, kept while all rows go by.
+//! A heap for each cluster, with the first rows of the cluster. All rows are offered to the heaps.
 
 use std::collections::BinaryHeap;
 
 use super::count::Sizes;
 use super::quotas::{fill, Clusters, Quotas};
 use super::slots::Slots;
-use super::{Part, Row};
+use super::{Collector, Row};
 
-/// How many rows a cluster may give.
+/// The most rows of each cluster.
 #[derive(Clone, Copy)]
 pub enum Caps<'a> {
-    /// Equal quotas of so many rows in all. The quota for the rows seen so far is never smaller than the final one,
-    /// since it falls as clusters grow, so it says what need not be kept.
+    /// Equal quotas of `budget` rows in all. A quota falls as clusters grow, so the quota for the rows so far is never
+    /// smaller than the final one. Rows beyond it can go.
     Level { budget: u64 },
-    /// Of each of the clusters counted before.
-    Fixed { sizes: &'a Sizes, limits: &'a [u64] },
+    /// A cap for each of the clusters that an earlier pass has counted.
+    Fixed { sizes: &'a Sizes, caps: &'a [u64] },
 }
 
-/// (key, row, cost): the greatest is the first to go.
+/// (key, row, cost). The greatest entry goes first.
 type Entry = (u64, u64, u64);
 
-/// What every row of a cluster is held against: nearly all end here.
+/// What each row of a cluster is compared with first. Nearly all rows end here.
 #[derive(Clone, Copy)]
 struct Gate {
     count: u64,
-    /// A row with a greater key is not kept.
+    /// A row with a greater key is dropped.
     bar: u64,
 }
 
 pub struct Heaps<'a> {
-    limits: Caps<'a>,
+    caps: Caps<'a>,
     slots: Slots,
     gates: Vec<Gate>,
     heaps: Vec<BinaryHeap<Entry>>,
-    /// Most rows of each, for `Caps::Fixed`.
+    /// The cap of each cluster, for `Caps::Fixed`.
     fixed: Vec<u64>,
     cost: u64,
-    /// Most rows that a cluster may give, as far as is known, for `Caps::Level`.
+    /// The most rows that a cluster may give by the rows so far, for `Caps::Level`.
     level: u64,
     held: u64,
-    /// Held rows at which the level is computed anew.
+    /// The number of held rows at which the level is computed anew.
     trim_at: u64,
 }
 
 impl<'a> Heaps<'a> {
-    pub fn new(limits: Caps<'a>) -> Heaps<'a> {
-        let mut kept = Heaps {
-            limits,
+    pub fn new(caps: Caps<'a>) -> Heaps<'a> {
+        let mut heaps = Heaps {
+            caps,
             slots: Slots::default(),
             gates: Vec::new(),
             heaps: Vec::new(),
@@ -56,13 +56,13 @@ impl<'a> Heaps<'a> {
             held: 0,
             trim_at: 0,
         };
-        kept.set_trim();
-        kept
+        heaps.set_trim();
+        heaps
     }
 
     fn set_trim(&mut self) {
-        self.trim_at = match self.limits {
-            // After a trim at most the budget and one row a cluster are held, so trims are rare.
+        self.trim_at = match self.caps {
+            // After a trim the heaps hold at most the budget and one row for each cluster, so trims are rare.
             Caps::Level { budget } => {
                 budget.saturating_add(self.gates.len() as u64).saturating_mul(2).saturating_add(1024)
             }
@@ -74,8 +74,8 @@ impl<'a> Heaps<'a> {
     fn add(&mut self, label: usize) -> usize {
         self.gates.push(Gate { count: 0, bar: u64::MAX });
         self.heaps.push(BinaryHeap::new());
-        if let Caps::Fixed { sizes, limits } = self.limits {
-            self.fixed.push(sizes.labels.binary_search(&label).map_or(0, |k| limits[k]));
+        if let Caps::Fixed { sizes, caps } = self.caps {
+            self.fixed.push(sizes.labels.binary_search(&label).map_or(0, |k| caps[k]));
         }
         self.set_trim();
         self.slots.add(label)
@@ -108,7 +108,7 @@ impl<'a> Heaps<'a> {
     }
 
     fn trim(&mut self) {
-        let Caps::Level { budget } = self.limits else { return };
+        let Caps::Level { budget } = self.caps else { return };
         let counts: Vec<u64> = self.gates.iter().map(|gate| gate.count).collect();
         self.level = fill(&Clusters::new(&self.slots.labels, &counts, Quotas::Equal, 0), budget).most();
         self.held = 0;
@@ -127,7 +127,7 @@ impl<'a> Heaps<'a> {
         self.held
     }
 
-    /// The clusters seen, and the first rows of each in order.
+    /// The clusters, and the first rows of each in order.
     pub fn sorted(mut self) -> (Sizes, Vec<Vec<Row>>) {
         let order = self.slots.by_label();
         let labels: Vec<usize> = order.iter().map(|&slot| self.slots.labels[slot]).collect();
@@ -150,7 +150,7 @@ fn bar(heap: &BinaryHeap<Entry>, limit: u64) -> u64 {
     }
 }
 
-impl Part for Heaps<'_> {
+impl Collector for Heaps<'_> {
     #[inline]
     fn offer(&mut self, row: Row) {
         let slot = self.slot(row.label);

@@ -3,10 +3,10 @@
 /// Squared norms stay below this, so that neither a product of two rows nor a squared distance overflows float32.
 pub const MAX_SQUARED_NORM: f32 = f32::MAX / 8.0;
 
-/// Lanes of the sums over columns below: fixed, so that the order of the additions is.
+/// Lanes of the sums over columns. The number is fixed, and so is the order of the additions.
 pub const LANES: usize = 16;
 
-/// sum_j f(a_j, b_j)^2 in `LANES` float32 sums, which are then added in a fixed order.
+/// sum_j f(a_j, b_j)^2, in `LANES` float32 sums that are added in a fixed order.
 #[inline(always)]
 fn sum_of_squares(a: &[f32], b: &[f32], f: impl Fn(f32, f32) -> f32) -> f32 {
     let mut lanes = [0f32; LANES];

@@ -8,7 +8,7 @@ use crate::interrupt::Supervisor;
 use crate::parallel::in_order;
 use crate::Result;
 
-/// All rows of the set as float32, [len, dim]; none of them may be invalid.
+/// All rows of the set as float32, [len, dim]. All of them must be valid.
 pub fn gather(rows: RowSet, supervisor: &Supervisor) -> Result<Vec<f32>> {
     const STEP: usize = 1024;
     let dim = rows.source.dim();
@@ -24,11 +24,11 @@ pub fn gather(rows: RowSet, supervisor: &Supervisor) -> Result<Vec<f32>> {
     Ok(out)
 }
 
-/// All rows of the set as they are stored, checked, and their scales if they have any; none of them may be invalid.
+/// All rows of the set as they are stored, checked, and their int8 scales. All of them must be valid.
 pub fn gather_stored(rows: RowSet, supervisor: &Supervisor) -> Result<(Vec<u64>, Vec<f32>)> {
-    /// Rows at once: so many take a whole number of u64, whatever their type.
+    /// Rows at once. Rows of every type take a whole number of u64 then.
     const STEP: usize = 1024;
-    // unit_normalize is applied when a block is read from the copy.
+    // The reader of the copy applies unit_normalize.
     let rows = RowSet { unit_normalize: false, ..rows };
     let size = rows.source.dim() * rows.source.dtype().size();
     let mut out = vec![0u64; (rows.len() * size).div_ceil(8)];

@@ -1,4 +1,4 @@
-//! Where rows lie: an array, or a shard that is mapped once for all who read it.
+//! The places of rows: an array, or a shard that is mapped once for all its readers.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, Weak};
@@ -7,7 +7,7 @@ use crate::convert::Rows;
 use crate::store::{Shard, Store};
 use crate::{Error, Result};
 
-/// The shards that somebody reads. What a thread fetches is then there for all.
+/// The shards that a thread reads now. All threads share the pages of a shard.
 #[derive(Default)]
 pub struct OpenShards(Mutex<BTreeMap<usize, Weak<Shard>>>);
 
@@ -27,15 +27,18 @@ impl OpenShards {
         };
         let first = index * store.rows_per_shard();
         if row - first >= shard.len() {
-            return Err(Error::store(shard.file.path(), "became shorter while it was read"));
+            return Err(Error::store(
+                shard.file.path(),
+                "became shorter while it was read; run again when nothing writes to it",
+            ));
         }
         Ok(Place { first, rows: Held::Shard(shard) })
     }
 }
 
-/// Rows that lie one after the other.
+/// Rows that lie in sequence.
 pub struct Place<'a> {
-    /// The source's number of the first of them.
+    /// The number of the first row in the source.
     first: usize,
     rows: Held<'a>,
 }
@@ -54,13 +57,13 @@ impl<'a> Place<'a> {
         row >= self.first && row - self.first < self.all().len()
     }
 
-    /// The source's rows from `first`, which lies here, up to `stop` or the end of this place.
+    /// The rows of the source from `first`, which lies here, up to `stop` or the end of this place.
     pub fn rows(&self, first: usize, stop: usize) -> Rows<'_> {
         let all = self.all();
         all.slice(first - self.first, all.len().min(stop - self.first))
     }
 
-    /// One byte for each of these rows, 0 for one that is to be skipped; `None` when all count.
+    /// One byte for each of these rows, 0 for a row to skip. `None` means that all rows are valid.
     pub fn valid(&self, first: usize, stop: usize) -> Result<Option<&[u8]>> {
         match &self.rows {
             Held::Array(_) => Ok(None),

@@ -1,10 +1,10 @@
-//! Products of rows, summed in float64. The same bits everywhere: multiplications and additions are not fused, and wider
-//! registers only hold more of the lanes.
+//! Products of rows, summed in float64. Every machine gives the same bits: multiplications and additions are not fused,
+//! and wider registers only hold more lanes.
 
-/// Lanes of a sum over columns: fixed, so that the order of the additions is.
+/// Lanes of a sum over columns. The number is fixed, and so is the order of the additions.
 const LANES: usize = 16;
 
-/// sum_j a_j b_j: products of float32 numbers are exact in float64.
+/// sum_j a_j b_j. Products of float32 numbers are exact in float64.
 #[inline(always)]
 fn sum_of_products<A: Copy + Into<f64>, B: Copy + Into<f64>>(a: &[A], b: &[B]) -> f64 {
     let mut lanes = [0f64; LANES];
@@ -26,7 +26,7 @@ fn of_each(rows: &[f32], direction: &[f64], out: &mut [f64]) {
     }
 }
 
-/// The product of each of `rows`, [out, direction], with `direction`.
+/// The product of `direction` with each of `rows`, [out, dim].
 pub fn products(rows: &[f32], direction: &[f64], out: &mut [f64]) {
     #[cfg(target_arch = "x86_64")]
     {
@@ -73,10 +73,10 @@ mod tests {
     use super::*;
 
     proptest! {
-        /// Whatever registers this machine has: sixteen sums, and the columns behind the last sixteen first.
+        /// With any registers: sixteen sums, and the columns behind the last sixteen come first.
         #[test]
-        fn the_order_of_the_additions_is_fixed(dim in 1usize..70, rows in 0usize..5, seed: u32) {
-            let number = |i: usize| (i as f64 * 0.7 + f64::from(seed)).sin();
+        fn the_order_of_the_additions_is_fixed(dim in 1usize..70, rows in 0usize..5, random_seed: u32) {
+            let number = |i: usize| (i as f64 * 0.7 + f64::from(random_seed)).sin();
             let x: Vec<f32> = (0..rows * dim).map(|i| number(i) as f32).collect();
             let direction: Vec<f64> = (0..dim).map(|i| number(i + 1000)).collect();
             let narrow: Vec<f32> = direction.iter().map(|&x| x as f32).collect();
@@ -90,8 +90,8 @@ mod tests {
             let mut out = vec![f64::NAN; rows];
             products(&x, &direction, &mut out);
             let widened: Vec<f64> = narrow.iter().map(|&x| f64::from(x)).collect();
-            for (row, found) in x.chunks_exact(dim).zip(out) {
-                prop_assert_eq!(found.to_bits(), plain(row, &direction).to_bits());
+            for (row, product) in x.chunks_exact(dim).zip(out) {
+                prop_assert_eq!(product.to_bits(), plain(row, &direction).to_bits());
                 prop_assert_eq!(dot(row, &narrow).to_bits(), plain(row, &widened).to_bits());
             }
         }

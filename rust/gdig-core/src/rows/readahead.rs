@@ -1,8 +1,8 @@
-//! Rows come from the disk before they are asked for.
+//! Rows are fetched from the disk before a worker needs them.
 //!
-//! The rows lie in mapped files and are read in place. A thread walks ahead of the workers and tells the kernel which
-//! pages will be needed (`MADV_WILLNEED`), so that the workers do not wait for the disk. Measured beside seven other ways
-//! (benches/reading.rs; DESIGN.md, "Reading").
+//! The rows lie in mapped files and are read in place. A thread runs ahead of the workers and tells the kernel which
+//! pages they will need (`MADV_WILLNEED`), so that the workers do not wait for the disk. benches/reading.rs compares
+//! this way with seven others.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -10,14 +10,14 @@ use std::sync::{Condvar, Mutex};
 
 use super::source::{RowSet, Source};
 
-/// Bytes fetched at once. Smaller ones leave the disk idle in between, larger ones come late.
+/// Bytes fetched at once. Fewer leave the disk idle in between; more come late.
 const STEP_BYTES: usize = 8 << 20;
-/// Bytes fetched ahead of the first row that no worker has begun.
+/// Bytes fetched ahead of the workers.
 const AHEAD_BYTES: usize = 64 << 20;
 
 /// How far the workers are.
 pub struct Readahead {
-    /// The first position that no worker has begun; `usize::MAX` once there is nothing more to fetch.
+    /// The first position that no worker has begun. `usize::MAX` means that nothing is left to fetch.
     front: Mutex<usize>,
     moved: Condvar,
 }
@@ -32,7 +32,7 @@ impl Readahead {
         }
     }
 
-    /// Wait until the workers are within reach of `position`. False: they need no more.
+    /// Wait until the workers are within reach of `position`. False means that they need no more.
     fn wait(&self, position: usize, reach: usize) -> bool {
         let front = self.front.lock().expect("no thread panics with the lock");
         let far = |front: &mut usize| front.saturating_add(reach) < position;
@@ -40,15 +40,15 @@ impl Readahead {
     }
 }
 
-/// Do `work`, which goes over the positions of `span` in order and says how far it is, while the pages of the rows
-/// ahead of it are fetched. Rows that are a list are left to the kernel: most of the pages between them are not needed.
+/// Do `work`, and fetch the pages ahead of it. The work takes the positions of `span` in order and says how far it is.
+/// The rows of a list are not fetched ahead, because most pages between them are not needed.
 pub fn with_readahead<T>(rows: RowSet, span: Range<usize>, work: impl FnOnce(&Readahead) -> T) -> T {
     let ahead = Readahead { front: Mutex::new(span.start), moved: Condvar::new() };
     let row_bytes = rows.source.dim() * rows.source.dtype().size();
     if rows.list.is_some() || span.len() * row_bytes <= STEP_BYTES || is_resident(rows.source) {
         return work(&ahead);
     }
-    /// Ends the thread also when the work panics.
+    /// Ends the thread, even if the work panics.
     struct End<'a>(&'a Readahead);
     impl Drop for End<'_> {
         fn drop(&mut self) {
@@ -64,11 +64,11 @@ pub fn with_readahead<T>(rows: RowSet, span: Range<usize>, work: impl FnOnce(&Re
 
 fn fetch(source: &Source, span: Range<usize>, row_bytes: usize, ahead: &Readahead) {
     let step = (STEP_BYTES / row_bytes).max(1);
-    // Keeps the shards mapped until the workers have them.
+    // The fetched shards stay mapped until the workers have opened them.
     let mut held = VecDeque::new();
     let mut start = span.start;
     while start < span.end && ahead.wait(start, (AHEAD_BYTES / row_bytes).max(1)) {
-        // What cannot be opened is left for the worker to complain of.
+        // If a shard cannot be opened, the worker gives the error.
         let Ok(place) = source.place(start) else { return };
         let rows = place.rows(start, span.end.min(start + step));
         pages::fetch(rows.bytes());
@@ -104,10 +104,10 @@ mod pages {
         (0..looks).all(|look| {
             let at = bytes.len() / LOOKS * look;
             let (start, _) = pages(&bytes[at..=at]);
-            let mut found = 0u8;
+            let mut residency = 0u8;
             // SAFETY: the page is one of a slice that is alive, and one byte is written for one page.
-            let told = unsafe { libc::mincore(start, PAGE, &mut found) } == 0;
-            told && found & 1 == 1
+            let answered = unsafe { libc::mincore(start, PAGE, &mut residency) } == 0;
+            answered && residency & 1 == 1
         })
     }
 }
@@ -121,8 +121,8 @@ mod pages {
     }
 }
 
-/// An array that is in memory needs no fetching. (A store's shards are not opened to find out: advice about pages that are
-/// there costs next to nothing.)
+/// Whether all rows are in memory, as far as a few pages of an array show. The shards of a store are not opened for the
+/// answer, because advice about pages in memory costs next to nothing.
 fn is_resident(source: &Source) -> bool {
     match source {
         Source::Array(rows) => pages::are_resident(rows.bytes()),

@@ -1,4 +1,4 @@
-//! Blocks of rows: read in place where they lie one after the other, else copied.
+//! Blocks of rows. Rows that lie in sequence are read in place; other rows are copied.
 
 use super::distances::{squared_norm, MAX_SQUARED_NORM};
 use super::open_shards::Place;
@@ -6,12 +6,12 @@ use super::source::RowSet;
 use crate::convert::Rows;
 use crate::{Dtype, Error, Result};
 
-/// Where a worker keeps a block of rows that cannot be read in place.
+/// The memory of a worker for a block of rows that it cannot read in place.
 #[derive(Default)]
 pub struct Block {
-    /// In float32, [len, dim], then what is left of an earlier block.
+    /// The rows in float32, [len, dim]. Behind them lies the rest of an earlier block.
     pub x: Vec<f32>,
-    /// As they are stored; a u64 is aligned to every element type.
+    /// The rows as they are stored. A u64 is aligned to every element type.
     stored: Vec<u64>,
     pub scales: Vec<f32>,
     /// The position of each row.
@@ -23,11 +23,11 @@ pub struct View<'a> {
     pub rows: Rows<'a>,
     /// The position of each.
     pub positions: &'a [usize],
-    /// What lies behind them and is read next, if they were read in place.
+    /// The bytes behind the rows, which will be read next. Empty if the rows were copied.
     pub ahead: &'a [u8],
 }
 
-/// Reads blocks of one row set; a worker has its own. Keeps the place that it read last.
+/// Reads blocks of one row set. Each worker has its own reader, which keeps the place that it read last.
 pub struct Reader<'a> {
     rows: RowSet<'a>,
     place: Option<Place<'a>>,
@@ -38,8 +38,8 @@ impl<'a> Reader<'a> {
         Reader { rows, place: None }
     }
 
-    /// The valid rows at positions `start..stop` in the type `RowSet::dtype`, unchecked: in place if they lie one after
-    /// the other, else copied.
+    /// The valid rows at positions `start..stop` in the type `RowSet::dtype`, unchecked. Rows in sequence are read in
+    /// place; other rows are copied.
     pub fn view<'s>(&'s mut self, start: usize, stop: usize, block: &'s mut Block) -> Result<View<'s>> {
         let (dim, dtype) = (self.rows.source.dim(), self.rows.dtype());
         if dtype != self.rows.source.dtype() || self.rows.unit_normalize {
@@ -52,7 +52,7 @@ impl<'a> Reader<'a> {
         let n = block.positions.len();
         if n > 0 && self.run(&block.positions) == n {
             let first = self.rows.row(block.positions[0]);
-            // Only rows of one shard lie one after the other.
+            // Only rows of one shard lie in sequence.
             if self.piece(first, n)?.0.len() == n {
                 let (rows, ahead) = self.piece(first, n)?;
                 return Ok(View { rows, positions: &block.positions, ahead });
@@ -109,12 +109,12 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    /// What is wrong with the row at a position that a computation found to be bad.
+    /// The error for the row at a position, after a computation has called the row bad.
     pub fn complaint(&mut self, position: usize) -> Error {
         let checked = self.read(position, position + 1, &mut Block::default());
         checked.err().unwrap_or_else(|| {
             let row = self.rows.row(position);
-            Error::input(format!("row {row}: changed while it was read"))
+            Error::input(format!("row {row}: changed while it was read; run again when nothing writes to it"))
         })
     }
 
@@ -147,13 +147,13 @@ impl<'a> Reader<'a> {
         Ok(self.place.insert(place))
     }
 
-    /// How many of the first positions are of rows that lie one after the other.
+    /// How many of the first positions belong to rows in sequence.
     fn run(&self, positions: &[usize]) -> usize {
         let first = positions.first().map_or(0, |&p| self.rows.row(p));
         positions.iter().enumerate().take_while(|&(i, &p)| self.rows.row(p) == first + i).count()
     }
 
-    /// Up to `count` rows from `first` on, as many as lie in one shard, and what may be read soon behind them.
+    /// Up to `count` rows from `first` on, as many as lie in one shard; and the bytes behind them.
     fn piece(&mut self, first: usize, count: usize) -> Result<(Rows<'_>, &[u8])> {
         let place = self.place(first)?;
         let rows = place.rows(first, first + count);
@@ -165,7 +165,11 @@ impl<'a> Reader<'a> {
 
 fn bad_row(row: usize, x: &[f32]) -> Error {
     match x.iter().position(|x| !x.is_finite()) {
-        Some(column) => Error::input(format!("row {row}, column {column}: {}, expected a finite number", x[column])),
-        None => Error::input(format!("row {row}: its squared norm is beyond {MAX_SQUARED_NORM:e}")),
+        Some(column) => {
+            Error::input(format!("row {row}, column {column}: expected a finite number, got {}", x[column]))
+        }
+        None => {
+            Error::input(format!("row {row}: expected a squared norm below {MAX_SQUARED_NORM:e}; scale the rows down"))
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! Where a computation gets its rows: from an array, or from the shards of a store.
+//! The rows of a computation: those of an array, or of the shards of a store.
 
 use super::open_shards::{OpenShards, Place};
 use crate::convert::Rows;
@@ -7,14 +7,14 @@ use crate::simd::Kernel;
 use crate::store::Store;
 use crate::{Dtype, Result};
 
-/// Rows as they lie: [len, dim]. Nothing is converted before it is read.
+/// Rows [len, dim] as they are stored. A reader converts them.
 pub enum Source<'a> {
     Array(Rows<'a>),
     Store { store: &'a Store, len: usize, open: OpenShards },
 }
 
 impl<'a> Source<'a> {
-    /// All rows of a store, which must have no gaps.
+    /// All rows of a store. No shard may be missing.
     pub fn store(store: &'a Store) -> Result<Source<'a>> {
         Ok(Source::Store { store, len: store.check_complete()?, open: OpenShards::default() })
     }
@@ -52,9 +52,9 @@ impl<'a> Source<'a> {
         }
     }
 
-    /// Call `visit` for each row that is not to be skipped, in order.
+    /// Call `visit` for each valid row, in order.
     pub fn each_valid(&self, supervisor: &Supervisor, mut visit: impl FnMut(usize)) -> Result<()> {
-        /// Rows between two looks at whether to stop.
+        /// Rows between two questions whether to stop.
         const STEP: usize = 1 << 16;
         let mut start = 0;
         while start < self.len() {
@@ -71,18 +71,18 @@ impl<'a> Source<'a> {
     }
 }
 
-/// The rows that a computation goes over, in order: all of a source's, or a list of them.
+/// The rows that a computation reads, in order: all rows of a source, or a list of them.
 #[derive(Clone, Copy)]
 pub struct RowSet<'a> {
     pub source: &'a Source<'a>,
-    /// Ascending numbers of valid rows; `None` means all rows, of which invalid ones are skipped.
+    /// The numbers of valid rows, ascending. `None` means all rows; the reader skips the invalid ones.
     pub list: Option<&'a [u64]>,
-    /// Scale each row to unit length as it is read (a row of zeros stays one).
+    /// Scale each row to unit length when it is read. A row of zeros stays a row of zeros.
     pub unit_normalize: bool,
 }
 
 impl RowSet<'_> {
-    /// Positions: rows that are skipped as invalid count.
+    /// The number of positions. Invalid rows count.
     pub fn len(&self) -> usize {
         self.list.map_or(self.source.len(), <[u64]>::len)
     }
@@ -91,7 +91,7 @@ impl RowSet<'_> {
         self.len() == 0
     }
 
-    /// The type in which a computation gets the rows: as stored, unless they are changed as they are read.
+    /// The type of the rows that a computation gets: the stored type, unless the reader changes the rows.
     pub fn dtype(&self) -> Dtype {
         match self.source.dtype() {
             Dtype::F64 => Dtype::F32,

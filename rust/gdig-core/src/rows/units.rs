@@ -1,4 +1,4 @@
-//! Rows at unit length, and their cosines.
+//! Rows scaled to unit length, and their cosines.
 
 use super::open_shards::Place;
 use super::products::dot;
@@ -11,13 +11,13 @@ use crate::{Error, Result};
 /// Rows that are read at once.
 const STEP: usize = 1024;
 
-/// The cosine of two rows at unit length: their product in float64, rounded to float32, not beyond -1 and 1, which the
-/// rounding of their columns would allow.
+/// The cosine of two rows at unit length: their product in float64, rounded to float32. It is clamped to -1..1, which
+/// the rounding of the columns could exceed.
 pub fn cosine(a: &[f32], b: &[f32]) -> f32 {
     (dot(a, b) as f32).clamp(-1.0, 1.0)
 }
 
-/// Scale to unit length: float64 columns, each rounded to float32 once. A row of zeros stays one.
+/// Scale to unit length in float64; each column is rounded to float32 once. A row of zeros stays a row of zeros.
 pub fn scale(x: &mut [f32]) {
     let norm = dot(x, x).sqrt();
     if norm > 0.0 {
@@ -25,7 +25,7 @@ pub fn scale(x: &mut [f32]) {
     }
 }
 
-/// Reads rows at unit length, in any order; a worker has its own.
+/// Reads rows at unit length, in any order. Each worker has its own reader.
 pub struct Units<'a> {
     source: &'a Source<'a>,
     block: Block,
@@ -66,7 +66,7 @@ pub fn gather(source: &Source, list: &[u64], supervisor: &Supervisor) -> Result<
 /// All valid rows, ascending.
 pub fn valid_rows(source: &Source, supervisor: &Supervisor) -> Result<Vec<u64>> {
     if source.len() >= u32::MAX as usize {
-        let what = format!("{} rows: expected fewer than {}, the numbers of 32 bits", source.len(), u32::MAX);
+        let what = format!("expected fewer than {} rows, got {}", u32::MAX, source.len());
         return Err(Error::input(what));
     }
     let mut rows = Vec::with_capacity(source.len());
@@ -74,7 +74,7 @@ pub fn valid_rows(source: &Source, supervisor: &Supervisor) -> Result<Vec<u64>> 
     Ok(rows)
 }
 
-/// Reads single rows at unit length, in any order: all places stay open.
+/// Reads single rows at unit length, in any order. All places stay open.
 pub struct AnyUnit<'a> {
     places: Vec<Place<'a>>,
     rows_each: usize,
@@ -90,7 +90,7 @@ impl<'a> AnyUnit<'a> {
         Ok(AnyUnit { places, rows_each })
     }
 
-    /// Row `row`, which has been read before and so is finite, to `out`, [dim].
+    /// Write row `row` to `out`, [dim]. The caller has read the row before, so its numbers are finite.
     pub fn read(&self, row: usize, out: &mut [f32]) {
         self.places[row / self.rows_each].rows(row, row + 1).decode(out);
         scale(out);

@@ -1,9 +1,9 @@
-//! The float32 search, one source that is compiled for several instruction sets.
+//! The float32 search. One source is compiled for several instruction sets.
 
 use super::{half_norms, Nearest, Scratch};
 use crate::convert::Rows;
 
-/// Rows in a block are chosen so that the block takes about this many bytes, half of a common second-level cache.
+/// A block has so many rows that it takes about this many bytes, half of a common second-level cache.
 const BLOCK_BYTES: usize = 512 << 10;
 
 /// Centroids in float32 panels of `LANES`, the lanes of the inner loop.
@@ -26,8 +26,8 @@ pub struct F32Scratch {
     arg: Vec<u32>,
 }
 
-/// Inner products of `GROUP` rows, [dim, GROUP], and a panel of centroids, [dim, LANES]. Arrays of fixed size are what
-/// lets the compiler keep all the sums in vector registers (with slices it does not: measured 30 times slower).
+/// Inner products of `GROUP` rows, [dim, GROUP], and a panel of centroids, [dim, LANES]. Arrays of fixed size let the
+/// compiler keep all sums in vector registers. Slices do not: they measured 30 times slower.
 #[inline(always)]
 pub fn products<const GROUP: usize, const LANES: usize>(group: &[f32], panel: &[f32]) -> [[f32; LANES]; GROUP] {
     let mut dots = [[0f32; LANES]; GROUP];
@@ -60,8 +60,8 @@ impl<const LANES: usize> Panels<LANES> {
         (BLOCK_BYTES / (4 * self.dim)).clamp(32, 512)
     }
 
-    /// `GROUP` rows by `LANES` centroids at a time, their products in registers. Inlined into the functions of an
-    /// instruction set, and so compiled for it.
+    /// Take `GROUP` rows by `LANES` centroids at a time, with their products in registers. The compiler inlines this
+    /// into the functions of an instruction set, and so compiles it for that set.
     #[inline(always)]
     pub fn assign<const GROUP: usize>(&self, rows: Rows, labels: &mut [u32], scratch: &mut F32Scratch) {
         let (dim, n) = (self.dim, labels.len());

@@ -1,10 +1,12 @@
-//! The nearest centroid of each row: distances and argmin in one, the [n, K] block is never written.
+//! The search for the nearest centroid of each row. It takes distances and argmin together and never writes the [n, K]
+//! block.
 //!
-//! Nearest means the least |c|^2/2 - x.c (|x|^2 does not matter), ties go to the lower centroid. A row's answer depends
-//! on neither its place in the block nor its neighbours, whatever the kernel.
+//! The nearest centroid has the least |c|^2/2 - x.c, because |x|^2 is the same for all. Ties go to the lower centroid.
+//! With every kernel, the answer for a row depends neither on its place in the block nor on its neighbours.
 //!
-//! `scalar`, `portable`, `avx2` and `avx512` make each x.c one chain of float32 fused multiply-adds over the columns in
-//! order, so they give the same bits. The AMX kernels round first: see [`x86_64::amx_bf16`] and [`x86_64::amx_int8`].
+//! `scalar`, `portable`, `avx2` and `avx512` compute each x.c as one chain of float32 fused multiply-adds over the
+//! columns in order, so they give the same bits. The AMX kernels round first: see [`x86_64::amx_bf16`] and
+//! [`x86_64::amx_int8`].
 
 pub(crate) mod generic;
 mod scalar;
@@ -33,16 +35,17 @@ pub enum Kernel {
     AmxInt8,
 }
 
-/// Centroids laid out for one kernel. Each type's constructor says no where the machine or the rows are not its own.
+/// Centroids laid out for one kernel. The constructor of a type returns `None` if the machine or the rows do not suit
+/// it.
 trait Nearest: Send + Sync {
-    /// Rows to hand over at once: the answer does not depend on it, the speed does.
+    /// Rows for one call of `assign`. The number changes the speed, not the answer.
     fn block_rows(&self) -> usize;
 
-    /// Write the nearest centroid of each row to `labels`, one a row. `ahead` is memory that will be read next.
+    /// Write the nearest centroid of each row to `labels`. `ahead` is memory that the next call will read.
     fn assign(&self, rows: Rows, ahead: &[u8], labels: &mut [u32], scratch: &mut Scratch);
 }
 
-/// What a worker keeps between blocks.
+/// Memory that a worker keeps between blocks.
 #[derive(Default)]
 pub struct Scratch {
     float32: F32Scratch,
@@ -60,7 +63,7 @@ impl Kernel {
         (Kernel::AmxInt8, "amx-int8"),
     ];
 
-    /// Of what this machine has.
+    /// The kernels of this machine.
     pub fn available() -> impl DoubleEndedIterator<Item = (Kernel, &'static str)> {
         Kernel::ALL.into_iter().filter(|(kernel, _)| kernel.is_available())
     }
@@ -81,7 +84,7 @@ impl Kernel {
         }
     }
 
-    /// What kernels that give the same bits have in common.
+    /// The rounding of a kernel. Kernels with the same rounding give the same bits.
     pub fn rounding(self) -> &'static str {
         match self {
             Kernel::AmxBf16 => "bfloat16",
@@ -90,13 +93,13 @@ impl Kernel {
         }
     }
 
-    /// Can it read rows of this type?
+    /// Whether the kernel reads rows of this type.
     pub fn takes(self, dtype: Dtype) -> bool {
         self != Kernel::AmxInt8 || dtype == Dtype::I8
     }
 
-    /// The fastest one that this machine has for rows of the type `rows`, among those that round no more than the type
-    /// in which they are `stored`: float32 and float64 rows get a float32 kernel.
+    /// The fastest kernel of this machine for rows of the type `rows` that rounds no more than their stored type.
+    /// float32 and float64 rows get a float32 kernel.
     pub fn detect(stored: Dtype, rows: Dtype) -> Kernel {
         let wide = matches!(stored, Dtype::F32 | Dtype::F64);
         let fits = |kernel: Kernel| kernel.takes(rows) && !(wide && kernel.rounding() != "float32");
@@ -108,8 +111,8 @@ impl Kernel {
         Kernel::ALL.iter().find(|entry| entry.0 == self).expect("every kernel is in the list").1
     }
 
-    /// The kernel of that name, if this machine has it. For `None` the one that the environment variable GDIG_KERNEL
-    /// names, and if that is unset or empty `None`: the fastest for the rows.
+    /// The kernel of that name, if this machine has it. Without a name, the environment variable GDIG_KERNEL names the
+    /// kernel. If the variable is unset or empty, the answer is `None`: the fastest kernel for the rows.
     pub fn choose(name: Option<&str>) -> Result<Option<Kernel>> {
         let variable = std::env::var("GDIG_KERNEL").ok().filter(|name| !name.is_empty());
         let (name, origin) = match (name, &variable) {
@@ -124,13 +127,13 @@ impl Kernel {
     }
 }
 
-/// Centroids laid out for a kernel, once an iteration.
+/// Centroids laid out for a kernel. An iteration makes one.
 pub struct Assigner(Box<dyn Nearest>);
 
 impl Assigner {
-    /// `centroids` is [K, dim], K at least 1 and at most 2^32 - 2; `dtype` the type of the rows to come.
+    /// `centroids` is [K, dim] with K from 1 to 2^32 - 2. `dtype` is the type of the rows to come.
     pub fn new(kernel: Kernel, centroids: &[f32], dim: usize, dtype: Dtype) -> Result<Assigner> {
-        let made: Option<Box<dyn Nearest>> = match kernel {
+        let search: Option<Box<dyn Nearest>> = match kernel {
             _ if !kernel.takes(dtype) => None,
             Kernel::Scalar => Some(Box::new(Scalar::new(centroids, dim))),
             Kernel::Portable => Some(Box::new(Portable::new(centroids, dim))),
@@ -145,7 +148,7 @@ impl Assigner {
             #[cfg(not(target_arch = "x86_64"))]
             _ => None,
         };
-        made.map(Assigner).ok_or_else(|| {
+        search.map(Assigner).ok_or_else(|| {
             let what = format!("{dim} columns of {}, on this machine", dtype.name());
             Error::input(format!("kernel {:?} is not for rows of {what}", kernel.name()))
         })

@@ -1,4 +1,4 @@
-//! The slow truth: what every kernel is tested against.
+//! The plain search. Tests compare every kernel with it.
 
 use super::{half_norms, Nearest, Scratch};
 use crate::convert::Rows;

@@ -38,10 +38,10 @@ fn exact_score(x: &[f32], c: &[f32]) -> f64 {
 /// 2^-126 for zero, and so does the conversion. Of x' that costs 2^-126 |c - m|_1 at most, of c' as much of x - m, and
 /// of the sums 2^-126 for each of 2 dim steps; |v|_1 <= dim |v|.
 ///
-/// int8: as its module says. Decoding, which the exact score starts from, has rounded s q_x once and the kernel has not:
-/// eps |x||c - m| and 2^-150 a column; and c - m was rounded to float32. Where t is subnormal it is off by 2^-150 at
-/// most, so 127 t, as far as q_c reaches, misses the largest |c - m| by up to 127 . 2^-150: |x|_1 times that. A subnormal
-/// product is off by 2^-150, times s, and the score by 2^-150 again.
+/// int8: as its module says. Decoding, which the exact score starts from, has rounded s q_x once and the kernel has
+/// not: eps |x||c - m| and 2^-150 a column; and c - m was rounded to float32. Where t is subnormal it is off by 2^-150
+/// at most, so 127 t, as far as q_c reaches, misses the largest |c - m| by up to 127 . 2^-150: |x|_1 times that. A
+/// subnormal product is off by 2^-150, times s, and the score by 2^-150 again.
 fn score_bounds(kernel: Kernel, x: &[f32], centroids: &[f32], scale: Option<f32>) -> Vec<f64> {
     let dim = x.len();
     let (k, d, eps) = ((centroids.len() / dim) as f64, dim as f64, f64::from(f32::EPSILON));
@@ -87,11 +87,11 @@ fn check_every_kernel(x: &[f32], centroids: &[f32], dim: usize, dtype: Dtype, sc
     let truth = labels(Kernel::Scalar, centroids, rows, &mut Scratch::default());
     for (kernel, name) in Kernel::available().filter(|(kernel, _)| kernel.takes(dtype)) {
         let what = format!("{name}, {n} rows [{dim}] of {}, {k} centroids", dtype.name());
-        let found = labels(kernel, centroids, rows, scratch);
+        let assigned = labels(kernel, centroids, rows, scratch);
         if kernel.rounding() == Kernel::Scalar.rounding() {
-            assert_eq!(found, truth, "{what}");
+            assert_eq!(assigned, truth, "{what}");
         }
-        for (i, &label) in found.iter().enumerate() {
+        for (i, &label) in assigned.iter().enumerate() {
             let scores = &scores[i * k..][..k];
             let nearest = (0..k).min_by(|&a, &b| scores[a].total_cmp(&scores[b])).unwrap();
             let (chosen, excess) = (label as usize, scores[label as usize] - scores[nearest]);
@@ -105,17 +105,21 @@ fn check_every_kernel(x: &[f32], centroids: &[f32], dim: usize, dtype: Dtype, sc
             }
         }
         for i in (0..n).step_by(13) {
-            assert_eq!(labels(kernel, centroids, rows.slice(i, i + 1), scratch), [found[i]], "{what}: row {i} alone");
+            assert_eq!(
+                labels(kernel, centroids, rows.slice(i, i + 1), scratch),
+                [assigned[i]],
+                "{what}: row {i} alone"
+            );
         }
     }
 }
 
 /// Rows whose magnitudes differ by up to 200 binary orders: subnormal ones, and those whose squares are near the end of
 /// float32. Some are zero, some are there twice. float16 and int8 get what fits.
-fn hard(n: usize, dim: usize, seed: u64, dtype: Dtype) -> Vec<f32> {
-    let mut x = data(n, dim, 3, seed);
+fn hard(n: usize, dim: usize, random_seed: u64, dtype: Dtype) -> Vec<f32> {
+    let mut x = data(n, dim, 3, random_seed);
     for i in 0..n {
-        let random = row_hash(seed, i as u64);
+        let random = row_hash(random_seed, i as u64);
         // 140 columns of up to 1.1 times 2^57 have a squared norm below 2^122, an eighth of the largest float32.
         let exponent = ((random >> 8) % 207) as i32 - 149;
         let exponent = if dtype == Dtype::F16 { exponent.min(15) } else { exponent };
@@ -134,10 +138,10 @@ proptest! {
     /// Rows and centroids lie around a common offset, so that what the AMX kernels subtract matters.
     #[test]
     fn every_kernel_finds_the_nearest(
-        n in 0usize..70, dim in 1usize..140, k in 1usize..100, offset in -2f32..2.0, seed in any::<u64>()
+        n in 0usize..70, dim in 1usize..140, k in 1usize..100, offset in -2f32..2.0, random_seed in any::<u64>()
     ) {
         let shift = |v: Vec<f32>| v.into_iter().map(|v| v + offset).collect::<Vec<f32>>();
-        let (x, c) = (shift(data(n, dim, 5, seed)), shift(data(k, dim, 7, seed ^ 1)));
+        let (x, c) = (shift(data(n, dim, 5, random_seed)), shift(data(k, dim, 7, random_seed ^ 1)));
         let mut scratch = Scratch::default();
         for dtype in DTYPES {
             check_every_kernel(&x, &c, dim, dtype, &mut scratch);
@@ -146,26 +150,26 @@ proptest! {
 
     #[test]
     fn every_kernel_finds_the_nearest_of_hard_rows(
-        n in 1usize..70, dim in 1usize..140, k in 1usize..70, seed in any::<u64>(), dtype in prop::sample::select(&DTYPES[..])
+        n in 1usize..70, dim in 1usize..140, k in 1usize..70, random_seed in any::<u64>(), dtype in prop::sample::select(&DTYPES[..])
     ) {
-        check_every_kernel(&hard(n, dim, seed, dtype), &hard(k, dim, !seed, dtype), dim, dtype, &mut Scratch::default());
+        check_every_kernel(&hard(n, dim, random_seed, dtype), &hard(k, dim, !random_seed, dtype), dim, dtype, &mut Scratch::default());
     }
 
     /// Rows of few distinct whole numbers, most of them there many times, and centroids among them: scores tie all the
     /// time, and float32 is exact, so the lowest of the nearest it must be.
     #[test]
     fn ties_of_duplicates_go_to_the_lower_centroid(
-        n in 1usize..70, dim in 1usize..40, k in 1usize..100, values in 1u64..4, seed in any::<u64>()
+        n in 1usize..70, dim in 1usize..40, k in 1usize..100, values in 1u64..4, random_seed in any::<u64>()
     ) {
         let whole = |n: usize, salt: u64| -> Vec<f32> {
-            (0..n * dim).map(|i| (row_hash(seed ^ salt, (i % (2 * dim)) as u64) % values) as f32).collect()
+            (0..n * dim).map(|i| (row_hash(random_seed ^ salt, (i % (2 * dim)) as u64) % values) as f32).collect()
         };
         let (x, c) = (whole(n, 0), whole(k, 0));
         for dtype in [Dtype::F32, Dtype::F16, Dtype::BF16] {
             let stored = Stored::new(&x, dim, dtype);
             for (kernel, name) in Kernel::available().filter(|(kernel, _)| kernel.rounding() == "float32") {
-                let found = labels(kernel, &c, stored.rows(), &mut Scratch::default());
-                for (x, label) in x.chunks(dim).zip(found) {
+                let assigned = labels(kernel, &c, stored.rows(), &mut Scratch::default());
+                for (x, label) in x.chunks(dim).zip(assigned) {
                     let scores: Vec<f64> = c.chunks(dim).map(|c| exact_score(x, c)).collect();
                     let nearest = (0..k).min_by(|&a, &b| scores[a].total_cmp(&scores[b])).unwrap();
                     prop_assert_eq!(label as usize, nearest, "{} {}", name, dtype.name());
@@ -180,10 +184,10 @@ proptest! {
 /// differ by, so a kernel that weighs, packs or rounds anything wrongly errs here, where random rows may not show it.
 #[test]
 fn every_kernel_is_exact_where_nothing_needs_rounding() {
-    let whole = |n: usize, dim: usize, seed: u64| -> Vec<f32> {
-        let mut x: Vec<f32> = (0..n * dim).map(|i| (row_hash(seed, i as u64) % 5) as f32 - 2.0).collect();
+    let whole = |n: usize, dim: usize, random_seed: u64| -> Vec<f32> {
+        let mut x: Vec<f32> = (0..n * dim).map(|i| (row_hash(random_seed, i as u64) % 5) as f32 - 2.0).collect();
         for (i, x) in x.chunks_mut(dim).enumerate() {
-            let random = row_hash(!seed, i as u64);
+            let random = row_hash(!random_seed, i as u64);
             x[(random >> 8) as usize % dim.min(3)] = if random.is_multiple_of(2) { 127.0 } else { -127.0 };
         }
         x
@@ -209,17 +213,23 @@ fn every_kernel_is_exact_where_nothing_needs_rounding() {
     }
 }
 
-/// Around every size at which a kernel's tiles, panels, groups or steps end; one scratch for all of them, so that what a
-/// larger block left behind is there when a smaller one comes.
+/// Around every size at which a kernel's tiles, panels, groups or steps end; one scratch for all of them, so that what
+/// a larger block left behind is there when a smaller one comes.
 #[test]
 fn every_kernel_at_the_edges_of_its_tiles() {
     let mut scratch = Scratch::default();
     for dim in [1, 2, 3, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 128, 129] {
         for k in [1, 2, 15, 16, 17, 31, 32, 33, 64, 65] {
             for n in [65, 64, 33, 32, 31, 13, 12, 7, 6, 5, 4, 1, 0] {
-                let seed = (dim * 10_000 + k * 100 + n) as u64;
+                let random_seed = (dim * 10_000 + k * 100 + n) as u64;
                 let dtype = DTYPES[(dim + k + n) % 4];
-                check_every_kernel(&data(n, dim, 9, seed), &data(k, dim, 9, !seed), dim, dtype, &mut scratch);
+                check_every_kernel(
+                    &data(n, dim, 9, random_seed),
+                    &data(k, dim, 9, !random_seed),
+                    dim,
+                    dtype,
+                    &mut scratch,
+                );
             }
         }
     }
@@ -233,18 +243,18 @@ fn ties_go_to_the_lower_centroid() {
             for value in [0.5, 0.0, 1.0, 2f32.powi(-140)] {
                 let stored = Stored::new(&[value; 15], 3, dtype);
                 for (kernel, name) in Kernel::available().filter(|(kernel, _)| kernel.takes(dtype)) {
-                    let found = labels(kernel, &centroids, stored.rows(), &mut Scratch::default());
-                    assert_eq!(found, [0; 5], "{name}, {value} of {}, {k} centroids", dtype.name());
+                    let assigned = labels(kernel, &centroids, stored.rows(), &mut Scratch::default());
+                    assert_eq!(assigned, [0; 5], "{name}, {value} of {}, {k} centroids", dtype.name());
                 }
             }
         }
     }
 }
 
-/// int8 centroids are rounded to the nearest step, not down. v = (127, 3.9, ..., 3.9) has a step of 1; the centroids are
-/// m + v and m - v, and m lies 25 / (2 |v|^2) of v behind the row (1, ..., 1), so that the first is nearer: its score is
-/// higher by 25. Rounded to the nearest, the score of each of the 63 columns is off by +0.1 and -0.1, in favour of the
-/// first; rounded down by -0.9 and -0.1, and the second would win by 25 - 63 * 0.8.
+/// int8 centroids are rounded to the nearest step, not down. v = (127, 3.9, ..., 3.9) has a step of 1; the centroids
+/// are m + v and m - v, and m lies 25 / (2 |v|^2) of v behind the row (1, ..., 1), so that the first is nearer: its
+/// score is higher by 25. Rounded to the nearest, the score of each of the 63 columns is off by +0.1 and -0.1, in
+/// favour of the first; rounded down by -0.9 and -0.1, and the second would win by 25 - 63 * 0.8.
 #[test]
 fn int8_centroids_are_rounded_to_the_nearest() {
     let Some((kernel, _)) = Kernel::available().find(|(kernel, _)| *kernel == Kernel::AmxInt8) else { return };

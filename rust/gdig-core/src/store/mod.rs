@@ -1,5 +1,5 @@
-//! A directory of shards: `store.json`, then `00000000.safetensors`, `00000001.safetensors`, ... Row `i` of the store
-//! lies in shard `i / rows_per_shard`; every shard but the last is full.
+//! A store is a directory: `store.json`, and shards `00000000.safetensors`, `00000001.safetensors`, ... Shard
+//! `i / rows_per_shard` holds row `i`. Every shard but the last is full.
 
 mod append;
 mod atomic;
@@ -26,7 +26,7 @@ use crate::{Dtype, Error, Result};
 
 const STORE_JSON: &str = "store.json";
 const FORMAT: u64 = 1;
-/// What `store.json` may be long: it holds four short fields.
+/// The most bytes of `store.json`, which holds four short fields.
 const MAX_STORE_JSON: u64 = 65_536;
 pub const SKETCH: &str = "sketch";
 pub const SCALE: &str = "scale";
@@ -43,19 +43,19 @@ pub fn shard_index(name: &str) -> Option<usize> {
     (name == shard_name(index)).then_some(index)
 }
 
-/// The numbers of the shards in a directory, ascending. Other files are not looked at.
+/// The numbers of the shards in a directory, ascending. Other files do not count.
 pub fn shard_indices(directory: &Path) -> Result<Vec<usize>> {
-    let mut found = Vec::new();
+    let mut indices = Vec::new();
     for entry in fs::read_dir(directory).map_err(Error::io(directory, "list"))? {
         let name = entry.map_err(Error::io(directory, "list"))?.file_name();
-        found.extend(name.to_str().and_then(shard_index));
+        indices.extend(name.to_str().and_then(shard_index));
     }
-    found.sort_unstable();
-    Ok(found)
+    indices.sort_unstable();
+    Ok(indices)
 }
 
-/// A store's place and layout. Shards are looked up on disk whenever they are asked for, since other processes may be
-/// writing theirs.
+/// The place and the layout of a store. Each call looks for the shards on disk, because other processes may write
+/// shards.
 #[derive(Clone, Debug)]
 pub struct Store {
     path: PathBuf,
@@ -65,7 +65,7 @@ pub struct Store {
 }
 
 impl Store {
-    /// Make an empty store. With `overwrite` the shards of a store that is there are deleted first.
+    /// Make an empty store. With `overwrite`, first delete the shards of a store at this place.
     pub fn create(path: &Path, dim: usize, dtype: Dtype, rows_per_shard: usize, overwrite: bool) -> Result<Store> {
         if dim == 0 || rows_per_shard == 0 || !dtype.is_sketch() {
             let what = "expected dim >= 1, rows_per_shard >= 1, dtype float32, float16, bfloat16 or int8";
@@ -76,9 +76,9 @@ impl Store {
         let json = path.join(STORE_JSON);
         let shards = shard_indices(path)?;
         if !overwrite && (json.exists() || !shards.is_empty()) {
-            return Err(Error::store(path, "a store is there already; open it, or create with overwrite"));
+            return Err(Error::store(path, "expected no store, got one; open it, or create it with overwrite"));
         }
-        // First the description, so that a kill in between leaves no old shards described by the new one.
+        // The description goes first, so that a kill in between leaves no old shards under a new description.
         if json.exists() {
             fs::remove_file(&json).map_err(Error::io(&json, "delete"))?;
         }
@@ -95,7 +95,7 @@ impl Store {
         let json = path.join(STORE_JSON);
         let length = fs::metadata(&json).map_err(Error::io(&json, "open"))?.len();
         if length > MAX_STORE_JSON {
-            return Err(Error::store(&json, format!("{length} bytes: expected at most {MAX_STORE_JSON}")));
+            return Err(Error::store(&json, format!("expected at most {MAX_STORE_JSON} bytes, got {length}")));
         }
         let text = fs::read(&json).map_err(Error::io(&json, "read"))?;
         let fields: Value = serde_json::from_slice(&text).map_err(|e| Error::store(&json, format!("not JSON: {e}")))?;
@@ -142,7 +142,7 @@ impl Store {
         shard_indices(&self.path)
     }
 
-    /// Rows up to the end of the last shard (those of missing shards in the middle counted).
+    /// Rows up to the end of the last shard. The rows of missing shards before it count.
     pub fn len(&self) -> Result<usize> {
         match self.shard_indices()?.last() {
             None => Ok(0),
@@ -154,13 +154,13 @@ impl Store {
         Ok(self.shard_indices()?.is_empty())
     }
 
-    /// Shards that are absent or have another number of rows than a store of `n_rows` asks for.
+    /// The shards that a store of `n_rows` rows still needs: they are absent, or have another number of rows.
     pub fn missing(&self, n_rows: usize) -> Result<Vec<usize>> {
         let present = self.shard_indices()?;
         let mut missing = Vec::new();
         for index in 0..n_rows.div_ceil(self.rows_per_shard) {
             let rows = (n_rows - index * self.rows_per_shard).min(self.rows_per_shard);
-            // A shard whose header is bad is as good as absent: writing it again replaces it.
+            // A shard with a bad header counts as absent: the next write replaces it.
             let complete = present.binary_search(&index).is_ok() && self.shard(index).is_ok_and(|s| s.len() == rows);
             if !complete {
                 missing.push(index);
@@ -169,11 +169,11 @@ impl Store {
         Ok(missing)
     }
 
-    /// The shards of a store without gaps, for reading all of it: every one but the last full.
+    /// Check that no shard is missing and every shard but the last is full. Returns the number of rows.
     pub fn check_complete(&self) -> Result<usize> {
         let present = self.shard_indices()?;
         if let Some(gap) = present.iter().enumerate().find(|(i, &index)| *i != index) {
-            return Err(Error::store(&self.shard_path(gap.0), "missing: all rows up to the last shard are needed"));
+            return Err(Error::store(&self.shard_path(gap.0), "missing: expected every shard up to the last one"));
         }
         for &index in present.iter().rev().skip(1) {
             let n = self.shard(index)?.len();

@@ -8,7 +8,7 @@ use crate::convert::{encode, Rows};
 use crate::{Dtype, Error, Result};
 
 impl Store {
-    /// Open a shard, and check that it is this store's.
+    /// Open a shard, and check that it belongs to this store.
     pub fn shard(&self, index: usize) -> Result<Shard> {
         let file = TensorFile::open(&self.shard_path(index))?;
         let bad = |what: String| Err(Error::store(file.path(), what));
@@ -29,12 +29,12 @@ impl Store {
             let got = file.header().metadata.get("first_row");
             return bad(format!("first_row in its metadata: expected {first}, got {got:?}"));
         }
-        // Checked now, so that reading rows cannot fail half-way.
+        // The check is here, so that reading rows cannot fail half-way.
         Shard::rows_of(&file, self)?;
         Ok(Shard { file, n, store: self.clone() })
     }
 
-    /// Write shard `index`, complete or not at all. `rows` become the tensor `sketch`; the others are stored as given,
+    /// Write shard `index`, complete or not at all. `rows` become the tensor `sketch`. `tensors` are stored as given,
     /// and must have as many rows.
     pub fn write_shard(&self, index: usize, rows: Rows, tensors: &[TensorData]) -> Result<()> {
         let path = self.shard_path(index);
@@ -47,7 +47,10 @@ impl Store {
         }
         for tensor in tensors {
             if tensor.name == SKETCH || tensor.name == SCALE {
-                return bad(format!("tensor {:?} is made by the store", tensor.name));
+                return bad(format!(
+                    "tensor {:?}: expected another name, because the store makes this tensor",
+                    tensor.name
+                ));
             }
             if tensor.shape.first() != Some(&n) {
                 return bad(format!("tensor {:?}: expected {n} rows, got shape {:?}", tensor.name, tensor.shape));
@@ -109,7 +112,7 @@ impl Shard {
             .map_err(|error| Error::store(file.path(), error.to_string()))
     }
 
-    /// One byte a row, 0 for a row that is to be skipped; `None` when all count.
+    /// One byte for each row, 0 for a row to skip. `None` means that all rows are valid.
     pub fn valid(&self) -> Result<Option<&[u8]>> {
         match self.file.header().tensors.get(VALID) {
             None => Ok(None),

@@ -1,4 +1,4 @@
-//! All checksums of a store, compared.
+//! The check of all checksums of a store.
 
 use rayon::prelude::*;
 
@@ -6,18 +6,18 @@ use super::Store;
 use crate::interrupt::Supervisor;
 use crate::{Error, Result};
 
-/// What `Store::verify` read.
+/// What `Store::verify` has read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
     pub shards: usize,
     pub rows: usize,
     pub bytes: u64,
-    /// Shards that are absent although a later one is there.
+    /// The absent shards that have a later shard.
     pub missing: Vec<usize>,
 }
 
 impl Store {
-    /// Read every shard and compare its checksum, in parallel. The error lists all that are bad.
+    /// Read every shard on several threads and compare its checksum. The error lists all bad shards.
     pub fn verify(&self, supervisor: &Supervisor) -> Result<Report> {
         let present = self.shard_indices()?;
         let last = present.last().copied();
@@ -25,7 +25,8 @@ impl Store {
             supervisor.check()?;
             let shard = self.shard(index)?;
             if Some(index) != last && shard.len() != self.rows_per_shard {
-                let what = format!("{} rows: expected {}, as it is not the last", shard.len(), self.rows_per_shard);
+                let what =
+                    format!("{} rows: expected {} in a shard that is not the last", shard.len(), self.rows_per_shard);
                 return Err(Error::store(shard.file.path(), what));
             }
             shard.file.verify(&|| supervisor.check())?;

@@ -1,4 +1,4 @@
-//! What the files say of some rows.
+//! The numbers of some rows, read from their files.
 
 use super::shard::SweepShard;
 use super::votes::Judge;
@@ -15,7 +15,7 @@ pub struct Columns {
     pub score: Vec<f32>,
     pub loss: Vec<f32>,
     pub tokens: Vec<i64>,
-    /// `NOT_ELIGIBLE` and NaN without labels.
+    /// Without labels, `label` is `NOT_ELIGIBLE` and `distance` is NaN.
     pub label: Vec<u32>,
     pub distance: Vec<f32>,
 }
@@ -28,7 +28,7 @@ pub fn columns(
     supervisor: &Supervisor,
 ) -> Result<Columns> {
     let (n, m) = (store.check_complete()?, rows.len());
-    let mut found = Columns {
+    let mut values = Columns {
         votes: vec![0; m],
         score: vec![0.0; m],
         loss: vec![0.0; m],
@@ -50,15 +50,15 @@ pub fn columns(
         let shard = shard.as_ref().expect("opened just above").view();
         shard.check_voters(judge.voters)?;
         let verdict = shard.verdict(row, judge)?;
-        (found.votes[i], found.score[i], found.loss[i]) = (verdict.votes, verdict.score, shard.loss(row));
-        found.tokens[i] = shard.tokens(row)? as i64;
+        (values.votes[i], values.score[i], values.loss[i]) = (verdict.votes, verdict.score, shard.loss(row));
+        values.tokens[i] = shard.tokens(row)? as i64;
         if let Some(labels) = labels {
             if file.as_ref().is_none_or(|file| !file.span.contains(&row)) {
                 file = Some(labels.file_of(row, supervisor)?);
             }
             let file = file.as_ref().expect("opened just above");
-            (found.label[i], found.distance[i]) = (file.label(row), file.distance(row)?);
+            (values.label[i], values.distance[i]) = (file.label(row), file.distance(row)?);
         }
     }
-    Ok(found)
+    Ok(values)
 }

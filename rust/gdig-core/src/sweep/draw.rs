@@ -15,13 +15,13 @@ use crate::Result;
 /// Rows of a sweep that may be drawn: valid, with enough votes, and in a cluster if there are clusters.
 pub struct Drawable<'a> {
     pub store: &'a Store,
-    /// `None`: all rows are of one cluster.
+    /// `None` means that all rows are in one cluster.
     pub labels: Option<&'a LabelFiles>,
     pub voters: Voters<'a>,
     pub least_votes: u32,
-    /// Inside a cluster the highest score first; `None`: by a hash.
+    /// Inside a cluster the highest score comes first. `None` means the order of a hash.
     pub by_score: Option<Score>,
-    pub seed: u64,
+    pub random_seed: u64,
     pub len: usize,
     pub supervisor: &'a Supervisor<'a>,
 }
@@ -32,9 +32,9 @@ impl Population for Drawable<'_> {
     }
 
     fn each(&self, span: Range<usize>, visit: &mut impl FnMut(Row)) -> Result<()> {
-        let hash = RowHash::new(derive(self.seed, "rows"));
+        let hash = RowHash::new(derive(self.random_seed, "rows"));
         let mut file: Option<LabelFile> = None;
-        // Without a score only the votes are asked for, which both rules give.
+        // Without a score the votes alone matter, and both rules give the same votes.
         let judge = Judge { score: self.by_score.unwrap_or(Score::Mean), voters: self.voters };
         each_shard(self.store, span, |shard, rows| {
             shard.check_voters(self.voters)?;

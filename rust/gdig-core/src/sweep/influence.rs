@@ -1,4 +1,4 @@
-//! The influence of candidates on seeds, wherever it lies.
+//! The influence of rows on seeds, from an array or a sweep.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -7,18 +7,18 @@ use super::shard::SweepShard;
 use crate::store::Store;
 use crate::{Error, Result};
 
-/// Influence [rows, seeds], and which rows may be chosen.
+/// Influence [rows, seeds], and which rows may be picked.
 #[derive(Clone, Copy)]
 pub enum Influence<'a> {
     Array { values: &'a [f32], n_seeds: usize, valid: Option<&'a [u8]> },
     Sweep { store: &'a Store, len: usize, n_seeds: usize },
 }
 
-/// Shards that are kept open for single rows: a process may map only so many files.
+/// The most shards that stay open for single rows. A process may map a limited number of files.
 const OPEN: usize = 1024;
 
 impl<'a> Influence<'a> {
-    /// `values` [n, n_seeds]; `valid` one byte a row, 0 for a row that may not be chosen.
+    /// `values` is [n, n_seeds]. `valid` has one byte for each row, 0 for a row that may not be picked.
     pub fn array(values: &'a [f32], n_seeds: usize, valid: Option<&'a [u8]>) -> Result<Influence<'a>> {
         if n_seeds == 0 || !values.len().is_multiple_of(n_seeds) {
             let what = format!("influence: expected [rows, seeds] with at least one seed, got {n_seeds} seeds");
@@ -33,7 +33,8 @@ impl<'a> Influence<'a> {
         }
     }
 
-    /// Of a sweep without gaps, as wide as its first shard says; every other is held against it as it is read.
+    /// The influence of a sweep without missing shards. The first shard gives the number of seeds; each other shard is
+    /// compared with it when it is read.
     pub fn sweep(store: &'a Store) -> Result<Influence<'a>> {
         let len = store.check_complete()?;
         let n_seeds = if len == 0 { 0 } else { SweepShard::open(store, 0)?.view().n_seeds };
@@ -60,7 +61,7 @@ impl<'a> Influence<'a> {
         }
     }
 
-    /// Call `visit` with the valid rows of `span`, in order: their numbers and their influence on every seed.
+    /// Call `visit` with the valid rows of `span` in order: the number of each row, and its influence on every seed.
     pub fn with_rows<T>(&self, span: Range<usize>, visit: impl FnOnce(&[(usize, &[f32])]) -> T) -> Result<T> {
         match *self {
             Influence::Array { values, n_seeds, valid } => {
@@ -83,7 +84,7 @@ impl<'a> Influence<'a> {
         }
     }
 
-    /// What is wrong where a number that is not finite was found.
+    /// The error for a number that is not finite.
     pub fn bad(&self, row: usize, seed: usize, x: f32) -> Error {
         let what = format!("row {row}: influence on seed {seed}: expected a finite number, got {x}");
         match self {
@@ -101,13 +102,16 @@ impl<'a> Influence<'a> {
             return Err(Error::store(shard.view().path, what));
         }
         if shard.span().end < stop {
-            return Err(Error::store(shard.view().path, "became shorter while it was read"));
+            return Err(Error::store(
+                shard.view().path,
+                "became shorter while it was read; run again when nothing writes to it",
+            ));
         }
         Ok(shard)
     }
 }
 
-/// Reads single rows, here and there.
+/// Reads single rows in any order.
 pub struct SingleRows<'a> {
     influence: Influence<'a>,
     open: BTreeMap<usize, SweepShard>,

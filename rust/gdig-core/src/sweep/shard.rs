@@ -7,7 +7,7 @@ use super::votes::{Judge, Verdict, Voters};
 use crate::store::{Shard, Store};
 use crate::{Dtype, Error, Result};
 
-/// One shard's columns, checked to fit one another.
+/// The columns of a shard. Opening checks that they fit one another.
 pub struct SweepShard {
     shard: Shard,
     first: usize,
@@ -23,7 +23,7 @@ impl SweepShard {
             return Err(Error::store(shard.file.path(), what));
         };
         let opened = SweepShard { shard, first: index * store.rows_per_shard(), n_seeds };
-        // Checked now, so that reading a row cannot fail.
+        // The check is here, so that reading a row cannot fail.
         opened.shard.file.typed::<f32>("influence", Dtype::F32)?;
         for (name, dtype) in [("loss", Dtype::F32), ("tokens", Dtype::I32), ("valid", Dtype::U8)] {
             let info = opened.shard.file.info(name)?;
@@ -59,7 +59,7 @@ impl SweepShard {
     }
 }
 
-/// A shard's columns. Rows are numbered as in the pool.
+/// The columns of a shard. Rows have the numbers of the pool.
 pub struct View<'a> {
     pub path: &'a Path,
     first: usize,
@@ -80,7 +80,7 @@ impl<'a> View<'a> {
         u64::try_from(tokens).map_err(|_| self.bad(row, &format!("tokens: expected at least 0, got {tokens}")))
     }
 
-    /// On every seed.
+    /// The influence of a row on every seed.
     pub fn influence(&self, row: usize) -> &'a [f32] {
         &self.influence[(row - self.first) * self.n_seeds..][..self.n_seeds]
     }
@@ -89,7 +89,7 @@ impl<'a> View<'a> {
         self.loss[row - self.first]
     }
 
-    /// Of any row; of one that is not valid it says nothing.
+    /// The votes and the score of a row. For an invalid row they mean nothing.
     pub fn verdict(&self, row: usize, judge: Judge) -> Result<Verdict> {
         let influence = self.influence(row);
         let votes = judge.voters.votes(influence);
@@ -102,12 +102,12 @@ impl<'a> View<'a> {
         Ok(Verdict { votes, score: score as f32 })
     }
 
-    /// Whether tasks are given for as many seeds as this shard has.
+    /// Check that tasks are given for as many seeds as this shard has.
     pub fn check_voters(&self, voters: Voters) -> Result<()> {
         match voters {
             Voters::Tasks(tasks) if tasks.n_seeds() != self.n_seeds => {
                 let (expected, got) = (tasks.n_seeds(), self.n_seeds);
-                let what = format!("influence: expected {expected} seeds, as have a task, got {got}");
+                let what = format!("influence: expected {expected} seeds, one for each entry of tasks, got {got}");
                 Err(Error::store(self.path, what))
             }
             _ => Ok(()),
@@ -119,7 +119,7 @@ impl<'a> View<'a> {
     }
 }
 
-/// Call `visit` with each shard of a sweep that has rows in `span`, and with these rows.
+/// Call `visit` with each shard of a sweep that has rows in `span`, and with those rows.
 pub fn each_shard(
     store: &Store,
     span: Range<usize>,
@@ -130,7 +130,10 @@ pub fn each_shard(
         let shard = SweepShard::open(store, start / store.rows_per_shard())?;
         let stop = span.end.min(shard.span().end);
         if stop <= start {
-            return Err(Error::store(shard.shard.file.path(), "became shorter while it was read"));
+            return Err(Error::store(
+                shard.shard.file.path(),
+                "became shorter while it was read; run again when nothing writes to it",
+            ));
         }
         visit(&shard.view(), start..stop)?;
         start = stop;

@@ -1,4 +1,4 @@
-//! One pass over a sweep that counts.
+//! The counts of a sweep, from one pass over it.
 
 use std::sync::Mutex;
 
@@ -10,33 +10,33 @@ use crate::parallel::{in_order, thread_pool};
 use crate::store::Store;
 use crate::{Error, Result};
 
-/// What a sweep holds, in numbers.
+/// The counts of a sweep.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Survey {
     pub rows: usize,
     pub n_seeds: usize,
-    /// Valid rows with 0, 1, ... votes, up to those of all voters.
+    /// The valid rows with 0, 1, ... votes, up to all voters.
     pub counts: Vec<u64>,
-    /// Their tokens.
+    /// The tokens of the valid rows with 0, 1, ... votes.
     pub tokens: Vec<u64>,
-    /// Tokens of all rows, valid or not.
+    /// The tokens of all rows, valid or not.
     pub all_tokens: u64,
-    /// Sum of the valid rows' scores.
+    /// The sum of the scores of the valid rows.
     pub score: f64,
 }
 
 pub fn survey(store: &Store, judge: Judge, supervisor: &Supervisor) -> Result<Survey> {
     let rows = store.check_complete()?;
-    // As wide as the first shard says; every other is held against it.
+    // The first shard gives the number of seeds; each other shard is compared with it.
     let n_seeds = if rows == 0 { 0 } else { SweepShard::open(store, 0)?.view().n_seeds };
     let places = judge.voters.count(n_seeds) + 1;
     let new = || Survey { rows, n_seeds, counts: vec![0; places], tokens: vec![0; places], ..Survey::default() };
-    // Integers are added as they come; of the scores, whose sum depends on its order, each span's sum is kept.
+    // Integers are added in any order. A sum of scores depends on its order, so each span keeps its own.
     let (total, scores) = (Mutex::new(new()), Mutex::new(Vec::new()));
     let count = |span: std::ops::Range<usize>| {
         supervisor.check()?;
         let first = span.start;
-        let mut part = new();
+        let mut sums = new();
         each_shard(store, span, |shard, rows| {
             if shard.n_seeds != n_seeds {
                 let what = format!("influence: expected {n_seeds} seeds, as in the first shard, got {}", shard.n_seeds);
@@ -45,21 +45,21 @@ pub fn survey(store: &Store, judge: Judge, supervisor: &Supervisor) -> Result<Su
             shard.check_voters(judge.voters)?;
             for row in rows {
                 let tokens = shard.tokens(row)?;
-                part.all_tokens += tokens;
+                sums.all_tokens += tokens;
                 if shard.is_valid(row) {
                     let verdict = shard.verdict(row, judge)?;
-                    part.counts[verdict.votes as usize] += 1;
-                    part.tokens[verdict.votes as usize] += tokens;
-                    part.score += f64::from(verdict.score);
+                    sums.counts[verdict.votes as usize] += 1;
+                    sums.tokens[verdict.votes as usize] += tokens;
+                    sums.score += f64::from(verdict.score);
                 }
             }
             Ok(())
         })?;
         let mut total = total.lock().expect("no thread panics with the lock");
-        total.counts.iter_mut().zip(part.counts).for_each(|(total, part)| *total += part);
-        total.tokens.iter_mut().zip(part.tokens).for_each(|(total, part)| *total += part);
-        total.all_tokens += part.all_tokens;
-        scores.lock().expect("no thread panics with the lock").push((first, part.score));
+        total.counts.iter_mut().zip(sums.counts).for_each(|(total, more)| *total += more);
+        total.tokens.iter_mut().zip(sums.tokens).for_each(|(total, more)| *total += more);
+        total.all_tokens += sums.all_tokens;
+        scores.lock().expect("no thread panics with the lock").push((first, sums.score));
         Ok(())
     };
     thread_pool(0)?.install(|| in_order(spans(rows), count))?;

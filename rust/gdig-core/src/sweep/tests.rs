@@ -5,9 +5,9 @@ use super::*;
 use crate::convert::Rows;
 use crate::interrupt::Supervisor;
 use crate::kmeans::{LabelFiles, LabelRows, INVALID};
-use crate::resample::{resample, resample_costs, Arrays, Column, Labels, Priority, Quotas};
+use crate::resample::{resample, Arrays, Column, Labels, Priority, Quotas};
 use crate::store::{shard_name, write, Store, TensorData};
-use crate::Dtype;
+use crate::{Dtype, Limit};
 
 /// A sweep in memory.
 #[derive(Clone, Debug)]
@@ -100,7 +100,7 @@ proptest! {
 
     #[test]
     fn all_that_is_read_is_what_lies_in_memory(
-        pool in pools(), rows_per_shard in 1usize..50, least_votes in 0u32..4, budget in 0u64..60, seed in any::<u64>(),
+        pool in pools(), rows_per_shard in 1usize..50, least_votes in 0u32..4, budget in 0u64..60, random_seed in any::<u64>(),
         rule in 0usize..3,
         score in prop::sample::select(vec![Score::Mean, Score::Steady])
     ) {
@@ -110,24 +110,26 @@ proptest! {
         let valid: Vec<usize> = pool.rows().filter(|&row| pool.valid[row] != 0).collect();
 
         let judge = Judge { score, voters: Voters::Seeds };
-        let found = survey(&store, judge, &none).unwrap();
-        prop_assert_eq!((found.rows, found.n_seeds), (pool.rows().end, pool.n_seeds));
-        prop_assert_eq!(found.all_tokens, pool.tokens.iter().map(|&t| t as u64).sum::<u64>());
-        prop_assert_eq!(found.score, valid.iter().map(|&row| f64::from(pool.score(row, score))).sum::<f64>());
+        let counted = survey(&store, judge, &none).unwrap();
+        prop_assert_eq!((counted.rows, counted.n_seeds), (pool.rows().end, pool.n_seeds));
+        prop_assert_eq!(counted.all_tokens, pool.tokens.iter().map(|&t| t as u64).sum::<u64>());
+        prop_assert_eq!(counted.score, valid.iter().map(|&row| f64::from(pool.score(row, score))).sum::<f64>());
         for votes in 0..=pool.n_seeds {
             let of = valid.iter().filter(|&&row| pool.votes(row) == votes);
-            prop_assert_eq!(found.counts[votes], of.clone().count() as u64);
-            prop_assert_eq!(found.tokens[votes], of.map(|&row| pool.tokens[row] as u64).sum::<u64>());
+            prop_assert_eq!(counted.counts[votes], of.clone().count() as u64);
+            prop_assert_eq!(counted.tokens[votes], of.map(|&row| pool.tokens[row] as u64).sum::<u64>());
         }
 
-        for (by, tokens) in [(By::Score(score), false), (By::Score(score), true), (By::Loss, false), (By::Loss, true)] {
+        let limits = [Limit::Rows(budget), Limit::Tokens(budget)];
+        for (by, limit) in limits.into_iter().flat_map(|limit| [(By::Score(score), limit), (By::Loss, limit)]) {
+            let tokens = matches!(limit, Limit::Tokens(_));
             let key = |row: usize| if by == By::Loss { pool.loss[row] } else { -pool.score(row, score) };
             let mut order = valid.clone();
             order.sort_by(|&a, &b| key(a).partial_cmp(&key(b)).unwrap().then(a.cmp(&b)));
             let mut spent = 0;
             let fits = |&row: &usize| { spent += if tokens { pool.tokens[row] as u64 } else { 1 }; spent <= budget };
             let expected: Vec<i64> = order.into_iter().take_while(fits).map(|row| row as i64).collect();
-            prop_assert_eq!(best(&store, by, budget, tokens, &none).unwrap(), expected);
+            prop_assert_eq!(best(&store, by, limit, &none).unwrap(), expected);
         }
 
         // Drawn from the files as from arrays with the labels of the rows that may be drawn.
@@ -138,7 +140,7 @@ proptest! {
         for (with_labels, by_score) in [(true, false), (true, true), (false, false)] {
             let in_memory = if with_labels { masked(&pool.labels) } else { masked(&vec![0; pool.rows().end]) };
             let priority = if by_score { Priority::Values(Column::F32(&scores)) } else { Priority::Hash };
-            let arrays = Arrays::new(Labels::U32(&in_memory), priority, Some(Column::I32(&pool.tokens)), seed).unwrap();
+            let arrays = Arrays::new(Labels::U32(&in_memory), priority, Some(Column::I32(&pool.tokens)), random_seed).unwrap();
             let labels = with_labels.then_some(&labels);
             let files = Drawable {
                 store: &store,
@@ -146,22 +148,22 @@ proptest! {
                 voters: Voters::Seeds,
                 least_votes,
                 by_score: by_score.then_some(score),
-                seed,
+                random_seed,
                 len: pool.rows().end,
                 supervisor: &none,
             };
-            let drawn = resample(&files, quotas, budget, seed, &none).unwrap();
-            prop_assert_eq!(&drawn, &resample(&arrays, quotas, budget, seed, &none).unwrap());
+            let drawn = resample(&files, quotas, Limit::Rows(budget), random_seed, &none).unwrap();
+            prop_assert_eq!(&drawn, &resample(&arrays, quotas, Limit::Rows(budget), random_seed, &none).unwrap());
             prop_assert_eq!(
-                resample_costs(&files, quotas, budget, seed, &none).unwrap(),
-                resample_costs(&arrays, quotas, budget, seed, &none).unwrap()
+                resample(&files, quotas, Limit::Tokens(budget), random_seed, &none).unwrap(),
+                resample(&arrays, quotas, Limit::Tokens(budget), random_seed, &none).unwrap()
             );
-            let told = columns(&store, labels, &drawn, judge, &none).unwrap();
+            let values = columns(&store, labels, &drawn, judge, &none).unwrap();
             for (i, row) in drawn.iter().map(|&row| row as usize).enumerate() {
-                prop_assert_eq!((told.votes[i] as usize, told.score[i]), (pool.votes(row), pool.score(row, score)));
-                prop_assert_eq!((told.loss[i], told.tokens[i]), (pool.loss[row], i64::from(pool.tokens[row])));
+                prop_assert_eq!((values.votes[i] as usize, values.score[i]), (pool.votes(row), pool.score(row, score)));
+                prop_assert_eq!((values.loss[i], values.tokens[i]), (pool.loss[row], i64::from(pool.tokens[row])));
                 if with_labels {
-                    prop_assert_eq!((told.label[i], told.distance[i]), (pool.labels[row], row as f32 / 2.0));
+                    prop_assert_eq!((values.label[i], values.distance[i]), (pool.labels[row], row as f32 / 2.0));
                 }
             }
         }
@@ -170,11 +172,11 @@ proptest! {
         pool.labels.iter().filter(|&&label| label != INVALID).for_each(|&label| counts[label as usize] += 1);
         let longest = counts.iter().rposition(|&count| count > 0).map_or(0, |last| last + 1);
         prop_assert_eq!(labels.counts(&none).unwrap(), &counts[..longest]);
-        let arrays = Arrays::new(Labels::U32(&pool.labels), Priority::Hash, None, seed).unwrap();
-        let files = LabelRows { files: &labels, seed, supervisor: &none };
+        let arrays = Arrays::new(Labels::U32(&pool.labels), Priority::Hash, None, random_seed).unwrap();
+        let files = LabelRows { files: &labels, random_seed, supervisor: &none };
         prop_assert_eq!(
-            resample(&files, quotas, budget, seed, &none).unwrap(),
-            resample(&arrays, quotas, budget, seed, &none).unwrap()
+            resample(&files, quotas, Limit::Rows(budget), random_seed, &none).unwrap(),
+            resample(&arrays, quotas, Limit::Rows(budget), random_seed, &none).unwrap()
         );
     }
 }
@@ -199,14 +201,14 @@ fn what_is_wrong_is_named() {
         let (store, _) = pool.write(directory.path(), 2);
         survey(&store, judge, &none)
             .map(drop)
-            .and(best(&store, By::Loss, 9, false, &none).map(drop))
+            .and(best(&store, By::Loss, Limit::Rows(9), &none).map(drop))
             .unwrap_err()
             .to_string()
     };
     let mut bad = pool(5);
     bad.influence[7] = f32::NAN;
-    let said = message(&bad);
-    assert!(said.contains("00000001.safetensors") && said.contains("row 3: influence on seed 1"), "{said}");
+    let text = message(&bad);
+    assert!(text.contains("00000001.safetensors") && text.contains("row 3: influence on seed 1"), "{text}");
     let mut bad = pool(5);
     bad.tokens[4] = -1;
     assert!(message(&bad).contains("row 4: tokens: expected at least 0, got -1"));
@@ -229,8 +231,11 @@ fn what_is_wrong_is_named() {
     far.labels[4] = 1 << 28;
     let directory_of_far = tempfile::tempdir().unwrap();
     let (_, labels_of_far) = far.write(directory_of_far.path(), 2);
-    let said = labels_of_far.counts(&none).unwrap_err().to_string();
-    assert!(said.contains("00000002.safetensors") && said.contains("row 4: label 268435456"), "{said}");
+    let text = labels_of_far.counts(&none).unwrap_err().to_string();
+    assert!(
+        text.contains("00000002.safetensors") && text.contains("row 4: label: expected 0 to 268435455, got 268435456"),
+        "{text}"
+    );
 
     let path = directory.path().join("labels").join(shard_name(1));
     let mut bytes = std::fs::read(&path).unwrap();

@@ -1,26 +1,26 @@
-//! Who votes for a row, and what the votes come to.
+//! The voters, and the votes for a row.
 
 use super::score::Score;
 use crate::{Error, Result};
 
-/// What a row's influence comes to.
+/// How the influence of a row becomes votes and a score.
 #[derive(Clone, Copy)]
 pub struct Judge<'a> {
     pub score: Score,
     pub voters: Voters<'a>,
 }
 
-/// Who votes for a row.
+/// The voters.
 #[derive(Clone, Copy)]
 pub enum Voters<'a> {
-    /// Every seed, by the sign of the row's influence on it.
+    /// Each seed votes for a row with positive influence on it.
     Seeds,
-    /// Every task, by the sign of the mean influence on its seeds.
+    /// Each task votes for a row with positive mean influence on its seeds.
     Tasks(&'a Tasks),
 }
 
 impl Voters<'_> {
-    /// How many vote, where there are so many seeds.
+    /// The number of voters, where there are `n_seeds` seeds.
     pub fn count(&self, n_seeds: usize) -> usize {
         match self {
             Voters::Seeds => n_seeds,
@@ -28,7 +28,7 @@ impl Voters<'_> {
         }
     }
 
-    /// Of a row with this influence on the seeds.
+    /// The votes for a row with this influence on the seeds.
     pub fn votes(&self, influence: &[f32]) -> u32 {
         match self {
             Voters::Seeds => influence.iter().filter(|&&x| x > 0.0).count() as u32,
@@ -37,15 +37,15 @@ impl Voters<'_> {
     }
 }
 
-/// Seeds in groups.
+/// Groups of seeds.
 pub struct Tasks {
     n_seeds: usize,
-    /// Of each task, rising.
+    /// The seeds of each task, ascending.
     seeds: Vec<Vec<usize>>,
 }
 
 impl Tasks {
-    /// `of_seed`: the task of each seed, 0, 1, ...
+    /// `of_seed` has the task of each seed: 0, 1, ...
     pub fn new(of_seed: &[i64]) -> Result<Tasks> {
         let mut seeds: Vec<Vec<usize>> = Vec::new();
         for (seed, &task) in of_seed.iter().enumerate() {
@@ -58,7 +58,9 @@ impl Tasks {
             seeds[task].push(seed);
         }
         if let Some(task) = seeds.iter().position(Vec::is_empty) {
-            return Err(Error::input(format!("tasks: no seed is of task {task}")));
+            return Err(Error::input(format!(
+                "tasks: expected at least one seed of each task, got none of task {task}"
+            )));
         }
         Ok(Tasks { n_seeds: of_seed.len(), seeds })
     }
@@ -73,7 +75,7 @@ impl Tasks {
     }
 }
 
-/// What the seeds say of one row.
+/// The votes for a row, and its score.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Verdict {
     pub votes: u32,

@@ -1,4 +1,4 @@
-//! The files that `write` has written, read back one at a time.
+//! The reader of label files. It holds one file at a time.
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -11,16 +11,17 @@ use crate::resample::{sizes, Population, Row, MAX_LABEL, NOT_ELIGIBLE};
 use crate::store::{shard_indices, shard_name, TensorFile};
 use crate::{Dtype, Error, Result};
 
-/// A directory of label files, without gaps.
+/// A directory of label files in which no file is missing.
 pub struct LabelFiles {
     directory: PathBuf,
     rows_per_file: usize,
     len: usize,
-    /// Of each file, whether its checksum and its labels were found right: that reads all of it, so it is done once.
+    /// For each file, whether its checksum and its labels have been checked. The check reads the whole file, so it is
+    /// done once.
     sound: Vec<Mutex<bool>>,
 }
 
-/// One of them.
+/// An open label file.
 pub struct LabelFile {
     file: TensorFile,
     pub span: Range<usize>,
@@ -29,14 +30,19 @@ pub struct LabelFile {
 impl LabelFiles {
     pub fn open(directory: &Path) -> Result<LabelFiles> {
         let present = shard_indices(directory)?;
-        let Some(&last) = present.last() else { return Err(Error::store(directory, "no labels there")) };
+        let Some(&last) = present.last() else {
+            return Err(Error::store(directory, "no labels there: expected the files of KMeans.predict_to"));
+        };
         if let Some(gap) = (0..=last).find(|index| present.binary_search(index).is_err()) {
-            return Err(Error::store(&directory.join(shard_name(gap)), "missing: later labels are there"));
+            return Err(Error::store(
+                &directory.join(shard_name(gap)),
+                "missing: expected every label file up to the last one",
+            ));
         }
         let rows_of = |index| Ok(rows_of(&open(&directory.join(shard_name(index)))?)?.len());
         let rows_per_file = rows_of(0)?;
         if rows_per_file == 0 {
-            return Err(Error::store(&directory.join(shard_name(0)), "holds no labels"));
+            return Err(Error::store(&directory.join(shard_name(0)), "expected at least one label, got none"));
         }
         let len = last * rows_per_file + rows_of(last)?;
         let sound = present.iter().map(|_| Mutex::new(false)).collect();
@@ -51,7 +57,7 @@ impl LabelFiles {
         self.len == 0
     }
 
-    /// The file with a row's label.
+    /// The file with the label of a row.
     pub fn file_of(&self, row: usize, supervisor: &Supervisor) -> Result<LabelFile> {
         let index = row / self.rows_per_file;
         let first = index * self.rows_per_file;
@@ -63,7 +69,7 @@ impl LabelFiles {
             return Err(Error::store(&path, format!("expected labels of rows {first}..{expected}, got {rows:?}")));
         }
         let file = LabelFile { file, span: rows };
-        // Another thread that wants the same file waits here, since it could do nothing without it.
+        // Another thread that needs the same file waits here.
         let mut sound = self.sound[index].lock().expect("no thread panics with the lock");
         if !*sound {
             file.check(supervisor)?;
@@ -73,9 +79,9 @@ impl LabelFiles {
         Ok(file)
     }
 
-    /// Rows of each label, as long as the largest label asks for. Takes a pass over the files.
+    /// The number of rows of each label, [largest label + 1]. Takes a pass over the files.
     pub fn counts(&self, supervisor: &Supervisor) -> Result<Vec<u64>> {
-        let sizes = sizes(&LabelRows { files: self, seed: 0, supervisor }, supervisor)?;
+        let sizes = sizes(&LabelRows { files: self, random_seed: 0, supervisor }, supervisor)?;
         let mut counts = vec![0; sizes.labels.last().map_or(0, |&last| last + 1)];
         sizes.labels.iter().zip(sizes.counts).for_each(|(&label, count)| counts[label] = count);
         Ok(counts)
@@ -88,7 +94,8 @@ impl LabelFile {
         let far = |&label: &u32| label != NOT_ELIGIBLE && label as usize >= MAX_LABEL;
         let labels = self.labels();
         if let Some(i) = labels.iter().position(far) {
-            let what = format!("row {}: label {}, expected 0 to {}", self.span.start + i, labels[i], MAX_LABEL - 1);
+            let what =
+                format!("row {}: label: expected 0 to {}, got {}", self.span.start + i, MAX_LABEL - 1, labels[i]);
             return Err(Error::store(self.file.path(), what));
         }
         Ok(())
@@ -115,17 +122,18 @@ fn open(path: &Path) -> Result<TensorFile> {
     Ok(file)
 }
 
-/// The rows that a file says its labels are of.
+/// The rows of a file, by its metadata.
 fn rows_of(file: &TensorFile) -> Result<Range<usize>> {
     let first = file.header().metadata.get(FIRST_ROW).and_then(|first| first.parse::<usize>().ok());
-    let first = first.ok_or_else(|| Error::store(file.path(), "first_row in its metadata: expected a row number"))?;
+    let first =
+        first.ok_or_else(|| Error::store(file.path(), "first_row in its metadata: expected a row number, got none"))?;
     Ok(first..first + file.typed::<u32>(LABELS, Dtype::U32)?.len())
 }
 
-/// All rows that have a label, to draw from by hash.
+/// All rows that have a label, ordered by a hash.
 pub struct LabelRows<'a> {
     pub files: &'a LabelFiles,
-    pub seed: u64,
+    pub random_seed: u64,
     pub supervisor: &'a Supervisor<'a>,
 }
 
@@ -135,7 +143,7 @@ impl Population for LabelRows<'_> {
     }
 
     fn each(&self, span: Range<usize>, visit: &mut impl FnMut(Row)) -> Result<()> {
-        let hash = RowHash::new(derive(self.seed, "rows"));
+        let hash = RowHash::new(derive(self.random_seed, "rows"));
         let mut start = span.start;
         while start < span.end {
             let file = self.files.file_of(start, self.supervisor)?;

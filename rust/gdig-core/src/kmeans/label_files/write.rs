@@ -1,4 +1,4 @@
-//! Labels and distances of rows, shard by shard to a directory: what is there already is kept.
+//! The writer of label files, shard by shard. A file that is already there stays.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -25,16 +25,16 @@ use crate::store::{
 use crate::{Dtype, Error, Result};
 
 const MADE_FROM: &str = "made_from";
-/// Files that may wait to be written. A file is synced, which takes longer than to compute a small one.
+/// The files that may wait for a writer. The sync of a file takes longer than the computation of a small one.
 const WAITING: usize = 16;
-/// Threads that write. More of them only so that the disk has several files to sync at once.
+/// The threads that write. Several of them let the disk sync several files at once.
 const WRITERS: usize = 4;
 
-/// Write `labels` [n] uint32 and `distances` [n] float32 to one file for each shard of the source (for an array: for
-/// each `rows_per_shard` rows). A file that is there and was made from the same rows and centroids is kept.
+/// Write a label file for each shard of the source; of an array, for each `rows_per_shard` rows. A file that was made
+/// from the same rows and centroids stays.
 ///
-/// With `shards`, for these alone: nothing else in the directory is touched, but that whoever has the last shard removes
-/// those of an earlier, longer source. So several processes can share a directory.
+/// With `shards`, write the files of these shards alone, so that several processes can share a directory. The process
+/// with the last shard removes the files of an earlier, longer source. No process touches other files.
 pub fn predict_to(
     source: &Source,
     model: &Model,
@@ -49,7 +49,10 @@ pub fn predict_to(
         return Err(Error::input("rows_per_shard: expected at least 1, got 0"));
     }
     if directory.join("store.json").exists() {
-        return Err(Error::store(directory, "holds a store: labels would replace its shards"));
+        return Err(Error::store(
+            directory,
+            "expected a directory without a store, because labels would replace its shards; choose another one",
+        ));
     }
     fs::create_dir_all(directory).map_err(Error::io(directory, "create"))?;
     sync_directory(directory)?;
@@ -58,14 +61,14 @@ pub fn predict_to(
     let n_shards = rows.len().div_ceil(rows_per_shard);
     let shards = shards.unwrap_or(0..n_shards);
     if shards.start > shards.end || shards.end > n_shards {
-        return Err(Error::input(format!("shards: expected a part of 0..{n_shards}, got {shards:?}")));
+        return Err(Error::input(format!("shards: expected a range within 0..{n_shards}, got {shards:?}")));
     }
     let done = Mutex::new(Done { rows: shards.start * rows_per_shard, later: BTreeMap::new() });
     let failed = AtomicBool::new(false);
     let job = Job { labeller, model, directory, rows_per_shard, shards: shards.clone(), done, failed };
     remove_leftovers(directory, |name| shard_index(name).is_some_and(|index| shards.contains(&index)));
     let (labelled, written) = job.run(&thread_pool(model.n_threads)?);
-    // With its writers gone the labelling fails too, so what a writer met comes first.
+    // When the writers have failed, the labelling fails too. So the error of a writer comes first.
     written.and(labelled)?;
     if shards.end == n_shards {
         remove_surplus(directory, n_shards)?;
@@ -85,46 +88,46 @@ struct Job<'a> {
     failed: AtomicBool,
 }
 
-/// Which files are complete.
+/// The rows whose files are complete.
 struct Done {
-    /// Of all rows up to this one.
+    /// The files of all rows before this row are complete.
     rows: usize,
-    /// And of these, from start to end.
+    /// And those of these later rows, from start to end.
     later: BTreeMap<usize, usize>,
 }
 
-/// The file of one shard, while its rows are labelled.
+/// The file of a shard whose rows are being labelled.
 struct Pending {
     path: PathBuf,
     span: Range<usize>,
-    /// Labels and distances of the whole span.
-    parts: Mutex<(Vec<u32>, Vec<f32>)>,
+    /// The labels and the distances of the whole span.
+    values: Mutex<(Vec<u32>, Vec<f32>)>,
     steps_left: AtomicUsize,
 }
 
 type Files = SyncSender<Arc<Pending>>;
 
 impl Job<'_> {
-    /// Rows of a shard.
+    /// The rows of a shard.
     fn span(&self, index: usize) -> Range<usize> {
         let start = index * self.rows_per_shard;
         start..self.labeller.rows.len().min(start + self.rows_per_shard)
     }
 
-    /// Rows of all shards to be labelled.
+    /// The rows of all shards to label.
     fn rows(&self) -> Range<usize> {
         let n_rows = self.labeller.rows.len();
         n_rows.min(self.shards.start * self.rows_per_shard)..n_rows.min(self.shards.end * self.rows_per_shard)
     }
 
-    /// Label on the pool's threads, write on peers. Returns how each ended.
+    /// Label on the threads of the pool, and write on other threads. Returns the result of both.
     fn run(&self, pool: &ThreadPool) -> (Result<()>, Result<()>) {
         let (sender, receiver) = sync_channel(WAITING);
         let receiver = Arc::new(Mutex::new(receiver));
         std::thread::scope(|scope| {
             let writer = |receiver: Arc<Mutex<Receiver<_>>>| scope.spawn(move || self.write_all(&receiver));
             let writers: Vec<_> = (0..WRITERS).map(|_| writer(receiver.clone())).collect();
-            // The writers own the receiver: when all have failed, sending fails.
+            // The writers own the receiver. When all writers have failed, sending fails.
             drop(receiver);
             let labelled = pool.install(|| {
                 with_readahead(self.labeller.rows, self.rows(), |ahead| {
@@ -135,7 +138,7 @@ impl Job<'_> {
                     })
                 })
             });
-            // The writers end once they have written what waits.
+            // The writers end when they have written all waiting files.
             drop(sender);
             let join =
                 |writer: ScopedJoinHandle<Result<()>>| writer.join().unwrap_or_else(|panic| resume_unwind(panic));
@@ -157,9 +160,9 @@ impl Job<'_> {
                 self.report(&span);
                 return Vec::new().into_iter();
             }
-            let parts = Mutex::new((vec![INVALID; span.len()], vec![f32::NAN; span.len()]));
+            let values = Mutex::new((vec![INVALID; span.len()], vec![f32::NAN; span.len()]));
             let steps_left = AtomicUsize::new(span.len().div_ceil(STEP));
-            let pending = Arc::new(Pending { path, span: span.clone(), parts, steps_left });
+            let pending = Arc::new(Pending { path, span: span.clone(), values, steps_left });
             let step = |start| Ok((pending.clone(), start..span.end.min(start + STEP)));
             span.clone().step_by(STEP).map(step).collect::<Vec<_>>().into_iter()
         })
@@ -169,12 +172,12 @@ impl Job<'_> {
         let (mut labels, mut distances) = (vec![INVALID; span.len()], vec![f32::NAN; span.len()]);
         self.labeller.label(span.start, &mut labels, &mut distances)?;
         let at = span.start - pending.span.start..span.end - pending.span.start;
-        let mut parts = pending.parts.lock().expect("no thread panics with the lock");
-        parts.0[at.clone()].copy_from_slice(&labels);
-        parts.1[at].copy_from_slice(&distances);
-        drop(parts);
+        let mut values = pending.values.lock().expect("no thread panics with the lock");
+        values.0[at.clone()].copy_from_slice(&labels);
+        values.1[at].copy_from_slice(&distances);
+        drop(values);
         let last = pending.steps_left.fetch_sub(1, Ordering::AcqRel) == 1;
-        // Where a writer failed, what it met is the error that is told.
+        // When a writer has failed, its error is the one to report.
         if self.failed.load(Ordering::Relaxed) || (last && files.send(pending.clone()).is_err()) {
             return Err(Error::Interrupted);
         }
@@ -191,7 +194,7 @@ impl Job<'_> {
     }
 
     fn write(&self, pending: &Pending) -> Result<()> {
-        let (labels, distances) = &*pending.parts.lock().expect("no thread panics with the lock");
+        let (labels, distances) = &*pending.values.lock().expect("no thread panics with the lock");
         let shape = || vec![pending.span.len()];
         let (labels, distances) = (bytemuck::cast_slice(labels), bytemuck::cast_slice(distances));
         let tensors = [
@@ -204,7 +207,8 @@ impl Job<'_> {
         write_one_of_many(&pending.path, &tensors, &metadata).map(drop)
     }
 
-    /// The file of these rows is complete. Files are reported in order, whichever was written first.
+    /// Report that the file of these rows is complete. Reports come in the order of the rows, not in that of the
+    /// writes.
     fn report(&self, span: &Range<usize>) {
         let mut done = self.done.lock().expect("no thread panics with the lock");
         done.later.insert(span.start, span.end);
@@ -218,12 +222,12 @@ impl Job<'_> {
         }
     }
 
-    /// Of the centroids and the rows of `span`: of a store's shard its checksum stands for them.
+    /// A hash of the centroids and of the rows of `span`. The checksum of a shard stands for its rows.
     fn fingerprint(&self, span: &Range<usize>) -> Result<String> {
         let rows = self.labeller.rows;
         let mut hash = Xxh3::new();
         hash.update(bytemuck::cast_slice(self.model.centroids));
-        // Kernels round differently, so labels of one are not another's.
+        // Kernels round differently, and so give different labels.
         hash.update(rows.kernel(self.model.kernel).rounding().as_bytes());
         hash.update(&[u8::from(self.model.unit_normalize)]);
         hash.update(&(span.start as u64).to_le_bytes());
@@ -248,7 +252,7 @@ fn is_done(path: &Path, made_from: &str) -> bool {
         })
 }
 
-/// Shards of an earlier, longer source.
+/// Remove the files of an earlier, longer source.
 fn remove_surplus(directory: &Path, n_shards: usize) -> Result<()> {
     for index in shard_indices(directory)? {
         if index >= n_shards {

@@ -24,8 +24,8 @@ proptest! {
     /// A Lloyd step against the naive one. Blobs keep every row clear of a tie, so the labels agree; then a mean of n
     /// values below 1.1 is off by at most n + 1 roundings of float32 each.
     #[test]
-    fn a_step_is_the_naive_step(n in 20usize..200, dim in 1usize..20, seed in any::<u64>()) {
-        let x = data(n, dim, 4, seed);
+    fn a_step_is_the_naive_step(n in 20usize..200, dim in 1usize..20, random_seed in any::<u64>()) {
+        let x = data(n, dim, 4, random_seed);
         let start: Vec<f32> = x[..4 * dim].to_vec();
         let mut opts = options(4);
         (opts.init, opts.max_iter) = (Init::Centroids(start.clone()), 1);
@@ -126,7 +126,7 @@ fn edge_cases_of_k() {
     assert!(run(&[], 3, &options(1)).is_err());
     let equal = run(&[0.5; 60], 3, &options(7)).unwrap();
     assert_eq!((equal.inertia, equal.counts), (0.0, vec![20, 0, 0, 0, 0, 0, 0]));
-    // Two distinct values, five times each: two clusters suffice, the peers stay empty.
+    // Two distinct values, five times each: two clusters suffice, the others stay empty.
     let pairs: Vec<f32> = (0..10).map(|i| (i % 2) as f32).collect();
     assert_eq!(run(&pairs, 1, &options(4)).unwrap().inertia, 0.0);
 }

@@ -23,7 +23,7 @@ fn options(k: usize) -> Options {
         init: Init::PlusPlus,
         max_iter: 10,
         tol: 0.0,
-        seed: 3,
+        random_state: 3,
         train_rows: None,
         unit_normalize: false,
         kernel: None,

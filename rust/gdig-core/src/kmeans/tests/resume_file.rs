@@ -31,7 +31,7 @@ fn a_fit_goes_on_from_its_checkpoint_to_the_same_bits() {
     let fresh = run(&x, 6, &short).unwrap();
     run(&x, 6, &Options { resume_file: resume_file.clone(), ..options(12) }).unwrap();
     assert_eq!(run(&x, 6, &Options { resume_file: resume_file.clone(), ..short }).unwrap(), fresh);
-    let other = Options { seed: 4, max_iter: 2, ..options(12) };
+    let other = Options { random_state: 4, max_iter: 2, ..options(12) };
     let fresh = run(&x, 6, &other).unwrap();
     let other = Options { resume_file, ..other };
     assert_eq!(run(&x, 6, &other).unwrap(), fresh);

@@ -1,4 +1,4 @@
-//! One pass over the columns of an influence matrix: their moments, and the highest entries of each.
+//! A pass over the columns of an influence matrix: their moments, and the highest entries of each.
 
 use std::ops::Range;
 
@@ -8,19 +8,20 @@ use crate::interrupt::{Progress, Supervisor};
 use crate::sweep::Influence;
 use crate::{Error, Result};
 
-/// Numbers in the rows that are read at once. Moments go over these rows first, so it is fixed: their bits depend on it.
+/// The numbers in the rows that are read at once. Moments go over these rows first, so the number is fixed: the bits
+/// depend on it.
 const CHUNK: usize = 1 << 22;
 
-/// Columns that a thread takes at once are neighbours, so that it reads whole cache lines.
+/// A thread takes neighbouring columns, so that it reads whole cache lines.
 const MOST_COLUMNS: usize = 32;
 
-/// Rows that are read at once, of so many columns.
+/// The rows of `n_seeds` columns that are read at once.
 pub fn chunk_rows(n_seeds: usize) -> usize {
     (CHUNK / n_seeds).clamp(256, 1 << 16)
 }
 
-/// Mean and spread of one column: float64, two passes over a chunk of rows, chunks put together in order (Chan, Golub and
-/// LeVeque, 1983).
+/// The mean and the spread of a column in float64. Each chunk of rows takes two passes; chunks are merged in order
+/// (Chan, Golub and LeVeque, 1983).
 #[derive(Clone, Copy, Debug)]
 pub struct Moments {
     n: u64,
@@ -30,7 +31,7 @@ pub struct Moments {
     high: f32,
 }
 
-/// What a column's numbers become: (x - mean) / deviation, or 0 in a column where all are equal.
+/// The scale of a column: its numbers become (x - mean) / deviation, or 0 where all numbers are equal.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Scale {
     pub mean: f64,
@@ -52,7 +53,7 @@ impl Moments {
         self.n += n;
     }
 
-    /// The sample's standard deviation, exactly 0 where all numbers are equal.
+    /// The standard deviation of the sample, exactly 0 where all numbers are equal.
     pub fn scale(&self) -> Scale {
         let deviation = if self.high > self.low { (self.squares / (self.n - 1) as f64).sqrt() } else { 0.0 };
         Scale { mean: self.mean, deviation }
@@ -72,7 +73,7 @@ impl Scale {
 /// A number and its row as one key: the highest number first, equal ones by row.
 #[inline]
 pub fn key(x: f32, row: u32) -> u64 {
-    // The sum makes -0 equal to 0. Bits of a float sort as the float does once the negative ones are turned round.
+    // The sum makes -0 equal to 0. The bits of floats sort as the floats do when those of negative ones are inverted.
     let bits = (x + 0.0).to_bits();
     let rising = if bits >> 31 == 1 { !bits } else { bits | 1 << 31 };
     u64::from(!rising) << 32 | u64::from(row)
@@ -87,12 +88,12 @@ pub fn value_of(key: u64) -> f32 {
     f32::from_bits(if rising >> 31 == 1 { rising & !(1 << 31) } else { !rising })
 }
 
-/// The first `most` keys of a column that come after a given one.
+/// The first `most` keys of a column after a given key.
 pub struct Highest {
     most: usize,
     after: Option<u64>,
     keys: Vec<u64>,
-    /// No number up to this one, in a row to come, is among them.
+    /// Numbers up to the floor, in later rows, are not among them.
     floor: f32,
 }
 
@@ -131,11 +132,11 @@ impl Highest {
     }
 }
 
-/// Of one column: moments, and keys in order.
+/// The moments of a column, and its keys in order.
 pub type Column = (Moments, Vec<u64>);
 
-/// Of every column: moments, and its first `most` keys after `after`, in order. Valid rows only; returns their number too.
-/// Inside a pool of threads.
+/// The number of valid rows; and of each column the moments, and the first `most` keys after `after`, in order. Runs
+/// inside a pool of threads.
 pub fn scan(
     influence: &Influence,
     most: usize,
@@ -155,9 +156,9 @@ pub fn scan(
         supervisor.report(Progress::Rows { done: start, total: n });
         let span = start..n.min(start + chunk_rows(n_seeds));
         valid += influence.with_rows(span, |rows| -> Result<u64> {
-            // Columns know nothing of one another, so that who takes which does not matter.
-            let sound = columns.par_chunks_mut(width).enumerate().map(|(part, columns)| {
-                let first = part * width;
+            // Columns are independent, so it does not matter which thread takes which.
+            let sound = columns.par_chunks_mut(width).enumerate().map(|(group, columns)| {
+                let first = group * width;
                 add(rows, first..first + columns.len(), columns)
             });
             if !sound.reduce(|| true, |a, b| a && b) {
@@ -170,8 +171,8 @@ pub fn scan(
     Ok((valid, columns.into_par_iter().map(done).collect()))
 }
 
-/// Take in some columns of some rows. False, with nothing of use done, when one of their numbers is not finite.
-fn add(rows: &[(usize, &[f32])], columns: Range<usize>, found: &mut [(Moments, Highest)]) -> bool {
+/// Add some columns of some rows to their states. False when a number is not finite; then the states are of no use.
+fn add(rows: &[(usize, &[f32])], columns: Range<usize>, states: &mut [(Moments, Highest)]) -> bool {
     if rows.is_empty() {
         return true;
     }
@@ -180,7 +181,7 @@ fn add(rows: &[(usize, &[f32])], columns: Range<usize>, found: &mut [(Moments, H
     for (_, row) in rows {
         sums.iter_mut().zip(&row[columns.clone()]).for_each(|(sum, &x)| *sum += f64::from(x));
     }
-    // One that is not finite makes the sum so: float32s cannot overflow a float64.
+    // A number that is not finite makes the sum so, because float32 numbers cannot overflow a float64.
     if sums.iter().any(|sum| !sum.is_finite()) {
         return false;
     }
@@ -194,13 +195,13 @@ fn add(rows: &[(usize, &[f32])], columns: Range<usize>, found: &mut [(Moments, H
         }
     }
     for &(number, row) in rows {
-        for ((moments, highest), &x) in found.iter_mut().zip(&row[columns.clone()]) {
+        for ((moments, highest), &x) in states.iter_mut().zip(&row[columns.clone()]) {
             moments.low = moments.low.min(x);
             moments.high = moments.high.max(x);
             highest.offer(x, number as u32);
         }
     }
-    for (((moments, _), &mean), &squares) in found.iter_mut().zip(means.iter()).zip(squares.iter()) {
+    for (((moments, _), &mean), &squares) in states.iter_mut().zip(means.iter()).zip(squares.iter()) {
         moments.add(rows.len() as u64, mean, squares);
     }
     true
@@ -213,5 +214,5 @@ fn not_finite(influence: &Influence, rows: &[(usize, &[f32])]) -> Error {
             return influence.bad(number, seed, row[seed]);
         }
     }
-    Error::input("influence: changed while it was read")
+    Error::input("influence: changed while it was read; run again when nothing writes to it")
 }

@@ -1,9 +1,9 @@
-//! BIDS (arXiv 2501.12147): each seed's column of the influence matrix is standardised, then candidates are taken one by
-//! one: the one with the largest max_j (z_ij - mean over those taken of z_kj).
+//! BIDS (arXiv 2501.12147). The column of each seed in the influence matrix is standardised. Then rows are picked one
+//! by one: the next row has the largest max_j (z_ij - mean over the picked rows k of z_kj).
 //!
-//! The subtracted mean does not depend on the candidate, so of each column only the highest remaining entry can win: a
-//! pointer into each column's sorted order gives the picks of the plain form, which looks at every entry each time. Equal
-//! gains go to the lower row, then the lower column; in a column equal entries go to the lower row.
+//! The subtracted mean does not depend on the row, so only the highest remaining entry of each column can win. A
+//! pointer into the sorted order of each column gives the picks of the plain form, which looks at every entry each
+//! time. Equal gains go to the lower row, then the lower column. Equal entries of a column go to the lower row.
 
 mod columns;
 #[cfg(test)]
@@ -20,14 +20,15 @@ use crate::sweep::{Influence, SingleRows};
 use crate::Result;
 
 pub struct Options {
+    /// Rows to pick.
     pub budget: usize,
-    /// 0: as many as the machine has.
+    /// 0 means as many threads as the machine has cores.
     pub n_threads: usize,
-    /// Entries of each column that the first pass keeps. When a column runs out there is another pass, which keeps four
-    /// times as many from where each column stands. The result does not depend on it.
+    /// The entries of each column that the first pass keeps. When a column runs out, another pass keeps four times as
+    /// many from the position of each column on. The number does not change the result.
     pub depth: usize,
-    /// Entries that are kept in all, unless that is fewer than one a column. During a pass twice as many are held, of 8
-    /// bytes each.
+    /// The most entries of all columns together; each column keeps at least one. A pass holds twice as many, of 8 bytes
+    /// each.
     pub most_entries: usize,
 }
 
@@ -37,20 +38,20 @@ impl Options {
     }
 }
 
-/// The picks, in order.
+/// The picked rows, in order.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Picked {
     pub rows: Vec<i64>,
-    /// The column that each was taken for.
+    /// The seed that each row was picked for.
     pub seeds: Vec<u32>,
-    /// By how many standard deviations it exceeds, in that column, the mean of those taken before.
+    /// By how many standard deviations each row exceeds the mean of the rows before it, in the column of that seed.
     pub gains: Vec<f64>,
-    /// Columns in which all valid rows are equal: they have no say.
+    /// The number of columns in which all valid rows are equal. They have no say.
     pub flat: usize,
 }
 
-/// Candidates that are valid, up to the budget; fewer when fewer are valid. Memory grows with the columns times the
-/// entries kept (`Options`), not with the rows.
+/// Pick valid rows up to the budget; fewer when fewer are valid. Memory grows with the columns times the kept entries
+/// (`Options`), not with the rows.
 pub fn bids(influence: &Influence, options: &Options, supervisor: &Supervisor) -> Result<Picked> {
     thread_pool(options.n_threads)?.install(|| pick(influence, options, supervisor))
 }
@@ -60,17 +61,17 @@ struct Column {
     scale: Scale,
     keys: Vec<u64>,
     at: usize,
-    /// The last key that a pass has left out, since it was used up before.
+    /// The last key that a pass has left out, because it was used up before.
     after: Option<u64>,
-    /// The highest remaining entry: its row, and its number standardised.
+    /// The highest remaining entry: its row, and its standardised number.
     row: usize,
     z: f64,
-    /// Of those taken.
+    /// The mean of the picked rows.
     mean: f64,
 }
 
 impl Column {
-    /// Go to the next entry that is not taken. False when the entries kept are used up.
+    /// Go to the next entry whose row is not picked. False when the kept entries are used up.
     fn settle(&mut self, taken: &Rows) -> bool {
         while let Some(&key) = self.keys.get(self.at) {
             if !taken.contains(&(row_of(key) as u64)) {
@@ -87,14 +88,14 @@ fn pick(influence: &Influence, options: &Options, supervisor: &Supervisor) -> Re
     let n_seeds = influence.n_seeds();
     let most = (options.most_entries / n_seeds).max(1);
     let mut depth = options.depth.min(options.budget).clamp(1, most);
-    let (valid, found) = scan(influence, depth, None, supervisor)?;
+    let (valid, scanned) = scan(influence, depth, None, supervisor)?;
     let column = |(moments, keys): (columns::Moments, Vec<u64>)| {
         let scale = moments.scale();
         Column { scale, keys, at: 0, after: None, row: 0, z: 0.0, mean: 0.0 }
     };
-    let mut columns: Vec<Column> = found.into_iter().map(column).collect();
+    let mut columns: Vec<Column> = scanned.into_iter().map(column).collect();
     let flat = columns.iter().filter(|column| column.scale.deviation == 0.0).count();
-    // Where no seed tells candidates apart one column speaks for all: every gain is 0, and rows come in order.
+    // If no seed tells rows apart, one column speaks for all: every gain is 0, and rows come in order.
     let speaks: Vec<usize> = match flat == n_seeds {
         true => vec![0],
         false => (0..n_seeds).filter(|&j| columns[j].scale.deviation > 0.0).collect(),
@@ -126,8 +127,8 @@ fn pick(influence: &Influence, options: &Options, supervisor: &Supervisor) -> Re
                 column.after = Some(column.keys[column.at - 1]);
             }
             let after: Vec<Option<u64>> = columns.iter().map(|column| column.after).collect();
-            let (_, found) = scan(influence, depth, Some(&after), supervisor)?;
-            for (column, (_, keys)) in columns.iter_mut().zip(found) {
+            let (_, scanned) = scan(influence, depth, Some(&after), supervisor)?;
+            for (column, (_, keys)) in columns.iter_mut().zip(scanned) {
                 (column.keys, column.at) = (keys, 0);
             }
             last = None;
@@ -153,8 +154,8 @@ fn pick(influence: &Influence, options: &Options, supervisor: &Supervisor) -> Re
 
 type Rows = HashSet<u64, BuildHasherDefault<Spread>>;
 
-/// A row number times an odd constant: columns ask many times whether a row is taken, and nobody chooses row numbers to
-/// make them collide.
+/// The hash of a row number: its product with an odd constant. It is fast, because columns ask often whether a row is
+/// picked. Nobody chooses row numbers to make them collide.
 #[derive(Default)]
 struct Spread(u64);
 

@@ -64,9 +64,9 @@ impl Pool {
     fn plain(&self, budget: usize) -> Picked {
         let z: Vec<Vec<f64>> = (0..self.n_seeds).map(|j| self.standardised(j)).collect();
         let flat: Vec<bool> = z.iter().map(|z| z.iter().all(|&z| z == 0.0 || z.is_nan())).collect();
-        let (mut left, mut sums) = (self.rows(), vec![0f64; self.n_seeds]);
+        let (mut open, mut sums) = (self.rows(), vec![0f64; self.n_seeds]);
         let mut picked = Picked { flat: flat.iter().filter(|&&flat| flat).count(), ..Picked::default() };
-        while picked.rows.len() < budget && !left.is_empty() {
+        while picked.rows.len() < budget && !open.is_empty() {
             let taken = picked.rows.len() as f64;
             let mean = |j: usize| if taken == 0.0 { 0.0 } else { sums[j] / taken };
             let speaks = |&j: &usize| !flat[j] || (j == 0 && picked.flat == self.n_seeds);
@@ -75,14 +75,14 @@ impl Pool {
             let mut highest = f64::NEG_INFINITY;
             for j in (0..self.n_seeds).filter(speaks) {
                 let order = |&a: &usize, &b: &usize| self.at(b, j).partial_cmp(&self.at(a, j)).unwrap().then(a.cmp(&b));
-                let row = left.iter().copied().min_by(order).unwrap();
+                let row = open.iter().copied().min_by(order).unwrap();
                 winners.push((gain(j, row), row, j));
-                highest = left.iter().map(|&row| gain(j, row)).fold(highest, f64::max);
+                highest = open.iter().map(|&row| gain(j, row)).fold(highest, f64::max);
             }
             winners.sort_by(|a, b| b.0.partial_cmp(&a.0).unwrap().then(a.1.cmp(&b.1)).then(a.2.cmp(&b.2)));
             let (gain, row, j) = winners[0];
             assert_eq!(gain, highest, "the published choice: no entry of all has a larger gain");
-            left.retain(|&other| other != row);
+            open.retain(|&other| other != row);
             sums.iter_mut().zip(&z).for_each(|(sum, z)| *sum += z[row]);
             picked.rows.push(row as i64);
             picked.seeds.push(j as u32);
@@ -148,9 +148,9 @@ fn large(n: usize, n_seeds: usize) -> Pool {
 fn moments_of_many_chunks_are_those_of_the_column() {
     let pool = large(150_000, 2);
     assert!(150_000 > 2 * columns::chunk_rows(2));
-    let (valid, found) = scan(&pool.array(), 1, None, &Supervisor::none()).unwrap();
+    let (valid, scanned) = scan(&pool.array(), 1, None, &Supervisor::none()).unwrap();
     assert_eq!(valid, pool.rows().len() as u64);
-    for (j, (moments, _)) in found.iter().enumerate() {
+    for (j, (moments, _)) in scanned.iter().enumerate() {
         let column: Vec<f64> = pool.rows().iter().map(|&row| f64::from(pool.at(row, j))).collect();
         let n = column.len() as f64;
         let mean = column.iter().sum::<f64>() / n;

@@ -2,6 +2,7 @@
 
 use super::options::{Options, Picked};
 use crate::interrupt::{Progress, Supervisor};
+use crate::methods::costs::Costs;
 use crate::methods::REPORT;
 use crate::neighbours::{Graph, NONE};
 use crate::parallel::in_order;
@@ -17,34 +18,36 @@ pub struct Ground<'a> {
     pub graph: &'a Graph,
     pub valid: Vec<u64>,
     pub options: &'a Options<'a>,
+    pub costs: Costs<'a>,
     pub supervisor: &'a Supervisor<'a>,
 }
 
 /// The walk along one direction.
 pub struct Walk<'a> {
     direction: &'a [f64],
-    /// What it may still spend.
+    /// What the walk may still spend.
     pub share: u64,
     pub ended: bool,
     last: Option<usize>,
-    /// Its rows at unit length, [chosen, dim].
+    /// The rows of the walk at unit length, [rows, dim].
     chosen: Vec<f32>,
-    /// s.K and s.s.
+    /// The products s.K and s.s.
     along: f64,
     squared: f64,
 }
 
-/// More is out for this direction.
+/// The mark of a row that is ruled out for this direction.
 const OUT: u32 = u32::MAX;
 
-/// What one walk knows of the rows. Made anew when a walk goes on, so that it is there once, not for each direction.
-struct Rows {
-    /// g.K of each row; NaN for one that is invalid or zero.
+/// The state of all rows in one walk. It is made anew when a walk goes on, so that memory holds one, not one for each
+/// direction.
+struct RowStates {
+    /// g.K of each row; NaN for a row that is invalid or zero.
     along: Vec<f64>,
-    /// How many of the chosen it has been compared with, or `OUT`, and the sum of the products.
+    /// For each row the number of rows of the walk that were compared with it, or `OUT`; and the sum of the products.
     compared: Vec<u32>,
     products: Vec<f64>,
-    /// Rows by falling g.K, ties by row, as a chain from which those that can no longer be chosen are taken.
+    /// The rows by falling g.K, ties by row, as a chain. Rows that can no longer be picked leave the chain.
     chain: Vec<u32>,
     head: u32,
     x: Vec<f32>,
@@ -55,9 +58,9 @@ impl<'a> Walk<'a> {
         Walk { direction, share: 0, ended: false, last: None, chosen: Vec::new(), along: 0.0, squared: 0.0 }
     }
 
-    /// Spend the share, or come to an end.
+    /// Walk until the share is spent, or no row fits.
     pub fn go(&mut self, number: u32, ground: &Ground, free: &mut [bool], picked: &mut Picked) -> Result<()> {
-        let mut rows = Rows::new(ground, self.direction, free)?;
+        let mut states = RowStates::new(ground, self.direction, free)?;
         loop {
             ground.supervisor.check()?;
             let near = match self.last {
@@ -66,21 +69,21 @@ impl<'a> Walk<'a> {
                     let k = ground.graph.k;
                     let near = ground.graph.neighbours[last * k..][..k].iter();
                     let mut near = near.take_while(|&&row| row != NONE).map(|&row| row as usize);
-                    near.find(|&row| free[row] && self.fits(row, &mut rows, ground))
+                    near.find(|&row| free[row] && self.fits(row, &mut states, ground))
                 }
             };
-            let Some(row) = near.or_else(|| self.along_the_chain(&mut rows, ground, free)) else {
+            let Some(row) = near.or_else(|| self.along_the_chain(&mut states, ground, free)) else {
                 self.ended = true;
                 return Ok(());
             };
-            let cost = ground.options.costs.of(row);
+            let cost = ground.costs.of(row);
             if cost > self.share {
                 return Ok(());
             }
             self.share -= cost;
             free[row] = false;
-            self.squared += 2.0 * rows.products[row] + 1.0;
-            self.along += rows.along[row];
+            self.squared += 2.0 * states.products[row] + 1.0;
+            self.along += states.along[row];
             self.last = Some(row);
             let dim = self.direction.len();
             self.chosen.resize(self.chosen.len() + dim, 0.0);
@@ -89,7 +92,7 @@ impl<'a> Walk<'a> {
             picked.rows.push(row as i64);
             picked.directions.push(number);
             picked.by_neighbour.push(u8::from(near.is_some()));
-            picked.cosines.push(rows.along[row] as f32);
+            picked.cosines.push(states.along[row] as f32);
             if picked.rows.len().is_multiple_of(REPORT) {
                 ground.supervisor.report(Progress::Rows { done: picked.rows.len(), total: ground.valid.len() });
             }
@@ -100,20 +103,20 @@ impl<'a> Walk<'a> {
     }
 
     /// The first row of the chain that is free and fits.
-    fn along_the_chain(&self, rows: &mut Rows, ground: &Ground, free: &[bool]) -> Option<usize> {
-        let (mut before, mut at) = (NONE, rows.head);
+    fn along_the_chain(&self, states: &mut RowStates, ground: &Ground, free: &[bool]) -> Option<usize> {
+        let (mut before, mut at) = (NONE, states.head);
         while at != NONE {
-            let (row, next) = (at as usize, rows.chain[at as usize]);
-            if self.last.is_none() && rows.along[row] <= 0.0 {
+            let (row, next) = (at as usize, states.chain[at as usize]);
+            if self.last.is_none() && states.along[row] <= 0.0 {
                 return None;
             }
-            if free[row] && self.fits(row, rows, ground) {
+            if free[row] && self.fits(row, states, ground) {
                 return Some(row);
             }
-            if !free[row] || rows.compared[row] == OUT {
+            if !free[row] || states.compared[row] == OUT {
                 match before {
-                    NONE => rows.head = next,
-                    before => rows.chain[before as usize] = next,
+                    NONE => states.head = next,
+                    before => states.chain[before as usize] = next,
                 }
             } else {
                 before = at;
@@ -123,57 +126,57 @@ impl<'a> Walk<'a> {
         None
     }
 
-    /// May `row` be added?
-    fn fits(&self, row: usize, rows: &mut Rows, ground: &Ground) -> bool {
-        if rows.compared[row] == OUT || rows.along[row].is_nan() {
+    /// Whether `row` fits the walk.
+    fn fits(&self, row: usize, states: &mut RowStates, ground: &Ground) -> bool {
+        if states.compared[row] == OUT || states.along[row].is_nan() {
             return false;
         }
         let dim = self.direction.len();
-        let new = &self.chosen[rows.compared[row] as usize * dim..];
+        let new = &self.chosen[states.compared[row] as usize * dim..];
         if !new.is_empty() {
-            ground.units.read(row, &mut rows.x);
+            ground.units.read(row, &mut states.x);
             for chosen in new.chunks_exact(dim) {
-                let product = dot(chosen, &rows.x);
+                let product = dot(chosen, &states.x);
                 if product < 0.0 {
-                    rows.compared[row] = OUT;
+                    states.compared[row] = OUT;
                     return false;
                 }
-                rows.products[row] += product;
+                states.products[row] += product;
             }
-            rows.compared[row] = (self.chosen.len() / dim) as u32;
+            states.compared[row] = (self.chosen.len() / dim) as u32;
         }
         if self.last.is_none() {
             return true;
         }
         // A row has unit length.
-        let squared = self.squared + 2.0 * rows.products[row] + 1.0;
-        (self.along + rows.along[row]) / squared.sqrt() >= ground.options.ratio * (self.along / self.squared.sqrt())
+        let squared = self.squared + 2.0 * states.products[row] + 1.0;
+        (self.along + states.along[row]) / squared.sqrt() >= ground.options.ratio * (self.along / self.squared.sqrt())
     }
 }
 
-impl Rows {
-    fn new(ground: &Ground, direction: &[f64], free: &[bool]) -> Result<Rows> {
+impl RowStates {
+    fn new(ground: &Ground, direction: &[f64], free: &[bool]) -> Result<RowStates> {
         const STEP: usize = 2048;
         let (n, dim) = (free.len(), direction.len());
-        let mut found = vec![f64::NAN; ground.valid.len()];
-        in_order(ground.valid.chunks(STEP).zip(found.chunks_mut(STEP)), |(rows, found)| {
+        let mut cosines = vec![f64::NAN; ground.valid.len()];
+        in_order(ground.valid.chunks(STEP).zip(cosines.chunks_mut(STEP)), |(list, cosines)| {
             ground.supervisor.check()?;
-            let mut x = vec![0f32; rows.len() * dim];
-            Units::new(ground.source).read(rows, &mut x)?;
-            products(&x, direction, found);
+            let mut x = vec![0f32; list.len() * dim];
+            Units::new(ground.source).read(list, &mut x)?;
+            products(&x, direction, cosines);
             // A row of zeros has no direction.
-            let nothing = found.iter_mut().zip(x.chunks_exact(dim)).filter(|(_, x)| x.iter().all(|&x| x == 0.0));
-            nothing.for_each(|(found, _)| *found = f64::NAN);
+            let nothing = cosines.iter_mut().zip(x.chunks_exact(dim)).filter(|(_, x)| x.iter().all(|&x| x == 0.0));
+            nothing.for_each(|(cosine, _)| *cosine = f64::NAN);
             Ok(())
         })?;
         let mut along = vec![f64::NAN; n];
-        ground.valid.iter().zip(&found).for_each(|(&row, &found)| along[row as usize] = found);
+        ground.valid.iter().zip(&cosines).for_each(|(&row, &cosine)| along[row as usize] = cosine);
         let open = (0..n).filter(|&row| free[row] && !along[row].is_nan());
         let mut order: Vec<u32> = open.map(|row| row as u32).collect();
         order.sort_unstable_by(|&a, &b| along[b as usize].total_cmp(&along[a as usize]).then(a.cmp(&b)));
         let mut chain = vec![NONE; n];
         order.windows(2).for_each(|pair| chain[pair[0] as usize] = pair[1]);
         let head = order.first().copied().unwrap_or(NONE);
-        Ok(Rows { along, compared: vec![0; n], products: vec![0.0; n], chain, head, x: vec![0.0; dim] })
+        Ok(RowStates { along, compared: vec![0; n], products: vec![0.0; n], chain, head, x: vec![0.0; dim] })
     }
 }

@@ -6,7 +6,7 @@ pub struct Factor {
     rows: Vec<Vec<f64>>,
 }
 
-/// A squared pivot below this share of the diagonal's entry is rounding: the new row depends on the others.
+/// A squared pivot below this share of the entry on the diagonal is rounding. Then the new row depends on the others.
 const LEAST_PIVOT: f64 = 1e-12;
 
 impl Factor {
@@ -14,8 +14,8 @@ impl Factor {
         self.rows.len()
     }
 
-    /// The matrix gets one more row and column: `beside` the diagonal's entry. False, and nothing is changed, when it
-    /// would not be positive definite. O(len^2).
+    /// Add a row and a column: `beside`, and the entry `diagonal`. False, and nothing changes, when the matrix would
+    /// not be positive definite. O(len^2).
     pub fn push(&mut self, beside: &[f64], diagonal: f64) -> bool {
         let mut row = self.forward(beside);
         let pivot = row.iter().fold(diagonal, |rest, x| rest - x * x);
@@ -27,8 +27,8 @@ impl Factor {
         true
     }
 
-    /// The matrix loses row and column `i`. What was below has then one number too many beyond its diagonal; rotations
-    /// of neighbouring columns bring it to 0. O((len - i) len).
+    /// Remove row and column `i`. The rows below then have one number beyond the diagonal; rotations of neighbouring
+    /// columns bring it to 0. O((len - i) len).
     pub fn remove(&mut self, i: usize) {
         self.rows.remove(i);
         for column in i..self.rows.len() {
@@ -45,7 +45,7 @@ impl Factor {
         }
     }
 
-    /// x of (L L^T) x = b. O(len^2).
+    /// The solution x of (L L^T) x = b. O(len^2).
     pub fn solve(&self, b: &[f64]) -> Vec<f64> {
         let mut x = self.forward(b);
         for (i, row) in self.rows.iter().enumerate().rev() {
@@ -56,13 +56,13 @@ impl Factor {
         x
     }
 
-    /// x of L x = b.
+    /// The solution x of L x = b.
     fn forward(&self, b: &[f64]) -> Vec<f64> {
         debug_assert_eq!(b.len(), self.rows.len());
         let mut x: Vec<f64> = Vec::with_capacity(b.len() + 1);
         for (row, &b) in self.rows.iter().zip(b) {
-            let known = row.iter().zip(&x).fold(b, |rest, (l, x)| rest - l * x);
-            x.push(known / row[x.len()]);
+            let rest = row.iter().zip(&x).fold(b, |rest, (l, x)| rest - l * x);
+            x.push(rest / row[x.len()]);
         }
         x
     }

@@ -12,31 +12,34 @@ pub struct Matching {
     pub ridge: f64,
     /// The pursuit ends when the residual is no longer than this share of the mean.
     pub tolerance: f64,
-    /// It ends with so many weights above 0: the factor of their Gram matrix takes 4 bytes times the square of that.
+    /// The pursuit ends with this number of positive weights. The factor of their Gram matrix takes 4 bytes times its
+    /// square.
     pub most_weights: usize,
 }
 
-/// A product with the residual that is no larger than this share of the largest it could be is rounding.
+/// A product with the residual is rounding if it is no larger than this share of the largest possible product.
 const ROUNDING: f64 = 1e-12;
 
-/// The rows taken, as places in the cluster: first those of the pursuit, in its order, then the nearest to the mean.
+/// The rows of a cluster that are picked, as places in the cluster: first those of the pursuit, in its order, then the
+/// nearest to the mean.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Matched {
     pub order: Vec<usize>,
-    /// Of the rows of the pursuit.
+    /// The weights of the rows of the pursuit.
     pub weights: Vec<f64>,
-    /// Length of the residual at the end of the pursuit, as a share of the mean's.
+    /// The length of the residual at the end of the pursuit, as a share of the length of the mean.
     pub residual: f64,
 }
 
-/// Rows of the pursuit and their non-negative weights: those of least |mean - sum w_i g_i|^2 + ridge |w|^2, found by the
-/// active-set method of Lawson and Hanson (1974). `positive` are those above 0, in the order of the factor.
+/// The rows of the pursuit and their non-negative weights, which minimise |mean - sum w_i g_i|^2 + ridge |w|^2. The
+/// method is the active-set method of Lawson and Hanson (1974). `positive` has the rows with positive weights, in the
+/// order of the factor.
 struct Weights<'a> {
     mean: &'a [f64],
     ridge: f64,
     /// [rows, dim].
     rows: Vec<f32>,
-    /// Products with the mean.
+    /// The product of each row with the mean.
     aims: Vec<f64>,
     weights: Vec<f64>,
     positive: Vec<usize>,
@@ -49,7 +52,7 @@ impl Weights<'_> {
         &self.rows[i * dim..][..dim]
     }
 
-    /// Take in one more row. False, and nothing is changed, when it depends on the others.
+    /// Add a row. False, and nothing changes, when the row depends on the others.
     fn push(&mut self, row: &[f32], noise: f64) -> bool {
         let wide: Vec<f64> = row.iter().map(|&x| f64::from(x)).collect();
         let mut aim = [0.0];
@@ -63,14 +66,14 @@ impl Weights<'_> {
             self.weights.pop();
             return false;
         }
-        // A row whose weight fell to 0 comes back if it would now help: there are finitely many sets of positive weights,
-        // and each step comes nearer to the mean. The bound is for steps that rounding makes.
+        // A row whose weight fell to 0 comes back if it helps now. There are finitely many sets of positive weights,
+        // and each step comes nearer to the mean. The bound on the steps is for rounding.
         for _ in 0..3 * self.weights.len() {
             let residual = self.residual();
-            let mut found = vec![0.0; self.weights.len()];
-            products(&self.rows, &residual, &mut found);
-            let idle = (0..found.len()).filter(|&i| self.weights[i] == 0.0 && found[i] > noise);
-            let Some(back) = idle.max_by(|&a, &b| found[a].total_cmp(&found[b]).then(b.cmp(&a))) else { break };
+            let mut dots = vec![0.0; self.weights.len()];
+            products(&self.rows, &residual, &mut dots);
+            let idle = (0..dots.len()).filter(|&i| self.weights[i] == 0.0 && dots[i] > noise);
+            let Some(back) = idle.max_by(|&a, &b| dots[a].total_cmp(&dots[b]).then(b.cmp(&a))) else { break };
             let wide: Vec<f64> = self.row(back).iter().map(|&x| f64::from(x)).collect();
             if !self.free(back, &wide) || self.weights[back] == 0.0 {
                 break;
@@ -79,7 +82,7 @@ impl Weights<'_> {
         true
     }
 
-    /// Let the weight of row `i`, which is 0, become positive, and find the best weights again.
+    /// Let the weight of row `i`, which is 0, become positive. Then compute the best weights again.
     fn free(&mut self, i: usize, row: &[f64]) -> bool {
         let mut all = vec![0.0; self.weights.len()];
         products(&self.rows, row, &mut all);
@@ -91,7 +94,7 @@ impl Weights<'_> {
         loop {
             let aims: Vec<f64> = self.positive.iter().map(|&i| self.aims[i]).collect();
             let best = self.factor.solve(&aims);
-            // Go from the weights as they are towards the best ones, as far as none becomes negative.
+            // Go from the present weights towards the best ones, as far as none becomes negative.
             let reach = |i: usize, best: f64| match (best > 0.0, self.weights[i]) {
                 (true, _) => f64::INFINITY,
                 (false, 0.0) => 0.0,
@@ -103,7 +106,7 @@ impl Weights<'_> {
                 self.positive.iter().zip(best).for_each(|(&i, best)| self.weights[i] = best);
                 return true;
             }
-            // From the last on, since those behind one that goes move up.
+            // Go backwards, because the places behind a removed one move up.
             for place in (0..self.positive.len()).rev() {
                 let i = self.positive[place];
                 if reaches[place] > step {
@@ -131,8 +134,8 @@ fn length(x: &[f64]) -> f64 {
     x.iter().map(|x| x * x).sum::<f64>().sqrt()
 }
 
-/// Take `quota` of the members: one after the other the one with the largest product with the residual, ties to the
-/// first; once that is not positive, or the residual is as good as 0, those nearest to the mean.
+/// Pick `quota` of the members. Each step picks the member with the largest product with the residual, ties to the
+/// first. When no product is positive, or the residual is as good as 0, the members nearest to the mean fill the quota.
 pub fn matched(members: &Members, quota: usize, matching: &Matching, supervisor: &Supervisor) -> Result<Matched> {
     let (n, mean) = (members.len(), members.mean()?);
     let (lengths, quota) = (members.squared_lengths()?, quota.min(n));
@@ -148,17 +151,17 @@ pub fn matched(members: &Members, quota: usize, matching: &Matching, supervisor:
         positive: Vec::new(),
         factor: Factor::default(),
     };
-    let (mut order, mut found, mut taken) = (Vec::with_capacity(quota), vec![0.0; n], vec![false; n]);
+    let (mut order, mut dots, mut taken) = (Vec::with_capacity(quota), vec![0.0; n], vec![false; n]);
     let mut residual = mean.clone();
     while order.len() < quota
         && length(&residual) > matching.tolerance * aim
         && state.factor.len() < matching.most_weights
     {
         supervisor.check()?;
-        members.products(&residual, &mut found)?;
-        let left = (0..n).filter(|&i| !taken[i]);
-        let best = left.max_by(|&a, &b| found[a].total_cmp(&found[b]).then(b.cmp(&a))).expect("fewer than n are taken");
-        if found[best] <= noise || !state.push(&members.row(best)?, noise) {
+        members.products(&residual, &mut dots)?;
+        let open = (0..n).filter(|&i| !taken[i]);
+        let best = open.max_by(|&a, &b| dots[a].total_cmp(&dots[b]).then(b.cmp(&a))).expect("fewer than n are taken");
+        if dots[best] <= noise || !state.push(&members.row(best)?, noise) {
             break;
         }
         taken[best] = true;
@@ -166,9 +169,9 @@ pub fn matched(members: &Members, quota: usize, matching: &Matching, supervisor:
         residual = state.residual();
     }
     if order.len() < quota {
-        members.products(&mean, &mut found)?;
+        members.products(&mean, &mut dots)?;
         // |g - mean|^2 less |mean|^2.
-        let distance = |i: usize| lengths[i] - 2.0 * found[i];
+        let distance = |i: usize| lengths[i] - 2.0 * dots[i];
         let mut rest: Vec<usize> = (0..n).filter(|&i| !taken[i]).collect();
         rest.sort_by(|&a, &b| distance(a).total_cmp(&distance(b)).then(a.cmp(&b)));
         order.extend(rest.into_iter().take(quota - order.len()));

@@ -1,10 +1,10 @@
-//! The rows of one cluster, in memory or read anew each time.
+//! The rows of a cluster, in memory or read anew in each step.
 
 use crate::rows::products::products;
 use crate::rows::{Block, Reader, RowSet};
 use crate::Result;
 
-/// Rows that are read at once.
+/// The rows that are read at once.
 const STEP: usize = 1024;
 
 pub enum Members<'a> {
@@ -17,7 +17,7 @@ pub enum Members<'a> {
 }
 
 impl<'a> Members<'a> {
-    /// In memory where they take at most so many bytes.
+    /// The rows go to memory if they take at most `most_bytes`.
     pub fn new(rows: RowSet<'a>, most_bytes: usize) -> Result<Members<'a>> {
         let dim = rows.source.dim();
         if rows.len().saturating_mul(dim * size_of::<f32>()) > most_bytes {
@@ -43,7 +43,7 @@ impl<'a> Members<'a> {
         }
     }
 
-    /// Their mean.
+    /// The mean of the rows.
     pub fn mean(&self) -> Result<Vec<f64>> {
         let mut sums = vec![0f64; self.dim()];
         self.each(|_, rows| {
@@ -55,7 +55,7 @@ impl<'a> Members<'a> {
         Ok(sums)
     }
 
-    /// The squared length of each.
+    /// The squared length of each row.
     pub fn squared_lengths(&self) -> Result<Vec<f64>> {
         let mut lengths = Vec::with_capacity(self.len());
         let squared = |row: &[f32]| row.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>();
@@ -63,7 +63,7 @@ impl<'a> Members<'a> {
         Ok(lengths)
     }
 
-    /// The product of each with `direction`, into `out`.
+    /// Write the product of each row with `direction` to `out`.
     pub fn products(&self, direction: &[f64], out: &mut [f64]) -> Result<()> {
         self.each(|first, rows| {
             let out = &mut out[first..first + rows.len() / direction.len()];
@@ -83,7 +83,7 @@ impl<'a> Members<'a> {
         }
     }
 
-    /// Call `visit` with runs of rows, in order, and the place of the first of each.
+    /// Call `visit` with runs of rows in order, and with the place of the first row of each run.
     fn each(&self, mut visit: impl FnMut(usize, &[f32])) -> Result<()> {
         match self {
             Members::Held { x, .. } => visit(0, x),

@@ -150,8 +150,8 @@ proptest! {
     /// Every step against the definition: the row with the largest product with the residual of the best weights.
     ///
     /// The ridge is a tenth of the mean squared length, so the condition is below 10 x 7 + 1, and weights are below
-    /// |mean| sqrt(7 / ridge) < 60: both ways to find them err by less than 71 x 7^2 x 2^-53 x 60 = 3e-11, products with the
-    /// residual by 16 times 7 of that: 3e-9.
+    /// |mean| sqrt(7 / ridge) < 60: both ways to find them err by less than 71 x 7^2 x 2^-53 x 60 = 3e-11, products
+    /// with the residual by 16 times 7 of that: 3e-9.
     #[test]
     fn each_step_is_the_best_one(pool in pools(), budget in 0u64..8, rows_per_shard in 1usize..15) {
         let directory = tempfile::tempdir().unwrap();
@@ -183,8 +183,8 @@ proptest! {
                 for (row, weight) in chosen.iter().zip(&weights) {
                     residual.iter_mut().zip(*row).for_each(|(rest, &x)| *rest -= weight * f64::from(x));
                 }
-                let left = members.iter().filter(|&i| !rows[..step].contains(i));
-                let most = left.clone().map(|&i| product(i, &residual)).fold(f64::NEG_INFINITY, f64::max);
+                let open = members.iter().filter(|&i| !rows[..step].contains(i));
+                let most = open.clone().map(|&i| product(i, &residual)).fold(f64::NEG_INFINITY, f64::max);
                 if step < matched {
                     prop_assert!(product(rows[step], &residual) >= most - 3e-9);
                     continue;
@@ -224,8 +224,8 @@ fn alone(pool: &Pool, options: &Options) -> Result<Picked> {
 
 #[test]
 fn a_weight_that_would_be_negative_is_none_and_its_row_stays() {
-    // Towards (1, 0). The longest row comes first and the second beside it: with both the first would need -0.6. The others
-    // and the second make the mean exactly, a (2.9, 1.45) + b (0.61, -0.445).
+    // Towards (1, 0). The longest row comes first and the second beside it: with both the first would need -0.6. The
+    // others and the second make the mean exactly, a (2.9, 1.45) + b (0.61, -0.445).
     let x = [vec![3.0, 3.0, 2.9, 1.45], [0.61, -0.445].repeat(10)].concat();
     let pool = Pool { dim: 2, x, labels: vec![0; 12] };
     let matching = Matching { ridge: 0.0, tolerance: 1e-6, most_weights: 9 };

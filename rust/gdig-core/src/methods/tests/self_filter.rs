@@ -7,17 +7,17 @@ fn plain_penalty(case: &Case, difficulty: &[f32], k: usize, gamma: f64, budget: 
     let valid: Vec<usize> = (0..units.len()).filter(|&i| (case.valid)(i)).collect();
     let lowest = valid.iter().map(|&i| difficulty[i]).fold(f32::INFINITY, f32::min);
     let mut now: Vec<f64> = difficulty.iter().map(|&d| f64::from(d) - f64::from(lowest)).collect();
-    let (mut open, mut rows, mut left, mut spent) = (valid, Vec::new(), Vec::new(), 0);
+    let (mut open, mut rows, mut penalised, mut spent) = (valid, Vec::new(), Vec::new(), 0);
     while !open.is_empty() {
         open.sort_by(|&a, &b| now[b].total_cmp(&now[a]).then(a.cmp(&b)));
         let row = open[0];
-        spent += case.costs.of(row);
+        spent += case.cost(row);
         if spent > budget {
             break;
         }
         open.remove(0);
         rows.push(row as i64);
-        left.push(now[row] as f32);
+        penalised.push(now[row] as f32);
         let cosine = |other: usize| f64::from(dot(&units[row], &units[other]) as f32);
         open.sort_by(|&a, &b| cosine(b).total_cmp(&cosine(a)).then(a.cmp(&b)));
         for &other in open.iter().take(k) {
@@ -26,7 +26,7 @@ fn plain_penalty(case: &Case, difficulty: &[f32], k: usize, gamma: f64, budget: 
             }
         }
     }
-    (rows, left)
+    (rows, penalised)
 }
 
 fn chosen(
@@ -36,15 +36,15 @@ fn chosen(
     k: usize,
     gamma: f64,
     budget: u64,
-    costs: Costs,
+    tokens: Option<&[u32]>,
 ) -> Picked {
-    let options = self_filter::Options { difficulty, k, gamma, budget, costs, n_threads: 2 };
+    let options = self_filter::Options { difficulty, k, gamma, limit: limit(budget, tokens), tokens, n_threads: 2 };
     self_filter::self_filter(source, graph, &options, &Supervisor::none()).unwrap()
 }
 
 /// Whole eighths, of both signs, many of them alike.
-fn difficulties(n: usize, seed: u64) -> Vec<f32> {
-    (0..n).map(|i| (row_hash(seed ^ 5, i as u64) % 64) as f32 / 8.0 - 4.0).collect()
+fn difficulties(n: usize, random_seed: u64) -> Vec<f32> {
+    (0..n).map(|i| (row_hash(random_seed ^ 5, i as u64) % 64) as f32 / 8.0 - 4.0).collect()
 }
 
 proptest! {
@@ -53,22 +53,22 @@ proptest! {
     /// However few neighbours are stored.
     #[test]
     fn the_penalties_are_the_plain_ones(
-        n in 3usize..90, stored in 1usize..30, k in 1usize..12, halves in 0u32..4, budget in 0u64..120, seed in any::<u64>()
+        n in 3usize..90, stored in 1usize..30, k in 1usize..12, halves in 0u32..4, budget in 0u64..120, random_seed in any::<u64>()
     ) {
-        let x = data(n, seed);
-        let (source, units, difficulty) = (array(&x), units(&x), difficulties(n, seed));
+        let x = data(n, random_seed);
+        let (source, units, difficulty) = (array(&x), units(&x), difficulties(n, random_seed));
         let graph = graph(&source, stored.min(n - 1));
         let (k, gamma) = (k.min(n - 1), f64::from(halves) / 2.0);
-        let case = Case { units: &units, valid: &|_| true, graph: &graph, costs: Costs(None) };
-        let (expected, left) = plain_penalty(&case, &difficulty, k, gamma, budget);
-        let found = chosen(&source, &graph, &difficulty, k, gamma, budget, Costs(None));
-        prop_assert_eq!(&found.rows, &expected);
-        prop_assert_eq!(&found.penalised, &left);
+        let case = Case { units: &units, valid: &|_| true, graph: &graph, tokens: None };
+        let (expected, penalised) = plain_penalty(&case, &difficulty, k, gamma, budget);
+        let picked = chosen(&source, &graph, &difficulty, k, gamma, budget, None);
+        prop_assert_eq!(&picked.rows, &expected);
+        prop_assert_eq!(&picked.penalised, &penalised);
         // A smaller budget's rows are the beginning of a larger one's; and where zero lies does not matter.
-        let smaller = chosen(&source, &graph, &difficulty, k, gamma, budget / 2, Costs(None));
+        let smaller = chosen(&source, &graph, &difficulty, k, gamma, budget / 2, None);
         prop_assert_eq!(&smaller.rows[..], &expected[..smaller.rows.len()]);
         let shifted: Vec<f32> = difficulty.iter().map(|d| d - 1024.0).collect();
-        prop_assert_eq!(&chosen(&source, &graph, &shifted, k, gamma, budget, Costs(None)), &found);
+        prop_assert_eq!(&chosen(&source, &graph, &shifted, k, gamma, budget, None), &picked);
     }
 }
 
@@ -80,23 +80,23 @@ fn no_penalty_is_a_bonus() {
         .flat_map(|pair| (0..DIM).map(move |j| if j < 2 { pair[j] } else { 0.0 }))
         .collect();
     let source = array(&x);
-    let found = chosen(&source, &graph(&source, 3), &[-0.5, -1.0, -3.0, -4.0], 3, 1.0, 4, Costs(None));
-    assert_eq!(found.rows, [0, 1, 2, 3]);
-    assert_eq!(found.difficulty, [3.5, 3.0, 1.0, 0.0]);
-    assert_eq!(found.penalised, [3.5, 3.0, -2.0, -3.5]);
+    let picked = chosen(&source, &graph(&source, 3), &[-0.5, -1.0, -3.0, -4.0], 3, 1.0, 4, None);
+    assert_eq!(picked.rows, [0, 1, 2, 3]);
+    assert_eq!(picked.difficulty, [3.5, 3.0, 1.0, 0.0]);
+    assert_eq!(picked.penalised, [3.5, 3.0, -2.0, -3.5]);
 }
 
 #[test]
 fn invalid_rows_of_a_store_are_never_picked() {
-    for seed in 0..4 {
-        let x = data(60, seed);
-        let (_directory, store, valid) = store_with_invalid_rows(&x, seed);
+    for random_seed in 0..4 {
+        let x = data(60, random_seed);
+        let (_directory, store, valid) = store_with_invalid_rows(&x, random_seed);
         let source = Source::store(&store).unwrap();
         let (graph, units) = (graph(&source, 5), units(&x));
-        let case = Case { units: &units, valid: &|i| valid[i], graph: &graph, costs: Costs(None) };
-        let mut difficulty = difficulties(60, seed);
+        let case = Case { units: &units, valid: &|i| valid[i], graph: &graph, tokens: None };
+        let mut difficulty = difficulties(60, random_seed);
         (0..60).filter(|&i| !valid[i]).for_each(|i| difficulty[i] = f32::NAN);
-        let picked = chosen(&source, &graph, &difficulty, 4, 1.0, 60, Costs(None));
+        let picked = chosen(&source, &graph, &difficulty, 4, 1.0, 60, None);
         assert_eq!(picked.rows, plain_penalty(&case, &difficulty, 4, 1.0, 60).0);
     }
 }
@@ -109,10 +109,10 @@ fn what_does_not_fit_together_is_named() {
     let supervisor = Supervisor::none();
     let message = |difficulty: &[f32], graph: &Graph| {
         let options =
-            self_filter::Options { difficulty, k: 1, gamma: 1.0, budget: 1, costs: Costs(None), n_threads: 1 };
+            self_filter::Options { difficulty, k: 1, gamma: 1.0, limit: Limit::Rows(1), tokens: None, n_threads: 1 };
         self_filter::self_filter(&source, graph, &options, &supervisor).unwrap_err().to_string()
     };
-    assert_eq!(message(&[0.0; 4], &graph), "difficulty: expected 5 numbers, one for each row; got 4");
+    assert_eq!(message(&[0.0; 4], &graph), "difficulty: expected 5 numbers, one for each row, got 4");
     let nan = [0.0, f32::NAN, 0.0, 0.0, 0.0];
     assert_eq!(message(&nan, &graph), "difficulty of row 1: expected a finite number, got NaN");
     let short = Graph { k: 2, neighbours: vec![0; 8], cosines: vec![0.0; 8] };

@@ -86,8 +86,8 @@ impl Panels {
         }
     }
 
-    /// `pack(rows, x, i, to)` writes the elements of row `i` to every `STEP_LINES`-th line of `to`, and returns the row's
-    /// scale.
+    /// `pack(rows, x, i, to)` writes the elements of row `i` to every `STEP_LINES`-th line of `to`, and returns the
+    /// row's scale.
     ///
     /// # Safety
     /// The processor must have what `E` asks for, AVX-512 included; `pack` must have the same.
@@ -156,7 +156,7 @@ struct Comparison {
     sums: *const [Line; 2],
     row_scales: *const f32,
     best: *mut Best,
-    left: usize,
+    remaining: usize,
     /// Of the panel's two halves.
     scales: [__m512; 2],
     offsets: [__m512; 2],
@@ -170,7 +170,7 @@ impl Comparison {
     fn none() -> Comparison {
         let (zero, zeros) = (_mm512_setzero_ps(), [_mm512_setzero_si512(); 2]);
         let (sums, row_scales, best) = (std::ptr::null(), std::ptr::null(), std::ptr::null_mut());
-        Comparison { sums, row_scales, best, left: 0, scales: [zero; 2], offsets: [zero; 2], numbers: zeros }
+        Comparison { sums, row_scales, best, remaining: 0, scales: [zero; 2], offsets: [zero; 2], numbers: zeros }
     }
 
     /// # Safety
@@ -182,7 +182,7 @@ impl Comparison {
         let lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
         Comparison {
             sums: sums.as_ptr().cast(),
-            left: row_scales.len().min(best.len()).min(SIDE),
+            remaining: row_scales.len().min(best.len()).min(SIDE),
             row_scales: row_scales.as_ptr(),
             best: best.as_mut_ptr(),
             scales: [0, 16].map(|at| _mm512_loadu_ps(scales[at..].as_ptr())),
@@ -198,7 +198,7 @@ impl Comparison {
     #[inline]
     #[target_feature(enable = "avx512f")]
     unsafe fn row<E: Element>(&mut self, ahead: &mut Ahead) {
-        if self.left == 0 {
+        if self.remaining == 0 {
             return;
         }
         ahead.prefetch();
@@ -215,7 +215,7 @@ impl Comparison {
         _mm512_mask_store_ps(best.score.as_mut_ptr(), better, score);
         _mm512_mask_store_epi32(best.arg.as_mut_ptr().cast(), better, number);
         (self.sums, self.row_scales, self.best) = (self.sums.add(1), self.row_scales.add(1), self.best.add(1));
-        self.left -= 1;
+        self.remaining -= 1;
     }
 }
 
