@@ -23,8 +23,8 @@ import numpy as np
 from kmeans import machine
 from numpy.typing import NDArray
 
-from gdig.store import SketchStore
-from gdig.strategies.bids import greedy
+from gdig.selection.methods.bids import greedy
+from gdig.store.sketches import SketchStore
 
 RECORD = Path(__file__).parent / "record" / "bids.json"
 

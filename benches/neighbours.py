@@ -28,9 +28,9 @@ from numpy.typing import NDArray
 from passes.memory import resident, watch
 
 from gdig import _native
-from gdig.config import Config
-from gdig.store import SketchStore
-from gdig.strategies import neighbours
+from gdig.config.config import Config
+from gdig.selection import neighbours
+from gdig.store.sketches import SketchStore
 
 RECORD = Path(__file__).parent / "record" / "neighbours.json"
 

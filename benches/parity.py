@@ -43,7 +43,7 @@ from conventions.peers import SIDES, InexpressibleError
 from libraries.common import AbsentError, versions
 from zh_en.measure import machine, provenance
 
-from gdig.files import replacing
+from gdig.store.atomic import replacing
 
 RECORD = ROOT / "benches" / "record" / "parity.json"
 EXPECTATIONS = ROOT / "tests" / "data" / "parity.json"

@@ -38,8 +38,9 @@ from scipy.optimize import nnls
 from sklearn.linear_model import OrthogonalMatchingPursuit
 
 from gdig.kmeans import KMeans
-from gdig.store import INVALID_LABEL, SketchStore, write_tensors
-from gdig.strategies.tagcos import RIDGE, TOLERANCE, Pursued, pursue
+from gdig.selection.methods.tagcos import RIDGE, TOLERANCE, Pursued, pursue
+from gdig.store.sketches import INVALID_LABEL, SketchStore
+from gdig.store.tensor_file import write_tensors
 
 RECORD = Path(__file__).parent / "record" / "tagcos.json"
 

@@ -16,7 +16,7 @@ from transformers import (
     TrainingArguments,
 )
 
-from gdig.strategies.self_filter import hardest_rows
+from gdig.selection.methods.self_filter import hardest_rows
 from gdig.training import ScoreNetTrainer, difficulty
 
 IMAGE, PATCHES = 40, 4

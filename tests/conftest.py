@@ -105,7 +105,7 @@ def run_copy(finished, tmp_path) -> Path:
 def failing(project, tmp_path, capsys, monkeypatch):
     """Run a command that must fail as a user sees it: status 2, one message on stderr, no traceback, no temporary
     file. Returns the message. In this process, where an exception that is not explained would come through."""
-    from gdig.cli import main
+    from gdig.cli.main import main
 
     monkeypatch.delenv("GDIG_TRACEBACK", raising=False)
 

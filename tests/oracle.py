@@ -10,7 +10,7 @@ import math
 import numpy as np
 import torch
 
-from gdig.random import stream_key, uniform
+from gdig.philox import stream_key, uniform
 
 
 def _labels(model, example, drawn_with):

@@ -187,7 +187,7 @@ _FORKING = multiprocessing.get_context("forkserver")
 # Imported once, in a server that computes nothing: a command then starts in milliseconds, forked with no threads.
 _FORKING.set_forkserver_preload(
     [
-        "tyro", "gdig.cli", "gdig.pipeline", "gdig.model.load", "gdig.data.tokens", "datasets", "pyarrow.parquet",
+        "tyro", "gdig.cli.main", "gdig.api", "gdig.model.load", "gdig.data.tokens", "datasets", "pyarrow.parquet",
         "transformers.models.auto", "transformers.models.llama.modeling_llama",
         "transformers.models.gpt2.modeling_gpt2", "transformers.models.auto.tokenization_auto",
     ]
@@ -230,6 +230,6 @@ def _command(args: list[str], stdout: str, stderr: str, limit_bytes: int | None)
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644), number)
     if limit_bytes is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, limit_bytes))
-    from gdig.cli import main
+    from gdig.cli.main import main
 
     sys.exit(main(args))

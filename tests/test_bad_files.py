@@ -37,7 +37,7 @@ def damage(path: Path, how: str) -> None:
     ],
 )  # fmt: skip
 def test_verify_names_a_damaged_file(run_copy, capsys, file, how):
-    from gdig.cli import main
+    from gdig.cli.main import main
 
     damage(run_copy / file, how)
     assert main(["verify", "--run-path", str(run_copy)]) == 2

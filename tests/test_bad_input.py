@@ -259,7 +259,7 @@ def test_output_over_an_input_is_refused_before_anything_is_computed(project, tm
 
 
 def test_values_that_no_option_has(project, tmp_path, capsys):
-    from gdig.cli import main
+    from gdig.cli.main import main
 
     for name, value, expected in (
         ("precision", "float16", "precision: expected one of auto, float32, bfloat16, got 'float16'"),

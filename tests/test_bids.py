@@ -10,12 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_choose import Pool, cases, chosen_with, on_disk, plain_prefix, pools
 
-from gdig.config import Budget, Config
+from gdig.config.budget import Budget
+from gdig.config.config import Config
 from gdig.errors import GdigError, StoreError
-from gdig.stages.quality import survey
-from gdig.stages.tasks import Tasks
-from gdig.strategies import Swept, choose
-from gdig.strategies.bids import greedy
+from gdig.selection.choose import choose
+from gdig.selection.method import Swept
+from gdig.selection.methods.bids import greedy
+from gdig.selection.survey import survey
+from gdig.selection.tasks import Tasks
 
 
 def standardised(pool: Pool) -> list[list[float] | None]:

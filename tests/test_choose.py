@@ -18,15 +18,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import gdig
-from gdig.config import Budget, Config
+from gdig.config.budget import Budget
+from gdig.config.config import Config
+from gdig.config.options import Method
 from gdig.errors import ConfigError
-from gdig.options import Method
 from gdig.resampling import row_hash
-from gdig.stages.cluster import resolve_clusters
-from gdig.stages.quality import Survey, survey, threshold
-from gdig.stages.tasks import Tasks
-from gdig.store import INVALID_LABEL, SketchStore, write_tensors
-from gdig.strategies import METHODS, Swept, choose
+from gdig.selection.choose import choose
+from gdig.selection.cluster_stage import resolve_clusters
+from gdig.selection.method import Swept
+from gdig.selection.methods import METHODS
+from gdig.selection.survey import Survey, survey, threshold
+from gdig.selection.tasks import Tasks
+from gdig.store.sketches import INVALID_LABEL, SketchStore
+from gdig.store.tensor_file import write_tensors
 
 TAUS = st.sampled_from([1.0, 0.99, 0.9, 2 / 3, 0.5, 1 / 3, 0.1, 1e-3])
 # Few different values, so that ties are common.

@@ -16,22 +16,22 @@ from typing import Any
 
 import pytest
 
-from gdig import cli
-from gdig.commands import COMMANDS
-from gdig.config import Config
+from gdig.cli import main as cli
+from gdig.cli.commands import COMMANDS
+from gdig.cli.flags import docs
+from gdig.config.config import Config
+from gdig.config.options import GROUPS, PRESETS, STAGE_GROUPS, STAGES, RunOptions, TrainOptions
+from gdig.config.read import read_yaml
 from gdig.errors import ConfigError, CorpusError
-from gdig.flags import docs
-from gdig.options import GROUPS, PRESETS, STAGE_GROUPS, STAGES, RunOptions, TrainOptions
-from gdig.sources import read_yaml
 
 MINIMUM = ["--model", "m", "--candidates", "a.jsonl", "b.jsonl", "--seeds", "s.jsonl", "--run-path", "r"]
 
 
 class Pipeline(types.ModuleType):
-    """Stands for gdig.pipeline: records the calls."""
+    """Stands for gdig.api: records the calls."""
 
     def __init__(self) -> None:
-        super().__init__("gdig.pipeline")
+        super().__init__("gdig.api")
         self.calls: list[tuple[str, Any, dict[str, Any]]] = []
         self.error: BaseException | None = None
 
@@ -69,7 +69,7 @@ class Pipeline(types.ModuleType):
 @pytest.fixture
 def pipeline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Pipeline:
     double = Pipeline()
-    monkeypatch.setitem(sys.modules, "gdig.pipeline", double)
+    monkeypatch.setitem(sys.modules, "gdig.api", double)
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("GDIG_TRACEBACK", raising=False)
     return double
@@ -319,10 +319,10 @@ def test_overview_and_version(capsys: pytest.CaptureFixture[str]) -> None:
 
 SETUP = """
 import sys, types, time
-pipeline = types.ModuleType("gdig.pipeline")
-sys.modules["gdig.pipeline"] = pipeline
+pipeline = types.ModuleType("gdig.api")
+sys.modules["gdig.api"] = pipeline
 pipeline.verify = lambda run_path, progress: {body}
-from gdig.cli import main
+from gdig.cli.main import main
 sys.exit(main(["verify", "--run-path", "r"]))
 """
 
@@ -330,7 +330,7 @@ sys.exit(main(["verify", "--run-path", "r"]))
 def test_help_is_quick_and_loads_no_torch() -> None:
     program = (
         "import sys, time; start = time.perf_counter()\n"
-        "from gdig.cli import main\n"
+        "from gdig.cli.main import main\n"
         "for args in (['--help'], ['select', '--help']):\n"
         "    try: main(args)\n"
         "    except SystemExit: pass\n"

@@ -10,10 +10,10 @@ from project_fixtures import N_ROWS, labels_of, stages, steady, stored, translat
 
 import gdig
 from gdig import _native
-from gdig.cli import main
+from gdig.api import compare
+from gdig.cli.main import main
 from gdig.errors import ConfigError
-from gdig.pipeline import compare
-from gdig.strategies import METHODS
+from gdig.selection.methods import METHODS
 
 
 def test_every_figure_is_that_of_the_choice(project, run_copy):

@@ -7,13 +7,13 @@ import pytest
 import torch
 from tiny_models import gpt2, llama, make_examples, wrapped
 
-from gdig.config import Config
+from gdig.config.config import Config
 from gdig.errors import ConfigError, ModelError
+from gdig.influence.seed_factors import precondition_seeds
 from gdig.model.batches import make_batches
 from gdig.model.capture import GradientPass
+from gdig.passes.influence_pass import Sweeper
 from gdig.progress import Progress
-from gdig.stages.seeds import precondition_seeds
-from gdig.stages.sweep import Sweeper
 
 POOL = make_examples(13, 3)
 OPTIONS = {"inversion": "identity", "projection_dim": 24, "projection_side": 4}

@@ -9,9 +9,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from gdig.config import Budget, Config, parse_budget
+from gdig.config.budget import Budget, parse_budget
+from gdig.config.config import Config
+from gdig.config.options import GROUPS, PRESETS, STAGE_GROUPS, STAGES, RunOptions
 from gdig.errors import ConfigError
-from gdig.options import GROUPS, PRESETS, STAGE_GROUPS, STAGES, RunOptions
 
 NAN, INFINITY = float("nan"), float("inf")
 

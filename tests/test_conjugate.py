@@ -13,14 +13,15 @@ from tiny_models import MODELS, make_examples, wrapped
 import gdig
 from gdig.data.tokens import Example
 from gdig.errors import ModelError
+from gdig.influence import conjugate_gradients as conjugate
+from gdig.influence import precondition as inverting
+from gdig.influence.conjugate_gradients import shifts, solve
+from gdig.influence.curvature import fit_curvature
+from gdig.influence.gauss_newton import GaussNewton
+from gdig.influence.inverse import Inverse
+from gdig.influence.seed_factors import precondition_seeds
+from gdig.passes.influence_pass import Sweeper
 from gdig.progress import Progress
-from gdig.stages import conjugate, inverting
-from gdig.stages.conjugate import shifts, solve
-from gdig.stages.curvature import fit_curvature
-from gdig.stages.gauss_newton import GaussNewton
-from gdig.stages.inverse import Inverse
-from gdig.stages.seeds import precondition_seeds
-from gdig.stages.sweep import Sweeper
 
 QUIET = Progress(quiet=True)
 # Few and short: a Jacobian of the sample is a backward pass for each of its labels and words.

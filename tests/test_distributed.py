@@ -25,9 +25,10 @@ from training import train
 from transformers import AutoConfig
 
 import gdig
-from gdig.distributed import Ranks, Several
+from gdig.distributed.ranks import Ranks
+from gdig.distributed.tensors import Exchange
+from gdig.distributed.torchrun import Several
 from gdig.errors import GdigError, OtherRankError, RunError
-from gdig.exchange import Exchange
 from gdig.progress import Progress
 
 ROWS = 240
@@ -183,8 +184,8 @@ def test_two_ranks_fit_alike_and_a_bad_row_is_told_once(project, inputs, alone, 
 
 def sampled_rows(run_path: Path, project, inputs) -> set[int]:
     """Rows of the pool that the fit looks at."""
-    from gdig.config import Config
-    from gdig.workspace import Workspace
+    from gdig.config.config import Config
+    from gdig.run.session import Workspace
 
     work = Workspace(Config.build(project.options(run_path, **inputs)), Progress(quiet=True))
     return {int(row) for purpose, k in (("curvature", 40), ("probe", 4)) for row in work.sample(purpose, k)[1]}
@@ -314,8 +315,8 @@ def test_a_rank_whose_process_is_gone_is_named_with_what_it_did(monkeypatch):
 
 
 def test_a_rank_that_falls_silent_counts_as_lost(monkeypatch):
-    monkeypatch.setattr("gdig.distributed._SILENCE_S", 0.3)
-    monkeypatch.setattr("gdig.distributed._BEAT_S", 0.05)
+    monkeypatch.setattr("gdig.distributed.torchrun._SILENCE_S", 0.3)
+    monkeypatch.setattr("gdig.distributed.torchrun._BEAT_S", 0.05)
     heard = threading.Event()
 
     def work(ranks: Several) -> None:

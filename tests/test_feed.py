@@ -12,11 +12,11 @@ from project_fixtures import read_jsonl, write_jsonl
 
 import gdig
 from gdig.background import Background
-from gdig.config import Config
+from gdig.config.config import Config
 from gdig.errors import CorpusError, RunError
+from gdig.passes.encode_ahead import Feed
 from gdig.progress import Progress
-from gdig.stages.feed import Feed
-from gdig.workspace import Workspace
+from gdig.run.session import Workspace
 
 SHARDS = [(0, 16), (32, 48), (48, 60), (16, 32)]
 
@@ -62,7 +62,7 @@ def test_a_pool_that_cannot_be_read_in_a_worker_is_gdigs_error(project, tmp_path
 
 
 def test_a_worker_that_dies_is_told(project, tmp_path, monkeypatch):
-    monkeypatch.setattr("gdig.stages.feed.encode_shard", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+    monkeypatch.setattr("gdig.passes.encode_ahead.encode_shard", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
     with pytest.raises(RunError, match="a process that tokenises has died"):
         feed(project, tmp_path, 1)
 

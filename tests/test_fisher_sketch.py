@@ -10,11 +10,11 @@ from tiny_models import llama, make_examples, wrapped
 
 import gdig
 from gdig import ops
+from gdig.influence.curvature import fit_curvature
+from gdig.influence.inverse import Inverse
+from gdig.passes.sketch import make_projection, whiten
+from gdig.passes.whitening import inverse_roots
 from gdig.progress import Progress
-from gdig.stages.curvature import fit_curvature
-from gdig.stages.inverse import Inverse
-from gdig.stages.sketch import make_projection, whiten
-from gdig.stages.whitening import inverse_roots
 
 SAMPLE, POOL = make_examples(60, 1), make_examples(8, 3)
 QUIET = Progress(quiet=True)
@@ -86,7 +86,7 @@ def test_blocks_come_near_the_inverse_and_nearer_the_more_they_are(case):
 def test_a_run_with_fisher_sketches(project, finished, tmp_path):
     """From end to end; the influence is that of the plain run, the sketches are others."""
     gdig.sweep(**project.options(tmp_path / "run", sketch_space="fisher"))
-    from gdig.store import SketchStore
+    from gdig.store.sketches import SketchStore
 
     plain, fisher = SketchStore.open(finished / "sweep"), SketchStore.open(tmp_path / "run" / "sweep")
     assert np.array_equal(plain.tensor(0, "influence"), fisher.tensor(0, "influence"))

@@ -10,8 +10,8 @@ import pytest
 from project_fixtures import read_jsonl, write_jsonl
 
 import gdig
-from gdig.stages.health import SeedHealth, look_at_seeds, reliability, warn_of_seeds
-from gdig.store import SketchStore
+from gdig.passes.seed_health import SeedHealth, look_at_seeds, reliability, warn_of_seeds
+from gdig.store.sketches import SketchStore
 
 
 def make_votes(n: int, n_seeds: int, weight: float, seed: int = 0) -> np.ndarray:

@@ -9,11 +9,11 @@ import torch
 from tiny_models import MODELS, gpt2, llama, make_examples, wrapped
 
 from gdig import ops
+from gdig.influence.seed_factors import precondition_seeds
 from gdig.model.batches import make_batches
+from gdig.passes.influence_pass import Sweeper
+from gdig.passes.sketch import make_projection
 from gdig.progress import Progress
-from gdig.stages.seeds import precondition_seeds
-from gdig.stages.sketch import make_projection
-from gdig.stages.sweep import Sweeper
 
 SEEDS, POOL = make_examples(3, 2), make_examples(24, 3)
 

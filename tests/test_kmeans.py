@@ -9,10 +9,10 @@ import time
 import numpy as np
 import pytest
 
-import gdig
 from gdig import KMeans, SketchStore, _native
 from gdig.errors import GdigError, StoreError
 from gdig.kmeans import load_labels
+from gdig.store.tensor_file import read_tensors, write_tensors
 
 
 def blobs(n: int, dim: int, k: int, seed: int = 0) -> np.ndarray:
@@ -137,7 +137,7 @@ def test_a_killed_fit_goes_on_to_the_same_bits(tmp_path):
     checkpoint = tmp_path / "new" / "fit.safetensors"
     command = [sys.executable, "-c", textwrap.dedent(code), str(tmp_path / "x.npy"), str(checkpoint)]
     assert subprocess.run(command, check=False, timeout=60).returncode == -signal.SIGKILL
-    left = int(gdig.store.read_tensors(checkpoint)[1]["n_iter"])
+    left = int(read_tensors(checkpoint)[1]["n_iter"])
     assert left >= 3
     whole = KMeans(**options).fit(X)
     assert left < whole.n_iter_, "killed too late to show anything"
@@ -197,7 +197,7 @@ def test_saved_is_loaded(tmp_path):
     given = KMeans(5, init=X[:5], max_iter=1).fit(X)
     given.save(tmp_path / "c.safetensors")
     np.testing.assert_array_equal(KMeans.load(tmp_path / "c.safetensors").predict(X), given.predict(X))
-    gdig.store.write_tensors(tmp_path / "d.safetensors", {"x": X})
+    write_tensors(tmp_path / "d.safetensors", {"x": X})
     with pytest.raises(StoreError, match=r"not a file of KMeans\.save"):
         KMeans.load(tmp_path / "d.safetensors")
 

@@ -15,7 +15,7 @@ import pytest
 
 from gdig import KMeans, SketchStore
 from gdig.errors import StoreError
-from gdig.store import read_tensors
+from gdig.store.tensor_file import read_tensors
 
 ROWS, DIM = 6_000, 16
 X = np.random.default_rng(5).standard_normal((ROWS, DIM), dtype=np.float32)

@@ -14,20 +14,24 @@ from safetensors.numpy import load_file
 from training import moments_of, train
 
 import gdig
-from gdig import SketchStore, pipeline
-from gdig.cli import main
-from gdig.config import Budget, Config
+from gdig import SketchStore
+from gdig import api as pipeline
+from gdig.cli.main import main
+from gdig.config.budget import Budget
+from gdig.config.config import Config
 from gdig.errors import ConfigError, ModelError
 from gdig.model.layers import as_layer
 from gdig.model.load import load_model
 from gdig.model.optimizer import Moments
-from gdig.stages import rows as stage_rows
-from gdig.stages.checkpoints import learning_rate
-from gdig.stages.quality import survey
-from gdig.stages.trained import TrainedPass, _Sides
-from gdig.strategies import Swept, choose
-from gdig.strategies.less import best, weights
-from gdig.workspace import Workspace
+from gdig.passes import row_pass as stage_rows
+from gdig.passes.adam_pass import TrainedPass, _Sides
+from gdig.passes.training_checkpoints import learning_rate
+from gdig.run.session import Workspace
+from gdig.selection.choose import choose
+from gdig.selection.method import Swept
+from gdig.selection.methods.less import best, weights
+from gdig.selection.result import Selection
+from gdig.selection.survey import survey
 
 OPTIONS = {"method": "less", "inversion": "identity"}
 
@@ -94,7 +98,7 @@ def oracle(project, runs, kind: str) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def less_run(project, runs, tmp_path_factory) -> tuple[Path, gdig.pipeline.Selection]:
+def less_run(project, runs, tmp_path_factory) -> tuple[Path, Selection]:
     path = tmp_path_factory.mktemp("less") / "run"
     return path, gdig.select(**project.options(path, checkpoints=checkpoints(runs), **OPTIONS))
 
@@ -248,7 +252,7 @@ def test_parts_swept_on_two_machines_are_merged(project, runs, less_run, tmp_pat
         parts.append(shutil.copytree(fitted, tmp_path / part.replace("/", "-")))
         gdig.sweep(**project.options(parts[-1], **inputs, sweep_part=part))
     whole = tmp_path / "whole"
-    lines = gdig.pipeline.merge(parts, whole)
+    lines = gdig.api.merge(parts, whole)
     assert [line.partition(": ")[2] for line in lines][1:] == [
         f"checkpoint {path}: 4 shards copied, 4 of 4 are there" for path in checkpoints(runs)
     ]

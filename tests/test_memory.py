@@ -8,14 +8,14 @@ import torch
 from project_fixtures import save_model
 from tiny_models import VOCAB, gpt2, llama, make_examples, wrapped
 
-from gdig.config import Config
+from gdig.config.config import Config
 from gdig.errors import ConfigError, ModelError
+from gdig.influence.seed_factors import precondition_seeds
 from gdig.model import load, memory
 from gdig.model.batches import make_batches
 from gdig.model.capture import GradientPass
+from gdig.passes.influence_pass import Sweeper
 from gdig.progress import Progress
-from gdig.stages.seeds import precondition_seeds
-from gdig.stages.sweep import Sweeper
 
 SEEDS, POOL = make_examples(3, 2), make_examples(12, 3)
 QUIET = Progress(quiet=True)

@@ -11,9 +11,9 @@ from project_fixtures import stages
 from test_distributed import files_of
 
 import gdig
-from gdig.cli import main
+from gdig.api import merge
+from gdig.cli.main import main
 from gdig.errors import ConfigError, RunError, StoreError
-from gdig.pipeline import merge
 
 
 @pytest.fixture(scope="module")

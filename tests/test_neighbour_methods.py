@@ -11,14 +11,17 @@ from safetensors.numpy import load_file, save_file
 
 import gdig
 from gdig import _native
-from gdig.config import Budget, Config
+from gdig.api import compare
+from gdig.config.budget import Budget
+from gdig.config.config import Config
 from gdig.errors import ConfigError
 from gdig.kmeans import KMeans
-from gdig.pipeline import compare
-from gdig.stages.quality import survey
-from gdig.store import SketchStore
-from gdig.strategies import Swept, choose, neighbours
-from gdig.strategies.g2is import components
+from gdig.selection import neighbours
+from gdig.selection.choose import choose
+from gdig.selection.method import Swept
+from gdig.selection.methods.g2is import components
+from gdig.selection.survey import survey
+from gdig.store.sketches import SketchStore
 
 
 def units(x: np.ndarray) -> np.ndarray:

@@ -7,10 +7,10 @@ import json
 import pytest
 from rich.console import Console
 
+from gdig.config.options import DataOptions
 from gdig.data.corpus import open_corpus
 from gdig.data.preview import preview_rows
 from gdig.data.tokens import Encoder
-from gdig.options import DataOptions
 
 
 @pytest.fixture

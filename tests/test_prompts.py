@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from gdig.config.options import DataOptions
 from gdig.data.chat import ChatPrompter
 from gdig.data.corpus import open_corpus
 from gdig.data.prompts import NEEDED_FIELDS, RowError, TemplatePrompter, detect_format, resolve_format
 from gdig.errors import ConfigError, CorpusError, ModelError
-from gdig.options import DataOptions
 
 TRANSLATION = {"src_lang": "Chinese", "trg_lang": "English", "src_text": "你好。", "trg_text": "Hello."}
 CHATML = (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from gdig.random import philox, rademacher, sparse_map, stream_key, uniform
+from gdig.philox import philox, rademacher, sparse_map, stream_key, uniform
 
 
 def test_philox_known_answer():

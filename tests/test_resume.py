@@ -18,7 +18,7 @@ from project_fixtures import Command, flags, read_jsonl, stages, stored, write_j
 import gdig
 from gdig.errors import GdigError, RunError
 from gdig.progress import Progress
-from gdig.run import Run
+from gdig.run.directory import Run
 
 LAST_LAYER = "model.layers.1.mlp.down_proj.safetensors"
 # Files whose appearance marks a moment in each stage, in the order in which they appear.
@@ -364,7 +364,7 @@ def test_a_pool_that_changes_while_it_is_read_stops_the_run(project, tmp_path, m
     inputs = copied_inputs(project, tmp_path / "inputs")
     pool = Path(inputs["candidates"][0])
     gdig.fit(**project.options(tmp_path / "run", **inputs))
-    from gdig.stages import sweep
+    from gdig.passes import influence_pass as sweep
 
     def shard(self, *args, **kwargs):
         write_jsonl(pool, read_jsonl(pool)[:50])

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from gdig import run as run_module
-from gdig.config import Config
+from gdig.config.config import Config
+from gdig.config.options import STAGES
 from gdig.errors import ConfigError, RunError
-from gdig.files import replacing
-from gdig.options import STAGES
 from gdig.progress import Progress
-from gdig.run import FORMAT, Run, read_state
+from gdig.run import directory as run_module
+from gdig.run.directory import FORMAT, Run, read_state
+from gdig.store.atomic import replacing
 
 INPUTS = {
     "model": {"config.json": {"size": 1, "hash": "m"}},

@@ -20,7 +20,7 @@ from transformers.trainer_callback import PrinterCallback
 
 from gdig.data.features import Features
 from gdig.errors import ConfigError, ModelError
-from gdig.store import SketchStore
+from gdig.store.sketches import SketchStore
 from gdig.training import ScoreNet, ScoreNetTrainer, difficulty
 from gdig.training.score_net import weighted_loss
 from gdig.training.trainer import SCORE_NET, last_checkpoint

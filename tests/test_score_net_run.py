@@ -13,17 +13,18 @@ from project_fixtures import N_ROWS, read_jsonl, stored, translation_rows, write
 from safetensors.numpy import load_file
 
 import gdig
-from gdig.cli import main
-from gdig.config import Config, Training
+from gdig.api import score_net, verify
+from gdig.cli.main import main
+from gdig.config.config import Config, Training
 from gdig.data.features import Features
 from gdig.data.tokens import Example
 from gdig.errors import ConfigError, GdigError, ModelError, RunError, StoreError
 from gdig.model.load import load_trainable
-from gdig.pipeline import score_net, verify
-from gdig.store import SketchStore
-from gdig.training import over_run
+from gdig.run.session import Workspace
+from gdig.store.sketches import SketchStore
+from gdig.store.tensor_file import read_tensors
+from gdig.training import job as over_run
 from gdig.training.score_net import ScoreNet, difficulty
-from gdig.workspace import Workspace
 
 QUICK = {"batch_size": 8, "learning_rate": 1e-3, "quiet": True}
 
@@ -222,7 +223,7 @@ def test_the_command(run_copy, tmp_path, capsys):
     choose = f"gdig select --run-path {run_copy} --method self-filter --difficulty {file}"
     assert out == f"difficulties: {file}\nto choose by them: {choose}\n"
     assert "16 steps over 60 of 60 rows" in errors
-    asked = json.loads(dict(gdig.store.read_tensors(file.with_name("score_net.safetensors"))[1])["training"])
+    asked = json.loads(dict(read_tensors(file.with_name("score_net.safetensors"))[1])["training"])
     assert (asked["epochs"], asked["batch_size"], asked["learning_rate"]) == (2, 8, 1e-3)
     assert main([*choose.split()[1:], "--budget", "5"]) == 0
     assert main(["score-net", str(tmp_path / "none")]) == 2

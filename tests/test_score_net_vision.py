@@ -17,7 +17,7 @@ from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForCon
 
 import gdig
 from gdig.errors import ConfigError
-from gdig.strategies.self_filter import hardest_rows
+from gdig.selection.methods.self_filter import hardest_rows
 from gdig.training import difficulty
 
 IMAGE, WORDS, PATCHES = 40, 40, 4

@@ -7,12 +7,12 @@ import pytest
 import torch
 from tiny_models import gpt2, llama, make_examples, wrapped
 
+from gdig.influence import layer_scores as scoring
+from gdig.influence.curvature import fit_curvature
+from gdig.influence.seed_factors import precondition_seeds
 from gdig.model.load import Model
+from gdig.passes.influence_pass import Sweeper
 from gdig.progress import Progress
-from gdig.stages import scoring
-from gdig.stages.curvature import fit_curvature
-from gdig.stages.seeds import precondition_seeds
-from gdig.stages.sweep import Sweeper
 
 SEEDS, POOL = make_examples(6, 2), make_examples(10, 3)
 QUIET = Progress(quiet=True)

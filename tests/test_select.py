@@ -204,7 +204,7 @@ def test_preview(project):
 
 
 def test_verify_reads_every_file(finished):
-    from gdig.pipeline import verify
+    from gdig.api import verify
 
     lines = verify(finished)
     kinds = ["curvature", "seeds", "features", "clusters", "clusters/labels", "sweep"]
@@ -237,7 +237,7 @@ def test_the_command_line_gives_the_same_bytes(project, finished, tmp_path):
 
 def test_a_run_goes_on_from_the_command_line_without_its_inputs(project, run_copy, capsys, monkeypatch):
     """The options of the run are in run.json. In this process, for the seconds that imports take."""
-    from gdig.cli import main
+    from gdig.cli.main import main
 
     assert main(["select", "--run-path", str(run_copy), "--method", "top", "--budget", "3"]) == 0
     assert capsys.readouterr().out.startswith("3 of 60 rows (")

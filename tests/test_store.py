@@ -9,7 +9,8 @@ import pytest
 from safetensors.numpy import load_file
 
 from gdig.errors import GdigError, StoreError
-from gdig.store import SketchStore, read_tensors, verify_file, write_tensors
+from gdig.store.sketches import SketchStore
+from gdig.store.tensor_file import read_tensors, verify_file, write_tensors
 
 ROWS = np.random.default_rng(0).standard_normal((50, 8)).astype(np.float32)
 
@@ -210,7 +211,8 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path):
         """
         import json, resource, signal, sys
         import numpy as np
-        from gdig.store import SketchStore, StoreError
+        from gdig.errors import StoreError
+        from gdig.store.sketches import SketchStore
         store = SketchStore.create(sys.argv[1], 64, rows_per_shard=1000)
         store.append(np.ones((1000, 64), np.float32))
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

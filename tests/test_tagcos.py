@@ -14,12 +14,15 @@ from sklearn.linear_model import orthogonal_mp_gram
 from test_choose import INVALID_LABEL, Pool, cases, chosen_with
 
 import gdig
-from gdig.config import Budget, Config
+from gdig.config.budget import Budget
+from gdig.config.config import Config
 from gdig.errors import ConfigError, GdigError, StoreError
-from gdig.stages.quality import survey
-from gdig.store import SketchStore, write_tensors
-from gdig.strategies import Swept, choose
-from gdig.strategies.tagcos import pursue
+from gdig.selection.choose import choose
+from gdig.selection.method import Swept
+from gdig.selection.methods.tagcos import pursue
+from gdig.selection.survey import survey
+from gdig.store.sketches import SketchStore
+from gdig.store.tensor_file import write_tensors
 
 
 @contextmanager

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from gdig.config.options import DataOptions
 from gdig.data.corpus import open_corpus
 from gdig.data.tokens import Encoder, Example, load_tokenizer
 from gdig.errors import ConfigError, CorpusError, ModelError
-from gdig.options import DataOptions
 
 BOS, EOS = 0, 1
 CHATML = (

@@ -9,12 +9,12 @@ from tiny_models import gpt2, llama, make_examples, wrapped
 
 pytest.importorskip("triton", reason="triton is not installed: it has no wheel for this platform")
 
+from gdig.influence import layer_scores as scoring
+from gdig.influence.curvature import fit_curvature
+from gdig.influence.seed_factors import precondition_seeds
 from gdig.kernels import dispatch
+from gdig.passes.influence_pass import Sweeper
 from gdig.progress import Progress
-from gdig.stages import scoring
-from gdig.stages.curvature import fit_curvature
-from gdig.stages.seeds import precondition_seeds
-from gdig.stages.sweep import Sweeper
 
 SAMPLE, SEEDS, POOL = make_examples(8, 1), make_examples(3, 2), make_examples(6, 3)
 QUIET = Progress(quiet=True)

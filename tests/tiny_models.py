@@ -7,7 +7,7 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
-from gdig.config import Config
+from gdig.config.config import Config
 from gdig.data.tokens import Example
 from gdig.model.load import Model, wrap_model
 

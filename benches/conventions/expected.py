@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from conventions.inputs import Case
 
-from gdig.files import replacing
+from gdig.store.atomic import replacing
 
 MODEL, ROWS, SEEDS = "gpt2", 24, 3
 """The model with biases, whose conventions are more; rows enough that A and S do not lack rank."""

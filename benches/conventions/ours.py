@@ -10,12 +10,12 @@ import torch
 from conventions.inputs import Case, Project
 
 import gdig
-from gdig.config import Config
+from gdig.config.config import Config
+from gdig.influence.curvature import fit_curvature
+from gdig.influence.seed_factors import precondition_seeds
 from gdig.model.load import wrap_model
+from gdig.passes.influence_pass import Sweeper
 from gdig.progress import Progress
-from gdig.stages.curvature import fit_curvature
-from gdig.stages.seeds import precondition_seeds
-from gdig.stages.sweep import Sweeper
 
 FULL = {"seed_energy": 1.0, "seed_rank": 1 << 16}
 """Options with which the seeds' preconditioned gradients are kept whole."""

@@ -15,12 +15,12 @@ from passes.inputs import make_examples, make_lengths
 from passes.plain import file_order, padding, plain_pass, rectangles, trainable
 from transformers import AutoModelForCausalLM, GPTNeoXConfig, LlamaConfig, PretrainedConfig
 
-from gdig.config import Config
+from gdig.config.config import Config
 from gdig.data.tokens import Example
+from gdig.influence.seed_factors import SeedFactors
 from gdig.model.load import wrap_model
+from gdig.passes.influence_pass import Sweeper
 from gdig.progress import Progress
-from gdig.stages.seeds import SeedFactors
-from gdig.stages.sweep import Sweeper
 
 QUIET = Progress(quiet=True)
 SEEDS, RANK = 256, 32

@@ -16,12 +16,12 @@ from zh_en.gradients import each_layer
 
 import gdig
 from gdig import SketchStore
-from gdig.config import Config
+from gdig.config.config import Config
 from gdig.data.tokens import Example
+from gdig.influence.curvature import Factors
+from gdig.influence.inverse import damped_eigenvalues
 from gdig.model.capture import GradientPass
 from gdig.model.load import load_model
-from gdig.stages.curvature import Factors
-from gdig.stages.inverse import damped_eigenvalues
 
 ALL_LINEARS = r"layers\..*proj$"
 DAMPINGS = (0.0001, 0.001, 0.01, 0.1, 1.0, 10.0)

@@ -16,8 +16,8 @@ from zh_en.variants import spearman
 
 import gdig
 from gdig import SketchStore
-from gdig.pipeline import score_net
-from gdig.run import read_state
+from gdig.api import score_net
+from gdig.run.directory import read_state
 
 EPOCHS = 3
 """Of the whole pool: the steps that every model trains."""

@@ -17,9 +17,9 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from transformers.utils.logging import disable_progress_bar
 from zh_en.steps import Steps
 
+from gdig.config.options import DataOptions
 from gdig.data.corpus import open_corpus
 from gdig.data.tokens import Encoder, Example
-from gdig.options import DataOptions
 
 WINDOW = 32
 STACKED = 8

@@ -12,16 +12,16 @@ import torch
 from passes.inputs import WINDOW, Size, make_examples
 from passes.plain import file_order, plain_pass, rectangles, trainable
 
-from gdig.config import Config
+from gdig.config.config import Config
 from gdig.data.tokens import Example
+from gdig.influence.curvature import Factors, fit_curvature
+from gdig.influence.seed_factors import SeedFactors, precondition_seeds
 from gdig.model.layers import Layer
 from gdig.model.load import Model, wrap_model
 from gdig.model.optimizer import Moments
+from gdig.passes.adam_pass import TrainedPass
+from gdig.passes.influence_pass import Sweeper
 from gdig.progress import Progress
-from gdig.stages.curvature import Factors, fit_curvature
-from gdig.stages.seeds import SeedFactors, precondition_seeds
-from gdig.stages.sweep import Sweeper
-from gdig.stages.trained import TrainedPass
 
 Pass = Callable[[Sequence[Example]], object]
 """One pass over examples, which is what the clock sees."""

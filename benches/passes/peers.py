@@ -22,7 +22,7 @@ from libraries.kronfluence_cpu import analyzer
 from passes.ours import QUIET, Case, Pass
 
 from gdig.data.tokens import Example
-from gdig.stages.seeds import precondition_seeds
+from gdig.influence.seed_factors import precondition_seeds
 
 KRONFLUENCE_LINES = 64
 """Examples in a batch of kronfluence, which takes a number of them, not of tokens."""

@@ -16,7 +16,7 @@ from zh_en.exact import DEFAULT, IDENTITY, Metric, exact_scores
 from zh_en.model import Recipe, encode, new_model, target_loss, train, train_tokenizer
 from zh_en.steps import Steps
 
-from gdig.config import Config
+from gdig.config.config import Config
 from gdig.data.tokens import Example
 
 SMALL = Recipe(4096, 128, 256, layers=3, token_batch_size=2048, schedule="warm")

@@ -6,11 +6,11 @@ import numpy as np
 import torch
 from zh_en.gradients import each_layer
 
-from gdig.config import Config
+from gdig.config.config import Config
 from gdig.data.tokens import Example
 from gdig.model.capture import GradientPass
 from gdig.progress import Progress
-from gdig.workspace import Workspace
+from gdig.run.session import Workspace
 
 
 def gradient_cosines(config: Config, token_batch_size: int = 4096) -> tuple[np.ndarray, np.ndarray]:

@@ -13,13 +13,13 @@ import numpy as np
 import torch
 from zh_en.gradients import each_layer
 
-from gdig.config import Config
+from gdig.config.config import Config
 from gdig.data.tokens import Example
+from gdig.influence.curvature import Factors, fit_curvature, with_ones
+from gdig.influence.inverse import damped_eigenvalues
 from gdig.model.capture import GradientPass
 from gdig.progress import Progress
-from gdig.stages.curvature import Factors, fit_curvature, with_ones
-from gdig.stages.inverse import damped_eigenvalues
-from gdig.workspace import Workspace
+from gdig.run.session import Workspace
 
 TOKENS = 4096
 

@@ -11,7 +11,7 @@ from zh_en.bm25 import Bm25
 from zh_en.exact import DEFAULT
 from zh_en.variants import all_scores, spearman
 
-from gdig.stages.health import reliability
+from gdig.passes.seed_health import reliability
 
 SHOWN = ("mean influence", "agreement", "bounded mean", "mean / spread over seeds", "cosine to each seed, mean")
 """The scores that the seeds make."""
@@ -68,7 +68,7 @@ def seed_failures(
 def signs(found: dict[str, np.ndarray], seeds: np.ndarray) -> dict[str, float]:
     """What a run can see without knowing which rows are spoiled.
 
-    reliability: of the votes, as a run reports it (gdig.stages.health).
+    reliability: of the votes, as a run reports it (gdig.passes.seed_health).
     """
     loss = found["seed loss"][seeds]
     excess = float(loss.mean() - np.median(found["loss"]))

@@ -14,11 +14,14 @@ from zh_en.steps import Steps
 from zh_en.variants import auroc_with_error, spearman
 
 import gdig
-from gdig.config import Budget, Config
-from gdig.options import SelectOptions
-from gdig.run import read_state
-from gdig.stages.quality import survey
-from gdig.strategies import METHODS, Swept, choose
+from gdig.config.budget import Budget
+from gdig.config.config import Config
+from gdig.config.options import SelectOptions
+from gdig.run.directory import read_state
+from gdig.selection.choose import choose
+from gdig.selection.method import Swept
+from gdig.selection.methods import METHODS
+from gdig.selection.survey import survey
 
 OPTIONS = {"fit_rows": 800, "token_batch_size": 4096, "quiet": True}
 

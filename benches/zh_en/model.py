@@ -17,11 +17,11 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from transformers.utils.logging import disable_progress_bar
 
+from gdig.config.options import DataOptions
 from gdig.data.corpus import open_corpus
 from gdig.data.prompts import TemplatePrompter
 from gdig.data.tokens import Encoder, Example
 from gdig.model.batches import Batch, make_batches
-from gdig.options import DataOptions
 
 WINDOW = 384
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from gdig.files import replacing
+from gdig.store.atomic import replacing
 
 
 class Steps:

@@ -9,7 +9,7 @@ from demo import auroc
 from zh_en.exact import DEFAULT, IDENTITY
 from zh_en.pool import CORRUPTIONS
 
-from gdig.random import stream_key
+from gdig.philox import stream_key
 
 RESAMPLES = 400
 """Of the rows, for intervals."""

@@ -6,26 +6,26 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gdig.config import Config
+    from gdig.api import cluster, fit, preview, select, sweep
+    from gdig.config.config import Config
     from gdig.errors import GdigError
     from gdig.kmeans import KMeans
-    from gdig.pipeline import cluster, fit, preview, select, sweep
     from gdig.resampling import resample
-    from gdig.store import SketchStore
+    from gdig.store.sketches import SketchStore
 
 # Loaded on first use, so that `import gdig` costs neither torch nor transformers nor triton. No module bears the name
 # of a public function: importing it would put the module where the function is expected.
 _WHERE = {
-    "Config": "gdig.config",
+    "Config": "gdig.config.config",
     "GdigError": "gdig.errors",
     "KMeans": "gdig.kmeans",
-    "SketchStore": "gdig.store",
-    "cluster": "gdig.pipeline",
-    "fit": "gdig.pipeline",
-    "preview": "gdig.pipeline",
+    "SketchStore": "gdig.store.sketches",
+    "cluster": "gdig.api",
+    "fit": "gdig.api",
+    "preview": "gdig.api",
     "resample": "gdig.resampling",
-    "select": "gdig.pipeline",
-    "sweep": "gdig.pipeline",
+    "select": "gdig.api",
+    "sweep": "gdig.api",
 }
 __all__ = ["Config", "GdigError", "KMeans", "SketchStore", "cluster", "fit", "preview", "resample", "select", "sweep"]
 

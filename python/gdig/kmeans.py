@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from gdig import _native
 from gdig.errors import GdigError, StoreError
-from gdig.store import SketchStore, read_tensors, write_tensors
+from gdig.store.sketches import SketchStore
+from gdig.store.tensor_file import read_tensors, write_tensors
 
 __all__ = ["KMeans", "load_labels"]
 
@@ -148,7 +149,8 @@ class KMeans:
 
         Args:
             x: the rows, the same in all processes.
-            others: the processes, as :class:`gdig.exchange.Passes` is. Rank 0 is fitted; the others help until it ends.
+            others: the processes, as :class:`gdig.distributed.kmeans.Passes` is. Rank 0 is fitted; the others help
+                until it ends.
             callback: rank 0's.
             checkpoint: rank 0's.
         """

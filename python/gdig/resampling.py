@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gdig import _native
-from gdig.options import Quotas
+from gdig.config.options import Quotas
 
 __all__ = ["label_counts", "resample", "row_hash", "sample_rows"]
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from gdig.store import SketchStore, write_tensors
+from gdig.store.sketches import SketchStore
+from gdig.store.tensor_file import write_tensors
 
 CORPUS = Path(__file__).parent / "corpus"
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from gdig.errors import ConfigError
-from gdig.store import SketchStore
+from gdig.store.sketches import SketchStore
 
 
 class Features:

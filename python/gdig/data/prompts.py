@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from jinja2 import StrictUndefined, Template, TemplateError, TemplateSyntaxError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from gdig.config.options import DataOptions, RowFormat
 from gdig.errors import ConfigError, CorpusError
-from gdig.options import DataOptions, RowFormat
 
 if TYPE_CHECKING:
     from gdig.data.corpus import Corpus

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gdig.config.options import DataOptions, RowFormat
 from gdig.data.chat import ChatPrompter
 from gdig.data.prompts import Prompted, Prompter, RowError, TemplatePrompter
 from gdig.data.token_rows import IGNORED, checked_tokens
 from gdig.errors import ConfigError, CorpusError, ModelError
-from gdig.options import DataOptions, RowFormat
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

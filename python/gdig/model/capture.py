@@ -22,7 +22,7 @@ from gdig.model.compiled import CompiledPass
 from gdig.model.head import head_loss
 from gdig.model.load import Model
 from gdig.model.memory import trial_batch
-from gdig.random import stream_key, uniform
+from gdig.philox import stream_key, uniform
 
 Sink = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor], None]
 """Called with a layer's index, a [B * L, I], d [B * L, O] (0 at pads), and keep float32 [B * L]: 1 for a token that

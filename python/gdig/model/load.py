@@ -19,7 +19,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import logging
 
-from gdig.config import Config
+from gdig.config.config import Config
 from gdig.errors import ConfigError, ModelError
 from gdig.model.compiled import CompiledPass
 from gdig.model.layers import Layer, choose_layers, share_inputs

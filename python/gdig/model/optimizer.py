@@ -16,8 +16,8 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from gdig.errors import ModelError
-from gdig.files import replacing
 from gdig.model.layers import Layer
+from gdig.store.atomic import replacing
 
 FILES = ("optimizer.safetensors", "optimizer.pt", "optimizer.bin")
 """Names of the file with the optimizer's state in a checkpoint, in the order tried: moments by name (`save_moments`),

@@ -14,7 +14,7 @@ from torch import nn
 from gdig.data.features import Features
 from gdig.data.token_rows import IGNORED
 from gdig.errors import ConfigError, ModelError
-from gdig.store import read_tensors, write_tensors
+from gdig.store.tensor_file import read_tensors, write_tensors
 
 _CHUNK = 1 << 22
 """Numbers of a chunk of features in memory."""

@@ -1,0 +1,1 @@
+"""Options: where each is defined, checked, read and written."""

@@ -1,0 +1,1 @@
+"""Curvature, preconditioned seeds, and the scores made of them."""

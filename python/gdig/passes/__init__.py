@@ -1,0 +1,1 @@
+"""Passes of the model over the pool, and the shards they leave."""

@@ -1,0 +1,133 @@
+"""The sketch: random projections made from names and a seed, the same on every device, and their use in a pass."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from gdig import ops
+from gdig.config.config import Config
+from gdig.influence.curvature import Factors
+from gdig.model.layers import Layer
+from gdig.model.load import Model
+from gdig.ops import Segments
+from gdig.passes.whitening import inverse_roots
+from gdig.philox import rademacher, sparse_map, stream_key
+
+
+@dataclass(frozen=True)
+class Projection:
+    """One layer's sketch: R vec(P G Q^T).
+
+    p [side, O] and q [side, J] have entries +-1; columns int64 [side * side] and weights +-1/side are the sparse map R.
+    E<sketch(G), sketch(H)> = <G, H> over the seeds. The scale lies in R, so that P and Q are exact in any format.
+    """
+
+    p: torch.Tensor
+    q: torch.Tensor
+    columns: torch.Tensor
+    weights: torch.Tensor
+
+
+def make_projection(
+    layer: Layer, side: int, dim: int, seed: int, dtype: torch.dtype, device: torch.device
+) -> Projection:
+    """Make the projection of a layer from its name and `seed`. Layers that read the same input have the same Q.
+
+    Args:
+        layer: names the streams of random numbers.
+        side: rows of P and Q. dim: columns of the sketch. seed: projection_seed.
+        dtype: of the result, the dtype of the sums. device: where to put it.
+    """
+
+    def to(x: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(np.ascontiguousarray(x)).to(device)
+
+    p = rademacher(stream_key(layer.name, "output", seed), side, layer.out_features)
+    q = rademacher(stream_key(layer.input_name, "input", seed), side, layer.width)
+    columns, signs = sparse_map(stream_key(layer.name, "columns", seed), side * side, dim)
+    return Projection(to(p).to(dtype), to(q).to(dtype), to(columns), to(signs).to(dtype) / side)
+
+
+def whiten(projection: Projection, layer: Layer, factors: Factors, config: Config) -> Projection:
+    """The projection of H^-1/2 G instead of G, at the same cost (see gdig.passes.whitening).
+
+    E<sketch(G), sketch(G')> = <G, H^-1 G'> for a separable H (factored_tikhonov), up to how far L varies within a block
+    of eigendirections for the others.
+    """
+    roots = inverse_roots(factors, config, config.projection_side)
+    if roots.block is None:
+        return replace(projection, p=projection.p @ roots.s, q=projection.q @ roots.a)
+    seed, dtype, device = config.projection_seed, projection.p.dtype, projection.p.device
+    p, q = (
+        _folded(root, config.projection_side, stream_key(name, side, seed)).to(device=device, dtype=dtype)
+        for root, name, side in ((roots.s, layer.name, "output"), (roots.a, layer.input_name, "input"))
+    )
+    signs = projection.weights.sign()
+    return replace(projection, p=p, q=q, weights=signs * roots.block.flatten().to(device=device, dtype=dtype))
+
+
+def _folded(root: torch.Tensor, side: int, key: int) -> torch.Tensor:
+    """Add the rows of root [W, W] with random signs into `side` neighbouring groups: [side, W]."""
+    width = len(root)
+    signs = torch.from_numpy(rademacher(key, 1, width)[0]).to(root)
+    out = torch.zeros(side, width, dtype=root.dtype, device=root.device)
+    return out.index_add_(0, torch.arange(width, device=root.device) * side // width, root * signs[:, None])
+
+
+class Sketchers:
+    """The projections of a model's layers, and the sketch of a batch: an input that several layers read is projected
+    once. `factors` of the layers' curvature are read only for sketch_space "fisher"."""
+
+    def __init__(
+        self, model: Model, config: Config, dtype: torch.dtype, factors: Iterable[Factors] | None = None
+    ) -> None:
+        c = config
+        self._projections = [
+            make_projection(layer, c.projection_side, c.projection_dim, c.projection_seed, dtype, layer.device)
+            for layer in model.layers
+        ]
+        if c.sketch_space == "fisher":
+            if factors is None:
+                raise ValueError("sketch_space: fisher needs the factors of the curvature, got none")
+            self._projections = [
+                whiten(projection, layer, f, c)
+                for projection, layer, f in zip(self._projections, model.layers, factors, strict=True)
+            ]
+        self._inputs = [layer.input_name for layer in model.layers]
+        self._readers = Counter(self._inputs)
+        self._dtype = dtype
+        self._dim = c.projection_dim
+        self._prepared: dict[tuple[int, torch.dtype], Any] = {}
+
+    def _prepare(self, index: int, a: torch.Tensor) -> Any:
+        """A layer's projections as the kernel wants them, by the dtype of the activations."""
+        key = (index, a.dtype)
+        if key not in self._prepared:
+            p = self._projections[index]
+            self._prepared[key] = ops.prepare_projection(p.q, p.p, p.columns, p.weights, a.shape[1], self._dim, a.dtype)
+        return self._prepared[key]
+
+    def begin(self, examples: Segments) -> Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor], None]:
+        """Return f(index, a [T, I], d [T, O], out [B, dim]), which adds a layer to the sketch of one batch."""
+        projected: dict[str, torch.Tensor] = {}
+        left = Counter(self._readers)
+
+        def add(index: int, a: torch.Tensor, d: torch.Tensor, out: torch.Tensor) -> None:
+            p, name = self._projections[index], self._inputs[index]
+            prepared = self._prepare(index, a)
+            if self._readers[name] == 1:
+                ops.project(a, d, examples, p.q, p.p, p.columns, p.weights, out, prepared=prepared)
+                return
+            if name not in projected:
+                projected[name] = ops.project_inputs(a, p.q, dtype=self._dtype, prepared=prepared)
+            left[name] -= 1
+            right = projected[name] if left[name] else projected.pop(name)
+            ops.project(right, d, examples, None, p.p, p.columns, p.weights, out, prepared=prepared)
+
+        return add

@@ -1,0 +1,193 @@
+"""What the stages of one run share, opened when first needed: a finished stage costs neither model nor tokenizer."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gdig.config.config import Config
+from gdig.config.options import RowFormat
+from gdig.data.corpus import Corpus, open_corpus
+from gdig.data.fingerprint import fingerprint_paths
+from gdig.distributed.ranks import Ranks
+from gdig.errors import ConfigError, CorpusError
+from gdig.progress import Progress
+from gdig.resampling import sample_rows
+from gdig.run.directory import Run
+from gdig.run.lock import enter
+
+if TYPE_CHECKING:
+    from gdig.data.tokens import Encoder, Example
+    from gdig.model.load import Limits, Model
+
+
+_NO_LIMIT = 1 << 30
+"""Window of a model that states none, in tokens."""
+
+
+class Workspace:
+    """Inputs, model and run directory of one configuration. Opening a part may raise the errors of that part.
+
+    Of several ranks each has its own; the run's record (`run`) is for rank 0 alone.
+    """
+
+    def __init__(self, config: Config, progress: Progress, ranks: Ranks | None = None) -> None:
+        self.config = config
+        self.progress = progress
+        self.ranks = ranks or Ranks()
+
+    def __enter__(self) -> Workspace:
+        if self.ranks.main:
+            _ = self.run  # take the lock and compare with what is there before anything is computed
+            self.ranks.task("open", config=self.config.to_dict())
+        else:
+            self._entered = enter(self.path)
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if "run" in self.__dict__:
+            self.run.close()
+        elif not self.ranks.main:
+            os.close(self._entered)
+
+    @property
+    def path(self) -> Path:
+        """The run directory."""
+        return Path(str(self.config.run_path))
+
+    @cached_property
+    def run(self) -> Run:
+        """The run directory, locked."""
+        return Run(self.config, self._inputs(), self.progress)
+
+    @cached_property
+    def candidates(self) -> Corpus:
+        """The pool."""
+        return open_corpus(self.config.candidates, name="candidates")
+
+    @cached_property
+    def seed_corpus(self) -> Corpus:
+        """The seeds' rows."""
+        return open_corpus(self.config.seeds, name="seeds")
+
+    @cached_property
+    def limits(self) -> Limits:
+        """The model's window and vocabulary."""
+        from gdig.model.load import read_limits
+
+        return read_limits(self.config)
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """The tokenizer, which rows that hold their tokens do not need."""
+        from gdig.data.tokens import load_tokenizer
+
+        return load_tokenizer(self.config.tokenizer or str(self.config.model), self.config.trust_remote_code)
+
+    @cached_property
+    def encoder(self) -> Encoder:
+        """Turns rows of the pool into tokens."""
+        return self._encoder(self.candidates)
+
+    @cached_property
+    def seed_examples(self) -> list[Example]:
+        """The seeds' tokens.
+
+        Raises:
+            CorpusError: on the first seed that cannot be used.
+        """
+        corpus = self.seed_corpus
+        encoded = self._encoder(corpus).encode(corpus, range(len(corpus)))
+        for example in encoded:
+            if isinstance(example, CorpusError):
+                raise example
+        return [example for example in encoded if not isinstance(example, CorpusError)]
+
+    @cached_property
+    def model(self) -> Model:
+        """The frozen model on its device."""
+        import torch
+
+        from gdig.model.load import load_model
+
+        if self.config.threads is not None:
+            torch.set_num_threads(self.config.threads)
+        model = load_model(self.config.with_options(device=self.ranks.device(self.config.device)))
+        self.progress.say(
+            f"model: {type(model.module).__name__}, {str(model.dtype).removeprefix('torch.')} on {model.device}, "
+            f"{len(model.layers)} layers ({model.layers[0].name} .. {model.layers[-1].name})"
+        )
+        return model
+
+    def forget_model(self) -> None:
+        """Let go of the model, to make room for another; it is loaded again when it is asked for."""
+        self.__dict__.pop("model", None)
+
+    def sample(self, purpose: str, k: int) -> tuple[list[Example], np.ndarray]:
+        """Up to `k` usable candidates chosen by a hash of (seed, purpose): the examples and their rows, int64.
+
+        Raises:
+            CorpusError: on a row that cannot be used, when bad_rows is "error"; or when no row of the sample can.
+        """
+        from gdig.philox import stream_key
+
+        rows = sample_rows(len(self.candidates), min(k, len(self.candidates)), stream_key(purpose, self.config.seed))
+        encoded = self.encoder.encode(self.candidates, rows.tolist())
+        good: list[tuple[Example, int]] = []
+        for row, example in zip(rows.tolist(), encoded, strict=True):
+            if not isinstance(example, CorpusError):
+                good.append((example, row))
+            elif self.config.bad_rows == "error":
+                raise example
+        if not good:
+            raise CorpusError(f"candidates: none of the {len(rows)} rows sampled can be used; the first: {encoded[0]}")
+        return [example for example, _ in good], np.array([row for _, row in good], dtype=np.int64)
+
+    def _format(self, corpus: Corpus) -> RowFormat:
+        from gdig.data.prompts import resolve_format
+
+        return resolve_format(self.config, corpus)
+
+    def _encoder(self, corpus: Corpus) -> Encoder:
+        from gdig.data.tokens import Encoder
+
+        limits = self.limits
+        window = limits.window or _NO_LIMIT
+        row_format = self._format(corpus)
+        tokenizer = None if row_format == "tokens" else self.tokenizer
+        encoder = Encoder(self.config, row_format, tokenizer, window, vocab_size=limits.vocab_size)
+        if not encoder.has_eos and row_format != "tokens":
+            self.progress.warn("the tokenizer has no EOS token: examples end without one")
+        return encoder
+
+    def _base_model(self) -> Path | None:
+        """The directory that an adapter names as its base."""
+        from gdig.model.load import model_directory
+
+        path = model_directory(self.config)
+        return None if path == Path(str(self.config.model)) else path
+
+    def _inputs(self) -> dict[str, dict]:
+        """Fingerprint every input."""
+        inputs: dict[str, Sequence[str | Path]] = {
+            "model": [str(self.config.model)],
+            "candidates": self.candidates.paths,
+            "seeds": self.seed_corpus.paths,
+        }
+        if self.config.tokenizer:
+            inputs["tokenizer"] = [self.config.tokenizer]
+        for name in ("model", "tokenizer"):
+            if name in inputs and not Path(inputs[name][0]).is_dir():
+                raise ConfigError(f"{name}: expected a directory, found none at {inputs[name][0]}")
+        for name in ("candidates", "seeds"):
+            if self.config.output and Path(self.config.output).resolve() in (Path(p).resolve() for p in inputs[name]):
+                raise ConfigError(f"output: {self.config.output} is one of the {name}, which it would replace")
+        if (base := self._base_model()) is not None:
+            inputs["base_model"] = [base]
+        return {name: fingerprint_paths(paths) for name, paths in inputs.items()}

@@ -1,0 +1,122 @@
+"""Cluster the sketches: k-means over the sweep's shards, and each row's label and distance beside them."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from gdig.config.budget import Budget
+from gdig.config.config import Config
+from gdig.distributed.kmeans import Passes
+from gdig.distributed.ranks import Ranks
+from gdig.errors import ConfigError
+from gdig.kmeans import KMeans
+from gdig.resampling import label_counts
+from gdig.run.session import Workspace
+from gdig.selection.survey import Survey
+from gdig.store.sketches import SketchStore
+
+DEFAULT_CLUSTERS = 512
+"""Clusters of the G-DIG paper."""
+
+
+def resolve_clusters(config: Config, survey: Survey, budget: Budget) -> int:
+    """How many clusters a run makes.
+
+    Raises:
+        ConfigError: when n_clusters is more than there are valid rows, or than train_rows.
+    """
+    valid = survey.valid
+    if valid == 0:
+        raise ConfigError("candidates: no row is valid, so there is nothing to cluster")
+    n = config.n_clusters
+    if n is None:
+        rows = budget.amount
+        if budget.unit == "tokens":
+            rows = budget.amount / max(1.0, survey.reach(0, "tokens") / valid)
+        n = max(1, min(DEFAULT_CLUSTERS, int(rows), valid))
+    if n > valid:
+        raise ConfigError(f"n_clusters: {n} asked for, but the pool has {valid} valid rows")
+    if isinstance(config.train_rows, int) and config.train_rows < n:
+        raise ConfigError(f"train_rows: expected at least {n}, one a cluster, got {config.train_rows}")
+    return n
+
+
+def cluster_sketches(work: Workspace, store: SketchStore, n_clusters: int) -> dict:
+    """Fit k-means on the sketches and label every row.
+
+    Leaves clusters/centroids.safetensors, and clusters/labels with labels and distances split as the sweep is. While
+    it iterates there is clusters/fit.safetensors, from which a run that was killed goes on.
+
+    Returns:
+        What there is to record: n_clusters, n_iter, inertia (of the rows trained on), rows of the largest cluster, and
+        how many clusters hold at most one row.
+    """
+    config, progress, directory = work.config, work.progress, work.path / "clusters"
+    # The default sample is small: rank 0 is done with it, on all cores of its machine, before others would have begun.
+    ranks = work.ranks if config.train_rows is not None else Ranks()
+    if ranks.world > 1:
+        ranks.task("centroids", n_clusters=n_clusters)
+    kmeans = fit_part(work, n_clusters, ranks)
+    kmeans.save(directory / "centroids.safetensors")
+    (directory / "fit.safetensors").unlink(missing_ok=True)
+    work.ranks.task("labels")
+    label_part(work)
+    sizes = np.zeros(n_clusters, np.int64)
+    counted = label_counts(directory / "labels")
+    sizes[: len(counted)] = counted
+    single = int((sizes <= 1).sum())
+    if single > n_clusters // 2 and n_clusters > 1 and sizes.sum() > 4 * n_clusters:
+        progress.warn(
+            f"cluster: {single} of {n_clusters} clusters hold at most one row, the largest holds {sizes.max()}: "
+            "a few very long gradients stand apart; unit_normalize clusters by direction instead"
+        )
+    facts = {"n_clusters": n_clusters, "n_iter": kmeans.n_iter_, "inertia": float(kmeans.inertia_)}
+    return {**facts, "largest": int(sizes.max()), "at_most_one_row": single}
+
+
+def fit_part(work: Workspace, n_clusters: int, ranks: Ranks | None = None) -> KMeans:
+    """Fit k-means on the sketches: each of `ranks` is here, and rank 0's is the one that is fitted."""
+    config, ranks = work.config, ranks or work.ranks
+    store = SketchStore.open(work.path / "sweep")
+    kmeans = KMeans(
+        n_clusters,
+        max_iter=config.kmeans_max_iter,
+        tol=config.kmeans_tol,
+        seed=config.seed,
+        train_rows=config.train_rows,
+        unit_normalize=config.unit_normalize,
+        n_threads=ranks.threads(config.threads),
+    )
+    checkpoint = work.path / "clusters" / "fit.safetensors"
+    with work.progress.stage("cluster: k-means", config.kmeans_max_iter, "iterations") as bar:
+
+        def done(iteration: int, inertia: float, shift: float) -> None:
+            ranks.doing(f"cluster: k-means, iteration {iteration + 1}")
+            bar.advance(1, f"inertia {inertia:.4g}")
+
+        if ranks.world == 1:
+            kmeans.fit(store, done, checkpoint=checkpoint)
+        else:
+            kmeans.fit_shared(store, Passes(ranks, n_clusters * store.dim), done, checkpoint=checkpoint)
+    kmeans.n_threads = config.threads  # what is kept does not say how many ranks there were
+    return kmeans
+
+
+def label_part(work: Workspace) -> None:
+    """Label the rows of this rank's run of shards: every rank is here, with the sweep and the centroids there."""
+    ranks, directory = work.ranks, work.path / "clusters"
+    store = SketchStore.open(work.path / "sweep")
+    kmeans = KMeans.load(directory / "centroids.safetensors")
+    kmeans.n_threads = ranks.threads(work.config.threads)
+    shards, seen = ranks.part(store.n_shards), 0
+    ranks.doing(f"cluster: labels of shards {shards.start} to {shards.stop - 1}")
+    with work.progress.stage("cluster: labels", len(store)) as shown:
+        bar = ranks.shared(shown)
+
+        def labelled(done: int, total: int) -> None:
+            nonlocal seen
+            bar.advance(done - seen)
+            seen = done
+
+        kmeans.predict_to(store, directory / "labels", callback=labelled, shards=shards)
+        ranks.gather(None, bar)

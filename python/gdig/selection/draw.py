@@ -1,0 +1,25 @@
+"""Draws of rows, evenly from the clusters or uniformly."""
+
+from __future__ import annotations
+
+from gdig import _native
+from gdig.config.budget import Budget
+from gdig.config.config import Config
+from gdig.selection.method import Picked, Swept
+
+
+def draw(
+    swept: Swept, budget: Budget, seed: int, options: Config, least_votes: int = 0, notes: tuple[str, ...] = ()
+) -> Picked:
+    """Draw rows with at least `least_votes` votes, evenly from the clusters where there are any."""
+    rows = _native.draw_rows(
+        swept.store._native,
+        swept.labels,
+        least_votes=least_votes,
+        by_score=options.score if options.draw == "score" else None,
+        quotas=options.quotas,
+        limit=("tokens" if budget.unit == "tokens" else "rows", int(budget.amount)),
+        random_seed=seed,
+        tasks=swept.voting,
+    )
+    return Picked(rows, notes=notes)

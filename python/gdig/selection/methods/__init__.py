@@ -1,0 +1,28 @@
+"""The methods of choosing from one finished sweep. One file a method; `METHODS` names them."""
+
+from __future__ import annotations
+
+from gdig.selection.method import Strategy
+from gdig.selection.methods import g2is, self_filter
+from gdig.selection.methods.bids import bids
+from gdig.selection.methods.diverse import diverse
+from gdig.selection.methods.gdig import gdig
+from gdig.selection.methods.less import less
+from gdig.selection.methods.loss import loss
+from gdig.selection.methods.random import random
+from gdig.selection.methods.tagcos import tagcos
+from gdig.selection.methods.top import top
+
+METHODS: dict[str, Strategy] = {
+    "gdig": Strategy(gdig, clusters=True),
+    "less": Strategy(less, ordered=True, checkpoints=True),
+    "bids": Strategy(bids, ordered=True),
+    "g2is": Strategy(g2is.g2is, ordered=True, neighbours=g2is.asked),
+    "tagcos": Strategy(tagcos, ordered=True, clusters=True),
+    "self-filter": Strategy(self_filter.self_filter, ordered=True, neighbours=self_filter.asked),
+    "top": Strategy(top, ordered=True),
+    "diverse": Strategy(diverse, clusters=True),
+    "loss": Strategy(loss, ordered=True),
+    "random": Strategy(random),
+}
+"""By the name that the option `method` knows them by (gdig.config.options.Method)."""

@@ -1,0 +1,30 @@
+"""G-DIG and its baselines that draw: from the clusters, or from all rows."""
+
+from __future__ import annotations
+
+from gdig.config.budget import Budget
+from gdig.config.config import Config
+from gdig.selection.draw import draw
+from gdig.selection.method import Picked, Swept
+from gdig.selection.survey import Survey, threshold, wanted_votes
+
+
+def gdig(swept: Swept, budget: Budget, seed: int, options: Config) -> Picked:
+    """Rows that all the seeds want (arXiv 2405.12915, equation 4), drawn evenly from the clusters.
+
+    When fewer than the budget reach agreement `tau`, it is lowered to the most that fills the budget, and said so.
+    """
+    votes = threshold(swept.survey, options.tau, budget)
+    return draw(swept, budget, seed, options, votes, (_agreed(swept.survey, options.tau, votes),))
+
+
+def _agreed(survey: Survey, tau: float, votes: int) -> str:
+    """What to say of the threshold: whether tau was reached, or to what it was lowered."""
+    n, wanted = survey.voters, wanted_votes(tau, survey.voters)
+    found = survey.reach(votes)
+    if votes >= wanted:
+        return f"{found} rows reach agreement {tau:g} (help at least {votes} of {n} {survey.kind})"
+    return (
+        f"only {survey.reach(wanted)} rows reach agreement {tau:g}, too few for the budget: lowered to {votes / n:.4g} "
+        f"(at least {votes} of {n} {survey.kind}), which {found} rows reach"
+    )

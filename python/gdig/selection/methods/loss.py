@@ -1,0 +1,13 @@
+"""Loss: the rows with the lowest loss."""
+
+from __future__ import annotations
+
+from gdig.config.budget import Budget
+from gdig.config.config import Config
+from gdig.selection.best import best
+from gdig.selection.method import Picked, Swept
+
+
+def loss(swept: Swept, budget: Budget, seed: int, options: Config) -> Picked:
+    """Rows with the lowest loss, ties by row."""
+    return best(swept, "loss", budget)

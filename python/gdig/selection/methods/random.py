@@ -1,0 +1,15 @@
+"""Random: the baseline of every method."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from gdig.config.budget import Budget
+from gdig.config.config import Config
+from gdig.selection.draw import draw
+from gdig.selection.method import Picked, Swept
+
+
+def random(swept: Swept, budget: Budget, seed: int, options: Config) -> Picked:
+    """Rows drawn uniformly from all that are valid."""
+    return draw(replace(swept, labels=None), budget, seed, options.with_options(draw="random"))

@@ -1,0 +1,13 @@
+"""The best rows by one number: the score that the seeds give them, or their loss."""
+
+from __future__ import annotations
+
+from gdig.config.budget import Budget
+from gdig.config.config import Config
+from gdig.selection.best import best
+from gdig.selection.method import Picked, Swept
+
+
+def top(swept: Swept, budget: Budget, seed: int, options: Config) -> Picked:
+    """Rows with the highest score, ties by row."""
+    return best(swept, options.score, budget)
