@@ -181,14 +181,14 @@ class KMeans:
             init=init,
             max_iter=self.max_iter,
             tol=float(self.tol),
-            seed=self.seed,
+            random_state=self.seed,
             train_rows=None if train_rows == "all" else train_rows,
             unit_normalize=self.unit_normalize,
             n_threads=self.n_threads or 0,
             kernel=self.kernel,
             callback=callback,
-            checkpoint=checkpoint,
-            others=others,
+            resume_file=checkpoint,
+            peers=others,
         )
         if fitted is not None:
             self.cluster_centers_, self.inertia_, self.n_iter_, self.counts_ = fitted

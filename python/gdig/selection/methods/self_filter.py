@@ -102,15 +102,15 @@ def _penalised(
             f"n_neighbours: a row of {count} valid ones has {count - 1} others; got {options.n_neighbours}"
         )
     near = nearest(x, min(STORED * options.n_neighbours, count - 1), count, seed, options, kept)
-    rows, before, left, searched = _native.penalised_rows(
+    rows, before, left, searched = _native.self_filter(
         x._native if isinstance(x, SketchStore) else x,
         near.rows,
         near.cosines,
         difficulty=difficulty,
         k=options.n_neighbours,
         gamma=GAMMA,
-        budget=int(budget.amount),
-        costs=costs,
+        limit=("tokens" if budget.unit == "tokens" else "rows", int(budget.amount)),
+        tokens=costs,
         n_threads=options.threads or 0,
     )
     notes = near.notes
