@@ -29,6 +29,7 @@ from benches.shared.machine import ROOT, core_machine
 from benches.shared.memory import resident, watch
 from gdig import _native
 from gdig.config.config import Config
+from gdig.run.layout import RunLayout
 from gdig.selection import neighbours
 from gdig.store.sketches import SketchStore
 
@@ -48,9 +49,10 @@ def make(n: int, dim: int) -> NDArray[np.float16]:
 
 def sketches(run: Path, rows: int | None) -> NDArray[Any]:
     """The first `rows` valid sketches of a run, or all; without those of zeros, which have no direction."""
-    store = SketchStore.open(run / "sweep")
+    path = RunLayout(run).sweep
+    store = SketchStore.open(path)
     if store.dtype not in ("float16", "float32"):
-        raise SystemExit(f"{run / 'sweep'}: expected sketches of float16 or float32, got {store.dtype}")
+        raise SystemExit(f"{path}: expected sketches of float16 or float32, got {store.dtype}")
     blocks, held = [], 0
     for shard in store.shards:
         x = store.tensor(shard, "sketch")

@@ -11,7 +11,7 @@ from gdig.errors import ConfigError, ModelError
 from gdig.influence.seed_factors import precondition_seeds
 from gdig.model.batches import make_batches
 from gdig.model.capture import GradientPass
-from gdig.passes.influence_pass import Sweeper
+from gdig.passes.influence_pass import make_influence_pass
 from gdig.progress import Progress
 from tests.support.tiny_models import gpt2, llama, make_examples, wrapped
 
@@ -29,7 +29,7 @@ def swept(module, **options):
     model, config = wrapped(module, **OPTIONS, **options)
     quiet = Progress(quiet=True)
     joined, _ = precondition_seeds(model, [None] * len(model.layers), make_examples(3, 2), [], config, quiet)
-    return Sweeper(model, joined, config, quiet).compute(POOL)
+    return make_influence_pass(model, joined, config, quiet).compute(POOL)
 
 
 # Of the largest number. GPT-2's pass is float64 throughout. Llama computes the angles of its positions, up to 20, in

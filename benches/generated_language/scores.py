@@ -22,6 +22,7 @@ from gdig.influence.curvature import Factors
 from gdig.influence.inverse import damped_eigenvalues
 from gdig.model.capture import GradientPass
 from gdig.model.load import load_model
+from gdig.run.layout import RunLayout
 
 ALL_LINEARS = r"layers\..*proj$"
 DAMPINGS = (0.0001, 0.001, 0.01, 0.1, 1.0, 10.0)
@@ -95,7 +96,7 @@ def run_options(world: World, model: Path) -> dict[str, Any]:
 
 def read_sweep(run: Path, *names: str) -> dict[str, np.ndarray]:
     """Tensors of a run's sweep, whole."""
-    store = SketchStore.open(run / "sweep")
+    store = SketchStore.open(RunLayout(run).sweep)
     return {name: np.concatenate([store.tensor(shard, name) for shard in range(store.n_shards)]) for name in names}
 
 
@@ -171,7 +172,7 @@ def _lengths(config: Config, run: Path, examples: list[Example]) -> np.ndarray:
         if config.inversion == "identity":
             total += g.double().square().sum(1)
             continue
-        f = Factors.load(run / "curvature" / f"{layer.name}.safetensors", layer.device)
+        f = Factors.load(RunLayout(run).curvature(layer.name), layer.device)
         damped = damped_eigenvalues(f, config, layer.name)
         if damped is None:
             continue

@@ -17,7 +17,8 @@ from benches.zh_en.variants import auroc_with_error, spearman
 from gdig.config.budget import Budget
 from gdig.config.config import Config
 from gdig.config.options import SelectOptions
-from gdig.run.directory import read_state
+from gdig.run.layout import RunLayout
+from gdig.run.record import read_record
 from gdig.selection.choose import choose
 from gdig.selection.method import Swept
 from gdig.selection.methods import METHODS
@@ -41,14 +42,15 @@ def swept(steps: Steps, checkpoint: Checkpoint, rows: dict[str, Path], n_seeds: 
 def chosen(run: Path, options: dict[str, Any], budget: int, n_draws: int) -> list[np.ndarray]:
     """What `gdig select` with these options chooses of a pool, `n_draws` times with other draws. The seed of randomness
     belongs to the fit too, so that a run has one; here only the draws are made again."""
-    config = Config.build(read_state(run / "run.json")["config"])
+    config = Config.build(read_record(RunLayout(run).record).config)
     # A run remembers the options of its last choice; here each begins with the defaults.
     defaults = {option.name: option.default for option in fields(SelectOptions)}
     output = str(run.with_name("chosen.jsonl"))
     config = config.with_options(**{**defaults, **options, "run_path": str(run), "output": output})
     gdig.select(config.with_options(budget=str(budget)))
-    store = gdig.SketchStore.open(run / "sweep")
-    labels = run / "clusters" / "labels" if METHODS[config.method].clusters else None
+    layout = RunLayout(run)
+    store = gdig.SketchStore.open(layout.sweep)
+    labels = layout.labels if METHODS[config.method].clusters else None
     summary = survey(store, config.score)
     return [
         choose(Swept(store, summary, labels), Budget("rows", budget), config.with_options(seed=random_seed)).rows

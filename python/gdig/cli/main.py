@@ -15,11 +15,12 @@ from gdig.cli.commands import COMMANDS, DATA
 from gdig.cli.flags import parse
 from gdig.config import options as o
 from gdig.config.config import Config
-from gdig.config.read import read_run, read_yaml
+from gdig.config.read import read_yaml
 from gdig.distributed.ranks import Ranks
 from gdig.distributed.torchrun import joined, several
 from gdig.errors import ConfigError, GdigError, OtherRankError
 from gdig.progress import Progress
+from gdig.run.stored_options import read_stored_options
 
 # torch and transformers take seconds to import: gdig.api is loaded once the arguments are known to be good.
 
@@ -128,7 +129,7 @@ def _resolve(name: str, argv: list[str]) -> tuple[Config, dict[str, Any]]:
         flags["run_path"] = given["run_path"] = flags["run"]
     run_path = flags["run_path"] or given.get("run_path")
     has_model = flags.get("model") or given.get("model")
-    stored = read_run(run_path) if run_path and not has_model and name not in ("verify", "merge") else {}
+    stored = read_stored_options(run_path) if run_path and not has_model and name not in ("verify", "merge") else {}
     preset = parse(name, argv, {**stored, **given}).get("preset", stored.get("preset", "default"))
     if preset != (before := stored.get("preset", "default")):
         stored = {key: value for key, value in stored.items() if key not in o.PRESETS[before]}

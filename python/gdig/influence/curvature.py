@@ -34,6 +34,7 @@ from gdig.model.load import Model
 from gdig.model.memory import Fitting, resolve_token_batch_size, typical_length
 from gdig.model.precision import float32_products
 from gdig.progress import Progress
+from gdig.run.record import CurvatureReport
 from gdig.store.tensor_file import read_tensors, write_tensors
 
 
@@ -75,7 +76,7 @@ class Factors:
     def load(cls, path: Path, device: torch.device) -> Factors:
         """Read what `save` wrote."""
         arrays, metadata = read_tensors(path)
-        tensors = {name: torch.from_numpy(np.array(array)).to(device) for name, array in arrays.items()}
+        tensors = {name: torch.tensor(array).to(device) for name, array in arrays.items()}
         return cls(
             a=tensors["a"],
             s=tensors["s"],
@@ -90,15 +91,6 @@ class Factors:
         )
 
 
-@dataclass(frozen=True)
-class FitReport:
-    """What the fit saw: examples and tokens that counted, and examples left out for a loss that is not finite."""
-
-    examples: int
-    tokens: int
-    invalid: int
-
-
 def fit_curvature(
     model: Model,
     examples: Sequence[Example],
@@ -106,7 +98,7 @@ def fit_curvature(
     config: Config,
     progress: Progress,
     ranks: Ranks | None = None,
-) -> tuple[list[Factors], FitReport]:
+) -> tuple[list[Factors], CurvatureReport]:
     """Fit the factors of every layer of the model on `examples`.
 
     The batches of the sample are dealt to `_GROUPS` groups. A group is summed by one rank, and the groups' sums are
@@ -153,7 +145,7 @@ def fit_curvature(
     flat = [side for pair in sums for side in pair]
     good, totals = work.sum("fit: factors", moments, flat, [owner for owner in owners for _ in range(2)], exchange)
     lengths = np.array([len(example.input_ids) for example in examples])
-    report = FitReport(int(good.sum()), int(lengths[good].sum()), int((~good).sum()))
+    report = CurvatureReport(int(good.sum()), int(lengths[good].sum()), int((~good).sum()))
     if report.examples == 0:
         raise ModelError("fit: no example of the sample has a finite loss; is the model's checkpoint sound?")
     count = report.examples if reduce else report.tokens
@@ -330,4 +322,5 @@ def _eigen(x: torch.Tensor, layer: Layer) -> tuple[torch.Tensor, torch.Tensor]:
     if not bool(torch.isfinite(x).all()):
         raise ModelError(f"{layer.name}: the sum of its inputs or gradients over the sample is not finite")
     values, vectors = torch.linalg.eigh((x.double() + x.double().T) / 2)
-    return vectors.to(x.dtype), values.clamp(min=0)
+    # Row by row, as a file gives them back: the layout decides the order of the sums in a product.
+    return vectors.to(x.dtype).contiguous(), values.clamp(min=0)

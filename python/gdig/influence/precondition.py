@@ -63,7 +63,7 @@ class Inverted:
         except StoreError:
             return None
         facts = json.loads(metadata["facts"])
-        tensors = {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}
+        tensors = {name: torch.tensor(array) for name, array in arrays.items()}
         parts = [(tensors[f"u{i}"].to(device), tensors[f"v{i}"].to(device)) for i, device in enumerate(devices)]
         return cls(facts["loss"], parts, facts["energy"], tensors["scores"].numpy(), tuple(facts["search"]))
 

@@ -20,7 +20,8 @@ from gdig.errors import ConfigError, CorpusError
 from gdig.progress import Progress
 from gdig.resampling import sample_rows
 from gdig.run.directory import Run
-from gdig.run.lock import enter
+from gdig.run.layout import RunLayout
+from gdig.run.lock import lock
 
 if TYPE_CHECKING:
     from gdig.data.tokens import Encoder, Example
@@ -47,19 +48,24 @@ class Workspace:
             _ = self.run  # take the lock and compare with what is there before anything is computed
             self.ranks.task("open", config=self.config.to_dict())
         else:
-            self._entered = enter(self.path)
+            self._lock = lock(self.layout.ranks_lock, exclusive=False)  # until this rank has ended
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if "run" in self.__dict__:
             self.run.close()
         elif not self.ranks.main:
-            os.close(self._entered)
+            os.close(self._lock)
 
     @property
     def path(self) -> Path:
         """The run directory."""
         return Path(str(self.config.run_path))
+
+    @cached_property
+    def layout(self) -> RunLayout:
+        """Paths of the run directory."""
+        return RunLayout(self.path)
 
     @cached_property
     def run(self) -> Run:
