@@ -18,7 +18,7 @@ from gdig.config.options import SelectOptions
 from gdig.config.read import read_run
 from gdig.data.export import export
 from gdig.distributed.ranks import Ranks
-from gdig.distributed.torchrun import several
+from gdig.distributed.torchrun import is_launched
 from gdig.errors import ConfigError, ModelError
 from gdig.influence.fit import curvature_part, fit_stage, seeds_part
 from gdig.model.load import need
@@ -142,7 +142,7 @@ def score_net(
     Raises:
         GdigError: a subclass that says what is wrong with the options, the run, the features or the training.
     """
-    if several():
+    if is_launched():
         raise ConfigError("score-net runs in one process; gdig.training.ScoreNetTrainer also runs in several")
     names = {f.name for f in fields(Training)}
     how = {name: options.pop(name) for name in names & set(options)}
@@ -213,7 +213,7 @@ def serve(ranks: Ranks) -> None:
     for name, arguments in tasks:
         assert name == "open", name
         config = Config.build(arguments["config"])
-        progress = WarningsOnly(f"rank {ranks.rank}", config.quiet, ranks.first)
+        progress = WarningsOnly(f"rank {ranks.rank}", config.quiet, ranks.first_to_say)
         with _explained(config), Workspace(config, progress, ranks) as work:
             for task, given in tasks:
                 _SHARED[task](work, **given)

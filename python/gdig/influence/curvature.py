@@ -174,7 +174,7 @@ def fit_curvature(
             for basis, own in zip(pair, ("q_a", "q_s"), strict=True):
                 if owner == ranks.rank:
                     basis.copy_(getattr(factors[index], own))
-                exchange.spread(basis, owner)
+                exchange.broadcast(basis, owner)
         squares = [torch.zeros(len(s), len(a), dtype=a.dtype, device=a.device) for a, s in sums]
 
         def corrected(batch: Batch, added: set) -> Arriving:
@@ -222,7 +222,7 @@ class _Groups:
         good = np.zeros(self.n_examples, dtype=bool)
         totals: list[torch.Tensor | None] = [None] * len(sums)
         with self.progress.stage(name, self.n_examples) as shown:
-            bar = ranks.shared(shown)
+            bar = ranks.shared_bar(shown)
             for first in range(0, n, ranks.world):
                 group = first + ranks.rank
                 ranks.doing(f"{name}, group {group} of {n}")
@@ -236,7 +236,7 @@ class _Groups:
                 for rows, losses in arriving:
                     good[rows] = np.isfinite(losses.numpy()[0])
                 ranks.gather(None, bar)
-                exchange.fold(sums, totals, owners, min(ranks.world, n - first))
+                exchange.add_in_order(sums, totals, owners, min(ranks.world, n - first))
         found = ranks.gather(np.flatnonzero(good).tolist())
         good[np.concatenate([np.array(rows, dtype=np.int64) for rows in found])] = True
         return good, totals

@@ -86,7 +86,7 @@ class Inverting:
         self._inverses = [Inverse(f, config, layer.name) for f, layer in zip(factors, model.layers, strict=True)]
         self._stash = probe_gradients(self._gradients, probe)
         self._compared = set(np.unique(np.linspace(0, len(seeds) - 1, _PROBE_SEEDS).round().astype(int)).tolist())
-        self._mine = ranks.part(len(seeds))
+        self._mine = ranks.share(len(seeds))
         self.done: dict[int, Inverted] = {}
 
     def invert(self, bar: Bar) -> None:

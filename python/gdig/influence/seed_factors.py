@@ -113,7 +113,7 @@ def precondition_seeds(
     else:
         shown = progress.stage("fit: seeds", len(seeds), "seeds")
     with shown as unshared:
-        bar = ranks.shared(unshared)
+        bar = ranks.shared_bar(unshared)
         if config.inversion == "cg":
             work.search(GaussNewton(model, sample, shifts(factors, config), config, progress, ranks), bar, kept)
         else:

@@ -36,7 +36,7 @@ def write_missing(
     feed = Feed(work, spans, rows.fitting.token_batch_size, workers)
     done = n - sum(stop - start for start, stop in spans)
     with work.progress.stage(title, n, done=done) as shown:
-        bar = ranks.shared(shown)
+        bar = ranks.shared_bar(shown)
         # Written behind the next shard's pass; leaving the block waits for what is not written yet.
         with Background() as writer:
             for number, encoded in feed.over(ranks.claim(len(missing))):
