@@ -330,4 +330,5 @@ def _eigen(x: torch.Tensor, layer: Layer) -> tuple[torch.Tensor, torch.Tensor]:
     if not bool(torch.isfinite(x).all()):
         raise ModelError(f"{layer.name}: the sum of its inputs or gradients over the sample is not finite")
     values, vectors = torch.linalg.eigh((x.double() + x.double().T) / 2)
-    return vectors.to(x.dtype), values.clamp(min=0)
+    # As the file of the curvature holds them: a product can round differently when its operands lie differently.
+    return vectors.to(x.dtype).contiguous(), values.clamp(min=0)
