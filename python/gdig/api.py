@@ -21,7 +21,7 @@ from gdig.distributed.ranks import Ranks
 from gdig.distributed.torchrun import is_launched
 from gdig.errors import ConfigError, ModelError
 from gdig.influence.fit import curvature_part, fit_stage, seeds_part
-from gdig.model.load import need
+from gdig.model.load import require_package
 from gdig.passes.sweep_stage import sweep_shards, sweep_stage
 from gdig.passes.training_checkpoints import checkpoint_shards, checkpoints_stage, folder
 from gdig.progress import Progress, WarningsOnly
@@ -154,7 +154,7 @@ def score_net(
     if not (Path(str(config.run_path)) / "run.json").is_file():
         raise ConfigError(f"run_path: {config.run_path} is no run directory (it holds no run.json)")
     with _workspace(config, progress, {}, None) as work:
-        need("accelerate", "score-net", "train")  # before the import, which does without, but not what follows it
+        require_package("accelerate", "score-net", "train")  # the import works without it, the training does not
         from gdig.training.job import train_difficulty
 
         return train_difficulty(work, training)

@@ -26,12 +26,12 @@ from gdig.data.tokens import Example
 from gdig.distributed.ranks import Ranks
 from gdig.distributed.tensors import Exchange
 from gdig.errors import ModelError
-from gdig.model.arriving import Arriving
 from gdig.model.batches import Batch, make_batches
 from gdig.model.capture import GradientPass, Sink
+from gdig.model.causal_model import Model
+from gdig.model.host_copy import HostCopy
 from gdig.model.layers import Layer
-from gdig.model.load import Model
-from gdig.model.memory import Fitting, resolve_token_batch_size, typical_length
+from gdig.model.memory import BatchRunner, resolve_token_batch_size, typical_length
 from gdig.model.precision import float32_products
 from gdig.progress import Progress
 from gdig.store.tensor_file import read_tensors, write_tensors
@@ -129,7 +129,7 @@ def fit_curvature(
     ranks = ranks or Ranks()
     draw_seed = None if config.use_empirical_fisher else config.seed
     corrects = config.inversion in ("ekfac", "cg")
-    gradients = GradientPass(model, config.loss_reduction, draw_seed, keep_heads=_HEAD_BYTES if corrects else 0)
+    gradients = GradientPass(model, config.loss_reduction, draw_seed, head_cache_bytes=_HEAD_BYTES if corrects else 0)
     size = resolve_token_batch_size(
         config.token_batch_size,
         model.device,
@@ -138,17 +138,17 @@ def fit_curvature(
     )
     size = ranks.gather(size)[0]  # all cut the same batches
     batches = make_batches(examples, size, keys=keys, window=model.window)
-    fitting: Fitting = Fitting(size, model.device, progress, model.save_memory)
-    work = _Groups(batches, len(examples), fitting, progress, ranks)
+    batch_runner: BatchRunner = BatchRunner(size, model.device, progress, model.save_memory)
+    work = _Groups(batches, len(examples), batch_runner, progress, ranks)
     exchange = Exchange(ranks, model.device)
     owners = ranks.owners(len(model.layers))
     mine = [index for index, owner in enumerate(owners) if owner == ranks.rank]
     reduce = config.kfac_approx == "reduce"
     sums = _zeros(model)
 
-    def moments(batch: Batch, added: set) -> Arriving:
+    def moments(batch: Batch, added: set) -> HostCopy:
         with float32_products(config.matmul_precision):
-            return Arriving([gradients.run(batch, _moments_sink(batch, model.layers, sums, reduce, added))])
+            return HostCopy([gradients.run(batch, _moments_sink(batch, model.layers, sums, reduce, added))])
 
     flat = [side for pair in sums for side in pair]
     good, totals = work.sum("fit: factors", moments, flat, [owner for owner in owners for _ in range(2)], exchange)
@@ -177,9 +177,9 @@ def fit_curvature(
                 exchange.broadcast(basis, owner)
         squares = [torch.zeros(len(s), len(a), dtype=a.dtype, device=a.device) for a, s in sums]
 
-        def corrected(batch: Batch, added: set) -> Arriving:
+        def corrected(batch: Batch, added: set) -> HostCopy:
             with float32_products(config.matmul_precision):
-                return Arriving([gradients.run(batch, _corrected_sink(batch, model.layers, sums, squares, added))])
+                return HostCopy([gradients.run(batch, _corrected_sink(batch, model.layers, sums, squares, added))])
 
         _, totals = work.sum("fit: eigenvalues", corrected, squares, owners, exchange)
         for index in mine:
@@ -200,14 +200,14 @@ class _Groups:
 
     batches: Sequence[Batch]
     n_examples: int
-    fitting: Fitting
+    batch_runner: BatchRunner
     progress: Progress
     ranks: Ranks
 
     def sum(
         self,
         name: str,
-        run: Callable[[Batch, set], Arriving],
+        run: Callable[[Batch, set], HostCopy],
         sums: Sequence[torch.Tensor],
         owners: Sequence[int],
         exchange: Exchange,
@@ -230,7 +230,7 @@ class _Groups:
                 for total in sums:
                     total.zero_()
                 arriving = []
-                for batch, losses in self.fitting.each(mine, run):
+                for batch, losses in self.batch_runner.run(mine, run):
                     arriving.append((batch.rows, losses))
                     bar.advance(len(batch.rows))
                 for rows, losses in arriving:
@@ -270,18 +270,18 @@ def _moments_sink(
     """Adds to the sums, and notes in `added` what it has added; what is noted there already is passed over."""
     shape = batch.shape
 
-    def sink(index: int, a: torch.Tensor, d: torch.Tensor, keep: torch.Tensor) -> None:
+    def sink(index: int, a: torch.Tensor, d: torch.Tensor, mask: torch.Tensor) -> None:
         sum_a, sum_s = sums[index]
         reads_first = layers[index].input_name == layers[index].name
-        keep = keep.to(sum_a.dtype)
+        mask = mask.to(sum_a.dtype)
         if reduce:
             if reads_first:
-                a = with_ones(a.to(sum_a.dtype) * keep[:, None], sum_a.shape[0], keep).unflatten(0, shape).sum(1)
+                a = with_ones(a.to(sum_a.dtype) * mask[:, None], sum_a.shape[0], mask).unflatten(0, shape).sum(1)
             d = d.to(sum_s.dtype).unflatten(0, shape).sum(1)
-            keep = torch.ones(len(d), dtype=sum_a.dtype, device=d.device)
+            mask = torch.ones(len(d), dtype=sum_a.dtype, device=d.device)
         for side, x, total in (("a", a, sum_a), ("s", d, sum_s)):
             if (index, side) not in added and (side == "s" or reads_first):
-                ops.covariance(x, keep, total)
+                ops.covariance(x, mask, total)
                 added.add((index, side))
 
     return sink
@@ -299,12 +299,12 @@ def _corrected_sink(
     readers = Counter(layer.input_name for layer in layers)
     rotated: dict[str, torch.Tensor] = {}  # inputs that a layer still to come reads too
 
-    def sink(index: int, a: torch.Tensor, d: torch.Tensor, keep: torch.Tensor) -> None:
+    def sink(index: int, a: torch.Tensor, d: torch.Tensor, mask: torch.Tensor) -> None:
         (q_a, q_s), total, name = bases[index], squares[index], layers[index].input_name
         readers[name] -= 1
         x = rotated.pop(name, None)
         if x is None:
-            x = with_ones(a.to(q_a.dtype), len(q_a), keep.to(q_a.dtype)) @ q_a
+            x = with_ones(a.to(q_a.dtype), len(q_a), mask.to(q_a.dtype)) @ q_a
         if readers[name]:
             rotated[name] = x
         if index in added:

@@ -18,7 +18,7 @@ from gdig.influence.curvature import Factors
 from gdig.influence.gauss_newton import GaussNewton
 from gdig.influence.low_rank_error import compare
 from gdig.influence.precondition import Inverting
-from gdig.model.load import Model
+from gdig.model.causal_model import Model
 from gdig.progress import Progress
 from gdig.store.tensor_file import read_tensors, write_tensors
 

@@ -15,8 +15,8 @@ from gdig.errors import ModelError
 from gdig.influence.curvature import with_ones
 from gdig.model.batches import make_batches
 from gdig.model.capture import GradientPass
+from gdig.model.causal_model import Model
 from gdig.model.layers import Layer
-from gdig.model.load import Model
 from gdig.model.optimizer import Adam, Moments
 from gdig.model.precision import float32_products
 from gdig.ops import Segments
@@ -149,14 +149,14 @@ class TrainedPass(RowPass):
         square = torch.zeros(n, dtype=torch.float64)
         sketch = torch.zeros(n, self.config.projection_dim, dtype=self._dtype)
         gradients = GradientPass(model, self.config.loss_reduction)
-        for batch in make_batches(seeds, self.fitting.token_batch_size, window=model.window):
+        for batch in make_batches(seeds, self.batch_runner.token_batch_size, window=model.window):
             examples, rows = batch.segments, batch.rows
 
             def sink(
                 index: int,
                 a: torch.Tensor,
                 d: torch.Tensor,
-                keep: torch.Tensor,
+                mask: torch.Tensor,
                 examples: Segments = examples,
                 rows: np.ndarray = rows,
             ) -> None:

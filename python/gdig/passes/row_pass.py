@@ -11,11 +11,11 @@ import torch
 
 from gdig.config.config import Config
 from gdig.data.tokens import Example
-from gdig.model.arriving import Arriving
 from gdig.model.batches import Batch, make_batches
 from gdig.model.capture import GradientPass
-from gdig.model.load import Model
-from gdig.model.memory import CPU_TOKENS, Fitting, resolve_token_batch_size, typical_length
+from gdig.model.causal_model import Model
+from gdig.model.host_copy import HostCopy
+from gdig.model.memory import CPU_TOKENS, BatchRunner, resolve_token_batch_size, typical_length
 from gdig.model.precision import float32_products
 from gdig.ops import Segments
 from gdig.passes.encode_ahead import EncodedShard
@@ -50,8 +50,8 @@ class RowPass(ABC):
         self.model, self.config, self.progress = model, config, progress
         self.scale = 1.0
         tokens = config.token_batch_size if isinstance(config.token_batch_size, int) else CPU_TOKENS
-        self.fitting: Fitting = Fitting(tokens, model.device, progress, model.save_memory)
-        self._gradients = GradientPass(model, config.loss_reduction, mask_bad=False)
+        self.batch_runner: BatchRunner = BatchRunner(tokens, model.device, progress, model.save_memory)
+        self._gradients = GradientPass(model, config.loss_reduction, mask_not_finite=False)
         self._dtype = torch.promote_types(model.dtype, torch.float32)
         self._devices = list(dict.fromkeys(layer.device for layer in model.layers))
         self._n_seeds, self._width = n_seeds, width or n_seeds
@@ -64,7 +64,7 @@ class RowPass(ABC):
         """Make of a batch's sums [B, width], [B, dim] what is kept of them: [B, S], [B, dim]."""
         return influence, sketch
 
-    def _batch(self, batch: Batch) -> Arriving:
+    def _batch(self, batch: Batch) -> HostCopy:
         lines = len(batch.rows)
         # One pair of sums a device: the layers of a large model lie on several.
         sums = {
@@ -76,7 +76,7 @@ class RowPass(ABC):
         }
         add = self._begin(batch.segments)
 
-        def sink(index: int, a: torch.Tensor, d: torch.Tensor, keep: torch.Tensor) -> None:
+        def sink(index: int, a: torch.Tensor, d: torch.Tensor, mask: torch.Tensor) -> None:
             add(index, a, d, *sums[self.model.layers[index].device])
 
         with float32_products(self.config.matmul_precision):
@@ -86,7 +86,7 @@ class RowPass(ABC):
             influence += more_influence.to(influence.device)
             sketch += more_sketch.to(sketch.device)
         influence, sketch = self._end(influence, sketch)
-        return Arriving((influence.float(), sketch.float(), loss.to(influence.device)))
+        return HostCopy((influence.float(), sketch.float(), loss.to(influence.device)))
 
     def shard(self, encoded: EncodedShard, bar: Bar | None = None, *, quiet: bool = False) -> dict[str, np.ndarray]:
         """Compute rows of the pool. quiet: say nothing of those that cannot be used.
@@ -122,14 +122,14 @@ class RowPass(ABC):
 
     def compute(self, examples: Sequence[Example], bar: Bar | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Influence [n, S], unscaled sketch [n, dim] and loss [n] of examples, in their order; float32."""
-        batches = make_batches(examples, self.fitting.token_batch_size, window=self.model.window)
+        batches = make_batches(examples, self.batch_runner.token_batch_size, window=self.model.window)
         return self._run(len(examples), batches, bar)
 
     def _run(self, n: int, batches: Sequence[Batch], bar: Bar | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         influence = np.zeros((n, self._n_seeds), np.float32)
         sketch = np.zeros((n, self.config.projection_dim), np.float32)
         loss = np.full(n, np.nan, np.float32)
-        pending: deque[tuple[Batch, Arriving]] = deque()
+        pending: deque[tuple[Batch, HostCopy]] = deque()
 
         def collect() -> None:
             batch, result = pending.popleft()
@@ -137,7 +137,7 @@ class RowPass(ABC):
             if bar is not None:
                 bar.advance(len(batch.rows))
 
-        for one in self.fitting.each(batches, lambda batch, _: self._batch(batch)):
+        for one in self.batch_runner.run(batches, lambda batch, _: self._batch(batch)):
             pending.append(one)
             if len(pending) > _IN_FLIGHT:
                 collect()
@@ -150,7 +150,7 @@ class RowPass(ABC):
         size = resolve_token_batch_size(
             self.config.token_batch_size, self.model.device, self._batch, typical_length(examples)
         )
-        self.fitting.token_batch_size = size
+        self.batch_runner.token_batch_size = size
         return size
 
     def _fit_range(self, sketch: np.ndarray, usable: np.ndarray) -> None:

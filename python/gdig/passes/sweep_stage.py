@@ -76,7 +76,7 @@ def sweep_shards(
         scale, token_batch_size = ranks.gather([scale, token_batch_size])[0]
     sweeper.scale = scale
     if config.token_batch_size == "auto":  # the same in every start and rank, so that the bits are
-        sweeper.fitting.token_batch_size = token_batch_size
+        sweeper.batch_runner.token_batch_size = token_batch_size
     if ranks.main and not (file := seed_features_file(work.path)).exists():
         _, sketch, _ = sweeper.compute(work.seed_examples)
         write_tensors(file, {"sketch": sketch * scale})

@@ -95,7 +95,7 @@ def checkpoint_shards(
     if ranks.main and not (file := seeds_file(work.path, key)).exists():  # facts may be of a start that was killed
         write_tensors(file, {"sketch": rows.seed_sketches * rows.scale})
     if config.token_batch_size == "auto":  # the same in every start and rank, so that the bits are
-        rows.fitting.token_batch_size = facts["token_batch_size"]
+        rows.batch_runner.token_batch_size = facts["token_batch_size"]
     work.progress.say(
         f"{title}: {path}, step {facts['step']}, learning rate {facts['learning_rate']:.3g}, {facts['layers']} layers"
     )
