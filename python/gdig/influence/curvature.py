@@ -169,7 +169,8 @@ def fit_curvature(
         q_s, l_s = _eigen(s, layer)
         factors[index] = Factors(a, s, q_a, q_s, l_a, l_s, None, report.tokens, report.examples, reduce)
     if corrects:
-        # The memory of the sums now holds the eigenvectors: those of other ranks' layers are brought here.
+        ranks.gather(None)  # a rank's eigenvectors take as long as they take; no time limit for tensors covers that
+        # The memory of the sums now holds the eigenvectors of all layers; each comes from its owner.
         for index, (owner, pair) in enumerate(zip(owners, sums, strict=True)):
             for basis, own in zip(pair, ("q_a", "q_s"), strict=True):
                 if owner == ranks.rank:
