@@ -117,7 +117,7 @@ def test_a_rank_is_killed_and_another_number_of_ranks_goes_on_to_the_same_bytes(
     assert launch.wait() != 0
     (line,) = launch.said()
     assert line.startswith("gdig: error: rank 1 is lost: process ") and "ended without a message (killed?)" in line
-    assert "its last activity: sweep, " in line and line.endswith("the same command goes on from here")
+    assert "its last activity: sweep, " in line and line.endswith("the same command continues from here")
     assert stages(run_path)["sweep"]["state"] == "running"
     swept = set((run_path / "sweep").glob("*.safetensors"))
     assert 5 <= len(swept) < ROWS // 4, "the kill must hit a running sweep, or nothing is tested"
@@ -152,7 +152,7 @@ def test_two_nodes_with_a_common_disk_and_rank_0_killed(project, inputs, alone, 
     assert all(launch.wait() != 0 for launch in launches)
     (line,) = launches[1].said()
     assert line.startswith("gdig: error: rank 0 is lost: "), line
-    assert line.endswith("the same command goes on from here")
+    assert line.endswith("the same command continues from here")
     assert stages(run_path)["sweep"]["state"] == "running"
 
     launches = start("again")

@@ -53,7 +53,7 @@ def report_failure(
             host = heartbeat.processes[0].host
             return LostRankError(
                 f"rank 0 is lost: the launcher on {host}, which keeps the ranks' store, does not answer; "
-                "the same command goes on from here"
+                "the same command continues from here"
             )
     if isinstance(cause, Terminated):
         return OtherRankError(status)

@@ -114,7 +114,7 @@ class Heartbeat:
                     activity = self._store.get(activity_key(rank)).decode()
                     return LostRankError(
                         f"rank {rank} is lost: process {process.pid} on {process.host} {reason} (killed?); its "
-                        f"last activity: {activity}; the same command goes on from here"
+                        f"last activity: {activity}; the same command continues from here"
                     )
             if time.monotonic() >= deadline or self._store.check([FAILURE]):
                 return None
