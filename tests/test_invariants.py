@@ -104,7 +104,7 @@ def test_batches_hold_every_example_once_and_pads_have_no_loss():
         lines, length = batch.shape
         assert lines * length <= 128 or lines == 1
         assert length <= 40
-        assert int(batch.keep.sum()) == int(batch.lengths.sum())
+        assert int(batch.token_mask.sum()) == int(batch.lengths.sum())
         for line, row in enumerate(batch.rows):
             n = len(examples[row])
             assert batch.input_ids[line, :n].tolist() == examples[row].input_ids.tolist()

@@ -11,7 +11,7 @@ from tiny_models import VOCAB, gpt2, llama, make_examples, wrapped
 from gdig.config.config import Config
 from gdig.errors import ConfigError, ModelError
 from gdig.influence.seed_factors import precondition_seeds
-from gdig.model import load, memory
+from gdig.model import gradient_checkpointing, load, memory
 from gdig.model.batches import make_batches
 from gdig.model.capture import GradientPass
 from gdig.passes.influence_pass import make_influence_pass
@@ -110,7 +110,7 @@ def test_one_example_that_does_not_fit_turns_checkpointing_on(monkeypatch, capsy
 
 
 def test_a_model_without_blocks_to_checkpoint_says_so(monkeypatch):
-    monkeypatch.setattr(load, "GradientCheckpointingLayer", torch.nn.Bilinear)
+    monkeypatch.setattr(gradient_checkpointing, "GradientCheckpointingLayer", torch.nn.Bilinear)
     with pytest.raises(ModelError, match="gradient_checkpointing: LlamaForCausalLM does not offer it"):
         wrapped(llama(), gradient_checkpointing=True)
 

@@ -16,10 +16,10 @@ from gdig.config.budget import Budget, parse_budget
 from gdig.config.config import Config, Training
 from gdig.data.export import export
 from gdig.distributed.ranks import Ranks
-from gdig.distributed.torchrun import several
+from gdig.distributed.torchrun import is_launched
 from gdig.errors import ConfigError, ModelError
 from gdig.influence.fit import curvature_part, fit_stage, seeds_part
-from gdig.model.load import need
+from gdig.model.load import require_package
 from gdig.passes.sweep_stage import sweep_shards, sweep_stage
 from gdig.passes.training_checkpoints import checkpoint_shards, checkpoints_stage
 from gdig.progress import Progress, WarningsOnly
@@ -141,7 +141,7 @@ def score_net(
     Raises:
         GdigError: a subclass that says what is wrong with the options, the run, the features or the training.
     """
-    if several():
+    if is_launched():
         raise ConfigError("score-net runs in one process; gdig.training.ScoreNetTrainer also runs in several")
     names = {f.name for f in fields(Training)}
     how = {name: options.pop(name) for name in names & set(options)}
@@ -152,7 +152,7 @@ def score_net(
     config.require("run_path")
     require_run(RunLayout(Path(str(config.run_path))), "run_path")
     with _workspace(config, progress, {}, None) as work:
-        need("accelerate", "score-net", "train")  # before the import, which does without, but not what follows it
+        require_package("accelerate", "score-net", "train")  # the import works without it, the training does not
         from gdig.training.job import train_difficulty
 
         return train_difficulty(work, training)
@@ -211,7 +211,7 @@ def serve(ranks: Ranks) -> None:
     for name, arguments in tasks:
         assert name == "open", name
         config = Config.build(arguments["config"])
-        progress = WarningsOnly(f"rank {ranks.rank}", config.quiet, ranks.first)
+        progress = WarningsOnly(f"rank {ranks.rank}", config.quiet, ranks.first_to_say)
         with _explained(config), Workspace(config, progress, ranks) as work:
             for task, given in tasks:
                 _SHARED[task](work, **given)

@@ -150,7 +150,7 @@ class KMeans:
 
         Args:
             x: the rows, the same in all processes.
-            others: the processes, as :class:`gdig.distributed.kmeans.Passes` is. Rank 0 is fitted; the others help
+            others: the processes, as :class:`gdig.distributed.kmeans.KMeansPeers` is. Rank 0 is fitted; the others help
                 until it ends.
             callback: rank 0's.
             checkpoint: rank 0's.

@@ -17,7 +17,7 @@ from gdig.config import options as o
 from gdig.config.config import Config
 from gdig.config.read import read_yaml
 from gdig.distributed.ranks import Ranks
-from gdig.distributed.torchrun import joined, several
+from gdig.distributed.torchrun import is_launched, join_ranks
 from gdig.errors import ConfigError, GdigError, OtherRankError
 from gdig.progress import Progress
 from gdig.run.stored_options import read_stored_options
@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status: 0, 2 for an error that gdig explains, 130 after Ctrl-C."""
     args = list(sys.argv[1:] if argv is None else argv)
     try:
-        with joined() as ranks:
+        with join_ranks() as ranks:
             status = _main(args, ranks) if ranks.main else _serve(ranks)
         sys.stdout.flush()
         return status
@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run() -> NoReturn:
     """Be the command `gdig`: `main`, and after Ctrl-C an end that nobody has to wait for."""
     status = main()
-    if status == 130 or (status and several()):
+    if status == 130 or (status and is_launched()):
         # Every file is complete or absent, so nothing is left to do; but the interpreter takes torch and transformers
         # down one object after another, which is 1 to 2 s on a busy machine, and longer where they wait for a rank.
         for stream in (sys.stdout, sys.stderr):
@@ -88,7 +88,7 @@ def _main(args: list[str], ranks: Ranks) -> int:
         hint = f"; did you mean {near[0]!r}?" if near else f"; expected one of {', '.join(COMMANDS)}"
         raise ConfigError(f"unknown command {name!r}{hint}")
     config, rest = _resolve(name, args[1:])
-    progress = Progress(quiet=config.quiet, first=ranks.first)
+    progress = Progress(quiet=config.quiet, first=ranks.first_to_say)
     if name in ("verify", "merge"):
         config.require("run_path")
     # Bars of other libraries (of loading weights and the like) would stand among gdig's own.

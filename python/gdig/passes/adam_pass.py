@@ -15,8 +15,8 @@ from gdig.errors import ModelError
 from gdig.influence.curvature import with_ones
 from gdig.model.batches import make_batches
 from gdig.model.capture import GradientPass
+from gdig.model.causal_model import Model
 from gdig.model.layers import Layer
-from gdig.model.load import Model
 from gdig.model.optimizer import Adam, Moments
 from gdig.model.precision import float32_products
 from gdig.ops import Segments
@@ -162,7 +162,7 @@ class AdamFeatures:
                 index: int,
                 a: torch.Tensor,
                 d: torch.Tensor,
-                keep: torch.Tensor,
+                mask: torch.Tensor,
                 examples: Segments = examples,
                 rows: np.ndarray = rows,
             ) -> None:

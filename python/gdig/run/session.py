@@ -25,7 +25,8 @@ from gdig.run.lock import lock
 
 if TYPE_CHECKING:
     from gdig.data.tokens import Encoder, Example
-    from gdig.model.load import Limits, Model
+    from gdig.model.causal_model import Model
+    from gdig.model.directory import Limits
 
 
 _NO_LIMIT = 1 << 30
@@ -85,7 +86,7 @@ class Workspace:
     @cached_property
     def limits(self) -> Limits:
         """The model's window and vocabulary."""
-        from gdig.model.load import read_limits
+        from gdig.model.directory import read_limits
 
         return read_limits(self.config)
 
@@ -174,7 +175,7 @@ class Workspace:
 
     def _base_model(self) -> Path | None:
         """The directory that an adapter names as its base."""
-        from gdig.model.load import model_directory
+        from gdig.model.directory import model_directory
 
         path = model_directory(self.config)
         return None if path == Path(str(self.config.model)) else path

@@ -8,7 +8,7 @@ import numpy as np
 
 from gdig.config.budget import Budget
 from gdig.config.config import Config
-from gdig.distributed.kmeans import Passes
+from gdig.distributed.kmeans import KMeansPeers
 from gdig.distributed.ranks import Ranks
 from gdig.errors import ConfigError
 from gdig.kmeans import KMeans
@@ -99,7 +99,7 @@ def fit_part(work: Workspace, n_clusters: int, ranks: Ranks | None = None) -> KM
         if ranks.world == 1:
             kmeans.fit(store, done, checkpoint=checkpoint)
         else:
-            kmeans.fit_shared(store, Passes(ranks, n_clusters * store.dim), done, checkpoint=checkpoint)
+            kmeans.fit_shared(store, KMeansPeers(ranks, n_clusters * store.dim), done, checkpoint=checkpoint)
     kmeans.n_threads = config.threads  # what is kept does not say how many ranks there were
     return kmeans
 
@@ -110,10 +110,10 @@ def label_part(work: Workspace) -> None:
     store = SketchStore.open(work.layout.sweep)
     kmeans = KMeans.load(layout.centroids)
     kmeans.n_threads = ranks.threads(work.config.threads)
-    shards, seen = ranks.part(store.n_shards), 0
+    shards, seen = ranks.share(store.n_shards), 0
     ranks.doing(f"cluster: labels of shards {shards.start} to {shards.stop - 1}")
     with work.progress.stage("cluster: labels", len(store)) as shown:
-        bar = ranks.shared(shown)
+        bar = ranks.shared_bar(shown)
 
         def labelled(done: int, total: int) -> None:
             nonlocal seen

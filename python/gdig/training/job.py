@@ -25,7 +25,9 @@ from gdig.data.fingerprint import fingerprint_file
 from gdig.data.tokens import Example
 from gdig.errors import ConfigError, ModelError, RunError, StoreError
 from gdig.model.batches import make_batches
-from gdig.model.load import load_trainable, loading_bars, resolve_device, resolve_dtype
+from gdig.model.device import resolve_device
+from gdig.model.load import load_trainable, loading_bars
+from gdig.model.precision import resolve_dtype
 from gdig.progress import Bar
 from gdig.run.session import Workspace
 from gdig.store.atomic import replacing
