@@ -77,7 +77,7 @@ def test_a_template_that_yields_no_target_token(project, tmp_path, failing):
 
 
 def test_a_bad_seed_always_stops(project, tmp_path, failing):
-    rows = translation_rows(4, seed=1)
+    rows = translation_rows(4, random_seed=1)
     rows[2]["trg_text"] = ""
     seeds = write_jsonl(tmp_path / "seeds.jsonl", rows)
     message = failing(seeds=(seeds,), bad_rows="skip")

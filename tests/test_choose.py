@@ -174,13 +174,13 @@ def test_the_best_first_ties_by_row(case, method):
 
 
 @given(cases(), st.integers(0, 3))
-def test_random_takes_the_smallest_hashes(case, seed):
+def test_random_takes_the_smallest_hashes(case, random_seed):
     """Without replacement, whatever the clusters: what a larger budget adds does not change what a smaller one took."""
     pool, budget = case
-    got = chosen(pool, budget, method="random", seed=seed)
-    assert got == chosen(pool, budget, clusters=False, method="random", seed=seed)
+    got = chosen(pool, budget, method="random", random_seed=random_seed)
+    assert got == chosen(pool, budget, clusters=False, method="random", random_seed=random_seed)
     order = np.flatnonzero(pool.valid)
-    order = order[np.lexsort((order, row_hash(xxhash.xxh3_64_intdigest(b"rows", seed), order)))].tolist()
+    order = order[np.lexsort((order, row_hash(xxhash.xxh3_64_intdigest(b"rows", random_seed), order)))].tolist()
     assert sorted(got) == sorted(plain_prefix(order, pool, budget))
 
 
@@ -336,7 +336,7 @@ def test_other_quotas_give_the_same_rows_as_from_arrays(case, quotas):
     costs = pool.tokens if budget.unit == "tokens" else None
     labels = np.where(pool.valid, pool.labels, INVALID_LABEL).astype(np.uint32)
     expected = gdig.resample(labels, int(budget.amount), 3, costs=costs, quotas=quotas).tolist()
-    assert sorted(chosen(pool, budget, method="diverse", quotas=quotas, seed=3)) == sorted(expected)
+    assert sorted(chosen(pool, budget, method="diverse", quotas=quotas, random_seed=3)) == sorted(expected)
 
 
 # How many clusters.

@@ -55,7 +55,7 @@ def test_neighbours_are_found_once(project, run_copy, monkeypatch, tmp_path):
 
 def test_repeated_rows_and_tasks(project, tmp_path):
     rows = translation_rows(8) * 2
-    seeds = [{**row, "task": "ab"[place % 2]} for place, row in enumerate(translation_rows(4, seed=1))]
+    seeds = [{**row, "task": "ab"[place % 2]} for place, row in enumerate(translation_rows(4, random_seed=1))]
     files = {
         "candidates": (str(write_jsonl(tmp_path / "pool.jsonl", rows)),),
         "seeds": (str(write_jsonl(tmp_path / "seeds.jsonl", seeds)),),

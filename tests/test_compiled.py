@@ -58,7 +58,7 @@ def test_layers_inputs_and_gradients_under_drawn_labels():
     for on in (False, True):
         model, _ = wrapped(gpt2(), torch_compile=on)
         found = []
-        passes = GradientPass(model, "sum", draw_seed=3)
+        passes = GradientPass(model, "sum", random_seed=3)
         loss = passes.run(batch, lambda i, a, d, keep, found=found: found.append((i, a.clone(), d.clone(), keep)))
         seen[on] = loss, {i: rest for i, *rest in found}
     assert torch.all((seen[False][0] - seen[True][0]).abs() <= 2.0**-23 * seen[False][0])

@@ -56,7 +56,7 @@ BAD = {
     "tau": [0, 1.5, NAN, "high", None, True],
     "kmeans_tol": [-1e-9, NAN, INFINITY, "small", None, True],
     "train_rows": [0, -1, 1.5, "some", True, NAN],
-    "seed": [-1, 2**63, 1.0, "0", None, True],
+    "random_seed": [-1, 2**63, 1.0, "0", None, True],
     "projection_seed": [-1, 2**63, 0.5, "0", None, True],
     "budget": ["", "0", "-1", "1.5", "0%", "101%", "1.5%%", "ten", "5 kg", "0t", "1e3", None, "9" * 400],
     "filter_modules": ["(", "[a", ["a"]],
@@ -125,7 +125,7 @@ def test_every_option_is_checked():
 
 GOOD = {
     "damping_factor": [0, 0.1, 1], "seed_energy": [1, 0.5], "tau": [1, 0.01], "kmeans_tol": [0, 1e-3],
-    "train_rows": [None, "all", 7], "seed": [0, 2**63 - 1], "n_clusters": [None, 1], "threads": [None, 2],
+    "train_rows": [None, "all", 7], "random_seed": [0, 2**63 - 1], "n_clusters": [None, 1], "threads": [None, 2],
     "token_batch_size": ["auto", 1], "workers": [None, 0, 3],
     "max_length": [None, 1], "budget": [500, "500", "10%", "1.5Mt"], "output": ["a.jsonl", Path("b.parquet"), None],
 }  # fmt: skip

@@ -361,8 +361,8 @@ def test_two_sided_projections_keep_products_in_the_mean():
     g, h = torch.randn(20, 3, dtype=torch.float64) @ g, torch.randn(20, 3, dtype=torch.float64) @ (g + h)
     layer = as_layer("layer", torch.nn.Linear(40, 20, bias=False))
     estimates = []
-    for seed in range(400):
-        sides = _Sides.make(layer, 8, seed, torch.float64)
+    for random_seed in range(400):
+        sides = _Sides.make(layer, 8, random_seed, torch.float64)
         a, b = sides.apply(torch.stack([g, h]))
         estimates.append(float(a @ b))
     exact = float((g * h).sum())

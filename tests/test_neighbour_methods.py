@@ -84,8 +84,8 @@ def test_a_seed_set_that_is_one_direction_has_it_as_its_component():
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 12), st.integers(1, 12))
-def test_components(seed, n, dim):
-    x = np.random.default_rng(seed).standard_normal((n, dim))
+def test_components(random_seed, n, dim):
+    x = np.random.default_rng(random_seed).standard_normal((n, dim))
     directions, explained = components(x)
     count = len(directions)
     np.testing.assert_allclose(directions @ directions.T, np.eye(count), atol=1e-12)
@@ -221,9 +221,9 @@ def test_neighbours_of_an_array_by_every_kernel(kernel):
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(3, 60), st.data())
-def test_the_first_of_more_neighbours_are_those_of_a_search_for_fewer(seed, n, data):
+def test_the_first_of_more_neighbours_are_those_of_a_search_for_fewer(random_seed, n, data):
     """Few different rows, so that many are as near as others; some of zeros."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(random_seed)
     x = rng.integers(-1, 2, (n, 3)).astype(np.float32)
     more = data.draw(st.integers(1, n - 1))
     fewer = data.draw(st.integers(1, more))
@@ -275,8 +275,8 @@ def test_methods_that_share_a_sweep_choose_what_each_chooses_alone(
     by_clusters = search == "clusters"
     both = {"neighbours": expected * (not by_clusters), "neighbours_by_clusters": expected * by_clusters}
     assert searches == {**both, "fit": int(by_clusters)}
-    other = choose(shared, budget, config.with_options(method="g2is", seed=1))
-    assert facts(other) == facts(choose(swept(), budget, config.with_options(method="g2is", seed=1)))
+    other = choose(shared, budget, config.with_options(method="g2is", random_seed=1))
+    assert facts(other) == facts(choose(swept(), budget, config.with_options(method="g2is", random_seed=1)))
 
 
 def test_features_are_not_taken_for_sketches(project, run_copy, tmp_path):

@@ -253,7 +253,9 @@ def test_a_run_goes_on_from_the_command_line_without_its_inputs(project, run_cop
 
 
 def test_tasks_of_the_seeds(project, tmp_path):
-    rows = [{**row, "task": ("short", 7)[place % 2]} for place, row in enumerate(translation_rows(N_SEEDS, seed=1))]
+    rows = [
+        {**row, "task": ("short", 7)[place % 2]} for place, row in enumerate(translation_rows(N_SEEDS, random_seed=1))
+    ]
     seeds = str(write_jsonl(tmp_path / "seeds.jsonl", rows))
     options = project.options(tmp_path / "run", seeds=(seeds,), task_field="task")
     result = gdig.select(**options, agreement="tasks")

@@ -42,10 +42,10 @@ def gradients(rng: np.random.Generator, n: int, dim: int) -> np.ndarray:
     return (rng.standard_normal((n, dim)) + 0.7).astype(np.float32)
 
 
-@pytest.mark.parametrize("seed", range(12))
-def test_scikit_learn_takes_the_same_rows_with_the_same_weights(seed):
+@pytest.mark.parametrize("random_seed", range(12))
+def test_scikit_learn_takes_the_same_rows_with_the_same_weights(random_seed):
     """Where all weights are positive, and no product with a residual is more negative than the largest is positive."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(random_seed)
     n, dim = int(rng.integers(20, 200)), int(rng.integers(8, 40))
     x = gradients(rng, n, dim)
     wide = x.astype(np.float64)
@@ -70,9 +70,9 @@ def test_scikit_learn_takes_the_same_rows_with_the_same_weights(seed):
 
 
 @given(st.integers(0, 10_000), st.integers(2, 12), st.booleans(), st.sampled_from(["float32", "float16", "int8"]))
-def test_weights_are_the_best_that_are_not_negative(seed, budget, unit, dtype):
+def test_weights_are_the_best_that_are_not_negative(random_seed, budget, unit, dtype):
     """Against Lawson and Hanson's solver, the ridge as further equations."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(random_seed)
     n, dim = int(rng.integers(2, 40)), int(rng.integers(1, 12))
     lengths = np.exp(rng.standard_normal((n, 1), dtype=np.float32))
     with clustered((gradients(rng, n, dim) - 0.5) * lengths, np.zeros(n), dtype=dtype) as (store, labels):

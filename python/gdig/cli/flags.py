@@ -114,4 +114,4 @@ def docs(group: type) -> dict[str, str]:
 def _title(group: type) -> str:
     """Name a group's heading in the help: "CurvatureOptions" -> "curvature"."""
     name = group.__name__.removesuffix("Options")
-    return "randomness" if name == "SeedOfRandomness" else name.lower()
+    return "randomness" if name == "RandomOptions" else name.lower()

@@ -18,8 +18,8 @@ from gdig.config.options import (
     CurvatureOptions,
     DataOptions,
     ModelOptions,
+    RandomOptions,
     RunOptions,
-    SeedOfRandomness,
     SeedOptions,
     SelectOptions,
     SweepOptions,
@@ -31,7 +31,7 @@ from gdig.errors import ConfigError
 @dataclass(frozen=True)
 class Config(
     RunOptions,
-    SeedOfRandomness,
+    RandomOptions,
     SelectOptions,
     ClusterOptions,
     CheckpointOptions,
@@ -156,7 +156,7 @@ def _check(c: Config) -> None:
             raise ConfigError(f"{name}: expected a whole number of at least 1, got {value!r}")
     if c.workers is not None and c.workers < 0:
         raise ConfigError(f"workers: expected a whole number of at least 0, got {c.workers!r}")
-    for name in ("seed", "projection_seed"):
+    for name in ("random_seed", "projection_seed"):
         if not 0 <= getattr(c, name) < 2**63:
             raise ConfigError(f"{name}: expected a whole number from 0 to 2^63 - 1, got {getattr(c, name)!r}")
     for name in ("damping_factor", "kmeans_tol", "cg_tolerance"):

@@ -262,10 +262,10 @@ class TrainOptions:
 
 
 @dataclass(frozen=True)
-class SeedOfRandomness:
+class RandomOptions:
     """The one source of randomness."""
 
-    seed: int = 0
+    random_seed: int = 0
     """Seed of every draw: curvature sample, drawn labels, k-means, selection."""
 
 
@@ -278,7 +278,7 @@ GROUPS: tuple[type, ...] = (
     CheckpointOptions,
     ClusterOptions,
     SelectOptions,
-    SeedOfRandomness,
+    RandomOptions,
     RunOptions,
 )
 
@@ -286,7 +286,7 @@ STAGES = ("fit", "sweep", "cluster", "select")
 """Stages in order; each depends on the ones before it."""
 
 STAGE_GROUPS: dict[str, tuple[type, ...]] = {
-    "fit": (DataOptions, ModelOptions, CurvatureOptions, SeedOptions, SeedOfRandomness),
+    "fit": (DataOptions, ModelOptions, CurvatureOptions, SeedOptions, RandomOptions),
     "sweep": (SweepOptions, CheckpointOptions),
     "cluster": (ClusterOptions,),
     "select": (SelectOptions,),

@@ -55,8 +55,8 @@ class GradientPass:
     Args:
         model: frozen model with its layers.
         loss_reduction: "mean" or "sum" of an example's loss over its target tokens.
-        draw_seed: when given, labels are drawn from the model's own distribution at the labelled positions (true
-            Fisher); the draws depend on (draw_seed, key of the line, position) alone.
+        random_seed: when given, labels are drawn from the model's own distribution at the labelled positions (true
+            Fisher); the draws depend on (random_seed, key of the line, position) alone.
         keep_heads: bytes for what the head gave of each batch, so that a second pass over the same batches spares it.
         mask_bad: give the sink zeros for a line whose loss is not finite, for sums over the batch. Without, such a
             line's a and d may hold anything, which a sum over each example alone does not mind.
@@ -66,14 +66,14 @@ class GradientPass:
         self,
         model: Model,
         loss_reduction: Literal["mean", "sum"] = "mean",
-        draw_seed: int | None = None,
+        random_seed: int | None = None,
         *,
         keep_heads: int = 0,
         mask_bad: bool = True,
     ) -> None:
         self.model = model
         self.loss_reduction = loss_reduction
-        self.draw_seed = draw_seed
+        self.random_seed = random_seed
         self.mask_bad = mask_bad
         self._anchor = torch.zeros((), device=model.device, requires_grad=True)
         self._seen: set[int] = set()  # layers that a gradient reached in the running batch
@@ -154,7 +154,7 @@ class GradientPass:
         if key in self._heads:
             return self._heads[key]
         device, drawn, noise = picked.device, self._drawn.get(key), None
-        if self.draw_seed is not None and drawn is None:
+        if self.random_seed is not None and drawn is None:
             noise = to_device(self._noise(batch), device)
         nll, gradient, drawn = head_loss(self.model, picked, to_device(labels, device), weights, noise, drawn)
         if drawn is not None:
@@ -168,7 +168,7 @@ class GradientPass:
     def _noise(self, batch: Batch) -> np.ndarray:
         """One number in (0, 1) for each labelled position: float64 [M]."""
         parts = [
-            uniform(stream_key("labels", self.draw_seed, int(key)), n)
+            uniform(stream_key("labels", self.random_seed, int(key)), n)
             for key, n in zip(batch.keys, batch.targets[2].tolist(), strict=True)
         ]
         return np.concatenate(parts) if parts else np.zeros(0)

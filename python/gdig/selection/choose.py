@@ -36,7 +36,7 @@ def choose(swept: Swept, budget: Budget, config: Config) -> Choice:
         The rows in the method's own order, or by falling score, ties by row.
     """
     strategy = METHODS[config.method]
-    picked = strategy.pick(swept, budget, config.seed, config)
+    picked = strategy.pick(swept, budget, config.random_seed, config)
     rows, reasons = picked.rows, dict(picked.reasons)
     columns = _native.row_columns(swept.store._native, swept.labels, rows, config.score, swept.voting)
     if not strategy.ordered:

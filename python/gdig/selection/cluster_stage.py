@@ -82,7 +82,7 @@ def fit_part(work: Workspace, n_clusters: int, ranks: Ranks | None = None) -> KM
         n_clusters,
         max_iter=config.kmeans_max_iter,
         tol=config.kmeans_tol,
-        seed=config.seed,
+        seed=config.random_seed,
         train_rows=config.train_rows,
         unit_normalize=config.unit_normalize,
         n_threads=ranks.threads(config.threads),

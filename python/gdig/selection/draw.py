@@ -9,7 +9,7 @@ from gdig.selection.method import Picked, Swept
 
 
 def draw(
-    swept: Swept, budget: Budget, seed: int, options: Config, least_votes: int = 0, notes: tuple[str, ...] = ()
+    swept: Swept, budget: Budget, random_seed: int, options: Config, least_votes: int = 0, notes: tuple[str, ...] = ()
 ) -> Picked:
     """Draw rows with at least `least_votes` votes, evenly from the clusters where there are any."""
     rows = _native.draw_rows(
@@ -20,7 +20,7 @@ def draw(
         quotas=options.quotas,
         budget=int(budget.amount),
         tokens=budget.unit == "tokens",
-        seed=seed,
+        seed=random_seed,
         tasks=swept.voting,
     )
     return Picked(rows, notes=notes)

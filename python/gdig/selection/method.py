@@ -98,7 +98,7 @@ class Picked:
 
 
 Function = Callable[[Swept, Budget, int, Config], Picked]
-"""(sweep, budget in rows or tokens, seed of every draw, options) -> what was chosen."""
+"""(sweep, budget in rows or tokens, random seed of every draw, options) -> what was chosen."""
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,7 @@ def greedy(influence: SketchStore | NDArray[np.float32], budget: int, valid: NDA
     return Greedy(*_native.bids(influence, budget, None if valid is None else _bytes(valid)))
 
 
-def bids(swept: Swept, budget: Budget, seed: int, options: Config) -> Picked:
+def bids(swept: Swept, budget: Budget, random_seed: int, options: Config) -> Picked:
     """Rows taken one by one, each for the seed that it serves best beyond the mean of those taken before."""
     found, n = taken_within(lambda n: greedy(swept.store, n), swept, budget)
     rows, seeds, gains = found.rows[:n], found.seeds[:n], found.gains[:n]

@@ -8,6 +8,6 @@ from gdig.selection.draw import draw
 from gdig.selection.method import Picked, Swept
 
 
-def diverse(swept: Swept, budget: Budget, seed: int, options: Config) -> Picked:
+def diverse(swept: Swept, budget: Budget, random_seed: int, options: Config) -> Picked:
     """Rows drawn evenly from the clusters, whatever the seeds say."""
-    return draw(swept, budget, seed, options)
+    return draw(swept, budget, random_seed, options)

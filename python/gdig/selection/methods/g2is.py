@@ -60,7 +60,7 @@ def asked(options: Config) -> int:
     return options.n_neighbours
 
 
-def g2is(swept: Swept, budget: Budget, seed: int, options: Config) -> Picked:
+def g2is(swept: Swept, budget: Budget, random_seed: int, options: Config) -> Picked:
     """Rows along the principal components of the seeds' gradients, in the order in which the walks reached them.
 
     A component's share of the budget is in proportion to what it explains. A walk starts at the free row with the
@@ -73,7 +73,7 @@ def g2is(swept: Swept, budget: Budget, seed: int, options: Config) -> Picked:
     if features.shape[1] != store.dim:
         raise ConfigError(f"seeds: their sketches have {features.shape[1]} columns, the pool's have {store.dim}")
     directions, explained = components(features)
-    near = nearest(store, asked(options), int(column(store, "valid").sum()), seed, options, kept)
+    near = nearest(store, asked(options), int(column(store, "valid").sum()), random_seed, options, kept)
     by_tokens = budget.unit == "tokens"
     rows, component, by_neighbour, cosine, ended = _native.gradient_walk(
         store._native,

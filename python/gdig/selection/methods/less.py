@@ -21,7 +21,7 @@ class Best(NamedTuple):
     rows: NDArray[np.int64]
 
 
-def less(swept: Swept, budget: Budget, seed: int, options: Config) -> Picked:
+def less(swept: Swept, budget: Budget, random_seed: int, options: Config) -> Picked:
     """Rows with the highest score, ties by row: over the checkpoints the weighted mean of the cosine, then the mean
     over a task's seeds, then the greatest of the tasks (definition 3.1). Without task labels all seeds are
     one task. A row that is invalid at one of the checkpoints is not chosen.

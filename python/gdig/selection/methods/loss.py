@@ -8,6 +8,6 @@ from gdig.selection.best import best
 from gdig.selection.method import Picked, Swept
 
 
-def loss(swept: Swept, budget: Budget, seed: int, options: Config) -> Picked:
+def loss(swept: Swept, budget: Budget, random_seed: int, options: Config) -> Picked:
     """Rows with the lowest loss, ties by row."""
     return best(swept, "loss", budget)

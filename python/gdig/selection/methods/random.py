@@ -10,6 +10,6 @@ from gdig.selection.draw import draw
 from gdig.selection.method import Picked, Swept
 
 
-def random(swept: Swept, budget: Budget, seed: int, options: Config) -> Picked:
+def random(swept: Swept, budget: Budget, random_seed: int, options: Config) -> Picked:
     """Rows drawn uniformly from all that are valid."""
-    return draw(replace(swept, labels=None), budget, seed, options.with_options(draw="random"))
+    return draw(replace(swept, labels=None), budget, random_seed, options.with_options(draw="random"))

@@ -8,6 +8,6 @@ from gdig.selection.best import best
 from gdig.selection.method import Picked, Swept
 
 
-def top(swept: Swept, budget: Budget, seed: int, options: Config) -> Picked:
+def top(swept: Swept, budget: Budget, random_seed: int, options: Config) -> Picked:
     """Rows with the highest score, ties by row."""
     return best(swept, options.score, budget)
