@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from gdig.config.budget import Budget, parse_budget
+from gdig.config.budget import Budget, Limit, parse_budget
 from gdig.config.config import Config
 from gdig.config.options import GROUPS, PRESETS, STAGE_GROUPS, STAGES, RunOptions
 from gdig.errors import ConfigError
@@ -201,7 +201,7 @@ def test_budget_with_a_scale(n, scale):
 def test_budget_as_a_share(hundredths, n):
     share = parse_budget(f"{hundredths / 100}%")
     assert share.unit == "share"
-    rows = share.rows(n)
+    rows = share.limit(n, 0).amount
     assert 1 <= rows <= n
     assert abs(rows - n * hundredths / 10_000) <= 1 or rows == 1
 
@@ -229,3 +229,15 @@ def test_a_scaled_amount_is_exact():
         assert parse_budget(text).amount == amount
     with pytest.raises(ConfigError):
         parse_budget("1.0001k")
+
+
+@given(st.integers(1, 10_000), st.integers(1, 10**6), st.integers(0, 10**9))
+def test_a_budget_becomes_a_limit_once(hundredths, rows, tokens):
+    assert parse_budget(rows).limit(rows, tokens) == Limit("rows", rows)
+    assert parse_budget(f"{hundredths / 100}%").limit(rows, tokens).unit == "rows"
+    if tokens:
+        assert parse_budget(f"{tokens}t").limit(rows, tokens) == Limit("tokens", tokens)
+    with pytest.raises(ConfigError, match=f"budget={rows + 1} rows: expected at most {rows}, because the pool"):
+        parse_budget(rows + 1).limit(rows, tokens)
+    with pytest.raises(ConfigError, match=f"budget={tokens + 1} tokens: expected at most {tokens}, because the pool"):
+        parse_budget(f"{tokens + 1}t").limit(rows, tokens)

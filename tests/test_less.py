@@ -17,7 +17,7 @@ import gdig
 from gdig import SketchStore
 from gdig import api as pipeline
 from gdig.cli.main import main
-from gdig.config.budget import Budget
+from gdig.config.budget import Limit
 from gdig.config.config import Config
 from gdig.errors import ConfigError, ModelError
 from gdig.model.layers import as_layer
@@ -339,10 +339,10 @@ def test_g2is_walks_along_the_directions_of_adam_at_the_last_checkpoint(project,
     shutil.copy(path / "checkpoints" / last / "seeds.safetensors", tmp_path / "as" / "features")
     store = SketchStore.open(tmp_path / "as" / "sweep")
     config = Config.build(project.options("unused", **OPTIONS | {"method": "g2is", "n_neighbours": 3}))
-    expected = choose(Swept(store, survey(store, "mean")), Budget("rows", 12), config)
+    expected = choose(Swept(store, survey(store, "mean")), Limit("rows", 12), config)
     assert chosen.rows.tolist() == expected.rows.tolist()
     assert any("gradients of the pool are Adam's directions at" in line for line in chosen.summary)
-    plain = choose(Swept(SketchStore.open(path / "sweep"), survey(store, "mean")), Budget("rows", 12), config)
+    plain = choose(Swept(SketchStore.open(path / "sweep"), survey(store, "mean")), Limit("rows", 12), config)
     assert chosen.rows.tolist() != plain.rows.tolist()
     assert gdig.select(**options).rows.tolist() == plain.rows.tolist()  # not asked for, whatever the run has
 

@@ -12,7 +12,7 @@ from safetensors.numpy import load_file, save_file
 import gdig
 from gdig import _native
 from gdig.api import compare
-from gdig.config.budget import Budget
+from gdig.config.budget import Limit
 from gdig.config.config import Config
 from gdig.errors import ConfigError
 from gdig.kmeans import KMeans
@@ -263,20 +263,20 @@ def test_methods_that_share_a_sweep_choose_what_each_chooses_alone(
         return [[x.tobytes() for x in arrays], choice.notes]
 
     config = Config.build({"neighbour_search": search, "n_neighbours": 5, "n_probe": probed})
-    budget = Budget("rows", 12)
-    alone = {method: facts(choose(swept(), budget, config.with_options(method=method))) for method in methods}
+    limit = Limit("rows", 12)
+    alone = {method: facts(choose(swept(), limit, config.with_options(method=method))) for method in methods}
     for name in ("neighbours", "neighbours_by_clusters"):
         counted(_native, name)
     counted(KMeans, "fit")
     shared = swept()
     shared.kept.most = 20
     for method in methods:
-        assert facts(choose(shared, budget, config.with_options(method=method))) == alone[method]
+        assert facts(choose(shared, limit, config.with_options(method=method))) == alone[method]
     by_clusters = search == "clusters"
     both = {"neighbours": expected * (not by_clusters), "neighbours_by_clusters": expected * by_clusters}
     assert searches == {**both, "fit": int(by_clusters)}
-    other = choose(shared, budget, config.with_options(method="g2is", random_seed=1))
-    assert facts(other) == facts(choose(swept(), budget, config.with_options(method="g2is", random_seed=1)))
+    other = choose(shared, limit, config.with_options(method="g2is", random_seed=1))
+    assert facts(other) == facts(choose(swept(), limit, config.with_options(method="g2is", random_seed=1)))
 
 
 def test_features_are_not_taken_for_sketches(project, run_copy, tmp_path):

@@ -115,7 +115,7 @@ def test_a_budget_larger_than_the_pool_is_refused(project, run_copy, budget):
     if budget == "60":
         assert len(gdig.select(**options).rows) == 60
         return
-    with pytest.raises(gdig.GdigError, match="budget: 61 rows asked for, but the pool holds 60"):
+    with pytest.raises(gdig.GdigError, match="budget=61 rows: expected at most 60, because the pool holds no more"):
         gdig.select(**options)
 
 

@@ -14,7 +14,7 @@ from zh_en.steps import Steps
 from zh_en.variants import auroc_with_error, spearman
 
 import gdig
-from gdig.config.budget import Budget
+from gdig.config.budget import Limit
 from gdig.config.config import Config
 from gdig.config.options import SelectOptions
 from gdig.run.directory import read_state
@@ -51,7 +51,7 @@ def chosen(run: Path, options: dict[str, Any], budget: int, repeats: int) -> lis
     labels = run / "clusters" / "labels" if METHODS[config.method].clusters else None
     found = survey(store, config.score)
     return [
-        choose(Swept(store, found, labels), Budget("rows", budget), config.with_options(random_seed=random_seed)).rows
+        choose(Swept(store, found, labels), Limit("rows", budget), config.with_options(random_seed=random_seed)).rows
         for random_seed in range(repeats)
     ]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from gdig.config.budget import Budget
+from gdig.config.budget import Limit
 from gdig.config.config import Config
 from gdig.distributed.kmeans import Passes
 from gdig.distributed.ranks import Ranks
@@ -19,7 +19,7 @@ DEFAULT_CLUSTERS = 512
 """Clusters of the G-DIG paper."""
 
 
-def resolve_clusters(config: Config, survey: Survey, budget: Budget) -> int:
+def resolve_clusters(config: Config, survey: Survey, limit: Limit) -> int:
     """How many clusters a run makes.
 
     Raises:
@@ -30,10 +30,8 @@ def resolve_clusters(config: Config, survey: Survey, budget: Budget) -> int:
         raise ConfigError("candidates: no row is valid, so there is nothing to cluster")
     n = config.n_clusters
     if n is None:
-        rows = budget.amount
-        if budget.unit == "tokens":
-            rows = budget.amount / max(1.0, survey.reach(0, "tokens") / valid)
-        n = max(1, min(DEFAULT_CLUSTERS, int(rows), valid))
+        per_row = max(1.0, survey.reach(0, "tokens") / valid) if limit.unit == "tokens" else 1
+        n = max(1, min(DEFAULT_CLUSTERS, int(limit.amount / per_row), valid))
     if n > valid:
         raise ConfigError(f"n_clusters: {n} asked for, but the pool has {valid} valid rows")
     if isinstance(config.train_rows, int) and config.train_rows < n:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gdig import _native
-from gdig.config.budget import Budget
+from gdig.config.budget import Limit
 from gdig.config.config import Config
 from gdig.data.features import read_difficulty, read_features
 from gdig.errors import ConfigError
@@ -29,7 +29,7 @@ def asked(options: Config) -> int:
     return 0 if options.features else STORED * options.n_neighbours
 
 
-def self_filter(swept: Swept, budget: Budget, random_seed: int, options: Config) -> Picked:
+def self_filter(swept: Swept, limit: Limit, random_seed: int, options: Config) -> Picked:
     """Rows by falling difficulty, where each chosen row lowers the difficulty of its nearest neighbours among the rest.
 
     Difficulty is the stored loss, or what the file `difficulty` says; it counts from the lowest of all valid rows. The
@@ -40,19 +40,19 @@ def self_filter(swept: Swept, budget: Budget, random_seed: int, options: Config)
     valid = column(store, "valid").astype(bool)
     difficulty = read_difficulty(options.difficulty, valid) if options.difficulty else column(store, "loss")
     difficulty = np.ascontiguousarray(difficulty, np.float32)
-    costs = column(store, "tokens").astype(np.uint32) if budget.unit == "tokens" else None
+    costs = column(store, "tokens").astype(np.uint32) if limit.unit == "tokens" else None
     trained = store.path.parent / "features" / "difficulty.npy"
     notes: tuple[str, ...] = ()
     if not options.difficulty and trained.is_file():
         notes = (f"difficulty is the loss; to choose by what gdig score-net learned: --difficulty {trained}",)
     if not options.features:
-        picked = _penalised(store, int(valid.sum()), difficulty, costs, budget, random_seed, options, swept.kept)
+        picked = _penalised(store, int(valid.sum()), difficulty, costs, limit, random_seed, options, swept.kept)
         return replace(picked, notes=(*notes, *picked.notes))
     x = read_features(Path(options.features), valid)
     numbers = np.flatnonzero(valid)
     if not valid.all():  # an array has no column that says which of its rows count
         x, difficulty, costs = x[numbers], difficulty[numbers], None if costs is None else costs[numbers]
-    picked = _penalised(x, len(numbers), difficulty, costs, budget, random_seed, options)
+    picked = _penalised(x, len(numbers), difficulty, costs, limit, random_seed, options)
     return replace(picked, rows=numbers[picked.rows], notes=(*notes, *picked.notes))
 
 
@@ -84,7 +84,7 @@ def hardest_rows(
         raise ConfigError(f"n: expected 1 to {len(features)} rows, got {n}")
     options = Config(n_neighbours=n_neighbours)
     rows, hard = np.ascontiguousarray(features), np.ascontiguousarray(difficulty, np.float32)
-    return _penalised(rows, len(rows), hard, None, Budget("rows", n), random_seed, options).rows
+    return _penalised(rows, len(rows), hard, None, Limit("rows", n), random_seed, options).rows
 
 
 def _penalised(
@@ -92,7 +92,7 @@ def _penalised(
     count: int,
     difficulty: NDArray[np.float32],
     costs: NDArray[np.uint32] | None,
-    budget: Budget,
+    limit: Limit,
     random_seed: int,
     options: Config,
     kept: Kept | None = None,
@@ -110,7 +110,7 @@ def _penalised(
         difficulty=difficulty,
         k=options.n_neighbours,
         gamma=GAMMA,
-        budget=int(budget.amount),
+        budget=limit.amount,
         costs=costs,
         n_threads=options.threads or 0,
     )

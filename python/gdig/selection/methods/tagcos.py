@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gdig import _native
-from gdig.config.budget import Budget
+from gdig.config.budget import Limit
 from gdig.config.config import Config
 from gdig.errors import ConfigError
 from gdig.selection.method import Picked, Swept, taken_within
@@ -85,7 +85,7 @@ def pursue(
     return Pursued(*found)
 
 
-def tagcos(swept: Swept, budget: Budget, random_seed: int, options: Config) -> Picked:
+def tagcos(swept: Swept, limit: Limit, random_seed: int, options: Config) -> Picked:
     """Rows that together stand for each cluster's mean gradient; the seeds have no say."""
     if swept.labels is None:
         raise ConfigError("method: tagcos takes rows from clusters, and there are none: run gdig cluster first")
@@ -95,7 +95,7 @@ def tagcos(swept: Swept, budget: Budget, random_seed: int, options: Config) -> P
     def take(n: int) -> Pursued:
         return pursue(swept.store, labels, n, random_seed, unit_normalize=normalize, n_threads=threads)
 
-    found, n = taken_within(take, swept, budget)
+    found, n = taken_within(take, swept, limit)
     matched = found.matched[:n]
     notes = [f"the weighted rows leave {found.residual:.2g} of the clusters' mean gradients, by length"]
     if nearest := int((~matched).sum()):
