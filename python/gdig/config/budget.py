@@ -48,7 +48,7 @@ def parse_budget(text: str) -> Budget:
         ConfigError: when the text is none of these, or the amount is not positive.
     """
     match = re.fullmatch(r"\s*([0-9][0-9_]*(?:\.[0-9]+)?)\s*([kKmMgG]?)\s*(%|t|tok|tokens|rows)?\s*", str(text))
-    error = ConfigError(f"budget: expected rows (500), a share (10%) or tokens (200000t, 1.5Mt), got {text!r}")
+    error = ConfigError(f"budget={text!r}: expected rows (500), a share (10%) or tokens (200000t, 1.5Mt)")
     if match is None:
         raise error
     number, scale, unit = match.groups()
