@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from gdig.cli import options as o
 from gdig.config.config import Config
 from gdig.config.options import TrainOptions
 from gdig.distributed.ranks import Ranks
@@ -30,15 +29,21 @@ class Call:
 class Command:
     """A command of the command line.
 
-    options: a dataclass of gdig.cli.options. run: does the work and returns the lines to print. continues: whether the
-    options of the run in run_path hold where no flag says otherwise.
+    options_name: of a dataclass in gdig.cli.options. run: does the work and returns the lines to print. continues:
+    whether the options of the run in run_path hold where no flag says otherwise.
     """
 
     summary: str
     example: str
-    options: type
+    options_name: str
     run: Callable[[Call], list[str]]
     continues: bool = True
+
+    @property
+    def options(self) -> type:
+        """The dataclass of the command's options, imported when it is needed, because tyro takes 0.1 s to import."""
+        kind: type = getattr(importlib.import_module("gdig.cli.options"), self.options_name)
+        return kind
 
 
 def load_api() -> Any:
@@ -96,58 +101,58 @@ COMMANDS: dict[str, Command] = {
     "select": Command(
         "Select rows of the pool; runs fit, sweep and cluster first where they are missing.",
         f"gdig select {DATA} \\\n    --budget 500 --run-path runs/a --output selection.jsonl",
-        o.Select,
+        "Select",
         _select,
     ),
     "fit": Command(
         "Fit the curvature and precondition the seeds' gradients.",
         f"gdig fit {DATA} \\\n    --run-path runs/a --fit-rows 5000",
-        o.Fit,
+        "Fit",
         _stage("fit"),
     ),
     "sweep": Command(
         "Pass over the pool once: influence on every seed, sketch, loss.",
         f"gdig sweep {DATA} \\\n    --run-path runs/a",
-        o.Sweep,
+        "Sweep",
         _stage("sweep"),
     ),
     "cluster": Command(
         "Group the sketches by k-means.",
         "# the other options are those of the run in runs/a\ngdig cluster --run-path runs/a --n-clusters 256",
-        o.Cluster,
+        "Cluster",
         _stage("cluster"),
     ),
     "compare": Command(
         "Select by several methods from one sweep, and show the selections side by side.",
         "gdig compare runs/a --budget 500\n"
         "gdig compare runs/a --budget 5% --methods gdig top loss --json > methods.json",
-        o.Compare,
+        "Compare",
         _compare,
     ),
     "score-net": Command(
         "Train a copy of the model with a score net, which learns which rows are hard, for self-filter.",
         "gdig score-net runs/a --epochs 3\n"
         "gdig select --run-path runs/a --method self-filter --difficulty runs/a/features/difficulty.npy",
-        o.ScoreNet,
+        "ScoreNet",
         _score_net,
     ),
     "preview": Command(
         "Show rows as the model will see them, with the masked part marked.",
         f"gdig preview {DATA} --rows 3\ngdig preview --run-path runs/a",
-        o.Preview,
+        "Preview",
         _preview,
     ),
     "verify": Command(
         "Read every file of a run and check its sum.",
         "gdig verify --run-path runs/a\ngdig verify --run-path runs/a --quiet && echo whole",
-        o.Verify,
+        "Verify",
         _verify,
         continues=False,
     ),
     "merge": Command(
         "Join the parts of a sweep that several machines have made (sweep_part).",
         "gdig merge a b --run-path whole\ngdig select --run-path whole --budget 500",
-        o.Merge,
+        "Merge",
         _merge,
         continues=False,
     ),

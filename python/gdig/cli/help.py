@@ -14,8 +14,6 @@ from functools import cache
 from itertools import pairwise
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from tyro.conf import Positional
-
 from gdig.cli.commands import COMMANDS, DATA, Command
 from gdig.cli.flags import group_type
 from gdig.config.options import BasicMark
@@ -119,6 +117,8 @@ def _basic(group: type) -> set[str]:
 
 
 def _positional(group: type, option: Field[Any]) -> bool:
+    from tyro.conf import Positional
+
     return Positional in _annotations(group)[option.name][1]
 
 
