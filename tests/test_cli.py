@@ -310,7 +310,7 @@ def test_a_bug_shows_its_traceback(pipeline: Pipeline) -> None:
 def test_ctrl_c(pipeline: Pipeline, capsys: pytest.CaptureFixture[str]) -> None:
     pipeline.error = KeyboardInterrupt()
     assert cli.main(["select", *MINIMUM]) == 130
-    assert capsys.readouterr() == ("", "interrupted; the same command continues from here\n")
+    assert capsys.readouterr() == ("", "interrupted; the same command goes on from here\n")
 
 
 @pytest.mark.parametrize(
@@ -405,5 +405,5 @@ def test_a_real_sigint_ends_within_a_second() -> None:
     start = time.monotonic()
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=30)
-    assert (process.returncode, errors) == (130, b"interrupted; the same command continues from here\n")
+    assert (process.returncode, errors) == (130, b"interrupted; the same command goes on from here\n")
     assert time.monotonic() - start < 1

@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OtherRankError as error:
         return error.status
     except KeyboardInterrupt:
-        print("interrupted; the same command continues from here", file=sys.stderr)
+        print("interrupted; the same command goes on from here", file=sys.stderr)
         return 130
     except BrokenPipeError:
         # The reader ended (gdig ... | head). Python flushes stdout once more at exit, which must not print an error.
