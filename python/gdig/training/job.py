@@ -49,8 +49,8 @@ def train_difficulty(work: Workspace, training: Training) -> Path:
 
     Args:
         work: of a run whose sweep is finished. Of its options, `features` replaces the sketches, `loss_reduction` says
-            what a row's loss is, `seed` gives order and dropout; `precision` "bfloat16" (on CUDA also "auto") computes
-            in bfloat16, with weights in float32.
+            what a row's loss is, `random_seed` gives order and dropout; `precision` "bfloat16" (on CUDA also "auto")
+            computes in bfloat16, with weights in float32.
         training: how.
 
     Returns:
@@ -121,7 +121,7 @@ def _describe(work: Workspace, training: Training) -> str:
     """What the result depends on, but for the model and the pool, which the run itself watches."""
     config = work.config
     given = {k: v for k, v in asdict(training).items() if k not in ("save_model", "save_steps")}
-    given.update(loss_reduction=config.loss_reduction, seed=config.seed)
+    given.update(loss_reduction=config.loss_reduction, random_seed=config.random_seed)
     given["features"] = fingerprint_file(config.features) if config.features else "sketches"
     return json.dumps(given, sort_keys=True)
 
@@ -162,7 +162,7 @@ def _trainer(
         save_strategy="steps",
         save_steps=training.save_steps,
         save_total_limit=2,  # the older is complete while the newer is written
-        seed=config.seed % 2**32,
+        seed=config.random_seed % 2**32,
         bf16=resolve_dtype(config.precision, device) == torch.bfloat16,
         use_cpu=device.type == "cpu",
         dataloader_pin_memory=device.type == "cuda",
