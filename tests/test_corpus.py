@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gdig.data import fingerprint, json_index, json_rows
+from gdig.data import fingerprint, json_list, json_rows
 from gdig.data.cache import cached_folder
 from gdig.data.corpus import open_corpus
 from gdig.data.fingerprint import fingerprint_file, fingerprint_paths
@@ -166,7 +166,7 @@ def test_a_list_is_found_whatever_the_window(tmp_path, rows, chunk, indent, asci
     path.write_bytes(text.encode("utf-8", "surrogatepass") if ascii_only else text.encode("utf-8", "replace"))
     expected = json.loads(path.read_bytes())
     content = path.read_bytes()
-    starts = [start for start, _ in json_index._item_starts(path, chunk)]
+    starts = list(json_list.item_starts(path, chunk))
     assert [json_rows._decode_row(content[start:].decode())[0] for start in starts] == expected
 
 
