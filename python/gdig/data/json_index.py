@@ -8,11 +8,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import orjson
+
 from gdig.data.json_list import BOM, item_starts, not_utf8
 from gdig.errors import CorpusError
 
 _BLANK = b" \t\r\n"
 _PEEK, _FLUSH = 1 << 16, 1 << 16
+_MAX_BRACKETS = 500
+"""A line with more opening brackets is checked by `json`, which reads less deep nesting than orjson."""
 
 
 def json_kind(path: Path) -> str:
@@ -76,13 +80,32 @@ def _line_starts(path: Path) -> Iterator[tuple[int, bool]]:
         for number, line in enumerate(file, 1):
             body = line[len(BOM) :] if number == 1 and line.startswith(BOM) else line
             content = body.lstrip(_BLANK)
-            if content:
+            if content and not _is_object(content):
                 _check_line(body, path, number)
             yield offset + len(line) - len(content), bool(content)
             offset += len(line)
 
 
+def _is_object(content: bytes) -> bool:
+    """Whether orjson reads the line as an object. On False, the line has to be checked by `json`.
+
+    `json` reads every line that orjson accepts. `json` also reads lines that orjson refuses: NaN and Infinity, lone
+    surrogates, and numbers beyond a double. orjson only checks: it would turn integers beyond 64 bits into floats.
+    """
+    if len(content) > 2 * _MAX_BRACKETS and content.count(b"[") + content.count(b"{") > _MAX_BRACKETS:
+        return False
+    try:
+        return type(orjson.loads(content)) is dict
+    except orjson.JSONDecodeError:
+        return False
+
+
 def _check_line(body: bytes, path: Path, number: int) -> None:
+    """Check a line by `json`.
+
+    Raises:
+        CorpusError: naming line and column, if the line is not one JSON object in UTF-8.
+    """
     try:
         row = json.loads(body.decode())
     except UnicodeDecodeError as error:
