@@ -51,8 +51,8 @@ class Progress:
         self._warned: set[str] = set()
         self._first = first
         self._open_bars = 0
-        self._in_notebook = stream is None and "ipykernel.zmqshell" in sys.modules
-        self._in_terminal = self._stream.isatty() and os.environ.get("TERM") != "dumb"
+        self._in_notebook = not quiet and stream is None and "ipykernel.zmqshell" in sys.modules
+        self._in_terminal = not quiet and self._stream.isatty() and os.environ.get("TERM") != "dumb"
 
     def say(self, text: str) -> None:
         """Print a line. If bars are shown, the line stands above the bars."""
