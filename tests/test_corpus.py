@@ -66,7 +66,7 @@ def test_every_kind_gives_the_same_rows(tmp_path, opened, name):
     assert corpus.rows(3, 3) == []
     assert corpus.rows(3, 6) == ROWS[3:6]
     assert corpus.take([9, 0, 9]) == [ROWS[9], ROWS[0], ROWS[9]]
-    assert list(corpus.whole([4, 2])) == [ROWS[4], ROWS[2]]
+    assert list(corpus.stream([4, 2])) == [ROWS[4], ROWS[2]]
 
 
 def test_rows_run_through_files_of_mixed_kinds_in_the_order_given(tmp_path, opened):
@@ -105,7 +105,7 @@ def test_json_rows_come_exactly_as_written(tmp_path, opened):
     corpus = opened(write_jsonl(tmp_path / "odd.jsonl", rows), write_list(tmp_path / "odd.json", rows))
     got = corpus.rows(0, len(corpus))
     assert json.dumps(got) == json.dumps(rows + rows)  # also the order of keys, and 1 against 1.0 and True
-    assert json.dumps(list(corpus.whole(range(len(rows))))) == json.dumps(rows)
+    assert json.dumps(list(corpus.stream(range(len(rows))))) == json.dumps(rows)
 
 
 def test_arrow_values_keep_their_types(tmp_path, opened):

@@ -67,7 +67,7 @@ def build_index(path: Path, kind: str, folder: Path) -> None:
                 blanks.tofile(blanks_file)
                 starts, blanks = array("q"), array("q")
         if rows == 0:
-            raise CorpusError(f"{path}: the file holds no rows")
+            raise CorpusError(f"{path}: the file holds no rows, expected at least one")
         starts.append(path.stat().st_size)
         starts.tofile(starts_file)
         blanks.tofile(blanks_file)

@@ -1,7 +1,10 @@
 """The items of a JSON list: where each starts in the file, found in one pass that checks every item.
 
-`ijson` is not used here: it replaces lone surrogates, refuses NaN, gives no byte offsets, and ijson 3.6 ends the
-process with a segmentation fault on an integer of more than 4,300 digits.
+`ijson` is not used here, for these reasons:
+
+- It gives no byte offsets.
+- It turns lone surrogates into question marks and refuses NaN.
+- ijson 3.6 dies of a segmentation fault on an integer of more than 4,300 digits.
 """
 
 from __future__ import annotations
@@ -35,7 +38,9 @@ def item_starts(path: Path, chunk: int = 1 << 20) -> Iterator[int]:
         scanner = _ListScanner(path, file, chunk)
         first = scanner.skip_blanks()
         if first != "[":
-            raise scanner.error(f"expected a JSON list, got {first!r}" if first else "the file holds no rows")
+            raise scanner.error(
+                f"expected a JSON list, got {first!r}" if first else "the file holds no rows, expected a JSON list"
+            )
         scanner.position += 1
         items = 0
         while (character := scanner.skip_blanks()) != "]" or items:
