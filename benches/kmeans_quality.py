@@ -29,11 +29,11 @@ RECORD = ROOT / "benches" / "record" / "kmeans-quality.json"
 
 
 def gdig(store: Any, x: NDArray[np.float32], k: int, random_seed: int, iterations: int) -> NDArray[np.float32]:
-    return KMeans(k, seed=random_seed, max_iter=iterations, tol=0, train_rows="all").fit(store).cluster_centers_
+    return KMeans(k, random_state=random_seed, max_iter=iterations, tol=0, train_rows="all").fit(store).cluster_centers_
 
 
 def gdig_default(store: Any, x: NDArray[np.float32], k: int, random_seed: int, iterations: int) -> NDArray[np.float32]:
-    return KMeans(k, seed=random_seed).fit(store).cluster_centers_
+    return KMeans(k, random_state=random_seed).fit(store).cluster_centers_
 
 
 def faiss(store: Any, x: NDArray[np.float32], k: int, random_seed: int, iterations: int) -> NDArray[np.float32]:

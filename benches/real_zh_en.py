@@ -94,7 +94,7 @@ def measure(setup: Setup, data: Path, folder: Path, threads: int) -> dict[str, A
     trained = train_model(folder / f"{learned}.jsonl", folder / "model", setup.recipe)
 
     options = {"model": folder / "model", "candidates": folder / "candidates.jsonl", "seeds": folder / "seeds.jsonl"}
-    options |= {"budget": setup.budget, "seed": setup.random_seed, "threads": threads, **setup.options}
+    options |= {"budget": setup.budget, "random_seed": setup.random_seed, "threads": threads, **setup.options}
     run = folder / "run"
     command = _command(options | {"run_path": run, "output": folder / "gdig.jsonl"})
     seconds, peak = run_measured(command)

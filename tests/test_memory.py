@@ -9,7 +9,7 @@ import torch
 from gdig.config.config import Config
 from gdig.errors import ConfigError, ModelError
 from gdig.influence.seed_factors import precondition_seeds
-from gdig.model import load, memory
+from gdig.model import gradient_checkpointing, load, memory
 from gdig.model.batches import make_batches
 from gdig.model.capture import GradientPass
 from gdig.passes.influence_pass import make_influence_pass
@@ -58,9 +58,9 @@ def test_a_trial_that_does_not_fit_leaves_the_least():
 def test_a_number_stays_and_auto_on_the_cpu_needs_no_trial():
     assert memory.resolve_token_batch_size(77, torch.device("cuda"), pytest.fail, 60) == 77
     assert memory.resolve_token_batch_size("auto", torch.device("cpu"), pytest.fail, 60) == memory.CPU_TOKENS
-    with pytest.raises(ConfigError, match="token_batch_size: expected a whole number or one of auto"):
+    with pytest.raises(ConfigError, match="token_batch_size='much': expected a whole number or auto"):
         Config.build({"token_batch_size": "much"})
-    with pytest.raises(ConfigError, match="token_batch_size: expected a whole number of at least 1"):
+    with pytest.raises(ConfigError, match="token_batch_size=0: expected a whole number of at least 1"):
         Config.build({"token_batch_size": 0})
 
 
@@ -110,7 +110,7 @@ def test_one_example_that_does_not_fit_turns_checkpointing_on(monkeypatch, capsy
 
 
 def test_a_model_without_blocks_to_checkpoint_says_so(monkeypatch):
-    monkeypatch.setattr(load, "GradientCheckpointingLayer", torch.nn.Bilinear)
+    monkeypatch.setattr(gradient_checkpointing, "GradientCheckpointingLayer", torch.nn.Bilinear)
     with pytest.raises(ModelError, match="gradient_checkpointing: LlamaForCausalLM does not offer it"):
         wrapped(llama(), gradient_checkpointing=True)
 

@@ -9,7 +9,7 @@ import torch
 from gdig.influence import layer_scores as scoring
 from gdig.influence.curvature import fit_curvature
 from gdig.influence.seed_factors import precondition_seeds
-from gdig.model.load import Model
+from gdig.model.causal_model import Model
 from gdig.passes.influence_pass import make_influence_pass
 from gdig.progress import Progress
 from tests.support.tiny_models import gpt2, llama, make_examples, wrapped

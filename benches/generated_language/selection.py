@@ -122,7 +122,9 @@ def choose(world: World, budget: float) -> dict[str, list[np.ndarray]]:
             choices = []
             for random_seed in range(world.size.selections if draws else 1):
                 run = _run(world, options, random_seed)
-                asked = run_options(world, model) | options | {"seed": random_seed, "budget": f"{100 * budget:g}%"}
+                asked = (
+                    run_options(world, model) | options | {"random_seed": random_seed, "budget": f"{100 * budget:g}%"}
+                )
                 if "checkpoints" in options:
                     asked["checkpoints"] = tuple(map(str, world.training_run()))
                 if options.get("difficulty") == "score net":

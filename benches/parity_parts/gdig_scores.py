@@ -13,7 +13,7 @@ from benches.parity_parts.parity_cases import Case, Project
 from gdig.config.config import Config
 from gdig.influence.curvature import fit_curvature
 from gdig.influence.seed_factors import precondition_seeds
-from gdig.model.load import wrap_model
+from gdig.model.causal_model import wrap_model
 from gdig.passes.influence_pass import make_influence_pass
 from gdig.progress import Progress
 from gdig.run.layout import RunLayout

@@ -16,8 +16,8 @@ from gdig.config.config import Config
 from gdig.data.tokens import Example
 from gdig.influence.curvature import Factors, fit_curvature
 from gdig.influence.seed_factors import SeedFactors, precondition_seeds
+from gdig.model.causal_model import Model, wrap_model
 from gdig.model.layers import Layer
-from gdig.model.load import Model, wrap_model
 from gdig.model.optimizer import Moments
 from gdig.passes.adam_pass import AdamFeatures
 from gdig.passes.influence_pass import make_influence_pass

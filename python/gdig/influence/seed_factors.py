@@ -18,7 +18,7 @@ from gdig.influence.curvature import Factors
 from gdig.influence.gauss_newton import GaussNewton
 from gdig.influence.low_rank_error import compare
 from gdig.influence.precondition import Inverting
-from gdig.model.load import Model
+from gdig.model.causal_model import Model
 from gdig.progress import Progress
 from gdig.run.record import SeedReport
 from gdig.store.tensor_file import read_tensors, write_tensors
@@ -97,7 +97,7 @@ def precondition_seeds(
     else:
         shown = progress.stage("fit: seeds", len(seeds), "seeds")
     with shown as unshared:
-        bar = ranks.shared(unshared)
+        bar = ranks.shared_bar(unshared)
         if config.inversion == "cg":
             work.search(GaussNewton(model, sample, shifts(factors, config), config, progress, ranks), bar, kept)
         else:

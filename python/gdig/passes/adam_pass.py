@@ -15,8 +15,8 @@ from gdig.errors import ModelError
 from gdig.influence.curvature import with_ones
 from gdig.model.batches import make_batches
 from gdig.model.capture import GradientPass
+from gdig.model.causal_model import Model
 from gdig.model.layers import Layer
-from gdig.model.load import Model
 from gdig.model.optimizer import Adam, Moments
 from gdig.model.precision import float32_products
 from gdig.ops import Segments
@@ -37,11 +37,11 @@ class _Sides:
     q: torch.Tensor | None
 
     @classmethod
-    def make(cls, layer: Layer, side: int, seed: int, dtype: torch.dtype) -> _Sides:
+    def make(cls, layer: Layer, side: int, random_seed: int, dtype: torch.dtype) -> _Sides:
         def one(which: str, width: int) -> torch.Tensor | None:
             if width <= side:
                 return None
-            signs = rademacher(stream_key(layer.name, f"features {which}", seed), side, width)
+            signs = rademacher(stream_key(layer.name, f"features {which}", random_seed), side, width)
             return torch.from_numpy(signs).to(layer.device, dtype) / math.sqrt(side)
 
         return cls(one("output", layer.out_features), one("input", layer.width))
@@ -162,7 +162,7 @@ class AdamFeatures:
                 index: int,
                 a: torch.Tensor,
                 d: torch.Tensor,
-                keep: torch.Tensor,
+                mask: torch.Tensor,
                 examples: Segments = examples,
                 rows: np.ndarray = rows,
             ) -> None:

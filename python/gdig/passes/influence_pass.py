@@ -13,7 +13,7 @@ from gdig.data.tokens import Example
 from gdig.influence.curvature import Factors
 from gdig.influence.layer_scores import make_scorers
 from gdig.influence.seed_factors import SeedFactors
-from gdig.model.load import Model
+from gdig.model.causal_model import Model
 from gdig.ops import Segments
 from gdig.passes.row_pass import Add, RowPass, sum_dtype
 from gdig.passes.sketch import Sketchers

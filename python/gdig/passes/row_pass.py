@@ -11,11 +11,11 @@ import torch
 
 from gdig.config.config import Config
 from gdig.data.tokens import Example
-from gdig.model.arriving import Arriving
 from gdig.model.batches import Batch, make_batches
 from gdig.model.capture import GradientPass
-from gdig.model.load import Model
-from gdig.model.memory import CPU_TOKENS, Fitting, resolve_token_batch_size, typical_length
+from gdig.model.causal_model import Model
+from gdig.model.host_copy import HostCopy
+from gdig.model.memory import CPU_TOKENS, BatchRunner, resolve_token_batch_size, typical_length
 from gdig.model.precision import float32_products
 from gdig.ops import Segments
 from gdig.passes.encode_ahead import EncodedShard
@@ -65,12 +65,13 @@ class RowPass:
     ) -> None:
         self.model, self.features, self.config, self.progress = model, features, config, progress
         self.scale = scale
-        self.fitting: Fitting = Fitting(first_batch_size(config), model.device, progress, model.save_memory)
-        self._gradients = GradientPass(model, config.loss_reduction, mask_bad=False)
+        tokens = first_batch_size(config)
+        self.batch_runner: BatchRunner = BatchRunner(tokens, model.device, progress, model.save_memory)
+        self._gradients = GradientPass(model, config.loss_reduction, mask_not_finite=False)
         self._dtype = sum_dtype(model)
         self._devices = list(dict.fromkeys(layer.device for layer in model.layers))
 
-    def _batch(self, batch: Batch) -> Arriving:
+    def _batch(self, batch: Batch) -> HostCopy:
         lines = len(batch.rows)
         # One pair of sums a device: the layers of a large model lie on several.
         by_device = {
@@ -82,7 +83,7 @@ class RowPass:
         }
         add = self.features.begin(batch.segments)
 
-        def sink(index: int, a: torch.Tensor, d: torch.Tensor, keep: torch.Tensor) -> None:
+        def sink(index: int, a: torch.Tensor, d: torch.Tensor, mask: torch.Tensor) -> None:
             add(index, a, d, *by_device[self.model.layers[index].device])
 
         with float32_products(self.config.matmul_precision):
@@ -92,7 +93,7 @@ class RowPass:
             sums += more_sums.to(sums.device)
             sketch += more_sketch.to(sketch.device)
         numbers, sketch = self.features.end(sums, sketch)
-        return Arriving((numbers.float(), sketch.float(), loss.to(numbers.device)))
+        return HostCopy((numbers.float(), sketch.float(), loss.to(numbers.device)))
 
     def shard(self, encoded: EncodedShard, bar: Bar | None = None, *, quiet: bool = False) -> dict[str, np.ndarray]:
         """Compute rows of the pool. quiet: say nothing of those that cannot be used.
@@ -127,14 +128,14 @@ class RowPass:
 
     def compute(self, examples: Sequence[Example], bar: Bar | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Numbers [n, S], unscaled sketch [n, dim] and loss [n] of examples, in their order; float32."""
-        batches = make_batches(examples, self.fitting.token_batch_size, window=self.model.window)
+        batches = make_batches(examples, self.batch_runner.token_batch_size, window=self.model.window)
         return self._run(len(examples), batches, bar)
 
     def _run(self, n: int, batches: Sequence[Batch], bar: Bar | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         numbers = np.zeros((n, self.features.columns), np.float32)
         sketch = np.zeros((n, self.config.projection_dim), np.float32)
         loss = np.full(n, np.nan, np.float32)
-        pending: deque[tuple[Batch, Arriving]] = deque()
+        pending: deque[tuple[Batch, HostCopy]] = deque()
 
         def collect() -> None:
             batch, result = pending.popleft()
@@ -142,7 +143,7 @@ class RowPass:
             if bar is not None:
                 bar.advance(len(batch.rows))
 
-        for one in self.fitting.each(batches, lambda batch, _: self._batch(batch)):
+        for one in self.batch_runner.run(batches, lambda batch, _: self._batch(batch)):
             pending.append(one)
             if len(pending) > _IN_FLIGHT:
                 collect()
@@ -155,7 +156,7 @@ class RowPass:
         size = resolve_token_batch_size(
             self.config.token_batch_size, self.model.device, self._batch, typical_length(examples)
         )
-        self.fitting.token_batch_size = size
+        self.batch_runner.token_batch_size = size
         return size
 
     def _fit_range(self, sketch: np.ndarray, usable: np.ndarray) -> None:

@@ -79,7 +79,7 @@ def sweep_shards(
         scale, token_batch_size = ranks.gather([scale, token_batch_size])[0]
     rows.scale = scale
     if config.token_batch_size == "auto":  # the same in every start and rank, so that the bits are
-        rows.fitting.token_batch_size = token_batch_size
+        rows.batch_runner.token_batch_size = token_batch_size
     if ranks.main and not (file := work.layout.seed_sketches).exists():
         _, sketch, _ = rows.compute(work.seed_examples)
         write_tensors(file, {"sketch": sketch * scale})

@@ -104,7 +104,7 @@ def checkpoint_shards(
     if ranks.main and not (file := paths.seed_sketches).exists():  # facts may be of a start that was killed
         write_tensors(file, {"sketch": features.seed_sketches * features.scale})
     if config.token_batch_size == "auto":  # the same in every start and rank, so that the bits are
-        rows.fitting.token_batch_size = record.token_batch_size
+        rows.batch_runner.token_batch_size = record.token_batch_size
     work.progress.say(
         f"{title}: {path}, step {record.step}, learning rate {record.learning_rate:.3g}, {record.layers} layers"
     )

@@ -25,7 +25,8 @@ from gdig.run.lock import lock
 
 if TYPE_CHECKING:
     from gdig.data.tokens import Encoder, Example
-    from gdig.model.load import Limits, Model
+    from gdig.model.causal_model import Model
+    from gdig.model.directory import Limits
 
 
 _NO_LIMIT = 1 << 30
@@ -85,7 +86,7 @@ class Workspace:
     @cached_property
     def limits(self) -> Limits:
         """The model's window and vocabulary."""
-        from gdig.model.load import read_limits
+        from gdig.model.directory import read_limits
 
         return read_limits(self.config)
 
@@ -136,14 +137,16 @@ class Workspace:
         self.__dict__.pop("model", None)
 
     def sample(self, purpose: str, k: int) -> tuple[list[Example], np.ndarray]:
-        """Up to `k` usable candidates chosen by a hash of (seed, purpose): the examples and their rows, int64.
+        """Up to `k` usable candidates chosen by a hash of (random_seed, purpose): the examples and their rows, int64.
 
         Raises:
             CorpusError: on a row that cannot be used, when bad_rows is "error"; or when no row of the sample can.
         """
         from gdig.philox import stream_key
 
-        rows = sample_rows(len(self.candidates), min(k, len(self.candidates)), stream_key(purpose, self.config.seed))
+        rows = sample_rows(
+            len(self.candidates), min(k, len(self.candidates)), stream_key(purpose, self.config.random_seed)
+        )
         encoded = self.encoder.encode(self.candidates, rows.tolist())
         good: list[tuple[Example, int]] = []
         for row, example in zip(rows.tolist(), encoded, strict=True):
@@ -174,7 +177,7 @@ class Workspace:
 
     def _base_model(self) -> Path | None:
         """The directory that an adapter names as its base."""
-        from gdig.model.load import model_directory
+        from gdig.model.directory import model_directory
 
         path = model_directory(self.config)
         return None if path == Path(str(self.config.model)) else path

@@ -1,4 +1,4 @@
-"""Results on their way from a device."""
+"""Copies of a device's tensors in the host's memory, for which nobody waits before the numbers are needed."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import numpy as np
 import torch
 
 
-class Arriving:
-    """Tensors whose copy to the host has been asked for; nobody waits before the numbers are wanted.
+class HostCopy:
+    """A copy of tensors to the host that runs beside the device's other work.
 
     Args:
         tensors: on one device, of any shape.
@@ -28,7 +28,7 @@ class Arriving:
             self._host = [x.cpu() for x in tensors]
 
     def numpy(self) -> list[np.ndarray]:
-        """The arrays, once they are there."""
+        """Wait until the copy is complete, and return the arrays."""
         if self._event is not None:
             self._event.synchronize()
         return [x.numpy() for x in self._host]
