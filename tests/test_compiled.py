@@ -12,7 +12,7 @@ from gdig.errors import ConfigError, ModelError
 from gdig.influence.seed_factors import precondition_seeds
 from gdig.model.batches import make_batches
 from gdig.model.capture import GradientPass
-from gdig.passes.influence_pass import Sweeper
+from gdig.passes.influence_pass import make_influence_pass
 from gdig.progress import Progress
 
 POOL = make_examples(13, 3)
@@ -29,7 +29,7 @@ def swept(module, **options):
     model, config = wrapped(module, **OPTIONS, **options)
     quiet = Progress(quiet=True)
     joined, _ = precondition_seeds(model, [None] * len(model.layers), make_examples(3, 2), [], config, quiet)
-    return Sweeper(model, joined, config, quiet).compute(POOL)
+    return make_influence_pass(model, joined, config, quiet).compute(POOL)
 
 
 # Of the largest number. GPT-2's pass is float64 throughout. Llama computes the angles of its positions, up to 20, in
@@ -58,7 +58,7 @@ def test_layers_inputs_and_gradients_under_drawn_labels():
     for on in (False, True):
         model, _ = wrapped(gpt2(), torch_compile=on)
         found = []
-        passes = GradientPass(model, "sum", draw_seed=3)
+        passes = GradientPass(model, "sum", random_seed=3)
         loss = passes.run(batch, lambda i, a, d, mask, found=found: found.append((i, a.clone(), d.clone(), mask)))
         seen[on] = loss, {i: rest for i, *rest in found}
     assert torch.all((seen[False][0] - seen[True][0]).abs() <= 2.0**-23 * seen[False][0])
@@ -104,5 +104,5 @@ def test_what_cannot_be_compiled_is_said_with_the_reason():
     "other", [{"gradient_checkpointing": True}, {"device_map": "auto"}, {"quantization": "4bit"}], ids=str
 )
 def test_options_that_do_not_go_together(other):
-    with pytest.raises(ConfigError, match=f"torch_compile: works with {next(iter(other))}="):
+    with pytest.raises(ConfigError, match=f"torch_compile=True: expected False with {next(iter(other))}="):
         Config.build({"torch_compile": True, **other})

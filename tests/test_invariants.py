@@ -11,16 +11,17 @@ from tiny_models import MODELS, gpt2, llama, make_examples, wrapped
 from gdig import ops
 from gdig.influence.seed_factors import precondition_seeds
 from gdig.model.batches import make_batches
-from gdig.passes.influence_pass import Sweeper
+from gdig.passes.influence_pass import make_influence_pass
+from gdig.passes.row_pass import RowPass
 from gdig.passes.sketch import make_projection
 from gdig.progress import Progress
 
 SEEDS, POOL = make_examples(3, 2), make_examples(24, 3)
 
 
-def sweeper(model, config) -> Sweeper:
+def sweeper(model, config) -> RowPass:
     joined, _ = precondition_seeds(model, [None] * len(model.layers), SEEDS, [], config, Progress(quiet=True))
-    return Sweeper(model, joined, config, Progress(quiet=True))
+    return make_influence_pass(model, joined, config, Progress(quiet=True))
 
 
 def options(**more):
@@ -82,10 +83,10 @@ def test_sketches_keep_inner_products_on_average():
         left = oracle.gradient(g[layer.name])
         gram += torch.stack([(left * oracle.gradient(x[layer.name])).sum() for x in (g, h)])
     products = []
-    for seed in range(400):
+    for random_seed in range(400):
         sketch = torch.zeros(2, 24, dtype=torch.float64)
         for layer in model.layers:
-            m = make_projection(layer, 4, 24, seed, torch.float64, model.device)
+            m = make_projection(layer, 4, 24, random_seed, torch.float64, model.device)
             for row, (a, d) in enumerate((g[layer.name], h[layer.name])):
                 one = sketch[row : row + 1]
                 ops.project(a, d, torch.tensor([0, len(a)]), m.q, m.p, m.columns, m.weights, one)

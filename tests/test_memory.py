@@ -14,7 +14,7 @@ from gdig.influence.seed_factors import precondition_seeds
 from gdig.model import gradient_checkpointing, load, memory
 from gdig.model.batches import make_batches
 from gdig.model.capture import GradientPass
-from gdig.passes.influence_pass import Sweeper
+from gdig.passes.influence_pass import make_influence_pass
 from gdig.progress import Progress
 
 SEEDS, POOL = make_examples(3, 2), make_examples(12, 3)
@@ -24,7 +24,7 @@ OPTIONS = {"inversion": "identity", "projection_dim": 24, "projection_side": 4}
 
 def swept(model, config):
     joined, _ = precondition_seeds(model, [None] * len(model.layers), SEEDS, [], config, QUIET)
-    return Sweeper(model, joined, config, QUIET).compute(POOL)
+    return make_influence_pass(model, joined, config, QUIET).compute(POOL)
 
 
 def device(a_token: int, fixed: int, total: int):
@@ -58,9 +58,9 @@ def test_a_trial_that_does_not_fit_leaves_the_least():
 def test_a_number_stays_and_auto_on_the_cpu_needs_no_trial():
     assert memory.resolve_token_batch_size(77, torch.device("cuda"), pytest.fail, 60) == 77
     assert memory.resolve_token_batch_size("auto", torch.device("cpu"), pytest.fail, 60) == memory.CPU_TOKENS
-    with pytest.raises(ConfigError, match="token_batch_size: expected a whole number or one of auto"):
+    with pytest.raises(ConfigError, match="token_batch_size='much': expected a whole number or auto"):
         Config.build({"token_batch_size": "much"})
-    with pytest.raises(ConfigError, match="token_batch_size: expected a whole number of at least 1"):
+    with pytest.raises(ConfigError, match="token_batch_size=0: expected a whole number of at least 1"):
         Config.build({"token_batch_size": 0})
 
 
@@ -103,7 +103,7 @@ def test_one_example_that_does_not_fit_turns_checkpointing_on(monkeypatch, capsy
 
     joined, _ = precondition_seeds(model, [None] * len(model.layers), SEEDS, [], config, QUIET)
     monkeypatch.setattr(GradientPass, "run", limited)
-    got = Sweeper(model, joined, config, Progress()).compute(POOL)
+    got = make_influence_pass(model, joined, config, Progress()).compute(POOL)
     assert capsys.readouterr().err.count("gradient_checkpointing is on now") == 1
     for a, b in zip(want, got, strict=True):
         assert np.all(np.abs(a - b) <= 2.0**-23 * np.abs(a) + 1e-12 * np.abs(a).max())

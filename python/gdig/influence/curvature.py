@@ -34,6 +34,7 @@ from gdig.model.layers import Layer
 from gdig.model.memory import BatchRunner, resolve_token_batch_size, typical_length
 from gdig.model.precision import float32_products
 from gdig.progress import Progress
+from gdig.run.record import CurvatureReport
 from gdig.store.tensor_file import read_tensors, write_tensors
 
 
@@ -75,7 +76,7 @@ class Factors:
     def load(cls, path: Path, device: torch.device) -> Factors:
         """Read what `save` wrote."""
         arrays, metadata = read_tensors(path)
-        tensors = {name: torch.from_numpy(np.array(array)).to(device) for name, array in arrays.items()}
+        tensors = {name: torch.tensor(array).to(device) for name, array in arrays.items()}
         return cls(
             a=tensors["a"],
             s=tensors["s"],
@@ -90,15 +91,6 @@ class Factors:
         )
 
 
-@dataclass(frozen=True)
-class FitReport:
-    """What the fit saw: examples and tokens that counted, and examples left out for a loss that is not finite."""
-
-    examples: int
-    tokens: int
-    invalid: int
-
-
 def fit_curvature(
     model: Model,
     examples: Sequence[Example],
@@ -106,7 +98,7 @@ def fit_curvature(
     config: Config,
     progress: Progress,
     ranks: Ranks | None = None,
-) -> tuple[list[Factors], FitReport]:
+) -> tuple[list[Factors], CurvatureReport]:
     """Fit the factors of every layer of the model on `examples`.
 
     The batches of the sample are dealt to `_GROUPS` groups. A group is summed by one rank, and the groups' sums are
@@ -127,9 +119,9 @@ def fit_curvature(
         ModelError: when no example has a finite loss, or a sum is not finite (the message names the layer).
     """
     ranks = ranks or Ranks()
-    draw_seed = None if config.use_empirical_fisher else config.seed
+    random_seed = None if config.use_empirical_fisher else config.random_seed
     corrects = config.inversion in ("ekfac", "cg")
-    gradients = GradientPass(model, config.loss_reduction, draw_seed, head_cache_bytes=_HEAD_BYTES if corrects else 0)
+    gradients = GradientPass(model, config.loss_reduction, random_seed, head_cache_bytes=_HEAD_BYTES if corrects else 0)
     size = resolve_token_batch_size(
         config.token_batch_size,
         model.device,
@@ -153,7 +145,7 @@ def fit_curvature(
     flat = [side for pair in sums for side in pair]
     good, totals = work.sum("fit: factors", moments, flat, [owner for owner in owners for _ in range(2)], exchange)
     lengths = np.array([len(example.input_ids) for example in examples])
-    report = FitReport(int(good.sum()), int(lengths[good].sum()), int((~good).sum()))
+    report = CurvatureReport(int(good.sum()), int(lengths[good].sum()), int((~good).sum()))
     if report.examples == 0:
         raise ModelError("fit: no example of the sample has a finite loss; is the model's checkpoint sound?")
     count = report.examples if reduce else report.tokens
@@ -331,5 +323,5 @@ def _eigen(x: torch.Tensor, layer: Layer) -> tuple[torch.Tensor, torch.Tensor]:
     if not bool(torch.isfinite(x).all()):
         raise ModelError(f"{layer.name}: the sum of its inputs or gradients over the sample is not finite")
     values, vectors = torch.linalg.eigh((x.double() + x.double().T) / 2)
-    # As the file of the curvature holds them: a product can round differently when its operands lie differently.
+    # Row by row, as a file gives them back: the layout decides the order of the sums in a product.
     return vectors.to(x.dtype).contiguous(), values.clamp(min=0)

@@ -63,7 +63,7 @@ class Inverted:
         except StoreError:
             return None
         facts = json.loads(metadata["facts"])
-        tensors = {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}
+        tensors = {name: torch.tensor(array) for name, array in arrays.items()}
         parts = [(tensors[f"u{i}"].to(device), tensors[f"v{i}"].to(device)) for i, device in enumerate(devices)]
         return cls(facts["loss"], parts, facts["energy"], tensors["scores"].numpy(), tuple(facts["search"]))
 
@@ -185,7 +185,7 @@ class Inverting:
             one.scores += both_scores(u, v, whole(), self._stash, index)
 
     def _key(self, number: int, index: int) -> int:
-        return stream_key("factor", self._config.seed, self._model.layers[index].name, number) >> 1
+        return stream_key("factor", self._config.random_seed, self._model.layers[index].name, number) >> 1
 
     @staticmethod
     def _file(folder: Path, number: int) -> Path:

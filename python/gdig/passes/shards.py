@@ -48,7 +48,7 @@ def write_missing(
 
 def open_or_create(path: Path, work: Workspace) -> SketchStore:
     """The store of a pass, empty if there was none."""
-    if (path / "store.json").is_file():
+    if SketchStore.exists(path):
         return SketchStore.open(path)
     c = work.config
     return SketchStore.create(path, c.projection_dim, dtype=c.sketch_dtype, rows_per_shard=c.rows_per_shard)

@@ -20,7 +20,8 @@ from gdig.errors import ConfigError, CorpusError
 from gdig.progress import Progress
 from gdig.resampling import sample_rows
 from gdig.run.directory import Run
-from gdig.run.lock import enter
+from gdig.run.layout import RunLayout
+from gdig.run.lock import lock
 
 if TYPE_CHECKING:
     from gdig.data.tokens import Encoder, Example
@@ -48,19 +49,24 @@ class Workspace:
             _ = self.run  # take the lock and compare with what is there before anything is computed
             self.ranks.task("open", config=self.config.to_dict())
         else:
-            self._entered = enter(self.path)
+            self._lock = lock(self.layout.ranks_lock, exclusive=False)  # until this rank has ended
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if "run" in self.__dict__:
             self.run.close()
         elif not self.ranks.main:
-            os.close(self._entered)
+            os.close(self._lock)
 
     @property
     def path(self) -> Path:
         """The run directory."""
         return Path(str(self.config.run_path))
+
+    @cached_property
+    def layout(self) -> RunLayout:
+        """Paths of the run directory."""
+        return RunLayout(self.path)
 
     @cached_property
     def run(self) -> Run:
@@ -131,14 +137,16 @@ class Workspace:
         self.__dict__.pop("model", None)
 
     def sample(self, purpose: str, k: int) -> tuple[list[Example], np.ndarray]:
-        """Up to `k` usable candidates chosen by a hash of (seed, purpose): the examples and their rows, int64.
+        """Up to `k` usable candidates chosen by a hash of (random_seed, purpose): the examples and their rows, int64.
 
         Raises:
             CorpusError: on a row that cannot be used, when bad_rows is "error"; or when no row of the sample can.
         """
         from gdig.philox import stream_key
 
-        rows = sample_rows(len(self.candidates), min(k, len(self.candidates)), stream_key(purpose, self.config.seed))
+        rows = sample_rows(
+            len(self.candidates), min(k, len(self.candidates)), stream_key(purpose, self.config.random_seed)
+        )
         encoded = self.encoder.encode(self.candidates, rows.tolist())
         good: list[tuple[Example, int]] = []
         for row, example in zip(rows.tolist(), encoded, strict=True):

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from gdig.config.budget import Budget
+from gdig.config.budget import Limit
 from gdig.config.config import Config
 from gdig.errors import ConfigError
 from gdig.selection.method import Picked, Swept, taken_within
@@ -21,7 +21,7 @@ class Best(NamedTuple):
     rows: NDArray[np.int64]
 
 
-def less(swept: Swept, budget: Budget, seed: int, options: Config) -> Picked:
+def less(swept: Swept, limit: Limit, random_seed: int, options: Config) -> Picked:
     """Rows with the highest score, ties by row: over the checkpoints the weighted mean of the cosine, then the mean
     over a task's seeds, then the greatest of the tasks (definition 3.1). Without task labels all seeds are
     one task. A row that is invalid at one of the checkpoints is not chosen.
@@ -41,7 +41,7 @@ def less(swept: Swept, budget: Budget, seed: int, options: Config) -> Picked:
     def take(n: int) -> Best:
         return Best(best(score, min(n, able)))
 
-    found, n = taken_within(take, swept, budget)
+    found, n = taken_within(take, swept, limit)
     rows = found.rows[:n]
     reasons: dict[str, np.ndarray] = {"cosine": score[rows]}
     if swept.tasks:
@@ -87,7 +87,7 @@ def scores(swept: Swept, shares: NDArray[np.float64]) -> tuple[NDArray[np.float6
         valid, cosine = swept_here.copy(), np.zeros((stop - start, len(of_seed)))
         for share, one in zip(shares, swept.checkpoints, strict=True):
             valid &= one.store.tensor(shard, "valid").astype(bool)
-            cosine += share * one.store.tensor(shard, "influence")
+            cosine += share * one.store.tensor(shard, "cosine")
         # Sums of numpy, whose order does not depend on threads.
         by_task = np.stack([cosine[:, seeds].mean(1) for seeds in members], axis=1)
         score[start:stop] = np.where(valid, by_task.max(1), -np.inf)
