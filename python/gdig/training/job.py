@@ -25,14 +25,16 @@ from gdig.data.fingerprint import fingerprint_file
 from gdig.data.tokens import Example
 from gdig.errors import ConfigError, ModelError, RunError, StoreError
 from gdig.model.batches import make_batches
-from gdig.model.load import load_trainable, loading_bars, resolve_device, resolve_dtype
+from gdig.model.device import resolve_device
+from gdig.model.load import load_trainable, loading_bars
+from gdig.model.precision import resolve_dtype
 from gdig.progress import Bar
 from gdig.run.session import Workspace
 from gdig.store.atomic import replacing
 from gdig.store.sketches import SketchStore
 from gdig.store.tensor_file import read_tensors
 from gdig.training.score_net import difficulty
-from gdig.training.trainer import SCORE_NET, ScoreNetTrainer, last_saved_state
+from gdig.training.trainer import ScoreNetTrainer, last_saved_state
 
 _WARMUP = 0.03
 """Share of the steps during which the learning rate rises."""
@@ -60,14 +62,14 @@ def train_difficulty(work: Workspace, training: Training) -> Path:
         GdigError: a subclass, if the sweep or a second row is missing, if the features are not valid, or if the
             training has diverged.
     """
-    store, folder = _swept(work), work.path / "score_net"
+    store, layout = _swept(work), work.layout
     valid = np.concatenate([store.tensor(shard, "valid") for shard in store.shards]).astype(bool)
     rows = np.flatnonzero(valid)
     if len(rows) < 2:
         raise ConfigError(f"score-net: expected at least 2 valid rows to compare, got {len(rows)} in this pool")
     file = work.config.features
     features = Features(read_features(Path(file), valid) if file else store, rows)
-    target, net_file = work.path / "features" / "difficulty.npy", work.path / "features" / SCORE_NET
+    target, net_file, folder = layout.difficulty, layout.score_net, layout.score_net_training
     description = _describe(work, training)
     save_model = Path(training.save_model) if training.save_model else None
     if _is_done(target, net_file, description) and (save_model is None or save_model.is_dir()):
@@ -75,7 +77,7 @@ def train_difficulty(work: Workspace, training: Training) -> Path:
         return target
     if save_model is not None and save_model.exists():
         raise ConfigError(f"save_model: {save_model} exists already; expected the name of a new directory")
-    _prepare(work, folder, description)
+    _prepare(work, description)
     trainer = _trainer(work, training, features, rows, folder)
     with _explained(training):
         saved_state = last_saved_state(folder)
@@ -113,10 +115,9 @@ def train_difficulty(work: Workspace, training: Training) -> Path:
 
 def _swept(work: Workspace) -> SketchStore:
     """Return the store of the run's sweep, if the sweep is complete."""
-    path = work.path / "sweep"
     if not work.run.done("sweep"):
         raise RunError(f"{work.path}: expected a run whose sweep is finished; run gdig sweep (or gdig select) first")
-    store = SketchStore.open(path)
+    store = SketchStore.open(work.layout.sweep)
     if missing := store.missing(len(work.candidates)):
         raise StoreError(f"{store.shard_path(missing[0])}: is gone or cut short; gdig sweep makes it again")
     return store
@@ -136,9 +137,9 @@ def _is_done(target: Path, net_file: Path, description: str) -> bool:
     return target.is_file() and net_file.is_file() and read_tensors(net_file)[1].get("training") == description
 
 
-def _prepare(work: Workspace, folder: Path, description: str) -> None:
+def _prepare(work: Workspace, description: str) -> None:
     """Make the folder of saved states. A folder of a training with other options is removed."""
-    mark = folder / "training.json"
+    folder, mark = work.layout.score_net_training, work.layout.score_net_options
     if folder.is_dir() and not (mark.is_file() and mark.read_text(encoding="utf-8") == description):
         work.progress.say(f"score-net: {folder} holds a training with other options; the training starts over")
         shutil.rmtree(folder)
