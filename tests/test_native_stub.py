@@ -5,7 +5,7 @@ from pathlib import Path
 # The stub needs none of these, and reading them takes mypy more than a minute.
 CONFIG = """
 [mypy]
-[mypy-torch.*,transformers.*,datasets.*,rich.*,tyro.*,jinja2.*,yaml.*]
+[mypy-torch.*,transformers.*,datasets.*,rich.*,tqdm.*,orjson.*,tyro.*,jinja2.*,yaml.*]
 follow_imports = skip
 ignore_missing_imports = true
 """

@@ -11,7 +11,8 @@ from training import moments_of, train
 
 from gdig.errors import ModelError
 from gdig.model.layers import as_layer
-from gdig.model.optimizer import Moments, canonical, read_adam, save_moments
+from gdig.model.optimizer import Moments, read_adam, save_moments
+from gdig.model.optimizer_names import canonical
 
 VOCAB = 40
 

@@ -123,7 +123,7 @@ def test_other_options_start_over(run_copy, monkeypatch, capsys):
         with pytest.raises(Stopped):
             score_net(run_path=run_copy, save_steps=1, **QUICK)
     first = np.load(score_net(run_path=run_copy, **{**QUICK, "quiet": False}, score_learning_rate=0.02))
-    assert "holds a training with other options, which is started over" in capsys.readouterr().err
+    assert "holds a training with other options; the training starts over" in capsys.readouterr().err
     second = np.load(score_net(run_path=run_copy, **QUICK, score_learning_rate=0.03))
     assert (first != second).any(), "the difficulties of other options are replaced"
 
@@ -157,7 +157,7 @@ def test_the_model_is_kept_when_asked(project, run_copy, tmp_path):
     stamp = file.stat().st_mtime_ns
     score_net(run_path=run_copy, save_model=kept, **QUICK)
     assert file.stat().st_mtime_ns == stamp, "both are there"
-    with pytest.raises(ConfigError, match=r"save_model: .*kept is there already"):
+    with pytest.raises(ConfigError, match=r"save_model: .*kept exists already"):
         score_net(run_path=run_copy, save_model=kept, epochs=2, **QUICK)
 
 

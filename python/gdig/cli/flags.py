@@ -9,8 +9,9 @@ from typing import Any
 from gdig.cli.commands import Command
 from gdig.config.config import Config
 from gdig.config.options import PRESETS
-from gdig.config.read import read_run, read_yaml
+from gdig.config.read import read_yaml
 from gdig.errors import ConfigError
+from gdig.run.stored_options import read_stored_options
 
 
 def parse(name: str, command: Command, argv: Sequence[str], defaults: Mapping[str, Any]) -> dict[str, Any]:
@@ -54,7 +55,7 @@ def resolve(name: str, command: Command, argv: Sequence[str]) -> tuple[Config, d
         flags["run_path"] = given["run_path"] = flags["run"]
     run_path = flags["run_path"] or given.get("run_path")
     has_model = flags.get("model") or given.get("model")
-    stored = read_run(run_path) if run_path and not has_model and command.continues else {}
+    stored = read_stored_options(run_path) if run_path and not has_model and command.continues else {}
     preset = parse(name, command, argv, {**stored, **given}).get("preset", stored.get("preset", "default"))
     if preset != (before := stored.get("preset", "default")):
         stored = {key: value for key, value in stored.items() if key not in PRESETS[before]}

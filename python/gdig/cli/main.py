@@ -13,7 +13,7 @@ from gdig.cli.flags import resolve
 from gdig.cli.help import command_help, overview
 from gdig.config.config import did_you_mean
 from gdig.distributed.ranks import Ranks
-from gdig.distributed.torchrun import joined, several
+from gdig.distributed.torchrun import is_launched, join_ranks
 from gdig.errors import ConfigError, GdigError, OtherRankError
 from gdig.progress import Progress
 
@@ -22,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status: 0, 2 for an error that gdig explains, 130 after Ctrl-C."""
     args = list(sys.argv[1:] if argv is None else argv)
     try:
-        with joined() as ranks:
+        with join_ranks() as ranks:
             status = _main(args, ranks) if ranks.main else _serve(ranks)
         sys.stdout.flush()
         return status
@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run() -> NoReturn:
     """Be the command `gdig`: call `main`, and end at once after Ctrl-C."""
     status = main()
-    if status == 130 or (status and several()):
+    if status == 130 or (status and is_launched()):
         # Every file is complete or absent, so there is nothing to save. An ordinary exit frees torch and transformers
         # object by object, which takes 1 to 2 s on a busy machine, and longer where a rank is waited for.
         for stream in (sys.stdout, sys.stderr):
@@ -81,7 +81,7 @@ def _main(args: list[str], ranks: Ranks) -> int:
         print(command_help(name, command, everything="--help-all" in argv))
         return 0
     config, own = resolve(name, command, argv)
-    lines = command.run(Call(config, own, Progress(quiet=config.quiet, first=ranks.first), ranks))
+    lines = command.run(Call(config, own, Progress(quiet=config.quiet, first=ranks.first_to_say), ranks))
     if not config.quiet or own.get("json"):
         for line in lines:
             print(line)

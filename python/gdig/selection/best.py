@@ -9,4 +9,4 @@ from gdig.selection.method import Picked, Swept
 
 def best(swept: Swept, by: str, limit: Limit) -> Picked:
     """Pick the rows with the highest `by` (a score), or with the lowest ("loss"), ties by row."""
-    return Picked(_native.best_rows(swept.store._native, by, limit.amount, limit.unit == "tokens"))
+    return Picked(_native.best_rows(swept.store._native, by, limit))

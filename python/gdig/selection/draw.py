@@ -18,9 +18,8 @@ def draw(
         least_votes=least_votes,
         by_score=options.score if options.draw == "score" else None,
         quotas=options.quotas,
-        budget=limit.amount,
-        tokens=limit.unit == "tokens",
-        seed=random_seed,
+        limit=limit,
+        random_seed=random_seed,
         tasks=swept.voting,
     )
     return Picked(rows, notes=notes)

@@ -113,7 +113,7 @@ def _by_clusters(
     else:
         # As many clusters as rows in each: to find the clusters near a row costs as much as one of them.
         kmeans = KMeans(
-            max(1, math.isqrt(valid)), seed=random_seed, unit_normalize=True, n_threads=options.threads
+            max(1, math.isqrt(valid)), random_state=random_seed, unit_normalize=True, n_threads=options.threads
         ).fit(x)
         centroids, labels = kmeans.cluster_centers_, kmeans.predict(x)
     sizes = np.bincount(labels[labels != INVALID_LABEL], minlength=len(centroids))
@@ -124,7 +124,7 @@ def _by_clusters(
         centroids=centroids,
         n_probe=options.n_probe,
         sample=min(SAMPLE, valid),
-        seed=random_seed,
+        random_seed=random_seed,
         n_threads=options.threads or 0,
     )
     fewest = int(np.sort(sizes)[: options.n_probe].sum())

@@ -75,15 +75,15 @@ def g2is(swept: Swept, limit: Limit, random_seed: int, options: Config) -> Picke
     directions, explained = components(features)
     near = nearest(store, asked(options), int(column(store, "valid").sum()), random_seed, options, kept)
     by_tokens = limit.unit == "tokens"
-    rows, component, by_neighbour, cosine, ended = _native.gradient_walk(
+    rows, component, by_neighbour, cosine, ended = _native.g2is(
         store._native,
         near.rows,
         near.cosines,
         directions=directions,
         weights=explained,
         ratio=RATIO,
-        budget=limit.amount,
-        costs=column(store, "tokens").astype(np.uint32) if by_tokens else None,
+        limit=limit,
+        tokens=column(store, "tokens").astype(np.uint32) if by_tokens else None,
         n_threads=options.threads or 0,
     )
     counts = np.bincount(component, minlength=len(directions))
