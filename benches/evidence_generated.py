@@ -47,9 +47,9 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     os.environ["OMP_NUM_THREADS"] = str(arguments.threads)
     size = QUICK if arguments.quick else FULL
-    kind = ("quick" if arguments.quick else "full") + (f"-{arguments.seed}" if arguments.seed else "")
+    kind = ("quick" if arguments.quick else "full") + (f"-{arguments.random_seed}" if arguments.random_seed else "")
     steps = Steps(arguments.folder / kind, {"torch": torch.__version__})
-    world = World(steps, size, arguments.seed, variants=scores.QUICK if arguments.quick else None)
+    world = World(steps, size, arguments.random_seed, variants=scores.QUICK if arguments.quick else None)
     facts = {
         "setup": {"size": asdict(size), "base": asdict(BASE), "tuning": asdict(TUNE)},
         "pool": world.pool_facts(),
@@ -70,7 +70,11 @@ def main() -> None:
 def _records(arguments: argparse.Namespace) -> Path:
     if arguments.quick:
         return arguments.folder / "quick"
-    return ROOT / "benches" / "record" if arguments.seed == 0 else arguments.folder / f"full-{arguments.seed}"
+    return (
+        ROOT / "benches" / "record"
+        if arguments.random_seed == 0
+        else arguments.folder / f"full-{arguments.random_seed}"
+    )
 
 
 def _arguments() -> argparse.Namespace:
@@ -81,7 +85,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--record", type=Path, help="folder of the records (default: benches/record/; --quick: --folder)"
     )
-    parser.add_argument("--seed", type=int, default=0, help="another language and pool; recorded in build/ only")
+    parser.add_argument("--random-seed", type=int, default=0, help="another language and pool; recorded in build/ only")
     parser.add_argument("--threads", type=int, default=1, help="of the CPU (default: %(default)s)")
     return parser.parse_args()
 

@@ -34,7 +34,7 @@ from zh_en.pool import read_pairs, split_pairs, spoil, write_jsonl
 from zh_en.retrain import Retraining
 from zh_en.steps import Steps
 
-SETUP = {"training": 2000, "seeds": 128, "noisy_seeds": 64, "held": 240, "corrupted": 0.3, "seed": 0}
+SETUP = {"training": 2000, "seeds": 128, "noisy_seeds": 64, "held": 240, "corrupted": 0.3, "random_seed": 0}
 SEED_SETS = [MAIN, ("small, clean then pool", 1), ("middle, clean", 3)]
 """Checkpoints by which the choice of the seeds is judged."""
 TRIALS = [
@@ -90,8 +90,8 @@ def measure(
 def write_rows(data: Path, folder: Path) -> dict[str, Path]:
     """Write the parts of the pairs. The file of seeds ends with spoiled copies of its first rows."""
     s: dict[str, Any] = SETUP
-    split = split_pairs(read_pairs(data), s["training"], s["seeds"], s["corrupted"], s["seed"], s["held"])
-    noisy = spoil(split.seeds[: s["noisy_seeds"]], 1.0, random.Random(s["seed"]))
+    split = split_pairs(read_pairs(data), s["training"], s["seeds"], s["corrupted"], s["random_seed"], s["held"])
+    noisy = spoil(split.seeds[: s["noisy_seeds"]], 1.0, random.Random(s["random_seed"]))
     split.seeds.extend(noisy)
     folder.mkdir(parents=True, exist_ok=True)
     files = {name: folder / f"{name}.jsonl" for name in vars(split)}

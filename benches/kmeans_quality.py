@@ -29,11 +29,11 @@ RECORD = Path(__file__).parent / "record" / "kmeans-quality.json"
 
 
 def gdig(store: Any, x: NDArray[np.float32], k: int, seed: int, iterations: int) -> NDArray[np.float32]:
-    return KMeans(k, seed=seed, max_iter=iterations, tol=0, train_rows="all").fit(store).cluster_centers_
+    return KMeans(k, random_state=seed, max_iter=iterations, tol=0, train_rows="all").fit(store).cluster_centers_
 
 
 def gdig_default(store: Any, x: NDArray[np.float32], k: int, seed: int, iterations: int) -> NDArray[np.float32]:
-    return KMeans(k, seed=seed).fit(store).cluster_centers_
+    return KMeans(k, random_state=seed).fit(store).cluster_centers_
 
 
 def faiss(store: Any, x: NDArray[np.float32], k: int, seed: int, iterations: int) -> NDArray[np.float32]:

@@ -49,7 +49,7 @@ class Setup:
     seeds: int = 128
     corrupted: float = 0.3
     budget: str = "10%"
-    seed: int = 0
+    random_seed: int = 0
     recipe: Recipe = field(default_factory=Recipe)
     options: dict[str, Any] = field(default_factory=dict)
 
@@ -83,7 +83,7 @@ def measure(setup: Setup, data: Path, folder: Path, threads: int) -> dict[str, A
     """Make inputs and model in `folder`, run gdig, and return what came out."""
     start = time.monotonic()
     pairs = read_pairs(data)[: setup.pairs]
-    split = split_pairs(pairs, setup.training, setup.seeds, setup.corrupted, setup.seed)
+    split = split_pairs(pairs, setup.training, setup.seeds, setup.corrupted, setup.random_seed)
     for name in ("candidates", "seeds", "training"):
         write_jsonl(folder / f"{name}.jsonl", getattr(split, name))
     learned = "training" if split.training else "candidates"
@@ -91,7 +91,7 @@ def measure(setup: Setup, data: Path, folder: Path, threads: int) -> dict[str, A
     trained = train_model(folder / f"{learned}.jsonl", folder / "model", setup.recipe)
 
     options = {"model": folder / "model", "candidates": folder / "candidates.jsonl", "seeds": folder / "seeds.jsonl"}
-    options |= {"budget": setup.budget, "seed": setup.seed, "threads": threads, **setup.options}
+    options |= {"budget": setup.budget, "random_seed": setup.random_seed, "threads": threads, **setup.options}
     run = folder / "run"
     command = _command(options | {"run_path": run, "output": folder / "gdig.jsonl"})
     seconds, peak = run_measured(command)
@@ -104,7 +104,7 @@ def measure(setup: Setup, data: Path, folder: Path, threads: int) -> dict[str, A
         rows = gdig.select(**options, run_path=run, method=method, output=output, quiet=True).rows
         chosen[method] = {kind: int(np.sum(kinds[rows] == kind)) for kind in ("clean", *CORRUPTIONS)}
     print("gradient cosine, the baseline without curvature", flush=True)
-    scores = read_scores(run, *gradient_cosines(gdig.Config.build(options)), setup.seed)
+    scores = read_scores(run, *gradient_cosines(gdig.Config.build(options)), setup.random_seed)
     n_clean, n_kind = int(np.sum(kinds == "clean")), int(np.sum(kinds == CORRUPTIONS[-1]))
     return {
         "setup": asdict(setup) | {"model_learned_from": learned},

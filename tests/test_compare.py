@@ -55,7 +55,7 @@ def test_neighbours_are_found_once(project, run_copy, monkeypatch, tmp_path):
 
 def test_repeated_rows_and_tasks(project, tmp_path):
     rows = translation_rows(8) * 2
-    seeds = [{**row, "task": "ab"[place % 2]} for place, row in enumerate(translation_rows(4, seed=1))]
+    seeds = [{**row, "task": "ab"[place % 2]} for place, row in enumerate(translation_rows(4, random_seed=1))]
     files = {
         "candidates": (str(write_jsonl(tmp_path / "pool.jsonl", rows)),),
         "seeds": (str(write_jsonl(tmp_path / "seeds.jsonl", seeds)),),
@@ -77,7 +77,7 @@ def test_the_command_prints_a_table_or_json_and_writes_no_selection(run_copy, ca
     assert [line.split()[:2] for line in lines[2:4]] == [["top", "6"], ["loss", "6"]]
     assert main(["compare", str(run_copy), "--budget", "6", "--methods", "top", "loss", "--json"]) == 0
     read = json.loads(capsys.readouterr().out)
-    assert read["budget"] == {"unit": "rows", "amount": 6.0} and read["rows"] == N_ROWS
+    assert read["budget"] == {"unit": "rows", "amount": 6} and read["rows"] == N_ROWS
     assert list(read["methods"]) == ["top", "loss"] and read["overlap"]["top"]["top"] == 1.0
     assert not (run_copy / "selection.jsonl").exists()
 
@@ -86,6 +86,6 @@ def test_what_cannot_be_compared(project, run_copy, tmp_path, capsys):
     with pytest.raises(ConfigError, match=r"methods: expected one of gdig, less, bids, .*got 'best'"):
         compare(**project.options(run_copy), methods=["best"])
     assert main(["compare", str(run_copy), "--run-path", str(tmp_path)]) == 2
-    assert "are both given" in capsys.readouterr().err
+    assert "because RUN names that directory" in capsys.readouterr().err
     assert main(["compare", str(tmp_path / "none"), "--budget", "6"]) == 2
     assert "gdig: error: " in capsys.readouterr().err

@@ -20,9 +20,11 @@ def examples(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 def test_the_pool_has_the_corruptions_it_names(examples: ModuleType) -> None:
-    pool, seeds = examples.make_pool(n=1001, n_seeds=20, corrupted=0.3, seed=5)
+    pool, seeds = examples.make_pool(n=1001, n_seeds=20, corrupted=0.3, random_seed=5)
     # The same draws without the corruption: what every target should have been.
-    right = {r["src_text"]: r["trg_text"] for r in examples.make_pool(n=1001, n_seeds=20, corrupted=0.0, seed=5)[0]}
+    right = {
+        r["src_text"]: r["trg_text"] for r in examples.make_pool(n=1001, n_seeds=20, corrupted=0.0, random_seed=5)[0]
+    }
     counts = Counter(row["corruption"] for row in pool)
     assert counts == {"clean": 701, **{kind: 75 for kind in examples.CORRUPTIONS}}
     assert len(right) == 1001, "two rows have the same source"

@@ -26,8 +26,8 @@ from gdig.training.score_net import weighted_loss
 from gdig.training.trainer import SCORE_NET, last_saved_state
 
 
-def rows_of_tokens(n: int, seed: int = 0, longest: int = 12) -> list[dict[str, torch.Tensor]]:
-    rng = np.random.default_rng(seed)
+def rows_of_tokens(n: int, random_seed: int = 0, longest: int = 12) -> list[dict[str, torch.Tensor]]:
+    rng = np.random.default_rng(random_seed)
     rows = []
     for length in rng.integers(4, longest + 1, n):
         ids = torch.tensor(rng.integers(0, VOCAB, length))
@@ -345,7 +345,7 @@ def test_the_net_has_its_own_learning_rate(tmp_path):
 
 
 def test_evaluation_weighs_all_rows_the_same(tmp_path):
-    rows = rows_of_tokens(6, seed=1)
+    rows = rows_of_tokens(6, random_seed=1)
     made = trainer(tmp_path, llama(), rows_of_tokens(4), np.eye(4), per_device_eval_batch_size=2)
     made.score_net.weight.data += 5
     found = made.evaluate(rows)["eval_loss"]

@@ -185,11 +185,11 @@ def test_errors(project, run_copy, tmp_path, monkeypatch):
 
     assert "run_path: required" in message(run_path=None)
     assert "is no run directory" in message(run_path=tmp_path / "none")
-    assert "batch_size: expected a whole number of at least 2, which are weighed against" in message(batch_size=1)
-    assert "epochs: expected a whole number, got 1.5" in message(epochs=1.5)
-    assert "epochs: expected a whole number of at least 1, got 0" in message(epochs=0)
-    assert "learning_rate: expected a finite number >= 0, got inf" in message(learning_rate="inf")
-    assert "score_learning_rate: expected a number above 0" in message(score_learning_rate=0)
+    assert "batch_size=1: expected a whole number of at least 2, because the score net weighs" in message(batch_size=1)
+    assert "epochs=1.5: expected a whole number" in message(epochs=1.5)
+    assert "epochs=0: expected a whole number of at least 1" in message(epochs=0)
+    assert "learning_rate=inf: expected a finite number of at least 0" in message(learning_rate="inf")
+    assert "score_learning_rate=0: expected a number above 0" in message(score_learning_rate=0)
     assert "unknown option 'epoch'" in message(epoch=1)
     with pytest.raises(ConfigError, match="quantization: a model is trained with quantization=none only, got '8bit'"):
         load_trainable(Config.build(project.options(run_copy, quantization="8bit")))

@@ -93,7 +93,7 @@ def make_project(folder: Path, kind: str, rows: int, seeds: int) -> Project:
     return found
 
 
-def make_module(kind: str, seed: int = 0) -> Any:
+def make_module(kind: str, random_seed: int = 0) -> Any:
     """A tiny model whose weights numpy draws, each by its name, so that they are the same with every torch."""
     if kind == "llama":
         module: Any = LlamaForCausalLM(
@@ -112,15 +112,15 @@ def make_module(kind: str, seed: int = 0) -> Any:
         )  # fmt: skip
     with torch.no_grad():
         for name, parameter in module.named_parameters():
-            draw = np.random.default_rng([seed, zlib.crc32(name.encode())]).standard_normal(parameter.shape)
+            draw = np.random.default_rng([random_seed, zlib.crc32(name.encode())]).standard_normal(parameter.shape)
             scale, about = (0.25, 0.0) if parameter.ndim == 2 else (0.1, float(not name.endswith("bias")))
             parameter.copy_(torch.from_numpy(about + scale * draw))
     return module.eval()
 
 
-def make_examples(n: int, seed: int, shortest: int = 4, longest: int = 24) -> list[Example]:
+def make_examples(n: int, random_seed: int, shortest: int = 4, longest: int = 24) -> list[Example]:
     """`n` examples of random tokens and mixed lengths; a third of each is prompt, which has no loss."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(random_seed)
     examples = []
     for length in rng.integers(shortest, longest + 1, n):
         ids = rng.integers(2, VOCAB, length).astype(np.int32)

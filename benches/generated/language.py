@@ -1,4 +1,4 @@
-"""A generated translation language of five skills, and a pool of it with known faults, all drawn from one seed.
+"""A generated translation language of five skills, and a pool of it with known faults, all drawn from one random seed.
 
 The source is a small English, the target an invented language. What the target of a source is, the grammar alone says:
 
@@ -70,8 +70,8 @@ class Corpus:
 class Language:
     """Dictionary and grammar; `known` of each kind's words, the more frequent ones, are used (1: all)."""
 
-    def __init__(self, seed: int, known: float = 1.0) -> None:
-        rng = random.Random(f"dictionary {seed}")
+    def __init__(self, random_seed: int, known: float = 1.0) -> None:
+        rng = random.Random(f"dictionary {random_seed}")
         stems = [*NOUNS, *VERBS, *ADJECTIVES, *PREPOSITIONS, *DAYS]
         self.words = dict(zip(stems, _invent(rng, len(stems)), strict=True))
         self.noun_class = {noun: rng.randrange(3) for noun in NOUNS}
@@ -159,7 +159,7 @@ def make_corpus(
     test: int = 300,
     corrupted: float = 0.2,
     duplicated: float = 0.1,
-    seed: int = 0,
+    random_seed: int = 0,
 ) -> Corpus:
     """Draw every part; sizes in rows, `corrupted` and `duplicated` in shares of the pool.
 
@@ -167,7 +167,11 @@ def make_corpus(
     CORRUPTIONS, each as often (up to one). Rows of a family of near-duplicates, the first of which is called clean,
     share a `family`, which is the number of their first row; five of six rows of a family are duplicates.
     """
-    rng, language, small = random.Random(f"rows {seed}"), Language(seed), Language(seed, known=2 / 3)
+    rng, language, small = (
+        random.Random(f"rows {random_seed}"),
+        Language(random_seed),
+        Language(random_seed, known=2 / 3),
+    )
     taken: set[str] = set()
 
     def draw(language: Language, n: int) -> list[Row]:

@@ -68,14 +68,14 @@ class Datamodel:
     Args:
         members: bool [K, N], which rows are in which subset.
         outcomes: [K, S], higher is better.
-        seed: of the resampling, the same for every method, so that differences can be resampled too.
+        random_seed: of the resampling, the same for every method, so that differences can be resampled too.
     """
 
-    def __init__(self, members: np.ndarray, outcomes: np.ndarray, seed: int = 0) -> None:
+    def __init__(self, members: np.ndarray, outcomes: np.ndarray, random_seed: int = 0) -> None:
         self._members = members.astype(np.float64)
         self._outcomes = Ranked(outcomes)
         k, s = outcomes.shape
-        rng = np.random.default_rng(seed)
+        rng = np.random.default_rng(random_seed)
         self._once = np.ones(k)
         self._subsets = [np.bincount(rng.integers(0, k, k), minlength=k) for _ in range(RESAMPLES)]
         self._examples = rng.integers(0, s, (RESAMPLES, s))
@@ -101,9 +101,9 @@ class Datamodel:
         return Interval.of(values.mean(), again)
 
 
-def halves(n: int, k: int, seed: int) -> np.ndarray:
+def halves(n: int, k: int, random_seed: int) -> np.ndarray:
     """Bool [k, n]: random halves of n rows, each drawn by itself."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(random_seed)
     members = np.zeros((k, n), dtype=bool)
     for one in members:
         one[rng.permutation(n)[: n // 2]] = True

@@ -19,14 +19,14 @@ def datamodels(world: World) -> dict[str, Any]:
     auroc: the chance that a sound row's score is higher than a spoiled one's.
     """
     size = world.size
-    members = halves(size.pool, size.subsets, world.seed)
+    members = halves(size.pool, size.subsets, world.random_seed)
     runs = []
     for repeat in range(size.repeats):
         rows, seeds = [np.flatnonzero(m) for m in members], [1000 * (repeat + 1) + i for i in range(size.subsets)]
         runs.append(world.outcomes(f"halves, repetition {repeat}", rows, seeds))
     loss = {part: np.mean([run[part] for run in runs], 0) for part in ("seeds", "test")}
-    each = Datamodel(members, -loss["seeds"], world.seed)
-    pooled = {part: Datamodel(members, -loss[part].mean(1, keepdims=True), world.seed) for part in loss}
+    each = Datamodel(members, -loss["seeds"], world.random_seed)
+    pooled = {part: Datamodel(members, -loss[part].mean(1, keepdims=True), world.random_seed) for part in loss}
 
     spoiled = np.isin(world.column("pool", "fault"), CORRUPTIONS)
     reference, resampled = each.correlations(influence(world, DEFAULT)["influence"])
@@ -80,7 +80,7 @@ def _noise(members: np.ndarray, runs: list[dict[str, np.ndarray]], world: World)
     found: dict[str, Any] = {}
     for name, of in _TARGETS.items():
         first, rest = -of(runs[0]), -np.mean([of(run) for run in runs[1:]], 0)
-        values, again = Datamodel(members, first, world.seed).compare(Ranked(rest))
+        values, again = Datamodel(members, first, world.random_seed).compare(Ranked(rest))
         agreement = Interval.of(values.mean(), again)
         r = max(0.0, agreement.value)
         found[name] = {

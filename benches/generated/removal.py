@@ -30,7 +30,7 @@ def counterfactuals(world: World) -> dict[str, Any]:
     for end, share in SHARES:
         count = max(1, round(share * size.pool))
         gone = {name: (o[:count] if end == "best" else o[-count:]) for name, o in order.items()}
-        rng = np.random.default_rng([world.seed, count])
+        rng = np.random.default_rng([world.random_seed, count])
         drawn = [rng.permutation(size.pool)[:count] for _ in range(size.draws)]
         reference = world.outcomes(
             f"without random {share:g}", [np.setdiff1d(every, rows) for rows in drawn for _ in range(size.runs)],
@@ -42,7 +42,7 @@ def counterfactuals(world: World) -> dict[str, Any]:
         for i, (name, rows) in enumerate(gone.items()):
             own = slice(i * size.runs, (i + 1) * size.runs)
             table[name] = {
-                part: _difference(outcomes[part][own], reference[part], world.seed).rounded()
+                part: _difference(outcomes[part][own], reference[part], world.random_seed).rounded()
                 for part in ("seeds", "test")
             } | {"spoiled among them": round(float(spoiled[rows].mean()), 4)}
         found[f"{end} {share:.0%}"] = {
@@ -62,9 +62,9 @@ def row_scores(world: World) -> dict[str, np.ndarray]:
     return found | {name: base[name].astype(np.float64).reshape(len(base[name]), -1).mean(1) for name in BASELINES}
 
 
-def _difference(loss: np.ndarray, reference: np.ndarray, seed: int) -> Interval:
+def _difference(loss: np.ndarray, reference: np.ndarray, random_seed: int) -> Interval:
     """Mean of loss [R, S] minus that of reference [Q, S]; examples, runs and references resampled."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(random_seed)
     again = [
         loss[rng.integers(0, len(loss), len(loss))][:, chosen].mean()
         - reference[rng.integers(0, len(reference), len(reference))][:, chosen].mean()

@@ -109,7 +109,7 @@ def baselines(world: World) -> dict[str, np.ndarray]:
         found["BM25"] = np.stack([bm25.scores(row["prompt"] + row["completion"]) for row in world.corpus.seeds], 1)
         loss = influence(world, DEFAULT)["loss"].astype(np.float64)
         found["low loss"], found["high loss"] = -loss, loss
-        found["random"] = np.random.default_rng(world.seed).random((len(texts), len(world.corpus.seeds)))
+        found["random"] = np.random.default_rng(world.random_seed).random((len(texts), len(world.corpus.seeds)))
         return found
 
     return world.steps.arrays("baselines", [world.asked, 2], make)
@@ -124,7 +124,7 @@ def gradient_baselines(world: World) -> dict[str, np.ndarray]:
     config = Config.build(run_options(world, world.checkpoint("pool", world.full)) | {"filter_modules": ALL_LINEARS})
     pool, seeds = (torch.cat(_gradients(config, world.examples[part]), 1) for part in ("pool", "seeds"))
     direct = torch.nn.functional.normalize(seeds, dim=1)
-    first, second = _moments(pool, world.seed)
+    first, second = _moments(pool, world.random_seed)
     adam = torch.empty(len(pool), len(seeds))
     for i in range(0, len(pool), 256):
         g = pool[i : i + 256]
@@ -134,9 +134,9 @@ def gradient_baselines(world: World) -> dict[str, np.ndarray]:
     return {"gradient cosine": plain.numpy(), "LESS cosine": adam.numpy()}
 
 
-def _moments(gradients: torch.Tensor, seed: int, epochs: int = 3) -> tuple[torch.Tensor, torch.Tensor]:
+def _moments(gradients: torch.Tensor, random_seed: int, epochs: int = 3) -> tuple[torch.Tensor, torch.Tensor]:
     """Adam's moments, bias corrected, after some epochs of batches of 32."""
-    rng, n = np.random.default_rng(seed), len(gradients)
+    rng, n = np.random.default_rng(random_seed), len(gradients)
     first, second = torch.zeros(gradients.shape[1]), torch.zeros(gradients.shape[1])
     steps = 0
     for _ in range(epochs):

@@ -99,10 +99,10 @@ def by_checkpoint(world: World) -> dict[str, dict[str, float]]:
     return found
 
 
-def _run(world: World, options: dict[str, Any], seed: int) -> Path:
+def _run(world: World, options: dict[str, Any], random_seed: int) -> Path:
     """The run directory of choices with these options."""
     name = world.checkpoint("pool", world.full).name
-    return world.steps.folder / "runs" / f"{name}, {options.get('damping_factor', '')} {seed}"
+    return world.steps.folder / "runs" / f"{name}, {options.get('damping_factor', '')} {random_seed}"
 
 
 def choose(world: World, budget: float) -> dict[str, list[np.ndarray]]:
@@ -118,9 +118,11 @@ def choose(world: World, budget: float) -> dict[str, list[np.ndarray]]:
 
         def make(options: dict[str, Any] = method, draws: bool = draws) -> list[list[int]]:
             found = []
-            for seed in range(world.size.selections if draws else 1):
-                run = _run(world, options, seed)
-                asked = run_options(world, model) | options | {"seed": seed, "budget": f"{100 * budget:g}%"}
+            for random_seed in range(world.size.selections if draws else 1):
+                run = _run(world, options, random_seed)
+                asked = (
+                    run_options(world, model) | options | {"random_seed": random_seed, "budget": f"{100 * budget:g}%"}
+                )
                 if "checkpoints" in options:
                     asked["checkpoints"] = tuple(map(str, world.training_run()))
                 if options.get("difficulty") == "score net":
@@ -162,22 +164,22 @@ def _judge(
     loss, right = outcomes["test"], outcomes["right"].astype(np.float64)
     skill = world.column("test", "skill")
     found = {
-        "loss": _mean(loss, world.seed).rounded(),
-        "exact": _mean(right, world.seed).rounded(),
+        "loss": _mean(loss, world.random_seed).rounded(),
+        "exact": _mean(right, world.random_seed).rounded(),
         "exact by skill": {one: round(float(right[:, skill == one].mean()), 4) for one in SKILLS},
         "each training": [
             [round(float(a), 4), round(float(b), 4)] for a, b in zip(loss.mean(1), right.mean(1), strict=True)
         ],
     }
     if reference is not None:
-        found["loss against random"] = _mean(loss, world.seed, reference["test"]).rounded()
-        found["exact against random"] = _mean(right, world.seed, reference["right"].astype(np.float64)).rounded()
+        found["loss against random"] = _mean(loss, world.random_seed, reference["test"]).rounded()
+        found["exact against random"] = _mean(right, world.random_seed, reference["right"].astype(np.float64)).rounded()
     return found
 
 
-def _mean(x: np.ndarray, seed: int, reference: np.ndarray | None = None) -> Interval:
+def _mean(x: np.ndarray, random_seed: int, reference: np.ndarray | None = None) -> Interval:
     """Mean of x [R, S], less that of the reference [R, S]; the S are resampled alike, the R each by themselves."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(random_seed)
 
     def resampled(values: np.ndarray, chosen: np.ndarray) -> float:
         return float(values[rng.integers(0, len(values), len(values))][:, chosen].mean())

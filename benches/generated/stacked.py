@@ -144,18 +144,18 @@ def evaluate(
     return losses, right
 
 
-def shuffled(rows: Sequence[np.ndarray], epochs: float, batch_size: int, seeds: Sequence[int]) -> np.ndarray:
+def shuffled(rows: Sequence[np.ndarray], epochs: float, batch_size: int, random_seeds: Sequence[int]) -> np.ndarray:
     """Batches [M, steps, B] of as many rows a model, which goes through its own again and again, each time anew."""
     steps = round(epochs * len(rows[0]) / batch_size)
     return np.stack([
-        order_of(own, steps * batch_size, seed).reshape(steps, batch_size)
-        for own, seed in zip(rows, seeds, strict=True)
+        order_of(own, steps * batch_size, random_seed).reshape(steps, batch_size)
+        for own, random_seed in zip(rows, random_seeds, strict=True)
     ])  # fmt: skip
 
 
-def order_of(rows: np.ndarray, length: int, seed: int) -> np.ndarray:
+def order_of(rows: np.ndarray, length: int, random_seed: int) -> np.ndarray:
     """The rows in random order, again and again, each time in another, cut to `length`."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(random_seed)
     return np.concatenate([rng.permutation(rows) for _ in range(-(-length // len(rows)))])[:length]
 
 

@@ -61,19 +61,19 @@ TUNE = Recipe(learning_rate=4e-3)
 
 
 class World:
-    """Rows, tokens and models of one size and seed, made once and kept in `steps`.
+    """Rows, tokens and models of one size and random seed, made once and kept in `steps`.
 
     variants: names of gdig's options that are compared (see generated.scores); None for all.
     """
 
-    def __init__(self, steps: Steps, size: Size, seed: int = 0, variants: tuple[str, ...] | None = None) -> None:
+    def __init__(self, steps: Steps, size: Size, random_seed: int = 0, variants: tuple[str, ...] | None = None) -> None:
         disable_progress_bar()
-        self.steps, self.size, self.seed, self.variants = steps, size, seed, variants
+        self.steps, self.size, self.random_seed, self.variants = steps, size, random_seed, variants
         parts = {name: getattr(size, name) for name in ("base", "pool", "seeds", "test")}
-        self.corpus = make_corpus(**parts, seed=seed)
+        self.corpus = make_corpus(**parts, random_seed=random_seed)
         self.folder = steps.folder / "rows"
         self.folder.mkdir(exist_ok=True)
-        vocabulary = ["<pad>", "<eos>", *Language(seed).vocabulary]
+        vocabulary = ["<pad>", "<eos>", *Language(random_seed).vocabulary]
         words = models.WordLevel({word: i for i, word in enumerate(vocabulary)}, unk_token="<pad>")
         splitter = Tokenizer(words)
         splitter.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
@@ -92,7 +92,7 @@ class World:
             eos_token_id=1,
             pad_token_id=0,
         )
-        self.asked = [asdict(self.model_facts), seed]
+        self.asked = [asdict(self.model_facts), random_seed]
 
     @property
     def model_facts(self) -> Size:
@@ -118,9 +118,9 @@ class World:
         """The model that every training starts from: it knows the grammar and the more frequent words, more or less."""
 
         def make() -> dict[str, np.ndarray]:
-            torch.manual_seed(self.seed)
+            torch.manual_seed(self.random_seed)
             start = stack(LlamaForCausalLM(self.config), 1)
-            batches = shuffled([np.arange(self.size.base)], self.size.base_epochs, BASE.batch_size, [self.seed])
+            batches = shuffled([np.arange(self.size.base)], self.size.base_epochs, BASE.batch_size, [self.random_seed])
             return _arrays(train(self.config, start, self.tokens["base"], batches, BASE))
 
         return _tensors(self.steps.arrays("base model", [self.asked, asdict(BASE)], make))
@@ -130,16 +130,18 @@ class World:
         """The model trained on the whole pool, faults and all: the one whose gradients the scores are."""
         return self.tuned("model of the pool", [np.arange(self.size.pool)], [0])
 
-    def tuned(self, name: str, rows: Sequence[np.ndarray], seeds: Sequence[int], steps: int | None = None) -> Weights:
-        """Models trained from the base on rows of the pool, as many for each, in orders drawn from `seeds`.
+    def tuned(
+        self, name: str, rows: Sequence[np.ndarray], random_seeds: Sequence[int], steps: int | None = None
+    ) -> Weights:
+        """Models trained from the base on rows of the pool, as many for each, in orders drawn from `random_seeds`.
 
         steps: of the optimizer (default: so many that each goes through its rows as often as the full model).
         """
-        asked = [self.asked, asdict(TUNE), [r.tolist() for r in rows], list(seeds), steps]
-        return _tensors(self.steps.arrays(name, asked, lambda: _arrays(self._train(rows, seeds, steps))))
+        asked = [self.asked, asdict(TUNE), [r.tolist() for r in rows], list(random_seeds), steps]
+        return _tensors(self.steps.arrays(name, asked, lambda: _arrays(self._train(rows, random_seeds, steps))))
 
     def outcomes(
-        self, name: str, rows: Sequence[np.ndarray], seeds: Sequence[int], steps: int | None = None
+        self, name: str, rows: Sequence[np.ndarray], random_seeds: Sequence[int], steps: int | None = None
     ) -> dict[str, np.ndarray]:
         """Loss [M, rows] of `seeds` and `test` under each model trained as `tuned` does, and `right` of test, bool.
 
@@ -147,7 +149,7 @@ class World:
         """
         found: list[dict[str, np.ndarray]] = []
         for i in range(0, len(rows), STACKED):
-            part, own = rows[i : i + STACKED], seeds[i : i + STACKED]
+            part, own = rows[i : i + STACKED], random_seeds[i : i + STACKED]
 
             def make(part: Sequence[np.ndarray] = part, own: Sequence[int] = own) -> dict[str, np.ndarray]:
                 weights = self._train(part, own, steps)
@@ -195,12 +197,12 @@ class World:
     def _train(
         self,
         rows: Sequence[np.ndarray],
-        seeds: Sequence[int],
+        random_seeds: Sequence[int],
         steps: int | None,
         after: Callable[[int, Weights, torch.optim.AdamW], None] | None = None,
     ) -> Weights:
         epochs = self.size.epochs if steps is None else steps * TUNE.batch_size / len(rows[0])
-        batches = shuffled(rows, epochs, TUNE.batch_size, [1_000_003 * self.seed + seed for seed in seeds])
+        batches = shuffled(rows, epochs, TUNE.batch_size, [1_000_003 * self.random_seed + n for n in random_seeds])
         start = {name: w.expand(len(rows), *w.shape[1:]) for name, w in self.base.items()}
         return train(self.config, start, self.tokens["pool"], batches, TUNE, after)
 

@@ -47,9 +47,9 @@ class Size:
         """Numbers that tell the model's matrices apart."""
         return {self.hidden_size, self.intermediate_size, self.vocab_size, self.hidden_size // self.heads}
 
-    def module(self, seed: int = 0) -> LlamaForCausalLM:
-        """The model in float32 on the CPU; every call with the same seed gives the same weights."""
-        torch.manual_seed(seed)
+    def module(self, random_seed: int = 0) -> LlamaForCausalLM:
+        """The model in float32 on the CPU; every call with the same random seed gives the same weights."""
+        torch.manual_seed(random_seed)
         return LlamaForCausalLM(
             LlamaConfig(
                 vocab_size=self.vocab_size,
@@ -89,17 +89,17 @@ def read_lengths(path: Path) -> np.ndarray:
     return np.array(lengths)
 
 
-def make_lengths(n: int, seed: int = 0) -> np.ndarray:
+def make_lengths(n: int, random_seed: int = 0) -> np.ndarray:
     """Lengths like those of real pairs, long-tailed, where no file of them is at hand: int64 [n, 2]."""
     shared = np.array([[1.0, _CORRELATION], [_CORRELATION, 1.0]])
-    normal = np.random.default_rng(seed).multivariate_normal([0.0, 0.0], shared, n)
+    normal = np.random.default_rng(random_seed).multivariate_normal([0.0, 0.0], shared, n)
     scaled = np.exp(normal * [_PROMPT[1], _TARGET[1]] + [_PROMPT[0], _TARGET[0]])
     return scaled.round().astype(int).clip(min=2)
 
 
-def make_examples(lengths: np.ndarray, n: int, vocab_size: int, seed: int = 0) -> list[Example]:
+def make_examples(lengths: np.ndarray, n: int, vocab_size: int, random_seed: int = 0) -> list[Example]:
     """`n` examples of random tokens, as long as `n` of `lengths` [N, 2] drawn without replacement; prompts masked."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(random_seed)
     examples = []
     for prompt, target in lengths[rng.choice(len(lengths), n, replace=n > len(lengths))]:
         ids = rng.integers(2, vocab_size, min(prompt + target, WINDOW)).astype(np.int32)

@@ -49,7 +49,7 @@ class Case:
 
     @cached_property
     def seeds(self) -> list[Example]:
-        return make_examples(self.lengths, self.size.seeds, self.size.vocab_size, seed=1)
+        return make_examples(self.lengths, self.size.seeds, self.size.vocab_size, random_seed=1)
 
     @cached_property
     def trainable(self) -> torch.nn.Module:

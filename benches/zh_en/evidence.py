@@ -145,7 +145,7 @@ class Evidence:
         for trial in trials:
             scores, n = self.scores(*trial.scorer), round(trial.budget * len(self.kinds))
             names = CHIEF + (OTHERS if trial.everything else ())
-            choices = {name: [best(scores[name], n, seed) for seed in range(repeats)] for name in names}
+            choices = {name: [best(scores[name], n, random_seed) for random_seed in range(repeats)] for name in names}
             rng = np.random.default_rng(1)
             choices["random"] = [rng.choice(len(self.kinds), n, replace=False) for _ in range(repeats)]
             run = swept(self.steps, self.kept[trial.scorer], self.rows, RUN_SEEDS)

@@ -14,7 +14,7 @@ from zh_en.steps import Steps
 from zh_en.variants import auroc_with_error, spearman
 
 import gdig
-from gdig.config.budget import Budget
+from gdig.config.budget import Limit
 from gdig.config.config import Config
 from gdig.config.options import SelectOptions
 from gdig.run.layout import RunLayout
@@ -39,8 +39,8 @@ def swept(steps: Steps, kept: Checkpoint, rows: dict[str, Path], n_seeds: int) -
     return steps.path(f"run {kept.name}", [kept.path.parent.name, kept.epoch, n_seeds, OPTIONS], make)
 
 
-def chosen(run: Path, options: dict[str, Any], budget: int, seeds: int) -> list[np.ndarray]:
-    """What `gdig select` with these options chooses of a pool, `seeds` times with other draws. The seed of randomness
+def chosen(run: Path, options: dict[str, Any], budget: int, repeats: int) -> list[np.ndarray]:
+    """What `gdig select` with these options chooses of a pool, `repeats` times with other draws. The random seed
     belongs to the fit too, so that a run has one; here only the draws are made again."""
     config = Config.build(read_record(RunLayout(run).record).config)
     # A run remembers the options of its last choice; here each begins with the defaults.
@@ -52,8 +52,8 @@ def chosen(run: Path, options: dict[str, Any], budget: int, seeds: int) -> list[
     labels = run / "clusters" / "labels" if METHODS[config.method].clusters else None
     found = survey(store, config.score)
     return [
-        choose(Swept(store, found, labels), Budget("rows", budget), config.with_options(seed=seed)).rows
-        for seed in range(seeds)
+        choose(Swept(store, found, labels), Limit("rows", budget), config.with_options(random_seed=random_seed)).rows
+        for random_seed in range(repeats)
     ]
 
 

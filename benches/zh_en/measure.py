@@ -29,7 +29,7 @@ def read_sweep(run: Path, *names: str) -> list[np.ndarray]:
     return [np.concatenate([store.tensor(shard, name) for shard in range(store.n_shards)]) for name in names]
 
 
-def read_scores(run: Path, cosine: np.ndarray, dot: np.ndarray, seed: int) -> dict[str, np.ndarray]:
+def read_scores(run: Path, cosine: np.ndarray, dot: np.ndarray, random_seed: int) -> dict[str, np.ndarray]:
     """Scores of every candidate, higher meaning better: by their names in the table, float64 [N].
 
     `cosine` and `dot` [N] compare its gradient with the seeds' mean gradient (see zh_en.cosine).
@@ -42,7 +42,7 @@ def read_scores(run: Path, cosine: np.ndarray, dot: np.ndarray, seed: int) -> di
         "gradient dot product": dot,
         "gradient cosine": cosine,
         "few tokens": -tokens.astype(np.float64),
-        "random": np.random.default_rng(seed).random(len(loss)),
+        "random": np.random.default_rng(random_seed).random(len(loss)),
     }
 
 

@@ -24,11 +24,13 @@ class Retraining:
         self._held = encode(rows["held"], tokenizer)
         self._pool = encode(rows["candidates"], tokenizer)
 
-    def held_loss(self, start: Checkpoint, chosen: np.ndarray, seed: int) -> float:
-        """Loss a target token of the held rows after training from `start` on the rows `chosen`; `seed` is of their
-        order."""
+    def held_loss(self, start: Checkpoint, chosen: np.ndarray, random_seed: int) -> float:
+        """Loss a target token of the held rows after training from `start` on the rows `chosen`.
+
+        random_seed: of the rows' order.
+        """
         rows = np.sort(chosen).tolist()
-        recipe = replace(RECIPE, seed=seed)
+        recipe = replace(RECIPE, random_seed=random_seed)
 
         def compute() -> float:
             model = LlamaForCausalLM.from_pretrained(start.path)
@@ -45,7 +47,7 @@ class Retraining:
         the standard error of the mean over the seeds."""
         table = {}
         for method, chosen in choices.items():
-            losses = [self.held_loss(start, rows, seed) for seed, rows in enumerate(chosen)]
+            losses = [self.held_loss(start, rows, random_seed) for random_seed, rows in enumerate(chosen)]
             table[method] = {
                 "rows": len(chosen[0]),
                 "clean": float(np.mean([np.mean(kinds[rows] == "clean") for rows in chosen])),
@@ -56,7 +58,7 @@ class Retraining:
         return table
 
 
-def best(score: np.ndarray, n: int, seed: int) -> np.ndarray:
+def best(score: np.ndarray, n: int, random_seed: int) -> np.ndarray:
     """The n best rows; ties (agreement has many) in a random order."""
-    order = np.random.default_rng(seed).permutation(len(score))
+    order = np.random.default_rng(random_seed).permutation(len(score))
     return order[np.argsort(-score[order], kind="stable")[:n]]

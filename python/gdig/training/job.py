@@ -51,8 +51,8 @@ def train_difficulty(work: Workspace, training: Training) -> Path:
 
     Args:
         work: a run whose sweep is finished. These of its options matter: `features` replaces the sketches,
-            `loss_reduction` defines a row's loss, `seed` sets order and dropout. `precision` "bfloat16" (on CUDA also
-            "auto") computes in bfloat16, with weights in float32.
+            `loss_reduction` defines a row's loss, `random_seed` sets order and dropout. `precision` "bfloat16" (on
+            CUDA also "auto") computes in bfloat16, with weights in float32.
         training: options of the training.
 
     Returns:
@@ -127,7 +127,7 @@ def _describe(work: Workspace, training: Training) -> str:
     """Describe what the result depends on, except for the model and the pool, which the run checks."""
     config = work.config
     options = {k: v for k, v in asdict(training).items() if k not in ("save_model", "save_steps")}
-    options.update(loss_reduction=config.loss_reduction, seed=config.seed)
+    options.update(loss_reduction=config.loss_reduction, random_seed=config.random_seed)
     options["features"] = fingerprint_file(config.features) if config.features else "sketches"
     return json.dumps(options, sort_keys=True)
 
@@ -171,7 +171,7 @@ def _trainer(
         save_strategy="steps",
         save_steps=training.save_steps,
         save_total_limit=2,  # the older state is complete while the newer is written
-        seed=config.seed % 2**32,
+        seed=config.random_seed % 2**32,
         bf16=resolve_dtype(config.precision, device) == torch.bfloat16,
         use_cpu=device.type == "cpu",
         dataloader_pin_memory=device.type == "cuda",
