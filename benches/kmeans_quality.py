@@ -82,9 +82,7 @@ def main() -> None:
                         centers = globals()[name](store, x, k, random_seed, arguments.iterations)
                         found.setdefault(name, []).append(inertia(x, centers))
                 medians = {name: statistics.median(values) for name, values in found.items()}
-                print(
-                    f"\n{dtype}, {arguments.rows} x {arguments.dim}, K = {k}: medians of {arguments.repeats} draws"
-                )
+                print(f"\n{dtype}, {arguments.rows} x {arguments.dim}, K = {k}: medians of {arguments.repeats} draws")
                 for name, median in medians.items():
                     relative = median / next(iter(medians.values())) - 1
                     print(

@@ -61,8 +61,8 @@ def sources(tmp_path, x):
     """The same float16 rows in every form that KMeans takes."""
     half = x.astype(np.float16)
     np.save(tmp_path / "x.npy", half)
-    run = tmp_path / "run"
-    for path, rows_per_shard in ((tmp_path / "store", 1000), (run / "sweep", 333)):
+    other = tmp_path / "other"
+    for path, rows_per_shard in ((tmp_path / "store", 1000), (other, 333)):
         with SketchStore.create(path, x.shape[1], rows_per_shard=rows_per_shard) as store:
             store.append(half)
     return [
@@ -73,7 +73,7 @@ def sources(tmp_path, x):
         tmp_path / "x.npy",
         str(tmp_path / "store"),
         SketchStore.open(tmp_path / "store"),
-        run,
+        other,
     ]
 
 
