@@ -75,7 +75,7 @@ def test_self_filter_says_that_difficulties_are_there_and_takes_them_when_told(p
     file = score_net(run_path=run_copy, **QUICK)
     again = gdig.select(**options)
     assert again.rows.tolist() == by_loss.rows.tolist(), "not before it is told"
-    assert f"difficulty is the loss; to choose by what gdig score-net learned: --difficulty {file}" in again.summary
+    assert f"difficulty is the loss; --difficulty {file} selects by what gdig score-net learned" in again.summary
     told = gdig.select(**options, difficulty=str(file))
     found = np.load(file)
     assert told.rows[0] == found.argmax() and told.rows.tolist() != by_loss.rows.tolist()
