@@ -206,7 +206,6 @@ def test_by_clusters_and_its_recall(project, run_copy, monkeypatch):
     told = stages(run_copy)["select"]["notes"][0]
     assert told.startswith("each row's neighbours come from 2 of 7 clusters")
     assert 0.2 < float(told.split(": ")[1].split("%")[0]) / 100 < 1
-    )
 
 
 @pytest.mark.parametrize("kernel", [k for k in _native.kernels() if k not in ("scalar", "amx-int8")])
