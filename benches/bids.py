@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benches.shared.machine import ROOT, core_machine
-from gdig.selection.methods.bids import greedy
+from gdig.selection.methods.bids import bids_rows
 from gdig.store.sketches import SketchStore
 
 RECORD = ROOT / "benches" / "record" / "bids.json"
@@ -74,7 +74,7 @@ def bench(kind: str, arguments: argparse.Namespace, directory: Path) -> dict[str
     times = []
     for _ in range(arguments.repeats):
         start = time.perf_counter()
-        picked = greedy(store, arguments.budget)
+        picked = bids_rows(store, arguments.budget)
         times.append(time.perf_counter() - start)
     if not np.array_equal(picked.rows[: arguments.plain], picks):
         raise SystemExit(f"{kind}: the picks differ from those of the plain form")

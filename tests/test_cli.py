@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import signal
@@ -24,6 +23,7 @@ from gdig.config.config import Config
 from gdig.config.options import GROUPS, PRESETS, STAGE_GROUPS, STAGES, PresetOptions, RunOptions, TrainOptions
 from gdig.config.read import read_yaml
 from gdig.errors import ConfigError, CorpusError
+from gdig.run.record import RunRecord, write_record
 
 MINIMUM = ["--model", "m", "--candidates", "a.jsonl", "b.jsonl", "--seeds", "s.jsonl", "--run-path", "r"]
 
@@ -245,7 +245,7 @@ def test_yaml_that_is_not_there(tmp_path: Path) -> None:
 def store_run(path: Path, **options: Any) -> None:
     path.mkdir()
     config = Config.build({"model": "stored", "candidates": ("x.jsonl",), "seeds": ("s.jsonl",), **options})
-    (path / "run.json").write_text(json.dumps({"config": config.to_dict()}))
+    write_record(path / "run.json", RunRecord(config=config.to_dict()))
 
 
 def test_without_a_model_the_options_of_the_run_go_on(pipeline: Pipeline, tmp_path: Path) -> None:

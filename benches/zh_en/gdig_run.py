@@ -20,7 +20,7 @@ from gdig.config.options import SelectOptions
 from gdig.run.layout import RunLayout
 from gdig.run.record import read_record
 from gdig.selection.choose import choose
-from gdig.selection.method import Swept
+from gdig.selection.method import FinishedSweep
 from gdig.selection.methods import METHODS
 from gdig.selection.survey import survey
 
@@ -55,7 +55,9 @@ def chosen(run: Path, options: dict[str, Any], budget: int, n_draws: int) -> lis
     labels = layout.labels if METHODS[config.method].clusters else None
     summary = survey(store, config.score)
     return [
-        choose(Swept(store, summary, labels), Limit("rows", budget), config.with_options(random_seed=random_seed)).rows
+        choose(
+            FinishedSweep(store, summary, labels), Limit("rows", budget), config.with_options(random_seed=random_seed)
+        ).rows
         for random_seed in range(n_draws)
     ]
 

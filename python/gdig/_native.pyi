@@ -1,4 +1,4 @@
-"""The Rust core. Use it through gdig.store, gdig.kmeans and gdig.resampling, which check and explain."""
+"""The Rust core. gdig.store, gdig.kmeans and gdig.resampling check the arguments and explain the functions."""
 
 from collections.abc import Callable
 from os import PathLike
@@ -36,7 +36,7 @@ __all__ = [
     "write_tensors",
 ]
 
-# How much a selection may take: rows, or the sum of their tokens.
+# The most that a selection may hold: a number of rows, or a number of tokens.
 _Limit = tuple[Literal["rows", "tokens"], int]
 
 class GdigError(Exception): ...

@@ -1,4 +1,4 @@
-"""k-means over rows that need not fit in memory, in scikit-learn's manner."""
+"""k-means over rows that may exceed memory, with the interface of scikit-learn."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ __all__ = ["KMeans", "load_labels"]
 RowSource: TypeAlias = SketchStore | str | Path | NDArray[Any]
 
 TRAIN_ROWS_PER_CENTROID = 1_024
+"""Training rows a centroid, by default."""
 
 _PARAMETERS = (
     "n_clusters", "init", "max_iter", "tol", "random_state", "train_rows", "unit_normalize", "n_threads", "kernel",
@@ -27,43 +28,60 @@ _PARAMETERS = (
 
 
 class KMeans:
-    """Lloyd's k-means with Euclidean distance, from k-means++ or a given start.
+    """Lloyd's k-means with Euclidean distance (Lloyd 1982), from k-means++ or from given centroids.
 
-    The result is the same to the last bit for any number of threads and any shard size. Sums are float32 over chunks
-    of max(8,192, 4 K) rows and float64 over the chunks; a tie goes to the lower centroid; an empty cluster gets one of
-    the rows farthest from their centroids.
+    The result has the same bits for any number of threads and any shard size:
 
-    Which centroid is nearest is computed in the precision of the kernel. "scalar", "portable", "avx2" and "avx512" use
-    float32 and agree to the last bit. "amx-bf16" rounds rows and centroids, less the centroids' mean m, to bfloat16:
-    for a row x it may take a centroid c that is farther than the nearest c', but by no more than
-    |x - c|^2 - |x - c'|^2 <= about 0.032 |x - m| max(|c - m|, |c' - m|), the 0.032 growing by 5e-7 a column. "amx-int8"
-    rounds centroids to int8 with a scale each, and takes int8 rows as they are stored. Distances, inertia and sums are
-    float32 from the stored rows, whatever the kernel.
+    - Sums are float32 within chunks of max(8,192, 4 K) rows, and float64 over the chunks.
+    - A tie goes to the centroid with the lower number.
+    - An empty cluster gets one of the rows that are farthest from their centroids.
+
+    The kernel decides the precision of the search for the nearest centroid:
+
+    - "scalar", "portable", "avx2" and "avx512" use float32, and their results have the same bits.
+    - "amx-bf16" subtracts the centroids' mean m from rows and centroids, and rounds the differences to bfloat16. The
+      centroid c of a row x can be farther than the nearest centroid c'. The excess |x - c|^2 - |x - c'|^2 is at most
+      about 0.032 |x - m| max(|c - m|, |c' - m|); the 0.032 grows by 5e-7 a column.
+    - "amx-int8" rounds each centroid to int8 with its own scale, and uses the stored int8 rows.
+
+    With every kernel, distances, inertia and sums are float32 numbers of the stored rows.
+
+    Rows `x` can be:
+
+    - a :class:`~gdig.SketchStore` that lacks no shard; rows whose `valid` is 0 are skipped.
+    - the path of a store, such as `sweep` in a run directory.
+    - the path of an .npy file, which is memory-mapped.
+    - a C-contiguous array or memmap [n, d] of float16, float32 or float64. float64 is rounded to float32.
+
+    Rows are converted block by block, so memory holds no converted copy of all rows.
 
     Args:
         n_clusters: K, at most the number of valid rows.
-        init: "k-means++" (on a sample of 16 rows a centroid, at least 4,096), or centroids [K, d] to start from.
-        max_iter: most iterations.
-        tol: stop when an iteration lowers the inertia by no more than this share.
+        init: "k-means++" (Arthur and Vassilvitskii 2007), or centroids [K, d] of the first iteration. k-means++ uses a
+            sample of 16 rows a centroid, at least 4,096 rows.
+        max_iter: the largest number of iterations.
+        tol: the fit ends when an iteration lowers the inertia by at most this share.
         random_state: the random seed of all draws.
-        train_rows: rows to train on, chosen by a seeded hash: None for 1,024 a centroid, "all", or a number of at
-            least K.
-        unit_normalize: scale rows and centroids to unit length (spherical k-means); distances are then between these.
-        n_threads: None for all that the machine has.
-        kernel: None for the one that the environment variable GDIG_KERNEL names, or else the fastest that the machine
-            has and that rounds no more than the rows are: float32 for float32 and float64 rows, bfloat16 for float16
-            and bfloat16 rows, int8 for int8 rows.
+        train_rows: the number of training rows, at least K; a seeded hash chooses them. None: 1,024 rows a centroid.
+            "all": all rows.
+        unit_normalize: scale rows and centroids to unit length (spherical k-means). Distances are between the scaled
+            rows and centroids.
+        n_threads: the number of threads. None: all threads of the machine.
+        kernel: the name of a kernel. None: the kernel in the environment variable GDIG_KERNEL, or else the fastest
+            kernel of the machine that rounds no more than the rows are rounded. Float32 and float64 rows need float32,
+            float16 and bfloat16 rows need bfloat16, and int8 rows need int8.
 
     Attributes (after :meth:`fit`):
         cluster_centers_: [K, d] float32.
-        inertia_: sum over the training rows of the squared distance to the nearest of `cluster_centers_`.
-        n_iter_: iterations done.
-        counts_: [K] uint64, training rows nearest to each of `cluster_centers_`.
+        inertia_: the sum over the training rows of the squared distance to the nearest of `cluster_centers_`.
+        n_iter_: the number of iterations.
+        counts_: [K] uint64, the number of training rows nearest to each of `cluster_centers_`.
 
-    Rows come from a :class:`~gdig.SketchStore` (without gaps; rows whose `valid` is 0 are skipped), the path of a
-    store (such as `sweep` in a run directory) or of an .npy file (memory-mapped), or a C-contiguous array or memmap
-    [n, d] of float16, float32 or float64 (rounded to float32 block by block). They are never converted or copied as a
-    whole.
+    Example:
+        >>> rows = np.array([[0, 0], [0, 1], [9, 9], [9, 8]], np.float32)
+        >>> model = KMeans(2, init=rows[[0, 2]]).fit(rows)
+        >>> model.predict(rows).tolist(), model.inertia_
+        ([0, 0, 1, 1], 1.0)
     """
 
     cluster_centers_: NDArray[np.float32]
@@ -95,18 +113,18 @@ class KMeans:
         self.kernel = kernel
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
-        """Return the constructor's arguments."""
+        """Return the arguments of the constructor by name."""
         return {name: getattr(self, name) for name in _PARAMETERS}
 
     def set_params(self, **params: Any) -> KMeans:
-        """Set some of the constructor's arguments.
+        """Set some arguments of the constructor.
 
         Raises:
-            ValueError: on a name that is none of them.
+            ValueError: if a name is no argument of the constructor.
         """
         for name, value in params.items():
             if name not in _PARAMETERS:
-                raise ValueError(f"unknown parameter {name!r}; expected one of {', '.join(_PARAMETERS)}")
+                raise ValueError(f"unknown parameter {name!r}: expected one of {', '.join(_PARAMETERS)}")
             setattr(self, name, value)
         return self
 
@@ -123,18 +141,22 @@ class KMeans:
         """Find centroids.
 
         Args:
-            x: the rows, see the class.
-            callback: called after each iteration with its number from 1, the inertia before its update, and how far
-                the centroids moved (Euclidean norm over all of them). An exception in it ends the fit.
-            resume_file: a file that is written after each iteration, complete or not at all. If it is there already,
-                and was made from the same rows with the same parameters (n_threads and max_iter apart), the fit goes
-                on from it, to the result that it would have had without a break; else it is overwritten. Rows are
-                compared by the checksums of a store's shards; of an array, 4,096 rows are looked at.
+            x: the rows; the class lists the types.
+            callback: called after each iteration with the number of the iteration from 1, the inertia before the
+                update, and the shift of the centroids. The shift is the Euclidean norm over all centroids. An
+                exception in the callback ends the fit.
+            resume_file: a file that is written after each iteration, complete or not at all. The fit continues from an
+                existing file of the same rows and parameters (n_threads and max_iter may differ), to the result of a
+                fit without a break. Any other file is overwritten. The checksums of a store's shards identify its
+                rows; 4,096 rows identify an array.
+
+        Returns:
+            This object.
 
         Raises:
-            GdigError: if K exceeds the number of valid rows, or naming a row that is not finite.
+            GdigError: if K exceeds the number of valid rows, or if a number is not finite; the message names its row.
             StoreError: if a shard is missing or damaged.
-            ValueError, TypeError: on a parameter or an array that cannot be used.
+            ValueError, TypeError: if a parameter or an array has a wrong value or type.
         """
         return self._fit(x, callback, resume_file, None)
 
@@ -146,14 +168,20 @@ class KMeans:
         *,
         resume_file: str | Path | None = None,
     ) -> KMeans:
-        """Find centroids together with other processes: to the bits of :meth:`fit`, whose arguments these are.
+        """Find centroids together with other processes. The result has the bits of :meth:`fit`.
 
         Args:
             x: the rows, the same in all processes.
-            peers: the processes, as :class:`gdig.distributed.kmeans.KMeansPeers` is. Rank 0 is fitted; the peers help
-                until it ends.
-            callback: rank 0's.
-            resume_file: rank 0's.
+            peers: the processes, such as :class:`gdig.distributed.kmeans.KMeansPeers`. The object of rank 0 gets the
+                centroids; the other ranks help until rank 0 ends.
+            callback: of :meth:`fit`; only rank 0 calls it.
+            resume_file: of :meth:`fit`; only rank 0 uses it.
+
+        Returns:
+            This object.
+
+        Raises:
+            GdigError, StoreError, ValueError, TypeError: the errors of :meth:`fit`.
         """
         if peers.rank:
             return self._fit(x, None, None, peers)
@@ -195,15 +223,21 @@ class KMeans:
         return self
 
     def predict(self, x: RowSource) -> NDArray[np.uint32]:
-        """Return the nearest centroid of each row, [n] uint32; 4294967295 for a row whose `valid` is 0."""
+        """Return the number of the nearest centroid of each row, [n] uint32.
+
+        A row whose `valid` is 0 has the label 4294967295.
+        """
         return self._predict(x)[0]
 
     def predict_with_distances(self, x: RowSource) -> tuple[NDArray[np.uint32], NDArray[np.float32]]:
-        """Return labels [n] as :meth:`predict` and Euclidean distances [n] float32 (NaN for invalid rows)."""
+        """Return the labels of :meth:`predict`, and the Euclidean distances [n] float32 to the nearest centroids.
+
+        The distance of an invalid row is NaN.
+        """
         return self._predict(x)
 
     def fit_predict(self, x: RowSource) -> NDArray[np.uint32]:
-        """Fit, then predict the same rows."""
+        """Fit the rows, and return the labels of :meth:`predict` for the same rows."""
         return self.fit(x).predict(x)
 
     def predict_to(
@@ -217,31 +251,38 @@ class KMeans:
     ) -> list[Path]:
         """Write each row's label and distance to files, one for each shard of `x`.
 
-        A file holds `labels` [n] uint32 (4294967295 for invalid rows) and `distances` [n] float32 (Euclidean, NaN for
-        invalid rows), and is complete or absent. One that is there, is sound, and was made from the same rows and
-        centroids is kept; so an interrupted call goes on where it stopped.
+        A file holds `labels` [n] uint32 (4294967295 for an invalid row) and `distances` [n] float32 (Euclidean, NaN for
+        an invalid row). A file is complete or absent. An undamaged file of the same rows and centroids is not written
+        again, so a second call continues an interrupted one.
 
         Args:
-            x: the rows, see the class.
-            directory: where the files go, named like a store's shards; made if it is absent.
-            rows_per_shard: rows of a file when `x` is an array; a store's own split is kept.
-            callback: called after each file with the rows done and their total.
-            shards: write the files of these shards alone, numbers that follow one another (several processes can share
-                a directory so); all by default.
+            x: the rows; the class lists the types.
+            directory: the folder of the files; made if it is absent. The files are named like the shards of a store.
+            rows_per_shard: the number of rows of a file if `x` is an array. The files of a store match its shards.
+            callback: called after each file with the number of finished rows and the number of all rows.
+            shards: the shards whose files are written, consecutive numbers; several processes can share a directory.
+                None: all shards.
 
         Returns:
             The files, in row order.
 
         Raises:
-            ValueError: if `shards` has a step other than 1, or goes beyond the last shard.
+            GdigError: if there are no centroids yet, or if a number is not finite.
+            StoreError: if a shard is missing or damaged, or if a file cannot be written.
+            ValueError: if `shards` has a step other than 1, or ends after the last shard.
         """
         if shards is not None and shards.step != 1:
-            raise ValueError(f"shards: expected numbers that follow one another, got {shards}")
+            raise ValueError(f"shards={shards}: expected consecutive numbers; use a range with a step of 1")
         span = None if shards is None else (shards.start, max(shards.start, shards.stop))
         return _native.kmeans_predict_to(_source(x), *self._model(), directory, rows_per_shard, callback, span)
 
     def save(self, path: str | Path) -> None:
-        """Write the centroids, counts and parameters to a safetensors file, complete or not at all."""
+        """Write centroids, counts and parameters to a safetensors file, complete or not at all.
+
+        Raises:
+            GdigError: if there are no centroids yet.
+            StoreError: if the file cannot be written.
+        """
         parameters = self.get_params() | {"init": self.init if isinstance(self.init, str) else "given"}
         fitted = {"parameters": parameters, "inertia": self._fitted().inertia_, "n_iter": self.n_iter_}
         tensors: dict[str, NDArray[Any]] = {"centroids": self.cluster_centers_, "counts": self.counts_}
@@ -249,10 +290,12 @@ class KMeans:
 
     @classmethod
     def load(cls, path: str | Path) -> KMeans:
-        """Read what :meth:`save` wrote. A start that was given as an array is not in it: `init` is the centroids.
+        """Read a file of :meth:`save`.
+
+        The file lacks an `init` that was an array; the loaded object has its centroids as `init`.
 
         Raises:
-            StoreError: if the file is damaged or holds something else.
+            StoreError: if the file is damaged, or is not a file of :meth:`save`.
         """
         tensors, metadata = read_tensors(path)
         try:
@@ -261,7 +304,9 @@ class KMeans:
             model.cluster_centers_, model.counts_ = tensors["centroids"], tensors["counts"]
             model.inertia_, model.n_iter_ = fitted["inertia"], fitted["n_iter"]
         except (KeyError, TypeError, ValueError) as error:
-            raise StoreError(f"{path}: not a file of KMeans.save ({error!r})") from error
+            raise StoreError(
+                f"{path}: is not a file of KMeans.save ({error!r}); give the path of such a file"
+            ) from error
         if model.init == "given":
             model.init = model.cluster_centers_
         return model
@@ -275,40 +320,45 @@ class KMeans:
 
     def _fitted(self) -> KMeans:
         if not hasattr(self, "cluster_centers_"):
-            raise GdigError("this KMeans has no centroids yet: call fit or load first")
+            raise GdigError("KMeans: expected centroids, but there are none yet; call fit or load first")
         return self
 
     def _check(self) -> None:
-        """Check every parameter at the door; what depends on the rows is checked where they are known."""
-        least = {"n_clusters": 1, "max_iter": 1, "random_state": 0, "n_threads": 1, "train_rows": self.n_clusters}
-        for name, minimum in least.items():
+        """Check every parameter. The core checks the parameters that depend on the rows."""
+        minima = {"n_clusters": 1, "max_iter": 1, "random_state": 0, "n_threads": 1, "train_rows": self.n_clusters}
+        for name, minimum in minima.items():
             value = getattr(self, name)
             if (name == "train_rows" and value == "all") or (name in ("train_rows", "n_threads") and value is None):
                 continue
             if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or not minimum <= value < 2**63:
-                raise ValueError(f"{name}: expected a whole number of at least {minimum}, got {value!r}")
+                raise ValueError(f"{name}={value!r}: expected a whole number of at least {minimum}")
         if not 0 <= self.tol < float("inf"):
-            raise ValueError(f"tol: expected a finite number of at least 0, got {self.tol!r}")
+            raise ValueError(f"tol={self.tol!r}: expected a finite number of at least 0")
         if isinstance(self.init, str) and self.init != "k-means++":
-            raise ValueError(f"init: expected 'k-means++' or centroids [n_clusters, d], got {self.init!r}")
+            raise ValueError(f"init={self.init!r}: expected 'k-means++' or centroids [n_clusters, d]")
         if not isinstance(self.init, str) and (np.ndim(self.init) != 2 or len(self.init) != self.n_clusters):
-            raise ValueError(f"init: expected centroids [{self.n_clusters}, d], got shape {np.shape(self.init)}")
+            raise ValueError(
+                f"init of shape {np.shape(self.init)}: expected centroids [{self.n_clusters}, d], one for each cluster"
+            )
 
 
 def load_labels(directory: str | Path) -> tuple[NDArray[np.uint32], NDArray[np.float32]]:
-    """Return the labels [N] uint32 and distances [N] float32 that :meth:`KMeans.predict_to` wrote, verified.
+    """Read and verify the files of :meth:`KMeans.predict_to`.
+
+    Returns:
+        The labels [N] uint32, and the distances [N] float32.
 
     Raises:
-        StoreError: if a file is damaged or missing in the middle.
+        StoreError: if there are no files, if a file is damaged, or if a file before the last one is missing.
     """
     paths = sorted(Path(directory).glob("[0-9]*.safetensors"))
     if not paths:
-        raise StoreError(f"{directory}: no labels there")
+        raise StoreError(f"{directory}: no labels there: expected the files of KMeans.predict_to")
     labels, distances, rows = [], [], 0
     for path in paths:
         tensors, metadata = read_tensors(path)
         if metadata.get("first_row") != str(rows) or not {"labels", "distances"} <= tensors.keys():
-            raise StoreError(f"{path}: expected labels and distances from row {rows} on, got {metadata}")
+            raise StoreError(f"{path}: metadata {metadata}: expected labels and distances from row {rows} on")
         labels.append(tensors["labels"])
         distances.append(tensors["distances"])
         rows += len(labels[-1])
@@ -316,7 +366,7 @@ def load_labels(directory: str | Path) -> tuple[NDArray[np.uint32], NDArray[np.f
 
 
 def _source(x: RowSource) -> _native.Store | NDArray[Any]:
-    """Turn what the user gave into what the core reads."""
+    """Convert the rows of a user to a type that the core reads."""
     if isinstance(x, (str, Path)):
         path = Path(x)
         if path.suffix == ".npy":
@@ -326,5 +376,7 @@ def _source(x: RowSource) -> _native.Store | NDArray[Any]:
         x.flush()
         return x._native
     if not isinstance(x, np.ndarray):
-        raise TypeError(f"x: expected a SketchStore, a path or a NumPy array, got {type(x).__name__}")
+        raise TypeError(
+            f"x: expected a SketchStore, a path or a NumPy array, got {type(x).__name__}; try numpy.asarray(x)"
+        )
     return x

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from gdig.config.budget import Limit
 from gdig.config.config import Config
 from gdig.selection.choose import choose
-from gdig.selection.method import Swept
+from gdig.selection.method import FinishedSweep
 from gdig.selection.survey import survey
 from gdig.store.sketches import SketchStore
 from gdig.store.tensor_file import write_tensors
@@ -101,7 +101,7 @@ def on_disk(pool: Pool, rows_per_shard: int = 7) -> Iterator[tuple[SketchStore, 
 def chosen_with(pool: Pool, limit: Limit, *, clusters: bool = True, **options):
     with on_disk(pool) as (store, labels):
         config = Config.build({"score": pool.rule, **options})
-        return choose(Swept(store, survey(store, config.score), labels if clusters else None), limit, config)
+        return choose(FinishedSweep(store, survey(store, config.score), labels if clusters else None), limit, config)
 
 
 def plain_prefix(rows: list[int], pool: Pool, limit: Limit) -> list[int]:

@@ -13,13 +13,19 @@ from gdig.errors import RunError
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary name beside `path`; when the block ends well, the file there takes the name `path`.
+    """Write a file as a whole: the block writes the temporary file, and a block without an error renames it to `path`.
 
-    The file is synced before the rename and its directory after it, so that a crash leaves the old file or the new one.
-    When the block fails, the temporary file is removed.
+    The file is synced before the rename, and its directory after the rename. So a crash leaves the old file or the
+    new file. An error in the block removes the temporary file.
+
+    Args:
+        path: the file; missing parent folders are made.
+
+    Yields:
+        The path of the temporary file, in the folder of `path`.
 
     Raises:
-        RunError: naming the file, when it cannot be written.
+        RunError: if the file cannot be written; the message names the file.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -36,7 +42,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def sync(path: Path) -> None:
-    """Wait until a file, or the names in a directory, are on the disk."""
+    """Wait until the disk holds a file, or the names in a directory."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

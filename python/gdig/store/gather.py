@@ -11,20 +11,23 @@ from gdig.store.sketches import SketchStore
 
 
 def gather(store: SketchStore, name: str, rows: NDArray[np.integer]) -> NDArray[Any]:
-    """Return one tensor of a store for some rows, [n] or [n, ...]; only these rows are read.
+    """Read some rows of one tensor of a store.
 
     Args:
-        store: with a shard for each of the rows.
-        name: of the tensor.
-        rows: int [n], row numbers, in any order.
+        store: a store with a shard for each of the rows.
+        name: the name of the tensor.
+        rows: int [n], row numbers in any order.
+
+    Returns:
+        [n] or [n, ...], in the order of `rows` and the dtype of the tensor.
 
     Raises:
         StoreError: if a shard is absent or damaged, or lacks the tensor.
     """
-    step = store.rows_per_shard
     first = store.tensor(store.shards[0], name)
+    shards = rows // store.rows_per_shard
     gathered = np.empty((len(rows), *first.shape[1:]), first.dtype)
-    for shard in np.unique(rows // step).tolist():
-        here = rows // step == shard
-        gathered[here] = store.tensor(shard, name)[rows[here] - shard * step]
+    for shard in np.unique(shards).tolist():
+        in_shard = shards == shard
+        gathered[in_shard] = store.tensor(shard, name)[rows[in_shard] - shard * store.rows_per_shard]
     return gathered

@@ -1,7 +1,7 @@
-"""Sketches on disk: a directory of checksummed safetensors shards, and single files of the same kind.
+"""Sketches on disk: a directory of safetensors shards with checksums.
 
-Row `i` of a store lies in shard `i // rows_per_shard`. A file is complete or absent, and any safetensors reader
-opens it; the checksum is in its metadata.
+Shard `i // rows_per_shard` holds row `i` of a store. A file is complete or absent. Every safetensors reader can open a
+shard; the checksum is in the metadata.
 """
 
 from __future__ import annotations
@@ -21,25 +21,38 @@ from gdig.store.tensor_file import contiguous
 SketchDtype = Literal["float16", "bfloat16", "int8", "float32"]
 
 INVALID_LABEL = 4_294_967_295
-"""Label (uint32) of a row that is invalid."""
+"""The label (uint32) of an invalid row."""
 
 
 class StoreReport(NamedTuple):
-    """What :meth:`SketchStore.verify` read, all of it sound."""
+    """What :meth:`SketchStore.verify` read without an error."""
 
     shards: int
     rows: int
     bytes: int
     missing: list[int]
-    """Shards that are absent although a later one is there."""
+    """Numbers of absent shards before the last shard on disk."""
 
 
 class SketchStore:
-    """Rows [n, dim] in shards of `rows_per_shard`, with further tensors of n rows each where they were given.
+    """Rows [n, dim] on disk, in shards of `rows_per_shard` rows.
 
-    A shard's tensors: `sketch` [n, dim] of the store's dtype; for int8 also `scale` [n] float32, so that a row is
-    `sketch * scale` (scale = max|x| / 127, 0 for a row of zeros). Rows whose `valid` [n] uint8 is 0 are skipped by
-    k-means. Make one with :meth:`create` or :meth:`open`; as a context manager it flushes on leaving.
+    Make a store with :meth:`create` or :meth:`open`. As a context manager, a store flushes at the end of the block.
+
+    A shard has these tensors:
+
+    - `sketch` [n, dim], of the store's dtype.
+    - `scale` [n] float32, for int8 only. A row is `sketch * scale`, with scale = max|x| / 127; a row of zeros has scale
+      0.
+    - `valid` [n] uint8, if :meth:`write_shard` got it. k-means skips a row whose `valid` is 0.
+    - Any other tensor with n rows that :meth:`write_shard` got.
+
+    Example:
+        >>> import tempfile
+        >>> with SketchStore.create(tempfile.mkdtemp(), dim=2, dtype="float32", rows_per_shard=4) as store:
+        ...     store.append(np.arange(12, dtype=np.float32).reshape(6, 2))
+        >>> store.shards, store.rows_float32(1).tolist()
+        ([0, 1], [[8.0, 9.0], [10.0, 11.0]])
     """
 
     def __init__(self, path: Path, native: _native.Store) -> None:
@@ -59,34 +72,34 @@ class SketchStore:
         """Make an empty store.
 
         Args:
-            path: directory of the store; made if it is absent.
-            dim: columns of a row.
-            dtype: type of the stored rows.
-            rows_per_shard: rows of a full shard.
-            overwrite: delete the shards of a store that is there.
+            path: the directory of the store; made if it is absent.
+            dim: the number of columns of a row.
+            dtype: the type of the stored rows.
+            rows_per_shard: the number of rows of a full shard.
+            overwrite: delete the shards of an existing store.
 
         Raises:
-            StoreError: if a store is there and `overwrite` is not set, or the directory cannot be written.
-            ValueError: if `dtype` is none of the four.
+            StoreError: if the store exists and `overwrite` is False, or if the directory cannot be written.
+            ValueError: if `dtype` is not one of the four types.
         """
         return cls(Path(path), _native.Store.create(path, dim, dtype, rows_per_shard, overwrite))
 
     @staticmethod
     def exists(path: str | Path) -> bool:
-        """Say whether a directory is a store, which may be empty."""
+        """Whether a directory is a store. An empty store counts."""
         return (Path(path) / "store.json").is_file()
 
     @classmethod
     def open(cls, path: str | Path) -> SketchStore:
-        """Open a store; shards may be missing (see :meth:`missing`).
+        """Open a store. Shards may be missing (see :meth:`missing`).
 
         Raises:
-            StoreError: if there is none, or its store.json is damaged.
+            StoreError: if `path` is no store, or if its store.json is damaged.
         """
         return cls(Path(path), _native.Store.open(path))
 
     def __len__(self) -> int:
-        """Rows up to the end of the last shard, and those appended but not flushed."""
+        """The number of rows to the end of the last shard, plus the appended rows that no shard holds yet."""
         return len(self._native)
 
     def __repr__(self) -> str:
@@ -94,68 +107,72 @@ class SketchStore:
 
     @property
     def path(self) -> Path:
-        """Directory of the store."""
+        """The directory of the store."""
         return self._path
 
     @property
     def dim(self) -> int:
-        """Columns of a row."""
+        """The number of columns of a row."""
         return self._native.dim
 
     @property
     def dtype(self) -> SketchDtype:
-        """Type of the stored rows: float16, bfloat16, int8 or float32."""
+        """The type of the stored rows: float16, bfloat16, int8 or float32."""
         return cast(SketchDtype, self._native.dtype)
 
     @property
     def rows_per_shard(self) -> int:
-        """Rows of a full shard."""
+        """The number of rows of a full shard."""
         return self._native.rows_per_shard
 
     @property
     def n_shards(self) -> int:
-        """Shards on disk."""
+        """The number of shards on disk."""
         return len(self._native.shard_indices())
 
     @property
     def shards(self) -> list[int]:
-        """Numbers of the shards on disk, ascending."""
+        """The numbers of the shards on disk, ascending."""
         return self._native.shard_indices()
 
     def shard_path(self, index: int) -> Path:
-        """Return the file of a shard, whether it is there or not."""
+        """Return the path of the file of a shard. The file may be absent."""
         return self._path / f"{index:08d}.safetensors"
 
     def has_shard(self, index: int) -> bool:
-        """Say whether a shard is on disk (and then it is complete)."""
+        """Whether a shard is on disk. A shard on disk is complete."""
         return self.shard_path(index).is_file()
 
     def missing(self, n_rows: int) -> list[int]:
-        """Return the shards that a store of `n_rows` rows still lacks: absent, unreadable, or of another length."""
+        """Return the numbers of the shards that a store of `n_rows` rows lacks.
+
+        A shard is missing if its file is absent or unreadable, or has another number of rows.
+        """
         return self._native.missing(n_rows)
 
     def shard_range(self, index: int) -> tuple[int, int]:
-        """Return (first row, one past the last row) of a shard on disk."""
+        """Return the first row of a shard on disk, and the row after its last row."""
         start = index * self.rows_per_shard
         return start, start + self._native.shard_len(index)
 
     def append(self, rows: NDArray[Any]) -> None:
-        """Add rows at the end; each shard is written when it is full, the last one by :meth:`flush`.
+        """Add rows at the end of the store.
 
-        A last shard that is shorter is continued (and written again), unless it holds tensors besides the sketch.
+        A full shard is written at once; :meth:`flush` writes a last, shorter shard. A later call continues a shorter
+        last shard and writes it again, unless the shard has tensors besides the sketch.
 
         Args:
-            rows: [n, dim] float32, float16 or float64 (rounded to float32 first), C-contiguous.
+            rows: [n, dim] float32, float16 or float64, C-contiguous. float64 is first rounded to float32.
 
         Raises:
-            StoreError: naming the row that is not finite or overflows the store's dtype (nothing of the batch after
-                the last full shard is then kept); if the disk is full (the rows that fit no shard on disk stay out);
-                if the store has gaps.
+            StoreError: if a number is not finite or overflows the store's dtype, and the message names its row; if the
+                disk is full; or if the store lacks a shard before its last one. The store then has the rows of the
+                full shards that were written, and no other row of the batch.
         """
         self._native.append(rows)
 
     def flush(self) -> None:
-        """Write the rows that wait for a full shard as the last, shorter one."""
+        """Write the rows that no shard holds yet as the last, shorter shard."""
         self._native.flush()
 
     def __enter__(self) -> SketchStore:
@@ -168,44 +185,54 @@ class SketchStore:
             self.flush()
 
     def write_shard(self, index: int, tensors: Mapping[str, NDArray[Any]]) -> None:
-        """Write a whole shard, complete or not at all; one that is there is replaced.
+        """Write a whole shard, complete or not at all. An existing shard is replaced.
 
         Args:
-            index: number of the shard.
-            tensors: `sketch` [n, dim] float32, float16 or float64, converted to the store's dtype, and any others
-                with n rows, stored as they are (float16/32/64, int8/32/64, uint8/32/64; bool becomes uint8).
-                1 <= n <= rows_per_shard.
+            index: the number of the shard.
+            tensors: `sketch` [n, dim] float32, float16 or float64, which is converted to the store's dtype. Other
+                tensors with n rows are stored without conversion: float16/32/64, int8/32/64, uint8/32/64; bool
+                becomes uint8. 1 <= n <= rows_per_shard.
 
         Raises:
-            StoreError: naming the row of `sketch` that is not finite or overflows the dtype, the tensor whose number
-                of rows differs, or the file that cannot be written.
+            StoreError: if a number of `sketch` is not finite or overflows the dtype, if a tensor has another number of
+                rows, or if the file cannot be written. The message names the row, the tensor or the file.
         """
-        others = contiguous(tensors)
-        if "sketch" not in others:
-            raise StoreError(f"{self.shard_path(index)}: expected a tensor 'sketch', got {sorted(others)}")
-        self._native.write_shard(index, others.pop("sketch"), others)
+        extra_tensors = contiguous(tensors)
+        if "sketch" not in extra_tensors:
+            raise StoreError(
+                f"{self.shard_path(index)}: tensors={sorted(extra_tensors)}: expected a tensor 'sketch'; "
+                f"add the rows [n, {self.dim}] under this name"
+            )
+        self._native.write_shard(index, extra_tensors.pop("sketch"), extra_tensors)
 
     def rows(self, index: int) -> NDArray[Any]:
-        """Return a shard's sketches [n, dim] as stored, read-only and memory-mapped.
+        """Return the stored sketches [n, dim] of a shard, read-only and memory-mapped.
 
-        NumPy has no bfloat16: such rows come as the uint16 of their bits. int8 rows lack their scale; see
-        :meth:`rows_float32`.
+        NumPy lacks bfloat16, so bfloat16 rows are returned as the uint16 of their bits. int8 rows are returned without
+        their scale. :meth:`rows_float32` returns the numbers of any dtype.
+
+        Raises:
+            StoreError: if the shard is absent or damaged.
         """
         return self.tensor(index, "sketch")
 
     def rows_float32(self, index: int) -> NDArray[np.float32]:
-        """Return a shard's sketches [n, dim] as float32, in memory."""
+        """Return the sketches [n, dim] of a shard as float32, in memory.
+
+        Raises:
+            StoreError: if the shard is absent or damaged.
+        """
         return self._native.rows_float32(index)
 
     def tensor(self, index: int, name: str) -> NDArray[Any]:
         """Return one tensor of a shard, read-only and memory-mapped.
 
         Raises:
-            StoreError: if the shard is absent or damaged, or lacks that tensor.
+            StoreError: if the shard is absent or damaged, or lacks the tensor.
         """
         layout = self._native.layout(index)
         if name not in layout:
-            raise StoreError(f"{self.shard_path(index)}: no tensor {name!r}; it holds {', '.join(layout)}")
+            raise StoreError(f"{self.shard_path(index)}: tensor {name!r}: expected one of {', '.join(layout)}")
         dtype, shape, offset = layout[name]
         if 0 in shape:
             return np.empty(shape, dtype)
@@ -213,7 +240,7 @@ class SketchStore:
 
     @property
     def tensor_names(self) -> list[str]:
-        """Names of the tensors in the first shard on disk, sorted; empty for an empty store."""
+        """The sorted names of the tensors in the first shard on disk. An empty store has no names."""
         shards = self._native.shard_indices()
         return sorted(self._native.layout(shards[0])) if shards else []
 
@@ -221,6 +248,6 @@ class SketchStore:
         """Read every shard, in parallel, and compare its checksum.
 
         Raises:
-            StoreError: listing every bad shard and what is wrong with it.
+            StoreError: if a shard is damaged; the message lists every damaged shard and its damage.
         """
         return StoreReport(*self._native.verify())

@@ -1,4 +1,4 @@
-"""Single tensor files: safetensors with a checksum, complete or absent."""
+"""Tensor files: one safetensors file with a checksum, complete or absent."""
 
 from __future__ import annotations
 
@@ -19,37 +19,43 @@ def write_tensors(
 
     Args:
         path: the file; missing parent folders are made.
-        tensors: arrays of float16/32/64, int8/32/64 or uint8/32/64 (bool becomes uint8); one that is not
+        tensors: arrays of float16/32/64, int8/32/64 or uint8/32/64; bool becomes uint8. An array that is not
             C-contiguous is copied.
-        metadata: strings to keep beside them.
+        metadata: strings to store beside the tensors.
 
     Raises:
-        StoreError: if the file cannot be written; nothing is then left of it.
+        StoreError: if the file cannot be written; then there is no new file.
     """
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     _native.write_tensors(path, contiguous(tensors), dict(metadata or {}))
 
 
 def contiguous(tensors: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    """Each tensor as a C-contiguous array; one that is already is not copied."""
+    """Return each tensor as a C-contiguous array. A C-contiguous array is not copied."""
     return {name: np.asarray(tensor, order="C") for name, tensor in tensors.items()}
 
 
 def read_tensors(path: str | Path) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
-    """Return the tensors and the metadata of a file that :func:`write_tensors` or a store wrote, verified.
+    """Read and verify a file that :func:`write_tensors` or a store wrote.
 
-    bfloat16 comes as the uint16 of its bits.
+    NumPy lacks bfloat16, so a bfloat16 tensor is returned as the uint16 of its bits.
+
+    Returns:
+        The tensors and the metadata, each by name.
 
     Raises:
-        StoreError: naming the file and what is wrong with it (absent, truncated, header, checksum).
+        StoreError: if the file is absent or damaged; the message names the file and the damage.
     """
     return _native.read_tensors(path)
 
 
 def verify_file(path: str | Path) -> int:
-    """Read one file, compare its checksum, and return its length in bytes.
+    """Read one file and compare its checksum.
+
+    Returns:
+        The length of the file in bytes.
 
     Raises:
-        StoreError: naming the file and what is wrong with it.
+        StoreError: if the file is absent or damaged; the message names the file and the damage.
     """
     return _native.verify_file(path)
