@@ -16,14 +16,34 @@ os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 # triton_compile.py compiles them, in processes of their own. Without a GPU gdig itself never imports triton.
 os.environ.setdefault("TRITON_INTERPRET", "1")
 
+import profiles
 import pytest
-from hypothesis import settings
+import torch
 from project_fixtures import Project, flags, make_project
 from transformers import PreTrainedTokenizerFast
 
-# How long an example takes says how busy the machine is, not whether the code is right.
-settings.register_profile("gdig", deadline=None)
-settings.load_profile("gdig")
+# The commands that tests start have one thread by the variable above; this process may have been given more.
+torch.set_num_threads(1)
+
+profiles.load()
+
+MOST_WORKERS = 8
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Workers of `-n auto`: the cores that this process may use. Each worker takes about 1.5 GB."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, MOST_WORKERS)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give tests that share a fixture of their module one worker, so that the fixture is made once."""
+    for item in items:
+        fixtures = item._fixtureinfo.name2fixturedefs.values() if isinstance(item, pytest.Function) else ()
+        if any(definitions[-1].scope == "module" for definitions in fixtures):
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+
 
 TEXTS = [
     "Render the following Chinese text faithfully in English.",

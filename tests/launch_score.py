@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from triton_compile import generation
 
 from gdig.kernels.configs import GENERATIONS
 from gdig.kernels.pinned import PINNED
@@ -12,9 +13,10 @@ from gdig.kernels.score.prepared import prepare
 from gdig.kernels.segments import Segments
 
 
-def pinned(major: int) -> None:
+def pinned() -> None:
     """What is launched on a generation: for both kinds of dtype, with and without bias, long groups and single tokens,
     long and short chunks, widths that are whole blocks and not."""
+    major = generation()
     for dtype in (torch.bfloat16, torch.float32):
         config = PINNED["score", kind(dtype), major if major in GENERATIONS else 8]
         for lengths, rank, i, bias in (([128] * 4, 32, 768, 0), ([3, 70], 17, 771, 1)):

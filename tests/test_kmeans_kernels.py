@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from profiles import examples
 
 from gdig import KMeans, SketchStore, _native
 from gdig.errors import GdigError
@@ -61,7 +62,7 @@ def problems(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.mark.parametrize("kernel", [kernel for kernel in _native.kernels() if kernel != "amx-int8"])
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(60), deadline=None, suppress_health_check=list(HealthCheck))
 @given(problem=problems())
 def test_the_nearest_or_the_number_of_the_bad_row(kernel, problem):
     x, centers = problem

@@ -8,6 +8,8 @@ pytest.importorskip("triton", reason="triton is not installed: it has no wheel f
 
 from triton_compile import TENSOR_CORES, Compiled, compile_elsewhere
 
+pytestmark = pytest.mark.triton
+
 
 def test_here_kernels_are_interpreted():
     from compile_example import gram
