@@ -7,8 +7,8 @@ export PYO3_PYTHON := $(CURDIR)/$(BIN)/python
 
 RUST := Cargo.toml Cargo.lock rust-toolchain.toml $(shell find rust/gdig-core rust/gdig-py -name '*.rs' -o -name Cargo.toml)
 
-# One worker a core (tests/conftest.py). Tests that share a fixture of their module have the same worker.
-PYTEST := $(BIN)/python -m pytest --numprocesses auto --dist loadgroup
+# One worker a core; tests/conftest.py says which worker gets which test.
+PYTEST := $(BIN)/python -m pytest --numprocesses auto
 # https://nexte.st runs each test in a process of its own, and the long ones beside the others.
 CARGO_TEST := if cargo nextest --version >/dev/null 2>&1; then cargo nextest run --workspace; \
 	else cargo test --workspace --quiet; fi
@@ -53,14 +53,20 @@ test: .make/native ## run every test, cargo's and pytest's; make packaging has t
 packaging: .make/native ## build sdist and wheels, compare what they hold, run one on a machine without Rust
 	$(BIN)/python -m pytest -m packaging
 
-.PHONY: lint
-lint: .make/native ## check style, types and warnings, of Python and Rust
+.PHONY: lint lint-style lint-types lint-rust
+lint: lint-style lint-types lint-rust ## check style, types and warnings, of Python and Rust; -j2 does it on two cores
+
+lint-style: .make/python
 	$(BIN)/python -m ruff check
 	$(BIN)/python -m ruff format --check
 	cargo fmt --all --check
-	cargo clippy --workspace --all-targets --quiet -- -D warnings
+
+lint-types: .make/native
 	$(BIN)/python -m mypy
-	MYPYPATH=python $(BIN)/python -m mypy.stubtest gdig._native
+	MYPYPATH=python $(BIN)/python -m mypy.stubtest gdig._native --mypy-config-file .ci/stubtest.ini
+
+lint-rust: .make/python
+	cargo clippy --workspace --all-targets --quiet -- -D warnings
 
 .PHONY: format
 format: .make/python ## rewrite Python and Rust in the project's style

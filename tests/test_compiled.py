@@ -25,6 +25,14 @@ def fresh_compiler():
     torch.compiler.reset()
 
 
+@pytest.fixture
+def without_code(monkeypatch):
+    """torch captures the pass and its gradient as graphs, and runs them as they are: what it makes of the code of a model
+    is tested, and no C++ is compiled."""
+    compiler = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda f, mode=None, **options: compiler(f, backend="aot_eager", **options))
+
+
 def swept(module, **options):
     model, config = wrapped(module, **OPTIONS, **options)
     quiet = Progress(quiet=True)
@@ -51,7 +59,7 @@ def test_compiled_scores_sketches_and_losses_are_those_of_the_plain_pass(kind, e
         assert np.all(np.abs(a - b) <= 2.0**-23 * np.abs(a) + error * np.abs(a).max())
 
 
-def test_layers_inputs_and_gradients_under_drawn_labels():
+def test_layers_inputs_and_gradients_under_drawn_labels(without_code):
     """What happens at the head, between forward and backward, is the same code in both."""
     batch = make_batches(POOL, 10**6)[0]
     seen = {}
@@ -68,7 +76,7 @@ def test_layers_inputs_and_gradients_under_drawn_labels():
             assert (x - y).abs().max() <= 1e-12 * x.abs().max()
 
 
-def test_a_layer_out_of_reach_is_told_as_without_compiling():
+def test_a_layer_out_of_reach_is_told_as_without_compiling(without_code):
     class WithSpare(torch.nn.Module):
         def __init__(self, mlp):
             super().__init__()
