@@ -39,8 +39,8 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Give each idle worker the next test. Tests of a module with fixtures of its own go to one worker together, so that
-    the fixtures are made once. (xdist's loadgroup, which does the same by a mark, does nothing under pytest 9.2.)"""
+    """Give each idle worker the next test. All tests of a module that has fixtures of its own go to one worker, so that
+    each fixture is made once. xdist's loadgroup does the same by a mark, but not under pytest 9.2."""
     from xdist.scheduler import LoadScopeScheduling
 
     @functools.cache
@@ -130,6 +130,24 @@ def finished(project, tmp_path_factory) -> Path:
     run_path = tmp_path_factory.mktemp("finished") / "run"
     gdig.select(**project.options(run_path))
     return run_path
+
+
+@pytest.fixture(scope="session")
+def swept(project, tmp_path_factory) -> Path:
+    """A run directory over the project with generated numbers in its sweep, and clusters. Session-wide: copy it."""
+    from swept_run import make_swept
+
+    import gdig
+
+    options = project.options(tmp_path_factory.mktemp("swept") / "run")
+    make_swept(options)
+    return gdig.cluster(**options)
+
+
+@pytest.fixture
+def swept_copy(swept, tmp_path) -> Path:
+    """A swept run of one's own, for the methods: no model pass, and nothing chosen yet."""
+    return Path(shutil.copytree(swept, tmp_path / "run"))
 
 
 @pytest.fixture
