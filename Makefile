@@ -37,7 +37,7 @@ venv: .make/native ## make .venv and build gdig into it; later runs rebuild only
 
 .PHONY: demo
 demo: .make/native ## make a small corrupted pool and a tiny model, select from it, say what was found
-	$(BIN)/python examples/demo.py
+	$(BIN)/python -m examples.demo
 
 .PHONY: check
 check: lint ## check style and run the quick tests: under two minutes
@@ -76,27 +76,27 @@ format: .make/python ## rewrite Python and Rust in the project's style
 
 .PHONY: bench
 bench: .make/native ## measure the selection on real pairs (a file named by GDIG_ZH_EN), into benches/record/
-	$(BIN)/python benches/real_zh_en.py
+	$(BIN)/python -m benches.real_zh_en
 
 .PHONY: evidence
 evidence: .make/native ## measure whether the scores predict and the selection helps: an hour at most, goes on if interrupted
-	$(BIN)/python benches/evidence.py
+	$(BIN)/python -m benches.evidence
 
 .PHONY: evidence-quick
 evidence-quick: .make/native ## the same at small sizes, in three minutes; changes no record that is kept
-	$(BIN)/python benches/evidence.py --quick
+	$(BIN)/python -m benches.evidence --quick
 
 .PHONY: bench-sweep
 bench-sweep: .make/native ## measure sweep and fit beside a plain forward and backward pass, into benches/record/
-	$(BIN)/python benches/sweep.py
+	$(BIN)/python -m benches.sweep
 
 .PHONY: parity
 parity: .make/native ## compare scores with kronfluence's and bergson's (pip install 'gdig[peers]'), into benches/record/
-	$(BIN)/python benches/parity.py
+	$(BIN)/python -m benches.parity
 
 .PHONY: parity-expectations
 parity-expectations: .make/native ## write the peers' scores that the tests compare with, into tests/data/
-	$(BIN)/python benches/parity.py --write-expectations
+	$(BIN)/python -m benches.parity --write-expectations
 
 .PHONY: bench-rust
 bench-rust: .make/python ## measure the kernels of k-means by themselves: GFLOP/s, and the share of the ceiling
@@ -104,23 +104,23 @@ bench-rust: .make/python ## measure the kernels of k-means by themselves: GFLOP/
 
 .PHONY: bench-bids
 bench-bids: .make/native ## measure BIDS beside its plain form in NumPy, into benches/record/
-	$(BIN)/python benches/bids.py
+	$(BIN)/python -m benches.bids
 
 .PHONY: bench-tagcos
 bench-tagcos: .make/native ## measure TAGCOS's pursuit beside its plain form and scikit-learn's, into benches/record/
-	OMP_NUM_THREADS=1 $(BIN)/python benches/tagcos.py --threads 1
+	OMP_NUM_THREADS=1 $(BIN)/python -m benches.tagcos --threads 1
 
 .PHONY: bench-neighbours
 bench-neighbours: .make/native ## measure the graph of neighbours beside faiss's (pip install 'gdig[bench]'), into benches/record/
-	$(BIN)/python benches/neighbours.py --faiss-queries 10000
+	$(BIN)/python -m benches.neighbours --faiss-queries 10000
 
 .PHONY: bench-gpu
 bench-gpu: .make/native ## check and measure the kernels and the sweep on a CUDA GPU, into benches/record/
-	$(BIN)/python benches/gpu.py
+	$(BIN)/python -m benches.gpu
 
 .PHONY: tune
 tune: .make/native ## time the kernels' configurations on a CUDA GPU and pin the fastest, in kernels/pinned.py
-	$(BIN)/python benches/tune.py
+	$(BIN)/python -m benches.tune
 
 .PHONY: wheel
 wheel: .make/python ## build sdist and wheel into dist/

@@ -1,8 +1,8 @@
 """Does the influence predict, and does the selection help? A generated language that a tiny model learns in seconds.
 
-    python benches/evidence_generated.py                     # every part; records into benches/record/
-    python benches/evidence_generated.py --parts datamodels  # one of them
-    python benches/evidence_generated.py --quick             # small sizes; recorded in build/ only
+    python -m benches.evidence_generated                     # every part; records into benches/record/
+    python -m benches.evidence_generated --parts datamodels  # one of them
+    python -m benches.evidence_generated --quick             # small sizes; recorded in build/ only
 
 Trains a small Llama on a base of clean rows, then on a pool with 20 % spoiled and 10 % nearly repeated ones, scores the
 pool by gdig and by the baselines, and trains the base again on many parts of the pool. Finished steps are kept in
@@ -14,24 +14,21 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.append(str(ROOT / "examples"))
-
 import torch
-from generated import scores
-from generated.predict import datamodels
-from generated.removal import counterfactuals
-from generated.selection import selections
-from generated.world import BASE, FULL, QUICK, TUNE, World
-from zh_en.measure import machine, provenance
-from zh_en.steps import Steps
+
+from benches.generated_language import scores
+from benches.generated_language.predict import datamodels
+from benches.generated_language.removal import counterfactuals
+from benches.generated_language.selection import selections
+from benches.generated_language.world import BASE, FULL, QUICK, TUNE, World
+from benches.shared.machine import ROOT, machine, provenance
+from benches.shared.steps import Steps
 
 PARTS: dict[str, Callable[[World], dict[str, Any]]] = {
     "datamodels": datamodels,
@@ -47,9 +44,9 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     os.environ["OMP_NUM_THREADS"] = str(arguments.threads)
     size = QUICK if arguments.quick else FULL
-    kind = ("quick" if arguments.quick else "full") + (f"-{arguments.seed}" if arguments.seed else "")
+    kind = ("quick" if arguments.quick else "full") + (f"-{arguments.random_seed}" if arguments.random_seed else "")
     steps = Steps(arguments.folder / kind, {"torch": torch.__version__})
-    world = World(steps, size, arguments.seed, variants=scores.QUICK if arguments.quick else None)
+    world = World(steps, size, arguments.random_seed, variants=scores.QUICK if arguments.quick else None)
     facts = {
         "setup": {"size": asdict(size), "base": asdict(BASE), "tuning": asdict(TUNE)},
         "pool": world.pool_facts(),
@@ -70,7 +67,11 @@ def main() -> None:
 def _records(arguments: argparse.Namespace) -> Path:
     if arguments.quick:
         return arguments.folder / "quick"
-    return ROOT / "benches" / "record" if arguments.seed == 0 else arguments.folder / f"full-{arguments.seed}"
+    return (
+        ROOT / "benches" / "record"
+        if arguments.random_seed == 0
+        else arguments.folder / f"full-{arguments.random_seed}"
+    )
 
 
 def _arguments() -> argparse.Namespace:
@@ -81,7 +82,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--record", type=Path, help="folder of the records (default: benches/record/; --quick: --folder)"
     )
-    parser.add_argument("--seed", type=int, default=0, help="another language and pool; recorded in build/ only")
+    parser.add_argument("--random-seed", type=int, default=0, help="another language and pool; recorded in build/ only")
     parser.add_argument("--threads", type=int, default=1, help="of the CPU (default: %(default)s)")
     return parser.parse_args()
 

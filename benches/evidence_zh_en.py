@@ -3,7 +3,7 @@
 Trains checkpoints of five runs, scores a pool with 30 % spoiled rows by each of them in many ways, and trains on what
 the scores choose. The data are read by path and are no part of this project:
 
-    python benches/evidence_zh_en.py --data pairs.json   # a JSON list of src_lang, trg_lang, src_text, trg_text
+    python -m benches.evidence_zh_en --data pairs.json   # a JSON list of src_lang, trg_lang, src_text, trg_text
 
 Finished steps are kept in build/evidence_zh_en/, so that an interrupted run goes on where it was.
 """
@@ -15,26 +15,23 @@ import hashlib
 import json
 import os
 import random
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.append(str(ROOT / "examples"))  # the demo's AUROC serves here too
-
 import torch
 from transformers import PreTrainedTokenizerFast
-from zh_en.competence import ARMS, SMALL, Arm, checkpoint_scores, train_arms
-from zh_en.evidence import MAIN, Evidence, Trial
-from zh_en.evidence_tables import tables
-from zh_en.measure import machine, provenance
-from zh_en.pool import read_pairs, split_pairs, spoil, write_jsonl
-from zh_en.retrain import Retraining
-from zh_en.steps import Steps
 
-SETUP = {"training": 2000, "seeds": 128, "noisy_seeds": 64, "held": 240, "corrupted": 0.3, "seed": 0}
+from benches.shared.machine import ROOT, machine, provenance
+from benches.shared.steps import Steps
+from benches.zh_en.competence import ARMS, SMALL, Arm, checkpoint_scores, train_arms
+from benches.zh_en.pool import read_pairs, split_pairs, spoil, write_jsonl
+from benches.zh_en.retrain import Retraining
+from benches.zh_en.trial_tables import tables
+from benches.zh_en.trials import MAIN, Evidence, Trial
+
+SETUP = {"training": 2000, "seeds": 128, "noisy_seeds": 64, "held": 240, "corrupted": 0.3, "random_seed": 0}
 SEED_SETS = [MAIN, ("small, clean then pool", 1), ("middle, clean", 3)]
 """Checkpoints by which the choice of the seeds is judged."""
 TRIALS = [
@@ -61,8 +58,8 @@ def main() -> None:
         "setup": SETUP,
     }
     arms = [arm for arm in ARMS if not arguments.small or arm.recipe.hidden_size == SMALL.hidden_size]
-    for part, found in measure(steps, rows, arms, TRIALS[: 4 if arguments.small else None]):
-        record[part] = found
+    for part, results in measure(steps, rows, arms, TRIALS[: 4 if arguments.small else None]):
+        record[part] = results
         record["setup"] = SETUP | {"arms": [asdict(arm) for arm in arms]}
         record["seconds"] = steps.all_seconds()
         arguments.record.parent.mkdir(parents=True, exist_ok=True)
@@ -75,14 +72,14 @@ def measure(
 ) -> Iterator[tuple[str, Any]]:
     """Each part of the record as it comes."""
     for number, arm in enumerate(arms, 1):  # one after the other: an interrupted run has whole arms
-        kept = train_arms(steps, rows, arms[:number])
-        for epoch in arm.kept:
-            checkpoint_scores(steps, arm, kept[arm.name, epoch], rows)
-    evidence = Evidence(steps, rows, kept, SETUP["seeds"])
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(kept[MAIN].path)
+        checkpoints = train_arms(steps, rows, arms[:number])
+        for epoch in arm.epochs:
+            checkpoint_scores(steps, arm, checkpoints[arm.name, epoch], rows)
+    evidence = Evidence(steps, rows, checkpoints, SETUP["seeds"])
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(checkpoints[MAIN].path)
     yield "competence", evidence.competence()
     yield "inverses", evidence.inverses()
-    yield "seeds", evidence.seed_sets([name for name in SEED_SETS if name in kept])
+    yield "seeds", evidence.seed_sets([name for name in SEED_SETS if name in checkpoints])
     yield "command", evidence.command()
     yield "selections", evidence.selections(Retraining(steps, rows, tokenizer), trials)
 
@@ -90,8 +87,8 @@ def measure(
 def write_rows(data: Path, folder: Path) -> dict[str, Path]:
     """Write the parts of the pairs. The file of seeds ends with spoiled copies of its first rows."""
     s: dict[str, Any] = SETUP
-    split = split_pairs(read_pairs(data), s["training"], s["seeds"], s["corrupted"], s["seed"], s["held"])
-    noisy = spoil(split.seeds[: s["noisy_seeds"]], 1.0, random.Random(s["seed"]))
+    split = split_pairs(read_pairs(data), s["training"], s["seeds"], s["corrupted"], s["random_seed"], s["held"])
+    noisy = spoil(split.seeds[: s["noisy_seeds"]], 1.0, random.Random(s["random_seed"]))
     split.seeds.extend(noisy)
     folder.mkdir(parents=True, exist_ok=True)
     files = {name: folder / f"{name}.jsonl" for name in vars(split)}

@@ -1,8 +1,8 @@
 """k-means beside its peers: the same rows, the same start, interleaved, in one process.
 
-    python benches/kmeans.py                       # writes benches/record/kmeans.json
-    python benches/kmeans.py --rows 200000 --clusters 512 --peers faiss
-    python benches/kmeans.py --cold 30 --directory /data    # a pass over 30 GB that are not in the page cache
+    python -m benches.kmeans                       # writes benches/record/kmeans.json
+    python -m benches.kmeans --rows 200000 --clusters 512 --peers faiss
+    python -m benches.kmeans --cold 30 --directory /data    # a pass over 30 GB that are not in the page cache
 
 Needs `pip install 'gdig[bench]'`. A time is one full Lloyd iteration (assignment and update) over all rows. Rows are
 float16 or int8 in a store for ours; for the peers the same numbers as float32, in memory, converted before the clock
@@ -12,12 +12,9 @@ runs (bfloat16 for torch). Inertia is computed for all alike, in float64, from t
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import json
 import os
-import platform
 import statistics
-import subprocess
 import tempfile
 import time
 from functools import partial
@@ -25,18 +22,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import peers
 from numpy.typing import NDArray
 
-from gdig import KMeans, SketchStore, _native
+from benches.libraries import kmeans_libraries
+from benches.shared.machine import ROOT, core_machine
+from gdig import KMeans, SketchStore
 
-RECORD = Path(__file__).parent / "record" / "kmeans.json"
+RECORD = ROOT / "benches" / "record" / "kmeans.json"
 BLOCK = 65_536
 
 
-def make(directory: Path, rows: int, dim: int, dtype: str, seed: int = 0) -> SketchStore:
+def make(directory: Path, rows: int, dim: int, dtype: str, random_seed: int = 0) -> SketchStore:
     """Rows around 2,000 centres, so wide that each has several near ones: as hard as sketches of gradients are."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(random_seed)
     centers = rng.standard_normal((2_000, dim), dtype=np.float32) / 2
     with SketchStore.create(directory, dim, dtype=dtype, rows_per_shard=131_072) as store:
         for start in range(0, rows, BLOCK):
@@ -64,24 +62,24 @@ def bench(arguments: argparse.Namespace, rows: int, k: int, dtype: str, director
     store = make(directory / f"{dtype}-{k}", rows, arguments.dim, dtype)
     x = as_float32(store)
     start = x[np.random.default_rng(7).choice(rows, k, replace=False)].copy()
-    methods: dict[str, Any] = {"gdig": partial(peers.gdig, store)}
+    methods: dict[str, Any] = {"gdig": partial(kmeans_libraries.gdig, store)}
     for kernel in arguments.kernels:
-        methods[f"gdig {kernel}"] = partial(peers.gdig, store, kernel=kernel)
+        methods[f"gdig {kernel}"] = partial(kmeans_libraries.gdig, store, kernel=kernel)
     for peer in arguments.peers:
         data = x
         if peer == "torch_bf16":
             import torch
 
             data = torch.from_numpy(x).to(torch.bfloat16)
-        methods[peer] = partial(getattr(peers, peer), data)
+        methods[peer] = partial(getattr(kmeans_libraries, peer), data)
     seconds: dict[str, list[float]] = {name: [] for name in methods}
-    found: dict[str, float] = {}
+    inertias: dict[str, float] = {}
     for _ in range(arguments.repeats):
         for name, method in methods.items():
             time_, centers = method(start=start, iterations=arguments.iterations, threads=arguments.threads)
             seconds[name].append(time_)
-            if name not in found:
-                found[name] = inertia(x, centers)
+            if name not in inertias:
+                inertias[name] = inertia(x, centers)
     lines = {}
     for name, times in seconds.items():
         median = statistics.median(times)
@@ -89,7 +87,7 @@ def bench(arguments: argparse.Namespace, rows: int, k: int, dtype: str, director
             "seconds": {"median": median, "min": min(times), "max": max(times), "n": len(times)},
             "mega_points_per_second": rows / median / 1e6,
             "gflops": 2 * rows * k * arguments.dim / median / 1e9,
-            "inertia": found[name],
+            "inertia": inertias[name],
         }
     reference = lines.get("faiss", lines["gdig"])["seconds"]["median"]
     print(f"\n{dtype}, {rows} x {arguments.dim}, K = {k}, {arguments.threads} threads")
@@ -160,29 +158,6 @@ def cold(arguments: argparse.Namespace, directory: Path) -> dict[str, Any]:
     return {"bytes": total, "share_of_direct": share} | rates_of
 
 
-def machine() -> dict[str, Any]:
-    """Where the numbers are from."""
-    names = ["faiss-cpu", "scikit-learn", "fastkmeans", "torch", "numpy"]
-    versions = {}
-    for name in names:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            versions[name] = None
-    git = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False, cwd=RECORD.parent)
-    model = [
-        line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line
-    ]
-    return {
-        "commit": git.stdout.strip(),
-        "cpu": f"{os.cpu_count()} x {model[0] if model else platform.processor()}",
-        "kernels": _native.kernels(),
-        "load_average": os.getloadavg(),
-        "python": platform.python_version(),
-        "versions": versions,
-    }
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, nargs="+", default=[1_000_000], help="one for each of --clusters, or one")
@@ -201,7 +176,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=RECORD)
     arguments = parser.parse_args()
     sizes = arguments.rows * len(arguments.clusters) if len(arguments.rows) == 1 else arguments.rows
-    record: dict[str, Any] = {"machine": machine(), "threads": arguments.threads, "tables": []}
+    record: dict[str, Any] = {"machine": core_machine(), "threads": arguments.threads, "tables": []}
     with tempfile.TemporaryDirectory(dir=arguments.directory) as directory:
         if arguments.cold:
             record["cold"] = cold(arguments, Path(directory))

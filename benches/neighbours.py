@@ -1,8 +1,8 @@
 """Nearest neighbours by cosine: ours against faiss's exact search, from the same rows; by clusters, the recall.
 
-    python benches/neighbours.py --rows 200000 --faiss-queries 20000      # rows around 256 centres
-    python benches/neighbours.py --run runs/a                             # the sketches of a run
-    python benches/neighbours.py --rows 1000000 --no-exact                # the search by clusters alone
+    python -m benches.neighbours --rows 200000 --faiss-queries 20000      # rows around 256 centres
+    python -m benches.neighbours --run runs/a                             # the sketches of a run
+    python -m benches.neighbours --rows 1000000 --no-exact                # the search by clusters alone
 
 faiss searches float32 rows at unit length, which it gets for nothing here; ours reads float16 rows and scales them.
 Where faiss is given some of the rows as queries, against all rows, its time for all is that times rows / queries; ours
@@ -23,16 +23,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from kmeans import machine
 from numpy.typing import NDArray
-from passes.memory import resident, watch
 
+from benches.shared.machine import ROOT, core_machine
+from benches.shared.memory import resident, watch
 from gdig import _native
 from gdig.config.config import Config
 from gdig.selection import neighbours
 from gdig.store.sketches import SketchStore
 
-RECORD = Path(__file__).parent / "record" / "neighbours.json"
+RECORD = ROOT / "benches" / "record" / "neighbours.json"
 
 
 def make(n: int, dim: int) -> NDArray[np.float16]:
@@ -41,8 +41,8 @@ def make(n: int, dim: int) -> NDArray[np.float16]:
     centres = rng.standard_normal((256, dim), dtype=np.float32)
     labels, x = rng.integers(0, 256, n), np.empty((n, dim), np.float16)
     for start in range(0, n, 65_536):
-        part = slice(start, min(n, start + 65_536))
-        x[part] = centres[labels[part]] / 2 + rng.standard_normal((part.stop - start, dim), dtype=np.float32)
+        block = slice(start, min(n, start + 65_536))
+        x[block] = centres[labels[block]] / 2 + rng.standard_normal((block.stop - start, dim), dtype=np.float32)
     return x
 
 
@@ -51,14 +51,14 @@ def sketches(run: Path, rows: int | None) -> NDArray[Any]:
     store = SketchStore.open(run / "sweep")
     if store.dtype not in ("float16", "float32"):
         raise SystemExit(f"{run / 'sweep'}: expected sketches of float16 or float32, got {store.dtype}")
-    parts, held = [], 0
+    blocks, held = [], 0
     for shard in store.shards:
         x = store.tensor(shard, "sketch")
-        parts.append(x[store.tensor(shard, "valid").astype(bool) & x.any(1)])
-        held += len(parts[-1])
+        blocks.append(x[store.tensor(shard, "valid").astype(bool) & x.any(1)])
+        held += len(blocks[-1])
         if rows is not None and held >= rows:
             break
-    return np.concatenate(parts)[:rows]
+    return np.concatenate(blocks)[:rows]
 
 
 class Times:
@@ -89,8 +89,8 @@ class Faiss:
         faiss.omp_set_num_threads(threads)
         self.units, self.k = x.astype(np.float32), k
         for start in range(0, len(x), 65_536):
-            part = self.units[start : start + 65_536]
-            part /= np.linalg.norm(part, axis=1, keepdims=True)
+            block = self.units[start : start + 65_536]
+            block /= np.linalg.norm(block, axis=1, keepdims=True)
         self.index = faiss.IndexFlatIP(x.shape[1])
         self.index.add(self.units)
         self.units = self.units[:queries].copy()
@@ -123,16 +123,18 @@ def exact(x: NDArray[Any], arguments: argparse.Namespace) -> tuple[dict[str, Any
     for number in range(arguments.repeats):
         for kernel in arguments.kernels if number == 0 else arguments.kernels[-1:]:
             search = lambda kernel=kernel: _native.neighbours(x, k, kernel=kernel, n_threads=threads)  # noqa: E731
-            found = times.setdefault(kernel, Times()).take(search)
+            result = times.setdefault(kernel, Times()).take(search)
             if truth is None:
-                truth = found
-            elif any((a != b).any() for a, b in zip(found, truth, strict=True)):
+                truth = result
+            elif any((a != b).any() for a, b in zip(result, truth, strict=True)):
                 raise SystemExit(f"{kernel}: not the same neighbours as those of {arguments.kernels[0]}")
-            told(kernel, times[kernel], f"{2 * n * n * dim / times[kernel].cpu[-1] / 1e9:.0f} GFLOP/s of all pairs")
+            print_times(
+                kernel, times[kernel], f"{2 * n * n * dim / times[kernel].cpu[-1] / 1e9:.0f} GFLOP/s of all pairs"
+            )
         if peer is not None:
             cosines = times.setdefault("faiss IndexFlatIP", Times()).take(peer)
             worst = check(cosines, truth[1], dim)
-            told(f"faiss, {queries} rows", times["faiss IndexFlatIP"], f"x {n / queries:g} for all")
+            print_times(f"faiss, {queries} rows", times["faiss IndexFlatIP"], f"x {n / queries:g} for all")
     facts = {name: spent.facts() for name, spent in times.items()}
     if peer is not None:
         whole = {
@@ -146,23 +148,23 @@ def by_clusters(x: NDArray[Any], truth: NDArray[np.float32] | None, arguments: a
     """Times of the search by clusters, its memory, its recall; after the exact search, also without the k-means."""
     n, k = len(x), arguments.k
     options = Config.build({"neighbour_search": "clusters", "threads": arguments.threads})
-    whole, kept, before = Times(), neighbours.Kept(), resident()
+    whole, cache, before = Times(), neighbours.Kept(), resident()
     with watch() as peak:
-        found = whole.take(lambda: neighbours.nearest(x, k, n, 0, options, kept))
-    told("clusters", whole, found.notes[0])
+        graph = whole.take(lambda: neighbours.nearest(x, k, n, 0, options, cache))
+    print_times("clusters", whole, graph.notes[0])
     memory = {"peak_bytes": peak.bytes, "peak_bytes_beside_the_rows": peak.bytes - before}
-    facts = {**whole.facts(), "notes": found.notes, **memory}
+    facts = {**whole.facts(), "notes": graph.notes, **memory}
     if truth is not None:
         again = Times()
-        again.take(lambda: neighbours.nearest(x, k, n, 0, options, kept))
-        told("its search", again, "and the recall, without the k-means")
+        again.take(lambda: neighbours.nearest(x, k, n, 0, options, cache))
+        print_times("its search", again, "and the recall, without the k-means")
         facts["without_kmeans"] = again.facts()
-        facts["recall_of_all_rows"] = float((found.cosines >= truth[:, -1:]).mean())
+        facts["recall_of_all_rows"] = float((graph.cosines >= truth[:, -1:]).mean())
         print(f"{'':>20}  {facts['recall_of_all_rows']:.2%} by all rows")
     return facts
 
 
-def told(name: str, times: Times, more: str) -> None:
+def print_times(name: str, times: Times, more: str) -> None:
     print(f"{name:>20}  {times.wall[-1]:8.2f} s  CPU {times.cpu[-1]:8.2f} s  {more}", flush=True)
 
 
@@ -185,7 +187,7 @@ def main() -> None:
     x = sketches(arguments.run, arguments.rows) if arguments.run else make(arguments.rows or 200_000, arguments.dim)
     what = arguments.name or (arguments.run.name if arguments.run else "around 256 centres")
     sizes = {"rows": len(x), "dim": x.shape[1], "dtype": x.dtype.name, "k": arguments.k, "threads": arguments.threads}
-    entry: dict[str, Any] = {"machine": machine(), **sizes}
+    entry: dict[str, Any] = {"machine": core_machine(), **sizes}
     name = f"{what}, {len(x):,} x {x.shape[1]}"
     print(f"{name}, {x.dtype}, {arguments.threads} threads; load {os.getloadavg()[0]:.1f}", flush=True)
     truth = None

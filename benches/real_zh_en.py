@@ -1,11 +1,12 @@
-"""Does gdig tell good pairs from spoiled ones? Measured on real Chinese-English pairs with a model trained on the spot.
+"""Does gdig prefer good pairs to spoiled pairs? Measured on real Chinese-English pairs, with a model trained here.
 
-Splits the pairs, spoils 30 % of the candidates in four known ways, trains a tokenizer and a small Llama, selects with
-`gdig select`, and prints for each kind how well each score tells clean rows from spoiled ones, how many of the rows
-chosen by each method are clean, and what it cost. The data are read by path and are no part of this project:
+The bench splits the pairs and spoils 30 % of the candidates in four known ways. It trains a tokenizer and a small
+Llama, and selects with `gdig select`. It prints how well each score separates clean rows from spoiled rows, how many
+rows of each method's choice are clean, and what the run cost. README.md shows these tables. The data are read by path
+and are not part of this project:
 
-    python benches/real_zh_en.py --data pairs.json          # a JSON list of src_lang, trg_lang, src_text, trg_text
-    python benches/real_zh_en.py --data pairs.json --quick  # a small sample, for a look
+    python -m benches.real_zh_en --data pairs.json          # a JSON list of src_lang, trg_lang, src_text, trg_text
+    python -m benches.real_zh_en --data pairs.json --quick  # a small sample, for a look
 """
 
 from __future__ import annotations
@@ -16,32 +17,32 @@ import os
 import shutil
 import subprocess
 import sys
+import textwrap
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.append(str(ROOT / "examples"))  # the demo's AUROC and tokenizer serve here too
-
 import torch
-from zh_en.cosine import gradient_cosines
-from zh_en.measure import ALL, auroc_table, machine, markdown, provenance, read_scores, standard_error
-from zh_en.model import Recipe, train_model
-from zh_en.pool import CORRUPTIONS, read_pairs, split_pairs, write_jsonl
 
 import gdig
+from benches.shared.machine import ROOT, machine, provenance
+from benches.shared.tables import markdown
+from benches.zh_en.cosine import gradient_cosines
+from benches.zh_en.measure import ALL, auroc_table, read_scores, standard_error
+from benches.zh_en.model import Recipe, train_model
+from benches.zh_en.pool import CORRUPTIONS, read_pairs, split_pairs, write_jsonl
 
 METHODS = ("gdig", "top", "diverse", "loss", "random")
 
 
 @dataclass(frozen=True)
 class Setup:
-    """What is measured. Rows of the file that are neither training row nor seed are candidates.
+    """What is measured. Every row of the file that is not a training row or a seed is a candidate.
 
-    pairs: how many of the file's are used (None: all). options: gdig's, where they differ from its defaults.
+    pairs: the number of the file's pairs that are used (None: all). options: of gdig, where they differ from its
+    defaults.
     """
 
     pairs: int | None = None
@@ -49,7 +50,7 @@ class Setup:
     seeds: int = 128
     corrupted: float = 0.3
     budget: str = "10%"
-    seed: int = 0
+    random_seed: int = 0
     recipe: Recipe = field(default_factory=Recipe)
     options: dict[str, Any] = field(default_factory=dict)
 
@@ -59,10 +60,10 @@ QUICK = Setup(pairs=600, seeds=32, recipe=Recipe(vocab_size=2048, hidden_size=12
 
 
 def main() -> None:
-    """Run the bench, or say that it is skipped for want of data."""
+    """Run the bench, or print that it is skipped because there are no data."""
     arguments = _arguments()
     if not arguments.data.is_file():
-        print(f"real_zh_en: skipped, there are no pairs at {arguments.data} (--data, or GDIG_ZH_EN, names the file)")
+        print(f"real_zh_en: skipped, no file of pairs at {arguments.data}; name one by --data or GDIG_ZH_EN")
         return
     setup = QUICK if arguments.quick else FULL
     folder = arguments.folder / ("quick" if arguments.quick else "full")
@@ -80,10 +81,10 @@ def main() -> None:
 
 
 def measure(setup: Setup, data: Path, folder: Path, threads: int) -> dict[str, Any]:
-    """Make inputs and model in `folder`, run gdig, and return what came out."""
+    """Make the inputs and the model in `folder`, run gdig, and return the figures of the record."""
     start = time.monotonic()
     pairs = read_pairs(data)[: setup.pairs]
-    split = split_pairs(pairs, setup.training, setup.seeds, setup.corrupted, setup.seed)
+    split = split_pairs(pairs, setup.training, setup.seeds, setup.corrupted, setup.random_seed)
     for name in ("candidates", "seeds", "training"):
         write_jsonl(folder / f"{name}.jsonl", getattr(split, name))
     learned = "training" if split.training else "candidates"
@@ -91,7 +92,7 @@ def measure(setup: Setup, data: Path, folder: Path, threads: int) -> dict[str, A
     trained = train_model(folder / f"{learned}.jsonl", folder / "model", setup.recipe)
 
     options = {"model": folder / "model", "candidates": folder / "candidates.jsonl", "seeds": folder / "seeds.jsonl"}
-    options |= {"budget": setup.budget, "seed": setup.seed, "threads": threads, **setup.options}
+    options |= {"budget": setup.budget, "seed": setup.random_seed, "threads": threads, **setup.options}
     run = folder / "run"
     command = _command(options | {"run_path": run, "output": folder / "gdig.jsonl"})
     seconds, peak = run_measured(command)
@@ -104,7 +105,7 @@ def measure(setup: Setup, data: Path, folder: Path, threads: int) -> dict[str, A
         rows = gdig.select(**options, run_path=run, method=method, output=output, quiet=True).rows
         chosen[method] = {kind: int(np.sum(kinds[rows] == kind)) for kind in ("clean", *CORRUPTIONS)}
     print("gradient cosine, the baseline without curvature", flush=True)
-    scores = read_scores(run, *gradient_cosines(gdig.Config.build(options)), setup.seed)
+    scores = read_scores(run, *gradient_cosines(gdig.Config.build(options)), setup.random_seed)
     n_clean, n_kind = int(np.sum(kinds == "clean")), int(np.sum(kinds == CORRUPTIONS[-1]))
     return {
         "setup": asdict(setup) | {"model_learned_from": learned},
@@ -136,12 +137,12 @@ def run_measured(command: list[str]) -> tuple[float, float]:
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
-        raise SystemExit(process.returncode)  # gdig has said why
+        raise SystemExit(process.returncode)  # gdig has printed the reason
     return time.monotonic() - start, usage.ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 def tables(record: dict[str, Any]) -> str:
-    """The record as markdown."""
+    """The record as markdown; paragraphs are wrapped as in README.md."""
     columns = (ALL, *CORRUPTIONS)
     scores = [[name, *(f"{row[kind]:.3f}" for kind in columns)] for name, row in record["auroc"].items()]
     n_chosen = sum(record["chosen"]["gdig"].values())
@@ -154,39 +155,62 @@ def tables(record: dict[str, Any]) -> str:
     pool = ["(the pool)", f"{share:.1%}", *(str(record["pool"][kind]) for kind in CORRUPTIONS)]
     costs = [[name, f"{value:.0f} s"] for name, value in record["seconds"].items()]
     costs.append(["gdig select, peak resident memory", f"{record['peak_rss_mib']:.0f} MiB"])
+    noise = record["auroc_noise"]
     return "\n\n".join([
-        describe(record),
-        "AUROC: the chance that a clean row scores higher than a spoiled one. 0.5 means that the score does not tell "
-        "them apart, 1 that it always does, below 0.5 that it prefers the spoiled. A score that knows nothing strays "
-        f"from 0.5 by {record['auroc_noise'][ALL]:.3f} ({ALL}) or {record['auroc_noise']['one kind']:.3f} (one kind).",
+        *map(_wrapped, describe(record)),
+        _wrapped(
+            "AUROC is the chance that a clean row scores higher than a spoiled row. At 0.5 the score does not separate "
+            "them, at 1 it always does, and below 0.5 it prefers the spoiled rows. A score without information "
+            f"deviates from 0.5 by {noise[ALL]:.3f} (all four kinds) or {noise['one kind']:.3f} (one kind)."
+        ),
         markdown(["AUROC, clean against", *columns], scores),
-        f"Rows chosen ({record['setup']['budget']} of the pool, {n_chosen} rows): share that is clean, and how many "
-        f"of each kind. A random choice strays from the pool's share by {spread:.1%}.",
+        _wrapped(
+            f"Each method chooses {record['setup']['budget']} of the pool, {n_chosen} rows. The table shows the share "
+            "of clean rows among them, and the number of rows of each kind. The share of a random choice deviates "
+            f"from the pool's share by {spread:.1%}."
+        ),
         markdown(["method", "clean", *CORRUPTIONS], [*methods, pool]),
+        _wrapped(_load(record["machine"])),
         markdown(["cost", ""], costs),
     ])  # fmt: skip
 
 
-def describe(record: dict[str, Any]) -> str:
-    """Say in a paragraph what was measured, where and of which commit."""
+def describe(record: dict[str, Any]) -> list[str]:
+    """Paragraphs: what was measured, then where and with which versions."""
     rows, model, host, recipe = record["rows"], record["model"], record["machine"], record["setup"]["recipe"]
     versions = ", ".join(f"{name} {number}" for name, number in record["versions"].items())
-    return (
-        f"{rows['pairs']} real Chinese-English pairs: {rows['candidates']} candidates "
-        f"({record['pool_tokens']} tokens), {sum(record['pool'][kind] for kind in CORRUPTIONS)} of them spoiled, "
-        f"and {rows['seeds']} clean seeds. Model: "
-        f"a Llama of {recipe['layers']} layers, {recipe['hidden_size']} wide, {model['parameters'] / 1e6:.1f}M "
-        f"parameters, trained from nothing for {recipe['epochs']} epochs on the "
-        f"{rows[record['setup']['model_learned_from']]} {record['setup']['model_learned_from']} rows "
-        f"(last epoch: {model['loss']:.2f} nats a token). Options of gdig besides its defaults: "
-        f"{record['setup']['options'] or 'none'}. Machine: {host['cpu']}, {host['cores']} cores, {host['threads']} "
-        f"threads, load {host['load_at_start']} at the start. Commit {record['commit'][:12]}"
-        f"{'+' if record['commit'].endswith('+') else ''}, {record['date']}; {versions}."
-    )
+    learned = record["setup"]["model_learned_from"]
+    return [
+        f"{rows['pairs']} real Chinese-English pairs give {rows['candidates']} candidates "
+        f"({record['pool_tokens']} tokens) and {rows['seeds']} clean seeds. "
+        f"{sum(record['pool'][kind] for kind in CORRUPTIONS)} candidates are spoiled in four known ways. The model is "
+        f"a Llama of {recipe['layers']} layers, {recipe['hidden_size']} wide, with {model['parameters'] / 1e6:.1f}M "
+        f"parameters. It is trained from nothing for {recipe['epochs']} epochs on {rows[learned]} {learned} rows; its "
+        f"loss in the last epoch is {model['loss']:.2f} nats a token. Options of gdig that differ from its defaults: "
+        f"{record['setup']['options'] or 'none'}.",
+        f"Machine: {host['cpu']}, {host['cores']} cores, {host['threads']} "
+        f"thread{'s' * (host['threads'] != 1)}. Commit {record['commit'][:12]}"
+        f"{'+' if record['commit'].endswith('+') else ''}, {record['date']}; {versions}.",
+    ]
+
+
+def _load(host: dict[str, Any]) -> str:
+    """How busy the machine was, which the seconds depend on."""
+    load, cores = host["load_at_start"], host["cores"]
+    if load is not None and load > cores / 2:
+        return (
+            f"The costs were taken on a busy machine: its load was {load:.1f} on {cores} cores at the start. "
+            "A quiet machine takes less time."
+        )
+    return "The costs were taken on a quiet machine."
+
+
+def _wrapped(paragraph: str) -> str:
+    return textwrap.fill(paragraph, 100, break_long_words=False, break_on_hyphens=False)
 
 
 def _command(options: dict[str, Any]) -> list[str]:
-    flags = [part for name, value in options.items() for part in (f"--{name.replace('_', '-')}", str(value))]
+    flags = [word for name, value in options.items() for word in (f"--{name.replace('_', '-')}", str(value))]
     return [sys.executable, "-m", "gdig", "select", *flags]
 
 

@@ -1,7 +1,7 @@
 """k-means and resampling at the size gdig is meant for: by default 10^9 rows of int8, on disk, larger than memory.
 
-    python benches/scale.py --directory /data                  # 20 GB of rows, 8 GB of labels; deleted at the end
-    python benches/scale.py --rows 100000000 --directory /data
+    python -m benches.scale --directory /data                  # 20 GB of rows, 8 GB of labels; deleted at the end
+    python -m benches.scale --rows 100000000 --directory /data
 
 Rows are made, k-means is trained on a sample, every row is labelled, and rows are drawn from the clusters. Each step's
 seconds, bytes a second beside the disk's own rate (O_DIRECT reads of the same files, page cache dropped before both),
@@ -22,12 +22,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from kmeans import direct_rate, evict, machine
 
 import gdig
+from benches.kmeans import direct_rate, evict
+from benches.shared.machine import ROOT, core_machine
 from gdig import KMeans, SketchStore
 
-RECORD = Path(__file__).parent / "record" / "scale.json"
+RECORD = ROOT / "benches" / "record" / "scale.json"
 BLOCK = 1 << 20
 
 
@@ -100,7 +101,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=RECORD)
     arguments = parser.parse_args()
     rows, dim, threads = arguments.rows, arguments.dim, arguments.threads
-    record: dict[str, Any] = {"machine": machine(), "rows": rows, "dim": dim, "dtype": "int8", "threads": threads}
+    record: dict[str, Any] = {"machine": core_machine(), "rows": rows, "dim": dim, "dtype": "int8", "threads": threads}
     record["clusters"], record["rows_per_shard"] = arguments.clusters, arguments.rows_per_shard
     directory = arguments.directory / "gdig-scale"
     sweep, labels = directory / "rows", directory / "labels"

@@ -22,14 +22,14 @@ WINDOW = 192
 
 
 def make_model(
-    pool: Path, out: Path, *, steps: int = 300, batch_size: int = 48, learning_rate: float = 3e-3, seed: int = 0
+    pool: Path, out: Path, *, steps: int = 300, batch_size: int = 48, learning_rate: float = 3e-3, random_seed: int = 0
 ) -> None:
     """Train a tokenizer and a model on a pool of translations as it is, and save both in `out`.
 
     `out` appears when everything is in it. The examples are made by gdig itself, so that the model knows the very form
     in which the sweep will show it the rows.
     """
-    torch.manual_seed(seed)
+    torch.manual_seed(random_seed)
     disable_progress_bar()
     corpus = open_corpus([pool])
     tokenizer = make_tokenizer([TemplatePrompter("translation")(row).text for row in corpus.rows(0, len(corpus))])
@@ -49,7 +49,7 @@ def make_model(
             pad_token_id=tokenizer.pad_token_id,
         )
     )
-    _train(model, examples, steps, batch_size, learning_rate, random.Random(seed))
+    _train(model, examples, steps, batch_size, learning_rate, random.Random(random_seed))
     unfinished = out.with_name(out.name + ".tmp")
     shutil.rmtree(unfinished, ignore_errors=True)
     model.save_pretrained(unfinished)
@@ -82,11 +82,11 @@ def _train(
 ) -> None:
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=steps, pct_start=0.1)
-    start, left = time.monotonic(), []
+    start, unused = time.monotonic(), []
     for step in range(1, steps + 1):
-        if len(left) < batch_size:
-            left = rng.sample(examples, len(examples))
-        ids, labels = _batch([left.pop() for _ in range(batch_size)])
+        if len(unused) < batch_size:
+            unused = rng.sample(examples, len(examples))
+        ids, labels = _batch([unused.pop() for _ in range(batch_size)])
         logits = model(input_ids=ids).logits[:, :-1]
         loss = F.cross_entropy(logits.transpose(1, 2), labels[:, 1:])
         optimizer.zero_grad()

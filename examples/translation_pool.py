@@ -2,7 +2,7 @@
 
 English sentences of a small grammar are put into "Kalu": every stem has its word, the verb goes last and its tense is a
 suffix, an adjective follows its noun, the object bears -n, a plural -i, and where something happens comes first. All of
-it is drawn from one seed.
+it is drawn from one random seed.
 """
 
 from __future__ import annotations
@@ -29,13 +29,15 @@ CORRUPTIONS = ("swapped target", "truncated", "source copied", "words shuffled")
 Row = dict[str, str]
 
 
-def make_pool(n: int = 4000, n_seeds: int = 64, corrupted: float = 0.3, seed: int = 0) -> tuple[list[Row], list[Row]]:
+def make_pool(
+    n: int = 4000, n_seeds: int = 64, corrupted: float = 0.3, random_seed: int = 0
+) -> tuple[list[Row], list[Row]]:
     """Return `n` candidates and `n_seeds` clean seeds that are not among them.
 
     A row has `src_lang, trg_lang, src_text, trg_text` and `corruption`, which is "clean" or one of CORRUPTIONS; a share
     `corrupted` of the candidates, the same number of each kind up to one, is corrupted.
     """
-    rng = random.Random(seed)
+    rng = random.Random(random_seed)
     words = _lexicon(rng)
     pairs: dict[str, str] = {}
     while len(pairs) < n + n_seeds:

@@ -18,11 +18,12 @@ os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 # triton_compile.py compiles them, in processes of their own. Without a GPU gdig itself never imports triton.
 os.environ.setdefault("TRITON_INTERPRET", "1")
 
-import profiles
 import pytest
 import torch
-from project_fixtures import Project, flags, make_project
 from transformers import PreTrainedTokenizerFast
+
+from tests.support import profiles
+from tests.support.project_fixtures import Project, flags, make_project
 
 # The commands that tests start have one thread by the variable above; this process may have been given more.
 torch.set_num_threads(1)
@@ -135,9 +136,8 @@ def finished(project, tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def swept(project, tmp_path_factory) -> Path:
     """A run directory over the project with generated numbers in its sweep, and clusters. Session-wide: copy it."""
-    from swept_run import make_swept
-
     import gdig
+    from tests.support.swept_run import make_swept
 
     options = project.options(tmp_path_factory.mktemp("swept") / "run")
     make_swept(options)

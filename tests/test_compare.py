@@ -6,7 +6,6 @@ import json
 
 import numpy as np
 import pytest
-from project_fixtures import N_ROWS, labels_of, stages, steady, stored, translation_rows, write_jsonl
 
 import gdig
 from gdig import _native
@@ -14,6 +13,7 @@ from gdig.api import compare
 from gdig.cli.main import main
 from gdig.errors import ConfigError
 from gdig.selection.methods import METHODS
+from tests.support.project_fixtures import N_ROWS, labels_of, stages, steady, stored, translation_rows, write_jsonl
 
 
 def test_every_figure_is_that_of_the_choice(project, run_copy):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from tiny_models import gpt2, llama, make_examples, wrapped
 
 from gdig.config.config import Config
 from gdig.errors import ConfigError, ModelError
@@ -14,6 +13,7 @@ from gdig.model.batches import make_batches
 from gdig.model.capture import GradientPass
 from gdig.passes.influence_pass import Sweeper
 from gdig.progress import Progress
+from tests.support.tiny_models import gpt2, llama, make_examples, wrapped
 
 POOL = make_examples(13, 3)
 OPTIONS = {"inversion": "identity", "projection_dim": 24, "projection_side": 4}

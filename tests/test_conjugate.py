@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-import oracle
 import pytest
 import torch
-from project_fixtures import flags, stages
-from test_distributed import Launch
-from tiny_models import MODELS, make_examples, wrapped
 
 import gdig
 from gdig.data.tokens import Example
@@ -22,6 +18,10 @@ from gdig.influence.inverse import Inverse
 from gdig.influence.seed_factors import precondition_seeds
 from gdig.passes.influence_pass import Sweeper
 from gdig.progress import Progress
+from tests.support import oracle
+from tests.support.project_fixtures import flags, stages
+from tests.support.tiny_models import MODELS, make_examples, wrapped
+from tests.support.torchrun import Launch
 
 QUIET = Progress(quiet=True)
 # Few and short: a Jacobian of the sample is a backward pass for each of its labels and words.

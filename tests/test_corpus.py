@@ -14,13 +14,13 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from profiles import examples
 
 from gdig.data import fingerprint, json_index, json_rows
 from gdig.data.cache import cached_folder
 from gdig.data.corpus import open_corpus
 from gdig.data.fingerprint import fingerprint_file, fingerprint_paths
 from gdig.errors import CorpusError
+from tests.support.profiles import examples
 
 ROWS = [{"prompt": f"问题 {i}", "completion": f"answer {i}", "n": i} for i in range(10)]
 

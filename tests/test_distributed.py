@@ -12,16 +12,12 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from project_fixtures import flags, llama_module, stages, translation_rows, write_jsonl
-from training import train
 from transformers import AutoConfig
 
 import gdig
@@ -30,62 +26,13 @@ from gdig.distributed.tensors import Exchange
 from gdig.distributed.torchrun import Several
 from gdig.errors import GdigError, OtherRankError, RunError
 from gdig.progress import Progress
+from tests.support.project_fixtures import flags, llama_module, stages, translation_rows, write_jsonl
+from tests.support.torchrun import Launch, files_of
+from tests.support.training import train
 
-PACKAGE = Path(gdig.__file__).parent
 ROWS = 240
 # Many small batches, so that every group of the fit has some; many shards, so that there is time to kill a rank.
 OPTIONS = {"token_batch_size": 64, "rows_per_shard": 4, "fit_rows": 40, "train_rows": "all"}
-
-
-def files_of(run_path: Path) -> dict[str, bytes]:
-    """All that a run leaves, but for run.json, which holds seconds, and the locks."""
-    files = {str(path.relative_to(run_path)): path for path in run_path.rglob("*") if path.is_file()}
-    return {name: path.read_bytes() for name, path in files.items() if name not in ("run.json", ".lock", ".ranks")}
-
-
-@dataclass
-class Launch:
-    """`torchrun --nproc-per-node N -m gdig ARGS`."""
-
-    process: subprocess.Popen
-    log: Path
-
-    @classmethod
-    def start(cls, n: int, args: list[str], folder: Path, nodes: tuple[str, ...] = ("--standalone",)) -> Launch:
-        folder.mkdir(parents=True, exist_ok=True)
-        log = folder / "log"
-        launcher = [sys.executable, "-m", "torch.distributed.run", *nodes, "--nproc-per-node", str(n)]
-        with log.open("w") as stream:
-            process = subprocess.Popen(
-                [*launcher, "-m", "gdig", *args], stdin=subprocess.DEVNULL, stdout=stream, stderr=stream,
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-            )  # fmt: skip
-        return cls(process, log)
-
-    def wait(self, timeout: float = 180) -> int:
-        return self.process.wait(timeout)
-
-    def wait_for(self, happened: Callable[[], object]) -> None:
-        while not happened():
-            assert self.process.poll() is None, f"ended before it could be stopped:\n{self.text}"
-            time.sleep(0.001)
-
-    def pid(self, rank: int) -> int:
-        """The process of a rank."""
-        for child in Path(f"/proc/{self.process.pid}/task").glob("*/children"):
-            for pid in child.read_text().split():
-                if f"RANK={rank}".encode() in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
-                    return int(pid)
-        raise AssertionError(f"no rank {rank}:\n{self.text}")
-
-    @property
-    def text(self) -> str:
-        return self.log.read_text(encoding="utf-8")
-
-    def said(self) -> list[str]:
-        """The lines that gdig prints when it ends badly. No frame of a traceback may be one of the package."""
-        assert f'File "{PACKAGE}{os.sep}' not in self.text, self.text
-        return [line for line in self.text.splitlines() if line.startswith(("gdig: ", "interrupted"))]
 
 
 @pytest.fixture(scope="module")

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import random
-import sys
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,12 +11,18 @@ import torch
 from scipy.stats import spearmanr
 from transformers import LlamaConfig, LlamaForCausalLM
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benches"))
-
-from generated.language import ADJECTIVES, CLEAN, CORRUPTIONS, DUPLICATE, SKILLS, VERBS, Language, make_corpus
-from generated.lds import Datamodel, Ranked, halves, spearman
-from generated.stacked import Recipe, Tokens, evaluate, logits, stack, train, unstack
-
+from benches.generated_language.language import (
+    ADJECTIVES,
+    CLEAN,
+    CORRUPTIONS,
+    DUPLICATE,
+    SKILLS,
+    VERBS,
+    Language,
+    make_corpus,
+)
+from benches.generated_language.lds import Datamodel, Ranked, halves, spearman
+from benches.generated_language.stacked import Recipe, Tokens, evaluate, logits, stack, train, unstack
 from gdig.data.tokens import IGNORED, Example
 
 SIZES = {"base": 300, "pool": 500, "seeds": 50, "test": 100}
@@ -26,7 +30,7 @@ SIZES = {"base": 300, "pool": 500, "seeds": 50, "test": 100}
 
 @pytest.fixture(scope="module")
 def corpus():
-    return make_corpus(**SIZES, seed=3)
+    return make_corpus(**SIZES, random_seed=3)
 
 
 def test_the_pool_has_the_shares_asked_for(corpus):
@@ -41,8 +45,8 @@ def test_the_pool_has_the_shares_asked_for(corpus):
 
 
 def test_the_same_seed_draws_the_same_corpus(corpus):
-    assert make_corpus(**SIZES, seed=3) == corpus
-    assert make_corpus(**SIZES, seed=4).pool != corpus.pool
+    assert make_corpus(**SIZES, random_seed=3) == corpus
+    assert make_corpus(**SIZES, random_seed=4).pool != corpus.pool
 
 
 def test_no_source_is_in_two_parts_and_duplicates_are_of_the_pool(corpus):
@@ -59,8 +63,10 @@ def test_no_source_is_in_two_parts_and_duplicates_are_of_the_pool(corpus):
 
 
 def test_spoiled_rows_are_wrong_and_others_right():
-    right = {row["source"]: row["completion"] for row in make_corpus(**SIZES, corrupted=0, duplicated=0, seed=3).pool}
-    pool = make_corpus(**SIZES, corrupted=0.2, duplicated=0, seed=3).pool
+    right = {
+        row["source"]: row["completion"] for row in make_corpus(**SIZES, corrupted=0, duplicated=0, random_seed=3).pool
+    }
+    pool = make_corpus(**SIZES, corrupted=0.2, duplicated=0, random_seed=3).pool
     known = [row for row in pool if row["source"] in right]
     assert len(known) == len(pool)  # the same draws: spoiling comes after them
     for row in known:
@@ -177,7 +183,7 @@ def test_spearman_is_scipys_for_any_resampling():
 
 def test_scores_that_predict_have_a_score_of_one_and_random_ones_none():
     rng = np.random.default_rng(0)
-    members, truth = halves(60, 40, seed=0), rng.normal(size=(60, 8))
+    members, truth = halves(60, 40, random_seed=0), rng.normal(size=(60, 8))
     assert members.sum(1).tolist() == [30] * 40
     assert len(np.unique(members, axis=0)) == 40
     model = Datamodel(members, members @ truth)

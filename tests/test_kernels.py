@@ -8,11 +8,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from profiles import examples
 
 from gdig import ops
 from gdig.errors import ConfigError
 from gdig.kernels import dispatch
+from tests.support.profiles import examples
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16]
 

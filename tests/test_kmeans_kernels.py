@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from profiles import examples
 
 from gdig import KMeans, SketchStore, _native
 from gdig.errors import GdigError
+from tests.support.profiles import examples
 
 EPS = 2.0**-23
 # Rows whose squared norm reaches this are refused: a distance between two of them must not overflow float32.

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from project_fixtures import N_ROWS, read_jsonl, stages, stored, translation_rows, write_jsonl
 from safetensors.numpy import load_file, save_file
 
 import gdig
@@ -22,12 +21,8 @@ from gdig.selection.method import Swept
 from gdig.selection.methods.g2is import components
 from gdig.selection.survey import survey
 from gdig.store.sketches import SketchStore
-
-
-def units(x: np.ndarray) -> np.ndarray:
-    """Rows at unit length, as the core has them: float64, each number rounded to float32 once."""
-    x = x.astype(np.float64)
-    return (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32).astype(np.float64)
+from tests.support.plain_methods import plain_self_filter, units
+from tests.support.project_fixtures import N_ROWS, read_jsonl, stages, stored, translation_rows, write_jsonl
 
 
 def plain_walk(u: np.ndarray, directions: np.ndarray, weights: np.ndarray, budget: int, k: int) -> list[int]:
@@ -56,19 +51,6 @@ def plain_walk(u: np.ndarray, directions: np.ndarray, weights: np.ndarray, budge
             found = next(row for row in order if row not in chosen and fits(row))
             walk.append(int(found))
             chosen.append(int(found))
-    return chosen
-
-
-def plain_self_filter(u: np.ndarray, difficulty: np.ndarray, budget: int, k: int) -> list[int]:
-    now = difficulty.astype(np.float64) - difficulty.min()
-    left, chosen = list(range(len(u))), []
-    for _ in range(budget):
-        row = max(left, key=lambda i: (now[i], -i))
-        left.remove(row)
-        chosen.append(row)
-        cosines = (u[left] @ u[row]).astype(np.float32).astype(np.float64)
-        for at in np.lexsort((left, -cosines))[:k]:
-            now[left[at]] -= max(now[row], 0) * max(cosines[at], 0) ** 2
     return chosen
 
 

@@ -12,7 +12,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from project_fixtures import (
+from safetensors.numpy import load_file
+
+import gdig
+from tests.support.project_fixtures import (
     N_ROWS,
     N_SEEDS,
     check_selection,
@@ -26,9 +29,6 @@ from project_fixtures import (
     translation_rows,
     write_jsonl,
 )
-from safetensors.numpy import load_file
-
-import gdig
 
 
 def select(project, tmp_path: Path, **changes) -> tuple[list[dict], Path]:

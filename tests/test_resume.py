@@ -13,12 +13,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from project_fixtures import Command, flags, read_jsonl, stages, stored, write_jsonl
 
 import gdig
 from gdig.errors import GdigError, RunError
 from gdig.progress import Progress
 from gdig.run.directory import Run
+from tests.support.project_fixtures import Command, flags, read_jsonl, stages, stored, write_jsonl
 
 LAST_LAYER = "model.layers.1.mlp.down_proj.safetensors"
 # Files whose appearance marks a moment in each stage, in the order in which they appear.

@@ -10,7 +10,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from project_fixtures import (
+from safetensors.numpy import load_file
+
+import gdig
+from gdig.errors import GdigError
+from tests.support.project_fixtures import (
     N_ROWS,
     N_SEEDS,
     check_selection,
@@ -23,10 +27,6 @@ from project_fixtures import (
     translation_rows,
     write_jsonl,
 )
-from safetensors.numpy import load_file
-
-import gdig
-from gdig.errors import GdigError
 
 
 def test_the_default_method_draws_evenly_from_the_clusters_of_those_that_agree(project, finished):

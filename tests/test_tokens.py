@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from profiles import examples
 
 from gdig.config.options import DataOptions
 from gdig.data.corpus import open_corpus
 from gdig.data.tokens import Encoder, Example, load_tokenizer
 from gdig.errors import ConfigError, CorpusError, ModelError
+from tests.support.profiles import examples
 
 BOS, EOS = 0, 1
 CHATML = (

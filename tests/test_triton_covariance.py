@@ -9,15 +9,15 @@ import torch
 
 pytest.importorskip("triton", reason="triton is not installed: it has no wheel for this platform")
 
-import cases_covariance as cases
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from profiles import examples
-from triton_compile import SHARED_LIMIT, TENSOR_CORES, compile_elsewhere
 
 from gdig import ops
 from gdig.errors import ConfigError
 from gdig.kernels.covariance import triton as kernels
+from tests.support import cases_covariance as cases
+from tests.support.profiles import examples
+from tests.support.triton_compile import SHARED_LIMIT, TENSOR_CORES, compile_elsewhere
 
 pytestmark = pytest.mark.triton
 CPU = torch.device("cpu")
@@ -75,7 +75,7 @@ def test_a_split_fills_the_gpu_and_costs_no_more_than_it_gives():
 
 def test_pinned_configurations_compile_for_every_generation():
     """Generation 8 is also that of GPUs with 99 KB of shared memory, which the pinned configurations fit."""
-    reports = compile_elsewhere("launch_covariance:pinned", 80, 90, 100)
+    reports = compile_elsewhere("tests.support.launch_covariance:pinned", 80, 90, 100)
     assert {report.arch for report in reports} == {80, 90, 100}
     for report in reports:
         report.check(*([TENSOR_CORES[report.arch]] if report.kernel in ("_gram", "_squares") else []))

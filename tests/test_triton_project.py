@@ -7,15 +7,15 @@ import torch
 
 pytest.importorskip("triton", reason="triton is not installed: it has no wheel for this platform")
 
-import cases_project as cases
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from profiles import examples
-from triton_compile import SHARED_LIMIT, TENSOR_CORES, compile_elsewhere
 
 from gdig import ops
 from gdig.errors import ConfigError
 from gdig.kernels.project.triton import split
+from tests.support import cases_project as cases
+from tests.support.profiles import examples
+from tests.support.triton_compile import SHARED_LIMIT, TENSOR_CORES, compile_elsewhere
 
 pytestmark = pytest.mark.triton
 CPU = torch.device("cpu")
@@ -108,7 +108,7 @@ def test_long_examples_are_split_between_programs():
 
 def test_pinned_configurations_compile_for_every_generation():
     """Generation 8 is also that of GPUs with 99 KB of shared memory, which the pinned configurations fit."""
-    reports = compile_elsewhere("launch_project:pinned", 80, 90, 100)
+    reports = compile_elsewhere("tests.support.launch_project:pinned", 80, 90, 100)
     assert {report.arch for report in reports} == {80, 90, 100}
     for report in reports:
         report.check(*([TENSOR_CORES[report.arch]] if report.kernel in ("_blocks", "_inputs") else []))

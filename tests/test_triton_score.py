@@ -7,16 +7,16 @@ import torch
 
 pytest.importorskip("triton", reason="triton is not installed: it has no wheel for this platform")
 
-import cases_score as cases
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from profiles import examples
-from triton_compile import SHARED_LIMIT, TENSOR_CORES, compile_elsewhere
 
 from gdig import ops
 from gdig.errors import ConfigError
 from gdig.kernels.score.prepared import chunk_of
 from gdig.ops import Segments
+from tests.support import cases_score as cases
+from tests.support.profiles import examples
+from tests.support.triton_compile import SHARED_LIMIT, TENSOR_CORES, compile_elsewhere
 
 pytestmark = pytest.mark.triton
 CPU = torch.device("cpu")
@@ -86,7 +86,7 @@ def test_groups_of_tokens_never_span_two_examples():
 
 def test_pinned_configurations_compile_for_every_generation():
     """Generation 8 is also that of GPUs with 99 KB of shared memory, which the pinned configurations fit."""
-    reports = compile_elsewhere("launch_score:pinned", 80, 90, 100)
+    reports = compile_elsewhere("tests.support.launch_score:pinned", 80, 90, 100)
     assert {report.arch for report in reports} == {80, 90, 100}
     for report in reports:
         report.check(*([TENSOR_CORES[report.arch]] if report.kernel in ("_products",) else []))

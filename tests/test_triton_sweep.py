@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from tiny_models import gpt2, llama, make_examples, wrapped
+
+from tests.support.tiny_models import gpt2, llama, make_examples, wrapped
 
 pytest.importorskip("triton", reason="triton is not installed: it has no wheel for this platform")
 

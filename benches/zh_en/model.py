@@ -43,7 +43,7 @@ class Recipe:
     epochs: int = 4
     learning_rate: float = 2e-3
     token_batch_size: int = 4096
-    seed: int = 0
+    random_seed: int = 0
     schedule: Literal["cycle", "warm"] = "cycle"
     steps: int | None = None
 
@@ -85,7 +85,7 @@ def encode(rows: Path, tokenizer: PreTrainedTokenizerFast) -> list[Example]:
 
 def new_model(tokenizer: PreTrainedTokenizerFast, recipe: Recipe) -> LlamaForCausalLM:
     """A model that has learned nothing."""
-    torch.manual_seed(recipe.seed)
+    torch.manual_seed(recipe.random_seed)
     return LlamaForCausalLM(
         LlamaConfig(
             vocab_size=len(tokenizer),
@@ -125,7 +125,7 @@ def train(
 ) -> float:
     """AdamW on every token of the text, prompt included. Calls after_epoch(epochs done); returns the last one's mean
     loss, nats a token."""
-    rng = random.Random(recipe.seed)
+    rng = random.Random(recipe.random_seed)
     if recipe.steps is None:
         epochs = [_batches(examples, recipe.token_batch_size, rng) for _ in range(recipe.epochs)]
     else:

@@ -34,13 +34,15 @@ def read_pairs(path: Path) -> list[Row]:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def split_pairs(pairs: list[Row], n_training: int, n_seeds: int, corrupted: float, seed: int, n_held: int = 0) -> Split:
+def split_pairs(
+    pairs: list[Row], n_training: int, n_seeds: int, corrupted: float, random_seed: int, n_held: int = 0
+) -> Split:
     """Shuffle and split the pairs; whatever is neither training row nor held out nor seed is a candidate.
 
     A pair that occurs twice is never a seed, so that no seed equals a candidate. A share `corrupted` of the candidates
     is spoiled, each way equally often (up to one).
     """
-    rng = random.Random(seed)
+    rng = random.Random(random_seed)
     texts = Counter((pair["src_text"], pair["trg_text"]) for pair in pairs)
     rows = [{**pair, "corruption": "clean"} for pair in rng.sample(pairs, len(pairs))]
     once = [row for row in rows if texts[row["src_text"], row["trg_text"]] == 1]

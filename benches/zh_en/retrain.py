@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
-from zh_en.competence import Checkpoint
-from zh_en.model import Recipe, encode, target_loss, train
-from zh_en.steps import Steps
+
+from benches.shared.steps import Steps
+from benches.zh_en.competence import Checkpoint
+from benches.zh_en.model import Recipe, encode, target_loss, train
 
 RECIPE = Recipe(token_batch_size=2048, learning_rate=3e-4, schedule="cycle", steps=40)
 
@@ -24,11 +25,13 @@ class Retraining:
         self._held = encode(rows["held"], tokenizer)
         self._pool = encode(rows["candidates"], tokenizer)
 
-    def held_loss(self, start: Checkpoint, chosen: np.ndarray, seed: int) -> float:
-        """Loss a target token of the held rows after training from `start` on the rows `chosen`; `seed` is of their
-        order."""
+    def held_loss(self, start: Checkpoint, chosen: np.ndarray, random_seed: int) -> float:
+        """Loss a target token of the held rows, after training from `start` on the rows `chosen`.
+
+        random_seed: draws the order of the rows.
+        """
         rows = np.sort(chosen).tolist()
-        recipe = replace(RECIPE, seed=seed)
+        recipe = replace(RECIPE, random_seed=random_seed)
 
         def compute() -> float:
             model = LlamaForCausalLM.from_pretrained(start.path)
@@ -45,7 +48,7 @@ class Retraining:
         the standard error of the mean over the seeds."""
         table = {}
         for method, chosen in choices.items():
-            losses = [self.held_loss(start, rows, seed) for seed, rows in enumerate(chosen)]
+            losses = [self.held_loss(start, rows, random_seed) for random_seed, rows in enumerate(chosen)]
             table[method] = {
                 "rows": len(chosen[0]),
                 "clean": float(np.mean([np.mean(kinds[rows] == "clean") for rows in chosen])),
@@ -56,7 +59,7 @@ class Retraining:
         return table
 
 
-def best(score: np.ndarray, n: int, seed: int) -> np.ndarray:
+def best(score: np.ndarray, n: int, random_seed: int) -> np.ndarray:
     """The n best rows; ties (agreement has many) in a random order."""
-    order = np.random.default_rng(seed).permutation(len(score))
+    order = np.random.default_rng(random_seed).permutation(len(score))
     return order[np.argsort(-score[order], kind="stable")[:n]]
