@@ -15,6 +15,8 @@ from gdig.passes.influence_pass import Sweeper
 from gdig.progress import Progress
 from tests.support.tiny_models import gpt2, llama, make_examples, wrapped
 
+pytestmark = pytest.mark.slow
+
 POOL = make_examples(13, 3)
 OPTIONS = {"inversion": "identity", "projection_dim": 24, "projection_side": 4}
 

@@ -94,6 +94,7 @@ CASES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_products_and_solutions_are_those_of_the_dense_matrix(case):
     kind, options = CASES[case]
@@ -302,6 +303,7 @@ def test_a_fit_that_is_stopped_goes_on_after_the_seeds_it_has_done(project, whol
     assert reports[0] == reports[1]
 
 
+@pytest.mark.distributed
 def test_two_ranks_leave_the_bytes_of_one(project, whole, tmp_path):
     finished, options = whole
     asked = project.options(tmp_path / "run", **options)

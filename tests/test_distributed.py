@@ -52,6 +52,7 @@ def alone(project, inputs, tmp_path_factory) -> Path:
     return run_path
 
 
+@pytest.mark.distributed
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds the processes in /proc")
 def test_a_rank_is_killed_and_another_number_of_ranks_goes_on_to_the_same_bytes(project, inputs, alone, tmp_path):
     run_path = tmp_path / "run"
@@ -78,6 +79,7 @@ def test_a_rank_is_killed_and_another_number_of_ranks_goes_on_to_the_same_bytes(
     assert files_of(run_path) == files_of(alone)
 
 
+@pytest.mark.distributed
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds the processes in /proc")
 def test_two_nodes_with_a_common_disk_and_rank_0_killed(project, inputs, alone, tmp_path):
     """Each node has a launcher of its own, as with --nnodes on two machines; the first start loses rank 0."""
@@ -105,6 +107,7 @@ def test_two_nodes_with_a_common_disk_and_rank_0_killed(project, inputs, alone, 
     assert files_of(run_path) == files_of(alone)
 
 
+@pytest.mark.distributed
 def test_two_ranks_fit_alike_and_a_bad_row_is_told_once(project, inputs, alone, tmp_path):
     """Also the summary and what is shown, which rank 0 alone prints; and that it goes on once the row is mended."""
     rows = translation_rows(ROWS)
@@ -136,6 +139,7 @@ def sampled_rows(run_path: Path, project, inputs) -> set[int]:
     return {int(row) for purpose, k in (("curvature", 40), ("probe", 4)) for row in work.sample(purpose, k)[1]}
 
 
+@pytest.mark.distributed
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds the processes in /proc")
 def test_ctrl_c_ends_all_with_130_and_one_word(project, inputs, alone, tmp_path):
     run_path = tmp_path / "run"

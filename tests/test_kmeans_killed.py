@@ -17,6 +17,8 @@ from gdig import KMeans, SketchStore
 from gdig.errors import StoreError
 from gdig.store.tensor_file import read_tensors
 
+pytestmark = pytest.mark.slow
+
 ROWS, DIM = 6_000, 16
 X = np.random.default_rng(5).standard_normal((ROWS, DIM), dtype=np.float32)
 # Rows without clusters: Lloyd goes on for all of these iterations. The scalar kernel gives the parent time to see them.

@@ -13,6 +13,8 @@ from gdig.model.optimizer import Moments, canonical, read_adam, save_moments
 from tests.support.project_fixtures import gpt2_module, llama_module
 from tests.support.training import moments_of, train
 
+pytestmark = pytest.mark.slow
+
 VOCAB = 40
 
 

@@ -46,6 +46,7 @@ def leftovers(run_path: Path) -> list[str]:
     return [str(p.relative_to(run_path)) for p in run_path.rglob("*.tmp")]
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_and_started_again_gives_the_same_bytes(project, finished, tmp_path):
     """One run directory, killed once at (or up to 30 ms after) each moment, then left alone."""
     rng, run_path = random.Random(0), tmp_path / "run"
@@ -68,6 +69,7 @@ def test_killed_at_any_moment_and_started_again_gives_the_same_bytes(project, fi
     assert leftovers(run_path) == []
 
 
+@pytest.mark.slow
 def test_killed_after_random_times_and_started_again_gives_the_same_bytes(project, finished, tmp_path):
     rng, run_path = random.Random(2), tmp_path / "run"
     args = ["select", *flags(project.options(run_path))]
@@ -120,6 +122,7 @@ def test_ctrl_c_ends_a_stage_that_is_at_work_and_the_run_goes_on(project, finish
     assert (run_path / "selection.jsonl").read_bytes() == (finished / "selection.jsonl").read_bytes()
 
 
+@pytest.mark.slow
 def test_ctrl_c_on_a_real_command(project, tmp_path):
     """With the interpreter's own end, and the threads that torch and others started."""
     run_path = tmp_path / "run"

@@ -18,6 +18,7 @@ def test_here_kernels_are_interpreted():
     assert gram(16, 4, 2) < 70 * 2.0**-24 * 70 * 16
 
 
+@pytest.mark.slow
 def test_elsewhere_they_are_compiled():
     for warps in (8, 1):
         reports = compile_elsewhere("tests.support.compile_example:gram", 80, 90, 100, arguments=[128, warps, 3])

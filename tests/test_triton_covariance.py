@@ -73,6 +73,7 @@ def test_a_split_fills_the_gpu_and_costs_no_more_than_it_gives():
         assert 1 <= kernels.split_count(tiles, tokens, 132) <= 16
 
 
+@pytest.mark.slow
 def test_pinned_configurations_compile_for_every_generation():
     """Generation 8 is also that of GPUs with 99 KB of shared memory, which the pinned configurations fit."""
     reports = compile_elsewhere("tests.support.launch_covariance:pinned", 80, 90, 100)

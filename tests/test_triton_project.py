@@ -106,6 +106,7 @@ def test_long_examples_are_split_between_programs():
     assert split(100, 1000, 128, 264) == (2, 512)
 
 
+@pytest.mark.slow
 def test_pinned_configurations_compile_for_every_generation():
     """Generation 8 is also that of GPUs with 99 KB of shared memory, which the pinned configurations fit."""
     reports = compile_elsewhere("tests.support.launch_project:pinned", 80, 90, 100)

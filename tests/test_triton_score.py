@@ -84,6 +84,7 @@ def test_groups_of_tokens_never_span_two_examples():
         assert Segments(torch.tensor([0, *lengths]).cumsum(0)).grain == grain
 
 
+@pytest.mark.slow
 def test_pinned_configurations_compile_for_every_generation():
     """Generation 8 is also that of GPUs with 99 KB of shared memory, which the pinned configurations fit."""
     reports = compile_elsewhere("tests.support.launch_score:pinned", 80, 90, 100)
