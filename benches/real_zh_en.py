@@ -111,7 +111,7 @@ def measure(setup: Setup, data: Path, folder: Path, threads: int) -> dict[str, A
         "setup": asdict(setup) | {"model_learned_from": learned},
         "rows": {"pairs": len(pairs), **{name: len(rows) for name, rows in vars(split).items()}},
         "pool": {kind: int(np.sum(kinds == kind)) for kind in ("clean", *CORRUPTIONS)},
-        "pool_tokens": stages["sweep"]["tokens"],
+        "pool_tokens": stages["sweep"]["counts"]["tokens"],
         "model": trained,
         "auroc": auroc_table(scores, kinds),
         "auroc_noise": {

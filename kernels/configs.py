@@ -1,11 +1,11 @@
-"""Tile sizes of the Triton kernels: one pinned choice per operation, kind of input and GPU generation.
+"""Tile sizes of the Triton kernels: one pinned configuration for each operation, kind of input and GPU generation.
 
-Nothing is tuned while gdig runs: the order in which a sum is taken follows from the tile sizes, so a choice made by the
-clock would change results from one start to the next. `benches/tune.py` measures the candidates and writes pinned.py.
+No kernel is tuned while gdig runs. The tile sizes decide the order of a sum, so tile sizes chosen by the clock would
+change results from one start to the next. `benches/tune.py` measures the candidates and writes pinned.py.
 
-An implementation in Triton has, beside its launch functions (each takes `config=None`, the pinned one):
+An implementation in Triton has launch functions, which take `config=None` for the pinned configuration, and:
 
-    kind(...)       which kind of input this is, a key of the table ("half", "float", ...)
+    kind(...)                    the kind of input, a key of the table ("half", "float", ...)
     candidates(operation, kind)  the configurations that the tuner tries
 """
 
@@ -18,16 +18,16 @@ import torch
 
 from gdig.kernels.pinned import PINNED
 
-# Names are the kernel's own constants, and num_warps and num_stages; handed to the launch as they are.
+# Arguments of a launch by name: the kernel's own constants, num_warps and num_stages.
 Config = Mapping[str, int]
 GENERATIONS = (8, 9, 10)
 
 
 def generation(device: torch.device) -> int:
-    """The major compute capability whose choices suit the device: 8, 9 or 10.
+    """The major compute capability whose configurations suit the device: 8, 9 or 10.
 
-    Consumer Blackwell (12) has neither tcgen05 nor wgmma and as little shared memory as consumer Ampere, so it takes
-    what 8 does; so does the interpreter, to which it does not matter.
+    Consumer Blackwell (12) has neither tcgen05 nor wgmma, and as little shared memory as consumer Ampere, so it takes
+    those of 8. The interpreter takes those of 8 too.
     """
     if device.type != "cuda":
         return 8
@@ -41,5 +41,5 @@ def pinned(operation: str, kind: str, device: torch.device) -> Config:
 
 
 def current(device: torch.device) -> AbstractContextManager[object]:
-    """Make the device current: Triton launches on the current one, wherever the tensors are."""
+    """Make the device current in a block: Triton launches on the current device, wherever the tensors are."""
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()

@@ -1,4 +1,4 @@
-"""Which implementation of a kernel runs: asked for by name, or chosen once a process and said."""
+"""The implementation of a kernel that runs: asked for by name, or chosen once a process and logged."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ def resolve(name: str, impl: str, device: torch.device, *dtypes: torch.dtype) ->
 
     Args:
         name: the operation, for messages.
-        impl: "triton", "reference", or "auto": Triton on CUDA where it is installed. What auto chose is logged once
-            for each device, as a warning when CUDA runs without Triton.
+        impl: "triton", "reference", or "auto", which is Triton on CUDA if it is installed. The choice of "auto" is
+            logged once for each kind of device, as a warning when CUDA runs without Triton.
         device: where the tensors are.
-        dtypes: of the inputs, where Triton does not take all: it has no float64, for which auto takes the reference.
+        dtypes: of the inputs. Triton has no float64; "auto" then chooses the reference.
 
     Raises:
-        ValueError: on an unknown `impl`.
-        ConfigError: when Triton is asked for and missing, or the tensors are not where or what it runs on. There is
-            no silent switch. On the CPU it runs only in its interpreter (TRITON_INTERPRET=1 before triton is imported).
+        ValueError: when `impl` is unknown.
+        ConfigError: when Triton is asked for, and is missing or cannot run on these tensors; no other implementation
+            runs in its place. On the CPU, Triton runs in its interpreter alone (TRITON_INTERPRET=1 before the import).
     """
     if impl not in IMPLEMENTATIONS:
         raise ValueError(f"{name}: impl: expected one of {', '.join(IMPLEMENTATIONS)}, got {impl!r}")
@@ -36,7 +36,7 @@ def resolve(name: str, impl: str, device: torch.device, *dtypes: torch.dtype) ->
         return "reference" if double else _choose(device.type)
     if impl == "triton":
         if not _has_triton():
-            raise ConfigError(f"{name}: impl='triton' asked for, but the package triton is not installed")
+            raise ConfigError(f"{name}: impl='triton' needs the package triton (pip install triton)")
         if device.type != "cuda" and not _interpreted():
             raise ConfigError(f"{name}: impl='triton' needs tensors on CUDA, got them on {device}")
         if double:
@@ -51,7 +51,7 @@ def _choose(device_type: str) -> str:
     elif _has_triton():
         chosen = "triton"
     else:
-        _log.warning("kernels: triton is not installed; the plain torch versions run instead, several times slower")
+        _log.warning("kernels: triton is not installed; the torch versions run instead, which are several times slower")
         return "reference"
     _log.info("kernels: %s on %s", chosen, device_type)
     return chosen

@@ -1,21 +1,21 @@
-"""Fixed factors (the seeds' U and V, the sketch's P and Q) in the dtype and layout that tensor cores want."""
+"""Fixed factors (the seeds' U and V, the sketch's P and Q) in the dtype and layout of the tensor cores."""
 
 from __future__ import annotations
 
 import torch
 
-# Factors are padded with zeros to a multiple of this many inputs, so that no load of them needs a mask.
+# Factors are padded with zeros to a multiple of this many inputs, so that no load needs a mask.
 DEPTH = 128
 
 
 def scaled(w: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-    """w [n, width] as w' diag on the left with powers of two: every row of w' has its largest size in [0.5, 1).
+    """Divide each row of w [n, width] by a power of two, so that its largest absolute value is in [0.5, 1).
 
-    So no number overflows in float16, and only those below 2^-24 of the largest of their row vanish. Rounding to dtype
-    is all that is lost.
+    So no number overflows in float16, and only numbers below 2^-24 of their row's largest become zero. The scaling is
+    exact; the only error is the rounding to dtype.
 
     Returns:
-        w' [n, width padded to a multiple of DEPTH] of dtype, zeros in the padding. scale float32 [n].
+        scaled: [n, width padded with zeros to a multiple of DEPTH] of dtype. scale: float32 [n], the powers of two.
     """
     largest = w.abs().amax(1) if w.shape[1] else w.new_zeros(len(w))
     exponent = torch.frexp(largest).exponent

@@ -1,4 +1,4 @@
-"""What the Triton versions of `score` and `project` share: rows of a batch times a prepared factor, tile by tile."""
+"""Tiles of the product of a batch's rows and a prepared factor, for the Triton versions of `score` and `project`."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ def times(
     M: tl.constexpr, N: tl.constexpr, K: tl.constexpr, MASKED: tl.constexpr, WHOLE: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Rows of x [*, width] times columns of w, stored [columns, width padded with zeros to whole K]: float32 [M, N].
+    """Rows of x [*, width] times columns of w: float32 [M, N].
 
-    rows, columns: int64 [M], [N]. MASKED: rows where not `inside` are not read and count as zero. WHOLE: width is a
-    multiple of K.
+    w is stored as [columns, width padded with zeros to a multiple of K]. rows [M] and columns [N] are int64. MASKED: a
+    row that is not `inside` is not read, and is zero. WHOLE: width is a multiple of K.
     """
     k = tl.arange(0, K)
     x_at = x + rows[:, None] * x_stride + k[None, :]  # [M, K]
@@ -39,8 +39,10 @@ def times(
 
 
 def aligned(x: torch.Tensor) -> torch.Tensor:
-    """x, or a copy padded with zeros on the right, such that rows begin and end at multiples of 16 numbers and can be
-    read 16 bytes at a time. The distance of rows is free otherwise. Widths of real layers need no copy."""
+    """x, or a copy with zeros on the right, such that each row can be read 16 bytes at a time.
+
+    A row then begins and ends at a multiple of 16 numbers. Layers of real models have such widths, and need no copy.
+    """
     if x.stride(1) == 1 and x.stride(0) % 16 == 0 and x.shape[1] % 16 == 0 and x.data_ptr() % 16 == 0:
         return x
     out = x.new_zeros(len(x), -(-x.shape[1] // 16) * 16)
@@ -49,11 +51,14 @@ def aligned(x: torch.Tensor) -> torch.Tensor:
 
 
 def precision(dtype: torch.dtype) -> str:
-    """float32 goes through the tensor cores as three products of TensorFloat-32: a product is then off by at most
-    3 * 2^-22 of its size, less than summing a dozen of them in float32, at several times the speed of "ieee"."""
+    """The precision of a product of this dtype on the tensor cores.
+
+    float32 runs as three products of TensorFloat-32, at several times the speed of "ieee". The error of a product is at
+    most 3 * 2^-22 of its size, which is less than that of summing a dozen products in float32.
+    """
     return "tf32x3" if dtype == torch.float32 else "ieee"
 
 
 def kind(dtype: torch.dtype) -> str:
-    """The kind of input that a configuration is pinned for."""
+    """The kind of input, which is a key of the pinned configurations."""
     return "float" if dtype == torch.float32 else "half"

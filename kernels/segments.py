@@ -1,4 +1,4 @@
-"""Runs of consecutive rows: the tokens of each example, the columns of each seed."""
+"""Segments: runs of consecutive rows, such as the tokens of each example or the columns of each seed."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import torch
 
 
 class Segments:
-    """Segment k is the rows offsets[k] .. offsets[k + 1] - 1; it may be empty.
+    """Runs of rows. Segment k has the rows offsets[k] .. offsets[k + 1] - 1, and can be empty.
 
-    Made once a batch, so that nothing is copied to a device, or read back from it, once a layer.
+    A batch has one object for all layers, so that a layer copies nothing to the device and reads nothing back.
 
     Args:
         offsets: [n + 1] int64 on the CPU, rising from 0.
 
     Raises:
-        ValueError: on a tensor of another shape, dtype or device, or one that does not rise from 0.
+        ValueError: when the offsets have another shape, dtype or device, or do not rise from 0.
     """
 
     def __init__(self, offsets: torch.Tensor) -> None:
@@ -34,7 +34,7 @@ class Segments:
 
     @classmethod
     def of(cls, offsets: torch.Tensor | Segments) -> Segments:
-        """Take either form."""
+        """The segments of offsets, or the segments given."""
         return offsets if isinstance(offsets, cls) else cls(offsets)  # type: ignore[arg-type]
 
     def __len__(self) -> int:
@@ -47,15 +47,15 @@ class Segments:
 
     @cached_property
     def uniform(self) -> int | None:
-        """The length that all segments share; None when they differ or there are none."""
+        """The length of all segments; None when the lengths differ or there is no segment."""
         same = len(self.lengths) > 0 and bool((self.lengths == self.lengths[0]).all())
         return int(self.lengths[0]) if same else None
 
     @cached_property
     def grain(self) -> int:
-        """The largest power of two that divides where each segment starts; 0 when all start at 0 or at the end.
+        """The largest power of two that divides the start of each segment; 0 when all start at 0 or at the end.
 
-        Rows 0 .. g - 1, g .. 2 g - 1, ... of a grain g never lie in two segments.
+        With a grain g, none of the groups of rows 0 .. g - 1, g .. 2 g - 1, ... has rows of two segments.
         """
         common = gcd(*self.offsets[self.offsets < self.end].tolist())
         return common & -common

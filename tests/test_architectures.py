@@ -42,7 +42,7 @@ def test_pass_gives_loss_and_gradients_of_plain_autograd(family):
     passes = GradientPass(model)
     for batch in make_batches(examples, 64, window=model.window):
 
-        def sink(index, a, d, keep, batch=batch):
+        def sink(index, a, d, mask, batch=batch):
             g = (d.unflatten(0, batch.shape).transpose(1, 2) @ a.unflatten(0, batch.shape)).clone()
             for line, row in enumerate(batch.rows.tolist()):
                 found[row, names[index]] = g[line]

@@ -113,7 +113,7 @@ def test_bad_rows_are_skipped_counted_and_never_chosen(project, tmp_path):
     assert np.flatnonzero(sweep["valid"] == 0).tolist() == bad
     assert (sweep["tokens"][bad] == 0).all() and np.isnan(sweep["loss"][bad]).all()
     assert not sweep["influence"][bad].any() and not sweep["sketch"][bad].any()
-    assert stages(tmp_path / "run")["sweep"]["not_usable"] == 3
+    assert stages(tmp_path / "run")["sweep"]["counts"]["not_usable"] == 3
     for method in ("top", "random", "loss", "diverse"):
         chosen = gdig.select(**{**options, "method": method}).rows
         assert len(chosen) == 57 and not set(chosen) & set(bad)
@@ -135,7 +135,7 @@ def test_what_is_longer_than_the_window_is_cut_and_counted(project, tmp_path):
     cut = stored(tmp_path / "cut")
     np.testing.assert_array_equal(cut["tokens"], np.minimum(tokens, limit))
     np.testing.assert_array_equal(cut["cut"], np.maximum(tokens - limit, 0))
-    assert stages(tmp_path / "cut")["sweep"]["cut"] == int((tokens > limit).sum())
+    assert stages(tmp_path / "cut")["sweep"]["counts"]["cut"] == int((tokens > limit).sum())
     assert cut["valid"].all()
 
 
@@ -143,7 +143,7 @@ def test_duplicates_and_seeds_among_the_candidates_are_reported(project, tmp_pat
     seeds = read_jsonl(project.seeds)
     pool = write_jsonl(tmp_path / "pool.jsonl", [*project.rows, *project.rows[:3], project.rows[0], seeds[1], seeds[2]])
     gdig.sweep(**project.options(tmp_path / "run", candidates=(pool,), quiet=False))
-    counts = stages(tmp_path / "run")["sweep"]
+    counts = stages(tmp_path / "run")["sweep"]["counts"]
     assert (counts["repeat_another"], counts["equal_to_a_seed"]) == (4, 2)
     assert "4 repeat another, 2 equal to a seed" in capsys.readouterr().err
     hashes = stored(tmp_path / "run")["hash"]
@@ -184,7 +184,7 @@ def test_a_loss_that_is_not_finite_spoils_its_own_row_only(project, tmp_path, ti
     assert np.flatnonzero(sweep["valid"] == 0).tolist() == bad
     assert (sweep["tokens"][bad] > 0).all() and np.isnan(sweep["loss"][bad]).all()
     state = stages(tmp_path / "run")
-    assert (state["sweep"]["not_finite"], state["sweep"]["not_usable"]) == (3, 0)
+    assert (state["sweep"]["counts"]["not_finite"], state["sweep"]["counts"]["not_usable"]) == (3, 0)
     # The same without these rows: a fit that left them out saw the same examples, so every other row has its numbers.
     gdig.sweep(**project.options(tmp_path / "sound", model=project.model, **options, fit_rows=1, inversion="identity"))
     gdig.sweep(**project.options(tmp_path / "nan", model=model, **options, fit_rows=1, inversion="identity"))

@@ -188,7 +188,7 @@ def test_tasks_vote_by_their_mean_and_the_threshold_counts_tasks(case, data, tau
 @pytest.mark.parametrize(
     ("of_seed", "message"),
     [
-        ([0, 2, 2], "no seed is of task 1"),
+        ([0, 2, 2], "expected at least one seed of each task, got none of task 1"),
         ([0, -1, 1], "expected a task of 0 to 2, got -1"),
         ([0, 1], "expected 2 seeds"),
     ],

@@ -11,7 +11,7 @@ from gdig.errors import ConfigError, ModelError
 from gdig.influence.seed_factors import precondition_seeds
 from gdig.model.batches import make_batches
 from gdig.model.capture import GradientPass
-from gdig.passes.influence_pass import Sweeper
+from gdig.passes.influence_pass import make_influence_pass
 from gdig.progress import Progress
 from tests.support.tiny_models import gpt2, llama, make_examples, wrapped
 
@@ -53,7 +53,7 @@ def swept(module, **options):
     model, config = wrapped(module, **OPTIONS, **options)
     quiet = Progress(quiet=True)
     joined, _ = precondition_seeds(model, [None] * len(model.layers), make_examples(3, 2), [], config, quiet)
-    return Sweeper(model, joined, config, quiet).compute(POOL)
+    return make_influence_pass(model, joined, config, quiet).compute(POOL)
 
 
 # Of the largest number. GPT-2's pass is float64 throughout. Llama computes the angles of its positions, up to 20, in
@@ -78,7 +78,7 @@ def test_layers_inputs_and_gradients_under_drawn_labels(calls):
         model, _ = wrapped(gpt2(), torch_compile=on)
         found = []
         passes = GradientPass(model, "sum", draw_seed=3)
-        loss = passes.run(batch, lambda i, a, d, keep, found=found: found.append((i, a.clone(), d.clone(), keep)))
+        loss = passes.run(batch, lambda i, a, d, mask, found=found: found.append((i, a.clone(), d.clone(), mask)))
         seen[on] = loss, {i: rest for i, *rest in found}
     assert torch.all((seen[False][0] - seen[True][0]).abs() <= 2.0**-23 * seen[False][0])
     assert seen[False][1].keys() == seen[True][1].keys()

@@ -16,7 +16,7 @@ from gdig.influence.curvature import fit_curvature
 from gdig.influence.gauss_newton import GaussNewton
 from gdig.influence.inverse import Inverse
 from gdig.influence.seed_factors import precondition_seeds
-from gdig.passes.influence_pass import Sweeper
+from gdig.passes.influence_pass import make_influence_pass
 from gdig.progress import Progress
 from tests.support import oracle
 from tests.support.project_fixtures import flags, stages
@@ -180,7 +180,7 @@ def scores(kind, pool=POOL, **options):
     """[pool, seeds] as the stages compute them, and the report."""
     model, config, factors, _ = setting(kind, **options)
     joined, report = precondition_seeds(model, factors, SEEDS, pool[:4], config, QUIET, sample=SAMPLE)
-    return Sweeper(model, joined, config, QUIET).compute(pool)[0], report, model, config, factors
+    return make_influence_pass(model, joined, config, QUIET).compute(pool)[0], report, model, config, factors
 
 
 @pytest.mark.parametrize("kind", ["llama-bias", "gpt2"])

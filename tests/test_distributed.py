@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ from transformers import AutoConfig
 import gdig
 from gdig.distributed.ranks import Ranks
 from gdig.distributed.tensors import Exchange
-from gdig.distributed.torchrun import Several
+from gdig.distributed.torchrun import TorchrunRanks
 from gdig.errors import GdigError, OtherRankError, RunError
 from gdig.progress import Progress
 from tests.support.project_fixtures import flags, llama_module, stages, translation_rows, write_jsonl
@@ -62,8 +63,8 @@ def test_a_rank_is_killed_and_another_number_of_ranks_goes_on_to_the_same_bytes(
     os.kill(launch.pid(1), signal.SIGKILL)
     assert launch.wait() != 0
     (line,) = launch.said()
-    assert line.startswith("gdig: error: rank 1 is lost: process ") and "ended without a word (killed?)" in line
-    assert "while at: sweep, " in line and line.endswith("the same command goes on from here")
+    assert line.startswith("gdig: error: rank 1 is lost: process ") and "ended without a message (killed?)" in line
+    assert "its last activity: sweep, " in line and line.endswith("the same command continues from here")
     assert stages(run_path)["sweep"]["state"] == "running"
     swept = set((run_path / "sweep").glob("*.safetensors"))
     assert 5 <= len(swept) < ROWS // 4, "the kill must hit a running sweep, or nothing is tested"
@@ -99,7 +100,7 @@ def test_two_nodes_with_a_common_disk_and_rank_0_killed(project, inputs, alone, 
     assert all(launch.wait() != 0 for launch in launches)
     (line,) = launches[1].said()
     assert line.startswith("gdig: error: rank 0 is lost: "), line
-    assert line.endswith("the same command goes on from here")
+    assert line.endswith("the same command continues from here")
     assert stages(run_path)["sweep"]["state"] == "running"
 
     launches = start("again")
@@ -158,21 +159,28 @@ def sweep_options(project, run_path, inputs) -> dict:
     return {k: v for k, v in project.options(run_path, **inputs).items() if k not in unknown}
 
 
+def test_the_entry_points_alone_import_the_launcher():
+    """Everything else works with the interface, `Ranks`: importing it, or `Exchange`, loads no torchrun."""
+    package = Path(gdig.__file__).parent
+    files = [file for file in package.rglob("*.py") if "gdig.distributed.torchrun import" in file.read_text("utf-8")]
+    assert sorted(str(file.relative_to(package)) for file in files) == ["api.py", "cli/main.py"]
+
+
 # The ranks' words, in threads of this process.
 
 
-def together(n: int, work: Callable[[Several], object]) -> list:
+def together(n: int, work: Callable[[TorchrunRanks], object]) -> list:
     """Run `work` as n ranks, in threads; return what each returned or raised."""
     port = torch.distributed.TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
     results: list = [None] * n
 
     def be(rank: int) -> None:
         store = torch.distributed.TCPStore("localhost", port.port, is_master=False, wait_for_workers=False)
-        ranks = Several(torch.distributed.PrefixStore("t", store), rank, n, wake=lambda: None)
+        ranks = TorchrunRanks(torch.distributed.PrefixStore("t", store), rank, n, wake=lambda: None)
         try:
             results[rank] = work(ranks)
         except BaseException as error:
-            results[rank] = ranks.failed(error)
+            results[rank] = ranks.fail(error)
         else:
             ranks.close()
 
@@ -186,14 +194,14 @@ def together(n: int, work: Callable[[Several], object]) -> list:
 
 
 def test_values_come_by_rank_and_numbers_go_to_one_rank_each():
-    def work(ranks: Several) -> tuple:
+    def work(ranks: TorchrunRanks) -> tuple:
         if ranks.main:
             ranks.task("add", x=0.1 + 0.2)
             task = ("add", {"x": 0.1 + 0.2})
         else:
             task = next(ranks.tasks())
         gathered = ranks.gather([ranks.rank, 1 / 3])
-        return task, gathered, list(ranks.claim(20)), list(ranks.claim(3)), ranks.first("a word")
+        return task, gathered, list(ranks.claim(20)), list(ranks.claim(3)), ranks.first_to_say("a word")
 
     results = together(3, work)
     assert [result[0] for result in results] == [("add", {"x": 0.1 + 0.2})] * 3
@@ -210,9 +218,9 @@ def test_rank_0_shows_what_all_have_done():
         def advance(self, k: int, note: str = "") -> None:
             self.done += k
 
-    def work(ranks: Several) -> int:
+    def work(ranks: TorchrunRanks) -> int:
         shown = Counting()
-        bar = ranks.shared(shown)
+        bar = ranks.shared_bar(shown)
         for _ in range(10 * (ranks.rank + 1)):
             bar.advance(2)
         ranks.gather(None, bar)
@@ -222,7 +230,7 @@ def test_rank_0_shows_what_all_have_done():
 
 
 def test_the_first_failure_is_told_and_ends_the_others_with_its_status():
-    def work(ranks: Several) -> None:
+    def work(ranks: TorchrunRanks) -> None:
         if ranks.rank == 1:
             raise RunError("the disk is full")
         ranks.gather(None)
@@ -234,7 +242,7 @@ def test_the_first_failure_is_told_and_ends_the_others_with_its_status():
 
 
 def test_an_interrupted_rank_ends_all_with_130():
-    def work(ranks: Several) -> None:
+    def work(ranks: TorchrunRanks) -> None:
         if ranks.main:
             raise KeyboardInterrupt
         ranks.gather(None)
@@ -248,10 +256,10 @@ def test_a_rank_whose_process_is_gone_is_named_with_what_it_did(monkeypatch):
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
 
-    def work(ranks: Several) -> None:
+    def work(ranks: TorchrunRanks) -> None:
         ranks.doing("sweep, rows 5 to 9")
         ranks.gather(None)
-        ranks._who[1]["pid"] = gone.pid
+        ranks.heartbeat.processes[1] = replace(ranks.heartbeat.processes[1], pid=gone.pid)
         if ranks.main:
             raise RuntimeError("Connection closed by peer")
         with pytest.raises(OtherRankError):
@@ -260,26 +268,26 @@ def test_a_rank_whose_process_is_gone_is_named_with_what_it_did(monkeypatch):
     zero, _ = together(2, work)
     assert isinstance(zero, RunError)
     assert str(zero).startswith(f"rank 1 is lost: process {gone.pid} on ")
-    assert "while at: sweep, rows 5 to 9" in str(zero)
+    assert "its last activity: sweep, rows 5 to 9" in str(zero)
 
 
 def test_a_rank_that_falls_silent_counts_as_lost(monkeypatch):
-    monkeypatch.setattr("gdig.distributed.torchrun._SILENCE_S", 0.3)
-    monkeypatch.setattr("gdig.distributed.torchrun._BEAT_S", 0.05)
+    monkeypatch.setattr("gdig.distributed.heartbeat._SILENCE_S", 0.3)
+    monkeypatch.setattr("gdig.distributed.heartbeat._BEAT_S", 0.05)
     heard = threading.Event()
 
-    def work(ranks: Several) -> None:
+    def work(ranks: TorchrunRanks) -> None:
         if ranks.rank == 1:
-            ranks._ended.set()  # beats no more
+            ranks.heartbeat.stop()
             heard.wait(30)
             return
-        lost = ranks._lost(20)
+        lost = ranks.heartbeat.lost_rank(20)
         heard.set()
         assert lost is not None
         raise lost
 
     zero, _ = together(2, work)
-    assert isinstance(zero, GdigError) and "rank 1 is lost" in str(zero) and "has not been heard of" in str(zero)
+    assert isinstance(zero, GdigError) and "rank 1 is lost" in str(zero) and "has been silent for" in str(zero)
 
 
 @pytest.mark.parametrize(("n", "world"), [(0, 3), (2, 3), (5, 1), (7, 3), (64, 8)])
@@ -288,7 +296,7 @@ def test_shares_follow_one_another_and_are_even(n, world):
     for rank in range(world):
         ranks = Ranks()
         ranks.rank, ranks.world = rank, world
-        shares.append(ranks.part(n))
+        shares.append(ranks.share(n))
     assert [i for share in shares for i in share] == list(range(n))
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
@@ -300,7 +308,7 @@ def test_parts_are_added_in_order_by_one_process_too():
     for part in parts[1:]:
         expected += part
     for part in parts:
-        exchange.fold([part], totals, [0], 1)
+        exchange.add_in_order([part], totals, [0], 1)
     assert torch.equal(totals[0], expected)
     assert totals[0].data_ptr() != parts[0].data_ptr()
 

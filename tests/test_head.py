@@ -98,10 +98,10 @@ def test_a_second_pass_has_the_labels_of_the_first(monkeypatch):
     (batch, *_) = make_batches(make_examples(6, 4), 512)
     for _ in range(2):
         kept = []
-        passes.run(batch, lambda index, a, d, keep, kept=kept: kept.append(d.clone()))
+        passes.run(batch, lambda index, a, d, mask, kept=kept: kept.append(d.clone()))
         seen.append(kept)
     assert len(draws) == 1
-    heads = GradientPass(model, draw_seed=3, keep_heads=1 << 20)
+    heads = GradientPass(model, draw_seed=3, head_cache_bytes=1 << 20)
     monkeypatch.setattr(
         head.torch.Tensor,
         "log_softmax",
@@ -109,7 +109,7 @@ def test_a_second_pass_has_the_labels_of_the_first(monkeypatch):
     )
     for _ in range(2):
         kept = []
-        heads.run(batch, lambda index, a, d, keep, kept=kept: kept.append(d.clone()))
+        heads.run(batch, lambda index, a, d, mask, kept=kept: kept.append(d.clone()))
         seen.append(kept)
     assert len(draws) == 3  # once through the head, with one draw
     assert all(torch.equal(x, y) for x, y in zip(*seen[:2], strict=True))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import gdig
-from gdig.passes.seed_health import SeedHealth, look_at_seeds, reliability, warn_of_seeds
+from gdig.passes.seed_health import SeedHealth, look_at_seeds, reliability, seeds_wanted, warn_of_seeds
 from gdig.store.sketches import SketchStore
 from tests.support.project_fixtures import read_jsonl, write_jsonl
 
@@ -38,7 +38,7 @@ def test_reliability_says_how_well_other_seeds_would_agree():
 
 def test_the_seeds_wanted_reach_four_fifths():
     few = make_votes(20_000, 10, 0.4)
-    wanted = SeedHealth(20_000, reliability(few), 0.0, 0.25, 0.0).seeds_wanted(10)
+    wanted = seeds_wanted(SeedHealth(20_000, reliability(few), 0.0, 0.25, 0.0), 10)
     assert wanted > 20
     assert reliability(make_votes(20_000, wanted, 0.4, seed=1)) == pytest.approx(0.8, abs=0.02)
 
@@ -101,7 +101,7 @@ def test_a_run_warns_records_and_warns_again(project, tmp_path, capsys):
     assert any("only 4; fewer than 16" in text for text in first.warnings)
     stages = json.loads((run_path / "run.json").read_text())["stages"]
     assert first.warnings == stages["fit"]["warnings"] + stages["sweep"]["warnings"] == stages["select"]["warnings"]
-    assert set(stages["sweep"]["seeds"]) == {"rows", "reliability", "seed_loss", "seed_loss_error", "pool_loss"}
+    assert set(stages["sweep"]["seed_health"]) == {"rows", "reliability", "seed_loss", "seed_loss_error", "pool_loss"}
     assert all(shown.count(f"warning: {text}") == 1 for text in first.warnings)
     again = gdig.select(**{**options, "quiet": False, "method": "top"})
     shown = capsys.readouterr().err

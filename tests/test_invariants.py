@@ -9,7 +9,8 @@ import torch
 from gdig import ops
 from gdig.influence.seed_factors import precondition_seeds
 from gdig.model.batches import make_batches
-from gdig.passes.influence_pass import Sweeper
+from gdig.passes.influence_pass import make_influence_pass
+from gdig.passes.row_pass import RowPass
 from gdig.passes.sketch import make_projection
 from gdig.progress import Progress
 from tests.support import oracle
@@ -18,9 +19,9 @@ from tests.support.tiny_models import MODELS, gpt2, llama, make_examples, wrappe
 SEEDS, POOL = make_examples(3, 2), make_examples(24, 3)
 
 
-def sweeper(model, config) -> Sweeper:
+def sweeper(model, config) -> RowPass:
     joined, _ = precondition_seeds(model, [None] * len(model.layers), SEEDS, [], config, Progress(quiet=True))
-    return Sweeper(model, joined, config, Progress(quiet=True))
+    return make_influence_pass(model, joined, config, Progress(quiet=True))
 
 
 def options(**more):
@@ -103,7 +104,7 @@ def test_batches_hold_every_example_once_and_pads_have_no_loss():
         lines, length = batch.shape
         assert lines * length <= 128 or lines == 1
         assert length <= 40
-        assert int(batch.keep.sum()) == int(batch.lengths.sum())
+        assert int(batch.token_mask.sum()) == int(batch.lengths.sum())
         for line, row in enumerate(batch.rows):
             n = len(examples[row])
             assert batch.input_ids[line, :n].tolist() == examples[row].input_ids.tolist()

@@ -72,7 +72,7 @@ def test_the_nearest_or_the_number_of_the_bad_row(kernel, problem):
     model = model_of(centers, kernel)
     if len(bad):
         column = np.flatnonzero(~np.isfinite(rounded[bad[0]]))
-        place = f"row {bad[0]}, column {column[0]}:" if len(column) else f"row {bad[0]}: its squared norm"
+        place = f"row {bad[0]}, column {column[0]}:" if len(column) else f"row {bad[0]}: expected a squared norm below"
         with pytest.raises(GdigError, match=re.escape(place)):
             model.predict(x)
         return

@@ -22,7 +22,7 @@ from gdig.model.layers import as_layer
 from gdig.model.load import load_model
 from gdig.model.optimizer import Moments
 from gdig.passes import row_pass as stage_rows
-from gdig.passes.adam_pass import TrainedPass, _Sides
+from gdig.passes.adam_pass import AdamFeatures, _Sides
 from gdig.passes.training_checkpoints import learning_rate
 from gdig.run.session import Workspace
 from gdig.selection.choose import choose
@@ -113,7 +113,7 @@ def test_cosines_are_those_of_plain_autograd(project, runs, tmp_path, kind):
     (found,) = of_checkpoints(tmp_path / "run")
     exact = oracle(project, runs, kind)
     assert np.abs(exact).max() > 0.05  # not a comparison of noise
-    np.testing.assert_allclose(found["influence"], exact, atol=2e-5)
+    np.testing.assert_allclose(found["cosine"], exact, atol=2e-5)
     assert found["valid"].all()
     (key,) = stages(tmp_path / "run")["sweep"]["checkpoint_order"]
     facts = stages(tmp_path / "run")["sweep"]["checkpoints"][key]
@@ -136,7 +136,7 @@ def test_rows_with_the_highest_weighted_cosine_are_chosen(project, runs, less_ru
     # Trainer's log: the schedule falls in a straight line from 1e-3 to 0 in 4 steps; all of it is one epoch.
     rates = [learning_rate(Path(one), np.nan) for one in checkpoints(runs)]
     np.testing.assert_allclose(rates, [np.mean([1e-3, 7.5e-4]), np.mean([1e-3, 7.5e-4, 5e-4, 2.5e-4])], rtol=1e-6)
-    first, second = (one["influence"].astype(np.float64) for one in of_checkpoints(path))
+    first, second = (one["cosine"].astype(np.float64) for one in of_checkpoints(path))
     score = ((rates[0] * first + rates[1] * second) / sum(rates)).mean(1)
     expected = np.lexsort((np.arange(60), -score))[:12]
     assert selection.rows.tolist() == expected.tolist()
@@ -148,7 +148,7 @@ def test_other_weights_tasks_and_tokens_cost_no_pass(project, runs, less_run, tm
     path = tmp_path / "run"
     shutil.copytree(less_run[0], path)
     rows = [{**row, "task": "ab"[i % 2]} for i, row in enumerate(read_jsonl(project.seeds))]
-    first, second = (one["influence"].astype(np.float64) for one in of_checkpoints(path))
+    first, second = (one["cosine"].astype(np.float64) for one in of_checkpoints(path))
     monkeypatch.setattr(stage_rows.RowPass, "shard", None)
     options = project.options(path, checkpoints=checkpoints(runs), **OPTIONS)
     chosen = gdig.select(**{**options, "checkpoint_weights": (3, 1)})
@@ -164,7 +164,7 @@ def test_other_weights_tasks_and_tokens_cost_no_pass(project, runs, less_run, tm
     monkeypatch.undo()
     options = {**options, "seeds": (str(seeds),), "run_path": str(tmp_path / "tasks"), "task_field": "task"}
     chosen = gdig.select(**options)
-    first, second = (one["influence"].astype(np.float64) for one in of_checkpoints(tmp_path / "tasks"))
+    first, second = (one["cosine"].astype(np.float64) for one in of_checkpoints(tmp_path / "tasks"))
     rates = [learning_rate(Path(one), np.nan) for one in checkpoints(runs)]
     cosine = (rates[0] * first + rates[1] * second) / sum(rates)
     tasks = np.stack([cosine[:, 0::2].mean(1), cosine[:, 1::2].mean(1)], axis=1)
@@ -212,7 +212,7 @@ def test_an_interrupted_checkpoint_goes_on_to_the_same_bytes(project, runs, less
     whole, calls = stage_rows.RowPass.shard, []
 
     def shard(self, *args, **kwargs):
-        calls.append(type(self).__name__)
+        calls.append(type(self.features).__name__)
         if len(calls) == 4 + 4 + 3:
             raise KeyboardInterrupt
         return whole(self, *args, **kwargs)
@@ -223,10 +223,11 @@ def test_an_interrupted_checkpoint_goes_on_to_the_same_bytes(project, runs, less
         gdig.select(**options)
     made = len(calls)
     gdig.select(**options)
-    assert calls[made:] == ["TrainedPass"] * 2
+    assert calls[made:] == ["AdamFeatures"] * 2
     assert files(tmp_path / "run") == files(less_run[0])
     report = "\n".join(pipeline.verify(tmp_path / "run"))
-    assert "checkpoints: 2 swept, 8 shards, 120 rows" in report
+    for key in stages(tmp_path / "run")["sweep"]["checkpoint_order"]:
+        assert f"checkpoints/{key}/shards: 4 shards, 60 rows, " in report and f"checkpoints/{key}: 1 files, " in report
     damaged = next((tmp_path / "run" / "checkpoints").glob("*/shards/00000001.safetensors"))
     data = bytearray(damaged.read_bytes())
     data[-1] ^= 1
@@ -241,7 +242,7 @@ def test_an_interrupted_checkpoint_goes_on_to_the_same_bytes(project, runs, less
     (tmp_path / "run" / "checkpoints" / first / "seeds.safetensors").unlink()
     (tmp_path / "run" / "checkpoints" / first / "shards" / "00000003.safetensors").unlink()
     gdig.select(**options)
-    assert set(calls[made:]) == {"TrainedPass"}
+    assert set(calls[made:]) == {"AdamFeatures"}
     assert files(tmp_path / "run") == files(less_run[0])
 
 
@@ -285,7 +286,7 @@ def test_a_checkpoint_without_a_config_is_of_the_models_architecture(project, ru
     (bare / "trainer_state.json").unlink()
     path = tmp_path / "run"
     gdig.sweep(**project.options(path, checkpoints=(str(bare),), **OPTIONS))
-    np.testing.assert_array_equal(of_checkpoints(path)[0]["influence"], of_checkpoints(less_run[0])[1]["influence"])
+    np.testing.assert_array_equal(of_checkpoints(path)[0]["cosine"], of_checkpoints(less_run[0])[1]["cosine"])
     # Its learning rate is the optimizer's last one, which the schedule has brought to 0.
     with pytest.raises(ConfigError, match="checkpoint_weights: the checkpoints' learning rates are 0; expected"):
         gdig.select(**project.options(path, **OPTIONS))
@@ -336,15 +337,20 @@ def test_g2is_walks_along_the_directions_of_adam_at_the_last_checkpoint(project,
     options = project.options(path, **OPTIONS | {"method": "g2is", "n_neighbours": 3})
     chosen = gdig.select(**options, checkpoints=checkpoints(runs))
     last = stages(path)["sweep"]["checkpoint_order"][1]
-    shutil.copytree(path / "checkpoints" / last / "shards", tmp_path / "as" / "sweep")
-    (tmp_path / "as" / "features").mkdir()
-    shutil.copy(path / "checkpoints" / last / "seeds.safetensors", tmp_path / "as" / "features")
-    store = SketchStore.open(tmp_path / "as" / "sweep")
+    swept = SketchStore.open(path / "checkpoints" / last / "shards")
+    store = SketchStore.create(tmp_path / "as", swept.dim, dtype=swept.dtype, rows_per_shard=swept.rows_per_shard)
+    for shard in swept.shards:
+        tensors = {name: swept.tensor(shard, name) for name in swept.tensor_names}
+        store.write_shard(shard, {**tensors, "influence": tensors.pop("cosine")})
+    sketches = path / "checkpoints" / last / "seeds.safetensors"
     config = Config.build(project.options("unused", **OPTIONS | {"method": "g2is", "n_neighbours": 3}))
-    expected = choose(Swept(store, survey(store, "mean")), Budget("rows", 12), config)
+    expected = choose(Swept(store, survey(store, "mean"), seed_sketches=sketches), Budget("rows", 12), config)
     assert chosen.rows.tolist() == expected.rows.tolist()
     assert any("gradients of the pool are Adam's directions at" in line for line in chosen.summary)
-    plain = choose(Swept(SketchStore.open(path / "sweep"), survey(store, "mean")), Budget("rows", 12), config)
+    sweep = Swept(
+        SketchStore.open(path / "sweep"), survey(store, "mean"), seed_sketches=path / "features" / "seeds.safetensors"
+    )
+    plain = choose(sweep, Budget("rows", 12), config)
     assert chosen.rows.tolist() != plain.rows.tolist()
     assert gdig.select(**options).rows.tolist() == plain.rows.tolist()  # not asked for, whatever the run has
 
@@ -382,12 +388,12 @@ def test_a_sketch_is_what_the_sweep_makes_of_the_same_gradient(project, runs):
     states = [Moments(*(torch.zeros(one.out_features, one.width) for _ in "mv"), 0, (0.9, 0.999), 1e-8)
               for one in model.layers]  # fmt: skip
     seeds = Workspace(config, pipeline.Progress(quiet=True)).seed_examples
-    rows = TrainedPass(model, states, seeds, config, pipeline.Progress(quiet=True))
+    features = AdamFeatures(model, states, seeds, config)
     torch.manual_seed(0)
     for index, layer in enumerate(model.layers):
         g = torch.randn(3, layer.out_features, layer.width, dtype=torch.float64).float()
-        one, out = rows._sketches[index], torch.ones(3, 20)
-        rows._add_sketch(index, g, out)
+        one, out = features._sketches[index], torch.ones(3, 20)
+        features._add_sketch(index, g, out)
         blocks = (one.p.double() @ g.double() @ one.q.double().T).flatten(1) * one.weights.double()
         expected = torch.ones(3, 20, dtype=torch.float64).index_add_(1, one.columns, blocks)
         np.testing.assert_allclose(out, expected, atol=float(1e-6 * blocks.abs().sum(1).max()))

@@ -9,10 +9,10 @@ import torch
 from gdig.config.config import Config
 from gdig.errors import ConfigError, ModelError
 from gdig.influence.seed_factors import precondition_seeds
-from gdig.model import load, memory
+from gdig.model import gradient_checkpointing, load, memory
 from gdig.model.batches import make_batches
 from gdig.model.capture import GradientPass
-from gdig.passes.influence_pass import Sweeper
+from gdig.passes.influence_pass import make_influence_pass
 from gdig.progress import Progress
 from tests.support.project_fixtures import save_model
 from tests.support.tiny_models import VOCAB, gpt2, llama, make_examples, wrapped
@@ -24,7 +24,7 @@ OPTIONS = {"inversion": "identity", "projection_dim": 24, "projection_side": 4}
 
 def swept(model, config):
     joined, _ = precondition_seeds(model, [None] * len(model.layers), SEEDS, [], config, QUIET)
-    return Sweeper(model, joined, config, QUIET).compute(POOL)
+    return make_influence_pass(model, joined, config, QUIET).compute(POOL)
 
 
 def device(a_token: int, fixed: int, total: int):
@@ -103,14 +103,14 @@ def test_one_example_that_does_not_fit_turns_checkpointing_on(monkeypatch, capsy
 
     joined, _ = precondition_seeds(model, [None] * len(model.layers), SEEDS, [], config, QUIET)
     monkeypatch.setattr(GradientPass, "run", limited)
-    got = Sweeper(model, joined, config, Progress()).compute(POOL)
+    got = make_influence_pass(model, joined, config, Progress()).compute(POOL)
     assert capsys.readouterr().err.count("gradient_checkpointing is on now") == 1
     for a, b in zip(want, got, strict=True):
         assert np.all(np.abs(a - b) <= 2.0**-23 * np.abs(a) + 1e-12 * np.abs(a).max())
 
 
 def test_a_model_without_blocks_to_checkpoint_says_so(monkeypatch):
-    monkeypatch.setattr(load, "GradientCheckpointingLayer", torch.nn.Bilinear)
+    monkeypatch.setattr(gradient_checkpointing, "GradientCheckpointingLayer", torch.nn.Bilinear)
     with pytest.raises(ModelError, match="gradient_checkpointing: LlamaForCausalLM does not offer it"):
         wrapped(llama(), gradient_checkpointing=True)
 

@@ -111,7 +111,7 @@ def test_a_damaged_shard_is_named_and_not_copied(copies, tmp_path):
 
 
 def test_what_is_no_run_or_not_begun_is_refused(project, copies, tmp_path, finished):
-    with pytest.raises(ConfigError, match="merge: name the run directories"):
+    with pytest.raises(ConfigError, match="merge: expected the run directories to put together, got none"):
         merge([], tmp_path / "whole")
     with pytest.raises(ConfigError, match="is no run directory"):
         merge([tmp_path], tmp_path / "whole")

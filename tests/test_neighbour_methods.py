@@ -238,7 +238,8 @@ def test_methods_that_share_a_sweep_choose_what_each_chooses_alone(
 
     def swept() -> Swept:
         store = SketchStore.open(run_copy / "sweep")
-        return Swept(store, survey(store, "steady"))
+        sketches = run_copy / "features" / "seeds.safetensors"
+        return Swept(store, survey(store, "steady"), seed_sketches=sketches)
 
     def facts(choice) -> list:
         arrays = [choice.rows, *choice.columns.values(), *choice.reasons.values()]

@@ -9,7 +9,8 @@ from torch import nn
 
 from gdig.errors import ModelError
 from gdig.model.layers import as_layer
-from gdig.model.optimizer import Moments, canonical, read_adam, save_moments
+from gdig.model.optimizer import Moments, read_adam, save_moments
+from gdig.model.optimizer_names import canonical
 from tests.support.project_fixtures import gpt2_module, llama_module
 from tests.support.training import moments_of, train
 

@@ -117,7 +117,7 @@ def test_every_kind_of_pool(project, tmp_path, name):
     selection, run_path = select(project, tmp_path, candidates=(pool,), seeds=(seeds,), **options)
     chosen = check_selection(selection, run_path, rows)
     assert len(chosen) == 12
-    assert stages(run_path)["sweep"]["not_usable"] == 0
+    assert stages(run_path)["sweep"]["counts"]["not_usable"] == 0
 
 
 def test_conversations_through_the_chat_template(project, tmp_path, tokenizer_factory):

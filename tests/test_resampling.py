@@ -82,13 +82,13 @@ def test_tokens_are_a_budget_too():
 
 def test_what_cannot_be_used_is_named():
     labels = np.zeros(3, np.int64)
-    with pytest.raises(GdigError, match="row 1: weight -1"):
+    with pytest.raises(GdigError, match="row 1: weight: expected a finite number >= 0, got -1"):
         resample(labels, 1, 0, np.array([1.0, -1.0, 1.0]))
-    with pytest.raises(GdigError, match="row 2: weight NaN"):
+    with pytest.raises(GdigError, match="row 2: weight: expected a finite number >= 0, got NaN"):
         resample(labels, 1, 0, np.array([1.0, 1.0, np.nan], np.float32))
-    with pytest.raises(GdigError, match="expected one a row, 3; got 2"):
+    with pytest.raises(GdigError, match="expected 3 numbers, one for each row, got 2"):
         resample(labels, 1, 0, np.ones(2))
-    with pytest.raises(GdigError, match="row 0: label -7"):
+    with pytest.raises(GdigError, match="row 0: label: expected 0 to 268435455, or -1 for a row to leave out, got -7"):
         resample(labels - 7, 1, 0)
     with pytest.raises(ValueError, match="at most one"):
         resample(labels, 1, 0, np.ones(3), priority=np.ones(3))

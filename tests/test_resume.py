@@ -361,14 +361,14 @@ def test_a_pool_that_changes_while_it_is_read_stops_the_run(project, tmp_path, m
     inputs = copied_inputs(project, tmp_path / "inputs")
     pool = Path(inputs["candidates"][0])
     gdig.fit(**project.options(tmp_path / "run", **inputs))
-    from gdig.passes import influence_pass as sweep
+    from gdig.passes.row_pass import RowPass
 
     def shard(self, *args, **kwargs):
         write_jsonl(pool, read_jsonl(pool)[:50])
         return compute(self, *args, **kwargs)
 
-    compute = sweep.Sweeper.shard
-    monkeypatch.setattr(sweep.Sweeper, "shard", shard)
+    compute = RowPass.shard
+    monkeypatch.setattr(RowPass, "shard", shard)
     with pytest.raises(GdigError, match=r"pool\.jsonl: the file changed since it was opened"):
         gdig.select(**project.options(tmp_path / "run", **inputs))
     assert not (tmp_path / "run" / "selection.jsonl").exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,20 @@ from gdig.config.options import STAGES
 from gdig.errors import ConfigError, RunError
 from gdig.progress import Progress
 from gdig.run import directory as run_module
-from gdig.run.directory import FORMAT, Run, read_state
+from gdig.run.directory import Run
+from gdig.run.layout import RunLayout
+from gdig.run.record import (
+    FORMAT,
+    CheckpointRecord,
+    CurvatureReport,
+    FitRecord,
+    RunRecord,
+    SeedHealth,
+    Stages,
+    SweepRecord,
+    read_record,
+    write_record,
+)
 from gdig.store.atomic import replacing
 
 INPUTS = {
@@ -23,6 +37,9 @@ INPUTS = {
     "seeds": {"s.jsonl": {"size": 4, "hash": "s"}},
 }
 FILES = {"fit": ("curvature/l", "seeds/l"), "sweep": ("sweep/0",), "cluster": ("clusters/labels/0",), "select": ()}
+FACTS: dict[str, dict[str, Any]] = {
+    "fit": {"dtype": "torch.float32"}, "sweep": {"scale": 2.0}, "cluster": {"n_iter": 1}, "select": {"rows": 1},
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -53,7 +70,7 @@ def finish(run: Run, *names: str) -> None:
             for file in FILES[name]:
                 (run.path / file).parent.mkdir(parents=True, exist_ok=True)
                 (run.path / file).write_text(f"of {name}")
-            run.record(name, found=1)
+            run.update(name, **FACTS[name])
 
 
 def present(path: Path) -> set[str]:
@@ -67,7 +84,7 @@ def test_a_new_directory_holds_the_configuration_the_inputs_and_the_versions(ope
     assert state["format"] == FORMAT and state["stages"] == {} and state["inputs"] == INPUTS
     assert state["config"] == Config.build({"run_path": tmp_path / "run", "seed": 3}).to_dict()
     assert set(state["versions"]) == {"gdig", "torch", "transformers", "numpy", "python"}
-    assert run.stage("fit") == {} and not run.done("fit")
+    assert run.record.stages.fit is None and run.fit.is_bare and not run.done("fit")
 
 
 def test_a_stage_is_running_then_done_and_its_seconds_add_up(opened, tmp_path, monkeypatch):
@@ -76,19 +93,20 @@ def test_a_stage_is_running_then_done_and_its_seconds_add_up(opened, tmp_path, m
     run = opened()
     with run.running("fit"):
         assert record(tmp_path / "run")["stages"]["fit"]["state"] == "running"
-        run.record("fit", found={"x": [1]})
-        assert record(tmp_path / "run")["stages"]["fit"]["found"] == {"x": [1]}, "kept at once, not at the end"
-    assert record(tmp_path / "run")["stages"]["fit"] == run.stage("fit")
-    assert (run.stage("fit")["state"], run.stage("fit")["seconds"]) == ("done", 10.0)
+        run.update("fit", curvature=CurvatureReport(3, 40, 0))
+        curvature = record(tmp_path / "run")["stages"]["fit"]["curvature"]
+        assert curvature == {"examples": 3, "tokens": 40, "invalid": 0}, "recorded at once, not at the end"
+    assert read_record(tmp_path / "run" / "run.json") == run.record
+    assert (run.fit.state, run.fit.seconds) == ("done", 10.0)
     with pytest.raises(ZeroDivisionError), run.running("sweep"):
-        run.record("sweep", scale=2.0)
+        run.update("sweep", scale=2.0)
         _ = 1 / 0
     assert not run.done("sweep")
     run = opened()
-    assert run.stage("sweep") == {**run.stage("sweep"), "state": "running", "seconds": 10.0, "scale": 2.0}
+    assert (run.sweep.state, run.sweep.seconds, run.sweep.scale) == ("running", 10.0, 2.0)
     with run.running("sweep"):
         pass
-    assert run.stage("sweep")["seconds"] == 20.0
+    assert run.sweep.seconds == 20.0
 
 
 def test_the_same_configuration_goes_on_and_what_does_not_change_results_may_change(opened, tmp_path):
@@ -136,7 +154,7 @@ def test_overwrite_when_nothing_differs_starts_from_the_beginning(opened, tmp_pa
     finish(opened(overwrite=True), *STAGES)
     assert "starting over" not in capsys.readouterr().err, "there was nothing to start over"
     run = opened(overwrite=True)
-    assert run.state["stages"] == {} and present(tmp_path / "run") == set()
+    assert run.record.stages == Stages() and present(tmp_path / "run") == set()
 
 
 def test_a_stage_that_has_not_begun_pins_nothing(opened):
@@ -152,14 +170,14 @@ def test_a_stage_that_has_not_begun_pins_nothing(opened):
 def test_a_stage_that_failed_pins_its_options_only_when_it_has_kept_something(opened, keeps):
     with pytest.raises(ZeroDivisionError), (run := opened(damping_factor=0.2)).running("fit"):
         if keeps:
-            run.record("fit", curvature={"examples": 3})
+            run.update("fit", curvature=CurvatureReport(3, 40, 0))
         _ = 1 / 0
     other = {**INPUTS, "seeds": {"t.jsonl": {"size": 5, "hash": "t"}}}
     if keeps:
         with pytest.raises(RunError, match=r"(?s)seeds: s\.jsonl is gone .*damping_factor: 0\.2 in the run"):
             opened(other)
     else:
-        assert opened(other).stage("fit") == {}
+        assert opened(other).record.stages.fit is None
 
 
 @pytest.mark.parametrize(
@@ -182,7 +200,7 @@ def test_other_inputs_are_refused_by_name(opened, kind, files, expected):
     assert f"\n  {kind}: {expected}" in str(refused.value)
     assert "--overwrite to start over from the fit stage" in str(refused.value)
     run = opened(other, overwrite=True)
-    assert run.state["stages"] == {} and run.state["inputs"] == other
+    assert run.record.stages == Stages() and run.record.inputs == other
 
 
 def test_an_input_that_is_no_longer_given_is_refused(opened):
@@ -225,7 +243,7 @@ def test_foreign_directories(tmp_path):
 
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "letter.txt").touch()
-    with pytest.raises(RunError, match=r"full is not empty and holds no run\.json; choose another directory"):
+    with pytest.raises(RunError, match=r"full is not empty and holds no run\.json; use another directory"):
         make(tmp_path / "full")
     assert os.listdir(tmp_path / "full") == ["letter.txt"]  # noqa: PTH208
     (tmp_path / "file").touch()
@@ -245,8 +263,9 @@ def test_foreign_directories(tmp_path):
         ("{", r"run\.json: not a run\.json: "),
         ("[1]", rf"run\.json: expected format {FORMAT}, got \[1\]"),
         ("{}", rf"run\.json: expected format {FORMAT}, got None"),
-        ('{"format": 99, "stages": {}}', rf"expected format {FORMAT}, got 99; made by another version of gdig\?"),
-        ('{"format": 1, "stages": []}', rf"expected format {FORMAT}"),
+        ('{"format": 99, "stages": {}}', rf"expected format {FORMAT}, got 99; another version of gdig made this run"),
+        ('{"format": 1, "stages": {}}', rf"expected format {FORMAT}, got 1; another version of gdig made this run"),
+        ('{"format": 2, "stages": []}', r"run\.json: key 'config' is missing; another version of gdig made this run"),
         ("\udcff", r"run\.json: not a run\.json: "),
     ],
 )
@@ -256,7 +275,80 @@ def test_a_damaged_record(tmp_path, text, message):
     with pytest.raises(RunError, match=message):
         Run(Config.build({"run_path": tmp_path / "run"}), INPUTS, Progress(quiet=True))
     with pytest.raises(RunError, match=message):
-        read_state(tmp_path / "run" / "run.json")
+        read_record(tmp_path / "run" / "run.json")
+
+
+WHOLE = RunRecord(
+    config={"tau": 0.5},
+    inputs=INPUTS,
+    versions={"gdig": "1"},
+    stages=Stages(
+        FitRecord({"fit_rows": 3}, 1.5, "done", CurvatureReport(3, 40, 0), layers=("a.b", "c"), warnings=("w",)),
+        SweepRecord(
+            {"rows_per_shard": 4}, rows=9, seed_health=SeedHealth(9, 0.5, 1.0, math.inf, 2.0),
+            checkpoints={"0f": CheckpointRecord("x/checkpoint-1", 1e-4, 7, 2, 512, "done")}, checkpoint_order=("0f",),
+        ),
+    ),
+)  # fmt: skip
+
+
+def test_a_record_comes_back_as_it_was_written(tmp_path):
+    write_record(tmp_path / "run.json", WHOLE)
+    assert "NaN" not in (tmp_path / "run.json").read_text() and "Infinity" not in (tmp_path / "run.json").read_text()
+    back = read_record(tmp_path / "run.json")
+    assert back.stages.sweep is not None and back.stages.sweep.seed_health is not None
+    assert math.isnan(back.stages.sweep.seed_health.seed_loss_error), "a number that is not finite is null in the file"
+    write_record(tmp_path / "again.json", back)
+    assert (tmp_path / "again.json").read_bytes() == (tmp_path / "run.json").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: s.update(colour="red"), "unknown key 'colour'; another version of gdig made this run"),
+        (lambda s: s.pop("inputs"), "key 'inputs' is missing; another version"),
+        (lambda s: s["stages"].update(bake={}), "stages: unknown key 'bake'"),
+        (lambda s: s["stages"]["fit"].update(gdig=1), "stages: fit: unknown key 'gdig'"),
+        (lambda s: s["stages"]["fit"].pop("layers"), "stages: fit: key 'layers' is missing"),
+        (lambda s: s["stages"]["fit"].update(seconds="3"), "stages: fit: seconds: expected a number, got '3'"),
+        (lambda s: s["stages"]["fit"].update(state="late"), "fit: state: expected one of running, done, got 'late'"),
+        (lambda s: s["stages"]["fit"].update(layers="a"), "fit: layers: expected a list, got 'a'"),
+        (lambda s: s["stages"]["fit"].update(layers=["a", 3]), r"fit: layers\[1\]: expected text, got 3"),
+        (lambda s: s["stages"]["fit"]["curvature"].pop("tokens"), "fit: curvature: key 'tokens' is missing"),
+        (lambda s: s["stages"]["sweep"].update(rows=True), "sweep: rows: expected a whole number, got True"),
+        (lambda s: s["stages"]["sweep"].update(checkpoints=[]), r"sweep: checkpoints: expected an object, got \[\]"),
+        (lambda s: s["stages"]["sweep"].update(checkpoint_order=["9"]), "checkpoint_order: no checkpoint '9'"),
+        (lambda s: s["stages"]["fit"].update(layers=["../x"]), r"expected the name of a layer .* got '\.\./x'"),
+        (
+            lambda s: s["stages"]["sweep"].update(checkpoints={"..": s["stages"]["sweep"]["checkpoints"]["0f"]}),
+            r"expected the name of a layer or a checkpoint, got '\.\.'",
+        ),
+    ],
+)
+def test_a_record_with_something_else_in_it_is_refused_by_name(tmp_path, change, message):
+    write_record(tmp_path / "run.json", WHOLE)
+    state = record(tmp_path)
+    change(state)
+    (tmp_path / "run.json").write_text(json.dumps(state))
+    with pytest.raises(RunError, match=message):
+        read_record(tmp_path / "run.json")
+
+
+def test_the_layout_names_each_file_that_the_record_says_is_there():
+    layout = RunLayout(Path("r"))
+    groups = {group.name: [file.as_posix() for file in group.files] for group in layout.files_of(WHOLE)}
+    shards = ["00000000.safetensors", "00000001.safetensors", "00000002.safetensors"]
+    assert groups == {
+        "curvature": ["r/curvature/a.b.safetensors", "r/curvature/c.safetensors"],
+        "seeds": ["r/seeds/a.b.safetensors", "r/seeds/c.safetensors"],
+        "sweep": [f"r/sweep/{name}" for name in shards],
+        "features": ["r/features/seeds.safetensors"],
+        "checkpoints/0f/shards": [f"r/checkpoints/0f/shards/{name}" for name in shards],
+        "checkpoints/0f": ["r/checkpoints/0f/seeds.safetensors"],
+    }
+    assert [group.name for group in layout.files_of(WHOLE) if group.missing()] == [
+        "curvature", "seeds", "checkpoints/0f/shards", "checkpoints/0f",
+    ], "what is not done need not be there"  # fmt: skip
 
 
 # Crashes.
@@ -279,7 +371,7 @@ def test_a_start_killed_before_its_first_record(opened, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / ".lock").touch()
     (tmp_path / "run" / ".run.json.4.tmp").write_text("{")
-    assert opened().state["stages"] == {}
+    assert opened().record.stages == Stages()
 
 
 class Killed(BaseException):
@@ -315,7 +407,7 @@ def test_a_record_is_the_old_one_or_the_new_one(opened, tmp_path, monkeypatch):
     before = (tmp_path / "run" / "run.json").read_bytes()
     monkeypatch.setattr(os, "fsync", lambda handle: (_ for _ in ()).throw(OSError(28, "No space left on device")))
     with pytest.raises(RunError, match=r"run\.json: cannot be written: No space left on device"):
-        run.record("fit", found=2)
+        run.update("fit", dtype="torch.bfloat16")
     assert (tmp_path / "run" / "run.json").read_bytes() == before
     assert [p.name for p in (tmp_path / "run").iterdir() if p.name.endswith(".tmp")] == []
 

@@ -9,8 +9,8 @@ import torch
 from gdig.influence import layer_scores as scoring
 from gdig.influence.curvature import fit_curvature
 from gdig.influence.seed_factors import precondition_seeds
-from gdig.model.load import Model
-from gdig.passes.influence_pass import Sweeper
+from gdig.model.causal_model import Model
+from gdig.passes.influence_pass import make_influence_pass
 from gdig.progress import Progress
 from tests.support.tiny_models import gpt2, llama, make_examples, wrapped
 
@@ -24,10 +24,10 @@ def both_ways(model, config, monkeypatch):
     calls = []
     dense = scoring.ops.score_dense
     monkeypatch.setattr(scoring.ops, "score_dense", lambda *x: (calls.append(1), dense(*x)))
-    multiplied = Sweeper(model, joined, config, QUIET).compute(POOL)[0]
+    multiplied = make_influence_pass(model, joined, config, QUIET).compute(POOL)[0]
     used = len(calls)
     monkeypatch.setattr(scoring, "DENSE_BYTES", 0)
-    factored = Sweeper(model, joined, config, QUIET).compute(POOL)[0]
+    factored = make_influence_pass(model, joined, config, QUIET).compute(POOL)[0]
     assert len(calls) == used
     return factored, multiplied, used
 
@@ -71,7 +71,7 @@ def test_a_line_without_a_finite_loss_touches_no_other(monkeypatch):
     """The sweep does not mask such a line, since every sum is one example's own; the rest keeps its numbers."""
     model, config = wrapped(llama(), inversion="identity", projection_dim=8, projection_side=2, token_batch_size=4096)
     joined, _ = precondition_seeds(model, [None] * len(model.layers), SEEDS, [], config, QUIET)
-    sweeper = Sweeper(model, joined, config, QUIET)
+    sweeper = make_influence_pass(model, joined, config, QUIET)
     clean = sweeper.compute(POOL)
     run = Model.hidden
 

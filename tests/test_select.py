@@ -167,11 +167,12 @@ def test_an_object_of_options_is_as_good_as_options(project, finished, tmp_path)
     assert (tmp_path / "run" / "selection.jsonl").read_bytes() == (finished / "selection.jsonl").read_bytes()
 
 
-def test_kmeans_reads_a_run_directory(finished):
+def test_kmeans_reads_the_store_of_a_run(finished):
+    sweep = finished / "sweep"
     model = gdig.KMeans(5, seed=0, train_rows="all", unit_normalize=run_config(finished)["unit_normalize"])
-    labels = model.fit(finished).predict(finished)
+    labels = model.fit(sweep).predict(sweep)
     np.testing.assert_array_equal(labels, labels_of(finished)[0])
-    np.testing.assert_array_equal(gdig.KMeans(5).fit(str(finished)).predict(finished / "sweep").shape, (N_ROWS,))
+    np.testing.assert_array_equal(gdig.KMeans(5).fit(str(sweep)).predict(gdig.SketchStore.open(sweep)).shape, (N_ROWS,))
 
 
 def run_config(run_path: Path) -> dict:
@@ -190,7 +191,7 @@ def test_what_run_json_keeps(project, finished):
     report = fit["seeds"]
     assert len(report["losses"]) == N_SEEDS and report["probe_rows"] == 4
     assert 0.99 <= report["least_energy"] <= 1 and report["relative_error"] < 0.2 and report["correlation"] > 0.9
-    assert sweep["rows"] == N_ROWS and sweep["tokens"] == stored(finished)["tokens"].sum()
+    assert sweep["rows"] == N_ROWS and sweep["counts"]["tokens"] == stored(finished)["tokens"].sum()
     assert set(state["versions"]) == {"gdig", "torch", "transformers", "numpy", "python"}
 
 
@@ -207,10 +208,10 @@ def test_verify_reads_every_file(finished):
     from gdig.api import verify
 
     lines = verify(finished)
-    kinds = ["curvature", "seeds", "features", "clusters", "clusters/labels", "sweep"]
+    kinds = ["curvature", "seeds", "sweep", "features", "clusters", "clusters/labels"]
     assert [line.split(":")[0] for line in lines] == kinds
     assert lines[0].startswith("curvature: 6 files, ") and lines[0].endswith(" bytes, sound")
-    assert lines[-1].startswith(f"sweep: 4 shards, {N_ROWS} rows, ")
+    assert lines[2].startswith(f"sweep: 4 shards, {N_ROWS} rows, ")
 
 
 # The command line, as it is installed.

@@ -14,7 +14,7 @@ from gdig.influence import layer_scores as scoring
 from gdig.influence.curvature import fit_curvature
 from gdig.influence.seed_factors import precondition_seeds
 from gdig.kernels import dispatch
-from gdig.passes.influence_pass import Sweeper
+from gdig.passes.influence_pass import make_influence_pass
 from gdig.progress import Progress
 
 pytestmark = pytest.mark.triton
@@ -33,7 +33,7 @@ def test_fit_and_sweep_are_those_of_the_plain_kernels(kind, monkeypatch):
         monkeypatch.setattr(dispatch, "_choose", lambda device_type, impl=impl: (launched.append(impl), impl)[1])
         factors, _ = fit_curvature(model, SAMPLE, np.arange(len(SAMPLE), dtype=np.uint64), config, QUIET)
         joined, _ = precondition_seeds(model, factors, SEEDS, [], config, QUIET)
-        results[impl] = Sweeper(model, joined, config, QUIET).compute(POOL)
+        results[impl] = make_influence_pass(model, joined, config, QUIET).compute(POOL)
     assert launched.count("triton") == launched.count("reference") > 0
     for plain, fast in zip(results["reference"], results["triton"], strict=True):
         assert np.abs(plain - fast).max() <= 1e-4 * np.abs(plain).max()

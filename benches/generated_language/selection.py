@@ -17,7 +17,8 @@ from benches.zh_en.variants import spearman
 from examples.demo import auroc
 from gdig import SketchStore
 from gdig.api import score_net
-from gdig.run.directory import read_state
+from gdig.run.layout import RunLayout
+from gdig.run.record import read_record
 
 EPOCHS = 3
 """Of the whole pool: the steps that every model trains."""
@@ -80,18 +81,20 @@ def by_checkpoint(world: World) -> dict[str, dict[str, float]]:
     """What LESS's mean cosine at each checkpoint says of the pool: AUROC of sound against spoiled rows, and the rank
     correlation with the rows' loss there."""
     run = _run(world, {}, 0)
-    swept = read_state(run / "run.json")["stages"]["sweep"]
+    layout = RunLayout(run)
+    swept = read_record(layout.record).stages.sweep
+    assert swept is not None
     sound = ~np.isin(world.column("pool", "fault"), CORRUPTIONS)
     results = {}
-    for key in swept["checkpoint_order"]:
-        store = SketchStore.open(run / "checkpoints" / key / "shards")
+    for key in swept.checkpoint_order:
+        store = SketchStore.open(layout.checkpoint(key).shards)
         cosine, loss = (
             np.concatenate([store.tensor(shard, name).astype(np.float64) for shard in store.shards])
-            for name in ("influence", "loss")
+            for name in ("cosine", "loss")
         )
-        facts = swept["checkpoints"][key]
-        results[Path(facts["path"]).name] = {
-            "learning rate": facts["learning_rate"],
+        facts = swept.checkpoints[key]
+        results[Path(facts.path).name] = {
+            "learning rate": facts.learning_rate,
             "auroc": round(auroc(cosine.mean(1)[sound], cosine.mean(1)[~sound]), 4),
             "rank correlation with the loss": round(spearman(cosine.mean(1), loss), 4),
         }

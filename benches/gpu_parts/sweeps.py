@@ -18,8 +18,8 @@ from benches.sweep_parts.random_examples import make_examples, make_lengths
 from gdig.config.config import Config
 from gdig.data.tokens import Example
 from gdig.influence.seed_factors import SeedFactors
-from gdig.model.load import wrap_model
-from gdig.passes.influence_pass import Sweeper
+from gdig.model.causal_model import wrap_model
+from gdig.passes.influence_pass import make_influence_pass
 from gdig.progress import Progress
 
 QUIET = Progress(quiet=True)
@@ -121,7 +121,7 @@ def _sweep(
         )
         for layer in model.layers
     ]
-    sweeper = Sweeper(model, factors, config, QUIET)
+    sweeper = make_influence_pass(model, factors, config, QUIET)
     return lambda: sweeper.compute(examples)
 
 

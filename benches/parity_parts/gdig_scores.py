@@ -13,8 +13,8 @@ from benches.parity_parts.parity_cases import Case, Project
 from gdig.config.config import Config
 from gdig.influence.curvature import fit_curvature
 from gdig.influence.seed_factors import precondition_seeds
-from gdig.model.load import wrap_model
-from gdig.passes.influence_pass import Sweeper
+from gdig.model.causal_model import wrap_model
+from gdig.passes.influence_pass import make_influence_pass
 from gdig.progress import Progress
 
 FULL = {"seed_energy": 1.0, "seed_rank": 1 << 16}
@@ -48,7 +48,7 @@ def scores_float64(project: Project, case: Case) -> np.ndarray:
     if case.inversion != "identity":
         factors, _ = fit_curvature(model, project.pool, np.arange(len(project.pool), dtype=np.uint64), config, progress)
     seeds, _ = precondition_seeds(model, factors, project.seeds, project.pool[:1], config, progress)
-    return np.asarray(Sweeper(model, seeds, config, progress).compute(project.pool)[0])
+    return np.asarray(make_influence_pass(model, seeds, config, progress).compute(project.pool)[0])
 
 
 def _options(case: Case) -> dict[str, Any]:

@@ -25,7 +25,7 @@ def each_layer(gradients: GradientPass, examples: Sequence[Example], use: Use, t
             index: int,
             a: torch.Tensor,
             d: torch.Tensor,
-            keep: torch.Tensor,
+            mask: torch.Tensor,
             rows: torch.Tensor = rows,
             shape: tuple[int, int] = shape,
         ) -> None:

@@ -16,11 +16,12 @@ from gdig.config.config import Config
 from gdig.data.tokens import Example
 from gdig.influence.curvature import Factors, fit_curvature
 from gdig.influence.seed_factors import SeedFactors, precondition_seeds
+from gdig.model.causal_model import Model, wrap_model
 from gdig.model.layers import Layer
-from gdig.model.load import Model, wrap_model
 from gdig.model.optimizer import Moments
-from gdig.passes.adam_pass import TrainedPass
-from gdig.passes.influence_pass import Sweeper
+from gdig.passes.adam_pass import AdamFeatures
+from gdig.passes.influence_pass import make_influence_pass
+from gdig.passes.row_pass import RowPass
 from gdig.progress import Progress
 
 Pass = Callable[[Sequence[Example]], object]
@@ -147,11 +148,12 @@ def _checkpoint(case: Case, model: Model) -> Pass:
         return Moments(first * 1e-4, (second * 1e-4).square(), 1000, (0.9, 0.999), 1e-8)
 
     config = case.config()
-    return TrainedPass(model, [moments(layer) for layer in model.layers], case.seeds, config, QUIET).compute
+    features = AdamFeatures(model, [moments(layer) for layer in model.layers], case.seeds, config)
+    return RowPass(model, features, config, QUIET, features.scale).compute
 
 
 def _sweep(model: Model, seeds: Sequence[SeedFactors], config: Config) -> Pass:
-    return Sweeper(model, seeds, config, QUIET).compute
+    return make_influence_pass(model, seeds, config, QUIET).compute
 
 
 def _factors(layer: Any, seeds: int, rank: int) -> SeedFactors:

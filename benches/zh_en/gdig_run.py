@@ -17,7 +17,8 @@ from benches.zh_en.variants import auroc_with_error, spearman
 from gdig.config.budget import Budget
 from gdig.config.config import Config
 from gdig.config.options import SelectOptions
-from gdig.run.directory import read_state
+from gdig.run.layout import RunLayout
+from gdig.run.record import read_record
 from gdig.selection.choose import choose
 from gdig.selection.method import Swept
 from gdig.selection.methods import METHODS
@@ -41,7 +42,7 @@ def swept(steps: Steps, checkpoint: Checkpoint, rows: dict[str, Path], n_seeds: 
 def chosen(run: Path, options: dict[str, Any], budget: int, n_draws: int) -> list[np.ndarray]:
     """What `gdig select` with these options chooses of a pool, `n_draws` times with other draws. The seed of randomness
     belongs to the fit too, so that a run has one; here only the draws are made again."""
-    config = Config.build(read_state(run / "run.json")["config"])
+    config = Config.build(read_record(RunLayout(run).record).config)
     # A run remembers the options of its last choice; here each begins with the defaults.
     defaults = {option.name: option.default for option in fields(SelectOptions)}
     output = str(run.with_name("chosen.jsonl"))

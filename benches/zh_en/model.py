@@ -187,6 +187,6 @@ def _batches(examples: list[Example], token_batch_size: int, rng: random.Random)
 
 def _loss(model: LlamaForCausalLM, batch: Batch) -> torch.Tensor:
     ids = torch.from_numpy(batch.input_ids).long()
-    real = batch.keep.bool().view(batch.shape)[:, 1:]
+    real = batch.token_mask.bool().view(batch.shape)[:, 1:]
     hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]
     return F.cross_entropy(model.lm_head(hidden[real]), ids[:, 1:][real])

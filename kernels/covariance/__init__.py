@@ -10,34 +10,33 @@ from gdig.kernels.segments import Segments
 from . import reference
 
 
-def covariance(x: torch.Tensor, keep: torch.Tensor, out: torch.Tensor, *, impl: str = "auto") -> None:
-    """Add sum_t keep_t x_t x_t^T to `out`.
+def covariance(x: torch.Tensor, mask: torch.Tensor, out: torch.Tensor, *, impl: str = "auto") -> None:
+    """Add sum_t mask_t x_t x_t^T to `out`.
 
     Args:
         x: [T, W] floating point.
-        keep: [T], 1 for a row that counts and 0 for one that does not (a pad), dtype of `out`. "triton" does not look
-            at the rows that do not count.
-        out: [W, W], or [W + 1, W + 1]: then a constant 1 is appended to each x_t (bias). float32, or float64 for
-            float64 inputs. Added to in place; stays symmetric
-            to rounding, and with "triton" to the bit.
+        mask: [T], 1 for a row that counts and 0 for a row that does not (a pad), dtype of `out`. "triton" does not read
+            the rows that do not count.
+        out: [W, W] the sums, or [W + 1, W + 1] for a layer with bias (a constant 1 is appended to each x_t). Changed.
+            float32, or float64 for float64 inputs. It stays symmetric up to rounding, and with "triton" to the bit.
         impl: "auto", "triton" or "reference".
 
     Raises:
-        ValueError: on shapes or dtypes that do not fit, or an unknown `impl`.
+        ValueError: when shapes or dtypes do not fit one another, or `impl` is unknown.
         ConfigError: when Triton is asked for and cannot run here.
     """
     impl = resolve("covariance", impl, x.device, x.dtype)
     width = x.shape[1]
     if out.shape not in ((width, width), (width + 1, width + 1)):
         raise ValueError(f"covariance: out: expected {width} (bias: {width + 1}) squared, got {tuple(out.shape)}")
-    if keep.shape != (x.shape[0],):
-        raise ValueError(f"covariance: keep: expected shape {(x.shape[0],)}, got {tuple(keep.shape)}")
+    if mask.shape != (x.shape[0],):
+        raise ValueError(f"covariance: mask: expected shape {(x.shape[0],)}, got {tuple(mask.shape)}")
     _expect_sums("covariance", out, x.dtype)
     if impl == "triton":
         from . import triton
 
-        return triton.covariance(x, keep, out)
-    return reference.covariance(x, keep, out)
+        return triton.covariance(x, mask, out)
+    return reference.covariance(x, mask, out)
 
 
 def squared_gradients(
@@ -46,13 +45,13 @@ def squared_gradients(
     """Add sum_e (G_e)^2, elementwise, to `out` (EK-FAC, Grosse et al. 2023, equation 20, in the basis of a and d).
 
     Args:
-        a: [T, J] inputs, already in the eigenbasis of A. d: [T, O] output gradients in that of S; same dtype.
+        a: [T, J] inputs in the eigenbasis of A. d: [T, O] output gradients in the eigenbasis of S, dtype of `a`.
         offsets: [B + 1] int64 on the CPU, rising from 0 to T, or Segments made of it.
-        out: [O, J] float32 (float64 for float64 inputs), added to in place.
+        out: [O, J] the sums, float32 (float64 for float64 inputs). Changed.
         impl: "auto", "triton" or "reference".
 
     Raises:
-        ValueError: on shapes that do not fit, or an unknown `impl`.
+        ValueError: when shapes do not fit one another, or `impl` is unknown.
         ConfigError: when Triton is asked for and cannot run here.
     """
     impl = resolve("squared_gradients", impl, a.device, a.dtype)

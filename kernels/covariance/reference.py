@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-# Bounds the per-example gradients that are held at once: 2^22 float32 are 16 MiB, which last-level caches hold.
+# How many numbers of per-example gradients exist at once: 2^22 float32 are 16 MiB, which last-level caches hold.
 _ELEMENTS = 1 << 22
-# Bands of a symmetric product: 4 spare three eighths of the work; thinner ones make thin products.
+# Bands of a symmetric product: 4 save three eighths of the work; more bands make thin products.
 _BANDS = 4
 _LEAST_BAND = 64
 
 
-def covariance(x, keep, out) -> None:
-    """Add sum_t keep_t x_t x_t^T to out; keep is 0 or 1, so it may weigh one side only."""
+def covariance(x, mask, out) -> None:
+    """Add sum_t mask_t x_t x_t^T to out. The mask is 0 or 1, so it is enough to mask one side."""
     x = x.to(out.dtype)
     width = x.shape[1]
-    kept = x * keep[:, None]
-    # Everything that allocates comes before the first write: a batch that runs out of memory has then added nothing.
-    total, count, square = kept.sum(0), keep.sum(), _square(kept, x)
+    masked = x * mask[:, None]
+    # All memory is allocated before the first write, so a batch that runs out of memory has added nothing.
+    total, count, square = masked.sum(0), mask.sum(), _square(masked, x)
     out[:width, :width] += square
     if out.shape[0] > width:
         out[width, :width] += total
@@ -25,16 +25,16 @@ def covariance(x, keep, out) -> None:
         out[width, width] += count
 
 
-def _square(kept, x):
-    """kept^T x, which is symmetric: the upper triangle in bands, and its mirror image."""
+def _square(masked, x):
+    """masked^T x, which is symmetric: the upper triangle in bands, and its mirror image."""
     width = x.shape[1]
     if width < _BANDS * _LEAST_BAND:
-        return kept.T @ x
+        return masked.T @ x
     square = x.new_empty(width, width)
     band = -(-width // _BANDS)
     for i in range(0, width, band):
         j = min(width, i + band)
-        square[i:j, i:] = kept[:, i:j].T @ x[:, i:]
+        square[i:j, i:] = masked[:, i:j].T @ x[:, i:]
         square[j:, i:j] = square[i:j, j:].T
     return square
 

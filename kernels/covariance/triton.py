@@ -1,7 +1,7 @@
 """Triton version of the second moments. Shapes and dtypes: see __init__.py; how they work: kernels/README.md.
 
-Sums are taken in one order whatever the timing: each tile is summed by one program, in order of the tokens; where the
-tokens are shared between programs, their parts are stored and then added in order.
+The order of a sum does not depend on the timing. One program sums a tile, in the order of the tokens. When several
+programs share the tokens, each stores its sum, and the stored sums are added in order.
 """
 
 from __future__ import annotations
@@ -13,15 +13,17 @@ import triton.language as tl
 from gdig.kernels.configs import Config, current, pinned
 from gdig.kernels.segments import Segments
 
-# In the time that a program takes for a token: to start and store its tile; to add a stored tile to the others.
+# Costs in units of the time of a program for a token: to start and store its tile; to add a stored tile to the sum.
 _START, _GATHER = 640, 64
 _MOST_SPLITS = 16
 
 
 @triton.jit
 def _corner(p, RATIO: tl.constexpr):
-    """Tile p of the upper triangle, column after column, as (row of tiles, column of tiles). Columns of tiles are RATIO
-    times as wide as rows are high, so column j has RATIO * (j + 1) of them."""
+    """The row and the column of tile p of the upper triangle, whose tiles are numbered column after column.
+
+    A column of tiles is RATIO times as wide as a row is high, so column j has RATIO * (j + 1) tiles.
+    """
     q = p // RATIO
     j = ((tl.sqrt(8.0 * q.to(tl.float32) + 1.0) - 1.0) * 0.5).to(tl.int32)
     j = tl.where(j * (j + 1) // 2 > q, j - 1, j)  # the root is rounded
@@ -34,7 +36,7 @@ def _products(
     x, keep, first, last, stride, keep_stride, width, m, n, M: tl.constexpr, N: tl.constexpr, K: tl.constexpr,
     SUMS: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Over the kept rows first .. last - 1: sum of x_m x_n [M, N]; if asked, of x_m [M], and their number."""
+    """The sum of x_m x_n [M, N] over the rows first .. last - 1 that count; with SUMS, of x_m [M] and their number."""
     total = tl.zeros([M, N], tl.float32)
     sums = tl.zeros([K, M], tl.float32)
     count = tl.zeros([K], tl.float32)
@@ -68,7 +70,7 @@ def _add_mirrored(out, row, column, m, n, value, width):
 
 @triton.jit
 def _add_sums(out, row, column, m, sums, count, width, first):
-    """Add the column and the row of the bias, once each, and in the first program their corner."""
+    """Add the column and the row of the bias, and in the first program their corner."""
     m64 = m.to(tl.int64)
     end = tl.cast(width, tl.int64)
     _add(out + m64 * row + end * column, sums, m < width)
@@ -81,15 +83,17 @@ def _gram(
     x, keep, parts, tokens, width, tiles, per_split, stride, keep_stride,
     BIAS: tl.constexpr, M: tl.constexpr, N: tl.constexpr, K: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """One tile of one split, into parts [splits, tiles, M, N]; then, with BIAS, [splits, width + 1]: the sums of the
-    columns of x, and the number of rows."""
+    """Store one tile of one split in parts [splits, tiles, M, N].
+
+    With BIAS, [splits, width + 1] follow: the sums of the columns of x, and the number of rows.
+    """
     p = tl.program_id(0) % tiles
     split = tl.program_id(0) // tiles
     i, j = _corner(p, N // M)
     m, n = i * M + tl.arange(0, M), j * N + tl.arange(0, N)
     first = split * per_split
     last = tl.minimum(first + per_split, tokens)
-    # In each row of tiles one holds the diagonal; that one sums the row's columns of x.
+    # One tile of each row of tiles holds the diagonal, and sums the row's columns of x.
     if BIAS and i >= j * (N // M):
         total, sums, count = _products(x, keep, first, last, stride, keep_stride, width, m, n, M, N, K, True, PRECISION)
         place = parts + tl.num_programs(0).to(tl.int64) * (M * N) + split.to(tl.int64) * (width + 1)
@@ -108,7 +112,7 @@ def _gather_gram(
     parts, out, width, tiles, splits, row, column,
     BIAS: tl.constexpr, M: tl.constexpr, N: tl.constexpr, R: tl.constexpr,
 ):  # fmt: skip
-    """Add the splits' parts in order: R rows of a tile a program."""
+    """Add the splits' sums in order; a program adds R rows of a tile."""
     p = tl.program_id(0) // (M // R)
     strip = tl.program_id(0) % (M // R)
     i, j = _corner(p, N // M)
@@ -134,7 +138,7 @@ def _squares(
     UNIFORM: tl.constexpr, ONE: tl.constexpr, SPLIT: tl.constexpr, M: tl.constexpr, N: tl.constexpr, K: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """One tile of sum_e (d_e^T a_e)^2 over the examples of a split: added to out, or stored as the split's part."""
+    """One tile of sum_e (d_e^T a_e)^2 over the examples of a split, added to out; with SPLIT, stored."""
     tile = tl.program_id(0) % tiles
     split = tl.program_id(0) // tiles
     m, n = (tile // j_tiles) * M + tl.arange(0, M), (tile % j_tiles) * N + tl.arange(0, N)
@@ -143,7 +147,7 @@ def _squares(
     chunks = 1 if ONE else tl.cdiv(length, K)
     gradient = tl.zeros([M, N], tl.float32)
     squares = tl.zeros([M, N], tl.float32)
-    # One loop over the chunks of all examples, so that the loads of the next example run ahead too.
+    # One loop over the chunks of all examples, so that the loads of the next example run ahead.
     for step in range(first * chunks, last * chunks):
         e, chunk = step // chunks, step % chunks
         if UNIFORM:
@@ -173,7 +177,7 @@ def _squares(
 
 @triton.jit
 def _gather_squares(parts, out, o_width, j_width, splits, row, column, BLOCK: tl.constexpr):
-    """Add the splits' parts in order: BLOCK entries of a row of out a program."""
+    """Add the splits' sums in order; a program adds BLOCK entries of a row of out."""
     o = tl.program_id(0).to(tl.int64)
     j = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     step = tl.cast(o_width, tl.int64) * j_width
@@ -183,8 +187,8 @@ def _gather_squares(parts, out, o_width, j_width, splits, row, column, BLOCK: tl
     _add(out + o * row + j.to(tl.int64) * column, total, j < j_width)
 
 
-def covariance(x: torch.Tensor, keep: torch.Tensor, out: torch.Tensor, *, config: Config | None = None) -> None:
-    """Add sum_t keep_t x_t x_t^T to out; out may be one larger than x is wide (bias)."""
+def covariance(x: torch.Tensor, mask: torch.Tensor, out: torch.Tensor, *, config: Config | None = None) -> None:
+    """Add sum_t mask_t x_t x_t^T to out. With bias, out has one row and one column more."""
     (tokens, width), bias = x.shape, out.shape[0] > x.shape[1]
     if tokens == 0:
         return
@@ -196,12 +200,12 @@ def covariance(x: torch.Tensor, keep: torch.Tensor, out: torch.Tensor, *, config
     splits = split_count(tiles, tokens, programs)
     per_split = triton.cdiv(triton.cdiv(tokens, splits), c["K"]) * c["K"]
     splits = triton.cdiv(tokens, per_split)
-    # Everything that allocates comes before the first write: a batch that runs out of memory has then added nothing.
+    # All memory is allocated before the first write, so a batch that runs out of memory has added nothing.
     parts = torch.empty(splits * (tiles * m * n + width + 1), device=x.device)
     strip = min(m, 16)
     with current(x.device):
         _gram[(splits * tiles,)](
-            x, keep, parts, tokens, width, tiles, per_split, x.stride(0), keep.stride(0),
+            x, mask, parts, tokens, width, tiles, per_split, x.stride(0), mask.stride(0),
             BIAS=bias, PRECISION=_precision(x), **c,
         )  # fmt: skip
         _gather_gram[(tiles * (m // strip),)](
@@ -235,15 +239,16 @@ def squared_gradients(
 
 
 def kind(x: torch.Tensor, length: int | None = None) -> str:
-    """The kind of input that a configuration is pinned for; `length` of the longest example, for squares."""
+    """The kind of input, which is a key of the pinned configurations; `length`: of the longest example, for squares."""
     name = "float" if x.dtype == torch.float32 else "half"
     return name if length is None else f"{name}-{'short' if length <= 64 else 'long'}"
 
 
 def split_count(tiles: int, tokens: int, programs: int) -> int:
-    """Into how many parts the tokens of each tile go, so that the GPU is full, `programs` running at a time.
+    """How many programs share the tokens of a tile, on a GPU that runs `programs` at a time.
 
-    The least time, by a plain model of rounds of programs; from the shapes alone, so that it repeats.
+    The number takes the least time in a simple model of rounds of programs. It depends on the shapes alone, so that
+    sums repeat.
     """
 
     def time(splits: int) -> float:
@@ -259,15 +264,14 @@ def _tiles(width: int, m: int, n: int) -> int:
 
 
 def _precision(x: torch.Tensor) -> str:
-    """float32 goes through the tensor cores as three products of TensorFloat-32: a product is then off by at most
-    3 * 2^-22 of its size, less than summing a dozen of them in float32, at several times the speed of "ieee"."""
+    """The precision of a product on the tensor cores (see `gdig.kernels.products.precision`)."""
     return "tf32x3" if x.dtype == torch.float32 else "ieee"
 
 
 def candidates(operation: str, kind: str) -> list[dict[str, int]]:
     """The configurations of "covariance" or "squared_gradients" that the tuner tries.
 
-    The loads of "covariance" wait for that of `keep`, so that of its stages only (n - 1) / 2 run ahead.
+    In "covariance" the loads of a stage wait for the load of the mask, so only (n - 1) / 2 of n stages run ahead.
     """
     wide = kind.startswith("half")
     tiles = [(64, 64, 4), (64, 128, 4), (64, 128, 8), (128, 128, 4), (128, 128, 8)]

@@ -1,12 +1,12 @@
-"""Torch version of the scores by way of per-example gradients. Shapes and dtypes: see __init__.py."""
+"""Torch version of the scores through per-example gradients. Shapes and dtypes: see __init__.py."""
 
 from __future__ import annotations
 
 from itertools import pairwise
 
-# Numbers of W and of gradients that are worked on at a time: 4 and 16 MiB of float32. Measured on two cores with 2 MiB
-# of second-level cache each, O x J from 512 x 128 to 256 x 1024, 32 seeds: 140 to 170 of the 200 GFLOP/s that a bare
-# product reaches; a quarter of either costs 5 to 20 %.
+# How many numbers of W and of the gradients a product takes: 4 and 16 MiB of float32. On two cores with 2 MiB of
+# second-level cache each, O x J from 512 x 128 to 256 x 1024 and 32 seeds, this reaches 140 to 170 GFLOP/s; a bare
+# product reaches 200. A quarter of either number costs 5 to 20 %.
 _WEIGHTS = 1 << 20
 _GRADIENTS = 1 << 22
 

@@ -12,7 +12,7 @@ from gdig.kernels.segments import Segments
 
 from . import reference
 
-# Longest side of the p x p block that fits the registers of "triton".
+# The largest side p of a p x p block that fits the registers in "triton".
 LARGEST_SIDE = 64
 
 
@@ -34,23 +34,24 @@ def project(
     sketch_e[columns[k]] += weights[k] * (P G_e Q^T).flatten()[k], with G_e = sum_t d_t a_t^T.
 
     Args:
-        a: [T, I] inputs of the layer, floating point; or, without q, what `project_inputs` made of them.
+        a: [T, I] inputs of the layer, floating point. Without q: Q a_t, the result of `project_inputs`, [T, p] in the
+            dtype of `out`; layers that read the same input share it.
         d: [T, O] output gradients, dtype of `a`.
         offsets: [B + 1] int64 on the CPU, rising from 0 to T, or Segments made of it.
-        q: [p, I], or [p, I + 1] for a layer with bias (a constant 1 is appended to a), dtype of `out`. None: a is
-            Q a_t already, [T, p] in the dtype of `out` (layers that read the same input share it).
+        q: [p, I], or [p, I + 1] for a layer with bias (a constant 1 is appended to a), dtype of `out`. None when a is
+            Q a_t.
         p: [p, O], dtype of `out`.
-        columns: [p * p] int64 in 0..dim-1. weights: [p * p], the sign of the sparse map, times a scale where the
-            sketch has one (`sketch_space="fisher"`), dtype of `out`.
-        out: [B, dim] float32 (float64 for float64 inputs), added to in place.
-        impl: "auto", "triton" or "reference". auto takes the reference for a side above 64.
-        prepared: what `prepare_projection` made of q, p, columns and weights for this dtype of `d`: saves "triton"
-            making it anew, which waits for the device. The others do not need it.
+        columns: [p * p] int64 in 0..dim-1.
+        weights: [p * p], the signs of the sparse map, times a scale for `sketch_space="fisher"`, dtype of `out`.
+        out: [B, dim] the sums, float32 (float64 for float64 inputs). Changed.
+        impl: "auto", "triton" or "reference". "auto" is the reference for a side above 64.
+        prepared: the result of `prepare_projection` for q, p, columns, weights and this dtype of `d`. Without it,
+            "triton" prepares them at each call, which waits for the device. "reference" does not use it.
 
-    "triton" rounds P and Q to the dtype of bfloat16 and float16 activations; see kernels/README.md for the error.
+    For bfloat16 and float16 activations, "triton" rounds P and Q to their dtype; kernels/README.md has the error.
 
     Raises:
-        ValueError: on shapes, dtypes or devices that do not fit, or an unknown `impl`.
+        ValueError: when shapes, dtypes or devices do not fit one another, or `impl` is unknown.
         ConfigError: when Triton is asked for and cannot run here.
     """
     impl = _resolve(impl, d.device, d.dtype, p.shape[0])
@@ -76,7 +77,7 @@ def project(
         from . import triton
 
         if prepared is None:
-            # Where a is projected already, Q does not matter.
+            # When a is Q a_t, Q is not used.
             q_or_none = p.new_zeros(side, 0) if q is None else q
             prepared = _prepare(q_or_none, p, columns, weights, 0 if q is None else width, out.shape[1], d.dtype)
         if not prepared.fits(side, None if q is None else a, q is not None and q.shape[1] > width, d, out):
@@ -96,14 +97,14 @@ def prepare_projection(
     *,
     impl: str = "auto",
 ) -> Prepared | None:
-    """Lay a layer's projections out for the tensor cores and invert its sparse map, once for many batches.
+    """Lay out a layer's projections for the tensor cores and invert its sparse map, once for many batches.
 
     Args:
         q, p, columns, weights: as for `project`. width: I. dim: columns of the sketch, 1 or more.
         dtype: of the activations to come. impl: as for `project`.
 
     Returns:
-        For project(prepared=) and project_inputs(prepared=). None where the implementation works without.
+        The argument `prepared` of `project` and `project_inputs`; None when the implementation does not use it.
 
     Raises:
         ConfigError: when Triton is asked for and cannot run here.
@@ -122,8 +123,8 @@ def project_inputs(
         a: [T, I] floating point.
         q: [p, I], or [p, I + 1] for layers with bias, in `dtype`.
         dtype: of the result, float32 (float64 for float64 inputs).
-        impl, prepared: as for `project`; what was prepared for any of the layers will do. Without it, "triton" leaves
-            the work to torch, which copies a in `dtype`.
+        impl: as for `project`.
+        prepared: as for `project`, for any of the layers. Without it, torch does the work, and copies a in `dtype`.
 
     Raises:
         ValueError, ConfigError: as for `project`.

@@ -1,4 +1,4 @@
-"""A layer's projections as the tensor cores want them, and its sparse map inverted: made once, used every batch."""
+"""A layer's projections in the layout of the tensor cores, and its sparse map inverted: made once, for all batches."""
 
 from __future__ import annotations
 
@@ -11,12 +11,15 @@ from gdig.kernels.factors import scaled
 
 @dataclass(frozen=True)
 class Prepared:
-    """P and Q with their rows padded to a power of two of at least 16, and where each column of the sketch comes from.
+    """P and Q with their rows padded to side', a power of two of at least 16, and the sources of each sketch column.
 
-    p [side', O'] and q [side', I'] in the dtype of the activations, rows over powers of two (p_scale, q_scale float32
-    [side']); bias float32 [side'] is the last column of Q, None without bias. weights float32 [side' * side'], zero in
-    the padding. table int16 [depth, dim]: the entries of the side' x side' block that are added to a column, -1 for
-    none; depth is a power of two.
+    Attributes:
+        p: [side', O'] in the dtype of the activations, each row over a power of two. q: [side', I'].
+        p_scale, q_scale: float32 [side'], the powers of two.
+        bias: float32 [side'], the last column of Q; None without bias.
+        weights: float32 [side' * side'], zero in the padding.
+        table: int16 [depth, dim], the entries of the side' x side' block that are added to a column; -1 is no entry.
+            depth is a power of two.
     """
 
     p: torch.Tensor
@@ -28,7 +31,7 @@ class Prepared:
     table: torch.Tensor
 
     def fits(self, side: int, a: torch.Tensor | None, bias: bool, d: torch.Tensor, out: torch.Tensor) -> bool:
-        """Whether it can be what was made for such inputs; a is None where it is projected already."""
+        """Whether this can have been prepared for such inputs. a is None when it is projected already."""
         return (
             self.p.dtype == d.dtype
             and self.p.device == d.device
@@ -40,7 +43,7 @@ class Prepared:
 
 
 def padded_side(side: int) -> int:
-    """The next power of two, at least 16: the least that tensor cores take."""
+    """The next power of two that is at least 16, the smallest side for tensor cores."""
     return max(16, 1 << (side - 1).bit_length())
 
 
@@ -57,7 +60,7 @@ def prepare(
     (left, left_scale), (right, right_scale) = scaled(padded(p), dtype), scaled(padded(q[:, :width]), dtype)
     grid = torch.zeros(wide, wide, dtype=torch.float32, device=p.device)
     grid[:side, :side] = weights.view(side, side)
-    # Entries in the order of their columns, equal ones as they come; the place of each among those of its column.
+    # The entries in the order of their columns, and the place of each entry among those of its column.
     order = torch.argsort(columns, stable=True)
     column = columns[order]
     counts = torch.bincount(columns, minlength=dim)

@@ -1,7 +1,7 @@
 """Triton version of the gradient sketch. Shapes and dtypes: see __init__.py; how it works: kernels/README.md.
 
-A program sums the p x p blocks of whole examples, stores them in a small buffer of its own and reads them back in the
-order of the sketch's columns: each column is then one sum in one order, without atomics.
+A program sums the p x p blocks of whole examples and stores them in a small buffer of its own. It reads them back in
+the order of the sketch's columns. So each column is one sum in one order, without atomic operations.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from gdig.kernels.products import kind as dtype_kind
 from gdig.kernels.project.prepared import Prepared
 from gdig.kernels.segments import Segments
 
-# Entries of the table that a program looks up at a time.
+# How many entries of the table a program looks up at a time.
 _LOOKUP = 2048
 
 
@@ -26,7 +26,7 @@ def _right(
     SHARED: tl.constexpr, SIDE: tl.constexpr, BIAS: tl.constexpr, WHOLE: tl.constexpr,
     M: tl.constexpr, P: tl.constexpr, K: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Q a_t of the tokens t < last: float32 [M, P]; other rows are 0, or the bias."""
+    """Q a_t of the tokens t < last: float32 [M, P]. Other rows are 0, or the bias."""
     inside = t < last
     rows = t.to(tl.int64)
     if SHARED:
@@ -45,7 +45,7 @@ def _add_columns(
     parts, slot, table, out, row, column, dim, count, c0,
     P: tl.constexpr, DEPTH: tl.constexpr, C: tl.constexpr,
 ):  # fmt: skip
-    """Columns c0 .. c0 + C - 1 of one example: the entries of `count` blocks from slot on, looked up and added."""
+    """Add the columns c0 .. c0 + C - 1 of one example: the sums of their entries in `count` blocks from slot on."""
     c = c0 + tl.arange(0, C)
     r = tl.arange(0, DEPTH)
     k = tl.load(table + r[:, None] * dim + c[None, :], mask=(c < dim)[None, :], other=-1).to(tl.int32)  # [DEPTH, C]
@@ -64,7 +64,10 @@ def _blocks(
     WHOLE_I: tl.constexpr, WHOLE_O: tl.constexpr, DEPTH: tl.constexpr, C: tl.constexpr,
     M: tl.constexpr, P: tl.constexpr, K: tl.constexpr, PRECISION: tl.constexpr, PRECISION_IN: tl.constexpr,
 ):  # fmt: skip
-    """MANY: `per_program` examples of equal length, together at most M tokens. Else one example, or a split of one."""
+    """The blocks of some examples, or of a split of one, and their columns.
+
+    MANY: `per_program` examples of equal length, of at most M tokens together. Else: one example, or a split of it.
+    """
     pid = tl.program_id(0).to(tl.int64)
     i = tl.arange(0, P)
     entry = i[:, None] * P + i[None, :]
@@ -103,7 +106,7 @@ def _blocks(
             PRECISION_IN,
         )  # [M, P]
         for n in range(count):
-            # Both sides, so that what is not finite in one example stays in it.
+            # Both sides are masked, so that a number that is not finite stays in its example.
             own = ((t >= first + n * length) & (t < first + (n + 1) * length))[:, None]
             block = tl.dot(
                 tl.trans(tl.where(own, left, 0.0)), tl.where(own, right, 0.0), input_precision=PRECISION
@@ -161,7 +164,7 @@ def _blocks(
             total = tl.dot(tl.trans(left), right, total, input_precision=PRECISION)
         tl.store(parts + pid * (P * P) + entry, total * weight)
     if not SPLIT:
-        tl.debug_barrier()  # the threads read what others of this program have stored
+        tl.debug_barrier()  # a thread reads what other threads of the program have stored
         for n in range(count):
             for c0 in range(0, dim, C):
                 _add_columns(parts, e0 + n, table, out, (e0 + n) * row, column, dim, 1, c0, P, DEPTH, C)
@@ -200,7 +203,7 @@ def project(
     shared: bool,
     config: Config | None = None,
 ) -> None:
-    """Add R vec(P G_e Q^T) of each example to out [B, dim]; shared: a is Q a_t already."""
+    """Add R vec(P G_e Q^T) of each example to out [B, dim]. shared: a is Q a_t."""
     batch, length = len(examples), examples.longest
     if length == 0:
         return
@@ -211,7 +214,7 @@ def project(
     per_program = c["M"] // length if many else 1
     splits, per_split = (1, length) if many else split(batch, length, c["M"], programs)
     wide, (depth, dim) = len(prepared.p), prepared.table.shape
-    # A power of two, since depth is one.
+    # C is a power of two, because depth is one.
     lookup = dict(P=wide, DEPTH=depth, C=min(1 << (dim - 1).bit_length(), max(1, _LOOKUP // depth)))
     parts = torch.empty(batch * splits, wide * wide, device=d.device)
     with current(d.device):
@@ -221,7 +224,7 @@ def project(
             a.shape[1], d.shape[1], dim, a.stride(0), d.stride(0), prepared.q.stride(0), prepared.p.stride(0),
             *out.stride(), SHARED=shared, SIDE=side, BIAS=prepared.bias is not None, MANY=many, SPLIT=splits > 1,
             WHOLE_I=a.shape[1] % c["K"] == 0, WHOLE_O=d.shape[1] % c["K"] == 0,
-            # What is left of bfloat16 or float16 inputs after P and Q has no more than 11 significant bits to lose.
+            # After P and Q, the products of bfloat16 or float16 inputs have at most 11 significant bits.
             PRECISION="tf32x3" if d.dtype == torch.float32 else "tf32", PRECISION_IN=precision(d.dtype), **lookup, **c,
         )  # fmt: skip
         if splits > 1:
@@ -248,13 +251,16 @@ def project_inputs(a: torch.Tensor, side: int, prepared: Prepared, *, config: Co
 
 
 def kind(dtype: torch.dtype, side: int) -> str:
-    """The kind of input that a configuration is pinned for."""
+    """The kind of input, which is a key of the pinned configurations."""
     return f"{dtype_kind(dtype)}-{'narrow' if side <= 32 else 'wide'}"
 
 
 def split(batch: int, length: int, block: int, programs: int) -> tuple[int, int]:
-    """Into how many parts the tokens of each example go, and of how many tokens: whole blocks of them, and parts enough
-    for `programs` programs where there are so many blocks. From shapes alone, so that sums repeat."""
+    """How many programs share the tokens of an example, and how many tokens each takes.
+
+    A program takes whole blocks of tokens. There are enough programs to run `programs` at a time, if there are so many
+    blocks. Both numbers depend on the shapes alone, so that sums repeat.
+    """
     blocks = -(-length // block)
     per_split = -(-blocks // min(blocks, max(1, programs // max(1, batch))))
     return -(-blocks // per_split), per_split * block

@@ -34,17 +34,17 @@ def score(
         offsets: [B + 1] int64 on the CPU, rising from 0 to T, or Segments made of it.
         u: [O, C] the seeds' left factors side by side, dtype of `out`.
         v: [I, C], or [I + 1, C] for a layer with bias (a constant 1 is appended to a), dtype of `out`.
-        column_offsets: [S + 1] int64 on the CPU, or Segments made of it; seed s owns the columns from
-            column_offsets[s] up to the next one.
-        out: [B, S] float32 (float64 for float64 inputs), added to in place.
+        column_offsets: [S + 1] int64 on the CPU, or Segments made of it; seed s has the columns
+            column_offsets[s] .. column_offsets[s + 1] - 1.
+        out: [B, S] the sums, float32 (float64 for float64 inputs). Changed.
         impl: "auto", "triton" or "reference".
-        prepared: what `prepare_factors` made of u, v and column_offsets for this dtype of `a`: saves "triton" making
-            it anew, which costs more than a small batch. The others do not need it.
+        prepared: the result of `prepare_factors` for u, v, column_offsets and this dtype of `a`. Without it, "triton"
+            prepares them at each call, which costs more than a small batch. "reference" does not use it.
 
-    "triton" rounds U and V to the dtype of bfloat16 and float16 activations; see kernels/README.md for the error.
+    For bfloat16 and float16 activations, "triton" rounds U and V to their dtype; kernels/README.md has the error.
 
     Raises:
-        ValueError: on shapes, dtypes or devices that do not fit, or an unknown `impl`.
+        ValueError: when shapes, dtypes or devices do not fit one another, or `impl` is unknown.
         ConfigError: when Triton is asked for and cannot run here.
     """
     impl = resolve("score", impl, a.device, a.dtype)
@@ -84,14 +84,15 @@ def prepare_factors(
     *,
     impl: str = "auto",
 ) -> Prepared | None:
-    """Lay the seeds' factors out for the tensor cores, once for many batches.
+    """Lay out the seeds' factors for the tensor cores, once for many batches.
 
     Args:
         u, v, column_offsets: as for `score`. width: I. dtype: of the activations to come.
         impl: as for `score`.
 
     Returns:
-        For score(prepared=); it holds copies of u and v in dtype. None where the implementation works without.
+        The argument `prepared` of `score`, with copies of u and v in dtype. None when the implementation does not use
+        it.
 
     Raises:
         ConfigError: when Triton is asked for and cannot run here.

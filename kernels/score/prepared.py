@@ -1,4 +1,4 @@
-"""The seeds' factors as the tensor cores want them: made once, used for every batch."""
+"""The seeds' factors in the layout of the tensor cores: made once, for all batches."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from gdig.kernels.factors import DEPTH, scaled
 from gdig.kernels.segments import Segments
 
-# Columns of a chunk: the shortest that a tile of the tensor cores sums well, and the longest.
+# Columns of a chunk: from the shortest that a tile of the tensor cores sums well to the longest.
 CHUNKS = (16, 32, 64)
 
 
@@ -17,10 +17,13 @@ CHUNKS = (16, 32, 64)
 class Prepared:
     """U and V with each seed's columns padded with zeros to whole chunks.
 
-    u [C', O'] and v [C', I'] in the dtype of the activations: a row is a column of U or V over a power of two, padded.
-    scale [C'] float32: what the product of the two is to be multiplied with. bias [C'] float32: the last row of V over
-    the power of two of its column; None without bias. chunks int32 [S + 1]: seed s owns the chunks chunks[s] up to the
-    next one, each of `chunk` columns; `most` is the largest number of a seed.
+    Attributes:
+        u: [C', O'] in the dtype of the activations; a row is a padded column of U over a power of two. v: [C', I'].
+        scale: float32 [C'], the factor of the product of a row of u and a row of v.
+        bias: float32 [C'], the last row of V over the power of two of its column; None without bias.
+        chunks: int32 [S + 1]; seed s has the chunks chunks[s] .. chunks[s + 1] - 1.
+        chunk: columns of a chunk.
+        most: the largest number of chunks of a seed.
     """
 
     u: torch.Tensor
@@ -32,7 +35,7 @@ class Prepared:
     most: int
 
     def fits(self, v: torch.Tensor, seeds: Segments, width: int, a: torch.Tensor) -> bool:
-        """Whether it can be what was made of such a v and such seeds, for such activations."""
+        """Whether this can have been prepared from such a v and such seeds, for such activations."""
         return (
             self.u.dtype == a.dtype
             and self.u.device == a.device
@@ -48,7 +51,7 @@ def prepare(u: torch.Tensor, v: torch.Tensor, seeds: Segments, width: int, dtype
     chunk = chunk_of(seeds.lengths)
     counts = -(-seeds.lengths // chunk)
     chunks = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-    # Where column c goes: as far behind its seed's first chunk as it is behind the seed's first column.
+    # The new place of column c: as far behind its seed's first chunk as c is behind the seed's first column.
     place = torch.arange(seeds.end) + (chunks[:-1] * chunk - seeds.offsets[:-1]).repeat_interleave(seeds.lengths)
     place = place.to(u.device)
     columns = int(chunks[-1]) * chunk

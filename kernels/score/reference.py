@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import torch
 
-# Bounds the [T, columns] products that this version writes out: 2^24 float32 are 64 MiB.
+# How many products [T, columns] exist at once: 2^24 float32 are 64 MiB.
 _ELEMENTS = 1 << 24
 
 
@@ -33,8 +33,8 @@ def score(a, d, examples, u, v, seeds, out) -> None:
 
 
 def _segment_sum(x: torch.Tensor, bounds: list[int], dim: int) -> torch.Tensor:
-    """Sum the runs between neighbouring `bounds` along dim; a run may be empty."""
+    """Sum the runs between neighbouring `bounds` along dim; a run can be empty."""
     lengths = [j - i for i, j in pairwise(bounds)]
     if len(set(lengths)) == 1:
         return x.unflatten(dim, (len(lengths), lengths[0])).sum(dim + 1)
-    return torch.stack([part.sum(dim) for part in x.split(lengths, dim)], dim)
+    return torch.stack([run.sum(dim) for run in x.split(lengths, dim)], dim)

@@ -1,7 +1,7 @@
 """Triton version of the influence scores. Shapes and dtypes: see __init__.py; how it works: kernels/README.md.
 
-A tile of the two products is multiplied and summed in registers, over chunks of columns and groups of tokens; a second,
-small kernel adds chunks and groups up. Both in one order, whatever the timing.
+The first kernel multiplies the tiles of the two products in registers, and sums over chunks of columns and groups of
+tokens. A second, small kernel adds the chunks and groups. The order of both sums does not depend on the timing.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ def _products(
     BIAS: tl.constexpr, GROUP: tl.constexpr, CHUNK: tl.constexpr, WHOLE_I: tl.constexpr, WHOLE_O: tl.constexpr,
     M: tl.constexpr, N: tl.constexpr, K: tl.constexpr, BAND: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """One tile of (d_t . u_c)(a_t . v_c), summed over GROUP tokens and CHUNK columns, into parts [groups, chunks]."""
-    # Programs that run together make a block of BAND rows of tiles: they find each other's operands in the L2 cache.
+    """Store a tile of (d_t . u_c)(a_t . v_c), summed over GROUP tokens and CHUNK columns, in parts [groups, chunks]."""
+    # Programs that run together share BAND rows of tiles, so they find each other's operands in the L2 cache.
     pid = tl.program_id(0)
     band = pid // (BAND * column_tiles)
     high = tl.minimum(row_tiles - band * BAND, BAND)
@@ -34,7 +34,7 @@ def _products(
 
     t = i * M + tl.arange(0, M)
     c = j * N + tl.arange(0, N)
-    # Rows and columns past the end read the last one, which is cheaper than a mask, and drop out below.
+    # Past the end, the last row or column is read, which is cheaper than a mask; it is dropped below.
     rows = tl.minimum(t, tokens - 1).to(tl.int64)
     at = tl.minimum(c, columns - 1).to(tl.int64)
     left = times(d, u, rows, rows, at, o_width, d_stride, u_stride, M, N, K, False, WHOLE_O, PRECISION)  # [M, N]
@@ -55,10 +55,10 @@ def _gather(
     parts, bounds, chunks, out, seeds, chunk_count, most, row, column,
     GROUP: tl.constexpr, G: tl.constexpr, S: tl.constexpr,
 ):  # fmt: skip
-    """Add up an example's groups and S seeds' chunks, the next chunk after all groups of the one before."""
+    """Add an example's groups and S seeds' chunks: all groups of a chunk, then those of the next chunk."""
     e = tl.program_id(0)
     s = tl.program_id(1) * S + tl.arange(0, S)
-    # Only the end of the last example may lie inside a group; an empty example after it starts behind that group.
+    # Only the last example can end inside a group; an empty example after it starts behind that group.
     first = tl.cdiv(tl.load(bounds + e), GROUP)
     last = tl.cdiv(tl.load(bounds + e + 1), GROUP)
     start = tl.load(chunks + s, mask=s < seeds, other=0)
@@ -109,7 +109,7 @@ def score(
 
 
 def candidates(operation: str, kind: str) -> list[dict[str, int]]:
-    """The configurations of "score" that the tuner tries. Two float32 tiles M x N have to stay in the registers."""
+    """The configurations of "score" that the tuner tries. Two float32 tiles M x N must fit the registers."""
     half = kind == "half"
     tiles = [(128, 128, 8), (64, 256, 8), (256, 64, 8), (64, 128, 4), (128, 64, 4)]
     return [

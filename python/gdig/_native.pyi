@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from os import PathLike
 from pathlib import Path
-from typing import Any, final
+from typing import Any, Literal, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,7 @@ __all__ = [
     "best_rows",
     "bids",
     "draw_rows",
-    "gradient_walk",
+    "g2is",
     "kernels",
     "kmeans_fit",
     "kmeans_predict",
@@ -23,18 +23,21 @@ __all__ = [
     "label_counts",
     "neighbours",
     "neighbours_by_clusters",
-    "penalised_rows",
-    "pursue",
     "read_tensors",
     "resample",
     "resample_files",
     "row_columns",
     "row_hash",
     "sample_rows",
+    "self_filter",
     "survey",
+    "tagcos",
     "verify_file",
     "write_tensors",
 ]
+
+# How much a selection may take: rows, or the sum of their tokens.
+_Limit = tuple[Literal["rows", "tokens"], int]
 
 class GdigError(Exception): ...
 class StoreError(GdigError): ...
@@ -72,14 +75,14 @@ def kmeans_fit(
     init: NDArray[np.float32] | None,
     max_iter: int,
     tol: float,
-    seed: int,
+    random_state: int,
     train_rows: int | None,
     unit_normalize: bool,
     n_threads: int,
     kernel: str | None,
     callback: Callable[[int, float, float], object] | None,
-    checkpoint: str | PathLike[str] | None,
-    others: Any | None = None,
+    resume_file: str | PathLike[str] | None,
+    peers: Any | None = None,
 ) -> tuple[NDArray[np.float32], float, int, NDArray[np.uint64]] | None: ...
 def kmeans_predict(
     x: Store | NDArray[Any],
@@ -116,12 +119,12 @@ def neighbours_by_clusters(
     centroids: NDArray[np.float32],
     n_probe: int,
     sample: int,
-    seed: int,
+    random_seed: int,
     kernel: str | None = None,
     n_threads: int = 0,
     callback: Callable[[int, int], object] | None = None,
 ) -> tuple[NDArray[np.uint32], NDArray[np.float32], list[float]]: ...
-def gradient_walk(
+def g2is(
     x: Store | NDArray[Any],
     neighbours: NDArray[np.uint32],
     cosines: NDArray[np.float32],
@@ -129,12 +132,12 @@ def gradient_walk(
     directions: NDArray[np.float64],
     weights: NDArray[np.float64],
     ratio: float,
-    budget: int,
-    costs: NDArray[np.uint32] | None = None,
+    limit: _Limit,
+    tokens: NDArray[np.uint32] | None = None,
     n_threads: int = 0,
     callback: Callable[[int, int], object] | None = None,
 ) -> tuple[NDArray[np.int64], NDArray[np.uint32], NDArray[np.uint8], NDArray[np.float32], list[bool]]: ...
-def penalised_rows(
+def self_filter(
     x: Store | NDArray[Any],
     neighbours: NDArray[np.uint32],
     cosines: NDArray[np.float32],
@@ -142,28 +145,28 @@ def penalised_rows(
     difficulty: NDArray[np.float32],
     k: int,
     gamma: float,
-    budget: int,
-    costs: NDArray[np.uint32] | None = None,
+    limit: _Limit,
+    tokens: NDArray[np.uint32] | None = None,
     n_threads: int = 0,
     callback: Callable[[int, int], object] | None = None,
 ) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32], int]: ...
 def resample(
     labels: NDArray[Any],
     budget: int,
-    seed: int,
+    random_seed: int,
     weights: NDArray[Any] | None,
     priority: NDArray[Any] | None,
     costs: NDArray[Any] | None,
     quotas: str,
 ) -> NDArray[np.int64]: ...
-def resample_files(labels: str | PathLike[str], budget: int, seed: int, quotas: str) -> NDArray[np.int64]: ...
+def resample_files(labels: str | PathLike[str], budget: int, random_seed: int, quotas: str) -> NDArray[np.int64]: ...
 def label_counts(labels: str | PathLike[str]) -> NDArray[np.uint64]: ...
-def sample_rows(n: int, k: int, seed: int, eligible: NDArray[np.uint8] | None) -> NDArray[np.int64]: ...
-def row_hash(seed: int, rows: NDArray[np.int64]) -> NDArray[np.uint64]: ...
+def sample_rows(n: int, k: int, random_seed: int, eligible: NDArray[np.uint8] | None) -> NDArray[np.int64]: ...
+def row_hash(random_seed: int, rows: NDArray[np.int64]) -> NDArray[np.uint64]: ...
 def survey(
     store: Store, score: str, tasks: NDArray[np.int64] | None = None
 ) -> tuple[int, int, NDArray[np.uint64], NDArray[np.uint64], int, float]: ...
-def best_rows(store: Store, by: str, budget: int, tokens: bool) -> NDArray[np.int64]: ...
+def best_rows(store: Store, by: str, limit: _Limit) -> NDArray[np.int64]: ...
 def draw_rows(
     store: Store,
     labels: str | PathLike[str] | None,
@@ -171,9 +174,8 @@ def draw_rows(
     least_votes: int,
     by_score: str | None,
     quotas: str,
-    budget: int,
-    tokens: bool,
-    seed: int,
+    limit: _Limit,
+    random_seed: int,
     tasks: NDArray[np.int64] | None = None,
 ) -> NDArray[np.int64]: ...
 def row_columns(
@@ -189,12 +191,12 @@ def bids(
     valid: NDArray[np.uint8] | None = None,
     n_threads: int = 0,
 ) -> tuple[NDArray[np.int64], NDArray[np.uint32], NDArray[np.float64], int]: ...
-def pursue(
+def tagcos(
     store: Store,
     labels: str | PathLike[str],
     *,
     budget: int,
-    seed: int,
+    random_seed: int,
     unit_normalize: bool,
     ridge: float,
     tolerance: float,

@@ -14,20 +14,21 @@ import torch
 
 from gdig.config.budget import Budget, parse_budget
 from gdig.config.config import Config, Training
-from gdig.config.options import SelectOptions
-from gdig.config.read import read_run
 from gdig.data.export import export
 from gdig.distributed.ranks import Ranks
-from gdig.distributed.torchrun import several
+from gdig.distributed.torchrun import is_launched
 from gdig.errors import ConfigError, ModelError
 from gdig.influence.fit import curvature_part, fit_stage, seeds_part
-from gdig.model.load import need
+from gdig.model.load import require_package
 from gdig.passes.sweep_stage import sweep_shards, sweep_stage
-from gdig.passes.training_checkpoints import checkpoint_shards, checkpoints_stage, folder
+from gdig.passes.training_checkpoints import checkpoint_shards, checkpoints_stage
 from gdig.progress import Progress, WarningsOnly
 from gdig.resampling import label_counts
+from gdig.run.directory import require_run
+from gdig.run.layout import RunLayout
 from gdig.run.merge import merge_runs
 from gdig.run.session import Workspace
+from gdig.run.stored_options import read_stored_options
 from gdig.run.verify import verify_run
 from gdig.selection.choose import Choice, choose
 from gdig.selection.cluster_stage import cluster_sketches, fit_part, label_part, resolve_clusters
@@ -111,11 +112,9 @@ def compare(
         found = _survey(work, store, tasks)
         budget = _budget(work, found)
         _cluster(work, store, found, budget)
-        clusters = work.path / "clusters"
-        trained = _trained(work)
-        swept = Swept(store, found, clusters / "labels", clusters / "centroids.safetensors", tasks, trained)
-        possible = [name for name, one in METHODS.items() if trained or not one.checkpoints]
-        n_clusters = int((label_counts(clusters / "labels") > 0).sum())
+        swept = _swept(work, store, found, tasks, clusters=True)
+        possible = [name for name, method in METHODS.items() if swept.checkpoints or not method.checkpoints]
+        n_clusters = int((label_counts(work.layout.labels) > 0).sum())
         return compare_methods(swept, methods or possible, budget, work.config, time.monotonic, n_clusters)
 
 
@@ -142,19 +141,18 @@ def score_net(
     Raises:
         GdigError: a subclass that says what is wrong with the options, the run, the features or the training.
     """
-    if several():
+    if is_launched():
         raise ConfigError("score-net runs in one process; gdig.training.ScoreNetTrainer also runs in several")
     names = {f.name for f in fields(Training)}
     how = {name: options.pop(name) for name in names & set(options)}
     training = replace(training or Training(), **how)
     if config is None and "model" not in options and options.get("run_path"):
-        options = {**read_run(options["run_path"]), **options}
+        options = {**read_stored_options(options["run_path"]), **options}
     config = _config(config, options)
     config.require("run_path")
-    if not (Path(str(config.run_path)) / "run.json").is_file():
-        raise ConfigError(f"run_path: {config.run_path} is no run directory (it holds no run.json)")
+    require_run(RunLayout(Path(str(config.run_path))), "run_path")
     with _workspace(config, progress, {}, None) as work:
-        need("accelerate", "score-net", "train")  # before the import, which does without, but not what follows it
+        require_package("accelerate", "score-net", "train")  # the import works without it, the training does not
         from gdig.training.job import train_difficulty
 
         return train_difficulty(work, training)
@@ -213,7 +211,7 @@ def serve(ranks: Ranks) -> None:
     for name, arguments in tasks:
         assert name == "open", name
         config = Config.build(arguments["config"])
-        progress = WarningsOnly(f"rank {ranks.rank}", config.quiet, ranks.first)
+        progress = WarningsOnly(f"rank {ranks.rank}", config.quiet, ranks.first_to_say)
         with _explained(config), Workspace(config, progress, ranks) as work:
             for task, given in tasks:
                 _SHARED[task](work, **given)
@@ -267,26 +265,43 @@ def _sweep(work: Workspace, whole: bool = True) -> SketchStore:
     if whole and work.config.sweep_part is not None:
         raise ConfigError("sweep_part: only gdig sweep makes a part; what comes after needs the whole sweep")
     _fit(work)
-    path = work.run.path / "sweep"
+    path = work.layout.sweep
     lost = SketchStore.open(path).missing(len(work.candidates)) if work.run.done("sweep") else []
     if lost:
         work.progress.warn(f"{path}: shards {', '.join(map(str, lost))} are gone or cut short; they are made again")
     if lost or not work.run.done("sweep"):
-        with work.run.running("sweep") as ended:
+        with work.run.running("sweep") as end:
             if not sweep_stage(work):
-                ended["state"] = "running"
+                end.state = "running"
     if work.config.checkpoints and not checkpoints_stage(work):
         work.progress.say("checkpoints: shards of other parts are missing; gdig merge adds them")
     return SketchStore.open(path)
 
 
-def _trained(work: Workspace) -> tuple[Checkpoint, ...]:
-    """The checkpoints last asked for, each swept whole."""
-    known = work.run.stage("sweep")
+def _checkpoints(work: Workspace) -> tuple[Checkpoint, ...]:
+    """The training checkpoints last asked for, each swept whole."""
+    sweep = work.run.sweep
+    swept = [(key, sweep.checkpoints[key]) for key in sweep.checkpoint_order]
+    paths = {key: work.layout.checkpoint(key) for key, _ in swept}
     return tuple(
-        Checkpoint(facts["path"], SketchStore.open(folder(work.path, key) / "shards"), facts["learning_rate"])
-        for key in known.get("checkpoint_order", ())
-        if (facts := known["checkpoints"][key])["state"] == "done"
+        Checkpoint(record.path, SketchStore.open(paths[key].shards), record.learning_rate, paths[key].seed_sketches)
+        for key, record in swept
+        if record.state == "done"
+    )
+
+
+def _swept(work: Workspace, store: SketchStore, found: Survey, tasks: Tasks, *, clusters: bool) -> Swept:
+    """The finished sweep as the methods see it, with the clusters or without."""
+    layout = work.layout
+    return Swept(
+        store,
+        found,
+        labels=layout.labels if clusters else None,
+        centroids=layout.centroids if clusters else None,
+        tasks=tasks,
+        checkpoints=_checkpoints(work),
+        seed_sketches=layout.seed_sketches,
+        difficulty=layout.difficulty,
     )
 
 
@@ -314,25 +329,23 @@ def _cluster(work: Workspace, store: SketchStore, found: Survey, budget: Budget)
     """k-means and labels, unless they are there for as many clusters."""
     run = work.run
     n_clusters = resolve_clusters(work.config, found, budget)
-    if run.done("cluster") and run.stage("cluster")["n_clusters"] == n_clusters:
+    if run.done("cluster") and run.cluster.n_clusters == n_clusters:
         return
     if run.done("cluster"):
-        was = run.stage("cluster")["n_clusters"]
+        was = run.cluster.n_clusters
         work.progress.say(f"cluster: the budget now asks for {n_clusters} clusters instead of {was}")
         run.start_over("cluster")
     # What an interrupted stage left says what it was made from, and is gone on from only if that is still the same.
     with run.running("cluster"):
         facts = cluster_sketches(work, store, n_clusters)
-        run.record("cluster", **facts)
+        run.update("cluster", **facts)
 
 
 def _choose(work: Workspace, store: SketchStore, found: Survey, tasks: Tasks, budget: Budget) -> Selection:
     """Choose, and write the chosen rows whole."""
     config, run = work.config, work.run
-    clusters = run.path / "clusters" if METHODS[config.method].clusters else None
-    labels = clusters and clusters / "labels"
-    centroids = clusters and clusters / "centroids.safetensors"
-    choice = choose(Swept(store, found, labels, centroids, tasks, _trained(work)), budget, config)
+    swept = _swept(work, store, found, tasks, clusters=METHODS[config.method].clusters)
+    choice = choose(swept, budget, config)
     rows, told = choice.rows, choice.columns
     columns = [
         {
@@ -349,15 +362,16 @@ def _choose(work: Workspace, store: SketchStore, found: Survey, tasks: Tasks, bu
         }
         for place, row in enumerate(rows)
     ]
-    output = Path(config.output) if config.output else run.path / "selection.jsonl"
+    output = Path(config.output) if config.output else work.layout.selection
     export(work.candidates, rows, columns, output)
     tokens = int(told["tokens"].sum())
-    warnings = [warning for stage in ("fit", "sweep") for warning in run.stage(stage).get("warnings", ())]
+    warnings = [*run.fit.warnings, *run.sweep.warnings]
     for warning in warnings:  # a stage that an earlier start finished has said it then
         work.progress.warn(warning)
-    facts = {"rows": len(rows), "tokens": tokens, "output": str(output), "notes": choice.notes, "warnings": warnings}
-    run.record("select", config=config.group(SelectOptions), state="done", **facts)
-    n_clusters = int((label_counts(labels) > 0).sum()) if labels else None
+    run.record_selection(
+        rows=len(rows), tokens=tokens, output=str(output), notes=tuple(choice.notes), warnings=tuple(warnings)
+    )
+    n_clusters = int((label_counts(swept.labels) > 0).sum()) if swept.labels else None
     return Selection(rows, columns, output, _summary(found, choice, tasks, n_clusters, output), warnings)
 
 

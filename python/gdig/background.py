@@ -1,4 +1,4 @@
-"""Work done beside the main thread, in order, with errors that are not lost."""
+"""A thread that works beside the main thread, in order, and whose errors are raised."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from typing import Any
 
 
 class Background:
-    """One thread that does what it is given, in order.
+    """One thread that does the submitted tasks in order.
 
-    `submit` waits while more than `ahead` tasks are not done, so that what they hold in memory is bounded, and raises
-    the error of an earlier task. Leaving the `with` block waits for all of them; after an error inside the block, what
-    was submitted before is still done, and the block's error is the one raised.
+    The `with` block waits at its end for all tasks, and raises the error of a task. After an error in the block, the
+    submitted tasks are still done, and the block's error is raised.
+
+    Args:
+        ahead: how many unfinished tasks `submit` does not wait for, which bounds the memory of the tasks.
     """
 
     def __init__(self, ahead: int = 1) -> None:
@@ -23,7 +25,7 @@ class Background:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="gdig-background")
 
     def submit(self, work: Callable[..., object], *args: Any) -> None:
-        """Do work(*args) after what was submitted before."""
+        """Do work(*args) after all tasks submitted before. Raise the error of an earlier task."""
         while len(self._tasks) > self._ahead:
             self._tasks.popleft().result()
         self._tasks.append(self._pool.submit(work, *args))

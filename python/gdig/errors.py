@@ -1,4 +1,4 @@
-"""The errors gdig raises. Each message names what was wrong, where, and what was expected."""
+"""The errors that gdig raises. A message says what was given, where, what was expected and what to do."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ __all__ = ["ConfigError", "CorpusError", "GdigError", "ModelError", "OtherRankEr
 
 
 class ConfigError(GdigError):
-    """An option has a value that cannot be used."""
+    """An option has a value that gdig cannot use."""
 
 
 class CorpusError(GdigError):
-    """An input file or one of its rows cannot be used; the message names file, row and field."""
+    """gdig cannot use an input file or one of its rows; the message names file, row and field."""
 
 
 class ModelError(GdigError):
-    """The model cannot be loaded, or has no layer that the filter chooses."""
+    """gdig cannot load the model, or cannot take gradients of the chosen layers."""
 
 
 class RunError(GdigError):
-    """The run directory belongs to another configuration or to other inputs, or its inputs changed."""
+    """The run directory is of another configuration or of other inputs, or its inputs have changed."""
 
 
 class OtherRankError(GdigError):
-    """Of several processes another one has failed, and has said why; `status` is the exit status of all."""
+    """Another of several processes has failed, and has printed why. `status` is the exit status of all."""
 
     def __init__(self, status: int) -> None:
         super().__init__("another rank has failed")

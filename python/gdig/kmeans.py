@@ -60,9 +60,10 @@ class KMeans:
         n_iter_: iterations done.
         counts_: [K] uint64, training rows nearest to each of `cluster_centers_`.
 
-    Rows come from a :class:`~gdig.SketchStore` (without gaps; rows whose `valid` is 0 are skipped), a run directory
-    (its sweep), the path of a store or of an .npy file (memory-mapped), or a C-contiguous array or memmap [n, d] of
-    float16, float32 or float64 (rounded to float32 block by block). They are never converted or copied as a whole.
+    Rows come from a :class:`~gdig.SketchStore` (without gaps; rows whose `valid` is 0 are skipped), the path of a
+    store (such as `sweep` in a run directory) or of an .npy file (memory-mapped), or a C-contiguous array or memmap
+    [n, d] of float16, float32 or float64 (rounded to float32 block by block). They are never converted or copied as a
+    whole.
     """
 
     cluster_centers_: NDArray[np.float32]
@@ -149,7 +150,7 @@ class KMeans:
 
         Args:
             x: the rows, the same in all processes.
-            others: the processes, as :class:`gdig.distributed.kmeans.Passes` is. Rank 0 is fitted; the others help
+            others: the processes, as :class:`gdig.distributed.kmeans.KMeansPeers` is. Rank 0 is fitted; the others help
                 until it ends.
             callback: rank 0's.
             checkpoint: rank 0's.
@@ -180,14 +181,14 @@ class KMeans:
             init=init,
             max_iter=self.max_iter,
             tol=float(self.tol),
-            seed=self.seed,
+            random_state=self.seed,
             train_rows=None if train_rows == "all" else train_rows,
             unit_normalize=self.unit_normalize,
             n_threads=self.n_threads or 0,
             kernel=self.kernel,
             callback=callback,
-            checkpoint=checkpoint,
-            others=others,
+            resume_file=checkpoint,
+            peers=others,
         )
         if fitted is not None:
             self.cluster_centers_, self.inertia_, self.n_iter_, self.counts_ = fitted
@@ -320,7 +321,7 @@ def _source(x: RowSource) -> _native.Store | NDArray[Any]:
         path = Path(x)
         if path.suffix == ".npy":
             return np.load(path, mmap_mode="r", allow_pickle=False)
-        x = SketchStore.open(path if (path / "store.json").exists() else path / "sweep")
+        x = SketchStore.open(path)
     if isinstance(x, SketchStore):
         x.flush()
         return x._native

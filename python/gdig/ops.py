@@ -1,4 +1,4 @@
-"""The only door to the kernels: the stages call these and know nothing of implementations."""
+"""The operations of the kernels. The rest of the package imports them here, and no implementation."""
 
 from __future__ import annotations
 

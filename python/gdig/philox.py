@@ -1,7 +1,7 @@
-"""Counter-based random numbers: the n-th number of a named stream, the same on every device and in any order.
+"""Counter-based random numbers: the n-th number of a named stream is the same on every device and in any order.
 
-The generator is Philox 4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"), which GPU kernel
-languages have built in, so that a kernel can make the same numbers in registers.
+The generator is Philox 4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"). GPU kernel
+languages have it built in, so a kernel can make the same numbers in registers.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ _LOW = np.uint64(0xFFFFFFFF)
 _SHIFT = np.uint64(32)
 
 
-def stream_key(*parts: object) -> int:
-    """64-bit key of a stream named by `parts` (their text, so 1 and "1" are the same)."""
-    text = "\x1f".join(map(str, parts)).encode()
+def stream_key(*names: object) -> int:
+    """The 64-bit key of a stream, from the text of its names: 1 and "1" give the same key."""
+    text = "\x1f".join(map(str, names)).encode()
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")
 
 
 def philox(key: int, n: int, start: int = 0) -> np.ndarray:
-    """Words `start` .. `start + n - 1` of stream `key`: uint32 [n]. Word 4c + l is lane l of counter c."""
+    """The words `start` .. `start + n - 1` of stream `key`: uint32 [n]. Word 4c + l is lane l of counter c."""
     first, last = start // 4, -(-(start + n) // 4)
     counter = np.arange(first, last, dtype=np.uint64)
     x = [counter & _LOW, counter >> _SHIFT, np.zeros_like(counter), np.zeros_like(counter)]
@@ -42,20 +42,22 @@ def philox(key: int, n: int, start: int = 0) -> np.ndarray:
 
 
 def rademacher(key: int, rows: int, columns: int) -> np.ndarray:
-    """Signs of stream `key`: float32 [rows, columns] of +-1. Entry (i, j) is bit j % 32 of word i * ceil(columns / 32)
-    + j // 32; a set bit means -1."""
+    """Signs of stream `key`: float32 [rows, columns] of +-1.
+
+    Entry (i, j) is bit j % 32 of word i * ceil(columns / 32) + j // 32; a set bit means -1.
+    """
     words = philox(key, rows * -(-columns // 32)).reshape(rows, -1)
     bits = np.unpackbits(words.astype("<u4").view(np.uint8), axis=1, bitorder="little")[:, :columns]
     return 1.0 - 2.0 * bits.astype(np.float32)
 
 
 def uniform(key: int, n: int) -> np.ndarray:
-    """Numbers of stream `key` in (0, 1): float64 [n], multiples of 2^-32 moved to the middle of their interval."""
+    """Numbers of stream `key` in (0, 1): float64 [n], the middles of the intervals between multiples of 2^-32."""
     return (philox(key, n).astype(np.float64) + 0.5) / 2.0**32
 
 
 def sparse_map(key: int, n: int, dim: int) -> tuple[np.ndarray, np.ndarray]:
-    """Sparse JL map n -> dim with one +-1 an input (Charikar et al. 2002, count sketch).
+    """A sparse JL map n -> dim with one +-1 for each input (count sketch, Charikar et al. 2002).
 
     Returns:
         columns: int64 [n] in 0..dim-1. signs: float32 [n] of +-1.

@@ -9,7 +9,7 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from gdig.config.config import Config
 from gdig.data.tokens import Example
-from gdig.model.load import Model, wrap_model
+from gdig.model.causal_model import Model, wrap_model
 
 VOCAB = 48
 

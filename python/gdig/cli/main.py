@@ -15,11 +15,12 @@ from gdig.cli.commands import COMMANDS, DATA
 from gdig.cli.flags import parse
 from gdig.config import options as o
 from gdig.config.config import Config
-from gdig.config.read import read_run, read_yaml
+from gdig.config.read import read_yaml
 from gdig.distributed.ranks import Ranks
-from gdig.distributed.torchrun import joined, several
+from gdig.distributed.torchrun import is_launched, join_ranks
 from gdig.errors import ConfigError, GdigError, OtherRankError
 from gdig.progress import Progress
+from gdig.run.stored_options import read_stored_options
 
 # torch and transformers take seconds to import: gdig.api is loaded once the arguments are known to be good.
 
@@ -28,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status: 0, 2 for an error that gdig explains, 130 after Ctrl-C."""
     args = list(sys.argv[1:] if argv is None else argv)
     try:
-        with joined() as ranks:
+        with join_ranks() as ranks:
             status = _main(args, ranks) if ranks.main else _serve(ranks)
         sys.stdout.flush()
         return status
@@ -54,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run() -> NoReturn:
     """Be the command `gdig`: `main`, and after Ctrl-C an end that nobody has to wait for."""
     status = main()
-    if status == 130 or (status and several()):
+    if status == 130 or (status and is_launched()):
         # Every file is complete or absent, so nothing is left to do; but the interpreter takes torch and transformers
         # down one object after another, which is 1 to 2 s on a busy machine, and longer where they wait for a rank.
         for stream in (sys.stdout, sys.stderr):
@@ -87,7 +88,7 @@ def _main(args: list[str], ranks: Ranks) -> int:
         hint = f"; did you mean {near[0]!r}?" if near else f"; expected one of {', '.join(COMMANDS)}"
         raise ConfigError(f"unknown command {name!r}{hint}")
     config, rest = _resolve(name, args[1:])
-    progress = Progress(quiet=config.quiet, first=ranks.first)
+    progress = Progress(quiet=config.quiet, first=ranks.first_to_say)
     if name in ("verify", "merge"):
         config.require("run_path")
     # Bars of other libraries (of loading weights and the like) would stand among gdig's own.
@@ -128,7 +129,7 @@ def _resolve(name: str, argv: list[str]) -> tuple[Config, dict[str, Any]]:
         flags["run_path"] = given["run_path"] = flags["run"]
     run_path = flags["run_path"] or given.get("run_path")
     has_model = flags.get("model") or given.get("model")
-    stored = read_run(run_path) if run_path and not has_model and name not in ("verify", "merge") else {}
+    stored = read_stored_options(run_path) if run_path and not has_model and name not in ("verify", "merge") else {}
     preset = parse(name, argv, {**stored, **given}).get("preset", stored.get("preset", "default"))
     if preset != (before := stored.get("preset", "default")):
         stored = {key: value for key, value in stored.items() if key not in o.PRESETS[before]}

@@ -1,21 +1,15 @@
-"""Where the values of options come from beside flags: a YAML file, and the record of an earlier run."""
+"""Options from a YAML file."""
 
 from __future__ import annotations
 
 import difflib
-import json
-from collections.abc import Mapping
-from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_type_hints
 
 from gdig.config.config import Config
 from gdig.config.convert import WRONG, convert, describe
-from gdig.config.options import SelectOptions, TrainOptions
-from gdig.errors import ConfigError, RunError
-
-# What belongs to one start of a run, or to one choice from it, and is not inherited by the next.
-_NOT_INHERITED = ("overwrite", "quiet", "run_path", "sweep_part", *(field.name for field in fields(SelectOptions)))
+from gdig.config.options import TrainOptions
+from gdig.errors import ConfigError
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
@@ -47,29 +41,16 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         where, key = f"{path}:{key_node.start_mark.line + 1}", key_node.value
         if key in options:
             raise ConfigError(f"{where}: key {key!r} is given twice")
-        options[key] = _value(where, key, values.get(key))
+        options[key] = typed_option(where, key, values.get(key))
     return options
 
 
-def read_run(run_path: str | Path) -> dict[str, Any]:
-    """Read the options of the run in a directory; none if there is no run in it.
+def typed_option(where: str, key: str, value: Any) -> Any:
+    """Return the value of an option as the type that :class:`gdig.config.config.Config` declares.
 
     Raises:
-        RunError: if RUN/run.json is there but does not hold them.
+        ConfigError: naming `where` and the key: an unknown key (with the nearest option), or another type.
     """
-    path = Path(run_path) / "run.json"
-    try:
-        stored = json.loads(path.read_text(encoding="utf-8"))["config"]
-    except (FileNotFoundError, NotADirectoryError):
-        return {}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RunError(f"{path}: the options of the run cannot be read from it: {error!r}") from None
-    if not isinstance(stored, Mapping):
-        raise RunError(f"{path}: config: expected a mapping of option names to values, got {type(stored).__name__}")
-    return {key: _value(str(path), key, value) for key, value in stored.items() if key not in _NOT_INHERITED}
-
-
-def _value(where: str, key: str, value: Any) -> Any:
     hints = {**get_type_hints(Config), **get_type_hints(TrainOptions)}
     if key not in hints:
         near = difflib.get_close_matches(key, hints, n=1)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from gdig.errors import ConfigError
+from gdig.store.gather import gather
 from gdig.store.sketches import SketchStore
 
 
@@ -26,7 +27,6 @@ class Features:
     def __init__(self, source: SketchStore | NDArray[Any], rows: NDArray[np.int64] | None = None) -> None:
         self._source = source
         self._rows = np.arange(len(source)) if rows is None else rows
-        self._shards: dict[int, NDArray[Any]] = {}
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -50,17 +50,10 @@ class Features:
     def _read(self, rows: NDArray[np.int64]) -> NDArray[Any]:
         if not isinstance(self._source, SketchStore):
             return self._source[rows]
-        found, step = np.empty((len(rows), self.dim), np.float32), self._source.rows_per_shard
-        for shard in np.unique(rows // step).tolist():
-            here = rows // step == shard
-            if shard not in self._shards:
-                self._shards[shard] = self._source.rows(shard)
-            stored = self._shards[shard][rows[here] - shard * step]
-            if self._source.dtype == "bfloat16":  # NumPy lacks it: these are the upper halves of float32
-                found[here] = (stored.astype(np.uint32) << 16).view(np.float32)
-            else:
-                found[here] = stored
-        return found
+        stored = gather(self._source, "sketch", rows)
+        if self._source.dtype == "bfloat16":  # NumPy lacks it: these are the upper halves of float32
+            return (stored.astype(np.uint32) << 16).view(np.float32)
+        return stored
 
 
 def read_features(path: Path, valid: NDArray[np.bool_]) -> NDArray[Any]:

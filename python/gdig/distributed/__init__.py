@@ -1,1 +1,1 @@
-"""Several processes at one run."""
+"""Several processes that share one run."""

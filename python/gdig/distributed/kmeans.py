@@ -10,13 +10,15 @@ from gdig.distributed.ranks import Ranks
 from gdig.distributed.tensors import Exchange
 
 
-class Passes:
-    """The ranks of one k-means fit, as the Rust core asks for them: a pass begins with centroids for all, and ends with
-    every rank's sums on rank 0.
+class KMeansPeers:
+    """The ranks of one k-means fit; the Rust core calls these methods.
+
+    Each pass over the rows begins with the centroids of rank 0 on all ranks, and ends with the sums of all ranks on
+    rank 0.
 
     Args:
-        ranks: who takes part; several.
-        n_values: numbers in the centroids, K * dim.
+        ranks: the ranks that take part; more than one.
+        n_values: how many numbers the centroids have, K * dim.
     """
 
     def __init__(self, ranks: Ranks, n_values: int) -> None:
@@ -24,28 +26,28 @@ class Passes:
         self._ranks, self._n_values, self._exchange = ranks, n_values, Exchange(ranks, torch.device("cpu"))
 
     def give(self, centroids: NDArray[np.float32]) -> None:
-        """Rank 0: to all others, float32 [K * dim]."""
+        """Rank 0: send centroids, float32 [K * dim], to all other ranks."""
         self._ranks.gather(True)
-        self._exchange.spread(torch.from_numpy(centroids), 0)
+        self._exchange.broadcast(torch.from_numpy(centroids), 0)
 
     def take(self) -> NDArray[np.float32] | None:
-        """Others: what rank 0 gives, or None at the end."""
+        """Other ranks: receive the centroids of the next pass; None when there is no next pass."""
         if not self._ranks.gather(None)[0]:
             return None
-        found = torch.empty(self._n_values, dtype=torch.float32)
-        self._exchange.spread(found, 0)
-        return found.numpy()
+        centroids = torch.empty(self._n_values, dtype=torch.float32)
+        self._exchange.broadcast(centroids, 0)
+        return centroids.numpy()
 
-    def send(self, content: NDArray[np.uint8]) -> None:
-        """Others: to rank 0."""
-        self._exchange.move(torch.from_numpy(content), self.rank, 0)
+    def send(self, sums: NDArray[np.uint8]) -> None:
+        """Other ranks: send sums, as bytes, to rank 0."""
+        self._exchange.move(torch.from_numpy(sums), self.rank, 0)
 
     def receive(self, source: int, n_bytes: int) -> NDArray[np.uint8]:
-        """Rank 0: what another one sends, uint8 [n_bytes]."""
-        found = self._exchange.move(torch.empty(n_bytes, dtype=torch.uint8), source, 0)
-        assert found is not None
-        return found.numpy()
+        """Rank 0: receive the sums of rank `source`, uint8 [n_bytes]."""
+        sums = self._exchange.move(torch.empty(n_bytes, dtype=torch.uint8), source, 0)
+        assert sums is not None
+        return sums.numpy()
 
     def end(self) -> None:
-        """Rank 0: there are no more passes."""
+        """Rank 0: tell the other ranks that there is no next pass."""
         self._ranks.gather(False)

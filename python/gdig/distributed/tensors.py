@@ -1,105 +1,84 @@
-"""Tensors between ranks, in an order that does not depend on how many ranks there are.
+"""Tensors between ranks, in an order that does not depend on the number of ranks.
 
-Over gloo, through the CPU; where every rank has a GPU of its own, over NCCL from device to device.
+Tensors go through torch.distributed: over gloo through the CPU, or over NCCL from GPU to GPU where every rank has a
+GPU of its own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import timedelta
-from typing import Any
 
 import torch
 
 from gdig.distributed.ranks import Ranks
-from gdig.distributed.torchrun import Several
-
-_TIMEOUT = timedelta(minutes=30)
-"""For one tensor, between ranks that are both ready for it."""
 
 
 class Exchange:
-    """Sends tensors between the ranks; every method is called by all ranks with tensors of the same shapes.
+    """Sends tensors between the ranks. All ranks call every method, with tensors of the same shapes.
 
     Args:
-        ranks: who takes part.
+        ranks: the ranks that take part.
         device: where this rank's tensors are.
     """
 
     def __init__(self, ranks: Ranks, device: torch.device) -> None:
-        self._ranks, self._device, self._direct = ranks, device, False
-        if isinstance(ranks, Several):
-            self._direct = _connect(ranks, device)
+        self._ranks = ranks
+        self._direct = ranks.connect(device)
 
-    def fold(
-        self, parts: Sequence[torch.Tensor], totals: list[torch.Tensor | None], owners: Sequence[int], holders: int
+    def add_in_order(
+        self, sums: Sequence[torch.Tensor], totals: list[torch.Tensor | None], owners: Sequence[int], n_sources: int
     ) -> None:
-        """Add the parts of the ranks 0 .. holders - 1, one after the other in this order, to the totals.
+        """Add the sums of the ranks 0 .. n_sources - 1 to the totals, one rank after the other in this order.
+
+        A reduction of torch.distributed adds in an order that depends on the number of ranks. A gather would hold the
+        sums of all ranks at once on the owner; here the owner holds the sums of one.
 
         Args:
-            parts: this rank's; passed over if it is none of the holders.
-            totals: totals[i], on the CPU, is kept by rank owners[i] alone; None before the first part. Changed.
-            owners: a rank for each part.
-            holders: how many ranks have parts.
+            sums: the tensors of this rank; not read when this rank is no source.
+            totals: changed. totals[i] is on the CPU of rank owners[i]; it is None on other ranks and before the first
+                sum.
+            owners: the rank that owns each total.
+            n_sources: how many ranks have sums.
         """
-        for i, (part, owner) in enumerate(zip(parts, owners, strict=True)):
-            for holder in range(holders):
-                found = self.move(part, holder, owner)
-                if found is not None:
-                    found = found.cpu()
+        for i, (tensor, owner) in enumerate(zip(sums, owners, strict=True)):
+            for source in range(n_sources):
+                received = self.move(tensor, source, owner)
+                if received is not None:
+                    received = received.cpu()
                     total = totals[i]
-                    # A part may be used again, so the first one is copied.
-                    totals[i] = found.clone() if total is None else total.add_(found)
+                    # The caller uses its sums again, so the first ones are copied.
+                    totals[i] = received.clone() if total is None else total.add_(received)
 
-    def move(self, like: torch.Tensor, source: int, target: int) -> torch.Tensor | None:
+    def move(self, tensor: torch.Tensor, source: int, target: int) -> torch.Tensor | None:
         """Bring a tensor from one rank to another.
 
         Args:
-            like: on `source`, the tensor; on `target`, one of its shape, dtype and device.
-            source: the rank that has it.
+            tensor: on `source`, the tensor; on `target`, any tensor of its shape, dtype and device.
+            source: the rank that has the tensor.
             target: the rank that gets it.
 
         Returns:
-            The tensor on `target` (`like` itself where that is `source`), None on all other ranks.
+            The tensor on `target` (`tensor` itself where that is `source`), None on all other ranks.
         """
         rank = self._ranks.rank
         if source == target:
-            return like if rank == target else None
+            return tensor if rank == target else None
         if rank == source:
-            torch.distributed.send(self._wire(like), target)
+            torch.distributed.send(self._wire(tensor), target)
         elif rank == target:
-            wire = torch.empty_like(like, device=like.device if self._direct else "cpu")
+            wire = torch.empty_like(tensor, device=tensor.device if self._direct else "cpu")
             torch.distributed.recv(wire, source)
-            return wire.to(like.device)
+            return wire.to(tensor.device)
         return None
 
-    def spread(self, tensor: torch.Tensor, owner: int) -> None:
-        """Fill `tensor` on all ranks with what `owner` has in it."""
+    def broadcast(self, tensor: torch.Tensor, source: int) -> None:
+        """Copy the numbers of `source`'s tensor into `tensor` on all ranks."""
         if self._ranks.world == 1 or not tensor.numel():
             return
         wire = self._wire(tensor)
-        torch.distributed.broadcast(wire, owner)
+        torch.distributed.broadcast(wire, source)
         if wire is not tensor:
             tensor.copy_(wire)
 
     def _wire(self, tensor: torch.Tensor) -> torch.Tensor:
         return (tensor if self._direct else tensor.cpu()).contiguous()
-
-
-def _connect(ranks: Several, device: torch.device) -> bool:
-    """Make the process group, once. Returns whether tensors go from device to device."""
-    import torch.distributed as dist
-
-    device = torch.device("cuda", torch.cuda.current_device()) if device == torch.device("cuda") else device
-    devices: list[Any] = ranks.gather([ranks.host, str(device)])
-    direct = (
-        all(name.startswith("cuda") for _, name in devices)
-        and len({tuple(pair) for pair in devices}) == len(devices)
-        and dist.is_nccl_available()
-    )
-    if not dist.is_initialized():
-        ranks.direct = direct
-        store = dist.PrefixStore("tensors", ranks.store)
-        backend = "cpu:gloo,cuda:nccl" if direct else "gloo"
-        dist.init_process_group(backend, store=store, rank=ranks.rank, world_size=ranks.world, timeout=_TIMEOUT)
-    return direct and ranks.direct

@@ -1,4 +1,4 @@
-"""The ranks that torchrun started: keys in its store, heartbeats, and what is said when one of them fails."""
+"""The ranks that torchrun has started. They exchange words through the store that the launcher keeps."""
 
 from __future__ import annotations
 
@@ -6,82 +6,71 @@ import contextlib
 import json
 import os
 import signal
-import socket
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
 
+from gdig.distributed.failure import Terminated, report_failure
+from gdig.distributed.heartbeat import START_S, Heartbeat
+from gdig.distributed.keys import activity_key, end_key, wait_for_key
 from gdig.distributed.ranks import Ranks
-from gdig.errors import ConfigError, GdigError, OtherRankError, RunError
+from gdig.distributed.shared_bar import SharedBar
+from gdig.errors import ConfigError, OtherRankError, RunError
 from gdig.progress import Bar
 
-_BEAT_S = 2.0
-"""How often a rank says that it is there, and looks whether the others are."""
+if TYPE_CHECKING:
+    import torch
+
+_GOODBYE_S = 30.0
+"""So long rank 0, whose launcher keeps the store, waits at the end for the other ranks."""
 
 
-_SILENCE_S = 120.0
-"""After so long without a word a rank counts as lost."""
-
-
-_START_S = 600.0
-"""So long the ranks may take to find one another."""
-
-
-_PAUSE_S = 0.25
-"""Longest sleep between two questions to the store."""
-
-
-def several() -> bool:
-    """Whether a launcher has started this process as one of several (torchrun's environment says so)."""
+def is_launched() -> bool:
+    """Whether a launcher has started this process as one of several: torchrun's environment variables say so."""
     return int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ
 
 
 @contextmanager
-def joined() -> Iterator[Ranks]:
-    """Join the ranks that the launcher started, or be alone. When the block fails here, all ranks end.
+def join_ranks() -> Iterator[Ranks]:
+    """Join the ranks that the launcher has started, or be one process alone. When the block fails, all ranks end.
 
     Raises:
-        OtherRankError: in place of what came of it here, when another rank failed first and has said why.
-        RunError: when a rank is lost; it names the rank and what it did.
+        OtherRankError: in place of this rank's error, when another rank has failed first and has printed its message.
+        RunError: when a rank is lost; the message names the rank and what it did.
     """
-    if not several():
+    if not is_launched():
         yield Ranks()
         return
     try:
-        ranks = Several(*_connect())
+        ranks = TorchrunRanks(*_rendezvous())
     except KeyboardInterrupt:
-        if os.environ["RANK"] != "0":  # one of them says so
+        if os.environ["RANK"] != "0":  # rank 0 alone prints the message
             raise OtherRankError(130) from None
         raise
-    signal.signal(signal.SIGTERM, ranks.terminated)
+    signal.signal(signal.SIGTERM, _terminate)
     try:
         yield ranks
     except BaseException as error:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the launcher ends the ranks when one has ended badly
-        told = ranks.failed(error)
-        if told is error:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the launcher ends all ranks when one has failed
+        reported = ranks.fail(error)
+        if reported is error:
             raise
-        raise told from error
+        raise reported from error
     ranks.close()
 
 
-class Terminated(BaseException):
-    """The process was asked to end."""
-
-
-class Several(Ranks):
-    """This process among `world` of them.
+class TorchrunRanks(Ranks):
+    """This process among `world` processes.
 
     Args:
-        store: a torch.distributed.Store that all ranks share; it must outlive each of them but the last.
+        store: a torch.distributed.Store that all ranks share. It must outlive every rank but the last.
         rank: number of this process, 0 to world - 1.
-        world: how many there are.
+        world: number of processes.
         local_rank: number of this process on its machine.
-        local_world: how many its machine runs.
-        wake: called in a thread of its own when the run has failed elsewhere while this rank may be at work.
+        local_world: number of processes on its machine.
+        wake: called in another thread when a rank has failed while this rank may be at work.
     """
 
     def __init__(
@@ -95,275 +84,137 @@ class Several(Ranks):
     ) -> None:
         self.rank, self.world, self.local_rank, self.local_world = rank, world, local_rank, local_world
         self.store = store
-        self.direct = False  # whether tensors go from device to device; gdig.distributed.tensors finds out
-        self.host = socket.gethostname()
-        self._wake = wake
         self._counts = {"task": 0, "gather": 0, "claim": 0, "bar": 0}
-        self._heard: dict[int, tuple[bytes, float, float]] = {}  # beat, when looked at, silent s
-        self._who: dict[int, dict[str, Any]] = {}
-        self._ended = threading.Event()
-        self._beat(0)
+        self._group_is_direct = False
         self.doing("starting")
-        store.set(f"who/{rank}", json.dumps({"host": self.host, "pid": os.getpid()}))
-        limit = time.monotonic() + _START_S
-        for other in range(world):
-            self._wait(f"who/{other}", limit, f"rank {other} of {world} did not start within {_START_S:.0f} s")
-            self._who[other] = json.loads(store.get(f"who/{other}"))
-        self._thread = threading.Thread(target=self._keep_watch, name="gdig ranks", daemon=True)
-        self._thread.start()
-
-    # What Ranks promises.
+        self.heartbeat = Heartbeat(store, rank, world)
+        self.heartbeat.start(wake)
 
     def task(self, name: str, **arguments: Any) -> None:
-        """Set the next task's key."""
+        """Set the key of the next task."""
         self.doing(name)
-        self.store.set(self._next("task"), json.dumps([name, arguments]))
+        self.store.set(self._next_key("task"), json.dumps([name, arguments]))
 
     def tasks(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Wait for one key after the other."""
+        """Wait for the key of each next task."""
         while True:
-            key = self._next("task")
+            key = self._next_key("task")
             self.doing("waiting for rank 0")
-            self._wait(key)
+            wait_for_key(self.store, key)
             name, arguments = json.loads(self.store.get(key))
             if name == "end":
                 return
             self.doing(name)
             yield name, arguments
 
-    def doing(self, what: str) -> None:
-        """Set this rank's key, which others read when it is lost."""
-        self.store.set(f"doing/{self.rank}", what)
+    def doing(self, activity: str) -> None:
+        """Set this rank's activity in the store."""
+        self.store.set(activity_key(self.rank), activity)
 
     def gather(self, value: Any, bar: Bar | None = None) -> list[Any]:
-        """Set this rank's key, and wait for all."""
-        if isinstance(bar, _SharedBar):
-            bar.pass_on()
-        key = self._next("gather")
+        """Set this rank's key, and wait for the keys of all ranks."""
+        synchronize = bar.synchronize if isinstance(bar, SharedBar) else lambda: None
+        synchronize()
+        key = self._next_key("gather")
         self.store.set(f"{key}/{self.rank}", json.dumps(value))
         values = []
         for other in range(self.world):
-            self._wait(f"{key}/{other}", poll=bar.pass_on if isinstance(bar, _SharedBar) else None)
+            wait_for_key(self.store, f"{key}/{other}", poll=synchronize)
             values.append(json.loads(self.store.get(f"{key}/{other}")))
-        if isinstance(bar, _SharedBar):
-            bar.pass_on()
+        synchronize()
         return values
 
     def claim(self, n: int) -> Iterator[int]:
-        """Count up a key of the store, which no two ranks do at once."""
-        key = self._next("claim")
+        """Add 1 to a number in the store for each claim; two ranks never get the same sum."""
+        key = self._next_key("claim")
         while (number := self.store.add(key, 1) - 1) < n:
             yield number
 
-    def shared(self, bar: Bar) -> Bar:
-        """A bar that counts in the store."""
-        return _SharedBar(self, self._next("bar"), bar)
+    def shared_bar(self, bar: Bar) -> Bar:
+        """A bar whose total is in the store."""
+        return SharedBar(self.store, self._next_key("bar"), bar if self.main else None)
 
-    def first(self, text: str) -> bool:
-        """Count up the text's key."""
-        return self.store.add(f"first/{text}", 1) == 1
+    def first_to_say(self, text: str) -> bool:
+        """Count the questions for the text in the store."""
+        return self.store.add(f"said/{text}", 1) == 1
 
-    def device(self, asked: str) -> str:
-        """With "auto" or "cuda": the GPU whose number is that of the rank on its machine.
+    def device(self, option: str) -> str:
+        """For "auto" and "cuda": the GPU whose number is the rank's number on its machine.
 
         Raises:
-            ConfigError: when the machine has fewer.
+            ConfigError: when the machine has fewer GPUs than ranks.
         """
         import torch
 
-        if asked not in ("auto", "cuda") or not torch.cuda.is_available():
-            return asked
-        if self.local_world > torch.cuda.device_count():
+        if option not in ("auto", "cuda") or not torch.cuda.is_available():
+            return option
+        if self.local_world > (n_devices := torch.cuda.device_count()):
+            host = self.heartbeat.processes[self.rank].host
             raise ConfigError(
-                f"device: {self.local_world} processes on {self.host}, but torch sees "
-                f"{torch.cuda.device_count()} CUDA devices there: start one process a device"
+                f"device: {self.local_world} processes on {host}, expected at most {n_devices}, because torch sees "
+                f"{n_devices} CUDA devices there; start one process a device"
             )
         return f"cuda:{self.local_rank}"
 
-    def threads(self, asked: int | None) -> int | None:
+    def threads(self, option: int | None) -> int | None:
         """Without a number: this rank's share of its machine's processors."""
-        return asked if asked is not None else max(1, (os.cpu_count() or 1) // self.local_world)
+        return option if option is not None else max(1, (os.cpu_count() or 1) // self.local_world)
 
-    # How it ends.
+    def connect(self, device: torch.device) -> bool:
+        """Make the process group at the first call."""
+        import torch.distributed as dist
+
+        from gdig.distributed.process_group import is_direct, join_group, numbered
+
+        host = self.heartbeat.processes[self.rank].host
+        direct = is_direct(self.gather([host, str(numbered(device))]))
+        if not dist.is_initialized():
+            join_group(self.store, self.rank, self.world, direct)
+            self._group_is_direct = direct
+        return direct and self._group_is_direct
 
     def close(self) -> None:
-        """End well: rank 0 lets the others go, and waits until they have heard it."""
+        """End well: rank 0 ends the task loop of the other ranks, and waits for them to leave it."""
         if self.main:
             self.task("end")
-        self.store.set(f"bye/{self.rank}", "")
+        self.store.set(end_key(self.rank), "")
         if self.main:
             with contextlib.suppress(RunError):
-                limit = time.monotonic() + 30
+                deadline = time.monotonic() + _GOODBYE_S
                 for other in range(1, self.world):
-                    self._wait(f"bye/{other}", limit, "")
-        self._ended.set()
-        self._thread.join()
+                    wait_for_key(self.store, end_key(other), deadline)
+        self.heartbeat.stop()
+        self.heartbeat.join()
 
-    def terminated(self, *_: Any) -> None:
-        """Handle SIGTERM, which the launcher sends when a rank has ended badly."""
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        raise Terminated
-
-    def failed(self, error: BaseException) -> BaseException:
-        """Tell the other ranks that this one has failed, and return what is to be raised: the error, with the number of
-        this rank; or OtherRankError when another rank has told of a failure already."""
-        self._ended.set()
-        status = {KeyboardInterrupt: 130, Terminated: 143, SystemExit: 2}.get(type(error), 2)
+    def fail(self, error: BaseException) -> BaseException:
+        """Tell the other ranks of a failure, and return the exception to raise (see `report_failure`)."""
+        self.heartbeat.stop()
         if isinstance(error, SystemExit) and not error.code:  # --help
             with contextlib.suppress(Exception):
                 self.close()
             return error
-        if isinstance(error, OtherRankError):
-            return error
-        told = error
-        try:
-            if not isinstance(error, (GdigError, KeyboardInterrupt, SystemExit)):
-                # A lost rank shows as a broken connection, or in that the launcher ends the others.
-                lost = None if self.store.check(["failed"]) else self._lost(0 if isinstance(error, Terminated) else 5)
-                told, status = (lost, 2) if lost is not None else (error, status)
-            record = json.dumps({"rank": self.rank, "status": status})
-            winner = json.loads(self.store.compare_set("failed", "", record))
-            if winner["rank"] != self.rank:
-                return OtherRankError(winner["status"])
-        except Exception:  # the store is gone, with the launcher of rank 0 that kept it: one rank a node speaks
-            if self.local_rank or (self.local_world == self.world and not self.main):
-                return OtherRankError(status)
-            if not self.main and not isinstance(told, (GdigError, KeyboardInterrupt)):
-                host = self._who.get(0, {}).get("host", "its node")
-                return LostRankError(
-                    f"rank 0 is lost: the launcher on {host}, which keeps the ranks together, cannot be reached any "
-                    "more; the same command goes on from here"
-                )
-        if isinstance(told, Terminated):
-            return OtherRankError(status)
-        if isinstance(told, GdigError) and not (self.main or isinstance(told, LostRankError)):
-            told.args = (f"rank {self.rank}: {told}",)
-        return told
+        speaks = self.local_rank == 0
+        return report_failure(error, self.store, self.heartbeat, rank=self.rank, speaks_for_node=speaks)
 
-    def _lost(self, patience: float) -> LostRankError | None:
-        """The error that names a rank that is gone, if there is one, or becomes known to be within `patience` s."""
-        limit = time.monotonic() + patience
-        while True:
-            for other, who in self._who.items():
-                if other == self.rank or self.store.check([f"bye/{other}"]):
-                    continue
-                gone = who["host"] == self.host and not _is_alive(who["pid"])
-                if gone or self._silent(other):
-                    why = "ended without a word" if gone else f"has not been heard of for {_SILENCE_S:.0f} s"
-                    doing = self.store.get(f"doing/{other}").decode()
-                    return LostRankError(
-                        f"rank {other} is lost: process {who['pid']} on {who['host']} {why} (killed?) while at: "
-                        f"{doing}; the same command goes on from here"
-                    )
-            if time.monotonic() >= limit or self.store.check(["failed"]):
-                return None
-            time.sleep(_PAUSE_S)
-
-    def _silent(self, other: int) -> bool:
-        """Whether another rank has not beaten for long. Of the time between two looks only so much counts as there is
-        between two beats: if this process stood still (with the others, perhaps), that says nothing of them."""
-        beat, now = self.store.get(f"beat/{other}"), time.monotonic()
-        before, looked, silent = self._heard.get(other, (b"", now, 0.0))
-        silent = 0.0 if beat != before else silent + min(now - looked, 2 * _BEAT_S)
-        self._heard[other] = (beat, now, silent)
-        return silent > _SILENCE_S
-
-    # How it waits.
-
-    def _next(self, kind: str) -> str:
+    def _next_key(self, kind: str) -> str:
         self._counts[kind] += 1
         return f"{kind}/{self._counts[kind]}"
 
-    def _wait(
-        self, key: str, limit: float | None = None, late: str = "", poll: Callable[[], object] | None = None
-    ) -> None:
-        """Return when `key` is there.
 
-        Raises:
-            OtherRankError: when a rank has failed. RunError: after `limit`, with the text `late`.
-        """
-        pause = 0.001
-        while not self.store.check([key]):
-            if self.store.check(["failed"]):
-                raise OtherRankError(json.loads(self.store.get("failed"))["status"])
-            if poll is not None:
-                poll()
-            if limit is not None and time.monotonic() > limit:
-                raise RunError(late)
-            time.sleep(pause)
-            pause = min(_PAUSE_S, 1.5 * pause)
-
-    def _beat(self, number: int) -> None:
-        self.store.set(f"beat/{self.rank}", str(number))
-
-    def _keep_watch(self) -> None:
-        """Beat; and when the run has failed elsewhere, or a rank is lost, wake this one from its work."""
-        number = 0
-        while not self._ended.wait(_BEAT_S):
-            number += 1
-            try:
-                self._beat(number)
-                trouble = self.store.check(["failed"]) or (self._lost(0) is not None)
-            except Exception:  # the store is gone, and with it whoever keeps it
-                trouble = True
-            if trouble and not self._ended.is_set():
-                self._wake()
-                return
+def _terminate(*_: Any) -> None:
+    """Handle SIGTERM, which the launcher sends when a rank has failed."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise Terminated
 
 
-class LostRankError(RunError):
-    """A rank has ended without saying why."""
-
-
-class _SharedBar:
-    """Passes on what a rank advances: to the store, or on rank 0 from the store to the bar that is shown."""
-
-    def __init__(self, ranks: Several, key: str, bar: Bar) -> None:
-        self._ranks, self._key, self._bar = ranks, key, bar
-        self._own, self._seen, self._last = 0, 0, time.monotonic()
-
-    def advance(self, k: int, note: str = "") -> None:
-        if self._ranks.main:
-            self._bar.advance(k, note)
-        self._own += 0 if self._ranks.main else k
-        if time.monotonic() - self._last > 0.5:
-            self.pass_on()
-
-    def pass_on(self) -> None:
-        """Give or take what has come together."""
-        self._last = time.monotonic()
-        total, self._own = self._ranks.store.add(self._key, self._own), 0
-        if self._ranks.main and total > self._seen:
-            self._bar.advance(total - self._seen)
-            self._seen = total
-
-
-def _connect() -> tuple[Any, int, int, int, int]:
-    """Return the store of the launcher, and who this process is: rank, world, local rank, local world."""
-    from datetime import timedelta
-
+def _rendezvous() -> tuple[Any, int, int, int, int]:
+    """Return the launcher's store, and this process' rank, world, local rank and local world."""
     import torch.distributed as dist
 
     try:
-        store, rank, world = next(dist.rendezvous("env://", timeout=timedelta(seconds=_START_S)))
+        store, rank, world = next(dist.rendezvous("env://", timeout=timedelta(seconds=START_S)))
     except (ValueError, RuntimeError) as error:
-        raise RunError(f"the ranks' store cannot be reached; was this started by torchrun? ({error})") from error
-    local_rank, local_world = (
-        int(os.environ.get(f"LOCAL_{name}", default))
-        for name, default in (("RANK", str(rank)), ("WORLD_SIZE", str(world)))
-    )
+        raise RunError(f"the ranks' store cannot be reached; start the command with torchrun ({error})") from error
+    local_rank = int(os.environ.get("LOCAL_RANK", rank))
+    local_world = int(os.environ.get("LOCAL_WORLD_SIZE", world))
     return dist.PrefixStore("gdig", store), rank, world, local_rank, local_world
-
-
-def _is_alive(pid: int) -> bool:
-    """Whether a process of this machine runs: not gone, and not a zombie."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return True

@@ -24,7 +24,7 @@ from gdig.errors import ModelError
 from gdig.influence.curvature import Factors
 from gdig.influence.gauss_newton import GaussNewton, Vector
 from gdig.influence.inverse import Inverse, damping
-from gdig.model.load import Model
+from gdig.model.causal_model import Model
 from gdig.model.memory import free_memory
 from gdig.progress import Bar
 

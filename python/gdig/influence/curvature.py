@@ -26,14 +26,15 @@ from gdig.data.tokens import Example
 from gdig.distributed.ranks import Ranks
 from gdig.distributed.tensors import Exchange
 from gdig.errors import ModelError
-from gdig.model.arriving import Arriving
 from gdig.model.batches import Batch, make_batches
 from gdig.model.capture import GradientPass, Sink
+from gdig.model.causal_model import Model
+from gdig.model.host_copy import HostCopy
 from gdig.model.layers import Layer
-from gdig.model.load import Model
-from gdig.model.memory import Fitting, resolve_token_batch_size, typical_length
+from gdig.model.memory import BatchRunner, resolve_token_batch_size, typical_length
 from gdig.model.precision import float32_products
 from gdig.progress import Progress
+from gdig.run.record import CurvatureReport
 from gdig.store.tensor_file import read_tensors, write_tensors
 
 
@@ -75,7 +76,7 @@ class Factors:
     def load(cls, path: Path, device: torch.device) -> Factors:
         """Read what `save` wrote."""
         arrays, metadata = read_tensors(path)
-        tensors = {name: torch.from_numpy(np.array(array)).to(device) for name, array in arrays.items()}
+        tensors = {name: torch.tensor(array).to(device) for name, array in arrays.items()}
         return cls(
             a=tensors["a"],
             s=tensors["s"],
@@ -90,15 +91,6 @@ class Factors:
         )
 
 
-@dataclass(frozen=True)
-class FitReport:
-    """What the fit saw: examples and tokens that counted, and examples left out for a loss that is not finite."""
-
-    examples: int
-    tokens: int
-    invalid: int
-
-
 def fit_curvature(
     model: Model,
     examples: Sequence[Example],
@@ -106,7 +98,7 @@ def fit_curvature(
     config: Config,
     progress: Progress,
     ranks: Ranks | None = None,
-) -> tuple[list[Factors], FitReport]:
+) -> tuple[list[Factors], CurvatureReport]:
     """Fit the factors of every layer of the model on `examples`.
 
     The batches of the sample are dealt to `_GROUPS` groups. A group is summed by one rank, and the groups' sums are
@@ -129,7 +121,7 @@ def fit_curvature(
     ranks = ranks or Ranks()
     draw_seed = None if config.use_empirical_fisher else config.seed
     corrects = config.inversion in ("ekfac", "cg")
-    gradients = GradientPass(model, config.loss_reduction, draw_seed, keep_heads=_HEAD_BYTES if corrects else 0)
+    gradients = GradientPass(model, config.loss_reduction, draw_seed, head_cache_bytes=_HEAD_BYTES if corrects else 0)
     size = resolve_token_batch_size(
         config.token_batch_size,
         model.device,
@@ -138,22 +130,22 @@ def fit_curvature(
     )
     size = ranks.gather(size)[0]  # all cut the same batches
     batches = make_batches(examples, size, keys=keys, window=model.window)
-    fitting: Fitting = Fitting(size, model.device, progress, model.save_memory)
-    work = _Groups(batches, len(examples), fitting, progress, ranks)
+    batch_runner: BatchRunner = BatchRunner(size, model.device, progress, model.save_memory)
+    work = _Groups(batches, len(examples), batch_runner, progress, ranks)
     exchange = Exchange(ranks, model.device)
     owners = ranks.owners(len(model.layers))
     mine = [index for index, owner in enumerate(owners) if owner == ranks.rank]
     reduce = config.kfac_approx == "reduce"
     sums = _zeros(model)
 
-    def moments(batch: Batch, added: set) -> Arriving:
+    def moments(batch: Batch, added: set) -> HostCopy:
         with float32_products(config.matmul_precision):
-            return Arriving([gradients.run(batch, _moments_sink(batch, model.layers, sums, reduce, added))])
+            return HostCopy([gradients.run(batch, _moments_sink(batch, model.layers, sums, reduce, added))])
 
     flat = [side for pair in sums for side in pair]
     good, totals = work.sum("fit: factors", moments, flat, [owner for owner in owners for _ in range(2)], exchange)
     lengths = np.array([len(example.input_ids) for example in examples])
-    report = FitReport(int(good.sum()), int(lengths[good].sum()), int((~good).sum()))
+    report = CurvatureReport(int(good.sum()), int(lengths[good].sum()), int((~good).sum()))
     if report.examples == 0:
         raise ModelError("fit: no example of the sample has a finite loss; is the model's checkpoint sound?")
     count = report.examples if reduce else report.tokens
@@ -169,17 +161,18 @@ def fit_curvature(
         q_s, l_s = _eigen(s, layer)
         factors[index] = Factors(a, s, q_a, q_s, l_a, l_s, None, report.tokens, report.examples, reduce)
     if corrects:
-        # The memory of the sums now holds the eigenvectors: those of other ranks' layers are brought here.
+        ranks.gather(None)  # a rank's eigenvectors take as long as they take; no time limit for tensors covers that
+        # The memory of the sums now holds the eigenvectors of all layers; each comes from its owner.
         for index, (owner, pair) in enumerate(zip(owners, sums, strict=True)):
             for basis, own in zip(pair, ("q_a", "q_s"), strict=True):
                 if owner == ranks.rank:
                     basis.copy_(getattr(factors[index], own))
-                exchange.spread(basis, owner)
+                exchange.broadcast(basis, owner)
         squares = [torch.zeros(len(s), len(a), dtype=a.dtype, device=a.device) for a, s in sums]
 
-        def corrected(batch: Batch, added: set) -> Arriving:
+        def corrected(batch: Batch, added: set) -> HostCopy:
             with float32_products(config.matmul_precision):
-                return Arriving([gradients.run(batch, _corrected_sink(batch, model.layers, sums, squares, added))])
+                return HostCopy([gradients.run(batch, _corrected_sink(batch, model.layers, sums, squares, added))])
 
         _, totals = work.sum("fit: eigenvalues", corrected, squares, owners, exchange)
         for index in mine:
@@ -200,14 +193,14 @@ class _Groups:
 
     batches: Sequence[Batch]
     n_examples: int
-    fitting: Fitting
+    batch_runner: BatchRunner
     progress: Progress
     ranks: Ranks
 
     def sum(
         self,
         name: str,
-        run: Callable[[Batch, set], Arriving],
+        run: Callable[[Batch, set], HostCopy],
         sums: Sequence[torch.Tensor],
         owners: Sequence[int],
         exchange: Exchange,
@@ -222,7 +215,7 @@ class _Groups:
         good = np.zeros(self.n_examples, dtype=bool)
         totals: list[torch.Tensor | None] = [None] * len(sums)
         with self.progress.stage(name, self.n_examples) as shown:
-            bar = ranks.shared(shown)
+            bar = ranks.shared_bar(shown)
             for first in range(0, n, ranks.world):
                 group = first + ranks.rank
                 ranks.doing(f"{name}, group {group} of {n}")
@@ -230,13 +223,13 @@ class _Groups:
                 for total in sums:
                     total.zero_()
                 arriving = []
-                for batch, losses in self.fitting.each(mine, run):
+                for batch, losses in self.batch_runner.run(mine, run):
                     arriving.append((batch.rows, losses))
                     bar.advance(len(batch.rows))
                 for rows, losses in arriving:
                     good[rows] = np.isfinite(losses.numpy()[0])
                 ranks.gather(None, bar)
-                exchange.fold(sums, totals, owners, min(ranks.world, n - first))
+                exchange.add_in_order(sums, totals, owners, min(ranks.world, n - first))
         found = ranks.gather(np.flatnonzero(good).tolist())
         good[np.concatenate([np.array(rows, dtype=np.int64) for rows in found])] = True
         return good, totals
@@ -270,18 +263,18 @@ def _moments_sink(
     """Adds to the sums, and notes in `added` what it has added; what is noted there already is passed over."""
     shape = batch.shape
 
-    def sink(index: int, a: torch.Tensor, d: torch.Tensor, keep: torch.Tensor) -> None:
+    def sink(index: int, a: torch.Tensor, d: torch.Tensor, mask: torch.Tensor) -> None:
         sum_a, sum_s = sums[index]
         reads_first = layers[index].input_name == layers[index].name
-        keep = keep.to(sum_a.dtype)
+        mask = mask.to(sum_a.dtype)
         if reduce:
             if reads_first:
-                a = with_ones(a.to(sum_a.dtype) * keep[:, None], sum_a.shape[0], keep).unflatten(0, shape).sum(1)
+                a = with_ones(a.to(sum_a.dtype) * mask[:, None], sum_a.shape[0], mask).unflatten(0, shape).sum(1)
             d = d.to(sum_s.dtype).unflatten(0, shape).sum(1)
-            keep = torch.ones(len(d), dtype=sum_a.dtype, device=d.device)
+            mask = torch.ones(len(d), dtype=sum_a.dtype, device=d.device)
         for side, x, total in (("a", a, sum_a), ("s", d, sum_s)):
             if (index, side) not in added and (side == "s" or reads_first):
-                ops.covariance(x, keep, total)
+                ops.covariance(x, mask, total)
                 added.add((index, side))
 
     return sink
@@ -299,12 +292,12 @@ def _corrected_sink(
     readers = Counter(layer.input_name for layer in layers)
     rotated: dict[str, torch.Tensor] = {}  # inputs that a layer still to come reads too
 
-    def sink(index: int, a: torch.Tensor, d: torch.Tensor, keep: torch.Tensor) -> None:
+    def sink(index: int, a: torch.Tensor, d: torch.Tensor, mask: torch.Tensor) -> None:
         (q_a, q_s), total, name = bases[index], squares[index], layers[index].input_name
         readers[name] -= 1
         x = rotated.pop(name, None)
         if x is None:
-            x = with_ones(a.to(q_a.dtype), len(q_a), keep.to(q_a.dtype)) @ q_a
+            x = with_ones(a.to(q_a.dtype), len(q_a), mask.to(q_a.dtype)) @ q_a
         if readers[name]:
             rotated[name] = x
         if index in added:
@@ -330,4 +323,5 @@ def _eigen(x: torch.Tensor, layer: Layer) -> tuple[torch.Tensor, torch.Tensor]:
     if not bool(torch.isfinite(x).all()):
         raise ModelError(f"{layer.name}: the sum of its inputs or gradients over the sample is not finite")
     values, vectors = torch.linalg.eigh((x.double() + x.double().T) / 2)
-    return vectors.to(x.dtype), values.clamp(min=0)
+    # Row by row, as a file gives them back: the layout decides the order of the sums in a product.
+    return vectors.to(x.dtype).contiguous(), values.clamp(min=0)

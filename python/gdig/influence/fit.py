@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
-from dataclasses import asdict
-from pathlib import Path
 
 import numpy as np
 
 from gdig.data.tokens import Example
 from gdig.errors import RunError
-from gdig.influence.curvature import Factors, FitReport, fit_curvature
-from gdig.influence.seed_factors import SeedFactors, SeedReport, precondition_seeds
+from gdig.influence.curvature import Factors, fit_curvature
+from gdig.influence.seed_factors import SeedFactors, precondition_seeds
+from gdig.run.record import CurvatureReport, SeedReport
 from gdig.run.session import Workspace
 
 FEWEST_SEEDS = 16
@@ -28,23 +27,23 @@ def fit_stage(work: Workspace) -> None:
     run, ranks = work.run, work.ranks
     seeds = work.seed_examples  # first: an unusable seed is the quickest thing to find
     factors: list[Factors] | None = None
-    if work.config.inversion != "identity" and run.stage("fit").get("curvature") is None:
+    if work.config.inversion != "identity" and run.fit.curvature is None:
         ranks.task("curvature")
         factors, report = curvature_part(work)
-        run.record("fit", curvature=asdict(report))
+        run.update("fit", curvature=report)
         if report.invalid:
             work.progress.warn(f"fit: {report.invalid} rows of the sample have a loss that is not finite; left out")
     ranks.task("seeds")
     seed_report = seeds_part(work, factors if ranks.world == 1 else None)
-    layers = [layer.name for layer in work.model.layers]
-    warnings = _warnings(seeds, seed_report)
-    run.record("fit", seeds=asdict(seed_report), layers=layers, dtype=str(work.model.dtype), warnings=warnings)
+    layers = tuple(layer.name for layer in work.model.layers)
+    warnings = tuple(_warnings(seeds, seed_report))
+    run.update("fit", seeds=seed_report, layers=layers, dtype=str(work.model.dtype), warnings=warnings)
     _say(work, seeds, seed_report)
     for warning in warnings:
         work.progress.warn(warning)
 
 
-def curvature_part(work: Workspace) -> tuple[list[Factors], FitReport]:
+def curvature_part(work: Workspace) -> tuple[list[Factors], CurvatureReport]:
     """Leave the curvature files: every rank is here, passes its part of the sample, and writes its layers' files.
 
     Returns:
@@ -54,7 +53,7 @@ def curvature_part(work: Workspace) -> tuple[list[Factors], FitReport]:
     keys = rows.astype(np.uint64)
     factors, report = fit_curvature(work.model, examples, keys, work.config, work.progress, work.ranks)
     for layer, f in zip(_own_layers(work), factors, strict=True):
-        f.save(_file(work.path, "curvature", layer), layer)
+        f.save(work.layout.curvature(layer), layer)
     work.ranks.gather(None)
     return factors, report
 
@@ -69,22 +68,22 @@ def seeds_part(work: Workspace, factors: list[Factors] | None = None) -> SeedRep
     config, model = work.config, work.model
     known: list[Factors] | list[None] = factors or [None] * len(model.layers)
     if factors is None and config.inversion != "identity":
-        known = [Factors.load(_file(work.path, "curvature", layer.name), layer.device) for layer in model.layers]
+        known = [Factors.load(work.layout.curvature(layer.name), layer.device) for layer in model.layers]
     probe, _ = work.sample("probe", config.probe_rows)
 
     def where(seed: int) -> str:
         return f"seeds: {work.seed_corpus.where(seed)}"
 
-    kept = work.path / "seeds" / "searched"
+    searched = work.layout.searched_seeds
     sample = work.sample("curvature", config.cg_rows)[0] if config.inversion == "cg" else []
     joined, report = precondition_seeds(
-        model, known, work.seed_examples, probe, config, work.progress, where, work.ranks, sample, kept
+        model, known, work.seed_examples, probe, config, work.progress, where, work.ranks, sample, searched
     )
     for layer, s in zip(_own_layers(work), joined, strict=True):
-        s.save(_file(work.path, "seeds", layer), layer)
+        s.save(work.layout.seed_factors(layer), layer)
     work.ranks.gather(None)
-    if work.ranks.main and kept.exists():
-        shutil.rmtree(kept)
+    if work.ranks.main and searched.exists():
+        shutil.rmtree(searched)
     return report
 
 
@@ -103,17 +102,13 @@ def read_seed_factors(work: Workspace, dtype: str) -> list[SeedFactors]:
     model = work.model
     if dtype != str(model.dtype):
         raise RunError(f"precision: the run was fitted in {dtype}, the model is now {model.dtype}; set precision")
-    return [SeedFactors.load(_file(work.path, "seeds", layer.name), layer.device) for layer in model.layers]
+    return [SeedFactors.load(work.layout.seed_factors(layer.name), layer.device) for layer in model.layers]
 
 
 def read_curvature(work: Workspace) -> Iterator[Factors]:
     """Read the layers' curvature, one at a time, in the order of the model's layers."""
     for layer in work.model.layers:
-        yield Factors.load(_file(work.path, "curvature", layer.name), layer.device)
-
-
-def _file(path: Path, directory: str, layer: str) -> Path:
-    return path / directory / f"{layer}.safetensors"
+        yield Factors.load(work.layout.curvature(layer.name), layer.device)
 
 
 def _say(work: Workspace, seeds: list[Example], report: SeedReport) -> None:

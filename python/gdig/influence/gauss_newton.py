@@ -27,13 +27,13 @@ from gdig.data.tokens import Example
 from gdig.distributed.ranks import Ranks
 from gdig.errors import ModelError
 from gdig.influence.curvature import with_ones
-from gdig.model.arriving import Arriving
 from gdig.model.batches import Batch, make_batches
-from gdig.model.capture import to_device
+from gdig.model.causal_model import Model
+from gdig.model.device import to_device
 from gdig.model.head import head_fisher, head_loss
+from gdig.model.host_copy import HostCopy
 from gdig.model.linearized import Linearized
-from gdig.model.load import Model
-from gdig.model.memory import Fitting, resolve_token_batch_size, typical_length
+from gdig.model.memory import BatchRunner, resolve_token_batch_size, typical_length
 from gdig.model.precision import float32_products
 from gdig.progress import Progress
 
@@ -76,7 +76,7 @@ class GaussNewton:
         size = (ranks or Ranks()).gather(size)[0]
         self.rows = len(sample)
         self._batches = make_batches(sample, size, window=model.window)
-        self._fitting: Fitting = Fitting(size, model.device, progress, model.save_memory)
+        self._batch_runner: BatchRunner = BatchRunner(size, model.device, progress, model.save_memory)
 
     def multiply(
         self, directions: Sequence[Vector], passed: Callable[[int], object] = lambda rows: None
@@ -89,11 +89,11 @@ class GaussNewton:
         sums = [[torch.zeros_like(x) for x in p] for p in directions]
         good = 0
 
-        def run(batch: Batch, added: set) -> Arriving:
+        def run(batch: Batch, added: set) -> HostCopy:
             with float32_products(self._config.matmul_precision):
-                return Arriving([self._add(batch, directions, sums, added)])
+                return HostCopy([self._add(batch, directions, sums, added)])
 
-        for batch, losses in self._fitting.each(self._batches, run):
+        for batch, losses in self._batch_runner.run(self._batches, run):
             good += int(np.isfinite(losses.numpy()[0]).sum())
             passed(len(batch.rows))
         if good == 0:
@@ -109,18 +109,18 @@ class GaussNewton:
         model, config, layers = self._model, self._config, self._model.layers
         _, labels, counts = batch.targets
         linear = Linearized(model, batch)
-        device = linear.picked.device
+        device = linear.predictors.device
         weights = 1.0 / np.maximum(counts, 1) if config.loss_reduction == "mean" else np.ones(len(counts))
         per_label = to_device(np.repeat(weights, counts), device)
         line = to_device(np.repeat(np.arange(len(counts)), counts), device)
-        nll, gradient, _ = head_loss(model, linear.picked, to_device(labels, device), per_label)
+        nll, gradient, _ = head_loss(model, linear.predictors, to_device(labels, device), per_label)
         losses = torch.zeros(len(counts), dtype=nll.dtype, device=device).index_add_(0, line, nll * per_label)
         bad = ~torch.isfinite(losses)
-        keep = to_device(batch.keep, device).unflatten(0, batch.shape).masked_fill(bad[:, None], 0).flatten()
+        mask = to_device(batch.token_mask, device).unflatten(0, batch.shape).masked_fill(bad[:, None], 0).flatten()
 
         def clean(x: torch.Tensor) -> torch.Tensor:
             """Zero where nothing counts; a product with 0 would keep what is not finite."""
-            return x.masked_fill((keep == 0).to(x.device)[:, None], 0)
+            return x.masked_fill((mask == 0).to(x.device)[:, None], 0)
 
         inputs: dict[str, torch.Tensor] = {}
         for layer, a in zip(layers, linear.inputs, strict=True):
@@ -134,7 +134,7 @@ class GaussNewton:
         if config.use_empirical_fisher:
             pulls = [_outer(gradient, u, line, len(counts)) for u in changes]
         else:
-            pulls = head_fisher(model, linear.picked, per_label.square(), changes)
+            pulls = head_fisher(model, linear.predictors, per_label.square(), changes)
         for s, change in zip(todo, pulls, strict=True):
             back = linear.pull(change.masked_fill(bad[line][:, None], 0))
             for i, (layer, d) in enumerate(zip(layers, back, strict=True)):

@@ -23,7 +23,7 @@ def probe_gradients(gradients: GradientPass, probe: Sequence[Example]) -> Stash:
     for example in probe:
         row: list = [None] * len(layers)
 
-        def sink(index: int, a: torch.Tensor, d: torch.Tensor, keep: torch.Tensor, row: list = row) -> None:
+        def sink(index: int, a: torch.Tensor, d: torch.Tensor, mask: torch.Tensor, row: list = row) -> None:
             dtype = torch.promote_types(a.dtype, torch.float32)
             row[index] = (with_ones(a.to(dtype), layers[index].width), d.to(dtype).clone())
 

@@ -23,7 +23,7 @@ from gdig.influence.inverse import Inverse, factor
 from gdig.influence.low_rank_error import both_scores, probe_gradients
 from gdig.model.batches import make_batches
 from gdig.model.capture import GradientPass
-from gdig.model.load import Model
+from gdig.model.causal_model import Model
 from gdig.philox import stream_key
 from gdig.progress import Bar
 from gdig.store.tensor_file import read_tensors, write_tensors
@@ -63,7 +63,7 @@ class Inverted:
         except StoreError:
             return None
         facts = json.loads(metadata["facts"])
-        tensors = {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}
+        tensors = {name: torch.tensor(array) for name, array in arrays.items()}
         parts = [(tensors[f"u{i}"].to(device), tensors[f"v{i}"].to(device)) for i, device in enumerate(devices)]
         return cls(facts["loss"], parts, facts["energy"], tensors["scores"].numpy(), tuple(facts["search"]))
 
@@ -86,7 +86,7 @@ class Inverting:
         self._inverses = [Inverse(f, config, layer.name) for f, layer in zip(factors, model.layers, strict=True)]
         self._stash = probe_gradients(self._gradients, probe)
         self._compared = set(np.unique(np.linspace(0, len(seeds) - 1, _PROBE_SEEDS).round().astype(int)).tolist())
-        self._mine = ranks.part(len(seeds))
+        self._mine = ranks.share(len(seeds))
         self.done: dict[int, Inverted] = {}
 
     def invert(self, bar: Bar) -> None:
@@ -156,7 +156,7 @@ class Inverting:
     def _pass(self, number: int, sink: Callable[[int, torch.Tensor, torch.Tensor], None]) -> float:
         """Pass a seed; the sink gets a layer's index, a [T, J] and d [T, O]. Returns the loss."""
 
-        def prepared(index: int, a: torch.Tensor, d: torch.Tensor, keep: torch.Tensor) -> None:
+        def prepared(index: int, a: torch.Tensor, d: torch.Tensor, mask: torch.Tensor) -> None:
             dtype = torch.promote_types(a.dtype, torch.float32)
             sink(index, with_ones(a.to(dtype), self._model.layers[index].width), d.to(dtype))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +18,9 @@ from gdig.influence.curvature import Factors
 from gdig.influence.gauss_newton import GaussNewton
 from gdig.influence.low_rank_error import compare
 from gdig.influence.precondition import Inverting
-from gdig.model.load import Model
+from gdig.model.causal_model import Model
 from gdig.progress import Progress
+from gdig.run.record import SeedReport
 from gdig.store.tensor_file import read_tensors, write_tensors
 
 
@@ -53,25 +54,8 @@ class SeedFactors:
     def load(cls, path: Path, device: torch.device) -> SeedFactors:
         """Read what `save` wrote."""
         arrays, _ = read_tensors(path)
-        u, v, offsets = (torch.from_numpy(np.array(arrays[name])) for name in ("u", "v", "column_offsets"))
+        u, v, offsets = (torch.tensor(arrays[name]) for name in ("u", "v", "column_offsets"))
         return cls(u.to(device), v.to(device), offsets, np.array(arrays["energy"]))
-
-
-@dataclass(frozen=True)
-class SeedReport:
-    """Losses [S] of the seeds, columns over all layers, least energy kept by any seed in any layer, and the difference
-    between factored and exact scores on the probe: |factored - exact| / |exact| and Pearson's r over all pairs. Of
-    conjugate gradients [S]: iterations, and the residual reached; and how many seeds did not reach cg_tolerance."""
-
-    losses: list[float]
-    columns: int
-    least_energy: float
-    probe_rows: int
-    relative_error: float
-    correlation: float
-    iterations: list[int] = field(default_factory=list)
-    residuals: list[float] = field(default_factory=list)
-    unconverged: int = 0
 
 
 def precondition_seeds(
@@ -113,7 +97,7 @@ def precondition_seeds(
     else:
         shown = progress.stage("fit: seeds", len(seeds), "seeds")
     with shown as unshared:
-        bar = ranks.shared(unshared)
+        bar = ranks.shared_bar(unshared)
         if config.inversion == "cg":
             work.search(GaussNewton(model, sample, shifts(factors, config), config, progress, ranks), bar, kept)
         else:
@@ -140,11 +124,16 @@ def precondition_seeds(
     error, correlation = compare(np.array(compared or np.zeros((0, 2, 0))))
     losses, ended = [one["loss"] for one in ones], [one["search"] for one in ones if one["search"]]
     return joined, SeedReport(
-        losses, columns, least, len(probe), error, correlation,
-        iterations=[iterations for iterations, _, _ in ended],
-        residuals=[residual for _, residual, _ in ended],
+        losses=tuple(losses),
+        columns=columns,
+        least_energy=least,
+        probe_rows=len(probe),
+        relative_error=error,
+        correlation=correlation,
+        iterations=tuple(iterations for iterations, _, _ in ended),
+        residuals=tuple(residual for _, residual, _ in ended),
         unconverged=sum(not converged for _, _, converged in ended),
-    )  # fmt: skip
+    )
 
 
 def _join_layers(parts: list[list], found: list[list[dict]], model: Model, ranks: Ranks) -> list[SeedFactors]:

@@ -1,4 +1,4 @@
-"""Sorted rectangles: examples of like length side by side, padded on the right."""
+"""Batches: examples of similar length as one rectangle of tokens, padded on the right."""
 
 from __future__ import annotations
 
@@ -15,12 +15,17 @@ from gdig.ops import Segments
 
 @dataclass(frozen=True)
 class Batch:
-    """Examples as one rectangle of tokens. A pad lies to the right of its example, so that in a causal model it
-    changes nothing, needs no attention mask and has no gradient.
+    """Examples as one rectangle of tokens.
 
-    `rows` [B] say which example each line is; ids and labels are int32 [B, L]; lengths int64 [B]; a label stands at its
-    own token's position. `keys` [B] name each line's stream of random numbers. Arrays of numpy, so that a batch made in
-    another process comes over as plain bytes.
+    Pads are on the right. In a causal model they change nothing, need no attention mask and have no gradient. The
+    arrays are numpy's, so that a batch made in another process arrives as plain bytes.
+
+    Attributes:
+        rows: [B], the number of each line's example.
+        input_ids: int32 [B, L].
+        labels: int32 [B, L]. A label is at the position of its own token.
+        lengths: int64 [B], tokens of each line without pads.
+        keys: [B], names of the lines' streams of random numbers.
     """
 
     rows: np.ndarray
@@ -42,33 +47,37 @@ class Batch:
         return Segments(torch.arange(lines + 1) * length)
 
     @cached_property
-    def keep(self) -> torch.Tensor:
+    def token_mask(self) -> torch.Tensor:
         """1 for a token and 0 for a pad: float32 [B * L], on the CPU."""
         positions = np.arange(self.input_ids.shape[1])
         return torch.from_numpy((positions < self.lengths[:, None]).astype(np.float32).ravel())
 
     @cached_property
     def targets(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The positions with a loss, line by line: flat position of the token before (the one that predicts), its
-        label, both int64 [M]; and how many each line has, int64 [B]."""
+        """The positions with a loss, line by line.
+
+        Returns:
+            predictors: int64 [M], the flat position of the token before each label, which predicts the label.
+            labels: int64 [M]. counts: int64 [B], labels of each line.
+        """
         has_loss = self.labels[:, 1:] != IGNORED
         lines, positions = np.nonzero(has_loss)
         labels = self.labels[lines, positions + 1].astype(np.int64)
         return lines * self.input_ids.shape[1] + positions, labels, has_loss.sum(1)
 
     def take(self, lines: Sequence[int] | np.ndarray) -> Batch:
-        """The same rectangle with some of its lines."""
+        """A rectangle of the same length with some of the lines."""
         return Batch(self.rows[lines], self.input_ids[lines], self.labels[lines], self.lengths[lines], self.keys[lines])
 
     def halves(self) -> tuple[Batch, Batch]:
-        """Split in two, for a device whose memory the whole does not fit."""
+        """The batch in two halves, for a device whose memory does not hold the whole."""
         lines = np.arange(len(self.rows))
         middle = len(lines) // 2
         return self.take(lines[:middle]), self.take(lines[middle:])
 
 
 def round_up(length: int) -> int:
-    """Length of a rectangle: rounded up so that shapes repeat, at most 6 % over 128 tokens."""
+    """The length of a rectangle: rounded up so that shapes repeat; above 128 tokens, by at most 6 %."""
     step = 8 if length <= 256 else 32
     return -(-length // step) * step
 
@@ -76,13 +85,13 @@ def round_up(length: int) -> int:
 def make_batches(
     examples: Sequence[Example], token_batch_size: int, *, keys: np.ndarray | None = None, window: int | None = None
 ) -> list[Batch]:
-    """Cut examples into rectangles of at most `token_batch_size` tokens, pads included (at least one line each).
+    """Cut examples, longest first, into rectangles of at most `token_batch_size` tokens, or of one line.
 
     Args:
-        examples: the examples; `Batch.rows` index into this sequence.
-        token_batch_size: tokens in a rectangle.
-        keys: uint64 [len(examples)], names of streams of random numbers; default: the example's index.
-        window: longest input the model takes; a rectangle is not rounded up past it.
+        examples: the examples; `Batch.rows` are indices into this sequence.
+        token_batch_size: tokens in a rectangle, pads included.
+        keys: uint64 [len(examples)], names of streams of random numbers. Default: the example's index.
+        window: the longest input that the model takes; a rectangle's length is not rounded up above it.
     """
     keys = np.arange(len(examples), dtype=np.uint64) if keys is None else keys
     order = sorted(range(len(examples)), key=lambda i: (-len(examples[i].input_ids), i))

@@ -1,8 +1,8 @@
-"""One forward and backward pass that hands each layer's inputs and output gradients to a sink, layer by layer.
+"""One forward and backward pass that gives each layer's inputs and output gradients to a sink, layer by layer.
 
-No weight gradient is computed: the weights are frozen, and the graph begins at the first chosen layer's output. A
-layer's inputs are kept by reference from the forward pass until its output gradient arrives, then both are dropped.
-Nothing here reads a number back from the device.
+No weight gradient is computed: the weights are frozen, and the graph begins at the first chosen layer's output. The
+pass holds a layer's inputs from the forward pass until the layer's output gradient is there, and then drops both. No
+number is read back from the device.
 """
 
 from __future__ import annotations
@@ -18,25 +18,28 @@ from torch import nn
 
 from gdig.errors import ModelError
 from gdig.model.batches import Batch
+from gdig.model.causal_model import Model
 from gdig.model.compiled import CompiledPass
+from gdig.model.device import to_device
 from gdig.model.head import head_loss
-from gdig.model.load import Model
 from gdig.model.memory import trial_batch
 from gdig.philox import stream_key, uniform
 
 Sink = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor], None]
-"""Called with a layer's index, a [B * L, I], d [B * L, O] (0 at pads), and keep float32 [B * L]: 1 for a token that
-counts, 0 for a pad and for the tokens of an example whose loss is not finite."""
+"""A function of a layer's index, its inputs a [B * L, I], its output gradients d [B * L, O] (0 at pads), and a mask:
+float32 [B * L], 1 for a token that counts, 0 for a pad and for each token of an example whose loss is not finite."""
 
 
 class _Tap(torch.autograd.Function):
-    """Identity whose backward hands the layer's input and the gradient to a callback. The anchor makes the graph begin
-    here when nothing below requires a gradient. The input is a saved tensor, not a closure's, so that gradient
-    checkpointing drops it and makes it again."""
+    """Identity whose backward pass gives the layer's input and the gradient to a callback.
+
+    The anchor makes the graph begin here when no tensor below requires a gradient. The input is a saved tensor, not one
+    of a closure, so that gradient checkpointing drops it and makes it again.
+    """
 
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, a: torch.Tensor, anchor: torch.Tensor, arrived: Callable) -> torch.Tensor:
-        ctx.arrived = arrived
+    def forward(ctx: Any, x: torch.Tensor, a: torch.Tensor, anchor: torch.Tensor, callback: Callable) -> torch.Tensor:
+        ctx.callback = callback
         ctx.save_for_backward(a)
         return x.view_as(x)
 
@@ -44,22 +47,22 @@ class _Tap(torch.autograd.Function):
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, None, None, None]:
         (gradient,) = gradients
         (a,) = ctx.saved_tensors
-        ctx.arrived(a, gradient)
-        ctx.arrived = None
+        ctx.callback(a, gradient)
+        ctx.callback = None
         return (gradient if ctx.needs_input_grad[0] else None), None, None, None
 
 
 class GradientPass:
-    """Runs batches through a model and gives each layer's (a, d) to a sink.
+    """Runs batches through a model, and gives each layer's (a, d) to a sink.
 
     Args:
-        model: frozen model with its layers.
-        loss_reduction: "mean" or "sum" of an example's loss over its target tokens.
+        model: the frozen model.
+        loss_reduction: "mean" or "sum" of an example's loss over its labels.
         draw_seed: when given, labels are drawn from the model's own distribution at the labelled positions (true
             Fisher); the draws depend on (draw_seed, key of the line, position) alone.
-        keep_heads: bytes for what the head gave of each batch, so that a second pass over the same batches spares it.
-        mask_bad: give the sink zeros for a line whose loss is not finite, for sums over the batch. Without, such a
-            line's a and d may hold anything, which a sum over each example alone does not mind.
+        head_cache_bytes: memory for the head's results of each batch, which a second pass over the same batches uses.
+        mask_not_finite: give the sink zeros for a line whose loss is not finite. Sums over a batch need this; sums over
+            each example alone do not. Without it, a and d of such a line can hold any numbers.
     """
 
     def __init__(
@@ -68,34 +71,34 @@ class GradientPass:
         loss_reduction: Literal["mean", "sum"] = "mean",
         draw_seed: int | None = None,
         *,
-        keep_heads: int = 0,
-        mask_bad: bool = True,
+        head_cache_bytes: int = 0,
+        mask_not_finite: bool = True,
     ) -> None:
         self.model = model
         self.loss_reduction = loss_reduction
         self.draw_seed = draw_seed
-        self.mask_bad = mask_bad
+        self.mask_not_finite = mask_not_finite
         self._anchor = torch.zeros((), device=model.device, requires_grad=True)
-        self._seen: set[int] = set()  # layers that a gradient reached in the running batch
-        self._bad: torch.Tensor | None = None  # [B] lines of the running batch whose loss is not finite
-        self._keep = torch.empty(0)
-        # By the keys of a batch: labels drawn, since a second pass over the same examples is over the same labels; and
-        # loss and gradient at the labelled positions, while there is room.
+        self._reached: set[int] = set()  # layers of the running batch that a gradient has reached
+        self._not_finite: torch.Tensor | None = None  # bool [B], lines of the running batch to mask
+        self._mask = torch.empty(0)  # of the running batch (see Sink)
+        # For a second pass over the same batches, by a batch's keys and shape. Drawn labels are always cached; loss and
+        # gradient at the labelled positions, while the cache has room.
         self._drawn: dict[tuple[bytes, tuple[int, int]], torch.Tensor] = {}
         self._heads: dict[tuple[bytes, tuple[int, int]], tuple[torch.Tensor, torch.Tensor]] = {}
-        self._room = keep_heads
+        self._cache_room = head_cache_bytes
 
     def run(self, batch: Batch, sink: Sink) -> torch.Tensor:
         """Pass one batch.
 
         Returns:
-            Each line's loss: float32 [B] on the model's device. It is NaN or infinite for a line whose loss is; such a
-            line has a = 0, d = 0 (with `mask_bad`).
+            Each line's loss: float32 [B] on the model's device. With `mask_not_finite`, a line whose loss is NaN or
+            infinite has a = 0 and d = 0.
 
         Raises:
-            ModelError: when a chosen layer takes no part in the pass, or does not see every token.
+            ModelError: when no gradient reaches a chosen layer, or a layer does not see every token.
         """
-        self._seen.clear()
+        self._reached.clear()
         shape = batch.shape
         device = self.model.device
         counts = batch.targets[2]
@@ -106,11 +109,11 @@ class GradientPass:
         with torch.enable_grad(), self._taps(sink, shape):
             hidden = self.model.hidden(ids).flatten(0, 1)
             at = to_device(batch.targets[0], hidden.device)
-            picked = hidden.index_select(0, at)
-            losses, gradient = self._loss(batch, picked.detach(), weights)
-            if picked.requires_grad:
-                picked.backward(gradient)
-        missing = [layer.name for i, layer in enumerate(self.model.layers) if i not in self._seen]
+            predictors = hidden.index_select(0, at)
+            losses, gradient = self._loss(batch, predictors.detach(), weights)
+            if predictors.requires_grad:
+                predictors.backward(gradient)
+        missing = [layer.name for i, layer in enumerate(self.model.layers) if i not in self._reached]
         if missing:
             raise ModelError(f"filter_modules: no gradient reaches {', '.join(missing)}; leave these out")
         return losses.float()
@@ -118,9 +121,9 @@ class GradientPass:
     def _run_compiled(
         self, compiled: CompiledPass, batch: Batch, ids: torch.Tensor, weights: np.ndarray, sink: Sink
     ) -> torch.Tensor:
-        """The same through the compiled pass, which gives the layers' (a, d) all at once."""
+        """As `run`, through the compiled pass, which returns the (a, d) of all layers at once."""
         if not compiled.checked:
-            # What cannot be seen in a compiled pass: layers not reached, used twice, or by some tokens only.
+            # A compiled pass does not show layers that are not reached, are used twice, or see some tokens only.
             GradientPass(replace(self.model, compiled=None)).run(trial_batch(16, 8), lambda *_: None)
             compiled.checked = True
         hidden, inputs, zeros = compiled.forward(ids)
@@ -130,89 +133,89 @@ class GradientPass:
         upstream = torch.zeros_like(flat).index_copy_(0, at, gradient).view_as(hidden)
         with torch.no_grad():
             for index, (a, d) in enumerate(zip(inputs, compiled.backward(hidden, zeros, upstream), strict=True)):
-                assert d is not None  # the check has seen a gradient reach every layer
+                assert d is not None  # the check above has shown that a gradient reaches every layer
                 a, d = a.detach().flatten(0, -2), d.flatten(0, -2)
-                sink(index, self._without_bad(a, batch.shape), self._without_bad(d, batch.shape), self._keep)
+                sink(index, self._masked(a, batch.shape), self._masked(d, batch.shape), self._mask)
         return losses.float()
 
-    def _loss(self, batch: Batch, picked: torch.Tensor, weights: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-        """Each line's loss, float64 [B], and the gradient at the labelled positions [M, H]; settles what counts."""
+    def _loss(self, batch: Batch, predictors: torch.Tensor, weights: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        """Each line's loss, float64 [B], and the gradient at the labelled positions, [M, H]. Sets the running mask."""
         _, labels, counts = batch.targets
-        per_label = to_device(np.repeat(weights, counts), picked.device)
-        nll, gradient = self._head(batch, picked, labels, per_label)
+        per_label = to_device(np.repeat(weights, counts), predictors.device)
+        nll, gradient = self._head(batch, predictors, labels, per_label)
         losses = torch.segment_reduce(
-            nll * per_label, "sum", lengths=to_device(counts, picked.device), unsafe=True, initial=0
+            nll * per_label, "sum", lengths=to_device(counts, predictors.device), unsafe=True, initial=0
         )
-        self._settle(batch, losses, self.model.device)
+        self._set_mask(batch, losses, self.model.device)
         return losses, gradient
 
     def _head(
-        self, batch: Batch, picked: torch.Tensor, labels: np.ndarray, weights: torch.Tensor
+        self, batch: Batch, predictors: torch.Tensor, labels: np.ndarray, weights: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Loss and gradient at the labelled positions, from the head or as it gave them before."""
+        """Loss and gradient at the labelled positions, from the head or from the cache."""
         key = (batch.keys.tobytes(), batch.shape)
         if key in self._heads:
             return self._heads[key]
-        device, drawn, noise = picked.device, self._drawn.get(key), None
+        device, drawn, noise = predictors.device, self._drawn.get(key), None
         if self.draw_seed is not None and drawn is None:
             noise = to_device(self._noise(batch), device)
-        nll, gradient, drawn = head_loss(self.model, picked, to_device(labels, device), weights, noise, drawn)
+        nll, gradient, drawn = head_loss(self.model, predictors, to_device(labels, device), weights, noise, drawn)
         if drawn is not None:
             self._drawn[key] = drawn
         size = nll.nbytes + gradient.nbytes
-        if size <= self._room:
-            self._room -= size
+        if size <= self._cache_room:
+            self._cache_room -= size
             self._heads[key] = nll, gradient
         return nll, gradient
 
     def _noise(self, batch: Batch) -> np.ndarray:
-        """One number in (0, 1) for each labelled position: float64 [M]."""
-        parts = [
+        """A number in (0, 1) for each labelled position: float64 [M]."""
+        lines = [
             uniform(stream_key("labels", self.draw_seed, int(key)), n)
             for key, n in zip(batch.keys, batch.targets[2].tolist(), strict=True)
         ]
-        return np.concatenate(parts) if parts else np.zeros(0)
+        return np.concatenate(lines) if lines else np.zeros(0)
 
-    def _settle(self, batch: Batch, losses: torch.Tensor, device: torch.device) -> None:
-        """Find the lines to mask, and what counts."""
-        self._keep = to_device(batch.keep, device)
-        self._bad = None
-        if not self.mask_bad:
+    def _set_mask(self, batch: Batch, losses: torch.Tensor, device: torch.device) -> None:
+        """Find the lines to mask, and the mask for the sink."""
+        self._mask = to_device(batch.token_mask, device)
+        self._not_finite = None
+        if not self.mask_not_finite:
             return
-        bad = ~torch.isfinite(losses)
-        # On the CPU looking costs nothing and spares the masking; on a device the masking is cheaper than to wait.
-        if bad.device.type != "cpu" or bool(bad.any()):
-            self._bad = bad.to(device)
-            self._keep = self._without_bad(self._keep[:, None], batch.shape)[:, 0]
+        not_finite = ~torch.isfinite(losses)
+        # On the CPU, a look at the losses is free and saves the masking. On a device, masking is cheaper than waiting.
+        if not_finite.device.type != "cpu" or bool(not_finite.any()):
+            self._not_finite = not_finite.to(device)
+            self._mask = self._masked(self._mask[:, None], batch.shape)[:, 0]
 
-    def _without_bad(self, x: torch.Tensor, shape: tuple[int, int]) -> torch.Tensor:
-        """Zero the lines whose loss is not finite, so that no sum over the batch takes them in."""
-        if self._bad is None:
+    def _masked(self, x: torch.Tensor, shape: tuple[int, int]) -> torch.Tensor:
+        """x with zeros in the lines whose loss is not finite."""
+        if self._not_finite is None:
             return x
-        return x.unflatten(0, shape).masked_fill(self._bad.to(x.device)[:, None, None], 0).flatten(0, 1)
+        return x.unflatten(0, shape).masked_fill(self._not_finite.to(x.device)[:, None, None], 0).flatten(0, 1)
 
     @contextmanager
     def _taps(self, sink: Sink, shape: tuple[int, int]) -> Iterator[None]:
-        """Hook the layers for one pass."""
+        """Hook the layers in the block, for one pass."""
 
         def hook(index: int) -> Callable:
-            def arrived(a: torch.Tensor, gradient: torch.Tensor) -> None:
-                if index in self._seen:
+            def give(a: torch.Tensor, gradient: torch.Tensor) -> None:
+                if index in self._reached:
                     raise ModelError(f"{self.model.layers[index].name}: is used twice in a pass; leave it out")
-                self._seen.add(index)
+                self._reached.add(index)
                 a, d = a.flatten(0, -2), gradient.flatten(0, -2)
                 with torch.no_grad():
-                    sink(index, self._without_bad(a, shape), self._without_bad(d, shape), self._keep.to(a.device))
+                    sink(index, self._masked(a, shape), self._masked(d, shape), self._mask.to(a.device))
 
             def forward(module: nn.Module, args: tuple, output: torch.Tensor) -> torch.Tensor:
-                a = args[0].detach().to(output.device)  # of a layer on another device, in a model spread over several
+                a = args[0].detach().to(output.device)  # a model can be spread over several devices
                 if a.shape[:-1].numel() != (tokens := shape[0] * shape[1]):
                     name = self.model.layers[index].name
                     raise ModelError(
-                        f"{name}: sees {a.shape[:-1].numel()} of the batch's {tokens} tokens (a routed expert?); such "
-                        "layers cannot be chosen: leave them out with filter_modules"
+                        f"{name}: sees {a.shape[:-1].numel()} of the batch's {tokens} tokens (a routed expert?), "
+                        "expected a layer that sees all; leave it out with filter_modules"
                     )
-                return _Tap.apply(output, a, self._anchor.to(output.device), arrived)
+                return _Tap.apply(output, a, self._anchor.to(output.device), give)
 
             return forward
 
@@ -222,11 +225,3 @@ class GradientPass:
         finally:
             for handle in handles:
                 handle.remove()
-
-
-def to_device(x: np.ndarray | torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Put an array on a device; on CUDA by way of pinned memory, so that nobody waits for it."""
-    tensor = torch.from_numpy(x) if isinstance(x, np.ndarray) else x
-    if device.type != "cuda":
-        return tensor.to(device)
-    return (tensor if tensor.is_cuda else tensor.pin_memory()).to(device, non_blocking=True)

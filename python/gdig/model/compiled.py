@@ -1,8 +1,8 @@
-"""The model's pass compiled by torch.compile, for small models, whose time goes into launches and not into arithmetic.
+"""The model's pass compiled by torch.compile, for small models, which spend their time on launches, not on arithmetic.
 
-torch compiles whole graphs, and a hook that runs in the backward pass would cut them. So each chosen layer's output has
-a zero added instead, a tensor of its own, whose gradient is the layer's output gradient; and the layers' inputs are
-results of the forward pass beside the hidden states. All of a batch's a and d exist at once then.
+torch compiles whole graphs, and a hook that runs in the backward pass would cut them. So a tensor of zeros is added to
+each chosen layer's output: the zeros' gradient is the layer's output gradient. The forward pass returns the layers'
+inputs beside the hidden states. So all inputs and output gradients of a batch exist at once.
 """
 
 from __future__ import annotations
@@ -17,29 +17,31 @@ from gdig.errors import ModelError
 from gdig.model.layers import Layer
 
 _TRIALS = ((3, 24), (5, 16))
-"""Shapes (B, L) that the compiler sees first, whatever the data: it makes its code from the shapes that come first, and
-the same batch should run the same code in every start."""
+"""Shapes (B, L) that the compiler sees first, whatever the data.
+
+It makes its code from the first shapes, so that a batch runs the same code in every start.
+"""
 
 
 class CompiledPass:
-    """Forward and backward of a frozen model, compiled once for all shapes of batches; one graph each.
+    """Forward and backward pass of a frozen model, each compiled as one graph for all shapes of batches.
 
-    On CUDA each shape is recorded as a CUDA graph when it comes first, and replayed after that.
+    On CUDA a shape is recorded as a CUDA graph when it comes first, and replayed after that.
 
     Args:
-        forward: ids [B, L] to hidden states (or logits) [B, L, H].
-        layers: the chosen ones; each gets a hook that stays, and does nothing outside this pass.
-        device: of the model, all of it.
+        forward: from ids [B, L] to hidden states (or logits) [B, L, H].
+        layers: the chosen layers. Each gets a hook that stays, and does nothing outside this pass.
+        device: of the whole model.
     """
 
     def __init__(self, forward: Callable[[torch.Tensor], torch.Tensor], layers: Sequence[Layer], device: torch.device):
         self._inner = forward
         self._layers = list(layers)
         self._device = device
-        self._zeros: list[torch.Tensor] | None = None  # while a pass is traced
+        self._zeros: list[torch.Tensor] | None = None  # set while a pass is traced
         self._inputs: list[Any] = []
         self._ready = False
-        self.checked = False  # that a plain pass reaches every layer, which a compiled one cannot tell
+        self.checked = False  # whether a plain pass has shown that gradients reach every layer
         mode = "reduce-overhead" if device.type == "cuda" else None
         self._compiled = torch.compile(self._forward, fullgraph=True, dynamic=True, mode=mode)
         for index, layer in enumerate(layers):
@@ -52,7 +54,8 @@ class CompiledPass:
             ids: int64 [B, L].
 
         Returns:
-            Hidden states or logits [B, L, H]; the layers' inputs a [B, L, I]; the zeros [B, L, O] to differentiate by.
+            hidden: hidden states or logits [B, L, H]. inputs: the layers' inputs a [B, L, I]. zeros: [B, L, O], the
+            tensors to differentiate by.
 
         Raises:
             ModelError: when torch cannot compile the model as one graph, or lacks a compiler.
@@ -64,8 +67,10 @@ class CompiledPass:
     def backward(
         self, hidden: torch.Tensor, zeros: Sequence[torch.Tensor], gradient: torch.Tensor
     ) -> tuple[torch.Tensor | None, ...]:
-        """The layers' output gradients d [B, L, O], from `gradient` of the hidden states; None for a layer out of its
-        reach."""
+        """The layers' output gradients d [B, L, O], from the gradient of the hidden states.
+
+        The gradient is None for a layer that does not influence the hidden states.
+        """
         return torch.autograd.grad(hidden, zeros, gradient, allow_unused=True)
 
     def _compile(self) -> None:
@@ -75,17 +80,17 @@ class CompiledPass:
                 self.backward(hidden, zeros, torch.zeros_like(hidden))
         except torch.OutOfMemoryError:
             raise
-        except Exception as error:  # whatever torch's compiler and the compilers below it come up with
+        except Exception as error:  # torch does not say what its compiler, and the compilers below it, raise
             reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
             raise ModelError(f"torch_compile: the model cannot be compiled: {reason}; leave the option off") from error
         self._ready = True
 
     def _run(self, ids: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor], list[torch.Tensor]]:
         if self._device.type == "cuda":
-            torch.compiler.cudagraph_mark_step_begin()  # what the last pass returned may be written over
+            torch.compiler.cudagraph_mark_step_begin()  # the tensors of the last pass may be overwritten
         shape = ids.shape
         zero = torch.zeros((), dtype=torch.float32, device=self._device)
-        # One number each, seen as [B, L, O]: nothing to fill or to read.
+        # One number, expanded to [B, L, O]: no memory is filled or read.
         zeros = [
             zero.to(_dtype(layer.module)).expand(*shape, layer.out_features).detach().requires_grad_()
             for layer in self._layers

@@ -1,4 +1,4 @@
-"""Which linear layers of a model count."""
+"""The linear layers of a model, and the choice among them."""
 
 from __future__ import annotations
 
@@ -13,12 +13,11 @@ from transformers.pytorch_utils import Conv1D
 from gdig.errors import ModelError
 
 MLP_LAYERS = r"(^|\.)(mlp|feed_forward|feedforward|ffn|fc1|fc2|fc_in|fc_out)(\.|$)"
-"""Default filter_modules: the linears of the MLP blocks, by the names that the architectures of transformers use."""
+"""Default filter_modules: the linear layers of the MLP blocks, by the names that transformers gives them."""
 LORA_LAYERS = r"\.lora_[AB]\."
-"""Default filter_modules of a PEFT adapter."""
+"""Default filter_modules of a PEFT adapter: its LoRA matrices."""
 PAPER_LLAMA, PAPER_BLOOM = "mlp.down_proj", "mlp.dense_h_to_4h"
-"""Layers of the published G-DIG code: every third block's down projection, and for BLOOM each first MLP projection."""
-
+"""Layers of the published G-DIG code: every third block's down projection; for BLOOM, each first MLP projection."""
 
 _CPU = torch.device("cpu")
 
@@ -27,9 +26,14 @@ _CPU = torch.device("cpu")
 class Layer:
     """A linear layer: y = W x (+ b).
 
-    `width` is J, the columns of its gradient: in_features, and one more with a bias. `input_name` names the input: the
-    first chosen layer that reads the same tensor (gate and up of one MLP; q, k and v), by default the layer itself.
-    `device` is where it computes.
+    Attributes:
+        name: the module's name in the model.
+        module: the module.
+        in_features: I. out_features: O.
+        bias: whether the layer has a bias.
+        input_name: the first chosen layer that reads the same tensor (gate and up of one MLP; q, k and v). Default: the
+            layer itself.
+        device: where the layer computes.
     """
 
     name: str
@@ -46,12 +50,12 @@ class Layer:
 
     @property
     def width(self) -> int:
-        """J: columns of the layer's gradient."""
+        """J: columns of the layer's gradient, in_features and one more for a bias."""
         return self.in_features + self.bias
 
 
 def as_layer(name: str, module: nn.Module) -> Layer | None:
-    """Describe a linear module (nn.Linear and its subclasses, GPT-2's Conv1D), or return None for any other."""
+    """Describe a linear module: nn.Linear and its subclasses, and GPT-2's Conv1D. Return None for any other module."""
     if isinstance(module, nn.Linear):
         return Layer(name, module, module.in_features, module.out_features, module.bias is not None)
     if isinstance(module, Conv1D):
@@ -63,17 +67,17 @@ def as_layer(name: str, module: nn.Module) -> Layer | None:
 def choose_layers(
     model: nn.Module, pattern: str | None, *, head: nn.Module | None, adapter: bool = False, paper: bool = False
 ) -> list[Layer]:
-    """Return the layers whose name `pattern` finds, in the model's order.
+    """Return the layers whose names match `pattern`, in the model's order.
 
     Args:
         model: the model with its submodules.
-        pattern: regular expression, or None for the default of the kind of model.
-        head: the output embedding, which runs on labelled positions only and cannot be a layer.
-        adapter: the model carries LoRA matrices; they are the default.
-        paper: the default is the layers of the published G-DIG code.
+        pattern: regular expression that is searched for in a name; None: the default for this kind of model.
+        head: the output embedding. It runs on labelled positions only, so it cannot be a layer.
+        adapter: whether the model carries LoRA matrices, which then are the default.
+        paper: whether the default is the layers of the published G-DIG code.
 
     Raises:
-        ModelError: when the model has no linear layers, or none matches (the message lists names that exist).
+        ModelError: when the model has no linear layers, or no name matches (the message lists the names).
     """
     linears = [layer for name, module in model.named_modules() if (layer := as_layer(name, module))]
     linears = [layer for layer in linears if layer.module is not head]
@@ -90,9 +94,9 @@ def choose_layers(
 
 
 def share_inputs(layers: list[Layer], trial: Callable[[], object]) -> list[Layer]:
-    """Find the layers that read the same tensor, by running `trial`, a forward pass; name each one's input and device.
+    """Find the layers that read the same tensor, and each layer's device, with a forward pass: `trial`.
 
-    Layers of which only some have a bias do not share: their constant input of 1 is part of it.
+    A layer with a bias and one without do not share an input: the constant input of 1 belongs to it.
     """
     first: dict[tuple[int, bool], str] = {}
     names: dict[str, str] = {}
@@ -103,7 +107,7 @@ def share_inputs(layers: list[Layer], trial: Callable[[], object]) -> list[Layer
         def forward(module: nn.Module, args: tuple, output: torch.Tensor) -> None:
             seen.append(args[0])
             names[layer.name] = first.setdefault((id(args[0]), layer.bias), layer.name)
-            devices[layer.name] = output.device  # its input may come from another one
+            devices[layer.name] = output.device  # the input may be on another device
 
         return forward
 
@@ -120,12 +124,12 @@ def share_inputs(layers: list[Layer], trial: Callable[[], object]) -> list[Layer
 
 
 def _paper_layers(model: nn.Module, linears: list[Layer]) -> list[Layer]:
-    """Layers of the published G-DIG code: first MLP projection of BLOOM, else every third block's down projection."""
+    """The layers of the published G-DIG code (see `PAPER_LLAMA`)."""
     name = PAPER_BLOOM if any(layer.name.endswith(PAPER_BLOOM) for layer in linears) else PAPER_LLAMA
-    found = [layer for layer in linears if layer.name.endswith(name)]
-    if not found:
+    projections = [layer for layer in linears if layer.name.endswith(name)]
+    if not projections:
         raise ModelError(
-            f"preset paper: {type(model).__name__} has neither {PAPER_LLAMA!r} nor {PAPER_BLOOM!r} layers; "
+            f"preset paper: {type(model).__name__}: expected {PAPER_LLAMA!r} or {PAPER_BLOOM!r} layers, found neither; "
             "choose layers with filter_modules"
         )
-    return found if name == PAPER_BLOOM else found[::3]
+    return projections if name == PAPER_BLOOM else projections[::3]

@@ -1,4 +1,4 @@
-"""Batches and the device's memory: how large they may be, and what happens to one that does not fit."""
+"""Batches and the device's memory: how large a batch may be, and how a batch that does not fit is halved."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from gdig.errors import ModelError
 from gdig.model.batches import Batch, make_batches
 from gdig.progress import Progress
 
-T = TypeVar("T")
-Part = TypeVar("Part")
+Result = TypeVar("Result")
+Key = TypeVar("Key")
 
 CPU_TOKENS = 8192
-"""token_batch_size="auto" on the CPU."""
-_TRIALS = (1024, 4096)
-_MOST_TOKENS = 1 << 17  # larger batches are no faster on any GPU we know of
-_SHARE = 0.85  # of the memory, since batches of the same size differ, and so does its fragmentation
+"""The meaning of token_batch_size="auto" on the CPU."""
+_TRIAL_TOKENS = (1024, 4096)
+_MOST_TOKENS = 1 << 17  # larger batches are no faster on any GPU that we know
+_MEMORY_SHARE = 0.85  # batches of one size differ, and so does the fragmentation of the memory
 
 
-class Fitting(Generic[Part]):
-    """Runs batches, in halves where the whole does not fit.
+class BatchRunner(Generic[Key]):
+    """Runs batches, and halves a batch that does not fit the memory.
 
     Args:
-        token_batch_size: tokens, pads included, in the largest batch to try; lowered when one does not fit.
-        device: whose memory it is, for what is said.
-        progress: where to say it.
-        save_memory: called when one example alone does not fit; returns whether it found a way to try again.
+        token_batch_size: tokens, pads included, in the largest batch to try. Lowered when a batch does not fit.
+        device: the device, for messages.
+        progress: for warnings.
+        save_memory: called when one example alone does not fit. Returns whether another try is worth its time.
     """
 
     def __init__(
@@ -46,35 +46,37 @@ class Fitting(Generic[Part]):
         self._progress = progress
         self._save_memory = save_memory
 
-    def each(self, batches: Sequence[Batch], run: Callable[[Batch, set[Part]], T]) -> Iterator[tuple[Batch, T]]:
-        """Run every batch and yield it, or its parts one after another, with what `run` returned.
+    def run(
+        self, batches: Sequence[Batch], function: Callable[[Batch, set[Key]], Result]
+    ) -> Iterator[tuple[Batch, Result]]:
+        """Run `function` on every batch, and yield each batch, or its pieces one after another, with the result.
 
-        `run` gets, beside a batch, a set of its own making: it notes there what it has added to sums over all batches,
-        and passes over what is noted. So what a batch had added before its memory ran out is not added again when it
-        comes in halves.
+        Beside a batch, `function` gets a set. It notes there the keys of the sums that it has added the batch to, and
+        skips the sums whose keys are noted. So a sum that a batch had reached before the memory ran out is not added
+        to twice when the halves of the batch come.
 
         Raises:
             ModelError: when one example alone does not fit.
         """
-        todo: list[tuple[Batch, frozenset[Part]]] = [(batch, frozenset()) for batch in reversed(batches)]
-        while todo:
-            batch, before = todo.pop()
-            noted = set(before)
+        stack: list[tuple[Batch, frozenset[Key]]] = [(batch, frozenset()) for batch in reversed(batches)]
+        while stack:
+            batch, before = stack.pop()
+            added = set(before)
             if batch.input_ids.size <= self.token_batch_size or len(batch.rows) == 1:
                 try:
-                    result = run(batch, noted)
+                    result = function(batch, added)
                 except torch.OutOfMemoryError:
-                    pass  # dealt with below, when the traceback no longer keeps the tensors of the pass
+                    pass  # handled below, where the traceback no longer holds the tensors of the pass
                 else:
                     yield batch, result
                     continue
-                if self._learn(batch):
-                    todo.append((batch, frozenset(noted)))
+                if self._save_or_lower(batch):
+                    stack.append((batch, frozenset(added)))
                     continue
-            todo += [(half, frozenset(noted)) for half in reversed(batch.halves())]
+            stack += [(half, frozenset(added)) for half in reversed(batch.halves())]
 
-    def _learn(self, batch: Batch) -> bool:
-        """Remember that this many tokens do not fit. Returns whether the same batch is worth another try."""
+    def _save_or_lower(self, batch: Batch) -> bool:
+        """After `batch` ran out of memory: save memory and return True, or lower the batch size and return False."""
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
         lines, length = batch.shape
@@ -86,7 +88,7 @@ class Fitting(Generic[Part]):
                 return True
             raise ModelError(
                 f"one example of {length} tokens does not fit the memory of {self._device}; "
-                "lower max_length or choose fewer layers with filter_modules"
+                "lower max_length, or choose fewer layers with filter_modules"
             )
         self.token_batch_size = max(1, batch.input_ids.size // 2)
         self._progress.warn(f"out of memory: token_batch_size lowered to {self.token_batch_size}")
@@ -94,18 +96,19 @@ class Fitting(Generic[Part]):
 
 
 def find_token_batch_size(trial: Callable[[Batch], object], length: int, *, used: Callable[[], int], total: int) -> int:
-    """How many tokens a batch may have, from two trials: memory grows with the tokens in a straight line.
+    """How many tokens a batch may have, from two trials. The memory in use is a linear function of the tokens.
 
     Args:
         trial: passes one batch; may run out of memory.
         length: tokens of a typical example.
-        used: resets and returns the most memory in use since the last call, in bytes. total: what there is.
+        used: returns the most memory in use since the last call, in bytes.
+        total: the device's memory, in bytes.
 
     Returns:
         Tokens in a multiple of 1,024, at least 1,024 and at most 131,072.
     """
     points = []
-    for tokens in _TRIALS:
+    for tokens in _TRIAL_TOKENS:
         try:
             used()
             trial(trial_batch(tokens, length))
@@ -113,15 +116,15 @@ def find_token_batch_size(trial: Callable[[Batch], object], length: int, *, used
         except torch.OutOfMemoryError:
             break
     if len(points) < 2:
-        return _TRIALS[0]
+        return _TRIAL_TOKENS[0]
     (x, low), (y, high) = points
     slope = max(1.0, (high - low) / (y - x))
-    fits = x + int((total * _SHARE - low) / slope)
+    fits = x + int((total * _MEMORY_SHARE - low) / slope)
     return max(1024, min(_MOST_TOKENS, fits // 1024 * 1024))
 
 
 def trial_batch(tokens: int, length: int) -> Batch:
-    """A batch of about that many tokens, in lines of `length`, every position but the first with a loss."""
+    """A batch of about `tokens` tokens, in lines of `length`. Every position but the first has a loss."""
     ids = np.arange(length, dtype=np.int32) % 7 + 1
     return make_batches([Example(ids, ids)] * max(1, tokens // length), tokens)[0]
 
@@ -132,11 +135,11 @@ def typical_length(examples: Sequence[Example]) -> int:
 
 
 def resolve_token_batch_size(
-    asked: int | str, device: torch.device, trial: Callable[[Batch], object], length: int
+    option: int | str, device: torch.device, trial: Callable[[Batch], object], length: int
 ) -> int:
-    """The option's value, or what "auto" means on this device (see `find_token_batch_size`)."""
-    if isinstance(asked, int):
-        return asked
+    """The number of the option token_batch_size; for "auto", what fits the device (see `find_token_batch_size`)."""
+    if isinstance(option, int):
+        return option
     if device.type != "cuda":
         return CPU_TOKENS
 
@@ -151,7 +154,7 @@ def resolve_token_batch_size(
 
 
 def free_memory(device: torch.device) -> int | None:
-    """Bytes that a process may still take on a device; None where that cannot be known."""
+    """Bytes that this process can still take on a device; None where the system does not say."""
     if device.type == "cuda":
         unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + unused

@@ -1,10 +1,9 @@
-"""Adam's moments from a training checkpoint, given to the parameters by name and shape."""
+"""Adam's moments from a training checkpoint, by the names of the parameters."""
 
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,19 +16,25 @@ from transformers.pytorch_utils import Conv1D
 
 from gdig.errors import ModelError
 from gdig.model.layers import Layer
+from gdig.model.optimizer_names import canonical, parameter_names
 from gdig.store.atomic import replacing
 
 FILES = ("optimizer.safetensors", "optimizer.pt", "optimizer.bin")
-"""Names of the file with the optimizer's state in a checkpoint, in the order tried: moments by name (`save_moments`),
-transformers' Trainer, accelerate."""
+"""Names of the file with the optimizer's state in a checkpoint, in the order tried.
 
-_NO_DECAY = re.compile(r"bias|layernorm|rmsnorm|(?:^|\.)norm(?:$|\.)|_norm(?:$|\.)", re.IGNORECASE)
-_WRAPPERS = re.compile(r"^(module\.|_orig_mod\.|base_model\.model\.)+")
+The first has moments by name (`save_moments`), the second is of transformers' Trainer, the third of accelerate.
+"""
 
 
 @dataclass(frozen=True)
 class Moments:
-    """Adam's state of one parameter: first and second moment in its shape, step, and the update's constants."""
+    """Adam's state of one parameter.
+
+    Attributes:
+        m: first moment, in the parameter's shape. v: second moment.
+        step: how many updates there were.
+        betas, eps: constants of the update.
+    """
 
     m: torch.Tensor
     v: torch.Tensor
@@ -38,11 +43,11 @@ class Moments:
     eps: float
 
     def direction(self, g: torch.Tensor) -> torch.Tensor:
-        """Where Adam's next step would go if g were its gradient; g [n, ...] is overwritten.
+        """The direction of Adam's next step for the gradient g [n, ...], which is overwritten.
 
         m' / (sqrt(v') + eps) with m' = (b1 m + (1 - b1) g) / (1 - b1^t), v' = (b2 v + (1 - b2) g^2) / (1 - b2^t),
-        t = step + 1 (arXiv 2402.04333, definition 3.1; arXiv 1412.6980). Weight decay is left out: it is the same for
-        every g.
+        t = step + 1 (arXiv 2402.04333, definition 3.1; arXiv 1412.6980). Weight decay is the same for every g, and is
+        left out.
         """
         (b1, b2), t = self.betas, self.step + 1
         scale1, scale2 = 1 - b1**t, 1 - b2**t
@@ -52,54 +57,49 @@ class Moments:
 
 @dataclass(frozen=True)
 class Adam:
-    """Moments by the name of the parameter, and the learning rate that the state holds."""
+    """Moments by the name of the parameter, and the learning rate in the file."""
 
     file: Path
     moments: dict[str, Moments]
     learning_rate: float
 
     def of_layer(self, layer: Layer, names: Mapping[int, str]) -> Moments | None:
-        """A layer's moments [O, J], its bias in the last column; None when its weight was not trained.
+        """A layer's moments [O, J], with the bias in the last column; None when the layer was not trained.
 
         Args:
-            layer: one of the model's.
-            names: of the model's parameters, by their id.
+            layer: a layer of the model.
+            names: names of the model's parameters, by id().
 
         Raises:
             ModelError: when only one of weight and bias was trained.
         """
-        parts = [layer.module.weight] + ([layer.module.bias] if layer.bias else [])
-        found = [self.moments.get(canonical(names.get(id(part), ""))) for part in parts]
-        kept = [one for one in found if one is not None]
-        if not kept:
+        parameters = [layer.module.weight] + ([layer.module.bias] if layer.bias else [])
+        stored = [self.moments.get(canonical(names.get(id(parameter), ""))) for parameter in parameters]
+        trained = [moments for moments in stored if moments is not None]
+        if not trained:
             return None
-        if len(kept) != len(parts):
+        if len(trained) != len(parameters):
             raise ModelError(f"{self.file}: {layer.name}: has moments of one of weight and bias, expected both or none")
 
-        def join(pick: Callable[[Moments], torch.Tensor]) -> torch.Tensor:
-            weight = pick(kept[0])
+        def join(moment: Callable[[Moments], torch.Tensor]) -> torch.Tensor:
+            weight = moment(trained[0])
             weight = weight.T if isinstance(layer.module, Conv1D) else weight
-            columns = [weight] + [pick(one)[:, None] for one in kept[1:]]
+            columns = [weight] + [moment(bias)[:, None] for bias in trained[1:]]
             return torch.cat(columns, dim=1).to(layer.device, torch.float32).contiguous()
 
-        first = kept[0]
-        return Moments(join(lambda one: one.m), join(lambda one: one.v), first.step, first.betas, first.eps)
-
-
-def canonical(name: str) -> str:
-    """A parameter's name without what wrappers (DDP, torch.compile, PEFT) put before it or into it."""
-    return _WRAPPERS.sub("", name).replace("._orig_mod.", ".").replace(".default.", ".")
+        first = trained[0]
+        return Moments(join(lambda x: x.m), join(lambda x: x.v), first.step, first.betas, first.eps)
 
 
 def read_adam(folder: Path, module: nn.Module) -> Adam:
     """Read the optimizer's state in a checkpoint.
 
-    States by name (`save_moments`, FSDP, a torch optimizer made with named parameters) are taken by name. Those of
-    Trainer and accelerate number the parameters; which names the numbers stand for follows from how these libraries
-    group a model's trained parameters. Either way every shape has to be its parameter's.
+    `save_moments`, FSDP and torch optimizers made with named parameters store states by name. Trainer and accelerate
+    store states by number; the names follow from how these libraries group a model's parameters. In both cases every
+    moment must have its parameter's shape.
 
     Args:
-        folder: the checkpoint's.
+        folder: the checkpoint's directory.
         module: the model that was loaded from it.
 
     Raises:
@@ -108,8 +108,8 @@ def read_adam(folder: Path, module: nn.Module) -> Adam:
     file = next((folder / name for name in FILES if (folder / name).is_file()), None)
     if file is None:
         raise ModelError(
-            f"{folder}: expected the optimizer's state in {', '.join(FILES)}, found none (of a sharded state write the "
-            "moments by name with gdig.model.optimizer.save_moments)"
+            f"{folder}: expected the optimizer's state in {', '.join(FILES)}, found none; if the state is sharded, "
+            "write its moments by name with gdig.model.optimizer.save_moments"
         )
     if file.suffix == ".safetensors":
         state, names, rate = _read_safetensors(file)
@@ -117,18 +117,18 @@ def read_adam(folder: Path, module: nn.Module) -> Adam:
         state, names, rate = _read_torch(file, module)
     shapes = {canonical(name): tuple(p.shape) for name, p in module.named_parameters()}
     moments = {}
-    for name, one in zip(names, state, strict=True):
+    for name, stored in zip(names, state, strict=True):
         if name not in shapes:
             raise ModelError(f"{file}: {name}: the model has no such parameter; the state is of another model")
-        for part, tensor in (("exp_avg", one.m), ("exp_avg_sq", one.v)):
+        for key, tensor in (("exp_avg", stored.m), ("exp_avg_sq", stored.v)):
             if tuple(tensor.shape) != shapes[name]:
                 got, expected = list(tensor.shape), list(shapes[name])
-                raise ModelError(f"{file}: {name}: {part}: expected the parameter's shape {expected}, got {got}")
+                raise ModelError(f"{file}: {name}: {key}: expected the parameter's shape {expected}, got {got}")
             if not bool(torch.isfinite(tensor).all()):
-                raise ModelError(f"{file}: {name}: {part}: expected finite numbers")
-        if bool((one.v < 0).any()):
+                raise ModelError(f"{file}: {name}: {key}: expected finite numbers")
+        if bool((stored.v < 0).any()):
             raise ModelError(f"{file}: {name}: exp_avg_sq: expected numbers >= 0")
-        moments[name] = one
+        moments[name] = stored
     return Adam(file, moments, rate)
 
 
@@ -136,129 +136,73 @@ def save_moments(optimizer: torch.optim.Optimizer, model: nn.Module, path: str |
     """Write the moments of an Adam or AdamW by parameter name, as `optimizer.safetensors` of a checkpoint.
 
     Args:
-        optimizer: of `model`'s parameters, all in one state (not sharded).
-        model: gives the names.
-        path: the file; complete or not written at all.
+        optimizer: the optimizer of all of `model`'s parameters, not sharded.
+        model: the model, which names the parameters.
+        path: the file, which is written completely or not at all.
 
     Raises:
-        ModelError: when a parameter is not the model's or has no moments.
+        ModelError: when a parameter is not of the model, or has no moments.
     """
     names = {id(p): canonical(name) for name, p in model.named_parameters()}
     tensors: dict[str, torch.Tensor] = {}
-    told: dict[str, Any] = {"parameters": {}}
+    description: dict[str, Any] = {"parameters": {}}
     for group in optimizer.param_groups:
-        told.setdefault("learning_rate", float(group["lr"]))
+        description.setdefault("learning_rate", float(group["lr"]))
         for parameter in group["params"]:
             state = optimizer.state.get(parameter, {})
             if id(parameter) not in names:
-                raise ModelError(f"a parameter of shape {list(parameter.shape)} is not among the model's")
+                raise ModelError(f"expected parameters of the model, got another one, of shape {list(parameter.shape)}")
             name = names[id(parameter)]
             if not {"exp_avg", "exp_avg_sq"} <= set(state):
                 raise ModelError(f"{name}: expected Adam's exp_avg and exp_avg_sq, got {sorted(state) or 'no state'}")
-            for part in ("exp_avg", "exp_avg_sq"):
-                tensors[f"{name}.{part}"] = state[part].detach().cpu().contiguous()
+            for key in ("exp_avg", "exp_avg_sq"):
+                tensors[f"{name}.{key}"] = state[key].detach().cpu().contiguous()
             constants = {"step": int(state["step"]), "betas": list(group["betas"]), "eps": group["eps"]}
-            told["parameters"][name] = constants
+            description["parameters"][name] = constants
     with replacing(Path(path)) as temporary:
-        save_file(tensors, temporary, {"adam": json.dumps(told)})
+        save_file(tensors, temporary, {"adam": json.dumps(description)})
 
 
 def _read_safetensors(file: Path) -> tuple[list[Moments], list[str], float]:
     try:
         with safe_open(file, "pt") as opened:
-            told = json.loads((opened.metadata() or {})["adam"])
-            names = list(told["parameters"])
+            description = json.loads((opened.metadata() or {})["adam"])
+            names = list(description["parameters"])
             state = [
                 Moments(
                     opened.get_tensor(f"{name}.exp_avg").float(),
                     opened.get_tensor(f"{name}.exp_avg_sq").float(),
-                    int(one["step"]),
-                    (float(one["betas"][0]), float(one["betas"][1])),
-                    float(one["eps"]),
+                    int(constants["step"]),
+                    (float(constants["betas"][0]), float(constants["betas"][1])),
+                    float(constants["eps"]),
                 )
-                for name, one in told["parameters"].items()
+                for name, constants in description["parameters"].items()
             ]
-            return state, [canonical(name) for name in names], float(told["learning_rate"])
+            return state, [canonical(name) for name in names], float(description["learning_rate"])
     except (OSError, SafetensorError, KeyError, IndexError, TypeError, ValueError) as error:
         raise ModelError(f"{file}: cannot be read as moments by name (see save_moments): {error!r}") from None
 
 
 def _read_torch(file: Path, module: nn.Module) -> tuple[list[Moments], list[str], float]:
-    """Read a state_dict of an optimizer that torch saved; nothing but tensors and plain values is unpickled."""
+    """Read the state_dict of an optimizer that torch saved. Only tensors and plain values are unpickled."""
     try:
-        found = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-        groups, states = found["param_groups"], found["state"]
+        stored = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+        groups, states = stored["param_groups"], stored["state"]
         ids = [list(group["params"]) for group in groups]
-    except Exception as error:  # what the bytes of a damaged file lead to, torch does not say
+    except Exception as error:  # torch does not say which errors a damaged file raises
         text = str(error).partition("\n")[0]
         raise ModelError(f"{file}: cannot be read as the state of a torch optimizer: {text}") from None
-    names = _names(file, groups, ids, states, module)
+    names = parameter_names(file, groups, ids, states, module)
     state = []
-    for group, numbers, called in zip(groups, ids, names, strict=True):
-        for number, name in zip(numbers, called, strict=True):
-            one = states.get(number, {})
-            if not {"exp_avg", "exp_avg_sq"} <= set(one):
+    for group, numbers, group_names in zip(groups, ids, names, strict=True):
+        for number, name in zip(numbers, group_names, strict=True):
+            values = states.get(number, {})
+            if not {"exp_avg", "exp_avg_sq"} <= set(values):
                 raise ModelError(
-                    f"{file}: {name}: expected Adam's exp_avg and exp_avg_sq, got {sorted(one) or 'no state'}"
+                    f"{file}: {name}: expected Adam's exp_avg and exp_avg_sq, got {sorted(values) or 'no state'}"
                 )
-            step, betas, eps = int(one.get("step", 1)), group.get("betas", (0.9, 0.999)), group.get("eps", 1e-8)
-            state.append(Moments(one["exp_avg"].float(), one["exp_avg_sq"].float(), step, tuple(betas), float(eps)))
-    return state, [name for called in names for name in called], float(groups[0].get("lr", 0.0))
-
-
-def _names(
-    file: Path, groups: Sequence[dict], ids: list[list[Any]], states: Mapping[Any, dict], module: nn.Module
-) -> list[list[str]]:
-    """Names of the parameters of each group.
-
-    Raises:
-        ModelError: when they cannot be told.
-    """
-    if all(isinstance(number, str) for numbers in ids for number in numbers):
-        return [[canonical(number) for number in numbers] for numbers in ids]
-    if all("param_names" in group for group in groups):
-        return [[canonical(name) for name in group["param_names"]] for group in groups]
-    shapes = [[tuple(states.get(n, {}).get("exp_avg", torch.empty(0)).shape) for n in numbers] for numbers in ids]
-    nearest = ""
-    # Rules that both fit say the same: where they differ, one has a matrix for what is a vector to the other.
-    for rule, parts in _groupings(module):
-        while len(parts) > len(ids) and not parts[-1]:
-            parts = parts[:-1]
-        if [len(part) for part in parts] != [len(numbers) for numbers in ids]:
-            continue
-        wrong = [
-            (name, list(shape), list(p.shape))
-            for part, called in zip(shapes, parts, strict=True)
-            for shape, (name, p) in zip(part, called, strict=True)
-            if shape != tuple(p.shape)
-        ]
-        if wrong:
-            name, got, expected = wrong[0]
-            nearest = f"; grouped {rule}, {name} would have moments of shape {got}, its own is {expected}"
-            continue
-        return [[canonical(name) for name, _ in part] for part in parts]
-    sizes = ", ".join(str(len(numbers)) for numbers in ids)
-    raise ModelError(
-        f"{file}: numbers its parameters (groups of {sizes}), and they do not fit this model{nearest}. If it is this "
-        "model's, write its moments by name with gdig.model.optimizer.save_moments"
-    )
-
-
-def _groupings(module: nn.Module) -> Iterator[tuple[str, list[list[tuple[str, nn.Parameter]]]]]:
-    """How libraries group the parameters that were trained: an adapter's, where there is one, else all."""
-    every = list(module.named_parameters())
-    adapter = [(name, p) for name, p in every if "lora_" in name or ".modules_to_save." in name]
-    trained = adapter or every
-    normed = {
-        f"{where}.{name}" if where else name
-        for where, part in module.named_modules()
-        if isinstance(part, nn.LayerNorm)
-        for name, _ in part.named_parameters(recurse=False)
-    }
-
-    def split(decays: Callable[[str, nn.Parameter], bool]) -> list[list[tuple[str, nn.Parameter]]]:
-        return [[x for x in trained if decays(*x)], [x for x in trained if not decays(*x)]]
-
-    yield "as Trainer does", split(lambda name, _: name not in normed and not _NO_DECAY.search(name))
-    yield "by number of dimensions", split(lambda _, p: p.dim() >= 2)
-    yield "all in one", [trained]
+            step, betas, eps = int(values.get("step", 1)), group.get("betas", (0.9, 0.999)), group.get("eps", 1e-8)
+            state.append(
+                Moments(values["exp_avg"].float(), values["exp_avg_sq"].float(), step, tuple(betas), float(eps))
+            )
+    return state, [name for group_names in names for name in group_names], float(groups[0].get("lr", 0.0))

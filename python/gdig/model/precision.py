@@ -1,4 +1,4 @@
-"""How float32 products are computed, for the time of a pass."""
+"""The numbers that a model computes with."""
 
 from __future__ import annotations
 
@@ -8,9 +8,16 @@ from contextlib import contextmanager
 import torch
 
 
+def resolve_dtype(precision: str, device: torch.device) -> torch.dtype:
+    """Return the torch dtype of the option `precision` on `device`."""
+    if precision == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16}[precision]
+
+
 @contextmanager
 def float32_products(precision: str) -> Iterator[None]:
-    """Set torch's float32 matmul precision ("highest", "high", "medium") within the block, and put it back after."""
+    """Set torch's float32 matmul precision ("highest", "high", "medium") in the block, and restore it after."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision(precision)
     try:

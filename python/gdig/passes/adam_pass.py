@@ -15,15 +15,14 @@ from gdig.errors import ModelError
 from gdig.influence.curvature import with_ones
 from gdig.model.batches import make_batches
 from gdig.model.capture import GradientPass
+from gdig.model.causal_model import Model
 from gdig.model.layers import Layer
-from gdig.model.load import Model
 from gdig.model.optimizer import Adam, Moments
 from gdig.model.precision import float32_products
 from gdig.ops import Segments
-from gdig.passes.row_pass import Add, RowPass
+from gdig.passes.row_pass import Add, first_batch_size, sum_dtype
 from gdig.passes.sketch import make_projection
 from gdig.philox import rademacher, stream_key
-from gdig.progress import Progress
 
 _ENTRIES = 1 << 25
 """Entries of the gradients that are in memory at once, one matrix an example: a row's direction is not linear in its
@@ -72,8 +71,8 @@ def trained_layers(model: Model, adam: Adam) -> tuple[Model, list[Moments]]:
     return replace(model, layers=[layer for layer, _ in kept]), [moments for _, moments in kept]
 
 
-class TrainedPass(RowPass):
-    """Computes shards of a checkpoint: cosines in the place of the influence, and a sketch of unit length.
+class AdamFeatures:
+    """Cosines of a checkpoint's Adam directions with the seeds' gradients, and a sketch of unit length.
 
     The train feature of a row is Adam's direction for its gradient, the validation feature of a seed its plain
     gradient. Inner products are those of two-sided Rademacher projections (exact for a side of at most feature_side),
@@ -85,15 +84,19 @@ class TrainedPass(RowPass):
         moments: of these layers.
         seeds: the validation examples.
         config: options of the pass.
-        progress: for warnings.
+
+    Attributes:
+        seed_sketches: of the seeds' gradients over their lengths, float32 [S, dim].
+        scale: of the sketches, which brings their entries to about 1, as float16 likes them.
     """
 
-    def __init__(
-        self, model: Model, moments: Sequence[Moments], seeds: Sequence[Example], config: Config, progress: Progress
-    ) -> None:
-        super().__init__(model, config, progress, len(seeds), width=len(seeds) + 1)
-        c = config
-        self.scale = 2.0 ** round(math.log2(math.sqrt(c.projection_dim)))  # entries of about 1, as float16 likes them
+    name = "cosine"
+
+    def __init__(self, model: Model, moments: Sequence[Moments], seeds: Sequence[Example], config: Config) -> None:
+        self._model, self._config, c = model, config, config
+        self.columns, self.width = len(seeds), len(seeds) + 1  # the last column is the squared length
+        self.scale = 2.0 ** round(math.log2(math.sqrt(c.projection_dim)))
+        self._dtype = sum_dtype(model)
         self._moments = list(moments)
         self._sides = [_Sides.make(layer, c.feature_side, c.projection_seed, self._dtype) for layer in model.layers]
         self._sketches = [
@@ -101,32 +104,35 @@ class TrainedPass(RowPass):
             for layer in model.layers
         ]
         self._columns = [
-            (one.columns.argsort(stable=True), one.columns.bincount(minlength=c.projection_dim))
-            for one in self._sketches
+            (projection.columns.argsort(stable=True), projection.columns.bincount(minlength=c.projection_dim))
+            for projection in self._sketches
         ]
         self.seed_sketches, self._seeds = self._validation(seeds)
 
-    def _begin(self, examples: Segments) -> Add:
-        def add(index: int, a: torch.Tensor, d: torch.Tensor, influence: torch.Tensor, sketch: torch.Tensor) -> None:
+    def begin(self, examples: Segments) -> Add:
+        """Begin a batch."""
+
+        def add(index: int, a: torch.Tensor, d: torch.Tensor, sums: torch.Tensor, sketch: torch.Tensor) -> None:
             for lines, g in self._gradients_of(index, a, d, examples):
                 gamma = self._moments[index].direction(g)
-                influence[lines, -1] += gamma.flatten(1).square().sum(1)
-                influence[lines, :-1] += self._sides[index].apply(gamma) @ self._seeds[index]
+                sums[lines, -1] += gamma.flatten(1).square().sum(1)
+                sums[lines, :-1] += self._sides[index].apply(gamma) @ self._seeds[index]
                 self._add_sketch(index, gamma, sketch[lines])
 
         return add
 
-    def _end(self, influence: torch.Tensor, sketch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        length = influence[:, -1:].sqrt()
+    def end(self, sums: torch.Tensor, sketch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Divide the inner products and the sketch by the length."""
+        length = sums[:, -1:].sqrt()
         length = torch.where(length == 0, 1.0, length)
-        return influence[:, :-1] / length, sketch / length
+        return sums[:, :-1] / length, sketch / length
 
     def _gradients_of(
         self, index: int, a: torch.Tensor, d: torch.Tensor, examples: Segments
     ) -> Iterator[tuple[slice, torch.Tensor]]:
         """Yield (lines, their gradients [n, O, J] of a layer), a few at a time. Lines are of one length, pads with
         d = 0."""
-        layer, lines = self.model.layers[index], len(examples)
+        layer, lines = self._model.layers[index], len(examples)
         a = with_ones(a.to(self._dtype), layer.width).view(lines, -1, layer.width)
         d = d.to(self._dtype).view(lines, -1, layer.out_features)
         step = max(1, _ENTRIES // (layer.out_features * layer.width))
@@ -144,32 +150,32 @@ class TrainedPass(RowPass):
     def _validation(self, seeds: Sequence[Example]) -> tuple[np.ndarray, list[torch.Tensor]]:
         """The seeds' sketches over their gradients' lengths, float32 [S, dim], and for each layer their projected
         gradients over these lengths, [K, S]."""
-        model, n = self.model, len(seeds)
+        model, n = self._model, len(seeds)
         features: list[list[torch.Tensor]] = [[torch.empty(0)] * n for _ in model.layers]
         square = torch.zeros(n, dtype=torch.float64)
-        sketch = torch.zeros(n, self.config.projection_dim, dtype=self._dtype)
-        gradients = GradientPass(model, self.config.loss_reduction)
-        for batch in make_batches(seeds, self.fitting.token_batch_size, window=model.window):
+        sketch = torch.zeros(n, self._config.projection_dim, dtype=self._dtype)
+        gradients = GradientPass(model, self._config.loss_reduction)
+        for batch in make_batches(seeds, first_batch_size(self._config), window=model.window):
             examples, rows = batch.segments, batch.rows
 
             def sink(
                 index: int,
                 a: torch.Tensor,
                 d: torch.Tensor,
-                keep: torch.Tensor,
+                mask: torch.Tensor,
                 examples: Segments = examples,
                 rows: np.ndarray = rows,
             ) -> None:
                 for lines, g in self._gradients_of(index, a, d, examples):
                     places = rows[lines]
                     square[places] += g.flatten(1).square().sum(1, dtype=torch.float64).cpu()
-                    part = torch.zeros(len(places), self.config.projection_dim, dtype=self._dtype, device=g.device)
+                    part = torch.zeros(len(places), self._config.projection_dim, dtype=self._dtype, device=g.device)
                     self._add_sketch(index, g, part)
                     sketch[places] += part.cpu()
                     for place, feature in zip(places.tolist(), self._sides[index].apply(g), strict=True):
                         features[index][place] = feature
 
-            with float32_products(self.config.matmul_precision):
+            with float32_products(self._config.matmul_precision):
                 losses = gradients.run(batch, sink).cpu().numpy()
             if not np.isfinite(losses).all():
                 bad = int(rows[np.flatnonzero(~np.isfinite(losses))[0]])

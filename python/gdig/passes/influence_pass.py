@@ -13,55 +13,64 @@ from gdig.data.tokens import Example
 from gdig.influence.curvature import Factors
 from gdig.influence.layer_scores import make_scorers
 from gdig.influence.seed_factors import SeedFactors
-from gdig.model.load import Model
+from gdig.model.causal_model import Model
 from gdig.ops import Segments
-from gdig.passes.row_pass import Add, RowPass
+from gdig.passes.row_pass import Add, RowPass, sum_dtype
 from gdig.passes.sketch import Sketchers
 from gdig.progress import Progress
 
 
-class Sweeper(RowPass):
-    """Computes shards of the sweep: influence on every seed, and the sketch.
+class InfluenceFeatures:
+    """Influence on every seed, and the sketch.
 
     Args:
         model: frozen, with its layers.
         seeds: the layers' seed factors.
         config: options of the pass.
-        progress: for warnings.
-        scale: multiplies every sketch, a power of two that brings float16 to the middle of its range (`sketch_scale`).
         factors: of the curvature, needed for sketch_space "fisher".
     """
 
-    def __init__(
-        self,
-        model: Model,
-        seeds: Sequence[SeedFactors],
-        config: Config,
-        progress: Progress,
-        scale: float = 1.0,
-        factors: Iterable[Factors] | None = None,
-    ) -> None:
-        super().__init__(model, config, progress, len(seeds[0].column_offsets) - 1)
-        self.scale = scale
-        self._scorers = make_scorers(seeds)
-        self._sketchers = Sketchers(model, config, self._dtype, factors)
+    name = "influence"
 
-    def _begin(self, examples: Segments) -> Add:
+    def __init__(
+        self, model: Model, seeds: Sequence[SeedFactors], config: Config, factors: Iterable[Factors] | None = None
+    ) -> None:
+        self.columns = self.width = len(seeds[0].column_offsets) - 1
+        self._scorers = make_scorers(seeds)
+        self._sketchers = Sketchers(model, config, sum_dtype(model), factors)
+
+    def begin(self, examples: Segments) -> Add:
+        """Begin a batch."""
         add_sketch = self._sketchers.begin(examples)
 
-        def add(index: int, a: torch.Tensor, d: torch.Tensor, influence: torch.Tensor, sketch: torch.Tensor) -> None:
-            self._scorers[index].add(a, d, examples, influence)
+        def add(index: int, a: torch.Tensor, d: torch.Tensor, sums: torch.Tensor, sketch: torch.Tensor) -> None:
+            self._scorers[index].add(a, d, examples, sums)
             add_sketch(index, a, d, sketch)
 
         return add
 
+    def end(self, sums: torch.Tensor, sketch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return both as they are: the sums are the influence."""
+        return sums, sketch
 
-def sketch_scale(sweeper: Sweeper, probe: Sequence[Example]) -> float:
+
+def make_influence_pass(
+    model: Model,
+    seeds: Sequence[SeedFactors],
+    config: Config,
+    progress: Progress,
+    factors: Iterable[Factors] | None = None,
+) -> RowPass:
+    """Make the pass of the sweep. Arguments: those of :class:`InfluenceFeatures`, and where to show warnings."""
+    return RowPass(model, InfluenceFeatures(model, seeds, config, factors), config, progress)
+
+
+def sketch_scale(rows: RowPass, probe: Sequence[Example]) -> float:
     """The power of two that brings the median row of `probe` to a root mean square of about 1 an entry.
 
     float16 then has 2^16 of room above and 2^14 below before it loses precision. k-means does not see the scale.
     """
-    _, sketch, loss = sweeper.compute(probe)
+    _, sketch, loss = rows.compute(probe)
     norms = np.linalg.norm(sketch[np.isfinite(loss)].astype(np.float64), axis=1)
     norms = norms[np.isfinite(norms) & (norms > 0)]
     if not len(norms):

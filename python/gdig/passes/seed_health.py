@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
 
 import numpy as np
 
+from gdig.run.record import SeedHealth
+from gdig.store.gather import gather
 from gdig.store.sketches import SketchStore
 
 LEAST_RELIABILITY = 0.5
@@ -16,30 +17,10 @@ _GOOD_RELIABILITY = 0.8
 _ROWS = 4096
 
 
-@dataclass(frozen=True)
-class SeedHealth:
-    """What the sampled rows say of the seeds.
-
-    rows: valid rows looked at. reliability: Cronbach's alpha of the votes (for votes, the formula 20 of Kuder and
-    Richardson 1937): the share of the variance of agreement that another draw of as many like seeds would show again;
-    NaN where nothing varies. seed_loss: mean loss of the seeds, and seed_loss_error its standard error; pool_loss:
-    median loss of the rows.
-    """
-
-    rows: int
-    reliability: float
-    seed_loss: float
-    seed_loss_error: float
-    pool_loss: float
-
-    def facts(self) -> dict[str, float | None]:
-        """For run.json, which knows no NaN."""
-        return {name: value if math.isfinite(value) else None for name, value in asdict(self).items()}
-
-    def seeds_wanted(self, n_seeds: int) -> int:
-        """Seeds of the same kind that would give a reliability of 0.8 (Spearman 1910, Brown 1910)."""
-        good, r = _GOOD_RELIABILITY, self.reliability
-        return math.ceil(n_seeds * good / (1 - good) * (1 - r) / r - 1e-9) if r > 0 else -1
+def seeds_wanted(health: SeedHealth, n_seeds: int) -> int:
+    """Seeds of the same kind that would give a reliability of 0.8 (Spearman 1910, Brown 1910); -1 if none would."""
+    good, r = _GOOD_RELIABILITY, health.reliability
+    return math.ceil(n_seeds * good / (1 - good) * (1 - r) / r - 1e-9) if r > 0 else -1
 
 
 def look_at_seeds(store: SketchStore, losses: Sequence[float]) -> SeedHealth:
@@ -84,7 +65,7 @@ def warn_of_seeds(
     """
     found, n_seeds = [], len(losses)
     if health.reliability < LEAST_RELIABILITY:
-        wanted = health.seeds_wanted(n_seeds)
+        wanted = seeds_wanted(health, n_seeds)
         advice = f"about {wanted} of the same kind would repeat 80 %" if wanted > 0 else "they agree on nothing"
         found.append(
             f"the seeds differ on what helps them: another {n_seeds} like them would repeat "
@@ -106,10 +87,5 @@ def _sample(store: SketchStore) -> tuple[np.ndarray, np.ndarray]:
     """Influence [n, S] and loss [n] of the valid ones among evenly spread rows, read where they stand."""
     n = store.shard_range(store.shards[-1])[1]
     rows = np.unique(np.linspace(0, n - 1, min(_ROWS, n)).round().astype(np.int64))
-    influence, loss = [], []
-    for shard in np.unique(rows // store.rows_per_shard).tolist():
-        mine = rows[rows // store.rows_per_shard == shard] - shard * store.rows_per_shard
-        mine = mine[store.tensor(shard, "valid")[mine] != 0]
-        influence.append(np.array(store.tensor(shard, "influence")[mine]))
-        loss.append(np.array(store.tensor(shard, "loss")[mine]))
-    return np.concatenate(influence), np.concatenate(loss)
+    rows = rows[gather(store, "valid", rows) != 0]
+    return gather(store, "influence", rows), gather(store, "loss", rows)

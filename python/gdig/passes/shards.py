@@ -33,10 +33,10 @@ def write_missing(
     ranks, n, step = work.ranks, len(work.candidates), store.rows_per_shard
     spans = [(shard * step, min(n, (shard + 1) * step)) for shard in missing]
     workers = resolve_workers(work.config, rows.model.device, len(spans))
-    feed = Feed(work, spans, rows.fitting.token_batch_size, workers)
+    feed = Feed(work, spans, rows.batch_runner.token_batch_size, workers)
     done = n - sum(stop - start for start, stop in spans)
     with work.progress.stage(title, n, done=done) as shown:
-        bar = ranks.shared(shown)
+        bar = ranks.shared_bar(shown)
         # Written behind the next shard's pass; leaving the block waits for what is not written yet.
         with Background() as writer:
             for number, encoded in feed.over(ranks.claim(len(missing))):
@@ -48,7 +48,7 @@ def write_missing(
 
 def open_or_create(path: Path, work: Workspace) -> SketchStore:
     """The store of a pass, empty if there was none."""
-    if (path / "store.json").is_file():
+    if SketchStore.exists(path):
         return SketchStore.open(path)
     c = work.config
     return SketchStore.create(path, c.projection_dim, dtype=c.sketch_dtype, rows_per_shard=c.rows_per_shard)

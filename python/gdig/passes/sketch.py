@@ -13,8 +13,8 @@ import torch
 from gdig import ops
 from gdig.config.config import Config
 from gdig.influence.curvature import Factors
+from gdig.model.causal_model import Model
 from gdig.model.layers import Layer
-from gdig.model.load import Model
 from gdig.ops import Segments
 from gdig.passes.whitening import inverse_roots
 from gdig.philox import rademacher, sparse_map, stream_key

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 
 from gdig.influence.fit import read_curvature, read_seed_factors
 from gdig.passes.duplicates import count_duplicates
-from gdig.passes.influence_pass import Sweeper, sketch_scale
+from gdig.passes.influence_pass import make_influence_pass, sketch_scale
 from gdig.passes.seed_health import look_at_seeds, warn_of_seeds
 from gdig.passes.shards import in_part, open_or_create, write_missing
+from gdig.run.record import RowCounts
 from gdig.run.session import Workspace
 from gdig.store.sketches import SketchStore
 from gdig.store.tensor_file import write_tensors
@@ -20,16 +22,15 @@ def sweep_stage(work: Workspace) -> bool:
     """Write the shards of the sweep that are missing, or those of them that `sweep_part` names; when all are there,
     count what the pool turned out to hold. Returns whether all are there."""
     config, run, n = work.config, work.run, len(work.candidates)
-    store = open_or_create(run.path / "sweep", work)
+    store = open_or_create(work.layout.sweep, work)
     missing = [shard for shard in store.missing(n) if in_part(shard, config.sweep_part)]
     if missing:
-        run.record("sweep", rows=n)
-        known = run.stage("sweep")
-        arguments = {
+        run.update("sweep", rows=n)
+        arguments: dict[str, Any] = {
             "missing": missing,
-            "dtype": run.stage("fit")["dtype"],
-            "scale": known.get("scale"),
-            "token_batch_size": known.get("token_batch_size"),
+            "dtype": run.fit.dtype,
+            "scale": run.sweep.scale,
+            "token_batch_size": run.sweep.token_batch_size,
         }
         work.ranks.task("sweep", **arguments)
         sweep_shards(work, **arguments)
@@ -40,13 +41,15 @@ def sweep_stage(work: Workspace) -> bool:
             f"sweep: {whole - len(left)} of {whole} shards are there; gdig merge adds those of other parts"
         )
         return False
-    store = SketchStore.open(run.path / "sweep")
+    store = SketchStore.open(work.layout.sweep)
     counts = count_rows(store, work)
-    losses = run.stage("fit")["seeds"]["losses"]
+    assert run.fit.seeds is not None  # the fit is done
+    losses = run.fit.seeds.losses
     health = look_at_seeds(store, losses)
     warnings = warn_of_seeds(health, losses, config.loss_reduction, lambda seed: work.seed_corpus.where(seed))
-    run.record("sweep", **counts, seeds=health.facts(), warnings=warnings)
-    work.progress.say("sweep: " + ", ".join(f"{value:,} {name.replace('_', ' ')}" for name, value in counts.items()))
+    run.update("sweep", counts=counts, seed_health=health, warnings=tuple(warnings))
+    figures = asdict(counts).items()
+    work.progress.say("sweep: " + ", ".join(f"{value:,} {name.replace('_', ' ')}" for name, value in figures))
     for warning in warnings:
         work.progress.warn(warning)
     return True
@@ -66,32 +69,26 @@ def sweep_shards(
     """
     ranks, config = work.ranks, work.config
     factors = read_curvature(work) if config.sketch_space == "fisher" else None
-    sweeper = Sweeper(work.model, read_seed_factors(work, dtype), config, work.progress, factors=factors)
+    rows = make_influence_pass(work.model, read_seed_factors(work, dtype), config, work.progress, factors)
     if scale is None or token_batch_size is None:
         if ranks.main:
             probe = work.sample("probe", config.probe_rows)[0]
-            token_batch_size = sweeper.find_batch_size(probe)
-            scale = sketch_scale(sweeper, probe)
-            work.run.record("sweep", scale=scale, token_batch_size=token_batch_size)
+            token_batch_size = rows.find_batch_size(probe)
+            scale = sketch_scale(rows, probe)
+            work.run.update("sweep", scale=scale, token_batch_size=token_batch_size)
         scale, token_batch_size = ranks.gather([scale, token_batch_size])[0]
-    sweeper.scale = scale
+    rows.scale = scale
     if config.token_batch_size == "auto":  # the same in every start and rank, so that the bits are
-        sweeper.fitting.token_batch_size = token_batch_size
-    if ranks.main and not (file := seed_features_file(work.path)).exists():
-        _, sketch, _ = sweeper.compute(work.seed_examples)
+        rows.batch_runner.token_batch_size = token_batch_size
+    if ranks.main and not (file := work.layout.seed_sketches).exists():
+        _, sketch, _ = rows.compute(work.seed_examples)
         write_tensors(file, {"sketch": sketch * scale})
-    store = SketchStore.open(work.path / "sweep")
-    write_missing(work, sweeper, store, missing, "sweep")
+    store = SketchStore.open(work.layout.sweep)
+    write_missing(work, rows, store, missing, "sweep")
 
 
-def seed_features_file(run_path: Path) -> Path:
-    """The seeds' own sketches, of the same projections and scale as the pool's: tensor `sketch` float32 [S, dim]."""
-    return run_path / "features" / "seeds.safetensors"
-
-
-def count_rows(store: SketchStore, work: Workspace) -> dict[str, int]:
-    """Count, over a finished sweep: rows, tokens, rows not usable, rows with a loss or gradient that is not finite,
-    rows cut to the window, rows that repeat an earlier row, rows equal to a seed."""
+def count_rows(store: SketchStore, work: Workspace) -> RowCounts:
+    """Count what a finished sweep holds."""
     counts = dict.fromkeys(("rows", "tokens", "not_usable", "not_finite", "cut"), 0)
     for shard in range(store.n_shards):
         tokens, valid = store.tensor(shard, "tokens"), store.tensor(shard, "valid")
@@ -101,4 +98,4 @@ def count_rows(store: SketchStore, work: Workspace) -> dict[str, int]:
         counts["not_finite"] += int(((valid == 0) & (tokens > 0)).sum())
         counts["cut"] += int((store.tensor(shard, "cut") > 0).sum())
     repeated, equal = count_duplicates(store, [seed.hash for seed in work.seed_examples])
-    return {**counts, "repeat_another": repeated, "equal_to_a_seed": equal}
+    return RowCounts(**counts, repeat_another=repeated, equal_to_a_seed=equal)

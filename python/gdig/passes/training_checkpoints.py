@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import asdict, replace
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,10 @@ from gdig.data.fingerprint import fingerprint_file, fingerprint_paths
 from gdig.errors import ConfigError, GdigError, ModelError
 from gdig.model.load import load_model
 from gdig.model.optimizer import FILES, read_adam
-from gdig.passes.adam_pass import TrainedPass, trained_layers
+from gdig.passes.adam_pass import AdamFeatures, trained_layers
+from gdig.passes.row_pass import RowPass
 from gdig.passes.shards import in_part, open_or_create, write_missing
+from gdig.run.record import CheckpointRecord
 from gdig.run.session import Workspace
 from gdig.store.sketches import SketchStore
 from gdig.store.tensor_file import write_tensors
@@ -32,30 +35,32 @@ def checkpoints_stage(work: Workspace) -> bool:
         raise
     complete = True
     for number, (path, key) in enumerate(zip(config.checkpoints, keys, strict=True), 1):
-        known = run.stage("sweep").get("checkpoints", {}).get(key, {})
-        store = open_or_create(folder(work.path, key) / "shards", work)
+        record = run.sweep.checkpoints.get(key)
+        store = open_or_create(work.layout.checkpoint(key).shards, work)
         missing = [shard for shard in store.missing(n) if in_part(shard, config.sweep_part)]
         if missing:
             title = f"checkpoint {number} of {len(keys)}"
-            arguments = {"key": key, "path": path, "missing": missing, "title": title, "facts": known}
+            facts = asdict(record) if record else None
+            arguments: dict[str, Any] = {"key": key, "path": path, "missing": missing, "title": title, "facts": facts}
             work.ranks.task("checkpoint", **arguments)
             try:
-                known = checkpoint_shards(work, **arguments)
+                record = checkpoint_shards(work, **arguments)
             except GdigError:
                 if not store.n_shards:  # it cannot be swept: the run does not go on asking for it
-                    shutil.rmtree(folder(work.path, key))
+                    shutil.rmtree(work.layout.checkpoint(key).path)
                     _remember_swept(work)
                 raise
         done = not store.missing(n)
-        _record(work, key, **{**known, "state": "done" if done else "running"})
+        assert record is not None  # no shard is there without it
+        _record(work, key, replace(record, state="done" if done else "running"))
         complete &= done
-    run.record("sweep", checkpoint_order=keys)
+    run.update("sweep", checkpoint_order=tuple(keys))
     return complete
 
 
 def checkpoint_shards(
-    work: Workspace, key: str, path: str, missing: list[int], title: str, facts: dict[str, Any]
-) -> dict[str, Any]:
+    work: Workspace, key: str, path: str, missing: list[int], title: str, facts: dict[str, Any] | None
+) -> CheckpointRecord:
     """Write shards of a checkpoint: every rank is here with the same arguments.
 
     Args:
@@ -64,10 +69,10 @@ def checkpoint_shards(
         path: the checkpoint.
         missing: shards to write.
         title: what the bar is called.
-        facts: what an earlier start has found; {} to have rank 0 find it.
+        facts: fields of the CheckpointRecord of an earlier start; None to have rank 0 find them.
 
     Returns:
-        The facts: path, learning_rate, step, layers, token_batch_size.
+        The record of the checkpoint.
     """
     ranks, config = work.ranks, work.config
     work.forget_model()
@@ -80,38 +85,31 @@ def checkpoint_shards(
         )
     adam = read_adam(Path(path), model.module)
     model, moments = trained_layers(model, adam)
-    rows = TrainedPass(model, moments, work.seed_examples, config, work.progress)
-    if not facts:
+    features = AdamFeatures(model, moments, work.seed_examples, config)
+    rows = RowPass(model, features, config, work.progress, features.scale)
+    if facts is None:
         if ranks.main:
-            facts = {
-                "path": path,
-                "learning_rate": learning_rate(Path(path), adam.learning_rate),
-                "step": moments[0].step,
-                "layers": len(moments),
-                "token_batch_size": rows.find_batch_size(work.sample("probe", config.probe_rows)[0]),
-            }
-            _record(work, key, **facts)
+            record = CheckpointRecord(
+                path=path,
+                learning_rate=learning_rate(Path(path), adam.learning_rate),
+                step=moments[0].step,
+                layers=len(moments),
+                token_batch_size=rows.find_batch_size(work.sample("probe", config.probe_rows)[0]),
+            )
+            _record(work, key, record)
+            facts = asdict(record)
         facts = ranks.gather(facts)[0]
-    if ranks.main and not (file := seeds_file(work.path, key)).exists():  # facts may be of a start that was killed
-        write_tensors(file, {"sketch": rows.seed_sketches * rows.scale})
+    record = CheckpointRecord(**facts)
+    paths = work.layout.checkpoint(key)
+    if ranks.main and not (file := paths.seed_sketches).exists():  # facts may be of a start that was killed
+        write_tensors(file, {"sketch": features.seed_sketches * features.scale})
     if config.token_batch_size == "auto":  # the same in every start and rank, so that the bits are
-        rows.fitting.token_batch_size = facts["token_batch_size"]
+        rows.batch_runner.token_batch_size = record.token_batch_size
     work.progress.say(
-        f"{title}: {path}, step {facts['step']}, learning rate {facts['learning_rate']:.3g}, {facts['layers']} layers"
+        f"{title}: {path}, step {record.step}, learning rate {record.learning_rate:.3g}, {record.layers} layers"
     )
-    store = SketchStore.open(folder(work.path, key) / "shards")
-    write_missing(work, rows, store, missing, title, quiet=True)
-    return facts
-
-
-def folder(run_path: Path, key: str) -> Path:
-    """Where a checkpoint's shards lie, and its seeds' sketches."""
-    return run_path / "checkpoints" / key
-
-
-def seeds_file(run_path: Path, key: str) -> Path:
-    """The seeds' sketches by a checkpoint: tensor `sketch` float32 [S, dim]."""
-    return folder(run_path, key) / "seeds.safetensors"
+    write_missing(work, rows, SketchStore.open(paths.shards), missing, title, quiet=True)
+    return record
 
 
 def checkpoint_key(work: Workspace, name: str) -> str:
@@ -122,8 +120,8 @@ def checkpoint_key(work: Workspace, name: str) -> str:
     """
     path = Path(name)
     if not path.is_dir():
-        for key, facts in work.run.stage("sweep").get("checkpoints", {}).items():
-            if facts["path"] == name and facts.get("state") == "done":  # a training run keeps its last ones only
+        for key, record in work.run.sweep.checkpoints.items():
+            if record.path == name and record.state == "done":  # a training run keeps its last ones only
                 return key
         raise ConfigError(f"checkpoints: expected a directory with a model and its optimizer's state, got {path}")
     state = next((path / name for name in FILES if (path / name).is_file()), None)
@@ -154,12 +152,9 @@ def learning_rate(path: Path, last: float) -> float:
 
 def _remember_swept(work: Workspace) -> None:
     """Let a start without the option `checkpoints` ask for those last swept."""
-    known = work.run.stage("sweep")
-    paths = [known["checkpoints"][key]["path"] for key in known.get("checkpoint_order", ())]
-    work.run.remember(checkpoints=paths)
+    sweep = work.run.sweep
+    work.run.remember(checkpoints=[sweep.checkpoints[key].path for key in sweep.checkpoint_order])
 
 
-def _record(work: Workspace, key: str, **facts: Any) -> None:
-    every = {**work.run.stage("sweep").get("checkpoints", {})}
-    every[key] = {**every.get(key, {}), **facts}
-    work.run.record("sweep", checkpoints=every)
+def _record(work: Workspace, key: str, record: CheckpointRecord) -> None:
+    work.run.update("sweep", checkpoints={**work.run.sweep.checkpoints, key: record})

@@ -1,44 +1,54 @@
-"""The run directory: what a run was asked, what it read, and how far it is (run.json)."""
+"""The life of a run directory: opened and locked, compared with what is asked, and written stage by stage."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import platform
 import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from gdig.config.config import Config
 from gdig.config.options import STAGE_GROUPS, STAGES
-from gdig.errors import RunError
+from gdig.errors import ConfigError, RunError
 from gdig.progress import Progress
+from gdig.run.layout import RunLayout
 from gdig.run.lock import lock
-from gdig.store.atomic import replacing
-
-FORMAT = 1
-"""Version of the run directory's layout."""
+from gdig.run.record import (
+    STAGE_TYPES,
+    ClusterRecord,
+    FitRecord,
+    RunRecord,
+    SelectRecord,
+    StageRecord,
+    State,
+    SweepRecord,
+    read_record,
+    write_record,
+)
 
 _LAST_RANKS_S = 60
-"""So long the ranks of an earlier start may take to end, in seconds."""
+"""How long the ranks of an earlier start may take to end, in seconds."""
 
-_DIRECTORIES = {
-    "fit": ("curvature", "seeds"),
-    "sweep": ("sweep", "features", "checkpoints", "score_net"),
-    "cluster": ("clusters",),
-    "select": (),
-}
-# What is recorded of a stage before it has kept any result.
-_NOTHING_KEPT = {"config", "seconds", "state"}
 # Compared by content, not by name: moving a pool does not change it.
 _BY_CONTENT = ("model", "candidates", "seeds", "tokenizer")
-# What names a checkpoint's folder (gdig.passes.training_checkpoints): another one stands beside it.
+# What names a training checkpoint's folder (gdig.passes.training_checkpoints): another checkpoint stands beside it.
 _BY_FOLDER = ("checkpoints", "feature_side")
+
+Record = TypeVar("Record", bound=StageRecord)
+
+
+@dataclass
+class StageEnd:
+    """The state that a stage gets when its block ends well; a block that leaves work for another start changes it."""
+
+    state: State = "done"
 
 
 class Run:
@@ -47,30 +57,29 @@ class Run:
     Args:
         config: the options; `run_path` is required.
         inputs: fingerprint of each input, {"model": {...}, "candidates": {...}, ...}.
-        progress: where to say what is started over.
+        progress: where to say what starts over.
 
     Raises:
-        RunError: when the directory is somebody else's, in use, of another format, or (with `overwrite` off) of
-            another configuration or other inputs. The message names the fields that differ.
+        RunError: when the directory belongs to something else, is in use, is of another format, or (with `overwrite`
+            off) of another configuration or other inputs. The message names the fields that differ.
     """
 
-    def __init__(self, config: Config, inputs: dict[str, dict], progress: Progress) -> None:
+    def __init__(self, config: Config, inputs: dict[str, dict[str, Any]], progress: Progress) -> None:
         config.require("run_path")
         self.path = Path(str(config.run_path))
+        self.layout = RunLayout(self.path)
         self.config = config
-        self._file = self.path / "run.json"
+        layout = self.layout
         if self.path.exists() and not self.path.is_dir():
             raise RunError(f"run_path: {self.path} is a file, expected a directory")
-        if self.path.is_dir() and not self._file.exists() and any(not _is_ours(p) for p in self.path.iterdir()):
-            raise RunError(f"run_path: {self.path} is not empty and holds no run.json; choose another directory")
+        refuse_foreign(layout)
         self.path.mkdir(parents=True, exist_ok=True)
-        self._lock = lock(self.path / ".lock")
+        self._lock = lock(layout.lock)
         try:
-            _wait_for_ranks(self.path)
+            _wait_for_ranks(layout)
             for leftover in self.path.rglob(".*.tmp"):  # of a process that was killed: the lock says there is no other
                 leftover.unlink(missing_ok=True)
-            fresh: dict[str, Any] = {"format": FORMAT, "stages": {}}
-            self.state = read_state(self._file) if self._file.exists() else fresh
+            self.record = read_record(layout.record) if layout.record.exists() else RunRecord()
             self._settle(inputs, progress)
         except BaseException:
             self.close()
@@ -80,136 +89,149 @@ class Run:
         """Let another process use the directory."""
         os.close(self._lock)
 
-    def stage(self, name: str) -> dict[str, Any]:
-        """What is recorded of a stage; {} when it has not begun."""
-        return self.state["stages"].get(name, {})
+    @property
+    def fit(self) -> FitRecord:
+        """What is recorded of the fit; blank when it has not begun."""
+        return self.record.stages.fit or FitRecord({})
+
+    @property
+    def sweep(self) -> SweepRecord:
+        """What is recorded of the sweep; blank when it has not begun."""
+        return self.record.stages.sweep or SweepRecord({})
+
+    @property
+    def cluster(self) -> ClusterRecord:
+        """What is recorded of the clusters; blank when there are none."""
+        return self.record.stages.cluster or ClusterRecord({})
 
     def done(self, name: str) -> bool:
         """Whether a stage is finished."""
-        return self.stage(name).get("state") == "done"
+        stage = self._stage(name)
+        return stage is not None and stage.state == "done"
 
-    def record(self, name: str, **facts: Any) -> None:
-        """Keep facts about a stage, at once."""
-        stage = self.state["stages"].setdefault(name, {"config": self._stage_config(name), "seconds": 0.0})
-        stage.update(facts)
-        self._write()
+    def update(self, name: str, **facts: Any) -> None:
+        """Record facts about a stage, at once; they are fields of the stage's record."""
+        stage = self._stage(name) or STAGE_TYPES[name](self._stage_config(name))
+        self._write(self.record.with_stage(name, replace(stage, **facts)))
+
+    def record_selection(self, **facts: Any) -> None:
+        """Record what was chosen, with the options of this choice."""
+        self._write(self.record.with_stage("select", SelectRecord(self._stage_config("select"), state="done", **facts)))
 
     def remember(self, **options: Any) -> None:
-        """Keep other values of options, for starts that do not give them."""
-        self.state["config"].update(options)
-        self._write()
+        """Record other values of options, for starts that do not give them."""
+        self._write(replace(self.record, config={**self.record.config, **options}))
 
     @contextmanager
-    def running(self, name: str) -> Iterator[dict[str, str]]:
-        """Mark a stage as running, and as done when the block ends well; its seconds add up over starts.
-
-        Gives what will be recorded then, {"state": "done"}; a block that leaves work for another start changes it.
-        """
+    def running(self, name: str) -> Iterator[StageEnd]:
+        """Mark a stage as running, and as done when the block ends well; its seconds add up over starts."""
         start = time.monotonic()
-        if not self.stage(name):
+        stage = self._stage(name)
+        if stage is None:
             self._remove_files(name)  # left by a start_over that was killed: of another configuration, perhaps
-        before = self.stage(name).get("seconds", 0.0)
-        self.record(name, state="running")
-        ended = {"state": "done"}
+        before = stage.seconds if stage else 0.0
+        self.update(name, state="running")
+        end = StageEnd()
         try:
-            yield ended
+            yield end
         except BaseException:
-            self.record(name, seconds=before + time.monotonic() - start)
+            self.update(name, seconds=before + time.monotonic() - start)
             raise
-        self.record(name, **ended, seconds=before + time.monotonic() - start)
+        self.update(name, state=end.state, seconds=before + time.monotonic() - start)
 
     def start_over(self, name: str) -> None:
         """Forget a stage and the ones after it, with their files."""
+        record = self.record
         for later in STAGES[STAGES.index(name) :]:
-            self.state["stages"].pop(later, None)
-        self._write()  # first: files without a record are unfinished work, a record without files would be a lie
+            record = record.with_stage(later, None)
+        self._write(record)  # first: files without a record are unfinished work, a record without files would be a lie
         for later in STAGES[STAGES.index(name) :]:
             self._remove_files(later)
 
-    def _remove_files(self, name: str) -> None:
-        for directory in _DIRECTORIES[name]:
-            with contextlib.suppress(FileNotFoundError):
-                shutil.rmtree(self.path / directory)
+    def _stage(self, name: str) -> StageRecord | None:
+        return getattr(self.record.stages, name)
 
-    def _settle(self, inputs: dict[str, dict], progress: Progress) -> None:
+    def _remove_files(self, name: str) -> None:
+        for folder in self.layout.folders_of(name):
+            with contextlib.suppress(FileNotFoundError):
+                shutil.rmtree(folder)
+
+    def _settle(self, inputs: dict[str, dict[str, Any]], progress: Progress) -> None:
         """Compare what the directory holds with what is asked now."""
-        stages = self.state["stages"]
-        bare = [name for name in stages if set(stages[name]) <= _NOTHING_KEPT and not self.done(name)]
-        known = self.state.get("inputs", {}) if len(stages) > len(bare) else {}
+        record = self.record
+        begun = {name: stage for name in STAGES if (stage := self._stage(name)) is not None}
+        bare = [name for name, stage in begun.items() if stage.is_bare]
+        inputs_before = record.inputs if len(begun) > len(bare) else {}
         for name in bare:  # it began and left nothing, an error in the options perhaps: no reason to refuse others
-            if stages[name].get("config") != self._stage_config(name):
-                del stages[name]
-        differences = {"fit": _input_differences(known, inputs)} if known else {}
+            if begun[name].config != self._stage_config(name):
+                record = record.with_stage(name, None)
+                del begun[name]
+        differences = {"fit": _input_differences(inputs_before, inputs)} if inputs_before else {}
         for name in STAGES[:-1]:
-            then, now = self.stage(name).get("config", {}), self._stage_config(name)
-            found = [f"{k}: {then[k]!r} in the run, {now.get(k)!r} now" for k in then if then[k] != now.get(k)]
-            if found:
-                differences[name] = differences.get(name, []) + found
+            then = begun[name].config if name in begun else {}
+            now = self._stage_config(name)
+            lines = [f"{k}: {then[k]!r} in the run, {now.get(k)!r} now" for k in then if then[k] != now.get(k)]
+            if lines:
+                differences[name] = differences.get(name, []) + lines
         first = next((name for name in STAGES if differences.get(name)), None)
         if first is not None and not self.config.overwrite:
-            lines = "\n".join(f"  {line}" for name in STAGES for line in differences.get(name, []))
+            lines_shown = "\n".join(f"  {line}" for name in STAGES for line in differences.get(name, []))
             raise RunError(
-                f"{self.path} holds a run with another configuration or other inputs:\n{lines}\n"
+                f"{self.path} holds a run with another configuration or other inputs:\n{lines_shown}\n"
                 f"Use another --run-path, or --overwrite to start over from the {first} stage."
             )
-        if self.config.overwrite and self.state["stages"]:
+        self.record = record
+        if self.config.overwrite and begun:
             first = first or STAGES[0]
             progress.say(f"starting over from the {first} stage")
             self.start_over(first)
         versions = _versions()
-        began = self.state.get("versions", versions)
+        began = self.record.versions or versions
         for package, version_now in versions.items():
             if began.get(package, version_now) != version_now:
                 progress.warn(f"{package} {began[package]} began this run, {version_now} goes on: rounding may differ")
-        self.state.update(config=self.config.to_dict(), inputs=inputs, versions=began)
-        self._write()
+        self._write(replace(self.record, config=self.config.to_dict(), inputs=inputs, versions=began))
 
     def _stage_config(self, name: str) -> dict[str, Any]:
         values = {k: v for group in STAGE_GROUPS[name] for k, v in self.config.group(group).items()}
         return {k: v for k, v in values.items() if k not in _BY_CONTENT + _BY_FOLDER}
 
-    def _write(self) -> None:
-        write_state(self._file, self.state)
+    def _write(self, record: RunRecord) -> None:
+        write_record(self.layout.record, record)
+        self.record = record
 
 
-def write_state(file: Path, state: dict[str, Any]) -> None:
-    """Write a run.json, complete or not at all."""
-    with replacing(file) as temporary:
-        temporary.write_text(json.dumps(state, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+def refuse_foreign(layout: RunLayout) -> None:
+    """Raise RunError if the directory holds files but no run, so that nothing of somebody else's is changed."""
+    if layout.path.is_dir() and not layout.record.exists():
+        if all(layout.is_leftover(path) for path in layout.path.iterdir()):
+            return
+        raise RunError(f"run_path: {layout.path} is not empty and holds no {layout.record.name}; use another directory")
 
 
-def read_state(file: Path) -> dict[str, Any]:
-    """Read a run.json.
+def require_run(layout: RunLayout, name: str) -> RunRecord:
+    """Read the record of a run that must be there. `name`: of the option or command, for the message.
 
     Raises:
-        RunError: when it is damaged, or of another version's format.
+        ConfigError: when the directory holds no run.
+        RunError: when the record is damaged or of another format.
     """
-    try:
-        state = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RunError(f"{file}: not a run.json: {error}") from None
-    if not isinstance(state, dict) or state.get("format") != FORMAT or not isinstance(state.get("stages"), dict):
-        found = state.get("format") if isinstance(state, dict) else state
-        raise RunError(f"{file}: expected format {FORMAT}, got {found!r}; made by another version of gdig?")
-    return state
+    if not layout.record.is_file():
+        raise ConfigError(f"{name}: {layout.path} is no run directory (it holds no {layout.record.name})")
+    return read_record(layout.record)
 
 
-def _is_ours(path: Path) -> bool:
-    """Whether a file in a directory without run.json is what a start leaves that was killed before it wrote that."""
-    return path.name in (".lock", ".ranks") or (path.name.startswith(".run.json.") and path.suffix == ".tmp")
-
-
-def _wait_for_ranks(path: Path) -> None:
+def _wait_for_ranks(layout: RunLayout) -> None:
     """Wait until no rank of an earlier start is at work in the directory: it might yet write a file of a stage that is
     about to start over. Ranks end within seconds of the one that has the lock."""
-    if not (path / ".ranks").exists():
+    if not layout.ranks_lock.exists():
         return
     for _ in range(_LAST_RANKS_S):
         with contextlib.suppress(RunError):
-            os.close(lock(path / ".ranks"))
+            os.close(lock(layout.ranks_lock))
             return
         time.sleep(1)
-    os.close(lock(path / ".ranks"))
+    os.close(lock(layout.ranks_lock))
 
 
 def _input_differences(then: dict[str, dict], now: dict[str, dict]) -> list[str]:
@@ -227,5 +249,5 @@ def _input_differences(then: dict[str, dict], now: dict[str, dict]) -> list[str]
 
 
 def _versions() -> dict[str, str]:
-    found = {name: version(name) for name in ("gdig", "torch", "transformers", "numpy")}
-    return {**found, "python": platform.python_version()}
+    packages = {name: version(name) for name in ("gdig", "torch", "transformers", "numpy")}
+    return {**packages, "python": platform.python_version()}

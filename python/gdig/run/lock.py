@@ -8,14 +8,16 @@ from pathlib import Path
 from gdig.errors import RunError
 
 
-def enter(path: Path) -> int:
-    """Say that a rank beside the first works in a run directory, until the handle returned is closed or the process
-    ends."""
-    return lock(path / ".ranks", exclusive=False)
-
-
 def lock(path: Path, exclusive: bool = True) -> int:
-    """Take the directory's lock, or say that it is taken. The system drops it when the process ends."""
+    """Take the lock file `path` and return its handle; the system drops the lock when the process ends.
+
+    Args:
+        path: the lock file; it is made if it is absent.
+        exclusive: False shares the lock with others that share it, such as the ranks beside the first.
+
+    Raises:
+        RunError: when another process has the lock.
+    """
     handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         import fcntl

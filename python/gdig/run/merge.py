@@ -6,18 +6,42 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from gdig.errors import ConfigError, RunError
 from gdig.progress import Progress
-from gdig.run.directory import read_state, write_state
+from gdig.run.directory import refuse_foreign, require_run
+from gdig.run.layout import FileGroup, RunLayout
 from gdig.run.lock import lock
+from gdig.run.record import FitRecord, RunRecord, SweepRecord, read_record, write_record
 from gdig.store.atomic import replacing
 from gdig.store.sketches import SketchStore
 from gdig.store.tensor_file import verify_file
 
-_FITTED = ("curvature", "seeds")
+
+@dataclass(frozen=True)
+class _Source:
+    """A run whose shards are merged."""
+
+    layout: RunLayout
+    record: RunRecord
+    fit: FitRecord
+    sweep: SweepRecord
+
+    @classmethod
+    def open(cls, path: Path) -> _Source:
+        layout = RunLayout(path)
+        record = require_run(layout, "merge")
+        fit, sweep = record.stages.fit, record.stages.sweep
+        if fit is None or fit.state != "done":
+            raise RunError(f"{path}: its fit is not done; fit once, copy the run directory to each machine, then sweep")
+        if sweep is None or sweep.rows is None or sweep.scale is None:
+            raise RunError(f"{path}: its sweep has not begun; run gdig sweep there first")
+        return cls(layout, record, fit, sweep)
+
+    def groups(self, stage: str) -> Iterator[FileGroup]:
+        return (group for group in self.layout.files_of(self.record) if group.stage == stage)
 
 
 def merge_runs(paths: Sequence[Path], out: Path, progress: Progress) -> list[str]:
@@ -39,130 +63,156 @@ def merge_runs(paths: Sequence[Path], out: Path, progress: Progress) -> list[str
         StoreError: naming a file that is damaged.
     """
     if not paths:
-        raise ConfigError("merge: name the run directories to put together")
-    fresh = not (out / "run.json").exists()
-    if fresh and out.exists() and any(path.name != ".lock" for path in out.iterdir()):
-        raise RunError(f"run_path: {out} is not empty and holds no run.json; choose another directory")
+        raise ConfigError("merge: expected the run directories to put together, got none")
+    target = RunLayout(out)
+    fresh = not target.record.exists()
+    refuse_foreign(target)
     # What is in `out` comes first: it is kept.
-    runs = [*([] if fresh else [out]), *(path for path in paths if fresh or path.resolve() != out.resolve())]
-    states = [_state(path) for path in runs]
-    for path, state in zip(runs[1:], states[1:], strict=True):
-        _compare(runs[0], states[0], path, state)
-    for path in runs:
-        for file in _fit_files(path):
-            if _checksum(path / file) != _checksum(runs[0] / file):
-                raise RunError(
-                    f"{path / file}: another fit than {runs[0] / file}: fit once, then copy the run directory"
-                )
+    others = [path for path in paths if fresh or path.resolve() != out.resolve()]
+    sources = [_Source.open(path) for path in ([] if fresh else [out]) + others]
+    first = sources[0]
+    for source in sources[1:]:
+        _compare(first, source)
+    for source in sources:
+        _compare_fits(first, source)
     out.mkdir(parents=True, exist_ok=True)
-    held = lock(out / ".lock")
+    handle = lock(target.lock)
     try:
-        lines = _copy(runs, states[0], out, fresh, progress)
+        if fresh:
+            _begin(first, target)
+        return _copy_sweeps(sources, target, progress)
     finally:
-        os.close(held)
+        os.close(handle)
+
+
+def _begin(first: _Source, target: RunLayout) -> None:
+    """Copy the fit into a new directory, and write its record."""
+    for group in first.groups("fit"):
+        _copy_missing(group, target)
+    sweep = replace(first.sweep, state="running", checkpoints={}, checkpoint_order=())
+    config = {**first.record.config, "run_path": str(target.path), "sweep_part": None}
+    record = first.record.with_stage("sweep", sweep).with_stage("cluster", None).with_stage("select", None)
+    write_record(target.record, replace(record, config=config))
+
+
+def _copy_sweeps(sources: Sequence[_Source], target: RunLayout, progress: Progress) -> list[str]:
+    """Copy what the sweeps of the sources have left and `target` lacks; record the checkpoints that it has then."""
+    record = read_record(target.record)
+    assert record.stages.sweep is not None
+    checkpoints, order = dict(record.stages.sweep.checkpoints), record.stages.sweep.checkpoint_order
+    for source in sources:
+        checkpoints = {**source.sweep.checkpoints, **checkpoints}
+        order = order or source.sweep.checkpoint_order
+    # Until all its shards are counted, a checkpoint is not done.
+    running = {key: replace(checkpoint, state="running") for key, checkpoint in checkpoints.items()}
+    sweep = replace(record.stages.sweep, checkpoints=running, checkpoint_order=order)
+    record = record.with_stage("sweep", sweep)
+    lines = []
+    for group in target.files_of(record):
+        if group.stage != "sweep":
+            continue
+        places = [group.folder.relative_to(target.path)]
+        holders = [replace(group, folder=source.layout.path / places[0]) for source in sources]
+        if not group.store:
+            for holder in holders:
+                files = tuple(holder.folder / file.name for file in group.files)
+                _copy_missing(replace(holder, files=tuple(file for file in files if file.is_file())), target)
+            continue
+        checkpoint = next((c for key, c in checkpoints.items() if target.checkpoint(key).shards == group.folder), None)
+        what = f"checkpoint {checkpoint.path}: " if checkpoint else ""
+        lines += _copy_shards([holder.folder for holder in holders], group.folder, sweep, target, progress, what)
+    done = {
+        key: replace(checkpoint, state="running" if _lacks(target.checkpoint(key).shards, sweep) else "done")
+        for key, checkpoint in checkpoints.items()
+    }
+    write_record(target.record, record.with_stage("sweep", replace(sweep, checkpoints=done)))
     return lines
 
 
-def _copy(runs: list[Path], state: dict[str, Any], out: Path, fresh: bool, progress: Progress) -> list[str]:
-    n_rows = state["stages"]["sweep"]["rows"]
-    if fresh:
-        for file in (*_fit_files(runs[0]), Path("sweep/store.json"), Path("features/seeds.safetensors")):
-            _copy_file(runs[0] / file, out / file)
-        stages = {name: state["stages"][name] for name in ("fit", "sweep")}
-        stages["sweep"] = {**stages["sweep"], "state": "running"}
-        config = {**state["config"], "run_path": str(out), "sweep_part": None}
-        write_state(out / "run.json", {**state, "config": config, "stages": stages})
-    lines = _copy_shards(runs, out, Path("sweep"), n_rows, progress, "merge")
-    return lines + _copy_checkpoints(runs, out, n_rows, progress)
-
-
 def _copy_shards(
-    runs: list[Path], out: Path, place: Path, n_rows: int, progress: Progress, title: str, what: str = ""
+    folders: Sequence[Path], folder: Path, sweep: SweepRecord, target: RunLayout, progress: Progress, what: str
 ) -> list[str]:
-    """Copy the shards of the store at `place` of each run that `out` lacks there."""
-    store = SketchStore.open(out / place)
+    """Copy into the store `folder` of `target` the shards that it lacks, from whoever has them.
+
+    Args:
+        folders: the same store of each source; it may be absent.
+        folder: the store; it is made if it is absent.
+        sweep: says how many rows the whole store holds.
+        target: the run directory that `folder` belongs to.
+        progress: where to show it.
+        what: begins the lines returned.
+    """
+    stores = [SketchStore.open(path) for path in folders if SketchStore.exists(path)]
+    if not SketchStore.exists(folder):
+        if not stores:
+            return []
+        like = stores[0]
+        SketchStore.create(folder, like.dim, dtype=like.dtype, rows_per_shard=like.rows_per_shard)
+    store, n_rows = SketchStore.open(folder), sweep.rows or 0
     wanted, copied = store.missing(n_rows), 0
+    title = f"merge, {what.removesuffix(': ')}" if what else "merge"
     with progress.stage(title, len(wanted), "shards") as bar:
-        for path in (path for path in runs if (path / place / "store.json").is_file()):
-            source = SketchStore.open(path / place)
-            there = set(source.shards) - set(source.missing(n_rows))
-            for shard in [shard for shard in wanted if shard in there]:
+        for source in stores:
+            sound = set(source.shards) - set(source.missing(n_rows))
+            for shard in [shard for shard in wanted if shard in sound]:
                 verify_file(source.shard_path(shard))
                 _copy_file(source.shard_path(shard), store.shard_path(shard))
                 wanted.remove(shard)
                 copied += 1
                 bar.advance(1)
-    whole = -(-n_rows // store.rows_per_shard)
-    lines = [f"{out}: {what}{copied} shards copied, {whole - len(wanted)} of {whole} are there"]
+    whole = sweep.shards
+    lines = [f"{target.path}: {what}{copied} shards copied, {whole - len(wanted)} of {whole} are there"]
     if wanted:
         shown = ", ".join(map(str, wanted[:10])) + (", ..." if len(wanted) > 10 else "")
-        lines.append(f"missing: {shown}; gdig sweep --run-path {out} makes them")
+        lines.append(f"missing: {shown}; gdig sweep --run-path {target.path} makes them")
     return lines
 
 
-def _copy_checkpoints(runs: list[Path], out: Path, n_rows: int, progress: Progress) -> list[str]:
-    """The same for the checkpoints that any of the runs has swept; a folder's name stands for its content."""
-    known: dict[str, dict] = {}
-    order: list[str] = []
-    for path in (out, *runs):
-        swept = read_state(path / "run.json")["stages"]["sweep"]
-        known = {**swept.get("checkpoints", {}), **known}
-        order = order or swept.get("checkpoint_order", [])
-    lines = []
-    for key, facts in known.items():
-        place = Path("checkpoints") / key
-        holder = next((path for path in runs if (path / place / "seeds.safetensors").is_file()), None)
-        if holder is None:
-            continue
-        for file in ("seeds.safetensors", "shards/store.json"):
-            if not (out / place / file).exists():
-                (out / place / file).parent.mkdir(parents=True, exist_ok=True)
-                _copy_file(holder / place / file, out / place / file)
-        title = f"merge, checkpoint {facts['path']}"
-        lines += _copy_shards(runs, out, place / "shards", n_rows, progress, title, f"checkpoint {facts['path']}: ")
-        missing = SketchStore.open(out / place / "shards").missing(n_rows)
-        known[key] = {**facts, "state": "running" if missing else "done"}
-    if known:
-        state = read_state(out / "run.json")
-        state["stages"]["sweep"].update(checkpoints=known, checkpoint_order=order)
-        write_state(out / "run.json", state)
-    return lines
+def _lacks(path: Path, sweep: SweepRecord) -> bool:
+    """Whether a store lacks a shard of the whole sweep."""
+    return not SketchStore.exists(path) or bool(SketchStore.open(path).missing(sweep.rows or 0))
 
 
-def _state(path: Path) -> dict[str, Any]:
-    if not (path / "run.json").is_file():
-        raise ConfigError(f"merge: {path} is no run directory (it holds no run.json)")
-    state = read_state(path / "run.json")
-    stages = state["stages"]
-    if stages.get("fit", {}).get("state") != "done":
-        raise RunError(f"{path}: its fit is not done; fit once, copy the run directory to each machine, then sweep")
-    if "rows" not in stages.get("sweep", {}) or "scale" not in stages["sweep"]:
-        raise RunError(f"{path}: its sweep has not begun")
-    return state
-
-
-def _compare(first: Path, then: dict[str, Any], path: Path, now: dict[str, Any]) -> None:
+def _compare(first: _Source, other: _Source) -> None:
     """Raise RunError that names whatever a shard depends on and that differs between two runs."""
     lines = []
-    for kind in {**then["inputs"], **now["inputs"]}:
-        before, files = then["inputs"].get(kind, {}), now["inputs"].get(kind, {})
+    inputs_a, inputs_b = first.record.inputs, other.record.inputs
+    for kind in {**inputs_a, **inputs_b}:
+        before, files = inputs_a.get(kind, {}), inputs_b.get(kind, {})
         differing = [name for name in {**before, **files} if before.get(name) != files.get(name)]
         lines += [f"{kind}: {name} is not the same in both" for name in differing]
         if not differing and list(before) != list(files):
             lines.append(f"{kind}: the files come in another order")
-    for stage in ("fit", "sweep"):
-        a, b = then["stages"][stage], now["stages"][stage]
-        a, b = ({**run["config"], **{k: run[k] for k in ("dtype", "scale", "rows") if k in run}} for run in (a, b))
-        lines += [f"{k}: {a.get(k)!r} and {b.get(k)!r}" for k in {**a, **b} if a.get(k) != b.get(k)]
+    a, b = _options(first), _options(other)
+    lines += [f"{k}: {a.get(k)!r} and {b.get(k)!r}" for k in {**a, **b} if a.get(k) != b.get(k)]
     if lines:
-        raise RunError(f"{first} and {path} are not parts of one sweep:\n" + "\n".join(f"  {line}" for line in lines))
+        raise RunError(
+            f"{first.layout.path} and {other.layout.path} are not parts of one sweep:\n"
+            + "\n".join(f"  {line}" for line in lines)
+        )
 
 
-def _fit_files(path: Path) -> Iterator[Path]:
-    layers = read_state(path / "run.json")["stages"]["fit"]["layers"]
-    for folder in _FITTED:
-        if folder == "seeds" or (path / folder).is_dir():
-            yield from (Path(folder) / f"{layer}.safetensors" for layer in layers)
+def _options(source: _Source) -> dict[str, object]:
+    """What a shard depends on besides the inputs and the files of the fit."""
+    facts = {"dtype": source.fit.dtype, "scale": source.sweep.scale, "rows": source.sweep.rows}
+    return {**source.fit.config, **source.sweep.config, **facts}
+
+
+def _compare_fits(first: _Source, other: _Source) -> None:
+    """Raise RunError that names a file of the fit that differs between two runs."""
+    for group, expected in zip(other.groups("fit"), first.groups("fit"), strict=True):
+        for file, expected_file in zip(group.files, expected.files, strict=True):
+            if _checksum(file) != _checksum(expected_file):
+                raise RunError(f"{file}: another fit than {expected_file}: fit once, then copy the run directory")
+
+
+def _copy_missing(group: FileGroup, target: RunLayout) -> None:
+    """Copy the files of a source's group that `target` lacks."""
+    for file in group.files:
+        copy = target.path / group.name / file.name
+        if not copy.exists():
+            verify_file(file)
+            _copy_file(file, copy)
 
 
 def _checksum(file: Path) -> str:

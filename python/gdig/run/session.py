@@ -20,11 +20,13 @@ from gdig.errors import ConfigError, CorpusError
 from gdig.progress import Progress
 from gdig.resampling import sample_rows
 from gdig.run.directory import Run
-from gdig.run.lock import enter
+from gdig.run.layout import RunLayout
+from gdig.run.lock import lock
 
 if TYPE_CHECKING:
     from gdig.data.tokens import Encoder, Example
-    from gdig.model.load import Limits, Model
+    from gdig.model.causal_model import Model
+    from gdig.model.directory import Limits
 
 
 _NO_LIMIT = 1 << 30
@@ -47,19 +49,24 @@ class Workspace:
             _ = self.run  # take the lock and compare with what is there before anything is computed
             self.ranks.task("open", config=self.config.to_dict())
         else:
-            self._entered = enter(self.path)
+            self._lock = lock(self.layout.ranks_lock, exclusive=False)  # until this rank has ended
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if "run" in self.__dict__:
             self.run.close()
         elif not self.ranks.main:
-            os.close(self._entered)
+            os.close(self._lock)
 
     @property
     def path(self) -> Path:
         """The run directory."""
         return Path(str(self.config.run_path))
+
+    @cached_property
+    def layout(self) -> RunLayout:
+        """Paths of the run directory."""
+        return RunLayout(self.path)
 
     @cached_property
     def run(self) -> Run:
@@ -79,7 +86,7 @@ class Workspace:
     @cached_property
     def limits(self) -> Limits:
         """The model's window and vocabulary."""
-        from gdig.model.load import read_limits
+        from gdig.model.directory import read_limits
 
         return read_limits(self.config)
 
@@ -168,7 +175,7 @@ class Workspace:
 
     def _base_model(self) -> Path | None:
         """The directory that an adapter names as its base."""
-        from gdig.model.load import model_directory
+        from gdig.model.directory import model_directory
 
         path = model_directory(self.config)
         return None if path == Path(str(self.config.model)) else path

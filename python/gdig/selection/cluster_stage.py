@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from gdig.config.budget import Budget
 from gdig.config.config import Config
-from gdig.distributed.kmeans import Passes
+from gdig.distributed.kmeans import KMeansPeers
 from gdig.distributed.ranks import Ranks
 from gdig.errors import ConfigError
 from gdig.kmeans import KMeans
@@ -41,7 +43,7 @@ def resolve_clusters(config: Config, survey: Survey, budget: Budget) -> int:
     return n
 
 
-def cluster_sketches(work: Workspace, store: SketchStore, n_clusters: int) -> dict:
+def cluster_sketches(work: Workspace, store: SketchStore, n_clusters: int) -> dict[str, Any]:
     """Fit k-means on the sketches and label every row.
 
     Leaves clusters/centroids.safetensors, and clusters/labels with labels and distances split as the sweep is. While
@@ -51,18 +53,18 @@ def cluster_sketches(work: Workspace, store: SketchStore, n_clusters: int) -> di
         What there is to record: n_clusters, n_iter, inertia (of the rows trained on), rows of the largest cluster, and
         how many clusters hold at most one row.
     """
-    config, progress, directory = work.config, work.progress, work.path / "clusters"
+    config, progress, layout = work.config, work.progress, work.layout
     # The default sample is small: rank 0 is done with it, on all cores of its machine, before others would have begun.
     ranks = work.ranks if config.train_rows is not None else Ranks()
     if ranks.world > 1:
         ranks.task("centroids", n_clusters=n_clusters)
     kmeans = fit_part(work, n_clusters, ranks)
-    kmeans.save(directory / "centroids.safetensors")
-    (directory / "fit.safetensors").unlink(missing_ok=True)
+    kmeans.save(layout.centroids)
+    layout.kmeans_resume_file.unlink(missing_ok=True)
     work.ranks.task("labels")
     label_part(work)
     sizes = np.zeros(n_clusters, np.int64)
-    counted = label_counts(directory / "labels")
+    counted = label_counts(layout.labels)
     sizes[: len(counted)] = counted
     single = int((sizes <= 1).sum())
     if single > n_clusters // 2 and n_clusters > 1 and sizes.sum() > 4 * n_clusters:
@@ -77,7 +79,7 @@ def cluster_sketches(work: Workspace, store: SketchStore, n_clusters: int) -> di
 def fit_part(work: Workspace, n_clusters: int, ranks: Ranks | None = None) -> KMeans:
     """Fit k-means on the sketches: each of `ranks` is here, and rank 0's is the one that is fitted."""
     config, ranks = work.config, ranks or work.ranks
-    store = SketchStore.open(work.path / "sweep")
+    store = SketchStore.open(work.layout.sweep)
     kmeans = KMeans(
         n_clusters,
         max_iter=config.kmeans_max_iter,
@@ -87,7 +89,7 @@ def fit_part(work: Workspace, n_clusters: int, ranks: Ranks | None = None) -> KM
         unit_normalize=config.unit_normalize,
         n_threads=ranks.threads(config.threads),
     )
-    checkpoint = work.path / "clusters" / "fit.safetensors"
+    checkpoint = work.layout.kmeans_resume_file
     with work.progress.stage("cluster: k-means", config.kmeans_max_iter, "iterations") as bar:
 
         def done(iteration: int, inertia: float, shift: float) -> None:
@@ -97,26 +99,26 @@ def fit_part(work: Workspace, n_clusters: int, ranks: Ranks | None = None) -> KM
         if ranks.world == 1:
             kmeans.fit(store, done, checkpoint=checkpoint)
         else:
-            kmeans.fit_shared(store, Passes(ranks, n_clusters * store.dim), done, checkpoint=checkpoint)
+            kmeans.fit_shared(store, KMeansPeers(ranks, n_clusters * store.dim), done, checkpoint=checkpoint)
     kmeans.n_threads = config.threads  # what is kept does not say how many ranks there were
     return kmeans
 
 
 def label_part(work: Workspace) -> None:
     """Label the rows of this rank's run of shards: every rank is here, with the sweep and the centroids there."""
-    ranks, directory = work.ranks, work.path / "clusters"
-    store = SketchStore.open(work.path / "sweep")
-    kmeans = KMeans.load(directory / "centroids.safetensors")
+    ranks, layout = work.ranks, work.layout
+    store = SketchStore.open(work.layout.sweep)
+    kmeans = KMeans.load(layout.centroids)
     kmeans.n_threads = ranks.threads(work.config.threads)
-    shards, seen = ranks.part(store.n_shards), 0
+    shards, seen = ranks.share(store.n_shards), 0
     ranks.doing(f"cluster: labels of shards {shards.start} to {shards.stop - 1}")
     with work.progress.stage("cluster: labels", len(store)) as shown:
-        bar = ranks.shared(shown)
+        bar = ranks.shared_bar(shown)
 
         def labelled(done: int, total: int) -> None:
             nonlocal seen
             bar.advance(done - seen)
             seen = done
 
-        kmeans.predict_to(store, directory / "labels", callback=labelled, shards=shards)
+        kmeans.predict_to(store, layout.labels, callback=labelled, shards=shards)
         ranks.gather(None, bar)

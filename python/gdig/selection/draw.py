@@ -18,9 +18,8 @@ def draw(
         least_votes=least_votes,
         by_score=options.score if options.draw == "score" else None,
         quotas=options.quotas,
-        budget=int(budget.amount),
-        tokens=budget.unit == "tokens",
-        seed=seed,
+        limit=("tokens" if budget.unit == "tokens" else "rows", int(budget.amount)),
+        random_seed=seed,
         tasks=swept.voting,
     )
     return Picked(rows, notes=notes)

@@ -14,6 +14,7 @@ from gdig.config.config import Config
 from gdig.selection.neighbours import Kept
 from gdig.selection.survey import Survey
 from gdig.selection.tasks import Tasks
+from gdig.store.gather import gather
 from gdig.store.sketches import SketchStore
 from gdig.store.tensor_file import read_tensors
 
@@ -22,17 +23,19 @@ from gdig.store.tensor_file import read_tensors
 class Checkpoint:
     """A swept checkpoint of a training run (gdig.passes.adam_pass).
 
-    path: where it was. store: cosine with each seed (in the tensor `influence`, [n, S]), sketch of Adam's direction,
-    loss, tokens, valid of each row. learning_rate: of the epoch that ended with it.
+    path: where it was. store: `cosine` with each seed [n, S], sketch of Adam's direction,
+    loss, tokens, valid of each row. learning_rate: of the epoch that ended with it. seed_sketches: file of the
+    seeds' sketches.
     """
 
     path: str
     store: SketchStore
     learning_rate: float
+    seed_sketches: Path
 
     def seed_features(self) -> np.ndarray:
         """Sketches of the seeds' gradients, of the same projections and scale: float32 [S, dim]."""
-        return read_tensors(self.store.path.parent / "seeds.safetensors")[0]["sketch"]
+        return read_tensors(self.seed_sketches)[0]["sketch"]
 
 
 @dataclass(frozen=True)
@@ -42,8 +45,9 @@ class Swept:
     store: influence [n, S], sketch, loss, tokens, valid of each row, in shards. survey: what they hold, in numbers.
     labels: directory of the label files; None unless the method draws from clusters (`Strategy.clusters`).
     centroids: file of the k-means fit, with the labels. tasks: which seed is of which task.
-    checkpoints: those of a training run, in their order. kept: neighbours of the sketches, for the next method that
-    asks for them.
+    checkpoints: those of a training run, in their order. seed_sketches: file of the seeds' own sketches, for methods
+    that ask for them. difficulty: file that gdig score-net may have left. kept: neighbours of the sketches, for the
+    next method that asks for them.
     """
 
     store: SketchStore
@@ -52,6 +56,8 @@ class Swept:
     centroids: Path | None = None
     tasks: Tasks = field(default_factory=Tasks)
     checkpoints: tuple[Checkpoint, ...] = ()
+    seed_sketches: Path | None = None
+    difficulty: Path | None = None
     kept: Kept = field(default_factory=Kept, compare=False)
 
     def seed_features(self) -> np.ndarray:
@@ -60,7 +66,8 @@ class Swept:
         Raises:
             StoreError: when the file is missing or damaged.
         """
-        return read_tensors(self.store.path.parent / "features" / "seeds.safetensors")[0]["sketch"]
+        assert self.seed_sketches is not None, "this sweep was opened without the file of the seeds' sketches"
+        return read_tensors(self.seed_sketches)[0]["sketch"]
 
     @property
     def voting(self) -> np.ndarray | None:
@@ -69,13 +76,7 @@ class Swept:
 
     def column(self, name: str, rows: np.ndarray) -> np.ndarray:
         """One of the sweep's tensors for some rows, [n] or [n, ...]; reads those rows of the shards alone."""
-        step = self.store.rows_per_shard
-        first = self.store.tensor(self.store.shards[0], name)
-        found = np.empty((len(rows), *first.shape[1:]), first.dtype)
-        for shard in np.unique(rows // step).tolist():
-            here = rows // step == shard
-            found[here] = self.store.tensor(shard, name)[rows[here] - shard * step]
-        return found
+        return gather(self.store, name, rows)
 
     def without_clusters(self) -> Swept:
         """The same for a method that draws from none."""

@@ -122,7 +122,7 @@ def _by_clusters(
         centroids=centroids,
         n_probe=options.n_probe,
         sample=min(SAMPLE, valid),
-        seed=seed,
+        random_seed=seed,
         n_threads=options.threads or 0,
     )
     fewest = int(np.sort(sizes)[: options.n_probe].sum())

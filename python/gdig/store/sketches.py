@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,6 +71,11 @@ class SketchStore:
         """
         return cls(Path(path), _native.Store.create(path, dim, dtype, rows_per_shard, overwrite))
 
+    @staticmethod
+    def exists(path: str | Path) -> bool:
+        """Say whether a directory is a store, which may be empty."""
+        return (Path(path) / "store.json").is_file()
+
     @classmethod
     def open(cls, path: str | Path) -> SketchStore:
         """Open a store; shards may be missing (see :meth:`missing`).
@@ -98,9 +103,9 @@ class SketchStore:
         return self._native.dim
 
     @property
-    def dtype(self) -> str:
+    def dtype(self) -> SketchDtype:
         """Type of the stored rows: float16, bfloat16, int8 or float32."""
-        return self._native.dtype
+        return cast(SketchDtype, self._native.dtype)
 
     @property
     def rows_per_shard(self) -> int:

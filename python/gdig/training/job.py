@@ -25,14 +25,16 @@ from gdig.data.fingerprint import fingerprint_file
 from gdig.data.tokens import Example
 from gdig.errors import ConfigError, ModelError, RunError, StoreError
 from gdig.model.batches import make_batches
-from gdig.model.load import load_trainable, loading_bars, resolve_device, resolve_dtype
+from gdig.model.device import resolve_device
+from gdig.model.load import load_trainable, loading_bars
+from gdig.model.precision import resolve_dtype
 from gdig.progress import Bar
 from gdig.run.session import Workspace
 from gdig.store.atomic import replacing
 from gdig.store.sketches import SketchStore
 from gdig.store.tensor_file import read_tensors
 from gdig.training.score_net import difficulty
-from gdig.training.trainer import SCORE_NET, ScoreNetTrainer, last_checkpoint
+from gdig.training.trainer import ScoreNetTrainer, last_checkpoint
 
 _WARMUP = 0.03
 """Share of the steps in which the learning rate rises."""
@@ -58,14 +60,14 @@ def train_difficulty(work: Workspace, training: Training) -> Path:
         GdigError: a subclass that says what is missing (the sweep, a second row), wrong with the features,
             or that the training has diverged.
     """
-    store, folder = _swept(work), work.path / "score_net"
+    store, layout = _swept(work), work.layout
     valid = np.concatenate([store.tensor(shard, "valid") for shard in store.shards]).astype(bool)
     rows = np.flatnonzero(valid)
     if len(rows) < 2:
         raise ConfigError(f"score-net weighs rows against each other; of this pool {len(rows)} are valid")
     file = work.config.features
     features = Features(read_features(Path(file), valid) if file else store, rows)
-    target, net_file = work.path / "features" / "difficulty.npy", work.path / "features" / SCORE_NET
+    target, net_file, folder = layout.difficulty, layout.score_net, layout.score_net_training
     asked = _describe(work, training)
     keep = Path(training.save_model) if training.save_model else None
     if _done(target, net_file, asked) and (keep is None or keep.is_dir()):
@@ -73,7 +75,7 @@ def train_difficulty(work: Workspace, training: Training) -> Path:
         return target
     if keep is not None and keep.exists():
         raise ConfigError(f"save_model: {keep} is there already; expected the name of a new directory")
-    _prepare(work, folder, asked)
+    _prepare(work, asked)
     trainer = _trainer(work, training, features, rows, folder)
     with _explained(training):
         checkpoint = last_checkpoint(folder)
@@ -107,10 +109,9 @@ def train_difficulty(work: Workspace, training: Training) -> Path:
 
 def _swept(work: Workspace) -> SketchStore:
     """The run's sweep, if it is whole."""
-    path = work.path / "sweep"
     if not work.run.done("sweep"):
         raise RunError(f"{work.path}: expected a run whose sweep is finished; run gdig sweep (or gdig select) first")
-    store = SketchStore.open(path)
+    store = SketchStore.open(work.layout.sweep)
     if lost := store.missing(len(work.candidates)):
         raise StoreError(f"{store.shard_path(lost[0])}: is gone or cut short; gdig sweep makes it again")
     return store
@@ -130,9 +131,9 @@ def _done(target: Path, net_file: Path, asked: str) -> bool:
     return target.is_file() and net_file.is_file() and read_tensors(net_file)[1].get("training") == asked
 
 
-def _prepare(work: Workspace, folder: Path, asked: str) -> None:
+def _prepare(work: Workspace, asked: str) -> None:
     """Make the folder of checkpoints; one of a training with other options is removed."""
-    mark = folder / "training.json"
+    folder, mark = work.layout.score_net_training, work.layout.score_net_options
     if folder.is_dir() and not (mark.is_file() and mark.read_text(encoding="utf-8") == asked):
         work.progress.say(f"score-net: {folder} holds a training with other options, which is started over")
         shutil.rmtree(folder)

@@ -1,9 +1,9 @@
 //! The kernels by themselves, on one thread: the search for the nearest centroid, and the update behind it.
 //!
 //! `make bench-rust`, or `cargo bench -p gdig-core -- amx` for some. criterion's "elem/s" are floating-point operations
-//! (2 K d a row for the search, 4 d for the update), so its G are GFLOP/s. Behind each comes the share of a ceiling that
-//! is measured right before it: the same instruction in registers alone. Best time against best time, as machines are
-//! shared.
+//! (2 K d a row for the search, 4 d for the update), so its G are GFLOP/s. Behind each comes the share of a ceiling
+//! that is measured right before it: the same instruction in registers alone. Best time against best time, as machines
+//! are shared.
 
 mod ceiling;
 
@@ -12,10 +12,10 @@ use std::time::{Duration, Instant};
 
 use bytemuck::{cast_slice, cast_slice_mut};
 use criterion::{criterion_group, criterion_main, Criterion, Throughput};
+use gdig_core::convert::{encode, Rows};
 use gdig_core::hash::{row_hash, unit};
-use gdig_core::kmeans::arch::{Assigner, Kernel, Scratch};
 use gdig_core::kmeans::tally::Tally;
-use gdig_core::rows::{encode, Rows};
+use gdig_core::simd::{Assigner, Kernel, Scratch};
 use gdig_core::Dtype;
 
 const DIM: usize = 512;

@@ -14,9 +14,9 @@ use std::sync::mpsc::{channel, sync_channel};
 use std::sync::{Condvar, Mutex};
 use std::time::Instant;
 
-use gdig_core::kmeans::arch::{Assigner, Scratch};
-use gdig_core::kmeans::Kernel;
-use gdig_core::rows::Rows;
+use gdig_core::convert::Rows;
+use gdig_core::simd::Kernel;
+use gdig_core::simd::{Assigner, Scratch};
 use gdig_core::Dtype;
 use memmap2::{Advice, Mmap};
 

@@ -1,4 +1,4 @@
-//! Element types, with their names in a safetensors header and in NumPy.
+//! Element types, and their names in a safetensors header and in NumPy.
 
 /// An element type that a tensor file may hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,7 +15,7 @@ pub enum Dtype {
     U8,
 }
 
-/// Safetensors name, NumPy name (bfloat16 has none of its own in NumPy: its bits are shown as uint16), bytes.
+/// Safetensors name, NumPy name, bytes. NumPy has no bfloat16: Python sees its bits as uint16.
 const TABLE: [(Dtype, &str, &str, usize); 10] = [
     (Dtype::F64, "F64", "float64", 8),
     (Dtype::F32, "F32", "float32", 4),
@@ -31,7 +31,7 @@ const TABLE: [(Dtype, &str, &str, usize); 10] = [
 
 impl Dtype {
     fn entry(self) -> &'static (Dtype, &'static str, &'static str, usize) {
-        // Every variant has its line in the table; the test below counts them.
+        // Every variant has a line in the table; the test below counts the lines.
         TABLE.iter().find(|entry| entry.0 == self).expect("every dtype is in the table")
     }
 
@@ -55,7 +55,7 @@ impl Dtype {
         TABLE.iter().find(|entry| entry.2 == name).map(|entry| entry.0)
     }
 
-    /// May the rows of a sketch store have this type?
+    /// Whether a store may hold its rows in this type.
     pub fn is_sketch(self) -> bool {
         matches!(self, Dtype::F32 | Dtype::F16 | Dtype::BF16 | Dtype::I8)
     }

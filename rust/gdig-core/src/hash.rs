@@ -1,24 +1,26 @@
-//! The one source of randomness: a hash of (seed, row). It depends on neither threads, nor order, nor shards.
+//! The one source of randomness: a hash of (random seed, row). Threads, order and shards do not change it.
 
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-/// XXH3-64 of the row number as 8 little-endian bytes, seeded. Smaller is drawn earlier.
+/// XXH3-64 of the row number as 8 little-endian bytes, with a random seed. Draws take the smallest hash first.
 #[inline]
-pub fn row_hash(seed: u64, row: u64) -> u64 {
-    xxh3_64_with_seed(&row.to_le_bytes(), seed)
+pub fn row_hash(random_seed: u64, row: u64) -> u64 {
+    xxh3_64_with_seed(&row.to_le_bytes(), random_seed)
 }
 
-/// `row_hash` with what depends on the seed alone computed before: several times faster where all rows of a pool go by.
+/// `row_hash` that has computed beforehand what depends on the random seed alone. It is several times faster over all
+/// rows of a pool.
 #[derive(Clone, Copy)]
 pub struct RowHash {
     flip: u64,
 }
 
 impl RowHash {
-    pub fn new(seed: u64) -> RowHash {
-        // XXH3's case of 4 to 8 bytes: the seed mixed with its own lower half and two words of the default secret.
-        let seed = seed ^ u64::from((seed as u32).swap_bytes()) << 32;
-        RowHash { flip: (0x1cad_21f7_2c81_017c ^ 0xdb97_9083_e96d_d4de_u64).wrapping_sub(seed) }
+    pub fn new(random_seed: u64) -> RowHash {
+        // XXH3's case of 4 to 8 bytes: the random seed mixed with its own lower half and two words of the default
+        // secret.
+        let random_seed = random_seed ^ u64::from((random_seed as u32).swap_bytes()) << 32;
+        RowHash { flip: (0x1cad_21f7_2c81_017c ^ 0xdb97_9083_e96d_d4de_u64).wrapping_sub(random_seed) }
     }
 
     #[inline]
@@ -34,18 +36,18 @@ impl RowHash {
 }
 
 /// The hashes of many rows.
-pub fn row_hashes(seed: u64, rows: &[i64]) -> Vec<u64> {
-    let hash = RowHash::new(seed);
+pub fn row_hashes(random_seed: u64, rows: &[i64]) -> Vec<u64> {
+    let hash = RowHash::new(random_seed);
     rows.iter().map(|&row| hash.of(row as u64)).collect()
 }
 
-/// A seed for one purpose, independent of the seeds for all others.
-pub fn derive(seed: u64, purpose: &str) -> u64 {
-    xxh3_64_with_seed(purpose.as_bytes(), seed)
+/// A random seed for one purpose, independent of the random seeds for all other purposes.
+pub fn derive(random_seed: u64, purpose: &str) -> u64 {
+    xxh3_64_with_seed(purpose.as_bytes(), random_seed)
 }
 
-/// The hash as a number strictly between 0 and 1: its upper 52 bits, in the middle of their step: never 0, so that
-/// a logarithm is finite, and never 1 (with 53 bits the topmost would round to it).
+/// The hash as a number strictly between 0 and 1: its upper 52 bits, in the middle of their step. It is never 0, so
+/// that its logarithm is finite. It is never 1, to which 53 bits could round.
 #[inline]
 pub fn unit(hash: u64) -> f64 {
     ((hash >> 12) as f64 + 0.5) * (1.0 / (1u64 << 52) as f64)
@@ -59,9 +61,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_prepared_hash_is_xxh3(seed in any::<u64>(), row in any::<u64>(), small in 0u64..1000) {
-            for (seed, row) in [(seed, row), (small, row), (seed, small), (0, row), (u64::MAX, small)] {
-                prop_assert_eq!(RowHash::new(seed).of(row), row_hash(seed, row));
+        fn a_prepared_hash_is_xxh3(random_seed in any::<u64>(), row in any::<u64>(), small in 0u64..1000) {
+            for (random_seed, row) in [(random_seed, row), (small, row), (random_seed, small), (0, row), (u64::MAX, small)] {
+                prop_assert_eq!(RowHash::new(random_seed).of(row), row_hash(random_seed, row));
             }
         }
     }

@@ -1,25 +1,25 @@
-//! Long work that can be stopped: the work runs beside the calling thread, which looks after it.
+//! Long work that the caller can stop. The work runs on its own thread, and the calling thread watches it.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{channel, RecvTimeoutError, Sender};
 use std::time::Duration;
 
 use crate::{Error, Result};
 
-/// How often the calling thread looks whether to stop. Workers test far more often.
+/// How often the calling thread asks whether to stop. Workers ask far more often.
 const POLL: Duration = Duration::from_millis(50);
 
-/// What a long computation tells its caller.
+/// A report of a long computation.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Progress {
-    /// A Lloyd iteration ended: its number from 1, the inertia before its update, how far the centroids moved
-    /// (Euclidean norm over all of them).
+    /// A Lloyd iteration ended. `iteration` counts from 1. `inertia` is that before the update. `shift` says how far
+    /// the centroids moved: the Euclidean norm over all of them.
     Iteration { iteration: usize, inertia: f64, shift: f64 },
-    /// So many rows of so many are done.
+    /// `done` of `total` rows are done.
     Rows { done: usize, total: usize },
 }
 
-/// What the work holds: it tests here whether to stop, and reports.
+/// What the work is given: it asks the supervisor whether to stop, and sends it reports.
 pub struct Supervisor<'a> {
     stop: &'a AtomicBool,
     reports: Option<Sender<Progress>>,
@@ -28,7 +28,7 @@ pub struct Supervisor<'a> {
 static NEVER: AtomicBool = AtomicBool::new(false);
 
 impl Supervisor<'_> {
-    /// A supervisor that never stops the work and drops what it is told.
+    /// A supervisor that never stops the work and drops its reports.
     pub fn none() -> Supervisor<'static> {
         Supervisor { stop: &NEVER, reports: None }
     }
@@ -36,7 +36,7 @@ impl Supervisor<'_> {
     /// `Err(Interrupted)` once the caller wants the work to end.
     #[inline]
     pub fn check(&self) -> Result<()> {
-        // Relaxed: nothing else is published through the flag.
+        // Relaxed: the flag publishes no other data.
         if self.stop.load(Ordering::Relaxed) {
             return Err(Error::Interrupted);
         }
@@ -51,8 +51,26 @@ impl Supervisor<'_> {
     }
 }
 
-/// Run `work` on a thread of its own, and on this one `watch`: for each report, and at least every 50 ms. Once `watch`
-/// returns false it is not called again, and the work ends with `Error::Interrupted`.
+/// Adds up the rows that threads have done, and reports them.
+pub struct RowCount<'a> {
+    done: AtomicUsize,
+    total: usize,
+    supervisor: &'a Supervisor<'a>,
+}
+
+impl<'a> RowCount<'a> {
+    pub fn new(total: usize, supervisor: &'a Supervisor) -> RowCount<'a> {
+        RowCount { done: AtomicUsize::new(0), total, supervisor }
+    }
+
+    pub fn add(&self, rows: usize) {
+        let done = self.done.fetch_add(rows, Ordering::Relaxed) + rows;
+        self.supervisor.report(Progress::Rows { done, total: self.total });
+    }
+}
+
+/// Run `work` on a new thread. This thread calls `watch` for each report, and at least every 50 ms. When `watch`
+/// returns false, the work ends with `Error::Interrupted`, and `watch` is not called again.
 pub fn supervise<T: Send>(
     watch: &mut dyn FnMut(Option<Progress>) -> bool,
     work: impl FnOnce(&Supervisor) -> Result<T> + Send,
@@ -61,7 +79,7 @@ pub fn supervise<T: Send>(
     let (sender, receiver) = channel();
     std::thread::scope(|scope| {
         let stop = &stop;
-        // The sender moves into the thread: when the work ends, however it ends, the channel is disconnected.
+        // The sender moves into the thread, so the channel is disconnected however the work ends.
         let worker = scope.spawn(move || work(&Supervisor { stop, reports: Some(sender) }));
         let mut go_on = true;
         loop {

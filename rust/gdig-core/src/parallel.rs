@@ -1,4 +1,4 @@
-//! Work spread over threads so that neither its result nor its errors depend on how many there are.
+//! Work on several threads. The number of threads changes neither the result nor the error.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -7,8 +7,8 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use crate::{Error, Result};
 
-/// Do `work` on every item. The threads of the pool begin the items in order, as a disk wants it. The error is the first
-/// one in that order, so that the row it names does not depend on threads.
+/// Do `work` on every item. The threads of the pool begin the items in order, which suits a disk. The error is that of
+/// the first failing item, so the row that it names does not depend on the threads.
 pub fn in_order<I: Send>(items: impl Iterator<Item = I> + Send, work: impl Fn(I) -> Result<()> + Sync) -> Result<()> {
     let failed = AtomicBool::new(false);
     let error = |(i, item): (usize, I)| {
@@ -21,7 +21,7 @@ pub fn in_order<I: Send>(items: impl Iterator<Item = I> + Send, work: impl Fn(I)
     first.map_or(Ok(()), |(_, error)| Err(error))
 }
 
-/// A pool for one call. Not rayon's global one: that does not survive a fork, and a data loader forks.
+/// A pool of threads for one call. rayon's global pool does not survive a fork, and a data loader forks.
 pub fn thread_pool(n_threads: usize) -> Result<ThreadPool> {
     let built = ThreadPoolBuilder::new().num_threads(n_threads).build();
     built.map_err(|error| Error::input(format!("cannot start {n_threads} threads: {error}")))

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use gdig_core::rows::Rows;
+use gdig_core::convert::Rows;
 use gdig_core::store::TensorData;
 use gdig_core::Dtype;
 use numpy::{PyArrayDescrMethods, PyUntypedArray, PyUntypedArrayMethods};
@@ -47,7 +47,9 @@ impl<'py> Array<'py> {
         }
         let array = Array { array, name: name.to_owned(), dtype };
         if !(array.bytes().as_ptr() as usize).is_multiple_of(dtype.size()) {
-            return Err(PyValueError::new_err(format!("{name}: not aligned to its elements")));
+            return Err(PyValueError::new_err(format!(
+                "{name}: expected memory aligned to the elements (numpy.require(x, requirements='A') makes it so)"
+            )));
         }
         Ok(array)
     }
@@ -59,13 +61,13 @@ impl<'py> Array<'py> {
     pub fn bytes(&self) -> &[u8] {
         let length = self.array.len() * self.dtype.size();
         if length == 0 {
-            // Aligned to every element type, as no array of NumPy's need be when it is empty.
+            // This slice is aligned to every element type; an empty NumPy array need not be.
             return bytemuck::cast_slice::<u64, u8>(&[]);
         }
-        // SAFETY: NumPy owns `length` initialised bytes at `data`, one after another as the array is C-contiguous, and
-        // keeps them while `self.array` holds a reference. Copying is out of the question (arrays are larger than
-        // memory), so a program that writes to an array on another thread during the call breaks the rule of shared
-        // references; every byte is a valid value of its type, so what it gets is wrong numbers.
+        // SAFETY: NumPy owns `length` initialised bytes at `data`. They lie in sequence, because the array is C-contiguous,
+        // and live while `self.array` holds a reference. Arrays may be larger than memory, so they are not copied. A program
+        // that writes to an array on another thread during the call breaks the rule of shared references. Every byte is a
+        // valid value of its type, so such a program gets wrong numbers.
         unsafe { std::slice::from_raw_parts((*self.array.as_array_ptr()).data.cast::<u8>(), length) }
     }
 

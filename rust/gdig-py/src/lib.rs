@@ -3,13 +3,18 @@
 mod array;
 mod bids;
 mod errors;
+mod g2is;
 mod kmeans;
+mod limit;
 mod neighbours;
-mod pursuit;
+mod peers;
 mod resample;
-mod run;
+mod rows;
+mod self_filter;
 mod store;
-mod verdicts;
+mod supervised;
+mod sweep;
+mod tagcos;
 
 use pyo3::prelude::*;
 
@@ -20,15 +25,19 @@ mod _native {
     #[pymodule_export]
     use super::errors::{GdigError, StoreError};
     #[pymodule_export]
+    use super::g2is::g2is;
+    #[pymodule_export]
     use super::kmeans::{kernels, kmeans_fit, kmeans_predict, kmeans_predict_to};
     #[pymodule_export]
-    use super::neighbours::{gradient_walk, neighbours, neighbours_by_clusters, penalised_rows};
-    #[pymodule_export]
-    use super::pursuit::pursue;
+    use super::neighbours::{neighbours, neighbours_by_clusters};
     #[pymodule_export]
     use super::resample::{label_counts, resample, resample_files, row_hash, sample_rows};
     #[pymodule_export]
+    use super::self_filter::self_filter;
+    #[pymodule_export]
     use super::store::{read_tensors, verify_file, write_tensors, Store};
     #[pymodule_export]
-    use super::verdicts::{best_rows, draw_rows, row_columns, survey};
+    use super::sweep::{best_rows, draw_rows, row_columns, survey};
+    #[pymodule_export]
+    use super::tagcos::tagcos;
 }

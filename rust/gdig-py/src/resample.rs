@@ -3,16 +3,15 @@
 use std::path::PathBuf;
 
 use gdig_core::hash;
-use gdig_core::interrupt::Supervisor;
-use gdig_core::resample::{self as core, bottom_k, Arrays, Column, Labels, Population, Priority, Quotas};
-use gdig_core::verdicts::{LabelFiles, LabelRows};
-use gdig_core::{Dtype, Error, Result};
+use gdig_core::kmeans::{LabelFiles, LabelRows};
+use gdig_core::resample::{self as core, bottom_k, Arrays, Column, Labels, Priority, Quotas};
+use gdig_core::{Dtype, Error, Limit};
 use numpy::PyArray1;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
 use crate::array::Array;
-use crate::run::supervised;
+use crate::supervised::supervised;
 
 type Rows<'py> = Bound<'py, PyArray1<i64>>;
 
@@ -36,14 +35,14 @@ pub fn quotas(name: &str) -> PyResult<Quotas> {
     })
 }
 
-/// Rows chosen, in order.
+/// The drawn rows, in order. With `costs`, `budget` limits their sum; else it counts rows.
 #[pyfunction]
 #[allow(clippy::too_many_arguments)] // As many as gdig.resample has.
 pub fn resample<'py>(
     py: Python<'py>,
     labels: &Bound<'py, PyAny>,
     budget: u64,
-    seed: u64,
+    random_seed: u64,
     weights: Option<&Bound<'py, PyAny>>,
     priority: Option<&Bound<'py, PyAny>>,
     costs: Option<&Bound<'py, PyAny>>,
@@ -66,46 +65,37 @@ pub fn resample<'py>(
     };
     let costs = costs.as_ref().map(column);
     let rows = supervised(py, None, |supervisor| {
-        let rows = Arrays::new(labels, order, costs, seed)?;
-        drawn(&rows, quotas, budget, seed, costs.is_some(), supervisor)
+        let rows = Arrays::new(labels, order, costs, random_seed)?;
+        let limit = if costs.is_some() { Limit::Tokens(budget) } else { Limit::Rows(budget) };
+        core::resample(&rows, quotas, limit, random_seed, supervisor)
     })?;
     Ok(PyArray1::from_vec(py, rows))
 }
 
-/// `budget` rows, or rows that cost no more than it.
-pub fn drawn(
-    rows: &impl Population,
-    quotas: Quotas,
-    budget: u64,
-    seed: u64,
-    costs: bool,
-    supervisor: &Supervisor,
-) -> Result<Vec<i64>> {
-    if costs {
-        core::resample_costs(rows, quotas, budget, seed, supervisor)
-    } else {
-        core::resample(rows, quotas, budget, seed, supervisor)
-    }
-}
-
-/// Rows chosen, in order, by the labels in a directory of files.
+/// The drawn rows, in order, from a directory of label files.
 #[pyfunction]
 pub fn resample_files<'py>(
     py: Python<'py>,
     labels: PathBuf,
     budget: u64,
-    seed: u64,
+    random_seed: u64,
     quotas: &str,
 ) -> PyResult<Rows<'py>> {
     let quotas = self::quotas(quotas)?;
     let rows = supervised(py, None, |supervisor| {
         let files = LabelFiles::open(&labels)?;
-        core::resample(&LabelRows { files: &files, seed, supervisor }, quotas, budget, seed, supervisor)
+        core::resample(
+            &LabelRows { files: &files, random_seed, supervisor },
+            quotas,
+            Limit::Rows(budget),
+            random_seed,
+            supervisor,
+        )
     })?;
     Ok(PyArray1::from_vec(py, rows))
 }
 
-/// Rows of each label in a directory of files.
+/// The number of rows of each label in a directory of label files.
 #[pyfunction]
 pub fn label_counts(py: Python<'_>, labels: PathBuf) -> PyResult<Bound<'_, PyArray1<u64>>> {
     let counts = supervised(py, None, |supervisor| LabelFiles::open(&labels)?.counts(supervisor))?;
@@ -118,26 +108,33 @@ pub fn sample_rows<'py>(
     py: Python<'py>,
     n: u64,
     k: usize,
-    seed: u64,
+    random_seed: u64,
     eligible: Option<&Bound<'py, PyAny>>,
 ) -> PyResult<Rows<'py>> {
     let eligible = optional(eligible, "eligible", &[Dtype::U8])?;
     let eligible = eligible.as_ref().map(Array::bytes);
     let rows = supervised(py, None, |supervisor| {
         if eligible.is_some_and(|e| e.len() as u64 != n) {
-            return Err(Error::input(format!("eligible: expected one a row, {n}")));
+            return Err(Error::input(format!(
+                "eligible: expected {n} numbers, one for each row, got {}",
+                eligible.map_or(0, <[u8]>::len)
+            )));
         }
         let rows = (0..n).filter(|&row| eligible.is_none_or(|e| e[row as usize] != 0));
-        Ok(bottom_k(rows, k, seed, supervisor)?.into_iter().map(|row| row as i64).collect())
+        Ok(bottom_k(rows, k, random_seed, supervisor)?.into_iter().map(|row| row as i64).collect())
     })?;
     Ok(PyArray1::from_vec(py, rows))
 }
 
-/// The hash of each (seed, row).
+/// The hash of each (random seed, row).
 #[pyfunction]
-pub fn row_hash<'py>(py: Python<'py>, seed: u64, rows: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyArray1<u64>>> {
+pub fn row_hash<'py>(
+    py: Python<'py>,
+    random_seed: u64,
+    rows: &Bound<'py, PyAny>,
+) -> PyResult<Bound<'py, PyArray1<u64>>> {
     let rows = Array::new(rows, "rows")?.one_dimensional(&[Dtype::I64])?;
     let rows: &[i64] = rows.typed();
-    let hashes = py.detach(|| hash::row_hashes(seed, rows));
+    let hashes = py.detach(|| hash::row_hashes(random_seed, rows));
     Ok(PyArray1::from_vec(py, hashes))
 }

@@ -13,7 +13,7 @@ use pyo3::types::PyDict;
 
 use crate::array::{arrays, numpy_name, to_numpy, Array};
 use crate::errors::to_py;
-use crate::run::{detached, supervised};
+use crate::supervised::{detached, supervised};
 
 /// Name to (NumPy dtype, shape, offset of the first byte in the file).
 type Layout = BTreeMap<String, (&'static str, Vec<usize>, usize)>;

@@ -75,15 +75,15 @@ def g2is(swept: Swept, budget: Budget, seed: int, options: Config) -> Picked:
     directions, explained = components(features)
     near = nearest(store, asked(options), int(column(store, "valid").sum()), seed, options, kept)
     by_tokens = budget.unit == "tokens"
-    rows, component, by_neighbour, cosine, ended = _native.gradient_walk(
+    rows, component, by_neighbour, cosine, ended = _native.g2is(
         store._native,
         near.rows,
         near.cosines,
         directions=directions,
         weights=explained,
         ratio=RATIO,
-        budget=int(budget.amount),
-        costs=column(store, "tokens").astype(np.uint32) if by_tokens else None,
+        limit=("tokens" if budget.unit == "tokens" else "rows", int(budget.amount)),
+        tokens=column(store, "tokens").astype(np.uint32) if by_tokens else None,
         n_threads=options.threads or 0,
     )
     counts = np.bincount(component, minlength=len(directions))

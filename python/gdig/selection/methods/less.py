@@ -87,7 +87,7 @@ def scores(swept: Swept, shares: NDArray[np.float64]) -> tuple[NDArray[np.float6
         valid, cosine = swept_here.copy(), np.zeros((stop - start, len(of_seed)))
         for share, one in zip(shares, swept.checkpoints, strict=True):
             valid &= one.store.tensor(shard, "valid").astype(bool)
-            cosine += share * one.store.tensor(shard, "influence")
+            cosine += share * one.store.tensor(shard, "cosine")
         # Sums of numpy, whose order does not depend on threads.
         by_task = np.stack([cosine[:, seeds].mean(1) for seeds in members], axis=1)
         score[start:stop] = np.where(valid, by_task.max(1), -np.inf)

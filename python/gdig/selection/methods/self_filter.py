@@ -41,10 +41,9 @@ def self_filter(swept: Swept, budget: Budget, seed: int, options: Config) -> Pic
     difficulty = read_difficulty(options.difficulty, valid) if options.difficulty else column(store, "loss")
     difficulty = np.ascontiguousarray(difficulty, np.float32)
     costs = column(store, "tokens").astype(np.uint32) if budget.unit == "tokens" else None
-    trained = store.path.parent / "features" / "difficulty.npy"
     notes: tuple[str, ...] = ()
-    if not options.difficulty and trained.is_file():
-        notes = (f"difficulty is the loss; to choose by what gdig score-net learned: --difficulty {trained}",)
+    if not options.difficulty and swept.difficulty is not None and swept.difficulty.is_file():
+        notes = (f"difficulty is the loss; to choose by what gdig score-net learned: --difficulty {swept.difficulty}",)
     if not options.features:
         picked = _penalised(store, int(valid.sum()), difficulty, costs, budget, seed, options, swept.kept)
         return replace(picked, notes=(*notes, *picked.notes))
@@ -103,15 +102,15 @@ def _penalised(
             f"n_neighbours: a row of {count} valid ones has {count - 1} others; got {options.n_neighbours}"
         )
     near = nearest(x, min(STORED * options.n_neighbours, count - 1), count, seed, options, kept)
-    rows, before, left, searched = _native.penalised_rows(
+    rows, before, left, searched = _native.self_filter(
         x._native if isinstance(x, SketchStore) else x,
         near.rows,
         near.cosines,
         difficulty=difficulty,
         k=options.n_neighbours,
         gamma=GAMMA,
-        budget=int(budget.amount),
-        costs=costs,
+        limit=("tokens" if budget.unit == "tokens" else "rows", int(budget.amount)),
+        tokens=costs,
         n_threads=options.threads or 0,
     )
     notes = near.notes

@@ -72,11 +72,11 @@ def pursue(
         StoreError: naming the shard or label file that is missing or damaged.
         GdigError: when there are not as many labels as rows.
     """
-    found = _native.pursue(
+    found = _native.tagcos(
         store._native,
         labels,
         budget=budget,
-        seed=seed,
+        random_seed=seed,
         unit_normalize=unit_normalize,
         ridge=ridge,
         tolerance=tolerance,

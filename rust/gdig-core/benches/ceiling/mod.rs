@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use gdig_core::kmeans::arch::Kernel;
+use gdig_core::simd::Kernel;
 
 /// Of the instruction that a kernel lives on; `None` where it has no such instruction (a call for each multiply-add).
 pub fn of(kernel: Kernel) -> Option<f64> {
@@ -34,7 +34,7 @@ mod x86_64 {
     use std::hint::black_box;
 
     use super::{rate, Kernel};
-    use gdig_core::kmeans::arch::x86_64::tile::Tiles;
+    use gdig_core::simd::x86_64::tile::Tiles;
 
     const STEPS: usize = 100_000;
     /// Sums that run side by side: more than the two units times four cycles that a multiply-add takes.
@@ -47,7 +47,8 @@ mod x86_64 {
         if !kernel.is_available() {
             return None;
         }
-        // SAFETY: the processor has what the kernel needs, or it would not be available; tiles live on this thread only.
+        // SAFETY: the processor has what the kernel needs, or it would not be available; tiles live on this thread
+        // only.
         match kernel {
             Kernel::Scalar | Kernel::Portable => None,
             Kernel::Avx2 => Some(rate(flops(8), || unsafe { avx2() })),

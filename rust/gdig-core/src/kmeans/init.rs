@@ -2,28 +2,30 @@
 
 use rayon::prelude::*;
 
-use super::source::{squared_distance, RowSet};
-use super::{gather, sample};
+use super::sample::sample;
 use crate::hash::{derive, row_hash, unit};
 use crate::interrupt::Supervisor;
+use crate::rows::distances::squared_distance;
+use crate::rows::gather::gather;
+use crate::rows::RowSet;
 use crate::Result;
 
-/// Rows of the sample for each centroid, unless that takes more than `SAMPLE_BYTES`.
+/// Rows of the sample for each centroid, unless they take more than `SAMPLE_BYTES`.
 const ROWS_PER_CENTROID: usize = 16;
 const LEAST_ROWS: usize = 4096;
 const SAMPLE_BYTES: usize = 128 << 20;
-/// Rows whose distances are summed together: fixed, so that the order of the additions is.
+/// Rows whose distances are summed together. The number is fixed, and so is the order of the additions.
 const CHUNK: usize = 1024;
 
-/// K centroids [K, dim], each a row of the set, drawn with probability proportional to its squared distance from those
-/// drawn before.
-pub fn plus_plus(rows: RowSet, k: usize, seed: u64, supervisor: &Supervisor) -> Result<Vec<f32>> {
+/// K centroids [K, dim]. Each is a row of the set, drawn with probability proportional to its squared distance from the
+/// centroids before it.
+pub fn plus_plus(rows: RowSet, k: usize, random_state: u64, supervisor: &Supervisor) -> Result<Vec<f32>> {
     let dim = rows.source.dim();
     let wanted = (ROWS_PER_CENTROID * k).max(LEAST_ROWS).min(SAMPLE_BYTES / (4 * dim)).max(2 * k);
-    let list = sample(rows, wanted, derive(seed, "k-means++ sample"), supervisor)?;
+    let list = sample(rows, wanted, derive(random_state, "k-means++ sample"), supervisor)?;
     let n = list.len();
     let x = gather(RowSet { list: Some(&list), ..rows }, supervisor)?;
-    let draw_seed = derive(seed, "k-means++ draws");
+    let draw_seed = derive(random_state, "k-means++ draws");
 
     let mut distances = vec![f32::INFINITY; n];
     let mut taken = vec![false; n];
@@ -49,16 +51,16 @@ pub fn plus_plus(rows: RowSet, k: usize, seed: u64, supervisor: &Supervisor) -> 
             })
             .collect();
         next = draw(&distances, &sums, unit(row_hash(draw_seed, step as u64)))
-            // All rows lie on a centroid: the first that is not one yet. There is one, as K is at most n.
+            // All rows lie on a centroid. Take the first row that is none yet; there is one, because K is at most n.
             .unwrap_or_else(|| taken.iter().position(|taken| !taken).expect("fewer centroids than rows"));
     }
     Ok(centroids)
 }
 
-/// The row at share `u` of the summed distances; `None` when they are all zero.
+/// The row at share `u` of the summed distances. `None` when all distances are zero.
 fn draw(distances: &[f32], sums: &[f64], u: f64) -> Option<usize> {
     let mut target = u * sums.iter().sum::<f64>();
-    // Where rounding carries the target beyond the end, the last row with a distance is meant.
+    // Rounding may carry the target beyond the end. Then the last row with a distance is drawn.
     let mut last = None;
     for (number, (chunk, sum)) in distances.chunks(CHUNK).zip(sums).enumerate() {
         let apart = chunk.iter().enumerate().filter(|(_, &d)| d > 0.0);

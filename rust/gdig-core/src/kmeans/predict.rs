@@ -1,27 +1,27 @@
-//! Labels and distances of rows.
+//! The labels of rows, and their distances to their centroids.
 
-use super::ahead::with_pages_ahead;
-use super::arch::{Assigner, Scratch};
-use super::source::{Block, Reader, RowSet};
+use super::options::check_centroids;
 use super::tally::{BadRow, Tally};
-use super::{check_centroids, Kernel, Source};
 use crate::interrupt::Supervisor;
 use crate::parallel::{in_order, thread_pool};
+use crate::rows::readahead::with_readahead;
+use crate::rows::{Block, Reader, RowSet, Source};
+use crate::simd::{Assigner, Kernel, Scratch};
 use crate::{Error, Result};
 
-/// Label of a row that is invalid.
+/// The label of an invalid row.
 pub const INVALID: u32 = u32::MAX;
-/// Rows that a worker takes at once.
+/// The rows that a worker takes at once.
 pub const STEP: usize = 2048;
 
-/// What prediction needs beside the rows.
+/// The centroids, and how to search them.
 pub struct Model<'a> {
     /// [K, dim].
     pub centroids: &'a [f32],
     pub unit_normalize: bool,
-    /// `None`: the fastest for the rows.
+    /// `None` means the fastest kernel for the rows.
     pub kernel: Option<Kernel>,
-    /// 0: as many as the machine has.
+    /// 0 means as many threads as the machine has cores.
     pub n_threads: usize,
 }
 
@@ -29,13 +29,15 @@ impl Model<'_> {
     pub fn check(&self, source: &Source) -> Result<()> {
         let (len, dim) = (self.centroids.len(), source.dim());
         if len == 0 || len % dim != 0 {
-            return Err(Error::input(format!("rows have {dim} columns: expected finite centroids [K, {dim}]")));
+            return Err(Error::input(format!(
+                "rows have {dim} columns: expected finite centroids [K, {dim}], got {len} numbers"
+            )));
         }
         check_centroids(self.centroids, dim).map_err(Error::input)
     }
 }
 
-/// Labels rows: the centroids laid out for the kernel, and the rows.
+/// Labels rows. Holds the rows, and the centroids laid out for the kernel.
 pub struct Labeller<'a> {
     pub rows: RowSet<'a>,
     centroids: &'a [f32],
@@ -49,22 +51,22 @@ impl<'a> Labeller<'a> {
         Ok(Labeller { rows, centroids: model.centroids, assigner, supervisor })
     }
 
-    /// The nearest centroid of each row from `start` on, and the distance to it. Both slices come with `INVALID` and
-    /// NaN, which stay for invalid rows.
+    /// Write the nearest centroid of each row from `start` on, and the distance to it. The slices come filled with
+    /// `INVALID` and NaN, which stay for invalid rows.
     pub fn label(&self, start: usize, labels: &mut [u32], distances: &mut [f32]) -> Result<()> {
         let (mut reader, mut block, mut scratch) = (Reader::new(self.rows), Block::default(), Scratch::default());
-        let (mut tally, mut found) = (Tally::new(None), Vec::new());
+        let (mut tally, mut block_labels) = (Tally::new(None), Vec::new());
         for first in (0..labels.len()).step_by(self.assigner.block_rows()) {
             self.supervisor.check()?;
             let last = labels.len().min(first + self.assigner.block_rows());
             let view = reader.view(start + first, start + last, &mut block)?;
-            found.resize(view.rows.len(), 0);
-            self.assigner.assign(view.rows, view.ahead, &mut found, &mut scratch);
-            if let Err(BadRow(i)) = tally.measure(view.rows, &found, self.centroids) {
+            block_labels.resize(view.rows.len(), 0);
+            self.assigner.assign(view.rows, view.ahead, &mut block_labels, &mut scratch);
+            if let Err(BadRow(i)) = tally.measure(view.rows, &block_labels, self.centroids) {
                 let position = view.positions[i];
                 return Err(reader.complaint(position));
             }
-            for ((&label, distance), &position) in found.iter().zip(&tally.distances).zip(view.positions) {
+            for ((&label, distance), &position) in block_labels.iter().zip(&tally.distances).zip(view.positions) {
                 labels[position - start] = label;
                 distances[position - start] = distance.sqrt();
             }
@@ -73,7 +75,7 @@ impl<'a> Labeller<'a> {
     }
 }
 
-/// The nearest centroid of each row [len] and the distance to it; `INVALID` and NaN for invalid rows.
+/// The nearest centroid of each row, [len], and the distance to it. Invalid rows have `INVALID` and NaN.
 pub fn predict(source: &Source, model: &Model, supervisor: &Supervisor) -> Result<(Vec<u32>, Vec<f32>)> {
     model.check(source)?;
     let rows = RowSet { source, list: None, unit_normalize: model.unit_normalize };
@@ -81,7 +83,7 @@ pub fn predict(source: &Source, model: &Model, supervisor: &Supervisor) -> Resul
     let (mut labels, mut distances) = (vec![INVALID; rows.len()], vec![f32::NAN; rows.len()]);
     let steps = labels.chunks_mut(STEP).zip(distances.chunks_mut(STEP)).enumerate();
     thread_pool(model.n_threads)?.install(|| {
-        with_pages_ahead(rows, 0..rows.len(), |ahead| {
+        with_readahead(rows, 0..rows.len(), |ahead| {
             in_order(steps, |(number, (labels, distances))| {
                 ahead.reached(number * STEP);
                 labeller.label(number * STEP, labels, distances)

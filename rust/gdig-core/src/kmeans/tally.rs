@@ -1,15 +1,17 @@
-//! What rows add to their clusters: taken right after the search, while the rows are in the cache.
+//! The distances of rows to their centroids, and the sums of the rows of each centroid. Both are taken right after the
+//! search, while the rows are in the cache.
 //!
-//! In float32 from the rows as they are stored, whatever the kernel of the search rounded. Sums over columns go in 16
-//! lanes and a fixed order, sums over rows one row after the other; so every instruction set gives the same bits.
+//! The arithmetic is in float32 on the rows as they are stored, whatever the kernel of the search has rounded. Sums
+//! over columns go in 16 lanes and a fixed order, sums over rows one row after the other. So every instruction set
+//! gives the same bits.
 
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 
-use super::source::{squared_distance, squared_norm, LANES, MAX_SQUARED_NORM};
-use crate::rows::Rows;
+use crate::convert::Rows;
+use crate::rows::distances::{squared_distance, squared_norm, LANES, MAX_SQUARED_NORM};
 
-/// What this is compiled for.
+/// The instruction sets that the tally is compiled for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Isa {
     Baseline,
@@ -20,10 +22,10 @@ pub enum Isa {
 }
 
 #[cfg(target_arch = "x86_64")]
-use super::arch::x86_64::{half_avx2, half_avx512, has_avx2, has_avx512};
+use crate::simd::x86_64::{half_avx2, half_avx512, has_avx2, has_avx512};
 
 impl Isa {
-    /// Of this machine, the slowest first.
+    /// The instruction sets of this machine, the slowest first.
     pub fn available() -> Vec<Isa> {
         let mut available = vec![Isa::Baseline];
         #[cfg(target_arch = "x86_64")]
@@ -32,7 +34,7 @@ impl Isa {
     }
 }
 
-/// Takes blocks of rows; a worker has its own.
+/// Takes blocks of rows. Each worker has its own tally.
 pub struct Tally {
     isa: Isa,
     x: Vec<f32>,
@@ -40,11 +42,11 @@ pub struct Tally {
     pub distances: Vec<f32>,
 }
 
-/// Rows between the fetching of a centroid and its sums, and their use: measured, for those that come from the
-/// third-level cache.
+/// Rows between the prefetch of a centroid with its sums and their use. Measured for centroids in the third-level
+/// cache.
 const FETCHED_AHEAD: usize = 6;
 
-/// A row whose numbers are not finite, or too large: its place in the block.
+/// The place in the block of a row whose numbers are not finite, or too large.
 #[derive(Debug, PartialEq)]
 pub struct BadRow(pub usize);
 
@@ -55,14 +57,14 @@ impl Tally {
         Tally { isa, x: Vec::new(), distances: Vec::new() }
     }
 
-    /// The distance of each row to the centroid that its label names; and add each row to the sums of that centroid.
-    /// `centroids` is [K, dim], and so is `sums`.
+    /// Take the distance of each row to the centroid of its label, and add the row to the sums of that centroid.
+    /// `centroids` and `sums` are [K, dim].
     pub fn add(&mut self, rows: Rows, labels: &[u32], centroids: &[f32], sums: &mut [f32]) -> Result<(), BadRow> {
         assert_eq!(sums.len(), centroids.len());
         self.run::<true>(rows, labels, centroids, sums)
     }
 
-    /// The distances only.
+    /// Take the distances alone.
     pub fn measure(&mut self, rows: Rows, labels: &[u32], centroids: &[f32]) -> Result<(), BadRow> {
         self.run::<false>(rows, labels, centroids, &mut [])
     }
@@ -97,7 +99,7 @@ impl Tally {
         self.rows::<ADD>(r, l, c, s, |from, to| half_avx512(from, to))
     }
 
-    /// Inlined into the functions above, and so compiled for their instruction sets.
+    /// The compiler inlines this into the functions above, and so compiles it for their instruction sets.
     #[inline(always)]
     fn rows<const ADD: bool>(
         &mut self,
@@ -121,7 +123,7 @@ impl Tally {
             let span = label as usize * dim..(label as usize + 1) * dim;
             let sum = if ADD { &mut sums[span.clone()] } else { &mut [][..] };
             let distance = row::<ADD>(&self.x, &centroids[span], sum);
-            // A number that is not finite shows in the distance, so most rows need no second look.
+            // A number that is not finite shows in the distance, so most rows need no second check.
             let sound = |squared: f32| squared < MAX_SQUARED_NORM;
             if !sound(distance) && !sound(squared_norm(&self.x)) {
                 return Err(BadRow(i));
@@ -132,7 +134,7 @@ impl Tally {
     }
 }
 
-/// |x - c|^2 with the bits of `squared_distance`; and `sum` += x.
+/// |x - c|^2 with the bits of `squared_distance`. With `ADD`, `sum` += x.
 #[inline(always)]
 fn row<const ADD: bool>(x: &[f32], c: &[f32], sum: &mut [f32]) -> f32 {
     if !ADD {

@@ -1,4 +1,4 @@
-//! Rows to draw from that lie in arrays: labels, and what decides inside a cluster.
+//! Rows in arrays: their labels, and the order inside a cluster.
 
 use std::ops::Range;
 
@@ -6,11 +6,11 @@ use super::{Population, Row};
 use crate::hash::{derive, unit, RowHash};
 use crate::{Error, Result};
 
-/// A label of rows that are not eligible.
+/// The label of a row that is not eligible.
 pub const NOT_ELIGIBLE: u32 = u32::MAX;
-/// Clusters are counted in arrays by label, so labels must not be astronomically large.
+/// Labels are below this number, because clusters are counted in arrays by label.
 pub const MAX_LABEL: usize = 1 << 28;
-/// Labels as they come, -1 or 2^32 - 1 for a row that is not eligible.
+/// The labels of rows. -1 and 2^32 - 1 mark a row that is not eligible.
 #[derive(Clone, Copy, Debug)]
 pub enum Labels<'a> {
     U32(&'a [u32]),
@@ -38,7 +38,7 @@ fn eligible(row: usize, label: i64) -> Result<Option<usize>> {
     if (0..MAX_LABEL as i64).contains(&label) {
         return Ok(Some(label as usize));
     }
-    // Not cold: every other row may be so.
+    // Not cold: every second row may have such a label.
     if label == -1 || label == i64::from(NOT_ELIGIBLE) {
         return Ok(None);
     }
@@ -47,10 +47,13 @@ fn eligible(row: usize, label: i64) -> Result<Option<usize>> {
 
 #[cold]
 fn impossible(row: usize, label: i64) -> Error {
-    Error::input(format!("row {row}: label {label}, expected 0 to {}, or -1", MAX_LABEL - 1))
+    Error::input(format!(
+        "row {row}: label: expected 0 to {}, or -1 for a row to leave out, got {label}",
+        MAX_LABEL - 1
+    ))
 }
 
-/// Floats or integers, one a row, as they come.
+/// One number for each row.
 #[derive(Clone, Copy, Debug)]
 pub enum Column<'a> {
     F32(&'a [f32]),
@@ -88,20 +91,20 @@ impl Column<'_> {
         let cost = match self {
             Column::I32(values) => i64::from(values[row]),
             Column::I64(values) => values[row],
-            _ => return Err(Error::input("costs: expected int32 or int64")),
+            _ => return Err(Error::input("costs: expected integers (int32 or int64), got floats")),
         };
-        u64::try_from(cost).map_err(|_| Error::input(format!("row {row}: cost {cost}, expected at least 0")))
+        u64::try_from(cost).map_err(|_| Error::input(format!("row {row}: cost: expected at least 0, got {cost}")))
     }
 }
 
-/// Who comes first inside a cluster.
+/// The order inside a cluster.
 #[derive(Clone, Copy, Debug)]
 pub enum Priority<'a> {
-    /// Smallest hash of (seed, row): uniform without replacement.
+    /// The smallest hash of (random seed, row) first: uniform draws without replacement.
     Hash,
-    /// Without replacement in proportion to weights (Efraimidis and Spirakis, 2006); weight 0 is never drawn.
+    /// Draws without replacement in proportion to weights (Efraimidis and Spirakis, 2006). Weight 0 is never drawn.
     Weights(Column<'a>),
-    /// Highest value.
+    /// The highest value first.
     Values(Column<'a>),
 }
 
@@ -133,7 +136,9 @@ impl Priority<'_> {
             Priority::Weights(column) => {
                 let weight = column.float(row);
                 if !(weight >= 0.0 && weight.is_finite()) {
-                    return Err(Error::input(format!("row {row}: weight {weight}, expected a finite number >= 0")));
+                    return Err(Error::input(format!(
+                        "row {row}: weight: expected a finite number >= 0, got {weight}"
+                    )));
                 }
                 // u^(1/w) descending is -ln(u)/w ascending, and that does not underflow.
                 let key = || sortable(-unit(hash.of(row as u64)).ln() / weight);
@@ -142,7 +147,7 @@ impl Priority<'_> {
             Priority::Values(column) => {
                 let value = column.float(row);
                 if value.is_nan() {
-                    return Err(Error::input(format!("row {row}: priority NaN, expected a number")));
+                    return Err(Error::input(format!("row {row}: priority: expected a number, got NaN")));
                 }
                 Ok(Some(!sortable(value)))
             }
@@ -159,19 +164,27 @@ pub struct Arrays<'a> {
 }
 
 impl<'a> Arrays<'a> {
-    pub fn new(labels: Labels<'a>, priority: Priority<'a>, costs: Option<Column<'a>>, seed: u64) -> Result<Arrays<'a>> {
+    pub fn new(
+        labels: Labels<'a>,
+        priority: Priority<'a>,
+        costs: Option<Column<'a>>,
+        random_seed: u64,
+    ) -> Result<Arrays<'a>> {
         for (name, len) in [("weights or priority", priority.len()), ("costs", costs.map(|c| c.len()))] {
             if len.is_some_and(|len| len != labels.len()) {
                 let expected = labels.len();
-                return Err(Error::input(format!("{name}: expected one a row, {expected}; got {}", len.unwrap_or(0))));
+                return Err(Error::input(format!(
+                    "{name}: expected {expected} numbers, one for each row, got {}",
+                    len.unwrap_or(0)
+                )));
             }
         }
-        Ok(Arrays { labels, priority, costs, hash: RowHash::new(derive(seed, "rows")) })
+        Ok(Arrays { labels, priority, costs, hash: RowHash::new(derive(random_seed, "rows")) })
     }
 }
 
 impl Arrays<'_> {
-    /// `each` for one type of labels, so that no row asks for it again.
+    /// `each` for one type of labels, so that the type is not asked for again at each row.
     #[inline]
     fn each_of<T: Copy>(
         &self,

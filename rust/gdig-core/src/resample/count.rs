@@ -1,15 +1,15 @@
-//! How many eligible rows each cluster has.
+//! The number of eligible rows of each cluster.
 
 use super::slots::Slots;
-use super::{Part, Row};
+use super::{Collector, Row};
 
-/// Clusters by rising label, and what they hold.
+/// The clusters by rising label, and the number of their rows.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Sizes {
     pub labels: Vec<usize>,
-    /// Eligible rows of each, at least 1.
+    /// The eligible rows of each cluster, at least 1.
     pub counts: Vec<u64>,
-    /// Their costs together.
+    /// The sum of the costs of all eligible rows.
     pub cost: u64,
 }
 
@@ -40,7 +40,7 @@ impl Counting {
     }
 }
 
-impl Part for Counting {
+impl Collector for Counting {
     #[inline]
     fn offer(&mut self, row: Row) {
         *self.count_of(row.label) += 1;

@@ -1,16 +1,16 @@
-//! How many rows each cluster gives.
+//! The number of rows that each cluster gives.
 
 use super::Row;
 use crate::hash::{derive, row_hash};
 
-/// What a cluster's share of the budget is in proportion to.
+/// The rule for the weight of a cluster. Its share of the budget is in proportion to the weight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Quotas {
-    /// The same for every cluster.
+    /// Every cluster has the same weight.
     Equal,
-    /// Its eligible rows.
+    /// The number of eligible rows.
     Proportional,
-    /// The square root of its eligible rows.
+    /// The square root of the number of eligible rows.
     Sqrt,
 }
 
@@ -23,18 +23,18 @@ impl Quotas {
     }
 }
 
-/// Clusters with at least one eligible row, in their hashed order.
+/// The clusters with at least one eligible row, in a hashed order.
 pub struct Clusters<'a> {
     counts: &'a [u64],
     rule: Quotas,
-    /// Which of them comes first, and so on.
+    /// The numbers of the clusters in that order.
     order: Vec<usize>,
 }
 
 impl<'a> Clusters<'a> {
-    /// `counts` are the eligible rows of the clusters with these labels.
-    pub fn new(labels: &[usize], counts: &'a [u64], rule: Quotas, seed: u64) -> Clusters<'a> {
-        let cluster_seed = derive(seed, "clusters");
+    /// `counts` has the eligible rows of the clusters with these labels.
+    pub fn new(labels: &[usize], counts: &'a [u64], rule: Quotas, random_seed: u64) -> Clusters<'a> {
+        let cluster_seed = derive(random_seed, "clusters");
         let mut order: Vec<usize> = (0..labels.len()).filter(|&k| counts[k] > 0).collect();
         order.sort_by_cached_key(|&k| (row_hash(cluster_seed, labels[k] as u64), labels[k]));
         Clusters { counts, rule, order }
@@ -52,7 +52,8 @@ impl<'a> Clusters<'a> {
         }
     }
 
-    /// The weight as an integer, so that remainders are exact: 2^32 times the square root, rounded down, of n < 2^64.
+    /// The weight as an integer, so that remainders are exact. A square root of n < 2^64 is taken times 2^32 and
+    /// rounded down.
     fn whole_weight(&self, k: usize) -> u128 {
         let count = u128::from(self.counts[k]);
         match self.rule {
@@ -62,7 +63,8 @@ impl<'a> Clusters<'a> {
         }
     }
 
-    /// The first rows of each cluster, in its own order, up to its quota: in the order of all, with their places in it.
+    /// The first rows of each cluster up to its quota, with their places, in the order of all rows. `rows` has the rows
+    /// of each cluster in its own order.
     pub fn order_of(&self, rows: &[Vec<Row>], quotas: &[u64]) -> Vec<(f64, Row)> {
         let mut placed = Vec::new();
         for (rank, &k) in self.order.iter().enumerate() {
@@ -77,39 +79,39 @@ impl<'a> Clusters<'a> {
 }
 
 pub struct Filled {
-    /// Rows of each cluster.
+    /// The rows of each cluster.
     pub quotas: Vec<u64>,
-    /// What a cluster of weight 1 would get if it never ran short; infinite when all do.
+    /// The rows of a cluster of weight 1 that never runs short. Infinite when all clusters run short.
     pub level: f64,
 }
 
 impl Filled {
-    /// The most that any cluster of weight 1 gives.
+    /// The most rows that a cluster of weight 1 gives.
     pub fn most(&self) -> u64 {
         // A cast of infinity is the largest number.
         (self.level.floor() as u64).saturating_add(1)
     }
 }
 
-/// Quotas in proportion to the weights. A cluster gives no more than it has, and what it falls short of goes to the
-/// others by weight. Shares are rounded down, and the rows that are left go to the largest remainders (Hamilton's
-/// method), of equal ones to the first in the hashed order. In integers, of fewer than 2^128 for 2^44 rows.
+/// Quotas in proportion to the weights. A cluster gives no more than it has; the others share the difference by weight.
+/// Shares are rounded down. The remaining rows go to the largest remainders (Hamilton's method), and among equal
+/// remainders to the first in the hashed order. The arithmetic is in integers, which stay below 2^128 for 2^44 rows.
 pub fn fill(clusters: &Clusters, budget: u64) -> Filled {
     let count = |k: usize| clusters.counts[k];
     let mut quotas = vec![0; clusters.counts.len()];
-    // The smallest run short first, whatever the rule; the sort is stable, so the hashed order stays among equals.
+    // The smallest clusters run short first, by every rule. The sort is stable, so equal ones stay in the hashed order.
     let mut order = clusters.order.clone();
     order.sort_by_key(|&k| count(k));
     let mut weight: u128 = order.iter().map(|&k| clusters.whole_weight(k)).sum();
-    let (mut left, mut first) = (u128::from(budget.min(order.iter().map(|&k| count(k)).sum())), 0);
+    let (mut remaining, mut first) = (u128::from(budget.min(order.iter().map(|&k| count(k)).sum())), 0);
     while let Some(&k) = order.get(first) {
-        // Its share of what is left is no less than what it has.
+        // The loop ends when the share of the cluster is smaller than the cluster.
         let own = clusters.whole_weight(k);
-        if u128::from(count(k)) * weight > left * own {
+        if u128::from(count(k)) * weight > remaining * own {
             break;
         }
         quotas[k] = count(k);
-        left -= u128::from(count(k));
+        remaining -= u128::from(count(k));
         weight -= own;
         first += 1;
     }
@@ -119,17 +121,18 @@ pub fn fill(clusters: &Clusters, budget: u64) -> Filled {
     let mut rest = Vec::with_capacity(order.len() - first);
     let mut given = 0;
     for &k in &clusters.order {
-        let share = left * clusters.whole_weight(k);
-        // Those that run short have all that they can give.
+        let share = remaining * clusters.whole_weight(k);
+        // The clusters that run short already give all their rows.
         if quotas[k] == 0 {
             quotas[k] = (share / weight) as u64;
             given += share / weight;
             rest.push((share % weight, k));
         }
     }
-    // Fewer rows are left than remainders are above 0. Stable: the hashed order decides among equal ones.
+    // There are fewer remaining rows than positive remainders. The sort is stable: the hashed order decides among
+    // equals.
     rest.sort_by_key(|&(remainder, _)| std::cmp::Reverse(remainder));
-    rest.iter().take((left - given) as usize).for_each(|&(_, k)| quotas[k] += 1);
+    rest.iter().take((remaining - given) as usize).for_each(|&(_, k)| quotas[k] += 1);
     let unit = if clusters.rule == Quotas::Sqrt { 2f64.powi(32) } else { 1.0 };
-    Filled { quotas, level: left as f64 / (weight as f64 / unit) }
+    Filled { quotas, level: remaining as f64 / (weight as f64 / unit) }
 }

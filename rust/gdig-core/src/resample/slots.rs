@@ -1,8 +1,8 @@
-//! Places for clusters, given out as their labels come: memory for the clusters that there are, however large a label.
+//! A slot number for each label that occurs. Memory grows with the number of clusters, not with the labels.
 
 use std::collections::HashMap;
 
-/// Labels below this are looked up in an array, as long as the largest of them asks for.
+/// Labels below this number are looked up in an array, other labels in a hash map.
 const NEAR: usize = 1 << 20;
 const NONE: u32 = u32::MAX;
 

@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 
-use super::keep::{Kept, Limits};
+use super::heaps::{Caps, Heaps};
 use super::quotas::{fill, Clusters, Filled};
 use super::*;
 use crate::hash::{derive, row_hash, unit};
@@ -10,24 +10,22 @@ use crate::hash::{derive, row_hash, unit};
 fn draw(
     labels: Labels,
     budget: u64,
-    seed: u64,
+    random_seed: u64,
     priority: Priority,
     costs: Option<Column>,
     quotas: Quotas,
 ) -> Result<Vec<i64>> {
-    let rows = Arrays::new(labels, priority, costs, seed)?;
-    match costs {
-        None => resample(&rows, quotas, budget, seed, &Supervisor::none()),
-        Some(_) => resample_costs(&rows, quotas, budget, seed, &Supervisor::none()),
-    }
+    let rows = Arrays::new(labels, priority, costs, random_seed)?;
+    let limit = if costs.is_some() { Limit::Tokens(budget) } else { Limit::Rows(budget) };
+    resample(&rows, quotas, limit, random_seed, &Supervisor::none())
 }
 
 fn labels_of(counts: &[u64]) -> Vec<usize> {
     (0..counts.len()).collect()
 }
 
-fn run(labels: &[i64], budget: u64, seed: u64, priority: Priority, costs: Option<Column>) -> Result<Vec<i64>> {
-    draw(Labels::I64(labels), budget, seed, priority, costs, Quotas::Equal)
+fn run(labels: &[i64], budget: u64, random_seed: u64, priority: Priority, costs: Option<Column>) -> Result<Vec<i64>> {
+    draw(Labels::I64(labels), budget, random_seed, priority, costs, Quotas::Equal)
 }
 
 /// Hamilton's method as one would do it by hand: what the short ones have is taken, until nobody is short; then whole
@@ -41,13 +39,13 @@ fn naive_proportional(counts: &[u64], order: &[usize], budget: u64) -> Vec<u64> 
     let mut quotas: Vec<u64> = counts.iter().map(|c| c * budget / total).collect();
     let mut by_remainder: Vec<usize> = order.to_vec();
     by_remainder.sort_by_key(|&k| std::cmp::Reverse(counts[k] * budget % total));
-    let left = (budget - quotas.iter().sum::<u64>()) as usize;
-    by_remainder.iter().take(left).for_each(|&k| quotas[k] += 1);
+    let remaining = (budget - quotas.iter().sum::<u64>()) as usize;
+    by_remainder.iter().take(remaining).for_each(|&k| quotas[k] += 1);
     quotas
 }
 
 /// The order of all rows by (r + 1/2) / w, the slow way.
-fn naive_order(labels: &[i64], seed: u64, quotas: Quotas) -> Vec<i64> {
+fn naive_order(labels: &[i64], random_seed: u64, quotas: Quotas) -> Vec<i64> {
     let mut clusters: BTreeMap<i64, Vec<u64>> = BTreeMap::new();
     labels
         .iter()
@@ -56,10 +54,10 @@ fn naive_order(labels: &[i64], seed: u64, quotas: Quotas) -> Vec<i64> {
         .for_each(|(row, &l)| clusters.entry(l).or_default().push(row as u64));
     let mut placed = Vec::new();
     for (&label, rows) in &mut clusters {
-        rows.sort_by_key(|&row| row_hash(derive(seed, "rows"), row));
+        rows.sort_by_key(|&row| row_hash(derive(random_seed, "rows"), row));
         let n = rows.len() as f64;
         let weight = [1.0, n, n.sqrt()][Quotas::ALL.iter().position(|q| q.0 == quotas).unwrap()];
-        let rank = row_hash(derive(seed, "clusters"), label as u64);
+        let rank = row_hash(derive(random_seed, "clusters"), label as u64);
         placed.extend(rows.iter().enumerate().map(|(r, &row)| ((r as f64 + 0.5) / weight, rank, row as i64)));
     }
     placed.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
@@ -67,7 +65,7 @@ fn naive_order(labels: &[i64], seed: u64, quotas: Quotas) -> Vec<i64> {
 }
 
 /// Equal quotas as one would do it by hand: hand out one row after another to the cluster that has got the fewest.
-fn naive(labels: &[i64], budget: usize, seed: u64, key: &dyn Fn(usize) -> Option<f64>) -> Vec<i64> {
+fn naive(labels: &[i64], budget: usize, random_seed: u64, key: &dyn Fn(usize) -> Option<f64>) -> Vec<i64> {
     let mut clusters: BTreeMap<i64, Vec<usize>> = BTreeMap::new();
     for (row, &label) in labels.iter().enumerate().filter(|(row, &label)| label >= 0 && key(*row).is_some()) {
         clusters.entry(label).or_default().push(row);
@@ -76,7 +74,7 @@ fn naive(labels: &[i64], budget: usize, seed: u64, key: &dyn Fn(usize) -> Option
         rows.sort_by(|&a, &b| key(a).unwrap().total_cmp(&key(b).unwrap()).then(a.cmp(&b)));
     }
     let mut order: Vec<i64> = clusters.keys().copied().collect();
-    order.sort_by_key(|&label| row_hash(derive(seed, "clusters"), label as u64));
+    order.sort_by_key(|&label| row_hash(derive(random_seed, "clusters"), label as u64));
     let (mut given, mut chosen) = (BTreeMap::new(), Vec::new());
     while chosen.len() < budget {
         let open = order.iter().filter(|label| given.get(label).unwrap_or(&0) < &clusters[label].len());
@@ -91,22 +89,22 @@ fn naive(labels: &[i64], budget: usize, seed: u64, key: &dyn Fn(usize) -> Option
 proptest! {
     #[test]
     fn the_draw_is_the_naive_draw(
-        labels in prop::collection::vec(-1i64..6, 0..80), budget in 0usize..90, seed in any::<u64>(),
+        labels in prop::collection::vec(-1i64..6, 0..80), budget in 0usize..90, random_seed in any::<u64>(),
         weights in prop::collection::vec(0u8..4, 80), kind in 0..3
     ) {
         let n = labels.len();
         let weights: Vec<f64> = weights.iter().map(|&w| f64::from(w)).collect();
-        let rows = derive(seed, "rows");
+        let rows = derive(random_seed, "rows");
         let u = |row: usize| unit(row_hash(rows, row as u64));
         let drawn = |budget: usize| match kind {
-            0 => run(&labels, budget as u64, seed, Priority::Hash, None).unwrap(),
-            1 => run(&labels, budget as u64, seed, Priority::Weights(Column::F64(&weights[..n])), None).unwrap(),
-            _ => run(&labels, budget as u64, seed, Priority::Values(Column::F64(&weights[..n])), None).unwrap(),
+            0 => run(&labels, budget as u64, random_seed, Priority::Hash, None).unwrap(),
+            1 => run(&labels, budget as u64, random_seed, Priority::Weights(Column::F64(&weights[..n])), None).unwrap(),
+            _ => run(&labels, budget as u64, random_seed, Priority::Values(Column::F64(&weights[..n])), None).unwrap(),
         };
         let expected = match kind {
-            0 => naive(&labels, budget, seed, &|row| Some(u(row))),
-            1 => naive(&labels, budget, seed, &|row| (weights[row] > 0.0).then(|| -u(row).ln() / weights[row])),
-            _ => naive(&labels, budget, seed, &|row| Some(-weights[row])),
+            0 => naive(&labels, budget, random_seed, &|row| Some(u(row))),
+            1 => naive(&labels, budget, random_seed, &|row| (weights[row] > 0.0).then(|| -u(row).ln() / weights[row])),
+            _ => naive(&labels, budget, random_seed, &|row| Some(-weights[row])),
         };
         let got = drawn(budget);
         prop_assert_eq!(&got, &expected);
@@ -128,13 +126,13 @@ proptest! {
     }
 
     #[test]
-    fn quotas_by_largest_remainder(counts in prop::collection::vec(0u64..40, 0..8), budget in 0u64..200, seed in any::<u64>()) {
-        let clusters = Clusters::new(&labels_of(&counts), &counts, Quotas::Proportional, seed);
+    fn quotas_by_largest_remainder(counts in prop::collection::vec(0u64..40, 0..8), budget in 0u64..200, random_seed in any::<u64>()) {
+        let clusters = Clusters::new(&labels_of(&counts), &counts, Quotas::Proportional, random_seed);
         let mut order: Vec<usize> = (0..counts.len()).filter(|&k| counts[k] > 0).collect();
-        order.sort_by_key(|&k| row_hash(derive(seed, "clusters"), k as u64));
+        order.sort_by_key(|&k| row_hash(derive(random_seed, "clusters"), k as u64));
         let filled = fill(&clusters, budget).quotas;
-        // Equal remainders may differ in their last bits, and then which of them gets the row is not determined by hand:
-        // what each got is right within one, all of it is given, and no smaller remainder was preferred.
+        // Equal remainders may differ in their last bits, and then which of them gets the row is not determined by
+        // hand: what each got is right within one, all of it is given, and no smaller remainder was preferred.
         let expected = naive_proportional(&counts, &order, budget);
         prop_assert_eq!(filled.iter().sum::<u64>(), expected.iter().sum::<u64>());
         let total = counts.iter().sum::<u64>().max(1);
@@ -163,36 +161,36 @@ proptest! {
     /// Rows of every rule come in its order, as many of each cluster as its quota; with costs, the order's beginning.
     #[test]
     fn other_quotas_follow_their_order(
-        labels in prop::collection::vec(-1i64..5, 0..90), budget in 0u64..100, seed in any::<u64>(), rule in 0usize..3,
+        labels in prop::collection::vec(-1i64..5, 0..90), budget in 0u64..100, random_seed in any::<u64>(), rule in 0usize..3,
         costs in prop::collection::vec(0i32..9, 90)
     ) {
         let quotas = Quotas::ALL[rule].0;
-        let all = naive_order(&labels, seed, quotas);
+        let all = naive_order(&labels, random_seed, quotas);
         let mut counts = vec![0u64; 5];
         labels.iter().filter(|&&l| l >= 0).for_each(|&l| counts[l as usize] += 1);
-        let mut open = fill(&Clusters::new(&labels_of(&counts), &counts, quotas, seed), budget).quotas;
+        let mut open = fill(&Clusters::new(&labels_of(&counts), &counts, quotas, random_seed), budget).quotas;
         let expected: Vec<i64> = all.iter().copied().filter(|&row| {
             let quota = &mut open[labels[row as usize] as usize];
             let drawn = *quota > 0;
             *quota = quota.saturating_sub(1);
             drawn
         }).collect();
-        prop_assert_eq!(draw(Labels::I64(&labels), budget, seed, Priority::Hash, None, quotas).unwrap(), expected);
+        prop_assert_eq!(draw(Labels::I64(&labels), budget, random_seed, Priority::Hash, None, quotas).unwrap(), expected);
 
         let costs = Column::I32(&costs[..labels.len()]);
-        let got = draw(Labels::I64(&labels), budget, seed, Priority::Hash, Some(costs), quotas).unwrap();
+        let got = draw(Labels::I64(&labels), budget, random_seed, Priority::Hash, Some(costs), quotas).unwrap();
         let mut spent = 0;
         let fits = |row: &&i64| { spent += costs.cost(**row as usize).unwrap(); spent <= budget };
         prop_assert_eq!(got, all.iter().take_while(fits).copied().collect::<Vec<_>>());
     }
 
     #[test]
-    fn a_sample_is_the_smallest_hashes(n in 0u64..200, k in 0usize..220, seed in any::<u64>()) {
+    fn a_sample_is_the_smallest_hashes(n in 0u64..200, k in 0usize..220, random_seed in any::<u64>()) {
         let mut rows: Vec<u64> = (0..n).collect();
-        rows.sort_by_key(|&row| row_hash(seed, row));
+        rows.sort_by_key(|&row| row_hash(random_seed, row));
         rows.truncate(k);
         rows.sort_unstable();
-        prop_assert_eq!(bottom_k(0..n, k, seed, &Supervisor::none()).unwrap(), rows);
+        prop_assert_eq!(bottom_k(0..n, k, random_seed, &Supervisor::none()).unwrap(), rows);
     }
 
     #[test]
@@ -207,8 +205,9 @@ proptest! {
 #[test]
 fn weighted_draws_follow_the_weights() {
     let weights = [1.0f32, 3.0];
-    let heavier = |seed| run(&[0, 0], 1, seed, Priority::Weights(Column::F32(&weights)), None).unwrap() == [1];
-    let share = (0..20_000).filter(|&seed| heavier(seed)).count() as f64 / 20_000.0;
+    let heavier =
+        |random_seed| run(&[0, 0], 1, random_seed, Priority::Weights(Column::F32(&weights)), None).unwrap() == [1];
+    let share = (0..20_000).filter(|&random_seed| heavier(random_seed)).count() as f64 / 20_000.0;
     assert!((share - 0.75).abs() < 0.0154, "{share}");
 }
 
@@ -217,15 +216,18 @@ fn bad_input_is_named() {
     fn message(labels: &[i64], priority: Priority, costs: Option<Column>) -> String {
         run(labels, 1, 0, priority, costs).unwrap_err().to_string()
     }
-    assert!(message(&[0, -2], Priority::Hash, None).starts_with("row 1: label -2"));
-    assert!(message(&[0, 1 << 40], Priority::Hash, None).starts_with("row 1: label 1099511627776"));
+    assert!(message(&[0, -2], Priority::Hash, None).ends_with("or -1 for a row to leave out, got -2"));
+    assert!(message(&[0, 1 << 40], Priority::Hash, None).starts_with("row 1: label: expected 0 to 268435455"));
     for weight in [-1.0, f64::NAN, f64::INFINITY] {
         let weights = [1.0, weight];
         assert!(message(&[0, 0], Priority::Weights(Column::F64(&weights)), None).starts_with("row 1: weight"));
     }
-    assert!(message(&[0, 0], Priority::Values(Column::F64(&[1.0, f64::NAN])), None).starts_with("row 1: priority NaN"));
-    assert!(message(&[0, 0], Priority::Hash, Some(Column::I64(&[1, -5]))).starts_with("row 1: cost -5"));
-    assert!(message(&[0, 0], Priority::Hash, Some(Column::I64(&[1]))).contains("expected one a row, 2; got 1"));
+    assert!(message(&[0, 0], Priority::Values(Column::F64(&[1.0, f64::NAN])), None)
+        .starts_with("row 1: priority: expected a number, got NaN"));
+    assert!(message(&[0, 0], Priority::Hash, Some(Column::I64(&[1, -5])))
+        .starts_with("row 1: cost: expected at least 0, got -5"));
+    assert!(message(&[0, 0], Priority::Hash, Some(Column::I64(&[1])))
+        .contains("expected 2 numbers, one for each row, got 1"));
 }
 
 #[test]
@@ -264,14 +266,14 @@ fn threads_and_trimming_change_nothing() {
             .collect();
         assert_eq!(drawn, expected);
     }
-    let mut kept = Kept::new(Limits::Level { budget: 900 });
+    let mut heaps = Heaps::new(Caps::Level { budget: 900 });
     let rows = Arrays::new(Labels::I64(&labels), Priority::Hash, None, 9).unwrap();
-    rows.each(0..n, &mut |row| kept.offer(row)).unwrap();
-    let held = kept.held();
+    rows.each(0..n, &mut |row| heaps.offer(row)).unwrap();
+    let held = heaps.held();
     assert!(held <= 2 * (900 + 40) + 1024, "{held} rows are held");
     // An error names the first bad row, whichever thread met one first.
     let mut labels = labels;
     (labels[CHECK_EVERY + 5], labels[4 * CHECK_EVERY]) = (-7, -8);
     let error = draw(Labels::I64(&labels), 9, 9, Priority::Hash, None, Quotas::Equal).unwrap_err().to_string();
-    assert!(error.starts_with(&format!("row {}: label -7", CHECK_EVERY + 5)), "{error}");
+    assert!(error.starts_with(&format!("row {}: label: ", CHECK_EVERY + 5)) && error.ends_with("got -7"), "{error}");
 }

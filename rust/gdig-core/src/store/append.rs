@@ -1,23 +1,23 @@
-//! Rows appended one batch after another: converted straight into the bytes of the shard to come.
+//! Rows appended batch by batch. They are converted straight into the bytes of the next shard.
 
-use crate::rows::{encode, Rows};
+use crate::convert::{encode, Rows};
 use crate::{Dtype, Error, Result};
 
 use super::{Store, SCALE, SKETCH};
 
-/// Collects rows and writes a shard whenever it is full.
+/// Collects rows, and writes each shard when it is full.
 pub struct Appender {
     store: Store,
     index: usize,
     bytes: Vec<u8>,
     scales: Vec<f32>,
-    /// Rows in the buffer that are on disk already (a shorter last shard, taken up again).
+    /// Rows in the buffer that are already on disk, in a last shard that is not full.
     saved: usize,
 }
 
 impl Appender {
-    /// Go on after the last row. A last shard that is not full is taken into the buffer and written again when it
-    /// is; one that holds further tensors cannot be continued by rows alone and is refused.
+    /// Go on after the last row. A last shard that is not full moves to the buffer, and is written again when it is
+    /// full. A last shard with further tensors is refused, because rows alone cannot continue it.
     pub fn new(store: &Store) -> Result<Appender> {
         let len = store.check_complete()?;
         let index = len / store.rows_per_shard();
@@ -30,7 +30,7 @@ impl Appender {
         };
         if appender.saved > 0 {
             let file = store.shard(index)?.file;
-            // What is written again gets a new checksum: it must not make damaged rows look sound.
+            // These rows get a new checksum, which must not make damaged rows look sound.
             file.verify(&|| Ok(()))?;
             if let Some(name) = file.header().tensors.keys().find(|name| *name != SKETCH && *name != SCALE) {
                 let what = format!("not full, and it holds {name:?}: rows alone cannot be appended to it");
@@ -53,8 +53,8 @@ impl Appender {
         self.bytes.len() / (self.store.dim() * self.store.dtype().size())
     }
 
-    /// Take rows in; write a shard each time one is full. A row that cannot be stored is an error, and none of the
-    /// batch after the last full shard is kept.
+    /// Append rows, and write each shard that becomes full. A row that the type cannot hold is an error. Then the rows
+    /// of the batch after the last full shard are dropped.
     pub fn append(&mut self, rows: Rows) -> Result<()> {
         if rows.dim() != self.store.dim() {
             let what = format!("append: expected {} columns, got {}", self.store.dim(), rows.dim());
@@ -83,7 +83,7 @@ impl Appender {
         Ok(())
     }
 
-    /// Write what is buffered as the last, shorter shard. Further rows continue it.
+    /// Write the buffered rows as the last shard, which is not full. Further rows continue it.
     pub fn flush(&mut self) -> Result<()> {
         if self.pending() > 0 {
             self.write()?;

@@ -1,25 +1,22 @@
-//! One tensor file: safetensors with a checksum in its metadata, complete or absent.
+//! A tensor file: safetensors with a checksum in its metadata. A file is complete or absent.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::Write;
+use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::OnceLock;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use memmap2::Mmap;
 use xxhash_rust::xxh3::Xxh3;
 
+use super::atomic::{write_atomic, write_renamed};
 use super::header::{self, Header, TensorInfo};
 use crate::{Dtype, Error, Result};
 
 const FORMAT_KEY: &str = "gdig_format";
 const FORMAT: &str = "1";
 const CHECKSUM_KEY: &str = "xxh3";
-/// What the checksum's 16 hexadecimal digits are read as while it is computed.
+/// The digits that stand for the checksum while it is computed.
 const NO_CHECKSUM: &str = "0000000000000000";
-/// Bytes hashed between two looks at whether to stop.
+/// Bytes hashed between two questions whether to stop.
 const HASH_STEP: usize = 16 << 20;
 
 /// A tensor to write: borrowed, little-endian, C order.
@@ -31,19 +28,19 @@ pub struct TensorData<'a> {
     pub bytes: &'a [u8],
 }
 
-/// Write a file that is complete or absent. Tensors are laid out by element size, largest first, then by name: so each
-/// is aligned to its elements, and the same tensors give the same bytes. Returns the length of the file.
+/// Write a file that is complete or absent. Tensors lie by element size, largest first, then by name. So each tensor is
+/// aligned to its elements, and the same tensors give the same bytes. Returns the length of the file.
 pub fn write(path: &Path, tensors: &[TensorData], metadata: &BTreeMap<String, String>) -> Result<u64> {
-    encode(path, tensors, metadata, |parts| write_atomic(path, parts))
+    encode(path, tensors, metadata, |pieces| write_atomic(path, pieces))
 }
 
-/// `write` for one of many files in a directory, where to list and to sync it each time would take longer than the
-/// file: the caller has called `remove_leftovers` before, and calls `sync_directory` after the last.
+/// `write` for one of many files in a directory. It neither lists nor syncs the directory, which would take longer than
+/// the file. The caller calls `remove_leftovers` before the first file and `sync_directory` after the last.
 pub fn write_one_of_many(path: &Path, tensors: &[TensorData], metadata: &BTreeMap<String, String>) -> Result<u64> {
-    encode(path, tensors, metadata, |parts| write_renamed(path, parts))
+    encode(path, tensors, metadata, |pieces| write_renamed(path, pieces))
 }
 
-/// Hand the parts of a file to `write`, one after the other. Returns their length.
+/// Hand the pieces of a file to `write`, in order. Returns the length of the file.
 fn encode(
     path: &Path,
     tensors: &[TensorData],
@@ -55,13 +52,16 @@ fn encode(
     for tensor in &order {
         debug_assert_eq!(tensor.shape.iter().product::<usize>() * tensor.dtype.size(), tensor.bytes.len());
         if tensor.name == "__metadata__" || tensors.iter().filter(|t| t.name == tensor.name).count() > 1 {
-            return Err(Error::store(path, format!("tensor name {:?} is reserved or given twice", tensor.name)));
+            return Err(Error::store(
+                path,
+                format!("tensor name {:?} is reserved or given twice; choose another one", tensor.name),
+            ));
         }
     }
     let mut metadata = metadata.clone();
     for (key, value) in [(FORMAT_KEY, FORMAT), (CHECKSUM_KEY, NO_CHECKSUM)] {
         if metadata.insert(key.into(), value.into()).is_some() {
-            return Err(Error::store(path, format!("metadata key {key:?} is reserved")));
+            return Err(Error::store(path, format!("metadata key {key:?} is reserved; choose another one")));
         }
     }
     let layout: Vec<_> = order.iter().map(|t| (t.name, t.dtype, &t.shape[..])).collect();
@@ -72,86 +72,20 @@ fn encode(
     let digits = checksum_digits(&header, NO_CHECKSUM).expect("build wrote the metadata given to it");
     header[digits..digits + 16].copy_from_slice(format!("{:016x}", hash.digest()).as_bytes());
 
-    let parts: Vec<&[u8]> = std::iter::once(&header[..]).chain(order.iter().map(|t| t.bytes)).collect();
-    write(&parts)?;
-    Ok(parts.iter().map(|part| part.len() as u64).sum())
+    let pieces: Vec<&[u8]> = std::iter::once(&header[..]).chain(order.iter().map(|t| t.bytes)).collect();
+    write(&pieces)?;
+    Ok(pieces.iter().map(|piece| piece.len() as u64).sum())
 }
 
-/// Where the checksum's digits lie in the header. Inside a JSON string a quote is escaped, so the pattern cannot be
-/// part of another key or value.
+/// The place of the digits of the checksum in the header. A quote inside a JSON string is escaped, so the pattern
+/// cannot be part of another key or value.
 fn checksum_digits(header: &[u8], digits: &str) -> Option<usize> {
     let pattern = format!("\"{CHECKSUM_KEY}\":\"{digits}\"");
-    let found = header.windows(pattern.len()).position(|window| window == pattern.as_bytes())?;
-    Some(found + CHECKSUM_KEY.len() + 4)
+    let start = header.windows(pattern.len()).position(|window| window == pattern.as_bytes())?;
+    Some(start + CHECKSUM_KEY.len() + 4)
 }
 
-/// Write to a temporary name in the same directory, sync, rename, sync the directory. Whatever fails, the temporary
-/// file is removed and `path` is what it was before.
-pub fn write_atomic(path: &Path, parts: &[&[u8]]) -> Result<()> {
-    let (directory, name) = split(path)?;
-    remove_leftovers(directory, |of| of == name);
-    write_renamed(path, parts)?;
-    sync_directory(directory)
-}
-
-fn split(path: &Path) -> Result<(&Path, &str)> {
-    let name = path.file_name().and_then(|name| name.to_str()).ok_or_else(|| Error::store(path, "not a file name"))?;
-    let directory = path.parent().filter(|parent| *parent != Path::new("")).unwrap_or(Path::new("."));
-    Ok((directory, name))
-}
-
-fn write_renamed(path: &Path, parts: &[&[u8]]) -> Result<()> {
-    static COUNTER: AtomicU64 = AtomicU64::new(0);
-    let (directory, name) = split(path)?;
-    let unique = COUNTER.fetch_add(1, Ordering::Relaxed);
-    let temporary = directory.join(format!(".{name}.{}-{unique}.tmp", process_tag()));
-    let written = write_synced(&temporary, parts)
-        .map_err(Error::io(path, "write"))
-        .and_then(|()| fs::rename(&temporary, path).map_err(Error::io(path, "rename its temporary file to")));
-    if written.is_err() {
-        let _ = fs::remove_file(&temporary);
-    }
-    written
-}
-
-/// Tells this process's temporary files from those of a killed one, which in a container often had the same number.
-fn process_tag() -> &'static str {
-    static TAG: OnceLock<String> = OnceLock::new();
-    TAG.get_or_init(|| {
-        let started = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
-        format!("{}-{started:x}", std::process::id())
-    })
-}
-
-fn write_synced(path: &Path, parts: &[&[u8]]) -> std::io::Result<()> {
-    let mut file = File::create(path)?;
-    for part in parts {
-        file.write_all(part)?;
-    }
-    file.sync_all()
-}
-
-/// A rename lasts only once the directory is on disk too.
-pub fn sync_directory(directory: &Path) -> Result<()> {
-    File::open(directory).and_then(|d| d.sync_all()).map_err(Error::io(directory, "sync"))
-}
-
-/// Remove the temporary files that a process which was killed has left of certain targets. Those of other targets are
-/// let be: another process may be writing them. Best effort: they take space but are never read.
-pub fn remove_leftovers(directory: &Path, is_target: impl Fn(&str) -> bool) {
-    let Ok(entries) = fs::read_dir(directory) else { return };
-    for entry in entries.flatten() {
-        let file = entry.file_name();
-        // .NAME.PROCESS-NUMBER.tmp
-        let parts = file.to_str().and_then(|f| f.strip_prefix('.')?.strip_suffix(".tmp")?.rsplit_once('.'));
-        let Some((name, writer)) = parts else { continue };
-        if is_target(name) && !writer.starts_with(&format!("{}-", process_tag())) {
-            let _ = fs::remove_file(entry.path());
-        }
-    }
-}
-
-/// A tensor file, mapped, its header checked (its data only by `verify`).
+/// A mapped tensor file with a checked header. `verify` checks the data.
 pub struct TensorFile {
     path: PathBuf,
     header: Header,
@@ -161,9 +95,9 @@ pub struct TensorFile {
 impl TensorFile {
     pub fn open(path: &Path) -> Result<TensorFile> {
         let file = File::open(path).map_err(Error::io(path, "open"))?;
-        // SAFETY: a mapping is sound while nobody shortens or changes the file. Files of this format are only ever
-        // replaced by renaming another over them, which leaves the mapped one as it was; a program that cuts one
-        // short while it is read breaks that contract, and gets SIGBUS.
+        // SAFETY: a mapping is sound while nobody shortens or changes the file. This crate replaces a file by renaming
+        // another one over it, which leaves the mapped file as it was. A program that shortens a file during a read
+        // breaks that contract, and the reader gets SIGBUS.
         let map = unsafe { Mmap::map(&file) }.map_err(Error::io(path, "map"))?;
         let path = path.to_path_buf();
         match header::parse(&map) {
@@ -202,16 +136,16 @@ impl TensorFile {
 
     /// A tensor as a slice of its elements.
     pub fn typed<T: bytemuck::Pod>(&self, name: &str, dtype: Dtype) -> Result<&[T]> {
-        let found = self.info(name)?.dtype;
-        if found != dtype {
-            let what = format!("tensor {name:?}: expected {}, got {}", dtype.name(), found.name());
+        let actual = self.info(name)?.dtype;
+        if actual != dtype {
+            let what = format!("tensor {name:?}: expected {}, got {}", dtype.name(), actual.name());
             return Err(Error::store(&self.path, what));
         }
         bytemuck::try_cast_slice(self.bytes(name)?)
             .map_err(|_| Error::store(&self.path, format!("tensor {name:?} is not aligned to its elements")))
     }
 
-    /// The checksum in the header: 16 hexadecimal digits.
+    /// The checksum in the header, 16 hexadecimal digits.
     pub fn recorded_checksum(&self) -> Result<&str> {
         let get = |key| self.header.metadata.get(key).map(String::as_str);
         match get(FORMAT_KEY) {
@@ -226,13 +160,13 @@ impl TensorFile {
             .ok_or_else(|| Error::store(&self.path, "no checksum of 16 digits in its metadata"))
     }
 
-    /// The metadata without the keys that are the format's own.
+    /// The metadata without the keys of the format itself.
     pub fn user_metadata(&self) -> BTreeMap<String, String> {
         let entries = self.header.metadata.iter().filter(|(key, _)| *key != FORMAT_KEY && *key != CHECKSUM_KEY);
         entries.map(|(key, value)| (key.clone(), value.clone())).collect()
     }
 
-    /// Read the whole file and compare its checksum. `check` is asked every 16 MiB whether to go on.
+    /// Read the whole file and compare its checksum. Every 16 MiB `check` says whether to go on.
     pub fn verify(&self, check: &dyn Fn() -> Result<()>) -> Result<()> {
         let recorded = self.recorded_checksum()?;
         let mut header = self.map[..self.header.data_start].to_vec();
@@ -245,10 +179,10 @@ impl TensorFile {
             check()?;
             hash.update(step);
         }
-        let found = format!("{:016x}", hash.digest());
-        if found == recorded {
+        let computed = format!("{:016x}", hash.digest());
+        if computed == recorded {
             return Ok(());
         }
-        Err(Error::Checksum { path: self.path.clone(), recorded: recorded.into(), found })
+        Err(Error::Checksum { path: self.path.clone(), recorded: recorded.into(), computed })
     }
 }

@@ -1,44 +1,22 @@
-//! The header of a safetensors file: 8 bytes of length, then JSON. Read as hostile input, written deterministically.
+//! The header of a safetensors file: 8 bytes of length, then JSON. The reader treats a header as hostile input. The
+//! writer gives the same bytes for the same tensors.
+//!
+//! The crate `safetensors` has a parser too. It accepts equal keys and types that no store has, and its errors name
+//! neither the numbers nor, for a wrong size, the tensor. So it is the reference of the tests, not the parser.
 
 use std::collections::BTreeMap;
 
 use serde_json::{json, Map, Value};
 
 use super::strict_json::Strict;
+use crate::error::{HeaderError, MAX_HEADER};
 use crate::Dtype;
 
-/// Readers of safetensors refuse longer headers, and so do we: nobody can make us allocate more.
-const MAX_HEADER: usize = 100_000_000;
-/// The data start at a multiple of this, so that the first tensor, mapped, is aligned to a cache line.
+/// The data start at a multiple of this number, so that the first tensor of a mapped file is aligned to a cache line.
 const ALIGNMENT: usize = 64;
 const METADATA: &str = "__metadata__";
 
-/// Why a header is refused.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum HeaderError {
-    #[error("truncated: expected at least {expected} bytes, got {got}")]
-    Short { expected: usize, got: usize },
-    #[error("truncated: expected {expected} bytes, got {got}")]
-    Truncated { expected: usize, got: usize },
-    #[error("{extra} bytes after the last tensor: expected {expected} bytes in all")]
-    Trailing { expected: usize, extra: usize },
-    #[error("header length {0} is beyond the limit of {MAX_HEADER} bytes")]
-    TooLong(u64),
-    #[error("header is not JSON: {0}")]
-    Json(String),
-    #[error("header: expected {expected} in {field}")]
-    Field { field: String, expected: &'static str },
-    #[error("tensor {tensor:?}: unknown dtype {dtype:?}")]
-    Dtype { tensor: String, dtype: String },
-    #[error("tensor {tensor:?}: shape {shape:?} overflows")]
-    Overflow { tensor: String, shape: Vec<usize> },
-    #[error("tensor {tensor:?}: its shape takes {expected} bytes, its offsets give {start}..{end}")]
-    Size { tensor: String, expected: usize, start: usize, end: usize },
-    #[error("tensor {tensor:?}: starts at offset {start}, but the one before it ends at {previous}")]
-    Gap { tensor: String, start: usize, previous: usize },
-}
-
-/// Where a tensor lies, in bytes from the start of the file.
+/// A tensor of the file. `start` and `end` count bytes from the start of the file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TensorInfo {
     pub dtype: Dtype,
@@ -47,12 +25,12 @@ pub struct TensorInfo {
     pub end: usize,
 }
 
-/// A checked header: the tensors fill the file after it without gap or overlap.
+/// A checked header: the tensors fill the rest of the file without gap or overlap.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Header {
     pub metadata: BTreeMap<String, String>,
     pub tensors: BTreeMap<String, TensorInfo>,
-    /// Length of the JSON and its 8 bytes of length.
+    /// The length of the JSON, and the 8 bytes before it.
     pub data_start: usize,
 }
 
@@ -64,7 +42,7 @@ pub fn parse(file: &[u8]) -> Result<Header, HeaderError> {
     let length = usize::try_from(length).ok().filter(|&n| n <= MAX_HEADER).ok_or(HeaderError::TooLong(length))?;
     let data_start = 8 + length;
     let text = rest.get(..length).ok_or(short(data_start))?;
-    // Safetensors readers insist on this first byte; so no file is ours that they refuse.
+    // Readers of safetensors may insist on this first byte, so this reader does too.
     if text.first() != Some(&b'{') {
         return Err(HeaderError::Json("it does not begin with '{'".into()));
     }
@@ -108,7 +86,7 @@ fn parse_tensor(name: &str, value: &Value, data_start: usize) -> Result<TensorIn
     let [start, end] = offsets[..] else { return Err(bad("data_offsets", "two offsets")) };
 
     let overflow = || HeaderError::Overflow { tensor: name.into(), shape: shape.clone() };
-    // A zero does not save [2^40, 2^40, 0]: every reader multiplies in this order and refuses it.
+    // [2^40, 2^40, 0] overflows too: every reader multiplies in this order and refuses the shape.
     let expected = shape.iter().try_fold(dtype.size(), |n, &s| n.checked_mul(s)).ok_or_else(overflow)?;
     if end.checked_sub(start) != Some(expected) {
         return Err(HeaderError::Size { tensor: name.into(), expected, start, end });
@@ -136,8 +114,8 @@ fn check_layout(tensors: &BTreeMap<String, TensorInfo>, data_start: usize, file_
     }
 }
 
-/// The bytes of a header, its length included, for tensors written in the order given. The same input gives the same
-/// bytes: keys are sorted, and blanks at the end bring the data to their alignment.
+/// The bytes of a header with its length, for tensors in the order given. The same input gives the same bytes: keys are
+/// sorted, and blanks at the end align the data.
 pub fn build(tensors: &[(&str, Dtype, &[usize])], metadata: &BTreeMap<String, String>) -> Vec<u8> {
     let mut json = Map::new();
     json.insert(METADATA.into(), json!(metadata));

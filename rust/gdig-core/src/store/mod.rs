@@ -1,30 +1,32 @@
-//! A directory of shards: `store.json`, then `00000000.safetensors`, `00000001.safetensors`, ... Row `i` of the store
-//! lies in shard `i / rows_per_shard`; every shard but the last is full.
+//! A store is a directory: `store.json`, and shards `00000000.safetensors`, `00000001.safetensors`, ... Shard
+//! `i / rows_per_shard` holds row `i`. Every shard but the last is full.
 
 mod append;
+mod atomic;
 pub mod file;
 pub mod header;
+mod shard;
 mod strict_json;
 #[cfg(test)]
 mod tests;
+mod verify;
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use rayon::prelude::*;
 use serde_json::{json, Value};
 
 pub use append::Appender;
-pub use file::{remove_leftovers, sync_directory, write, write_atomic, write_one_of_many, TensorData, TensorFile};
+pub use atomic::{remove_leftovers, sync_directory, write_atomic};
+pub use file::{write, write_one_of_many, TensorData, TensorFile};
+pub use shard::Shard;
+pub use verify::Report;
 
-use crate::interrupt::Supervisor;
-use crate::rows::{encode, Rows};
 use crate::{Dtype, Error, Result};
 
 const STORE_JSON: &str = "store.json";
 const FORMAT: u64 = 1;
-/// What `store.json` may be long: it holds four short fields.
+/// The most bytes of `store.json`, which holds four short fields.
 const MAX_STORE_JSON: u64 = 65_536;
 pub const SKETCH: &str = "sketch";
 pub const SCALE: &str = "scale";
@@ -41,19 +43,19 @@ pub fn shard_index(name: &str) -> Option<usize> {
     (name == shard_name(index)).then_some(index)
 }
 
-/// The numbers of the shards in a directory, ascending. Other files are not looked at.
+/// The numbers of the shards in a directory, ascending. Other files do not count.
 pub fn shard_indices(directory: &Path) -> Result<Vec<usize>> {
-    let mut found = Vec::new();
+    let mut indices = Vec::new();
     for entry in fs::read_dir(directory).map_err(Error::io(directory, "list"))? {
         let name = entry.map_err(Error::io(directory, "list"))?.file_name();
-        found.extend(name.to_str().and_then(shard_index));
+        indices.extend(name.to_str().and_then(shard_index));
     }
-    found.sort_unstable();
-    Ok(found)
+    indices.sort_unstable();
+    Ok(indices)
 }
 
-/// A store's place and layout. Shards are looked up on disk whenever they are asked for, since other processes may be
-/// writing theirs.
+/// The place and the layout of a store. Each call looks for the shards on disk, because other processes may write
+/// shards.
 #[derive(Clone, Debug)]
 pub struct Store {
     path: PathBuf,
@@ -62,18 +64,8 @@ pub struct Store {
     rows_per_shard: usize,
 }
 
-/// What `Store::verify` read.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Report {
-    pub shards: usize,
-    pub rows: usize,
-    pub bytes: u64,
-    /// Shards that are absent although a later one is there.
-    pub missing: Vec<usize>,
-}
-
 impl Store {
-    /// Make an empty store. With `overwrite` the shards of a store that is there are deleted first.
+    /// Make an empty store. With `overwrite`, first delete the shards of a store at this place.
     pub fn create(path: &Path, dim: usize, dtype: Dtype, rows_per_shard: usize, overwrite: bool) -> Result<Store> {
         if dim == 0 || rows_per_shard == 0 || !dtype.is_sketch() {
             let what = "expected dim >= 1, rows_per_shard >= 1, dtype float32, float16, bfloat16 or int8";
@@ -84,9 +76,9 @@ impl Store {
         let json = path.join(STORE_JSON);
         let shards = shard_indices(path)?;
         if !overwrite && (json.exists() || !shards.is_empty()) {
-            return Err(Error::store(path, "a store is there already; open it, or create with overwrite"));
+            return Err(Error::store(path, "expected no store, got one; open it, or create it with overwrite"));
         }
-        // First the description, so that a kill in between leaves no old shards described by the new one.
+        // The description goes first, so that a kill in between leaves no old shards under a new description.
         if json.exists() {
             fs::remove_file(&json).map_err(Error::io(&json, "delete"))?;
         }
@@ -103,7 +95,7 @@ impl Store {
         let json = path.join(STORE_JSON);
         let length = fs::metadata(&json).map_err(Error::io(&json, "open"))?.len();
         if length > MAX_STORE_JSON {
-            return Err(Error::store(&json, format!("{length} bytes: expected at most {MAX_STORE_JSON}")));
+            return Err(Error::store(&json, format!("expected at most {MAX_STORE_JSON} bytes, got {length}")));
         }
         let text = fs::read(&json).map_err(Error::io(&json, "read"))?;
         let fields: Value = serde_json::from_slice(&text).map_err(|e| Error::store(&json, format!("not JSON: {e}")))?;
@@ -150,7 +142,7 @@ impl Store {
         shard_indices(&self.path)
     }
 
-    /// Rows up to the end of the last shard (those of missing shards in the middle counted).
+    /// Rows up to the end of the last shard. The rows of missing shards before it count.
     pub fn len(&self) -> Result<usize> {
         match self.shard_indices()?.last() {
             None => Ok(0),
@@ -162,13 +154,13 @@ impl Store {
         Ok(self.shard_indices()?.is_empty())
     }
 
-    /// Shards that are absent or have another number of rows than a store of `n_rows` asks for.
+    /// The shards that a store of `n_rows` rows still needs: they are absent, or have another number of rows.
     pub fn missing(&self, n_rows: usize) -> Result<Vec<usize>> {
         let present = self.shard_indices()?;
         let mut missing = Vec::new();
         for index in 0..n_rows.div_ceil(self.rows_per_shard) {
             let rows = (n_rows - index * self.rows_per_shard).min(self.rows_per_shard);
-            // A shard whose header is bad is as good as absent: writing it again replaces it.
+            // A shard with a bad header counts as absent: the next write replaces it.
             let complete = present.binary_search(&index).is_ok() && self.shard(index).is_ok_and(|s| s.len() == rows);
             if !complete {
                 missing.push(index);
@@ -177,79 +169,11 @@ impl Store {
         Ok(missing)
     }
 
-    /// Open a shard, and check that it is this store's.
-    pub fn shard(&self, index: usize) -> Result<Shard> {
-        let file = TensorFile::open(&self.shard_path(index))?;
-        let bad = |what: String| Err(Error::store(file.path(), what));
-        let info = file.info(SKETCH)?;
-        let [n, dim] = info.shape[..] else { return bad(format!("sketch: expected [n, dim], got {:?}", info.shape)) };
-        if (dim, info.dtype) != (self.dim, self.dtype) {
-            let (expected, got) = (self.dtype.name(), info.dtype.name());
-            return bad(format!("sketch: expected [n, {}] of {expected}, got [{n}, {dim}] of {got}", self.dim));
-        }
-        if n == 0 || n > self.rows_per_shard {
-            return bad(format!("{n} rows: expected 1 to {}", self.rows_per_shard));
-        }
-        if let Some((name, info)) = file.header().tensors.iter().find(|(_, info)| info.shape.first() != Some(&n)) {
-            return bad(format!("tensor {name:?}: expected {n} rows, got shape {:?}", info.shape));
-        }
-        let first = (index * self.rows_per_shard).to_string();
-        if file.header().metadata.get("first_row") != Some(&first) {
-            let got = file.header().metadata.get("first_row");
-            return bad(format!("first_row in its metadata: expected {first}, got {got:?}"));
-        }
-        // Checked now, so that reading rows cannot fail half-way.
-        Shard::rows_of(&file, self)?;
-        Ok(Shard { file, n, store: self.clone() })
-    }
-
-    /// Write shard `index`, complete or not at all. `rows` become the tensor `sketch`; the others are stored as given,
-    /// and must have as many rows.
-    pub fn write_shard(&self, index: usize, rows: Rows, tensors: &[TensorData]) -> Result<()> {
-        let path = self.shard_path(index);
-        let (n, bad) = (rows.len(), |what: String| Err(Error::store(&path, what)));
-        if rows.dim() != self.dim {
-            return bad(format!("sketch: expected {} columns, got {}", self.dim, rows.dim()));
-        }
-        if n == 0 || n > self.rows_per_shard {
-            return bad(format!("{n} rows: expected 1 to {}", self.rows_per_shard));
-        }
-        for tensor in tensors {
-            if tensor.name == SKETCH || tensor.name == SCALE {
-                return bad(format!("tensor {:?} is made by the store", tensor.name));
-            }
-            if tensor.shape.first() != Some(&n) {
-                return bad(format!("tensor {:?}: expected {n} rows, got shape {:?}", tensor.name, tensor.shape));
-            }
-        }
-        let (mut bytes, mut scales) = (Vec::with_capacity(n * self.dim * self.dtype.size()), Vec::new());
-        encode(rows, self.dtype, index * self.rows_per_shard, &mut bytes, &mut scales)
-            .map_err(|what| Error::store(&path, what))?;
-        self.write_encoded(index, &bytes, &scales, tensors)
-    }
-
-    fn write_encoded(&self, index: usize, bytes: &[u8], scales: &[f32], tensors: &[TensorData]) -> Result<()> {
-        let n = bytes.len() / (self.dim * self.dtype.size());
-        let mut all = tensors.to_vec();
-        all.push(TensorData { name: SKETCH, dtype: self.dtype, shape: vec![n, self.dim], bytes });
-        if self.dtype == Dtype::I8 {
-            all.push(TensorData {
-                name: SCALE,
-                dtype: Dtype::F32,
-                shape: vec![n],
-                bytes: bytemuck::cast_slice(scales),
-            });
-        }
-        let first_row = (index * self.rows_per_shard).to_string();
-        let metadata = BTreeMap::from([("first_row".to_owned(), first_row)]);
-        write(&self.shard_path(index), &all, &metadata).map(drop)
-    }
-
-    /// The shards of a store without gaps, for reading all of it: every one but the last full.
+    /// Check that no shard is missing and every shard but the last is full. Returns the number of rows.
     pub fn check_complete(&self) -> Result<usize> {
         let present = self.shard_indices()?;
         if let Some(gap) = present.iter().enumerate().find(|(i, &index)| *i != index) {
-            return Err(Error::store(&self.shard_path(gap.0), "missing: all rows up to the last shard are needed"));
+            return Err(Error::store(&self.shard_path(gap.0), "missing: expected every shard up to the last one"));
         }
         for &index in present.iter().rev().skip(1) {
             let n = self.shard(index)?.len();
@@ -259,71 +183,5 @@ impl Store {
             }
         }
         self.len()
-    }
-
-    /// Read every shard and compare its checksum, in parallel. The error lists all that are bad.
-    pub fn verify(&self, supervisor: &Supervisor) -> Result<Report> {
-        let present = self.shard_indices()?;
-        let last = present.last().copied();
-        let check = |&index: &usize| -> Result<(usize, u64)> {
-            supervisor.check()?;
-            let shard = self.shard(index)?;
-            if Some(index) != last && shard.len() != self.rows_per_shard {
-                let what = format!("{} rows: expected {}, as it is not the last", shard.len(), self.rows_per_shard);
-                return Err(Error::store(shard.file.path(), what));
-            }
-            shard.file.verify(&|| supervisor.check())?;
-            Ok((shard.len(), shard.file.len()))
-        };
-        let results: Vec<_> = present.par_iter().map(check).collect();
-        supervisor.check()?;
-        let bad: Vec<String> = results.iter().filter_map(|r| r.as_ref().err()).map(Error::to_string).collect();
-        if !bad.is_empty() {
-            let what = format!("{} of {} shards are bad:\n{}", bad.len(), present.len(), bad.join("\n"));
-            return Err(Error::store(&self.path, what));
-        }
-        let mut report = Report { shards: present.len(), ..Report::default() };
-        for (rows, bytes) in results.into_iter().flatten() {
-            report.rows += rows;
-            report.bytes += bytes;
-        }
-        report.missing = (0..last.unwrap_or(0)).filter(|index| present.binary_search(index).is_err()).collect();
-        Ok(report)
-    }
-}
-
-/// An open shard.
-pub struct Shard {
-    pub file: TensorFile,
-    n: usize,
-    store: Store,
-}
-
-impl Shard {
-    pub fn len(&self) -> usize {
-        self.n
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.n == 0
-    }
-
-    pub fn rows(&self) -> Rows<'_> {
-        Shard::rows_of(&self.file, &self.store).expect("checked when the shard was opened")
-    }
-
-    fn rows_of<'a>(file: &'a TensorFile, store: &Store) -> Result<Rows<'a>> {
-        let scales = if store.dtype == Dtype::I8 { file.typed::<f32>(SCALE, Dtype::F32)? } else { &[] };
-        Rows::new(store.dtype, store.dim, file.bytes(SKETCH)?, scales)
-            .map_err(|error| Error::store(file.path(), error.to_string()))
-    }
-
-    /// One byte a row, 0 for a row that is to be skipped; `None` when all count.
-    pub fn valid(&self) -> Result<Option<&[u8]>> {
-        match self.file.header().tensors.get(VALID) {
-            None => Ok(None),
-            Some(info) if info.shape.len() == 1 => self.file.typed::<u8>(VALID, Dtype::U8).map(Some),
-            Some(info) => Err(Error::store(self.file.path(), format!("valid: expected [n], got {:?}", info.shape))),
-        }
     }
 }

@@ -1,12 +1,12 @@
-//! JSON in which no object names a key twice. Of such a pair one reader takes the first, another the last, a third
-//! refuses both: a file that holds one means different things to different programs.
+//! JSON in which no object has a key twice. Some readers take the first of two equal keys, others the last, others
+//! refuse both. So a file with such a pair means different things to different programs.
 
 use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
-/// A JSON value without such keys.
+/// A JSON value without equal keys.
 pub struct Strict(pub Value);
 
 impl<'de> Deserialize<'de> for Strict {

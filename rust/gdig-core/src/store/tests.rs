@@ -6,9 +6,11 @@ use bytemuck::cast_slice;
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 
-use super::header::{build, parse, HeaderError};
+use super::header::{build, parse};
 use super::*;
-use crate::rows::Rows;
+use crate::convert::Rows;
+use crate::error::HeaderError;
+use crate::interrupt::Supervisor;
 
 fn rows(values: &[f32], dim: usize) -> Rows<'_> {
     Rows::new(Dtype::F32, dim, cast_slice(values), &[]).unwrap()
@@ -94,8 +96,8 @@ proptest! {
         }
     }
 
-    /// Headers with pieces of themselves copied to other places, and words of the format put in, their length set right:
-    /// what changes of single bytes do not reach, such as a key that is there twice.
+    /// Headers with pieces of themselves copied to other places, and words of the format put in, their length set
+    /// right: what changes of single bytes do not reach, such as a key that is there twice.
     #[test]
     fn we_accept_no_rearranged_header_that_the_reference_refuses(
         copies in prop::collection::vec(prop::array::uniform4(any::<prop::sample::Index>()), 0..4),

@@ -1,0 +1,118 @@
+"""A loaded causal language model: frozen, with its parts and layers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from gdig.config.config import Config
+from gdig.errors import ModelError
+from gdig.model.compiled import CompiledPass
+from gdig.model.gradient_checkpointing import (
+    enable_gradient_checkpointing,
+    has_gradient_checkpointing,
+    require_gradient_checkpointing,
+)
+from gdig.model.layers import Layer, choose_layers, share_inputs
+
+
+@dataclass(frozen=True)
+class Model:
+    """A frozen causal language model.
+
+    Attributes:
+        module: the whole model; an adapter's base model with the adapter in it.
+        base: gives the last hidden states.
+        head: gives the logits of some hidden states. None when the model does more between the two than a matrix
+            product (a soft cap, a scale); then the logits come from the whole model.
+        layers: the chosen layers.
+        device: where the input goes.
+        dtype: of the weights.
+        window: the longest input in tokens; None when the model states no limit.
+        vocab_size: words of the vocabulary.
+        compiled: the compiled pass, when the option torch_compile is on.
+    """
+
+    module: nn.Module
+    base: nn.Module
+    head: nn.Module | None
+    layers: list[Layer]
+    device: torch.device
+    dtype: torch.dtype
+    window: int | None
+    vocab_size: int
+    compiled: CompiledPass | None = None
+
+    def hidden(self, ids: torch.Tensor) -> torch.Tensor:
+        """Last hidden states [B, L, H] of ids [B, L]; without `head`, the logits [B, L, V]."""
+        return _hidden(self.base if self.head is not None else self.module, self.head is not None, ids)
+
+    def save_memory(self) -> bool:
+        """Turn gradient checkpointing on, and return whether that changes anything.
+
+        It changes nothing when it is on already, when the model's blocks do not offer it, and in a compiled pass.
+        """
+        if self.compiled is not None:
+            return False
+        return not has_gradient_checkpointing(self.module) and enable_gradient_checkpointing(self.module)
+
+
+def wrap_model(module: Any, config: Config, *, adapter: bool = False) -> Model:
+    """Freeze a loaded model, and find its parts. The module keeps its device and dtype.
+
+    Raises:
+        ModelError: when the module has no base and head, or no layer matches.
+    """
+    module.eval().requires_grad_(False)
+    if config.gradient_checkpointing:
+        require_gradient_checkpointing(module)
+    inner = module.get_base_model() if adapter else module
+    head = inner.get_output_embeddings()
+    base = inner.base_model
+    if head is None or base is inner:
+        raise ModelError(f"{type(inner).__name__}: expected a causal language model with a base and an output head")
+    layers = choose_layers(module, config.filter_modules, head=head, adapter=adapter, paper=config.preset == "paper")
+    plain = _head_is_plain(inner, base, head)
+    ids = _trial_ids(inner)
+    with torch.no_grad():
+        layers = share_inputs(layers, lambda: base(input_ids=ids, use_cache=False))
+    device = inner.get_input_embeddings().weight.device
+    compiled = None
+    if config.torch_compile:
+        compiled = CompiledPass(partial(_hidden, base if plain else inner, plain), layers, device)
+    return Model(
+        module=inner,
+        base=base,
+        head=head if plain else None,
+        layers=layers,
+        device=device,
+        dtype=head.weight.dtype,
+        window=getattr(inner.config.get_text_config(), "max_position_embeddings", None),
+        vocab_size=inner.get_input_embeddings().weight.shape[0],
+        compiled=compiled,
+    )
+
+
+def _hidden(module: Any, is_base: bool, ids: torch.Tensor) -> torch.Tensor:
+    """The output for ids [B, L]: hidden states [B, L, H] of a base model, logits [B, L, V] of a whole model."""
+    output = module(input_ids=ids, use_cache=False)
+    return output.last_hidden_state if is_base else output.logits
+
+
+@torch.no_grad()
+def _head_is_plain(module: nn.Module, base: nn.Module, head: Any) -> bool:
+    """Whether head(base(ids)) is the model's output for a few tokens."""
+    ids = _trial_ids(module)
+    logits = module(input_ids=ids, use_cache=False).logits
+    product = head(base(input_ids=ids, use_cache=False).last_hidden_state).to(logits.device)
+    return logits.shape == product.shape and torch.allclose(logits.float(), product.float(), rtol=1e-3, atol=1e-3)
+
+
+def _trial_ids(module: Any) -> torch.Tensor:
+    """A few tokens to try a model on: int64 [1, 8]."""
+    weight = module.get_input_embeddings().weight
+    return torch.arange(1, 9, device=weight.device)[None] % weight.shape[0]

@@ -1,0 +1,192 @@
+"""Every path of a run directory, once: what a stage leaves, where, and which files a finished run must have."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from gdig.run.record import RunRecord
+
+FOLDERS = {
+    "fit": ("curvature", "seeds"),
+    "sweep": ("sweep", "features", "checkpoints", "score_net"),
+    "cluster": ("clusters",),
+    "select": (),
+}
+"""Folders of each stage, which are removed when the stage starts over."""
+
+
+@dataclass(frozen=True)
+class FileGroup:
+    """Files of one kind in one folder.
+
+    Args:
+        name: of the group, for messages: the folder's path in the run directory.
+        stage: the stage that leaves the files.
+        folder: where the files lie.
+        files: all files that the stage leaves there once it is done.
+        done: whether the stage is done, so that every one of `files` must be there.
+        store: whether the folder is a sketch store, with a `store.json` beside the files.
+    """
+
+    name: str
+    stage: str
+    folder: Path
+    files: tuple[Path, ...]
+    done: bool
+    store: bool = False
+
+    def missing(self) -> list[Path]:
+        """Return the files that a finished stage has left and that are gone."""
+        return [file for file in self.files if not file.is_file()] if self.done else []
+
+
+@dataclass(frozen=True)
+class CheckpointLayout:
+    """Paths of one swept training checkpoint."""
+
+    path: Path
+
+    @property
+    def shards(self) -> Path:
+        """Sketch store: cosines with the seeds and sketches of the Adam directions."""
+        return self.path / "shards"
+
+    @property
+    def seed_sketches(self) -> Path:
+        """The seeds' sketches by this checkpoint: tensor `sketch` float32 [S, dim]."""
+        return self.path / "seeds.safetensors"
+
+
+@dataclass(frozen=True)
+class RunLayout:
+    """Paths of the run directory `path`. Nothing here touches the disk.
+
+    Example:
+        >>> layout = RunLayout(Path("runs/a"))
+        >>> layout.sweep.as_posix(), layout.curvature("mlp.up").as_posix()
+        ('runs/a/sweep', 'runs/a/curvature/mlp.up.safetensors')
+    """
+
+    path: Path
+
+    @property
+    def record(self) -> Path:
+        """What the run was asked, and how far it is (gdig.run.record)."""
+        return self.path / "run.json"
+
+    @property
+    def lock(self) -> Path:
+        """Lock of the one process that works in the directory."""
+        return self.path / ".lock"
+
+    @property
+    def ranks_lock(self) -> Path:
+        """Lock that the ranks beside the first share."""
+        return self.path / ".ranks"
+
+    def curvature(self, layer: str) -> Path:
+        """Kronecker factors of a layer."""
+        return self.path / "curvature" / f"{layer}.safetensors"
+
+    def seed_factors(self, layer: str) -> Path:
+        """Preconditioned seed gradients of a layer, factored."""
+        return self.path / "seeds" / f"{layer}.safetensors"
+
+    @property
+    def searched_seeds(self) -> Path:
+        """Folder of the seeds that conjugate gradients have solved; it is removed when the fit is done."""
+        return self.path / "seeds" / "searched"
+
+    @property
+    def sweep(self) -> Path:
+        """Sketch store of the sweep."""
+        return self.path / "sweep"
+
+    @property
+    def seed_sketches(self) -> Path:
+        """The seeds' own sketches, of the pool's projections and scale: tensor `sketch` float32 [S, dim]."""
+        return self.path / "features" / "seeds.safetensors"
+
+    @property
+    def difficulty(self) -> Path:
+        """Difficulties that gdig score-net leaves: float32 [N], NaN for a row that is not valid."""
+        return self.path / "features" / "difficulty.npy"
+
+    @property
+    def score_net(self) -> Path:
+        """The trained score net."""
+        return self.path / "features" / "score_net.safetensors"
+
+    @property
+    def score_net_training(self) -> Path:
+        """Folder of a score net's training until it is done."""
+        return self.path / "score_net"
+
+    @property
+    def score_net_options(self) -> Path:
+        """What that training was asked for."""
+        return self.score_net_training / "training.json"
+
+    def checkpoint(self, key: str) -> CheckpointLayout:
+        """Paths of a swept training checkpoint."""
+        return CheckpointLayout(self.path / "checkpoints" / key)
+
+    @property
+    def centroids(self) -> Path:
+        """The fitted k-means."""
+        return self.path / "clusters" / "centroids.safetensors"
+
+    @property
+    def kmeans_resume_file(self) -> Path:
+        """State of k-means while it iterates."""
+        return self.path / "clusters" / "fit.safetensors"
+
+    @property
+    def labels(self) -> Path:
+        """Folder of the label files, split as the sweep's shards are."""
+        return self.path / "clusters" / "labels"
+
+    @property
+    def selection(self) -> Path:
+        """The chosen rows, unless the option `output` names another file."""
+        return self.path / "selection.jsonl"
+
+    def folders_of(self, stage: str) -> list[Path]:
+        """Folders that a stage writes into."""
+        return [self.path / name for name in FOLDERS[stage]]
+
+    def is_leftover(self, path: Path) -> bool:
+        """Whether a file of a directory without run.json was left by a start that was killed before it wrote that."""
+        record = path.name.startswith(f".{self.record.name}.") and path.suffix == ".tmp"
+        return path in (self.lock, self.ranks_lock) or record
+
+    def files_of(self, record: RunRecord) -> Iterator[FileGroup]:
+        """Yield every group of checksummed files of a run, in the order of the stages."""
+        stages = record.stages
+        if stages.fit is not None:
+            layers, done = stages.fit.layers or (), stages.fit.state == "done"
+            if stages.fit.curvature is not None:
+                yield self._group("curvature", "fit", tuple(map(self.curvature, layers)), done)
+            yield self._group("seeds", "fit", tuple(map(self.seed_factors, layers)), done)
+        if stages.sweep is not None:
+            shards, done = stages.sweep.shards, stages.sweep.state == "done"
+            yield self._group("sweep", "sweep", _numbered(self.sweep, shards), done, store=True)
+            yield self._group("features", "sweep", (self.seed_sketches,), done)
+            for key, checkpoint in stages.sweep.checkpoints.items():
+                paths, swept = self.checkpoint(key), checkpoint.state == "done"
+                name = f"checkpoints/{key}"
+                yield self._group(f"{name}/shards", "sweep", _numbered(paths.shards, shards), swept, store=True)
+                yield self._group(name, "sweep", (paths.seed_sketches,), swept)
+            if stages.cluster is not None:
+                done = stages.cluster.state == "done"
+                yield self._group("clusters", "cluster", (self.centroids,), done)
+                yield self._group("clusters/labels", "cluster", _numbered(self.labels, shards), done)
+
+    def _group(self, name: str, stage: str, files: tuple[Path, ...], done: bool, *, store: bool = False) -> FileGroup:
+        return FileGroup(name, stage, self.path / name, files, done, store)
+
+
+def _numbered(folder: Path, count: int) -> tuple[Path, ...]:
+    return tuple(folder / f"{shard:08d}.safetensors" for shard in range(count))

@@ -1,0 +1,41 @@
+use super::*;
+use crate::interrupt::{supervise, Progress};
+
+#[test]
+fn a_fit_goes_on_from_its_checkpoint_to_the_same_bits() {
+    let (x, directory) = (data(3000, 6, 12, 8), tempfile::tempdir().unwrap());
+    let resume_file = Some(directory.path().join("fit.safetensors"));
+    for (tol, train_rows) in [(0.0, None), (1e-3, None), (0.0, Some(2000))] {
+        let opts = |max_iter, resume_file| Options { max_iter, tol, train_rows, resume_file, ..options(12) };
+        let whole = run(&x, 6, &opts(20, None)).unwrap();
+        for stopped_after in 1..whole.n_iter {
+            run(&x, 6, &opts(stopped_after, resume_file.clone())).unwrap();
+            let mut iterations = Vec::new();
+            let mut watch = |progress| {
+                if let Some(Progress::Iteration { iteration, .. }) = progress {
+                    iterations.push(iteration);
+                }
+                true
+            };
+            let resumed = opts(20, resume_file.clone());
+            let again = supervise(&mut watch, |supervisor| fit(&array(&x, 6), &resumed, supervisor)).unwrap();
+            assert_eq!(again, whole);
+            assert_eq!(iterations, (stopped_after + 1..=whole.n_iter).collect::<Vec<_>>());
+            // It ended: now there is nothing left to iterate.
+            assert_eq!(run(&x, 6, &resumed).unwrap(), whole);
+        }
+    }
+    // Another fit's, a longer fit's and a damaged file are not gone on from.
+    let path = resume_file.clone().unwrap();
+    let short = Options { max_iter: 2, ..options(12) };
+    let fresh = run(&x, 6, &short).unwrap();
+    run(&x, 6, &Options { resume_file: resume_file.clone(), ..options(12) }).unwrap();
+    assert_eq!(run(&x, 6, &Options { resume_file: resume_file.clone(), ..short }).unwrap(), fresh);
+    let other = Options { random_state: 4, max_iter: 2, ..options(12) };
+    let fresh = run(&x, 6, &other).unwrap();
+    let other = Options { resume_file, ..other };
+    assert_eq!(run(&x, 6, &other).unwrap(), fresh);
+    let sound = std::fs::read(&path).unwrap();
+    std::fs::write(&path, &sound[..sound.len() - 1]).unwrap();
+    assert_eq!(run(&x, 6, &other).unwrap(), fresh);
+}

@@ -1,0 +1,29 @@
+use super::*;
+use crate::kmeans::tally::{Isa, Tally};
+use crate::rows::distances::squared_distance;
+
+/// What a tally takes does not depend on the instruction set it is compiled for.
+#[test]
+fn tallies_agree_to_the_last_bit() {
+    for (dim, dtype) in [(1, Dtype::F32), (16, Dtype::F16), (37, Dtype::BF16), (37, Dtype::F16), (51, Dtype::I8)] {
+        let (x, c) = (data(40, dim, 5, 1), data(6, dim, 3, 2));
+        let stored = Stored::new(&x, dim, dtype);
+        let labels: Vec<u32> = (0..40).map(|i| i % 6).collect();
+        let mut decoded = vec![0f32; x.len()];
+        stored.rows().decode(&mut decoded);
+        let mut expected = vec![0f32; c.len()];
+        for (x, &label) in decoded.chunks(dim).zip(&labels) {
+            expected[label as usize * dim..][..dim].iter_mut().zip(x).for_each(|(sum, x)| *sum += x);
+        }
+        let nearest =
+            decoded.chunks(dim).zip(&labels).map(|(x, &l)| squared_distance(x, &c[l as usize * dim..][..dim]));
+        let nearest: Vec<f32> = nearest.collect();
+        for isa in Isa::available() {
+            let (mut tally, mut sums) = (Tally::new(Some(isa)), vec![0f32; c.len()]);
+            tally.add(stored.rows(), &labels, &c, &mut sums).unwrap();
+            assert_eq!((&sums, &tally.distances), (&expected, &nearest), "{isa:?} {dtype:?}");
+            tally.measure(stored.rows(), &labels, &c).unwrap();
+            assert_eq!(&tally.distances, &nearest);
+        }
+    }
+}

@@ -1,0 +1,141 @@
+//! The chunks of a pass, and the waves in which the threads take them.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::ops::Range;
+
+use super::options::Options;
+use super::partial::{Far, Pass};
+use super::peers::Peers;
+use super::tally::{BadRow, Tally};
+use crate::interrupt::Supervisor;
+use crate::parallel::in_order;
+use crate::rows::readahead::Readahead;
+use crate::rows::{Block, Reader, RowSet};
+use crate::simd::{Assigner, Scratch};
+use crate::Result;
+
+/// The least rows of a chunk, whose sums are taken together in float32. A chunk has at least 4 K rows, so that adding
+/// up chunks costs less than adding up rows. K alone fixes the number, because the bits of the result depend on it.
+const CHUNK_ROWS: usize = 8192;
+/// The most bytes of the sums of all chunks of a wave. This bounds how many chunks run at once, not the result.
+const PARTIAL_BYTES: usize = 1 << 30;
+/// The most chunks of a wave that one of several processes takes.
+const SHARED_WAVE: usize = 16;
+/// The most empty clusters that an iteration fills again.
+const MAX_RESEEDED: usize = 1024;
+
+/// The chunks in waves. A wave has as many chunks as there is memory for; its sums are then added in order.
+pub struct Waves {
+    pub chunk_rows: usize,
+    n_chunks: usize,
+    at_once: usize,
+    n_rows: usize,
+    pub n_far: usize,
+}
+
+impl Waves {
+    pub fn new(rows: RowSet, options: &Options, shared: bool) -> Waves {
+        let (k, dim) = (options.n_clusters, rows.source.dim());
+        let chunk_rows = CHUNK_ROWS.max(4 * k).next_multiple_of(CHUNK_ROWS);
+        // Several processes must have the same waves, whatever their numbers of threads.
+        let most = if shared { SHARED_WAVE } else { 8 * rayon::current_num_threads() };
+        let at_once = (PARTIAL_BYTES / (4 * k * dim)).clamp(1, most);
+        let n_chunks = rows.len().div_ceil(chunk_rows);
+        Waves { chunk_rows, n_chunks, at_once, n_rows: rows.len(), n_far: k.min(MAX_RESEEDED) }
+    }
+
+    /// The chunks of each wave.
+    pub fn all(&self) -> impl Iterator<Item = Range<usize>> + '_ {
+        (0..self.n_chunks).step_by(self.at_once).map(|first| first..self.n_chunks.min(first + self.at_once))
+    }
+
+    #[allow(clippy::too_many_arguments)] // What a pass holds, and which chunks.
+    pub fn sum(
+        &self,
+        rows: RowSet,
+        chunks: Range<usize>,
+        centroids: &[f32],
+        assigner: &Assigner,
+        floor: Option<Far>,
+        partials: &mut Vec<Pass<f32>>,
+        ahead: &Readahead,
+        supervisor: &Supervisor,
+    ) -> Result<()> {
+        partials.resize_with(partials.len().max(chunks.len()), Pass::default);
+        let add = |(i, partial): (usize, &mut Pass<f32>)| {
+            let first = (chunks.start + i) * self.chunk_rows;
+            ahead.reached(first);
+            let chunk = first..self.n_rows.min(first + self.chunk_rows);
+            sum_chunk(rows, chunk, centroids, assigner, (self.n_far, floor), partial, supervisor)
+        };
+        in_order(partials[..chunks.len()].iter_mut().enumerate(), add)?;
+        Ok(())
+    }
+
+    /// Receive the sums of `n` chunks that another process has added up.
+    pub fn take(
+        &self,
+        n: usize,
+        from: usize,
+        (k, n_sums): (usize, usize),
+        peers: &dyn Peers,
+        partials: &mut Vec<Pass<f32>>,
+        supervisor: &Supervisor,
+    ) -> Result<()> {
+        partials.resize_with(partials.len().max(n), Pass::default);
+        for partial in &mut partials[..n] {
+            supervisor.check()?;
+            let bytes = peers.receive(from, Pass::n_bytes(n_sums, k, self.n_far))?;
+            *partial = Pass::from_bytes(&bytes, n_sums, k, self.n_far)?;
+        }
+        Ok(())
+    }
+}
+
+fn sum_chunk(
+    rows: RowSet,
+    chunk: Range<usize>,
+    centroids: &[f32],
+    assigner: &Assigner,
+    (n_far, floor): (usize, Option<Far>),
+    partial: &mut Pass<f32>,
+    supervisor: &Supervisor,
+) -> Result<()> {
+    let dim = rows.source.dim();
+    partial.sums.clear();
+    partial.sums.resize(centroids.len(), 0.0);
+    partial.counts.clear();
+    partial.counts.resize(centroids.len() / dim, 0);
+    partial.inertia = 0.0;
+    let mut far = BinaryHeap::with_capacity(n_far + 1);
+    let (mut reader, mut block, mut scratch) = (Reader::new(rows), Block::default(), Scratch::default());
+    let (mut tally, mut labels) = (Tally::new(None), Vec::new());
+    for first in chunk.clone().step_by(assigner.block_rows()) {
+        supervisor.check()?;
+        let view = reader.view(first, chunk.end.min(first + assigner.block_rows()), &mut block)?;
+        labels.resize(view.rows.len(), 0);
+        assigner.assign(view.rows, view.ahead, &mut labels, &mut scratch);
+        let added = tally.add(view.rows, &labels, centroids, &mut partial.sums);
+        if let Err(BadRow(i)) = added {
+            let position = view.positions[i];
+            return Err(reader.complaint(position));
+        }
+        for ((&label, &distance), &position) in labels.iter().zip(&tally.distances).zip(view.positions) {
+            partial.counts[label as usize] += 1;
+            partial.inertia += f64::from(distance);
+            let this = Far { distance: distance.to_bits(), position: Reverse(position), label };
+            if floor.is_some_and(|floor| this < floor) {
+                continue;
+            }
+            if far.len() < n_far {
+                far.push(Reverse(this));
+            } else if far.peek().is_some_and(|Reverse(nearest)| this > *nearest) {
+                far.pop();
+                far.push(Reverse(this));
+            }
+        }
+    }
+    partial.far = far.into_iter().map(|Reverse(far)| far).collect();
+    Ok(())
+}

@@ -1,0 +1,13 @@
+//! The loops of the methods of selection that are too heavy for Python. Modules and functions have the names of the
+//! methods in Python; each returns what it has `Picked`.
+
+pub mod bids;
+mod costs;
+pub mod g2is;
+pub mod self_filter;
+pub mod tagcos;
+#[cfg(test)]
+mod tests;
+
+/// Picked rows between two reports.
+const REPORT: usize = 256;

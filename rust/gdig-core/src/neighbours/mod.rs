@@ -1,0 +1,25 @@
+//! The k nearest neighbours of rows by cosine.
+//!
+//! A cosine is the product of two rows, each scaled to unit length and rounded to float32, summed in float64 and
+//! rounded to float32 (`rows::units`). Neighbours come by falling cosine, ties by row.
+//!
+//! A kernel only finds the columns that may be among the nearest, with a bound on its error (`scan`). Those candidates
+//! are then compared exactly (`candidates`). So the result is the same to the last bit for any kernel, number of
+//! threads, block and shard size.
+
+#[cfg(target_arch = "x86_64")]
+mod amx;
+mod candidates;
+mod clusters;
+mod columns;
+mod exact;
+mod graph;
+mod scan;
+mod sift;
+#[cfg(test)]
+mod tests;
+
+pub use candidates::Near;
+pub use clusters::{approximate, Clusters};
+pub use exact::{exact, nearest_of, Options};
+pub use graph::{Graph, NONE};

@@ -1,0 +1,175 @@
+//! The search for the nearest centroid of each row. It takes distances and argmin together and never writes the [n, K]
+//! block.
+//!
+//! The nearest centroid has the least |c|^2/2 - x.c, because |x|^2 is the same for all. Ties go to the lower centroid.
+//! With every kernel, the answer for a row depends neither on its place in the block nor on its neighbours.
+//!
+//! `scalar`, `portable`, `avx2` and `avx512` compute each x.c as one chain of float32 fused multiply-adds over the
+//! columns in order, so they give the same bits. The AMX kernels round first: see [`x86_64::amx_bf16`] and
+//! [`x86_64::amx_int8`].
+
+pub(crate) mod generic;
+mod scalar;
+#[cfg(test)]
+mod tests;
+#[cfg(target_arch = "x86_64")]
+pub mod x86_64;
+
+use crate::convert::Rows;
+use crate::{Dtype, Error, Result};
+use generic::{F32Scratch, Portable};
+use scalar::Scalar;
+
+/// An implementation of the search, the slowest first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kernel {
+    /// The oracle: three plain loops.
+    Scalar,
+    /// For any processor; fast where the baseline has fused multiply-add (arm64).
+    Portable,
+    Avx2,
+    Avx512,
+    /// Rows of any type, rounded to bfloat16.
+    AmxBf16,
+    /// int8 rows as they are stored.
+    AmxInt8,
+}
+
+/// Centroids laid out for one kernel. The constructor of a type returns `None` if the machine or the rows do not suit
+/// it.
+trait Nearest: Send + Sync {
+    /// Rows for one call of `assign`. The number changes the speed, not the answer.
+    fn block_rows(&self) -> usize;
+
+    /// Write the nearest centroid of each row to `labels`. `ahead` is memory that the next call will read.
+    fn assign(&self, rows: Rows, ahead: &[u8], labels: &mut [u32], scratch: &mut Scratch);
+}
+
+/// Memory that a worker keeps between blocks.
+#[derive(Default)]
+pub struct Scratch {
+    float32: F32Scratch,
+    #[cfg(target_arch = "x86_64")]
+    tiles: x86_64::amx::TileScratch,
+}
+
+impl Kernel {
+    pub const ALL: [(Kernel, &'static str); 6] = [
+        (Kernel::Scalar, "scalar"),
+        (Kernel::Portable, "portable"),
+        (Kernel::Avx2, "avx2"),
+        (Kernel::Avx512, "avx512"),
+        (Kernel::AmxBf16, "amx-bf16"),
+        (Kernel::AmxInt8, "amx-int8"),
+    ];
+
+    /// The kernels of this machine.
+    pub fn available() -> impl DoubleEndedIterator<Item = (Kernel, &'static str)> {
+        Kernel::ALL.into_iter().filter(|(kernel, _)| kernel.is_available())
+    }
+
+    pub fn is_available(self) -> bool {
+        match self {
+            Kernel::Scalar | Kernel::Portable => true,
+            #[cfg(target_arch = "x86_64")]
+            Kernel::Avx2 => x86_64::has_avx2(),
+            #[cfg(target_arch = "x86_64")]
+            Kernel::Avx512 => x86_64::has_avx512(),
+            #[cfg(target_arch = "x86_64")]
+            Kernel::AmxBf16 => x86_64::tile::has_bf16(),
+            #[cfg(target_arch = "x86_64")]
+            Kernel::AmxInt8 => x86_64::tile::has_int8(),
+            #[cfg(not(target_arch = "x86_64"))]
+            _ => false,
+        }
+    }
+
+    /// The rounding of a kernel. Kernels with the same rounding give the same bits.
+    pub fn rounding(self) -> &'static str {
+        match self {
+            Kernel::AmxBf16 => "bfloat16",
+            Kernel::AmxInt8 => "int8",
+            _ => "float32",
+        }
+    }
+
+    /// Whether the kernel reads rows of this type.
+    pub fn takes(self, dtype: Dtype) -> bool {
+        self != Kernel::AmxInt8 || dtype == Dtype::I8
+    }
+
+    /// The fastest kernel of this machine for rows of the type `rows` that rounds no more than their stored type.
+    /// float32 and float64 rows get a float32 kernel.
+    pub fn detect(stored: Dtype, rows: Dtype) -> Kernel {
+        let wide = matches!(stored, Dtype::F32 | Dtype::F64);
+        let fits = |kernel: Kernel| kernel.takes(rows) && !(wide && kernel.rounding() != "float32");
+        let fastest = Kernel::available().rev().find(|(kernel, _)| fits(*kernel));
+        fastest.map_or(Kernel::Portable, |(kernel, _)| kernel)
+    }
+
+    pub fn name(self) -> &'static str {
+        Kernel::ALL.iter().find(|entry| entry.0 == self).expect("every kernel is in the list").1
+    }
+
+    /// The kernel of that name, if this machine has it. Without a name, the environment variable GDIG_KERNEL names the
+    /// kernel. If the variable is unset or empty, the answer is `None`: the fastest kernel for the rows.
+    pub fn choose(name: Option<&str>) -> Result<Option<Kernel>> {
+        let variable = std::env::var("GDIG_KERNEL").ok().filter(|name| !name.is_empty());
+        let (name, origin) = match (name, &variable) {
+            (Some(name), _) => (name, "kernel"),
+            (None, Some(name)) => (name.as_str(), "GDIG_KERNEL:"),
+            (None, None) => return Ok(None),
+        };
+        Kernel::available().find(|(_, n)| *n == name).map(|(kernel, _)| Some(kernel)).ok_or_else(|| {
+            let names: Vec<_> = Kernel::available().map(|(_, n)| n).collect();
+            Error::input(format!("{origin} {name:?}: this machine has {}", names.join(", ")))
+        })
+    }
+}
+
+/// Centroids laid out for a kernel. An iteration makes one.
+pub struct Assigner(Box<dyn Nearest>);
+
+impl Assigner {
+    /// `centroids` is [K, dim] with K from 1 to 2^32 - 2. `dtype` is the type of the rows to come.
+    pub fn new(kernel: Kernel, centroids: &[f32], dim: usize, dtype: Dtype) -> Result<Assigner> {
+        let search: Option<Box<dyn Nearest>> = match kernel {
+            _ if !kernel.takes(dtype) => None,
+            Kernel::Scalar => Some(Box::new(Scalar::new(centroids, dim))),
+            Kernel::Portable => Some(Box::new(Portable::new(centroids, dim))),
+            #[cfg(target_arch = "x86_64")]
+            Kernel::Avx2 => boxed(x86_64::avx2::Avx2::new(centroids, dim)),
+            #[cfg(target_arch = "x86_64")]
+            Kernel::Avx512 => boxed(x86_64::avx512::Avx512::new(centroids, dim)),
+            #[cfg(target_arch = "x86_64")]
+            Kernel::AmxBf16 => boxed(x86_64::amx_bf16::AmxBf16::new(centroids, dim)),
+            #[cfg(target_arch = "x86_64")]
+            Kernel::AmxInt8 => boxed(x86_64::amx_int8::AmxInt8::new(centroids, dim)),
+            #[cfg(not(target_arch = "x86_64"))]
+            _ => None,
+        };
+        search.map(Assigner).ok_or_else(|| {
+            let what = format!("{dim} columns of {}, on this machine", dtype.name());
+            Error::input(format!("kernel {:?} is not for rows of {what}", kernel.name()))
+        })
+    }
+
+    pub fn block_rows(&self) -> usize {
+        self.0.block_rows()
+    }
+
+    pub fn assign(&self, rows: Rows, ahead: &[u8], labels: &mut [u32], scratch: &mut Scratch) {
+        assert_eq!(rows.len(), labels.len());
+        self.0.assign(rows, ahead, labels, scratch);
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+fn boxed<T: Nearest + 'static>(kernel: Option<T>) -> Option<Box<dyn Nearest>> {
+    kernel.map(|kernel| Box::new(kernel) as Box<dyn Nearest>)
+}
+
+/// |c|^2/2 of each centroid, summed in float64.
+fn half_norms(centroids: &[f32], dim: usize) -> impl Iterator<Item = f32> + '_ {
+    centroids.chunks_exact(dim).map(|c| (c.iter().map(|&c| f64::from(c) * f64::from(c)).sum::<f64>() / 2.0) as f32)
+}

@@ -1,0 +1,29 @@
+//! AVX-512: the float32 search, 12 rows by 32 centroids in 24 of the 32 registers.
+
+use super::super::generic::{F32Scratch, Panels};
+use super::super::{Nearest, Scratch};
+use crate::convert::Rows;
+
+pub struct Avx512(Panels<32>);
+
+impl Avx512 {
+    pub fn new(centroids: &[f32], dim: usize) -> Option<Avx512> {
+        super::has_avx512().then(|| Avx512(Panels::new(centroids, dim)))
+    }
+
+    #[target_feature(enable = "avx512f")]
+    fn search(&self, rows: Rows, labels: &mut [u32], scratch: &mut F32Scratch) {
+        self.0.assign::<12>(rows, labels, scratch);
+    }
+}
+
+impl Nearest for Avx512 {
+    fn block_rows(&self) -> usize {
+        self.0.block_rows()
+    }
+
+    fn assign(&self, rows: Rows, _ahead: &[u8], labels: &mut [u32], scratch: &mut Scratch) {
+        // SAFETY: `new` makes one only where the processor has the instructions.
+        unsafe { self.search(rows, labels, &mut scratch.float32) }
+    }
+}

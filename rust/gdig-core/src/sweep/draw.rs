@@ -1,0 +1,70 @@
+//! The rows of a sweep that may be drawn.
+
+use std::ops::Range;
+
+use super::score::Score;
+use super::shard::each_shard;
+use super::votes::{Judge, Voters};
+use crate::hash::{derive, RowHash};
+use crate::interrupt::Supervisor;
+use crate::kmeans::{LabelFile, LabelFiles};
+use crate::resample::{sortable, Population, Row, NOT_ELIGIBLE};
+use crate::store::Store;
+use crate::Result;
+
+/// Rows of a sweep that may be drawn: valid, with enough votes, and in a cluster if there are clusters.
+pub struct Drawable<'a> {
+    pub store: &'a Store,
+    /// `None` means that all rows are in one cluster.
+    pub labels: Option<&'a LabelFiles>,
+    pub voters: Voters<'a>,
+    pub least_votes: u32,
+    /// Inside a cluster the highest score comes first. `None` means the order of a hash.
+    pub by_score: Option<Score>,
+    pub random_seed: u64,
+    pub len: usize,
+    pub supervisor: &'a Supervisor<'a>,
+}
+
+impl Population for Drawable<'_> {
+    fn len(&self) -> usize {
+        self.len
+    }
+
+    fn each(&self, span: Range<usize>, visit: &mut impl FnMut(Row)) -> Result<()> {
+        let hash = RowHash::new(derive(self.random_seed, "rows"));
+        let mut file: Option<LabelFile> = None;
+        // Without a score the votes alone matter, and both rules give the same votes.
+        let judge = Judge { score: self.by_score.unwrap_or(Score::Mean), voters: self.voters };
+        each_shard(self.store, span, |shard, rows| {
+            shard.check_voters(self.voters)?;
+            for row in rows {
+                if !shard.is_valid(row) {
+                    continue;
+                }
+                let label = match self.labels {
+                    None => 0,
+                    Some(labels) => {
+                        if file.as_ref().is_none_or(|file| !file.span.contains(&row)) {
+                            file = Some(labels.file_of(row, self.supervisor)?);
+                        }
+                        file.as_ref().expect("opened just above").label(row)
+                    }
+                };
+                if label == NOT_ELIGIBLE {
+                    continue;
+                }
+                let verdict = shard.verdict(row, judge)?;
+                if verdict.votes < self.least_votes {
+                    continue;
+                }
+                let key = match self.by_score {
+                    Some(_) => !sortable(f64::from(verdict.score)),
+                    None => hash.of(row as u64),
+                };
+                visit(Row { row: row as u64, label: label as usize, key, cost: shard.tokens(row)? });
+            }
+            Ok(())
+        })
+    }
+}
