@@ -10,7 +10,7 @@ RUST := Cargo.toml Cargo.lock rust-toolchain.toml $(shell find rust/gdig-core ru
 # One worker a core; tests/conftest.py says which worker gets which test.
 PYTEST := $(BIN)/python -m pytest --numprocesses auto
 # https://nexte.st runs each test in a process of its own, and the long ones beside the others.
-CARGO_TEST := if cargo nextest --version >/dev/null 2>&1; then cargo nextest run --workspace; \
+CARGO_TEST := if cargo nextest --version >/dev/null 2>&1; then cargo nextest run --workspace --cargo-quiet --status-level fail; \
 	else cargo test --workspace --quiet; fi
 
 .DEFAULT_GOAL := help

@@ -13,6 +13,7 @@ from gdig.model.batches import make_batches
 from gdig.model.capture import GradientPass
 from gdig.passes.influence_pass import make_influence_pass
 from gdig.progress import Progress
+from tests.support import profiles
 from tests.support.tiny_models import gpt2, llama, make_examples, wrapped
 
 pytestmark = pytest.mark.slow
@@ -61,6 +62,8 @@ def swept(module, **options):
 @pytest.mark.parametrize(("kind", "error"), [(llama, 20 * 2.0**-24), (gpt2, 1e-12)], ids=["llama", "gpt2"])
 @pytest.mark.parametrize(("calls", "blocks"), [("inductor", 1), ("aot_eager", 2)], indirect=["calls"])
 def test_compiled_scores_sketches_and_losses_are_those_of_the_plain_pass(kind, error, calls, blocks):
+    if blocks == 1 and kind is gpt2 and profiles.PROFILE != "thorough":
+        pytest.skip("a second model's C++ is compiled under HYPOTHESIS_PROFILE=thorough")
     plain = swept(shortened(kind(), blocks))
     # Rectangles of many shapes, one of a single line among them; all from one compiled pass.
     compiled = swept(shortened(kind(), blocks), torch_compile=True, token_batch_size=60)

@@ -1,4 +1,4 @@
-"""How many examples hypothesis makes of a test, by HYPOTHESIS_PROFILE: quick, default or thorough."""
+"""How much a test tries, by HYPOTHESIS_PROFILE: quick, default or thorough."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import os
 import hypothesis
 
 SHARES = {"quick": 0.2, "default": 1.0, "thorough": 20.0}
-SHARE = SHARES[os.environ.get("HYPOTHESIS_PROFILE", "default")]
+PROFILE = os.environ.get("HYPOTHESIS_PROFILE", "default")
+SHARE = SHARES[PROFILE]
 
 
 def examples(usual: int) -> int:
