@@ -184,12 +184,11 @@ def together(n: int, work: Callable[[TorchrunRanks], object]) -> list:
         else:
             ranks.close()
 
-    threads = [threading.Thread(target=be, args=(rank,)) for rank in range(n)]
+    threads = [threading.Thread(target=be, args=(rank,), daemon=True) for rank in range(n)]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
-        assert not thread.is_alive()
+        thread.join()
     return results
 
 
@@ -325,14 +324,14 @@ class Queues:
             one.put(centroids.copy())
 
     def take(self) -> np.ndarray | None:
-        return self.given[self.rank].get(timeout=60)
+        return self.given[self.rank].get()
 
     def send(self, content: np.ndarray) -> None:
         self.sent[self.rank].put(content.copy())
 
     def receive(self, source: int, n_bytes: int) -> np.ndarray:
         self.received += 1
-        return self.sent[source].get(timeout=60)
+        return self.sent[source].get()
 
     def end(self) -> None:
         for one in self.given[1:]:
@@ -343,13 +342,12 @@ def shared_fit(world: int, x: np.ndarray, **options) -> tuple[gdig.KMeans, Queue
     given, sent = [queue.Queue() for _ in range(world)], [queue.Queue() for _ in range(world)]
     models = [gdig.KMeans(n_threads=1 + rank, **options) for rank in range(world)]
     ranks = [Queues(rank, world, given, sent) for rank in range(world)]
-    threads = [threading.Thread(target=models[i].fit_shared, args=(x, ranks[i])) for i in range(1, world)]
+    threads = [threading.Thread(target=models[i].fit_shared, args=(x, ranks[i]), daemon=True) for i in range(1, world)]
     for thread in threads:
         thread.start()
     models[0].fit_shared(x, ranks[0])
     for thread in threads:
-        thread.join(60)
-        assert not thread.is_alive()
+        thread.join()
     return models[0], ranks[0]
 
 

@@ -134,7 +134,7 @@ def test_a_killed_fit_goes_on_to_the_same_bits(tmp_path):
     """
     checkpoint = tmp_path / "new" / "fit.safetensors"
     command = [sys.executable, "-c", textwrap.dedent(code), str(tmp_path / "x.npy"), str(checkpoint)]
-    assert subprocess.run(command, check=False, timeout=60).returncode == -signal.SIGKILL
+    assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
     left = int(read_tensors(checkpoint)[1]["n_iter"])
     assert left >= 3
     whole = KMeans(**options).fit(X)

@@ -218,7 +218,7 @@ def test_verify_reads_every_file(finished):
 
 
 def run_gdig(*args: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "gdig", *args], capture_output=True, text=True, timeout=120)
+    return subprocess.run([sys.executable, "-m", "gdig", *args], capture_output=True, text=True)
 
 
 @pytest.mark.slow

@@ -40,8 +40,8 @@ class Launch:
             )  # fmt: skip
         return cls(process, log)
 
-    def wait(self, timeout: float = 180) -> int:
-        return self.process.wait(timeout)
+    def wait(self) -> int:
+        return self.process.wait()
 
     def wait_for(self, happened: Callable[[], object]) -> None:
         while not happened():
