@@ -21,7 +21,7 @@ from gdig.progress import Progress
 from tests.support import oracle
 from tests.support.project_fixtures import flags, stages
 from tests.support.tiny_models import MODELS, make_examples, wrapped
-from tests.support.torchrun import Launch
+from tests.support.torchrun import finish_on_ranks
 
 QUIET = Progress(quiet=True)
 # Few and short: a Jacobian of the sample is a backward pass for each of its labels and words.
@@ -309,8 +309,7 @@ def test_two_ranks_leave_the_bytes_of_one(project, whole, tmp_path):
     asked = project.options(tmp_path / "run", **options)
     others = ("projection_dim", "projection_side", "rows_per_shard", "n_clusters", "budget", "tau")  # of later stages
     of_fit = {name: value for name, value in asked.items() if name not in others}
-    launch = Launch.start(2, ["fit", *flags(of_fit)], tmp_path / "two")
-    assert launch.wait() == 0, launch.text
+    finish_on_ranks(2, ["fit", *flags(of_fit)], tmp_path / "two")
     assert files_of(tmp_path / "run") == files_of(finished)
 
 

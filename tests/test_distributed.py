@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import queue
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -28,7 +27,7 @@ from gdig.distributed.torchrun import TorchrunRanks
 from gdig.errors import GdigError, OtherRankError, RunError
 from gdig.progress import Progress
 from tests.support.project_fixtures import flags, llama_module, stages, translation_rows, write_jsonl
-from tests.support.torchrun import Launch, files_of
+from tests.support.torchrun import Launch, files_of, finish_on_ranks, free_port
 from tests.support.training import train
 
 ROWS = 240
@@ -73,9 +72,7 @@ def test_a_rank_is_killed_and_another_number_of_ranks_goes_on_to_the_same_bytes(
     fitted = {name: data for name, data in files_of(alone).items() if name.startswith(("curvature", "seeds"))}
     assert fitted.items() <= files_of(run_path).items()
 
-    again = Launch.start(2, args, tmp_path / "two")
-    assert again.wait() == 0, again.text
-    assert again.text == ""  # quiet
+    finish_on_ranks(2, args, tmp_path / "two")
     assert {path: path.stat().st_mtime_ns for path in swept} == stamps
     assert files_of(run_path) == files_of(alone)
 
@@ -87,14 +84,8 @@ def test_two_nodes_with_a_common_disk_and_rank_0_killed(project, inputs, alone, 
     run_path = tmp_path / "run"
     args = ["select", *flags(project.options(run_path, **inputs))]
 
-    def start(name: str) -> list[Launch]:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        at = ("--nnodes", "2", "--master-addr", "127.0.0.1", "--master-port", str(port))
-        return [Launch.start(1, args, tmp_path / f"{name}{i}", (*at, "--node-rank", str(i))) for i in (0, 1)]
-
-    launches = start("killed")
+    at = ("--nnodes", "2", "--master-addr", "127.0.0.1", "--master-port", str(free_port()))
+    launches = [Launch.start(1, args, tmp_path / f"killed{i}", (*at, "--node-rank", str(i))) for i in (0, 1)]
     launches[0].wait_for(lambda: (run_path / "sweep" / "00000002.safetensors").exists())
     os.kill(launches[0].pid(0), signal.SIGKILL)
     assert all(launch.wait() != 0 for launch in launches)
@@ -103,8 +94,7 @@ def test_two_nodes_with_a_common_disk_and_rank_0_killed(project, inputs, alone, 
     assert line.endswith("the same command continues from here")
     assert stages(run_path)["sweep"]["state"] == "running"
 
-    launches = start("again")
-    assert [launch.wait() for launch in launches] == [0, 0], "".join(launch.text for launch in launches)
+    finish_on_ranks(2, args, tmp_path / "again", nodes=2)
     assert files_of(run_path) == files_of(alone)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import gdig
+from tests.support.project_fixtures import Command
 
 PACKAGE = Path(gdig.__file__).parent
 
@@ -64,3 +66,24 @@ class Launch:
         """The lines that gdig prints when it ends badly. No frame of a traceback may be one of the package."""
         assert f'File "{PACKAGE}{os.sep}' not in self.text, self.text
         return [line for line in self.text.splitlines() if line.startswith(("gdig: ", "interrupted"))]
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def finish_on_ranks(n: int, args: list[str], folder: Path, *, nodes: int = 1) -> None:
+    """Run `gdig ARGS` on n ranks in the environment that torchrun makes, and assert that all end well and say nothing.
+
+    Without torchrun, and without the seconds that each of its processes takes to import torch: for a run that goes on
+    after a failure. torchrun itself starts the runs that fail.
+    """
+    common = {"WORLD_SIZE": n, "LOCAL_WORLD_SIZE": n // nodes, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
+    ranks = []
+    for rank in range(n):
+        environment = {**common, "RANK": rank, "LOCAL_RANK": rank % (n // nodes)}
+        texts = {name: str(value) for name, value in environment.items()}
+        ranks.append(Command.start(args, folder / f"rank{rank}", environment=texts))
+    assert [(rank.wait(), rank.error) for rank in ranks] == [(0, "")] * n
