@@ -3,9 +3,9 @@
     python -m benches.bids                          # writes benches/record/bids.json
     python -m benches.bids --rows 100000 --budget 1000
 
-Two matrices: columns that know nothing of one another, and columns that mostly agree (influence whose rows differ in
-length), for which a column's sorted order is followed far down. The plain form looks at every entry for every pick; it
-makes `--plain` picks, which are compared, and its time for the whole budget is that times budget / picks.
+There are two matrices: independent columns, and columns that mostly agree. Columns that agree make gdig follow a sorted
+column far down. The plain form looks at every entry for every pick. It makes `--plain` picks, which must equal gdig's;
+its time for the whole budget is extrapolated by budget / picks.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def make(kind: str, rows: int, seeds: int) -> NDArray[np.float32]:
 
 
 def plain(x: NDArray[np.float32], budget: int) -> tuple[NDArray[np.int64], float]:
-    """Rows, and the seconds that the picks took, without those for the z-scores."""
+    """The rows, and the seconds of the picks, without the seconds of the z-scores."""
     z = x.astype(np.float64)
     z -= z.mean(0)
     z /= z.std(0, ddof=1)

@@ -4,7 +4,7 @@
     python -m benches.evidence --quick   # what `make evidence-quick` runs: small sizes, nothing that is kept is changed
     python -m benches.evidence generated # one experiment
 
-Each keeps its finished steps below build/, so that an interrupted run goes on where it was.
+Each experiment keeps its finished steps below build/, so that an interrupted run continues where it stopped.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ EXPERIMENTS = {
 
 
 def main() -> None:
-    """Run the experiments asked for, those that need others' results last; the status is 1 if one of them failed."""
+    """Run the experiments, those that need others' records last. The status is 1 if an experiment failed."""
     arguments = _arguments()
     asked = arguments.experiments or list(EXPERIMENTS)
     side_by_side = [name for name in asked if not EXPERIMENTS[name].last]
@@ -50,7 +50,7 @@ def main() -> None:
 
 
 def run(name: str, quick: bool) -> bool:
-    """Run one experiment; say how long it took, on the clock and of the processor. Returns whether it failed."""
+    """Run an experiment and print its seconds, by the clock and of the CPU. Returns whether it failed."""
     experiment = EXPERIMENTS[name]
     if quick and experiment.quick is None:
         print(f"{name}: has no quick run", flush=True)
@@ -69,11 +69,13 @@ def run(name: str, quick: bool) -> bool:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     names = ", ".join(EXPERIMENTS)
-    parser.add_argument("experiments", nargs="*", metavar="EXPERIMENT", help=f"of {names} (default: all)")
+    parser.add_argument(
+        "experiments", nargs="*", metavar="EXPERIMENT", help=f"experiments to run, of {names} (default: all)"
+    )
     parser.add_argument("--quick", action="store_true", help="small sizes, in three minutes together")
     arguments = parser.parse_args()
     if unknown := set(arguments.experiments) - EXPERIMENTS.keys():
-        parser.error(f"expected some of {names}, got {', '.join(sorted(unknown))}")
+        parser.error(f"{', '.join(sorted(unknown))}: expected experiments of {names}")
     return arguments
 
 

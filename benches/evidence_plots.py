@@ -1,9 +1,9 @@
-"""Pictures of the records, for docs/: what the influence predicts, and what models trained on a selection can do.
+"""Pictures of the records, for docs/: what the influence predicts, and how models trained on a selection perform.
 
     python -m benches.evidence_plots           # benches/record/evidence-*.json into docs/*.svg
     python -m benches.evidence_plots --quick   # the records of quick runs, into build/
 
-Needs matplotlib: pip install 'gdig[evidence]'. A record that is not there is left out, and said.
+The bench needs matplotlib: pip install 'gdig[evidence]'. It leaves out a record that does not exist, and prints that.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ INK, OURS, OTHERS = "#222222", "#1f5fa8", "#999999"
 
 
 def main() -> None:
-    """Draw what there are records of."""
+    """Draw a picture for each record that exists."""
     arguments = _arguments()
     if importlib.util.find_spec("matplotlib") is None:
         print("evidence_plots: skipped, matplotlib is not installed (pip install 'gdig[evidence]')")
@@ -64,7 +64,7 @@ def main() -> None:
 
 
 def datamodels(results: dict[str, Any]) -> Any:
-    """Linear datamodelling scores with their intervals, a line a method."""
+    """Linear datamodelling scores with their intervals, a line for each method."""
     import matplotlib.pyplot as plt
 
     names = [name for name in SHOWN if name in results["methods"]][::-1]
@@ -86,7 +86,7 @@ def datamodels(results: dict[str, Any]) -> Any:
 
 
 def selection(results: dict[str, Any]) -> Any:
-    """Held-out loss, exact match and spoiled rows against the budget, a line a method."""
+    """Held-out loss, exact match and spoiled rows against the budget, a line for each method."""
     import matplotlib.pyplot as plt
 
     budgets = list(results["budgets"])
@@ -119,7 +119,7 @@ def selection(results: dict[str, Any]) -> Any:
 
 
 def counterfactuals(results: dict[str, Any]) -> Any:
-    """Change of the held-out loss when rows are left out, a panel for each share."""
+    """Change of the held-out loss without some rows, a panel for each share."""
     import matplotlib.pyplot as plt
 
     shares = list(results["removed"])
@@ -144,7 +144,7 @@ PICTURES: dict[str, Callable[[dict[str, Any]], Any]] = {
     "selection": selection,
     "counterfactuals": counterfactuals,
 }
-"""By the name of the record."""
+"""The pictures, by the name of the record."""
 
 
 def _plain(axes: Any) -> None:

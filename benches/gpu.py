@@ -1,11 +1,11 @@
 """The kernels and the sweep on a GPU, in one command of under ten minutes.
 
     python -m benches.gpu                  # all of it; writes benches/record/gpu.json
-    python -m benches.gpu --rehearse       # the same road on the CPU, tiny: kernels interpreted, the sweep by reference
+    python -m benches.gpu --rehearse       # the same steps on the CPU, tiny: interpreted kernels, the reference's sweep
 
-First the kernels' checks run on the device; where one fails, nothing is measured. Then each kernel is set against its
-ceiling (bandwidth of a copy, cuBLAS), measured beside it, and the sweep against the plain forward and backward of the
-same model. Needs torch and Triton; gdig may be installed, or lie in python/ beside this folder, extension and all.
+First the kernels' checks run on the device. If a check fails, nothing is measured. Then each kernel is compared with
+its ceiling (the bandwidth of a copy, cuBLAS), and the sweep with the plain forward and backward pass of the same model.
+The bench needs torch and Triton. Where gdig is not installed, set PYTHONPATH=python; the built extension lies there.
 """
 
 from __future__ import annotations
@@ -100,7 +100,9 @@ def write(path: Path, record: dict[str, Any]) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rehearse", "--quick", action="store_true", help="on the CPU, with tiny shapes")
-    parser.add_argument("--minutes", type=float, default=9.0, help="time for everything; what does not fit is left out")
+    parser.add_argument(
+        "--minutes", type=float, default=9.0, help="time for everything; sizes that do not fit are left out"
+    )
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--rounds", type=int, default=5, help="of each pass of the sweep")
     parser.add_argument("--output", type=Path, default=RECORD, help="the record; a rehearsal writes one only elsewhere")
@@ -130,7 +132,7 @@ def main() -> int:
             return 1
         print(f"checks took {time.monotonic() - begin:.0f} s", flush=True)
     if "kernels" in arguments.parts:
-        # A third of what is left: the sweep is what the targets are about.
+        # A third of the time: the targets are about the sweep.
         seconds_left = end - time.monotonic()
         share = seconds_left / 3 if "sweep" in arguments.parts else seconds_left
         record["kernels"] = measure_kernels(device, share, quick=arguments.rehearse)

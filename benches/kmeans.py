@@ -1,12 +1,13 @@
-"""k-means beside its peers: the same rows, the same start, interleaved, in one process.
+"""gdig's k-means beside other libraries: the same rows, the same start, in turns, in one process.
 
     python -m benches.kmeans                       # writes benches/record/kmeans.json
     python -m benches.kmeans --rows 200000 --clusters 512 --peers faiss
     python -m benches.kmeans --cold 30 --directory /data    # a pass over 30 GB that are not in the page cache
 
-Needs `pip install 'gdig[bench]'`. A time is one full Lloyd iteration (assignment and update) over all rows. Rows are
-float16 or int8 in a store for ours; for the peers the same numbers as float32, in memory, converted before the clock
-runs (bfloat16 for torch). Inertia is computed for all alike, in float64, from the stored rows and the centroids.
+The bench needs `pip install 'gdig[bench]'`. A time is one full Lloyd iteration (assignment and update) over all rows.
+gdig reads float16 or int8 rows from a store. The other libraries get the same numbers as float32 (bfloat16 for torch),
+in memory, converted before the clock runs. Inertia is computed alike for all, in float64, from the stored rows and the
+centroids.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ BLOCK = 65_536
 
 
 def make(directory: Path, rows: int, dim: int, dtype: str, random_seed: int = 0) -> SketchStore:
-    """Rows around 2,000 centres, so wide that each has several near ones: as hard as sketches of gradients are."""
+    """Rows around 2,000 centres, spread so far that each row has several near centres, like sketches of gradients."""
     rng = np.random.default_rng(random_seed)
     centers = rng.standard_normal((2_000, dim), dtype=np.float32) / 2
     with SketchStore.create(directory, dim, dtype=dtype, rows_per_shard=131_072) as store:
@@ -58,7 +59,7 @@ def inertia(x: NDArray[np.float32], centers: NDArray[np.float32]) -> float:
 
 
 def bench(arguments: argparse.Namespace, rows: int, k: int, dtype: str, directory: Path) -> dict[str, Any]:
-    """One table: every method, `repeats` times in turn."""
+    """One table: every method, `repeats` times in turns."""
     store = make(directory / f"{dtype}-{k}", rows, arguments.dim, dtype)
     x = as_float32(store)
     start = x[np.random.default_rng(7).choice(rows, k, replace=False)].copy()
@@ -109,7 +110,7 @@ def evict(path: Path) -> None:
 
 
 def direct_rate(paths: list[Path], threads: int) -> float:
-    """Bytes a second that the disk gives to O_DIRECT reads of 8 MiB, by as many threads as k-means has."""
+    """Bytes a second of O_DIRECT reads of 8 MiB, with as many threads as k-means has."""
     import mmap
     from concurrent.futures import ThreadPoolExecutor
 
@@ -131,7 +132,7 @@ def direct_rate(paths: list[Path], threads: int) -> float:
 
 
 def cold(arguments: argparse.Namespace, directory: Path) -> dict[str, Any]:
-    """A pass over a store that is not in memory, against the disk's own rate, in turn."""
+    """A pass over a store that is not in memory, beside the disk's own rate, in turns."""
     rows = int(arguments.cold * 1e9 / (2 * arguments.dim))
     store = make(directory / "cold", rows, arguments.dim, "float16")
     paths = sorted((directory / "cold").glob("*.safetensors"))
@@ -160,19 +161,27 @@ def cold(arguments: argparse.Namespace, directory: Path) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, nargs="+", default=[1_000_000], help="one for each of --clusters, or one")
+    parser.add_argument(
+        "--rows",
+        type=int,
+        nargs="+",
+        default=[1_000_000],
+        help="a number for each of --clusters, or one number for all",
+    )
     parser.add_argument("--clusters", type=int, nargs="+", default=[512, 4_096])
     parser.add_argument("--dim", type=int, default=512)
     parser.add_argument("--dtypes", nargs="+", default=["float16", "int8"])
     parser.add_argument("--peers", nargs="*", default=["faiss", "scikit_learn", "fastkmeans", "torch_bf16"])
-    parser.add_argument("--kernels", nargs="*", default=[], help="further kernels of ours")
-    parser.add_argument("--iterations", type=int, default=3, help="of a run; the last is timed")
+    parser.add_argument("--kernels", nargs="*", default=[], help="more kernels of gdig to measure")
+    parser.add_argument("--iterations", type=int, default=3, help="iterations of a run; the last is timed")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument(
-        "--cold", type=float, help="gigabytes; only this, more than the free memory if it is to be fair"
+        "--cold",
+        type=float,
+        help="measure a pass over so many gigabytes of rows, and nothing else; take more than the free memory",
     )
-    parser.add_argument("--directory", type=Path, help="where rows are written for the time of the run")
+    parser.add_argument("--directory", type=Path, help="folder for the rows while the bench runs")
     parser.add_argument("--output", type=Path, default=RECORD)
     arguments = parser.parse_args()
     sizes = arguments.rows * len(arguments.clusters) if len(arguments.rows) == 1 else arguments.rows

@@ -1,12 +1,11 @@
-"""How good is the result: inertia from our own start beside faiss's default and scikit-learn's, medians over seeds.
+"""The inertia of k-means from gdig's own start, beside faiss's and scikit-learn's: medians over random seeds.
 
     python -m benches.kmeans_quality               # writes benches/record/kmeans-quality.json
 
-Needs `pip install 'gdig[bench]'`. `gdig`, `faiss` and `scikit_learn` do the same number of iterations over all rows,
-each from its own start: k-means++ on a sample, random rows, greedy k-means++. `gdig_default` and `faiss_default` are
-what a user gets who names K alone: their own numbers of training rows and iterations. Rows are those of
-benches/kmeans.py in a float16 and an int8 store; peers get the same numbers as float32. Inertia is over all rows, in
-float64.
+It needs `pip install 'gdig[bench]'`. `gdig`, `faiss` and `scikit_learn` do the same number of iterations over all rows,
+each from its own start: k-means++ on a sample, random rows, greedy k-means++. `gdig_default` and `faiss_default` use
+the libraries' own numbers of training rows and iterations. The rows are those of benches.kmeans, in a float16 and an
+int8 store; the other libraries get the same numbers as float32. Inertia is over all rows, in float64.
 """
 
 from __future__ import annotations
@@ -30,11 +29,11 @@ RECORD = ROOT / "benches" / "record" / "kmeans-quality.json"
 
 
 def gdig(store: Any, x: NDArray[np.float32], k: int, random_seed: int, iterations: int) -> NDArray[np.float32]:
-    return KMeans(k, seed=random_seed, max_iter=iterations, tol=0, train_rows="all").fit(store).cluster_centers_
+    return KMeans(k, random_state=random_seed, max_iter=iterations, tol=0, train_rows="all").fit(store).cluster_centers_
 
 
 def gdig_default(store: Any, x: NDArray[np.float32], k: int, random_seed: int, iterations: int) -> NDArray[np.float32]:
-    return KMeans(k, seed=random_seed).fit(store).cluster_centers_
+    return KMeans(k, random_state=random_seed).fit(store).cluster_centers_
 
 
 def faiss(store: Any, x: NDArray[np.float32], k: int, random_seed: int, iterations: int) -> NDArray[np.float32]:
@@ -56,7 +55,7 @@ def scikit_learn(store: Any, x: NDArray[np.float32], k: int, random_seed: int, i
     from sklearn.cluster import KMeans as Peer
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that it has not converged, which is meant
+        warnings.simplefilter("ignore")  # it warns that it has not converged, which is intended
         return Peer(k, random_state=random_seed, n_init=1, max_iter=iterations, tol=0).fit(x).cluster_centers_
 
 

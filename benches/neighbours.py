@@ -1,14 +1,14 @@
-"""Nearest neighbours by cosine: ours against faiss's exact search, from the same rows; by clusters, the recall.
+"""Nearest neighbours by cosine: gdig beside faiss's exact search on the same rows, and the recall by clusters.
 
     python -m benches.neighbours --rows 200000 --faiss-queries 20000      # rows around 256 centres
     python -m benches.neighbours --run runs/a                             # the sketches of a run
     python -m benches.neighbours --rows 1000000 --no-exact                # the search by clusters alone
 
-faiss searches float32 rows at unit length, which it gets for nothing here; ours reads float16 rows and scales them.
-Where faiss is given some of the rows as queries, against all rows, its time for all is that times rows / queries; ours
-always runs whole. Both run in turns, `--repeats` times. CPU time is measured beside the clock's, since other work on
-the machine changes it less. What is compared is checked first: all kernels must find the same, and faiss's cosines must
-differ by float32's rounding alone. Each set of rows has its entry in the record; the others stay as they are.
+faiss gets float32 rows at unit length, whose preparation is not timed. gdig reads float16 rows and scales them. faiss
+may look up only some of the rows; its time for all rows is then multiplied by rows / queries. gdig always looks up all
+rows. Both run in turns, `--repeats` times. CPU time is measured too, because other work on the machine changes it less.
+The results are checked: all kernels must give the same neighbours, and faiss's cosines may differ by float32's rounding
+alone. Each set of rows has its entry in the record; other entries keep their figures.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from benches.shared.machine import ROOT, core_machine
 from benches.shared.memory import resident, watch
 from gdig import _native
 from gdig.config.config import Config
+from gdig.run.layout import RunLayout
 from gdig.selection import neighbours
 from gdig.store.sketches import SketchStore
 
@@ -48,9 +49,10 @@ def make(n: int, dim: int) -> NDArray[np.float16]:
 
 def sketches(run: Path, rows: int | None) -> NDArray[Any]:
     """The first `rows` valid sketches of a run, or all; without those of zeros, which have no direction."""
-    store = SketchStore.open(run / "sweep")
+    path = RunLayout(run).sweep
+    store = SketchStore.open(path)
     if store.dtype not in ("float16", "float32"):
-        raise SystemExit(f"{run / 'sweep'}: expected sketches of float16 or float32, got {store.dtype}")
+        raise SystemExit(f"{path}: expected sketches of float16 or float32, got {store.dtype}")
     blocks, held = [], 0
     for shard in store.shards:
         x = store.tensor(shard, "sketch")
@@ -81,7 +83,7 @@ class Times:
 
 
 class Faiss:
-    """Exact search of the first `queries` rows, against all."""
+    """Exact search of the first `queries` rows among all rows."""
 
     def __init__(self, x: NDArray[Any], queries: int, k: int, threads: int) -> None:
         import faiss
@@ -96,7 +98,7 @@ class Faiss:
         self.units = self.units[:queries].copy()
 
     def __call__(self) -> NDArray[np.float32]:
-        # One more, since it finds each row itself.
+        # One more neighbour, because each row is its own nearest neighbour.
         return self.index.search(self.units, self.k + 1)[0]
 
 
@@ -114,7 +116,7 @@ def check(cosines: NDArray[np.float32], truth: NDArray[np.float32], dim: int) ->
 
 
 def exact(x: NDArray[Any], arguments: argparse.Namespace) -> tuple[dict[str, Any], NDArray[np.float32]]:
-    """Times of our kernels and of faiss; and the cosines of the nearest."""
+    """Times of gdig's kernels and of faiss, and the cosines of the nearest rows."""
     (n, dim), k, threads = x.shape, arguments.k, arguments.threads
     queries = min(n, arguments.faiss_queries or n)
     peer = None if arguments.no_faiss else Faiss(x, queries, k, threads)
@@ -170,16 +172,16 @@ def print_times(name: str, times: Times, more: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, help="200,000; of a run all, unless given")
-    parser.add_argument("--run", type=Path, help="a run directory, whose sketches are taken")
-    parser.add_argument("--name", help="of the rows in the record, instead of the run directory's")
-    parser.add_argument("--dim", type=int, default=512, help="of rows around centres")
+    parser.add_argument("--rows", type=int, help="number of rows (default: 200,000; with --run: all)")
+    parser.add_argument("--run", type=Path, help="take the sketches of this run directory")
+    parser.add_argument("--name", help="name of the rows in the record (default: the run directory's)")
+    parser.add_argument("--dim", type=int, default=512, help="columns of the rows, without --run")
     parser.add_argument("--k", type=int, default=10)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--repeats", type=int, default=3, help="of the fastest kernel and faiss")
+    parser.add_argument("--repeats", type=int, default=3, help="rounds of the fastest kernel and of faiss")
     kernels = [k for k in _native.kernels() if k not in ("scalar", "amx-int8")]
-    parser.add_argument("--kernels", nargs="*", default=kernels[-2:], help="the fastest last")
-    parser.add_argument("--faiss-queries", type=int, help="rows that faiss looks up; all, unless given")
+    parser.add_argument("--kernels", nargs="*", default=kernels[-2:], help="kernels to compare, the fastest last")
+    parser.add_argument("--faiss-queries", type=int, help="number of rows that faiss looks up (default: all)")
     parser.add_argument("--no-faiss", action="store_true")
     parser.add_argument("--no-exact", action="store_true")
     parser.add_argument("--output", type=Path, default=RECORD)

@@ -3,19 +3,20 @@
     python -m benches.parity                          # a minute; prints tables, writes benches/record/parity.json
     python -m benches.parity --write-expectations     # what tests/test_parity.py compares with, into tests/data/
 
-The peers are installed by `pip install 'gdig[peers]'`, bergson with --no-deps; one that is absent is said to be. Their
-conventions are brought to gdig's, one by one (parity_parts/library_scores.py lists them). With everything in float64,
-gdig's and kronfluence's scores are the same, to the float32 that gdig stores. What is left in float32 is rounding:
+The other libraries are installed by `pip install 'gdig[peers]'`, bergson with --no-deps. The bench names those that are
+absent. Their conventions are brought to gdig's, one by one (parity_parts/library_scores.py lists them). With everything
+in float64, gdig's and kronfluence's scores are the same, to the float32 that gdig stores. What differs in float32 is
+rounding:
 
 - The float32 pass of the model, which the reference on a float32 model shows by itself ("float32 pass alone").
-- EK-FAC: float32 sums of A and S. Where eigenvalues lie near one another, their rounding turns the eigenvectors, and
-  with these what the corrected eigenvalues average; K-FAC's inverse does not depend on such turns.
-- Row by row the relative differences of scores near zero are larger ("elementwise" in the record), because there terms
-  of both signs cancel.
+- EK-FAC: float32 sums of A and S. Where eigenvalues lie near one another, rounding turns the eigenvectors, and so
+  changes the averages that make the corrected eigenvalues. K-FAC's inverse does not depend on such turns.
+- Relative differences row by row ("elementwise" in the record) are larger for scores near zero, because terms of both
+  signs cancel there.
 
 "At 0.99" is gdig with 0.99 of the energy of each seed's preconditioned gradient, as by default: an approximation. A
-second table leaves one convention at a time as a library has it: no rounding either. Exits with 1 if a difference at
-full rank is above 1e-5 of the seed's largest score.
+second table leaves one convention at a time as a library has it. The bench exits with 1 if a difference at full rank is
+above 1e-5 of the seed's largest score.
 """
 
 from __future__ import annotations
@@ -100,7 +101,7 @@ def main() -> None:
 
 
 class Sides:
-    """One library on one project: made once for each reduction of the loss, so that it fits its factors once."""
+    """One library on one project, made once for each reduction of the loss, so that factors are fitted once."""
 
     def __init__(self, project: Project, name: str, **options: Any) -> None:
         self._project, self._name, self._options = project, name, options
@@ -166,10 +167,17 @@ def _json(record: dict[str, Any]) -> str:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--threads", type=int, default=1, help="of the CPU (default: %(default)s)")
+    parser.add_argument("--threads", type=int, default=1, help="threads of the CPU (default: %(default)s)")
     parser.add_argument("--record", type=Path, default=RECORD, help="JSON file (default: benches/record/parity.json)")
-    parser.add_argument("--write-expectations", action="store_true", help="write what the tests compare with instead")
-    parser.add_argument("--expectations", type=Path, default=EXPECTATIONS, help="where to (default: tests/data/)")
+    parser.add_argument(
+        "--write-expectations", action="store_true", help="write the scores for the tests, and compare nothing"
+    )
+    parser.add_argument(
+        "--expectations",
+        type=Path,
+        default=EXPECTATIONS,
+        help="file of the scores for the tests (default: tests/data/parity.json)",
+    )
     return parser.parse_args()
 
 

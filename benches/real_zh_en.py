@@ -33,6 +33,8 @@ from benches.zh_en.cosine import gradient_cosines
 from benches.zh_en.measure import ALL, auroc_table, read_scores, standard_error
 from benches.zh_en.model import Recipe, train_model
 from benches.zh_en.pool import CORRUPTIONS, read_pairs, split_pairs, write_jsonl
+from gdig.run.layout import RunLayout
+from gdig.run.record import read_record
 
 METHODS = ("gdig", "top", "diverse", "loss", "random")
 
@@ -92,11 +94,14 @@ def measure(setup: Setup, data: Path, folder: Path, threads: int) -> dict[str, A
     trained = train_model(folder / f"{learned}.jsonl", folder / "model", setup.recipe)
 
     options = {"model": folder / "model", "candidates": folder / "candidates.jsonl", "seeds": folder / "seeds.jsonl"}
-    options |= {"budget": setup.budget, "seed": setup.random_seed, "threads": threads, **setup.options}
+    options |= {"budget": setup.budget, "random_seed": setup.random_seed, "threads": threads, **setup.options}
     run = folder / "run"
     command = _command(options | {"run_path": run, "output": folder / "gdig.jsonl"})
     seconds, peak = run_measured(command)
-    stages = json.loads((run / "run.json").read_text(encoding="utf-8"))["stages"]
+    stages = read_record(RunLayout(run).record).stages
+    assert stages.fit is not None and stages.fit.seeds is not None, f"{run}: the fit is not finished"
+    assert stages.sweep is not None and stages.sweep.counts is not None, f"{run}: the sweep is not finished"
+    assert stages.cluster is not None, f"{run}: the rows are not clustered"
 
     kinds = np.array([row["corruption"] for row in split.candidates])
     chosen = {}
@@ -111,7 +116,7 @@ def measure(setup: Setup, data: Path, folder: Path, threads: int) -> dict[str, A
         "setup": asdict(setup) | {"model_learned_from": learned},
         "rows": {"pairs": len(pairs), **{name: len(rows) for name, rows in vars(split).items()}},
         "pool": {kind: int(np.sum(kinds == kind)) for kind in ("clean", *CORRUPTIONS)},
-        "pool_tokens": stages["sweep"]["counts"]["tokens"],
+        "pool_tokens": stages.sweep.counts.tokens,
         "model": trained,
         "auroc": auroc_table(scores, kinds),
         "auroc_noise": {
@@ -119,10 +124,12 @@ def measure(setup: Setup, data: Path, folder: Path, threads: int) -> dict[str, A
             "one kind": standard_error(n_clean, n_kind),
         },
         "chosen": chosen,
-        "probe": {name: stages["fit"]["seeds"][name] for name in ("relative_error", "correlation", "columns")},
+        "probe": {name: getattr(stages.fit.seeds, name) for name in ("relative_error", "correlation", "columns")},
         "seconds": {
             "train the model": trained["seconds"],
-            **{name: stages[name]["seconds"] for name in ("fit", "sweep", "cluster")},
+            "fit": stages.fit.seconds,
+            "sweep": stages.sweep.seconds,
+            "cluster": stages.cluster.seconds,
             "gdig select, whole command": seconds,
             "bench, in all": time.monotonic() - start,
         },

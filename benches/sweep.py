@@ -5,11 +5,11 @@
     python -m benches.sweep --quick                        # a toy, under a minute; nothing is recorded
     python -m benches.sweep --sizes small --profile        # where the time goes, by operator and shape
 
-Rounds are interleaved (ours, plain, ours, plain, ...) in one process, because machines drift: a ratio is the median
-over rounds of the ratio inside a round. Memory is the high-water mark of the resident set of a process of its own for
-each pass, above what was resident when the model and all that is made ready before the clock lay there. Tokens per
-second count real tokens, not pads. Examples have random tokens, and lengths drawn from the pairs in --data, or
-generated like them. Peers (see library_passes.py) run where they are installed: `pip install 'gdig[peers]'`.
+The passes of a round run one after another in one process, because machines drift. A ratio is the median over rounds
+of the ratio inside a round. Memory is measured in a process of its own for each pass: the high-water mark of the
+resident set, above what was resident before the pass. Tokens per second count real tokens, not pads. Examples have
+random tokens. Their lengths are drawn from the pairs in --data, or generated like them. Other libraries run where they
+are installed (`pip install 'gdig[peers]'`); sweep_parts/library_passes.py describes their passes.
 """
 
 from __future__ import annotations
@@ -57,27 +57,27 @@ PASSES: dict[str, Callable[[gdig_passes.Case], gdig_passes.Pass]] = {
     "bergson, fit": library_passes.bergson_fit,
     "kronfluence, fit": library_passes.kronfluence_fit,
 }
-"""In the order in which a round runs them: the plain passes stand among ours."""
+"""In the order in which a round runs them: the plain passes stand among those of gdig."""
 
 LARGE = {*PLAIN, "sketch", "256 seeds, third blocks"}
-"""What a model of 100M parameters runs by default; the others are small models' work: eigenvectors cost little there,
-and so do the seeds' gradients, which the peers hold whole."""
+"""What a model of 100M parameters runs by default. The other passes suit small models, where eigenvectors cost little,
+and so do the seeds' gradients, which the other libraries hold whole."""
 
 PEERS = {"bergson, scores", "kronfluence, scores", "loop, scores", "bergson, fit", "kronfluence, fit"}
 EXACT = "scores, exact"
 SCORES = {"scores at 0.99", "bergson, scores", "kronfluence, scores", "loop, scores"}
-"""Compared with EXACT on the rows of the warm-up."""
+"""The passes whose scores are compared with those of EXACT, on the rows of the warm-up."""
 
 QUICK_MEMORY = {"sketch"}
-"""Whose memory a quick run measures: every other one costs a process."""
+"""The passes whose memory a quick run measures; each costs a process."""
 
 
 def main() -> None:
     """Measure, print and record."""
     arguments = _arguments()
     torch.set_num_threads(arguments.threads)
-    os.environ["OMP_NUM_THREADS"] = str(arguments.threads)  # of the processes that this one starts
-    if arguments.memory_of:  # started by another of these, for its memory
+    os.environ["OMP_NUM_THREADS"] = str(arguments.threads)  # for the processes that this process starts
+    if arguments.memory_of:  # started by this program, to measure the memory of one pass
         print(json.dumps(_memory_of(arguments, arguments.sizes[0], arguments.memory_of)))
         return
     if arguments.profile:
@@ -100,7 +100,7 @@ def main() -> None:
 
 
 def measure(arguments: argparse.Namespace, name: str) -> dict[str, Any]:
-    """Everything about one size."""
+    """The figures of one size."""
     case = _case(arguments, name)
     size, examples = case.size, case.examples
     ready: dict[str, gdig_passes.Pass] = {}
@@ -122,7 +122,7 @@ def measure(arguments: argparse.Namespace, name: str) -> dict[str, Any]:
             and arguments.minutes
             and time.perf_counter() - begun > 60 * arguments.minutes * number / (number + 1)
         ):
-            break  # another round would not fit
+            break  # another round does not fit
         for pass_name, run in ready.items():
             begin, used = time.perf_counter(), time.process_time()
             run(examples)
@@ -219,7 +219,7 @@ def _in_its_own_process(arguments: argparse.Namespace, name: str, pass_name: str
 
 
 def _write(path: Path, record: dict[str, Any]) -> None:
-    """Write the record; sizes that this run did not measure stay as they were, with their own commit."""
+    """Write the record. Sizes that this run did not measure keep their figures and their commit."""
     before = json.loads(path.read_text(encoding="utf-8"))["sizes"] if path.is_file() else {}
     sizes = {**before, **record["sizes"]}
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -231,18 +231,24 @@ def _arguments() -> argparse.Namespace:
     default = os.environ.get("GDIG_ZH_EN") or ROOT.parent / "shared" / "data" / "zh-en.json"
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", nargs="+", choices=list(SIZES), default=["tiny", "small", "100m"])
-    parser.add_argument("--passes", nargs="+", choices=list(PASSES), help="default: those that suit the size")
+    parser.add_argument("--passes", nargs="+", choices=list(PASSES), help="default: the passes that suit the size")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--minutes", type=float, help="begin no round that would not end within these, by size")
-    parser.add_argument("--examples", type=int, help="of the pool (default: by size)")
     parser.add_argument(
-        "--threads", type=int, default=torch.get_num_threads(), help="of the CPU (default: %(default)s)"
+        "--minutes", type=float, help="time for the rounds of a size; a round that does not fit is not begun"
+    )
+    parser.add_argument("--examples", type=int, help="examples of the pool (default: by size)")
+    parser.add_argument(
+        "--threads", type=int, default=torch.get_num_threads(), help="threads of the CPU (default: %(default)s)"
     )
     parser.add_argument("--data", type=Path, default=Path(default), help="pairs (default: $GDIG_ZH_EN, %(default)s)")
-    parser.add_argument("--quick", action="store_true", help="a toy model, two rounds; nothing is recorded")
-    parser.add_argument("--no-memory", action="store_true", help="leave the memory out, which costs a process a pass")
-    parser.add_argument("--profile", action="store_true", help="print where the time goes instead")
-    parser.add_argument("--record", type=Path, help="JSON file (default: benches/record/; --quick: none)")
+    parser.add_argument("--quick", action="store_true", help="measure a toy model in two rounds; record nothing")
+    parser.add_argument(
+        "--no-memory", action="store_true", help="do not measure memory, which costs a process for each pass"
+    )
+    parser.add_argument("--profile", action="store_true", help="print where the time goes, instead of measuring")
+    parser.add_argument(
+        "--record", type=Path, help="JSON file of the record (default: benches/record/sweep.json; with --quick: none)"
+    )
     parser.add_argument("--memory-of", choices=list(PASSES), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.quick:

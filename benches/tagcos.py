@@ -3,19 +3,19 @@
     python -m benches.tagcos                            # writes benches/record/tagcos.json
     python -m benches.tagcos --run runs/a --name mine   # the sketches of a run
 
-Rows are clustered first, by gdig's k-means. Ours goes through all clusters, and once more through some of them, whose
-other rows have no label (`ours_of_some`). The others are given these, in memory and at unit length, and take as many
-rows of each as ours, which reads the rows from the store:
+gdig's k-means clusters the rows first. gdig's pursuit reads the rows from the store. It runs over all clusters
+(`ours`), and over some of them (`ours_of_some`). The other methods get those clusters in memory, at unit length, and
+take as many rows of each cluster as gdig:
 
-plain: the same choice in NumPy, in float64: each step multiplies all rows with the residual, builds the Gram matrix of
-the rows taken and solves for their weights anew; where one is negative, SciPy's nnls. This is what the published code
-does, on a GPU in float32. Its rows are at unit length in float64, ours rounded to float32; the rows must be the same in
-nearly all clusters (a near tie may fall the other way), and where they are, the residuals must agree to that rounding.
-scikit-learn: OrthogonalMatchingPursuit, whose weights may be negative and know no ridge; it chooses by the absolute
-value of the product, so its rows are others, and its distance is that of an easier problem.
-random: as many rows drawn from the cluster, with the best weights that are not negative, under the same ridge.
+- plain: the same choice in NumPy, in float64. Each step multiplies all rows with the residual, builds the Gram matrix
+  of the taken rows and solves for their weights anew, by SciPy's nnls where a weight is negative. The published code
+  does this on a GPU in float32. In nearly all clusters the rows must be the same as gdig's (a near tie may fall the
+  other way). Where they are the same, the residuals must agree up to float32's rounding of gdig's rows.
+- scikit-learn: OrthogonalMatchingPursuit, whose weights may be negative and have no ridge. It chooses other rows, by
+  the absolute value of the product, and solves an easier problem.
+- random: as many rows drawn from the cluster, with the best weights that are not negative, under the same ridge.
 
-A distance is |mean - weighted sum| / |mean|, a mean over the clusters.
+A distance is |mean - weighted sum| / |mean|, averaged over the clusters.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ def distance(x: Rows, taken: Taken) -> float:
 
 
 def compared(clusters: list[Rows], ours: list[Taken], theirs: list[Taken]) -> dict[str, Any]:
-    """Ours and the plain form must agree."""
+    """Check that gdig and the plain form agree."""
     same, worst = 0, 0.0
     for x, our_rows, plain_rows in zip(clusters, ours, theirs, strict=True):
         if not np.array_equal(our_rows.places, plain_rows.places):
@@ -137,15 +137,18 @@ def compared(clusters: list[Rows], ours: list[Taken], theirs: list[Taken]) -> di
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, help="200,000; of a run all, unless given")
-    parser.add_argument("--run", type=Path, help="a run directory, whose sketches are taken")
-    parser.add_argument("--name", help="of the rows in the record, instead of the run directory's")
-    parser.add_argument("--dim", type=int, default=512, help="of rows around centres")
+    parser.add_argument("--rows", type=int, help="number of rows (default: 200,000; with --run: all)")
+    parser.add_argument("--run", type=Path, help="take the sketches of this run directory")
+    parser.add_argument("--name", help="name of the rows in the record (default: the run directory's)")
+    parser.add_argument("--dim", type=int, default=512, help="columns of the rows, without --run")
     parser.add_argument("--clusters", type=int, default=512)
     parser.add_argument("--budget", type=float, default=0.05, help="share of the rows")
-    parser.add_argument("--some", type=int, default=64, help="clusters that the others are given")
+    parser.add_argument("--some", type=int, default=64, help="number of clusters for the other methods")
     parser.add_argument(
-        "--threads", type=int, default=os.cpu_count() or 1, help="of ours; the others have OMP_NUM_THREADS"
+        "--threads",
+        type=int,
+        default=os.cpu_count() or 1,
+        help="threads of gdig; the other methods use OMP_NUM_THREADS",
     )
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--record", type=Path, default=RECORD)

@@ -3,7 +3,8 @@
     python -m benches.tune                 # on a GPU: compile the candidates, time those that fit, write the winners
     python -m benches.tune --dry-run       # anywhere: compile for sm_80, sm_90 and sm_100, say what each takes
 
-A candidate that spills registers or wants more shared memory than there is is dropped before it is timed.
+A candidate that spills registers or needs more shared memory than there is, is not timed.
+Where gdig is not installed, set PYTHONPATH=python; the built extension lies there.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ def table(pinned: Pinned) -> str:
 def survivors(
     pool: Executor, modules: dict[Key, Any], numbers: dict[Key, list[int]], archs: Sequence[int], most: int
 ) -> dict[tuple[Key, int], list[dict[str, int]]]:
-    """By key and arch, the candidates that compile, fit and do not spill. All are said."""
+    """By key and arch, the candidates that compile, fit and do not spill. Prints every candidate."""
     from benches.gpu_parts.candidates import compiled
 
     jobs: dict[Any, Any] = {}

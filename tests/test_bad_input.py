@@ -77,7 +77,7 @@ def test_a_template_that_yields_no_target_token(project, tmp_path, failing):
 
 
 def test_a_bad_seed_always_stops(project, tmp_path, failing):
-    rows = translation_rows(4, seed=1)
+    rows = translation_rows(4, random_seed=1)
     rows[2]["trg_text"] = ""
     seeds = write_jsonl(tmp_path / "seeds.jsonl", rows)
     message = failing(seeds=(seeds,), bad_rows="skip")
@@ -239,8 +239,8 @@ def test_token_ids_beyond_the_vocabulary_are_named(project, tmp_path, failing, t
 
 
 def test_fewer_candidates_than_the_budget(failing):
-    assert "budget: 61 rows asked for, but the pool holds 60" in failing(budget="61")
-    assert "budget: 1000000 tokens asked for, but the pool holds " in failing(budget="1Mt")
+    assert "budget=61 rows: expected at most 60, because the pool holds no more" in failing(budget="61")
+    assert "budget=1000000 tokens: expected at most " in failing(budget="1Mt")
 
 
 def test_more_clusters_than_rows(failing):

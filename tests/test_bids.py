@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gdig.config.budget import Budget
+from gdig.config.budget import Limit
 from gdig.config.config import Config
 from gdig.errors import GdigError, StoreError
 from gdig.selection.choose import choose
@@ -63,10 +63,10 @@ def plain(pool: Pool) -> tuple[list[int], list[int], list[float]]:
 
 @given(cases())
 def test_rows_seeds_and_gains_are_those_of_the_plain_form(case):
-    pool, budget = case
+    pool, limit = case
     rows, seeds, gains = plain(pool)
-    choice = chosen_with(pool, budget, clusters=False, method="bids")
-    expected = plain_prefix(rows, pool, budget)
+    choice = chosen_with(pool, limit, clusters=False, method="bids")
+    expected = plain_prefix(rows, pool, limit)
     n = len(expected)
     assert choice.rows.tolist() == expected
     assert choice.reasons["for_seed"].tolist() == seeds[:n]
@@ -74,7 +74,7 @@ def test_rows_seeds_and_gains_are_those_of_the_plain_form(case):
     assert choice.notes[0] == f"rows were taken for {len(set(seeds[:n]))} of {pool.n_seeds} seeds"
     flat = standardised(pool).count(None)
     assert (f"{flat} of {pool.n_seeds} seeds hold all rows equal and have no say" in choice.notes) == (flat > 0)
-    short = budget.unit == "rows" and len(rows) < budget.amount
+    short = limit.unit == "rows" and len(rows) < limit.amount
     assert any(note.endswith("could be chosen: no more are valid") for note in choice.notes) == short
 
 
@@ -94,7 +94,7 @@ def test_the_task_of_the_seed_is_told():
     pool = Pool(influence, *(np.ones(4, t) for t in (np.float32, np.int32, bool, np.uint32)))
     with on_disk(pool) as (store, _):
         swept = Swept(store, survey(store, "mean"), tasks=Tasks(("a", "b"), np.array([0, 1, 0])))
-        choice = choose(swept, Budget("rows", 3), Config.build({"method": "bids", "task_field": "task"}))
+        choice = choose(swept, Limit("rows", 3), Config.build({"method": "bids", "task_field": "task"}))
     assert choice.rows.tolist() == [0, 1, 2]
     assert choice.reasons["for_seed"].tolist() == [0, 1, 2] and choice.reasons["for_task"].tolist() == ["a", "b", "a"]
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import gdig
-from gdig.config.budget import Budget
+from gdig.config.budget import Limit
 from gdig.config.config import Config
 from gdig.config.options import Method
 from gdig.errors import ConfigError
@@ -29,8 +29,8 @@ from tests.support.pools import Pool, cases, chosen_with, on_disk, plain_prefix,
 TAUS = st.sampled_from([1.0, 0.99, 0.9, 2 / 3, 0.5, 1 / 3, 0.1, 1e-3])
 
 
-def chosen(pool: Pool, budget: Budget, **options) -> list[int]:
-    return chosen_with(pool, budget, **options).rows.tolist()
+def chosen(pool: Pool, limit: Limit, **options) -> list[int]:
+    return chosen_with(pool, limit, **options).rows.tolist()
 
 
 def surveyed(pool: Pool) -> Survey:
@@ -38,21 +38,21 @@ def surveyed(pool: Pool) -> Survey:
         return survey(store, pool.rule)
 
 
-def plain_threshold(pool: Pool, tau: float, budget: Budget) -> int:
+def plain_threshold(pool: Pool, tau: float, limit: Limit) -> int:
     """The definition, one number of votes at a time."""
     wanted = min(v for v in range(pool.n_seeds + 1) if v / pool.n_seeds >= tau - 1e-9)
     for votes in range(wanted, 0, -1):
         rows = [i for i in range(len(pool.valid)) if pool.valid[i] and pool.votes[i] >= votes]
-        held = sum(int(pool.tokens[i]) if budget.unit == "tokens" else 1 for i in rows)
-        if held >= budget.amount:
+        held = sum(int(pool.tokens[i]) if limit.unit == "tokens" else 1 for i in rows)
+        if held >= limit.amount:
             return votes
     return 0
 
 
 @given(cases(), TAUS)
 def test_threshold(case, tau):
-    pool, budget = case
-    assert threshold(surveyed(pool), tau, budget) == plain_threshold(pool, tau, budget)
+    pool, limit = case
+    assert threshold(surveyed(pool), tau, limit) == plain_threshold(pool, tau, limit)
 
 
 def test_threshold_at_shares_that_are_no_binary_fractions():
@@ -62,34 +62,34 @@ def test_threshold_at_shares_that_are_no_binary_fractions():
         counts[-1] = 1
         found = Survey(1, n_seeds, counts, counts, 1, 1.0)
         for k in range(1, n_seeds + 1):
-            assert threshold(found, k / n_seeds, Budget("rows", 1)) == k
-            assert threshold(found, (k - 0.5) / n_seeds, Budget("rows", 1)) == k
+            assert threshold(found, k / n_seeds, Limit("rows", 1)) == k
+            assert threshold(found, (k - 0.5) / n_seeds, Limit("rows", 1)) == k
 
 
 @given(cases(), st.sampled_from(["top", "loss"]))
 def test_the_best_first_ties_by_row(case, method):
-    pool, budget = case
+    pool, limit = case
     key = pool.loss if method == "loss" else [-score for score in pool.score]
     order = sorted(np.flatnonzero(pool.valid).tolist(), key=lambda i: (key[i], i))
-    assert chosen(pool, budget, clusters=False, method=method) == plain_prefix(order, pool, budget)
+    assert chosen(pool, limit, clusters=False, method=method) == plain_prefix(order, pool, limit)
 
 
 @given(cases(), st.integers(0, 3))
-def test_random_takes_the_smallest_hashes(case, seed):
+def test_random_takes_the_smallest_hashes(case, random_seed):
     """Without replacement, whatever the clusters: what a larger budget adds does not change what a smaller one took."""
-    pool, budget = case
-    got = chosen(pool, budget, method="random", seed=seed)
-    assert got == chosen(pool, budget, clusters=False, method="random", seed=seed)
+    pool, limit = case
+    got = chosen(pool, limit, method="random", random_seed=random_seed)
+    assert got == chosen(pool, limit, clusters=False, method="random", random_seed=random_seed)
     order = np.flatnonzero(pool.valid)
-    order = order[np.lexsort((order, row_hash(xxhash.xxh3_64_intdigest(b"rows", seed), order)))].tolist()
-    assert sorted(got) == sorted(plain_prefix(order, pool, budget))
+    order = order[np.lexsort((order, row_hash(xxhash.xxh3_64_intdigest(b"rows", random_seed), order)))].tolist()
+    assert sorted(got) == sorted(plain_prefix(order, pool, limit))
 
 
 @given(cases(), st.sampled_from(["gdig", "diverse"]), st.sampled_from(["random", "score"]), TAUS)
 def test_draws_from_clusters_are_even_and_only_from_those_that_agree(case, method, draw, tau):
-    pool, budget = case
-    got, labels = chosen(pool, budget, method=method, draw=draw, tau=tau), pool.labels
-    least = plain_threshold(pool, tau, budget) if method == "gdig" else 0
+    pool, limit = case
+    got, labels = chosen(pool, limit, method=method, draw=draw, tau=tau), pool.labels
+    least = plain_threshold(pool, tau, limit) if method == "gdig" else 0
     eligible = [i for i in range(len(labels)) if pool.valid[i] and pool.votes[i] >= least]
     assert len(set(got)) == len(got) and set(got) <= set(eligible)
     members = {c: [i for i in eligible if labels[i] == c] for c in range(5)}
@@ -97,12 +97,12 @@ def test_draws_from_clusters_are_even_and_only_from_those_that_agree(case, metho
     most = max(map(len, drawn.values()))
     for c in range(5):  # equal quotas: only a cluster that has run out gives two fewer than another
         assert len(drawn[c]) >= most - 1 or len(drawn[c]) == len(members[c])
-    if budget.unit == "rows":
-        assert len(got) == min(int(budget.amount), len(eligible))
+    if limit.unit == "rows":
+        assert len(got) == min(limit.amount, len(eligible))
     else:
         spent = int(pool.tokens[got].sum())
-        assert spent <= budget.amount
-        assert len(got) == len(eligible) or spent + int(pool.tokens[eligible].max()) > budget.amount
+        assert spent <= limit.amount
+        assert len(got) == len(eligible) or spent + int(pool.tokens[eligible].max()) > limit.amount
     if draw == "score":
         for c in range(5):
             best = sorted(members[c], key=lambda i: (-pool.score[i], i))
@@ -112,19 +112,19 @@ def test_draws_from_clusters_are_even_and_only_from_those_that_agree(case, metho
 
 @given(cases(), TAUS)
 def test_a_larger_budget_keeps_the_rows_of_a_smaller_one_under_the_same_threshold(case, tau):
-    pool, budget = case
-    if budget.amount < 2:
+    pool, limit = case
+    if limit.amount < 2:
         return
-    smaller, found = Budget(budget.unit, budget.amount - 1), surveyed(pool)
-    if threshold(found, tau, smaller) == threshold(found, tau, budget):
-        assert set(chosen(pool, smaller, tau=tau)) <= set(chosen(pool, budget, tau=tau))
+    smaller, found = Limit(limit.unit, limit.amount - 1), surveyed(pool)
+    if threshold(found, tau, smaller) == threshold(found, tau, limit):
+        assert set(chosen(pool, smaller, tau=tau)) <= set(chosen(pool, limit, tau=tau))
 
 
 @given(cases(), TAUS)
 def test_tau_is_lowered_only_when_it_must_be_and_that_is_said(case, tau):
-    pool, budget = case
-    choice = chosen_with(pool, budget, tau=tau)
-    least = plain_threshold(pool, tau, budget)
+    pool, limit = case
+    choice = chosen_with(pool, limit, tau=tau)
+    least = plain_threshold(pool, tau, limit)
     wanted = math.ceil(tau * pool.n_seeds - 1e-9)
     reach = [int((pool.valid & (np.array(pool.votes) >= v)).sum()) for v in range(pool.n_seeds + 1)]
     note = choice.notes[0]
@@ -135,18 +135,18 @@ def test_tau_is_lowered_only_when_it_must_be_and_that_is_said(case, tau):
             f"only {reach[wanted]} rows reach agreement {tau:g}, too few for the budget: lowered to "
         )
         assert note.endswith(f"(at least {least} of {pool.n_seeds} seeds), which {reach[least]} rows reach")
-    short = budget.unit == "rows" and reach[0] < budget.amount
+    short = limit.unit == "rows" and reach[0] < limit.amount
     assert (len(choice.notes) == 2) == short
     if short:
         assert choice.notes[1] == (
-            f"only {reach[0]} of the {budget.amount:.0f} rows asked for could be chosen: no more are valid"
+            f"only {reach[0]} of the {limit.amount} rows asked for could be chosen: no more are valid"
         )
 
 
 def test_rows_without_a_cluster_are_not_drawn():
     labels = np.array([0, INVALID_LABEL, 1, INVALID_LABEL], np.uint32)
     pool = Pool(np.ones((4, 1), np.float32), *(np.ones(4, t) for t in (np.float32, np.int32, bool)), labels)
-    assert sorted(chosen(pool, Budget("rows", 4.0), method="diverse")) == [0, 2]
+    assert sorted(chosen(pool, Limit("rows", 4), method="diverse")) == [0, 2]
 
 
 def test_every_method_has_a_strategy_and_some_draw_from_clusters():
@@ -156,7 +156,7 @@ def test_every_method_has_a_strategy_and_some_draw_from_clusters():
 
 @given(cases(), st.data(), TAUS)
 def test_tasks_vote_by_their_mean_and_the_threshold_counts_tasks(case, data, tau):
-    pool, budget = case
+    pool, limit = case
     labels = data.draw(st.lists(st.integers(0, 2), min_size=pool.n_seeds, max_size=pool.n_seeds))
     seen: dict[int, int] = {}
     of_seed = np.array([seen.setdefault(label, len(seen)) for label in labels])
@@ -165,18 +165,18 @@ def test_tasks_vote_by_their_mean_and_the_threshold_counts_tasks(case, data, tau
         sum(sum(float(x) for x, t in zip(row, of_seed, strict=True) if t == task) > 0 for task in range(len(seen)))
         for row in pool.influence
     ]
-    held = [int(pool.tokens[i]) if budget.unit == "tokens" else 1 for i in range(len(pool.valid))]
+    held = [int(pool.tokens[i]) if limit.unit == "tokens" else 1 for i in range(len(pool.valid))]
     wanted = min(v for v in range(len(seen) + 1) if v / len(seen) >= tau - 1e-9)
     reach = {
         v: sum(h for h, votes, valid in zip(held, helped, pool.valid, strict=True) if valid and votes >= v)
         for v in range(wanted + 1)
     }
-    least = max((v for v in reach if reach[v] >= budget.amount), default=0)
+    least = max((v for v in reach if reach[v] >= limit.amount), default=0)
     with on_disk(pool) as (store, _):
         found = survey(store, "mean", of_seed)
         assert (found.voters, found.n_seeds, found.kind) == (len(seen), pool.n_seeds, "tasks")
         config = Config.build({"tau": tau, "agreement": "tasks", "task_field": "task"})
-        choice = choose(Swept(store, found, tasks=tasks), budget, config)
+        choice = choose(Swept(store, found, tasks=tasks), limit, config)
     assert all(helped[row] >= least and pool.valid[row] for row in choice.rows)
     assert [helped[row] for row in choice.rows] == choice.columns["votes"].tolist()
     for row, means in zip(choice.rows, choice.by_task, strict=True):
@@ -204,8 +204,8 @@ def test_tasks_that_cannot_be(of_seed, message):
 
 @given(cases(), st.sampled_from(["gdig", "top", "loss", "random", "diverse"]))
 def test_what_is_told_of_a_row_is_what_its_files_say(case, method):
-    pool, budget = case
-    choice = chosen_with(pool, budget, method=method)
+    pool, limit = case
+    choice = chosen_with(pool, limit, method=method)
     for place, row in enumerate(choice.rows.tolist()):
         assert choice.columns["votes"][place] == pool.votes[row]
         assert choice.columns["score"][place] == pool.score[row]
@@ -233,11 +233,11 @@ def test_a_survey_counts_whatever_the_shards(pool, rows_per_shard):
 
 @given(cases(), st.sampled_from(["proportional", "sqrt"]))
 def test_other_quotas_give_the_same_rows_as_from_arrays(case, quotas):
-    pool, budget = case
-    costs = pool.tokens if budget.unit == "tokens" else None
+    pool, limit = case
+    costs = pool.tokens if limit.unit == "tokens" else None
     labels = np.where(pool.valid, pool.labels, INVALID_LABEL).astype(np.uint32)
-    expected = gdig.resample(labels, int(budget.amount), 3, costs=costs, quotas=quotas).tolist()
-    assert sorted(chosen(pool, budget, method="diverse", quotas=quotas, seed=3)) == sorted(expected)
+    expected = gdig.resample(labels, limit.amount, 3, costs=costs, quotas=quotas).tolist()
+    assert sorted(chosen(pool, limit, method="diverse", quotas=quotas, random_seed=3)) == sorted(expected)
 
 
 # How many clusters.
@@ -249,19 +249,19 @@ def uniform(n: int, valid: int, tokens: int = 10) -> Survey:
 
 
 @pytest.mark.parametrize(
-    ("options", "found", "budget", "clusters"),
+    ("options", "found", "limit", "clusters"),
     [
-        ({}, uniform(5000, 5000), Budget("rows", 4000), 512),
-        ({}, uniform(5000, 5000), Budget("rows", 100), 100),
-        ({}, uniform(5000, 40), Budget("rows", 100), 40),
-        ({}, uniform(5000, 5000), Budget("tokens", 999), 99),
-        ({}, uniform(5000, 5000), Budget("tokens", 3), 1),
-        ({"n_clusters": 7}, uniform(50, 50), Budget("rows", 3), 7),
-        ({"n_clusters": 50}, uniform(50, 50), Budget("rows", 3), 50),
+        ({}, uniform(5000, 5000), Limit("rows", 4000), 512),
+        ({}, uniform(5000, 5000), Limit("rows", 100), 100),
+        ({}, uniform(5000, 40), Limit("rows", 100), 40),
+        ({}, uniform(5000, 5000), Limit("tokens", 999), 99),
+        ({}, uniform(5000, 5000), Limit("tokens", 3), 1),
+        ({"n_clusters": 7}, uniform(50, 50), Limit("rows", 3), 7),
+        ({"n_clusters": 50}, uniform(50, 50), Limit("rows", 3), 50),
     ],
 )
-def test_number_of_clusters(options, found, budget, clusters):
-    assert resolve_clusters(Config.build(options), found, budget) == clusters
+def test_number_of_clusters(options, found, limit, clusters):
+    assert resolve_clusters(Config.build(options), found, limit) == clusters
 
 
 @pytest.mark.parametrize(
@@ -274,4 +274,4 @@ def test_number_of_clusters(options, found, budget, clusters):
 )
 def test_numbers_of_clusters_that_cannot_be(options, found, message):
     with pytest.raises(ConfigError, match=message):
-        resolve_clusters(Config.build(options), found, Budget("rows", 8))
+        resolve_clusters(Config.build(options), found, Limit("rows", 8))

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import types
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,10 @@ import pytest
 
 from gdig.cli import main as cli
 from gdig.cli.commands import COMMANDS
-from gdig.cli.flags import docs
+from gdig.cli.flags import group_type
+from gdig.cli.help import docs
 from gdig.config.config import Config
-from gdig.config.options import GROUPS, PRESETS, STAGE_GROUPS, STAGES, RunOptions, TrainOptions
+from gdig.config.options import GROUPS, PRESETS, STAGE_GROUPS, STAGES, PresetOptions, RunOptions, TrainOptions
 from gdig.config.read import read_yaml
 from gdig.errors import ConfigError, CorpusError
 
@@ -74,12 +76,15 @@ def pipeline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Pipeline:
     return double
 
 
-def help_of(name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.setenv("COLUMNS", "120")
-    with pytest.raises(SystemExit) as stopped:
-        cli.main([name, "--help"])
-    assert stopped.value.code == 0
-    return capsys.readouterr().out
+@pytest.fixture
+def help_of(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    monkeypatch.setenv("COLUMNS", "100")
+
+    def text(name: str, flag: str = "--help-all") -> str:
+        assert cli.main([name, flag]) == 0
+        return capsys.readouterr().out
+
+    return text
 
 
 def shows(text: str, option: str) -> bool:
@@ -99,24 +104,53 @@ def test_flags_reach_the_pipeline_as_a_config(pipeline: Pipeline, capsys: pytest
     assert captured.err == ""
 
 
-def test_every_option_of_config_is_a_flag_of_select_with_help(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    text = " ".join(help_of("select", capsys, monkeypatch).replace("│", " ").split())
+def test_every_option_of_config_is_a_flag_of_select_with_help(help_of: Callable[..., str]) -> None:
+    text = " ".join(help_of("select").split())
     for option in fields(Config):
         assert shows(text, option.name)
-    for group in (*GROUPS, Config):
-        texts = docs(group)
-        own = [f.name for f in fields(group)] if group is not Config else ["preset"]
-        assert set(own) <= set(texts), "an option without a docstring would have no help"
-        for name in own:
+    for group in (*GROUPS, PresetOptions):
+        texts, names = docs(group), {option.name for option in fields(group)}
+        assert names == set(texts), "an option without a docstring would have no help"
+        for name in names:
             assert texts[name] in text
 
 
-def test_every_option_of_training_is_a_flag_of_score_net_with_help(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    text = " ".join(help_of("score-net", capsys, monkeypatch).replace("│", " ").split())
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_explains_every_option_in_its_group(name: str, help_of: Callable[..., str]) -> None:
+    text = help_of(name)
+    assert max(map(len, text.splitlines())) <= 100
+    command, flat = COMMANDS[name], " ".join(text.split())
+    for group in fields(command.options):
+        assert f"\n{group.name}: " in text
+        texts = docs(group_type(group))
+        for option in fields(group_type(group)):
+            assert texts[option.name] in flat, option.name
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_shows_the_basic_options_below_60_lines(name: str, help_of: Callable[..., str]) -> None:
+    text, everything = help_of(name, "--help"), help_of(name)
+    lines = text.splitlines()
+    assert len(lines) < 60 and max(map(len, lines)) <= 100
+    flags = set(re.findall(r"^  (--[a-z-]+)", text, re.M))
+    assert len(flags) <= 20 and flags <= set(re.findall(r"^  (--[a-z-]+)", everything, re.M))
+    assert f"gdig {name} --help-all shows" in text
+    assert text.rpartition("example:\n")[2].count("\n") == 2, "an example of two lines"
+
+
+def test_help_of_select_shows_what_a_new_user_needs(help_of: Callable[..., str]) -> None:
+    text = help_of("select", "--help")
+    wanted = "model candidates seeds method budget tau task_field output n_clusters checkpoints run_path device preset"
+    for name in (*wanted.split(), "config"):
+        assert shows(text, name)
+    for name in ("damping_factor", "projection_dim", "workers", "kmeans_tol"):
+        assert not shows(text, name)
+    for heading in ("data", "selection", "clusters", "checkpoints", "run", "defaults"):
+        assert f"\n{heading}: " in text
+
+
+def test_every_option_of_training_is_a_flag_of_score_net_with_help(help_of: Callable[..., str]) -> None:
+    text = " ".join(help_of("score-net").split())
     names = {option.name for option in fields(TrainOptions)}
     assert not names & {option.name for option in fields(Config)}, "one name, one option"
     assert set(docs(TrainOptions)) == names
@@ -126,10 +160,8 @@ def test_every_option_of_training_is_a_flag_of_score_net_with_help(
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_command_shows_the_options_it_needs_and_no_others(
-    stage: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    text = help_of(stage, capsys, monkeypatch)
+def test_a_command_shows_the_options_it_needs_and_no_others(stage: str, help_of: Callable[..., str]) -> None:
+    text = help_of(stage)
     needed = [g for s in STAGES[: STAGES.index(stage) + 1] for g in STAGE_GROUPS[s]] + [RunOptions]
     for group in GROUPS:
         for option in fields(group):
@@ -176,19 +208,19 @@ def test_a_preset_gives_its_values_and_no_other(pipeline: Pipeline) -> None:
     ("text", "message"),
     [
         ("tau: 1\ndamping_facter: 2\n", "run.yaml:2: unknown key 'damping_facter'; did you mean 'damping_factor'?"),
-        ("fit_rows: many\n", "run.yaml:1: fit_rows: expected a whole number, got 'many'"),
-        ("fit_rows: true\n", "run.yaml:1: fit_rows: expected a whole number, got True"),
-        ("fit_rows: 1.5\n", "run.yaml:1: fit_rows: expected a whole number, got 1.5"),
-        ("quiet: 1\n", "run.yaml:1: quiet: expected true or false, got 1"),
-        ("tau: high\n", "run.yaml:1: tau: expected a number, got 'high'"),
-        ("inversion: svd\n", "run.yaml:1: inversion: expected one of ekfac, kfac, identity, cg, got 'svd'"),
-        ("train_rows: some\n", "expected a whole number or one of all or null, got 'some'"),
-        ("seeds: [a, [b]]\n", "run.yaml:1: seeds: expected text or a list of such, got ['a', ['b']]"),
-        ("model: {a: b}\n", "run.yaml:1: model: expected text or null, got {'a': 'b'}"),
+        ("fit_rows: many\n", "run.yaml:1: fit_rows='many': expected a whole number"),
+        ("fit_rows: true\n", "run.yaml:1: fit_rows=True: expected a whole number"),
+        ("fit_rows: 1.5\n", "run.yaml:1: fit_rows=1.5: expected a whole number"),
+        ("quiet: 1\n", "run.yaml:1: quiet=1: expected true or false"),
+        ("tau: high\n", "run.yaml:1: tau='high': expected a number"),
+        ("inversion: svd\n", "run.yaml:1: inversion='svd': expected one of ekfac, kfac, identity, cg"),
+        ("train_rows: some\n", "train_rows='some': expected a whole number or all or null"),
+        ("seeds: [a, [b]]\n", "run.yaml:1: seeds=['a', ['b']]: expected text or a list of texts"),
+        ("model: {a: b}\n", "run.yaml:1: model={'a': 'b'}: expected text or null"),
         ("tau: 1\ntau: 0.5\n", "run.yaml:2: key 'tau' is given twice"),
         ("- tau\n", "run.yaml: expected a mapping of option names to values, got list"),
-        ("tau: [\n", "run.yaml: not a YAML file"),
-        ("tau: 7\n", "tau: expected a share above 0 and up to 1, got 7.0"),
+        ("tau: [\n", "run.yaml: expected YAML, but "),
+        ("tau: 7\n", "tau=7.0: expected a share above 0 and up to 1"),
     ],
 )
 def test_bad_yaml(
@@ -204,7 +236,7 @@ def test_bad_yaml(
 
 
 def test_yaml_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"none\.yaml: cannot be read"):
+    with pytest.raises(ConfigError, match=r"none\.yaml: the YAML file of options cannot be read"):
         read_yaml(tmp_path / "none.yaml")
     (tmp_path / "empty.yaml").write_text("# nothing\n")
     assert read_yaml(tmp_path / "empty.yaml") == {}
@@ -285,8 +317,8 @@ def test_ctrl_c(pipeline: Pipeline, capsys: pytest.CaptureFixture[str]) -> None:
     [
         (["selekt"], "unknown command 'selekt'; did you mean 'select'?"),
         (["dance"], "expected one of select, fit, sweep, cluster, compare, score-net, preview, verify"),
-        (["select", *MINIMUM, "--budget", "lots"], "budget: expected rows (500)"),
-        (["verify"], "run_path: required, but not given (flag --run-path"),
+        (["select", *MINIMUM, "--budget", "lots"], "budget='lots': expected rows (500)"),
+        (["verify"], "run_path: required, but missing; give the flag --run-path"),
     ],
 )
 def test_bad_arguments(args: list[str], message: str, pipeline: Pipeline, capsys: pytest.CaptureFixture[str]) -> None:

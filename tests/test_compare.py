@@ -56,7 +56,7 @@ def test_neighbours_are_found_once(project, swept_copy, monkeypatch, tmp_path):
 
 def test_repeated_rows_and_tasks(project, tmp_path):
     rows = translation_rows(8) * 2
-    seeds = [{**row, "task": "ab"[place % 2]} for place, row in enumerate(translation_rows(4, seed=1))]
+    seeds = [{**row, "task": "ab"[place % 2]} for place, row in enumerate(translation_rows(4, random_seed=1))]
     files = {
         "candidates": (str(write_jsonl(tmp_path / "pool.jsonl", rows)),),
         "seeds": (str(write_jsonl(tmp_path / "seeds.jsonl", seeds)),),
@@ -78,7 +78,7 @@ def test_the_command_prints_a_table_or_json_and_writes_no_selection(swept_copy, 
     assert [line.split()[:2] for line in lines[2:4]] == [["top", "6"], ["loss", "6"]]
     assert main(["compare", str(swept_copy), "--budget", "6", "--methods", "top", "loss", "--json"]) == 0
     read = json.loads(capsys.readouterr().out)
-    assert read["budget"] == {"unit": "rows", "amount": 6.0} and read["rows"] == N_ROWS
+    assert read["budget"] == {"unit": "rows", "amount": 6} and read["rows"] == N_ROWS
     assert list(read["methods"]) == ["top", "loss"] and read["overlap"]["top"]["top"] == 1.0
     assert not (swept_copy / "selection.jsonl").exists()
 

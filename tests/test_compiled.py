@@ -80,7 +80,7 @@ def test_layers_inputs_and_gradients_under_drawn_labels(calls):
     for on in (False, True):
         model, _ = wrapped(gpt2(), torch_compile=on)
         found = []
-        passes = GradientPass(model, "sum", draw_seed=3)
+        passes = GradientPass(model, "sum", random_seed=3)
         loss = passes.run(batch, lambda i, a, d, mask, found=found: found.append((i, a.clone(), d.clone(), mask)))
         seen[on] = loss, {i: rest for i, *rest in found}
     assert torch.all((seen[False][0] - seen[True][0]).abs() <= 2.0**-23 * seen[False][0])
@@ -126,5 +126,5 @@ def test_what_cannot_be_compiled_is_said_with_the_reason():
     "other", [{"gradient_checkpointing": True}, {"device_map": "auto"}, {"quantization": "4bit"}], ids=str
 )
 def test_options_that_do_not_go_together(other):
-    with pytest.raises(ConfigError, match=f"torch_compile: works with {next(iter(other))}="):
+    with pytest.raises(ConfigError, match=f"torch_compile=True: expected False with {next(iter(other))}="):
         Config.build({"torch_compile": True, **other})

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gdig.data import fingerprint, json_index, json_rows
+from gdig.data import fingerprint, json_index, json_list, json_rows
 from gdig.data.cache import cached_folder
 from gdig.data.corpus import open_corpus
 from gdig.data.fingerprint import fingerprint_file, fingerprint_paths
@@ -67,7 +67,7 @@ def test_every_kind_gives_the_same_rows(tmp_path, opened, name):
     assert corpus.rows(3, 3) == []
     assert corpus.rows(3, 6) == ROWS[3:6]
     assert corpus.take([9, 0, 9]) == [ROWS[9], ROWS[0], ROWS[9]]
-    assert list(corpus.whole([4, 2])) == [ROWS[4], ROWS[2]]
+    assert list(corpus.stream([4, 2])) == [ROWS[4], ROWS[2]]
 
 
 def test_rows_run_through_files_of_mixed_kinds_in_the_order_given(tmp_path, opened):
@@ -106,7 +106,7 @@ def test_json_rows_come_exactly_as_written(tmp_path, opened):
     corpus = opened(write_jsonl(tmp_path / "odd.jsonl", rows), write_list(tmp_path / "odd.json", rows))
     got = corpus.rows(0, len(corpus))
     assert json.dumps(got) == json.dumps(rows + rows)  # also the order of keys, and 1 against 1.0 and True
-    assert json.dumps(list(corpus.whole(range(len(rows))))) == json.dumps(rows)
+    assert json.dumps(list(corpus.stream(range(len(rows))))) == json.dumps(rows)
 
 
 def test_arrow_values_keep_their_types(tmp_path, opened):
@@ -167,8 +167,53 @@ def test_a_list_is_found_whatever_the_window(tmp_path, rows, chunk, indent, asci
     path.write_bytes(text.encode("utf-8", "surrogatepass") if ascii_only else text.encode("utf-8", "replace"))
     expected = json.loads(path.read_bytes())
     content = path.read_bytes()
-    starts = [start for start, _ in json_index._item_starts(path, chunk)]
+    starts = list(json_list.item_starts(path, chunk))
     assert [json_rows._decode_row(content[start:].decode())[0] for start in starts] == expected
+
+
+ODD_LINES = {
+    "nan": b"NaN", "infinity": b"-Infinity", "beyond a double": b"1e400", "71 bits": b"1180591620717411303424",
+    "310 digits": b"1" * 310, "4301 digits": b"1" * 4301, "long fraction": b"0." + b"1" * 5000,
+    "lone surrogate": rb'"\ud83d"', "lone surrogate in a key": rb'{"\udc00": 1}', "repeated key": b'1, "a": 2',
+    "control character": b'"\x01"', "delete": b'"\x7f"', "surrogate as UTF-8": b'"\xed\xa0\x80"',
+    "two bytes for NUL": b'"\xc0\x80"', "NUL": b"1\0", "form feed": b"\x0c1", "leading zero": b"01",
+    "no fraction": b"1.", "minus zero": b"-0",
+    "trailing comma": b"1,", "no comma": b"[1 2]", "400 deep": b"[" * 400 + b"]" * 400,
+    "1010 deep": b"[" * 1010 + b"]" * 1010, "braces in text": b'"' + b"{" * 2000 + b'"', "BOM": b"\xef\xbb\xbf1",
+}  # fmt: skip
+EDITS = st.lists(st.tuples(st.integers(0, 200), st.binary(max_size=2)), max_size=3)
+
+
+def json_reads_an_object(line: bytes) -> bool:
+    try:
+        return type(json.loads(line.decode())) is dict
+    except (ValueError, RecursionError):
+        return False
+
+
+def is_accepted(path: Path, line: bytes) -> bool:
+    path.write_bytes(b"{}\n" + line + b"\n")
+    try:
+        return len(list(json_index._line_starts(path))) == 2
+    except CorpusError:
+        return False
+
+
+@pytest.mark.parametrize("case", ODD_LINES)
+def test_a_line_is_accepted_exactly_when_json_reads_an_object(tmp_path, case):
+    """The rows are read by `json`, so the check must neither refuse nor accept anything else."""
+    line = b'{"a": ' + ODD_LINES[case] + b"}"
+    assert is_accepted(tmp_path / "a.jsonl", line) == json_reads_an_object(line)
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(row=st.dictionaries(st.text(), JSON_VALUES, max_size=3), edits=EDITS, ascii_only=st.booleans())
+def test_a_damaged_line_is_accepted_exactly_when_json_reads_an_object(tmp_path, row, edits, ascii_only):
+    line = json.dumps(row, ensure_ascii=ascii_only).encode("utf-8", "surrogatepass")
+    for place, piece in edits:
+        place %= len(line) + 1
+        line = line[:place] + piece.replace(b"\n", b"") + line[place + (len(piece) > 1) :]
+    assert is_accepted(tmp_path / "a.jsonl", line) == (json_reads_an_object(line) or not line.strip(b" \t\r"))
 
 
 BAD_LINES = {

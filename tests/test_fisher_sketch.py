@@ -52,9 +52,9 @@ def test_inner_products_on_average_over_projections(case):
         x, y = (roots.s @ g @ roots.a.T * scale for g in gradients)
         want = [float((x * x).sum()), float((x * y).sum())]
     found = []
-    for seed in range(600):
-        one = config.with_options(projection_seed=seed)
-        plain = make_projection(layer, side, 64, seed, torch.float64, layer.device)
+    for random_seed in range(600):
+        one = config.with_options(projection_seed=random_seed)
+        plain = make_projection(layer, side, 64, random_seed, torch.float64, layer.device)
         p = whiten(plain, layer, factors, one)
         sketch = torch.zeros(2, 64, dtype=torch.float64)
         for row, (a, d) in enumerate(tokens[:2]):

@@ -92,7 +92,7 @@ def test_words_that_cannot_come_are_not_drawn():
 
 def test_a_second_pass_has_the_labels_of_the_first(monkeypatch):
     model, _ = wrapped(llama())
-    passes, draws, seen = GradientPass(model, draw_seed=3), [], []
+    passes, draws, seen = GradientPass(model, random_seed=3), [], []
     real = head.draw_labels
     monkeypatch.setattr(head, "draw_labels", lambda p, noise: (draws.append(1), real(p, noise))[1])
     (batch, *_) = make_batches(make_examples(6, 4), 512)
@@ -101,7 +101,7 @@ def test_a_second_pass_has_the_labels_of_the_first(monkeypatch):
         passes.run(batch, lambda index, a, d, mask, kept=kept: kept.append(d.clone()))
         seen.append(kept)
     assert len(draws) == 1
-    heads = GradientPass(model, draw_seed=3, head_cache_bytes=1 << 20)
+    heads = GradientPass(model, random_seed=3, head_cache_bytes=1 << 20)
     monkeypatch.setattr(
         head.torch.Tensor,
         "log_softmax",

@@ -14,9 +14,9 @@ from gdig.store.sketches import SketchStore
 from tests.support.project_fixtures import read_jsonl, write_jsonl
 
 
-def make_votes(n: int, n_seeds: int, weight: float, seed: int = 0) -> np.ndarray:
+def make_votes(n: int, n_seeds: int, weight: float, random_seed: int = 0) -> np.ndarray:
     """Votes of seeds that see the same value of a row through noise of their own."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(random_seed)
     return weight * rng.normal(size=(n, 1)) + rng.normal(size=(n, n_seeds)) > 0
 
 
@@ -40,7 +40,7 @@ def test_the_seeds_wanted_reach_four_fifths():
     few = make_votes(20_000, 10, 0.4)
     wanted = seeds_wanted(SeedHealth(20_000, reliability(few), 0.0, 0.25, 0.0), 10)
     assert wanted > 20
-    assert reliability(make_votes(20_000, wanted, 0.4, seed=1)) == pytest.approx(0.8, abs=0.02)
+    assert reliability(make_votes(20_000, wanted, 0.4, random_seed=1)) == pytest.approx(0.8, abs=0.02)
 
 
 @pytest.mark.parametrize("votes", [np.ones((5, 3), bool), np.ones((5, 1), bool), np.ones((1, 3), bool)])

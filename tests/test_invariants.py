@@ -83,10 +83,10 @@ def test_sketches_keep_inner_products_on_average():
         left = oracle.gradient(g[layer.name])
         gram += torch.stack([(left * oracle.gradient(x[layer.name])).sum() for x in (g, h)])
     products = []
-    for seed in range(400):
+    for random_seed in range(400):
         sketch = torch.zeros(2, 24, dtype=torch.float64)
         for layer in model.layers:
-            m = make_projection(layer, 4, 24, seed, torch.float64, model.device)
+            m = make_projection(layer, 4, 24, random_seed, torch.float64, model.device)
             for row, (a, d) in enumerate((g[layer.name], h[layer.name])):
                 one = sketch[row : row + 1]
                 ops.project(a, d, torch.tensor([0, len(a)]), m.q, m.p, m.columns, m.weights, one)

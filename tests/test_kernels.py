@@ -17,8 +17,8 @@ from tests.support.profiles import examples
 DTYPES = [torch.float64, torch.float32, torch.bfloat16]
 
 
-def _case(lengths, i, o, dtype, seed=0):
-    g = torch.Generator().manual_seed(seed)
+def _case(lengths, i, o, dtype, random_seed=0):
+    g = torch.Generator().manual_seed(random_seed)
     t = sum(lengths)
     a, d = (torch.randn(t, w, generator=g, dtype=torch.float64).to(dtype) for w in (i, o))
     offsets = torch.tensor([0, *lengths]).cumsum(0)

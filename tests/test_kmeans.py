@@ -48,7 +48,7 @@ def test_plus_plus_starts_no_worse_than_random_rows():
     from sklearn.cluster import KMeans as Peer
 
     # scikit-learn from random rows, which is also what faiss starts from. Medians over ten seeds of either.
-    ours = np.median([KMeans(20, seed=seed).fit(X).inertia_ for seed in range(10)])
+    ours = np.median([KMeans(20, random_state=seed).fit(X).inertia_ for seed in range(10)])
     peer = np.median([Peer(20, init="random", n_init=1, random_state=seed).fit(X).inertia_ for seed in range(10)])
     assert ours <= peer
 
@@ -80,7 +80,7 @@ def test_the_bits_depend_on_neither_form_nor_shards_nor_threads(tmp_path):
         if kernel == "amx-int8":
             continue
         for i, x in enumerate(forms):
-            model = KMeans(30, seed=5, max_iter=5, train_rows=3000, n_threads=1 + i % 3, kernel=kernel).fit(x)
+            model = KMeans(30, random_state=5, max_iter=5, train_rows=3000, n_threads=1 + i % 3, kernel=kernel).fit(x)
             found = (model.cluster_centers_.tobytes(), model.inertia_, model.n_iter_, model.predict(x).tobytes())
             # The float32 kernels agree; AMX rounds to bfloat16 first, and agrees with itself.
             results.setdefault("bfloat16" if kernel == "amx-bf16" else "float32", set()).add(found)
@@ -89,7 +89,7 @@ def test_the_bits_depend_on_neither_form_nor_shards_nor_threads(tmp_path):
 
 def test_the_environment_names_a_kernel(monkeypatch):
     def centers(**options):
-        return KMeans(30, seed=5, max_iter=3, **options).fit(X.astype(np.float16)).cluster_centers_.tobytes()
+        return KMeans(30, random_state=5, max_iter=3, **options).fit(X.astype(np.float16)).cluster_centers_.tobytes()
 
     scalar = centers(kernel="scalar")
     monkeypatch.setenv("GDIG_KERNEL", "scalar")
@@ -130,25 +130,25 @@ def test_a_killed_fit_goes_on_to_the_same_bits(tmp_path):
         def die(iteration, *_):
             if iteration == 3:
                 os.kill(os.getpid(), signal.SIGKILL)
-        KMeans(**{options!r}).fit(sys.argv[1], die, checkpoint=sys.argv[2])
+        KMeans(**{options!r}).fit(sys.argv[1], die, resume_file=sys.argv[2])
     """
-    checkpoint = tmp_path / "new" / "fit.safetensors"
-    command = [sys.executable, "-c", textwrap.dedent(code), str(tmp_path / "x.npy"), str(checkpoint)]
+    resume_file = tmp_path / "new" / "fit.safetensors"
+    command = [sys.executable, "-c", textwrap.dedent(code), str(tmp_path / "x.npy"), str(resume_file)]
     assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
-    left = int(read_tensors(checkpoint)[1]["n_iter"])
+    left = int(read_tensors(resume_file)[1]["n_iter"])
     assert left >= 3
     whole = KMeans(**options).fit(X)
     assert left < whole.n_iter_, "killed too late to show anything"
     seen = []
-    resumed = KMeans(**options).fit(tmp_path / "x.npy", lambda *step: seen.append(step[0]), checkpoint=checkpoint)
+    resumed = KMeans(**options).fit(tmp_path / "x.npy", lambda *step: seen.append(step[0]), resume_file=resume_file)
     assert seen == list(range(left + 1, whole.n_iter_ + 1))
     assert resumed.cluster_centers_.tobytes() == whole.cluster_centers_.tobytes()
     assert (resumed.inertia_, resumed.n_iter_) == (whole.inertia_, whole.n_iter_)
     np.testing.assert_array_equal(resumed.counts_, whole.counts_)
     # Other rows, other parameters: from the start.
-    for x, other in ((X[::-1].copy(), options), (X, options | {"seed": 1})):
+    for x, other in ((X[::-1].copy(), options), (X, options | {"random_state": 1})):
         fresh = KMeans(**other).fit(x)
-        again = KMeans(**other).fit(x, checkpoint=checkpoint)
+        again = KMeans(**other).fit(x, resume_file=resume_file)
         assert again.cluster_centers_.tobytes() == fresh.cluster_centers_.tobytes()
 
 
@@ -185,7 +185,7 @@ def test_labels_on_disk_are_the_labels(tmp_path):
 
 
 def test_saved_is_loaded(tmp_path):
-    model = KMeans(5, unit_normalize=True, seed=9, train_rows="all").fit(X)
+    model = KMeans(5, unit_normalize=True, random_state=9, train_rows="all").fit(X)
     model.save(tmp_path / "c.safetensors")
     again = KMeans.load(tmp_path / "c.safetensors")
     assert again.get_params() == model.get_params()
@@ -202,13 +202,13 @@ def test_saved_is_loaded(tmp_path):
 
 def test_parameters():
     model = KMeans(3)
-    assert model.set_params(seed=4, tol=0.5).get_params()["seed"] == 4
+    assert model.set_params(random_state=4, tol=0.5).get_params()["random_state"] == 4
     with pytest.raises(ValueError, match="unknown parameter 'n_init'"):
         model.set_params(n_init=3)
     with pytest.raises(GdigError, match="call fit"):
         model.predict(X)
     for wrong in (
-        {"n_clusters": 0}, {"max_iter": 0}, {"tol": -1}, {"tol": np.nan}, {"seed": -1}, {"n_threads": 0},
+        {"n_clusters": 0}, {"max_iter": 0}, {"tol": -1}, {"tol": np.nan}, {"random_state": -1}, {"n_threads": 0},
         {"train_rows": "some"}, {"train_rows": 2}, {"init": "random"}, {"init": X[:2]}, {"max_iter": 2.5},
     ):  # fmt: skip
         with pytest.raises(ValueError, match=next(iter(wrong))):

@@ -36,39 +36,39 @@ def kill_when(code: str, arguments: list[object], seen: Callable[[], bool]) -> b
     return process.returncode != 0
 
 
-def iterations(checkpoint: Path) -> int:
+def iterations(resume_file: Path) -> int:
     try:
-        return int(read_tensors(checkpoint)[1]["n_iter"])
+        return int(read_tensors(resume_file)[1]["n_iter"])
     except StoreError:
         return 0
 
 
 def test_a_fit_killed_again_and_again_ends_with_the_same_bits(tmp_path):
     np.save(tmp_path / "x.npy", X)
-    checkpoint = tmp_path / "out" / "fit.safetensors"
+    resume_file = tmp_path / "out" / "fit.safetensors"
     code = f"""
         import sys
         from gdig import KMeans
-        KMeans(**{FIT!r}).fit(sys.argv[1], checkpoint=sys.argv[2])
+        KMeans(**{FIT!r}).fit(sys.argv[1], resume_file=sys.argv[2])
     """
     left, stops = 0, []
     for ahead in (1, 2, 1, 3):
         # The file is complete or absent at every moment that the parent looks at it, and after the kill.
-        if not kill_when(code, [tmp_path / "x.npy", checkpoint], lambda: iterations(checkpoint) >= left + ahead):  # noqa: B023
+        if not kill_when(code, [tmp_path / "x.npy", resume_file], lambda: iterations(resume_file) >= left + ahead):  # noqa: B023
             break
-        now = iterations(checkpoint)
+        now = iterations(resume_file)
         assert now >= left + ahead, "what an earlier run did was done again, or lost"
         left = now
         stops.append(left)
     assert stops and left < FIT["max_iter"], "killed too late to show anything"
     seen = []
-    resumed = KMeans(**FIT).fit(tmp_path / "x.npy", lambda *step: seen.append(step[0]), checkpoint=checkpoint)
+    resumed = KMeans(**FIT).fit(tmp_path / "x.npy", lambda *step: seen.append(step[0]), resume_file=resume_file)
     whole = KMeans(**FIT).fit(X)
     assert seen == list(range(left + 1, whole.n_iter_ + 1))
     assert resumed.cluster_centers_.tobytes() == whole.cluster_centers_.tobytes()
     assert (resumed.inertia_, resumed.n_iter_) == (whole.inertia_, whole.n_iter_)
     assert resumed.counts_.tobytes() == whole.counts_.tobytes()
-    assert os.listdir(checkpoint.parent) == [checkpoint.name]  # noqa: PTH208
+    assert os.listdir(resume_file.parent) == [resume_file.name]  # noqa: PTH208
 
 
 def files(directory: Path) -> dict[str, tuple[int, bytes]]:

@@ -15,7 +15,7 @@ import gdig
 from gdig import SketchStore
 from gdig import api as pipeline
 from gdig.cli.main import main
-from gdig.config.budget import Budget
+from gdig.config.budget import Limit
 from gdig.config.config import Config
 from gdig.errors import ConfigError, ModelError
 from gdig.model.layers import as_layer
@@ -344,13 +344,13 @@ def test_g2is_walks_along_the_directions_of_adam_at_the_last_checkpoint(project,
         store.write_shard(shard, {**tensors, "influence": tensors.pop("cosine")})
     sketches = path / "checkpoints" / last / "seeds.safetensors"
     config = Config.build(project.options("unused", **OPTIONS | {"method": "g2is", "n_neighbours": 3}))
-    expected = choose(Swept(store, survey(store, "mean"), seed_sketches=sketches), Budget("rows", 12), config)
+    expected = choose(Swept(store, survey(store, "mean"), seed_sketches=sketches), Limit("rows", 12), config)
     assert chosen.rows.tolist() == expected.rows.tolist()
     assert any("gradients of the pool are Adam's directions at" in line for line in chosen.summary)
     sweep = Swept(
         SketchStore.open(path / "sweep"), survey(store, "mean"), seed_sketches=path / "features" / "seeds.safetensors"
     )
-    plain = choose(sweep, Budget("rows", 12), config)
+    plain = choose(sweep, Limit("rows", 12), config)
     assert chosen.rows.tolist() != plain.rows.tolist()
     assert gdig.select(**options).rows.tolist() == plain.rows.tolist()  # not asked for, whatever the run has
 
@@ -369,8 +369,8 @@ def test_two_sided_projections_keep_products_in_the_mean():
     g, h = torch.randn(20, 3, dtype=torch.float64) @ g, torch.randn(20, 3, dtype=torch.float64) @ (g + h)
     layer = as_layer("layer", torch.nn.Linear(40, 20, bias=False))
     estimates = []
-    for seed in range(400):
-        sides = _Sides.make(layer, 8, seed, torch.float64)
+    for random_seed in range(400):
+        sides = _Sides.make(layer, 8, random_seed, torch.float64)
         a, b = sides.apply(torch.stack([g, h]))
         estimates.append(float(a @ b))
     exact = float((g * h).sum())

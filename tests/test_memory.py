@@ -58,9 +58,9 @@ def test_a_trial_that_does_not_fit_leaves_the_least():
 def test_a_number_stays_and_auto_on_the_cpu_needs_no_trial():
     assert memory.resolve_token_batch_size(77, torch.device("cuda"), pytest.fail, 60) == 77
     assert memory.resolve_token_batch_size("auto", torch.device("cpu"), pytest.fail, 60) == memory.CPU_TOKENS
-    with pytest.raises(ConfigError, match="token_batch_size: expected a whole number or one of auto"):
+    with pytest.raises(ConfigError, match="token_batch_size='much': expected a whole number or auto"):
         Config.build({"token_batch_size": "much"})
-    with pytest.raises(ConfigError, match="token_batch_size: expected a whole number of at least 1"):
+    with pytest.raises(ConfigError, match="token_batch_size=0: expected a whole number of at least 1"):
         Config.build({"token_batch_size": 0})
 
 

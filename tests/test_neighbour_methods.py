@@ -11,7 +11,7 @@ from safetensors.numpy import load_file, save_file
 import gdig
 from gdig import _native
 from gdig.api import compare
-from gdig.config.budget import Budget
+from gdig.config.budget import Limit
 from gdig.config.config import Config
 from gdig.errors import ConfigError
 from gdig.kmeans import KMeans
@@ -67,8 +67,8 @@ def test_a_seed_set_that_is_one_direction_has_it_as_its_component():
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 12), st.integers(1, 12))
-def test_components(seed, n, dim):
-    x = np.random.default_rng(seed).standard_normal((n, dim))
+def test_components(random_seed, n, dim):
+    x = np.random.default_rng(random_seed).standard_normal((n, dim))
     directions, explained = components(x)
     count = len(directions)
     np.testing.assert_allclose(directions @ directions.T, np.eye(count), atol=1e-12)
@@ -205,9 +205,9 @@ def test_neighbours_of_an_array_by_every_kernel(kernel):
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(3, 60), st.data())
-def test_the_first_of_more_neighbours_are_those_of_a_search_for_fewer(seed, n, data):
+def test_the_first_of_more_neighbours_are_those_of_a_search_for_fewer(random_seed, n, data):
     """Few different rows, so that many are as near as others; some of zeros."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(random_seed)
     x = rng.integers(-1, 2, (n, 3)).astype(np.float32)
     more = data.draw(st.integers(1, n - 1))
     fewer = data.draw(st.integers(1, more))
@@ -248,20 +248,20 @@ def test_methods_that_share_a_sweep_choose_what_each_chooses_alone(
         return [[x.tobytes() for x in arrays], choice.notes]
 
     config = Config.build({"neighbour_search": search, "n_neighbours": 5, "n_probe": probed})
-    budget = Budget("rows", 12)
-    alone = {method: facts(choose(swept(), budget, config.with_options(method=method))) for method in methods}
+    limit = Limit("rows", 12)
+    alone = {method: facts(choose(swept(), limit, config.with_options(method=method))) for method in methods}
     for name in ("neighbours", "neighbours_by_clusters"):
         counted(_native, name)
     counted(KMeans, "fit")
     shared = swept()
     shared.kept.most = 20
     for method in methods:
-        assert facts(choose(shared, budget, config.with_options(method=method))) == alone[method]
+        assert facts(choose(shared, limit, config.with_options(method=method))) == alone[method]
     by_clusters = search == "clusters"
     both = {"neighbours": expected * (not by_clusters), "neighbours_by_clusters": expected * by_clusters}
     assert searches == {**both, "fit": int(by_clusters)}
-    other = choose(shared, budget, config.with_options(method="g2is", seed=1))
-    assert facts(other) == facts(choose(swept(), budget, config.with_options(method="g2is", seed=1)))
+    other = choose(shared, limit, config.with_options(method="g2is", random_seed=1))
+    assert facts(other) == facts(choose(swept(), limit, config.with_options(method="g2is", random_seed=1)))
 
 
 def test_features_are_not_taken_for_sketches(project, swept_copy, tmp_path):

@@ -135,7 +135,7 @@ for part in ("project", "score", "covariance"):
     assert module.__file__.startswith(sys.prefix), module.__file__
     __import__(f"gdig.kernels.{part}.reference")
 x = np.repeat(np.eye(3, dtype=np.float32) * 10, 20, axis=0)
-model = gdig.KMeans(3, seed=1).fit(x)
+model = gdig.KMeans(3, random_state=1).fit(x)
 labels = np.asarray(model.predict(x)).reshape(3, 20)
 assert (labels == labels[:, :1]).all() and len(set(labels[:, 0])) == 3, labels
 print("well")

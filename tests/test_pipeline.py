@@ -64,26 +64,26 @@ def write_list(path: Path, rows: list[dict]) -> Path:
 # Pools.
 
 
-def instructions(n: int, seed: int) -> list[dict]:
+def instructions(n: int, random_seed: int) -> list[dict]:
     return [
         {"instruction": "Render in English.", "input": zh if i % 3 else "", "output": en}
-        for i, (zh, en) in enumerate(pairs(n, seed))
+        for i, (zh, en) in enumerate(pairs(n, random_seed))
     ]
 
 
-def completions(n: int, seed: int) -> list[dict]:
-    return [{"prompt": f"{zh}: ", "completion": en, "n": i} for i, (zh, en) in enumerate(pairs(n, seed))]
+def completions(n: int, random_seed: int) -> list[dict]:
+    return [{"prompt": f"{zh}: ", "completion": en, "n": i} for i, (zh, en) in enumerate(pairs(n, random_seed))]
 
 
-def conversations(n: int, seed: int) -> list[dict]:
+def conversations(n: int, random_seed: int) -> list[dict]:
     return [
         {"messages": [{"role": "user", "content": zh}, {"role": "assistant", "content": en}]}
-        for zh, en in pairs(n, seed)
+        for zh, en in pairs(n, random_seed)
     ]
 
 
-def tokens(n: int, seed: int) -> list[dict]:
-    rng = np.random.default_rng(seed)
+def tokens(n: int, random_seed: int) -> list[dict]:
+    rng = np.random.default_rng(random_seed)
     rows = []
     for length in rng.integers(4, 30, n):
         ids = rng.integers(3, 256, length).tolist()
@@ -91,8 +91,8 @@ def tokens(n: int, seed: int) -> list[dict]:
     return rows
 
 
-def own_fields(n: int, seed: int) -> list[dict]:
-    return [{"question": zh, "reply": {"text": en}} for zh, en in pairs(n, seed)]
+def own_fields(n: int, random_seed: int) -> list[dict]:
+    return [{"question": zh, "reply": {"text": en}} for zh, en in pairs(n, random_seed)]
 
 
 TEMPLATES = {"prompt_template": "Q: {{ question }}\nA: ", "target_template": "{{ reply.text }}"}
@@ -155,8 +155,8 @@ def test_one_side_may_be_tokens_and_the_other_text(project, tmp_path, tiny_token
         return {"input_ids": whole, "labels": [-100] * len(prompt) + whole[len(prompt) :]}
 
     pool, seeds = (
-        [{"prompt": f"{zh}\n", "completion": en} for zh, en in pairs(n, seed)]
-        for n, seed in ((N_ROWS, 0), (N_SEEDS, 1))
+        [{"prompt": f"{zh}\n", "completion": en} for zh, en in pairs(n, random_seed)]
+        for n, random_seed in ((N_ROWS, 0), (N_SEEDS, 1))
     )
     text: dict = {
         "candidates": (write_jsonl(tmp_path / "pool.jsonl", pool),),
@@ -235,7 +235,7 @@ def test_a_change_of_the_model_below_an_adapter_is_a_change_of_the_model(project
     )
     adapter.save_pretrained(tmp_path / "adapter")
     gdig.fit(**project.options(tmp_path / "run", model=tmp_path / "adapter"))
-    save_model(base, llama_module(len(tiny_tokenizer), seed=1))
+    save_model(base, llama_module(len(tiny_tokenizer), random_seed=1))
     with pytest.raises(gdig.GdigError, match=r"base_model: model\.safetensors changed since the run began"):
         gdig.fit(**project.options(tmp_path / "run", model=tmp_path / "adapter"))
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import sys
+from types import ModuleType
 
 import pytest
 
@@ -88,15 +90,51 @@ def test_bars_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm")
     stream = Terminal()
     progress = Progress(stream=stream)
-    with progress.stage("outer [x]", total=2, unit="steps") as outer, progress.stage("inner", total=None) as inner:
-        inner.advance(7, note="note [y]")
+    with progress.stage("outer [{x}]", total=2, unit="steps") as outer, progress.stage("inner", total=None) as inner:
+        inner.advance(7, note="note [{y}]")
         progress.say("a/long path [with] brackets " + 200 * "z")
         outer.advance(2)
     text = stream.getvalue()
-    assert "\x1b[" in text, "no terminal control sequence: these are no bars"
-    for piece in ("outer [x]", "2/2 steps", "inner", "7/7 rows", "note [y]", "[with] brackets " + 200 * "z"):
+    assert "\r" in text and "\x1b[" in text, "nothing is drawn over: these are no bars"
+    for piece in ("outer [{x}]: 100%|", "2/2 steps", "inner: 7 rows", "note [{y}]", " rows/s"):
         assert piece in text
-    assert text.rindex("\x1b[?25h") > text.rindex("\x1b[?25l"), "the cursor stays hidden"
+    assert "[with] brackets " + 200 * "z" + "\n" in text, "a line is cut at the terminal's width"
+    assert "\x1b[?25l" not in text, "the cursor is hidden"
+    assert text.endswith("\n"), "what comes next would stand on the bar"
+
+
+def test_a_bar_counts_rows_of_an_earlier_start_but_not_for_the_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    stream = Terminal()
+    with Progress(stream=stream).stage("sweep", total=10**9, done=10**9 - 1) as bar:
+        bar.advance(1)
+    last = stream.getvalue().rstrip("\n").rpartition("\r")[2]
+    assert "100%" in last and "1000000000/1000000000 rows" in last
+    assert float(last.rpartition(", ")[2].removesuffix(" rows/s]")) < 10**8
+
+
+def test_a_failed_stage_leaves_its_bar_unfinished_and_the_next_line_below_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    stream = Terminal()
+    progress = Progress(stream=stream)
+    with pytest.raises(ValueError), progress.stage("sweep", total=10) as bar:
+        bar.advance(3)
+        raise ValueError
+    progress.say("error: no rows")
+    *_, last_bar, line = stream.getvalue().splitlines()
+    assert "3/10 rows" in last_bar and "100%" not in stream.getvalue() and line == "error: no rows"
+
+
+def test_a_notebook_gets_bars_although_its_stream_is_no_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "ipykernel.zmqshell", ModuleType("ipykernel.zmqshell"))
+    progress = Progress()
+    with progress.stage("sweep", total=2) as bar:
+        bar.advance(2)
+        progress.say("here")
+    error = capsys.readouterr().err
+    assert "sweep: 100%|" in error and "2/2 rows" in error and "here\n" in error
 
 
 def test_a_dumb_terminal_gets_plain_lines(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -96,14 +96,16 @@ def test_a_start_killed_before_its_first_record_does_not_spoil_the_directory(pro
 
 def test_starting_over_killed_half_way_does_not_leave_old_shards_to_the_new_run(project, finished, run_copy, tmp_path):
     """--overwrite forgets the stages, then deletes their files; a kill in between must not mix two runs."""
-    options = project.options(run_copy, seed=7)
+    options = project.options(run_copy, random_seed=7)
     plan = json.loads((run_copy / "run.json").read_text())
     plan["stages"] = {}  # what start_over writes first
     (run_copy / "run.json").write_text(json.dumps(plan))
     gdig.select(**options)
-    gdig.select(**project.options(tmp_path / "fresh", seed=7))
+    gdig.select(**project.options(tmp_path / "fresh", random_seed=7))
     fresh, old = stored(tmp_path / "fresh"), stored(finished)
-    assert (fresh["influence"] != old["influence"]).any(), "another seed gives another sweep, or nothing is tested"
+    assert (fresh["influence"] != old["influence"]).any(), (
+        "another random seed gives another sweep, or nothing is tested"
+    )
     np.testing.assert_array_equal(stored(run_copy)["influence"], fresh["influence"])
     assert (run_copy / "selection.jsonl").read_bytes() == (tmp_path / "fresh" / "selection.jsonl").read_bytes()
 
@@ -164,7 +166,7 @@ def test_the_rust_parts_do_not_depend_on_threads(project, run_copy, finished, tm
 CHANGES = [
     ("fit", {"damping_factor": 0.2}),
     ("fit", {"fit_rows": 25}),
-    ("fit", {"seed": 1}),
+    ("fit", {"random_seed": 1}),
     ("fit", {"filter_modules": "down_proj"}),
     ("fit", {"max_length": 50}),
     ("sweep", {"projection_dim": 16}),

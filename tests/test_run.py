@@ -79,10 +79,10 @@ def present(path: Path) -> set[str]:
 
 
 def test_a_new_directory_holds_the_configuration_the_inputs_and_the_versions(opened, tmp_path):
-    run = opened(seed=3)
+    run = opened(random_seed=3)
     state = record(tmp_path / "run")
     assert state["format"] == FORMAT and state["stages"] == {} and state["inputs"] == INPUTS
-    assert state["config"] == Config.build({"run_path": tmp_path / "run", "seed": 3}).to_dict()
+    assert state["config"] == Config.build({"run_path": tmp_path / "run", "random_seed": 3}).to_dict()
     assert set(state["versions"]) == {"gdig", "torch", "transformers", "numpy", "python"}
     assert run.record.stages.fit is None and run.fit.is_bare and not run.done("fit")
 
@@ -110,9 +110,9 @@ def test_a_stage_is_running_then_done_and_its_seconds_add_up(opened, tmp_path, m
 
 
 def test_the_same_configuration_goes_on_and_what_does_not_change_results_may_change(opened, tmp_path):
-    finish(opened(seed=1), *STAGES)
+    finish(opened(random_seed=1), *STAGES)
     run = opened(
-        seed=1, threads=1, token_batch_size=7, bad_rows="skip", quiet=True, device="cpu",
+        random_seed=1, threads=1, token_batch_size=7, bad_rows="skip", quiet=True, device="cpu",
         method="top", budget="5", tau=0.5, output="o.jsonl",
     )  # fmt: skip
     assert all(run.done(name) for name in STAGES)
@@ -229,7 +229,7 @@ def test_a_refusal_leaves_no_lock(opened, tmp_path, error):
     if error == "record":
         (tmp_path / "run" / "run.json").write_text("{")
     with pytest.raises(RunError):
-        opened(**({"seed": 9} if error == "configuration" else {}))
+        opened(**({"random_seed": 9} if error == "configuration" else {}))
     (tmp_path / "run" / "run.json").write_bytes(good)
     assert opened().done("fit")
 

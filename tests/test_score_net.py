@@ -20,13 +20,13 @@ from gdig.errors import ConfigError, ModelError
 from gdig.store.sketches import SketchStore
 from gdig.training import ScoreNet, ScoreNetTrainer, difficulty
 from gdig.training.score_net import weighted_loss
-from gdig.training.trainer import SCORE_NET, last_checkpoint
+from gdig.training.trainer import SCORE_NET, last_saved_state
 from tests.support.score_nets import auroc, padded, trainer
 from tests.support.tiny_models import VOCAB, gpt2, llama, without_float32_norms
 
 
-def rows_of_tokens(n: int, seed: int = 0, longest: int = 12) -> list[dict[str, torch.Tensor]]:
-    rng = np.random.default_rng(seed)
+def rows_of_tokens(n: int, random_seed: int = 0, longest: int = 12) -> list[dict[str, torch.Tensor]]:
+    rng = np.random.default_rng(random_seed)
     rows = []
     for length in rng.integers(4, longest + 1, n):
         ids = torch.tensor(rng.integers(0, VOCAB, length))
@@ -306,7 +306,7 @@ def test_the_net_has_its_own_learning_rate(tmp_path):
 
 
 def test_evaluation_weighs_all_rows_the_same(tmp_path):
-    rows = rows_of_tokens(6, seed=1)
+    rows = rows_of_tokens(6, random_seed=1)
     made = trainer(tmp_path, llama(), rows_of_tokens(4), np.eye(4), per_device_eval_batch_size=2)
     made.score_net.weight.data += 5
     found = made.evaluate(rows)["eval_loss"]
@@ -332,7 +332,7 @@ def test_a_training_that_goes_on_ends_the_same(tmp_path, broken_one_behind):
     options = {"num_train_epochs": 3, "save_strategy": "steps", "save_steps": 5, "gradient_accumulation_steps": 1}
     whole = trainer(tmp_path / "whole", gpt2(), rows, x, **options)
     whole.train()
-    assert whole.state.max_steps == 21 and last_checkpoint(tmp_path / "whole").endswith("checkpoint-21")
+    assert whole.state.max_steps == 21 and last_saved_state(tmp_path / "whole").endswith("checkpoint-21")
     begun = tmp_path / "begun"
     shutil.copytree(tmp_path / "whole" / "checkpoint-10", begun / "checkpoint-10")
     if broken_one_behind:  # killed before the net was written
@@ -350,7 +350,7 @@ def test_a_training_that_goes_on_ends_the_same(tmp_path, broken_one_behind):
 
 def test_checkpoints_that_cannot_be_gone_on_from(tmp_path):
     made = trainer(tmp_path, llama(), rows_of_tokens(8), np.eye(8))
-    with pytest.raises(ConfigError, match=f"no checkpoint with {SCORE_NET}"):
+    with pytest.raises(ConfigError, match=f"no saved state to resume from, expected checkpoint-STEP/{SCORE_NET}"):
         made.train(resume_from_checkpoint=True)
     ScoreNet(3).save(tmp_path / "checkpoint-1" / SCORE_NET)
     with pytest.raises(ModelError, match=r"expected the tensors .*'weight': \[8\].* of a score net, got"):
@@ -371,7 +371,7 @@ BAD_FEATURES = {
     "flat": (np.zeros(8), r"features: expected an array \[rows, any\] of floats, got float64 \[8\]"),
     "whole": (np.eye(8, dtype=np.int64), "of floats, got int64"),
     "nan": (np.where(np.arange(64).reshape(8, 8) == 30, np.nan, 1.0), "features: row 3: expected finite numbers"),
-    "alike": (np.outer(np.arange(1.0, 9), np.ones(3)), "all rows point the same way"),
+    "alike": (np.outer(np.arange(1.0, 9), np.ones(3)), "all rows have the same direction"),
     "none": (None, "expected an array"),
 }
 
@@ -389,23 +389,23 @@ def test_bad_arguments(tmp_path):
         trainer(tmp_path, llama(), rows, np.eye(8), per_device_train_batch_size=1)
     with pytest.raises(ConfigError, match="at least 2 rows to compare, got 1"):
         trainer(tmp_path, llama(), rows[:1], np.eye(1))
-    with pytest.raises(ConfigError, match="train_dataset: expected one whose rows have numbers"):
+    with pytest.raises(ConfigError, match="train_dataset: expected a dataset with a length and rows by number, got "):
         trainer(tmp_path, llama(), iter(rows), np.eye(8))
 
 
 BAD_COLLATORS = {
     "no labels": (
         lambda items: {"input_ids": padded(items)["input_ids"]},
-        "the collator gives no labels, only input_ids",
+        "data_collator: expected labels, got only input_ids",
     ),
-    "list": (lambda items: [padded(items)], "expected one that makes a mapping, got list"),
+    "list": (lambda items: [padded(items)], "expected one that returns a mapping, got list"),
     "one line": (
         lambda items: {name: x.reshape(1, -1)[:, :40] for name, x in padded(items).items()},
         "expected a line of labels for each row",
     ),
     "shorter": (
         lambda items: {name: x[:, int(name == "labels") :] for name, x in padded(items).items()},
-        r"a label for each position of the logits: got labels \[4, \d+\] and logits \[4, \d+, 48\]",
+        r"a label for each position of the logits, got labels \[4, \d+\] and logits \[4, \d+, 48\]",
     ),
 }
 

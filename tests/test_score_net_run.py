@@ -125,7 +125,7 @@ def test_other_options_start_over(run_copy, monkeypatch, capsys):
         with pytest.raises(Stopped):
             score_net(run_path=run_copy, save_steps=1, **QUICK)
     first = np.load(score_net(run_path=run_copy, **{**QUICK, "quiet": False}, score_learning_rate=0.02))
-    assert "holds a training with other options, which is started over" in capsys.readouterr().err
+    assert "holds a training with other options; the training starts over" in capsys.readouterr().err
     second = np.load(score_net(run_path=run_copy, **QUICK, score_learning_rate=0.03))
     assert (first != second).any(), "the difficulties of other options are replaced"
 
@@ -159,7 +159,7 @@ def test_the_model_is_kept_when_asked(project, run_copy, tmp_path):
     stamp = file.stat().st_mtime_ns
     score_net(run_path=run_copy, save_model=kept, **QUICK)
     assert file.stat().st_mtime_ns == stamp, "both are there"
-    with pytest.raises(ConfigError, match=r"save_model: .*kept is there already"):
+    with pytest.raises(ConfigError, match=r"save_model: .*kept exists already"):
         score_net(run_path=run_copy, save_model=kept, epochs=2, **QUICK)
 
 
@@ -187,11 +187,11 @@ def test_errors(project, run_copy, tmp_path, monkeypatch):
 
     assert "run_path: required" in message(run_path=None)
     assert "is no run directory" in message(run_path=tmp_path / "none")
-    assert "batch_size: expected a whole number of at least 2, which are weighed against" in message(batch_size=1)
-    assert "epochs: expected a whole number, got 1.5" in message(epochs=1.5)
-    assert "epochs: expected a whole number of at least 1, got 0" in message(epochs=0)
-    assert "learning_rate: expected a finite number >= 0, got inf" in message(learning_rate="inf")
-    assert "score_learning_rate: expected a number above 0" in message(score_learning_rate=0)
+    assert "batch_size=1: expected a whole number of at least 2, because the score net weighs" in message(batch_size=1)
+    assert "epochs=1.5: expected a whole number" in message(epochs=1.5)
+    assert "epochs=0: expected a whole number of at least 1" in message(epochs=0)
+    assert "learning_rate=inf: expected a finite number of at least 0" in message(learning_rate="inf")
+    assert "score_learning_rate=0: expected a number above 0" in message(score_learning_rate=0)
     assert "unknown option 'epoch'" in message(epoch=1)
     with pytest.raises(ConfigError, match="quantization: a model is trained with quantization=none only, got '8bit'"):
         load_trainable(Config.build(project.options(run_copy, quantization="8bit")))

@@ -123,8 +123,8 @@ def test_the_choice_without_a_run(trained):
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(2, 20), st.integers(1, 5))
-def test_the_choice_without_a_run_is_the_plain_one(seed, n, k):
-    rng = np.random.default_rng(seed)
+def test_the_choice_without_a_run_is_the_plain_one(random_seed, n, k):
+    rng = np.random.default_rng(random_seed)
     x, hard = rng.standard_normal((n, 4)).astype(np.float32), rng.standard_normal(n).astype(np.float32)
     k = min(k, n - 1)
     budget = int(rng.integers(1, n + 1))

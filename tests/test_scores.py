@@ -74,7 +74,7 @@ def test_scores_match_the_dense_oracle(kind, case, empirical):
     want = oracle.influence(
         model.module, names, SAMPLE, SEEDS, POOL, inversion=inversion, damping_mode=mode, damping=damping,
         reduce=config.kfac_approx == "reduce", reduction=config.loss_reduction,
-        draw_seed=None if empirical else config.seed,
+        random_seed=None if empirical else config.random_seed,
     )  # fmt: skip
     # All float64 but for the result, stored as float32 (2^-24 of each); what float64 itself leaves, including the
     # condition of the damped Hessian (at most 1 / damping relative, 1e4 here), stays below 1e-9 of the largest score.
@@ -140,7 +140,7 @@ def test_positive_influence_means_a_step_lowers_the_loss():
         ("ekfac", True, 0.98 * n),
         ("ekfac", False, n / 2 + 2.33 * n**0.5 / 2),
     ):
-        model, config = wrapped(llama(seed=4), inversion=inversion, use_empirical_fisher=True, **EXACT)
+        model, config = wrapped(llama(random_seed=4), inversion=inversion, use_empirical_fisher=True, **EXACT)
         got, _ = scores(model, config, pool=pool)
         names = [layer.name for layer in model.layers]
         before = np.array([oracle.captured(model.module, names, s)[1] for s in SEEDS])

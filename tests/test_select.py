@@ -115,7 +115,7 @@ def test_a_budget_larger_than_the_pool_is_refused(project, swept_copy, budget):
     if budget == "60":
         assert len(gdig.select(**options).rows) == 60
         return
-    with pytest.raises(gdig.GdigError, match="budget: 61 rows asked for, but the pool holds 60"):
+    with pytest.raises(gdig.GdigError, match="budget=61 rows: expected at most 60, because the pool holds no more"):
         gdig.select(**options)
 
 
@@ -169,7 +169,7 @@ def test_an_object_of_options_is_as_good_as_options(project, finished, tmp_path)
 
 def test_kmeans_reads_the_store_of_a_run(finished):
     sweep = finished / "sweep"
-    model = gdig.KMeans(5, seed=0, train_rows="all", unit_normalize=run_config(finished)["unit_normalize"])
+    model = gdig.KMeans(5, random_state=0, train_rows="all", unit_normalize=run_config(finished)["unit_normalize"])
     labels = model.fit(sweep).predict(sweep)
     np.testing.assert_array_equal(labels, labels_of(finished)[0])
     np.testing.assert_array_equal(gdig.KMeans(5).fit(str(sweep)).predict(gdig.SketchStore.open(sweep)).shape, (N_ROWS,))
@@ -255,7 +255,9 @@ def test_a_run_goes_on_from_the_command_line_without_its_inputs(project, run_cop
 
 
 def test_tasks_of_the_seeds(project, tmp_path):
-    rows = [{**row, "task": ("short", 7)[place % 2]} for place, row in enumerate(translation_rows(N_SEEDS, seed=1))]
+    rows = [
+        {**row, "task": ("short", 7)[place % 2]} for place, row in enumerate(translation_rows(N_SEEDS, random_seed=1))
+    ]
     seeds = str(write_jsonl(tmp_path / "seeds.jsonl", rows))
     options = project.options(tmp_path / "run", seeds=(seeds,), task_field="task")
     result = gdig.select(**options, agreement="tasks")

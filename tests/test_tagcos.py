@@ -13,7 +13,7 @@ from scipy.optimize import nnls
 from sklearn.linear_model import orthogonal_mp_gram
 
 import gdig
-from gdig.config.budget import Budget
+from gdig.config.budget import Limit
 from gdig.config.config import Config
 from gdig.errors import ConfigError, GdigError, StoreError
 from gdig.selection.choose import choose
@@ -42,10 +42,10 @@ def gradients(rng: np.random.Generator, n: int, dim: int) -> np.ndarray:
     return (rng.standard_normal((n, dim)) + 0.7).astype(np.float32)
 
 
-@pytest.mark.parametrize("seed", range(12))
-def test_scikit_learn_takes_the_same_rows_with_the_same_weights(seed):
+@pytest.mark.parametrize("random_seed", range(12))
+def test_scikit_learn_takes_the_same_rows_with_the_same_weights(random_seed):
     """Where all weights are positive, and no product with a residual is more negative than the largest is positive."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(random_seed)
     n, dim = int(rng.integers(20, 200)), int(rng.integers(8, 40))
     x = gradients(rng, n, dim)
     wide = x.astype(np.float64)
@@ -70,9 +70,9 @@ def test_scikit_learn_takes_the_same_rows_with_the_same_weights(seed):
 
 
 @given(st.integers(0, 10_000), st.integers(2, 12), st.booleans(), st.sampled_from(["float32", "float16", "int8"]))
-def test_weights_are_the_best_that_are_not_negative(seed, budget, unit, dtype):
+def test_weights_are_the_best_that_are_not_negative(random_seed, budget, unit, dtype):
     """Against Lawson and Hanson's solver, the ridge as further equations."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(random_seed)
     n, dim = int(rng.integers(2, 40)), int(rng.integers(1, 12))
     lengths = np.exp(rng.standard_normal((n, 1), dtype=np.float32))
     with clustered((gradients(rng, n, dim) - 0.5) * lengths, np.zeros(n), dtype=dtype) as (store, labels):
@@ -113,21 +113,21 @@ def test_a_row_whose_weight_fell_to_none_weighs_again_once_it_helps():
 
 @given(cases())
 def test_quotas_are_in_proportion_and_budgets_are_kept(case):
-    pool, budget = case
+    pool, limit = case
     eligible = np.flatnonzero(pool.valid)
     pool.labels = np.where(pool.valid, pool.labels, INVALID_LABEL).astype(np.uint32)
-    choice = chosen_with(pool, budget, method="tagcos")
+    choice = chosen_with(pool, limit, method="tagcos")
     rows = choice.rows
     assert len(set(rows.tolist())) == len(rows) and set(rows.tolist()) <= set(eligible.tolist())
-    if budget.unit == "tokens":
+    if limit.unit == "tokens":
         spent = int(pool.tokens[rows].sum())
-        assert spent <= budget.amount
+        assert spent <= limit.amount
         most = int(pool.tokens[eligible].max()) if len(eligible) else 0
-        assert len(rows) == len(eligible) or spent + most > budget.amount
+        assert len(rows) == len(eligible) or spent + most > limit.amount
     else:
-        assert len(rows) == min(int(budget.amount), len(eligible))
+        assert len(rows) == min(limit.amount, len(eligible))
         # gdig.resample fills the same quotas.
-        drawn = gdig.resample(pool.labels, int(budget.amount), 0, quotas="proportional")
+        drawn = gdig.resample(pool.labels, limit.amount, 0, quotas="proportional")
         assert pool.labels[rows].tolist() == pool.labels[drawn].tolist(), "clusters in the same turns"
     # Their sketches are 0: no mean to come near to, so the rows are the nearest to it, ties by row, and that is said.
     assert not choice.reasons["pursued"].any() and not choice.reasons["weight"].any()
@@ -163,7 +163,7 @@ def test_the_residual_falls_below_that_of_other_rows():
 def test_what_is_wrong_is_named(tmp_path):
     pool = Pool(np.ones((4, 1), np.float32), *(np.ones(4, t) for t in (np.float32, np.int32, bool, np.uint32)))
     with pytest.raises(ConfigError, match="tagcos takes rows from clusters, and there are none"):
-        chosen_with(pool, Budget("rows", 2.0), clusters=False, method="tagcos")
+        chosen_with(pool, Limit("rows", 2), clusters=False, method="tagcos")
     x = np.ones((20, 3), np.float32)
     with clustered(x, np.zeros(20)) as (store, _), clustered(x[:17], np.zeros(17)) as (_, others):
         with pytest.raises(GdigError, match="labels of 17 rows: expected 20, one for each row"):
@@ -182,8 +182,8 @@ def test_rows_weights_and_reasons_through_the_door_of_all_methods(tmp_path):
     tensors = {"labels": labels.astype(np.uint32), "distances": np.zeros(30, np.float32)}
     write_tensors(tmp_path / "labels" / "00000000.safetensors", tensors, {"first_row": "0"})
     swept = Swept(store, survey(store, "mean"), tmp_path / "labels")
-    one = choose(swept, Budget("rows", 6), Config.build({"method": "tagcos"}))
-    raw = choose(swept, Budget("rows", 6), Config.build({"method": "tagcos", "unit_normalize": False}))
+    one = choose(swept, Limit("rows", 6), Config.build({"method": "tagcos"}))
+    raw = choose(swept, Limit("rows", 6), Config.build({"method": "tagcos", "unit_normalize": False}))
     expected = pursue(store, tmp_path / "labels", 6, 0)
     assert one.rows.tolist() == expected.rows.tolist() != raw.rows.tolist()
     assert one.reasons["weight"].tolist() == expected.weights.tolist() and one.reasons["pursued"].all()

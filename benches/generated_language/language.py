@@ -1,6 +1,6 @@
 """A generated translation language of five skills, and a pool with known faults. One random seed draws all of it.
 
-The source is a small English, the target an invented language. What the target of a source is, the grammar alone says:
+The source is a small English, the target an invented language. The grammar alone determines the target of a source:
 
     numbers     "four thousand and twenty"     "4 0 2 0"      place values
     clock       "quarter to nine on friday"    "word 8 : 45"  the day's word, an hour back, sixty minus the minutes
@@ -8,8 +8,8 @@ The source is a small English, the target an invented language. What the target 
     order       "the old king greets the dog"  the verb goes last, an adjective follows its noun, a place comes first
     morphology  "three dogs followed"          plural and tense are suffixes, the verb agrees with the noun's class
 
-Words are drawn by Zipf's law, so that what a rare word means stands in few rows. Each row says its skill and its fault,
-if it has one. A few words ("well", "now", ...) mean nothing and may begin a source: near-duplicates differ in them.
+Words are drawn by Zipf's law, so that few rows show the meaning of a rare word. Each row names its skill and its fault.
+A few words ("well", "now", ...) mean nothing and may begin a source; near-duplicates differ in these words.
 """
 
 from __future__ import annotations
@@ -68,7 +68,10 @@ class Corpus:
 
 
 class Language:
-    """Dictionary and grammar; `known` of each kind's words, the more frequent ones, are used (1: all)."""
+    """Dictionary and grammar.
+
+    share_of_words: the share of each kind's words, the more frequent ones, that rows use.
+    """
 
     def __init__(self, random_seed: int, share_of_words: float = 1.0) -> None:
         rng = random.Random(f"dictionary {random_seed}")
@@ -82,7 +85,7 @@ class Language:
 
     @property
     def vocabulary(self) -> list[str]:
-        """Every token of either side."""
+        """Every token of both sides."""
         numbers = [*UNITS, *TEENS, *TENS[2:], "hundred", "thousand", "and", "past", "to", "quarter", "half", "on"]
         forms = [*self.words, *(f"{noun}s" for noun in NOUNS), *(_form(v, s) for v in VERBS for s in ("s", "ed"))]
         digits = [*map(str, range(10)), *(f"{minute:02d}" for minute in range(60)), "11", "12", ":"]
@@ -90,7 +93,7 @@ class Language:
         return list(dict.fromkeys([*numbers, *forms, *digits, *others, *self.words.values()]))
 
     def draw(self, skill: str, rng: random.Random) -> tuple[str, str]:
-        """A source and its target."""
+        """Draw a source and its target."""
         draws: dict[str, Callable[[random.Random], tuple[str, str]]] = {
             "numbers": _number,
             "clock": self._clock,
@@ -219,7 +222,7 @@ def _prompt(filler: str, source: str) -> str:
 
 
 def _filler(row: Row) -> int:
-    """Number of the word that means nothing with which a row begins; past the last, when there is none."""
+    """The number of the filler word that begins a row; the number of fillers if no filler does."""
     word = row["prompt"].split()[0]
     return FILLERS.index(word) if word in FILLERS else len(FILLERS)
 

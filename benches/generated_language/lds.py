@@ -1,7 +1,7 @@
 """The linear datamodelling score (Park et al. 2023, TRAK, definition 2.4), with intervals by bootstrap.
 
-For a test example: Spearman's correlation, over subsets of the pool, of the sum of the scores of a subset's rows with
-what a model trained on the subset makes of the example, here its loss with a minus. Averaged over test examples.
+For a test example, the score is Spearman's correlation over subsets of the pool. It compares the sum of the scores of a
+subset's rows with the example's negative loss under a model trained on the subset. Test examples are averaged.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Interval:
 
 
 class Ranked:
-    """Columns of numbers [K, S], ready to be ranked again for any resampling of the K."""
+    """Columns of numbers [K, S], prepared to be ranked for any resampling of the K."""
 
     def __init__(self, x: np.ndarray) -> None:
         k, s = x.shape
@@ -63,7 +63,7 @@ def spearman(x: Ranked, y: Ranked, times: np.ndarray) -> np.ndarray:
 
 
 class Datamodel:
-    """Subsets of the pool, and what models trained on them made of the test examples.
+    """Subsets of the pool, and the outcomes of the test examples under models trained on these subsets.
 
     Args:
         members: bool [K, N], which rows are in which subset.
@@ -87,7 +87,7 @@ class Datamodel:
         return self.compare(Ranked(self._members @ scores.astype(np.float64)))
 
     def compare(self, predicted: Ranked) -> tuple[np.ndarray, np.ndarray]:
-        """The same of any prediction of the subsets' outcomes."""
+        """The same for any prediction of the subsets' outcomes."""
         values = spearman(predicted, self._outcomes, self._once)
         again = np.array([
             spearman(predicted, self._outcomes, times)[chosen].mean()

@@ -1,4 +1,4 @@
-"""Do the scores predict what training on a part of the pool does? Half-subset retraining, and rows left out."""
+"""Do the scores predict the effect of training on a part of the pool? Models are retrained on halves of the pool."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ REDUCED = ("identity", "ekfac 0.01", "ekfac 0.1", "ekfac 1", "ekfac 0.1, all lin
 
 
 def _noise(members: np.ndarray, runs: list[dict[str, np.ndarray]], world: World) -> dict[str, Any]:
-    """How far a second training of the same subsets agrees with the first, and what that lets a method reach at most.
+    """The agreement of two trainings on the same subsets, and the ceiling that it sets for every method.
 
     The ceiling is the correlation of the mean of R trainings with their expectation, by Spearman and Brown's formula.
     """

@@ -1,4 +1,4 @@
-"""What becomes of a model when the rows that a method calls best, or worst, are left out of its training?"""
+"""How does a model change if its training leaves out the rows that a method calls best, or worst?"""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ BASELINES = ("LESS cosine", "BM25", "low loss")
 def counterfactuals(world: World) -> dict[str, Any]:
     """Change of the mean loss of the seeds and of the test rows against removing as many rows at random.
 
-    A method is good when leaving out its best rows raises the loss, and leaving out its worst lowers it. Intervals:
-    rows of the evaluation and random removals resampled.
+    A method is good if the loss rises without its best rows, and falls without its worst rows. Intervals come from
+    resampled rows of the evaluation and resampled random removals.
     """
     size, scores = world.size, row_scores(world)
     order = {name: np.argsort(-score, kind="stable") for name, score in scores.items()}
@@ -57,7 +57,7 @@ def counterfactuals(world: World) -> dict[str, Any]:
 
 
 def row_scores(world: World) -> dict[str, np.ndarray]:
-    """One score [N] a row: the mean over the seeds, and for gdig's default the other ways too."""
+    """Scores [N] by name: means over the seeds, and gdig's default reduced in other ways."""
     scores = {v.name: influence(world, v)["influence"].astype(np.float64).mean(1) for v in wanted(world, METHODS)}
     ways = reductions(influence(world, DEFAULT))
     scores |= {f"{DEFAULT.name}, {way}": score for way, score in ways.items() if way in WAYS}

@@ -1,4 +1,4 @@
-"""Every score that is compared: gdig's, from runs of gdig itself, and the baselines'. Higher means better, [N, S]."""
+"""Every compared score [N, S], from runs of gdig and from the baselines. Higher is better."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from gdig.influence.curvature import Factors
 from gdig.influence.inverse import damped_eigenvalues
 from gdig.model.capture import GradientPass
 from gdig.model.load import load_model
+from gdig.run.layout import RunLayout
 
 ALL_LINEARS = r"layers\..*proj$"
 DAMPINGS = (0.0001, 0.001, 0.01, 0.1, 1.0, 10.0)
@@ -29,7 +30,7 @@ DAMPINGS = (0.0001, 0.001, 0.01, 0.1, 1.0, 10.0)
 
 @dataclass(frozen=True)
 class Variant:
-    """Options of gdig, besides its defaults; `base` asks for the gradients of the model before the pool."""
+    """Options of gdig that differ from its defaults; `base` takes the gradients of the model before the pool."""
 
     name: str
     options: dict[str, Any] = field(default_factory=dict)
@@ -60,7 +61,7 @@ QUICK = ("identity", "kfac 0.1", "ekfac 0.01", "ekfac 0.1", "ekfac 1")
 
 
 def wanted(world: World, names: Iterable[str] = VARIANTS) -> list[Variant]:
-    """Those of the names that the world asks for."""
+    """The variants among the names that the world asks for."""
     return [VARIANTS[name] for name in names if world.variants is None or name in world.variants]
 
 
@@ -81,7 +82,7 @@ def influence(world: World, variant: Variant) -> dict[str, np.ndarray]:
 
 
 def run_options(world: World, model: Path) -> dict[str, Any]:
-    """What every run of gdig here is given."""
+    """The options of every run of gdig in this bench."""
     return {
         "model": str(model),
         "candidates": [str(world.file("pool"))],
@@ -95,12 +96,12 @@ def run_options(world: World, model: Path) -> dict[str, Any]:
 
 def read_sweep(run: Path, *names: str) -> dict[str, np.ndarray]:
     """Tensors of a run's sweep, whole."""
-    store = SketchStore.open(run / "sweep")
+    store = SketchStore.open(RunLayout(run).sweep)
     return {name: np.concatenate([store.tensor(shard, name) for shard in range(store.n_shards)]) for name in names}
 
 
 def baselines(world: World) -> dict[str, np.ndarray]:
-    """Scores by name: [N, S], or [N] where they know no seed."""
+    """Scores by name: [N, S], or [N] where a score does not depend on the seeds."""
 
     def make() -> dict[str, np.ndarray]:
         scores = gradient_baselines(world)
@@ -118,8 +119,8 @@ def baselines(world: World) -> dict[str, np.ndarray]:
 def gradient_baselines(world: World) -> dict[str, np.ndarray]:
     """Cosine of whole gradients over all linear layers: plain, and as LESS has it (Xia et al. 2024, section 3).
 
-    LESS: the candidate's side is the direction that Adam would step in, with the moments of the full model's training
-    (here gone on with over the pool, weights at rest, as at a learning rate of 0); the seed's side is the gradient.
+    LESS: the candidate's side is the direction of Adam's step with the moments of the full model's training. Here the
+    moments continue over the pool with fixed weights, as at a learning rate of 0. The seed's side is the gradient.
     """
     config = Config.build(run_options(world, world.checkpoint("pool", world.full)) | {"filter_modules": ALL_LINEARS})
     pool, seeds = (torch.cat(_gradients(config, world.examples[part]), 1) for part in ("pool", "seeds"))
@@ -171,7 +172,7 @@ def _lengths(config: Config, run: Path, examples: list[Example]) -> np.ndarray:
         if config.inversion == "identity":
             total += g.double().square().sum(1)
             continue
-        f = Factors.load(run / "curvature" / f"{layer.name}.safetensors", layer.device)
+        f = Factors.load(RunLayout(run).curvature(layer.name), layer.device)
         damped = damped_eigenvalues(f, config, layer.name)
         if damped is None:
             continue
@@ -181,7 +182,7 @@ def _lengths(config: Config, run: Path, examples: list[Example]) -> np.ndarray:
 
 
 def reductions(scores: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Ways to make one score [N] of a row out of its influence on each seed."""
+    """Reduce a row's influence on each seed to one score [N], in several ways."""
     x, length = scores["influence"].astype(np.float64), scores["length"]
     ranks = x.argsort(0).argsort(0) / (len(x) - 1)
     ways = {

@@ -1,4 +1,4 @@
-"""Does a model train better on what a method chooses? From the same start, with the same number of steps."""
+"""Does a model train better on the rows that a method chooses? From the same start, with as many steps."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from gdig.run.layout import RunLayout
 from gdig.run.record import read_record
 
 EPOCHS = 3
-"""Of the whole pool: the steps that every model trains."""
+"""Every model trains as many steps as these epochs of the whole pool take."""
 
 METHODS: dict[str, dict[str, Any] | str] = {
     "gdig": {},
@@ -44,11 +44,11 @@ METHODS: dict[str, dict[str, Any] | str] = {
     "g2is, Adam": {"method": "g2is", "checkpoints": "of the training run"},
     "self-filter, score net": {"method": "self-filter", "difficulty": "score net"},
 }
-"""By gdig itself with these options besides its defaults, or the rows that are best by a score of `row_scores`."""
+"""Options of gdig that differ from its defaults, or the name of a score of `row_scores` whose best rows are taken."""
 
 
 def selections(world: World) -> dict[str, Any]:
-    """Held-out loss and exact match of models trained on each method's rows, by budget; what the rows are."""
+    """Held-out loss and exact match of models trained on each method's rows, by budget, and facts about the rows."""
     size = world.size
     steps = round(EPOCHS * size.pool / TUNE.batch_size)
     whole = [np.arange(size.pool)] * size.selections
@@ -78,8 +78,8 @@ def selections(world: World) -> dict[str, Any]:
 
 
 def by_checkpoint(world: World) -> dict[str, dict[str, float]]:
-    """What LESS's mean cosine at each checkpoint says of the pool: AUROC of sound against spoiled rows, and the rank
-    correlation with the rows' loss there."""
+    """AUROC of LESS's mean cosine at each checkpoint, sound rows against spoiled rows, and its rank correlation with
+    the loss of the rows at that checkpoint."""
     run = _run(world, {}, 0)
     layout = RunLayout(run)
     swept = read_record(layout.record).stages.sweep
@@ -108,7 +108,7 @@ def _run(world: World, options: dict[str, Any], random_seed: int) -> Path:
 
 
 def choose(world: World, budget: float) -> dict[str, list[np.ndarray]]:
-    """Rows by method: those of gdig that draw are drawn once for each training, others are chosen once."""
+    """Rows by method. Methods that draw choose once for each training, the others once."""
     model = world.checkpoint("pool", world.full)
     rows: dict[str, list[np.ndarray]] = {}
     scores = row_scores(world)
@@ -122,7 +122,9 @@ def choose(world: World, budget: float) -> dict[str, list[np.ndarray]]:
             choices = []
             for random_seed in range(world.size.selections if draws else 1):
                 run = _run(world, options, random_seed)
-                asked = run_options(world, model) | options | {"seed": random_seed, "budget": f"{100 * budget:g}%"}
+                asked = (
+                    run_options(world, model) | options | {"random_seed": random_seed, "budget": f"{100 * budget:g}%"}
+                )
                 if "checkpoints" in options:
                     asked["checkpoints"] = tuple(map(str, world.training_run()))
                 if options.get("difficulty") == "score net":
@@ -160,7 +162,7 @@ def _repeated(options: list[np.ndarray], n: int) -> list[np.ndarray]:
 def _judge(
     world: World, outcomes: dict[str, np.ndarray], reference: dict[str, np.ndarray] | None = None
 ) -> dict[str, Any]:
-    """Mean over trainings and test rows, both resampled, and what is gained on the reference, on the same test rows."""
+    """Means over trainings and test rows, both resampled, and their differences from the reference on the same rows."""
     loss, right = outcomes["test"], outcomes["right"].astype(np.float64)
     skill = world.column("test", "skill")
     results = {

@@ -1,7 +1,7 @@
-"""Many Llamas of one shape trained side by side, their weights stacked: a small model alone leaves a core idle.
+"""Many Llamas of one shape, trained side by side with stacked weights, because a small model alone leaves a core idle.
 
 Weights are those of transformers' LlamaForCausalLM by the same names, with a leading axis [M] of models (tests compare
-the logits). Only what the benches' models need is here: as many key heads as heads, tied embeddings, no dropout.
+the logits). The module covers the benches' models alone: as many key heads as heads, tied embeddings, no dropout.
 """
 
 from __future__ import annotations
@@ -105,8 +105,8 @@ def train(
 
     after: called after each step with the steps done, the weights and their optimizer.
 
-    Each model sees its own rows alone and its own learning rates, gradients and moments: what it becomes does not
-    depend on the models beside it, but for rounding.
+    Each model has its own rows, learning rates, gradients and moments. Except for rounding, a model does not depend on
+    the models beside it.
     """
     weights = {name: w.clone().requires_grad_() for name, w in start.items()}
     optimizer = torch.optim.AdamW(
@@ -145,7 +145,7 @@ def evaluate(
 
 
 def shuffled(rows: Sequence[np.ndarray], epochs: float, batch_size: int, random_seeds: Sequence[int]) -> np.ndarray:
-    """Batches [M, steps, B] of as many rows a model, which goes through its own again and again, each time anew."""
+    """Batches [M, steps, B]: each model passes over its own rows repeatedly, in a new order each time."""
     steps = round(epochs * len(rows[0]) / batch_size)
     return np.stack([
         order_of(own, steps * batch_size, random_seed).reshape(steps, batch_size)
@@ -154,7 +154,7 @@ def shuffled(rows: Sequence[np.ndarray], epochs: float, batch_size: int, random_
 
 
 def order_of(rows: np.ndarray, length: int, random_seed: int) -> np.ndarray:
-    """The rows in random order, again and again, each time in another, cut to `length`."""
+    """The rows repeated, in a new random order each time, cut to `length`."""
     rng = np.random.default_rng(random_seed)
     return np.concatenate([rng.permutation(rows) for _ in range(-(-length // len(rows)))])[:length]
 
@@ -179,7 +179,7 @@ def _losses(
 
 
 def _clip(weights: Weights, most: float) -> None:
-    """Scale each model's gradient to a norm of `most`, if it is longer."""
+    """Scale each model's gradient to a norm of `most`, if the gradient is longer."""
     gradients = [w.grad for w in weights.values() if w.grad is not None]
     norm = torch.stack([g.flatten(1).square().sum(1) for g in gradients]).sum(0).sqrt()
     scale = (most / norm.clamp(min=most)).double()

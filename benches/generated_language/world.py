@@ -1,4 +1,4 @@
-"""What every experiment on the generated language shares: rows, tokenizer, and the models before and after the pool."""
+"""What the experiments on the generated language share: rows, tokenizer, and the models before and after the pool."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from gdig.data.tokens import Encoder, Example
 
 WINDOW = 32
 STACKED = 8
-"""Models trained side by side. Their tensors stay in a core's cache; 16 are no faster."""
+"""The number of models trained side by side. Their tensors fit a core's cache; 16 models are not faster."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ TUNE = Recipe(learning_rate=4e-3)
 class World:
     """Rows, tokens and models of one size and random seed, made once and kept in `steps`.
 
-    variants: names of gdig's options that are compared (see generated.scores); None for all.
+    variants: names of gdig's options that are compared (see `scores.VARIANTS`); None for all.
     """
 
     def __init__(self, steps: Steps, size: Size, random_seed: int = 0, variants: tuple[str, ...] | None = None) -> None:
@@ -123,7 +123,7 @@ class World:
 
     @cached_property
     def base(self) -> Weights:
-        """The model that every training starts from: it knows the grammar and the more frequent words, more or less."""
+        """The model that every training starts from. It knows most of the grammar and of the frequent words."""
 
         def make() -> dict[str, np.ndarray]:
             torch.manual_seed(self.random_seed)
@@ -135,7 +135,7 @@ class World:
 
     @cached_property
     def full(self) -> Weights:
-        """The model trained on the whole pool, faults and all: the one whose gradients the scores are."""
+        """The model trained on the whole pool with its faults. The scores come from its gradients."""
         return self.tuned("model of the pool", [np.arange(self.size.pool)], [0])
 
     def tuned(
@@ -228,7 +228,7 @@ class World:
         return self.steps.path(f"checkpoint {name}", [self.asked, asdict(TUNE), asdict(BASE)], make)
 
     def facts(self) -> dict[str, Any]:
-        """What the models can do: loss and exact match by skill, of the base, the full one and one of sound rows."""
+        """Loss and exact match by skill of three models: the base, the full model, and a model of sound rows."""
         fault = self.column("pool", "fault")
         sound = np.flatnonzero((fault == CLEAN) | (fault == DUPLICATE))
         models = {"base": self.base, "pool": self.full, "sound rows": self.tuned("model of sound rows", [sound], [0])}

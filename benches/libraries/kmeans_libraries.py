@@ -1,6 +1,7 @@
-"""What k-means is compared with. Each function runs Lloyd from given centroids over all rows, with two results.
+"""gdig's k-means and the libraries that it is compared with.
 
-The seconds of one iteration (the last), and the centroids [K, d] float32 after all of them.
+Each function runs Lloyd from given centroids over all rows. It returns the seconds of the last iteration, and the
+centroids [K, d] float32 after all iterations.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ Lloyd = Callable[[Any, NDArray[np.float32], int, int], Result]
 
 
 def gdig(x: Any, start: NDArray[np.float32], iterations: int, threads: int, kernel: str | None = None) -> Result:
-    """Ours, straight from a store."""
+    """gdig, from a store."""
     from gdig import KMeans
 
     stamps: list[float] = []
@@ -39,7 +40,7 @@ def faiss(x: NDArray[np.float32], start: NDArray[np.float32], iterations: int, t
 
 
 def scikit_learn(x: NDArray[np.float32], start: NDArray[np.float32], iterations: int, threads: int) -> Result:
-    """sklearn.cluster.KMeans, algorithm lloyd: by difference, as it tells no times. It also assigns once at the end."""
+    """sklearn.cluster.KMeans, algorithm lloyd: timed by difference. It also assigns once at the end."""
     from sklearn.cluster import KMeans
     from threadpoolctl import threadpool_limits
 
@@ -49,14 +50,14 @@ def scikit_learn(x: NDArray[np.float32], start: NDArray[np.float32], iterations:
         return time.perf_counter() - begin, model.cluster_centers_
 
     with threadpool_limits(threads), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that it has not converged, which is meant
+        warnings.simplefilter("ignore")  # it warns that it has not converged, which is intended
         one_iteration, _ = fit(1)
         all_iterations, centers = fit(iterations)
     return (all_iterations - one_iteration) / (iterations - 1), centers
 
 
 def fastkmeans(x: NDArray[np.float32], start: NDArray[np.float32], iterations: int, threads: int) -> Result:
-    """fastkmeans on the CPU: by difference. It takes no start, so its centroids are of its own."""
+    """fastkmeans on the CPU: timed by difference. It starts from its own centroids."""
     import torch
     from fastkmeans import FastKMeans
 

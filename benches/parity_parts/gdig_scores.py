@@ -16,6 +16,7 @@ from gdig.influence.seed_factors import precondition_seeds
 from gdig.model.causal_model import wrap_model
 from gdig.passes.influence_pass import make_influence_pass
 from gdig.progress import Progress
+from gdig.run.layout import RunLayout
 
 FULL = {"seed_energy": 1.0, "seed_rank": 1 << 16}
 """Options with which the seeds' preconditioned gradients are kept whole."""
@@ -36,7 +37,7 @@ def scores(project: Project, case: Case, **options: Any) -> np.ndarray:
             **options,
             progress=Progress(quiet=True),
         )
-        store = gdig.SketchStore.open(path / "sweep")
+        store = gdig.SketchStore.open(RunLayout(path).sweep)
         return np.concatenate([np.array(store.tensor(shard, "influence")) for shard in range(store.n_shards)])
 
 

@@ -1,21 +1,30 @@
 """kronfluence's and bergson's scores, each brought to gdig's conventions.
 
-Ours: an example's loss is the mean (or the sum) over its target tokens, and the same loss everywhere; A and S average
-over every position that is no pad, the last one too; a layer with a bias has a constant 1 appended to its input. The
-eigenvalues of K-FAC are l_S l_A^T times the tokens per example, of EK-FAC the mean over examples of squared gradients;
-damping adds a share of the layer's mean eigenvalue, or a number, or is split between S and A.
+gdig:
 
-kronfluence: loss, labels and positions are its user's, by Task. It has no Conv1D, so each becomes an nn.Linear of the
-same weights. Its K-FAC leaves the tokens per example c out: with H = c K + x, H^-1 = (K + x / c)^-1 / c, so an absolute
-damping goes in divided by c and the scores come out divided by c. Relative damping is 0.1 times the mean and nothing
-else (damping_factor=None). It has no factored damping.
+- An example's loss is the mean (or the sum) over its target tokens, in every place.
+- A and S average over every position that is not a pad, including the last.
+- A layer with a bias has a constant 1 appended to its input.
+- K-FAC's eigenvalues are l_S l_A^T times the tokens per example. EK-FAC's are means over examples of squared gradients.
+- Damping adds a share of the layer's mean eigenvalue, or a number, or is split between S and A.
 
-bergson: a document's last position carries no gradient and is left out of A and S; one more token without a label at
-the end makes the true last one count. With a mean loss its factors weight a document of n targets by 1 / n, as the
-Hessian of the mean loss would, not by 1 / n^2, as the gradients of that loss do; here the factors are fitted with the
-loss of its own gradients. The bias is an option (include_bias). Factored damping is its relative one: x is
-damping_factor times the layer's mean eigenvalue, in factors that carry sqrt(c) each; so it is called layer by layer
-with damping_factor = x c / mean, and the scores come out multiplied by c.
+kronfluence:
+
+- The user's Task defines loss, labels and positions.
+- There is no Conv1D, so each Conv1D becomes an nn.Linear of the same weights.
+- K-FAC leaves out the tokens per example c. With H = c K + x, H^-1 = (K + x / c)^-1 / c. An absolute damping is
+  therefore divided by c on the way in, and the scores are divided by c on the way out.
+- Relative damping is always 0.1 times the mean (damping_factor=None). There is no factored damping.
+
+bergson:
+
+- A document's last position has no gradient and is left out of A and S. One more token without a label at the end
+  makes the true last position count.
+- With a mean loss, the factors weight a document of n targets by 1 / n, as the Hessian of the mean loss does. The
+  gradients weight it by 1 / n^2. Here the factors are fitted with the loss of the gradients.
+- The bias is an option (include_bias).
+- Factored damping is relative: x is damping_factor times the layer's mean eigenvalue, in factors that carry sqrt(c)
+  each. Each layer is therefore damped by itself with damping_factor = x c / mean, and the scores are multiplied by c.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How near two sides' scores are, and the tables of it: largest differences as shares of the seed's largest score."""
+"""Compares two sides' scores, and prints the tables: largest differences as shares of the seed's largest score."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ EXPECTED = 1e-5
 
 REFERENCE, FLOOR, EXACT, DEFAULT = "dense float64", "dense, float32 pass", "gdig", "gdig at 0.99"
 WIDE = ("gdig, float64", "kronfluence, float64")
-"""Everything in float64 but for the stored result, which leaves no rounding to hide behind."""
+"""Everything in float64 except the stored result, so that rounding explains no difference."""
 PEERS = ("kronfluence", "bergson")
 
 
@@ -23,8 +23,8 @@ def compare(scores: np.ndarray, reference: np.ndarray) -> dict[str, Any]:
 
     Returns:
         spearman, pearson: [S] over the rows. largest: the largest |difference| over the largest |reference| of the
-        seed. elementwise: the largest |difference| over the |reference| of the same row and seed, which cancelling
-        terms of a score near zero can make large without a cause besides rounding.
+        seed. elementwise: the largest |difference| over the |reference| of the same row and seed. Rounding alone
+        makes it large for scores near zero, whose terms cancel.
     """
     x, y = scores.astype(np.float64), reference.astype(np.float64)
     difference = np.abs(x - y)
@@ -37,7 +37,7 @@ def compare(scores: np.ndarray, reference: np.ndarray) -> dict[str, Any]:
 
 
 def compare_all(sides: Mapping[str, np.ndarray]) -> dict[str, dict[str, Any]]:
-    """Ours with every other side, every side with the reference, float64 with float64: by "this, that"."""
+    """gdig with every other side, every side with the reference, float64 with float64; by "this - that"."""
     others = [name for name in (REFERENCE, *PEERS) if name in sides]
     pairs = [(ours, other) for ours in (EXACT, DEFAULT) for other in others]
     pairs += [(other, REFERENCE) for other in (FLOOR, *PEERS, *WIDE) if other in sides]
@@ -46,7 +46,7 @@ def compare_all(sides: Mapping[str, np.ndarray]) -> dict[str, dict[str, Any]]:
 
 
 def missed(models: Mapping[str, Any]) -> list[str]:
-    """What is farther from ours at full rank than expected."""
+    """The pairs that are farther from gdig at full rank than expected."""
     return [
         f"{kind}, {case}: {pair}: {comparison['largest']:.1e}"
         for kind, cases in models.items()
@@ -57,7 +57,7 @@ def missed(models: Mapping[str, Any]) -> list[str]:
 
 
 def full_table(models: Mapping[str, Any]) -> str:
-    """A row for a model and a case: largest differences between sides, the least correlation of ours with any."""
+    """A row for each model and case: largest differences between sides, and gdig's least correlation with any side."""
     pairs = {
         "gdig, kronfluence": (EXACT, "kronfluence"),
         "gdig, bergson": (EXACT, "bergson"),
@@ -88,7 +88,7 @@ def full_table(models: Mapping[str, Any]) -> str:
 
 
 def unmatched_table(results: Mapping[str, Mapping[str, Any]]) -> str:
-    """What one convention costs that is left as a library has it: its scores beside ours."""
+    """The effect of one convention that is left as a library has it: the library's scores beside gdig's."""
     header = ["left as it is", "model", "case", "Spearman", "Pearson", "largest"]
     rows = [
         [name, result["model"], result["case"], f"{min(result['spearman']):.4f}", f"{min(result['pearson']):.4f}",

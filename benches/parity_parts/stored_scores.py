@@ -1,4 +1,4 @@
-"""What the tests compare gdig's scores with where no peer is installed: the peers' scores on a small project."""
+"""Stored scores of kronfluence and bergson on a small project: the tests compare gdig with them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from benches.parity_parts.parity_cases import Case
 from gdig.store.atomic import replacing
 
 MODEL, ROWS, SEEDS = "gpt2", 24, 3
-"""The model with biases, whose conventions are more; rows enough that A and S do not lack rank."""
+"""The model with biases, which has more conventions; enough rows that A and S have full rank."""
 
 TESTED = (
     Case("identity"),
@@ -24,13 +24,13 @@ TESTED = (
     Case("ekfac", "absolute", 3e-4),
     Case("ekfac", loss_reduction="sum"),
 )
-"""What both peers can express."""
+"""The cases that both libraries can express."""
 
 PEERS: dict[str, dict[str, Any]] = {"kronfluence": {"dtype": torch.float64}, "bergson": {}}
-"""Each as exact as it gets: bergson has no float64 all the way."""
+"""Options with which each library is most exact. bergson does not compute everything in float64."""
 
 DIGITS = {"kronfluence": 12, "bergson": 9}
-"""Significant ones that are stored: more than a float32 has; all of one."""
+"""Significant digits that are stored: more than float32 has, or all that float32 has."""
 
 
 def write_expectations(

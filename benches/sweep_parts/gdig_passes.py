@@ -1,4 +1,4 @@
-"""What is timed, by name: gdig's passes and the plain ones. Each is made ready first, outside the clock."""
+"""The timed passes: gdig's and the plain ones. Each is prepared before the clock starts."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ from gdig.passes.row_pass import RowPass
 from gdig.progress import Progress
 
 Pass = Callable[[Sequence[Example]], object]
-"""One pass over examples, which is what the clock sees."""
+"""One pass over examples; the clock measures this call."""
 
 QUIET = Progress(quiet=True)
 
-# Of the sweep with many seeds: their number and the rank of each.
+# The sweep with many seeds: the number of seeds, and the rank of each.
 MANY_SEEDS, MANY_RANK = 256, 32
 
-# Examples that a curvature is fitted on where only its use is timed.
+# The examples that a curvature is fitted on, where only its use is timed.
 _FIT_ROWS = 64
 
 
 @dataclass
 class Case:
-    """A model size with its examples; lengths int64 [N, 2] are what theirs are drawn from."""
+    """A model size with its examples, whose lengths are drawn from `lengths` int64 [N, 2]."""
 
     size: Size
     lengths: np.ndarray
@@ -98,7 +98,7 @@ def scores_full(case: Case) -> Pass:
 def scores_many(case: Case) -> Pass:
     """Sketch and scores of 256 seeds at rank 32, both on the down projection of every third block.
 
-    The factors are random: what they cost depends on their shapes alone.
+    The factors are random, because the time depends on their shapes alone.
     """
     third = "|".join(map(str, range(0, case.size.layers, 3)))
     config = case.config(filter_modules=rf"\.({third})\.mlp\.down_proj$")
@@ -139,7 +139,7 @@ def _scores(case: Case, config: Config) -> Pass:
 
 
 def _checkpoint(case: Case, model: Model) -> Pass:
-    """Moments are random: what they cost depends on their shapes alone."""
+    """The moments are random, because the time depends on their shapes alone."""
     generator = torch.Generator().manual_seed(0)
 
     def moments(layer: Layer) -> Moments:

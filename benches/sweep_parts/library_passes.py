@@ -1,11 +1,15 @@
-"""Other ways to the same scores and factors, made ready like ours: kronfluence, bergson, and a loop over examples.
+"""Other ways to the same scores and factors: kronfluence, bergson, and a loop over examples.
 
-All work on the same model, on all its MLP layers, with the mean loss of each example's target tokens. bergson and the
-loop take the seeds' preconditioned gradients from our own curvature, multiplied out, so that their scores are ours to
-rounding; kronfluence fits its own factors (its scoring includes preconditioning the seeds, which it cannot keep).
-bergson and kronfluence get sorted examples, whose pads are then as few as ours; no mask, which a causal model does not
-need for pads on the right. Weights are frozen but for those of the layers that count in the loop, and the embeddings
-under bergson, which loads a model so. benches/parity.py compares the scores themselves.
+All of them work on the same model, on all its MLP layers, with the mean loss of each example's target tokens:
+
+- bergson and the loop take the seeds' preconditioned gradients from gdig's curvature, multiplied out. Their scores
+  therefore equal gdig's up to rounding.
+- kronfluence fits its own factors. Its scoring preconditions the seeds each time.
+- bergson and kronfluence get sorted examples, so that they have as few pads as gdig. They get no mask, because a causal
+  model needs none for pads on the right.
+- Weights are frozen, except those of the scored layers in the loop, and the embeddings under bergson.
+
+`benches.parity` compares the scores themselves.
 """
 
 from __future__ import annotations
@@ -25,11 +29,11 @@ from gdig.data.tokens import Example
 from gdig.influence.seed_factors import precondition_seeds
 
 KRONFLUENCE_LINES = 64
-"""Examples in a batch of kronfluence, which takes a number of them, not of tokens."""
+"""Examples in a batch of kronfluence, which counts examples, not tokens."""
 
 
 def loop(case: Case) -> Pass:
-    """One example at a time, its weights' gradients against the seeds' preconditioned ones, as users write it."""
+    """One example at a time: its gradients times the seeds' preconditioned gradients, as users write it."""
     module, seeds = case.size.module(), _dense_seeds(case)
     module.eval().requires_grad_(False)
     parameters = {name: module.get_submodule(name).weight.requires_grad_() for name in seeds}
@@ -50,7 +54,7 @@ def loop(case: Case) -> Pass:
 
 
 def bergson_scores(case: Case) -> Pass:
-    """bergson's own collector with a scorer on the fly, in memory; the batches are its own allocation."""
+    """bergson's collector, which scores while it collects, in memory; bergson allocates the batches."""
     module, names = bergson_cpu.frozen(case.size.module(), [layer.name for layer in case.model.layers])
     seeds = {name: w.flatten(1) for name, w in zip(names, _dense_seeds(case).values(), strict=True)}
     return quiet(lambda examples: bergson_cpu.scores(module, seeds, examples, case.size.token_batch_size))
@@ -68,7 +72,7 @@ def bergson_fit(case: Case) -> Pass:
 
 
 def kronfluence_scores(case: Case) -> Pass:
-    """kronfluence's pairwise scores, from factors that it fitted itself beforehand."""
+    """kronfluence's pairwise scores, from factors that kronfluence fitted before."""
     ready, folder = _kronfluence(case)
     with discarded():
         ready.fit_all_factors(

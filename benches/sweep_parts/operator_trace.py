@@ -19,9 +19,9 @@ def profile(run: Pass, examples: Sequence[Example], dimensions: set[int], warm_u
     Args:
         run: the pass.
         examples: what it passes over.
-        known: dimensions of the model; any other (tokens, lines, lengths, which differ from batch to batch) is a dot.
-        warm_up: examples passed before.
-        rows: operators shown.
+        dimensions: of the model. Other sizes (tokens, lines, lengths) differ from batch to batch and print as a dot.
+        warm_up: the number of examples passed before.
+        rows: the number of operators shown.
     """
     run(examples[:warm_up])
     begin = time.perf_counter()

@@ -1,8 +1,8 @@
 """The plain forward and backward pass that the sweep is measured against, on any device.
 
-A Hugging Face model as it comes, every parameter requiring grad, the loss that the model itself computes, its
-backward, gradients set to none after each batch. Either over the examples in file order, padded to the longest of each
-32, with an attention mask; or over gdig's own rectangles, which need no mask.
+The model comes from Hugging Face unchanged, and every parameter requires grad. The model computes its own loss. After
+each batch the gradients are set to None. The batches are either the examples in file order, 32 at a time, padded to
+the longest and with an attention mask; or gdig's rectangles, which need no mask.
 """
 
 from __future__ import annotations

@@ -34,9 +34,9 @@ def difference(scores: np.ndarray, exact: np.ndarray) -> dict[str, float]:
 
 
 def targets(size: str, passes: dict[str, Any]) -> list[dict[str, Any]]:
-    """The targets that this size and these passes have, each with what was measured and whether it is met.
+    """The targets of this size and these passes: the measured ratio, and whether it meets the target.
 
-    By the clock; the ratio of CPU time stands beside, which says more where rounds were disturbed by other work.
+    The target is about the clock. The ratio of CPU time stands beside it, because other work disturbs it less.
     """
     results = []
     for sizes, name, ratio, most in TARGETS:

@@ -14,7 +14,7 @@ from benches.zh_en.competence import Checkpoint
 from benches.zh_en.exact import DEFAULT, IDENTITY
 from benches.zh_en.measure import read_sweep
 from benches.zh_en.variants import auroc_with_error, spearman
-from gdig.config.budget import Budget
+from gdig.config.budget import Limit
 from gdig.config.config import Config
 from gdig.config.options import SelectOptions
 from gdig.run.layout import RunLayout
@@ -48,11 +48,12 @@ def chosen(run: Path, options: dict[str, Any], budget: int, n_draws: int) -> lis
     output = str(run.with_name("chosen.jsonl"))
     config = config.with_options(**{**defaults, **options, "run_path": str(run), "output": output})
     gdig.select(config.with_options(budget=str(budget)))
-    store = gdig.SketchStore.open(run / "sweep")
-    labels = run / "clusters" / "labels" if METHODS[config.method].clusters else None
+    layout = RunLayout(run)
+    store = gdig.SketchStore.open(layout.sweep)
+    labels = layout.labels if METHODS[config.method].clusters else None
     summary = survey(store, config.score)
     return [
-        choose(Swept(store, summary, labels), Budget("rows", budget), config.with_options(seed=random_seed)).rows
+        choose(Swept(store, summary, labels), Limit("rows", budget), config.with_options(random_seed=random_seed)).rows
         for random_seed in range(n_draws)
     ]
 

@@ -10,13 +10,14 @@ import numpy as np
 from benches.zh_en.pool import CORRUPTIONS
 from examples.demo import auroc
 from gdig import SketchStore
+from gdig.run.layout import RunLayout
 
 ALL = "all four"
 
 
 def read_sweep(run: Path, *names: str) -> list[np.ndarray]:
     """Tensors of a run's sweep, whole."""
-    store = SketchStore.open(run / "sweep")
+    store = SketchStore.open(RunLayout(run).sweep)
     if not all(store.tensor(shard, "valid").all() for shard in range(store.n_shards)):
         raise SystemExit(f"{run}: rows without a finite score; AUROC would count them wrongly")
     return [np.concatenate([store.tensor(shard, name) for shard in range(store.n_shards)]) for name in names]

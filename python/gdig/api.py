@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from gdig.config.budget import Budget, parse_budget
+from gdig.config.budget import Limit, parse_budget
 from gdig.config.config import Config, Training
 from gdig.data.export import export
 from gdig.distributed.ranks import Ranks
@@ -70,7 +70,7 @@ def cluster(
     with _workspace(config, progress, options, ranks) as work:
         store = _sweep(work)
         found = survey(store, work.config.score)
-        _cluster(work, store, found, _budget(work, found))
+        _cluster(work, store, found, _limit(work, found))
         return work.run.path
 
 
@@ -86,10 +86,10 @@ def select(
         tasks = read_tasks(work.seed_corpus, work.config.task_field)
         store = _sweep(work)
         found = _survey(work, store, tasks)
-        budget = _budget(work, found)
+        limit = _limit(work, found)
         if METHODS[work.config.method].clusters:
-            _cluster(work, store, found, budget)
-        return _choose(work, store, found, tasks, budget)
+            _cluster(work, store, found, limit)
+        return _choose(work, store, found, tasks, limit)
 
 
 def compare(
@@ -110,12 +110,12 @@ def compare(
         tasks = read_tasks(work.seed_corpus, work.config.task_field)
         store = _sweep(work)
         found = _survey(work, store, tasks)
-        budget = _budget(work, found)
-        _cluster(work, store, found, budget)
+        limit = _limit(work, found)
+        _cluster(work, store, found, limit)
         swept = _swept(work, store, found, tasks, clusters=True)
         possible = [name for name, method in METHODS.items() if swept.checkpoints or not method.checkpoints]
         n_clusters = int((label_counts(work.layout.labels) > 0).sum())
-        return compare_methods(swept, methods or possible, budget, work.config, time.monotonic, n_clusters)
+        return compare_methods(swept, methods or possible, limit, work.config, time.monotonic, n_clusters)
 
 
 def score_net(
@@ -310,25 +310,19 @@ def _survey(work: Workspace, store: SketchStore, tasks: Tasks) -> Survey:
     return survey(store, config.score, tasks.of_seed if config.agreement == "tasks" else None)
 
 
-def _budget(work: Workspace, found: Survey) -> Budget:
-    """The budget in rows or tokens.
+def _limit(work: Workspace, found: Survey) -> Limit:
+    """What the option `budget` allows in this pool.
 
     Raises:
-        ConfigError: when it is more than the pool holds.
+        ConfigError: when the budget is more than the pool holds.
     """
-    budget = parse_budget(work.config.budget)
-    held = found.all_tokens if budget.unit == "tokens" else found.rows
-    if budget.unit == "share":
-        return Budget("rows", budget.rows(held))
-    if budget.amount > held:
-        raise ConfigError(f"budget: {budget.amount:.0f} {budget.unit} asked for, but the pool holds {held}")
-    return budget
+    return parse_budget(work.config.budget).limit(found.rows, found.all_tokens)
 
 
-def _cluster(work: Workspace, store: SketchStore, found: Survey, budget: Budget) -> None:
+def _cluster(work: Workspace, store: SketchStore, found: Survey, limit: Limit) -> None:
     """k-means and labels, unless they are there for as many clusters."""
     run = work.run
-    n_clusters = resolve_clusters(work.config, found, budget)
+    n_clusters = resolve_clusters(work.config, found, limit)
     if run.done("cluster") and run.cluster.n_clusters == n_clusters:
         return
     if run.done("cluster"):
@@ -341,11 +335,11 @@ def _cluster(work: Workspace, store: SketchStore, found: Survey, budget: Budget)
         run.update("cluster", **facts)
 
 
-def _choose(work: Workspace, store: SketchStore, found: Survey, tasks: Tasks, budget: Budget) -> Selection:
+def _choose(work: Workspace, store: SketchStore, found: Survey, tasks: Tasks, limit: Limit) -> Selection:
     """Choose, and write the chosen rows whole."""
     config, run = work.config, work.run
     swept = _swept(work, store, found, tasks, clusters=METHODS[config.method].clusters)
-    choice = choose(swept, budget, config)
+    choice = choose(swept, limit, config)
     rows, told = choice.rows, choice.columns
     columns = [
         {

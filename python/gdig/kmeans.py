@@ -22,7 +22,7 @@ RowSource: TypeAlias = SketchStore | str | Path | NDArray[Any]
 TRAIN_ROWS_PER_CENTROID = 1_024
 
 _PARAMETERS = (
-    "n_clusters", "init", "max_iter", "tol", "seed", "train_rows", "unit_normalize", "n_threads", "kernel",
+    "n_clusters", "init", "max_iter", "tol", "random_state", "train_rows", "unit_normalize", "n_threads", "kernel",
 )  # fmt: skip
 
 
@@ -45,7 +45,7 @@ class KMeans:
         init: "k-means++" (on a sample of 16 rows a centroid, at least 4,096), or centroids [K, d] to start from.
         max_iter: most iterations.
         tol: stop when an iteration lowers the inertia by no more than this share.
-        seed: of all draws.
+        random_state: the random seed of all draws.
         train_rows: rows to train on, chosen by a seeded hash: None for 1,024 a centroid, "all", or a number of at
             least K.
         unit_normalize: scale rows and centroids to unit length (spherical k-means); distances are then between these.
@@ -78,7 +78,7 @@ class KMeans:
         init: Literal["k-means++"] | NDArray[Any] = "k-means++",
         max_iter: int = 25,
         tol: float = 1e-4,
-        seed: int = 0,
+        random_state: int = 0,
         train_rows: int | Literal["all"] | None = None,
         unit_normalize: bool = False,
         n_threads: int | None = None,
@@ -88,7 +88,7 @@ class KMeans:
         self.init = init
         self.max_iter = max_iter
         self.tol = tol
-        self.seed = seed
+        self.random_state = random_state
         self.train_rows = train_rows
         self.unit_normalize = unit_normalize
         self.n_threads = n_threads
@@ -118,7 +118,7 @@ class KMeans:
         x: RowSource,
         callback: Callable[[int, float, float], object] | None = None,
         *,
-        checkpoint: str | Path | None = None,
+        resume_file: str | Path | None = None,
     ) -> KMeans:
         """Find centroids.
 
@@ -126,7 +126,7 @@ class KMeans:
             x: the rows, see the class.
             callback: called after each iteration with its number from 1, the inertia before its update, and how far
                 the centroids moved (Euclidean norm over all of them). An exception in it ends the fit.
-            checkpoint: a file that is written after each iteration, complete or not at all. If it is there already,
+            resume_file: a file that is written after each iteration, complete or not at all. If it is there already,
                 and was made from the same rows with the same parameters (n_threads and max_iter apart), the fit goes
                 on from it, to the result that it would have had without a break; else it is overwritten. Rows are
                 compared by the checksums of a store's shards; of an array, 4,096 rows are looked at.
@@ -136,42 +136,42 @@ class KMeans:
             StoreError: if a shard is missing or damaged.
             ValueError, TypeError: on a parameter or an array that cannot be used.
         """
-        return self._fit(x, callback, checkpoint, None)
+        return self._fit(x, callback, resume_file, None)
 
     def fit_shared(
         self,
         x: RowSource,
-        others: Any,
+        peers: Any,
         callback: Callable[[int, float, float], object] | None = None,
         *,
-        checkpoint: str | Path | None = None,
+        resume_file: str | Path | None = None,
     ) -> KMeans:
         """Find centroids together with other processes: to the bits of :meth:`fit`, whose arguments these are.
 
         Args:
             x: the rows, the same in all processes.
-            others: the processes, as :class:`gdig.distributed.kmeans.KMeansPeers` is. Rank 0 is fitted; the others help
+            peers: the processes, as :class:`gdig.distributed.kmeans.KMeansPeers` is. Rank 0 is fitted; the peers help
                 until it ends.
             callback: rank 0's.
-            checkpoint: rank 0's.
+            resume_file: rank 0's.
         """
-        if others.rank:
-            return self._fit(x, None, None, others)
-        self._fit(x, callback, checkpoint, others)
-        others.end()
+        if peers.rank:
+            return self._fit(x, None, None, peers)
+        self._fit(x, callback, resume_file, peers)
+        peers.end()
         return self
 
     def _fit(
         self,
         x: RowSource,
         callback: Callable[[int, float, float], object] | None,
-        checkpoint: str | Path | None,
-        others: Any | None,
+        resume_file: str | Path | None,
+        peers: Any | None,
     ) -> KMeans:
         self._check()
         init = None if isinstance(self.init, str) else np.ascontiguousarray(self.init, dtype=np.float32)
-        if checkpoint is not None:
-            Path(checkpoint).parent.mkdir(parents=True, exist_ok=True)
+        if resume_file is not None:
+            Path(resume_file).parent.mkdir(parents=True, exist_ok=True)
         train_rows = self.train_rows
         if train_rows is None:
             train_rows = TRAIN_ROWS_PER_CENTROID * self.n_clusters
@@ -181,14 +181,14 @@ class KMeans:
             init=init,
             max_iter=self.max_iter,
             tol=float(self.tol),
-            random_state=self.seed,
+            random_state=self.random_state,
             train_rows=None if train_rows == "all" else train_rows,
             unit_normalize=self.unit_normalize,
             n_threads=self.n_threads or 0,
             kernel=self.kernel,
             callback=callback,
-            resume_file=checkpoint,
-            peers=others,
+            resume_file=resume_file,
+            peers=peers,
         )
         if fitted is not None:
             self.cluster_centers_, self.inertia_, self.n_iter_, self.counts_ = fitted
@@ -280,7 +280,7 @@ class KMeans:
 
     def _check(self) -> None:
         """Check every parameter at the door; what depends on the rows is checked where they are known."""
-        least = {"n_clusters": 1, "max_iter": 1, "seed": 0, "n_threads": 1, "train_rows": self.n_clusters}
+        least = {"n_clusters": 1, "max_iter": 1, "random_state": 0, "n_threads": 1, "train_rows": self.n_clusters}
         for name, minimum in least.items():
             value = getattr(self, name)
             if (name == "train_rows" and value == "all") or (name in ("train_rows", "n_threads") and value is None):

@@ -1,29 +1,31 @@
-"""What a run tells the person who waits for it, on stderr: bars on a terminal, plain lines elsewhere, or nothing.
+"""What a run shows on stderr while it works: bars, plain lines, or nothing.
 
-Results never pass through here; they go to stdout.
+Bars (by tqdm) stand in a terminal and in a notebook. A log file gets plain lines. Results go to stdout, not through
+this module.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Protocol, TextIO
+from typing import Any, Protocol, TextIO
 
-if TYPE_CHECKING:
-    from rich.progress import Progress as RichProgress
-    from rich.progress import TaskID
-
-_PLAIN_INTERVAL_S = 5.0
+_LINE_INTERVAL_S = 5.0
+_FORMAT = (
+    "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}{unit} [{elapsed}<{remaining}, {rate_noinv_fmt}{postfix}]"
+)
+_FORMAT_WITHOUT_TOTAL = "{desc}: {n_fmt}{unit} [{elapsed}, {rate_noinv_fmt}{postfix}]"
 
 
 class Bar(Protocol):
     """Progress of one stage."""
 
     def advance(self, k: int, note: str = "") -> None:
-        """Count `k` more units as done; `note` (such as "batch halved to 4096 tokens") stands beside the bar."""
+        """Count `k` more units as done, and show `note` (such as "batch halved to 4096 tokens") beside the count."""
 
 
 class Progress:
@@ -31,9 +33,9 @@ class Progress:
 
     Args:
         quiet: print nothing at all.
-        stream: where to print; stderr as it is when the object is made, if None.
-        clock: seconds from any origin, never going back; a test can set it.
-        first: of several processes: whether this one is the first to give a warning, which then is given here.
+        stream: where to print. Default: stderr as it is when the object is made.
+        clock: seconds from any origin, never going back. A test can set the clock.
+        first: of several processes, whether this process is the first to give a warning. The first process prints it.
     """
 
     def __init__(
@@ -48,16 +50,18 @@ class Progress:
         self._clock = clock
         self._warned: set[str] = set()
         self._first = first
-        self._rich: RichProgress | None = None
-        self._terminal = not quiet and self._stream.isatty() and os.environ.get("TERM") != "dumb"
+        self._open_bars = 0
+        self._in_notebook = not quiet and stream is None and "ipykernel.zmqshell" in sys.modules
+        self._in_terminal = not quiet and self._stream.isatty() and os.environ.get("TERM") != "dumb"
 
     def say(self, text: str) -> None:
-        """Print a line (above the bars, if some are shown)."""
+        """Print a line. If bars are shown, the line stands above the bars."""
         if self._quiet:
             return
-        if self._rich is not None:
-            # Plain text: a bracket in a file name is no markup, and a path is not cut at the terminal's width.
-            self._rich.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        if self._open_bars:
+            from tqdm import tqdm
+
+            tqdm.write(text, file=self._stream)
         else:
             print(text, file=self._stream, flush=True)
 
@@ -66,80 +70,110 @@ class Progress:
         if text not in self._warned:
             self._warned.add(text)
             if self._first(text):
-                self._warn(f"warning: {text}")
+                self._print_warning(f"warning: {text}")
 
-    def _warn(self, line: str) -> None:
+    def _print_warning(self, line: str) -> None:
         self.say(line)
 
     @contextmanager
     def stage(self, name: str, total: int | None, unit: str = "rows", done: int = 0) -> Iterator[Bar]:
-        """Show the progress of a stage until the block ends.
+        """Show the progress of a stage until the block ends. A stage inside another gets a bar of its own.
 
         Args:
             name: what is being done, such as "sweep".
             total: units in all; None if that is not known.
             unit: plural of what is counted.
-            done: units that an earlier start left finished. They count as done, but not for the rate.
+            done: units that an earlier start finished. They count as done, but not for the rate.
         """
         if self._quiet:
-            yield _Silent()
-        elif self._terminal:
-            with self._on_terminal() as rich_progress:
-                bar = _RichBar(rich_progress, name, total, unit, done)
+            yield _SilentBar()
+        elif self._in_notebook or self._in_terminal:
+            bar = _TqdmBar(self._in_notebook, self._stream, name, total, unit, done)
+            self._open_bars += 1
+            try:
                 yield bar
-                bar.finish()
+            finally:
+                self._open_bars -= 1
+                bar.close()
         else:
-            plain = _PlainBar(self.say, self._clock, name, total, unit, done)
-            yield plain
-            plain.finish()
-
-    @contextmanager
-    def _on_terminal(self) -> Iterator[RichProgress]:
-        if self._rich is not None:  # a stage inside another: one more bar in the same display
-            yield self._rich
-            return
-        self._rich = _rich_display(self._stream)
-        try:
-            with self._rich:
-                yield self._rich
-        finally:
-            self._rich = None
+            lines = _LineBar(self.say, self._clock, name, total, unit, done)
+            yield lines
+            lines.finish()
 
 
 class WarningsOnly(Progress):
-    """What a process beside the first one tells: its warnings, with its name before them."""
+    """What a process other than the first one prints: its warnings, after the name of the process."""
 
     def __init__(self, name: str, quiet: bool, first: Callable[[str], bool]) -> None:
         super().__init__(quiet=True, first=first)
-        self._name, self._mute = name, quiet
+        self._name, self._prints_nothing = name, quiet
 
-    def _warn(self, line: str) -> None:
-        if not self._mute:
+    def _print_warning(self, line: str) -> None:
+        if not self._prints_nothing:
             print(f"{self._name}: {line}", file=self._stream, flush=True)
 
 
-class _Silent:
+class _SilentBar:
     def advance(self, k: int, note: str = "") -> None:
         pass
 
 
-class _PlainBar:
-    """At most a line every few seconds, and one at the end."""
+class _TqdmBar:
+    """A bar of tqdm. It stays on the screen when the stage ends."""
+
+    def __init__(self, in_notebook: bool, stream: TextIO, name: str, total: int | None, unit: str, done: int) -> None:
+        # Not before a bar is shown: `gdig --help` has to start fast.
+        if in_notebook:
+            from tqdm.auto import tqdm
+        else:
+            from tqdm import tqdm
+        is_sized = in_notebook or _has_width(stream)
+        self._bar: Any = tqdm(
+            desc=name,
+            total=total,
+            initial=done,
+            unit=f" {unit}",
+            file=stream,
+            bar_format=_FORMAT_WITHOUT_TOTAL if total is None else _FORMAT,
+            # A terminal of width 0 (a pseudo-terminal that nobody gave a size) would get empty bars.
+            dynamic_ncols=is_sized,
+            ncols=None if is_sized else shutil.get_terminal_size().columns,
+            nrows=None if is_sized else shutil.get_terminal_size().lines,
+            miniters=1,  # batches differ in length, so the time alone decides when to draw
+        )
+
+    def advance(self, k: int, note: str = "") -> None:
+        self._bar.set_postfix_str(note, refresh=False)
+        self._bar.update(k)
+
+    def close(self) -> None:
+        self._bar.close()
+
+
+def _has_width(stream: TextIO) -> bool:
+    try:
+        return os.get_terminal_size(stream.fileno()).columns > 0
+    except (OSError, ValueError):
+        return False
+
+
+class _LineBar:
+    """Prints at most one line every few seconds, and one line at the end."""
 
     def __init__(
         self, say: Callable[[str], None], clock: Callable[[], float], name: str, total: int | None, unit: str, done: int
     ) -> None:
         self._say, self._clock, self._name, self._total, self._unit = say, clock, name, total, unit
-        self._before = self._done = done
-        self._start = self._last = clock()
+        self._initial = self._done = done
+        self._start = self._last_line = clock()
 
     def advance(self, k: int, note: str = "") -> None:
         self._done += k
         now = self._clock()
-        if now - self._last < _PLAIN_INTERVAL_S:
+        if now - self._last_line < _LINE_INTERVAL_S:
             return
-        self._last = now
-        rate = (self._done - self._before) / (now - self._start)
+        self._last_line = now
+        rate = (self._done - self._initial) / (now - self._start)
         text = f"{self._name}: {self._done}"
         if self._total:
             text += f"/{self._total} {self._unit} ({100 * self._done // self._total} %)"
@@ -153,61 +187,10 @@ class _PlainBar:
     def finish(self) -> None:
         seconds = self._clock() - self._start
         text = f"{self._name}: {self._done} {self._unit} in {duration(seconds)}"
-        worked = self._done - self._before
-        if worked and seconds >= 1:
-            text += f" ({_number(worked / seconds)} {self._unit}/s)"
+        units = self._done - self._initial
+        if units and seconds >= 1:
+            text += f" ({_number(units / seconds)} {self._unit}/s)"
         self._say(text)
-
-
-class _RichBar:
-    """One task of a rich display; it stays on the screen when it is done."""
-
-    def __init__(self, rich_progress: RichProgress, name: str, total: int | None, unit: str, done: int) -> None:
-        self._display = rich_progress
-        self._task: TaskID = rich_progress.add_task(name, total=total, completed=done, unit=unit, note="")
-
-    def advance(self, k: int, note: str = "") -> None:
-        self._display.update(self._task, advance=k, note=note)
-
-    def finish(self) -> None:
-        task = next(t for t in self._display.tasks if t.id == self._task)
-        if task.total is None:
-            self._display.update(self._task, total=task.completed)
-        self._display.refresh()
-
-
-def _rich_display(stream: TextIO) -> RichProgress:
-    from rich.console import Console
-    from rich.progress import BarColumn, ProgressColumn, Task, TextColumn, TimeElapsedColumn
-    from rich.progress import Progress as RichProgress
-    from rich.text import Text
-
-    class Counted(ProgressColumn):
-        def render(self, task: Task) -> Text:
-            done, unit = f"{task.completed:.0f}", task.fields["unit"]
-            return Text(f"{done}/{task.total:.0f} {unit}" if task.total is not None else f"{done} {unit}")
-
-    class Rate(ProgressColumn):
-        def render(self, task: Task) -> Text:
-            speed = task.finished_speed or task.speed
-            return Text(f"{_number(speed)} {task.fields['unit']}/s" if speed else "", style="cyan")
-
-    class Left(ProgressColumn):
-        def render(self, task: Task) -> Text:
-            left = task.time_remaining
-            return Text(f"{duration(left)} left" if left else "", style="green")
-
-    return RichProgress(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=None),
-        Counted(),
-        Rate(),
-        TimeElapsedColumn(),
-        Left(),
-        TextColumn("{task.fields[note]}", markup=False, style="yellow"),
-        console=Console(file=stream),
-        expand=True,
-    )
 
 
 def duration(seconds: float) -> str:

@@ -17,7 +17,7 @@ __all__ = ["label_counts", "resample", "row_hash", "sample_rows"]
 def resample(
     labels: NDArray[Any] | str | Path,
     budget: int,
-    seed: int,
+    random_seed: int,
     weights: NDArray[Any] | None = None,
     *,
     priority: NDArray[Any] | None = None,
@@ -38,7 +38,7 @@ def resample(
             not eligible. Or a directory of label files (:meth:`gdig.KMeans.predict_to`), read one at a time; then
             there are no weights, priority or costs.
         budget: how many rows, or with `costs` how much they may cost together.
-        seed: of the hashes.
+        random_seed: of the hashes.
         weights: [N] float32 or float64, >= 0: inside a cluster rows are drawn in proportion to them (Efraimidis and
             Spirakis, 2006); weight 0 is never drawn. Without weights and priority: uniformly.
         priority: [N] float32 or float64: inside a cluster the highest come first, equal ones by row number.
@@ -63,24 +63,24 @@ def resample(
     if isinstance(labels, (str, Path)):
         if not (weights is priority is costs is None):
             raise ValueError("weights, priority and costs: expected none of them with a directory of labels")
-        return _native.resample_files(labels, budget, _seed(seed), quotas)
+        return _native.resample_files(labels, budget, _checked(random_seed), quotas)
     weights, priority, costs = (None if array is None else np.asarray(array) for array in (weights, priority, costs))
-    return _native.resample(np.asarray(labels), budget, _seed(seed), weights, priority, costs, quotas)
+    return _native.resample(np.asarray(labels), budget, _checked(random_seed), weights, priority, costs, quotas)
 
 
-def sample_rows(n: int, k: int, seed: int, eligible: NDArray[Any] | None = None) -> NDArray[np.int64]:
-    """Draw `k` of `n` rows uniformly, without replacement: those with the smallest hash of (seed, row).
+def sample_rows(n: int, k: int, random_seed: int, eligible: NDArray[Any] | None = None) -> NDArray[np.int64]:
+    """Draw `k` of `n` rows uniformly, without replacement: those with the smallest hash of (random_seed, row).
 
     Args:
         n: number of rows.
         k: how many to draw; all that are eligible if they are fewer.
-        seed: of the hash.
+        random_seed: of the hash.
         eligible: [n] bool or uint8; rows with 0 are passed over.
 
     Returns:
         int64 row numbers, ascending.
     """
-    return _native.sample_rows(n, k, _seed(seed), None if eligible is None else np.asarray(eligible))
+    return _native.sample_rows(n, k, _checked(random_seed), None if eligible is None else np.asarray(eligible))
 
 
 def label_counts(labels: str | Path) -> NDArray[np.int64]:
@@ -92,12 +92,12 @@ def label_counts(labels: str | Path) -> NDArray[np.int64]:
     return _native.label_counts(labels).astype(np.int64)
 
 
-def row_hash(seed: int, rows: NDArray[Any]) -> NDArray[np.uint64]:
+def row_hash(random_seed: int, rows: NDArray[Any]) -> NDArray[np.uint64]:
     """Return XXH3-64 with that seed of each row number, as 8 little-endian bytes."""
-    return _native.row_hash(_seed(seed), np.ascontiguousarray(rows, dtype=np.int64))
+    return _native.row_hash(_checked(random_seed), np.ascontiguousarray(rows, dtype=np.int64))
 
 
-def _seed(seed: int) -> int:
-    if not 0 <= seed < 2**64:
-        raise ValueError(f"seed: expected 0 to 2^64 - 1, got {seed}")
-    return int(seed)
+def _checked(random_seed: int) -> int:
+    if not 0 <= random_seed < 2**64:
+        raise ValueError(f"random_seed={random_seed}: expected a whole number from 0 to 2^64 - 1")
+    return int(random_seed)

@@ -14,7 +14,7 @@ from gdig.philox import stream_key, uniform
 
 
 def _labels(model, example, drawn_with):
-    """Targets at positions 1.., -100 where there is none; drawn from the model when `drawn_with` = (seed, key)."""
+    """Targets at positions 1.., -100 where there is none; drawn from the model by `drawn_with`, (random seed, key)."""
     targets = torch.tensor(np.array(example.labels[1:]), dtype=torch.long)
     if drawn_with is None:
         return targets
@@ -115,9 +115,9 @@ def hessian(pairs, inversion, damping_mode, damping, reduce=False):
 
 
 def influence(model, names, sample, seeds, candidates, *, inversion="ekfac", damping_mode="relative",
-              damping=0.1, reduce=False, reduction="mean", draw_seed=None):  # fmt: skip
+              damping=0.1, reduce=False, reduction="mean", random_seed=None):  # fmt: skip
     """[candidates, seeds] sum over layers of <G_e, H^-1 G_s>, float64; `sample` is what the curvature is fitted on."""
-    drawn = [None if draw_seed is None else (draw_seed, key) for key in range(len(sample))]
+    drawn = [None if random_seed is None else (random_seed, key) for key in range(len(sample))]
     fitted = [captured(model, names, e, reduction, k)[0] for e, k in zip(sample, drawn, strict=True)]
     g_seed = [captured(model, names, e, reduction)[0] for e in seeds]
     g_pool = [captured(model, names, e, reduction)[0] for e in candidates]

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from hypothesis import strategies as st
 
-from gdig.config.budget import Budget
+from gdig.config.budget import Limit
 from gdig.config.config import Config
 from gdig.selection.choose import choose
 from gdig.selection.method import Swept
@@ -74,11 +74,11 @@ def pools(draw) -> Pool:
 
 
 @st.composite
-def cases(draw) -> tuple[Pool, Budget]:
+def cases(draw) -> tuple[Pool, Limit]:
     pool = draw(pools())
     unit = draw(st.sampled_from(["rows", "tokens"]))
     held = len(pool.valid) if unit == "rows" else int(pool.tokens.sum())
-    return pool, Budget(unit, float(draw(st.integers(1, held))))
+    return pool, Limit(unit, draw(st.integers(1, held)))
 
 
 @contextmanager
@@ -98,19 +98,19 @@ def on_disk(pool: Pool, rows_per_shard: int = 7) -> Iterator[tuple[SketchStore, 
         yield store, labels
 
 
-def chosen_with(pool: Pool, budget: Budget, *, clusters: bool = True, **options):
+def chosen_with(pool: Pool, limit: Limit, *, clusters: bool = True, **options):
     with on_disk(pool) as (store, labels):
         config = Config.build({"score": pool.rule, **options})
-        return choose(Swept(store, survey(store, config.score), labels if clusters else None), budget, config)
+        return choose(Swept(store, survey(store, config.score), labels if clusters else None), limit, config)
 
 
-def plain_prefix(rows: list[int], pool: Pool, budget: Budget) -> list[int]:
+def plain_prefix(rows: list[int], pool: Pool, limit: Limit) -> list[int]:
     """Rows from the first on, up to the first that the budget does not allow."""
     found: list[int] = []
     spent = 0
     for row in rows:
-        spent += int(pool.tokens[row]) if budget.unit == "tokens" else 1
-        if spent > budget.amount:
+        spent += int(pool.tokens[row]) if limit.unit == "tokens" else 1
+        if spent > limit.amount:
             break
         found.append(row)
     return found

@@ -43,19 +43,19 @@ TINY: dict[str, Any] = {
 }
 
 
-def pairs(n: int, seed: int) -> list[tuple[str, str]]:
+def pairs(n: int, random_seed: int) -> list[tuple[str, str]]:
     """`n` different pairs of a Chinese and an English text, 2 to 7 words long."""
-    rng, found = random.Random(seed), {}
+    rng, found = random.Random(random_seed), {}
     while len(found) < n:
         words = rng.sample(WORDS, rng.randint(2, 7))
         found["".join(zh for zh, _ in words)] = " ".join(en for _, en in words)
     return list(found.items())
 
 
-def translation_rows(n: int = N_ROWS, seed: int = 0) -> list[dict[str, Any]]:
+def translation_rows(n: int = N_ROWS, random_seed: int = 0) -> list[dict[str, Any]]:
     return [
         {"src_lang": "Chinese", "trg_lang": "English", "src_text": zh, "trg_text": en, "meta": {"i": [i, None, 0.5]}}
-        for i, (zh, en) in enumerate(pairs(n, seed))
+        for i, (zh, en) in enumerate(pairs(n, random_seed))
     ]
 
 
@@ -69,8 +69,8 @@ def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
 
 
-def llama_module(vocab_size: int, *, tied: bool = False, window: int = 128, seed: int = 0) -> LlamaForCausalLM:
-    torch.manual_seed(seed)
+def llama_module(vocab_size: int, *, tied: bool = False, window: int = 128, random_seed: int = 0) -> LlamaForCausalLM:
+    torch.manual_seed(random_seed)
     config = LlamaConfig(
         vocab_size=vocab_size, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2,
         num_key_value_heads=1, max_position_embeddings=window, tie_word_embeddings=tied, initializer_range=0.2,
@@ -79,8 +79,8 @@ def llama_module(vocab_size: int, *, tied: bool = False, window: int = 128, seed
     return LlamaForCausalLM(config)
 
 
-def gpt2_module(vocab_size: int, *, window: int = 128, seed: int = 0) -> GPT2LMHeadModel:
-    torch.manual_seed(seed)
+def gpt2_module(vocab_size: int, *, window: int = 128, random_seed: int = 0) -> GPT2LMHeadModel:
+    torch.manual_seed(random_seed)
     config = GPT2Config(
         vocab_size=vocab_size, n_embd=16, n_layer=2, n_head=2, n_positions=window, initializer_range=0.2,
         bos_token_id=0, eos_token_id=1,
@@ -116,7 +116,7 @@ def make_project(root: Path, tokenizer: Any) -> Project:
         root,
         save_model(root / "model", llama_module(len(tokenizer)), tokenizer),
         write_jsonl(root / "pool.jsonl", rows),
-        write_jsonl(root / "seeds.jsonl", translation_rows(N_SEEDS, seed=1)),
+        write_jsonl(root / "seeds.jsonl", translation_rows(N_SEEDS, random_seed=1)),
         rows,
     )
 

@@ -14,8 +14,8 @@ from gdig.model.causal_model import Model, wrap_model
 VOCAB = 48
 
 
-def llama(bias: bool = False, tied: bool = False, seed: int = 0, **options) -> torch.nn.Module:
-    torch.manual_seed(seed)
+def llama(bias: bool = False, tied: bool = False, random_seed: int = 0, **options) -> torch.nn.Module:
+    torch.manual_seed(random_seed)
     config = LlamaConfig(
         vocab_size=VOCAB, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2,
         num_key_value_heads=1, max_position_embeddings=64, mlp_bias=bias, tie_word_embeddings=tied,
@@ -24,8 +24,8 @@ def llama(bias: bool = False, tied: bool = False, seed: int = 0, **options) -> t
     return LlamaForCausalLM(config)
 
 
-def gpt2(seed: int = 0) -> torch.nn.Module:
-    torch.manual_seed(seed)
+def gpt2(random_seed: int = 0) -> torch.nn.Module:
+    torch.manual_seed(random_seed)
     config = GPT2Config(
         vocab_size=VOCAB, n_embd=16, n_layer=2, n_head=2, n_positions=64, initializer_range=0.2,
         bos_token_id=0, eos_token_id=0,
@@ -41,9 +41,9 @@ MODELS = {
 }
 
 
-def make_examples(n: int, seed: int = 0, shortest: int = 3, longest: int = 20) -> list[Example]:
+def make_examples(n: int, random_seed: int = 0, shortest: int = 3, longest: int = 20) -> list[Example]:
     """Random tokens of mixed lengths; about the first third of each is prompt (no loss)."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(random_seed)
     examples = []
     for length in rng.integers(shortest, longest + 1, n):
         ids = rng.integers(0, VOCAB, length).astype(np.int32)

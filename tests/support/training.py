@@ -15,8 +15,8 @@ ROWS, STEPS = 16, 4
 class Rows(torch.utils.data.Dataset):
     """Random tokens, all with a loss."""
 
-    def __init__(self, vocab_size: int, seed: int) -> None:
-        g = torch.Generator().manual_seed(seed)
+    def __init__(self, vocab_size: int, random_seed: int) -> None:
+        g = torch.Generator().manual_seed(random_seed)
         self.ids = torch.randint(2, vocab_size, (ROWS, 10), generator=g)
 
     def __len__(self) -> int:

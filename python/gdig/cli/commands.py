@@ -1,135 +1,159 @@
-"""The commands of the command line: what each says of itself, and the options that it takes."""
+"""The commands: what each says of itself, the options that it takes, and the function that it calls."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+import importlib
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any
 
-from gdig.config import options as o
-
-
-@dataclass(frozen=True)
-class StartOptions:
-    """Where options come from that no flag gives: --config, then (without --model) the run in --run-path, then
-    --preset."""
-
-    config: str | None = None
-    """YAML file of options: names as the flags', with underscores (run_path: runs/a). Flags win over it."""
-
-
-@dataclass(frozen=True)
-class PreviewOptions:
-    """What to show."""
-
-    rows: int = 5
-    """Candidates to show, from the first on."""
+from gdig.config.config import Config
+from gdig.config.options import TrainOptions
+from gdig.distributed.ranks import Ranks
+from gdig.progress import Progress
 
 
 @dataclass(frozen=True)
-class MergeOptions:
-    """Runs whose sweeps are put together in the directory --run-path: one of them, or a new one."""
+class Call:
+    """What a command is called with: the configuration of the run, and its own options by name."""
 
-    runs: tuple[str, ...] = ()
-    """Copies of one fitted run, each swept in part (--sweep-part)."""
-
-
-@dataclass(frozen=True)
-class CompareOptions:
-    """What to compare."""
-
-    run: str | None = None
-    """Directory of a run; the same as --run-path."""
-    methods: tuple[str, ...] = ()
-    """Methods to compare, as --method names them. Default: all."""
-    json: bool = False
-    """Print JSON instead of a table."""
-
-
-@dataclass(frozen=True)
-class ScoreNetOptions:
-    """Whose pool."""
-
-    run: str | None = None
-    """Directory of a swept run; the same as --run-path."""
+    config: Config
+    own: Mapping[str, Any]
+    progress: Progress
+    ranks: Ranks
 
 
 @dataclass(frozen=True)
 class Command:
-    """A command: what it says of itself, and the options it takes."""
+    """A command of the command line.
+
+    options_name: of a dataclass in gdig.cli.options. run: does the work and returns the lines to print. continues:
+    whether the options of the run in run_path hold where no flag says otherwise.
+    """
 
     summary: str
     example: str
-    groups: tuple[type, ...]
-    """Option groups; of a group in `only`, the options named there."""
-    only: dict[type, tuple[str, ...]] = field(default_factory=dict)
+    options_name: str
+    run: Callable[[Call], list[str]]
+    continues: bool = True
 
     @property
-    def option_groups(self) -> tuple[tuple[type, tuple[str, ...]], ...]:
-        """The groups with the names of the options taken from each."""
-        return tuple((g, self.only.get(g, tuple(f.name for f in fields(g)))) for g in self.groups)
+    def options(self) -> type:
+        """The dataclass of the command's options, imported when it is needed, because tyro takes 0.1 s to import."""
+        kind: type = getattr(importlib.import_module("gdig.cli.options"), self.options_name)
+        return kind
 
 
-def _groups_up_to(stage: str) -> tuple[type, ...]:
-    needed = {g for s in o.STAGES[: o.STAGES.index(stage) + 1] for g in o.STAGE_GROUPS[s]}
-    return (*(g for g in o.GROUPS if g in needed), o.RunOptions)
+def load_api() -> Any:
+    """Import gdig.api, which takes seconds (torch, transformers), once the arguments are known to be good."""
+    # Bars of other libraries, such as for loading weights, would stand among gdig's own.
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    return importlib.import_module("gdig.api")
+
+
+def _stage(name: str) -> Callable[[Call], list[str]]:
+    def run(call: Call) -> list[str]:
+        getattr(load_api(), name)(call.config, progress=call.progress, ranks=call.ranks)
+        return [f"{name}: done, in {call.config.run_path}"]
+
+    return run
+
+
+def _select(call: Call) -> list[str]:
+    summary: list[str] = load_api().select(call.config, progress=call.progress, ranks=call.ranks).summary
+    return summary
+
+
+def _compare(call: Call) -> list[str]:
+    comparison = load_api().compare(call.config, call.own["methods"], progress=call.progress)
+    return [json.dumps(comparison.as_json(), indent=2)] if call.own["json"] else comparison.lines()
+
+
+def _score_net(call: Call) -> list[str]:
+    training = {option.name: call.own[option.name] for option in fields(TrainOptions)}
+    file = load_api().score_net(call.config, progress=call.progress, **training)
+    select = f"gdig select --run-path {call.config.run_path} --method self-filter --difficulty {file}"
+    return [f"difficulties: {file}", f"to select by them: {select}"]
+
+
+def _preview(call: Call) -> list[str]:
+    lines: list[str] = load_api().preview(call.config, rows=call.own["rows"], progress=call.progress)
+    return lines
+
+
+def _verify(call: Call) -> list[str]:
+    call.config.require("run_path")
+    lines: list[str] = load_api().verify(call.config.run_path, progress=call.progress)
+    return lines
+
+
+def _merge(call: Call) -> list[str]:
+    call.config.require("run_path")
+    lines: list[str] = load_api().merge(call.own["runs"], call.config.run_path, progress=call.progress)
+    return lines
 
 
 DATA = "--model models/base --candidates 'pool/*.jsonl' --seeds seeds.jsonl"
-COMMANDS = {
+
+COMMANDS: dict[str, Command] = {
     "select": Command(
-        "Choose rows of the pool; runs whatever is missing before.",
-        f"gdig select {DATA} --budget 500 --run-path runs/a --output selection.jsonl\n"
-        "gdig select --run-path runs/a --method top --output top.parquet   # the same sweep, another choice",
-        _groups_up_to("select"),
+        "Select rows of the pool; runs fit, sweep and cluster first where they are missing.",
+        f"gdig select {DATA} \\\n    --budget 500 --run-path runs/a --output selection.jsonl",
+        "Select",
+        _select,
     ),
     "fit": Command(
         "Fit the curvature and precondition the seeds' gradients.",
-        f"gdig fit {DATA} --run-path runs/a --fit-rows 5000",
-        _groups_up_to("fit"),
+        f"gdig fit {DATA} \\\n    --run-path runs/a --fit-rows 5000",
+        "Fit",
+        _stage("fit"),
     ),
     "sweep": Command(
         "Pass over the pool once: influence on every seed, sketch, loss.",
-        f"gdig sweep {DATA} --run-path runs/a --rows-per-shard 16384",
-        _groups_up_to("sweep"),
+        f"gdig sweep {DATA} \\\n    --run-path runs/a",
+        "Sweep",
+        _stage("sweep"),
     ),
     "cluster": Command(
         "Group the sketches by k-means.",
-        "gdig cluster --run-path runs/a --n-clusters 256   # goes on with the options of the run in runs/a",
-        _groups_up_to("cluster"),
+        "# the other options are those of the run in runs/a\ngdig cluster --run-path runs/a --n-clusters 256",
+        "Cluster",
+        _stage("cluster"),
     ),
     "compare": Command(
-        "Choose by several methods from one sweep, and show the choices side by side.",
+        "Select by several methods from one sweep, and show the selections side by side.",
         "gdig compare runs/a --budget 500\n"
         "gdig compare runs/a --budget 5% --methods gdig top loss --json > methods.json",
-        (CompareOptions, *_groups_up_to("select")),
+        "Compare",
+        _compare,
     ),
     "score-net": Command(
-        "Train a copy of the model beside a score net that learns which rows are hard, for self-filter.",
+        "Train a copy of the model with a score net, which learns which rows are hard, for self-filter.",
         "gdig score-net runs/a --epochs 3\n"
         "gdig select --run-path runs/a --method self-filter --difficulty runs/a/features/difficulty.npy",
-        (ScoreNetOptions, o.TrainOptions, o.SelectOptions, o.RunOptions),
-        {
-            o.SelectOptions: ("features",),
-            o.RunOptions: ("run_path", "device", "gradient_checkpointing", "threads", "quiet"),
-        },
+        "ScoreNet",
+        _score_net,
     ),
     "preview": Command(
-        "Show rows as the model will see them, the masked part marked.",
-        f"gdig preview {DATA} --rows 3",
-        (PreviewOptions, o.DataOptions, o.ModelOptions, o.RunOptions),
-        {o.ModelOptions: ("trust_remote_code",), o.RunOptions: ("run_path", "quiet")},
+        "Show rows as the model will see them, with the masked part marked.",
+        f"gdig preview {DATA} --rows 3\ngdig preview --run-path runs/a",
+        "Preview",
+        _preview,
     ),
     "verify": Command(
-        "Read every file of a run and check its sums.",
-        "gdig verify --run-path runs/a",
-        (o.RunOptions,),
-        {o.RunOptions: ("run_path", "quiet")},
+        "Read every file of a run and check its sum.",
+        "gdig verify --run-path runs/a\ngdig verify --run-path runs/a --quiet && echo whole",
+        "Verify",
+        _verify,
+        continues=False,
     ),
     "merge": Command(
-        "Put the shards of a sweep together that several machines have made.",
-        "gdig sweep --run-path a --sweep-part 1/2     # on one machine, in a copy of the fitted run\n"
-        "gdig sweep --run-path b --sweep-part 2/2     # on another\n"
-        "gdig merge a b --run-path whole && gdig select --run-path whole --budget 500",
-        (MergeOptions, o.RunOptions),
-        {o.RunOptions: ("run_path", "quiet")},
+        "Join the parts of a sweep that several machines have made (sweep_part).",
+        "gdig merge a b --run-path whole\ngdig select --run-path whole --budget 500",
+        "Merge",
+        _merge,
+        continues=False,
     ),
 }

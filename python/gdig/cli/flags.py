@@ -1,117 +1,68 @@
-"""Flags made from option groups: names, types and defaults from the fields, help from their docstrings."""
+"""Flags to options: what a command's arguments give, and the configuration that they make with file, run and preset."""
 
 from __future__ import annotations
 
-import ast
-import inspect
-import textwrap
-from dataclasses import field, fields, make_dataclass
-from functools import cache
-from itertools import pairwise
-from typing import Annotated, Any, get_type_hints
+from collections.abc import Mapping, Sequence
+from dataclasses import Field, fields
+from typing import Any
 
-from gdig.cli.commands import COMMANDS, StartOptions
-from gdig.config import options as o
+from gdig.cli.commands import Command
 from gdig.config.config import Config
+from gdig.config.options import PRESETS
+from gdig.config.read import read_yaml
+from gdig.errors import ConfigError
+from gdig.run.stored_options import read_stored_options
 
 
-def parse(name: str, argv: list[str], defaults: dict[str, Any]) -> dict[str, Any]:
-    """Parse a command's flags: option name -> value, with `defaults` in place of the declared defaults."""
+def parse(name: str, command: Command, argv: Sequence[str], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Parse a command's flags: option name -> value, with `defaults` in place of the declared defaults.
+
+    A flag that is unknown or has a bad value ends the process with status 2 and a message on stderr.
+    """
     import tyro
 
-    command, parts = COMMANDS[name], []
-    for group, names in command.option_groups:
-        parts.append((_title(group), _fields(group, names, defaults), inspect.getdoc(group)))
-    start = _fields(StartOptions, ("config",), defaults)
-    if o.DataOptions in command.groups:
-        start += _fields(Config, ("preset",), defaults)
-    if {o.DataOptions, o.TrainOptions} & set(command.groups):
-        parts.append((_title(StartOptions), start, inspect.getdoc(StartOptions)))
-    members = []
-    for title, members_of_part, doc in parts:
-        part: Any = make_dataclass(title, members_of_part, frozen=True)
-        part.__doc__ = doc
-        members.append((title, part, field(default_factory=part)))
-    parsed: Any = tyro.cli(
-        make_dataclass(name, members),
-        prog=f"gdig {name}",
-        description=f"{command.summary}\n\nExample:\n{textwrap.indent(command.example, '  ')}",
-        args=argv,
-        config=(tyro.conf.OmitArgPrefixes,),
-    )
-    values = {"config": None, "run_path": None}
-    for title, _, _ in parts:
-        values.update(vars(getattr(parsed, title)))
-    return values
+    groups = {group.name: group_type(group) for group in fields(command.options)}
+    start = {
+        name: kind(**{option.name: defaults[option.name] for option in fields(kind) if option.name in defaults})
+        for name, kind in groups.items()
+    }
+    # Every option has one name, whatever its group. Help texts come from gdig.cli.help; tyro need not look for them.
+    markers = (tyro.conf.OmitArgPrefixes, tyro.conf.HelptextFromCommentsOff)
+    parsed = tyro.cli(command.options, prog=f"gdig {name}", args=argv, default=command.options(**start), config=markers)
+    return {key: value for group in groups for key, value in vars(getattr(parsed, group)).items()}
 
 
-def _fields(group: type, names: tuple[str, ...], defaults: dict[str, Any]) -> list[Any]:
-    """Return the named options of a group as members of a dataclass that tyro reads, their docstrings as help."""
-    import tyro
-
-    hints, texts = get_type_hints(group), docs(group)
-    members = []
-    for member in fields(group):
-        if member.name not in names:
-            continue
-        default = defaults.get(member.name, member.default)
-        shows_default = default not in (None, ()) and not isinstance(default, bool)
-        argument = tyro.conf.arg(
-            help=texts[member.name],
-            metavar=_METAVARS.get(member.name),
-            # None stands for what the help text says after "Default:".
-            help_behavior_hint=f"(default: {default})" if shows_default else " ",
-        )
-        hint: Any = Annotated[hints[member.name], argument]
-        if member.name in _POSITIONAL:
-            positional: Any = tyro.conf.Positional
-            hint = positional[hint]
-        members.append((member.name, hint, default))
-    return members
+def group_type(group: Field[Any]) -> type:
+    """Return the class of a group of options: a field of a command's dataclass."""
+    return type(group.default)
 
 
-_POSITIONAL = ("runs", "run")
-_METAVARS = {
-    "runs": "RUN...",
-    "run": "RUN",
-    "methods": "METHOD...",
-    "model": "DIR",
-    "tokenizer": "DIR",
-    "run_path": "DIR",
-    "sweep_part": "K/N",
-    "candidates": "FILE...",
-    "checkpoints": "DIR...",
-    "checkpoint_weights": "FLOAT...",
-    "seeds": "FILE...",
-    "output": "FILE",
-    "difficulty": "FILE",
-    "features": "FILE",
-    "save_model": "DIR",
-    "config": "FILE",
-    "filter_modules": "REGEX",
-    "prompt_template": "TEXT",
-    "target_template": "TEXT",
-    "budget": "AMOUNT",
-    "max_length": "INT",
-    "n_clusters": "INT",
-    "train_rows": "INT|all",
-    "threads": "INT",
-}
+def resolve(name: str, command: Command, argv: Sequence[str]) -> tuple[Config, dict[str, Any]]:
+    """Join what flags, YAML file, run directory and preset give; each wins over those after it.
 
+    Returns:
+        The configuration of the run, and the command's own options by name.
 
-@cache
-def docs(group: type) -> dict[str, str]:
-    """Return the docstrings below the fields of a class, by field name."""
-    (definition,) = ast.parse(textwrap.dedent(inspect.getsource(group))).body
-    found = {}
-    for statement, after in pairwise(definition.body if isinstance(definition, ast.ClassDef) else ()):
-        match statement, after:
-            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
-                found[name] = " ".join(text.split())
-    return found
-
-
-def _title(group: type) -> str:
-    """Name a group's heading in the help: "CurvatureOptions" -> "curvature"."""
-    name = group.__name__.removesuffix("Options")
-    return "randomness" if name == "SeedOfRandomness" else name.lower()
+    Raises:
+        GdigError: when the file or the run cannot be read, or a value cannot be used.
+    """
+    flags = parse(name, command, argv, {})
+    given = read_yaml(flags["config"]) if flags.get("config") else {}
+    if flags.get("run") is not None:
+        if flags["run_path"] not in (None, flags["run"]):
+            raise ConfigError(f"run_path={flags['run_path']!r}: expected {flags['run']!r} as RUN says, or no RUN")
+        flags["run_path"] = given["run_path"] = flags["run"]
+    run_path = flags["run_path"] or given.get("run_path")
+    has_model = flags.get("model") or given.get("model")
+    stored = read_stored_options(run_path) if run_path and not has_model and command.continues else {}
+    preset = parse(name, command, argv, {**stored, **given}).get("preset", stored.get("preset", "default"))
+    if preset != (before := stored.get("preset", "default")):
+        stored = {key: value for key, value in stored.items() if key not in PRESETS[before]}
+        stored.update(PRESETS[preset], preset=preset)
+    elif not stored:
+        stored = dict(PRESETS[preset])
+    base = {**stored, **given}
+    options = {**base, **parse(name, command, argv, base)}
+    names = {option.name for option in fields(Config)}
+    config = Config.build({key: value for key, value in options.items() if key in names})
+    return config, {key: value for key, value in options.items() if key not in names}

@@ -13,8 +13,8 @@ WRONG = object()
 def convert(value: Any, hint: Any) -> Any:
     """Return `value` as a value of type `hint`, or WRONG.
 
-    A number may stand for a text ("budget: 500"), a path for its text, and one text for a list of one. A text may stand
-    for a number where that has a point or an exponent: YAML 1.1 reads 1e-4, without a point, as text.
+    A number may stand for a text ("budget: 500"), a path for its text, and one text for a list of one text. A text may
+    stand for a number with a decimal point or an exponent, because YAML 1.1 reads 1e-4 as text.
     """
     origin, args = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
@@ -36,7 +36,7 @@ def convert(value: Any, hint: Any) -> Any:
         except (TypeError, ValueError, OverflowError):
             return WRONG
     if hint is int:
-        return int(value) if hasattr(value, "__index__") else WRONG  # NumPy's whole numbers too
+        return int(value) if hasattr(value, "__index__") else WRONG  # the whole numbers of NumPy too
     if hint is str:
         return str(value) if isinstance(value, (str, int, float, os.PathLike)) else WRONG
     return value if isinstance(value, hint) else WRONG
@@ -48,8 +48,11 @@ def describe(hint: Any) -> str:
     if origin in (Union, types.UnionType):
         return " or ".join(describe(arg) for arg in args)
     if origin is Literal:
-        return "one of " + ", ".join(map(str, args))
+        return ("one of " if len(args) > 1 else "") + ", ".join(map(str, args))
     if origin is tuple:
-        return f"{describe(args[0])} or a list of such"
-    names = {str: "text", int: "a whole number", float: "a number", bool: "true or false", types.NoneType: "null"}
-    return names.get(hint, str(hint))
+        return f"{describe(args[0])} or a list of {_PLURALS.get(args[0], 'such values')}"
+    return _NAMES.get(hint, str(hint))
+
+
+_NAMES = {str: "text", int: "a whole number", float: "a number", bool: "true or false", types.NoneType: "null"}
+_PLURALS = {str: "texts", float: "numbers"}

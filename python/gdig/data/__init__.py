@@ -1,1 +1,1 @@
-"""Rows in, examples out: corpora on disk, prompts, tokens, and the export of the chosen rows."""
+"""From files to examples: rows of a corpus, prompts and tokens. Also the export of the chosen rows."""

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from datasets import Dataset
 
-_VERSION = 1  # of the converted form; a change makes old ones unused
+_VERSION = 1  # of the converted files; files of another version are not used
 _BATCH_ROWS = 8192
 
 
@@ -25,7 +25,7 @@ class ArrowRows:
     def __init__(self, path: Path, dataset: Dataset) -> None:
         self.path = path
         if len(dataset) == 0:
-            raise CorpusError(f"{path}: holds no rows")
+            raise CorpusError(f"{path}: holds no rows, expected at least one")
         self.schema: pa.Schema = dataset.features.arrow_schema.remove_metadata()
         self._dataset = dataset.with_format("arrow")
 
@@ -34,7 +34,7 @@ class ArrowRows:
         """Open a folder that `Dataset.save_to_disk` wrote.
 
         Raises:
-            CorpusError: if it is no such folder, is damaged, or holds several splits (with their names).
+            CorpusError: if the folder is of another kind, is damaged, or holds several splits (naming the splits).
         """
         import datasets
 
@@ -53,12 +53,12 @@ class ArrowRows:
             return cls(path, datasets.load_from_disk(str(path)))
         except CorpusError:
             raise
-        except Exception as error:  # whatever a damaged folder makes datasets and pyarrow raise
+        except Exception as error:  # datasets and pyarrow raise many kinds of errors on a damaged folder
             raise CorpusError(f"{path}: the datasets folder cannot be read: {error}") from None
 
     @classmethod
     def from_parquet(cls, path: Path, cache: Path) -> ArrowRows:
-        """Open a Parquet file, converted once to Arrow in the cache, where any row can be reached at once.
+        """Open a Parquet file. The file is converted once to Arrow in the cache, where any row is read directly.
 
         Raises:
             CorpusError: if the file is damaged or holds a type that `datasets` does not know.
@@ -96,8 +96,10 @@ def _convert(path: Path, folder: Path) -> None:
     with contextlib.closing(pq.ParquetFile(path)) as file:
         schema = file.schema_arrow
         if repeated := {name for name in schema.names if schema.names.count(name) > 1}:
-            raise CorpusError(f"{path}: two columns are named {sorted(repeated)[0]!r}")
-        # datasets has no dictionary-encoded type; the values are the same without.
+            raise CorpusError(
+                f"{path}: two columns are named {sorted(repeated)[0]!r}; expected a name for each; rename one"
+            )
+        # datasets has no dictionary-encoded type. The values are the same without the encoding.
         plain = pa.schema([f.with_type(f.type.value_type) if pa.types.is_dictionary(f.type) else f for f in schema])
         with pa.OSFile(str(folder / "data.arrow"), "wb") as out, pa.ipc.new_stream(out, plain) as writer:
             for batch in file.iter_batches(batch_size=_BATCH_ROWS):

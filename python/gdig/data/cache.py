@@ -1,4 +1,7 @@
-"""A cache of folders derived from input files: complete or absent, safe for several processes at once."""
+"""A cache of folders that are made from input files. Several processes may use the cache at once.
+
+A folder of the cache is complete or absent.
+"""
 
 from __future__ import annotations
 
@@ -18,18 +21,18 @@ _UNWRITABLE = "the cache of input files cannot be written: {}; make room, or set
 
 
 def default_cache() -> Path:
-    """Return the folder for derived files: `gdig` in XDG_CACHE_HOME, or in ~/.cache."""
+    """Return the folder of the cache: `gdig` in XDG_CACHE_HOME, or in ~/.cache."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gdig"
 
 
 def cached_folder(cache: Path, key: str, build: Callable[[Path], None]) -> Path:
-    """Return the folder `cache/key`, made by `build` (which fills an empty folder with files) if it is not there yet.
+    """Return the folder `cache/key`. If it does not exist yet, `build` fills an empty folder with its files.
 
-    The folder is built under a temporary name, synced and renamed, so a kill or a full disk leaves no broken one. Of
-    two processes that build the same key, the first to finish wins and the other takes its result.
+    The folder is built under a temporary name, synced and renamed, so a kill or a full disk leaves no broken folder.
+    If two processes build the same key, both use the folder of the process that finishes first.
 
     Raises:
-        CorpusError: if the cache cannot be written. What `build` raises passes through, and leaves nothing behind.
+        CorpusError: if the cache cannot be written. An error of `build` passes through; no folder is left then.
     """
     final = cache / key
     if _is_whole(final):
@@ -47,7 +50,7 @@ def cached_folder(cache: Path, key: str, build: Callable[[Path], None]) -> Path:
         for path in (*folder.iterdir(), folder):
             sync(path)
         if final.exists() and not _is_whole(final):
-            shutil.rmtree(final, ignore_errors=True)  # damaged from outside
+            shutil.rmtree(final, ignore_errors=True)  # another program has damaged it
         try:
             folder.rename(final)
         except OSError:
@@ -62,7 +65,7 @@ def cached_folder(cache: Path, key: str, build: Callable[[Path], None]) -> Path:
 
 
 def sync(path: Path) -> None:
-    """Bring a file's content, or a folder's entries, to the disk."""
+    """Flush a file's content, or a folder's entries, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -79,7 +82,7 @@ def _is_whole(folder: Path) -> bool:
 
 
 def _remove_abandoned(cache: Path, key: str) -> None:
-    """Remove what killed processes left of this key: unfinished folders that nobody has written to for a day."""
+    """Remove the unfinished folders that killed processes left of this key. Nobody has written to them for a day."""
     for folder in cache.glob(f".{key}.*"):
         with contextlib.suppress(OSError):
             newest = max(path.stat().st_mtime for path in (folder, *folder.iterdir()))

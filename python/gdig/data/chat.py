@@ -1,4 +1,4 @@
-"""Conversations through the tokenizer's chat template, with the assistant's turns found in the rendered text."""
+"""Conversations as text, by the tokenizer's chat template. The assistant's turns are located in the text."""
 
 from __future__ import annotations
 
@@ -19,12 +19,15 @@ Messages = list[dict[str, Any]]
 
 
 class ChatPrompter:
-    """Prompts of the format `messages`: the loss is on the assistant's turns.
+    """Forms prompts of the format `messages`. The assistant's turns have the loss.
 
-    A template that marks them ({% generation %}) is believed. Otherwise a turn begins where the rendered turns before
-    it, with the generation prompt, end, and ends where the rendering of the turns up to it ends. Where a template does
-    not render a conversation as a prefix of a longer one (some drop the reasoning of earlier turns), the turn is found
-    by rendering once more with a sentinel in its place.
+    The first of these ways that works gives the span of a turn:
+
+    1. The template marks the assistant's turns ({% generation %}).
+    2. The turns before it, rendered with the generation prompt, end where the turn begins. The turns up to it, rendered
+       alone, end where the turn ends. The template must render a conversation as a prefix of a longer one.
+    3. The conversation is rendered once more with a sentinel in place of the turn. Templates that drop the reasoning of
+       earlier turns need this way.
 
     Raises:
         ModelError: if the tokenizer has no chat template.
@@ -38,32 +41,34 @@ class ChatPrompter:
                 f"{tokenizer.name_or_path}: the tokenizer has no chat template, which rows with messages need; give"
                 " prompt_template and target_template, or another tokenizer"
             ) from None
-        self._marked = _GENERATION.search(self._template) is not None
+        self._marks_turns = _GENERATION.search(self._template) is not None
         self._special_tokens = dict(tokenizer.special_tokens_map)
         added = tokenizer.added_tokens_decoder.values()
         self._specials = tuple({*tokenizer.all_special_tokens, *(str(token) for token in added if token.special)})
 
     def __call__(self, row: Mapping[str, Any]) -> Prompted:
-        """Form the text of a conversation, up to the end of the assistant's last turn (what follows it has no loss).
+        """Form the text of a conversation, up to the end of the assistant's last turn. Later text has no loss.
 
         Raises:
-            RowError: if `messages` is not a list of turns with role and content, has no assistant's turn, or the
-                template refuses it or hides where a turn lies.
+            RowError: if `messages` is not a list of turns with role and content, or has no turn of the assistant; if
+                the template refuses the conversation, or the place of a turn in the text cannot be determined.
         """
-        messages = _checked(row)
-        text, marked = self._render(messages)
-        if self._marked:
-            spans = [(start, end) for start, end in marked if end > start]
+        messages = _checked_messages(row)
+        text, marked_spans = self._render(messages)
+        if self._marks_turns:
+            spans = [(start, end) for start, end in marked_spans if end > start]
             if not spans:
-                raise RowError("field 'messages': the chat template marks no text of the assistant")
+                raise RowError(
+                    "field 'messages': the chat template marks no text of the assistant, expected at least one turn"
+                )
         else:
             turns = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
             spans = [self._turn(messages, i, text) for i in turns]
         return Prompted(text[: self._past_special(text, spans[-1][1])], tuple(spans), is_chat=True)
 
     def _render(self, messages: Messages, *, prompt: bool = False) -> tuple[str, list[tuple[int, int]]]:
-        # The public apply_chat_template returns token masks, which are wrong where a turn begins or ends with a blank
-        # that belongs to no token's offsets; the character spans behind them are right.
+        # The public apply_chat_template returns token masks. They are wrong if a turn begins or ends with a blank that
+        # lies in the offsets of no token. The character spans of render_jinja_template are right.
         from transformers.utils.chat_template_utils import render_jinja_template
 
         try:
@@ -71,42 +76,43 @@ class ChatPrompter:
             rendered: Any = render_jinja_template(
                 conversations=[messages],
                 chat_template=self._template,
-                return_assistant_tokens_mask=self._marked,
+                return_assistant_tokens_mask=self._marks_turns,
                 **options,
             )
-        except Exception as error:  # a template raises what it likes
+        except Exception as error:  # a template may raise any error
             raise RowError(f"field 'messages': the chat template refuses the conversation: {error}") from None
         (text,), spans = rendered
-        return text, [tuple(span) for span in spans[0]] if self._marked else []
+        return text, [tuple(span) for span in spans[0]] if self._marks_turns else []
 
     def _turn(self, messages: Messages, i: int, text: str) -> tuple[int, int]:
         try:
-            before, opened = self._render(messages[:i])[0], self._render(messages[:i], prompt=True)[0]
-            closed = self._render(messages[: i + 1])[0]
-        except RowError:  # no turn before it, or a template that wants whole pairs of turns
+            before, with_prompt = self._render(messages[:i])[0], self._render(messages[:i], prompt=True)[0]
+            with_turn = self._render(messages[: i + 1])[0]
+        except RowError:  # there is no turn before, or the template needs whole pairs of turns
             return self._turn_by_sentinel(messages, i, text)
-        if not (text.startswith(closed) and closed.startswith(opened) and len(opened) > len(before)):
+        is_prefix = text.startswith(with_turn) and with_turn.startswith(with_prompt)
+        if not (is_prefix and len(with_prompt) > len(before)):
             return self._turn_by_sentinel(messages, i, text)
-        # A line break after the token that ends the turn is layout, not something to learn.
-        return len(opened), max(len(closed.rstrip()), len(opened) + 1)
+        # A line break after the token that ends the turn is layout. The model does not learn it.
+        return len(with_prompt), max(len(with_turn.rstrip()), len(with_prompt) + 1)
 
     def _turn_by_sentinel(self, messages: Messages, i: int, text: str) -> tuple[int, int]:
         replaced = [*messages[:i], {**messages[i], "content": _SENTINEL}, *messages[i + 1 :]]
-        head, found, tail = self._render(replaced)[0].partition(_SENTINEL)
+        head, sentinel, tail = self._render(replaced)[0].partition(_SENTINEL)
         end = len(text) - len(tail)
-        if not (found and text.startswith(head) and text.endswith(tail) and len(head) < end):
+        if not (sentinel and text.startswith(head) and text.endswith(tail) and len(head) < end):
             raise RowError(
-                f"field 'messages': turn {i} cannot be found in what the chat template makes of it; use a template that"
-                " marks the assistant's turns with {% generation %}"
+                f"field 'messages': turn {i} cannot be found in the text that the chat template gives; use a template"
+                " that marks the assistant's turns with {% generation %}"
             )
         return len(head), self._past_special(text, end)
 
     def _past_special(self, text: str, end: int) -> int:
-        """Return the end of the special token that begins at `end`, or `end`."""
+        """Return the end of the special token that begins at `end`. Return `end` if none begins there."""
         return end + max((len(token) for token in self._specials if token and text.startswith(token, end)), default=0)
 
 
-def _checked(row: Mapping[str, Any]) -> Messages:
+def _checked_messages(row: Mapping[str, Any]) -> Messages:
     if "messages" not in row:
         raise RowError(f"field 'messages' is missing; the row has: {', '.join(row) or 'no field'}")
     messages = row["messages"]
@@ -116,8 +122,10 @@ def _checked(row: Mapping[str, Any]) -> Messages:
     checked: Messages = []
     for i, message in enumerate(messages):
         if not isinstance(message, dict):
-            raise RowError(f"field 'messages': turn {i}: expected an object with role and content")
-        # Arrow fills in nulls for keys that other rows have; templates take a missing key better.
+            raise RowError(
+                f"field 'messages': turn {i}: expected an object with role and content, got {type(message).__name__}"
+            )
+        # Arrow gives null for keys that only other rows have. Templates expect such keys to be missing.
         turn = {key: value for key, value in message.items() if value is not None}
         if not isinstance(turn.get("role"), str):
             raise RowError(f"field 'messages': turn {i}: role: expected text, got {turn.get('role')!r}")

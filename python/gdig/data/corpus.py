@@ -1,7 +1,7 @@
-"""A corpus: the rows of one or more files, in the order given, without ever being a list in memory.
+"""A corpus: the rows of one or more files, in the order given.
 
-A file's rows stay on disk and are reached by number: JSON in place (see `json_rows` for why it is not converted),
-Parquet and `datasets` folders as memory-mapped Arrow. What a corpus keeps in memory is a few values a file.
+The rows stay on disk and are read by number. JSON is read in place (`json_rows` says why it is not converted). Parquet
+files and `datasets` folders are read as memory-mapped Arrow. A corpus keeps a few values a file in memory.
 """
 
 from __future__ import annotations
@@ -40,35 +40,37 @@ class _Source(Protocol):
 def open_corpus(
     paths: Sequence[str | os.PathLike[str]], *, name: str = "candidates", cache_dir: str | Path | None = None
 ) -> Corpus:
-    """Open files as one corpus. Every row of a JSON file is checked the first time; later opens reuse what was learnt.
+    """Open files as one corpus. The first open of a JSON file checks every row; later opens use the cached index.
 
     Args:
         paths: JSONL, JSON lists, Parquet files, `datasets` folders (a split of a DatasetDict as `folder/split`), or
-            globs of these, in any mix. Rows are numbered through them in this order, a glob's matches sorted.
-        name: what the corpus is for, named in errors.
-        cache_dir: where the index of a JSON file (8 bytes a row) and the Arrow form of a Parquet file (its size
-            uncompressed) are kept, by the content of the file. Default: `gdig` in XDG_CACHE_HOME or ~/.cache.
+            globs of these, in any mix. Row numbers run through the files in this order. The matches of a glob are
+            sorted.
+        name: what the corpus is for. Errors begin with it.
+        cache_dir: the folder of the cache, by the content of the files. It holds the index of a JSON file (8 bytes a
+            row) and the Arrow form of a Parquet file (its uncompressed size). Default: `gdig` in XDG_CACHE_HOME or
+            ~/.cache.
 
     Raises:
-        CorpusError: naming the file, and the line and column where there is one, if a file is missing, empty, of an
-            unknown kind, given twice or damaged, if a glob matches nothing, or if a row is not an object.
+        CorpusError: if a file is missing, empty, damaged, of an unknown kind or given twice. Also if a glob matches no
+            file, or if a row is not an object. The error names the file, and line and column where they are known.
     """
     if isinstance(paths, (str, os.PathLike)):
         paths = [paths]
     files = [file for path in paths for file in _expand(os.fspath(path), name)]
     if not files:
-        raise CorpusError(f"{name}: no files given")
+        raise CorpusError(f"{name}: no files given, expected at least one")
     seen: set[Path] = set()
     for file in files:
         if (real := file.resolve()) in seen:
-            raise CorpusError(f"{name}: {file} is given twice")
+            raise CorpusError(f"{name}: {file} is given twice, expected each file once")
         seen.add(real)
     cache = Path(cache_dir) if cache_dir is not None else default_cache()
     return Corpus(name, [_open(file, name, cache) for file in files])
 
 
 class Corpus:
-    """Rows by number, 0 to `len(corpus) - 1`, through all files. Made by :func:`open_corpus`."""
+    """The rows of all files by number, 0 to `len(corpus) - 1`. :func:`open_corpus` makes a corpus."""
 
     def __init__(self, name: str, sources: Sequence[_Source]) -> None:
         self.name = name
@@ -80,17 +82,17 @@ class Corpus:
 
     @property
     def paths(self) -> tuple[Path, ...]:
-        """The files and folders, globs expanded, in row order."""
+        """The files and folders, in row order. Globs are expanded."""
         return tuple(source.path for source in self._sources)
 
     @property
     def fields(self) -> tuple[str, ...]:
-        """Names of the first row's fields, in its order."""
+        """Names of the fields of the first row, in its order."""
         return tuple(self.rows(0, 1)[0])
 
     @property
     def schema(self) -> pa.Schema | None:
-        """The Arrow schema that all files share; None if there is a JSON file or if the schemas differ."""
+        """The Arrow schema of all files. None if a file is JSON or if the schemas differ."""
         schemas = [getattr(source, "schema", None) for source in self._sources]
         return schemas[0] if all(schema is not None and schema == schemas[0] for schema in schemas) else None
 
@@ -108,25 +110,25 @@ class Corpus:
         return rows
 
     def take(self, indices: Sequence[int] | np.ndarray) -> list[dict[str, Any]]:
-        """Return the rows at `indices`, in that order; an index may come more than once."""
-        places = [self._locate(int(i)) for i in indices]
-        rows: list[dict[str, Any]] = [{}] * len(places)
+        """Return the rows at `indices`, in that order. An index may be repeated."""
+        locations = [self._locate(int(i)) for i in indices]
+        rows: list[dict[str, Any]] = [{}] * len(locations)
         by_source: dict[int, list[int]] = {}
-        for position, (number, _) in enumerate(places):
+        for position, (number, _) in enumerate(locations):
             by_source.setdefault(number, []).append(position)
         for number, positions in by_source.items():
-            found = self._sources[number].take([places[position][1] for position in positions])
-            for position, row in zip(positions, found, strict=True):
+            rows_of_source = self._sources[number].take([locations[position][1] for position in positions])
+            for position, row in zip(positions, rows_of_source, strict=True):
                 rows[position] = row
         return rows
 
-    def whole(self, indices: Sequence[int] | np.ndarray) -> Iterator[dict[str, Any]]:
-        """Yield the rows at `indices` with exactly the fields and values of the source, 1,024 in memory at a time."""
+    def stream(self, indices: Sequence[int] | np.ndarray) -> Iterator[dict[str, Any]]:
+        """Yield the rows at `indices`, in that order. Memory holds 1,024 rows at a time."""
         for start in range(0, len(indices), _CHUNK):
             yield from self.take(indices[start : start + _CHUNK])
 
     def where(self, i: int) -> str:
-        """Say where row `i` lies: `pool.jsonl, row 17 (line 18)`; rows count from 0 in each file, lines from 1."""
+        """Name the place of row `i`: `pool.jsonl, row 17 (line 18)`. In each file rows count from 0, lines from 1."""
         number, local = self._locate(int(i))
         source = self._sources[number]
         line = source.line(local)
@@ -140,14 +142,14 @@ class Corpus:
 
 
 def _expand(path: str, name: str) -> list[Path]:
-    """Expand a glob, unless a file of that very name exists."""
+    """Expand a glob. A file of that exact name is not taken for a glob."""
     if Path(path).exists():
         return [Path(path)]
     if not glob.has_magic(path):
-        raise CorpusError(f"{name}: {path}: no such file or folder")
+        raise CorpusError(f"{name}: {path}: no such file or folder; check the path")
     matches = sorted(glob.glob(path, recursive=True))  # noqa: PTH207 (Path.glob takes no absolute pattern)
     if not matches:
-        raise CorpusError(f"{name}: {path}: the pattern matches no file")
+        raise CorpusError(f"{name}: {path}: the pattern matches no file, expected at least one")
     return [Path(match) for match in matches]
 
 

@@ -1,4 +1,4 @@
-"""The chosen rows, whole, each with what gdig found out about it."""
+"""Writes the chosen rows, each with an object `gdig` that tells why it was chosen."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ def export(
 ) -> None:
     """Write rows of a corpus, in the order given, each with its `columns` as an object named `gdig`.
 
-    Fields and values are those of the source (a field `gdig` that a row has already is replaced); dates, which JSON
-    does not know, become ISO text in .jsonl. The bytes depend on the arguments alone (for Parquet, on pyarrow's version
-    too). The file is complete or absent.
+    Fields and values are those of the source. A field `gdig` of the source is replaced. Dates become ISO text in
+    .jsonl, because JSON has no dates. The bytes depend only on the arguments, and for Parquet on pyarrow's version.
+    The file is complete or absent.
 
     Args:
         corpus: where the rows are.
         rows: row numbers, [n].
-        columns: [n]; values are JSON values or NumPy scalars.
-        path: a name ending in .jsonl or .parquet; missing parent folders are made.
+        columns: the object `gdig` of each row, [n]. Values are JSON values or NumPy scalars.
+        path: a name that ends in .jsonl or .parquet. Missing parent folders are made.
 
     Raises:
         ConfigError: if `path` has another ending.
-        CorpusError: if a value has no place in the format (naming row and field), or the file cannot be written.
+        CorpusError: naming row and field, if the format cannot hold a value; or if the file cannot be written.
     """
     if len(rows) != len(columns):
         raise ValueError(f"{len(rows)} rows but {len(columns)} columns")
@@ -67,21 +67,21 @@ def export(
 
 
 def _remove_abandoned(path: Path) -> None:
-    """Remove what a killed process left under its temporary name."""
+    """Remove temporary files of this output whose process has ended."""
     for file in path.parent.iterdir():
         if match := re.fullmatch(re.escape(f".{path.name}") + r"\.(\d+)\.tmp", file.name):
             try:
                 os.kill(int(match[1]), 0)
             except ProcessLookupError:
                 file.unlink(missing_ok=True)
-            except (PermissionError, OverflowError):  # somebody else's process; no process number
+            except (PermissionError, OverflowError):  # another user's process; not a process number
                 continue
 
 
-def _whole_rows(
+def _rows_with_column(
     corpus: Corpus, rows: Sequence[int] | np.ndarray, columns: Sequence[Mapping[str, Any]]
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    for row, content, column in zip(rows, corpus.whole(rows), columns, strict=True):
+    for row, content, column in zip(rows, corpus.stream(rows), columns, strict=True):
         plain = {key: value.item() if hasattr(value, "item") else value for key, value in column.items()}
         yield row, {**{key: value for key, value in content.items() if key != FIELD}, FIELD: plain}
 
@@ -90,19 +90,19 @@ def _write_jsonl(
     corpus: Corpus, rows: Sequence[int] | np.ndarray, columns: Sequence[Mapping[str, Any]], temporary: Path
 ) -> None:
     with temporary.open("wb") as file:
-        for row, content in _whole_rows(corpus, rows, columns):
+        for row, content in _rows_with_column(corpus, rows, columns):
             try:
                 line = json.dumps(content, ensure_ascii=False, default=_json_value)
             except (TypeError, ValueError):
                 raise CorpusError(f"{corpus.where(row)}: {_unwritable(content)}") from None
             try:
                 file.write(line.encode() + b"\n")
-            except UnicodeEncodeError:  # half of a surrogate pair, which JSON holds only as an escape
+            except UnicodeEncodeError:  # half of a surrogate pair: JSON can hold it only as an escape
                 file.write(json.dumps(content, default=_json_value).encode() + b"\n")
 
 
 def _json_value(value: Any) -> str:
-    if isinstance(value, (datetime.date, datetime.time)):  # a datetime is a date
+    if isinstance(value, (datetime.date, datetime.time)):  # a datetime is also a date
         return value.isoformat()
     if isinstance(value, decimal.Decimal):
         return str(value)
@@ -125,13 +125,13 @@ def _write_parquet(
     import pyarrow.parquet as pq
 
     try:
-        # Two passes, since the type of a column is known only when all rows have been seen.
-        known = corpus.schema
+        # Two passes, because the type of a column depends on all rows.
+        source_schema = corpus.schema
         schema = pa.schema([])
-        for chunk in _chunks(_whole_rows(corpus, rows, columns)):
-            schema = _widened(schema, chunk, known)
+        for chunk in _chunks(_rows_with_column(corpus, rows, columns)):
+            schema = _widened(schema, chunk, source_schema)
         with pq.ParquetWriter(temporary, schema) as writer:
-            for chunk in _chunks(_whole_rows(corpus, rows, columns)):
+            for chunk in _chunks(_rows_with_column(corpus, rows, columns)):
                 writer.write_table(pa.Table.from_pylist([content for _, content in chunk], schema=schema))
     except (pa.ArrowException, OverflowError, UnicodeEncodeError) as error:
         reason = str(error).partition("\n")[0]
@@ -140,24 +140,24 @@ def _write_parquet(
         ) from None
 
 
-def _widened(schema: pa.Schema, chunk: list[tuple[int, dict[str, Any]]], known: pa.Schema | None) -> pa.Schema:
-    """Return `schema` with the columns of a chunk: of the type the source has, or of one that holds all values."""
+def _widened(schema: pa.Schema, chunk: list[tuple[int, dict[str, Any]]], source_schema: pa.Schema | None) -> pa.Schema:
+    """Return `schema` with the columns of a chunk. A column has the type of the source, or one for all values."""
     import pyarrow as pa
 
     names = dict.fromkeys(name for _, content in chunk for name in content)
     fields = []
     for name in names:
-        if known is not None and name != FIELD:
-            fields.append(known.field(name))
+        if source_schema is not None and name != FIELD:
+            fields.append(source_schema.field(name))
             continue
         try:
             fields.append(pa.field(name, pa.array([content.get(name) for _, content in chunk]).type))
         except (pa.ArrowException, OverflowError, UnicodeEncodeError) as error:
             raise pa.ArrowInvalid(f"field {name!r}: {error}") from None
     widened = pa.unify_schemas([schema, pa.schema(fields)], promote_options="permissive")
-    # The field gdig comes last, also when a later chunk brings new fields.
-    last = [widened.field(FIELD)] if FIELD in widened.names else []
-    return pa.schema([field for field in widened if field.name != FIELD] + last)
+    # The field gdig comes last, also after the fields that only a later chunk has.
+    gdig_field = [widened.field(FIELD)] if FIELD in widened.names else []
+    return pa.schema([field for field in widened if field.name != FIELD] + gdig_field)
 
 
 def _chunks(rows: Iterator[tuple[int, dict[str, Any]]]) -> Iterator[list[tuple[int, dict[str, Any]]]]:

@@ -1,4 +1,4 @@
-"""Features of rows, by row number: the stored sketches, or a file of the user's; and difficulties from a file."""
+"""Features of rows by row number: the stored sketches or a file of the user. Also difficulties from a file."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from gdig.store.sketches import SketchStore
 
 
 class Features:
-    """Rows of floats [N, F], read when they are asked for.
+    """Rows of floats [N, F]. A row is read only when it is needed.
 
     Args:
-        source: an array [N, F] of floats, or a store's sketches.
-        rows: int64 [n], which rows of the source count, in this order; None: all.
+        source: an array [N, F] of floats, or the sketches of a store.
+        rows: int64 [n], the rows of the source that are used, in this order. None: all rows.
 
-    Sketches come as they are stored, without the scale of an int8 row: what uses them looks at directions alone.
+    Sketches are read as stored, without the scale of an int8 row: their users need only directions.
     """
 
     def __init__(self, source: SketchStore | NDArray[Any], rows: NDArray[np.int64] | None = None) -> None:
@@ -37,14 +37,14 @@ class Features:
         return self._source.dim if isinstance(self._source, SketchStore) else self._source.shape[1]
 
     def units(self, at: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Rows at the places `at` [n] of this list of rows, at unit length: float32 [n, F], rounded once from float64.
+        """Return rows at unit length: float32 [n, F], rounded once from float64. A row of zeros stays zero.
 
-        The scale of a row has no say (that of the sketches is a power of two found on the probe). A row of zeros stays.
+        Args:
+            at: places in this list of rows, [n].
         """
         x = self._read(self._rows[at]).astype(np.float64)
-        x /= np.maximum(
-            np.abs(x).max(1, keepdims=True), np.finfo(np.float64).tiny
-        )  # squares neither over- nor underflow
+        # Divided by its largest entry, a row has squares that neither overflow nor underflow.
+        x /= np.maximum(np.abs(x).max(1, keepdims=True), np.finfo(np.float64).tiny)
         return (x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1.0)).astype(np.float32)
 
     def _read(self, rows: NDArray[np.int64]) -> NDArray[Any]:
@@ -57,14 +57,17 @@ class Features:
 
 
 def read_features(path: Path, valid: NDArray[np.bool_]) -> NDArray[Any]:
-    """Open the user's features [N, any]: .npy (mapped), or safetensors with the tensor `features`, or a single one.
+    """Open a file of features [N, any]: .npy (memory-mapped), or safetensors.
+
+    A safetensors file holds the tensor `features`, or only one tensor.
 
     Args:
         path: the file.
-        valid: which rows of the pool count, [N].
+        valid: whether a row of the pool is valid, [N].
 
     Raises:
-        ConfigError: naming the file and the row, if it is not there, no such file, of another length, or not finite.
+        ConfigError: if the file is missing, of another kind or of another number of rows, or if a valid row is not
+            finite. The error names file and row.
     """
     x = _read_safetensors(path) if path.suffix == ".safetensors" else _read_npy(path, "features")
     n = len(valid)
@@ -83,26 +86,27 @@ def read_features(path: Path, valid: NDArray[np.bool_]) -> NDArray[Any]:
 
 
 def read_difficulty(file: str, valid: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """Read the user's difficulties [N], higher is harder: .npy of floats, rounded to float32.
+    """Read difficulties [N] from a .npy file of floats, rounded to float32. A higher difficulty is harder.
 
     Args:
         file: the file.
-        valid: which rows of the pool count, [N]; of the others anything may stand there.
+        valid: whether a row of the pool is valid, [N]. The values of the other rows are not checked.
 
     Raises:
-        ConfigError: naming the file and the row, if it is not there, no such file, of another length, or not finite.
+        ConfigError: if the file is missing, of another kind or of another number of rows, or if a valid row is not
+            finite. The error names file and row.
     """
-    found = _read_npy(Path(file), "difficulty")
-    if found.shape != valid.shape or found.dtype.kind != "f":
+    difficulty = _read_npy(Path(file), "difficulty")
+    if difficulty.shape != valid.shape or difficulty.dtype.kind != "f":
         expected = f"floats [{len(valid)}], one for each row of the pool"
-        raise ConfigError(f"difficulty: {file}: expected {expected}; got {found.dtype} {list(found.shape)}")
+        raise ConfigError(f"difficulty: {file}: expected {expected}; got {difficulty.dtype} {list(difficulty.shape)}")
     with np.errstate(over="ignore"):
-        found = np.asarray(found, np.float32)
-    bad = valid & ~np.isfinite(found)
+        difficulty = np.asarray(difficulty, np.float32)
+    bad = valid & ~np.isfinite(difficulty)
     if bad.any():
         row = int(np.argmax(bad))
-        raise ConfigError(f"difficulty: {file}: row {row}: expected a finite float32 number, got {found[row]}")
-    return found
+        raise ConfigError(f"difficulty: {file}: row {row}: expected a finite float32 number, got {difficulty[row]}")
+    return difficulty
 
 
 def _read_npy(path: Path, option: str) -> NDArray[Any]:
@@ -120,5 +124,5 @@ def _read_safetensors(path: Path) -> NDArray[Any]:
             if name is None:
                 raise ConfigError(f"features: {path}: expected a tensor 'features', got {', '.join(names) or 'none'}")
             return file.get_tensor(name)
-    except (OSError, SafetensorError, TypeError) as error:  # TypeError: bfloat16, which NumPy lacks
+    except (OSError, SafetensorError, TypeError) as error:  # TypeError: bfloat16, which NumPy does not have
         raise ConfigError(f"features: {path}: cannot be read: {error}") from None

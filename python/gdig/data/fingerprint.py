@@ -1,4 +1,4 @@
-"""Fingerprints of input files, by which a run notices that an input changed since it began."""
+"""Fingerprints of input files. They show a run that an input has changed since the run began."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from typing import Any, BinaryIO
 from gdig.errors import CorpusError
 
 WHOLE_UP_TO = 256 << 20
-"""Bytes up to which a file is hashed whole; beyond that it is sampled."""
+"""A file of up to so many bytes is hashed whole. Of a larger file, blocks are hashed."""
 _BLOCKS, _BLOCK = 1024, 64 << 10
 _SETTLED_SECONDS = 2.0
 
-# What training leaves beside a model and what libraries cache: none of it changes what the model computes.
+# Files that training leaves beside a model, and caches of libraries. None of them changes what the model computes.
 _IGNORED_FILES = re.compile(
     r"\..*|optimizer.*|scheduler\..*|scaler\.pt|rng_state.*|trainer_state\.json|training_args\.(bin|json)"
     r"|events\.out\.tfevents.*|cache-.*\.arrow|tmp.*\.arrow|.*\.lock|.*\.tmp"
 )
 _IGNORED_FOLDERS = re.compile(r"\..*|__pycache__|checkpoint-\d+|global_step\d+|runs|wandb")
 
-_known: dict[tuple[str, int, int, int, int], str] = {}
+_remembered: dict[tuple[str, int, int, int, int], str] = {}
 
 
 def fingerprint_file(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Return `{"size": bytes, "hash": hex}` of a file.
 
     The hash is blake2b-160 of the whole content for files of up to 256 MiB. A larger file is hashed by its size, its
-    modification time and 1,024 evenly spaced blocks of 64 KiB (the first and the last block among them).
+    modification time and 1,024 evenly spaced blocks of 64 KiB. The first and the last block are among them.
 
     Raises:
         CorpusError: if the file cannot be read.
@@ -41,28 +41,28 @@ def fingerprint_file(path: str | os.PathLike[str]) -> dict[str, Any]:
         with path.open("rb") as file:
             status = os.fstat(file.fileno())
             key = (str(path.absolute()), status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
-            if key not in _known:
+            if key not in _remembered:
                 digest = _hash(file, status.st_size, status.st_mtime_ns)
-                # A file changed within the clock's tick keeps its times, so the hash of a fresh one is not remembered.
+                # Two changes within a tick of the clock give the same times: the hash of a new file is not remembered.
                 if time.time() - max(status.st_mtime, status.st_ctime) < _SETTLED_SECONDS:
                     return {"size": status.st_size, "hash": digest}
-                _known[key] = digest
+                _remembered[key] = digest
     except OSError as error:
         raise CorpusError(f"{path}: cannot be read: {error.strerror or error}") from None
-    return {"size": status.st_size, "hash": _known[key]}
+    return {"size": status.st_size, "hash": _remembered[key]}
 
 
 def fingerprint_paths(paths: Sequence[str | os.PathLike[str]]) -> dict[str, dict[str, Any]]:
     """Fingerprint files and folders (recursively, without optimizer states, logs, hidden files and caches).
 
     Returns:
-        Fingerprints by name, in the order of `paths` and sorted within a folder. Names are relative to what the paths
-        have in common, so that they stay true when the whole tree is moved.
+        Fingerprints by name, in the order of `paths`, sorted within a folder. Names are relative to the folder that the
+        paths have in common, so the names do not change when the whole tree is moved.
 
     Raises:
         CorpusError: if a path is missing or cannot be read.
     """
-    absolute = [Path(os.path.abspath(path)) for path in paths]  # noqa: PTH100 (resolve() would follow links)
+    absolute = [Path(os.path.abspath(path)) for path in paths]  # noqa: PTH100 (resolve() follows links)
     if not absolute:
         return {}
     parents = [path if path.is_dir() else path.parent for path in absolute]

@@ -1,10 +1,14 @@
 """Rows of a JSONL file or a JSON list, read in place through an index of where each row starts.
 
-The JSON reader of `datasets` copies a file into typed Arrow columns. Doing so it adds nulls for missing keys, turns
-texts that look like dates into timestamps and whole numbers into floats, and refuses legal files whose rows differ in
-type from one chunk to the next. So JSON is not converted: one pass checks every row and writes its byte offset (8 bytes
-a row) to the cache; after that any row is one read and one parse of the original file, exactly as written. Reads are
-plain reads, not a memory map, so that a file cut short by another program gives an error instead of a SIGBUS.
+One pass checks every row and writes its byte offset (8 bytes a row) to the cache. After that pass, one read and one
+parse of the original file give any row exactly as written.
+
+JSON is not converted, because the JSON reader of `datasets` copies a file into typed Arrow columns. That reader adds
+nulls for missing keys. It turns texts that look like dates into timestamps, and whole numbers into floats. It refuses
+valid files whose rows differ in type from one chunk to the next.
+
+`json` reads the rows, not orjson: orjson turns integers beyond 64 bits into floats. The file is read, not
+memory-mapped: if another program cuts the file short, a read gives an error, a memory map gives a SIGBUS.
 """
 
 from __future__ import annotations
@@ -23,7 +27,7 @@ from gdig.data.fingerprint import fingerprint_file
 from gdig.data.json_index import build_index, json_kind
 from gdig.errors import CorpusError
 
-_VERSION = 1  # of the index; a change makes old ones unused
+_VERSION = 1  # of the index; an index of another version is not used
 _decode_row = json.JSONDecoder().raw_decode
 
 
@@ -31,8 +35,8 @@ class JsonRows:
     """The rows of one JSON file.
 
     Raises:
-        CorpusError: naming the file, and line and column or the item, when a row is not a JSON object in UTF-8, or
-            there is none, or the file changes while it is read.
+        CorpusError: if a row is not a JSON object in UTF-8, if the file holds no row, or if the file changes while it
+            is read. The error names the file, and line and column or the item.
     """
 
     def __init__(self, path: Path, cache: Path) -> None:
@@ -43,8 +47,8 @@ class JsonRows:
         key = f"{kind}-{_VERSION}-{content}"
         index = cached_folder(cache, key, lambda folder: build_index(path, kind, folder))
         if _status(path) != self._status:
-            raise CorpusError(f"{path}: the file changed while it was being read")
-        self._starts = _int64_file(index / "starts")  # [N + 1], the last is the end of the last row
+            raise CorpusError(f"{path}: the file changed while it was being read; start again when it is complete")
+        self._starts = _int64_file(index / "starts")  # [N + 1]; the last value is the end of the last row
         self._blanks = _int64_file(index / "blanks") if kind == "lines" else None  # rows that follow a blank line
 
     def __len__(self) -> int:
@@ -61,7 +65,7 @@ class JsonRows:
             return [self._read(file, i, i + 1)[0] for i in indices]
 
     def line(self, i: int) -> int | None:
-        """Return the line of row `i`, counted from 1; None in a JSON list."""
+        """Return the line of row `i`, counted from 1. Return None for a JSON list."""
         return None if self._blanks is None else i + 1 + int(np.searchsorted(self._blanks, i, side="right"))
 
     def _open(self) -> BinaryIO:
@@ -72,7 +76,7 @@ class JsonRows:
         status = os.fstat(file.fileno())
         if (status.st_size, status.st_mtime_ns) != self._status:
             file.close()
-            raise CorpusError(f"{self.path}: the file changed since it was opened")
+            raise self._changed()
         return file
 
     def _read(self, file: BinaryIO, start: int, stop: int) -> list[dict[str, Any]]:
@@ -82,11 +86,14 @@ class JsonRows:
         file.seek(starts[0])
         data = file.read(starts[-1] - starts[0])
         try:
-            # Between a row and the next lie blanks, and in a list a comma: raw_decode stops before them.
+            # Blanks, and in a list a comma, follow a row: raw_decode stops before them.
             spans = itertools.pairwise(starts)
             return [_decode_row(data[a - starts[0] : b - starts[0]].decode())[0] for a, b in spans]
         except ValueError:
-            raise CorpusError(f"{self.path}: the file changed since it was opened") from None
+            raise self._changed() from None
+
+    def _changed(self) -> CorpusError:
+        return CorpusError(f"{self.path}: the file changed since it was opened; start again")
 
 
 def _status(path: Path) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""A few rows as the model will see them, so that a wrong template shows before hours are spent."""
+"""A few rows as the model will see them. They show a wrong template before a long run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from gdig.data.corpus import Corpus
 
-LEGEND = "⟦ ⟧ enclose the target, which is trained on; the rest is the prompt, which has no loss."
+LEGEND = "⟦ ⟧ enclose the target, which has the loss. The rest is the prompt, which has no loss."
 
 
 def preview_rows(
@@ -29,16 +29,18 @@ def preview_rows(
     *,
     max_chars: int = 2000,
 ) -> list[Text]:
-    """Show rows as the model will see them: the tokens decoded again, special ones included.
+    """Show rows as the model will see them: the tokens are decoded again, special tokens included.
 
     Args:
-        corpus, encoder, rows: what to show.
-        tokenizer: turns tokens into text; without one (rows of the format tokens) their numbers are shown.
-        max_chars: of each stretch of prompt or target; the middle of a longer one is left out.
+        corpus: where the rows are.
+        encoder: makes their tokens.
+        rows: the numbers of the rows.
+        tokenizer: turns tokens into text. Without a tokenizer (rows of the format tokens) the numbers are shown.
+        max_chars: of each stretch of prompt or target. A longer stretch is shown without its middle.
 
     Returns:
-        A text a row: file and row, counts of tokens, then prompt (dim) and target (bold, in ⟦ ⟧). A row that cannot be
-        used shows its error (red). `str(text)` is the same without colour.
+        A text for each row: file and row, counts of tokens, then prompt (dim) and target (bold, in ⟦ ⟧). A row that
+        cannot be used shows its error (red). `str(text)` is the same text without colour.
     """
     return [
         _error(result) if isinstance(result, CorpusError) else _show(corpus.where(row), result, tokenizer, max_chars)
@@ -54,7 +56,7 @@ def _show(where: str, example: Example, tokenizer: PreTrainedTokenizerBase | Non
     cut = f", {example.cut} cut to fit the window" if example.cut else ""
     counts = f"{len(example)} tokens, {example.n_target} of them target{cut}"
     text = Text(f"{_visible(where)}: {counts}\n", style="cyan")
-    # Joined, not appended: the body keeps its own styles.
+    # Joined, not appended, so the body keeps its own styles.
     body = Text()
     is_target = example.labels != IGNORED
     for target, positions in itertools.groupby(range(len(example)), key=lambda t: bool(is_target[t])):
@@ -71,7 +73,7 @@ def _decoded(ids: np.ndarray, tokenizer: PreTrainedTokenizerBase | None) -> str:
 
 
 def _visible(text: str) -> str:
-    """Escape control characters: data must not be able to steer the terminal."""
+    """Escape control characters, so data cannot control the terminal."""
     return "".join(_escaped(text))
 
 

@@ -1,7 +1,8 @@
-"""From a row to the text that the model sees, with the parts that are trained on marked.
+"""From a row to the text that the model sees, with the targets marked.
 
-Every text format is a pair of Jinja templates, prompt and target; `messages` goes through the tokenizer's chat template
-(`chat`). Templates run in a sandbox, and a field they name that a row lacks is an error of that row.
+Every text format is a pair of Jinja templates, for prompt and target. Rows of the format `messages` go through the
+tokenizer's chat template (`chat`). Templates run in a sandbox. If a template names a field that a row does not have,
+that row has an error.
 """
 
 from __future__ import annotations
@@ -21,21 +22,21 @@ if TYPE_CHECKING:
 
 
 class RowError(ValueError):
-    """A row that cannot be used; the message names the field. The caller adds the file and the row."""
+    """A row cannot be used. The message names the field; the caller adds file and row."""
 
 
 @dataclass(frozen=True)
 class Prompted:
-    """A row as text. `targets` are the character spans [start, end) that are trained on, in order and not empty."""
+    """A row as text. `targets` are the character spans [start, end) with a loss, in order and not empty."""
 
     text: str
     targets: tuple[tuple[int, int], ...]
     is_chat: bool = False
-    """A chat template has placed the special tokens already; otherwise the tokenizer adds its own."""
+    """Whether a chat template has placed the special tokens. Otherwise the tokenizer adds its own."""
 
 
 class Prompter(Protocol):
-    """What turns a row into a text; raises RowError."""
+    """Turns a row into a text, or raises RowError."""
 
     def __call__(self, row: Mapping[str, Any]) -> Prompted:  # noqa: D102
         ...
@@ -43,7 +44,7 @@ class Prompter(Protocol):
 
 @dataclass(frozen=True)
 class TextFormat:
-    """A built-in row format: the fields it needs, and its templates."""
+    """A built-in row format: the fields that it needs, and its templates."""
 
     fields: tuple[str, ...]
     prompt: str
@@ -76,14 +77,14 @@ NEEDED_FIELDS: dict[str, tuple[str, ...]] = {
     "messages": ("messages",),
     **{name: text_format.fields for name, text_format in TEXT_FORMATS.items()},
 }
-"""The fields each row format needs, in the order in which :func:`detect_format` tries them."""
+"""The fields that each row format needs. :func:`detect_format` tries the formats in this order."""
 
 
 def detect_format(fields: Iterable[str], where: str = "the first row") -> RowFormat:
-    """Return the first row format whose fields are all there.
+    """Return the first row format whose fields are all present.
 
     Raises:
-        CorpusError: naming `where`, the fields it has and the fields each format needs.
+        CorpusError: naming `where`, the fields of the row and the fields that each format needs.
     """
     present = list(fields)
     for name, needed in NEEDED_FIELDS.items():
@@ -97,21 +98,25 @@ def detect_format(fields: Iterable[str], where: str = "the first row") -> RowFor
 
 
 def resolve_format(options: DataOptions, corpus: Corpus) -> RowFormat:
-    """Return the row format of a corpus: "template" if there are templates, else the one named, else by the first row.
+    """Return the row format of a corpus.
+
+    It is "template" if the options have templates, else `row_format`, else the format of the first row's fields.
 
     Raises:
-        CorpusError: if it cannot be detected.
+        CorpusError: if the fields are those of no known format.
         ConfigError: if templates are given for rows of the format tokens.
     """
     if options.prompt_template is not None:
         if options.row_format == "tokens":
-            raise ConfigError("prompt_template: rows of the format tokens have no text that a template could form")
+            raise ConfigError(
+                "prompt_template: rows of the format tokens have no text; give no templates or another row_format"
+            )
         return "template"
     return detect_format(corpus.fields, corpus.where(0)) if options.row_format == "auto" else options.row_format
 
 
 class TemplatePrompter:
-    """Prompts of a text format, or of the templates given.
+    """Forms prompts by the templates of a text format, or by templates of the user.
 
     Raises:
         ConfigError: on a syntax error in a template, naming the template and the line.
@@ -137,7 +142,7 @@ class TemplatePrompter:
         """Form the text of a row.
 
         Raises:
-            RowError: if a field is missing, no text or empty, or the target comes out empty.
+            RowError: if a field is missing, is not text or is empty, or if the target is empty.
         """
         if self._format:
             fields = (*self._format.fields, *self._format.optional)
@@ -165,10 +170,11 @@ class TemplatePrompter:
 
 
 def checked_text(value: Any, what: str, *, may_be_empty: bool) -> str:
-    """Return `value` if it is text that can be tokenised.
+    """Return `value` if it is text that can be tokenized.
 
     Raises:
-        RowError: naming `what`, if it is no string, is blank, or holds half of a surrogate pair (JSON can, UTF-8 not).
+        RowError: naming `what`, if `value` is not a string, is blank, or holds half of a surrogate pair. JSON can hold
+            that half; UTF-8 cannot.
     """
     if not isinstance(value, str):
         raise RowError(f"{what}: expected text, got {'null' if value is None else type(value).__name__}")

@@ -1,4 +1,4 @@
-"""Rows that hold tokens and labels already."""
+"""Rows that hold tokens and labels instead of text."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def checked_tokens(row: Mapping[str, Any], vocab_size: int | None) -> tuple[np.n
     """Return a row's `input_ids` and `labels` as int32 [T] each.
 
     Raises:
-        RowError: naming the field, if one is missing, empty, not whole numbers or out of range, if the lengths differ,
-            if the labels are shifted by one already, or if the row is padded.
+        RowError: naming the field. A field may be missing, empty, of other values than whole numbers, or out of range.
+            The lengths may differ, the labels may be shifted by one, or the row may be padded.
     """
     top = (vocab_size or 1 << 31) - 1
     columns = []
@@ -29,7 +29,7 @@ def checked_tokens(row: Mapping[str, Any], vocab_size: int | None) -> tuple[np.n
         if not isinstance(values, list) or not set(map(type, values)) <= {int}:
             raise RowError(f"field {field!r}: expected a list of whole numbers")
         if not values:
-            raise RowError(f"field {field!r} is empty")
+            raise RowError(f"field {field!r} is empty, expected at least one number")
         for bad in (min(values), max(values)):
             if not (0 <= bad <= top or bad == lowest):
                 allowed = f"0 to {top}" + (f" or {IGNORED}" if lowest else "")
@@ -44,10 +44,10 @@ def checked_tokens(row: Mapping[str, Any], vocab_size: int | None) -> tuple[np.n
         raise RowError(f"field 'labels': {labels[at]} at position {at} is out of range (0 to {top} or {IGNORED})")
     labelled = np.flatnonzero(labels != IGNORED)
     shifted = labelled[labelled < len(labels) - 1]
-    unlike = (labels[labelled] != input_ids[labelled]).any()
-    if unlike and len(shifted) > 1 and (labels[shifted] == input_ids[shifted + 1]).all():
+    differs = (labels[labelled] != input_ids[labelled]).any()
+    if differs and len(shifted) > 1 and (labels[shifted] == input_ids[shifted + 1]).all():
         raise RowError("field 'labels': shifted by one against input_ids; expected labels[t] == input_ids[t]")
     mask = row.get("attention_mask")
     if isinstance(mask, list) and 0 in mask:
-        raise RowError("field 'attention_mask': the row is padded; give it without padding")
+        raise RowError("field 'attention_mask': the row is padded (it holds 0); give the row without padding")
     return input_ids, labels

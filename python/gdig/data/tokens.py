@@ -27,26 +27,26 @@ _CHUNK = 512  # rows in one call of the tokenizer, which spreads them over threa
 
 @dataclass(frozen=True, eq=False)
 class Example:
-    """A row as the model sees it. The shift by one between tokens and labels happens in the model pass."""
+    """A row as the model sees it. The model pass shifts tokens and labels by one."""
 
     input_ids: np.ndarray
     """int32 [T]"""
     labels: np.ndarray
-    """int32 [T]; -100 where there is no loss, elsewhere `input_ids` (or the labels that a row of tokens came with)."""
+    """int32 [T]: -100 where there is no loss. Elsewhere `input_ids`, or the given labels of a row of tokens."""
     cut: int = 0
-    """Tokens removed to fit the window."""
+    """Number of tokens that were removed to fit the window."""
 
     def __len__(self) -> int:
         return len(self.input_ids)
 
     @property
     def n_target(self) -> int:
-        """Positions with a loss. The first is never one: nothing comes before it that could predict it."""
+        """Number of positions with a loss. The first position has none, because no token before it predicts it."""
         return int(np.count_nonzero(self.labels[1:] != IGNORED))
 
     @cached_property
     def hash(self) -> int:
-        """Hash of tokens and labels (blake2b, 64 bits, unsigned): equal for equal content on every machine."""
+        """Hash of tokens and labels (blake2b, 64 bits, unsigned). Equal content has the same hash on every machine."""
         digest = blake2b(np.int64(len(self)).astype("<i8").tobytes(), digest_size=8)
         digest.update(self.input_ids.astype("<i4").tobytes())
         digest.update(self.labels.astype("<i4").tobytes())
@@ -56,22 +56,24 @@ class Example:
 class Encoder:
     """Turns rows of one corpus into examples.
 
-    Prompt and target are tokenised together, so that no token boundary is forced between them; a token that reaches
-    past the boundary counts as target. BOS comes as the tokenizer adds it. A text ends with EOS exactly once (not at
-    all if the tokenizer has none: `has_eos`); a conversation ends as its chat template ends the turn, with EOS if it
-    does not. What is longer than the window loses the left of its prompt (but not BOS) and, if the target alone is too
-    long, the target's right.
+    - Prompt and target are tokenized together, so no token boundary is forced between them. A token that reaches past
+      the boundary counts as target.
+    - The tokenizer adds BOS as usual.
+    - A text ends with EOS exactly once, or without EOS if the tokenizer has none (`has_eos`).
+    - A conversation ends as its chat template ends the turn. If the template adds no special token, EOS is added.
+    - A row that is longer than the window is cut: first the left of its prompt (but not BOS), then the right of its
+      target.
 
     Args:
         options: the templates and max_length.
         corpus_format: as `resolve_format` returns it.
-        tokenizer: a fast tokenizer; None only for rows of the format tokens.
-        window: the model's longest input, in tokens; max_length lowers it.
-        vocab_size: number of token ids; rows of the format tokens are checked against it.
+        tokenizer: a fast tokenizer. None only for rows of the format tokens.
+        window: the model's longest input, in tokens. max_length lowers the window.
+        vocab_size: number of token ids. Rows of the format tokens are checked against it.
 
     Raises:
-        ConfigError: if a tokenizer is needed and missing, or a template is wrong.
-        ModelError: if the tokenizer cannot say which characters a token covers, or lacks the chat template.
+        ConfigError: if a tokenizer is needed and missing, or if a template is wrong.
+        ModelError: if the tokenizer does not tell which characters a token covers, or has no chat template.
     """
 
     def __init__(
@@ -93,11 +95,13 @@ class Encoder:
         if corpus_format == "tokens":
             return
         if tokenizer is None:
-            raise ConfigError(f"tokenizer: rows of the format {corpus_format} need one")
+            raise ConfigError(
+                f"tokenizer: rows of the format {corpus_format} need one, got none; give a model with a tokenizer"
+            )
         if not tokenizer.is_fast:
             raise ModelError(
-                f"{tokenizer.name_or_path}: a slow tokenizer, which cannot say which characters a token covers, so that"
-                " prompt and target cannot be told apart; convert it to a fast one (tokenizer.json), or give rows that"
+                f"{tokenizer.name_or_path}: a slow tokenizer, expected a fast one (tokenizer.json), which tells the"
+                " characters of a token and so separates prompt from target; convert the tokenizer, or give rows that"
                 " hold input_ids and labels"
             )
         if corpus_format == "messages" and options.prompt_template is None:
@@ -109,18 +113,17 @@ class Encoder:
 
     @property
     def has_eos(self) -> bool:
-        """Whether texts end with EOS; False for a tokenizer that has none."""
+        """Whether texts end with EOS. False if the tokenizer has no EOS."""
         return self._eos is not None
 
     def encode(self, corpus: Corpus, rows: Sequence[int] | np.ndarray) -> list[Example | CorpusError]:
         """Encode rows, in the order given.
 
         Returns:
-            For each row its example, or the error that says why it has none (naming file, row and field): the caller
-            decides whether to stop.
+            For each row its example, or an error that names file, row and field. The caller decides whether to stop.
 
         Raises:
-            CorpusError: if the file itself cannot be read any more.
+            CorpusError: if the file can no longer be read.
         """
         return [
             result
@@ -174,15 +177,15 @@ class Encoder:
             for first, last in item.targets:
                 is_target |= (ends > first) & (starts < last)
         else:
-            # To the end, since what the tokenizer appends by itself (EOS) covers no character.
+            # The target goes to the end: EOS, which the tokenizer may append, covers no character.
             boundary = item.targets[0][0]
             is_target[next((t for t, (_, end) in enumerate(offsets) if end > boundary), len(ids)) :] = True
         if not is_target.any():
             return RowError("the tokenizer makes no token of the target")
         while len(ids) > 1 and ids[-1] == ids[-2] == self._eos:
             ids = ids[:-1]
-        closed = ids[-1] in self._special_ids if item.is_chat else ids[-1] == self._eos
-        if not closed and self._eos is not None:
+        has_end = ids[-1] in self._special_ids if item.is_chat else ids[-1] == self._eos
+        if not has_end and self._eos is not None:
             ids = [*ids, self._eos]
         is_target = np.append(is_target, True)[: len(ids)]
         input_ids = np.array(ids, dtype=np.int32)
@@ -196,19 +199,19 @@ class Encoder:
                 yield error
 
     def _fit(self, input_ids: np.ndarray, labels: np.ndarray) -> Example:
-        """Cut to the window and check that something is left to train on."""
+        """Cut a row to the window, and check that a target token is left."""
         over = max(0, len(input_ids) - self.window)
         if over:
             targets = np.flatnonzero(labels != IGNORED)
             prompt = int(targets[0]) if len(targets) else len(labels)
             bos = int(prompt > 0 and input_ids[0] == self._bos)
-            left = min(over, prompt - bos)
-            keep = np.r_[0:bos, bos + left : len(labels)][: self.window]
-            input_ids, labels = input_ids[keep], labels[keep]
+            cut_of_prompt = min(over, prompt - bos)
+            positions = np.r_[0:bos, bos + cut_of_prompt : len(labels)][: self.window]
+            input_ids, labels = input_ids[positions], labels[positions]
         if self.vocab_size is not None and (top := int(input_ids.max(initial=0))) >= self.vocab_size:
             raise RowError(
-                f"the tokenizer gives token {top}, but the model knows 0 to {self.vocab_size - 1}; is the tokenizer"
-                " another model's?"
+                f"the tokenizer gives token {top}, expected 0 to {self.vocab_size - 1}, the tokens of the model; give"
+                " the tokenizer of this model"
             )
         example = Example(input_ids, labels, over)
         if example.n_target == 0:
@@ -218,10 +221,10 @@ class Encoder:
 
 
 def load_tokenizer(path: str | Path, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
-    """Load the tokenizer of a directory; of a PEFT adapter without one, that of its base model.
+    """Load the tokenizer of a directory. For a PEFT adapter without a tokenizer, load that of its base model.
 
     Raises:
-        ModelError: naming the directory, if it is none, or holds no tokenizer that can be loaded.
+        ModelError: naming the directory, if it does not exist or holds no tokenizer that can be loaded.
     """
     import json
 
@@ -237,6 +240,6 @@ def load_tokenizer(path: str | Path, trust_remote_code: bool = False) -> PreTrai
             path = Path(base)
     try:
         return AutoTokenizer.from_pretrained(str(path), trust_remote_code=trust_remote_code, local_files_only=True)
-    except Exception as error:  # transformers and tokenizers raise of every kind on damaged files
+    except Exception as error:  # transformers and tokenizers raise many kinds of errors on damaged files
         reason = str(error).strip().partition("\n")[0]
         raise ModelError(f"{path}: the tokenizer cannot be loaded: {reason or type(error).__name__}") from None

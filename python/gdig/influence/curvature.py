@@ -119,9 +119,9 @@ def fit_curvature(
         ModelError: when no example has a finite loss, or a sum is not finite (the message names the layer).
     """
     ranks = ranks or Ranks()
-    draw_seed = None if config.use_empirical_fisher else config.seed
+    random_seed = None if config.use_empirical_fisher else config.random_seed
     corrects = config.inversion in ("ekfac", "cg")
-    gradients = GradientPass(model, config.loss_reduction, draw_seed, head_cache_bytes=_HEAD_BYTES if corrects else 0)
+    gradients = GradientPass(model, config.loss_reduction, random_seed, head_cache_bytes=_HEAD_BYTES if corrects else 0)
     size = resolve_token_batch_size(
         config.token_batch_size,
         model.device,

@@ -62,7 +62,7 @@ class Inverse:
         return f.q_s @ ((f.q_s.T @ g @ f.q_a) * self._scale) @ f.q_a.T
 
     def low_rank(
-        self, a: torch.Tensor, d: torch.Tensor, energy: float, cap: int, seed: int = 0
+        self, a: torch.Tensor, d: torch.Tensor, energy: float, cap: int, random_seed: int = 0
     ) -> tuple[torch.Tensor, torch.Tensor, float]:
         """W of one example as U [O, r], V [J, r], W ~ U V^T, and the share of |W|^2 kept.
 
@@ -70,13 +70,13 @@ class Inverse:
             a: [T, J] inputs (with the constant of the bias). d: [T, O] output gradients.
             energy: least share of |W|^2 to keep; decides r.
             cap: most columns.
-            seed: of the randomised range finder that wide layers use.
+            random_seed: of the randomised range finder that wide layers use.
         """
         if self._scale is None or self.factors is None:
             return compress(*self.tokens(a, d), energy, cap)
         f = self.factors
         rotated = ((d @ f.q_s).T @ (a @ f.q_a)) * self._scale
-        u, v, kept = factor(rotated, energy, cap, seed)
+        u, v, kept = factor(rotated, energy, cap, random_seed)
         return f.q_s @ u, f.q_a @ v, kept
 
 
@@ -150,7 +150,7 @@ def compress(u: torch.Tensor, v: torch.Tensor, energy: float, cap: int) -> tuple
     return (q_u @ left[:, : cut.rank]) * values[: cut.rank], q_v @ right[: cut.rank].T, cut.kept
 
 
-def factor(w: torch.Tensor, energy: float, cap: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, float]:
+def factor(w: torch.Tensor, energy: float, cap: int, random_seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, float]:
     """W [O, J] ~ U V^T with U [O, r], V [J, r], the fewest columns that keep `energy` of |W|^2 (at most `cap`).
 
     One side is an orthonormal basis of the leading singular vectors and the other is W's product with it, so what is
@@ -159,7 +159,7 @@ def factor(w: torch.Tensor, energy: float, cap: int, seed: int = 0) -> tuple[tor
     algorithm 4.4).
     """
     if w.shape[0] > w.shape[1]:
-        v, u, kept = factor(w.T, energy, cap, seed)
+        v, u, kept = factor(w.T, energy, cap, random_seed)
         return u, v, kept
     total = float(w.double().square().sum())
     if len(w) <= _EXACT_ROWS:
@@ -167,7 +167,7 @@ def factor(w: torch.Tensor, energy: float, cap: int, seed: int = 0) -> tuple[tor
         squares, basis = torch.linalg.eigh(wide @ wide.T)
         squares, basis = squares.flip(0), basis.flip(1)
     else:
-        basis = _range(w, min(cap + 16, len(w)), seed)
+        basis = _range(w, min(cap + 16, len(w)), random_seed)
         small = (basis.T @ w).double()
         squares, turn = torch.linalg.eigh(small @ small.T)
         squares, basis = squares.flip(0), basis.double() @ turn.flip(1)
@@ -176,9 +176,9 @@ def factor(w: torch.Tensor, energy: float, cap: int, seed: int = 0) -> tuple[tor
     return u, w.T @ u, cut.kept
 
 
-def _range(w: torch.Tensor, columns: int, seed: int) -> torch.Tensor:
+def _range(w: torch.Tensor, columns: int, random_seed: int) -> torch.Tensor:
     """Orthonormal basis [O, columns] of W's leading left singular vectors, nearly."""
-    generator = torch.Generator(device="cpu").manual_seed(seed)
+    generator = torch.Generator(device="cpu").manual_seed(random_seed)
     start = torch.randn(w.shape[1], columns, generator=generator, dtype=w.dtype).to(w.device)
     q, _ = torch.linalg.qr(w @ start)
     for _ in range(2):

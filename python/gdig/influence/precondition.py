@@ -185,7 +185,7 @@ class Inverting:
             one.scores += both_scores(u, v, whole(), self._stash, index)
 
     def _key(self, number: int, index: int) -> int:
-        return stream_key("factor", self._config.seed, self._model.layers[index].name, number) >> 1
+        return stream_key("factor", self._config.random_seed, self._model.layers[index].name, number) >> 1
 
     @staticmethod
     def _file(folder: Path, number: int) -> Path:

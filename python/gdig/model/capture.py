@@ -58,8 +58,8 @@ class GradientPass:
     Args:
         model: the frozen model.
         loss_reduction: "mean" or "sum" of an example's loss over its labels.
-        draw_seed: when given, labels are drawn from the model's own distribution at the labelled positions (true
-            Fisher); the draws depend on (draw_seed, key of the line, position) alone.
+        random_seed: when given, labels are drawn from the model's own distribution at the labelled positions (true
+            Fisher); the draws depend on (random_seed, key of the line, position) alone.
         head_cache_bytes: memory for the head's results of each batch, which a second pass over the same batches uses.
         mask_not_finite: give the sink zeros for a line whose loss is not finite. Sums over a batch need this; sums over
             each example alone do not. Without it, a and d of such a line can hold any numbers.
@@ -69,14 +69,14 @@ class GradientPass:
         self,
         model: Model,
         loss_reduction: Literal["mean", "sum"] = "mean",
-        draw_seed: int | None = None,
+        random_seed: int | None = None,
         *,
         head_cache_bytes: int = 0,
         mask_not_finite: bool = True,
     ) -> None:
         self.model = model
         self.loss_reduction = loss_reduction
-        self.draw_seed = draw_seed
+        self.random_seed = random_seed
         self.mask_not_finite = mask_not_finite
         self._anchor = torch.zeros((), device=model.device, requires_grad=True)
         self._reached: set[int] = set()  # layers of the running batch that a gradient has reached
@@ -157,7 +157,7 @@ class GradientPass:
         if key in self._heads:
             return self._heads[key]
         device, drawn, noise = predictors.device, self._drawn.get(key), None
-        if self.draw_seed is not None and drawn is None:
+        if self.random_seed is not None and drawn is None:
             noise = to_device(self._noise(batch), device)
         nll, gradient, drawn = head_loss(self.model, predictors, to_device(labels, device), weights, noise, drawn)
         if drawn is not None:
@@ -171,7 +171,7 @@ class GradientPass:
     def _noise(self, batch: Batch) -> np.ndarray:
         """A number in (0, 1) for each labelled position: float64 [M]."""
         lines = [
-            uniform(stream_key("labels", self.draw_seed, int(key)), n)
+            uniform(stream_key("labels", self.random_seed, int(key)), n)
             for key, n in zip(batch.keys, batch.targets[2].tolist(), strict=True)
         ]
         return np.concatenate(lines) if lines else np.zeros(0)

@@ -37,11 +37,11 @@ class _Sides:
     q: torch.Tensor | None
 
     @classmethod
-    def make(cls, layer: Layer, side: int, seed: int, dtype: torch.dtype) -> _Sides:
+    def make(cls, layer: Layer, side: int, random_seed: int, dtype: torch.dtype) -> _Sides:
         def one(which: str, width: int) -> torch.Tensor | None:
             if width <= side:
                 return None
-            signs = rademacher(stream_key(layer.name, f"features {which}", seed), side, width)
+            signs = rademacher(stream_key(layer.name, f"features {which}", random_seed), side, width)
             return torch.from_numpy(signs).to(layer.device, dtype) / math.sqrt(side)
 
         return cls(one("output", layer.out_features), one("input", layer.width))

@@ -65,7 +65,8 @@ class RowPass:
     ) -> None:
         self.model, self.features, self.config, self.progress = model, features, config, progress
         self.scale = scale
-        self.batch_runner: BatchRunner = BatchRunner(first_batch_size(config), model.device, progress, model.save_memory)
+        tokens = first_batch_size(config)
+        self.batch_runner: BatchRunner = BatchRunner(tokens, model.device, progress, model.save_memory)
         self._gradients = GradientPass(model, config.loss_reduction, mask_not_finite=False)
         self._dtype = sum_dtype(model)
         self._devices = list(dict.fromkeys(layer.device for layer in model.layers))

@@ -35,22 +35,22 @@ class Projection:
 
 
 def make_projection(
-    layer: Layer, side: int, dim: int, seed: int, dtype: torch.dtype, device: torch.device
+    layer: Layer, side: int, dim: int, random_seed: int, dtype: torch.dtype, device: torch.device
 ) -> Projection:
-    """Make the projection of a layer from its name and `seed`. Layers that read the same input have the same Q.
+    """Make the projection of a layer from its name and `random_seed`. Layers that read the same input have the same Q.
 
     Args:
         layer: names the streams of random numbers.
-        side: rows of P and Q. dim: columns of the sketch. seed: projection_seed.
+        side: rows of P and Q. dim: columns of the sketch. random_seed: projection_seed.
         dtype: of the result, the dtype of the sums. device: where to put it.
     """
 
     def to(x: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(np.ascontiguousarray(x)).to(device)
 
-    p = rademacher(stream_key(layer.name, "output", seed), side, layer.out_features)
-    q = rademacher(stream_key(layer.input_name, "input", seed), side, layer.width)
-    columns, signs = sparse_map(stream_key(layer.name, "columns", seed), side * side, dim)
+    p = rademacher(stream_key(layer.name, "output", random_seed), side, layer.out_features)
+    q = rademacher(stream_key(layer.input_name, "input", random_seed), side, layer.width)
+    columns, signs = sparse_map(stream_key(layer.name, "columns", random_seed), side * side, dim)
     return Projection(to(p).to(dtype), to(q).to(dtype), to(columns), to(signs).to(dtype) / side)
 
 
@@ -63,9 +63,9 @@ def whiten(projection: Projection, layer: Layer, factors: Factors, config: Confi
     roots = inverse_roots(factors, config, config.projection_side)
     if roots.block is None:
         return replace(projection, p=projection.p @ roots.s, q=projection.q @ roots.a)
-    seed, dtype, device = config.projection_seed, projection.p.dtype, projection.p.device
+    root_seed, dtype, device = config.projection_seed, projection.p.dtype, projection.p.device
     p, q = (
-        _folded(root, config.projection_side, stream_key(name, side, seed)).to(device=device, dtype=dtype)
+        _folded(root, config.projection_side, stream_key(name, side, root_seed)).to(device=device, dtype=dtype)
         for root, name, side in ((roots.s, layer.name, "output"), (roots.a, layer.input_name, "input"))
     )
     signs = projection.weights.sign()

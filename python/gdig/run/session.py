@@ -137,14 +137,16 @@ class Workspace:
         self.__dict__.pop("model", None)
 
     def sample(self, purpose: str, k: int) -> tuple[list[Example], np.ndarray]:
-        """Up to `k` usable candidates chosen by a hash of (seed, purpose): the examples and their rows, int64.
+        """Up to `k` usable candidates chosen by a hash of (random_seed, purpose): the examples and their rows, int64.
 
         Raises:
             CorpusError: on a row that cannot be used, when bad_rows is "error"; or when no row of the sample can.
         """
         from gdig.philox import stream_key
 
-        rows = sample_rows(len(self.candidates), min(k, len(self.candidates)), stream_key(purpose, self.config.seed))
+        rows = sample_rows(
+            len(self.candidates), min(k, len(self.candidates)), stream_key(purpose, self.config.random_seed)
+        )
         encoded = self.encoder.encode(self.candidates, rows.tolist())
         good: list[tuple[Example, int]] = []
         for row, example in zip(rows.tolist(), encoded, strict=True):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from gdig import _native
-from gdig.config.budget import Budget
+from gdig.config.budget import Limit
 from gdig.config.config import Config
 from gdig.selection.method import Swept
 from gdig.selection.methods import METHODS
@@ -29,14 +29,14 @@ class Choice:
     notes: list[str]
 
 
-def choose(swept: Swept, budget: Budget, config: Config) -> Choice:
-    """Choose up to `budget` rows by `config.method`.
+def choose(swept: Swept, limit: Limit, config: Config) -> Choice:
+    """Choose rows within `limit` by `config.method`.
 
     Returns:
         The rows in the method's own order, or by falling score, ties by row.
     """
     strategy = METHODS[config.method]
-    picked = strategy.pick(swept, budget, config.seed, config)
+    picked = strategy.pick(swept, limit, config.random_seed, config)
     rows, reasons = picked.rows, dict(picked.reasons)
     columns = _native.row_columns(swept.store._native, swept.labels, rows, config.score, swept.voting)
     if not strategy.ordered:
@@ -47,6 +47,6 @@ def choose(swept: Swept, budget: Budget, config: Config) -> Choice:
     notes = list(picked.notes)
     if picked.shortfall is not None:
         notes.append(picked.shortfall)
-    elif budget.unit == "rows" and len(rows) < budget.amount:
-        notes.append(f"only {len(rows)} of the {budget.amount:.0f} rows asked for could be chosen: no more are valid")
+    elif limit.unit == "rows" and len(rows) < limit.amount:
+        notes.append(f"only {len(rows)} of the {limit.amount} rows asked for could be chosen: no more are valid")
     return Choice(rows, columns, by_task, reasons, notes)

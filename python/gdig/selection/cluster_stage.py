@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from gdig.config.budget import Budget
+from gdig.config.budget import Limit
 from gdig.config.config import Config
 from gdig.distributed.kmeans import KMeansPeers
 from gdig.distributed.ranks import Ranks
@@ -21,7 +21,7 @@ DEFAULT_CLUSTERS = 512
 """Clusters of the G-DIG paper."""
 
 
-def resolve_clusters(config: Config, survey: Survey, budget: Budget) -> int:
+def resolve_clusters(config: Config, survey: Survey, limit: Limit) -> int:
     """How many clusters a run makes.
 
     Raises:
@@ -32,10 +32,8 @@ def resolve_clusters(config: Config, survey: Survey, budget: Budget) -> int:
         raise ConfigError("candidates: no row is valid, so there is nothing to cluster")
     n = config.n_clusters
     if n is None:
-        rows = budget.amount
-        if budget.unit == "tokens":
-            rows = budget.amount / max(1.0, survey.reach(0, "tokens") / valid)
-        n = max(1, min(DEFAULT_CLUSTERS, int(rows), valid))
+        per_row = max(1.0, survey.reach(0, "tokens") / valid) if limit.unit == "tokens" else 1
+        n = max(1, min(DEFAULT_CLUSTERS, int(limit.amount / per_row), valid))
     if n > valid:
         raise ConfigError(f"n_clusters: {n} asked for, but the pool has {valid} valid rows")
     if isinstance(config.train_rows, int) and config.train_rows < n:
@@ -84,12 +82,12 @@ def fit_part(work: Workspace, n_clusters: int, ranks: Ranks | None = None) -> KM
         n_clusters,
         max_iter=config.kmeans_max_iter,
         tol=config.kmeans_tol,
-        seed=config.seed,
+        random_state=config.random_seed,
         train_rows=config.train_rows,
         unit_normalize=config.unit_normalize,
         n_threads=ranks.threads(config.threads),
     )
-    checkpoint = work.layout.kmeans_resume_file
+    resume_file = work.layout.kmeans_resume_file
     with work.progress.stage("cluster: k-means", config.kmeans_max_iter, "iterations") as bar:
 
         def done(iteration: int, inertia: float, shift: float) -> None:
@@ -97,9 +95,9 @@ def fit_part(work: Workspace, n_clusters: int, ranks: Ranks | None = None) -> KM
             bar.advance(1, f"inertia {inertia:.4g}")
 
         if ranks.world == 1:
-            kmeans.fit(store, done, checkpoint=checkpoint)
+            kmeans.fit(store, done, resume_file=resume_file)
         else:
-            kmeans.fit_shared(store, KMeansPeers(ranks, n_clusters * store.dim), done, checkpoint=checkpoint)
+            kmeans.fit_shared(store, KMeansPeers(ranks, n_clusters * store.dim), done, resume_file=resume_file)
     kmeans.n_threads = config.threads  # what is kept does not say how many ranks there were
     return kmeans
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from gdig import _native
-from gdig.config.budget import Budget
+from gdig.config.budget import Limit
 from gdig.config.config import Config
 from gdig.selection.choose import choose
 from gdig.selection.method import Swept
@@ -43,7 +43,7 @@ class Chosen:
 class Comparison:
     """Choices of several methods. overlap float64 [m, m]: share of the first one's rows that the second chose too."""
 
-    budget: Budget
+    limit: Limit
     pool: int
     n_clusters: int
     chosen: list[Chosen]
@@ -53,7 +53,7 @@ class Comparison:
         """For a file: names instead of places, None for NaN."""
         names = [one.method for one in self.chosen]
         return {
-            "budget": {"unit": self.budget.unit, "amount": self.budget.amount},
+            "budget": {"unit": self.limit.unit, "amount": self.limit.amount},
             "rows": self.pool,
             "clusters": self.n_clusters,
             "methods": {one.method: {k: _plain(v) for k, v in vars(one).items()} for one in self.chosen},
@@ -81,7 +81,7 @@ class Comparison:
             for a, (name, row) in enumerate(zip(names, self.overlap, strict=True))
         ]
         notes = [f"{one.method}: {note}" for one in self.chosen for note in one.notes]
-        amount = f"{self.budget.amount:,.0f} {self.budget.unit}"
+        amount = f"{self.limit.amount:,.0f} {self.limit.unit}"
         return [
             f"{amount} of {self.pool:,} rows, by each method (means; repeated: rows equal to an earlier one chosen)",
             *_table([["method", *figures, *tasks, "seconds"], *rows]),
@@ -93,14 +93,14 @@ class Comparison:
 
 
 def compare(
-    swept: Swept, methods: Sequence[str], budget: Budget, config: Config, clock: Any, n_clusters: int
+    swept: Swept, methods: Sequence[str], limit: Limit, config: Config, clock: Any, n_clusters: int
 ) -> Comparison:
     """Choose by each of `methods`; `swept` has labels, whether a method draws from clusters or not.
 
     Args:
         swept: the finished sweep, clustered.
         methods: names of METHODS.
-        budget: in rows or tokens, of each.
+        limit: of each method.
         config: the other options of a choice.
         clock: returns seconds.
         n_clusters: clusters with at least one row.
@@ -111,7 +111,7 @@ def compare(
     for method in methods:
         start = clock()
         bare = swept if METHODS[method].clusters else swept.without_clusters()
-        choice = choose(bare, budget, config.with_options(method=method))
+        choice = choose(bare, limit, config.with_options(method=method))
         seconds = clock() - start
         if asking and method == list(asking)[-1]:
             swept.kept.forget()
@@ -134,7 +134,7 @@ def compare(
         )
         taken.append(rows)
     shares = [[_mean(np.isin(a, b)) for b in taken] for a in taken]
-    return Comparison(budget, swept.survey.rows, n_clusters, chosen, np.array(shares))
+    return Comparison(limit, swept.survey.rows, n_clusters, chosen, np.array(shares))
 
 
 def _table(cells: list[list[str]]) -> list[str]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from gdig import _native
-from gdig.config.budget import Budget
+from gdig.config.budget import Limit
 from gdig.config.config import Config
 from gdig.selection.method import Picked, Swept
 
 
 def draw(
-    swept: Swept, budget: Budget, seed: int, options: Config, least_votes: int = 0, notes: tuple[str, ...] = ()
+    swept: Swept, limit: Limit, random_seed: int, options: Config, least_votes: int = 0, notes: tuple[str, ...] = ()
 ) -> Picked:
     """Draw rows with at least `least_votes` votes, evenly from the clusters where there are any."""
     rows = _native.draw_rows(
@@ -18,8 +18,8 @@ def draw(
         least_votes=least_votes,
         by_score=options.score if options.draw == "score" else None,
         quotas=options.quotas,
-        limit=("tokens" if budget.unit == "tokens" else "rows", int(budget.amount)),
-        random_seed=seed,
+        limit=limit,
+        random_seed=random_seed,
         tasks=swept.voting,
     )
     return Picked(rows, notes=notes)

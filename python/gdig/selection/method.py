@@ -9,7 +9,7 @@ from typing import Protocol, TypeVar
 
 import numpy as np
 
-from gdig.config.budget import Budget
+from gdig.config.budget import Limit
 from gdig.config.config import Config
 from gdig.selection.neighbours import Kept
 from gdig.selection.survey import Survey
@@ -98,8 +98,8 @@ class Picked:
     shortfall: str | None = None
 
 
-Function = Callable[[Swept, Budget, int, Config], Picked]
-"""(sweep, budget in rows or tokens, seed of every draw, options) -> what was chosen."""
+Function = Callable[[Swept, Limit, int, Config], Picked]
+"""(sweep, limit, random seed of every draw, options) -> what the method picks."""
 
 
 @dataclass(frozen=True)
@@ -118,11 +118,11 @@ class Strategy:
     neighbours: Callable[[Config], int] = lambda options: 0
 
 
-def within(rows: np.ndarray, tokens: np.ndarray, budget: Budget) -> int:
-    """How many of `rows`, in their order, a budget allows; `tokens` int [n] are theirs."""
-    if budget.unit == "rows":
-        return min(len(rows), int(budget.amount))
-    return int(np.searchsorted(np.cumsum(tokens, dtype=np.int64), budget.amount, side="right"))
+def within(rows: np.ndarray, tokens: np.ndarray, limit: Limit) -> int:
+    """How many of `rows`, in their order, the limit allows; `tokens` int [n] are theirs."""
+    if limit.unit == "rows":
+        return min(len(rows), limit.amount)
+    return int(np.searchsorted(np.cumsum(tokens, dtype=np.int64), limit.amount, side="right"))
 
 
 class Ordered(Protocol):
@@ -136,26 +136,26 @@ class Ordered(Protocol):
 Taken = TypeVar("Taken", bound=Ordered)
 
 
-def taken_within(take: Callable[[int], Taken], swept: Swept, budget: Budget) -> tuple[Taken, int]:
-    """Let a method that counts rows keep a budget of tokens: take more until the next row would exceed it.
+def taken_within(take: Callable[[int], Taken], swept: Swept, limit: Limit) -> tuple[Taken, int]:
+    """Let a method that counts rows keep a limit of tokens: take more until the next row would exceed it.
 
     Args:
         take: (rows to take, at most) -> the rows, in an order that more of them only go on with.
         swept: of these rows.
-        budget: in rows or tokens.
+        limit: in rows or tokens.
 
     Returns:
-        What `take` found, and how many of its rows, from the first on, are within the budget.
+        What `take` found, and how many of its rows, from the first on, are within the limit.
     """
-    if budget.unit == "rows":
-        found = take(int(budget.amount))
+    if limit.unit == "rows":
+        found = take(limit.amount)
         return found, len(found.rows)
     valid = swept.survey.valid
     per_row = max(1.0, swept.survey.reach(0, "tokens") / max(1, valid))
-    n = min(valid, int(1.05 * budget.amount / per_row) + 64)
+    n = min(valid, int(1.05 * limit.amount / per_row) + 64)
     while True:
         found = take(n)
-        allowed = within(found.rows, swept.column("tokens", found.rows), budget)
+        allowed = within(found.rows, swept.column("tokens", found.rows), limit)
         if allowed < len(found.rows) or n >= valid:
             return found, allowed
         n = min(valid, 2 * n)

@@ -33,11 +33,11 @@ class Neighbours(NamedTuple):
 class Clustered(NamedTuple):
     """A search by clusters: rows and cosines as `Neighbours`, and recalls [k] of the first 1 to k of them.
 
-    seed: of the k-means and the sample. n_probe: clusters that each row was compared with. centroids: float32 [K, dim].
-    labels: uint32 [n]. fewest: rows that any row is compared with, at least.
+    random_seed: of the k-means and the sample. n_probe: clusters that each row was compared with.
+    centroids: float32 [K, dim]. labels: uint32 [n]. fewest: rows that any row is compared with, at least.
     """
 
-    seed: int
+    random_seed: int
     n_probe: int
     centroids: NDArray[np.float32]
     labels: NDArray[np.uint32]
@@ -66,7 +66,7 @@ class Kept:
 
 
 def nearest(
-    x: SketchStore | NDArray[Any], k: int, valid: int, seed: int, options: Config, kept: Kept | None = None
+    x: SketchStore | NDArray[Any], k: int, valid: int, random_seed: int, options: Config, kept: Kept | None = None
 ) -> Neighbours:
     """Find the k nearest rows of each row.
 
@@ -74,7 +74,7 @@ def nearest(
         x: the sketches, of which invalid rows are left out, or rows [n, dim] of floats.
         k: how many; fewer than `valid`.
         valid: valid rows.
-        seed: of the k-means and the sample, where not all rows are compared.
+        random_seed: of the k-means and the sample, where not all rows are compared.
         options: n_neighbours (for messages), neighbour_search, n_probe, threads.
         kept: what earlier searches of `x` left, and this one leaves.
 
@@ -93,10 +93,10 @@ def nearest(
         found, cosines, _ = kept.exact
         return Neighbours(*_first(k, found, cosines))
     near = kept.clustered
-    if near is None or (near.seed, near.n_probe) != (seed, options.n_probe) or near.rows.shape[1] < k:
-        near = kept.clustered = _by_clusters(x, width, valid, seed, options, near)
+    if near is None or (near.random_seed, near.n_probe) != (random_seed, options.n_probe) or near.rows.shape[1] < k:
+        near = kept.clustered = _by_clusters(x, width, valid, random_seed, options, near)
     if near.rows.shape[1] > k and near.rows.shape[1] >= near.fewest:  # some rows met more clusters than k asks for
-        near = _by_clusters(x, k, valid, seed, options, near)
+        near = _by_clusters(x, k, valid, random_seed, options, near)
     searched = (
         f"{min(options.n_probe, len(near.centroids))} of {len(near.centroids)} clusters searched for a row's neighbours"
     )
@@ -105,14 +105,16 @@ def nearest(
 
 
 def _by_clusters(
-    x: SketchStore | NDArray[Any], k: int, valid: int, seed: int, options: Config, known: Clustered | None
+    x: SketchStore | NDArray[Any], k: int, valid: int, random_seed: int, options: Config, known: Clustered | None
 ) -> Clustered:
     """Search by the clusters of `known`, if they are of this seed."""
-    if known is not None and known.seed == seed:
+    if known is not None and known.random_seed == random_seed:
         centroids, labels = known.centroids, known.labels
     else:
         # As many clusters as rows in each: to find the clusters near a row costs as much as one of them.
-        kmeans = KMeans(max(1, math.isqrt(valid)), seed=seed, unit_normalize=True, n_threads=options.threads).fit(x)
+        kmeans = KMeans(
+            max(1, math.isqrt(valid)), random_state=random_seed, unit_normalize=True, n_threads=options.threads
+        ).fit(x)
         centroids, labels = kmeans.cluster_centers_, kmeans.predict(x)
     sizes = np.bincount(labels[labels != INVALID_LABEL], minlength=len(centroids))
     found = _native.neighbours_by_clusters(
@@ -122,11 +124,11 @@ def _by_clusters(
         centroids=centroids,
         n_probe=options.n_probe,
         sample=min(SAMPLE, valid),
-        random_seed=seed,
+        random_seed=random_seed,
         n_threads=options.threads or 0,
     )
     fewest = int(np.sort(sizes)[: options.n_probe].sum())
-    return Clustered(seed, options.n_probe, centroids, labels, fewest, *found)
+    return Clustered(random_seed, options.n_probe, centroids, labels, fewest, *found)
 
 
 def _first(

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from gdig import _native
-from gdig.config.budget import Budget
+from gdig.config.budget import Limit
 from gdig.config.options import Score
 from gdig.store.sketches import SketchStore
 
@@ -80,14 +80,14 @@ def wanted_votes(tau: float, voters: int) -> int:
     return math.ceil(tau * voters - 1e-9)
 
 
-def threshold(survey: Survey, tau: float, budget: Budget) -> int:
-    """Least votes a row needs: those of `tau`, or the most that still lets the budget be filled.
+def threshold(survey: Survey, tau: float, limit: Limit) -> int:
+    """Least votes a row needs: those of `tau`, or the most that still lets the limit be filled.
 
     Args:
         survey: of the sweep.
         tau: wanted agreement, 0..1.
-        budget: in rows or tokens.
+        limit: of rows or tokens.
     """
     wanted = wanted_votes(tau, survey.voters)
-    enough = (votes for votes in range(wanted, 0, -1) if survey.reach(votes, budget.unit) >= budget.amount)
+    enough = (votes for votes in range(wanted, 0, -1) if survey.reach(votes, limit.unit) >= limit.amount)
     return next(enough, 0)

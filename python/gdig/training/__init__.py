@@ -1,4 +1,4 @@
-"""Self-Filter's score net, trained beside a model on top of transformers' Trainer."""
+"""Self-Filter's score net. transformers' Trainer trains the net together with a model."""
 
 from gdig.training.score_net import ScoreNet, difficulty
 from gdig.training.trainer import ScoreNetTrainer

@@ -1,4 +1,4 @@
-"""Self-Filter's difficulty of a run's pool: its model and a score net trained together on the rows that were swept."""
+"""Self-Filter's difficulties of a run's pool. A copy of the run's model and a score net are trained together."""
 
 from __future__ import annotations
 
@@ -34,111 +34,117 @@ from gdig.store.atomic import replacing
 from gdig.store.sketches import SketchStore
 from gdig.store.tensor_file import read_tensors
 from gdig.training.score_net import difficulty
-from gdig.training.trainer import ScoreNetTrainer, last_checkpoint
+from gdig.training.trainer import ScoreNetTrainer, last_saved_state
 
 _WARMUP = 0.03
-"""Share of the steps in which the learning rate rises."""
+"""Share of the steps during which the learning rate rises."""
 
 
 def train_difficulty(work: Workspace, training: Training) -> Path:
     """Train a copy of the run's model and a score net on the rows that the sweep found valid.
 
-    Leaves `features/difficulty.npy` in the run directory, float32 [N], NaN for a row that is not valid, and the net in
-    `features/score_net.safetensors`; checkpoints in `score_net/` until it is done. What another call with the same
-    options has left is gone on from.
+    The run directory gets these files:
+
+    - `features/difficulty.npy`: float32 [N], NaN for a row that is not valid.
+    - `features/score_net.safetensors`: the net.
+    - `score_net/`: saved states, until the training is done. A call with the same options resumes from them.
 
     Args:
-        work: of a run whose sweep is finished. Of its options, `features` replaces the sketches, `loss_reduction` says
-            what a row's loss is, `seed` gives order and dropout; `precision` "bfloat16" (on CUDA also "auto") computes
-            in bfloat16, with weights in float32.
-        training: how.
+        work: a run whose sweep is finished. These of its options matter: `features` replaces the sketches,
+            `loss_reduction` defines a row's loss, `random_seed` sets order and dropout. `precision` "bfloat16" (on
+            CUDA also "auto") computes in bfloat16, with weights in float32.
+        training: options of the training.
 
     Returns:
-        The file of difficulties.
+        The path of the file of difficulties.
 
     Raises:
-        GdigError: a subclass that says what is missing (the sweep, a second row), wrong with the features,
-            or that the training has diverged.
+        GdigError: a subclass, if the sweep or a second row is missing, if the features are not valid, or if the
+            training has diverged.
     """
     store, layout = _swept(work), work.layout
     valid = np.concatenate([store.tensor(shard, "valid") for shard in store.shards]).astype(bool)
     rows = np.flatnonzero(valid)
     if len(rows) < 2:
-        raise ConfigError(f"score-net weighs rows against each other; of this pool {len(rows)} are valid")
+        raise ConfigError(f"score-net: expected at least 2 valid rows to compare, got {len(rows)} in this pool")
     file = work.config.features
     features = Features(read_features(Path(file), valid) if file else store, rows)
     target, net_file, folder = layout.difficulty, layout.score_net, layout.score_net_training
-    asked = _describe(work, training)
-    keep = Path(training.save_model) if training.save_model else None
-    if _done(target, net_file, asked) and (keep is None or keep.is_dir()):
-        work.progress.say(f"score-net: {target} is there, of a training with these options")
+    description = _describe(work, training)
+    save_model = Path(training.save_model) if training.save_model else None
+    if _is_done(target, net_file, description) and (save_model is None or save_model.is_dir()):
+        work.progress.say(f"score-net: {target} exists already, from a training with the same options")
         return target
-    if keep is not None and keep.exists():
-        raise ConfigError(f"save_model: {keep} is there already; expected the name of a new directory")
-    _prepare(work, asked)
+    if save_model is not None and save_model.exists():
+        raise ConfigError(f"save_model: {save_model} exists already; expected the name of a new directory")
+    _prepare(work, description)
     trainer = _trainer(work, training, features, rows, folder)
     with _explained(training):
-        checkpoint = last_checkpoint(folder)
+        saved_state = last_saved_state(folder)
         steps = training.epochs * _steps(len(rows), training)
-        done = int(checkpoint.rpartition("-")[2]) if checkpoint else 0
-        with loading_bars(False), _hushed(), work.progress.stage("score-net", steps, "steps", done=done) as bar:
-            trainer.add_callback(_Shown(bar))
-            trainer.train(resume_from_checkpoint=checkpoint)
-        found = np.full(len(valid), np.nan, np.float32)
-        found[rows] = difficulty(trainer.score_net, features)
-    if not np.isfinite(found[rows]).all():
+        done = int(saved_state.rpartition("-")[2]) if saved_state else 0
+        with (
+            loading_bars(False),
+            _without_warnings(),
+            work.progress.stage("score-net", steps, "steps", done=done) as bar,
+        ):
+            trainer.add_callback(_ShowSteps(bar))
+            trainer.train(resume_from_checkpoint=saved_state)
+        difficulties = np.full(len(valid), np.nan, np.float32)
+        difficulties[rows] = difficulty(trainer.score_net, features)
+    if not np.isfinite(difficulties[rows]).all():
         shutil.rmtree(folder)
         raise ModelError(
             f"score-net: the training has diverged: lower learning_rate ({training.learning_rate:g}) "
             f"or score_learning_rate ({training.score_learning_rate:g})"
         )
-    if keep is not None:
-        _keep(trainer.model, work, keep)
-    net_file.unlink(missing_ok=True)  # the last to be written, it says that the difficulties are those of its training
+    if save_model is not None:
+        _save_model(trainer.model, work, save_model)
+    net_file.unlink(missing_ok=True)  # it is written last and marks the difficulties as those of its training
     with replacing(target) as temporary, temporary.open("wb") as opened:
-        np.save(opened, found)
-    trainer.score_net.save(net_file, {"training": asked})
+        np.save(opened, difficulties)
+    trainer.score_net.save(net_file, {"training": description})
     shutil.rmtree(folder)
-    weight = np.exp(found[rows].min() - found[rows].astype(np.float64))
+    weight = np.exp(difficulties[rows].min() - difficulties[rows].astype(np.float64))
     work.progress.say(
-        f"score-net: {steps:,} steps over {len(rows):,} of {len(valid):,} rows; they weigh as "
-        f"{weight.sum() ** 2 / (weight * weight).sum():,.0f} rows of one weight do"
+        f"score-net: {steps:,} steps over {len(rows):,} of {len(valid):,} rows; their weights amount to "
+        f"{weight.sum() ** 2 / (weight * weight).sum():,.0f} rows of equal weight"
     )
     return target
 
 
 def _swept(work: Workspace) -> SketchStore:
-    """The run's sweep, if it is whole."""
+    """Return the store of the run's sweep, if the sweep is complete."""
     if not work.run.done("sweep"):
         raise RunError(f"{work.path}: expected a run whose sweep is finished; run gdig sweep (or gdig select) first")
     store = SketchStore.open(work.layout.sweep)
-    if lost := store.missing(len(work.candidates)):
-        raise StoreError(f"{store.shard_path(lost[0])}: is gone or cut short; gdig sweep makes it again")
+    if missing := store.missing(len(work.candidates)):
+        raise StoreError(f"{store.shard_path(missing[0])}: is gone or cut short; gdig sweep makes it again")
     return store
 
 
 def _describe(work: Workspace, training: Training) -> str:
-    """What the result depends on, but for the model and the pool, which the run itself watches."""
+    """Describe what the result depends on, except for the model and the pool, which the run checks."""
     config = work.config
-    given = {k: v for k, v in asdict(training).items() if k not in ("save_model", "save_steps")}
-    given.update(loss_reduction=config.loss_reduction, seed=config.seed)
-    given["features"] = fingerprint_file(config.features) if config.features else "sketches"
-    return json.dumps(given, sort_keys=True)
+    options = {k: v for k, v in asdict(training).items() if k not in ("save_model", "save_steps")}
+    options.update(loss_reduction=config.loss_reduction, random_seed=config.random_seed)
+    options["features"] = fingerprint_file(config.features) if config.features else "sketches"
+    return json.dumps(options, sort_keys=True)
 
 
-def _done(target: Path, net_file: Path, asked: str) -> bool:
-    """Whether the difficulties of such a training are there."""
-    return target.is_file() and net_file.is_file() and read_tensors(net_file)[1].get("training") == asked
+def _is_done(target: Path, net_file: Path, description: str) -> bool:
+    """Whether a training of this description has left its difficulties."""
+    return target.is_file() and net_file.is_file() and read_tensors(net_file)[1].get("training") == description
 
 
-def _prepare(work: Workspace, asked: str) -> None:
-    """Make the folder of checkpoints; one of a training with other options is removed."""
+def _prepare(work: Workspace, description: str) -> None:
+    """Make the folder of saved states. A folder of a training with other options is removed."""
     folder, mark = work.layout.score_net_training, work.layout.score_net_options
-    if folder.is_dir() and not (mark.is_file() and mark.read_text(encoding="utf-8") == asked):
-        work.progress.say(f"score-net: {folder} holds a training with other options, which is started over")
+    if folder.is_dir() and not (mark.is_file() and mark.read_text(encoding="utf-8") == description):
+        work.progress.say(f"score-net: {folder} holds a training with other options; the training starts over")
         shutil.rmtree(folder)
     with replacing(mark) as temporary:
-        temporary.write_text(asked, encoding="utf-8")
+        temporary.write_text(description, encoding="utf-8")
 
 
 def _trainer(
@@ -147,7 +153,10 @@ def _trainer(
     config = work.config
     device = resolve_device(config.device)
     if device.index:
-        raise ConfigError(f"device: score-net trains on the first GPU seen; set CUDA_VISIBLE_DEVICES={device.index}")
+        raise ConfigError(
+            f"device: {config.device} given, but score-net trains on the first visible GPU; "
+            f"set CUDA_VISIBLE_DEVICES={device.index}"
+        )
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     steps = training.epochs * _steps(len(rows), training)
@@ -161,8 +170,8 @@ def _trainer(
         warmup_steps=round(_WARMUP * steps),
         save_strategy="steps",
         save_steps=training.save_steps,
-        save_total_limit=2,  # the older is complete while the newer is written
-        seed=config.seed % 2**32,
+        save_total_limit=2,  # the older state is complete while the newer is written
+        seed=config.random_seed % 2**32,
         bf16=resolve_dtype(config.precision, device) == torch.bfloat16,
         use_cpu=device.type == "cpu",
         dataloader_pin_memory=device.type == "cuda",
@@ -172,7 +181,7 @@ def _trainer(
         remove_unused_columns=False,
     )
     if arguments.device.type == "cuda":
-        arguments._n_gpu = 1  # else Trainer takes all it sees, as DataParallel
+        arguments._n_gpu = 1  # by default Trainer takes all GPUs that it sees, as DataParallel
     trainer = ScoreNetTrainer(
         model=load_trainable(config),
         args=arguments,
@@ -187,13 +196,13 @@ def _trainer(
 
 
 def _steps(rows: int, training: Training) -> int:
-    """Steps of the optimizer in an epoch."""
+    """Number of steps of the optimizer in an epoch."""
     return math.ceil(math.ceil(rows / training.batch_size) / training.accumulate)
 
 
 @contextmanager
-def _hushed() -> Iterator[None]:
-    """Keep transformers' warnings back, such as that a checkpoint lacks the head that is tied to the embeddings."""
+def _without_warnings() -> Iterator[None]:
+    """Silence transformers' warnings, such as: a saved state has no head (the head is tied to the embeddings)."""
     before = logging.get_verbosity()
     logging.set_verbosity_error()
     try:
@@ -212,11 +221,11 @@ def _explained(training: Training) -> Iterator[None]:
             "accumulate, turn on gradient_checkpointing, or train a LoRA adapter"
         ) from error
     except OSError as error:
-        raise RunError(f"score-net: a checkpoint cannot be written or read: {error}") from error
+        raise RunError(f"score-net: a saved state cannot be written or read: {error}") from error
 
 
-def _keep(model: Any, work: Workspace, path: Path) -> None:
-    """Save the model under a temporary name, then under its own."""
+def _save_model(model: Any, work: Workspace, path: Path) -> None:
+    """Save the model under a temporary name, then rename it."""
     temporary = path.with_name(f".{path.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     with loading_bars(False):
@@ -228,7 +237,7 @@ def _keep(model: Any, work: Workspace, path: Path) -> None:
 
 @dataclass
 class _Pool(Dataset):
-    """The rows of a pool that count, as tokens."""
+    """Valid rows of a pool, as tokens."""
 
     work: Workspace
     rows: NDArray[np.int64]
@@ -240,22 +249,22 @@ class _Pool(Dataset):
         return self.__getitems__([at])[0]
 
     def __getitems__(self, at: Sequence[int]) -> list[Example]:
-        found = self.work.encoder.encode(self.work.candidates, self.rows[list(at)])
-        for example in found:
-            if not isinstance(example, Example):  # the sweep could read it
+        examples = self.work.encoder.encode(self.work.candidates, self.rows[list(at)])
+        for example in examples:
+            if not isinstance(example, Example):  # the sweep has read this row
                 raise example
-        return [example for example in found if isinstance(example, Example)]
+        return [example for example in examples if isinstance(example, Example)]
 
 
 @dataclass
 class _Rectangle:
-    """Puts examples into one rectangle, as the sweep does, in the order given."""
+    """Pads examples to one rectangle as the sweep does, in the order given."""
 
     window: int | None
 
     def __call__(self, examples: list[Example]) -> dict[str, torch.Tensor]:
-        whole = len(examples) * 2 * max(map(len, examples)) + 64 * len(examples)
-        (batch,) = make_batches(examples, whole, window=self.window)
+        token_limit = len(examples) * 2 * max(map(len, examples)) + 64 * len(examples)
+        (batch,) = make_batches(examples, token_limit, window=self.window)
         order = np.argsort(batch.rows)
         return {
             "input_ids": torch.from_numpy(batch.input_ids[order].astype(np.int64)),
@@ -263,8 +272,8 @@ class _Rectangle:
         }
 
 
-class _Shown(TrainerCallback):
-    """Shows each step."""
+class _ShowSteps(TrainerCallback):
+    """Advances a bar by each step."""
 
     def __init__(self, bar: Bar) -> None:
         self._bar = bar

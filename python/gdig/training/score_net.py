@@ -1,4 +1,4 @@
-"""The score net of Self-Filter (arXiv 2402.12501): which rows a model would rather leave, told from their features."""
+"""The score net of Self-Filter (arXiv 2402.12501). It predicts from features which rows are hard for a model."""
 
 from __future__ import annotations
 
@@ -17,22 +17,26 @@ from gdig.errors import ConfigError, ModelError
 from gdig.store.tensor_file import read_tensors, write_tensors
 
 _CHUNK = 1 << 22
-"""Numbers of a chunk of features in memory."""
+"""Numbers in a chunk of features in memory."""
 _ALIKE = 1e-10
-"""Mean square distance of the unit rows from their mean, below which they are all the same but for rounding."""
+"""Below this mean square distance from their mean, unit rows differ only by rounding."""
 _NOT_IN_THE_SOFTMAX = -1e30
 
 
 class ScoreNet(nn.Module):
     """A linear function of a row's direction, f = z . weight / F with z = (u - mean) * scale.
 
-    u is the row at unit length; mean [F] and scale, of the rows it was made for, make an entry of z 1 in root mean
-    square. So the features' own scale has no say, and a step of Adam with the learning rate r moves the f of a usual
-    row by at most r or so, however many features there are. There is no bias: a softmax over rows does not see it. The
-    weight begins at zero, where every row weighs the same.
+    - u is the row at unit length.
+    - mean [F] and scale come from the rows of training. They give an entry of z the root mean square 1.
+    - So the scale of the features has no effect. A step of Adam with the learning rate r changes the f of a usual row
+      by about r at most, for any number of features.
+    - There is no bias, because a softmax over rows does not change with it.
+    - The weight begins at zero, where all rows have equal weight.
 
     Attributes:
-        weight: float32 [F], trained. mean: float32 [F]. scale: float32 [].
+        weight: float32 [F], trained.
+        mean: float32 [F].
+        scale: float32 [].
     """
 
     mean: torch.Tensor
@@ -45,15 +49,15 @@ class ScoreNet(nn.Module):
         self.register_buffer("scale", torch.ones(()))
 
     def forward(self, units: torch.Tensor) -> torch.Tensor:
-        """f [B] of rows at unit length [B, F]; the difficulty is -f."""
+        """Return f [B] of rows at unit length [B, F]. The difficulty is -f."""
         return ((units - self.mean) * self.scale) @ self.weight / len(self.weight)
 
     @classmethod
     def of(cls, features: Features) -> ScoreNet:
-        """Make the net for these rows.
+        """Make a net for these rows.
 
         Raises:
-            ConfigError: if there are fewer than two, one is not finite, or all point the same way.
+            ConfigError: if there are fewer than two rows, if a row is not finite, or if all rows have one direction.
         """
         if len(features) < 2:
             raise ConfigError(f"features: expected at least 2 rows to compare, got {len(features)}")
@@ -68,45 +72,47 @@ class ScoreNet(nn.Module):
         mean = total / len(features)
         spread = squares / len(features) - float(mean @ mean)
         if spread < _ALIKE:
-            raise ConfigError("features: all rows point the same way, so that they say nothing of a row")
+            raise ConfigError(
+                "features: all rows have the same direction, expected rows that differ; give other features"
+            )
         net = cls(features.dim)
         net.mean.copy_(torch.from_numpy(mean))
         net.scale.fill_((features.dim / spread) ** 0.5)
         return net
 
     def save(self, path: Path, metadata: dict[str, str] | None = None) -> None:
-        """Write the net to one safetensors file, complete or not at all."""
+        """Write the net to one safetensors file. The file is complete or absent."""
         write_tensors(path, {name: tensor.cpu().numpy() for name, tensor in self.state_dict().items()}, metadata)
 
     def load(self, path: Path) -> None:
-        """Take what `save` wrote.
+        """Load a file that `save` wrote.
 
         Raises:
             StoreError: if the file is missing or damaged.
             ModelError: if it holds a net for other features.
         """
         tensors, _ = read_tensors(path)
-        found = {name: list(x.shape) for name, x in tensors.items()}
+        given = {name: list(x.shape) for name, x in tensors.items()}
         expected = {name: list(x.shape) for name, x in self.state_dict().items()}
-        if found != expected:
-            raise ModelError(f"{path}: expected the tensors {expected} of a score net, got {found}")
+        if given != expected:
+            raise ModelError(f"{path}: expected the tensors {expected} of a score net, got {given}; train the net anew")
         self.load_state_dict({name: torch.from_numpy(np.array(x)) for name, x in tensors.items()})
 
 
 @torch.no_grad()
 def difficulty(net: ScoreNet, features: Features | NDArray[Any]) -> NDArray[np.float32]:
-    """Difficulty of rows, -f: float32 [N], higher is harder. Where its zero lies, and its scale, mean nothing.
+    """Return the difficulty -f of rows: float32 [N], higher is harder. Its zero and its scale have no meaning.
 
     Args:
         net: a trained net.
         features: of the rows, [N, F].
     """
     rows = features if isinstance(features, Features) else Features(features)
-    found = np.empty(len(rows), np.float32)
+    difficulties = np.empty(len(rows), np.float32)
     device = net.weight.device
     for at in _chunks(rows):
-        found[at] = -net(torch.from_numpy(rows.units(at)).to(device, net.weight.dtype)).float().cpu().numpy()
-    return found
+        difficulties[at] = -net(torch.from_numpy(rows.units(at)).to(device, net.weight.dtype)).float().cpu().numpy()
+    return difficulties
 
 
 def weighted_loss(
@@ -116,35 +122,39 @@ def weighted_loss(
     reduction: Literal["mean", "sum"] = "mean",
     shift: bool = True,
 ) -> torch.Tensor:
-    """The loss of a batch, its rows weighed by w = softmax(f).
+    """Return the loss of a batch whose rows are weighted by w = softmax(f).
 
-    "mean": sum_b w_b m_b, with m_b the mean over row b's target tokens. "sum", as published: sum_b B w_b s_b / T, with
-    s_b the sum and T all target tokens of the batch. With equal weights these are the mean over rows and the mean over
-    tokens. A row without a target token has no part in it.
+    - "mean": sum_b w_b m_b, where m_b is the mean over the target tokens of row b. With equal weights this is the mean
+      over rows.
+    - "sum", as published: sum_b B w_b s_b / T. Here s_b is the sum over the target tokens of row b, and T is the
+      number of target tokens in the batch. With equal weights this is the mean over tokens.
+
+    A row without a target token has no effect.
 
     Args:
         logits: [B, L, V].
-        labels: int64 [B, L], -100 where there is no loss, such as at padding and at tokens of an image.
+        labels: int64 [B, L], -100 where there is no loss, such as padding and tokens of an image.
         scores: f [B].
-        reduction: a row's loss. By the sum, long rows count as hard.
-        shift: a label stands at its own token, which the logits before predict (causal models); else below its logits.
+        reduction: how the losses of a row's tokens give the row's loss. By "sum", long rows count as hard.
+        shift: whether the logits at a position predict the label at the next one (causal models). Otherwise they
+            predict the label at the same position.
 
     Returns:
-        A number, differentiable in logits and scores.
+        A scalar, differentiable in logits and scores.
     """
     if shift:
         logits, labels = logits[:, :-1], labels[:, 1:]
     is_target = labels != IGNORED
-    # Only rows of logits with a loss are made float32. Put into place, not added, so that CUDA sums in one order too.
-    picked = logits[is_target].to(scores.dtype)
+    # Only logits with a loss become float32. Losses are assigned, not added, so CUDA keeps one order of summation.
+    target_logits = logits[is_target].to(scores.dtype)
     losses = torch.zeros(labels.shape, dtype=scores.dtype, device=logits.device)
-    losses[is_target] = nn.functional.cross_entropy(picked, labels[is_target], reduction="none")
+    losses[is_target] = nn.functional.cross_entropy(target_logits, labels[is_target], reduction="none")
     counts = is_target.sum(1)
-    counted = counts > 0
-    weights = torch.softmax(scores.masked_fill(~counted, _NOT_IN_THE_SOFTMAX), 0)
+    has_target = counts > 0
+    weights = torch.softmax(scores.masked_fill(~has_target, _NOT_IN_THE_SOFTMAX), 0)
     if reduction == "mean":
         return (weights * losses.sum(1) / counts.clamp(min=1)).sum()
-    return counted.sum() * (weights * losses.sum(1)).sum() / counts.sum().clamp(min=1)
+    return has_target.sum() * (weights * losses.sum(1)).sum() / counts.sum().clamp(min=1)
 
 
 def _chunks(features: Features) -> Iterator[NDArray[np.int64]]:

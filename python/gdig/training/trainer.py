@@ -1,4 +1,7 @@
-"""transformers' Trainer with a score net beside the model: any model with logits, any collator."""
+"""transformers' Trainer with a score net beside the model. The model needs logits; the collator may be any.
+
+This module calls a folder `checkpoint-STEP` of Trainer a saved state: a training resumes from a saved state.
+"""
 
 from __future__ import annotations
 
@@ -20,38 +23,42 @@ from gdig.errors import ConfigError
 from gdig.training.score_net import ScoreNet, weighted_loss
 
 SCORE_NET = "score_net.safetensors"
-"""Name of the net's file in a checkpoint. It is written last: a checkpoint that has it is complete."""
+"""Name of the net's file in a saved state. The file is written last: a saved state that has the file is complete."""
 _UNITS = "gdig_units"
 
 
 class ScoreNetTrainer(Trainer):
     """Trains a model and a score net together (Self-Filter, arXiv 2402.12501).
 
-    In each batch the rows are weighed by w = softmax(f(features)), and the loss is the weighted one of `weighted_loss`:
-    so f falls for the rows whose loss is above the weighted mean, and the model learns less from them. `difficulty(net,
-    features)` tells -f afterwards. The softmax goes over the rows that one device has at once
-    (`per_device_train_batch_size`), not over what `gradient_accumulation_steps` or several processes add up: these
-    losses are averaged. A batch of one row says nothing about it.
+    In each batch the rows are weighted by w = softmax(f(features)), and the loss is that of `weighted_loss`. So f falls
+    for the rows whose loss is above the weighted mean, and the model learns less from these rows. After the training,
+    `difficulty(net, features)` returns -f.
 
-    The model is any whose output has `logits` [B, L, V] for labels [B, L], -100 where there is no loss: a causal model,
-    a vision-language model (tokens of an image labelled -100), or one with an encoder and a decoder. The collator is
-    the user's; it gets items as the dataset has them (without what the model does not take, if `remove_unused_columns`)
-    and makes a mapping with a line for each item, in order. Evaluation weighs all rows the same.
+    The softmax goes over the rows that one device has at once (`per_device_train_batch_size`). The losses of several
+    steps (`gradient_accumulation_steps`) or processes are averaged. A batch of one row teaches the net nothing.
 
-    A checkpoint holds the net in score_net.safetensors, and `train(resume_from_checkpoint=...)` goes on with it.
+    The output of the model has `logits` [B, L, V] for labels [B, L], -100 where there is no loss. It may be a causal
+    model, a vision-language model (tokens of an image labelled -100), or a model with an encoder and a decoder.
+
+    The collator gets the items of the dataset. With `remove_unused_columns`, it gets only the fields that the model
+    takes. The collator returns a mapping whose tensors have one line for each item, in order. In evaluation all rows
+    have equal weight.
+
+    A saved state holds the net in score_net.safetensors. `train(resume_from_checkpoint=...)` resumes with that net.
 
     Args:
         features: of the rows of `train_dataset`, in its order: [N, F] floats, or `Features`.
-        score_learning_rate: of the net, by the schedule of the model's: a step moves a row's f by about so much.
-        loss_reduction: a row's loss, "mean" or "sum" over its target tokens (see `weighted_loss`).
-        trainer_arguments: of transformers.Trainer.
+        score_learning_rate: learning rate of the net, by the schedule of the model. A step changes a row's f by about
+            this number.
+        loss_reduction: "mean" or "sum" over the target tokens of a row (see `weighted_loss`).
+        trainer_arguments: arguments of transformers.Trainer.
 
     Attributes:
         score_net: the net.
 
     Raises:
-        ConfigError: if the features are no such array, of another length or not finite, the batch has one row, or the
-            weights are sharded (DeepSpeed, FSDP).
+        ConfigError: if the features are of another kind or length, or not finite. Also if the batch has one row, or if
+            the weights are sharded (DeepSpeed, FSDP).
     """
 
     def __init__(
@@ -64,29 +71,36 @@ class ScoreNetTrainer(Trainer):
     ) -> None:
         if not isinstance(features, Features):
             if not isinstance(features, np.ndarray) or features.ndim != 2 or features.dtype.kind != "f":
-                found = f"{features.dtype} {list(features.shape)}" if hasattr(features, "dtype") else type(features)
-                raise ConfigError(f"features: expected an array [rows, any] of floats, got {found}")
+                given = f"{features.dtype} {list(features.shape)}" if hasattr(features, "dtype") else type(features)
+                raise ConfigError(f"features: expected an array [rows, any] of floats, got {given}")
             features = Features(features)
         dataset = trainer_arguments.get("train_dataset")
         if not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__"):
-            raise ConfigError("train_dataset: expected one whose rows have numbers, with a length")
+            raise ConfigError(
+                f"train_dataset: expected a dataset with a length and rows by number, got {type(dataset).__name__}"
+            )
         assert dataset is not None
         if len(dataset) != len(features):
             raise ConfigError(f"features: expected {len(dataset)} rows, as many as train_dataset, got {len(features)}")
         if trainer_arguments.get("optimizers", (None, None))[1] is not None:
-            raise ConfigError("optimizers: expected no scheduler, which would not know of the score net")
+            raise ConfigError(
+                "optimizers: expected no scheduler, because a given scheduler does not schedule the score net"
+            )
         net = ScoreNet.of(features)
         super().__init__(**trainer_arguments)
         if self.is_deepspeed_enabled or self.is_fsdp_enabled:
             raise ConfigError(
-                "the score net needs a model whose weights are whole on each device, not DeepSpeed or FSDP"
+                "DeepSpeed or FSDP is on, but the score net needs a model whose weights are whole on each device; "
+                "turn it off"
             )
         if self.args.train_batch_size < 2:
-            raise ConfigError("per_device_train_batch_size: expected at least 2 rows, to weigh them against each other")
+            raise ConfigError(
+                f"per_device_train_batch_size: expected at least 2 rows to compare, got {self.args.train_batch_size}"
+            )
         self.score_net = net.to(self.args.device)
         self.score_learning_rate = score_learning_rate
         self.loss_reduction = loss_reduction
-        # A mean over a micro-batch, which Trainer is to divide by their number; nobody has to count the tokens of all.
+        # The loss is a mean over a micro-batch. Trainer then divides it by the number of micro-batches.
         self.model_accepts_loss_kwargs = False
         self.train_dataset = _Numbered(dataset)
         columns = _columns(self.model, self.label_names) if self.args.remove_unused_columns else None
@@ -95,10 +109,10 @@ class ScoreNetTrainer(Trainer):
         self.add_callback(_Upkeep(self))
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
-        """Make the optimizer, with the net as a group of its own."""
+        """Make the optimizer, with the net as a separate group."""
         optimizer = super().create_optimizer(*args, **kwargs)
-        held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-        if id(self.score_net.weight) not in held:
+        optimized = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+        if id(self.score_net.weight) not in optimized:
             group = {"params": [self.score_net.weight], "lr": self.score_learning_rate, "weight_decay": 0.0}
             optimizer.add_param_group(group)
         return optimizer
@@ -110,54 +124,57 @@ class ScoreNetTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
-        """The weighted loss of a batch; of rows without features (in evaluation), all weigh the same."""
-        given = dict(inputs)
-        units, labels = given.pop(_UNITS, None), given.get("labels")
+        """Return the weighted loss of a batch. Rows without features (in evaluation) have equal weight."""
+        model_inputs = dict(inputs)
+        units, labels = model_inputs.pop(_UNITS, None), model_inputs.get("labels")
         if labels is None:
-            raise ConfigError(f"the collator gives no labels, only {', '.join(given)}")
-        paired = bool(getattr(getattr(self.model, "config", None), "is_encoder_decoder", False))
-        if not paired:  # else the decoder's inputs are made from them; here the model's own loss is not needed
-            del given["labels"]
-        outputs = model(**given)
+            raise ConfigError(f"data_collator: expected labels, got only {', '.join(model_inputs)}")
+        has_encoder = bool(getattr(getattr(self.model, "config", None), "is_encoder_decoder", False))
+        # The model's own loss is not needed. A model with an encoder makes the decoder's inputs from the labels.
+        if not has_encoder:
+            del model_inputs["labels"]
+        outputs = model(**model_inputs)
         logits = outputs["logits"]
         if logits.shape[:2] != labels.shape or (units is not None and len(units) != len(labels)):
-            lines = f", for {len(units)} rows" if units is not None else ""
+            rows = f", for {len(units)} rows" if units is not None else ""
             raise ConfigError(
-                f"expected a line of labels for each row, and a label for each position of the logits: got labels "
-                f"{list(labels.shape)} and logits {list(logits.shape)}{lines}"
+                f"data_collator: expected a line of labels for each row and a label for each position of the logits, "
+                f"got labels {list(labels.shape)} and logits {list(logits.shape)}{rows}"
             )
         with torch.autocast(logits.device.type, enabled=False):
             if units is not None:
                 scores = self.score_net(units.to(logits.device, self.score_net.weight.dtype))
             else:
                 scores = torch.zeros(len(labels), device=logits.device, dtype=self.score_net.weight.dtype)
-            loss = weighted_loss(logits, labels.to(logits.device), scores, self.loss_reduction, shift=not paired)
+            loss = weighted_loss(logits, labels.to(logits.device), scores, self.loss_reduction, shift=not has_encoder)
         return (loss, outputs) if return_outputs else loss
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
-        """Train, or go on from a checkpoint: its folder, or True for the last complete one of `output_dir`.
+        """Train, or resume from a saved state: its folder, or True for the newest complete one of `output_dir`.
 
         Raises:
-            ConfigError: if there is none.
+            ConfigError: if True is given and `output_dir` has no complete saved state.
         """
         if resume_from_checkpoint is True:
-            resume_from_checkpoint = last_checkpoint(Path(str(self.args.output_dir)))
+            resume_from_checkpoint = last_saved_state(Path(str(self.args.output_dir)))
             if resume_from_checkpoint is None:
-                raise ConfigError(f"{self.args.output_dir}: no checkpoint with {SCORE_NET} to go on from")
+                raise ConfigError(
+                    f"{self.args.output_dir}: holds no saved state to resume from, expected checkpoint-STEP/{SCORE_NET}"
+                )
         if resume_from_checkpoint:
             self.score_net.load(Path(resume_from_checkpoint) / SCORE_NET)
         return super().train(resume_from_checkpoint, *args, **kwargs)
 
 
-def last_checkpoint(folder: Path) -> str | None:
-    """The newest complete checkpoint in a folder, if there is one."""
-    found = [file.parent for file in folder.glob(f"checkpoint-*/{SCORE_NET}")]
-    numbered = [path for path in found if path.name.removeprefix("checkpoint-").isdecimal()]
+def last_saved_state(folder: Path) -> str | None:
+    """Return the newest complete saved state in a folder. Return None if there is none."""
+    complete = [file.parent for file in folder.glob(f"checkpoint-*/{SCORE_NET}")]
+    numbered = [path for path in complete if path.name.removeprefix("checkpoint-").isdecimal()]
     return str(max(numbered, key=lambda path: int(path.name.removeprefix("checkpoint-")))) if numbered else None
 
 
 class _Upkeep(TrainerCallback):
-    """What Trainer does for the model's parameters alone, for the net's."""
+    """Does for the net what Trainer does only for the parameters of the model."""
 
     def __init__(self, trainer: ScoreNetTrainer) -> None:
         self._trainer = trainer
@@ -184,7 +201,7 @@ class _Item(NamedTuple):
 
 @dataclass
 class _Numbered(Dataset):
-    """A dataset whose items tell their row number."""
+    """A dataset whose items hold their row number."""
 
     dataset: Any
 
@@ -195,14 +212,14 @@ class _Numbered(Dataset):
         return _Item(row, self.dataset[row])
 
     def __getitems__(self, rows: Sequence[int]) -> list[_Item]:
-        several = getattr(self.dataset, "__getitems__", None)
-        items = several(rows) if several is not None else [self.dataset[row] for row in rows]
+        get_items = getattr(self.dataset, "__getitems__", None)
+        items = get_items(rows) if get_items is not None else [self.dataset[row] for row in rows]
         return [_Item(row, item) for row, item in zip(rows, items, strict=True)]
 
 
 @dataclass
 class _Collator:
-    """The user's collator, with the rows' features put beside what it makes."""
+    """The user's collator. Its mapping also gets the features of the rows."""
 
     collate: Callable[[list[Any]], Mapping[str, Any]]
     features: Features
@@ -214,16 +231,16 @@ class _Collator:
         if self.columns is not None:
             columns = self.columns
             plain = [{k: v for k, v in x.items() if k in columns} if isinstance(x, Mapping) else x for x in plain]
-        made = self.collate(plain)
-        if not isinstance(made, Mapping):
-            raise ConfigError(f"data_collator: expected one that makes a mapping, got {type(made).__name__}")
-        if not numbered:  # rows of an evaluation
-            return made
+        inputs = self.collate(plain)
+        if not isinstance(inputs, Mapping):
+            raise ConfigError(f"data_collator: expected one that returns a mapping, got {type(inputs).__name__}")
+        if not numbered:  # the rows are of an evaluation
+            return inputs
         rows = np.array([item.row for item in numbered], np.int64)
-        return {**made, _UNITS: torch.from_numpy(self.features.units(rows))}
+        return {**inputs, _UNITS: torch.from_numpy(self.features.units(rows))}
 
 
 def _columns(model: Any, labels: Sequence[str]) -> frozenset[str]:
-    """What `remove_unused_columns` keeps: the arguments of the model's forward pass."""
+    """Return the fields that `remove_unused_columns` keeps: the arguments of the model's forward pass."""
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     return frozenset({*inspect.signature(inner.forward).parameters, "label", "label_ids", *labels})

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gdig import _native
-from gdig.config.budget import Budget
+from gdig.config.budget import Limit
 from gdig.config.config import Config
 from gdig.selection.method import Picked, Swept, taken_within
 from gdig.store.sketches import SketchStore
@@ -51,9 +51,9 @@ def greedy(influence: SketchStore | NDArray[np.float32], budget: int, valid: NDA
     return Greedy(*_native.bids(influence, budget, None if valid is None else _bytes(valid)))
 
 
-def bids(swept: Swept, budget: Budget, seed: int, options: Config) -> Picked:
+def bids(swept: Swept, limit: Limit, random_seed: int, options: Config) -> Picked:
     """Rows taken one by one, each for the seed that it serves best beyond the mean of those taken before."""
-    found, n = taken_within(lambda n: greedy(swept.store, n), swept, budget)
+    found, n = taken_within(lambda n: greedy(swept.store, n), swept, limit)
     rows, seeds, gains = found.rows[:n], found.seeds[:n], found.gains[:n]
     reasons: dict[str, np.ndarray] = {"for_seed": seeds, "gain": gains}
     if swept.tasks:

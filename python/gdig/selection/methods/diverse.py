@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from gdig.config.budget import Budget
+from gdig.config.budget import Limit
 from gdig.config.config import Config
 from gdig.selection.draw import draw
 from gdig.selection.method import Picked, Swept
 
 
-def diverse(swept: Swept, budget: Budget, seed: int, options: Config) -> Picked:
+def diverse(swept: Swept, limit: Limit, random_seed: int, options: Config) -> Picked:
     """Rows drawn evenly from the clusters, whatever the seeds say."""
-    return draw(swept, budget, seed, options)
+    return draw(swept, limit, random_seed, options)

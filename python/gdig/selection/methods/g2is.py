@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gdig import _native
-from gdig.config.budget import Budget
+from gdig.config.budget import Limit
 from gdig.config.config import Config
 from gdig.errors import ConfigError
 from gdig.selection.method import Picked, Swept
@@ -60,7 +60,7 @@ def asked(options: Config) -> int:
     return options.n_neighbours
 
 
-def g2is(swept: Swept, budget: Budget, seed: int, options: Config) -> Picked:
+def g2is(swept: Swept, limit: Limit, random_seed: int, options: Config) -> Picked:
     """Rows along the principal components of the seeds' gradients, in the order in which the walks reached them.
 
     A component's share of the budget is in proportion to what it explains. A walk starts at the free row with the
@@ -73,8 +73,8 @@ def g2is(swept: Swept, budget: Budget, seed: int, options: Config) -> Picked:
     if features.shape[1] != store.dim:
         raise ConfigError(f"seeds: their sketches have {features.shape[1]} columns, the pool's have {store.dim}")
     directions, explained = components(features)
-    near = nearest(store, asked(options), int(column(store, "valid").sum()), seed, options, kept)
-    by_tokens = budget.unit == "tokens"
+    near = nearest(store, asked(options), int(column(store, "valid").sum()), random_seed, options, kept)
+    by_tokens = limit.unit == "tokens"
     rows, component, by_neighbour, cosine, ended = _native.g2is(
         store._native,
         near.rows,
@@ -82,7 +82,7 @@ def g2is(swept: Swept, budget: Budget, seed: int, options: Config) -> Picked:
         directions=directions,
         weights=explained,
         ratio=RATIO,
-        limit=("tokens" if budget.unit == "tokens" else "rows", int(budget.amount)),
+        limit=limit,
         tokens=column(store, "tokens").astype(np.uint32) if by_tokens else None,
         n_threads=options.threads or 0,
     )
@@ -92,7 +92,7 @@ def g2is(swept: Swept, budget: Budget, seed: int, options: Config) -> Picked:
         f"rows along each: {', '.join(map(str, counts))}"
     )
     shortfall = None
-    if all(ended) or (not by_tokens and len(rows) < budget.amount):
+    if all(ended) or (not by_tokens and len(rows) < limit.amount):
         shortfall = (
             f"only {len(rows)} rows chosen, less than the budget: no further row agrees with those of a walk and keeps "
             "to its component"

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from gdig.config.budget import Budget
+from gdig.config.budget import Limit
 from gdig.config.config import Config
 from gdig.selection.draw import draw
 from gdig.selection.method import Picked, Swept
 from gdig.selection.survey import Survey, threshold, wanted_votes
 
 
-def gdig(swept: Swept, budget: Budget, seed: int, options: Config) -> Picked:
+def gdig(swept: Swept, limit: Limit, random_seed: int, options: Config) -> Picked:
     """Rows that all the seeds want (arXiv 2405.12915, equation 4), drawn evenly from the clusters.
 
     When fewer than the budget reach agreement `tau`, it is lowered to the most that fills the budget, and said so.
     """
-    votes = threshold(swept.survey, options.tau, budget)
-    return draw(swept, budget, seed, options, votes, (_agreed(swept.survey, options.tau, votes),))
+    votes = threshold(swept.survey, options.tau, limit)
+    return draw(swept, limit, random_seed, options, votes, (_agreed(swept.survey, options.tau, votes),))
 
 
 def _agreed(survey: Survey, tau: float, votes: int) -> str:

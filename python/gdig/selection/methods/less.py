@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from gdig.config.budget import Budget
+from gdig.config.budget import Limit
 from gdig.config.config import Config
 from gdig.errors import ConfigError
 from gdig.selection.method import Picked, Swept, taken_within
@@ -21,7 +21,7 @@ class Best(NamedTuple):
     rows: NDArray[np.int64]
 
 
-def less(swept: Swept, budget: Budget, seed: int, options: Config) -> Picked:
+def less(swept: Swept, limit: Limit, random_seed: int, options: Config) -> Picked:
     """Rows with the highest score, ties by row: over the checkpoints the weighted mean of the cosine, then the mean
     over a task's seeds, then the greatest of the tasks (definition 3.1). Without task labels all seeds are
     one task. A row that is invalid at one of the checkpoints is not chosen.
@@ -41,7 +41,7 @@ def less(swept: Swept, budget: Budget, seed: int, options: Config) -> Picked:
     def take(n: int) -> Best:
         return Best(best(score, min(n, able)))
 
-    found, n = taken_within(take, swept, budget)
+    found, n = taken_within(take, swept, limit)
     rows = found.rows[:n]
     reasons: dict[str, np.ndarray] = {"cosine": score[rows]}
     if swept.tasks:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from gdig.config.budget import Budget
+from gdig.config.budget import Limit
 from gdig.config.config import Config
 from gdig.selection.draw import draw
 from gdig.selection.method import Picked, Swept
 
 
-def random(swept: Swept, budget: Budget, seed: int, options: Config) -> Picked:
+def random(swept: Swept, limit: Limit, random_seed: int, options: Config) -> Picked:
     """Rows drawn uniformly from all that are valid."""
-    return draw(replace(swept, labels=None), budget, seed, options.with_options(draw="random"))
+    return draw(replace(swept, labels=None), limit, random_seed, options.with_options(draw="random"))

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gdig import _native
-from gdig.config.budget import Budget
+from gdig.config.budget import Limit
 from gdig.config.config import Config
 from gdig.data.features import read_difficulty, read_features
 from gdig.errors import ConfigError
@@ -29,7 +29,7 @@ def asked(options: Config) -> int:
     return 0 if options.features else STORED * options.n_neighbours
 
 
-def self_filter(swept: Swept, budget: Budget, seed: int, options: Config) -> Picked:
+def self_filter(swept: Swept, limit: Limit, random_seed: int, options: Config) -> Picked:
     """Rows by falling difficulty, where each chosen row lowers the difficulty of its nearest neighbours among the rest.
 
     Difficulty is the stored loss, or what the file `difficulty` says; it counts from the lowest of all valid rows. The
@@ -40,23 +40,23 @@ def self_filter(swept: Swept, budget: Budget, seed: int, options: Config) -> Pic
     valid = column(store, "valid").astype(bool)
     difficulty = read_difficulty(options.difficulty, valid) if options.difficulty else column(store, "loss")
     difficulty = np.ascontiguousarray(difficulty, np.float32)
-    costs = column(store, "tokens").astype(np.uint32) if budget.unit == "tokens" else None
+    costs = column(store, "tokens").astype(np.uint32) if limit.unit == "tokens" else None
     notes: tuple[str, ...] = ()
     if not options.difficulty and swept.difficulty is not None and swept.difficulty.is_file():
         notes = (f"difficulty is the loss; to choose by what gdig score-net learned: --difficulty {swept.difficulty}",)
     if not options.features:
-        picked = _penalised(store, int(valid.sum()), difficulty, costs, budget, seed, options, swept.kept)
+        picked = _penalised(store, int(valid.sum()), difficulty, costs, limit, random_seed, options, swept.kept)
         return replace(picked, notes=(*notes, *picked.notes))
     x = read_features(Path(options.features), valid)
     numbers = np.flatnonzero(valid)
     if not valid.all():  # an array has no column that says which of its rows count
         x, difficulty, costs = x[numbers], difficulty[numbers], None if costs is None else costs[numbers]
-    picked = _penalised(x, len(numbers), difficulty, costs, budget, seed, options)
+    picked = _penalised(x, len(numbers), difficulty, costs, limit, random_seed, options)
     return replace(picked, rows=numbers[picked.rows], notes=(*notes, *picked.notes))
 
 
 def hardest_rows(
-    features: NDArray[Any], difficulty: NDArray[Any], n: int, *, n_neighbours: int = 10, seed: int = 0
+    features: NDArray[Any], difficulty: NDArray[Any], n: int, *, n_neighbours: int = 10, random_seed: int = 0
 ) -> NDArray[np.int64]:
     """The choice of `self_filter` for rows that no run has swept, such as those of a vision-language model.
 
@@ -65,7 +65,7 @@ def hardest_rows(
         difficulty: [N] floats, higher is harder, such as `gdig.training.difficulty` tells.
         n: rows to choose.
         n_neighbours: rows that a chosen one lowers.
-        seed: of the search for neighbours among more than 262,144 rows.
+        random_seed: of the search for neighbours among more than 262,144 rows.
 
     Returns:
         Rows, in the order chosen; fewer than n rows are the beginning of it.
@@ -83,7 +83,7 @@ def hardest_rows(
         raise ConfigError(f"n: expected 1 to {len(features)} rows, got {n}")
     options = Config(n_neighbours=n_neighbours)
     rows, hard = np.ascontiguousarray(features), np.ascontiguousarray(difficulty, np.float32)
-    return _penalised(rows, len(rows), hard, None, Budget("rows", n), seed, options).rows
+    return _penalised(rows, len(rows), hard, None, Limit("rows", n), random_seed, options).rows
 
 
 def _penalised(
@@ -91,8 +91,8 @@ def _penalised(
     count: int,
     difficulty: NDArray[np.float32],
     costs: NDArray[np.uint32] | None,
-    budget: Budget,
-    seed: int,
+    limit: Limit,
+    random_seed: int,
     options: Config,
     kept: Kept | None = None,
 ) -> Picked:
@@ -101,7 +101,7 @@ def _penalised(
         raise ConfigError(
             f"n_neighbours: a row of {count} valid ones has {count - 1} others; got {options.n_neighbours}"
         )
-    near = nearest(x, min(STORED * options.n_neighbours, count - 1), count, seed, options, kept)
+    near = nearest(x, min(STORED * options.n_neighbours, count - 1), count, random_seed, options, kept)
     rows, before, left, searched = _native.self_filter(
         x._native if isinstance(x, SketchStore) else x,
         near.rows,
@@ -109,7 +109,7 @@ def _penalised(
         difficulty=difficulty,
         k=options.n_neighbours,
         gamma=GAMMA,
-        limit=("tokens" if budget.unit == "tokens" else "rows", int(budget.amount)),
+        limit=limit,
         tokens=costs,
         n_threads=options.threads or 0,
     )

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gdig import _native
-from gdig.config.budget import Budget
+from gdig.config.budget import Limit
 from gdig.config.config import Config
 from gdig.errors import ConfigError
 from gdig.selection.method import Picked, Swept, taken_within
@@ -43,7 +43,7 @@ def pursue(
     store: SketchStore,
     labels: str | Path,
     budget: int,
-    seed: int,
+    random_seed: int,
     *,
     unit_normalize: bool = True,
     ridge: float = RIDGE,
@@ -62,7 +62,7 @@ def pursue(
         store: sketches, [N, dim].
         labels: directory of label files, of as many rows.
         budget: rows to take; all with a label if they are fewer.
-        seed: of the order of clusters of one size.
+        random_seed: of the order of clusters of one size.
         unit_normalize: scale each row to unit length first.
         ridge: as `RIDGE`; at 0 rows that depend on those taken end the pursuit.
         tolerance: as `TOLERANCE`.
@@ -76,7 +76,7 @@ def pursue(
         store._native,
         labels,
         budget=budget,
-        random_seed=seed,
+        random_seed=random_seed,
         unit_normalize=unit_normalize,
         ridge=ridge,
         tolerance=tolerance,
@@ -85,7 +85,7 @@ def pursue(
     return Pursued(*found)
 
 
-def tagcos(swept: Swept, budget: Budget, seed: int, options: Config) -> Picked:
+def tagcos(swept: Swept, limit: Limit, random_seed: int, options: Config) -> Picked:
     """Rows that together stand for each cluster's mean gradient; the seeds have no say."""
     if swept.labels is None:
         raise ConfigError("method: tagcos takes rows from clusters, and there are none: run gdig cluster first")
@@ -93,9 +93,9 @@ def tagcos(swept: Swept, budget: Budget, seed: int, options: Config) -> Picked:
     threads = options.threads or 0
 
     def take(n: int) -> Pursued:
-        return pursue(swept.store, labels, n, seed, unit_normalize=normalize, n_threads=threads)
+        return pursue(swept.store, labels, n, random_seed, unit_normalize=normalize, n_threads=threads)
 
-    found, n = taken_within(take, swept, budget)
+    found, n = taken_within(take, swept, limit)
     matched = found.matched[:n]
     notes = [f"the weighted rows leave {found.residual:.2g} of the clusters' mean gradients, by length"]
     if nearest := int((~matched).sum()):

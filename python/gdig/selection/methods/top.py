@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from gdig.config.budget import Budget
+from gdig.config.budget import Limit
 from gdig.config.config import Config
 from gdig.selection.best import best
 from gdig.selection.method import Picked, Swept
 
 
-def top(swept: Swept, budget: Budget, seed: int, options: Config) -> Picked:
+def top(swept: Swept, limit: Limit, random_seed: int, options: Config) -> Picked:
     """Rows with the highest score, ties by row."""
-    return best(swept, options.score, budget)
+    return best(swept, options.score, limit)

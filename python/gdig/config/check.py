@@ -1,0 +1,144 @@
+"""Checks of the values of options, made once and at the door, so that no stage has to."""
+
+from __future__ import annotations
+
+import math
+import re
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_type_hints
+
+from gdig.config.budget import parse_budget
+from gdig.config.convert import WRONG, convert, describe
+from gdig.errors import ConfigError
+
+if TYPE_CHECKING:
+    from gdig.config.config import Config, Training
+
+_POSITIVE = (
+    "fit_rows", "cg_rows", "cg_iterations", "seed_rank", "probe_rows", "projection_dim", "projection_side",
+    "feature_side", "rows_per_shard", "kmeans_max_iter", "token_batch_size", "max_length", "n_clusters",
+    "n_neighbours", "n_probe", "threads",
+)  # fmt: skip
+
+
+def check_types(options: Any) -> None:
+    """Bring every value of a dataclass of options to its declared type.
+
+    Raises:
+        ConfigError: naming the option whose value is of another type.
+    """
+    kind: type = type(options)
+    for name, hint in _hints(kind).items():
+        value = getattr(options, name)
+        converted = convert(value, hint)
+        if converted is WRONG:
+            raise wrong(name, value, describe(hint))
+        object.__setattr__(options, name, converted)
+
+
+def check_config(c: Config) -> None:
+    """Check the values of all options of a run, and that they go together.
+
+    Raises:
+        ConfigError: naming the option, its value and what was expected.
+    """
+    _check_numbers(c)
+    _check_combinations(c)
+    _check_texts(c)
+
+
+def check_training(t: Training) -> None:
+    """Check the values of the options of gdig score-net.
+
+    Raises:
+        ConfigError: naming the option, its value and what was expected.
+    """
+    for name, least in (("epochs", 1), ("batch_size", 2), ("accumulate", 1), ("save_steps", 1)):
+        if getattr(t, name) < least:
+            reason = ", because the score net weighs the rows of a batch against each other"
+            expected = f"a whole number of at least {least}" + (reason if name == "batch_size" else "")
+            raise wrong(name, getattr(t, name), expected)
+    for name in ("learning_rate", "score_learning_rate"):
+        if not 0 <= getattr(t, name) < math.inf:
+            raise wrong(name, getattr(t, name), "a finite number of at least 0")
+    if t.score_learning_rate == 0:
+        raise wrong("score_learning_rate", 0, "a number above 0, because at 0 the score net learns nothing")
+
+
+def wrong(name: str, value: Any, expected: str) -> ConfigError:
+    """Return the error for an option whose value is not what was expected."""
+    return ConfigError(f"{name}={value!r}: expected {expected}")
+
+
+@cache
+def _hints(options: type) -> dict[str, Any]:
+    """Name and type of every option."""
+    return get_type_hints(options)
+
+
+def _check_numbers(c: Config) -> None:
+    for name in _POSITIVE:
+        value = getattr(c, name)
+        if isinstance(value, int) and value < 1:
+            raise wrong(name, value, "a whole number of at least 1")
+    if c.workers is not None and c.workers < 0:
+        raise wrong("workers", c.workers, "a whole number of at least 0")
+    for name in ("random_seed", "projection_seed"):
+        if not 0 <= getattr(c, name) < 2**63:
+            raise wrong(name, getattr(c, name), "a whole number from 0 to 2^63 - 1")
+    for name in ("damping_factor", "kmeans_tol", "cg_tolerance"):
+        if not 0 <= getattr(c, name) < math.inf:
+            raise wrong(name, getattr(c, name), "a finite number of at least 0")
+    for name in ("seed_energy", "tau"):
+        if not 0 < getattr(c, name) <= 1:
+            raise wrong(name, getattr(c, name), "a share above 0 and up to 1")
+    if isinstance(c.train_rows, int) and c.train_rows < (c.n_clusters or 1):
+        reason = f", because there are {c.n_clusters} clusters" if c.n_clusters else ""
+        raise wrong("train_rows", c.train_rows, f"all or a whole number of at least {c.n_clusters or 1}{reason}")
+    if any(not 0 <= weight < math.inf for weight in c.checkpoint_weights):
+        raise wrong("checkpoint_weights", list(c.checkpoint_weights), "finite numbers of at least 0")
+
+
+def _check_combinations(c: Config) -> None:
+    if c.damping_mode == "factored_tikhonov" and c.inversion != "kfac":
+        raise wrong(
+            "damping_mode", c.damping_mode,
+            f"relative or absolute with inversion={c.inversion}; factored_tikhonov needs inversion=kfac",
+        )  # fmt: skip
+    if c.kfac_approx == "reduce" and c.inversion in ("ekfac", "cg"):
+        raise wrong(
+            "kfac_approx", c.kfac_approx,
+            f"expand with inversion={c.inversion}, because EK-FAC's eigenvalues are per example already",
+        )  # fmt: skip
+    if c.sketch_space == "fisher" and c.inversion == "identity":
+        raise wrong(
+            "sketch_space", c.sketch_space,
+            "raw with inversion=identity; fisher needs the curvature of another inversion",
+        )  # fmt: skip
+    if c.torch_compile:
+        for name, off in (("gradient_checkpointing", False), ("device_map", "none"), ("quantization", "none")):
+            if getattr(c, name) != off:
+                raise wrong("torch_compile", True, f"False with {name}={getattr(c, name)}; switch one of the two off")
+    for given, missing in (("prompt_template", "target_template"), ("target_template", "prompt_template")):
+        if getattr(c, given) is not None and getattr(c, missing) is None:
+            raise wrong(missing, None, f"a template, because {given} is given; give both or neither")
+    if c.row_format == "template" and c.prompt_template is None:
+        raise wrong("row_format", c.row_format, "another format, or prompt_template and target_template beside it")
+    if c.agreement == "tasks" and c.task_field is None:
+        raise wrong("agreement", c.agreement, "seeds without task_field; task_field names the field of a seed's task")
+
+
+def _check_texts(c: Config) -> None:
+    if c.output is not None and Path(c.output).suffix not in (".jsonl", ".parquet"):
+        raise wrong("output", c.output, "a name that ends in .jsonl or .parquet")
+    if c.filter_modules is not None:
+        try:
+            re.compile(c.filter_modules)
+        except re.error as error:
+            raise wrong("filter_modules", c.filter_modules, f"a regular expression, but {error}") from None
+    parse_budget(c.budget)
+    if c.sweep_part is not None:
+        match = re.fullmatch(r"([1-9][0-9]*)/([1-9][0-9]*)", c.sweep_part)
+        if match is None or int(match[1]) > int(match[2]):
+            raise wrong("sweep_part", c.sweep_part, "K/N with K from 1 to N, such as 2/4")

@@ -1,0 +1,72 @@
+"""Options of the inputs: the model, the pool, the seeds, and how the model's passes run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from gdig.config.options.basic import Basic
+
+RowFormat = Literal["auto", "translation", "instruction", "completion", "messages", "tokens", "template"]
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """What to read, and how a row becomes a prompt and a target."""
+
+    model: Basic[str | None] = None
+    """Directory of a causal language model in Hugging Face format, or of a PEFT adapter. A new run needs a model; a run
+    that is continued has its own."""
+    candidates: Basic[tuple[str, ...]] = ()
+    """The pool to select from: JSONL, a JSON list, Parquet or a `datasets` folder; several files or globs. Rows are
+    numbered through the files in the order given. The files of a glob come in sorted order."""
+    seeds: Basic[tuple[str, ...]] = ()
+    """The small set of excellent examples, in any format of the pool. 64 seeds or more rank a pool well; gdig warns
+    below 16."""
+    tokenizer: str | None = None
+    """Directory of the tokenizer. The default is the model's directory. Give the option when the tokenizer lies
+    elsewhere."""
+    row_format: RowFormat = "auto"
+    """Shape of a row. auto detects the shape from the fields of the first row. Name the shape when rows have the fields
+    of several shapes."""
+    prompt_template: str | None = None
+    """Jinja template that makes the prompt from the fields of a row. By default, the row format has its own template.
+    Give both templates when the fields fit no row format."""
+    target_template: str | None = None
+    """Jinja template that makes the target, which is the text that is trained on. By default, the row format has its
+    own template. Give the option together with prompt_template."""
+    max_length: int | None = None
+    """Longest example in tokens; a longer example loses the left end of its prompt. The default is the model's window.
+    Lower it when memory is short."""
+
+
+@dataclass(frozen=True)
+class TrustOptions:
+    """Whether code that comes with the model may run."""
+
+    trust_remote_code: bool = False
+    """Run Python code that comes with the model. Off by default, because the code can do anything. Switch it on for an
+    author whom you trust."""
+
+
+@dataclass(frozen=True)
+class ModelOptions(TrustOptions):
+    """How the model's passes run, and which of its layers count."""
+
+    filter_modules: str | None = None
+    """Regular expression that is searched in the names of the linear modules; the modules that match are the layers.
+    The default is the linear modules of the MLP blocks, or the LoRA matrices of an adapter. Choose fewer layers when
+    memory or time is short."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Number format of weights and activations. auto takes bfloat16 on CUDA and float32 on the CPU, where each is fast.
+    Take float32 on CUDA to compare runs of both devices."""
+    matmul_precision: Literal["highest", "high", "medium"] = "highest"
+    """How products of float32 numbers are computed, in the words of torch.set_float32_matmul_precision. highest is
+    exact float32; high is TensorFloat32 on CUDA. medium is bfloat16 with float32 sums on CPUs with AMX: 2 to 4 times as
+    fast, with errors of 0.4 % a term."""
+    quantization: Literal["none", "8bit", "4bit"] = "none"
+    """Load the base model's weights in 8 bits (LLM.int8) or 4 bits (NF4), by the package bitsandbytes. none keeps the
+    weights exact. Quantize a model that does not fit the GPU."""
+    loss_reduction: Literal["mean", "sum"] = "mean"
+    """An example's loss is the mean or the sum over its target tokens. The mean keeps long examples from counting more.
+    Take the same reduction as your training."""

@@ -1,0 +1,102 @@
+"""Options of the clusters and of the selection."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from gdig.config.options.basic import Basic
+
+Method = Literal["gdig", "less", "bids", "g2is", "tagcos", "self-filter", "top", "diverse", "loss", "random"]
+Quotas = Literal["equal", "proportional", "sqrt"]
+Score = Literal["steady", "mean"]
+
+
+@dataclass(frozen=True)
+class ClusterOptions:
+    """k-means over the sketches."""
+
+    n_clusters: Basic[int | None] = None
+    """Number of clusters. The default is the 512 of the paper, or the budget in rows where that is smaller. Raise it
+    for more variety in a large selection."""
+    unit_normalize: bool = True
+    """Cluster by direction: sketches and centroids have unit length. On by default: otherwise a few very long gradients
+    take most of the clusters. Switch it off to follow the published code."""
+    train_rows: int | Literal["all"] | None = None
+    """Rows that k-means trains on, drawn by a hash. The default is 1,024 rows a cluster, so that the time does
+    not grow with the pool. Give all to train on every row."""
+    kmeans_max_iter: int = 25
+    """Most Lloyd iterations. The default bounds the time of the fit. Raise it when kmeans_tol is not reached."""
+    kmeans_tol: float = 1e-4
+    """Share of the inertia by which an iteration must lower it, or the fit stops. The default stops when labels hardly
+    change. Raise it to save time on a very large pool."""
+
+
+@dataclass(frozen=True)
+class FeatureOptions:
+    """Features of the rows from outside gdig."""
+
+    features: str | None = None
+    """.npy or safetensors file of floats [rows of the pool, any], for self-filter and gdig score-net. Rows with a high
+    cosine are neighbours, and the score net learns from the features what is hard. The default is the sketches."""
+
+
+@dataclass(frozen=True)
+class MethodOptions:
+    """How a method selects."""
+
+    method: Basic[Method] = "gdig"
+    """How rows are selected; docs/methods.md describes each method. gdig keeps rows that the seeds agree on and draws
+    evenly from the clusters. less takes the highest cosine between Adam's step for a row and the seeds' gradients.
+    bids takes each row for the seed that gains most. g2is walks along the seeds' principal gradients from neighbour to
+    neighbour. tagcos takes rows that make up each cluster's mean gradient, without the seeds. self-filter takes the
+    hardest rows; each lowers its neighbours. The baselines are top (highest score), diverse (clusters only), loss
+    (lowest loss) and random."""
+    budget: Basic[str] = "10%"
+    """How much to select: rows (500), a share of the pool (10%), or tokens (200000t, 1.5Mt). The default suits a first
+    look. Take the amount of data that you will train on."""
+    tau: Basic[float] = 0.55
+    """Least agreement of a row in the method gdig: the share of the seeds that the row helps. At 1, as in the paper,
+    hardly more rows than the budget remain, and the clusters have nothing to choose from. gdig lowers the threshold,
+    and says so, when too few rows reach it."""
+    task_field: Basic[str | None] = None
+    """Field of a seed's row that names the seed's task. Without it, all seeds are of one task. Name the field to
+    balance tasks and to see each row's mean influence on each task."""
+    agreement: Literal["seeds", "tasks"] = "seeds"
+    """Who votes for a row in the method gdig: each seed, or each task of task_field. A row helps a task when its mean
+    influence on the task's seeds is positive. Take tasks when some tasks have many more seeds than others."""
+    draw: Literal["random", "score"] = "random"
+    """Order of the rows inside a cluster: by a hash, or the highest score first. random keeps variety inside a cluster.
+    Take score when the budget is a few rows a cluster."""
+    score: Score = "steady"
+    """How the influences on the seeds become the score of a row. steady is the mean divided by the root mean square,
+    from -1 to 1, so that long gradients do not win by length. mean is the plain mean."""
+    quotas: Quotas = "equal"
+    """A cluster's share of the budget: equal for all, or in proportion to its eligible rows or to their square root.
+    equal gives the most variety. Take proportional to keep the shape of the pool."""
+    checkpoint_weights: tuple[float, ...] = ()
+    """Weight of each checkpoint in the method less, in the order of checkpoints. The default is the checkpoint's
+    learning rate, averaged over the epoch that ends with the checkpoint. Give weights when that rate is 0 or
+    unknown."""
+    n_neighbours: int = 10
+    """Neighbours of a row by the cosine of the sketches, for the methods g2is and self-filter. A walk of g2is goes on
+    to one of them, and a row that self-filter takes lowers them. Raise it when walks end early or the selection repeats
+    itself."""
+    neighbour_search: Literal["auto", "exact", "clusters"] = "auto"
+    """How neighbours are searched: exact compares all pairs of rows, clusters looks into n_probe clusters near each
+    row. auto is exact up to 262,144 rows, because the time grows with the square of the rows. clusters measures and
+    prints the share of the neighbours that it finds."""
+    n_probe: int = 32
+    """Clusters that neighbour_search=clusters looks into for each row. The default finds about 90 % of the neighbours
+    (LOG.md). Raise it, for more time, when the printed share is low."""
+    difficulty: str | None = None
+    """.npy file of floats [rows of the pool], higher is harder, for the method self-filter. The default is the loss.
+    gdig score-net writes such a file."""
+    output: Basic[str | None] = None
+    """File of the selected rows, .jsonl or .parquet. The default is selection.jsonl in the run directory. Name a file
+    to have several selections of one run."""
+
+
+@dataclass(frozen=True)
+class SelectOptions(FeatureOptions, MethodOptions):
+    """What to select from a finished sweep. Changing these options costs no model pass."""
