@@ -87,6 +87,6 @@ def test_what_cannot_be_compared(project, swept_copy, tmp_path, capsys):
     with pytest.raises(ConfigError, match=r"methods: expected one of gdig, less, bids, .*got 'best'"):
         compare(**project.options(swept_copy), methods=["best"])
     assert main(["compare", str(swept_copy), "--run-path", str(tmp_path)]) == 2
-    assert "are both given" in capsys.readouterr().err
+    assert "because RUN names that directory" in capsys.readouterr().err
     assert main(["compare", str(tmp_path / "none"), "--budget", "6"]) == 2
     assert "gdig: error: " in capsys.readouterr().err

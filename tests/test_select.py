@@ -275,7 +275,7 @@ def test_tasks_of_the_seeds(project, tmp_path):
         gdig.select(**{**options, "task_field": "kind"})
     with pytest.raises(GdigError, match="all 5 seeds are of one task, 'English'"):
         gdig.select(**{**options, "task_field": "trg_lang"})
-    with pytest.raises(GdigError, match="agreement: tasks needs task_field"):
+    with pytest.raises(GdigError, match="agreement='tasks': expected seeds without task_field"):
         gdig.select(**{**options, "task_field": None}, agreement="tasks")
 
 
