@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import os
 import shutil
+import signal
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,10 @@ from tests.support.project_fixtures import Project, flags, make_project
 
 # The commands that tests start have one thread by the variable above; this process may have been given more.
 torch.set_num_threads(1)
+
+# A shell lets a command in the background ignore Ctrl-C, and whatever it starts inherits that; tests send Ctrl-C.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN and threading.current_thread() is threading.main_thread():
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 profiles.load()
 
