@@ -7,6 +7,7 @@ and are not part of this project:
 
     python -m benches.real_zh_en --data pairs.json          # a JSON list of src_lang, trg_lang, src_text, trg_text
     python -m benches.real_zh_en --data pairs.json --quick  # a small sample, for a look
+    python -m benches.real_zh_en --tables                   # the tables of the record; nothing is measured
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from benches.zh_en.pool import CORRUPTIONS, read_pairs, split_pairs, write_jsonl
 from gdig.run.layout import RunLayout
 from gdig.run.record import read_record
 
+RECORD = ROOT / "benches" / "record" / "real_zh_en.json"
 METHODS = ("gdig", "top", "diverse", "loss", "random")
 
 
@@ -64,6 +66,10 @@ QUICK = Setup(pairs=600, seeds=32, recipe=Recipe(vocab_size=2048, hidden_size=12
 def main() -> None:
     """Run the bench, or print that it is skipped because there are no data."""
     arguments = _arguments()
+    record_file = arguments.record or (None if arguments.quick else RECORD)
+    if arguments.tables:
+        print(tables(json.loads((record_file or RECORD).read_text(encoding="utf-8"))))
+        return
     if not arguments.data.is_file():
         print(f"real_zh_en: skipped, no file of pairs at {arguments.data}; name one by --data or GDIG_ZH_EN")
         return
@@ -75,11 +81,10 @@ def main() -> None:
     record = {"bench": "real_zh_en", "machine": machine() | {"threads": arguments.threads}, **provenance(ROOT)}
     record |= measure(setup, arguments.data, folder, arguments.threads)
     print(f"\n{tables(record)}")
-    out = arguments.record or (None if arguments.quick else ROOT / "benches" / "record" / "real_zh_en.json")
-    if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        print(f"\nrecorded in {out}")
+    if record_file is not None:
+        record_file.parent.mkdir(parents=True, exist_ok=True)
+        record_file.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        print(f"\nrecorded in {record_file}")
 
 
 def measure(setup: Setup, data: Path, folder: Path, threads: int) -> dict[str, Any]:
@@ -225,11 +230,18 @@ def _arguments() -> argparse.Namespace:
     default = os.environ.get("GDIG_ZH_EN") or ROOT.parent / "shared" / "data" / "zh-en.json"
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path(default), help="pairs (default: $GDIG_ZH_EN, %(default)s)")
-    parser.add_argument("--quick", action="store_true", help="a small sample and model; nothing is recorded")
-    parser.add_argument("--folder", type=Path, default=ROOT / "build" / "real_zh_en", help="where inputs and runs go")
-    parser.add_argument("--record", type=Path, help="JSON file (default: benches/record/; --quick: none)")
+    parser.add_argument("--quick", action="store_true", help="measure a small sample and model; record nothing")
+    parser.add_argument("--tables", action="store_true", help="print the tables of the record, and measure nothing")
     parser.add_argument(
-        "--threads", type=int, default=torch.get_num_threads(), help="of the CPU (default: %(default)s)"
+        "--folder", type=Path, default=ROOT / "build" / "real_zh_en", help="folder of the inputs and runs"
+    )
+    parser.add_argument(
+        "--record",
+        type=Path,
+        help="JSON file of the record (default: benches/record/real_zh_en.json; with --quick: none)",
+    )
+    parser.add_argument(
+        "--threads", type=int, default=torch.get_num_threads(), help="threads of the CPU (default: %(default)s)"
     )
     return parser.parse_args()
 

@@ -40,8 +40,10 @@ def swept(steps: Steps, checkpoint: Checkpoint, rows: dict[str, Path], n_seeds: 
 
 
 def chosen(run: Path, options: dict[str, Any], budget: int, n_draws: int) -> list[np.ndarray]:
-    """What `gdig select` with these options chooses of a pool, `n_draws` times with other draws. The seed of randomness
-    belongs to the fit too, so that a run has one; here only the draws are made again."""
+    """The rows that `gdig select` chooses of a pool with these options, `n_draws` times with other draws.
+
+    A run has one random seed, because the fit depends on it. Here only the draws are repeated with other random seeds.
+    """
     config = Config.build(read_record(RunLayout(run).record).config)
     # A run remembers the options of its last choice; here each begins with the defaults.
     defaults = {option.name: option.default for option in fields(SelectOptions)}
