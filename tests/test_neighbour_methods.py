@@ -90,7 +90,7 @@ def test_components_of_seeds_that_cancel_have_a_sign_nonetheless():
 
 
 @pytest.mark.parametrize(
-    "features, message", [(np.zeros((3, 4)), "every gradient"), (np.full((2, 2), np.nan), "seed 0")]
+    "features, message", [(np.zeros((3, 4)), "sketches of 0 from every seed"), (np.full((2, 2), np.nan), "seed 0")]
 )
 def test_seeds_without_a_direction(features, message):
     with pytest.raises(ConfigError, match=message):
@@ -331,5 +331,5 @@ def test_more_neighbours_than_rows(project, swept_copy, method):
     with pytest.raises(ConfigError, match="n_neighbours=60: expected at most 59, because the pool has 60 valid rows"):
         gdig.select(**project.options(swept_copy, method=method, n_neighbours=60))
     assert len(gdig.select(**project.options(swept_copy, method=method, n_neighbours=59)).rows) == 12
-    with pytest.raises(ConfigError, match="n_neighbours: expected a whole number of at least 1"):
+    with pytest.raises(ConfigError, match="n_neighbours=0: expected a whole number of at least 1"):
         Config.build({"n_neighbours": 0})
