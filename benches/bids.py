@@ -23,7 +23,7 @@ import numpy as np
 from kmeans import machine
 from numpy.typing import NDArray
 
-from gdig.selection.methods.bids import greedy
+from gdig.selection.methods.bids import bids_rows
 from gdig.store.sketches import SketchStore
 
 RECORD = Path(__file__).parent / "record" / "bids.json"
@@ -74,7 +74,7 @@ def bench(kind: str, arguments: argparse.Namespace, directory: Path) -> dict[str
     times = []
     for _ in range(arguments.repeats):
         start = time.perf_counter()
-        found = greedy(store, arguments.budget)
+        found = bids_rows(store, arguments.budget)
         times.append(time.perf_counter() - start)
     if not np.array_equal(found.rows[: arguments.plain], picks):
         raise SystemExit(f"{kind}: the picks differ from those of the plain form")

@@ -34,9 +34,9 @@ RECORD = Path(__file__).parent / "record" / "kmeans.json"
 BLOCK = 65_536
 
 
-def make(directory: Path, rows: int, dim: int, dtype: str, seed: int = 0) -> SketchStore:
+def make(directory: Path, rows: int, dim: int, dtype: str, random_seed: int = 0) -> SketchStore:
     """Rows around 2,000 centres, so wide that each has several near ones: as hard as sketches of gradients are."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(random_seed)
     centers = rng.standard_normal((2_000, dim), dtype=np.float32) / 2
     with SketchStore.create(directory, dim, dtype=dtype, rows_per_shard=131_072) as store:
         for start in range(0, rows, BLOCK):

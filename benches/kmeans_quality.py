@@ -1,4 +1,4 @@
-"""How good is the result: inertia from our own start beside faiss's default and scikit-learn's, medians over seeds.
+"""How good is the result: inertia from our own start beside faiss's default and scikit-learn's, medians over draws.
 
     python benches/kmeans_quality.py               # writes benches/record/kmeans-quality.json
 
@@ -28,35 +28,35 @@ from gdig import KMeans
 RECORD = Path(__file__).parent / "record" / "kmeans-quality.json"
 
 
-def gdig(store: Any, x: NDArray[np.float32], k: int, seed: int, iterations: int) -> NDArray[np.float32]:
-    return KMeans(k, random_state=seed, max_iter=iterations, tol=0, train_rows="all").fit(store).cluster_centers_
+def gdig(store: Any, x: NDArray[np.float32], k: int, random_seed: int, iterations: int) -> NDArray[np.float32]:
+    return KMeans(k, random_state=random_seed, max_iter=iterations, tol=0, train_rows="all").fit(store).cluster_centers_
 
 
-def gdig_default(store: Any, x: NDArray[np.float32], k: int, seed: int, iterations: int) -> NDArray[np.float32]:
-    return KMeans(k, random_state=seed).fit(store).cluster_centers_
+def gdig_default(store: Any, x: NDArray[np.float32], k: int, random_seed: int, iterations: int) -> NDArray[np.float32]:
+    return KMeans(k, random_state=random_seed).fit(store).cluster_centers_
 
 
-def faiss(store: Any, x: NDArray[np.float32], k: int, seed: int, iterations: int) -> NDArray[np.float32]:
-    return faiss_default(store, x, k, seed, iterations, niter=iterations, max_points_per_centroid=len(x))
+def faiss(store: Any, x: NDArray[np.float32], k: int, random_seed: int, iterations: int) -> NDArray[np.float32]:
+    return faiss_default(store, x, k, random_seed, iterations, niter=iterations, max_points_per_centroid=len(x))
 
 
 def faiss_default(
-    store: Any, x: NDArray[np.float32], k: int, seed: int, iterations: int, **options: int
+    store: Any, x: NDArray[np.float32], k: int, random_seed: int, iterations: int, **options: int
 ) -> NDArray[np.float32]:
     """25 iterations over 256 rows a centroid, from random rows."""
     import faiss
 
-    kmeans = faiss.Kmeans(x.shape[1], k, seed=seed + 1, **options)
+    kmeans = faiss.Kmeans(x.shape[1], k, seed=random_seed + 1, **options)
     kmeans.train(x)
     return kmeans.centroids
 
 
-def scikit_learn(store: Any, x: NDArray[np.float32], k: int, seed: int, iterations: int) -> NDArray[np.float32]:
+def scikit_learn(store: Any, x: NDArray[np.float32], k: int, random_seed: int, iterations: int) -> NDArray[np.float32]:
     from sklearn.cluster import KMeans as Peer
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that it has not converged, which is meant
-        return Peer(k, random_state=seed, n_init=1, max_iter=iterations, tol=0).fit(x).cluster_centers_
+        return Peer(k, random_state=random_seed, n_init=1, max_iter=iterations, tol=0).fit(x).cluster_centers_
 
 
 def main() -> None:
@@ -65,7 +65,7 @@ def main() -> None:
     parser.add_argument("--clusters", type=int, nargs="+", default=[64, 512])
     parser.add_argument("--dim", type=int, default=512)
     parser.add_argument("--iterations", type=int, default=25, help="faiss's default")
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=5)
     names = ["gdig", "faiss", "scikit_learn", "gdig_default", "faiss_default"]
     parser.add_argument("--methods", nargs="*", choices=names, default=names)
     parser.add_argument("--output", type=Path, default=RECORD)
@@ -77,14 +77,12 @@ def main() -> None:
             x = as_float32(store)
             for k in arguments.clusters:
                 found: dict[str, list[float]] = {}
-                for seed in range(arguments.seeds):
+                for random_seed in range(arguments.repeats):
                     for name in arguments.methods:
-                        centers = globals()[name](store, x, k, seed, arguments.iterations)
+                        centers = globals()[name](store, x, k, random_seed, arguments.iterations)
                         found.setdefault(name, []).append(inertia(x, centers))
                 medians = {name: statistics.median(values) for name, values in found.items()}
-                print(
-                    f"\n{dtype}, {arguments.rows} x {arguments.dim}, K = {k}: median inertia of {arguments.seeds} seeds"
-                )
+                print(f"\n{dtype}, {arguments.rows} x {arguments.dim}, K = {k}: medians of {arguments.repeats} draws")
                 for name, median in medians.items():
                     relative = median / next(iter(medians.values())) - 1
                     print(

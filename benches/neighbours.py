@@ -146,7 +146,7 @@ def by_clusters(x: NDArray[Any], truth: NDArray[np.float32] | None, arguments: a
     """Times of the search by clusters, its memory, its recall; after the exact search, also without the k-means."""
     n, k = len(x), arguments.k
     options = Config.build({"neighbour_search": "clusters", "threads": arguments.threads})
-    whole, kept, before = Times(), neighbours.Kept(), resident()
+    whole, kept, before = Times(), neighbours.NeighbourCache(), resident()
     with watch() as peak:
         found = whole.take(lambda: neighbours.nearest(x, k, n, 0, options, kept))
     told("clusters", whole, found.notes[0])

@@ -38,7 +38,7 @@ from scipy.optimize import nnls
 from sklearn.linear_model import OrthogonalMatchingPursuit
 
 from gdig.kmeans import KMeans
-from gdig.selection.methods.tagcos import RIDGE, TOLERANCE, Pursued, pursue
+from gdig.selection.methods.tagcos import RIDGE, TOLERANCE, TagcosRows, tagcos_rows
 from gdig.store.sketches import INVALID_LABEL, SketchStore
 from gdig.store.tensor_file import write_tensors
 
@@ -159,8 +159,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         store = write(x, labels, Path(folder))
 
-        def ours(labels: str = "labels", budget: int = budget) -> Pursued:
-            return pursue(store, Path(folder) / labels, budget, 0, n_threads=arguments.threads)
+        def ours(labels: str = "labels", budget: int = budget) -> TagcosRows:
+            return tagcos_rows(store, Path(folder) / labels, budget, 0, n_threads=arguments.threads)
 
         before = resident()
         with watch() as peak:

@@ -108,7 +108,7 @@ def test_bad_rows_are_skipped_counted_and_never_chosen(project, tmp_path):
     result = gdig.select(**options)
     bad = [3, 20, 59]
     assert sorted(result.rows) == [row for row in range(N_ROWS) if row not in bad]
-    assert "only 57 of the 60 rows asked for could be chosen: no more are valid" in result.summary
+    assert "only 57 of the 60 rows asked for: no more rows are valid" in result.summary
     sweep = stored(tmp_path / "run")
     assert np.flatnonzero(sweep["valid"] == 0).tolist() == bad
     assert (sweep["tokens"][bad] == 0).all() and np.isnan(sweep["loss"][bad]).all()

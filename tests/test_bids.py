@@ -14,8 +14,8 @@ from gdig.config.budget import Limit
 from gdig.config.config import Config
 from gdig.errors import GdigError, StoreError
 from gdig.selection.choose import choose
-from gdig.selection.method import Swept
-from gdig.selection.methods.bids import greedy
+from gdig.selection.method import FinishedSweep
+from gdig.selection.methods.bids import bids_rows
 from gdig.selection.survey import survey
 from gdig.selection.tasks import Tasks
 
@@ -73,16 +73,18 @@ def test_rows_seeds_and_gains_are_those_of_the_plain_form(case):
     assert choice.reasons["gain"].tolist() == gains[:n]
     assert choice.notes[0] == f"rows were taken for {len(set(seeds[:n]))} of {pool.n_seeds} seeds"
     flat = standardised(pool).count(None)
-    assert (f"{flat} of {pool.n_seeds} seeds hold all rows equal and have no say" in choice.notes) == (flat > 0)
+    assert (
+        f"{flat} of {pool.n_seeds} seeds have no vote: all rows have one influence on each of them" in choice.notes
+    ) == (flat > 0)
     short = limit.unit == "rows" and len(rows) < limit.amount
-    assert any(note.endswith("could be chosen: no more are valid") for note in choice.notes) == short
+    assert any(note.endswith("rows asked for: no more rows are valid") for note in choice.notes) == short
 
 
 @given(pools(), st.integers(0, 40), st.integers(0, 40))
 def test_an_array_and_a_sweep_give_the_same_and_budgets_are_nested(pool, one, other):
     with on_disk(pool, 4) as (store, _):
-        found = greedy(store, max(one, other))
-    array = greedy(pool.influence, min(one, other), pool.valid)
+        found = bids_rows(store, max(one, other))
+    array = bids_rows(pool.influence, min(one, other), pool.valid)
     for whole, part in zip(found[:3], array[:3], strict=True):
         assert whole[: len(part)].tolist() == part.tolist()
     assert len(array.rows) == min(one, other, int(pool.valid.sum()))
@@ -93,7 +95,7 @@ def test_the_task_of_the_seed_is_told():
     influence = np.array([[9, 0, 0], [0, 9, 0], [0, 0, 9], [1, 1, 1]], np.float32)
     pool = Pool(influence, *(np.ones(4, t) for t in (np.float32, np.int32, bool, np.uint32)))
     with on_disk(pool) as (store, _):
-        swept = Swept(store, survey(store, "mean"), tasks=Tasks(("a", "b"), np.array([0, 1, 0])))
+        swept = FinishedSweep(store, survey(store, "mean"), tasks=Tasks(("a", "b"), np.array([0, 1, 0])))
         choice = choose(swept, Limit("rows", 3), Config.build({"method": "bids", "task_field": "task"}))
     assert choice.rows.tolist() == [0, 1, 2]
     assert choice.reasons["for_seed"].tolist() == [0, 1, 2] and choice.reasons["for_task"].tolist() == ["a", "b", "a"]
@@ -103,18 +105,18 @@ def test_what_is_wrong_is_named():
     influence = np.ones((9, 2), np.float32)
     influence[8, 1] = np.nan
     with pytest.raises(GdigError, match="row 8: influence on seed 1: expected a finite number, got NaN"):
-        greedy(influence, 3)
-    assert greedy(influence, 3, np.arange(9) < 8).rows.tolist() == [0, 1, 2]
+        bids_rows(influence, 3)
+    assert bids_rows(influence, 3, np.arange(9) < 8).rows.tolist() == [0, 1, 2]
     pool = Pool(influence, *(np.ones(9, t) for t in (np.float32, np.int32, bool, np.uint32)))
     with (
         on_disk(pool) as (store, _),
         pytest.raises(StoreError, match=r"00000001\.safetensors: row 8: influence on seed 1"),
     ):
-        greedy(store, 3)
+        bids_rows(store, 3)
     with pytest.raises(GdigError, match="at least one seed"):
-        greedy(np.ones((3, 0), np.float32), 1)
+        bids_rows(np.ones((3, 0), np.float32), 1)
     with pytest.raises(GdigError, match="valid: expected 9, one for each row, got 8"):
-        greedy(influence, 3, np.ones(8, bool))
+        bids_rows(influence, 3, np.ones(8, bool))
     for bad in (influence.astype(np.float64), influence[:, 0], influence.T):
         with pytest.raises(ValueError, match="influence: "):
-            greedy(bad, 3)
+            bids_rows(bad, 3)

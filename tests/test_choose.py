@@ -25,7 +25,7 @@ from gdig.errors import ConfigError
 from gdig.resampling import row_hash
 from gdig.selection.choose import choose
 from gdig.selection.cluster_stage import resolve_clusters
-from gdig.selection.method import Swept
+from gdig.selection.method import FinishedSweep
 from gdig.selection.methods import METHODS
 from gdig.selection.survey import Survey, survey, threshold
 from gdig.selection.tasks import Tasks
@@ -113,7 +113,7 @@ def on_disk(pool: Pool, rows_per_shard: int = 7) -> Iterator[tuple[SketchStore, 
 def chosen_with(pool: Pool, limit: Limit, *, clusters: bool = True, **options):
     with on_disk(pool) as (store, labels):
         config = Config.build({"score": pool.rule, **options})
-        return choose(Swept(store, survey(store, config.score), labels if clusters else None), limit, config)
+        return choose(FinishedSweep(store, survey(store, config.score), labels if clusters else None), limit, config)
 
 
 def chosen(pool: Pool, limit: Limit, **options) -> list[int]:
@@ -237,9 +237,7 @@ def test_tau_is_lowered_only_when_it_must_be_and_that_is_said(case, tau):
     short = limit.unit == "rows" and reach[0] < limit.amount
     assert (len(choice.notes) == 2) == short
     if short:
-        assert choice.notes[1] == (
-            f"only {reach[0]} of the {limit.amount} rows asked for could be chosen: no more are valid"
-        )
+        assert choice.notes[1] == (f"only {reach[0]} of the {limit.amount} rows asked for: no more rows are valid")
 
 
 def test_rows_without_a_cluster_are_not_drawn():
@@ -275,7 +273,7 @@ def test_tasks_vote_by_their_mean_and_the_threshold_counts_tasks(case, data, tau
         found = survey(store, "mean", of_seed)
         assert (found.voters, found.n_seeds, found.kind) == (len(seen), pool.n_seeds, "tasks")
         config = Config.build({"tau": tau, "agreement": "tasks", "task_field": "task"})
-        choice = choose(Swept(store, found, tasks=tasks), limit, config)
+        choice = choose(FinishedSweep(store, found, tasks=tasks), limit, config)
     assert all(helped[row] >= least and pool.valid[row] for row in choice.rows)
     assert [helped[row] for row in choice.rows] == choice.columns["votes"].tolist()
     for row, means in zip(choice.rows, choice.by_task, strict=True):

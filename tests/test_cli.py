@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import signal
 import subprocess
 import sys
-import time
 import types
 from collections.abc import Callable
 from dataclasses import fields
@@ -25,6 +23,7 @@ from gdig.config.config import Config
 from gdig.config.options import GROUPS, PRESETS, STAGE_GROUPS, STAGES, PresetOptions, RunOptions, TrainOptions
 from gdig.config.read import read_yaml
 from gdig.errors import ConfigError, CorpusError
+from gdig.run.record import RunRecord, write_record
 
 MINIMUM = ["--model", "m", "--candidates", "a.jsonl", "b.jsonl", "--seeds", "s.jsonl", "--run-path", "r"]
 
@@ -246,7 +245,7 @@ def test_yaml_that_is_not_there(tmp_path: Path) -> None:
 def store_run(path: Path, **options: Any) -> None:
     path.mkdir()
     config = Config.build({"model": "stored", "candidates": ("x.jsonl",), "seeds": ("s.jsonl",), **options})
-    (path / "run.json").write_text(json.dumps({"config": config.to_dict()}))
+    write_record(path / "run.json", RunRecord(config=config.to_dict()))
 
 
 def test_without_a_model_the_options_of_the_run_go_on(pipeline: Pipeline, tmp_path: Path) -> None:
@@ -350,7 +349,7 @@ def test_overview_and_version(capsys: pytest.CaptureFixture[str]) -> None:
 # What only a process of its own shows.
 
 SETUP = """
-import sys, types, time
+import sys, threading, types
 pipeline = types.ModuleType("gdig.api")
 sys.modules["gdig.api"] = pipeline
 pipeline.verify = lambda run_path, progress: {body}
@@ -359,18 +358,19 @@ sys.exit(main(["verify", "--run-path", "r"]))
 """
 
 
-def test_help_is_quick_and_loads_no_torch() -> None:
+@pytest.mark.parametrize(("args", "most"), [(["--help"], 130), (["select", "--help"], 400)], ids=["overview", "select"])
+def test_help_imports_few_modules(args: list[str], most: int) -> None:
+    """A start is quick because it imports little: 88 modules for the overview, 265 for the options of a command."""
     program = (
-        "import sys, time; start = time.perf_counter()\n"
+        "import sys; before = len(sys.modules)\n"
         "from gdig.cli.main import main\n"
-        "for args in (['--help'], ['select', '--help']):\n"
-        "    try: main(args)\n"
-        "    except SystemExit: pass\n"
-        "heavy = {'torch', 'transformers', 'datasets', 'triton'} & set(sys.modules)\n"
+        "try: main(sys.argv[2:])\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'transformers', 'datasets', 'triton', 'numpy'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
-        "assert time.perf_counter() - start < 1\n"
+        "assert len(sys.modules) - before <= int(sys.argv[1]), sorted(sys.modules)\n"
     )
-    subprocess.run([sys.executable, "-c", program], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run([sys.executable, "-c", program, str(most), *args], check=True, stdout=subprocess.DEVNULL)
 
 
 def test_python_m_gdig() -> None:
@@ -390,20 +390,18 @@ def test_a_reader_that_leaves_is_no_error() -> None:
     process.stdout.close()
     errors = process.stderr.read()
     process.stderr.close()
-    assert (process.wait(timeout=30), errors) == (141, b"")
+    assert (process.wait(), errors) == (141, b"")
 
 
 @pytest.mark.skipif(os.name == "nt", reason="sends SIGINT")
-def test_a_real_sigint_ends_within_a_second() -> None:
+def test_a_real_sigint_ends_a_command() -> None:
     process = subprocess.Popen(
-        [sys.executable, "-c", SETUP.format(body="(print('started', flush=True), time.sleep(60))")],
+        [sys.executable, "-c", SETUP.format(body="(print('started', flush=True), threading.Event().wait())")],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
     assert process.stdout is not None and process.stderr is not None
     assert process.stdout.readline() == b"started\n"
-    start = time.monotonic()
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=30)
+    _, errors = process.communicate()
     assert (process.returncode, errors) == (130, b"interrupted; the same command goes on from here\n")
-    assert time.monotonic() - start < 1

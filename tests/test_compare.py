@@ -19,10 +19,10 @@ from gdig.selection.methods import METHODS
 def test_every_figure_is_that_of_the_choice(project, run_copy):
     before = {name: facts["seconds"] for name, facts in stages(run_copy).items() if name != "select"}
     found = compare(**project.options(run_copy))
-    assert [one.method for one in found.chosen] == [name for name, one in METHODS.items() if not one.checkpoints]
+    assert [one.method for one in found.summaries] == [name for name, one in METHODS.items() if not one.checkpoints]
     sweep, (labels, _) = stored(run_copy), labels_of(run_copy)
     picks = {}
-    for one in found.chosen:
+    for one in found.summaries:
         rows = gdig.select(**project.options(run_copy, method=one.method)).rows
         picks[one.method] = set(rows.tolist())
         assert (one.rows, one.tokens) == (len(rows), sweep["tokens"][rows].sum())
@@ -61,7 +61,7 @@ def test_repeated_rows_and_tasks(project, tmp_path):
         "seeds": (str(write_jsonl(tmp_path / "seeds.jsonl", seeds)),),
     }
     options = project.options(tmp_path / "run", **files, task_field="task", budget="100%", n_clusters=2)
-    (one,) = compare(**options, methods=["top"]).chosen
+    (one,) = compare(**options, methods=["top"]).summaries
     assert (one.rows, one.repeated) == (16, 8)
     influence = stored(tmp_path / "run")["influence"].astype(np.float64)
     assert one.tasks == pytest.approx({"a": influence[:, 0::2].mean(), "b": influence[:, 1::2].mean()}, rel=1e-6)
@@ -86,6 +86,6 @@ def test_what_cannot_be_compared(project, run_copy, tmp_path, capsys):
     with pytest.raises(ConfigError, match=r"methods: expected one of gdig, less, bids, .*got 'best'"):
         compare(**project.options(run_copy), methods=["best"])
     assert main(["compare", str(run_copy), "--run-path", str(tmp_path)]) == 2
-    assert "are both given" in capsys.readouterr().err
+    assert "because RUN names that directory" in capsys.readouterr().err
     assert main(["compare", str(tmp_path / "none"), "--budget", "6"]) == 2
     assert "gdig: error: " in capsys.readouterr().err

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 WIDTH = 100
 LINK = re.compile(r"\]\(([^()\s]+)\)")
 LOG_HEADING = re.compile(r"## (\d{4}-\d{2}-\d{2}): \S.* \((?:kept|dropped|open)\)")
-NOT_WRAPPED_YET = {"README.md", "DESIGN.md", "CONTRIBUTING.md"}
+NOT_WRAPPED_YET = {"README.md"}
 
 
 def documents() -> list[str]:

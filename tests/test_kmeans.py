@@ -15,8 +15,8 @@ from gdig.kmeans import load_labels
 from gdig.store.tensor_file import read_tensors, write_tensors
 
 
-def blobs(n: int, dim: int, k: int, seed: int = 0) -> np.ndarray:
-    rng = np.random.default_rng(seed)
+def blobs(n: int, dim: int, k: int, random_seed: int = 0) -> np.ndarray:
+    rng = np.random.default_rng(random_seed)
     return (rng.standard_normal((k, dim))[rng.integers(0, k, n)] + 0.3 * rng.standard_normal((n, dim))).astype(
         np.float32
     )
@@ -50,8 +50,10 @@ def test_plus_plus_starts_no_worse_than_random_rows():
     from sklearn.cluster import KMeans as Peer
 
     # scikit-learn from random rows, which is also what faiss starts from. Medians over ten seeds of either.
-    ours = np.median([KMeans(20, random_state=seed).fit(X).inertia_ for seed in range(10)])
-    peer = np.median([Peer(20, init="random", n_init=1, random_state=seed).fit(X).inertia_ for seed in range(10)])
+    ours = np.median([KMeans(20, random_state=random_seed).fit(X).inertia_ for random_seed in range(10)])
+    peer = np.median(
+        [Peer(20, init="random", n_init=1, random_state=random_seed).fit(X).inertia_ for random_seed in range(10)]
+    )
     assert ours <= peer
 
 
@@ -59,8 +61,8 @@ def sources(tmp_path, x):
     """The same float16 rows in every form that KMeans takes."""
     half = x.astype(np.float16)
     np.save(tmp_path / "x.npy", half)
-    run = tmp_path / "run"
-    for path, rows_per_shard in ((tmp_path / "store", 1000), (run / "sweep", 333)):
+    other = tmp_path / "other"
+    for path, rows_per_shard in ((tmp_path / "store", 1000), (other, 333)):
         with SketchStore.create(path, x.shape[1], rows_per_shard=rows_per_shard) as store:
             store.append(half)
     return [
@@ -71,7 +73,7 @@ def sources(tmp_path, x):
         tmp_path / "x.npy",
         str(tmp_path / "store"),
         SketchStore.open(tmp_path / "store"),
-        run,
+        other,
     ]
 
 
@@ -107,7 +109,7 @@ def test_the_environment_names_a_kernel(monkeypatch):
 @pytest.mark.parametrize(("dtype", "bound"), [("float16", 1e-4), ("bfloat16", 1e-4), ("int8", 1e-3)])
 def test_what_the_fastest_kernel_rounds_costs_next_to_no_inertia(tmp_path, dtype, bound):
     """The targets of the project; rows are drawn so that many lie between two centroids."""
-    x = blobs(20_000, 96, 60, seed=3) + np.float32(2)
+    x = blobs(20_000, 96, 60, random_seed=3) + np.float32(2)
     with SketchStore.create(tmp_path / dtype, 96, dtype=dtype, rows_per_shard=6000) as store:
         store.append(x)
     options = {"init": x[:50], "max_iter": 8, "tol": 0, "train_rows": "all"}

@@ -15,16 +15,16 @@ def inertia(x: np.ndarray, centers: np.ndarray) -> float:
     return float((x**2).sum() + scores.min(1).sum())
 
 
-def overlapping(n: int, dim: int, seed: int) -> np.ndarray:
+def overlapping(n: int, dim: int, random_seed: int) -> np.ndarray:
     """Rows around 2,000 centres so close that most lie between several: rounding changes as many labels as it can."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(random_seed)
     centers = rng.standard_normal((2_000, dim), dtype=np.float32) / 2 + np.float32(0.5)
     return centers[rng.integers(0, len(centers), n)] + rng.standard_normal((n, dim), dtype=np.float32)
 
 
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("random_seed", [0, 1])
 @pytest.mark.parametrize(("dtype", "bound"), [("float16", 1e-4), ("bfloat16", 1e-4), ("int8", 1e-3)])
-def test_inertia_beside_scikit_learn(tmp_path, dtype, bound, seed):
+def test_inertia_beside_scikit_learn(tmp_path, dtype, bound, random_seed):
     """The bounds are the project's targets: float16 and bfloat16 rows on bfloat16 tiles, int8 rows on int8 tiles.
 
     A thousand rows a centroid, as by default: with a few hundred, Lloyd on its way amplifies any change of a label, and
@@ -32,7 +32,7 @@ def test_inertia_beside_scikit_learn(tmp_path, dtype, bound, seed):
     """
     from sklearn.cluster import KMeans as Peer
 
-    x = overlapping(60_000, 64, seed)
+    x = overlapping(60_000, 64, random_seed)
     with SketchStore.create(tmp_path / dtype, 64, dtype=dtype, rows_per_shard=25_000) as store:
         store.append(x)
     # Both get the numbers that the store holds: what storing rounded is no matter of k-means.

@@ -28,7 +28,7 @@ from gdig.passes.adam_pass import AdamFeatures, _Sides
 from gdig.passes.training_checkpoints import learning_rate
 from gdig.run.session import Workspace
 from gdig.selection.choose import choose
-from gdig.selection.method import Swept
+from gdig.selection.method import FinishedSweep
 from gdig.selection.methods.less import best, weights
 from gdig.selection.result import Selection
 from gdig.selection.survey import survey
@@ -292,7 +292,7 @@ def test_a_checkpoint_without_a_config_is_of_the_models_architecture(project, ru
 
 
 def test_errors_say_what_is_wrong(project, runs, less_run, tmp_path):
-    with pytest.raises(ConfigError, match="method: less needs checkpoints of a training run"):
+    with pytest.raises(ConfigError, match="method='less': expected checkpoints of a training run"):
         gdig.select(**project.options(tmp_path / "none", **OPTIONS))
     copy = shutil.copytree(less_run[0], tmp_path / "copy")
     with pytest.raises(ConfigError, match="checkpoint_weights: expected 2, one a checkpoint, got 3"):
@@ -342,10 +342,10 @@ def test_g2is_walks_along_the_directions_of_adam_at_the_last_checkpoint(project,
         store.write_shard(shard, {**tensors, "influence": tensors.pop("cosine")})
     sketches = path / "checkpoints" / last / "seeds.safetensors"
     config = Config.build(project.options("unused", **OPTIONS | {"method": "g2is", "n_neighbours": 3}))
-    expected = choose(Swept(store, survey(store, "mean"), seed_sketches=sketches), Limit("rows", 12), config)
+    expected = choose(FinishedSweep(store, survey(store, "mean"), seed_sketches=sketches), Limit("rows", 12), config)
     assert chosen.rows.tolist() == expected.rows.tolist()
     assert any("gradients of the pool are Adam's directions at" in line for line in chosen.summary)
-    sweep = Swept(
+    sweep = FinishedSweep(
         SketchStore.open(path / "sweep"), survey(store, "mean"), seed_sketches=path / "features" / "seeds.safetensors"
     )
     plain = choose(sweep, Limit("rows", 12), config)
@@ -355,9 +355,9 @@ def test_g2is_walks_along_the_directions_of_adam_at_the_last_checkpoint(project,
 
 def test_compare_shows_less_where_there_are_checkpoints(less_run, finished):
     found = pipeline.compare(Config.build(json.loads((less_run[0] / "run.json").read_text())["config"]))
-    assert "less" in [one.method for one in found.chosen]
+    assert "less" in [one.method for one in found.summaries]
     found = pipeline.compare(Config.build(json.loads((finished / "run.json").read_text())["config"]))
-    assert "less" not in [one.method for one in found.chosen]
+    assert "less" not in [one.method for one in found.summaries]
 
 
 def test_two_sided_projections_keep_products_in_the_mean():

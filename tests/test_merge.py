@@ -125,5 +125,5 @@ def test_what_is_no_run_or_not_begun_is_refused(project, copies, tmp_path, finis
 
 
 def test_a_part_is_for_the_sweep_alone(project, tmp_path):
-    with pytest.raises(ConfigError, match="sweep_part: only gdig sweep makes a part"):
+    with pytest.raises(ConfigError, match="sweep_part: only gdig sweep makes a part of a sweep"):
         gdig.select(**project.options(tmp_path / "run", sweep_part="1/2"))

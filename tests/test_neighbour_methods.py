@@ -18,7 +18,7 @@ from gdig.errors import ConfigError
 from gdig.kmeans import KMeans
 from gdig.selection import neighbours
 from gdig.selection.choose import choose
-from gdig.selection.method import Swept
+from gdig.selection.method import FinishedSweep
 from gdig.selection.methods.g2is import components
 from gdig.selection.survey import survey
 from gdig.store.sketches import SketchStore
@@ -132,7 +132,7 @@ def test_g2is_says_that_it_falls_short(project, run_copy):
     result = gdig.select(**project.options(run_copy, method="g2is", budget=str(N_ROWS)))
     assert len(result.rows) < N_ROWS, "some rows must contradict others, or nothing is tested"
     assert len(set(result.rows.tolist())) == len(result.rows)
-    assert f"only {len(result.rows)} rows chosen" in stages(run_copy)["select"]["notes"][-1]
+    assert f"only {len(result.rows)} rows selected" in stages(run_copy)["select"]["notes"][-1]
 
 
 @pytest.mark.parametrize("method", ["g2is", "self-filter"])
@@ -198,13 +198,14 @@ def test_by_clusters_and_its_recall(project, run_copy, monkeypatch):
     monkeypatch.setattr(neighbours, "EXACT_ROWS", 50)
     assert gdig.select(**options).rows.tolist() == exact
     assert stages(run_copy)["select"]["notes"][0] == (
-        "7 of 7 clusters searched for a row's neighbours: 100.0% of the 40 nearest found, by a sample"
+        "each row's neighbours come from 7 of 7 clusters: 100.0% of the 40 nearest, by a sample"
     )
     assert gdig.select(**{**options, "neighbour_search": "exact"}).rows.tolist() == exact
     assert stages(run_copy)["select"]["notes"] == []
     gdig.select(**{**options, "neighbour_search": "clusters", "n_probe": 2})
     told = stages(run_copy)["select"]["notes"][0]
-    assert told.startswith("2 of 7 clusters") and 0.2 < float(told.split(": ")[1].split("%")[0]) / 100 < 1
+    assert told.startswith("each row's neighbours come from 2 of 7 clusters")
+    assert 0.2 < float(told.split(": ")[1].split("%")[0]) / 100 < 1
 
 
 @pytest.mark.parametrize("kernel", [k for k in _native.kernels() if k not in ("scalar", "amx-int8")])
@@ -227,7 +228,7 @@ def test_the_first_of_more_neighbours_are_those_of_a_search_for_fewer(random_see
     x = rng.integers(-1, 2, (n, 3)).astype(np.float32)
     more = data.draw(st.integers(1, n - 1))
     fewer = data.draw(st.integers(1, more))
-    kept, options = neighbours.Kept(most=more), Config.build({"neighbour_search": "exact"})
+    kept, options = neighbours.NeighbourCache(most=more), Config.build({"neighbour_search": "exact"})
     alone = _native.neighbours(x, fewer)
     for shared in (neighbours.nearest(x, k, n, 0, options, kept) for k in (fewer, more, fewer)):
         assert shared.rows[:, :fewer].tobytes() == alone[0].tobytes()
@@ -254,10 +255,10 @@ def test_methods_that_share_a_sweep_choose_what_each_chooses_alone(
 
         monkeypatch.setattr(where, name, call)
 
-    def swept() -> Swept:
+    def swept() -> FinishedSweep:
         store = SketchStore.open(run_copy / "sweep")
         sketches = run_copy / "features" / "seeds.safetensors"
-        return Swept(store, survey(store, "steady"), seed_sketches=sketches)
+        return FinishedSweep(store, survey(store, "steady"), seed_sketches=sketches)
 
     def facts(choice) -> list:
         arrays = [choice.rows, *choice.columns.values(), *choice.reasons.values()]
@@ -288,7 +289,7 @@ def test_features_are_not_taken_for_sketches(project, run_copy, tmp_path):
     alone = [gdig.select(**{**options, "method": method}).rows for method in names]
     found = compare(**options, methods=names)
     assert found.overlap.tolist() == [[np.isin(a, b).mean() for b in alone] for a in alone]
-    told = {one.method: one.notes for one in found.chosen}
+    told = {one.method: one.notes for one in found.summaries}
     gdig.select(**{**options, "method": "self-filter"})
     assert told["self-filter"] == stages(run_copy)["select"]["notes"]
 
@@ -343,7 +344,7 @@ def test_bad_files(project, run_copy, tmp_path):
 
 @pytest.mark.parametrize("method", ["g2is", "self-filter"])
 def test_more_neighbours_than_rows(project, run_copy, method):
-    with pytest.raises(ConfigError, match="n_neighbours: a row of 60 valid ones has 59 others; got 60"):
+    with pytest.raises(ConfigError, match="n_neighbours=60: expected at most 59, because the pool has 60 valid rows"):
         gdig.select(**project.options(run_copy, method=method, n_neighbours=60))
     assert len(gdig.select(**project.options(run_copy, method=method, n_neighbours=59)).rows) == 12
     with pytest.raises(ConfigError, match="n_neighbours: expected a whole number of at least 1"):

@@ -23,27 +23,27 @@ def water_filling(counts, budget, order):
     return quotas
 
 
-def derive(seed, purpose):
-    return xxhash.xxh3_64_intdigest(purpose.encode(), seed)
+def derive(random_seed, purpose):
+    return xxhash.xxh3_64_intdigest(purpose.encode(), random_seed)
 
 
-def hash_of(seed, row):
-    return xxhash.xxh3_64_intdigest(int(row).to_bytes(8, "little"), seed)
+def hash_of(random_seed, row):
+    return xxhash.xxh3_64_intdigest(int(row).to_bytes(8, "little"), random_seed)
 
 
 @given(
     labels=st.lists(st.integers(-1, 7), max_size=60),
     budget=st.integers(0, 70),
-    seed=st.integers(0, 2**64 - 1),
+    random_seed=st.integers(0, 2**64 - 1),
     dtype=st.sampled_from([np.int32, np.int64, np.uint32]),
 )
-def test_quotas_and_rows_are_those_of_the_plain_oracle(labels, budget, seed, dtype):
+def test_quotas_and_rows_are_those_of_the_plain_oracle(labels, budget, random_seed, dtype):
     array = np.array(labels, np.int64).astype(dtype)
-    rows = resample(array, budget, seed)
+    rows = resample(array, budget, random_seed)
     clusters = {k: [row for row, label in enumerate(labels) if label == k] for k in sorted(set(labels) - {-1})}
-    order = sorted(clusters, key=lambda k: hash_of(derive(seed, "clusters"), k))
+    order = sorted(clusters, key=lambda k: hash_of(derive(random_seed, "clusters"), k))
     quotas = water_filling({k: len(v) for k, v in clusters.items()}, budget, order)
-    by_rows = derive(seed, "rows")
+    by_rows = derive(random_seed, "rows")
     expected = {k: sorted(v, key=lambda row: hash_of(by_rows, row))[: quotas[k]] for k, v in clusters.items()}
     rounds = itertools.zip_longest(*(expected[k] for k in order))
     assert rows.tolist() == [row for round_ in rounds for row in round_ if row is not None]
@@ -56,14 +56,14 @@ def test_row_hash_is_xxh3():
 
 
 @given(st.integers(0, 300), st.integers(0, 320), st.integers(0, 1000), st.booleans())
-def test_a_sample_is_nested_and_keeps_to_the_eligible(n, k, seed, restrict):
+def test_a_sample_is_nested_and_keeps_to_the_eligible(n, k, random_seed, restrict):
     eligible = np.arange(n) % 3 != 0 if restrict else None
-    rows = sample_rows(n, k, seed, eligible)
+    rows = sample_rows(n, k, random_seed, eligible)
     allowed = np.arange(n) if eligible is None else np.flatnonzero(eligible)
     assert len(rows) == min(k, len(allowed))
     assert (np.diff(rows) > 0).all()
     assert set(rows) <= set(allowed)
-    assert set(sample_rows(n, k // 2, seed, eligible)) <= set(rows)
+    assert set(sample_rows(n, k // 2, random_seed, eligible)) <= set(rows)
 
 
 def test_priority_takes_the_highest_and_ties_go_to_the_first_row():

@@ -75,7 +75,7 @@ def test_self_filter_says_that_difficulties_are_there_and_takes_them_when_told(p
     file = score_net(run_path=run_copy, **QUICK)
     again = gdig.select(**options)
     assert again.rows.tolist() == by_loss.rows.tolist(), "not before it is told"
-    assert f"difficulty is the loss; to choose by what gdig score-net learned: --difficulty {file}" in again.summary
+    assert f"difficulty is the loss; --difficulty {file} selects by what gdig score-net learned" in again.summary
     told = gdig.select(**options, difficulty=str(file))
     found = np.load(file)
     assert told.rows[0] == found.argmax() and told.rows.tolist() != by_loss.rows.tolist()
@@ -90,7 +90,7 @@ class Stopped(Exception):
 def test_an_interrupted_training_goes_on(run_copy, tmp_path, monkeypatch):
     whole = Path(shutil.copytree(run_copy, tmp_path / "whole"))
     expected = np.load(score_net(run_path=whole, epochs=2, save_steps=3, **QUICK))
-    shown, steps = over_run._Shown.on_step_end, []
+    shown, steps = over_run._ShowSteps.on_step_end, []
 
     def step(self, args, state, control, **kwargs):
         steps.append(state.global_step)
@@ -98,7 +98,7 @@ def test_an_interrupted_training_goes_on(run_copy, tmp_path, monkeypatch):
             raise Stopped
         shown(self, args, state, control, **kwargs)
 
-    monkeypatch.setattr(over_run._Shown, "on_step_end", step)
+    monkeypatch.setattr(over_run._ShowSteps, "on_step_end", step)
     with pytest.raises(Stopped):
         score_net(run_path=run_copy, epochs=2, save_steps=3, **QUICK)
     assert not (run_copy / "features" / "difficulty.npy").exists()
@@ -119,7 +119,7 @@ def test_other_options_start_over(run_copy, monkeypatch, capsys):
         raise Stopped
 
     with monkeypatch.context() as patch:
-        patch.setattr(over_run._Shown, "on_step_end", stop)
+        patch.setattr(over_run._ShowSteps, "on_step_end", stop)
         with pytest.raises(Stopped):
             score_net(run_path=run_copy, save_steps=1, **QUICK)
     first = np.load(score_net(run_path=run_copy, **{**QUICK, "quiet": False}, score_learning_rate=0.02))

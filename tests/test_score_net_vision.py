@@ -136,7 +136,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "nan": ({"difficulty": np.array([0, 1, np.nan, 0])}, "difficulty: row 2: expected finite numbers"),
     "inf": ({"features": np.diag([1, 1, 1, np.inf])}, "features: row 3: expected finite numbers"),
     "many": ({"n": 5}, "n: expected 1 to 4 rows, got 5"),
-    "neighbours": ({"n_neighbours": 4}, "n_neighbours: a row of 4 valid ones has 3 others; got 4"),
+    "neighbours": ({"n_neighbours": 4}, "n_neighbours=4: expected at most 3, because the pool has 4 valid rows"),
 }
 
 

@@ -18,8 +18,8 @@ from gdig.config.budget import Limit
 from gdig.config.config import Config
 from gdig.errors import ConfigError, GdigError, StoreError
 from gdig.selection.choose import choose
-from gdig.selection.method import Swept
-from gdig.selection.methods.tagcos import pursue
+from gdig.selection.method import FinishedSweep
+from gdig.selection.methods.tagcos import tagcos_rows
 from gdig.selection.survey import survey
 from gdig.store.sketches import SketchStore
 from gdig.store.tensor_file import write_tensors
@@ -51,7 +51,7 @@ def test_scikit_learn_takes_the_same_rows_with_the_same_weights(random_seed):
     wide = x.astype(np.float64)
     mean = wide.mean(0)
     with clustered(x, np.zeros(n)) as (store, labels):
-        found = pursue(store, labels, 6, 0, unit_normalize=False, ridge=0.0, tolerance=0.0)
+        found = tagcos_rows(store, labels, 6, 0, unit_normalize=False, ridge=0.0, tolerance=0.0)
     compared = 0
     for k in range(1, 7):
         weights = orthogonal_mp_gram(wide @ wide.T, wide @ mean, n_nonzero_coefs=k)
@@ -62,7 +62,7 @@ def test_scikit_learn_takes_the_same_rows_with_the_same_weights(random_seed):
         compared = k
     assert compared >= 2, "or nothing is tested"
     with clustered(x, np.zeros(n)) as (store, labels):
-        part = pursue(store, labels, compared, 0, unit_normalize=False, ridge=0.0, tolerance=0.0)
+        part = tagcos_rows(store, labels, compared, 0, unit_normalize=False, ridge=0.0, tolerance=0.0)
     weights = orthogonal_mp_gram(wide @ wide.T, wide @ mean, n_nonzero_coefs=compared)
     # Both solve a positive definite system of at most 6 rows: off by some k^2 cond 2^-53 of the weights.
     bound = 36 * np.linalg.cond(wide[part.rows] @ wide[part.rows].T) * 2.0**-53 * np.abs(weights).max()
@@ -76,7 +76,7 @@ def test_weights_are_the_best_that_are_not_negative(random_seed, budget, unit, d
     n, dim = int(rng.integers(2, 40)), int(rng.integers(1, 12))
     lengths = np.exp(rng.standard_normal((n, 1), dtype=np.float32))
     with clustered((gradients(rng, n, dim) - 0.5) * lengths, np.zeros(n), dtype=dtype) as (store, labels):
-        found = pursue(store, labels, budget, 0, unit_normalize=unit, ridge=0.01)
+        found = tagcos_rows(store, labels, budget, 0, unit_normalize=unit, ridge=0.01)
         x = np.concatenate([store.rows_float32(i) for i in store.shards])
     if unit:
         # Rows are brought to unit length in float32, each number off by 2^-23 of itself; so then are all products.
@@ -101,7 +101,7 @@ def test_a_row_whose_weight_fell_to_none_weighs_again_once_it_helps():
     """Row 0 is the longest towards the mean (0, 1/4); row 1 does better alone; with row 3, row 0 is of use again."""
     x = np.array([[-1.2, 1.4], [-0.2, 1.3], [0.9, -1.9], [0.5, 0.2]], np.float32)
     with clustered(x, np.zeros(4)) as (store, labels):
-        two, three = (pursue(store, labels, k, 0, unit_normalize=False, ridge=0.01) for k in (2, 3))
+        two, three = (tagcos_rows(store, labels, k, 0, unit_normalize=False, ridge=0.01) for k in (2, 3))
     assert three.rows.tolist() == [0, 1, 3] and two.rows.tolist() == [0, 1]
     assert two.weights[0] == 0 < three.weights[0]
     wide = x.astype(np.float64)
@@ -146,8 +146,8 @@ def test_the_residual_falls_below_that_of_other_rows():
     labels = rng.integers(0, 4, 400)
     x = gradients(rng, 400, 32) + 2 * rng.standard_normal((4, 32)).astype(np.float32)[labels]
     with clustered(x, labels) as (store, files):
-        found = pursue(store, files, 40, 0)
-        assert pursue(store, files, 80, 0).residual < found.residual
+        found = tagcos_rows(store, files, 40, 0)
+        assert tagcos_rows(store, files, 80, 0).residual < found.residual
     x /= np.linalg.norm(x, axis=1, keepdims=True)
     left = []
     for label in range(4):
@@ -167,9 +167,9 @@ def test_what_is_wrong_is_named(tmp_path):
     x = np.ones((20, 3), np.float32)
     with clustered(x, np.zeros(20)) as (store, _), clustered(x[:17], np.zeros(17)) as (_, others):
         with pytest.raises(GdigError, match="labels of 17 rows: expected 20, one for each row"):
-            pursue(store, others, 3, 0)
+            tagcos_rows(store, others, 3, 0)
         with pytest.raises(StoreError, match="no labels there"):
-            pursue(store, tmp_path, 3, 0)
+            tagcos_rows(store, tmp_path, 3, 0)
 
 
 def test_rows_weights_and_reasons_through_the_door_of_all_methods(tmp_path):
@@ -181,10 +181,10 @@ def test_rows_weights_and_reasons_through_the_door_of_all_methods(tmp_path):
     store.write_shard(0, {"sketch": x, "influence": x[:, :2].copy(), **columns})
     tensors = {"labels": labels.astype(np.uint32), "distances": np.zeros(30, np.float32)}
     write_tensors(tmp_path / "labels" / "00000000.safetensors", tensors, {"first_row": "0"})
-    swept = Swept(store, survey(store, "mean"), tmp_path / "labels")
+    swept = FinishedSweep(store, survey(store, "mean"), tmp_path / "labels")
     one = choose(swept, Limit("rows", 6), Config.build({"method": "tagcos"}))
     raw = choose(swept, Limit("rows", 6), Config.build({"method": "tagcos", "unit_normalize": False}))
-    expected = pursue(store, tmp_path / "labels", 6, 0)
+    expected = tagcos_rows(store, tmp_path / "labels", 6, 0)
     assert one.rows.tolist() == expected.rows.tolist() != raw.rows.tolist()
     assert one.reasons["weight"].tolist() == expected.weights.tolist() and one.reasons["pursued"].all()
     assert np.bincount(labels[one.rows]).tolist() == [2, 2, 2]

@@ -18,7 +18,7 @@ from zh_en.retrain import Retraining, best
 from zh_en.steps import Steps
 from zh_en.variants import all_scores, auroc_with_error, reductions, share_clean
 
-Kept = dict[tuple[str, int], Checkpoint]
+NeighbourCache = dict[tuple[str, int], Checkpoint]
 MAIN = ("small, clean", 4)
 RUN_SEEDS = 64
 DRAWS = 20
@@ -52,7 +52,7 @@ class Evidence:
         steps: finished ones. rows: files by part. n_clean: seeds that are clean; those after them are spoiled copies.
     """
 
-    def __init__(self, steps: Steps, rows: dict[str, Path], kept: Kept, n_clean: int) -> None:
+    def __init__(self, steps: Steps, rows: dict[str, Path], kept: NeighbourCache, n_clean: int) -> None:
         self.steps, self.rows, self.kept = steps, rows, kept
         self.clean_seeds = np.arange(n_clean)
         self.pool, self.seeds = _read(rows["candidates"]), _read(rows["seeds"])

@@ -20,7 +20,7 @@ from gdig.config.options import SelectOptions
 from gdig.run.layout import RunLayout
 from gdig.run.record import read_record
 from gdig.selection.choose import choose
-from gdig.selection.method import Swept
+from gdig.selection.method import FinishedSweep
 from gdig.selection.methods import METHODS
 from gdig.selection.survey import survey
 
@@ -52,7 +52,9 @@ def chosen(run: Path, options: dict[str, Any], budget: int, repeats: int) -> lis
     labels = run / "clusters" / "labels" if METHODS[config.method].clusters else None
     found = survey(store, config.score)
     return [
-        choose(Swept(store, found, labels), Limit("rows", budget), config.with_options(random_seed=random_seed)).rows
+        choose(
+            FinishedSweep(store, found, labels), Limit("rows", budget), config.with_options(random_seed=random_seed)
+        ).rows
         for random_seed in range(repeats)
     ]
 

@@ -29,14 +29,20 @@ def _square(masked, x):
     """masked^T x, which is symmetric: the upper triangle in bands, and its mirror image."""
     width = x.shape[1]
     if width < _BANDS * _LEAST_BAND:
-        return masked.T @ x
+        return _mirrored(masked.T @ x)
     square = x.new_empty(width, width)
     band = -(-width // _BANDS)
     for i in range(0, width, band):
         j = min(width, i + band)
         square[i:j, i:] = masked[:, i:j].T @ x[:, i:]
+        square[i:j, i:j] = _mirrored(square[i:j, i:j])
         square[j:, i:j] = square[i:j, j:].T
     return square
+
+
+def _mirrored(square):
+    """The upper triangle and its mirror image: some processors round the two triangles of a product differently."""
+    return square.triu() + square.triu(1).T
 
 
 def squared_gradients(a, d, examples, out) -> None:

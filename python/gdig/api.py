@@ -1,4 +1,4 @@
-"""The story of a run, one call a stage: fit, sweep, cluster, select. Each runs what is missing before it."""
+"""The story of a run: fit, sweep, cluster, select. Each function first runs the stages that are missing before it."""
 
 from __future__ import annotations
 
@@ -9,12 +9,10 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
 from gdig.config.budget import Limit, parse_budget
 from gdig.config.config import Config, Training
-from gdig.data.export import export
 from gdig.distributed.ranks import Ranks
 from gdig.distributed.torchrun import is_launched
 from gdig.errors import ConfigError, ModelError
@@ -30,18 +28,12 @@ from gdig.run.merge import merge_runs
 from gdig.run.session import Workspace
 from gdig.run.stored_options import read_stored_options
 from gdig.run.verify import verify_run
-from gdig.selection.choose import Choice, choose
-from gdig.selection.cluster_stage import (
-    cluster_sketches,
-    fit_centroids_on_ranks,
-    label_rows_on_ranks,
-    resolve_clusters,
-)
+from gdig.selection.cluster_stage import ensure_clusters, fit_centroids_on_ranks, label_rows_on_ranks
 from gdig.selection.compare import Comparison
 from gdig.selection.compare import compare as compare_methods
-from gdig.selection.method import Checkpoint, Swept
 from gdig.selection.methods import METHODS
 from gdig.selection.result import Selection
+from gdig.selection.select_stage import open_finished_sweep, select_stage
 from gdig.selection.survey import Survey, survey
 from gdig.selection.tasks import Tasks, read_tasks
 from gdig.store.sketches import SketchStore
@@ -53,7 +45,21 @@ if TYPE_CHECKING:
 def fit(
     config: Config | None = None, *, progress: Progress | None = None, ranks: Ranks | None = None, **options: Any
 ) -> Path:
-    """Fit the curvature and precondition the seeds; return the run directory. Options: see :class:`gdig.Config`."""
+    """Fit the curvature, precondition the seeds' gradients, and return the run directory.
+
+    Args:
+        config: the options; those given by name replace its values.
+        progress: where to show progress.
+        ranks: the processes that take part; None for this process alone.
+        options: see :class:`gdig.Config`. `model`, `candidates`, `seeds` and `run_path` are required.
+
+    Raises:
+        GdigError: a subclass that says what is wrong with the options, the inputs, the model or the run directory.
+
+    Example:
+        >>> gdig.fit(run_path="runs/a", **inputs)  # doctest: +SKIP
+        PosixPath('runs/a')
+    """
     with _workspace(config, progress, options, ranks) as work:
         _fit(work)
         return work.run.path
@@ -62,7 +68,15 @@ def fit(
 def sweep(
     config: Config | None = None, *, progress: Progress | None = None, ranks: Ranks | None = None, **options: Any
 ) -> Path:
-    """Sweep the pool, after fitting if need be; return the run directory. Options: see :class:`gdig.Config`."""
+    """Sweep the pool: influence on every seed and a sketch of each row. Return the run directory.
+
+    The arguments and errors are those of :func:`fit`, which runs first where it is missing. With `sweep_part`, only a
+    part of the shards is made.
+
+    Example:
+        >>> gdig.sweep(run_path="runs/a", **inputs)  # doctest: +SKIP
+        PosixPath('runs/a')
+    """
     with _workspace(config, progress, options, ranks) as work:
         _sweep(work, whole=False)
         return work.run.path
@@ -71,42 +85,57 @@ def sweep(
 def cluster(
     config: Config | None = None, *, progress: Progress | None = None, ranks: Ranks | None = None, **options: Any
 ) -> Path:
-    """Cluster the sketches, after the sweep if need be; return the run directory. Options: see :class:`gdig.Config`."""
+    """Cluster the sketches by k-means, label every row, and return the run directory.
+
+    The arguments and errors are those of :func:`fit`. Fit and sweep run first where they are missing.
+
+    Example:
+        >>> gdig.cluster(run_path="runs/a", **inputs)  # doctest: +SKIP
+        PosixPath('runs/a')
+    """
     with _workspace(config, progress, options, ranks) as work:
         store = _sweep(work)
-        found = survey(store, work.config.score)
-        _cluster(work, store, found, _limit(work, found))
+        pool = survey(store, work.config.score)
+        ensure_clusters(work, store, pool, _limit(work, pool))
         return work.run.path
 
 
 def select(
     config: Config | None = None, *, progress: Progress | None = None, ranks: Ranks | None = None, **options: Any
 ) -> Selection:
-    """Choose from the pool, running every stage that is missing. Options: see :class:`gdig.Config`.
+    """Select rows of the pool, write them, and return them. Every stage that is missing runs first.
 
-    Raises:
-        GdigError: a subclass that says what is wrong with the options, the inputs, the model or the run directory.
+    The arguments and errors are those of :func:`fit`. The method is G-DIG (arXiv 2405.12915) unless the option `method`
+    names another one.
+
+    Example:
+        >>> selection = gdig.select(run_path="runs/a", **inputs, budget="10%")  # doctest: +SKIP
+        >>> selection.rows[:3], selection.summary[0]  # doctest: +SKIP
+        (array([812, 40, 977]), '400 of 4,000 rows (22,110 tokens): runs/a/selection.jsonl')
     """
     with _workspace(config, progress, options, ranks) as work:
         tasks = read_tasks(work.seed_corpus, work.config.task_field)
         store = _sweep(work)
-        found = _survey(work, store, tasks)
-        limit = _limit(work, found)
+        pool = _survey(work, store, tasks)
+        limit = _limit(work, pool)
         if METHODS[work.config.method].clusters:
-            _cluster(work, store, found, limit)
-        return _choose(work, store, found, tasks, limit)
+            ensure_clusters(work, store, pool, limit)
+        return select_stage(work, store, pool, tasks, limit)
 
 
 def compare(
     config: Config | None = None, methods: Sequence[str] = (), *, progress: Progress | None = None, **options: Any
 ) -> Comparison:
-    """Choose by several methods from one run, after the sweep if need be; nothing is written but what the run keeps.
+    """Select by several methods from one run, and show the selections side by side. No selection is written.
 
     Args:
-        config: options, as of `select`.
-        methods: names that the option `method` knows; none: all of them that the run has what they need for.
-        progress: where to show it.
+        config: options, as of :func:`select`.
+        methods: values of the option `method`; none for all methods whose needs the run meets.
+        progress: where to show progress.
         options: see :class:`gdig.Config`.
+
+    Example:
+        >>> print(*compare(run_path="runs/a", **inputs, methods=["gdig", "top"]).lines(), sep="\n")  # doctest: +SKIP
     """
     for method in methods:
         if method not in METHODS:
@@ -114,13 +143,13 @@ def compare(
     with _workspace(config, progress, options, None) as work:
         tasks = read_tasks(work.seed_corpus, work.config.task_field)
         store = _sweep(work)
-        found = _survey(work, store, tasks)
-        limit = _limit(work, found)
-        _cluster(work, store, found, limit)
-        swept = _swept(work, store, found, tasks, clusters=True)
-        possible = [name for name, method in METHODS.items() if swept.checkpoints or not method.checkpoints]
+        pool = _survey(work, store, tasks)
+        limit = _limit(work, pool)
+        ensure_clusters(work, store, pool, limit)
+        finished = open_finished_sweep(work, store, pool, tasks, clusters=True)
+        possible = [name for name, method in METHODS.items() if finished.checkpoints or not method.checkpoints]
         n_clusters = int((label_counts(work.layout.labels) > 0).sum())
-        return compare_methods(swept, methods or possible, limit, work.config, time.monotonic, n_clusters)
+        return compare_methods(finished, methods or possible, limit, work.config, time.monotonic, n_clusters)
 
 
 def score_net(
@@ -130,18 +159,18 @@ def score_net(
     progress: Progress | None = None,
     **options: Any,
 ) -> Path:
-    """Train a score net beside a copy of a swept run's model (Self-Filter): how hard each row of the pool is.
+    """Train a score net beside a copy of a swept run's model, and return the difficulty of each row (Self-Filter).
 
-    Called again after an interruption, it goes on from the last checkpoint.
+    A call after an interruption continues from the last saved state.
 
     Args:
-        config: options of the run; of those it has not (`features` among them) the run's own hold if there is no model.
+        config: options of the run. Without `model`, the options that are not given are those of the run.
         training: how to train; its options may also be given by name (see :class:`gdig.config.config.Training`).
-        progress: where to show it.
+        progress: where to show progress.
         options: see :class:`gdig.Config` and :class:`gdig.config.config.Training`; `run_path` is required.
 
     Returns:
-        The file with the difficulties, float32 [rows of the pool], for the option `difficulty` of method self-filter.
+        The file of the difficulties, float32 [N], for the option `difficulty` of method self-filter.
 
     Raises:
         GdigError: a subclass that says what is wrong with the options, the run, the features or the training.
@@ -166,7 +195,7 @@ def score_net(
 def preview(
     config: Config | None = None, *, rows: int = 5, progress: Progress | None = None, **options: Any
 ) -> list[Text]:
-    """Show a few candidates as the model will see them, with the masked part marked; print each, or use rich.
+    """Show a few candidates as the model will see them, with the masked part marked. Print each, or use rich.
 
     Needs `model` (for its tokenizer and window) and `candidates`; touches no weights and no run directory.
     """
@@ -179,7 +208,7 @@ def preview(
 
 
 def verify(run_path: str | Path, *, progress: Progress | None = None) -> list[str]:
-    """Read every file of a run and compare its checksum; return lines that say what was read.
+    """Read every file of a run, compare its checksum, and return lines that say what was read.
 
     Raises:
         StoreError: naming every file that is damaged.
@@ -188,12 +217,12 @@ def verify(run_path: str | Path, *, progress: Progress | None = None) -> list[st
 
 
 def merge(runs: Sequence[str | Path], run_path: str | Path, *, progress: Progress | None = None) -> list[str]:
-    """Put the shards that copies of one fitted run have swept (see `sweep_part`) together in the directory `run_path`.
+    """Join in the directory `run_path` the shards that copies of one fitted run have swept (see `sweep_part`).
 
     Args:
         runs: the run directories.
-        run_path: where to; one of them, or a new one.
-        progress: where to show it.
+        run_path: the directory of the result: one of `runs`, or a new one.
+        progress: where to show progress.
 
     Returns:
         Lines that say what is there now. A sweep or select in `run_path` goes on from it.
@@ -211,7 +240,7 @@ def _config(config: Config | None, options: dict[str, Any]) -> Config:
 
 
 def serve(ranks: Ranks) -> None:
-    """Be a rank beside the first: do this rank's part of each task, until rank 0 has come to the end of the run."""
+    """Be a rank beside the first: do this rank's part of each task until rank 0 ends the run."""
     tasks = ranks.tasks()
     for name, arguments in tasks:
         assert name == "open", name
@@ -255,59 +284,34 @@ def _explained(config: Config) -> Iterator[None]:
 
 
 def _fit(work: Workspace) -> None:
-    """Curvature and seeds, unless they are there."""
+    """Fit curvature and seeds, unless the run has them."""
     if not work.run.done("fit"):
         with work.run.running("fit"):
             fit_stage(work)
 
 
 def _sweep(work: Workspace, whole: bool = True) -> SketchStore:
-    """The pass over the pool, shard by shard; shards that are there are kept.
+    """Make the shards of the sweep that are missing, and sweep the training checkpoints.
 
     Raises:
-        ConfigError: when `whole` is asked for, and `sweep_part` is a part.
+        ConfigError: when the `whole` sweep is needed and `sweep_part` asks for a part.
     """
     if whole and work.config.sweep_part is not None:
-        raise ConfigError("sweep_part: only gdig sweep makes a part; what comes after needs the whole sweep")
+        raise ConfigError("sweep_part: only gdig sweep makes a part of a sweep; later stages need the whole sweep")
     _fit(work)
     path = work.layout.sweep
-    lost = SketchStore.open(path).missing(len(work.candidates)) if work.run.done("sweep") else []
-    if lost:
-        work.progress.warn(f"{path}: shards {', '.join(map(str, lost))} are gone or cut short; they are made again")
-    if lost or not work.run.done("sweep"):
+    missing = SketchStore.open(path).missing(len(work.candidates)) if work.run.done("sweep") else []
+    if missing:
+        work.progress.warn(
+            f"{path}: shards {', '.join(map(str, missing))} are gone or cut short; the sweep makes them again"
+        )
+    if missing or not work.run.done("sweep"):
         with work.run.running("sweep") as end:
             if not sweep_stage(work):
                 end.state = "running"
     if work.config.checkpoints and not checkpoints_stage(work):
-        work.progress.say("checkpoints: shards of other parts are missing; gdig merge adds them")
+        work.progress.say("checkpoints: the shards of other parts are missing; gdig merge adds them")
     return SketchStore.open(path)
-
-
-def _checkpoints(work: Workspace) -> tuple[Checkpoint, ...]:
-    """The training checkpoints last asked for, each swept whole."""
-    sweep = work.run.sweep
-    swept = [(key, sweep.checkpoints[key]) for key in sweep.checkpoint_order]
-    paths = {key: work.layout.checkpoint(key) for key, _ in swept}
-    return tuple(
-        Checkpoint(record.path, SketchStore.open(paths[key].shards), record.learning_rate, paths[key].seed_sketches)
-        for key, record in swept
-        if record.state == "done"
-    )
-
-
-def _swept(work: Workspace, store: SketchStore, found: Survey, tasks: Tasks, *, clusters: bool) -> Swept:
-    """The finished sweep as the methods see it, with the clusters or without."""
-    layout = work.layout
-    return Swept(
-        store,
-        found,
-        labels=layout.labels if clusters else None,
-        centroids=layout.centroids if clusters else None,
-        tasks=tasks,
-        checkpoints=_checkpoints(work),
-        seed_sketches=layout.seed_sketches,
-        difficulty=layout.difficulty,
-    )
 
 
 def _survey(work: Workspace, store: SketchStore, tasks: Tasks) -> Survey:
@@ -315,77 +319,10 @@ def _survey(work: Workspace, store: SketchStore, tasks: Tasks) -> Survey:
     return survey(store, config.score, tasks.of_seed if config.agreement == "tasks" else None)
 
 
-def _limit(work: Workspace, found: Survey) -> Limit:
-    """What the option `budget` allows in this pool.
+def _limit(work: Workspace, pool: Survey) -> Limit:
+    """Return what the option `budget` allows in this pool.
 
     Raises:
         ConfigError: when the budget is more than the pool holds.
     """
-    return parse_budget(work.config.budget).limit(found.rows, found.all_tokens)
-
-
-def _cluster(work: Workspace, store: SketchStore, found: Survey, limit: Limit) -> None:
-    """k-means and labels, unless they are there for as many clusters."""
-    run = work.run
-    n_clusters = resolve_clusters(work.config, found, limit)
-    if run.done("cluster") and run.cluster.n_clusters == n_clusters:
-        return
-    if run.done("cluster"):
-        was = run.cluster.n_clusters
-        work.progress.say(f"cluster: the budget now asks for {n_clusters} clusters instead of {was}")
-        run.start_over("cluster")
-    # What an interrupted stage left says what it was made from, and is gone on from only if that is still the same.
-    with run.running("cluster"):
-        facts = cluster_sketches(work, store, n_clusters)
-        run.update("cluster", **facts)
-
-
-def _choose(work: Workspace, store: SketchStore, found: Survey, tasks: Tasks, limit: Limit) -> Selection:
-    """Choose, and write the chosen rows whole."""
-    config, run = work.config, work.run
-    swept = _swept(work, store, found, tasks, clusters=METHODS[config.method].clusters)
-    choice = choose(swept, limit, config)
-    rows, told = choice.rows, choice.columns
-    columns = [
-        {
-            "row": int(row),
-            "score": float(told["score"][place]),
-            "agreement": float(told["votes"][place] / found.voters),
-            "cluster": int(told["label"][place]) if "label" in told else None,
-            "distance": float(told["distance"][place]) if "distance" in told else None,
-            "rank": place + 1,
-            "loss": float(told["loss"][place]),
-            "tokens": int(told["tokens"][place]),
-            **({"tasks": dict(zip(tasks.names, choice.by_task[place].tolist(), strict=True))} if tasks else {}),
-            **{name: reason[place].item() for name, reason in choice.reasons.items()},
-        }
-        for place, row in enumerate(rows)
-    ]
-    output = Path(config.output) if config.output else work.layout.selection
-    export(work.candidates, rows, columns, output)
-    tokens = int(told["tokens"].sum())
-    warnings = [*run.fit.warnings, *run.sweep.warnings]
-    for warning in warnings:  # a stage that an earlier start finished has said it then
-        work.progress.warn(warning)
-    run.record_selection(
-        rows=len(rows), tokens=tokens, output=str(output), notes=tuple(choice.notes), warnings=tuple(warnings)
-    )
-    n_clusters = int((label_counts(swept.labels) > 0).sum()) if swept.labels else None
-    return Selection(rows, columns, output, _summary(found, choice, tasks, n_clusters, output), warnings)
-
-
-def _summary(found: Survey, choice: Choice, tasks: Tasks, clusters: int | None, output: Path) -> list[str]:
-    rows, told = choice.rows, choice.columns
-    lines = [f"{len(rows):,} of {found.rows:,} rows ({int(told['tokens'].sum()):,} tokens): {output}", *choice.notes]
-    if len(rows):
-        agreement, score = told["votes"].mean() / found.voters, told["score"].mean(dtype=np.float64)
-        lines.append(
-            f"agreement of the chosen {agreement:.3f} (pool {found.mean_agreement:.3f}), "
-            f"mean score {score:.3g} (pool {found.mean_score:.3g})"
-        )
-    if len(rows) and tasks:
-        means = zip(tasks.names, choice.by_task.mean(0), strict=True)
-        lines.append("mean influence by task: " + ", ".join(f"{name} {mean:.3g}" for name, mean in means))
-    if clusters is not None:
-        lines.append(f"{len(np.unique(told['label']))} of {clusters} clusters drawn from")
-    return lines
+    return parse_budget(work.config.budget).limit(pool.rows, pool.all_tokens)

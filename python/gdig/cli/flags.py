@@ -50,7 +50,8 @@ def resolve(name: str, command: Command, argv: Sequence[str]) -> tuple[Config, d
     given = read_yaml(flags["config"]) if flags.get("config") else {}
     if flags.get("run") is not None:
         if flags["run_path"] not in (None, flags["run"]):
-            raise ConfigError(f"run_path={flags['run_path']!r}: expected {flags['run']!r} as RUN says, or no RUN")
+            expected = f"{flags['run']!r}, because RUN names that directory; give only one of the two"
+            raise ConfigError(f"run_path={flags['run_path']!r}: expected {expected}")
         flags["run_path"] = given["run_path"] = flags["run"]
     run_path = flags["run_path"] or given.get("run_path")
     has_model = flags.get("model") or given.get("model")

@@ -129,12 +129,12 @@ def _option(group: type, option: Field[Any], everything: bool, width: int) -> li
         text = _first_sentence(text)
     if option.default not in (None, ()) and not isinstance(option.default, bool):
         text += f" (default: {option.default})"
-    left = f"  {_invocation(group, option)}"
-    right = textwrap.wrap(text, width - _COLUMN, break_on_hyphens=False, break_long_words=False)
-    lines = [" " * _COLUMN + line for line in right]
-    if len(left) <= _COLUMN - 2:
-        return [left.ljust(_COLUMN) + right[0], *lines[1:]]
-    return [left, *lines]
+    given = f"  {_invocation(group, option)}"
+    lines = textwrap.wrap(text, width - _COLUMN, break_on_hyphens=False, break_long_words=False)
+    lines = [" " * _COLUMN + line for line in lines]
+    if len(given) <= _COLUMN - 2:
+        return [given.ljust(_COLUMN) + lines[0].lstrip(), *lines[1:]]
+    return [given, *lines]
 
 
 def _first_sentence(text: str) -> str:

@@ -3,7 +3,7 @@
 The groups of a run are those of :mod:`gdig.config.options`; the groups that only the command line has stand here.
 """
 
-# ruff: noqa: RUF009  (groups are frozen, so one instance may be the default of every start)
+# ruff: noqa: RUF009  (groups are frozen, so the same instance can be the default of every start)
 
 from __future__ import annotations
 
@@ -33,19 +33,16 @@ from gdig.config.options import (
 
 
 @dataclass(frozen=True)
-class DefaultOptions(PresetOptions):
-    """Options without a flag come from the YAML file, then from the run in run_path, then from the preset."""
+class FileOptions:
+    """Options without a flag come from the YAML file, then from the run."""
 
     config: Basic[str | None] = None
     """YAML file of options, whose keys are the flags with underscores (run_path: runs/a). Flags win over the file."""
 
 
 @dataclass(frozen=True)
-class FileOptions:
-    """Options without a flag come from the YAML file, then from the run."""
-
-    config: Basic[str | None] = None
-    """YAML file of options, whose keys are the flags with underscores (run_path: runs/a). Flags win over the file."""
+class DefaultOptions(PresetOptions, FileOptions):
+    """Options without a flag come from the YAML file, then from the run in run_path, then from the preset."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Checks of the values of options, made once and at the door, so that no stage has to."""
+"""Checks of the values of options. They run when a Config is built, so stages rely on good values."""
 
 from __future__ import annotations
 

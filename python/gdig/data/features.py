@@ -51,7 +51,8 @@ class Features:
         if not isinstance(self._source, SketchStore):
             return self._source[rows]
         stored = gather(self._source, "sketch", rows)
-        if self._source.dtype == "bfloat16":  # NumPy lacks it: these are the upper halves of float32
+        if self._source.dtype == "bfloat16":
+            # NumPy has no bfloat16. The stored values are the upper halves of float32.
             return (stored.astype(np.uint32) << 16).view(np.float32)
         return stored
 

@@ -1,6 +1,6 @@
-"""A rank shows that it is alive, and finds ranks that are not.
+"""A rank shows that it is alive, and finds ranks that are lost.
 
-On one machine a lost rank shows by its process, on other machines by its silence.
+A lost rank of this machine shows by its process, a lost rank of another machine by its silence.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class _Pulse:
 
 
 class Heartbeat:
-    """The beats of one rank, and what they say of the others. Made by all ranks at once, which wait for one another.
+    """The beats of one rank, and its look at the other ranks. All ranks make theirs at once, and wait for one another.
 
     Args:
         store: a torch.distributed.Store that all ranks share.
@@ -130,8 +130,8 @@ class Heartbeat:
     def _is_silent(self, rank: int) -> bool:
         """Whether a rank has not beaten for long.
 
-        Of the time between two looks, at most two beats count. If this process stood still, the others may have stood
-        still with it, and the time says nothing of them.
+        Of the time between two looks, at most two beats count. A process that stood still for a time, perhaps with the
+        other ranks, learns nothing of them from that time.
         """
         beat, now = self._store.get(beat_key(rank)), time.monotonic()
         before = self._pulses.get(rank, _Pulse(b"", now, 0.0))

@@ -1,7 +1,7 @@
 """Keys of the store that the launcher keeps, and how a rank waits for a key.
 
-The store is torch.distributed's. Its own `wait` takes a time limit, holds the connection that the heartbeat uses too,
-and lets no signal through. So a rank asks for the key again and again, and sleeps in between.
+The store is torch.distributed's. Its own `wait` needs a time limit, blocks the connection for the heartbeat, and
+handles no signal. So a rank asks for the key again and again, and sleeps in between.
 """
 
 from __future__ import annotations

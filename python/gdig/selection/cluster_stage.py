@@ -41,6 +41,20 @@ def resolve_clusters(config: Config, survey: Survey, limit: Limit) -> int:
     return n
 
 
+def ensure_clusters(work: Workspace, store: SketchStore, survey: Survey, limit: Limit) -> None:
+    """Make clusters and labels, unless the run has them for the number of clusters that the options ask for."""
+    run = work.run
+    n_clusters = resolve_clusters(work.config, survey, limit)
+    if run.done("cluster") and run.cluster.n_clusters == n_clusters:
+        return
+    if run.done("cluster"):
+        work.progress.say(f"cluster: the budget asks for {n_clusters} clusters, the run has {run.cluster.n_clusters}")
+        run.start_over("cluster")
+    # Files of an interrupted stage say what they were made from; k-means continues from them only if that is the same.
+    with run.running("cluster"):
+        run.update("cluster", **cluster_sketches(work, store, n_clusters))
+
+
 def cluster_sketches(work: Workspace, store: SketchStore, n_clusters: int) -> dict[str, Any]:
     """Fit k-means on the sketches and label every row.
 

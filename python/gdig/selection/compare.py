@@ -1,4 +1,4 @@
-"""What several methods choose from one sweep, side by side."""
+"""The selections of several methods from one sweep, side by side."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from gdig import _native
 from gdig.config.budget import Limit
 from gdig.config.config import Config
 from gdig.selection.choose import choose
-from gdig.selection.method import Swept
+from gdig.selection.method import FinishedSweep
 from gdig.selection.methods import METHODS
 
 
 @dataclass(frozen=True)
-class Chosen:
-    """One method's choice in numbers.
+class MethodSummary:
+    """One method's selection in numbers.
 
-    rows: how many. tokens: theirs. score: mean score. agreement: mean share of the voters. loss: mean. clusters:
-    how many they come from. repeated: rows whose tokens equal those of an earlier one. tasks: mean influence on each
-    task's seeds. seconds: that choosing took; to find neighbours is counted where they are asked for first. notes: what
-    the method said. Means are NaN where no row was chosen.
+    rows, tokens: how many. score, agreement, loss: means over the rows. clusters: how many the rows come from.
+    repeated: rows whose tokens equal those of an earlier row. tasks: mean influence on each task's seeds. seconds: time
+    of the selection; the first method that asks for neighbours pays for their search. notes: what the method said.
+    Means are NaN when no row was selected.
     """
 
     method: str
@@ -41,22 +41,22 @@ class Chosen:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Choices of several methods. overlap float64 [m, m]: share of the first one's rows that the second chose too."""
+    """The selections of several methods. overlap: float64 [m, m], share of method i's rows that method j has too."""
 
     limit: Limit
     pool: int
     n_clusters: int
-    chosen: list[Chosen]
+    summaries: list[MethodSummary]
     overlap: np.ndarray
 
     def as_json(self) -> dict[str, Any]:
-        """For a file: names instead of places, None for NaN."""
-        names = [one.method for one in self.chosen]
+        """Return the comparison as JSON: methods by name, None for NaN."""
+        names = [summary.method for summary in self.summaries]
         return {
             "budget": {"unit": self.limit.unit, "amount": self.limit.amount},
             "rows": self.pool,
             "clusters": self.n_clusters,
-            "methods": {one.method: {k: _plain(v) for k, v in vars(one).items()} for one in self.chosen},
+            "methods": {summary.method: {k: _plain(v) for k, v in vars(summary).items()} for summary in self.summaries},
             "overlap": {
                 name: {other: _plain(float(share)) for other, share in zip(names, shares, strict=True)}
                 for name, shares in zip(names, self.overlap, strict=True)
@@ -64,77 +64,78 @@ class Comparison:
         }
 
     def lines(self) -> list[str]:
-        """For the terminal: a row a method, then how much of each choice the others share."""
-        tasks = list(self.chosen[0].tasks) if self.chosen else []
+        """Return lines for the terminal: one a method, then how much of each selection the others share."""
+        tasks = list(self.summaries[0].tasks) if self.summaries else []
         figures = ["rows", "tokens", "score", "agreement", "loss", "clusters", "repeated"]
         rows = [
             [
-                one.method, f"{one.rows:,}", f"{one.tokens:,}", f"{one.score:.3g}", f"{one.agreement:.3f}",
-                f"{one.loss:.3f}", f"{one.clusters}/{self.n_clusters}", f"{one.repeated}",
-                *(f"{one.tasks[task]:.3g}" for task in tasks), f"{one.seconds:.2f}",
+                summary.method, f"{summary.rows:,}", f"{summary.tokens:,}", f"{summary.score:.3g}",
+                f"{summary.agreement:.3f}", f"{summary.loss:.3f}", f"{summary.clusters}/{self.n_clusters}",
+                f"{summary.repeated}",
+                *(f"{summary.tasks[task]:.3g}" for task in tasks), f"{summary.seconds:.2f}",
             ]
-            for one in self.chosen
+            for summary in self.summaries
         ]  # fmt: skip
-        names = [one.method for one in self.chosen]
+        names = [summary.method for summary in self.summaries]
         shares = [
             [name, *("" if a == b else f"{share:.0%}" for b, share in enumerate(row))]
             for a, (name, row) in enumerate(zip(names, self.overlap, strict=True))
         ]
-        notes = [f"{one.method}: {note}" for one in self.chosen for note in one.notes]
+        notes = [f"{summary.method}: {note}" for summary in self.summaries for note in summary.notes]
         amount = f"{self.limit.amount:,.0f} {self.limit.unit}"
         return [
-            f"{amount} of {self.pool:,} rows, by each method (means; repeated: rows equal to an earlier one chosen)",
+            f"{amount} of {self.pool:,} rows, by each method (means; repeated: rows equal to an earlier row)",
             *_table([["method", *figures, *tasks, "seconds"], *rows]),
             "",
-            "share of a row's choice that the column's method chose too",
+            "share of the row's selection that the column's method selects too",
             *_table([["", *names], *shares]),
             *(["", *notes] if notes else []),
         ]
 
 
 def compare(
-    swept: Swept, methods: Sequence[str], limit: Limit, config: Config, clock: Any, n_clusters: int
+    sweep: FinishedSweep, methods: Sequence[str], limit: Limit, config: Config, clock: Any, n_clusters: int
 ) -> Comparison:
-    """Choose by each of `methods`; `swept` has labels, whether a method draws from clusters or not.
+    """Select by each of `methods`. `sweep` has labels, also for methods that draw from no clusters.
 
     Args:
-        swept: the finished sweep, clustered.
+        sweep: the finished sweep, clustered.
         methods: names of METHODS.
         limit: of each method.
-        config: the other options of a choice.
+        config: the other options of a selection.
         clock: returns seconds.
         n_clusters: clusters with at least one row.
     """
-    chosen, taken = [], []
-    asking = {method: asked for method in methods if (asked := METHODS[method].neighbours(config))}
-    swept.kept.most = max(asking.values(), default=0)
+    summaries, rows_by_method = [], []
+    neighbours = {method: n for method in methods if (n := METHODS[method].neighbours(config))}
+    sweep.neighbour_cache.most = max(neighbours.values(), default=0)
     for method in methods:
         start = clock()
-        bare = swept if METHODS[method].clusters else swept.without_clusters()
-        choice = choose(bare, limit, config.with_options(method=method))
+        bare = sweep if METHODS[method].clusters else sweep.without_clusters()
+        scored = choose(bare, limit, config.with_options(method=method))
         seconds = clock() - start
-        if asking and method == list(asking)[-1]:
-            swept.kept.forget()
-        rows = choice.rows
-        told = _native.row_columns(swept.store._native, swept.labels, rows, config.score, swept.voting)
-        chosen.append(
-            Chosen(
+        if neighbours and method == list(neighbours)[-1]:
+            sweep.neighbour_cache.forget()
+        rows = scored.rows
+        columns = _native.row_columns(sweep.store._native, sweep.labels, rows, config.score, sweep.voting)
+        summaries.append(
+            MethodSummary(
                 method=method,
                 rows=len(rows),
-                tokens=int(told["tokens"].sum()),
-                score=_mean(told["score"]),
-                agreement=_mean(told["votes"]) / max(1, swept.survey.voters),
-                loss=_mean(told["loss"]),
-                clusters=len(np.unique(told["label"])),
-                repeated=len(rows) - len(np.unique(swept.column("hash", rows))),
-                tasks=dict(zip(swept.tasks.names, map(_mean, choice.by_task.T), strict=True)),
+                tokens=int(columns["tokens"].sum()),
+                score=_mean(columns["score"]),
+                agreement=_mean(columns["votes"]) / max(1, sweep.survey.voters),
+                loss=_mean(columns["loss"]),
+                clusters=len(np.unique(columns["label"])),
+                repeated=len(rows) - len(np.unique(sweep.column("hash", rows))),
+                tasks=dict(zip(sweep.tasks.names, map(_mean, scored.by_task.T), strict=True)),
                 seconds=seconds,
-                notes=choice.notes,
+                notes=scored.notes,
             )
         )
-        taken.append(rows)
-    shares = [[_mean(np.isin(a, b)) for b in taken] for a in taken]
-    return Comparison(limit, swept.survey.rows, n_clusters, chosen, np.array(shares))
+        rows_by_method.append(rows)
+    shares = [[_mean(np.isin(a, b)) for b in rows_by_method] for a in rows_by_method]
+    return Comparison(limit, sweep.survey.rows, n_clusters, summaries, np.array(shares))
 
 
 def _table(cells: list[list[str]]) -> list[str]:
@@ -152,5 +153,5 @@ def _mean(x: np.ndarray) -> float:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, dict):
-        return {name: _plain(one) for name, one in value.items()}
+        return {name: _plain(item) for name, item in value.items()}
     return None if isinstance(value, float) and not np.isfinite(value) else value

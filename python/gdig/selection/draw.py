@@ -5,21 +5,26 @@ from __future__ import annotations
 from gdig import _native
 from gdig.config.budget import Limit
 from gdig.config.config import Config
-from gdig.selection.method import Picked, Swept
+from gdig.selection.method import FinishedSweep, Picked
 
 
 def draw(
-    swept: Swept, limit: Limit, random_seed: int, options: Config, least_votes: int = 0, notes: tuple[str, ...] = ()
+    sweep: FinishedSweep,
+    limit: Limit,
+    random_seed: int,
+    options: Config,
+    least_votes: int = 0,
+    notes: tuple[str, ...] = (),
 ) -> Picked:
     """Draw rows with at least `least_votes` votes, evenly from the clusters where there are any."""
     rows = _native.draw_rows(
-        swept.store._native,
-        swept.labels,
+        sweep.store._native,
+        sweep.labels,
         least_votes=least_votes,
         by_score=options.score if options.draw == "score" else None,
         quotas=options.quotas,
         limit=limit,
         random_seed=random_seed,
-        tasks=swept.voting,
+        tasks=sweep.voting,
     )
     return Picked(rows, notes=notes)

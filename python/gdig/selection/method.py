@@ -1,4 +1,4 @@
-"""What a method of choosing is given, and what it gives back."""
+"""What a selection method is given, and what it returns."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from gdig.config.budget import Limit
 from gdig.config.config import Config
-from gdig.selection.neighbours import Kept
+from gdig.selection.neighbours import NeighbourCache
 from gdig.selection.survey import Survey
 from gdig.selection.tasks import Tasks
 from gdig.store.gather import gather
@@ -21,11 +21,11 @@ from gdig.store.tensor_file import read_tensors
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A swept checkpoint of a training run (gdig.passes.adam_pass).
+    """A training checkpoint that was swept (gdig.passes.adam_pass).
 
-    path: where it was. store: `cosine` with each seed [n, S], sketch of Adam's direction,
-    loss, tokens, valid of each row. learning_rate: of the epoch that ended with it. seed_sketches: file of the
-    seeds' sketches.
+    path: the checkpoint's directory. store: of each row `cosine` with each seed [n, S], sketch of Adam's direction,
+    loss, tokens and valid. learning_rate: of the epoch that ends with the checkpoint. seed_sketches: file of the seeds'
+    sketches.
     """
 
     path: str
@@ -34,20 +34,19 @@ class Checkpoint:
     seed_sketches: Path
 
     def seed_features(self) -> np.ndarray:
-        """Sketches of the seeds' gradients, of the same projections and scale: float32 [S, dim]."""
+        """Return the sketches of the seeds' gradients, in the projections and scale of `store`: float32 [S, dim]."""
         return read_tensors(self.seed_sketches)[0]["sketch"]
 
 
 @dataclass(frozen=True)
-class Swept:
-    """A finished sweep, as every method sees it: nothing in it needs the model.
+class FinishedSweep:
+    """A finished sweep, as every method sees it. No method needs the model.
 
-    store: influence [n, S], sketch, loss, tokens, valid of each row, in shards. survey: what they hold, in numbers.
-    labels: directory of the label files; None unless the method draws from clusters (`Strategy.clusters`).
-    centroids: file of the k-means fit, with the labels. tasks: which seed is of which task.
-    checkpoints: those of a training run, in their order. seed_sketches: file of the seeds' own sketches, for methods
-    that ask for them. difficulty: file that gdig score-net may have left. kept: neighbours of the sketches, for the
-    next method that asks for them.
+    store: influence [n, S], sketch, loss, tokens and valid of each row, in shards. survey: the sweep in numbers.
+    labels: directory of the label files; None unless the method draws from clusters (`MethodSpec.clusters`).
+    centroids: file of the k-means fit that made the labels. tasks: the task of each seed.
+    checkpoints: training checkpoints, in their order. seed_sketches: file of the seeds' own sketches. difficulty: file
+    that gdig score-net may have left. neighbour_cache: neighbours of the sketches that an earlier method searched for.
     """
 
     store: SketchStore
@@ -58,10 +57,10 @@ class Swept:
     checkpoints: tuple[Checkpoint, ...] = ()
     seed_sketches: Path | None = None
     difficulty: Path | None = None
-    kept: Kept = field(default_factory=Kept, compare=False)
+    neighbour_cache: NeighbourCache = field(default_factory=NeighbourCache, compare=False)
 
     def seed_features(self) -> np.ndarray:
-        """The seeds' own sketches, of the same projections and scale as the pool's: float32 [S, dim].
+        """Return the seeds' own sketches, in the projections and scale of the pool's: float32 [S, dim].
 
         Raises:
             StoreError: when the file is missing or damaged.
@@ -71,25 +70,25 @@ class Swept:
 
     @property
     def voting(self) -> np.ndarray | None:
-        """Each seed's task, int64 [S], where tasks vote and not seeds."""
+        """The task of each seed, int64 [S], when tasks vote; None when seeds vote."""
         return self.tasks.of_seed if self.survey.kind == "tasks" else None
 
     def column(self, name: str, rows: np.ndarray) -> np.ndarray:
-        """One of the sweep's tensors for some rows, [n] or [n, ...]; reads those rows of the shards alone."""
+        """Return one tensor of the sweep for some rows, [n] or [n, ...]; only these rows are read."""
         return gather(self.store, name, rows)
 
-    def without_clusters(self) -> Swept:
-        """The same for a method that draws from none."""
+    def without_clusters(self) -> FinishedSweep:
+        """Return the sweep as a method sees it that draws from no clusters."""
         return replace(self, labels=None, centroids=None)
 
 
 @dataclass(frozen=True)
 class Picked:
-    """What a method chose.
+    """What a method returns.
 
-    rows: int64 [n], rows of the pool, best first where the method has an order. reasons: why each of them, arrays [n]
-    by name, written beside the rows. notes: sentences for the user. shortfall: why there are fewer than the budget asks
-    for; None when there are not.
+    rows: int64 [n], rows of the pool, best first where the method has an order. reasons: arrays [n] by name, which the
+    output shows beside each row. notes: sentences for the user. shortfall: why the rows are fewer than the limit
+    allows; None when they are not.
     """
 
     rows: np.ndarray
@@ -98,17 +97,17 @@ class Picked:
     shortfall: str | None = None
 
 
-Function = Callable[[Swept, Limit, int, Config], Picked]
-"""(sweep, limit, random seed of every draw, options) -> what the method picks."""
+Function = Callable[[FinishedSweep, Limit, int, Config], Picked]
+"""(sweep, limit, random_seed of every draw, options) -> the rows that the method picks."""
 
 
 @dataclass(frozen=True)
-class Strategy:
-    """A method of choosing: one function in one file.
+class MethodSpec:
+    """A selection method: one function in one file, and what the function needs.
 
-    ordered: its rows come in an order of their own, best first; the others are put in order of their score. clusters:
-    it needs the sketches clustered first. checkpoints: it needs those of a training run. neighbours: how many of each
-    row's nearest sketches it asks for, by the options.
+    ordered: the rows come best first; the rows of other methods are sorted by their score. clusters: the sketches must
+    be clustered first. checkpoints: training checkpoints must be swept. neighbours: how many nearest sketches of each
+    row the method asks for, by the options.
     """
 
     pick: Function
@@ -119,43 +118,43 @@ class Strategy:
 
 
 def within(rows: np.ndarray, tokens: np.ndarray, limit: Limit) -> int:
-    """How many of `rows`, in their order, the limit allows; `tokens` int [n] are theirs."""
+    """Return how many of `rows`, from the first on, the limit allows. `tokens`: int [n], of each row."""
     if limit.unit == "rows":
         return min(len(rows), limit.amount)
     return int(np.searchsorted(np.cumsum(tokens, dtype=np.int64), limit.amount, side="right"))
 
 
-class Ordered(Protocol):
-    """Rows int64 [n] in the order taken."""
+class HasRows(Protocol):
+    """A result with rows, in the order in which a method takes them."""
 
     @property
     def rows(self) -> np.ndarray:
-        """Rows of the pool."""
+        """Rows of the pool, int64 [n]."""
 
 
-Taken = TypeVar("Taken", bound=Ordered)
+Result = TypeVar("Result", bound=HasRows)
 
 
-def taken_within(take: Callable[[int], Taken], swept: Swept, limit: Limit) -> tuple[Taken, int]:
-    """Let a method that counts rows keep a limit of tokens: take more until the next row would exceed it.
+def rows_within(take: Callable[[int], Result], sweep: FinishedSweep, limit: Limit) -> tuple[Result, int]:
+    """Apply a limit of tokens to a method that counts rows: take more rows until the next row exceeds the limit.
 
     Args:
-        take: (rows to take, at most) -> the rows, in an order that more of them only go on with.
-        swept: of these rows.
+        take: (most rows to take) -> a result. The rows of a larger result begin with those of a smaller one.
+        sweep: holds the tokens of the rows.
         limit: in rows or tokens.
 
     Returns:
-        What `take` found, and how many of its rows, from the first on, are within the limit.
+        The result of `take`, and how many of its rows, from the first on, are within the limit.
     """
     if limit.unit == "rows":
-        found = take(limit.amount)
-        return found, len(found.rows)
-    valid = swept.survey.valid
-    per_row = max(1.0, swept.survey.reach(0, "tokens") / max(1, valid))
+        result = take(limit.amount)
+        return result, len(result.rows)
+    valid = sweep.survey.valid
+    per_row = max(1.0, sweep.survey.reach(0, "tokens") / max(1, valid))
     n = min(valid, int(1.05 * limit.amount / per_row) + 64)
     while True:
-        found = take(n)
-        allowed = within(found.rows, swept.column("tokens", found.rows), limit)
-        if allowed < len(found.rows) or n >= valid:
-            return found, allowed
+        result = take(n)
+        allowed = within(result.rows, sweep.column("tokens", result.rows), limit)
+        if allowed < len(result.rows) or n >= valid:
+            return result, allowed
         n = min(valid, 2 * n)

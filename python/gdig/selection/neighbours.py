@@ -1,4 +1,4 @@
-"""The nearest neighbours of rows by cosine, for the methods that go along them."""
+"""The nearest neighbours of rows by cosine, for the methods that use them."""
 
 from __future__ import annotations
 
@@ -22,19 +22,23 @@ SAMPLE = 1_000
 
 
 class Neighbours(NamedTuple):
-    """rows uint32 [n, k] and their cosines float32 [n, k], the nearest first, ties by row; 4294967295 and NaN where
-    there is none. notes: what the user should know."""
+    """The k nearest rows of each row, the nearest first, ties by row.
+
+    rows: uint32 [n, k], 4294967295 where there is no neighbour. cosines: float32 [n, k], NaN there. notes: what the
+    user should know.
+    """
 
     rows: NDArray[np.uint32]
     cosines: NDArray[np.float32]
     notes: tuple[str, ...] = ()
 
 
-class Clustered(NamedTuple):
-    """A search by clusters: rows and cosines as `Neighbours`, and recalls [k] of the first 1 to k of them.
+class ClusterSearch(NamedTuple):
+    """The result of a search by clusters.
 
-    random_seed: of the k-means and the sample. n_probe: clusters that each row was compared with.
-    centroids: float32 [K, dim]. labels: uint32 [n]. fewest: rows that any row is compared with, at least.
+    random_seed: of the k-means and the sample. n_probe: clusters that each row is compared with. centroids: float32
+    [K, dim]. labels: uint32 [n]. fewest: least number of rows that a row is compared with. rows, cosines: as in
+    `Neighbours`. recalls: [k], recall of the first 1 to k neighbours.
     """
 
     random_seed: int
@@ -48,76 +52,84 @@ class Clustered(NamedTuple):
 
 
 @dataclass
-class Kept:
-    """What searches of the same rows leave to the next ones; no answer depends on it.
+class NeighbourCache:
+    """Results of searches of one set of rows, for later searches of the same rows. No result depends on the cache.
 
-    most: neighbours that any of them will ask for, as far as is known; the first search finds so many. exact,
-    clustered: the largest search of its kind so far, whose first k are what a search for k finds; by clusters that is
-    so where `fewest` is more than were searched for.
+    most: largest number of neighbours that a method will ask for; the first search finds as many. exact, clustered: the
+    largest search of its kind so far. Its first k neighbours are those of a search for k; a search by clusters
+    guarantees this only when `fewest` is more than the number searched for.
     """
 
     most: int = 0
     exact: Neighbours | None = None
-    clustered: Clustered | None = None
+    clustered: ClusterSearch | None = None
 
     def forget(self) -> None:
-        """Give the memory back: 8 bytes for each neighbour, and by clusters 4 for each row."""
+        """Free the memory: 8 bytes a neighbour, and for clusters 4 bytes a row."""
         self.exact = self.clustered = None
 
 
 def nearest(
-    x: SketchStore | NDArray[Any], k: int, valid: int, random_seed: int, options: Config, kept: Kept | None = None
+    x: SketchStore | NDArray[Any],
+    k: int,
+    valid: int,
+    random_seed: int,
+    options: Config,
+    cache: NeighbourCache | None = None,
 ) -> Neighbours:
     """Find the k nearest rows of each row.
 
     Args:
-        x: the sketches, of which invalid rows are left out, or rows [n, dim] of floats.
-        k: how many; fewer than `valid`.
-        valid: valid rows.
-        random_seed: of the k-means and the sample, where not all rows are compared.
-        options: n_neighbours (for messages), neighbour_search, n_probe, threads.
-        kept: what earlier searches of `x` left, and this one leaves.
+        x: the sketches, whose invalid rows are left out, or rows [n, dim] of floats.
+        k: neighbours of a row; fewer than `valid`.
+        valid: number of valid rows.
+        random_seed: of the k-means and the sample of a search by clusters.
+        options: neighbour_search, n_probe, threads.
+        cache: results of earlier searches of `x`; this search adds its own.
 
     Raises:
-        ConfigError: if there are not more than k valid rows.
+        ConfigError: if k or fewer rows are valid.
         GdigError: naming the row that is not finite.
     """
     if k >= valid:
-        raise ConfigError(f"n_neighbours: a row of {valid} valid ones has {max(0, valid - 1)} others; got {k}")
-    kept = Kept() if kept is None else kept
-    width = max(k, min(kept.most, valid - 1))
+        raise ConfigError(
+            f"n_neighbours={k}: expected at most {max(0, valid - 1)}, because the pool has {valid} valid rows"
+        )
+    cache = NeighbourCache() if cache is None else cache
+    width = max(k, min(cache.most, valid - 1))
     if options.neighbour_search == "exact" or (options.neighbour_search == "auto" and valid <= EXACT_ROWS):
-        if kept.exact is None or kept.exact.rows.shape[1] < k:
-            rows = x._native if isinstance(x, SketchStore) else x
-            kept.exact = Neighbours(*_native.neighbours(rows, width, n_threads=options.threads or 0))
-        found, cosines, _ = kept.exact
-        return Neighbours(*_first(k, found, cosines))
-    near = kept.clustered
-    if near is None or (near.random_seed, near.n_probe) != (random_seed, options.n_probe) or near.rows.shape[1] < k:
-        near = kept.clustered = _by_clusters(x, width, valid, random_seed, options, near)
-    if near.rows.shape[1] > k and near.rows.shape[1] >= near.fewest:  # some rows met more clusters than k asks for
-        near = _by_clusters(x, k, valid, random_seed, options, near)
-    searched = (
-        f"{min(options.n_probe, len(near.centroids))} of {len(near.centroids)} clusters searched for a row's neighbours"
+        if cache.exact is None or cache.exact.rows.shape[1] < k:
+            source = x._native if isinstance(x, SketchStore) else x
+            cache.exact = Neighbours(*_native.neighbours(source, width, n_threads=options.threads or 0))
+        rows, cosines, _ = cache.exact
+        return Neighbours(*_first(k, rows, cosines))
+    search, asked = cache.clustered, (random_seed, options.n_probe)
+    if search is None or (search.random_seed, search.n_probe) != asked or search.rows.shape[1] < k:
+        search = cache.clustered = _by_clusters(x, width, valid, random_seed, options, search)
+    if search.rows.shape[1] > k and search.rows.shape[1] >= search.fewest:  # some rows met more clusters than k needs
+        search = _by_clusters(x, k, valid, random_seed, options, search)
+    n_clusters = len(search.centroids)
+    note = (
+        f"each row's neighbours come from {min(options.n_probe, n_clusters)} of {n_clusters} clusters: "
+        f"{search.recalls[k - 1]:.1%} of the {k} nearest, by a sample"
     )
-    note = f"{searched}: {near.recalls[k - 1]:.1%} of the {k} nearest found, by a sample"
-    return Neighbours(*_first(k, near.rows, near.cosines), (note,))
+    return Neighbours(*_first(k, search.rows, search.cosines), (note,))
 
 
 def _by_clusters(
-    x: SketchStore | NDArray[Any], k: int, valid: int, random_seed: int, options: Config, known: Clustered | None
-) -> Clustered:
-    """Search by the clusters of `known`, if they are of this seed."""
-    if known is not None and known.random_seed == random_seed:
-        centroids, labels = known.centroids, known.labels
+    x: SketchStore | NDArray[Any], k: int, valid: int, random_seed: int, options: Config, earlier: ClusterSearch | None
+) -> ClusterSearch:
+    """Search by the clusters of an earlier search, if its random seed was the same."""
+    if earlier is not None and earlier.random_seed == random_seed:
+        centroids, labels = earlier.centroids, earlier.labels
     else:
-        # As many clusters as rows in each: to find the clusters near a row costs as much as one of them.
+        # As many clusters as rows in each: comparing a row with all centroids costs as much as with one cluster.
         kmeans = KMeans(
             max(1, math.isqrt(valid)), random_state=random_seed, unit_normalize=True, n_threads=options.threads
         ).fit(x)
         centroids, labels = kmeans.cluster_centers_, kmeans.predict(x)
     sizes = np.bincount(labels[labels != INVALID_LABEL], minlength=len(centroids))
-    found = _native.neighbours_by_clusters(
+    search = _native.neighbours_by_clusters(
         x._native if isinstance(x, SketchStore) else x,
         k,
         labels=labels,
@@ -128,7 +140,7 @@ def _by_clusters(
         n_threads=options.threads or 0,
     )
     fewest = int(np.sort(sizes)[: options.n_probe].sum())
-    return Clustered(random_seed, options.n_probe, centroids, labels, fewest, *found)
+    return ClusterSearch(random_seed, options.n_probe, centroids, labels, fewest, *search)
 
 
 def _first(
@@ -138,5 +150,5 @@ def _first(
 
 
 def column(store: SketchStore, name: str) -> NDArray[Any]:
-    """Return one tensor of all shards, [n]."""
+    """Return one tensor of all shards, [N]."""
     return np.concatenate([store.tensor(shard, name) for shard in store.shards])

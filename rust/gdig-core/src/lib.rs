@@ -16,7 +16,7 @@
 //! 10. `rows`: rows of an array or a store, on their way into a computation
 //! 11. `resample`: even draws from clusters
 //! 12. `kmeans`: clusters of rows
-//! 13. `sweep`: what the seeds say of the rows of a pool
+//! 13. `sweep`: the votes and scores of the rows of a pool
 //! 14. `neighbours`: the nearest neighbours of rows
 //! 15. `methods`: the loops of the methods of selection
 

@@ -19,8 +19,8 @@ class SweepOptions:
     """Side of the square that each layer's gradient is projected to first, by two Rademacher matrices. The default
     costs little beside the model's pass. Raise it together with projection_dim."""
     projection_seed: int = 0
-    """Seed of the projections. The projections have their own seed, so that runs of several random seeds compare.
-    Change it to see how much the clusters depend on the projection."""
+    """Random number that decides the projections. It is separate from random_seed, so that the sketches of several
+    random seeds compare. Change it to see how much the clusters depend on the projection."""
     sketch_space: Literal["raw", "fisher"] = "raw"
     """What is projected: the gradient (raw), or the gradient times the root of the inverse curvature (fisher). raw
     follows the paper. With fisher, inner products of sketches stand for influence between rows, at no cost in the

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gdig.selection.method import Strategy
+from gdig.selection.method import MethodSpec
 from gdig.selection.methods import g2is, self_filter
 from gdig.selection.methods.bids import bids
 from gdig.selection.methods.diverse import diverse
@@ -13,16 +13,16 @@ from gdig.selection.methods.random import random
 from gdig.selection.methods.tagcos import tagcos
 from gdig.selection.methods.top import top
 
-METHODS: dict[str, Strategy] = {
-    "gdig": Strategy(gdig, clusters=True),
-    "less": Strategy(less, ordered=True, checkpoints=True),
-    "bids": Strategy(bids, ordered=True),
-    "g2is": Strategy(g2is.g2is, ordered=True, neighbours=g2is.asked),
-    "tagcos": Strategy(tagcos, ordered=True, clusters=True),
-    "self-filter": Strategy(self_filter.self_filter, ordered=True, neighbours=self_filter.asked),
-    "top": Strategy(top, ordered=True),
-    "diverse": Strategy(diverse, clusters=True),
-    "loss": Strategy(loss, ordered=True),
-    "random": Strategy(random),
+METHODS: dict[str, MethodSpec] = {
+    "gdig": MethodSpec(gdig, clusters=True),
+    "less": MethodSpec(less, ordered=True, checkpoints=True),
+    "bids": MethodSpec(bids, ordered=True),
+    "g2is": MethodSpec(g2is.g2is, ordered=True, neighbours=g2is.asked),
+    "tagcos": MethodSpec(tagcos, ordered=True, clusters=True),
+    "self-filter": MethodSpec(self_filter.self_filter, ordered=True, neighbours=self_filter.asked),
+    "top": MethodSpec(top, ordered=True),
+    "diverse": MethodSpec(diverse, clusters=True),
+    "loss": MethodSpec(loss, ordered=True),
+    "random": MethodSpec(random),
 }
 """By the name that the option `method` knows them by (gdig.config.options.Method)."""

@@ -1,4 +1,4 @@
-"""BIDS (arXiv 2501.12147): each row is taken for the seed that would gain most over what was taken before."""
+"""BIDS (arXiv 2501.12147): each row is taken for the seed that gains most over the rows taken before."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from numpy.typing import NDArray
 from gdig import _native
 from gdig.config.budget import Limit
 from gdig.config.config import Config
-from gdig.selection.method import Picked, Swept, taken_within
+from gdig.selection.method import FinishedSweep, Picked, rows_within
 from gdig.store.sketches import SketchStore
 
 
-class Greedy(NamedTuple):
-    """Rows in the order taken.
+class BidsRows(NamedTuple):
+    """Rows in the order in which BIDS takes them.
 
-    rows: int64 [n]. seeds: uint32 [n], the column that each was taken for. gains: float64 [n], by how many standard
-    deviations of that column it exceeds the mean of the rows taken before. flat: how many columns hold one number
-    alone; they have no say.
+    rows: int64 [n]. seeds: uint32 [n], the seed that each row is taken for. gains: float64 [n], the row's influence on
+    that seed above the mean of the rows before, in standard deviations. flat: seeds on which all rows have one
+    influence; these have no vote.
     """
 
     rows: NDArray[np.int64]
@@ -28,18 +28,20 @@ class Greedy(NamedTuple):
     flat: int
 
 
-def greedy(influence: SketchStore | NDArray[np.float32], budget: int, valid: NDArray[np.bool_] | None = None) -> Greedy:
-    """Take rows one by one: the one with the largest max_j (z_ij - mean over those taken of z_kj).
+def bids_rows(
+    influence: SketchStore | NDArray[np.float32], budget: int, valid: NDArray[np.bool_] | None = None
+) -> BidsRows:
+    """Take rows one by one: always the row with the largest max_j (z_ij - mean of z_kj over the rows k taken).
 
-    z is the influence less its column's mean over the valid rows, divided by its standard deviation there (of a sample:
-    n - 1), in float64. Equal gains go to the lower row, then the lower column. The rows of a smaller budget are the
-    first of a larger one's. Memory: some thousand entries of 16 bytes a column, four times as many each time that a
-    column runs out of them, up to the budget or 2 GB; what does not fit is read again.
+    z is the influence less the mean of its column over the valid rows, divided by the column's sample standard
+    deviation, in float64. Equal gains go to the lower row, then to the lower column. The rows of a smaller budget are
+    the first of a larger budget's. Memory: some thousand entries of 16 bytes a column. A column that runs out of
+    entries gets four times as many, up to the budget or 2 GB; beyond this the influence is read again.
 
     Args:
         influence: float32 [N, S], C-contiguous; or a finished sweep, whose shards are read in place.
-        budget: rows to take; all valid ones if they are fewer.
-        valid: bool [N], rows that may be taken; all without it. A sweep has its own.
+        budget: rows to take; all valid rows if they are fewer.
+        valid: bool [N], rows that may be taken; all rows without it. A sweep has its own.
 
     Raises:
         GdigError: naming the row and the seed of an influence that is not finite; when there are no seeds.
@@ -47,21 +49,21 @@ def greedy(influence: SketchStore | NDArray[np.float32], budget: int, valid: NDA
         ValueError: when the array has another dtype or shape, or `valid` is given with a sweep.
     """
     if isinstance(influence, SketchStore):
-        return Greedy(*_native.bids(influence._native, budget, None if valid is None else _bytes(valid)))
-    return Greedy(*_native.bids(influence, budget, None if valid is None else _bytes(valid)))
+        return BidsRows(*_native.bids(influence._native, budget, None if valid is None else _bytes(valid)))
+    return BidsRows(*_native.bids(influence, budget, None if valid is None else _bytes(valid)))
 
 
-def bids(swept: Swept, limit: Limit, random_seed: int, options: Config) -> Picked:
-    """Rows taken one by one, each for the seed that it serves best beyond the mean of those taken before."""
-    found, n = taken_within(lambda n: greedy(swept.store, n), swept, limit)
-    rows, seeds, gains = found.rows[:n], found.seeds[:n], found.gains[:n]
+def bids(sweep: FinishedSweep, limit: Limit, random_seed: int, options: Config) -> Picked:
+    """Pick rows one by one, each for the seed that it helps most beyond the mean of the rows before."""
+    result, n = rows_within(lambda n: bids_rows(sweep.store, n), sweep, limit)
+    rows, seeds, gains = result.rows[:n], result.seeds[:n], result.gains[:n]
     reasons: dict[str, np.ndarray] = {"for_seed": seeds, "gain": gains}
-    if swept.tasks:
-        reasons["for_task"] = np.array(swept.tasks.names)[swept.tasks.of_seed[seeds]]
-    n_seeds = swept.survey.n_seeds
+    if sweep.tasks:
+        reasons["for_task"] = np.array(sweep.tasks.names)[sweep.tasks.of_seed[seeds]]
+    n_seeds = sweep.survey.n_seeds
     notes = [f"rows were taken for {len(np.unique(seeds))} of {n_seeds} seeds"]
-    if found.flat:
-        notes.append(f"{found.flat} of {n_seeds} seeds hold all rows equal and have no say")
+    if result.flat:
+        notes.append(f"{result.flat} of {n_seeds} seeds have no vote: all rows have one influence on each of them")
     return Picked(rows, reasons, tuple(notes))
 
 

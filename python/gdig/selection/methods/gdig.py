@@ -5,17 +5,17 @@ from __future__ import annotations
 from gdig.config.budget import Limit
 from gdig.config.config import Config
 from gdig.selection.draw import draw
-from gdig.selection.method import Picked, Swept
+from gdig.selection.method import FinishedSweep, Picked
 from gdig.selection.survey import Survey, threshold, wanted_votes
 
 
-def gdig(swept: Swept, limit: Limit, random_seed: int, options: Config) -> Picked:
+def gdig(sweep: FinishedSweep, limit: Limit, random_seed: int, options: Config) -> Picked:
     """Rows that all the seeds want (arXiv 2405.12915, equation 4), drawn evenly from the clusters.
 
     When fewer than the budget reach agreement `tau`, it is lowered to the most that fills the budget, and said so.
     """
-    votes = threshold(swept.survey, options.tau, limit)
-    return draw(swept, limit, random_seed, options, votes, (_agreed(swept.survey, options.tau, votes),))
+    votes = threshold(sweep.survey, options.tau, limit)
+    return draw(sweep, limit, random_seed, options, votes, (_agreed(sweep.survey, options.tau, votes),))
 
 
 def _agreed(survey: Survey, tau: float, votes: int) -> str:

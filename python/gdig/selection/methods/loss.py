@@ -5,9 +5,9 @@ from __future__ import annotations
 from gdig.config.budget import Limit
 from gdig.config.config import Config
 from gdig.selection.best import best
-from gdig.selection.method import Picked, Swept
+from gdig.selection.method import FinishedSweep, Picked
 
 
-def loss(swept: Swept, limit: Limit, random_seed: int, options: Config) -> Picked:
+def loss(sweep: FinishedSweep, limit: Limit, random_seed: int, options: Config) -> Picked:
     """Rows with the lowest loss, ties by row."""
-    return best(swept, "loss", limit)
+    return best(sweep, "loss", limit)

@@ -7,9 +7,9 @@ from dataclasses import replace
 from gdig.config.budget import Limit
 from gdig.config.config import Config
 from gdig.selection.draw import draw
-from gdig.selection.method import Picked, Swept
+from gdig.selection.method import FinishedSweep, Picked
 
 
-def random(swept: Swept, limit: Limit, random_seed: int, options: Config) -> Picked:
+def random(sweep: FinishedSweep, limit: Limit, random_seed: int, options: Config) -> Picked:
     """Rows drawn uniformly from all that are valid."""
-    return draw(replace(swept, labels=None), limit, random_seed, options.with_options(draw="random"))
+    return draw(replace(sweep, labels=None), limit, random_seed, options.with_options(draw="random"))

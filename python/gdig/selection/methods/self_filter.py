@@ -1,4 +1,4 @@
-"""Self-Filter (arXiv 2402.12501): the hardest rows, each of which makes its neighbours less wanted."""
+"""Self-Filter (arXiv 2402.12501): the hardest rows; each selected row makes its neighbours less wanted."""
 
 from __future__ import annotations
 
@@ -14,42 +14,44 @@ from gdig.config.budget import Limit
 from gdig.config.config import Config
 from gdig.data.features import read_difficulty, read_features
 from gdig.errors import ConfigError
-from gdig.selection.method import Picked, Swept
-from gdig.selection.neighbours import Kept, column, nearest
+from gdig.selection.method import FinishedSweep, Picked
+from gdig.selection.neighbours import NeighbourCache, column, nearest
 from gdig.store.sketches import SketchStore
 
 GAMMA = 1.0
-"""Factor of a penalty."""
+"""Factor of the penalty on a neighbour."""
 STORED = 4
-"""Neighbours found beforehand, for each that a chosen row lowers: some will have been chosen by then."""
+"""Neighbours searched for beforehand, for each that a selected row lowers: some of them are selected by then."""
 
 
 def asked(options: Config) -> int:
-    """How many neighbours of each sketch are found beforehand, if there are as many."""
+    """Return how many neighbours of each sketch are searched for beforehand."""
     return 0 if options.features else STORED * options.n_neighbours
 
 
-def self_filter(swept: Swept, limit: Limit, random_seed: int, options: Config) -> Picked:
-    """Rows by falling difficulty, where each chosen row lowers the difficulty of its nearest neighbours among the rest.
+def self_filter(sweep: FinishedSweep, limit: Limit, random_seed: int, options: Config) -> Picked:
+    """Pick rows by falling difficulty. Each picked row lowers the difficulty of its nearest neighbours.
 
-    Difficulty is the stored loss, or what the file `difficulty` says; it counts from the lowest of all valid rows. The
-    n_neighbours nearest rows that are left lose (difficulty of the chosen) x (cosine)^2. A smaller budget's rows are
-    the beginning of a larger one's. Neighbours are those of the sketches, or of the file `features`.
+    The difficulty is the stored loss, or that of the file `difficulty`, above the lowest of all valid rows. The
+    n_neighbours nearest rows that are not picked lose (difficulty of the picked row) x (cosine)^2. A smaller budget's
+    rows are the beginning of a larger budget's. Neighbours are those of the sketches, or of the file `features`.
     """
-    store = swept.store
+    store = sweep.store
     valid = column(store, "valid").astype(bool)
     difficulty = read_difficulty(options.difficulty, valid) if options.difficulty else column(store, "loss")
     difficulty = np.ascontiguousarray(difficulty, np.float32)
     costs = column(store, "tokens").astype(np.uint32) if limit.unit == "tokens" else None
     notes: tuple[str, ...] = ()
-    if not options.difficulty and swept.difficulty is not None and swept.difficulty.is_file():
-        notes = (f"difficulty is the loss; to choose by what gdig score-net learned: --difficulty {swept.difficulty}",)
+    if not options.difficulty and sweep.difficulty is not None and sweep.difficulty.is_file():
+        notes = (f"difficulty is the loss; --difficulty {sweep.difficulty} selects by what gdig score-net learned",)
     if not options.features:
-        picked = _penalised(store, int(valid.sum()), difficulty, costs, limit, random_seed, options, swept.kept)
+        picked = _penalised(
+            store, int(valid.sum()), difficulty, costs, limit, random_seed, options, sweep.neighbour_cache
+        )
         return replace(picked, notes=(*notes, *picked.notes))
     x = read_features(Path(options.features), valid)
     numbers = np.flatnonzero(valid)
-    if not valid.all():  # an array has no column that says which of its rows count
+    if not valid.all():  # an array has no column that tells its valid rows
         x, difficulty, costs = x[numbers], difficulty[numbers], None if costs is None else costs[numbers]
     picked = _penalised(x, len(numbers), difficulty, costs, limit, random_seed, options)
     return replace(picked, rows=numbers[picked.rows], notes=(*notes, *picked.notes))
@@ -58,17 +60,17 @@ def self_filter(swept: Swept, limit: Limit, random_seed: int, options: Config) -
 def hardest_rows(
     features: NDArray[Any], difficulty: NDArray[Any], n: int, *, n_neighbours: int = 10, random_seed: int = 0
 ) -> NDArray[np.int64]:
-    """The choice of `self_filter` for rows that no run has swept, such as those of a vision-language model.
+    """Select as `self_filter` does among rows that no run has swept, such as those of a vision-language model.
 
     Args:
-        features: [N, F] floats, whose cosines say what is a neighbour.
-        difficulty: [N] floats, higher is harder, such as `gdig.training.difficulty` tells.
-        n: rows to choose.
-        n_neighbours: rows that a chosen one lowers.
+        features: [N, F] floats, whose cosines define neighbours.
+        difficulty: [N] floats, higher is harder, such as `gdig.training.difficulty` returns.
+        n: rows to select.
+        n_neighbours: rows that a selected row lowers.
         random_seed: of the search for neighbours among more than 262,144 rows.
 
     Returns:
-        Rows, in the order chosen; fewer than n rows are the beginning of it.
+        Rows, int64 [n], in the order of the selection. The rows of a smaller n are the beginning of those of a larger.
 
     Raises:
         ConfigError: if an array is of another shape or not finite, or n is not between 1 and N.
@@ -94,18 +96,18 @@ def _penalised(
     limit: Limit,
     random_seed: int,
     options: Config,
-    kept: Kept | None = None,
+    cache: NeighbourCache | None = None,
 ) -> Picked:
-    """Choose among the `count` valid rows of x. kept: what earlier searches of it for neighbours left."""
+    """Pick among the `count` valid rows of x. `cache`: neighbours of x that earlier searches found."""
     if options.n_neighbours >= count:
-        raise ConfigError(
-            f"n_neighbours: a row of {count} valid ones has {count - 1} others; got {options.n_neighbours}"
-        )
-    near = nearest(x, min(STORED * options.n_neighbours, count - 1), count, random_seed, options, kept)
-    rows, before, left, searched = _native.self_filter(
+        k = options.n_neighbours
+        raise ConfigError(f"n_neighbours={k}: expected at most {count - 1}, because the pool has {count} valid rows")
+    k = min(STORED * options.n_neighbours, count - 1)
+    neighbours = nearest(x, k, count, random_seed, options, cache)
+    rows, before, after, n_searched = _native.self_filter(
         x._native if isinstance(x, SketchStore) else x,
-        near.rows,
-        near.cosines,
+        neighbours.rows,
+        neighbours.cosines,
         difficulty=difficulty,
         k=options.n_neighbours,
         gamma=GAMMA,
@@ -113,7 +115,7 @@ def _penalised(
         tokens=costs,
         n_threads=options.threads or 0,
     )
-    notes = near.notes
-    if searched:
-        notes = (*notes, f"all rows were searched for the neighbours of {searched} rows, whose own had been chosen")
-    return Picked(rows, {"difficulty": before, "difficulty_left": left}, notes)
+    notes = neighbours.notes
+    if n_searched:
+        notes = (*notes, f"{n_searched} rows had no free neighbours left; all rows were searched for others")
+    return Picked(rows, {"difficulty": before, "difficulty_left": after}, notes)

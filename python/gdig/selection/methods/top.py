@@ -5,9 +5,9 @@ from __future__ import annotations
 from gdig.config.budget import Limit
 from gdig.config.config import Config
 from gdig.selection.best import best
-from gdig.selection.method import Picked, Swept
+from gdig.selection.method import FinishedSweep, Picked
 
 
-def top(swept: Swept, limit: Limit, random_seed: int, options: Config) -> Picked:
+def top(sweep: FinishedSweep, limit: Limit, random_seed: int, options: Config) -> Picked:
     """Rows with the highest score, ties by row."""
-    return best(swept, options.score, limit)
+    return best(sweep, options.score, limit)

@@ -1,9 +1,9 @@
 //! The votes and the score of each row of a finished sweep, read from the shards of the sweep. Nothing is held for each
 //! row of the pool.
 //!
-//! The votes of a row are the number of seeds that it helps (influence > 0), or of tasks (mean influence on their seeds
-//! > 0). The score of a row is a mean over the seeds (see [`Score`]). It is summed in float64 in the order of the
-//! seeds, and rounded once to float32.
+//! The votes of a row are the number of seeds that it helps, those with influence > 0. Where tasks vote, they are the
+//! number of tasks whose seeds have a mean influence > 0. The score of a row is a mean over the seeds (see [`Score`]).
+//! It is summed in float64 in the order of the seeds, and rounded once to float32.
 
 mod best;
 mod columns;

@@ -1,0 +1,68 @@
+"""The select stage: pick rows by a method, write them whole, and record the selection."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from gdig.config.budget import Limit
+from gdig.data.export import export
+from gdig.resampling import label_counts
+from gdig.run.session import Workspace
+from gdig.selection.choose import choose
+from gdig.selection.method import Checkpoint, FinishedSweep
+from gdig.selection.methods import METHODS
+from gdig.selection.result import Selection, output_columns, summary_lines
+from gdig.selection.survey import Survey
+from gdig.selection.tasks import Tasks
+from gdig.store.sketches import SketchStore
+
+
+def select_stage(work: Workspace, store: SketchStore, survey: Survey, tasks: Tasks, limit: Limit) -> Selection:
+    """Select rows within `limit` by the option `method`, and write them whole."""
+    config, run = work.config, work.run
+    sweep = open_finished_sweep(work, store, survey, tasks, clusters=METHODS[config.method].clusters)
+    scored = choose(sweep, limit, config)
+    columns = output_columns(scored, survey, tasks)
+    output = Path(config.output) if config.output else work.layout.selection
+    export(work.candidates, scored.rows, columns, output)
+    warnings = [*run.fit.warnings, *run.sweep.warnings]
+    for warning in warnings:  # `warn` repeats no warning that a stage of this start has given
+        work.progress.warn(warning)
+    run.record_selection(
+        rows=len(scored.rows),
+        tokens=int(scored.columns["tokens"].sum()),
+        output=str(output),
+        notes=tuple(scored.notes),
+        warnings=tuple(warnings),
+    )
+    n_clusters = int((label_counts(sweep.labels) > 0).sum()) if sweep.labels else None
+    summary = summary_lines(scored, survey, tasks, n_clusters, output)
+    return Selection(scored.rows, columns, output, summary, warnings)
+
+
+def open_finished_sweep(
+    work: Workspace, store: SketchStore, survey: Survey, tasks: Tasks, *, clusters: bool
+) -> FinishedSweep:
+    """Open the finished sweep as the methods see it, with the clusters or without."""
+    layout = work.layout
+    return FinishedSweep(
+        store,
+        survey,
+        labels=layout.labels if clusters else None,
+        centroids=layout.centroids if clusters else None,
+        tasks=tasks,
+        checkpoints=_checkpoints(work),
+        seed_sketches=layout.seed_sketches,
+        difficulty=layout.difficulty,
+    )
+
+
+def _checkpoints(work: Workspace) -> tuple[Checkpoint, ...]:
+    """The training checkpoints last asked for whose sweep is whole."""
+    sweep = work.run.sweep
+    whole = [(key, record) for key in sweep.checkpoint_order if (record := sweep.checkpoints[key]).state == "done"]
+    paths = [work.layout.checkpoint(key) for key, _ in whole]
+    return tuple(
+        Checkpoint(record.path, SketchStore.open(path.shards), record.learning_rate, path.seed_sketches)
+        for (_, record), path in zip(whole, paths, strict=True)
+    )
