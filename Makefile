@@ -7,6 +7,12 @@ export PYO3_PYTHON := $(CURDIR)/$(BIN)/python
 
 RUST := Cargo.toml Cargo.lock rust-toolchain.toml $(shell find rust/gdig-core rust/gdig-py -name '*.rs' -o -name Cargo.toml)
 
+# One worker a core; tests/conftest.py says which worker gets which test.
+PYTEST := $(BIN)/python -m pytest --numprocesses auto
+# https://nexte.st runs each test in a process of its own, and the long ones beside the others.
+CARGO_TEST := if cargo nextest --version >/dev/null 2>&1; then cargo nextest run --workspace --cargo-quiet --status-level fail; \
+	else cargo test --workspace --quiet; fi
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
@@ -31,51 +37,66 @@ venv: .make/native ## make .venv and build gdig into it; later runs rebuild only
 
 .PHONY: demo
 demo: .make/native ## make a small corrupted pool and a tiny model, select from it, say what was found
-	$(BIN)/python examples/demo.py
+	$(BIN)/python -m examples.demo
+
+.PHONY: check
+check: lint ## check style and run the quick tests: under two minutes
+	$(CARGO_TEST)
+	HYPOTHESIS_PROFILE=quick $(PYTEST) -m 'not (slow or distributed or packaging or triton or peers)'
 
 .PHONY: test
-test: .make/native ## run every test: cargo's, then pytest's
-	cargo test --workspace --quiet
-	$(BIN)/python -m pytest
+test: .make/native ## run every test, cargo's and pytest's; make packaging has the builds
+	$(CARGO_TEST)
+	$(PYTEST) -m 'not packaging'
 
-.PHONY: lint
-lint: .make/native ## check style, types and warnings, of Python and Rust
-	$(BIN)/ruff check
-	$(BIN)/ruff format --check
+.PHONY: packaging
+packaging: .make/native ## build sdist and wheels, compare what they hold, run one on a machine without Rust
+	$(BIN)/python -m pytest -m packaging
+
+.PHONY: lint lint-style lint-types lint-rust
+lint: lint-style lint-types lint-rust ## check style, types and warnings, of Python and Rust; -j2 does it on two cores
+
+lint-style: .make/python
+	$(BIN)/python -m ruff check
+	$(BIN)/python -m ruff format --check
 	cargo fmt --all --check
+
+lint-types: .make/native
+	$(BIN)/python -m mypy
+	MYPYPATH=python $(BIN)/python -m mypy.stubtest gdig._native --mypy-config-file .ci/stubtest.ini
+
+lint-rust: .make/python
 	cargo clippy --workspace --all-targets --quiet -- -D warnings
-	$(BIN)/mypy
-	MYPYPATH=python $(BIN)/python -m mypy.stubtest gdig._native
 
 .PHONY: format
 format: .make/python ## rewrite Python and Rust in the project's style
-	$(BIN)/ruff check --fix
-	$(BIN)/ruff format
+	$(BIN)/python -m ruff check --fix
+	$(BIN)/python -m ruff format
 	cargo fmt --all
 
 .PHONY: bench
 bench: .make/native ## measure the selection on real pairs (a file named by GDIG_ZH_EN), into benches/record/
-	$(BIN)/python benches/real_zh_en.py
+	$(BIN)/python -m benches.real_zh_en
 
 .PHONY: evidence
 evidence: .make/native ## measure whether the scores predict and the selection helps: an hour at most, goes on if interrupted
-	$(BIN)/python benches/evidence.py
+	$(BIN)/python -m benches.evidence
 
 .PHONY: evidence-quick
 evidence-quick: .make/native ## the same at small sizes, in three minutes; changes no record that is kept
-	$(BIN)/python benches/evidence.py --quick
+	$(BIN)/python -m benches.evidence --quick
 
 .PHONY: bench-sweep
 bench-sweep: .make/native ## measure sweep and fit beside a plain forward and backward pass, into benches/record/
-	$(BIN)/python benches/sweep.py
+	$(BIN)/python -m benches.sweep
 
 .PHONY: parity
 parity: .make/native ## compare scores with kronfluence's and bergson's (pip install 'gdig[peers]'), into benches/record/
-	$(BIN)/python benches/parity.py
+	$(BIN)/python -m benches.parity
 
 .PHONY: parity-expectations
 parity-expectations: .make/native ## write the peers' scores that the tests compare with, into tests/data/
-	$(BIN)/python benches/parity.py --write-expectations
+	$(BIN)/python -m benches.parity --write-expectations
 
 .PHONY: bench-rust
 bench-rust: .make/python ## measure the kernels of k-means by themselves: GFLOP/s, and the share of the ceiling
@@ -83,23 +104,23 @@ bench-rust: .make/python ## measure the kernels of k-means by themselves: GFLOP/
 
 .PHONY: bench-bids
 bench-bids: .make/native ## measure BIDS beside its plain form in NumPy, into benches/record/
-	$(BIN)/python benches/bids.py
+	$(BIN)/python -m benches.bids
 
 .PHONY: bench-tagcos
 bench-tagcos: .make/native ## measure TAGCOS's pursuit beside its plain form and scikit-learn's, into benches/record/
-	OMP_NUM_THREADS=1 $(BIN)/python benches/tagcos.py --threads 1
+	OMP_NUM_THREADS=1 $(BIN)/python -m benches.tagcos --threads 1
 
 .PHONY: bench-neighbours
 bench-neighbours: .make/native ## measure the graph of neighbours beside faiss's (pip install 'gdig[bench]'), into benches/record/
-	$(BIN)/python benches/neighbours.py --faiss-queries 10000
+	$(BIN)/python -m benches.neighbours --faiss-queries 10000
 
 .PHONY: bench-gpu
 bench-gpu: .make/native ## check and measure the kernels and the sweep on a CUDA GPU, into benches/record/
-	$(BIN)/python benches/gpu.py
+	$(BIN)/python -m benches.gpu
 
 .PHONY: tune
 tune: .make/native ## time the kernels' configurations on a CUDA GPU and pin the fastest, in kernels/pinned.py
-	$(BIN)/python benches/tune.py
+	$(BIN)/python -m benches.tune
 
 .PHONY: wheel
 wheel: .make/python ## build sdist and wheel into dist/

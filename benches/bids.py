@@ -1,11 +1,11 @@
 """BIDS beside its plain form in NumPy: the same matrix, the same picks.
 
-    python benches/bids.py                          # writes benches/record/bids.json
-    python benches/bids.py --rows 100000 --budget 1000
+    python -m benches.bids                          # writes benches/record/bids.json
+    python -m benches.bids --rows 100000 --budget 1000
 
-Two matrices: columns that know nothing of one another, and columns that mostly agree (influence whose rows differ in
-length), for which a column's sorted order is followed far down. The plain form looks at every entry for every pick; it
-makes `--plain` picks, which are compared, and its time for the whole budget is that times budget / picks.
+There are two matrices: independent columns, and columns that mostly agree. Columns that agree make gdig follow a sorted
+column far down. The plain form looks at every entry for every pick. It makes `--plain` picks, which must equal gdig's;
+its time for the whole budget is extrapolated by budget / picks.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from kmeans import machine
 from numpy.typing import NDArray
 
+from benches.shared.machine import ROOT, core_machine
 from gdig.selection.methods.bids import bids_rows
 from gdig.store.sketches import SketchStore
 
-RECORD = Path(__file__).parent / "record" / "bids.json"
+RECORD = ROOT / "benches" / "record" / "bids.json"
 
 
 def make(kind: str, rows: int, seeds: int) -> NDArray[np.float32]:
@@ -39,7 +39,7 @@ def make(kind: str, rows: int, seeds: int) -> NDArray[np.float32]:
 
 
 def plain(x: NDArray[np.float32], budget: int) -> tuple[NDArray[np.int64], float]:
-    """Rows, and the seconds that the picks took, without those for the z-scores."""
+    """The rows, and the seconds of the picks, without the seconds of the z-scores."""
     z = x.astype(np.float64)
     z -= z.mean(0)
     z /= z.std(0, ddof=1)
@@ -47,8 +47,8 @@ def plain(x: NDArray[np.float32], budget: int) -> tuple[NDArray[np.int64], float
     start = time.perf_counter()
     for k in range(budget):
         mean = sums / max(1, k)
-        for part in range(0, len(z), 4_096):  # so that what is subtracted stays in the cache
-            (z[part : part + 4_096] - mean).max(1, out=best[part : part + 4_096])
+        for first_row in range(0, len(z), 4_096):  # so that what is subtracted stays in the cache
+            (z[first_row : first_row + 4_096] - mean).max(1, out=best[first_row : first_row + 4_096])
         best[rows] = -np.inf
         row = int(best.argmax())
         rows.append(row)
@@ -59,10 +59,10 @@ def plain(x: NDArray[np.float32], budget: int) -> tuple[NDArray[np.int64], float
 def write(x: NDArray[np.float32], directory: Path, rows_per_shard: int = 16_384) -> SketchStore:
     store = SketchStore.create(directory, 1, rows_per_shard=rows_per_shard)
     for shard, start in enumerate(range(0, len(x), rows_per_shard)):
-        part = x[start : start + rows_per_shard]
-        n = len(part)
+        block = x[start : start + rows_per_shard]
+        n = len(block)
         columns = {"loss": np.zeros(n, np.float32), "tokens": np.ones(n, np.int32), "valid": np.ones(n, bool)}
-        store.write_shard(shard, {"sketch": np.zeros((n, 1), np.float32), "influence": part, **columns})
+        store.write_shard(shard, {"sketch": np.zeros((n, 1), np.float32), "influence": block, **columns})
     return store
 
 
@@ -74,9 +74,9 @@ def bench(kind: str, arguments: argparse.Namespace, directory: Path) -> dict[str
     times = []
     for _ in range(arguments.repeats):
         start = time.perf_counter()
-        found = bids_rows(store, arguments.budget)
+        picked = bids_rows(store, arguments.budget)
         times.append(time.perf_counter() - start)
-    if not np.array_equal(found.rows[: arguments.plain], picks):
+    if not np.array_equal(picked.rows[: arguments.plain], picks):
         raise SystemExit(f"{kind}: the picks differ from those of the plain form")
     whole = seconds * arguments.budget / arguments.plain
     spread = {"median": statistics.median(times), "min": min(times), "max": max(times), "n": len(times)}
@@ -85,7 +85,7 @@ def bench(kind: str, arguments: argparse.Namespace, directory: Path) -> dict[str
     return {
         "seconds": spread,
         "plain": {"picks": arguments.plain, "seconds": seconds, "seconds_for_all_extrapolated": whole},
-        "seeds_served": len(np.unique(found.seeds)),
+        "seeds_served": len(np.unique(picked.seeds)),
     }
 
 
@@ -103,7 +103,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as directory:
             results[kind] = bench(kind, arguments, Path(directory) / "sweep")
     sizes = {name: getattr(arguments, name) for name in ("rows", "seeds", "budget")}
-    record = {"machine": machine(), **sizes, "columns": results}
+    record = {"machine": core_machine(), **sizes, "columns": results}
     record["peak_bytes_with_the_plain_form"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     arguments.record.write_text(json.dumps(record, indent=2) + "\n")
 

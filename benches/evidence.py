@@ -1,10 +1,10 @@
 """All evidence that the scores are right and the selection helps: each experiment a process, side by side.
 
-    python benches/evidence.py           # what `make evidence` runs; records into benches/record/, pictures into docs/
-    python benches/evidence.py --quick   # what `make evidence-quick` runs: small sizes, nothing that is kept is changed
-    python benches/evidence.py generated # one experiment
+    python -m benches.evidence           # what `make evidence` runs; records into benches/record/, pictures into docs/
+    python -m benches.evidence --quick   # what `make evidence-quick` runs: small sizes, nothing that is kept is changed
+    python -m benches.evidence generated # one experiment
 
-Each keeps its finished steps below build/, so that an interrupted run goes on where it was.
+Each experiment keeps its finished steps below build/, so that an interrupted run continues where it stopped.
 """
 
 from __future__ import annotations
@@ -16,31 +16,30 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
-
-BENCHES = Path(__file__).resolve().parent
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """A program of this folder. quick: its flags for a short run, None if it has no such run. last: it needs
-    what the others have left."""
+    """A program, run as `python -m module`.
 
-    script: str
+    quick: its flags for a short run, None if it has no short run. last: it needs the records of the others.
+    """
+
+    module: str
     flags: tuple[str, ...] = ()
     quick: tuple[str, ...] | None = ("--quick",)
     last: bool = False
 
 
 EXPERIMENTS = {
-    "generated": Experiment("evidence_generated.py"),
-    "zh-en": Experiment("evidence_zh_en.py", ("--small", "--threads", "1"), None),
-    "plots": Experiment("evidence_plots.py", last=True),
+    "generated": Experiment("benches.evidence_generated"),
+    "zh-en": Experiment("benches.evidence_zh_en", ("--small", "--threads", "1"), None),
+    "plots": Experiment("benches.evidence_plots", last=True),
 }
 
 
 def main() -> None:
-    """Run the experiments asked for, those that need others' results last; the status is 1 if one of them failed."""
+    """Run the experiments, those that need others' records last. The status is 1 if an experiment failed."""
     arguments = _arguments()
     asked = arguments.experiments or list(EXPERIMENTS)
     side_by_side = [name for name in asked if not EXPERIMENTS[name].last]
@@ -51,30 +50,32 @@ def main() -> None:
 
 
 def run(name: str, quick: bool) -> bool:
-    """Run one experiment; say how long it took, on the clock and of the processor. Returns whether it failed."""
-    one = EXPERIMENTS[name]
-    if quick and one.quick is None:
+    """Run an experiment and print its seconds, by the clock and of the CPU. Returns whether it failed."""
+    experiment = EXPERIMENTS[name]
+    if quick and experiment.quick is None:
         print(f"{name}: has no quick run", flush=True)
         return False
-    flags = one.quick if quick and one.quick is not None else one.flags
-    print(f"{name}: benches/{one.script} {' '.join(flags)}", flush=True)
+    flags = experiment.quick if quick and experiment.quick is not None else experiment.flags
+    print(f"{name}: python -m {experiment.module} {' '.join(flags)}", flush=True)
     start = time.monotonic()
-    process = subprocess.Popen([sys.executable, str(BENCHES / one.script), *flags])
+    process = subprocess.Popen([sys.executable, "-m", experiment.module, *flags])
     _, status, used = os.wait4(process.pid, 0)
     seconds, cpu = time.monotonic() - start, used.ru_utime + used.ru_stime
-    told = f"failed ({os.waitstatus_to_exitcode(status)})" if status else "done"
-    print(f"{name}: {told}, {seconds:.0f} s, {cpu:.0f} s of the processor", flush=True)
+    outcome = f"failed ({os.waitstatus_to_exitcode(status)})" if status else "done"
+    print(f"{name}: {outcome}, {seconds:.0f} s, {cpu:.0f} s of the processor", flush=True)
     return status != 0
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    known = ", ".join(EXPERIMENTS)
-    parser.add_argument("experiments", nargs="*", metavar="EXPERIMENT", help=f"of {known} (default: all)")
+    names = ", ".join(EXPERIMENTS)
+    parser.add_argument(
+        "experiments", nargs="*", metavar="EXPERIMENT", help=f"experiments to run, of {names} (default: all)"
+    )
     parser.add_argument("--quick", action="store_true", help="small sizes, in three minutes together")
     arguments = parser.parse_args()
     if unknown := set(arguments.experiments) - EXPERIMENTS.keys():
-        parser.error(f"expected some of {known}, got {', '.join(sorted(unknown))}")
+        parser.error(f"{', '.join(sorted(unknown))}: expected experiments of {names}")
     return arguments
 
 

@@ -1,12 +1,12 @@
-"""Does the influence predict, and does the selection help? A generated language that a tiny model learns in seconds.
+"""Does the influence predict, and does the selection help? On a generated language that a tiny model learns in seconds.
 
-    python benches/evidence_generated.py                     # every part; records into benches/record/
-    python benches/evidence_generated.py --parts datamodels  # one of them
-    python benches/evidence_generated.py --quick             # small sizes; recorded in build/ only
+    python -m benches.evidence_generated                     # every part; records into benches/record/
+    python -m benches.evidence_generated --parts datamodels  # one of them
+    python -m benches.evidence_generated --quick             # small sizes; recorded in build/ only
 
-Trains a small Llama on a base of clean rows, then on a pool with 20 % spoiled and 10 % nearly repeated ones, scores the
-pool by gdig and by the baselines, and trains the base again on many parts of the pool. Finished steps are kept in
-build/evidence_generated/, so that an interrupted run goes on where it was.
+The bench trains a small Llama on a base of clean rows, then on a pool with 20 % spoiled and 10 % nearly repeated rows.
+It scores the pool by gdig and by the baselines, and trains the base again on many parts of the pool. Finished steps
+are kept in build/evidence_generated/, so that an interrupted run continues where it stopped.
 """
 
 from __future__ import annotations
@@ -14,35 +14,32 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.append(str(ROOT / "examples"))
-
 import torch
-from generated import scores
-from generated.predict import datamodels
-from generated.removal import counterfactuals
-from generated.selection import selections
-from generated.world import BASE, FULL, QUICK, TUNE, World
-from zh_en.measure import machine, provenance
-from zh_en.steps import Steps
+
+from benches.generated_language import scores
+from benches.generated_language.predict import datamodels
+from benches.generated_language.removal import counterfactuals
+from benches.generated_language.selection import selections
+from benches.generated_language.world import BASE, FULL, QUICK, TUNE, World
+from benches.shared.machine import ROOT, machine, provenance
+from benches.shared.steps import Steps
 
 PARTS: dict[str, Callable[[World], dict[str, Any]]] = {
     "datamodels": datamodels,
     "counterfactuals": counterfactuals,
     "selection": selections,
 }
-"""By the name of the record, evidence-NAME.json."""
+"""The experiments, by the name of the record, evidence-NAME.json."""
 
 
 def main() -> None:
-    """Run what is missing of each part, then write its record."""
+    """Run the missing steps of each part, then write its record."""
     arguments = _arguments()
     torch.set_num_threads(arguments.threads)
     os.environ["OMP_NUM_THREADS"] = str(arguments.threads)
@@ -80,13 +77,17 @@ def _records(arguments: argparse.Namespace) -> Path:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=list(PARTS))
-    parser.add_argument("--quick", action="store_true", help="small sizes, in two minutes")
-    parser.add_argument("--folder", type=Path, default=ROOT / "build" / "evidence_generated", help="finished steps")
+    parser.add_argument("--quick", action="store_true", help="run at small sizes, in two minutes")
+    parser.add_argument(
+        "--folder", type=Path, default=ROOT / "build" / "evidence_generated", help="folder of the finished steps"
+    )
     parser.add_argument(
         "--record", type=Path, help="folder of the records (default: benches/record/; --quick: --folder)"
     )
-    parser.add_argument("--random-seed", type=int, default=0, help="another language and pool; recorded in build/ only")
-    parser.add_argument("--threads", type=int, default=1, help="of the CPU (default: %(default)s)")
+    parser.add_argument(
+        "--random-seed", type=int, default=0, help="draw another language and pool; its record goes into build/ only"
+    )
+    parser.add_argument("--threads", type=int, default=1, help="threads of the CPU (default: %(default)s)")
     return parser.parse_args()
 
 

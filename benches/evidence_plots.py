@@ -1,9 +1,9 @@
-"""Pictures of the records, for docs/: what the influence predicts, and what models trained on a selection can do.
+"""Pictures of the records, for docs/: what the influence predicts, and how models trained on a selection perform.
 
-    python benches/evidence_plots.py           # benches/record/evidence-*.json into docs/*.svg
-    python benches/evidence_plots.py --quick   # the records of quick runs, into build/
+    python -m benches.evidence_plots           # benches/record/evidence-*.json into docs/*.svg
+    python -m benches.evidence_plots --quick   # the records of quick runs, into build/
 
-Needs matplotlib: pip install 'gdig[evidence]'. A record that is not there is left out, and said.
+The bench needs matplotlib: pip install 'gdig[evidence]'. It leaves out a record that does not exist, and prints that.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
+from benches.shared.machine import ROOT
 
 SHOWN = (
     "ekfac 0.001, cosine", "ekfac 0.1, cosine", "ekfac 0.0001", "ekfac 0.001", "ekfac 0.01", "ekfac 0.1", "ekfac 1",
@@ -38,7 +38,7 @@ INK, OURS, OTHERS = "#222222", "#1f5fa8", "#999999"
 
 
 def main() -> None:
-    """Draw what there are records of."""
+    """Draw a picture for each record that exists."""
     arguments = _arguments()
     if importlib.util.find_spec("matplotlib") is None:
         print("evidence_plots: skipped, matplotlib is not installed (pip install 'gdig[evidence]')")
@@ -63,40 +63,40 @@ def main() -> None:
         print(f"drawn: {file}, {file.stat().st_size / 1000:.0f} kB")
 
 
-def datamodels(found: dict[str, Any]) -> Any:
-    """Linear datamodelling scores with their intervals, a line a method."""
+def datamodels(results: dict[str, Any]) -> Any:
+    """Linear datamodelling scores with their intervals, a line for each method."""
     import matplotlib.pyplot as plt
 
-    names = [name for name in SHOWN if name in found["methods"]][::-1]
+    names = [name for name in SHOWN if name in results["methods"]][::-1]
     figure, axes = plt.subplots(figsize=(6.5, 0.22 * len(names) + 0.8))
     for y, name in enumerate(names):
-        value, low, high = found["methods"][name]["lds"]
+        value, low, high = results["methods"][name]["lds"]
         colour = OURS if "kfac" in name or name == "identity" else OTHERS
         axes.plot([low, high], [y, y], color=colour, linewidth=1.5)
         axes.plot(value, y, "o", color=colour, markersize=4)
     axes.axvline(0, color=INK, linewidth=0.6)
-    if found["noise"]:
-        ceiling = found["noise"]["lds"]["ceiling"]
+    if results["noise"]:
+        ceiling = results["noise"]["lds"]["ceiling"]
         axes.axvline(ceiling, color=INK, linewidth=0.8, linestyle=":")
         axes.annotate("noise ceiling", (ceiling, 0), rotation=90, ha="right", va="bottom", fontsize=8)
     axes.set_yticks(range(len(names)), names)
-    axes.set_xlabel(f"linear datamodelling score, {found['subsets']} halves of the pool, 95 % intervals")
+    axes.set_xlabel(f"linear datamodelling score, {results['subsets']} halves of the pool, 95 % intervals")
     _plain(axes)
     return figure
 
 
-def selection(found: dict[str, Any]) -> Any:
-    """Held-out loss, exact match and spoiled rows against the budget, a line a method."""
+def selection(results: dict[str, Any]) -> Any:
+    """Held-out loss, exact match and spoiled rows against the budget, a line for each method."""
     import matplotlib.pyplot as plt
 
-    budgets = list(found["budgets"])
+    budgets = list(results["budgets"])
     x = [float(budget.rstrip("%")) for budget in budgets]
     figure, panels = plt.subplots(1, 3, figsize=(9.5, 3.2))
     for axes, key, title in zip(
         panels, ("loss", "exact", "spoiled"), ("held-out loss", "exact match", "spoiled rows chosen"), strict=True
     ):
         for name, colour in COLOURS.items():
-            rows = [found["budgets"][budget].get(name) for budget in budgets]
+            rows = [results["budgets"][budget].get(name) for budget in budgets]
             if not all(rows):
                 continue
             values = [row[key] for row in rows]
@@ -106,7 +106,7 @@ def selection(found: dict[str, Any]) -> Any:
                 values = [value[0] for value in values]
             axes.plot(x, values, "o-", color=colour, markersize=3, linewidth=1.3, label=name)
         if key != "spoiled":
-            axes.axhline(found["full pool"][key][0], color=INK, linewidth=0.8, linestyle=":", label="full pool")
+            axes.axhline(results["full pool"][key][0], color=INK, linewidth=0.8, linestyle=":", label="full pool")
         axes.set_xscale("log")
         axes.set_xticks(x, budgets)
         axes.minorticks_off()
@@ -118,16 +118,16 @@ def selection(found: dict[str, Any]) -> Any:
     return figure
 
 
-def counterfactuals(found: dict[str, Any]) -> Any:
-    """Change of the held-out loss when rows are left out, a panel for each share."""
+def counterfactuals(results: dict[str, Any]) -> Any:
+    """Change of the held-out loss without some rows, a panel for each share."""
     import matplotlib.pyplot as plt
 
-    shares = list(found["removed"])
-    names = list(found["removed"][shares[0]]["methods"])[::-1]
+    shares = list(results["removed"])
+    names = list(results["removed"][shares[0]]["methods"])[::-1]
     figure, panels = plt.subplots(1, len(shares), figsize=(9.5, 0.24 * len(names) + 0.8), sharey=True)
     for axes, share in zip(panels, shares, strict=True):
         for y, name in enumerate(names):
-            value, low, high = found["removed"][share]["methods"][name]["test"]
+            value, low, high = results["removed"][share]["methods"][name]["test"]
             colour = OURS if "kfac" in name or name == "identity" else OTHERS
             axes.plot([low, high], [y, y], color=colour, linewidth=1.5)
             axes.plot(value, y, "o", color=colour, markersize=4)
@@ -144,7 +144,7 @@ PICTURES: dict[str, Callable[[dict[str, Any]], Any]] = {
     "selection": selection,
     "counterfactuals": counterfactuals,
 }
-"""By the name of the record."""
+"""The pictures, by the name of the record."""
 
 
 def _plain(axes: Any) -> None:

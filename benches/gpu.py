@@ -1,18 +1,17 @@
 """The kernels and the sweep on a GPU, in one command of under ten minutes.
 
-    python benches/gpu.py                  # all of it; writes benches/record/gpu.json
-    python benches/gpu.py --rehearse       # the same road on the CPU, tiny: kernels interpreted, the sweep by reference
+    python -m benches.gpu                  # all of it; writes benches/record/gpu.json
+    python -m benches.gpu --rehearse       # the same steps on the CPU, tiny: interpreted kernels, the reference's sweep
 
-First the kernels' checks run on the device; where one fails, nothing is measured. Then each kernel is set against its
-ceiling (bandwidth of a copy, cuBLAS), measured beside it, and the sweep against the plain forward and backward of the
-same model. Needs torch and Triton; gdig may be installed, or lie in python/ beside this folder, extension and all.
+First the kernels' checks run on the device. If a check fails, nothing is measured. Then each kernel is compared with
+its ceiling (the bandwidth of a copy, cuBLAS), and the sweep with the plain forward and backward pass of the same model.
+The bench needs torch and Triton. Where gdig is not installed, set PYTHONPATH=python; the built extension lies there.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib.metadata
-import importlib.util
 import json
 import os
 import platform
@@ -71,19 +70,19 @@ def kernel_table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def sweep_table(found: dict[str, Any]) -> str:
+def sweep_table(figures: dict[str, Any]) -> str:
     """One model's figures."""
     lines = [
-        f"{found['model']}: {found['parameters'] / 1e6:.0f}M parameters, {found['tokens']} tokens, pads "
-        f"{found['pads']['file order']:.0%} in file order, {found['pads']['sorted']:.0%} sorted",
+        f"{figures['model']}: {figures['parameters'] / 1e6:.0f}M parameters, {figures['tokens']} tokens, pads "
+        f"{figures['pads']['file order']:.0%} in file order, {figures['pads']['sorted']:.0%} sorted",
         "| pass | tokens/s | of plain, file order | of plain, sorted | peak GiB |",
         "|---|---:|---:|---:|---:|",
     ]
-    for name, one in found["passes"].items():
-        peak = "" if one["peak_bytes"] is None else f"{one['peak_bytes'] / 2**30:.2f}"
-        ratios = f"{one['of_file_order']:.3f} | {one['of_sorted']:.3f}"
-        lines.append(f"| {name} | {one['tokens_per_second']:,.0f} | {ratios} | {peak} |")
-    for target in found["targets"]:
+    for name, result in figures["passes"].items():
+        peak = "" if result["peak_bytes"] is None else f"{result['peak_bytes'] / 2**30:.2f}"
+        ratios = f"{result['of_file_order']:.3f} | {result['of_sorted']:.3f}"
+        lines.append(f"| {name} | {result['tokens_per_second']:,.0f} | {ratios} | {peak} |")
+    for target in figures["targets"]:
         verdict = "met" if target["met"] else "MISSED"
         what = f"{target['pass']}, {target['ratio'].replace('_', ' ')}"
         lines.append(f"{verdict}: {what}: {target['measured']:.3f}, at most {target['at_most']}")
@@ -101,7 +100,9 @@ def write(path: Path, record: dict[str, Any]) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rehearse", "--quick", action="store_true", help="on the CPU, with tiny shapes")
-    parser.add_argument("--minutes", type=float, default=9.0, help="time for everything; what does not fit is left out")
+    parser.add_argument(
+        "--minutes", type=float, default=9.0, help="time for everything; sizes that do not fit are left out"
+    )
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--rounds", type=int, default=5, help="of each pass of the sweep")
     parser.add_argument("--output", type=Path, default=RECORD, help="the record; a rehearsal writes one only elsewhere")
@@ -109,13 +110,11 @@ def main() -> int:
     # Read when Triton is imported, so before anything of gdig is.
     os.environ["TRITON_INTERPRET"] = "1" if arguments.rehearse else "0"
     os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")
-    sys.path.insert(0, str(ROOT / "benches"))
-    if importlib.util.find_spec("gdig") is None:
-        sys.path.insert(0, str(ROOT / "python"))
     import torch
-    from device.checks import run_checks
-    from device.kernels import measure_kernels
-    from device.sweeps import measure_sweep, sizes
+
+    from benches.gpu_parts.checks import run_checks
+    from benches.gpu_parts.kernels import measure_kernels
+    from benches.gpu_parts.sweeps import measure_sweep, sizes
 
     if not arguments.rehearse and not torch.cuda.is_available():
         parser.error("no CUDA device; --rehearse runs on the CPU")
@@ -133,9 +132,9 @@ def main() -> int:
             return 1
         print(f"checks took {time.monotonic() - begin:.0f} s", flush=True)
     if "kernels" in arguments.parts:
-        # A third of what is left: the sweep is what the targets are about.
-        left = end - time.monotonic()
-        share = left / 3 if "sweep" in arguments.parts else left
+        # A third of the time: the targets are about the sweep.
+        seconds_left = end - time.monotonic()
+        share = seconds_left / 3 if "sweep" in arguments.parts else seconds_left
         record["kernels"] = measure_kernels(device, share, quick=arguments.rehearse)
         print(kernel_table(record["kernels"]), flush=True)
         if save:
@@ -143,14 +142,14 @@ def main() -> int:
     if "sweep" in arguments.parts:
         todo = sizes(arguments.rehearse)
         for number, size in enumerate(todo):
-            left = end - time.monotonic()
-            if left < 0:
+            seconds_left = end - time.monotonic()
+            if seconds_left < 0:
                 print(f"not measured: {size.name}: no time left", flush=True)
                 continue
-            stop = time.monotonic() + left / (len(todo) - number)
-            found = measure_sweep(size, device, 1 if arguments.rehearse else arguments.rounds, stop)
-            record["sweep"].append(found)
-            print(sweep_table(found), flush=True)
+            stop = time.monotonic() + seconds_left / (len(todo) - number)
+            figures = measure_sweep(size, device, 1 if arguments.rehearse else arguments.rounds, stop)
+            record["sweep"].append(figures)
+            print(sweep_table(figures), flush=True)
             if save:
                 write(arguments.output, record)
     print(f"took {time.monotonic() - begin:.0f} s", flush=True)

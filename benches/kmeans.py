@@ -1,23 +1,21 @@
-"""k-means beside its peers: the same rows, the same start, interleaved, in one process.
+"""gdig's k-means beside other libraries: the same rows, the same start, in turns, in one process.
 
-    python benches/kmeans.py                       # writes benches/record/kmeans.json
-    python benches/kmeans.py --rows 200000 --clusters 512 --peers faiss
-    python benches/kmeans.py --cold 30 --directory /data    # a pass over 30 GB that are not in the page cache
+    python -m benches.kmeans                       # writes benches/record/kmeans.json
+    python -m benches.kmeans --rows 200000 --clusters 512 --peers faiss
+    python -m benches.kmeans --cold 30 --directory /data    # a pass over 30 GB that are not in the page cache
 
-Needs `pip install 'gdig[bench]'`. A time is one full Lloyd iteration (assignment and update) over all rows. Rows are
-float16 or int8 in a store for ours; for the peers the same numbers as float32, in memory, converted before the clock
-runs (bfloat16 for torch). Inertia is computed for all alike, in float64, from the stored rows and the centroids.
+The bench needs `pip install 'gdig[bench]'`. A time is one full Lloyd iteration (assignment and update) over all rows.
+gdig reads float16 or int8 rows from a store. The other libraries get the same numbers as float32 (bfloat16 for torch),
+in memory, converted before the clock runs. Inertia is computed alike for all, in float64, from the stored rows and the
+centroids.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import json
 import os
-import platform
 import statistics
-import subprocess
 import tempfile
 import time
 from functools import partial
@@ -25,17 +23,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import peers
 from numpy.typing import NDArray
 
-from gdig import KMeans, SketchStore, _native
+from benches.libraries import kmeans_libraries
+from benches.shared.machine import ROOT, core_machine
+from gdig import KMeans, SketchStore
 
-RECORD = Path(__file__).parent / "record" / "kmeans.json"
+RECORD = ROOT / "benches" / "record" / "kmeans.json"
 BLOCK = 65_536
 
 
 def make(directory: Path, rows: int, dim: int, dtype: str, random_seed: int = 0) -> SketchStore:
-    """Rows around 2,000 centres, so wide that each has several near ones: as hard as sketches of gradients are."""
+    """Rows around 2,000 centres, spread so far that each row has several near centres, like sketches of gradients."""
     rng = np.random.default_rng(random_seed)
     centers = rng.standard_normal((2_000, dim), dtype=np.float32) / 2
     with SketchStore.create(directory, dim, dtype=dtype, rows_per_shard=131_072) as store:
@@ -60,28 +59,28 @@ def inertia(x: NDArray[np.float32], centers: NDArray[np.float32]) -> float:
 
 
 def bench(arguments: argparse.Namespace, rows: int, k: int, dtype: str, directory: Path) -> dict[str, Any]:
-    """One table: every method, `repeats` times in turn."""
+    """One table: every method, `repeats` times in turns."""
     store = make(directory / f"{dtype}-{k}", rows, arguments.dim, dtype)
     x = as_float32(store)
     start = x[np.random.default_rng(7).choice(rows, k, replace=False)].copy()
-    methods: dict[str, Any] = {"gdig": partial(peers.gdig, store)}
+    methods: dict[str, Any] = {"gdig": partial(kmeans_libraries.gdig, store)}
     for kernel in arguments.kernels:
-        methods[f"gdig {kernel}"] = partial(peers.gdig, store, kernel=kernel)
+        methods[f"gdig {kernel}"] = partial(kmeans_libraries.gdig, store, kernel=kernel)
     for peer in arguments.peers:
         data = x
         if peer == "torch_bf16":
             import torch
 
             data = torch.from_numpy(x).to(torch.bfloat16)
-        methods[peer] = partial(getattr(peers, peer), data)
+        methods[peer] = partial(getattr(kmeans_libraries, peer), data)
     seconds: dict[str, list[float]] = {name: [] for name in methods}
-    found: dict[str, float] = {}
+    inertias: dict[str, float] = {}
     for _ in range(arguments.repeats):
         for name, method in methods.items():
             time_, centers = method(start=start, iterations=arguments.iterations, threads=arguments.threads)
             seconds[name].append(time_)
-            if name not in found:
-                found[name] = inertia(x, centers)
+            if name not in inertias:
+                inertias[name] = inertia(x, centers)
     lines = {}
     for name, times in seconds.items():
         median = statistics.median(times)
@@ -89,7 +88,7 @@ def bench(arguments: argparse.Namespace, rows: int, k: int, dtype: str, director
             "seconds": {"median": median, "min": min(times), "max": max(times), "n": len(times)},
             "mega_points_per_second": rows / median / 1e6,
             "gflops": 2 * rows * k * arguments.dim / median / 1e9,
-            "inertia": found[name],
+            "inertia": inertias[name],
         }
     reference = lines.get("faiss", lines["gdig"])["seconds"]["median"]
     print(f"\n{dtype}, {rows} x {arguments.dim}, K = {k}, {arguments.threads} threads")
@@ -111,7 +110,7 @@ def evict(path: Path) -> None:
 
 
 def direct_rate(paths: list[Path], threads: int) -> float:
-    """Bytes a second that the disk gives to O_DIRECT reads of 8 MiB, by as many threads as k-means has."""
+    """Bytes a second of O_DIRECT reads of 8 MiB, with as many threads as k-means has."""
     import mmap
     from concurrent.futures import ThreadPoolExecutor
 
@@ -133,7 +132,7 @@ def direct_rate(paths: list[Path], threads: int) -> float:
 
 
 def cold(arguments: argparse.Namespace, directory: Path) -> dict[str, Any]:
-    """A pass over a store that is not in memory, against the disk's own rate, in turn."""
+    """A pass over a store that is not in memory, beside the disk's own rate, in turns."""
     rows = int(arguments.cold * 1e9 / (2 * arguments.dim))
     store = make(directory / "cold", rows, arguments.dim, "float16")
     paths = sorted((directory / "cold").glob("*.safetensors"))
@@ -160,48 +159,33 @@ def cold(arguments: argparse.Namespace, directory: Path) -> dict[str, Any]:
     return {"bytes": total, "share_of_direct": share} | rates_of
 
 
-def machine() -> dict[str, Any]:
-    """Where the numbers are from."""
-    names = ["faiss-cpu", "scikit-learn", "fastkmeans", "torch", "numpy"]
-    versions = {}
-    for name in names:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            versions[name] = None
-    git = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False, cwd=RECORD.parent)
-    model = [
-        line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line
-    ]
-    return {
-        "commit": git.stdout.strip(),
-        "cpu": f"{os.cpu_count()} x {model[0] if model else platform.processor()}",
-        "kernels": _native.kernels(),
-        "load_average": os.getloadavg(),
-        "python": platform.python_version(),
-        "versions": versions,
-    }
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, nargs="+", default=[1_000_000], help="one for each of --clusters, or one")
+    parser.add_argument(
+        "--rows",
+        type=int,
+        nargs="+",
+        default=[1_000_000],
+        help="a number for each of --clusters, or one number for all",
+    )
     parser.add_argument("--clusters", type=int, nargs="+", default=[512, 4_096])
     parser.add_argument("--dim", type=int, default=512)
     parser.add_argument("--dtypes", nargs="+", default=["float16", "int8"])
     parser.add_argument("--peers", nargs="*", default=["faiss", "scikit_learn", "fastkmeans", "torch_bf16"])
-    parser.add_argument("--kernels", nargs="*", default=[], help="further kernels of ours")
-    parser.add_argument("--iterations", type=int, default=3, help="of a run; the last is timed")
+    parser.add_argument("--kernels", nargs="*", default=[], help="more kernels of gdig to measure")
+    parser.add_argument("--iterations", type=int, default=3, help="iterations of a run; the last is timed")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument(
-        "--cold", type=float, help="gigabytes; only this, more than the free memory if it is to be fair"
+        "--cold",
+        type=float,
+        help="measure a pass over so many gigabytes of rows, and nothing else; take more than the free memory",
     )
-    parser.add_argument("--directory", type=Path, help="where rows are written for the time of the run")
+    parser.add_argument("--directory", type=Path, help="folder for the rows while the bench runs")
     parser.add_argument("--output", type=Path, default=RECORD)
     arguments = parser.parse_args()
     sizes = arguments.rows * len(arguments.clusters) if len(arguments.rows) == 1 else arguments.rows
-    record: dict[str, Any] = {"machine": machine(), "threads": arguments.threads, "tables": []}
+    record: dict[str, Any] = {"machine": core_machine(), "threads": arguments.threads, "tables": []}
     with tempfile.TemporaryDirectory(dir=arguments.directory) as directory:
         if arguments.cold:
             record["cold"] = cold(arguments, Path(directory))

@@ -1,12 +1,11 @@
-"""How good is the result: inertia from our own start beside faiss's default and scikit-learn's, medians over draws.
+"""The inertia of k-means from gdig's own start, beside faiss's and scikit-learn's: medians over random seeds.
 
-    python benches/kmeans_quality.py               # writes benches/record/kmeans-quality.json
+    python -m benches.kmeans_quality               # writes benches/record/kmeans-quality.json
 
-Needs `pip install 'gdig[bench]'`. `gdig`, `faiss` and `scikit_learn` do the same number of iterations over all rows,
-each from its own start: k-means++ on a sample, random rows, greedy k-means++. `gdig_default` and `faiss_default` are
-what a user gets who names K alone: their own numbers of training rows and iterations. Rows are those of
-benches/kmeans.py in a float16 and an int8 store; peers get the same numbers as float32. Inertia is over all rows, in
-float64.
+It needs `pip install 'gdig[bench]'`. `gdig`, `faiss` and `scikit_learn` do the same number of iterations over all rows,
+each from its own start: k-means++ on a sample, random rows, greedy k-means++. `gdig_default` and `faiss_default` use
+the libraries' own numbers of training rows and iterations. The rows are those of benches.kmeans, in a float16 and an
+int8 store; the other libraries get the same numbers as float32. Inertia is over all rows, in float64.
 """
 
 from __future__ import annotations
@@ -20,12 +19,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from kmeans import as_float32, inertia, machine, make
 from numpy.typing import NDArray
 
+from benches.kmeans import as_float32, inertia, make
+from benches.shared.machine import ROOT, core_machine
 from gdig import KMeans
 
-RECORD = Path(__file__).parent / "record" / "kmeans-quality.json"
+RECORD = ROOT / "benches" / "record" / "kmeans-quality.json"
 
 
 def gdig(store: Any, x: NDArray[np.float32], k: int, random_seed: int, iterations: int) -> NDArray[np.float32]:
@@ -55,7 +55,7 @@ def scikit_learn(store: Any, x: NDArray[np.float32], k: int, random_seed: int, i
     from sklearn.cluster import KMeans as Peer
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that it has not converged, which is meant
+        warnings.simplefilter("ignore")  # it warns that it has not converged, which is intended
         return Peer(k, random_state=random_seed, n_init=1, max_iter=iterations, tol=0).fit(x).cluster_centers_
 
 
@@ -65,30 +65,30 @@ def main() -> None:
     parser.add_argument("--clusters", type=int, nargs="+", default=[64, 512])
     parser.add_argument("--dim", type=int, default=512)
     parser.add_argument("--iterations", type=int, default=25, help="faiss's default")
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--random-seeds", type=int, default=5)
     names = ["gdig", "faiss", "scikit_learn", "gdig_default", "faiss_default"]
     parser.add_argument("--methods", nargs="*", choices=names, default=names)
     parser.add_argument("--output", type=Path, default=RECORD)
     arguments = parser.parse_args()
-    record: dict[str, Any] = {"machine": machine(), "iterations": arguments.iterations, "tables": []}
+    record: dict[str, Any] = {"machine": core_machine(), "iterations": arguments.iterations, "tables": []}
     with tempfile.TemporaryDirectory() as directory:
         for dtype in ("float16", "int8"):
             store = make(Path(directory) / dtype, arguments.rows, arguments.dim, dtype)
             x = as_float32(store)
             for k in arguments.clusters:
-                found: dict[str, list[float]] = {}
-                for random_seed in range(arguments.repeats):
+                inertias: dict[str, list[float]] = {}
+                for random_seed in range(arguments.random_seeds):
                     for name in arguments.methods:
                         centers = globals()[name](store, x, k, random_seed, arguments.iterations)
-                        found.setdefault(name, []).append(inertia(x, centers))
-                medians = {name: statistics.median(values) for name, values in found.items()}
-                print(f"\n{dtype}, {arguments.rows} x {arguments.dim}, K = {k}: medians of {arguments.repeats} draws")
+                        inertias.setdefault(name, []).append(inertia(x, centers))
+                medians = {name: statistics.median(values) for name, values in inertias.items()}
+                size = f"{dtype}, {arguments.rows} x {arguments.dim}, K = {k}"
+                print(f"\n{size}: median inertia of {arguments.random_seeds} random seeds")
                 for name, median in medians.items():
                     relative = median / next(iter(medians.values())) - 1
-                    print(
-                        f"  {name:14} {median:.6e}  {relative:+.2e}  [{min(found[name]):.6e}..{max(found[name]):.6e}]"
-                    )
-                table = {"dtype": dtype, "rows": arguments.rows, "dim": arguments.dim, "k": k, "inertia": found}
+                    spread = f"{min(inertias[name]):.6e}..{max(inertias[name]):.6e}"
+                    print(f"  {name:14} {median:.6e}  {relative:+.2e}  [{spread}]")
+                table = {"dtype": dtype, "rows": arguments.rows, "dim": arguments.dim, "k": k, "inertia": inertias}
                 record["tables"].append(table)
                 arguments.output.write_text(json.dumps(record, indent=2) + "\n")
 

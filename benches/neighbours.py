@@ -1,14 +1,14 @@
-"""Nearest neighbours by cosine: ours against faiss's exact search, from the same rows; by clusters, the recall.
+"""Nearest neighbours by cosine: gdig beside faiss's exact search on the same rows, and the recall by clusters.
 
-    python benches/neighbours.py --rows 200000 --faiss-queries 20000      # rows around 256 centres
-    python benches/neighbours.py --run runs/a                             # the sketches of a run
-    python benches/neighbours.py --rows 1000000 --no-exact                # the search by clusters alone
+    python -m benches.neighbours --rows 200000 --faiss-queries 20000      # rows around 256 centres
+    python -m benches.neighbours --run runs/a                             # the sketches of a run
+    python -m benches.neighbours --rows 1000000 --no-exact                # the search by clusters alone
 
-faiss searches float32 rows at unit length, which it gets for nothing here; ours reads float16 rows and scales them.
-Where faiss is given some of the rows as queries, against all rows, its time for all is that times rows / queries; ours
-always runs whole. Both run in turns, `--repeats` times. CPU time is measured beside the clock's, since other work on
-the machine changes it less. What is compared is checked first: all kernels must find the same, and faiss's cosines must
-differ by float32's rounding alone. Each set of rows has its entry in the record; the others stay as they are.
+faiss gets float32 rows at unit length, whose preparation is not timed. gdig reads float16 rows and scales them. faiss
+may look up only some of the rows; its time for all rows is then multiplied by rows / queries. gdig always looks up all
+rows. Both run in turns, `--repeats` times. CPU time is measured too, because other work on the machine changes it less.
+The results are checked: all kernels must give the same neighbours, and faiss's cosines may differ by float32's rounding
+alone. Each set of rows has its entry in the record; other entries keep their figures.
 """
 
 from __future__ import annotations
@@ -23,16 +23,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from kmeans import machine
 from numpy.typing import NDArray
-from passes.memory import resident, watch
 
+from benches.shared.machine import ROOT, core_machine
+from benches.shared.memory import resident, watch
 from gdig import _native
 from gdig.config.config import Config
+from gdig.run.layout import RunLayout
 from gdig.selection import neighbours
 from gdig.store.sketches import SketchStore
 
-RECORD = Path(__file__).parent / "record" / "neighbours.json"
+RECORD = ROOT / "benches" / "record" / "neighbours.json"
 
 
 def make(n: int, dim: int) -> NDArray[np.float16]:
@@ -41,24 +42,25 @@ def make(n: int, dim: int) -> NDArray[np.float16]:
     centres = rng.standard_normal((256, dim), dtype=np.float32)
     labels, x = rng.integers(0, 256, n), np.empty((n, dim), np.float16)
     for start in range(0, n, 65_536):
-        part = slice(start, min(n, start + 65_536))
-        x[part] = centres[labels[part]] / 2 + rng.standard_normal((part.stop - start, dim), dtype=np.float32)
+        block = slice(start, min(n, start + 65_536))
+        x[block] = centres[labels[block]] / 2 + rng.standard_normal((block.stop - start, dim), dtype=np.float32)
     return x
 
 
 def sketches(run: Path, rows: int | None) -> NDArray[Any]:
     """The first `rows` valid sketches of a run, or all; without those of zeros, which have no direction."""
-    store = SketchStore.open(run / "sweep")
+    path = RunLayout(run).sweep
+    store = SketchStore.open(path)
     if store.dtype not in ("float16", "float32"):
-        raise SystemExit(f"{run / 'sweep'}: expected sketches of float16 or float32, got {store.dtype}")
-    parts, held = [], 0
+        raise SystemExit(f"{path}: expected sketches of float16 or float32, got {store.dtype}")
+    blocks, held = [], 0
     for shard in store.shards:
         x = store.tensor(shard, "sketch")
-        parts.append(x[store.tensor(shard, "valid").astype(bool) & x.any(1)])
-        held += len(parts[-1])
+        blocks.append(x[store.tensor(shard, "valid").astype(bool) & x.any(1)])
+        held += len(blocks[-1])
         if rows is not None and held >= rows:
             break
-    return np.concatenate(parts)[:rows]
+    return np.concatenate(blocks)[:rows]
 
 
 class Times:
@@ -81,7 +83,7 @@ class Times:
 
 
 class Faiss:
-    """Exact search of the first `queries` rows, against all."""
+    """Exact search of the first `queries` rows among all rows."""
 
     def __init__(self, x: NDArray[Any], queries: int, k: int, threads: int) -> None:
         import faiss
@@ -89,14 +91,14 @@ class Faiss:
         faiss.omp_set_num_threads(threads)
         self.units, self.k = x.astype(np.float32), k
         for start in range(0, len(x), 65_536):
-            part = self.units[start : start + 65_536]
-            part /= np.linalg.norm(part, axis=1, keepdims=True)
+            block = self.units[start : start + 65_536]
+            block /= np.linalg.norm(block, axis=1, keepdims=True)
         self.index = faiss.IndexFlatIP(x.shape[1])
         self.index.add(self.units)
         self.units = self.units[:queries].copy()
 
     def __call__(self) -> NDArray[np.float32]:
-        # One more, since it finds each row itself.
+        # One more neighbour, because each row is its own nearest neighbour.
         return self.index.search(self.units, self.k + 1)[0]
 
 
@@ -114,7 +116,7 @@ def check(cosines: NDArray[np.float32], truth: NDArray[np.float32], dim: int) ->
 
 
 def exact(x: NDArray[Any], arguments: argparse.Namespace) -> tuple[dict[str, Any], NDArray[np.float32]]:
-    """Times of our kernels and of faiss; and the cosines of the nearest."""
+    """Times of gdig's kernels and of faiss, and the cosines of the nearest rows."""
     (n, dim), k, threads = x.shape, arguments.k, arguments.threads
     queries = min(n, arguments.faiss_queries or n)
     peer = None if arguments.no_faiss else Faiss(x, queries, k, threads)
@@ -123,16 +125,18 @@ def exact(x: NDArray[Any], arguments: argparse.Namespace) -> tuple[dict[str, Any
     for number in range(arguments.repeats):
         for kernel in arguments.kernels if number == 0 else arguments.kernels[-1:]:
             search = lambda kernel=kernel: _native.neighbours(x, k, kernel=kernel, n_threads=threads)  # noqa: E731
-            found = times.setdefault(kernel, Times()).take(search)
+            result = times.setdefault(kernel, Times()).take(search)
             if truth is None:
-                truth = found
-            elif any((a != b).any() for a, b in zip(found, truth, strict=True)):
+                truth = result
+            elif any((a != b).any() for a, b in zip(result, truth, strict=True)):
                 raise SystemExit(f"{kernel}: not the same neighbours as those of {arguments.kernels[0]}")
-            told(kernel, times[kernel], f"{2 * n * n * dim / times[kernel].cpu[-1] / 1e9:.0f} GFLOP/s of all pairs")
+            print_times(
+                kernel, times[kernel], f"{2 * n * n * dim / times[kernel].cpu[-1] / 1e9:.0f} GFLOP/s of all pairs"
+            )
         if peer is not None:
             cosines = times.setdefault("faiss IndexFlatIP", Times()).take(peer)
             worst = check(cosines, truth[1], dim)
-            told(f"faiss, {queries} rows", times["faiss IndexFlatIP"], f"x {n / queries:g} for all")
+            print_times(f"faiss, {queries} rows", times["faiss IndexFlatIP"], f"x {n / queries:g} for all")
     facts = {name: spent.facts() for name, spent in times.items()}
     if peer is not None:
         whole = {
@@ -146,38 +150,38 @@ def by_clusters(x: NDArray[Any], truth: NDArray[np.float32] | None, arguments: a
     """Times of the search by clusters, its memory, its recall; after the exact search, also without the k-means."""
     n, k = len(x), arguments.k
     options = Config.build({"neighbour_search": "clusters", "threads": arguments.threads})
-    whole, kept, before = Times(), neighbours.NeighbourCache(), resident()
+    whole, cache, before = Times(), neighbours.NeighbourCache(), resident()
     with watch() as peak:
-        found = whole.take(lambda: neighbours.nearest(x, k, n, 0, options, kept))
-    told("clusters", whole, found.notes[0])
+        graph = whole.take(lambda: neighbours.nearest(x, k, n, 0, options, cache))
+    print_times("clusters", whole, graph.notes[0])
     memory = {"peak_bytes": peak.bytes, "peak_bytes_beside_the_rows": peak.bytes - before}
-    facts = {**whole.facts(), "notes": found.notes, **memory}
+    facts = {**whole.facts(), "notes": graph.notes, **memory}
     if truth is not None:
         again = Times()
-        again.take(lambda: neighbours.nearest(x, k, n, 0, options, kept))
-        told("its search", again, "and the recall, without the k-means")
+        again.take(lambda: neighbours.nearest(x, k, n, 0, options, cache))
+        print_times("its search", again, "and the recall, without the k-means")
         facts["without_kmeans"] = again.facts()
-        facts["recall_of_all_rows"] = float((found.cosines >= truth[:, -1:]).mean())
+        facts["recall_of_all_rows"] = float((graph.cosines >= truth[:, -1:]).mean())
         print(f"{'':>20}  {facts['recall_of_all_rows']:.2%} by all rows")
     return facts
 
 
-def told(name: str, times: Times, more: str) -> None:
+def print_times(name: str, times: Times, more: str) -> None:
     print(f"{name:>20}  {times.wall[-1]:8.2f} s  CPU {times.cpu[-1]:8.2f} s  {more}", flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, help="200,000; of a run all, unless given")
-    parser.add_argument("--run", type=Path, help="a run directory, whose sketches are taken")
-    parser.add_argument("--name", help="of the rows in the record, instead of the run directory's")
-    parser.add_argument("--dim", type=int, default=512, help="of rows around centres")
+    parser.add_argument("--rows", type=int, help="number of rows (default: 200,000; with --run: all)")
+    parser.add_argument("--run", type=Path, help="take the sketches of this run directory")
+    parser.add_argument("--name", help="name of the rows in the record (default: the run directory's)")
+    parser.add_argument("--dim", type=int, default=512, help="columns of the rows, without --run")
     parser.add_argument("--k", type=int, default=10)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--repeats", type=int, default=3, help="of the fastest kernel and faiss")
+    parser.add_argument("--repeats", type=int, default=3, help="rounds of the fastest kernel and of faiss")
     kernels = [k for k in _native.kernels() if k not in ("scalar", "amx-int8")]
-    parser.add_argument("--kernels", nargs="*", default=kernels[-2:], help="the fastest last")
-    parser.add_argument("--faiss-queries", type=int, help="rows that faiss looks up; all, unless given")
+    parser.add_argument("--kernels", nargs="*", default=kernels[-2:], help="kernels to compare, the fastest last")
+    parser.add_argument("--faiss-queries", type=int, help="number of rows that faiss looks up (default: all)")
     parser.add_argument("--no-faiss", action="store_true")
     parser.add_argument("--no-exact", action="store_true")
     parser.add_argument("--output", type=Path, default=RECORD)
@@ -185,7 +189,7 @@ def main() -> None:
     x = sketches(arguments.run, arguments.rows) if arguments.run else make(arguments.rows or 200_000, arguments.dim)
     what = arguments.name or (arguments.run.name if arguments.run else "around 256 centres")
     sizes = {"rows": len(x), "dim": x.shape[1], "dtype": x.dtype.name, "k": arguments.k, "threads": arguments.threads}
-    entry: dict[str, Any] = {"machine": machine(), **sizes}
+    entry: dict[str, Any] = {"machine": core_machine(), **sizes}
     name = f"{what}, {len(x):,} x {x.shape[1]}"
     print(f"{name}, {x.dtype}, {arguments.threads} threads; load {os.getloadavg()[0]:.1f}", flush=True)
     truth = None

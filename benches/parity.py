@@ -1,22 +1,22 @@
 """gdig's scores beside kronfluence's, bergson's and a dense float64 reference, on the same checkpoints and rows.
 
-    python benches/parity.py                          # a minute; prints tables, writes benches/record/parity.json
-    python benches/parity.py --write-expectations     # what tests/test_parity.py compares with, into tests/data/
+    python -m benches.parity                          # a minute; prints tables, writes benches/record/parity.json
+    python -m benches.parity --write-expectations     # what tests/test_parity.py compares with, into tests/data/
 
-The peers are installed by `pip install 'gdig[peers]'`, bergson with --no-deps; one that is absent is said to be. Their
-conventions are brought to ours, convention by convention (conventions/peers.py lists them). With everything in
-float64 ours and kronfluence's are the same scores, to the float32 that ours are stored in, so what is left in float32
-is rounding:
+The other libraries are installed by `pip install 'gdig[peers]'`, bergson with --no-deps. The bench names those that are
+absent. Their conventions are brought to gdig's, one by one (parity_parts/library_scores.py lists them). With everything
+in float64, gdig's and kronfluence's scores are the same, to the float32 that gdig stores. What differs in float32 is
+rounding:
 
 - The float32 pass of the model, which the reference on a float32 model shows by itself ("float32 pass alone").
-- EK-FAC: float32 sums of A and S. Where eigenvalues lie near one another, their rounding turns the eigenvectors, and
-  with these what the corrected eigenvalues average; K-FAC's inverse does not depend on such turns.
-- Row by row the relative differences of scores near zero are larger ("elementwise" in the record), because there terms
-  of both signs cancel.
+- EK-FAC: float32 sums of A and S. Where eigenvalues lie near one another, rounding turns the eigenvectors, and so
+  changes the averages that make the corrected eigenvalues. K-FAC's inverse does not depend on such turns.
+- Relative differences row by row ("elementwise" in the record) are larger for scores near zero, because terms of both
+  signs cancel there.
 
 "At 0.99" is gdig with 0.99 of the energy of each seed's preconditioned gradient, as by default: an approximation. A
-second table leaves one convention at a time as a library has it: no rounding either. Exits with 1 if a difference at
-full rank is above 1e-5 of the seed's largest score.
+second table leaves one convention at a time as a library has it. The bench exits with 1 if a difference at full rank is
+above 1e-5 of the seed's largest score.
 """
 
 from __future__ import annotations
@@ -31,18 +31,16 @@ import time
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.append(str(ROOT / "examples"))
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 import numpy as np
 import torch
-from conventions import dense, expected, ours, report
-from conventions.inputs import CASES, MODELS, Case, Project, make_project
-from conventions.peers import SIDES, InexpressibleError
-from libraries.common import AbsentError, versions
-from zh_en.measure import machine, provenance
 
+from benches.libraries.common import AbsentError, versions
+from benches.parity_parts import dense_reference, gdig_scores, parity_tables, stored_scores
+from benches.parity_parts.library_scores import SIDES, InexpressibleError
+from benches.parity_parts.parity_cases import CASES, MODELS, Case, Project, make_project
+from benches.shared.machine import ROOT, machine, provenance
 from gdig.store.atomic import replacing
 
 RECORD = ROOT / "benches" / "record" / "parity.json"
@@ -66,33 +64,35 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     if arguments.write_expectations:
         with tempfile.TemporaryDirectory() as folder:
-            project = make_project(Path(folder), expected.MODEL, expected.ROWS, expected.SEEDS)
-            sides = {name: Sides(project, name, **options) for name, options in expected.PEERS.items()}
-            cases = expected.TESTED
+            project = make_project(Path(folder), stored_scores.MODEL, stored_scores.ROWS, stored_scores.SEEDS)
+            sides = {name: Sides(project, name, **options) for name, options in stored_scores.PEERS.items()}
+            cases = stored_scores.TESTED
             try:
-                found = {case.name: {name: side.scores(case) for name, side in sides.items()} for case in cases}
+                scores_by_case = {
+                    case.name: {name: side.scores(case) for name, side in sides.items()} for case in cases
+                }
             except AbsentError as error:
                 raise SystemExit(str(error)) from None
-        expected.write_expectations(arguments.expectations, found, versions())
+        stored_scores.write_expectations(arguments.expectations, scores_by_case, versions())
         print(f"written: {arguments.expectations}")
         return
     began = time.perf_counter()
     record: dict[str, Any] = {"bench": "parity", "machine": machine() | {"threads": arguments.threads}}
     record |= {**provenance(ROOT), "peers": versions(), "rows": POOL_ROWS, "seeds": SEED_ROWS}
-    record |= {"expected": report.EXPECTED, "models": {}, "unmatched": {}, "absent": {}}
+    record |= {"expected": parity_tables.EXPECTED, "models": {}, "unmatched": {}, "absent": {}}
     for kind in MODELS:
         with tempfile.TemporaryDirectory() as folder:
             project = make_project(Path(folder), kind, POOL_ROWS, SEED_ROWS)
             record["models"][kind] = _cases(project, record["absent"])
             record["unmatched"] |= _unmatched(project)
     record["seconds"] = round(time.perf_counter() - began, 1)
-    print(report.full_table(record["models"]))
+    print(parity_tables.full_table(record["models"]))
     if record["unmatched"]:
-        print(f"\n{report.unmatched_table(record['unmatched'])}")
+        print(f"\n{parity_tables.unmatched_table(record['unmatched'])}")
     for name, why in record["absent"].items():
         print(f"absent: {name}: {why}")
-    wrong = report.missed(record["models"])
-    print("\n".join(f"MISSED: {line}" for line in wrong) or f"met: at full rank all within {report.EXPECTED:g}")
+    wrong = parity_tables.missed(record["models"])
+    print("\n".join(f"MISSED: {line}" for line in wrong) or f"met: at full rank all within {parity_tables.EXPECTED:g}")
     if arguments.record is not None:
         with replacing(arguments.record) as temporary:
             temporary.write_text(_json(record), encoding="utf-8")
@@ -101,7 +101,7 @@ def main() -> None:
 
 
 class Sides:
-    """One library on one project: made once for each reduction of the loss, so that it fits its factors once."""
+    """One library on one project, made once for each reduction of the loss, so that factors are fitted once."""
 
     def __init__(self, project: Project, name: str, **options: Any) -> None:
         self._project, self._name, self._options = project, name, options
@@ -122,15 +122,15 @@ class Sides:
 
 def _cases(project: Project, absent: dict[str, str]) -> dict[str, Any]:
     libraries = {name: Sides(project, name) for name in SIDES}
-    libraries[report.WIDE[1]] = Sides(project, "kronfluence", dtype=torch.float64)
-    found: dict[str, Any] = {}
+    libraries[parity_tables.WIDE[1]] = Sides(project, "kronfluence", dtype=torch.float64)
+    results: dict[str, Any] = {}
     for case in CASES:
         sides = {
-            report.EXACT: ours.scores(project, case, **ours.FULL),
-            report.DEFAULT: ours.scores(project, case, seed_energy=0.99, seed_rank=1 << 16),
-            report.REFERENCE: dense.scores(project, case),
-            report.FLOOR: dense.scores(project, case, torch.float32),
-            report.WIDE[0]: ours.scores_float64(project, case),
+            parity_tables.EXACT: gdig_scores.scores(project, case, **gdig_scores.FULL),
+            parity_tables.DEFAULT: gdig_scores.scores(project, case, seed_energy=0.99, seed_rank=1 << 16),
+            parity_tables.REFERENCE: dense_reference.scores(project, case),
+            parity_tables.FLOOR: dense_reference.scores(project, case, torch.float32),
+            parity_tables.WIDE[0]: gdig_scores.scores_float64(project, case),
         }
         cannot = {}
         for name, library in libraries.items():
@@ -141,12 +141,12 @@ def _cases(project: Project, absent: dict[str, str]) -> dict[str, Any]:
             except InexpressibleError as error:
                 cannot[name] = str(error)
         print(f"{project.kind}, {case.name}", file=sys.stderr, flush=True)
-        found[case.name] = {"inexpressible": cannot, "compared": report.compare_all(sides)}
-    return found
+        results[case.name] = {"inexpressible": cannot, "compared": parity_tables.compare_all(sides)}
+    return results
 
 
 def _unmatched(project: Project) -> dict[str, Any]:
-    found = {}
+    results = {}
     for name, (kind, side, case, how) in UNMATCHED.items():
         if kind != project.kind:
             continue
@@ -154,9 +154,9 @@ def _unmatched(project: Project) -> dict[str, Any]:
             other = SIDES[side](project, case.loss_reduction, **how).scores(case)
         except AbsentError:
             continue
-        compared = report.compare(other, ours.scores(project, case, **ours.FULL))
-        found[name] = {"model": kind, "case": case.name, **compared}
-    return found
+        compared = parity_tables.compare(other, gdig_scores.scores(project, case, **gdig_scores.FULL))
+        results[name] = {"model": kind, "case": case.name, **compared}
+    return results
 
 
 def _json(record: dict[str, Any]) -> str:
@@ -167,10 +167,17 @@ def _json(record: dict[str, Any]) -> str:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--threads", type=int, default=1, help="of the CPU (default: %(default)s)")
+    parser.add_argument("--threads", type=int, default=1, help="threads of the CPU (default: %(default)s)")
     parser.add_argument("--record", type=Path, default=RECORD, help="JSON file (default: benches/record/parity.json)")
-    parser.add_argument("--write-expectations", action="store_true", help="write what the tests compare with instead")
-    parser.add_argument("--expectations", type=Path, default=EXPECTATIONS, help="where to (default: tests/data/)")
+    parser.add_argument(
+        "--write-expectations", action="store_true", help="write the scores for the tests, and compare nothing"
+    )
+    parser.add_argument(
+        "--expectations",
+        type=Path,
+        default=EXPECTATIONS,
+        help="file of the scores for the tests (default: tests/data/parity.json)",
+    )
     return parser.parse_args()
 
 

@@ -1,11 +1,11 @@
 """k-means and resampling at the size gdig is meant for: by default 10^9 rows of int8, on disk, larger than memory.
 
-    python benches/scale.py --directory /data                  # 20 GB of rows, 8 GB of labels; deleted at the end
-    python benches/scale.py --rows 100000000 --directory /data
+    python -m benches.scale --directory /data                  # 20 GB of rows, 8 GB of labels; deleted at the end
+    python -m benches.scale --rows 100000000 --directory /data
 
-Rows are made, k-means is trained on a sample, every row is labelled, and rows are drawn from the clusters. Each step's
-seconds, bytes a second beside the disk's own rate (O_DIRECT reads of the same files, page cache dropped before both),
-and peak anonymous memory go into benches/record/scale.json. Run once, not in the tests.
+The bench makes the rows, trains k-means on a sample, labels every row, and draws rows from the clusters. The record has
+each step's seconds, its peak anonymous memory, and its bytes a second beside the disk's own rate. That rate is of
+O_DIRECT reads of the same files; the page cache is dropped before both.
 """
 
 from __future__ import annotations
@@ -22,17 +22,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from kmeans import direct_rate, evict, machine
 
 import gdig
+from benches.kmeans import direct_rate, evict
+from benches.shared.machine import ROOT, core_machine
 from gdig import KMeans, SketchStore
 
-RECORD = Path(__file__).parent / "record" / "scale.json"
+RECORD = ROOT / "benches" / "record" / "scale.json"
 BLOCK = 1 << 20
 
 
 class Peak:
-    """The most anonymous memory that the process held, looked at every 20 ms."""
+    """The peak of the process's anonymous memory, read every 20 ms."""
 
     def __init__(self) -> None:
         self.bytes = 0
@@ -61,7 +62,7 @@ def anonymous() -> int:
 
 @contextmanager
 def step(record: dict[str, Any], name: str) -> Iterator[dict[str, Any]]:
-    """Time a step and watch its memory; what the body adds is kept beside."""
+    """Time a step and watch its memory; the body may add more figures."""
     facts = record.setdefault("steps", {}).setdefault(name, {})
     before, begin = anonymous(), time.perf_counter()
     with Peak() as peak:
@@ -75,7 +76,7 @@ def step(record: dict[str, Any], name: str) -> Iterator[dict[str, Any]]:
 
 
 def make(directory: Path, rows: int, dim: int, per_shard: int) -> SketchStore:
-    """Rows around 20,000 centres. The noise is one block, begun at another row each time: no two blocks are alike."""
+    """Rows around 20,000 centres. The noise is one block, shifted by another number of rows for each block of rows."""
     rng = np.random.default_rng(0)
     centers = rng.standard_normal((20_000, dim), dtype=np.float32) * 2
     noise = rng.standard_normal((BLOCK, dim), dtype=np.float32)
@@ -100,7 +101,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=RECORD)
     arguments = parser.parse_args()
     rows, dim, threads = arguments.rows, arguments.dim, arguments.threads
-    record: dict[str, Any] = {"machine": machine(), "rows": rows, "dim": dim, "dtype": "int8", "threads": threads}
+    record: dict[str, Any] = {"machine": core_machine(), "rows": rows, "dim": dim, "dtype": "int8", "threads": threads}
     record["clusters"], record["rows_per_shard"] = arguments.clusters, arguments.rows_per_shard
     directory = arguments.directory / "gdig-scale"
     sweep, labels = directory / "rows", directory / "labels"

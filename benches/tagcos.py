@@ -1,21 +1,21 @@
 """TAGCOS's matching pursuit beside its plain form, scikit-learn's, and random rows with the best weights.
 
-    python benches/tagcos.py                            # writes benches/record/tagcos.json
-    python benches/tagcos.py --run runs/a --name mine   # the sketches of a run
+    python -m benches.tagcos                            # writes benches/record/tagcos.json
+    python -m benches.tagcos --run runs/a --name mine   # the sketches of a run
 
-Rows are clustered first, by gdig's k-means. Ours goes through all clusters, and once more through some of them, whose
-other rows have no label (`ours_of_some`). The others are given these, in memory and at unit length, and take as many
-rows of each as ours, which reads the rows from the store:
+gdig's k-means clusters the rows first. gdig's pursuit reads the rows from the store. It runs over all clusters
+(`ours`), and over some of them (`ours_of_some`). The other methods get those clusters in memory, at unit length, and
+take as many rows of each cluster as gdig:
 
-plain: the same choice in NumPy, in float64: each step multiplies all rows with the residual, builds the Gram matrix of
-the rows taken and solves for their weights anew; where one is negative, SciPy's nnls. This is what the published code
-does, on a GPU in float32. Its rows are at unit length in float64, ours rounded to float32; the rows must be the same in
-nearly all clusters (a near tie may fall the other way), and where they are, the residuals must agree to that rounding.
-scikit-learn: OrthogonalMatchingPursuit, whose weights may be negative and know no ridge; it chooses by the absolute
-value of the product, so its rows are others, and its distance is that of an easier problem.
-random: as many rows drawn from the cluster, with the best weights that are not negative, under the same ridge.
+- plain: the same choice in NumPy, in float64. Each step multiplies all rows with the residual, builds the Gram matrix
+  of the taken rows and solves for their weights anew, by SciPy's nnls where a weight is negative. The published code
+  does this on a GPU in float32. In nearly all clusters the rows must be the same as gdig's (a near tie may fall the
+  other way). Where they are the same, the residuals must agree up to float32's rounding of gdig's rows.
+- scikit-learn: OrthogonalMatchingPursuit, whose weights may be negative and have no ridge. It chooses other rows, by
+  the absolute value of the product, and solves an easier problem.
+- random: as many rows drawn from the cluster, with the best weights that are not negative, under the same ridge.
 
-A distance is |mean - weighted sum| / |mean|, a mean over the clusters.
+A distance is |mean - weighted sum| / |mean|, averaged over the clusters.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from kmeans import machine
-from neighbours import Times, make, sketches
 from numpy.typing import NDArray
-from passes.memory import resident, watch
 from scipy.linalg import LinAlgError, cholesky, solve_triangular
 from scipy.optimize import nnls
 from sklearn.linear_model import OrthogonalMatchingPursuit
 
+from benches.neighbours import Times, make, sketches
+from benches.shared.machine import ROOT, core_machine
+from benches.shared.memory import resident, watch
 from gdig.kmeans import KMeans
 from gdig.selection.methods.tagcos import RIDGE, TOLERANCE, TagcosRows, tagcos_rows
 from gdig.store.sketches import INVALID_LABEL, SketchStore
 from gdig.store.tensor_file import write_tensors
 
-RECORD = Path(__file__).parent / "record" / "tagcos.json"
+RECORD = ROOT / "benches" / "record" / "tagcos.json"
 
 Rows = NDArray[np.float64]
 
@@ -63,8 +63,8 @@ def write(x: NDArray[Any], labels: NDArray[np.uint32], folder: Path, step: int =
 
 def write_labels(labels: NDArray[np.uint32], folder: Path, step: int = 16_384) -> None:
     for shard, start in enumerate(range(0, len(labels), step)):
-        part = {"labels": labels[start : start + step]}
-        write_tensors(folder / f"{shard:08d}.safetensors", part, {"first_row": str(start)})
+        tensors = {"labels": labels[start : start + step]}
+        write_tensors(folder / f"{shard:08d}.safetensors", tensors, {"first_row": str(start)})
 
 
 def best_weights(gram: Rows, aims: Rows) -> Rows:
@@ -115,20 +115,20 @@ def distance(x: Rows, taken: Taken) -> float:
 
 
 def compared(clusters: list[Rows], ours: list[Taken], theirs: list[Taken]) -> dict[str, Any]:
-    """Ours and the plain form must agree."""
+    """Check that gdig and the plain form agree."""
     same, worst = 0, 0.0
-    for x, one, other in zip(clusters, ours, theirs, strict=True):
-        if not np.array_equal(one.places, other.places):
+    for x, our_rows, plain_rows in zip(clusters, ours, theirs, strict=True):
+        if not np.array_equal(our_rows.places, plain_rows.places):
             continue
         same += 1
         # Our rows' numbers are off by 2^-23 of themselves, rows and their mean so by less than 2^-23, products of two
         # by less than 2^-22: k weights w by |d w| < 2^-22 (sqrt(k) + k |w|) / (ridge + the Gram matrix's smallest
         # eigenvalue). The residual r changes along d w by ridge |w| |d w| / |r|, since without a ridge it would be
         # least there. Twice that, for the second order and what float64 rounds.
-        k, length = len(one.places), float(np.linalg.norm(one.weights))
+        k, length = len(our_rows.places), float(np.linalg.norm(our_rows.weights))
         norm = float(np.linalg.norm(x.mean(0)))
-        off = abs(distance(x, one) - distance(x, other)) * norm
-        bound = 2 * length * 2.0**-22 * (k**0.5 + k * length) / (distance(x, other) * norm)
+        off = abs(distance(x, our_rows) - distance(x, plain_rows)) * norm
+        bound = 2 * length * 2.0**-22 * (k**0.5 + k * length) / (distance(x, plain_rows) * norm)
         worst = max(worst, off / bound)
     if worst > 1 or same < 0.95 * len(clusters):
         raise SystemExit(f"{same} of {len(clusters)} clusters as the plain form; distances off by {worst:.2g} bounds")
@@ -137,15 +137,18 @@ def compared(clusters: list[Rows], ours: list[Taken], theirs: list[Taken]) -> di
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, help="200,000; of a run all, unless given")
-    parser.add_argument("--run", type=Path, help="a run directory, whose sketches are taken")
-    parser.add_argument("--name", help="of the rows in the record, instead of the run directory's")
-    parser.add_argument("--dim", type=int, default=512, help="of rows around centres")
+    parser.add_argument("--rows", type=int, help="number of rows (default: 200,000; with --run: all)")
+    parser.add_argument("--run", type=Path, help="take the sketches of this run directory")
+    parser.add_argument("--name", help="name of the rows in the record (default: the run directory's)")
+    parser.add_argument("--dim", type=int, default=512, help="columns of the rows, without --run")
     parser.add_argument("--clusters", type=int, default=512)
     parser.add_argument("--budget", type=float, default=0.05, help="share of the rows")
-    parser.add_argument("--some", type=int, default=64, help="clusters that the others are given")
+    parser.add_argument("--some", type=int, default=64, help="number of clusters for the other methods")
     parser.add_argument(
-        "--threads", type=int, default=os.cpu_count() or 1, help="of ours; the others have OMP_NUM_THREADS"
+        "--threads",
+        type=int,
+        default=os.cpu_count() or 1,
+        help="threads of gdig; the other methods use OMP_NUM_THREADS",
     )
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--record", type=Path, default=RECORD)
@@ -164,15 +167,15 @@ def main() -> None:
 
         before = resident()
         with watch() as peak:
-            found = ours()
+            pursued = ours()
         # Some of the clusters that give rows: the smallest may give none.
         rng = np.random.default_rng(0)
-        some = np.sort(rng.permutation(np.unique(labels[found.rows]))[: arguments.some])
+        some = np.sort(rng.permutation(np.unique(labels[pursued.rows]))[: arguments.some])
         members = [np.flatnonzero(labels == label) for label in some]
         clusters = [x[rows].astype(np.float64) for rows in members]
         for rows in clusters:
             rows /= np.linalg.norm(rows, axis=1, keepdims=True)
-        quotas = [int((labels[found.rows] == label).sum()) for label in some]
+        quotas = [int((labels[pursued.rows] == label).sum()) for label in some]
         write_labels(np.where(np.isin(labels, some), labels, np.uint32(INVALID_LABEL)), Path(folder) / "some")
         others: dict[str, Callable[[Rows, int], Taken]] = {
             "plain": plain,
@@ -187,11 +190,11 @@ def main() -> None:
                 taken[name] = times[name].take(lambda take=take: list(map(take, clusters, quotas)))
     taken["ours"] = taken["ours_of_some"] = []
     for label, rows in zip(some, members, strict=True):
-        mine = (labels[found.rows] == label) & found.matched
-        taken["ours"].append(Taken(np.searchsorted(rows, found.rows[mine]), found.weights[mine]))
+        mine = (labels[pursued.rows] == label) & pursued.matched
+        taken["ours"].append(Taken(np.searchsorted(rows, pursued.rows[mine]), pursued.weights[mine]))
     results: dict[str, Any] = {}
     for name in names:
-        facts, count = times[name].facts(), found.clusters if name == "ours" else len(some)
+        facts, count = times[name].facts(), pursued.clusters if name == "ours" else len(some)
         mean, each = float(np.mean(list(map(distance, clusters, taken[name])))), facts["cpu_seconds"] / count
         results[name] = facts | {"clusters": count, "cpu_seconds_a_cluster": each, "distance": mean}
         print(f"{name:>13}  {facts['seconds']:7.2f} s for {count} clusters, CPU {1e3 * each:8.2f} ms each", end="")
@@ -199,11 +202,11 @@ def main() -> None:
     results["ours"] |= {"peak_bytes": peak.bytes, "peak_bytes_beside_the_rows": peak.bytes - before}
     results["plain"] |= compared(clusters, taken["ours"], taken["plain"])
     sizes = {"rows": len(x), "dim": x.shape[1], "dtype": x.dtype.name, "budget": budget, "threads": arguments.threads}
-    facts = {"clusters": found.clusters, "largest_cluster": int(np.bincount(labels).max())}
-    facts |= {"ended_early": found.ended_early, "residual": found.residual}
+    facts = {"clusters": pursued.clusters, "largest_cluster": int(np.bincount(labels).max())}
+    facts |= {"ended_early": pursued.ended_early, "residual": pursued.residual}
     record = json.loads(arguments.record.read_text()) if arguments.record.exists() else {}
-    name = f"{what}, {len(x):,} x {x.shape[1]}, {found.clusters} clusters, {arguments.budget:.0%}"
-    record[name] = {"machine": machine(), **sizes, **facts, "results": results}
+    name = f"{what}, {len(x):,} x {x.shape[1]}, {pursued.clusters} clusters, {arguments.budget:.0%}"
+    record[name] = {"machine": core_machine(), **sizes, **facts, "results": results}
     arguments.record.write_text(json.dumps(dict(sorted(record.items())), indent=2) + "\n")
 
 

@@ -1,15 +1,15 @@
 """Tunes the Triton kernels, offline: the winners become kernels/pinned.py, and gdig never tunes while it runs.
 
-    python benches/tune.py                 # on a GPU: compile the candidates, time those that fit, write the winners
-    python benches/tune.py --dry-run       # anywhere: compile for sm_80, sm_90 and sm_100, say what each takes
+    python -m benches.tune                 # on a GPU: compile the candidates, time those that fit, write the winners
+    python -m benches.tune --dry-run       # anywhere: compile for sm_80, sm_90 and sm_100, say what each takes
 
-A candidate that spills registers or wants more shared memory than there is is dropped before it is timed.
+A candidate that spills registers or needs more shared memory than there is, is not timed.
+Where gdig is not installed, set PYTHONPATH=python; the built extension lies there.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import math
 import multiprocessing
@@ -51,8 +51,8 @@ def table(pinned: Pinned) -> str:
 def survivors(
     pool: Executor, modules: dict[Key, Any], numbers: dict[Key, list[int]], archs: Sequence[int], most: int
 ) -> dict[tuple[Key, int], list[dict[str, int]]]:
-    """By key and arch, the candidates that compile, fit and do not spill. All are said."""
-    from device.candidates import compiled
+    """By key and arch, the candidates that compile, fit and do not spill. Prints every candidate."""
+    from benches.gpu_parts.candidates import compiled
 
     jobs: dict[Any, Any] = {}
     for key, module in modules.items():
@@ -82,9 +82,8 @@ def fastest(
 ) -> tuple[dict[str, int] | None, float]:
     """The configuration that is fastest over the works (geometric mean), and how many times faster than the pinned
     one it is; None when none is faster by GAIN."""
-    from device.candidates import choosing
-    from device.timing import Clock
-
+    from benches.gpu_parts.candidates import choosing
+    from benches.gpu_parts.timing import Clock
     from gdig.kernels.configs import generation
 
     clock = Clock(device, 10)
@@ -120,16 +119,13 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes that compile, of 2 GB each")
     arguments = parser.parse_args()
     end = time.monotonic() + 60 * arguments.minutes
-    sys.path.insert(0, str(ROOT / "benches"))
-    if importlib.util.find_spec("gdig") is None:
-        sys.path.insert(0, str(ROOT / "python"))
     # Read when Triton is imported, here and in the processes that compile.
     os.environ["TRITON_INTERPRET"] = "0"
     os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")
     import torch
-    from device.candidates import keys_of, small_works
-    from device.work import module_of, works
 
+    from benches.gpu_parts.candidates import keys_of, small_works
+    from benches.gpu_parts.work import module_of, works
     from gdig.kernels.configs import generation
     from gdig.kernels.pinned import PINNED as before
 
@@ -146,30 +142,30 @@ def main() -> int:
     context = multiprocessing.get_context("spawn")
     if arguments.dry_run:
         with ProcessPoolExecutor(arguments.jobs, context) as pool:
-            found = survivors(pool, modules, numbers, arguments.archs, arguments.most)
-        for (key, arch), good in sorted(found.items()):
+            good_configs = survivors(pool, modules, numbers, arguments.archs, arguments.most)
+        for (key, arch), good in sorted(good_configs.items()):
             print(f"sm_{arch} {' '.join(key)}: {len(good)} candidates left", flush=True)
         return 0
     device = torch.device("cuda:0")
     major, minor = torch.cuda.get_device_capability(device)
     with ProcessPoolExecutor(arguments.jobs, context) as pool:
-        found = survivors(pool, modules, numbers, [10 * major + minor], arguments.most)
+        good_configs = survivors(pool, modules, numbers, [10 * major + minor], arguments.most)
     asking = defaultdict(list)
     for work in works(device):
         for key in keys_of(work) if module_of(work.operation) else []:
             asking[key].append(work)
     after = dict(before)
-    for done, ((key, _), good) in enumerate(found.items()):
-        stop = time.monotonic() + (end - time.monotonic()) / (len(found) - done)
+    for done, ((key, _), good) in enumerate(good_configs.items()):
+        stop = time.monotonic() + (end - time.monotonic()) / (len(good_configs) - done)
         best, gain = fastest(key, modules[key], good, asking[key], device, stop)
         if best is not None:
             old = before.get((*key, generation(device)))
             print(f"CHANGED {' '.join(key)}: {old} -> {best}, {gain:.2f} times as fast", flush=True)
             after[key[0], key[1], generation(device)] = best
     if after != before:
-        part = PINNED.with_name(PINNED.name + ".part")
-        part.write_text(table(after))
-        part.replace(PINNED)
+        unfinished = PINNED.with_name(PINNED.name + ".part")
+        unfinished.write_text(table(after))
+        unfinished.replace(PINNED)
     print(f"{sum(after[key] != before.get(key) for key in after)} of {len(after)} configurations changed", flush=True)
     return 0
 

@@ -16,9 +16,9 @@ import time
 from pathlib import Path
 
 import numpy as np
-from translation_pool import CORRUPTIONS, make_pool, write_jsonl
 
 import gdig
+from examples.translation_pool import CORRUPTIONS, make_pool, write_jsonl
 
 HERE = Path(__file__).resolve().parent
 BUDGET = 400
@@ -57,7 +57,7 @@ def make_inputs(folder: Path) -> None:
     for row in pool[:8]:
         print(f"  {row['corruption']:<15} {row['src_text']} -> {row['trg_text']}")
     print("training a tiny model on the pool as it is", flush=True)
-    from tiny_model import make_model
+    from examples.tiny_model import make_model
 
     make_model(folder / "pool.jsonl", folder / "model")
     made.write_text(version)  # last: until here, the next start makes everything again

@@ -82,11 +82,11 @@ def _train(
 ) -> None:
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=steps, pct_start=0.1)
-    start, left = time.monotonic(), []
+    start, unused = time.monotonic(), []
     for step in range(1, steps + 1):
-        if len(left) < batch_size:
-            left = rng.sample(examples, len(examples))
-        ids, labels = _batch([left.pop() for _ in range(batch_size)])
+        if len(unused) < batch_size:
+            unused = rng.sample(examples, len(examples))
+        ids, labels = _batch([unused.pop() for _ in range(batch_size)])
         logits = model(input_ids=ids).logits[:, :-1]
         loss = F.cross_entropy(logits.transpose(1, 2), labels[:, 1:])
         optimizer.zero_grad()

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import oracle
 import pytest
 import torch
 import transformers as hf
-from tiny_models import VOCAB, llama, make_examples, wrapped
 
 from gdig.errors import ModelError
 from gdig.model.batches import make_batches
 from gdig.model.capture import GradientPass
+from tests.support import oracle
+from tests.support.tiny_models import VOCAB, llama, make_examples, wrapped
 
 SMALL = {"vocab_size": VOCAB, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2,
          "max_position_embeddings": 64, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}  # fmt: skip

@@ -8,13 +8,13 @@ import shutil
 from pathlib import Path
 
 import pytest
-from project_fixtures import (
-    Command,
-    flags,
-)
 from safetensors.torch import load_file
 
 import gdig
+from tests.support.project_fixtures import (
+    Command,
+    flags,
+)
 
 
 def damage(path: Path, how: str) -> None:

@@ -9,7 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from project_fixtures import (
+from safetensors.torch import load_file, save_file
+
+import gdig
+from gdig.errors import ConfigError
+from tests.support.project_fixtures import (
     N_ROWS,
     flags,
     llama_module,
@@ -20,10 +24,6 @@ from project_fixtures import (
     translation_rows,
     write_jsonl,
 )
-from safetensors.torch import load_file, save_file
-
-import gdig
-from gdig.errors import ConfigError
 
 # Rows.
 

@@ -9,17 +9,17 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from project_fixtures import (
+from safetensors.torch import load_file, save_file
+
+import gdig
+from gdig.errors import ModelError
+from tests.support.project_fixtures import (
     N_ROWS,
     N_SEEDS,
     TINY,
     stages,
     stored,
 )
-from safetensors.torch import load_file, save_file
-
-import gdig
-from gdig.errors import ModelError
 
 
 def test_layers_that_are_not_there(failing):

@@ -11,16 +11,21 @@ from pathlib import Path
 
 import pytest
 
+from benches.sweep_parts.plain_passes import file_order, rectangles
+from benches.sweep_parts.random_examples import make_examples, make_lengths
+
+pytestmark = [pytest.mark.slow, pytest.mark.peers]
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(scope="module")
 def record(tmp_path_factory) -> dict:
     path = tmp_path_factory.mktemp("bench") / "sweep.json"
-    command = [sys.executable, str(ROOT / "benches" / "sweep.py"), "--quick", "--record", str(path)]
+    command = [sys.executable, "-m", "benches.sweep", "--quick", "--record", str(path)]
     # Lengths generated, and no file of pairs that may lie on this machine.
     environment = {**os.environ, "GDIG_ZH_EN": str(path.parent / "none.json")}
-    result = subprocess.run(command, capture_output=True, text=True, env=environment)
+    result = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT)
     assert result.returncode == 0, result.stderr
     assert "quick: Llama" in result.stdout
     return json.loads(path.read_text(encoding="utf-8"))
@@ -63,12 +68,6 @@ def test_passes_that_should_agree_do(record):
 
 
 def test_plain_batches_hold_every_example_once():
-    sys.path.insert(0, str(ROOT / "benches"))
-    try:
-        from passes.inputs import make_examples, make_lengths
-        from passes.plain import file_order, rectangles
-    finally:
-        sys.path.pop(0)
     examples = make_examples(make_lengths(50), 50, 100)
     for batches in (file_order(examples), rectangles(examples, 1024)):
         lines = sorted(

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_choose import Pool, cases, chosen_with, on_disk, plain_prefix, pools
 
 from gdig.config.budget import Limit
 from gdig.config.config import Config
@@ -18,6 +17,7 @@ from gdig.selection.method import FinishedSweep
 from gdig.selection.methods.bids import bids_rows
 from gdig.selection.survey import survey
 from gdig.selection.tasks import Tasks
+from tests.support.pools import Pool, cases, chosen_with, on_disk, plain_prefix, pools
 
 
 def standardised(pool: Pool) -> list[list[float] | None]:

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-import oracle
 import pytest
 import torch
-from project_fixtures import flags, stages
-from test_distributed import Launch
-from tiny_models import MODELS, make_examples, wrapped
 
 import gdig
 from gdig.data.tokens import Example
@@ -22,6 +18,10 @@ from gdig.influence.inverse import Inverse
 from gdig.influence.seed_factors import precondition_seeds
 from gdig.passes.influence_pass import make_influence_pass
 from gdig.progress import Progress
+from tests.support import oracle
+from tests.support.project_fixtures import flags, stages
+from tests.support.tiny_models import MODELS, make_examples, wrapped
+from tests.support.torchrun import finish_on_ranks
 
 QUIET = Progress(quiet=True)
 # Few and short: a Jacobian of the sample is a backward pass for each of its labels and words.
@@ -94,6 +94,7 @@ CASES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_products_and_solutions_are_those_of_the_dense_matrix(case):
     kind, options = CASES[case]
@@ -302,13 +303,13 @@ def test_a_fit_that_is_stopped_goes_on_after_the_seeds_it_has_done(project, whol
     assert reports[0] == reports[1]
 
 
+@pytest.mark.distributed
 def test_two_ranks_leave_the_bytes_of_one(project, whole, tmp_path):
     finished, options = whole
     asked = project.options(tmp_path / "run", **options)
     others = ("projection_dim", "projection_side", "rows_per_shard", "n_clusters", "budget", "tau")  # of later stages
     of_fit = {name: value for name, value in asked.items() if name not in others}
-    launch = Launch.start(2, ["fit", *flags(of_fit)], tmp_path / "two")
-    assert launch.wait() == 0, launch.text
+    finish_on_ranks(2, ["fit", *flags(of_fit)], tmp_path / "two")
     assert files_of(tmp_path / "run") == files_of(finished)
 
 

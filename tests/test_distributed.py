@@ -8,20 +8,16 @@ from __future__ import annotations
 import os
 import queue
 import signal
-import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from project_fixtures import flags, llama_module, stages, translation_rows, write_jsonl
-from training import train
 from transformers import AutoConfig
 
 import gdig
@@ -30,64 +26,13 @@ from gdig.distributed.tensors import Exchange
 from gdig.distributed.torchrun import TorchrunRanks
 from gdig.errors import GdigError, OtherRankError, RunError
 from gdig.progress import Progress
+from tests.support.project_fixtures import flags, llama_module, stages, translation_rows, write_jsonl
+from tests.support.torchrun import Launch, files_of, finish_on_ranks, free_port
+from tests.support.training import train
 
 ROWS = 240
 # Many small batches, so that every group of the fit has some; many shards, so that there is time to kill a rank.
 OPTIONS = {"token_batch_size": 64, "rows_per_shard": 4, "fit_rows": 40, "train_rows": "all"}
-
-
-def files_of(run_path: Path) -> dict[str, bytes]:
-    """All that a run leaves, but for run.json, which holds seconds, and the locks."""
-    files = {str(path.relative_to(run_path)): path for path in run_path.rglob("*") if path.is_file()}
-    return {name: path.read_bytes() for name, path in files.items() if name not in ("run.json", ".lock", ".ranks")}
-
-
-@dataclass
-class Launch:
-    """`torchrun --nproc-per-node N -m gdig ARGS`."""
-
-    process: subprocess.Popen
-    log: Path
-
-    @classmethod
-    def start(cls, n: int, args: list[str], folder: Path, nodes: tuple[str, ...] = ("--standalone",)) -> Launch:
-        folder.mkdir(parents=True, exist_ok=True)
-        log = folder / "log"
-        launcher = [sys.executable, "-m", "torch.distributed.run", *nodes, "--nproc-per-node", str(n)]
-        with log.open("w") as stream:
-            process = subprocess.Popen(
-                [*launcher, "-m", "gdig", *args], stdin=subprocess.DEVNULL, stdout=stream, stderr=stream,
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-            )  # fmt: skip
-        return cls(process, log)
-
-    def wait(self, timeout: float = 180) -> int:
-        return self.process.wait(timeout)
-
-    def wait_for(self, happened: Callable[[], object], timeout: float = 120) -> None:
-        limit = time.monotonic() + timeout
-        while not happened():
-            assert self.process.poll() is None, f"ended before it could be stopped:\n{self.text}"
-            assert time.monotonic() < limit, f"nothing happened:\n{self.text}"
-            time.sleep(0.001)
-
-    def pid(self, rank: int) -> int:
-        """The process of a rank."""
-        for child in Path(f"/proc/{self.process.pid}/task").glob("*/children"):
-            for pid in child.read_text().split():
-                if f"RANK={rank}".encode() in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
-                    return int(pid)
-        raise AssertionError(f"no rank {rank}:\n{self.text}")
-
-    @property
-    def text(self) -> str:
-        return self.log.read_text(encoding="utf-8")
-
-    def said(self) -> list[str]:
-        """The lines that gdig prints when it ends badly; and there must be no traceback of its own."""
-        before_launcher = self.text.split("torch/distributed/elastic")[0]
-        assert "gdig/" not in before_launcher, self.text
-        return [line for line in self.text.splitlines() if line.startswith(("gdig: ", "interrupted"))]
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +52,7 @@ def alone(project, inputs, tmp_path_factory) -> Path:
     return run_path
 
 
+@pytest.mark.distributed
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds the processes in /proc")
 def test_a_rank_is_killed_and_another_number_of_ranks_goes_on_to_the_same_bytes(project, inputs, alone, tmp_path):
     run_path = tmp_path / "run"
@@ -126,27 +72,20 @@ def test_a_rank_is_killed_and_another_number_of_ranks_goes_on_to_the_same_bytes(
     fitted = {name: data for name, data in files_of(alone).items() if name.startswith(("curvature", "seeds"))}
     assert fitted.items() <= files_of(run_path).items()
 
-    again = Launch.start(2, args, tmp_path / "two")
-    assert again.wait() == 0, again.text
-    assert again.text == ""  # quiet
+    finish_on_ranks(2, args, tmp_path / "two")
     assert {path: path.stat().st_mtime_ns for path in swept} == stamps
     assert files_of(run_path) == files_of(alone)
 
 
+@pytest.mark.distributed
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds the processes in /proc")
 def test_two_nodes_with_a_common_disk_and_rank_0_killed(project, inputs, alone, tmp_path):
     """Each node has a launcher of its own, as with --nnodes on two machines; the first start loses rank 0."""
     run_path = tmp_path / "run"
     args = ["select", *flags(project.options(run_path, **inputs))]
 
-    def start(name: str) -> list[Launch]:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        at = ("--nnodes", "2", "--master-addr", "127.0.0.1", "--master-port", str(port))
-        return [Launch.start(1, args, tmp_path / f"{name}{i}", (*at, "--node-rank", str(i))) for i in (0, 1)]
-
-    launches = start("killed")
+    at = ("--nnodes", "2", "--master-addr", "127.0.0.1", "--master-port", str(free_port()))
+    launches = [Launch.start(1, args, tmp_path / f"killed{i}", (*at, "--node-rank", str(i))) for i in (0, 1)]
     launches[0].wait_for(lambda: (run_path / "sweep" / "00000002.safetensors").exists())
     os.kill(launches[0].pid(0), signal.SIGKILL)
     assert all(launch.wait() != 0 for launch in launches)
@@ -155,11 +94,11 @@ def test_two_nodes_with_a_common_disk_and_rank_0_killed(project, inputs, alone, 
     assert line.endswith("the same command continues from here")
     assert stages(run_path)["sweep"]["state"] == "running"
 
-    launches = start("again")
-    assert [launch.wait() for launch in launches] == [0, 0], "".join(launch.text for launch in launches)
+    finish_on_ranks(2, args, tmp_path / "again", nodes=2)
     assert files_of(run_path) == files_of(alone)
 
 
+@pytest.mark.distributed
 def test_two_ranks_fit_alike_and_a_bad_row_is_told_once(project, inputs, alone, tmp_path):
     """Also the summary and what is shown, which rank 0 alone prints; and that it goes on once the row is mended."""
     rows = translation_rows(ROWS)
@@ -191,6 +130,7 @@ def sampled_rows(run_path: Path, project, inputs) -> set[int]:
     return {int(row) for purpose, k in (("curvature", 40), ("probe", 4)) for row in work.sample(purpose, k)[1]}
 
 
+@pytest.mark.distributed
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds the processes in /proc")
 def test_ctrl_c_ends_all_with_130_and_one_word(project, inputs, alone, tmp_path):
     run_path = tmp_path / "run"
@@ -234,12 +174,11 @@ def together(n: int, work: Callable[[TorchrunRanks], object]) -> list:
         else:
             ranks.close()
 
-    threads = [threading.Thread(target=be, args=(rank,)) for rank in range(n)]
+    threads = [threading.Thread(target=be, args=(rank,), daemon=True) for rank in range(n)]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
-        assert not thread.is_alive()
+        thread.join()
     return results
 
 
@@ -375,14 +314,14 @@ class Queues:
             one.put(centroids.copy())
 
     def take(self) -> np.ndarray | None:
-        return self.given[self.rank].get(timeout=60)
+        return self.given[self.rank].get()
 
     def send(self, content: np.ndarray) -> None:
         self.sent[self.rank].put(content.copy())
 
     def receive(self, source: int, n_bytes: int) -> np.ndarray:
         self.received += 1
-        return self.sent[source].get(timeout=60)
+        return self.sent[source].get()
 
     def end(self) -> None:
         for one in self.given[1:]:
@@ -393,13 +332,12 @@ def shared_fit(world: int, x: np.ndarray, **options) -> tuple[gdig.KMeans, Queue
     given, sent = [queue.Queue() for _ in range(world)], [queue.Queue() for _ in range(world)]
     models = [gdig.KMeans(n_threads=1 + rank, **options) for rank in range(world)]
     ranks = [Queues(rank, world, given, sent) for rank in range(world)]
-    threads = [threading.Thread(target=models[i].fit_shared, args=(x, ranks[i])) for i in range(1, world)]
+    threads = [threading.Thread(target=models[i].fit_shared, args=(x, ranks[i]), daemon=True) for i in range(1, world)]
     for thread in threads:
         thread.start()
     models[0].fit_shared(x, ranks[0])
     for thread in threads:
-        thread.join(60)
-        assert not thread.is_alive()
+        thread.join()
     return models[0], ranks[0]
 
 

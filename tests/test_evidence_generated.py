@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import random
-import sys
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,12 +11,18 @@ import torch
 from scipy.stats import spearmanr
 from transformers import LlamaConfig, LlamaForCausalLM
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benches"))
-
-from generated.language import ADJECTIVES, CLEAN, CORRUPTIONS, DUPLICATE, SKILLS, VERBS, Language, make_corpus
-from generated.lds import Datamodel, Ranked, halves, spearman
-from generated.stacked import Recipe, Tokens, evaluate, logits, stack, train, unstack
-
+from benches.generated_language.language import (
+    ADJECTIVES,
+    CLEAN,
+    CORRUPTIONS,
+    DUPLICATE,
+    SKILLS,
+    VERBS,
+    Language,
+    make_corpus,
+)
+from benches.generated_language.lds import Datamodel, Ranked, halves, spearman
+from benches.generated_language.stacked import Recipe, Tokens, evaluate, logits, stack, train, unstack
 from gdig.data.tokens import IGNORED, Example
 
 SIZES = {"base": 300, "pool": 500, "seeds": 50, "test": 100}
@@ -137,6 +141,7 @@ def test_stacked_logits_are_those_of_transformers(model):
         assert torch.allclose(found[index], expected, atol=500 * 6e-8 * 10)
 
 
+@pytest.mark.slow
 def test_a_model_learns_the_same_alone_and_beside_another(model):
     data, start = _tokens(), stack(model, 2)
     rng = np.random.default_rng(1)

@@ -2,31 +2,23 @@
 
 from __future__ import annotations
 
-import importlib
 from collections import Counter
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
 
-EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+from examples import score_net_vision
+from examples.demo import auroc
+from examples.translation_pool import CORRUPTIONS, make_pool
 
 
-@pytest.fixture
-def examples(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(EXAMPLES))
-    return importlib.import_module("translation_pool")
-
-
-def test_the_pool_has_the_corruptions_it_names(examples: ModuleType) -> None:
-    pool, seeds = examples.make_pool(n=1001, n_seeds=20, corrupted=0.3, random_seed=5)
+def test_the_pool_has_the_corruptions_it_names() -> None:
+    pool, seeds = make_pool(n=1001, n_seeds=20, corrupted=0.3, random_seed=5)
     # The same draws without the corruption: what every target should have been.
-    right = {
-        r["src_text"]: r["trg_text"] for r in examples.make_pool(n=1001, n_seeds=20, corrupted=0.0, random_seed=5)[0]
-    }
+    right = {r["src_text"]: r["trg_text"] for r in make_pool(n=1001, n_seeds=20, corrupted=0.0, random_seed=5)[0]}
     counts = Counter(row["corruption"] for row in pool)
-    assert counts == {"clean": 701, **{kind: 75 for kind in examples.CORRUPTIONS}}
+    assert counts == {"clean": 701, **{kind: 75 for kind in CORRUPTIONS}}
     assert len(right) == 1001, "two rows have the same source"
     assert not {r["src_text"] for r in seeds} & set(right)
     assert {r["corruption"] for r in seeds} == {"clean"}
@@ -44,8 +36,8 @@ def test_the_pool_has_the_corruptions_it_names(examples: ModuleType) -> None:
             assert sorted(target.split()) == sorted(wanted.split()) and target != wanted
 
 
-def test_the_language_is_a_function_of_the_words(examples: ModuleType) -> None:
-    pool, seeds = examples.make_pool(n=3000, corrupted=0.0)
+def test_the_language_is_a_function_of_the_words() -> None:
+    pool, seeds = make_pool(n=3000, corrupted=0.0)
     shapes = Counter(len(row["trg_text"].split()) for row in pool)
     assert min(shapes) == 3 and max(shapes) == 9
     # An object bears -n and the verb, last, one of two suffixes.
@@ -54,10 +46,9 @@ def test_the_language_is_a_function_of_the_words(examples: ModuleType) -> None:
         assert (row["trg_text"][-2:] == "ru") == (" will " in row["src_text"])
 
 
-def test_auroc(examples: ModuleType) -> None:
+def test_auroc() -> None:
     from sklearn.metrics import roc_auc_score
 
-    auroc = importlib.import_module("demo").auroc
     rng = np.random.default_rng(0)
     for _ in range(20):
         positive, negative = rng.integers(0, 8, 20).astype(float), rng.integers(0, 6, 13).astype(float)
@@ -66,11 +57,11 @@ def test_auroc(examples: ModuleType) -> None:
     assert auroc(np.array([2.0, 3.0]), np.array([0.0, 1.0])) == 1.0
 
 
+@pytest.mark.slow
 def test_self_filter_of_a_vision_language_model(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.syspath_prepend(str(EXAMPLES))
     monkeypatch.chdir(tmp_path)
-    importlib.import_module("score_net_vision").main()
+    score_net_vision.main()
     assert "rows to train on: [" in capsys.readouterr().out
     assert np.load(tmp_path / "difficulty.npy").shape == (64,)

@@ -8,7 +8,6 @@ import threading
 
 import numpy as np
 import pytest
-from project_fixtures import read_jsonl, write_jsonl
 
 import gdig
 from gdig.background import Background
@@ -17,6 +16,7 @@ from gdig.errors import CorpusError, RunError
 from gdig.passes.encode_ahead import Feed
 from gdig.progress import Progress
 from gdig.run.session import Workspace
+from tests.support.project_fixtures import read_jsonl, write_jsonl
 
 SHARDS = [(0, 16), (32, 48), (48, 60), (16, 32)]
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-import oracle
 import pytest
 import torch
-from tiny_models import llama, make_examples, wrapped
 
 import gdig
 from gdig import ops
@@ -15,6 +13,8 @@ from gdig.influence.inverse import Inverse
 from gdig.passes.sketch import make_projection, whiten
 from gdig.passes.whitening import inverse_roots
 from gdig.progress import Progress
+from tests.support import oracle
+from tests.support.tiny_models import llama, make_examples, wrapped
 
 SAMPLE, POOL = make_examples(60, 1), make_examples(8, 3)
 QUIET = Progress(quiet=True)

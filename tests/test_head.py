@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from tiny_models import llama, make_examples, wrapped
 
 from gdig.model import head
 from gdig.model.batches import make_batches
 from gdig.model.capture import GradientPass
+from tests.support.tiny_models import llama, make_examples, wrapped
 
 
 @pytest.mark.parametrize("whole", [True, False], ids=["one part", "parts"])

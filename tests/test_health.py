@@ -7,11 +7,11 @@ import math
 
 import numpy as np
 import pytest
-from project_fixtures import read_jsonl, write_jsonl
 
 import gdig
 from gdig.passes.seed_health import SeedHealth, measure_seed_health, reliability, seed_warnings, seeds_wanted
 from gdig.store.sketches import SketchStore
+from tests.support.project_fixtures import read_jsonl, write_jsonl
 
 
 def make_votes(n: int, n_seeds: int, weight: float, random_seed: int = 0) -> np.ndarray:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-import oracle
 import pytest
 import torch
-from tiny_models import MODELS, gpt2, llama, make_examples, wrapped
 
 from gdig import ops
 from gdig.influence.seed_factors import precondition_seeds
@@ -15,6 +13,8 @@ from gdig.passes.influence_pass import make_influence_pass
 from gdig.passes.row_pass import RowPass
 from gdig.passes.sketch import make_projection
 from gdig.progress import Progress
+from tests.support import oracle
+from tests.support.tiny_models import MODELS, gpt2, llama, make_examples, wrapped
 
 SEEDS, POOL = make_examples(3, 2), make_examples(24, 3)
 

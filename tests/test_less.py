@@ -9,9 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from project_fixtures import llama_module, read_jsonl, save_model, stages, stored, write_jsonl
 from safetensors.numpy import load_file
-from training import moments_of, train
 
 import gdig
 from gdig import SketchStore
@@ -32,6 +30,10 @@ from gdig.selection.method import FinishedSweep
 from gdig.selection.methods.less import best, weights
 from gdig.selection.result import Selection
 from gdig.selection.survey import survey
+from tests.support.project_fixtures import llama_module, read_jsonl, save_model, stages, stored, write_jsonl
+from tests.support.training import moments_of, train
+
+pytestmark = pytest.mark.slow
 
 OPTIONS = {"method": "less", "inversion": "identity"}
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from project_fixtures import save_model
-from tiny_models import VOCAB, gpt2, llama, make_examples, wrapped
 
 from gdig.config.config import Config
 from gdig.errors import ConfigError, ModelError
@@ -16,6 +14,8 @@ from gdig.model.batches import make_batches
 from gdig.model.capture import GradientPass
 from gdig.passes.influence_pass import make_influence_pass
 from gdig.progress import Progress
+from tests.support.project_fixtures import save_model
+from tests.support.tiny_models import VOCAB, gpt2, llama, make_examples, wrapped
 
 SEEDS, POOL = make_examples(3, 2), make_examples(12, 3)
 QUIET = Progress(quiet=True)

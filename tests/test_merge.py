@@ -7,13 +7,13 @@ import shutil
 from pathlib import Path
 
 import pytest
-from project_fixtures import stages
-from test_distributed import files_of
 
 import gdig
 from gdig.api import merge
 from gdig.cli.main import main
 from gdig.errors import ConfigError, RunError, StoreError
+from tests.support.project_fixtures import stages
+from tests.support.torchrun import files_of
 
 
 @pytest.fixture(scope="module")

@@ -5,14 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from project_fixtures import gpt2_module, llama_module
 from torch import nn
-from training import moments_of, train
 
 from gdig.errors import ModelError
 from gdig.model.layers import as_layer
 from gdig.model.optimizer import Moments, read_adam, save_moments
 from gdig.model.optimizer_names import canonical
+from tests.support.project_fixtures import gpt2_module, llama_module
+from tests.support.training import moments_of, train
+
+pytestmark = pytest.mark.slow
 
 VOCAB = 40
 

@@ -1,25 +1,22 @@
 """gdig's scores against what kronfluence and bergson gave on the same small model: stored, so neither is needed here.
 
-`python benches/parity.py --write-expectations` makes the file again; benches/parity.py compares more, side by side.
+`python -m benches.parity --write-expectations` makes the file again; benches.parity compares more, side by side.
 """
 
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "benches"))
-try:
-    from conventions import expected, ours
-    from conventions.inputs import make_project
-finally:
-    sys.path.pop(0)
+from benches.parity_parts import gdig_scores, stored_scores
+from benches.parity_parts.parity_cases import make_project
 
+pytestmark = pytest.mark.peers
+
+ROOT = Path(__file__).resolve().parent.parent
 STORED = json.loads((ROOT / "tests" / "data" / "parity.json").read_text(encoding="utf-8"))
 
 FLOAT32 = 1e-5
@@ -29,7 +26,7 @@ terms: 2.6e-6). The sums of A and S over 350 tokens: sqrt(350) u = 1.1e-6 of the
 enlarge that, but it turns eigenvectors whose eigenvalues lie near one another, of which EK-FAC's eigenvalues are made,
 and there it comes back several times. A convention that is not met costs 1e-2 and more."""
 
-CASES = pytest.mark.parametrize("case", expected.TESTED, ids=lambda case: case.name)
+CASES = pytest.mark.parametrize("case", stored_scores.TESTED, ids=lambda case: case.name)
 
 
 @pytest.fixture(scope="module")
@@ -42,20 +39,24 @@ def stored(case, peer: str) -> np.ndarray:
 
 
 def distance(scores: np.ndarray, exact: np.ndarray) -> float:
-    assert scores.shape == exact.shape == (expected.ROWS, expected.SEEDS)
+    assert scores.shape == exact.shape == (stored_scores.ROWS, stored_scores.SEEDS)
     return float((np.abs(scores - exact).max(0) / np.abs(exact).max(0)).max())
 
 
 def test_the_stored_scores_are_of_these_cases():
-    assert (STORED["model"], STORED["rows"], STORED["seeds"]) == (expected.MODEL, expected.ROWS, expected.SEEDS)
-    assert list(STORED["cases"]) == [case.name for case in expected.TESTED]
-    assert all(set(peers) == set(expected.PEERS) for peers in STORED["cases"].values())
+    assert (STORED["model"], STORED["rows"], STORED["seeds"]) == (
+        stored_scores.MODEL,
+        stored_scores.ROWS,
+        stored_scores.SEEDS,
+    )
+    assert list(STORED["cases"]) == [case.name for case in stored_scores.TESTED]
+    assert all(set(peers) == set(stored_scores.PEERS) for peers in STORED["cases"].values())
 
 
 @CASES
 def test_in_float64_scores_are_kronfluences(project, case):
     """Both computed in float64; ours are stored as float32, which rounds each by 2^-24, and no more is allowed."""
-    got, want = ours.scores_float64(project, case), stored(case, "kronfluence")
+    got, want = gdig_scores.scores_float64(project, case), stored(case, "kronfluence")
     assert np.all(np.abs(got - want) <= 2.0**-24 * np.abs(want) + 1e-9 * np.abs(want).max())
 
 
@@ -63,5 +64,5 @@ def test_in_float64_scores_are_kronfluences(project, case):
 def test_in_float32_scores_are_the_peers(project, case):
     """From files to the store, as a user runs it; bergson's are float32 too, so each has its own distance."""
     exact = stored(case, "kronfluence")
-    assert distance(ours.scores(project, case, **ours.FULL), exact) <= FLOAT32
+    assert distance(gdig_scores.scores(project, case, **gdig_scores.FULL), exact) <= FLOAT32
     assert distance(stored(case, "bergson"), exact) <= FLOAT32

@@ -12,7 +12,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from project_fixtures import (
+from safetensors.numpy import load_file
+
+import gdig
+from tests.support.project_fixtures import (
     N_ROWS,
     N_SEEDS,
     check_selection,
@@ -26,9 +29,6 @@ from project_fixtures import (
     translation_rows,
     write_jsonl,
 )
-from safetensors.numpy import load_file
-
-import gdig
 
 
 def select(project, tmp_path: Path, **changes) -> tuple[list[dict], Path]:
@@ -253,6 +253,7 @@ def test_the_preset_of_the_paper(project, tmp_path):
     assert "corrected" not in load_file(run_path / "curvature" / "model.layers.0.mlp.down_proj.safetensors")
 
 
+@pytest.mark.slow
 def test_quiet_prints_nothing_from_python_either(project, tmp_path: Path) -> None:
     # In a process of its own, without the variable by which these tests silence the bars of transformers.
     program = f"import gdig; gdig.fit(**{project.options(tmp_path / 'run')!r})"

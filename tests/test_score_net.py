@@ -14,9 +14,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_models import VOCAB, gpt2, llama, without_float32_norms
-from transformers import TrainingArguments
-from transformers.trainer_callback import PrinterCallback
 
 from gdig.data.features import Features
 from gdig.errors import ConfigError, ModelError
@@ -24,6 +21,8 @@ from gdig.store.sketches import SketchStore
 from gdig.training import ScoreNet, ScoreNetTrainer, difficulty
 from gdig.training.score_net import weighted_loss
 from gdig.training.trainer import SCORE_NET, last_saved_state
+from tests.support.score_nets import auroc, padded, trainer
+from tests.support.tiny_models import VOCAB, gpt2, llama, without_float32_norms
 
 
 def rows_of_tokens(n: int, random_seed: int = 0, longest: int = 12) -> list[dict[str, torch.Tensor]]:
@@ -35,41 +34,6 @@ def rows_of_tokens(n: int, random_seed: int = 0, longest: int = 12) -> list[dict
         labels[: length // 3] = -100
         rows.append({"input_ids": ids, "labels": labels})
     return rows
-
-
-def padded(items: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-    def column(name: str, fill: int) -> torch.Tensor:
-        return torch.nn.utils.rnn.pad_sequence([x[name] for x in items], batch_first=True, padding_value=fill)
-
-    return {"input_ids": column("input_ids", 0), "labels": column("labels", -100)}
-
-
-def trainer(
-    folder: Path,
-    model: Any,
-    rows: Any,
-    features: Any,
-    *,
-    collator: Any = padded,
-    score_lr=0.01,
-    reduction="mean",
-    **args,
-) -> ScoreNetTrainer:
-    options = {
-        "use_cpu": True, "report_to": [], "disable_tqdm": True, "logging_strategy": "no", "save_strategy": "no",
-        "per_device_train_batch_size": 4, "num_train_epochs": 1, "learning_rate": 1e-3, **args,
-    }  # fmt: skip
-    made = ScoreNetTrainer(
-        model=model,
-        args=TrainingArguments(str(folder), **options),
-        train_dataset=rows,
-        data_collator=collator,
-        features=features,
-        score_learning_rate=score_lr,
-        loss_reduction=reduction,
-    )
-    made.remove_callback(PrinterCallback)
-    return made
 
 
 def plain_loss(
@@ -217,10 +181,6 @@ def noisy_task(n: int = 160) -> tuple[list[dict[str, torch.Tensor]], np.ndarray,
     return rows, x * rng.uniform(0.1, 10, (n, 1)), noisy
 
 
-def auroc(difficulties: np.ndarray, noisy: np.ndarray) -> float:
-    return float((difficulties[noisy][:, None] > difficulties[~noisy]).mean())
-
-
 def test_rows_that_nobody_can_learn_end_as_the_harder_ones(tmp_path):
     """Their features alone, known to the full, tell them apart with an AUROC of 0.92; a net that learnt nothing stays
     within 3 standard errors, 0.16, of a half."""
@@ -316,6 +276,7 @@ def be_a_rank(rank: int, port: int, folder: str) -> None:
     np.save(f"{folder}/{rank}.npy", made.score_net.weight.detach().numpy())
 
 
+@pytest.mark.distributed
 def test_two_processes_do_what_one_does_that_accumulates(tmp_path):
     alone = spread_out(tmp_path / "alone", 2)
     alone.train()
@@ -326,7 +287,7 @@ def test_two_processes_do_what_one_does_that_accumulates(tmp_path):
     for process in processes:
         process.start()
     for process in processes:
-        process.join(120)
+        process.join()
         assert process.exitcode == 0
     ranks = [np.load(tmp_path / f"{rank}.npy") for rank in (0, 1)]
     assert (ranks[0] == ranks[1]).all()
@@ -363,6 +324,7 @@ def weights(made: ScoreNetTrainer) -> dict[str, torch.Tensor]:
     return {**made.model.state_dict(), "score net": made.score_net.weight.detach()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("broken_one_behind", [False, True])
 def test_a_training_that_goes_on_ends_the_same(tmp_path, broken_one_behind):
     """In the middle of an epoch, with dropout, and with the moments of both learning rates."""

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from project_fixtures import N_ROWS, read_jsonl, stored, translation_rows, write_jsonl
 from safetensors.numpy import load_file
 
 import gdig
@@ -25,6 +24,9 @@ from gdig.store.sketches import SketchStore
 from gdig.store.tensor_file import read_tensors
 from gdig.training import job as over_run
 from gdig.training.score_net import ScoreNet, difficulty
+from tests.support.project_fixtures import N_ROWS, read_jsonl, stored, translation_rows, write_jsonl
+
+pytestmark = pytest.mark.slow
 
 QUICK = {"batch_size": 8, "learning_rate": 1e-3, "quiet": True}
 

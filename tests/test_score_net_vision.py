@@ -10,15 +10,17 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from project_fixtures import N_ROWS, read_jsonl
-from test_neighbour_methods import plain_self_filter, units
-from test_score_net import auroc, trainer
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
 import gdig
 from gdig.errors import ConfigError
 from gdig.selection.methods.self_filter import hardest_rows
 from gdig.training import difficulty
+from tests.support.plain_methods import plain_self_filter, units
+from tests.support.project_fixtures import N_ROWS, read_jsonl
+from tests.support.score_nets import auroc, trainer
+
+pytestmark = pytest.mark.slow
 
 IMAGE, WORDS, PATCHES = 40, 40, 4
 

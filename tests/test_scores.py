@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import numpy as np
-import oracle
 import pytest
 import torch
-from tiny_models import MODELS, llama, make_examples, wrapped
 
 from gdig.influence.curvature import fit_curvature
 from gdig.influence.seed_factors import precondition_seeds
 from gdig.model.layers import choose_layers
 from gdig.passes.influence_pass import make_influence_pass
 from gdig.progress import Progress
+from tests.support import oracle
+from tests.support.tiny_models import MODELS, llama, make_examples, wrapped
 
 SAMPLE, SEEDS, POOL = make_examples(40, 1), make_examples(5, 2), make_examples(12, 3)
 EXACT = {"seed_energy": 1.0, "seed_rank": 10_000, "projection_dim": 32, "projection_side": 4, "token_batch_size": 128}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from tiny_models import gpt2, llama, make_examples, wrapped
 
 from gdig.influence import layer_scores as scoring
 from gdig.influence.curvature import fit_curvature
@@ -13,6 +12,7 @@ from gdig.influence.seed_factors import precondition_seeds
 from gdig.model.causal_model import Model
 from gdig.passes.influence_pass import make_influence_pass
 from gdig.progress import Progress
+from tests.support.tiny_models import gpt2, llama, make_examples, wrapped
 
 SEEDS, POOL = make_examples(6, 2), make_examples(10, 3)
 QUIET = Progress(quiet=True)

@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import nnls
 from sklearn.linear_model import orthogonal_mp_gram
-from test_choose import INVALID_LABEL, Pool, cases, chosen_with
 
 import gdig
 from gdig.config.budget import Limit
@@ -21,8 +20,9 @@ from gdig.selection.choose import choose
 from gdig.selection.method import FinishedSweep
 from gdig.selection.methods.tagcos import tagcos_rows
 from gdig.selection.survey import survey
-from gdig.store.sketches import SketchStore
+from gdig.store.sketches import INVALID_LABEL, SketchStore
 from gdig.store.tensor_file import write_tensors
+from tests.support.pools import Pool, cases, chosen_with
 
 
 @contextmanager

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from tiny_models import gpt2, llama, make_examples, wrapped
+
+from tests.support.tiny_models import gpt2, llama, make_examples, wrapped
 
 pytest.importorskip("triton", reason="triton is not installed: it has no wheel for this platform")
 
@@ -16,6 +17,7 @@ from gdig.kernels import dispatch
 from gdig.passes.influence_pass import make_influence_pass
 from gdig.progress import Progress
 
+pytestmark = pytest.mark.triton
 SAMPLE, SEEDS, POOL = make_examples(8, 1), make_examples(3, 2), make_examples(6, 3)
 QUIET = Progress(quiet=True)
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from libraries.common import dataset, need
 
+from benches.libraries.common import dataset, need
 from gdig.data.tokens import Example
 
 

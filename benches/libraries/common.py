@@ -24,13 +24,13 @@ class AbsentError(Exception):
 
 def versions() -> dict[str, str | None]:
     """Installed versions of the libraries, None for one that is absent."""
-    found: dict[str, str | None] = {}
+    versions_by_name: dict[str, str | None] = {}
     for name in ("kronfluence", "bergson"):
         try:
-            found[name] = importlib.metadata.version(name)
+            versions_by_name[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            found[name] = None
-    return found
+            versions_by_name[name] = None
+    return versions_by_name
 
 
 def need(name: str) -> None:

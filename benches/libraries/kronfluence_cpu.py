@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from libraries.common import need
-from passes.plain import rectangles
 
+from benches.libraries.common import need
+from benches.sweep_parts.plain_passes import rectangles
 from gdig.data.tokens import IGNORED, Example
 
 Batch = dict[str, torch.Tensor]
@@ -34,9 +34,9 @@ def analyzer(module: torch.nn.Module, names: Sequence[str], folder: str, reducti
         def compute_train_loss(self, batch: Batch, model: torch.nn.Module, sample: bool = False) -> torch.Tensor:
             logits = model(input_ids=batch["input_ids"], use_cache=False).logits[:, :-1].flatten(0, 1)
             labels = batch["labels"][:, 1:]
-            kept = labels != IGNORED
-            wanted = kept.flatten()
-            weights = kept.to(logits.dtype)
+            is_target = labels != IGNORED
+            wanted = is_target.flatten()
+            weights = is_target.to(logits.dtype)
             weights = (weights / weights.sum(1, keepdim=True) if reduction == "mean" else weights).flatten()[wanted]
             logits, targets = logits[wanted], labels.flatten()[wanted]
             if sample:
@@ -56,9 +56,9 @@ def analyzer(module: torch.nn.Module, names: Sequence[str], folder: str, reducti
 
     task = Language()
     prepared = prepare_model(module, task)
-    found = Analyzer("bench", prepared, task, cpu=True, log_level=logging.ERROR, disable_tqdm=True, output_dir=folder)
-    found.set_dataloader_kwargs(DataLoaderKwargs(collate_fn=_collate))
-    return found
+    ready = Analyzer("bench", prepared, task, cpu=True, log_level=logging.ERROR, disable_tqdm=True, output_dir=folder)
+    ready.set_dataloader_kwargs(DataLoaderKwargs(collate_fn=_collate))
+    return ready
 
 
 def _collate(examples: list[Example]) -> Batch:

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 from transformers.utils.logging import disable_progress_bar
-from zh_en.exact import DEFAULT, IDENTITY, Metric, exact_scores
-from zh_en.model import Recipe, encode, new_model, target_loss, train, train_tokenizer
-from zh_en.steps import Steps
 
+from benches.shared.steps import Steps
+from benches.zh_en.exact import DEFAULT, IDENTITY, Metric, exact_scores
+from benches.zh_en.model import Recipe, encode, new_model, target_loss, train, train_tokenizer
 from gdig.config.config import Config
 from gdig.data.tokens import Example
 
@@ -34,7 +34,7 @@ class Arm:
     name: str
     recipe: Recipe
     rows: str
-    kept: tuple[int, ...]
+    epochs: tuple[int, ...]
     start: tuple[str, int] | None = None
     all_metrics: tuple[int, ...] = ()
 
@@ -67,7 +67,7 @@ class Checkpoint:
 def train_arms(steps: Steps, rows: dict[str, Path], arms: Sequence[Arm]) -> dict[tuple[str, int], Checkpoint]:
     """Train every arm, or find it in the work folder: its checkpoints by (arm, epoch)."""
     disable_progress_bar()
-    kept: dict[tuple[str, int], Checkpoint] = {}
+    checkpoints: dict[tuple[str, int], Checkpoint] = {}
     vocab_size = arms[0].recipe.vocab_size
 
     def make_tokenizer(out: Path) -> None:
@@ -76,14 +76,14 @@ def train_arms(steps: Steps, rows: dict[str, Path], arms: Sequence[Arm]) -> dict
     tokenizer = PreTrainedTokenizerFast.from_pretrained(steps.path("tokenizer", vocab_size, make_tokenizer))
     held = encode(rows["held"], tokenizer)
     for arm in arms:
-        start = kept[arm.start].path if arm.start else None
+        start = checkpoints[arm.start].path if arm.start else None
         make = partial(_train_arm, arm, start, rows[arm.rows], held, tokenizer)
         folder = steps.path(arm.name, [_asked(arm), str(start and start.parent.name)], make)
         facts = json.loads((folder / "facts.json").read_text())
-        for epoch in arm.kept:
+        for epoch in arm.epochs:
             held_loss = facts["held"][str(epoch)]
-            kept[arm.name, epoch] = Checkpoint(arm.name, epoch, folder / str(epoch), held_loss, facts["trained"])
-    return kept
+            checkpoints[arm.name, epoch] = Checkpoint(arm.name, epoch, folder / str(epoch), held_loss, facts["trained"])
+    return checkpoints
 
 
 def _asked(arm: Arm) -> dict[str, Any]:
@@ -96,14 +96,14 @@ def _train_arm(
     arm: Arm, start: Path | None, rows: Path, held: list[Example], tokenizer: PreTrainedTokenizerFast, out: Path
 ) -> None:
     """Train one arm into the folder `out`: a folder for each epoch kept, and facts.json."""
-    recipe = replace(arm.recipe, epochs=max(arm.kept))
+    recipe = replace(arm.recipe, epochs=max(arm.epochs))
     model = LlamaForCausalLM.from_pretrained(start) if start else new_model(tokenizer, recipe)
     losses: dict[int, float] = {}
 
     def keep(epoch: int) -> None:
         losses[epoch] = target_loss(model, held)
         print(f"  held out: {losses[epoch]:.3f} a target token", flush=True)
-        if epoch in arm.kept:
+        if epoch in arm.epochs:
             model.save_pretrained(out / str(epoch))
             tokenizer.save_pretrained(out / str(epoch))
 
@@ -113,10 +113,10 @@ def _train_arm(
     (out / "facts.json").write_text(json.dumps({"held": losses, "trained": last}))
 
 
-def checkpoint_scores(steps: Steps, arm: Arm, kept: Checkpoint, rows: dict[str, Path]) -> dict[str, np.ndarray]:
+def checkpoint_scores(steps: Steps, arm: Arm, checkpoint: Checkpoint, rows: dict[str, Path]) -> dict[str, np.ndarray]:
     """Exact scores of the pool by one checkpoint (see zh_en.exact)."""
-    metrics = (IDENTITY, *DAMPINGS) if kept.epoch in arm.all_metrics else (IDENTITY, DEFAULT)
+    metrics = (IDENTITY, *DAMPINGS) if checkpoint.epoch in arm.all_metrics else (IDENTITY, DEFAULT)
     options: dict[str, Any] = {"fit_rows": 800, "token_batch_size": 4096}
-    asked = [kept.path.parent.name, kept.epoch, [asdict(metric) for metric in metrics], options]
-    options |= {"model": kept.path, "candidates": rows["candidates"], "seeds": rows["seeds"]}
-    return steps.arrays(f"scores {kept.name}", asked, lambda: exact_scores(Config.build(options), metrics))
+    asked = [checkpoint.path.parent.name, checkpoint.epoch, [asdict(metric) for metric in metrics], options]
+    options |= {"model": checkpoint.path, "candidates": rows["candidates"], "seeds": rows["seeds"]}
+    return steps.arrays(f"scores {checkpoint.name}", asked, lambda: exact_scores(Config.build(options), metrics))

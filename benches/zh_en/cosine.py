@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from zh_en.gradients import each_layer
 
+from benches.shared.gradients import each_layer
 from gdig.config.config import Config
 from gdig.data.tokens import Example
 from gdig.model.capture import GradientPass

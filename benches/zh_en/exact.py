@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from zh_en.gradients import each_layer
 
+from benches.shared.gradients import each_layer
 from gdig.config.config import Config
 from gdig.data.tokens import Example
 from gdig.influence.curvature import fit_curvature, with_ones
@@ -78,17 +78,17 @@ def exact_scores(config: Config, metrics: Sequence[Metric]) -> dict[str, np.ndar
             influence[k, rows] += scaled @ seeds[index].T
 
     seed_loss = _each_gradient(work, factors, work.seed_examples, keep)
-    found = {
+    scores = {
         "loss": _each_gradient(work, factors, examples, compare),
         "seed loss": seed_loss,
         "tokens": np.array([len(e) for e in examples]),
         "target tokens": np.array([int(np.sum(np.asarray(e.labels) >= 0)) for e in examples]),
     }
     for k, metric in enumerate(metrics):
-        found[f"influence {metric.name}"] = influence[k].numpy()
-        found[f"length {metric.name}"] = squares[k].sqrt().numpy()
-        found[f"seed length {metric.name}"] = seed_squares[k].sqrt().numpy()
-    return found
+        scores[f"influence {metric.name}"] = influence[k].numpy()
+        scores[f"length {metric.name}"] = squares[k].sqrt().numpy()
+        scores[f"seed length {metric.name}"] = seed_squares[k].sqrt().numpy()
+    return scores
 
 
 def _scale(factors: Factors, metric: Metric, config: Config) -> torch.Tensor:

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from demo import auroc
-from zh_en.bm25 import Bm25
-from zh_en.exact import DEFAULT
-from zh_en.variants import all_scores, spearman
 
+from benches.shared.bm25 import Bm25
+from benches.zh_en.exact import DEFAULT
+from benches.zh_en.variants import all_scores, spearman
+from examples.demo import auroc
 from gdig.passes.seed_health import reliability
 
 SHOWN = ("mean influence", "agreement", "bounded mean", "mean / spread over seeds", "cosine to each seed, mean")
@@ -48,7 +48,7 @@ def seed_sets(texts: Sequence[str], n_clean: int, draws: int, rng: np.random.Gen
 
 
 def seed_failures(
-    found: dict[str, np.ndarray], kinds: np.ndarray, sets: dict[str, list[np.ndarray]]
+    exact: dict[str, np.ndarray], kinds: np.ndarray, sets: dict[str, list[np.ndarray]]
 ) -> dict[str, dict[str, list[float]]]:
     """AUROC of each score by each kind of seed set: mean, and standard deviation over the sets of that kind; and what
     a run could see of it (see `signs`), likewise."""
@@ -57,23 +57,23 @@ def seed_failures(
     for name, members in sets.items():
         rows: dict[str, list[float]] = {}
         for seeds in members:
-            scores = all_scores(found, seeds)
+            scores = all_scores(exact, seeds)
             values = {score: auroc(scores[score][clean], scores[score][~clean]) for score in SHOWN}
-            for key, value in (values | signs(found, seeds)).items():
+            for key, value in (values | signs(exact, seeds)).items():
                 rows.setdefault(key, []).append(value)
         table[name] = {key: [float(np.mean(v)), float(np.std(v))] for key, v in rows.items()}
     return table
 
 
-def signs(found: dict[str, np.ndarray], seeds: np.ndarray) -> dict[str, float]:
+def signs(exact: dict[str, np.ndarray], seeds: np.ndarray) -> dict[str, float]:
     """What a run can see without knowing which rows are spoiled.
 
     reliability: of the votes, as a run reports it (gdig.passes.seed_health).
     """
-    loss = found["seed loss"][seeds]
-    excess = float(loss.mean() - np.median(found["loss"]))
+    loss = exact["seed loss"][seeds]
+    excess = float(loss.mean() - np.median(exact["loss"]))
     return {
-        "reliability": reliability(found[f"influence {DEFAULT.name}"][:, seeds] > 0),
+        "reliability": reliability(exact[f"influence {DEFAULT.name}"][:, seeds] > 0),
         "seed loss - median pool loss": excess,
         "harder by a standard error": float(excess > loss.std(ddof=1) / len(seeds) ** 0.5),
     }
@@ -86,17 +86,17 @@ def against_others(x: np.ndarray) -> np.ndarray:
     return (a * b).sum(0) / np.sqrt((a**2).sum(0) * (b**2).sum(0))
 
 
-def finds_noisy_seeds(found: dict[str, np.ndarray], n_clean: int, seeds: np.ndarray) -> dict[str, float]:
+def finds_noisy_seeds(exact: dict[str, np.ndarray], n_clean: int, seeds: np.ndarray) -> dict[str, float]:
     """AUROC, clean seeds against spoiled ones of one set, of what a run can see of a seed."""
-    x = found[f"influence {DEFAULT.name}"][:, seeds].astype(np.float64)
+    x = exact[f"influence {DEFAULT.name}"][:, seeds].astype(np.float64)
     spoiled = seeds >= n_clean
-    told = {
+    signals = {
         "influence correlates with the other seeds'": against_others(x / x.std(0)),
         "mean influence on it": x.mean(0),
-        "low loss": -found["seed loss"][seeds],
+        "low loss": -exact["seed loss"][seeds],
         "share of the pool that helps it": (x > 0).mean(0),
     }
-    return {name: auroc(value[~spoiled], value[spoiled]) for name, value in told.items()}
+    return {name: auroc(value[~spoiled], value[spoiled]) for name, value in signals.items()}
 
 
 def by_length(scores: dict[str, np.ndarray], kinds: np.ndarray, tokens: np.ndarray) -> dict[str, dict[str, float]]:

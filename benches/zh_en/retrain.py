@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
-from zh_en.competence import Checkpoint
-from zh_en.model import Recipe, encode, target_loss, train
-from zh_en.steps import Steps
+
+from benches.shared.steps import Steps
+from benches.zh_en.competence import Checkpoint
+from benches.zh_en.model import Recipe, encode, target_loss, train
 
 RECIPE = Recipe(token_batch_size=2048, learning_rate=3e-4, schedule="cycle", steps=40)
 
@@ -25,9 +26,9 @@ class Retraining:
         self._pool = encode(rows["candidates"], tokenizer)
 
     def held_loss(self, start: Checkpoint, chosen: np.ndarray, random_seed: int) -> float:
-        """Loss a target token of the held rows after training from `start` on the rows `chosen`.
+        """Loss a target token of the held rows, after training from `start` on the rows `chosen`.
 
-        random_seed: of the rows' order.
+        random_seed: draws the order of the rows.
         """
         rows = np.sort(chosen).tolist()
         recipe = replace(RECIPE, random_seed=random_seed)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from demo import auroc
-from zh_en.exact import DEFAULT, IDENTITY
-from zh_en.pool import CORRUPTIONS
 
+from benches.zh_en.exact import DEFAULT, IDENTITY
+from benches.zh_en.pool import CORRUPTIONS
+from examples.demo import auroc
 from gdig.philox import stream_key
 
 RESAMPLES = 400
@@ -55,7 +55,7 @@ def reductions(
     }
 
 
-def all_scores(found: dict[str, np.ndarray], seeds: np.ndarray, before: dict[str, np.ndarray] | None = None) -> dict:
+def all_scores(exact: dict[str, np.ndarray], seeds: np.ndarray, before: dict[str, np.ndarray] | None = None) -> dict:
     """Every score [N] by name, from what `exact_scores` found, using the seeds numbered `seeds`; higher is better.
 
     before: of an earlier checkpoint of the same run, for how far training has lowered a row's loss.
@@ -63,15 +63,15 @@ def all_scores(found: dict[str, np.ndarray], seeds: np.ndarray, before: dict[str
 
     def of(metric: str) -> dict[str, np.ndarray]:
         return reductions(
-            found[f"influence {metric}"][:, seeds],
-            found[f"length {metric}"],
-            found[f"length {IDENTITY.name}"],
-            found[f"seed length {metric}"][seeds],
+            exact[f"influence {metric}"][:, seeds],
+            exact[f"length {metric}"],
+            exact[f"length {IDENTITY.name}"],
+            exact[f"seed length {metric}"][seeds],
         )
 
     scores = of(DEFAULT.name)
     plain = of(IDENTITY.name)
-    loss = found["loss"]
+    loss = exact["loss"]
     scores |= {
         "gradient dot product": plain["mean influence"],
         "gradient cosine": plain["mean / length"],
@@ -79,8 +79,8 @@ def all_scores(found: dict[str, np.ndarray], seeds: np.ndarray, before: dict[str
         "low loss": -loss,
         "loss and agreement": ranks(-loss) + ranks(scores["agreement"]),
         "loss and cosine": ranks(-loss) + ranks(scores["cosine to each seed, mean"]),
-        "short gradient": -found[f"length {IDENTITY.name}"],
-        "few tokens": -found["target tokens"].astype(np.float64),
+        "short gradient": -exact[f"length {IDENTITY.name}"],
+        "few tokens": -exact["target tokens"].astype(np.float64),
     }
     if before is not None:
         scores["loss already lowered"] = before["loss"] - loss

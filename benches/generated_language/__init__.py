@@ -1,0 +1,1 @@
+"""Parts of `benches.evidence_generated`: the language, the models and the experiments."""

@@ -1,0 +1,1 @@
+"""Parts of `benches.gpu` and `benches.tune`: checks, work, clock and candidates on a GPU."""

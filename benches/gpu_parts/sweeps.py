@@ -1,0 +1,185 @@
+"""The sweep as a user's run does it, beside the plain forward and backward of the same model, in turn."""
+
+from __future__ import annotations
+
+import gc
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AutoModelForCausalLM, GPTNeoXConfig, LlamaConfig, PretrainedConfig
+
+from benches.sweep_parts.plain_passes import file_order, padding, plain_pass, rectangles, trainable
+from benches.sweep_parts.random_examples import make_examples, make_lengths
+from gdig.config.config import Config
+from gdig.data.tokens import Example
+from gdig.influence.seed_factors import SeedFactors
+from gdig.model.causal_model import wrap_model
+from gdig.passes.influence_pass import make_influence_pass
+from gdig.progress import Progress
+
+QUIET = Progress(quiet=True)
+SEEDS, RANK = 256, 32
+
+# name: (sketch / plain in file order, sketch / plain sorted, sketch and seeds / plain sorted), at most.
+TARGETS = {"160M": (0.60, 0.75, 1.00), "1B": (0.60, 0.75, 0.85)}
+
+
+@dataclass(frozen=True)
+class Size:
+    """A model of random weights, and how much of it a round takes."""
+
+    name: str
+    config: PretrainedConfig
+    blocks: int
+    down: str
+    examples: int
+    token_batch_size: int
+    compiled: bool = False
+
+
+def sizes(quick: bool) -> list[Size]:
+    """GPT-NeoX with the shapes of Pythia 160M and 1B, and a Llama of 1B; quick: both architectures, tiny."""
+    if quick:
+        return [
+            Size("tiny NeoX", _neox(32, 64, 2, 2, 512), 2, "dense_4h_to_h", 24, 512, compiled=True),
+            Size("tiny Llama", _llama(32, 64, 2, 2, 512), 2, "down_proj", 24, 512),
+        ]
+    return [
+        Size("160M", _neox(768, 3072, 12, 12, 50_304), 12, "dense_4h_to_h", 4096, 32_768, compiled=True),
+        Size("1B", _neox(2048, 8192, 16, 8, 50_304), 16, "dense_4h_to_h", 1024, 32_768),
+        Size("1B Llama", _llama(2048, 8192, 16, 32, 128_256), 16, "down_proj", 512, 16_384),
+    ]
+
+
+def measure_sweep(size: Size, device: torch.device, rounds: int, end: float) -> dict[str, Any]:
+    """Tokens a second and peak memory of each pass; medians of `rounds` in turn, fewer when the time is up."""
+    gc.collect()  # the model before, whose hooks make cycles
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    examples = make_examples(make_lengths(size.examples), size.examples, size.config.vocab_size)
+    window = size.config.max_position_embeddings
+    plain, ordered = file_order(examples), rectangles(examples, size.token_batch_size, window)
+    module = trainable(_module(size.config, device, dtype))
+    passes: dict[str, Callable[[], object]] = {
+        "plain, file order": lambda: plain_pass(module, plain),
+        "plain, sorted": lambda: plain_pass(module, ordered),
+        "sketch": _sweep(size, device, dtype, examples, 0),
+        f"sketch, {SEEDS} seeds": _sweep(size, device, dtype, examples, SEEDS),
+    }
+    if size.compiled:
+        passes["sketch, compiled"] = _sweep(size, device, dtype, examples, 0, torch_compile=True)
+    times: dict[str, list[float]] = {name: [] for name in passes}
+    peaks = {}
+    for name, run in passes.items():  # not counted: kernels are compiled, memory is taken
+        peaks[name] = _peak(device, run)
+    for turn in range(rounds):
+        if turn and time.monotonic() > end:
+            break
+        for name, run in passes.items():
+            times[name].append(_seconds(device, run))
+    tokens = sum(len(example) for example in examples)
+    seconds = {name: statistics.median(runs) for name, runs in times.items()}
+    pads = {"file order": padding(plain, examples), "sorted": padding(ordered, examples)}
+    figures = {
+        "model": size.name, "parameters": sum(p.numel() for p in module.parameters()), "examples": len(examples),
+        "tokens": tokens, "token_batch_size": size.token_batch_size, "pads": pads, "rounds": len(times["sketch"]),
+        "passes": {
+            name: {
+                "seconds": times[name], "tokens_per_second": tokens / seconds[name], "peak_bytes": peaks[name],
+                "of_file_order": _ratio(times[name], times["plain, file order"]),
+                "of_sorted": _ratio(times[name], times["plain, sorted"]),
+            }
+            for name in passes
+        },
+    }  # fmt: skip
+    figures["targets"] = _targets(size.name, figures["passes"])
+    return figures
+
+
+def _sweep(
+    size: Size, device: torch.device, dtype: torch.dtype, examples: Sequence[Example], seeds: int, **more: bool
+) -> Callable[[], object]:
+    """With seeds: sketch and scores on the down projection of every third block; the factors are random, since what
+    they cost depends on their shapes alone. Without: the sketch of all MLP layers."""
+    options: dict[str, Any] = {"token_batch_size": size.token_batch_size, "device": str(device), "quiet": True, **more}
+    if seeds:
+        third = "|".join(map(str, range(0, size.blocks, 3)))
+        options["filter_modules"] = rf"\.({third})\.mlp\.{size.down}$"
+    config = Config.build(options)
+    model = wrap_model(_module(size.config, device, dtype), config)
+    generator = torch.Generator(device).manual_seed(0)
+    factors = [
+        SeedFactors(
+            torch.randn(layer.out_features, seeds * RANK, generator=generator, device=device),
+            torch.randn(layer.width, seeds * RANK, generator=generator, device=device),
+            torch.arange(seeds + 1) * RANK,
+            np.ones(seeds),
+        )
+        for layer in model.layers
+    ]
+    sweeper = make_influence_pass(model, factors, config, QUIET)
+    return lambda: sweeper.compute(examples)
+
+
+def _module(config: PretrainedConfig, device: torch.device, dtype: torch.dtype) -> torch.nn.Module:
+    torch.manual_seed(0)
+    with device:
+        return AutoModelForCausalLM.from_config(config, dtype=dtype)
+
+
+def _neox(hidden: int, inner: int, blocks: int, heads: int, vocabulary: int) -> PretrainedConfig:
+    return GPTNeoXConfig(
+        vocab_size=vocabulary, hidden_size=hidden, intermediate_size=inner, num_hidden_layers=blocks,
+        num_attention_heads=heads, max_position_embeddings=2048,
+    )  # fmt: skip
+
+
+def _llama(hidden: int, inner: int, blocks: int, heads: int, vocabulary: int) -> PretrainedConfig:
+    return LlamaConfig(
+        vocab_size=vocabulary, hidden_size=hidden, intermediate_size=inner, num_hidden_layers=blocks,
+        num_attention_heads=heads, num_key_value_heads=max(1, heads // 4), max_position_embeddings=2048,
+        tie_word_embeddings=True,
+    )  # fmt: skip
+
+
+def _seconds(device: torch.device, run: Callable[[], object]) -> float:
+    _wait(device)
+    begin = time.perf_counter()
+    run()
+    _wait(device)
+    return time.perf_counter() - begin
+
+
+def _peak(device: torch.device, run: Callable[[], object]) -> int | None:
+    if device.type != "cuda":
+        run()
+        return None
+    torch.cuda.empty_cache()
+    before = torch.cuda.memory_allocated(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    run()
+    return torch.cuda.max_memory_allocated(device) - before
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _ratio(times: Sequence[float], plain: Sequence[float]) -> float:
+    return statistics.median(mine / other for mine, other in zip(times, plain, strict=True))
+
+
+def _targets(name: str, passes: dict[str, Any]) -> list[dict[str, Any]]:
+    if name not in TARGETS:
+        return []
+    many = f"sketch, {SEEDS} seeds"
+    asked = (("sketch", "of_file_order"), ("sketch", "of_sorted"), (many, "of_sorted"))
+    return [
+        {"pass": p, "ratio": r, "at_most": most, "measured": passes[p][r], "met": passes[p][r] <= most}
+        for (p, r), most in zip(asked, TARGETS[name], strict=True)
+    ]

@@ -1,0 +1,1 @@
+"""The other libraries that benches compare gdig with."""

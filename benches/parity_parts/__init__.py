@@ -1,0 +1,1 @@
+"""Parts of `benches.parity`: cases, every library's scores, the tables."""

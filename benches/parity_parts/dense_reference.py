@@ -1,0 +1,21 @@
+"""The tests' dense float64 reference: gradients by plain autograd, the damped Hessian as one matrix, solved."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from benches.parity_parts.parity_cases import Case, Project  # puts tests/ on the path
+from tests.support.oracle import influence
+
+
+def scores(project: Project, case: Case, dtype: torch.dtype = torch.float64) -> np.ndarray:
+    """Influence float64 [rows, seeds].
+
+    With `dtype` float32 the model's pass alone is float32, so the difference is what that rounding costs, whoever
+    computes the rest.
+    """
+    return influence(
+        project.module(dtype), project.layers, project.pool, project.seeds, project.pool, inversion=case.inversion,
+        damping_mode=case.damping_mode, damping=case.damping_factor, reduction=case.loss_reduction,
+    )  # fmt: skip

@@ -1,0 +1,1 @@
+"""What several benches share: machine and commit, tables, memory, resumable steps, gradients, BM25."""

@@ -1,0 +1,1 @@
+"""Parts of `benches.sweep`: examples, every library's passes, the tables."""

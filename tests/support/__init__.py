@@ -1,0 +1,1 @@
+"""What several test files, or tests and benches, share."""

@@ -1,0 +1,178 @@
+"""Compiles Triton kernels for GPUs that are not there, exactly as a launch would.
+
+A launch is any call that ends in `kernel[grid](...)`, given tensors on the CPU. Under a driver that claims a GPU of
+some generation, each kernel it launches is compiled down to machine code, for the very argument types, alignments and
+constants of that call, and not run. What comes back says what the machine code uses.
+
+Triton decides when it is imported whether kernels are compiled or interpreted, and the tests interpret them: so tests
+call `compile_elsewhere`, which does it in a process of its own.
+
+    reports = compile_elsewhere("tests.support.launch_covariance:pinned", 90, arguments=["float32", 9])
+    for report in reports:
+        report.check("wgmma")
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+# Shared memory that one block may have, in bytes (CUDA C++ programming guide, technical specifications).
+SHARED_LIMIT = {80: 163 * 1024, 86: 99 * 1024, 89: 99 * 1024, 90: 227 * 1024, 100: 227 * 1024, 120: 99 * 1024}
+# What a matrix product should become on each generation.
+TENSOR_CORES = {80: "mma.sync", 86: "mma.sync", 89: "mma.sync", 90: "wgmma", 100: "tcgen05", 120: "mma.sync"}
+_INSTRUCTIONS = {"mma.sync": "mma.sync", "wgmma": "wgmma.mma_async", "tcgen05": "tcgen05.mma", "cp.async": "cp.async."}
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """One kernel as compiled for one GPU: `stack` bytes of each thread spilled to memory, `shared` bytes a block."""
+
+    kernel: str
+    arch: int
+    instructions: tuple[str, ...]
+    registers: int
+    stack: int
+    shared: int
+
+    def faults(self) -> list[str]:
+        """Why it should not be used: spills, or does not fit."""
+        found = []
+        if self.stack:
+            found.append(f"spills {self.stack} bytes a thread ({self.registers} registers)")
+        if self.shared > SHARED_LIMIT[self.arch]:
+            found.append(f"wants {self.shared} bytes of shared memory, has {SHARED_LIMIT[self.arch]}")
+        return found
+
+    def check(self, *instructions: str) -> None:
+        """Assert that it has no faults and uses these instructions."""
+        assert not self.faults(), f"{self}: {'; '.join(self.faults())}"
+        assert set(instructions) <= set(self.instructions), f"{self}: expected {instructions}"
+
+
+class _Absent:
+    """A driver for a GPU that is not there: it answers what a compilation asks, and no more."""
+
+    def __init__(self, arch: int) -> None:
+        from triton.backends.compiler import GPUTarget
+
+        self._target = GPUTarget("cuda", arch, 32)
+
+    def get_current_device(self) -> int:
+        return self._target.arch
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+    def get_current_target(self) -> Any:
+        return self._target
+
+
+def compile_launch(launch: Callable[[], object], arch: int) -> list[Compiled]:
+    """Compile every kernel that `launch` launches, in order, for compute capability arch / 10; nothing runs.
+
+    Raises:
+        RuntimeError: where Triton interprets kernels.
+        Exception: of Triton, where a kernel does not compile or takes more than the GPU has.
+    """
+    import triton
+    from triton.runtime.jit import JITFunction
+
+    if triton.knobs.runtime.interpret:
+        raise RuntimeError("kernels are interpreted in this process (TRITON_INTERPRET=1), not compiled")
+    found: list[Compiled] = []
+    run = JITFunction.run
+
+    def compile_only(self: Any, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> Any:
+        kernel = run(self, *args, grid=grid, warmup=True, **kwargs)
+        found.append(_report(kernel, arch))
+        return kernel
+
+    triton.runtime.driver.set_active(_Absent(arch))  # type: ignore[arg-type]
+    JITFunction.run = compile_only  # type: ignore[method-assign]
+    try:
+        launch()
+    finally:
+        JITFunction.run = run  # type: ignore[method-assign]
+    return found
+
+
+def _report(kernel: Any, arch: int) -> Compiled:
+    ptx = kernel.asm["ptx"]
+    registers, stack = _resources(kernel.asm["cubin"])
+    used = tuple(name for name, text in _INSTRUCTIONS.items() if text in ptx)
+    return Compiled(kernel.metadata.name, arch, used, registers, stack, kernel.metadata.shared)
+
+
+def _resources(cubin: bytes) -> tuple[int, int]:
+    """Registers and stack bytes of a thread, as cuobjdump, which comes with Triton, reads them from the machine code.
+    The stack holds what was spilled: these kernels have no arrays of their own."""
+    import tempfile
+
+    import triton
+
+    tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "kernel.cubin"
+        path.write_bytes(cubin)
+        command = [str(tool), "--dump-resource-usage", str(path)]
+        said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    match = re.search(r"REG:(\d+) STACK:(\d+)", said)
+    if match is None:
+        raise RuntimeError(f"cuobjdump: expected REG and STACK, got: {said}")
+    return int(match[1]), int(match[2])
+
+
+def generation() -> int:
+    """The generation of the GPU that a launch is compiled for: 9 for compute capability 9.0."""
+    import triton
+
+    return triton.runtime.driver.active.get_current_target().arch // 10
+
+
+def compile_elsewhere(name: str, *archs: int, arguments: Sequence[Any] = ()) -> list[Compiled]:
+    """`compile_launch` in a process where Triton compiles.
+
+    Args:
+        name: "module:function", a launch; the module is looked for where this process would find it.
+        archs: compute capabilities times ten.
+        arguments: of the function; anything that JSON holds.
+
+    Raises:
+        AssertionError: with what the process said, when it fails.
+    """
+    environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
+    environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
+    command = [
+        sys.executable,
+        "-m",
+        "tests.support.triton_compile",
+        name,
+        json.dumps(archs),
+        json.dumps(list(arguments)),
+    ]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{name} for {archs}:\n{done.stderr[-4000:]}"
+    rows = json.loads(done.stdout.splitlines()[-1])
+    return [Compiled(**{**row, "instructions": tuple(row["instructions"])}) for row in rows]
+
+
+def main(name: str, archs: str, arguments: str) -> None:
+    module, function = name.split(":")
+    launch = getattr(importlib.import_module(module), function)
+    found = [
+        report for arch in json.loads(archs) for report in compile_launch(lambda: launch(*json.loads(arguments)), arch)
+    ]
+    print(json.dumps([asdict(report) for report in found]))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
