@@ -186,7 +186,7 @@ def scores(kind, pool=POOL, **options):
 @pytest.mark.parametrize("kind", ["llama-bias", "gpt2"])
 def test_scores_are_those_of_the_search(kind):
     got, report, model, config, factors = scores(kind, cg_iterations=5)
-    assert report.iterations == [5] * len(SEEDS) and report.unconverged == len(SEEDS)
+    assert report.iterations == (5,) * len(SEEDS) and report.unconverged == len(SEEDS)
     assert all(0 < residual < np.inf for residual in report.residuals)
     assert report.relative_error < 1e-12 and report.correlation > 1 - 1e-12
     names = [layer.name for layer in model.layers]
@@ -279,7 +279,7 @@ def whole(project, tmp_path_factory):
 def test_a_fit_that_is_stopped_goes_on_after_the_seeds_it_has_done(project, whole, tmp_path, monkeypatch):
     finished, options = whole
     assert len(stages(finished)["fit"]["seeds"]["residuals"]) == 5
-    monkeypatch.setattr(conjugate, "_AT_ONCE", 2)
+    monkeypatch.setattr(conjugate, "_MAX_SEEDS", 2)
     solved, stop = [], [4]
 
     def counted(product, gradients, *more):
