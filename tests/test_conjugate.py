@@ -152,6 +152,7 @@ def test_the_first_iteration_is_a_multiple_of_ekfac_and_more_come_nearer():
         before = values
 
 
+@pytest.mark.slow
 def test_ekfac_makes_it_quicker():
     """What is left to gain after eight iterations, of x^T (G + D) x / 2 - g^T x, is less than half of what is left
     without EK-FAC, with the damping alone as the preconditioner."""

@@ -35,6 +35,7 @@ def fitted(case, side):
     return model.layers[0], factors[0], config, tokens
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_inner_products_on_average_over_projections(case):
     """The mean over projection seeds against what the sketch stands for: <G, H^-1 G'> exactly when H is separable, else

@@ -73,6 +73,7 @@ def test_sketch_is_the_explicit_projection(kind):
         assert loss[e] == pytest.approx(want_loss, rel=2.0**-23)
 
 
+@pytest.mark.slow
 def test_sketches_keep_inner_products_on_average():
     """E <sketch(G), sketch(H)> = <G, H> over projection seeds: the mean lies within four standard errors, and the
     standard error is small enough that a factor of two (a wrong scale) would be found."""

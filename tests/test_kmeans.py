@@ -104,6 +104,7 @@ def test_the_environment_names_a_kernel(monkeypatch):
     assert centers(kernel="scalar") == scalar
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("dtype", "bound"), [("float16", 1e-4), ("bfloat16", 1e-4), ("int8", 1e-3)])
 def test_what_the_fastest_kernel_rounds_costs_next_to_no_inertia(tmp_path, dtype, bound):
     """The targets of the project; rows are drawn so that many lie between two centroids."""
