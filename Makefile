@@ -7,6 +7,12 @@ export PYO3_PYTHON := $(CURDIR)/$(BIN)/python
 
 RUST := Cargo.toml Cargo.lock rust-toolchain.toml $(shell find rust/gdig-core rust/gdig-py -name '*.rs' -o -name Cargo.toml)
 
+# One worker a core; tests/conftest.py says which worker gets which test.
+PYTEST := $(BIN)/python -m pytest --numprocesses auto
+# https://nexte.st runs each test in a process of its own, and the long ones beside the others.
+CARGO_TEST := if cargo nextest --version >/dev/null 2>&1; then cargo nextest run --workspace --cargo-quiet --status-level fail; \
+	else cargo test --workspace --quiet; fi
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
@@ -33,24 +39,39 @@ venv: .make/native ## make .venv and build gdig into it; later runs rebuild only
 demo: .make/native ## make a small corrupted pool and a tiny model, select from it, say what was found
 	$(BIN)/python -m examples.demo
 
-.PHONY: test
-test: .make/native ## run every test: cargo's, then pytest's
-	cargo test --workspace --quiet
-	$(BIN)/python -m pytest
+.PHONY: check
+check: lint ## check style and run the quick tests: under two minutes
+	$(CARGO_TEST)
+	HYPOTHESIS_PROFILE=quick $(PYTEST) -m 'not (slow or distributed or packaging or triton or peers)'
 
-.PHONY: lint
-lint: .make/native ## check style, types and warnings, of Python and Rust
-	$(BIN)/ruff check
-	$(BIN)/ruff format --check
+.PHONY: test
+test: .make/native ## run every test, cargo's and pytest's; make packaging has the builds
+	$(CARGO_TEST)
+	$(PYTEST) -m 'not packaging'
+
+.PHONY: packaging
+packaging: .make/native ## build sdist and wheels, compare what they hold, run one on a machine without Rust
+	$(BIN)/python -m pytest -m packaging
+
+.PHONY: lint lint-style lint-types lint-rust
+lint: lint-style lint-types lint-rust ## check style, types and warnings, of Python and Rust; -j2 does it on two cores
+
+lint-style: .make/python
+	$(BIN)/python -m ruff check
+	$(BIN)/python -m ruff format --check
 	cargo fmt --all --check
+
+lint-types: .make/native
+	$(BIN)/python -m mypy
+	MYPYPATH=python $(BIN)/python -m mypy.stubtest gdig._native --mypy-config-file .ci/stubtest.ini
+
+lint-rust: .make/python
 	cargo clippy --workspace --all-targets --quiet -- -D warnings
-	$(BIN)/mypy
-	MYPYPATH=python $(BIN)/python -m mypy.stubtest gdig._native
 
 .PHONY: format
 format: .make/python ## rewrite Python and Rust in the project's style
-	$(BIN)/ruff check --fix
-	$(BIN)/ruff format
+	$(BIN)/python -m ruff check --fix
+	$(BIN)/python -m ruff format
 	cargo fmt --all
 
 .PHONY: bench

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
+import signal
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 # Tiny matrices: a second thread only waits, and beside other work on the same cores its spinning costs seconds. Set
 # before torch is imported; commands that tests start inherit it.
@@ -17,14 +21,53 @@ os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("TRITON_INTERPRET", "1")
 
 import pytest
-from hypothesis import settings
+import torch
 from transformers import PreTrainedTokenizerFast
 
+from tests.support import profiles
 from tests.support.project_fixtures import Project, flags, make_project
 
-# How long an example takes says how busy the machine is, not whether the code is right.
-settings.register_profile("gdig", deadline=None)
-settings.load_profile("gdig")
+# The commands that tests start have one thread by the variable above; this process may have been given more.
+torch.set_num_threads(1)
+
+# A shell lets a command in the background ignore Ctrl-C, and whatever it starts inherits that; tests send Ctrl-C.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN and threading.current_thread() is threading.main_thread():
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+profiles.load()
+
+MOST_WORKERS = 8
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Workers of `-n auto`: the cores that this process may use. Each worker takes about 1.5 GB."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, MOST_WORKERS)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Give each idle worker the next test. All tests of a module that has fixtures of its own go to one worker, so that
+    each fixture is made once. xdist's loadgroup does the same by a mark, but not under pytest 9.2."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    @functools.cache
+    def shares(module: str) -> bool:
+        return 'scope="module"' in (config.rootpath / module).read_text(encoding="utf-8")
+
+    class ByFixture(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            module = nodeid.partition("::")[0]
+            return module if shares(module) else nodeid
+
+    config.option.loadscopereorder = False  # the workers' order: below
+    return ByFixture(config, log)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Of several workers: the slow tests first, so that no worker waits long for another at the end."""
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: not any(item.get_closest_marker(name) for name in ("slow", "distributed")))
+
 
 TEXTS = [
     "Render the following Chinese text faithfully in English.",
@@ -94,6 +137,23 @@ def finished(project, tmp_path_factory) -> Path:
     run_path = tmp_path_factory.mktemp("finished") / "run"
     gdig.select(**project.options(run_path))
     return run_path
+
+
+@pytest.fixture(scope="session")
+def swept(project, tmp_path_factory) -> Path:
+    """A run directory over the project with generated numbers in its sweep, and clusters. Session-wide: copy it."""
+    import gdig
+    from tests.support.swept_run import make_swept
+
+    options = project.options(tmp_path_factory.mktemp("swept") / "run")
+    make_swept(options)
+    return gdig.cluster(**options)
+
+
+@pytest.fixture
+def swept_copy(swept, tmp_path) -> Path:
+    """A swept run of one's own, for the methods: no model pass, and nothing chosen yet."""
+    return Path(shutil.copytree(swept, tmp_path / "run"))
 
 
 @pytest.fixture

@@ -14,6 +14,8 @@ import pytest
 from benches.sweep_parts.plain_passes import file_order, rectangles
 from benches.sweep_parts.random_examples import make_examples, make_lengths
 
+pytestmark = [pytest.mark.slow, pytest.mark.peers]
+
 ROOT = Path(__file__).resolve().parent.parent
 
 

@@ -21,7 +21,7 @@ from gdig.progress import Progress
 from tests.support import oracle
 from tests.support.project_fixtures import flags, stages
 from tests.support.tiny_models import MODELS, make_examples, wrapped
-from tests.support.torchrun import Launch
+from tests.support.torchrun import finish_on_ranks
 
 QUIET = Progress(quiet=True)
 # Few and short: a Jacobian of the sample is a backward pass for each of its labels and words.
@@ -94,6 +94,7 @@ CASES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_products_and_solutions_are_those_of_the_dense_matrix(case):
     kind, options = CASES[case]
@@ -185,7 +186,7 @@ def scores(kind, pool=POOL, **options):
 @pytest.mark.parametrize("kind", ["llama-bias", "gpt2"])
 def test_scores_are_those_of_the_search(kind):
     got, report, model, config, factors = scores(kind, cg_iterations=5)
-    assert report.iterations == [5] * len(SEEDS) and report.unconverged == len(SEEDS)
+    assert report.iterations == (5,) * len(SEEDS) and report.unconverged == len(SEEDS)
     assert all(0 < residual < np.inf for residual in report.residuals)
     assert report.relative_error < 1e-12 and report.correlation > 1 - 1e-12
     names = [layer.name for layer in model.layers]
@@ -278,7 +279,7 @@ def whole(project, tmp_path_factory):
 def test_a_fit_that_is_stopped_goes_on_after_the_seeds_it_has_done(project, whole, tmp_path, monkeypatch):
     finished, options = whole
     assert len(stages(finished)["fit"]["seeds"]["residuals"]) == 5
-    monkeypatch.setattr(conjugate, "_AT_ONCE", 2)
+    monkeypatch.setattr(conjugate, "_MAX_SEEDS", 2)
     solved, stop = [], [4]
 
     def counted(product, gradients, *more):
@@ -302,13 +303,13 @@ def test_a_fit_that_is_stopped_goes_on_after_the_seeds_it_has_done(project, whol
     assert reports[0] == reports[1]
 
 
+@pytest.mark.distributed
 def test_two_ranks_leave_the_bytes_of_one(project, whole, tmp_path):
     finished, options = whole
     asked = project.options(tmp_path / "run", **options)
     others = ("projection_dim", "projection_side", "rows_per_shard", "n_clusters", "budget", "tau")  # of later stages
     of_fit = {name: value for name, value in asked.items() if name not in others}
-    launch = Launch.start(2, ["fit", *flags(of_fit)], tmp_path / "two")
-    assert launch.wait() == 0, launch.text
+    finish_on_ranks(2, ["fit", *flags(of_fit)], tmp_path / "two")
     assert files_of(tmp_path / "run") == files_of(finished)
 
 

@@ -20,6 +20,7 @@ from gdig.data.cache import cached_folder
 from gdig.data.corpus import open_corpus
 from gdig.data.fingerprint import fingerprint_file, fingerprint_paths
 from gdig.errors import CorpusError
+from tests.support.profiles import examples
 
 ROWS = [{"prompt": f"问题 {i}", "completion": f"answer {i}", "n": i} for i in range(10)]
 
@@ -152,7 +153,7 @@ JSON_VALUES = st.recursive(
 )
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(150), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     rows=st.lists(st.dictionaries(st.text(), JSON_VALUES, max_size=3), min_size=1, max_size=6),
     chunk=st.integers(1, 40),

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import queue
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -28,7 +27,7 @@ from gdig.distributed.torchrun import TorchrunRanks
 from gdig.errors import GdigError, OtherRankError, RunError
 from gdig.progress import Progress
 from tests.support.project_fixtures import flags, llama_module, stages, translation_rows, write_jsonl
-from tests.support.torchrun import Launch, files_of
+from tests.support.torchrun import Launch, files_of, finish_on_ranks, free_port
 from tests.support.training import train
 
 ROWS = 240
@@ -53,6 +52,7 @@ def alone(project, inputs, tmp_path_factory) -> Path:
     return run_path
 
 
+@pytest.mark.distributed
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds the processes in /proc")
 def test_a_rank_is_killed_and_another_number_of_ranks_goes_on_to_the_same_bytes(project, inputs, alone, tmp_path):
     run_path = tmp_path / "run"
@@ -72,27 +72,20 @@ def test_a_rank_is_killed_and_another_number_of_ranks_goes_on_to_the_same_bytes(
     fitted = {name: data for name, data in files_of(alone).items() if name.startswith(("curvature", "seeds"))}
     assert fitted.items() <= files_of(run_path).items()
 
-    again = Launch.start(2, args, tmp_path / "two")
-    assert again.wait() == 0, again.text
-    assert again.text == ""  # quiet
+    finish_on_ranks(2, args, tmp_path / "two")
     assert {path: path.stat().st_mtime_ns for path in swept} == stamps
     assert files_of(run_path) == files_of(alone)
 
 
+@pytest.mark.distributed
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds the processes in /proc")
 def test_two_nodes_with_a_common_disk_and_rank_0_killed(project, inputs, alone, tmp_path):
     """Each node has a launcher of its own, as with --nnodes on two machines; the first start loses rank 0."""
     run_path = tmp_path / "run"
     args = ["select", *flags(project.options(run_path, **inputs))]
 
-    def start(name: str) -> list[Launch]:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        at = ("--nnodes", "2", "--master-addr", "127.0.0.1", "--master-port", str(port))
-        return [Launch.start(1, args, tmp_path / f"{name}{i}", (*at, "--node-rank", str(i))) for i in (0, 1)]
-
-    launches = start("killed")
+    at = ("--nnodes", "2", "--master-addr", "127.0.0.1", "--master-port", str(free_port()))
+    launches = [Launch.start(1, args, tmp_path / f"killed{i}", (*at, "--node-rank", str(i))) for i in (0, 1)]
     launches[0].wait_for(lambda: (run_path / "sweep" / "00000002.safetensors").exists())
     os.kill(launches[0].pid(0), signal.SIGKILL)
     assert all(launch.wait() != 0 for launch in launches)
@@ -101,11 +94,11 @@ def test_two_nodes_with_a_common_disk_and_rank_0_killed(project, inputs, alone, 
     assert line.endswith("the same command continues from here")
     assert stages(run_path)["sweep"]["state"] == "running"
 
-    launches = start("again")
-    assert [launch.wait() for launch in launches] == [0, 0], "".join(launch.text for launch in launches)
+    finish_on_ranks(2, args, tmp_path / "again", nodes=2)
     assert files_of(run_path) == files_of(alone)
 
 
+@pytest.mark.distributed
 def test_two_ranks_fit_alike_and_a_bad_row_is_told_once(project, inputs, alone, tmp_path):
     """Also the summary and what is shown, which rank 0 alone prints; and that it goes on once the row is mended."""
     rows = translation_rows(ROWS)
@@ -137,6 +130,7 @@ def sampled_rows(run_path: Path, project, inputs) -> set[int]:
     return {int(row) for purpose, k in (("curvature", 40), ("probe", 4)) for row in work.sample(purpose, k)[1]}
 
 
+@pytest.mark.distributed
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds the processes in /proc")
 def test_ctrl_c_ends_all_with_130_and_one_word(project, inputs, alone, tmp_path):
     run_path = tmp_path / "run"
@@ -180,12 +174,11 @@ def together(n: int, work: Callable[[TorchrunRanks], object]) -> list:
         else:
             ranks.close()
 
-    threads = [threading.Thread(target=be, args=(rank,)) for rank in range(n)]
+    threads = [threading.Thread(target=be, args=(rank,), daemon=True) for rank in range(n)]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
-        assert not thread.is_alive()
+        thread.join()
     return results
 
 
@@ -321,14 +314,14 @@ class Queues:
             one.put(centroids.copy())
 
     def take(self) -> np.ndarray | None:
-        return self.given[self.rank].get(timeout=60)
+        return self.given[self.rank].get()
 
     def send(self, content: np.ndarray) -> None:
         self.sent[self.rank].put(content.copy())
 
     def receive(self, source: int, n_bytes: int) -> np.ndarray:
         self.received += 1
-        return self.sent[source].get(timeout=60)
+        return self.sent[source].get()
 
     def end(self) -> None:
         for one in self.given[1:]:
@@ -339,13 +332,12 @@ def shared_fit(world: int, x: np.ndarray, **options) -> tuple[gdig.KMeans, Queue
     given, sent = [queue.Queue() for _ in range(world)], [queue.Queue() for _ in range(world)]
     models = [gdig.KMeans(n_threads=1 + rank, **options) for rank in range(world)]
     ranks = [Queues(rank, world, given, sent) for rank in range(world)]
-    threads = [threading.Thread(target=models[i].fit_shared, args=(x, ranks[i])) for i in range(1, world)]
+    threads = [threading.Thread(target=models[i].fit_shared, args=(x, ranks[i]), daemon=True) for i in range(1, world)]
     for thread in threads:
         thread.start()
     models[0].fit_shared(x, ranks[0])
     for thread in threads:
-        thread.join(60)
-        assert not thread.is_alive()
+        thread.join()
     return models[0], ranks[0]
 
 

@@ -141,6 +141,7 @@ def test_stacked_logits_are_those_of_transformers(model):
         assert torch.allclose(found[index], expected, atol=500 * 6e-8 * 10)
 
 
+@pytest.mark.slow
 def test_a_model_learns_the_same_alone_and_beside_another(model):
     data, start = _tokens(), stack(model, 2)
     rng = np.random.default_rng(1)

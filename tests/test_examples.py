@@ -57,6 +57,7 @@ def test_auroc() -> None:
     assert auroc(np.array([2.0, 3.0]), np.array([0.0, 1.0])) == 1.0
 
 
+@pytest.mark.slow
 def test_self_filter_of_a_vision_language_model(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

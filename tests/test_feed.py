@@ -24,7 +24,7 @@ SHARDS = [(0, 16), (32, 48), (48, 60), (16, 32)]
 def feed(project, tmp_path, workers, **changes):
     config = Config.build(project.options(tmp_path / "run", **changes))
     numbers = range(len(SHARDS))
-    found = list(Feed(Workspace(config, Progress(quiet=True)), SHARDS, 64, workers).over(numbers))
+    found = list(Feed(Workspace(config, Progress(quiet=True)), SHARDS, 64, workers).encode(numbers))
     assert [number for number, _ in found] == list(numbers)
     return [shard for _, shard in found]
 
@@ -33,7 +33,7 @@ def test_workers_make_the_same_shards_in_the_same_order(project, tmp_path):
     here, there = feed(project, tmp_path, 0), feed(project, tmp_path, 2)
     assert [(x.start, x.stop) for x in there] == SHARDS
     for a, b in zip(here, there, strict=True):
-        for name in ("places", "tokens", "cut", "hash"):
+        for name in ("positions", "tokens", "cut", "hash"):
             assert np.array_equal(getattr(a, name), getattr(b, name))
         assert len(a.batches) == len(b.batches) > 1
         for x, y in zip(a.batches, b.batches, strict=True):

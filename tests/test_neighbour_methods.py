@@ -1,4 +1,4 @@
-"""G2IS and Self-Filter over a finished run, against plain NumPy; features and difficulties from files."""
+"""G2IS and Self-Filter over a swept run, against plain NumPy; features and difficulties from files."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from gdig.selection.survey import survey
 from gdig.store.sketches import SketchStore
 from tests.support.plain_methods import plain_self_filter, units
 from tests.support.project_fixtures import N_ROWS, read_jsonl, stages, stored, translation_rows, write_jsonl
+from tests.support.swept_run import make_swept
 
 
 def plain_walk(u: np.ndarray, directions: np.ndarray, weights: np.ndarray, budget: int, k: int) -> list[int]:
@@ -89,58 +90,58 @@ def test_components_of_seeds_that_cancel_have_a_sign_nonetheless():
 
 
 @pytest.mark.parametrize(
-    "features, message", [(np.zeros((3, 4)), "every gradient"), (np.full((2, 2), np.nan), "seed 0")]
+    "features, message", [(np.zeros((3, 4)), "sketches of 0 from every seed"), (np.full((2, 2), np.nan), "seed 0")]
 )
 def test_seeds_without_a_direction(features, message):
     with pytest.raises(ConfigError, match=message):
         components(features)
 
 
-def test_g2is_is_the_plain_walk(project, run_copy):
-    result = gdig.select(**project.options(run_copy, method="g2is", n_neighbours=6))
-    directions, explained = components(load_file(run_copy / "features" / "seeds.safetensors")["sketch"])
-    expected = plain_walk(units(stored(run_copy)["sketch"]), directions, explained, 12, 6)
+def test_g2is_is_the_plain_walk(project, swept_copy):
+    result = gdig.select(**project.options(swept_copy, method="g2is", n_neighbours=6))
+    directions, explained = components(load_file(swept_copy / "features" / "seeds.safetensors")["sketch"])
+    expected = plain_walk(units(stored(swept_copy)["sketch"]), directions, explained, 12, 6)
     assert result.rows.tolist() == expected
     told = [row["gdig"] for row in read_jsonl(result.output)]
     assert [row["row"] for row in told] == expected
     assert not told[0]["from_neighbour"] and any(row["from_neighbour"] for row in told)
     assert {row["component"] for row in told} <= set(range(len(directions)))
-    assert sum(int(n) for n in stages(run_copy)["select"]["notes"][0].split(": ")[1].split(", ")) == 12
-    again = gdig.select(**project.options(run_copy, method="g2is", n_neighbours=6, threads=2))
+    assert sum(int(n) for n in stages(swept_copy)["select"]["notes"][0].split(": ")[1].split(", ")) == 12
+    again = gdig.select(**project.options(swept_copy, method="g2is", n_neighbours=6, threads=2))
     assert again.rows.tolist() == expected
 
 
-def test_g2is_says_that_it_falls_short(project, run_copy):
-    result = gdig.select(**project.options(run_copy, method="g2is", budget=str(N_ROWS)))
+def test_g2is_says_that_it_falls_short(project, swept_copy):
+    result = gdig.select(**project.options(swept_copy, method="g2is", budget=str(N_ROWS)))
     assert len(result.rows) < N_ROWS, "some rows must contradict others, or nothing is tested"
     assert len(set(result.rows.tolist())) == len(result.rows)
-    assert f"only {len(result.rows)} rows selected" in stages(run_copy)["select"]["notes"][-1]
+    assert f"only {len(result.rows)} rows selected" in stages(swept_copy)["select"]["notes"][-1]
 
 
 @pytest.mark.parametrize("method", ["g2is", "self-filter"])
-def test_budgets_in_tokens(project, run_copy, method):
-    tokens = stored(run_copy)["tokens"]
-    rows = gdig.select(**project.options(run_copy, method=method, budget="300t")).rows
+def test_budgets_in_tokens(project, swept_copy, method):
+    tokens = stored(swept_copy)["tokens"]
+    rows = gdig.select(**project.options(swept_copy, method=method, budget="300t")).rows
     # A walk keeps what is left of its share when its next row does not fit.
-    walks = len(components(load_file(run_copy / "features" / "seeds.safetensors")["sketch"])[0])
+    walks = len(components(load_file(swept_copy / "features" / "seeds.safetensors")["sketch"])[0])
     slack = tokens.max() * (walks if method == "g2is" else 1)
     assert 300 - slack < tokens[rows].sum() <= 300
 
 
-def test_self_filter_is_the_plain_choice(project, run_copy):
-    sweep = stored(run_copy)
-    result = gdig.select(**project.options(run_copy, method="self-filter"))
+def test_self_filter_is_the_plain_choice(project, swept_copy):
+    sweep = stored(swept_copy)
+    result = gdig.select(**project.options(swept_copy, method="self-filter"))
     expected = plain_self_filter(units(sweep["sketch"]), sweep["loss"], 12, 10)
     assert result.rows.tolist() == expected
     assert expected != np.argsort(-sweep["loss"], kind="stable")[:12].tolist(), "the penalties must matter"
     told = [row["gdig"] for row in read_jsonl(result.output)]
     assert all(row["difficulty_left"] <= row["difficulty"] for row in told)
     assert told[0]["difficulty"] == sweep["loss"].max() - sweep["loss"].min()
-    more = gdig.select(**project.options(run_copy, method="self-filter", budget="40"))
+    more = gdig.select(**project.options(swept_copy, method="self-filter", budget="40"))
     assert more.rows[:12].tolist() == expected
 
 
-def test_self_filter_by_files(project, run_copy, tmp_path):
+def test_self_filter_by_files(project, swept_copy, tmp_path):
     rng = np.random.default_rng(1)
     x, f = rng.standard_normal((N_ROWS, 5)).astype(np.float16), rng.standard_normal(N_ROWS)
     np.save(tmp_path / "x.npy", x)
@@ -149,7 +150,7 @@ def test_self_filter_by_files(project, run_copy, tmp_path):
     expected = plain_self_filter(units(x), (-f).astype(np.float32), 30, 7)
     for name in ("x.npy", "x.safetensors"):
         files = {"features": str(tmp_path / name), "difficulty": str(tmp_path / "f.npy")}
-        options = project.options(run_copy, method="self-filter", n_neighbours=7, budget="30", **files)
+        options = project.options(swept_copy, method="self-filter", n_neighbours=7, budget="30", **files)
         assert gdig.select(**options).rows.tolist() == expected
 
 
@@ -163,6 +164,7 @@ def test_invalid_rows_are_not_looked_at(project, tmp_path):
     np.save(tmp_path / "x.npy", x)
     np.save(tmp_path / "f.npy", difficulty)
     options = project.options(tmp_path / "run", candidates=(str(pool),), bad_rows="skip", n_neighbours=4)
+    make_swept(options)
     valid = np.flatnonzero(~np.isin(np.arange(40), [7, 20]))
     files = {"features": str(tmp_path / "x.npy"), "difficulty": str(tmp_path / "f.npy")}
     found = gdig.select(**{**options, "method": "self-filter", "budget": "38", **files}).rows
@@ -173,19 +175,19 @@ def test_invalid_rows_are_not_looked_at(project, tmp_path):
     assert len(found) == 10 and set(found) <= set(valid.tolist())
 
 
-def test_by_clusters_and_its_recall(project, run_copy, monkeypatch):
+def test_by_clusters_and_its_recall(project, swept_copy, monkeypatch):
     """60 rows are searched in all of their 7 clusters: the same answer, a recall of 1; then in 2 of them."""
-    options = project.options(run_copy, method="self-filter")
+    options = project.options(swept_copy, method="self-filter")
     exact = gdig.select(**options).rows.tolist()
     monkeypatch.setattr(neighbours, "EXACT_ROWS", 50)
     assert gdig.select(**options).rows.tolist() == exact
-    assert stages(run_copy)["select"]["notes"][0] == (
+    assert stages(swept_copy)["select"]["notes"][0] == (
         "each row's neighbours come from 7 of 7 clusters: 100.0% of the 40 nearest, by a sample"
     )
     assert gdig.select(**{**options, "neighbour_search": "exact"}).rows.tolist() == exact
-    assert stages(run_copy)["select"]["notes"] == []
+    assert stages(swept_copy)["select"]["notes"] == []
     gdig.select(**{**options, "neighbour_search": "clusters", "n_probe": 2})
-    told = stages(run_copy)["select"]["notes"][0]
+    told = stages(swept_copy)["select"]["notes"][0]
     assert told.startswith("each row's neighbours come from 2 of 7 clusters")
     assert 0.2 < float(told.split(": ")[1].split("%")[0]) / 100 < 1
 
@@ -223,7 +225,7 @@ def test_the_first_of_more_neighbours_are_those_of_a_search_for_fewer(random_see
 )
 @pytest.mark.parametrize("methods", [["g2is", "self-filter"], ["self-filter", "g2is"]])
 def test_methods_that_share_a_sweep_choose_what_each_chooses_alone(
-    run_copy, monkeypatch, search, probed, expected, methods
+    swept_copy, monkeypatch, search, probed, expected, methods
 ):
     """One search for both; by few small clusters two: for 20 neighbours more of them are looked into than for 5."""
     searches = {"neighbours": 0, "neighbours_by_clusters": 0, "fit": 0}
@@ -238,8 +240,8 @@ def test_methods_that_share_a_sweep_choose_what_each_chooses_alone(
         monkeypatch.setattr(where, name, call)
 
     def swept() -> FinishedSweep:
-        store = SketchStore.open(run_copy / "sweep")
-        sketches = run_copy / "features" / "seeds.safetensors"
+        store = SketchStore.open(swept_copy / "sweep")
+        sketches = swept_copy / "features" / "seeds.safetensors"
         return FinishedSweep(store, survey(store, "steady"), seed_sketches=sketches)
 
     def facts(choice) -> list:
@@ -253,7 +255,7 @@ def test_methods_that_share_a_sweep_choose_what_each_chooses_alone(
         counted(_native, name)
     counted(KMeans, "fit")
     shared = swept()
-    shared.kept.most = 20
+    shared.neighbour_cache.most = 20
     for method in methods:
         assert facts(choose(shared, limit, config.with_options(method=method))) == alone[method]
     by_clusters = search == "clusters"
@@ -263,17 +265,17 @@ def test_methods_that_share_a_sweep_choose_what_each_chooses_alone(
     assert facts(other) == facts(choose(swept(), limit, config.with_options(method="g2is", random_seed=1)))
 
 
-def test_features_are_not_taken_for_sketches(project, run_copy, tmp_path):
+def test_features_are_not_taken_for_sketches(project, swept_copy, tmp_path):
     """Self-Filter by features after G2IS by sketches: neither sees the other's neighbours."""
     np.save(tmp_path / "x.npy", np.random.default_rng(5).standard_normal((N_ROWS, 4)).astype(np.float32))
-    options = project.options(run_copy, features=str(tmp_path / "x.npy"))
+    options = project.options(swept_copy, features=str(tmp_path / "x.npy"))
     names = ["self-filter", "g2is", "random"]
     alone = [gdig.select(**{**options, "method": method}).rows for method in names]
     found = compare(**options, methods=names)
     assert found.overlap.tolist() == [[np.isin(a, b).mean() for b in alone] for a in alone]
     told = {one.method: one.notes for one in found.summaries}
     gdig.select(**{**options, "method": "self-filter"})
-    assert told["self-filter"] == stages(run_copy)["select"]["notes"]
+    assert told["self-filter"] == stages(swept_copy)["select"]["notes"]
 
 
 def test_neighbours_leave_with_what_a_callback_raises():
@@ -294,17 +296,17 @@ BAD_FILES = {
 
 
 @pytest.mark.parametrize("case", BAD_FILES)
-def test_bad_features(project, run_copy, tmp_path, case):
+def test_bad_features(project, swept_copy, tmp_path, case):
     array, message = BAD_FILES[case]
     np.save(tmp_path / "x.npy", array)
     with pytest.raises(ConfigError, match=f"features: .*x.npy: {message}"):
-        gdig.select(**project.options(run_copy, method="self-filter", features=str(tmp_path / "x.npy")))
+        gdig.select(**project.options(swept_copy, method="self-filter", features=str(tmp_path / "x.npy")))
 
 
-def test_bad_files(project, run_copy, tmp_path):
+def test_bad_files(project, swept_copy, tmp_path):
     def message(**options) -> str:
         with pytest.raises(ConfigError) as error:
-            gdig.select(**project.options(run_copy, method="self-filter", **options))
+            gdig.select(**project.options(swept_copy, method="self-filter", **options))
         return str(error.value)
 
     (tmp_path / "x.npy").write_bytes(b"no numbers")
@@ -325,9 +327,9 @@ def test_bad_files(project, run_copy, tmp_path):
 
 
 @pytest.mark.parametrize("method", ["g2is", "self-filter"])
-def test_more_neighbours_than_rows(project, run_copy, method):
+def test_more_neighbours_than_rows(project, swept_copy, method):
     with pytest.raises(ConfigError, match="n_neighbours=60: expected at most 59, because the pool has 60 valid rows"):
-        gdig.select(**project.options(run_copy, method=method, n_neighbours=60))
-    assert len(gdig.select(**project.options(run_copy, method=method, n_neighbours=59)).rows) == 12
-    with pytest.raises(ConfigError, match="n_neighbours: expected a whole number of at least 1"):
+        gdig.select(**project.options(swept_copy, method=method, n_neighbours=60))
+    assert len(gdig.select(**project.options(swept_copy, method=method, n_neighbours=59)).rows) == 12
+    with pytest.raises(ConfigError, match="n_neighbours=0: expected a whole number of at least 1"):
         Config.build({"n_neighbours": 0})

@@ -14,6 +14,8 @@ from gdig.model.optimizer_names import canonical
 from tests.support.project_fixtures import gpt2_module, llama_module
 from tests.support.training import moments_of, train
 
+pytestmark = pytest.mark.slow
+
 VOCAB = 40
 
 

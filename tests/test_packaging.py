@@ -18,7 +18,10 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 BUILT = ("_native.abi3.so", "_native.pyd", "__pycache__")
 
-pytestmark = pytest.mark.skipif(shutil.which("cargo") is None, reason="builds the package, which needs cargo")
+pytestmark = [
+    pytest.mark.packaging,
+    pytest.mark.skipif(shutil.which("cargo") is None, reason="builds the package, which needs cargo"),
+]
 
 
 def python_files() -> set[str]:

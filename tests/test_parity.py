@@ -14,6 +14,8 @@ import pytest
 from benches.parity_parts import gdig_scores, stored_scores
 from benches.parity_parts.parity_cases import make_project
 
+pytestmark = pytest.mark.peers
+
 ROOT = Path(__file__).resolve().parent.parent
 STORED = json.loads((ROOT / "tests" / "data" / "parity.json").read_text(encoding="utf-8"))
 

@@ -253,6 +253,7 @@ def test_the_preset_of_the_paper(project, tmp_path):
     assert "corrected" not in load_file(run_path / "curvature" / "model.layers.0.mlp.down_proj.safetensors")
 
 
+@pytest.mark.slow
 def test_quiet_prints_nothing_from_python_either(project, tmp_path: Path) -> None:
     # In a process of its own, without the variable by which these tests silence the bars of transformers.
     program = f"import gdig; gdig.fit(**{project.options(tmp_path / 'run')!r})"

@@ -137,7 +137,7 @@ def test_label_files_give_what_their_labels_give(tmp_path):
     np.testing.assert_array_equal(label_counts(tmp_path / "labels"), np.bincount(labels))
     with pytest.raises(ValueError, match="quotas: expected 'equal', 'proportional' or 'sqrt', got \"even\""):
         gdig.resample(labels, 4, 5, quotas="even")
-    with pytest.raises(ValueError, match="expected none of them with a directory"):
+    with pytest.raises(ValueError, match="expected none of the three, because labels is a directory"):
         gdig.resample(tmp_path / "labels", 4, 5, costs=labels.astype(np.int64))
     (tmp_path / "labels" / "00000003.safetensors").unlink()
     with pytest.raises(gdig.GdigError, match=r"00000003\.safetensors: missing"):

@@ -276,6 +276,7 @@ def be_a_rank(rank: int, port: int, folder: str) -> None:
     np.save(f"{folder}/{rank}.npy", made.score_net.weight.detach().numpy())
 
 
+@pytest.mark.distributed
 def test_two_processes_do_what_one_does_that_accumulates(tmp_path):
     alone = spread_out(tmp_path / "alone", 2)
     alone.train()
@@ -286,7 +287,7 @@ def test_two_processes_do_what_one_does_that_accumulates(tmp_path):
     for process in processes:
         process.start()
     for process in processes:
-        process.join(120)
+        process.join()
         assert process.exitcode == 0
     ranks = [np.load(tmp_path / f"{rank}.npy") for rank in (0, 1)]
     assert (ranks[0] == ranks[1]).all()
@@ -323,6 +324,7 @@ def weights(made: ScoreNetTrainer) -> dict[str, torch.Tensor]:
     return {**made.model.state_dict(), "score net": made.score_net.weight.detach()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("broken_one_behind", [False, True])
 def test_a_training_that_goes_on_ends_the_same(tmp_path, broken_one_behind):
     """In the middle of an epoch, with dropout, and with the moments of both learning rates."""

@@ -26,6 +26,8 @@ from gdig.training import job as over_run
 from gdig.training.score_net import ScoreNet, difficulty
 from tests.support.project_fixtures import N_ROWS, read_jsonl, stored, translation_rows, write_jsonl
 
+pytestmark = pytest.mark.slow
+
 QUICK = {"batch_size": 8, "learning_rate": 1e-3, "quiet": True}
 
 

@@ -20,6 +20,8 @@ from tests.support.plain_methods import plain_self_filter, units
 from tests.support.project_fixtures import N_ROWS, read_jsonl
 from tests.support.score_nets import auroc, trainer
 
+pytestmark = pytest.mark.slow
+
 IMAGE, WORDS, PATCHES = 40, 40, 4
 
 

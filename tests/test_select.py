@@ -47,32 +47,32 @@ def test_the_default_method_draws_evenly_from_the_clusters_of_those_that_agree(p
     assert scores == sorted(scores, reverse=True)
 
 
-def test_tau_is_kept_when_enough_rows_reach_it_and_lowered_and_said_when_not(project, run_copy):
-    influence = stored(run_copy)["influence"]
+def test_tau_is_kept_when_enough_rows_reach_it_and_lowered_and_said_when_not(project, swept_copy):
+    influence = stored(swept_copy)["influence"]
     votes = (influence > 0).sum(1)
     counts = {v: int((votes >= v).sum()) for v in range(N_SEEDS + 1)}
-    enough = gdig.select(**project.options(run_copy, budget=str(counts[5])))
+    enough = gdig.select(**project.options(swept_copy, budget=str(counts[5])))
     assert enough.summary[1] == f"{counts[5]} rows reach agreement 1 (help at least 5 of 5 seeds)"
     assert (votes[enough.rows] == 5).all()
-    more = gdig.select(**project.options(run_copy, budget=str(counts[5] + 1)))
+    more = gdig.select(**project.options(swept_copy, budget=str(counts[5] + 1)))
     assert more.summary[1] == (
         f"only {counts[5]} rows reach agreement 1, too few for the budget: lowered to 0.8 (at least 4 of 5 seeds), "
         f"which {counts[4]} rows reach"
     )
     assert (votes[more.rows] >= 4).all() and len(more.rows) == counts[5] + 1
-    assert stages(run_copy)["select"]["notes"] == more.summary[1:2]
-    lower = gdig.select(**project.options(run_copy, tau=0.7))
+    assert stages(swept_copy)["select"]["notes"] == more.summary[1:2]
+    lower = gdig.select(**project.options(swept_copy, tau=0.7))
     assert lower.summary[1] == f"{counts[4]} rows reach agreement 0.7 (help at least 4 of 5 seeds)"
-    everything = gdig.select(**project.options(run_copy, budget=str(N_ROWS)))
+    everything = gdig.select(**project.options(swept_copy, budget=str(N_ROWS)))
     assert sorted(everything.rows) == list(range(N_ROWS))
 
 
 @pytest.mark.parametrize("method", ["top", "loss", "random", "diverse"])
-def test_baselines(project, run_copy, method):
-    result = gdig.select(**project.options(run_copy, method=method))
+def test_baselines(project, swept_copy, method):
+    result = gdig.select(**project.options(swept_copy, method=method))
     selection = read_jsonl(result.output)
-    chosen = check_selection(selection, run_copy, project.rows, clustered=method == "diverse")
-    sweep = stored(run_copy)
+    chosen = check_selection(selection, swept_copy, project.rows, clustered=method == "diverse")
+    sweep = stored(swept_copy)
     score = steady(sweep["influence"])
     assert len(chosen) == 12
     if method == "top":
@@ -80,18 +80,18 @@ def test_baselines(project, run_copy, method):
     elif method == "loss":
         assert chosen.tolist() == np.lexsort((np.arange(N_ROWS), sweep["loss"]))[:12].tolist()
     elif method == "random":
-        other = gdig.select(**project.options(run_copy, method=method, budget="30"))
+        other = gdig.select(**project.options(swept_copy, method=method, budget="30"))
         assert set(chosen) < set(other.rows), "a larger budget draws the same rows and more"
-        assert set(chosen) != set(gdig.select(**project.options(run_copy, method="top")).rows)
+        assert set(chosen) != set(gdig.select(**project.options(swept_copy, method="top")).rows)
     else:
-        drawn = np.bincount(labels_of(run_copy)[0][chosen], minlength=5)
+        drawn = np.bincount(labels_of(swept_copy)[0][chosen], minlength=5)
         assert (drawn > 0).all() and drawn.sum() == 12
 
 
-def test_draw_by_score_takes_the_best_of_each_cluster(project, run_copy):
-    result = gdig.select(**project.options(run_copy, method="diverse", draw="score"))
-    labels, _ = labels_of(run_copy)
-    score = steady(stored(run_copy)["influence"])
+def test_draw_by_score_takes_the_best_of_each_cluster(project, swept_copy):
+    result = gdig.select(**project.options(swept_copy, method="diverse", draw="score"))
+    labels, _ = labels_of(swept_copy)
+    score = steady(stored(swept_copy)["influence"])
     for cluster in range(5):
         members = np.flatnonzero(labels == cluster)
         chosen = set(result.rows) & set(members)
@@ -99,19 +99,19 @@ def test_draw_by_score_takes_the_best_of_each_cluster(project, run_copy):
         assert chosen == set(best)
 
 
-def test_budgets_as_rows_share_and_tokens(project, run_copy):
-    tokens = stored(run_copy)["tokens"]
+def test_budgets_as_rows_share_and_tokens(project, swept_copy):
+    tokens = stored(swept_copy)["tokens"]
     for budget, rows in (("7", 7), ("10%", 6), ("0.1%", 1), ("100%", N_ROWS)):
-        assert len(gdig.select(**project.options(run_copy, budget=budget)).rows) == rows
+        assert len(gdig.select(**project.options(swept_copy, budget=budget)).rows) == rows
     for method in ("gdig", "top", "random", "loss", "diverse"):
-        chosen = gdig.select(**project.options(run_copy, budget="500t", method=method)).rows
+        chosen = gdig.select(**project.options(swept_copy, budget="500t", method=method)).rows
         # The draw ends before the first row too many, so what is left is less than one row.
         assert 500 - tokens.max() < tokens[chosen].sum() <= 500
 
 
 @pytest.mark.parametrize("budget", ["60", "61"])
-def test_a_budget_larger_than_the_pool_is_refused(project, run_copy, budget):
-    options = project.options(run_copy, budget=budget)
+def test_a_budget_larger_than_the_pool_is_refused(project, swept_copy, budget):
+    options = project.options(swept_copy, budget=budget)
     if budget == "60":
         assert len(gdig.select(**options).rows) == 60
         return
@@ -218,9 +218,10 @@ def test_verify_reads_every_file(finished):
 
 
 def run_gdig(*args: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "gdig", *args], capture_output=True, text=True, timeout=120)
+    return subprocess.run([sys.executable, "-m", "gdig", *args], capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_the_command_line_gives_the_same_bytes(project, finished, tmp_path):
     options = project.options(tmp_path / "run", output=str(tmp_path / "out.jsonl"))
     del options["quiet"]

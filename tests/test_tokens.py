@@ -15,6 +15,7 @@ from gdig.config.options import DataOptions
 from gdig.data.corpus import open_corpus
 from gdig.data.tokens import Encoder, Example, load_tokenizer
 from gdig.errors import ConfigError, CorpusError, ModelError
+from tests.support.profiles import examples
 
 BOS, EOS = 0, 1
 CHATML = (
@@ -63,7 +64,7 @@ TEXT = st.text(
 )
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(300), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(prompt=TEXT, completion=TEXT.filter(lambda text: text.strip()), add_bos=st.booleans(), add_eos=st.booleans())
 def test_boundary_and_special_tokens(encode, tokenizer_factory, prompt, completion, add_bos, add_eos):
     """The tokens are those of the whole text at once; exactly those that lie in the prompt's bytes have no loss."""
@@ -115,7 +116,7 @@ def test_no_prompt_and_no_bos(encode, tokenizer_factory):
     assert before == [] and example.n_target == len(target) - 1  # the first token has nothing that could predict it
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(100), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(window=st.integers(2, 40), add_bos=st.booleans(), prompt=st.integers(0, 20), target=st.integers(1, 20))
 def test_cutting_keeps_the_target_first(encode, tokenizer_factory, window, add_bos, prompt, target):
     """Against the example without a window: BOS, the prompt's right end, the target's left end; nothing else."""

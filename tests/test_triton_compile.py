@@ -8,6 +8,8 @@ pytest.importorskip("triton", reason="triton is not installed: it has no wheel f
 
 from tests.support.triton_compile import TENSOR_CORES, Compiled, compile_elsewhere
 
+pytestmark = pytest.mark.triton
+
 
 def test_here_kernels_are_interpreted():
     from tests.support.compile_example import gram
@@ -16,6 +18,7 @@ def test_here_kernels_are_interpreted():
     assert gram(16, 4, 2) < 70 * 2.0**-24 * 70 * 16
 
 
+@pytest.mark.slow
 def test_elsewhere_they_are_compiled():
     for warps in (8, 1):
         reports = compile_elsewhere("tests.support.compile_example:gram", 80, 90, 100, arguments=[128, warps, 3])

@@ -16,8 +16,10 @@ from gdig import ops
 from gdig.errors import ConfigError
 from gdig.kernels.covariance import triton as kernels
 from tests.support import cases_covariance as cases
+from tests.support.profiles import examples
 from tests.support.triton_compile import SHARED_LIMIT, TENSOR_CORES, compile_elsewhere
 
+pytestmark = pytest.mark.triton
 CPU = torch.device("cpu")
 CHECKS = dict(cases.checks(CPU))
 
@@ -27,13 +29,13 @@ def test_against_float64(name):
     CHECKS[name]()
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=examples(8), deadline=None)
 @given(st.integers(1, 60), st.integers(1, 40), st.booleans(), st.integers(0, 4), st.integers(1, 40))
 def test_any_shape_of_covariance(tokens, width, bias, pads, programs):
     cases.covariance(CPU, torch.float16, tokens, width, bias, 0, pads, {**cases.SMALL, "programs": programs})
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=examples(8), deadline=None)
 @given(st.lists(st.integers(0, 40), min_size=1, max_size=6), st.integers(1, 40), st.integers(1, 40), st.integers(1, 40))
 def test_any_shape_of_squares(lengths, i, o, programs):
     cases.squares(CPU, torch.float16, lengths, i, o, {**cases.SMALL, "programs": programs})
@@ -71,10 +73,11 @@ def test_a_split_fills_the_gpu_and_costs_no_more_than_it_gives():
         assert 1 <= kernels.split_count(tiles, tokens, 132) <= 16
 
 
-@pytest.mark.parametrize("arch", [80, 90, 100])
-def test_pinned_configurations_compile_for_every_generation(arch):
+@pytest.mark.slow
+def test_pinned_configurations_compile_for_every_generation():
     """Generation 8 is also that of GPUs with 99 KB of shared memory, which the pinned configurations fit."""
-    for dtype in ("bfloat16", "float32"):
-        for report in compile_elsewhere("tests.support.launch_covariance:pinned", arch, arguments=[dtype, arch // 10]):
-            report.check(*([TENSOR_CORES[arch]] if report.kernel in ("_gram", "_squares") else []))
-            assert arch != 80 or report.shared <= SHARED_LIMIT[86]
+    reports = compile_elsewhere("tests.support.launch_covariance:pinned", 80, 90, 100)
+    assert {report.arch for report in reports} == {80, 90, 100}
+    for report in reports:
+        report.check(*([TENSOR_CORES[report.arch]] if report.kernel in ("_gram", "_squares") else []))
+        assert report.arch != 80 or report.shared <= SHARED_LIMIT[86]

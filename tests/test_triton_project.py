@@ -14,8 +14,10 @@ from gdig import ops
 from gdig.errors import ConfigError
 from gdig.kernels.project.triton import split
 from tests.support import cases_project as cases
+from tests.support.profiles import examples
 from tests.support.triton_compile import SHARED_LIMIT, TENSOR_CORES, compile_elsewhere
 
+pytestmark = pytest.mark.triton
 CPU = torch.device("cpu")
 CHECKS = dict(cases.checks(CPU))
 
@@ -25,7 +27,7 @@ def test_against_float64(name):
     CHECKS[name]()
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=examples(15), deadline=None)
 @given(
     st.lists(st.integers(0, 40), min_size=1, max_size=5),
     st.integers(1, 40),
@@ -104,9 +106,11 @@ def test_long_examples_are_split_between_programs():
     assert split(100, 1000, 128, 264) == (2, 512)
 
 
-@pytest.mark.parametrize("arch", [80, 90, 100])
-def test_pinned_configurations_compile_for_every_generation(arch):
+@pytest.mark.slow
+def test_pinned_configurations_compile_for_every_generation():
     """Generation 8 is also that of GPUs with 99 KB of shared memory, which the pinned configurations fit."""
-    for report in compile_elsewhere("tests.support.launch_project:pinned", arch, arguments=[arch // 10]):
-        report.check(*([TENSOR_CORES[arch]] if report.kernel in ("_blocks", "_inputs") else []))
-        assert arch != 80 or report.shared <= SHARED_LIMIT[86]
+    reports = compile_elsewhere("tests.support.launch_project:pinned", 80, 90, 100)
+    assert {report.arch for report in reports} == {80, 90, 100}
+    for report in reports:
+        report.check(*([TENSOR_CORES[report.arch]] if report.kernel in ("_blocks", "_inputs") else []))
+        assert report.arch != 80 or report.shared <= SHARED_LIMIT[86]

@@ -15,8 +15,10 @@ from gdig.errors import ConfigError
 from gdig.kernels.score.prepared import chunk_of
 from gdig.ops import Segments
 from tests.support import cases_score as cases
+from tests.support.profiles import examples
 from tests.support.triton_compile import SHARED_LIMIT, TENSOR_CORES, compile_elsewhere
 
+pytestmark = pytest.mark.triton
 CPU = torch.device("cpu")
 CHECKS = dict(cases.checks(CPU))
 
@@ -26,7 +28,7 @@ def test_against_float64(name):
     CHECKS[name]()
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=examples(15), deadline=None)
 @given(
     st.lists(st.integers(0, 40), min_size=1, max_size=5),
     st.lists(st.integers(0, 40), min_size=1, max_size=4),
@@ -82,9 +84,11 @@ def test_groups_of_tokens_never_span_two_examples():
         assert Segments(torch.tensor([0, *lengths]).cumsum(0)).grain == grain
 
 
-@pytest.mark.parametrize("arch", [80, 90, 100])
-def test_pinned_configurations_compile_for_every_generation(arch):
+@pytest.mark.slow
+def test_pinned_configurations_compile_for_every_generation():
     """Generation 8 is also that of GPUs with 99 KB of shared memory, which the pinned configurations fit."""
-    for report in compile_elsewhere("tests.support.launch_score:pinned", arch, arguments=[arch // 10]):
-        report.check(*([TENSOR_CORES[arch]] if report.kernel == "_products" else []))
-        assert arch != 80 or report.shared <= SHARED_LIMIT[86]
+    reports = compile_elsewhere("tests.support.launch_score:pinned", 80, 90, 100)
+    assert {report.arch for report in reports} == {80, 90, 100}
+    for report in reports:
+        report.check(*([TENSOR_CORES[report.arch]] if report.kernel in ("_products",) else []))
+        assert report.arch != 80 or report.shared <= SHARED_LIMIT[86]

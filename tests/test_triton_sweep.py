@@ -17,6 +17,7 @@ from gdig.kernels import dispatch
 from gdig.passes.influence_pass import make_influence_pass
 from gdig.progress import Progress
 
+pytestmark = pytest.mark.triton
 SAMPLE, SEEDS, POOL = make_examples(8, 1), make_examples(3, 2), make_examples(6, 3)
 QUIET = Progress(quiet=True)
 

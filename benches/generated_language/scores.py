@@ -18,7 +18,7 @@ from benches.shared.gradients import each_layer
 from gdig import SketchStore
 from gdig.config.config import Config
 from gdig.data.tokens import Example
-from gdig.influence.curvature import Factors
+from gdig.influence.factors import Factors
 from gdig.influence.inverse import damped_eigenvalues
 from gdig.model.capture import GradientPass
 from gdig.model.load import load_model

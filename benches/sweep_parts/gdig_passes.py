@@ -14,7 +14,8 @@ from benches.sweep_parts.plain_passes import file_order, plain_pass, rectangles,
 from benches.sweep_parts.random_examples import WINDOW, Size, make_examples
 from gdig.config.config import Config
 from gdig.data.tokens import Example
-from gdig.influence.curvature import Factors, fit_curvature
+from gdig.influence.curvature import fit_curvature
+from gdig.influence.factors import Factors
 from gdig.influence.seed_factors import SeedFactors, precondition_seeds
 from gdig.model.causal_model import Model, wrap_model
 from gdig.model.layers import Layer

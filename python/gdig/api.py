@@ -16,10 +16,10 @@ from gdig.config.config import Config, Training
 from gdig.distributed.ranks import Ranks
 from gdig.distributed.torchrun import is_launched
 from gdig.errors import ConfigError, ModelError
-from gdig.influence.fit import curvature_part, fit_stage, seeds_part
+from gdig.influence.fit import fit_curvature_on_ranks, fit_stage, precondition_seeds_on_ranks
 from gdig.model.load import require_package
-from gdig.passes.sweep_stage import sweep_shards, sweep_stage
-from gdig.passes.training_checkpoints import checkpoint_shards, checkpoints_stage
+from gdig.passes.sweep_stage import sweep_on_ranks, sweep_stage
+from gdig.passes.training_checkpoints import checkpoints_stage, sweep_checkpoint_on_ranks
 from gdig.progress import Progress, WarningsOnly
 from gdig.resampling import label_counts
 from gdig.run.directory import require_run
@@ -28,7 +28,7 @@ from gdig.run.merge import merge_runs
 from gdig.run.session import Workspace
 from gdig.run.stored_options import read_stored_options
 from gdig.run.verify import verify_run
-from gdig.selection.cluster_stage import ensure_clusters, fit_part, label_part
+from gdig.selection.cluster_stage import ensure_clusters, fit_centroids_on_ranks, label_rows_on_ranks
 from gdig.selection.compare import Comparison
 from gdig.selection.compare import compare as compare_methods
 from gdig.selection.methods import METHODS
@@ -247,19 +247,19 @@ def serve(ranks: Ranks) -> None:
         config = Config.build(arguments["config"])
         progress = WarningsOnly(f"rank {ranks.rank}", config.quiet, ranks.first_to_say)
         with _explained(config), Workspace(config, progress, ranks) as work:
-            for task, given in tasks:
-                _SHARED[task](work, **given)
+            for task, task_arguments in tasks:
+                _RANK_TASKS[task](work, **task_arguments)
 
 
-_SHARED: dict[str, Callable[..., object]] = {
-    "curvature": curvature_part,
-    "seeds": seeds_part,
-    "sweep": sweep_shards,
-    "checkpoint": checkpoint_shards,
-    "centroids": fit_part,
-    "labels": label_part,
+_RANK_TASKS: dict[str, Callable[..., object]] = {
+    "curvature": fit_curvature_on_ranks,
+    "seeds": precondition_seeds_on_ranks,
+    "sweep": sweep_on_ranks,
+    "checkpoint": sweep_checkpoint_on_ranks,
+    "centroids": fit_centroids_on_ranks,
+    "labels": label_rows_on_ranks,
 }
-"""What ranks do side by side, by the name of the task."""
+"""The functions that all ranks call at the same time, by the name of the task."""
 
 
 @contextmanager

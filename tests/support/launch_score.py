@@ -10,11 +10,13 @@ from gdig.kernels.products import kind
 from gdig.kernels.score import triton as kernels
 from gdig.kernels.score.prepared import prepare
 from gdig.kernels.segments import Segments
+from tests.support.triton_compile import generation
 
 
-def pinned(major: int) -> None:
+def pinned() -> None:
     """What is launched on a generation: for both kinds of dtype, with and without bias, long groups and single tokens,
     long and short chunks, widths that are whole blocks and not."""
+    major = generation()
     for dtype in (torch.bfloat16, torch.float32):
         config = PINNED["score", kind(dtype), major if major in GENERATIONS else 8]
         for lengths, rank, i, bias in (([128] * 4, 32, 768, 0), ([3, 70], 17, 771, 1)):

@@ -203,17 +203,21 @@ class Command:
     stderr: Path
 
     @classmethod
-    def start(cls, args: list[str], folder: Path, *, limit_bytes: int | None = None) -> Command:
-        """Start it; `limit_bytes` is the longest file it may write (RLIMIT_FSIZE stands for a full disk)."""
+    def start(
+        cls, args: list[str], folder: Path, *, limit_bytes: int | None = None, environment: dict[str, str] | None = None
+    ) -> Command:
+        """Start it; `limit_bytes` is the longest file it may write (RLIMIT_FSIZE stands for a full disk), `environment`
+        holds further variables."""
         folder.mkdir(parents=True, exist_ok=True)
         stdout, stderr = folder / "stdout", folder / "stderr"
-        process = _FORKING.Process(target=_command, args=(args, str(stdout), str(stderr), limit_bytes))
+        process = _FORKING.Process(
+            target=_command, args=(args, str(stdout), str(stderr), limit_bytes, environment or {})
+        )
         process.start()
         return cls(process, stdout, stderr)
 
-    def wait(self, timeout: float = 60) -> int:
-        self.process.join(timeout)
-        assert self.process.exitcode is not None, f"still running after {timeout} s"
+    def wait(self) -> int:
+        self.process.join()
         return self.process.exitcode
 
     def send(self, number: int) -> None:
@@ -225,7 +229,8 @@ class Command:
         return self.stderr.read_text(encoding="utf-8")
 
 
-def _command(args: list[str], stdout: str, stderr: str, limit_bytes: int | None) -> None:
+def _command(args: list[str], stdout: str, stderr: str, limit_bytes: int | None, environment: dict[str, str]) -> None:
+    os.environ.update(environment)
     for number, path in ((1, stdout), (2, stderr)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644), number)
     if limit_bytes is not None:

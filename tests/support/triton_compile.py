@@ -131,6 +131,13 @@ def _resources(cubin: bytes) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
+def generation() -> int:
+    """The generation of the GPU that a launch is compiled for: 9 for compute capability 9.0."""
+    import triton
+
+    return triton.runtime.driver.active.get_current_target().arch // 10
+
+
 def compile_elsewhere(name: str, *archs: int, arguments: Sequence[Any] = ()) -> list[Compiled]:
     """`compile_launch` in a process where Triton compiles.
 

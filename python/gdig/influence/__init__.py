@@ -1,1 +1,1 @@
-"""Curvature, preconditioned seeds, and the scores made of them."""
+"""The curvature, the preconditioned seeds, and the scores of rows."""

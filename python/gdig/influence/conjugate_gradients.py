@@ -1,13 +1,15 @@
-"""The inverse curvature of all layers together on the seeds' gradients, by conjugate gradients.
+"""The inverse curvature of all layers together, applied to the seeds' gradients by conjugate gradients.
 
-EK-FAC takes the layers, and the tokens of an example, for independent. Few seeds can do better: x = (G + D)^-1 g is
-solved for each seed's gradient g by the preconditioned method of conjugate gradients (Hestenes and Stiefel 1952; Golub
-and Van Loan 2013, algorithm 11.5.1), which asks only for products G p, with EK-FAC's damped inverse M as the
-preconditioner. D is the damping that EK-FAC adds, a number a layer. g and x are over the weights of all layers.
+EK-FAC treats the layers, and the tokens of an example, as independent. A search for each seed is more exact:
 
-G is described in gdig.influence.gauss_newton. Where EK-FAC is exact, M (G + D) = 1 and the first iteration ends at the
-solution, which is EK-FAC's. In any case the first iteration ends at a multiple of that, the best one, so what a few
-iterations give lies between.
+    x = (G + D)^-1 g    for the gradient g of each seed
+
+Preconditioned conjugate gradients solve this system (Hestenes and Stiefel 1952; Golub and Van Loan 2013, algorithm
+11.5.1). The method needs only products G p. The preconditioner is the damped inverse M of EK-FAC. D is the damping of
+EK-FAC, a number a layer. g and x have a number for each weight of all layers. gdig.influence.gauss_newton defines G.
+
+If EK-FAC is exact, M (G + D) = 1, and the first iteration ends at EK-FAC's solution. In every case the first iteration
+ends at the best multiple of EK-FAC's solution. So the result of a few iterations lies between EK-FAC and the exact x.
 """
 
 from __future__ import annotations
@@ -21,32 +23,40 @@ import torch
 from gdig.config.config import Config
 from gdig.distributed.ranks import Ranks
 from gdig.errors import ModelError
-from gdig.influence.curvature import Factors
+from gdig.influence.factors import Factors
 from gdig.influence.gauss_newton import GaussNewton, Vector
 from gdig.influence.inverse import Inverse, damping
 from gdig.model.causal_model import Model
 from gdig.model.memory import free_memory
 from gdig.progress import Bar
 
-_AT_ONCE = 16
-"""Most seeds side by side: what they share is a tenth of the work by then."""
+_MAX_SEEDS = 16
+"""Most seeds side by side. With so many seeds, the work that they share is a tenth of all work."""
 _VECTORS = 5
-"""Numbers a weight that a seed's search holds at once: x, r, p, its product, and M r for the next p."""
+"""Numbers a weight in a seed's search: x, r, p, the product (G + D) p, and M r for the next p."""
 
 
 @dataclass
 class Search:
     """The search for one seed.
 
-    x: the solution so far. r = g - (G + D) x. p: where to go next. residual: sqrt(r^T M r) as a share of the first,
-    which would be the error in the norm of G + D if M were the inverse. ended: whether it goes no further. converged:
-    whether the residual has reached the tolerance.
+    Attributes:
+        x: the solution after the last iteration.
+        r: the rest g - (G + D) x.
+        p: the direction of the next step.
+        product: r^T M r.
+        first: the first r^T M r.
+        iterations: the number of iterations.
+        residual: sqrt(r^T M r) as a share of the first one. With the exact inverse M, it is the error in the norm of
+            G + D.
+        ended: whether the search has ended.
+        converged: whether the residual has reached the tolerance.
     """
 
     x: Vector
     r: Vector
     p: Vector
-    product: float  # r^T M r
+    product: float
     first: float
     iterations: int = 0
     residual: float = 1.0
@@ -55,27 +65,32 @@ class Search:
 
     @classmethod
     def begin(cls, g: Vector, m: Sequence[Inverse]) -> Search:
-        """From x = 0. Takes g for its own."""
+        """Begin at x = 0. The search changes the tensors of g."""
         p = _precondition(g, m)
         product = _dot(g, p)
         search = cls([torch.zeros_like(x) for x in g], g, p, product, product)
-        search.ended = search.converged = product == 0  # no gradient, no influence
+        search.ended = search.converged = product == 0  # a gradient of 0 has no influence
         return search
 
     def advance(self, q: Vector, m: Sequence[Inverse], tolerance: float) -> None:
-        """One iteration; q = (G + D) p.
+        """Do one iteration.
+
+        Args:
+            q: (G + D) p.
+            m: M of each layer.
+            tolerance: the residual at which the search ends.
 
         Raises:
-            FloatingPointError: when a number is not finite.
+            FloatingPointError: if a number is not finite.
         """
         self.iterations += 1
-        along = _dot(self.p, q)
-        if not math.isfinite(along):
+        curvature = _dot(self.p, q)
+        if not math.isfinite(curvature):
             raise FloatingPointError
-        if along <= 0:  # only by rounding, which leaves nothing to gain
+        if curvature <= 0:  # only by rounding; then no step lowers the error
             self.ended = True
             return
-        step = self.product / along
+        step = self.product / curvature
         for x, r, p, y in zip(self.x, self.r, self.p, q, strict=True):
             x.add_(p, alpha=step)
             r.sub_(y, alpha=step)
@@ -98,58 +113,65 @@ def solve(
     names: Sequence[str],
     bar: Bar | None = None,
 ) -> list[Search]:
-    """Solve (G + D) x = g for several g side by side; none depends on another.
+    """Solve (G + D) x = g for the gradients g of several seeds side by side. A solution depends on its own g alone.
 
     Args:
         product: G + D.
-        gradients: the seeds', which are used up.
-        inverses: EK-FAC's, of each layer.
+        gradients: the seeds' gradients. The searches overwrite them.
+        inverses: EK-FAC's inverse of each layer.
         config: cg_iterations, cg_tolerance.
-        names: the seeds', for errors.
-        bar: of product.rows * cg_iterations units a seed.
+        names: the names of the seeds, for errors.
+        bar: a bar with product.rows * cg_iterations units a seed.
+
+    Returns:
+        The search of each seed, with the solution.
 
     Raises:
-        ModelError: when a number is not finite, naming the seed.
+        ModelError: if a number is not finite; the message names the seed.
     """
     searches = [Search.begin(g, inverses) for g in gradients]
     for _ in range(config.cg_iterations):
-        todo = [i for i, search in enumerate(searches) if not search.ended]
+        running = [i for i, search in enumerate(searches) if not search.ended]
 
-        def passed(rows: int, n: int = len(todo)) -> None:
+        def advance_bar(rows: int, n: int = len(running)) -> None:
             if bar is not None:
                 bar.advance(rows * n)
 
-        if not todo:
+        if not running:
             break
-        found = product.multiply([searches[i].p for i in todo], passed)
-        for i, q in zip(todo, found, strict=True):
+        products = product.multiply([searches[i].p for i in running], advance_bar)
+        for i, q in zip(running, products, strict=True):
             try:
                 searches[i].advance(q, inverses, config.cg_tolerance)
             except FloatingPointError:
                 n = searches[i].iterations
-                raise ModelError(f"{names[i]}: iteration {n} of its conjugate gradients is not finite") from None
+                raise ModelError(
+                    f"{names[i]}: iteration {n} of its conjugate gradients is not finite; check the seed, or raise "
+                    f"damping_factor={config.damping_factor:g}"
+                ) from None
     if bar is not None:
         bar.advance(sum(config.cg_iterations - search.iterations for search in searches) * product.rows)
     return searches
 
 
 def shifts(factors: Sequence[Factors | None], config: Config) -> list[float]:
-    """D: what EK-FAC adds to each layer's eigenvalues."""
+    """Return D: the number that EK-FAC adds to the eigenvalues of each layer."""
     return [0.0 if f is None else damping(f.eigenvalues(), config) for f in factors]
 
 
 def seeds_at_once(model: Model, ranks: Ranks) -> int:
-    """How many seeds may be searched for side by side: half of the memory that is free takes them, and a start that
-    is killed loses no more than these.
+    """Return how many searches run side by side: as many as half of the free memory holds, and at most 16.
+
+    A killed start loses the searches that run at that moment.
 
     Raises:
-        ModelError: when not even one fits.
+        ModelError: if one search needs more than half of the free memory.
     """
     size: dict[torch.device, int] = {}
     width = torch.promote_types(model.dtype, torch.float32).itemsize
     for layer in model.layers:
         size[layer.device] = size.get(layer.device, 0) + _VECTORS * layer.out_features * layer.width * width
-    most = _AT_ONCE
+    n_seeds = _MAX_SEEDS
     for device, needed in size.items():
         free = free_memory(device)
         if free is None:
@@ -158,11 +180,11 @@ def seeds_at_once(model: Model, ranks: Ranks) -> int:
         if needed > free:
             raise ModelError(
                 f"inversion: cg needs {needed / 2**30:.3g} GiB of {device} for one seed ({_VECTORS} numbers of "
-                f"{width} bytes a weight), and half of what is free is {free / 2**30:.3g} GiB; choose fewer layers "
+                f"{width} bytes a weight), but half of the free memory is {free / 2**30:.3g} GiB; choose fewer layers "
                 "with filter_modules, or inversion=ekfac"
             )
-        most = min(most, free // needed)
-    return most
+        n_seeds = min(n_seeds, free // needed)
+    return n_seeds
 
 
 def _precondition(g: Vector, m: Sequence[Inverse]) -> Vector:
@@ -170,5 +192,5 @@ def _precondition(g: Vector, m: Sequence[Inverse]) -> Vector:
 
 
 def _dot(x: Vector, y: Vector) -> float:
-    """Products in the vectors' precision, sums in float64."""
+    """The scalar product. Products have the precision of the vectors, and sums are float64."""
     return math.fsum(float((a * b).sum(dtype=torch.float64)) for a, b in zip(x, y, strict=True))

@@ -1,4 +1,4 @@
-"""Fit: the curvature on a sample of the pool, then the seeds' preconditioned gradients; both are kept as files."""
+"""The fit stage: fit the curvature on a sample of the pool, and precondition the seeds' gradients. Both write files."""
 
 from __future__ import annotations
 
@@ -9,45 +9,46 @@ import numpy as np
 
 from gdig.data.tokens import Example
 from gdig.errors import RunError
-from gdig.influence.curvature import Factors, fit_curvature
+from gdig.influence.curvature import fit_curvature
+from gdig.influence.factors import Factors
 from gdig.influence.seed_factors import SeedFactors, precondition_seeds
 from gdig.run.record import CurvatureReport, SeedReport
 from gdig.run.session import Workspace
 
 FEWEST_SEEDS = 16
-"""Fewer seeds order a pool little better than by chance; measured on real pairs (LOG.md)."""
-
-
+"""With fewer seeds, the order of the pool is little better than chance, as measured on real pairs (LOG.md)."""
 _POOR_CORRELATION = 0.98
-"""Below this the factored scores order candidates noticeably otherwise than the exact ones do."""
+"""Below this correlation, the factored scores order the pool noticeably differently from the exact scores."""
 
 
 def fit_stage(work: Workspace) -> None:
-    """Leave curvature/<layer>.safetensors and seeds/<layer>.safetensors, and the reports in run.json."""
+    """Write the curvature and the seeds' factors of each layer, and record the reports."""
     run, ranks = work.run, work.ranks
-    seeds = work.seed_examples  # first: an unusable seed is the quickest thing to find
+    seeds = work.seed_examples  # read first, so that a seed that cannot be used ends the fit at once
     factors: list[Factors] | None = None
     if work.config.inversion != "identity" and run.fit.curvature is None:
         ranks.task("curvature")
-        factors, report = curvature_part(work)
+        factors, report = fit_curvature_on_ranks(work)
         run.update("fit", curvature=report)
         if report.invalid:
-            work.progress.warn(f"fit: {report.invalid} rows of the sample have a loss that is not finite; left out")
+            work.progress.warn(
+                f"fit: {report.invalid} rows of the sample have no finite loss; the curvature leaves them out"
+            )
     ranks.task("seeds")
-    seed_report = seeds_part(work, factors if ranks.world == 1 else None)
+    seed_report = precondition_seeds_on_ranks(work, factors if ranks.world == 1 else None)
     layers = tuple(layer.name for layer in work.model.layers)
     warnings = tuple(_warnings(seeds, seed_report))
     run.update("fit", seeds=seed_report, layers=layers, dtype=str(work.model.dtype), warnings=warnings)
-    _say(work, seeds, seed_report)
+    _print_report(work, seeds, seed_report)
     for warning in warnings:
         work.progress.warn(warning)
 
 
-def curvature_part(work: Workspace) -> tuple[list[Factors], CurvatureReport]:
-    """Leave the curvature files: every rank is here, passes its part of the sample, and writes its layers' files.
+def fit_curvature_on_ranks(work: Workspace) -> tuple[list[Factors], CurvatureReport]:
+    """Write the curvature files. Every rank calls this; it passes its share of the sample, and writes its layers.
 
     Returns:
-        The factors of this rank's layers (`Ranks.owners`), and what the fit saw.
+        The factors of the layers that this rank owns (`Ranks.owners`), and the report on the sample.
     """
     examples, rows = work.sample("curvature", work.config.fit_rows)
     keys = rows.astype(np.uint64)
@@ -58,64 +59,68 @@ def curvature_part(work: Workspace) -> tuple[list[Factors], CurvatureReport]:
     return factors, report
 
 
-def seeds_part(work: Workspace, factors: list[Factors] | None = None) -> SeedReport:
-    """Leave the seeds' files: every rank is here, takes its part of the seeds, and writes its layers' files.
+def precondition_seeds_on_ranks(work: Workspace, factors: list[Factors] | None = None) -> SeedReport:
+    """Write the seeds' files. Every rank calls this; it takes its share of the seeds, and writes its layers.
 
     Args:
-        work: this rank's.
-        factors: curvature of all layers; None to read the files, or for the identity.
+        work: the workspace of this rank.
+        factors: the curvature of all layers. None: read the files, or use the identity.
     """
     config, model = work.config, work.model
-    known: list[Factors] | list[None] = factors or [None] * len(model.layers)
+    curvature: list[Factors] | list[None] = factors or [None] * len(model.layers)
     if factors is None and config.inversion != "identity":
-        known = [Factors.load(work.layout.curvature(layer.name), layer.device) for layer in model.layers]
+        curvature = [Factors.load(work.layout.curvature(layer.name), layer.device) for layer in model.layers]
     probe, _ = work.sample("probe", config.probe_rows)
 
     def where(seed: int) -> str:
         return f"seeds: {work.seed_corpus.where(seed)}"
 
-    searched = work.layout.searched_seeds
+    searched_seeds = work.layout.searched_seeds
     sample = work.sample("curvature", config.cg_rows)[0] if config.inversion == "cg" else []
     joined, report = precondition_seeds(
-        model, known, work.seed_examples, probe, config, work.progress, where, work.ranks, sample, searched
+        model, curvature, work.seed_examples, probe, config, work.progress, where, work.ranks, sample, searched_seeds
     )
-    for layer, s in zip(_own_layers(work), joined, strict=True):
-        s.save(work.layout.seed_factors(layer), layer)
+    for layer, seed_factors in zip(_own_layers(work), joined, strict=True):
+        seed_factors.save(work.layout.seed_factors(layer), layer)
     work.ranks.gather(None)
-    if work.ranks.main and searched.exists():
-        shutil.rmtree(searched)
+    if work.ranks.main and searched_seeds.exists():
+        shutil.rmtree(searched_seeds)
     return report
 
 
 def _own_layers(work: Workspace) -> list[str]:
+    """The names of the layers that this rank owns."""
     layers = work.model.layers
     owners = work.ranks.owners(len(layers))
     return [layer.name for layer, owner in zip(layers, owners, strict=True) if owner == work.ranks.rank]
 
 
 def read_seed_factors(work: Workspace, dtype: str) -> list[SeedFactors]:
-    """Read what the fit, which ran in `dtype`, left, in the order of the model's layers.
+    """Read the seeds' factors in the order of the model's layers. `dtype` is the dtype of the fit.
 
     Raises:
-        RunError: when the model now has another dtype (which precision "auto" makes of another device).
+        RunError: if the model has another dtype than the fit. precision="auto" gives devices different dtypes.
     """
     model = work.model
     if dtype != str(model.dtype):
-        raise RunError(f"precision: the run was fitted in {dtype}, the model is now {model.dtype}; set precision")
+        raise RunError(
+            f"precision={work.config.precision}: expected the precision of the fit, {dtype}, but the model is "
+            f"{model.dtype}; set precision={dtype.removeprefix('torch.')}"
+        )
     return [SeedFactors.load(work.layout.seed_factors(layer.name), layer.device) for layer in model.layers]
 
 
 def read_curvature(work: Workspace) -> Iterator[Factors]:
-    """Read the layers' curvature, one at a time, in the order of the model's layers."""
+    """Read the curvature of the layers, one at a time, in the order of the model's layers."""
     for layer in work.model.layers:
         yield Factors.load(work.layout.curvature(layer.name), layer.device)
 
 
-def _say(work: Workspace, seeds: list[Example], report: SeedReport) -> None:
+def _print_report(work: Workspace, seeds: list[Example], report: SeedReport) -> None:
     say = work.progress.say
     say(
         f"fit: {len(seeds)} seeds, {report.columns} columns over {len(work.model.layers)} layers, "
-        f"at least {report.least_energy:.1%} of each gradient's energy kept"
+        f"at least {report.least_energy:.1%} of the energy of each gradient"
     )
     say(
         f"fit: factored against exact scores on {report.probe_rows} rows: relative error "
@@ -131,15 +136,18 @@ def _say(work: Workspace, seeds: list[Example], report: SeedReport) -> None:
 
 
 def _warnings(seeds: list[Example], report: SeedReport) -> list[str]:
-    """What may make the scores worth less than they seem, and can be seen before the sweep."""
-    found = []
+    """The reasons for poor scores that are visible before the sweep."""
+    warnings = []
     if report.correlation < _POOR_CORRELATION:
-        found.append("the factored scores are far from the exact ones: raise seed_rank or seed_energy")
+        warnings.append(
+            f"factored and exact scores have a correlation of {report.correlation:.4f}, expected at least "
+            f"{_POOR_CORRELATION}; raise seed_rank or seed_energy"
+        )
     repeated = len(seeds) - len({seed.hash for seed in seeds})
     if repeated:
-        found.append(f"seeds: {repeated} repeat another seed, which counts it more than once")
+        warnings.append(f"seeds: {repeated} repeat another seed, so that seed counts more than once; remove the copies")
     if len(seeds) < FEWEST_SEEDS:
-        found.append(
-            f"seeds: only {len(seeds)}; fewer than {FEWEST_SEEDS} say little about a pool, and 64 or more say much more"
+        warnings.append(
+            f"seeds: only {len(seeds)}; fewer than {FEWEST_SEEDS} order a pool little better than chance; use 64"
         )
-    return found
+    return warnings

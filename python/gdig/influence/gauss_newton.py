@@ -1,18 +1,19 @@
 """Products with the Gauss-Newton matrix of all layers together, over a sample of the pool.
 
-G is what EK-FAC approximates: the mean over examples of g_e g_e^T, g_e the gradient of the example's loss
+EK-FAC approximates G: the mean over examples of g_e g_e^T. g_e is the gradient of the example's loss
 
     sum_t w_e nll_t,    w_e = 1 / (target tokens) with loss_reduction=mean, 1 with sum
 
-With labels drawn from the model this mean has a closed form, so no label is drawn: those of two positions are
-independent and the gradient's mean is 0, which leaves
+For labels that are drawn from the model, the mean has a closed form. The labels of two positions are independent, and
+the mean of the gradient is 0. So
 
     G = (1/n) sum_e w_e^2 sum_t K_t^T (diag(p_t) - p_t p_t^T) K_t,    K_t = d logits_t / d weights
 
-the Gauss-Newton matrix, its positions weighted by w_e^2 (not w_e, which would be the Gauss-Newton matrix of the mean
-loss: in EK-FAC's eigenvalues, squares of the example's gradient, the factor is w_e^2 too). With the data's own labels
-(use_empirical_fisher) it is the outer product itself.
-A product costs each seed and row about four forward passes; what all seeds share, the pass itself, about two.
+G is the Gauss-Newton matrix with the weight w_e^2 at each position. The weight w_e would give the Gauss-Newton matrix
+of the mean loss. EK-FAC's eigenvalues are squares of an example's gradient, so they have the factor w_e^2 too. For the
+labels of the data (use_empirical_fisher), G is the outer product itself.
+
+A product costs about four forward passes for each seed and row. The pass that all seeds share costs about two.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from gdig.model.precision import float32_products
 from gdig.progress import Progress
 
 Vector = list[torch.Tensor]
-"""A number for each weight of the layers: [O, J] for each layer."""
+"""A number for each weight of the layers: a tensor [O, J] for each layer."""
 
 
 class GaussNewton:
@@ -49,8 +50,11 @@ class GaussNewton:
         sample: rows of the pool.
         shifts: D, a number for each layer.
         config: loss_reduction, use_empirical_fisher, token_batch_size, matmul_precision.
-        progress: for what is said when memory is short.
-        ranks: all cut the same batches; nothing else is shared.
+        progress: prints warnings when memory runs out.
+        ranks: the ranks that make the same batches. They share nothing else.
+
+    Attributes:
+        rows: the number of rows in the sample.
     """
 
     def __init__(
@@ -64,13 +68,13 @@ class GaussNewton:
     ) -> None:
         self._model, self._config, self._shifts = model, config, shifts
         self._dtype = torch.promote_types(model.dtype, torch.float32)
-        ones = [
+        vector_of_ones = [
             torch.ones(layer.out_features, layer.width, dtype=self._dtype, device=layer.device)
             for layer in model.layers
         ]
 
         def trial(batch: Batch) -> None:
-            self._add(batch, [ones], [[torch.zeros_like(x) for x in ones]], set())
+            self._add(batch, [vector_of_ones], [[torch.zeros_like(x) for x in vector_of_ones]], set())
 
         size = resolve_token_batch_size(config.token_batch_size, model.device, trial, typical_length(sample))
         size = (ranks or Ranks()).gather(size)[0]
@@ -79,33 +83,45 @@ class GaussNewton:
         self._batch_runner: BatchRunner = BatchRunner(size, model.device, progress, model.save_memory)
 
     def multiply(
-        self, directions: Sequence[Vector], passed: Callable[[int], object] = lambda rows: None
+        self, directions: Sequence[Vector], callback: Callable[[int], object] = lambda rows: None
     ) -> list[Vector]:
-        """(G + D) p for each direction p, in the dtype of the sums. `passed` hears of rows as they are done.
+        """Multiply G + D with directions.
+
+        Args:
+            directions: the directions p.
+            callback: called after each batch with its number of rows.
+
+        Returns:
+            (G + D) p for each direction p, in the dtype of the sums.
 
         Raises:
-            ModelError: when no row of the sample has a finite loss.
+            ModelError: if no row of the sample has a finite loss.
         """
         sums = [[torch.zeros_like(x) for x in p] for p in directions]
-        good = 0
+        n_finite = 0
 
         def run(batch: Batch, added: set) -> HostCopy:
             with float32_products(self._config.matmul_precision):
                 return HostCopy([self._add(batch, directions, sums, added)])
 
         for batch, losses in self._batch_runner.run(self._batches, run):
-            good += int(np.isfinite(losses.numpy()[0]).sum())
-            passed(len(batch.rows))
-        if good == 0:
-            raise ModelError("fit: no row of the cg_rows has a finite loss; is the model's checkpoint sound?")
+            n_finite += int(np.isfinite(losses.numpy()[0]).sum())
+            callback(len(batch.rows))
+        if n_finite == 0:
+            raise ModelError(
+                f"fit: no row of the cg_rows has a finite loss ({self.rows} rows); check the model's weights"
+            )
         for p, total in zip(directions, sums, strict=True):
             for x, y, shift in zip(p, total, self._shifts, strict=True):
-                y.div_(good).add_(x, alpha=shift)
+                y.div_(n_finite).add_(x, alpha=shift)
         return sums
 
     def _add(self, batch: Batch, directions: Sequence[Vector], sums: Sequence[Vector], added: set) -> torch.Tensor:
-        """Add the batch's part of the products, but for those (direction, layer) that `added` holds. Returns the
-        losses [B]; lines whose loss is not finite add nothing."""
+        """Add the batch to the products, and note each (direction, layer) in `added`. Skip the noted ones.
+
+        Returns:
+            The losses, float32 [B]. A line whose loss is not finite adds nothing.
+        """
         model, config, layers = self._model, self._config, self._model.layers
         _, labels, counts = batch.targets
         linear = Linearized(model, batch)
@@ -119,23 +135,23 @@ class GaussNewton:
         mask = to_device(batch.token_mask, device).unflatten(0, batch.shape).masked_fill(bad[:, None], 0).flatten()
 
         def clean(x: torch.Tensor) -> torch.Tensor:
-            """Zero where nothing counts; a product with 0 would keep what is not finite."""
+            """Fill pads with 0. A product with 0 would leave a number that is not finite."""
             return x.masked_fill((mask == 0).to(x.device)[:, None], 0)
 
         inputs: dict[str, torch.Tensor] = {}
         for layer, a in zip(layers, linear.inputs, strict=True):
             if layer.input_name not in inputs:
                 inputs[layer.input_name] = with_ones(clean(a.to(self._dtype)), layer.width)
-        todo = [s for s in range(len(directions)) if any((s, i) not in added for i in range(len(layers)))]
+        remaining = [s for s in range(len(directions)) if any((s, i) not in added for i in range(len(layers)))]
         changes = [
             linear.push([inputs[layer.input_name] @ p.T for layer, p in zip(layers, directions[s], strict=True)])
-            for s in todo
+            for s in remaining
         ]
         if config.use_empirical_fisher:
             pulls = [_outer(gradient, u, line, len(counts)) for u in changes]
         else:
             pulls = head_fisher(model, linear.predictors, per_label.square(), changes)
-        for s, change in zip(todo, pulls, strict=True):
+        for s, change in zip(remaining, pulls, strict=True):
             back = linear.pull(change.masked_fill(bad[line][:, None], 0))
             for i, (layer, d) in enumerate(zip(layers, back, strict=True)):
                 if (s, i) not in added:
@@ -146,7 +162,7 @@ class GaussNewton:
 
 def _outer(gradient: torch.Tensor, change: torch.Tensor, line: torch.Tensor, lines: int) -> torch.Tensor:
     """g_e <g_e, u> for each example, at the positions [M, H] before the head."""
-    wide = torch.promote_types(gradient.dtype, torch.float32)
-    at = (gradient.to(wide) * change.to(wide)).sum(1)
-    whole = torch.zeros(lines, dtype=wide, device=at.device).index_add_(0, line, at)
-    return (gradient.to(wide) * whole[line, None]).to(gradient.dtype)
+    dtype = torch.promote_types(gradient.dtype, torch.float32)
+    products = (gradient.to(dtype) * change.to(dtype)).sum(1)
+    sums = torch.zeros(lines, dtype=dtype, device=products.device).index_add_(0, line, products)
+    return (gradient.to(dtype) * sums[line, None]).to(gradient.dtype)

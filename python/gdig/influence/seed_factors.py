@@ -1,4 +1,4 @@
-"""The seeds' preconditioned gradients H^-1 G_s, once, in low-rank form; and how far that form is from exact."""
+"""The preconditioned gradients H^-1 G_s of all seeds, in low-rank form, and the error of this form."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from gdig.data.tokens import Example
 from gdig.distributed.ranks import Ranks
 from gdig.distributed.tensors import Exchange
 from gdig.influence.conjugate_gradients import shifts
-from gdig.influence.curvature import Factors
+from gdig.influence.factors import Factors
 from gdig.influence.gauss_newton import GaussNewton
 from gdig.influence.low_rank_error import compare
-from gdig.influence.precondition import Inverting
+from gdig.influence.precondition import SeedPreconditioner
 from gdig.model.causal_model import Model
 from gdig.progress import Progress
 from gdig.run.record import SeedReport
@@ -26,10 +26,13 @@ from gdig.store.tensor_file import read_tensors, write_tensors
 
 @dataclass
 class SeedFactors:
-    """One layer's preconditioned seed gradients side by side.
+    """The preconditioned gradients of all S seeds in one layer, side by side: H^-1 G_s ~ U_s V_s^T.
 
-    u [O, C], v [J, C]: seed s owns the columns column_offsets[s] .. column_offsets[s + 1] - 1, int64 [S + 1] on the
-    CPU, and H^-1 G_s ~ U_s V_s^T. energy float64 [S]: the share of |H^-1 G_s|^2 kept.
+    Attributes:
+        u: [O, C], the columns of all U_s.
+        v: [J, C], the columns of all V_s.
+        column_offsets: int64 [S + 1] on the CPU. Seed s has the columns column_offsets[s] .. column_offsets[s + 1] - 1.
+        energy: float64 [S], the share of |H^-1 G_s|^2 that U_s V_s^T keeps.
     """
 
     u: torch.Tensor
@@ -38,7 +41,7 @@ class SeedFactors:
     energy: np.ndarray
 
     def save(self, path: Path, layer: str) -> None:
-        """Write one file; complete or absent."""
+        """Write one file, complete or not at all. `layer` is the name of the layer."""
         write_tensors(
             path,
             {
@@ -52,7 +55,7 @@ class SeedFactors:
 
     @classmethod
     def load(cls, path: Path, device: torch.device) -> SeedFactors:
-        """Read what `save` wrote."""
+        """Read a file of `save`."""
         arrays, _ = read_tensors(path)
         u, v, offsets = (torch.tensor(arrays[name]) for name in ("u", "v", "column_offsets"))
         return cls(u.to(device), v.to(device), offsets, np.array(arrays["energy"]))
@@ -68,102 +71,121 @@ def precondition_seeds(
     where: Callable[[int], str] = "seed {}".format,
     ranks: Ranks | None = None,
     sample: Sequence[Example] = (),
-    kept: Path | None = None,
+    searched_seeds: Path | None = None,
 ) -> tuple[list[SeedFactors], SeedReport]:
-    """Apply the inverse Hessian to every seed's gradient and factor the result.
+    """Multiply every seed's gradient with the inverse Hessian, and factor the product.
 
     Args:
         model: the frozen model.
-        factors: curvature of each layer, or None for the identity.
+        factors: the curvature of each layer, or None for the identity.
         seeds: the seeds, in order.
-        probe: candidates on which factored and exact scores are compared.
-        config: inversion, damping, seed_energy, seed_rank, loss_reduction, seed; for cg its own and those of a pass.
-        progress: where to show it.
-        where: says where a seed stands, by its number, for errors.
-        ranks: who takes part; all are here with the same arguments. Each takes a run of the seeds.
+        probe: rows of the pool for the comparison of factored and exact scores.
+        config: inversion, damping, seed_energy, seed_rank, loss_reduction, random_seed. Inversion "cg" also reads
+            cg_iterations, cg_tolerance, use_empirical_fisher, token_batch_size and matmul_precision.
+        progress: shows the bars.
+        where: returns the place of a seed, by its number, for errors.
+        ranks: the ranks that share the seeds. All of them call this function with the same arguments.
         sample: rows of the pool whose Gauss-Newton matrix inversion "cg" inverts.
-        kept: folder where "cg" leaves each seed that it has done, and finds those of an earlier start.
+        searched_seeds: the folder where inversion "cg" writes a file for each finished seed. A later start reads the
+            files.
 
     Returns:
-        The factors of this rank's layers (`Ranks.owners`), in order: of all layers, where there is one rank.
+        The factors of the layers that this rank owns (`Ranks.owners`), in order. One rank alone owns all layers.
+        The report on the seeds.
 
     Raises:
-        ModelError: when a seed's loss or gradient is not finite; the message says which.
+        ModelError: if the loss or gradient of a seed is not finite; the message names the seed.
     """
     ranks = ranks or Ranks()
-    work = Inverting(model, factors, seeds, probe, config, where, ranks)
+    preconditioner = SeedPreconditioner(model, factors, seeds, probe, config, where, ranks)
     if config.inversion == "cg":
-        shown = progress.stage("fit: conjugate gradients", len(seeds) * config.cg_iterations * len(sample), "products")
+        stage = progress.stage("fit: conjugate gradients", len(seeds) * config.cg_iterations * len(sample), "products")
     else:
-        shown = progress.stage("fit: seeds", len(seeds), "seeds")
-    with shown as unshared:
-        bar = ranks.shared_bar(unshared)
+        stage = progress.stage("fit: seeds", len(seeds), "seeds")
+    with stage as own_bar:
+        bar = ranks.shared_bar(own_bar)
         if config.inversion == "cg":
-            work.search(GaussNewton(model, sample, shifts(factors, config), config, progress, ranks), bar, kept)
+            product = GaussNewton(model, sample, shifts(factors, config), config, progress, ranks)
+            preconditioner.search(product, bar, searched_seeds)
         else:
-            work.invert(bar)
+            preconditioner.invert(bar)
+        own_seeds = list(preconditioner.done.values())
         # A JSON number is a float64 to the last bit.
-        found = ranks.gather(
+        facts_by_rank = ranks.gather(
             [
                 {
-                    "loss": one.loss,
-                    "columns": [u.shape[1] for u, _ in one.parts],
-                    "energy": one.energy,
-                    "scores": one.scores.tolist(),
-                    "search": one.search,
+                    "loss": seed.loss,
+                    "columns": [u.shape[1] for u, _ in seed.factors],
+                    "energy": seed.energy,
+                    "scores": seed.scores.tolist(),
+                    "search": seed.search,
                 }
-                for one in work.done.values()
+                for seed in own_seeds
             ],
             bar,
         )
-    joined = _join_layers([one.parts for one in work.done.values()], found, model, ranks)
-    ones = [one for part in found for one in part]
-    columns = sum(sum(one["columns"]) for one in ones)
-    least = min(min(one["energy"]) for one in ones)
-    compared = [one["scores"] for one in ones if one["scores"][0]]
+    joined = _join_layers([seed.factors for seed in own_seeds], facts_by_rank, model, ranks)
+    return joined, _report([facts for rank_facts in facts_by_rank for facts in rank_facts], len(probe))
+
+
+def _report(all_facts: list[dict], probe_rows: int) -> SeedReport:
+    """Make the report from the facts of each seed."""
+    compared = [facts["scores"] for facts in all_facts if facts["scores"][0]]
     error, correlation = compare(np.array(compared or np.zeros((0, 2, 0))))
-    losses, ended = [one["loss"] for one in ones], [one["search"] for one in ones if one["search"]]
-    return joined, SeedReport(
-        losses=tuple(losses),
-        columns=columns,
-        least_energy=least,
-        probe_rows=len(probe),
+    searches = [facts["search"] for facts in all_facts if facts["search"]]
+    return SeedReport(
+        losses=tuple(facts["loss"] for facts in all_facts),
+        columns=sum(sum(facts["columns"]) for facts in all_facts),
+        least_energy=min(min(facts["energy"]) for facts in all_facts),
+        probe_rows=probe_rows,
         relative_error=error,
         correlation=correlation,
-        iterations=tuple(iterations for iterations, _, _ in ended),
-        residuals=tuple(residual for _, residual, _ in ended),
-        unconverged=sum(not converged for _, _, converged in ended),
+        iterations=tuple(iterations for iterations, _, _ in searches),
+        residuals=tuple(residual for _, residual, _ in searches),
+        unconverged=sum(not converged for _, _, converged in searches),
     )
 
 
-def _join_layers(parts: list[list], found: list[list[dict]], model: Model, ranks: Ranks) -> list[SeedFactors]:
-    """Bring a layer's parts of all seeds to the rank that it belongs to, and put them side by side, in order.
+def _join_layers(
+    own_factors: list[list], facts_by_rank: list[list[dict]], model: Model, ranks: Ranks
+) -> list[SeedFactors]:
+    """Move a layer's factors of all seeds to the rank that owns the layer, and put them side by side, in order.
 
-    parts: of this rank's seeds, for each layer U and V; emptied. found: by rank, of its seeds, columns and energy.
+    Args:
+        own_factors: for each seed of this rank, U and V of each layer. The entries become None.
+        facts_by_rank: for each rank the facts of its seeds: columns and energy.
+        model: the model.
+        ranks: the ranks that share the seeds.
+
+    Returns:
+        The factors of the layers that this rank owns, in order.
     """
     exchange, joined = Exchange(ranks, model.device), []
+    dtype = torch.promote_types(model.dtype, torch.float32)
+    all_facts = [facts for rank_facts in facts_by_rank for facts in rank_facts]
     for index, owner in enumerate(ranks.owners(len(model.layers))):
         layer = model.layers[index]
-        own = [torch.cat([one[index][side] for one in parts], dim=1) if parts else None for side in (0, 1)]
-        for one in parts:
-            one[index] = None
-        dtype = torch.promote_types(model.dtype, torch.float32)
+        own_sides = [
+            torch.cat([factors[index][side] for factors in own_factors], dim=1) if own_factors else None
+            for side in (0, 1)
+        ]
+        for factors in own_factors:
+            factors[index] = None
         sides: list[torch.Tensor] = []
-        for mine, height in zip(own, (layer.out_features, layer.width), strict=True):
+        for own_side, height in zip(own_sides, (layer.out_features, layer.width), strict=True):
             pieces = []
-            for source, ones in enumerate(found):
-                columns = sum(one["columns"][index] for one in ones)
+            for source, rank_facts in enumerate(facts_by_rank):
+                columns = sum(facts["columns"][index] for facts in rank_facts)
                 if columns == 0:
                     continue
                 shape = (height, columns)
-                piece = mine if source == ranks.rank else torch.empty(shape, dtype=dtype, device=layer.device)
+                piece = own_side if source == ranks.rank else torch.empty(shape, dtype=dtype, device=layer.device)
                 assert piece is not None
                 pieces.append(exchange.move(piece, source, owner) if ranks.rank in (source, owner) else None)
             if owner == ranks.rank:
                 sides.append(torch.cat([piece for piece in pieces if piece is not None], dim=1).contiguous())
         if owner == ranks.rank:
-            every = [one for ones in found for one in ones]
-            widths = torch.tensor([0] + [one["columns"][index] for one in every])
-            energy = np.array([one["energy"][index] for one in every])
+            widths = torch.tensor([0] + [facts["columns"][index] for facts in all_facts])
+            energy = np.array([facts["energy"][index] for facts in all_facts])
             joined.append(SeedFactors(sides[0], sides[1], widths.cumsum(0), energy))
     return joined

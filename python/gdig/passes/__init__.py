@@ -1,1 +1,1 @@
-"""Passes of the model over the pool, and the shards they leave."""
+"""Passes of the model over the pool, and the shards that the passes write."""

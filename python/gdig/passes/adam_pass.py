@@ -1,4 +1,4 @@
-"""LESS's features (arXiv 2402.04333): where Adam would go for each row, and its cosine with each seed's gradient."""
+"""The features of LESS (arXiv 2402.04333): the cosine of each row's Adam direction with each seed's gradient."""
 
 from __future__ import annotations
 
@@ -25,76 +25,79 @@ from gdig.passes.sketch import make_projection
 from gdig.philox import rademacher, stream_key
 
 _ENTRIES = 1 << 25
-"""Entries of the gradients that are in memory at once, one matrix an example: a row's direction is not linear in its
-gradient, so that the whole of it is needed."""
+"""Entries of gradients in memory at once. Adam's direction is not linear in the gradient, so each example needs a whole
+matrix."""
 
 
 @dataclass(frozen=True)
 class _Sides:
-    """Two-sided projection of a layer's gradient G [O, J] to P G Q^T; a side that is None is kept as it is."""
+    """The two-sided projection P G Q^T of a layer's gradient G [O, J]. None stands for the identity."""
 
     p: torch.Tensor | None
     q: torch.Tensor | None
 
     @classmethod
     def make(cls, layer: Layer, side: int, random_seed: int, dtype: torch.dtype) -> _Sides:
-        def one(which: str, width: int) -> torch.Tensor | None:
+        def signs_of_side(name: str, width: int) -> torch.Tensor | None:
             if width <= side:
                 return None
-            signs = rademacher(stream_key(layer.name, f"features {which}", random_seed), side, width)
+            signs = rademacher(stream_key(layer.name, f"features {name}", random_seed), side, width)
             return torch.from_numpy(signs).to(layer.device, dtype) / math.sqrt(side)
 
-        return cls(one("output", layer.out_features), one("input", layer.width))
+        return cls(signs_of_side("output", layer.out_features), signs_of_side("input", layer.width))
 
     def apply(self, g: torch.Tensor) -> torch.Tensor:
-        """Of g [n, O, J]: [n, K]."""
+        """Project gradients g [n, O, J] to [n, K]."""
         g = g if self.p is None else self.p @ g
         g = g if self.q is None else g @ self.q.T
         return g.flatten(1)
 
 
 def trained_layers(model: Model, adam: Adam) -> tuple[Model, list[Moments]]:
-    """The model with those of its layers that the optimizer trained, and their moments.
+    """Return the model with the layers that the optimizer trained, and the moments of these layers.
 
     Raises:
-        ModelError: when it trained none of them.
+        ModelError: if the optimizer trained none of the layers.
     """
     names = {id(p): name for name, p in model.module.named_parameters()}
-    found = [(layer, adam.of_layer(layer, names)) for layer in model.layers]
-    kept = [(layer, moments) for layer, moments in found if moments is not None]
-    if not kept:
-        shown = ", ".join(list(adam.moments)[:3])
+    moments_of_layers = [(layer, adam.of_layer(layer, names)) for layer in model.layers]
+    trained = [(layer, moments) for layer, moments in moments_of_layers if moments is not None]
+    if not trained:
+        first_names = ", ".join(list(adam.moments)[:3])
         raise ModelError(
             f"{adam.file}: none of the layers ({model.layers[0].name} .. {model.layers[-1].name}) was trained; it "
-            f"holds moments of {len(adam.moments)} parameters ({shown}, ...); choose layers with filter_modules"
+            f"holds moments of {len(adam.moments)} parameters ({first_names}, ...); choose layers with filter_modules"
         )
-    return replace(model, layers=[layer for layer, _ in kept]), [moments for _, moments in kept]
+    return replace(model, layers=[layer for layer, _ in trained]), [moments for _, moments in trained]
 
 
 class AdamFeatures:
     """Cosines of a checkpoint's Adam directions with the seeds' gradients, and a sketch of unit length.
 
-    The train feature of a row is Adam's direction for its gradient, the validation feature of a seed its plain
-    gradient. Inner products are those of two-sided Rademacher projections (exact for a side of at most feature_side),
-    lengths are exact; the cosine [n, S] is their quotient, 0 where a length is 0. The sketch is the direction's, by the
-    projections of the sweep, over its length.
+    The train feature of a row is Adam's direction for the row's gradient. The validation feature of a seed is the
+    seed's gradient. The cosine [n, S] is their inner product over their lengths, and 0 if a length is 0. The inner
+    product is the one of two-sided Rademacher projections; it is exact for sides of at most feature_side. The lengths
+    are exact. The sketch is the sweep's projection of the direction, over the length of the direction.
 
     Args:
-        model: the checkpoint's, with the layers that were trained.
-        moments: of these layers.
+        model: the checkpoint's model with the trained layers.
+        moments: the moments of these layers.
         seeds: the validation examples.
         config: options of the pass.
 
     Attributes:
-        seed_sketches: of the seeds' gradients over their lengths, float32 [S, dim].
-        scale: of the sketches, which brings their entries to about 1, as float16 likes them.
+        name: the name of the tensor of cosines in the shards.
+        columns: S.
+        width: S + 1; the last column of the sums is the squared length.
+        seed_sketches: float32 [S, dim], the sketches of the seeds' gradients over the lengths of the gradients.
+        scale: a factor for the sketches. It brings the entries to about 1, where float16 is most precise.
     """
 
     name = "cosine"
 
     def __init__(self, model: Model, moments: Sequence[Moments], seeds: Sequence[Example], config: Config) -> None:
         self._model, self._config, c = model, config, config
-        self.columns, self.width = len(seeds), len(seeds) + 1  # the last column is the squared length
+        self.columns, self.width = len(seeds), len(seeds) + 1
         self.scale = 2.0 ** round(math.log2(math.sqrt(c.projection_dim)))
         self._dtype = sum_dtype(model)
         self._moments = list(moments)
@@ -107,10 +110,10 @@ class AdamFeatures:
             (projection.columns.argsort(stable=True), projection.columns.bincount(minlength=c.projection_dim))
             for projection in self._sketches
         ]
-        self.seed_sketches, self._seeds = self._validation(seeds)
+        self.seed_sketches, self._seeds = self._seed_features(seeds)
 
     def begin(self, examples: Segments) -> Add:
-        """Begin a batch."""
+        """Begin a batch with these examples: return the function that adds a layer to the batch's sums."""
 
         def add(index: int, a: torch.Tensor, d: torch.Tensor, sums: torch.Tensor, sketch: torch.Tensor) -> None:
             for lines, g in self._gradients_of(index, a, d, examples):
@@ -122,37 +125,42 @@ class AdamFeatures:
         return add
 
     def end(self, sums: torch.Tensor, sketch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Divide the inner products and the sketch by the length."""
-        length = sums[:, -1:].sqrt()
-        length = torch.where(length == 0, 1.0, length)
-        return sums[:, :-1] / length, sketch / length
+        """Divide the inner products and the sketch by the length of the direction."""
+        lengths = sums[:, -1:].sqrt()
+        lengths = torch.where(lengths == 0, 1.0, lengths)
+        return sums[:, :-1] / lengths, sketch / lengths
 
     def _gradients_of(
         self, index: int, a: torch.Tensor, d: torch.Tensor, examples: Segments
     ) -> Iterator[tuple[slice, torch.Tensor]]:
-        """Yield (lines, their gradients [n, O, J] of a layer), a few at a time. Lines are of one length, pads with
-        d = 0."""
+        """Yield some lines at a time, and their gradients [n, O, J] of a layer.
+
+        The lines of a batch have one length; at a pad, d = 0.
+        """
         layer, lines = self._model.layers[index], len(examples)
         a = with_ones(a.to(self._dtype), layer.width).view(lines, -1, layer.width)
         d = d.to(self._dtype).view(lines, -1, layer.out_features)
         step = max(1, _ENTRIES // (layer.out_features * layer.width))
         for start in range(0, lines, step):
-            few = slice(start, start + step)
-            yield few, torch.bmm(d[few].mT, a[few])
+            block = slice(start, start + step)
+            yield block, torch.bmm(d[block].mT, a[block])
 
     def _add_sketch(self, index: int, g: torch.Tensor, out: torch.Tensor) -> None:
-        one, (order, counts) = self._sketches[index], self._columns[index]
-        blocks = (one.p @ g @ one.q.T).flatten(1) * one.weights
-        # Column by column: index_add_ on CUDA adds in whatever order its threads come.
+        projection, (order, counts) = self._sketches[index], self._columns[index]
+        blocks = (projection.p @ g @ projection.q.T).flatten(1) * projection.weights
+        # The sum goes column by column, because index_add_ on CUDA adds in a random order.
         sums = torch.segment_reduce(blocks.T[order], "sum", lengths=counts, axis=0, unsafe=True, initial=0)
         out += sums.T
 
-    def _validation(self, seeds: Sequence[Example]) -> tuple[np.ndarray, list[torch.Tensor]]:
-        """The seeds' sketches over their gradients' lengths, float32 [S, dim], and for each layer their projected
-        gradients over these lengths, [K, S]."""
+    def _seed_features(self, seeds: Sequence[Example]) -> tuple[np.ndarray, list[torch.Tensor]]:
+        """Compute the validation features. All of them are divided by the length of the seed's gradient.
+
+        Returns:
+            The sketches, float32 [S, dim]; and for each layer the projected gradients, [K, S].
+        """
         model, n = self._model, len(seeds)
         features: list[list[torch.Tensor]] = [[torch.empty(0)] * n for _ in model.layers]
-        square = torch.zeros(n, dtype=torch.float64)
+        squares = torch.zeros(n, dtype=torch.float64)
         sketch = torch.zeros(n, self._config.projection_dim, dtype=self._dtype)
         gradients = GradientPass(model, self._config.loss_reduction)
         for batch in make_batches(seeds, first_batch_size(self._config), window=model.window):
@@ -167,19 +175,25 @@ class AdamFeatures:
                 rows: np.ndarray = rows,
             ) -> None:
                 for lines, g in self._gradients_of(index, a, d, examples):
-                    places = rows[lines]
-                    square[places] += g.flatten(1).square().sum(1, dtype=torch.float64).cpu()
-                    part = torch.zeros(len(places), self._config.projection_dim, dtype=self._dtype, device=g.device)
-                    self._add_sketch(index, g, part)
-                    sketch[places] += part.cpu()
-                    for place, feature in zip(places.tolist(), self._sides[index].apply(g), strict=True):
-                        features[index][place] = feature
+                    seed_rows = rows[lines]
+                    squares[seed_rows] += g.flatten(1).square().sum(1, dtype=torch.float64).cpu()
+                    layer_sketch = torch.zeros(
+                        len(seed_rows), self._config.projection_dim, dtype=self._dtype, device=g.device
+                    )
+                    self._add_sketch(index, g, layer_sketch)
+                    sketch[seed_rows] += layer_sketch.cpu()
+                    for row, feature in zip(seed_rows.tolist(), self._sides[index].apply(g), strict=True):
+                        features[index][row] = feature
 
             with float32_products(self._config.matmul_precision):
                 losses = gradients.run(batch, sink).cpu().numpy()
             if not np.isfinite(losses).all():
                 bad = int(rows[np.flatnonzero(~np.isfinite(losses))[0]])
-                raise ModelError(f"seeds: seed {bad}: its loss at this checkpoint is {losses[list(rows).index(bad)]}")
-        length = torch.where(square == 0, 1.0, square.sqrt()).to(self._dtype)
-        joined = [torch.stack(ones, dim=1) / length.to(ones[0].device) for ones in features]
-        return (sketch / length[:, None]).float().numpy(), joined
+                loss = losses[list(rows).index(bad)]
+                raise ModelError(
+                    f"seeds: seed {bad}: its loss at this checkpoint is {loss}, expected a finite loss; check the "
+                    "seed and the weights of the checkpoint"
+                )
+        lengths = torch.where(squares == 0, 1.0, squares.sqrt()).to(self._dtype)
+        joined = [torch.stack(columns, dim=1) / lengths.to(columns[0].device) for columns in features]
+        return (sketch / lengths[:, None]).float().numpy(), joined

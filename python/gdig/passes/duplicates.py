@@ -1,4 +1,4 @@
-"""Rows of the pool that are equal, token by token, to another row or to a seed."""
+"""Rows of the pool that equal another row or a seed, token by token."""
 
 from __future__ import annotations
 
@@ -8,28 +8,36 @@ import numpy as np
 
 from gdig.store.sketches import SketchStore
 
-# Hashes looked at together: 2^26 are 512 MiB, sorted in place.
-_AT_ONCE = 1 << 26
+_MAX_HASHES = 1 << 26
+"""Hashes that are sorted at once, in place: 2^26 hashes take 512 MiB."""
 
 
 def count_duplicates(store: SketchStore, seed_hashes: Sequence[int]) -> tuple[int, int]:
-    """Count valid rows that repeat an earlier row, and valid rows that equal a seed.
+    """Count the valid rows that repeat another row, and the valid rows that equal a seed.
 
-    Rows are compared by a 64-bit hash of their tokens and labels; a pool larger than memory is looked at one range of
-    hashes after another.
+    A 64-bit hash of tokens and labels identifies a row. The hashes of a large pool are sorted in several rounds; round
+    i of n takes the hashes with hash % n == i.
+
+    Args:
+        store: a finished sweep.
+        seed_hashes: the hash of each seed.
+
+    Returns:
+        repeated: the number of valid rows minus the number of different valid rows.
+        equal: the number of valid rows that equal a seed.
     """
-    parts = -(-len(store) // _AT_ONCE)
+    rounds = -(-len(store) // _MAX_HASHES)
     seeds = np.unique(np.array(seed_hashes, dtype=np.uint64))
     repeated = equal = 0
-    for part in range(parts):
-        found = [_valid_hashes(store, shard, part, parts) for shard in range(store.n_shards)]
-        hashes = np.concatenate(found) if found else np.empty(0, np.uint64)
+    for number in range(rounds):
+        by_shard = [_valid_hashes(store, shard, number, rounds) for shard in range(store.n_shards)]
+        hashes = np.concatenate(by_shard) if by_shard else np.empty(0, np.uint64)
         hashes.sort()
         repeated += int((hashes[1:] == hashes[:-1]).sum())
         equal += int(np.isin(hashes, seeds).sum())
     return repeated, equal
 
 
-def _valid_hashes(store: SketchStore, shard: int, part: int, parts: int) -> np.ndarray:
+def _valid_hashes(store: SketchStore, shard: int, number: int, rounds: int) -> np.ndarray:
     hashes = store.tensor(shard, "hash")[store.tensor(shard, "valid") != 0]
-    return np.array(hashes[hashes % np.uint64(parts) == part] if parts > 1 else hashes)
+    return np.array(hashes[hashes % np.uint64(rounds) == number] if rounds > 1 else hashes)

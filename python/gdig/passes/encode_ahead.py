@@ -1,4 +1,4 @@
-"""Shards of the pool as batches of tokens, made ahead of the model pass by other processes when asked to."""
+"""Shards of the pool as batches of tokens. With the option `workers`, processes make the batches ahead of the model."""
 
 from __future__ import annotations
 
@@ -21,15 +21,22 @@ from gdig.run.session import Workspace
 
 @dataclass(frozen=True)
 class EncodedShard:
-    """Rows start .. stop - 1 of the pool, ready for the model.
+    """Rows start .. stop - 1 of the pool, ready for the model. n of them can be encoded.
 
-    Of the n rows that could be encoded, in order: places int64 [n] (row - start), tokens and cut int32 [n], hash uint64
-    [n]. errors: of the others, in order. batches: their `rows` index the n.
+    Attributes:
+        start: the first row.
+        stop: the row after the last row.
+        positions: int64 [n], row - start of each encoded row, ascending.
+        tokens: int32 [n], the number of tokens.
+        cut: int32 [n], the number of tokens that were cut to fit the window.
+        hash: uint64 [n], the hash of tokens and labels.
+        errors: the errors of the rows that cannot be encoded, in order.
+        batches: the batches of the n rows. Their `rows` are indices 0 .. n - 1.
     """
 
     start: int
     stop: int
-    places: np.ndarray
+    positions: np.ndarray
     tokens: np.ndarray
     cut: np.ndarray
     hash: np.ndarray
@@ -40,14 +47,14 @@ class EncodedShard:
 def encode_shard(
     corpus: Corpus, encoder: Encoder, start: int, stop: int, token_batch_size: int, window: int | None
 ) -> EncodedShard:
-    """Encode rows start .. stop - 1 of a corpus, and cut them into batches (see `make_batches`)."""
+    """Encode rows start .. stop - 1 of a corpus, and split them into batches (see `make_batches`)."""
     encoded = encoder.encode(corpus, range(start, stop))
-    places = [place for place, example in enumerate(encoded) if isinstance(example, Example)]
+    positions = [position for position, example in enumerate(encoded) if isinstance(example, Example)]
     examples = [example for example in encoded if isinstance(example, Example)]
     return EncodedShard(
         start,
         stop,
-        np.array(places, dtype=np.int64),
+        np.array(positions, dtype=np.int64),
         np.array([len(example) for example in examples], dtype=np.int32),
         np.array([example.cut for example in examples], dtype=np.int32),
         np.array([example.hash for example in examples], dtype=np.uint64),
@@ -57,13 +64,13 @@ def encode_shard(
 
 
 class Feed(Dataset):
-    """Encodes shards of a run's pool, here or in worker processes.
+    """Encodes shards of a run's pool, in this process or in worker processes.
 
     Args:
-        work: whose pool, tokenizer and limits.
-        shards: (start, stop) of each.
-        token_batch_size: tokens in a batch.
-        workers: processes that work ahead, two shards each; 0: encode here, when asked.
+        work: the workspace with the pool, the tokenizer and the model's limits.
+        shards: (start, stop) of each shard.
+        token_batch_size: the number of tokens in a batch.
+        workers: the number of worker processes; each encodes two shards ahead. 0: this process encodes.
     """
 
     def __init__(
@@ -79,41 +86,43 @@ class Feed(Dataset):
         return len(self._shards)
 
     def __getitem__(self, index: int) -> EncodedShard:
-        if self._work is None:  # in a worker: opens its own pool and tokenizer
+        if self._work is None:  # a worker opens its own pool and tokenizer
             self._work = Workspace(self._config, Progress(quiet=True))
         start, stop = self._shards[index]
         work = self._work
         return encode_shard(work.candidates, work.encoder, start, stop, self._token_batch_size, work.limits.window)
 
-    def over(self, numbers: Iterable[int]) -> Iterator[tuple[int, EncodedShard]]:
-        """The shards of these numbers, in their order; workers ask for some numbers ahead.
+    def encode(self, numbers: Iterable[int]) -> Iterator[tuple[int, EncodedShard]]:
+        """Yield the shards of these numbers, in their order. Workers take some numbers ahead.
 
         Raises:
-            GdigError: of opening or reading the pool.
-            RunError: when a worker process dies.
+            GdigError: if the pool cannot be opened or read.
+            RunError: if a worker process dies.
         """
         if not self._workers:
             yield from ((number, self[number]) for number in numbers)
             return
         loader = DataLoader(
-            _Guarded(self),
+            _SafeFeed(self),
             batch_size=None,
             sampler=numbers,
             num_workers=self._workers,
-            collate_fn=_as_is,
-            worker_init_fn=_begin,
+            collate_fn=_identity,
+            worker_init_fn=_begin_worker,
         )
         try:
             for number, result in loader:
                 if isinstance(result, Exception):
                     raise result
                 yield number, result
-        except RuntimeError as error:  # how torch says that one of them is gone
-            raise RunError(f"a process that tokenises has died (out of memory?): {error}") from error
+        except RuntimeError as error:  # torch raises this error when a worker dies
+            raise RunError(
+                f"a process that tokenises has died, perhaps for lack of memory; lower workers={self._workers}: {error}"
+            ) from error
 
 
-class _Guarded(Dataset):
-    """Hands gdig's own errors over as results: raised in a worker, they would arrive wrapped in its traceback."""
+class _SafeFeed(Dataset):
+    """Returns the errors of gdig as results. An error that a worker raises would arrive as text with a traceback."""
 
     def __init__(self, feed: Feed) -> None:
         self.feed = feed
@@ -128,19 +137,19 @@ class _Guarded(Dataset):
             return number, error
 
     def reopen(self) -> None:
-        """Forget what the parent has open: files share their position with it."""
+        """Drop the open files of the parent process. A worker would share their positions with the parent."""
         self.feed._work = None
 
 
-def _begin(_: int) -> None:
-    """Set up a worker: one thread, so that as many workers as asked for take as many cores."""
+def _begin_worker(_: int) -> None:
+    """Set up a worker process with one thread, so that each worker takes one core."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     info = get_worker_info()
     assert info is not None
-    guarded = info.dataset
-    assert isinstance(guarded, _Guarded)
-    guarded.reopen()
+    feed = info.dataset
+    assert isinstance(feed, _SafeFeed)
+    feed.reopen()
 
 
-def _as_is(shard: Any) -> Any:
+def _identity(shard: Any) -> Any:
     return shard

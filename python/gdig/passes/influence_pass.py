@@ -1,4 +1,4 @@
-"""The sweep: one forward and backward pass over the pool, which gives influence and sketch together."""
+"""The pass of the sweep: one forward and one backward pass for each row give the influence and the sketch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 from gdig.config.config import Config
 from gdig.data.tokens import Example
-from gdig.influence.curvature import Factors
+from gdig.influence.factors import Factors
 from gdig.influence.layer_scores import make_scorers
 from gdig.influence.seed_factors import SeedFactors
 from gdig.model.causal_model import Model
@@ -21,13 +21,18 @@ from gdig.progress import Progress
 
 
 class InfluenceFeatures:
-    """Influence on every seed, and the sketch.
+    """The influence of a row on every seed, and the row's sketch.
 
     Args:
-        model: frozen, with its layers.
-        seeds: the layers' seed factors.
+        model: the frozen model.
+        seeds: the seeds' factors in each layer.
         config: options of the pass.
-        factors: of the curvature, needed for sketch_space "fisher".
+        factors: the curvature of each layer; only sketch_space "fisher" needs it.
+
+    Attributes:
+        name: the name of the tensor of influence in the shards.
+        columns: the number S of seeds.
+        width: S.
     """
 
     name = "influence"
@@ -40,7 +45,7 @@ class InfluenceFeatures:
         self._sketchers = Sketchers(model, config, sum_dtype(model), factors)
 
     def begin(self, examples: Segments) -> Add:
-        """Begin a batch."""
+        """Begin a batch with these examples: return the function that adds a layer to the batch's sums."""
         add_sketch = self._sketchers.begin(examples)
 
         def add(index: int, a: torch.Tensor, d: torch.Tensor, sums: torch.Tensor, sketch: torch.Tensor) -> None:
@@ -50,7 +55,7 @@ class InfluenceFeatures:
         return add
 
     def end(self, sums: torch.Tensor, sketch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return both as they are: the sums are the influence."""
+        """Return both unchanged: the sums are the influence."""
         return sums, sketch
 
 
@@ -61,14 +66,15 @@ def make_influence_pass(
     progress: Progress,
     factors: Iterable[Factors] | None = None,
 ) -> RowPass:
-    """Make the pass of the sweep. Arguments: those of :class:`InfluenceFeatures`, and where to show warnings."""
+    """Make the pass of the sweep. `progress` prints warnings; :class:`InfluenceFeatures` has the other arguments."""
     return RowPass(model, InfluenceFeatures(model, seeds, config, factors), config, progress)
 
 
 def sketch_scale(rows: RowPass, probe: Sequence[Example]) -> float:
-    """The power of two that brings the median row of `probe` to a root mean square of about 1 an entry.
+    """Return the power of two that brings the median sketch of `probe` to a root mean square of about 1 an entry.
 
-    float16 then has 2^16 of room above and 2^14 below before it loses precision. k-means does not see the scale.
+    float16 then holds numbers 2^16 times larger, and numbers 2^14 times smaller without a loss of precision. The
+    clusters of k-means are independent of the scale.
     """
     _, sketch, loss = rows.compute(probe)
     norms = np.linalg.norm(sketch[np.isfinite(loss)].astype(np.float64), axis=1)

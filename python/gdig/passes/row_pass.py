@@ -1,4 +1,4 @@
-"""A pass over rows of the pool: batches through a model, and what each row gives."""
+"""A pass over rows of the pool: a model passes batches, and each row gets its features."""
 
 from __future__ import annotations
 
@@ -21,21 +21,22 @@ from gdig.ops import Segments
 from gdig.passes.encode_ahead import EncodedShard
 from gdig.progress import Bar, Progress
 
-# Headroom below float16's largest number, 65504, for a row that has to be scaled down to fit.
 _FLOAT16_MAX = 60000.0
-
-# Batches whose results are still on their way from a device while the next one is launched.
+"""The largest entry of a sketch that is scaled down for float16. float16's largest number is 65504."""
 _IN_FLIGHT = 2
-
+"""Batches whose results are on the way from the device while the next batch starts."""
 
 Add = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], None]
-"""f(index, a [T, I], d [T, O], sums [B, width], sketch [B, dim]): adds a layer to the sums of one batch."""
+"""f(index, a [T, I], d [T, O], sums [B, width], sketch [B, dim]) adds a layer to the sums of one batch."""
 
 
 class RowFeatures(Protocol):
-    """What a pass computes for each row: a number for each seed, and a sketch.
+    """The numbers that a pass computes for each row: a number for each of S seeds, and a sketch.
 
-    name: of the tensor [n, S] in the shards. columns: S. width: columns of the sums, which `end` turns into S numbers.
+    Attributes:
+        name: the name of the tensor [n, S] in the shards.
+        columns: S.
+        width: the number of columns of the sums. `end` turns them into S numbers.
     """
 
     name: str
@@ -46,18 +47,18 @@ class RowFeatures(Protocol):
         """Begin a batch with these examples: return the function that adds a layer to the batch's sums."""
 
     def end(self, sums: torch.Tensor, sketch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Turn the sums [B, width], [B, dim] of a batch into what its shard stores: [B, S], [B, dim]."""
+        """Turn the sums [B, width] and [B, dim] of a batch into the numbers of the shard: [B, S] and [B, dim]."""
 
 
 class RowPass:
-    """A pass of the model over rows of the pool, which computes shards.
+    """A pass of the model over rows of the pool. The pass computes shards.
 
     Args:
-        model: frozen, with its layers.
-        features: what is computed for each row.
+        model: the frozen model.
+        features: the numbers of each row.
         config: options of the pass.
-        progress: for warnings.
-        scale: multiplies every sketch.
+        progress: prints warnings.
+        scale: a factor for every sketch.
     """
 
     def __init__(
@@ -73,7 +74,7 @@ class RowPass:
 
     def _batch(self, batch: Batch) -> HostCopy:
         lines = len(batch.rows)
-        # One pair of sums a device: the layers of a large model lie on several.
+        # The layers of a large model are on several devices; each device has its own sums.
         by_device = {
             device: (
                 torch.zeros(lines, self.features.width, dtype=self._dtype, device=device),
@@ -88,46 +89,59 @@ class RowPass:
 
         with float32_products(self.config.matmul_precision):
             loss = self._gradients.run(batch, sink)
-        (sums, sketch), *others = by_device.values()
-        for more_sums, more_sketch in others:
-            sums += more_sums.to(sums.device)
-            sketch += more_sketch.to(sketch.device)
+        (sums, sketch), *further_devices = by_device.values()
+        for device_sums, device_sketch in further_devices:
+            sums += device_sums.to(sums.device)
+            sketch += device_sketch.to(sketch.device)
         numbers, sketch = self.features.end(sums, sketch)
         return HostCopy((numbers.float(), sketch.float(), loss.to(numbers.device)))
 
     def shard(self, encoded: EncodedShard, bar: Bar | None = None, *, quiet: bool = False) -> dict[str, np.ndarray]:
-        """Compute rows of the pool. quiet: say nothing of those that cannot be used.
+        """Compute one shard of the pool.
+
+        Args:
+            encoded: the rows of the shard.
+            bar: a bar with one unit a row.
+            quiet: print no warning for a row that cannot be used.
 
         Returns:
-            The shard's tensors: sketch [n, dim] float32, the features' numbers [n, S] float32 under their name, loss
-            [n] float32, tokens and cut [n] int32, valid [n] uint8, hash [n] uint64. A row that is not valid has sketch
-            and numbers 0 and loss NaN; a row that could not be read has tokens 0 too.
+            The tensors of the shard's n rows by name:
+
+            - sketch [n, dim] float32
+            - the features [n, S] float32, under the name of the features
+            - loss [n] float32
+            - tokens and cut [n] int32
+            - valid [n] uint8
+            - hash [n] uint64
+
+            An invalid row has sketch and features 0 and loss NaN. A row that cannot be encoded also has tokens 0.
 
         Raises:
-            CorpusError: on the first row that cannot be used, when bad_rows is "error".
+            CorpusError: if a row cannot be used and bad_rows is "error"; it is the error of the first such row.
         """
         for error in encoded.errors:
             if self.config.bad_rows == "error":
                 raise error
             if not quiet:
-                self.progress.warn(f"not usable, skipped: {error}")
+                self.progress.warn(f"row skipped, because it cannot be used: {error}")
         if bar is not None:
             bar.advance(len(encoded.errors))
-        index = encoded.places
-        numbers, sketch, loss = self._run(len(index), encoded.batches, bar)
+        positions = encoded.positions
+        numbers, sketch, loss = self._run(len(positions), encoded.batches, bar)
         usable = np.isfinite(loss) & np.isfinite(numbers).all(1) & np.isfinite(sketch).all(1)
         sketch *= self.scale
         self._fit_range(sketch, usable)
         shard = self._empty(encoded.stop - encoded.start)
-        good = index[usable]
-        shard["sketch"][good], shard["loss"][good] = sketch[usable], loss[usable]
-        shard[self.features.name][good] = numbers[usable]
-        shard["valid"][good] = 1
-        shard["tokens"][index], shard["cut"][index], shard["hash"][index] = encoded.tokens, encoded.cut, encoded.hash
+        valid = positions[usable]
+        shard["sketch"][valid], shard["loss"][valid] = sketch[usable], loss[usable]
+        shard[self.features.name][valid] = numbers[usable]
+        shard["valid"][valid] = 1
+        for name, column in (("tokens", encoded.tokens), ("cut", encoded.cut), ("hash", encoded.hash)):
+            shard[name][positions] = column
         return shard
 
     def compute(self, examples: Sequence[Example], bar: Bar | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Numbers [n, S], unscaled sketch [n, dim] and loss [n] of examples, in their order; float32."""
+        """Compute the features [n, S], the unscaled sketches [n, dim] and the losses [n] of examples, float32."""
         batches = make_batches(examples, self.batch_runner.token_batch_size, window=self.model.window)
         return self._run(len(examples), batches, bar)
 
@@ -143,8 +157,8 @@ class RowPass:
             if bar is not None:
                 bar.advance(len(batch.rows))
 
-        for one in self.batch_runner.run(batches, lambda batch, _: self._batch(batch)):
-            pending.append(one)
+        for launched in self.batch_runner.run(batches, lambda batch, _: self._batch(batch)):
+            pending.append(launched)
             if len(pending) > _IN_FLIGHT:
                 collect()
         while pending:
@@ -152,7 +166,7 @@ class RowPass:
         return numbers, sketch, loss
 
     def find_batch_size(self, examples: Sequence[Example]) -> int:
-        """What token_batch_size="auto" means here, found on the device with lines as long as these examples."""
+        """Resolve token_batch_size="auto" by a trial on the device, with lines of the length of these examples."""
         size = resolve_token_batch_size(
             self.config.token_batch_size, self.model.device, self._batch, typical_length(examples)
         )
@@ -160,14 +174,17 @@ class RowPass:
         return size
 
     def _fit_range(self, sketch: np.ndarray, usable: np.ndarray) -> None:
-        """Scale rows down in place that float16 cannot hold; their direction stays."""
+        """Scale down, in place, the rows that float16 cannot hold. A scaled row has the same direction."""
         if self.config.sketch_dtype != "float16":
             return
         largest = np.abs(sketch).max(axis=1, initial=0.0)
-        over = usable & (largest > _FLOAT16_MAX)
-        sketch[over] *= (_FLOAT16_MAX / largest[over])[:, None]
-        if over.any():
-            self.progress.warn("sweep: gradients 10,000 times the usual length were scaled down to fit float16")
+        too_large = usable & (largest > _FLOAT16_MAX)
+        sketch[too_large] *= (_FLOAT16_MAX / largest[too_large])[:, None]
+        if too_large.any():
+            self.progress.warn(
+                "sweep: some gradients are more than 10,000 times the usual length; their sketches were scaled down to "
+                "fit float16"
+            )
 
     def _empty(self, n: int) -> dict[str, np.ndarray]:
         return {
@@ -182,10 +199,10 @@ class RowPass:
 
 
 def first_batch_size(config: Config) -> int:
-    """Tokens in a batch until a trial has found another number."""
+    """Return the number of tokens in a batch before the trial of token_batch_size="auto"."""
     return config.token_batch_size if isinstance(config.token_batch_size, int) else CPU_TOKENS
 
 
 def sum_dtype(model: Model) -> torch.dtype:
-    """The dtype of sums over a model's numbers: float32, or float64 where the model has it."""
+    """Return the dtype of sums over a model's numbers: float64 for a float64 model, or else float32."""
     return torch.promote_types(model.dtype, torch.float32)

@@ -1,4 +1,4 @@
-"""Shards of a pass: which are missing, which belong to a part, and how they are written."""
+"""Shards of a pass: open their store, and write the missing ones."""
 
 from __future__ import annotations
 
@@ -19,27 +19,26 @@ from gdig.store.sketches import SketchStore
 def write_missing(
     work: Workspace, rows: RowPass, store: SketchStore, missing: Sequence[int], title: str, *, quiet: bool = False
 ) -> None:
-    """Write the shards `missing` of a store, whoever is free taking the next: every rank is here with the same
-    arguments.
+    """Write the missing shards of a store. All ranks call this with the same arguments; a free rank takes a shard.
 
     Args:
-        work: this rank's.
+        work: the workspace of this rank.
         rows: the pass.
-        store: with `rows_per_shard` of the pool's rows in a shard.
-        missing: numbers of shards.
-        title: what the bar is called.
-        quiet: say nothing of rows that cannot be used: an earlier pass has.
+        store: the store of the pass.
+        missing: the numbers of the missing shards.
+        title: the title of the bar.
+        quiet: print no warning for a row that cannot be used, because an earlier pass has.
     """
     ranks, n, step = work.ranks, len(work.candidates), store.rows_per_shard
     spans = [(shard * step, min(n, (shard + 1) * step)) for shard in missing]
     workers = resolve_workers(work.config, rows.model.device, len(spans))
     feed = Feed(work, spans, rows.batch_runner.token_batch_size, workers)
     done = n - sum(stop - start for start, stop in spans)
-    with work.progress.stage(title, n, done=done) as shown:
-        bar = ranks.shared_bar(shown)
-        # Written behind the next shard's pass; leaving the block waits for what is not written yet.
+    with work.progress.stage(title, n, done=done) as own_bar:
+        bar = ranks.shared_bar(own_bar)
+        # A shard is written during the pass of the next shard. The end of the block waits for the last one.
         with Background() as writer:
-            for number, encoded in feed.over(ranks.claim(len(missing))):
+            for number, encoded in feed.encode(ranks.claim(len(missing))):
                 ranks.doing(f"{title}, rows {encoded.start} to {encoded.stop - 1}")
                 writer.submit(store.write_shard, missing[number], rows.shard(encoded, bar, quiet=quiet))
         ranks.doing(f"{title}, all shards taken")
@@ -47,24 +46,29 @@ def write_missing(
 
 
 def open_or_create(path: Path, work: Workspace) -> SketchStore:
-    """The store of a pass, empty if there was none."""
+    """Open the store of a pass, or make an empty one."""
     if SketchStore.exists(path):
         return SketchStore.open(path)
-    c = work.config
-    return SketchStore.create(path, c.projection_dim, dtype=c.sketch_dtype, rows_per_shard=c.rows_per_shard)
+    config = work.config
+    return SketchStore.create(
+        path, config.projection_dim, dtype=config.sketch_dtype, rows_per_shard=config.rows_per_shard
+    )
 
 
-def in_part(shard: int, part: str | None) -> bool:
-    """Whether a shard belongs to the part "K/N" of a sweep: shards K - 1, K - 1 + N, ...; None is all of it."""
-    if part is None:
+def in_sweep_part(shard: int, sweep_part: str | None) -> bool:
+    """Whether the option `sweep_part` includes a shard. "K/N" includes K - 1, K - 1 + N, ...; None includes all."""
+    if sweep_part is None:
         return True
-    k, n = map(int, part.split("/"))
+    k, n = map(int, sweep_part.split("/"))
     return shard % n == k - 1
 
 
 def resolve_workers(config: Config, device: torch.device, shards: int) -> int:
-    """How many processes tokenise ahead: as asked; by default none on the CPU, whose cores the model needs, nor for a
-    pool of a few shards, whose pass may be over before they have started."""
+    """Return how many processes tokenise ahead: the option `workers`, or a default.
+
+    The default is 0 on the CPU, because the model needs its cores. The default is also 0 for fewer than four shards,
+    because their pass can end before the processes have started.
+    """
     if config.workers is not None:
         return config.workers
     if device.type == "cpu" or shards < 4:

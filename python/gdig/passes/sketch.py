@@ -1,4 +1,7 @@
-"""The sketch: random projections made from names and a seed, the same on every device, and their use in a pass."""
+"""The sketch: random projections, and their use in a pass.
+
+The names of the layers and a random seed decide the projections, so they are the same on every device.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ import torch
 
 from gdig import ops
 from gdig.config.config import Config
-from gdig.influence.curvature import Factors
+from gdig.influence.factors import Factors
 from gdig.model.causal_model import Model
 from gdig.model.layers import Layer
 from gdig.ops import Segments
@@ -22,10 +25,15 @@ from gdig.philox import rademacher, sparse_map, stream_key
 
 @dataclass(frozen=True)
 class Projection:
-    """One layer's sketch: R vec(P G Q^T).
+    """The sketch of one layer: R vec(P G Q^T), with a sparse map R.
 
-    p [side, O] and q [side, J] have entries +-1; columns int64 [side * side] and weights +-1/side are the sparse map R.
-    E<sketch(G), sketch(H)> = <G, H> over the seeds. The scale lies in R, so that P and Q are exact in any format.
+    E<sketch(G), sketch(H)> = <G, H> over the random seeds. R has the scale, so that P and Q are exact in any format.
+
+    Attributes:
+        p: P [side, O], with entries +-1.
+        q: Q [side, J], with entries +-1.
+        columns: int64 [side * side], the column of the sketch for each entry of P G Q^T.
+        weights: [side * side], +-1/side, the factor of each entry of P G Q^T.
     """
 
     p: torch.Tensor
@@ -40,9 +48,12 @@ def make_projection(
     """Make the projection of a layer from its name and `random_seed`. Layers that read the same input have the same Q.
 
     Args:
-        layer: names the streams of random numbers.
-        side: rows of P and Q. dim: columns of the sketch. random_seed: projection_seed.
-        dtype: of the result, the dtype of the sums. device: where to put it.
+        layer: the layer, whose names identify the streams of random numbers.
+        side: the number of rows of P and Q.
+        dim: the number of columns of the sketch.
+        random_seed: the option projection_seed.
+        dtype: the dtype of the result, that of the sums.
+        device: the device of the result.
     """
 
     def to(x: np.ndarray) -> torch.Tensor:
@@ -55,10 +66,10 @@ def make_projection(
 
 
 def whiten(projection: Projection, layer: Layer, factors: Factors, config: Config) -> Projection:
-    """The projection of H^-1/2 G instead of G, at the same cost (see gdig.passes.whitening).
+    """Return the projection that sketches H^-1/2 G instead of G, at the same cost (see gdig.passes.whitening).
 
-    E<sketch(G), sketch(G')> = <G, H^-1 G'> for a separable H (factored_tikhonov), up to how far L varies within a block
-    of eigendirections for the others.
+    E<sketch(G), sketch(G')> = <G, H^-1 G'> for a separable H (factored_tikhonov). For other H, this holds up to the
+    variation of L within a block of eigendirections.
     """
     roots = inverse_roots(factors, config, config.projection_side)
     if roots.block is None:
@@ -73,7 +84,7 @@ def whiten(projection: Projection, layer: Layer, factors: Factors, config: Confi
 
 
 def _folded(root: torch.Tensor, side: int, key: int) -> torch.Tensor:
-    """Add the rows of root [W, W] with random signs into `side` neighbouring groups: [side, W]."""
+    """Add the rows of root [W, W] with random signs in `side` groups of neighbours: [side, W]."""
     width = len(root)
     signs = torch.from_numpy(rademacher(key, 1, width)[0]).to(root)
     out = torch.zeros(side, width, dtype=root.dtype, device=root.device)
@@ -81,8 +92,14 @@ def _folded(root: torch.Tensor, side: int, key: int) -> torch.Tensor:
 
 
 class Sketchers:
-    """The projections of a model's layers, and the sketch of a batch: an input that several layers read is projected
-    once. `factors` of the layers' curvature are read only for sketch_space "fisher"."""
+    """The projections of all layers of a model. An input that several layers read is projected once.
+
+    Args:
+        model: the model.
+        config: options of the sketch.
+        dtype: the dtype of the sums.
+        factors: the curvature of each layer; only sketch_space "fisher" reads it.
+    """
 
     def __init__(
         self, model: Model, config: Config, dtype: torch.dtype, factors: Iterable[Factors] | None = None
@@ -94,7 +111,7 @@ class Sketchers:
         ]
         if c.sketch_space == "fisher":
             if factors is None:
-                raise ValueError("sketch_space: fisher needs the factors of the curvature, got none")
+                raise ValueError("sketch_space=fisher: expected the factors of the curvature, got None; give factors")
             self._projections = [
                 whiten(projection, layer, f, c)
                 for projection, layer, f in zip(self._projections, model.layers, factors, strict=True)
@@ -106,7 +123,7 @@ class Sketchers:
         self._prepared: dict[tuple[int, torch.dtype], Any] = {}
 
     def _prepare(self, index: int, a: torch.Tensor) -> Any:
-        """A layer's projections as the kernel wants them, by the dtype of the activations."""
+        """Return the projections of a layer in the kernel's layout for the dtype of the activations."""
         key = (index, a.dtype)
         if key not in self._prepared:
             p = self._projections[index]
@@ -116,7 +133,7 @@ class Sketchers:
     def begin(self, examples: Segments) -> Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor], None]:
         """Return f(index, a [T, I], d [T, O], out [B, dim]), which adds a layer to the sketch of one batch."""
         projected: dict[str, torch.Tensor] = {}
-        left = Counter(self._readers)
+        waiting = Counter(self._readers)
 
         def add(index: int, a: torch.Tensor, d: torch.Tensor, out: torch.Tensor) -> None:
             p, name = self._projections[index], self._inputs[index]
@@ -126,8 +143,8 @@ class Sketchers:
                 return
             if name not in projected:
                 projected[name] = ops.project_inputs(a, p.q, dtype=self._dtype, prepared=prepared)
-            left[name] -= 1
-            right = projected[name] if left[name] else projected.pop(name)
-            ops.project(right, d, examples, None, p.p, p.columns, p.weights, out, prepared=prepared)
+            waiting[name] -= 1
+            inputs = projected[name] if waiting[name] else projected.pop(name)
+            ops.project(inputs, d, examples, None, p.p, p.columns, p.weights, out, prepared=prepared)
 
         return add

@@ -1,4 +1,4 @@
-"""The sweep stage: the shards that are missing, and what the finished pool holds."""
+"""The sweep stage: write the missing shards, then count the rows of the pool and measure the health of the seeds."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import numpy as np
 from gdig.influence.fit import read_curvature, read_seed_factors
 from gdig.passes.duplicates import count_duplicates
 from gdig.passes.influence_pass import make_influence_pass, sketch_scale
-from gdig.passes.seed_health import look_at_seeds, warn_of_seeds
-from gdig.passes.shards import in_part, open_or_create, write_missing
+from gdig.passes.seed_health import measure_seed_health, seed_warnings
+from gdig.passes.shards import in_sweep_part, open_or_create, write_missing
 from gdig.run.record import RowCounts
 from gdig.run.session import Workspace
 from gdig.store.sketches import SketchStore
@@ -19,11 +19,16 @@ from gdig.store.tensor_file import write_tensors
 
 
 def sweep_stage(work: Workspace) -> bool:
-    """Write the shards of the sweep that are missing, or those of them that `sweep_part` names; when all are there,
-    count what the pool turned out to hold. Returns whether all are there."""
+    """Write the missing shards of the sweep, or those of them that the option `sweep_part` includes.
+
+    When all shards are on disk, count the rows of the pool and measure the health of the seeds.
+
+    Returns:
+        Whether all shards are on disk.
+    """
     config, run, n = work.config, work.run, len(work.candidates)
     store = open_or_create(work.layout.sweep, work)
-    missing = [shard for shard in store.missing(n) if in_part(shard, config.sweep_part)]
+    missing = [shard for shard in store.missing(n) if in_sweep_part(shard, config.sweep_part)]
     if missing:
         run.update("sweep", rows=n)
         arguments: dict[str, Any] = {
@@ -33,39 +38,39 @@ def sweep_stage(work: Workspace) -> bool:
             "token_batch_size": run.sweep.token_batch_size,
         }
         work.ranks.task("sweep", **arguments)
-        sweep_shards(work, **arguments)
-    left = store.missing(n)
-    if left:
-        whole = -(-n // store.rows_per_shard)
+        sweep_on_ranks(work, **arguments)
+    n_missing = len(store.missing(n))
+    if n_missing:
+        n_shards = -(-n // store.rows_per_shard)
         work.progress.say(
-            f"sweep: {whole - len(left)} of {whole} shards are there; gdig merge adds those of other parts"
+            f"sweep: {n_shards - n_missing} of {n_shards} shards are done; gdig merge adds those of other parts"
         )
         return False
     store = SketchStore.open(work.layout.sweep)
     counts = count_rows(store, work)
-    assert run.fit.seeds is not None  # the fit is done
+    assert run.fit.seeds is not None  # the fit stage is done
     losses = run.fit.seeds.losses
-    health = look_at_seeds(store, losses)
-    warnings = warn_of_seeds(health, losses, config.loss_reduction, lambda seed: work.seed_corpus.where(seed))
+    health = measure_seed_health(store, losses)
+    warnings = seed_warnings(health, losses, config.loss_reduction, lambda seed: work.seed_corpus.where(seed))
     run.update("sweep", counts=counts, seed_health=health, warnings=tuple(warnings))
-    figures = asdict(counts).items()
-    work.progress.say("sweep: " + ", ".join(f"{value:,} {name.replace('_', ' ')}" for name, value in figures))
+    texts = [f"{count:,} {name.replace('_', ' ')}" for name, count in asdict(counts).items()]
+    work.progress.say("sweep: " + ", ".join(texts))
     for warning in warnings:
         work.progress.warn(warning)
     return True
 
 
-def sweep_shards(
+def sweep_on_ranks(
     work: Workspace, missing: list[int], dtype: str, scale: float | None, token_batch_size: int | None
 ) -> None:
-    """Write the shards `missing`, whoever is free taking the next: every rank is here with the same arguments.
+    """Write the missing shards. All ranks call this with the same arguments; a free rank takes the next shard.
 
     Args:
-        work: this rank's.
-        missing: shards to write.
-        dtype: name of the dtype that the fit ran in.
-        scale: of the sketches; None to have rank 0 find and record it.
-        token_batch_size: what "auto" was found to be; None to have rank 0 find and record it too.
+        work: the workspace of this rank.
+        missing: the numbers of the shards to write.
+        dtype: the name of the dtype of the fit.
+        scale: a factor for the sketches. None: rank 0 computes and records it.
+        token_batch_size: the resolved option. None: rank 0 resolves and records it.
     """
     ranks, config = work.ranks, work.config
     factors = read_curvature(work) if config.sketch_space == "fisher" else None
@@ -78,7 +83,7 @@ def sweep_shards(
             work.run.update("sweep", scale=scale, token_batch_size=token_batch_size)
         scale, token_batch_size = ranks.gather([scale, token_batch_size])[0]
     rows.scale = scale
-    if config.token_batch_size == "auto":  # the same in every start and rank, so that the bits are
+    if config.token_batch_size == "auto":  # the bits depend on it, so every start and rank takes the same
         rows.batch_runner.token_batch_size = token_batch_size
     if ranks.main and not (file := work.layout.seed_sketches).exists():
         _, sketch, _ = rows.compute(work.seed_examples)
@@ -88,7 +93,7 @@ def sweep_shards(
 
 
 def count_rows(store: SketchStore, work: Workspace) -> RowCounts:
-    """Count what a finished sweep holds."""
+    """Count the rows and tokens of a finished sweep."""
     counts = dict.fromkeys(("rows", "tokens", "not_usable", "not_finite", "cut"), 0)
     for shard in range(store.n_shards):
         tokens, valid = store.tensor(shard, "tokens"), store.tensor(shard, "valid")

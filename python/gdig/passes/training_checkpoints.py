@@ -1,4 +1,4 @@
-"""Checkpoints of a training run, swept for LESS: each has its own shards, which other options do not touch."""
+"""The sweeps of training checkpoints, for LESS. The shards of a checkpoint depend on no other checkpoint."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from gdig.model.load import load_model
 from gdig.model.optimizer import FILES, read_adam
 from gdig.passes.adam_pass import AdamFeatures, trained_layers
 from gdig.passes.row_pass import RowPass
-from gdig.passes.shards import in_part, open_or_create, write_missing
+from gdig.passes.shards import in_sweep_part, open_or_create, write_missing
 from gdig.run.record import CheckpointRecord
 from gdig.run.session import Workspace
 from gdig.store.sketches import SketchStore
@@ -25,8 +25,13 @@ from gdig.store.tensor_file import write_tensors
 
 
 def checkpoints_stage(work: Workspace) -> bool:
-    """Sweep the checkpoints of `config.checkpoints` that have not been; those that have been are kept, whether they are
-    asked for now or not. Returns whether all shards of all are there."""
+    """Write the missing shards of the checkpoints in the option `checkpoints`.
+
+    The run also keeps the shards of checkpoints that the option no longer lists.
+
+    Returns:
+        Whether all shards of the listed checkpoints are on disk.
+    """
     config, run, n = work.config, work.run, len(work.candidates)
     try:
         keys = [checkpoint_key(work, path) for path in config.checkpoints]
@@ -37,39 +42,39 @@ def checkpoints_stage(work: Workspace) -> bool:
     for number, (path, key) in enumerate(zip(config.checkpoints, keys, strict=True), 1):
         record = run.sweep.checkpoints.get(key)
         store = open_or_create(work.layout.checkpoint(key).shards, work)
-        missing = [shard for shard in store.missing(n) if in_part(shard, config.sweep_part)]
+        missing = [shard for shard in store.missing(n) if in_sweep_part(shard, config.sweep_part)]
         if missing:
             title = f"checkpoint {number} of {len(keys)}"
             facts = asdict(record) if record else None
             arguments: dict[str, Any] = {"key": key, "path": path, "missing": missing, "title": title, "facts": facts}
             work.ranks.task("checkpoint", **arguments)
             try:
-                record = checkpoint_shards(work, **arguments)
+                record = sweep_checkpoint_on_ranks(work, **arguments)
             except GdigError:
-                if not store.n_shards:  # it cannot be swept: the run does not go on asking for it
+                if not store.n_shards:  # the checkpoint cannot be swept, so later starts do not list it
                     shutil.rmtree(work.layout.checkpoint(key).path)
                     _remember_swept(work)
                 raise
         done = not store.missing(n)
-        assert record is not None  # no shard is there without it
+        assert record is not None  # a shard is on disk, so its record is
         _record(work, key, replace(record, state="done" if done else "running"))
         complete &= done
     run.update("sweep", checkpoint_order=tuple(keys))
     return complete
 
 
-def checkpoint_shards(
+def sweep_checkpoint_on_ranks(
     work: Workspace, key: str, path: str, missing: list[int], title: str, facts: dict[str, Any] | None
 ) -> CheckpointRecord:
-    """Write shards of a checkpoint: every rank is here with the same arguments.
+    """Write the missing shards of a checkpoint. All ranks call this with the same arguments.
 
     Args:
-        work: this rank's.
-        key: names the checkpoint's folder.
-        path: the checkpoint.
-        missing: shards to write.
-        title: what the bar is called.
-        facts: fields of the CheckpointRecord of an earlier start; None to have rank 0 find them.
+        work: the workspace of this rank.
+        key: the key of the checkpoint (`checkpoint_key`).
+        path: the directory of the checkpoint.
+        missing: the numbers of the shards to write.
+        title: the title of the bar.
+        facts: the fields of the CheckpointRecord of an earlier start. None: rank 0 computes and records them.
 
     Returns:
         The record of the checkpoint.
@@ -81,7 +86,7 @@ def checkpoint_shards(
     if work.limits.vocab_size and model.vocab_size < work.limits.vocab_size:
         raise ModelError(
             f"{path}: has a vocabulary of {model.vocab_size} tokens, the rows are encoded for one of "
-            f"{work.limits.vocab_size}; a checkpoint has to be of the same model"
+            f"{work.limits.vocab_size}; give a checkpoint of the same model"
         )
     adam = read_adam(Path(path), model.module)
     model, moments = trained_layers(model, adam)
@@ -101,9 +106,9 @@ def checkpoint_shards(
         facts = ranks.gather(facts)[0]
     record = CheckpointRecord(**facts)
     paths = work.layout.checkpoint(key)
-    if ranks.main and not (file := paths.seed_sketches).exists():  # facts may be of a start that was killed
+    if ranks.main and not (file := paths.seed_sketches).exists():  # an earlier start can end between record and file
         write_tensors(file, {"sketch": features.seed_sketches * features.scale})
-    if config.token_batch_size == "auto":  # the same in every start and rank, so that the bits are
+    if config.token_batch_size == "auto":  # the bits depend on it, so every start and rank takes the same
         rows.batch_runner.token_batch_size = record.token_batch_size
     work.progress.say(
         f"{title}: {path}, step {record.step}, learning rate {record.learning_rate:.3g}, {record.layers} layers"
@@ -113,45 +118,51 @@ def checkpoint_shards(
 
 
 def checkpoint_key(work: Workspace, name: str) -> str:
-    """Name a checkpoint by its content, and by the options of its pass: a folder never holds anything else.
+    """Return the key of a checkpoint: a hash of its content and of the options of its pass.
+
+    The key names the checkpoint's folder in the run directory, so a folder holds the shards of one content.
 
     Raises:
-        ConfigError: when it is no directory, and was not swept before.
+        ConfigError: if `name` is no directory, and no finished sweep of it exists.
     """
     path = Path(name)
     if not path.is_dir():
         for key, record in work.run.sweep.checkpoints.items():
-            if record.path == name and record.state == "done":  # a training run keeps its last ones only
+            if record.path == name and record.state == "done":  # a training run deletes its first checkpoints
                 return key
-        raise ConfigError(f"checkpoints: expected a directory with a model and its optimizer's state, got {path}")
+        raise ConfigError(f"checkpoints={path}: expected a directory with a model and its optimizer's state")
     state = next((path / name for name in FILES if (path / name).is_file()), None)
     config = work.config
-    made_of = [
+    identity = [
         fingerprint_paths([path]),
         fingerprint_file(state) if state else None,
         config.feature_side,
     ]
-    return blake2b(json.dumps(made_of, sort_keys=True).encode(), digest_size=8).hexdigest()
+    return blake2b(json.dumps(identity, sort_keys=True).encode(), digest_size=8).hexdigest()
 
 
-def learning_rate(path: Path, last: float) -> float:
-    """Mean learning rate of the epoch that ends with a checkpoint, as its trainer_state.json logs it; `last`, of the
-    optimizer's state, where it does not."""
+def learning_rate(path: Path, optimizer_rate: float) -> float:
+    """Return the mean learning rate of the epoch that ends with a checkpoint.
+
+    Args:
+        path: the directory of the checkpoint, whose trainer_state.json logs the learning rates.
+        optimizer_rate: the learning rate in the optimizer's state. It is returned if trainer_state.json has none.
+    """
     try:
         state = json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
-        until = float(state["epoch"])
+        end = float(state["epoch"])
         rates = [
             float(entry["learning_rate"])
             for entry in state["log_history"]
-            if "learning_rate" in entry and until - 1 < float(entry["epoch"]) <= until
+            if "learning_rate" in entry and end - 1 < float(entry["epoch"]) <= end
         ]
     except (OSError, ValueError, KeyError, TypeError):
-        return last
-    return float(np.mean(rates)) if rates else last
+        return optimizer_rate
+    return float(np.mean(rates)) if rates else optimizer_rate
 
 
 def _remember_swept(work: Workspace) -> None:
-    """Let a start without the option `checkpoints` ask for those last swept."""
+    """Store the checkpoints of the last sweep as the option of a later start without `checkpoints`."""
     sweep = work.run.sweep
     work.run.remember(checkpoints=[sweep.checkpoints[key].path for key in sweep.checkpoint_order])
 

@@ -70,11 +70,11 @@ def cluster_sketches(work: Workspace, store: SketchStore, n_clusters: int) -> di
     ranks = work.ranks if config.train_rows is not None else Ranks()
     if ranks.world > 1:
         ranks.task("centroids", n_clusters=n_clusters)
-    kmeans = fit_part(work, n_clusters, ranks)
+    kmeans = fit_centroids_on_ranks(work, n_clusters, ranks)
     kmeans.save(layout.centroids)
     layout.kmeans_resume_file.unlink(missing_ok=True)
     work.ranks.task("labels")
-    label_part(work)
+    label_rows_on_ranks(work)
     sizes = np.zeros(n_clusters, np.int64)
     counted = label_counts(layout.labels)
     sizes[: len(counted)] = counted
@@ -88,7 +88,7 @@ def cluster_sketches(work: Workspace, store: SketchStore, n_clusters: int) -> di
     return {**facts, "largest": int(sizes.max()), "at_most_one_row": single}
 
 
-def fit_part(work: Workspace, n_clusters: int, ranks: Ranks | None = None) -> KMeans:
+def fit_centroids_on_ranks(work: Workspace, n_clusters: int, ranks: Ranks | None = None) -> KMeans:
     """Fit k-means on the sketches: each of `ranks` is here, and rank 0's is the one that is fitted."""
     config, ranks = work.config, ranks or work.ranks
     store = SketchStore.open(work.layout.sweep)
@@ -116,7 +116,7 @@ def fit_part(work: Workspace, n_clusters: int, ranks: Ranks | None = None) -> KM
     return kmeans
 
 
-def label_part(work: Workspace) -> None:
+def label_rows_on_ranks(work: Workspace) -> None:
     """Label the rows of this rank's run of shards: every rank is here, with the sweep and the centroids there."""
     ranks, layout = work.ranks, work.layout
     store = SketchStore.open(work.layout.sweep)

@@ -1,0 +1,98 @@
+"""The curvature of one layer: Kronecker factors, their eigenvectors and eigenvalues, and the file that holds them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from gdig.errors import ModelError
+from gdig.store.tensor_file import read_tensors, write_tensors
+
+
+@dataclass
+class Factors:
+    """The curvature of one layer with J inputs (with the constant input of a bias) and O outputs.
+
+    Attributes:
+        a: [J, J], the factor of the inputs, in the dtype of the sums.
+        s: [O, O], the factor of the output gradients, in the same dtype.
+        q_a: [J, J], the eigenvectors of `a` in columns, in the same dtype.
+        q_s: [O, O], the eigenvectors of `s` in columns, in the same dtype.
+        l_a: float64 [J], the eigenvalues of `a`, >= 0.
+        l_s: float64 [O], the eigenvalues of `s`, >= 0.
+        corrected: [O, J], the eigenvalues of EK-FAC, or None.
+        tokens: the number of tokens in the sums.
+        examples: the number of examples in the sums.
+        reduce: whether the factors are averages over examples (kfac_approx "reduce") or over tokens ("expand").
+    """
+
+    a: torch.Tensor
+    s: torch.Tensor
+    q_a: torch.Tensor
+    q_s: torch.Tensor
+    l_a: torch.Tensor
+    l_s: torch.Tensor
+    corrected: torch.Tensor | None
+    tokens: int
+    examples: int
+    reduce: bool
+
+    def eigenvalues(self) -> torch.Tensor:
+        """Return L, float64 [O, J]: the mean per-example Hessian in the eigenbasis.
+
+        L is `corrected`, or else the outer product of l_s and l_a, times the number of tokens an example.
+        """
+        if self.corrected is not None:
+            return self.corrected.double()
+        per_example = 1.0 if self.reduce else self.tokens / self.examples
+        return torch.outer(self.l_s, self.l_a) * per_example
+
+    def save(self, path: Path, layer: str) -> None:
+        """Write one file, complete or not at all. `layer` is the name of the layer."""
+        names = ("a", "s", "q_a", "q_s", "l_a", "l_s") + (() if self.corrected is None else ("corrected",))
+        tensors = {name: getattr(self, name).cpu().numpy() for name in names}
+        counts = {"tokens": self.tokens, "examples": self.examples, "reduce": int(self.reduce)}
+        write_tensors(path, tensors, {"layer": layer, **{name: str(value) for name, value in counts.items()}})
+
+    @classmethod
+    def load(cls, path: Path, device: torch.device) -> Factors:
+        """Read a file of `save`."""
+        arrays, metadata = read_tensors(path)
+        tensors = {name: torch.tensor(array).to(device) for name, array in arrays.items()}
+        return cls(
+            a=tensors["a"],
+            s=tensors["s"],
+            q_a=tensors["q_a"],
+            q_s=tensors["q_s"],
+            l_a=tensors["l_a"],
+            l_s=tensors["l_s"],
+            corrected=tensors.get("corrected"),
+            tokens=int(metadata["tokens"]),
+            examples=int(metadata["examples"]),
+            reduce=metadata["reduce"] == "1",
+        )
+
+
+def eigenbasis(x: torch.Tensor, layer: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Compute eigenvectors and eigenvalues of a symmetric matrix in float64.
+
+    Args:
+        x: [n, n].
+        layer: the name of the layer, for errors.
+
+    Returns:
+        The eigenvectors [n, n] in columns, in the dtype of x; and the eigenvalues, float64 [n], >= 0.
+
+    Raises:
+        ModelError: if a number of x is not finite.
+    """
+    if not bool(torch.isfinite(x).all()):
+        raise ModelError(
+            f"{layer}: expected finite sums over the sample, but the sum of its inputs or gradients is not finite; "
+            "check the model's weights, or set precision=float32"
+        )
+    values, vectors = torch.linalg.eigh((x.double() + x.double().T) / 2)
+    # A file returns the eigenvectors row by row. The same layout here gives products the same order of sums.
+    return vectors.to(x.dtype).contiguous(), values.clamp(min=0)

@@ -1,0 +1,22 @@
+"""How much a test tries, by HYPOTHESIS_PROFILE: quick, default or thorough."""
+
+from __future__ import annotations
+
+import os
+
+import hypothesis
+
+SHARES = {"quick": 0.2, "default": 1.0, "thorough": 20.0}
+PROFILE = os.environ.get("HYPOTHESIS_PROFILE", "default")
+SHARE = SHARES[PROFILE]
+
+
+def examples(usual: int) -> int:
+    """How many examples of a test this profile makes, which usually makes `usual`."""
+    return max(5, round(SHARE * usual))
+
+
+def load() -> None:
+    """Make the profile hold for tests that name no number. No deadline: other processes use the cores too."""
+    hypothesis.settings.register_profile("gdig", deadline=None, max_examples=examples(100))
+    hypothesis.settings.load_profile("gdig")

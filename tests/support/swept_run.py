@@ -1,0 +1,59 @@
+"""A run whose fit and sweep are done, without a model pass: generated numbers, written through gdig's own classes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gdig.config.config import Config
+from gdig.data.tokens import Example
+from gdig.passes.shards import open_or_create
+from gdig.passes.sweep_stage import sweep_stage
+from gdig.progress import Progress
+from gdig.run.record import SeedReport
+from gdig.run.session import Workspace
+from gdig.store.tensor_file import write_tensors
+
+
+def make_swept(options: dict[str, Any]) -> Path:
+    """Leave a run over the inputs that `options` names, as `gdig.sweep` would, with generated numbers.
+
+    Tokens and hashes are those of the rows; a row that cannot be used is not valid. Some rows help all seeds and some
+    few. Sketches lie about a few directions, so that there are clusters, and rows that contradict one another.
+    """
+    rng = np.random.default_rng(0)
+    with Workspace(Config.build(options), Progress(quiet=True)) as work:
+        n, n_seeds, dim = len(work.candidates), len(work.seed_corpus), work.config.projection_dim
+        directions = rng.standard_normal((4, dim))
+
+        def sketches(count: int) -> np.ndarray:
+            own = 0.6 * rng.standard_normal((count, dim))
+            return (directions[rng.integers(0, 4, count)] + own).astype(np.float32)
+
+        encoded = work.encoder.encode(work.candidates, range(n))
+        examples = [example if isinstance(example, Example) else None for example in encoded]
+        valid = np.array([example is not None for example in examples])
+        influence = rng.normal(0.8, 1, (n, 1)) + 0.5 * rng.standard_normal((n, n_seeds))
+        columns = {
+            "sketch": sketches(n) * valid[:, None] * rng.uniform(0.5, 2, (n, 1)).astype(np.float32),
+            "influence": (influence * valid[:, None]).astype(np.float32),
+            "loss": np.where(valid, rng.uniform(1, 5, n), np.nan).astype(np.float32),
+            "tokens": np.array([len(example) if example else 0 for example in examples], np.int32),
+            "cut": np.zeros(n, np.int32),
+            "valid": valid.astype(np.uint8),
+            "hash": np.array([example.hash if example else 0 for example in examples], np.uint64),
+        }
+        losses = tuple(rng.uniform(1, 5, n_seeds))
+        with work.run.running("fit"):
+            work.run.update("fit", seeds=SeedReport(losses, 1, 1.0, 0, 0.0, 1.0), layers=(), dtype="torch.float32")
+        with work.run.running("sweep"):
+            work.run.update("sweep", rows=n, scale=1.0, token_batch_size=512)
+            store = open_or_create(work.layout.sweep, work)
+            for shard in store.missing(n):
+                rows = slice(shard * store.rows_per_shard, (shard + 1) * store.rows_per_shard)
+                store.write_shard(shard, {name: column[rows] for name, column in columns.items()})
+            write_tensors(work.layout.seed_sketches, {"sketch": sketches(n_seeds)})
+            assert sweep_stage(work), "all shards are there"
+        return work.path
