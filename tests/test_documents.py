@@ -16,7 +16,6 @@ ROOT = Path(__file__).parents[1]
 WIDTH = 100
 LINK = re.compile(r"\]\(([^()\s]+)\)")
 LOG_HEADING = re.compile(r"## (\d{4}-\d{2}-\d{2}): \S.* \((?:kept|dropped|open)\)")
-NOT_WRAPPED_YET = {"README.md"}
 
 
 def documents() -> list[str]:
@@ -55,12 +54,7 @@ def anchors(name: str) -> set[str]:
     return names
 
 
-def one_case_each(unfinished: set[str]) -> list[object]:
-    late = pytest.mark.xfail(strict=True, reason="not wrapped yet")
-    return [pytest.param(name, marks=[late] if name in unfinished else []) for name in documents()]
-
-
-@pytest.mark.parametrize("name", one_case_each(NOT_WRAPPED_YET))
+@pytest.mark.parametrize("name", documents())
 def test_prose_is_wrapped_at_100_columns(name):
     too_long = []
     for number, line in prose(name):
