@@ -162,7 +162,7 @@ def test_the_residual_falls_below_that_of_other_rows():
 
 def test_what_is_wrong_is_named(tmp_path):
     pool = Pool(np.ones((4, 1), np.float32), *(np.ones(4, t) for t in (np.float32, np.int32, bool, np.uint32)))
-    with pytest.raises(ConfigError, match="tagcos takes rows from clusters, and there are none"):
+    with pytest.raises(ConfigError, match="method='tagcos': expected clusters, got none"):
         chosen_with(pool, Limit("rows", 2), clusters=False, method="tagcos")
     x = np.ones((20, 3), np.float32)
     with clustered(x, np.zeros(20)) as (store, _), clustered(x[:17], np.zeros(17)) as (_, others):
