@@ -137,6 +137,7 @@ def test_ctrl_c_on_a_real_command(project, tmp_path):
     assert (process.returncode, error) == (130, "interrupted; the same command goes on from here\n")
 
 
+@pytest.mark.slow
 def test_the_number_of_threads_changes_model_numbers_by_rounding_only(project, finished, tmp_path):
     gdig.select(**project.options(tmp_path / "two", threads=2))
     one, two = stored(finished), stored(tmp_path / "two")

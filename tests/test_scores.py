@@ -129,6 +129,7 @@ def test_truncated_rank_loses_what_it_says_and_the_probe_reports_it():
     assert full.relative_error < 1e-12 and full.correlation > 1 - 1e-12
 
 
+@pytest.mark.slow
 def test_positive_influence_means_a_step_lowers_the_loss():
     """To first order a step along -G_e changes a seed's loss by -lr <G_e, G_s>, and one along -H^-1 G_e by -lr times
     the influence under H: the sign must be right for all but pairs near zero. For a plain step and EK-FAC's influence
