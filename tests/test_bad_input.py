@@ -218,7 +218,7 @@ def test_a_sample_with_rows_that_are_not_finite_is_fitted_on_the_others_and_coun
 def test_a_model_that_is_not_finite_anywhere(project, failing, tmp_path):
     model = model_with_nan(project, tmp_path / "model", None)
     message = failing(model=model)
-    assert "no example of the sample has a finite loss; is the model's checkpoint sound?" in message
+    assert "none of the 24 rows of the sample has one; check the model's weights" in message
     message = failing(model=model, inversion="identity")
     assert "seeds.jsonl, row 0 (line 1): its loss is nan" in message
 
@@ -262,8 +262,8 @@ def test_values_that_no_option_has(project, tmp_path, capsys):
     from gdig.cli.main import main
 
     for name, value, expected in (
-        ("precision", "float16", "precision: expected one of auto, float32, bfloat16, got 'float16'"),
-        ("sketch_dtype", "float8", "sketch_dtype: expected one of float16, bfloat16, int8, float32, got 'float8'"),
+        ("precision", "float16", "precision='float16': expected one of auto, float32, bfloat16"),
+        ("sketch_dtype", "float8", "sketch_dtype='float8': expected one of float16, bfloat16, int8, float32"),
     ):
         with pytest.raises(ConfigError, match=expected):
             gdig.select(**project.options(tmp_path / "run", **{name: value}))

@@ -223,7 +223,7 @@ def test_the_command(run_copy, tmp_path, capsys):
     out, errors = capsys.readouterr()
     file = run_copy / "features" / "difficulty.npy"
     choose = f"gdig select --run-path {run_copy} --method self-filter --difficulty {file}"
-    assert out == f"difficulties: {file}\nto choose by them: {choose}\n"
+    assert out == f"difficulties: {file}\nto select by them: {choose}\n"
     assert "16 steps over 60 of 60 rows" in errors
     asked = json.loads(dict(read_tensors(file.with_name("score_net.safetensors"))[1])["training"])
     assert (asked["epochs"], asked["batch_size"], asked["learning_rate"]) == (2, 8, 1e-3)
