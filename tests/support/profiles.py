@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 import hypothesis
+import pytest
 
 SHARES = {"quick": 0.2, "default": 1.0, "thorough": 20.0}
 PROFILE = os.environ.get("HYPOTHESIS_PROFILE", "default")
@@ -20,3 +21,8 @@ def load() -> None:
     """Make the profile hold for tests that name no number. No deadline: other processes use the cores too."""
     hypothesis.settings.register_profile("gdig", deadline=None, max_examples=examples(100))
     hypothesis.settings.load_profile("gdig")
+
+
+def thorough(reason: str) -> pytest.MarkDecorator:
+    """Mark a case that only the thorough profile runs."""
+    return pytest.mark.skipif(PROFILE != "thorough", reason=f"{reason}: HYPOTHESIS_PROFILE=thorough runs it")
