@@ -220,7 +220,7 @@ def test_a_model_that_is_not_finite_anywhere(project, failing, tmp_path):
     message = failing(model=model)
     assert "none of the 24 rows of the sample has one; check the model's weights" in message
     message = failing(model=model, inversion="identity")
-    assert "seeds.jsonl, row 0 (line 1): its loss is nan" in message
+    assert "seeds.jsonl, row 0 (line 1): expected a finite loss, but its loss is nan" in message
 
 
 def test_token_ids_beyond_the_vocabulary_are_named(project, tmp_path, failing, tiny_tokenizer):
