@@ -274,7 +274,9 @@ def test_a_checkpoint_that_is_gone_is_still_used_once_swept(project, runs, less_
     before = gdig.select(**options).rows
     shutil.rmtree(copies[0])
     assert gdig.select(**options).rows.tolist() == before.tolist()
-    with pytest.raises(ConfigError, match=r"checkpoints=.*: expected a directory with a model and its optimizer's state"):
+    with pytest.raises(
+        ConfigError, match=r"checkpoints=.*: expected a directory with a model and its optimizer's state"
+    ):
         gdig.sweep(**{**options, "checkpoints": (str(tmp_path / "never"),)})
 
 
@@ -288,7 +290,10 @@ def test_a_checkpoint_without_a_config_is_of_the_models_architecture(project, ru
     gdig.sweep(**project.options(path, checkpoints=(str(bare),), **OPTIONS))
     np.testing.assert_array_equal(of_checkpoints(path)[0]["cosine"], of_checkpoints(less_run[0])[1]["cosine"])
     # Its learning rate is the optimizer's last one, which the schedule has brought to 0.
-    with pytest.raises(ConfigError, match="checkpoint_weights: expected numbers >= 0, not all of them 0, got the checkpoints' learning rates 0"):
+    with pytest.raises(
+        ConfigError,
+        match="checkpoint_weights: expected numbers >= 0, not all of them 0, got the checkpoints' learning rates 0",
+    ):
         gdig.select(**project.options(path, **OPTIONS))
     gdig.select(**project.options(path, checkpoint_weights=(1,), **OPTIONS))
 
