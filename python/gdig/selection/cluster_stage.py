@@ -22,10 +22,10 @@ DEFAULT_CLUSTERS = 512
 
 
 def resolve_clusters(config: Config, survey: Survey, limit: Limit) -> int:
-    """How many clusters a run makes.
+    """Return how many clusters a run makes.
 
     Raises:
-        ConfigError: when n_clusters is more than there are valid rows, or than train_rows.
+        ConfigError: when no row is valid, or n_clusters is more than the valid rows or than train_rows.
     """
     valid = survey.valid
     if valid == 0:
@@ -58,15 +58,14 @@ def ensure_clusters(work: Workspace, store: SketchStore, survey: Survey, limit: 
 def cluster_sketches(work: Workspace, store: SketchStore, n_clusters: int) -> dict[str, Any]:
     """Fit k-means on the sketches and label every row.
 
-    Leaves clusters/centroids.safetensors, and clusters/labels with labels and distances split as the sweep is. While
-    it iterates there is clusters/fit.safetensors, from which a run that was killed goes on.
+    The run directory gets the centroids, and labels and distances split as the sweep's shards are. While k-means
+    iterates, its resume file lets a killed run continue.
 
     Returns:
-        What there is to record: n_clusters, n_iter, inertia (of the rows trained on), rows of the largest cluster, and
-        how many clusters hold at most one row.
+        Fields of the ClusterRecord: n_clusters, n_iter, inertia of the training rows, largest, at_most_one_row.
     """
     config, progress, layout = work.config, work.progress, work.layout
-    # The default sample is small: rank 0 is done with it, on all cores of its machine, before others would have begun.
+    # The default sample is small: rank 0 fits it on all cores before the other ranks would have begun.
     ranks = work.ranks if config.train_rows is not None else Ranks()
     if ranks.world > 1:
         ranks.task("centroids", n_clusters=n_clusters)
@@ -89,7 +88,7 @@ def cluster_sketches(work: Workspace, store: SketchStore, n_clusters: int) -> di
 
 
 def fit_centroids_on_ranks(work: Workspace, n_clusters: int, ranks: Ranks | None = None) -> KMeans:
-    """Fit k-means on the sketches: each of `ranks` is here, and rank 0's is the one that is fitted."""
+    """Fit k-means on the sketches. Every one of `ranks` calls this; the KMeans of rank 0 is fitted."""
     config, ranks = work.config, ranks or work.ranks
     store = SketchStore.open(work.layout.sweep)
     kmeans = KMeans(
@@ -112,12 +111,12 @@ def fit_centroids_on_ranks(work: Workspace, n_clusters: int, ranks: Ranks | None
             kmeans.fit(store, done, resume_file=resume_file)
         else:
             kmeans.fit_shared(store, KMeansPeers(ranks, n_clusters * store.dim), done, resume_file=resume_file)
-    kmeans.n_threads = config.threads  # what is kept does not say how many ranks there were
+    kmeans.n_threads = config.threads  # the stored parameters do not depend on the number of ranks
     return kmeans
 
 
 def label_rows_on_ranks(work: Workspace) -> None:
-    """Label the rows of this rank's run of shards: every rank is here, with the sweep and the centroids there."""
+    """Label the rows of this rank's share of the shards. Every rank calls this, after the centroids are stored."""
     ranks, layout = work.ranks, work.layout
     store = SketchStore.open(work.layout.sweep)
     kmeans = KMeans.load(layout.centroids)

@@ -16,13 +16,13 @@ from gdig.store.sketches import SketchStore
 
 @dataclass(frozen=True)
 class Survey:
-    """What a finished sweep holds, in numbers; nothing is kept for each row.
+    """A finished sweep in numbers, which do not grow with its rows.
 
-    A row's votes are the seeds that it helps (influence > 0), or the tasks (mean influence on their seeds > 0); its
-    agreement is votes / voters, its score what the option of that name makes of its influence.
+    The votes of a row are the seeds that it helps (influence > 0), or the tasks that it helps (mean influence on their
+    seeds > 0). Its agreement is votes / voters. Its score follows from its influence by the option `score`.
 
-    rows: N, valid or not. n_seeds: S. counts, tokens: int64 [voters + 1], valid rows with that many votes, and their
-    tokens. all_tokens: of all rows. score_sum: of the valid rows' scores. kind: of the voters, "seeds" or "tasks".
+    rows: N, valid or not. n_seeds: S. counts, tokens: int64 [voters + 1], valid rows with 0, 1, ... votes, and their
+    tokens. all_tokens: of all rows. score_sum: sum of the valid rows' scores. kind: who votes, "seeds" or "tasks".
     """
 
     rows: int
@@ -35,32 +35,32 @@ class Survey:
 
     @property
     def voters(self) -> int:
-        """How many vote for a row: S, or the tasks."""
+        """Number of voters: the seeds or the tasks."""
         return len(self.counts) - 1
 
     @property
     def valid(self) -> int:
-        """Rows that can be chosen."""
+        """Number of rows that can be selected."""
         return int(self.counts.sum())
 
     @property
     def mean_agreement(self) -> float:
-        """Of the valid rows; NaN when there are none."""
+        """Mean agreement of the valid rows; NaN without valid rows."""
         votes = int((self.counts * np.arange(self.voters + 1)).sum())
         return votes / (self.valid * self.voters) if self.valid else math.nan
 
     @property
     def mean_score(self) -> float:
-        """Of the valid rows; NaN when there are none."""
+        """Mean score of the valid rows; NaN without valid rows."""
         return self.score_sum / self.valid if self.valid else math.nan
 
     def reach(self, votes: int, unit: str = "rows") -> int:
-        """Valid rows (or their tokens) with at least so many votes."""
+        """Return how many valid rows (or tokens of them) have at least `votes` votes."""
         return int((self.tokens if unit == "tokens" else self.counts)[votes:].sum())
 
 
 def survey(store: SketchStore, score: Score, tasks: np.ndarray | None = None) -> Survey:
-    """Count what a finished sweep holds, in one pass over its shards.
+    """Survey a finished sweep in one pass over its shards.
 
     Args:
         store: the sweep.
@@ -68,7 +68,7 @@ def survey(store: SketchStore, score: Score, tasks: np.ndarray | None = None) ->
         tasks: int64 [S], the task of each seed, when tasks vote and not seeds.
 
     Raises:
-        StoreError: naming the file, row and column of a number that cannot be.
+        StoreError: naming the file, row and column of a number that is not finite.
     """
     rows, n_seeds, counts, row_tokens, all_tokens, score_sum = _native.survey(store._native, score, tasks)
     kind: Literal["seeds", "tasks"] = "seeds" if tasks is None else "tasks"
@@ -76,12 +76,12 @@ def survey(store: SketchStore, score: Score, tasks: np.ndarray | None = None) ->
 
 
 def wanted_votes(tau: float, voters: int) -> int:
-    """Least votes whose share of the voters is `tau`."""
+    """Return the least votes whose share of the voters is at least `tau`."""
     return math.ceil(tau * voters - 1e-9)
 
 
 def threshold(survey: Survey, tau: float, limit: Limit) -> int:
-    """Least votes a row needs: those of `tau`, or the most that still lets the limit be filled.
+    """Return the least votes that a row needs: those of `tau`, or the most votes that still fill the limit.
 
     Args:
         survey: of the sweep.

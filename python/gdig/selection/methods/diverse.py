@@ -1,4 +1,4 @@
-"""Diverse: the clusters alone."""
+"""Diverse, a baseline: even draws from the clusters, without the seeds."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ from gdig.selection.method import FinishedSweep, Picked
 
 
 def diverse(sweep: FinishedSweep, limit: Limit, random_seed: int, options: Config) -> Picked:
-    """Rows drawn evenly from the clusters, whatever the seeds say."""
+    """Pick rows evenly from the clusters. The seeds have no vote."""
     return draw(sweep, limit, random_seed, options)

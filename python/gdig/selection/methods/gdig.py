@@ -1,4 +1,4 @@
-"""G-DIG and its baselines that draw: from the clusters, or from all rows."""
+"""G-DIG (arXiv 2405.12915): rows that most seeds agree on, drawn evenly from the clusters."""
 
 from __future__ import annotations
 
@@ -10,21 +10,22 @@ from gdig.selection.survey import Survey, threshold, wanted_votes
 
 
 def gdig(sweep: FinishedSweep, limit: Limit, random_seed: int, options: Config) -> Picked:
-    """Rows that all the seeds want (arXiv 2405.12915, equation 4), drawn evenly from the clusters.
+    """Pick rows whose agreement reaches `tau` (equation 4), drawn evenly from the clusters.
 
-    When fewer than the budget reach agreement `tau`, it is lowered to the most that fills the budget, and said so.
+    When too few rows reach `tau`, the threshold falls to the largest agreement that fills the budget, and a note says
+    so.
     """
     votes = threshold(sweep.survey, options.tau, limit)
     return draw(sweep, limit, random_seed, options, votes, (_agreed(sweep.survey, options.tau, votes),))
 
 
 def _agreed(survey: Survey, tau: float, votes: int) -> str:
-    """What to say of the threshold: whether tau was reached, or to what it was lowered."""
+    """Return the note on the threshold: how many rows reach tau, or to what tau was lowered."""
     n, wanted = survey.voters, wanted_votes(tau, survey.voters)
-    found = survey.reach(votes)
+    n_rows = survey.reach(votes)
     if votes >= wanted:
-        return f"{found} rows reach agreement {tau:g} (help at least {votes} of {n} {survey.kind})"
+        return f"{n_rows} rows reach agreement {tau:g} (help at least {votes} of {n} {survey.kind})"
     return (
         f"only {survey.reach(wanted)} rows reach agreement {tau:g}, too few for the budget: lowered to {votes / n:.4g} "
-        f"(at least {votes} of {n} {survey.kind}), which {found} rows reach"
+        f"(at least {votes} of {n} {survey.kind}), which {n_rows} rows reach"
     )

@@ -1,4 +1,4 @@
-"""Loss: the rows with the lowest loss."""
+"""Loss, a baseline: the rows that the model finds easiest."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ from gdig.selection.method import FinishedSweep, Picked
 
 
 def loss(sweep: FinishedSweep, limit: Limit, random_seed: int, options: Config) -> Picked:
-    """Rows with the lowest loss, ties by row."""
+    """Pick the rows with the lowest loss, ties by row."""
     return best(sweep, "loss", limit)

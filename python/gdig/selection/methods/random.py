@@ -1,4 +1,4 @@
-"""Random: the baseline of every method."""
+"""Random, the baseline of every method."""
 
 from __future__ import annotations
 
@@ -11,5 +11,5 @@ from gdig.selection.method import FinishedSweep, Picked
 
 
 def random(sweep: FinishedSweep, limit: Limit, random_seed: int, options: Config) -> Picked:
-    """Rows drawn uniformly from all that are valid."""
+    """Pick rows uniformly from all valid rows."""
     return draw(replace(sweep, labels=None), limit, random_seed, options.with_options(draw="random"))

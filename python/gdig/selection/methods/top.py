@@ -1,4 +1,4 @@
-"""The best rows by one number: the score that the seeds give them, or their loss."""
+"""Top, a baseline: the highest scores, without clusters."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ from gdig.selection.method import FinishedSweep, Picked
 
 
 def top(sweep: FinishedSweep, limit: Limit, random_seed: int, options: Config) -> Picked:
-    """Rows with the highest score, ties by row."""
+    """Pick the rows with the highest score, ties by row."""
     return best(sweep, options.score, limit)
