@@ -257,7 +257,7 @@ def test_a_budget_that_asks_for_another_number_of_clusters_clusters_again_and_sa
     sweep = identity(tmp_path / "run" / "sweep")
     gdig.select(**{**options, "budget": "9"})
     assert stages(tmp_path / "run")["cluster"]["n_clusters"] == 9
-    assert "the budget now asks for 9 clusters instead of 6" in capsys.readouterr().err
+    assert "the budget asks for 9 clusters, the run has 6" in capsys.readouterr().err
     assert identity(tmp_path / "run" / "sweep") == sweep
 
 
