@@ -67,7 +67,7 @@ def test_a_damaged_file_of_another_stage(project, run_copy, failing, file, how):
     if file.startswith("seeds"):  # read by the sweep, so one that has to be made again
         shutil.rmtree(run_copy / "sweep")
         state = json.loads((run_copy / "run.json").read_text())
-        del state["stages"]["sweep"], state["stages"]["cluster"]
+        del state["stages"]["sweep"], state["stages"]["cluster"], state["stages"]["select"]
         (run_copy / "run.json").write_text(json.dumps(state))
     damage(run_copy / file, how)
     (run_copy / "selection.jsonl").unlink()

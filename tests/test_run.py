@@ -22,8 +22,10 @@ from gdig.run.record import (
     CheckpointRecord,
     CurvatureReport,
     FitRecord,
+    RowCounts,
     RunRecord,
     SeedHealth,
+    SeedReport,
     Stages,
     SweepRecord,
     read_record,
@@ -38,8 +40,11 @@ INPUTS = {
 }
 FILES = {"fit": ("curvature/l", "seeds/l"), "sweep": ("sweep/0",), "cluster": ("clusters/labels/0",), "select": ()}
 FACTS: dict[str, dict[str, Any]] = {
-    "fit": {"dtype": "torch.float32"}, "sweep": {"scale": 2.0}, "cluster": {"n_iter": 1}, "select": {"rows": 1},
-}  # fmt: skip
+    "fit": {"seeds": SeedReport((1.0,), 4, 0.99, 0, 0.1, 1.0), "layers": ("l",), "dtype": "torch.float32"},
+    "sweep": {"rows": 1, "scale": 2.0, "counts": RowCounts(1, 9, 0, 0, 0, 0, 0)},
+    "cluster": {"n_clusters": 1},
+    "select": {"rows": 1, "output": "o.jsonl"},
+}
 
 
 @pytest.fixture
@@ -93,7 +98,7 @@ def test_a_stage_is_running_then_done_and_its_seconds_add_up(opened, tmp_path, m
     run = opened()
     with run.running("fit"):
         assert record(tmp_path / "run")["stages"]["fit"]["state"] == "running"
-        run.update("fit", curvature=CurvatureReport(3, 40, 0))
+        run.update("fit", curvature=CurvatureReport(3, 40, 0), **FACTS["fit"])
         curvature = record(tmp_path / "run")["stages"]["fit"]["curvature"]
         assert curvature == {"examples": 3, "tokens": 40, "invalid": 0}, "recorded at once, not at the end"
     assert read_record(tmp_path / "run" / "run.json") == run.record
@@ -261,8 +266,9 @@ def test_foreign_directories(tmp_path):
     [
         ("", r"run\.json: not a run\.json: "),
         ("{", r"run\.json: not a run\.json: "),
-        ("[1]", rf"run\.json: expected format {FORMAT}, got \[1\]"),
-        ("{}", rf"run\.json: expected format {FORMAT}, got None"),
+        ("[1]", r"run\.json: not a run\.json: expected an object with the key 'format'"),
+        ("{}", r"run\.json: not a run\.json: expected an object with the key 'format'"),
+        ("[" * 100_000, r"run\.json: not a run\.json: "),
         ('{"format": 99, "stages": {}}', rf"expected format {FORMAT}, got 99; another version of gdig made this run"),
         ('{"format": 1, "stages": {}}', rf"expected format {FORMAT}, got 1; another version of gdig made this run"),
         ('{"format": 2, "stages": []}', r"run\.json: key 'config' is missing; another version of gdig made this run"),
@@ -283,7 +289,10 @@ WHOLE = RunRecord(
     inputs=INPUTS,
     versions={"gdig": "1"},
     stages=Stages(
-        FitRecord({"fit_rows": 3}, 1.5, "done", CurvatureReport(3, 40, 0), layers=("a.b", "c"), warnings=("w",)),
+        FitRecord(
+            {"fit_rows": 3}, 1.5, "done", CurvatureReport(3, 40, 0), SeedReport((1.0,), 4, 0.99, 0, math.nan, math.nan),
+            ("a.b", "c"), "torch.float32", ("w",),
+        ),
         SweepRecord(
             {"rows_per_shard": 4}, rows=9, seed_health=SeedHealth(9, 0.5, 1.0, math.inf, 2.0),
             checkpoints={"0f": CheckpointRecord("x/checkpoint-1", 1e-4, 7, 2, 512, "done")}, checkpoint_order=("0f",),
@@ -318,11 +327,30 @@ def test_a_record_comes_back_as_it_was_written(tmp_path):
         (lambda s: s["stages"]["sweep"].update(rows=True), "sweep: rows: expected a whole number, got True"),
         (lambda s: s["stages"]["sweep"].update(checkpoints=[]), r"sweep: checkpoints: expected an object, got \[\]"),
         (lambda s: s["stages"]["sweep"].update(checkpoint_order=["9"]), "checkpoint_order: no checkpoint '9'"),
-        (lambda s: s["stages"]["fit"].update(layers=["../x"]), r"expected the name of a layer .* got '\.\./x'"),
+        *(
+            (lambda s, name=name: s["stages"]["fit"].update(layers=[name]), "fit: layers: expected a name of up to 200")
+            for name in ("../x", "..", "", "a/b", "a\\b", "a\nb", "a\0", "\ud800", "x" * 201)
+        ),
         (
             lambda s: s["stages"]["sweep"].update(checkpoints={"..": s["stages"]["sweep"]["checkpoints"]["0f"]}),
-            r"expected the name of a layer or a checkpoint, got '\.\.'",
+            r"sweep: checkpoints: expected a name of up to 200 bytes without a slash, got '\.\.'",
         ),
+        (lambda s: s["stages"].pop("fit"), "sweep: expected a record of the stage fit before it"),
+        (lambda s: s["stages"]["fit"].update(layers=None), "fit: layers: expected a value, because the stage is done"),
+        (lambda s: s["stages"]["sweep"].update(scale=0), "sweep: scale: expected a number above 0, got 0.0"),
+        (lambda s: s["stages"]["sweep"].update(scale=10**400), "sweep: scale: expected a number, got 1000"),
+        *(
+            (lambda s, n=n: s["stages"]["sweep"].update(rows=n), "sweep: rows: expected 1 to 10,000,000 shards of rows")
+            for n in (0, -5, 10**18)
+        ),
+        *(
+            (
+                lambda s, n=n: s["stages"]["sweep"].update(config={"rows_per_shard": n}),
+                "rows_per_shard: expected a whole",
+            )
+            for n in (0, -1, 1.5, "x", None, True)
+        ),
+        (lambda s: s["stages"]["sweep"].update(config={}), "rows_per_shard: expected a whole number .* got None"),
     ],
 )
 def test_a_record_with_something_else_in_it_is_refused_by_name(tmp_path, change, message):

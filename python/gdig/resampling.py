@@ -115,7 +115,7 @@ def label_counts(labels: str | Path) -> NDArray[np.int64]:
 
 
 def row_hash(random_seed: int, rows: NDArray[Any]) -> NDArray[np.uint64]:
-    """Return the XXH3-64 hash with that seed of each row number as 8 little-endian bytes: uint64, shape of `rows`."""
+    """Return XXH3-64, with this random seed, of each row number as 8 little-endian bytes: uint64, shape of `rows`."""
     return _native.row_hash(_check_seed(random_seed), np.ascontiguousarray(rows, dtype=np.int64))
 
 

@@ -69,7 +69,7 @@ def command_help(name: str, command: Command, everything: bool) -> str:
             about = f"{group.name}: {about if everything else _first_sentence(about)}"
             options = [line for option in shown for line in _option(kind, option, everything, width)]
             sections.append([*textwrap.wrap(about, width), *options, ""])
-    more = f"gdig {name} --help-all shows {hidden} more options and the whole text of each."
+    more = f"gdig {name} --help-all shows {hidden} more option{'s' * (hidden != 1)} and the whole text of each."
     return "\n".join([
         f"usage: gdig {name}{positionals} [OPTIONS]", "", *textwrap.wrap(command.summary, width), "",
         *(line for section in sections for line in section),

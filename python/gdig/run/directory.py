@@ -170,7 +170,12 @@ class Run:
         for name in STAGES[:-1]:
             then = begun[name].config if name in begun else {}
             now = self._stage_config(name)
-            lines = [f"{k}: {then[k]!r} in the run, {now.get(k)!r} now" for k in then if then[k] != now.get(k)]
+            keys = {**then, **now} if name in begun else {}
+            lines = [
+                f"{k}: {then.get(k, 'nothing')!r} in the run, {now.get(k, 'nothing')!r} now"
+                for k in keys
+                if (k in then, then.get(k)) != (k in now, now.get(k))
+            ]
             if lines:
                 differences[name] = differences.get(name, []) + lines
         first = next((name for name in STAGES if differences.get(name)), None)

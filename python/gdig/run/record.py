@@ -21,6 +21,9 @@ FORMAT = 2
 
 State = Literal["running", "done"]
 
+_MOST_SHARDS = 10_000_000
+"""A record that asks for more shards is damaged: their names alone would fill the memory."""
+
 
 @dataclass(frozen=True)
 class StageRecord:
@@ -198,6 +201,15 @@ STAGE_TYPES: dict[str, type[StageRecord]] = {
 }
 
 
+# What a stage that is done must have recorded.
+_FACTS = {
+    "fit": ("seeds", "layers", "dtype"),
+    "sweep": ("rows", "scale", "counts"),
+    "cluster": ("n_clusters",),
+    "select": ("rows", "output"),
+}
+
+
 def write_record(file: Path, record: RunRecord) -> None:
     """Write a run.json, complete or not at all. A number that is not finite is written as null."""
     with replacing(file) as temporary:
@@ -214,20 +226,67 @@ def read_record(file: Path) -> RunRecord:
     """
     try:
         value = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise RunError(f"{file}: not a run.json: {error}") from None
-    format_read = value.get("format") if isinstance(value, dict) else value
-    if format_read != FORMAT:
-        raise RunError(f"{file}: expected format {FORMAT}, got {format_read!r}; another version of gdig made this run")
+    if not isinstance(value, dict) or "format" not in value:
+        raise RunError(f"{file}: not a run.json: expected an object with the key 'format'")
+    if value["format"] != FORMAT:
+        raise RunError(
+            f"{file}: expected format {FORMAT}, got {value['format']!r}; another version of gdig made this run, "
+            "which can continue it"
+        )
     record: RunRecord = _decode(RunRecord, value, str(file))
-    fit, sweep = record.stages.fit, record.stages.sweep
-    layers = (fit.layers or ()) if fit else ()
-    for name in (*layers, *(sweep.checkpoints if sweep else ())):
-        if not re.fullmatch(r"[^/\\\0]+", name) or name in (".", ".."):
-            raise RunError(f"{file}: expected the name of a layer or a checkpoint, got {name!r}")
-    if sweep and (unknown := [key for key in sweep.checkpoint_order if key not in sweep.checkpoints]):
-        raise RunError(f"{file}: stages.sweep.checkpoint_order: no checkpoint {unknown[0]!r} in the record")
+    try:
+        _check(record.stages)
+    except ValueError as error:
+        raise RunError(f"{file}: stages: {error}") from None
     return record
+
+
+def _check(stages: Stages) -> None:
+    """Check what the types do not say, so that no later code has to. Raise ValueError that names the key."""
+    # Methods without clusters need no cluster stage.
+    for earlier, name in (("fit", "sweep"), ("sweep", "cluster"), ("sweep", "select")):
+        if getattr(stages, name) is not None and getattr(stages, earlier) is None:
+            raise ValueError(f"{name}: expected a record of the stage {earlier} before it, got none")
+    for name, facts in _FACTS.items():
+        stage = getattr(stages, name)
+        if stage is not None and stage.state == "done":
+            for fact in facts:
+                if getattr(stage, fact) is None:
+                    raise ValueError(f"{name}: {fact}: expected a value, because the stage is done, got null")
+    if stages.fit is not None:
+        for layer in stages.fit.layers or ():
+            _check_name("fit: layers", layer)
+    if stages.sweep is not None:
+        _check_sweep(stages.sweep)
+
+
+def _check_sweep(sweep: SweepRecord) -> None:
+    per_shard, rows, scale = sweep.config.get("rows_per_shard"), sweep.rows, sweep.scale
+    if not isinstance(per_shard, int) or isinstance(per_shard, bool) or per_shard < 1:
+        raise ValueError(f"sweep: config: rows_per_shard: expected a whole number of at least 1, got {per_shard!r}")
+    if rows is not None and not 1 <= rows <= _MOST_SHARDS * per_shard:
+        raise ValueError(f"sweep: rows: expected 1 to {_MOST_SHARDS:,} shards of rows, got {rows} rows")
+    if scale is not None and not 0 < scale < math.inf:
+        raise ValueError(f"sweep: scale: expected a number above 0, got {scale!r}")
+    for key in sweep.checkpoints:
+        _check_name("sweep: checkpoints", key)
+    for key in sweep.checkpoint_order:
+        if key not in sweep.checkpoints:
+            raise ValueError(f"sweep: checkpoint_order: no checkpoint {key!r} in the record")
+
+
+def _check_name(where: str, name: str) -> None:
+    """Check a name that becomes the name of a file or a folder: it must not leave the run directory."""
+    printable = name.isprintable() and name.encode("utf-8", "replace").decode("utf-8") == name
+    if (
+        not printable
+        or len(name.encode("utf-8", "replace")) > 200
+        or re.search(r"[/\\]", name)
+        or name in ("", ".", "..")
+    ):
+        raise ValueError(f"{where}: expected a name of up to 200 bytes without a slash, got {name!r}")
 
 
 def _encode(value: Any) -> Any:
@@ -267,7 +326,7 @@ def _decode(hint: Any, value: Any, where: str) -> Any:
         return value
     if hint is float and value is None:
         return math.nan
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+    if hint is float and isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**1000:
         return float(value)
     if isinstance(hint, type) and isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
         return value
