@@ -111,8 +111,7 @@ def _copy_sweeps(sources: Sequence[_Source], target: RunLayout, progress: Progre
     for group in target.files_of(record):
         if group.stage != "sweep":
             continue
-        places = [group.folder.relative_to(target.path)]
-        holders = [replace(group, folder=source.layout.path / places[0]) for source in sources]
+        holders = [replace(group, folder=source.layout.path / group.name) for source in sources]
         if not group.store:
             for holder in holders:
                 files = tuple(holder.folder / file.name for file in group.files)

@@ -279,13 +279,8 @@ def _check_sweep(sweep: SweepRecord) -> None:
 
 def _check_name(where: str, name: str) -> None:
     """Check a name that becomes the name of a file or a folder: it must not leave the run directory."""
-    printable = name.isprintable() and name.encode("utf-8", "replace").decode("utf-8") == name
-    if (
-        not printable
-        or len(name.encode("utf-8", "replace")) > 200
-        or re.search(r"[/\\]", name)
-        or name in ("", ".", "..")
-    ):
+    size = len(name.encode("utf-8", "replace"))
+    if not name.isprintable() or not 0 < size <= 200 or re.search(r"[/\\]", name) or name in (".", ".."):
         raise ValueError(f"{where}: expected a name of up to 200 bytes without a slash, got {name!r}")
 
 
