@@ -9,8 +9,9 @@ import numpy as np
 
 from gdig.data.tokens import Example
 from gdig.errors import RunError
-from gdig.influence.curvature import fit_curvature
+from gdig.influence.curvature import CurvatureFit
 from gdig.influence.factors import Factors
+from gdig.influence.memory_plan import plan_fit
 from gdig.influence.seed_factors import SeedFactors, precondition_seeds
 from gdig.run.record import CurvatureReport, SeedReport
 from gdig.run.session import Workspace
@@ -27,8 +28,8 @@ def fit_stage(work: Workspace) -> None:
     seeds = work.seed_examples  # read first, so that a seed that cannot be used ends the fit at once
     factors: list[Factors] | None = None
     if work.config.inversion != "identity" and run.fit.curvature is None:
-        ranks.task("curvature")
-        factors, report = fit_curvature_on_ranks(work)
+        ranks.task("curvature", token_batch_size=run.fit.token_batch_size)
+        factors, report = fit_curvature_on_ranks(work, run.fit.token_batch_size)
         run.update("fit", curvature=report)
         if report.invalid:
             work.progress.warn(
@@ -44,19 +45,42 @@ def fit_stage(work: Workspace) -> None:
         work.progress.warn(warning)
 
 
-def fit_curvature_on_ranks(work: Workspace) -> tuple[list[Factors], CurvatureReport]:
+def fit_curvature_on_ranks(
+    work: Workspace, token_batch_size: int | None
+) -> tuple[list[Factors] | None, CurvatureReport]:
     """Write the curvature files. Every rank calls this; it passes its share of the sample, and writes its layers.
 
+    Args:
+        work: the workspace of this rank.
+        token_batch_size: the resolved option of an earlier start. None: rank 0 resolves and records it.
+
     Returns:
-        The factors of the layers that this rank owns (`Ranks.owners`), and the report on the sample.
+        The factors of the layers that this rank owns (`Ranks.owners`); None when the layers are fitted in several
+        partitions, because all of them do not fit the memory. The report on the sample.
     """
-    examples, rows = work.sample("curvature", work.config.fit_rows)
-    keys = rows.astype(np.uint64)
-    factors, report = fit_curvature(work.model, examples, keys, work.config, work.progress, work.ranks)
-    for layer, f in zip(_own_layers(work), factors, strict=True):
-        f.save(work.layout.curvature(layer), layer)
-    work.ranks.gather(None)
-    return factors, report
+    config, ranks, model = work.config, work.ranks, work.model
+    examples, rows = work.sample("curvature", config.fit_rows)
+    if token_batch_size is not None:  # the bits depend on it, so every start takes the same
+        config = config.with_options(token_batch_size=token_batch_size)
+    plan = plan_fit(model, examples, config, ranks)
+    if ranks.main:
+        partitions = tuple(len(partition) for partition in plan.partitions)
+        work.run.update("fit", token_batch_size=plan.token_batch_size, partitions=partitions)
+    if len(plan.partitions) > 1:
+        work.progress.say(
+            f"fit: {len(model.layers)} layers in {len(plan.partitions)} partitions, each two passes over the sample, "
+            f"because {(plan.limit or 0) / 2**30:.3g} GiB of memory may be taken; fewer layers or more free memory "
+            "make the fit faster"
+        )
+    fit = CurvatureFit(model, examples, rows.astype(np.uint64), config, work.progress, ranks, plan)
+    factors: dict[int, Factors] = {}
+    for partition in plan.partitions:
+        factors = fit.run(partition)
+        for index, f in factors.items():
+            f.save(work.layout.curvature(model.layers[index].name), model.layers[index].name)
+    ranks.gather(None)
+    assert fit.report is not None
+    return (list(factors.values()) if len(plan.partitions) == 1 else None), fit.report
 
 
 def precondition_seeds_on_ranks(work: Workspace, factors: list[Factors] | None = None) -> SeedReport:
