@@ -63,9 +63,8 @@ def write_missing(
             for number, encoded in feed.encode(ranks.claim(len(missing))):
                 ranks.doing(f"{title}, rows {encoded.start} to {encoded.stop - 1}")
                 shard = missing[number]
-                file = ResumeFile(
-                    shard_resume_file(store.path, shard), _made_from(rows, encoded, origin), work.progress.warn
-                )
+                made_from = _made_from(rows, encoded, size, origin)
+                file = ResumeFile(shard_resume_file(store.path, shard), made_from, work.progress.warn)
                 resume = ShardResume(file, pace, writer)
                 writer.submit(_write, store, shard, rows.shard(encoded, bar, resume=resume, quiet=quiet), resume)
         ranks.doing(f"{title}, all shards taken")

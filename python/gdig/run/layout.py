@@ -95,9 +95,14 @@ class RunLayout:
         return self.path / "seeds" / f"{layer}.safetensors"
 
     @property
-    def searched_seeds(self) -> Path:
-        """Folder of the seeds that conjugate gradients have solved; it is removed when the fit is done."""
-        return self.path / "seeds" / "searched"
+    def curvature_resume(self) -> Path:
+        """Folder of the sums and factors of a curvature that is not finished."""
+        return self.path / "curvature" / "resume"
+
+    @property
+    def seeds_resume(self) -> Path:
+        """Folder of the seeds that are preconditioned, until all of them are."""
+        return self.path / "seeds" / "resume"
 
     @property
     def sweep(self) -> Path:
@@ -170,6 +175,8 @@ class RunLayout:
             if stages.fit.curvature is not None:
                 yield self._group("curvature", "fit", tuple(map(self.curvature, layers)), done)
             yield self._group("seeds", "fit", tuple(map(self.seed_factors, layers)), done)
+            for folder in (self.curvature_resume, self.seeds_resume):
+                yield self._group(folder.relative_to(self.path).as_posix(), "fit", (), False)
         if stages.sweep is not None:
             shards, done = stages.sweep.shards, stages.sweep.state == "done"
             yield self._group("sweep", "sweep", _numbered(self.sweep, shards), done, store=True)
