@@ -12,7 +12,9 @@ from gdig.errors import RunError
 from gdig.influence.curvature import fit_curvature
 from gdig.influence.factors import Factors
 from gdig.influence.seed_factors import SeedFactors, precondition_seeds
+from gdig.influence.seeds_resume import SeedsResume
 from gdig.run.record import CurvatureReport, SeedReport
+from gdig.run.resume_files import run_origin
 from gdig.run.session import Workspace
 
 FEWEST_SEEDS = 16
@@ -34,8 +36,9 @@ def fit_stage(work: Workspace) -> None:
             work.progress.warn(
                 f"fit: {report.invalid} rows of the sample have no finite loss; the curvature leaves them out"
             )
-    ranks.task("seeds")
-    seed_report = precondition_seeds_on_ranks(work, factors if ranks.world == 1 else None)
+    origin = run_origin(work.layout)
+    ranks.task("seeds", origin=origin)
+    seed_report = precondition_seeds_on_ranks(work, origin, factors if ranks.world == 1 else None)
     layers = tuple(layer.name for layer in work.model.layers)
     warnings = tuple(_warnings(seeds, seed_report))
     run.update("fit", seeds=seed_report, layers=layers, dtype=str(work.model.dtype), warnings=warnings)
@@ -59,11 +62,12 @@ def fit_curvature_on_ranks(work: Workspace) -> tuple[list[Factors], CurvatureRep
     return factors, report
 
 
-def precondition_seeds_on_ranks(work: Workspace, factors: list[Factors] | None = None) -> SeedReport:
+def precondition_seeds_on_ranks(work: Workspace, origin: str, factors: list[Factors] | None = None) -> SeedReport:
     """Write the seeds' files. Every rank calls this; it takes its share of the seeds, and writes its layers.
 
     Args:
         work: the workspace of this rank.
+        origin: a hash of the inputs, the options and the curvature (`run_origin`).
         factors: the curvature of all layers. None: read the files, or use the identity.
     """
     config, model = work.config, work.model
@@ -75,16 +79,17 @@ def precondition_seeds_on_ranks(work: Workspace, factors: list[Factors] | None =
     def where(seed: int) -> str:
         return f"seeds: {work.seed_corpus.where(seed)}"
 
-    searched_seeds = work.layout.seeds_resume
+    made_from = " ".join([origin, str(model.dtype), model.device.type, config.matmul_precision])
+    resume = SeedsResume(work.layout.seeds_resume, made_from, work.progress.warn)
     sample = work.sample("curvature", config.cg_rows)[0] if config.inversion == "cg" else []
     joined, report = precondition_seeds(
-        model, curvature, work.seed_examples, probe, config, work.progress, where, work.ranks, sample, searched_seeds
+        model, curvature, work.seed_examples, probe, config, work.progress, where, work.ranks, sample, resume
     )
     for layer, seed_factors in zip(_own_layers(work), joined, strict=True):
         seed_factors.save(work.layout.seed_factors(layer), layer)
     work.ranks.gather(None)
-    if work.ranks.main and searched_seeds.exists():
-        shutil.rmtree(searched_seeds)
+    if work.ranks.main:
+        shutil.rmtree(resume.folder, ignore_errors=True)
     return report
 
 
