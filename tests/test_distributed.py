@@ -150,7 +150,7 @@ def test_the_entry_points_alone_import_the_launcher():
     """Everything else works with the interface, `Ranks`: importing it, or `Exchange`, loads no torchrun."""
     package = Path(gdig.__file__).parent
     files = [file for file in package.rglob("*.py") if "gdig.distributed.torchrun import" in file.read_text("utf-8")]
-    assert sorted(str(file.relative_to(package)) for file in files) == ["api.py", "cli/main.py"]
+    assert sorted(str(file.relative_to(package)) for file in files) == ["api.py", "cli/main.py", "cli/stop.py"]
 
 
 # The ranks' words, in threads of this process.
@@ -201,18 +201,25 @@ def test_rank_0_shows_what_all_have_done():
     class Counting:
         done = 0
 
-        def advance(self, k: int, note: str = "") -> None:
-            self.done += k
+        tokens = skipped = 0
 
-    def work(ranks: TorchrunRanks) -> int:
+        def advance(self, k: int, note: str = "", *, tokens: int = 0) -> None:
+            self.done += k
+            self.tokens += tokens
+
+        def skip(self, k: int, *, tokens: int = 0) -> None:
+            self.skipped += k
+
+    def work(ranks: TorchrunRanks) -> tuple[int, int, int]:
         shown = Counting()
         bar = ranks.shared_bar(shown)
+        bar.skip(5 * ranks.rank)
         for _ in range(10 * (ranks.rank + 1)):
-            bar.advance(2)
+            bar.advance(2, tokens=7)
         ranks.gather(None, bar)
-        return shown.done
+        return shown.done, shown.tokens, shown.skipped
 
-    assert together(3, work) == [120, 0, 0]
+    assert together(3, work) == [(120, 420, 15), (0, 0, 0), (0, 0, 0)]
 
 
 def test_the_first_failure_is_told_and_ends_the_others_with_its_status():

@@ -75,7 +75,7 @@ def precondition_seeds_on_ranks(work: Workspace, factors: list[Factors] | None =
     def where(seed: int) -> str:
         return f"seeds: {work.seed_corpus.where(seed)}"
 
-    searched_seeds = work.layout.searched_seeds
+    searched_seeds = work.layout.seeds_resume
     sample = work.sample("curvature", config.cg_rows)[0] if config.inversion == "cg" else []
     joined, report = precondition_seeds(
         model, curvature, work.seed_examples, probe, config, work.progress, where, work.ranks, sample, searched_seeds

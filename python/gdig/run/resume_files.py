@@ -1,0 +1,19 @@
+"""The resume files of a store: one for each shard that is begun and not whole."""
+
+from __future__ import annotations
+
+import contextlib
+
+from gdig.run.layout import shard_resume_file
+from gdig.store.sketches import SketchStore
+
+
+def remove_finished(store: SketchStore) -> None:
+    """Remove the resume files of shards that are whole: a start can end between the two, and a merge adds shards."""
+    folder = shard_resume_file(store.path, 0).parent
+    if not folder.is_dir():
+        return
+    for shard in store.shards:
+        shard_resume_file(store.path, shard).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # other shards are begun
+        folder.rmdir()
