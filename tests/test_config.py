@@ -60,6 +60,7 @@ BAD = {
     "projection_seed": [-1, 2**63, 0.5, "0", None, True],
     "budget": ["", "0", "-1", "1.5", "0%", "101%", "1.5%%", "ten", "5 kg", "0t", "1e3", None, "9" * 400],
     "filter_modules": ["(", "[a", ["a"]],
+    "layers": ["", "upper", "upper:0", "upper:2", "mlp:0.5", 3],
     "output": ["selection.txt", "selection", ""],
     "candidates": [None, True, ("a", None)],
     "seeds": [None, {"a": 4}],

@@ -74,16 +74,19 @@ def free_port() -> int:
         return free.getsockname()[1]
 
 
-def finish_on_ranks(n: int, args: list[str], folder: Path, *, nodes: int = 1) -> None:
-    """Run `gdig ARGS` on n ranks in the environment that torchrun makes, and assert that all end well and say nothing.
-
-    Without torchrun, and without the seconds that each of its processes takes to import torch: for a run that goes on
-    after a failure. torchrun itself starts the runs that fail.
-    """
+def start_ranks(n: int, args: list[str], folder: Path, *, nodes: int = 1) -> list[Command]:
+    """Start `gdig ARGS` on n ranks in the environment that torchrun makes, without the seconds that each of torchrun's
+    processes takes to import torch."""
     common = {"WORLD_SIZE": n, "LOCAL_WORLD_SIZE": n // nodes, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
     ranks = []
     for rank in range(n):
         environment = {**common, "RANK": rank, "LOCAL_RANK": rank % (n // nodes)}
         texts = {name: str(value) for name, value in environment.items()}
         ranks.append(Command.start(args, folder / f"rank{rank}", environment=texts))
+    return ranks
+
+
+def finish_on_ranks(n: int, args: list[str], folder: Path, *, nodes: int = 1) -> None:
+    """Run `gdig ARGS` on n ranks, and assert that all end well and say nothing."""
+    ranks = start_ranks(n, args, folder, nodes=nodes)
     assert [(rank.wait(), rank.error) for rank in ranks] == [(0, "")] * n
