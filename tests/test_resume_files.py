@@ -240,3 +240,32 @@ def test_seeds_that_are_done_are_kept(project, whole, tmp_path, monkeypatch, cap
     assert f"{files[1]}: " in capsys.readouterr().err
     of_fit = {name: data for name, data in files_of(whole).items() if name.startswith(("curvature", "seeds"))}
     assert files_of(run_path) == of_fit
+
+
+def fit_stopped_at(stop_at, n: int | None, options: dict) -> int:
+    """Fit, and stop at the n-th batch where n is given. Returns how many batches went through a model."""
+    batches = stop_at(n)
+    if n is None:
+        gdig.fit(**options)
+    else:
+        with pytest.raises(Stop):
+            gdig.fit(**options)
+    return len(batches)
+
+
+def of_fit(run_path: Path) -> dict[str, bytes]:
+    return {name: data for name, data in files_of(run_path).items() if name.startswith(("curvature", "seeds"))}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("changes", [{}, {"inversion": "kfac", "kfac_approx": "reduce"}], ids=["ekfac", "kfac"])
+def test_a_fit_stopped_at_any_batch_ends_with_the_same_bytes(project, tmp_path, stop_at, keep_all, changes):
+    """Small batches, so that each of the 8 groups of the sums has several; stopped in both passes, and in the seeds."""
+    options = fit_options(project, tmp_path / "whole", token_batch_size=64, fit_rows=40, **changes)
+    whole_batches = fit_stopped_at(stop_at, None, options)
+    options["run_path"] = str(tmp_path / "run")
+    passed = [fit_stopped_at(stop_at, n, options) - 1 for n in (1, 4, 13, 9, 12)]
+    assert sum(passed) < whole_batches, "the stops must hit the fit"
+    passed.append(fit_stopped_at(stop_at, None, options))
+    assert files_of(tmp_path / "run") == files_of(tmp_path / "whole")
+    assert sum(passed) <= whole_batches + 4, "what was done was done again"

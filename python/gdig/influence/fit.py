@@ -10,6 +10,7 @@ import numpy as np
 from gdig.data.tokens import Example
 from gdig.errors import RunError
 from gdig.influence.curvature import fit_curvature
+from gdig.influence.curvature_resume import CurvatureResume
 from gdig.influence.factors import Factors
 from gdig.influence.seed_factors import SeedFactors, precondition_seeds
 from gdig.influence.seeds_resume import SeedsResume
@@ -29,8 +30,9 @@ def fit_stage(work: Workspace) -> None:
     seeds = work.seed_examples  # read first, so that a seed that cannot be used ends the fit at once
     factors: list[Factors] | None = None
     if work.config.inversion != "identity" and run.fit.curvature is None:
-        ranks.task("curvature")
-        factors, report = fit_curvature_on_ranks(work)
+        origin = run_origin(work.layout)
+        ranks.task("curvature", origin=origin)
+        factors, report = fit_curvature_on_ranks(work, origin)
         run.update("fit", curvature=report)
         if report.invalid:
             work.progress.warn(
@@ -47,18 +49,25 @@ def fit_stage(work: Workspace) -> None:
         work.progress.warn(warning)
 
 
-def fit_curvature_on_ranks(work: Workspace) -> tuple[list[Factors], CurvatureReport]:
+def fit_curvature_on_ranks(work: Workspace, origin: str) -> tuple[list[Factors], CurvatureReport]:
     """Write the curvature files. Every rank calls this; it passes its share of the sample, and writes its layers.
+
+    Args:
+        work: the workspace of this rank.
+        origin: a hash of the inputs and the options (`run_origin`).
 
     Returns:
         The factors of the layers that this rank owns (`Ranks.owners`), and the report on the sample.
     """
     examples, rows = work.sample("curvature", work.config.fit_rows)
     keys = rows.astype(np.uint64)
-    factors, report = fit_curvature(work.model, examples, keys, work.config, work.progress, work.ranks)
+    resume = CurvatureResume(work.layout.curvature_resume, origin, work.progress.warn)
+    factors, report = fit_curvature(work.model, examples, keys, work.config, work.progress, work.ranks, resume)
     for layer, f in zip(_own_layers(work), factors, strict=True):
         f.save(work.layout.curvature(layer), layer)
     work.ranks.gather(None)
+    if work.ranks.main:
+        shutil.rmtree(work.layout.curvature_resume, ignore_errors=True)
     return factors, report
 
 
