@@ -10,7 +10,6 @@ from types import ModuleType
 import pytest
 
 import gdig
-
 from gdig.forecast import Forecast
 from gdig.progress import PlannedStage, Progress, duration
 

@@ -118,8 +118,8 @@ def test_a_sweep_killed_inside_its_shard_again_and_again_ends_with_the_same_byte
     args = ["sweep", *flags(sweep_options(project, run_path))]
     kept = run_path / "sweep" / "resume" / "00000000.safetensors"
     rows = 0
-    # The first batches are those of the probe rows and of the seeds, which the first start passes. Of the batches before
-    # a kill, two may be in flight and the rows of two more may wait for the writer.
+    # The first batches are those of the probe rows and of the seeds, which the first start passes. Of the batches
+    # before a kill, two may be in flight and the rows of two more may wait for the writer.
     for count in (17, 7, 7):
         command = Command.start(args, tmp_path, environment=KEEP_ALL, signal_at=SignalAt(PASS, count))
         assert command.wait() == -signal.SIGKILL, command.error
