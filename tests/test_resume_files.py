@@ -22,7 +22,7 @@ from gdig.run.verify import verify_run
 from gdig.store.resume_file import Pace, ResumeFile
 from gdig.store.tensor_file import read_tensors, write_tensors
 from tests.support.project_fixtures import Command, SignalAt, flags
-from tests.support.torchrun import files_of
+from tests.support.torchrun import files_of, finish_on_ranks, start_ranks
 
 PASS = "gdig.model.capture:GradientPass.run"
 KEEP_ALL = {"GDIG_RESUME_INTERVAL": "0"}
@@ -118,8 +118,8 @@ def test_a_sweep_killed_inside_its_shard_again_and_again_ends_with_the_same_byte
     args = ["sweep", *flags(sweep_options(project, run_path))]
     kept = run_path / "sweep" / "resume" / "00000000.safetensors"
     rows = 0
-    # The first batches are those of the probe rows and of the seeds, which the first start passes. Of the batches before
-    # a kill, two may be in flight and the rows of two more may wait for the writer.
+    # The first batches are those of the probe rows and of the seeds, which the first start passes. Of the batches
+    # before a kill, two may be in flight and the rows of two more may wait for the writer.
     for count in (17, 7, 7):
         command = Command.start(args, tmp_path, environment=KEEP_ALL, signal_at=SignalAt(PASS, count))
         assert command.wait() == -signal.SIGKILL, command.error
@@ -270,3 +270,35 @@ def test_a_fit_stopped_at_any_batch_ends_with_the_same_bytes(project, tmp_path, 
     passed.append(fit_stopped_at(stop_at, None, options))
     assert files_of(tmp_path / "run") == files_of(tmp_path / "whole")
     assert sum(passed) <= whole_batches + 4, "what was done was done again"
+
+
+@pytest.mark.distributed
+def test_ranks_killed_inside_fit_and_sweep_end_with_the_bytes_of_one_process(project, tmp_path):
+    """Rank 1 is killed in the first pass of the fit, then rank 0 in the second, then rank 1 in the sweep."""
+    options = sweep_options(project, tmp_path / "alone", token_batch_size=64, fit_rows=40)
+    gdig.sweep(**options)
+    run_path = tmp_path / "run"
+    args = ["sweep", *flags({**options, "run_path": str(run_path)})]
+    left = []
+    for number, (rank, count) in enumerate(((1, 9), (0, 12), (1, 30))):
+        moments = {rank: SignalAt(PASS, count)}
+        ranks = start_ranks(2, args, tmp_path / str(number), environment=KEEP_ALL, signal_at=moments)
+        statuses = [one.wait() for one in ranks]
+        assert statuses[rank] == -signal.SIGKILL and statuses[1 - rank] != 0
+        left.append(sorted({path.name.split("-", 4)[-1][:12] for path in run_path.rglob("resume/rank-*")}))
+    assert left[0] and left[1], "the kills must hit the fit"
+    assert list(run_path.rglob("sweep/resume/*")) != [], "the last kill must hit the sweep"
+    finish_on_ranks(2, args, tmp_path / "last")
+    assert files_of(run_path) == files_of(tmp_path / "alone")
+
+
+@pytest.mark.distributed
+def test_another_number_of_ranks_begins_the_sums_anew_and_says_so(project, tmp_path, stop_at, keep_all, capsys):
+    options = fit_options(project, tmp_path / "run", token_batch_size=64, fit_rows=40)
+    fit_stopped_at(stop_at, 9, options)
+    ranks = start_ranks(2, ["fit", *flags({**options, "quiet": False})], tmp_path / "two")
+    assert [one.wait() for one in ranks] == [0, 0]
+    assert "holds sums of 1 ranks, and now there are 2; the resume files are discarded" in ranks[0].error
+    stop_at(None)
+    gdig.fit(**{**options, "run_path": str(tmp_path / "whole")})
+    assert files_of(tmp_path / "run") == files_of(tmp_path / "whole")

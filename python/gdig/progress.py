@@ -217,7 +217,7 @@ class _Meter:
     def whole_run(self) -> str:
         """How far all stages are, and the time left of them; nothing without a plan."""
         left = self._forecast.left_s if self._planned else None
-        return f"all stages: {100 * self._forecast.share:.0f} %, {duration(left)} left" if left is not None else ""
+        return f"all stages: {int(100 * self._forecast.share)} %, {duration(left)} left" if left is not None else ""
 
     def _tell(self) -> None:
         if self._planned:
@@ -293,7 +293,7 @@ class _LineBar:
     def advance(self, k: int, note: str = "", *, tokens: int = 0) -> None:
         meter = self._meter
         meter.advance(k, tokens)
-        if self._clock() < self._next_line:
+        if self._clock() < self._next_line or meter.done == meter.skipped:
             return
         self._next_line = self._clock() + _LINE_INTERVAL_S
         text = f"{self._name}: {meter.done}"
