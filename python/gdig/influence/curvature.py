@@ -25,6 +25,7 @@ from gdig.data.tokens import Example
 from gdig.distributed.ranks import Ranks
 from gdig.distributed.tensors import Exchange
 from gdig.errors import ModelError
+from gdig.influence.curvature_resume import CurvatureResume
 from gdig.influence.factors import Factors, eigenbasis
 from gdig.influence.memory_plan import MemoryPlan, plan_fit
 from gdig.influence.sample_sums import SampleSums
@@ -51,6 +52,7 @@ def fit_curvature(
     config: Config,
     progress: Progress,
     ranks: Ranks | None = None,
+    resume: CurvatureResume | None = None,
 ) -> tuple[list[Factors], CurvatureReport]:
     """Fit the factors of every layer of the model on `examples`, in the partitions that the memory asks for.
 
@@ -65,7 +67,7 @@ def fit_curvature(
     """
     ranks = ranks or Ranks()
     plan = plan_fit(model, examples, config, ranks)
-    fit = CurvatureFit(model, examples, keys, config, progress, ranks, plan)
+    fit = CurvatureFit(model, examples, keys, config, progress, ranks, plan, resume)
     factors: dict[int, Factors] = {}
     for partition in plan.partitions:
         factors |= fit.run(partition)
@@ -85,6 +87,7 @@ class CurvatureFit:
         progress: shows the bars.
         ranks: the ranks that share the fit. All of them make the same calls with the same arguments.
         plan: of the memory, the same on all ranks (`plan_fit`).
+        resume: has what an earlier start has done, and keeps what this start does; None keeps nothing.
 
     Attributes:
         report: the number of examples and tokens in the factors, and of examples whose loss is not finite; None before
@@ -100,16 +103,17 @@ class CurvatureFit:
         progress: Progress,
         ranks: Ranks,
         plan: MemoryPlan,
+        resume: CurvatureResume | None = None,
     ) -> None:
-        self._model, self._config, self._ranks, self._plan = model, config, ranks, plan
+        self._model, self._config, self._progress, self._ranks, self._plan = model, config, progress, ranks, plan
         self._corrects = config.inversion in ("ekfac", "cg")
         self._reduce = config.kfac_approx == "reduce"
         self._lengths = np.array([len(example.input_ids) for example in examples])
         self._heads = HeadCache(plan.head_cache if self._corrects or len(plan.partitions) > 1 else 0)
-        batches = make_batches(examples, plan.token_batch_size, keys=keys, window=model.window)
-        batch_runner: BatchRunner = BatchRunner(plan.token_batch_size, model.device, progress, model.save_memory)
+        self._batches = make_batches(examples, plan.token_batch_size, keys=keys, window=model.window)
+        self._batch_runner: BatchRunner = BatchRunner(plan.token_batch_size, model.device, progress, model.save_memory)
         self._exchange = Exchange(ranks, model.device)
-        self._sample = SampleSums(batches, len(examples), batch_runner, progress, ranks, self._exchange)
+        self._resume = resume or CurvatureResume()
         self.report: CurvatureReport | None = None
 
     def run(self, partition: Sequence[int]) -> dict[int, Factors]:
@@ -208,7 +212,15 @@ class CurvatureFit:
         title, partitions = f"fit: {name}", self._plan.partitions
         if len(partitions) > 1:
             title += f", partition {partitions.index(tuple(partition)) + 1} of {len(partitions)}"
-        return self._sample.sum(title, run, sums, owners)
+        names = [self._model.layers[index].name for index in partition]
+        sums_resume = self._resume.of_sums(
+            self._batches, self._plan.token_batch_size, self._model, config, self._ranks, names
+        )
+        n_examples = len(self._lengths)
+        sample = SampleSums(
+            self._batches, n_examples, self._batch_runner, self._progress, self._ranks, self._exchange, sums_resume
+        )
+        return sample.sum(title, run, sums, owners)
 
     def _shared_eigenvectors(
         self, layers: Sequence[Layer], owners: Sequence[int], factors: dict[int, Factors]
