@@ -33,10 +33,11 @@ from gdig.run.verify import verify_run
 from gdig.selection.cluster_stage import ensure_clusters, fit_centroids_on_ranks, label_rows_on_ranks
 from gdig.selection.compare import Comparison
 from gdig.selection.compare import compare as compare_methods
+from gdig.selection.judge import Judge
 from gdig.selection.methods import METHODS
 from gdig.selection.result import Selection
 from gdig.selection.select_stage import open_finished_sweep, select_stage
-from gdig.selection.survey import Survey, survey
+from gdig.selection.survey import Survey, make_judge, survey
 from gdig.selection.tasks import Tasks, read_tasks
 from gdig.store.sketches import SketchStore
 
@@ -100,7 +101,7 @@ def cluster(
     with _workspace(config, progress, options, ranks) as work:
         _expect(work, "cluster")
         store = _sweep(work)
-        pool = survey(store, work.config.score)
+        pool = survey(store, Judge(work.config.score))
         ensure_clusters(work, store, pool, _limit(work, pool))
         return work.run.path
 
@@ -328,8 +329,7 @@ def _sweep(work: Workspace, whole: bool = True) -> SketchStore:
 
 
 def _survey(work: Workspace, store: SketchStore, tasks: Tasks) -> Survey:
-    config = work.config
-    return survey(store, config.score, tasks.of_seed if config.agreement == "tasks" else None)
+    return survey(store, make_judge(store, work.config, tasks))
 
 
 def _limit(work: Workspace, pool: Survey) -> Limit:
