@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from hashlib import blake2b
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 
 from gdig.config.config import Config
 from gdig.distributed.ranks import Ranks
+from gdig.influence.factors import Factors
 from gdig.influence.sums_resume import SumsResume
 from gdig.model.batches import Batch
 from gdig.model.causal_model import Model
+from gdig.model.layers import Layer
+from gdig.store.resume_file import ResumeFile
 
 
 @dataclass(frozen=True)
@@ -32,8 +37,8 @@ class CurvatureResume:
 
     def of_batches(
         self, batches: Sequence[Batch], token_batch_size: int, model: Model, config: Config, ranks: Ranks
-    ) -> SumsResume:
-        """Return what keeps the sums over these batches."""
+    ) -> FactorsResume:
+        """Return what keeps the sums over these batches, and the factors that follow from them."""
         digest = blake2b(digest_size=8)
         for batch in batches:
             digest.update(np.array(batch.shape).tobytes() + batch.keys.tobytes() + batch.input_ids.tobytes())
@@ -43,4 +48,63 @@ class CurvatureResume:
             "token_batch_size": token_batch_size,
             "model": [str(model.dtype), model.device.type, config.matmul_precision, config.torch_compile],
         }
-        return SumsResume(self.folder, made_from, ranks, self.warn)
+        sums = SumsResume(self.folder, made_from, ranks, self.warn)
+        return FactorsResume(self.folder, made_from, sums, self.warn)
+
+
+class FactorsResume:
+    """Keeps the factors of layers while others are missing.
+
+    Args:
+        folder: the folder of the files; None keeps nothing.
+        made_from: what the factors depend on besides their layer, by name: JSON values.
+        sums: keeps the sums that the factors are made from. Its pace is that of the factors too.
+        warn: prints a message.
+    """
+
+    def __init__(
+        self, folder: Path | None, made_from: Mapping[str, Any], sums: SumsResume, warn: Callable[[str], object]
+    ) -> None:
+        self._folder, self._made_from, self.sums, self._warn = folder, dict(made_from), sums, warn
+        self._unsaved: dict[str, Factors] = {}
+
+    def load(self, layer: Layer) -> Factors | None:
+        """Read the factors of a layer; None if no earlier start has kept them."""
+        if self._folder is None or (content := (file := self._file(layer.name)).read()) is None:
+            return None
+        tensors, metadata = content
+        try:
+            values: dict[str, Any] = {name: torch.from_numpy(array).to(layer.device) for name, array in tensors.items()}
+            values.setdefault("corrected", None)
+            values |= {name: int(metadata[name]) for name in ("tokens", "examples")}
+            return Factors(reduce=metadata["reduce"] == "1", **values)
+        except (KeyError, TypeError, ValueError) as error:
+            file.discard(f"{file.path}: holds no factors ({error!r})")
+            return None
+
+    def keep(self, layer: Layer, f: Factors) -> None:
+        """Keep the factors of a layer. The files of the layers since the last time are written if they are due."""
+        if self._folder is not None:
+            self._unsaved[layer.name] = f
+            if self.due():
+                self.save()
+
+    def due(self, ahead_s: float = 0.0) -> bool:
+        """Whether a file is due, or will be in `ahead_s` seconds."""
+        return self._folder is not None and self.sums.pace.due(ahead_s)
+
+    def save(self) -> None:
+        """Write the files of the layers that have none."""
+        with self.sums.pace.writing():
+            for name, f in self._unsaved.items():
+                values = {field.name: getattr(f, field.name) for field in fields(f)}
+                tensors = {key: x.cpu().numpy() for key, x in values.items() if isinstance(x, torch.Tensor)}
+                counts = {key: str(int(x)) for key, x in values.items() if isinstance(x, (bool, int))}
+                self._file(name).write(tensors, counts)
+        self._unsaved.clear()
+
+    def _file(self, layer: str) -> ResumeFile:
+        assert self._folder is not None
+        return ResumeFile(
+            self._folder / f"factors-{layer}.safetensors", {**self._made_from, "layer": layer}, self._warn
+        )

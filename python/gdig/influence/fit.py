@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
 from gdig.data.tokens import Example
 from gdig.errors import RunError
-from gdig.influence.curvature import fit_curvature
+from gdig.influence.curvature import CurvatureFit
 from gdig.influence.curvature_resume import CurvatureResume
 from gdig.influence.factors import Factors
+from gdig.influence.memory_plan import plan_fit
 from gdig.influence.seed_factors import SeedFactors, precondition_seeds
 from gdig.influence.seeds_resume import SeedsResume
 from gdig.run.record import CurvatureReport, SeedReport
@@ -30,9 +32,12 @@ def fit_stage(work: Workspace) -> None:
     seeds = work.seed_examples  # read first, so that a seed that cannot be used ends the fit at once
     factors: list[Factors] | None = None
     if work.config.inversion != "identity" and run.fit.curvature is None:
-        origin = run_origin(work.layout)
-        ranks.task("curvature", origin=origin)
-        factors, report = fit_curvature_on_ranks(work, origin)
+        arguments: dict[str, Any] = {
+            "origin": run_origin(work.layout),
+            "token_batch_size": run.fit.token_batch_size,
+        }
+        ranks.task("curvature", **arguments)
+        factors, report = fit_curvature_on_ranks(work, **arguments)
         run.update("fit", curvature=report)
         if report.invalid:
             work.progress.warn(
@@ -49,26 +54,46 @@ def fit_stage(work: Workspace) -> None:
         work.progress.warn(warning)
 
 
-def fit_curvature_on_ranks(work: Workspace, origin: str) -> tuple[list[Factors], CurvatureReport]:
+def fit_curvature_on_ranks(
+    work: Workspace, origin: str, token_batch_size: int | None
+) -> tuple[list[Factors] | None, CurvatureReport]:
     """Write the curvature files. Every rank calls this; it passes its share of the sample, and writes its layers.
 
     Args:
         work: the workspace of this rank.
         origin: a hash of the inputs and the options (`run_origin`).
+        token_batch_size: the resolved option of an earlier start. None: rank 0 resolves and records it.
 
     Returns:
-        The factors of the layers that this rank owns (`Ranks.owners`), and the report on the sample.
+        The factors of the layers that this rank owns (`Ranks.owners`); None when the layers are fitted in several
+        partitions, because all of them do not fit the memory. The report on the sample.
     """
-    examples, rows = work.sample("curvature", work.config.fit_rows)
-    keys = rows.astype(np.uint64)
+    config, ranks, model = work.config, work.ranks, work.model
+    examples, rows = work.sample("curvature", config.fit_rows)
+    if token_batch_size is not None:  # the bits depend on it, so every start takes the same
+        config = config.with_options(token_batch_size=token_batch_size)
+    plan = plan_fit(model, examples, config, ranks)
+    if ranks.main:
+        partitions = tuple(len(partition) for partition in plan.partitions)
+        work.run.update("fit", token_batch_size=plan.token_batch_size, partitions=partitions)
+    if len(plan.partitions) > 1:
+        work.progress.say(
+            f"fit: {len(model.layers)} layers in {len(plan.partitions)} partitions, each two passes over the sample, "
+            f"because {(plan.limit or 0) / 2**30:.3g} GiB of memory may be taken; fewer layers or more free memory "
+            "make the fit faster"
+        )
     resume = CurvatureResume(work.layout.curvature_resume, origin, work.progress.warn)
-    factors, report = fit_curvature(work.model, examples, keys, work.config, work.progress, work.ranks, resume)
-    for layer, f in zip(_own_layers(work), factors, strict=True):
-        f.save(work.layout.curvature(layer), layer)
-    work.ranks.gather(None)
-    if work.ranks.main:
+    fit = CurvatureFit(model, examples, rows.astype(np.uint64), config, work.progress, ranks, plan, resume)
+    factors: dict[int, Factors] = {}
+    for partition in plan.partitions:
+        factors = fit.run(partition)
+        for index, f in factors.items():
+            f.save(work.layout.curvature(model.layers[index].name), model.layers[index].name)
+    ranks.gather(None)
+    if ranks.main:
         shutil.rmtree(work.layout.curvature_resume, ignore_errors=True)
-    return factors, report
+    assert fit.report is not None
+    return (list(factors.values()) if len(plan.partitions) == 1 else None), fit.report
 
 
 def precondition_seeds_on_ranks(work: Workspace, origin: str, factors: list[Factors] | None = None) -> SeedReport:

@@ -129,6 +129,12 @@ class SumsResume:
         for group in range(n_groups):
             self._remove(f"group-{group}", self._numbers(f"group-{group}"))
 
+    def forget(self) -> None:
+        """Remove all files of the last pass, whose result is kept elsewhere."""
+        if self._folder is not None:
+            for path in self._folder.glob(f"{self._prefix}{self._name}-*.safetensors"):
+                path.unlink(missing_ok=True)
+
     def _rounds(self) -> set[int]:
         return self._numbers("totals")
 
