@@ -70,13 +70,22 @@ class SeedReport:
 
 @dataclass(frozen=True)
 class FitRecord(StageRecord):
-    """The fit. layers: names, in the model's order. dtype: of the model's weights."""
+    """The fit. token_batch_size: of the sample. partitions: layers in each run over the sample. layers: names, in the
+    model's order. dtype: of the model's weights."""
 
+    token_batch_size: int | None = None
+    partitions: tuple[int, ...] = ()
     curvature: CurvatureReport | None = None
     seeds: SeedReport | None = None
     layers: tuple[str, ...] | None = None
     dtype: str | None = None
     warnings: tuple[str, ...] = ()
+
+    @property
+    def is_bare(self) -> bool:
+        """Whether the fit has begun and has kept no result. What was planned for it is no result."""
+        planned = FitRecord(self.config, self.seconds, "running", self.token_batch_size, self.partitions)
+        return self == planned
 
 
 @dataclass(frozen=True)
