@@ -70,13 +70,15 @@ class SeedReport:
 
 @dataclass(frozen=True)
 class FitRecord(StageRecord):
-    """The fit. layers: names, in the model's order. dtype: of the model's weights."""
+    """The fit. layers: names, in the model's order. dtype: of the model's weights. coverage: the share of the weights,
+    without the embeddings, that the layers have."""
 
     curvature: CurvatureReport | None = None
     seeds: SeedReport | None = None
     layers: tuple[str, ...] | None = None
     dtype: str | None = None
     warnings: tuple[str, ...] = ()
+    coverage: float | None = None
 
 
 @dataclass(frozen=True)
@@ -203,7 +205,7 @@ STAGE_TYPES: dict[str, type[StageRecord]] = {
 
 # What a stage that is done must have recorded.
 _FACTS = {
-    "fit": ("seeds", "layers", "dtype"),
+    "fit": ("seeds", "layers", "coverage", "dtype"),
     "sweep": ("rows", "scale", "counts"),
     "cluster": ("n_clusters",),
     "select": ("rows", "output"),
