@@ -53,6 +53,7 @@ def fit_curvature(
     config: Config,
     progress: Progress,
     ranks: Ranks | None = None,
+    resume: CurvatureResume | None = None,
 ) -> tuple[list[Factors], CurvatureReport]:
     """Fit the factors of every layer of the model on `examples`, in the partitions that the memory asks for.
 
@@ -67,7 +68,7 @@ def fit_curvature(
     """
     ranks = ranks or Ranks()
     plan = plan_fit(model, examples, config, ranks)
-    fit = CurvatureFit(model, examples, keys, config, progress, ranks, plan)
+    fit = CurvatureFit(model, examples, keys, config, progress, ranks, plan, resume)
     factors: dict[int, Factors] = {}
     for partition in plan.partitions:
         factors |= fit.run(partition)
@@ -105,19 +106,15 @@ class CurvatureFit:
         plan: MemoryPlan,
         resume: CurvatureResume | None = None,
     ) -> None:
-        self._model, self._config, self._ranks, self._plan = model, config, ranks, plan
+        self._model, self._config, self._progress, self._ranks, self._plan = model, config, progress, ranks, plan
         self._corrects = config.inversion in ("ekfac", "cg")
         self._reduce = config.kfac_approx == "reduce"
         self._lengths = np.array([len(example.input_ids) for example in examples])
         self._heads = HeadCache(plan.head_cache if self._corrects or len(plan.partitions) > 1 else 0)
-        batches = make_batches(examples, plan.token_batch_size, keys=keys, window=model.window)
-        batch_runner: BatchRunner = BatchRunner(plan.token_batch_size, model.device, progress, model.save_memory)
+        self._batches = make_batches(examples, plan.token_batch_size, keys=keys, window=model.window)
+        self._batch_runner: BatchRunner = BatchRunner(plan.token_batch_size, model.device, progress, model.save_memory)
         self._exchange = Exchange(ranks, model.device)
-        resume = resume or CurvatureResume()
-        self._resume = resume.of_batches(batches, plan.token_batch_size, model, config, ranks)
-        self._sample = SampleSums(
-            batches, len(examples), batch_runner, progress, ranks, self._exchange, self._resume.sums
-        )
+        self._all_resume = resume or CurvatureResume()
         self.report: CurvatureReport | None = None
 
     def run(self, partition: Sequence[int]) -> dict[int, Factors]:
@@ -132,14 +129,19 @@ class CurvatureFit:
         layers = [self._model.layers[index] for index in partition]
         owners = [self._ranks.owners(len(self._model.layers))[index] for index in partition]
         own = [number for number, owner in enumerate(owners) if owner == self._ranks.rank]
+        self._resume = self._all_resume.of_partition(
+            self._batches,
+            self._plan.token_batch_size,
+            self._model,
+            self._config,
+            self._ranks,
+            [layer.name for layer in layers],
+        )
         began = time.monotonic()
         factors = self._factors(layers, owners, own, partition)
-        if self._corrects and not self._all_corrected(factors):
-            self._correct(layers, owners, own, partition, factors, began)
-            if len(self._plan.partitions) > 1:  # their memory is needed, so they are not kept later
-                for number in own:
-                    self._resume.keep(layers[number], factors[number])
-                self._save()
+        if self._corrects:
+            self._keep(began)
+            self._correct(layers, owners, own, partition, factors)
         return {partition[number]: factors[number] for number in own}
 
     def _factors(
@@ -176,17 +178,28 @@ class CurvatureFit:
         inputs: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
         for number in own:
             layer, f = layers[number], kept.get(number)
+            total_a, total_s = totals.pop((number, 0), None), totals.pop((number, 1))
             if f is None:
                 if layer.input_name not in inputs:
-                    a = _mean(totals.pop((number, 0)), count, layer.device)
-                    inputs[layer.input_name] = eigenbasis(a, layer.name)
+                    inputs[layer.input_name] = eigenbasis(_mean(total_a, count, layer.device), layer.name)
                 q_a, l_a = inputs[layer.input_name]
-                q_s, l_s = eigenbasis(_mean(totals.pop((number, 1)), count, layer.device), layer.name)
+                q_s, l_s = eigenbasis(_mean(total_s, count, layer.device), layer.name)
                 f = Factors(q_a, q_s, l_a, l_s, None, report.tokens, report.examples, self._reduce)
                 self._resume.keep(layer, f)
             inputs.setdefault(layer.input_name, (f.q_a, f.l_a))
             factors[number] = f
         return factors
+
+    def _keep(self, began: float) -> None:
+        """Keep the factors of all ranks, if the second pass is expected to end after a file is due.
+
+        The second pass is expected to take as long as the partition took since `began`. The ranks end their
+        eigenvectors at different times; they wait here, because an exchange of tensors has a limit.
+        """
+        if self._ranks.gather(self._resume.due(ahead_s=time.monotonic() - began))[0]:
+            self._resume.save()
+            self._ranks.gather(None)  # until all ranks have their factors, a start needs the sums
+            self._resume.sums.forget()
 
     def _sum_moments(
         self, layers: Sequence[Layer], owners: Sequence[int], partition: Sequence[int]
@@ -209,11 +222,8 @@ class CurvatureFit:
         own: Sequence[int],
         partition: Sequence[int],
         factors: dict[int, Factors],
-        began: float,
     ) -> None:
         """The second pass: EK-FAC's eigenvalues, with the same labels."""
-        # The ranks end their eigenvectors at different times; an exchange of tensors has a limit.
-        self._keep(began)
         bases = self._shared_eigenvectors(layers, owners, factors)
         squares = [torch.zeros(len(s), len(a), dtype=a.dtype, device=a.device) for a, s in bases]
 
@@ -224,23 +234,6 @@ class CurvatureFit:
         assert self.report is not None
         for number in own:
             factors[number].corrected = _mean(totals[number], self.report.examples, layers[number].device)
-
-    def _all_corrected(self, factors: dict[int, Factors]) -> bool:
-        """Whether an earlier start has kept the eigenvalues of all ranks' layers."""
-        return all(self._ranks.gather(all(f.corrected is not None for f in factors.values())))
-
-    def _keep(self, began: float) -> None:
-        """Keep the factors of all ranks, if what follows takes longer than the next file is due.
-
-        It is expected to take as long as what came since `began`.
-        """
-        if self._ranks.gather(self._resume.due(ahead_s=time.monotonic() - began))[0]:
-            self._save()
-
-    def _save(self) -> None:
-        self._resume.save()
-        self._ranks.gather(None)  # until all ranks have their factors, a start needs the sums
-        self._resume.sums.forget()
 
     def _pass(
         self,
@@ -272,7 +265,17 @@ class CurvatureFit:
         title, partitions = f"fit: {name}", self._plan.partitions
         if len(partitions) > 1:
             title += f", partition {partitions.index(tuple(partition)) + 1} of {len(partitions)}"
-        return self._sample.sum(title, run, sums, owners)
+        n_examples = len(self._lengths)
+        sample = SampleSums(
+            self._batches,
+            n_examples,
+            self._batch_runner,
+            self._progress,
+            self._ranks,
+            self._exchange,
+            self._resume.sums,
+        )
+        return sample.sum(title, run, sums, owners)
 
     def _shared_eigenvectors(
         self, layers: Sequence[Layer], owners: Sequence[int], factors: dict[int, Factors]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,8 @@ from gdig.influence.sums_resume import SumsResume
 from gdig.model.batches import Batch
 from gdig.model.causal_model import Model
 from gdig.model.layers import Layer
-from gdig.store.resume_file import ResumeFile
+from gdig.run.record import CurvatureReport
+from gdig.store.resume_file import Pace, ResumeFile
 
 
 @dataclass(frozen=True)
@@ -29,16 +30,24 @@ class CurvatureResume:
         folder: the folder of the files; None keeps nothing.
         origin: a hash of the inputs and options of the fit.
         warn: prints a message.
+        pace: says when to write.
     """
 
     folder: Path | None = None
     origin: str = ""
     warn: Callable[[str], object] = print
+    pace: Pace = field(default_factory=Pace)
 
-    def of_batches(
-        self, batches: Sequence[Batch], token_batch_size: int, model: Model, config: Config, ranks: Ranks
-    ) -> FactorsResume:
-        """Return what keeps the sums over these batches, and the factors that follow from them."""
+    def of_partition(
+        self,
+        batches: Sequence[Batch],
+        token_batch_size: int,
+        model: Model,
+        config: Config,
+        ranks: Ranks,
+        layers: Sequence[str],
+    ) -> PartitionResume:
+        """Return what keeps the sums of these layers over these batches, and the factors that follow from them."""
         digest = blake2b(digest_size=8)
         for batch in batches:
             digest.update(np.array(batch.shape).tobytes() + batch.keys.tobytes() + batch.input_ids.tobytes())
@@ -46,14 +55,36 @@ class CurvatureResume:
             "origin": self.origin,
             "batches": digest.hexdigest(),
             "token_batch_size": token_batch_size,
+            "layers": blake2b("\n".join(layers).encode(), digest_size=8).hexdigest(),
             "model": [str(model.dtype), model.device.type, config.matmul_precision, config.torch_compile],
         }
-        sums = SumsResume(self.folder, made_from, ranks, self.warn)
-        return FactorsResume(self.folder, made_from, sums, self.warn)
+        sums = SumsResume(self.folder, made_from, ranks, self.warn, self.pace)
+        return PartitionResume(self.folder, made_from, sums, self.warn)
+
+    def partition(self, layers: Sequence[str]) -> ResumeFile | None:
+        """Return the file that says that the curvature files of a partition are complete; None keeps nothing."""
+        if self.folder is None:
+            return None
+        name = blake2b("\n".join(layers).encode(), digest_size=8).hexdigest()
+        return ResumeFile(self.folder / f"partition-{name}.safetensors", {"origin": self.origin}, self.warn)
+
+    def end_partition(self, layers: Sequence[str], report: CurvatureReport) -> None:
+        """Keep that the files of a partition are complete, and let go of the others. Rank 0 calls this."""
+        file = self.partition(layers)
+        if file is not None and self.folder is not None:
+            file.write({"report": np.array([report.examples, report.tokens, report.invalid])})
+            for path in [*self.folder.glob("rank-*.safetensors"), *self.folder.glob("factors-*.safetensors")]:
+                path.unlink(missing_ok=True)
+
+    def report_of(self, layers: Sequence[str]) -> CurvatureReport | None:
+        """Return the report of a partition that an earlier start has completed. Rank 0 calls this."""
+        file = self.partition(layers)
+        content = file.read() if file is not None else None
+        return CurvatureReport(*map(int, content[0]["report"])) if content is not None else None
 
 
-class FactorsResume:
-    """Keeps the factors of layers while others are missing.
+class PartitionResume:
+    """Keeps the sums over the sample, and the factors of layers while others are missing.
 
     Args:
         folder: the folder of the files; None keeps nothing.
@@ -75,9 +106,8 @@ class FactorsResume:
         tensors, metadata = content
         try:
             values: dict[str, Any] = {name: torch.from_numpy(array).to(layer.device) for name, array in tensors.items()}
-            values.setdefault("corrected", None)
             values |= {name: int(metadata[name]) for name in ("tokens", "examples")}
-            return Factors(reduce=metadata["reduce"] == "1", **values)
+            return Factors(corrected=None, reduce=metadata["reduce"] == "1", **values)
         except (KeyError, TypeError, ValueError) as error:
             file.discard(f"{file.path}: holds no factors ({error!r})")
             return None
@@ -105,6 +135,5 @@ class FactorsResume:
 
     def _file(self, layer: str) -> ResumeFile:
         assert self._folder is not None
-        return ResumeFile(
-            self._folder / f"factors-{layer}.safetensors", {**self._made_from, "layer": layer}, self._warn
-        )
+        made_from = {**self._made_from, "layer": layer}
+        return ResumeFile(self._folder / f"factors-{layer}.safetensors", made_from, self._warn)

@@ -25,10 +25,8 @@ def run_origin(layout: RunLayout, *facts: Any) -> str:
     record = read_record(layout.record)  # numbers as a file gives them, at every start
     fit, sweep = record.stages.fit, record.stages.sweep
     # The numbers that a start finds for itself, such as the batch size, are in the resume files.
-    found = (
-        [fit.config, fit.dtype, fit.curvature and asdict(fit.curvature), fit.seeds and asdict(fit.seeds)] if fit else []
-    )
-    identity = [record.inputs, found, sweep.config if sweep else None, facts]
+    reports = [asdict(report) if report else None for report in (fit.curvature, fit.seeds)] if fit else []
+    identity = [record.inputs, fit and [fit.config, fit.dtype], reports, sweep.config if sweep else None, facts]
     return blake2b(json.dumps(identity, sort_keys=True).encode(), digest_size=8).hexdigest()
 
 
