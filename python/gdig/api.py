@@ -6,8 +6,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
@@ -18,6 +19,7 @@ from gdig.distributed.torchrun import is_launched
 from gdig.errors import ConfigError, ModelError
 from gdig.influence.fit import fit_curvature_on_ranks, fit_stage, precondition_seeds_on_ranks
 from gdig.model.load import require_package
+from gdig.passes.planned_stages import planned_stages
 from gdig.passes.sweep_stage import sweep_on_ranks, sweep_stage
 from gdig.passes.training_checkpoints import checkpoints_stage, sweep_checkpoint_on_ranks
 from gdig.progress import Progress, WarningsOnly
@@ -62,6 +64,7 @@ def fit(
         PosixPath('runs/a')
     """
     with _workspace(config, progress, options, ranks) as work:
+        _expect(work, "fit")
         _fit(work)
         return work.run.path
 
@@ -79,6 +82,7 @@ def sweep(
         PosixPath('runs/a')
     """
     with _workspace(config, progress, options, ranks) as work:
+        _expect(work, "sweep")
         _sweep(work, whole=False)
         return work.run.path
 
@@ -95,6 +99,7 @@ def cluster(
         PosixPath('runs/a')
     """
     with _workspace(config, progress, options, ranks) as work:
+        _expect(work, "cluster")
         store = _sweep(work)
         pool = survey(store, Judge(work.config.score))
         ensure_clusters(work, store, pool, _limit(work, pool))
@@ -115,6 +120,7 @@ def select(
         (array([812, 40, 977]), '400 of 4,000 rows (22,110 tokens): runs/a/selection.jsonl')
     """
     with _workspace(config, progress, options, ranks) as work:
+        _expect(work, "cluster" if METHODS[work.config.method].clusters else "sweep")
         tasks = read_tasks(work.seed_corpus, work.config.task_field)
         store = _sweep(work)
         pool = _survey(work, store, tasks)
@@ -142,6 +148,7 @@ def compare(
         if method not in METHODS:
             raise ConfigError(f"methods: expected one of {', '.join(METHODS)}, got {method!r}")
     with _workspace(config, progress, options, None) as work:
+        _expect(work, "cluster")
         tasks = read_tasks(work.seed_corpus, work.config.task_field)
         store = _sweep(work)
         pool = _survey(work, store, tasks)
@@ -282,6 +289,12 @@ def _explained(config: Config) -> Iterator[None]:
             f"out of memory on {config.device}: {str(error).partition(chr(10))[0]}; lower max_length, choose fewer "
             "layers with filter_modules, or take another device"
         ) from error
+
+
+def _expect(work: Workspace, last: Literal["fit", "sweep", "cluster"]) -> None:
+    """Let the bars show how far all stages are, up to the `last` that the command asks for."""
+    if work.ranks.main:
+        work.progress.expect(partial(planned_stages, work, last))
 
 
 def _fit(work: Workspace) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 
 from gdig.config.budget import parse_budget
 from gdig.config.convert import WRONG, convert, describe
+from gdig.config.layer_choice import parse_layers
 from gdig.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -143,6 +144,8 @@ def _check_texts(c: Config) -> None:
         except re.error as error:
             raise wrong("filter_modules", c.filter_modules, f"a regular expression, but {error}") from None
     parse_budget(c.budget)
+    if c.layers is not None:
+        parse_layers(c.layers)
     if c.sweep_part is not None:
         match = re.fullmatch(r"([1-9][0-9]*)/([1-9][0-9]*)", c.sweep_part)
         if match is None or int(match[1]) > int(match[2]):
