@@ -20,7 +20,8 @@ class View:
 
     Attributes:
         influence: float64 [N, S]. length: [N], |G| in the norm of H^-1. gram: [S, S], seeds in that metric.
-        sketch: [N, dim] and seed_sketch: [S, dim], at unit length. hidden, seed_hidden: likewise.
+        sketch: [N, dim] and seed_sketch: [S, dim], at unit length. sketch_length: [N], before that.
+        hidden, seed_hidden: at unit length.
         bm25: [N, S]. loss: [N]. task_of_seed: int [S]. source: [N], task names.
     """
 
@@ -28,6 +29,7 @@ class View:
     length: np.ndarray
     gram: np.ndarray
     sketch: np.ndarray
+    sketch_length: np.ndarray
     seed_sketch: np.ndarray
     hidden: np.ndarray
     seed_hidden: np.ndarray
@@ -49,6 +51,7 @@ class View:
             np.sqrt(s[square][pool.at]),
             s["gram"][np.ix_(pool.seeds, pool.seeds)],
             unit(s["sketch"][:n][pool.at]),
+            np.linalg.norm(s["sketch"][:n][pool.at], axis=1),
             unit(s["sketch"][n:][pool.seeds]),
             unit(s["hidden"][:n][pool.at]),
             unit(s["hidden"][n:][pool.seeds]),
@@ -304,9 +307,20 @@ def _score(view: View) -> np.ndarray:
     return x / x.std()
 
 
+def blend(x: np.ndarray) -> np.ndarray:
+    """A seed's own relative view of each row, and that of all seeds together, in equal measure. [N, S]"""
+    own = relative(x)
+    shared = own.mean(1)
+    return own + (shared / shared.std())[:, None]
+
+
 def _blend(view: View) -> np.ndarray:
-    """A seed's own relative cosine, and that of all seeds together, in equal measure."""
-    return _relative_cosine(view) + _score(view)[:, None]
+    return blend(view.cosine)
+
+
+def per_length(view: View) -> np.ndarray:
+    """Influence by the length of the row's sketch, which every sweep keeps. [N, S]"""
+    return view.influence / np.maximum(view.sketch_length, 1e-30)[:, None]
 
 
 def _half_length(view: View) -> np.ndarray:
@@ -369,5 +383,9 @@ RULES: dict[str, Rule] = {
     "blended cosine, by turns, clusters 0.5": turns_in_clusters(_blend, 0.5),
     "blended cosine, by turns, no repeats": filtered(turns(_blend), 0.9999),
     "RDS+, no repeats": filtered(turns(lambda view: view.hidden_cosine), 0.9999),
+    "per length, by turns": turns(per_length),
+    "per length, blended, by turns": turns(lambda view: blend(per_length(view))),
+    "per length, blended, by turns, no repeats": filtered(turns(lambda view: blend(per_length(view))), 0.9999),
+    "top, relative per length": best(lambda view: relative(per_length(view)).mean(1)),
 }
 """Rules by name: the baselines first, then the candidates for the default."""

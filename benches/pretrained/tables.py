@@ -17,12 +17,14 @@ SHOWN = (
     "top, mean",
     "cosine, by turns",
     "top, relative cosine",
-    "blended cosine, by turns",
     "blended cosine, by turns, no repeats",
+    "per length, blended, by turns, no repeats",
 )
 """The rules that are trained on first, at every budget."""
 LATER = (
     "loss",
+    "per length, by turns",
+    "top, relative per length",
     "relative cosine votes",
     "sketch cosine, by turns",
     "relative votes",
