@@ -8,6 +8,8 @@ from dataclasses import asdict
 
 import numpy as np
 
+from gdig.config.config import Config
+from gdig.config.layer_choice import parse_layers
 from gdig.data.tokens import Example
 from gdig.errors import RunError
 from gdig.influence.curvature import CurvatureFit
@@ -45,8 +47,18 @@ def fit_stage(work: Workspace) -> None:
     ranks.task("seeds", origin=origin)
     seed_report = precondition_seeds_on_ranks(work, origin, factors if ranks.world == 1 else None)
     layers = tuple(layer.name for layer in work.model.layers)
+    coverage = work.model.coverage
     warnings = tuple(_warnings(seeds, seed_report))
-    run.update("fit", seeds=seed_report, layers=layers, dtype=str(work.model.dtype), warnings=warnings)
+    if coverage.warning is not None and not _names_its_layers(work.config):
+        warnings = (coverage.warning, *warnings)
+    run.update(
+        "fit",
+        seeds=seed_report,
+        layers=layers,
+        coverage=coverage.share,
+        dtype=str(work.model.dtype),
+        warnings=warnings,
+    )
     _print_report(work, seeds, seed_report)
     for warning in warnings:
         work.progress.warn(warning)
@@ -183,6 +195,13 @@ def _print_report(work: Workspace, seeds: list[Example], report: SeedReport) -> 
             f"residual {np.median(report.residuals):.2g} (median), {max(report.residuals):.2g} (largest); "
             f"{reached} of {len(seeds)} seeds reached cg_tolerance {work.config.cg_tolerance:g}"
         )
+
+
+def _names_its_layers(config: Config) -> bool:
+    """Whether the options ask for layers that cannot be expected to have most of the weights."""
+    if config.layers is None:
+        return config.filter_modules is not None or config.preset == "paper"
+    return config.filter_modules is not None or parse_layers(config.layers).kind == "attention"
 
 
 def _warnings(seeds: list[Example], report: SeedReport) -> list[str]:
