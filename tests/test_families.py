@@ -10,11 +10,15 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from gdig.config.config import Config
 from gdig.errors import ModelError
+from gdig.model.batches import make_batches
+from gdig.model.capture import GradientPass
 from gdig.model.causal_model import Model, wrap_model
+from gdig.model.head import head_loss
 from gdig.model.layer_names import is_expert, is_router
+from gdig.model.linearized import Linearized
 from gdig.model.load import load_model
 from tests.support.families import NOT_TINY, REFUSED, WORKING, tiny_model
-from tests.support.identity_scores import OPTIONS, compare_with_autograd
+from tests.support.identity_scores import OPTIONS, SEEDS, compare_with_autograd
 
 QUICK = ["falcon", "gemma3", "granitemoehybrid", "llama4_text", "mamba", "mistral3", "qwen2_5_vl", "qwen2_moe",
          "recurrent_gemma"]  # fmt: skip
@@ -90,6 +94,25 @@ def test_coverage_counts_the_weights_beside_the_embeddings():
     assert r"left out: model.layers.N.mlp.experts (" in model.coverage.warning
     upper = at_defaults("qwen2", layers="upper:0.5").coverage
     assert upper.share < 0.51 and upper.share_of_blocks > 0.95 and upper.warning is None
+
+
+def test_conjugate_gradients_take_blocks_that_add_in_place():
+    """The map of Falcon's blocks, by the gradients that the pass gives: J^T c at c = the loss' gradient is d."""
+    model = at_defaults("falcon")
+    (batch,) = make_batches([SEEDS[0]], 64)
+    given: dict[int, torch.Tensor] = {}
+    losses = GradientPass(model, "sum").run(batch, lambda index, a, d, mask: given.__setitem__(index, d.clone()))
+    linearized = Linearized(model, batch)
+    ones = torch.ones(len(linearized.predictors), dtype=torch.float64)
+    _, change, _ = head_loss(model, linearized.predictors, torch.from_numpy(batch.targets[1]), ones)
+    for index, pulled in enumerate(linearized.pull(change)):
+        assert (pulled - given[index]).abs().max() <= 64 * 2.0**-24 * given[index].abs().max()
+    gradients = [given[index] for index in range(len(given))]
+    x = [torch.randn_like(d) for d in gradients]
+    through = (linearized.push(x) * change).sum()
+    expected = float(sum((a * d).sum() for a, d in zip(x, gradients, strict=True)))
+    assert float(through) == pytest.approx(expected, rel=1e-6)
+    assert losses.isfinite().all()
 
 
 def test_an_image_encoder_does_not_count():
