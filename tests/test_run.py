@@ -295,7 +295,8 @@ WHOLE = RunRecord(
     versions={"gdig": "1"},
     stages=Stages(
         FitRecord(
-            {"fit_rows": 3}, 1.5, "done", CurvatureReport(3, 40, 0), SeedReport((1.0,), 4, 0.99, 0, math.nan, math.nan),
+            {"fit_rows": 3}, 1.5, "done", 1024, (2, 1), CurvatureReport(3, 40, 0),
+            SeedReport((1.0,), 4, 0.99, 0, math.nan, math.nan),
             ("a.b", "c"), "torch.float32", ("w",), 0.625,
         ),
         SweepRecord(
