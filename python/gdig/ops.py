@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gdig.kernels.covariance import covariance, squared_gradients
-from gdig.kernels.dense import score_dense
+from gdig.kernels.dense import halved, score_dense
 from gdig.kernels.project import prepare_projection, project, project_inputs
 from gdig.kernels.score import prepare_factors, score
 from gdig.kernels.segments import Segments
@@ -11,6 +11,7 @@ from gdig.kernels.segments import Segments
 __all__ = [
     "Segments",
     "covariance",
+    "halved",
     "prepare_factors",
     "prepare_projection",
     "project",

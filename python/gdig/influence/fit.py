@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
@@ -25,17 +25,16 @@ def fit_stage(work: Workspace) -> None:
     """Write the curvature and the seeds' factors of each layer, and record the reports."""
     run, ranks = work.run, work.ranks
     seeds = work.seed_examples  # read first, so that a seed that cannot be used ends the fit at once
-    factors: list[Factors] | None = None
     if work.config.inversion != "identity" and run.fit.curvature is None:
         ranks.task("curvature")
-        factors, report = fit_curvature_on_ranks(work)
+        report = fit_curvature_on_ranks(work)
         run.update("fit", curvature=report)
         if report.invalid:
             work.progress.warn(
                 f"fit: {report.invalid} rows of the sample have no finite loss; the curvature leaves them out"
             )
     ranks.task("seeds")
-    seed_report = precondition_seeds_on_ranks(work, factors if ranks.world == 1 else None)
+    seed_report = precondition_seeds_on_ranks(work)
     layers = tuple(layer.name for layer in work.model.layers)
     warnings = tuple(_warnings(seeds, seed_report))
     run.update("fit", seeds=seed_report, layers=layers, dtype=str(work.model.dtype), warnings=warnings)
@@ -44,11 +43,11 @@ def fit_stage(work: Workspace) -> None:
         work.progress.warn(warning)
 
 
-def fit_curvature_on_ranks(work: Workspace) -> tuple[list[Factors], CurvatureReport]:
+def fit_curvature_on_ranks(work: Workspace) -> CurvatureReport:
     """Write the curvature files. Every rank calls this; it passes its share of the sample, and writes its layers.
 
     Returns:
-        The factors of the layers that this rank owns (`Ranks.owners`), and the report on the sample.
+        The report on the sample. The seeds read the files, so that the factors are in memory one layer at a time.
     """
     examples, rows = work.sample("curvature", work.config.fit_rows)
     keys = rows.astype(np.uint64)
@@ -56,20 +55,15 @@ def fit_curvature_on_ranks(work: Workspace) -> tuple[list[Factors], CurvatureRep
     for layer, f in zip(_own_layers(work), factors, strict=True):
         f.save(work.layout.curvature(layer), layer)
     work.ranks.gather(None)
-    return factors, report
+    return report
 
 
-def precondition_seeds_on_ranks(work: Workspace, factors: list[Factors] | None = None) -> SeedReport:
-    """Write the seeds' files. Every rank calls this; it takes its share of the seeds, and writes its layers.
-
-    Args:
-        work: the workspace of this rank.
-        factors: the curvature of all layers. None: read the files, or use the identity.
-    """
+def precondition_seeds_on_ranks(work: Workspace) -> SeedReport:
+    """Write the seeds' files. Every rank calls this; it takes its share of the seeds, and writes its layers."""
     config, model = work.config, work.model
-    curvature: list[Factors] | list[None] = factors or [None] * len(model.layers)
-    if factors is None and config.inversion != "identity":
-        curvature = [Factors.load(work.layout.curvature(layer.name), layer.device) for layer in model.layers]
+    curvature: Iterable[Factors | None] = read_curvature(work)
+    if config.inversion == "identity":
+        curvature = [None] * len(model.layers)
     probe, _ = work.sample("probe", config.probe_rows)
 
     def where(seed: int) -> str:
