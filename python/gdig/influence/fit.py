@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterable, Iterator
+from dataclasses import asdict
 
 import numpy as np
 
+from gdig.config.config import Config
+from gdig.config.layer_choice import parse_layers
 from gdig.data.tokens import Example
 from gdig.errors import RunError
-from gdig.influence.curvature import fit_curvature
+from gdig.influence.curvature import CurvatureFit
+from gdig.influence.curvature_resume import CurvatureResume
 from gdig.influence.factors import Factors
+from gdig.influence.memory_plan import plan_fit
 from gdig.influence.seed_factors import SeedFactors, precondition_seeds
+from gdig.influence.seeds_resume import SeedsResume
 from gdig.run.record import CurvatureReport, SeedReport
+from gdig.run.resume_files import run_origin
 from gdig.run.session import Workspace
 
 FEWEST_SEEDS = 16
@@ -26,40 +33,94 @@ def fit_stage(work: Workspace) -> None:
     run, ranks = work.run, work.ranks
     seeds = work.seed_examples  # read first, so that a seed that cannot be used ends the fit at once
     if work.config.inversion != "identity" and run.fit.curvature is None:
-        ranks.task("curvature")
-        report = fit_curvature_on_ranks(work)
+        origin = run_origin(work.layout)
+        size = run.fit.token_batch_size
+        ranks.task("curvature", origin=origin, token_batch_size=size)
+        report = fit_curvature_on_ranks(work, origin, size)
         run.update("fit", curvature=report)
         if report.invalid:
             work.progress.warn(
                 f"fit: {report.invalid} rows of the sample have no finite loss; the curvature leaves them out"
             )
-    ranks.task("seeds")
-    seed_report = precondition_seeds_on_ranks(work)
+    origin = run_origin(work.layout)
+    ranks.task("seeds", origin=origin)
+    seed_report = precondition_seeds_on_ranks(work, origin)
     layers = tuple(layer.name for layer in work.model.layers)
+    coverage = work.model.coverage
     warnings = tuple(_warnings(seeds, seed_report))
-    run.update("fit", seeds=seed_report, layers=layers, dtype=str(work.model.dtype), warnings=warnings)
+    if coverage.warning is not None and not _names_its_layers(work.config):
+        warnings = (coverage.warning, *warnings)
+    run.update(
+        "fit",
+        seeds=seed_report,
+        layers=layers,
+        coverage=coverage.share,
+        dtype=str(work.model.dtype),
+        warnings=warnings,
+    )
     _print_report(work, seeds, seed_report)
     for warning in warnings:
         work.progress.warn(warning)
 
 
-def fit_curvature_on_ranks(work: Workspace) -> CurvatureReport:
+def fit_curvature_on_ranks(work: Workspace, origin: str, token_batch_size: int | None) -> CurvatureReport:
     """Write the curvature files. Every rank calls this; it passes its share of the sample, and writes its layers.
+
+    Args:
+        work: the workspace of this rank.
+        origin: a hash of the inputs and the options (`run_origin`).
+        token_batch_size: the resolved option of an earlier start. None: rank 0 resolves and records it.
 
     Returns:
         The report on the sample. The seeds read the files, so that the factors are in memory one layer at a time.
     """
-    examples, rows = work.sample("curvature", work.config.fit_rows)
-    keys = rows.astype(np.uint64)
-    factors, report = fit_curvature(work.model, examples, keys, work.config, work.progress, work.ranks)
-    for layer, f in zip(_own_layers(work), factors, strict=True):
-        f.save(work.layout.curvature(layer), layer)
-    work.ranks.gather(None)
+    config, ranks, model, layout = work.config, work.ranks, work.model, work.layout
+    examples, rows = work.sample("curvature", config.fit_rows)
+    if token_batch_size is not None:  # the bits depend on it, so every start takes the same
+        config = config.with_options(token_batch_size=token_batch_size)
+    plan = plan_fit(model, examples, config, ranks)
+    if ranks.main:
+        partitions = tuple(len(partition) for partition in plan.partitions)
+        work.run.update("fit", token_batch_size=plan.token_batch_size, partitions=partitions)
+    if len(plan.partitions) > 1:
+        work.progress.say(
+            f"fit: {len(model.layers)} layers in {len(plan.partitions)} partitions, each with its own passes over the "
+            f"sample, because the plan may take {(plan.limit or 0) / 2**30:.3g} GiB of memory; fewer layers or more "
+            "free memory make the fit faster"
+        )
+    resume = CurvatureResume(layout.curvature_resume, origin, work.progress.warn)
+    fit = CurvatureFit(model, examples, rows.astype(np.uint64), config, work.progress, ranks, plan, resume)
+    report = None
+    for partition in plan.partitions:
+        names = [model.layers[index].name for index in partition]
+        kept = (
+            resume.report_of(names) if ranks.main and all(layout.curvature(name).exists() for name in names) else None
+        )
+        facts = ranks.gather(None if kept is None else asdict(kept))[0]
+        if facts is not None:
+            report = CurvatureReport(**facts)
+            continue
+        factors = fit.run(partition)
+        report = fit.report
+        for index, f in factors.items():
+            f.save(layout.curvature(model.layers[index].name), model.layers[index].name)
+        ranks.gather(None)
+        if ranks.main and report is not None:
+            resume.end_partition(names, report)
+    ranks.gather(None)
+    if ranks.main:
+        shutil.rmtree(layout.curvature_resume, ignore_errors=True)
+    assert report is not None
     return report
 
 
-def precondition_seeds_on_ranks(work: Workspace) -> SeedReport:
-    """Write the seeds' files. Every rank calls this; it takes its share of the seeds, and writes its layers."""
+def precondition_seeds_on_ranks(work: Workspace, origin: str) -> SeedReport:
+    """Write the seeds' files. Every rank calls this; it takes its share of the seeds, and writes its layers.
+
+    Args:
+        work: the workspace of this rank.
+        origin: a hash of the inputs, the options and the curvature (`run_origin`).
+    """
     config, model = work.config, work.model
     curvature: Iterable[Factors | None] = read_curvature(work)
     if config.inversion == "identity":
@@ -69,16 +130,17 @@ def precondition_seeds_on_ranks(work: Workspace) -> SeedReport:
     def where(seed: int) -> str:
         return f"seeds: {work.seed_corpus.where(seed)}"
 
-    searched_seeds = work.layout.searched_seeds
+    made_from = " ".join([origin, str(model.dtype), model.device.type, config.matmul_precision])
+    resume = SeedsResume(work.layout.seeds_resume, made_from, work.progress.warn)
     sample = work.sample("curvature", config.cg_rows)[0] if config.inversion == "cg" else []
     joined, report = precondition_seeds(
-        model, curvature, work.seed_examples, probe, config, work.progress, where, work.ranks, sample, searched_seeds
+        model, curvature, work.seed_examples, probe, config, work.progress, where, work.ranks, sample, resume
     )
     for layer, seed_factors in zip(_own_layers(work), joined, strict=True):
         seed_factors.save(work.layout.seed_factors(layer), layer)
     work.ranks.gather(None)
-    if work.ranks.main and searched_seeds.exists():
-        shutil.rmtree(searched_seeds)
+    if work.ranks.main:
+        shutil.rmtree(resume.folder, ignore_errors=True)
     return report
 
 
@@ -127,6 +189,13 @@ def _print_report(work: Workspace, seeds: list[Example], report: SeedReport) -> 
             f"residual {np.median(report.residuals):.2g} (median), {max(report.residuals):.2g} (largest); "
             f"{reached} of {len(seeds)} seeds reached cg_tolerance {work.config.cg_tolerance:g}"
         )
+
+
+def _names_its_layers(config: Config) -> bool:
+    """Whether the options ask for layers that cannot be expected to have most of the weights."""
+    if config.layers is None:
+        return config.filter_modules is not None or config.preset == "paper"
+    return config.filter_modules is not None or parse_layers(config.layers).kind == "attention"
 
 
 def _warnings(seeds: list[Example], report: SeedReport) -> list[str]:

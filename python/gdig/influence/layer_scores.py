@@ -19,7 +19,7 @@ import torch
 
 from gdig import ops
 from gdig.influence.seed_factors import SeedFactors
-from gdig.model.memory import free_memory
+from gdig.model.free_memory import free_memory
 from gdig.ops import Segments
 
 DENSE_BYTES = 2 << 30

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 
 import numpy as np
 import torch
@@ -13,19 +13,19 @@ import torch
 from gdig.config.config import Config
 from gdig.data.tokens import Example
 from gdig.distributed.ranks import Ranks
-from gdig.errors import ModelError, StoreError
+from gdig.errors import ModelError
 from gdig.influence.conjugate_gradients import seeds_at_once, solve
 from gdig.influence.curvature import with_ones
 from gdig.influence.gauss_newton import GaussNewton, Vector
 from gdig.influence.inverse import Inverse
 from gdig.influence.low_rank import LowRank, compress, factor
 from gdig.influence.low_rank_error import ProbeRows
+from gdig.influence.seeds_resume import SeedsResume
 from gdig.model.batches import make_batches
 from gdig.model.capture import GradientPass
 from gdig.model.causal_model import Model
 from gdig.philox import stream_key
 from gdig.progress import Bar
-from gdig.store.tensor_file import read_tensors, write_tensors
 
 _PROBE_SEEDS = 32
 """Seeds whose factored and exact scores are compared, evenly spread. An exact score costs a dense product a layer."""
@@ -60,25 +60,23 @@ class PreconditionedSeed:
     scores: np.ndarray
     search: tuple[int, float, bool] | None = None
 
-    def save(self, file: Path) -> None:
-        """Write one file, complete or not at all."""
+    def content(self) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+        """Return the tensors and the metadata of a file."""
         arrays = {"scores": self.scores}
         for i, (u, v) in enumerate(self.factors):
             arrays |= {f"u{i}": u.cpu().numpy(), f"v{i}": v.cpu().numpy()}
         facts = {"loss": self.loss, "energy": self.energy, "search": self.search}
-        write_tensors(file, arrays, {"facts": json.dumps(facts)})
+        return arrays, {"facts": json.dumps(facts)}
 
     @classmethod
-    def load(cls, file: Path, devices: Sequence[torch.device]) -> PreconditionedSeed | None:
-        """Read a file of `save`; return None if the file is absent or damaged. `devices`: the device of each layer."""
-        try:
-            arrays, metadata = read_tensors(file)
-        except StoreError:
-            return None
+    def of(
+        cls, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str], devices: Sequence[torch.device]
+    ) -> PreconditionedSeed:
+        """Make a seed of the content of a file. `devices`: the device of each layer."""
         facts = json.loads(metadata["facts"])
         tensors = {name: torch.tensor(array) for name, array in arrays.items()}
         factors = [(tensors[f"u{i}"].to(device), tensors[f"v{i}"].to(device)) for i, device in enumerate(devices)]
-        search = facts["search"] and tuple(facts["search"])
+        search = tuple(facts["search"]) if facts["search"] else None
         return cls(facts["loss"], factors, facts["energy"], tensors["scores"].numpy(), search)
 
 
@@ -115,22 +113,34 @@ class SeedPreconditioner:
         self._compared = set(np.unique(np.linspace(0, len(seeds) - 1, _PROBE_SEEDS).round().astype(int)).tolist())
         self.done: dict[int, PreconditionedSeed] = {}
 
-    def invert(self, bar: Bar, folder: Path | None = None) -> None:
+    def invert(self, bar: Bar, resume: SeedsResume | None = None) -> None:
         """Precondition by the inverse of each layer.
 
         Args:
             bar: a bar with one unit a seed.
-            folder: the folder for a file of each finished seed. A later start reads the files and skips these seeds.
+            resume: has the seeds that an earlier start has done, and keeps those of this start.
         """
         groups = make_groups(self._seeds)
-        for i in self._ranks.share(len(groups)):
-            group = groups[i]
-            seeds = self._read(folder, group)
-            if len(seeds) < len(group):
-                seeds = self._invert(group)
-                self._write(folder, seeds)
-            self.done |= seeds
-            bar.advance(len(group))
+        share = [groups[i] for i in self._ranks.share(len(groups))]
+        numbers = [number for group in share for number in group]
+        self.done = self._load(resume, numbers)
+        bar.skip(len(self.done))
+        try:
+            for group in share:
+                unfinished = [number for number in group if number not in self.done]
+                if not unfinished:
+                    continue
+                # All seeds of the group pass, because the bits of a seed depend on the shape of its batch.
+                for number, seed in self._invert(group).items():
+                    self.done[number] = seed
+                    if resume is not None and number in unfinished:
+                        resume.keep(number, seed)
+                bar.advance(len(unfinished))
+        except BaseException:
+            if resume is not None:
+                resume.save()
+            raise
+        self.done = {number: self.done[number] for number in numbers}
 
     def _invert(self, numbers: Sequence[int]) -> dict[int, PreconditionedSeed]:
         config, seeds = self._config, {number: self._begin(number) for number in numbers}
@@ -156,24 +166,33 @@ class SeedPreconditioner:
             seeds[number].loss = loss
         return seeds
 
-    def search(self, product: GaussNewton, bar: Bar, folder: Path | None = None) -> None:
+    def search(self, product: GaussNewton, bar: Bar, resume: SeedsResume | None = None) -> None:
         """Precondition by conjugate gradients, some seeds side by side.
 
         Args:
             product: products with the Gauss-Newton matrix.
             bar: a bar with product.rows * cg_iterations units a seed.
-            folder: the folder for a file of each finished seed. A later start reads the files and skips these seeds.
+            resume: has the seeds that an earlier start has done, and keeps those of this start.
         """
         numbers = self._ranks.share(len(self._seeds))
-        finished = self._read(folder, numbers)
-        bar.advance(len(finished) * product.rows * self._config.cg_iterations)
+        finished = self._load(resume, numbers)
+        bar.skip(len(finished) * product.rows * self._config.cg_iterations)
         unfinished = [number for number in numbers if number not in finished]
         step = seeds_at_once(self._model, self._ranks)
         for i in range(0, len(unfinished), step):
-            seeds = self._search(unfinished[i : i + step], product, bar)
-            self._write(folder, seeds)
-            finished |= seeds
+            for number, seed in self._search(unfinished[i : i + step], product, bar).items():
+                finished[number] = seed
+                if resume is not None:
+                    resume.keep(number, seed, now=True)
         self.done = {number: finished[number] for number in numbers}
+
+    def _load(self, resume: SeedsResume | None, numbers: Sequence[int]) -> dict[int, PreconditionedSeed]:
+        """Return the seeds among `numbers` that an earlier start has done."""
+        if resume is None:
+            return {}
+        decode = partial(PreconditionedSeed.of, devices=[layer.device for layer in self._model.layers])
+        loaded = {number: resume.load(number, decode) for number in numbers}
+        return {number: seed for number, seed in loaded.items() if seed is not None}
 
     def _search(self, numbers: Sequence[int], product: GaussNewton, bar: Bar) -> dict[int, PreconditionedSeed]:
         config = self._config
@@ -252,25 +271,8 @@ class SeedPreconditioner:
             for number, scores in zip(numbers, self._probe.scores(index, forms, exact), strict=True):
                 seeds[number].scores += scores
 
-    def _read(self, folder: Path | None, numbers: Sequence[int]) -> dict[int, PreconditionedSeed]:
-        """Read the finished seeds among `numbers`."""
-        if folder is None:
-            return {}
-        devices = [layer.device for layer in self._model.layers]
-        seeds = {number: PreconditionedSeed.load(self._file(folder, number), devices) for number in numbers}
-        return {number: seed for number, seed in seeds.items() if seed}
-
-    def _write(self, folder: Path | None, seeds: dict[int, PreconditionedSeed]) -> None:
-        for number, seed in seeds.items():
-            if folder is not None:
-                seed.save(self._file(folder, number))
-
     def _key(self, number: int, index: int) -> int:
         return stream_key("factor", self._config.random_seed, self._model.layers[index].name, number) >> 1
-
-    @staticmethod
-    def _file(folder: Path, number: int) -> Path:
-        return folder / f"{number:08}.safetensors"
 
 
 def make_groups(seeds: Sequence[Example]) -> list[range]:

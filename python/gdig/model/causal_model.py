@@ -11,13 +11,16 @@ from torch import nn
 
 from gdig.config.config import Config
 from gdig.errors import ModelError
+from gdig.model.choice import choose_layers
 from gdig.model.compiled import CompiledPass
+from gdig.model.coverage import Coverage, measure_coverage
 from gdig.model.gradient_checkpointing import (
     enable_gradient_checkpointing,
     has_gradient_checkpointing,
     require_gradient_checkpointing,
 )
-from gdig.model.layers import Layer, choose_layers, share_inputs
+from gdig.model.layers import Layer
+from gdig.model.trial import try_model
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,7 @@ class Model:
         dtype: of the weights.
         window: the longest input in tokens; None when the model states no limit.
         vocab_size: words of the vocabulary.
+        coverage: how many of the weights the layers have.
         compiled: the compiled pass, when the option torch_compile is on.
     """
 
@@ -45,6 +49,7 @@ class Model:
     dtype: torch.dtype
     window: int | None
     vocab_size: int
+    coverage: Coverage
     compiled: CompiledPass | None = None
 
     def hidden(self, ids: torch.Tensor) -> torch.Tensor:
@@ -73,13 +78,21 @@ def wrap_model(module: Any, config: Config, *, adapter: bool = False) -> Model:
     inner = module.get_base_model() if adapter else module
     head = inner.get_output_embeddings()
     base = inner.base_model
+    if base is inner:  # Llama 4 gives its base another name than it says
+        base = getattr(inner, "model", inner)
     if head is None or base is inner:
         raise ModelError(f"{type(inner).__name__}: expected a causal language model with a base and an output head")
-    layers = choose_layers(module, config.filter_modules, head=head, adapter=adapter, paper=config.preset == "paper")
-    plain = _head_is_plain(inner, base, head)
-    ids = _trial_ids(inner)
-    with torch.no_grad():
-        layers = share_inputs(layers, lambda: base(input_ids=ids, use_cache=False))
+    trial = try_model(inner, base, head)
+    layers = choose_layers(
+        module,
+        trial,
+        head=head,
+        layers=config.layers,
+        filter_modules=config.filter_modules,
+        adapter=adapter,
+        paper=config.preset == "paper",
+    )
+    plain = trial.plain_head
     device = inner.get_input_embeddings().weight.device
     compiled = None
     if config.torch_compile:
@@ -93,6 +106,7 @@ def wrap_model(module: Any, config: Config, *, adapter: bool = False) -> Model:
         dtype=head.weight.dtype,
         window=getattr(inner.config.get_text_config(), "max_position_embeddings", None),
         vocab_size=inner.get_input_embeddings().weight.shape[0],
+        coverage=measure_coverage(module, layers, trial, head, adapter),
         compiled=compiled,
     )
 
@@ -101,18 +115,3 @@ def _hidden(module: Any, is_base: bool, ids: torch.Tensor) -> torch.Tensor:
     """The output for ids [B, L]: hidden states [B, L, H] of a base model, logits [B, L, V] of a whole model."""
     output = module(input_ids=ids, use_cache=False)
     return output.last_hidden_state if is_base else output.logits
-
-
-@torch.no_grad()
-def _head_is_plain(module: nn.Module, base: nn.Module, head: Any) -> bool:
-    """Whether head(base(ids)) is the model's output for a few tokens."""
-    ids = _trial_ids(module)
-    logits = module(input_ids=ids, use_cache=False).logits
-    product = head(base(input_ids=ids, use_cache=False).last_hidden_state).to(logits.device)
-    return logits.shape == product.shape and torch.allclose(logits.float(), product.float(), rtol=1e-3, atol=1e-3)
-
-
-def _trial_ids(module: Any) -> torch.Tensor:
-    """A few tokens to try a model on: int64 [1, 8]."""
-    weight = module.get_input_embeddings().weight
-    return torch.arange(1, 9, device=weight.device)[None] % weight.shape[0]

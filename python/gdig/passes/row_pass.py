@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Protocol
@@ -11,14 +12,16 @@ import torch
 
 from gdig.config.config import Config
 from gdig.data.tokens import Example
+from gdig.model.batch_runner import BatchRunner
+from gdig.model.batch_size import CPU_TOKENS, resolve_token_batch_size, typical_length
 from gdig.model.batches import Batch, make_batches
 from gdig.model.capture import GradientPass
 from gdig.model.causal_model import Model
 from gdig.model.host_copy import HostCopy
-from gdig.model.memory import CPU_TOKENS, BatchRunner, resolve_token_batch_size, typical_length
 from gdig.model.precision import float32_products
 from gdig.ops import Segments
 from gdig.passes.encode_ahead import EncodedShard
+from gdig.passes.shard_resume import ShardResume
 from gdig.progress import Bar, Progress
 
 _FLOAT16_MAX = 60000.0
@@ -96,12 +99,15 @@ class RowPass:
         numbers, sketch = self.features.end(sums, sketch)
         return HostCopy((numbers.float(), sketch.float(), loss.to(numbers.device)))
 
-    def shard(self, encoded: EncodedShard, bar: Bar | None = None, *, quiet: bool = False) -> dict[str, np.ndarray]:
+    def shard(
+        self, encoded: EncodedShard, bar: Bar | None = None, *, resume: ShardResume | None = None, quiet: bool = False
+    ) -> dict[str, np.ndarray]:
         """Compute one shard of the pool.
 
         Args:
             encoded: the rows of the shard.
             bar: a bar with one unit a row.
+            resume: has the rows that an earlier start has done, and keeps those of this start.
             quiet: print no warning for a row that cannot be used.
 
         Returns:
@@ -127,7 +133,7 @@ class RowPass:
         if bar is not None:
             bar.advance(len(encoded.errors))
         positions = encoded.positions
-        numbers, sketch, loss = self._run(len(positions), encoded.batches, bar)
+        numbers, sketch, loss = self._run(len(positions), encoded.batches, bar, resume)
         usable = np.isfinite(loss) & np.isfinite(numbers).all(1) & np.isfinite(sketch).all(1)
         sketch *= self.scale
         self._fit_range(sketch, usable)
@@ -145,31 +151,50 @@ class RowPass:
         batches = make_batches(examples, self.batch_runner.token_batch_size, window=self.model.window)
         return self._run(len(examples), batches, bar)
 
-    def _run(self, n: int, batches: Sequence[Batch], bar: Bar | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _run(
+        self, n: int, batches: Sequence[Batch], bar: Bar | None, resume: ShardResume | None = None
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         numbers = np.zeros((n, self.features.columns), np.float32)
         sketch = np.zeros((n, self.config.projection_dim), np.float32)
         loss = np.full(n, np.nan, np.float32)
+        columns = {"numbers": numbers, "sketch": sketch, "loss": loss}
+        done = resume.load(columns) if resume is not None else np.zeros(n, dtype=bool)
         pending: deque[tuple[Batch, HostCopy]] = deque()
 
         def collect() -> None:
             batch, result = pending.popleft()
             numbers[batch.rows], sketch[batch.rows], loss[batch.rows] = result.numpy()
+            done[batch.rows] = True
             if bar is not None:
-                bar.advance(len(batch.rows))
+                bar.advance(len(batch.rows), tokens=int(batch.lengths.sum()))
 
-        for launched in self.batch_runner.run(batches, lambda batch, _: self._batch(batch)):
-            pending.append(launched)
-            if len(pending) > _IN_FLIGHT:
+        # A batch of which a piece alone is kept is passed again as a whole.
+        missing = [batch for batch in batches if not done[batch.rows].all()]
+        if bar is not None:
+            finished = [batch for batch in batches if done[batch.rows].all()]
+            n_tokens = sum(int(batch.lengths.sum()) for batch in finished)
+            bar.skip(sum(len(batch.rows) for batch in finished), tokens=n_tokens)
+        try:
+            for launched in self.batch_runner.run(missing, lambda batch, _: self._batch(batch)):
+                pending.append(launched)
+                if len(pending) > _IN_FLIGHT:
+                    collect()
+                    if resume is not None:
+                        resume.keep(done, columns)
+            while pending:
                 collect()
-        while pending:
-            collect()
+        except BaseException:
+            if resume is not None:
+                with contextlib.suppress(Exception):  # the first error is the one to raise
+                    while pending:
+                        collect()
+                    resume.keep(done, columns, now=True)
+            raise
         return numbers, sketch, loss
 
     def find_batch_size(self, examples: Sequence[Example]) -> int:
         """Resolve token_batch_size="auto" by a trial on the device, with lines of the length of these examples."""
-        size = resolve_token_batch_size(
-            self.config.token_batch_size, self.model.device, self._batch, typical_length(examples)
-        )
+        size = resolve_token_batch_size(self.config.token_batch_size, self.model, self._batch, typical_length(examples))
         self.batch_runner.token_batch_size = size
         return size
 

@@ -14,6 +14,7 @@ from gdig.passes.influence_pass import make_influence_pass, sketch_scale
 from gdig.passes.seed_health import measure_seed_health, seed_warnings
 from gdig.passes.shards import in_sweep_part, open_or_create, write_missing
 from gdig.run.record import RowCounts
+from gdig.run.resume_files import run_origin
 from gdig.run.session import Workspace
 from gdig.store.sketches import SketchStore
 from gdig.store.tensor_file import write_tensors
@@ -38,6 +39,7 @@ def sweep_stage(work: Workspace) -> bool:
             "scale": run.sweep.scale,
             "token_batch_size": run.sweep.token_batch_size,
             "dense_bytes": run.sweep.dense_bytes,
+            "origin": run_origin(work.layout),
         }
         work.ranks.task("sweep", **arguments)
         sweep_on_ranks(work, **arguments)
@@ -69,6 +71,7 @@ def sweep_on_ranks(
     scale: float | None,
     token_batch_size: int | None,
     dense_bytes: int | None,
+    origin: str,
 ) -> None:
     """Write the missing shards. All ranks call this with the same arguments; a free rank takes the next shard.
 
@@ -79,6 +82,7 @@ def sweep_on_ranks(
         scale: a factor for the sketches. None: rank 0 computes and records it.
         token_batch_size: the resolved option. None: rank 0 resolves and records it.
         dense_bytes: the memory of the seeds' dense gradients. None: rank 0 plans and records it.
+        origin: a hash of the inputs and options that the rows depend on (`run_origin`).
     """
     ranks, config = work.ranks, work.config
     factors = read_curvature(work) if config.sketch_space == "fisher" else None
@@ -104,7 +108,7 @@ def sweep_on_ranks(
         _, sketch, _ = rows.compute(work.seed_examples)
         write_tensors(file, {"sketch": sketch * scale})
     store = SketchStore.open(work.layout.sweep)
-    write_missing(work, rows, store, missing, "sweep")
+    write_missing(work, rows, store, missing, "sweep", origin)
 
 
 def count_rows(store: SketchStore, work: Workspace) -> RowCounts:

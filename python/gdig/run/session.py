@@ -43,6 +43,7 @@ class Workspace:
         self.config = config
         self.progress = progress
         self.ranks = ranks or Ranks()
+        self._samples: dict[tuple[str, int], tuple[list[Example], np.ndarray]] = {}
 
     def __enter__(self) -> Workspace:
         if self.ranks.main:
@@ -128,7 +129,8 @@ class Workspace:
         model = load_model(self.config.with_options(device=self.ranks.device(self.config.device)))
         self.progress.say(
             f"model: {type(model.module).__name__}, {str(model.dtype).removeprefix('torch.')} on {model.device}, "
-            f"{len(model.layers)} layers ({model.layers[0].name} .. {model.layers[-1].name})"
+            f"{len(model.layers)} layers ({model.layers[0].name} .. {model.layers[-1].name}) with "
+            f"{model.coverage.share:.0%} of the weights beside the embeddings"
         )
         return model
 
@@ -139,9 +141,16 @@ class Workspace:
     def sample(self, purpose: str, k: int) -> tuple[list[Example], np.ndarray]:
         """Up to `k` usable candidates chosen by a hash of (random_seed, purpose): the examples and their rows, int64.
 
+        A sample is encoded once.
+
         Raises:
             CorpusError: on a row that cannot be used, when bad_rows is "error"; or when no row of the sample can.
         """
+        if (purpose, k) not in self._samples:
+            self._samples[purpose, k] = self._sample(purpose, k)
+        return self._samples[purpose, k]
+
+    def _sample(self, purpose: str, k: int) -> tuple[list[Example], np.ndarray]:
         from gdig.philox import stream_key
 
         rows = sample_rows(

@@ -17,6 +17,9 @@ class DataOptions:
     model: Basic[str | None] = None
     """Directory of a causal language model in Hugging Face format, or of a PEFT adapter. A new run needs a model; a run
     that is continued has its own."""
+    base_model: str | None = None
+    """Directory of the model that an adapter was trained on. The default is the base model that the adapter names: a
+    directory, or a model of the Hugging Face hub in the local cache. Give the option when it lies elsewhere."""
     candidates: Basic[tuple[str, ...]] = ()
     """The pool to select from: JSONL, a JSON list, Parquet or a `datasets` folder; several files or globs. Rows are
     numbered through the files in the order given. The files of a glob come in sorted order."""
@@ -53,10 +56,14 @@ class TrustOptions:
 class ModelOptions(TrustOptions):
     """How the model's passes run, and which of its layers count."""
 
+    layers: str | None = None
+    """Linear layers that count: mlp, attention or all of the blocks; upper:0.25 for the upper quarter of the blocks; or
+    both, as in mlp:upper:0.25. The default is mlp, or all LoRA matrices of an adapter. Choose upper blocks when time or
+    memory is short: nothing runs backward below the lowest layer."""
     filter_modules: str | None = None
     """Regular expression that is searched in the names of the linear modules; the modules that match are the layers.
-    The default is the linear modules of the MLP blocks, or the LoRA matrices of an adapter. Choose fewer layers when
-    memory or time is short."""
+    The default is the choice of the option layers; with both options, both have to choose a layer. Give it for a choice
+    that layers cannot express."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Number format of weights and activations. auto takes bfloat16 on CUDA and float32 on the CPU, where each is fast.
     Take float32 on CUDA to compare runs of both devices."""
