@@ -81,6 +81,7 @@ BAD = {
     "agreement": ["rows", None],
     "score": ["median", None],
     "relative_to": ["mean", None],
+    "relevance": ["loss", None],
     "votes": ["all", None],
     "vote_share": [0, -0.1, 1.5, NAN, "half", True],
     "shortlist": [0, 0.99, NAN, INFINITY, "long", True],
