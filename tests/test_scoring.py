@@ -142,8 +142,8 @@ def test_a_shared_input_has_one_factor():
     factors, _ = fit_curvature(model, POOL, np.arange(len(POOL), dtype=np.uint64), config, QUIET)
     by_name = {layer.name: f for layer, f in zip(model.layers, factors, strict=True)}
     gate, up = (by_name[f"model.layers.0.mlp.{side}_proj"] for side in ("gate", "up"))
-    assert gate.a is up.a and gate.q_a is up.q_a
-    assert not torch.equal(gate.s, up.s)
+    assert gate.l_a is up.l_a and gate.q_a is up.q_a
+    assert not torch.equal(gate.q_s, up.q_s)
 
 
 def test_a_line_without_a_finite_loss_touches_no_other(monkeypatch):
