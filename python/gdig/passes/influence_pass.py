@@ -11,7 +11,7 @@ import torch
 from gdig.config.config import Config
 from gdig.data.tokens import Example
 from gdig.influence.factors import Factors
-from gdig.influence.layer_scores import make_scorers
+from gdig.influence.layer_scores import DENSE_BYTES, make_scorers
 from gdig.influence.seed_factors import SeedFactors
 from gdig.model.causal_model import Model
 from gdig.ops import Segments
@@ -28,6 +28,7 @@ class InfluenceFeatures:
         seeds: the seeds' factors in each layer.
         config: options of the pass.
         factors: the curvature of each layer; only sketch_space "fisher" needs it.
+        dense_bytes: the most memory for the seeds' dense gradients (`make_scorers`).
 
     Attributes:
         name: the name of the tensor of influence in the shards.
@@ -38,10 +39,15 @@ class InfluenceFeatures:
     name = "influence"
 
     def __init__(
-        self, model: Model, seeds: Sequence[SeedFactors], config: Config, factors: Iterable[Factors] | None = None
+        self,
+        model: Model,
+        seeds: Sequence[SeedFactors],
+        config: Config,
+        factors: Iterable[Factors] | None = None,
+        dense_bytes: int = DENSE_BYTES,
     ) -> None:
         self.columns = self.width = len(seeds[0].column_offsets) - 1
-        self._scorers = make_scorers(seeds)
+        self._scorers = make_scorers(seeds, dense_bytes)
         self._sketchers = Sketchers(model, config, sum_dtype(model), factors)
 
     def begin(self, examples: Segments) -> Add:
@@ -65,9 +71,10 @@ def make_influence_pass(
     config: Config,
     progress: Progress,
     factors: Iterable[Factors] | None = None,
+    dense_bytes: int = DENSE_BYTES,
 ) -> RowPass:
     """Make the pass of the sweep. `progress` prints warnings; :class:`InfluenceFeatures` has the other arguments."""
-    return RowPass(model, InfluenceFeatures(model, seeds, config, factors), config, progress)
+    return RowPass(model, InfluenceFeatures(model, seeds, config, factors, dense_bytes), config, progress)
 
 
 def sketch_scale(rows: RowPass, probe: Sequence[Example]) -> float:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from gdig.influence.fit import read_curvature, read_seed_factors
+from gdig.influence.layer_scores import planned_bytes, resolve_dense_bytes
 from gdig.passes.duplicates import count_duplicates
 from gdig.passes.influence_pass import make_influence_pass, sketch_scale
 from gdig.passes.seed_health import measure_seed_health, seed_warnings
@@ -37,6 +38,7 @@ def sweep_stage(work: Workspace) -> bool:
             "dtype": run.fit.dtype,
             "scale": run.sweep.scale,
             "token_batch_size": run.sweep.token_batch_size,
+            "dense_bytes": run.sweep.dense_bytes,
             "origin": run_origin(work.layout),
         }
         work.ranks.task("sweep", **arguments)
@@ -63,7 +65,13 @@ def sweep_stage(work: Workspace) -> bool:
 
 
 def sweep_on_ranks(
-    work: Workspace, missing: list[int], dtype: str, scale: float | None, token_batch_size: int | None, origin: str
+    work: Workspace,
+    missing: list[int],
+    dtype: str,
+    scale: float | None,
+    token_batch_size: int | None,
+    dense_bytes: int | None,
+    origin: str,
 ) -> None:
     """Write the missing shards. All ranks call this with the same arguments; a free rank takes the next shard.
 
@@ -73,11 +81,19 @@ def sweep_on_ranks(
         dtype: the name of the dtype of the fit.
         scale: a factor for the sketches. None: rank 0 computes and records it.
         token_batch_size: the resolved option. None: rank 0 resolves and records it.
+        dense_bytes: the memory of the seeds' dense gradients. None: rank 0 plans and records it.
         origin: a hash of the inputs and options that the rows depend on (`run_origin`).
     """
     ranks, config = work.ranks, work.config
     factors = read_curvature(work) if config.sketch_space == "fisher" else None
-    rows = make_influence_pass(work.model, read_seed_factors(work, dtype), config, work.progress, factors)
+    seeds = read_seed_factors(work, dtype)
+    if dense_bytes is None:
+        if ranks.main:
+            dense_bytes = planned_bytes(seeds, resolve_dense_bytes(work.model.device, ranks.local_world))
+            work.run.update("sweep", dense_bytes=dense_bytes)
+        dense_bytes = ranks.gather(dense_bytes)[0]
+    rows = make_influence_pass(work.model, seeds, config, work.progress, factors, dense_bytes)
+    del seeds
     if scale is None or token_batch_size is None:
         if ranks.main:
             probe = work.sample("probe", config.probe_rows)[0]

@@ -135,11 +135,16 @@ class CheckpointRecord:
 
 @dataclass(frozen=True)
 class SweepRecord(StageRecord):
-    """The sweep. rows: N. scale: of the sketches. checkpoints: by key; checkpoint_order: keys as last asked for."""
+    """The sweep.
+
+    rows: N. scale: of the sketches. dense_bytes: memory of the seeds' dense gradients, which decides how scores round.
+    checkpoints: by key; checkpoint_order: keys as last asked for.
+    """
 
     rows: int | None = None
     scale: float | None = None
     token_batch_size: int | None = None
+    dense_bytes: int | None = None
     counts: RowCounts | None = None
     seed_health: SeedHealth | None = None
     warnings: tuple[str, ...] = ()
