@@ -16,7 +16,7 @@ from gdig.config.config import Config, Training
 from gdig.distributed.ranks import Ranks
 from gdig.distributed.torchrun import is_launched
 from gdig.errors import ConfigError, ModelError
-from gdig.influence.fit import fit_curvature_on_ranks, fit_stage, precondition_seeds_on_ranks
+from gdig.influence.fit import fit_curvature_on_ranks, fit_stage, precondition_seeds_on_ranks, skip_fit
 from gdig.model.load import require_package
 from gdig.passes.sweep_stage import sweep_on_ranks, sweep_stage
 from gdig.passes.training_checkpoints import checkpoints_stage, sweep_checkpoint_on_ranks
@@ -31,7 +31,7 @@ from gdig.run.verify import verify_run
 from gdig.selection.cluster_stage import ensure_clusters, fit_centroids_on_ranks, label_rows_on_ranks
 from gdig.selection.compare import Comparison
 from gdig.selection.compare import compare as compare_methods
-from gdig.selection.methods import METHODS
+from gdig.selection.methods import METHODS, require_needs
 from gdig.selection.result import Selection
 from gdig.selection.select_stage import open_finished_sweep, select_stage
 from gdig.selection.survey import Survey, survey
@@ -114,6 +114,7 @@ def select(
         (array([812, 40, 977]), '400 of 4,000 rows (22,110 tokens): runs/a/selection.jsonl')
     """
     with _workspace(config, progress, options, ranks) as work:
+        require_needs([work.config.method], work.config)
         tasks = read_tasks(work.seed_corpus, work.config.task_field)
         store = _sweep(work)
         pool = _survey(work, store, tasks)
@@ -141,13 +142,18 @@ def compare(
         if method not in METHODS:
             raise ConfigError(f"methods: expected one of {', '.join(METHODS)}, got {method!r}")
     with _workspace(config, progress, options, None) as work:
+        require_needs(methods, work.config)
         tasks = read_tasks(work.seed_corpus, work.config.task_field)
         store = _sweep(work)
         pool = _survey(work, store, tasks)
         limit = _limit(work, pool)
         ensure_clusters(work, store, pool, limit)
         finished = open_finished_sweep(work, store, pool, tasks, clusters=True)
-        possible = [name for name, method in METHODS.items() if finished.checkpoints or not method.checkpoints]
+        possible = [
+            name
+            for name, method in METHODS.items()
+            if (finished.checkpoints or not method.checkpoints) and (work.config.gradients or not method.gradients)
+        ]
         n_clusters = int((label_counts(work.layout.labels) > 0).sum())
         return compare_methods(finished, methods or possible, limit, work.config, time.monotonic, n_clusters)
 
@@ -287,7 +293,10 @@ def _fit(work: Workspace) -> None:
     """Fit curvature and seeds, unless the run has them."""
     if not work.run.done("fit"):
         with work.run.running("fit"):
-            fit_stage(work)
+            if work.config.gradients:
+                fit_stage(work)
+            else:
+                skip_fit(work)
 
 
 def _sweep(work: Workspace, whole: bool = True) -> SketchStore:
@@ -316,6 +325,8 @@ def _sweep(work: Workspace, whole: bool = True) -> SketchStore:
 
 def _survey(work: Workspace, store: SketchStore, tasks: Tasks) -> Survey:
     config = work.config
+    if not config.gradients:
+        return survey(store, config.score)  # no seed has an influence, so nobody votes
     return survey(store, config.score, tasks.of_seed if config.agreement == "tasks" else None)
 
 

@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from gdig.influence.fit import read_curvature, read_seed_factors
+from gdig.influence.fit import check_dtype, read_curvature, read_seed_factors
 from gdig.passes.duplicates import count_duplicates
-from gdig.passes.influence_pass import make_influence_pass, sketch_scale
+from gdig.passes.influence_pass import make_forward_pass, make_influence_pass, sketch_scale
+from gdig.passes.row_pass import RowPass
 from gdig.passes.seed_health import measure_seed_health, seed_warnings
 from gdig.passes.shards import in_sweep_part, open_or_create, write_missing
 from gdig.run.record import RowCounts
@@ -48,10 +49,12 @@ def sweep_stage(work: Workspace) -> bool:
         return False
     store = SketchStore.open(work.layout.sweep)
     counts = count_rows(store, work)
-    assert run.fit.seeds is not None  # the fit stage is done
-    losses = run.fit.seeds.losses
-    health = measure_seed_health(store, losses)
-    warnings = seed_warnings(health, losses, config.loss_reduction, lambda seed: work.seed_corpus.where(seed))
+    health, warnings = None, []
+    if config.gradients:
+        assert run.fit.seeds is not None  # the fit stage is done
+        losses = run.fit.seeds.losses
+        health = measure_seed_health(store, losses)
+        warnings = seed_warnings(health, losses, config.loss_reduction, lambda seed: work.seed_corpus.where(seed))
     run.update("sweep", counts=counts, seed_health=health, warnings=tuple(warnings))
     texts = [f"{count:,} {name.replace('_', ' ')}" for name, count in asdict(counts).items()]
     work.progress.say("sweep: " + ", ".join(texts))
@@ -73,23 +76,32 @@ def sweep_on_ranks(
         token_batch_size: the resolved option. None: rank 0 resolves and records it.
     """
     ranks, config = work.ranks, work.config
-    factors = read_curvature(work) if config.sketch_space == "fisher" else None
-    rows = make_influence_pass(work.model, read_seed_factors(work, dtype), config, work.progress, factors)
+    rows = _make_pass(work, dtype)
     if scale is None or token_batch_size is None:
         if ranks.main:
             probe = work.sample("probe", config.probe_rows)[0]
             token_batch_size = rows.find_batch_size(probe)
-            scale = sketch_scale(rows, probe)
+            scale = sketch_scale(rows, probe) if config.gradients else 1.0
             work.run.update("sweep", scale=scale, token_batch_size=token_batch_size)
         scale, token_batch_size = ranks.gather([scale, token_batch_size])[0]
     rows.scale = scale
     if config.token_batch_size == "auto":  # the bits depend on it, so every start and rank takes the same
         rows.batch_runner.token_batch_size = token_batch_size
     if ranks.main and not (file := work.layout.seed_sketches).exists():
-        _, sketch, _ = rows.compute(work.seed_examples)
-        write_tensors(file, {"sketch": sketch * scale})
+        seeds = rows.compute(work.seed_examples)
+        write_tensors(file, {"sketch": seeds.sketch * scale, "hidden": seeds.hidden.astype(np.float16)})
     store = SketchStore.open(work.layout.sweep)
     write_missing(work, rows, store, missing, "sweep")
+
+
+def _make_pass(work: Workspace, dtype: str) -> RowPass:
+    """Make the pass of the sweep for the model of the fit, whose dtype is `dtype`."""
+    config = work.config
+    if not config.gradients:
+        check_dtype(work, dtype)
+        return make_forward_pass(work.model, config, work.progress)
+    factors = read_curvature(work) if config.sketch_space == "fisher" else None
+    return make_influence_pass(work.model, read_seed_factors(work, dtype), config, work.progress, factors)
 
 
 def count_rows(store: SketchStore, work: Workspace) -> RowCounts:

@@ -70,7 +70,7 @@ class SeedReport:
 
 @dataclass(frozen=True)
 class FitRecord(StageRecord):
-    """The fit. layers: names, in the model's order. dtype: of the model's weights."""
+    """The fit. layers: names, in the model's order; none without gradients. dtype: of the model's weights."""
 
     curvature: CurvatureReport | None = None
     seeds: SeedReport | None = None
@@ -253,7 +253,8 @@ def _check(stages: Stages) -> None:
         stage = getattr(stages, name)
         if stage is not None and stage.state == "done":
             for fact in facts:
-                if getattr(stage, fact) is None:
+                without_gradients = fact == "seeds" and stage.config.get("gradients") is False
+                if getattr(stage, fact) is None and not without_gradients:
                     raise ValueError(f"{name}: {fact}: expected a value, because the stage is done, got null")
     if stages.fit is not None:
         for layer in stages.fit.layers or ():

@@ -42,7 +42,8 @@ class Checkpoint:
 class FinishedSweep:
     """A finished sweep, as every method sees it. No method needs the model.
 
-    store: influence [n, S], sketch, loss, tokens and valid of each row, in shards. survey: the sweep in numbers.
+    store: influence [n, S] ([n, 0] without gradients), sketch, hidden, loss, tokens and valid of each row, in shards.
+    survey: the sweep in numbers.
     labels: directory of the label files; None unless the method draws from clusters (`MethodSpec.clusters`).
     centroids: file of the k-means fit that made the labels. tasks: the task of each seed.
     checkpoints: training checkpoints, in their order. seed_sketches: file of the seeds' own sketches. difficulty: file
@@ -67,6 +68,15 @@ class FinishedSweep:
         """
         assert self.seed_sketches is not None, "this sweep was opened without the file of the seeds' sketches"
         return read_tensors(self.seed_sketches)[0]["sketch"]
+
+    def seed_hidden(self) -> np.ndarray:
+        """Return the seeds' own hidden-state sketches, of unit length: float16 [S, dim].
+
+        Raises:
+            StoreError: when the file is missing or damaged.
+        """
+        assert self.seed_sketches is not None, "this sweep was opened without the file of the seeds' sketches"
+        return read_tensors(self.seed_sketches)[0]["hidden"]
 
     @property
     def voting(self) -> np.ndarray | None:
@@ -107,7 +117,7 @@ class MethodSpec:
 
     ordered: the rows come best first; the rows of other methods are sorted by their score. clusters: the sketches must
     be clustered first. checkpoints: training checkpoints must be swept. neighbours: how many nearest sketches of each
-    row the method asks for, by the options.
+    row the method asks for, by the options. gradients: the run must have gradients.
     """
 
     pick: Function
@@ -115,6 +125,7 @@ class MethodSpec:
     clusters: bool = False
     checkpoints: bool = False
     neighbours: Callable[[Config], int] = lambda options: 0
+    gradients: bool = True
 
 
 def within(rows: np.ndarray, tokens: np.ndarray, limit: Limit) -> int:

@@ -7,7 +7,10 @@ from typing import Literal
 
 from gdig.config.options.basic import Basic
 
-Method = Literal["gdig", "less", "bids", "g2is", "tagcos", "self-filter", "top", "diverse", "loss", "random"]
+Method = Literal[
+    "gdig", "less", "bids", "g2is", "tagcos", "self-filter", "rds", "top", "diverse", "loss",
+    "random",
+]  # fmt: skip
 Quotas = Literal["equal", "proportional", "sqrt"]
 Score = Literal["steady", "mean"]
 
@@ -50,8 +53,8 @@ class MethodOptions:
     evenly from the clusters. less takes the highest cosine between Adam's step for a row and the seeds' gradients.
     bids takes each row for the seed that gains most. g2is walks along the seeds' principal gradients from neighbour to
     neighbour. tagcos takes rows that make up each cluster's mean gradient, without the seeds. self-filter takes the
-    hardest rows; each lowers its neighbours. The baselines are top (highest score), diverse (clusters only), loss
-    (lowest loss) and random."""
+    hardest rows; each lowers its neighbours. rds takes rows whose hidden states are nearest to
+    a seed's. The baselines are top (highest score), diverse (clusters only), loss (lowest loss) and random."""
     budget: Basic[str] = "10%"
     """How much to select: rows (500), a share of the pool (10%), or tokens (200000t, 1.5Mt). The default suits a first
     look. Take the amount of data that you will train on."""
@@ -71,6 +74,10 @@ class MethodOptions:
     score: Score = "steady"
     """How the influences on the seeds become the score of a row. steady is the mean divided by the root mean square,
     from -1 to 1, so that long gradients do not win by length. mean is the plain mean."""
+    over_seeds: Literal["turns", "max", "mean"] = "turns"
+    """How relevances to single seeds become an order, in the methods rds and bm25. turns: seeds take turns, and each
+    takes the free row that is most relevant to it. max and mean: rows by their greatest or mean relevance. turns serves
+    every seed; with task_field the tasks take turns."""
     quotas: Quotas = "equal"
     """A cluster's share of the budget: equal for all, or in proportion to its eligible rows or to their square root.
     equal gives the most variety. Take proportional to keep the shape of the pool."""
