@@ -19,18 +19,8 @@ from gdig.selection.survey import survey
 from gdig.selection.tasks import Tasks
 from gdig.selection.turns import pick_by_relevance, take_turns, turn_order
 from gdig.store.tensor_file import write_tensors
+from tests.support.plain_methods import plain_turns
 from tests.support.pools import SCORES, cases, on_disk, plain_prefix
-
-
-def plain_turns(values: np.ndarray, valid: np.ndarray, order: list[int]) -> list[tuple[int, int]]:
-    """Rows and seeds in the order of the turns, by looking at every row each time."""
-    free, picked = set(np.flatnonzero(valid).tolist()), []
-    while free:
-        seed = order[len(picked) % len(order)]
-        row = max(free, key=lambda i: (values[i, seed], -i))
-        free.remove(row)
-        picked.append((row, seed))
-    return picked
 
 
 @st.composite

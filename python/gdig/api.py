@@ -36,6 +36,7 @@ from gdig.selection.result import Selection
 from gdig.selection.select_stage import open_finished_sweep, select_stage
 from gdig.selection.survey import Survey, survey
 from gdig.selection.tasks import Tasks, read_tasks
+from gdig.selection.token_files import ensure_tokens
 from gdig.store.sketches import SketchStore
 
 if TYPE_CHECKING:
@@ -121,6 +122,8 @@ def select(
         limit = _limit(work, pool)
         if METHODS[work.config.method].clusters:
             ensure_clusters(work, store, pool, limit)
+        if METHODS[work.config.method].tokens:
+            ensure_tokens(work, store)
         return select_stage(work, store, pool, tasks, limit)
 
 
@@ -154,6 +157,8 @@ def compare(
             for name, method in METHODS.items()
             if (finished.checkpoints or not method.checkpoints) and (work.config.gradients or not method.gradients)
         ]
+        if any(METHODS[name].tokens for name in methods or possible):
+            ensure_tokens(work, store)
         n_clusters = int((label_counts(work.layout.labels) > 0).sum())
         return compare_methods(finished, methods or possible, limit, work.config, time.monotonic, n_clusters)
 

@@ -22,3 +22,14 @@ def plain_self_filter(u: np.ndarray, difficulty: np.ndarray, budget: int, k: int
         for at in np.lexsort((left, -cosines))[:k]:
             now[left[at]] -= max(now[row], 0) * max(cosines[at], 0) ** 2
     return chosen
+
+
+def plain_turns(values: np.ndarray, valid: np.ndarray, order: list[int]) -> list[tuple[int, int]]:
+    """Rows and seeds in the order of the turns, by looking at every row each time."""
+    free, picked = set(np.flatnonzero(valid).tolist()), []
+    while free:
+        seed = order[len(picked) % len(order)]
+        row = max(free, key=lambda i: (values[i, seed], -i))
+        free.remove(row)
+        picked.append((row, seed))
+    return picked

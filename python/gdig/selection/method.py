@@ -14,6 +14,7 @@ from gdig.config.config import Config
 from gdig.selection.neighbours import NeighbourCache
 from gdig.selection.survey import Survey
 from gdig.selection.tasks import Tasks
+from gdig.selection.token_files import TokenFiles
 from gdig.store.gather import gather
 from gdig.store.sketches import SketchStore
 from gdig.store.tensor_file import read_tensors
@@ -47,7 +48,8 @@ class FinishedSweep:
     labels: directory of the label files; None unless the method draws from clusters (`MethodSpec.clusters`).
     centroids: file of the k-means fit that made the labels. tasks: the task of each seed.
     checkpoints: training checkpoints, in their order. seed_sketches: file of the seeds' own sketches. difficulty: file
-    that gdig score-net may have left. neighbour_cache: neighbours of the sketches that an earlier method searched for.
+    that gdig score-net may have left. tokens: token ids of rows and seeds. neighbour_cache: neighbours of the sketches
+    that an earlier method searched for.
     """
 
     store: SketchStore
@@ -58,6 +60,7 @@ class FinishedSweep:
     checkpoints: tuple[Checkpoint, ...] = ()
     seed_sketches: Path | None = None
     difficulty: Path | None = None
+    tokens: TokenFiles | None = None
     neighbour_cache: NeighbourCache = field(default_factory=NeighbourCache, compare=False)
 
     def seed_features(self) -> np.ndarray:
@@ -77,6 +80,11 @@ class FinishedSweep:
         """
         assert self.seed_sketches is not None, "this sweep was opened without the file of the seeds' sketches"
         return read_tensors(self.seed_sketches)[0]["hidden"]
+
+    def token_files(self) -> TokenFiles:
+        """Return the token ids of rows and seeds."""
+        assert self.tokens is not None, "this sweep was opened without the token files"
+        return self.tokens
 
     @property
     def voting(self) -> np.ndarray | None:
@@ -117,7 +125,8 @@ class MethodSpec:
 
     ordered: the rows come best first; the rows of other methods are sorted by their score. clusters: the sketches must
     be clustered first. checkpoints: training checkpoints must be swept. neighbours: how many nearest sketches of each
-    row the method asks for, by the options. gradients: the run must have gradients.
+    row the method asks for, by the options. gradients: the run must have gradients. tokens:
+    the token files must be there.
     """
 
     pick: Function
@@ -126,6 +135,7 @@ class MethodSpec:
     checkpoints: bool = False
     neighbours: Callable[[Config], int] = lambda options: 0
     gradients: bool = True
+    tokens: bool = False
 
 
 def within(rows: np.ndarray, tokens: np.ndarray, limit: Limit) -> int:

@@ -8,7 +8,7 @@ from typing import Literal
 from gdig.config.options.basic import Basic
 
 Method = Literal[
-    "gdig", "less", "bids", "g2is", "tagcos", "self-filter", "rds", "top", "diverse", "loss",
+    "gdig", "less", "bids", "g2is", "tagcos", "self-filter", "rds", "dsir", "bm25", "top", "diverse", "loss",
     "random",
 ]  # fmt: skip
 Quotas = Literal["equal", "proportional", "sqrt"]
@@ -54,7 +54,8 @@ class MethodOptions:
     bids takes each row for the seed that gains most. g2is walks along the seeds' principal gradients from neighbour to
     neighbour. tagcos takes rows that make up each cluster's mean gradient, without the seeds. self-filter takes the
     hardest rows; each lowers its neighbours. rds takes rows whose hidden states are nearest to
-    a seed's. The baselines are top (highest score), diverse (clusters only), loss (lowest loss) and random."""
+    a seed's. dsir and bm25 compare tokens with those of the seeds. The baselines are top (highest score), diverse
+    (clusters only), loss (lowest loss) and random."""
     budget: Basic[str] = "10%"
     """How much to select: rows (500), a share of the pool (10%), or tokens (200000t, 1.5Mt). The default suits a first
     look. Take the amount of data that you will train on."""

@@ -9,7 +9,9 @@ from gdig.errors import ConfigError
 from gdig.selection.method import MethodSpec
 from gdig.selection.methods import g2is, self_filter
 from gdig.selection.methods.bids import bids
+from gdig.selection.methods.bm25 import bm25
 from gdig.selection.methods.diverse import diverse
+from gdig.selection.methods.dsir import dsir
 from gdig.selection.methods.gdig import gdig
 from gdig.selection.methods.less import less
 from gdig.selection.methods.loss import loss
@@ -26,6 +28,8 @@ METHODS: dict[str, MethodSpec] = {
     "tagcos": MethodSpec(tagcos, ordered=True, clusters=True, gradients=False),
     "self-filter": MethodSpec(self_filter.self_filter, ordered=True, neighbours=self_filter.asked, gradients=False),
     "rds": MethodSpec(rds, ordered=True, gradients=False),
+    "dsir": MethodSpec(dsir, ordered=True, gradients=False, tokens=True),
+    "bm25": MethodSpec(bm25, ordered=True, gradients=False, tokens=True),
     "top": MethodSpec(top, ordered=True),
     "diverse": MethodSpec(diverse, clusters=True, gradients=False),
     "loss": MethodSpec(loss, ordered=True, gradients=False),
