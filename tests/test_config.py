@@ -78,6 +78,7 @@ BAD = {
     "task_field": [["a"], True],
     "agreement": ["rows", None],
     "over_seeds": ["median", None],
+    "balance": ["task", None, True],
     "gradients": ["yes", 1, None],
     "hidden_layers": [0, -1, 1.5, "two", None, True, 513],
     "score": ["median", None],

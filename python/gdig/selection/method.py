@@ -48,8 +48,8 @@ class FinishedSweep:
     labels: directory of the label files; None unless the method draws from clusters (`MethodSpec.clusters`).
     centroids: file of the k-means fit that made the labels. tasks: the task of each seed.
     checkpoints: training checkpoints, in their order. seed_sketches: file of the seeds' own sketches. difficulty: file
-    that gdig score-net may have left. tokens: token ids of rows and seeds. neighbour_cache: neighbours of the sketches
-    that an earlier method searched for.
+    that gdig score-net may have left. tokens: token ids of rows and seeds. source_ends: the row after the last row of
+    each file of the pool. neighbour_cache: neighbours of the sketches that an earlier method searched for.
     """
 
     store: SketchStore
@@ -61,6 +61,7 @@ class FinishedSweep:
     seed_sketches: Path | None = None
     difficulty: Path | None = None
     tokens: TokenFiles | None = None
+    source_ends: tuple[int, ...] = ()
     neighbour_cache: NeighbourCache = field(default_factory=NeighbourCache, compare=False)
 
     def seed_features(self) -> np.ndarray:

@@ -56,6 +56,7 @@ def open_finished_sweep(
         seed_sketches=layout.seed_sketches,
         difficulty=layout.difficulty,
         tokens=TokenFiles(layout.tokens),
+        source_ends=work.candidates.ends,
     )
 
 

@@ -79,6 +79,9 @@ class MethodOptions:
     """How relevances to single seeds become an order, in the methods rds and bm25. turns: seeds take turns, and each
     takes the free row that is most relevant to it. max and mean: rows by their greatest or mean relevance. turns serves
     every seed; with task_field the tasks take turns."""
+    balance: Literal["none", "source"] = "none"
+    """Whether the method random draws equally many rows from each source, which is a file of the pool. none draws from
+    the whole pool. Take source for a stronger baseline where the files are of unequal size."""
     quotas: Quotas = "equal"
     """A cluster's share of the budget: equal for all, or in proportion to its eligible rows or to their square root.
     equal gives the most variety. Take proportional to keep the shape of the pool."""
