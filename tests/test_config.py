@@ -78,6 +78,8 @@ BAD = {
     "task_field": [["a"], True],
     "agreement": ["rows", None],
     "over_seeds": ["median", None],
+    "knn_features": ["tokens", None],
+    "knn_density": ["no", 1, None],
     "balance": ["task", None, True],
     "gradients": ["yes", 1, None],
     "hidden_layers": [0, -1, 1.5, "two", None, True, 513],

@@ -74,7 +74,7 @@ def take_turns(sweep: FinishedSweep, relevance: Relevance, order: NDArray[np.int
     n_seeds = int(order.max()) + 1
     depth = max(_LEAST_DEPTH, 2 * -(-budget // n_seeds))
     while True:
-        keys = _highest(sweep, relevance, n_seeds, min(depth, budget))
+        keys = _highest_keys(sweep, relevance, n_seeds, min(depth, budget))
         result = _take(keys, order, budget, depth >= budget)
         if result is not None:
             return result
@@ -112,7 +112,18 @@ def _take(keys: NDArray[np.uint64], order: NDArray[np.int64], budget: int, compl
     return TurnRows(np.array(rows, np.int64), np.array(seeds, np.int64), _value_of(picked))
 
 
-def _highest(sweep: FinishedSweep, relevance: Relevance, n_seeds: int, depth: int) -> NDArray[np.uint64]:
+def highest(
+    sweep: FinishedSweep, relevance: Relevance, n_seeds: int, depth: int
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Return the `depth` valid rows that are most relevant to each seed, ties by row: int64 and float32 [S, depth].
+
+    `depth` is at most the number of valid rows. It takes 8 bytes times depth and seeds.
+    """
+    keys = _highest_keys(sweep, relevance, n_seeds, depth)
+    return (keys & np.uint64(0xFFFFFFFF)).astype(np.int64), _value_of(keys)
+
+
+def _highest_keys(sweep: FinishedSweep, relevance: Relevance, n_seeds: int, depth: int) -> NDArray[np.uint64]:
     """Return the keys of the `depth` highest rows of each column, the highest first, ties by row: uint64 [S, depth]."""
     best = np.zeros((n_seeds, 0), np.uint64)
     for shard in sweep.store.shards:

@@ -8,7 +8,7 @@ from typing import Literal
 from gdig.config.options.basic import Basic
 
 Method = Literal[
-    "gdig", "less", "bids", "g2is", "tagcos", "self-filter", "rds", "dsir", "bm25", "top", "diverse", "loss",
+    "gdig", "less", "bids", "g2is", "tagcos", "self-filter", "rds", "knn", "dsir", "bm25", "top", "diverse", "loss",
     "random",
 ]  # fmt: skip
 Quotas = Literal["equal", "proportional", "sqrt"]
@@ -54,8 +54,8 @@ class MethodOptions:
     bids takes each row for the seed that gains most. g2is walks along the seeds' principal gradients from neighbour to
     neighbour. tagcos takes rows that make up each cluster's mean gradient, without the seeds. self-filter takes the
     hardest rows; each lowers its neighbours. rds takes rows whose hidden states are nearest to
-    a seed's. dsir and bm25 compare tokens with those of the seeds. The baselines are top (highest score), diverse
-    (clusters only), loss (lowest loss) and random."""
+    a seed's, knn draws from the nearest rows of each seed. dsir and bm25 compare tokens with those of the seeds. The
+    baselines are top (highest score), diverse (clusters only), loss (lowest loss) and random."""
     budget: Basic[str] = "10%"
     """How much to select: rows (500), a share of the pool (10%), or tokens (200000t, 1.5Mt). The default suits a first
     look. Take the amount of data that you will train on."""
@@ -79,6 +79,11 @@ class MethodOptions:
     """How relevances to single seeds become an order, in the methods rds and bm25. turns: seeds take turns, and each
     takes the free row that is most relevant to it. max and mean: rows by their greatest or mean relevance. turns serves
     every seed; with task_field the tasks take turns."""
+    knn_features: Literal["hidden", "sketch"] = "hidden"
+    """What the method knn compares: the sketches of hidden states, or those of gradients."""
+    knn_density: Literal["kernel", "uniform"] = "kernel"
+    """How the method knn spreads a seed's mass over its nearest rows. With kernel (TSDS), near copies share the mass of
+    one row. With uniform (KNN-uniform), each row counts as one, and no pairs of rows are compared."""
     balance: Literal["none", "source"] = "none"
     """Whether the method random draws equally many rows from each source, which is a file of the pool. none draws from
     the whole pool. Take source for a stronger baseline where the files are of unequal size."""

@@ -13,6 +13,7 @@ from gdig.selection.methods.bm25 import bm25
 from gdig.selection.methods.diverse import diverse
 from gdig.selection.methods.dsir import dsir
 from gdig.selection.methods.gdig import gdig
+from gdig.selection.methods.knn import knn
 from gdig.selection.methods.less import less
 from gdig.selection.methods.loss import loss
 from gdig.selection.methods.random import random
@@ -28,6 +29,7 @@ METHODS: dict[str, MethodSpec] = {
     "tagcos": MethodSpec(tagcos, ordered=True, clusters=True, gradients=False),
     "self-filter": MethodSpec(self_filter.self_filter, ordered=True, neighbours=self_filter.asked, gradients=False),
     "rds": MethodSpec(rds, ordered=True, gradients=False),
+    "knn": MethodSpec(knn, ordered=True, gradients=False),
     "dsir": MethodSpec(dsir, ordered=True, gradients=False, tokens=True),
     "bm25": MethodSpec(bm25, ordered=True, gradients=False, tokens=True),
     "top": MethodSpec(top, ordered=True),
