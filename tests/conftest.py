@@ -39,12 +39,14 @@ profiles.load()
 MOST_WORKERS = 8
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """Workers of `-n auto`: the cores that this process may use. Each worker takes about 1.5 GB."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(cores, MOST_WORKERS)
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Give each idle worker the next test. All tests of a module that has fixtures of its own go to one worker, so that
     each fixture is made once. xdist's loadgroup does the same by a mark, but not under pytest 9.2."""

@@ -94,7 +94,9 @@ def test_experts_that_see_some_tokens_are_refused():
     module.model.layers[1].mlp = _Routed()
     (batch, *_) = make_batches(make_examples(4, 1), 256)
     with pytest.raises(ModelError, match=r"layers\.1\.mlp\.expert: sees \d+ of the batch's \d+ tokens"):
-        GradientPass(wrapped(module)[0]).run(batch, lambda *_: None)
+        GradientPass(wrapped(module, filter_modules="mlp")[0]).run(batch, lambda *_: None)
+    model, _ = wrapped(module)
+    assert {layer.name.rpartition(".mlp.")[0] for layer in model.layers} == {"model.layers.0"}
     model, _ = wrapped(module, filter_modules="proj")
     GradientPass(model).run(batch, lambda *_: None)
 

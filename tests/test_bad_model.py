@@ -29,13 +29,14 @@ def test_layers_that_are_not_there(failing):
 
 
 def test_a_model_without_linear_layers():
-    from gdig.model.layers import choose_layers
+    from gdig.model.choice import choose_layers
+    from gdig.model.trial import Trial
 
     with pytest.raises(ModelError, match=r"Embedding: has no linear layers \(nn\.Linear or Conv1D\)"):
-        choose_layers(torch.nn.Embedding(3, 4), None, head=None)
+        choose_layers(torch.nn.Embedding(3, 4), Trial(), head=None)
     head = torch.nn.Linear(4, 3)
     with pytest.raises(ModelError, match="has no linear layers"):
-        choose_layers(torch.nn.Sequential(torch.nn.Embedding(3, 4), head), None, head=head)
+        choose_layers(torch.nn.Sequential(torch.nn.Embedding(3, 4), head), Trial(), head=head)
 
 
 def test_directories_that_hold_no_model(project, tmp_path, failing, tiny_tokenizer):

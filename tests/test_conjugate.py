@@ -292,7 +292,7 @@ def test_a_fit_that_is_stopped_goes_on_after_the_seeds_it_has_done(project, whol
     monkeypatch.setattr(inverting, "solve", counted)
     with pytest.raises(KeyboardInterrupt):
         gdig.fit(**project.options(tmp_path / "run", **options))
-    left = sorted((tmp_path / "run" / "seeds" / "searched").iterdir())
+    left = sorted((tmp_path / "run" / "seeds" / "resume").iterdir())
     assert [path.stem for path in left] == ["00000000", "00000001", "00000002", "00000003"]
     left[1].write_bytes(left[1].read_bytes()[:-1])  # damaged: done again
     solved.clear()

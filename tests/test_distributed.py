@@ -1,6 +1,7 @@
 """Several processes at one run: the same bytes as one process leaves, and one clear word when something goes wrong.
 
-Processes are started as a user starts them, through torchrun. Each takes seconds to import torch, so there are few.
+Some processes are started as a user starts them, through torchrun. Each of these takes seconds to import torch, so they
+are few. The others have the environment that torchrun makes.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from gdig.distributed.torchrun import TorchrunRanks
 from gdig.errors import GdigError, OtherRankError, RunError
 from gdig.progress import Progress
 from tests.support.project_fixtures import flags, llama_module, stages, translation_rows, write_jsonl
-from tests.support.torchrun import Launch, files_of, finish_on_ranks, free_port
+from tests.support.torchrun import Launch, files_of, finish_on_ranks, free_port, start_ranks
 from tests.support.training import train
 
 ROWS = 240
@@ -54,7 +55,9 @@ def alone(project, inputs, tmp_path_factory) -> Path:
 
 @pytest.mark.distributed
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds the processes in /proc")
-def test_a_rank_is_killed_and_another_number_of_ranks_goes_on_to_the_same_bytes(project, inputs, alone, tmp_path):
+def test_killed_ranks_are_named_and_other_numbers_of_ranks_go_on_to_the_same_bytes(project, inputs, alone, tmp_path):
+    """Three ranks lose rank 1. Then two nodes go on, each with a launcher of its own as on two machines with a common
+    disk, and lose rank 0. Then two ranks on two nodes end the run."""
     run_path = tmp_path / "run"
     args = ["select", *flags(project.options(run_path, **inputs))]
     launch = Launch.start(3, args, tmp_path / "three")
@@ -64,38 +67,32 @@ def test_a_rank_is_killed_and_another_number_of_ranks_goes_on_to_the_same_bytes(
     (line,) = launch.said()
     assert line.startswith("gdig: error: rank 1 is lost: process ") and "ended without a message (killed?)" in line
     assert "its last activity: sweep, " in line and line.endswith("the same command continues from here")
-    assert stages(run_path)["sweep"]["state"] == "running"
-    swept = set((run_path / "sweep").glob("*.safetensors"))
+    swept = shards_of(run_path)
     assert 5 <= len(swept) < ROWS // 4, "the kill must hit a running sweep, or nothing is tested"
-    stamps = {path: path.stat().st_mtime_ns for path in swept}
     # Three ranks made the fit.
     fitted = {name: data for name, data in files_of(alone).items() if name.startswith(("curvature", "seeds"))}
     assert fitted.items() <= files_of(run_path).items()
 
-    finish_on_ranks(2, args, tmp_path / "two")
-    assert {path: path.stat().st_mtime_ns for path in swept} == stamps
-    assert files_of(run_path) == files_of(alone)
-
-
-@pytest.mark.distributed
-@pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds the processes in /proc")
-def test_two_nodes_with_a_common_disk_and_rank_0_killed(project, inputs, alone, tmp_path):
-    """Each node has a launcher of its own, as with --nnodes on two machines; the first start loses rank 0."""
-    run_path = tmp_path / "run"
-    args = ["select", *flags(project.options(run_path, **inputs))]
-
     at = ("--nnodes", "2", "--master-addr", "127.0.0.1", "--master-port", str(free_port()))
     launches = [Launch.start(1, args, tmp_path / f"killed{i}", (*at, "--node-rank", str(i))) for i in (0, 1)]
-    launches[0].wait_for(lambda: (run_path / "sweep" / "00000002.safetensors").exists())
+    launches[0].wait_for(lambda: len(shards_of(run_path)) > len(swept))
     os.kill(launches[0].pid(0), signal.SIGKILL)
     assert all(launch.wait() != 0 for launch in launches)
     (line,) = launches[1].said()
     assert line.startswith("gdig: error: rank 0 is lost: "), line
     assert line.endswith("the same command continues from here")
     assert stages(run_path)["sweep"]["state"] == "running"
+    assert swept.items() < shards_of(run_path).items(), "a second start makes no shard of the first again"
+    swept = shards_of(run_path)
 
     finish_on_ranks(2, args, tmp_path / "again", nodes=2)
+    assert swept.items() <= shards_of(run_path).items()
     assert files_of(run_path) == files_of(alone)
+
+
+def shards_of(run_path: Path) -> dict[str, int]:
+    """The shards of a run's sweep by name, with the time when each was written."""
+    return {path.name: path.stat().st_mtime_ns for path in (run_path / "sweep").glob("*.safetensors")}
 
 
 @pytest.mark.distributed
@@ -109,14 +106,14 @@ def test_two_ranks_fit_alike_and_a_bad_row_is_told_once(project, inputs, alone, 
         rows[row]["trg_text"] = ""
     pool = write_jsonl(tmp_path / "pool.jsonl", rows)
     run_path, changes = tmp_path / "run", {**inputs, "candidates": (str(pool),), "quiet": False}
-    launch = Launch.start(2, ["select", *flags(project.options(run_path, **changes))], tmp_path / "two")
-    assert launch.wait() != 0
-    (line,) = launch.said()
+    ranks = start_ranks(2, ["select", *flags(project.options(run_path, **changes))], tmp_path / "two")
+    assert [rank.wait() for rank in ranks] == [2, 2]
+    text = "".join(rank.error for rank in ranks)
+    (line,) = (line for line in text.splitlines() if line.startswith("gdig: "))
     assert (
         line.startswith(("gdig: error: rank 1: ", "gdig: error: ")) and f"{pool}, row " in line and "trg_text" in line
     )
-    assert "exitcode  : 2" in launch.text
-    assert launch.text.count("fit: factors: ") == 1 and launch.text.count("model: ") == 1
+    assert text.count("fit: factors: ") == 1 and text.count("model: ") == 1
     fitted = {name: data for name, data in files_of(alone).items() if name.startswith(("curvature", "seeds"))}
     assert fitted.items() <= files_of(run_path).items()
 
@@ -153,7 +150,7 @@ def test_the_entry_points_alone_import_the_launcher():
     """Everything else works with the interface, `Ranks`: importing it, or `Exchange`, loads no torchrun."""
     package = Path(gdig.__file__).parent
     files = [file for file in package.rglob("*.py") if "gdig.distributed.torchrun import" in file.read_text("utf-8")]
-    assert sorted(str(file.relative_to(package)) for file in files) == ["api.py", "cli/main.py"]
+    assert sorted(str(file.relative_to(package)) for file in files) == ["api.py", "cli/main.py", "cli/stop.py"]
 
 
 # The ranks' words, in threads of this process.
@@ -204,18 +201,25 @@ def test_rank_0_shows_what_all_have_done():
     class Counting:
         done = 0
 
-        def advance(self, k: int, note: str = "") -> None:
-            self.done += k
+        tokens = skipped = 0
 
-    def work(ranks: TorchrunRanks) -> int:
+        def advance(self, k: int, note: str = "", *, tokens: int = 0) -> None:
+            self.done += k
+            self.tokens += tokens
+
+        def skip(self, k: int, *, tokens: int = 0) -> None:
+            self.skipped += k
+
+    def work(ranks: TorchrunRanks) -> tuple[int, int, int]:
         shown = Counting()
         bar = ranks.shared_bar(shown)
+        bar.skip(5 * ranks.rank)
         for _ in range(10 * (ranks.rank + 1)):
-            bar.advance(2)
+            bar.advance(2, tokens=7)
         ranks.gather(None, bar)
-        return shown.done
+        return shown.done, shown.tokens, shown.skipped
 
-    assert together(3, work) == [120, 0, 0]
+    assert together(3, work) == [(120, 420, 15), (0, 0, 0), (0, 0, 0)]
 
 
 def test_the_first_failure_is_told_and_ends_the_others_with_its_status():

@@ -17,6 +17,7 @@ from gdig.config.budget import Limit
 from gdig.config.config import Config
 from gdig.errors import ConfigError, GdigError, StoreError
 from gdig.selection.choose import choose
+from gdig.selection.judge import Judge
 from gdig.selection.method import FinishedSweep
 from gdig.selection.methods.tagcos import tagcos_rows
 from gdig.selection.survey import survey
@@ -130,7 +131,7 @@ def test_quotas_are_in_proportion_and_budgets_are_kept(case):
         drawn = gdig.resample(pool.labels, limit.amount, 0, quotas="proportional")
         assert pool.labels[rows].tolist() == pool.labels[drawn].tolist(), "clusters in the same turns"
     # Their sketches are 0: no mean to come near to, so the rows are the nearest to it, ties by row, and that is said.
-    assert not choice.reasons["pursued"].any() and not choice.reasons["weight"].any()
+    assert not choice.reasons["matched"].any() and not choice.reasons["weight"].any()
     for label in set(pool.labels[rows].tolist()):
         here = rows[pool.labels[rows] == label]
         assert here.tolist() == np.flatnonzero(pool.labels == label)[: len(here)].tolist()
@@ -181,10 +182,10 @@ def test_rows_weights_and_reasons_through_the_door_of_all_methods(tmp_path):
     store.write_shard(0, {"sketch": x, "influence": x[:, :2].copy(), **columns})
     tensors = {"labels": labels.astype(np.uint32), "distances": np.zeros(30, np.float32)}
     write_tensors(tmp_path / "labels" / "00000000.safetensors", tensors, {"first_row": "0"})
-    swept = FinishedSweep(store, survey(store, "mean"), tmp_path / "labels")
+    swept = FinishedSweep(store, survey(store, Judge("mean")), tmp_path / "labels")
     one = choose(swept, Limit("rows", 6), Config.build({"method": "tagcos"}))
     raw = choose(swept, Limit("rows", 6), Config.build({"method": "tagcos", "unit_normalize": False}))
     expected = tagcos_rows(store, tmp_path / "labels", 6, 0)
     assert one.rows.tolist() == expected.rows.tolist() != raw.rows.tolist()
-    assert one.reasons["weight"].tolist() == expected.weights.tolist() and one.reasons["pursued"].all()
+    assert one.reasons["weight"].tolist() == expected.weights.tolist() and one.reasons["matched"].all()
     assert np.bincount(labels[one.rows]).tolist() == [2, 2, 2]

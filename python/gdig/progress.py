@@ -10,10 +10,16 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol, TextIO
 
+from gdig.forecast import Forecast, PlannedStage
+
+__all__ = ["Bar", "PlannedStage", "Progress", "WarningsOnly", "duration"]
+
+_FIRST_LINE_S = 1.0
+"""A stage that ends within this time prints no line before its last one."""
 _LINE_INTERVAL_S = 5.0
 _FORMAT = (
     "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}{unit} [{elapsed}<{remaining}, {rate_noinv_fmt}{postfix}]"
@@ -24,8 +30,14 @@ _FORMAT_WITHOUT_TOTAL = "{desc}: {n_fmt}{unit} [{elapsed}, {rate_noinv_fmt}{post
 class Bar(Protocol):
     """Progress of one stage."""
 
-    def advance(self, k: int, note: str = "") -> None:
-        """Count `k` more units as done, and show `note` (such as "batch halved to 4096 tokens") beside the count."""
+    def advance(self, k: int, note: str = "", *, tokens: int = 0) -> None:
+        """Count `k` more units as done, and show `note` (such as "batch halved to 4096 tokens") beside the count.
+
+        `tokens` is the number of tokens that went through the model for these units.
+        """
+
+    def skip(self, k: int, *, tokens: int = 0) -> None:
+        """Count `k` more units that an earlier start finished. They count as done, but not for the rate."""
 
 
 class Progress:
@@ -51,6 +63,8 @@ class Progress:
         self._warned: set[str] = set()
         self._first = first
         self._open_bars = 0
+        self._plan: Callable[[], Sequence[PlannedStage]] = tuple
+        self._forecast: Forecast | None = None
         self._in_notebook = not quiet and stream is None and "ipykernel.zmqshell" in sys.modules
         self._in_terminal = not quiet and self._stream.isatty() and os.environ.get("TERM") != "dumb"
 
@@ -72,6 +86,19 @@ class Progress:
             if self._first(text):
                 self._print_warning(f"warning: {text}")
 
+    def expect(self, plan: Callable[[], Sequence[PlannedStage]]) -> None:
+        """Set what all stages of the run are expected to do, so that bars show how far the whole run is.
+
+        Args:
+            plan: returns the stages in order. It is called when the first bar is shown, and not at all by a quiet run.
+        """
+        self._plan, self._forecast = plan, None
+
+    def _begin(self, name: str) -> tuple[Forecast, PlannedStage | None]:
+        if self._forecast is None:
+            self._forecast = Forecast(self._plan(), self._clock)
+        return self._forecast, self._forecast.begin(name)
+
     def _print_warning(self, line: str) -> None:
         self.say(line)
 
@@ -87,8 +114,10 @@ class Progress:
         """
         if self._quiet:
             yield _SilentBar()
-        elif self._in_notebook or self._in_terminal:
-            bar = _TqdmBar(self._in_notebook, self._stream, name, total, unit, done)
+            return
+        meter = _Meter(self._clock, *self._begin(name), total, unit, done)
+        if self._in_notebook or self._in_terminal:
+            bar = _TqdmBar(self._in_notebook, self._stream, name, meter)
             self._open_bars += 1
             try:
                 yield bar
@@ -96,9 +125,10 @@ class Progress:
                 self._open_bars -= 1
                 bar.close()
         else:
-            lines = _LineBar(self.say, self._clock, name, total, unit, done)
+            lines = _LineBar(self.say, self._clock, name, meter)
             yield lines
             lines.finish()
+        meter.finish()
 
 
 class WarningsOnly(Progress):
@@ -114,27 +144,115 @@ class WarningsOnly(Progress):
 
 
 class _SilentBar:
-    def advance(self, k: int, note: str = "") -> None:
+    def advance(self, k: int, note: str = "", *, tokens: int = 0) -> None:
         pass
+
+    def skip(self, k: int, *, tokens: int = 0) -> None:
+        pass
+
+
+class _Meter:
+    """Counts the units and tokens of a stage, and measures its speed.
+
+    Args:
+        clock: seconds.
+        forecast: of all stages.
+        planned: the plan of this stage, where there is one.
+        total: units in all; None if that is not known.
+        unit: plural of what is counted.
+        done: units that an earlier start finished.
+    """
+
+    def __init__(
+        self,
+        clock: Callable[[], float],
+        forecast: Forecast,
+        planned: PlannedStage | None,
+        total: int | None,
+        unit: str,
+        done: int,
+    ) -> None:
+        self._clock, self._forecast, self._planned = clock, forecast, planned
+        self.total, self.unit = total, unit
+        self.done = self.skipped = done
+        self.tokens = 0
+        self._tokens_skipped = done * self._mean
+        self._start = clock()
+
+    @property
+    def _mean(self) -> float:
+        """Expected tokens a unit."""
+        return self._planned.tokens / self._planned.units if self._planned and self._planned.units else 0.0
+
+    def advance(self, k: int, tokens: int) -> None:
+        self.done += k
+        self.tokens += tokens
+        self._tell()
+
+    def skip(self, k: int, tokens: int) -> None:
+        self.done += k
+        self.skipped += k
+        self._tokens_skipped += tokens
+        self._tell()
+
+    def finish(self) -> None:
+        """Count the stage as done, because its block has ended well."""
+        if self._planned:
+            self._forecast.end()
+
+    @property
+    def seconds(self) -> float:
+        return self._clock() - self._start
+
+    def left_s(self) -> float | None:
+        """Seconds left of this stage; None while that is not known."""
+        share, before = self._shares()
+        return self.seconds * (1 - share) / (share - before) if share > before else None
+
+    def rate(self) -> str:
+        """The speed: tokens a second where tokens are counted, or else units a second."""
+        amount, unit = (self.tokens, "tokens") if self.tokens else (self.done - self.skipped, self.unit)
+        return f"{_number(amount / self.seconds)} {unit}/s" if self.seconds > 0 else ""
+
+    def whole_run(self) -> str:
+        """How far all stages are, and the time left of them; nothing without a plan."""
+        left = self._forecast.left_s if self._planned else None
+        return f"all stages: {int(100 * self._forecast.share)} %, {duration(left)} left" if left is not None else ""
+
+    def _tell(self) -> None:
+        if self._planned:
+            self._forecast.update(*self._shares())
+
+    def _shares(self) -> tuple[float, float]:
+        """The share of the stage that is done, and the share that earlier starts did."""
+        if not self.total:
+            return 0.0, 0.0
+        if not self._mean:
+            return self.done / self.total, self.skipped / self.total
+        # Rows that are left have the expected length; those that are done have their own.
+        passed = self._tokens_skipped + self.tokens
+        expected = passed + max(0, self.total - self.done) * self._mean
+        return (passed / expected, self._tokens_skipped / expected) if expected else (0.0, 0.0)
 
 
 class _TqdmBar:
     """A bar of tqdm. It stays on the screen when the stage ends."""
 
-    def __init__(self, in_notebook: bool, stream: TextIO, name: str, total: int | None, unit: str, done: int) -> None:
+    def __init__(self, in_notebook: bool, stream: TextIO, name: str, meter: _Meter) -> None:
         # Not before a bar is shown: `gdig --help` has to start fast.
         if in_notebook:
             from tqdm.auto import tqdm
         else:
             from tqdm import tqdm
         is_sized = in_notebook or _has_width(stream)
+        self._meter = meter
         self._bar: Any = tqdm(
             desc=name,
-            total=total,
-            initial=done,
-            unit=f" {unit}",
+            total=meter.total,
+            initial=meter.done,
+            unit=f" {meter.unit}",
             file=stream,
-            bar_format=_FORMAT_WITHOUT_TOTAL if total is None else _FORMAT,
+            bar_format=_FORMAT_WITHOUT_TOTAL if meter.total is None else _FORMAT,
             # A terminal of width 0 (a pseudo-terminal that nobody gave a size) would get empty bars.
             dynamic_ncols=is_sized,
             ncols=None if is_sized else shutil.get_terminal_size().columns,
@@ -142,8 +260,16 @@ class _TqdmBar:
             miniters=1,  # batches differ in length, so the time alone decides when to draw
         )
 
-    def advance(self, k: int, note: str = "") -> None:
-        self._bar.set_postfix_str(note, refresh=False)
+    def advance(self, k: int, note: str = "", *, tokens: int = 0) -> None:
+        self._meter.advance(k, tokens)
+        rate = self._meter.rate() if self._meter.tokens else ""
+        texts = [text for text in (rate, self._meter.whole_run(), note) if text]
+        self._bar.set_postfix_str(", ".join(texts), refresh=False)
+        self._bar.update(k)
+
+    def skip(self, k: int, *, tokens: int = 0) -> None:
+        self._meter.skip(k, tokens)
+        self._bar.initial += k
         self._bar.update(k)
 
     def close(self) -> None:
@@ -158,38 +284,38 @@ def _has_width(stream: TextIO) -> bool:
 
 
 class _LineBar:
-    """Prints at most one line every few seconds, and one line at the end."""
+    """Prints a line for the first batch, at most one line every few seconds after it, and one line at the end."""
 
-    def __init__(
-        self, say: Callable[[str], None], clock: Callable[[], float], name: str, total: int | None, unit: str, done: int
-    ) -> None:
-        self._say, self._clock, self._name, self._total, self._unit = say, clock, name, total, unit
-        self._initial = self._done = done
-        self._start = self._last_line = clock()
+    def __init__(self, say: Callable[[str], None], clock: Callable[[], float], name: str, meter: _Meter) -> None:
+        self._say, self._clock, self._name, self._meter = say, clock, name, meter
+        self._next_line = clock() + _FIRST_LINE_S
 
-    def advance(self, k: int, note: str = "") -> None:
-        self._done += k
-        now = self._clock()
-        if now - self._last_line < _LINE_INTERVAL_S:
+    def advance(self, k: int, note: str = "", *, tokens: int = 0) -> None:
+        meter = self._meter
+        meter.advance(k, tokens)
+        if self._clock() < self._next_line or meter.done == meter.skipped:
             return
-        self._last_line = now
-        rate = (self._done - self._initial) / (now - self._start)
-        text = f"{self._name}: {self._done}"
-        if self._total:
-            text += f"/{self._total} {self._unit} ({100 * self._done // self._total} %)"
+        self._next_line = self._clock() + _LINE_INTERVAL_S
+        text = f"{self._name}: {meter.done}"
+        if meter.total:
+            text += f"/{meter.total} {meter.unit} ({100 * meter.done // meter.total} %)"
         else:
-            text += f" {self._unit}"
-        text += f", {_number(rate)} {self._unit}/s"
-        if self._total and rate > 0:
-            text += f", {duration(max(0, self._total - self._done) / rate)} left"
-        self._say(text + (f", {note}" if note else ""))
+            text += f" {meter.unit}"
+        text += f", {meter.rate()}"
+        left = meter.left_s()
+        if left is not None:
+            text += f", {duration(left)} left"
+        whole = meter.whole_run()
+        self._say(text + (f"; {whole}" if whole else "") + (f", {note}" if note else ""))
+
+    def skip(self, k: int, *, tokens: int = 0) -> None:
+        self._meter.skip(k, tokens)
 
     def finish(self) -> None:
-        seconds = self._clock() - self._start
-        text = f"{self._name}: {self._done} {self._unit} in {duration(seconds)}"
-        units = self._done - self._initial
-        if units and seconds >= 1:
-            text += f" ({_number(units / seconds)} {self._unit}/s)"
+        meter, seconds = self._meter, self._meter.seconds
+        text = f"{self._name}: {meter.done} {meter.unit} in {duration(seconds)}"
+        if meter.done > meter.skipped and seconds >= 1:
+            text += f" ({meter.rate()})"
         self._say(text)
 
 

@@ -7,7 +7,7 @@ import os
 import hypothesis
 import pytest
 
-SHARES = {"quick": 0.2, "default": 1.0, "thorough": 20.0}
+SHARES = {"quick": 0.2, "default": 0.5, "thorough": 20.0}
 PROFILE = os.environ.get("HYPOTHESIS_PROFILE", "default")
 SHARE = SHARES[PROFILE]
 

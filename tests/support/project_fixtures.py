@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import importlib
+import itertools
 import json
 import multiprocessing
 import os
 import random
 import resource
+import signal
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -183,6 +187,35 @@ def check_selection(selection: list[dict], run_path: Path, rows: list[dict], *, 
     return chosen
 
 
+@dataclass(frozen=True)
+class SignalAt:
+    """The moment before a method is called for the n-th time, at which the process gets a signal.
+
+    method: "module:Class.method". count: n, from 1. number: the signal.
+    """
+
+    method: str
+    count: int
+    number: int = signal.SIGKILL
+
+    def arm(self) -> None:
+        """Make this process send itself the signal at the moment."""
+        module, _, path = self.method.partition(":")
+        owner: Any = importlib.import_module(module)
+        *owners, name = path.split(".")
+        for part in owners:
+            owner = getattr(owner, part)
+        method, calls = getattr(owner, name), itertools.count(1)
+
+        @functools.wraps(method)
+        def counted(*args: Any, **kwargs: Any) -> Any:
+            if next(calls) == self.count:
+                os.kill(os.getpid(), self.number)
+            return method(*args, **kwargs)
+
+        setattr(owner, name, counted)
+
+
 _FORKING = multiprocessing.get_context("forkserver")
 # Imported once, in a server that computes nothing: a command then starts in milliseconds, forked with no threads.
 _FORKING.set_forkserver_preload(
@@ -204,14 +237,20 @@ class Command:
 
     @classmethod
     def start(
-        cls, args: list[str], folder: Path, *, limit_bytes: int | None = None, environment: dict[str, str] | None = None
+        cls,
+        args: list[str],
+        folder: Path,
+        *,
+        limit_bytes: int | None = None,
+        environment: dict[str, str] | None = None,
+        signal_at: SignalAt | None = None,
     ) -> Command:
         """Start it; `limit_bytes` is the longest file it may write (RLIMIT_FSIZE stands for a full disk), `environment`
-        holds further variables."""
+        holds further variables, `signal_at` a moment at which it gets a signal."""
         folder.mkdir(parents=True, exist_ok=True)
         stdout, stderr = folder / "stdout", folder / "stderr"
         process = _FORKING.Process(
-            target=_command, args=(args, str(stdout), str(stderr), limit_bytes, environment or {})
+            target=_command, args=(args, str(stdout), str(stderr), limit_bytes, environment or {}, signal_at)
         )
         process.start()
         return cls(process, stdout, stderr)
@@ -229,12 +268,21 @@ class Command:
         return self.stderr.read_text(encoding="utf-8")
 
 
-def _command(args: list[str], stdout: str, stderr: str, limit_bytes: int | None, environment: dict[str, str]) -> None:
+def _command(
+    args: list[str],
+    stdout: str,
+    stderr: str,
+    limit_bytes: int | None,
+    environment: dict[str, str],
+    signal_at: SignalAt | None,
+) -> None:
     os.environ.update(environment)
     for number, path in ((1, stdout), (2, stderr)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644), number)
     if limit_bytes is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, limit_bytes))
+    if signal_at is not None:
+        signal_at.arm()
     from gdig.cli.main import main
 
     sys.exit(main(args))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -11,7 +12,9 @@ from typing import NoReturn
 from gdig.cli.commands import COMMANDS, Call, load_api
 from gdig.cli.flags import resolve
 from gdig.cli.help import command_help, overview
+from gdig.cli.stop import end_in_time, exit_status, say_stopped, terminates
 from gdig.config.config import did_you_mean
+from gdig.distributed.failure import Terminated
 from gdig.distributed.ranks import Ranks
 from gdig.distributed.torchrun import is_launched, join_ranks
 from gdig.errors import ConfigError, GdigError, OtherRankError
@@ -19,18 +22,22 @@ from gdig.progress import Progress
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit status: 0, 2 for an error that gdig explains, 130 after Ctrl-C."""
+    """Run the command line and return its exit status.
+
+    The status is 0, 2 for an error that gdig explains, 130 after Ctrl-C, and 143 after SIGTERM.
+    """
     args = list(sys.argv[1:] if argv is None else argv)
     try:
-        with join_ranks() as ranks:
+        with terminates(), join_ranks() as ranks:
             status = _main(args, ranks) if ranks.main else _serve(ranks)
         sys.stdout.flush()
         return status
     except OtherRankError as error:
         return error.status
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on from here", file=sys.stderr)
-        return 130
+        return _stopped(signal.SIGINT)
+    except Terminated:
+        return _stopped(signal.SIGTERM)
     except BrokenPipeError:
         # The reader ended (gdig ... | head). Python flushes stdout once more at exit, which must not print an error.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -45,10 +52,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
 
 
+def _stopped(number: int) -> int:
+    say_stopped(number, sys.stderr)
+    return exit_status(number)
+
+
 def run() -> NoReturn:
-    """Be the command `gdig`: call `main`, and end at once after Ctrl-C."""
+    """Be the command `gdig`: call `main`, and end at once after Ctrl-C and SIGTERM."""
+    end_in_time()
     status = main()
-    if status == 130 or (status and is_launched()):
+    if status in (exit_status(signal.SIGINT), exit_status(signal.SIGTERM)) or (status and is_launched()):
         # Every file is complete or absent, so there is nothing to save. An ordinary exit frees torch and transformers
         # object by object, which takes 1 to 2 s on a busy machine, and longer where a rank is waited for.
         for stream in (sys.stdout, sys.stderr):

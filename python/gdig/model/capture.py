@@ -23,6 +23,7 @@ from gdig.model.compiled import CompiledPass
 from gdig.model.device import to_device
 from gdig.model.head import head_loss
 from gdig.model.memory import trial_batch
+from gdig.model.trial import sees_all
 from gdig.philox import stream_key, uniform
 
 Sink = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor], None]
@@ -37,14 +38,15 @@ class _Tap(torch.autograd.Function):
     """Identity whose backward pass gives the layer's input and the gradient to a callback.
 
     The anchor makes the graph begin here when no tensor below requires a gradient. The input is a saved tensor, not one
-    of a closure, so that gradient checkpointing drops it and makes it again.
+    of a closure, so that gradient checkpointing drops it and makes it again. The result is x's memory under another
+    tensor, not a view of x: a model may add to it in place, as Falcon's blocks do.
     """
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, a: torch.Tensor, anchor: torch.Tensor, callback: Callable) -> torch.Tensor:
         ctx.callback = callback
         ctx.save_for_backward(a)
-        return x.view_as(x)
+        return x.detach()
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, None, None, None]:
@@ -212,8 +214,17 @@ class GradientPass:
 
         def hook(index: int) -> Callable:
             def give(a: torch.Tensor, gradient: torch.Tensor) -> None:
+                name = self.model.layers[index].name
                 if index in self._reached:
-                    raise ModelError(f"{self.model.layers[index].name}: is used twice in a pass; leave it out")
+                    raise ModelError(f"{name}: is used twice in a pass; leave it out")
+                # Looked at here, because calls that no gradient reaches do not count: DoRA passes an identity matrix
+                # through its matrices to know their norm.
+                if not sees_all(a, shape):
+                    raise ModelError(
+                        f"{name}: sees {a.shape[:-1].numel()} of the batch's {shape[0] * shape[1]} tokens, or sees "
+                        "them in another order (a routed expert?); expected a layer that sees all; leave it out with "
+                        "filter_modules"
+                    )
                 self._reached.add(index)
                 a, d = a.flatten(0, -2), gradient.flatten(0, -2)
                 with torch.no_grad():
@@ -221,12 +232,6 @@ class GradientPass:
 
             def forward(module: nn.Module, args: tuple, output: torch.Tensor) -> torch.Tensor:
                 a = args[0].detach().to(output.device)  # a model can be spread over several devices
-                if a.shape[:-1].numel() != (tokens := shape[0] * shape[1]):
-                    name = self.model.layers[index].name
-                    raise ModelError(
-                        f"{name}: sees {a.shape[:-1].numel()} of the batch's {tokens} tokens (a routed expert?), "
-                        "expected a layer that sees all; leave it out with filter_modules"
-                    )
                 return _Tap.apply(output, a, self._anchor.to(output.device), give)
 
             return forward

@@ -11,13 +11,15 @@ from torch import nn
 
 from gdig.config.config import Config
 from gdig.errors import ModelError
+from gdig.model.choice import choose_layers
 from gdig.model.compiled import CompiledPass
 from gdig.model.gradient_checkpointing import (
     enable_gradient_checkpointing,
     has_gradient_checkpointing,
     require_gradient_checkpointing,
 )
-from gdig.model.layers import Layer, choose_layers, share_inputs
+from gdig.model.layers import Layer
+from gdig.model.trial import try_model
 
 Outputs = tuple[torch.Tensor, tuple[torch.Tensor, ...]]
 """The input of the head [B, L, H] (or the logits [B, L, V]), and the hidden states [B, L, H] of some layers."""
@@ -90,11 +92,17 @@ def wrap_model(module: Any, config: Config, *, adapter: bool = False) -> Model:
     base = inner.base_model
     if head is None or base is inner:
         raise ModelError(f"{type(inner).__name__}: expected a causal language model with a base and an output head")
-    layers = choose_layers(module, config.filter_modules, head=head, adapter=adapter, paper=config.preset == "paper")
-    plain = _head_is_plain(inner, base, head)
-    ids = _trial_ids(inner)
-    with torch.no_grad():
-        layers = share_inputs(layers, lambda: base(input_ids=ids, use_cache=False))
+    trial = try_model(inner, base, head)
+    layers = choose_layers(
+        module,
+        trial,
+        head=head,
+        layers=config.layers,
+        filter_modules=config.filter_modules,
+        adapter=adapter,
+        paper=config.preset == "paper",
+    )
+    plain = trial.plain_head
     device = inner.get_input_embeddings().weight.device
     compiled = None
     if config.torch_compile:
@@ -125,18 +133,3 @@ def _outputs(module: Any, is_base: bool, layers: int, ids: torch.Tensor) -> Outp
     if len(output.hidden_states) < layers:
         raise ModelError(f"hidden_layers={layers}: expected at most {len(output.hidden_states)}, as the model has")
     return top, tuple(output.hidden_states[-layers:])
-
-
-@torch.no_grad()
-def _head_is_plain(module: nn.Module, base: nn.Module, head: Any) -> bool:
-    """Whether head(base(ids)) is the model's output for a few tokens."""
-    ids = _trial_ids(module)
-    logits = module(input_ids=ids, use_cache=False).logits
-    product = head(base(input_ids=ids, use_cache=False).last_hidden_state).to(logits.device)
-    return logits.shape == product.shape and torch.allclose(logits.float(), product.float(), rtol=1e-3, atol=1e-3)
-
-
-def _trial_ids(module: Any) -> torch.Tensor:
-    """A few tokens to try a model on: int64 [1, 8]."""
-    weight = module.get_input_embeddings().weight
-    return torch.arange(1, 9, device=weight.device)[None] % weight.shape[0]

@@ -22,6 +22,11 @@ def enable_gradient_checkpointing(module: Any) -> bool:
     name = "activation_checkpointing_enable"
     enable = getattr(module, name, None) or module.gradient_checkpointing_enable
     enable({"use_reentrant": False})
+    for inner in module.modules():
+        # transformers lets the embeddings require a gradient, which reentrant checkpointing needs. Here the backward
+        # pass would go on to them, below the lowest chosen layer.
+        if hasattr(inner, "_require_grads_hook"):
+            inner.disable_input_require_grads()
     for block in blocks:
         block.training = True
     return True

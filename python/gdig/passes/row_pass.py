@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
@@ -21,6 +22,7 @@ from gdig.model.precision import float32_products
 from gdig.ops import Segments
 from gdig.passes.encode_ahead import EncodedShard
 from gdig.passes.hidden_states import HiddenSketch
+from gdig.passes.shard_resume import ShardResume
 from gdig.progress import Bar, Progress
 
 _FLOAT16_MAX = 60000.0
@@ -143,12 +145,15 @@ class RowPass:
             sketch += device_sketch.to(sketch.device)
         return *self.features.end(sums, sketch), loss
 
-    def shard(self, encoded: EncodedShard, bar: Bar | None = None, *, quiet: bool = False) -> dict[str, np.ndarray]:
+    def shard(
+        self, encoded: EncodedShard, bar: Bar | None = None, *, resume: ShardResume | None = None, quiet: bool = False
+    ) -> dict[str, np.ndarray]:
         """Compute one shard of the pool.
 
         Args:
             encoded: the rows of the shard.
             bar: a bar with one unit a row.
+            resume: has the rows that an earlier start has done, and keeps those of this start.
             quiet: print no warning for a row that cannot be used.
 
         Returns:
@@ -176,7 +181,7 @@ class RowPass:
         if bar is not None:
             bar.advance(len(encoded.errors))
         positions = encoded.positions
-        numbers, sketch, loss, hidden = self._run(len(positions), encoded.batches, bar)
+        numbers, sketch, loss, hidden = self._run(len(positions), encoded.batches, bar, resume)
         usable = np.isfinite(loss)
         for columns in (numbers, sketch, hidden):
             usable &= np.isfinite(columns).all(1)
@@ -198,7 +203,7 @@ class RowPass:
         batches = make_batches(examples, self.batch_runner.token_batch_size, window=self.model.window)
         return self._run(len(examples), batches, bar)
 
-    def _run(self, n: int, batches: Sequence[Batch], bar: Bar | None) -> RowNumbers:
+    def _run(self, n: int, batches: Sequence[Batch], bar: Bar | None, resume: ShardResume | None = None) -> RowNumbers:
         dim = self.config.projection_dim
         rows = RowNumbers(
             np.zeros((n, self.features.columns), np.float32),
@@ -206,21 +211,40 @@ class RowPass:
             np.full(n, np.nan, np.float32),
             np.zeros((n, dim if self._hidden is not None else 0), np.float32),
         )
+        columns = rows._asdict()
+        done = resume.load(columns) if resume is not None else np.zeros(n, dtype=bool)
         pending: deque[tuple[Batch, HostCopy]] = deque()
 
         def collect() -> None:
             batch, result = pending.popleft()
             for column, values in zip(rows, result.numpy(), strict=True):
                 column[batch.rows] = values
+            done[batch.rows] = True
             if bar is not None:
-                bar.advance(len(batch.rows))
+                bar.advance(len(batch.rows), tokens=int(batch.lengths.sum()))
 
-        for launched in self.batch_runner.run(batches, lambda batch, _: self._batch(batch)):
-            pending.append(launched)
-            if len(pending) > _IN_FLIGHT:
+        # A batch of which a piece alone is kept is passed again as a whole.
+        missing = [batch for batch in batches if not done[batch.rows].all()]
+        if bar is not None:
+            finished = [batch for batch in batches if done[batch.rows].all()]
+            n_tokens = sum(int(batch.lengths.sum()) for batch in finished)
+            bar.skip(sum(len(batch.rows) for batch in finished), tokens=n_tokens)
+        try:
+            for launched in self.batch_runner.run(missing, lambda batch, _: self._batch(batch)):
+                pending.append(launched)
+                if len(pending) > _IN_FLIGHT:
+                    collect()
+                    if resume is not None:
+                        resume.keep(done, columns)
+            while pending:
                 collect()
-        while pending:
-            collect()
+        except BaseException:
+            if resume is not None:
+                with contextlib.suppress(Exception):  # the first error is the one to raise
+                    while pending:
+                        collect()
+                    resume.keep(done, columns, now=True)
+            raise
         return rows
 
     def find_batch_size(self, examples: Sequence[Example]) -> int:

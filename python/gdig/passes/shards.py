@@ -5,21 +5,36 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 
 from gdig.background import Background
 from gdig.config.config import Config
-from gdig.passes.encode_ahead import Feed
+from gdig.passes.encode_ahead import EncodedShard, Feed
 from gdig.passes.row_pass import RowPass
+from gdig.passes.shard_resume import ShardResume, batches_digest
+from gdig.run.layout import shard_resume_file
+from gdig.run.resume_files import remove_finished
 from gdig.run.session import Workspace
+from gdig.store.resume_file import Pace, ResumeFile
 from gdig.store.sketches import SketchStore
 
 
 def write_missing(
-    work: Workspace, rows: RowPass, store: SketchStore, missing: Sequence[int], title: str, *, quiet: bool = False
+    work: Workspace,
+    rows: RowPass,
+    store: SketchStore,
+    missing: Sequence[int],
+    title: str,
+    origin: str,
+    *,
+    quiet: bool = False,
 ) -> None:
     """Write the missing shards of a store. All ranks call this with the same arguments; a free rank takes a shard.
+
+    A stopped pass keeps the rows of each unfinished shard in a resume file.
 
     Args:
         work: the workspace of this rank.
@@ -27,22 +42,49 @@ def write_missing(
         store: the store of the pass.
         missing: the numbers of the missing shards.
         title: the title of the bar.
+        origin: a hash of the inputs and options that the rows depend on.
         quiet: print no warning for a row that cannot be used, because an earlier pass has.
     """
     ranks, n, step = work.ranks, len(work.candidates), store.rows_per_shard
     spans = [(shard * step, min(n, (shard + 1) * step)) for shard in missing]
     workers = resolve_workers(work.config, rows.model.device, len(spans))
-    feed = Feed(work, spans, rows.batch_runner.token_batch_size, workers)
+    size = rows.batch_runner.token_batch_size  # a batch that does not fit the memory lowers it later
+    feed = Feed(work, spans, size, workers)
     done = n - sum(stop - start for start, stop in spans)
     with work.progress.stage(title, n, done=done) as own_bar:
         bar = ranks.shared_bar(own_bar)
         # A shard is written during the pass of the next shard. The end of the block waits for the last one.
         with Background() as writer:
+            pace = Pace()
             for number, encoded in feed.encode(ranks.claim(len(missing))):
                 ranks.doing(f"{title}, rows {encoded.start} to {encoded.stop - 1}")
-                writer.submit(store.write_shard, missing[number], rows.shard(encoded, bar, quiet=quiet))
+                shard = missing[number]
+                made_from = _made_from(rows, encoded, size, origin)
+                file = ResumeFile(shard_resume_file(store.path, shard), made_from, work.progress.warn)
+                resume = ShardResume(file, pace, writer)
+                writer.submit(_write, store, shard, rows.shard(encoded, bar, resume=resume, quiet=quiet), resume)
         ranks.doing(f"{title}, all shards taken")
         ranks.gather(None, bar)
+    if ranks.main:
+        remove_finished(store)
+
+
+def _write(store: SketchStore, shard: int, tensors: dict[str, np.ndarray], resume: ShardResume) -> None:
+    store.write_shard(shard, tensors)
+    resume.remove()
+
+
+def _made_from(rows: RowPass, encoded: EncodedShard, token_batch_size: int, origin: str) -> dict[str, Any]:
+    """What the numbers of a shard's rows depend on."""
+    config = rows.config
+    return {
+        "rows": [encoded.start, encoded.stop],
+        "origin": origin,
+        "batches": batches_digest(encoded),
+        "token_batch_size": token_batch_size,
+        "features": [rows.features.name, rows.features.columns, config.projection_dim],
+        "model": [str(rows.model.dtype), rows.model.device.type, config.matmul_precision, config.torch_compile],
+    }
 
 
 def open_or_create(path: Path, work: Workspace) -> SketchStore:

@@ -14,6 +14,7 @@ from gdig.passes.row_pass import RowPass
 from gdig.passes.seed_health import measure_seed_health, seed_warnings
 from gdig.passes.shards import in_sweep_part, open_or_create, write_missing
 from gdig.run.record import RowCounts
+from gdig.run.resume_files import run_origin
 from gdig.run.session import Workspace
 from gdig.store.sketches import SketchStore
 from gdig.store.tensor_file import write_tensors
@@ -37,6 +38,7 @@ def sweep_stage(work: Workspace) -> bool:
             "dtype": run.fit.dtype,
             "scale": run.sweep.scale,
             "token_batch_size": run.sweep.token_batch_size,
+            "origin": run_origin(work.layout),
         }
         work.ranks.task("sweep", **arguments)
         sweep_on_ranks(work, **arguments)
@@ -64,7 +66,7 @@ def sweep_stage(work: Workspace) -> bool:
 
 
 def sweep_on_ranks(
-    work: Workspace, missing: list[int], dtype: str, scale: float | None, token_batch_size: int | None
+    work: Workspace, missing: list[int], dtype: str, scale: float | None, token_batch_size: int | None, origin: str
 ) -> None:
     """Write the missing shards. All ranks call this with the same arguments; a free rank takes the next shard.
 
@@ -74,6 +76,7 @@ def sweep_on_ranks(
         dtype: the name of the dtype of the fit.
         scale: a factor for the sketches. None: rank 0 computes and records it.
         token_batch_size: the resolved option. None: rank 0 resolves and records it.
+        origin: a hash of the inputs and options that the rows depend on (`run_origin`).
     """
     ranks, config = work.ranks, work.config
     rows = _make_pass(work, dtype)
@@ -91,7 +94,7 @@ def sweep_on_ranks(
         seeds = rows.compute(work.seed_examples)
         write_tensors(file, {"sketch": seeds.sketch * scale, "hidden": seeds.hidden.astype(np.float16)})
     store = SketchStore.open(work.layout.sweep)
-    write_missing(work, rows, store, missing, "sweep")
+    write_missing(work, rows, store, missing, "sweep", origin)
 
 
 def _make_pass(work: Workspace, dtype: str) -> RowPass:

@@ -18,7 +18,9 @@ from gdig.model.optimizer import FILES, read_adam
 from gdig.passes.adam_pass import AdamFeatures, trained_layers
 from gdig.passes.row_pass import RowPass
 from gdig.passes.shards import in_sweep_part, open_or_create, write_missing
+from gdig.run.layout import shard_resume_file
 from gdig.run.record import CheckpointRecord
+from gdig.run.resume_files import run_origin
 from gdig.run.session import Workspace
 from gdig.store.sketches import SketchStore
 from gdig.store.tensor_file import write_tensors
@@ -46,12 +48,17 @@ def checkpoints_stage(work: Workspace) -> bool:
         if missing:
             title = f"checkpoint {number} of {len(keys)}"
             facts = asdict(record) if record else None
-            arguments: dict[str, Any] = {"key": key, "path": path, "missing": missing, "title": title, "facts": facts}
+            origin = run_origin(work.layout, key)
+            arguments: dict[str, Any] = {
+                "key": key, "path": path, "missing": missing, "title": title, "facts": facts, "origin": origin,
+            }  # fmt: skip
             work.ranks.task("checkpoint", **arguments)
             try:
                 record = sweep_checkpoint_on_ranks(work, **arguments)
             except GdigError:
-                if not store.n_shards:  # the checkpoint cannot be swept, so later starts do not list it
+                if (
+                    not store.n_shards and not shard_resume_file(store.path, 0).parent.exists()
+                ):  # the checkpoint cannot be swept, so later starts do not list it
                     shutil.rmtree(work.layout.checkpoint(key).path)
                     _remember_swept(work)
                 raise
@@ -64,7 +71,7 @@ def checkpoints_stage(work: Workspace) -> bool:
 
 
 def sweep_checkpoint_on_ranks(
-    work: Workspace, key: str, path: str, missing: list[int], title: str, facts: dict[str, Any] | None
+    work: Workspace, key: str, path: str, missing: list[int], title: str, facts: dict[str, Any] | None, origin: str
 ) -> CheckpointRecord:
     """Write the missing shards of a checkpoint. All ranks call this with the same arguments.
 
@@ -75,6 +82,7 @@ def sweep_checkpoint_on_ranks(
         missing: the numbers of the shards to write.
         title: the title of the bar.
         facts: the fields of the CheckpointRecord of an earlier start. None: rank 0 computes and records them.
+        origin: a hash of the inputs and options that the rows depend on (`run_origin`).
 
     Returns:
         The record of the checkpoint.
@@ -113,7 +121,7 @@ def sweep_checkpoint_on_ranks(
     work.progress.say(
         f"{title}: {path}, step {record.step}, learning rate {record.learning_rate:.3g}, {record.layers} layers"
     )
-    write_missing(work, rows, SketchStore.open(paths.shards), missing, title, quiet=True)
+    write_missing(work, rows, SketchStore.open(paths.shards), missing, title, origin, quiet=True)
     return record
 
 

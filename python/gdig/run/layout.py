@@ -95,9 +95,14 @@ class RunLayout:
         return self.path / "seeds" / f"{layer}.safetensors"
 
     @property
-    def searched_seeds(self) -> Path:
-        """Folder of the seeds that conjugate gradients have solved; it is removed when the fit is done."""
-        return self.path / "seeds" / "searched"
+    def curvature_resume(self) -> Path:
+        """Folder of the sums and factors of a curvature that is not finished."""
+        return self.path / "curvature" / "resume"
+
+    @property
+    def seeds_resume(self) -> Path:
+        """Folder of the seeds that are preconditioned, until all of them are."""
+        return self.path / "seeds" / "resume"
 
     @property
     def sweep(self) -> Path:
@@ -184,9 +189,12 @@ class RunLayout:
             if stages.fit.curvature is not None:
                 yield self._group("curvature", "fit", tuple(map(self.curvature, layers)), done)
             yield self._group("seeds", "fit", tuple(map(self.seed_factors, layers)), done)
+            for folder in (self.curvature_resume, self.seeds_resume):
+                yield self._group(folder.relative_to(self.path).as_posix(), "fit", (), False)
         if stages.sweep is not None:
             shards, done = stages.sweep.shards, stages.sweep.state == "done"
             yield self._group("sweep", "sweep", _numbered(self.sweep, shards), done, store=True)
+            yield self._group("sweep/resume", "sweep", (), False)
             yield self._group("features", "sweep", (self.seed_sketches,), done)
             # Methods make the token files when they need them, so no stage has to have left them.
             token_files = (*_numbered(self.tokens, shards), self.seed_tokens)
@@ -195,6 +203,7 @@ class RunLayout:
                 paths, swept = self.checkpoint(key), checkpoint.state == "done"
                 name = f"checkpoints/{key}"
                 yield self._group(f"{name}/shards", "sweep", _numbered(paths.shards, shards), swept, store=True)
+                yield self._group(f"{name}/shards/resume", "sweep", (), False)
                 yield self._group(name, "sweep", (paths.seed_sketches,), swept)
             if stages.cluster is not None:
                 done = stages.cluster.state == "done"
@@ -203,6 +212,11 @@ class RunLayout:
 
     def _group(self, name: str, stage: str, files: tuple[Path, ...], done: bool, *, store: bool = False) -> FileGroup:
         return FileGroup(name, stage, self.path / name, files, done, store)
+
+
+def shard_resume_file(store: Path, shard: int) -> Path:
+    """The rows that are done of a shard that is not yet whole, beside the shards of the store `store`."""
+    return store / "resume" / f"{shard:08d}.safetensors"
 
 
 def _numbered(folder: Path, count: int) -> tuple[Path, ...]:

@@ -15,6 +15,7 @@ from gdig.run.directory import refuse_foreign, require_run
 from gdig.run.layout import FileGroup, RunLayout
 from gdig.run.lock import lock
 from gdig.run.record import FitRecord, RunRecord, SweepRecord, read_record, write_record
+from gdig.run.resume_files import remove_finished
 from gdig.store.atomic import replacing
 from gdig.store.sketches import SketchStore
 from gdig.store.tensor_file import verify_file
@@ -159,6 +160,7 @@ def _copy_shards(
                 wanted.remove(shard)
                 copied += 1
                 bar.advance(1)
+    remove_finished(store)
     whole = sweep.shards
     lines = [f"{target.path}: {what}{copied} shards copied, {whole - len(wanted)} of {whole} are there"]
     if wanted:

@@ -53,10 +53,14 @@ class TrustOptions:
 class ModelOptions(TrustOptions):
     """How the model's passes run, and which of its layers count."""
 
+    layers: str | None = None
+    """Linear layers that count: mlp, attention or all of the blocks; upper:0.25 for the upper quarter of the blocks; or
+    both, as in mlp:upper:0.25. The default is mlp, or all LoRA matrices of an adapter. Choose upper blocks when time or
+    memory is short: nothing runs backward below the lowest layer."""
     filter_modules: str | None = None
     """Regular expression that is searched in the names of the linear modules; the modules that match are the layers.
-    The default is the linear modules of the MLP blocks, or the LoRA matrices of an adapter. Choose fewer layers when
-    memory or time is short."""
+    The default is the choice of the option layers; with both options, both have to choose a layer. Give it for a choice
+    that layers cannot express."""
     gradients: bool = True
     """Make gradients: the influence on the seeds, and the sketches of gradients. Without them a run has no fit, and its
     sweep is a forward pass, which takes about a third of the time. It serves the methods that compare hidden states or

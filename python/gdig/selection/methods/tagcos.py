@@ -103,4 +103,4 @@ def tagcos(sweep: FinishedSweep, limit: Limit, random_seed: int, options: Config
             f"the pursuit ended before the quota was filled in {result.ended_early} of {result.clusters} clusters: "
             f"{n_nearest} of {n} rows are the nearest to their cluster's mean instead"
         )
-    return Picked(result.rows[:n], {"weight": result.weights[:n], "pursued": matched}, tuple(notes))
+    return Picked(result.rows[:n], {"weight": result.weights[:n], "matched": matched}, tuple(notes))

@@ -1,0 +1,1 @@
+"""Parts of `benches.real_model`: the rows of the run, and the plain pass."""

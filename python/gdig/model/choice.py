@@ -1,0 +1,195 @@
+"""The choice among a model's linear layers, by the options `layers` and `filter_modules`."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+from torch import nn
+
+from gdig.config.layer_choice import DEFAULT_ADAPTER_LAYERS, DEFAULT_LAYERS, parse_layers
+from gdig.errors import ModelError
+from gdig.model.layer_names import block_of, is_expert, is_mlp, is_router, without_numbers
+from gdig.model.layers import Layer, as_layer
+from gdig.model.trial import Trial
+
+PAPER_LLAMA, PAPER_BLOOM = "mlp.down_proj", "mlp.dense_h_to_4h"
+"""Layers of the published G-DIG code: every third block's down projection; for BLOOM, each first MLP projection."""
+
+_LORA = re.compile(r"\.lora_[AB]\.")
+
+
+def choose_layers(
+    model: nn.Module,
+    trial: Trial,
+    *,
+    head: nn.Module | None,
+    layers: str | None = None,
+    filter_modules: str | None = None,
+    adapter: bool = False,
+    paper: bool = False,
+) -> list[Layer]:
+    """Return the chosen layers, in the model's order.
+
+    Args:
+        model: the model with its submodules.
+        trial: how the model calls them.
+        head: the output embedding. It runs on labelled positions only, so nothing in it can be a layer.
+        layers: a value of the option `layers`; it chooses among the layers that see every token, of the model's blocks.
+        filter_modules: regular expression that is searched for in a name. With `layers`, both have to choose a layer;
+            with neither, the choice is the default one.
+        adapter: whether the model is an adapter. Then `layers` chooses among the LoRA matrices.
+        paper: whether the default is the layers of the published G-DIG code.
+
+    Raises:
+        ModelError: when the model has no linear layers, or none is chosen (the message lists the names).
+    """
+    linears = _text_layers(model, trial, head)
+    if filter_modules is None and layers is None and paper and not adapter:
+        return _as_called(_paper_layers(model, linears), trial)
+    chosen = linears
+    if filter_modules is not None:
+        chosen = [layer for layer in chosen if re.search(filter_modules, layer.name)]
+        if not chosen:
+            raise ModelError(
+                f"filter_modules: {filter_modules!r} matches no linear layer; there are: {_shown(linears)}"
+            )
+    if layers is not None or filter_modules is None:
+        names = _names_by_choice(model, linears, trial, layers, adapter)
+        chosen = [layer for layer in chosen if layer.name in names]
+        if not chosen:
+            raise ModelError(
+                f"layers={layers!r} and filter_modules={filter_modules!r} choose no common layer; leave one of the two "
+                "out"
+            )
+    return _as_called(chosen, trial)
+
+
+def _text_layers(model: nn.Module, trial: Trial, head: nn.Module | None) -> list[Layer]:
+    """The linear layers outside the head, and outside the parts of the model that text does not reach."""
+    skipped = set(head.modules()) if head is not None else set()
+    for part in unused_parts(model, trial):
+        skipped.update(part.modules())
+    linears = [layer for name, module in model.named_modules() if (layer := as_layer(name, module))]
+    linears = [layer for layer in linears if layer.module not in skipped]
+    if not linears:
+        raise ModelError(f"{type(model).__name__}: has no linear layers (nn.Linear or Conv1D) to take gradients of")
+    return linears
+
+
+def unused_parts(model: nn.Module, trial: Trial) -> list[nn.Module]:
+    """The parts of the model that text does not reach, such as an image encoder. An expert is none, nor is a layer."""
+    parts = []
+    pending = [("", model)]
+    while pending:
+        name, module = pending.pop()
+        for child_name, child in module.named_children():
+            path = f"{name}.{child_name}".strip(".")
+            if as_layer(path, child) or not any(as_layer("", inner) for inner in child.modules()):
+                continue
+            if trial.called(child) or "expert" in path:
+                pending.append((path, child))
+            else:
+                parts.append(child)
+    return parts
+
+
+def _names_by_choice(
+    model: nn.Module, linears: list[Layer], trial: Trial, layers: str | None, adapter: bool
+) -> set[str]:
+    """The names of the layers that the option `layers`, or its default, chooses.
+
+    A model without MLPs (Mamba) has all layers of its blocks as the default.
+    """
+    modules = dict(model.named_modules())
+    choice = parse_layers(layers or (DEFAULT_ADAPTER_LAYERS if adapter else DEFAULT_LAYERS))
+    order = _block_order(linears, trial)
+    if choice.upper < 1 and not order:
+        raise ModelError(
+            f"layers={layers!r}: {type(model).__name__} has no numbered blocks; choose with filter_modules"
+        )
+    upper = set(order[len(order) - choice.n_upper(len(order)) :])
+    usable = [
+        layer
+        for layer in linears
+        if (_LORA.search(layer.name) or not adapter)
+        and (block_of(layer.name) in upper or not order)
+        and not is_router(layer.name, modules)
+        and not is_expert(layer.name)
+        and trial.use(layer.module).why_not is None
+    ]
+    kinds = {layer.name: "mlp" if is_mlp(layer.name, modules) else "attention" for layer in usable}
+    has_mlp = "mlp" in kinds.values() or bool(_experts(model))
+    kind = choice.kind if has_mlp or layers is not None else "all"
+    names = {name for name, its_kind in kinds.items() if kind in ("all", its_kind)}
+    if not names:
+        raise ModelError(_nothing_chosen(model, linears, layers or str(choice.kind), adapter))
+    return names
+
+
+def _block_order(linears: list[Layer], trial: Trial) -> list[str]:
+    """The numbered blocks in the order in which the trial called them."""
+    first: dict[str, int] = {}
+    for layer in linears:
+        block = block_of(layer.name)
+        if block is not None and layer.module in trial.order:
+            first[block] = min(trial.order[layer.module], first.get(block, len(trial.order)))
+    return sorted(first, key=lambda block: first[block])
+
+
+def _experts(model: nn.Module) -> list[str]:
+    """Names of the modules whose parameters are the weights of experts that see some tokens only."""
+    return [
+        name
+        for name, module in model.named_modules()
+        if re.search(r"(?<!shared_)experts?(\.|$)", name) and any(True for _ in module.parameters(recurse=False))
+    ]
+
+
+def _nothing_chosen(model: nn.Module, linears: list[Layer], layers: str, adapter: bool) -> str:
+    """Say why the option `layers` chooses nothing, and what does."""
+    name = type(model).__name__
+    if adapter and not any(_LORA.search(layer.name) for layer in linears):
+        return (
+            f"{name}: expected an adapter with LoRA matrices in the blocks, found none; merge the adapter into its "
+            "base model (PeftModel.merge_and_unload), or choose layers with filter_modules"
+        )
+    if experts := _experts(model):
+        shown = ", ".join(sorted({without_numbers(expert) for expert in experts})[:3])
+        return (
+            f"layers={layers}: the MLPs of {name} are experts that see some tokens only ({shown}), of which gdig "
+            "cannot take gradients; choose layers=attention"
+        )
+    return f"layers={layers}: chooses no linear layer of {name}; there are: {_shown(linears)}"
+
+
+def _shown(linears: list[Layer]) -> str:
+    return ", ".join(sorted({without_numbers(layer.name) for layer in linears}))
+
+
+def _as_called(layers: list[Layer], trial: Trial) -> list[Layer]:
+    """Say of each layer on which device it computes, and with which of the others it shares its input.
+
+    A layer with a bias and one without do not share an input: the constant input of 1 belongs to it.
+    """
+    first: dict[tuple[int, bool], str] = {}
+    described = []
+    for layer in layers:
+        use = trial.use(layer.module)
+        if use.whole:
+            name = first.setdefault((use.input_id, layer.bias), layer.name)
+            layer = replace(layer, input_name=name, device=use.device)
+        described.append(layer)
+    return described
+
+
+def _paper_layers(model: nn.Module, linears: list[Layer]) -> list[Layer]:
+    """The layers of the published G-DIG code (see `PAPER_LLAMA`)."""
+    name = PAPER_BLOOM if any(layer.name.endswith(PAPER_BLOOM) for layer in linears) else PAPER_LLAMA
+    projections = [layer for layer in linears if layer.name.endswith(name)]
+    if not projections:
+        raise ModelError(
+            f"preset paper: {type(model).__name__}: expected {PAPER_LLAMA!r} or {PAPER_BLOOM!r} layers, found neither; "
+            "choose layers with filter_modules"
+        )
+    return projections if name == PAPER_BLOOM else projections[::3]

@@ -1,0 +1,74 @@
+"""What a linear layer is, by its name and the classes around it: of which block, of an MLP, a router, an expert."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from torch import nn
+
+_ADAPTER_END = re.compile(r"\.(lora_[AB]|base_layer)(\.|$).*")
+_ATTENTION = re.compile(r"\w*(attn|attention)\w*")
+_MLP = re.compile(
+    r"(\w+_)?mlps?(_block)?|feed_?forward|ffns?|ff|fc\d|fc_in|fc_out|intermediate|output|(\w+_)?experts?"
+    r"|dense_(h_to_4h|4h_to_h)"
+)
+"""A part of the name of an MLP in transformers, and in code that comes with models. `output` is BERT's."""
+_MLP_CLASS = re.compile(r"MLP|Mlp|FFN|FeedForward")
+_EXPERT = re.compile(r"(^|\.)\w*experts?\.(?=\d)")
+
+
+def block_of(name: str) -> str | None:
+    """The block that a layer belongs to: its name up to the first number, as in "model.layers.3".
+
+    None when the layer is in no numbered block. A layer that itself is numbered, as in "projections.0", is in none.
+    """
+    parts = _plain(name).split(".")
+    number = next((i for i, part in enumerate(parts[:-1]) if part.isdigit()), None)
+    return None if number is None else ".".join(parts[: number + 1])
+
+
+def is_mlp(name: str, modules: Mapping[str, nn.Module]) -> bool:
+    """Whether a layer of a block belongs to the block's MLP, which may be the expert that all tokens share.
+
+    Args:
+        name: of the layer.
+        modules: all modules by name.
+    """
+    name = _plain(name)
+    inside = len(block_of(name) or "")
+    parts = name[inside:].strip(".").split(".")
+    if any(_ATTENTION.fullmatch(part) for part in parts):
+        return False
+    if any(_MLP.fullmatch(part) for part in parts):
+        return True
+    parents = [name[:end] for end in range(inside + 1, len(name)) if name[end] == "."]
+    return any(_MLP_CLASS.search(type(modules[parent]).__name__) for parent in parents)
+
+
+def is_router(name: str, modules: Mapping[str, nn.Module]) -> bool:
+    """Whether a layer decides which experts a token goes to, or how much an expert counts."""
+    parts = name.split(".")
+    for i, part in enumerate(parts):
+        if "router" in part:
+            return True
+        if re.fullmatch(r"(\w+_)?gate", part):
+            siblings = (child for child, _ in modules[".".join(parts[:i])].named_children())
+            if any("expert" in sibling and sibling != part for sibling in siblings):
+                return True
+    return False
+
+
+def is_expert(name: str) -> bool:
+    """Whether a layer belongs to one of several experts, each of which sees the tokens that a router sends it."""
+    return _EXPERT.search(name) is not None
+
+
+def without_numbers(name: str) -> str:
+    """A name with N for each number in it, the same for the like layers of all blocks."""
+    return re.sub(r"(^|\.)\d+(?=\.|$)", r"\1N", name)
+
+
+def _plain(name: str) -> str:
+    """The name of the layer that an adapter's matrix or its base layer belongs to."""
+    return _ADAPTER_END.sub("", name)

@@ -1,0 +1,159 @@
+"""A few tokens through a model at load time: how it calls its linear layers, and what it does after its blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from gdig.errors import ModelError
+
+_TOKENS = 10
+"""Tokens of a line of the trial: twice as many are no layer's width."""
+_LEAK = {torch.float64: 1e-6, torch.float32: 1e-4, torch.bfloat16: 0.05, torch.float16: 0.01}
+"""How much of the largest hidden state the earlier tokens may change by, when a later token is another one.
+
+In a causal model they do not change but by the rounding of products; without a mask they change by a good part of it.
+"""
+_NOT_LINEAR = 0.02
+"""Largest difference between y and W x + b of a class with its own forward, as a share of the largest y."""
+
+
+@dataclass
+class Use:
+    """How the trial called a linear layer.
+
+    Attributes:
+        whole: calls with every token of the batch, in the batch's order. partial: calls with other tokens.
+        linear: whether the output is W x (+ b).
+        input_id: number of the input tensor. device: where the output is.
+    """
+
+    whole: int = 0
+    partial: int = 0
+    linear: bool = True
+    input_id: int = 0
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    @property
+    def why_not(self) -> str | None:
+        """The reason why gradients of an example cannot be taken here; None where they can."""
+        if not self.linear:
+            return "computes more than W x"
+        if self.whole > 1:
+            return "is used twice in a pass"
+        if self.whole == 0:
+            return "sees some tokens only" if self.partial else "is not used for text"
+        return None
+
+
+@dataclass
+class Trial:
+    """What a forward pass of a few tokens showed.
+
+    Attributes:
+        plain_head: whether the logits are the head's product with the last hidden states, and nothing more.
+        order: the modules that were called, by their first call.
+        uses: of the linear layers that were called.
+    """
+
+    plain_head: bool = True
+    order: dict[nn.Module, int] = field(default_factory=dict)
+    uses: dict[nn.Module, Use] = field(default_factory=dict)
+
+    def use(self, module: nn.Module) -> Use:
+        """How the trial called a linear layer."""
+        return self.uses.get(module, Use())
+
+    def called(self, module: nn.Module) -> bool:
+        """Whether the trial called a module, or one inside it."""
+        return any(inner in self.order for inner in module.modules())
+
+
+@torch.no_grad()
+def try_model(module: Any, base: Any, head: Any) -> Trial:
+    """Pass a few tokens through `base` and through the whole model.
+
+    Raises:
+        ModelError: when a later token changes the hidden states of earlier ones.
+    """
+    trial = Trial()
+    ids = _trial_ids(module)
+    hidden = base(input_ids=ids, use_cache=False).last_hidden_state
+    _require_causal(module, hidden)
+    with _watched(module, trial, (ids.shape[0], ids.shape[1])):
+        logits = module(input_ids=ids, use_cache=False).logits
+    product = head(hidden).to(logits.device)
+    trial.plain_head = logits.shape == product.shape and torch.allclose(
+        logits.float(), product.float(), rtol=1e-3, atol=1e-3
+    )
+    return trial
+
+
+def sees_all(x: torch.Tensor, shape: tuple[int, int]) -> bool:
+    """Whether a layer's input x holds each token of a batch [B, L] once, in the batch's order."""
+    return tuple(x.shape[:-1]) in (tuple(shape), (shape[0] * shape[1],))
+
+
+@contextmanager
+def _watched(whole: nn.Module, trial: Trial, shape: tuple[int, int]) -> Iterator[None]:
+    """In the block, note every call of a module in `whole` with a batch [B, L]."""
+    inputs: list[object] = []  # keeps the tensors alive, so that no two have one id
+
+    def note(module: nn.Module, args: tuple, output: Any) -> None:
+        trial.order.setdefault(module, len(trial.order))
+        if isinstance(module, (nn.Linear, Conv1D)):
+            use = trial.uses.setdefault(module, Use())
+            if not args or not isinstance(output, torch.Tensor) or not _is_linear(module, args[0], output):
+                use.linear = False
+            elif sees_all(args[0], shape):
+                inputs.append(args[0])
+                use.whole += 1
+                use.input_id, use.device = id(args[0]), output.device  # the input may be on another device
+            else:
+                use.partial += 1
+
+    handles = [module.register_forward_hook(note) for module in whole.modules()]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _is_linear(module: Any, x: torch.Tensor, y: torch.Tensor) -> bool:
+    """Whether y is W x (+ b). Quantized weights are believed."""
+    forward: Callable = type(module).forward
+    if forward in (nn.Linear.forward, Conv1D.forward):
+        return True
+    if x.shape[-1] != module.in_features or y.shape != (*x.shape[:-1], module.out_features):
+        return False
+    if not module.weight.is_floating_point() or module.weight.shape != (module.out_features, module.in_features):
+        return True
+    expected = nn.functional.linear(x.to(module.weight.dtype), module.weight, module.bias).float()
+    return bool((y.float() - expected).abs().max() <= _NOT_LINEAR * expected.abs().max())
+
+
+def _require_causal(module: nn.Module, hidden: torch.Tensor) -> None:
+    """Compare the hidden states [2, L, H] of two lines that differ in the last token alone."""
+    before = hidden[:, :-1].float()
+    change = float((before[0] - before[1]).abs().max())
+    if change > _LEAK.get(hidden.dtype, 0.05) * float(before.abs().max()):
+        raise ModelError(
+            f"{type(module).__name__}: a later token changes the hidden states of earlier tokens; expected a causal "
+            "language model (for a model of BERT's kind, set is_decoder to true in its config.json)"
+        )
+
+
+def _trial_ids(module: Any) -> torch.Tensor:
+    """Two lines that differ in their last token: int64 [2, 10]."""
+    weight = module.get_input_embeddings().weight
+    line = torch.arange(1, _TOKENS + 1, device=weight.device)
+    other = line.clone()
+    other[-1] += 1
+    return torch.stack([line, other]) % weight.shape[0]

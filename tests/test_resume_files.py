@@ -1,0 +1,304 @@
+"""Work inside a shard or a sum that was stopped: kept, gone on from to the same bytes, and never mistaken."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import gdig
+from gdig.errors import StoreError
+from gdig.influence.precondition import SeedPreconditioner
+from gdig.model.capture import GradientPass
+from gdig.run.record import read_record, write_record
+from gdig.run.verify import verify_run
+from gdig.store.resume_file import Pace, ResumeFile
+from gdig.store.tensor_file import read_tensors, write_tensors
+from tests.support.project_fixtures import Command, SignalAt, flags
+from tests.support.torchrun import files_of, finish_on_ranks, start_ranks
+
+PASS = "gdig.model.capture:GradientPass.run"
+KEEP_ALL = {"GDIG_RESUME_INTERVAL": "0"}
+# One shard, many batches: a sweep that kept whole shards alone would lose all of them.
+OPTIONS = {"token_batch_size": 128, "rows_per_shard": 64}
+
+
+def sweep_options(project, run_path, **changes) -> dict:
+    unknown = ("n_clusters", "budget", "tau")
+    return {k: v for k, v in project.options(run_path, **{**OPTIONS, **changes}).items() if k not in unknown}
+
+
+@pytest.fixture
+def keep_all(monkeypatch) -> None:
+    monkeypatch.setenv("GDIG_RESUME_INTERVAL", "0")
+
+
+@pytest.fixture(scope="module")
+def whole(project, tmp_path_factory) -> Path:
+    """The sweep of a run that nobody stopped, and that kept nothing on its way."""
+    return gdig.sweep(**sweep_options(project, tmp_path_factory.mktemp("whole") / "run"))
+
+
+@pytest.fixture(scope="module")
+def fitted(whole, tmp_path_factory) -> Path:
+    """A copy of the run as it was before its sweep."""
+    copy = tmp_path_factory.mktemp("fitted") / "run"
+    shutil.copytree(whole, copy)
+    for folder in ("sweep", "features"):
+        shutil.rmtree(copy / folder)
+    record = read_record(copy / "run.json")
+    write_record(copy / "run.json", replace(record, stages=replace(record.stages, sweep=None)))
+    return copy
+
+
+class Stop(BaseException):
+    """Ends a run at once, as Ctrl-C does."""
+
+
+@pytest.fixture
+def stop_at(monkeypatch) -> Iterator:
+    """stop_at(n): the n-th batch from now on that goes through a model raises Stop. Returns the numbers of batches."""
+    batches: list[int] = []
+    limits: list[int] = []
+    run = GradientPass.run
+
+    def counted(self, batch, sink):
+        batches.append(len(batch.rows))
+        if limits and len(batches) == limits[-1]:
+            raise Stop
+        return run(self, batch, sink)
+
+    monkeypatch.setattr(GradientPass, "run", counted)
+
+    def set_limit(n: int | None) -> list[int]:
+        batches.clear()
+        limits[:] = [] if n is None else [n]
+        return batches
+
+    return set_limit
+
+
+def sweep_stopped_at(stop_at, n: int | None, options: dict) -> int:
+    """Sweep, and stop at the n-th batch where n is given. Returns how many batches went through a model."""
+    batches = stop_at(n)
+    if n is None:
+        gdig.sweep(**options)
+    else:
+        with pytest.raises(Stop):
+            gdig.sweep(**options)
+    return len(batches)
+
+
+def test_a_sweep_stopped_at_any_batch_loses_that_batch_alone(project, whole, fitted, tmp_path, stop_at):
+    run_path = Path(shutil.copytree(fitted, tmp_path / "run"))
+    options = sweep_options(project, run_path)
+    per_start = sweep_stopped_at(stop_at, None, options)
+    shutil.rmtree(run_path)
+    shutil.copytree(fitted, run_path)
+    first = sweep_stopped_at(stop_at, 9, options)  # the scale of the sketches is not yet recorded, or one batch is done
+    passed = [first - 1]
+    for n in (7, 3, 6, 5):
+        passed.append(sweep_stopped_at(stop_at, n, options) - 1)
+    passed.append(sweep_stopped_at(stop_at, None, options))
+    assert files_of(run_path) == files_of(whole)
+    assert sum(passed) == per_start, "what was done was done again"
+
+
+@pytest.mark.slow
+def test_a_sweep_killed_inside_its_shard_again_and_again_ends_with_the_same_bytes(project, whole, fitted, tmp_path):
+    run_path = tmp_path / "run"
+    shutil.copytree(fitted, run_path)
+    args = ["sweep", *flags(sweep_options(project, run_path))]
+    kept = run_path / "sweep" / "resume" / "00000000.safetensors"
+    rows = 0
+    # The first batches are those of the probe rows and of the seeds, which the first start passes. Of the batches
+    # before a kill, two may be in flight and the rows of two more may wait for the writer.
+    for count in (17, 7, 7):
+        command = Command.start(args, tmp_path, environment=KEEP_ALL, signal_at=SignalAt(PASS, count))
+        assert command.wait() == -signal.SIGKILL, command.error
+        before, rows = rows, len(read_tensors(kept)[0]["rows"])
+        assert before < rows < 60, "the kill must hit a shard, and later starts must go on from it"
+    gdig.sweep(**sweep_options(project, run_path))
+    assert files_of(run_path) == files_of(whole)
+    assert not kept.parent.exists()
+
+
+def stopped(project, fitted, folder: Path, stop_at) -> tuple[dict, Path]:
+    """A run whose sweep was stopped in its shard: its options, and the shard's resume file."""
+    shutil.copytree(fitted, folder)
+    options = sweep_options(project, folder)
+    sweep_stopped_at(stop_at, 12, options)
+    stop_at(None)
+    return options, folder / "sweep" / "resume" / "00000000.safetensors"
+
+
+def damage(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+
+
+def test_a_damaged_resume_file_is_told_by_verify_and_discarded_by_the_next_start(
+    project, whole, fitted, tmp_path, stop_at, capsys
+):
+    options, file = stopped(project, fitted, tmp_path / "run", stop_at)
+    assert any(line.startswith("sweep/resume: 1 files, ") for line in verify_run(tmp_path / "run"))
+    damage(file)
+    with pytest.raises(StoreError, match=r"resume/00000000\.safetensors"):
+        verify_run(tmp_path / "run")
+    gdig.sweep(**{**options, "quiet": False})
+    error = capsys.readouterr().err
+    assert str(file) in error and "the resume file is discarded, and its work is done again" in error
+    assert files_of(tmp_path / "run") == files_of(whole)
+
+
+def test_a_resume_file_of_other_batches_is_discarded_by_name(project, fitted, tmp_path, stop_at, capsys):
+    """token_batch_size may change between starts, so a shard must not mix rows of two sizes."""
+    options, _ = stopped(project, fitted, tmp_path / "run", stop_at)
+    gdig.sweep(**{**options, "token_batch_size": 256, "quiet": False})
+    assert "token_batch_size 128, now 256; the resume file is discarded" in capsys.readouterr().err
+    shutil.copytree(fitted, tmp_path / "fresh")
+    gdig.sweep(**{**options, "token_batch_size": 256, "run_path": str(tmp_path / "fresh")})
+    assert files_of(tmp_path / "run") == files_of(tmp_path / "fresh")
+
+
+def test_a_resume_file_of_another_run_is_discarded(project, whole, fitted, tmp_path, stop_at, capsys):
+    _, foreign = stopped(project, fitted, tmp_path / "other", stop_at)
+    tensors, metadata = read_tensors(foreign)
+    made_from = json.loads(metadata["made_from"])
+    made_from["origin"] = "0" * 16
+    options, file = stopped(project, fitted, tmp_path / "run", stop_at)
+    tensors["numbers"] = tensors["numbers"] + 1  # used, it would be seen
+    write_tensors(file, tensors, {"made_from": json.dumps(made_from)})
+    gdig.sweep(**{**options, "quiet": False})
+    assert "made from origin '0000000000000000', now '" in capsys.readouterr().err
+    assert files_of(tmp_path / "run") == files_of(whole)
+
+
+def test_overwrite_leaves_no_resume_file(project, fitted, tmp_path, stop_at):
+    options, file = stopped(project, fitted, tmp_path / "run", stop_at)
+    with pytest.raises(Stop):
+        stop_at(1)
+        gdig.sweep(**{**options, "projection_dim": 16, "overwrite": True})
+    assert not file.exists()
+
+
+def test_a_resume_file_that_is_not_due_costs_nothing(tmp_path):
+    now = [0.0]
+    pace = Pace(lambda: now[0])
+    seen = []
+    for second in range(1, 400):
+        now[0] = float(second)
+        if pace.due():
+            seen.append(second)
+            with pace.writing():
+                now[0] += 6.0  # a file of a gigabyte: 6 s of 120 s are a twentieth
+    assert seen[0] == 60 and {b - a for a, b in pairwise(seen)} == {126}
+
+
+def test_a_disk_that_takes_no_resume_file_is_told_and_ends_nothing(tmp_path):
+    said: list[str] = []
+    (tmp_path / "file").touch()
+    file = ResumeFile(tmp_path / "file" / "a.safetensors", {"a": 1}, said.append)
+    file.write({"x": np.zeros(3)})
+    assert said and said[0].startswith("work in progress is not kept: ")
+
+
+def fit_options(project, run_path, **changes) -> dict:
+    unknown = ("n_clusters", "budget", "tau", "projection_dim", "projection_side", "rows_per_shard")
+    return {k: v for k, v in project.options(run_path, **{**OPTIONS, **changes}).items() if k not in unknown}
+
+
+def test_seeds_that_are_done_are_kept(project, whole, tmp_path, monkeypatch, capsys):
+    """One of them damaged: it alone is done again, and said."""
+    monkeypatch.setattr(Pace, "due", lambda self, ahead_s=0.0: False)  # what Ctrl-C keeps
+    run_path, options = tmp_path / "run", fit_options(project, tmp_path / "run", quiet=False)
+    passed: list[int] = []
+    invert = SeedPreconditioner._invert
+
+    def counted(self, number):
+        if len(passed) == 3:
+            raise Stop
+        passed.append(number)
+        return invert(self, number)
+
+    monkeypatch.setattr(SeedPreconditioner, "_invert", counted)
+    with pytest.raises(Stop):
+        gdig.fit(**options)
+    files = sorted((run_path / "seeds" / "resume").iterdir())
+    assert [file.stem for file in files] == ["00000000", "00000001", "00000002"]
+    damage(files[1])
+    passed[:] = [-1] * 4  # counts on without a stop
+    gdig.fit(**options)
+    assert passed[4:] == [1, 3, 4]
+    assert f"{files[1]}: " in capsys.readouterr().err
+    of_fit = {name: data for name, data in files_of(whole).items() if name.startswith(("curvature", "seeds"))}
+    assert files_of(run_path) == of_fit
+
+
+def fit_stopped_at(stop_at, n: int | None, options: dict) -> int:
+    """Fit, and stop at the n-th batch where n is given. Returns how many batches went through a model."""
+    batches = stop_at(n)
+    if n is None:
+        gdig.fit(**options)
+    else:
+        with pytest.raises(Stop):
+            gdig.fit(**options)
+    return len(batches)
+
+
+def of_fit(run_path: Path) -> dict[str, bytes]:
+    return {name: data for name, data in files_of(run_path).items() if name.startswith(("curvature", "seeds"))}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("changes", [{}, {"inversion": "kfac", "kfac_approx": "reduce"}], ids=["ekfac", "kfac"])
+def test_a_fit_stopped_at_any_batch_ends_with_the_same_bytes(project, tmp_path, stop_at, keep_all, changes):
+    """Small batches, so that each of the 8 groups of the sums has several; stopped in both passes, and in the seeds."""
+    options = fit_options(project, tmp_path / "whole", token_batch_size=64, fit_rows=40, **changes)
+    whole_batches = fit_stopped_at(stop_at, None, options)
+    options["run_path"] = str(tmp_path / "run")
+    passed = [fit_stopped_at(stop_at, n, options) - 1 for n in (1, 4, 13, 9, 12)]
+    assert sum(passed) < whole_batches, "the stops must hit the fit"
+    passed.append(fit_stopped_at(stop_at, None, options))
+    assert files_of(tmp_path / "run") == files_of(tmp_path / "whole")
+    assert sum(passed) <= whole_batches + 4, "what was done was done again"
+
+
+@pytest.mark.distributed
+def test_ranks_killed_inside_fit_and_sweep_end_with_the_bytes_of_one_process(project, tmp_path):
+    """Rank 1 is killed in the first pass of the fit, then rank 0 in the second, then rank 1 in the sweep."""
+    options = sweep_options(project, tmp_path / "alone", token_batch_size=64, fit_rows=40)
+    gdig.sweep(**options)
+    run_path = tmp_path / "run"
+    args = ["sweep", *flags({**options, "run_path": str(run_path)})]
+    left = []
+    for number, (rank, count) in enumerate(((1, 9), (0, 12), (1, 30))):
+        moments = {rank: SignalAt(PASS, count)}
+        ranks = start_ranks(2, args, tmp_path / str(number), environment=KEEP_ALL, signal_at=moments)
+        statuses = [one.wait() for one in ranks]
+        assert statuses[rank] == -signal.SIGKILL and statuses[1 - rank] != 0
+        left.append(sorted({path.name.split("-", 4)[-1][:12] for path in run_path.rglob("resume/rank-*")}))
+    assert left[0] and left[1], "the kills must hit the fit"
+    assert list(run_path.rglob("sweep/resume/*")) != [], "the last kill must hit the sweep"
+    finish_on_ranks(2, args, tmp_path / "last")
+    assert files_of(run_path) == files_of(tmp_path / "alone")
+
+
+@pytest.mark.distributed
+def test_another_number_of_ranks_begins_the_sums_anew_and_says_so(project, tmp_path, stop_at, keep_all, capsys):
+    options = fit_options(project, tmp_path / "run", token_batch_size=64, fit_rows=40)
+    fit_stopped_at(stop_at, 9, options)
+    ranks = start_ranks(2, ["fit", *flags({**options, "quiet": False})], tmp_path / "two")
+    assert [one.wait() for one in ranks] == [0, 0]
+    assert "holds sums of 1 ranks, and now there are 2; the resume files are discarded" in ranks[0].error
+    stop_at(None)
+    gdig.fit(**{**options, "run_path": str(tmp_path / "whole")})
+    assert files_of(tmp_path / "run") == files_of(tmp_path / "whole")
