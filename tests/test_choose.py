@@ -98,7 +98,7 @@ def test_random_balanced_by_source_takes_as_many_from_each_as_it_holds(case, ran
 
     def picked(limit: Limit) -> list[int]:
         with on_disk(pool) as (store, _):
-            sweep = FinishedSweep(store, survey(store, "steady"), source_ends=ends)
+            sweep = FinishedSweep(store, survey(store, Judge("steady")), source_ends=ends)
             return METHODS["random"].pick(sweep, limit, random_seed, options).rows.tolist()
 
     got = picked(limit)

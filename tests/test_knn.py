@@ -13,6 +13,7 @@ from gdig.config.config import Config
 from gdig.errors import ConfigError
 from gdig.selection.centred import CentredFeatures, kernel_densities, unit_float16
 from gdig.selection.choose import choose
+from gdig.selection.judge import Judge
 from gdig.selection.method import FinishedSweep
 from gdig.selection.methods import METHODS
 from gdig.selection.methods.knn import RADIUS, seed_masses, transport_masses
@@ -100,7 +101,7 @@ def test_rows_are_drawn_by_mass_and_then_by_turns(case, random_seed, density):
     hidden, seeds = states(random_seed, n), states(random_seed + 1000, 3)
     with on_disk(pool, hidden=hidden) as (store, labels):
         write_tensors(labels.parent / "seeds.safetensors", {"hidden": seeds})
-        sweep = FinishedSweep(store, survey(store, "mean"), seed_sketches=labels.parent / "seeds.safetensors")
+        sweep = FinishedSweep(store, survey(store, Judge("mean")), seed_sketches=labels.parent / "seeds.safetensors")
         features = CentredFeatures(sweep, "hidden")
         masses, counts = seed_masses(sweep, features, density == "kernel")
         options = Config.build({"method": "knn", "knn_density": density, "random_seed": random_seed})
@@ -130,7 +131,9 @@ def test_masses_do_not_depend_on_the_shards(case, rows_per_shard, random_seed):
     for size in (7, rows_per_shard):
         with on_disk(pool, size, hidden=hidden) as (store, labels):
             write_tensors(labels.parent / "seeds.safetensors", {"hidden": seeds})
-            sweep = FinishedSweep(store, survey(store, "mean"), seed_sketches=labels.parent / "seeds.safetensors")
+            sweep = FinishedSweep(
+                store, survey(store, Judge("mean")), seed_sketches=labels.parent / "seeds.safetensors"
+            )
             found.append(seed_masses(sweep, CentredFeatures(sweep, "hidden"), True)[0].tobytes())
     assert found[0] == found[1]
 

@@ -27,6 +27,7 @@ from gdig.run.layout import RunLayout
 from gdig.run.verify import verify_run
 from gdig.selection import token_bm25 as bm25_module
 from gdig.selection.choose import choose
+from gdig.selection.judge import Judge
 from gdig.selection.method import FinishedSweep
 from gdig.selection.methods.dsir import BUCKETS, gumbel_noise, log_weights
 from gdig.selection.survey import survey
@@ -54,7 +55,7 @@ def with_tokens(pool: Pool, rows: list[list[int]], seeds: list[list[int]]) -> It
             start, stop = store.shard_range(shard)
             write_rows(Path(folder) / f"{shard:08d}.safetensors", examples[start:stop])
         write_rows(Path(folder) / "seeds.safetensors", [example(seed) for seed in seeds])
-        yield FinishedSweep(store, survey(store, "mean"), tokens=TokenFiles(Path(folder)))
+        yield FinishedSweep(store, survey(store, Judge("mean")), tokens=TokenFiles(Path(folder)))
 
 
 @st.composite

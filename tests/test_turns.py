@@ -14,6 +14,7 @@ from gdig.errors import StoreError
 from gdig.selection import turns
 from gdig.selection.choose import choose
 from gdig.selection.hidden_cosines import exact_cosines, hidden_cosines
+from gdig.selection.judge import Judge
 from gdig.selection.method import FinishedSweep
 from gdig.selection.survey import survey
 from gdig.selection.tasks import Tasks
@@ -33,7 +34,7 @@ def relevances(draw):
 
 
 def sweep_of(store, tasks=None):
-    return FinishedSweep(store, survey(store, "mean"), tasks=tasks or Tasks())
+    return FinishedSweep(store, survey(store, Judge("mean")), tasks=tasks or Tasks())
 
 
 def by_shard(values: np.ndarray, rows_per_shard: int = 7):
@@ -111,7 +112,7 @@ def test_rds_picks_by_the_cosines_of_the_hidden_states(case, random_seed):
     with on_disk(pool, hidden=hidden) as (store, labels):
         file = labels.parent / "seeds.safetensors"
         write_tensors(file, {"hidden": seeds})
-        sweep = FinishedSweep(store, survey(store, "mean"), seed_sketches=file)
+        sweep = FinishedSweep(store, survey(store, Judge("mean")), seed_sketches=file)
         picked = choose(sweep, limit, Config.build({"method": "rds"}))
     want = [row for row, _ in plain_turns((hidden @ seeds.T).astype(float), pool.valid, [0, 1, 2])]
     assert picked.rows.tolist() == plain_prefix(want, pool, limit)
