@@ -65,6 +65,7 @@ BAD = {
     "candidates": [None, True, ("a", None)],
     "seeds": [None, {"a": 4}],
     "model": [["a"], False],
+    "base_model": [["a"], False],
     "tokenizer": [b"t"],
     "run_path": [["a"]],
     "prompt_template": [["a"]],

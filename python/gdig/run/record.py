@@ -70,13 +70,24 @@ class SeedReport:
 
 @dataclass(frozen=True)
 class FitRecord(StageRecord):
-    """The fit. layers: names, in the model's order; none without gradients. dtype: of the model's weights."""
+    """The fit. token_batch_size: of the sample. partitions: layers in each run over the sample. layers: names, in the
+    model's order; none without gradients. dtype: of the model's weights. coverage: the share of the weights, without
+    the embeddings, that the layers have."""
 
+    token_batch_size: int | None = None
+    partitions: tuple[int, ...] = ()
     curvature: CurvatureReport | None = None
     seeds: SeedReport | None = None
     layers: tuple[str, ...] | None = None
     dtype: str | None = None
     warnings: tuple[str, ...] = ()
+    coverage: float | None = None
+
+    @property
+    def is_bare(self) -> bool:
+        """Whether the fit has begun and has kept no result. What was planned for it is no result."""
+        planned = FitRecord(self.config, self.seconds, "running", self.token_batch_size, self.partitions)
+        return self == planned
 
 
 @dataclass(frozen=True)
@@ -203,11 +214,13 @@ STAGE_TYPES: dict[str, type[StageRecord]] = {
 
 # What a stage that is done must have recorded.
 _FACTS = {
-    "fit": ("seeds", "layers", "dtype"),
+    "fit": ("seeds", "layers", "coverage", "dtype"),
     "sweep": ("rows", "scale", "counts"),
     "cluster": ("n_clusters",),
     "select": ("rows", "output"),
 }
+# Facts of a fit that a run without gradients lacks.
+_OF_GRADIENTS = ("seeds", "coverage")
 
 
 def write_record(file: Path, record: RunRecord) -> None:
@@ -253,7 +266,7 @@ def _check(stages: Stages) -> None:
         stage = getattr(stages, name)
         if stage is not None and stage.state == "done":
             for fact in facts:
-                without_gradients = fact == "seeds" and stage.config.get("gradients") is False
+                without_gradients = fact in _OF_GRADIENTS and stage.config.get("gradients") is False
                 if getattr(stage, fact) is None and not without_gradients:
                     raise ValueError(f"{name}: {fact}: expected a value, because the stage is done, got null")
     if stages.fit is not None:

@@ -26,7 +26,8 @@ def run_origin(layout: RunLayout, *facts: Any) -> str:
     fit, sweep = record.stages.fit, record.stages.sweep
     identity = [
         record.inputs,
-        asdict(replace(fit, seconds=0.0)) if fit else None,
+        # What was planned is part of the batches, which the resume files name themselves.
+        asdict(replace(fit, seconds=0.0, token_batch_size=None, partitions=())) if fit else None,
         sweep.config if sweep else None,
         facts,
     ]
