@@ -138,4 +138,7 @@ def _outputs(module: Any, is_base: bool, layers: int, ids: torch.Tensor) -> Outp
         return top, (top,) if layers else ()
     if len(output.hidden_states) < layers:
         raise ModelError(f"hidden_layers={layers}: expected at most {len(output.hidden_states)}, as the model has")
-    return top, tuple(output.hidden_states[-layers:])
+    states = tuple(output.hidden_states[-layers:])
+    if any(state.dim() != 3 for state in states):
+        raise ModelError(f"hidden_layers={layers}: expected 1, because the model's blocks have several states a token")
+    return top, states
