@@ -87,6 +87,7 @@ BAD = {
     "hidden_layers": [0, -1, 1.5, "two", None, True, 513],
     "score": ["median", None],
     "relative_to": ["mean", None],
+    "relevance": ["loss", None],
     "votes": ["all", None],
     "vote_share": [0, -0.1, 1.5, NAN, "half", True],
     "shortlist": [0, 0.99, NAN, INFINITY, "long", True],

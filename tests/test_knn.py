@@ -18,8 +18,9 @@ from gdig.selection.method import FinishedSweep
 from gdig.selection.methods import METHODS
 from gdig.selection.methods.knn import RADIUS, seed_masses, transport_masses
 from gdig.selection.survey import survey
+from gdig.selection.tasks import Tasks
 from gdig.store.tensor_file import write_tensors
-from tests.support.plain_methods import plain_turns
+from tests.support.plain_methods import plain_round_robin
 from tests.support.pools import cases, on_disk
 from tests.support.swept_run import make_swept
 
@@ -119,7 +120,7 @@ def test_rows_are_drawn_by_mass_and_then_by_turns(case, random_seed, density):
     assert all(rows == everything[: len(rows)] for rows in picked), "a smaller budget is a beginning"
     massive = int((masses > 0).sum())
     assert set(everything[:massive]) == set(np.flatnonzero(masses > 0).tolist())
-    by_turns = [row for row, _ in plain_turns(cosines, pool.valid, [0, 1, 2]) if masses[row] == 0]
+    by_turns = [row for row in plain_round_robin(cosines, pool.valid, Tasks())[0] if masses[row] == 0]
     assert everything[massive:] == by_turns
 
 

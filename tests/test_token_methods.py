@@ -31,10 +31,11 @@ from gdig.selection.judge import Judge
 from gdig.selection.method import FinishedSweep
 from gdig.selection.methods.dsir import BUCKETS, gumbel_noise, log_weights
 from gdig.selection.survey import survey
+from gdig.selection.tasks import Tasks
 from gdig.selection.token_bm25 import token_bm25
 from gdig.selection.token_files import TokenFiles, write_rows
 from gdig.store.tensor_file import read_tensors, write_tensors
-from tests.support.plain_methods import plain_turns
+from tests.support.plain_methods import plain_round_robin
 from tests.support.pools import Pool, cases, on_disk, plain_prefix
 from tests.support.project_fixtures import N_ROWS, N_SEEDS, TINY, llama_module, save_model, stored, write_jsonl
 
@@ -148,7 +149,8 @@ def test_bm25_lets_seeds_take_turns(case):
         scores, n_seeds = token_bm25(sweep)
         values = np.concatenate([scores(shard) for shard in sweep.store.shards])
         picked = choose(sweep, limit, Config.build({"method": "bm25"}))
-    want = [row for row, _ in plain_turns(values, pool.valid, list(range(n_seeds)))]
+    assert n_seeds == len(seeds)
+    want = plain_round_robin(values, pool.valid, Tasks())[0]
     assert picked.rows.tolist() == plain_prefix(want, pool, limit)
 
 

@@ -1,129 +1,157 @@
-"""Turns of the seeds, and cosines of hidden states, against plain Python."""
+"""Round robin over influence, cosines and training checkpoints, against plain Python."""
 
 from __future__ import annotations
 
-import math
+import tempfile
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gdig.config.budget import Limit
 from gdig.config.config import Config
-from gdig.errors import StoreError
-from gdig.selection import turns
+from gdig.errors import ConfigError, GdigError
 from gdig.selection.choose import choose
-from gdig.selection.hidden_cosines import exact_cosines, hidden_cosines
 from gdig.selection.judge import Judge
-from gdig.selection.method import FinishedSweep
+from gdig.selection.method import Checkpoint, FinishedSweep
+from gdig.selection.relevance import RELEVANCE
 from gdig.selection.survey import survey
 from gdig.selection.tasks import Tasks
-from gdig.selection.turns import pick_by_relevance, take_turns, turn_order
+from gdig.selection.turns import take_turns
+from gdig.store.sketches import SketchStore
 from gdig.store.tensor_file import write_tensors
-from tests.support.plain_methods import plain_turns
-from tests.support.pools import SCORES, cases, on_disk, plain_prefix
+from tests.support.plain_methods import plain_round_robin
+from tests.support.pools import Pool, cases, chosen_with, on_disk, plain_prefix, pools
 
 
-@st.composite
-def relevances(draw):
-    """A pool, a limit, and the relevance of its rows to up to 5 seeds: few values, so that ties are common."""
-    pool, limit = draw(cases())
-    n, n_seeds = len(pool.valid), draw(st.integers(1, 5))
-    values = draw(st.lists(SCORES, min_size=n * n_seeds, max_size=n * n_seeds))
-    return pool, limit, np.array(values, np.float32).reshape(n, n_seeds)
+def tasks_of(pool: Pool, labels: list[int]) -> Tasks:
+    """Tasks numbered in the order in which the seeds first name them."""
+    seen: dict[int, int] = {}
+    of_seed = [seen.setdefault(label, len(seen)) for label in labels[: pool.n_seeds]]
+    return Tasks(tuple("abc"[: len(seen)]), np.array(of_seed)) if len(seen) > 1 else Tasks()
 
 
-def sweep_of(store, tasks=None):
-    return FinishedSweep(store, survey(store, Judge("mean")), tasks=tasks or Tasks())
-
-
-def by_shard(values: np.ndarray, rows_per_shard: int = 7):
-    return lambda shard: values[shard * rows_per_shard : (shard + 1) * rows_per_shard]
-
-
-@given(relevances(), st.integers(1, 3))
-def test_turns_are_those_of_the_plain_form_whatever_a_pass_keeps(case, depth):
-    pool, limit, values = case
-    want = plain_turns(values, pool.valid, list(range(values.shape[1])))
-    with on_disk(pool) as (store, _), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(turns, "_LEAST_DEPTH", depth)
-        picked = pick_by_relevance(sweep_of(store), by_shard(values), values.shape[1], limit, Config.build({}))
-        again = take_turns(sweep_of(store), by_shard(values), np.arange(values.shape[1]), len(want))
-    rows = plain_prefix([row for row, _ in want], pool, limit)
-    assert picked.rows.tolist() == rows
-    assert picked.reasons["for_seed"].tolist() == [seed for _, seed in want[: len(rows)]]
-    assert picked.reasons["relevance"].tolist() == [values[row, seed] for row, seed in want[: len(rows)]]
-    assert list(zip(again.rows.tolist(), again.seeds.tolist(), strict=True)) == want, "a smaller budget is a beginning"
-
-
-@given(relevances(), st.sampled_from(["max", "mean"]), st.data())
-def test_the_greatest_and_the_mean_relevance(case, over, data):
-    pool, limit, values = case
-    n_seeds = values.shape[1]
-    tasks = Tasks()
-    if data.draw(st.booleans()) and n_seeds > 1:
-        of_seed = np.arange(n_seeds) % 2
-        tasks = Tasks(("a", "b"), of_seed)
-    groups = [values[:, tasks.of_seed == task] for task in (0, 1)] if tasks else [values]
-    # Sums of at most five small multiples of 2^-22 are exact in float64.
-    by_group = [
-        group.astype(np.float64).max(1) if over == "max" else group.astype(np.float64).mean(1) for group in groups
-    ]
-    key = np.max(by_group, axis=0).astype(np.float32)
-    order = sorted(np.flatnonzero(pool.valid).tolist(), key=lambda i: (-key[i], i))
-    with on_disk(pool) as (store, _):
-        options = Config.build({"over_seeds": over})
-        picked = pick_by_relevance(sweep_of(store, tasks), by_shard(values), n_seeds, limit, options)
-    assert picked.rows.tolist() == plain_prefix(order, pool, limit)
-    assert picked.reasons["relevance"].tolist() == key[picked.rows].tolist()
-
-
-def test_tasks_take_turns_and_the_seeds_of_a_task_among_themselves():
-    class Sweep:
-        tasks = Tasks(("a", "b"), np.array([0, 0, 1, 0]))
-
-    assert turn_order(Sweep, 4).tolist() == [0, 2, 1, 2, 3, 2]  # type: ignore[arg-type]
-
-
-@given(st.integers(0, 2**32 - 1), st.integers(1, 40))
-def test_cosines_are_exact_sums_rounded_once(random_seed, dim):
-    """Any order of the columns gives the same bits, and the products are those of exact arithmetic."""
-    rng = np.random.default_rng(random_seed)
-    x, y = (rng.standard_normal((3, dim)) * 10.0 ** rng.integers(-4, 1, dim) for _ in range(2))
-    x, y = ((z / np.linalg.norm(z, axis=1, keepdims=True)).astype(np.float16) for z in (x, y))
-    order = rng.permutation(dim)
-    got = exact_cosines(x, y)
-    assert got.tobytes() == exact_cosines(x[:, order], y[:, order]).tobytes()
-    for i, a in enumerate(x.astype(float)):
-        for j, b in enumerate(y.astype(float)):
-            lengths = math.sqrt(math.fsum(a * a)) * math.sqrt(math.fsum(b * b))
-            assert got[i, j] == math.fsum(a * b) / lengths
-    assert not exact_cosines(np.zeros((1, dim), np.float16), y).any()
-
-
-@given(cases(), st.integers(0, 99))
-def test_rds_picks_by_the_cosines_of_the_hidden_states(case, random_seed):
+@given(cases(), st.lists(st.integers(0, 2), min_size=6, max_size=6))
+def test_rows_seeds_ranks_and_values_are_those_of_the_plain_form(case, labels):
     pool, limit = case
-    rng = np.random.default_rng(random_seed)
-    n, n_seeds, dim = len(pool.valid), 3, 4
-    # Few directions, so that cosines tie.
-    states = np.eye(dim, dtype=np.float16)[rng.integers(0, dim, n + n_seeds)]
-    hidden, seeds = states[:n], states[n:]
-    with on_disk(pool, hidden=hidden) as (store, labels):
-        file = labels.parent / "seeds.safetensors"
-        write_tensors(file, {"hidden": seeds})
-        sweep = FinishedSweep(store, survey(store, Judge("mean")), seed_sketches=file)
-        picked = choose(sweep, limit, Config.build({"method": "rds"}))
-    want = [row for row, _ in plain_turns((hidden @ seeds.T).astype(float), pool.valid, [0, 1, 2])]
-    assert picked.rows.tolist() == plain_prefix(want, pool, limit)
+    tasks = tasks_of(pool, labels)
+    choice = chosen_with(pool, limit, clusters=False, method="round-robin", tasks=tasks)
+    rows, seeds, ranks, flat = plain_round_robin(pool.influence, pool.valid, tasks)
+    expected = plain_prefix(rows, pool, limit)
+    n = len(expected)
+    assert choice.rows.tolist() == expected
+    assert choice.reasons["for_seed"].tolist() == seeds[:n]
+    assert choice.reasons["seed_rank"].tolist() == ranks[:n]
+    assert choice.reasons["relevance"].tolist() == [pool.influence[i, j] for i, j in zip(expected, seeds, strict=False)]
+    note = f"{flat} of {pool.n_seeds} seeds have no turn: all rows are equally relevant to each of them"
+    assert (note in choice.notes) == (flat > 0)
+    if tasks:
+        assert choice.reasons["for_task"].tolist() == [tasks.names[tasks.of_seed[seed]] for seed in seeds[:n]]
 
 
-def test_a_sweep_without_hidden_states_is_refused(tmp_path):
-    from gdig.store.sketches import SketchStore
+@given(pools(), st.sampled_from([3, 7, 100]), st.integers(0, 40), st.integers(1, 3))
+def test_any_matrix_made_shard_by_shard_has_its_turns(pool, rows_per_shard, budget, threads):
+    """A made matrix takes the place of the influence; the sweep says which rows are valid."""
+    other = np.ascontiguousarray(pool.influence[::-1] * np.float32(-2))
+    with on_disk(pool, rows_per_shard) as (store, _):
+        sweep = FinishedSweep(store, survey(store, Judge()))
 
-    store = SketchStore.create(tmp_path / "s", 2)
-    store.write_shard(0, {"sketch": np.zeros((1, 2), np.float32)})
-    write_tensors(tmp_path / "seeds.safetensors", {"hidden": np.zeros((1, 2), np.float16)})
-    sweep = FinishedSweep(store, None, seed_sketches=tmp_path / "seeds.safetensors")  # type: ignore[arg-type]
-    with pytest.raises(StoreError, match="expected hidden-state sketches, but this sweep has none; sweep again"):
-        hidden_cosines(sweep)[0](0)
+        def make(shard: int) -> np.ndarray:
+            return other[slice(*store.shard_range(shard))]
+
+        found = take_turns(sweep, make, budget, threads)
+    rows, seeds, ranks, flat = plain_round_robin(other, pool.valid, Tasks())
+    assert found.rows.tolist() == rows[:budget]
+    assert found.seeds.tolist() == seeds[:budget] and found.ranks.tolist() == ranks[:budget]
+    assert found.flat == flat
+
+
+def test_what_is_wrong_with_a_matrix_is_named():
+    pool = Pool(np.ones((9, 2), np.float32), *(np.ones(9, t) for t in (np.float32, np.int32, bool, np.uint32)))
+    with on_disk(pool) as (store, _):
+        sweep = FinishedSweep(store, survey(store, Judge()))
+
+        def broken(shard: int) -> np.ndarray:
+            raise KeyError(f"shard {shard}")
+
+        with pytest.raises(KeyError, match="shard 0"):
+            take_turns(sweep, broken, 3)
+        with pytest.raises(GdigError, match=r"shard 0: expected \[7, 2\], got 12 numbers"):
+            take_turns(sweep, lambda shard: np.ones((6, 2), np.float32), 3)
+        with pytest.raises(ValueError, match=r"expected float32 \[rows, seeds\], got float64 of shape"):
+            take_turns(sweep, lambda shard: np.ones((7, 2)), 3)
+
+        def spoiled(shard: int) -> np.ndarray:
+            return np.array([[0, np.nan if shard else 0]] * (2 if shard else 7), np.float32)
+
+        with pytest.raises(GdigError, match="row 7: relevance to seed 1: expected a finite number, got NaN"):
+            take_turns(sweep, spoiled, 3)
+
+
+def test_cosines_are_the_influence_over_both_lengths():
+    """Sketches of whole numbers at scale 4, and seeds of known lengths."""
+    rng = np.random.default_rng(0)
+    influence = rng.standard_normal((12, 3)).astype(np.float32)
+    sketch = rng.integers(-3, 4, (12, 5)).astype(np.float32)
+    sketch[4] = 0
+    with tempfile.TemporaryDirectory() as folder:
+        store = SketchStore.create(f"{folder}/sweep", 5, rows_per_shard=5, dtype="float32")
+        for shard, start in enumerate(range(0, 12, 5)):
+            part = slice(start, min(12, start + 5))
+            n = part.stop - start
+            columns = {"loss": np.ones(n, np.float32), "tokens": np.ones(n, np.int32), "valid": np.ones(n, np.uint8)}
+            store.write_shard(shard, {"sketch": sketch[part], "influence": influence[part], **columns})
+        products = np.diag([4.0, 9.0, 0.0]).astype(np.float32)
+        write_tensors(Path(folder) / "seeds.safetensors", {"influence": products})
+        sketches = Path(folder) / "seeds.safetensors"
+        sweep = FinishedSweep(store, survey(store, Judge()), seed_sketches=sketches, metric_scale=4.0)
+        config = Config(relevance="cosine")
+        make = RELEVANCE["cosine"](sweep, config)
+        assert make is not None
+        got = np.concatenate([make(shard) for shard in store.shards])
+        lengths = np.linalg.norm(sketch.astype(np.float64) / 4, axis=1)
+        expected = np.zeros((12, 3))
+        for i in range(12):
+            for j, own in enumerate((2.0, 3.0)):
+                expected[i, j] = influence[i, j] / (lengths[i] * own) if lengths[i] else 0.0
+        # Rounded once to float32, after three operations in float64.
+        np.testing.assert_allclose(got, expected, rtol=2.0**-23, atol=0)
+        choice = choose(sweep, Limit("rows", 5), config.with_options(method="round-robin"))
+        rows, seeds, *_ = plain_round_robin(got, np.ones(12, bool), Tasks())
+        assert choice.rows.tolist() == rows[:5] and choice.reasons["for_seed"].tolist() == seeds[:5]
+        with pytest.raises(ConfigError, match="relevance='cosine': expected sketches in the metric of the influence"):
+            choose(replace(sweep, metric_scale=None), Limit("rows", 5), config.with_options(method="round-robin"))
+
+
+def test_less_takes_turns_over_the_mean_cosine_of_the_checkpoints():
+    rng = np.random.default_rng(1)
+    pool = Pool(
+        rng.standard_normal((9, 2)).astype(np.float32),
+        *(np.ones(9, t) for t in (np.float32, np.int32, bool, np.uint32)),
+    )
+    cosines = rng.uniform(-1, 1, (2, 9, 2)).astype(np.float32)
+    valid = np.ones((2, 9), np.uint8)
+    valid[1, 3] = 0
+    with on_disk(pool, 4) as (store, _), tempfile.TemporaryDirectory() as folder:
+        checkpoints = []
+        for number in range(2):
+            other = SketchStore.create(f"{folder}/{number}", 1, rows_per_shard=4)
+            for shard in store.shards:
+                part = slice(*store.shard_range(shard))
+                n = part.stop - part.start
+                columns = {"cosine": cosines[number, part], "valid": valid[number, part]}
+                other.write_shard(shard, {"sketch": np.zeros((n, 1), np.float32), **columns})
+            checkpoints.append(Checkpoint(str(number), other, 1.0 + 2 * number, Path()))
+        sweep = FinishedSweep(store, survey(store, Judge()), checkpoints=tuple(checkpoints))
+        config = Config(method="round-robin", relevance="less")
+        choice = choose(sweep, Limit("rows", 9), config)
+        with pytest.raises(ConfigError, match="relevance='less': expected checkpoints of a training run"):
+            choose(replace(sweep, checkpoints=()), Limit("rows", 9), config)
+    mean = (0.25 * cosines[0].astype(np.float64) + 0.75 * cosines[1]).astype(np.float32)
+    mean[3] = -2
+    rows, seeds, *_ = plain_round_robin(mean, np.ones(9, bool), Tasks())
+    assert choice.rows.tolist() == rows and choice.rows[-1] == 3, "a row that is invalid at a checkpoint comes last"
+    assert choice.reasons["for_seed"].tolist() == seeds

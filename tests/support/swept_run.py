@@ -61,6 +61,8 @@ def make_swept(options: dict[str, Any]) -> Path:
             for shard in store.missing(n):
                 rows = slice(shard * store.rows_per_shard, (shard + 1) * store.rows_per_shard)
                 store.write_shard(shard, {name: column[rows] for name, column in columns.items()})
-            write_tensors(work.layout.seed_sketches, {"sketch": sketches(n_seeds), "hidden": hidden(n_seeds)})
+            of_seeds = sketches(n_seeds)
+            own = {"sketch": of_seeds, "hidden": hidden(n_seeds), "influence": of_seeds @ of_seeds.T}
+            write_tensors(work.layout.seed_sketches, own)
             assert sweep_stage(work), "all shards are there"
         return work.path

@@ -92,7 +92,8 @@ def sweep_on_ranks(
         rows.batch_runner.token_batch_size = token_batch_size
     if ranks.main and not (file := work.layout.seed_sketches).exists():
         seeds = rows.compute(work.seed_examples)
-        write_tensors(file, {"sketch": seeds.sketch * scale, "hidden": seeds.hidden.astype(np.float16)})
+        hidden = seeds.hidden.astype(np.float16)
+        write_tensors(file, {"sketch": seeds.sketch * scale, "hidden": hidden, "influence": seeds.features})
     store = SketchStore.open(work.layout.sweep)
     write_missing(work, rows, store, missing, "sweep", origin)
 

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from gdig.errors import StoreError
 from gdig.selection.method import FinishedSweep
-from gdig.selection.turns import Relevance
+from gdig.selection.relevance import Relevance
 from gdig.store.sketches import SketchStore
 
 

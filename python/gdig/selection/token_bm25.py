@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gdig.selection.method import FinishedSweep
+from gdig.selection.relevance import Relevance
 from gdig.selection.token_files import TokenRows
-from gdig.selection.turns import Relevance
 
 K1, B = 1.2, 0.75
 """How soon a term that repeats counts no more, and how much a row's length counts."""

@@ -2,114 +2,105 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gdig import _native
 from gdig.config.budget import Limit
 from gdig.config.config import Config
 from gdig.selection.method import FinishedSweep, Picked, rows_within
+from gdig.selection.relevance import Relevance
 
-Relevance = Callable[[int], NDArray[np.float32]]
-"""A shard's number -> the relevance of its rows to each seed, float32 [n, S]; any numbers for rows that are invalid."""
 
-_LEAST_DEPTH = 64
-"""Fewest rows of each column that a pass keeps."""
+class BestRows(NamedTuple):
+    """Rows int64 [n], best first. relevance: float32 [n]."""
+
+    rows: NDArray[np.int64]
+    relevance: NDArray[np.float32]
 
 
 class TurnRows(NamedTuple):
-    """Rows int64 [n], in the order of the turns. seeds: int64 [n], the seed that took each row. relevance: float32 [n],
-    the row's relevance to that seed."""
+    """Rows in the order of the turns.
+
+    rows: int64 [n]. seeds: uint32 [n], the seed that took each row. ranks: uint64 [n], the row's rank in the column of
+    that seed, from 1. relevance: float32 [n], the row's relevance to that seed. flat: seeds to whom all rows are
+    equally relevant; these have no turn.
+    """
 
     rows: NDArray[np.int64]
-    seeds: NDArray[np.int64]
+    seeds: NDArray[np.uint32]
+    ranks: NDArray[np.uint64]
     relevance: NDArray[np.float32]
+    flat: int
+
+
+def take_turns(
+    sweep: FinishedSweep, relevance: Relevance | None, budget: int, n_threads: int = 0, n_seeds: int | None = None
+) -> TurnRows:
+    """Let the seeds take turns: each takes the free valid row with the highest relevance to it, ties by row.
+
+    Without tasks the turns are those of seeds 0, 1, ... With tasks the tasks take turns, and inside a task its seeds
+    do. The rows of a smaller budget are the first of a larger budget's. Memory: as of `bids_rows`.
+
+    Args:
+        sweep: the finished sweep.
+        relevance: makes the relevance of the rows of a shard; None for the influence of the sweep.
+        budget: rows to take; all valid rows if they are fewer.
+        n_threads: 0 for all; the result is the same.
+        n_seeds: columns of the relevance; None for those of the influence.
+
+    Raises:
+        GdigError: naming the row and the seed of a number that is not finite.
+    """
+    n_seeds, of_seed = sweep.survey.n_seeds if n_seeds is None else n_seeds, sweep.tasks.of_seed
+    tasks = [list(range(n_seeds))]
+    if sweep.tasks:
+        tasks = [np.flatnonzero(of_seed == task).tolist() for task in range(len(sweep.tasks.names))]
+    return TurnRows(*_native.round_robin(sweep.store._native, tasks, budget, make=relevance, n_threads=n_threads))
+
+
+def pick_by_turns(
+    sweep: FinishedSweep, relevance: Relevance | None, n_seeds: int, limit: Limit, options: Config
+) -> Picked:
+    """Pick rows by turns of the seeds (`take_turns`). Reasons tell the seed, and the row's rank and relevance there."""
+    threads = options.threads or 0
+    result, n = rows_within(lambda k: take_turns(sweep, relevance, k, threads, n_seeds), sweep, limit)
+    seeds = result.seeds[:n]
+    reasons: dict[str, np.ndarray] = {
+        "for_seed": seeds,
+        "seed_rank": result.ranks[:n],
+        "relevance": result.relevance[:n],
+    }
+    if sweep.tasks:
+        reasons["for_task"] = np.array(sweep.tasks.names)[sweep.tasks.of_seed[seeds]]
+    notes = []
+    if result.flat:
+        notes.append(f"{result.flat} of {n_seeds} seeds have no turn: all rows are equally relevant to each of them")
+    return Picked(result.rows[:n], reasons, tuple(notes))
 
 
 def pick_by_relevance(
     sweep: FinishedSweep, relevance: Relevance, n_seeds: int, limit: Limit, options: Config
 ) -> Picked:
-    """Pick rows as the option `over_seeds` says. Reasons are `relevance`, and `for_seed` with turns."""
-    if options.over_seeds != "turns":
-        return _best(sweep, relevance, limit, np.max if options.over_seeds == "max" else np.mean)
-    order = turn_order(sweep, n_seeds)
-    result, n = rows_within(lambda k: take_turns(sweep, relevance, order, k), sweep, limit)
-    reasons: dict[str, np.ndarray] = {"relevance": result.relevance[:n], "for_seed": result.seeds[:n]}
-    if sweep.tasks:
-        reasons["for_task"] = np.array(sweep.tasks.names)[sweep.tasks.of_seed[result.seeds[:n]]]
-    return Picked(result.rows[:n], reasons)
+    """Pick rows as the option `over_seeds` says. The reason `relevance` tells what decided."""
+    if options.over_seeds == "turns":
+        return pick_by_turns(sweep, relevance, n_seeds, limit, options)
+    over = np.max if options.over_seeds == "max" else np.mean
+    of_seed = sweep.tasks.of_seed if sweep.tasks else np.zeros(n_seeds, np.int64)
 
+    def column(shard: int) -> NDArray[np.float32]:
+        x = relevance(shard).astype(np.float64)
+        by_task = [over(x[:, of_seed == task], axis=1) for task in range(int(of_seed.max()) + 1)]
+        return np.max(by_task, axis=0)[:, None].astype(np.float32)
 
-def turn_order(sweep: FinishedSweep, n_seeds: int) -> NDArray[np.int64]:
-    """Return the seeds in the order of their turns, which then begins again: int64, at least each seed once.
+    def take(n: int) -> BestRows:
+        rows, values = highest(sweep, column, 1, min(n, sweep.survey.valid))
+        return BestRows(rows[0], values[0])
 
-    Without tasks it is 0 .. S - 1. With tasks the tasks take turns, and the seeds of a task among themselves; the order
-    goes on until every seed had its turn and all tasks had equally many.
-    """
-    if not sweep.tasks:
-        return np.arange(n_seeds)
-    members = [np.flatnonzero(sweep.tasks.of_seed == task) for task in range(len(sweep.tasks.names))]
-    rounds = int(np.lcm.reduce([len(seeds) for seeds in members]))
-    rounds = rounds if rounds <= 1 << 20 else max(map(len, members))
-    return np.stack([np.resize(seeds, rounds) for seeds in members], axis=1).ravel()
-
-
-def take_turns(sweep: FinishedSweep, relevance: Relevance, order: NDArray[np.int64], budget: int) -> TurnRows:
-    """Let seeds take turns: each takes the free valid row with the highest relevance to it, ties by row.
-
-    A seed needs the highest rows of its column alone. A pass over the shards keeps some of them, at first twice a
-    seed's share of the budget. A column that runs out asks for a pass that keeps four times as many, up to the budget.
-    So memory is 8 bytes times the kept rows and the seeds, and the result does not depend on what a pass keeps. A
-    smaller budget's rows are the first of a larger one's.
-
-    Args:
-        sweep: the finished sweep.
-        relevance: of each shard.
-        order: seeds in the order of their turns.
-        budget: rows to take; all valid rows if they are fewer.
-    """
-    budget = min(budget, sweep.survey.valid)
-    n_seeds = int(order.max()) + 1
-    depth = max(_LEAST_DEPTH, 2 * -(-budget // n_seeds))
-    while True:
-        keys = _highest_keys(sweep, relevance, n_seeds, min(depth, budget))
-        result = _take(keys, order, budget, depth >= budget)
-        if result is not None:
-            return result
-        depth *= 4
-
-
-def _take(keys: NDArray[np.uint64], order: NDArray[np.int64], budget: int, complete: bool) -> TurnRows | None:
-    """Take turns over the kept rows of each column [S, depth], the highest first. None if a column runs out too early.
-
-    `complete`: the columns hold at least `budget` rows, so that none can run out.
-    """
-    lists = [(column & np.uint64(0xFFFFFFFF)).astype(np.int64).tolist() for column in keys]
-    pointers = [0] * len(lists)
-    taken: set[int] = set()
-    rows: list[int] = []
-    seeds: list[int] = []
-    places: list[int] = []
-    turn = 0
-    turns = order.tolist()
-    while len(rows) < budget:
-        seed = turns[turn % len(turns)]
-        turn += 1
-        column, at = lists[seed], pointers[seed]
-        while at < len(column) and column[at] in taken:
-            at += 1
-        if at == len(column):
-            assert not complete, "as many rows as the budget are kept, and one of them is free"
-            return None
-        taken.add(column[at])
-        rows.append(column[at])
-        seeds.append(seed)
-        places.append(at)
-        pointers[seed] = at + 1
-    picked = keys[np.array(seeds, np.int64), np.array(places, np.int64)] if rows else np.zeros(0, np.uint64)
-    return TurnRows(np.array(rows, np.int64), np.array(seeds, np.int64), _value_of(picked))
+    best, n = rows_within(take, sweep, limit)
+    return Picked(best.rows[:n], {"relevance": best.relevance[:n]})
 
 
 def highest(
@@ -146,16 +137,3 @@ def _value_of(keys: NDArray[np.uint64]) -> NDArray[np.float32]:
     """The values that keys were made from."""
     rising = ~(keys >> np.uint64(32)).astype(np.uint32)
     return np.where(rising >> 31, rising & np.uint32(0x7FFFFFFF), ~rising).astype(np.uint32).view(np.float32)
-
-
-def _best(sweep: FinishedSweep, relevance: Relevance, limit: Limit, over: Callable[..., np.ndarray]) -> Picked:
-    """Pick the rows with the highest `over` of the relevances to a task's seeds, of the best task; ties by row."""
-    of_seed = sweep.tasks.of_seed if sweep.tasks else None
-
-    def column(shard: int) -> NDArray[np.float32]:
-        x = relevance(shard).astype(np.float64)
-        groups = [slice(None)] if of_seed is None else [of_seed == task for task in range(len(sweep.tasks.names))]
-        return np.max([over(x[:, group], axis=1) for group in groups], axis=0)[:, None].astype(np.float32)
-
-    result, n = rows_within(lambda k: take_turns(sweep, column, np.zeros(1, np.int64), k), sweep, limit)
-    return Picked(result.rows[:n], {"relevance": result.relevance[:n]})

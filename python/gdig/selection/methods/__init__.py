@@ -7,26 +7,31 @@ from collections.abc import Sequence
 from gdig.config.config import Config
 from gdig.errors import ConfigError
 from gdig.selection.method import MethodSpec
-from gdig.selection.methods import g2is, self_filter
+from gdig.selection.methods import facility, g2is, self_filter
 from gdig.selection.methods.bids import bids
 from gdig.selection.methods.bm25 import bm25
 from gdig.selection.methods.diverse import diverse
 from gdig.selection.methods.dsir import dsir
 from gdig.selection.methods.gdig import gdig
+from gdig.selection.methods.gist import gist
 from gdig.selection.methods.knn import knn
 from gdig.selection.methods.less import less
 from gdig.selection.methods.loss import loss
 from gdig.selection.methods.random import random
 from gdig.selection.methods.rds import rds
+from gdig.selection.methods.round_robin import round_robin
 from gdig.selection.methods.tagcos import tagcos
 from gdig.selection.methods.top import top
 
 METHODS: dict[str, MethodSpec] = {
     "gdig": MethodSpec(gdig, clusters=True),
     "less": MethodSpec(less, ordered=True, checkpoints=True),
+    "round-robin": MethodSpec(round_robin, ordered=True),
     "bids": MethodSpec(bids, ordered=True),
+    "gist": MethodSpec(gist, ordered=True),
     "g2is": MethodSpec(g2is.g2is, ordered=True, neighbours=g2is.asked),
     "tagcos": MethodSpec(tagcos, ordered=True, clusters=True, gradients=False),
+    "facility": MethodSpec(facility.facility, ordered=True, neighbours=facility.asked, gradients=False),
     "self-filter": MethodSpec(self_filter.self_filter, ordered=True, neighbours=self_filter.asked, gradients=False),
     "rds": MethodSpec(rds, ordered=True, gradients=False),
     "knn": MethodSpec(knn, ordered=True, gradients=False),

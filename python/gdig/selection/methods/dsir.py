@@ -13,8 +13,8 @@ from gdig.config.budget import Limit
 from gdig.config.config import Config
 from gdig.philox import stream_key
 from gdig.resampling import row_hash
+from gdig.selection.best import highest
 from gdig.selection.method import FinishedSweep, Picked, rows_within
-from gdig.selection.methods.less import best
 from gdig.selection.token_files import TokenRows
 
 BUCKETS = 10_000
@@ -39,7 +39,7 @@ def dsir(sweep: FinishedSweep, limit: Limit, random_seed: int, options: Config) 
     weights = log_weights(sweep)
     noisy = weights + gumbel_noise(random_seed, len(weights))
     noisy[~np.isfinite(weights)] = -np.inf
-    result, n = rows_within(lambda k: DsirRows(best(noisy, min(k, sweep.survey.valid))), sweep, limit)
+    result, n = rows_within(lambda k: DsirRows(highest(noisy, min(k, sweep.survey.valid))), sweep, limit)
     rows = result.rows[:n]
     return Picked(rows, {"log_weight": weights[rows]})
 

@@ -48,8 +48,8 @@ def knn(sweep: FinishedSweep, limit: Limit, random_seed: int, options: Config) -
         drawn = resample(labels, n, random_seed, weights=masses)
         if len(drawn) == n:
             return KnnRows(drawn)
-        order = np.arange(len(features.seeds))
-        others = take_turns(sweep, features.cosines, order, min(sweep.survey.valid, n + n_massive)).rows
+        most = min(sweep.survey.valid, n + n_massive)
+        others = take_turns(sweep, features.cosines, most, options.threads or 0, len(features.seeds)).rows
         return KnnRows(np.concatenate([drawn, others[masses[others] == 0][: n - len(drawn)]]))
 
     result, n = rows_within(take, sweep, limit)
