@@ -64,7 +64,7 @@ def test_a_pass_without_gradients_gives_the_same_losses_and_states(kind, reducti
     both, forward = sweep_pass(model, config).compute(POOL), make_forward_pass(model, config, QUIET).compute(POOL)
     assert np.all(np.abs(both.loss - forward.loss) <= 2.0**-23 * np.abs(both.loss))
     assert np.all(np.abs(both.hidden - forward.hidden) <= 2.0**-23 * np.abs(both.hidden) + 1e-12)
-    assert forward.features.shape == (len(POOL), 0)
+    assert forward.numbers.shape == (len(POOL), 0)
     assert forward.sketch.tobytes() == forward.hidden.tobytes()
 
 

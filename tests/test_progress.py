@@ -10,8 +10,9 @@ from types import ModuleType
 import pytest
 
 import gdig
-from gdig.forecast import Forecast
-from gdig.progress import PlannedStage, Progress, duration
+from gdig.forecast import Forecast, PlannedStage
+from gdig.meter import duration
+from gdig.progress import Progress
 
 
 class Terminal(io.StringIO):

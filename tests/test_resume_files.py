@@ -15,6 +15,8 @@ import pytest
 
 import gdig
 from gdig.errors import StoreError
+from gdig.influence.factors import eigenbasis
+from gdig.influence.memory_plan import plan_fit
 from gdig.influence.precondition import SeedPreconditioner
 from gdig.model.capture import GradientPass
 from gdig.run.record import read_record, write_record
@@ -259,9 +261,18 @@ def of_fit(run_path: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("changes", [{}, {"inversion": "kfac", "kfac_approx": "reduce"}], ids=["ekfac", "kfac"])
-def test_a_fit_stopped_at_any_batch_ends_with_the_same_bytes(project, tmp_path, stop_at, keep_all, changes):
+@pytest.mark.parametrize(
+    ("changes", "partitions"),
+    [({}, 1), ({}, 3), ({"inversion": "kfac", "kfac_approx": "reduce"}, 1)],
+    ids=["ekfac", "ekfac in 3 partitions", "kfac"],
+)
+def test_a_fit_stopped_at_any_batch_ends_with_the_same_bytes(
+    project, tmp_path, stop_at, keep_all, monkeypatch, changes, partitions
+):
     """Small batches, so that each of the 8 groups of the sums has several; stopped in both passes, and in the seeds."""
+    if partitions > 1:
+        groups = ((0, 1, 2), (3, 4), (5,))
+        monkeypatch.setattr("gdig.influence.fit.plan_fit", lambda *given: replace(plan_fit(*given), partitions=groups))
     options = fit_options(project, tmp_path / "whole", token_batch_size=64, fit_rows=40, **changes)
     whole_batches = fit_stopped_at(stop_at, None, options)
     options["run_path"] = str(tmp_path / "run")
@@ -302,3 +313,32 @@ def test_another_number_of_ranks_begins_the_sums_anew_and_says_so(project, tmp_p
     stop_at(None)
     gdig.fit(**{**options, "run_path": str(tmp_path / "whole")})
     assert files_of(tmp_path / "run") == files_of(tmp_path / "whole")
+
+
+def test_a_fit_stopped_between_two_eigendecompositions_does_neither_its_pass_nor_these_again(
+    project, whole, tmp_path, stop_at, keep_all, monkeypatch
+):
+    widths: list[int] = []
+    limit = [4]
+
+    def counted(x, layer):
+        if len(widths) == limit[0]:
+            raise Stop
+        widths.append(len(x))
+        return eigenbasis(x, layer)
+
+    monkeypatch.setattr("gdig.influence.curvature.eigenbasis", counted)
+    options = fit_options(project, tmp_path / "run")
+    batches = stop_at(None)
+    with pytest.raises(Stop):
+        gdig.fit(**options)
+    first_pass = len(batches)
+    limit[0] = 100
+    gdig.fit(**options)
+    # gate and up share their input, so there are 5 matrices a block. One whose partner was missing is done again.
+    assert len(widths) == 10 + 1
+    whole_fit = of_fit(whole)
+    assert files_of(tmp_path / "run") == whole_fit
+    limit[0], n = 100, len(batches)
+    fit_stopped_at(stop_at, None, {**options, "run_path": str(tmp_path / "again")})
+    assert n == len(batches) and first_pass > 0, "a batch was passed twice"

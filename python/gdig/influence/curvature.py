@@ -12,6 +12,7 @@ eigenvalues by L = (1/N) sum_e (Q_S^T G_e Q_A)^2, elementwise. L takes a second 
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -113,7 +114,7 @@ class CurvatureFit:
         self._batches = make_batches(examples, plan.token_batch_size, keys=keys, window=model.window)
         self._batch_runner: BatchRunner = BatchRunner(plan.token_batch_size, model.device, progress, model.save_memory)
         self._exchange = Exchange(ranks, model.device)
-        self._resume = resume or CurvatureResume()
+        self._all_resume = resume or CurvatureResume()
         self.report: CurvatureReport | None = None
 
     def run(self, partition: Sequence[int]) -> dict[int, Factors]:
@@ -128,8 +129,18 @@ class CurvatureFit:
         layers = [self._model.layers[index] for index in partition]
         owners = [self._ranks.owners(len(self._model.layers))[index] for index in partition]
         own = [number for number, owner in enumerate(owners) if owner == self._ranks.rank]
+        self._resume = self._all_resume.of_partition(
+            self._batches,
+            self._plan.token_batch_size,
+            self._model,
+            self._config,
+            self._ranks,
+            [layer.name for layer in layers],
+        )
+        began = time.monotonic()
         factors = self._factors(layers, owners, own, partition)
         if self._corrects:
+            self._keep(began)
             self._correct(layers, owners, own, partition, factors)
         return {partition[number]: factors[number] for number in own}
 
@@ -137,6 +148,13 @@ class CurvatureFit:
         self, layers: Sequence[Layer], owners: Sequence[int], own: Sequence[int], partition: Sequence[int]
     ) -> dict[int, Factors]:
         """The first pass: the sums of A and S; then their eigenvectors."""
+        kept = {number: f for number in own if (f := self._resume.load(layers[number])) is not None}
+        counts = max(((f.examples, f.tokens) for f in kept.values()), default=(0, 0))
+        by_rank = self._ranks.gather([len(kept) == len(own), *counts])
+        if all(complete for complete, _, _ in by_rank):
+            _, n_examples, n_tokens = max(by_rank)  # a rank without layers has no counts
+            self.report = CurvatureReport(n_examples, n_tokens, len(self._lengths) - n_examples)
+            return kept
         finite, totals = self._sum_moments(layers, owners, partition)
         self.report = CurvatureReport(int(finite.sum()), int(self._lengths[finite].sum()), int((~finite).sum()))
         if self.report.examples == 0:
@@ -144,7 +162,44 @@ class CurvatureFit:
                 f"fit: expected rows with a finite loss, but none of the {len(finite)} rows of the sample has one; "
                 "check the model's weights"
             )
-        return _factorise(layers, own, totals, self.report, self._reduce)
+        return self._factorise(layers, own, totals, kept)
+
+    def _factorise(
+        self, layers: Sequence[Layer], own: Sequence[int], totals: Totals, kept: dict[int, Factors]
+    ) -> dict[int, Factors]:
+        """Make the factors of this rank's layers from the totals of A and S, which are dropped one by one.
+
+        Layers with one input share its eigenvectors. `kept` has the factors of an earlier start.
+        """
+        assert self.report is not None
+        report = self.report
+        count = report.examples if self._reduce else report.tokens
+        factors: dict[int, Factors] = {}
+        inputs: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+        for number in own:
+            layer, f = layers[number], kept.get(number)
+            total_a, total_s = totals.pop((number, 0), None), totals.pop((number, 1))
+            if f is None:
+                if layer.input_name not in inputs:
+                    inputs[layer.input_name] = eigenbasis(_mean(total_a, count, layer.device), layer.name)
+                q_a, l_a = inputs[layer.input_name]
+                q_s, l_s = eigenbasis(_mean(total_s, count, layer.device), layer.name)
+                f = Factors(q_a, q_s, l_a, l_s, None, report.tokens, report.examples, self._reduce)
+                self._resume.keep(layer, f)
+            inputs.setdefault(layer.input_name, (f.q_a, f.l_a))
+            factors[number] = f
+        return factors
+
+    def _keep(self, began: float) -> None:
+        """Keep the factors of all ranks, if the second pass is expected to end after a file is due.
+
+        The second pass is expected to take as long as the partition took since `began`. The ranks end their
+        eigenvectors at different times; they wait here, because an exchange of tensors has a limit.
+        """
+        if self._ranks.gather(self._resume.due(ahead_s=time.monotonic() - began))[0]:
+            self._resume.save()
+            self._ranks.gather(None)  # until all ranks have their factors, a start needs the sums
+            self._resume.sums.forget()
 
     def _sum_moments(
         self, layers: Sequence[Layer], owners: Sequence[int], partition: Sequence[int]
@@ -169,8 +224,6 @@ class CurvatureFit:
         factors: dict[int, Factors],
     ) -> None:
         """The second pass: EK-FAC's eigenvalues, with the same labels."""
-        # The ranks end their eigenvectors at different times; an exchange of tensors has a limit.
-        self._ranks.gather(None)
         bases = self._shared_eigenvectors(layers, owners, factors)
         squares = [torch.zeros(len(s), len(a), dtype=a.dtype, device=a.device) for a, s in bases]
 
@@ -212,13 +265,15 @@ class CurvatureFit:
         title, partitions = f"fit: {name}", self._plan.partitions
         if len(partitions) > 1:
             title += f", partition {partitions.index(tuple(partition)) + 1} of {len(partitions)}"
-        names = [self._model.layers[index].name for index in partition]
-        sums_resume = self._resume.of_sums(
-            self._batches, self._plan.token_batch_size, self._model, config, self._ranks, names
-        )
         n_examples = len(self._lengths)
         sample = SampleSums(
-            self._batches, n_examples, self._batch_runner, self._progress, self._ranks, self._exchange, sums_resume
+            self._batches,
+            n_examples,
+            self._batch_runner,
+            self._progress,
+            self._ranks,
+            self._exchange,
+            self._resume.sums,
         )
         return sample.sum(title, run, sums, owners)
 
@@ -265,30 +320,6 @@ def _totals_needed(layers: Sequence[Layer], owners: Sequence[int]) -> list[tuple
             places.append((number, 0))
         places.append((number, 1))
     return places
-
-
-def _factorise(
-    layers: Sequence[Layer],
-    own: Sequence[int],
-    totals: Totals,
-    report: CurvatureReport,
-    reduce: bool,
-) -> dict[int, Factors]:
-    """Make the factors of this rank's layers from the totals of A and S, which are dropped one by one.
-
-    Layers with one input share its eigenvectors.
-    """
-    count = report.examples if reduce else report.tokens
-    factors: dict[int, Factors] = {}
-    inputs: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
-    for number in own:
-        layer = layers[number]
-        if layer.input_name not in inputs:
-            inputs[layer.input_name] = eigenbasis(_mean(totals.pop((number, 0)), count, layer.device), layer.name)
-        q_a, l_a = inputs[layer.input_name]
-        q_s, l_s = eigenbasis(_mean(totals.pop((number, 1)), count, layer.device), layer.name)
-        factors[number] = Factors(q_a, q_s, l_a, l_s, None, report.tokens, report.examples, reduce)
-    return factors
 
 
 def _mean(total: torch.Tensor | None, count: int, device: torch.device) -> torch.Tensor:

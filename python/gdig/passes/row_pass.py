@@ -66,10 +66,10 @@ class NoGradients:
 class RowNumbers(NamedTuple):
     """What a pass computes of n rows, all float32.
 
-    features: [n, S]. sketch: [n, dim], unscaled. loss: [n]. hidden: [n, dim], or [n, 0] without a hidden-state sketch.
+    numbers: [n, S], the features. sketch: [n, dim], unscaled. loss: [n]. hidden: [n, dim], or [n, 0] without a hidden-state sketch.
     """
 
-    features: np.ndarray
+    numbers: np.ndarray
     sketch: np.ndarray
     loss: np.ndarray
     hidden: np.ndarray

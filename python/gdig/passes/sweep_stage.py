@@ -93,7 +93,7 @@ def sweep_on_ranks(
     if ranks.main and not (file := work.layout.seed_sketches).exists():
         seeds = rows.compute(work.seed_examples)
         hidden = seeds.hidden.astype(np.float16)
-        write_tensors(file, {"sketch": seeds.sketch * scale, "hidden": hidden, "influence": seeds.features})
+        write_tensors(file, {"sketch": seeds.sketch * scale, "hidden": hidden, "influence": seeds.numbers})
     store = SketchStore.open(work.layout.sweep)
     write_missing(work, rows, store, missing, "sweep", origin)
 

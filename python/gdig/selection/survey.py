@@ -107,6 +107,8 @@ def make_judge(store: SketchStore, config: Config, tasks: Tasks) -> Judge:
     """
     of_seed = tasks.of_seed if config.agreement == "tasks" else None
     judge = Judge(config.score, of_seed)
+    if store.shards and store.tensor(store.shards[0], "influence").shape[1] == 0:
+        return judge  # a sweep without influence has no voters
     if config.relative_to == "pool":
         means = _native.seed_means(store._native)
         cuts = means if of_seed is None else np.bincount(of_seed, weights=means).astype(np.float64)
