@@ -66,7 +66,8 @@ class NoGradients:
 class RowNumbers(NamedTuple):
     """What a pass computes of n rows, all float32.
 
-    numbers: [n, S], the features. sketch: [n, dim], unscaled. loss: [n]. hidden: [n, dim], or [n, 0] without a hidden-state sketch.
+    numbers: [n, S], the features. sketch: [n, dim], unscaled. loss: [n]. hidden: [n, dim], or [n, 0]
+    without a hidden-state sketch.
     """
 
     numbers: np.ndarray
