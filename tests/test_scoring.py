@@ -152,13 +152,14 @@ def test_a_line_without_a_finite_loss_touches_no_other(monkeypatch):
     joined, _ = precondition_seeds(model, [None] * len(model.layers), SEEDS, [], config, QUIET)
     sweeper = make_influence_pass(model, joined, config, QUIET)
     clean = sweeper.compute(POOL)
-    run = Model.hidden
+    run = Model.with_states
 
     def poisoned(self, ids):
-        hidden = run(self, ids)
-        return hidden + torch.where(torch.arange(len(ids))[:, None, None] == 2, torch.nan, 0.0)
+        hidden, _ = run(self, ids)
+        hidden = hidden + torch.where(torch.arange(len(ids))[:, None, None] == 2, torch.nan, 0.0)
+        return hidden, (hidden,)
 
-    monkeypatch.setattr(Model, "hidden", poisoned)
+    monkeypatch.setattr(Model, "with_states", poisoned)
     dirty = sweeper.compute(POOL)
     bad = ~np.isfinite(dirty[2])
     assert bad.sum() == 1

@@ -63,6 +63,11 @@ def fit_stage(work: Workspace) -> None:
         work.progress.warn(warning)
 
 
+def skip_fit(work: Workspace) -> None:
+    """Record a fit without layers, for a run without gradients. Its sweep needs the model's dtype alone."""
+    work.run.update("fit", layers=(), dtype=str(work.model.dtype))
+
+
 def fit_curvature_on_ranks(work: Workspace, origin: str, token_batch_size: int | None) -> CurvatureReport:
     """Write the curvature files. Every rank calls this; it passes its share of the sample, and writes its layers.
 
@@ -157,13 +162,17 @@ def read_seed_factors(work: Workspace, dtype: str) -> list[SeedFactors]:
     Raises:
         RunError: if the model has another dtype than the fit. precision="auto" gives devices different dtypes.
     """
-    model = work.model
-    if dtype != str(model.dtype):
+    check_dtype(work, dtype)
+    return [SeedFactors.load(work.layout.seed_factors(layer.name), layer.device) for layer in work.model.layers]
+
+
+def check_dtype(work: Workspace, dtype: str) -> None:
+    """Raise RunError if the model has another dtype than the fit."""
+    if dtype != str(work.model.dtype):
         raise RunError(
             f"precision={work.config.precision}: expected the precision of the fit, {dtype}, but the model is "
-            f"{model.dtype}; set precision={dtype.removeprefix('torch.')}"
+            f"{work.model.dtype}; set precision={dtype.removeprefix('torch.')}"
         )
-    return [SeedFactors.load(work.layout.seed_factors(layer.name), layer.device) for layer in model.layers]
 
 
 def read_curvature(work: Workspace) -> Iterator[Factors]:
