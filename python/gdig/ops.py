@@ -10,7 +10,7 @@ from gdig.kernels.covariance import (
     triangle,
     triangle_numbers,
 )
-from gdig.kernels.dense import score_dense
+from gdig.kernels.dense import halved, score_dense
 from gdig.kernels.project import prepare_projection, project, project_inputs
 from gdig.kernels.score import prepare_factors, score
 from gdig.kernels.segments import Segments
@@ -20,6 +20,7 @@ __all__ = [
     "covariance",
     "covariance_bands",
     "from_triangle",
+    "halved",
     "prepare_factors",
     "prepare_projection",
     "project",
