@@ -142,7 +142,7 @@ def test_ctrl_c_ends_all_with_130_and_one_word(project, inputs, alone, tmp_path)
 
 
 def sweep_options(project, run_path, inputs) -> dict:
-    unknown = ("n_clusters", "budget", "tau", "train_rows")
+    unknown = ("n_clusters", "budget", "method", "tau", "train_rows")
     return {k: v for k, v in project.options(run_path, **inputs).items() if k not in unknown}
 
 

@@ -1,48 +1,31 @@
-"""G-DIG (arXiv 2405.12915): rows that most seeds agree on, drawn evenly from the clusters."""
+"""gdig: seeds take turns at rows that help them more than an average row does, spread over the clusters of gradients.
+
+The quality is the influence of G-DIG (arXiv 2405.12915), relative to the pool and without the length of a row. The
+turns are those of arXiv 2503.01807. The clusters are G-DIG's: the better rows of a cluster there are before a row, the
+less it counts. `gdig.selection.blend` has the formulas, docs/evidence.md what they gain over the published choice.
+"""
 
 from __future__ import annotations
 
-import math
+import numpy as np
 
-from gdig import _native
 from gdig.config.budget import Limit
 from gdig.config.config import Config
-from gdig.selection.draw import draw
+from gdig.selection.blend import blend
 from gdig.selection.method import FinishedSweep, Picked
-from gdig.selection.survey import Survey, threshold, wanted_votes
+from gdig.selection.turns import pick_by_turns
 
 
 def gdig(sweep: FinishedSweep, limit: Limit, random_seed: int, options: Config) -> Picked:
-    """Pick rows whose agreement reaches `tau` (equation 4), drawn evenly from the clusters.
-
-    When too few rows reach `tau`, the threshold falls to the largest agreement that fills the budget, and a note says
-    so. With the option `shortlist`, the rows drawn from are a multiple of the budget: those of the highest score or
-    agreement.
-    """
-    survey = sweep.survey
-    if options.shortlist is None:
-        votes = threshold(survey, options.tau, limit)
-        note = _agreed(survey, options.tau, votes)
-        return draw(sweep, limit, random_seed, options, least_votes=votes, notes=(note,))
-    wide = Limit(limit.unit, math.ceil(options.shortlist * limit.amount))
-    if options.shortlist_by == "agreement":
-        votes = threshold(survey, 1.0, wide)
-        reached = f"those that help at least {votes} of {survey.voters} {survey.kind}"
-        note = f"on the shortlist of {options.shortlist:g} times the budget are {survey.reach(votes)} rows, {reached}"
-        return draw(sweep, limit, random_seed, options, least_votes=votes, notes=(note,))
-    score = _native.least_score(sweep.store._native, sweep.judge, wide)
-    reached = f"those with a score of at least {score:.3g}" if math.isfinite(score) else "all valid rows"
-    note = f"on the shortlist of {options.shortlist:g} times the budget are {reached}"
-    return draw(sweep, limit, random_seed, options, least_score=score, notes=(note,))
-
-
-def _agreed(survey: Survey, tau: float, votes: int) -> str:
-    """Return the note on the threshold: how many rows reach tau, or to what tau was lowered."""
-    n, wanted = survey.voters, wanted_votes(tau, survey.voters)
-    n_rows = survey.reach(votes)
-    if votes >= wanted:
-        return f"{n_rows} rows reach agreement {tau:g} (help at least {votes} of {n} {survey.kind})"
-    return (
-        f"only {survey.reach(wanted)} rows reach agreement {tau:g}, too few for the budget: lowered to {votes / n:.4g} "
-        f"(at least {votes} of {n} {survey.kind}), which {n_rows} rows reach"
-    )
+    """Pick rows by turns of the seeds, by the blended relevance less the discount of the row's cluster."""
+    made = blend(sweep, options.cluster_discount)
+    picked = pick_by_turns(sweep, made.relevance, sweep.survey.n_seeds, limit, options)
+    helps = np.count_nonzero(made.mean[picked.rows] > 0)
+    notes = [f"{helps} of the {len(picked.rows)} rows help the seeds more than an average row of the pool"]
+    if made.repeats:
+        notes.append(f"{made.repeats} rows repeat an earlier row; such rows come last")
+    if sweep.metric_scale is None:
+        notes.append(
+            "lengths of rows are those of raw sketches; sketch_space=fisher measures them as the influence does"
+        )
+    return Picked(picked.rows, picked.reasons, (*notes, *picked.notes), picked.shortfall)
