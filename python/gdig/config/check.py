@@ -125,7 +125,8 @@ def _check_combinations(c: Config) -> None:
     if not c.gradients and c.sketch_space == "fisher":
         raise wrong("sketch_space", "fisher", "'auto' or 'raw' with gradients=False, which makes a forward pass alone")
     if not c.gradients:
-        for name, off in (("torch_compile", False), ("checkpoints", ())):
+        needless: tuple[tuple[str, object], ...] = (("torch_compile", False), ("checkpoints", ()))
+        for name, off in needless:
             if getattr(c, name) != off:
                 raise wrong(name, getattr(c, name), f"{off!r} with gradients=False, which makes a forward pass alone")
     if c.torch_compile:
