@@ -152,8 +152,6 @@ def test_stages_one_by_one_equal_select_alone(project, finished, tmp_path):
         assert stage(**options) == run_path
         assert (run_path / left).is_dir()
     gdig.select(**options)
-    files = sorted(
-        p.relative_to(finished) for p in finished.rglob("*") if p.is_file() and p.parent.name != "tokens"
     made = [p for p in finished.rglob("*") if p.is_file() and p.parent.name != "tokens"]  # other tests add it
     files = sorted(p.relative_to(finished) for p in made)
     assert files == sorted(p.relative_to(run_path) for p in run_path.rglob("*") if p.is_file())
