@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gdig.config.budget import Limit
 from gdig.config.config import Config
@@ -164,6 +165,12 @@ class HasRows(Protocol):
     @property
     def rows(self) -> np.ndarray:
         """Rows of the pool, int64 [n]."""
+
+
+class OrderedRows(NamedTuple):
+    """Rows in the order in which a method takes them, and nothing more: int64 [n]."""
+
+    rows: NDArray[np.int64]
 
 
 Result = TypeVar("Result", bound=HasRows)

@@ -51,16 +51,17 @@ class MethodOptions:
     """How a method selects."""
 
     method: Basic[Method] = "gdig"
-    """How rows are selected; docs/methods.md describes each method. gdig lets the seeds take turns at rows that help
-    them more than an average row does, spread over the clusters. agreement is the published choice: rows that most
-    seeds agree on, drawn evenly from the clusters. less takes the highest cosine between Adam's step for a row and the
-    seeds' gradients. round-robin lets the seeds take turns; each takes the row most relevant to it. bids takes each row
-    for the seed that gains most. gist takes rows whose gradients point along a task's in the space that the seeds span.
-    g2is walks along the seeds' principal gradients from neighbour to neighbour. tagcos takes rows that make up each
-    cluster's mean gradient, without the seeds. facility takes rows near which the whole pool lies, without the seeds.
-    self-filter takes the hardest rows; each lowers its neighbours. rds takes rows whose hidden states are nearest to a
-    seed's, knn draws from the nearest rows of each seed. dsir and bm25 compare tokens with those of the seeds. The
-    baselines are top (highest score), diverse (clusters only), loss (lowest loss) and random."""
+    """How rows are selected: gdig, agreement, less, round-robin, bids, gist, g2is, tagcos, facility, self-filter, rds,
+    knn, dsir, bm25, top, diverse, loss or random. docs/methods.md describes each method. gdig lets the seeds take turns
+    at rows that help them more than an average row does, spread over the clusters. agreement is the published choice:
+    rows that most seeds agree on, drawn evenly from the clusters. less takes the highest cosine between Adam's step for
+    a row and the seeds' gradients. round-robin lets the seeds take turns; each takes the row most relevant to it. bids
+    takes each row for the seed that gains most. gist takes rows whose gradients point along a task's in the space that
+    the seeds span. g2is walks along the seeds' principal gradients from neighbour to neighbour. tagcos takes rows that
+    make up each cluster's mean gradient, without the seeds. facility takes rows near which the whole pool lies, without
+    the seeds. self-filter takes the hardest rows; each lowers its neighbours. rds takes rows whose hidden states are
+    nearest to a seed's, knn draws from the nearest rows of each seed. dsir and bm25 compare tokens with those of the
+    seeds. The baselines are top (highest score), diverse (clusters only), loss (lowest loss) and random."""
     budget: Basic[str] = "10%"
     """How much to select: rows (500), a share of the pool (10%), or tokens (200000t, 1.5Mt). The default suits a first
     look. Take the amount of data that you will train on."""
@@ -79,7 +80,7 @@ class MethodOptions:
     shortlist_by: Literal["score", "agreement"] = "score"
     """Which rows come onto the shortlist first: those of the highest score or of the highest agreement. The default
     has fewer ties. Take agreement to stay nearer to tau."""
-    relative_to: Basic[RelativeTo] = "zero"
+    relative_to: RelativeTo = "zero"
     """What a row's influence on a seed is measured from in votes and scores: zero, or the mean influence of the pool on
     that seed. Take pool when the model was not trained on the pool: then almost any row helps, and what tells rows
     apart is whether they help more than the average row."""
