@@ -29,7 +29,7 @@ from tests.support.project_fixtures import (
 )
 
 
-def test_the_default_method_draws_evenly_from_the_clusters_of_those_that_agree(project, finished):
+def test_the_published_choice_draws_evenly_from_the_clusters_of_those_that_agree(project, finished):
     selection = read_jsonl(finished / "selection.jsonl")
     chosen = check_selection(selection, finished, project.rows)
     influence = stored(finished)["influence"]
@@ -45,6 +45,22 @@ def test_the_default_method_draws_evenly_from_the_clusters_of_those_that_agree(p
         assert drawn[cluster] == sizes[cluster] or drawn[cluster] >= drawn.max() - 1
     scores = [row["gdig"]["score"] for row in selection]
     assert scores == sorted(scores, reverse=True)
+
+
+def test_the_default_choice_is_by_turns_and_says_why(project, swept_copy):
+    options = {name: value for name, value in project.options(swept_copy).items() if name not in ("method", "tau")}
+    selection = gdig.select(**options)
+    sweep = stored(swept_copy)
+    length = np.linalg.norm(sweep["sketch"].astype(np.float64), axis=1)[:, None]
+    c = sweep["influence"][:] / np.where(length > 0, length, np.inf)
+    valid = sweep["valid"] == 1
+    r = (c - c[valid].mean(0)) / c[valid].std(0, ddof=1)
+    helps = int((r[selection.rows].mean(1) > 0).sum())
+    assert selection.summary[1] == f"{helps} of the 12 rows help the seeds more than an average row of the pool"
+    told = [row["gdig"] for row in read_jsonl(selection.output)]
+    assert [row["for_seed"] for row in told] == [turn % N_SEEDS for turn in range(12)]
+    assert told[0]["seed_rank"] == 1 and all(row["relevance"] > -5 for row in told)
+    assert len({row["cluster"] for row in told}) > 1
 
 
 def test_tau_is_kept_when_enough_rows_reach_it_and_lowered_and_said_when_not(project, swept_copy):
@@ -152,8 +168,7 @@ def test_stages_one_by_one_equal_select_alone(project, finished, tmp_path):
         assert stage(**options) == run_path
         assert (run_path / left).is_dir()
     gdig.select(**options)
-    made = [p for p in finished.rglob("*") if p.is_file() and p.parent.name != "tokens"]  # other tests add it
-    files = sorted(p.relative_to(finished) for p in made)
+    files = sorted(p.relative_to(finished) for p in finished.rglob("*") if p.is_file())
     assert files == sorted(p.relative_to(run_path) for p in run_path.rglob("*") if p.is_file())
     for file in files:
         if file.name != "run.json":
