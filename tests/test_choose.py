@@ -196,6 +196,7 @@ def test_every_method_has_a_strategy_and_some_draw_from_clusters():
     assert list(METHODS) == list(get_args(Method))
     assert {name for name, strategy in METHODS.items() if strategy.clusters} == {
         "gdig",
+        "turns",
         "agreement",
         "tagcos",
         "diverse",

@@ -1,4 +1,4 @@
-"""The method gdig: its relevance against the formulas, and what must not change a choice."""
+"""The methods turns and gdig: relevance against the formulas, what must change nothing, and which way gdig goes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from gdig.config.budget import Limit
 from gdig.config.config import Config
-from gdig.selection.blend import blend
+from gdig.selection.blend import blend, pool_shift
 from gdig.selection.choose import choose
 from gdig.selection.judge import Judge
 from gdig.selection.method import FinishedSweep
@@ -24,6 +24,8 @@ from gdig.selection.tasks import Tasks
 from gdig.store.sketches import SketchStore
 from gdig.store.tensor_file import write_tensors
 from tests.support.plain_methods import plain_round_robin
+
+TURNS = Config(method="turns")
 
 
 @dataclass
@@ -122,9 +124,9 @@ def test_rows_are_those_of_the_turns_and_a_larger_budget_begins_with_them(pool, 
     n_valid = int(pool.valid.sum())
     budget = min(budget, n_valid)
     with swept(pool) as sweep:
-        picks = choose(sweep, Limit("rows", budget), Config())
-        more = choose(sweep, Limit("rows", n_valid), Config())
-        relevance = relevance_of(sweep, Config().cluster_discount)
+        picks = choose(sweep, Limit("rows", budget), TURNS)
+        more = choose(sweep, Limit("rows", n_valid), TURNS)
+        relevance = relevance_of(sweep, TURNS.cluster_discount)
     turns, _, _, _ = plain_round_robin(relevance, pool.valid, Tasks())
     assert picks.rows.tolist() == turns[:budget]
     assert more.rows[:budget].tolist() == picks.rows.tolist()
@@ -174,7 +176,7 @@ def test_a_discount_spreads_the_choice_over_the_clusters():
     shares = []
     with swept(pool) as sweep:
         for discount in (0.0, 0.25, 1.0):
-            picked = choose(sweep, Limit("rows", 30), Config(cluster_discount=discount))
+            picked = choose(sweep, Limit("rows", 30), TURNS.with_options(cluster_discount=discount))
             shares.append(int((labels[picked.rows] == 0).sum()))
     assert shares[0] > shares[1] > shares[2] > 10
 
@@ -187,7 +189,29 @@ def test_raw_sketches_and_repeats_are_said(scale, says):
     pool = Rows(x, np.ones((5, 3), np.float32), hashes, np.ones(5, bool), np.zeros(5, np.uint32))
     with swept(pool) as sweep:
         finished = FinishedSweep(sweep.store, sweep.survey, sweep.labels, metric_scale=scale)
-        picked = choose(finished, Limit("rows", 3), Config())
+        picked = choose(finished, Limit("rows", 3), TURNS)
     assert sorted(picked.rows.tolist()) == [0, 1, 2]
     assert "2 rows repeat an earlier row; such rows come last" in picked.notes
     assert any("raw sketches" in note for note in picked.notes) == says
+
+
+@pytest.mark.parametrize(
+    ("shift", "method"), [(0.0, "agreement"), (0.05, "agreement"), (0.2, "turns"), (-0.2, "turns")]
+)
+def test_gdig_goes_by_whether_the_model_knows_the_pool(shift, method):
+    """Columns of known mean and deviation: the shift is the median of the seeds', whatever their scale or sign."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((60, 3))
+    x = (x - x.mean(0)) / x.std(0, ddof=1) + shift * np.array([1, -1, 100])
+    influence = (x * np.array([1e-3, 1, 1e4])).astype(np.float32)
+    labels = rng.integers(0, 4, 60).astype(np.uint32)
+    pool = Rows(influence, np.ones((60, 3), np.float32), np.arange(60).astype(np.uint64), np.ones(60, bool), labels)
+    with swept(pool) as sweep:
+        # float32 rounds x by 2^-24 of its size.
+        assert pool_shift(sweep) == pytest.approx(abs(shift), abs=1e-6)
+        by_itself = choose(sweep, Limit("rows", 12), Config())
+        asked = choose(sweep, Limit("rows", 12), Config(method=method))
+    assert by_itself.rows.tolist() == asked.rows.tolist()
+    assert by_itself.notes[0].startswith(f"by {method}, because the pool's mean influence on a seed is ")
+    assert by_itself.notes[1:] == asked.notes
+    np.testing.assert_equal(by_itself.reasons, asked.reasons)

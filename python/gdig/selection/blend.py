@@ -1,4 +1,4 @@
-"""The relevance of the method gdig: influence without the row's length, relative to the pool, for one seed and for all.
+"""The relevance of the method turns: influence without the row's length, relative to the pool, for a seed and for all.
 
 For N rows and S seeds, with I the influence and |G_e| the length of a row's gradient,
 
@@ -84,6 +84,22 @@ def blend(sweep: FinishedSweep, discount: float) -> Blend:
         return np.where(is_repeat[start:stop, None], _LAST, x).astype(np.float32)
 
     return Blend(relevance, mean.astype(np.float32), int(is_repeat.sum()))
+
+
+def pool_shift(sweep: FinishedSweep) -> float:
+    """Return how far the pool's mean influence on a seed is from 0, in standard deviations; the median of the seeds.
+
+    It is near 0 where the model was tuned on the pool, whose mean gradient is then near 0. It takes three passes over
+    the influence.
+    """
+    store = sweep.store
+
+    def blocks() -> Iterator[NDArray[np.float64]]:
+        for shard in store.shards:
+            yield store.tensor(shard, "influence")[_valid(sweep, shard)].astype(np.float64)
+
+    average, deviation = _statistics(blocks)
+    return float(np.median(np.abs(average) / np.where(deviation > 0, deviation, np.inf)))
 
 
 def _lengths(sweep: FinishedSweep, shard: int) -> NDArray[np.float64]:

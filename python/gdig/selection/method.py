@@ -120,13 +120,14 @@ class Picked:
 
     rows: int64 [n], rows of the pool, best first where the method has an order. reasons: arrays [n] by name, which the
     output shows beside each row. notes: sentences for the user. shortfall: why the rows are fewer than the limit
-    allows; None when they are not.
+    allows; None when they are not. ordered: whether the rows come best first; None for what the MethodSpec says.
     """
 
     rows: np.ndarray
     reasons: Mapping[str, np.ndarray] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     shortfall: str | None = None
+    ordered: bool | None = None
 
 
 Function = Callable[[FinishedSweep, Limit, int, Config], Picked]

@@ -23,9 +23,11 @@ from gdig.selection.methods.rds import rds
 from gdig.selection.methods.round_robin import round_robin
 from gdig.selection.methods.tagcos import tagcos
 from gdig.selection.methods.top import top
+from gdig.selection.methods.turns import turns
 
 METHODS: dict[str, MethodSpec] = {
     "gdig": MethodSpec(gdig, ordered=True, clusters=True),
+    "turns": MethodSpec(turns, ordered=True, clusters=True),
     "agreement": MethodSpec(agreement, clusters=True),
     "less": MethodSpec(less, ordered=True, checkpoints=True),
     "round-robin": MethodSpec(round_robin, ordered=True),

@@ -1,31 +1,35 @@
-"""gdig: seeds take turns at rows that help them more than an average row does, spread over the clusters of gradients.
+"""gdig: by turns of the seeds where the model does not know the pool, and by the seeds' agreement where it does.
 
-The quality is the influence of G-DIG (arXiv 2405.12915), relative to the pool and without the length of a row. The
-turns are those of arXiv 2503.01807. The clusters are G-DIG's: the better rows of a cluster there are before a row, the
-less it counts. `gdig.selection.blend` has the formulas, docs/evidence.md what they gain over the published choice.
+A model that was tuned on the pool has a mean gradient near zero there, as the G-DIG paper (arXiv 2405.12915) has it.
+The sign of an influence then says whether a row helps more than an average row, and the published choice is the better
+one. In a model that was not, almost every row helps, and that choice returns the mix of the pool. The sweep tells which
+case it is (docs/evidence.md).
 """
 
 from __future__ import annotations
 
-import numpy as np
+from dataclasses import replace
 
 from gdig.config.budget import Limit
 from gdig.config.config import Config
-from gdig.selection.blend import blend
+from gdig.selection.blend import pool_shift
 from gdig.selection.method import FinishedSweep, Picked
-from gdig.selection.turns import pick_by_turns
+from gdig.selection.methods.agreement import agreement
+from gdig.selection.methods.turns import turns
+
+KNOWN = 0.1
+"""Shift below which the model knows the pool. Pools that a model was tuned on had at most 0.02, others 0.28 or more."""
 
 
 def gdig(sweep: FinishedSweep, limit: Limit, random_seed: int, options: Config) -> Picked:
-    """Pick rows by turns of the seeds, by the blended relevance less the discount of the row's cluster."""
-    made = blend(sweep, options.cluster_discount)
-    picked = pick_by_turns(sweep, made.relevance, sweep.survey.n_seeds, limit, options)
-    helps = np.count_nonzero(made.mean[picked.rows] > 0)
-    notes = [f"{helps} of the {len(picked.rows)} rows help the seeds more than an average row of the pool"]
-    if made.repeats:
-        notes.append(f"{made.repeats} rows repeat an earlier row; such rows come last")
-    if sweep.metric_scale is None:
-        notes.append(
-            "lengths of rows are those of raw sketches; sketch_space=fisher measures them as the influence does"
-        )
-    return Picked(picked.rows, picked.reasons, (*notes, *picked.notes), picked.shortfall)
+    """Pick rows by the method `agreement` where the pool's shift is below `KNOWN`, and by `turns` elsewhere."""
+    shift = pool_shift(sweep)
+    known = shift < KNOWN
+    picked = (agreement if known else turns)(sweep, limit, random_seed, options)
+    why = f"the pool's mean influence on a seed is {shift:.2g} of its deviation"
+    note = (
+        f"by agreement, because {why}: the model knows the pool, so the sign of the influence tells rows apart"
+        if known
+        else f"by turns, because {why}: the model was not tuned on the pool, and almost any row helps"
+    )
+    return replace(picked, notes=(note, *picked.notes), ordered=not known)
