@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from gdig.config.budget import Limit, parse_budget
-from gdig.config.config import Config, Training
+from gdig.config.config import Config, Training, Trial
+from gdig.config.options import TrialOptions
 from gdig.distributed.ranks import Ranks
 from gdig.distributed.torchrun import is_launched
 from gdig.errors import ConfigError, ModelError
@@ -134,15 +135,23 @@ def select(
 
 
 def compare(
-    config: Config | None = None, methods: Sequence[str] = (), *, progress: Progress | None = None, **options: Any
+    config: Config | None = None,
+    methods: Sequence[str] = (),
+    trial: Trial | None = None,
+    *,
+    train: bool = False,
+    progress: Progress | None = None,
+    **options: Any,
 ) -> Comparison:
     """Select by several methods from one run, and show the selections side by side. No selection is written.
 
     Args:
         config: options, as of :func:`select`.
         methods: values of the option `method`; none for all methods whose needs the run meets.
+        trial: how to train; its options may also be given by name (see :class:`gdig.config.config.Trial`).
+        train: whether to train on what each method selected, and to compare the losses on the rows of `held_out`.
         progress: where to show progress.
-        options: see :class:`gdig.Config`.
+        options: see :class:`gdig.Config` and :class:`gdig.config.config.Trial`.
 
     Example:
         >>> print(*compare(run_path="runs/a", **inputs, methods=["gdig", "top"]).lines(), sep="\n")  # doctest: +SKIP
@@ -150,6 +159,10 @@ def compare(
     for method in methods:
         if method not in METHODS:
             raise ConfigError(f"methods: expected one of {', '.join(METHODS)}, got {method!r}")
+    how = {option.name: options.pop(option.name) for option in fields(TrialOptions) if option.name in options}
+    if not train and (how or trial):
+        raise ConfigError(f"{next(iter(how), 'trial')}: given without train; add train=True, or leave it out")
+    trial = (replace(trial, **how) if trial else Trial(**how)) if train else None
     with _workspace(config, progress, options, None) as work:
         require_needs(methods, work.config)
         _expect(work, "cluster")
@@ -167,7 +180,12 @@ def compare(
         if any(METHODS[name].tokens for name in methods or possible):
             ensure_tokens(work, store)
         n_clusters = int((label_counts(work.layout.labels) > 0).sum())
-        return compare_methods(finished, methods or possible, limit, work.config, time.monotonic, n_clusters)
+        compared = compare_methods(finished, methods or possible, limit, work.config, time.monotonic, n_clusters)
+        if trial is None:
+            return compared
+        from gdig.training.trial import train_on_each
+
+        return replace(compared, held_out=train_on_each(work, trial, compared))
 
 
 def score_net(

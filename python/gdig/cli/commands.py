@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from gdig.config.config import Config
-from gdig.config.options import TrainOptions
+from gdig.config.options import TrainOptions, TrialOptions
 from gdig.distributed.ranks import Ranks
 from gdig.progress import Progress
 
@@ -67,7 +67,14 @@ def _select(call: Call) -> list[str]:
 
 
 def _compare(call: Call) -> list[str]:
-    comparison = load_api().compare(call.config, call.own["methods"], progress=call.progress)
+    trial = {
+        option.name: call.own[option.name]
+        for option in fields(TrialOptions)
+        if call.own["train"] or call.own[option.name] != option.default
+    }
+    comparison = load_api().compare(
+        call.config, call.own["methods"], train=call.own["train"], progress=call.progress, **trial
+    )
     return [json.dumps(comparison.as_json(), indent=2)] if call.own["json"] else comparison.lines()
 
 
@@ -125,7 +132,8 @@ COMMANDS: dict[str, Command] = {
     "compare": Command(
         "Select by several methods from one sweep, and show the selections side by side.",
         "gdig compare runs/a --budget 500\n"
-        "gdig compare runs/a --budget 5% --methods gdig top loss --json > methods.json",
+        "gdig compare runs/a --budget 5% --methods gdig top loss --json > methods.json\n"
+        "gdig compare runs/a --budget 5% --methods gdig random --train --held-out held.jsonl",
         "Compare",
         _compare,
     ),

@@ -28,6 +28,7 @@ from gdig.config.options import (
     SelectOptions,
     SweepOptions,
     TrainOptions,
+    TrialOptions,
     TrustOptions,
 )
 
@@ -70,6 +71,9 @@ class CompareOptions:
     methods: Basic[tuple[str, ...]] = ()
     """Methods to compare, by the names of the option method. The default is every method that the run has the inputs
     for. Name a few to save time."""
+    train: Basic[bool] = False
+    """Also train an adapter on what each method selected, and show the loss on the rows of held_out. Off by default,
+    because each method costs a training. Name few methods."""
     json: Basic[bool] = False
     """Print JSON instead of a table. Off by default. Switch it on for other programs."""
 
@@ -148,6 +152,7 @@ class Compare:
     """The options of gdig compare."""
 
     comparison: CompareOptions = CompareOptions()
+    trial: TrialOptions = TrialOptions()
     data: DataOptions = DataOptions()
     selection: SelectOptions = SelectOptions()
     clusters: ClusterOptions = ClusterOptions()

@@ -110,7 +110,14 @@ class Workspace:
         Raises:
             CorpusError: on the first seed that cannot be used.
         """
-        corpus = self.seed_corpus
+        return self.encode_all(self.seed_corpus)
+
+    def encode_all(self, corpus: Corpus) -> list[Example]:
+        """The tokens of every row of a corpus.
+
+        Raises:
+            CorpusError: on the first row that cannot be used.
+        """
         encoded = self._encoder(corpus).encode(corpus, range(len(corpus)))
         for example in encoded:
             if isinstance(example, CorpusError):
