@@ -109,7 +109,7 @@ def test_a_training_on_each_selection_is_that_of_a_plain_loop(project, finished,
     result = found.held_out
     assert (result.rows, result.steps, result.trainings) == (6, 3, 1) and list(result.loss) == ["top", "random"]
     with Workspace(gdig.Config.build(options), Progress(quiet=True)) as work:
-        judged = work.encode_all(open_corpus([held]))
+        judged = work.read_examples(open_corpus([held]))
         for summary, rows in zip(found.summaries, found.rows, strict=True):
             examples = work.encoder.encode(work.candidates, rows)
             module = AutoModelForCausalLM.from_pretrained(options["model"], dtype=torch.float32)

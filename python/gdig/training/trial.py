@@ -182,7 +182,7 @@ def train_on_each(work: Workspace, trial: Trial, comparison: Comparison) -> Held
         ModelError: when a package is missing, memory is short or a loss is not finite.
     """
     corpus = open_corpus([str(trial.held_out)], name="held_out")
-    held_out = work.encode_all(corpus)
+    held_out = work.read_examples(corpus)
     seeds = {example.hash for example in work.seed_examples}
     if n_seeds := sum(example.hash in seeds for example in held_out):
         raise CorpusError(f"held_out: {n_seeds} of {len(held_out)} rows are also seeds; give rows that no method reads")
