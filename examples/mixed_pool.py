@@ -22,19 +22,19 @@ OTHERS: dict[str, Callable[[str], str]] = {
 SECOND = "translate into Tovu"
 FAULTS = (*CORRUPTIONS, "repeated")
 SEEDS, HELD_OUT, OF_TARGET, OF_OTHER, REPEATS = 64, 200, 800, 600, 200
-KNOWN_OF_TARGET, KNOWN_OF_OTHER = 100, 800
+KNOWN_OF_TARGET, KNOWN_OF_OTHER = 400, 800
 
 
 def make_mixed_pool(random_seed: int = 0) -> dict[str, list[Row]]:
     """Return rows of instruction, input, output, and what the generator knows of each: `task` and `fault`.
 
-    - "pool": OF_TARGET rows of the target, 30 % of them spoiled in four ways, REPEATS copies of clean ones, and
+    - "pool": OF_TARGET rows of the target, 40 % of them spoiled in four ways, REPEATS copies of clean ones, and
       OF_OTHER rows of each other task.
     - "seeds" and "held_out": clean rows of the target.
     - "known": what the model is trained on beforehand, other rows of all tasks, few of the target.
     """
     rng = random.Random(random_seed)
-    kalu, clean = make_pool(OF_TARGET, SEEDS + HELD_OUT + KNOWN_OF_TARGET, 0.3, random_seed)
+    kalu, clean = make_pool(OF_TARGET, SEEDS + HELD_OUT + KNOWN_OF_TARGET, 0.4, random_seed)
     tovu, _ = make_pool(OF_OTHER + KNOWN_OF_OTHER, 1, 0.0, random_seed + 1)
     seeds, held_out, known = (
         [_row(TARGET, row["src_text"], row["trg_text"]) for row in part]
