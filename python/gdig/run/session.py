@@ -101,7 +101,7 @@ class Workspace:
     @cached_property
     def encoder(self) -> Encoder:
         """Turns rows of the pool into tokens."""
-        return self._encoder(self.candidates)
+        return self.encoder_of(self.candidates)
 
     @cached_property
     def seed_examples(self) -> list[Example]:
@@ -111,7 +111,7 @@ class Workspace:
             CorpusError: on the first seed that cannot be used.
         """
         corpus = self.seed_corpus
-        encoded = self._encoder(corpus).encode(corpus, range(len(corpus)))
+        encoded = self.encoder_of(corpus).encode(corpus, range(len(corpus)))
         for example in encoded:
             if isinstance(example, CorpusError):
                 raise example
@@ -172,7 +172,8 @@ class Workspace:
 
         return resolve_format(self.config, corpus)
 
-    def _encoder(self, corpus: Corpus) -> Encoder:
+    def encoder_of(self, corpus: Corpus) -> Encoder:
+        """Return what turns rows of a corpus into tokens, as the options and its fields say."""
         from gdig.data.tokens import Encoder
 
         limits = self.limits
