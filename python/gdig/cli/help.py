@@ -27,7 +27,8 @@ _METAVARS = {
     "config": "FILE", "file": "FILE", "html": "FILE", "selection": "FILE",
     "filter_modules": "REGEX", "budget": "AMOUNT", "sweep_part": "K/N", "methods": "METHOD...",
     "task_field": "NAME", "device": "NAME", "layers": "CHOICE",
-    "method": "METHOD", "base_model": "DIR",
+    "method": "METHOD", "base_model": "DIR", "row_format": "FORMAT", "prompt_column": "FIELD",
+    "completion_column": "FIELD", "conversation_column": "FIELD", "system_column": "FIELD",
 }  # fmt: skip
 
 
