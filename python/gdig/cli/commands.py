@@ -143,8 +143,7 @@ COMMANDS: dict[str, Command] = {
     ),
     "explain": Command(
         "Say why rows have their scores: seeds, tokens, layers, cluster, places by every method.",
-        "gdig explain runs/a 812 40\n"
-        "gdig explain runs/a --seed 3\n"
+        "gdig explain runs/a 812 40 --seed 3\n"
         'gdig explain runs/a --text \'{"instruction": "Add 2 and 3.", "output": "5"}\' --html why.html',
         "Explain",
         _explain,

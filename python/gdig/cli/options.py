@@ -85,8 +85,8 @@ class ExplainOptions:
     seed: Basic[tuple[int, ...]] = ()
     """Numbers of seeds, from 0: shows the rows that help each of them most, and those that harm it."""
     text: Basic[tuple[str, ...]] = ()
-    """Rows that are not in the pool: a JSON object with the fields of a row, or a plain text, which counts as a target
-    without a prompt. The model is passed once for each."""
+    """Rows that are not in the pool: a JSON object with the fields of a row, or a plain text, which is a row of the
+    format text. The model is passed once for each."""
     file: Basic[str | None] = None
     """File of rows that are not in the pool, in any format of the pool."""
     methods: tuple[str, ...] = ()

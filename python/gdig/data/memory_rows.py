@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from gdig.data.corpus import Corpus
+from gdig.data.corpus import Columns, Corpus
 
 
 class MemoryRows:
@@ -19,12 +19,16 @@ class MemoryRows:
     def __len__(self) -> int:
         return len(self._rows)
 
-    def rows(self, start: int, stop: int) -> list[dict[str, Any]]:
-        """Return the rows from `start` up to `stop`."""
+    def fields(self) -> tuple[str, ...]:
+        """Return the names of the fields, in their order."""
+        return tuple(dict.fromkeys(name for row in self._rows for name in row))
+
+    def rows(self, start: int, stop: int, columns: Columns = None) -> list[dict[str, Any]]:
+        """Return the rows from `start` up to `stop`, with all their fields."""
         return self._rows[start:stop]
 
-    def take(self, indices: Sequence[int]) -> list[dict[str, Any]]:
-        """Return the rows at `indices`."""
+    def take(self, indices: Sequence[int], columns: Columns = None) -> list[dict[str, Any]]:
+        """Return the rows at `indices`, with all their fields."""
         return [self._rows[i] for i in indices]
 
     def line(self, i: int) -> int | None:
@@ -34,7 +38,7 @@ class MemoryRows:
 def corpora_of_texts(texts: Sequence[str]) -> list[Corpus]:
     """Make a corpus of each text, so that each has a format of its own.
 
-    A text that is a JSON object is a row with its fields. Any other text is a target without a prompt.
+    A text that is a JSON object is a row with its fields. Any other text is a row of the format text.
     """
     return [Corpus("text", [MemoryRows(f"text {number}", [_row(text)])]) for number, text in enumerate(texts)]
 
@@ -44,4 +48,4 @@ def _row(text: str) -> dict[str, Any]:
         value = json.loads(text)
     except ValueError:
         value = None
-    return value if isinstance(value, dict) else {"prompt": "", "completion": text}
+    return value if isinstance(value, dict) else {"text": text}

@@ -81,16 +81,20 @@ def open_finished_run(config: Config, progress: Progress, selection: str | None 
     ends = work.candidates.ends
     sweep = open_finished_sweep(layout, record, store, pool, tasks, clusters=clusters, source_ends=ends)
     limit = parse_budget(config.budget).limit(pool.rows, pool.all_tokens)
-    file = _chosen_file(record, selection)
+    file = _chosen_file(layout, record, selection)
     chosen = read_chosen(file, pool.rows) if file is not None else None
     return FinishedRun(work, record, sweep, limit, chosen, file)
 
 
-def _chosen_file(record: RunRecord, selection: str | None) -> Path | None:
+def _chosen_file(layout: RunLayout, record: RunRecord, selection: str | None) -> Path | None:
+    """The file of the selection: a run that was moved or copied has its own beside its other files."""
     if selection is not None:
         return Path(selection)
-    recorded = record.stages.select.output if record.stages.select is not None else None
-    return Path(recorded) if recorded is not None and Path(recorded).is_file() else None
+    select = record.stages.select
+    if select is None or select.output is None:
+        return None
+    file = layout.selection if select.config.get("output") is None else Path(select.output)
+    return file if file.is_file() else None
 
 
 def _check_inputs(work: Workspace, record: RunRecord) -> None:
