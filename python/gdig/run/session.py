@@ -192,6 +192,16 @@ class Workspace:
             raise CorpusError(f"candidates: none of the {len(rows)} rows sampled can be used; the first: {encoded[0]}")
         return [example for example, _ in good], np.array([row for _, row in good], dtype=np.int64)
 
+    def encoder_of(self, corpus: Corpus) -> Encoder:
+        """Return what turns rows outside the pool into tokens: by the readers of the corpus's own files.
+
+        Raises:
+            CorpusError: naming a file whose rows have no known format.
+        """
+        from gdig.data.row_formats import open_readers
+
+        return self._encoder(open_readers(self.config, corpus))
+
     def _encoder(self, readers: Sequence[RowReader]) -> Encoder:
         from gdig.data.tokens import Encoder
 

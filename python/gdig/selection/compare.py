@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from gdig import _native
 from gdig.config.budget import Limit
 from gdig.config.config import Config
 from gdig.selection.choose import choose
@@ -162,7 +161,7 @@ def compare(
         if neighbours and method == list(neighbours)[-1]:
             sweep.neighbour_cache.forget()
         rows = scored.rows
-        columns = _native.row_columns(sweep.store._native, sweep.labels, rows, sweep.judge)
+        columns = sweep.row_columns(rows)
         summaries.append(
             MethodSummary(
                 method=method,
