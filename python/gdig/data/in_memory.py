@@ -97,7 +97,11 @@ def _written(name: str, write: Callable[[Path], None]) -> Path:
             while block := file.read(1 << 20):
                 digest.update(block)
         key = f"memory-{_VERSION}-{digest.hexdigest()}"
-        return cached_folder(cache, key, lambda final: (folder / name).rename(final / name) and None) / name
+
+        def move(final: Path) -> None:
+            (folder / name).rename(final / name)
+
+        return cached_folder(cache, key, move) / name
     except OSError as error:
         raise CorpusError(f"{cache}: rows in memory cannot be written to the cache: {error}") from None
     finally:
