@@ -89,6 +89,10 @@ evidence: .make/native ## measure whether the scores predict and the selection h
 evidence-quick: .make/native ## the same at small sizes, in three minutes; changes no record that is kept
 	$(BIN)/python -m benches.evidence --quick
 
+.PHONY: evidence-pretrained
+evidence-pretrained: .make/native ## measure selections on SmolLM2-135M (pip install 'gdig[pretrained]'): two hours of one core, goes on if interrupted
+	$(BIN)/python -m benches.evidence_pretrained
+
 .PHONY: bench-sweep
 bench-sweep: .make/native ## measure sweep and fit beside a plain forward and backward pass, into benches/record/
 	$(BIN)/python -m benches.sweep

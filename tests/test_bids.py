@@ -13,6 +13,7 @@ from gdig.config.budget import Limit
 from gdig.config.config import Config
 from gdig.errors import GdigError, StoreError
 from gdig.selection.choose import choose
+from gdig.selection.judge import Judge
 from gdig.selection.method import FinishedSweep
 from gdig.selection.methods.bids import bids_rows
 from gdig.selection.survey import survey
@@ -95,7 +96,7 @@ def test_the_task_of_the_seed_is_told():
     influence = np.array([[9, 0, 0], [0, 9, 0], [0, 0, 9], [1, 1, 1]], np.float32)
     pool = Pool(influence, *(np.ones(4, t) for t in (np.float32, np.int32, bool, np.uint32)))
     with on_disk(pool) as (store, _):
-        swept = FinishedSweep(store, survey(store, "mean"), tasks=Tasks(("a", "b"), np.array([0, 1, 0])))
+        swept = FinishedSweep(store, survey(store, Judge("mean")), tasks=Tasks(("a", "b"), np.array([0, 1, 0])))
         choice = choose(swept, Limit("rows", 3), Config.build({"method": "bids", "task_field": "task"}))
     assert choice.rows.tolist() == [0, 1, 2]
     assert choice.reasons["for_seed"].tolist() == [0, 1, 2] and choice.reasons["for_task"].tolist() == ["a", "b", "a"]

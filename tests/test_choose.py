@@ -19,6 +19,7 @@ from gdig.errors import ConfigError
 from gdig.resampling import row_hash
 from gdig.selection.choose import choose
 from gdig.selection.cluster_stage import resolve_clusters
+from gdig.selection.judge import Judge
 from gdig.selection.method import FinishedSweep
 from gdig.selection.methods import METHODS
 from gdig.selection.survey import Survey, survey, threshold
@@ -35,7 +36,7 @@ def chosen(pool: Pool, limit: Limit, **options) -> list[int]:
 
 def surveyed(pool: Pool) -> Survey:
     with on_disk(pool) as (store, _):
-        return survey(store, pool.rule)
+        return survey(store, Judge(pool.rule))
 
 
 def plain_threshold(pool: Pool, tau: float, limit: Limit) -> int:
@@ -171,7 +172,7 @@ def test_tasks_vote_by_their_mean_and_the_threshold_counts_tasks(case, data, tau
     }
     least = max((v for v in reach if reach[v] >= limit.amount), default=0)
     with on_disk(pool) as (store, _):
-        found = survey(store, "mean", of_seed)
+        found = survey(store, Judge("mean", of_seed))
         assert (found.voters, found.n_seeds, found.kind) == (len(seen), pool.n_seeds, "tasks")
         config = Config.build({"tau": tau, "agreement": "tasks", "task_field": "task"})
         choice = choose(FinishedSweep(store, found, tasks=tasks), limit, config)
@@ -194,7 +195,7 @@ def test_tasks_vote_by_their_mean_and_the_threshold_counts_tasks(case, data, tau
 def test_tasks_that_cannot_be(of_seed, message):
     pool = Pool(np.ones((4, 3), np.float32), *(np.ones(4, t) for t in (np.float32, np.int32, bool, np.uint32)))
     with on_disk(pool) as (store, _), pytest.raises(gdig.GdigError, match=message):
-        survey(store, "mean", np.array(of_seed))
+        survey(store, Judge("mean", np.array(of_seed)))
 
 
 # What is told of them.
@@ -216,7 +217,7 @@ def test_what_is_told_of_a_row_is_what_its_files_say(case, method):
 @given(pools(), st.sampled_from([4, 7, 100]))
 def test_a_survey_counts_whatever_the_shards(pool, rows_per_shard):
     with on_disk(pool, rows_per_shard) as (store, _):
-        found = survey(store, pool.rule)
+        found = survey(store, Judge(pool.rule))
     valid = np.flatnonzero(pool.valid).tolist()
     assert (found.rows, found.n_seeds, found.valid) == (len(pool.valid), pool.n_seeds, len(valid))
     assert found.all_tokens == pool.tokens.sum()

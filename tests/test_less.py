@@ -26,6 +26,7 @@ from gdig.passes.adam_pass import AdamFeatures, _Sides
 from gdig.passes.training_checkpoints import learning_rate
 from gdig.run.session import Workspace
 from gdig.selection.choose import choose
+from gdig.selection.judge import Judge
 from gdig.selection.method import FinishedSweep
 from gdig.selection.methods.less import best, weights
 from gdig.selection.result import Selection
@@ -349,11 +350,15 @@ def test_g2is_walks_along_the_directions_of_adam_at_the_last_checkpoint(project,
         store.write_shard(shard, {**tensors, "influence": tensors.pop("cosine")})
     sketches = path / "checkpoints" / last / "seeds.safetensors"
     config = Config.build(project.options("unused", **OPTIONS | {"method": "g2is", "n_neighbours": 3}))
-    expected = choose(FinishedSweep(store, survey(store, "mean"), seed_sketches=sketches), Limit("rows", 12), config)
+    expected = choose(
+        FinishedSweep(store, survey(store, Judge("mean")), seed_sketches=sketches), Limit("rows", 12), config
+    )
     assert chosen.rows.tolist() == expected.rows.tolist()
     assert any("gradients of the pool are Adam's directions at" in line for line in chosen.summary)
     sweep = FinishedSweep(
-        SketchStore.open(path / "sweep"), survey(store, "mean"), seed_sketches=path / "features" / "seeds.safetensors"
+        SketchStore.open(path / "sweep"),
+        survey(store, Judge("mean")),
+        seed_sketches=path / "features" / "seeds.safetensors",
     )
     plain = choose(sweep, Limit("rows", 12), config)
     assert chosen.rows.tolist() != plain.rows.tolist()

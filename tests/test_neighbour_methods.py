@@ -17,6 +17,7 @@ from gdig.errors import ConfigError
 from gdig.kmeans import KMeans
 from gdig.selection import neighbours
 from gdig.selection.choose import choose
+from gdig.selection.judge import Judge
 from gdig.selection.method import FinishedSweep
 from gdig.selection.methods.g2is import components
 from gdig.selection.survey import survey
@@ -242,7 +243,7 @@ def test_methods_that_share_a_sweep_choose_what_each_chooses_alone(
     def swept() -> FinishedSweep:
         store = SketchStore.open(swept_copy / "sweep")
         sketches = swept_copy / "features" / "seeds.safetensors"
-        return FinishedSweep(store, survey(store, "steady"), seed_sketches=sketches)
+        return FinishedSweep(store, survey(store, Judge("steady")), seed_sketches=sketches)
 
     def facts(choice) -> list:
         arrays = [choice.rows, *choice.columns.values(), *choice.reasons.values()]

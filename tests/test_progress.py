@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import io
 import sys
+from dataclasses import replace
 from types import ModuleType
 
 import pytest
 
-from gdig.progress import Progress, duration
+import gdig
+
+from gdig.forecast import Forecast
+from gdig.progress import PlannedStage, Progress, duration
 
 
 class Terminal(io.StringIO):
@@ -157,3 +161,97 @@ def test_the_stream_is_the_stderr_of_the_moment(capsys: pytest.CaptureFixture[st
 )
 def test_duration(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+PLAN = (
+    PlannedStage("fit: factors", units=10, work=1_000, tokens=1_000, partitioned=True),
+    PlannedStage("sweep", units=100, work=9_000, tokens=9_000),
+)
+
+
+def test_plain_lines_show_tokens_and_all_stages_from_the_first_batch_on() -> None:
+    stream, clock = io.StringIO(), Clock()
+    progress = Progress(stream=stream, clock=clock)
+    progress.expect(lambda: PLAN)
+    with progress.stage("fit: factors", total=10) as bar:
+        clock.now += 2
+        bar.advance(5, tokens=500)
+        clock.now += 8
+        bar.advance(5, tokens=500)
+    with progress.stage("sweep", total=100, done=10) as bar:
+        bar.skip(20, tokens=1_800)
+        clock.now += 7
+        bar.advance(35, tokens=3_150, note="batch halved to 4096 tokens")
+    first, second, _, third, _ = stream.getvalue().splitlines()
+    # 500 of 10,000 tokens in 2 s: 2 s more for this stage, and 38 s for all that is left.
+    assert first == "fit: factors: 5/10 rows (50 %), 250 tokens/s, 0:02 left; all stages: 5 %, 0:38 left"
+    assert second == "fit: factors: 10/10 rows (100 %), 100 tokens/s, 0.0 s left; all stages: 10 %, 1:30 left"
+    # 65 of 100 rows, of which this start did 35 in 7 s.
+    assert third == (
+        "sweep: 65/100 rows (65 %), 450 tokens/s, 0:07 left; all stages: 68 %, 0:07 left, batch halved to 4096 tokens"
+    )
+
+
+def test_rows_of_other_lengths_than_planned_end_at_the_whole_share() -> None:
+    """Rows twice as long as the sample's: the time left is corrected row by row."""
+    stream, clock = io.StringIO(), Clock()
+    progress = Progress(stream=stream, clock=clock)
+    progress.expect(lambda: PLAN[1:])
+    with progress.stage("sweep", total=100) as bar:
+        clock.now += 18
+        bar.advance(50, tokens=9_000)
+        clock.now += 18
+        bar.advance(50, tokens=9_000)
+    first, second, _ = stream.getvalue().splitlines()
+    # 50 rows are left, 4,500 tokens as planned, at 500 tokens/s.
+    assert first == "sweep: 50/100 rows (50 %), 500 tokens/s, 0:09 left; all stages: 67 %, 0:09 left"
+    assert second == "sweep: 100/100 rows (100 %), 500 tokens/s, 0.0 s left; all stages: 100 %, 0.0 s left"
+
+
+def test_partitions_of_the_layers_divide_the_planned_work() -> None:
+    clock = Clock()
+    forecast = Forecast((PLAN[0], replace(PLAN[0], name="fit: eigenvalues"), PLAN[1]), clock)
+    shares = []
+    for number in (1, 2):
+        for name in ("factors", "eigenvalues"):
+            stage = forecast.begin(f"fit: {name}, partition {number} of 2")
+            assert stage is not None and (stage.work, stage.tokens) == (500, 1_000)
+            forecast.end()
+            shares.append(forecast.share)
+    assert shares == pytest.approx([500 / 11_000, 1_000 / 11_000, 1_500 / 11_000, 2_000 / 11_000])
+    assert forecast.begin("sweep") == PLAN[1] and forecast.begin("merge") is None
+
+
+def test_bars_show_tokens_and_all_stages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a terminal; a notebook gets the same text."""
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("TERM", "xterm")
+    stream, clock = Terminal(), Clock()
+    progress = Progress(stream=stream, clock=clock)
+    progress.expect(lambda: PLAN[1:])
+    with progress.stage("sweep", total=100) as bar:
+        bar.skip(10, tokens=900)
+        clock.now += 9
+        bar.advance(30, tokens=2_700)
+    last = stream.getvalue().rstrip("\n").rpartition("\r")[2]
+    assert "40/100 rows" in last and last.endswith("300 tokens/s, all stages: 40 %, 0:18 left]")
+
+
+def test_a_quiet_run_makes_no_plan() -> None:
+    progress = Progress(quiet=True)
+    progress.expect(lambda: pytest.fail("asked for a plan"))
+    with progress.stage("sweep", total=1) as bar:
+        bar.skip(1)
+
+
+def test_a_run_tells_tokens_and_all_stages_of_each_model_pass(project, tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.setattr("gdig.progress._FIRST_LINE_S", 0.0)
+    gdig.select(**project.options(tmp_path / "run", quiet=False))
+    first_lines = {line.partition(": ")[0]: line for line in reversed(capsys.readouterr().err.splitlines())}
+    lines = [line for line in first_lines.values() if "all stages: " in line]
+    shares = [int(line.partition("all stages: ")[2].partition(" %")[0]) for line in lines]
+    assert shares == sorted(shares, reverse=True) and shares[0] > 0
+    text = "\n".join(lines)
+    for name in ("fit", "sweep", "cluster"):
+        assert f"\n{name}: " in f"\n{text}"
+    assert text.count(" tokens/s, ") >= 2

@@ -15,6 +15,7 @@ import pytest
 
 import gdig
 from gdig.errors import StoreError
+from gdig.influence.precondition import SeedPreconditioner
 from gdig.model.capture import GradientPass
 from gdig.run.record import read_record, write_record
 from gdig.run.verify import verify_run
@@ -208,3 +209,64 @@ def test_a_disk_that_takes_no_resume_file_is_told_and_ends_nothing(tmp_path):
     file = ResumeFile(tmp_path / "file" / "a.safetensors", {"a": 1}, said.append)
     file.write({"x": np.zeros(3)})
     assert said and said[0].startswith("work in progress is not kept: ")
+
+
+def fit_options(project, run_path, **changes) -> dict:
+    unknown = ("n_clusters", "budget", "tau", "projection_dim", "projection_side", "rows_per_shard")
+    return {k: v for k, v in project.options(run_path, **{**OPTIONS, **changes}).items() if k not in unknown}
+
+
+def test_seeds_that_are_done_are_kept(project, whole, tmp_path, monkeypatch, capsys):
+    """One of them damaged: it alone is done again, and said."""
+    monkeypatch.setattr(Pace, "due", lambda self, ahead_s=0.0: False)  # what Ctrl-C keeps
+    run_path, options = tmp_path / "run", fit_options(project, tmp_path / "run", quiet=False)
+    passed: list[int] = []
+    invert = SeedPreconditioner._invert
+
+    def counted(self, number):
+        if len(passed) == 3:
+            raise Stop
+        passed.append(number)
+        return invert(self, number)
+
+    monkeypatch.setattr(SeedPreconditioner, "_invert", counted)
+    with pytest.raises(Stop):
+        gdig.fit(**options)
+    files = sorted((run_path / "seeds" / "resume").iterdir())
+    assert [file.stem for file in files] == ["00000000", "00000001", "00000002"]
+    damage(files[1])
+    passed[:] = [-1] * 4  # counts on without a stop
+    gdig.fit(**options)
+    assert passed[4:] == [1, 3, 4]
+    assert f"{files[1]}: " in capsys.readouterr().err
+    of_fit = {name: data for name, data in files_of(whole).items() if name.startswith(("curvature", "seeds"))}
+    assert files_of(run_path) == of_fit
+
+
+def fit_stopped_at(stop_at, n: int | None, options: dict) -> int:
+    """Fit, and stop at the n-th batch where n is given. Returns how many batches went through a model."""
+    batches = stop_at(n)
+    if n is None:
+        gdig.fit(**options)
+    else:
+        with pytest.raises(Stop):
+            gdig.fit(**options)
+    return len(batches)
+
+
+def of_fit(run_path: Path) -> dict[str, bytes]:
+    return {name: data for name, data in files_of(run_path).items() if name.startswith(("curvature", "seeds"))}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("changes", [{}, {"inversion": "kfac", "kfac_approx": "reduce"}], ids=["ekfac", "kfac"])
+def test_a_fit_stopped_at_any_batch_ends_with_the_same_bytes(project, tmp_path, stop_at, keep_all, changes):
+    """Small batches, so that each of the 8 groups of the sums has several; stopped in both passes, and in the seeds."""
+    options = fit_options(project, tmp_path / "whole", token_batch_size=64, fit_rows=40, **changes)
+    whole_batches = fit_stopped_at(stop_at, None, options)
+    options["run_path"] = str(tmp_path / "run")
+    passed = [fit_stopped_at(stop_at, n, options) - 1 for n in (1, 4, 13, 9, 12)]
+    assert sum(passed) < whole_batches, "the stops must hit the fit"
+    passed.append(fit_stopped_at(stop_at, None, options))
+    assert files_of(tmp_path / "run") == files_of(tmp_path / "whole")
+    assert sum(passed) <= whole_batches + 4, "what was done was done again"

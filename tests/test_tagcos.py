@@ -17,6 +17,7 @@ from gdig.config.budget import Limit
 from gdig.config.config import Config
 from gdig.errors import ConfigError, GdigError, StoreError
 from gdig.selection.choose import choose
+from gdig.selection.judge import Judge
 from gdig.selection.method import FinishedSweep
 from gdig.selection.methods.tagcos import tagcos_rows
 from gdig.selection.survey import survey
@@ -181,7 +182,7 @@ def test_rows_weights_and_reasons_through_the_door_of_all_methods(tmp_path):
     store.write_shard(0, {"sketch": x, "influence": x[:, :2].copy(), **columns})
     tensors = {"labels": labels.astype(np.uint32), "distances": np.zeros(30, np.float32)}
     write_tensors(tmp_path / "labels" / "00000000.safetensors", tensors, {"first_row": "0"})
-    swept = FinishedSweep(store, survey(store, "mean"), tmp_path / "labels")
+    swept = FinishedSweep(store, survey(store, Judge("mean")), tmp_path / "labels")
     one = choose(swept, Limit("rows", 6), Config.build({"method": "tagcos"}))
     raw = choose(swept, Limit("rows", 6), Config.build({"method": "tagcos", "unit_normalize": False}))
     expected = tagcos_rows(store, tmp_path / "labels", 6, 0)

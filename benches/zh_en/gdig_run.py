@@ -22,7 +22,8 @@ from gdig.run.record import read_record
 from gdig.selection.choose import choose
 from gdig.selection.method import FinishedSweep
 from gdig.selection.methods import METHODS
-from gdig.selection.survey import survey
+from gdig.selection.survey import make_judge, survey
+from gdig.selection.tasks import Tasks
 
 OPTIONS = {"fit_rows": 800, "token_batch_size": 4096, "quiet": True}
 
@@ -53,7 +54,7 @@ def chosen(run: Path, options: dict[str, Any], budget: int, n_draws: int) -> lis
     layout = RunLayout(run)
     store = gdig.SketchStore.open(layout.sweep)
     labels = layout.labels if METHODS[config.method].clusters else None
-    summary = survey(store, config.score)
+    summary = survey(store, make_judge(store, config, Tasks()))
     return [
         choose(
             FinishedSweep(store, summary, labels), Limit("rows", budget), config.with_options(random_seed=random_seed)

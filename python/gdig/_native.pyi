@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from os import PathLike
 from pathlib import Path
-from typing import Any, Literal, final
+from typing import Any, Literal, Protocol, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,7 @@ __all__ = [
     "kmeans_predict",
     "kmeans_predict_to",
     "label_counts",
+    "least_score",
     "neighbours",
     "neighbours_by_clusters",
     "read_tensors",
@@ -29,15 +30,28 @@ __all__ = [
     "row_columns",
     "row_hash",
     "sample_rows",
+    "seed_means",
     "self_filter",
     "survey",
     "tagcos",
     "verify_file",
+    "vote_cuts",
     "write_tensors",
 ]
 
 # The most that a selection may hold: a number of rows, or a number of tokens.
 _Limit = tuple[Literal["rows", "tokens"], int]
+
+# How influence becomes votes and a score (gdig.selection.judge.Judge).
+class _Judge(Protocol):
+    @property
+    def score(self) -> str: ...
+    @property
+    def tasks(self) -> NDArray[np.int64] | None: ...
+    @property
+    def baselines(self) -> NDArray[np.float64] | None: ...
+    @property
+    def cuts(self) -> NDArray[np.float64] | None: ...
 
 class GdigError(Exception): ...
 class StoreError(GdigError): ...
@@ -163,27 +177,25 @@ def resample_files(labels: str | PathLike[str], budget: int, random_seed: int, q
 def label_counts(labels: str | PathLike[str]) -> NDArray[np.uint64]: ...
 def sample_rows(n: int, k: int, random_seed: int, eligible: NDArray[np.uint8] | None) -> NDArray[np.int64]: ...
 def row_hash(random_seed: int, rows: NDArray[np.int64]) -> NDArray[np.uint64]: ...
-def survey(
-    store: Store, score: str, tasks: NDArray[np.int64] | None = None
-) -> tuple[int, int, NDArray[np.uint64], NDArray[np.uint64], int, float]: ...
-def best_rows(store: Store, by: str, limit: _Limit) -> NDArray[np.int64]: ...
+def seed_means(store: Store) -> NDArray[np.float64]: ...
+def vote_cuts(store: Store, most: int, tasks: NDArray[np.int64] | None = None) -> NDArray[np.float64]: ...
+def least_score(store: Store, judge: _Judge, limit: _Limit) -> float: ...
+def survey(store: Store, judge: _Judge) -> tuple[int, int, NDArray[np.uint64], NDArray[np.uint64], int, float]: ...
+def best_rows(store: Store, judge: _Judge | None, limit: _Limit) -> NDArray[np.int64]: ...
 def draw_rows(
     store: Store,
     labels: str | PathLike[str] | None,
+    judge: _Judge,
     *,
     least_votes: int,
-    by_score: str | None,
+    least_score: float,
+    by_score: bool,
     quotas: str,
     limit: _Limit,
     random_seed: int,
-    tasks: NDArray[np.int64] | None = None,
 ) -> NDArray[np.int64]: ...
 def row_columns(
-    store: Store,
-    labels: str | PathLike[str] | None,
-    rows: NDArray[np.int64],
-    score: str,
-    tasks: NDArray[np.int64] | None = None,
+    store: Store, labels: str | PathLike[str] | None, rows: NDArray[np.int64], judge: _Judge
 ) -> dict[str, NDArray[Any]]: ...
 def bids(
     influence: Store | NDArray[np.float32],

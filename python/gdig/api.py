@@ -6,8 +6,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
@@ -18,6 +19,7 @@ from gdig.distributed.torchrun import is_launched
 from gdig.errors import ConfigError, ModelError
 from gdig.influence.fit import fit_curvature_on_ranks, fit_stage, precondition_seeds_on_ranks
 from gdig.model.load import require_package
+from gdig.passes.planned_stages import planned_stages
 from gdig.passes.sweep_stage import sweep_on_ranks, sweep_stage
 from gdig.passes.training_checkpoints import checkpoints_stage, sweep_checkpoint_on_ranks
 from gdig.progress import Progress, WarningsOnly
@@ -31,10 +33,11 @@ from gdig.run.verify import verify_run
 from gdig.selection.cluster_stage import ensure_clusters, fit_centroids_on_ranks, label_rows_on_ranks
 from gdig.selection.compare import Comparison
 from gdig.selection.compare import compare as compare_methods
+from gdig.selection.judge import Judge
 from gdig.selection.methods import METHODS
 from gdig.selection.result import Selection
 from gdig.selection.select_stage import open_finished_sweep, select_stage
-from gdig.selection.survey import Survey, survey
+from gdig.selection.survey import Survey, make_judge, survey
 from gdig.selection.tasks import Tasks, read_tasks
 from gdig.store.sketches import SketchStore
 
@@ -61,6 +64,7 @@ def fit(
         PosixPath('runs/a')
     """
     with _workspace(config, progress, options, ranks) as work:
+        _expect(work, "fit")
         _fit(work)
         return work.run.path
 
@@ -78,6 +82,7 @@ def sweep(
         PosixPath('runs/a')
     """
     with _workspace(config, progress, options, ranks) as work:
+        _expect(work, "sweep")
         _sweep(work, whole=False)
         return work.run.path
 
@@ -94,8 +99,9 @@ def cluster(
         PosixPath('runs/a')
     """
     with _workspace(config, progress, options, ranks) as work:
+        _expect(work, "cluster")
         store = _sweep(work)
-        pool = survey(store, work.config.score)
+        pool = survey(store, Judge(work.config.score))
         ensure_clusters(work, store, pool, _limit(work, pool))
         return work.run.path
 
@@ -114,6 +120,7 @@ def select(
         (array([812, 40, 977]), '400 of 4,000 rows (22,110 tokens): runs/a/selection.jsonl')
     """
     with _workspace(config, progress, options, ranks) as work:
+        _expect(work, "cluster" if METHODS[work.config.method].clusters else "sweep")
         tasks = read_tasks(work.seed_corpus, work.config.task_field)
         store = _sweep(work)
         pool = _survey(work, store, tasks)
@@ -141,6 +148,7 @@ def compare(
         if method not in METHODS:
             raise ConfigError(f"methods: expected one of {', '.join(METHODS)}, got {method!r}")
     with _workspace(config, progress, options, None) as work:
+        _expect(work, "cluster")
         tasks = read_tasks(work.seed_corpus, work.config.task_field)
         store = _sweep(work)
         pool = _survey(work, store, tasks)
@@ -283,6 +291,12 @@ def _explained(config: Config) -> Iterator[None]:
         ) from error
 
 
+def _expect(work: Workspace, last: Literal["fit", "sweep", "cluster"]) -> None:
+    """Let the bars show how far all stages are, up to the `last` that the command asks for."""
+    if work.ranks.main:
+        work.progress.expect(partial(planned_stages, work, last))
+
+
 def _fit(work: Workspace) -> None:
     """Fit curvature and seeds, unless the run has them."""
     if not work.run.done("fit"):
@@ -315,8 +329,7 @@ def _sweep(work: Workspace, whole: bool = True) -> SketchStore:
 
 
 def _survey(work: Workspace, store: SketchStore, tasks: Tasks) -> Survey:
-    config = work.config
-    return survey(store, config.score, tasks.of_seed if config.agreement == "tasks" else None)
+    return survey(store, make_judge(store, work.config, tasks))
 
 
 def _limit(work: Workspace, pool: Survey) -> Limit:

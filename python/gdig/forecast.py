@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -17,12 +18,14 @@ class PlannedStage:
         work: the work of the whole stage. All stages of a plan have one unit of work, such as tokens of a plain forward
             and backward pass, or seconds.
         tokens: the tokens that the stage passes; 0 if its work does not go by tokens.
+        partitioned: whether the stage may come in partitions of the layers, together with the other such stages.
     """
 
     name: str
     units: float
     work: float
     tokens: float = 0.0
+    partitioned: bool = False
 
 
 class Forecast:
@@ -44,7 +47,13 @@ class Forecast:
         self._begun = 0.0
 
     def begin(self, name: str) -> PlannedStage | None:
-        """Begin a stage, and return its plan. None: the stage is not planned, and nothing is counted."""
+        """Begin a stage, and return its plan. None: the stage is not planned, and nothing is counted.
+
+        A name that ends in ", partition 1 of n" divides the planned stages that are partitioned.
+        """
+        partition = re.fullmatch(r".*, partition \d+ of (\d+)", name)
+        if partition and name not in [stage.name for stage in self._stages]:
+            self._divide(int(partition[1]))
         for number, stage in enumerate(self._stages):
             if stage.name == name:
                 self._current, self._share, self._share_before, self._begun = number, 0.0, 0.0, self._clock()
@@ -75,6 +84,16 @@ class Forecast:
         if measured <= 0 or elapsed <= 0:
             return None
         return (sum(stage.work for stage in self._stages) - self._done()) * elapsed / measured
+
+    def _divide(self, n: int) -> None:
+        """Divide the partitioned stages by n. All of them come in each partition."""
+        whole = [stage for stage in self._stages if stage.partitioned]
+        divided = [
+            replace(stage, name=f"{stage.name}, partition {number} of {n}", work=stage.work / n, partitioned=False)
+            for number in range(1, n + 1)
+            for stage in whole
+        ]
+        self._stages = divided + [stage for stage in self._stages if not stage.partitioned]
 
     def _done(self) -> float:
         if self._current is None:

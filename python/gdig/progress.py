@@ -16,6 +16,8 @@ from typing import Any, Protocol, TextIO
 
 from gdig.forecast import Forecast, PlannedStage
 
+__all__ = ["Bar", "PlannedStage", "Progress", "WarningsOnly", "duration"]
+
 _FIRST_LINE_S = 1.0
 """A stage that ends within this time prints no line before its last one."""
 _LINE_INTERVAL_S = 5.0

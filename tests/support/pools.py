@@ -17,12 +17,16 @@ from gdig.config.budget import Limit
 from gdig.config.config import Config
 from gdig.selection.choose import choose
 from gdig.selection.method import FinishedSweep
-from gdig.selection.survey import survey
+from gdig.selection.survey import make_judge, survey
+from gdig.selection.tasks import Tasks
 from gdig.store.sketches import SketchStore
 from gdig.store.tensor_file import write_tensors
 
 # Few different values, so that ties are common.
 SCORES = st.sampled_from([-1.5, -1.0, 0.0, -0.0, 0.25, 0.5, 0.5000001, 3.0])
+
+
+NO_TASKS = Tasks()
 
 
 @dataclass
@@ -98,10 +102,11 @@ def on_disk(pool: Pool, rows_per_shard: int = 7) -> Iterator[tuple[SketchStore, 
         yield store, labels
 
 
-def chosen_with(pool: Pool, limit: Limit, *, clusters: bool = True, **options):
+def chosen_with(pool: Pool, limit: Limit, *, clusters: bool = True, tasks: Tasks = NO_TASKS, **options):
     with on_disk(pool) as (store, labels):
-        config = Config.build({"score": pool.rule, **options})
-        return choose(FinishedSweep(store, survey(store, config.score), labels if clusters else None), limit, config)
+        config = Config.build({"score": pool.rule, "relative_to": "zero", **options})
+        seen = survey(store, make_judge(store, config, tasks))
+        return choose(FinishedSweep(store, seen, labels if clusters else None, tasks=tasks), limit, config)
 
 
 def plain_prefix(rows: list[int], pool: Pool, limit: Limit) -> list[int]:

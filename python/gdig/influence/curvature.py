@@ -24,6 +24,7 @@ from gdig.data.tokens import Example
 from gdig.distributed.ranks import Ranks
 from gdig.distributed.tensors import Exchange
 from gdig.errors import ModelError
+from gdig.influence.curvature_resume import CurvatureResume
 from gdig.influence.factors import Factors, eigenbasis
 from gdig.influence.sample_sums import SampleSums
 from gdig.model.batches import Batch, make_batches
@@ -50,6 +51,7 @@ def fit_curvature(
     config: Config,
     progress: Progress,
     ranks: Ranks | None = None,
+    resume: CurvatureResume | None = None,
 ) -> tuple[list[Factors], CurvatureReport]:
     """Fit the factors of every layer of the model on `examples`.
 
@@ -61,6 +63,7 @@ def fit_curvature(
         config: inversion, kfac_approx, use_empirical_fisher, loss_reduction, token_batch_size, random_seed.
         progress: shows the bars.
         ranks: the ranks that share the fit. All of them call this function with the same arguments.
+        resume: has what an earlier start has done, and keeps what this start does; None keeps nothing.
 
     Returns:
         The factors of the layers that this rank owns (`Ranks.owners`), in order. One rank alone owns all layers.
@@ -85,7 +88,8 @@ def fit_curvature(
     batches = make_batches(examples, size, keys=keys, window=model.window)
     batch_runner: BatchRunner = BatchRunner(size, model.device, progress, model.save_memory)
     exchange = Exchange(ranks, model.device)
-    sample = SampleSums(batches, len(examples), batch_runner, progress, ranks, exchange)
+    sums_resume = (resume or CurvatureResume()).of_batches(batches, size, model, config, ranks)
+    sample = SampleSums(batches, len(examples), batch_runner, progress, ranks, exchange, sums_resume)
     owners = ranks.owners(len(model.layers))
     own_layers = [index for index, owner in enumerate(owners) if owner == ranks.rank]
     reduce = config.kfac_approx == "reduce"

@@ -10,9 +10,12 @@ import numpy as np
 from gdig.data.tokens import Example
 from gdig.errors import RunError
 from gdig.influence.curvature import fit_curvature
+from gdig.influence.curvature_resume import CurvatureResume
 from gdig.influence.factors import Factors
 from gdig.influence.seed_factors import SeedFactors, precondition_seeds
+from gdig.influence.seeds_resume import SeedsResume
 from gdig.run.record import CurvatureReport, SeedReport
+from gdig.run.resume_files import run_origin
 from gdig.run.session import Workspace
 
 FEWEST_SEEDS = 16
@@ -27,15 +30,17 @@ def fit_stage(work: Workspace) -> None:
     seeds = work.seed_examples  # read first, so that a seed that cannot be used ends the fit at once
     factors: list[Factors] | None = None
     if work.config.inversion != "identity" and run.fit.curvature is None:
-        ranks.task("curvature")
-        factors, report = fit_curvature_on_ranks(work)
+        origin = run_origin(work.layout)
+        ranks.task("curvature", origin=origin)
+        factors, report = fit_curvature_on_ranks(work, origin)
         run.update("fit", curvature=report)
         if report.invalid:
             work.progress.warn(
                 f"fit: {report.invalid} rows of the sample have no finite loss; the curvature leaves them out"
             )
-    ranks.task("seeds")
-    seed_report = precondition_seeds_on_ranks(work, factors if ranks.world == 1 else None)
+    origin = run_origin(work.layout)
+    ranks.task("seeds", origin=origin)
+    seed_report = precondition_seeds_on_ranks(work, origin, factors if ranks.world == 1 else None)
     layers = tuple(layer.name for layer in work.model.layers)
     warnings = tuple(_warnings(seeds, seed_report))
     run.update("fit", seeds=seed_report, layers=layers, dtype=str(work.model.dtype), warnings=warnings)
@@ -44,26 +49,34 @@ def fit_stage(work: Workspace) -> None:
         work.progress.warn(warning)
 
 
-def fit_curvature_on_ranks(work: Workspace) -> tuple[list[Factors], CurvatureReport]:
+def fit_curvature_on_ranks(work: Workspace, origin: str) -> tuple[list[Factors], CurvatureReport]:
     """Write the curvature files. Every rank calls this; it passes its share of the sample, and writes its layers.
+
+    Args:
+        work: the workspace of this rank.
+        origin: a hash of the inputs and the options (`run_origin`).
 
     Returns:
         The factors of the layers that this rank owns (`Ranks.owners`), and the report on the sample.
     """
     examples, rows = work.sample("curvature", work.config.fit_rows)
     keys = rows.astype(np.uint64)
-    factors, report = fit_curvature(work.model, examples, keys, work.config, work.progress, work.ranks)
+    resume = CurvatureResume(work.layout.curvature_resume, origin, work.progress.warn)
+    factors, report = fit_curvature(work.model, examples, keys, work.config, work.progress, work.ranks, resume)
     for layer, f in zip(_own_layers(work), factors, strict=True):
         f.save(work.layout.curvature(layer), layer)
     work.ranks.gather(None)
+    if work.ranks.main:
+        shutil.rmtree(work.layout.curvature_resume, ignore_errors=True)
     return factors, report
 
 
-def precondition_seeds_on_ranks(work: Workspace, factors: list[Factors] | None = None) -> SeedReport:
+def precondition_seeds_on_ranks(work: Workspace, origin: str, factors: list[Factors] | None = None) -> SeedReport:
     """Write the seeds' files. Every rank calls this; it takes its share of the seeds, and writes its layers.
 
     Args:
         work: the workspace of this rank.
+        origin: a hash of the inputs, the options and the curvature (`run_origin`).
         factors: the curvature of all layers. None: read the files, or use the identity.
     """
     config, model = work.config, work.model
@@ -75,16 +88,17 @@ def precondition_seeds_on_ranks(work: Workspace, factors: list[Factors] | None =
     def where(seed: int) -> str:
         return f"seeds: {work.seed_corpus.where(seed)}"
 
-    searched_seeds = work.layout.seeds_resume
+    made_from = " ".join([origin, str(model.dtype), model.device.type, config.matmul_precision])
+    resume = SeedsResume(work.layout.seeds_resume, made_from, work.progress.warn)
     sample = work.sample("curvature", config.cg_rows)[0] if config.inversion == "cg" else []
     joined, report = precondition_seeds(
-        model, curvature, work.seed_examples, probe, config, work.progress, where, work.ranks, sample, searched_seeds
+        model, curvature, work.seed_examples, probe, config, work.progress, where, work.ranks, sample, resume
     )
     for layer, seed_factors in zip(_own_layers(work), joined, strict=True):
         seed_factors.save(work.layout.seed_factors(layer), layer)
     work.ranks.gather(None)
-    if work.ranks.main and searched_seeds.exists():
-        shutil.rmtree(searched_seeds)
+    if work.ranks.main:
+        shutil.rmtree(resume.folder, ignore_errors=True)
     return report
 
 

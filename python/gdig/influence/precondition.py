@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,19 +13,19 @@ import torch
 from gdig.config.config import Config
 from gdig.data.tokens import Example
 from gdig.distributed.ranks import Ranks
-from gdig.errors import ModelError, StoreError
+from gdig.errors import ModelError
 from gdig.influence.conjugate_gradients import seeds_at_once, solve
 from gdig.influence.curvature import with_ones
 from gdig.influence.factors import Factors
 from gdig.influence.gauss_newton import GaussNewton, Vector
 from gdig.influence.inverse import Inverse, factor
 from gdig.influence.low_rank_error import both_scores, probe_gradients
+from gdig.influence.seeds_resume import SeedsResume
 from gdig.model.batches import make_batches
 from gdig.model.capture import GradientPass
 from gdig.model.causal_model import Model
 from gdig.philox import stream_key
 from gdig.progress import Bar
-from gdig.store.tensor_file import read_tensors, write_tensors
 
 _PROBE_SEEDS = 32
 """Seeds whose factored and exact scores are compared, evenly spread. An exact score costs a dense product a layer."""
@@ -54,25 +53,24 @@ class PreconditionedSeed:
     scores: np.ndarray
     search: tuple[int, float, bool] | None = None
 
-    def save(self, file: Path) -> None:
-        """Write one file, complete or not at all."""
+    def content(self) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+        """Return the tensors and the metadata of a file."""
         arrays = {"scores": self.scores}
         for i, (u, v) in enumerate(self.factors):
             arrays |= {f"u{i}": u.cpu().numpy(), f"v{i}": v.cpu().numpy()}
         facts = {"loss": self.loss, "energy": self.energy, "search": self.search}
-        write_tensors(file, arrays, {"facts": json.dumps(facts)})
+        return arrays, {"facts": json.dumps(facts)}
 
     @classmethod
-    def load(cls, file: Path, devices: Sequence[torch.device]) -> PreconditionedSeed | None:
-        """Read a file of `save`; return None if the file is absent or damaged. `devices`: the device of each layer."""
-        try:
-            arrays, metadata = read_tensors(file)
-        except StoreError:
-            return None
+    def of(
+        cls, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str], devices: Sequence[torch.device]
+    ) -> PreconditionedSeed:
+        """Make a seed of the content of a file. `devices`: the device of each layer."""
         facts = json.loads(metadata["facts"])
         tensors = {name: torch.tensor(array) for name, array in arrays.items()}
         factors = [(tensors[f"u{i}"].to(device), tensors[f"v{i}"].to(device)) for i, device in enumerate(devices)]
-        return cls(facts["loss"], factors, facts["energy"], tensors["scores"].numpy(), tuple(facts["search"]))
+        search = tuple(facts["search"]) if facts["search"] else None
+        return cls(facts["loss"], factors, facts["energy"], tensors["scores"].numpy(), search)
 
 
 class SeedPreconditioner:
@@ -109,46 +107,65 @@ class SeedPreconditioner:
         self._numbers = ranks.share(len(seeds))
         self.done: dict[int, PreconditionedSeed] = {}
 
-    def invert(self, bar: Bar) -> None:
-        """Precondition by the inverse of each layer. `bar` has one unit a seed."""
-        config = self._config
-        for number in self._numbers:
-            seed = self._begin(number)
+    def invert(self, bar: Bar, resume: SeedsResume | None = None) -> None:
+        """Precondition by the inverse of each layer.
 
-            def sink(
-                index: int, a: torch.Tensor, d: torch.Tensor, number: int = number, seed: PreconditionedSeed = seed
-            ) -> None:
-                inverse = self._inverses[index]
-                form = inverse.low_rank(a, d, config.seed_energy, config.seed_rank, self._key(number, index))
-                self._set_layer(number, seed, index, form, lambda: inverse.dense(d.T @ a))
+        Args:
+            bar: a bar with one unit a seed.
+            resume: has the seeds that an earlier start has done, and keeps those of this start.
+        """
+        self.done = self._load(resume)
+        bar.skip(len(self.done))
+        try:
+            for number in self._numbers:
+                if number not in self.done:
+                    self.done[number] = self._invert(number)
+                    if resume is not None:
+                        resume.keep(number, self.done[number])
+                    bar.advance(1)
+        except BaseException:
+            if resume is not None:
+                resume.save()
+            raise
+        self.done = {number: self.done[number] for number in self._numbers}
 
-            seed.loss = self._pass(number, sink)
-            self.done[number] = seed
-            bar.advance(1)
+    def _invert(self, number: int) -> PreconditionedSeed:
+        config, seed = self._config, self._begin(number)
 
-    def search(self, product: GaussNewton, bar: Bar, folder: Path | None = None) -> None:
+        def sink(index: int, a: torch.Tensor, d: torch.Tensor) -> None:
+            inverse = self._inverses[index]
+            form = inverse.low_rank(a, d, config.seed_energy, config.seed_rank, self._key(number, index))
+            self._set_layer(number, seed, index, form, lambda: inverse.dense(d.T @ a))
+
+        seed.loss = self._pass(number, sink)
+        return seed
+
+    def search(self, product: GaussNewton, bar: Bar, resume: SeedsResume | None = None) -> None:
         """Precondition by conjugate gradients, some seeds side by side.
 
         Args:
             product: products with the Gauss-Newton matrix.
             bar: a bar with product.rows * cg_iterations units a seed.
-            folder: the folder for a file of each finished seed. A later start reads the files and skips these seeds.
+            resume: has the seeds that an earlier start has done, and keeps those of this start.
         """
-        devices = [layer.device for layer in self._model.layers]
-        finished: dict[int, PreconditionedSeed] = {}
-        for number in self._numbers:
-            seed = folder and PreconditionedSeed.load(self._file(folder, number), devices)
-            if seed:
-                finished[number] = seed
-                bar.advance(product.rows * self._config.cg_iterations)
+        finished = self._load(resume)
+        bar.skip(len(finished) * product.rows * self._config.cg_iterations)
         unfinished = [number for number in self._numbers if number not in finished]
         step = seeds_at_once(self._model, self._ranks)
         for i in range(0, len(unfinished), step):
             for number, seed in self._search(unfinished[i : i + step], product, bar):
                 finished[number] = seed
-                if folder is not None:
-                    seed.save(self._file(folder, number))
+                if resume is not None:
+                    resume.keep(number, seed, now=True)
         self.done = {number: finished[number] for number in self._numbers}
+
+    def _load(self, resume: SeedsResume | None) -> dict[int, PreconditionedSeed]:
+        """This rank's seeds that an earlier start has done."""
+        if resume is None:
+            return {}
+        decode = partial(PreconditionedSeed.of, devices=[layer.device for layer in self._model.layers])
+        loaded = {number: resume.load(number, decode) for number in self._numbers}
+        return {number: seed for number, seed in loaded.items() if seed is not None}
 
     def _search(self, numbers: Sequence[int], product: GaussNewton, bar: Bar) -> list[tuple[int, PreconditionedSeed]]:
         config = self._config
@@ -212,10 +229,6 @@ class SeedPreconditioner:
 
     def _key(self, number: int, index: int) -> int:
         return stream_key("factor", self._config.random_seed, self._model.layers[index].name, number) >> 1
-
-    @staticmethod
-    def _file(folder: Path, number: int) -> Path:
-        return folder / f"{number:08}.safetensors"
 
 
 def _identity(x: torch.Tensor) -> torch.Tensor:

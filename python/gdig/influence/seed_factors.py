@@ -18,6 +18,7 @@ from gdig.influence.factors import Factors
 from gdig.influence.gauss_newton import GaussNewton
 from gdig.influence.low_rank_error import compare
 from gdig.influence.precondition import SeedPreconditioner
+from gdig.influence.seeds_resume import SeedsResume
 from gdig.model.causal_model import Model
 from gdig.progress import Progress
 from gdig.run.record import SeedReport
@@ -71,7 +72,7 @@ def precondition_seeds(
     where: Callable[[int], str] = "seed {}".format,
     ranks: Ranks | None = None,
     sample: Sequence[Example] = (),
-    searched_seeds: Path | None = None,
+    resume: SeedsResume | None = None,
 ) -> tuple[list[SeedFactors], SeedReport]:
     """Multiply every seed's gradient with the inverse Hessian, and factor the product.
 
@@ -86,8 +87,7 @@ def precondition_seeds(
         where: returns the place of a seed, by its number, for errors.
         ranks: the ranks that share the seeds. All of them call this function with the same arguments.
         sample: rows of the pool whose Gauss-Newton matrix inversion "cg" inverts.
-        searched_seeds: the folder where inversion "cg" writes a file for each finished seed. A later start reads the
-            files.
+        resume: has the seeds that an earlier start has done, and keeps those of this start.
 
     Returns:
         The factors of the layers that this rank owns (`Ranks.owners`), in order. One rank alone owns all layers.
@@ -106,9 +106,9 @@ def precondition_seeds(
         bar = ranks.shared_bar(own_bar)
         if config.inversion == "cg":
             product = GaussNewton(model, sample, shifts(factors, config), config, progress, ranks)
-            preconditioner.search(product, bar, searched_seeds)
+            preconditioner.search(product, bar, resume)
         else:
-            preconditioner.invert(bar)
+            preconditioner.invert(bar, resume)
         own_seeds = list(preconditioner.done.values())
         # A JSON number is a float64 to the last bit.
         facts_by_rank = ranks.gather(

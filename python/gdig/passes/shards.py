@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, replace
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +16,6 @@ from gdig.passes.encode_ahead import EncodedShard, Feed
 from gdig.passes.row_pass import RowPass
 from gdig.passes.shard_resume import ShardResume, batches_digest
 from gdig.run.layout import shard_resume_file
-from gdig.run.record import read_record
 from gdig.run.resume_files import remove_finished
 from gdig.run.session import Workspace
 from gdig.store.resume_file import Pace, ResumeFile
@@ -89,21 +85,6 @@ def _made_from(rows: RowPass, encoded: EncodedShard, token_batch_size: int, orig
         "features": [rows.features.name, rows.features.columns, config.projection_dim],
         "model": [str(rows.model.dtype), rows.model.device.type, config.matmul_precision, config.torch_compile],
     }
-
-
-def pass_origin(work: Workspace, *facts: Any) -> str:
-    """Return a hash of all that the rows of a pass depend on besides their batches: 16 hexadecimal digits.
-
-    Rank 0 alone calls this, because it reads the record of the run.
-
-    Args:
-        work: the workspace of rank 0.
-        facts: further values of the pass, which JSON can hold.
-    """
-    record = read_record(work.layout.record)  # numbers as a file gives them, at every start
-    fit = replace(record.stages.fit, seconds=0.0) if record.stages.fit else None
-    identity = [record.inputs, fit and asdict(fit), record.stages.sweep and record.stages.sweep.config, facts]
-    return blake2b(json.dumps(identity, sort_keys=True).encode(), digest_size=8).hexdigest()
 
 
 def open_or_create(path: Path, work: Workspace) -> SketchStore:

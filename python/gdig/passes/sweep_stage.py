@@ -11,8 +11,9 @@ from gdig.influence.fit import read_curvature, read_seed_factors
 from gdig.passes.duplicates import count_duplicates
 from gdig.passes.influence_pass import make_influence_pass, sketch_scale
 from gdig.passes.seed_health import measure_seed_health, seed_warnings
-from gdig.passes.shards import in_sweep_part, open_or_create, pass_origin, write_missing
+from gdig.passes.shards import in_sweep_part, open_or_create, write_missing
 from gdig.run.record import RowCounts
+from gdig.run.resume_files import run_origin
 from gdig.run.session import Workspace
 from gdig.store.sketches import SketchStore
 from gdig.store.tensor_file import write_tensors
@@ -36,7 +37,7 @@ def sweep_stage(work: Workspace) -> bool:
             "dtype": run.fit.dtype,
             "scale": run.sweep.scale,
             "token_batch_size": run.sweep.token_batch_size,
-            "origin": pass_origin(work),
+            "origin": run_origin(work.layout),
         }
         work.ranks.task("sweep", **arguments)
         sweep_on_ranks(work, **arguments)
@@ -72,7 +73,7 @@ def sweep_on_ranks(
         dtype: the name of the dtype of the fit.
         scale: a factor for the sketches. None: rank 0 computes and records it.
         token_batch_size: the resolved option. None: rank 0 resolves and records it.
-        origin: a hash of the inputs and options that the rows depend on (`pass_origin`).
+        origin: a hash of the inputs and options that the rows depend on (`run_origin`).
     """
     ranks, config = work.ranks, work.config
     factors = read_curvature(work) if config.sketch_space == "fisher" else None

@@ -17,9 +17,10 @@ from gdig.model.load import load_model
 from gdig.model.optimizer import FILES, read_adam
 from gdig.passes.adam_pass import AdamFeatures, trained_layers
 from gdig.passes.row_pass import RowPass
-from gdig.passes.shards import in_sweep_part, open_or_create, pass_origin, write_missing
+from gdig.passes.shards import in_sweep_part, open_or_create, write_missing
 from gdig.run.layout import shard_resume_file
 from gdig.run.record import CheckpointRecord
+from gdig.run.resume_files import run_origin
 from gdig.run.session import Workspace
 from gdig.store.sketches import SketchStore
 from gdig.store.tensor_file import write_tensors
@@ -47,7 +48,7 @@ def checkpoints_stage(work: Workspace) -> bool:
         if missing:
             title = f"checkpoint {number} of {len(keys)}"
             facts = asdict(record) if record else None
-            origin = pass_origin(work, key)
+            origin = run_origin(work.layout, key)
             arguments: dict[str, Any] = {
                 "key": key, "path": path, "missing": missing, "title": title, "facts": facts, "origin": origin,
             }  # fmt: skip
@@ -81,7 +82,7 @@ def sweep_checkpoint_on_ranks(
         missing: the numbers of the shards to write.
         title: the title of the bar.
         facts: the fields of the CheckpointRecord of an earlier start. None: rank 0 computes and records them.
-        origin: a hash of the inputs and options that the rows depend on (`pass_origin`).
+        origin: a hash of the inputs and options that the rows depend on (`run_origin`).
 
     Returns:
         The record of the checkpoint.

@@ -1,11 +1,36 @@
-"""The resume files of a store: one for each shard that is begun and not whole."""
+"""What the resume files of a run are made from, and which of them are no longer needed."""
 
 from __future__ import annotations
 
 import contextlib
+import json
+from dataclasses import asdict, replace
+from hashlib import blake2b
+from typing import Any
 
-from gdig.run.layout import shard_resume_file
+from gdig.run.layout import RunLayout, shard_resume_file
+from gdig.run.record import read_record
 from gdig.store.sketches import SketchStore
+
+
+def run_origin(layout: RunLayout, *facts: Any) -> str:
+    """Return a hash of a run's inputs, of its options, and of what its fit found: 16 hexadecimal digits.
+
+    Rank 0 alone calls this, because the record of the run is its own.
+
+    Args:
+        layout: of the run.
+        facts: further values that the work depends on, which JSON can hold.
+    """
+    record = read_record(layout.record)  # numbers as a file gives them, at every start
+    fit, sweep = record.stages.fit, record.stages.sweep
+    identity = [
+        record.inputs,
+        asdict(replace(fit, seconds=0.0)) if fit else None,
+        sweep.config if sweep else None,
+        facts,
+    ]
+    return blake2b(json.dumps(identity, sort_keys=True).encode(), digest_size=8).hexdigest()
 
 
 def remove_finished(store: SketchStore) -> None:

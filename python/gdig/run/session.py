@@ -43,6 +43,7 @@ class Workspace:
         self.config = config
         self.progress = progress
         self.ranks = ranks or Ranks()
+        self._samples: dict[tuple[str, int], tuple[list[Example], np.ndarray]] = {}
 
     def __enter__(self) -> Workspace:
         if self.ranks.main:
@@ -139,9 +140,16 @@ class Workspace:
     def sample(self, purpose: str, k: int) -> tuple[list[Example], np.ndarray]:
         """Up to `k` usable candidates chosen by a hash of (random_seed, purpose): the examples and their rows, int64.
 
+        A sample is encoded once.
+
         Raises:
             CorpusError: on a row that cannot be used, when bad_rows is "error"; or when no row of the sample can.
         """
+        if (purpose, k) not in self._samples:
+            self._samples[purpose, k] = self._sample(purpose, k)
+        return self._samples[purpose, k]
+
+    def _sample(self, purpose: str, k: int) -> tuple[list[Example], np.ndarray]:
         from gdig.philox import stream_key
 
         rows = sample_rows(

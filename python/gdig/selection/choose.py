@@ -18,7 +18,8 @@ class ScoredRows:
     """The rows that a method picked, with what the sweep and the clusters say of them.
 
     rows: int64 [n], best first. columns: votes uint32, score float32, loss float32, tokens int64, and with clusters
-    label uint32 and distance float32, all [n]. by_task: mean influence on each task's seeds, float64 [n, tasks].
+    label uint32 and distance float32, all [n]. by_task: mean influence on each task's seeds, less the
+    baselines, float64 [n, tasks].
     reasons: the method's own, [n] each. notes: sentences for the user.
     """
 
@@ -38,12 +39,14 @@ def choose(sweep: FinishedSweep, limit: Limit, config: Config) -> ScoredRows:
     method = METHODS[config.method]
     picked = method.pick(sweep, limit, config.random_seed, config)
     rows, reasons = picked.rows, dict(picked.reasons)
-    columns = _native.row_columns(sweep.store._native, sweep.labels, rows, config.score, sweep.voting)
+    columns = _native.row_columns(sweep.store._native, sweep.labels, rows, sweep.judge)
     if not method.ordered:
         order = np.lexsort((rows, -columns["score"].astype(np.float64)))
         rows = rows[order]
         columns, reasons = ({name: x[order] for name, x in arrays.items()} for arrays in (columns, reasons))
-    by_task = sweep.tasks.mean(sweep.column("influence", rows)) if sweep.tasks else np.zeros((len(rows), 0))
+    by_task = np.zeros((len(rows), 0))
+    if sweep.tasks:
+        by_task = sweep.tasks.mean(sweep.judge.relative(sweep.column("influence", rows)))
     notes = list(picked.notes)
     if picked.shortfall is not None:
         notes.append(picked.shortfall)

@@ -117,7 +117,7 @@ def compare(
         if neighbours and method == list(neighbours)[-1]:
             sweep.neighbour_cache.forget()
         rows = scored.rows
-        columns = _native.row_columns(sweep.store._native, sweep.labels, rows, config.score, sweep.voting)
+        columns = _native.row_columns(sweep.store._native, sweep.labels, rows, sweep.judge)
         summaries.append(
             MethodSummary(
                 method=method,

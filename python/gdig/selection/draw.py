@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from gdig import _native
 from gdig.config.budget import Limit
 from gdig.config.config import Config
@@ -13,18 +15,21 @@ def draw(
     limit: Limit,
     random_seed: int,
     options: Config,
+    *,
     least_votes: int = 0,
+    least_score: float = -math.inf,
     notes: tuple[str, ...] = (),
 ) -> Picked:
-    """Draw rows with at least `least_votes` votes, evenly from the clusters where there are any."""
+    """Draw rows with at least so many votes and such a score, evenly from the clusters where there are any."""
     rows = _native.draw_rows(
         sweep.store._native,
         sweep.labels,
+        sweep.judge,
         least_votes=least_votes,
-        by_score=options.score if options.draw == "score" else None,
+        least_score=least_score,
+        by_score=options.draw == "score",
         quotas=options.quotas,
         limit=limit,
         random_seed=random_seed,
-        tasks=sweep.voting,
     )
     return Picked(rows, notes=notes)

@@ -11,6 +11,7 @@ import numpy as np
 
 from gdig.config.budget import Limit
 from gdig.config.config import Config
+from gdig.selection.judge import Judge
 from gdig.selection.neighbours import NeighbourCache
 from gdig.selection.survey import Survey
 from gdig.selection.tasks import Tasks
@@ -69,9 +70,9 @@ class FinishedSweep:
         return read_tensors(self.seed_sketches)[0]["sketch"]
 
     @property
-    def voting(self) -> np.ndarray | None:
-        """The task of each seed, int64 [S], when tasks vote; None when seeds vote."""
-        return self.tasks.of_seed if self.survey.kind == "tasks" else None
+    def judge(self) -> Judge:
+        """How influence becomes votes and a score."""
+        return self.survey.judge
 
     def column(self, name: str, rows: np.ndarray) -> np.ndarray:
         """Return one tensor of the sweep for some rows, [n] or [n, ...]; only these rows are read."""

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
 
 from gdig import _native
-from gdig.config.budget import Limit
-from gdig.config.options import Score
+from gdig.config.budget import Limit, parse_budget
+from gdig.config.config import Config
+from gdig.selection.judge import Judge
+from gdig.selection.tasks import Tasks
 from gdig.store.sketches import SketchStore
 
 
@@ -18,11 +20,10 @@ from gdig.store.sketches import SketchStore
 class Survey:
     """A finished sweep in numbers, which do not grow with its rows.
 
-    The votes of a row are the seeds that it helps (influence > 0), or the tasks that it helps (mean influence on their
-    seeds > 0). Its agreement is votes / voters. Its score follows from its influence by the option `score`.
+    The judge says which seeds or tasks vote for a row, and what its score is. Its agreement is votes / voters.
 
     rows: N, valid or not. n_seeds: S. counts, tokens: int64 [voters + 1], valid rows with 0, 1, ... votes, and their
-    tokens. all_tokens: of all rows. score_sum: sum of the valid rows' scores. kind: who votes, "seeds" or "tasks".
+    tokens. all_tokens: of all rows. score_sum: sum of the valid rows' scores. judge: of votes and scores.
     """
 
     rows: int
@@ -31,7 +32,12 @@ class Survey:
     tokens: np.ndarray
     all_tokens: int
     score_sum: float
-    kind: Literal["seeds", "tasks"] = "seeds"
+    judge: Judge = field(default_factory=Judge)
+
+    @property
+    def kind(self) -> Literal["seeds", "tasks"]:
+        """Who votes."""
+        return self.judge.kind
 
     @property
     def voters(self) -> int:
@@ -59,20 +65,48 @@ class Survey:
         return int((self.tokens if unit == "tokens" else self.counts)[votes:].sum())
 
 
-def survey(store: SketchStore, score: Score, tasks: np.ndarray | None = None) -> Survey:
+def survey(store: SketchStore, judge: Judge) -> Survey:
     """Survey a finished sweep in one pass over its shards.
 
     Args:
         store: the sweep.
-        score: the rule by which influence becomes a score (see `gdig.config.options`).
-        tasks: int64 [S], the task of each seed, when tasks vote and not seeds.
+        judge: of votes and scores (see `make_judge`).
 
     Raises:
         StoreError: naming the file, row and column of a number that is not finite.
     """
-    rows, n_seeds, counts, row_tokens, all_tokens, score_sum = _native.survey(store._native, score, tasks)
-    kind: Literal["seeds", "tasks"] = "seeds" if tasks is None else "tasks"
-    return Survey(rows, n_seeds, counts.astype(np.int64), row_tokens.astype(np.int64), all_tokens, score_sum, kind)
+    rows, n_seeds, counts, row_tokens, all_tokens, score_sum = _native.survey(store._native, judge)
+    return Survey(rows, n_seeds, counts.astype(np.int64), row_tokens.astype(np.int64), all_tokens, score_sum, judge)
+
+
+def make_judge(store: SketchStore, config: Config, tasks: Tasks) -> Judge:
+    """Make the judge that the options score, agreement, relative_to, votes and vote_share ask for.
+
+    relative_to="pool" takes one pass over the influence for the seeds' means. votes="rank" takes four more, or seven
+    when tasks vote: one counts the valid rows, the others find the values of a certain rank exactly.
+
+    Args:
+        store: the finished sweep.
+        config: the options.
+        tasks: the task of each seed; agreement="tasks" needs it.
+
+    Raises:
+        StoreError: naming the file, row and column of a number that is not finite.
+    """
+    of_seed = tasks.of_seed if config.agreement == "tasks" else None
+    judge = Judge(config.score, of_seed)
+    if config.relative_to == "pool":
+        means = _native.seed_means(store._native)
+        cuts = means if of_seed is None else np.bincount(of_seed, weights=means).astype(np.float64)
+        judge = replace(judge, baselines=means, cuts=cuts)
+    if config.votes == "rank":
+        pool = survey(store, judge)
+        share = config.vote_share
+        if share is None:
+            limit = parse_budget(config.budget).limit(pool.rows, pool.all_tokens)
+            share = min(1.0, limit.amount / max(1, pool.reach(0, limit.unit)))
+        judge = replace(judge, cuts=_native.vote_cuts(store._native, max(1, int(share * pool.valid)), of_seed))
+    return judge
 
 
 def wanted_votes(tau: float, voters: int) -> int:

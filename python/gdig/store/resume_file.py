@@ -89,13 +89,19 @@ class ResumeFile:
             return None
         return tensors, metadata
 
-    def write(self, tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str, str] | None = None) -> None:
-        """Write the file, complete or not at all. A disk that is full is told, and ends nothing."""
+    def write(self, tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str, str] | None = None) -> bool:
+        """Write the file, complete or not at all. A disk that is full is told, and ends nothing.
+
+        Returns:
+            Whether the file is written.
+        """
         made_from = json.dumps(self._made_from, sort_keys=True)
         try:
             write_tensors(self.path, tensors, {**(metadata or {}), "made_from": made_from})
         except (StoreError, OSError) as error:
             self._warn(f"work in progress is not kept: {error}")
+            return False
+        return True
 
     def discard(self, reason: str) -> None:
         """Remove the file, and say why."""

@@ -37,7 +37,7 @@ mod _native {
     #[pymodule_export]
     use super::store::{read_tensors, verify_file, write_tensors, Store};
     #[pymodule_export]
-    use super::sweep::{best_rows, draw_rows, row_columns, survey};
+    use super::sweep::{best_rows, draw_rows, least_score, row_columns, seed_means, survey, vote_cuts};
     #[pymodule_export]
     use super::tagcos::tagcos;
 }

@@ -30,6 +30,46 @@ fn open(labels: Option<&PathBuf>, rows: usize) -> Result<Option<LabelFiles>> {
     Ok(Some(files))
 }
 
+fn score_named(name: &str) -> PyResult<Score> {
+    match name {
+        "mean" => Ok(Score::Mean),
+        "steady" => Ok(Score::Steady),
+        _ => Err(PyValueError::new_err(format!("score: expected 'mean' or 'steady', got {name:?}"))),
+    }
+}
+
+/// How influence becomes votes and a score, as Python says it: the attributes of an object.
+#[derive(FromPyObject)]
+pub struct JudgeObject<'py> {
+    score: String,
+    tasks: Option<Bound<'py, PyAny>>,
+    baselines: Option<Bound<'py, PyAny>>,
+    cuts: Option<Bound<'py, PyAny>>,
+}
+
+/// The same, checked, with the memory that a `Judge` borrows.
+struct OwnedJudge {
+    score: Score,
+    tasks: Option<Tasks>,
+    baselines: Vec<f64>,
+    cuts: Vec<f64>,
+}
+
+impl OwnedJudge {
+    fn new(judge: &JudgeObject<'_>) -> PyResult<OwnedJudge> {
+        Ok(OwnedJudge {
+            score: score_named(&judge.score)?,
+            tasks: tasks(judge.tasks.as_ref())?,
+            baselines: floats(judge.baselines.as_ref(), "baselines")?,
+            cuts: floats(judge.cuts.as_ref(), "cuts")?,
+        })
+    }
+
+    fn borrowed(&self) -> Judge<'_> {
+        Judge { score: self.score, voters: voters(&self.tasks), baselines: &self.baselines, cuts: &self.cuts }
+    }
+}
+
 /// The task of each seed. Without tasks every seed votes.
 fn tasks(of_seed: Option<&Bound<'_, PyAny>>) -> PyResult<Option<Tasks>> {
     let Some(of_seed) = of_seed else { return Ok(None) };
@@ -41,66 +81,92 @@ fn voters(tasks: &Option<Tasks>) -> Voters<'_> {
     tasks.as_ref().map_or(Voters::Seeds, Voters::Tasks)
 }
 
-fn score_named(name: &str) -> PyResult<Score> {
-    match name {
-        "mean" => Ok(Score::Mean),
-        "steady" => Ok(Score::Steady),
-        _ => Err(PyValueError::new_err(format!("score: expected 'mean' or 'steady', got {name:?}"))),
-    }
+fn floats(values: Option<&Bound<'_, PyAny>>, name: &str) -> PyResult<Vec<f64>> {
+    let Some(values) = values else { return Ok(Vec::new()) };
+    Ok(Array::new(values, name)?.one_dimensional(&[Dtype::F64])?.typed().to_vec())
+}
+
+/// The mean influence on each seed over the valid rows.
+#[pyfunction]
+pub fn seed_means<'py>(py: Python<'py>, store: &Store) -> PyResult<Bound<'py, PyArray1<f64>>> {
+    let means = supervised(py, None, |supervisor| core::seed_means(&store.store, supervisor))?;
+    Ok(PyArray1::from_vec(py, means))
+}
+
+/// What a voter's value of a row must exceed so that the voter votes for at most `most` rows.
+#[pyfunction]
+#[pyo3(signature = (store, most, tasks=None))]
+pub fn vote_cuts<'py>(
+    py: Python<'py>,
+    store: &Store,
+    most: u64,
+    tasks: Option<&Bound<'py, PyAny>>,
+) -> PyResult<Bound<'py, PyArray1<f64>>> {
+    let tasks = self::tasks(tasks)?;
+    let cuts = supervised(py, None, |supervisor| core::vote_cuts(&store.store, voters(&tasks), most, supervisor))?;
+    Ok(PyArray1::from_vec(py, cuts))
+}
+
+/// The largest score such that the valid rows with at least this score fill the limit.
+#[pyfunction]
+pub fn least_score(py: Python<'_>, store: &Store, judge: JudgeObject<'_>, limit: Limit) -> PyResult<f32> {
+    let judge = OwnedJudge::new(&judge)?;
+    supervised(py, None, |supervisor| core::least_score(&store.store, judge.borrowed(), limit.0, supervisor))
 }
 
 /// Returns (rows, seeds, valid rows by votes, their tokens by votes, tokens of all rows, sum of the scores of valid rows).
 #[pyfunction]
-#[pyo3(signature = (store, score, tasks=None))]
 pub fn survey<'py>(
     py: Python<'py>,
     store: &Store,
-    score: &str,
-    tasks: Option<&Bound<'py, PyAny>>,
+    judge: JudgeObject<'py>,
 ) -> PyResult<(usize, usize, Counts<'py>, Counts<'py>, u64, f64)> {
-    let (score, tasks) = (score_named(score)?, self::tasks(tasks)?);
-    let judge = Judge { score, voters: voters(&tasks) };
-    let survey = supervised(py, None, |supervisor| core::survey(&store.store, judge, supervisor))?;
+    let judge = OwnedJudge::new(&judge)?;
+    let survey = supervised(py, None, |supervisor| core::survey(&store.store, judge.borrowed(), supervisor))?;
     let (counts, tokens) = (PyArray1::from_vec(py, survey.counts), PyArray1::from_vec(py, survey.tokens));
     Ok((survey.rows, survey.n_seeds, counts, tokens, survey.all_tokens, survey.score))
 }
 
-/// The best rows, in order. `by` is a score, or "loss".
+/// The best rows, in order: by score where there is a judge, else by loss.
 #[pyfunction]
-pub fn best_rows<'py>(py: Python<'py>, store: &Store, by: &str, limit: Limit) -> PyResult<Bound<'py, PyArray1<i64>>> {
-    let by = match by {
-        "loss" => By::Loss,
-        score => By::Score(score_named(score)?),
-    };
+pub fn best_rows<'py>(
+    py: Python<'py>,
+    store: &Store,
+    judge: Option<JudgeObject<'py>>,
+    limit: Limit,
+) -> PyResult<Bound<'py, PyArray1<i64>>> {
+    let judge = judge.as_ref().map(OwnedJudge::new).transpose()?;
+    let by = judge.as_ref().map_or(By::Loss, |judge| By::Score(judge.borrowed()));
     let rows = supervised(py, None, |supervisor| core::best(&store.store, by, limit.0, supervisor))?;
     Ok(PyArray1::from_vec(py, rows))
 }
 
 /// The rows drawn from the clusters, in order. Inside a cluster the order is a score, or a hash.
 #[pyfunction]
-#[pyo3(signature = (store, labels, *, least_votes, by_score, quotas, limit, random_seed, tasks=None))]
+#[pyo3(signature = (store, labels, judge, *, least_votes, least_score, by_score, quotas, limit, random_seed))]
 #[allow(clippy::too_many_arguments)] // Each is one of the options of a selection.
 pub fn draw_rows<'py>(
     py: Python<'py>,
     store: &Store,
     labels: Option<PathBuf>,
+    judge: JudgeObject<'py>,
     least_votes: u32,
-    by_score: Option<&str>,
+    least_score: f32,
+    by_score: bool,
     quotas: &str,
     limit: Limit,
     random_seed: u64,
-    tasks: Option<&Bound<'py, PyAny>>,
 ) -> PyResult<Bound<'py, PyArray1<i64>>> {
-    let (quotas, tasks) = (self::quotas(quotas)?, self::tasks(tasks)?);
-    let by_score = by_score.map(score_named).transpose()?;
+    let (quotas, judge) = (self::quotas(quotas)?, OwnedJudge::new(&judge)?);
     let rows = supervised(py, None, |supervisor| {
         let len = store.store.check_complete()?;
         let labels = open(labels.as_ref(), len)?;
         let rows = Drawable {
             store: &store.store,
             labels: labels.as_ref(),
-            voters: voters(&tasks),
+            judge: judge.borrowed(),
             least_votes,
+            least_score,
             by_score,
             random_seed,
             len,
@@ -113,22 +179,19 @@ pub fn draw_rows<'py>(
 
 /// The numbers of some rows: columns by name.
 #[pyfunction]
-#[pyo3(signature = (store, labels, rows, score, tasks=None))]
 pub fn row_columns<'py>(
     py: Python<'py>,
     store: &Store,
     labels: Option<PathBuf>,
     rows: &Bound<'py, PyAny>,
-    score: &str,
-    tasks: Option<&Bound<'py, PyAny>>,
+    judge: JudgeObject<'py>,
 ) -> PyResult<Bound<'py, PyDict>> {
-    let tasks = self::tasks(tasks)?;
-    let judge = Judge { score: score_named(score)?, voters: voters(&tasks) };
+    let judge = OwnedJudge::new(&judge)?;
     let rows = Array::new(rows, "rows")?.one_dimensional(&[Dtype::I64])?;
     let rows: &[i64] = rows.typed();
     let values = supervised(py, None, |supervisor| {
         let labels = open(labels.as_ref(), store.store.check_complete()?)?;
-        core::columns(&store.store, labels.as_ref(), rows, judge, supervisor)
+        core::columns(&store.store, labels.as_ref(), rows, judge.borrowed(), supervisor)
     })?;
     let columns = PyDict::new(py);
     columns.set_item("votes", PyArray1::from_vec(py, values.votes))?;

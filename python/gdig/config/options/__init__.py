@@ -13,15 +13,23 @@ from gdig.config.options.basic import Basic, BasicMark
 from gdig.config.options.curvature import CurvatureOptions, SeedOptions
 from gdig.config.options.inputs import DataOptions, ModelOptions, RowFormat, TrustOptions
 from gdig.config.options.run import DeviceOptions, PlaceOptions, PresetOptions, RandomOptions, RunOptions
-from gdig.config.options.selection import ClusterOptions, FeatureOptions, Method, Quotas, Score, SelectOptions
+from gdig.config.options.selection import (
+    ClusterOptions,
+    FeatureOptions,
+    Method,
+    Quotas,
+    RelativeTo,
+    Score,
+    SelectOptions,
+)
 from gdig.config.options.sweep import CheckpointOptions, SweepOptions
 from gdig.config.options.training import TrainOptions
 
 __all__ = [
     "GROUPS", "PRESETS", "STAGES", "STAGE_GROUPS", "Basic", "BasicMark", "CheckpointOptions", "ClusterOptions",
     "CurvatureOptions", "DataOptions", "DeviceOptions", "FeatureOptions", "Method", "ModelOptions", "PlaceOptions",
-    "PresetOptions", "Quotas", "RandomOptions", "RowFormat", "RunOptions", "Score", "SeedOptions", "SelectOptions",
-    "SweepOptions", "TrainOptions", "TrustOptions",
+    "PresetOptions", "Quotas", "RandomOptions", "RelativeTo", "RowFormat", "RunOptions", "Score", "SeedOptions",
+    "SelectOptions", "SweepOptions", "TrainOptions", "TrustOptions",
 ]  # fmt: skip
 
 GROUPS: tuple[type, ...] = (
@@ -64,6 +72,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "seed_rank": 32,
         "max_length": 256,
         "tau": 1.0,
+        "relative_to": "zero",
+        "votes": "sign",
         "unit_normalize": False,
     },
 }

@@ -10,6 +10,7 @@ from gdig.config.options.basic import Basic
 Method = Literal["gdig", "less", "bids", "g2is", "tagcos", "self-filter", "top", "diverse", "loss", "random"]
 Quotas = Literal["equal", "proportional", "sqrt"]
 Score = Literal["steady", "mean"]
+RelativeTo = Literal["zero", "pool"]
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,23 @@ class MethodOptions:
     """Least agreement of a row in the method gdig: the share of the seeds that the row helps. At 1, as in the paper,
     hardly more rows than the budget remain, and the clusters have nothing to choose from. gdig lowers the threshold,
     and says so, when too few rows reach it."""
+    shortlist: float | None = None
+    """Rows that the method gdig draws from, as a multiple of the budget: those of the highest score. Without it, tau
+    says from which rows. Take 2 or 3 where most of the pool reaches tau, so that the threshold moves with the
+    budget."""
+    shortlist_by: Literal["score", "agreement"] = "score"
+    """Which rows come onto the shortlist first: those of the highest score or of the highest agreement. The default
+    has fewer ties. Take agreement to stay nearer to tau."""
+    relative_to: Basic[RelativeTo] = "zero"
+    """What a row's influence on a seed is measured from in votes and scores: zero, or the mean influence of the pool on
+    that seed. Take pool when the model was not trained on the pool: then almost any row helps, and what tells rows
+    apart is whether they help more than the average row."""
+    votes: Literal["sign", "rank"] = "sign"
+    """When a seed votes for a row: when the row helps more than relative_to says (sign), or when the row is among the
+    vote_share of the pool that helps the seed most (rank). Take rank when some seeds are helped by nearly all rows."""
+    vote_share: float | None = None
+    """Share of the valid rows that each seed votes for with votes=rank. The default is the share that the budget
+    takes."""
     task_field: Basic[str | None] = None
     """Field of a seed's row that names the seed's task. Without it, all seeds are of one task. Name the field to
     balance tasks and to see each row's mean influence on each task."""

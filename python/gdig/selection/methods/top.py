@@ -10,4 +10,4 @@ from gdig.selection.method import FinishedSweep, Picked
 
 def top(sweep: FinishedSweep, limit: Limit, random_seed: int, options: Config) -> Picked:
     """Pick the rows with the highest score, ties by row."""
-    return best(sweep, options.score, limit)
+    return best(sweep, "score", limit)

@@ -3,10 +3,9 @@
 use std::collections::BinaryHeap;
 use std::sync::Mutex;
 
-use super::score::Score;
 use super::shard::each_shard;
 use super::spans;
-use super::votes::{Judge, Voters};
+use super::votes::Judge;
 use crate::interrupt::Supervisor;
 use crate::parallel::{in_order, thread_pool};
 use crate::resample::sortable;
@@ -14,10 +13,10 @@ use crate::store::Store;
 use crate::{Limit, Result};
 
 /// The number by which rows are ordered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum By {
+#[derive(Clone, Copy)]
+pub enum By<'a> {
     /// The highest score first.
-    Score(Score),
+    Score(Judge<'a>),
     /// The lowest loss first.
     Loss,
 }
@@ -58,9 +57,12 @@ pub fn best(store: &Store, by: By, limit: Limit, supervisor: &Supervisor) -> Res
         let rested = resting.lock().expect("no thread panics with the lock").pop();
         let mut best = rested.unwrap_or_else(new);
         each_shard(store, span, |shard, rows| {
+            if let By::Score(judge) = by {
+                shard.check_judge(judge)?;
+            }
             for row in rows.filter(|&row| shard.is_valid(row)) {
                 let value = match by {
-                    By::Score(score) => -shard.verdict(row, Judge { score, voters: Voters::Seeds })?.score,
+                    By::Score(judge) => -shard.verdict(row, judge)?.score,
                     By::Loss => shard.loss(row),
                 };
                 if value.is_nan() {

@@ -48,7 +48,7 @@ pub fn columns(
             shard = Some(SweepShard::open(store, row / store.rows_per_shard())?);
         }
         let shard = shard.as_ref().expect("opened just above").view();
-        shard.check_voters(judge.voters)?;
+        shard.check_judge(judge)?;
         let verdict = shard.verdict(row, judge)?;
         (values.votes[i], values.score[i], values.loss[i]) = (verdict.votes, verdict.score, shard.loss(row));
         values.tokens[i] = shard.tokens(row)? as i64;

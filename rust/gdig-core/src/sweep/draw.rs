@@ -2,9 +2,8 @@
 
 use std::ops::Range;
 
-use super::score::Score;
 use super::shard::each_shard;
-use super::votes::{Judge, Voters};
+use super::votes::Judge;
 use crate::hash::{derive, RowHash};
 use crate::interrupt::Supervisor;
 use crate::kmeans::{LabelFile, LabelFiles};
@@ -12,15 +11,16 @@ use crate::resample::{sortable, Population, Row, NOT_ELIGIBLE};
 use crate::store::Store;
 use crate::Result;
 
-/// Rows of a sweep that may be drawn: valid, with enough votes, and in a cluster if there are clusters.
+/// Rows of a sweep that may be drawn: valid, with enough votes and score, and in a cluster if there are clusters.
 pub struct Drawable<'a> {
     pub store: &'a Store,
     /// `None` means that all rows are in one cluster.
     pub labels: Option<&'a LabelFiles>,
-    pub voters: Voters<'a>,
+    pub judge: Judge<'a>,
     pub least_votes: u32,
-    /// Inside a cluster the highest score comes first. `None` means the order of a hash.
-    pub by_score: Option<Score>,
+    pub least_score: f32,
+    /// Inside a cluster the highest score comes first. False means the order of a hash.
+    pub by_score: bool,
     pub random_seed: u64,
     pub len: usize,
     pub supervisor: &'a Supervisor<'a>,
@@ -34,10 +34,8 @@ impl Population for Drawable<'_> {
     fn each(&self, span: Range<usize>, visit: &mut impl FnMut(Row)) -> Result<()> {
         let hash = RowHash::new(derive(self.random_seed, "rows"));
         let mut file: Option<LabelFile> = None;
-        // Without a score the votes alone matter, and both rules give the same votes.
-        let judge = Judge { score: self.by_score.unwrap_or(Score::Mean), voters: self.voters };
         each_shard(self.store, span, |shard, rows| {
-            shard.check_voters(self.voters)?;
+            shard.check_judge(self.judge)?;
             for row in rows {
                 if !shard.is_valid(row) {
                     continue;
@@ -54,13 +52,13 @@ impl Population for Drawable<'_> {
                 if label == NOT_ELIGIBLE {
                     continue;
                 }
-                let verdict = shard.verdict(row, judge)?;
-                if verdict.votes < self.least_votes {
+                let verdict = shard.verdict(row, self.judge)?;
+                if verdict.votes < self.least_votes || verdict.score < self.least_score {
                     continue;
                 }
                 let key = match self.by_score {
-                    Some(_) => !sortable(f64::from(verdict.score)),
-                    None => hash.of(row as u64),
+                    true => !sortable(f64::from(verdict.score)),
+                    false => hash.of(row as u64),
                 };
                 visit(Row { row: row as u64, label: label as usize, key, cost: shard.tokens(row)? });
             }

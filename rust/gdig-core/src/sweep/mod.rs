@@ -1,14 +1,17 @@
 //! The votes and the score of each row of a finished sweep, read from the shards of the sweep. Nothing is held for each
 //! row of the pool.
 //!
-//! The votes of a row are the number of seeds that it helps, those with influence > 0. Where tasks vote, they are the
-//! number of tasks whose seeds have a mean influence > 0. The score of a row is a mean over the seeds (see [`Score`]).
-//! It is summed in float64 in the order of the seeds, and rounded once to float32.
+//! The votes of a row are the voters for whom its value exceeds their cut. A seed's value is the influence on it; a
+//! task's value is the sum of the influence on its seeds. A cut is 0, the mean of the pool, or the value of a certain
+//! rank. The score of a row is a mean over the seeds (see [`Score`]) of the influence less a baseline, 0 or the mean of
+//! the pool. It is summed in float64 in the order of the seeds, and rounded once to float32.
 
 mod best;
 mod columns;
 mod draw;
 mod influence;
+mod means;
+mod nth_largest;
 mod score;
 mod shard;
 mod survey;
@@ -20,6 +23,8 @@ pub use best::{best, By};
 pub use columns::{columns, Columns};
 pub use draw::Drawable;
 pub use influence::{Influence, SingleRows};
+pub use means::seed_means;
+pub use nth_largest::{least_score, vote_cuts};
 pub use score::Score;
 pub use shard::{SweepShard, View};
 pub use survey::{survey, Survey};

@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::path::Path;
 
-use super::votes::{Judge, Verdict, Voters};
+use super::votes::{Judge, Verdict};
 use crate::store::{Shard, Store};
 use crate::{Dtype, Error, Result};
 
@@ -92,26 +92,32 @@ impl<'a> View<'a> {
     /// The votes and the score of a row. For an invalid row they mean nothing.
     pub fn verdict(&self, row: usize, judge: Judge) -> Result<Verdict> {
         let influence = self.influence(row);
-        let votes = judge.voters.votes(influence);
-        let score = judge.score.of(influence);
+        let votes = judge.votes(influence);
+        let score = judge.score.of(influence, judge.baselines);
         if !score.is_finite() {
-            let seed = influence.iter().position(|x| !x.is_finite()).unwrap_or(0);
-            let what = format!("influence on seed {seed}: expected a finite number, got {}", influence[seed]);
-            return Err(self.bad(row, &what));
+            return Err(self.bad_influence(row, influence.iter().position(|x| !x.is_finite()).unwrap_or(0)));
         }
         Ok(Verdict { votes, score: score as f32 })
     }
 
-    /// Check that tasks are given for as many seeds as this shard has.
-    pub fn check_voters(&self, voters: Voters) -> Result<()> {
-        match voters {
-            Voters::Tasks(tasks) if tasks.n_seeds() != self.n_seeds => {
-                let (expected, got) = (tasks.n_seeds(), self.n_seeds);
-                let what = format!("influence: expected {expected} seeds, one for each entry of tasks, got {got}");
-                Err(Error::store(self.path, what))
-            }
-            _ => Ok(()),
+    /// Check that this shard has as many seeds as the first one.
+    pub fn check_seeds(&self, n_seeds: usize) -> Result<()> {
+        if self.n_seeds != n_seeds {
+            let what = format!("influence: expected {n_seeds} seeds, as in the first shard, got {}", self.n_seeds);
+            return Err(Error::store(self.path, what));
         }
+        Ok(())
+    }
+
+    /// Check that tasks, baselines and cuts are given for as many seeds as this shard has.
+    pub fn check_judge(&self, judge: Judge) -> Result<()> {
+        judge.misfit(self.n_seeds).map_or(Ok(()), |what| Err(Error::store(self.path, format!("influence: {what}"))))
+    }
+
+    /// The error for an influence that is not finite.
+    pub fn bad_influence(&self, row: usize, seed: usize) -> Error {
+        let x = self.influence(row)[seed];
+        self.bad(row, &format!("influence on seed {seed}: expected a finite number, got {x}"))
     }
 
     pub fn bad(&self, row: usize, what: &str) -> Error {

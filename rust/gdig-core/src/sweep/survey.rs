@@ -8,7 +8,7 @@ use super::votes::Judge;
 use crate::interrupt::Supervisor;
 use crate::parallel::{in_order, thread_pool};
 use crate::store::Store;
-use crate::{Error, Result};
+use crate::Result;
 
 /// The counts of a sweep.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -38,11 +38,8 @@ pub fn survey(store: &Store, judge: Judge, supervisor: &Supervisor) -> Result<Su
         let first = span.start;
         let mut sums = new();
         each_shard(store, span, |shard, rows| {
-            if shard.n_seeds != n_seeds {
-                let what = format!("influence: expected {n_seeds} seeds, as in the first shard, got {}", shard.n_seeds);
-                return Err(Error::store(shard.path, what));
-            }
-            shard.check_voters(judge.voters)?;
+            shard.check_seeds(n_seeds)?;
+            shard.check_judge(judge)?;
             for row in rows {
                 let tokens = shard.tokens(row)?;
                 sums.all_tokens += tokens;

@@ -8,14 +8,50 @@ use crate::{Error, Result};
 pub struct Judge<'a> {
     pub score: Score,
     pub voters: Voters<'a>,
+    /// What the influence on each seed is measured from in the score [S]. Empty means 0.
+    pub baselines: &'a [f64],
+    /// What the value of a row for a voter must exceed for the vote [voters]. Empty means 0.
+    pub cuts: &'a [f64],
 }
 
-/// The voters.
+impl<'a> Judge<'a> {
+    /// A judge that measures influence from 0.
+    pub fn new(score: Score, voters: Voters<'a>) -> Judge<'a> {
+        Judge { score, voters, baselines: &[], cuts: &[] }
+    }
+
+    /// The votes for a row with this influence on the seeds.
+    pub fn votes(&self, influence: &[f32]) -> u32 {
+        let mut votes = 0;
+        let cut = |voter: usize| self.cuts.get(voter).copied().unwrap_or(0.0);
+        self.voters.each_value(influence, |voter, value| votes += u32::from(value > cut(voter)));
+        votes
+    }
+
+    /// What is wrong with this judge where there are `n_seeds` seeds.
+    pub fn misfit(&self, n_seeds: usize) -> Option<String> {
+        let voters = self.voters.count(n_seeds);
+        match self.voters {
+            Voters::Tasks(tasks) if tasks.n_seeds() != n_seeds => {
+                Some(format!("expected {} seeds, one for each entry of tasks, got {n_seeds}", tasks.n_seeds()))
+            }
+            _ if ![0, n_seeds].contains(&self.baselines.len()) => {
+                Some(format!("expected {} seeds, one for each baseline, got {n_seeds}", self.baselines.len()))
+            }
+            _ if ![0, voters].contains(&self.cuts.len()) => {
+                Some(format!("expected {} voters, one for each cut, got {voters}", self.cuts.len()))
+            }
+            _ => None,
+        }
+    }
+}
+
+/// The voters. Each has a value of every row, and votes for the rows whose value exceeds the voter's cut.
 #[derive(Clone, Copy)]
 pub enum Voters<'a> {
-    /// Each seed votes for a row with positive influence on it.
+    /// The value of a row for a seed is the influence on it.
     Seeds,
-    /// Each task votes for a row with positive mean influence on its seeds.
+    /// The value of a row for a task is the sum of the influence on its seeds.
     Tasks(&'a Tasks),
 }
 
@@ -28,11 +64,16 @@ impl Voters<'_> {
         }
     }
 
-    /// The votes for a row with this influence on the seeds.
-    pub fn votes(&self, influence: &[f32]) -> u32 {
+    /// Call `visit` with each voter and the value of a row for the voter.
+    #[inline]
+    pub fn each_value(&self, influence: &[f32], mut visit: impl FnMut(usize, f64)) {
         match self {
-            Voters::Seeds => influence.iter().filter(|&&x| x > 0.0).count() as u32,
-            Voters::Tasks(tasks) => tasks.votes(influence),
+            Voters::Seeds => influence.iter().enumerate().for_each(|(seed, &x)| visit(seed, f64::from(x))),
+            Voters::Tasks(tasks) => {
+                for (task, seeds) in tasks.seeds.iter().enumerate() {
+                    visit(task, seeds.iter().map(|&seed| f64::from(influence[seed])).sum());
+                }
+            }
         }
     }
 }
@@ -67,11 +108,6 @@ impl Tasks {
 
     pub fn n_seeds(&self) -> usize {
         self.n_seeds
-    }
-
-    fn votes(&self, influence: &[f32]) -> u32 {
-        let sum = |seeds: &Vec<usize>| seeds.iter().map(|&seed| f64::from(influence[seed])).sum::<f64>();
-        self.seeds.iter().filter(|&seeds| sum(seeds) > 0.0).count() as u32
     }
 }
 

@@ -1,3 +1,5 @@
+mod judges;
+
 use bytemuck::cast_slice;
 use proptest::prelude::*;
 
@@ -109,7 +111,7 @@ proptest! {
         let none = Supervisor::none();
         let valid: Vec<usize> = pool.rows().filter(|&row| pool.valid[row] != 0).collect();
 
-        let judge = Judge { score, voters: Voters::Seeds };
+        let judge = Judge::new(score, Voters::Seeds);
         let counted = survey(&store, judge, &none).unwrap();
         prop_assert_eq!((counted.rows, counted.n_seeds), (pool.rows().end, pool.n_seeds));
         prop_assert_eq!(counted.all_tokens, pool.tokens.iter().map(|&t| t as u64).sum::<u64>());
@@ -121,9 +123,9 @@ proptest! {
         }
 
         let limits = [Limit::Rows(budget), Limit::Tokens(budget)];
-        for (by, limit) in limits.into_iter().flat_map(|limit| [(By::Score(score), limit), (By::Loss, limit)]) {
+        for (by, limit) in limits.into_iter().flat_map(|limit| [(By::Score(judge), limit), (By::Loss, limit)]) {
             let tokens = matches!(limit, Limit::Tokens(_));
-            let key = |row: usize| if by == By::Loss { pool.loss[row] } else { -pool.score(row, score) };
+            let key = |row: usize| if matches!(by, By::Loss) { pool.loss[row] } else { -pool.score(row, score) };
             let mut order = valid.clone();
             order.sort_by(|&a, &b| key(a).partial_cmp(&key(b)).unwrap().then(a.cmp(&b)));
             let mut spent = 0;
@@ -145,9 +147,10 @@ proptest! {
             let files = Drawable {
                 store: &store,
                 labels,
-                voters: Voters::Seeds,
+                judge,
                 least_votes,
-                by_score: by_score.then_some(score),
+                least_score: f32::NEG_INFINITY,
+                by_score,
                 random_seed,
                 len: pool.rows().end,
                 supervisor: &none,
@@ -194,7 +197,7 @@ fn pool(n: usize) -> Pool {
 
 #[test]
 fn what_is_wrong_is_named() {
-    let judge = Judge { score: Score::Steady, voters: Voters::Seeds };
+    let judge = Judge::new(Score::Steady, Voters::Seeds);
     let none = Supervisor::none();
     let message = |pool: &Pool| {
         let directory = tempfile::tempdir().unwrap();

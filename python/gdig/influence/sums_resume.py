@@ -1,0 +1,208 @@
+"""Resume files of the sums over a sample: what one rank has added up, in the fixed order of the batches."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from gdig.distributed.ranks import Ranks
+from gdig.store.resume_file import Pace, ResumeFile, Tensors
+
+_CHUNK_BYTES = 64 << 20
+"""Bytes of a file, but for a tensor that is larger. A stop between two files is heard at once."""
+
+
+class SumsResume:
+    """Keeps the sums of passes over a sample, for one rank of a fixed number of ranks.
+
+    A pass adds up groups of batches, and adds the groups' sums to totals, round after round (`SampleSums`). Two kinds
+    of state are kept: the totals at the beginning of a round, by their owners; and a group's own sums after some of
+    its batches. The sums go on from the same numbers in the same order, so they end with the same bits.
+
+    The totals of a round are written at its beginning, if the round is expected to end after the next file is due. So
+    all ranks have the totals of one round, and each keeps its group within the round at its own pace.
+
+    Args:
+        folder: the folder of the files; None keeps nothing.
+        made_from: what the sums depend on besides the batches, by name: JSON values.
+        ranks: the ranks that share the passes. All of them call `begin`, `end_round` and `end` at the same time.
+        warn: prints a message.
+        clock: seconds from any origin, never going back.
+    """
+
+    def __init__(
+        self,
+        folder: Path | None,
+        made_from: Mapping[str, Any],
+        ranks: Ranks,
+        warn: Callable[[str], object],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._folder, self._made_from, self._ranks, self._warn = folder, dict(made_from), ranks, warn
+        self._clock = clock
+        self.pace = Pace(clock)
+        self._name = ""
+        self._keeps_round = True
+        self._round_began = clock()
+
+    def begin(
+        self, name: str, sums: Sequence[torch.Tensor], totals: list[torch.Tensor | None], finite: NDArray[np.bool_]
+    ) -> int:
+        """Begin a pass, and load the totals that an earlier start has kept.
+
+        Args:
+            name: of the pass.
+            sums: the tensors that the pass adds to, for their shapes and dtypes.
+            totals: changed; the totals that this rank owns are set.
+            finite: changed; the examples with a finite loss are set.
+
+        Returns:
+            How many groups the totals hold, the same on all ranks.
+        """
+        self._name, self._round_began = re.sub(r"[^a-z0-9]+", "-", name.lower()), self._clock()
+        self._keeps_round = True
+        if self._folder is None:
+            return 0
+        self._remove_foreign()
+        refused: set[int] = set()
+        while True:
+            everywhere = set.intersection(*map(set, self._ranks.gather(sorted(self._rounds() - refused))))
+            first = max(everywhere, default=0)
+            content = self._read(self._stem("totals", first)) if first else None
+            if all(self._ranks.gather(not first or content is not None)):
+                break
+            refused.add(first)
+        if content is not None:
+            for name_of_total, array in content.items():
+                if name_of_total != "finite":
+                    totals[int(name_of_total)] = torch.from_numpy(array)
+            finite |= content["finite"].astype(bool)
+        return first
+
+    def load_group(self, group: int, sums: Sequence[torch.Tensor], finite: NDArray[np.bool_]) -> int:
+        """Load the sums of a group into `sums`, and return how many of its batches they hold."""
+        self._round_began = self._clock()
+        if self._folder is None:
+            return 0
+        for n_batches in sorted(self._numbers(f"group-{group}"), reverse=True):
+            content = self._read(self._stem(f"group-{group}", n_batches))
+            if content is not None:
+                for number, total in enumerate(sums):
+                    total.copy_(torch.from_numpy(content[str(number)]))
+                finite |= content["finite"].astype(bool)
+                return n_batches
+        return 0
+
+    def due(self) -> bool:
+        """Whether `keep_group` would write now."""
+        return self._folder is not None and self._keeps_round and self.pace.due()
+
+    def keep_group(self, group: int, n_batches: int, sums: Sequence[torch.Tensor], finite: NDArray[np.bool_]) -> None:
+        """Write the sums of a group after its first `n_batches` batches."""
+        before = self._numbers(f"group-{group}")
+        self._write(f"group-{group}", n_batches, dict(enumerate(sums)), finite)
+        self._remove(f"group-{group}", before - {n_batches})
+
+    def wants_totals(self) -> bool:
+        """Whether the next round, if it takes as long as this one, ends after a file is due. Rank 0 decides for all."""
+        return self._folder is not None and self.pace.due(ahead_s=self._clock() - self._round_began)
+
+    def end_round(
+        self, n_groups: int, totals: Sequence[torch.Tensor | None], finite: NDArray[np.bool_], *, keep: bool
+    ) -> None:
+        """End a round. With `keep`, which is the same on all ranks, write the totals of the first `n_groups` groups."""
+        self._keeps_round = keep
+        if self._folder is None or not keep:
+            return
+        before = self._rounds()
+        own = {number: total for number, total in enumerate(totals) if total is not None}
+        self._write("totals", n_groups, own, finite)
+        self._ranks.gather(None)  # until all ranks have the new totals, a start needs the old ones
+        self._remove("totals", before - {n_groups})
+        for group in range(n_groups):
+            self._remove(f"group-{group}", self._numbers(f"group-{group}"))
+
+    def _rounds(self) -> set[int]:
+        return self._numbers("totals")
+
+    def _numbers(self, kind: str) -> set[int]:
+        """The numbers of batches or groups of which complete files of a kind are there."""
+        assert self._folder is not None
+        pattern = f"{self._prefix}{self._name}-{kind}-*-end.safetensors"
+        return {int(path.name.split("-")[-2]) for path in self._folder.glob(pattern)}
+
+    @property
+    def _prefix(self) -> str:
+        return f"rank-{self._ranks.rank}-of-{self._ranks.world}-"
+
+    def _stem(self, kind: str, number: int) -> str:
+        return f"{self._prefix}{self._name}-{kind}-{number}"
+
+    def _file(self, name: str) -> ResumeFile:
+        assert self._folder is not None
+        return ResumeFile(self._folder / f"{name}.safetensors", {**self._made_from, "file": name}, self._warn)
+
+    def _read(self, stem: str) -> Tensors | None:
+        """Read the files of one state; remove them and return None if one of them cannot be used."""
+        content: Tensors = {}
+        end = self._file(f"{stem}-end").read()
+        names = [f"{stem}-{chunk}" for chunk in range(int(end[1]["chunks"]))] if end else []
+        for name in names:
+            chunk = self._file(name).read()
+            if chunk is None:
+                end = None
+                break
+            content |= chunk[0]
+        if end is None:
+            self._remove_stem(stem)
+            return None
+        return {**content, "finite": end[0]["finite"]}
+
+    def _write(self, kind: str, number: int, tensors: Mapping[int, torch.Tensor], finite: NDArray[np.bool_]) -> None:
+        """Write one state: its tensors in chunks, and then a last file that makes it complete."""
+        stem, n_chunks = self._stem(kind, number), 0
+        chunk: Tensors = {}
+        with self.pace.writing():
+            for index, tensor in tensors.items():
+                if chunk and sum(x.nbytes for x in chunk.values()) + tensor.nbytes > _CHUNK_BYTES:
+                    if not self._file(f"{stem}-{n_chunks}").write(chunk):
+                        return
+                    chunk, n_chunks = {}, n_chunks + 1
+                chunk[str(index)] = tensor.cpu().numpy()
+            if self._file(f"{stem}-{n_chunks}").write(chunk):
+                self._file(f"{stem}-end").write({"finite": finite}, {"chunks": str(n_chunks + 1)})
+
+    def _remove(self, kind: str, numbers: set[int]) -> None:
+        for number in numbers:
+            self._remove_stem(self._stem(kind, number))
+
+    def _remove_stem(self, stem: str) -> None:
+        assert self._folder is not None
+        # The last file first: without it the others are no state.
+        (self._folder / f"{stem}-end.safetensors").unlink(missing_ok=True)
+        for path in self._folder.glob(f"{stem}-*.safetensors"):
+            path.unlink(missing_ok=True)
+
+    def _remove_foreign(self) -> None:
+        """Rank 0 removes the states of another number of ranks."""
+        assert self._folder is not None
+        others = [
+            path
+            for path in self._folder.glob("rank-*.safetensors")
+            if path.name.split("-")[3] != str(self._ranks.world)
+        ]
+        if others and self._ranks.main:
+            n = others[0].name.split("-")[3]
+            self._warn(
+                f"{self._folder}: holds sums of {n} ranks, and now there are {self._ranks.world}; the resume files "
+                "are discarded, and their work is done again"
+            )
+            for path in others:
+                path.unlink(missing_ok=True)

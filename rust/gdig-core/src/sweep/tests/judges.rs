@@ -1,0 +1,158 @@
+//! Votes and scores that are relative to the pool, and the ranks that they come from, against plain forms.
+
+use super::*;
+
+/// The influence of row i on seed j.
+fn at(pool: &Pool, row: usize, seed: usize) -> f64 {
+    f64::from(pool.influence[row * pool.n_seeds + seed])
+}
+
+fn valid(pool: &Pool) -> Vec<usize> {
+    pool.rows().filter(|&row| pool.valid[row] != 0).collect()
+}
+
+/// Each voter's value of a row.
+fn values(pool: &Pool, row: usize, tasks: Option<&[i64]>) -> Vec<f64> {
+    match tasks {
+        None => (0..pool.n_seeds).map(|seed| at(pool, row, seed)).collect(),
+        Some(tasks) => (0..=*tasks.iter().max().unwrap())
+            .map(|task| (0..pool.n_seeds).filter(|&j| tasks[j] == task).map(|j| at(pool, row, j)).sum())
+            .collect(),
+    }
+}
+
+/// The value of rank `n` from 1, or -inf.
+fn ranked(mut values: Vec<f64>, n: usize) -> f64 {
+    values.sort_by(|a, b| b.total_cmp(a));
+    values.get(n - 1).copied().unwrap_or(f64::NEG_INFINITY)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(96))]
+
+    #[test]
+    fn means_cuts_votes_and_scores_are_those_of_the_plain_forms(
+        pool in pools(), rows_per_shard in 1usize..50, most in 0u64..45, by_task in any::<bool>(), by_rank in any::<bool>(),
+        score in prop::sample::select(vec![Score::Mean, Score::Steady]), wanted in 1u64..90, in_tokens in any::<bool>()
+    ) {
+        let directory = tempfile::tempdir().unwrap();
+        let (store, labels) = pool.write(directory.path(), rows_per_shard);
+        let none = Supervisor::none();
+        let (rows, n) = (valid(&pool), pool.n_seeds);
+
+        let means = seed_means(&store, &none).unwrap();
+        let mean = |j: usize| rows.iter().map(|&row| at(&pool, row, j)).sum::<f64>() / rows.len().max(1) as f64;
+        prop_assert_eq!(&means, &(0..n).map(mean).collect::<Vec<_>>());
+
+        // The first seed and the last one are of one task.
+        let of_seed: Vec<i64> = (0..n as i64).map(|j| if j + 1 == n as i64 { 0 } else { j }).collect();
+        let tasks = Tasks::new(&of_seed).unwrap();
+        let (voters, of_seed) = match by_task {
+            true => (Voters::Tasks(&tasks), Some(&of_seed[..])),
+            false => (Voters::Seeds, None),
+        };
+        let ranks = vote_cuts(&store, voters, most, &none).unwrap();
+        for (voter, &cut) in ranks.iter().enumerate() {
+            let column = rows.iter().map(|&row| values(&pool, row, of_seed)[voter]).collect();
+            prop_assert_eq!(cut, ranked(column, most as usize + 1));
+            let voted = rows.iter().filter(|&&row| values(&pool, row, of_seed)[voter] > cut).count();
+            prop_assert!(voted <= most as usize);
+        }
+
+        let (baselines, cuts) = if by_rank { (vec![], ranks) } else { (means.clone(), vec![0.5; voters.count(n)]) };
+        let judge = Judge { score, voters, baselines: &baselines, cuts: &cuts };
+        let votes = |row: usize| values(&pool, row, of_seed).iter().zip(&cuts).filter(|(value, cut)| value > cut).count();
+        let scored = |row: usize| {
+            let x: Vec<f64> = (0..n).map(|j| at(&pool, row, j) - baselines.get(j).unwrap_or(&0.0)).collect();
+            let (sum, squares) = (x.iter().sum::<f64>(), x.iter().map(|x| x * x).sum::<f64>());
+            match score {
+                Score::Mean => (sum / n as f64) as f32,
+                Score::Steady if sum == 0.0 => 0.0,
+                Score::Steady => (sum / (n as f64 * squares).sqrt()) as f32,
+            }
+        };
+        let counted = survey(&store, judge, &none).unwrap();
+        for k in 0..=voters.count(n) {
+            prop_assert_eq!(counted.counts[k], rows.iter().filter(|&&row| votes(row) == k).count() as u64);
+        }
+        let all: Vec<i64> = rows.iter().map(|&row| row as i64).collect();
+        let read = columns(&store, None, &all, judge, &none).unwrap();
+        prop_assert_eq!(read.votes, rows.iter().map(|&row| votes(row) as u32).collect::<Vec<_>>());
+        prop_assert_eq!(&read.score, &rows.iter().map(|&row| scored(row)).collect::<Vec<_>>());
+
+        // The rows of at least this score fill what is wanted, and those of a higher score do not.
+        let limit = if in_tokens { Limit::Tokens(wanted) } else { Limit::Rows(wanted) };
+        let least = least_score(&store, judge, limit, &none).unwrap();
+        let held = |from: &dyn Fn(f32) -> bool| -> u64 {
+            let rows = rows.iter().filter(|&&row| from(scored(row)));
+            rows.map(|&row| if in_tokens { pool.tokens[row] as u64 } else { 1 }).sum()
+        };
+        if least == f32::NEG_INFINITY {
+            prop_assert!(held(&|_| true) < wanted);
+        } else {
+            prop_assert!(held(&|x| x >= least) >= wanted && held(&|x| x > least) < wanted);
+        }
+
+        // Draws take the rows from that score on.
+        let files = Drawable {
+            store: &store,
+            labels: Some(&labels),
+            judge,
+            least_votes: 0,
+            least_score: least,
+            by_score: false,
+            random_seed: 1,
+            len: pool.rows().end,
+            supervisor: &none,
+        };
+        let mut drawn = resample(&files, Quotas::Equal, Limit::Rows(1000), 1, &none).unwrap();
+        drawn.sort_unstable();
+        let may = |row: &usize| pool.labels[*row] != INVALID && scored(*row) >= least;
+        prop_assert_eq!(drawn, rows.iter().copied().filter(may).map(|row| row as i64).collect::<Vec<_>>());
+    }
+}
+
+/// Three spans of rows: what is summed and counted span by span is what the whole column says.
+#[test]
+fn means_and_ranks_of_several_spans_depend_on_no_thread_or_shard() {
+    let n = 2 * SPAN + 999;
+    let mut state = 1u32;
+    let mut next = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 8) as f32 / (1 << 20) as f32 - 8.0
+    };
+    let influence: Vec<f32> = (0..2 * n).map(|_| next()).collect();
+    let pool = Pool { influence, ..super::pool(n) };
+    let none = Supervisor::none();
+    let mut read = Vec::new();
+    for rows_per_shard in [999, SPAN, 3 * SPAN] {
+        let directory = tempfile::tempdir().unwrap();
+        let (store, _) = pool.write(directory.path(), rows_per_shard);
+        read.push((seed_means(&store, &none).unwrap(), vote_cuts(&store, Voters::Seeds, 1234, &none).unwrap()));
+    }
+    assert!(read.iter().all(|values| values == &read[0]));
+    for j in 0..2 {
+        let column: Vec<f64> = pool.rows().map(|row| at(&pool, row, j)).collect();
+        let sums = column.chunks(SPAN).map(|span| span.iter().sum::<f64>());
+        assert_eq!(read[0].0[j], sums.sum::<f64>() / n as f64);
+        assert_eq!(read[0].1[j], ranked(column, 1235));
+    }
+}
+
+#[test]
+fn what_does_not_fit_the_seeds_is_named() {
+    let directory = tempfile::tempdir().unwrap();
+    let (store, _) = super::pool(5).write(directory.path(), 2);
+    let none = Supervisor::none();
+    let judge = Judge::new(Score::Mean, Voters::Seeds);
+    let message = |judge: Judge| survey(&store, judge, &none).unwrap_err().to_string();
+    assert!(message(Judge { baselines: &[0.5], ..judge }).contains("expected 1 seeds, one for each baseline, got 2"));
+    assert!(message(Judge { cuts: &[0.5; 3], ..judge }).contains("expected 3 voters, one for each cut, got 2"));
+    let mut bad = super::pool(5);
+    bad.influence[7] = f32::NAN;
+    let directory = tempfile::tempdir().unwrap();
+    let (store, _) = bad.write(directory.path(), 2);
+    let expected = "row 3: influence on seed 1: expected a finite number, got NaN";
+    assert!(seed_means(&store, &none).unwrap_err().to_string().ends_with(expected));
+    assert!(vote_cuts(&store, Voters::Seeds, 1, &none).unwrap_err().to_string().ends_with(expected));
+}
