@@ -1,6 +1,6 @@
 """A trial of some seconds: what each step of a run costs a token or a seed, by the very code of the run.
 
-The trial takes one layer of each shape, and all rows of a few batches. A step's cost beside the plain pass goes by
+The trial takes one batch, and one layer of each shape. A step's cost beside the plain pass goes by
 layer; so the measured cost of the layers of the trial, times the work of all layers over theirs, is that of all layers.
 """
 
@@ -20,17 +20,17 @@ from gdig.data.tokens import Example
 from gdig.influence.curvature import fit_curvature
 from gdig.influence.factors import Factors
 from gdig.influence.seed_factors import SeedFactors, precondition_seeds
-from gdig.model.batches import Batch, make_batches
+from gdig.model.batches import make_batches
 from gdig.model.capture import GradientPass
 from gdig.model.causal_model import Model
 from gdig.model.layers import Layer
 from gdig.passes.influence_pass import make_influence_pass
 from gdig.progress import Bar, Progress
 
-_BATCHES = 3
-"""Batches whose plain pass is timed: their median and spread."""
-_FIT_ROWS = 64
-"""Most rows of the trial's fit."""
+_TIMES = 3
+"""Times that the plain pass of the batch is measured, for its median and spread."""
+_TOKENS = 1024
+"""Most tokens of the batch on a CPU, where larger ones gain nothing; elsewhere the batch is as large as in the run."""
 _SEEDS = 2
 
 
@@ -46,7 +46,7 @@ class Rates:
         seed: seconds a seed, its pass included.
         columns: columns a seed over all layers.
         sweep: seconds a token beside `plain` for influence and sketch.
-        spread: half the range of the timed batches over their median.
+        spread: half the range of the repeated plain pass over its median.
         seconds: of the trial.
     """
 
@@ -62,68 +62,86 @@ class Rates:
 
 
 class StageClock(Progress):
-    """Shows nothing, and measures the seconds of each stage."""
+    """Shows nothing, and measures the seconds of each stage by `clock`."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float]) -> None:
         super().__init__(quiet=True)
         self.seconds: dict[str, float] = {}
+        self._seconds_now = clock
 
     @contextmanager
     def stage(self, name: str, total: int | None, unit: str = "rows", done: int = 0) -> Iterator[Bar]:
         """Measure a stage."""
-        begun = time.perf_counter()
+        begun = self._seconds_now()
         with super().stage(name, total, unit, done) as bar:
             yield bar
-        self.seconds[name] = time.perf_counter() - begun
+        self.seconds[name] = self._seconds_now() - begun
 
 
 def run_trial(
-    model: Model, examples: Sequence[Example], seeds: Sequence[Example], config: Config, token_batch_size: int
+    model: Model,
+    examples: Sequence[Example],
+    seeds: Sequence[Example],
+    config: Config,
+    token_batch_size: int,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> Rates:
-    """Measure every step on a few batches.
+    """Measure every step on one batch.
 
     Args:
         model: the model with its layers, on its device.
-        examples: rows of the pool, from which the batches are made.
+        examples: rows of the pool, from which the batch is made.
         seeds: the seeds.
         config: the options of the run.
-        token_batch_size: of the sweep.
+        token_batch_size: of the run.
+        clock: seconds from any origin, never going back.
 
     Raises:
         ModelError: as the steps of a run raise it, for instance when no row has a finite loss.
     """
-    begun = time.perf_counter()
-    batches = _typical_batches(examples, token_batch_size, model)
-    rows = [examples[int(row)] for batch in batches for row in batch.rows]
+    begun = clock()
+    size = min(token_batch_size, _TOKENS) if model.device.type == "cpu" else token_batch_size
+    rows = _typical_rows(examples, size, model)
+    (batch,) = make_batches(rows, size, window=model.window)
+    n_tokens = sum(map(len, rows))
     small = replace(model, layers=representatives(model.layers))
-    tokens = [int(batch.lengths.sum()) for batch in batches]
     gradients = GradientPass(small, config.loss_reduction)
-    gradients.run(batches[0].halves()[0] if len(batches[0].rows) > 1 else batches[0], _nothing)  # buffers, threads
-    plain = [_timed(lambda batch=batch: gradients.run(batch, _nothing), model) / n for batch, n in zip(batches, tokens)]
-    clock = StageClock()
-    factors, fit_costs = _trial_fit(small, rows, config, clock, median(plain))
-    probe = rows[: config.probe_rows]
+
+    def plain_pass() -> float:
+        started = clock()
+        gradients.run(batch, _nothing)
+        if model.device.type == "cuda":
+            torch.cuda.synchronize(model.device)
+        return (clock() - started) / n_tokens
+
+    plain_pass()  # for buffers, threads and caches
+    times = [plain_pass() for _ in range(_TIMES)]
+    plain = median(times)
+    stages = StageClock(clock)
+    factors, fit_costs = _trial_fit(small, rows, config, stages, plain, clock)
     shown = [seeds[round(i * (len(seeds) - 1) / max(1, _SEEDS - 1))] for i in range(min(_SEEDS, len(seeds)))]
-    seed_factors, report = precondition_seeds(small, factors, shown, probe, replace(config), clock)
-    # A seed's pass goes through the whole graph, its layers are those of the trial alone.
-    pass_s = median(plain) * float(np.mean([len(seed) for seed in shown]))
-    seed_s = max(0.0, clock.seconds["fit: seeds"] / len(shown) - pass_s)
+    seed_factors, report = precondition_seeds(small, factors, shown, rows[: config.probe_rows], config, stages)
+    # The pass of a seed goes through the whole graph, but its products are those of the trial's layers alone.
+    seed_pass = plain * float(np.mean([len(seed) for seed in shown]))
+    seed_products = max(0.0, stages.seconds["fit: seeds"] / len(shown) - seed_pass)
     many = [_repeated(f, len(seeds)) for f in seed_factors]
-    sweep = make_influence_pass(small, many, config, clock, factors)
-    sweep.batch_runner.token_batch_size = token_batch_size
-    sweep.compute(rows[:2])
-    sweep_s = _timed(lambda: sweep.compute(rows), model) / sum(tokens)
+    sweep = make_influence_pass(small, many, config, stages, [f for f in factors if f is not None])
+    sweep.batch_runner.token_batch_size = size
+    sweep.compute(rows[:1])
+    started = clock()
+    sweep.compute(rows)
+    sweep_s = (clock() - started) / n_tokens
     squares, sides, cubes = (_share(model.layers, small.layers, work) for work in (_products, _sides, _cubes))
     return Rates(
-        plain=median(plain),
+        plain=plain,
         factors=fit_costs["factors"] * squares,
         eigenvectors=fit_costs["eigenvectors"] * cubes,
         eigenvalues=fit_costs["eigenvalues"] * squares,
-        seed=seed_s * squares + pass_s,
+        seed=seed_products * squares + seed_pass,
         columns=report.columns / len(shown) * len(model.layers) / len(small.layers),
-        sweep=max(0.0, sweep_s - median(plain)) * sides,
-        spread=(max(plain) - min(plain)) / 2 / median(plain),
-        seconds=time.perf_counter() - begun,
+        sweep=max(0.0, sweep_s - plain) * sides,
+        spread=(max(times) - min(times)) / 2 / plain,
+        seconds=clock() - begun,
     )
 
 
@@ -139,30 +157,27 @@ def representatives(layers: Sequence[Layer]) -> list[Layer]:
     return [layer for layer in layers if layer.name in names]
 
 
-def _typical_batches(examples: Sequence[Example], size: int, model: Model) -> list[Batch]:
-    """Full batches around the median length, as most of a run's are."""
+def _typical_rows(examples: Sequence[Example], size: int, model: Model) -> list[Example]:
+    """The rows of a full batch around the median length, as most batches of a run are."""
     batches = make_batches(examples, size, window=model.window)
-    middle = len(batches) // 2
-    start = max(0, middle - _BATCHES // 2)
-    return batches[start : start + _BATCHES]
+    return [examples[int(row)] for row in batches[len(batches) // 2].rows]
 
 
 def _trial_fit(
-    model: Model, rows: Sequence[Example], config: Config, clock: StageClock, plain: float
+    model: Model, rows: Sequence[Example], config: Config, stages: StageClock, plain: float, clock: Callable[[], float]
 ) -> tuple[Sequence[Factors | None], dict[str, float]]:
     """Fit on a few rows: the factors, and the cost of each part beside the plain pass."""
     costs = dict.fromkeys(("factors", "eigenvectors", "eigenvalues"), 0.0)
     if config.inversion == "identity":
         return [None] * len(model.layers), costs
-    sample = rows[:_FIT_ROWS]
-    n_tokens = sum(map(len, sample))
-    begun = time.perf_counter()
-    factors, _ = fit_curvature(model, sample, np.arange(len(sample), dtype=np.uint64), config, clock)
-    seconds = time.perf_counter() - begun
+    n_tokens = sum(map(len, rows))
+    begun = clock()
+    factors, _ = fit_curvature(model, rows, np.arange(len(rows), dtype=np.uint64), config, stages)
+    seconds = clock() - begun
     for name in ("factors", "eigenvalues"):
-        if (stage := clock.seconds.get(f"fit: {name}")) is not None:
+        if (stage := stages.seconds.get(f"fit: {name}")) is not None:
             costs[name] = max(0.0, stage / n_tokens - plain)
-    costs["eigenvectors"] = seconds - sum(s for name, s in clock.seconds.items() if name.startswith("fit: "))
+    costs["eigenvectors"] = seconds - sum(s for name, s in stages.seconds.items() if name.startswith("fit: "))
     return factors, costs
 
 
@@ -180,14 +195,6 @@ def _repeated(factors: SeedFactors, n_seeds: int) -> SeedFactors:
 
 def _nothing(*_: object) -> None:
     """The sink of a plain pass."""
-
-
-def _timed(work: Callable[[], object], model: Model) -> float:
-    begun = time.perf_counter()
-    work()
-    if model.device.type == "cuda":
-        torch.cuda.synchronize(model.device)
-    return time.perf_counter() - begun
 
 
 def _share(layers: Sequence[Layer], some: Sequence[Layer], work: Callable[[Layer], int]) -> float:
