@@ -274,3 +274,27 @@ def test_number_of_clusters(options, found, limit, clusters):
 def test_numbers_of_clusters_that_cannot_be(options, found, message):
     with pytest.raises(ConfigError, match=message):
         resolve_clusters(Config.build(options), found, Limit("rows", 8))
+
+
+@given(cases(), st.sampled_from(["top", "diverse"]), st.integers(0, 3))
+def test_gumbel_draws_take_the_highest_scores_with_noise(case, method, random_seed):
+    """Inside a cluster, or of all rows with the method top."""
+    pool, limit = case
+    got = chosen_with(pool, limit, method=method, draw="gumbel", random_seed=random_seed)
+    rows = np.flatnonzero(pool.valid)
+    score = np.array([float(pool.score[i]) for i in rows])
+    deviation = math.sqrt(max(0.0, (score * score).sum() / len(score) - score.mean() ** 2)) if len(score) else 0.0
+    hashes = row_hash(xxhash.xxh3_64_intdigest(b"rows", random_seed), rows)
+    uniform_numbers = ((hashes >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52
+    noisy = dict(zip(rows.tolist(), (score / (0.5 * deviation) if deviation > 1e-9 else 0 * score), strict=True))
+    for row, u in zip(rows.tolist(), uniform_numbers.tolist(), strict=True):
+        noisy[row] -= math.log(-math.log(u))
+    clusters = [rows.tolist()] if method == "top" else [[i for i in rows if pool.labels[i] == c] for c in range(5)]
+    chosen_rows = got.rows.tolist()
+    for members in clusters:
+        drawn = [row for row in members if row in chosen_rows]
+        best = sorted(members, key=lambda i: -noisy[i])[: len(drawn)]
+        # Hashes differ, so the sums are equal to their rounding only by a chance of 2^-40.
+        assert sorted(drawn) == sorted(best)
+    if method == "top":
+        assert chosen_rows == plain_prefix(sorted(rows.tolist(), key=lambda i: -noisy[i]), pool, limit)

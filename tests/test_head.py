@@ -8,7 +8,7 @@ import torch
 
 from gdig.model import head
 from gdig.model.batches import make_batches
-from gdig.model.capture import GradientPass
+from gdig.model.capture import GradientPass, HeadCache
 from tests.support.tiny_models import llama, make_examples, wrapped
 
 
@@ -101,7 +101,7 @@ def test_a_second_pass_has_the_labels_of_the_first(monkeypatch):
         passes.run(batch, lambda index, a, d, mask, kept=kept: kept.append(d.clone()))
         seen.append(kept)
     assert len(draws) == 1
-    heads = GradientPass(model, random_seed=3, head_cache_bytes=1 << 20)
+    heads = GradientPass(model, random_seed=3, heads=HeadCache(1 << 20))
     monkeypatch.setattr(
         head.torch.Tensor,
         "log_softmax",

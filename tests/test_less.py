@@ -25,10 +25,11 @@ from gdig.passes import row_pass as stage_rows
 from gdig.passes.adam_pass import AdamFeatures, _Sides
 from gdig.passes.training_checkpoints import learning_rate
 from gdig.run.session import Workspace
+from gdig.selection.best import highest
+from gdig.selection.checkpoint_weights import weights
 from gdig.selection.choose import choose
 from gdig.selection.judge import Judge
 from gdig.selection.method import FinishedSweep
-from gdig.selection.methods.less import best, weights
 from gdig.selection.result import Selection
 from gdig.selection.survey import survey
 from tests.support.project_fixtures import llama_module, read_jsonl, save_model, stages, stored, write_jsonl
@@ -411,4 +412,4 @@ def test_a_sketch_is_what_the_sweep_makes_of_the_same_gradient(project, runs):
 
 def test_the_best_rows_are_in_order_with_ties_by_row():
     score = np.array([0.5, 1.0, -np.inf, 0.5, 0.5, 0.25])
-    assert [best(score, n).tolist() for n in range(6)] == [[], [1], [1, 0], [1, 0, 3], [1, 0, 3, 4], [1, 0, 3, 4, 5]]
+    assert [highest(score, n).tolist() for n in range(6)] == [[], [1], [1, 0], [1, 0, 3], [1, 0, 3, 4], [1, 0, 3, 4, 5]]

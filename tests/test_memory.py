@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,9 +11,10 @@ import torch
 from gdig.config.config import Config
 from gdig.errors import ConfigError, ModelError
 from gdig.influence.seed_factors import precondition_seeds
-from gdig.model import gradient_checkpointing, load, memory
+from gdig.model import batch_size, gradient_checkpointing, load
 from gdig.model.batches import make_batches
 from gdig.model.capture import GradientPass
+from gdig.model.token_memory import TokenMemory
 from gdig.passes.influence_pass import make_influence_pass
 from gdig.progress import Progress
 from tests.support.project_fixtures import save_model
@@ -27,37 +30,80 @@ def swept(model, config):
     return make_influence_pass(model, joined, config, QUIET).compute(POOL)
 
 
-def device(a_token: int, fixed: int, total: int):
-    """A device whose memory grows with the tokens; fails above `total`. Returns trial, used and the sizes tried."""
-    sizes = []
-
-    def trial(batch):
-        sizes.append(batch.input_ids.size)
-        if fixed + a_token * sizes[-1] > total:
-            raise torch.OutOfMemoryError
-
-    return trial, lambda: fixed + a_token * sizes[-1] if sizes else 0, sizes
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
 
-@pytest.mark.parametrize("total", [2**30, 2**33, 2**40])
-def test_the_batch_size_found_fits_and_fills(total):
-    a_token, fixed = 50_000, 2**28
-    trial, used, sizes = device(a_token, fixed, total)
-    found = memory.find_token_batch_size(trial, 60, used=used, total=total)
-    assert found % 1024 == 0 and fixed + a_token * found <= total
-    # 85 % of the memory, less one step of 1,024 tokens; or the most that is of use.
-    assert found == 1 << 17 or fixed + a_token * (found + 1024) > 0.85 * total
-    assert len(sizes) == 2
+@pytest.mark.parametrize("size", [2**24, 2**30, 2**34, 2**40])
+def test_the_largest_batch_fits_and_fills(size):
+    memory = TokenMemory(kept=(900_000, 100_000), work=100_000, head=2**20, head_by_token=0)
+    found = batch_size.largest_batch(memory, size, CUDA)
+    assert found % 256 == 0 and 256 <= found <= batch_size.DEVICE_TOKENS
+    assert found == 256 or memory.of_batch(found) <= size
+    assert found == batch_size.DEVICE_TOKENS or memory.of_batch(found + 256) > size
+    # A pass over the upper layer alone keeps less.
+    upper = batch_size.largest_batch(memory, size, CUDA, lowest_layer=1)
+    assert found == 256 or upper >= min(found * 4, batch_size.DEVICE_TOKENS)
+    assert batch_size.largest_batch(memory, size, CPU) == min(found, batch_size.CPU_TOKENS)
+    assert batch_size.largest_batch(memory, None, CPU) == batch_size.CPU_TOKENS
 
 
-def test_a_trial_that_does_not_fit_leaves_the_least():
-    trial, used, _ = device(10**6, 0, 2 * 10**9)
-    assert memory.find_token_batch_size(trial, 60, used=used, total=2 * 10**9) == 1024
+def test_a_trial_that_takes_more_than_planned_makes_the_batch_smaller():
+    memory, limit = TokenMemory(kept=(10_000,), work=0, head=2**20, head_by_token=0), 2**30
+    planned = batch_size.largest_batch(memory, limit, CUDA)
+    scaled = lambda taken: batch_size.scaled_batch(planned, memory, limit, 2048, taken)  # noqa: E731
+    assert scaled(memory.of_batch(2048)) == scaled(1) == planned
+    twice = scaled(2**20 + 2048 * 20_000)
+    assert 2**20 + twice * 20_000 <= limit < 2**20 + (twice + 256) * 20_000
+    assert scaled(10 * limit) == 256
 
 
-def test_a_number_stays_and_auto_on_the_cpu_needs_no_trial():
-    assert memory.resolve_token_batch_size(77, torch.device("cuda"), pytest.fail, 60) == 77
-    assert memory.resolve_token_batch_size("auto", torch.device("cpu"), pytest.fail, 60) == memory.CPU_TOKENS
+def test_what_the_graph_keeps_is_counted_to_the_byte():
+    """Autograd's hooks see every tensor that a graph keeps. Without numbers, torch takes the attention that keeps its
+    weights: one number a head and pair of tokens more, in the one block whose attention is above the lowest layer."""
+    model, _ = wrapped(llama(), torch.float32)
+    memory = TokenMemory.count(model)
+    length = model.window
+    (batch,) = make_batches(make_examples(1, 1, length, length), 4096)
+    assert batch.input_ids.shape == (1, length)
+    assert memory.kept[0] == -(-_kept_storages(model, batch) // length)
+    assert list(memory.kept) == sorted(memory.kept, reverse=True) and memory.kept[-1] < memory.kept[0] / 2
+    on_meta = replace(model, module=model.module.to("meta"), device=torch.device("meta"))
+    weights = model.module.config.num_attention_heads * length * 4
+    for without, real in zip(TokenMemory.count(on_meta).kept, memory.kept, strict=True):
+        assert 0 <= without - real <= weights
+
+
+def _kept_storages(model, batch) -> int:
+    """Bytes of the storages that the graph of a batch keeps, without the weights and what the head makes."""
+    own = {x.untyped_storage().data_ptr() for x in (*model.module.parameters(), *model.module.buffers())}
+    kept = {}
+
+    def pack(x):
+        if (address := x.untyped_storage().data_ptr()) not in own:
+            kept[address] = x.untyped_storage()
+        return x
+
+    def stop(*_):
+        raise StopIteration
+
+    passes = GradientPass(model)
+    passes._loss = stop
+    with pytest.raises(StopIteration), torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+        passes.run(batch, lambda *_: None)
+    return sum(storage.nbytes() for storage in kept.values()) - _positions_bytes(batch)
+
+
+def _positions_bytes(batch) -> int:
+    """The choice of the labelled positions keeps their numbers."""
+    return batch.targets[0].nbytes
+
+
+def test_a_number_stays_and_auto_on_the_cpu_needs_no_trial(monkeypatch):
+    model, _ = wrapped(llama(), torch.float32)
+    assert batch_size.resolve_token_batch_size(77, model, pytest.fail, 60) == 77
+    assert batch_size.resolve_token_batch_size("auto", model, pytest.fail, 60) == batch_size.CPU_TOKENS
+    monkeypatch.setattr(batch_size, "free_memory", lambda device: 2**22)
+    assert batch_size.resolve_token_batch_size("auto", model, pytest.fail, 60) < batch_size.CPU_TOKENS
     with pytest.raises(ConfigError, match="token_batch_size='much': expected a whole number or auto"):
         Config.build({"token_batch_size": "much"})
     with pytest.raises(ConfigError, match="token_batch_size=0: expected a whole number of at least 1"):

@@ -22,7 +22,7 @@ from gdig.selection.method import FinishedSweep
 from gdig.selection.methods.g2is import components
 from gdig.selection.survey import survey
 from gdig.store.sketches import SketchStore
-from tests.support.plain_methods import plain_self_filter, units
+from tests.support.plain_methods import plain_facility, plain_self_filter, units
 from tests.support.project_fixtures import N_ROWS, read_jsonl, stages, stored, translation_rows, write_jsonl
 from tests.support.swept_run import make_swept
 
@@ -334,3 +334,24 @@ def test_more_neighbours_than_rows(project, swept_copy, method):
     assert len(gdig.select(**project.options(swept_copy, method=method, n_neighbours=59)).rows) == 12
     with pytest.raises(ConfigError, match="n_neighbours=0: expected a whole number of at least 1"):
         Config.build({"n_neighbours": 0})
+
+
+@pytest.mark.parametrize("budget", ["7", "100%", "300t"])
+def test_facility_location_is_the_plain_one(project, swept_copy, budget):
+    result = gdig.select(**project.options(swept_copy, method="facility", n_neighbours=4, budget=budget))
+    sweep = stored(swept_copy)
+    valid = np.flatnonzero(sweep["valid"])
+    near, cosines = _native.neighbours(SketchStore.open(swept_copy / "sweep")._native, 4)
+    numbers = np.full(N_ROWS, -1)
+    numbers[valid] = np.arange(len(valid))
+    rows, gains = plain_facility(numbers[near[valid].astype(np.int64)], cosines[valid], len(valid))
+    held = int(sweep["tokens"].sum()) if budget.endswith("t") else None
+    if held is not None:
+        n = int((np.cumsum(sweep["tokens"][valid[rows]]) <= 300).sum())
+    else:
+        n = min(len(valid), 7 if budget == "7" else N_ROWS)
+    assert result.rows.tolist() == valid[rows[:n]].tolist()
+    # Sums of at most 60 float32 differences, in float64 here and there.
+    assert [column["gain"] for column in result.columns] == pytest.approx(gains[:n], rel=1e-12)
+    share = sum(gains[:n]) / len(valid)
+    assert any(line.startswith(f"the rows cover {share:.1%} of the pool") for line in result.summary)

@@ -10,9 +10,9 @@ from types import ModuleType
 import pytest
 
 import gdig
-
-from gdig.forecast import Forecast
-from gdig.progress import PlannedStage, Progress, duration
+from gdig.forecast import Forecast, PlannedStage
+from gdig.meter import duration
+from gdig.progress import Progress
 
 
 class Terminal(io.StringIO):
@@ -204,7 +204,7 @@ def test_rows_of_other_lengths_than_planned_end_at_the_whole_share() -> None:
         bar.advance(50, tokens=9_000)
     first, second, _ = stream.getvalue().splitlines()
     # 50 rows are left, 4,500 tokens as planned, at 500 tokens/s.
-    assert first == "sweep: 50/100 rows (50 %), 500 tokens/s, 0:09 left; all stages: 67 %, 0:09 left"
+    assert first == "sweep: 50/100 rows (50 %), 500 tokens/s, 0:09 left; all stages: 66 %, 0:09 left"
     assert second == "sweep: 100/100 rows (100 %), 500 tokens/s, 0.0 s left; all stages: 100 %, 0.0 s left"
 
 

@@ -150,6 +150,13 @@ def test_a_pool_without_valid_rows_has_a_judge():
     assert seen.valid == 0 and seen.judge.baselines is not None and seen.judge.baselines.tolist() == [0, 0]
 
 
+def test_a_sweep_without_influence_has_a_judge_without_voters():
+    pool = Pool(np.ones((3, 0), np.float32), *(np.ones(3, t) for t in (np.float32, np.int32, bool, np.uint32)))
+    with on_disk(pool) as (store, _):
+        seen = survey(store, make_judge(store, Config.build({"relative_to": "pool", "votes": "rank"}), Tasks()))
+    assert (seen.valid, seen.voters, seen.judge.baselines) == (3, 0, None)
+
+
 def test_a_judge_measures_from_its_baselines():
     influence = np.array([[1, 2], [3, 4]], np.float32)
     assert Judge("mean").relative(influence).tolist() == [[1, 2], [3, 4]]

@@ -15,6 +15,8 @@ import pytest
 
 import gdig
 from gdig.errors import StoreError
+from gdig.influence.factors import eigenbasis
+from gdig.influence.memory_plan import plan_fit
 from gdig.influence.precondition import SeedPreconditioner
 from gdig.model.capture import GradientPass
 from gdig.run.record import read_record, write_record
@@ -22,7 +24,7 @@ from gdig.run.verify import verify_run
 from gdig.store.resume_file import Pace, ResumeFile
 from gdig.store.tensor_file import read_tensors, write_tensors
 from tests.support.project_fixtures import Command, SignalAt, flags
-from tests.support.torchrun import files_of
+from tests.support.torchrun import files_of, finish_on_ranks, start_ranks
 
 PASS = "gdig.model.capture:GradientPass.run"
 KEEP_ALL = {"GDIG_RESUME_INTERVAL": "0"}
@@ -118,8 +120,8 @@ def test_a_sweep_killed_inside_its_shard_again_and_again_ends_with_the_same_byte
     args = ["sweep", *flags(sweep_options(project, run_path))]
     kept = run_path / "sweep" / "resume" / "00000000.safetensors"
     rows = 0
-    # The first batches are those of the probe rows and of the seeds, which the first start passes. Of the batches before
-    # a kill, two may be in flight and the rows of two more may wait for the writer.
+    # The first batches are those of the probe rows and of the seeds, which the first start passes. Of the batches
+    # before a kill, two may be in flight and the rows of two more may wait for the writer.
     for count in (17, 7, 7):
         command = Command.start(args, tmp_path, environment=KEEP_ALL, signal_at=SignalAt(PASS, count))
         assert command.wait() == -signal.SIGKILL, command.error
@@ -259,9 +261,18 @@ def of_fit(run_path: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("changes", [{}, {"inversion": "kfac", "kfac_approx": "reduce"}], ids=["ekfac", "kfac"])
-def test_a_fit_stopped_at_any_batch_ends_with_the_same_bytes(project, tmp_path, stop_at, keep_all, changes):
+@pytest.mark.parametrize(
+    ("changes", "partitions"),
+    [({}, 1), ({}, 3), ({"inversion": "kfac", "kfac_approx": "reduce"}, 1)],
+    ids=["ekfac", "ekfac in 3 partitions", "kfac"],
+)
+def test_a_fit_stopped_at_any_batch_ends_with_the_same_bytes(
+    project, tmp_path, stop_at, keep_all, monkeypatch, changes, partitions
+):
     """Small batches, so that each of the 8 groups of the sums has several; stopped in both passes, and in the seeds."""
+    if partitions > 1:
+        groups = ((0, 1, 2), (3, 4), (5,))
+        monkeypatch.setattr("gdig.influence.fit.plan_fit", lambda *given: replace(plan_fit(*given), partitions=groups))
     options = fit_options(project, tmp_path / "whole", token_batch_size=64, fit_rows=40, **changes)
     whole_batches = fit_stopped_at(stop_at, None, options)
     options["run_path"] = str(tmp_path / "run")
@@ -270,3 +281,64 @@ def test_a_fit_stopped_at_any_batch_ends_with_the_same_bytes(project, tmp_path, 
     passed.append(fit_stopped_at(stop_at, None, options))
     assert files_of(tmp_path / "run") == files_of(tmp_path / "whole")
     assert sum(passed) <= whole_batches + 4, "what was done was done again"
+
+
+@pytest.mark.distributed
+def test_ranks_killed_inside_fit_and_sweep_end_with_the_bytes_of_one_process(project, tmp_path):
+    """Rank 1 is killed in the first pass of the fit, then rank 0 in the second, then rank 1 in the sweep."""
+    options = sweep_options(project, tmp_path / "alone", token_batch_size=64, fit_rows=40)
+    gdig.sweep(**options)
+    run_path = tmp_path / "run"
+    args = ["sweep", *flags({**options, "run_path": str(run_path)})]
+    left = []
+    for number, (rank, count) in enumerate(((1, 9), (0, 12), (1, 30))):
+        moments = {rank: SignalAt(PASS, count)}
+        ranks = start_ranks(2, args, tmp_path / str(number), environment=KEEP_ALL, signal_at=moments)
+        statuses = [one.wait() for one in ranks]
+        assert statuses[rank] == -signal.SIGKILL and statuses[1 - rank] != 0
+        left.append(sorted({path.name.split("-", 4)[-1][:12] for path in run_path.rglob("resume/rank-*")}))
+    assert left[0] and left[1], "the kills must hit the fit"
+    assert list(run_path.rglob("sweep/resume/*")) != [], "the last kill must hit the sweep"
+    finish_on_ranks(2, args, tmp_path / "last")
+    assert files_of(run_path) == files_of(tmp_path / "alone")
+
+
+@pytest.mark.distributed
+def test_another_number_of_ranks_begins_the_sums_anew_and_says_so(project, tmp_path, stop_at, keep_all, capsys):
+    options = fit_options(project, tmp_path / "run", token_batch_size=64, fit_rows=40)
+    fit_stopped_at(stop_at, 9, options)
+    ranks = start_ranks(2, ["fit", *flags({**options, "quiet": False})], tmp_path / "two")
+    assert [one.wait() for one in ranks] == [0, 0]
+    assert "holds sums of 1 ranks, and now there are 2; the resume files are discarded" in ranks[0].error
+    stop_at(None)
+    gdig.fit(**{**options, "run_path": str(tmp_path / "whole")})
+    assert files_of(tmp_path / "run") == files_of(tmp_path / "whole")
+
+
+def test_a_fit_stopped_between_two_eigendecompositions_does_neither_its_pass_nor_these_again(
+    project, whole, tmp_path, stop_at, keep_all, monkeypatch
+):
+    widths: list[int] = []
+    limit = [4]
+
+    def counted(x, layer):
+        if len(widths) == limit[0]:
+            raise Stop
+        widths.append(len(x))
+        return eigenbasis(x, layer)
+
+    monkeypatch.setattr("gdig.influence.curvature.eigenbasis", counted)
+    options = fit_options(project, tmp_path / "run")
+    batches = stop_at(None)
+    with pytest.raises(Stop):
+        gdig.fit(**options)
+    first_pass = len(batches)
+    limit[0] = 100
+    gdig.fit(**options)
+    # gate and up share their input, so there are 5 matrices a block. One whose partner was missing is done again.
+    assert len(widths) == 10 + 1
+    whole_fit = of_fit(whole)
+    assert files_of(tmp_path / "run") == whole_fit
+    limit[0], n = 100, len(batches)
+    fit_stopped_at(stop_at, None, {**options, "run_path": str(tmp_path / "again")})
+    assert n == len(batches) and first_pass > 0, "a batch was passed twice"

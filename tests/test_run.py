@@ -40,7 +40,12 @@ INPUTS = {
 }
 FILES = {"fit": ("curvature/l", "seeds/l"), "sweep": ("sweep/0",), "cluster": ("clusters/labels/0",), "select": ()}
 FACTS: dict[str, dict[str, Any]] = {
-    "fit": {"seeds": SeedReport((1.0,), 4, 0.99, 0, 0.1, 1.0), "layers": ("l",), "dtype": "torch.float32"},
+    "fit": {
+        "seeds": SeedReport((1.0,), 4, 0.99, 0, 0.1, 1.0),
+        "layers": ("l",),
+        "coverage": 0.6,
+        "dtype": "torch.float32",
+    },
     "sweep": {"rows": 1, "scale": 2.0, "counts": RowCounts(1, 9, 0, 0, 0, 0, 0)},
     "cluster": {"n_clusters": 1},
     "select": {"rows": 1, "output": "o.jsonl"},
@@ -290,8 +295,9 @@ WHOLE = RunRecord(
     versions={"gdig": "1"},
     stages=Stages(
         FitRecord(
-            {"fit_rows": 3}, 1.5, "done", CurvatureReport(3, 40, 0), SeedReport((1.0,), 4, 0.99, 0, math.nan, math.nan),
-            ("a.b", "c"), "torch.float32", ("w",),
+            {"fit_rows": 3}, 1.5, "done", 1024, (2, 1), CurvatureReport(3, 40, 0),
+            SeedReport((1.0,), 4, 0.99, 0, math.nan, math.nan),
+            ("a.b", "c"), "torch.float32", ("w",), 0.625,
         ),
         SweepRecord(
             {"rows_per_shard": 4}, rows=9, seed_health=SeedHealth(9, 0.5, 1.0, math.inf, 2.0),

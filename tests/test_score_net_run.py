@@ -116,6 +116,29 @@ def test_an_interrupted_training_goes_on(run_copy, tmp_path, monkeypatch):
     assert len(steps) == 18, "it is done, and nothing is trained"
 
 
+@pytest.mark.slow
+def test_a_training_is_saved_in_time_whatever_save_steps_says(run_copy, tmp_path, monkeypatch):
+    """Stopped inside an epoch, at a step that no save_steps names."""
+    whole = Path(shutil.copytree(run_copy, tmp_path / "whole"))
+    expected = np.load(score_net(run_path=whole, **QUICK))
+    monkeypatch.setenv("GDIG_RESUME_INTERVAL", "0")
+    shown, steps = over_run._ShowSteps.on_step_end, []
+
+    def step(self, args, state, control, **kwargs):
+        steps.append(state.global_step)
+        if len(steps) == 6:
+            raise Stopped
+        shown(self, args, state, control, **kwargs)
+
+    monkeypatch.setattr(over_run._ShowSteps, "on_step_end", step)
+    with pytest.raises(Stopped):
+        score_net(run_path=run_copy, **QUICK)
+    assert {path.name for path in (run_copy / "score_net").glob("checkpoint-*")} == {"checkpoint-4", "checkpoint-5"}
+    found = np.load(score_net(run_path=run_copy, **QUICK))
+    assert steps == [*range(1, 7), *range(6, 9)]
+    assert (found == expected).all()
+
+
 def test_other_options_start_over(run_copy, monkeypatch, capsys):
     def stop(self, args, state, control, **kwargs):
         raise Stopped

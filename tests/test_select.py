@@ -288,3 +288,23 @@ def test_the_seeds_own_features_are_their_sketches_as_rows_of_a_pool(project, fi
     ratio = stages(finished)["sweep"]["scale"] / stages(tmp_path / "run")["sweep"]["scale"]
     # The pass is float32: of another batch a sum may round otherwise, 2^-24 of its terms a few hundred times.
     assert np.abs(seeds - ratio * as_rows).max() <= 1e-4 * np.abs(seeds).max()
+    # Their influence on one another is that of those rows on the seeds.
+    products = load_file(tmp_path / "run" / "features" / "seeds.safetensors")["influence"]
+    assert np.abs(products - stored(tmp_path / "run")["influence"]).max() <= 1e-4 * np.abs(products).max()
+
+
+def test_turns_by_cosine_need_sketches_in_the_metric_of_the_influence(project, tmp_path):
+    """Rows are the seeds: each seed's best row is itself, though others have longer gradients."""
+    files = {"candidates": (str(project.seeds),), "fit_rows": 4, "method": "round-robin", "relevance": "cosine"}
+    raw = project.options(tmp_path / "raw", **files, budget="5", n_clusters=None)
+    with pytest.raises(GdigError, match="relevance='cosine': expected sketches in the metric of the influence"):
+        gdig.select(**raw)
+    # A damping that outweighs the curvature leaves a metric in which different rows are hardly alike.
+    wide = {"projection_dim": 512, "projection_side": 32, "damping_factor": 100.0, "seed_energy": 1.0}
+    for name, metric in (("fisher", {"sketch_space": "fisher"}), ("identity", {"inversion": "identity"})):
+        options = project.options(tmp_path / name, **{**files, **wide, **metric}, budget="5", n_clusters=None)
+        result = gdig.select(**options)
+        assert [column["for_seed"] for column in result.columns] == [0, 1, 2, 3, 4]
+        assert result.rows.tolist() == [0, 1, 2, 3, 4] and all(column["seed_rank"] == 1 for column in result.columns)
+        # A row's length comes from 512 random columns, of 32 random rows and columns a layer: off by some tenths.
+        assert all(0.5 < column["relevance"] < 2 for column in result.columns)

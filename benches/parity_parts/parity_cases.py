@@ -14,7 +14,8 @@ import torch
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from gdig.data.tokens import IGNORED, Example
-from gdig.model.layers import choose_layers
+from gdig.model.choice import choose_layers
+from gdig.model.trial import try_model
 from tests.support.tiny_models import without_float32_norms
 
 VOCAB = 64
@@ -81,7 +82,8 @@ def make_project(folder: Path, kind: str, rows: int, seeds: int) -> Project:
     """Write a checkpoint, `rows` of a pool and `seeds` into a folder that exists."""
     module = make_module(kind)
     module.save_pretrained(folder / "model")
-    layers = tuple(layer.name for layer in choose_layers(module, None, head=module.lm_head))
+    trial = try_model(module, module.base_model, module.lm_head)
+    layers = tuple(layer.name for layer in choose_layers(module, trial, head=module.lm_head))
     project = Project(kind, folder, make_examples(rows, 1), make_examples(seeds, 2), layers)
     for name, examples in (("pool", project.pool), ("seeds", project.seeds)):
         lines = [json.dumps({"input_ids": e.input_ids.tolist(), "labels": e.labels.tolist()}) for e in examples]

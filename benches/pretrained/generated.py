@@ -54,7 +54,7 @@ class GeneratedPool:
         skills = world.column("seeds", "skill")
         return View(
             s["influence 0.1"].astype(np.float64), np.sqrt(s["square 0.1"]), s["gram 0.1"],
-            signals.unit(s["sketch"][:n]), signals.unit(s["sketch"][n:]),
+            signals.unit(s["sketch"][:n]), np.linalg.norm(s["sketch"][:n], axis=1), signals.unit(s["sketch"][n:]),
             signals.unit(s["hidden"][:n]), signals.unit(s["hidden"][n:]),
             words, s["loss"], np.zeros(len(skills), int), self.skill,
         )  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -20,7 +20,8 @@ class View:
 
     Attributes:
         influence: float64 [N, S]. length: [N], |G| in the norm of H^-1. gram: [S, S], seeds in that metric.
-        sketch: [N, dim] and seed_sketch: [S, dim], at unit length. hidden, seed_hidden: likewise.
+        sketch: [N, dim] and seed_sketch: [S, dim], at unit length. sketch_length: [N], before that.
+        hidden, seed_hidden: at unit length.
         bm25: [N, S]. loss: [N]. task_of_seed: int [S]. source: [N], task names.
     """
 
@@ -28,6 +29,7 @@ class View:
     length: np.ndarray
     gram: np.ndarray
     sketch: np.ndarray
+    sketch_length: np.ndarray
     seed_sketch: np.ndarray
     hidden: np.ndarray
     seed_hidden: np.ndarray
@@ -35,6 +37,7 @@ class View:
     loss: np.ndarray
     task_of_seed: np.ndarray
     source: np.ndarray
+    _labels: dict[tuple[int, int], np.ndarray] = field(default_factory=dict)
 
     @classmethod
     def of(cls, collection: Collection, pool: Pool, influence: str = "influence", square: str = "square") -> View:
@@ -48,6 +51,7 @@ class View:
             np.sqrt(s[square][pool.at]),
             s["gram"][np.ix_(pool.seeds, pool.seeds)],
             unit(s["sketch"][:n][pool.at]),
+            np.linalg.norm(s["sketch"][:n][pool.at], axis=1),
             unit(s["sketch"][n:][pool.seeds]),
             unit(s["hidden"][:n][pool.at]),
             unit(s["hidden"][n:][pool.seeds]),
@@ -73,13 +77,11 @@ class View:
         return (self.hidden @ self.seed_hidden.T).astype(np.float64)
 
     def labels(self, k: int, random_seed: int) -> np.ndarray:
-        """Clusters as gdig makes them for a budget of k rows: k-means of directions, 512 clusters at most."""
-        clusters = min(512, k)
-        return (
-            KMeans(clusters, unit_normalize=True, random_state=random_seed, n_threads=1)
-            .fit_predict(self.sketch)
-            .astype(np.int64)
-        )
+        """Clusters as gdig makes them for a budget of k rows: k-means of directions, 512 clusters at most. int64 [N]"""
+        if (k, random_seed) not in self._labels:
+            kmeans = KMeans(min(512, k), unit_normalize=True, random_state=random_seed, n_threads=1)
+            self._labels[k, random_seed] = kmeans.fit_predict(self.sketch).astype(np.int64)
+        return self._labels[k, random_seed]
 
 
 Rule = Callable[[View, int, int], np.ndarray]
@@ -182,6 +184,77 @@ def best(score: Callable[[View], np.ndarray]) -> Rule:
     return lambda view, k, random_seed: top(score(view), k)
 
 
+def filtered(order: Rule, max_similarity: float = 0.98) -> Rule:
+    """The rule's rows in its order, less those near to one that is taken (DEITA, arXiv 2312.15685)."""
+
+    def rule(view: View, k: int, random_seed: int) -> np.ndarray:
+        rows = np.asarray(order(view, len(view.loss), random_seed))
+        taken: list[int] = []
+        for row in rows:
+            if len(taken) < k and (not taken or (view.sketch[taken] @ view.sketch[row]).max() <= max_similarity):
+                taken.append(int(row))
+        rest = rows[~np.isin(rows, taken)]
+        return np.array([*taken, *rest[: k - len(taken)]])
+
+    return rule
+
+
+def discounted(score: Callable[[View], np.ndarray], discount: float) -> Rule:
+    """Best first, where the r-th row of a cluster (by score, from 1) loses discount * log2(r)."""
+
+    def rule(view: View, k: int, random_seed: int) -> np.ndarray:
+        labels, x = view.labels(k, random_seed), score(view)
+        order = np.argsort(-x, kind="stable")
+        place, seen = np.zeros(len(x)), dict.fromkeys(np.unique(labels).tolist(), 0)
+        for row in order:
+            seen[labels[row]] += 1
+            place[row] = seen[labels[row]]
+        return top(x - discount * np.log2(place), k)
+
+    return rule
+
+
+def turns_in_clusters(x: Callable[[View], np.ndarray], discount: float) -> Rule:
+    """Seeds take turns; a row loses discount * log2(1 + n) where n rows of its cluster are taken."""
+
+    def rule(view: View, k: int, random_seed: int) -> np.ndarray:
+        own, labels = x(view), view.labels(k, random_seed)
+        counts, free, chosen = np.zeros(labels.max() + 1), np.ones(len(own), bool), []
+        seeds = _in_turn(view.task_of_seed)
+        for turn in range(k):
+            value = own[:, seeds[turn % len(seeds)]] - discount * np.log2(1 + counts[labels])
+            row = int(np.argmax(np.where(free, value, -np.inf)))
+            free[row] = False
+            counts[labels[row]] += 1
+            chosen.append(row)
+        return np.array(chosen)
+
+    return rule
+
+
+def _in_turn(tasks: np.ndarray) -> list[int]:
+    """Seeds in the order of their turns: tasks take turns, and the seeds of a task inside them."""
+    groups = [np.flatnonzero(tasks == task) for task in np.unique(tasks)]
+    turns_of_all = len(groups) * int(np.lcm.reduce([len(group) for group in groups]))
+    return [int(groups[i % len(groups)][i // len(groups) % len(groups[i % len(groups)])]) for i in range(turns_of_all)]
+
+
+def by_mass(score: Callable[[View], np.ndarray], power: float) -> Rule:
+    """Clusters share the budget in proportion to the sum of max(score, 0)^power over their rows; best rows first."""
+
+    def rule(view: View, k: int, random_seed: int) -> np.ndarray:
+        labels, x = view.labels(k, random_seed), score(view)
+        mass = np.bincount(labels, np.maximum(x, 0) ** power)
+        place = np.zeros(len(x))
+        for label in np.unique(labels):
+            own = np.flatnonzero(labels == label)
+            own = own[np.argsort(-x[own], kind="stable")]
+            place[own] = (np.arange(len(own)) + 0.5) / max(mass[label], 1e-12)
+        return np.lexsort((-x, np.where(x > 0, place, np.inf)))[:k]
+
+    return rule
+
+
 def votes(x: Callable[[View], np.ndarray], tau: float, reach: float = 1.0) -> Rule:
     """gdig with the votes x > 0; tau falls to what `reach` times the budget needs."""
 
@@ -226,6 +299,28 @@ def _relative_scaled(view: View) -> np.ndarray:
     """As relative cosines, with the root mean square of a row's influences in place of the row's length."""
     rms = np.sqrt((view.influence**2).mean(1, keepdims=True))
     return relative(view.influence / np.maximum(rms, 1e-30))
+
+
+def _score(view: View) -> np.ndarray:
+    """Mean relative cosine, in standard deviations over the pool's rows."""
+    x = _relative_cosine(view).mean(1)
+    return x / x.std()
+
+
+def blend(x: np.ndarray) -> np.ndarray:
+    """A seed's own relative view of each row, and that of all seeds together, in equal measure. [N, S]"""
+    own = relative(x)
+    shared = own.mean(1)
+    return own + (shared / shared.std())[:, None]
+
+
+def _blend(view: View) -> np.ndarray:
+    return blend(view.cosine)
+
+
+def per_length(view: View) -> np.ndarray:
+    """Influence by the length of the row's sketch, which every sweep keeps. [N, S]"""
+    return view.influence / np.maximum(view.sketch_length, 1e-30)[:, None]
 
 
 def _half_length(view: View) -> np.ndarray:
@@ -273,5 +368,24 @@ RULES: dict[str, Rule] = {
     "relative cosine, clusters of 4 budgets": shortlist(lambda view: _relative_cosine(view).mean(1), 4),
     "half length, clusters of 2 budgets": shortlist(lambda view: _half_length(view).mean(1), 2),
     "mean rank, clusters of 2 budgets": shortlist(lambda view: ranks(view.influence).mean(1), 2),
+    "relative cosine, filtered": filtered(best(lambda view: _relative_cosine(view).mean(1))),
+    "cosine, by turns, filtered": filtered(turns(lambda view: view.cosine)),
+    "RDS+, filtered": filtered(turns(lambda view: view.hidden_cosine)),
+    "relative cosine, discount 0.25": discounted(_score, 0.25),
+    "relative cosine, discount 0.5": discounted(_score, 0.5),
+    "relative cosine, discount 1": discounted(_score, 1.0),
+    "relative cosine, by mass": by_mass(_score, 1),
+    "relative cosine, by squared mass": by_mass(_score, 2),
+    "relative cosine, by cubed mass": by_mass(_score, 3),
+    "relative cosine, by turns": turns(_relative_cosine),
+    "blended cosine, by turns": turns(_blend),
+    "cosine, by turns, clusters 0.5": turns_in_clusters(_relative_cosine, 0.5),
+    "blended cosine, by turns, clusters 0.5": turns_in_clusters(_blend, 0.5),
+    "blended cosine, by turns, no repeats": filtered(turns(_blend), 0.9999),
+    "RDS+, no repeats": filtered(turns(lambda view: view.hidden_cosine), 0.9999),
+    "per length, by turns": turns(per_length),
+    "per length, blended, by turns": turns(lambda view: blend(per_length(view))),
+    "per length, blended, by turns, no repeats": filtered(turns(lambda view: blend(per_length(view))), 0.9999),
+    "top, relative per length": best(lambda view: relative(per_length(view)).mean(1)),
 }
 """Rules by name: the baselines first, then the candidates for the default."""

@@ -11,27 +11,33 @@ from benches.shared.tables import markdown
 SHOWN = (
     "random",
     "diverse",
-    "loss",
     "BM25, by turns",
-    "sketch cosine, by turns",
     "RDS+",
     "gdig, the default",
     "top, mean",
     "cosine, by turns",
-    "relative votes",
-    "relative cosine votes",
-    "relative cosine, clusters of 2 budgets",
+    "top, relative cosine",
+    "blended cosine, by turns, no repeats",
+    "per length, blended, by turns, no repeats",
 )
-"""The rules that are trained on first."""
+"""The rules that are trained on first, at every budget."""
 LATER = (
+    "loss",
+    "per length, by turns",
+    "top, relative per length",
+    "relative cosine votes",
+    "sketch cosine, by turns",
+    "relative votes",
+    "relative cosine, discount 0.5",
+    "relative cosine, by squared mass",
     "random, balanced by source",
     "gdig, tau 1",
     "top, steady",
     "bids",
     "gist",
-    "top, relative cosine",
-    "relative scaled votes",
-    "relative cosine votes, twice the budget",
+    "RDS+, no repeats",
+    "blended cosine, by turns, clusters 0.5",
+    "relative cosine, clusters of 1.5 budgets",
 )
 """The rules that are trained on last; the record has what all rules choose."""
 RESAMPLES = 2000

@@ -23,7 +23,7 @@ class Recipe:
     """
 
     steps: int = 10
-    batch_size: int = 10
+    batch_size: int = 8
     learning_rate: float = 2e-3
     rank: int = 8
 
@@ -58,7 +58,7 @@ class Trainer:
         for step, chosen in enumerate(np.split(order, recipe.steps)):
             optimizer.param_groups[0]["lr"] = recipe.learning_rate * (1 - step / recipe.steps)
             optimizer.zero_grad(set_to_none=True)
-            for batch in make_batches([self.examples[i] for i in chosen], 512):  # short and long rows apart: few pads
+            for batch in make_batches([self.examples[i] for i in chosen], 1024):  # short and long rows apart: few pads
                 (self._losses(batch).sum() / recipe.batch_size).backward()
             torch.nn.utils.clip_grad_norm_([p for _, p in self._trained], 1.0)
             optimizer.step()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-# How many numbers of per-example gradients exist at once: 2^22 float32 are 16 MiB, which last-level caches hold.
-_ELEMENTS = 1 << 22
+import torch
+
 # Bands of a symmetric product: 4 save three eighths of the work; more bands make thin products.
 _BANDS = 4
 _LEAST_BAND = 64
@@ -46,14 +46,10 @@ def _mirrored(square):
 
 
 def squared_gradients(a, d, examples, out) -> None:
-    """Add the elementwise square of each example's gradient to out, some examples at a time."""
+    """Add the elementwise square of each example's gradient to out, one example at a time."""
     a, d = a.to(out.dtype), d.to(out.dtype)
-    step = max(1, _ELEMENTS // out.numel())
-    if examples.uniform is not None:
-        shape = (len(examples), examples.uniform)
-        a, d = a.unflatten(0, shape), d.unflatten(0, shape)
-        for i in range(0, len(examples), step):
-            out += (d[i : i + step].transpose(1, 2) @ a[i : i + step]).square_().sum(0)
-        return
+    # All memory is allocated before the first write, so a batch that runs out of memory has added nothing.
+    gradient = torch.empty_like(out)
     for i, j in pairwise(examples.bounds):
-        out += (d[i:j].T @ a[i:j]).square_()
+        torch.mm(d[i:j].T, a[i:j], out=gradient)
+        out.addcmul_(gradient, gradient)

@@ -15,7 +15,9 @@ __all__ = [
     "best_rows",
     "bids",
     "draw_rows",
+    "facility",
     "g2is",
+    "gist_scores",
     "kernels",
     "kmeans_fit",
     "kmeans_predict",
@@ -27,6 +29,7 @@ __all__ = [
     "read_tensors",
     "resample",
     "resample_files",
+    "round_robin",
     "row_columns",
     "row_hash",
     "sample_rows",
@@ -180,7 +183,9 @@ def row_hash(random_seed: int, rows: NDArray[np.int64]) -> NDArray[np.uint64]: .
 def seed_means(store: Store) -> NDArray[np.float64]: ...
 def vote_cuts(store: Store, most: int, tasks: NDArray[np.int64] | None = None) -> NDArray[np.float64]: ...
 def least_score(store: Store, judge: _Judge, limit: _Limit) -> float: ...
-def survey(store: Store, judge: _Judge) -> tuple[int, int, NDArray[np.uint64], NDArray[np.uint64], int, float]: ...
+def survey(
+    store: Store, judge: _Judge
+) -> tuple[int, int, NDArray[np.uint64], NDArray[np.uint64], int, float, float]: ...
 def best_rows(store: Store, judge: _Judge | None, limit: _Limit) -> NDArray[np.int64]: ...
 def draw_rows(
     store: Store,
@@ -189,7 +194,8 @@ def draw_rows(
     *,
     least_votes: int,
     least_score: float,
-    by_score: bool,
+    order: str,
+    scale: float,
     quotas: str,
     limit: _Limit,
     random_seed: int,
@@ -203,6 +209,25 @@ def bids(
     valid: NDArray[np.uint8] | None = None,
     n_threads: int = 0,
 ) -> tuple[NDArray[np.int64], NDArray[np.uint32], NDArray[np.float64], int]: ...
+def round_robin(
+    matrix: Store | NDArray[np.float32],
+    tasks: list[list[int]],
+    budget: int,
+    *,
+    valid: NDArray[np.uint8] | None = None,
+    make: Callable[[int], NDArray[np.float32]] | None = None,
+    n_threads: int = 0,
+) -> tuple[NDArray[np.int64], NDArray[np.uint32], NDArray[np.uint64], NDArray[np.float32], int]: ...
+def gist_scores(
+    influence: Store | NDArray[np.float32],
+    projection: NDArray[np.float64],
+    directions: NDArray[np.float64],
+    valid: NDArray[np.uint8] | None = None,
+    n_threads: int = 0,
+) -> tuple[NDArray[np.float64], NDArray[np.uint32]]: ...
+def facility(
+    neighbours: NDArray[np.uint32], cosines: NDArray[np.float32], valid: NDArray[np.uint8], budget: int
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]: ...
 def tagcos(
     store: Store,
     labels: str | PathLike[str],

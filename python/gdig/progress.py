@@ -15,8 +15,7 @@ from contextlib import contextmanager
 from typing import Any, Protocol, TextIO
 
 from gdig.forecast import Forecast, PlannedStage
-
-__all__ = ["Bar", "PlannedStage", "Progress", "WarningsOnly", "duration"]
+from gdig.meter import Meter, duration
 
 _FIRST_LINE_S = 1.0
 """A stage that ends within this time prints no line before its last one."""
@@ -115,7 +114,7 @@ class Progress:
         if self._quiet:
             yield _SilentBar()
             return
-        meter = _Meter(self._clock, *self._begin(name), total, unit, done)
+        meter = Meter(self._clock, *self._begin(name), total, unit, done)
         if self._in_notebook or self._in_terminal:
             bar = _TqdmBar(self._in_notebook, self._stream, name, meter)
             self._open_bars += 1
@@ -151,94 +150,10 @@ class _SilentBar:
         pass
 
 
-class _Meter:
-    """Counts the units and tokens of a stage, and measures its speed.
-
-    Args:
-        clock: seconds.
-        forecast: of all stages.
-        planned: the plan of this stage, where there is one.
-        total: units in all; None if that is not known.
-        unit: plural of what is counted.
-        done: units that an earlier start finished.
-    """
-
-    def __init__(
-        self,
-        clock: Callable[[], float],
-        forecast: Forecast,
-        planned: PlannedStage | None,
-        total: int | None,
-        unit: str,
-        done: int,
-    ) -> None:
-        self._clock, self._forecast, self._planned = clock, forecast, planned
-        self.total, self.unit = total, unit
-        self.done = self.skipped = done
-        self.tokens = 0
-        self._tokens_skipped = done * self._mean
-        self._start = clock()
-
-    @property
-    def _mean(self) -> float:
-        """Expected tokens a unit."""
-        return self._planned.tokens / self._planned.units if self._planned and self._planned.units else 0.0
-
-    def advance(self, k: int, tokens: int) -> None:
-        self.done += k
-        self.tokens += tokens
-        self._tell()
-
-    def skip(self, k: int, tokens: int) -> None:
-        self.done += k
-        self.skipped += k
-        self._tokens_skipped += tokens
-        self._tell()
-
-    def finish(self) -> None:
-        """Count the stage as done, because its block has ended well."""
-        if self._planned:
-            self._forecast.end()
-
-    @property
-    def seconds(self) -> float:
-        return self._clock() - self._start
-
-    def left_s(self) -> float | None:
-        """Seconds left of this stage; None while that is not known."""
-        share, before = self._shares()
-        return self.seconds * (1 - share) / (share - before) if share > before else None
-
-    def rate(self) -> str:
-        """The speed: tokens a second where tokens are counted, or else units a second."""
-        amount, unit = (self.tokens, "tokens") if self.tokens else (self.done - self.skipped, self.unit)
-        return f"{_number(amount / self.seconds)} {unit}/s" if self.seconds > 0 else ""
-
-    def whole_run(self) -> str:
-        """How far all stages are, and the time left of them; nothing without a plan."""
-        left = self._forecast.left_s if self._planned else None
-        return f"all stages: {100 * self._forecast.share:.0f} %, {duration(left)} left" if left is not None else ""
-
-    def _tell(self) -> None:
-        if self._planned:
-            self._forecast.update(*self._shares())
-
-    def _shares(self) -> tuple[float, float]:
-        """The share of the stage that is done, and the share that earlier starts did."""
-        if not self.total:
-            return 0.0, 0.0
-        if not self._mean:
-            return self.done / self.total, self.skipped / self.total
-        # Rows that are left have the expected length; those that are done have their own.
-        passed = self._tokens_skipped + self.tokens
-        expected = passed + max(0, self.total - self.done) * self._mean
-        return (passed / expected, self._tokens_skipped / expected) if expected else (0.0, 0.0)
-
-
 class _TqdmBar:
     """A bar of tqdm. It stays on the screen when the stage ends."""
 
-    def __init__(self, in_notebook: bool, stream: TextIO, name: str, meter: _Meter) -> None:
+    def __init__(self, in_notebook: bool, stream: TextIO, name: str, meter: Meter) -> None:
         # Not before a bar is shown: `gdig --help` has to start fast.
         if in_notebook:
             from tqdm.auto import tqdm
@@ -286,14 +201,14 @@ def _has_width(stream: TextIO) -> bool:
 class _LineBar:
     """Prints a line for the first batch, at most one line every few seconds after it, and one line at the end."""
 
-    def __init__(self, say: Callable[[str], None], clock: Callable[[], float], name: str, meter: _Meter) -> None:
+    def __init__(self, say: Callable[[str], None], clock: Callable[[], float], name: str, meter: Meter) -> None:
         self._say, self._clock, self._name, self._meter = say, clock, name, meter
         self._next_line = clock() + _FIRST_LINE_S
 
     def advance(self, k: int, note: str = "", *, tokens: int = 0) -> None:
         meter = self._meter
         meter.advance(k, tokens)
-        if self._clock() < self._next_line:
+        if self._clock() < self._next_line or meter.done == meter.skipped:
             return
         self._next_line = self._clock() + _LINE_INTERVAL_S
         text = f"{self._name}: {meter.done}"
@@ -317,18 +232,3 @@ class _LineBar:
         if meter.done > meter.skipped and seconds >= 1:
             text += f" ({meter.rate()})"
         self._say(text)
-
-
-def duration(seconds: float) -> str:
-    """Write a span of time as people do: "0.4 s", "0:12", "1:02:03", "2 d 03:04:05"."""
-    if seconds < 1:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    days, hours, minutes, rest = whole // 86_400, whole // 3600 % 24, whole // 60 % 60, whole % 60
-    if days:
-        return f"{days} d {hours:02}:{minutes:02}:{rest:02}"
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
-
-
-def _number(rate: float) -> str:
-    return f"{rate:.0f}" if rate >= 10 else f"{rate:.2g}"

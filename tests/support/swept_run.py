@@ -47,13 +47,15 @@ def make_swept(options: dict[str, Any]) -> Path:
         }
         losses = tuple(rng.uniform(1, 5, n_seeds))
         with work.run.running("fit"):
-            work.run.update("fit", seeds=SeedReport(losses, 1, 1.0, 0, 0.0, 1.0), layers=(), dtype="torch.float32")
+            report = SeedReport(losses, 1, 1.0, 0, 0.0, 1.0)
+            work.run.update("fit", seeds=report, layers=(), dtype="torch.float32", coverage=1.0)
         with work.run.running("sweep"):
             work.run.update("sweep", rows=n, scale=1.0, token_batch_size=512)
             store = open_or_create(work.layout.sweep, work)
             for shard in store.missing(n):
                 rows = slice(shard * store.rows_per_shard, (shard + 1) * store.rows_per_shard)
                 store.write_shard(shard, {name: column[rows] for name, column in columns.items()})
-            write_tensors(work.layout.seed_sketches, {"sketch": sketches(n_seeds)})
+            of_seeds = sketches(n_seeds)
+            write_tensors(work.layout.seed_sketches, {"sketch": of_seeds, "influence": of_seeds @ of_seeds.T})
             assert sweep_stage(work), "all shards are there"
         return work.path

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import gdig
-from tests.support.project_fixtures import Command
+from tests.support.project_fixtures import Command, SignalAt
 
 PACKAGE = Path(gdig.__file__).parent
 
@@ -74,19 +74,34 @@ def free_port() -> int:
         return free.getsockname()[1]
 
 
-def start_ranks(n: int, args: list[str], folder: Path, *, nodes: int = 1) -> list[Command]:
-    """Start `gdig ARGS` on n ranks in the environment that torchrun makes, without the seconds that each of torchrun's
-    processes takes to import torch."""
+def start_ranks(
+    n: int,
+    args: list[str],
+    folder: Path,
+    *,
+    nodes: int = 1,
+    environment: dict[str, str] | None = None,
+    signal_at: dict[int, SignalAt] | None = None,
+) -> list[Command]:
+    """Start `gdig ARGS` on n ranks in the environment that torchrun makes.
+
+    Without torchrun, and without the seconds that each of its processes takes to import torch. `signal_at` has the
+    moments at which ranks get a signal.
+    """
     common = {"WORLD_SIZE": n, "LOCAL_WORLD_SIZE": n // nodes, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
     ranks = []
     for rank in range(n):
-        environment = {**common, "RANK": rank, "LOCAL_RANK": rank % (n // nodes)}
-        texts = {name: str(value) for name, value in environment.items()}
-        ranks.append(Command.start(args, folder / f"rank{rank}", environment=texts))
+        of_rank = {**common, "RANK": rank, "LOCAL_RANK": rank % (n // nodes)}
+        texts = {name: str(value) for name, value in of_rank.items()} | (environment or {})
+        moment = (signal_at or {}).get(rank)
+        ranks.append(Command.start(args, folder / f"rank{rank}", environment=texts, signal_at=moment))
     return ranks
 
 
 def finish_on_ranks(n: int, args: list[str], folder: Path, *, nodes: int = 1) -> None:
-    """Run `gdig ARGS` on n ranks, and assert that all end well and say nothing."""
+    """Run `gdig ARGS` on n ranks, and assert that all end well and say nothing.
+
+    For a run that goes on after a failure. torchrun itself starts the runs that fail.
+    """
     ranks = start_ranks(n, args, folder, nodes=nodes)
     assert [(rank.wait(), rank.error) for rank in ranks] == [(0, "")] * n

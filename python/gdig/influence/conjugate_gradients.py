@@ -27,7 +27,7 @@ from gdig.influence.factors import Factors
 from gdig.influence.gauss_newton import GaussNewton, Vector
 from gdig.influence.inverse import Inverse, damping
 from gdig.model.causal_model import Model
-from gdig.model.memory import free_memory
+from gdig.model.free_memory import free_memory
 from gdig.progress import Bar
 
 _MAX_SEEDS = 16

@@ -12,8 +12,10 @@ eigenvalues by L = (1/N) sum_e (Q_S^T G_e Q_A)^2, elementwise. L takes a second 
 
 from __future__ import annotations
 
+import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -26,22 +28,22 @@ from gdig.distributed.tensors import Exchange
 from gdig.errors import ModelError
 from gdig.influence.curvature_resume import CurvatureResume
 from gdig.influence.factors import Factors, eigenbasis
+from gdig.influence.memory_plan import MemoryPlan, plan_fit
 from gdig.influence.sample_sums import SampleSums
+from gdig.model.batch_runner import BatchRunner
 from gdig.model.batches import Batch, make_batches
-from gdig.model.capture import GradientPass, Sink
+from gdig.model.capture import GradientPass, HeadCache, Sink
 from gdig.model.causal_model import Model
 from gdig.model.host_copy import HostCopy
 from gdig.model.layers import Layer
-from gdig.model.memory import BatchRunner, resolve_token_batch_size, typical_length
 from gdig.model.precision import float32_products
 from gdig.progress import Progress
 from gdig.run.record import CurvatureReport
 
-_HEAD_CACHE_BYTES = 1 << 30
-"""Most memory for results of the head that the second pass takes from the first."""
-
 Pairs = list[tuple[torch.Tensor, torch.Tensor]]
 """For each layer a matrix [J, J] of its inputs and a matrix [O, O] of its output gradients."""
+Totals = dict[tuple[int, int], torch.Tensor | None]
+"""Totals of A by (layer, 0) and of S by (layer, 1), on the CPU; None where another rank owns them."""
 
 
 def fit_curvature(
@@ -53,76 +55,249 @@ def fit_curvature(
     ranks: Ranks | None = None,
     resume: CurvatureResume | None = None,
 ) -> tuple[list[Factors], CurvatureReport]:
-    """Fit the factors of every layer of the model on `examples`.
+    """Fit the factors of every layer of the model on `examples`, in the partitions that the memory asks for.
+
+    Args: see `CurvatureFit`.
+
+    Returns:
+        The factors of the layers that this rank owns (`Ranks.owners`), in order. One rank alone owns all layers.
+        What the sample held.
+
+    Raises:
+        ModelError: if no example has a finite loss, or if a sum is not finite; the message names the layer.
+    """
+    ranks = ranks or Ranks()
+    plan = plan_fit(model, examples, config, ranks)
+    fit = CurvatureFit(model, examples, keys, config, progress, ranks, plan, resume)
+    factors: dict[int, Factors] = {}
+    for partition in plan.partitions:
+        factors |= fit.run(partition)
+    assert fit.report is not None
+    return [factors[index] for index in sorted(factors)], fit.report
+
+
+class CurvatureFit:
+    """Fits the curvature of a model's layers on one sample, some layers at a time.
 
     Args:
         model: the frozen model.
         examples: the sample.
         keys: uint64 [len(examples)], the row of each example in the pool. It names the example's stream of drawn
             labels.
-        config: inversion, kfac_approx, use_empirical_fisher, loss_reduction, token_batch_size, random_seed.
+        config: inversion, kfac_approx, use_empirical_fisher, loss_reduction, matmul_precision, random_seed.
         progress: shows the bars.
-        ranks: the ranks that share the fit. All of them call this function with the same arguments.
+        ranks: the ranks that share the fit. All of them make the same calls with the same arguments.
+        plan: of the memory, the same on all ranks (`plan_fit`).
         resume: has what an earlier start has done, and keeps what this start does; None keeps nothing.
 
-    Returns:
-        The factors of the layers that this rank owns (`Ranks.owners`), in order. One rank alone owns all layers.
-        The number of examples and tokens in the factors, and of examples whose loss is not finite.
-
-    Raises:
-        ModelError: if no example has a finite loss, or if a sum is not finite; the message names the layer.
+    Attributes:
+        report: the number of examples and tokens in the factors, and of examples whose loss is not finite; None before
+            the first `run`.
     """
-    ranks = ranks or Ranks()
-    random_seed = None if config.use_empirical_fisher else config.random_seed
-    corrects = config.inversion in ("ekfac", "cg")
-    gradients = GradientPass(
-        model, config.loss_reduction, random_seed, head_cache_bytes=_HEAD_CACHE_BYTES if corrects else 0
-    )
-    size = resolve_token_batch_size(
-        config.token_batch_size,
-        model.device,
-        lambda batch: gradients.run(batch, lambda *_: None),
-        typical_length(examples),
-    )
-    size = ranks.gather(size)[0]  # all ranks make the same batches
-    batches = make_batches(examples, size, keys=keys, window=model.window)
-    batch_runner: BatchRunner = BatchRunner(size, model.device, progress, model.save_memory)
-    exchange = Exchange(ranks, model.device)
-    sums_resume = (resume or CurvatureResume()).of_batches(batches, size, model, config, ranks)
-    sample = SampleSums(batches, len(examples), batch_runner, progress, ranks, exchange, sums_resume)
-    owners = ranks.owners(len(model.layers))
-    own_layers = [index for index, owner in enumerate(owners) if owner == ranks.rank]
-    reduce = config.kfac_approx == "reduce"
-    sums = _zeros(model)
 
-    def add_moments(batch: Batch, added: set) -> HostCopy:
-        with float32_products(config.matmul_precision):
-            return HostCopy([gradients.run(batch, _moments_sink(batch, model.layers, sums, reduce, added))])
+    def __init__(
+        self,
+        model: Model,
+        examples: Sequence[Example],
+        keys: np.ndarray,
+        config: Config,
+        progress: Progress,
+        ranks: Ranks,
+        plan: MemoryPlan,
+        resume: CurvatureResume | None = None,
+    ) -> None:
+        self._model, self._config, self._progress, self._ranks, self._plan = model, config, progress, ranks, plan
+        self._corrects = config.inversion in ("ekfac", "cg")
+        self._reduce = config.kfac_approx == "reduce"
+        self._lengths = np.array([len(example.input_ids) for example in examples])
+        self._heads = HeadCache(plan.head_cache if self._corrects or len(plan.partitions) > 1 else 0)
+        self._batches = make_batches(examples, plan.token_batch_size, keys=keys, window=model.window)
+        self._batch_runner: BatchRunner = BatchRunner(plan.token_batch_size, model.device, progress, model.save_memory)
+        self._exchange = Exchange(ranks, model.device)
+        self._all_resume = resume or CurvatureResume()
+        self.report: CurvatureReport | None = None
 
-    flat_sums = [side for pair in sums for side in pair]
-    flat_owners = [owner for owner in owners for _ in range(2)]
-    finite, totals = sample.sum("fit: factors", add_moments, flat_sums, flat_owners)
-    lengths = np.array([len(example.input_ids) for example in examples])
-    report = CurvatureReport(int(finite.sum()), int(lengths[finite].sum()), int((~finite).sum()))
-    if report.examples == 0:
-        raise ModelError(
-            f"fit: expected rows with a finite loss, but none of the {len(examples)} rows of the sample has one; "
-            "check the model's weights"
+    def run(self, partition: Sequence[int]) -> dict[int, Factors]:
+        """Fit some layers: the indices of all layers of the model, or of one partition of them.
+
+        Returns:
+            The factors of those layers that this rank owns (`Ranks.owners`), by index.
+
+        Raises:
+            ModelError: if no example has a finite loss, or if a sum is not finite; the message names the layer.
+        """
+        layers = [self._model.layers[index] for index in partition]
+        owners = [self._ranks.owners(len(self._model.layers))[index] for index in partition]
+        own = [number for number, owner in enumerate(owners) if owner == self._ranks.rank]
+        self._resume = self._all_resume.of_partition(
+            self._batches,
+            self._plan.token_batch_size,
+            self._model,
+            self._config,
+            self._ranks,
+            [layer.name for layer in layers],
         )
-    factors = _factorise(model, own_layers, totals, report, reduce)
-    if corrects:
-        ranks.gather(None)  # the ranks end their eigenvectors at different times; an exchange of tensors has a limit
-        _share_eigenvectors(factors, sums, owners, ranks.rank, exchange)
-        squares = [torch.zeros(len(s), len(a), dtype=a.dtype, device=a.device) for a, s in sums]
+        began = time.monotonic()
+        factors = self._factors(layers, owners, own, partition)
+        if self._corrects:
+            self._keep(began)
+            self._correct(layers, owners, own, partition, factors)
+        return {partition[number]: factors[number] for number in own}
 
-        def add_squares(batch: Batch, added: set) -> HostCopy:
+    def _factors(
+        self, layers: Sequence[Layer], owners: Sequence[int], own: Sequence[int], partition: Sequence[int]
+    ) -> dict[int, Factors]:
+        """The first pass: the sums of A and S; then their eigenvectors."""
+        kept = {number: f for number in own if (f := self._resume.load(layers[number])) is not None}
+        counts = max(((f.examples, f.tokens) for f in kept.values()), default=(0, 0))
+        by_rank = self._ranks.gather([len(kept) == len(own), *counts])
+        if all(complete for complete, _, _ in by_rank):
+            _, n_examples, n_tokens = max(by_rank)  # a rank without layers has no counts
+            self.report = CurvatureReport(n_examples, n_tokens, len(self._lengths) - n_examples)
+            return kept
+        finite, totals = self._sum_moments(layers, owners, partition)
+        self.report = CurvatureReport(int(finite.sum()), int(self._lengths[finite].sum()), int((~finite).sum()))
+        if self.report.examples == 0:
+            raise ModelError(
+                f"fit: expected rows with a finite loss, but none of the {len(finite)} rows of the sample has one; "
+                "check the model's weights"
+            )
+        return self._factorise(layers, own, totals, kept)
+
+    def _factorise(
+        self, layers: Sequence[Layer], own: Sequence[int], totals: Totals, kept: dict[int, Factors]
+    ) -> dict[int, Factors]:
+        """Make the factors of this rank's layers from the totals of A and S, which are dropped one by one.
+
+        Layers with one input share its eigenvectors. `kept` has the factors of an earlier start.
+        """
+        assert self.report is not None
+        report = self.report
+        count = report.examples if self._reduce else report.tokens
+        factors: dict[int, Factors] = {}
+        inputs: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+        for number in own:
+            layer, f = layers[number], kept.get(number)
+            total_a, total_s = totals.pop((number, 0), None), totals.pop((number, 1))
+            if f is None:
+                if layer.input_name not in inputs:
+                    inputs[layer.input_name] = eigenbasis(_mean(total_a, count, layer.device), layer.name)
+                q_a, l_a = inputs[layer.input_name]
+                q_s, l_s = eigenbasis(_mean(total_s, count, layer.device), layer.name)
+                f = Factors(q_a, q_s, l_a, l_s, None, report.tokens, report.examples, self._reduce)
+                self._resume.keep(layer, f)
+            inputs.setdefault(layer.input_name, (f.q_a, f.l_a))
+            factors[number] = f
+        return factors
+
+    def _keep(self, began: float) -> None:
+        """Keep the factors of all ranks, if the second pass is expected to end after a file is due.
+
+        The second pass is expected to take as long as the partition took since `began`. The ranks end their
+        eigenvectors at different times; they wait here, because an exchange of tensors has a limit.
+        """
+        if self._ranks.gather(self._resume.due(ahead_s=time.monotonic() - began))[0]:
+            self._resume.save()
+            self._ranks.gather(None)  # until all ranks have their factors, a start needs the sums
+            self._resume.sums.forget()
+
+    def _sum_moments(
+        self, layers: Sequence[Layer], owners: Sequence[int], partition: Sequence[int]
+    ) -> tuple[np.ndarray, Totals]:
+        """Which examples have a finite loss, and the totals of A and S. The sums are gone after it."""
+        sums = _zeros(self._model, layers)
+        places = _totals_needed(layers, owners)
+
+        def sink(batch: Batch, added: set) -> Sink:
+            return _moments_sink(batch, layers, sums, self._reduce, added)
+
+        flat_sums = [sums[number][side] for number, side in places]
+        finite, totals = self._pass("factors", partition, sink, flat_sums, [owners[number] for number, _ in places])
+        return finite, dict(zip(places, totals, strict=True))
+
+    def _correct(
+        self,
+        layers: Sequence[Layer],
+        owners: Sequence[int],
+        own: Sequence[int],
+        partition: Sequence[int],
+        factors: dict[int, Factors],
+    ) -> None:
+        """The second pass: EK-FAC's eigenvalues, with the same labels."""
+        bases = self._shared_eigenvectors(layers, owners, factors)
+        squares = [torch.zeros(len(s), len(a), dtype=a.dtype, device=a.device) for a, s in bases]
+
+        def sink(batch: Batch, added: set) -> Sink:
+            return _squares_sink(batch, layers, bases, squares, added)
+
+        _, totals = self._pass("eigenvalues", partition, sink, squares, owners)
+        assert self.report is not None
+        for number in own:
+            factors[number].corrected = _mean(totals[number], self.report.examples, layers[number].device)
+
+    def _pass(
+        self,
+        name: str,
+        partition: Sequence[int],
+        make_sink: Callable[[Batch, set], Sink],
+        sums: Sequence[torch.Tensor],
+        owners: Sequence[int],
+    ) -> tuple[np.ndarray, list[torch.Tensor | None]]:
+        """Pass the sample over the layers of a partition (see `SampleSums.sum`)."""
+        model, numbers = self._model, {index: number for number, index in enumerate(partition)}
+        if model.compiled is None:  # the graph starts at the lowest layer of the partition
+            model = replace(model, layers=[model.layers[index] for index in partition])
+            numbers = {number: number for number in range(len(partition))}
+        config = self._config
+        random_seed = None if config.use_empirical_fisher else config.random_seed
+        gradients = GradientPass(model, config.loss_reduction, random_seed, heads=self._heads)
+
+        def run(batch: Batch, added: set) -> HostCopy:
+            sink = make_sink(batch, added)
+
+            def give(index: int, a: torch.Tensor, d: torch.Tensor, mask: torch.Tensor) -> None:
+                if index in numbers:  # a compiled pass gives the layers of all partitions
+                    sink(numbers[index], a, d, mask)
+
             with float32_products(config.matmul_precision):
-                return HostCopy([gradients.run(batch, _squares_sink(batch, model.layers, sums, squares, added))])
+                return HostCopy([gradients.run(batch, give)])
 
-        _, totals = sample.sum("fit: eigenvalues", add_squares, squares, owners)
-        for index in own_layers:
-            factors[index].corrected = _mean(totals[index], report.examples, model.layers[index].device)
-    return [factors[index] for index in own_layers], report
+        title, partitions = f"fit: {name}", self._plan.partitions
+        if len(partitions) > 1:
+            title += f", partition {partitions.index(tuple(partition)) + 1} of {len(partitions)}"
+        n_examples = len(self._lengths)
+        sample = SampleSums(
+            self._batches,
+            n_examples,
+            self._batch_runner,
+            self._progress,
+            self._ranks,
+            self._exchange,
+            self._resume.sums,
+        )
+        return sample.sum(title, run, sums, owners)
+
+    def _shared_eigenvectors(
+        self, layers: Sequence[Layer], owners: Sequence[int], factors: dict[int, Factors]
+    ) -> Pairs:
+        """The eigenvectors of all layers. The owner of a layer sends its eigenvectors; its own tensors serve it."""
+        dtype = torch.promote_types(self._model.dtype, torch.float32)
+
+        def share(number: int, name: str, width: int) -> torch.Tensor:
+            if owners[number] == self._ranks.rank:
+                basis = getattr(factors[number], name)
+            else:
+                basis = torch.empty(width, width, dtype=dtype, device=layers[number].device)
+            self._exchange.broadcast(basis, owners[number])
+            return basis
+
+        inputs: dict[str, torch.Tensor] = {}
+        bases: Pairs = []
+        for number, layer in enumerate(layers):
+            if layer.input_name not in inputs:
+                inputs[layer.input_name] = share(number, "q_a", layer.width)
+            bases.append((inputs[layer.input_name], share(number, "q_s", layer.out_features)))
+        return bases
 
 
 def with_ones(a: torch.Tensor, width: int, ones: torch.Tensor | None = None) -> torch.Tensor:
@@ -133,47 +308,32 @@ def with_ones(a: torch.Tensor, width: int, ones: torch.Tensor | None = None) -> 
     return torch.cat([a, ones[:, None]], dim=1)
 
 
-def _factorise(
-    model: Model, own_layers: Sequence[int], totals: list[torch.Tensor | None], report: CurvatureReport, reduce: bool
-) -> dict[int, Factors]:
-    """Make the factors of this rank's layers from the totals of A and S. Layers with one input share its factor."""
-    count = report.examples if reduce else report.tokens
-    factors: dict[int, Factors] = {}
-    inputs: dict[str, tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = {}
-    for index in own_layers:
-        layer = model.layers[index]
-        if layer.input_name not in inputs:
-            a = _mean(totals[2 * index], count, layer.device)
-            inputs[layer.input_name] = (a, *eigenbasis(a, layer.name))
-        a, q_a, l_a = inputs[layer.input_name]
-        s = _mean(totals[2 * index + 1], count, layer.device)
-        q_s, l_s = eigenbasis(s, layer.name)
-        factors[index] = Factors(a, s, q_a, q_s, l_a, l_s, None, report.tokens, report.examples, reduce)
-    return factors
+def _totals_needed(layers: Sequence[Layer], owners: Sequence[int]) -> list[tuple[int, int]]:
+    """The sums whose totals have an owner: (layer, 0) for A and (layer, 1) for S.
 
-
-def _share_eigenvectors(
-    factors: dict[int, Factors], sums: Pairs, owners: Sequence[int], rank: int, exchange: Exchange
-) -> None:
-    """Overwrite the sums with the eigenvectors of all layers. The owner of a layer sends its eigenvectors."""
-    for index, (owner, pair) in enumerate(zip(owners, sums, strict=True)):
-        for basis, name in zip(pair, ("q_a", "q_s"), strict=True):
-            if owner == rank:
-                basis.copy_(getattr(factors[index], name))
-            exchange.broadcast(basis, owner)
+    Of layers with one input and one owner, the first alone has A. Its total serves the others.
+    """
+    places, inputs = [], set()
+    for number, (layer, owner) in enumerate(zip(layers, owners, strict=True)):
+        if (layer.input_name, owner) not in inputs:
+            inputs.add((layer.input_name, owner))
+            places.append((number, 0))
+        places.append((number, 1))
+    return places
 
 
 def _mean(total: torch.Tensor | None, count: int, device: torch.device) -> torch.Tensor:
+    """A total divided by a count, in the total's place."""
     assert total is not None
-    return (total / count).to(device)
+    return total.div_(count).to(device)
 
 
-def _zeros(model: Model) -> Pairs:
+def _zeros(model: Model, layers: Sequence[Layer]) -> Pairs:
     """Sums of A and S for each layer. Layers that read the same input share one tensor for A."""
     dtype = torch.promote_types(model.dtype, torch.float32)
     inputs: dict[str, torch.Tensor] = {}
     sums = []
-    for layer in model.layers:
+    for layer in layers:
         if layer.input_name not in inputs:
             inputs[layer.input_name] = torch.zeros(layer.width, layer.width, dtype=dtype, device=layer.device)
         outputs = torch.zeros(layer.out_features, layer.out_features, dtype=dtype, device=layer.device)
@@ -222,10 +382,7 @@ def _squares_sink(
             rotated[name] = x
         if index in added:
             return
-        # Memory can run out during the sum. So the total gets all squares of the batch at once.
-        batch_squares = torch.zeros_like(total)
-        ops.squared_gradients(x, d.to(q_a.dtype) @ q_s, examples, batch_squares)
-        total += batch_squares
+        ops.squared_gradients(x, d.to(q_a.dtype) @ q_s, examples, total)
         added.add(index)
 
     return sink

@@ -16,20 +16,16 @@ class Factors:
     """The curvature of one layer with J inputs (with the constant input of a bias) and O outputs.
 
     Attributes:
-        a: [J, J], the factor of the inputs, in the dtype of the sums.
-        s: [O, O], the factor of the output gradients, in the same dtype.
-        q_a: [J, J], the eigenvectors of `a` in columns, in the same dtype.
-        q_s: [O, O], the eigenvectors of `s` in columns, in the same dtype.
-        l_a: float64 [J], the eigenvalues of `a`, >= 0.
-        l_s: float64 [O], the eigenvalues of `s`, >= 0.
+        q_a: [J, J], the eigenvectors of A in columns, in the dtype of the sums. A is q_a diag(l_a) q_a^T.
+        q_s: [O, O], the eigenvectors of S in columns, in the same dtype.
+        l_a: float64 [J], the eigenvalues of A, >= 0.
+        l_s: float64 [O], the eigenvalues of S, >= 0.
         corrected: [O, J], the eigenvalues of EK-FAC, or None.
         tokens: the number of tokens in the sums.
         examples: the number of examples in the sums.
         reduce: whether the factors are averages over examples (kfac_approx "reduce") or over tokens ("expand").
     """
 
-    a: torch.Tensor
-    s: torch.Tensor
     q_a: torch.Tensor
     q_s: torch.Tensor
     l_a: torch.Tensor
@@ -51,7 +47,7 @@ class Factors:
 
     def save(self, path: Path, layer: str) -> None:
         """Write one file, complete or not at all. `layer` is the name of the layer."""
-        names = ("a", "s", "q_a", "q_s", "l_a", "l_s") + (() if self.corrected is None else ("corrected",))
+        names = ("q_a", "q_s", "l_a", "l_s") + (() if self.corrected is None else ("corrected",))
         tensors = {name: getattr(self, name).cpu().numpy() for name in names}
         counts = {"tokens": self.tokens, "examples": self.examples, "reduce": int(self.reduce)}
         write_tensors(path, tensors, {"layer": layer, **{name: str(value) for name, value in counts.items()}})
@@ -62,8 +58,6 @@ class Factors:
         arrays, metadata = read_tensors(path)
         tensors = {name: torch.tensor(array).to(device) for name, array in arrays.items()}
         return cls(
-            a=tensors["a"],
-            s=tensors["s"],
             q_a=tensors["q_a"],
             q_s=tensors["q_s"],
             l_a=tensors["l_a"],

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from dataclasses import asdict
 
 import numpy as np
 
+from gdig.config.config import Config
+from gdig.config.layer_choice import parse_layers
 from gdig.data.tokens import Example
 from gdig.errors import RunError
-from gdig.influence.curvature import fit_curvature
+from gdig.influence.curvature import CurvatureFit
 from gdig.influence.curvature_resume import CurvatureResume
 from gdig.influence.factors import Factors
+from gdig.influence.memory_plan import plan_fit
 from gdig.influence.seed_factors import SeedFactors, precondition_seeds
 from gdig.influence.seeds_resume import SeedsResume
 from gdig.run.record import CurvatureReport, SeedReport
@@ -31,8 +35,9 @@ def fit_stage(work: Workspace) -> None:
     factors: list[Factors] | None = None
     if work.config.inversion != "identity" and run.fit.curvature is None:
         origin = run_origin(work.layout)
-        ranks.task("curvature", origin=origin)
-        factors, report = fit_curvature_on_ranks(work, origin)
+        size = run.fit.token_batch_size
+        ranks.task("curvature", origin=origin, token_batch_size=size)
+        factors, report = fit_curvature_on_ranks(work, origin, size)
         run.update("fit", curvature=report)
         if report.invalid:
             work.progress.warn(
@@ -42,33 +47,76 @@ def fit_stage(work: Workspace) -> None:
     ranks.task("seeds", origin=origin)
     seed_report = precondition_seeds_on_ranks(work, origin, factors if ranks.world == 1 else None)
     layers = tuple(layer.name for layer in work.model.layers)
+    coverage = work.model.coverage
     warnings = tuple(_warnings(seeds, seed_report))
-    run.update("fit", seeds=seed_report, layers=layers, dtype=str(work.model.dtype), warnings=warnings)
+    if coverage.warning is not None and not _names_its_layers(work.config):
+        warnings = (coverage.warning, *warnings)
+    run.update(
+        "fit",
+        seeds=seed_report,
+        layers=layers,
+        coverage=coverage.share,
+        dtype=str(work.model.dtype),
+        warnings=warnings,
+    )
     _print_report(work, seeds, seed_report)
     for warning in warnings:
         work.progress.warn(warning)
 
 
-def fit_curvature_on_ranks(work: Workspace, origin: str) -> tuple[list[Factors], CurvatureReport]:
+def fit_curvature_on_ranks(
+    work: Workspace, origin: str, token_batch_size: int | None
+) -> tuple[list[Factors] | None, CurvatureReport]:
     """Write the curvature files. Every rank calls this; it passes its share of the sample, and writes its layers.
 
     Args:
         work: the workspace of this rank.
         origin: a hash of the inputs and the options (`run_origin`).
+        token_batch_size: the resolved option of an earlier start. None: rank 0 resolves and records it.
 
     Returns:
-        The factors of the layers that this rank owns (`Ranks.owners`), and the report on the sample.
+        The factors of the layers that this rank owns (`Ranks.owners`); None when the layers are fitted in several
+        partitions, because all of them do not fit the memory. The report on the sample.
     """
-    examples, rows = work.sample("curvature", work.config.fit_rows)
-    keys = rows.astype(np.uint64)
-    resume = CurvatureResume(work.layout.curvature_resume, origin, work.progress.warn)
-    factors, report = fit_curvature(work.model, examples, keys, work.config, work.progress, work.ranks, resume)
-    for layer, f in zip(_own_layers(work), factors, strict=True):
-        f.save(work.layout.curvature(layer), layer)
-    work.ranks.gather(None)
-    if work.ranks.main:
-        shutil.rmtree(work.layout.curvature_resume, ignore_errors=True)
-    return factors, report
+    config, ranks, model, layout = work.config, work.ranks, work.model, work.layout
+    examples, rows = work.sample("curvature", config.fit_rows)
+    if token_batch_size is not None:  # the bits depend on it, so every start takes the same
+        config = config.with_options(token_batch_size=token_batch_size)
+    plan = plan_fit(model, examples, config, ranks)
+    if ranks.main:
+        partitions = tuple(len(partition) for partition in plan.partitions)
+        work.run.update("fit", token_batch_size=plan.token_batch_size, partitions=partitions)
+    if len(plan.partitions) > 1:
+        work.progress.say(
+            f"fit: {len(model.layers)} layers in {len(plan.partitions)} partitions, each with its own passes over the "
+            f"sample, because the plan may take {(plan.limit or 0) / 2**30:.3g} GiB of memory; fewer layers or more "
+            "free memory make the fit faster"
+        )
+    resume = CurvatureResume(layout.curvature_resume, origin, work.progress.warn)
+    fit = CurvatureFit(model, examples, rows.astype(np.uint64), config, work.progress, ranks, plan, resume)
+    report, factors = None, {}
+    for partition in plan.partitions:
+        names = [model.layers[index].name for index in partition]
+        kept = (
+            resume.report_of(names) if ranks.main and all(layout.curvature(name).exists() for name in names) else None
+        )
+        facts = ranks.gather(None if kept is None else asdict(kept))[0]
+        if facts is not None:
+            report = CurvatureReport(**facts)
+            continue
+        factors = fit.run(partition)
+        report = fit.report
+        for index, f in factors.items():
+            f.save(layout.curvature(model.layers[index].name), model.layers[index].name)
+        ranks.gather(None)
+        if ranks.main and report is not None:
+            resume.end_partition(names, report)
+    ranks.gather(None)
+    if ranks.main:
+        shutil.rmtree(layout.curvature_resume, ignore_errors=True)
+    assert report is not None
+    complete = len(plan.partitions) == 1 and bool(factors)
+    return (list(factors.values()) if complete else None), report
 
 
 def precondition_seeds_on_ranks(work: Workspace, origin: str, factors: list[Factors] | None = None) -> SeedReport:
@@ -147,6 +195,13 @@ def _print_report(work: Workspace, seeds: list[Example], report: SeedReport) -> 
             f"residual {np.median(report.residuals):.2g} (median), {max(report.residuals):.2g} (largest); "
             f"{reached} of {len(seeds)} seeds reached cg_tolerance {work.config.cg_tolerance:g}"
         )
+
+
+def _names_its_layers(config: Config) -> bool:
+    """Whether the options ask for layers that cannot be expected to have most of the weights."""
+    if config.layers is None:
+        return config.filter_modules is not None or config.preset == "paper"
+    return config.filter_modules is not None or parse_layers(config.layers).kind == "attention"
 
 
 def _warnings(seeds: list[Example], report: SeedReport) -> list[str]:

@@ -28,13 +28,14 @@ from gdig.data.tokens import Example
 from gdig.distributed.ranks import Ranks
 from gdig.errors import ModelError
 from gdig.influence.curvature import with_ones
+from gdig.model.batch_runner import BatchRunner
+from gdig.model.batch_size import resolve_token_batch_size, typical_length
 from gdig.model.batches import Batch, make_batches
 from gdig.model.causal_model import Model
 from gdig.model.device import to_device
 from gdig.model.head import head_fisher, head_loss
 from gdig.model.host_copy import HostCopy
 from gdig.model.linearized import Linearized
-from gdig.model.memory import BatchRunner, resolve_token_batch_size, typical_length
 from gdig.model.precision import float32_products
 from gdig.progress import Progress
 
@@ -76,7 +77,7 @@ class GaussNewton:
         def trial(batch: Batch) -> None:
             self._add(batch, [vector_of_ones], [[torch.zeros_like(x) for x in vector_of_ones]], set())
 
-        size = resolve_token_batch_size(config.token_batch_size, model.device, trial, typical_length(sample))
+        size = resolve_token_batch_size(config.token_batch_size, model, trial, typical_length(sample))
         size = (ranks or Ranks()).gather(size)[0]
         self.rows = len(sample)
         self._batches = make_batches(sample, size, window=model.window)

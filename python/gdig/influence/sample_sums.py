@@ -11,9 +11,9 @@ import torch
 from gdig.distributed.ranks import Ranks
 from gdig.distributed.tensors import Exchange
 from gdig.influence.sums_resume import SumsResume
+from gdig.model.batch_runner import BatchRunner
 from gdig.model.batches import Batch
 from gdig.model.host_copy import HostCopy
-from gdig.model.memory import BatchRunner
 from gdig.progress import Bar, Progress
 
 _GROUPS = 8

@@ -34,6 +34,7 @@ class SumsResume:
         made_from: what the sums depend on besides the batches, by name: JSON values.
         ranks: the ranks that share the passes. All of them call `begin`, `end_round` and `end` at the same time.
         warn: prints a message.
+        pace: says when to write; one for all passes of a fit.
         clock: seconds from any origin, never going back.
     """
 
@@ -43,11 +44,11 @@ class SumsResume:
         made_from: Mapping[str, Any],
         ranks: Ranks,
         warn: Callable[[str], object],
+        pace: Pace,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._folder, self._made_from, self._ranks, self._warn = folder, dict(made_from), ranks, warn
-        self._clock = clock
-        self.pace = Pace(clock)
+        self.pace, self._clock = pace, clock
         self._name = ""
         self._keeps_round = True
         self._round_began = clock()
@@ -128,6 +129,12 @@ class SumsResume:
         self._remove("totals", before - {n_groups})
         for group in range(n_groups):
             self._remove(f"group-{group}", self._numbers(f"group-{group}"))
+
+    def forget(self) -> None:
+        """Remove all files of the last pass, whose result is kept elsewhere."""
+        if self._folder is not None:
+            for path in self._folder.glob(f"{self._prefix}{self._name}-*.safetensors"):
+                path.unlink(missing_ok=True)
 
     def _rounds(self) -> set[int]:
         return self._numbers("totals")

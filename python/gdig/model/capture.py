@@ -17,12 +17,12 @@ import torch
 from torch import nn
 
 from gdig.errors import ModelError
+from gdig.model.batch_runner import trial_batch
 from gdig.model.batches import Batch
 from gdig.model.causal_model import Model
 from gdig.model.compiled import CompiledPass
 from gdig.model.device import to_device
 from gdig.model.head import head_loss
-from gdig.model.memory import trial_batch
 from gdig.model.trial import sees_all
 from gdig.philox import stream_key, uniform
 
@@ -31,7 +31,7 @@ Sink = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor], None]
 float32 [B * L], 1 for a token that counts, 0 for a pad and for each token of an example whose loss is not finite."""
 
 
-class _Tap(torch.autograd.Function):
+class Tap(torch.autograd.Function):
     """Identity whose backward pass gives the layer's input and the gradient to a callback.
 
     The anchor makes the graph begin here when no tensor below requires a gradient. The input is a saved tensor, not one
@@ -41,17 +41,53 @@ class _Tap(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, a: torch.Tensor, anchor: torch.Tensor, callback: Callable) -> torch.Tensor:
+        """Return x, and keep the layer's input a."""
         ctx.callback = callback
         ctx.save_for_backward(a)
         return x.detach()
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, None, None, None]:
+        """Give a and the gradient to the callback."""
         (gradient,) = gradients
         (a,) = ctx.saved_tensors
         ctx.callback(a, gradient)
         ctx.callback = None
         return (gradient if ctx.needs_input_grad[0] else None), None, None, None
+
+
+class HeadCache:
+    """The head's results for each batch, which further passes over the same batches take.
+
+    Drawn labels are always kept; loss and gradient at the labelled positions, while the cache has room.
+
+    Args:
+        size: bytes for losses and gradients.
+
+    Attributes:
+        drawn: int64 [M] for each batch, by the keys of its lines and its shape.
+        results: loss and gradient for each batch, likewise (see `head_loss`).
+    """
+
+    def __init__(self, size: int) -> None:
+        self.drawn: dict[tuple[bytes, tuple[int, int]], torch.Tensor] = {}
+        self.results: dict[tuple[bytes, tuple[int, int]], tuple[torch.Tensor, torch.Tensor]] = {}
+        self._room = size
+
+    def keep(
+        self,
+        key: tuple[bytes, tuple[int, int]],
+        nll: torch.Tensor,
+        gradient: torch.Tensor,
+        drawn: torch.Tensor | None,
+    ) -> None:
+        """Keep a batch's results, as far as there is room."""
+        if drawn is not None:
+            self.drawn[key] = drawn
+        size = nll.nbytes + gradient.nbytes
+        if size <= self._room:
+            self._room -= size
+            self.results[key] = nll, gradient
 
 
 class GradientPass:
@@ -62,7 +98,7 @@ class GradientPass:
         loss_reduction: "mean" or "sum" of an example's loss over its labels.
         random_seed: when given, labels are drawn from the model's own distribution at the labelled positions (true
             Fisher); the draws depend on (random_seed, key of the line, position) alone.
-        head_cache_bytes: memory for the head's results of each batch, which a second pass over the same batches uses.
+        heads: keeps the head's results of each batch for further passes over the same batches.
         mask_not_finite: give the sink zeros for a line whose loss is not finite. Sums over a batch need this; sums over
             each example alone do not. Without it, a and d of such a line can hold any numbers.
     """
@@ -73,7 +109,7 @@ class GradientPass:
         loss_reduction: Literal["mean", "sum"] = "mean",
         random_seed: int | None = None,
         *,
-        head_cache_bytes: int = 0,
+        heads: HeadCache | None = None,
         mask_not_finite: bool = True,
     ) -> None:
         self.model = model
@@ -84,11 +120,7 @@ class GradientPass:
         self._reached: set[int] = set()  # layers of the running batch that a gradient has reached
         self._not_finite: torch.Tensor | None = None  # bool [B], lines of the running batch to mask
         self._mask = torch.empty(0)  # of the running batch (see Sink)
-        # For a second pass over the same batches, by a batch's keys and shape. Drawn labels are always cached; loss and
-        # gradient at the labelled positions, while the cache has room.
-        self._drawn: dict[tuple[bytes, tuple[int, int]], torch.Tensor] = {}
-        self._heads: dict[tuple[bytes, tuple[int, int]], tuple[torch.Tensor, torch.Tensor]] = {}
-        self._cache_room = head_cache_bytes
+        self._heads = heads or HeadCache(0)
 
     def run(self, batch: Batch, sink: Sink) -> torch.Tensor:
         """Pass one batch.
@@ -155,19 +187,14 @@ class GradientPass:
         self, batch: Batch, predictors: torch.Tensor, labels: np.ndarray, weights: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Loss and gradient at the labelled positions, from the head or from the cache."""
-        key = (batch.keys.tobytes(), batch.shape)
-        if key in self._heads:
-            return self._heads[key]
-        device, drawn, noise = predictors.device, self._drawn.get(key), None
+        cache, key = self._heads, (batch.keys.tobytes(), batch.shape)
+        if key in cache.results:
+            return cache.results[key]
+        device, drawn, noise = predictors.device, cache.drawn.get(key), None
         if self.random_seed is not None and drawn is None:
             noise = to_device(self._noise(batch), device)
         nll, gradient, drawn = head_loss(self.model, predictors, to_device(labels, device), weights, noise, drawn)
-        if drawn is not None:
-            self._drawn[key] = drawn
-        size = nll.nbytes + gradient.nbytes
-        if size <= self._cache_room:
-            self._cache_room -= size
-            self._heads[key] = nll, gradient
+        cache.keep(key, nll, gradient, drawn)
         return nll, gradient
 
     def _noise(self, batch: Batch) -> np.ndarray:
@@ -220,7 +247,7 @@ class GradientPass:
 
             def forward(module: nn.Module, args: tuple, output: torch.Tensor) -> torch.Tensor:
                 a = args[0].detach().to(output.device)  # a model can be spread over several devices
-                return _Tap.apply(output, a, self._anchor.to(output.device), give)
+                return Tap.apply(output, a, self._anchor.to(output.device), give)
 
             return forward
 

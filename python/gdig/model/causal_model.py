@@ -13,6 +13,7 @@ from gdig.config.config import Config
 from gdig.errors import ModelError
 from gdig.model.choice import choose_layers
 from gdig.model.compiled import CompiledPass
+from gdig.model.coverage import Coverage, measure_coverage
 from gdig.model.gradient_checkpointing import (
     enable_gradient_checkpointing,
     has_gradient_checkpointing,
@@ -36,6 +37,7 @@ class Model:
         dtype: of the weights.
         window: the longest input in tokens; None when the model states no limit.
         vocab_size: words of the vocabulary.
+        coverage: how many of the weights the layers have.
         compiled: the compiled pass, when the option torch_compile is on.
     """
 
@@ -47,6 +49,7 @@ class Model:
     dtype: torch.dtype
     window: int | None
     vocab_size: int
+    coverage: Coverage
     compiled: CompiledPass | None = None
 
     def hidden(self, ids: torch.Tensor) -> torch.Tensor:
@@ -75,6 +78,8 @@ def wrap_model(module: Any, config: Config, *, adapter: bool = False) -> Model:
     inner = module.get_base_model() if adapter else module
     head = inner.get_output_embeddings()
     base = inner.base_model
+    if base is inner:  # Llama 4 gives its base another name than it says
+        base = getattr(inner, "model", inner)
     if head is None or base is inner:
         raise ModelError(f"{type(inner).__name__}: expected a causal language model with a base and an output head")
     trial = try_model(inner, base, head)
@@ -101,6 +106,7 @@ def wrap_model(module: Any, config: Config, *, adapter: bool = False) -> Model:
         dtype=head.weight.dtype,
         window=getattr(inner.config.get_text_config(), "max_position_embeddings", None),
         vocab_size=inner.get_input_embeddings().weight.shape[0],
+        coverage=measure_coverage(module, layers, trial, head, adapter),
         compiled=compiled,
     )
 

@@ -103,31 +103,34 @@ def _names_by_choice(
     """
     modules = dict(model.named_modules())
     choice = parse_layers(layers or (DEFAULT_ADAPTER_LAYERS if adapter else DEFAULT_LAYERS))
-    order = _block_order(linears, trial)
+    order = block_order(linears, trial)
     if choice.upper < 1 and not order:
         raise ModelError(
             f"layers={layers!r}: {type(model).__name__} has no numbered blocks; choose with filter_modules"
         )
     upper = set(order[len(order) - choice.n_upper(len(order)) :])
-    usable = [
+    candidates = [
         layer
         for layer in linears
         if (_LORA.search(layer.name) or not adapter)
         and (block_of(layer.name) in upper or not order)
         and not is_router(layer.name, modules)
-        and not is_expert(layer.name)
-        and trial.use(layer.module).why_not is None
     ]
-    kinds = {layer.name: "mlp" if is_mlp(layer.name, modules) else "attention" for layer in usable}
-    has_mlp = "mlp" in kinds.values() or bool(_experts(model))
-    kind = choice.kind if has_mlp or layers is not None else "all"
-    names = {name for name, its_kind in kinds.items() if kind in ("all", its_kind)}
-    if not names:
-        raise ModelError(_nothing_chosen(model, linears, layers or str(choice.kind), adapter))
-    return names
+    mlps = {layer.name for layer in candidates if is_mlp(layer.name, modules)}
+    kind = choice.kind if layers is not None or mlps or _experts(model) else "all"
+    of_kind = [layer for layer in candidates if kind == "all" or (layer.name in mlps) == (kind == "mlp")]
+    usable = {layer.name for layer in of_kind if _why_not(layer, trial) is None}
+    if not usable:
+        raise ModelError(_nothing_chosen(model, linears, of_kind, trial, layers or choice.kind, adapter))
+    return usable
 
 
-def _block_order(linears: list[Layer], trial: Trial) -> list[str]:
+def _why_not(layer: Layer, trial: Trial) -> str | None:
+    """The reason why gradients of an example cannot be taken at a layer; None where they can."""
+    return "sees some tokens only" if is_expert(layer.name) else trial.use(layer.module).why_not
+
+
+def block_order(linears: list[Layer], trial: Trial) -> list[str]:
     """The numbered blocks in the order in which the trial called them."""
     first: dict[str, int] = {}
     for layer in linears:
@@ -146,13 +149,21 @@ def _experts(model: nn.Module) -> list[str]:
     ]
 
 
-def _nothing_chosen(model: nn.Module, linears: list[Layer], layers: str, adapter: bool) -> str:
-    """Say why the option `layers` chooses nothing, and what does."""
+def _nothing_chosen(
+    model: nn.Module, linears: list[Layer], of_kind: list[Layer], trial: Trial, layers: str, adapter: bool
+) -> str:
+    """Say why the option `layers` chooses none of the layers `of_kind`, and what does."""
     name = type(model).__name__
     if adapter and not any(_LORA.search(layer.name) for layer in linears):
         return (
             f"{name}: expected an adapter with LoRA matrices in the blocks, found none; merge the adapter into its "
             "base model (PeftModel.merge_and_unload), or choose layers with filter_modules"
+        )
+    if of_kind:
+        reason = _why_not(of_kind[0], trial)
+        return (
+            f"layers={layers}: no layer of {name} that is chosen has gradients of single examples: "
+            f"{without_numbers(of_kind[0].name)} {reason}; choose other layers, such as layers=attention"
         )
     if experts := _experts(model):
         shown = ", ".join(sorted({without_numbers(expert) for expert in experts})[:3])

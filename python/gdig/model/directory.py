@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from transformers import AutoConfig
 
 from gdig.config.config import Config
 from gdig.errors import ModelError
+from gdig.model.adapter import ADAPTER_CONFIG, base_directory, is_adapter, resized_vocabulary
 
 
 @dataclass(frozen=True)
@@ -32,11 +32,14 @@ def read_limits(config: Config) -> Limits:
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"{path}: cannot be read as a model: {error}") from error
     text = whole.get_text_config()
-    return Limits(getattr(text, "max_position_embeddings", None), getattr(text, "vocab_size", None))
+    vocab_size = getattr(text, "vocab_size", None)
+    if is_adapter(adapter := Path(str(config.model))):
+        vocab_size = resized_vocabulary(adapter) or vocab_size
+    return Limits(getattr(text, "max_position_embeddings", None), vocab_size)
 
 
 def model_directory(config: Config) -> Path:
-    """The directory with the weights: `config.model`, or the base model that an adapter there names.
+    """The directory with the weights: `config.model`, or the base model of an adapter there (see `base_directory`).
 
     Raises:
         ModelError: when it is missing.
@@ -45,17 +48,11 @@ def model_directory(config: Config) -> Path:
     path = Path(str(config.model))
     if not path.is_dir():
         raise ModelError(f"{path}: expected a directory with a model in Hugging Face format, found none")
-    adapter = path / "adapter_config.json"
-    if not adapter.is_file():
-        return path
-    try:
-        name = str(json.loads(adapter.read_text(encoding="utf-8"))["base_model_name_or_path"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"{adapter}: expected a JSON object with base_model_name_or_path: {error!r}") from None
-    base = next((p for p in (Path(name), path / name) if p.is_dir()), None)
-    if base is None:
-        raise ModelError(f"{adapter}: base_model_name_or_path: expected a directory, got {name!r}")
-    return base
+    if is_adapter(path):
+        return base_directory(path, config.base_model)
+    if config.base_model is not None:
+        raise ModelError(f"base_model: {path} is no adapter (it has no {ADAPTER_CONFIG}); leave base_model out")
+    return path
 
 
 def architecture_directory(path: Path, config: Config, architecture: str | None) -> Path:

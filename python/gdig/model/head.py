@@ -124,9 +124,26 @@ def head_fisher(
     return products
 
 
+def head_bytes(model: Model) -> tuple[int, int]:
+    """Bytes of what `head_loss` holds: of a block of positions, and for each token beyond.
+
+    A block has its logits, their probabilities, those of the drawn labels' runs, and the gradient at the logits. Where
+    the whole model makes the logits, they exist for all tokens at once, and so does their gradient.
+    """
+    wide = _at_least_float32(model.dtype).itemsize
+    positions = block_positions(model.device.type, model.vocab_size)
+    block = positions * model.vocab_size * (2 * wide + 2 * model.dtype.itemsize)
+    return (block, 0) if model.head is not None else (block, 3 * model.vocab_size * model.dtype.itemsize)
+
+
+def block_positions(device_type: str, vocab_size: int) -> int:
+    """How many positions have their logits at once."""
+    n_logits = _LOGITS_CPU if device_type == "cpu" else _LOGITS
+    return max(_LEAST_POSITIONS, n_logits // vocab_size)
+
+
 def _blocks(model: Model, predictors: torch.Tensor) -> Iterator[slice]:
     """Blocks of positions whose logits can exist at once."""
-    n_logits = _LOGITS_CPU if predictors.device.type == "cpu" else _LOGITS
-    step = max(_LEAST_POSITIONS, n_logits // model.vocab_size)
+    step = block_positions(predictors.device.type, model.vocab_size)
     for i in range(0, len(predictors), step):
         yield slice(i, i + step)

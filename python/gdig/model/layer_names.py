@@ -29,7 +29,7 @@ def block_of(name: str) -> str | None:
 
 
 def is_mlp(name: str, modules: Mapping[str, nn.Module]) -> bool:
-    """Whether a layer of a block belongs to the block's MLP, which may be the expert that all tokens share.
+    """Whether a layer belongs to the MLP of a block, which may be the expert that all tokens share.
 
     Args:
         name: of the layer.
@@ -37,7 +37,7 @@ def is_mlp(name: str, modules: Mapping[str, nn.Module]) -> bool:
     """
     name = _plain(name)
     inside = len(block_of(name) or "")
-    parts = name[inside:].strip(".").split(".")
+    parts = name.split(".")
     if any(_ATTENTION.fullmatch(part) for part in parts):
         return False
     if any(_MLP.fullmatch(part) for part in parts):
@@ -62,6 +62,19 @@ def is_router(name: str, modules: Mapping[str, nn.Module]) -> bool:
 def is_expert(name: str) -> bool:
     """Whether a layer belongs to one of several experts, each of which sees the tokens that a router sends it."""
     return _EXPERT.search(name) is not None
+
+
+def is_adapter_weight(name: str) -> bool:
+    """Whether a module of a PEFT model belongs to the adapter, not to its base model."""
+    return re.search(r"\.(lora_\w+|modules_to_save)(\.|$)", name) is not None
+
+
+def module_in_block(name: str) -> str:
+    """The module of a block that a module belongs to, without numbers: "model.layers.N.mlp.experts"."""
+    block = block_of(f"{name}.") or ""
+    parts = name[len(block) :].strip(".").split(".")
+    last = next((i for i, part in enumerate(parts) if "expert" in part), 0)
+    return without_numbers(".".join([block, *parts[: last + 1]]).strip("."))
 
 
 def without_numbers(name: str) -> str:

@@ -12,11 +12,22 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    BitsAndBytesConfig,
+    PretrainedConfig,
+)
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
+)
 from transformers.utils import logging
 
 from gdig.config.config import Config
 from gdig.errors import ConfigError, ModelError
+from gdig.model.adapter import is_adapter, resize_vocabulary
 from gdig.model.causal_model import Model, wrap_model
 from gdig.model.device import resolve_device
 from gdig.model.directory import architecture_directory, has_safetensors, model_directory
@@ -86,11 +97,11 @@ def _load(
     try:
         with loading_bars(not config.quiet):
             module = _load_base(base, dtype, config, device, architecture_directory(base, config, architecture))
-        if base != path:
+        if is_adapter(path):
             module = _load_adapter(path, module, trainable)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"{path}: cannot be loaded as a causal language model: {error}") from error
-    return module, base != path
+    return module, is_adapter(path)
 
 
 def _load_base(path: Path, dtype: torch.dtype, config: Config, device: torch.device, architecture: Path) -> nn.Module:
@@ -107,10 +118,10 @@ def _load_base(path: Path, dtype: torch.dtype, config: Config, device: torch.dev
         require_package("bitsandbytes", "quantization", "quantization")
         options.setdefault("device_map", {"": device})
         options["quantization_config"] = _quantization(config, dtype)
-    if architecture != path:
-        remote = config.trust_remote_code
-        options["config"] = AutoConfig.from_pretrained(architecture, trust_remote_code=remote, local_files_only=True)
-    loaded: Any = AutoModelForCausalLM.from_pretrained(
+    options["config"] = AutoConfig.from_pretrained(
+        architecture, trust_remote_code=config.trust_remote_code, local_files_only=True
+    )
+    loaded: Any = _auto_class(options["config"]).from_pretrained(
         path, dtype=dtype, use_safetensors=has_safetensors(path), **options
     )
     module, loading_info = loaded
@@ -120,6 +131,18 @@ def _load_base(path: Path, dtype: torch.dtype, config: Config, device: torch.dev
         shown = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
         raise ModelError(f"{path}: expected all weights of {type(module).__name__}, found none of {shown}")
     return module
+
+
+def _auto_class(architecture: PretrainedConfig) -> Any:
+    """The class that loads a model: as an image-text model where transformers has no causal language model of a kind.
+
+    Such a model (Qwen2.5-VL, say) takes text alone as well.
+    """
+    kind = architecture.model_type
+    has_own = "AutoModelForCausalLM" in (getattr(architecture, "auto_map", None) or {})
+    if has_own or kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or kind not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
+        return AutoModelForCausalLM
+    return AutoModelForImageTextToText
 
 
 def _quantization(config: Config, dtype: torch.dtype) -> BitsAndBytesConfig:
@@ -150,4 +173,5 @@ def _load_adapter(path: Path, base: nn.Module, trainable: bool = False) -> nn.Mo
         from peft import PeftModel
     except ImportError as error:
         raise ModelError(f"{path}: a PEFT adapter needs the package peft (pip install 'gdig[peft]')") from error
+    resize_vocabulary(base, path)
     return PeftModel.from_pretrained(base, path, is_trainable=trainable)

@@ -151,9 +151,13 @@ def _require_causal(module: nn.Module, hidden: torch.Tensor) -> None:
 
 
 def _trial_ids(module: Any) -> torch.Tensor:
-    """Two lines that differ in their last token: int64 [2, 10]."""
+    """Two lines that differ in their last token: int64 [2, 10].
+
+    The tokens are from the middle of the vocabulary. Those with a meaning of their own (pads, images) are at its ends.
+    """
     weight = module.get_input_embeddings().weight
-    line = torch.arange(1, _TOKENS + 1, device=weight.device)
+    words = weight.shape[0]
+    line = torch.arange(_TOKENS, device=weight.device) + words // 2
     other = line.clone()
     other[-1] += 1
-    return torch.stack([line, other]) % weight.shape[0]
+    return torch.stack([line, other]) % words

@@ -110,8 +110,9 @@ class Feed(Dataset):
             collate_fn=_identity,
             worker_init_fn=_begin_worker,
         )
+        results = iter(loader)
         try:
-            for number, result in loader:
+            for number, result in results:
                 if isinstance(result, Exception):
                     raise result
                 yield number, result
@@ -119,6 +120,9 @@ class Feed(Dataset):
             raise RunError(
                 f"a process that tokenises has died, perhaps for lack of memory; lower workers={self._workers}: {error}"
             ) from error
+        finally:
+            for worker in getattr(results, "_workers", ()):  # torch waits seconds for one that is inside a shard
+                worker.terminate()
 
 
 class _SafeFeed(Dataset):

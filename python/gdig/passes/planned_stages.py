@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Literal
 
 from gdig.errors import GdigError
-from gdig.progress import PlannedStage
+from gdig.forecast import PlannedStage
 from gdig.run.session import Workspace
 
 FACTORS = 1.1

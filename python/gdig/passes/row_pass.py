@@ -12,11 +12,12 @@ import torch
 
 from gdig.config.config import Config
 from gdig.data.tokens import Example
+from gdig.model.batch_runner import BatchRunner
+from gdig.model.batch_size import CPU_TOKENS, resolve_token_batch_size, typical_length
 from gdig.model.batches import Batch, make_batches
 from gdig.model.capture import GradientPass
 from gdig.model.causal_model import Model
 from gdig.model.host_copy import HostCopy
-from gdig.model.memory import CPU_TOKENS, BatchRunner, resolve_token_batch_size, typical_length
 from gdig.model.precision import float32_products
 from gdig.ops import Segments
 from gdig.passes.encode_ahead import EncodedShard
@@ -193,9 +194,7 @@ class RowPass:
 
     def find_batch_size(self, examples: Sequence[Example]) -> int:
         """Resolve token_batch_size="auto" by a trial on the device, with lines of the length of these examples."""
-        size = resolve_token_batch_size(
-            self.config.token_batch_size, self.model.device, self._batch, typical_length(examples)
-        )
+        size = resolve_token_batch_size(self.config.token_batch_size, self.model, self._batch, typical_length(examples))
         self.batch_runner.token_batch_size = size
         return size
 

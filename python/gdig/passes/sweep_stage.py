@@ -89,8 +89,8 @@ def sweep_on_ranks(
     if config.token_batch_size == "auto":  # the bits depend on it, so every start and rank takes the same
         rows.batch_runner.token_batch_size = token_batch_size
     if ranks.main and not (file := work.layout.seed_sketches).exists():
-        _, sketch, _ = rows.compute(work.seed_examples)
-        write_tensors(file, {"sketch": sketch * scale})
+        influence, sketch, _ = rows.compute(work.seed_examples)
+        write_tensors(file, {"sketch": sketch * scale, "influence": influence})
     store = SketchStore.open(work.layout.sweep)
     write_missing(work, rows, store, missing, "sweep", origin)
 

@@ -70,13 +70,24 @@ class SeedReport:
 
 @dataclass(frozen=True)
 class FitRecord(StageRecord):
-    """The fit. layers: names, in the model's order. dtype: of the model's weights."""
+    """The fit. token_batch_size: of the sample. partitions: layers in each run over the sample. layers: names, in the
+    model's order. dtype: of the model's weights. coverage: the share of the weights, without the embeddings, that the
+    layers have."""
 
+    token_batch_size: int | None = None
+    partitions: tuple[int, ...] = ()
     curvature: CurvatureReport | None = None
     seeds: SeedReport | None = None
     layers: tuple[str, ...] | None = None
     dtype: str | None = None
     warnings: tuple[str, ...] = ()
+    coverage: float | None = None
+
+    @property
+    def is_bare(self) -> bool:
+        """Whether the fit has begun and has kept no result. What was planned for it is no result."""
+        planned = FitRecord(self.config, self.seconds, "running", self.token_batch_size, self.partitions)
+        return self == planned
 
 
 @dataclass(frozen=True)
@@ -203,7 +214,7 @@ STAGE_TYPES: dict[str, type[StageRecord]] = {
 
 # What a stage that is done must have recorded.
 _FACTS = {
-    "fit": ("seeds", "layers", "dtype"),
+    "fit": ("seeds", "layers", "coverage", "dtype"),
     "sweep": ("rows", "scale", "counts"),
     "cluster": ("n_clusters",),
     "select": ("rows", "output"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from hashlib import blake2b
 from typing import Any
 
@@ -24,12 +24,9 @@ def run_origin(layout: RunLayout, *facts: Any) -> str:
     """
     record = read_record(layout.record)  # numbers as a file gives them, at every start
     fit, sweep = record.stages.fit, record.stages.sweep
-    identity = [
-        record.inputs,
-        asdict(replace(fit, seconds=0.0)) if fit else None,
-        sweep.config if sweep else None,
-        facts,
-    ]
+    # The numbers that a start finds for itself, such as the batch size, are in the resume files.
+    reports = [asdict(report) if report else None for report in (fit.curvature, fit.seeds)] if fit else []
+    identity = [record.inputs, fit and [fit.config, fit.dtype], reports, sweep.config if sweep else None, facts]
     return blake2b(json.dumps(identity, sort_keys=True).encode(), digest_size=8).hexdigest()
 
 

@@ -9,6 +9,9 @@ from gdig.config.budget import Limit
 from gdig.config.config import Config
 from gdig.selection.method import FinishedSweep, Picked
 
+TEMPERATURE = 0.5
+"""Standard deviations of the score that weigh as much as one unit of Gumbel noise."""
+
 
 def draw(
     sweep: FinishedSweep,
@@ -27,9 +30,16 @@ def draw(
         sweep.judge,
         least_votes=least_votes,
         least_score=least_score,
-        by_score=options.draw == "score",
+        order=options.draw,
+        scale=_gumbel_scale(sweep),
         quotas=options.quotas,
         limit=limit,
         random_seed=random_seed,
     )
     return Picked(rows, notes=notes)
+
+
+def _gumbel_scale(sweep: FinishedSweep) -> float:
+    """Return the factor of the scores beside Gumbel noise: one over the temperature times their standard deviation."""
+    deviation = sweep.survey.score_deviation
+    return 1 / (TEMPERATURE * deviation) if deviation > 0 else 0.0

@@ -48,6 +48,7 @@ class FinishedSweep:
     centroids: file of the k-means fit that made the labels. tasks: the task of each seed.
     checkpoints: training checkpoints, in their order. seed_sketches: file of the seeds' own sketches. difficulty: file
     that gdig score-net may have left. neighbour_cache: neighbours of the sketches that an earlier method searched for.
+    metric_scale: scale of the sketches when their products are those of the influence, <G, H^-1 G'>; else None.
     """
 
     store: SketchStore
@@ -59,6 +60,16 @@ class FinishedSweep:
     seed_sketches: Path | None = None
     difficulty: Path | None = None
     neighbour_cache: NeighbourCache = field(default_factory=NeighbourCache, compare=False)
+    metric_scale: float | None = None
+
+    def seed_influence(self) -> np.ndarray:
+        """Return the influence of the seeds on one another, rows on columns: float32 [S, S].
+
+        Raises:
+            StoreError: when the file is missing or damaged.
+        """
+        assert self.seed_sketches is not None, "this sweep was opened without the file of the seeds' sketches"
+        return read_tensors(self.seed_sketches)[0]["influence"]
 
     def seed_features(self) -> np.ndarray:
         """Return the seeds' own sketches, in the projections and scale of the pool's: float32 [S, dim].

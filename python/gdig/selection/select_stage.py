@@ -54,7 +54,14 @@ def open_finished_sweep(
         checkpoints=_checkpoints(work),
         seed_sketches=layout.seed_sketches,
         difficulty=layout.difficulty,
+        metric_scale=work.run.sweep.scale if _sketches_are_of_the_metric(work) else None,
     )
+
+
+def _sketches_are_of_the_metric(work: Workspace) -> bool:
+    """Whether the products of sketches stand for the influence: in Fisher space, or raw where H is the identity."""
+    options = {**work.run.fit.config, **work.run.sweep.config}
+    return options["sketch_space"] == "fisher" or options["inversion"] == "identity"
 
 
 def _checkpoints(work: Workspace) -> tuple[Checkpoint, ...]:

@@ -23,7 +23,8 @@ class Survey:
     The judge says which seeds or tasks vote for a row, and what its score is. Its agreement is votes / voters.
 
     rows: N, valid or not. n_seeds: S. counts, tokens: int64 [voters + 1], valid rows with 0, 1, ... votes, and their
-    tokens. all_tokens: of all rows. score_sum: sum of the valid rows' scores. judge: of votes and scores.
+    tokens. all_tokens: of all rows. score_sum, score_squares: sums of the valid rows' scores and of their
+    squares. judge: of votes and scores.
     """
 
     rows: int
@@ -33,6 +34,7 @@ class Survey:
     all_tokens: int
     score_sum: float
     judge: Judge = field(default_factory=Judge)
+    score_squares: float = 0.0
 
     @property
     def kind(self) -> Literal["seeds", "tasks"]:
@@ -60,6 +62,15 @@ class Survey:
         """Mean score of the valid rows; NaN without valid rows."""
         return self.score_sum / self.valid if self.valid else math.nan
 
+    @property
+    def score_deviation(self) -> float:
+        """Standard deviation of the valid rows' scores; 0 where no more than rounding tells them apart."""
+        if not self.valid:
+            return 0.0
+        square = self.score_squares / self.valid
+        variance = square - self.mean_score**2
+        return math.sqrt(variance) if variance > 1e-12 * square else 0.0
+
     def reach(self, votes: int, unit: str = "rows") -> int:
         """Return how many valid rows (or tokens of them) have at least `votes` votes."""
         return int((self.tokens if unit == "tokens" else self.counts)[votes:].sum())
@@ -75,8 +86,9 @@ def survey(store: SketchStore, judge: Judge) -> Survey:
     Raises:
         StoreError: naming the file, row and column of a number that is not finite.
     """
-    rows, n_seeds, counts, row_tokens, all_tokens, score_sum = _native.survey(store._native, judge)
-    return Survey(rows, n_seeds, counts.astype(np.int64), row_tokens.astype(np.int64), all_tokens, score_sum, judge)
+    rows, n_seeds, counts, row_tokens, all_tokens, score_sum, squares = _native.survey(store._native, judge)
+    counts, row_tokens = counts.astype(np.int64), row_tokens.astype(np.int64)
+    return Survey(rows, n_seeds, counts, row_tokens, all_tokens, score_sum, judge, squares)
 
 
 def make_judge(store: SketchStore, config: Config, tasks: Tasks) -> Judge:
@@ -95,6 +107,8 @@ def make_judge(store: SketchStore, config: Config, tasks: Tasks) -> Judge:
     """
     of_seed = tasks.of_seed if config.agreement == "tasks" else None
     judge = Judge(config.score, of_seed)
+    if store.shards and store.tensor(store.shards[0], "influence").shape[1] == 0:
+        return judge  # a sweep without influence has no voters
     if config.relative_to == "pool":
         means = _native.seed_means(store._native)
         cuts = means if of_seed is None else np.bincount(of_seed, weights=means).astype(np.float64)

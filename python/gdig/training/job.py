@@ -6,7 +6,7 @@ import json
 import math
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from gdig.model.precision import resolve_dtype
 from gdig.progress import Bar
 from gdig.run.session import Workspace
 from gdig.store.atomic import replacing
+from gdig.store.resume_file import Pace
 from gdig.store.sketches import SketchStore
 from gdig.store.tensor_file import read_tensors
 from gdig.training.score_net import difficulty
@@ -88,6 +89,7 @@ def train_difficulty(work: Workspace, training: Training) -> Path:
             _without_warnings(),
             work.progress.stage("score-net", steps, "steps", done=done) as bar,
         ):
+            trainer.add_callback(_SaveInTime())
             trainer.add_callback(_ShowSteps(bar))
             trainer.train(resume_from_checkpoint=saved_state)
         difficulties = np.full(len(valid), np.nan, np.float32)
@@ -270,6 +272,24 @@ class _Rectangle:
             "input_ids": torch.from_numpy(batch.input_ids[order].astype(np.int64)),
             "labels": torch.from_numpy(batch.labels[order].astype(np.int64)),
         }
+
+
+class _SaveInTime(TrainerCallback):
+    """Saves the training at least once an interval, beside the saves after every `save_steps` steps."""
+
+    def __init__(self) -> None:
+        self._pace = Pace()
+        self._writing: AbstractContextManager[None] = nullcontext()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        control.should_save = control.should_save or self._pace.due()
+        if control.should_save:
+            self._writing = self._pace.writing()
+            self._writing.__enter__()
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._writing.__exit__(None, None, None)
+        self._writing = nullcontext()
 
 
 class _ShowSteps(TrainerCallback):

@@ -3,12 +3,16 @@
 mod array;
 mod bids;
 mod errors;
+mod facility;
 mod g2is;
+mod gist;
 mod kmeans;
 mod limit;
 mod neighbours;
 mod peers;
+mod relevance;
 mod resample;
+mod round_robin;
 mod rows;
 mod self_filter;
 mod store;
@@ -25,13 +29,19 @@ mod _native {
     #[pymodule_export]
     use super::errors::{GdigError, StoreError};
     #[pymodule_export]
+    use super::facility::facility;
+    #[pymodule_export]
     use super::g2is::g2is;
+    #[pymodule_export]
+    use super::gist::gist_scores;
     #[pymodule_export]
     use super::kmeans::{kernels, kmeans_fit, kmeans_predict, kmeans_predict_to};
     #[pymodule_export]
     use super::neighbours::{neighbours, neighbours_by_clusters};
     #[pymodule_export]
     use super::resample::{label_counts, resample, resample_files, row_hash, sample_rows};
+    #[pymodule_export]
+    use super::round_robin::round_robin;
     #[pymodule_export]
     use super::self_filter::self_filter;
     #[pymodule_export]

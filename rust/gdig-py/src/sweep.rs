@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use gdig_core::kmeans::LabelFiles;
 use gdig_core::resample::resample;
-use gdig_core::sweep::{self as core, By, Drawable, Judge, Score, Tasks, Voters};
+use gdig_core::sweep::{self as core, By, Drawable, Judge, Order, Score, Tasks, Voters};
 use gdig_core::{Dtype, Error, Result};
 use numpy::PyArray1;
 use pyo3::exceptions::PyValueError;
@@ -19,6 +19,7 @@ use crate::store::Store;
 use crate::supervised::supervised;
 
 type Counts<'py> = Bound<'py, PyArray1<u64>>;
+type Surveyed<'py> = (usize, usize, Counts<'py>, Counts<'py>, u64, f64, f64);
 
 fn open(labels: Option<&PathBuf>, rows: usize) -> Result<Option<LabelFiles>> {
     let Some(directory) = labels else { return Ok(None) };
@@ -114,17 +115,14 @@ pub fn least_score(py: Python<'_>, store: &Store, judge: JudgeObject<'_>, limit:
     supervised(py, None, |supervisor| core::least_score(&store.store, judge.borrowed(), limit.0, supervisor))
 }
 
-/// Returns (rows, seeds, valid rows by votes, their tokens by votes, tokens of all rows, sum of the scores of valid rows).
+/// Returns (rows, seeds, valid rows by votes, their tokens by votes, tokens of all rows, sum of the scores of valid rows, sum
+/// of the squares of these scores).
 #[pyfunction]
-pub fn survey<'py>(
-    py: Python<'py>,
-    store: &Store,
-    judge: JudgeObject<'py>,
-) -> PyResult<(usize, usize, Counts<'py>, Counts<'py>, u64, f64)> {
+pub fn survey<'py>(py: Python<'py>, store: &Store, judge: JudgeObject<'py>) -> PyResult<Surveyed<'py>> {
     let judge = OwnedJudge::new(&judge)?;
     let survey = supervised(py, None, |supervisor| core::survey(&store.store, judge.borrowed(), supervisor))?;
     let (counts, tokens) = (PyArray1::from_vec(py, survey.counts), PyArray1::from_vec(py, survey.tokens));
-    Ok((survey.rows, survey.n_seeds, counts, tokens, survey.all_tokens, survey.score))
+    Ok((survey.rows, survey.n_seeds, counts, tokens, survey.all_tokens, survey.score, survey.score_squares))
 }
 
 /// The best rows, in order: by score where there is a judge, else by loss.
@@ -141,9 +139,10 @@ pub fn best_rows<'py>(
     Ok(PyArray1::from_vec(py, rows))
 }
 
-/// The rows drawn from the clusters, in order. Inside a cluster the order is a score, or a hash.
+/// The rows drawn from the clusters, in order. Inside a cluster the order is a hash, the score, or score x scale with
+/// Gumbel noise.
 #[pyfunction]
-#[pyo3(signature = (store, labels, judge, *, least_votes, least_score, by_score, quotas, limit, random_seed))]
+#[pyo3(signature = (store, labels, judge, *, least_votes, least_score, order, scale, quotas, limit, random_seed))]
 #[allow(clippy::too_many_arguments)] // Each is one of the options of a selection.
 pub fn draw_rows<'py>(
     py: Python<'py>,
@@ -152,12 +151,19 @@ pub fn draw_rows<'py>(
     judge: JudgeObject<'py>,
     least_votes: u32,
     least_score: f32,
-    by_score: bool,
+    order: &str,
+    scale: f64,
     quotas: &str,
     limit: Limit,
     random_seed: u64,
 ) -> PyResult<Bound<'py, PyArray1<i64>>> {
     let (quotas, judge) = (self::quotas(quotas)?, OwnedJudge::new(&judge)?);
+    let order = match order {
+        "random" => Order::Hash,
+        "score" => Order::Score,
+        "gumbel" => Order::Gumbel { scale },
+        _ => return Err(PyValueError::new_err(format!("order: expected random, score or gumbel, got {order:?}"))),
+    };
     let rows = supervised(py, None, |supervisor| {
         let len = store.store.check_complete()?;
         let labels = open(labels.as_ref(), len)?;
@@ -167,7 +173,7 @@ pub fn draw_rows<'py>(
             judge: judge.borrowed(),
             least_votes,
             least_score,
-            by_score,
+            order,
             random_seed,
             len,
             supervisor,

@@ -17,6 +17,9 @@ class DataOptions:
     model: Basic[str | None] = None
     """Directory of a causal language model in Hugging Face format, or of a PEFT adapter. A new run needs a model; a run
     that is continued has its own."""
+    base_model: str | None = None
+    """Directory of the model that an adapter was trained on. The default is the base model that the adapter names: a
+    directory, or a model of the Hugging Face hub in the local cache. Give the option when it lies elsewhere."""
     candidates: Basic[tuple[str, ...]] = ()
     """The pool to select from: JSONL, a JSON list, Parquet or a `datasets` folder; several files or globs. Rows are
     numbered through the files in the order given. The files of a glob come in sorted order."""

@@ -49,8 +49,9 @@ class RunOptions(DeviceOptions, PlaceOptions):
     """Spread the layers of one model over several GPUs and the CPU's memory, by the package accelerate. none is fastest
     for a model that fits one GPU. Take auto for a larger model."""
     token_batch_size: int | Literal["auto"] = "auto"
-    """Tokens in one batch of the model, padding included. auto takes 8192 on the CPU, and on CUDA what a trial shows to
-    fit. gdig halves the size when CUDA memory runs out; give a number to skip the trial."""
+    """Tokens in one batch of the model, padding included. auto plans what 60 % of the free memory holds, up to 1024 on
+    the CPU, where larger batches are no faster. gdig halves the size when CUDA memory runs out; give a number to plan
+    for yourself."""
     torch_compile: bool = False
     """Compile the model's pass with torch.compile for all shapes of batches, and record it as CUDA graphs on CUDA. Off
     by default: the first batch takes up to a minute, and all activations of a batch stay in memory. Switch it on for

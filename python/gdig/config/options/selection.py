@@ -7,9 +7,13 @@ from typing import Literal
 
 from gdig.config.options.basic import Basic
 
-Method = Literal["gdig", "less", "bids", "g2is", "tagcos", "self-filter", "top", "diverse", "loss", "random"]
+Method = Literal[
+    "gdig", "less", "round-robin", "bids", "gist", "g2is", "tagcos", "facility", "self-filter", "top", "diverse",
+    "loss", "random",
+]  # fmt: skip
 Quotas = Literal["equal", "proportional", "sqrt"]
 Score = Literal["steady", "mean"]
+RelevanceName = Literal["influence", "cosine", "less"]
 RelativeTo = Literal["zero", "pool"]
 
 
@@ -49,10 +53,12 @@ class MethodOptions:
     method: Basic[Method] = "gdig"
     """How rows are selected; docs/methods.md describes each method. gdig keeps rows that the seeds agree on and draws
     evenly from the clusters. less takes the highest cosine between Adam's step for a row and the seeds' gradients.
-    bids takes each row for the seed that gains most. g2is walks along the seeds' principal gradients from neighbour to
-    neighbour. tagcos takes rows that make up each cluster's mean gradient, without the seeds. self-filter takes the
-    hardest rows; each lowers its neighbours. The baselines are top (highest score), diverse (clusters only), loss
-    (lowest loss) and random."""
+    round-robin lets the seeds take turns; each takes the row most relevant to it. bids takes each row for the seed that
+    gains most. gist takes rows whose gradients point along a task's in the space that the seeds span. g2is walks along
+    the seeds' principal gradients from neighbour to neighbour. tagcos takes rows that make up each cluster's mean
+    gradient, without the seeds. facility takes rows near which the whole pool lies, without the seeds. self-filter
+    takes the hardest rows; each lowers its neighbours. The baselines are top (highest score), diverse (clusters only),
+    loss (lowest loss) and random."""
     budget: Basic[str] = "10%"
     """How much to select: rows (500), a share of the pool (10%), or tokens (200000t, 1.5Mt). The default suits a first
     look. Take the amount of data that you will train on."""
@@ -83,9 +89,14 @@ class MethodOptions:
     agreement: Literal["seeds", "tasks"] = "seeds"
     """Who votes for a row in the method gdig: each seed, or each task of task_field. A row helps a task when its mean
     influence on the task's seeds is positive. Take tasks when some tasks have many more seeds than others."""
-    draw: Literal["random", "score"] = "random"
-    """Order of the rows inside a cluster: by a hash, or the highest score first. random keeps variety inside a cluster.
-    Take score when the budget is a few rows a cluster."""
+    draw: Literal["random", "score", "gumbel"] = "random"
+    """Order of the rows inside a cluster: by a hash, the highest score first, or gumbel, the highest score with noise.
+    random keeps variety inside a cluster. Take score when the budget is a few rows a cluster, and gumbel for a choice
+    between the two. The method top draws by gumbel too."""
+    relevance: RelevanceName = "influence"
+    """What the seeds choose by in the method round-robin: the influence; cosine, the influence over the lengths of both
+    gradients, which needs sketch_space=fisher; or less, the cosines at the training checkpoints. Take cosine when
+    short or odd rows with long gradients are chosen."""
     score: Score = "steady"
     """How the influences on the seeds become the score of a row. steady is the mean divided by the root mean square,
     from -1 to 1, so that long gradients do not win by length. mean is the plain mean."""

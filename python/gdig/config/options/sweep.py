@@ -29,8 +29,8 @@ class SweepOptions:
     """Number format of the stored sketches; int8 has one float32 scale a row. float16 keeps the sketch to its own
     accuracy, on half the disk of float32. Take int8 for pools of many million rows."""
     rows_per_shard: int = 16_384
-    """Rows of the pool in one file of the sweep, which is the unit of progress. An interrupted sweep loses at most one
-    shard a process. Lower it when a pass over so many rows takes long."""
+    """Rows of the pool in one file of the sweep. Several processes share the sweep by these files. An interrupted sweep
+    loses a minute, whatever their size. Lower it when there are fewer files than processes."""
 
 
 @dataclass(frozen=True)

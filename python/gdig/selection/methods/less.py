@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +10,8 @@ from numpy.typing import NDArray
 from gdig.config.budget import Limit
 from gdig.config.config import Config
 from gdig.errors import ConfigError
+from gdig.selection.best import highest
+from gdig.selection.checkpoint_weights import weights
 from gdig.selection.method import FinishedSweep, Picked, rows_within
 
 
@@ -41,7 +41,7 @@ def less(sweep: FinishedSweep, limit: Limit, random_seed: int, options: Config) 
     n_eligible = int(np.isfinite(score).sum())
 
     def take(n: int) -> LessRows:
-        return LessRows(best(score, min(n, n_eligible)))
+        return LessRows(highest(score, min(n, n_eligible)))
 
     result, n = rows_within(take, sweep, limit)
     rows = result.rows[:n]
@@ -52,23 +52,6 @@ def less(sweep: FinishedSweep, limit: Limit, random_seed: int, options: Config) 
     if n_lost:
         notes.append(f"{n_lost} rows are left out: their loss or gradient is not finite at one of the checkpoints")
     return Picked(rows, reasons, tuple(notes))
-
-
-def weights(rates: Sequence[float], asked: Sequence[float]) -> NDArray[np.float64]:
-    """Return the weights of the checkpoints, float64, of sum 1: as asked for, or the learning rates.
-
-    Raises:
-        ConfigError: when there are not as many weights as checkpoints, or none is above 0.
-    """
-    if asked and len(asked) != len(rates):
-        raise ConfigError(f"checkpoint_weights: expected {len(rates)}, one a checkpoint, got {len(asked)}")
-    x = np.array(asked or rates, dtype=np.float64)
-    if not (math.isfinite(x.sum()) and (x >= 0).all() and x.sum() > 0):
-        raise ConfigError(
-            f"checkpoint_weights: expected numbers >= 0, not all of them 0, got the checkpoints' learning rates "
-            f"{', '.join(f'{rate:g}' for rate in x)}; give weights, one a checkpoint"
-        )
-    return x / x.sum()
 
 
 def scores(sweep: FinishedSweep, shares: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.int64], int]:
@@ -99,13 +82,3 @@ def scores(sweep: FinishedSweep, shares: NDArray[np.float64]) -> tuple[NDArray[n
         task[start:stop] = by_task.argmax(1)
         n_lost += int((valid_in_sweep & ~valid).sum())
     return score, task, n_lost
-
-
-def best(score: NDArray[np.float64], n: int) -> NDArray[np.int64]:
-    """Return the n rows of the highest score, best first, ties by row."""
-    if n == 0:
-        return np.zeros(0, np.int64)
-    least = np.partition(score, len(score) - n)[len(score) - n]
-    above = np.flatnonzero(score > least)
-    rows = np.concatenate([above, np.flatnonzero(score == least)[: n - len(above)]])
-    return rows[np.lexsort((rows, -score[rows]))]

@@ -3,8 +3,12 @@
 
 pub mod bids;
 mod costs;
+pub mod facility;
 pub mod g2is;
+pub mod gist;
+pub mod round_robin;
 pub mod self_filter;
+pub mod sorted_columns;
 pub mod tagcos;
 #[cfg(test)]
 mod tests;

@@ -4,12 +4,24 @@ use std::ops::Range;
 
 use super::shard::each_shard;
 use super::votes::Judge;
-use crate::hash::{derive, RowHash};
+use crate::hash::{derive, unit, RowHash};
 use crate::interrupt::Supervisor;
 use crate::kmeans::{LabelFile, LabelFiles};
 use crate::resample::{sortable, Population, Row, NOT_ELIGIBLE};
 use crate::store::Store;
 use crate::Result;
+
+/// The order of the rows inside a cluster.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Order {
+    /// The smallest hash of (random seed, row) first.
+    Hash,
+    /// The highest score first.
+    Score,
+    /// The highest of score x scale + g first, with g of the Gumbel distribution from the hash. That draws rows without
+    /// replacement in proportion to exp(score x scale) (Gumbel-top-k; Kool, van Hoof and Welling, 2019).
+    Gumbel { scale: f64 },
+}
 
 /// Rows of a sweep that may be drawn: valid, with enough votes and score, and in a cluster if there are clusters.
 pub struct Drawable<'a> {
@@ -19,8 +31,7 @@ pub struct Drawable<'a> {
     pub judge: Judge<'a>,
     pub least_votes: u32,
     pub least_score: f32,
-    /// Inside a cluster the highest score comes first. False means the order of a hash.
-    pub by_score: bool,
+    pub order: Order,
     pub random_seed: u64,
     pub len: usize,
     pub supervisor: &'a Supervisor<'a>,
@@ -56,9 +67,13 @@ impl Population for Drawable<'_> {
                 if verdict.votes < self.least_votes || verdict.score < self.least_score {
                     continue;
                 }
-                let key = match self.by_score {
-                    true => !sortable(f64::from(verdict.score)),
-                    false => hash.of(row as u64),
+                let key = match self.order {
+                    Order::Hash => hash.of(row as u64),
+                    Order::Score => !sortable(f64::from(verdict.score)),
+                    Order::Gumbel { scale } => {
+                        let noise = -(-unit(hash.of(row as u64)).ln()).ln();
+                        !sortable(f64::from(verdict.score) * scale + noise)
+                    }
                 };
                 visit(Row { row: row as u64, label: label as usize, key, cost: shard.tokens(row)? });
             }

@@ -1,7 +1,8 @@
-//! The influence of rows on seeds, from an array or a sweep.
+//! The influence of rows on seeds, from an array or a sweep, or another matrix in its place.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::sync::Arc;
 
 use super::shard::SweepShard;
 use crate::store::Store;
@@ -10,9 +11,27 @@ use crate::{Error, Result};
 /// Influence [rows, seeds], and which rows may be picked.
 #[derive(Clone, Copy)]
 pub enum Influence<'a> {
-    Array { values: &'a [f32], n_seeds: usize, valid: Option<&'a [u8]> },
-    Sweep { store: &'a Store, len: usize, n_seeds: usize },
+    Array {
+        values: &'a [f32],
+        n_seeds: usize,
+        valid: Option<&'a [u8]>,
+    },
+    Sweep {
+        store: &'a Store,
+        len: usize,
+        n_seeds: usize,
+    },
+    /// Another matrix, made shard by shard. The sweep says which rows are valid.
+    Made {
+        store: &'a Store,
+        len: usize,
+        n_seeds: usize,
+        make: &'a MakeShard<'a>,
+    },
 }
+
+/// Makes the matrix of a shard, [rows, n_seeds], by the number of the shard. It is asked for a shard several times.
+pub type MakeShard<'a> = dyn Fn(usize) -> Result<Arc<Vec<f32>>> + Sync + 'a;
 
 /// The most shards that stay open for single rows. A process may map a limited number of files.
 const OPEN: usize = 1024;
@@ -44,10 +63,19 @@ impl<'a> Influence<'a> {
         Ok(Influence::Sweep { store, len, n_seeds })
     }
 
+    /// A matrix that `make` makes, for the rows of a sweep without missing shards.
+    pub fn made(store: &'a Store, n_seeds: usize, make: &'a MakeShard<'a>) -> Result<Influence<'a>> {
+        let len = store.check_complete()?;
+        if len == 0 || n_seeds == 0 {
+            return Err(Error::store(store.path(), "relevance: expected [rows, seeds] with at least one of each"));
+        }
+        Ok(Influence::Made { store, len, n_seeds, make })
+    }
+
     pub fn len(&self) -> usize {
         match *self {
             Influence::Array { values, n_seeds, .. } => values.len() / n_seeds,
-            Influence::Sweep { len, .. } => len,
+            Influence::Sweep { len, .. } | Influence::Made { len, .. } => len,
         }
     }
 
@@ -57,7 +85,9 @@ impl<'a> Influence<'a> {
 
     pub fn n_seeds(&self) -> usize {
         match *self {
-            Influence::Array { n_seeds, .. } | Influence::Sweep { n_seeds, .. } => n_seeds,
+            Influence::Array { n_seeds, .. } | Influence::Sweep { n_seeds, .. } | Influence::Made { n_seeds, .. } => {
+                n_seeds
+            }
         }
     }
 
@@ -81,6 +111,20 @@ impl<'a> Influence<'a> {
                 }
                 Ok(visit(&rows))
             }
+            Influence::Made { store, n_seeds, .. } => {
+                let per_shard = store.rows_per_shard();
+                let shards = span.start / per_shard..span.end.div_ceil(per_shard);
+                let open = |index| Ok((SweepShard::open(store, index)?, self.make(index)?));
+                let shards = shards.map(open).collect::<Result<Vec<_>>>()?;
+                let mut rows = Vec::with_capacity(span.len());
+                for (shard, values) in &shards {
+                    let (view, first) = (shard.view(), shard.span().start);
+                    let here = first.max(span.start)..shard.span().end.min(span.end);
+                    let valid = here.filter(|&row| view.is_valid(row));
+                    rows.extend(valid.map(|row| (row, &values[(row - first) * n_seeds..][..n_seeds])));
+                }
+                Ok(visit(&rows))
+            }
         }
     }
 
@@ -90,7 +134,20 @@ impl<'a> Influence<'a> {
         match self {
             Influence::Array { .. } => Error::input(what),
             Influence::Sweep { store, .. } => Error::store(&store.shard_path(row / store.rows_per_shard()), what),
+            Influence::Made { .. } => Error::input(what.replacen("influence on", "relevance to", 1)),
         }
+    }
+
+    fn make(&self, index: usize) -> Result<Arc<Vec<f32>>> {
+        let Influence::Made { store, n_seeds, make, .. } = *self else { unreachable!("nothing else is made") };
+        let (values, rows) = (make(index)?, store.shard(index)?.len());
+        if values.len() != rows * n_seeds {
+            let got = values.len();
+            return Err(Error::input(format!(
+                "relevance: shard {index}: expected [{rows}, {n_seeds}], got {got} numbers"
+            )));
+        }
+        Ok(values)
     }
 
     fn open(&self, index: usize) -> Result<SweepShard> {
@@ -115,11 +172,12 @@ impl<'a> Influence<'a> {
 pub struct SingleRows<'a> {
     influence: Influence<'a>,
     open: BTreeMap<usize, SweepShard>,
+    made: Vec<f32>,
 }
 
 impl<'a> SingleRows<'a> {
     pub fn new(influence: Influence<'a>) -> SingleRows<'a> {
-        SingleRows { influence, open: BTreeMap::new() }
+        SingleRows { influence, open: BTreeMap::new(), made: Vec::new() }
     }
 
     pub fn row(&mut self, row: usize) -> Result<&[f32]> {
@@ -134,6 +192,13 @@ impl<'a> SingleRows<'a> {
                     self.open.insert(index, self.influence.open(index)?);
                 }
                 Ok(self.open[&index].view().influence(row))
+            }
+            Influence::Made { store, n_seeds, .. } => {
+                let (index, at) = (row / store.rows_per_shard(), row % store.rows_per_shard());
+                let values = self.influence.make(index)?;
+                self.made.clear();
+                self.made.extend_from_slice(&values[at * n_seeds..][..n_seeds]);
+                Ok(&self.made)
             }
         }
     }

@@ -21,8 +21,8 @@ mod votes;
 
 pub use best::{best, By};
 pub use columns::{columns, Columns};
-pub use draw::Drawable;
-pub use influence::{Influence, SingleRows};
+pub use draw::{Drawable, Order};
+pub use influence::{Influence, MakeShard, SingleRows};
 pub use means::seed_means;
 pub use nth_largest::{least_score, vote_cuts};
 pub use score::Score;

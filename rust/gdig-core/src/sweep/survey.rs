@@ -21,8 +21,9 @@ pub struct Survey {
     pub tokens: Vec<u64>,
     /// The tokens of all rows, valid or not.
     pub all_tokens: u64,
-    /// The sum of the scores of the valid rows.
+    /// The sum of the scores of the valid rows, and of their squares.
     pub score: f64,
+    pub score_squares: f64,
 }
 
 pub fn survey(store: &Store, judge: Judge, supervisor: &Supervisor) -> Result<Survey> {
@@ -48,6 +49,7 @@ pub fn survey(store: &Store, judge: Judge, supervisor: &Supervisor) -> Result<Su
                     sums.counts[verdict.votes as usize] += 1;
                     sums.tokens[verdict.votes as usize] += tokens;
                     sums.score += f64::from(verdict.score);
+                    sums.score_squares += f64::from(verdict.score) * f64::from(verdict.score);
                 }
             }
             Ok(())
@@ -56,13 +58,14 @@ pub fn survey(store: &Store, judge: Judge, supervisor: &Supervisor) -> Result<Su
         total.counts.iter_mut().zip(sums.counts).for_each(|(total, more)| *total += more);
         total.tokens.iter_mut().zip(sums.tokens).for_each(|(total, more)| *total += more);
         total.all_tokens += sums.all_tokens;
-        scores.lock().expect("no thread panics with the lock").push((first, sums.score));
+        scores.lock().expect("no thread panics with the lock").push((first, sums.score, sums.score_squares));
         Ok(())
     };
     thread_pool(0)?.install(|| in_order(spans(rows), count))?;
     let mut total = total.into_inner().expect("no thread panics with the lock");
     let mut scores = scores.into_inner().expect("no thread panics with the lock");
-    scores.sort_unstable_by_key(|&(first, _)| first);
-    total.score = scores.into_iter().map(|(_, score)| score).sum();
+    scores.sort_unstable_by_key(|&(first, ..)| first);
+    total.score = scores.iter().map(|&(_, score, _)| score).sum();
+    total.score_squares = scores.iter().map(|&(.., squares)| squares).sum();
     Ok(total)
 }

@@ -3,6 +3,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::convert::Rows as Sketches;
+use crate::methods::sorted_columns::{chunk_rows, scan};
 use crate::store::{Store, TensorData};
 use crate::{Dtype, Error};
 
@@ -147,7 +148,7 @@ fn large(n: usize, n_seeds: usize) -> Pool {
 #[test]
 fn moments_of_many_chunks_are_those_of_the_column() {
     let pool = large(150_000, 2);
-    assert!(150_000 > 2 * columns::chunk_rows(2));
+    assert!(150_000 > 2 * chunk_rows(2));
     let (valid, scanned) = scan(&pool.array(), 1, None, &Supervisor::none()).unwrap();
     assert_eq!(valid, pool.rows().len() as u64);
     for (j, (moments, _)) in scanned.iter().enumerate() {

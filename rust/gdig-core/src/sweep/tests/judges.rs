@@ -100,7 +100,7 @@ proptest! {
             judge,
             least_votes: 0,
             least_score: least,
-            by_score: false,
+            order: Order::Hash,
             random_seed: 1,
             len: pool.rows().end,
             supervisor: &none,
@@ -108,6 +108,14 @@ proptest! {
         let mut drawn = resample(&files, Quotas::Equal, Limit::Rows(1000), 1, &none).unwrap();
         drawn.sort_unstable();
         let may = |row: &usize| pool.labels[*row] != INVALID && scored(*row) >= least;
+        // With noise, one cluster gives the rows of the highest sums.
+        let noisy = Drawable { labels: None, order: Order::Gumbel { scale: 3.0 }, ..files };
+        let taken = resample(&noisy, Quotas::Equal, Limit::Rows(7), 1, &none).unwrap();
+        let hash = |row: usize| crate::hash::row_hash(crate::hash::derive(1, "rows"), row as u64);
+        let sum = |row: usize| f64::from(scored(row)) * 3.0 - (-crate::hash::unit(hash(row)).ln()).ln();
+        let mut all: Vec<usize> = rows.iter().copied().filter(|&row| scored(row) >= least).collect();
+        all.sort_by(|&a, &b| sum(b).total_cmp(&sum(a)).then(a.cmp(&b)));
+        prop_assert_eq!(taken, all.iter().take(7).map(|&row| row as i64).collect::<Vec<_>>());
         prop_assert_eq!(drawn, rows.iter().copied().filter(may).map(|row| row as i64).collect::<Vec<_>>());
     }
 }

@@ -116,6 +116,8 @@ proptest! {
         prop_assert_eq!((counted.rows, counted.n_seeds), (pool.rows().end, pool.n_seeds));
         prop_assert_eq!(counted.all_tokens, pool.tokens.iter().map(|&t| t as u64).sum::<u64>());
         prop_assert_eq!(counted.score, valid.iter().map(|&row| f64::from(pool.score(row, score))).sum::<f64>());
+        let squares = valid.iter().map(|&row| f64::from(pool.score(row, score)).powi(2)).sum::<f64>();
+        prop_assert_eq!(counted.score_squares, squares);
         for votes in 0..=pool.n_seeds {
             let of = valid.iter().filter(|&&row| pool.votes(row) == votes);
             prop_assert_eq!(counted.counts[votes], of.clone().count() as u64);
@@ -150,7 +152,7 @@ proptest! {
                 judge,
                 least_votes,
                 least_score: f32::NEG_INFINITY,
-                by_score,
+                order: if by_score { Order::Score } else { Order::Hash },
                 random_seed,
                 len: pool.rows().end,
                 supervisor: &none,

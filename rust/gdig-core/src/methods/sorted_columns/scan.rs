@@ -53,9 +53,14 @@ impl Moments {
         self.n += n;
     }
 
+    /// Whether two numbers differ.
+    pub fn varies(&self) -> bool {
+        self.high > self.low
+    }
+
     /// The standard deviation of the sample, exactly 0 where all numbers are equal.
     pub fn scale(&self) -> Scale {
-        let deviation = if self.high > self.low { (self.squares / (self.n - 1) as f64).sqrt() } else { 0.0 };
+        let deviation = if self.varies() { (self.squares / (self.n - 1) as f64).sqrt() } else { 0.0 };
         Scale { mean: self.mean, deviation }
     }
 }

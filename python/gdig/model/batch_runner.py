@@ -1,9 +1,8 @@
-"""Batches and the device's memory: how large a batch may be, and how a batch that does not fit is halved."""
+"""Batches and the device's memory: how a batch that does not fit is halved."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -16,12 +15,6 @@ from gdig.progress import Progress
 
 Result = TypeVar("Result")
 Key = TypeVar("Key")
-
-CPU_TOKENS = 8192
-"""The meaning of token_batch_size="auto" on the CPU."""
-_TRIAL_TOKENS = (1024, 4096)
-_MOST_TOKENS = 1 << 17  # larger batches are no faster on any GPU that we know
-_MEMORY_SHARE = 0.85  # batches of one size differ, and so does the fragmentation of the memory
 
 
 class BatchRunner(Generic[Key]):
@@ -95,71 +88,7 @@ class BatchRunner(Generic[Key]):
         return False
 
 
-def find_token_batch_size(trial: Callable[[Batch], object], length: int, *, used: Callable[[], int], total: int) -> int:
-    """How many tokens a batch may have, from two trials. The memory in use is a linear function of the tokens.
-
-    Args:
-        trial: passes one batch; may run out of memory.
-        length: tokens of a typical example.
-        used: returns the most memory in use since the last call, in bytes.
-        total: the device's memory, in bytes.
-
-    Returns:
-        Tokens in a multiple of 1,024, at least 1,024 and at most 131,072.
-    """
-    points = []
-    for tokens in _TRIAL_TOKENS:
-        try:
-            used()
-            trial(trial_batch(tokens, length))
-            points.append((tokens, used()))
-        except torch.OutOfMemoryError:
-            break
-    if len(points) < 2:
-        return _TRIAL_TOKENS[0]
-    (x, low), (y, high) = points
-    slope = max(1.0, (high - low) / (y - x))
-    fits = x + int((total * _MEMORY_SHARE - low) / slope)
-    return max(1024, min(_MOST_TOKENS, fits // 1024 * 1024))
-
-
 def trial_batch(tokens: int, length: int) -> Batch:
     """A batch of about `tokens` tokens, in lines of `length`. Every position but the first has a loss."""
     ids = np.arange(length, dtype=np.int32) % 7 + 1
     return make_batches([Example(ids, ids)] * max(1, tokens // length), tokens)[0]
-
-
-def typical_length(examples: Sequence[Example]) -> int:
-    """The median length of some examples, at least 8 tokens."""
-    return max(8, int(np.median([len(example) for example in examples]))) if examples else 64
-
-
-def resolve_token_batch_size(
-    option: int | str, device: torch.device, trial: Callable[[Batch], object], length: int
-) -> int:
-    """The number of the option token_batch_size; for "auto", what fits the device (see `find_token_batch_size`)."""
-    if isinstance(option, int):
-        return option
-    if device.type != "cuda":
-        return CPU_TOKENS
-
-    def used() -> int:
-        torch.cuda.synchronize(device)
-        most = torch.cuda.max_memory_allocated(device)
-        torch.cuda.reset_peak_memory_stats(device)
-        return most
-
-    free, _ = torch.cuda.mem_get_info(device)
-    return find_token_batch_size(trial, length, used=used, total=free + torch.cuda.memory_reserved(device))
-
-
-def free_memory(device: torch.device) -> int | None:
-    """Bytes that this process can still take on a device; None where the system does not say."""
-    if device.type == "cuda":
-        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return torch.cuda.mem_get_info(device)[0] + unused
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
-    except (OSError, StopIteration):
-        return None

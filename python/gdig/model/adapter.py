@@ -1,0 +1,106 @@
+"""The directory of a PEFT adapter: its base model, and the size of its vocabulary."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import snapshot_download
+from safetensors import SafetensorError, safe_open
+from torch import nn
+
+from gdig.errors import ModelError
+
+ADAPTER_CONFIG = "adapter_config.json"
+_EMBEDDINGS = re.compile(
+    r"\.(?:(embed_tokens|wte|word_embeddings|embed_in|tok_embeddings)|lm_head|embed_out)(?:\.base_layer)?\.weight$"
+)
+"""Whole embeddings and heads, which an adapter's file holds beside its own matrices after they were resized."""
+
+
+def is_adapter(path: Path) -> bool:
+    """Whether a directory holds a PEFT adapter."""
+    return (path / ADAPTER_CONFIG).is_file()
+
+
+def base_directory(path: Path, given: str | None) -> Path:
+    """The directory of an adapter's base model.
+
+    It is `given`, or what adapter_config.json names: a directory, also one inside the adapter's, or a model of the
+    Hugging Face hub that lies in the local cache. Nothing is downloaded.
+
+    Raises:
+        ModelError: when there is none.
+    """
+    if given is not None:
+        if not Path(given).is_dir():
+            raise ModelError(f"base_model: expected a directory with the adapter's base model, got {given!r}")
+        return Path(given)
+    file = path / ADAPTER_CONFIG
+    try:
+        options = json.loads(file.read_text(encoding="utf-8"))
+        name = str(options["base_model_name_or_path"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"{file}: expected a JSON object with base_model_name_or_path: {error!r}") from None
+    base = next((p for p in (Path(name), path / name) if p.is_dir()), None) or _cached(name, options.get("revision"))
+    if base is None:
+        raise ModelError(
+            f"{file}: base_model_name_or_path: expected a directory, got {name!r}, which Hugging Face's local "
+            "cache does not hold either; name the directory with base_model, or download the model (hf download)"
+        )
+    return base
+
+
+def resized_vocabulary(path: Path) -> int | None:
+    """The words of the embeddings that an adapter's file holds, where a tokenizer with more words has changed them.
+
+    None when the file holds no embeddings.
+    """
+    return max(_vocabularies(path).values(), default=None)
+
+
+def resize_vocabulary(base: Any, path: Path) -> None:
+    """Give the base model the vocabulary of the adapter in `path`, whose file brings the weights.
+
+    Raises:
+        ModelError: when the file does not bring all of them.
+    """
+    vocabularies = _vocabularies(path)
+    words, embeddings = resized_vocabulary(path), base.get_input_embeddings()
+    if words is None or words == embeddings.weight.shape[0]:
+        return
+    head: nn.Module | None = base.get_output_embeddings()
+    tied = head is not None and getattr(head, "weight", None) is embeddings.weight
+    expected = {"embeddings"} if tied or head is None else {"embeddings", "head"}
+    if missing := sorted(expected - {kind for kind, size in vocabularies.items() if size == words}):
+        raise ModelError(
+            f"{path}: expected the resized {' and '.join(missing)} for {words} words in the adapter, found none; save "
+            "the adapter with save_embedding_layers=True"
+        )
+    base.resize_token_embeddings(words, mean_resizing=False)
+
+
+def _vocabularies(path: Path) -> dict[str, int]:
+    """Rows of the whole "embeddings" and "head" in an adapter's file."""
+    file = path / "adapter_model.safetensors"
+    if not file.is_file():
+        return {}
+    try:
+        with safe_open(file, framework="pt") as tensors:
+            rows = {}
+            for name in tensors.keys():  # noqa: SIM118  # no mapping
+                if match := _EMBEDDINGS.search(name):
+                    rows["embeddings" if match[1] else "head"] = tensors.get_slice(name).get_shape()[0]
+    except (OSError, SafetensorError) as error:
+        raise ModelError(f"{file}: cannot be read: {error}") from None
+    return rows
+
+
+def _cached(name: str, revision: str | None) -> Path | None:
+    """The directory of a model of the hub in the local cache; None where it is not there."""
+    try:
+        return Path(snapshot_download(name, revision=revision, local_files_only=True))
+    except (OSError, ValueError):  # not in the cache; no name of a model
+        return None

@@ -1,0 +1,140 @@
+"""What a pass of the model holds for each token, from shapes alone: a forward pass without numbers counts it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.func import functional_call
+
+from gdig.model.capture import Tap
+from gdig.model.causal_model import Model
+from gdig.model.gradient_checkpointing import checkpointed_blocks, has_gradient_checkpointing
+from gdig.model.head import head_bytes
+from gdig.model.layers import as_layer
+
+_LENGTH = 64
+"""Tokens of the line that is counted. Attention that keeps its weights costs more on longer lines; torch's fused
+attention, which transformers takes by default, does not."""
+_CPU_WASTE = 1.4
+"""What the CPU's allocator takes for each byte of a large batch's tensors: measured 1.1 to 1.4 (LOG.md)."""
+_WORK = 4
+"""Tensors of the widest layer's input and output that the backward pass and the sinks hold at one moment beside what
+the graph keeps: the gradient that arrives, the one that leaves, a copy in the dtype of the sums, and its rotation."""
+
+
+@dataclass(frozen=True)
+class TokenMemory:
+    """Bytes that a forward and backward pass holds.
+
+    Attributes:
+        kept: for each chosen layer, bytes a token that the graph keeps from this layer's output up to the head. A pass
+            over some of the layers keeps what its lowest layer keeps.
+        work: bytes a token of what exists for a moment.
+        head: bytes of the head's blocks of logits; or bytes a token (`head_by_token`) where the whole model makes
+            them.
+        waste: what the allocator takes for each byte.
+    """
+
+    kept: tuple[int, ...]
+    work: int
+    head: int
+    head_by_token: int
+    waste: float = 1.0
+
+    @classmethod
+    def count(cls, model: Model) -> TokenMemory:
+        """Count for a model on any device, "meta" too. A model with weights passes one line of 64 tokens."""
+        kept = _kept(model)
+        width = torch.promote_types(model.dtype, torch.float32).itemsize
+        work = _WORK * max(layer.width + layer.out_features for layer in model.layers) * width
+        head, by_token = head_bytes(model)
+        return cls(kept, work, head, by_token, _CPU_WASTE if model.device.type == "cpu" else 1.0)
+
+    def a_token(self, lowest_layer: int = 0) -> int:
+        """Bytes for one token more in a batch, in a pass whose lowest layer has this index."""
+        return max(1, int(self.waste * (self.kept[lowest_layer] + self.work + self.head_by_token)))
+
+    def tokens_within(self, size: int, lowest_layer: int = 0) -> int:
+        """How many tokens `size` bytes hold."""
+        return max(0, (size - self.head) // self.a_token(lowest_layer))
+
+    def of_batch(self, tokens: int, lowest_layer: int = 0) -> int:
+        """Bytes for a batch."""
+        return self.head + tokens * self.a_token(lowest_layer)
+
+
+def weight_bytes(module: nn.Module) -> int:
+    """Bytes of a module's weights and buffers; weights that two modules share count once."""
+    tensors = [*module.parameters(), *module.buffers()]
+    return sum({id(x): x.numel() * x.element_size() for x in tensors}.values())
+
+
+def _kept(model: Model) -> tuple[int, ...]:
+    """The tensors that a graph keeps, by a hook that sees each of them. The storage of a view counts once."""
+    if has_gradient_checkpointing(model.module):
+        return (checkpointed_bytes(model),) * len(model.layers)
+    own = {_address(x) for x in (*model.module.parameters(), *model.module.buffers())}
+    length = min(_LENGTH, model.window or _LENGTH)
+    ids = torch.zeros(1, length, dtype=torch.long, device=model.device)
+    storages: dict[int, torch.UntypedStorage] = {}  # holds them, so that no two have one address
+    total, before = 0, [0] * len(model.layers)
+
+    def pack(x: torch.Tensor) -> torch.Tensor:
+        nonlocal total
+        if (address := _address(x)) not in own and address not in storages:
+            storages[address] = x.untyped_storage()
+            total += storages[address].nbytes()
+        return x
+
+    def hook(index: int) -> Callable:
+        def forward(layer: nn.Module, args: tuple, output: torch.Tensor) -> torch.Tensor:
+            before[index] = total
+            anchor = torch.zeros((), device=output.device, requires_grad=True)
+            return Tap.apply(output, args[0].detach(), anchor, None)
+
+        return forward
+
+    with ExitStack() as stack:
+        for index, layer in enumerate(model.layers):
+            stack.callback(layer.module.register_forward_hook(hook(index)).remove)
+        stack.enter_context(torch.enable_grad())
+        stack.enter_context(torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x))
+        if model.device.type == "meta":
+            module = model.base if model.head is not None else model.module
+            fake = stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
+            weights = dict(module.named_parameters()) | dict(module.named_buffers())
+            weights = {name: fake.from_tensor(x) for name, x in weights.items()}
+            own |= {_address(x) for x in weights.values()}
+            functional_call(module, weights, kwargs={"input_ids": ids, "use_cache": False})
+        else:
+            model.hidden(ids)
+    return tuple(-(-(total - start) // length) for start in before)
+
+
+def checkpointed_bytes(model: Model) -> int:
+    """Bytes a token that a graph keeps with gradient checkpointing: the input of each block, and one block in full.
+
+    A block keeps about three times what its linear layers read and write (2.3 times in Llama).
+    """
+    blocks = checkpointed_blocks(model.module)
+    sizes = [
+        sum(layer.in_features + layer.out_features for m in block.modules() if (layer := as_layer("", m)))
+        for block in blocks
+    ]
+    return (len(blocks) * hidden_width(model) + 3 * max(sizes, default=0)) * model.dtype.itemsize
+
+
+def hidden_width(model: Model) -> int:
+    """H: the width of the hidden states."""
+    embeddings: Any = model.module.get_input_embeddings()  # type: ignore[operator]
+    return int(embeddings.weight.shape[1])
+
+
+def _address(x: torch.Tensor) -> int:
+    return x.untyped_storage()._cdata

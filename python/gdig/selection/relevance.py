@@ -1,0 +1,81 @@
+"""The relevance of rows to seeds, by name: the matrix whose columns a method reads in place of the influence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gdig.config.config import Config
+from gdig.errors import ConfigError
+from gdig.selection.checkpoint_weights import weights
+
+if TYPE_CHECKING:
+    from gdig.selection.method import FinishedSweep
+
+Relevance = Callable[[int], NDArray[np.float32]]
+"""The number of a shard -> the relevance of its rows to each seed, float32 [n, S]; any numbers for invalid rows."""
+
+
+def influence(sweep: FinishedSweep, options: Config) -> None:
+    """Return None: the influence is read in place."""
+
+
+def cosine(sweep: FinishedSweep, options: Config) -> Relevance:
+    """Return the influence divided by the lengths of the two gradients in the metric of H^-1.
+
+    The length of a row's gradient is estimated by its sketch; the length of a seed's is exact.
+
+    Raises:
+        ConfigError: when the sketches are not of this metric.
+    """
+    if sweep.metric_scale is None:
+        raise ConfigError(
+            "relevance='cosine': expected sketches in the metric of the influence, got raw ones of another metric; "
+            "sweep with --sketch-space fisher"
+        )
+    scale = sweep.metric_scale
+    own = np.sqrt(np.maximum(np.diagonal(sweep.seed_influence()).astype(np.float64), 0))
+
+    def cosines(shard: int) -> NDArray[np.float32]:
+        lengths = np.sqrt(np.square(sweep.store.rows_float32(shard).astype(np.float64)).sum(1)) / scale
+        product = lengths[:, None] * own
+        x = sweep.store.tensor(shard, "influence") / np.where(product > 0, product, np.inf)
+        return x.astype(np.float32)
+
+    return cosines
+
+
+def less(sweep: FinishedSweep, options: Config) -> Relevance:
+    """Return the weighted mean over the checkpoints of the cosine of Adam's direction with each seed's gradient.
+
+    A row that is invalid at a checkpoint has the relevance -2, below every cosine.
+
+    Raises:
+        ConfigError: when no checkpoint was swept, or the number of weights is not that of the checkpoints.
+    """
+    if not sweep.checkpoints:
+        raise ConfigError(
+            "relevance='less': expected checkpoints of a training run with the optimizer's state, got none; "
+            "give their directories with --checkpoints"
+        )
+    shares = weights([checkpoint.learning_rate for checkpoint in sweep.checkpoints], options.checkpoint_weights)
+
+    def cosines(shard: int) -> NDArray[np.float32]:
+        valid, mean = np.ones(1, bool), np.zeros(1)
+        for share, checkpoint in zip(shares, sweep.checkpoints, strict=True):
+            valid = valid & checkpoint.store.tensor(shard, "valid").astype(bool)
+            mean = mean + share * checkpoint.store.tensor(shard, "cosine")
+        return np.where(valid[:, None], mean, -2.0).astype(np.float32)
+
+    return cosines
+
+
+RELEVANCE: dict[str, Callable[[FinishedSweep, Config], Relevance | None]] = {
+    "influence": influence,
+    "cosine": cosine,
+    "less": less,
+}
+"""By the name that the option `relevance` knows them by."""

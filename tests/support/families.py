@@ -1,0 +1,107 @@
+"""A tiny model of each family of causal language models that transformers has, with random weights."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+from tests.support.tiny_models import VOCAB
+
+_SIZES: dict[str, Any] = {
+    # Widths.
+    "vocab_size": VOCAB, "hidden_size": 16, "n_embd": 16, "d_model": 16, "dim": 16, "emb_dim": 16, "embedding_size": 16,
+    "word_embed_proj_dim": 16, "dim_model": 16, "intermediate_size": 24, "ffn_dim": 24, "n_inner": 24, "dff": 24,
+    "decoder_ffn_dim": 24, "encoder_ffn_dim": 24, "dim_ff": 24, "d_inner": 24, "ffn_hidden_size": 24, "lru_width": 16,
+    # Blocks.
+    "num_hidden_layers": 2, "n_layer": 2, "n_layers": 2, "num_layers": 2, "decoder_layers": 2, "encoder_layers": 1,
+    "num_decoder_layers": 2, "num_encoder_layers": 1, "depth": 1,
+    # Attention.
+    "num_attention_heads": 2, "n_head": 2, "n_heads": 2, "num_heads": 2, "decoder_attention_heads": 2,
+    "encoder_attention_heads": 2, "num_decoder_attention_heads": 2, "num_encoder_attention_heads": 2,
+    "num_key_value_heads": 2, "head_dim": 8, "dim_head": 8, "d_head": 8, "d_kv": 8, "q_lora_rank": 8, "kv_lora_rank": 8,
+    "qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 8, "sliding_window": 8, "attention_window_size": 8,
+    # Positions and marks.
+    "max_position_embeddings": 64, "n_positions": 64, "n_ctx": 64, "max_seq_len": 64, "context_length": 64,
+    "max_sequence_length": 64, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2,
+    # Experts.
+    "num_experts": 4, "num_local_experts": 4, "n_routed_experts": 4, "moe_num_experts": 4, "num_experts_per_tok": 2,
+    "moe_k": 2, "moe_topk": 2, "n_shared_experts": 1, "num_shared_experts": 1, "moe_intermediate_size": 8,
+    "shared_expert_intermediate_size": 8, "shared_intermediate_size": 8, "expert_ffn_hidden_size": 8, "n_group": 1,
+    "topk_group": 1, "first_k_dense_replace": 1,
+    # State space models.
+    "state_size": 4, "mamba_d_state": 4, "ssm_state_size": 4, "mamba_num_heads": 2, "mamba_head_dim": 16,
+    "mamba_n_heads": 2, "mamba_d_head": 16, "mamba_dt_rank": 2, "time_step_rank": 2, "mamba_n_groups": 1, "n_groups": 1,
+    "mamba_expand": 2,
+    # Images.
+    "image_size": 8, "patch_size": 4, "num_channels": 3, "projection_dim": 16, "out_hidden_size": 16,
+}  # fmt: skip
+_SPECIAL: dict[str, dict[str, Any]] = {
+    "codegen": {"rotary_dim": 4},
+    "falcon_h1": {"mamba_d_ssm": 32},
+    "gemma3n_text": {
+        "num_kv_shared_layers": 0,
+        "layer_types": ["sliding_attention", "full_attention"],
+        "vocab_size_per_layer_input": VOCAB,
+        "hidden_size_per_layer_input": 8,
+        "laurel_rank": 4,
+        "activation_sparsity_pattern": [0.0, 0.0],
+    },
+    "gemma4_text": {
+        "vocab_size_per_layer_input": VOCAB,
+        "hidden_size_per_layer_input": 8,
+        "global_head_dim": 8,
+        "num_kv_shared_layers": 0,
+    },
+    "gpt_neo": {"attention_types": [[["global", "local"], 1]], "window_size": 4},
+    "gptj": {"rotary_dim": 4},
+    "lfm2_moe": {"layer_types": ["conv", "full_attention"]},
+    "mamba2": {"num_heads": 4, "head_dim": 8, "n_groups": 1, "chunk_size": 8},
+    "mimo_v2_flash": {"partial_rotary_factor": 0.5},
+    "qwen2_vl_text": {"rope_parameters": {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 1e4}},
+    "qwen2_5_vl_text": {"rope_parameters": {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 1e4}},
+    "qwen2_vl": {"vision_start_token_id": 40, "image_token_id": 41, "video_token_id": 42},
+    "rembert": {"input_embedding_size": 16, "output_embedding_size": 16},
+    "xlm": {"causal": True},
+    "xlstm": {"autocast_kernel_dtype": "float32"},
+    "xmod": {"default_language": "en_XX"},
+    "zaya": {"num_experts_per_tok": 1},
+    "zamba2": {"layer_types": ["mamba", "hybrid"], "mamba_headdim": 16, "n_mamba_heads": 2},
+    "zamba": {"layer_types": ["mamba", "hybrid"]},
+}
+
+
+def tiny_config(model_type: str, **options: Any) -> Any:
+    """A configuration of few weights: a small value for each size that the family names, also of its parts."""
+    kind = CONFIG_MAPPING[model_type]
+    return _tiny(kind, {**_SPECIAL.get(model_type, {}), **options})
+
+
+def _tiny(kind: Any, options: dict[str, Any]) -> Any:
+    names = set(inspect.signature(kind.__init__).parameters)
+    if dataclasses.is_dataclass(kind):
+        names |= {field.name for field in dataclasses.fields(kind)}
+    parts = {}
+    for name in set(getattr(kind, "sub_configs", {})) - set(options):
+        part = getattr(kind(), name, None)
+        if part is not None:
+            parts[name] = _tiny(type(part), _SPECIAL.get(part.model_type, {}))
+    config = kind(**{name: value for name, value in _SIZES.items() if name in names} | parts | options)
+    config.is_decoder = True  # for models of BERT's kind
+    return config
+
+
+def tiny_model(model_type: str, **options: Any) -> torch.nn.Module:
+    """A model of the family with random weights, in float32."""
+    torch.manual_seed(0)
+    config = tiny_config(model_type, **options)
+    auto = AutoModelForCausalLM if model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES else AutoModelForImageTextToText
+    with torch.device("meta"):
+        n_weights = sum(p.numel() for p in auto.from_config(config).parameters())
+    assert n_weights < 1_000_000, f"{model_type}: {n_weights} weights are not tiny"
+    return auto.from_config(config)
