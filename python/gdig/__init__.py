@@ -6,7 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gdig.api import cluster, fit, preview, select, sweep
+    from gdig.api import cluster, fit, plan, preview, select, sweep
     from gdig.config.config import Config
     from gdig.errors import GdigError
     from gdig.kmeans import KMeans
@@ -22,12 +22,25 @@ _WHERE = {
     "SketchStore": "gdig.store.sketches",
     "cluster": "gdig.api",
     "fit": "gdig.api",
+    "plan": "gdig.api",
     "preview": "gdig.api",
     "resample": "gdig.resampling",
     "select": "gdig.api",
     "sweep": "gdig.api",
 }
-__all__ = ["Config", "GdigError", "KMeans", "SketchStore", "cluster", "fit", "preview", "resample", "select", "sweep"]
+__all__ = [
+    "Config",
+    "GdigError",
+    "KMeans",
+    "SketchStore",
+    "cluster",
+    "fit",
+    "plan",
+    "preview",
+    "resample",
+    "select",
+    "sweep",
+]
 
 
 def __getattr__(name: str) -> Any:

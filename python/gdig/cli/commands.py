@@ -78,6 +78,14 @@ def _score_net(call: Call) -> list[str]:
     return [f"difficulties: {file}", f"to select by them: {select}"]
 
 
+def _plan(call: Call) -> list[str]:
+    plan = load_api().plan(call.config, progress=call.progress)
+    if call.own["json"]:
+        return [json.dumps(plan.as_json(), indent=2)]
+    lines: list[str] = plan.lines()
+    return lines
+
+
 def _preview(call: Call) -> list[str]:
     lines: list[str] = load_api().preview(call.config, rows=call.own["rows"], progress=call.progress)
     return lines
@@ -103,6 +111,12 @@ COMMANDS: dict[str, Command] = {
         f"gdig select {DATA} \\\n    --budget 500 --run-path runs/a --output selection.jsonl",
         "Select",
         _select,
+    ),
+    "plan": Command(
+        "Tell what a run will do and cost: rows, layers, time, memory and disk; computes a trial alone.",
+        f"gdig plan {DATA} \\\n    --run-path runs/a",
+        "Plan",
+        _plan,
     ),
     "fit": Command(
         "Fit the curvature and precondition the seeds' gradients.",

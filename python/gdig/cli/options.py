@@ -75,6 +75,14 @@ class CompareOptions:
 
 
 @dataclass(frozen=True)
+class PlanOptions:
+    """How the plan is printed."""
+
+    json: Basic[bool] = False
+    """Print JSON instead of text. Off by default. Switch it on for other programs."""
+
+
+@dataclass(frozen=True)
 class SweptRunOptions:
     """Whose pool."""
 
@@ -141,6 +149,13 @@ class Select:
     randomness: RandomOptions = RandomOptions()
     run: RunOptions = RunOptions()
     defaults: DefaultOptions = DefaultOptions()
+
+
+@dataclass(frozen=True)
+class Plan(Select):
+    """The options of gdig plan: those of gdig select."""
+
+    plan: PlanOptions = PlanOptions()
 
 
 @dataclass(frozen=True)

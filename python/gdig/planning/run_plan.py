@@ -1,20 +1,22 @@
-"""The plan of a run: what will be done, and what it will cost in time, memory and disk."""
+"""Make the plan of a run: a sample of the pool, the memory from shapes, the time from a trial, the disk."""
 
 from __future__ import annotations
 
 import math
 import shutil
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from gdig.config.config import Config
-from gdig.errors import GdigError, RunError
+from gdig.config.layer_choice import DEFAULT_LAYERS, parse_layers
+from gdig.errors import RunError
 from gdig.influence.memory_plan import MemoryPlan, plan_memory
 from gdig.model.batch_size import room, typical_length
+from gdig.model.causal_model import Model
 from gdig.model.free_memory import resident_memory
 from gdig.planning.disk import disk_bytes
 from gdig.planning.pool_size import PoolSize, measure_pool
+from gdig.planning.report import RunPlan, StagePlan
 from gdig.planning.trial import Rates, run_trial
 from gdig.run.record import RunRecord, read_record
 from gdig.run.session import Workspace
@@ -22,93 +24,10 @@ from gdig.run.session import Workspace
 _CLUSTER_S = 2e-6
 """Seconds a row and cluster takes in k-means and labels, with the AVX2 kernel of one core: a small share of any run."""
 _KMEANS_ROWS = 1024
-
-
-@dataclass(frozen=True)
-class StagePlan:
-    """One pass of a stage, or another part of it.
-
-    Attributes:
-        name: as the bar of the run calls it.
-        tokens: that go through the model.
-        passes: how often the model passes these tokens: once for each partition of the layers.
-        seconds: expected.
-        done: whether the run in run_path has it.
-    """
-
-    name: str
-    tokens: float
-    passes: int
-    seconds: float
-    done: bool
-
-
-@dataclass(frozen=True)
-class RunPlan:
-    """What `gdig select` would do with the same options.
-
-    Attributes:
-        model: class, dtype, device, and the chosen layers in words.
-        pool: rows and tokens.
-        seeds: rows of the seeds.
-        seed_tokens: their tokens.
-        stages: parts of the run in order.
-        spread: share by which the time can be off: the spread of the trial, and the error of the pool's tokens.
-        memory: bytes by pass and by what holds them.
-        other_memory: bytes that the process holds besides: Python, torch, and what they have loaded.
-        disk: bytes by stage.
-        free_disk: bytes free on the disk of run_path.
-        rates: what the trial measured; None when no stage is left that passes the model.
-        notes: what is worth knowing before the start.
-        cheaper: what would lower the cost, with the seconds that would be left.
-    """
-
-    model: str
-    pool: PoolSize
-    seeds: int
-    seed_tokens: int
-    stages: tuple[StagePlan, ...]
-    spread: float
-    memory: MemoryPlan
-    other_memory: int
-    disk: dict[str, int]
-    free_disk: int
-    rates: Rates
-    notes: tuple[str, ...]
-    cheaper: tuple[tuple[str, float], ...]
-
-    @property
-    def seconds(self) -> float:
-        """Seconds of all stages that are not done."""
-        return sum(stage.seconds for stage in self.stages if not stage.done)
-
-    @property
-    def peak_memory(self) -> int:
-        """Bytes of the process at its peak."""
-        return self.other_memory + self.memory.peak.total
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the plan as values of JSON."""
-        pool = {f.name: getattr(self.pool, f.name) for f in fields(self.pool) if f.name != "examples"}
-        return {
-            "model": self.model,
-            "pool": pool,
-            "seeds": self.seeds,
-            "seed_tokens": self.seed_tokens,
-            "stages": [asdict(stage) for stage in self.stages],
-            "seconds": self.seconds,
-            "spread": self.spread,
-            "token_batch_size": self.memory.token_batch_size,
-            "sweep_batch_size": self.memory.sweep_batch_size,
-            "partitions": len(self.memory.partitions),
-            "memory": {name: asdict(parts) for name, parts in self.memory.passes.items()},
-            "peak_memory": self.peak_memory,
-            "disk": self.disk,
-            "free_disk": self.free_disk,
-            "rates": asdict(self.rates),
-            "notes": list(self.notes),
-            "cheaper": [{"change": change, "seconds": seconds} for change, seconds in self.cheaper],
-        }
+_WORTH = 0.2
+"""Share of the time that a change has to save to be named."""
+_UPPER = 0.25
+"""Share of the depth that is named as the cheaper choice of layers."""
 
 
 def make_plan(work: Workspace) -> RunPlan:
@@ -141,7 +60,7 @@ def make_plan(work: Workspace) -> RunPlan:
     first, last = model.layers[0].name, model.layers[-1].name
     dtype = str(model.dtype).removeprefix("torch.")
     layers = f"{len(model.layers)} layers ({first} .. {last})"
-    plan = RunPlan(
+    return RunPlan(
         model=f"{type(model.module).__name__}, {dtype} on {model.device}, {layers}",
         pool=pool,
         seeds=len(seeds),
@@ -154,9 +73,8 @@ def make_plan(work: Workspace) -> RunPlan:
         free_disk=free_disk,
         rates=rates,
         notes=tuple(_notes(pool, memory)),
-        cheaper=(),
+        cheaper=tuple(_cheaper(config, model, pool, stages, rates)),
     )
-    return plan
 
 
 def _stages(
@@ -184,9 +102,7 @@ def _stages(
     if config.inversion == "cg":
         # A product is four forward passes, a third of a forward and backward pass each.
         tokens = config.cg_iterations * n_seeds * min(pool.rows, config.cg_rows) * pool.mean_tokens
-        stages.append(
-            StagePlan("fit: conjugate gradients", tokens, 1, tokens * 4 / 3 * rates.plain, done["fit"])
-        )
+        stages.append(StagePlan("fit: conjugate gradients", tokens, 1, tokens * 4 / 3 * rates.plain, done["fit"]))
     cost = pool.tokens * (rates.plain + rates.sweep)
     stages.append(StagePlan("sweep", pool.tokens, 1, cost, done["sweep"]))
     for number in range(1, len(config.checkpoints) + 1):
@@ -241,4 +157,25 @@ def _notes(pool: PoolSize, memory: MemoryPlan) -> list[str]:
     return notes
 
 
-__all__ = ["GdigError", "RunPlan", "StagePlan", "make_plan"]
+def _cheaper(
+    config: Config, model: Model, pool: PoolSize, stages: tuple[StagePlan, ...], rates: Rates
+) -> Iterator[tuple[str, float]]:
+    """Changes that would save a fifth of the time or more, with the seconds of the whole run after the change."""
+    left = [stage for stage in stages if not stage.done]
+    total = sum(stage.seconds for stage in left)
+    fit_passes = sum(stage.seconds for stage in left if stage.name in ("fit: factors", "fit: eigenvalues"))
+    fit_rows = min(config.fit_rows, pool.rows)
+    for rows in (2000, 1000, 500):
+        saved = fit_passes * (1 - rows / fit_rows)
+        if rows < fit_rows and saved >= _WORTH * total:
+            yield f"--fit-rows {rows}", total - saved
+            break
+    # Without the lower blocks the forward pass, a third of the plain pass, is as it was.
+    choice = parse_layers(config.layers or DEFAULT_LAYERS)
+    if config.filter_modules is None and choice.upper > _UPPER:
+        share = _UPPER / choice.upper
+        tokens = sum(stage.tokens * stage.passes for stage in left)
+        plain = min(total, tokens * rates.plain)
+        saved = (plain * 2 / 3 + (total - plain)) * (1 - share)
+        if saved >= _WORTH * total:
+            yield f"--layers {choice.kind}:upper:{_UPPER:g}", total - saved
