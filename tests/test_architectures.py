@@ -107,3 +107,14 @@ def test_a_layer_that_no_gradient_reaches_is_named():
     (batch, *_) = make_batches(make_examples(4, 1), 256)
     with pytest.raises(ModelError, match=r"no gradient reaches model\.layers\.1\.unused"):
         GradientPass(wrapped(module, filter_modules="mlp|unused")[0]).run(batch, lambda *_: None)
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=str)
+@pytest.mark.parametrize("layers", [1, 2])
+def test_the_last_states_are_what_the_base_model_returns(family, layers):
+    """After the final norm, also where the logits come from the whole model."""
+    model, _ = wrapped(_model(family), hidden_layers=layers)
+    ids = torch.arange(3, 11)[None]
+    top, states = model.with_states(ids)
+    assert len(states) == layers and torch.equal(top, model.hidden(ids))
+    assert torch.equal(states[-1], model.base(input_ids=ids, use_cache=False).last_hidden_state)

@@ -110,7 +110,7 @@ def run_out(monkeypatch, lines: int, first: int = 0) -> list[int]:
 
     run, tried = GradientPass.run, []
 
-    def limited(self, batch, sink):
+    def limited(self, batch, sink, states_sink=None):
         tried.append(len(batch.rows))
         if len(batch.rows) > lines and len(tried) > first:
             # In the middle of the backward pass: some layers have handed over their part.
@@ -122,8 +122,8 @@ def run_out(monkeypatch, lines: int, first: int = 0) -> list[int]:
                     raise torch.OutOfMemoryError("CUDA out of memory")
                 sink(*args)
 
-            return run(self, batch, half)
-        return run(self, batch, sink)
+            return run(self, batch, half, states_sink)
+        return run(self, batch, sink, states_sink)
 
     monkeypatch.setattr(GradientPass, "run", limited)
     return tried

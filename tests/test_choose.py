@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import get_args
 
@@ -26,6 +27,8 @@ from gdig.selection.survey import Survey, survey, threshold
 from gdig.selection.tasks import Tasks
 from gdig.store.sketches import INVALID_LABEL
 from tests.support.pools import Pool, cases, chosen_with, on_disk, plain_prefix, pools
+from tests.support.project_fixtures import translation_rows, write_jsonl
+from tests.support.swept_run import make_swept
 
 TAUS = st.sampled_from([1.0, 0.99, 0.9, 2 / 3, 0.5, 1 / 3, 0.1, 1e-3])
 
@@ -84,6 +87,45 @@ def test_random_takes_the_smallest_hashes(case, random_seed):
     order = np.flatnonzero(pool.valid)
     order = order[np.lexsort((order, row_hash(xxhash.xxh3_64_intdigest(b"rows", random_seed), order)))].tolist()
     assert sorted(got) == sorted(plain_prefix(order, pool, limit))
+
+
+@given(cases(), st.integers(0, 3), st.data())
+def test_random_balanced_by_source_takes_as_many_from_each_as_it_holds(case, random_seed, data):
+    pool, limit = case
+    n = len(pool.valid)
+    ends = (*sorted(data.draw(st.lists(st.integers(0, n), min_size=1, max_size=4))), n)
+    options = Config.build({"method": "random", "balance": "source", "random_seed": random_seed})
+
+    def picked(limit: Limit) -> list[int]:
+        with on_disk(pool) as (store, _):
+            sweep = FinishedSweep(store, survey(store, Judge("steady")), source_ends=ends)
+            return METHODS["random"].pick(sweep, limit, random_seed, options).rows.tolist()
+
+    got = picked(limit)
+    assert len(set(got)) == len(got) and pool.valid[got].all()
+    sources = [range(start, stop) for start, stop in itertools.pairwise((0, *ends))]
+    drawn = [sum(row in source for row in got) for source in sources]
+    held = [int(pool.valid[source.start : source.stop].sum()) for source in sources]
+    # Only a source that has run out gives two fewer than another.
+    assert all(k >= max(drawn) - 1 or k == most for k, most in zip(drawn, held, strict=True))
+    if limit.unit == "rows":
+        assert len(got) == min(limit.amount, sum(held))
+        if limit.amount > 1:
+            assert picked(Limit("rows", limit.amount - 1)) == got[: limit.amount - 1], "a smaller budget is a beginning"
+    else:
+        assert pool.tokens[got].sum() <= limit.amount
+
+
+def test_random_is_balanced_over_the_files_of_a_pool(project, tmp_path):
+    rows = translation_rows(40)
+    files = [write_jsonl(tmp_path / f"{i}.jsonl", part) for i, part in enumerate((rows[:3], rows[3:10], rows[10:]))]
+    pool = {"candidates": tuple(map(str, files)), "method": "random", "balance": "source", "budget": "15"}
+    run = make_swept(project.options(tmp_path / "run", **pool))
+    picked = gdig.select(**project.options(run, **pool))
+    drawn = [int(((picked.rows >= start) & (picked.rows < stop)).sum()) for start, stop in ((0, 3), (3, 10), (10, 40))]
+    assert drawn == [3, 6, 6] and any("rows from each of 3 files: 3, 6, 6" in line for line in picked.summary)
+    with pytest.raises(ConfigError, match="balance='source': expected a pool of at least two files, got 1"):
+        gdig.select(**project.options(make_swept(project.options(tmp_path / "one")), method="random", balance="source"))
 
 
 @given(cases(), st.sampled_from(["gdig", "diverse"]), st.sampled_from(["random", "score"]), TAUS)

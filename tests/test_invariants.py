@@ -59,7 +59,7 @@ def test_the_same_numbers_again_and_with_other_thread_counts():
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])
 def test_sketch_is_the_explicit_projection(kind):
     model, config = wrapped(MODELS[kind](), **options())
-    _, sketch, loss = sweeper(model, config).compute(POOL)
+    _, sketch, loss, _ = sweeper(model, config).compute(POOL)
     names = [layer.name for layer in model.layers]
     for e, example in enumerate(POOL):
         pairs, want_loss = oracle.captured(model.module, names, example)

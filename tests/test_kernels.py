@@ -133,20 +133,45 @@ def test_arguments_that_do_not_fit_are_named(monkeypatch):
 
 
 @settings(max_examples=examples(60), deadline=None)
-@given(shapes, st.sampled_from(DTYPES), st.integers(1, 4))
-def test_score_dense(shape, dtype, seeds):
+@given(shapes, st.sampled_from(DTYPES), st.integers(1, 4), st.booleans(), st.sampled_from([-30, 0, 30]))
+def test_score_dense(shape, dtype, seeds, half, exponent):
     lengths, i, o, bias = shape
     a, d, offsets = _case(lengths, i, o, dtype)
     acc = torch.promote_types(dtype, torch.float32)
-    w = torch.randn(o, i + bias, seeds, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(acc)
+    w = torch.randn(seeds, o, i + bias, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    w = (w * torch.tensor(2.0) ** exponent).to(acc)
+    stored, scale = w, None
+    if half:
+        pairs = [ops.halved(x) for x in w]
+        stored, scale = torch.stack([x for x, _ in pairs]), torch.stack([x for _, x in pairs])
     out = torch.ones(len(lengths), seeds, dtype=acc)
-    ops.score_dense(a, d, offsets, w, out)
+    ops.score_dense(a, d, offsets, stored, out, scale=scale)
     gradients = _gradients(a, d, offsets, bias)
-    want = 1 + torch.einsum("boj,ojs->bs", gradients, w.double())
+    want = 1 + torch.einsum("boj,soj->bs", gradients, w.double())
     # A sum of T O J products, each rounded a few times: their number times the unit of the absolute sum.
-    absolute = _gradients(a.abs(), d.abs(), offsets, bias).reshape(len(lengths), -1) @ w.double().abs().flatten(0, 1)
+    sizes = _gradients(a.abs(), d.abs(), offsets, bias).reshape(len(lengths), -1)
+    absolute = sizes @ w.double().abs().flatten(1).T
     eps = 2.0**-24 if acc == torch.float32 else 2.0**-53
-    assert ((out.double() - want).abs() <= (sum(lengths) + o * (i + 1) + 4) * eps * (1 + absolute)).all()
+    bound = (sum(lengths) + o * (i + 1) + 4) * eps * (1 + absolute)
+    if half:  # the bound of `halved`, and a sum of rounded numbers, which are at most 2^-11 larger
+        largest = w.double().abs().flatten(1).amax(1)
+        bound = bound * (1 + 2.0**-11) + 2.0**-11 * absolute + 2.0**-38 * largest * sizes.sum(1, keepdim=True)
+    assert ((out.double() - want).abs() <= bound).all()
+
+
+@settings(max_examples=examples(60), deadline=None)
+@given(st.integers(-90, 90), st.sampled_from([torch.float32, torch.float64]), st.integers(0, 40))
+def test_a_halved_matrix_is_off_by_what_it_says(exponent, dtype, spread):
+    """Entries of sizes 2^-spread to 1 times 2^exponent, so that the smallest are subnormal in float16."""
+    generator = torch.Generator().manual_seed(exponent + 1000 * spread)
+    sizes = 2.0 ** (exponent - spread * torch.rand(40, 30, generator=generator, dtype=torch.float64))
+    w = (sizes * torch.randn(40, 30, generator=generator, dtype=torch.float64)).to(dtype)
+    half, scale = ops.halved(w)
+    assert half.dtype == torch.float16 and scale.dtype == dtype
+    error = (half.double() * scale.double() - w.double()).abs()
+    assert (error <= torch.maximum(2.0**-11 * w.double().abs(), 2.0**-38 * w.double().abs().max())).all()
+    nothing, scale = ops.halved(torch.zeros(3, 2, dtype=dtype))
+    assert scale == 1 and not nothing.any()
 
 
 def test_score_dense_in_parts_is_the_whole(monkeypatch):
@@ -154,15 +179,23 @@ def test_score_dense_in_parts_is_the_whole(monkeypatch):
     from gdig.kernels.dense import reference
 
     a, d, offsets = _case([3] * 7, 5, 6, torch.float64)
-    w = torch.randn(6, 6, 2, dtype=torch.float64)
-    whole, parts = torch.zeros(7, 2, dtype=torch.float64), torch.zeros(7, 2, dtype=torch.float64)
-    ops.score_dense(a, d, offsets, w, whole)
-    monkeypatch.setattr(reference, "_WEIGHTS", 40)
-    monkeypatch.setattr(reference, "_GRADIENTS", 60)
-    ops.score_dense(a, d, offsets, w, parts)
-    assert torch.allclose(whole, parts, rtol=1e-12, atol=1e-12)
-    with pytest.raises(ValueError, match=r"score_dense: w: expected \[6, 5, S\] \(or one column more, bias\)"):
+    w = torch.randn(2, 6, 6, dtype=torch.float64)
+    pairs = [ops.halved(x) for x in w]
+    half, scale = torch.stack([x for x, _ in pairs]), torch.stack([x for _, x in pairs])
+    for stored, scales in ((w, None), (half, scale)):
+        whole, parts = torch.zeros(7, 2, dtype=torch.float64), torch.zeros(7, 2, dtype=torch.float64)
+        with monkeypatch.context() as patch:
+            ops.score_dense(a, d, offsets, stored, whole, scale=scales)
+            patch.setattr(reference, "_WEIGHTS", 40)
+            patch.setattr(reference, "_GRADIENTS", 60)
+            ops.score_dense(a, d, offsets, stored, parts, scale=scales)
+        assert torch.allclose(whole, parts, rtol=1e-12, atol=1e-12)
+    with pytest.raises(ValueError, match=r"score_dense: w: expected \[S, 6, 5\] \(or one column more, bias\)"):
         ops.score_dense(a, d, offsets, w[:, :3], whole)
+    with pytest.raises(ValueError, match=r"out and w: expected torch\.float64 and torch\.float16"):
+        ops.score_dense(a, d, offsets, w, whole, scale=scale)
+    with pytest.raises(ValueError, match=r"scale: expected torch\.float64 \[2\], got torch\.float64 \(1,\)"):
+        ops.score_dense(a, d, offsets, half, whole, scale=scale[:1])
 
 
 def test_a_wide_covariance_in_bands_is_symmetric_to_the_bit():

@@ -227,9 +227,9 @@ def model_passes(monkeypatch) -> list[int]:
     passes: list[int] = []
     run = GradientPass.run
 
-    def counted(self, batch, sink):
+    def counted(self, batch, sink, states_sink=None):
         passes.append(len(batch.rows))
-        return run(self, batch, sink)
+        return run(self, batch, sink, states_sink)
 
     monkeypatch.setattr(GradientPass, "run", counted)
     return passes

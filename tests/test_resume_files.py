@@ -71,11 +71,11 @@ def stop_at(monkeypatch) -> Iterator:
     limits: list[int] = []
     run = GradientPass.run
 
-    def counted(self, batch, sink):
+    def counted(self, batch, sink, states_sink=None):
         batches.append(len(batch.rows))
         if limits and len(batches) == limits[-1]:
             raise Stop
-        return run(self, batch, sink)
+        return run(self, batch, sink, states_sink)
 
     monkeypatch.setattr(GradientPass, "run", counted)
 

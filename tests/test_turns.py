@@ -17,10 +17,10 @@ from gdig.errors import ConfigError, GdigError
 from gdig.selection.choose import choose
 from gdig.selection.judge import Judge
 from gdig.selection.method import Checkpoint, FinishedSweep
-from gdig.selection.methods.round_robin import take_turns
 from gdig.selection.relevance import RELEVANCE
 from gdig.selection.survey import survey
 from gdig.selection.tasks import Tasks
+from gdig.selection.turns import take_turns
 from gdig.store.sketches import SketchStore
 from gdig.store.tensor_file import write_tensors
 from tests.support.plain_methods import plain_round_robin

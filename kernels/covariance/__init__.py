@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from gdig.kernels.dispatch import resolve
 from gdig.kernels.segments import Segments
 
 from . import reference
+
+BAND = 384
+"""Rows of a band of `covariance_bands`: narrower bands save more of the square, and make thinner products."""
 
 
 def covariance(x: torch.Tensor, mask: torch.Tensor, out: torch.Tensor, *, impl: str = "auto") -> None:
@@ -37,6 +42,59 @@ def covariance(x: torch.Tensor, mask: torch.Tensor, out: torch.Tensor, *, impl: 
 
         return triton.covariance(x, mask, out)
     return reference.covariance(x, mask, out)
+
+
+def covariance_bands(x: torch.Tensor, mask: torch.Tensor, bands: Sequence[torch.Tensor]) -> None:
+    """Add sum_t mask_t x_t x_t^T to the upper triangle of a symmetric matrix, in plain torch.
+
+    On a CPU this takes little more than half of the memory and of the operations of `covariance`.
+
+    Args:
+        x, mask: as for `covariance`.
+        bands: the sums, as `triangle` makes them. Changed.
+
+    Raises:
+        ValueError: when shapes do not fit one another.
+    """
+    width = bands[0].shape[1]
+    if width not in (x.shape[1], x.shape[1] + 1) or mask.shape != (x.shape[0],):
+        raise ValueError(
+            f"covariance_bands: x {tuple(x.shape)}, mask {tuple(mask.shape)} and bands of width {width} do not fit one "
+            "another"
+        )
+    _expect_sums("covariance_bands", bands[0], x.dtype)
+    reference.covariance_bands(x, mask, bands)
+
+
+def triangle(width: int, dtype: torch.dtype, device: torch.device) -> list[torch.Tensor]:
+    """Zeros for the upper triangle of a [width, width] matrix, in bands of `BAND` rows.
+
+    Band b holds the rows from r = b * BAND on, and of them the columns from r on: [rows, width - r].
+    """
+    return [
+        torch.zeros(min(BAND, width - first), width - first, dtype=dtype, device=device)
+        for first in range(0, width, BAND)
+    ]
+
+
+def triangle_numbers(width: int) -> int:
+    """How many numbers `triangle` has."""
+    return sum(min(BAND, width - first) * (width - first) for first in range(0, width, BAND))
+
+
+def from_triangle(bands: Sequence[torch.Tensor]) -> torch.Tensor:
+    """The symmetric matrix [width, width] of some bands (see `triangle`)."""
+    width = bands[0].shape[1]
+    square = bands[0].new_empty(width, width)
+    first = 0
+    for band in bands:
+        last = first + len(band)
+        corner = band[:, : len(band)]
+        square[first:last, first:last] = corner.triu() + corner.triu(1).T
+        square[first:last, last:] = band[:, len(band) :]
+        square[last:, first:last] = band[:, len(band) :].T
+        first = last
+    return square
 
 
 def squared_gradients(

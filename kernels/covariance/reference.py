@@ -45,6 +45,21 @@ def _mirrored(square):
     return square.triu() + square.triu(1).T
 
 
+def covariance_bands(x, mask, bands) -> None:
+    """Add sum_t mask_t x_t x_t^T to the bands [rows, width - first row] of its upper triangle."""
+    width = bands[0].shape[1]
+    x = x.to(bands[0].dtype)
+    if not bool((mask != 0).all()):
+        x = x[mask != 0]
+    if width > x.shape[1]:
+        x = torch.cat([x, x.new_ones(len(x), 1)], dim=1)
+    first = 0
+    for band in bands:
+        # The product is added in place: no second matrix, no mirror image.
+        band.addmm_(x[:, first : first + len(band)].T, x[:, first:])
+        first += len(band)
+
+
 def squared_gradients(a, d, examples, out) -> None:
     """Add the elementwise square of each example's gradient to out, one example at a time."""
     a, d = a.to(out.dtype), d.to(out.dtype)

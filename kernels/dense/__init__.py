@@ -10,13 +10,19 @@ from . import reference
 
 
 def score_dense(
-    a: torch.Tensor, d: torch.Tensor, offsets: torch.Tensor | Segments, w: torch.Tensor, out: torch.Tensor
+    a: torch.Tensor,
+    d: torch.Tensor,
+    offsets: torch.Tensor | Segments,
+    w: torch.Tensor,
+    out: torch.Tensor,
+    *,
+    scale: torch.Tensor | None = None,
 ) -> None:
     """Add one layer's influence of each example on each seed to `out`, through each example's gradient.
 
     out[e, s] += <G_e, W_s>, with G_e = sum_t d_t a_t^T. An example takes 2 O J (T_e + S) operations; `score` takes
-    2 T_e (O + J) for each column of the seeds' factors. So this is faster for narrow layers, many seeds and long
-    examples, if W [O, J, S] fits the memory.
+    2 T_e (O + J) for each column of the seeds' factors. So this is faster for many columns, if W [S, O, J] fits the
+    memory.
 
     torch's matrix products run on every device. A kernel of our own could fuse only the gradients of some examples,
     which stay in the cache anyway.
@@ -25,8 +31,10 @@ def score_dense(
         a: [T, I] inputs of the layer, floating point.
         d: [T, O] output gradients, dtype of `a`.
         offsets: [B + 1] int64 on the CPU, rising from 0 to T, or Segments made of it.
-        w: [O, J, S] the seeds' preconditioned gradients, dtype of `out`. J = I, or I + 1 for a layer with bias.
+        w: [S, O, J] the seeds' preconditioned gradients, dtype of `out`. J = I, or I + 1 for a layer with bias. Or
+            float16, divided by `scale` (`halved`).
         out: [B, S] the sums, float32 (float64 for float64 inputs). Changed.
+        scale: [S] of the dtype of `out`, for w of float16.
 
     Raises:
         ValueError: when shapes or dtypes do not fit one another.
@@ -37,15 +45,35 @@ def score_dense(
         raise ValueError(
             f"score_dense: expected a, d and offsets of the same tokens, got {tokens}, {d.shape[0]} and {examples.end}"
         )
-    if w.dim() != 3 or w.shape[0] != outputs or w.shape[1] not in (width, width + 1):
+    if w.dim() != 3 or w.shape[1] != outputs or w.shape[2] not in (width, width + 1):
         raise ValueError(
-            f"score_dense: w: expected [{outputs}, {width}, S] (or one column more, bias), got {tuple(w.shape)}"
+            f"score_dense: w: expected [S, {outputs}, {width}] (or one column more, bias), got {tuple(w.shape)}"
         )
-    if out.shape != (len(examples), w.shape[2]):
-        raise ValueError(f"score_dense: out: expected {(len(examples), w.shape[2])}, got {tuple(out.shape)}")
-    if out.dtype != torch.promote_types(a.dtype, torch.float32) or w.dtype != out.dtype:
+    if out.shape != (len(examples), len(w)):
+        raise ValueError(f"score_dense: out: expected {(len(examples), len(w))}, got {tuple(out.shape)}")
+    accumulated = torch.promote_types(a.dtype, torch.float32)
+    expected = accumulated if scale is None else torch.float16
+    if out.dtype != accumulated or w.dtype != expected:
         raise ValueError(
-            f"score_dense: out and w: expected {torch.promote_types(a.dtype, torch.float32)}, "
-            f"got {out.dtype} and {w.dtype}"
+            f"score_dense: out and w: expected {accumulated} and {expected}, got {out.dtype} and {w.dtype}"
         )
-    reference.score_dense(a, d, examples, w, out)
+    if scale is not None and (scale.shape != (len(w),) or scale.dtype != accumulated):
+        raise ValueError(
+            f"score_dense: scale: expected {accumulated} [{len(w)}], got {scale.dtype} {tuple(scale.shape)}"
+        )
+    reference.score_dense(a, d, examples, w, scale, out)
+
+
+def halved(w: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Round a matrix to float16, divided by a power of two that brings its largest entry to between 2^13 and 2^14.
+
+    For a largest entry between 2^-100 and 2^100, an entry is off by at most 2^-11 of its size, or by 2^-38 of the
+    largest entry if that is more. So a score <G_e, W_s> is off by at most 2^-11 of the sum of the sizes of its terms,
+    and 2^-38 max |W_s| sum |G_e|.
+
+    Returns:
+        half: float16, the shape of w. scale: a number of the dtype of w, the power of two.
+    """
+    largest = w.abs().amax() if w.numel() else w.new_zeros(())
+    exponent = torch.where(largest.isfinite() & (largest > 0), torch.frexp(largest).exponent - 14, 0).clamp(-120, 120)
+    return torch.ldexp(w, -exponent).half(), torch.ldexp(torch.ones_like(largest), exponent)

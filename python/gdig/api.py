@@ -17,7 +17,7 @@ from gdig.config.config import Config, Training
 from gdig.distributed.ranks import Ranks
 from gdig.distributed.torchrun import is_launched
 from gdig.errors import ConfigError, ModelError
-from gdig.influence.fit import fit_curvature_on_ranks, fit_stage, precondition_seeds_on_ranks
+from gdig.influence.fit import fit_curvature_on_ranks, fit_stage, precondition_seeds_on_ranks, skip_fit
 from gdig.model.load import require_package
 from gdig.passes.planned_stages import planned_stages
 from gdig.passes.sweep_stage import sweep_on_ranks, sweep_stage
@@ -36,11 +36,12 @@ from gdig.selection.cluster_stage import ensure_clusters, fit_centroids_on_ranks
 from gdig.selection.compare import Comparison
 from gdig.selection.compare import compare as compare_methods
 from gdig.selection.judge import Judge
-from gdig.selection.methods import METHODS
+from gdig.selection.methods import METHODS, require_needs
 from gdig.selection.result import Selection
 from gdig.selection.select_stage import open_finished_sweep, select_stage
 from gdig.selection.survey import Survey, make_judge, survey
 from gdig.selection.tasks import Tasks, read_tasks
+from gdig.selection.token_files import ensure_tokens
 from gdig.store.sketches import SketchStore
 
 if TYPE_CHECKING:
@@ -122,6 +123,7 @@ def select(
         (array([812, 40, 977]), '400 of 4,000 rows (22,110 tokens): runs/a/selection.jsonl')
     """
     with _workspace(config, progress, options, ranks) as work:
+        require_needs([work.config.method], work.config)
         _expect(work, "cluster" if METHODS[work.config.method].clusters else "sweep")
         tasks = read_tasks(work.seed_corpus, work.config.task_field)
         store = _sweep(work)
@@ -129,6 +131,8 @@ def select(
         limit = _limit(work, pool)
         if METHODS[work.config.method].clusters:
             ensure_clusters(work, store, pool, limit)
+        if METHODS[work.config.method].tokens:
+            ensure_tokens(work, store)
         return select_stage(work, store, pool, tasks, limit)
 
 
@@ -174,6 +178,7 @@ def compare(
         if method not in METHODS:
             raise ConfigError(f"methods: expected one of {', '.join(METHODS)}, got {method!r}")
     with _workspace(config, progress, options, None) as work:
+        require_needs(methods, work.config)
         _expect(work, "cluster")
         tasks = read_tasks(work.seed_corpus, work.config.task_field)
         store = _sweep(work)
@@ -181,7 +186,13 @@ def compare(
         limit = _limit(work, pool)
         ensure_clusters(work, store, pool, limit)
         finished = open_finished_sweep(work, store, pool, tasks, clusters=True)
-        possible = [name for name, method in METHODS.items() if finished.checkpoints or not method.checkpoints]
+        possible = [
+            name
+            for name, method in METHODS.items()
+            if (finished.checkpoints or not method.checkpoints) and (work.config.gradients or not method.gradients)
+        ]
+        if any(METHODS[name].tokens for name in methods or possible):
+            ensure_tokens(work, store)
         n_clusters = int((label_counts(work.layout.labels) > 0).sum())
         return compare_methods(finished, methods or possible, limit, work.config, time.monotonic, n_clusters)
 
@@ -327,7 +338,10 @@ def _fit(work: Workspace) -> None:
     """Fit curvature and seeds, unless the run has them."""
     if not work.run.done("fit"):
         with work.run.running("fit"):
-            fit_stage(work)
+            if work.config.gradients:
+                fit_stage(work)
+            else:
+                skip_fit(work)
 
 
 def _sweep(work: Workspace, whole: bool = True) -> SketchStore:
@@ -355,6 +369,8 @@ def _sweep(work: Workspace, whole: bool = True) -> SketchStore:
 
 
 def _survey(work: Workspace, store: SketchStore, tasks: Tasks) -> Survey:
+    if not work.config.gradients:
+        return survey(store, Judge(work.config.score))  # no seed has an influence, so nobody votes
     return survey(store, make_judge(store, work.config, tasks))
 
 

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
-from gdig.kernels.covariance import covariance, squared_gradients
-from gdig.kernels.dense import score_dense
+from gdig.kernels.covariance import (
+    covariance,
+    covariance_bands,
+    from_triangle,
+    squared_gradients,
+    triangle,
+    triangle_numbers,
+)
+from gdig.kernels.dense import halved, score_dense
 from gdig.kernels.project import prepare_projection, project, project_inputs
 from gdig.kernels.score import prepare_factors, score
 from gdig.kernels.segments import Segments
@@ -11,6 +18,9 @@ from gdig.kernels.segments import Segments
 __all__ = [
     "Segments",
     "covariance",
+    "covariance_bands",
+    "from_triangle",
+    "halved",
     "prepare_factors",
     "prepare_projection",
     "project",
@@ -18,4 +28,6 @@ __all__ = [
     "score",
     "score_dense",
     "squared_gradients",
+    "triangle",
+    "triangle_numbers",
 ]

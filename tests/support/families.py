@@ -76,6 +76,52 @@ _SPECIAL: dict[str, dict[str, Any]] = {
 }
 
 
+WORKING = (  # noqa: SIM905  # as a list it would have a line a name
+    "afmoe apertus apertus1p5_text arcee aria_text axk1 axk2 aya_vision bailing_hybrid bamba bart beam bert "
+    "bert-generation big_bird bigbird_pegasus biogpt bitnet blenderbot blenderbot-small bloom camembert codegen "
+    "cohere cohere2 cohere2_moe ctrl cwm data2vec-text deepseek_v2 deepseek_v3 deepseek_v32 deepseek_v4 diffllama "
+    "doge dots1 dots3_note_text electra emu3 ernie ernie4_5 ernie4_5_moe exaone exaone4 exaone_moe falcon falcon_h1 "
+    "falcon_mamba flint fuyu gemma gemma2 gemma3 gemma3_text gemma3n_text gemma4 gemma4_text gemma4_unified "
+    "gemma4_unified_text git glm glm4 glm4_moe glm4_moe_lite glm_moe_dsa gpt-sw3 gpt2 gpt_bigcode gpt_neo gpt_neox "
+    "gpt_neox_japanese gptj granite granite_swa granitemoe_swa granitemoehybrid granitemoeshared helium "
+    "hunyuan_v1_dense hunyuan_v1_moe hy_v3 hy_v4 hyperclovax idefics3 internlm3 internvl iquestcoder jais2 jamba "
+    "kolibri1 laguna lara_mini lfm2 lfm2_moe lfm2_vl lfm3 llama llama4 llama4_text llava llava_next longcat_flash "
+    "mamba mamba2 marian mbart megatron-bert minicpm3 minicpmv4_6 minimax_m3_vl_text ministral ministral3 mistral "
+    "mistral3 mllama modernbert-decoder moshi moss_transcribe_diarize mpt mvp nanochat nemotron nemotron_h olmo olmo2 "
+    "olmo3 olmo_hybrid openai-gpt opt pegasus persimmon phi phi3 plbart qwen2 qwen2_5_vl qwen2_moe qwen3 qwen3_5 "
+    "qwen3_5_moe qwen3_5_moe_text qwen3_5_text qwen3_next qwen3_vl qwen4_exp qwen4_exp_text recurrent_gemma rembert "
+    "roberta roberta-prelayernorm roformer rwkv sarvam_mla sarvam_moe seed_oss smollm3 smolvlm solar_open stablelm "
+    "starcoder2 trocr vaultgemma whisper xglm xlm xlm-roberta xlm-roberta-xl xlstm xmod youtu "
+).split()
+"""Families with right scores at the defaults, by their model type; image-text models by their text alone."""
+
+_FUSED = r"the MLPs of \w+ are experts that see some tokens only \(.*experts.*choose layers=attention"
+_NOT_CAUSAL = "a later token changes the hidden states of earlier tokens"
+_TWICE = r"mlp\.gate_proj is used twice in a pass; choose other layers"
+REFUSED: dict[str, str] = {
+    **dict.fromkeys(
+        ["flex_olmo", "gpt_oss", "granitemoe", "inkling_text", "jetmoe", "mellum", "minimax", "minimax_m2", "mixtral",
+         "olmoe", "phimoe", "qwen3_moe", "qwen3_vl_moe", "zaya"], _FUSED),
+    **dict.fromkeys(["cpmant", "paligemma", "xlnet"], _NOT_CAUSAL),
+    **dict.fromkeys(["dory", "hrm_text"], _TWICE),
+    "prophetnet": r"feed_forward\.intermediate sees some tokens only; choose other layers",
+}  # fmt: skip
+"""Families that the defaults refuse, and the pattern of the sentence that says why and what does work."""
+
+NOT_TINY: dict[str, str] = {
+    **dict.fromkeys(["musicgen", "musicgen_melody"], "a model of sounds, without text tokens"),
+    **dict.fromkeys(["gemma3n"], "needs packages for images"),
+    **dict.fromkeys(["gemma4_assistant", "gemma4_unified_assistant"], "drafts from another model's hidden states"),
+    **dict.fromkeys(
+        ["blt", "got_ocr2", "inkling2_loop_text", "inkling2_text", "kimi_linear", "phi4_multimodal", "roc_bert"],
+        "has sizes that its configuration does not name"),
+    **dict.fromkeys(
+        ["cohere_compass_text", "dbrx", "dots3_note", "mimo_v2_flash", "reformer", "zamba", "zamba2"],
+        "its configuration accepts no two small blocks"),
+}  # fmt: skip
+"""Families of the mapping that this module makes no tiny model of, and why."""
+
+
 def tiny_config(model_type: str, **options: Any) -> Any:
     """A configuration of few weights: a small value for each size that the family names, also of its parts."""
     kind = CONFIG_MAPPING[model_type]

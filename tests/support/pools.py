@@ -86,8 +86,10 @@ def cases(draw) -> tuple[Pool, Limit]:
 
 
 @contextmanager
-def on_disk(pool: Pool, rows_per_shard: int = 7) -> Iterator[tuple[SketchStore, Path]]:
-    """The pool as a sweep leaves it, and its labels as k-means does."""
+def on_disk(
+    pool: Pool, rows_per_shard: int = 7, hidden: np.ndarray | None = None
+) -> Iterator[tuple[SketchStore, Path]]:
+    """The pool as a sweep leaves it, with or without hidden states [n, dim], and its labels as k-means does."""
     with tempfile.TemporaryDirectory() as folder:
         store = SketchStore.create(f"{folder}/sweep", 1, rows_per_shard=rows_per_shard)
         labels = Path(folder) / "labels"
@@ -95,6 +97,8 @@ def on_disk(pool: Pool, rows_per_shard: int = 7) -> Iterator[tuple[SketchStore, 
             part = slice(start, min(len(pool.valid), start + rows_per_shard))
             n = part.stop - start
             columns = {name: getattr(pool, name)[part] for name in ("influence", "loss", "tokens", "valid")}
+            if hidden is not None:
+                columns["hidden"] = hidden[part]
             store.write_shard(shard, {"sketch": np.zeros((n, 1), np.float32), **columns})
             distances = np.arange(start, part.stop, dtype=np.float32) / 2
             tensors = {"labels": pool.labels[part], "distances": distances}

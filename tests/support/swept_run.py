@@ -36,7 +36,13 @@ def make_swept(options: dict[str, Any]) -> Path:
         examples = [example if isinstance(example, Example) else None for example in encoded]
         valid = np.array([example is not None for example in examples])
         influence = rng.normal(0.8, 1, (n, 1)) + 0.5 * rng.standard_normal((n, n_seeds))
+
+        def hidden(count: int) -> np.ndarray:
+            x = sketches(count)
+            return (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float16)
+
         columns = {
+            "hidden": hidden(n) * valid[:, None],
             "sketch": sketches(n) * valid[:, None] * rng.uniform(0.5, 2, (n, 1)).astype(np.float32),
             "influence": (influence * valid[:, None]).astype(np.float32),
             "loss": np.where(valid, rng.uniform(1, 5, n), np.nan).astype(np.float32),
@@ -56,6 +62,7 @@ def make_swept(options: dict[str, Any]) -> Path:
                 rows = slice(shard * store.rows_per_shard, (shard + 1) * store.rows_per_shard)
                 store.write_shard(shard, {name: column[rows] for name, column in columns.items()})
             of_seeds = sketches(n_seeds)
-            write_tensors(work.layout.seed_sketches, {"sketch": of_seeds, "influence": of_seeds @ of_seeds.T})
+            own = {"sketch": of_seeds, "hidden": hidden(n_seeds), "influence": of_seeds @ of_seeds.T}
+            write_tensors(work.layout.seed_sketches, own)
             assert sweep_stage(work), "all shards are there"
         return work.path

@@ -14,20 +14,20 @@ from gdig.model.causal_model import Model, wrap_model
 VOCAB = 48
 
 
-def llama(bias: bool = False, tied: bool = False, random_seed: int = 0, **options) -> torch.nn.Module:
+def llama(bias: bool = False, tied: bool = False, random_seed: int = 0, blocks: int = 2, **options) -> torch.nn.Module:
     torch.manual_seed(random_seed)
     config = LlamaConfig(
-        vocab_size=VOCAB, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2,
+        vocab_size=VOCAB, hidden_size=16, intermediate_size=24, num_hidden_layers=blocks, num_attention_heads=2,
         num_key_value_heads=1, max_position_embeddings=64, mlp_bias=bias, tie_word_embeddings=tied,
         initializer_range=0.2, **options,
     )  # fmt: skip
     return LlamaForCausalLM(config)
 
 
-def gpt2(random_seed: int = 0) -> torch.nn.Module:
+def gpt2(random_seed: int = 0, blocks: int = 2) -> torch.nn.Module:
     torch.manual_seed(random_seed)
     config = GPT2Config(
-        vocab_size=VOCAB, n_embd=16, n_layer=2, n_head=2, n_positions=64, initializer_range=0.2,
+        vocab_size=VOCAB, n_embd=16, n_layer=blocks, n_head=2, n_positions=64, initializer_range=0.2,
         bos_token_id=0, eos_token_id=0,
     )  # fmt: skip
     return GPT2LMHeadModel(config)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _POSITIVE = (
     "fit_rows", "cg_rows", "cg_iterations", "seed_rank", "probe_rows", "projection_dim", "projection_side",
     "feature_side", "rows_per_shard", "kmeans_max_iter", "token_batch_size", "max_length", "n_clusters",
-    "n_neighbours", "n_probe", "threads",
+    "n_neighbours", "n_probe", "threads", "hidden_layers",
 )  # fmt: skip
 
 
@@ -100,6 +100,8 @@ def _check_numbers(c: Config) -> None:
     if isinstance(c.train_rows, int) and c.train_rows < (c.n_clusters or 1):
         reason = f", because there are {c.n_clusters} clusters" if c.n_clusters else ""
         raise wrong("train_rows", c.train_rows, f"all or a whole number of at least {c.n_clusters or 1}{reason}")
+    if c.hidden_layers > c.projection_dim:
+        raise wrong("hidden_layers", c.hidden_layers, f"at most projection_dim={c.projection_dim}, a column each")
     if any(not 0 <= weight < math.inf for weight in c.checkpoint_weights):
         raise wrong("checkpoint_weights", list(c.checkpoint_weights), "finite numbers of at least 0")
 
@@ -120,6 +122,10 @@ def _check_combinations(c: Config) -> None:
             "sketch_space", c.sketch_space,
             "raw with inversion=identity; fisher needs the curvature of another inversion",
         )  # fmt: skip
+    if not c.gradients:
+        for name, off in (("torch_compile", False), ("sketch_space", "raw"), ("checkpoints", ())):
+            if getattr(c, name) != off:
+                raise wrong(name, getattr(c, name), f"{off!r} with gradients=False, which makes a forward pass alone")
     if c.torch_compile:
         for name, off in (("gradient_checkpointing", False), ("device_map", "none"), ("quantization", "none")):
             if getattr(c, name) != off:

@@ -86,6 +86,11 @@ class Corpus:
         return tuple(source.path for source in self._sources)
 
     @property
+    def ends(self) -> tuple[int, ...]:
+        """The number of the row after the last row of each file."""
+        return tuple(self._ends)
+
+    @property
     def fields(self) -> tuple[str, ...]:
         """Names of the fields of the first row, in its order."""
         return tuple(self.rows(0, 1)[0])

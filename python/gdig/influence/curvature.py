@@ -42,8 +42,12 @@ from gdig.run.record import CurvatureReport
 
 Pairs = list[tuple[torch.Tensor, torch.Tensor]]
 """For each layer a matrix [J, J] of its inputs and a matrix [O, O] of its output gradients."""
-Totals = dict[tuple[int, int], torch.Tensor | None]
-"""Totals of A by (layer, 0) and of S by (layer, 1), on the CPU; None where another rank owns them."""
+Triangles = list[tuple[list[torch.Tensor], list[torch.Tensor]]]
+"""For each layer the sums of A and of S: the upper triangle in bands on the CPU (`ops.triangle`), where the totals lie
+in the same memory; the whole matrix as one band elsewhere."""
+Totals = dict[tuple[int, int], list[torch.Tensor | None]]
+"""Totals of A by (layer, 0) and of S by (layer, 1), on the CPU, in the bands of the sums; None where another rank owns
+them."""
 
 
 def fit_curvature(
@@ -178,12 +182,12 @@ class CurvatureFit:
         inputs: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
         for number in own:
             layer, f = layers[number], kept.get(number)
-            total_a, total_s = totals.pop((number, 0), None), totals.pop((number, 1))
+            total_a, total_s = totals.pop((number, 0), []), totals.pop((number, 1))
             if f is None:
                 if layer.input_name not in inputs:
-                    inputs[layer.input_name] = eigenbasis(_mean(total_a, count, layer.device), layer.name)
+                    inputs[layer.input_name] = eigenbasis(_mean_matrix(total_a, count, layer.device), layer.name)
                 q_a, l_a = inputs[layer.input_name]
-                q_s, l_s = eigenbasis(_mean(total_s, count, layer.device), layer.name)
+                q_s, l_s = eigenbasis(_mean_matrix(total_s, count, layer.device), layer.name)
                 f = Factors(q_a, q_s, l_a, l_s, None, report.tokens, report.examples, self._reduce)
                 self._resume.keep(layer, f)
             inputs.setdefault(layer.input_name, (f.q_a, f.l_a))
@@ -205,15 +209,19 @@ class CurvatureFit:
         self, layers: Sequence[Layer], owners: Sequence[int], partition: Sequence[int]
     ) -> tuple[np.ndarray, Totals]:
         """Which examples have a finite loss, and the totals of A and S. The sums are gone after it."""
-        sums = _zeros(self._model, layers)
+        sums = _zero_triangles(self._model, layers)
         places = _totals_needed(layers, owners)
 
         def sink(batch: Batch, added: set) -> Sink:
             return _moments_sink(batch, layers, sums, self._reduce, added)
 
-        flat_sums = [sums[number][side] for number, side in places]
-        finite, totals = self._pass("factors", partition, sink, flat_sums, [owners[number] for number, _ in places])
-        return finite, dict(zip(places, totals, strict=True))
+        bands = [(place, band) for place in places for band in sums[place[0]][place[1]]]
+        flat_owners = [owners[number] for (number, _), _ in bands]
+        finite, totals = self._pass("factors", partition, sink, [band for _, band in bands], flat_owners)
+        by_place: Totals = {place: [] for place in places}
+        for (place, _), total in zip(bands, totals, strict=True):
+            by_place[place].append(total)
+        return finite, by_place
 
     def _correct(
         self,
@@ -328,21 +336,31 @@ def _mean(total: torch.Tensor | None, count: int, device: torch.device) -> torch
     return total.div_(count).to(device)
 
 
-def _zeros(model: Model, layers: Sequence[Layer]) -> Pairs:
-    """Sums of A and S for each layer. Layers that read the same input share one tensor for A."""
+def _mean_matrix(bands: list[torch.Tensor | None], count: int, device: torch.device) -> torch.Tensor:
+    """The matrix of a total's bands, divided by a count."""
+    return ops.from_triangle([band for band in bands if band is not None]).div_(count).to(device)
+
+
+def _zero_triangles(model: Model, layers: Sequence[Layer]) -> Triangles:
+    """Sums of A and S for each layer. Layers that read the same input share those of A."""
     dtype = torch.promote_types(model.dtype, torch.float32)
-    inputs: dict[str, torch.Tensor] = {}
+
+    def zeros(width: int, device: torch.device) -> list[torch.Tensor]:
+        if device.type == "cpu":
+            return ops.triangle(width, dtype, device)
+        return [torch.zeros(width, width, dtype=dtype, device=device)]
+
+    inputs: dict[str, list[torch.Tensor]] = {}
     sums = []
     for layer in layers:
         if layer.input_name not in inputs:
-            inputs[layer.input_name] = torch.zeros(layer.width, layer.width, dtype=dtype, device=layer.device)
-        outputs = torch.zeros(layer.out_features, layer.out_features, dtype=dtype, device=layer.device)
-        sums.append((inputs[layer.input_name], outputs))
+            inputs[layer.input_name] = zeros(layer.width, layer.device)
+        sums.append((inputs[layer.input_name], zeros(layer.out_features, layer.device)))
     return sums
 
 
 def _moments_sink(
-    batch: Batch, layers: Sequence[Layer], sums: Pairs, reduce: bool, added: set[tuple[int, str]]
+    batch: Batch, layers: Sequence[Layer], sums: Triangles, reduce: bool, added: set[tuple[int, str]]
 ) -> Sink:
     """Make a sink that adds to the sums, and notes each (layer, side) in `added`. It skips the noted ones."""
     shape = batch.shape
@@ -350,15 +368,19 @@ def _moments_sink(
     def sink(index: int, a: torch.Tensor, d: torch.Tensor, mask: torch.Tensor) -> None:
         sum_a, sum_s = sums[index]
         reads_first = layers[index].input_name == layers[index].name
-        mask = mask.to(sum_a.dtype)
+        dtype, width = sum_a[0].dtype, layers[index].width
+        mask = mask.to(dtype)
         if reduce:
             if reads_first:
-                a = with_ones(a.to(sum_a.dtype) * mask[:, None], sum_a.shape[0], mask).unflatten(0, shape).sum(1)
-            d = d.to(sum_s.dtype).unflatten(0, shape).sum(1)
-            mask = torch.ones(len(d), dtype=sum_a.dtype, device=d.device)
-        for side, x, total in (("a", a, sum_a), ("s", d, sum_s)):
+                a = with_ones(a.to(dtype) * mask[:, None], width, mask).unflatten(0, shape).sum(1)
+            d = d.to(dtype).unflatten(0, shape).sum(1)
+            mask = torch.ones(len(d), dtype=dtype, device=d.device)
+        for side, x, bands in (("a", a, sum_a), ("s", d, sum_s)):
             if (index, side) not in added and (side == "s" or reads_first):
-                ops.covariance(x, mask, total)
+                if bands[0].device.type == "cpu":
+                    ops.covariance_bands(x, mask, bands)
+                else:
+                    ops.covariance(x, mask, bands[0])
                 added.add((index, side))
 
     return sink

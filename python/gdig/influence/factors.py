@@ -10,6 +10,9 @@ import torch
 from gdig.errors import ModelError
 from gdig.store.tensor_file import read_tensors, write_tensors
 
+WIDE = 1024
+"""Width from which on a factor is factored in its own dtype."""
+
 
 @dataclass
 class Factors:
@@ -70,7 +73,12 @@ class Factors:
 
 
 def eigenbasis(x: torch.Tensor, layer: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Compute eigenvectors and eigenvalues of a symmetric matrix in float64.
+    """Compute eigenvectors and eigenvalues of a symmetric matrix.
+
+    A matrix narrower than `WIDE` is factored in float64. A wider one is factored in its own dtype, because float64
+    takes 2.5 times as long on a CPU, and minutes on a GPU. LAPACK's result is exact for a matrix that differs from x by
+    n u |x|, with u the unit roundoff of the dtype, and its vectors are orthogonal up to n u. Against the damping, a
+    tenth of the mean eigenvalue, that is nothing; and EK-FAC measures its eigenvalues in the basis that it gets.
 
     Args:
         x: [n, n].
@@ -87,6 +95,7 @@ def eigenbasis(x: torch.Tensor, layer: str) -> tuple[torch.Tensor, torch.Tensor]
             f"{layer}: expected finite sums over the sample, but the sum of its inputs or gradients is not finite; "
             "check the model's weights, or set precision=float32"
         )
-    values, vectors = torch.linalg.eigh((x.double() + x.double().T) / 2)
+    work = x if len(x) >= WIDE else x.double()
+    values, vectors = torch.linalg.eigh((work + work.T) / 2)
     # A file returns the eigenvectors row by row. The same layout here gives products the same order of sums.
-    return vectors.to(x.dtype).contiguous(), values.clamp(min=0)
+    return vectors.to(x.dtype).contiguous(), values.double().clamp(min=0)

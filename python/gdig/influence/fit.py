@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 
 import numpy as np
@@ -32,12 +32,11 @@ def fit_stage(work: Workspace) -> None:
     """Write the curvature and the seeds' factors of each layer, and record the reports."""
     run, ranks = work.run, work.ranks
     seeds = work.seed_examples  # read first, so that a seed that cannot be used ends the fit at once
-    factors: list[Factors] | None = None
     if work.config.inversion != "identity" and run.fit.curvature is None:
         origin = run_origin(work.layout)
         size = run.fit.token_batch_size
         ranks.task("curvature", origin=origin, token_batch_size=size)
-        factors, report = fit_curvature_on_ranks(work, origin, size)
+        report = fit_curvature_on_ranks(work, origin, size)
         run.update("fit", curvature=report)
         if report.invalid:
             work.progress.warn(
@@ -45,7 +44,7 @@ def fit_stage(work: Workspace) -> None:
             )
     origin = run_origin(work.layout)
     ranks.task("seeds", origin=origin)
-    seed_report = precondition_seeds_on_ranks(work, origin, factors if ranks.world == 1 else None)
+    seed_report = precondition_seeds_on_ranks(work, origin)
     layers = tuple(layer.name for layer in work.model.layers)
     coverage = work.model.coverage
     warnings = tuple(_warnings(seeds, seed_report))
@@ -64,9 +63,12 @@ def fit_stage(work: Workspace) -> None:
         work.progress.warn(warning)
 
 
-def fit_curvature_on_ranks(
-    work: Workspace, origin: str, token_batch_size: int | None
-) -> tuple[list[Factors] | None, CurvatureReport]:
+def skip_fit(work: Workspace) -> None:
+    """Record a fit without layers, for a run without gradients. Its sweep needs the model's dtype alone."""
+    work.run.update("fit", layers=(), dtype=str(work.model.dtype))
+
+
+def fit_curvature_on_ranks(work: Workspace, origin: str, token_batch_size: int | None) -> CurvatureReport:
     """Write the curvature files. Every rank calls this; it passes its share of the sample, and writes its layers.
 
     Args:
@@ -75,8 +77,7 @@ def fit_curvature_on_ranks(
         token_batch_size: the resolved option of an earlier start. None: rank 0 resolves and records it.
 
     Returns:
-        The factors of the layers that this rank owns (`Ranks.owners`); None when the layers are fitted in several
-        partitions, because all of them do not fit the memory. The report on the sample.
+        The report on the sample. The seeds read the files, so that the factors are in memory one layer at a time.
     """
     config, ranks, model, layout = work.config, work.ranks, work.model, work.layout
     examples, rows = work.sample("curvature", config.fit_rows)
@@ -94,7 +95,7 @@ def fit_curvature_on_ranks(
         )
     resume = CurvatureResume(layout.curvature_resume, origin, work.progress.warn)
     fit = CurvatureFit(model, examples, rows.astype(np.uint64), config, work.progress, ranks, plan, resume)
-    report, factors = None, {}
+    report = None
     for partition in plan.partitions:
         names = [model.layers[index].name for index in partition]
         kept = (
@@ -115,22 +116,20 @@ def fit_curvature_on_ranks(
     if ranks.main:
         shutil.rmtree(layout.curvature_resume, ignore_errors=True)
     assert report is not None
-    complete = len(plan.partitions) == 1 and bool(factors)
-    return (list(factors.values()) if complete else None), report
+    return report
 
 
-def precondition_seeds_on_ranks(work: Workspace, origin: str, factors: list[Factors] | None = None) -> SeedReport:
+def precondition_seeds_on_ranks(work: Workspace, origin: str) -> SeedReport:
     """Write the seeds' files. Every rank calls this; it takes its share of the seeds, and writes its layers.
 
     Args:
         work: the workspace of this rank.
         origin: a hash of the inputs, the options and the curvature (`run_origin`).
-        factors: the curvature of all layers. None: read the files, or use the identity.
     """
     config, model = work.config, work.model
-    curvature: list[Factors] | list[None] = factors or [None] * len(model.layers)
-    if factors is None and config.inversion != "identity":
-        curvature = [Factors.load(work.layout.curvature(layer.name), layer.device) for layer in model.layers]
+    curvature: Iterable[Factors | None] = read_curvature(work)
+    if config.inversion == "identity":
+        curvature = [None] * len(model.layers)
     probe, _ = work.sample("probe", config.probe_rows)
 
     def where(seed: int) -> str:
@@ -163,13 +162,17 @@ def read_seed_factors(work: Workspace, dtype: str) -> list[SeedFactors]:
     Raises:
         RunError: if the model has another dtype than the fit. precision="auto" gives devices different dtypes.
     """
-    model = work.model
-    if dtype != str(model.dtype):
+    check_dtype(work, dtype)
+    return [SeedFactors.load(work.layout.seed_factors(layer.name), layer.device) for layer in work.model.layers]
+
+
+def check_dtype(work: Workspace, dtype: str) -> None:
+    """Raise RunError if the model has another dtype than the fit."""
+    if dtype != str(work.model.dtype):
         raise RunError(
             f"precision={work.config.precision}: expected the precision of the fit, {dtype}, but the model is "
-            f"{model.dtype}; set precision={dtype.removeprefix('torch.')}"
+            f"{work.model.dtype}; set precision={dtype.removeprefix('torch.')}"
         )
-    return [SeedFactors.load(work.layout.seed_factors(layer.name), layer.device) for layer in model.layers]
 
 
 def read_curvature(work: Workspace) -> Iterator[Factors]:

@@ -7,57 +7,84 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from gdig import ops
 from gdig.data.tokens import Example
 from gdig.influence.curvature import with_ones
+from gdig.influence.inverse import Inverse
 from gdig.model.batches import make_batches
 from gdig.model.capture import GradientPass
-
-LayerTokens = list[list[tuple[torch.Tensor, torch.Tensor]]]
-"""For each probe row and layer: the inputs a [T, J] and the output gradients d [T, O]."""
+from gdig.ops import Segments
 
 
-def probe_gradients(gradients: GradientPass, probe: Sequence[Example]) -> LayerTokens:
-    """Pass the probe rows, and return the inputs and output gradients of their layers."""
-    tokens: LayerTokens = []
-    layers = gradients.model.layers
-    for example in probe:
-        row: list = [None] * len(layers)
-
-        def sink(index: int, a: torch.Tensor, d: torch.Tensor, mask: torch.Tensor, row: list = row) -> None:
-            dtype = torch.promote_types(a.dtype, torch.float32)
-            row[index] = (with_ones(a.to(dtype), layers[index].width), d.to(dtype).clone())
-
-        (batch,) = make_batches([example], 1, window=len(example.input_ids))
-        gradients.run(batch, sink)
-        tokens.append(row)
-    return tokens
-
-
-def both_scores(u: torch.Tensor, v: torch.Tensor, w: torch.Tensor, tokens: LayerTokens, index: int) -> np.ndarray:
-    """Compute <G_e, H^-1 G_s> of one seed with each probe row, in one layer.
-
-    The function takes one seed, so that a number is independent of the other seeds of the rank.
+class ProbeRows:
+    """Rows of the pool, whose scores show what the low-rank form loses.
 
     Args:
-        u: [O, r], of the seed's low-rank form.
-        v: [J, r], of the seed's low-rank form.
-        w: [O, J], the exact H^-1 G_s.
-        tokens: the probe rows (`probe_gradients`).
-        index: the number of the layer.
+        gradients: passes the rows.
+        probe: the rows.
+        inverses: the inverse of each layer. The tokens are kept in its coordinates. None: as they are.
 
-    Returns:
-        float64 [2, rows]: the scores of the low-rank form, and the exact scores.
+    Attributes:
+        rows: the number of rows.
     """
-    factored = [float(((row[index][1] @ u) * (row[index][0] @ v)).double().sum()) for row in tokens]
-    exact = [float(((row[index][1] @ w) * row[index][0]).double().sum()) for row in tokens]
-    return np.array([factored, exact])
+
+    def __init__(
+        self, gradients: GradientPass, probe: Sequence[Example], inverses: Sequence[Inverse] | None = None
+    ) -> None:
+        self.rows = len(probe)
+        layers = gradients.model.layers
+        self._examples = Segments(torch.tensor([0] + [len(example.input_ids) for example in probe]).cumsum(0))
+        tokens: list[list[tuple[torch.Tensor, torch.Tensor]]] = [[] for _ in layers]
+
+        def sink(index: int, a: torch.Tensor, d: torch.Tensor, mask: torch.Tensor) -> None:
+            dtype = torch.promote_types(a.dtype, torch.float32)
+            a, d = with_ones(a.to(dtype), layers[index].width), d.to(dtype)
+            # A gradient that is not turned can be a view of memory that the pass uses again.
+            tokens[index].append(inverses[index].coordinates(a, d) if inverses else (a, d.clone()))
+
+        for example in probe:
+            length = len(example.input_ids)
+            (batch,) = make_batches([example], length, window=length)
+            gradients.run(batch, sink)
+        # For each layer a [T, J] and d [T, O] of all rows. Layers that read one tensor have one eigenbasis.
+        self._tokens: list[tuple[torch.Tensor, torch.Tensor]] = []
+        inputs: dict[str, torch.Tensor] = {}
+        for layer, pairs in zip(layers, tokens, strict=True):
+            if probe and layer.input_name not in inputs:
+                inputs[layer.input_name] = torch.cat([a for a, _ in pairs])
+            if probe:
+                self._tokens.append((inputs[layer.input_name], torch.cat([d for _, d in pairs])))
+            pairs.clear()
+
+    def scores(
+        self, index: int, forms: Sequence[tuple[torch.Tensor, torch.Tensor]], exact: Sequence[torch.Tensor]
+    ) -> np.ndarray:
+        """Compute <G_e, H^-1 G_s> of some seeds with each row, in one layer.
+
+        Args:
+            index: the number of the layer.
+            forms: for each seed U [O, r] and V [J, r], in the coordinates of the rows.
+            exact: for each seed H^-1 G_s [O, J], in the same coordinates.
+
+        Returns:
+            float64 [seeds, 2, rows]: the scores of the low-rank forms, and the exact scores.
+        """
+        if not self.rows:
+            return np.zeros((len(exact), 2, 0))
+        a, d = self._tokens[index]
+        out = torch.zeros(2, self.rows, len(exact), dtype=a.dtype, device=a.device)
+        columns = Segments(torch.tensor([0] + [u.shape[1] for u, _ in forms]).cumsum(0))
+        u, v = (torch.cat(side, dim=1) for side in zip(*forms, strict=True))
+        ops.score(a, d, self._examples, u, v, columns, out[0])
+        ops.score_dense(a, d, self._examples, torch.stack(list(exact)), out[1])
+        return out.permute(2, 0, 1).double().cpu().numpy()
 
 
 def compare(scores: np.ndarray) -> tuple[float, float]:
     """Compare the factored scores with the exact ones, over all pairs of a seed and a probe row.
 
     Args:
-        scores: float64 [S, 2, rows], of `both_scores`.
+        scores: float64 [S, 2, rows], of `ProbeRows.scores`.
 
     Returns:
         The relative error, and the correlation. Without scores, both are NaN.

@@ -7,9 +7,8 @@ other layers, so the partitions change no bit.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
-from itertools import groupby
 
 import torch
 
@@ -17,11 +16,23 @@ from gdig.config.config import Config
 from gdig.data.tokens import Example
 from gdig.distributed.ranks import Ranks
 from gdig.errors import ModelError
-from gdig.model.batch_size import LEAST_TOKENS, checked_batch, largest_batch, most_tokens, room, typical_length
+from gdig.influence.factors import WIDE
+from gdig.model.batch_size import (
+    LEAST_TOKENS,
+    MEMORY_SHARE,
+    checked_batch,
+    largest_batch,
+    most_tokens,
+    room,
+    typical_length,
+)
 from gdig.model.capture import GradientPass
 from gdig.model.causal_model import Model
+from gdig.model.free_memory import free_host_memory
+from gdig.model.gradient_checkpointing import checkpointed_blocks
 from gdig.model.layers import Layer
 from gdig.model.token_memory import TokenMemory, checkpointed_bytes, hidden_width, weight_bytes
+from gdig.ops import triangle_numbers
 
 HEAD_CACHE_BYTES = 1 << 30
 """Most memory for results of the head that the second pass over a sample takes from the first."""
@@ -69,7 +80,7 @@ class MemoryPlan:
         token_batch_size: tokens in a batch of the fit.
         sweep_batch_size: tokens in a batch of the sweep.
         partitions: indices of the layers of each partition, in the order of the model.
-        gradient_checkpointing: whether the longest example needs it.
+        gradient_checkpointing: whether the pass computes its activations again.
         passes: the parts of each pass at its peak, by the pass: factors, eigenvectors, eigenvalues, seeds, sweep.
         host_totals: bytes of totals in the computer's memory, where the model is on another device.
         head_cache: bytes for the head's results of each batch, which later passes over the sample take.
@@ -99,12 +110,15 @@ def plan_memory(
     longest: int,
     sample_tokens: int = 0,
     n_seeds: int = 0,
+    world: int = 1,
+    host_limit: int | None = None,
     token_memory: TokenMemory | None = None,
 ) -> MemoryPlan:
     """Plan the memory of a fit and of a sweep from the shapes of a model, which may be on the device "meta".
 
-    The plan first takes as few partitions as the smallest batch allows, because a partition more costs a pass more. It
-    then takes the largest batch that needs no further partition.
+    The plan first takes as few partitions as the smallest batch allows, because a partition more costs a pass more;
+    gradient checkpointing comes in where it saves more passes than it costs. The plan then takes the largest batch
+    that needs no further partition.
 
     Args:
         model: the model with its layers.
@@ -114,60 +128,75 @@ def plan_memory(
         longest: tokens of the longest example.
         sample_tokens: tokens of the sample, for the head's results.
         n_seeds: the number of seeds.
+        world: ranks that share the fit. Each passes its share of the sample over all layers of a partition, and has the
+            totals of its own layers.
+        host_limit: bytes of the computer's memory for this rank's totals, where the model is on another device.
         token_memory: what a pass holds for each token, when it is counted already.
 
     Raises:
         ModelError: if the sums of a single layer do not fit beside the longest example.
     """
     tokens = token_memory or TokenMemory.count(model)
-    sizes = [_LayerBytes.of(layer, model) for layer in model.layers]
+    sizes = [_FitBytes.of(layer, model) for layer in model.layers]
+    groups = _groups(model.layers)
     cache = min(HEAD_CACHE_BYTES, sample_tokens * (_predictor_width(model) * model.dtype.itemsize + 8))
     cache = cache if limit is None else min(cache, max(0, limit) // _HEAD_CACHE_SHARE)
     least = LEAST_TOKENS if config.token_batch_size == "auto" else int(config.token_batch_size)
-    layers_room = None if limit is None else limit - tokens.head - cache
-    groups = _groups(model.layers)
-    checkpointing = False
-    a_token = tokens.a_token()
-    widest = max(_group_bytes(group, sizes) for group in groups)
-    if layers_room is not None and longest * a_token > layers_room - widest:
-        tokens, checkpointing = replace(tokens, kept=(checkpointed_bytes(model),)), True
-        a_token = tokens.a_token()
+    fixed = tokens.head + cache
+    auto = config.token_batch_size == "auto"
 
-    def partitions(batch: int) -> list[list[int]] | None:
-        return _partitions(groups, sizes, None if layers_room is None else layers_room - max(batch, longest) * a_token)
+    def partitions(memory: TokenMemory, batch: int) -> list[list[int]] | None:
+        def fits(part: _FitBytes, lowest: int) -> bool:
+            inside = limit is None or part.beside(max(batch, longest) * memory.a_token(lowest)) + fixed <= limit
+            return inside and (host_limit is None or part.host_totals // world <= host_limit)
 
-    chosen = partitions(least)
+        return _partitions(groups, sizes, fits)
+
+    saving = replace(tokens, kept=(checkpointed_bytes(model),) * len(sizes))
+    plain, saved = partitions(tokens, least), partitions(saving, least) if checkpointed_blocks(model.module) else None
+    # With gradient checkpointing a pass runs forward twice: four parts of work instead of three.
+    checkpointing = saved is not None and (plain is None or 4 * len(saved) < 3 * len(plain))
+    tokens, chosen = (saving, saved) if checkpointing else (tokens, plain)
     if chosen is None:
-        needed = longest * a_token + widest + tokens.head + cache
+        held = max(least, longest) * tokens.a_token()
+        needed = fixed + max(_sum(sizes[index] for index in group).beside(held) for group in groups)
         raise ModelError(
             f"the fit needs {needed / 2**30:.3g} GiB for one example of {longest} tokens and the sums of its widest "
-            f"layers, but {max(0, limit or 0) / 2**30:.3g} GiB of memory may be planned (60 % of what is free); lower "
-            "max_length, free memory, or choose fewer or narrower layers with filter_modules"
+            f"layers, but may plan {max(0, limit or 0) / 2**30:.3g} GiB (60 % of the free memory); lower max_length, "
+            "free memory, or choose fewer or narrower layers with filter_modules"
         )
-    batch = least
-    while config.token_batch_size == "auto" and batch * 2 <= most_tokens(model.device):
-        more = partitions(batch * 2)
+    batch, a_token = least, tokens.a_token()
+    while auto and batch * 2 <= most_tokens(model.device):
+        more = partitions(tokens, batch * 2)
         if more is None or len(more) > len(chosen):
             break
         batch, chosen = batch * 2, more
-    held = max(batch, longest) * a_token
-    fit = _fit_parts(weight_bytes(model.module), held, tokens.head + cache, sizes, chosen, config)
+    weights, parts = weight_bytes(model.module), [_sum(sizes[index] for index in part) for part in chosen]
+    activations = [max(batch, longest) * tokens.a_token(part[0]) for part in chosen]
+    passes = _fit_parts(weights, activations, fixed, parts, config.inversion)
     seed_bytes = sum(_seed_bytes(layer, model, config, n_seeds, typical) for layer in model.layers)
-    last = _FitSizes.of(chosen[0] if len(chosen) == 1 else max(chosen, key=len), sizes)
-    base = {"weights": weight_bytes(model.module), "head": tokens.head}
-    fit["seeds"] = MemoryParts(
-        **base, activations=longest * a_token, eigenvectors=last.bases + last.squares, seed_factors=seed_bytes
-    )
-    left = None if limit is None else limit - seed_bytes
-    sweep_batch = (
-        largest_batch(tokens, left, model.device) if config.token_batch_size == "auto" else int(config.token_batch_size)
-    )
-    fit["sweep"] = MemoryParts(**base, activations=max(sweep_batch, longest) * a_token, seed_factors=seed_bytes)
-    totals = 0
-    if model.device.type != "cpu":
-        totals = max(max(size.triangles, size.squares) for size in (_FitSizes.of(part, sizes) for part in chosen))
+    if n_seeds:
+        passes["seeds"] = MemoryParts(
+            weights,
+            longest * a_token,
+            tokens.head,
+            sums=sum(layer.out_features * layer.width for layer in model.layers) * 4,
+            eigenvectors=_sum(sizes).bases,
+            seed_factors=seed_bytes,
+        )
+    sweep_batch = batch
+    if auto:
+        sweep_batch = largest_batch(tokens, None if limit is None else limit - seed_bytes, model.device)
+    passes["sweep"] = MemoryParts(weights, max(sweep_batch, longest) * a_token, tokens.head, seed_factors=seed_bytes)
     return MemoryPlan(
-        limit, batch, sweep_batch, tuple(tuple(part) for part in chosen), checkpointing, fit, totals, cache
+        limit,
+        batch,
+        sweep_batch,
+        tuple(tuple(part) for part in chosen),
+        checkpointing,
+        passes,
+        max(part.host_totals for part in parts) // world,
+        cache,
     )
 
 
@@ -182,7 +211,10 @@ def plan_fit(model: Model, examples: Sequence[Example], config: Config, ranks: R
     tokens = TokenMemory.count(model)
     lengths = [len(example) for example in examples]
     longest, typical = max(lengths), typical_length(examples)
-    limit = room(model, 1.0 if model.device.type == "cuda" else 1 / ranks.local_world)
+    share = 1 / ranks.local_world
+    on_cpu = model.device.type == "cpu"
+    limit = room(model, share if on_cpu else 1.0)
+    host_free = None if on_cpu else free_host_memory()
     plan = plan_memory(
         model,
         config,
@@ -190,6 +222,8 @@ def plan_fit(model: Model, examples: Sequence[Example], config: Config, ranks: R
         typical=typical,
         longest=longest,
         sample_tokens=sum(lengths),
+        world=ranks.world,
+        host_limit=None if host_free is None else int(host_free * MEMORY_SHARE * share),
         token_memory=tokens,
     )
     size = plan.token_batch_size
@@ -213,70 +247,74 @@ def plan_fit(model: Model, examples: Sequence[Example], config: Config, ranks: R
 
 
 @dataclass(frozen=True)
-class _LayerBytes:
-    """Bytes of one layer: Q_A (0 where another layer's A serves), Q_S, L; and the largest of the layer's factors."""
+class _FitBytes:
+    """Bytes of some layers in a fit.
 
-    a: int
-    s: int
-    squares: int
-    widest: int
-    on_cpu: bool
+    Attributes:
+        triangles: the sums of A and S; on the CPU with their totals beside them.
+        bases: Q_A and Q_S.
+        squares: the sums that give L; on the CPU with their totals.
+        work: one eigendecomposition.
+        host_totals: totals in the computer's memory, for layers on another device.
+    """
+
+    triangles: int = 0
+    bases: int = 0
+    squares: int = 0
+    work: int = 0
+    host_totals: int = 0
 
     @classmethod
-    def of(cls, layer: Layer, model: Model) -> _LayerBytes:
+    def of(cls, layer: Layer, model: Model) -> _FitBytes:
+        """Of one layer. A layer that reads another layer's input has no A of its own."""
         item = torch.promote_types(model.dtype, torch.float32).itemsize
         j, o = layer.width, layer.out_features
-        a = j * j * item if layer.input_name == layer.name else 0
-        return cls(a, o * o * item, o * j * item, max(j, o) ** 2 * item, layer.device.type == "cpu")
+        widths = (j, o) if layer.input_name == layer.name else (o,)
+        bases = sum(width * width for width in widths) * item
+        work = max(_EIGH_COPIES * width * width * (item if width >= WIDE else 8) for width in widths)
+        if layer.device.type == "cpu":
+            return cls(2 * sum(map(triangle_numbers, widths)) * item, bases, 2 * o * j * item, work)
+        return cls(bases, bases, o * j * item, work, max(bases, o * j * item))
+
+    def __add__(self, other: _FitBytes) -> _FitBytes:
+        return _FitBytes(
+            self.triangles + other.triangles,
+            self.bases + other.bases,
+            self.squares + other.squares,
+            max(self.work, other.work),
+            self.host_totals + other.host_totals,
+        )
+
+    @property
+    def eigenvectors(self) -> int:
+        """While the eigenvectors replace the totals one by one."""
+        return max(self.triangles // 2, self.bases) + self.work
+
+    def beside(self, activations: int) -> int:
+        """The most that a fit of the layers holds, with a batch that holds `activations` bytes in its passes."""
+        return max(max(self.triangles, self.bases + self.squares) + activations, self.eigenvectors)
 
 
-@dataclass(frozen=True)
-class _FitSizes:
-    """Bytes of a partition: the sums of A and S with their totals, the eigenvectors, the squares with theirs."""
-
-    triangles: int
-    bases: int
-    squares: int
-    work: int
-
-    @classmethod
-    def of(cls, part: Sequence[int], sizes: Sequence[_LayerBytes]) -> _FitSizes:
-        own = [sizes[index] for index in part]
-        bases = sum(size.a + size.s for size in own)
-        squares = sum(size.squares for size in own)
-        work = _EIGH_COPIES * max(size.widest for size in own)
-        return cls(bases, bases, squares, work)
-
-    def peak(self, on_cpu: bool) -> int:
-        """The most that the partition holds beside a batch. On the CPU the totals lie beside the sums."""
-        copies = 2 if on_cpu else 1
-        return max(self.triangles * copies, self.bases * copies + self.work, self.bases + copies * self.squares)
+def _sum(sizes: Iterable[_FitBytes]) -> _FitBytes:
+    return sum(sizes, _FitBytes())
 
 
 def _fit_parts(
-    weights: int, held: int, head: int, sizes: Sequence[_LayerBytes], chosen: Sequence[Sequence[int]], config: Config
+    weights: int, held: Sequence[int], head: int, parts: Sequence[_FitBytes], inversion: str
 ) -> dict[str, MemoryParts]:
-    """The parts of the fit's passes, for the partition that holds most in each."""
-    copies = 2 if sizes[0].on_cpu else 1
-    parts = [_FitSizes.of(part, sizes) for part in chosen]
-    passes = {
-        "factors": MemoryParts(weights, held, head, sums=copies * max(part.triangles for part in parts)),
-        "eigenvectors": MemoryParts(
-            weights,
-            sums=max(part.triangles for part in parts),
-            eigenvectors=(copies - 1) * max(part.bases for part in parts),
-            work=max(part.work for part in parts),
-        ),
-    }
-    if config.inversion in ("ekfac", "cg"):
-        passes["eigenvalues"] = MemoryParts(
-            weights,
-            held,
-            head,
-            sums=copies * max(part.squares for part in parts),
-            eigenvectors=max(part.bases for part in parts),
-        )
-    return passes
+    """The parts of the fit's passes, for the partition that holds most in each. `held`: activations of each."""
+    pairs = list(zip(held, parts, strict=True))
+    summed = [MemoryParts(weights, activations, head, sums=part.triangles) for activations, part in pairs]
+    factored = [
+        MemoryParts(weights, head=head, eigenvectors=part.eigenvectors - part.work, work=part.work) for part in parts
+    ]
+    passes = {"factors": summed, "eigenvectors": factored}
+    if inversion in ("ekfac", "cg"):
+        passes["eigenvalues"] = [
+            MemoryParts(weights, activations, head, sums=part.squares, eigenvectors=part.bases)
+            for activations, part in pairs
+        ]
+    return {name: max(each, key=lambda part: part.total) for name, each in passes.items()}
 
 
 def _groups(layers: Sequence[Layer]) -> list[list[int]]:
@@ -284,35 +322,33 @@ def _groups(layers: Sequence[Layer]) -> list[list[int]]:
 
     Layers of one input follow one another in every model that we know. Where others lie between, these join.
     """
-    first = {layer.name: index for index, layer in enumerate(layers)}
-    reach: list[int] = []  # for each layer, the first index that its group must reach back to
+    last_reader = {layer.input_name: index for index, layer in enumerate(layers)}
+    groups: list[list[int]] = []
+    end = -1
     for index, layer in enumerate(layers):
-        reach.append(min(index, first.get(layer.input_name, index)))
-    start = len(layers)
-    starts = []
-    for index in reversed(range(len(layers))):
-        start = min(start, reach[index])
-        starts.append(start if start < index else index)
-        if start >= index:
-            start = len(layers)
-    starts.reverse()
-    return [[index for index, _ in group] for _, group in groupby(enumerate(starts), key=lambda pair: pair[1])]
+        if index > end:
+            groups.append([])
+        groups[-1].append(index)
+        end = max(end, last_reader[layer.input_name])
+    return groups
 
 
-def _group_bytes(group: Sequence[int], sizes: Sequence[_LayerBytes]) -> int:
-    return _FitSizes.of(group, sizes).peak(sizes[group[0]].on_cpu)
-
-
-def _partitions(groups: Sequence[list[int]], sizes: Sequence[_LayerBytes], room: int | None) -> list[list[int]] | None:
-    """Fill partitions one after another, as far as `room` bytes go. None: a group alone does not fit."""
-    parts: list[list[int]] = [[]]
+def _partitions(
+    groups: Sequence[list[int]], sizes: Sequence[_FitBytes], fits: Callable[[_FitBytes, int], bool]
+) -> list[list[int]] | None:
+    """Fill partitions one after another, as long as they fit. None: a group alone does not fit."""
+    parts: list[list[int]] = []
+    held = _FitBytes()
     for group in groups:
-        if room is not None:
-            if _group_bytes(group, sizes) > room:
-                return None
-            if parts[-1] and _group_bytes(parts[-1] + group, sizes) > room:
-                parts.append([])
-        parts[-1] += group
+        alone = _sum(sizes[index] for index in group)
+        if not fits(alone, group[0]):
+            return None
+        if parts and fits(held + alone, parts[-1][0]):
+            parts[-1] += group
+            held = held + alone
+        else:
+            parts.append(list(group))
+            held = alone
     return parts
 
 

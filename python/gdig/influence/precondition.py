@@ -16,10 +16,10 @@ from gdig.distributed.ranks import Ranks
 from gdig.errors import ModelError
 from gdig.influence.conjugate_gradients import seeds_at_once, solve
 from gdig.influence.curvature import with_ones
-from gdig.influence.factors import Factors
 from gdig.influence.gauss_newton import GaussNewton, Vector
-from gdig.influence.inverse import Inverse, factor
-from gdig.influence.low_rank_error import both_scores, probe_gradients
+from gdig.influence.inverse import Inverse
+from gdig.influence.low_rank import LowRank, compress, factor
+from gdig.influence.low_rank_error import ProbeRows
 from gdig.influence.seeds_resume import SeedsResume
 from gdig.model.batches import make_batches
 from gdig.model.capture import GradientPass
@@ -30,8 +30,15 @@ from gdig.progress import Bar
 _PROBE_SEEDS = 32
 """Seeds whose factored and exact scores are compared, evenly spread. An exact score costs a dense product a layer."""
 
-LowRank = tuple[torch.Tensor, torch.Tensor, float]
-"""U [O, r] and V [J, r] with H^-1 G ~ U V^T, and the share of |H^-1 G|^2 that they keep."""
+_GROUP_SEEDS = 4
+"""Most seeds of a pass. They share the reading of the weights, and the gradients of the probe rows. More seeds would
+leave ranks without work."""
+_GROUP_TOKENS = 1024
+"""Most tokens of a pass, pads included; one seed alone can have more."""
+
+Tokens = list[tuple[torch.Tensor, torch.Tensor]]
+"""For each seed of a pass the inputs a [T, J] of a layer, with the constant input of the bias, and the output gradients
+d [T, O]."""
 
 
 @dataclass
@@ -78,7 +85,7 @@ class SeedPreconditioner:
 
     Args:
         model: the frozen model.
-        factors: the curvature of each layer, or None for the identity.
+        inverses: the inverse of each layer.
         seeds: all seeds, in order.
         probe: the probe rows.
         config: inversion, damping, seed_energy, seed_rank, loss_reduction, random_seed.
@@ -92,7 +99,7 @@ class SeedPreconditioner:
     def __init__(
         self,
         model: Model,
-        factors: Sequence[Factors | None],
+        inverses: Sequence[Inverse],
         seeds: Sequence[Example],
         probe: Sequence[Example],
         config: Config,
@@ -101,10 +108,9 @@ class SeedPreconditioner:
     ) -> None:
         self._model, self._seeds, self._config, self._where, self._ranks = model, seeds, config, where, ranks
         self._gradients = GradientPass(model, config.loss_reduction)
-        self._inverses = [Inverse(f, config, layer.name) for f, layer in zip(factors, model.layers, strict=True)]
-        self._probe_tokens = probe_gradients(self._gradients, probe)
+        self._inverses = inverses
+        self._probe = ProbeRows(self._gradients, probe, None if config.inversion == "cg" else inverses)
         self._compared = set(np.unique(np.linspace(0, len(seeds) - 1, _PROBE_SEEDS).round().astype(int)).tolist())
-        self._numbers = ranks.share(len(seeds))
         self.done: dict[int, PreconditionedSeed] = {}
 
     def invert(self, bar: Bar, resume: SeedsResume | None = None) -> None:
@@ -114,31 +120,51 @@ class SeedPreconditioner:
             bar: a bar with one unit a seed.
             resume: has the seeds that an earlier start has done, and keeps those of this start.
         """
-        self.done = self._load(resume)
+        groups = make_groups(self._seeds)
+        share = [groups[i] for i in self._ranks.share(len(groups))]
+        numbers = [number for group in share for number in group]
+        self.done = self._load(resume, numbers)
         bar.skip(len(self.done))
         try:
-            for number in self._numbers:
-                if number not in self.done:
-                    self.done[number] = self._invert(number)
-                    if resume is not None:
-                        resume.keep(number, self.done[number])
-                    bar.advance(1)
+            for group in share:
+                unfinished = [number for number in group if number not in self.done]
+                if not unfinished:
+                    continue
+                # All seeds of the group pass, because the bits of a seed depend on the shape of its batch.
+                for number, seed in self._invert(group).items():
+                    self.done[number] = seed
+                    if resume is not None and number in unfinished:
+                        resume.keep(number, seed)
+                bar.advance(len(unfinished))
         except BaseException:
             if resume is not None:
                 resume.save()
             raise
-        self.done = {number: self.done[number] for number in self._numbers}
+        self.done = {number: self.done[number] for number in numbers}
 
-    def _invert(self, number: int) -> PreconditionedSeed:
-        config, seed = self._config, self._begin(number)
+    def _invert(self, numbers: Sequence[int]) -> dict[int, PreconditionedSeed]:
+        config, seeds = self._config, {number: self._begin(number) for number in numbers}
 
-        def sink(index: int, a: torch.Tensor, d: torch.Tensor) -> None:
+        def sink(index: int, tokens: Tokens) -> None:
             inverse = self._inverses[index]
-            form = inverse.low_rank(a, d, config.seed_energy, config.seed_rank, self._key(number, index))
-            self._set_layer(number, seed, index, form, lambda: inverse.dense(d.T @ a))
+            compared, forms, exact = [], [], []
+            for number, (a, d) in zip(numbers, tokens, strict=True):
+                w = inverse.solve(a, d) if number in self._compared or not inverse.separable else None
+                if inverse.separable or w is None:
+                    u, v, energy = compress(*inverse.tokens(a, d), config.seed_energy, config.seed_rank)
+                else:
+                    u, v, energy = factor(w, config.seed_energy, config.seed_rank, self._key(number, index))
+                self._set_layer(number, seeds[number], index, (*inverse.back(u, v), energy))
+                if number in self._compared and w is not None:
+                    compared.append(number)
+                    # Rows and W are in the coordinates of `solve`. There, a separable inverse changes nothing.
+                    forms.append((u, v))
+                    exact.append(w)
+            self._compare(seeds, compared, index, forms, exact)
 
-        seed.loss = self._pass(number, sink)
-        return seed
+        for number, loss in zip(numbers, self._pass(numbers, sink), strict=True):
+            seeds[number].loss = loss
+        return seeds
 
     def search(self, product: GaussNewton, bar: Bar, resume: SeedsResume | None = None) -> None:
         """Precondition by conjugate gradients, some seeds side by side.
@@ -148,88 +174,118 @@ class SeedPreconditioner:
             bar: a bar with product.rows * cg_iterations units a seed.
             resume: has the seeds that an earlier start has done, and keeps those of this start.
         """
-        finished = self._load(resume)
+        numbers = self._ranks.share(len(self._seeds))
+        finished = self._load(resume, numbers)
         bar.skip(len(finished) * product.rows * self._config.cg_iterations)
-        unfinished = [number for number in self._numbers if number not in finished]
+        unfinished = [number for number in numbers if number not in finished]
         step = seeds_at_once(self._model, self._ranks)
         for i in range(0, len(unfinished), step):
-            for number, seed in self._search(unfinished[i : i + step], product, bar):
+            for number, seed in self._search(unfinished[i : i + step], product, bar).items():
                 finished[number] = seed
                 if resume is not None:
                     resume.keep(number, seed, now=True)
-        self.done = {number: finished[number] for number in self._numbers}
+        self.done = {number: finished[number] for number in numbers}
 
-    def _load(self, resume: SeedsResume | None) -> dict[int, PreconditionedSeed]:
-        """This rank's seeds that an earlier start has done."""
+    def _load(self, resume: SeedsResume | None, numbers: Sequence[int]) -> dict[int, PreconditionedSeed]:
+        """Return the seeds among `numbers` that an earlier start has done."""
         if resume is None:
             return {}
         decode = partial(PreconditionedSeed.of, devices=[layer.device for layer in self._model.layers])
-        loaded = {number: resume.load(number, decode) for number in self._numbers}
+        loaded = {number: resume.load(number, decode) for number in numbers}
         return {number: seed for number, seed in loaded.items() if seed is not None}
 
-    def _search(self, numbers: Sequence[int], product: GaussNewton, bar: Bar) -> list[tuple[int, PreconditionedSeed]]:
+    def _search(self, numbers: Sequence[int], product: GaussNewton, bar: Bar) -> dict[int, PreconditionedSeed]:
         config = self._config
         gradients: list[Vector] = []
-        seeds = []
-        for number in numbers:
+        seeds = {number: self._begin(number) for number in numbers}
+        for number, seed in seeds.items():
             gradient = [torch.empty(0)] * len(self._model.layers)
 
-            def sink(index: int, a: torch.Tensor, d: torch.Tensor, gradient: Vector = gradient) -> None:
+            def sink(index: int, tokens: Tokens, gradient: Vector = gradient) -> None:
+                ((a, d),) = tokens
                 gradient[index] = d.T @ a
 
-            seeds.append(self._begin(number))
-            seeds[-1].loss = self._pass(number, sink)
+            (seed.loss,) = self._pass([number], sink)
             gradients.append(gradient)
         self._ranks.doing(f"fit: conjugate gradients, seeds {', '.join(map(str, numbers))}")
         names = [self._where(number) for number in numbers]
         searches = solve(product, gradients, self._inverses, config, names, bar)
-        for number, seed, search in zip(numbers, seeds, searches, strict=True):
+        for (number, seed), search in zip(seeds.items(), searches, strict=True):
             for index, w in enumerate(search.x):
-                form = factor(w, config.seed_energy, config.seed_rank, self._key(number, index))
-                self._set_layer(number, seed, index, form, partial(_identity, w))
+                u, v, energy = factor(w, config.seed_energy, config.seed_rank, self._key(number, index))
+                self._set_layer(number, seed, index, (u, v, energy))
+                if number in self._compared:
+                    self._compare(seeds, [number], index, [(u, v)], [w])
             seed.search = (search.iterations, search.residual, search.converged)
-        return list(zip(numbers, seeds, strict=True))
+        return seeds
 
     def _begin(self, number: int) -> PreconditionedSeed:
         empty = torch.empty(0)
         layers = len(self._model.layers)
-        rows = len(self._probe_tokens) if number in self._compared else 0
+        rows = self._probe.rows if number in self._compared else 0
         return PreconditionedSeed(0.0, [(empty, empty)] * layers, [0.0] * layers, np.zeros((2, rows)))
 
-    def _pass(self, number: int, sink: Callable[[int, torch.Tensor, torch.Tensor], None]) -> float:
-        """Pass a seed, and return its loss. The sink gets the number of a layer, a [T, J] and d [T, O]."""
+    def _pass(self, numbers: Sequence[int], sink: Callable[[int, Tokens], None]) -> list[float]:
+        """Pass some seeds, and return their losses. The sink gets the number of a layer, and each seed's tokens."""
+        examples = [self._seeds[number] for number in numbers]
+        longest = max(len(example.input_ids) for example in examples)
+        (batch,) = make_batches(examples, len(examples) * longest, window=longest)
+        order = np.argsort(batch.rows)
 
         def convert(index: int, a: torch.Tensor, d: torch.Tensor, mask: torch.Tensor) -> None:
             dtype = torch.promote_types(a.dtype, torch.float32)
-            sink(index, with_ones(a.to(dtype), self._model.layers[index].width), d.to(dtype))
+            a = with_ones(a.to(dtype), self._model.layers[index].width).unflatten(0, batch.shape)
+            d = d.to(dtype).unflatten(0, batch.shape)
+            sink(index, [(a[line, : batch.lengths[line]], d[line, : batch.lengths[line]]) for line in order])
 
-        self._ranks.doing(f"fit: seeds, seed {number}")
-        (batch,) = make_batches([self._seeds[number]], 1, window=len(self._seeds[number].input_ids))
-        loss = float(self._gradients.run(batch, convert)[0])
-        if not np.isfinite(loss):
-            raise ModelError(
-                f"{self._where(number)}: expected a finite loss, but its loss is {loss}; check the seed and the "
-                "model's weights"
-            )
-        return loss
+        self._ranks.doing(f"fit: seeds, seeds {', '.join(map(str, numbers))}")
+        losses = self._gradients.run(batch, convert)[torch.from_numpy(order)].tolist()
+        for number, loss in zip(numbers, losses, strict=True):
+            if not np.isfinite(loss):
+                raise ModelError(
+                    f"{self._where(number)}: expected a finite loss, but its loss is {loss}; check the seed and the "
+                    "model's weights"
+                )
+        return losses
 
-    def _set_layer(
-        self, number: int, seed: PreconditionedSeed, index: int, form: LowRank, exact: Callable[[], torch.Tensor]
-    ) -> None:
-        """Set one layer of a seed. `exact` returns H^-1 G [O, J]."""
+    def _set_layer(self, number: int, seed: PreconditionedSeed, index: int, form: LowRank) -> None:
         u, v, energy = form
         if not bool(torch.isfinite(u).all() & torch.isfinite(v).all()):
             raise ModelError(
                 f"{self._where(number)}: expected a finite gradient, but its gradient at "
                 f"{self._model.layers[index].name} is not finite; check the seed and the model's weights"
             )
-        seed.factors[index], seed.energy[index] = (u, v), energy
-        if number in self._compared:
-            seed.scores += both_scores(u, v, exact(), self._probe_tokens, index)
+        # A view of the tokens would keep the tensors of the pass in memory.
+        seed.factors[index], seed.energy[index] = (u.contiguous(), v.contiguous()), energy
+
+    def _compare(
+        self,
+        seeds: dict[int, PreconditionedSeed],
+        numbers: Sequence[int],
+        index: int,
+        forms: Sequence[tuple[torch.Tensor, torch.Tensor]],
+        exact: Sequence[torch.Tensor],
+    ) -> None:
+        """Add the scores of one layer of the compared seeds."""
+        if numbers:
+            for number, scores in zip(numbers, self._probe.scores(index, forms, exact), strict=True):
+                seeds[number].scores += scores
 
     def _key(self, number: int, index: int) -> int:
         return stream_key("factor", self._config.random_seed, self._model.layers[index].name, number) >> 1
 
 
-def _identity(x: torch.Tensor) -> torch.Tensor:
-    return x
+def make_groups(seeds: Sequence[Example]) -> list[range]:
+    """Cut the seeds into the groups that are passed together: consecutive numbers, the same for all ranks.
+
+    A group has at most 4 seeds, and at most 1,024 tokens with pads unless it is one seed.
+    """
+    groups: list[range] = []
+    start = longest = 0
+    for number, seed in enumerate(seeds):
+        longest = max(longest, len(seed.input_ids))
+        lines = number + 1 - start
+        if lines > 1 and (lines > _GROUP_SEEDS or lines * longest > _GROUP_TOKENS):
+            groups.append(range(start, number))
+            start, longest = number, len(seed.input_ids)
+    return [*groups, range(start, len(seeds))] if len(seeds) else groups

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from gdig.distributed.tensors import Exchange
 from gdig.influence.conjugate_gradients import shifts
 from gdig.influence.factors import Factors
 from gdig.influence.gauss_newton import GaussNewton
+from gdig.influence.inverse import Inverse
 from gdig.influence.low_rank_error import compare
 from gdig.influence.precondition import SeedPreconditioner
 from gdig.influence.seeds_resume import SeedsResume
@@ -64,7 +65,7 @@ class SeedFactors:
 
 def precondition_seeds(
     model: Model,
-    factors: Sequence[Factors | None],
+    factors: Iterable[Factors | None],
     seeds: Sequence[Example],
     probe: Sequence[Example],
     config: Config,
@@ -78,7 +79,8 @@ def precondition_seeds(
 
     Args:
         model: the frozen model.
-        factors: the curvature of each layer, or None for the identity.
+        factors: the curvature of each layer, or None for the identity. Of an iterator, only one layer's is in memory
+            at a time, and what the inverses need.
         seeds: the seeds, in order.
         probe: rows of the pool for the comparison of factored and exact scores.
         config: inversion, damping, seed_energy, seed_rank, loss_reduction, random_seed. Inversion "cg" also reads
@@ -97,7 +99,11 @@ def precondition_seeds(
         ModelError: if the loss or gradient of a seed is not finite; the message names the seed.
     """
     ranks = ranks or Ranks()
-    preconditioner = SeedPreconditioner(model, factors, seeds, probe, config, where, ranks)
+    inverses, added = [], []
+    for f, layer in zip(factors, model.layers, strict=True):
+        inverses.append(Inverse(f, config, layer.name))
+        added += shifts([f], config) if config.inversion == "cg" else []
+    preconditioner = SeedPreconditioner(model, inverses, seeds, probe, config, where, ranks)
     if config.inversion == "cg":
         stage = progress.stage("fit: conjugate gradients", len(seeds) * config.cg_iterations * len(sample), "products")
     else:
@@ -105,7 +111,7 @@ def precondition_seeds(
     with stage as own_bar:
         bar = ranks.shared_bar(own_bar)
         if config.inversion == "cg":
-            product = GaussNewton(model, sample, shifts(factors, config), config, progress, ranks)
+            product = GaussNewton(model, sample, added, config, progress, ranks)
             preconditioner.search(product, bar, resume)
         else:
             preconditioner.invert(bar, resume)

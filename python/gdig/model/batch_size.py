@@ -17,8 +17,8 @@ from gdig.model.token_memory import TokenMemory
 MEMORY_SHARE = 0.6
 """Share of the free memory that a plan may take. The rest is for what batches differ by, what the allocator wastes, and
 what other programs take meanwhile."""
-CPU_TOKENS = 1024
-"""Largest batch on the CPU: beyond 512 tokens a batch is no faster there (LOG.md), and its memory grows."""
+CPU_TOKENS = 512
+"""Largest batch on the CPU: a larger batch is no faster there (LOG.md), and its memory grows."""
 _TRIAL_TOKENS = 2048
 DEVICE_TOKENS = 1 << 17
 """Largest batch on another device; no GPU that we know gains beyond."""

@@ -30,6 +30,9 @@ Sink = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor], None]
 """A function of a layer's index, its inputs a [B * L, I], its output gradients d [B * L, O] (0 at pads), and a mask:
 float32 [B * L], 1 for a token that counts, 0 for a pad and for each token of an example whose loss is not finite."""
 
+StatesSink = Callable[[tuple[torch.Tensor, ...]], None]
+"""A function of the hidden states [B, L, H] of some layers, the last layer last (`Model.with_states`)."""
+
 
 class Tap(torch.autograd.Function):
     """Identity whose backward pass gives the layer's input and the gradient to a callback.
@@ -122,8 +125,8 @@ class GradientPass:
         self._mask = torch.empty(0)  # of the running batch (see Sink)
         self._heads = heads or HeadCache(0)
 
-    def run(self, batch: Batch, sink: Sink) -> torch.Tensor:
-        """Pass one batch.
+    def run(self, batch: Batch, sink: Sink, states_sink: StatesSink | None = None) -> torch.Tensor:
+        """Pass one batch. `states_sink` gets the hidden states, detached, before the backward pass.
 
         Returns:
             Each line's loss: float32 [B] on the model's device. With `mask_not_finite`, a line whose loss is NaN or
@@ -139,9 +142,11 @@ class GradientPass:
         ids = to_device(batch.input_ids, device).long()
         weights = 1.0 / np.maximum(counts, 1) if self.loss_reduction == "mean" else np.ones(len(counts))
         if self.model.compiled is not None:
-            return self._run_compiled(self.model.compiled, batch, ids, weights, sink)
+            return self._run_compiled(self.model.compiled, batch, ids, weights, sink, states_sink)
         with torch.enable_grad(), self._taps(sink, shape):
-            hidden = self.model.hidden(ids).flatten(0, 1)
+            hidden, states = (self.model.hidden(ids), ()) if states_sink is None else self.model.with_states(ids)
+            _give(states, states_sink)
+            hidden = hidden.flatten(0, 1)
             at = to_device(batch.targets[0], hidden.device)
             predictors = hidden.index_select(0, at)
             losses, gradient = self._loss(batch, predictors.detach(), weights)
@@ -153,14 +158,21 @@ class GradientPass:
         return losses.float()
 
     def _run_compiled(
-        self, compiled: CompiledPass, batch: Batch, ids: torch.Tensor, weights: np.ndarray, sink: Sink
+        self,
+        compiled: CompiledPass,
+        batch: Batch,
+        ids: torch.Tensor,
+        weights: np.ndarray,
+        sink: Sink,
+        states_sink: StatesSink | None,
     ) -> torch.Tensor:
         """As `run`, through the compiled pass, which returns the (a, d) of all layers at once."""
         if not compiled.checked:
             # A compiled pass does not show layers that are not reached, are used twice, or see some tokens only.
             GradientPass(replace(self.model, compiled=None)).run(trial_batch(16, 8), lambda *_: None)
             compiled.checked = True
-        hidden, inputs, zeros = compiled.forward(ids)
+        (hidden, states), inputs, zeros = compiled.forward(ids)
+        _give(states, states_sink)
         flat = hidden.detach().flatten(0, 1)
         at = to_device(batch.targets[0], flat.device)
         losses, gradient = self._loss(batch, flat.index_select(0, at), weights)
@@ -257,3 +269,10 @@ class GradientPass:
         finally:
             for handle in handles:
                 handle.remove()
+
+
+def _give(states: tuple[torch.Tensor, ...], sink: StatesSink | None) -> None:
+    """Give the hidden states to the sink, if there is one."""
+    if sink is not None:
+        with torch.no_grad():
+            sink(tuple(state.detach() for state in states))

@@ -22,6 +22,9 @@ from gdig.model.gradient_checkpointing import (
 from gdig.model.layers import Layer
 from gdig.model.trial import try_model
 
+Outputs = tuple[torch.Tensor, tuple[torch.Tensor, ...]]
+"""The input of the head [B, L, H] (or the logits [B, L, V]), and the hidden states [B, L, H] of some layers."""
+
 
 @dataclass(frozen=True)
 class Model:
@@ -39,6 +42,7 @@ class Model:
         vocab_size: words of the vocabulary.
         coverage: how many of the weights the layers have.
         compiled: the compiled pass, when the option torch_compile is on.
+        hidden_layers: how many layers `with_states` returns, from the last one down.
     """
 
     module: nn.Module
@@ -51,10 +55,21 @@ class Model:
     vocab_size: int
     coverage: Coverage
     compiled: CompiledPass | None = None
+    hidden_layers: int = 1
 
     def hidden(self, ids: torch.Tensor) -> torch.Tensor:
         """Last hidden states [B, L, H] of ids [B, L]; without `head`, the logits [B, L, V]."""
-        return _hidden(self.base if self.head is not None else self.module, self.head is not None, ids)
+        return self._outputs(ids, 0)[0]
+
+    def with_states(self, ids: torch.Tensor) -> Outputs:
+        """What `hidden` returns, and the hidden states of the last `hidden_layers` layers, the last layer last.
+
+        The states [B, L, H] of the last layer are those after the final norm; those of lower layers are the blocks'.
+        """
+        return self._outputs(ids, self.hidden_layers)
+
+    def _outputs(self, ids: torch.Tensor, layers: int) -> Outputs:
+        return _outputs(self.base if self.head is not None else self.module, self.head is not None, layers, ids)
 
     def save_memory(self) -> bool:
         """Turn gradient checkpointing on, and return whether that changes anything.
@@ -96,7 +111,8 @@ def wrap_model(module: Any, config: Config, *, adapter: bool = False) -> Model:
     device = inner.get_input_embeddings().weight.device
     compiled = None
     if config.torch_compile:
-        compiled = CompiledPass(partial(_hidden, base if plain else inner, plain), layers, device)
+        outputs = partial(_outputs, base if plain else inner, plain, config.hidden_layers)
+        compiled = CompiledPass(outputs, layers, device)
     return Model(
         module=inner,
         base=base,
@@ -108,10 +124,21 @@ def wrap_model(module: Any, config: Config, *, adapter: bool = False) -> Model:
         vocab_size=inner.get_input_embeddings().weight.shape[0],
         coverage=measure_coverage(module, layers, trial, head, adapter),
         compiled=compiled,
+        hidden_layers=config.hidden_layers,
     )
 
 
-def _hidden(module: Any, is_base: bool, ids: torch.Tensor) -> torch.Tensor:
-    """The output for ids [B, L]: hidden states [B, L, H] of a base model, logits [B, L, V] of a whole model."""
-    output = module(input_ids=ids, use_cache=False)
-    return output.last_hidden_state if is_base else output.logits
+def _outputs(module: Any, is_base: bool, layers: int, ids: torch.Tensor) -> Outputs:
+    """The output for ids [B, L] of a base model or a whole model, and the states of the last `layers` layers."""
+    # All blocks' states stay in memory when they are asked for. A base model's last states need no asking.
+    asked = {"output_hidden_states": True} if layers > int(is_base) else {}
+    output = module(input_ids=ids, use_cache=False, **asked)
+    top = output.last_hidden_state if is_base else output.logits
+    if not asked:
+        return top, (top,) if layers else ()
+    if len(output.hidden_states) < layers:
+        raise ModelError(f"hidden_layers={layers}: expected at most {len(output.hidden_states)}, as the model has")
+    states = tuple(output.hidden_states[-layers:])
+    if any(state.dim() != 3 for state in states):
+        raise ModelError(f"hidden_layers={layers}: expected 1, because the model's blocks have several states a token")
+    return top, states

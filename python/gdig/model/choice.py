@@ -85,8 +85,10 @@ def unused_parts(model: nn.Module, trial: Trial) -> list[nn.Module]:
         name, module = pending.pop()
         for child_name, child in module.named_children():
             path = f"{name}.{child_name}".strip(".")
-            if as_layer(path, child) or not any(as_layer("", inner) for inner in child.modules()):
+            if as_layer(path, child) or isinstance(child, nn.Embedding):
                 continue
+            if block_of(f"{path}.") and not any(as_layer("", inner) for inner in child.modules()):
+                continue  # the weights may be read without a call, as those of Mamba's convolution are
             if trial.called(child) or "expert" in path:
                 pending.append((path, child))
             else:

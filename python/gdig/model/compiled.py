@@ -23,18 +23,21 @@ It makes its code from the first shapes, so that a batch runs the same code in e
 """
 
 
+_Outputs = tuple[torch.Tensor, tuple[torch.Tensor, ...]]
+
+
 class CompiledPass:
     """Forward and backward pass of a frozen model, each compiled as one graph for all shapes of batches.
 
     On CUDA a shape is recorded as a CUDA graph when it comes first, and replayed after that.
 
     Args:
-        forward: from ids [B, L] to hidden states (or logits) [B, L, H].
+        forward: from ids [B, L] to hidden states (or logits) [B, L, H], and the states of some layers.
         layers: the chosen layers. Each gets a hook that stays, and does nothing outside this pass.
         device: of the whole model.
     """
 
-    def __init__(self, forward: Callable[[torch.Tensor], torch.Tensor], layers: Sequence[Layer], device: torch.device):
+    def __init__(self, forward: Callable[[torch.Tensor], _Outputs], layers: Sequence[Layer], device: torch.device):
         self._inner = forward
         self._layers = list(layers)
         self._device = device
@@ -47,15 +50,15 @@ class CompiledPass:
         for index, layer in enumerate(layers):
             layer.module.register_forward_hook(self._hook(index))
 
-    def forward(self, ids: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor], list[torch.Tensor]]:
+    def forward(self, ids: torch.Tensor) -> tuple[_Outputs, list[torch.Tensor], list[torch.Tensor]]:
         """Run the forward pass.
 
         Args:
             ids: int64 [B, L].
 
         Returns:
-            hidden: hidden states or logits [B, L, H]. inputs: the layers' inputs a [B, L, I]. zeros: [B, L, O], the
-            tensors to differentiate by.
+            outputs: hidden states or logits [B, L, H], and the states of some layers. inputs: the layers' inputs
+            a [B, L, I]. zeros: [B, L, O], the tensors to differentiate by.
 
         Raises:
             ModelError: when torch cannot compile the model as one graph, or lacks a compiler.
@@ -76,7 +79,7 @@ class CompiledPass:
     def _compile(self) -> None:
         try:
             for shape in _TRIALS:
-                hidden, _, zeros = self._run(torch.ones(shape, dtype=torch.int64, device=self._device))
+                (hidden, _), _, zeros = self._run(torch.ones(shape, dtype=torch.int64, device=self._device))
                 self.backward(hidden, zeros, torch.zeros_like(hidden))
         except torch.OutOfMemoryError:
             raise
@@ -85,7 +88,7 @@ class CompiledPass:
             raise ModelError(f"torch_compile: the model cannot be compiled: {reason}; leave the option off") from error
         self._ready = True
 
-    def _run(self, ids: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor], list[torch.Tensor]]:
+    def _run(self, ids: torch.Tensor) -> tuple[_Outputs, list[torch.Tensor], list[torch.Tensor]]:
         if self._device.type == "cuda":
             torch.compiler.cudagraph_mark_step_begin()  # the tensors of the last pass may be overwritten
         shape = ids.shape
@@ -95,15 +98,15 @@ class CompiledPass:
             zero.to(_dtype(layer.module)).expand(*shape, layer.out_features).detach().requires_grad_()
             for layer in self._layers
         ]
-        hidden, inputs = self._compiled(ids, zeros)
-        return hidden, inputs, zeros
+        outputs, inputs = self._compiled(ids, zeros)
+        return outputs, inputs, zeros
 
-    def _forward(self, ids: torch.Tensor, zeros: list[torch.Tensor]) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    def _forward(self, ids: torch.Tensor, zeros: list[torch.Tensor]) -> tuple[_Outputs, list[torch.Tensor]]:
         self._zeros, self._inputs = zeros, [None] * len(zeros)
-        hidden = self._inner(ids)
+        outputs = self._inner(ids)
         inputs = self._inputs
         self._zeros, self._inputs = None, []
-        return hidden, inputs
+        return outputs, inputs
 
     def _hook(self, index: int) -> Callable:
         def forward(module: nn.Module, args: tuple, output: torch.Tensor) -> torch.Tensor | None:

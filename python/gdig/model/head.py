@@ -58,6 +58,20 @@ def head_loss(
     return nll, gradient, drawn
 
 
+@torch.no_grad()
+def head_nll(model: Model, predictors: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Negative log-likelihood of labels int64 [M] at predictors [M, H] (or logits [M, V]): float64 [M], no gradient.
+
+    The bits are those of `head_loss`.
+    """
+    nll = torch.empty(len(predictors), dtype=torch.float64, device=predictors.device)
+    for block in _blocks(model, predictors):
+        logits = predictors[block] if model.head is None else model.head(predictors[block])
+        p = logits.log_softmax(-1, dtype=_at_least_float32(logits.dtype))
+        nll[block] = -p.gather(1, labels[block, None])[:, 0].double()
+    return nll
+
+
 def _at_least_float32(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
 

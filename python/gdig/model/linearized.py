@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
@@ -16,6 +17,7 @@ from gdig.errors import ModelError
 from gdig.model.batches import Batch
 from gdig.model.causal_model import Model
 from gdig.model.device import to_device
+from gdig.model.trial import sees_all
 
 
 class Linearized:
@@ -37,11 +39,12 @@ class Linearized:
 
     def __init__(self, model: Model, batch: Batch) -> None:
         self._model = model
+        self._shape = batch.shape
         self.inputs: list[torch.Tensor] = []
         self._outputs: list[torch.Tensor] = []
         inputs_outputs: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         positions = batch.targets[0]
-        with torch.enable_grad(), _hooks(model, inputs_outputs):
+        with torch.enable_grad(), _hooks(model, batch.shape, inputs_outputs):
             ids = to_device(batch.input_ids, model.device).long()
             if model.head is None:
                 hidden = model.module(input_ids=ids, use_cache=False).logits
@@ -80,7 +83,7 @@ class Linearized:
         create_graph: bool = False,
     ) -> tuple[torch.Tensor, ...]:
         try:
-            with _hooks(self._model):  # with gradient checkpointing, blocks run again in here
+            with _hooks(self._model, self._shape):  # with gradient checkpointing, blocks run again in here
                 return torch.autograd.grad(of, by, start, retain_graph=True, create_graph=create_graph)
         except torch.OutOfMemoryError:
             raise
@@ -89,20 +92,36 @@ class Linearized:
             raise ModelError(f"inversion: cg cannot differentiate {name} twice: {why}; use inversion=ekfac") from error
 
 
+class _Alias(torch.autograd.Function):
+    """Identity. The result is no view of x: a model may add to it in place, as Falcon's blocks do, and x stays y_l."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        return x.detach()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> torch.Tensor:
+        return gradients[0]
+
+
 @contextmanager
-def _hooks(model: Model, inputs_outputs: dict[int, tuple[torch.Tensor, torch.Tensor]] | None = None) -> Iterator[None]:
-    """In the block, run the model so that it can be differentiated twice, with a graph that begins at the first layer's
-    output. Put each layer's input and output into `inputs_outputs`."""
+def _hooks(
+    model: Model, shape: tuple[int, int], inputs_outputs: dict[int, tuple[torch.Tensor, torch.Tensor]] | None = None
+) -> Iterator[None]:
+    """In the block, run the model on a batch of this shape so that it can be differentiated twice, with a graph that
+    begins at the first layer's output. Put each layer's input and output into `inputs_outputs`."""
 
     def hook(index: int) -> Callable:
-        def forward(module: nn.Module, args: tuple, output: torch.Tensor) -> torch.Tensor:
+        def forward(module: nn.Module, args: tuple, output: torch.Tensor) -> torch.Tensor | None:
+            if not sees_all(args[0], shape):
+                return None  # as DoRA's call with an identity matrix, for a norm that has no gradient
             y = output if output.requires_grad else output.detach().requires_grad_()
             if inputs_outputs is None:
-                return y
+                return _Alias.apply(y)
             if index in inputs_outputs:
                 raise ModelError(f"{model.layers[index].name}: is used twice in a pass; leave it out")
             inputs_outputs[index] = args[0].detach().to(y.device), y
-            return y
+            return _Alias.apply(y)
 
         return forward
 

@@ -1,4 +1,4 @@
-"""The pass of the sweep: one forward and one backward pass for each row give the influence and the sketch."""
+"""The pass of the sweep: one forward and one backward pass for each row give influence, sketch and hidden states."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ import torch
 from gdig.config.config import Config
 from gdig.data.tokens import Example
 from gdig.influence.factors import Factors
-from gdig.influence.layer_scores import make_scorers
+from gdig.influence.layer_scores import DENSE_BYTES, make_scorers
 from gdig.influence.seed_factors import SeedFactors
 from gdig.model.causal_model import Model
 from gdig.ops import Segments
-from gdig.passes.row_pass import Add, RowPass, sum_dtype
+from gdig.passes.hidden_states import HiddenSketch
+from gdig.passes.row_pass import Add, NoGradients, RowPass, sum_dtype
 from gdig.passes.sketch import Sketchers
 from gdig.progress import Progress
 
@@ -28,6 +29,7 @@ class InfluenceFeatures:
         seeds: the seeds' factors in each layer.
         config: options of the pass.
         factors: the curvature of each layer; only sketch_space "fisher" needs it.
+        dense_bytes: the most memory for the seeds' dense gradients (`make_scorers`).
 
     Attributes:
         name: the name of the tensor of influence in the shards.
@@ -38,10 +40,15 @@ class InfluenceFeatures:
     name = "influence"
 
     def __init__(
-        self, model: Model, seeds: Sequence[SeedFactors], config: Config, factors: Iterable[Factors] | None = None
+        self,
+        model: Model,
+        seeds: Sequence[SeedFactors],
+        config: Config,
+        factors: Iterable[Factors] | None = None,
+        dense_bytes: int = DENSE_BYTES,
     ) -> None:
         self.columns = self.width = len(seeds[0].column_offsets) - 1
-        self._scorers = make_scorers(seeds)
+        self._scorers = make_scorers(seeds, dense_bytes)
         self._sketchers = Sketchers(model, config, sum_dtype(model), factors)
 
     def begin(self, examples: Segments) -> Add:
@@ -65,9 +72,21 @@ def make_influence_pass(
     config: Config,
     progress: Progress,
     factors: Iterable[Factors] | None = None,
+    dense_bytes: int = DENSE_BYTES,
 ) -> RowPass:
     """Make the pass of the sweep. `progress` prints warnings; :class:`InfluenceFeatures` has the other arguments."""
-    return RowPass(model, InfluenceFeatures(model, seeds, config, factors), config, progress)
+    features = InfluenceFeatures(model, seeds, config, factors, dense_bytes)
+    return RowPass(model, features, config, progress, hidden=make_hidden_sketch(config))
+
+
+def make_forward_pass(model: Model, config: Config, progress: Progress) -> RowPass:
+    """Make the pass of a sweep without gradients: losses and hidden states."""
+    return RowPass(model, NoGradients(), config, progress, hidden=make_hidden_sketch(config))
+
+
+def make_hidden_sketch(config: Config) -> HiddenSketch:
+    """Make the hidden-state sketch of the sweep."""
+    return HiddenSketch(config.hidden_layers, config.projection_dim, config.projection_seed)
 
 
 def sketch_scale(rows: RowPass, probe: Sequence[Example]) -> float:
@@ -76,7 +95,8 @@ def sketch_scale(rows: RowPass, probe: Sequence[Example]) -> float:
     float16 then holds numbers 2^16 times larger, and numbers 2^14 times smaller without a loss of precision. The
     clusters of k-means are independent of the scale.
     """
-    _, sketch, loss = rows.compute(probe)
+    numbers = rows.compute(probe)
+    sketch, loss = numbers.sketch, numbers.loss
     norms = np.linalg.norm(sketch[np.isfinite(loss)].astype(np.float64), axis=1)
     norms = norms[np.isfinite(norms) & (norms > 0)]
     if not len(norms):

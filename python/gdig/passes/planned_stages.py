@@ -23,6 +23,8 @@ PRODUCT = 4 / 3
 """Work of a token in a product of conjugate gradients: four forward passes, where a plain pass is three."""
 SWEEP = 1.05
 """Work of a token in the sweep."""
+FORWARD_SWEEP = 1 / 3
+"""Work of a token in a sweep without gradients: a forward pass."""
 CHECKPOINT = 1.34
 """Work of a token in the pass over a training checkpoint with whole layers, measured with 110 million parameters."""
 CLUSTER = 1e-3
@@ -53,6 +55,8 @@ def planned_stages(work: Workspace, last: Literal["fit", "sweep", "cluster"]) ->
 
 def _fit(work: Workspace) -> list[PlannedStage]:
     config, stages = work.config, []
+    if not config.gradients:
+        return []
     if config.inversion != "identity" and work.run.fit.curvature is None:
         sample = work.sample("curvature", config.fit_rows)[0]
         tokens = sum(map(len, sample))
@@ -73,11 +77,12 @@ def _fit(work: Workspace) -> list[PlannedStage]:
 
 def _sweep(work: Workspace) -> list[PlannedStage]:
     config, rows = work.config, len(work.candidates)
-    fitted = work.run.done("fit") or config.inversion == "identity"
+    fitted = work.run.done("fit") or config.inversion == "identity" or not config.gradients
     purpose, k = ("probe", config.probe_rows) if fitted else ("curvature", config.fit_rows)
     sample = work.sample(purpose, k)[0]
     tokens = rows * sum(map(len, sample)) / len(sample)
-    stages = [] if work.run.done("sweep") else [PlannedStage("sweep", rows, SWEEP * tokens, tokens)]
+    factor = SWEEP if config.gradients else FORWARD_SWEEP
+    stages = [] if work.run.done("sweep") else [PlannedStage("sweep", rows, factor * tokens, tokens)]
     n = len(config.checkpoints)
     for number in range(1, n + 1):
         stages.append(PlannedStage(f"checkpoint {number} of {n}", rows, CHECKPOINT * tokens, tokens))

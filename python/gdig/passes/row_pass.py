@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -15,12 +15,14 @@ from gdig.data.tokens import Example
 from gdig.model.batch_runner import BatchRunner
 from gdig.model.batch_size import CPU_TOKENS, resolve_token_batch_size, typical_length
 from gdig.model.batches import Batch, make_batches
-from gdig.model.capture import GradientPass
+from gdig.model.capture import GradientPass, StatesSink
 from gdig.model.causal_model import Model
+from gdig.model.forward import forward_losses
 from gdig.model.host_copy import HostCopy
 from gdig.model.precision import float32_products
 from gdig.ops import Segments
 from gdig.passes.encode_ahead import EncodedShard
+from gdig.passes.hidden_states import HiddenSketch
 from gdig.passes.shard_resume import ShardResume
 from gdig.progress import Bar, Progress
 
@@ -53,22 +55,50 @@ class RowFeatures(Protocol):
         """Turn the sums [B, width] and [B, dim] of a batch into the numbers of the shard: [B, S] and [B, dim]."""
 
 
+class NoGradients:
+    """Stands for the features of a pass without gradients: no seed has a number, and the sketch is that of the hidden
+    states."""
+
+    name = "influence"
+    columns = width = 0
+
+
+class RowNumbers(NamedTuple):
+    """What a pass computes of n rows, all float32.
+
+    numbers: [n, S], the features. sketch: [n, dim], unscaled. loss: [n]. hidden: [n, dim], or [n, 0]
+    without a hidden-state sketch.
+    """
+
+    numbers: np.ndarray
+    sketch: np.ndarray
+    loss: np.ndarray
+    hidden: np.ndarray
+
+
 class RowPass:
     """A pass of the model over rows of the pool. The pass computes shards.
 
     Args:
         model: the frozen model.
-        features: the numbers of each row.
+        features: the numbers of each row. `NoGradients` needs `hidden`.
         config: options of the pass.
         progress: prints warnings.
         scale: a factor for every sketch.
+        hidden: the hidden-state sketch, for shards that have one.
     """
 
     def __init__(
-        self, model: Model, features: RowFeatures, config: Config, progress: Progress, scale: float = 1.0
+        self,
+        model: Model,
+        features: RowFeatures | NoGradients,
+        config: Config,
+        progress: Progress,
+        scale: float = 1.0,
+        hidden: HiddenSketch | None = None,
     ) -> None:
         self.model, self.features, self.config, self.progress = model, features, config, progress
-        self.scale = scale
+        self.scale, self._hidden = scale, hidden
         tokens = first_batch_size(config)
         self.batch_runner: BatchRunner = BatchRunner(tokens, model.device, progress, model.save_memory)
         self._gradients = GradientPass(model, config.loss_reduction, mask_not_finite=False)
@@ -76,6 +106,25 @@ class RowPass:
         self._devices = list(dict.fromkeys(layer.device for layer in model.layers))
 
     def _batch(self, batch: Batch) -> HostCopy:
+        vectors: list[torch.Tensor] = []
+
+        def sketch_states(states: tuple[torch.Tensor, ...]) -> None:
+            assert self._hidden is not None
+            vectors.append(self._hidden.of(states, batch).float())
+
+        if isinstance(self.features, NoGradients):
+            with float32_products(self.config.matmul_precision):
+                loss = forward_losses(self.model, batch, self.config.loss_reduction, sketch_states)
+            return HostCopy((loss.new_zeros(len(loss), 0), vectors[0], loss, vectors[0]))
+        numbers, sketch, loss = self._gradient_batch(batch, sketch_states if self._hidden is not None else None)
+        hidden = vectors[0].to(numbers.device) if vectors else numbers.new_zeros(len(numbers), 0)
+        return HostCopy((numbers.float(), sketch.float(), loss.to(numbers.device), hidden))
+
+    def _gradient_batch(
+        self, batch: Batch, states_sink: StatesSink | None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return features [B, S], sketch [B, dim] and loss [B] of a batch."""
+        assert not isinstance(self.features, NoGradients)
         lines = len(batch.rows)
         # The layers of a large model are on several devices; each device has its own sums.
         by_device = {
@@ -91,13 +140,12 @@ class RowPass:
             add(index, a, d, *by_device[self.model.layers[index].device])
 
         with float32_products(self.config.matmul_precision):
-            loss = self._gradients.run(batch, sink)
+            loss = self._gradients.run(batch, sink, states_sink)
         (sums, sketch), *further_devices = by_device.values()
         for device_sums, device_sketch in further_devices:
             sums += device_sums.to(sums.device)
             sketch += device_sketch.to(sketch.device)
-        numbers, sketch = self.features.end(sums, sketch)
-        return HostCopy((numbers.float(), sketch.float(), loss.to(numbers.device)))
+        return *self.features.end(sums, sketch), loss
 
     def shard(
         self, encoded: EncodedShard, bar: Bar | None = None, *, resume: ShardResume | None = None, quiet: bool = False
@@ -115,12 +163,14 @@ class RowPass:
 
             - sketch [n, dim] float32
             - the features [n, S] float32, under the name of the features
+            - hidden [n, dim] float16, if the pass has a hidden-state sketch
             - loss [n] float32
             - tokens and cut [n] int32
             - valid [n] uint8
             - hash [n] uint64
 
-            An invalid row has sketch and features 0 and loss NaN. A row that cannot be encoded also has tokens 0.
+            An invalid row has sketch, features and hidden 0 and loss NaN. A row that cannot be encoded also has
+            tokens 0.
 
         Raises:
             CorpusError: if a row cannot be used and bad_rows is "error"; it is the error of the first such row.
@@ -133,37 +183,44 @@ class RowPass:
         if bar is not None:
             bar.advance(len(encoded.errors))
         positions = encoded.positions
-        numbers, sketch, loss = self._run(len(positions), encoded.batches, bar, resume)
-        usable = np.isfinite(loss) & np.isfinite(numbers).all(1) & np.isfinite(sketch).all(1)
+        numbers, sketch, loss, hidden = self._run(len(positions), encoded.batches, bar, resume)
+        usable = np.isfinite(loss)
+        for columns in (numbers, sketch, hidden):
+            usable &= np.isfinite(columns).all(1)
         sketch *= self.scale
         self._fit_range(sketch, usable)
         shard = self._empty(encoded.stop - encoded.start)
         valid = positions[usable]
         shard["sketch"][valid], shard["loss"][valid] = sketch[usable], loss[usable]
         shard[self.features.name][valid] = numbers[usable]
+        if self._hidden is not None:
+            shard["hidden"][valid] = hidden[usable]
         shard["valid"][valid] = 1
         for name, column in (("tokens", encoded.tokens), ("cut", encoded.cut), ("hash", encoded.hash)):
             shard[name][positions] = column
         return shard
 
-    def compute(self, examples: Sequence[Example], bar: Bar | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Compute the features [n, S], the unscaled sketches [n, dim] and the losses [n] of examples, float32."""
+    def compute(self, examples: Sequence[Example], bar: Bar | None = None) -> RowNumbers:
+        """Compute the numbers of examples."""
         batches = make_batches(examples, self.batch_runner.token_batch_size, window=self.model.window)
         return self._run(len(examples), batches, bar)
 
-    def _run(
-        self, n: int, batches: Sequence[Batch], bar: Bar | None, resume: ShardResume | None = None
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        numbers = np.zeros((n, self.features.columns), np.float32)
-        sketch = np.zeros((n, self.config.projection_dim), np.float32)
-        loss = np.full(n, np.nan, np.float32)
-        columns = {"numbers": numbers, "sketch": sketch, "loss": loss}
+    def _run(self, n: int, batches: Sequence[Batch], bar: Bar | None, resume: ShardResume | None = None) -> RowNumbers:
+        dim = self.config.projection_dim
+        rows = RowNumbers(
+            np.zeros((n, self.features.columns), np.float32),
+            np.zeros((n, dim), np.float32),
+            np.full(n, np.nan, np.float32),
+            np.zeros((n, dim if self._hidden is not None else 0), np.float32),
+        )
+        columns = rows._asdict()
         done = resume.load(columns) if resume is not None else np.zeros(n, dtype=bool)
         pending: deque[tuple[Batch, HostCopy]] = deque()
 
         def collect() -> None:
             batch, result = pending.popleft()
-            numbers[batch.rows], sketch[batch.rows], loss[batch.rows] = result.numpy()
+            for column, values in zip(rows, result.numpy(), strict=True):
+                column[batch.rows] = values
             done[batch.rows] = True
             if bar is not None:
                 bar.advance(len(batch.rows), tokens=int(batch.lengths.sum()))
@@ -190,7 +247,7 @@ class RowPass:
                         collect()
                     resume.keep(done, columns, now=True)
             raise
-        return numbers, sketch, loss
+        return rows
 
     def find_batch_size(self, examples: Sequence[Example]) -> int:
         """Resolve token_batch_size="auto" by a trial on the device, with lines of the length of these examples."""
@@ -212,8 +269,11 @@ class RowPass:
             )
 
     def _empty(self, n: int) -> dict[str, np.ndarray]:
+        dim = self.config.projection_dim
+        hidden = {} if self._hidden is None else {"hidden": np.zeros((n, dim), np.float16)}
         return {
-            "sketch": np.zeros((n, self.config.projection_dim), np.float32),
+            **hidden,
+            "sketch": np.zeros((n, dim), np.float32),
             self.features.name: np.zeros((n, self.features.columns), np.float32),
             "loss": np.full(n, np.nan, np.float32),
             "tokens": np.zeros(n, np.int32),

@@ -7,9 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from gdig.influence.fit import read_curvature, read_seed_factors
+from gdig.influence.fit import check_dtype, read_curvature, read_seed_factors
+from gdig.influence.layer_scores import planned_bytes, resolve_dense_bytes
 from gdig.passes.duplicates import count_duplicates
-from gdig.passes.influence_pass import make_influence_pass, sketch_scale
+from gdig.passes.influence_pass import make_forward_pass, make_influence_pass, sketch_scale
+from gdig.passes.row_pass import RowPass
 from gdig.passes.seed_health import measure_seed_health, seed_warnings
 from gdig.passes.shards import in_sweep_part, open_or_create, write_missing
 from gdig.run.record import RowCounts
@@ -37,6 +39,7 @@ def sweep_stage(work: Workspace) -> bool:
             "dtype": run.fit.dtype,
             "scale": run.sweep.scale,
             "token_batch_size": run.sweep.token_batch_size,
+            "dense_bytes": run.sweep.dense_bytes,
             "origin": run_origin(work.layout),
         }
         work.ranks.task("sweep", **arguments)
@@ -50,10 +53,12 @@ def sweep_stage(work: Workspace) -> bool:
         return False
     store = SketchStore.open(work.layout.sweep)
     counts = count_rows(store, work)
-    assert run.fit.seeds is not None  # the fit stage is done
-    losses = run.fit.seeds.losses
-    health = measure_seed_health(store, losses)
-    warnings = seed_warnings(health, losses, config.loss_reduction, lambda seed: work.seed_corpus.where(seed))
+    health, warnings = None, []
+    if config.gradients:
+        assert run.fit.seeds is not None  # the fit stage is done
+        losses = run.fit.seeds.losses
+        health = measure_seed_health(store, losses)
+        warnings = seed_warnings(health, losses, config.loss_reduction, lambda seed: work.seed_corpus.where(seed))
     run.update("sweep", counts=counts, seed_health=health, warnings=tuple(warnings))
     texts = [f"{count:,} {name.replace('_', ' ')}" for name, count in asdict(counts).items()]
     work.progress.say("sweep: " + ", ".join(texts))
@@ -63,7 +68,13 @@ def sweep_stage(work: Workspace) -> bool:
 
 
 def sweep_on_ranks(
-    work: Workspace, missing: list[int], dtype: str, scale: float | None, token_batch_size: int | None, origin: str
+    work: Workspace,
+    missing: list[int],
+    dtype: str,
+    scale: float | None,
+    token_batch_size: int | None,
+    dense_bytes: int | None,
+    origin: str,
 ) -> None:
     """Write the missing shards. All ranks call this with the same arguments; a free rank takes the next shard.
 
@@ -73,26 +84,43 @@ def sweep_on_ranks(
         dtype: the name of the dtype of the fit.
         scale: a factor for the sketches. None: rank 0 computes and records it.
         token_batch_size: the resolved option. None: rank 0 resolves and records it.
+        dense_bytes: the memory of the seeds' dense gradients. None: rank 0 plans and records it.
         origin: a hash of the inputs and options that the rows depend on (`run_origin`).
     """
     ranks, config = work.ranks, work.config
-    factors = read_curvature(work) if config.sketch_space == "fisher" else None
-    rows = make_influence_pass(work.model, read_seed_factors(work, dtype), config, work.progress, factors)
+    rows = _make_pass(work, dtype, dense_bytes)
     if scale is None or token_batch_size is None:
         if ranks.main:
             probe = work.sample("probe", config.probe_rows)[0]
             token_batch_size = rows.find_batch_size(probe)
-            scale = sketch_scale(rows, probe)
+            scale = sketch_scale(rows, probe) if config.gradients else 1.0
             work.run.update("sweep", scale=scale, token_batch_size=token_batch_size)
         scale, token_batch_size = ranks.gather([scale, token_batch_size])[0]
     rows.scale = scale
     if config.token_batch_size == "auto":  # the bits depend on it, so every start and rank takes the same
         rows.batch_runner.token_batch_size = token_batch_size
     if ranks.main and not (file := work.layout.seed_sketches).exists():
-        influence, sketch, _ = rows.compute(work.seed_examples)
-        write_tensors(file, {"sketch": sketch * scale, "influence": influence})
+        seeds = rows.compute(work.seed_examples)
+        hidden = seeds.hidden.astype(np.float16)
+        write_tensors(file, {"sketch": seeds.sketch * scale, "hidden": hidden, "influence": seeds.numbers})
     store = SketchStore.open(work.layout.sweep)
     write_missing(work, rows, store, missing, "sweep", origin)
+
+
+def _make_pass(work: Workspace, dtype: str, dense_bytes: int | None) -> RowPass:
+    """Make the pass of the sweep for the model of the fit, whose dtype is `dtype`. See `sweep_on_ranks`."""
+    config, ranks = work.config, work.ranks
+    if not config.gradients:
+        check_dtype(work, dtype)
+        return make_forward_pass(work.model, config, work.progress)
+    factors = read_curvature(work) if config.sketch_space == "fisher" else None
+    seeds = read_seed_factors(work, dtype)
+    if dense_bytes is None:
+        if ranks.main:
+            dense_bytes = planned_bytes(seeds, resolve_dense_bytes(work.model.device, ranks.local_world))
+            work.run.update("sweep", dense_bytes=dense_bytes)
+        dense_bytes = int(ranks.gather(dense_bytes)[0])
+    return make_influence_pass(work.model, seeds, config, work.progress, factors, dense_bytes)
 
 
 def count_rows(store: SketchStore, work: Workspace) -> RowCounts:

@@ -10,7 +10,7 @@ from gdig.run.record import RunRecord
 
 FOLDERS = {
     "fit": ("curvature", "seeds"),
-    "sweep": ("sweep", "features", "checkpoints", "score_net"),
+    "sweep": ("sweep", "features", "checkpoints", "score_net", "tokens"),
     "cluster": ("clusters",),
     "select": (),
 }
@@ -115,6 +115,20 @@ class RunLayout:
         return self.path / "features" / "seeds.safetensors"
 
     @property
+    def tokens(self) -> Path:
+        """Folder of the token files that methods without a model leave (gdig.selection.token_files)."""
+        return self.path / "tokens"
+
+    def tokens_of(self, shard: int) -> Path:
+        """Token ids of the rows of a shard of the sweep."""
+        return _file_of(self.tokens, shard)
+
+    @property
+    def seed_tokens(self) -> Path:
+        """Token ids of the seeds."""
+        return self.tokens / "seeds.safetensors"
+
+    @property
     def difficulty(self) -> Path:
         """Difficulties that gdig score-net leaves: float32 [N], NaN for a row that is not valid."""
         return self.path / "features" / "difficulty.npy"
@@ -182,6 +196,9 @@ class RunLayout:
             yield self._group("sweep", "sweep", _numbered(self.sweep, shards), done, store=True)
             yield self._group("sweep/resume", "sweep", (), False)
             yield self._group("features", "sweep", (self.seed_sketches,), done)
+            # Methods make the token files when they need them, so no stage has to have left them.
+            token_files = (*_numbered(self.tokens, shards), self.seed_tokens)
+            yield self._group("tokens", "sweep", token_files, done=False)
             for key, checkpoint in stages.sweep.checkpoints.items():
                 paths, swept = self.checkpoint(key), checkpoint.state == "done"
                 name = f"checkpoints/{key}"
@@ -203,4 +220,8 @@ def shard_resume_file(store: Path, shard: int) -> Path:
 
 
 def _numbered(folder: Path, count: int) -> tuple[Path, ...]:
-    return tuple(folder / f"{shard:08d}.safetensors" for shard in range(count))
+    return tuple(_file_of(folder, shard) for shard in range(count))
+
+
+def _file_of(folder: Path, shard: int) -> Path:
+    return folder / f"{shard:08d}.safetensors"

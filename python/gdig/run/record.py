@@ -71,8 +71,8 @@ class SeedReport:
 @dataclass(frozen=True)
 class FitRecord(StageRecord):
     """The fit. token_batch_size: of the sample. partitions: layers in each run over the sample. layers: names, in the
-    model's order. dtype: of the model's weights. coverage: the share of the weights, without the embeddings, that the
-    layers have."""
+    model's order; none without gradients. dtype: of the model's weights. coverage: the share of the weights, without
+    the embeddings, that the layers have."""
 
     token_batch_size: int | None = None
     partitions: tuple[int, ...] = ()
@@ -135,11 +135,16 @@ class CheckpointRecord:
 
 @dataclass(frozen=True)
 class SweepRecord(StageRecord):
-    """The sweep. rows: N. scale: of the sketches. checkpoints: by key; checkpoint_order: keys as last asked for."""
+    """The sweep.
+
+    rows: N. scale: of the sketches. dense_bytes: memory of the seeds' dense gradients, which decides how scores round.
+    checkpoints: by key; checkpoint_order: keys as last asked for.
+    """
 
     rows: int | None = None
     scale: float | None = None
     token_batch_size: int | None = None
+    dense_bytes: int | None = None
     counts: RowCounts | None = None
     seed_health: SeedHealth | None = None
     warnings: tuple[str, ...] = ()
@@ -219,6 +224,8 @@ _FACTS = {
     "cluster": ("n_clusters",),
     "select": ("rows", "output"),
 }
+# Facts of a fit that a run without gradients lacks.
+_OF_GRADIENTS = ("seeds", "coverage")
 
 
 def write_record(file: Path, record: RunRecord) -> None:
@@ -264,7 +271,8 @@ def _check(stages: Stages) -> None:
         stage = getattr(stages, name)
         if stage is not None and stage.state == "done":
             for fact in facts:
-                if getattr(stage, fact) is None:
+                without_gradients = fact in _OF_GRADIENTS and stage.config.get("gradients") is False
+                if getattr(stage, fact) is None and not without_gradients:
                     raise ValueError(f"{name}: {fact}: expected a value, because the stage is done, got null")
     if stages.fit is not None:
         for layer in stages.fit.layers or ():

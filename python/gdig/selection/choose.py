@@ -18,8 +18,8 @@ class ScoredRows:
     """The rows that a method picked, with what the sweep and the clusters say of them.
 
     rows: int64 [n], best first. columns: votes uint32, score float32, loss float32, tokens int64, and with clusters
-    label uint32 and distance float32, all [n]. by_task: mean influence on each task's seeds, less the
-    baselines, float64 [n, tasks].
+    label uint32 and distance float32, all [n]. by_task: mean influence on each task's seeds, less the baselines,
+    float64 [n, tasks]; NaN without gradients.
     reasons: the method's own, [n] each. notes: sentences for the user.
     """
 
@@ -44,8 +44,8 @@ def choose(sweep: FinishedSweep, limit: Limit, config: Config) -> ScoredRows:
         order = np.lexsort((rows, -columns["score"].astype(np.float64)))
         rows = rows[order]
         columns, reasons = ({name: x[order] for name, x in arrays.items()} for arrays in (columns, reasons))
-    by_task = np.zeros((len(rows), 0))
-    if sweep.tasks:
+    by_task = np.full((len(rows), len(sweep.tasks.names)), np.nan)
+    if sweep.tasks and sweep.survey.voters:
         by_task = sweep.tasks.mean(sweep.judge.relative(sweep.column("influence", rows)))
     notes = list(picked.notes)
     if picked.shortfall is not None:

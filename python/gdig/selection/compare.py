@@ -23,7 +23,7 @@ class MethodSummary:
     rows, tokens: how many. score, agreement, loss: means over the rows. clusters: how many the rows come from.
     repeated: rows whose tokens equal those of an earlier row. tasks: mean influence on each task's seeds. seconds: time
     of the selection; the first method that asks for neighbours pays for their search. notes: what the method said.
-    Means are NaN when no row was selected.
+    Means are NaN when no row was selected, and those of influence are NaN in a run without gradients.
     """
 
     method: str
@@ -106,7 +106,7 @@ def compare(
         clock: returns seconds.
         n_clusters: clusters with at least one row.
     """
-    summaries, rows_by_method = [], []
+    summaries, rows_by_method, voters = [], [], sweep.survey.voters
     neighbours = {method: n for method in methods if (n := METHODS[method].neighbours(config))}
     sweep.neighbour_cache.most = max(neighbours.values(), default=0)
     for method in methods:
@@ -123,8 +123,8 @@ def compare(
                 method=method,
                 rows=len(rows),
                 tokens=int(columns["tokens"].sum()),
-                score=_mean(columns["score"]),
-                agreement=_mean(columns["votes"]) / max(1, sweep.survey.voters),
+                score=_mean(columns["score"]) if voters else float("nan"),
+                agreement=_mean(columns["votes"]) / voters if voters else float("nan"),
                 loss=_mean(columns["loss"]),
                 clusters=len(np.unique(columns["label"])),
                 repeated=len(rows) - len(np.unique(sweep.column("hash", rows))),

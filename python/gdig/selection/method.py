@@ -15,6 +15,7 @@ from gdig.selection.judge import Judge
 from gdig.selection.neighbours import NeighbourCache
 from gdig.selection.survey import Survey
 from gdig.selection.tasks import Tasks
+from gdig.selection.token_files import TokenFiles
 from gdig.store.gather import gather
 from gdig.store.sketches import SketchStore
 from gdig.store.tensor_file import read_tensors
@@ -43,11 +44,13 @@ class Checkpoint:
 class FinishedSweep:
     """A finished sweep, as every method sees it. No method needs the model.
 
-    store: influence [n, S], sketch, loss, tokens and valid of each row, in shards. survey: the sweep in numbers.
+    store: influence [n, S] ([n, 0] without gradients), sketch, hidden, loss, tokens and valid of each row, in shards.
+    survey: the sweep in numbers.
     labels: directory of the label files; None unless the method draws from clusters (`MethodSpec.clusters`).
     centroids: file of the k-means fit that made the labels. tasks: the task of each seed.
     checkpoints: training checkpoints, in their order. seed_sketches: file of the seeds' own sketches. difficulty: file
-    that gdig score-net may have left. neighbour_cache: neighbours of the sketches that an earlier method searched for.
+    that gdig score-net may have left. tokens: token ids of rows and seeds. source_ends: the row after the last row of
+    each file of the pool. neighbour_cache: neighbours of the sketches that an earlier method searched for.
     metric_scale: scale of the sketches when their products are those of the influence, <G, H^-1 G'>; else None.
     """
 
@@ -59,6 +62,8 @@ class FinishedSweep:
     checkpoints: tuple[Checkpoint, ...] = ()
     seed_sketches: Path | None = None
     difficulty: Path | None = None
+    tokens: TokenFiles | None = None
+    source_ends: tuple[int, ...] = ()
     neighbour_cache: NeighbourCache = field(default_factory=NeighbourCache, compare=False)
     metric_scale: float | None = None
 
@@ -79,6 +84,20 @@ class FinishedSweep:
         """
         assert self.seed_sketches is not None, "this sweep was opened without the file of the seeds' sketches"
         return read_tensors(self.seed_sketches)[0]["sketch"]
+
+    def seed_hidden(self) -> np.ndarray:
+        """Return the seeds' own hidden-state sketches, of unit length: float16 [S, dim].
+
+        Raises:
+            StoreError: when the file is missing or damaged.
+        """
+        assert self.seed_sketches is not None, "this sweep was opened without the file of the seeds' sketches"
+        return read_tensors(self.seed_sketches)[0]["hidden"]
+
+    def token_files(self) -> TokenFiles:
+        """Return the token ids of rows and seeds."""
+        assert self.tokens is not None, "this sweep was opened without the token files"
+        return self.tokens
 
     @property
     def judge(self) -> Judge:
@@ -119,7 +138,8 @@ class MethodSpec:
 
     ordered: the rows come best first; the rows of other methods are sorted by their score. clusters: the sketches must
     be clustered first. checkpoints: training checkpoints must be swept. neighbours: how many nearest sketches of each
-    row the method asks for, by the options.
+    row the method asks for, by the options. gradients: the run must have gradients. tokens:
+    the token files must be there.
     """
 
     pick: Function
@@ -127,6 +147,8 @@ class MethodSpec:
     clusters: bool = False
     checkpoints: bool = False
     neighbours: Callable[[Config], int] = lambda options: 0
+    gradients: bool = True
+    tokens: bool = False
 
 
 def within(rows: np.ndarray, tokens: np.ndarray, limit: Limit) -> int:

@@ -31,18 +31,18 @@ class Selection:
 
 def output_columns(scored: ScoredRows, survey: Survey, tasks: Tasks) -> list[dict[str, Any]]:
     """Return what the output shows beside each row, under "gdig"."""
-    values = scored.columns
+    values, voters = scored.columns, survey.voters
     return [
         {
             "row": int(row),
-            "score": float(values["score"][i]),
-            "agreement": float(values["votes"][i] / survey.voters),
+            "score": float(values["score"][i]) if voters else None,
+            "agreement": float(values["votes"][i] / voters) if voters else None,
             "cluster": int(values["label"][i]) if "label" in values else None,
             "distance": float(values["distance"][i]) if "distance" in values else None,
             "rank": i + 1,
             "loss": float(values["loss"][i]),
             "tokens": int(values["tokens"][i]),
-            **({"tasks": dict(zip(tasks.names, scored.by_task[i].tolist(), strict=True))} if tasks else {}),
+            **({"tasks": dict(zip(tasks.names, scored.by_task[i].tolist(), strict=True))} if tasks and voters else {}),
             **{name: reason[i].item() for name, reason in scored.reasons.items()},
         }
         for i, row in enumerate(scored.rows)
@@ -53,13 +53,13 @@ def summary_lines(scored: ScoredRows, survey: Survey, tasks: Tasks, n_clusters: 
     """Return the lines that say what was selected. `n_clusters`: clusters with a row; None without clusters."""
     values, n = scored.columns, len(scored.rows)
     lines = [f"{n:,} of {survey.rows:,} rows ({int(values['tokens'].sum()):,} tokens): {output}", *scored.notes]
-    if n:
+    if n and survey.voters:
         agreement, score = values["votes"].mean() / survey.voters, values["score"].mean(dtype=np.float64)
         lines.append(
             f"agreement of the selection {agreement:.3f} (pool {survey.mean_agreement:.3f}), "
             f"mean score {score:.3g} (pool {survey.mean_score:.3g})"
         )
-    if n and tasks:
+    if n and tasks and survey.voters:
         means = zip(tasks.names, scored.by_task.mean(0), strict=True)
         lines.append("mean influence by task: " + ", ".join(f"{name} {mean:.3g}" for name, mean in means))
     if n_clusters is not None:

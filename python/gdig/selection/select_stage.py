@@ -14,6 +14,7 @@ from gdig.selection.methods import METHODS
 from gdig.selection.result import Selection, output_columns, summary_lines
 from gdig.selection.survey import Survey
 from gdig.selection.tasks import Tasks
+from gdig.selection.token_files import TokenFiles
 from gdig.store.sketches import SketchStore
 
 
@@ -54,6 +55,8 @@ def open_finished_sweep(
         checkpoints=_checkpoints(work),
         seed_sketches=layout.seed_sketches,
         difficulty=layout.difficulty,
+        tokens=TokenFiles(layout.tokens),
+        source_ends=work.candidates.ends,
         metric_scale=work.run.sweep.scale if _sketches_are_of_the_metric(work) else None,
     )
 

@@ -43,7 +43,7 @@ class Survey:
 
     @property
     def voters(self) -> int:
-        """Number of voters: the seeds or the tasks."""
+        """Number of voters: the seeds or the tasks; 0 in a run without gradients."""
         return len(self.counts) - 1
 
     @property
@@ -53,9 +53,9 @@ class Survey:
 
     @property
     def mean_agreement(self) -> float:
-        """Mean agreement of the valid rows; NaN without valid rows."""
+        """Mean agreement of the valid rows; NaN without valid rows or voters."""
         votes = int((self.counts * np.arange(self.voters + 1)).sum())
-        return votes / (self.valid * self.voters) if self.valid else math.nan
+        return votes / (self.valid * self.voters) if self.valid and self.voters else math.nan
 
     @property
     def mean_score(self) -> float:

@@ -6,6 +6,8 @@ use pyo3::prelude::*;
 
 use crate::relevance::with_matrix;
 
+type Scores<'py> = (Bound<'py, PyArray1<f64>>, Bound<'py, PyArray1<u32>>);
+
 /// Returns (cosine of each row, -inf for an invalid one, and its task). `projection` is [seeds, components], `directions`
 /// [tasks, components] of unit length.
 #[pyfunction]
@@ -17,7 +19,7 @@ pub fn gist_scores<'py>(
     directions: PyReadonlyArray2<'py, f64>,
     valid: Option<&Bound<'py, PyAny>>,
     n_threads: usize,
-) -> PyResult<(Bound<'py, PyArray1<f64>>, Bound<'py, PyArray1<u32>>)> {
+) -> PyResult<Scores<'py>> {
     let n_components = directions.shape()[1];
     let (projection, directions) = (projection.as_slice()?, directions.as_slice()?);
     let scores = with_matrix(py, influence, valid, None, |influence, supervisor| {

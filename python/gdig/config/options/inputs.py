@@ -64,6 +64,10 @@ class ModelOptions(TrustOptions):
     """Regular expression that is searched in the names of the linear modules; the modules that match are the layers.
     The default is the choice of the option layers; with both options, both have to choose a layer. Give it for a choice
     that layers cannot express."""
+    gradients: bool = True
+    """Make gradients: the influence on the seeds, and the sketches of gradients. Without them a run has no fit, and its
+    sweep is a forward pass, which takes about a third of the time. It serves the methods that compare hidden states or
+    tokens (rds, knn, dsir, bm25), loss, random, and those that need no seeds."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Number format of weights and activations. auto takes bfloat16 on CUDA and float32 on the CPU, where each is fast.
     Take float32 on CUDA to compare runs of both devices."""

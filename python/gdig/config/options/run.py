@@ -49,7 +49,7 @@ class RunOptions(DeviceOptions, PlaceOptions):
     """Spread the layers of one model over several GPUs and the CPU's memory, by the package accelerate. none is fastest
     for a model that fits one GPU. Take auto for a larger model."""
     token_batch_size: int | Literal["auto"] = "auto"
-    """Tokens in one batch of the model, padding included. auto plans what 60 % of the free memory holds, up to 1024 on
+    """Tokens in one batch of the model, padding included. auto plans what 60 % of the free memory holds, up to 512 on
     the CPU, where larger batches are no faster. gdig halves the size when CUDA memory runs out; give a number to plan
     for yourself."""
     torch_compile: bool = False

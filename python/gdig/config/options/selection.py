@@ -8,8 +8,8 @@ from typing import Literal
 from gdig.config.options.basic import Basic
 
 Method = Literal[
-    "gdig", "less", "round-robin", "bids", "gist", "g2is", "tagcos", "facility", "self-filter", "top", "diverse",
-    "loss", "random",
+    "gdig", "less", "round-robin", "bids", "gist", "g2is", "tagcos", "facility", "self-filter", "rds", "knn", "dsir",
+    "bm25", "top", "diverse", "loss", "random",
 ]  # fmt: skip
 Quotas = Literal["equal", "proportional", "sqrt"]
 Score = Literal["steady", "mean"]
@@ -57,8 +57,9 @@ class MethodOptions:
     gains most. gist takes rows whose gradients point along a task's in the space that the seeds span. g2is walks along
     the seeds' principal gradients from neighbour to neighbour. tagcos takes rows that make up each cluster's mean
     gradient, without the seeds. facility takes rows near which the whole pool lies, without the seeds. self-filter
-    takes the hardest rows; each lowers its neighbours. The baselines are top (highest score), diverse (clusters only),
-    loss (lowest loss) and random."""
+    takes the hardest rows; each lowers its neighbours. rds takes rows whose hidden states are nearest to a seed's, knn
+    draws from the nearest rows of each seed. dsir and bm25 compare tokens with those of the seeds. The baselines are
+    top (highest score), diverse (clusters only), loss (lowest loss) and random."""
     budget: Basic[str] = "10%"
     """How much to select: rows (500), a share of the pool (10%), or tokens (200000t, 1.5Mt). The default suits a first
     look. Take the amount of data that you will train on."""
@@ -100,6 +101,18 @@ class MethodOptions:
     score: Score = "steady"
     """How the influences on the seeds become the score of a row. steady is the mean divided by the root mean square,
     from -1 to 1, so that long gradients do not win by length. mean is the plain mean."""
+    over_seeds: Literal["turns", "max", "mean"] = "turns"
+    """How relevances to single seeds become an order, in the methods rds and bm25. turns: seeds take turns, and each
+    takes the free row that is most relevant to it. max and mean: rows by their greatest or mean relevance. turns serves
+    every seed; with task_field the tasks take turns."""
+    knn_features: Literal["hidden", "sketch"] = "hidden"
+    """What the method knn compares: the sketches of hidden states, or those of gradients."""
+    knn_density: Literal["kernel", "uniform"] = "kernel"
+    """How the method knn spreads a seed's mass over its nearest rows. With kernel (TSDS), near copies share the mass of
+    one row. With uniform (KNN-uniform), each row counts as one, and no pairs of rows are compared."""
+    balance: Literal["none", "source"] = "none"
+    """Whether the method random draws equally many rows from each source, which is a file of the pool. none draws from
+    the whole pool. Take source for a stronger baseline where the files are of unequal size."""
     quotas: Quotas = "equal"
     """A cluster's share of the budget: equal for all, or in proportion to its eligible rows or to their square root.
     equal gives the most variety. Take proportional to keep the shape of the pool."""

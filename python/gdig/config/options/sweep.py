@@ -25,6 +25,10 @@ class SweepOptions:
     """What is projected: the gradient (raw), or the gradient times the root of the inverse curvature (fisher). raw
     follows the paper. With fisher, inner products of sketches stand for influence between rows, at no cost in the
     sweep."""
+    hidden_layers: int = 1
+    """Layers whose hidden states the hidden-state sketch is made of, from the last one down. Each layer gets
+    projection_dim / hidden_layers columns. 1 is RDS+; more layers are CRDS-R, and keep every block's states in memory
+    during a pass."""
     sketch_dtype: Literal["float16", "bfloat16", "int8", "float32"] = "float16"
     """Number format of the stored sketches; int8 has one float32 scale a row. float16 keeps the sketch to its own
     accuracy, on half the disk of float32. Take int8 for pools of many million rows."""

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from gdig.config.config import Config
+from gdig.errors import ConfigError
 from gdig.selection.method import MethodSpec
 from gdig.selection.methods import facility, g2is, self_filter
 from gdig.selection.methods.bids import bids
+from gdig.selection.methods.bm25 import bm25
 from gdig.selection.methods.diverse import diverse
+from gdig.selection.methods.dsir import dsir
 from gdig.selection.methods.gdig import gdig
 from gdig.selection.methods.gist import gist
+from gdig.selection.methods.knn import knn
 from gdig.selection.methods.less import less
 from gdig.selection.methods.loss import loss
 from gdig.selection.methods.random import random
+from gdig.selection.methods.rds import rds
 from gdig.selection.methods.round_robin import round_robin
 from gdig.selection.methods.tagcos import tagcos
 from gdig.selection.methods.top import top
@@ -22,12 +30,27 @@ METHODS: dict[str, MethodSpec] = {
     "bids": MethodSpec(bids, ordered=True),
     "gist": MethodSpec(gist, ordered=True),
     "g2is": MethodSpec(g2is.g2is, ordered=True, neighbours=g2is.asked),
-    "tagcos": MethodSpec(tagcos, ordered=True, clusters=True),
-    "facility": MethodSpec(facility.facility, ordered=True, neighbours=facility.asked),
-    "self-filter": MethodSpec(self_filter.self_filter, ordered=True, neighbours=self_filter.asked),
+    "tagcos": MethodSpec(tagcos, ordered=True, clusters=True, gradients=False),
+    "facility": MethodSpec(facility.facility, ordered=True, neighbours=facility.asked, gradients=False),
+    "self-filter": MethodSpec(self_filter.self_filter, ordered=True, neighbours=self_filter.asked, gradients=False),
+    "rds": MethodSpec(rds, ordered=True, gradients=False),
+    "knn": MethodSpec(knn, ordered=True, gradients=False),
+    "dsir": MethodSpec(dsir, ordered=True, gradients=False, tokens=True),
+    "bm25": MethodSpec(bm25, ordered=True, gradients=False, tokens=True),
     "top": MethodSpec(top, ordered=True),
-    "diverse": MethodSpec(diverse, clusters=True),
-    "loss": MethodSpec(loss, ordered=True),
-    "random": MethodSpec(random),
+    "diverse": MethodSpec(diverse, clusters=True, gradients=False),
+    "loss": MethodSpec(loss, ordered=True, gradients=False),
+    "random": MethodSpec(random, gradients=False),
 }
 """By the name that the option `method` knows them by (gdig.config.options.Method)."""
+
+
+def require_needs(methods: Sequence[str], config: Config) -> None:
+    """Raise ConfigError if one of the methods needs gradients and the run has none."""
+    for name in methods:
+        if METHODS[name].gradients and not config.gradients:
+            others = ", ".join(other for other, method in METHODS.items() if not method.gradients)
+            raise ConfigError(
+                f"method={name!r}: expected one of {others}, because this run has no gradients (gradients=False); "
+                "give one of these, or sweep with gradients into another run_path"
+            )

@@ -1,0 +1,285 @@
+"""Memory that is planned: what is free, what a model of any size holds, and partitions of the layers that change no
+bit."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from gdig import ops
+from gdig.config.config import Config
+from gdig.distributed.ranks import Ranks
+from gdig.errors import ModelError
+from gdig.influence import curvature, factors, memory_plan
+from gdig.influence.curvature import CurvatureFit
+from gdig.influence.memory_plan import plan_fit, plan_memory
+from gdig.model import free_memory
+from gdig.model.causal_model import Model
+from gdig.model.layers import as_layer
+from gdig.model.token_memory import TokenMemory, weight_bytes
+from gdig.progress import Progress
+from tests.support.tiny_models import gpt2, llama, make_examples, wrapped
+
+QUIET = Progress(quiet=True)
+GIB = 1 << 30
+
+
+def tree(root, files):
+    for name, text in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    return root
+
+
+@pytest.mark.parametrize(
+    ("files", "free"),
+    [
+        ({}, None),
+        ({"proc/meminfo": "MemTotal: 9000 kB\nMemAvailable: 5000 kB\n"}, 5000 * 1024),
+        (
+            {
+                "proc/meminfo": "MemAvailable: 5000 kB\n",
+                "proc/self/cgroup": "0::/user/job\n",
+                "sys/fs/cgroup/user/job/memory.max": "max\n",
+                "sys/fs/cgroup/user/job/memory.current": "100\n",
+                "sys/fs/cgroup/user/memory.max": "3000000\n",
+                "sys/fs/cgroup/user/memory.current": "1000000\n",
+                "sys/fs/cgroup/user/memory.stat": "anon 5\ninactive_file 400000\nactive_file 7\n",
+            },
+            2_400_000,
+        ),
+        (
+            {
+                "proc/meminfo": "MemAvailable: 5000 kB\n",
+                "proc/self/cgroup": "4:cpu,memory:/docker/abc\n1:cpuset:/\n",
+                # The path is the host's; inside the container the group is the mount's root.
+                "sys/fs/cgroup/memory/memory.limit_in_bytes": "2000000\n",
+                "sys/fs/cgroup/memory/memory.usage_in_bytes": "1500000\n",
+                "sys/fs/cgroup/memory/memory.stat": "total_inactive_file 100000\n",
+            },
+            600_000,
+        ),
+        (
+            {
+                "proc/meminfo": "MemAvailable: 5000 kB\n",
+                "proc/self/cgroup": "4:memory:/\n",
+                "sys/fs/cgroup/memory/memory.limit_in_bytes": "9223372036854771712\n",
+                "sys/fs/cgroup/memory/memory.usage_in_bytes": "1500000\n",
+            },
+            5000 * 1024,
+        ),
+    ],
+    ids=[
+        "unknown",
+        "available",
+        "version 2, the parent's limit",
+        "version 1 in a container",
+        "version 1 without limit",
+    ],
+)
+def test_free_memory_is_the_least_of_all_limits(tmp_path, files, free):
+    assert free_memory.free_host_memory(tree(tmp_path, files)) == free
+
+
+def test_a_limit_of_the_address_space_counts(tmp_path, monkeypatch):
+    page = free_memory.resource.getpagesize()
+    tree(tmp_path, {"proc/meminfo": "MemAvailable: 5000 kB\n", "proc/self/statm": "300 20 10 1 0 9 0\n"})
+    monkeypatch.setattr(free_memory.resource, "getrlimit", lambda _: (400 * page, 500 * page))
+    assert free_memory.free_host_memory(tmp_path) == 100 * page
+    monkeypatch.setattr(free_memory.resource, "getrlimit", lambda _: (200 * page, 500 * page))
+    assert free_memory.free_host_memory(tmp_path) == 0
+
+
+@pytest.fixture(scope="module")
+def llama_8b() -> Model:
+    """The shape of an 8B Llama in bfloat16, without its numbers: all linear layers of the MLP blocks."""
+    with torch.device("meta"):
+        config = LlamaConfig(
+            vocab_size=128256, hidden_size=4096, intermediate_size=14336, num_hidden_layers=32,
+            num_attention_heads=32, num_key_value_heads=8, max_position_embeddings=8192,
+        )  # fmt: skip
+        module = LlamaForCausalLM(config).to(torch.bfloat16)
+    module.eval().requires_grad_(False)
+    meta = torch.device("meta")
+    found = [as_layer(name, m) for name, m in module.named_modules() if ".mlp." in name]
+    layers = [replace(layer, device=meta) for layer in found if layer is not None]
+    layers = [
+        replace(layer, input_name=layer.name.replace("up_proj", "gate_proj")) if "up_proj" in layer.name else layer
+        for layer in layers
+    ]
+    assert len(layers) == 96
+    return Model(
+        module=module, base=module.model, head=module.lm_head, layers=layers, device=meta, dtype=torch.bfloat16,
+        window=8192, vocab_size=128256,
+    )  # fmt: skip
+
+
+def test_an_8b_model_plans_to_one_gpu_and_to_eight(llama_8b):
+    weights = weight_bytes(llama_8b.module)
+    assert 16.0e9 < weights < 16.1e9
+    limit = int(0.6 * (80 * GIB - weights))
+    counted = TokenMemory.count(llama_8b)
+    options = {"limit": limit, "typical": 400, "longest": 4096, "sample_tokens": 10**6, "token_memory": counted}
+    one = plan_memory(llama_8b, Config.build({}), **options, host_limit=100 * GIB)
+    # A and S of all layers in float32 are 32 (3 x 14336^2 + 2 x 4096^2) numbers; two thirds of them do not fit.
+    numbers = 32 * (3 * 14336**2 + 2 * 4096**2)
+    assert sum(sum(part) for part in one.partitions) == sum(range(96))
+    assert 4 * numbers / limit < len(one.partitions) <= 6
+    assert {name: part.total - weights <= limit for name, part in one.passes.items() if name != "sweep"} == {
+        "factors": True, "eigenvectors": True, "eigenvalues": True,
+    }  # fmt: skip
+    # 4,096 tokens keep 27 GB in the graph: to compute them again costs a third, and saves more than that of the passes.
+    assert one.token_batch_size >= 256 and one.gradient_checkpointing
+    assert max(part.eigenvectors for part in one.passes.values()) >= 4 * numbers / len(one.partitions)
+    for part in one.partitions:  # gate and up share their input's sums
+        names = [llama_8b.layers[index].name for index in part]
+        assert sum("gate" in name for name in names) == sum("up" in name for name in names)
+    eight = plan_memory(llama_8b, Config.build({}), **options, host_limit=100 * GIB, world=8)
+    assert eight.partitions == one.partitions and eight.host_totals == one.host_totals // 8
+    # The computer's memory can ask for more partitions than the GPU's: each holds a part of the totals.
+    short = plan_memory(llama_8b, Config.build({}), **options, host_limit=10 * GIB)
+    assert len(short.partitions) > len(one.partitions) and short.host_totals <= 10 * GIB
+    assert len(plan_memory(llama_8b, Config.build({}), **options, host_limit=10 * GIB, world=8).partitions) == len(
+        one.partitions
+    )
+    # The upper quarter fits at once.
+    upper = replace(llama_8b, layers=llama_8b.layers[72:])
+    quarter = plan_memory(upper, Config.build({}), **{**options, "token_memory": None})
+    assert len(quarter.partitions) == 1 and not quarter.gradient_checkpointing
+
+
+def test_what_cannot_fit_is_refused_with_its_size(llama_8b):
+    counted = TokenMemory.count(llama_8b)
+    with pytest.raises(ModelError, match=r"the fit needs [\d.]+ GiB for one example of 4096 tokens .* filter_modules"):
+        plan_memory(llama_8b, Config.build({}), limit=2 * GIB, typical=400, longest=4096, token_memory=counted)
+
+
+def test_a_long_example_asks_for_gradient_checkpointing():
+    model, config = wrapped(llama(), torch.float32)
+    memory = TokenMemory.count(model)
+    plan = plan_memory(model, config, limit=2**26, typical=20, longest=64)
+    assert not plan.gradient_checkpointing
+    kept = replace(memory, kept=tuple(10**6 for _ in memory.kept))
+    plan = plan_memory(model, config, limit=2**26, typical=20, longest=64, token_memory=kept)
+    assert plan.gradient_checkpointing
+
+
+def test_the_graph_starts_at_the_lowest_layer_of_the_pass():
+    model, _ = wrapped(llama(), torch.float32)
+    upper = replace(model, layers=model.layers[3:])
+    requires = {}
+    handles = [
+        block.register_forward_hook(lambda _, args, output, i=i: requires.update({i: (args[0].requires_grad, output)}))
+        for i, block in enumerate(model.module.model.layers)
+    ]
+    from gdig.model.batches import make_batches
+    from gdig.model.capture import GradientPass
+
+    (batch,) = make_batches(make_examples(2, 1, 9, 9), 512)
+    GradientPass(upper).run(batch, lambda *_: None)
+    for handle in handles:
+        handle.remove()
+    assert not requires[1][0], "nothing below the lowest chosen layer requires a gradient"
+    assert requires[1][1].requires_grad
+
+
+@pytest.mark.parametrize("kind", [llama, gpt2], ids=["llama", "gpt2"])
+@pytest.mark.parametrize("inversion", ["ekfac", "kfac"])
+def test_partitions_change_no_bit(kind, inversion, monkeypatch):
+    model, config = wrapped(kind(blocks=3), torch.float32, inversion=inversion, token_batch_size=64)
+    sample = make_examples(30, 3)
+    keys = np.arange(30, dtype=np.uint64)
+    whole, report = curvature.fit_curvature(model, sample, keys, config, QUIET)
+    plan = plan_fit(model, sample, config, Ranks())
+    assert len(plan.partitions) == 1
+    needed = max(parts.total - parts.weights for name, parts in plan.passes.items() if name != "sweep")
+    # What the graph keeps is far more than the sums of so small a model: it is set to the same for all layers.
+    counted = TokenMemory.count(model)
+    same = replace(counted, kept=counted.kept[:1] * len(counted.kept))
+    monkeypatch.setattr(TokenMemory, "count", classmethod(lambda cls, model: same))
+    monkeypatch.setattr(memory_plan, "checkpointed_blocks", lambda module: [])  # the other way to need less
+    seen = {1}
+    for limit in range(needed, needed // 2, -500):
+        monkeypatch.setattr(memory_plan, "room", lambda model, share, limit=limit: limit)
+        small = plan_fit(model, sample, config, Ranks())
+        assert max(parts.total - parts.weights for name, parts in small.passes.items() if name != "sweep") <= limit
+        if len(small.partitions) in seen:
+            continue
+        seen.add(len(small.partitions))
+        fit = CurvatureFit(model, sample, keys, config, QUIET, Ranks(), small)
+        parts = {index: f for partition in small.partitions for index, f in fit.run(partition).items()}
+        assert fit.report == report
+        for index, f in enumerate(whole):
+            for name in ("q_a", "q_s", "l_a", "l_s", "corrected"):
+                one, other = getattr(f, name), getattr(parts[index], name)
+                assert (one is None and other is None) or torch.equal(one, other), (index, name)
+        if seen >= {2, 3}:
+            return
+    raise AssertionError(f"expected limits that ask for 2 and 3 partitions, got {seen}")
+
+
+def test_layers_of_one_input_stay_together():
+    model, _ = wrapped(llama(), torch.float32)
+    groups = memory_plan._groups(model.layers)
+    assert groups == [[0, 1], [2], [3, 4], [5]]
+    q, k, v, o = (replace(model.layers[0], name=name, input_name=name) for name in "qkvo")
+    layers = [q, o, replace(v, input_name="q"), replace(k, input_name="o"), o]
+    assert memory_plan._groups(layers[:3]) == [[0, 1, 2]]
+    assert memory_plan._groups(layers[:4]) == [[0, 1, 2, 3]]
+
+
+@pytest.mark.parametrize(("width", "bias"), [(5, 0), (384, 0), (385, 0), (900, 0), (384, 1), (37, 1)])
+def test_the_bands_of_a_triangle_are_the_covariance(width, bias):
+    generator = torch.Generator().manual_seed(width)
+    x = torch.randn(40, width, generator=generator, dtype=torch.float64)
+    mask = (torch.arange(40) % 3 > 0).double()
+    bands = ops.triangle(width + bias, torch.float64, torch.device("cpu"))
+    assert sum(band.numel() for band in bands) == ops.triangle_numbers(width + bias)
+    for keep in (mask, torch.ones_like(mask)):
+        ops.covariance_bands(x, keep, bands)
+    wide = torch.cat([x, torch.ones(40, bias, dtype=torch.float64)], 1)
+    want = (wide * (mask + 1)[:, None]).T @ wide
+    got = ops.from_triangle(bands)
+    assert torch.equal(got, got.T)
+    # A sum of 80 products: 80 units of float64 of the absolute sum, which is at most 80 times the largest square.
+    assert (got - want).abs().max() <= 80 * 2.0**-53 * 80 * float(wide.abs().max()) ** 2
+    with pytest.raises(ValueError, match=r"covariance_bands: x .* do not fit one another"):
+        ops.covariance_bands(x[:, 1:], mask, ops.triangle(width + 1, torch.float64, torch.device("cpu")))
+
+
+def test_a_wide_factor_in_float32_is_as_good_as_its_bound(monkeypatch):
+    """LAPACK's symmetric solver is backward stable: the result is exact for a matrix within n u |x|, its vectors are
+    orthogonal within n u. A damped inverse then differs by n u |x| / damping of itself."""
+    n = 160
+    monkeypatch.setattr(factors, "WIDE", n)
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randn(3 * n, n, generator=generator) * torch.logspace(0, -2, n)
+    x = (tokens.T @ tokens) / len(tokens)
+    q, values = factors.eigenbasis(x, "layer")
+    assert q.dtype == torch.float32 and values.dtype == torch.float64 and float(values.min()) >= 0
+    u, q = 2.0**-24, q.double()
+    exact = x.double()
+    size = float(torch.linalg.matrix_norm(exact, 2))
+    assert float(torch.linalg.matrix_norm(q.T @ q - torch.eye(n, dtype=torch.float64), 2)) <= n * u
+    bound = n * u * size
+    assert float(torch.linalg.matrix_norm((q * values) @ q.T - exact, 2)) <= 3 * bound  # vectors on both sides, values
+    damping = 0.1 * float(values.mean())
+    inverse = torch.linalg.inv(exact + damping * torch.eye(n, dtype=torch.float64))
+    got = (q / (values + damping)) @ q.T
+    assert float(torch.linalg.matrix_norm(got - inverse, 2)) <= 3 * bound / damping * float(
+        torch.linalg.matrix_norm(inverse, 2)
+    )
+    monkeypatch.setattr(factors, "WIDE", n + 1)
+    narrow, _ = factors.eigenbasis(x, "layer")
+    assert not torch.equal(narrow.double(), q), "below WIDE, float64 rounds otherwise"
+
+
+def test_meta_and_fake_tensors_leave_the_model_alone(llama_8b):
+    before = {name: id(weight) for name, weight in llama_8b.module.named_parameters()}
+    TokenMemory.count(llama_8b)
+    assert before == {name: id(weight) for name, weight in llama_8b.module.named_parameters()}
+    assert not any(module._forward_hooks for module in llama_8b.module.modules())
