@@ -90,7 +90,7 @@ evidence-quick: .make/native ## the same at small sizes, in three minutes; chang
 	$(BIN)/python -m benches.evidence --quick
 
 .PHONY: evidence-pretrained
-evidence-pretrained: .make/native ## measure selections on SmolLM2-135M (pip install 'gdig[pretrained]'): two hours of one core, goes on if interrupted
+evidence-pretrained: .make/native ## measure selections on SmolLM2-135M (pip install 'gdig[pretrained]'): some hours of one core, goes on if interrupted
 	$(BIN)/python -m benches.evidence_pretrained
 
 .PHONY: bench-sweep

@@ -18,6 +18,9 @@ spoiled rows, P3 several targets, P4 repeats without spoiled rows. Hypotheses, w
 3. So the relative mean of cosines serves both, and even draws from clusters among somewhat more rows than the budget
    lose nothing in P1 and win in P4.
 4. Round robin over the seeds helps where there are several targets. (P3)
+
+1 and 2 held. 3 did not: even draws lost much in P1, and the relative mean alone lost in P2; turns of the seeds over
+relative cosines serve both. 4 held for one of two pools (docs/evidence.md).
 """
 
 from __future__ import annotations

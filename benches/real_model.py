@@ -34,7 +34,7 @@ PEERS = ("kronfluence", "bergson")
 def main() -> None:
     """Measure, print and record."""
     arguments = _arguments()
-    # No thread of a pass gains by more, and a shared machine would only show more of its other work.
+    # For Python's own libraries too, which torch.set_num_threads does not reach.
     environment = {"OMP_NUM_THREADS": str(arguments.threads), "PYTHONPATH": os.pathsep.join(sys.path)}
     record: dict[str, Any] = {"bench": "real_model", "machine": machine() | {"threads": arguments.threads}}
     record |= provenance(ROOT) | {"model": Path(arguments.model).name, "options": arguments.gdig, "steps": {}}

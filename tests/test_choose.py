@@ -128,11 +128,11 @@ def test_random_is_balanced_over_the_files_of_a_pool(project, tmp_path):
         gdig.select(**project.options(make_swept(project.options(tmp_path / "one")), method="random", balance="source"))
 
 
-@given(cases(), st.sampled_from(["gdig", "diverse"]), st.sampled_from(["random", "score"]), TAUS)
+@given(cases(), st.sampled_from(["agreement", "diverse"]), st.sampled_from(["random", "score"]), TAUS)
 def test_draws_from_clusters_are_even_and_only_from_those_that_agree(case, method, draw, tau):
     pool, limit = case
     got, labels = chosen(pool, limit, method=method, draw=draw, tau=tau), pool.labels
-    least = plain_threshold(pool, tau, limit) if method == "gdig" else 0
+    least = plain_threshold(pool, tau, limit) if method == "agreement" else 0
     eligible = [i for i in range(len(labels)) if pool.valid[i] and pool.votes[i] >= least]
     assert len(set(got)) == len(got) and set(got) <= set(eligible)
     members = {c: [i for i in eligible if labels[i] == c] for c in range(5)}
@@ -160,13 +160,15 @@ def test_a_larger_budget_keeps_the_rows_of_a_smaller_one_under_the_same_threshol
         return
     smaller, found = Limit(limit.unit, limit.amount - 1), surveyed(pool)
     if threshold(found, tau, smaller) == threshold(found, tau, limit):
-        assert set(chosen(pool, smaller, tau=tau)) <= set(chosen(pool, limit, tau=tau))
+        assert set(chosen(pool, smaller, method="agreement", tau=tau)) <= set(
+            chosen(pool, limit, method="agreement", tau=tau)
+        )
 
 
 @given(cases(), TAUS)
 def test_tau_is_lowered_only_when_it_must_be_and_that_is_said(case, tau):
     pool, limit = case
-    choice = chosen_with(pool, limit, tau=tau)
+    choice = chosen_with(pool, limit, method="agreement", tau=tau)
     least = plain_threshold(pool, tau, limit)
     wanted = math.ceil(tau * pool.n_seeds - 1e-9)
     reach = [int((pool.valid & (np.array(pool.votes) >= v)).sum()) for v in range(pool.n_seeds + 1)]
@@ -192,7 +194,13 @@ def test_rows_without_a_cluster_are_not_drawn():
 
 def test_every_method_has_a_strategy_and_some_draw_from_clusters():
     assert list(METHODS) == list(get_args(Method))
-    assert {name for name, strategy in METHODS.items() if strategy.clusters} == {"gdig", "tagcos", "diverse"}
+    assert {name for name, strategy in METHODS.items() if strategy.clusters} == {
+        "gdig",
+        "turns",
+        "agreement",
+        "tagcos",
+        "diverse",
+    }
 
 
 @given(cases(), st.data(), TAUS)
@@ -216,7 +224,7 @@ def test_tasks_vote_by_their_mean_and_the_threshold_counts_tasks(case, data, tau
     with on_disk(pool) as (store, _):
         found = survey(store, Judge("mean", of_seed))
         assert (found.voters, found.n_seeds, found.kind) == (len(seen), pool.n_seeds, "tasks")
-        config = Config.build({"tau": tau, "agreement": "tasks", "task_field": "task"})
+        config = Config.build({"method": "agreement", "tau": tau, "agreement": "tasks", "task_field": "task"})
         choice = choose(FinishedSweep(store, found, tasks=tasks), limit, config)
     assert all(helped[row] >= least and pool.valid[row] for row in choice.rows)
     assert [helped[row] for row in choice.rows] == choice.columns["votes"].tolist()
@@ -243,7 +251,7 @@ def test_tasks_that_cannot_be(of_seed, message):
 # What is told of them.
 
 
-@given(cases(), st.sampled_from(["gdig", "top", "loss", "random", "diverse"]))
+@given(cases(), st.sampled_from(["agreement", "top", "loss", "random", "diverse"]))
 def test_what_is_told_of_a_row_is_what_its_files_say(case, method):
     pool, limit = case
     choice = chosen_with(pool, limit, method=method)

@@ -84,7 +84,7 @@ def test_the_command_prints_a_table_or_json_and_writes_no_selection(swept_copy, 
 
 
 def test_what_cannot_be_compared(project, swept_copy, tmp_path, capsys):
-    with pytest.raises(ConfigError, match=r"methods: expected one of gdig, less, round-robin, bids, .*got 'best'"):
+    with pytest.raises(ConfigError, match=r"methods: expected one of gdig, turns, agreement, .*got 'best'"):
         compare(**project.options(swept_copy), methods=["best"])
     assert main(["compare", str(swept_copy), "--run-path", str(tmp_path)]) == 2
     assert "because RUN names that directory" in capsys.readouterr().err

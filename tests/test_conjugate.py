@@ -308,7 +308,15 @@ def test_a_fit_that_is_stopped_goes_on_after_the_seeds_it_has_done(project, whol
 def test_two_ranks_leave_the_bytes_of_one(project, whole, tmp_path):
     finished, options = whole
     asked = project.options(tmp_path / "run", **options)
-    others = ("projection_dim", "projection_side", "rows_per_shard", "n_clusters", "budget", "tau")  # of later stages
+    others = (
+        "projection_dim",
+        "projection_side",
+        "rows_per_shard",
+        "n_clusters",
+        "budget",
+        "method",
+        "tau",
+    )  # of later stages
     of_fit = {name: value for name, value in asked.items() if name not in others}
     finish_on_ranks(2, ["fit", *flags(of_fit)], tmp_path / "two")
     assert files_of(tmp_path / "run") == files_of(finished)

@@ -84,12 +84,12 @@ def test_blocks_come_near_the_inverse_and_nearer_the_more_they_are(case):
     assert errors[1] < errors[0] < 0.15
 
 
-def test_a_run_with_fisher_sketches(project, finished, tmp_path):
-    """From end to end; the influence is that of the plain run, the sketches are others."""
-    gdig.sweep(**project.options(tmp_path / "run", sketch_space="fisher"))
+def test_a_run_with_raw_sketches(project, finished, tmp_path):
+    """From end to end; the influence is that of the default run, whose sketches are of Fisher space."""
+    gdig.sweep(**project.options(tmp_path / "run", sketch_space="raw"))
     from gdig.store.sketches import SketchStore
 
-    plain, fisher = SketchStore.open(finished / "sweep"), SketchStore.open(tmp_path / "run" / "sweep")
+    fisher, plain = SketchStore.open(finished / "sweep"), SketchStore.open(tmp_path / "run" / "sweep")
     assert np.array_equal(plain.tensor(0, "influence"), fisher.tensor(0, "influence"))
     assert not np.array_equal(plain.tensor(0, "sketch"), fisher.tensor(0, "sketch"))
     assert np.isfinite(fisher.tensor(0, "sketch").astype(np.float32)).all()

@@ -19,6 +19,7 @@ from gdig.influence.curvature import CurvatureFit
 from gdig.influence.memory_plan import plan_fit, plan_memory
 from gdig.model import free_memory
 from gdig.model.causal_model import Model
+from gdig.model.coverage import Coverage
 from gdig.model.layers import as_layer
 from gdig.model.token_memory import TokenMemory, weight_bytes
 from gdig.progress import Progress
@@ -114,7 +115,7 @@ def llama_8b() -> Model:
     assert len(layers) == 96
     return Model(
         module=module, base=module.model, head=module.lm_head, layers=layers, device=meta, dtype=torch.bfloat16,
-        window=8192, vocab_size=128256,
+        window=8192, vocab_size=128256, coverage=Coverage(0.8, 0.8, ()),
     )  # fmt: skip
 
 

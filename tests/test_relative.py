@@ -93,7 +93,7 @@ def test_by_rank_each_voter_votes_for_its_share_of_the_rows(pool, share, by_task
 @given(cases(), st.sampled_from([1.0, 1.5, 3.0]), st.sampled_from(["zero", "pool"]))
 def test_a_shortlist_by_score_is_a_multiple_of_the_budget(case, times, relative_to):
     pool, limit = case
-    options = {"method": "gdig", "shortlist": times, "relative_to": relative_to}
+    options = {"method": "agreement", "shortlist": times, "relative_to": relative_to}
     choice = chosen_with(pool, limit, **options)
     with on_disk(pool) as (store, _):
         judge = make_judge(store, Config.build({"score": pool.rule, "relative_to": relative_to}), Tasks())
@@ -119,7 +119,7 @@ def test_a_shortlist_by_score_is_a_multiple_of_the_budget(case, times, relative_
 @given(cases(), st.sampled_from([1.0, 2.0]))
 def test_a_shortlist_by_agreement_is_a_multiple_of_the_budget(case, times):
     pool, limit = case
-    choice = chosen_with(pool, limit, method="gdig", shortlist=times, shortlist_by="agreement")
+    choice = chosen_with(pool, limit, method="agreement", shortlist=times, shortlist_by="agreement")
     wide = math.ceil(times * limit.amount)
 
     def held(votes: int) -> int:
@@ -135,8 +135,8 @@ def test_an_influence_that_helps_every_seed_alike_tells_nothing_relative_to_the_
     """All rows help seed 0 by 5 and more, and what tells them apart is on seed 1 alone."""
     influence = np.array([[5, 1], [5, -1], [5, 3], [5, -3]], np.float32)
     pool = Pool(influence, *(np.ones(4, t) for t in (np.float32, np.int32, bool, np.uint32)), rule="mean")
-    absolute = chosen_with(pool, Limit("rows", 4), method="gdig", tau=0.5)
-    relative = chosen_with(pool, Limit("rows", 2), method="gdig", tau=0.5, relative_to="pool")
+    absolute = chosen_with(pool, Limit("rows", 4), method="agreement", tau=0.5)
+    relative = chosen_with(pool, Limit("rows", 2), method="agreement", tau=0.5, relative_to="pool")
     assert absolute.notes[0].startswith("4 rows reach agreement 0.5")
     assert sorted(relative.rows.tolist()) == [0, 2]
     assert relative.columns["votes"].tolist() == [1, 1] and relative.columns["score"].tolist() == [1.5, 0.5]

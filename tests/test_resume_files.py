@@ -33,7 +33,7 @@ OPTIONS = {"token_batch_size": 128, "rows_per_shard": 64}
 
 
 def sweep_options(project, run_path, **changes) -> dict:
-    unknown = ("n_clusters", "budget", "tau")
+    unknown = ("n_clusters", "budget", "method", "tau")
     return {k: v for k, v in project.options(run_path, **{**OPTIONS, **changes}).items() if k not in unknown}
 
 
@@ -214,33 +214,40 @@ def test_a_disk_that_takes_no_resume_file_is_told_and_ends_nothing(tmp_path):
 
 
 def fit_options(project, run_path, **changes) -> dict:
-    unknown = ("n_clusters", "budget", "tau", "projection_dim", "projection_side", "rows_per_shard")
+    unknown = ("n_clusters", "budget", "method", "tau", "projection_dim", "projection_side", "rows_per_shard")
     return {k: v for k, v in project.options(run_path, **{**OPTIONS, **changes}).items() if k not in unknown}
 
 
-def test_seeds_that_are_done_are_kept(project, whole, tmp_path, monkeypatch, capsys):
-    """One of them damaged: it alone is done again, and said."""
+@pytest.mark.parametrize("damaged", [False, True])
+def test_seeds_that_are_done_are_kept(project, whole, tmp_path, monkeypatch, capsys, damaged):
+    """The five seeds pass in groups of four and one. If a seed is damaged, its group passes again, and that is said."""
     monkeypatch.setattr(Pace, "due", lambda self, ahead_s=0.0: False)  # what Ctrl-C keeps
     run_path, options = tmp_path / "run", fit_options(project, tmp_path / "run", quiet=False)
-    passed: list[int] = []
+    passed: list[range] = []
     invert = SeedPreconditioner._invert
 
-    def counted(self, number):
-        if len(passed) == 3:
+    def stopping(self, numbers):
+        if passed:
             raise Stop
-        passed.append(number)
-        return invert(self, number)
+        passed.append(numbers)
+        return invert(self, numbers)
 
-    monkeypatch.setattr(SeedPreconditioner, "_invert", counted)
+    def counted(self, numbers):
+        passed.append(numbers)
+        return invert(self, numbers)
+
+    monkeypatch.setattr(SeedPreconditioner, "_invert", stopping)
     with pytest.raises(Stop):
         gdig.fit(**options)
     files = sorted((run_path / "seeds" / "resume").iterdir())
-    assert [file.stem for file in files] == ["00000000", "00000001", "00000002"]
-    damage(files[1])
-    passed[:] = [-1] * 4  # counts on without a stop
+    assert passed == [range(4)] and [file.stem for file in files] == [f"{number:08}" for number in range(4)]
+    if damaged:
+        damage(files[1])
+    passed.clear()
+    monkeypatch.setattr(SeedPreconditioner, "_invert", counted)
     gdig.fit(**options)
-    assert passed[4:] == [1, 3, 4]
-    assert f"{files[1]}: " in capsys.readouterr().err
+    assert passed == ([range(4), range(4, 5)] if damaged else [range(4, 5)])
+    assert (f"{files[1]}: " in capsys.readouterr().err) == damaged
     of_fit = {name: data for name, data in files_of(whole).items() if name.startswith(("curvature", "seeds"))}
     assert files_of(run_path) == of_fit
 

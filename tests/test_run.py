@@ -378,6 +378,7 @@ def test_the_layout_names_each_file_that_the_record_says_is_there():
         "curvature/resume": [],
         "seeds/resume": [],
         "sweep": [f"r/sweep/{name}" for name in shards],
+        "tokens": [f"r/tokens/{name}" for name in (*shards, "seeds.safetensors")],
         "sweep/resume": [],
         "features": ["r/features/seeds.safetensors"],
         "checkpoints/0f/shards": [f"r/checkpoints/0f/shards/{name}" for name in shards],

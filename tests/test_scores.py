@@ -93,7 +93,7 @@ def test_scores_with_bias_and_with_tied_embeddings(kind):
 def test_oracle_captures_the_weight_gradient():
     """sum_t d_t a_t^T is the gradient that autograd gives the weight and the bias: the oracle's own ground."""
     for kind in MODELS:
-        model = MODELS[kind]().double()
+        model = MODELS[kind]().double().eval()
         names = [
             layer.name
             for layer in choose_layers(model, try_model(model, model.base_model, model.lm_head), head=model.lm_head)

@@ -29,7 +29,7 @@ from tests.support.project_fixtures import (
 )
 
 
-def test_the_default_method_draws_evenly_from_the_clusters_of_those_that_agree(project, finished):
+def test_the_published_choice_draws_evenly_from_the_clusters_of_those_that_agree(project, finished):
     selection = read_jsonl(finished / "selection.jsonl")
     chosen = check_selection(selection, finished, project.rows)
     influence = stored(finished)["influence"]
@@ -45,6 +45,23 @@ def test_the_default_method_draws_evenly_from_the_clusters_of_those_that_agree(p
         assert drawn[cluster] == sizes[cluster] or drawn[cluster] >= drawn.max() - 1
     scores = [row["gdig"]["score"] for row in selection]
     assert scores == sorted(scores, reverse=True)
+
+
+def test_the_default_choice_is_by_turns_and_says_why(project, swept_copy):
+    options = {name: value for name, value in project.options(swept_copy).items() if name not in ("method", "tau")}
+    selection = gdig.select(**options)
+    sweep = stored(swept_copy)
+    length = np.linalg.norm(sweep["sketch"].astype(np.float64), axis=1)[:, None]
+    c = sweep["influence"][:] / np.where(length > 0, length, np.inf)
+    valid = sweep["valid"] == 1
+    r = (c - c[valid].mean(0)) / c[valid].std(0, ddof=1)
+    helps = int((r[selection.rows].mean(1) > 0).sum())
+    assert selection.summary[1].startswith("by turns, because the pool's mean influence on a seed is ")
+    assert selection.summary[2] == f"{helps} of the 12 rows help the seeds more than an average row of the pool"
+    told = [row["gdig"] for row in read_jsonl(selection.output)]
+    assert [row["for_seed"] for row in told] == [turn % N_SEEDS for turn in range(12)]
+    assert told[0]["seed_rank"] == 1 and all(row["relevance"] > -5 for row in told)
+    assert len({row["cluster"] for row in told}) > 1
 
 
 def test_tau_is_kept_when_enough_rows_reach_it_and_lowered_and_said_when_not(project, swept_copy):
@@ -279,13 +296,14 @@ def test_tasks_of_the_seeds(project, tmp_path):
         gdig.select(**{**options, "task_field": None}, agreement="tasks")
 
 
-def test_the_seeds_own_features_are_their_sketches_as_rows_of_a_pool(project, finished, tmp_path):
+def test_the_seeds_own_features_are_their_sketches_as_rows_of_a_pool(project, tmp_path):
     """A run over the seeds themselves as the pool, with the same projections, differs by the scale alone."""
-    seeds = load_file(finished / "features" / "seeds.safetensors")["sketch"]
-    other = project.options(tmp_path / "run", candidates=(str(project.seeds),), sketch_dtype="float32", fit_rows=4)
-    gdig.sweep(**{k: v for k, v in other.items() if k not in ("n_clusters", "budget")})
+    first = gdig.sweep(**project.options(tmp_path / "pool", sketch_space="raw"))
+    seeds = load_file(first / "features" / "seeds.safetensors")["sketch"]
+    files = {"candidates": (str(project.seeds),), "sketch_dtype": "float32", "fit_rows": 4}
+    gdig.sweep(**project.options(tmp_path / "run", **files, sketch_space="raw"))
     as_rows = stored(tmp_path / "run")["sketch"]
-    ratio = stages(finished)["sweep"]["scale"] / stages(tmp_path / "run")["sweep"]["scale"]
+    ratio = stages(first)["sweep"]["scale"] / stages(tmp_path / "run")["sweep"]["scale"]
     # The pass is float32: of another batch a sum may round otherwise, 2^-24 of its terms a few hundred times.
     assert np.abs(seeds - ratio * as_rows).max() <= 1e-4 * np.abs(seeds).max()
     # Their influence on one another is that of those rows on the seeds.
@@ -296,12 +314,12 @@ def test_the_seeds_own_features_are_their_sketches_as_rows_of_a_pool(project, fi
 def test_turns_by_cosine_need_sketches_in_the_metric_of_the_influence(project, tmp_path):
     """Rows are the seeds: each seed's best row is itself, though others have longer gradients."""
     files = {"candidates": (str(project.seeds),), "fit_rows": 4, "method": "round-robin", "relevance": "cosine"}
-    raw = project.options(tmp_path / "raw", **files, budget="5", n_clusters=None)
+    raw = project.options(tmp_path / "raw", **files, budget="5", n_clusters=None, sketch_space="raw")
     with pytest.raises(GdigError, match="relevance='cosine': expected sketches in the metric of the influence"):
         gdig.select(**raw)
     # A damping that outweighs the curvature leaves a metric in which different rows are hardly alike.
     wide = {"projection_dim": 512, "projection_side": 32, "damping_factor": 100.0, "seed_energy": 1.0}
-    for name, metric in (("fisher", {"sketch_space": "fisher"}), ("identity", {"inversion": "identity"})):
+    for name, metric in (("fisher", {}), ("identity", {"inversion": "identity"})):
         options = project.options(tmp_path / name, **{**files, **wide, **metric}, budget="5", n_clusters=None)
         result = gdig.select(**options)
         assert [column["for_seed"] for column in result.columns] == [0, 1, 2, 3, 4]

@@ -25,10 +25,10 @@ EPOCHS = 3
 
 METHODS: dict[str, dict[str, Any] | str] = {
     "gdig": {},
-    "gdig, tau 1": {"tau": 1.0},
-    "gdig, tau 0.6": {"tau": 0.6},
-    "gdig, best of each cluster": {"draw": "score"},
-    "gdig, tasks vote": {"task_field": "skill", "agreement": "tasks"},
+    "gdig, tau 1": {"method": "agreement", "tau": 1.0},
+    "gdig, tau 0.6": {"method": "agreement", "tau": 0.6},
+    "gdig, best of each cluster": {"method": "agreement", "draw": "score"},
+    "gdig, tasks vote": {"method": "agreement", "task_field": "skill", "agreement": "tasks"},
     "less": {"method": "less", "checkpoints": "of the training run"},
     "bids": {"method": "bids"},
     "g2is": {"method": "g2is"},

@@ -29,7 +29,7 @@ CHIEF = ("mean influence", "agreement", "mean / spread over seeds", "cosine to e
 OTHERS = ("loss and cosine", "BM25")
 RUNS: dict[str, dict[str, Any]] = {
     "gdig": {},
-    "gdig, tau 1": {"tau": 1.0},
+    "gdig, tau 1": {"method": "agreement", "tau": 1.0},
     "gdig --method diverse": {"method": "diverse"},
     "gdig --method tagcos": {"method": "tagcos"},
 }

@@ -114,8 +114,7 @@ def select(
 ) -> Selection:
     """Select rows of the pool, write them, and return them. Every stage that is missing runs first.
 
-    The arguments and errors are those of :func:`fit`. The method is G-DIG (arXiv 2405.12915) unless the option `method`
-    names another one.
+    The arguments and errors are those of :func:`fit`. The option `method` says how rows are selected.
 
     Example:
         >>> selection = gdig.select(run_path="runs/a", **inputs, budget="10%")  # doctest: +SKIP

@@ -43,8 +43,8 @@ def scores_of(model: Model) -> tuple[np.ndarray, np.ndarray]:
     """Influence [2 rows, 2 seeds] and the rows' losses, by the passes of a fit and a sweep."""
     config, quiet = Config.build(OPTIONS), Progress(quiet=True)
     factors, _ = precondition_seeds(model, [None] * len(model.layers), SEEDS, [], config, quiet)
-    influence, _, losses = make_influence_pass(model, factors, config, quiet).compute(ROWS)
-    return influence.astype(np.float64), losses.astype(np.float64)
+    rows = make_influence_pass(model, factors, config, quiet).compute(ROWS)
+    return rows.numbers.astype(np.float64), rows.loss.astype(np.float64)
 
 
 def plain_gradient(model: Model, example: Example) -> tuple[float, torch.Tensor]:

@@ -40,6 +40,7 @@ TINY: dict[str, Any] = {
     "token_batch_size": 512,
     "n_clusters": 5,
     "budget": "12",
+    "method": "agreement",
     "tau": 1.0,
     "device": "cpu",
     "threads": 1,

@@ -25,7 +25,8 @@ _METAVARS = {
     "model": "DIR", "tokenizer": "DIR", "run_path": "DIR", "save_model": "DIR", "checkpoints": "DIR...",
     "candidates": "FILE...", "seeds": "FILE...", "output": "FILE", "difficulty": "FILE", "features": "FILE",
     "config": "FILE", "filter_modules": "REGEX", "budget": "AMOUNT", "sweep_part": "K/N", "methods": "METHOD...",
-    "task_field": "NAME", "device": "NAME", "layers": "CHOICE", "base_model": "DIR",
+    "task_field": "NAME", "device": "NAME", "layers": "CHOICE",
+    "method": "METHOD", "base_model": "DIR",
 }  # fmt: skip
 
 

@@ -88,7 +88,7 @@ def _check_numbers(c: Config) -> None:
     for name in ("random_seed", "projection_seed"):
         if not 0 <= getattr(c, name) < 2**63:
             raise wrong(name, getattr(c, name), "a whole number from 0 to 2^63 - 1")
-    for name in ("damping_factor", "kmeans_tol", "cg_tolerance"):
+    for name in ("damping_factor", "kmeans_tol", "cg_tolerance", "cluster_discount"):
         if not 0 <= getattr(c, name) < math.inf:
             raise wrong(name, getattr(c, name), "a finite number of at least 0")
     for name in ("seed_energy", "tau", "vote_share"):
@@ -120,10 +120,13 @@ def _check_combinations(c: Config) -> None:
     if c.sketch_space == "fisher" and c.inversion == "identity":
         raise wrong(
             "sketch_space", c.sketch_space,
-            "raw with inversion=identity; fisher needs the curvature of another inversion",
+            "auto or raw with inversion=identity; fisher needs the curvature of another inversion",
         )  # fmt: skip
+    if not c.gradients and c.sketch_space == "fisher":
+        raise wrong("sketch_space", "fisher", "'auto' or 'raw' with gradients=False, which makes a forward pass alone")
     if not c.gradients:
-        for name, off in (("torch_compile", False), ("sketch_space", "raw"), ("checkpoints", ())):
+        needless: tuple[tuple[str, object], ...] = (("torch_compile", False), ("checkpoints", ()))
+        for name, off in needless:
             if getattr(c, name) != off:
                 raise wrong(name, getattr(c, name), f"{off!r} with gradients=False, which makes a forward pass alone")
     if c.torch_compile:

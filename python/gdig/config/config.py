@@ -66,6 +66,12 @@ class Config(
             raise ConfigError(f"preset={preset!r}: expected one of {', '.join(PRESETS)}")
         return cls(**{**PRESETS[preset], **options})
 
+    @property
+    def in_fisher_space(self) -> bool:
+        """Whether the sketches of a run are of H^-1/2 G (option sketch_space)."""
+        has_curvature = self.gradients and self.inversion != "identity"
+        return self.sketch_space == "fisher" or (self.sketch_space == "auto" and has_curvature)
+
     def with_options(self, **options: Any) -> Config:
         """Return a copy with some options replaced, checked again."""
         return replace(self, **options)

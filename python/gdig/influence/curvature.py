@@ -57,9 +57,10 @@ def fit_curvature(
     config: Config,
     progress: Progress,
     ranks: Ranks | None = None,
-    resume: CurvatureResume | None = None,
 ) -> tuple[list[Factors], CurvatureReport]:
     """Fit the factors of every layer of the model on `examples`, in the partitions that the memory asks for.
+
+    It keeps all factors in memory and writes no file. A run writes each partition (`gdig.influence.fit`).
 
     Args: see `CurvatureFit`.
 
@@ -72,7 +73,7 @@ def fit_curvature(
     """
     ranks = ranks or Ranks()
     plan = plan_fit(model, examples, config, ranks)
-    fit = CurvatureFit(model, examples, keys, config, progress, ranks, plan, resume)
+    fit = CurvatureFit(model, examples, keys, config, progress, ranks, plan)
     factors: dict[int, Factors] = {}
     for partition in plan.partitions:
         factors |= fit.run(partition)

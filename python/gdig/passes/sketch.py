@@ -98,7 +98,7 @@ class Sketchers:
         model: the model.
         config: options of the sketch.
         dtype: the dtype of the sums.
-        factors: the curvature of each layer; only sketch_space "fisher" reads it.
+        factors: the curvature of each layer; sketch_space "fisher" needs it, and "auto" is raw without it.
     """
 
     def __init__(
@@ -109,7 +109,7 @@ class Sketchers:
             make_projection(layer, c.projection_side, c.projection_dim, c.projection_seed, dtype, layer.device)
             for layer in model.layers
         ]
-        if c.sketch_space == "fisher":
+        if c.sketch_space == "fisher" or (c.sketch_space == "auto" and factors is not None):
             if factors is None:
                 raise ValueError("sketch_space=fisher: expected the factors of the curvature, got None; give factors")
             self._projections = [

@@ -113,7 +113,7 @@ def _make_pass(work: Workspace, dtype: str, dense_bytes: int | None) -> RowPass:
     if not config.gradients:
         check_dtype(work, dtype)
         return make_forward_pass(work.model, config, work.progress)
-    factors = read_curvature(work) if config.sketch_space == "fisher" else None
+    factors = read_curvature(work) if config.in_fisher_space else None
     seeds = read_seed_factors(work, dtype)
     if dense_bytes is None:
         if ranks.main:

@@ -1,14 +1,18 @@
-"""The weights of training checkpoints."""
+"""The weights of training checkpoints, and the cosines that they weigh."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gdig.errors import ConfigError
+
+if TYPE_CHECKING:
+    from gdig.selection.method import Checkpoint
 
 
 def weights(rates: Sequence[float], asked: Sequence[float]) -> NDArray[np.float64]:
@@ -26,3 +30,16 @@ def weights(rates: Sequence[float], asked: Sequence[float]) -> NDArray[np.float6
             f"{', '.join(f'{rate:g}' for rate in x)}; give weights, one a checkpoint"
         )
     return x / x.sum()
+
+
+def weighted_cosines(
+    checkpoints: Sequence[Checkpoint], shares: NDArray[np.float64], shard: int
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Return the weighted mean over the checkpoints of the cosines of a shard's rows with the seeds, float64 [n, S].
+
+    Also returns which rows are valid at every checkpoint, bool [n].
+    """
+    stores = [checkpoint.store for checkpoint in checkpoints]
+    mean = sum(share * store.tensor(shard, "cosine") for share, store in zip(shares, stores, strict=True))
+    valid = np.all([store.tensor(shard, "valid") != 0 for store in stores], axis=0)
+    return np.asarray(mean, np.float64), valid

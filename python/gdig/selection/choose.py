@@ -40,7 +40,7 @@ def choose(sweep: FinishedSweep, limit: Limit, config: Config) -> ScoredRows:
     picked = method.pick(sweep, limit, config.random_seed, config)
     rows, reasons = picked.rows, dict(picked.reasons)
     columns = _native.row_columns(sweep.store._native, sweep.labels, rows, sweep.judge)
-    if not method.ordered:
+    if not (method.ordered if picked.ordered is None else picked.ordered):
         order = np.lexsort((rows, -columns["score"].astype(np.float64)))
         rows = rows[order]
         columns, reasons = ({name: x[order] for name, x in arrays.items()} for arrays in (columns, reasons))

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gdig.config.budget import Limit
 from gdig.config.config import Config
@@ -119,13 +120,14 @@ class Picked:
 
     rows: int64 [n], rows of the pool, best first where the method has an order. reasons: arrays [n] by name, which the
     output shows beside each row. notes: sentences for the user. shortfall: why the rows are fewer than the limit
-    allows; None when they are not.
+    allows; None when they are not. ordered: whether the rows come best first; None for what the MethodSpec says.
     """
 
     rows: np.ndarray
     reasons: Mapping[str, np.ndarray] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     shortfall: str | None = None
+    ordered: bool | None = None
 
 
 Function = Callable[[FinishedSweep, Limit, int, Config], Picked]
@@ -164,6 +166,12 @@ class HasRows(Protocol):
     @property
     def rows(self) -> np.ndarray:
         """Rows of the pool, int64 [n]."""
+
+
+class OrderedRows(NamedTuple):
+    """Rows in the order in which a method takes them, and nothing more: int64 [n]."""
+
+    rows: NDArray[np.int64]
 
 
 Result = TypeVar("Result", bound=HasRows)

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from gdig.config.config import Config
 from gdig.errors import ConfigError
-from gdig.selection.checkpoint_weights import weights
+from gdig.selection.checkpoint_weights import weighted_cosines, weights
+from gdig.store.sketches import SketchStore
 
 if TYPE_CHECKING:
     from gdig.selection.method import FinishedSweep
@@ -40,12 +41,16 @@ def cosine(sweep: FinishedSweep, options: Config) -> Relevance:
     own = np.sqrt(np.maximum(np.diagonal(sweep.seed_influence()).astype(np.float64), 0))
 
     def cosines(shard: int) -> NDArray[np.float32]:
-        lengths = np.sqrt(np.square(sweep.store.rows_float32(shard).astype(np.float64)).sum(1)) / scale
-        product = lengths[:, None] * own
+        product = sketch_lengths(sweep.store, shard)[:, None] / scale * own
         x = sweep.store.tensor(shard, "influence") / np.where(product > 0, product, np.inf)
         return x.astype(np.float32)
 
     return cosines
+
+
+def sketch_lengths(store: SketchStore, shard: int) -> NDArray[np.float64]:
+    """Return the lengths of the sketches of a shard's rows, float64 [n]."""
+    return np.asarray(np.sqrt(np.square(store.rows_float32(shard).astype(np.float64)).sum(1)))
 
 
 def less(sweep: FinishedSweep, options: Config) -> Relevance:
@@ -64,10 +69,7 @@ def less(sweep: FinishedSweep, options: Config) -> Relevance:
     shares = weights([checkpoint.learning_rate for checkpoint in sweep.checkpoints], options.checkpoint_weights)
 
     def cosines(shard: int) -> NDArray[np.float32]:
-        valid, mean = np.ones(1, bool), np.zeros(1)
-        for share, checkpoint in zip(shares, sweep.checkpoints, strict=True):
-            valid = valid & checkpoint.store.tensor(shard, "valid").astype(bool)
-            mean = mean + share * checkpoint.store.tensor(shard, "cosine")
+        mean, valid = weighted_cosines(sweep.checkpoints, shares, shard)
         return np.where(valid[:, None], mean, -2.0).astype(np.float32)
 
     return cosines

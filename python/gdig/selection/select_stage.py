@@ -64,7 +64,7 @@ def open_finished_sweep(
 def _sketches_are_of_the_metric(work: Workspace) -> bool:
     """Whether the products of sketches stand for the influence: in Fisher space, or raw where H is the identity."""
     options = {**work.run.fit.config, **work.run.sweep.config}
-    return options["sketch_space"] == "fisher" or options["inversion"] == "identity"
+    return options["sketch_space"] != "raw" or options["inversion"] == "identity"
 
 
 def _checkpoints(work: Workspace) -> tuple[Checkpoint, ...]:

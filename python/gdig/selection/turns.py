@@ -10,15 +10,9 @@ from numpy.typing import NDArray
 from gdig import _native
 from gdig.config.budget import Limit
 from gdig.config.config import Config
-from gdig.selection.method import FinishedSweep, Picked, rows_within
+from gdig.selection.best import highest as highest_scores
+from gdig.selection.method import FinishedSweep, OrderedRows, Picked, rows_within
 from gdig.selection.relevance import Relevance
-
-
-class BestRows(NamedTuple):
-    """Rows int64 [n], best first. relevance: float32 [n]."""
-
-    rows: NDArray[np.int64]
-    relevance: NDArray[np.float32]
 
 
 class TurnRows(NamedTuple):
@@ -90,17 +84,17 @@ def pick_by_relevance(
     over = np.max if options.over_seeds == "max" else np.mean
     of_seed = sweep.tasks.of_seed if sweep.tasks else np.zeros(n_seeds, np.int64)
 
-    def column(shard: int) -> NDArray[np.float32]:
+    best_task = np.full(sweep.survey.rows, -np.inf)
+    for shard in sweep.store.shards:
+        start, stop = sweep.store.shard_range(shard)
         x = relevance(shard).astype(np.float64)
         by_task = [over(x[:, of_seed == task], axis=1) for task in range(int(of_seed.max()) + 1)]
-        return np.max(by_task, axis=0)[:, None].astype(np.float32)
-
-    def take(n: int) -> BestRows:
-        rows, values = highest(sweep, column, 1, min(n, sweep.survey.valid))
-        return BestRows(rows[0], values[0])
-
-    best, n = rows_within(take, sweep, limit)
-    return Picked(best.rows[:n], {"relevance": best.relevance[:n]})
+        valid = sweep.store.tensor(shard, "valid") != 0
+        best_task[start:stop] = np.where(valid, np.max(by_task, axis=0), -np.inf)
+    n_valid = sweep.survey.valid
+    result, n = rows_within(lambda k: OrderedRows(highest_scores(best_task, min(k, n_valid))), sweep, limit)
+    rows = result.rows[:n]
+    return Picked(rows, {"relevance": best_task[rows].astype(np.float32)})
 
 
 def highest(

@@ -71,6 +71,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "seed_energy": 1.0,
         "seed_rank": 32,
         "max_length": 256,
+        "sketch_space": "raw",
+        "method": "agreement",
         "tau": 1.0,
         "relative_to": "zero",
         "votes": "sign",

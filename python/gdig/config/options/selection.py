@@ -8,8 +8,8 @@ from typing import Literal
 from gdig.config.options.basic import Basic
 
 Method = Literal[
-    "gdig", "less", "round-robin", "bids", "gist", "g2is", "tagcos", "facility", "self-filter", "rds", "knn", "dsir",
-    "bm25", "top", "diverse", "loss", "random",
+    "gdig", "turns", "agreement", "less", "round-robin", "bids", "gist", "g2is", "tagcos", "facility", "self-filter",
+    "rds", "knn", "dsir", "bm25", "top", "diverse", "loss", "random",
 ]  # fmt: skip
 Quotas = Literal["equal", "proportional", "sqrt"]
 Score = Literal["steady", "mean"]
@@ -51,30 +51,38 @@ class MethodOptions:
     """How a method selects."""
 
     method: Basic[Method] = "gdig"
-    """How rows are selected; docs/methods.md describes each method. gdig keeps rows that the seeds agree on and draws
-    evenly from the clusters. less takes the highest cosine between Adam's step for a row and the seeds' gradients.
-    round-robin lets the seeds take turns; each takes the row most relevant to it. bids takes each row for the seed that
-    gains most. gist takes rows whose gradients point along a task's in the space that the seeds span. g2is walks along
-    the seeds' principal gradients from neighbour to neighbour. tagcos takes rows that make up each cluster's mean
-    gradient, without the seeds. facility takes rows near which the whole pool lies, without the seeds. self-filter
-    takes the hardest rows; each lowers its neighbours. rds takes rows whose hidden states are nearest to a seed's, knn
-    draws from the nearest rows of each seed. dsir and bm25 compare tokens with those of the seeds. The baselines are
-    top (highest score), diverse (clusters only), loss (lowest loss) and random."""
+    """How rows are selected: gdig, turns, agreement, less, round-robin, bids, gist, g2is, tagcos, facility,
+    self-filter, rds, knn, dsir, bm25, top, diverse, loss or random. docs/methods.md describes each method. gdig takes
+    agreement where the model was tuned on the pool, and turns elsewhere; it says which and why. turns lets the seeds
+    take turns at rows that help them more than an average row does, spread over the clusters. agreement is the
+    published choice: rows that most seeds agree on, drawn evenly from the clusters. less takes the highest cosine
+    between Adam's step for a row and the seeds' gradients. round-robin lets the seeds take turns; each takes the row
+    most relevant to it. bids takes each row for the seed that gains most. gist takes rows whose gradients point along a
+    task's in the space that the seeds span. g2is walks along the seeds' principal gradients from neighbour to
+    neighbour. tagcos takes rows that make up each cluster's mean gradient, without the seeds. facility takes rows near
+    which the whole pool lies, without the seeds. self-filter takes the hardest rows; each lowers its neighbours. rds
+    takes rows whose hidden states are nearest to a seed's, knn draws from the nearest rows of each seed. dsir and bm25
+    compare tokens with those of the seeds. The baselines are top (highest score), diverse (clusters only), loss (lowest
+    loss) and random."""
     budget: Basic[str] = "10%"
     """How much to select: rows (500), a share of the pool (10%), or tokens (200000t, 1.5Mt). The default suits a first
     look. Take the amount of data that you will train on."""
     tau: Basic[float] = 0.55
-    """Least agreement of a row in the method gdig: the share of the seeds that the row helps. At 1, as in the paper,
-    hardly more rows than the budget remain, and the clusters have nothing to choose from. gdig lowers the threshold,
-    and says so, when too few rows reach it."""
+    """Least agreement of a row in the method agreement, which gdig may take: the share of the seeds that the row helps.
+    At 1, as in the paper, hardly more rows than the budget remain, and the clusters have nothing to choose from. The
+    method lowers the threshold, and says so, when too few rows reach it."""
+    cluster_discount: float = 0.25
+    """What a row loses in the method turns, which gdig may take, for each doubling of its place in its cluster, in
+    standard deviations of the influence. The default spreads a selection at hardly a cost in relevance. Raise it for
+    more variety, up to about 1; 0 chooses without clusters."""
     shortlist: float | None = None
-    """Rows that the method gdig draws from, as a multiple of the budget: those of the highest score. Without it, tau
-    says from which rows. Take 2 or 3 where most of the pool reaches tau, so that the threshold moves with the
+    """Rows that the method agreement draws from, as a multiple of the budget: those of the highest score. Without it,
+    tau says from which rows. Take 2 or 3 where most of the pool reaches tau, so that the threshold moves with the
     budget."""
     shortlist_by: Literal["score", "agreement"] = "score"
     """Which rows come onto the shortlist first: those of the highest score or of the highest agreement. The default
     has fewer ties. Take agreement to stay nearer to tau."""
-    relative_to: Basic[RelativeTo] = "zero"
+    relative_to: RelativeTo = "zero"
     """What a row's influence on a seed is measured from in votes and scores: zero, or the mean influence of the pool on
     that seed. Take pool when the model was not trained on the pool: then almost any row helps, and what tells rows
     apart is whether they help more than the average row."""
@@ -88,8 +96,8 @@ class MethodOptions:
     """Field of a seed's row that names the seed's task. Without it, all seeds are of one task. Name the field to
     balance tasks and to see each row's mean influence on each task."""
     agreement: Literal["seeds", "tasks"] = "seeds"
-    """Who votes for a row in the method gdig: each seed, or each task of task_field. A row helps a task when its mean
-    influence on the task's seeds is positive. Take tasks when some tasks have many more seeds than others."""
+    """Who votes for a row in the method agreement: each seed, or each task of task_field. A row helps a task when its
+    mean influence on the task's seeds is positive. Take tasks when some tasks have many more seeds than others."""
     draw: Literal["random", "score", "gumbel"] = "random"
     """Order of the rows inside a cluster: by a hash, the highest score first, or gumbel, the highest score with noise.
     random keeps variety inside a cluster. Take score when the budget is a few rows a cluster, and gumbel for a choice

@@ -21,10 +21,10 @@ class SweepOptions:
     projection_seed: int = 0
     """Random number that decides the projections. It is separate from random_seed, so that the sketches of several
     random seeds compare. Change it to see how much the clusters depend on the projection."""
-    sketch_space: Literal["raw", "fisher"] = "raw"
+    sketch_space: Literal["auto", "raw", "fisher"] = "auto"
     """What is projected: the gradient (raw), or the gradient times the root of the inverse curvature (fisher). raw
     follows the paper. With fisher, inner products of sketches stand for influence between rows, at no cost in the
-    sweep."""
+    sweep. auto is fisher, or raw with inversion=identity, where both are the same."""
     hidden_layers: int = 1
     """Layers whose hidden states the hidden-state sketch is made of, from the last one down. Each layer gets
     projection_dim / hidden_layers columns. 1 is RDS+; more layers are CRDS-R, and keep every block's states in memory

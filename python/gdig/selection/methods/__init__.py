@@ -8,6 +8,7 @@ from gdig.config.config import Config
 from gdig.errors import ConfigError
 from gdig.selection.method import MethodSpec
 from gdig.selection.methods import facility, g2is, self_filter
+from gdig.selection.methods.agreement import agreement
 from gdig.selection.methods.bids import bids
 from gdig.selection.methods.bm25 import bm25
 from gdig.selection.methods.diverse import diverse
@@ -22,9 +23,12 @@ from gdig.selection.methods.rds import rds
 from gdig.selection.methods.round_robin import round_robin
 from gdig.selection.methods.tagcos import tagcos
 from gdig.selection.methods.top import top
+from gdig.selection.methods.turns import turns
 
 METHODS: dict[str, MethodSpec] = {
-    "gdig": MethodSpec(gdig, clusters=True),
+    "gdig": MethodSpec(gdig, ordered=True, clusters=True),
+    "turns": MethodSpec(turns, ordered=True, clusters=True),
+    "agreement": MethodSpec(agreement, clusters=True),
     "less": MethodSpec(less, ordered=True, checkpoints=True),
     "round-robin": MethodSpec(round_robin, ordered=True),
     "bids": MethodSpec(bids, ordered=True),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,19 +13,13 @@ from gdig.config.config import Config
 from gdig.philox import stream_key
 from gdig.resampling import row_hash
 from gdig.selection.best import highest
-from gdig.selection.method import FinishedSweep, Picked, rows_within
+from gdig.selection.method import FinishedSweep, OrderedRows, Picked, rows_within
 from gdig.selection.token_files import TokenRows
 
 BUCKETS = 10_000
 """Buckets of the hashed tokens and pairs of tokens."""
 SMOOTHING = 1.0
 """Added to the count of each bucket."""
-
-
-class DsirRows(NamedTuple):
-    """Rows int64 [n], best first."""
-
-    rows: NDArray[np.int64]
 
 
 def dsir(sweep: FinishedSweep, limit: Limit, random_seed: int, options: Config) -> Picked:
@@ -39,7 +32,7 @@ def dsir(sweep: FinishedSweep, limit: Limit, random_seed: int, options: Config) 
     weights = log_weights(sweep)
     noisy = weights + gumbel_noise(random_seed, len(weights))
     noisy[~np.isfinite(weights)] = -np.inf
-    result, n = rows_within(lambda k: DsirRows(highest(noisy, min(k, sweep.survey.valid))), sweep, limit)
+    result, n = rows_within(lambda k: OrderedRows(highest(noisy, min(k, sweep.survey.valid))), sweep, limit)
     rows = result.rows[:n]
     return Picked(rows, {"log_weight": weights[rows]})
 

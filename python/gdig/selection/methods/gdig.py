@@ -1,48 +1,35 @@
-"""G-DIG (arXiv 2405.12915): rows that most seeds agree on, drawn evenly from the clusters."""
+"""gdig: by turns of the seeds where the model does not know the pool, and by the seeds' agreement where it does.
+
+A model that was tuned on the pool has a mean gradient near zero there, as the G-DIG paper (arXiv 2405.12915) has it.
+The sign of an influence then says whether a row helps more than an average row, and the published choice is the better
+one. In a model that was not, almost every row helps, and that choice returns the mix of the pool. The sweep tells which
+case it is (docs/evidence.md).
+"""
 
 from __future__ import annotations
 
-import math
+from dataclasses import replace
 
-from gdig import _native
 from gdig.config.budget import Limit
 from gdig.config.config import Config
-from gdig.selection.draw import draw
+from gdig.selection.blend import pool_shift
 from gdig.selection.method import FinishedSweep, Picked
-from gdig.selection.survey import Survey, threshold, wanted_votes
+from gdig.selection.methods.agreement import agreement
+from gdig.selection.methods.turns import turns
+
+KNOWN = 0.1
+"""Shift below which the model knows the pool. Pools that a model was tuned on had at most 0.02, others 0.28 or more."""
 
 
 def gdig(sweep: FinishedSweep, limit: Limit, random_seed: int, options: Config) -> Picked:
-    """Pick rows whose agreement reaches `tau` (equation 4), drawn evenly from the clusters.
-
-    When too few rows reach `tau`, the threshold falls to the largest agreement that fills the budget, and a note says
-    so. With the option `shortlist`, the rows drawn from are a multiple of the budget: those of the highest score or
-    agreement.
-    """
-    survey = sweep.survey
-    if options.shortlist is None:
-        votes = threshold(survey, options.tau, limit)
-        note = _agreed(survey, options.tau, votes)
-        return draw(sweep, limit, random_seed, options, least_votes=votes, notes=(note,))
-    wide = Limit(limit.unit, math.ceil(options.shortlist * limit.amount))
-    if options.shortlist_by == "agreement":
-        votes = threshold(survey, 1.0, wide)
-        reached = f"those that help at least {votes} of {survey.voters} {survey.kind}"
-        note = f"on the shortlist of {options.shortlist:g} times the budget are {survey.reach(votes)} rows, {reached}"
-        return draw(sweep, limit, random_seed, options, least_votes=votes, notes=(note,))
-    score = _native.least_score(sweep.store._native, sweep.judge, wide)
-    reached = f"those with a score of at least {score:.3g}" if math.isfinite(score) else "all valid rows"
-    note = f"on the shortlist of {options.shortlist:g} times the budget are {reached}"
-    return draw(sweep, limit, random_seed, options, least_score=score, notes=(note,))
-
-
-def _agreed(survey: Survey, tau: float, votes: int) -> str:
-    """Return the note on the threshold: how many rows reach tau, or to what tau was lowered."""
-    n, wanted = survey.voters, wanted_votes(tau, survey.voters)
-    n_rows = survey.reach(votes)
-    if votes >= wanted:
-        return f"{n_rows} rows reach agreement {tau:g} (help at least {votes} of {n} {survey.kind})"
-    return (
-        f"only {survey.reach(wanted)} rows reach agreement {tau:g}, too few for the budget: lowered to {votes / n:.4g} "
-        f"(at least {votes} of {n} {survey.kind}), which {n_rows} rows reach"
+    """Pick rows by the method `agreement` where the pool's shift is below `KNOWN`, and by `turns` elsewhere."""
+    shift = pool_shift(sweep)
+    known = shift < KNOWN
+    picked = (agreement if known else turns)(sweep, limit, random_seed, options)
+    why = f"the pool's mean influence on a seed is {shift:.2g} of its deviation"
+    note = (
+        f"by agreement, because {why}: the model knows the pool, so the sign of the influence tells rows apart"
+        if known
+        else f"by turns, because {why}: the model was not tuned on the pool, and almost any row helps"
     )
+    return replace(picked, notes=(note, *picked.notes), ordered=not known)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -12,16 +10,10 @@ from gdig.config.budget import Limit
 from gdig.config.config import Config
 from gdig.errors import ConfigError
 from gdig.selection.best import highest
-from gdig.selection.method import FinishedSweep, Picked, rows_within
+from gdig.selection.method import FinishedSweep, OrderedRows, Picked, rows_within
 
 EXPLAINED = 0.95
 """Share of the seeds' sum of squares that the components explain together."""
-
-
-class GistRows(NamedTuple):
-    """Rows int64 [n], best first."""
-
-    rows: NDArray[np.int64]
 
 
 def seed_space(
@@ -69,7 +61,7 @@ def gist(sweep: FinishedSweep, limit: Limit, random_seed: int, options: Config) 
     threads = options.threads or 0
     cosine, task = _native.gist_scores(sweep.store._native, projection, directions, n_threads=threads)
     valid = sweep.survey.valid
-    result, n = rows_within(lambda n: GistRows(highest(cosine, min(n, valid))), sweep, limit)
+    result, n = rows_within(lambda n: OrderedRows(highest(cosine, min(n, valid))), sweep, limit)
     rows = result.rows[:n]
     reasons: dict[str, np.ndarray] = {"cosine": cosine[rows]}
     if sweep.tasks:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -12,7 +10,7 @@ from gdig.config.config import Config
 from gdig.errors import ConfigError
 from gdig.resampling import resample
 from gdig.selection.centred import CentredFeatures, distances, kernel_densities
-from gdig.selection.method import FinishedSweep, Picked, rows_within
+from gdig.selection.method import FinishedSweep, OrderedRows, Picked, rows_within
 from gdig.selection.turns import highest, take_turns
 
 ALPHA, SCALE = 0.6, 5.0
@@ -23,12 +21,6 @@ MOST_NEIGHBOURS = 5_000
 """Neighbours of a seed that can have mass."""
 MOST_PAIRED = 1 << 15
 """Rows whose densities are measured; all pairs of them are compared."""
-
-
-class KnnRows(NamedTuple):
-    """Rows int64 [n], in the order in which they are picked."""
-
-    rows: NDArray[np.int64]
 
 
 def knn(sweep: FinishedSweep, limit: Limit, random_seed: int, options: Config) -> Picked:
@@ -44,13 +36,13 @@ def knn(sweep: FinishedSweep, limit: Limit, random_seed: int, options: Config) -
     labels = np.where(masses > 0, 0, -1).astype(np.int32)
     n_massive = int((masses > 0).sum())
 
-    def take(n: int) -> KnnRows:
+    def take(n: int) -> OrderedRows:
         drawn = resample(labels, n, random_seed, weights=masses)
         if len(drawn) == n:
-            return KnnRows(drawn)
+            return OrderedRows(drawn)
         most = min(sweep.survey.valid, n + n_massive)
         others = take_turns(sweep, features.cosines, most, options.threads or 0, len(features.seeds)).rows
-        return KnnRows(np.concatenate([drawn, others[masses[others] == 0][: n - len(drawn)]]))
+        return OrderedRows(np.concatenate([drawn, others[masses[others] == 0][: n - len(drawn)]]))
 
     result, n = rows_within(take, sweep, limit)
     rows = result.rows[:n]
@@ -92,7 +84,7 @@ def transport_masses(
     """Spread a mass of 1 of each seed over its K nearest rows (section 3 of the paper).
 
     A row of density r takes at most u / r of a seed's mass, and the nearest rows take theirs first. The level u is the
-    one of least alpha / scale * (mean transport cost) + (1 - alpha) * u: a low level spreads widely and costs way. With
+    one of least alpha / scale * (mean transport cost) + (1 - alpha) * u. A low level spreads over rows far away. With
     1 / u as the variable that is piecewise linear, so the best level is where some seed's row is just full. Without
     such a level, each seed spreads over all K rows.
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -11,14 +9,8 @@ from gdig.config.budget import Limit
 from gdig.config.config import Config
 from gdig.errors import ConfigError
 from gdig.selection.best import highest
-from gdig.selection.checkpoint_weights import weights
-from gdig.selection.method import FinishedSweep, Picked, rows_within
-
-
-class LessRows(NamedTuple):
-    """Rows int64 [n], best first."""
-
-    rows: NDArray[np.int64]
+from gdig.selection.checkpoint_weights import weighted_cosines, weights
+from gdig.selection.method import FinishedSweep, OrderedRows, Picked, rows_within
 
 
 def less(sweep: FinishedSweep, limit: Limit, random_seed: int, options: Config) -> Picked:
@@ -40,8 +32,8 @@ def less(sweep: FinishedSweep, limit: Limit, random_seed: int, options: Config) 
     score, task, n_lost = scores(sweep, shares)
     n_eligible = int(np.isfinite(score).sum())
 
-    def take(n: int) -> LessRows:
-        return LessRows(highest(score, min(n, n_eligible)))
+    def take(n: int) -> OrderedRows:
+        return OrderedRows(highest(score, min(n, n_eligible)))
 
     result, n = rows_within(take, sweep, limit)
     rows = result.rows[:n]
@@ -72,10 +64,8 @@ def scores(sweep: FinishedSweep, shares: NDArray[np.float64]) -> tuple[NDArray[n
     for shard in sweep.store.shards:
         start, stop = sweep.store.shard_range(shard)
         valid_in_sweep = sweep.store.tensor(shard, "valid").astype(bool)
-        valid, cosine = valid_in_sweep.copy(), np.zeros((stop - start, len(of_seed)))
-        for share, checkpoint in zip(shares, sweep.checkpoints, strict=True):
-            valid &= checkpoint.store.tensor(shard, "valid").astype(bool)
-            cosine += share * checkpoint.store.tensor(shard, "cosine")
+        cosine, valid_at_all = weighted_cosines(sweep.checkpoints, shares, shard)
+        valid = valid_in_sweep & valid_at_all
         # Sums of numpy, whose order does not depend on threads.
         by_task = np.stack([cosine[:, seeds].mean(1) for seeds in members], axis=1)
         score[start:stop] = np.where(valid, by_task.max(1), -np.inf)

@@ -1,0 +1,48 @@
+"""The published choice of G-DIG (arXiv 2405.12915): rows that most seeds agree on, drawn evenly from the clusters."""
+
+from __future__ import annotations
+
+import math
+
+from gdig import _native
+from gdig.config.budget import Limit
+from gdig.config.config import Config
+from gdig.selection.draw import draw
+from gdig.selection.method import FinishedSweep, Picked
+from gdig.selection.survey import Survey, threshold, wanted_votes
+
+
+def agreement(sweep: FinishedSweep, limit: Limit, random_seed: int, options: Config) -> Picked:
+    """Pick rows whose agreement reaches `tau` (equation 4), drawn evenly from the clusters.
+
+    When too few rows reach `tau`, the threshold falls to the largest agreement that fills the budget, and a note says
+    so. With the option `shortlist`, the rows drawn from are a multiple of the budget: those of the highest score or
+    agreement.
+    """
+    survey = sweep.survey
+    if options.shortlist is None:
+        votes = threshold(survey, options.tau, limit)
+        note = _agreed(survey, options.tau, votes)
+        return draw(sweep, limit, random_seed, options, least_votes=votes, notes=(note,))
+    wide = Limit(limit.unit, math.ceil(options.shortlist * limit.amount))
+    if options.shortlist_by == "agreement":
+        votes = threshold(survey, 1.0, wide)
+        reached = f"those that help at least {votes} of {survey.voters} {survey.kind}"
+        note = f"on the shortlist of {options.shortlist:g} times the budget are {survey.reach(votes)} rows, {reached}"
+        return draw(sweep, limit, random_seed, options, least_votes=votes, notes=(note,))
+    score = _native.least_score(sweep.store._native, sweep.judge, wide)
+    reached = f"those with a score of at least {score:.3g}" if math.isfinite(score) else "all valid rows"
+    note = f"on the shortlist of {options.shortlist:g} times the budget are {reached}"
+    return draw(sweep, limit, random_seed, options, least_score=score, notes=(note,))
+
+
+def _agreed(survey: Survey, tau: float, votes: int) -> str:
+    """Return the note on the threshold: how many rows reach tau, or to what tau was lowered."""
+    n, wanted = survey.voters, wanted_votes(tau, survey.voters)
+    n_rows = survey.reach(votes)
+    if votes >= wanted:
+        return f"{n_rows} rows reach agreement {tau:g} (help at least {votes} of {n} {survey.kind})"
+    return (
+        f"only {survey.reach(wanted)} rows reach agreement {tau:g}, too few for the budget: lowered to {votes / n:.4g} "
+        f"(at least {votes} of {n} {survey.kind}), which {n_rows} rows reach"
+    )
