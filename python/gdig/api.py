@@ -138,7 +138,7 @@ def select(
 def plan(config: Config | None = None, *, progress: Progress | None = None, **options: Any) -> RunPlan:
     """Plan a run: tell what :func:`select` would do with the same options, and what it would cost.
 
-    A sample of the pool is read, the model is loaded, and a batch passes it for a trial. Nothing is written.
+    A sample of the pool is read, the model is loaded, and a batch passes it in a trial of seconds. Nothing is written.
 
     Args:
         config: options, as of :func:`select`.
@@ -146,16 +146,21 @@ def plan(config: Config | None = None, *, progress: Progress | None = None, **op
         options: see :class:`gdig.Config`.
 
     Returns:
-        The plan; `lines()` and `as_json()` show it.
+        The plan: stages, seconds, memory and disk. `print` shows it as text, and `as_json` gives values of JSON.
 
     Raises:
         GdigError: whatever would stop the run at once, such as memory or disk that cannot hold it.
 
     Example:
-        >>> print(*gdig.plan(run_path="runs/a", **inputs).lines(), sep="\n")  # doctest: +SKIP
+        >>> plan = gdig.plan(run_path="runs/a", **inputs)  # doctest: +SKIP
+        >>> plan.seconds, plan.peak_memory, plan.sweep_batch_size  # doctest: +SKIP
+        (412.7, 3406577664, 512)
     """
+    if is_launched():
+        raise ConfigError("plan runs in one process; start it without torchrun")
     config = _config(config, options)
     config.require("model", "candidates", "seeds", "run_path")
+    require_needs([config.method], config)
     return make_plan(Workspace(config, progress or Progress(config.quiet)))
 
 

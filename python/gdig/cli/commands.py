@@ -62,6 +62,8 @@ def _stage(name: str) -> Callable[[Call], list[str]]:
 
 
 def _select(call: Call) -> list[str]:
+    if call.own["dry_run"]:
+        return str(load_api().plan(call.config, progress=call.progress)).splitlines()
     summary: list[str] = load_api().select(call.config, progress=call.progress, ranks=call.ranks).summary
     return summary
 
@@ -80,10 +82,7 @@ def _score_net(call: Call) -> list[str]:
 
 def _plan(call: Call) -> list[str]:
     plan = load_api().plan(call.config, progress=call.progress)
-    if call.own["json"]:
-        return [json.dumps(plan.as_json(), indent=2)]
-    lines: list[str] = plan.lines()
-    return lines
+    return [json.dumps(plan.as_json(), indent=2)] if call.own["json"] else str(plan).splitlines()
 
 
 def _preview(call: Call) -> list[str]:
@@ -113,8 +112,8 @@ COMMANDS: dict[str, Command] = {
         _select,
     ),
     "plan": Command(
-        "Tell what a run will do and cost: rows, layers, time, memory and disk; computes a trial alone.",
-        f"gdig plan {DATA} \\\n    --run-path runs/a",
+        "Tell beforehand what a run will do, and its time, memory and disk; takes a trial of seconds.",
+        f"gdig plan {DATA} \\\n    --budget 500 --run-path runs/a\ngdig select ... --dry-run  # the same",
         "Plan",
         _plan,
     ),

@@ -75,6 +75,14 @@ class CompareOptions:
 
 
 @dataclass(frozen=True)
+class StartOptions:
+    """Whether the run starts."""
+
+    dry_run: Basic[bool] = False
+    """Print the plan of the run, as gdig plan does, and end. Off by default. Switch it on before a long run."""
+
+
+@dataclass(frozen=True)
 class PlanOptions:
     """How the plan is printed."""
 
@@ -138,6 +146,7 @@ class Cluster:
 class Select:
     """The options of gdig select."""
 
+    start: StartOptions = StartOptions()
     data: DataOptions = DataOptions()
     selection: SelectOptions = SelectOptions()
     clusters: ClusterOptions = ClusterOptions()
@@ -152,10 +161,21 @@ class Select:
 
 
 @dataclass(frozen=True)
-class Plan(Select):
+class Plan:
     """The options of gdig plan: those of gdig select."""
 
     plan: PlanOptions = PlanOptions()
+    data: DataOptions = DataOptions()
+    selection: SelectOptions = SelectOptions()
+    clusters: ClusterOptions = ClusterOptions()
+    sweep: SweepOptions = SweepOptions()
+    checkpoints: CheckpointOptions = CheckpointOptions()
+    model: ModelOptions = ModelOptions()
+    curvature: CurvatureOptions = CurvatureOptions()
+    seeds: SeedOptions = SeedOptions()
+    randomness: RandomOptions = RandomOptions()
+    run: RunOptions = RunOptions()
+    defaults: DefaultOptions = DefaultOptions()
 
 
 @dataclass(frozen=True)

@@ -186,9 +186,9 @@ class CurvatureFit:
             total_a, total_s = totals.pop((number, 0), []), totals.pop((number, 1))
             if f is None:
                 if layer.input_name not in inputs:
-                    inputs[layer.input_name] = eigenbasis(_mean_matrix(total_a, count, layer.device), layer.name)
+                    inputs[layer.input_name] = eigenbasis(mean_matrix(total_a, count, layer.device), layer.name)
                 q_a, l_a = inputs[layer.input_name]
-                q_s, l_s = eigenbasis(_mean_matrix(total_s, count, layer.device), layer.name)
+                q_s, l_s = eigenbasis(mean_matrix(total_s, count, layer.device), layer.name)
                 f = Factors(q_a, q_s, l_a, l_s, None, report.tokens, report.examples, self._reduce)
                 self._resume.keep(layer, f)
             inputs.setdefault(layer.input_name, (f.q_a, f.l_a))
@@ -210,11 +210,11 @@ class CurvatureFit:
         self, layers: Sequence[Layer], owners: Sequence[int], partition: Sequence[int]
     ) -> tuple[np.ndarray, Totals]:
         """Which examples have a finite loss, and the totals of A and S. The sums are gone after it."""
-        sums = _zero_triangles(self._model, layers)
+        sums = zero_triangles(self._model, layers)
         places = _totals_needed(layers, owners)
 
         def sink(batch: Batch, added: set) -> Sink:
-            return _moments_sink(batch, layers, sums, self._reduce, added)
+            return moments_sink(batch, layers, sums, self._reduce, added)
 
         bands = [(place, band) for place in places for band in sums[place[0]][place[1]]]
         flat_owners = [owners[number] for (number, _), _ in bands]
@@ -237,7 +237,7 @@ class CurvatureFit:
         squares = [torch.zeros(len(s), len(a), dtype=a.dtype, device=a.device) for a, s in bases]
 
         def sink(batch: Batch, added: set) -> Sink:
-            return _squares_sink(batch, layers, bases, squares, added)
+            return squares_sink(batch, layers, bases, squares, added)
 
         _, totals = self._pass("eigenvalues", partition, sink, squares, owners)
         assert self.report is not None
@@ -337,12 +337,12 @@ def _mean(total: torch.Tensor | None, count: int, device: torch.device) -> torch
     return total.div_(count).to(device)
 
 
-def _mean_matrix(bands: list[torch.Tensor | None], count: int, device: torch.device) -> torch.Tensor:
+def mean_matrix(bands: list[torch.Tensor | None], count: int, device: torch.device) -> torch.Tensor:
     """The matrix of a total's bands, divided by a count."""
     return ops.from_triangle([band for band in bands if band is not None]).div_(count).to(device)
 
 
-def _zero_triangles(model: Model, layers: Sequence[Layer]) -> Triangles:
+def zero_triangles(model: Model, layers: Sequence[Layer]) -> Triangles:
     """Sums of A and S for each layer. Layers that read the same input share those of A."""
     dtype = torch.promote_types(model.dtype, torch.float32)
 
@@ -360,7 +360,7 @@ def _zero_triangles(model: Model, layers: Sequence[Layer]) -> Triangles:
     return sums
 
 
-def _moments_sink(
+def moments_sink(
     batch: Batch, layers: Sequence[Layer], sums: Triangles, reduce: bool, added: set[tuple[int, str]]
 ) -> Sink:
     """Make a sink that adds to the sums, and notes each (layer, side) in `added`. It skips the noted ones."""
@@ -387,7 +387,7 @@ def _moments_sink(
     return sink
 
 
-def _squares_sink(
+def squares_sink(
     batch: Batch, layers: Sequence[Layer], bases: Pairs, squares: list[torch.Tensor], added: set[int]
 ) -> Sink:
     """Make a sink that adds the squares in the eigenbases (q_a, q_s), and notes each layer in `added`."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from gdig.data.tokens import Example
 from gdig.errors import CorpusError
+from gdig.model.batches import make_batches
 from gdig.philox import stream_key
 from gdig.resampling import sample_rows
 from gdig.run.session import Workspace
@@ -29,6 +31,7 @@ class PoolSize:
         cut: share of the sampled rows that are cut to the window.
         not_usable: share of the sampled rows that cannot be used.
         first_error: what is wrong with the first of these; None without one.
+        encode_s: seconds to encode a row.
         examples: the usable rows of the sample.
     """
 
@@ -39,6 +42,7 @@ class PoolSize:
     cut: float
     not_usable: float
     first_error: str | None
+    encode_s: float
     examples: list[Example]
 
     @property
@@ -49,10 +53,20 @@ class PoolSize:
     @property
     def longest(self) -> int:
         """Tokens of the longest row of the sample."""
-        return max(len(example) for example in self.examples)
+        return max(map(len, self.examples))
+
+    @property
+    def labels(self) -> float:
+        """Share of the tokens that have a loss."""
+        return sum(example.n_target for example in self.examples) / sum(map(len, self.examples))
+
+    def padded(self, token_batch_size: int, window: int | None) -> float:
+        """Tokens of the batches with their pads, for each token of the sample."""
+        batches = make_batches(self.examples, token_batch_size, window=window)
+        return sum(batch.input_ids.size for batch in batches) / sum(map(len, self.examples))
 
 
-def measure_pool(work: Workspace, sample: int = SAMPLE_ROWS) -> PoolSize:
+def measure_pool(work: Workspace, clock: Callable[[], float], sample: int = SAMPLE_ROWS) -> PoolSize:
     """Encode a sample of the pool, drawn by a hash of random_seed.
 
     Raises:
@@ -61,10 +75,16 @@ def measure_pool(work: Workspace, sample: int = SAMPLE_ROWS) -> PoolSize:
     n = len(work.candidates)
     size = min(n, sample)
     rows = sample_rows(n, size, stream_key("plan", work.config.random_seed)).tolist()
-    encoded = work.encoder.encode(work.candidates, rows)
+    encoder = work.encoder  # loads the tokenizer, which does not count
+    begun = clock()
+    encoded = encoder.encode(work.candidates, rows)
+    seconds = clock() - begun
     errors = [row for row in encoded if isinstance(row, CorpusError)]
     if errors and work.config.bad_rows == "error":
-        raise errors[0]
+        raise CorpusError(
+            f"{errors[0]}; of {size:,} rows sampled, {len(errors):,} cannot be used, and the run would stop at the "
+            "first; mend them, or leave them out with bad_rows=skip"
+        )
     examples = [row for row in encoded if isinstance(row, Example)]
     if not examples:
         raise CorpusError(f"candidates: none of the {size} rows sampled can be used; the first: {errors[0]}")
@@ -79,5 +99,6 @@ def measure_pool(work: Workspace, sample: int = SAMPLE_ROWS) -> PoolSize:
         cut=sum(example.cut > 0 for example in examples) / size,
         not_usable=len(errors) / size,
         first_error=str(errors[0]) if errors else None,
+        encode_s=seconds / size,
         examples=examples,
     )

@@ -2,63 +2,60 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from gdig.influence.memory_plan import MemoryPlan
+from gdig.influence.memory_plan import MemoryParts
+from gdig.meter import duration
 from gdig.planning.pool_size import PoolSize
+from gdig.planning.stages import StagePlan
 from gdig.planning.trial import Rates
-from gdig.progress import duration
-
-
-@dataclass(frozen=True)
-class StagePlan:
-    """One pass of a stage, or another part of it.
-
-    Attributes:
-        name: as the bar of the run calls it.
-        tokens: that go through the model.
-        passes: how often the model passes these tokens: once for each partition of the layers.
-        seconds: expected.
-        done: whether the run in run_path has it.
-    """
-
-    name: str
-    tokens: float
-    passes: int
-    seconds: float
-    done: bool
 
 
 @dataclass(frozen=True)
 class RunPlan:
-    """What `gdig select` would do with the same options.
+    """What `gdig select` would do with the same options. As text, it is what `gdig plan` prints.
 
     Attributes:
-        model: class, dtype, device, and the chosen layers in words.
+        model: class, dtype, device, and the chosen layers, in words.
+        layers: names of the chosen layers.
+        coverage: share of the weights beside the embeddings that the layers have.
         pool: rows and tokens.
         seeds: rows of the seeds.
         seed_tokens: their tokens.
         stages: parts of the run in order.
         spread: share by which the time can be off: the spread of the trial, and the error of the pool's tokens.
-        memory: bytes by pass and by what holds them.
+        token_batch_size: tokens in a batch of the fit; None for a run without one.
+        sweep_batch_size: tokens in a batch of the sweep.
+        dense_bytes: memory of the seeds' dense gradients in the sweep.
+        partitions: layers of each partition of the fit.
+        memory: what each pass holds, by the pass.
         other_memory: bytes that the process holds besides: Python, torch, and what they have loaded.
-        disk: bytes by stage.
+        free_memory: bytes of the device's memory that are free beside the weights; None where that is not known.
+        disk: bytes by stage; `resume` are files of unfinished work, which the run removes.
         free_disk: bytes free on the disk of run_path.
-        rates: what the trial measured; None when no stage is left that passes the model.
+        rates: what the trial measured.
         notes: what is worth knowing before the start.
         cheaper: what would lower the cost, with the seconds that would be left.
     """
 
     model: str
+    layers: tuple[str, ...]
+    coverage: float
     pool: PoolSize
     seeds: int
     seed_tokens: int
     stages: tuple[StagePlan, ...]
     spread: float
-    memory: MemoryPlan
+    token_batch_size: int | None
+    sweep_batch_size: int
+    dense_bytes: int
+    partitions: tuple[int, ...]
+    memory: Mapping[str, MemoryParts]
     other_memory: int
-    disk: dict[str, int]
+    free_memory: int | None
+    disk: Mapping[str, int]
     free_disk: int
     rates: Rates
     notes: tuple[str, ...]
@@ -66,92 +63,93 @@ class RunPlan:
 
     @property
     def seconds(self) -> float:
-        """Seconds of all stages that are not done."""
-        return sum(stage.seconds for stage in self.stages if not stage.done)
+        """Seconds of what is not done."""
+        return sum(stage.left_s for stage in self.stages)
 
     @property
     def peak_memory(self) -> int:
         """Bytes of the process at its peak."""
-        return self.other_memory + self.memory.peak.total
+        return self.other_memory + max(parts.total for parts in self.memory.values())
+
+    def __str__(self) -> str:
+        return "\n".join(self.lines())
 
     def lines(self) -> list[str]:
         """Return the plan as lines of text."""
-        return plan_lines(self)
+        pool = self.pool
+        about = "" if pool.sampled == pool.rows else f" +- {100 * pool.error / pool.tokens:.0f} %"
+        sample = "" if pool.sampled == pool.rows else f" (from {pool.sampled:,} rows)"
+        return [
+            f"model: {self.model}",
+            f"pool: {pool.rows:,} rows, {pool.tokens:,.0f} tokens{about}{sample}; {pool.mean_tokens:.0f} a row, the "
+            f"longest {pool.longest:,}; {pool.cut:.1%} cut to the window, {pool.not_usable:.1%} not usable",
+            f"seeds: {self.seeds:,} rows, {self.seed_tokens:,} tokens",
+            *(f"note: {note}" for note in self.notes),
+            "",
+            *self._stage_table(),
+            "",
+            f"time: {duration(self.seconds)}, +- {100 * self.spread:.0f} % (from a trial of "
+            f"{duration(self.rates.seconds)})",
+            f"memory: {_size(self.peak_memory)} at the peak ({self._peak()})" + self._free(),
+            f"batches: {self._batches()}",
+            f"disk: {_size(sum(self.disk.values()))} ({_parts(self.disk)}); {_size(self.free_disk)} free",
+            *(f"cheaper: {change} takes {duration(seconds)}" for change, seconds in self.cheaper),
+        ]
 
     def as_json(self) -> dict[str, Any]:
         """Return the plan as values of JSON."""
         pool = {f.name: getattr(self.pool, f.name) for f in fields(self.pool) if f.name != "examples"}
-        return {
-            "model": self.model,
-            "pool": pool,
-            "seeds": self.seeds,
-            "seed_tokens": self.seed_tokens,
+        own = {f.name: getattr(self, f.name) for f in fields(self)}
+        return own | {
+            "layers": list(self.layers),
+            "pool": pool | {"mean_tokens": self.pool.mean_tokens, "longest": self.pool.longest},
             "stages": [asdict(stage) for stage in self.stages],
             "seconds": self.seconds,
-            "spread": self.spread,
-            "token_batch_size": self.memory.token_batch_size,
-            "sweep_batch_size": self.memory.sweep_batch_size,
-            "partitions": len(self.memory.partitions),
-            "memory": {name: asdict(parts) for name, parts in self.memory.passes.items()},
+            "partitions": list(self.partitions),
+            "memory": {name: asdict(parts) for name, parts in self.memory.items()},
             "peak_memory": self.peak_memory,
-            "disk": self.disk,
-            "free_disk": self.free_disk,
-            "rates": asdict(self.rates),
+            "disk": dict(self.disk),
+            "rates": self.rates.as_json(),
             "notes": list(self.notes),
             "cheaper": [{"change": change, "seconds": seconds} for change, seconds in self.cheaper],
         }
 
+    def _stage_table(self) -> list[str]:
+        width = max(len(stage.name) for stage in self.stages)
+        lines = []
+        for stage in self.stages:
+            tokens = f"{stage.tokens:,.0f} tokens" if stage.tokens else ""
+            if stage.passes > 1:
+                tokens += f" x {stage.passes} passes"
+            time = "done" if stage.done == 1 else duration(stage.left_s)
+            if 0 < stage.done < 1:
+                tokens += f", {stage.done:.0%} done"
+            lines.append(f"  {stage.name:<{width}}  {time:>10}  {tokens}".rstrip())
+        return lines
 
-def plan_lines(plan: RunPlan) -> list[str]:
-    """Return the lines that `gdig plan` prints."""
-    pool, memory = plan.pool, plan.memory
-    exact = pool.sampled == pool.rows
-    about = "" if exact else f", +- {100 * pool.error / pool.tokens:.0f} %, from {pool.sampled:,} rows"
-    batches = f"batches of {memory.token_batch_size:,} tokens in the fit, {memory.sweep_batch_size:,} in the sweep"
-    lines = [
-        f"model: {plan.model}",
-        f"pool: {pool.rows:,} rows, {pool.tokens:,.0f} tokens{about}; {pool.mean_tokens:.0f} a row, the longest "
-        f"{pool.longest:,}",
-        f"seeds: {plan.seeds:,} rows, {plan.seed_tokens:,} tokens",
-        *(f"note: {note}" for note in plan.notes),
-        "",
-        *_stage_table(plan),
-        "",
-        f"time: {duration(plan.seconds)} in all, +- {100 * plan.spread:.0f} % (from a trial of "
-        f"{duration(plan.rates.seconds)})",
-        f"memory: {_size(plan.peak_memory)} at the peak ({_peak(plan)}); {batches}",
-        f"disk: {_size(sum(plan.disk.values()))} ({_parts(plan.disk)}), {_size(plan.free_disk)} free",
-    ]
-    if plan.cheaper:
-        lines.append("cheaper: " + "; ".join(f"{change} takes {duration(seconds)}" for change, seconds in plan.cheaper))
-    return lines
+    def _batches(self) -> str:
+        sweep = f"{self.sweep_batch_size:,} tokens in the sweep"
+        if self.token_batch_size is None:
+            return sweep
+        n = len(self.partitions)
+        partitions = f"{n} partitions of the layers" if n > 1 else "all layers at once"
+        return f"{self.token_batch_size:,} tokens in the fit ({partitions}), {sweep}"
 
+    def _peak(self) -> str:
+        """What holds the memory of the pass that takes most."""
+        name, peak = max(self.memory.items(), key=lambda item: item[1].total)
+        sizes = {part.name.replace("_", " "): getattr(peak, part.name) for part in fields(peak)}
+        return f"{name}: {_parts({**sizes, 'Python and torch': self.other_memory})}"
 
-def _stage_table(plan: RunPlan) -> list[str]:
-    width = max(len(stage.name) for stage in plan.stages)
-    lines = []
-    for stage in plan.stages:
-        tokens = f"{stage.tokens:,.0f} tokens" if stage.tokens else ""
-        if stage.passes > 1:
-            tokens += f" x {stage.passes} passes"
-        time = "done" if stage.done else duration(stage.seconds)
-        lines.append(f"  {stage.name:<{width}}  {time:>10}  {tokens}".rstrip())
-    return lines
+    def _free(self) -> str:
+        return "" if self.free_memory is None else f"; {_size(self.free_memory)} free beside the weights"
 
 
-def _peak(plan: RunPlan) -> str:
-    """What holds the memory of the pass that takes most."""
-    peak = plan.memory.peak
-    name = next(name for name, parts in plan.memory.passes.items() if parts is peak)
-    sizes = {part.name.replace("_", " "): getattr(peak, part.name) for part in fields(peak)}
-    return f"{name}: {_parts({**sizes, 'Python and torch': plan.other_memory})}"
-
-
-def _parts(sizes: dict[str, int]) -> str:
+def _parts(sizes: Mapping[str, int]) -> str:
     """Name sizes from the largest to the smallest, without those that do not matter."""
     total = sum(sizes.values())
     ordered = sorted(sizes.items(), key=lambda item: -item[1])
-    return ", ".join(f"{name} {_size(size)}" for name, size in ordered if 100 * size >= total) or "nothing"
+    return ", ".join(f"{name} {_size(size)}" for name, size in ordered if size and 100 * size >= total) or "nothing"
 
 
 def _size(n_bytes: int) -> str:

@@ -1,81 +1,77 @@
-"""A trial of some seconds: what each step of a run costs a token or a seed, by the very code of the run.
+"""A trial of seconds on the real model: what each step of a run costs, by the very code of the run.
 
-The trial takes one batch, and one layer of each shape. A step's cost beside the plain pass goes by
-layer; so the measured cost of the layers of the trial, times the work of all layers over theirs, is that of all layers.
+One batch of the pool and a few seeds pass the model. What the pass gives one layer of each kind is kept, and the steps
+of the run are measured on it. A step's seconds over all layers follow from the kinds of the layers.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from statistics import median
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import torch
 
 from gdig.config.config import Config
 from gdig.data.tokens import Example
-from gdig.influence.curvature import fit_curvature
-from gdig.influence.factors import Factors
-from gdig.influence.seed_factors import SeedFactors, precondition_seeds
-from gdig.model.batches import make_batches
-from gdig.model.capture import GradientPass
+from gdig.influence.layer_scores import plan_dense
+from gdig.influence.precondition import make_groups
+from gdig.influence.seed_factors import SeedFactors
+from gdig.influence.sweep_plan import SweepPlan, plan_sweep
+from gdig.model.batches import Batch, make_batches
 from gdig.model.causal_model import Model
 from gdig.model.layers import Layer
-from gdig.passes.influence_pass import make_influence_pass
-from gdig.progress import Bar, Progress
+from gdig.model.token_memory import TokenMemory
+from gdig.planning.layer_trial import LayerCost, LayerTrial
+from gdig.planning.pass_trial import (
+    Kind,
+    PassRates,
+    capture,
+    kind_of,
+    representatives,
+    time_forward,
+    time_passes,
+    with_layers,
+)
+from gdig.planning.stopwatch import Stopwatch
 
-_TIMES = 3
-"""Times that the plain pass of the batch is measured, for its median and spread."""
-_TOKENS = 1024
-"""Most tokens of the batch on a CPU, where larger ones gain nothing; elsewhere the batch is as large as in the run."""
-_SEEDS = 2
+_PASSES_S = 8.0
+"""The pass of the batch is repeated when both passes end within this time."""
+_SEED_TOKENS = 256
+"""Most tokens of the seeds that pass, unless one seed has more."""
 
 
 @dataclass(frozen=True)
 class Rates:
-    """What the trial measured, for all chosen layers on this machine.
+    """What a trial measured.
 
     Attributes:
-        plain: seconds a token of a forward and backward pass that computes nothing for the layers.
-        factors: seconds a token beside `plain` for the sums of A and S.
-        eigenvectors: seconds for the eigenvectors of all layers.
-        eigenvalues: seconds a token beside `plain` for EK-FAC's eigenvalues.
-        seed: seconds a seed, its pass included.
-        columns: columns a seed over all layers.
-        sweep: seconds a token beside `plain` for influence and sketch.
-        spread: half the range of the repeated plain pass over its median.
+        passes: of batches of the pool.
+        seed_pass: seconds a token of the small batches of the seeds, for the whole pass.
+        kinds: cost of a layer by its kind.
+        columns: of all seeds in each layer.
         seconds: of the trial.
     """
 
-    plain: float
-    factors: float
-    eigenvectors: float
-    eigenvalues: float
-    seed: float
-    columns: float
-    sweep: float
-    spread: float
+    passes: PassRates
+    seed_pass: float
+    kinds: dict[Kind, LayerCost]
+    columns: tuple[int, ...]
     seconds: float
 
+    def of_layers(self, name: str, layers: Sequence[Layer]) -> float:
+        """The sum of a cost over some layers."""
+        return sum(float(getattr(self.kinds[kind_of(layer)], name)) for layer in layers)
 
-class StageClock(Progress):
-    """Shows nothing, and measures the seconds of each stage by `clock`."""
+    def of_scores(self, name: str, layers: Sequence[Layer], ways: Sequence[Any]) -> float:
+        """The sum of the cost `scores` or `dense` over some layers, each in its way."""
+        return sum(getattr(self.kinds[kind_of(layer)], name)[way] for layer, way in zip(layers, ways, strict=True))
 
-    def __init__(self, clock: Callable[[], float]) -> None:
-        super().__init__(quiet=True)
-        self.seconds: dict[str, float] = {}
-        self._seconds_now = clock
-
-    @contextmanager
-    def stage(self, name: str, total: int | None, unit: str = "rows", done: int = 0) -> Iterator[Bar]:
-        """Measure a stage."""
-        begun = self._seconds_now()
-        with super().stage(name, total, unit, done) as bar:
-            yield bar
-        self.seconds[name] = self._seconds_now() - begun
+    def as_json(self) -> dict[str, Any]:
+        """Return the rates as values of JSON."""
+        kinds = [{"shape": [kind[1], kind[0]], "first": kind[2], **asdict(cost)} for kind, cost in self.kinds.items()]
+        return {"passes": asdict(self.passes), "seed_pass": self.seed_pass, "kinds": kinds, "seconds": self.seconds}
 
 
 def run_trial(
@@ -84,9 +80,11 @@ def run_trial(
     seeds: Sequence[Example],
     config: Config,
     token_batch_size: int,
-    clock: Callable[[], float] = time.perf_counter,
-) -> Rates:
-    """Measure every step on one batch.
+    token_memory: TokenMemory,
+    limit: int | None,
+    watch: Stopwatch,
+) -> tuple[Rates, SweepPlan]:
+    """Measure every step, and plan the memory of the sweep, which depends on the columns of the seeds.
 
     Args:
         model: the model with its layers, on its device.
@@ -94,126 +92,75 @@ def run_trial(
         seeds: the seeds.
         config: the options of the run.
         token_batch_size: of the run.
-        clock: seconds from any origin, never going back.
+        token_memory: what a pass holds for each token.
+        limit: bytes that the sweep may take beside the weights; None: no limit.
+        watch: measures.
 
     Raises:
-        ModelError: as the steps of a run raise it, for instance when no row has a finite loss.
+        ModelError: as the steps of a run raise it, for instance when a number is not finite.
     """
-    begun = clock()
-    size = min(token_batch_size, _TOKENS) if model.device.type == "cpu" else token_batch_size
-    rows = _typical_rows(examples, size, model)
-    (batch,) = make_batches(rows, size, window=model.window)
-    n_tokens = sum(map(len, rows))
-    small = replace(model, layers=representatives(model.layers))
-    gradients = GradientPass(small, config.loss_reduction)
-
-    def plain_pass() -> float:
-        started = clock()
-        gradients.run(batch, _nothing)
-        if model.device.type == "cuda":
-            torch.cuda.synchronize(model.device)
-        return (clock() - started) / n_tokens
-
-    plain_pass()  # for buffers, threads and caches
-    times = [plain_pass() for _ in range(_TIMES)]
-    plain = median(times)
-    stages = StageClock(clock)
-    factors, fit_costs = _trial_fit(small, rows, config, stages, plain, clock)
-    shown = [seeds[round(i * (len(seeds) - 1) / max(1, _SEEDS - 1))] for i in range(min(_SEEDS, len(seeds)))]
-    seed_factors, report = precondition_seeds(small, factors, shown, rows[: config.probe_rows], config, stages)
-    # The pass of a seed goes through the whole graph, but its products are those of the trial's layers alone.
-    seed_pass = plain * float(np.mean([len(seed) for seed in shown]))
-    seed_products = max(0.0, stages.seconds["fit: seeds"] / len(shown) - seed_pass)
-    many = [_repeated(f, len(seeds)) for f in seed_factors]
-    sweep = make_influence_pass(small, many, config, stages, [f for f in factors if f is not None])
-    sweep.batch_runner.token_batch_size = size
-    sweep.compute(rows[:1])
-    started = clock()
-    sweep.compute(rows)
-    sweep_s = (clock() - started) / n_tokens
-    squares, sides, cubes = (_share(model.layers, small.layers, work) for work in (_products, _sides, _cubes))
-    return Rates(
-        plain=plain,
-        factors=fit_costs["factors"] * squares,
-        eigenvectors=fit_costs["eigenvectors"] * cubes,
-        eigenvalues=fit_costs["eigenvalues"] * squares,
-        seed=seed_products * squares + seed_pass,
-        columns=report.columns / len(shown) * len(model.layers) / len(small.layers),
-        sweep=max(0.0, sweep_s - plain) * sides,
-        spread=(max(times) - min(times)) / 2 / plain,
-        seconds=clock() - begun,
-    )
+    begun = watch.now()
+    batch = _typical_batch(examples, token_batch_size, model)
+    longest = max(map(len, [*examples, *seeds]))
+    if not config.gradients:
+        passes = time_forward(model, batch, config, watch)
+        sweep = plan_sweep(model, config, [], limit=limit, longest=longest, token_memory=token_memory)
+        return Rates(passes, 0.0, {}, (), watch.now() - begun), sweep
+    indices = representatives(model.layers)
+    small = with_layers(model, indices)
+    passes, captured = time_passes(small, batch, config, watch, _PASSES_S)
+    trial = LayerTrial(small, captured, config, watch)
+    trial.fit()
+    group = _typical_seeds(seeds)
+    longest_seed = max(map(len, group))
+    (seed_batch,) = make_batches(group, len(group) * longest_seed, window=longest_seed)
+    _, captured_seeds = capture(small, seed_batch, config, watch)
+    mean_length = int(np.mean([len(example) for example in examples]))
+    trial.seeds(captured_seeds, config.probe_rows * mean_length)
+    trial.sketches()
+    kinds = trial.by_kind()
+    seed_pass = captured_seeds.seconds / seed_batch.input_ids.size
+    shapes = seed_shapes(model, Rates(passes, seed_pass, kinds, (), 0.0), len(seeds))
+    columns = tuple(f.u.shape[1] for f in shapes)
+    sweep = plan_sweep(model, config, shapes, limit=limit, longest=longest, token_memory=token_memory)
+    ways: dict[Kind, list[Any]] = {}
+    for layer, way in zip(model.layers, plan_dense(shapes, sweep.dense_bytes), strict=True):
+        if way not in ways.setdefault(kind_of(layer), []):
+            ways[kind_of(layer)].append(way)
+    trial.scores(len(seeds), ways)
+    if config.checkpoints:
+        trial.checkpoint()
+    return Rates(passes, seed_pass, trial.by_kind(), columns, watch.now() - begun), sweep
 
 
-def representatives(layers: Sequence[Layer]) -> list[Layer]:
-    """Return the first layer of each shape, with the layers that share its input: from them follows the cost of all.
-
-    The first layer of all is among them, so the graph of the trial begins where that of the run does.
-    """
-    chosen: dict[tuple[int, int, bool], Layer] = {}
-    for layer in layers:
-        chosen.setdefault((layer.width, layer.out_features, layer.input_name == layer.name), layer)
-    names = {layer.input_name for layer in chosen.values()} | {layer.name for layer in chosen.values()}
-    return [layer for layer in layers if layer.name in names]
-
-
-def _typical_rows(examples: Sequence[Example], size: int, model: Model) -> list[Example]:
-    """The rows of a full batch around the median length, as most batches of a run are."""
-    batches = make_batches(examples, size, window=model.window)
-    return [examples[int(row)] for row in batches[len(batches) // 2].rows]
+def seed_shapes(model: Model, rates: Rates, n_seeds: int) -> list[SeedFactors]:
+    """The factors of so many seeds in each layer, on the device "meta"."""
+    dtype = torch.promote_types(model.dtype, torch.float32)
+    shapes = []
+    for layer in model.layers:
+        cost = rates.kinds[kind_of(layer)]
+        n = round(n_seeds * cost.columns)
+        u, v = (torch.empty(width, n, dtype=dtype, device="meta") for width in (layer.out_features, layer.width))
+        offsets = torch.linspace(0, n, n_seeds + 1).long()
+        shapes.append(SeedFactors(u, v, offsets, np.full(n_seeds, cost.energy)))
+    return shapes
 
 
-def _trial_fit(
-    model: Model, rows: Sequence[Example], config: Config, stages: StageClock, plain: float, clock: Callable[[], float]
-) -> tuple[Sequence[Factors | None], dict[str, float]]:
-    """Fit on a few rows: the factors, and the cost of each part beside the plain pass."""
-    costs = dict.fromkeys(("factors", "eigenvectors", "eigenvalues"), 0.0)
-    if config.inversion == "identity":
-        return [None] * len(model.layers), costs
-    n_tokens = sum(map(len, rows))
-    begun = clock()
-    factors, _ = fit_curvature(model, rows, np.arange(len(rows), dtype=np.uint64), config, stages)
-    seconds = clock() - begun
-    for name in ("factors", "eigenvalues"):
-        if (stage := stages.seconds.get(f"fit: {name}")) is not None:
-            costs[name] = max(0.0, stage / n_tokens - plain)
-    costs["eigenvectors"] = seconds - sum(s for name, s in stages.seconds.items() if name.startswith("fit: "))
-    return factors, costs
+def _typical_batch(examples: Sequence[Example], size: int, model: Model) -> Batch:
+    """The batch in the middle, whose lines have about the median length of a token of the pool."""
+    batches = [batch for batch in make_batches(examples, size, window=model.window) if len(batch.targets[1])]
+    full = [batch for batch in batches if batch.input_ids.size > size // 2] or batches
+    tokens = np.cumsum([batch.input_ids.size for batch in full])
+    return full[int(np.searchsorted(tokens, tokens[-1] / 2))]
 
 
-def _repeated(factors: SeedFactors, n_seeds: int) -> SeedFactors:
-    """The factors of a few seeds, repeated until they are those of `n_seeds` seeds."""
-    bounds = factors.column_offsets.tolist()
-    n = len(bounds) - 1
-    order = [seed % n for seed in range(n_seeds)]
-    columns = torch.cat([torch.arange(bounds[seed], bounds[seed + 1]) for seed in order]).to(factors.u.device)
-    widths = torch.tensor([bounds[seed + 1] - bounds[seed] for seed in order])
-    offsets = torch.cat([torch.zeros(1, dtype=torch.int64), widths.cumsum(0)])
-    u, v = factors.u[:, columns].contiguous(), factors.v[:, columns].contiguous()
-    return SeedFactors(u, v, offsets, factors.energy[order])
-
-
-def _nothing(*_: object) -> None:
-    """The sink of a plain pass."""
-
-
-def _share(layers: Sequence[Layer], some: Sequence[Layer], work: Callable[[Layer], int]) -> float:
-    """The work of all layers over that of some."""
-    return sum(map(work, layers)) / sum(map(work, some))
-
-
-def _products(layer: Layer) -> int:
-    """Work that goes by the area of the factors, as sums and rotations do."""
-    own_input = layer.width**2 if layer.input_name == layer.name else 0
-    return own_input + layer.out_features**2 + layer.width * layer.out_features
-
-
-def _sides(layer: Layer) -> int:
-    """Work that goes by the sides of a layer, as scores and sketches do."""
-    return layer.width + layer.out_features
-
-
-def _cubes(layer: Layer) -> int:
-    """Work of the eigenvectors."""
-    own_input = layer.width**3 if layer.input_name == layer.name else 0
-    return own_input + layer.out_features**3
+def _typical_seeds(seeds: Sequence[Example]) -> list[Example]:
+    """A group of seeds of about the median length, as the run passes them together."""
+    ordered = sorted(seeds, key=len)
+    middle = len(ordered) // 2
+    near = [*ordered[middle:], *ordered[:middle][::-1]]
+    (first, *_) = make_groups(near)
+    group = [near[number] for number in first]
+    while len(group) > 1 and len(group) * max(map(len, group)) > _SEED_TOKENS:
+        group.pop()
+    return group
