@@ -15,7 +15,8 @@ from transformers.utils.logging import disable_progress_bar
 
 from gdig.config.options import DataOptions
 from gdig.data.corpus import open_corpus
-from gdig.data.prompts import TemplatePrompter
+from gdig.data.prompts import plain_prompt
+from gdig.data.row_formats import make_reader
 from gdig.data.tokens import Encoder, Example
 
 WINDOW = 192
@@ -32,7 +33,8 @@ def make_model(
     torch.manual_seed(random_seed)
     disable_progress_bar()
     corpus = open_corpus([pool])
-    tokenizer = make_tokenizer([TemplatePrompter("translation")(row).text for row in corpus.rows(0, len(corpus))])
+    read = make_reader("translation")
+    tokenizer = make_tokenizer([plain_prompt(read(row)).text for row in corpus.rows(0, len(corpus))])
     encoder = Encoder(DataOptions(), "translation", tokenizer, WINDOW)
     examples = [e for e in encoder.encode(corpus, range(len(corpus))) if isinstance(e, Example)]
     model = LlamaForCausalLM(

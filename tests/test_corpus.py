@@ -62,7 +62,7 @@ WRITERS = {"a.jsonl": write_jsonl, "a.json": write_list, "a.parquet": write_parq
 def test_every_kind_gives_the_same_rows(tmp_path, opened, name):
     corpus = opened(WRITERS[name](tmp_path / name, ROWS))
     assert len(corpus) == 10
-    assert corpus.fields == ("prompt", "completion", "n")
+    assert corpus.fields_of(0) == ("prompt", "completion", "n")
     assert corpus.rows(0, 10) == ROWS
     assert corpus.rows(3, 3) == []
     assert corpus.rows(3, 6) == ROWS[3:6]

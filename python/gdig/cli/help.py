@@ -26,7 +26,8 @@ _METAVARS = {
     "candidates": "FILE...", "seeds": "FILE...", "output": "FILE", "difficulty": "FILE", "features": "FILE",
     "config": "FILE", "filter_modules": "REGEX", "budget": "AMOUNT", "sweep_part": "K/N", "methods": "METHOD...",
     "task_field": "NAME", "device": "NAME", "layers": "CHOICE",
-    "method": "METHOD", "base_model": "DIR",
+    "method": "METHOD", "base_model": "DIR", "row_format": "FORMAT", "prompt_column": "FIELD",
+    "completion_column": "FIELD", "conversation_column": "FIELD", "system_column": "FIELD",
 }  # fmt: skip
 
 

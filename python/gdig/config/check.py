@@ -136,12 +136,27 @@ def _check_combinations(c: Config) -> None:
     for given, missing in (("prompt_template", "target_template"), ("target_template", "prompt_template")):
         if getattr(c, given) is not None and getattr(c, missing) is None:
             raise wrong(missing, None, f"a template, because {given} is given; give both or neither")
+    _check_columns(c)
     if c.row_format == "template" and c.prompt_template is None:
         raise wrong("row_format", c.row_format, "another format, or prompt_template and target_template beside it")
     if c.vote_share is not None and c.votes != "rank":
         raise wrong("vote_share", c.vote_share, "no value with votes=sign; votes=rank takes the share")
     if c.agreement == "tasks" and c.task_field is None:
         raise wrong("agreement", c.agreement, "seeds without task_field; task_field names the field of a seed's task")
+
+
+def _check_columns(c: Config) -> None:
+    columns = ("prompt_column", "completion_column", "conversation_column", "system_column")
+    for name in columns:
+        if getattr(c, name) is not None and c.prompt_template is not None:
+            raise wrong(name, getattr(c, name), "no column beside prompt_template, which names the fields itself")
+    if c.prompt_column is not None and c.completion_column is None:
+        raise wrong("completion_column", None, "the column that is trained on, because prompt_column is given")
+    if c.conversation_column is not None and c.completion_column is not None:
+        raise wrong(
+            "conversation_column", c.conversation_column,
+            "either this column or prompt_column and completion_column; give one of the two",
+        )  # fmt: skip
 
 
 def _check_texts(c: Config) -> None:

@@ -76,13 +76,22 @@ class ArrowRows:
     def __len__(self) -> int:
         return len(self._dataset)
 
-    def rows(self, start: int, stop: int) -> list[dict[str, Any]]:
-        """Return the rows from `start` up to `stop`."""
-        return self._dataset[start:stop].to_pylist() if start < stop else []
+    def fields(self) -> tuple[str, ...]:
+        """Return the names of the columns."""
+        return tuple(self.schema.names)
 
-    def take(self, indices: Sequence[int]) -> list[dict[str, Any]]:
-        """Return the rows at `indices`, in that order."""
-        return self._dataset[list(indices)].to_pylist() if len(indices) else []
+    def rows(self, start: int, stop: int, columns: frozenset[str] | None = None) -> list[dict[str, Any]]:
+        """Return the rows from `start` up to `stop`, with those of `columns` that there are; None: all columns."""
+        return self._of(columns)[start:stop].to_pylist() if start < stop else []
+
+    def take(self, indices: Sequence[int], columns: frozenset[str] | None = None) -> list[dict[str, Any]]:
+        """Return the rows at `indices`, in that order, with those of `columns` that there are; None: all columns."""
+        return self._of(columns)[list(indices)].to_pylist() if len(indices) else []
+
+    def _of(self, columns: frozenset[str] | None) -> Dataset:
+        if columns is None:
+            return self._dataset
+        return self._dataset.select_columns([name for name in self.schema.names if name in columns])
 
     def line(self, i: int) -> int | None:
         """Return None: these files have no lines."""

@@ -12,7 +12,7 @@ import itertools
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import numpy as np
 
@@ -28,12 +28,17 @@ _CHUNK = 1024
 _JSON, _PARQUET = (".jsonl", ".ndjson", ".json"), (".parquet",)
 
 
+Columns: TypeAlias = "frozenset[str] | None"
+"""The fields that are wanted of a row. Others may be missing then. None: all of them."""
+
+
 class _Source(Protocol):
     path: Path
 
     def __len__(self) -> int: ...
-    def rows(self, start: int, stop: int) -> list[dict[str, Any]]: ...
-    def take(self, indices: Sequence[int]) -> list[dict[str, Any]]: ...
+    def fields(self) -> tuple[str, ...]: ...
+    def rows(self, start: int, stop: int, columns: Columns = None) -> list[dict[str, Any]]: ...
+    def take(self, indices: Sequence[int], columns: Columns = None) -> list[dict[str, Any]]: ...
     def line(self, i: int) -> int | None: ...
 
 
@@ -91,9 +96,26 @@ class Corpus:
         return tuple(self._ends)
 
     @property
-    def fields(self) -> tuple[str, ...]:
-        """Names of the fields of the first row, in its order."""
-        return tuple(self.rows(0, 1)[0])
+    def n_files(self) -> int:
+        """How many files there are."""
+        return len(self._sources)
+
+    def file_of(self, i: int) -> int:
+        """Return the number of the file that holds row `i`."""
+        return self._locate(int(i))[0]
+
+    def first_row(self, file: int) -> int:
+        """Return the number of a file's first row."""
+        return self._ends[file - 1] if file else 0
+
+    def fields_of(self, file: int) -> tuple[str, ...]:
+        """Return the names of a file's columns, or of the fields of its first rows, in their order."""
+        return self._sources[file].fields()
+
+    def head(self, file: int, n: int, columns: Columns = None) -> list[dict[str, Any]]:
+        """Return the first `n` rows of a file."""
+        source = self._sources[file]
+        return source.rows(0, min(n, len(source)), columns)
 
     @property
     def schema(self) -> pa.Schema | None:
@@ -101,8 +123,14 @@ class Corpus:
         schemas = [getattr(source, "schema", None) for source in self._sources]
         return schemas[0] if all(schema is not None and schema == schemas[0] for schema in schemas) else None
 
-    def rows(self, start: int, stop: int) -> list[dict[str, Any]]:
-        """Return the rows from `start` up to `stop` (exclusive; 0 <= start <= stop <= len(corpus))."""
+    def rows(self, start: int, stop: int, columns: Sequence[Columns] | None = None) -> list[dict[str, Any]]:
+        """Return the rows from `start` up to `stop` (exclusive; 0 <= start <= stop <= len(corpus)).
+
+        Args:
+            start: the first row.
+            stop: the row after the last row.
+            columns: the fields that are wanted, for each file. None: all fields.
+        """
         if not 0 <= start <= stop <= len(self):
             raise IndexError(f"rows {start} to {stop} of a corpus of {len(self)} rows")
         rows: list[dict[str, Any]] = []
@@ -110,19 +138,22 @@ class Corpus:
             number, local = self._locate(start)
             source = self._sources[number]
             end = min(len(source), local + stop - start)
-            rows += source.rows(local, end)
+            rows += source.rows(local, end, columns[number] if columns else None)
             start += end - local
         return rows
 
-    def take(self, indices: Sequence[int] | np.ndarray) -> list[dict[str, Any]]:
-        """Return the rows at `indices`, in that order. An index may be repeated."""
+    def take(
+        self, indices: Sequence[int] | np.ndarray, columns: Sequence[Columns] | None = None
+    ) -> list[dict[str, Any]]:
+        """Return the rows at `indices`, in that order. An index may be repeated. `columns` is as in :meth:`rows`."""
         locations = [self._locate(int(i)) for i in indices]
         rows: list[dict[str, Any]] = [{}] * len(locations)
         by_source: dict[int, list[int]] = {}
         for position, (number, _) in enumerate(locations):
             by_source.setdefault(number, []).append(position)
         for number, positions in by_source.items():
-            rows_of_source = self._sources[number].take([locations[position][1] for position in positions])
+            wanted = [locations[position][1] for position in positions]
+            rows_of_source = self._sources[number].take(wanted, columns[number] if columns else None)
             for position, row in zip(positions, rows_of_source, strict=True):
                 rows[position] = row
         return rows

@@ -28,6 +28,7 @@ from gdig.data.json_index import build_index, json_kind
 from gdig.errors import CorpusError
 
 _VERSION = 1  # of the index; an index of another version is not used
+_HEAD_ROWS = 32
 _decode_row = json.JSONDecoder().raw_decode
 
 
@@ -54,13 +55,17 @@ class JsonRows:
     def __len__(self) -> int:
         return len(self._starts) - 1
 
-    def rows(self, start: int, stop: int) -> list[dict[str, Any]]:
-        """Return the rows from `start` up to `stop`."""
+    def fields(self) -> tuple[str, ...]:
+        """Return the names of the fields of the first rows, in the order in which they come."""
+        return tuple(dict.fromkeys(name for row in self.rows(0, min(_HEAD_ROWS, len(self))) for name in row))
+
+    def rows(self, start: int, stop: int, columns: frozenset[str] | None = None) -> list[dict[str, Any]]:
+        """Return the rows from `start` up to `stop`, with all fields: a row is parsed whole."""
         with self._open() as file:
             return self._read(file, start, stop)
 
-    def take(self, indices: Sequence[int]) -> list[dict[str, Any]]:
-        """Return the rows at `indices`, in that order."""
+    def take(self, indices: Sequence[int], columns: frozenset[str] | None = None) -> list[dict[str, Any]]:
+        """Return the rows at `indices`, in that order, with all fields."""
         with self._open() as file:
             return [self._read(file, i, i + 1)[0] for i in indices]
 

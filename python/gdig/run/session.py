@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gdig.config.config import Config
-from gdig.config.options import RowFormat
 from gdig.data.corpus import Corpus, open_corpus
 from gdig.data.fingerprint import fingerprint_paths
 from gdig.distributed.ranks import Ranks
@@ -24,6 +23,7 @@ from gdig.run.layout import RunLayout
 from gdig.run.lock import lock
 
 if TYPE_CHECKING:
+    from gdig.data.row_formats import RowReader
     from gdig.data.tokens import Encoder, Example
     from gdig.model.causal_model import Model
     from gdig.model.directory import Limits
@@ -101,7 +101,27 @@ class Workspace:
     @cached_property
     def encoder(self) -> Encoder:
         """Turns rows of the pool into tokens."""
-        return self._encoder(self.candidates)
+        return self._encoder(self.readers[0])
+
+    @cached_property
+    def seed_encoder(self) -> Encoder:
+        """Turns seeds into tokens."""
+        return self._encoder(self.readers[1])
+
+    @cached_property
+    def readers(self) -> list[tuple[RowReader, ...]]:
+        """The readers of the files of the pool, and of the seeds where there are any.
+
+        Raises:
+            CorpusError: naming a file whose rows have no known format.
+            ConfigError: naming an option of a column that no file has.
+        """
+        from gdig.data.row_formats import open_readers, require_columns
+
+        corpora = [self.candidates, *([self.seed_corpus] if self.config.seeds else [])]
+        readers = [open_readers(self.config, corpus) for corpus in corpora]
+        require_columns(self.config, list(zip(corpora, readers, strict=True)))
+        return readers
 
     @cached_property
     def seed_examples(self) -> list[Example]:
@@ -111,7 +131,7 @@ class Workspace:
             CorpusError: on the first seed that cannot be used.
         """
         corpus = self.seed_corpus
-        encoded = self._encoder(corpus).encode(corpus, range(len(corpus)))
+        encoded = self.seed_encoder.encode(corpus, range(len(corpus)))
         for example in encoded:
             if isinstance(example, CorpusError):
                 raise example
@@ -163,20 +183,16 @@ class Workspace:
             raise CorpusError(f"candidates: none of the {len(rows)} rows sampled can be used; the first: {encoded[0]}")
         return [example for example, _ in good], np.array([row for _, row in good], dtype=np.int64)
 
-    def _format(self, corpus: Corpus) -> RowFormat:
-        from gdig.data.prompts import resolve_format
-
-        return resolve_format(self.config, corpus)
-
-    def _encoder(self, corpus: Corpus) -> Encoder:
+    def _encoder(self, readers: Sequence[RowReader]) -> Encoder:
         from gdig.data.tokens import Encoder
 
         limits = self.limits
         window = limits.window or _NO_LIMIT
-        row_format = self._format(corpus)
-        tokenizer = None if row_format == "tokens" else self.tokenizer
-        encoder = Encoder(self.config, row_format, tokenizer, window, vocab_size=limits.vocab_size)
-        if not encoder.has_eos and row_format != "tokens":
+        has_text = any(reader.format != "tokens" for reader in readers)
+        encoder = Encoder(
+            self.config, readers, self.tokenizer if has_text else None, window, vocab_size=limits.vocab_size
+        )
+        if not encoder.has_eos and has_text:
             self.progress.warn("the tokenizer has no EOS token: examples end without one")
         return encoder
 
