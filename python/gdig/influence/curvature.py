@@ -167,10 +167,10 @@ class CurvatureFit:
                 f"fit: expected rows with a finite loss, but none of the {len(finite)} rows of the sample has one; "
                 "check the model's weights"
             )
-        return self._factorise(layers, own, totals, kept)
+        return self._factorise(layers, own, totals, kept, self._title("eigenvectors", partition))
 
     def _factorise(
-        self, layers: Sequence[Layer], own: Sequence[int], totals: Totals, kept: dict[int, Factors]
+        self, layers: Sequence[Layer], own: Sequence[int], totals: Totals, kept: dict[int, Factors], title: str
     ) -> dict[int, Factors]:
         """Make the factors of this rank's layers from the totals of A and S, which are dropped one by one.
 
@@ -181,18 +181,20 @@ class CurvatureFit:
         count = report.examples if self._reduce else report.tokens
         factors: dict[int, Factors] = {}
         inputs: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
-        for number in own:
-            layer, f = layers[number], kept.get(number)
-            total_a, total_s = totals.pop((number, 0), []), totals.pop((number, 1))
-            if f is None:
-                if layer.input_name not in inputs:
-                    inputs[layer.input_name] = eigenbasis(mean_matrix(total_a, count, layer.device), layer.name)
-                q_a, l_a = inputs[layer.input_name]
-                q_s, l_s = eigenbasis(mean_matrix(total_s, count, layer.device), layer.name)
-                f = Factors(q_a, q_s, l_a, l_s, None, report.tokens, report.examples, self._reduce)
-                self._resume.keep(layer, f)
-            inputs.setdefault(layer.input_name, (f.q_a, f.l_a))
-            factors[number] = f
+        with self._progress.stage(title, len(own), "layers") as bar:
+            for number in own:
+                layer, f = layers[number], kept.get(number)
+                total_a, total_s = totals.pop((number, 0), []), totals.pop((number, 1))
+                if f is None:
+                    if layer.input_name not in inputs:
+                        inputs[layer.input_name] = eigenbasis(mean_matrix(total_a, count, layer.device), layer.name)
+                    q_a, l_a = inputs[layer.input_name]
+                    q_s, l_s = eigenbasis(mean_matrix(total_s, count, layer.device), layer.name)
+                    f = Factors(q_a, q_s, l_a, l_s, None, report.tokens, report.examples, self._reduce)
+                    self._resume.keep(layer, f)
+                inputs.setdefault(layer.input_name, (f.q_a, f.l_a))
+                factors[number] = f
+                bar.advance(1)
         return factors
 
     def _keep(self, began: float) -> None:
@@ -271,9 +273,7 @@ class CurvatureFit:
             with float32_products(config.matmul_precision):
                 return HostCopy([gradients.run(batch, give)])
 
-        title, partitions = f"fit: {name}", self._plan.partitions
-        if len(partitions) > 1:
-            title += f", partition {partitions.index(tuple(partition)) + 1} of {len(partitions)}"
+        title = self._title(name, partition)
         n_examples = len(self._lengths)
         sample = SampleSums(
             self._batches,
@@ -285,6 +285,13 @@ class CurvatureFit:
             self._resume.sums,
         )
         return sample.sum(title, run, sums, owners)
+
+    def _title(self, name: str, partition: Sequence[int]) -> str:
+        """The title of a bar."""
+        title, partitions = f"fit: {name}", self._plan.partitions
+        if len(partitions) > 1:
+            title += f", partition {partitions.index(tuple(partition)) + 1} of {len(partitions)}"
+        return title
 
     def _shared_eigenvectors(
         self, layers: Sequence[Layer], owners: Sequence[int], factors: dict[int, Factors]

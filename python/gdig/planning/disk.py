@@ -20,6 +20,7 @@ _LABEL_BYTES = 4 + 4
 """Of a row: label and distance."""
 _HEADER_BYTES = 4096
 """Most of a file beside its numbers: names, shapes and checksum."""
+_STAGES = {"curvature": "fit", "seeds": "fit", "resume files": "fit", "sweep": "sweep", "clusters": "cluster"}
 
 
 def disk_bytes(
@@ -31,9 +32,10 @@ def disk_bytes(
     n_clusters: int,
     memory: MemoryPlan | None,
 ) -> dict[str, int]:
-    """Return the bytes of the files of a run by stage: fit, resume (of the fit, while it runs), sweep, cluster.
+    """Return the bytes of a run's files by what they hold: curvature, seeds, resume files, sweep, clusters.
 
-    The selection comes on top: the chosen rows, as they are in the pool.
+    Resume files are those of a fit that is not finished; the fit removes them. The selection comes on top: the chosen
+    rows, as they are in the pool.
 
     Args:
         model: the model with its layers.
@@ -45,28 +47,33 @@ def disk_bytes(
         memory: of the fit; None without gradients.
     """
     item = torch.promote_types(model.dtype, torch.float32).itemsize
-    fit = 0
+    curvature = seeds = resume = 0
     if config.gradients:
         for layer, columns in zip(model.layers, seed_columns, strict=True):
             j, o = layer.width, layer.out_features
-            fit += columns * (j + o) * item + (n_seeds + 1) * 8 + n_seeds * 8 + _HEADER_BYTES
+            seeds += columns * (j + o) * item + (2 * n_seeds + 1) * 8 + _HEADER_BYTES
             if config.inversion != "identity":
                 squares = 0 if config.inversion == "kfac" else o * j
-                fit += (j * j + o * o + squares) * item + (j + o) * 8 + _HEADER_BYTES
-    # The sums of a partition and their totals, or the factors that take their place, in files of unfinished work.
-    resume = max((parts.sums + parts.eigenvectors for parts in memory.passes.values()), default=0) if memory else 0
+                curvature += (j * j + o * o + squares) * item + (j + o) * 8 + _HEADER_BYTES
+    if memory is not None:  # the sums of a partition and their totals, or the factors that take their place
+        resume = max((parts.sums + parts.eigenvectors for parts in memory.passes.values()), default=0)
     scale = 4 if config.sketch_dtype == "int8" else 0
     sketch = config.projection_dim * _SKETCH_BYTES[config.sketch_dtype] + scale
     influence = 4 * n_seeds if config.gradients else 0
     shards = -(-rows // config.rows_per_shard)
     a_pass = rows * (sketch + influence + _OTHER_BYTES) + shards * _HEADER_BYTES
+    of_seeds = n_seeds * (config.projection_dim * 6 + influence) + _HEADER_BYTES
     hidden = rows * config.projection_dim * 2
-    seeds = n_seeds * (config.projection_dim * 6 + influence) + _HEADER_BYTES
-    sweep = (a_pass + seeds) * (1 + len(config.checkpoints)) + hidden
-    cluster = 0
+    clusters = 0
     if METHODS[config.method].clusters:
-        cluster = rows * _LABEL_BYTES + n_clusters * config.projection_dim * 4 + (shards + 1) * _HEADER_BYTES
-    return {"fit": fit, "resume": resume, "sweep": sweep, "cluster": cluster}
+        clusters = rows * _LABEL_BYTES + n_clusters * config.projection_dim * 4 + (shards + 1) * _HEADER_BYTES
+    return {
+        "curvature": curvature,
+        "seeds": seeds,
+        "resume files": resume,
+        "sweep": (a_pass + of_seeds) * (1 + len(config.checkpoints)) + hidden,
+        "clusters": clusters,
+    }
 
 
 def free_disk(path: Path) -> int:
@@ -79,7 +86,7 @@ def require_disk(disk: dict[str, int], done: set[str], free: int, path: Path) ->
     """Refuse a run that its disk cannot hold.
 
     Args:
-        disk: bytes by stage.
+        disk: bytes by what the files hold.
         done: names of the stages that the run has already.
         free: bytes that are free.
         path: the run directory.
@@ -87,7 +94,7 @@ def require_disk(disk: dict[str, int], done: set[str], free: int, path: Path) ->
     Raises:
         RunError: when the stages that are left need more than is free.
     """
-    needed = sum(size for name, size in disk.items() if ("fit" if name == "resume" else name) not in done)
+    needed = sum(size for name, size in disk.items() if _STAGES[name] not in done)
     if needed > free:
         raise RunError(
             f"{path}: the run needs {needed / 2**30:.3g} GiB of disk, {free / 2**30:.3g} GiB are free; take another "

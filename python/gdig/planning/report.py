@@ -33,7 +33,7 @@ class RunPlan:
         memory: what each pass holds, by the pass.
         other_memory: bytes that the process holds besides: Python, torch, and what they have loaded.
         free_memory: bytes of the device's memory that are free beside the weights; None where that is not known.
-        disk: bytes by stage; `resume` are files of unfinished work, which the run removes.
+        disk: bytes by what the files hold. A fit removes its resume files.
         free_disk: bytes free on the disk of run_path.
         rates: what the trial measured.
         notes: what is worth knowing before the start.

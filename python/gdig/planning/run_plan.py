@@ -9,11 +9,13 @@ from dataclasses import dataclass, replace
 
 from gdig.config.config import Config
 from gdig.config.layer_choice import DEFAULT_LAYERS, LayerChoice, parse_layers
+from gdig.data.fingerprint import fingerprint_paths
 from gdig.influence.fit import FEWEST_SEEDS
 from gdig.influence.memory_plan import MemoryPlan, plan_memory
 from gdig.influence.sweep_plan import plan_sweep
 from gdig.model.batch_size import MEMORY_SHARE, room
 from gdig.model.causal_model import Model
+from gdig.model.directory import model_directory
 from gdig.model.free_memory import free_host_memory, resident_memory
 from gdig.model.token_memory import TokenMemory
 from gdig.planning.disk import disk_bytes, free_disk, require_disk
@@ -59,6 +61,7 @@ def make_plan(work: Workspace, clock: Callable[[], float] = time.perf_counter) -
     require_weights(config)
     other_memory = resident_memory()
     begun = clock()
+    fingerprint_paths([model_directory(config)])  # as a start does
     model = work.model
     load_s = clock() - begun
     watch = Stopwatch(clock, model.device)

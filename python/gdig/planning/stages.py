@@ -163,10 +163,11 @@ class Expected:
         features = rates.of_scores("scores", layers, ways) + rates.of_layers("sketch", layers)
         plain = self._pass_s(1.0, batch, rates.passes.head, self._depth())
         a_token = plain + self._padded(batch) * features
-        before = self.seed_tokens + self._probe_tokens()
+        probe = self._probe_tokens()
         once = rates.of_layers("whiten", layers) + rates.of_scores("dense", layers, ways)
         stages = [
-            StagePlan("sweep: seeds", before, 1, once + before * a_token),
+            StagePlan("sweep: scale", probe, 1, once + probe * a_token),
+            StagePlan("sweep: seeds", self.seed_tokens, 1, self.seed_tokens * a_token),
             StagePlan("sweep", pool.tokens, 1, encode + pool.tokens * a_token),
         ]
         directions = self._padded(batch) * rates.of_layers("checkpoint", layers)
