@@ -50,7 +50,7 @@ def main() -> None:
     if kind == "plan":
         begun = time.process_time()
         plan = make_plan(Workspace(gdig.Config.build(options), Progress(quiet=True)), clock=time.process_time)
-        print(*plan.lines(), sep="\n", file=sys.stderr)
+        print(plan, file=sys.stderr)
         print(json.dumps({"plan": plan.as_json(), "seconds": time.process_time() - begun}))
         return
     progress = StageClock()

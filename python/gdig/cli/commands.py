@@ -113,7 +113,7 @@ COMMANDS: dict[str, Command] = {
     ),
     "plan": Command(
         "Tell beforehand what a run will do, and its time, memory and disk; takes a trial of seconds.",
-        f"gdig plan {DATA} \\\n    --budget 500 --run-path runs/a\ngdig select ... --dry-run  # the same",
+        f"gdig plan {DATA} \\\n    --budget 500 --run-path runs/a",
         "Plan",
         _plan,
     ),
