@@ -6,7 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gdig.api import cluster, fit, plan, preview, select, sweep
+    from gdig.api import cluster, explain, fit, plan, preview, select, sweep
     from gdig.config.config import Config
     from gdig.errors import GdigError
     from gdig.kmeans import KMeans
@@ -21,6 +21,7 @@ _WHERE = {
     "KMeans": "gdig.kmeans",
     "SketchStore": "gdig.store.sketches",
     "cluster": "gdig.api",
+    "explain": "gdig.api",
     "fit": "gdig.api",
     "plan": "gdig.api",
     "preview": "gdig.api",
@@ -34,6 +35,7 @@ __all__ = [
     "KMeans",
     "SketchStore",
     "cluster",
+    "explain",
     "fit",
     "plan",
     "preview",

@@ -130,12 +130,17 @@ class Workspace:
         Raises:
             CorpusError: on the first seed that cannot be used.
         """
-        corpus = self.seed_corpus
-        encoded = self.seed_encoder.encode(corpus, range(len(corpus)))
-        for example in encoded:
-            if isinstance(example, CorpusError):
-                raise example
-        return [example for example in encoded if not isinstance(example, CorpusError)]
+        return _encode_all(self.seed_encoder, self.seed_corpus)
+
+    def read_examples(self, corpus: Corpus) -> list[Example]:
+        """The tokens of every row of another corpus of the run's kind.
+
+        Raises:
+            CorpusError: on the first row that cannot be used.
+        """
+        from gdig.data.row_formats import open_readers
+
+        return _encode_all(self._encoder(open_readers(self.config, corpus)), corpus)
 
     @cached_property
     def model(self) -> Model:
@@ -183,6 +188,16 @@ class Workspace:
             raise CorpusError(f"candidates: none of the {len(rows)} rows sampled can be used; the first: {encoded[0]}")
         return [example for example, _ in good], np.array([row for _, row in good], dtype=np.int64)
 
+    def encoder_of(self, corpus: Corpus) -> Encoder:
+        """Return what turns rows outside the pool into tokens: by the readers of the corpus's own files.
+
+        Raises:
+            CorpusError: naming a file whose rows have no known format.
+        """
+        from gdig.data.row_formats import open_readers
+
+        return self._encoder(open_readers(self.config, corpus))
+
     def _encoder(self, readers: Sequence[RowReader]) -> Encoder:
         from gdig.data.tokens import Encoder
 
@@ -207,8 +222,8 @@ class Workspace:
         """Fingerprint every input."""
         inputs: dict[str, Sequence[str | Path]] = {
             "model": [str(self.config.model)],
-            "candidates": self.candidates.paths,
-            "seeds": self.seed_corpus.paths,
+            "candidates": self.candidates.files,
+            "seeds": self.seed_corpus.files,
         }
         if self.config.tokenizer:
             inputs["tokenizer"] = [self.config.tokenizer]
@@ -221,3 +236,12 @@ class Workspace:
         if (base := self._base_model()) is not None:
             inputs["base_model"] = [base]
         return {name: fingerprint_paths(paths) for name, paths in inputs.items()}
+
+
+def _encode_all(encoder: Encoder, corpus: Corpus) -> list[Example]:
+    """The tokens of every row; raises on the first that cannot be used."""
+    encoded = encoder.encode(corpus, range(len(corpus)))
+    for example in encoded:
+        if isinstance(example, CorpusError):
+            raise example
+    return [example for example in encoded if not isinstance(example, CorpusError)]
