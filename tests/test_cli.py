@@ -35,6 +35,7 @@ class Pipeline(types.ModuleType):
         super().__init__("gdig.api")
         self.calls: list[tuple[str, Any, dict[str, Any]]] = []
         self.error: BaseException | None = None
+        self.preview_error: CorpusError | None = None
 
     def _call(self, name: str, config: Any, **kwargs: Any) -> None:
         self.calls.append((name, config, kwargs))
@@ -54,9 +55,9 @@ class Pipeline(types.ModuleType):
     def cluster(self, config: Any, **kwargs: Any) -> None:
         self._call("cluster", config, **kwargs)
 
-    def preview(self, config: Any, **kwargs: Any) -> list[str]:
+    def preview(self, config: Any, **kwargs: Any) -> types.SimpleNamespace:
         self._call("preview", config, **kwargs)
-        return ["a row"]
+        return types.SimpleNamespace(texts=["a row"], error=self.preview_error)
 
     def verify(self, run_path: Any, **kwargs: Any) -> list[str]:
         self._call("verify", run_path, **kwargs)
@@ -178,6 +179,9 @@ def test_every_command_reaches_its_function(pipeline: Pipeline, capsys: pytest.C
     assert cli.main(["verify", "--run-path", "r"]) == 0
     assert pipeline.calls[-1][:2] == ("verify", "r")
     assert capsys.readouterr().out == "a row\nsweep: 3 shards, sums right\n"
+    pipeline.preview_error = CorpusError("a.jsonl, row 7: bad")
+    assert cli.main(["preview", *MINIMUM]) == 2
+    assert capsys.readouterr() == ("a row\n", "gdig: error: a.jsonl, row 7: bad\n")
 
 
 def test_quiet_prints_no_result(pipeline: Pipeline, capsys: pytest.CaptureFixture[str]) -> None:

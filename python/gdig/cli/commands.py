@@ -177,7 +177,7 @@ COMMANDS: dict[str, Command] = {
         _score_net,
     ),
     "preview": Command(
-        "Show rows as the model will see them, with the masked part marked.",
+        "Show the first rows of each file as the model will see them, and check all rows.",
         f"gdig preview {DATA} --rows 3\ngdig preview --run-path runs/a",
         "Preview",
         _preview,
