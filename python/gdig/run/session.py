@@ -226,8 +226,8 @@ class Workspace:
         """Fingerprint every input."""
         inputs: dict[str, Sequence[str | Path]] = {
             "model": [str(self.config.model)],
-            "candidates": self.candidates.paths,
-            "seeds": self.seed_corpus.paths,
+            "candidates": self.candidates.files,
+            "seeds": self.seed_corpus.files,
         }
         if self.config.tokenizer:
             inputs["tokenizer"] = [self.config.tokenizer]
