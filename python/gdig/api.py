@@ -26,6 +26,8 @@ from gdig.model.load import require_package
 from gdig.passes.planned_stages import planned_stages
 from gdig.passes.sweep_stage import sweep_on_ranks, sweep_stage
 from gdig.passes.training_checkpoints import checkpoints_stage, sweep_checkpoint_on_ranks
+from gdig.planning.report import RunPlan
+from gdig.planning.run_plan import make_plan
 from gdig.progress import Progress, WarningsOnly
 from gdig.resampling import label_counts
 from gdig.run.directory import require_run
@@ -135,6 +137,35 @@ def select(
         if METHODS[work.config.method].tokens:
             ensure_tokens(work, store)
         return select_stage(work, store, pool, tasks, limit)
+
+
+def plan(config: Config | None = None, *, progress: Progress | None = None, **options: Any) -> RunPlan:
+    """Plan a run: tell what :func:`select` would do with the same options, and what it would cost.
+
+    A sample of the pool is read, the model is loaded, and a batch passes it in a trial of seconds. Nothing is written.
+
+    Args:
+        config: options, as of :func:`select`.
+        progress: where to show progress.
+        options: see :class:`gdig.Config`.
+
+    Returns:
+        The plan: stages, seconds, memory and disk. `print` shows it as text, and `as_json` gives values of JSON.
+
+    Raises:
+        GdigError: whatever would stop the run at once, such as memory or disk that cannot hold it.
+
+    Example:
+        >>> plan = gdig.plan(run_path="runs/a", **inputs)  # doctest: +SKIP
+        >>> plan.seconds, plan.peak_memory, plan.sweep_batch_size  # doctest: +SKIP
+        (412.7, 3406577664, 512)
+    """
+    if is_launched():
+        raise ConfigError("plan runs in one process; start it without torchrun")
+    config = _config(config, options)
+    config.require("model", "candidates", "seeds", "run_path")
+    require_needs([config.method], config)
+    return make_plan(Workspace(config, progress or Progress(config.quiet)))
 
 
 def compare(

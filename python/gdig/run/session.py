@@ -174,11 +174,7 @@ class Workspace:
         if self.config.threads is not None:
             torch.set_num_threads(self.config.threads)
         model = load_model(self.config.with_options(device=self.ranks.device(self.config.device)))
-        self.progress.say(
-            f"model: {type(model.module).__name__}, {str(model.dtype).removeprefix('torch.')} on {model.device}, "
-            f"{len(model.layers)} layers ({model.layers[0].name} .. {model.layers[-1].name}) with "
-            f"{model.coverage.share:.0%} of the weights beside the embeddings"
-        )
+        self.progress.say(f"model: {model.describe()}")
         return model
 
     def forget_model(self) -> None:
