@@ -16,6 +16,7 @@ import torch
 from gdig.config.budget import Limit, parse_budget
 from gdig.config.config import Config, Training, Trial
 from gdig.config.options import TrialOptions
+from gdig.data.in_memory import with_files
 from gdig.distributed.ranks import Ranks
 from gdig.distributed.torchrun import is_launched
 from gdig.errors import ConfigError, ModelError
@@ -347,6 +348,7 @@ def merge(runs: Sequence[str | Path], run_path: str | Path, *, progress: Progres
 
 
 def _config(config: Config | None, options: dict[str, Any]) -> Config:
+    options = with_files(options)
     if config is None:
         return Config.build(options)
     return config.with_options(**options) if options else config

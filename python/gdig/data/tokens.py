@@ -236,24 +236,21 @@ class Encoder:
         return example
 
 
-def load_tokenizer(path: str | Path, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
-    """Load the tokenizer of a directory. For a PEFT adapter without a tokenizer, load that of its base model.
+def load_tokenizer(
+    path: str | Path, trust_remote_code: bool = False, base: Path | None = None
+) -> PreTrainedTokenizerBase:
+    """Load the tokenizer of a directory. For a PEFT adapter without a tokenizer, load that of its `base` model.
 
     Raises:
         ModelError: naming the directory, if it does not exist or holds no tokenizer that can be loaded.
     """
-    import json
-
     from transformers import AutoTokenizer
 
     path = Path(path)
     if not path.is_dir():
         raise ModelError(f"{path}: no such directory; expected one with a tokenizer in Hugging Face format")
-    adapter = path / "adapter_config.json"
-    if adapter.is_file() and not (path / "tokenizer_config.json").is_file():
-        base = json.loads(adapter.read_text(encoding="utf-8")).get("base_model_name_or_path")
-        if base and Path(base).is_dir():
-            path = Path(base)
+    if base is not None and (path / "adapter_config.json").is_file() and not (path / "tokenizer_config.json").is_file():
+        path = base
     try:
         return AutoTokenizer.from_pretrained(str(path), trust_remote_code=trust_remote_code, local_files_only=True)
     except Exception as error:  # transformers and tokenizers raise many kinds of errors on damaged files

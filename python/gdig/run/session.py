@@ -112,8 +112,13 @@ class Workspace:
     def tokenizer(self) -> Any:
         """The tokenizer, which rows that hold their tokens do not need."""
         from gdig.data.tokens import load_tokenizer
+        from gdig.model.directory import model_directory
+        from gdig.model.hub import model_folder
 
-        return load_tokenizer(self.config.tokenizer or str(self.config.model), self.config.trust_remote_code)
+        config = self.config
+        folder = model_folder(config.tokenizer, "tokenizer") if config.tokenizer else self._model_folder()
+        base = None if config.tokenizer else model_directory(config)
+        return load_tokenizer(folder, config.trust_remote_code, base)
 
     @cached_property
     def encoder(self) -> Encoder:
@@ -238,25 +243,30 @@ class Workspace:
             self.progress.warn("the tokenizer has no EOS token: examples end without one")
         return encoder
 
+    def _model_folder(self) -> Path:
+        """The directory of the model, or of the adapter."""
+        from gdig.model.directory import named_directory
+
+        return named_directory(self.config)
+
     def _base_model(self) -> Path | None:
         """The directory that an adapter names as its base."""
         from gdig.model.directory import model_directory
 
         path = model_directory(self.config)
-        return None if path == Path(str(self.config.model)) else path
+        return None if path == self._model_folder() else path
 
     def _inputs(self) -> dict[str, dict]:
         """Fingerprint every input."""
         inputs: dict[str, Sequence[str | Path]] = {
-            "model": [str(self.config.model)],
+            "model": [self._model_folder()],
             "candidates": self.candidates.files,
             "seeds": self.seed_corpus.files,
         }
         if self.config.tokenizer:
-            inputs["tokenizer"] = [self.config.tokenizer]
-        for name in ("model", "tokenizer"):
-            if name in inputs and not Path(inputs[name][0]).is_dir():
-                raise ConfigError(f"{name}: expected a directory, found none at {inputs[name][0]}")
+            from gdig.model.hub import model_folder
+
+            inputs["tokenizer"] = [model_folder(self.config.tokenizer, "tokenizer")]
         for name in ("candidates", "seeds"):
             if self.config.output and Path(self.config.output).resolve() in (Path(p).resolve() for p in inputs[name]):
                 raise ConfigError(f"output: {self.config.output} is one of the {name}, which it would replace")
