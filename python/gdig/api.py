@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, replace
+from datetime import date
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -390,7 +391,8 @@ def serve(ranks: Ranks) -> None:
         assert name == "open", name
         config = Config.build(arguments["config"])
         progress = WarningsOnly(f"rank {ranks.rank}", config.quiet, ranks.first_to_say)
-        with _explained(config), Workspace(config, progress, ranks) as work:
+        today = date.fromisoformat(arguments["today"])
+        with _explained(config), Workspace(config, progress, ranks, today=today) as work:
             for task, task_arguments in tasks:
                 _RANK_TASKS[task](work, **task_arguments)
 

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
@@ -166,7 +167,8 @@ class Run:
         for package, version_now in versions.items():
             if began.get(package, version_now) != version_now:
                 progress.warn(f"{package} {began[package]} began this run, {version_now} goes on: rounding may differ")
-        self._write(replace(self.record, config=self.config.to_dict(), inputs=inputs, versions=began))
+        day = self.record.date if self.record.stages.fit is not None else date.today().isoformat()
+        self._write(replace(self.record, config=self.config.to_dict(), inputs=inputs, versions=began, date=day))
 
     def _stage_config(self, name: str) -> dict[str, Any]:
         return _stage_config(self.config, name)

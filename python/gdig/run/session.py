@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from datetime import date
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -37,10 +38,19 @@ class Workspace:
     """Inputs, model and run directory of one configuration. Opening a part may raise the errors of that part.
 
     Of several ranks each has its own; the run's record (`run`) is for rank 0 alone.
+
+    Args:
+        config: the options.
+        progress: where to show progress.
+        ranks: the processes that take part; None for this process alone.
+        today: the day that chat templates see. None: that of the run, or of the machine where no run is open.
     """
 
-    def __init__(self, config: Config, progress: Progress, ranks: Ranks | None = None) -> None:
+    def __init__(
+        self, config: Config, progress: Progress, ranks: Ranks | None = None, *, today: date | None = None
+    ) -> None:
         self.config = config
+        self._today = today
         self.progress = progress
         self.ranks = ranks or Ranks()
         self._samples: dict[tuple[str, int], tuple[list[Example], np.ndarray]] = {}
@@ -48,7 +58,7 @@ class Workspace:
     def __enter__(self) -> Workspace:
         if self.ranks.main:
             _ = self.run  # take the lock and compare with what is there before anything is computed
-            self.ranks.task("open", config=self.config.to_dict())
+            self.ranks.task("open", config=self.config.to_dict(), today=self.today.isoformat())
         else:
             self._lock = lock(self.layout.ranks_lock, exclusive=False)  # until this rank has ended
         return self
@@ -73,6 +83,13 @@ class Workspace:
     def run(self) -> Run:
         """The run directory, locked."""
         return Run(self.config, self._inputs(), self.progress)
+
+    @property
+    def today(self) -> date:
+        """The day that chat templates see: in a run, the day on which its fit began."""
+        if self._today is None:
+            self._today = date.fromisoformat(self.run.record.date) if "run" in self.__dict__ else date.today()
+        return self._today
 
     @cached_property
     def candidates(self) -> Corpus:
@@ -127,6 +144,11 @@ class Workspace:
         readers = [open_readers(self.config, corpus) for corpus in corpora]
         require_columns(self.config, list(zip(corpora, readers, strict=True)))
         return readers
+
+    @property
+    def renderings(self) -> dict[str, tuple[str, ...]]:
+        """How the rows of each file become text, of `candidates` and of `seeds`."""
+        return {"candidates": self.encoder.renderings, "seeds": self.seed_encoder.renderings}
 
     @cached_property
     def seed_examples(self) -> list[Example]:
@@ -210,7 +232,12 @@ class Workspace:
         window = limits.window or _NO_LIMIT
         has_text = any(reader.format != "tokens" for reader in readers)
         encoder = Encoder(
-            self.config, readers, self.tokenizer if has_text else None, window, vocab_size=limits.vocab_size
+            self.config,
+            readers,
+            self.tokenizer if has_text else None,
+            window,
+            vocab_size=limits.vocab_size,
+            today=self.today,
         )
         if not encoder.has_eos and has_text:
             self.progress.warn("the tokenizer has no EOS token: examples end without one")

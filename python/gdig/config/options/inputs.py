@@ -49,6 +49,10 @@ class DataOptions:
     system_column: str | None = None
     """Field of a row with the text of the system. The default is system or system_prompt. Give the option when the
     field has another name."""
+    chat_template: bool = True
+    """Render rows by the tokenizer's chat template where it has one: prompt and completion become turns of user and
+    assistant, as LLaMA-Factory and TRL make them. Rows with a text alone stay as they are. Switch it off when you train
+    on plain prompts."""
     prompt_template: str | None = None
     """Jinja template that makes the prompt from the fields of a row. By default, the row format has its own template.
     Give both templates when the fields fit no row format."""
