@@ -330,6 +330,7 @@ def preview(
         >>> print(gdig.preview(model="models/base", candidates=["pool.jsonl"]))  # doctest: +SKIP
     """
     from gdig.data.preview import LEGEND, Preview, preview_corpus
+    from gdig.data.rendering import rendered_otherwise
 
     work = Workspace(_config(config, options), progress or Progress())
     work.config.require("model", "candidates")
@@ -341,6 +342,9 @@ def preview(
         with work.progress.stage(f"check of {name}", len(corpus)) as bar:
             texts, reports, error = preview_corpus(corpus, encoder, rows, bar.advance, skip_bad_rows=skip)
         whole = Preview([*whole.texts, *texts], {**whole.reports, name: reports}, whole.error or error)
+    if work.config.seeds:
+        for warning in rendered_otherwise(work.renderings):
+            work.progress.warn(warning)
     return whole
 
 

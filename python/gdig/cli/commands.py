@@ -106,7 +106,13 @@ def _plan(call: Call) -> list[str]:
 
 
 def _preview(call: Call) -> list[str]:
-    return coloured(load_api().preview(call.config, rows=call.own["rows"], progress=call.progress))
+    preview = load_api().preview(call.config, rows=call.own["rows"], progress=call.progress)
+    lines = coloured(preview.texts)
+    if preview.error is not None:
+        if not call.config.quiet:
+            print(*lines, sep="\n")
+        raise preview.error
+    return lines
 
 
 def _verify(call: Call) -> list[str]:

@@ -24,6 +24,7 @@ class FileReport:
         path: the file.
         format: the row format.
         detail: the languages, or the columns that options name. It may be empty.
+        rendering: how the rows become text.
         rows: the number of rows.
         tokens: tokens of the rows that can be used.
         targets: how many of these have a loss.
@@ -36,6 +37,7 @@ class FileReport:
     path: Path
     format: RowFormat
     detail: str
+    rendering: str
     rows: int
     tokens: int = 0
     targets: int = 0
@@ -56,7 +58,7 @@ class FileReport:
 
     def __str__(self) -> str:
         form = f"{self.format} ({self.detail})" if self.detail else self.format
-        line = f"{self.path}: {self.rows:,} rows, {form}"
+        line = f"{self.path}: {self.rows:,} rows, {form}, by {self.rendering}"
         if self.tokens:
             cut = f"; {self.cut:,} rows cut" if self.cut else ""
             line += (
@@ -84,7 +86,7 @@ def check_rows(
     start = 0
     for file, end in enumerate(corpus.ends):
         reader = encoder.reader_of(file)
-        report = FileReport(corpus.paths[file], reader.format, reader.detail, end - start)
+        report = FileReport(corpus.paths[file], reader.format, reader.detail, encoder.rendering_of(file), end - start)
         for first in range(start, end, _CHUNK):
             last = min(first + _CHUNK, end)
             _add(report, encoder.encode(corpus, range(first, last)), stop)

@@ -1,4 +1,4 @@
-"""The first rows of each file as the model will see them, and a check of all rows: a wrong template shows before a run."""
+"""The first rows of each file as the model will see them, and a check of all rows."""
 
 from __future__ import annotations
 
