@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, replace
+from datetime import date
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -13,7 +14,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from gdig.config.budget import Limit, parse_budget
-from gdig.config.config import Config, Training
+from gdig.config.config import Config, Training, Trial
+from gdig.config.options import TrialOptions
+from gdig.data.in_memory import with_files
 from gdig.distributed.ranks import Ranks
 from gdig.distributed.torchrun import is_launched
 from gdig.errors import ConfigError, ModelError
@@ -24,6 +27,8 @@ from gdig.model.load import require_package
 from gdig.passes.planned_stages import planned_stages
 from gdig.passes.sweep_stage import sweep_on_ranks, sweep_stage
 from gdig.passes.training_checkpoints import checkpoints_stage, sweep_checkpoint_on_ranks
+from gdig.planning.report import RunPlan
+from gdig.planning.run_plan import make_plan
 from gdig.progress import Progress, WarningsOnly
 from gdig.report.report import make_report, report_after_select
 from gdig.resampling import label_counts
@@ -140,16 +145,53 @@ def select(
         return selection
 
 
+def plan(config: Config | None = None, *, progress: Progress | None = None, **options: Any) -> RunPlan:
+    """Plan a run: tell what :func:`select` would do with the same options, and what it would cost.
+
+    A sample of the pool is read, the model is loaded, and a batch passes it in a trial of seconds. Nothing is written.
+
+    Args:
+        config: options, as of :func:`select`.
+        progress: where to show progress.
+        options: see :class:`gdig.Config`.
+
+    Returns:
+        The plan: stages, seconds, memory and disk. `print` shows it as text, and `as_json` gives values of JSON.
+
+    Raises:
+        GdigError: whatever would stop the run at once, such as memory or disk that cannot hold it.
+
+    Example:
+        >>> plan = gdig.plan(run_path="runs/a", **inputs)  # doctest: +SKIP
+        >>> plan.seconds, plan.peak_memory, plan.sweep_batch_size  # doctest: +SKIP
+        (412.7, 3406577664, 512)
+    """
+    if is_launched():
+        raise ConfigError("plan runs in one process; start it without torchrun")
+    config = _config(config, options)
+    config.require("model", "candidates", "seeds", "run_path")
+    require_needs([config.method], config)
+    return make_plan(Workspace(config, progress or Progress(config.quiet)))
+
+
 def compare(
-    config: Config | None = None, methods: Sequence[str] = (), *, progress: Progress | None = None, **options: Any
+    config: Config | None = None,
+    methods: Sequence[str] = (),
+    trial: Trial | None = None,
+    *,
+    train: bool = False,
+    progress: Progress | None = None,
+    **options: Any,
 ) -> Comparison:
     """Select by several methods from one run, and show the selections side by side. No selection is written.
 
     Args:
         config: options, as of :func:`select`.
         methods: values of the option `method`; none for all methods whose needs the run meets.
+        trial: how to train; its options may also be given by name (see :class:`gdig.config.config.Trial`).
+        train: whether to train on what each method selected, and to compare the losses on the rows of `held_out`.
         progress: where to show progress.
-        options: see :class:`gdig.Config`.
+        options: see :class:`gdig.Config` and :class:`gdig.config.config.Trial`.
 
     Example:
         >>> print(*compare(run_path="runs/a", **inputs, methods=["gdig", "top"]).lines(), sep="\n")  # doctest: +SKIP
@@ -157,6 +199,10 @@ def compare(
     for method in methods:
         if method not in METHODS:
             raise ConfigError(f"methods: expected one of {', '.join(METHODS)}, got {method!r}")
+    how = {option.name: options.pop(option.name) for option in fields(TrialOptions) if option.name in options}
+    if not train and (how or trial):
+        raise ConfigError(f"{next(iter(how), 'trial')}: given without train; add train=True, or leave it out")
+    trial = (replace(trial, **how) if trial else Trial(**how)) if train else None
     with _workspace(config, progress, options, None) as work:
         require_needs(methods, work.config)
         _expect(work, "cluster")
@@ -176,7 +222,12 @@ def compare(
         if any(METHODS[name].tokens for name in methods or possible):
             ensure_tokens(work, store)
         n_clusters = int((label_counts(work.layout.labels) > 0).sum())
-        return compare_methods(finished, methods or possible, limit, work.config, time.monotonic, n_clusters)
+        compared = compare_methods(finished, methods or possible, limit, work.config, time.monotonic, n_clusters)
+        if trial is None:
+            return compared
+        from gdig.training.trial import train_on_each
+
+        return replace(compared, held_out=train_on_each(work, trial, compared))
 
 
 def score_net(
@@ -336,6 +387,7 @@ def merge(runs: Sequence[str | Path], run_path: str | Path, *, progress: Progres
 
 
 def _config(config: Config | None, options: dict[str, Any]) -> Config:
+    options = with_files(options)
     if config is None:
         return Config.build(options)
     return config.with_options(**options) if options else config
@@ -355,7 +407,8 @@ def serve(ranks: Ranks) -> None:
         assert name == "open", name
         config = Config.build(arguments["config"])
         progress = WarningsOnly(f"rank {ranks.rank}", config.quiet, ranks.first_to_say)
-        with _explained(config), Workspace(config, progress, ranks) as work:
+        today = date.fromisoformat(arguments["today"])
+        with _explained(config), Workspace(config, progress, ranks, today=today) as work:
             for task, task_arguments in tasks:
                 _RANK_TASKS[task](work, **task_arguments)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from gdig.cli.colour import coloured
 from gdig.config.config import Config
-from gdig.config.options import TrainOptions
+from gdig.config.options import TrainOptions, TrialOptions
 from gdig.distributed.ranks import Ranks
 from gdig.progress import Progress
 
@@ -63,12 +63,21 @@ def _stage(name: str) -> Callable[[Call], list[str]]:
 
 
 def _select(call: Call) -> list[str]:
+    if call.own["dry_run"]:
+        return str(load_api().plan(call.config, progress=call.progress)).splitlines()
     summary: list[str] = load_api().select(call.config, progress=call.progress, ranks=call.ranks).summary
     return summary
 
 
 def _compare(call: Call) -> list[str]:
-    comparison = load_api().compare(call.config, call.own["methods"], progress=call.progress)
+    trial = {
+        option.name: call.own[option.name]
+        for option in fields(TrialOptions)
+        if call.own["train"] or call.own[option.name] != option.default
+    }
+    comparison = load_api().compare(
+        call.config, call.own["methods"], train=call.own["train"], progress=call.progress, **trial
+    )
     return [json.dumps(comparison.as_json(), indent=2)] if call.own["json"] else comparison.lines()
 
 
@@ -98,6 +107,11 @@ def _score_net(call: Call) -> list[str]:
     return [f"difficulties: {file}", f"to select by them: {select}"]
 
 
+def _plan(call: Call) -> list[str]:
+    plan = load_api().plan(call.config, progress=call.progress)
+    return [json.dumps(plan.as_json(), indent=2)] if call.own["json"] else str(plan).splitlines()
+
+
 def _preview(call: Call) -> list[str]:
     return coloured(load_api().preview(call.config, rows=call.own["rows"], progress=call.progress))
 
@@ -123,6 +137,12 @@ COMMANDS: dict[str, Command] = {
         "Select",
         _select,
     ),
+    "plan": Command(
+        "Tell beforehand what a run will do, and its time, memory and disk; takes a trial of seconds.",
+        f"gdig plan {DATA} \\\n    --budget 500 --run-path runs/a",
+        "Plan",
+        _plan,
+    ),
     "fit": Command(
         "Fit the curvature and precondition the seeds' gradients.",
         f"gdig fit {DATA} \\\n    --run-path runs/a --fit-rows 5000",
@@ -144,7 +164,8 @@ COMMANDS: dict[str, Command] = {
     "compare": Command(
         "Select by several methods from one sweep, and show the selections side by side.",
         "gdig compare runs/a --budget 500\n"
-        "gdig compare runs/a --budget 5% --methods gdig top loss --json > methods.json",
+        "gdig compare runs/a --budget 5% --methods gdig top loss --json > methods.json\n"
+        "gdig compare runs/a --budget 5% --methods gdig random --train --held-out held.jsonl",
         "Compare",
         _compare,
     ),

@@ -28,6 +28,7 @@ from gdig.config.options import (
     SelectOptions,
     SweepOptions,
     TrainOptions,
+    TrialOptions,
     TrustOptions,
 )
 
@@ -70,8 +71,27 @@ class CompareOptions:
     methods: Basic[tuple[str, ...]] = ()
     """Methods to compare, by the names of the option method. The default is every method that the run has the inputs
     for. Name a few to save time."""
+    train: Basic[bool] = False
+    """Also train an adapter on what each method selected, and show the loss on the rows of held_out. Off by default,
+    because each method costs a training. Name few methods."""
     json: Basic[bool] = False
     """Print JSON instead of a table. Off by default. Switch it on for other programs."""
+
+
+@dataclass(frozen=True)
+class StartOptions:
+    """Whether the run starts."""
+
+    dry_run: Basic[bool] = False
+    """Print the plan of the run, as gdig plan does, and end. Off by default. Switch it on before a long run."""
+
+
+@dataclass(frozen=True)
+class PlanOptions:
+    """How the plan is printed."""
+
+    json: Basic[bool] = False
+    """Print JSON instead of text. Off by default. Switch it on for other programs."""
 
 
 @dataclass(frozen=True)
@@ -173,6 +193,25 @@ class Cluster:
 class Select:
     """The options of gdig select."""
 
+    start: StartOptions = StartOptions()
+    data: DataOptions = DataOptions()
+    selection: SelectOptions = SelectOptions()
+    clusters: ClusterOptions = ClusterOptions()
+    sweep: SweepOptions = SweepOptions()
+    checkpoints: CheckpointOptions = CheckpointOptions()
+    model: ModelOptions = ModelOptions()
+    curvature: CurvatureOptions = CurvatureOptions()
+    seeds: SeedOptions = SeedOptions()
+    randomness: RandomOptions = RandomOptions()
+    run: RunOptions = RunOptions()
+    defaults: DefaultOptions = DefaultOptions()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The options of gdig plan: those of gdig select."""
+
+    plan: PlanOptions = PlanOptions()
     data: DataOptions = DataOptions()
     selection: SelectOptions = SelectOptions()
     clusters: ClusterOptions = ClusterOptions()
@@ -191,6 +230,7 @@ class Compare:
     """The options of gdig compare."""
 
     comparison: CompareOptions = CompareOptions()
+    trial: TrialOptions = TrialOptions()
     data: DataOptions = DataOptions()
     selection: SelectOptions = SelectOptions()
     clusters: ClusterOptions = ClusterOptions()

@@ -14,7 +14,7 @@ from gdig.config.layer_choice import parse_layers
 from gdig.errors import ConfigError
 
 if TYPE_CHECKING:
-    from gdig.config.config import Config, Training
+    from gdig.config.config import Config, Training, Trial
 
 _POSITIVE = (
     "fit_rows", "cg_rows", "cg_iterations", "seed_rank", "probe_rows", "projection_dim", "projection_side",
@@ -65,6 +65,21 @@ def check_training(t: Training) -> None:
             raise wrong(name, getattr(t, name), "a finite number of at least 0")
     if t.score_learning_rate == 0:
         raise wrong("score_learning_rate", 0, "a number above 0, because at 0 the score net learns nothing")
+
+
+def check_trial(t: Trial) -> None:
+    """Check the values of the options of the short trainings.
+
+    Raises:
+        ConfigError: naming the option, its value and what was expected.
+    """
+    for name, least in (("train_steps", 1), ("train_batch_size", 1), ("lora_rank", 0), ("trainings", 1)):
+        if getattr(t, name) < least:
+            raise wrong(name, getattr(t, name), f"a whole number of at least {least}")
+    if not 0 < t.learning_rate < math.inf:
+        raise wrong("learning_rate", t.learning_rate, "a finite number above 0")
+    if not t.held_out:
+        raise ConfigError("held_out: required by train; give a file of rows that judge the trainings")
 
 
 def wrong(name: str, value: Any, expected: str) -> ConfigError:

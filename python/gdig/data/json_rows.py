@@ -35,20 +35,27 @@ _decode_row = json.JSONDecoder().raw_decode
 class JsonRows:
     """The rows of one JSON file.
 
+    Args:
+        path: the file that is read.
+        shown: its name for messages, which is another for a file that was compressed.
+        cache: the folder of the cache.
+
     Raises:
         CorpusError: if a row is not a JSON object in UTF-8, if the file holds no row, or if the file changes while it
             is read. The error names the file, and line and column or the item.
     """
 
-    def __init__(self, path: Path, cache: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, shown: Path, cache: Path) -> None:
+        self.path = shown
+        self.files: tuple[Path, ...] = (shown,)
+        self._file = path
         self._status = _status(path)
         content = fingerprint_file(path)["hash"]
-        kind = json_kind(path)
+        kind = json_kind(path, shown)
         key = f"{kind}-{_VERSION}-{content}"
-        index = cached_folder(cache, key, lambda folder: build_index(path, kind, folder))
+        index = cached_folder(cache, key, lambda folder: build_index(path, shown, kind, folder))
         if _status(path) != self._status:
-            raise CorpusError(f"{path}: the file changed while it was being read; start again when it is complete")
+            raise CorpusError(f"{shown}: the file changed while it was being read; start again when it is complete")
         self._starts = _int64_file(index / "starts")  # [N + 1]; the last value is the end of the last row
         self._blanks = _int64_file(index / "blanks") if kind == "lines" else None  # rows that follow a blank line
 
@@ -75,7 +82,7 @@ class JsonRows:
 
     def _open(self) -> BinaryIO:
         try:
-            file = self.path.open("rb")
+            file = self._file.open("rb")
         except OSError as error:
             raise CorpusError(f"{self.path}: cannot be read: {error.strerror or error}") from None
         status = os.fstat(file.fileno())

@@ -15,6 +15,7 @@ class MemoryRows:
 
     def __init__(self, name: str, rows: Sequence[dict[str, Any]]) -> None:
         self.path, self._rows = Path(name), list(rows)
+        self.files: tuple[Path, ...] = ()
 
     def __len__(self) -> int:
         return len(self._rows)

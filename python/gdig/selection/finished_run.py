@@ -100,7 +100,7 @@ def _chosen_file(layout: RunLayout, record: RunRecord, selection: str | None) ->
 def _check_inputs(work: Workspace, record: RunRecord) -> None:
     """Raise RunError if pool or seeds have changed: the texts would be those of other rows."""
     for kind, corpus in (("candidates", work.candidates), ("seeds", work.seed_corpus)):
-        then, now = record.inputs.get(kind, {}), fingerprint_paths(corpus.paths)
+        then, now = record.inputs.get(kind, {}), fingerprint_paths(corpus.files)
         changed = [name for name in {**then, **now} if then.get(name) != now.get(name)]
         if changed or list(then) != list(now):
             names = ", ".join(changed) or "their order"
