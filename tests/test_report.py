@@ -17,12 +17,12 @@ from gdig.cli.main import main
 from gdig.config.config import Config
 from gdig.pages.render import script_json
 from gdig.progress import Progress
-from gdig.report import gather
-from gdig.report.facts import ReportFacts
-from gdig.report.gather import gather_facts
-from gdig.report.page import report_page
-from gdig.report.plane import to_plane
-from gdig.report.words import characteristic_words, words_of
+from gdig.reporting import gather
+from gdig.reporting.facts import ReportFacts
+from gdig.reporting.gather import gather_facts
+from gdig.reporting.page import report_page
+from gdig.reporting.plane import to_plane
+from gdig.reporting.words import characteristic_words, words_of
 from gdig.run.stored_options import read_stored_options
 from gdig.selection.finished_run import open_finished_run
 from tests.support.project_fixtures import (
@@ -85,7 +85,7 @@ def test_figures_are_those_of_the_run(facts, finished):
 
 
 def test_a_large_pool_is_sampled_and_the_page_stays_small(run_copy, monkeypatch):
-    monkeypatch.setattr("gdig.report.columns.MOST_COUNTED", 40)
+    monkeypatch.setattr("gdig.reporting.columns.MOST_COUNTED", 40)
     monkeypatch.setattr(gather, "MAP_ROWS", 10)
     monkeypatch.setattr(gather, "TABLE_ROWS", 5)
     few = facts_of(run_copy)
@@ -95,8 +95,8 @@ def test_a_large_pool_is_sampled_and_the_page_stays_small(run_copy, monkeypatch)
 
 def test_the_size_is_bounded_whatever_the_rows():
     """Rows of map and table with the longest texts, of three bytes a character, and the libraries: below 10 MB."""
-    from gdig.report.cards import TEXT
-    from gdig.report.facts import RowCard
+    from gdig.reporting.cards import TEXT
+    from gdig.reporting.facts import RowCard
 
     card = RowCard(1_000_000, "文" * (TEXT + 20), "x" * 120, 3, 1.0, 9, 0.123456, 0.5, 400, 10, ((1, 0.12345),) * 3,
                    ((1, 0.12345),) * 3, ((1_000_000, 0.12345),) * 3, {"relevance": 0.123456789})  # fmt: skip
@@ -132,7 +132,7 @@ def test_hostile_rows_stay_text(hostile, finished):
 
 
 def test_a_report_that_fails_is_a_warning_and_the_selection_is_whole(project, swept_copy, monkeypatch, capsys):
-    monkeypatch.setattr("gdig.report.report.gather_facts", lambda run: 1 / 0)
+    monkeypatch.setattr("gdig.reporting.report.gather_facts", lambda run: 1 / 0)
     options = project.options(swept_copy, report=True, quiet=False)
     selection = gdig.select(**options)
     assert selection.output.is_file() and not any(line.startswith("report") for line in selection.summary)

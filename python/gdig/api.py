@@ -32,7 +32,7 @@ from gdig.passes.training_checkpoints import checkpoints_stage, sweep_checkpoint
 from gdig.planning.report import RunPlan
 from gdig.planning.run_plan import make_plan
 from gdig.progress import Progress, WarningsOnly
-from gdig.report.report import make_report, report_after_select
+from gdig.reporting.report import make_report, report_after_select
 from gdig.resampling import label_counts
 from gdig.run.directory import require_run
 from gdig.run.layout import RunLayout
@@ -340,7 +340,7 @@ def report(
     atlas: str | Path | None = None,
     selection: str | None = None,
     progress: Progress | None = None,
-    **options: Any,
+    **options: Unpack[Options],
 ) -> Path:
     """Write one page that shows what a run chose, and why. It opens from a disk and asks for nothing.
 
@@ -360,7 +360,7 @@ def report(
     Raises:
         GdigError: a subclass that says what is not done, or has changed.
     """
-    config = _of_run(config, options)
+    config = _config(config, options)
     run = open_finished_run(config, progress or Progress(config.quiet), selection)
     page = Path(html) if html is not None else RunLayout(Path(str(config.run_path))).report
     make_report(run, page, Path(atlas) if atlas is not None else None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from gdig.explanation.places import possible_methods
-from gdig.report.facts import Overlap
+from gdig.reporting.facts import Overlap
 from gdig.selection.choose import choose
 from gdig.selection.finished_run import FinishedRun
 from gdig.selection.methods import METHODS

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from gdig.data.show import row_text
-from gdig.report.facts import RowCard
+from gdig.reporting.facts import RowCard
 from gdig.selection.finished_run import FinishedRun
 from gdig.store.gather import gather
 

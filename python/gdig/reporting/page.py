@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gdig.pages.render import render
-from gdig.report.facts import ReportFacts
+from gdig.reporting.facts import ReportFacts
 
 _IN_SCRIPT = (
     "run", "histograms", "votes", "map", "clusters", "sources", "seeds", "best", "worst", "edge", "repeats", "overlap",

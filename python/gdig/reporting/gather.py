@@ -9,14 +9,14 @@ from numpy.typing import NDArray
 
 from gdig.config.config import Config
 from gdig.meter import duration
-from gdig.report.cards import row_cards
-from gdig.report.columns import Columns, counted_columns, sketches_of, source_names
-from gdig.report.facts import Histogram, Map, ReportFacts, Votes
-from gdig.report.groups import cluster_cards, count_clusters, source_lines, task_lines
-from gdig.report.overlap import overlap_of_methods
-from gdig.report.plane import to_plane
-from gdig.report.repeats import find_repeats
-from gdig.report.seed_lines import seed_lines
+from gdig.reporting.cards import row_cards
+from gdig.reporting.columns import Columns, counted_columns, sketches_of, source_names
+from gdig.reporting.facts import Histogram, Map, ReportFacts, Votes
+from gdig.reporting.groups import cluster_cards, count_clusters, source_lines, task_lines
+from gdig.reporting.overlap import overlap_of_methods
+from gdig.reporting.plane import to_plane
+from gdig.reporting.repeats import find_repeats
+from gdig.reporting.seed_lines import seed_lines
 from gdig.selection.finished_run import FinishedRun
 
 MAP_ROWS = 2_000

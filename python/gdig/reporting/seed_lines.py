@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from gdig.data.show import row_text
-from gdig.report.columns import Columns
-from gdig.report.facts import SeedLine
+from gdig.reporting.columns import Columns
+from gdig.reporting.facts import SeedLine
 
 _TEXT = 200
 _OUTVOTED = 0.0

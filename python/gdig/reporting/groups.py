@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from gdig.data.show import row_words
-from gdig.report.columns import Columns
-from gdig.report.facts import ClusterCard, SourceLine, TaskLine
-from gdig.report.words import characteristic_words
+from gdig.reporting.columns import Columns
+from gdig.reporting.facts import ClusterCard, SourceLine, TaskLine
+from gdig.reporting.words import characteristic_words
 from gdig.resampling import label_counts
 from gdig.selection.finished_run import FinishedRun
 

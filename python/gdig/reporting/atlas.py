@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from gdig.data.show import row_text
-from gdig.report.columns import counted_columns, sketches_of, source_names
-from gdig.report.plane import nearest_of_sample, to_plane
+from gdig.reporting.columns import counted_columns, sketches_of, source_names
+from gdig.reporting.plane import nearest_of_sample, to_plane
 from gdig.selection.finished_run import FinishedRun
 from gdig.store.atomic import replacing
 

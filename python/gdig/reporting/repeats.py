@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from gdig.explanation.facts import NEAR
-from gdig.report.columns import sketches_of
-from gdig.report.facts import Repeats
+from gdig.reporting.columns import sketches_of
+from gdig.reporting.facts import Repeats
 from gdig.selection.finished_run import FinishedRun
 
 _COMPARED = 2_000

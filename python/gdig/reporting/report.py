@@ -6,9 +6,9 @@ from pathlib import Path
 
 from gdig.config.budget import Limit
 from gdig.pages.render import write_page
-from gdig.report.atlas import write_atlas
-from gdig.report.gather import gather_facts
-from gdig.report.page import report_page
+from gdig.reporting.atlas import write_atlas
+from gdig.reporting.gather import gather_facts
+from gdig.reporting.page import report_page
 from gdig.run.session import Workspace
 from gdig.selection.chosen import Chosen
 from gdig.selection.finished_run import FinishedRun
