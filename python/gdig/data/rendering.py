@@ -66,20 +66,20 @@ def rendering_of(options: DataOptions, tokenizer: PreTrainedTokenizerBase, reade
     return _WITHOUT_CHAT.get(reader.format, "plain text")
 
 
-def rendered_otherwise(renderings: Mapping[str, Sequence[str]]) -> list[str]:
-    """Return a warning of seeds that become text in a way in which no row of the pool does.
+def rendered_otherwise(renderings: Mapping[str, Sequence[str]]) -> str | None:
+    """Return a warning of seeds that become text in a way in which no row of the pool does. None without such seeds.
 
     Args:
-        renderings: of each file, by `candidates` and `seeds`.
+        renderings: of each file of `candidates` and of `seeds`.
     """
     pool = dict.fromkeys(renderings["candidates"])
     others = [rendering for rendering in dict.fromkeys(renderings["seeds"]) if rendering not in pool]
     if not others:
-        return []
-    return [
+        return None
+    return (
         f"seeds: rendered as {' and '.join(others)}, the pool as {' and '.join(pool)}; the layout of the text counts in"
         " the influence, so give both in the form that you train on"
-    ]
+    )
 
 
 def as_conversation(pairs: Pairs) -> Conversation:

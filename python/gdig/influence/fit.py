@@ -52,7 +52,8 @@ def fit_stage(work: Workspace) -> None:
     if coverage.warning is not None and not _names_its_layers(work.config):
         warnings = (coverage.warning, *warnings)
     renderings = work.renderings
-    warnings = (*rendered_otherwise(renderings), *warnings)
+    if (otherwise := rendered_otherwise(renderings)) is not None:
+        warnings = (otherwise, *warnings)
     run.update(
         "fit",
         seeds=seed_report,
@@ -70,7 +71,8 @@ def fit_stage(work: Workspace) -> None:
 def skip_fit(work: Workspace) -> None:
     """Record a fit without layers, for a run without gradients. Its sweep needs the model's dtype alone."""
     renderings = work.renderings
-    warnings = tuple(rendered_otherwise(renderings))
+    otherwise = rendered_otherwise(renderings)
+    warnings = () if otherwise is None else (otherwise,)
     work.run.update("fit", layers=(), dtype=str(work.model.dtype), renderings=renderings, warnings=warnings)
     for warning in warnings:
         work.progress.warn(warning)
