@@ -404,9 +404,8 @@ def preview(
         with work.progress.stage(f"check of {name}", len(corpus)) as bar:
             texts, reports, error = preview_corpus(corpus, encoder, rows, bar.advance, skip_bad_rows=skip)
         whole = Preview([*whole.texts, *texts], {**whole.reports, name: reports}, whole.error or error)
-    if work.config.seeds:
-        if (otherwise := rendered_otherwise(work.renderings)) is not None:
-            work.progress.warn(otherwise)
+    if work.config.seeds and (otherwise := rendered_otherwise(work.renderings)) is not None:
+        work.progress.warn(otherwise)
     return whole
 
 
