@@ -48,7 +48,7 @@ def test_what_it_leaves(run_copy):
     now = {path for path in run_copy.rglob("*") if path.is_file() and path.name != "run.json"}
     assert now - set(before) == {file, file.with_name("score_net.safetensors")}, "no checkpoint is left"
     assert all(path.read_bytes() == content for path, content in before.items())
-    assert any(line.startswith("features: 2 files") for line in verify(run_copy))
+    assert any(line.startswith("features: 3 sound") for line in verify(run_copy).lines())
 
 
 def test_the_batches_are_the_rows_as_the_sweep_saw_them(project, run_copy):

@@ -52,6 +52,15 @@ def fingerprint_file(path: str | os.PathLike[str]) -> dict[str, Any]:
     return {"size": status.st_size, "hash": _remembered[key]}
 
 
+def hash_content(path: Path) -> str:
+    """Return blake2b-160 of the whole content of a file: 40 hexadecimal digits."""
+    digest = blake2b(digest_size=20)
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
 def fingerprint_paths(paths: Sequence[str | os.PathLike[str]]) -> dict[str, dict[str, Any]]:
     """Fingerprint files and folders (recursively, without optimizer states, logs, hidden files and caches).
 

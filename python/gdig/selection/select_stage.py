@@ -6,8 +6,12 @@ from pathlib import Path
 
 from gdig.config.budget import Limit
 from gdig.data.export import export
+from gdig.data.fingerprint import hash_content
+from gdig.errors import StoreError
 from gdig.resampling import label_counts
+from gdig.run.origin import checkpoint_origin, sweep_origin
 from gdig.run.session import Workspace
+from gdig.run.verify import difficulty_damage
 from gdig.selection.choose import choose
 from gdig.selection.method import Checkpoint, FinishedSweep
 from gdig.selection.methods import METHODS
@@ -22,6 +26,7 @@ def select_stage(work: Workspace, store: SketchStore, survey: Survey, tasks: Tas
     """Select rows within `limit` by the option `method`, and write them whole."""
     config, run = work.config, work.run
     sweep = open_finished_sweep(work, store, survey, tasks, clusters=METHODS[config.method].clusters)
+    _check_difficulty(work)
     scored = choose(sweep, limit, config)
     columns = output_columns(scored, survey, tasks)
     output = Path(config.output) if config.output else work.layout.selection
@@ -33,6 +38,7 @@ def select_stage(work: Workspace, store: SketchStore, survey: Survey, tasks: Tas
         rows=len(scored.rows),
         tokens=int(scored.columns["tokens"].sum()),
         output=str(output),
+        output_hash=hash_content(output),
         notes=tuple(scored.notes),
         warnings=tuple(warnings),
     )
@@ -45,7 +51,7 @@ def open_finished_sweep(
     work: Workspace, store: SketchStore, survey: Survey, tasks: Tasks, *, clusters: bool
 ) -> FinishedSweep:
     """Open the finished sweep as the methods see it, with the clusters or without."""
-    layout = work.layout
+    layout, origin = work.layout, sweep_origin(work.run.record)
     return FinishedSweep(
         store,
         survey,
@@ -53,12 +59,21 @@ def open_finished_sweep(
         centroids=layout.centroids if clusters else None,
         tasks=tasks,
         checkpoints=_checkpoints(work),
-        seed_sketches=layout.seed_sketches,
+        seed_sketches=layout.checked(layout.seed_sketches, origin),
         difficulty=layout.difficulty,
-        tokens=TokenFiles(layout.tokens),
+        tokens=TokenFiles(layout, origin),
         source_ends=work.candidates.ends,
         metric_scale=work.run.sweep.scale if _sketches_are_of_the_metric(work) else None,
     )
+
+
+def _check_difficulty(work: Workspace) -> None:
+    """Raise StoreError if the option `difficulty` names the run's own difficulties and these were changed."""
+    layout, given = work.layout, work.config.difficulty
+    if given and layout.score_net.is_file() and Path(given).resolve() == layout.difficulty.resolve():
+        net = layout.checked(layout.score_net, sweep_origin(work.run.record))
+        if (damage := net.damage() or difficulty_damage(net, layout.difficulty)) is not None:
+            raise StoreError(f"{damage.what}; gdig score-net makes it again")
 
 
 def _sketches_are_of_the_metric(work: Workspace) -> bool:
@@ -71,8 +86,9 @@ def _checkpoints(work: Workspace) -> tuple[Checkpoint, ...]:
     """The training checkpoints last asked for whose sweep is whole."""
     sweep = work.run.sweep
     whole = [(key, record) for key in sweep.checkpoint_order if (record := sweep.checkpoints[key]).state == "done"]
-    paths = [work.layout.checkpoint(key) for key, _ in whole]
-    return tuple(
-        Checkpoint(record.path, SketchStore.open(path.shards), record.learning_rate, path.seed_sketches)
-        for (_, record), path in zip(whole, paths, strict=True)
-    )
+    layout, checkpoints = work.layout, []
+    for key, record in whole:
+        paths, origin = layout.checkpoint(key), checkpoint_origin(work.run.record, key)
+        store, seeds = SketchStore.open(paths.shards, origin), layout.checked(paths.seed_sketches, origin)
+        checkpoints.append(Checkpoint(record.path, store, record.learning_rate, seeds))
+    return tuple(checkpoints)
