@@ -19,14 +19,13 @@ import torch
 
 from gdig import ops
 from gdig.influence.seed_factors import SeedFactors
-from gdig.model.free_memory import free_memory
 from gdig.ops import Segments
 
 DENSE_BYTES = 2 << 30
 """Most memory for the dense gradients W of the seeds, over all layers, on a CPU. It leaves 2 GiB of 4 for a small
 model and its batches."""
-_FREE_SHARE = 0.25
-"""Most of the free memory that W takes."""
+_PLAN_SHARE = 0.4
+"""Most of the memory that a plan may take which goes to W: a quarter of the free memory."""
 _READING = {"full": 25, "half": 36}
 """R: the cost of reading W once, in examples."""
 _ROUNDING = 2.0**-22
@@ -127,18 +126,18 @@ def _size(f: SeedFactors, dense: Dense) -> int:
     return len(f.u) * len(f.v) * (len(f.column_offsets) - 1) * width
 
 
-def resolve_dense_bytes(device: torch.device, processes: int = 1) -> int:
-    """Return the most memory for W on a device: a quarter of the free memory, on a CPU at most 2 GiB.
+def dense_room(limit: int | None, beside: int, device: torch.device) -> int:
+    """Return the most memory for W: a part of what a plan may take, and on a CPU at most 2 GiB.
 
     Args:
+        limit: bytes that the plan may take beside the weights; None where the system does not say what is free.
+        beside: bytes of U and V of all layers, and of a batch.
         device: the device.
-        processes: the processes that share the device's memory.
     """
-    free = free_memory(device)
-    if free is None:
+    if limit is None:
         return DENSE_BYTES
-    share = int(free * _FREE_SHARE) // processes
-    return share if device.type == "cuda" else min(share, DENSE_BYTES)
+    most = max(0, min(int(limit * _PLAN_SHARE), limit - beside))
+    return min(most, DENSE_BYTES) if device.type == "cpu" else most
 
 
 def _dense_gradients(factors: SeedFactors, columns: Segments, half: bool) -> tuple[torch.Tensor, torch.Tensor | None]:

@@ -21,7 +21,6 @@ from gdig.model.batch_size import (
     LEAST_TOKENS,
     MEMORY_SHARE,
     checked_batch,
-    largest_batch,
     most_tokens,
     room,
     typical_length,
@@ -55,6 +54,7 @@ class MemoryParts:
         eigenvectors: Q_A and Q_S.
         work: of one eigendecomposition.
         seed_factors: U and V of all seeds.
+        dense: W of all seeds, in the layers that compute it.
     """
 
     weights: int = 0
@@ -64,6 +64,7 @@ class MemoryParts:
     eigenvectors: int = 0
     work: int = 0
     seed_factors: int = 0
+    dense: int = 0
 
     @property
     def total(self) -> int:
@@ -73,22 +74,20 @@ class MemoryParts:
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """What a run will hold.
+    """What a fit will hold.
 
     Attributes:
         limit: bytes that the plan may take beside the weights; None where the system does not say what is free.
-        token_batch_size: tokens in a batch of the fit.
-        sweep_batch_size: tokens in a batch of the sweep.
+        token_batch_size: tokens in a batch.
         partitions: indices of the layers of each partition, in the order of the model.
         gradient_checkpointing: whether the pass computes its activations again.
-        passes: the parts of each pass at its peak, by the pass: factors, eigenvectors, eigenvalues, seeds, sweep.
+        passes: the parts of each pass at its peak, by the pass: factors, eigenvectors, eigenvalues, seeds.
         host_totals: bytes of totals in the computer's memory, where the model is on another device.
         head_cache: bytes for the head's results of each batch, which later passes over the sample take.
     """
 
     limit: int | None
     token_batch_size: int
-    sweep_batch_size: int
     partitions: tuple[tuple[int, ...], ...]
     gradient_checkpointing: bool
     passes: dict[str, MemoryParts]
@@ -114,7 +113,7 @@ def plan_memory(
     host_limit: int | None = None,
     token_memory: TokenMemory | None = None,
 ) -> MemoryPlan:
-    """Plan the memory of a fit and of a sweep from the shapes of a model, which may be on the device "meta".
+    """Plan the memory of a fit from the shapes of a model, which may be on the device "meta".
 
     The plan first takes as few partitions as the smallest batch allows, because a partition more costs a pass more;
     gradient checkpointing comes in where it saves more passes than it costs. The plan then takes the largest batch
@@ -184,14 +183,9 @@ def plan_memory(
             eigenvectors=_sum(sizes).bases,
             seed_factors=seed_bytes,
         )
-    sweep_batch = batch
-    if auto:
-        sweep_batch = largest_batch(tokens, None if limit is None else limit - seed_bytes, model.device)
-    passes["sweep"] = MemoryParts(weights, max(sweep_batch, longest) * a_token, tokens.head, seed_factors=seed_bytes)
     return MemoryPlan(
         limit,
         batch,
-        sweep_batch,
         tuple(tuple(part) for part in chosen),
         checkpointing,
         passes,

@@ -56,20 +56,20 @@ def largest_batch(memory: TokenMemory, size: int | None, device: torch.device, l
 
 
 def resolve_token_batch_size(
-    option: int | str, model: Model, trial: Callable[[Batch], object], length: int, *, share: float = 1.0
+    option: int | str, model: Model, trial: Callable[[Batch], object], length: int, *, limit: int | None = None
 ) -> int:
-    """The number of the option token_batch_size; for "auto", what fits beside all that the device holds now.
+    """The number of the option token_batch_size; for "auto", what fits.
 
     Args:
         option: the option.
         model: the model.
         trial: passes one batch. On CUDA one small batch is passed: what it takes replaces the plan where it is more.
         length: tokens of a typical example.
-        share: this process' share of the device's memory.
+        limit: bytes for a batch. None: what a plan may take beside all that the device holds now.
     """
     if isinstance(option, int):
         return option
-    memory, limit = TokenMemory.count(model), room(model, share)
+    memory, limit = TokenMemory.count(model), room(model) if limit is None else limit
     return checked_batch(largest_batch(memory, limit, model.device), memory, limit, model.device, trial, length)
 
 

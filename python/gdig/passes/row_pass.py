@@ -249,9 +249,13 @@ class RowPass:
             raise
         return rows
 
-    def find_batch_size(self, examples: Sequence[Example]) -> int:
-        """Resolve token_batch_size="auto" by a trial on the device, with lines of the length of these examples."""
-        size = resolve_token_batch_size(self.config.token_batch_size, self.model, self._batch, typical_length(examples))
+    def find_batch_size(self, examples: Sequence[Example], limit: int | None = None) -> int:
+        """Resolve token_batch_size="auto" by a trial on the device, with lines of the length of these examples.
+
+        `limit`: bytes for a batch. None: what a plan may take beside all that the device holds now.
+        """
+        option, length = self.config.token_batch_size, typical_length(examples)
+        size = resolve_token_batch_size(option, self.model, self._batch, length, limit=limit)
         self.batch_runner.token_batch_size = size
         return size
 

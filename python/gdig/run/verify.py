@@ -199,7 +199,7 @@ class _Reporter:
     def _of_selection(self, record: RunRecord) -> Iterator[FileReport]:
         """Report the selection, if it lies in the run directory."""
         select, file = record.stages.select, self._layout.selection
-        if select is None or select.state != "done" or record.config.get("output") is not None:
+        if select is None or select.state != "done" or select.config.get("output") is not None:
             return
         yield self.report(file, _content_damage(file, select.output_hash or ""))
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from gdig.config.budget import Limit
 from gdig.data.export import export
 from gdig.data.fingerprint import hash_content
 from gdig.errors import StoreError
 from gdig.resampling import label_counts
+from gdig.run.layout import RunLayout
 from gdig.run.origin import checkpoint_origin, sweep_origin
+from gdig.run.record import RunRecord
 from gdig.run.session import Workspace
 from gdig.run.verify import difficulty_damage
 from gdig.selection.choose import choose
@@ -25,7 +28,10 @@ from gdig.store.sketches import SketchStore
 def select_stage(work: Workspace, store: SketchStore, survey: Survey, tasks: Tasks, limit: Limit) -> Selection:
     """Select rows within `limit` by the option `method`, and write them whole."""
     config, run = work.config, work.run
-    sweep = open_finished_sweep(work, store, survey, tasks, clusters=METHODS[config.method].clusters)
+    clusters = METHODS[config.method].clusters
+    sweep = open_finished_sweep(
+        work.layout, run.record, store, survey, tasks, clusters=clusters, source_ends=work.candidates.ends
+    )
     _check_difficulty(work)
     scored = choose(sweep, limit, config)
     columns = output_columns(scored, survey, tasks)
@@ -48,22 +54,40 @@ def select_stage(work: Workspace, store: SketchStore, survey: Survey, tasks: Tas
 
 
 def open_finished_sweep(
-    work: Workspace, store: SketchStore, survey: Survey, tasks: Tasks, *, clusters: bool
+    layout: RunLayout,
+    record: RunRecord,
+    store: SketchStore,
+    survey: Survey,
+    tasks: Tasks,
+    *,
+    clusters: bool,
+    source_ends: tuple[int, ...],
 ) -> FinishedSweep:
-    """Open the finished sweep as the methods see it, with the clusters or without."""
-    layout, origin = work.layout, sweep_origin(work.run.record)
+    """Open the finished sweep as the methods see it, with the clusters or without.
+
+    Args:
+        layout: paths of the run.
+        record: of the run, whose sweep is done.
+        store: the sweep.
+        survey: of the sweep.
+        tasks: of the seeds.
+        clusters: whether the methods may draw from the clusters.
+        source_ends: the row after the last row of each file of the pool.
+    """
+    fit, sweep, origin = record.stages.fit, record.stages.sweep, sweep_origin(record)
+    assert fit is not None and sweep is not None, "the sweep is done"
     return FinishedSweep(
         store,
         survey,
         labels=layout.labels if clusters else None,
         centroids=layout.centroids if clusters else None,
         tasks=tasks,
-        checkpoints=_checkpoints(work),
+        checkpoints=_checkpoints(layout, record),
         seed_sketches=layout.checked(layout.seed_sketches, origin),
         difficulty=layout.difficulty,
         tokens=TokenFiles(layout, origin),
-        source_ends=work.candidates.ends,
-        metric_scale=work.run.sweep.scale if _sketches_are_of_the_metric(work) else None,
+        source_ends=source_ends,
+        metric_scale=sweep.scale if _sketches_are_of_the_metric({**fit.config, **sweep.config}) else None,
     )
 
 
@@ -76,19 +100,20 @@ def _check_difficulty(work: Workspace) -> None:
             raise StoreError(f"{damage.what}; gdig score-net makes it again")
 
 
-def _sketches_are_of_the_metric(work: Workspace) -> bool:
+def _sketches_are_of_the_metric(options: dict[str, Any]) -> bool:
     """Whether the products of sketches stand for the influence: in Fisher space, or raw where H is the identity."""
-    options = {**work.run.fit.config, **work.run.sweep.config}
-    return options["sketch_space"] != "raw" or options["inversion"] == "identity"
+    return bool(options["sketch_space"] != "raw" or options["inversion"] == "identity")
 
 
-def _checkpoints(work: Workspace) -> tuple[Checkpoint, ...]:
+def _checkpoints(layout: RunLayout, record: RunRecord) -> tuple[Checkpoint, ...]:
     """The training checkpoints last asked for whose sweep is whole."""
-    sweep = work.run.sweep
-    whole = [(key, record) for key in sweep.checkpoint_order if (record := sweep.checkpoints[key]).state == "done"]
-    layout, checkpoints = work.layout, []
-    for key, record in whole:
-        paths, origin = layout.checkpoint(key), checkpoint_origin(work.run.record, key)
+    sweep = record.stages.sweep
+    assert sweep is not None
+    swept = [(key, sweep.checkpoints[key]) for key in sweep.checkpoint_order]
+    whole = [(key, checkpoint) for key, checkpoint in swept if checkpoint.state == "done"]
+    checkpoints = []
+    for key, checkpoint in whole:
+        paths, origin = layout.checkpoint(key), checkpoint_origin(record, key)
         store, seeds = SketchStore.open(paths.shards, origin), layout.checked(paths.seed_sketches, origin)
-        checkpoints.append(Checkpoint(record.path, store, record.learning_rate, seeds))
+        checkpoints.append(Checkpoint(checkpoint.path, store, checkpoint.learning_rate, seeds))
     return tuple(checkpoints)
