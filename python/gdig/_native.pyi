@@ -14,6 +14,7 @@ __all__ = [
     "StoreError",
     "best_rows",
     "bids",
+    "content_checksum",
     "damage_of",
     "draw_rows",
     "facility",
@@ -93,6 +94,7 @@ def write_tensors(path: str | PathLike[str], tensors: dict[str, NDArray[Any]], m
 def read_tensors(
     path: str | PathLike[str], made_from: str | None = None
 ) -> tuple[dict[str, NDArray[Any]], dict[str, str]]: ...
+def content_checksum(path: str | PathLike[str]) -> str: ...
 def damage_of(files: list[tuple[PathLike[str], str | None]]) -> list[tuple[str, str] | None]: ...
 def verify_file(path: str | PathLike[str]) -> int: ...
 def kmeans_fit(

@@ -22,6 +22,7 @@ from gdig.explanation.explain import Asked, explain_asked
 from gdig.explanation.explanation import Explanation
 from gdig.influence.fit import fit_curvature_on_ranks, fit_is_sound, fit_stage, precondition_seeds_on_ranks, skip_fit
 from gdig.model.load import require_package
+from gdig.passes.encode_ahead import of_dead_worker
 from gdig.passes.planned_stages import planned_stages
 from gdig.passes.sweep_stage import missing_of_sweep, seeds_are_swept, sweep_on_ranks, sweep_stage
 from gdig.passes.training_checkpoints import checkpoints_stage, sweep_checkpoint_on_ranks
@@ -378,6 +379,10 @@ def _explained(config: Config) -> Iterator[None]:
             f"out of memory on {config.device}: {str(error).partition(chr(10))[0]}; lower max_length, choose fewer "
             "layers with filter_modules, or take another device"
         ) from error
+    except RuntimeError as error:
+        if (died := of_dead_worker(error)) is None:
+            raise
+        raise died from error
 
 
 def _expect(work: Workspace, last: Literal["fit", "sweep", "cluster"]) -> None:

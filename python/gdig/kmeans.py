@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from gdig import _native
 from gdig.errors import GdigError, StoreError
+from gdig.store.npy import open_npy
 from gdig.store.sketches import SketchStore
 from gdig.store.tensor_file import MADE_FROM, Damage, read_tensors, write_tensors
 
@@ -394,7 +395,7 @@ def _source(x: RowSource) -> _native.Store | NDArray[Any]:
     if isinstance(x, (str, Path)):
         path = Path(x)
         if path.suffix == ".npy":
-            return np.load(path, mmap_mode="r", allow_pickle=False)
+            return open_npy(path)
         x = SketchStore.open(path)
     if isinstance(x, SketchStore):
         x.flush()

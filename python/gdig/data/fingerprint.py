@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 from hashlib import blake2b
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any, BinaryIO
 
 from gdig.errors import CorpusError
@@ -38,6 +39,8 @@ def fingerprint_file(path: str | os.PathLike[str]) -> dict[str, Any]:
     """
     path = Path(path)
     try:
+        if not S_ISREG(path.stat().st_mode):  # opening a pipe would wait for its writer
+            raise CorpusError(f"{path}: expected a file, got something else, such as a pipe; write it to a file first")
         with path.open("rb") as file:
             status = os.fstat(file.fileno())
             key = (str(path.absolute()), status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)

@@ -163,7 +163,7 @@ class RowExplainer:
         subject.target = Target(None, numbers.sketch[0] * scale, numbers.numbers[0], example.hash)
         subject.loss = float(numbers.loss[0])
         if self._model_pass and config.gradients:
-            subject.passed = self._token_influence(line_of_example(example, work.model.window))
+            subject.passed = self._token_influence(line_of_example(example, work.model))
 
     def _explained(self, subjects: list[Subject]) -> list[RowExplanation]:
         usable = [subject for subject in subjects if subject.target is not None]

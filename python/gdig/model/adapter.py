@@ -59,7 +59,7 @@ def _base_directory(path: Path, given: str | None) -> Path:
     try:
         options = json.loads(file.read_text(encoding="utf-8"))
         name = str(options["base_model_name_or_path"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ModelError(f"{file}: expected a JSON object with base_model_name_or_path: {error!r}") from None
     base = next((p for p in (Path(name), path / name) if p.is_dir()), None) or _cached(name, options.get("revision"))
     if base is None:

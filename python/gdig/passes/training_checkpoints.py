@@ -170,7 +170,7 @@ def learning_rate(path: Path, optimizer_rate: float) -> float:
             for entry in state["log_history"]
             if "learning_rate" in entry and end - 1 < float(entry["epoch"]) <= end
         ]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return optimizer_rate
     return float(np.mean(rates)) if rates else optimizer_rate
 

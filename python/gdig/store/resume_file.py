@@ -117,7 +117,7 @@ def _difference(text: str, now: Mapping[str, Any]) -> str:
     """Say what differs between the text of a file and what is asked now; nothing if nothing differs."""
     try:
         then = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         then = None
     if not isinstance(then, dict):
         return "does not say what it was made from"

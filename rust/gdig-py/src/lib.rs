@@ -45,7 +45,7 @@ mod _native {
     #[pymodule_export]
     use super::self_filter::self_filter;
     #[pymodule_export]
-    use super::store::{damage_of, read_tensors, verify_file, write_tensors, Store};
+    use super::store::{content_checksum, damage_of, read_tensors, verify_file, write_tensors, Store};
     #[pymodule_export]
     use super::sweep::{best_rows, draw_rows, least_score, row_columns, seed_means, survey, vote_cuts};
     #[pymodule_export]

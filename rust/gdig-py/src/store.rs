@@ -234,3 +234,9 @@ pub fn verify_file(py: Python<'_>, path: PathBuf) -> PyResult<u64> {
         Ok(file.len())
     })
 }
+
+/// XXH3-64 over the content of a file of any kind, as 16 hexadecimal digits.
+#[pyfunction]
+pub fn content_checksum(py: Python<'_>, path: PathBuf) -> PyResult<String> {
+    supervised(py, None, |supervisor| store::content_checksum(&path, &|| supervisor.check()))
+}

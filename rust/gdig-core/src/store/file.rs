@@ -209,8 +209,7 @@ impl TensorFile {
         self.compare(&File::open(&self.path).map_err(Error::io(&self.path, "open"))?, check)
     }
 
-    /// Compare the checksum with the content of `file`. The bytes are read, not mapped: a disk that cannot give them
-    /// is then an error, where a mapping would end the process.
+    /// Compare the checksum with the content of `file`, which is at its start.
     fn compare(&self, mut file: &File, check: &dyn Fn() -> Result<()>) -> Result<()> {
         let recorded = self.recorded_checksum()?;
         let mut header = vec![0; self.header.data_start];
@@ -220,18 +219,32 @@ impl TensorFile {
         header[digits..digits + 16].copy_from_slice(NO_CHECKSUM.as_bytes());
         let mut hash = Xxh3::new();
         hash.update(&header);
-        let mut step = vec![0; HASH_STEP];
-        loop {
-            check()?;
-            match file.read(&mut step).map_err(Error::io(&self.path, "read"))? {
-                0 => break,
-                n => hash.update(&step[..n]),
-            }
-        }
+        update_from(&mut hash, &mut file, &self.path, check)?;
         let computed = format!("{:016x}", hash.digest());
         if computed == recorded {
             return Ok(());
         }
         Err(Error::Checksum { path: self.path.clone(), recorded: recorded.into(), computed })
+    }
+}
+
+/// XXH3-64 over the content of a file of any kind, as 16 hexadecimal digits.
+pub fn content_checksum(path: &Path, check: &dyn Fn() -> Result<()>) -> Result<String> {
+    let mut file = File::open(path).map_err(Error::io(path, "open"))?;
+    let mut hash = Xxh3::new();
+    update_from(&mut hash, &mut file, path, check)?;
+    Ok(format!("{:016x}", hash.digest()))
+}
+
+/// Hash the rest of a file. The bytes are read, not mapped: a disk that cannot give them is then an error, where a
+/// mapping would end the process.
+fn update_from(hash: &mut Xxh3, file: &mut impl Read, path: &Path, check: &dyn Fn() -> Result<()>) -> Result<()> {
+    let mut step = vec![0; HASH_STEP];
+    loop {
+        check()?;
+        match file.read(&mut step).map_err(Error::io(path, "read"))? {
+            0 => return Ok(()),
+            n => hash.update(&step[..n]),
+        }
     }
 }

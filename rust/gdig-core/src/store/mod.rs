@@ -22,7 +22,7 @@ use xxhash_rust::xxh3::xxh3_64;
 pub use append::Appender;
 pub use atomic::{remove_leftovers, sync_directory, write_atomic};
 pub use damage::{damage_of, Damage, State};
-pub use file::{write, write_one_of_many, TensorData, TensorFile, MADE_FROM};
+pub use file::{content_checksum, write, write_one_of_many, TensorData, TensorFile, MADE_FROM};
 pub use shard::Shard;
 pub use verify::Report;
 
