@@ -364,9 +364,9 @@ SETUP = """
 import sys, threading, types
 pipeline = types.ModuleType("gdig.api")
 sys.modules["gdig.api"] = pipeline
-pipeline.verify = lambda run_path, progress: {body}
+pipeline.merge = lambda runs, run_path, progress: {body}
 from gdig.cli.main import main
-sys.exit(main(["verify", "--run-path", "r"]))
+sys.exit(main(["merge", "a", "--run-path", "r"]))
 """
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import overload
+from typing import TYPE_CHECKING, overload
 
 from gdig.run.origin import checkpoint_origin, cluster_origin, curvature_origin, seeds_origin, sweep_origin
 from gdig.run.record import RunRecord
-from gdig.store.tensor_file import CheckedFile
+
+if TYPE_CHECKING:
+    from gdig.store.tensor_file import CheckedFile
 
 FOLDERS = {
     "fit": ("curvature", "seeds"),
@@ -79,6 +81,8 @@ class RunLayout:
 
     def checked(self, path: Path, origin: str) -> CheckedFile:
         """Return a file of the run with what it is made from: its origin, and its place in the run."""
+        from gdig.store.tensor_file import CheckedFile  # it imports numpy, which takes a while
+
         return CheckedFile(path, f"{origin} {path.relative_to(self.path).with_suffix('').as_posix()}")
 
     @property
