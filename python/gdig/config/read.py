@@ -13,6 +13,9 @@ from gdig.errors import ConfigError
 
 _MOST_NESTED, _MOST_VALUES = 5, 100_000
 """How deep the values of a file lie at most, and how many there are."""
+_MOST_TEXT, _MOST_BRACKETS = 1 << 20, 50
+"""The longest file, in characters, and the most brackets that are open at a time. The time that the parser takes grows
+with the square of the brackets."""
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
@@ -31,6 +34,8 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: the YAML file of options cannot be read: expected a file, found none")
     try:
         text = Path(path).read_text(encoding="utf-8")
+        if len(text) > _MOST_TEXT or _brackets(text) > _MOST_BRACKETS:
+            raise ConfigError(f"{path}: expected a flat mapping of option names to values, got values within values")
         node = yaml.compose(text, Loader=yaml.SafeLoader)
         _refuse_nested(node, path)
         values = yaml.safe_load(text)
@@ -51,6 +56,18 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
             raise ConfigError(f"{where}: key {key!r} is given twice; give it once")
         options[key] = typed_option(where, key, values.get(key))
     return options
+
+
+def _brackets(text: str) -> int:
+    """The most brackets that are open at a time, also those in quotes."""
+    opened = most = 0
+    for character in text:
+        if character in "[{":
+            opened += 1
+            most = max(most, opened)
+        elif character in "]}":
+            opened -= 1
+    return most
 
 
 def _refuse_nested(node: Any, path: str | Path) -> None:

@@ -21,7 +21,7 @@ from gdig.errors import CorpusError
 BOM = b"\xef\xbb\xbf"
 _BLANKS = re.compile(r"[ \t\r\n]*")
 _CONTINUATION_BYTES = bytes(range(0x80, 0xC0))  # every byte of a UTF-8 character but its first
-MOST_NESTED = 250
+MOST_NESTED = 500
 """How deep the values of a row lie at most. Deeper ones could be read at one place of the program and not at another,
 because Python counts the calls that it is in."""
 _decode = json.JSONDecoder().raw_decode

@@ -27,7 +27,10 @@ class Unchanged:
             CorpusError: naming a file that has changed or is gone.
         """
         for path, status in self._statuses.items():
-            if _status(path) != status:
+            now = _status(path)
+            if now is None:
+                raise CorpusError(f"{path}: cannot be read: it was there, and is gone")
+            if now != status:
                 raise CorpusError(f"{path}: the file changed since it was opened; start again when it is complete")
 
 

@@ -14,7 +14,7 @@ from gdig.data.fingerprint import hash_content
 from gdig.errors import GdigError, RunError, StoreError
 from gdig.kmeans import KMeans
 from gdig.run.directory import require_run
-from gdig.run.layout import FileGroup, RunLayout
+from gdig.run.layout import FOLDERS, FileGroup, RunLayout
 from gdig.run.origin import cluster_origin, sweep_origin
 from gdig.run.record import RunRecord
 from gdig.store.sketches import SketchStore
@@ -76,6 +76,9 @@ def verify_run(path: Path) -> Verification:
     """
     layout = RunLayout(path)
     reporter = _Reporter(layout)
+    if not layout.record.exists() and any(f.is_dir() for stage in FOLDERS for f in layout.folders_of(stage)):
+        damage = Damage("missing", f"{layout.record}: is missing, so nothing says which files should be there")
+        return Verification(path, (reporter.report(layout.record, damage),))
     try:
         record = require_run(layout, "run_path")
     except RunError as error:
