@@ -88,6 +88,7 @@ BAD = {
     "knn_density": ["no", 1, None],
     "balance": ["task", None, True],
     "gradients": ["yes", 1, None],
+    "chat_template": ["yes", 1, None],
     "hidden_layers": [0, -1, 1.5, "two", None, True, 513],
     "score": ["median", None],
     "relative_to": ["mean", None],

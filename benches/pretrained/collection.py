@@ -108,12 +108,13 @@ def draw_rows(plan: Plan, data: Path, tokenizer: PreTrainedTokenizerBase) -> tup
 
 
 def encode(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, window: int) -> list[Example]:
-    """Encode rows as gdig does, in the format completion."""
+    """Encode rows as gdig does, in the format completion, as plain prompts."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "rows.jsonl"
         file.write_text("".join(json.dumps(asdict(row)) + "\n" for row in rows), encoding="utf-8")
         corpus = open_corpus([file], cache_dir=folder)
-        examples = Encoder(DataOptions(), "completion", tokenizer, window).encode(corpus, range(len(rows)))
+        encoder = Encoder(DataOptions(chat_template=False), "completion", tokenizer, window)
+        examples = encoder.encode(corpus, range(len(rows)))
     wrong = [e for e in examples if not isinstance(e, Example)]
     if wrong:
         raise ValueError(f"a row cannot be used: {wrong[0]}")

@@ -6,7 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gdig.api import cluster, explain, fit, preview, select, sweep
+    from gdig.api import cluster, explain, fit, plan, preview, select, sweep
     from gdig.config.config import Config
     from gdig.errors import GdigError
     from gdig.kmeans import KMeans
@@ -23,6 +23,7 @@ _WHERE = {
     "cluster": "gdig.api",
     "explain": "gdig.api",
     "fit": "gdig.api",
+    "plan": "gdig.api",
     "preview": "gdig.api",
     "resample": "gdig.resampling",
     "select": "gdig.api",
@@ -36,6 +37,7 @@ __all__ = [
     "cluster",
     "explain",
     "fit",
+    "plan",
     "preview",
     "resample",
     "select",

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, replace
+from datetime import date
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -15,6 +16,7 @@ import torch
 from gdig.config.budget import Limit, parse_budget
 from gdig.config.config import Config, Training, Trial
 from gdig.config.options import TrialOptions
+from gdig.data.in_memory import with_files
 from gdig.distributed.ranks import Ranks
 from gdig.distributed.torchrun import is_launched
 from gdig.errors import ConfigError, ModelError
@@ -26,6 +28,8 @@ from gdig.passes.encode_ahead import of_dead_worker
 from gdig.passes.planned_stages import planned_stages
 from gdig.passes.sweep_stage import missing_of_sweep, seeds_are_swept, sweep_on_ranks, sweep_stage
 from gdig.passes.training_checkpoints import checkpoints_stage, sweep_checkpoint_on_ranks
+from gdig.planning.report import RunPlan
+from gdig.planning.run_plan import make_plan
 from gdig.progress import Progress, WarningsOnly
 from gdig.resampling import label_counts
 from gdig.run.directory import require_run
@@ -136,6 +140,35 @@ def select(
         if METHODS[work.config.method].tokens:
             ensure_tokens(work, store)
         return select_stage(work, store, pool, tasks, limit)
+
+
+def plan(config: Config | None = None, *, progress: Progress | None = None, **options: Any) -> RunPlan:
+    """Plan a run: tell what :func:`select` would do with the same options, and what it would cost.
+
+    A sample of the pool is read, the model is loaded, and a batch passes it in a trial of seconds. Nothing is written.
+
+    Args:
+        config: options, as of :func:`select`.
+        progress: where to show progress.
+        options: see :class:`gdig.Config`.
+
+    Returns:
+        The plan: stages, seconds, memory and disk. `print` shows it as text, and `as_json` gives values of JSON.
+
+    Raises:
+        GdigError: whatever would stop the run at once, such as memory or disk that cannot hold it.
+
+    Example:
+        >>> plan = gdig.plan(run_path="runs/a", **inputs)  # doctest: +SKIP
+        >>> plan.seconds, plan.peak_memory, plan.sweep_batch_size  # doctest: +SKIP
+        (412.7, 3406577664, 512)
+    """
+    if is_launched():
+        raise ConfigError("plan runs in one process; start it without torchrun")
+    config = _config(config, options)
+    config.require("model", "candidates", "seeds", "run_path")
+    require_needs([config.method], config)
+    return make_plan(Workspace(config, progress or Progress(config.quiet)))
 
 
 def compare(
@@ -324,6 +357,7 @@ def merge(runs: Sequence[str | Path], run_path: str | Path, *, progress: Progres
 
 
 def _config(config: Config | None, options: dict[str, Any]) -> Config:
+    options = with_files(options)
     if config is None:
         return Config.build(options)
     return config.with_options(**options) if options else config
@@ -344,7 +378,8 @@ def serve(ranks: Ranks) -> None:
         assert name == "open", name
         config = Config.build(arguments["config"])
         progress = WarningsOnly(f"rank {ranks.rank}", config.quiet, ranks.first_to_say)
-        with _explained(config), Workspace(config, progress, ranks) as work:
+        today = date.fromisoformat(arguments["today"])
+        with _explained(config), Workspace(config, progress, ranks, today=today) as work:
             for task, task_arguments in tasks:
                 _RANK_TASKS[task](work, **task_arguments)
 

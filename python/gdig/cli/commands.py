@@ -71,6 +71,8 @@ def _stage(name: str) -> Callable[[Call], list[str]]:
 
 
 def _select(call: Call) -> list[str]:
+    if call.own["dry_run"]:
+        return str(load_api().plan(call.config, progress=call.progress)).splitlines()
     summary: list[str] = load_api().select(call.config, progress=call.progress, ranks=call.ranks).summary
     return summary
 
@@ -106,6 +108,11 @@ def _score_net(call: Call) -> list[str]:
     return [f"difficulties: {file}", f"to select by them: {select}"]
 
 
+def _plan(call: Call) -> list[str]:
+    plan = load_api().plan(call.config, progress=call.progress)
+    return [json.dumps(plan.as_json(), indent=2)] if call.own["json"] else str(plan).splitlines()
+
+
 def _preview(call: Call) -> list[str]:
     return coloured(load_api().preview(call.config, rows=call.own["rows"], progress=call.progress))
 
@@ -131,6 +138,12 @@ COMMANDS: dict[str, Command] = {
         f"gdig select {DATA} \\\n    --budget 500 --run-path runs/a --output selection.jsonl",
         "Select",
         _select,
+    ),
+    "plan": Command(
+        "Tell beforehand what a run will do, and its time, memory and disk; takes a trial of seconds.",
+        f"gdig plan {DATA} \\\n    --budget 500 --run-path runs/a",
+        "Plan",
+        _plan,
     ),
     "fit": Command(
         "Fit the curvature and precondition the seeds' gradients.",

@@ -87,6 +87,22 @@ class VerifyOptions:
 
 
 @dataclass(frozen=True)
+class StartOptions:
+    """Whether the run starts."""
+
+    dry_run: Basic[bool] = False
+    """Print the plan of the run, as gdig plan does, and end. Off by default. Switch it on before a long run."""
+
+
+@dataclass(frozen=True)
+class PlanOptions:
+    """How the plan is printed."""
+
+    json: Basic[bool] = False
+    """Print JSON instead of text. Off by default. Switch it on for other programs."""
+
+
+@dataclass(frozen=True)
 class ExplainOptions:
     """What to explain."""
 
@@ -171,6 +187,25 @@ class Cluster:
 class Select:
     """The options of gdig select."""
 
+    start: StartOptions = StartOptions()
+    data: DataOptions = DataOptions()
+    selection: SelectOptions = SelectOptions()
+    clusters: ClusterOptions = ClusterOptions()
+    sweep: SweepOptions = SweepOptions()
+    checkpoints: CheckpointOptions = CheckpointOptions()
+    model: ModelOptions = ModelOptions()
+    curvature: CurvatureOptions = CurvatureOptions()
+    seeds: SeedOptions = SeedOptions()
+    randomness: RandomOptions = RandomOptions()
+    run: RunOptions = RunOptions()
+    defaults: DefaultOptions = DefaultOptions()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The options of gdig plan: those of gdig select."""
+
+    plan: PlanOptions = PlanOptions()
     data: DataOptions = DataOptions()
     selection: SelectOptions = SelectOptions()
     clusters: ClusterOptions = ClusterOptions()

@@ -30,10 +30,7 @@ def default_cache() -> Path:
 
 
 def cached_folder(cache: Path, kind: str, source: Path, build: Callable[[Path], None]) -> Path:
-    """Return the folder of a source's content. If it is absent or damaged, `build` fills an empty folder.
-
-    The folder is built under a temporary name, synced and renamed, so a kill or a full disk leaves no broken folder.
-    If two processes build the same key, both use the folder of the process that finishes first.
+    """Return the folder of a source's content, as :func:`keyed_folder` does.
 
     Args:
         cache: the folder of the cache.
@@ -46,7 +43,24 @@ def cached_folder(cache: Path, kind: str, source: Path, build: Callable[[Path], 
             `build` passes through. No folder is left then.
     """
     content = fingerprint_file(source)["hash"]
-    key = f"{kind}-{content}"
+
+    def build_unchanged(folder: Path) -> None:
+        build(folder)
+        if fingerprint_file(source)["hash"] != content:
+            raise CorpusError(f"{source}: the file changed while it was being read; start again when it is complete")
+
+    return keyed_folder(cache, f"{kind}-{content}", build_unchanged)
+
+
+def keyed_folder(cache: Path, key: str, build: Callable[[Path], None]) -> Path:
+    """Return the folder `cache/key`. If it is absent or damaged, `build` fills an empty folder with its files.
+
+    The folder is built under a temporary name, synced and renamed, so a kill or a full disk leaves no broken folder.
+    If two processes build the same key, both use the folder of the process that finishes first.
+
+    Raises:
+        CorpusError: if the cache cannot be written. An error of `build` passes through; no folder is left then.
+    """
     final = cache / key
     if _is_whole(final):
         return final
@@ -58,8 +72,6 @@ def cached_folder(cache: Path, kind: str, source: Path, build: Callable[[Path], 
         raise CorpusError(f"{cache}: {_UNWRITABLE.format(error)}") from None
     try:
         build(folder)
-        if fingerprint_file(source)["hash"] != content:
-            raise CorpusError(f"{source}: the file changed while it was being read; start again when it is complete")
         sums = {file.name: [file.stat().st_size, content_checksum(file)] for file in sorted(folder.iterdir())}
         (folder / _SUMS).write_text(json.dumps(sums))
         for path in (*folder.iterdir(), folder):
