@@ -112,6 +112,7 @@ def kmeans_fit(
     callback: Callable[[int, float, float], object] | None,
     resume_file: str | PathLike[str] | None,
     peers: Any | None = None,
+    weights: NDArray[np.float32] | None = None,
 ) -> tuple[NDArray[np.float32], float, int, NDArray[np.uint64]] | None: ...
 def kmeans_label_damage(
     store: Store, centroids: NDArray[np.float32], unit_normalize: bool, directory: str | PathLike[str]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, replace
 from datetime import date
@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+from typing_extensions import Unpack
 
 from gdig.config.budget import Limit, parse_budget
 from gdig.config.config import Config, Training, Trial
 from gdig.config.options import TrialOptions
+from gdig.config.typed_options import CompareOptions, Options, ScoreNetOptions
 from gdig.data.in_memory import with_files
 from gdig.distributed.ranks import Ranks
 from gdig.distributed.torchrun import is_launched
@@ -37,7 +39,7 @@ from gdig.run.layout import RunLayout
 from gdig.run.merge import merge_runs
 from gdig.run.origin import sweep_origin
 from gdig.run.session import Workspace
-from gdig.run.stored_options import read_stored_options
+from gdig.run.stored_options import with_stored_options
 from gdig.run.verify import Verification, verify_run
 from gdig.selection.cluster_stage import ensure_clusters, fit_centroids_on_ranks, label_rows_on_ranks
 from gdig.selection.compare import Comparison
@@ -56,7 +58,11 @@ if TYPE_CHECKING:
 
 
 def fit(
-    config: Config | None = None, *, progress: Progress | None = None, ranks: Ranks | None = None, **options: Any
+    config: Config | None = None,
+    *,
+    progress: Progress | None = None,
+    ranks: Ranks | None = None,
+    **options: Unpack[Options],
 ) -> Path:
     """Fit the curvature, precondition the seeds' gradients, and return the run directory.
 
@@ -64,7 +70,8 @@ def fit(
         config: the options; those given by name replace its values.
         progress: where to show progress.
         ranks: the processes that take part; None for this process alone.
-        options: see :class:`gdig.Config`. `model`, `candidates`, `seeds` and `run_path` are required.
+        options: see :class:`gdig.Config`. `model`, `candidates`, `seeds` and `run_path` are required. Without `config`
+            and `model`, the options that are not given are those of the run in `run_path`.
 
     Raises:
         GdigError: a subclass that says what is wrong with the options, the inputs, the model or the run directory.
@@ -80,7 +87,11 @@ def fit(
 
 
 def sweep(
-    config: Config | None = None, *, progress: Progress | None = None, ranks: Ranks | None = None, **options: Any
+    config: Config | None = None,
+    *,
+    progress: Progress | None = None,
+    ranks: Ranks | None = None,
+    **options: Unpack[Options],
 ) -> Path:
     """Sweep the pool: influence on every seed and a sketch of each row. Return the run directory.
 
@@ -98,7 +109,11 @@ def sweep(
 
 
 def cluster(
-    config: Config | None = None, *, progress: Progress | None = None, ranks: Ranks | None = None, **options: Any
+    config: Config | None = None,
+    *,
+    progress: Progress | None = None,
+    ranks: Ranks | None = None,
+    **options: Unpack[Options],
 ) -> Path:
     """Cluster the sketches by k-means, label every row, and return the run directory.
 
@@ -117,7 +132,11 @@ def cluster(
 
 
 def select(
-    config: Config | None = None, *, progress: Progress | None = None, ranks: Ranks | None = None, **options: Any
+    config: Config | None = None,
+    *,
+    progress: Progress | None = None,
+    ranks: Ranks | None = None,
+    **options: Unpack[Options],
 ) -> Selection:
     """Select rows of the pool, write them, and return them. Every stage that is missing runs first.
 
@@ -125,6 +144,7 @@ def select(
 
     Example:
         >>> selection = gdig.select(run_path="runs/a", **inputs, budget="10%")  # doctest: +SKIP
+        >>> another = gdig.select(run_path="runs/a", method="less")  # doctest: +SKIP
         >>> selection.rows[:3], selection.summary[0]  # doctest: +SKIP
         (array([812, 40, 977]), '400 of 4,000 rows (22,110 tokens): runs/a/selection.jsonl')
     """
@@ -142,7 +162,7 @@ def select(
         return select_stage(work, store, pool, tasks, limit)
 
 
-def plan(config: Config | None = None, *, progress: Progress | None = None, **options: Any) -> RunPlan:
+def plan(config: Config | None = None, *, progress: Progress | None = None, **options: Unpack[Options]) -> RunPlan:
     """Plan a run: tell what :func:`select` would do with the same options, and what it would cost.
 
     A sample of the pool is read, the model is loaded, and a batch passes it in a trial of seconds. Nothing is written.
@@ -178,7 +198,7 @@ def compare(
     *,
     train: bool = False,
     progress: Progress | None = None,
-    **options: Any,
+    **options: Unpack[CompareOptions],
 ) -> Comparison:
     """Select by several methods from one run, and show the selections side by side. No selection is written.
 
@@ -196,11 +216,13 @@ def compare(
     for method in methods:
         if method not in METHODS:
             raise ConfigError(f"methods: expected one of {', '.join(METHODS)}, got {method!r}")
-    how = {option.name: options.pop(option.name) for option in fields(TrialOptions) if option.name in options}
+    names = {option.name for option in fields(TrialOptions)}
+    how: dict[str, Any] = {name: value for name, value in options.items() if name in names}
     if not train and (how or trial):
         raise ConfigError(f"{next(iter(how), 'trial')}: given without train; add train=True, or leave it out")
     trial = (replace(trial, **how) if trial else Trial(**how)) if train else None
-    with _workspace(config, progress, options, None) as work:
+    options_of_run = {name: value for name, value in options.items() if name not in names}
+    with _workspace(config, progress, options_of_run, None) as work:
         require_needs(methods, work.config)
         _expect(work, "cluster")
         tasks = read_tasks(work.seed_corpus, work.config.task_field)
@@ -232,14 +254,14 @@ def score_net(
     training: Training | None = None,
     *,
     progress: Progress | None = None,
-    **options: Any,
+    **options: Unpack[ScoreNetOptions],
 ) -> Path:
     """Train a score net beside a copy of a swept run's model, and return the difficulty of each row (Self-Filter).
 
     A call after an interruption continues from the last saved state.
 
     Args:
-        config: options of the run. Without `model`, the options that are not given are those of the run.
+        config: options of the run, as of :func:`fit`.
         training: how to train; its options may also be given by name (see :class:`gdig.config.config.Training`).
         progress: where to show progress.
         options: see :class:`gdig.Config` and :class:`gdig.config.config.Training`; `run_path` is required.
@@ -253,9 +275,9 @@ def score_net(
     if is_launched():
         raise ConfigError("score-net runs in one process; gdig.training.ScoreNetTrainer also runs in several")
     names = {f.name for f in fields(Training)}
-    how = {name: options.pop(name) for name in names & set(options)}
+    how: dict[str, Any] = {name: value for name, value in options.items() if name in names}
     training = replace(training or Training(), **how)
-    config = _of_run(config, options)
+    config = _config(config, {name: value for name, value in options.items() if name not in names})
     config.require("run_path")
     require_run(RunLayout(Path(str(config.run_path))), "run_path")
     with _workspace(config, progress, {}, None) as work:
@@ -276,7 +298,7 @@ def explain(
     model_pass: bool = True,
     selection: str | None = None,
     progress: Progress | None = None,
-    **options: Any,
+    **options: Unpack[Options],
 ) -> Explanation:
     """Say why rows have their scores: seeds, tokens, layers, cluster, nearest rows, and their places by every method.
 
@@ -301,7 +323,7 @@ def explain(
     Example:
         >>> print(gdig.explain(run_path="runs/a", rows=[812]))  # doctest: +SKIP
     """
-    config = _of_run(config, options)
+    config = _config(config, options)
     progress = progress or Progress(config.quiet)
     with _explained(config):
         asked = Asked(tuple(rows), tuple(seed), tuple(text), file, tuple(methods), model_pass, selection)
@@ -309,11 +331,12 @@ def explain(
 
 
 def preview(
-    config: Config | None = None, *, rows: int = 5, progress: Progress | None = None, **options: Any
+    config: Config | None = None, *, rows: int = 5, progress: Progress | None = None, **options: Unpack[Options]
 ) -> list[Text]:
     """Show a few candidates as the model will see them, with the masked part marked. Print each, or use rich.
 
-    Needs `model` (for its tokenizer and window) and `candidates`; touches no weights and no run directory.
+    Needs `model` (for its tokenizer and window) and `candidates`, or a `run_path` with a run. Touches no weights, and
+    writes nothing.
     """
     from gdig.data.preview import preview_rows
 
@@ -356,19 +379,11 @@ def merge(runs: Sequence[str | Path], run_path: str | Path, *, progress: Progres
     return merge_runs([Path(path) for path in runs], Path(run_path), progress or Progress())
 
 
-def _config(config: Config | None, options: dict[str, Any]) -> Config:
+def _config(config: Config | None, options: Mapping[str, Any]) -> Config:
     options = with_files(options)
     if config is None:
-        return Config.build(options)
+        return Config.build(with_stored_options(options))
     return config.with_options(**options) if options else config
-
-
-def _of_run(config: Config | None, options: dict[str, Any]) -> Config:
-    """Return the configuration; without `config` and `model`, the options of the run hold that are not given."""
-    if config is None and "model" not in options and options.get("run_path"):
-        trusts = bool(options.get("trust_remote_code"))
-        options = {**read_stored_options(options["run_path"], trust_remote_code=trusts), **options}
-    return _config(config, options)
 
 
 def serve(ranks: Ranks) -> None:
@@ -397,7 +412,7 @@ _RANK_TASKS: dict[str, Callable[..., object]] = {
 
 @contextmanager
 def _workspace(
-    config: Config | None, progress: Progress | None, options: dict[str, Any], ranks: Ranks | None
+    config: Config | None, progress: Progress | None, options: Mapping[str, Any], ranks: Ranks | None
 ) -> Iterator[Workspace]:
     config = _config(config, options)
     config.require("model", "candidates", "seeds", "run_path")

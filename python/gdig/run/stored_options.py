@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from gdig.config.options import SelectOptions
+from gdig.config.options import PRESETS, SelectOptions
 from gdig.config.read import typed_option
 from gdig.errors import ConfigError
 from gdig.run.layout import RunLayout
@@ -23,7 +25,7 @@ _WITH_CODE = ("model", "base_model", "tokenizer", "checkpoints")
 
 
 def read_stored_options(
-    run_path: str | Path, *, trust_remote_code: bool = False, has_model: bool = False
+    run_path: str | os.PathLike[str], *, trust_remote_code: bool = False, has_model: bool = False
 ) -> dict[str, Any]:
     """Read the options of the run in a directory; none if the directory holds no run.
 
@@ -51,3 +53,32 @@ def read_stored_options(
         )
     left_out = {*_NOT_INHERITED, *(_WITH_CODE if needs_consent else ())}
     return {key: typed_option(str(file), key, value) for key, value in config.items() if key not in left_out}
+
+
+def with_preset(stored: Mapping[str, Any], preset: str) -> dict[str, Any]:
+    """Return the options of a run for a start with this preset.
+
+    Another preset than the run's replaces the options that the run has from its own. Options of the selection
+    are not stored; they are those of the preset.
+    """
+    before = stored.get("preset", "default")
+    if preset != before:
+        kept = {key: value for key, value in stored.items() if key not in PRESETS[before]}
+        return {**kept, **PRESETS[preset], "preset": preset}
+    return {**PRESETS[preset], **stored}
+
+
+def with_stored_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options with those of the run in `run_path` where they are not given. With a `model`, none are added.
+
+    Raises:
+        RunError, ConfigError: of :func:`read_stored_options`.
+    """
+    run_path, trusts = options.get("run_path"), bool(options.get("trust_remote_code"))
+    if (options.get("model") and not trusts) or not isinstance(run_path, (str, os.PathLike)):
+        return dict(options)
+    stored = read_stored_options(run_path, trust_remote_code=trusts, has_model=bool(options.get("model")))
+    preset = options.get("preset", stored.get("preset", "default"))
+    if not stored or preset not in PRESETS:  # Config names what is wrong with a preset
+        return dict(options)
+    return {**with_preset(stored, preset), **options}
