@@ -234,7 +234,7 @@ def test_errors(project, run_copy, tmp_path, monkeypatch):
         patch.setenv("RANK", "0")
         assert "score-net runs in one process" in message()
     (run_copy / "sweep" / "00000002.safetensors").unlink()
-    assert "00000002.safetensors: is gone or cut short; gdig sweep makes it again" in message(StoreError)
+    assert "00000002.safetensors: is missing; gdig sweep makes it again" in message(StoreError)
     gdig.fit(**project.options(tmp_path / "fitted"))
     assert "expected a run whose sweep is finished" in message(RunError, run_path=tmp_path / "fitted")
     assert not list(tmp_path.rglob("difficulty.npy"))
