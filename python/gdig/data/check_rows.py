@@ -17,7 +17,7 @@ _CHUNK = 2048
 
 
 @dataclass
-class FileReport:
+class RowsReport:
     """What the rows of a file are.
 
     Attributes:
@@ -70,7 +70,7 @@ class FileReport:
 
 def check_rows(
     corpus: Corpus, encoder: Encoder, advance: Callable[[int], None], *, stop: bool = False
-) -> list[FileReport]:
+) -> list[RowsReport]:
     """Make the tokens of every row, and report on each file.
 
     Args:
@@ -86,7 +86,7 @@ def check_rows(
     start = 0
     for file, end in enumerate(corpus.ends):
         reader = encoder.reader_of(file)
-        report = FileReport(corpus.paths[file], reader.format, reader.detail, encoder.rendering_of(file), end - start)
+        report = RowsReport(corpus.paths[file], reader.format, reader.detail, encoder.rendering_of(file), end - start)
         for first in range(start, end, _CHUNK):
             last = min(first + _CHUNK, end)
             _add(report, encoder.encode(corpus, range(first, last)), stop)
@@ -96,7 +96,7 @@ def check_rows(
     return reports
 
 
-def summary_of(name: str, reports: list[FileReport]) -> str:
+def summary_of(name: str, reports: list[RowsReport]) -> str:
     """Return a line on all files of a corpus: rows, tokens, and how many rows are of each format."""
     rows, tokens = sum(report.rows for report in reports), sum(report.tokens for report in reports)
     formats: dict[str, int] = {}
@@ -108,7 +108,7 @@ def summary_of(name: str, reports: list[FileReport]) -> str:
     return f"{name}: {files}{rows:,} rows ({counts}), {tokens:,} tokens{share}"
 
 
-def _add(report: FileReport, encoded: list, stop: bool) -> None:
+def _add(report: RowsReport, encoded: list, stop: bool) -> None:
     lengths = []
     for example in encoded:
         if isinstance(example, CorpusError):

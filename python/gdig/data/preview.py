@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from rich.text import Text
 
-from gdig.data.check_rows import FileReport, check_rows, summary_of
+from gdig.data.check_rows import RowsReport, check_rows, summary_of
 from gdig.data.show import visible
 from gdig.data.tokens import IGNORED, Encoder, Example
 from gdig.errors import CorpusError
@@ -37,7 +37,7 @@ class Preview:
     """
 
     texts: list[Text]
-    reports: dict[str, list[FileReport]]
+    reports: dict[str, list[RowsReport]]
     error: CorpusError | None
 
     def __str__(self) -> str:
@@ -51,7 +51,7 @@ def preview_corpus(
     advance: Callable[[int], None],
     *,
     skip_bad_rows: bool = False,
-) -> tuple[list[Text], list[FileReport], CorpusError | None]:
+) -> tuple[list[Text], list[RowsReport], CorpusError | None]:
     """Show the first rows of each file, and check all rows.
 
     Args:
