@@ -72,11 +72,11 @@ class CompareOptions:
     """Methods to compare, by the names of the option method. The default is every method that the run has the inputs
     for. Name a few to save time."""
     train: Basic[bool] = False
-    """Also train an adapter on each selection; show the loss on held-out rows. Off by default, because each method costs
-    a training. Name few methods."""
+    """Also train an adapter on each selection; show the loss on held-out rows. Off by default, because each method
+    costs a training. Name few methods."""
     json: Basic[bool] = False
     """Print JSON instead of a table. Off by default. Switch it on for other programs."""
-    html: Basic[str | None] = None
+    html: str | None = None
     """File of a page with the rows that one selection alone has. By default none is written."""
     other: str | None = None
     """Directory of another run over the same pool: compares the last selections of both, and no methods. By default

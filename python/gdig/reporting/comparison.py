@@ -65,7 +65,7 @@ def gather_comparison(
     voters = run.sweep.survey.voters
     sides = []
     for name, rows in selections.items():
-        columns = run.sweep.row_columns(rows)
+        columns = run.sweep.row_columns(np.ascontiguousarray(rows))
         alone = rows[times[rows] == 1]
         sides.append(
             Side(
