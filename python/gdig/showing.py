@@ -12,7 +12,7 @@ from gdig.config.typed_options import Options
 from gdig.errors import RunError
 from gdig.explanation.explain import Asked, explain_asked
 from gdig.explanation.explanation import Explanation
-from gdig.model.out_of_memory import out_of_memory_explained
+from gdig.passes.torch_errors import torch_errors_explained
 from gdig.progress import Progress
 from gdig.reporting.comparison import comparison_lines, gather_comparison, require_same_pool, write_comparison
 from gdig.reporting.report import make_report
@@ -60,7 +60,7 @@ def explain(
     """
     config = config_of_start(config, options)
     progress = progress or Progress(config.quiet)
-    with out_of_memory_explained(config.device):
+    with torch_errors_explained(config.device):
         asked = Asked(tuple(rows), tuple(seed), tuple(text), file, tuple(methods), model_pass, selection)
         return Explanation(explain_asked(config, asked, progress))
 

@@ -1,4 +1,4 @@
-"""What to do when the memory of a device does not hold a pass."""
+"""Errors of torch during a pass, as errors that say what helps."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from contextlib import contextmanager
 import torch
 
 from gdig.errors import ModelError
+from gdig.passes.encode_ahead import of_dead_worker
 
 
 @contextmanager
-def out_of_memory_explained(device: str) -> Iterator[None]:
-    """Raise ModelError, which says what helps, where torch runs out of memory in the block."""
+def torch_errors_explained(device: str) -> Iterator[None]:
+    """Raise ModelError where torch runs out of memory in the block, RunError where a process that tokenizes dies."""
     try:
         yield
     except torch.OutOfMemoryError as error:  # of a pass over one example, or of something no smaller batch helps
@@ -20,3 +21,7 @@ def out_of_memory_explained(device: str) -> Iterator[None]:
             f"out of memory on {device}: {str(error).partition(chr(10))[0]}; lower max_length, choose fewer layers "
             "with filter_modules, or take another device"
         ) from error
+    except RuntimeError as error:
+        if (died := of_dead_worker(error)) is None:
+            raise
+        raise died from error
