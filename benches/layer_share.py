@@ -91,9 +91,8 @@ def table(part: str, facts: dict[str, Any]) -> str:
         for name, row in rows.items()
     }
     columns = [key for key, value in next(iter(flat.values())).items() if not isinstance(value, dict)]
-    return f"\n{part}\n\n" + markdown(
-        ["layers", *columns], [[n, *(str(r[c]) for c in columns)] for n, r in flat.items()]
-    )
+    lines = [[name, *(str(row[column]) for column in columns)] for name, row in flat.items()]
+    return f"\n{part}\n\n" + markdown(["layers", *columns], lines)
 
 
 def _arguments() -> argparse.Namespace:

@@ -1,1 +1,1 @@
-"""Parts of `benches.layer_share`: rows, influence by layer, its quality by choice of layers, cost, generated language."""
+"""Parts of `benches.layer_share`: influence by layer, its quality and its cost by choice of layers."""

@@ -41,23 +41,12 @@ def cost(path: Path, data: Path) -> dict[str, Any]:
     """Seconds of fit and sweep over `ROWS` rows by choice of layers, and what share of a plain pass that is."""
     examples = _examples(path, data)
     small, large = examples[: SAMPLES[0]], examples[: SAMPLES[1]]
-    module = trainable(AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32))
-    plain_pass(module, rectangles(small, TOKENS))
-    plain = _seconds(lambda: plain_pass(module, rectangles(large, TOKENS)))
-    del module
+    plain = _plain(path, small, large)
     scale = ROWS / len(large)
     choices = {}
     for text in CHOICES:
-        config = Config.build(
-            {
-                **OPTIONS,
-                "model": str(path),
-                "layers": text,
-                "token_batch_size": TOKENS,
-                "sketch_space": "raw",
-                "quiet": True,
-            }
-        )
+        options = {"model": str(path), "layers": text, "token_batch_size": TOKENS, "sketch_space": "raw"}
+        config = Config.build({**OPTIONS, **options, "quiet": True})
         model = load_model(config)
 
         def fit(sample: Sequence[Example], model: Any = model, config: Config = config) -> None:
@@ -80,12 +69,15 @@ def cost(path: Path, data: Path) -> dict[str, Any]:
             "sweep of plain": round(sweep / (plain * scale), 3),
         }
         print(text, choices[text], flush=True)
-    return {
-        "rows": ROWS,
-        "tokens of a row": sum(map(len, large)) / len(large),
-        "plain": plain * scale,
-        "choices": choices,
-    }
+    length = sum(map(len, large)) / len(large)
+    return {"rows": ROWS, "tokens of a row": round(length, 1), "plain": round(plain * scale, 1), "choices": choices}
+
+
+def _plain(path: Path, small: Sequence[Example], large: Sequence[Example]) -> float:
+    """Seconds of a plain pass over the larger sample."""
+    module = trainable(AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32))
+    plain_pass(module, rectangles(small, TOKENS))
+    return _seconds(lambda: plain_pass(module, rectangles(large, TOKENS)))
 
 
 def _factors(outputs: int, width: int, generator: torch.Generator) -> SeedFactors:
