@@ -10,8 +10,9 @@ import torch
 
 from gdig.config.config import Config
 from gdig.data.tokens import Example
+from gdig.influence.dense_plan import DENSE_BYTES
 from gdig.influence.factors import Factors
-from gdig.influence.layer_scores import DENSE_BYTES, make_scorers
+from gdig.influence.layer_scores import make_scorers
 from gdig.influence.seed_factors import SeedFactors
 from gdig.model.causal_model import Model
 from gdig.ops import Segments
@@ -26,7 +27,7 @@ class InfluenceFeatures:
 
     Args:
         model: the frozen model.
-        seeds: the seeds' factors in each layer.
+        seeds: the seeds' factors in each layer (`make_scorers`).
         config: options of the pass.
         factors: the curvature of each layer; only sketch_space "fisher" needs it.
         dense_bytes: the most memory for the seeds' dense gradients (`make_scorers`).

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from gdig.influence.fit import check_dtype, read_curvature, read_seed_factors
-from gdig.influence.layer_scores import planned_bytes, resolve_dense_bytes
+from gdig.influence.dense_plan import planned_bytes, resolve_dense_bytes
+from gdig.influence.fit import check_dtype, read_curvature, seed_files
+from gdig.influence.layer_scores import seed_shapes
 from gdig.passes.duplicates import count_duplicates
 from gdig.passes.influence_pass import make_forward_pass, make_influence_pass, sketch_scale
 from gdig.passes.row_pass import RowPass
@@ -110,14 +111,15 @@ def sweep_on_ranks(
 def _make_pass(work: Workspace, dtype: str, dense_bytes: int | None) -> RowPass:
     """Make the pass of the sweep for the model of the fit, whose dtype is `dtype`. See `sweep_on_ranks`."""
     config, ranks = work.config, work.ranks
+    check_dtype(work, dtype)
     if not config.gradients:
-        check_dtype(work, dtype)
         return make_forward_pass(work.model, config, work.progress)
     factors = read_curvature(work) if config.in_fisher_space else None
-    seeds = read_seed_factors(work, dtype)
+    seeds = seed_files(work)
     if dense_bytes is None:
         if ranks.main:
-            dense_bytes = planned_bytes(seeds, resolve_dense_bytes(work.model.device, ranks.local_world))
+            free = resolve_dense_bytes(work.model.device, ranks.local_world)
+            dense_bytes = planned_bytes(seed_shapes(seeds), free)
             work.run.update("sweep", dense_bytes=dense_bytes)
         dense_bytes = int(ranks.gather(dense_bytes)[0])
     return make_influence_pass(work.model, seeds, config, work.progress, factors, dense_bytes)
