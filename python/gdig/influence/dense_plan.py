@@ -99,8 +99,12 @@ def resolve_dense_bytes(device: torch.device, processes: int = 1) -> int:
         device: the device.
         processes: the processes that share the device's memory.
     """
-    free = free_memory(device)
+    return dense_limit(free_memory(device), device, processes)
+
+
+def dense_limit(free: int | None, device: torch.device, processes: int = 1) -> int:
+    """The same for a number of free bytes; None where the system does not say what is free."""
     if free is None:
         return DENSE_BYTES
-    share = int(free * _FREE_SHARE) // processes
-    return share if device.type == "cuda" else min(share, DENSE_BYTES)
+    share = max(0, int(free * _FREE_SHARE)) // processes
+    return min(share, DENSE_BYTES) if device.type == "cpu" else share

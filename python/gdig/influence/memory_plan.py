@@ -16,7 +16,9 @@ from gdig.config.config import Config
 from gdig.data.tokens import Example
 from gdig.distributed.ranks import Ranks
 from gdig.errors import ModelError
+from gdig.influence.dense_plan import SeedShape, dense_limit, plan_dense
 from gdig.influence.factors import WIDE
+from gdig.influence.seed_plan import plan_seeds
 from gdig.model.batch_size import (
     LEAST_TOKENS,
     MEMORY_SHARE,
@@ -52,9 +54,9 @@ class MemoryParts:
         head: blocks of logits, and the results that a second pass takes from the first.
         sums: of A and S, or of the squares that give EK-FAC's eigenvalues; with their totals where these are on the
             same device.
-        eigenvectors: Q_A and Q_S.
+        eigenvectors: Q_A and Q_S; with the eigenvalues while the seeds pass.
         work: of one eigendecomposition.
-        seed_factors: U and V of all seeds.
+        seed_factors: U and V of all seeds, or their dense gradients W.
     """
 
     weights: int = 0
@@ -81,7 +83,8 @@ class MemoryPlan:
         sweep_batch_size: tokens in a batch of the sweep.
         partitions: indices of the layers of each partition, in the order of the model.
         gradient_checkpointing: whether the pass computes its activations again.
-        passes: the parts of each pass at its peak, by the pass: factors, eigenvectors, eigenvalues, seeds, sweep.
+        passes: the parts of each pass at its peak, by the pass: factors, eigenvectors, eigenvalues, seeds, sweep. The
+            seeds pass in partitions of their own (`gdig.influence.seed_plan`).
         host_totals: bytes of totals in the computer's memory, where the model is on another device.
         head_cache: bytes for the head's results of each batch, which later passes over the sample take.
     """
@@ -122,7 +125,7 @@ def plan_memory(
 
     Args:
         model: the model with its layers.
-        config: inversion, token_batch_size, seed_rank.
+        config: inversion, token_batch_size, seed_rank, seed_energy, probe_rows.
         limit: bytes that the plan may take beside the weights (`gdig.model.batch_size.room`). None: no limit.
         typical: tokens of a typical example, for the columns of the seeds.
         longest: tokens of the longest example.
@@ -174,16 +177,17 @@ def plan_memory(
     weights, parts = weight_bytes(model.module), [_sum(sizes[index] for index in part) for part in chosen]
     activations = [max(batch, longest) * tokens.a_token(part[0]) for part in chosen]
     passes = _fit_parts(weights, activations, fixed, parts, config.inversion)
-    seed_bytes = sum(_seed_bytes(layer, model, config, n_seeds, typical) for layer in model.layers)
     if n_seeds:
+        beside = None if limit is None else max(0, limit - longest * a_token - tokens.head)
+        seeds = plan_seeds(model, config, [typical] * n_seeds, config.probe_rows * typical, beside).largest
         passes["seeds"] = MemoryParts(
             weights,
-            longest * a_token,
+            longest * a_token + seeds.probe,
             tokens.head,
-            sums=sum(layer.out_features * layer.width for layer in model.layers) * 4,
-            eigenvectors=_sum(sizes).bases,
-            seed_factors=seed_bytes,
+            eigenvectors=seeds.inverses,
+            seed_factors=seeds.factors,
         )
+    seed_bytes = _sweep_bytes(model, config, n_seeds, typical, limit)
     sweep_batch = batch
     if auto:
         sweep_batch = largest_batch(tokens, None if limit is None else limit - seed_bytes, model.device)
@@ -356,8 +360,12 @@ def _predictor_width(model: Model) -> int:
     return hidden_width(model) if model.head is not None else model.vocab_size
 
 
-def _seed_bytes(layer: Layer, model: Model, config: Config, n_seeds: int, typical: int) -> int:
-    """U and V of all seeds at one layer. A gradient has at most as many columns as the seed has tokens."""
-    columns = min(config.seed_rank, typical, layer.width, layer.out_features)
+def _sweep_bytes(model: Model, config: Config, n_seeds: int, typical: int, limit: int | None) -> int:
+    """What the sweep holds of all seeds: W of the layers that score by it, the columns of the others."""
     item = torch.promote_types(model.dtype, torch.float32).itemsize
-    return n_seeds * columns * (layer.width + layer.out_features) * item
+    shapes = []
+    for layer in model.layers:
+        columns = n_seeds * min(config.seed_rank, typical, layer.width, layer.out_features)
+        shapes.append(SeedShape(layer.out_features, layer.width, columns, n_seeds, item, min(config.seed_energy, 1.0)))
+    plan = plan_dense(shapes, dense_limit(None if limit is None else int(limit / MEMORY_SHARE), model.device))
+    return sum(shape.bytes_of(dense) for shape, dense in zip(shapes, plan, strict=True))
