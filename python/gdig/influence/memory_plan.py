@@ -20,6 +20,8 @@ from gdig.influence.dense_plan import SeedShape, dense_limit, plan_dense
 from gdig.influence.factors import WIDE
 from gdig.influence.seed_plan import plan_seeds
 from gdig.model.batch_size import (
+    CPU_TOKENS,
+    CPU_TOKENS_WITH_W,
     LEAST_TOKENS,
     MEMORY_SHARE,
     checked_batch,
@@ -187,10 +189,11 @@ def plan_memory(
             eigenvectors=seeds.inverses,
             seed_factors=seeds.factors,
         )
-    seed_bytes = _sweep_bytes(model, config, n_seeds, typical, limit)
+    seed_bytes, cpu_tokens = _sweep_bytes(model, config, n_seeds, typical, limit)
     sweep_batch = batch
     if auto:
-        sweep_batch = largest_batch(tokens, None if limit is None else limit - seed_bytes, model.device)
+        beside = None if limit is None else limit - seed_bytes
+        sweep_batch = largest_batch(tokens, beside, model.device, cpu_tokens=cpu_tokens)
     passes["sweep"] = MemoryParts(weights, max(sweep_batch, longest) * a_token, tokens.head, seed_factors=seed_bytes)
     return MemoryPlan(
         limit,
@@ -360,12 +363,14 @@ def _predictor_width(model: Model) -> int:
     return hidden_width(model) if model.head is not None else model.vocab_size
 
 
-def _sweep_bytes(model: Model, config: Config, n_seeds: int, typical: int, limit: int | None) -> int:
-    """What the sweep holds of all seeds: W of the layers that score by it, the columns of the others."""
+def _sweep_bytes(model: Model, config: Config, n_seeds: int, typical: int, limit: int | None) -> tuple[int, int]:
+    """What the sweep holds of all seeds: W of the layers that score by it, the columns of the others. And the largest
+    batch on a CPU."""
     item = torch.promote_types(model.dtype, torch.float32).itemsize
     shapes = []
     for layer in model.layers:
         columns = n_seeds * min(config.seed_rank, typical, layer.width, layer.out_features)
         shapes.append(SeedShape(layer.out_features, layer.width, columns, n_seeds, item, min(config.seed_energy, 1.0)))
     plan = plan_dense(shapes, dense_limit(None if limit is None else int(limit / MEMORY_SHARE), model.device))
-    return sum(shape.bytes_of(dense) for shape, dense in zip(shapes, plan, strict=True))
+    held = sum(shape.bytes_of(dense) for shape, dense in zip(shapes, plan, strict=True))
+    return held, CPU_TOKENS if set(plan) <= {"none"} else CPU_TOKENS_WITH_W

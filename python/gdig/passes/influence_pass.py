@@ -14,6 +14,7 @@ from gdig.influence.dense_plan import DENSE_BYTES
 from gdig.influence.factors import Factors
 from gdig.influence.layer_scores import make_scorers
 from gdig.influence.seed_factors import SeedFactors
+from gdig.model.batch_size import CPU_TOKENS, CPU_TOKENS_WITH_W
 from gdig.model.causal_model import Model
 from gdig.ops import Segments
 from gdig.passes.hidden_states import HiddenSketch
@@ -36,6 +37,7 @@ class InfluenceFeatures:
         name: the name of the tensor of influence in the shards.
         columns: the number S of seeds.
         width: S.
+        cpu_tokens: the largest batch that gains time on a CPU.
     """
 
     name = "influence"
@@ -50,6 +52,7 @@ class InfluenceFeatures:
     ) -> None:
         self.columns = self.width = len(seeds[0].column_offsets) - 1
         self._scorers = make_scorers(seeds, dense_bytes)
+        self.cpu_tokens = CPU_TOKENS if all(scorer.w is None for scorer in self._scorers) else CPU_TOKENS_WITH_W
         self._sketchers = Sketchers(model, config, sum_dtype(model), factors)
 
     def begin(self, examples: Segments) -> Add:
