@@ -49,8 +49,8 @@ from benches.shared.steps import Steps
 
 PLANS = {"tasks": TASKS, "pairs": PAIRS}
 PARTS = (*PLANS, "generated 0", "generated 1")
-RANDOM_SEEDS = (0, 1)
-BUDGETS = (0.1, 0.05, 0.2)
+RANDOM_SEEDS = (0, 1, 2)
+BUDGETS = (0.1, 0.05, 0.2, 0.025)
 """In the order of the trainings: an early end has every rule at the first budget."""
 
 
@@ -109,9 +109,11 @@ def measure(plan: Plan, steps: Steps, model: Path, arguments: argparse.Namespace
         return
     for n_seeds, rules, budgets in (
         (1, SHOWN, BUDGETS[:1]),
+        (len(RANDOM_SEEDS), SHOWN[:4], BUDGETS[:1]),
+        (1, SHOWN[:6], BUDGETS[1:]),
+        (len(RANDOM_SEEDS), SHOWN, BUDGETS[:1]),
         (1, SHOWN, BUDGETS[1:]),
         (1, LATER, BUDGETS[:1]),
-        (len(RANDOM_SEEDS), SHOWN, BUDGETS[:1]),
     ):
         for budget in budgets:
             for pool in all_pools:

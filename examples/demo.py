@@ -1,7 +1,8 @@
-"""Select from a small translation pool whose bad rows are known, and say what was found.
+"""Select from a small mixed pool whose good rows are known, say what was chosen, and train on it.
 
-Makes the pool and a tiny model trained on it (kept in demo/ for the next time), runs `gdig select`, and compares the
-chosen rows, and the scores of all rows, with what the generator knows. Run it by `make demo`.
+Makes the pool and a tiny model that knows little of the target task (kept in demo/ for the next time), and runs
+`gdig select`. Then `gdig compare --train` trains the model on what gdig, random rows, the lowest loss and BM25 choose,
+and shows the loss on held-out rows of the target. Run it by `make demo`.
 """
 
 from __future__ import annotations
@@ -15,13 +16,12 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
-
-import gdig
-from examples.translation_pool import CORRUPTIONS, make_pool, write_jsonl
+from examples.mixed_pool import FAULTS, TARGET, make_mixed_pool
+from examples.translation_pool import write_jsonl
 
 HERE = Path(__file__).resolve().parent
 BUDGET = 400
+METHODS = ("gdig", "random", "loss", "bm25")
 
 
 def main() -> None:
@@ -29,68 +29,72 @@ def main() -> None:
     start = time.monotonic()
     folder = Path("demo")
     make_inputs(folder)
-    command = [
+    run_gdig(
         *("select", "--model", f"{folder}/model", "--candidates", f"{folder}/pool.jsonl"),
         *("--seeds", f"{folder}/seeds.jsonl", "--fit-rows", "1000", "--budget", str(BUDGET)),
         *("--run-path", f"{folder}/run", "--output", f"{folder}/selection.jsonl"),
-    ]
-    print(f"\n$ gdig {shlex.join(command)}", flush=True)
-    if status := subprocess.run([sys.executable, "-m", "gdig", *command]).returncode:
-        sys.exit(status)  # gdig has said why
-    report(folder)
+    )
+    report(read_jsonl(folder / "pool.jsonl"), read_jsonl(folder / "selection.jsonl"))
+    run_gdig(
+        *("compare", f"{folder}/run", "--budget", str(BUDGET), "--methods", *METHODS),
+        *("--train", "--held-out", f"{folder}/held_out.jsonl", "--train-steps", "100", "--train-batch-size", "16"),
+        *("--learning-rate", "0.003", "--lora-rank", "0"),
+    )
     print(f"\nThe selection: {folder}/selection.jsonl. The run: {folder}/run. {time.monotonic() - start:.0f} s in all.")
 
 
+def run_gdig(*arguments: str) -> None:
+    """Run a command of gdig and show it; end where it fails, because gdig has said why."""
+    print(f"\n$ gdig {shlex.join(arguments)}", flush=True)
+    if status := subprocess.run([sys.executable, "-m", "gdig", *arguments]).returncode:
+        sys.exit(status)
+
+
 def make_inputs(folder: Path) -> None:
-    """Make pool, seeds and model, unless they are there and made by the programs as they are now."""
-    programs = b"".join((HERE / name).read_bytes() for name in ("translation_pool.py", "tiny_model.py"))
-    version, made = hashlib.sha256(programs).hexdigest(), folder / "made-by.txt"
+    """Make pool, seeds, held-out rows and model, unless they are there and made by the programs as they are now."""
+    names = ("mixed_pool.py", "translation_pool.py", "tiny_model.py")
+    version = hashlib.sha256(b"".join((HERE / name).read_bytes() for name in names)).hexdigest()
+    made = folder / "made-by.txt"
     if made.is_file() and made.read_text() == version:
         print(f"pool, seeds and model are in {folder} already")
         return
     shutil.rmtree(folder, ignore_errors=True)  # with the run, which belongs to the old inputs
     folder.mkdir()
-    pool, seeds = make_pool()
-    write_jsonl(folder / "pool.jsonl", pool)
-    write_jsonl(folder / "seeds.jsonl", seeds)
-    print(f"{len(pool)} candidates, {len(seeds)} clean seeds. The beginning of the pool:")
-    for row in pool[:8]:
-        print(f"  {row['corruption']:<15} {row['src_text']} -> {row['trg_text']}")
-    print("training a tiny model on the pool as it is", flush=True)
+    rows = make_mixed_pool()
+    for name, own in rows.items():
+        write_jsonl(folder / f"{name}.jsonl", own)
+    print(
+        f"{len(rows['pool'])} candidates, {len(rows['seeds'])} seeds of the task {TARGET!r}. The beginning of the pool:"
+    )
+    for row in rows["pool"][:8]:
+        print(f"  {row['fault']:<15} {row['instruction']} {row['input']} -> {row['output']}")
+    print("training a tiny model on other rows of all tasks, few of them of the target", flush=True)
     from examples.tiny_model import make_model
 
-    make_model(folder / "pool.jsonl", folder / "model")
+    make_model(folder / "known.jsonl", folder / "model")
     made.write_text(version)  # last: until here, the next start makes everything again
 
 
-def report(folder: Path) -> None:
-    """Print how many of the chosen rows are clean, and how well each score tells clean rows from the others."""
-    kinds = np.array([row["corruption"] for row in read_jsonl(folder / "pool.jsonl")])
-    chosen = np.array([row["corruption"] for row in read_jsonl(folder / "selection.jsonl")])
-    clean, expected = np.mean(chosen == "clean"), np.mean(kinds == "clean")
-    print(f"\nclean among the {len(chosen)} chosen: {clean:.1%} (a random choice: {expected:.1%} on average)")
-    store = gdig.SketchStore.open(folder / "run" / "sweep")
-    influence, loss = (
-        np.concatenate([store.tensor(shard, name) for shard in range(store.n_shards)]) for name in ("influence", "loss")
-    )
-    scores = {"mean influence": influence.mean(1), "agreement": (influence > 0).mean(1), "low loss": -loss}
-    print("\nAUROC, clean against  " + "".join(f"{name:>16}" for name in scores) + "     pool  chosen")
-    for kind in ("all corruptions", *CORRUPTIONS):
-        bad = kinds != "clean" if kind == "all corruptions" else kinds == kind
-        values = "".join(f"{auroc(score[kinds == 'clean'], score[bad]):16.3f}" for score in scores.values())
-        n_chosen = np.sum(chosen != "clean" if kind == "all corruptions" else chosen == kind)
-        print(f"  {kind:<20}{values}  {bad.sum():7}{n_chosen:8}")
+def report(pool: list[dict[str, str]], selection: list[dict[str, str]]) -> None:
+    """Print what was chosen: good rows of the target, faulty ones, and rows of other tasks."""
+    kinds = ["good rows of the target", *(f"{fault}, of the target" for fault in FAULTS)]
+    others = sorted({row["task"] for row in pool} - {TARGET})
+    counts = [[kind_of(row) for row in rows] for rows in (pool, selection)]
+    print(f"\n{'':<34}{'pool':>8}{'chosen':>8}")
+    for kind in (*kinds, *others):
+        print(f"  {kind:<32}{counts[0].count(kind):8}{counts[1].count(kind):8}")
+    share = [own.count(kinds[0]) / len(own) for own in counts]
+    print(f"good rows of the target: {share[1]:.0%} of the chosen, {share[0]:.0%} of the pool")
 
 
-def auroc(positive: np.ndarray, negative: np.ndarray) -> float:
-    """Chance that a positive scores higher than a negative, ties counting half (Mann-Whitney)."""
-    values, place = np.unique(np.concatenate([positive, negative]), return_inverse=True)
-    n_positive, n_negative = (np.bincount(p, minlength=len(values)) for p in np.split(place, [len(positive)]))
-    below = n_negative.cumsum() - n_negative
-    return float((n_positive * (below + n_negative / 2)).sum() / (len(positive) * len(negative)))
+def kind_of(row: dict[str, str]) -> str:
+    """What the generator knows of a row, in words."""
+    if row["task"] != TARGET:
+        return row["task"]
+    return "good rows of the target" if row["fault"] == "none" else f"{row['fault']}, of the target"
 
 
-def read_jsonl(path: Path) -> list[dict]:
+def read_jsonl(path: Path) -> list[dict[str, str]]:
     """Read rows, one JSON object a line."""
     with path.open(encoding="utf-8") as lines:
         return [json.loads(line) for line in lines]

@@ -15,25 +15,27 @@ from transformers.utils.logging import disable_progress_bar
 
 from gdig.config.options import DataOptions
 from gdig.data.corpus import open_corpus
-from gdig.data.prompts import TemplatePrompter
+from gdig.data.prompts import plain_prompt
+from gdig.data.row_formats import make_reader
 from gdig.data.tokens import Encoder, Example
 
 WINDOW = 192
 
 
 def make_model(
-    pool: Path, out: Path, *, steps: int = 300, batch_size: int = 48, learning_rate: float = 3e-3, random_seed: int = 0
+    rows: Path, out: Path, *, steps: int = 300, batch_size: int = 48, learning_rate: float = 3e-3, random_seed: int = 0
 ) -> None:
-    """Train a tokenizer and a model on a pool of translations as it is, and save both in `out`.
+    """Train a tokenizer and a model on a file of instructions, and save both in `out`.
 
     `out` appears when everything is in it. The examples are made by gdig itself, so that the model knows the very form
     in which the sweep will show it the rows.
     """
     torch.manual_seed(random_seed)
     disable_progress_bar()
-    corpus = open_corpus([pool])
-    tokenizer = make_tokenizer([TemplatePrompter("translation")(row).text for row in corpus.rows(0, len(corpus))])
-    encoder = Encoder(DataOptions(), "translation", tokenizer, WINDOW)
+    corpus = open_corpus([rows])
+    read = make_reader("instruction")
+    tokenizer = make_tokenizer([plain_prompt(read(row)).text for row in corpus.rows(0, len(corpus))])
+    encoder = Encoder(DataOptions(), "instruction", tokenizer, WINDOW)
     examples = [e for e in encoder.encode(corpus, range(len(corpus))) if isinstance(e, Example)]
     model = LlamaForCausalLM(
         LlamaConfig(

@@ -87,10 +87,12 @@ def test_a_bad_seed_always_stops(project, tmp_path, failing):
 def test_files_that_are_not_there_or_hold_nothing(project, tmp_path, failing):
     (tmp_path / "empty.jsonl").touch()
     (tmp_path / "pool.csv").write_text("a,b\n")
+    (tmp_path / "pool.txt").write_text("a,b\n")
     assert f"candidates: {tmp_path}/no.jsonl: no such file" in failing(candidates=(tmp_path / "no.jsonl",))
     assert "the pattern matches no file" in failing(candidates=(f"{tmp_path}/*.json",))
     assert f"{tmp_path}/empty.jsonl: the file holds no rows" in failing(seeds=(tmp_path / "empty.jsonl",))
-    assert "unknown kind of file '.csv'" in failing(candidates=(tmp_path / "pool.csv",))
+    assert f"{tmp_path}/pool.csv: the file holds a header alone" in failing(candidates=(tmp_path / "pool.csv",))
+    assert "unknown kind of file '.txt'" in failing(candidates=(tmp_path / "pool.txt",))
     assert "is given twice" in failing(candidates=(project.pool, project.pool))
     write_jsonl(tmp_path / "odd.jsonl", [{"a": 1}])
     message = failing(candidates=(tmp_path / "odd.jsonl",))

@@ -316,7 +316,7 @@ def test_ctrl_c(pipeline: Pipeline, capsys: pytest.CaptureFixture[str]) -> None:
     ("args", "message"),
     [
         (["selekt"], "unknown command 'selekt'; did you mean 'select'?"),
-        (["dance"], "expected one of select, fit, sweep, cluster, compare, score-net, preview, verify"),
+        (["dance"], "expected one of " + ", ".join(COMMANDS)),
         (["select", *MINIMUM, "--budget", "lots"], "budget='lots': expected rows (500)"),
         (["verify"], "run_path: required, but missing; give the flag --run-path"),
     ],

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
+import torch
+from transformers import AutoModelForCausalLM
 
 import gdig
 from gdig import _native
 from gdig.api import compare
 from gdig.cli.main import main
-from gdig.errors import ConfigError
+from gdig.data.corpus import open_corpus
+from gdig.errors import ConfigError, GdigError
+from gdig.progress import Progress
+from gdig.run.session import Workspace
 from gdig.selection.methods import METHODS
 from tests.support.project_fixtures import N_ROWS, labels_of, stages, steady, stored, translation_rows, write_jsonl
 from tests.support.swept_run import make_swept
@@ -90,3 +96,91 @@ def test_what_cannot_be_compared(project, swept_copy, tmp_path, capsys):
     assert "because RUN names that directory" in capsys.readouterr().err
     assert main(["compare", str(tmp_path / "none"), "--budget", "6"]) == 2
     assert "gdig: error: " in capsys.readouterr().err
+
+
+def test_a_training_on_each_selection_is_that_of_a_plain_loop(project, finished, tmp_path):
+    """All weights, AdamW without decay, the rate falling to 0 as a line."""
+    held = write_jsonl(tmp_path / "held.jsonl", translation_rows(6, random_seed=7))
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    trial = {"held_out": str(held), "train_steps": 3, "train_batch_size": 2, "learning_rate": 1e-3, "lora_rank": 0}
+    options = project.options(run, budget="2")
+    found = compare(**options, methods=["top", "random"], train=True, **trial)
+    result = found.held_out
+    assert (result.rows, result.steps, result.trainings) == (6, 3, 1) and list(result.loss) == ["top", "random"]
+    with Workspace(gdig.Config.build(options), Progress(quiet=True)) as work:
+        judged = work.read_examples(open_corpus([held]))
+        for summary, rows in zip(found.summaries, found.rows, strict=True):
+            examples = work.encoder.encode(work.candidates, rows)
+            module = AutoModelForCausalLM.from_pretrained(options["model"], dtype=torch.float32)
+            assert result.before == pytest.approx(plain_loss(module, judged), rel=1e-5)
+            optimizer = torch.optim.AdamW(module.parameters(), lr=1e-3, weight_decay=0.0)
+            for step in range(3):  # two rows in a batch of two: every order gives the same step
+                optimizer.param_groups[0]["lr"] = 1e-3 * (1 - step / 3)
+                module.train()
+                loss = sum(nll(module, e) for e in examples) / sum(e.n_target for e in examples)
+                optimizer.zero_grad()
+                loss.backward()
+                torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
+                optimizer.step()
+            assert result.loss[summary.method] == pytest.approx(plain_loss(module, judged), rel=1e-4)
+    assert result.loss["top"] != pytest.approx(result.before, rel=1e-3)
+
+
+def nll(module, example):
+    ids, labels = (torch.from_numpy(x.astype(np.int64))[None] for x in (example.input_ids, example.labels))
+    logits = module.eval()(input_ids=ids).logits[0, :-1]
+    return torch.nn.functional.cross_entropy(logits, labels[0, 1:], reduction="sum", ignore_index=-100)
+
+
+@torch.no_grad()
+def plain_loss(module, examples):
+    return float(sum(nll(module, e) for e in examples)) / sum(e.n_target for e in examples)
+
+
+def test_an_adapter_is_trained_and_the_table_shows_the_losses(project, swept_copy, tmp_path, capsys):
+    pytest.importorskip("peft")
+    held = write_jsonl(tmp_path / "held.jsonl", translation_rows(5, random_seed=7))
+    command = [
+        "compare",
+        str(swept_copy),
+        "--budget",
+        "6",
+        "--methods",
+        "random",
+        "top",
+        "--train",
+        "--held-out",
+        str(held),
+    ]
+    assert main([*command, "--train-steps", "2", "--trainings", "2", "--learning-rate", "0.01", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)["held_out"]
+    assert facts["rows"] == 5 and facts["trainings"] == 2 and set(facts["loss"]) == {"random", "top"}
+    low, high = facts["beside_first"]["top"]
+    assert low <= facts["loss"]["top"] - facts["loss"]["random"] <= high
+    assert all(loss != facts["before"] for loss in facts["loss"].values())
+    again = compare(**project.options(swept_copy, budget="6"), methods=["random", "top"], train=True,
+                    held_out=str(held), train_steps=2, trainings=2, learning_rate=0.01)  # fmt: skip
+    assert again.held_out.loss == facts["loss"]
+    lines = again.held_out.lines()
+    assert lines[0].startswith("loss on 5 held-out rows") and lines[1].split()[:2] == ["method", "loss"]
+    assert [line.split()[0] for line in lines[2:]] == sorted(facts["loss"], key=facts["loss"].get)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"train": True}, "held_out: required"),
+        ({"train": True, "held_out": "SEEDS"}, "also seeds"),
+        ({"train": True, "held_out": "HELD", "train_steps": 0}, "train_steps=0"),
+        ({"train": True, "held_out": "HELD", "learning_rate": 1e9, "lora_rank": 0}, "diverged"),
+        ({"held_out": "HELD"}, "without train"),
+    ],
+)
+def test_trainings_that_cannot_be(project, swept_copy, tmp_path, given, message):
+    options = project.options(swept_copy, budget="6")
+    held = write_jsonl(tmp_path / "held.jsonl", translation_rows(5, random_seed=7))
+    places = {"SEEDS": options["seeds"][0], "HELD": str(held)}
+    given = {name: places.get(value, value) if isinstance(value, str) else value for name, value in given.items()}
+    with pytest.raises(GdigError, match=message):
+        compare(**options, methods=["top"], **given)

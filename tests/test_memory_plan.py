@@ -17,6 +17,8 @@ from gdig.errors import ModelError
 from gdig.influence import curvature, factors, memory_plan
 from gdig.influence.curvature import CurvatureFit
 from gdig.influence.memory_plan import plan_fit, plan_memory
+from gdig.influence.seed_factors import SeedFactors
+from gdig.influence.sweep_plan import plan_sweep
 from gdig.model import free_memory
 from gdig.model.causal_model import Model
 from gdig.model.coverage import Coverage
@@ -130,7 +132,7 @@ def test_an_8b_model_plans_to_one_gpu_and_to_eight(llama_8b):
     numbers = 32 * (3 * 14336**2 + 2 * 4096**2)
     assert sum(sum(part) for part in one.partitions) == sum(range(96))
     assert 4 * numbers / limit < len(one.partitions) <= 6
-    assert {name: part.total - weights <= limit for name, part in one.passes.items() if name != "sweep"} == {
+    assert {name: part.total - weights <= limit for name, part in one.passes.items()} == {
         "factors": True, "eigenvectors": True, "eigenvalues": True,
     }  # fmt: skip
     # 4,096 tokens keep 27 GB in the graph: to compute them again costs a third, and saves more than that of the passes.
@@ -197,7 +199,7 @@ def test_partitions_change_no_bit(kind, inversion, monkeypatch):
     whole, report = curvature.fit_curvature(model, sample, keys, config, QUIET)
     plan = plan_fit(model, sample, config, Ranks())
     assert len(plan.partitions) == 1
-    needed = max(parts.total - parts.weights for name, parts in plan.passes.items() if name != "sweep")
+    needed = max(parts.total - parts.weights for parts in plan.passes.values())
     # What the graph keeps is far more than the sums of so small a model: it is set to the same for all layers.
     counted = TokenMemory.count(model)
     same = replace(counted, kept=counted.kept[:1] * len(counted.kept))
@@ -207,7 +209,7 @@ def test_partitions_change_no_bit(kind, inversion, monkeypatch):
     for limit in range(needed, needed // 2, -500):
         monkeypatch.setattr(memory_plan, "room", lambda model, share, limit=limit: limit)
         small = plan_fit(model, sample, config, Ranks())
-        assert max(parts.total - parts.weights for name, parts in small.passes.items() if name != "sweep") <= limit
+        assert max(parts.total - parts.weights for parts in small.passes.values()) <= limit
         if len(small.partitions) in seen:
             continue
         seen.add(len(small.partitions))
@@ -277,6 +279,37 @@ def test_a_wide_factor_in_float32_is_as_good_as_its_bound(monkeypatch):
     monkeypatch.setattr(factors, "WIDE", n + 1)
     narrow, _ = factors.eigenbasis(x, "layer")
     assert not torch.equal(narrow.double(), q), "below WIDE, float64 rounds otherwise"
+
+
+@pytest.mark.parametrize("gib", [None, 40, 2.5, 0.5])
+def test_a_sweep_is_planned_from_shapes_alone(llama_8b, gib):
+    """U and V or W, and a batch, fit what the plan may take. Tensors without numbers give the plan of the real ones."""
+    model = replace(llama_8b, layers=llama_8b.layers[-2:])
+    counted = TokenMemory.count(model)
+    limit = None if gib is None else int(gib * GIB)
+
+    def plan(device):
+        seeds = [
+            SeedFactors(
+                torch.empty(layer.out_features, 8 * 800, device=device),
+                torch.empty(layer.width, 8 * 800, device=device),
+                torch.arange(9) * 800,
+                np.full(8, 0.99),
+            )
+            for layer in model.layers
+        ]
+        return plan_sweep(model, Config.build({}), seeds, limit=limit, longest=100, token_memory=counted)
+
+    small = plan("meta")
+    assert small == plan("cpu")
+    by_columns = {None: 0, 40: 0, 2.5: 1, 0.5: 2}[gib]  # layers
+    assert small.parts.seed_factors == by_columns * (4096 + 14336) * 6400 * 4
+    one_layer = 8 * 4096 * 14336
+    expected = {None: 1 * 4 * one_layer, 40: 2 * 4 * one_layer, 2.5: 2 * one_layer, 0.5: 0}
+    assert small.dense_bytes == small.parts.dense == expected[gib]
+    if limit is not None and gib > 0.5:
+        assert small.parts.total - small.parts.weights <= limit
+    assert small.token_batch_size == (256 if gib == 0.5 else small.token_batch_size)
 
 
 def test_meta_and_fake_tensors_leave_the_model_alone(llama_8b):

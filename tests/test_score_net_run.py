@@ -59,7 +59,7 @@ def test_the_batches_are_the_rows_as_the_sweep_saw_them(project, run_copy):
         at = np.argsort(lengths)[[0, 3, 1]].tolist()  # a rectangle's own order is by falling length
         items = pool.__getitems__(at)
         expected = work.encoder.encode(work.candidates, rows[at])
-        batch = over_run._Rectangle(work.limits.window)(items)
+        batch = over_run.Rectangle(work.limits.window)(items)
     assert len(pool) == 4 and [item.hash for item in items] == [example.hash for example in expected]
     assert lengths[at[0]] < lengths[at[1]], "of several lengths, or the order is not tested"
     for line, example in enumerate(expected):
@@ -92,7 +92,7 @@ class Stopped(Exception):
 def test_an_interrupted_training_goes_on(run_copy, tmp_path, monkeypatch):
     whole = Path(shutil.copytree(run_copy, tmp_path / "whole"))
     expected = np.load(score_net(run_path=whole, epochs=2, save_steps=3, **QUICK))
-    shown, steps = over_run._ShowSteps.on_step_end, []
+    shown, steps = over_run.ShowSteps.on_step_end, []
 
     def step(self, args, state, control, **kwargs):
         steps.append(state.global_step)
@@ -100,7 +100,7 @@ def test_an_interrupted_training_goes_on(run_copy, tmp_path, monkeypatch):
             raise Stopped
         shown(self, args, state, control, **kwargs)
 
-    monkeypatch.setattr(over_run._ShowSteps, "on_step_end", step)
+    monkeypatch.setattr(over_run.ShowSteps, "on_step_end", step)
     with pytest.raises(Stopped):
         score_net(run_path=run_copy, epochs=2, save_steps=3, **QUICK)
     assert not (run_copy / "features" / "difficulty.npy").exists()
@@ -122,7 +122,7 @@ def test_a_training_is_saved_in_time_whatever_save_steps_says(run_copy, tmp_path
     whole = Path(shutil.copytree(run_copy, tmp_path / "whole"))
     expected = np.load(score_net(run_path=whole, **QUICK))
     monkeypatch.setenv("GDIG_RESUME_INTERVAL", "0")
-    shown, steps = over_run._ShowSteps.on_step_end, []
+    shown, steps = over_run.ShowSteps.on_step_end, []
 
     def step(self, args, state, control, **kwargs):
         steps.append(state.global_step)
@@ -130,7 +130,7 @@ def test_a_training_is_saved_in_time_whatever_save_steps_says(run_copy, tmp_path
             raise Stopped
         shown(self, args, state, control, **kwargs)
 
-    monkeypatch.setattr(over_run._ShowSteps, "on_step_end", step)
+    monkeypatch.setattr(over_run.ShowSteps, "on_step_end", step)
     with pytest.raises(Stopped):
         score_net(run_path=run_copy, **QUICK)
     assert {path.name for path in (run_copy / "score_net").glob("checkpoint-*")} == {"checkpoint-4", "checkpoint-5"}
@@ -144,7 +144,7 @@ def test_other_options_start_over(run_copy, monkeypatch, capsys):
         raise Stopped
 
     with monkeypatch.context() as patch:
-        patch.setattr(over_run._ShowSteps, "on_step_end", stop)
+        patch.setattr(over_run.ShowSteps, "on_step_end", stop)
         with pytest.raises(Stopped):
             score_net(run_path=run_copy, save_steps=1, **QUICK)
     first = np.load(score_net(run_path=run_copy, **{**QUICK, "quiet": False}, score_learning_rate=0.02))

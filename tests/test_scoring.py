@@ -111,17 +111,13 @@ def test_the_memory_that_a_plan_takes_gives_the_plan_again(shapes, dense_bytes, 
     assert dense_plan.plan_dense(layers, taken) == dense_plan.plan_dense(layers, dense_bytes)
 
 
-def test_memory_for_dense_gradients_follows_from_what_is_free(monkeypatch):
-    cpu = torch.device("cpu")
-    for free, processes, expected in (
-        (None, 1, 2 << 30),
-        (4 << 30, 1, 1 << 30),
-        (4 << 30, 2, 1 << 29),
-        (64 << 30, 1, 2 << 30),
-    ):
-        monkeypatch.setattr(dense_plan, "free_memory", lambda device, free=free: free)
-        assert dense_plan.resolve_dense_bytes(cpu, processes) == expected
-    assert dense_plan.resolve_dense_bytes(torch.device("cuda")) == 16 << 30
+def test_memory_for_dense_gradients_is_a_part_of_what_the_plan_may_take():
+    cpu, gpu, gib = torch.device("cpu"), torch.device("cuda"), 1 << 30
+    assert dense_plan.dense_room(None, 0, cpu) == 2 * gib
+    assert dense_plan.dense_room(64 * gib, gib, cpu) == 2 * gib
+    assert dense_plan.dense_room(5 * gib, gib, gpu) == 2 * gib
+    assert dense_plan.dense_room(2 * gib, 3 * gib // 2, gpu) == gib // 2, "what the factors and a batch leave"
+    assert dense_plan.dense_room(gib, 2 * gib, cpu) == 0
 
 
 def test_layers_that_read_one_tensor_are_found():

@@ -143,6 +143,12 @@ def collect(plan: Plan, data: Path, model: Path, tokenizer: PreTrainedTokenizerB
     def fit() -> dict[str, np.ndarray]:
         return signals.curvature(*layers("mlp"), [pool_examples[i] for i in sample])
 
+    def fisher() -> dict[str, np.ndarray]:
+        return signals.fisher_sketches(
+            *layers("mlp"), steps.arrays(f"{plan.name}: curvature", asked, fit), pool_examples
+        )
+
+    own |= steps.arrays(f"{plan.name}: sketches in Fisher space", asked, fisher)
     for block in range(UPPER):
 
         def influence(block: int = block) -> dict[str, np.ndarray]:

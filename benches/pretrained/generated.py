@@ -45,18 +45,20 @@ class GeneratedPool:
             return {
                 **signals.exact_influence(model, config, arrays, rows, seeds),
                 **signals.sketches(model, config, [*rows, *seeds]),
+                **signals.fisher_sketches(model, config, arrays, rows),
             }
 
-        s = world.steps.arrays("signals", [world.asked], make)
+        s = world.steps.arrays("signals, sketches in Fisher space", [world.asked], make)
         texts = [row["prompt"] + row["completion"] for row in world.corpus.pool]
         bm25, n = Bm25(texts), len(rows)
         words = np.stack([bm25.scores(row["prompt"] + row["completion"]) for row in world.corpus.seeds], 1)
         skills = world.column("seeds", "skill")
         return View(
             s["influence 0.1"].astype(np.float64), np.sqrt(s["square 0.1"]), s["gram 0.1"],
-            signals.unit(s["sketch"][:n]), np.linalg.norm(s["sketch"][:n], axis=1), signals.unit(s["sketch"][n:]),
+            signals.unit(s["sketch"][:n]), np.linalg.norm(s["sketch"][:n], axis=1), 
+            signals.unit(s["fisher"]), np.linalg.norm(s["fisher"], axis=1), signals.unit(s["sketch"][n:]),
             signals.unit(s["hidden"][:n]), signals.unit(s["hidden"][n:]),
-            words, s["loss"], np.zeros(len(skills), int), self.skill,
+            words, s["loss"], np.zeros(len(skills), int), self.skill, np.zeros(n, bool),
         )  # fmt: skip
 
     def table(self, rules: list[str], budgets: tuple[float, ...], random_seeds: tuple[int, ...]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import numpy as np
 
 from benches.pretrained.collection import Collection
 from benches.pretrained.pools import Pool
+from benches.pretrained.shipped import shipped
 from benches.pretrained.signals import unit
 from gdig import KMeans, resample
 
@@ -21,8 +22,10 @@ class View:
     Attributes:
         influence: float64 [N, S]. length: [N], |G| in the norm of H^-1. gram: [S, S], seeds in that metric.
         sketch: [N, dim] and seed_sketch: [S, dim], at unit length. sketch_length: [N], before that.
+        fisher: [N, dim], sketches in Fisher space at unit length. fisher_length: [N], before that.
         hidden, seed_hidden: at unit length.
         bm25: [N, S]. loss: [N]. task_of_seed: int [S]. source: [N], task names.
+        repeats: bool [N], rows that occur before.
     """
 
     influence: np.ndarray
@@ -30,6 +33,8 @@ class View:
     gram: np.ndarray
     sketch: np.ndarray
     sketch_length: np.ndarray
+    fisher: np.ndarray
+    fisher_length: np.ndarray
     seed_sketch: np.ndarray
     hidden: np.ndarray
     seed_hidden: np.ndarray
@@ -37,7 +42,8 @@ class View:
     loss: np.ndarray
     task_of_seed: np.ndarray
     source: np.ndarray
-    _labels: dict[tuple[int, int], np.ndarray] = field(default_factory=dict)
+    repeats: np.ndarray
+    _labels: dict[tuple[int, int, str], np.ndarray] = field(default_factory=dict)
 
     @classmethod
     def of(cls, collection: Collection, pool: Pool, influence: str = "influence", square: str = "square") -> View:
@@ -52,6 +58,8 @@ class View:
             s["gram"][np.ix_(pool.seeds, pool.seeds)],
             unit(s["sketch"][:n][pool.at]),
             np.linalg.norm(s["sketch"][:n][pool.at], axis=1),
+            unit(s["fisher"][pool.at]),
+            np.linalg.norm(s["fisher"][pool.at], axis=1),
             unit(s["sketch"][n:][pool.seeds]),
             unit(s["hidden"][:n][pool.at]),
             unit(s["hidden"][n:][pool.seeds]),
@@ -59,6 +67,7 @@ class View:
             s["loss"][pool.at],
             np.array([pool.targets.index(t) for t in tasks]),
             np.array([collection.rows[i].task for i in pool.rows]),
+            ~np.isin(np.arange(len(pool.rows)), np.unique(pool.rows, return_index=True)[1]),
         )
 
     @cached_property
@@ -76,12 +85,13 @@ class View:
         """RDS+ [N, S]."""
         return (self.hidden @ self.seed_hidden.T).astype(np.float64)
 
-    def labels(self, k: int, random_seed: int) -> np.ndarray:
+    def labels(self, k: int, random_seed: int, space: str = "raw") -> np.ndarray:
         """Clusters as gdig makes them for a budget of k rows: k-means of directions, 512 clusters at most. int64 [N]"""
-        if (k, random_seed) not in self._labels:
+        if (k, random_seed, space) not in self._labels:
             kmeans = KMeans(min(512, k), unit_normalize=True, random_state=random_seed, n_threads=1)
-            self._labels[k, random_seed] = kmeans.fit_predict(self.sketch).astype(np.int64)
-        return self._labels[k, random_seed]
+            sketch = self.fisher if space == "fisher" else self.sketch
+            self._labels[k, random_seed, space] = kmeans.fit_predict(sketch).astype(np.int64)
+        return self._labels[k, random_seed, space]
 
 
 Rule = Callable[[View, int, int], np.ndarray]
@@ -108,9 +118,9 @@ def top(score: np.ndarray, k: int) -> np.ndarray:
     return np.argsort(-score, kind="stable")[:k]
 
 
-def even_draw(view: View, eligible: np.ndarray, k: int, random_seed: int) -> np.ndarray:
+def even_draw(view: View, eligible: np.ndarray, k: int, random_seed: int, space: str = "raw") -> np.ndarray:
     """Draw k of the eligible rows evenly from the clusters."""
-    return resample(np.where(eligible, view.labels(k, random_seed), -1), k, random_seed)
+    return resample(np.where(eligible, view.labels(k, random_seed, space), -1), k, random_seed)
 
 
 def reaching(agreement: np.ndarray, tau: float, least: int) -> np.ndarray:
@@ -335,8 +345,8 @@ RULES: dict[str, Rule] = {
     "BM25, by turns": turns(lambda view: view.bm25),
     "sketch cosine, by turns": turns(lambda view: view.sketch_cosine),
     "RDS+": turns(lambda view: view.hidden_cosine),
-    "gdig, the default": votes(_influence, 0.55),
-    "gdig, tau 1": votes(_influence, 1.0),
+    "agreement, tau 0.55": votes(_influence, 0.55),
+    "agreement, tau 1": votes(_influence, 1.0),
     "top, steady": best(lambda view: steady(view.influence)),
     "top, mean": best(lambda view: view.influence.mean(1)),
     "bids": lambda view, k, random_seed: bids(view, k),
@@ -383,6 +393,8 @@ RULES: dict[str, Rule] = {
     "blended cosine, by turns, clusters 0.5": turns_in_clusters(_blend, 0.5),
     "blended cosine, by turns, no repeats": filtered(turns(_blend), 0.9999),
     "RDS+, no repeats": filtered(turns(lambda view: view.hidden_cosine), 0.9999),
+    "gdig": lambda view, k, random_seed: shipped(view, k, random_seed, "fisher"),
+    "gdig, raw sketches": lambda view, k, random_seed: shipped(view, k, random_seed, "raw"),
     "per length, by turns": turns(per_length),
     "per length, blended, by turns": turns(lambda view: blend(per_length(view))),
     "per length, blended, by turns, no repeats": filtered(turns(lambda view: blend(per_length(view))), 0.9999),

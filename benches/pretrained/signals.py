@@ -6,7 +6,7 @@ the eigenbasis of the curvature, as `benches.zh_en.exact` has it, one block of t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,13 +22,15 @@ from gdig.data.tokens import Example
 from gdig.influence.curvature import fit_curvature
 from gdig.influence.factors import Factors
 from gdig.influence.inverse import damped_eigenvalues
-from gdig.model.batches import make_batches
+from gdig.model.batches import Batch, make_batches
 from gdig.model.capture import GradientPass
 from gdig.model.causal_model import Model, wrap_model
 from gdig.passes.sketch import Sketchers
 from gdig.progress import Progress
 
 TOKENS = 2048
+DIM = 512
+"""Length of a sketch."""
 OPTIONS = {"model": "none", "candidates": ["none"], "seeds": ["none"], "run_path": "none"}
 """Places that no function here opens."""
 
@@ -51,7 +53,7 @@ def curvature(model: Model, config: Config, sample: Sequence[Example]) -> dict[s
 
 
 def read_factors(arrays: dict[str, np.ndarray], layer: str) -> Factors:
-    """The curvature of a layer from `curvature`'s arrays; the factors themselves are not kept."""
+    """The curvature of a layer from `curvature`'s arrays."""
     q_a, q_s, l_a, l_s, corrected = (
         torch.from_numpy(arrays[f"{layer} {name}"]) for name in ("q_a", "q_s", "l_a", "l_s", "corrected")
     )
@@ -121,23 +123,49 @@ def layer_influence(
 
 
 @torch.no_grad()
-def sketches(model: Model, config: Config, examples: Sequence[Example], dim: int = 512) -> dict[str, np.ndarray]:
-    """Raw sketches [n, dim] of the layers' gradients, and position-weighted last hidden states [n, H] (RDS+)."""
-    config = replace(config, projection_dim=dim)
-    sketchers, gradients = Sketchers(model, config, torch.float32), GradientPass(model, config.loss_reduction)
-    sketch = np.zeros((len(examples), dim), np.float32)
+def sketches(model: Model, config: Config, examples: Sequence[Example]) -> dict[str, np.ndarray]:
+    """Raw sketches [n, DIM] of the layers' gradients, and position-weighted last hidden states [n, H] (RDS+)."""
     width = model.module.config.get_text_config().hidden_size
     hidden = np.zeros((len(examples), width), np.float32)
+
+    def keep(batch: Batch, last: torch.Tensor) -> None:
+        weight = torch.arange(1, batch.shape[1] + 1).float() * batch.token_mask.view(batch.shape)
+        hidden[batch.rows] = torch.einsum("bl,blh->bh", weight / weight.sum(1, keepdim=True), last).numpy()
+
+    return {"sketch": _sketch(model, config, examples, None, keep), "hidden": hidden}
+
+
+@torch.no_grad()
+def fisher_sketches(
+    model: Model, config: Config, arrays: dict[str, np.ndarray], examples: Sequence[Example]
+) -> dict[str, np.ndarray]:
+    """Sketches [n, DIM] of the layers' gradients whitened by the curvature, as `sketch_space=fisher` has them."""
+    factors = [read_factors(arrays, layer.name) for layer in model.layers]
+    return {"fisher": _sketch(model, replace(config, sketch_space="fisher"), examples, factors)}
+
+
+def _sketch(
+    model: Model,
+    config: Config,
+    examples: Sequence[Example],
+    factors: list[Factors] | None,
+    with_states: Callable[[Batch, torch.Tensor], None] | None = None,
+) -> np.ndarray:
+    """Sketches of the examples; `with_states` is given each batch and its last hidden states."""
+    config = replace(config, projection_dim=DIM)
+    sketchers = Sketchers(model, config, torch.float32, factors)
+    gradients = GradientPass(model, config.loss_reduction)
+    sketch = np.zeros((len(examples), DIM), np.float32)
     for batch in make_batches(examples, TOKENS):
-        add, sums = sketchers.begin(batch.segments), torch.zeros(len(batch.rows), dim)
+        add, sums = sketchers.begin(batch.segments), torch.zeros(len(batch.rows), DIM)
         last: list[torch.Tensor] = []
         handle = model.base.norm.register_forward_hook(lambda m, i, o, last=last: last.append(o.detach()))  # type: ignore[union-attr]
         gradients.run(batch, lambda index, a, d, mask, add=add, sums=sums: add(index, a, d, sums))  # type: ignore[misc]
         handle.remove()
         sketch[batch.rows] = sums.numpy()
-        weight = torch.arange(1, batch.shape[1] + 1).float() * batch.token_mask.view(batch.shape)
-        hidden[batch.rows] = torch.einsum("bl,blh->bh", weight / weight.sum(1, keepdim=True), last[0]).numpy()
-    return {"sketch": sketch, "hidden": hidden}
+        if with_states:
+            with_states(batch, last[0])
+    return sketch
 
 
 def bm25(rows: Sequence[Row], seeds: Sequence[Row]) -> np.ndarray:

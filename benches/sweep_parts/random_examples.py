@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from gdig.data.prompts import TemplatePrompter
+from gdig.data.prompts import plain_prompt
+from gdig.data.row_formats import make_reader
 from gdig.data.tokens import IGNORED, Example
 
 WINDOW = 1024
@@ -80,10 +81,10 @@ SIZES = {
 
 def read_lengths(path: Path) -> np.ndarray:
     """Tokens of prompt and target of each pair in a JSON file of them, int64 [N, 2], estimated from the characters."""
-    prompter = TemplatePrompter("translation")
+    read = make_reader("translation")
     lengths = []
     for pair in json.loads(path.read_text(encoding="utf-8")):
-        row = prompter(pair)
+        row = plain_prompt(read(pair))
         start = row.targets[0][0]
         lengths.append((_tokens(row.text[:start]), _tokens(row.text[start:])))
     return np.array(lengths)

@@ -19,7 +19,8 @@ from transformers.utils.logging import disable_progress_bar
 
 from gdig.config.options import DataOptions
 from gdig.data.corpus import open_corpus
-from gdig.data.prompts import TemplatePrompter
+from gdig.data.prompts import plain_prompt
+from gdig.data.row_formats import make_reader
 from gdig.data.tokens import Encoder, Example
 from gdig.model.batches import Batch, make_batches
 
@@ -73,8 +74,8 @@ def train_model(rows: Path, out: Path, recipe: Recipe) -> dict[str, float]:
 
 def train_tokenizer(rows: Path, vocab_size: int) -> PreTrainedTokenizerFast:
     """Train a tokenizer on a JSONL file of pairs, prompts included."""
-    corpus, prompter = open_corpus([rows]), TemplatePrompter("translation")
-    return _tokenizer([prompter(row).text for row in corpus.rows(0, len(corpus))], vocab_size)
+    corpus, read = open_corpus([rows]), make_reader("translation")
+    return _tokenizer([plain_prompt(read(row)).text for row in corpus.rows(0, len(corpus))], vocab_size)
 
 
 def encode(rows: Path, tokenizer: PreTrainedTokenizerFast) -> list[Example]:

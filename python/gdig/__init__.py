@@ -6,7 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gdig.api import cluster, fit, preview, select, sweep
+    from gdig.api import cluster, explain, fit, preview, select, sweep
     from gdig.config.config import Config
     from gdig.errors import GdigError
     from gdig.kmeans import KMeans
@@ -21,13 +21,26 @@ _WHERE = {
     "KMeans": "gdig.kmeans",
     "SketchStore": "gdig.store.sketches",
     "cluster": "gdig.api",
+    "explain": "gdig.api",
     "fit": "gdig.api",
     "preview": "gdig.api",
     "resample": "gdig.resampling",
     "select": "gdig.api",
     "sweep": "gdig.api",
 }
-__all__ = ["Config", "GdigError", "KMeans", "SketchStore", "cluster", "fit", "preview", "resample", "select", "sweep"]
+__all__ = [
+    "Config",
+    "GdigError",
+    "KMeans",
+    "SketchStore",
+    "cluster",
+    "explain",
+    "fit",
+    "preview",
+    "resample",
+    "select",
+    "sweep",
+]
 
 
 def __getattr__(name: str) -> Any:

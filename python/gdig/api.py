@@ -13,10 +13,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from gdig.config.budget import Limit, parse_budget
-from gdig.config.config import Config, Training
+from gdig.config.config import Config, Training, Trial
+from gdig.config.options import TrialOptions
 from gdig.distributed.ranks import Ranks
 from gdig.distributed.torchrun import is_launched
 from gdig.errors import ConfigError, ModelError
+from gdig.explanation.explain import Asked, explain_asked
+from gdig.explanation.explanation import Explanation
 from gdig.influence.fit import fit_curvature_on_ranks, fit_stage, precondition_seeds_on_ranks, skip_fit
 from gdig.model.load import require_package
 from gdig.passes.planned_stages import planned_stages
@@ -134,15 +137,23 @@ def select(
 
 
 def compare(
-    config: Config | None = None, methods: Sequence[str] = (), *, progress: Progress | None = None, **options: Any
+    config: Config | None = None,
+    methods: Sequence[str] = (),
+    trial: Trial | None = None,
+    *,
+    train: bool = False,
+    progress: Progress | None = None,
+    **options: Any,
 ) -> Comparison:
     """Select by several methods from one run, and show the selections side by side. No selection is written.
 
     Args:
         config: options, as of :func:`select`.
         methods: values of the option `method`; none for all methods whose needs the run meets.
+        trial: how to train; its options may also be given by name (see :class:`gdig.config.config.Trial`).
+        train: whether to train on what each method selected, and to compare the losses on the rows of `held_out`.
         progress: where to show progress.
-        options: see :class:`gdig.Config`.
+        options: see :class:`gdig.Config` and :class:`gdig.config.config.Trial`.
 
     Example:
         >>> print(*compare(run_path="runs/a", **inputs, methods=["gdig", "top"]).lines(), sep="\n")  # doctest: +SKIP
@@ -150,6 +161,10 @@ def compare(
     for method in methods:
         if method not in METHODS:
             raise ConfigError(f"methods: expected one of {', '.join(METHODS)}, got {method!r}")
+    how = {option.name: options.pop(option.name) for option in fields(TrialOptions) if option.name in options}
+    if not train and (how or trial):
+        raise ConfigError(f"{next(iter(how), 'trial')}: given without train; add train=True, or leave it out")
+    trial = (replace(trial, **how) if trial else Trial(**how)) if train else None
     with _workspace(config, progress, options, None) as work:
         require_needs(methods, work.config)
         _expect(work, "cluster")
@@ -158,7 +173,9 @@ def compare(
         pool = _survey(work, store, tasks)
         limit = _limit(work, pool)
         ensure_clusters(work, store, pool, limit)
-        finished = open_finished_sweep(work, store, pool, tasks, clusters=True)
+        finished = open_finished_sweep(
+            work.layout, work.run.record, store, pool, tasks, clusters=True, source_ends=work.candidates.ends
+        )
         possible = [
             name
             for name, method in METHODS.items()
@@ -167,7 +184,12 @@ def compare(
         if any(METHODS[name].tokens for name in methods or possible):
             ensure_tokens(work, store)
         n_clusters = int((label_counts(work.layout.labels) > 0).sum())
-        return compare_methods(finished, methods or possible, limit, work.config, time.monotonic, n_clusters)
+        compared = compare_methods(finished, methods or possible, limit, work.config, time.monotonic, n_clusters)
+        if trial is None:
+            return compared
+        from gdig.training.trial import train_on_each
+
+        return replace(compared, held_out=train_on_each(work, trial, compared))
 
 
 def score_net(
@@ -198,9 +220,7 @@ def score_net(
     names = {f.name for f in fields(Training)}
     how = {name: options.pop(name) for name in names & set(options)}
     training = replace(training or Training(), **how)
-    if config is None and "model" not in options and options.get("run_path"):
-        options = {**read_stored_options(options["run_path"]), **options}
-    config = _config(config, options)
+    config = _of_run(config, options)
     config.require("run_path")
     require_run(RunLayout(Path(str(config.run_path))), "run_path")
     with _workspace(config, progress, {}, None) as work:
@@ -208,6 +228,49 @@ def score_net(
         from gdig.training.job import train_difficulty
 
         return train_difficulty(work, training)
+
+
+def explain(
+    config: Config | None = None,
+    rows: Sequence[int] = (),
+    *,
+    seed: Sequence[int] = (),
+    text: Sequence[str] = (),
+    file: str | Path | None = None,
+    methods: Sequence[str] = (),
+    model_pass: bool = True,
+    selection: str | None = None,
+    progress: Progress | None = None,
+    **options: Any,
+) -> Explanation:
+    """Say why rows have their scores: seeds, tokens, layers, cluster, nearest rows, and their places by every method.
+
+    The run stays as it is, and its options and those of its last selection hold. One pass of the model over the batch
+    of each row takes the row's influence apart; nothing else needs the model.
+
+    Args:
+        config: options; `run_path` is required.
+        rows: rows of the pool.
+        seed: numbers of seeds, for the rows that help them most.
+        text: rows outside the pool: JSON objects with the fields of a row, or plain texts.
+        file: a file of rows outside the pool.
+        methods: methods whose places are looked up; none for all that need no further pass.
+        model_pass: whether to pass the model for tokens and layers.
+        selection: file of the selection; None for the last one.
+        progress: where to show progress.
+        options: see :class:`gdig.Config`; `run_path` is required.
+
+    Raises:
+        GdigError: a subclass that says what does not exist, is not done, or has changed.
+
+    Example:
+        >>> print(gdig.explain(run_path="runs/a", rows=[812]))  # doctest: +SKIP
+    """
+    config = _of_run(config, options)
+    progress = progress or Progress(config.quiet)
+    with _explained(config):
+        asked = Asked(tuple(rows), tuple(seed), tuple(text), file, tuple(methods), model_pass, selection)
+        return Explanation(explain_asked(config, asked, progress))
 
 
 def preview(
@@ -255,6 +318,13 @@ def _config(config: Config | None, options: dict[str, Any]) -> Config:
     if config is None:
         return Config.build(options)
     return config.with_options(**options) if options else config
+
+
+def _of_run(config: Config | None, options: dict[str, Any]) -> Config:
+    """Return the configuration; without `config` and `model`, the options of the run hold that are not given."""
+    if config is None and "model" not in options and options.get("run_path"):
+        options = {**read_stored_options(options["run_path"]), **options}
+    return _config(config, options)
 
 
 def serve(ranks: Ranks) -> None:

@@ -9,8 +9,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+from gdig.cli.colour import coloured
 from gdig.config.config import Config
-from gdig.config.options import TrainOptions
+from gdig.config.options import TrainOptions, TrialOptions
 from gdig.distributed.ranks import Ranks
 from gdig.progress import Progress
 
@@ -67,8 +68,27 @@ def _select(call: Call) -> list[str]:
 
 
 def _compare(call: Call) -> list[str]:
-    comparison = load_api().compare(call.config, call.own["methods"], progress=call.progress)
+    trial = {
+        option.name: call.own[option.name]
+        for option in fields(TrialOptions)
+        if call.own["train"] or call.own[option.name] != option.default
+    }
+    comparison = load_api().compare(
+        call.config, call.own["methods"], train=call.own["train"], progress=call.progress, **trial
+    )
     return [json.dumps(comparison.as_json(), indent=2)] if call.own["json"] else comparison.lines()
+
+
+def _explain(call: Call) -> list[str]:
+    own = call.own
+    names = ("rows", "seed", "text", "file", "methods", "model_pass", "selection")
+    explanation = load_api().explain(call.config, progress=call.progress, **{name: own[name] for name in names})
+    if own["html"]:
+        explanation.write_html(own["html"])
+    if own["json"]:
+        return [json.dumps(explanation.as_json(), indent=2, ensure_ascii=False)]
+    page = [f"page: {own['html']}"] if own["html"] else []
+    return [*coloured(explanation.lines()), *page]
 
 
 def _score_net(call: Call) -> list[str]:
@@ -79,8 +99,7 @@ def _score_net(call: Call) -> list[str]:
 
 
 def _preview(call: Call) -> list[str]:
-    lines: list[str] = load_api().preview(call.config, rows=call.own["rows"], progress=call.progress)
-    return lines
+    return coloured(load_api().preview(call.config, rows=call.own["rows"], progress=call.progress))
 
 
 def _verify(call: Call) -> list[str]:
@@ -125,9 +144,17 @@ COMMANDS: dict[str, Command] = {
     "compare": Command(
         "Select by several methods from one sweep, and show the selections side by side.",
         "gdig compare runs/a --budget 500\n"
-        "gdig compare runs/a --budget 5% --methods gdig top loss --json > methods.json",
+        "gdig compare runs/a --budget 5% --methods gdig top loss --json > methods.json\n"
+        "gdig compare runs/a --budget 5% --methods gdig random --train --held-out held.jsonl",
         "Compare",
         _compare,
+    ),
+    "explain": Command(
+        "Say why rows have their scores: seeds, tokens, layers, cluster, places by every method.",
+        "gdig explain runs/a 812 40 --seed 3\n"
+        'gdig explain runs/a --text \'{"instruction": "Add 2 and 3.", "output": "5"}\' --html why.html',
+        "Explain",
+        _explain,
     ),
     "score-net": Command(
         "Train a copy of the model with a score net, which learns which rows are hard, for self-filter.",

@@ -28,6 +28,7 @@ from gdig.config.options import (
     SelectOptions,
     SweepOptions,
     TrainOptions,
+    TrialOptions,
     TrustOptions,
 )
 
@@ -70,8 +71,40 @@ class CompareOptions:
     methods: Basic[tuple[str, ...]] = ()
     """Methods to compare, by the names of the option method. The default is every method that the run has the inputs
     for. Name a few to save time."""
+    train: Basic[bool] = False
+    """Also train an adapter on what each method selected, and show the loss on the rows of held_out. Off by default,
+    because each method costs a training. Name few methods."""
     json: Basic[bool] = False
     """Print JSON instead of a table. Off by default. Switch it on for other programs."""
+
+
+@dataclass(frozen=True)
+class ExplainOptions:
+    """What to explain."""
+
+    run: Basic[Positional[str | None]] = None
+    """Directory of a swept run; the same as run_path."""
+    rows: Basic[Positional[tuple[int, ...]]] = ()
+    """Numbers of rows of the pool, as selection.jsonl shows them in gdig.row."""
+    seed: Basic[tuple[int, ...]] = ()
+    """Numbers of seeds, from 0: shows the rows that help each of them most, and those that harm it."""
+    text: Basic[tuple[str, ...]] = ()
+    """Rows that are not in the pool: a JSON object with the fields of a row, or a plain text, which is a row of the
+    format text. The model is passed once for each."""
+    file: Basic[str | None] = None
+    """File of rows that are not in the pool, in any format of the pool."""
+    methods: tuple[str, ...] = ()
+    """Methods whose places of a row are looked up, by the names of the option method. The default is every method that
+    needs no further pass; those over neighbours only up to 65,536 rows."""
+    selection: str | None = None
+    """File of the selection. The default is that of the last gdig select. Name it when a run has several selections."""
+    model_pass: bool = True
+    """Pass the model over the batch of each row, which gives the influence of tokens and layers. Switch it off to save
+    the time that a model takes to load."""
+    json: Basic[bool] = False
+    """Print JSON instead of text. Off by default. Switch it on for other programs."""
+    html: Basic[str | None] = None
+    """File of an HTML page with the same, which opens from a disk. By default none is written."""
 
 
 @dataclass(frozen=True)
@@ -148,6 +181,7 @@ class Compare:
     """The options of gdig compare."""
 
     comparison: CompareOptions = CompareOptions()
+    trial: TrialOptions = TrialOptions()
     data: DataOptions = DataOptions()
     selection: SelectOptions = SelectOptions()
     clusters: ClusterOptions = ClusterOptions()
@@ -159,6 +193,16 @@ class Compare:
     randomness: RandomOptions = RandomOptions()
     run: RunOptions = RunOptions()
     defaults: DefaultOptions = DefaultOptions()
+
+
+@dataclass(frozen=True)
+class Explain:
+    """The options of gdig explain."""
+
+    explanation: ExplainOptions = ExplainOptions()
+    device: DeviceOptions = DeviceOptions()
+    run: PlaceOptions = PlaceOptions()
+    defaults: FileOptions = FileOptions()
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from gdig.config.layer_choice import parse_layers
 from gdig.errors import ConfigError
 
 if TYPE_CHECKING:
-    from gdig.config.config import Config, Training
+    from gdig.config.config import Config, Training, Trial
 
 _POSITIVE = (
     "fit_rows", "cg_rows", "cg_iterations", "seed_rank", "probe_rows", "projection_dim", "projection_side",
@@ -65,6 +65,21 @@ def check_training(t: Training) -> None:
             raise wrong(name, getattr(t, name), "a finite number of at least 0")
     if t.score_learning_rate == 0:
         raise wrong("score_learning_rate", 0, "a number above 0, because at 0 the score net learns nothing")
+
+
+def check_trial(t: Trial) -> None:
+    """Check the values of the options of the short trainings.
+
+    Raises:
+        ConfigError: naming the option, its value and what was expected.
+    """
+    for name, least in (("train_steps", 1), ("train_batch_size", 1), ("lora_rank", 0), ("trainings", 1)):
+        if getattr(t, name) < least:
+            raise wrong(name, getattr(t, name), f"a whole number of at least {least}")
+    if not 0 < t.learning_rate < math.inf:
+        raise wrong("learning_rate", t.learning_rate, "a finite number above 0")
+    if not t.held_out:
+        raise ConfigError("held_out: required by train; give a file of rows that judge the trainings")
 
 
 def wrong(name: str, value: Any, expected: str) -> ConfigError:
@@ -136,12 +151,27 @@ def _check_combinations(c: Config) -> None:
     for given, missing in (("prompt_template", "target_template"), ("target_template", "prompt_template")):
         if getattr(c, given) is not None and getattr(c, missing) is None:
             raise wrong(missing, None, f"a template, because {given} is given; give both or neither")
+    _check_columns(c)
     if c.row_format == "template" and c.prompt_template is None:
         raise wrong("row_format", c.row_format, "another format, or prompt_template and target_template beside it")
     if c.vote_share is not None and c.votes != "rank":
         raise wrong("vote_share", c.vote_share, "no value with votes=sign; votes=rank takes the share")
     if c.agreement == "tasks" and c.task_field is None:
         raise wrong("agreement", c.agreement, "seeds without task_field; task_field names the field of a seed's task")
+
+
+def _check_columns(c: Config) -> None:
+    columns = ("prompt_column", "completion_column", "conversation_column", "system_column")
+    for name in columns:
+        if getattr(c, name) is not None and c.prompt_template is not None:
+            raise wrong(name, getattr(c, name), "no column beside prompt_template, which names the fields itself")
+    if c.prompt_column is not None and c.completion_column is None:
+        raise wrong("completion_column", None, "the column that is trained on, because prompt_column is given")
+    if c.conversation_column is not None and c.completion_column is not None:
+        raise wrong(
+            "conversation_column", c.conversation_column,
+            "either this column or prompt_column and completion_column; give one of the two",
+        )  # fmt: skip
 
 
 def _check_texts(c: Config) -> None:

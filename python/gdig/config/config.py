@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from gdig.config.check import check_config, check_training, check_types
+from gdig.config.check import check_config, check_training, check_trial, check_types
 from gdig.config.options import (
     PRESETS,
     CheckpointOptions,
@@ -22,6 +22,7 @@ from gdig.config.options import (
     SelectOptions,
     SweepOptions,
     TrainOptions,
+    TrialOptions,
 )
 from gdig.errors import ConfigError
 
@@ -103,6 +104,19 @@ class Training(TrainOptions):
     def __post_init__(self) -> None:
         check_types(self)
         check_training(self)
+
+
+@dataclass(frozen=True)
+class Trial(TrialOptions):
+    """The options of the short trainings of gdig compare, checked on construction.
+
+    Raises:
+        ConfigError: naming the option, its value and what was expected.
+    """
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        check_trial(self)
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from gdig.data.prompts import Prompted, RowError, checked_text
+from gdig.data.prompts import Prompted, Prompter, plain_prompt
+from gdig.data.row_formats import RowReader
+from gdig.data.row_forms import Conversation, RowError, RowForm, checked_text
 from gdig.errors import ModelError
 
 if TYPE_CHECKING:
@@ -18,8 +20,23 @@ _SENTINEL = "\ue000gdig\ue001"
 Messages = list[dict[str, Any]]
 
 
+def make_prompter(tokenizer: PreTrainedTokenizerBase, readers: Sequence[RowReader]) -> Prompter:
+    """Return what turns the rows of these readers into text.
+
+    Raises:
+        ModelError: if a file holds conversations, and the tokenizer has no chat template.
+    """
+    needed = any(reader.format in ("messages", "sharegpt") for reader in readers)
+    chat = ChatPrompter(tokenizer) if needed or tokenizer.chat_template is not None else None
+
+    def prompt(form: RowForm) -> Prompted:
+        return chat(form) if chat is not None and isinstance(form, Conversation) else plain_prompt(form)
+
+    return prompt
+
+
 class ChatPrompter:
-    """Forms prompts of the format `messages`. The assistant's turns have the loss.
+    """Forms the text of conversations. The assistant's turns have the loss.
 
     The first of these ways that works gives the span of a turn:
 
@@ -46,14 +63,14 @@ class ChatPrompter:
         added = tokenizer.added_tokens_decoder.values()
         self._specials = tuple({*tokenizer.all_special_tokens, *(str(token) for token in added if token.special)})
 
-    def __call__(self, row: Mapping[str, Any]) -> Prompted:
+    def __call__(self, conversation: Conversation) -> Prompted:
         """Form the text of a conversation, up to the end of the assistant's last turn. Later text has no loss.
 
         Raises:
-            RowError: if `messages` is not a list of turns with role and content, or has no turn of the assistant; if
-                the template refuses the conversation, or the place of a turn in the text cannot be determined.
+            RowError: if a turn has no text, or no turn is the assistant's; if the template refuses the conversation, or
+                the place of a turn in the text cannot be determined.
         """
-        messages = _checked_messages(row)
+        messages = _checked_messages(conversation)
         text, marked_spans = self._render(messages)
         if self._marks_turns:
             spans = [(start, end) for start, end in marked_spans if end > start]
@@ -112,28 +129,13 @@ class ChatPrompter:
         return end + max((len(token) for token in self._specials if token and text.startswith(token, end)), default=0)
 
 
-def _checked_messages(row: Mapping[str, Any]) -> Messages:
-    if "messages" not in row:
-        raise RowError(f"field 'messages' is missing; the row has: {', '.join(row) or 'no field'}")
-    messages = row["messages"]
-    if not isinstance(messages, list) or not messages:
-        kind = "an empty list" if messages == [] else "null" if messages is None else type(messages).__name__
-        raise RowError(f"field 'messages': expected a list of turns, got {kind}")
-    checked: Messages = []
-    for i, message in enumerate(messages):
-        if not isinstance(message, dict):
-            raise RowError(
-                f"field 'messages': turn {i}: expected an object with role and content, got {type(message).__name__}"
-            )
-        # Arrow gives null for keys that only other rows have. Templates expect such keys to be missing.
-        turn = {key: value for key, value in message.items() if value is not None}
-        if not isinstance(turn.get("role"), str):
-            raise RowError(f"field 'messages': turn {i}: role: expected text, got {turn.get('role')!r}")
+def _checked_messages(conversation: Conversation) -> Messages:
+    field = f"field {conversation.field!r}"
+    for i, turn in enumerate(conversation.turns):
         if "tool_calls" not in turn:
             is_target = turn["role"] == "assistant"
-            checked_text(message.get("content"), f"field 'messages': turn {i}: content", may_be_empty=not is_target)
-        checked.append(turn)
-    if all(turn["role"] != "assistant" for turn in checked):
-        roles = ", ".join(dict.fromkeys(turn["role"] for turn in checked))
-        raise RowError(f"field 'messages': no turn of the assistant to train on (roles: {roles})")
-    return checked
+            checked_text(turn.get("content"), f"{field}: turn {i}: content", may_be_empty=not is_target)
+    if all(turn["role"] != "assistant" for turn in conversation.turns):
+        roles = ", ".join(dict.fromkeys(turn["role"] for turn in conversation.turns))
+        raise RowError(f"{field}: no turn of the assistant to train on (roles: {roles})")
+    return conversation.turns

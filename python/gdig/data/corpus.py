@@ -1,40 +1,44 @@
 """A corpus: the rows of one or more files, in the order given.
 
-The rows stay on disk and are read by number. JSON is read in place (`json_rows` says why it is not converted). Parquet
-files and `datasets` folders are read as memory-mapped Arrow. A corpus keeps a few values a file in memory.
+The rows stay on disk and are read by number. JSON is read in place (`json_rows` says why it is not converted). Other
+files are read as memory-mapped Arrow. A corpus keeps a few values a file in memory. `files` says what a name may mean.
 """
 
 from __future__ import annotations
 
 import bisect
-import glob
 import itertools
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import numpy as np
 
-from gdig.data.arrow_rows import ArrowRows
 from gdig.data.cache import default_cache
-from gdig.data.json_rows import JsonRows
+from gdig.data.files import expand, open_source
 from gdig.errors import CorpusError
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 _CHUNK = 1024
-_JSON, _PARQUET = (".jsonl", ".ndjson", ".json"), (".parquet",)
+
+Columns: TypeAlias = "frozenset[str] | None"
+"""The fields that are wanted of a row. Others may be missing then. None: all of them."""
 
 
-class _Source(Protocol):
+class Source(Protocol):
+    """The rows of a file or a folder."""
+
     path: Path
+    files: tuple[Path, ...]
 
     def __len__(self) -> int: ...
-    def rows(self, start: int, stop: int) -> list[dict[str, Any]]: ...
-    def take(self, indices: Sequence[int]) -> list[dict[str, Any]]: ...
-    def line(self, i: int) -> int | None: ...
+    def fields(self) -> tuple[str, ...]: ...  # noqa: D102
+    def rows(self, start: int, stop: int, columns: Columns = None) -> list[dict[str, Any]]: ...  # noqa: D102
+    def take(self, indices: Sequence[int], columns: Columns = None) -> list[dict[str, Any]]: ...  # noqa: D102
+    def line(self, i: int) -> int | None: ...  # noqa: D102
 
 
 def open_corpus(
@@ -43,13 +47,13 @@ def open_corpus(
     """Open files as one corpus. The first open of a JSON file checks every row; later opens use the cached index.
 
     Args:
-        paths: JSONL, JSON lists, Parquet files, `datasets` folders (a split of a DatasetDict as `folder/split`), or
-            globs of these, in any mix. Row numbers run through the files in this order. The matches of a glob are
-            sorted.
+        paths: files, folders, globs, or names of datasets on the Hugging Face hub, in any mix
+            (:mod:`gdig.data.files`). Row numbers run through the files in this order. The matches of a glob, and the
+            files of a folder, are sorted.
         name: what the corpus is for. Errors begin with it.
         cache_dir: the folder of the cache, by the content of the files. It holds the index of a JSON file (8 bytes a
-            row) and the Arrow form of a Parquet file (its uncompressed size). Default: `gdig` in XDG_CACHE_HOME or
-            ~/.cache.
+            row), the columns of a Parquet file that have been read (their uncompressed size), and CSV and compressed
+            files without compression. Default: `gdig` in XDG_CACHE_HOME or ~/.cache.
 
     Raises:
         CorpusError: if a file is missing, empty, damaged, of an unknown kind or given twice. Also if a glob matches no
@@ -57,22 +61,22 @@ def open_corpus(
     """
     if isinstance(paths, (str, os.PathLike)):
         paths = [paths]
-    files = [file for path in paths for file in _expand(os.fspath(path), name)]
-    if not files:
+    inputs = [found for path in paths for found in expand(os.fspath(path), name)]
+    if not inputs:
         raise CorpusError(f"{name}: no files given, expected at least one")
-    seen: set[Path] = set()
-    for file in files:
-        if (real := file.resolve()) in seen:
+    seen: set[object] = set()
+    for file in inputs:
+        if (real := file.resolve() if isinstance(file, Path) else file) in seen:
             raise CorpusError(f"{name}: {file} is given twice, expected each file once")
         seen.add(real)
     cache = Path(cache_dir) if cache_dir is not None else default_cache()
-    return Corpus(name, [_open(file, name, cache) for file in files])
+    return Corpus(name, [open_source(file, name, cache) for file in inputs])
 
 
 class Corpus:
     """The rows of all files by number, 0 to `len(corpus) - 1`. :func:`open_corpus` makes a corpus."""
 
-    def __init__(self, name: str, sources: Sequence[_Source]) -> None:
+    def __init__(self, name: str, sources: Sequence[Source]) -> None:
         self.name = name
         self._sources = list(sources)
         self._ends = list(itertools.accumulate(len(source) for source in sources))
@@ -82,8 +86,13 @@ class Corpus:
 
     @property
     def paths(self) -> tuple[Path, ...]:
-        """The files and folders, in row order. Globs are expanded."""
+        """The files, folders and datasets, in row order. Globs are expanded."""
         return tuple(source.path for source in self._sources)
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files and folders that hold the content."""
+        return tuple(file for source in self._sources for file in source.files)
 
     @property
     def ends(self) -> tuple[int, ...]:
@@ -91,9 +100,26 @@ class Corpus:
         return tuple(self._ends)
 
     @property
-    def fields(self) -> tuple[str, ...]:
-        """Names of the fields of the first row, in its order."""
-        return tuple(self.rows(0, 1)[0])
+    def n_files(self) -> int:
+        """How many files there are."""
+        return len(self._sources)
+
+    def file_of(self, i: int) -> int:
+        """Return the number of the file that holds row `i`."""
+        return self._locate(int(i))[0]
+
+    def first_row(self, file: int) -> int:
+        """Return the number of a file's first row."""
+        return self._ends[file - 1] if file else 0
+
+    def fields_of(self, file: int) -> tuple[str, ...]:
+        """Return the names of a file's columns, or of the fields of its first rows, in their order."""
+        return self._sources[file].fields()
+
+    def head(self, file: int, n: int, columns: Columns = None) -> list[dict[str, Any]]:
+        """Return the first `n` rows of a file."""
+        source = self._sources[file]
+        return source.rows(0, min(n, len(source)), columns)
 
     @property
     def schema(self) -> pa.Schema | None:
@@ -101,8 +127,14 @@ class Corpus:
         schemas = [getattr(source, "schema", None) for source in self._sources]
         return schemas[0] if all(schema is not None and schema == schemas[0] for schema in schemas) else None
 
-    def rows(self, start: int, stop: int) -> list[dict[str, Any]]:
-        """Return the rows from `start` up to `stop` (exclusive; 0 <= start <= stop <= len(corpus))."""
+    def rows(self, start: int, stop: int, columns: Sequence[Columns] | None = None) -> list[dict[str, Any]]:
+        """Return the rows from `start` up to `stop` (exclusive; 0 <= start <= stop <= len(corpus)).
+
+        Args:
+            start: the first row.
+            stop: the row after the last row.
+            columns: the fields that are wanted, for each file. None: all fields.
+        """
         if not 0 <= start <= stop <= len(self):
             raise IndexError(f"rows {start} to {stop} of a corpus of {len(self)} rows")
         rows: list[dict[str, Any]] = []
@@ -110,22 +142,36 @@ class Corpus:
             number, local = self._locate(start)
             source = self._sources[number]
             end = min(len(source), local + stop - start)
-            rows += source.rows(local, end)
+            rows += source.rows(local, end, columns[number] if columns else None)
             start += end - local
         return rows
 
-    def take(self, indices: Sequence[int] | np.ndarray) -> list[dict[str, Any]]:
-        """Return the rows at `indices`, in that order. An index may be repeated."""
+    def take(
+        self, indices: Sequence[int] | np.ndarray, columns: Sequence[Columns] | None = None
+    ) -> list[dict[str, Any]]:
+        """Return the rows at `indices`, in that order. An index may be repeated. `columns` is as in :meth:`rows`."""
         locations = [self._locate(int(i)) for i in indices]
         rows: list[dict[str, Any]] = [{}] * len(locations)
         by_source: dict[int, list[int]] = {}
         for position, (number, _) in enumerate(locations):
             by_source.setdefault(number, []).append(position)
         for number, positions in by_source.items():
-            rows_of_source = self._sources[number].take([locations[position][1] for position in positions])
+            wanted = [locations[position][1] for position in positions]
+            rows_of_source = self._sources[number].take(wanted, columns[number] if columns else None)
             for position, row in zip(positions, rows_of_source, strict=True):
                 rows[position] = row
         return rows
+
+    def table(self, indices: Sequence[int] | np.ndarray) -> pa.Table | None:
+        """Return the rows at `indices`, in that order, with the types of their files. None where `schema` is None."""
+        import pyarrow as pa
+
+        if self.schema is None:
+            return None
+        tables: list[pa.Table] = []
+        for number, group in itertools.groupby((self._locate(int(i)) for i in indices), key=lambda place: place[0]):
+            tables.append(self._sources[number].table([local for _, local in group]))  # type: ignore[attr-defined]
+        return pa.concat_tables(tables) if tables else self.schema.empty_table()
 
     def stream(self, indices: Sequence[int] | np.ndarray) -> Iterator[dict[str, Any]]:
         """Yield the rows at `indices`, in that order. Memory holds 1,024 rows at a time."""
@@ -144,28 +190,3 @@ class Corpus:
             raise IndexError(f"row {i} of a corpus of {len(self)} rows")
         number = bisect.bisect_right(self._ends, i)
         return number, i - (self._ends[number - 1] if number else 0)
-
-
-def _expand(path: str, name: str) -> list[Path]:
-    """Expand a glob. A file of that exact name is not taken for a glob."""
-    if Path(path).exists():
-        return [Path(path)]
-    if not glob.has_magic(path):
-        raise CorpusError(f"{name}: {path}: no such file or folder; check the path")
-    matches = sorted(glob.glob(path, recursive=True))  # noqa: PTH207 (Path.glob takes no absolute pattern)
-    if not matches:
-        raise CorpusError(f"{name}: {path}: the pattern matches no file, expected at least one")
-    return [Path(match) for match in matches]
-
-
-def _open(path: Path, name: str, cache: Path) -> _Source:
-    if path.is_dir():
-        return ArrowRows.from_folder(path)
-    if path.suffix in _PARQUET:
-        return ArrowRows.from_parquet(path, cache)
-    if path.suffix in _JSON:
-        return JsonRows(path, cache)
-    raise CorpusError(
-        f"{name}: {path}: unknown kind of file {path.suffix or '(no extension)'!r}; expected"
-        f" {', '.join((*_JSON, *_PARQUET))} (not compressed) or a datasets folder"
-    )

@@ -19,13 +19,17 @@ _MAX_BRACKETS = 500
 """A line with more opening brackets is checked by `json`, which reads less deep nesting than orjson."""
 
 
-def json_kind(path: Path) -> str:
+def json_kind(path: Path, shown: Path) -> str:
     """Return "lines" or "list". A .json file may also hold one object a line, as many published files do.
+
+    Args:
+        path: the file.
+        shown: its name for messages.
 
     Raises:
         CorpusError: if a .json file holds one object.
     """
-    if path.suffix != ".json":
+    if path.suffix.lower() != ".json":
         return "lines"
     with path.open("rb") as file:
         # A list may be one line as long as the file, so only the beginning of the file is read here.
@@ -40,12 +44,12 @@ def json_kind(path: Path) -> str:
             has_second_line = False
     if not has_second_line:
         raise CorpusError(
-            f"{path}: holds one JSON object, expected a list of objects (or one object a line, in a .jsonl file)"
+            f"{shown}: holds one JSON object, expected a list of objects (or one object a line, in a .jsonl file)"
         )
     return "lines"
 
 
-def build_index(path: Path, kind: str, folder: Path) -> None:
+def build_index(path: Path, shown: Path, kind: str, folder: Path) -> None:
     """Check every row of a file. Write where each row starts (`starts`) and which rows follow a blank line (`blanks`).
 
     Both files hold int64: `starts` [N + 1], whose last value is the file's size; `blanks` [number of blank lines].
@@ -55,8 +59,9 @@ def build_index(path: Path, kind: str, folder: Path) -> None:
     """
     rows = 0
     starts, blanks = array("q"), array("q")
+    found = _line_starts(path, shown) if kind == "lines" else ((start, True) for start in item_starts(path, shown))
     with (folder / "starts").open("wb") as starts_file, (folder / "blanks").open("wb") as blanks_file:
-        for start, is_row in _line_starts(path) if kind == "lines" else ((start, True) for start in item_starts(path)):
+        for start, is_row in found:
             if is_row:
                 starts.append(start)
                 rows += 1
@@ -67,13 +72,13 @@ def build_index(path: Path, kind: str, folder: Path) -> None:
                 blanks.tofile(blanks_file)
                 starts, blanks = array("q"), array("q")
         if rows == 0:
-            raise CorpusError(f"{path}: the file holds no rows, expected at least one")
+            raise CorpusError(f"{shown}: the file holds no rows, expected at least one")
         starts.append(path.stat().st_size)
         starts.tofile(starts_file)
         blanks.tofile(blanks_file)
 
 
-def _line_starts(path: Path) -> Iterator[tuple[int, bool]]:
+def _line_starts(path: Path, shown: Path) -> Iterator[tuple[int, bool]]:
     """Yield (byte offset, True) for each row and (offset, False) for each blank line. Check every row."""
     offset = 0
     with path.open("rb") as file:
@@ -81,7 +86,7 @@ def _line_starts(path: Path) -> Iterator[tuple[int, bool]]:
             body = line[len(BOM) :] if number == 1 and line.startswith(BOM) else line
             content = body.lstrip(_BLANK)
             if content and not _is_object(content):
-                _check_line(body, path, number)
+                _check_line(body, shown, number)
             yield offset + len(line) - len(content), bool(content)
             offset += len(line)
 

@@ -24,18 +24,19 @@ _CONTINUATION_BYTES = bytes(range(0x80, 0xC0))  # every byte of a UTF-8 characte
 _decode = json.JSONDecoder().raw_decode
 
 
-def item_starts(path: Path, chunk: int = 1 << 20) -> Iterator[int]:
+def item_starts(path: Path, shown: Path, chunk: int = 1 << 20) -> Iterator[int]:
     """Yield the byte offset of each object of a JSON list. Memory holds little more than one object at a time.
 
     Args:
         path: a file that holds one JSON list.
+        shown: its name for messages.
         chunk: bytes read at a time.
 
     Raises:
         CorpusError: naming line and column of the first place that is not valid, or of the first byte not in UTF-8.
     """
     with cast(BinaryIO, path.open("rb")) as file:
-        scanner = _ListScanner(path, file, chunk)
+        scanner = _ListScanner(path, shown, file, chunk)
         first = scanner.skip_blanks()
         if first != "[":
             raise scanner.error(
@@ -69,8 +70,8 @@ def not_utf8(error: UnicodeDecodeError) -> str:
 class _ListScanner:
     """A window of decoded text over a file, and a position in the window."""
 
-    def __init__(self, path: Path, file: BinaryIO, chunk: int) -> None:
-        self.path, self.file, self.chunk = path, file, chunk
+    def __init__(self, path: Path, shown: Path, file: BinaryIO, chunk: int) -> None:
+        self.path, self.shown, self.file, self.chunk = path, shown, file, chunk
         self.decoder = codecs.getincrementaldecoder("utf-8")()
         self.text, self.position, self.ended = "", 0, False
         # The first `counted` characters of the text end at byte `counted_bytes` of the file.
@@ -138,4 +139,4 @@ class _ListScanner:
                 tail = block.rpartition(b"\n")
                 column = (1 if tail[1] else column) + len(tail[2].translate(None, _CONTINUATION_BYTES))
                 remaining -= len(block)
-        return CorpusError(f"{self.path}, line {line}, column {column}: {message}")
+        return CorpusError(f"{self.shown}, line {line}, column {column}: {message}")

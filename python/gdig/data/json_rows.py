@@ -28,39 +28,51 @@ from gdig.data.json_index import build_index, json_kind
 from gdig.errors import CorpusError
 
 _VERSION = 1  # of the index; an index of another version is not used
+_HEAD_ROWS = 32
 _decode_row = json.JSONDecoder().raw_decode
 
 
 class JsonRows:
     """The rows of one JSON file.
 
+    Args:
+        path: the file that is read.
+        shown: its name for messages, which is another for a file that was compressed.
+        cache: the folder of the cache.
+
     Raises:
         CorpusError: if a row is not a JSON object in UTF-8, if the file holds no row, or if the file changes while it
             is read. The error names the file, and line and column or the item.
     """
 
-    def __init__(self, path: Path, cache: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, shown: Path, cache: Path) -> None:
+        self.path = shown
+        self.files: tuple[Path, ...] = (shown,)
+        self._file = path
         self._status = _status(path)
         content = fingerprint_file(path)["hash"]
-        kind = json_kind(path)
+        kind = json_kind(path, shown)
         key = f"{kind}-{_VERSION}-{content}"
-        index = cached_folder(cache, key, lambda folder: build_index(path, kind, folder))
+        index = cached_folder(cache, key, lambda folder: build_index(path, shown, kind, folder))
         if _status(path) != self._status:
-            raise CorpusError(f"{path}: the file changed while it was being read; start again when it is complete")
+            raise CorpusError(f"{shown}: the file changed while it was being read; start again when it is complete")
         self._starts = _int64_file(index / "starts")  # [N + 1]; the last value is the end of the last row
         self._blanks = _int64_file(index / "blanks") if kind == "lines" else None  # rows that follow a blank line
 
     def __len__(self) -> int:
         return len(self._starts) - 1
 
-    def rows(self, start: int, stop: int) -> list[dict[str, Any]]:
-        """Return the rows from `start` up to `stop`."""
+    def fields(self) -> tuple[str, ...]:
+        """Return the names of the fields of the first rows, in the order in which they come."""
+        return tuple(dict.fromkeys(name for row in self.rows(0, min(_HEAD_ROWS, len(self))) for name in row))
+
+    def rows(self, start: int, stop: int, columns: frozenset[str] | None = None) -> list[dict[str, Any]]:
+        """Return the rows from `start` up to `stop`, with all fields: a row is parsed whole."""
         with self._open() as file:
             return self._read(file, start, stop)
 
-    def take(self, indices: Sequence[int]) -> list[dict[str, Any]]:
-        """Return the rows at `indices`, in that order."""
+    def take(self, indices: Sequence[int], columns: frozenset[str] | None = None) -> list[dict[str, Any]]:
+        """Return the rows at `indices`, in that order, with all fields."""
         with self._open() as file:
             return [self._read(file, i, i + 1)[0] for i in indices]
 
@@ -70,7 +82,7 @@ class JsonRows:
 
     def _open(self) -> BinaryIO:
         try:
-            file = self.path.open("rb")
+            file = self._file.open("rb")
         except OSError as error:
             raise CorpusError(f"{self.path}: cannot be read: {error.strerror or error}") from None
         status = os.fstat(file.fileno())

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import itertools
-import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 from rich.text import Text
 
+from gdig.data.show import visible
 from gdig.data.tokens import IGNORED, Encoder, Example
 from gdig.errors import CorpusError
 
@@ -49,19 +49,19 @@ def preview_rows(
 
 
 def _error(error: CorpusError) -> Text:
-    return Text(f"{_visible(str(error))}\n", style="red")
+    return Text(f"{visible(str(error))}\n", style="red")
 
 
 def _show(where: str, example: Example, tokenizer: PreTrainedTokenizerBase | None, max_chars: int) -> Text:
     cut = f", {example.cut} cut to fit the window" if example.cut else ""
     counts = f"{len(example)} tokens, {example.n_target} of them target{cut}"
-    text = Text(f"{_visible(where)}: {counts}\n", style="cyan")
+    text = Text(f"{visible(where)}: {counts}\n", style="cyan")
     # Joined, not appended, so the body keeps its own styles.
     body = Text()
     is_target = example.labels != IGNORED
     for target, positions in itertools.groupby(range(len(example)), key=lambda t: bool(is_target[t])):
         ids = example.input_ids[list(positions)]
-        content = _shortened(_visible(_decoded(ids, tokenizer)), max_chars)
+        content = _shortened(visible(_decoded(ids, tokenizer)), max_chars)
         body.append(f"⟦{content}⟧" if target else content, style="bold green" if target else "dim")
     return Text("").join([text, body, Text("\n")])
 
@@ -70,17 +70,6 @@ def _decoded(ids: np.ndarray, tokenizer: PreTrainedTokenizerBase | None) -> str:
     if tokenizer is None:
         return f" {' '.join(map(str, ids.tolist()))} "
     return str(tokenizer.decode(ids.tolist(), skip_special_tokens=False, clean_up_tokenization_spaces=False))
-
-
-def _visible(text: str) -> str:
-    """Escape control characters, so data cannot control the terminal."""
-    return "".join(_escaped(text))
-
-
-def _escaped(text: str) -> Iterable[str]:
-    for character in text:
-        hidden = unicodedata.category(character) in ("Cc", "Cf") and character not in "\n\t\u200c\u200d"
-        yield f"\\u{ord(character):04x}" if hidden else character
 
 
 def _shortened(text: str, max_chars: int) -> str:

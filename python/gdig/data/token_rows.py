@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from gdig.data.prompts import RowError
+from gdig.data.row_forms import RowError
 
 IGNORED = -100
 """Label of a position without loss."""

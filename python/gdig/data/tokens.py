@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gdig.config.options import DataOptions, RowFormat
-from gdig.data.chat import ChatPrompter
-from gdig.data.prompts import Prompted, Prompter, RowError, TemplatePrompter
+from gdig.data.chat import make_prompter
+from gdig.data.prompts import Prompted, Prompter
+from gdig.data.row_formats import RowReader, make_reader
+from gdig.data.row_forms import RowError
 from gdig.data.token_rows import IGNORED, checked_tokens
 from gdig.errors import ConfigError, CorpusError, ModelError
 
@@ -66,7 +68,7 @@ class Encoder:
 
     Args:
         options: the templates and max_length.
-        corpus_format: as `resolve_format` returns it.
+        readers: the reader of each file, as `open_readers` returns them; or the row format of all files.
         tokenizer: a fast tokenizer. None only for rows of the format tokens.
         window: the model's longest input, in tokens. max_length lowers the window.
         vocab_size: number of token ids. Rows of the format tokens are checked against it.
@@ -79,24 +81,26 @@ class Encoder:
     def __init__(
         self,
         options: DataOptions,
-        corpus_format: RowFormat,
+        readers: Sequence[RowReader] | RowFormat,
         tokenizer: PreTrainedTokenizerBase | None,
         window: int,
         *,
         vocab_size: int | None = None,
     ) -> None:
-        self.format = corpus_format
+        self._reader_of_all = make_reader(readers, options) if isinstance(readers, str) else None
+        self.readers: tuple[RowReader, ...] = (self._reader_of_all,) if self._reader_of_all else tuple(readers)  # type: ignore[arg-type]
         self.tokenizer = tokenizer
         self.window = min(window, options.max_length or window)
         self.vocab_size = vocab_size
         self._bos = tokenizer.bos_token_id if tokenizer is not None else None
         self._eos = tokenizer.eos_token_id if tokenizer is not None else None
         self._prompter: Prompter | None = None
-        if corpus_format == "tokens":
+        of_text = [reader.format for reader in self.readers if reader.format != "tokens"]
+        if not of_text:
             return
         if tokenizer is None:
             raise ConfigError(
-                f"tokenizer: rows of the format {corpus_format} need one, got none; give a model with a tokenizer"
+                f"tokenizer: rows of the format {of_text[0]} need one, got none; give a model with a tokenizer"
             )
         if not tokenizer.is_fast:
             raise ModelError(
@@ -104,10 +108,7 @@ class Encoder:
                 " characters of a token and so separates prompt from target; convert the tokenizer, or give rows that"
                 " hold input_ids and labels"
             )
-        if corpus_format == "messages" and options.prompt_template is None:
-            self._prompter = ChatPrompter(tokenizer)
-        else:
-            self._prompter = TemplatePrompter(corpus_format, options.prompt_template, options.target_template)
+        self._prompter = make_prompter(tokenizer, self.readers)
         self._special_ids = {*tokenizer.all_special_ids}
         self._special_ids |= {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
 
@@ -132,9 +133,13 @@ class Encoder:
         ]
 
     def _encode_chunk(self, corpus: Corpus, rows: Sequence[int] | np.ndarray) -> Iterator[Example | CorpusError]:
-        is_slice = isinstance(rows, range) and rows.step == 1
-        contents = corpus.rows(rows.start, rows.stop) if is_slice else corpus.take(rows)  # type: ignore[union-attr]
-        encoded = self._check_tokens(contents) if self._prompter is None else self._tokenize(contents, self._prompter)
+        readers = (self._reader_of_all,) * corpus.n_files if self._reader_of_all else self.readers
+        columns = [reader.columns for reader in readers]
+        if isinstance(rows, range) and rows.step == 1:
+            contents = corpus.rows(rows.start, rows.stop, columns)
+        else:
+            contents = corpus.take(rows, columns)
+        encoded = self._tokenize([(readers[corpus.file_of(row)], c) for row, c in zip(rows, contents, strict=True)])
         for row, result in zip(rows, encoded, strict=True):
             try:
                 if isinstance(result, RowError):
@@ -144,41 +149,50 @@ class Encoder:
                 yield CorpusError(f"{corpus.where(row)}: {error}")
 
     def _tokenize(
-        self, contents: list[dict[str, Any]], prompter: Prompter
+        self, contents: list[tuple[RowReader, dict[str, Any]]]
     ) -> Iterator[tuple[np.ndarray, np.ndarray] | RowError]:
-        prompted: list[Prompted | RowError] = []
-        for content in contents:
+        prepared: list[Prompted | tuple[np.ndarray, np.ndarray] | RowError] = []
+        for reader, content in contents:
             try:
-                prompted.append(prompter(content))
+                if reader.format == "tokens":
+                    prepared.append(checked_tokens(content, self.vocab_size))
+                else:
+                    assert self._prompter is not None
+                    prepared.append(self._prompter(reader(content)))
             except RowError as error:
-                prompted.append(error)
-        texts = [item for item in prompted if isinstance(item, Prompted)]
-        encodings: dict[str, list[Any]] = {"input_ids": [], "offset_mapping": []}
-        if texts:
-            assert self.tokenizer is not None
-            encodings = self.tokenizer(
-                [item.text for item in texts],
-                add_special_tokens=not texts[0].is_chat,
-                return_offsets_mapping=True,
-                return_attention_mask=False,
-                return_token_type_ids=False,
-                verbose=False,
-            )
-        tokens = zip(encodings["input_ids"], encodings["offset_mapping"], strict=True)
-        for item in prompted:
-            yield item if isinstance(item, RowError) else self._label(item, *next(tokens))
+                prepared.append(error)
+        texts = [item for item in prepared if isinstance(item, Prompted)]
+        tokens = {
+            is_chat: self._tokens([t.text for t in texts if t.is_chat == is_chat], is_chat) for is_chat in (False, True)
+        }
+        for item in prepared:
+            yield self._label(item, *next(tokens[item.is_chat])) if isinstance(item, Prompted) else item
+
+    def _tokens(self, texts: list[str], is_chat: bool) -> Iterator[tuple[list[int], list[tuple[int, int]]]]:
+        """Return the ids and the offsets of each text. A chat template has placed the special tokens of a chat."""
+        if not texts:
+            return iter(())
+        assert self.tokenizer is not None
+        encodings = self.tokenizer(
+            texts,
+            add_special_tokens=not is_chat,
+            return_offsets_mapping=True,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+            verbose=False,
+        )
+        return zip(encodings["input_ids"], encodings["offset_mapping"], strict=True)
 
     def _label(
         self, item: Prompted, ids: list[int], offsets: list[tuple[int, int]]
     ) -> tuple[np.ndarray, np.ndarray] | RowError:
         is_target = np.zeros(len(ids), dtype=bool)
-        if item.is_chat:
-            starts, ends = np.array(offsets, dtype=np.int64).reshape(-1, 2).T
-            for first, last in item.targets:
-                is_target |= (ends > first) & (starts < last)
-        else:
-            # The target goes to the end: EOS, which the tokenizer may append, covers no character.
-            boundary = item.targets[0][0]
+        starts, ends = np.array(offsets, dtype=np.int64).reshape(-1, 2).T
+        for first, last in item.targets:
+            is_target |= (ends > first) & (starts < last)
+        if not item.is_chat:
+            # The last target goes to the end: EOS, which the tokenizer may append, covers no character.
+            boundary = item.targets[-1][0]
             is_target[next((t for t, (_, end) in enumerate(offsets) if end > boundary), len(ids)) :] = True
         if not is_target.any():
             return RowError("the tokenizer makes no token of the target")
@@ -190,13 +204,6 @@ class Encoder:
         is_target = np.append(is_target, True)[: len(ids)]
         input_ids = np.array(ids, dtype=np.int32)
         return input_ids, np.where(is_target, input_ids, np.int32(IGNORED))
-
-    def _check_tokens(self, contents: list[dict[str, Any]]) -> Iterator[tuple[np.ndarray, np.ndarray] | RowError]:
-        for content in contents:
-            try:
-                yield checked_tokens(content, self.vocab_size)
-            except RowError as error:
-                yield error
 
     def _fit(self, input_ids: np.ndarray, labels: np.ndarray) -> Example:
         """Cut a row to the window, and check that a target token is left."""

@@ -19,13 +19,11 @@ from typing import Literal
 
 import torch
 
-from gdig.model.free_memory import free_memory
-
 DENSE_BYTES = 2 << 30
 """Most memory for the dense gradients W of the seeds, over all layers, on a CPU. It leaves 2 GiB of 4 for a small
 model and its batches."""
-_FREE_SHARE = 0.25
-"""Most of the free memory that W takes."""
+_PLAN_SHARE = 0.4
+"""Most of the memory that a plan may take which goes to W: a quarter of the free memory."""
 _BATCH_TOKENS, _BATCH_ROWS = 1024, 16
 """T and B."""
 _READING = {"full": 25, "half": 36}
@@ -92,19 +90,15 @@ def planned_bytes(shapes: Sequence[SeedShape], dense_bytes: int) -> int:
     return sum(s.bytes_of(dense) for s, dense in zip(shapes, plan, strict=True) if dense != "none")
 
 
-def resolve_dense_bytes(device: torch.device, processes: int = 1) -> int:
-    """Return the most memory for W on a device: a quarter of the free memory, on a CPU at most 2 GiB.
+def dense_room(limit: int | None, beside: int, device: torch.device) -> int:
+    """Return the most memory for W: a part of what a plan may take, and on a CPU at most 2 GiB.
 
     Args:
+        limit: bytes that the plan may take beside the weights; None where the system does not say what is free.
+        beside: bytes of U and V of all layers, and of a batch.
         device: the device.
-        processes: the processes that share the device's memory.
     """
-    return dense_limit(free_memory(device), device, processes)
-
-
-def dense_limit(free: int | None, device: torch.device, processes: int = 1) -> int:
-    """The same for a number of free bytes; None where the system does not say what is free."""
-    if free is None:
+    if limit is None:
         return DENSE_BYTES
-    share = max(0, int(free * _FREE_SHARE)) // processes
-    return min(share, DENSE_BYTES) if device.type == "cpu" else share
+    most = max(0, min(int(limit * _PLAN_SHARE), limit - beside))
+    return min(most, DENSE_BYTES) if device.type == "cpu" else most

@@ -152,7 +152,7 @@ def precondition_seeds_on_ranks(work: Workspace, origin: str) -> SeedReport:
         sample,
         resume,
         partitions,
-        seed_files(work),
+        _seed_files(work),
     )
     work.ranks.gather(None)
     if work.ranks.main:
@@ -160,13 +160,22 @@ def precondition_seeds_on_ranks(work: Workspace, origin: str) -> SeedReport:
     return report
 
 
-def seed_files(work: Workspace) -> SeedFiles:
-    """The files of the seeds' factors, in the order of the model's layers."""
+def read_seed_factors(work: Workspace, dtype: str) -> SeedFiles:
+    """Return the files of the seeds' factors, in the order of the model's layers. `dtype` is the dtype of the fit.
+
+    Raises:
+        RunError: if the model has another dtype than the fit. precision="auto" gives devices different dtypes.
+    """
+    check_dtype(work, dtype)
+    return _seed_files(work)
+
+
+def _seed_files(work: Workspace) -> SeedFiles:
     return SeedFiles(work.model.layers, work.layout.seed_factors)
 
 
 def check_dtype(work: Workspace, dtype: str) -> None:
-    """Raise RunError if the model has another dtype than the fit. precision="auto" gives devices different dtypes."""
+    """Raise RunError if the model has another dtype than the fit."""
     if dtype != str(work.model.dtype):
         raise RunError(
             f"precision={work.config.precision}: expected the precision of the fit, {dtype}, but the model is "

@@ -16,16 +16,12 @@ from gdig.config.config import Config
 from gdig.data.tokens import Example
 from gdig.distributed.ranks import Ranks
 from gdig.errors import ModelError
-from gdig.influence.dense_plan import SeedShape, dense_limit, plan_dense
 from gdig.influence.factors import WIDE
 from gdig.influence.seed_plan import plan_seeds
 from gdig.model.batch_size import (
-    CPU_TOKENS,
-    CPU_TOKENS_WITH_W,
     LEAST_TOKENS,
     MEMORY_SHARE,
     checked_batch,
-    largest_batch,
     most_tokens,
     room,
     typical_length,
@@ -58,7 +54,8 @@ class MemoryParts:
             same device.
         eigenvectors: Q_A and Q_S; with the eigenvalues while the seeds pass.
         work: of one eigendecomposition.
-        seed_factors: U and V of all seeds, or their dense gradients W.
+        seed_factors: U and V of all seeds.
+        dense: W of all seeds, in the layers that score by it.
     """
 
     weights: int = 0
@@ -68,6 +65,7 @@ class MemoryParts:
     eigenvectors: int = 0
     work: int = 0
     seed_factors: int = 0
+    dense: int = 0
 
     @property
     def total(self) -> int:
@@ -77,23 +75,21 @@ class MemoryParts:
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """What a run will hold.
+    """What a fit will hold.
 
     Attributes:
         limit: bytes that the plan may take beside the weights; None where the system does not say what is free.
-        token_batch_size: tokens in a batch of the fit.
-        sweep_batch_size: tokens in a batch of the sweep.
+        token_batch_size: tokens in a batch.
         partitions: indices of the layers of each partition, in the order of the model.
         gradient_checkpointing: whether the pass computes its activations again.
-        passes: the parts of each pass at its peak, by the pass: factors, eigenvectors, eigenvalues, seeds, sweep. The
-            seeds pass in partitions of their own (`gdig.influence.seed_plan`).
+        passes: the parts of each pass at its peak, by the pass: factors, eigenvectors, eigenvalues, seeds. The seeds
+            pass in partitions of their own (`gdig.influence.seed_plan`).
         host_totals: bytes of totals in the computer's memory, where the model is on another device.
         head_cache: bytes for the head's results of each batch, which later passes over the sample take.
     """
 
     limit: int | None
     token_batch_size: int
-    sweep_batch_size: int
     partitions: tuple[tuple[int, ...], ...]
     gradient_checkpointing: bool
     passes: dict[str, MemoryParts]
@@ -119,7 +115,7 @@ def plan_memory(
     host_limit: int | None = None,
     token_memory: TokenMemory | None = None,
 ) -> MemoryPlan:
-    """Plan the memory of a fit and of a sweep from the shapes of a model, which may be on the device "meta".
+    """Plan the memory of a fit from the shapes of a model, which may be on the device "meta".
 
     The plan first takes as few partitions as the smallest batch allows, because a partition more costs a pass more;
     gradient checkpointing comes in where it saves more passes than it costs. The plan then takes the largest batch
@@ -127,7 +123,7 @@ def plan_memory(
 
     Args:
         model: the model with its layers.
-        config: inversion, token_batch_size, seed_rank, seed_energy, probe_rows.
+        config: inversion, token_batch_size, seed_rank, probe_rows.
         limit: bytes that the plan may take beside the weights (`gdig.model.batch_size.room`). None: no limit.
         typical: tokens of a typical example, for the columns of the seeds.
         longest: tokens of the longest example.
@@ -189,16 +185,9 @@ def plan_memory(
             eigenvectors=seeds.inverses,
             seed_factors=seeds.factors,
         )
-    seed_bytes, cpu_tokens = _sweep_bytes(model, config, n_seeds, typical, limit)
-    sweep_batch = batch
-    if auto:
-        beside = None if limit is None else limit - seed_bytes
-        sweep_batch = largest_batch(tokens, beside, model.device, cpu_tokens=cpu_tokens)
-    passes["sweep"] = MemoryParts(weights, max(sweep_batch, longest) * a_token, tokens.head, seed_factors=seed_bytes)
     return MemoryPlan(
         limit,
         batch,
-        sweep_batch,
         tuple(tuple(part) for part in chosen),
         checkpointing,
         passes,
@@ -361,16 +350,3 @@ def _partitions(
 
 def _predictor_width(model: Model) -> int:
     return hidden_width(model) if model.head is not None else model.vocab_size
-
-
-def _sweep_bytes(model: Model, config: Config, n_seeds: int, typical: int, limit: int | None) -> tuple[int, int]:
-    """What the sweep holds of all seeds: W of the layers that score by it, the columns of the others. And the largest
-    batch on a CPU."""
-    item = torch.promote_types(model.dtype, torch.float32).itemsize
-    shapes = []
-    for layer in model.layers:
-        columns = n_seeds * min(config.seed_rank, typical, layer.width, layer.out_features)
-        shapes.append(SeedShape(layer.out_features, layer.width, columns, n_seeds, item, min(config.seed_energy, 1.0)))
-    plan = plan_dense(shapes, dense_limit(None if limit is None else int(limit / MEMORY_SHARE), model.device))
-    held = sum(shape.bytes_of(dense) for shape, dense in zip(shapes, plan, strict=True))
-    return held, CPU_TOKENS if set(plan) <= {"none"} else CPU_TOKENS_WITH_W

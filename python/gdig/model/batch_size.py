@@ -65,22 +65,22 @@ def resolve_token_batch_size(
     trial: Callable[[Batch], object],
     length: int,
     *,
-    share: float = 1.0,
+    limit: int | None = None,
     cpu_tokens: int = CPU_TOKENS,
 ) -> int:
-    """The number of the option token_batch_size; for "auto", what fits beside all that the device holds now.
+    """The number of the option token_batch_size; for "auto", what fits.
 
     Args:
         option: the option.
         model: the model.
         trial: passes one batch. On CUDA one small batch is passed: what it takes replaces the plan where it is more.
         length: tokens of a typical example.
-        share: this process' share of the device's memory.
+        limit: bytes for a batch. None: what a plan may take beside all that the device holds now.
         cpu_tokens: the largest batch on a CPU.
     """
     if isinstance(option, int):
         return option
-    memory, limit = TokenMemory.count(model), room(model, share)
+    memory, limit = TokenMemory.count(model), room(model) if limit is None else limit
     planned = largest_batch(memory, limit, model.device, cpu_tokens=cpu_tokens)
     return checked_batch(planned, memory, limit, model.device, trial, length)
 

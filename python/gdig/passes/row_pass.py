@@ -252,13 +252,17 @@ class RowPass:
             raise
         return rows
 
-    def find_batch_size(self, examples: Sequence[Example]) -> int:
-        """Resolve token_batch_size="auto" by a trial on the device, with lines of the length of these examples."""
+    def find_batch_size(self, examples: Sequence[Example], limit: int | None = None) -> int:
+        """Resolve token_batch_size="auto" by a trial on the device, with lines of the length of these examples.
+
+        `limit`: bytes for a batch. None: what a plan may take beside all that the device holds now.
+        """
         size = resolve_token_batch_size(
             self.config.token_batch_size,
             self.model,
             self._batch,
             typical_length(examples),
+            limit=limit,
             cpu_tokens=self.features.cpu_tokens,
         )
         self.batch_runner.token_batch_size = size

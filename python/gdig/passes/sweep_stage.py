@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from gdig.influence.dense_plan import planned_bytes, resolve_dense_bytes
-from gdig.influence.fit import check_dtype, read_curvature, seed_files
-from gdig.influence.layer_scores import seed_shapes
+from gdig.influence.fit import check_dtype, read_curvature, read_seed_factors
+from gdig.influence.sweep_plan import plan_sweep
+from gdig.model.batch_size import room
 from gdig.passes.duplicates import count_duplicates
 from gdig.passes.influence_pass import make_forward_pass, make_influence_pass, sketch_scale
 from gdig.passes.row_pass import RowPass
@@ -89,11 +89,11 @@ def sweep_on_ranks(
         origin: a hash of the inputs and options that the rows depend on (`run_origin`).
     """
     ranks, config = work.ranks, work.config
-    rows = _make_pass(work, dtype, dense_bytes)
+    rows, batch_limit = _make_pass(work, dtype, dense_bytes)
     if scale is None or token_batch_size is None:
         if ranks.main:
             probe = work.sample("probe", config.probe_rows)[0]
-            token_batch_size = rows.find_batch_size(probe)
+            token_batch_size = rows.find_batch_size(probe, batch_limit)
             scale = sketch_scale(rows, probe) if config.gradients else 1.0
             work.run.update("sweep", scale=scale, token_batch_size=token_batch_size)
         scale, token_batch_size = ranks.gather([scale, token_batch_size])[0]
@@ -108,21 +108,27 @@ def sweep_on_ranks(
     write_missing(work, rows, store, missing, "sweep", origin)
 
 
-def _make_pass(work: Workspace, dtype: str, dense_bytes: int | None) -> RowPass:
-    """Make the pass of the sweep for the model of the fit, whose dtype is `dtype`. See `sweep_on_ranks`."""
-    config, ranks = work.config, work.ranks
-    check_dtype(work, dtype)
+def _make_pass(work: Workspace, dtype: str, dense_bytes: int | None) -> tuple[RowPass, int | None]:
+    """Make the pass of the sweep for the model of the fit, whose dtype is `dtype`. See `sweep_on_ranks`.
+
+    Returns:
+        The pass, and the bytes that its batches may take; None where the system does not say.
+    """
+    config, ranks, model = work.config, work.ranks, work.model
+    # Before the seeds are read: the plan counts their bytes.
+    limit = room(model, 1 / ranks.local_world if model.device.type == "cpu" else 1.0)
     if not config.gradients:
-        return make_forward_pass(work.model, config, work.progress)
+        check_dtype(work, dtype)
+        return make_forward_pass(model, config, work.progress), limit
     factors = read_curvature(work) if config.in_fisher_space else None
-    seeds = seed_files(work)
+    seeds = read_seed_factors(work, dtype)
+    longest = max(len(seed) for seed in work.seed_examples)
+    plan = plan_sweep(model, config, seeds, limit=limit, longest=longest, dense_bytes=dense_bytes)
     if dense_bytes is None:
+        dense_bytes = int(ranks.gather(plan.dense_bytes)[0])
         if ranks.main:
-            free = resolve_dense_bytes(work.model.device, ranks.local_world)
-            dense_bytes = planned_bytes(seed_shapes(seeds), free)
             work.run.update("sweep", dense_bytes=dense_bytes)
-        dense_bytes = int(ranks.gather(dense_bytes)[0])
-    return make_influence_pass(work.model, seeds, config, work.progress, factors, dense_bytes)
+    return make_influence_pass(model, seeds, config, work.progress, factors, dense_bytes), plan.limit
 
 
 def count_rows(store: SketchStore, work: Workspace) -> RowCounts:

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gdig.config.config import Config
-from gdig.config.options import RowFormat
 from gdig.data.corpus import Corpus, open_corpus
 from gdig.data.fingerprint import fingerprint_paths
 from gdig.distributed.ranks import Ranks
@@ -24,6 +23,7 @@ from gdig.run.layout import RunLayout
 from gdig.run.lock import lock
 
 if TYPE_CHECKING:
+    from gdig.data.row_formats import RowReader
     from gdig.data.tokens import Encoder, Example
     from gdig.model.causal_model import Model
     from gdig.model.directory import Limits
@@ -101,7 +101,27 @@ class Workspace:
     @cached_property
     def encoder(self) -> Encoder:
         """Turns rows of the pool into tokens."""
-        return self._encoder(self.candidates)
+        return self._encoder(self.readers[0])
+
+    @cached_property
+    def seed_encoder(self) -> Encoder:
+        """Turns seeds into tokens."""
+        return self._encoder(self.readers[1])
+
+    @cached_property
+    def readers(self) -> list[tuple[RowReader, ...]]:
+        """The readers of the files of the pool, and of the seeds where there are any.
+
+        Raises:
+            CorpusError: naming a file whose rows have no known format.
+            ConfigError: naming an option of a column that no file has.
+        """
+        from gdig.data.row_formats import open_readers, require_columns
+
+        corpora = [self.candidates, *([self.seed_corpus] if self.config.seeds else [])]
+        readers = [open_readers(self.config, corpus) for corpus in corpora]
+        require_columns(self.config, list(zip(corpora, readers, strict=True)))
+        return readers
 
     @cached_property
     def seed_examples(self) -> list[Example]:
@@ -110,12 +130,17 @@ class Workspace:
         Raises:
             CorpusError: on the first seed that cannot be used.
         """
-        corpus = self.seed_corpus
-        encoded = self._encoder(corpus).encode(corpus, range(len(corpus)))
-        for example in encoded:
-            if isinstance(example, CorpusError):
-                raise example
-        return [example for example in encoded if not isinstance(example, CorpusError)]
+        return _encode_all(self.seed_encoder, self.seed_corpus)
+
+    def read_examples(self, corpus: Corpus) -> list[Example]:
+        """The tokens of every row of another corpus of the run's kind.
+
+        Raises:
+            CorpusError: on the first row that cannot be used.
+        """
+        from gdig.data.row_formats import open_readers
+
+        return _encode_all(self._encoder(open_readers(self.config, corpus)), corpus)
 
     @cached_property
     def model(self) -> Model:
@@ -167,20 +192,26 @@ class Workspace:
             raise CorpusError(f"candidates: none of the {len(rows)} rows sampled can be used; the first: {encoded[0]}")
         return [example for example, _ in good], np.array([row for _, row in good], dtype=np.int64)
 
-    def _format(self, corpus: Corpus) -> RowFormat:
-        from gdig.data.prompts import resolve_format
+    def encoder_of(self, corpus: Corpus) -> Encoder:
+        """Return what turns rows outside the pool into tokens: by the readers of the corpus's own files.
 
-        return resolve_format(self.config, corpus)
+        Raises:
+            CorpusError: naming a file whose rows have no known format.
+        """
+        from gdig.data.row_formats import open_readers
 
-    def _encoder(self, corpus: Corpus) -> Encoder:
+        return self._encoder(open_readers(self.config, corpus))
+
+    def _encoder(self, readers: Sequence[RowReader]) -> Encoder:
         from gdig.data.tokens import Encoder
 
         limits = self.limits
         window = limits.window or _NO_LIMIT
-        row_format = self._format(corpus)
-        tokenizer = None if row_format == "tokens" else self.tokenizer
-        encoder = Encoder(self.config, row_format, tokenizer, window, vocab_size=limits.vocab_size)
-        if not encoder.has_eos and row_format != "tokens":
+        has_text = any(reader.format != "tokens" for reader in readers)
+        encoder = Encoder(
+            self.config, readers, self.tokenizer if has_text else None, window, vocab_size=limits.vocab_size
+        )
+        if not encoder.has_eos and has_text:
             self.progress.warn("the tokenizer has no EOS token: examples end without one")
         return encoder
 
@@ -195,8 +226,8 @@ class Workspace:
         """Fingerprint every input."""
         inputs: dict[str, Sequence[str | Path]] = {
             "model": [str(self.config.model)],
-            "candidates": self.candidates.paths,
-            "seeds": self.seed_corpus.paths,
+            "candidates": self.candidates.files,
+            "seeds": self.seed_corpus.files,
         }
         if self.config.tokenizer:
             inputs["tokenizer"] = [self.config.tokenizer]
@@ -209,3 +240,12 @@ class Workspace:
         if (base := self._base_model()) is not None:
             inputs["base_model"] = [base]
         return {name: fingerprint_paths(paths) for name, paths in inputs.items()}
+
+
+def _encode_all(encoder: Encoder, corpus: Corpus) -> list[Example]:
+    """The tokens of every row; raises on the first that cannot be used."""
+    encoded = encoder.encode(corpus, range(len(corpus)))
+    for example in encoded:
+        if isinstance(example, CorpusError):
+            raise example
+    return [example for example in encoded if not isinstance(example, CorpusError)]

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gdig import _native
 from gdig.config.budget import Limit
 from gdig.config.config import Config
 from gdig.selection.method import FinishedSweep
@@ -39,7 +38,7 @@ def choose(sweep: FinishedSweep, limit: Limit, config: Config) -> ScoredRows:
     method = METHODS[config.method]
     picked = method.pick(sweep, limit, config.random_seed, config)
     rows, reasons = picked.rows, dict(picked.reasons)
-    columns = _native.row_columns(sweep.store._native, sweep.labels, rows, sweep.judge)
+    columns = sweep.row_columns(rows)
     if not (method.ordered if picked.ordered is None else picked.ordered):
         order = np.lexsort((rows, -columns["score"].astype(np.float64)))
         rows = rows[order]

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
-from gdig import _native
 from gdig.config.budget import Limit
 from gdig.config.config import Config
 from gdig.selection.choose import choose
@@ -40,14 +39,57 @@ class MethodSummary:
 
 
 @dataclass(frozen=True)
+class HeldOut:
+    """The loss on held-out rows after short trainings, in nats a target token.
+
+    rows, tokens: held-out rows, and their target tokens. before: the loss before any training. loss: by method, the
+    mean of its trainings. beside_first: by method, the 95 % interval of the difference from the first method's loss.
+    """
+
+    rows: int
+    tokens: int
+    trainings: int
+    steps: int
+    before: float
+    loss: dict[str, float]
+    beside_first: dict[str, tuple[float, float]]
+
+    def lines(self) -> list[str]:
+        """Return lines for the terminal, the lowest loss first."""
+        first = next(iter(self.loss))
+        ordered = sorted(self.loss, key=lambda method: self.loss[method])
+        cells = [
+            [
+                name,
+                f"{self.loss[name]:.4f}",
+                f"{self.loss[name] - self.before:+.4f}",
+                "" if name == first else "{:+.4f} to {:+.4f}".format(*self.beside_first[name]),
+            ]
+            for name in ordered
+        ]
+        each = f", {self.trainings} times" if self.trainings > 1 else ""
+        return [
+            f"loss on {self.rows:,} held-out rows ({self.tokens:,} target tokens) after {self.steps:,} steps of "
+            f"training{each}; before {self.before:.4f}",
+            *_table([["method", "loss", "beside before", f"beside {first} (95 %)"], *cells]),
+        ]
+
+
+@dataclass(frozen=True)
 class Comparison:
-    """The selections of several methods. overlap: float64 [m, m], share of method i's rows that method j has too."""
+    """The selections of several methods.
+
+    overlap: float64 [m, m], share of method i's rows that method j has too. rows: int64, each method's rows in its own
+    order. held_out: what trainings on the selections give, where they were asked for.
+    """
 
     limit: Limit
     pool: int
     n_clusters: int
     summaries: list[MethodSummary]
     overlap: np.ndarray
+    rows: list[np.ndarray]
+    held_out: HeldOut | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Return the comparison as JSON: methods by name, None for NaN."""
@@ -61,6 +103,7 @@ class Comparison:
                 name: {other: _plain(float(share)) for other, share in zip(names, shares, strict=True)}
                 for name, shares in zip(names, self.overlap, strict=True)
             },
+            **({"held_out": asdict(self.held_out)} if self.held_out else {}),
         }
 
     def lines(self) -> list[str]:
@@ -89,6 +132,7 @@ class Comparison:
             "",
             "share of the row's selection that the column's method selects too",
             *_table([["", *names], *shares]),
+            *(["", *self.held_out.lines()] if self.held_out else []),
             *(["", *notes] if notes else []),
         ]
 
@@ -117,7 +161,7 @@ def compare(
         if neighbours and method == list(neighbours)[-1]:
             sweep.neighbour_cache.forget()
         rows = scored.rows
-        columns = _native.row_columns(sweep.store._native, sweep.labels, rows, sweep.judge)
+        columns = sweep.row_columns(rows)
         summaries.append(
             MethodSummary(
                 method=method,
@@ -135,7 +179,7 @@ def compare(
         )
         rows_by_method.append(rows)
     shares = [[_mean(np.isin(a, b)) for b in rows_by_method] for a in rows_by_method]
-    return Comparison(limit, sweep.survey.rows, n_clusters, summaries, np.array(shares))
+    return Comparison(limit, sweep.survey.rows, n_clusters, summaries, np.array(shares), rows_by_method)
 
 
 def _table(cells: list[list[str]]) -> list[str]:

@@ -10,6 +10,7 @@ from typing import NamedTuple, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from gdig import _native
 from gdig.config.budget import Limit
 from gdig.config.config import Config
 from gdig.selection.judge import Judge
@@ -109,6 +110,14 @@ class FinishedSweep:
         """Return one tensor of the sweep for some rows, [n] or [n, ...]; only these rows are read."""
         return gather(self.store, name, rows)
 
+    def row_columns(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """Return what sweep and clusters say of some rows, int64 [n], in their order.
+
+        Columns [n] by name: votes uint32, score float32, loss float32, tokens int64, and with clusters label uint32 and
+        distance float32.
+        """
+        return _native.row_columns(self.store._native, self.labels, rows, self.judge)
+
     def without_clusters(self) -> FinishedSweep:
         """Return the sweep as a method sees it that draws from no clusters."""
         return replace(self, labels=None, centroids=None)
@@ -138,14 +147,16 @@ Function = Callable[[FinishedSweep, Limit, int, Config], Picked]
 class MethodSpec:
     """A selection method: one function in one file, and what the function needs.
 
-    ordered: the rows come best first; the rows of other methods are sorted by their score. clusters: the sketches must
-    be clustered first. checkpoints: training checkpoints must be swept. neighbours: how many nearest sketches of each
-    row the method asks for, by the options. gradients: the run must have gradients. tokens:
-    the token files must be there.
+    ordered: the rows come best first; the rows of other methods are sorted by their score. nested: the rows of a
+    smaller budget are the first of a larger one's, so that each row has a place in the pool's order. clusters: the
+    sketches must be clustered first. checkpoints: training checkpoints must be swept. neighbours: how many nearest
+    sketches of each row the method asks for, by the options. gradients: the run must have gradients. tokens: the
+    token files must be there.
     """
 
     pick: Function
     ordered: bool = False
+    nested: bool = False
     clusters: bool = False
     checkpoints: bool = False
     neighbours: Callable[[Config], int] = lambda options: 0

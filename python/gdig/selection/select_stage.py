@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from gdig.config.budget import Limit
 from gdig.data.export import export
 from gdig.resampling import label_counts
+from gdig.run.layout import RunLayout
+from gdig.run.record import RunRecord, SweepRecord
 from gdig.run.session import Workspace
 from gdig.selection.choose import choose
 from gdig.selection.method import Checkpoint, FinishedSweep
@@ -21,7 +24,10 @@ from gdig.store.sketches import SketchStore
 def select_stage(work: Workspace, store: SketchStore, survey: Survey, tasks: Tasks, limit: Limit) -> Selection:
     """Select rows within `limit` by the option `method`, and write them whole."""
     config, run = work.config, work.run
-    sweep = open_finished_sweep(work, store, survey, tasks, clusters=METHODS[config.method].clusters)
+    clusters = METHODS[config.method].clusters
+    sweep = open_finished_sweep(
+        work.layout, run.record, store, survey, tasks, clusters=clusters, source_ends=work.candidates.ends
+    )
     scored = choose(sweep, limit, config)
     columns = output_columns(scored, survey, tasks)
     output = Path(config.output) if config.output else work.layout.selection
@@ -42,36 +48,52 @@ def select_stage(work: Workspace, store: SketchStore, survey: Survey, tasks: Tas
 
 
 def open_finished_sweep(
-    work: Workspace, store: SketchStore, survey: Survey, tasks: Tasks, *, clusters: bool
+    layout: RunLayout,
+    record: RunRecord,
+    store: SketchStore,
+    survey: Survey,
+    tasks: Tasks,
+    *,
+    clusters: bool,
+    source_ends: tuple[int, ...],
 ) -> FinishedSweep:
-    """Open the finished sweep as the methods see it, with the clusters or without."""
-    layout = work.layout
+    """Open the finished sweep as the methods see it, with the clusters or without.
+
+    Args:
+        layout: paths of the run.
+        record: of the run, whose sweep is done.
+        store: the sweep.
+        survey: of the sweep.
+        tasks: of the seeds.
+        clusters: whether the methods may draw from the clusters.
+        source_ends: the row after the last row of each file of the pool.
+    """
+    fit, sweep = record.stages.fit, record.stages.sweep
+    assert fit is not None and sweep is not None, "the sweep is done"
     return FinishedSweep(
         store,
         survey,
         labels=layout.labels if clusters else None,
         centroids=layout.centroids if clusters else None,
         tasks=tasks,
-        checkpoints=_checkpoints(work),
+        checkpoints=_checkpoints(layout, sweep),
         seed_sketches=layout.seed_sketches,
         difficulty=layout.difficulty,
         tokens=TokenFiles(layout.tokens),
-        source_ends=work.candidates.ends,
-        metric_scale=work.run.sweep.scale if _sketches_are_of_the_metric(work) else None,
+        source_ends=source_ends,
+        metric_scale=sweep.scale if _sketches_are_of_the_metric({**fit.config, **sweep.config}) else None,
     )
 
 
-def _sketches_are_of_the_metric(work: Workspace) -> bool:
+def _sketches_are_of_the_metric(options: dict[str, Any]) -> bool:
     """Whether the products of sketches stand for the influence: in Fisher space, or raw where H is the identity."""
-    options = {**work.run.fit.config, **work.run.sweep.config}
-    return options["sketch_space"] != "raw" or options["inversion"] == "identity"
+    return bool(options["sketch_space"] != "raw" or options["inversion"] == "identity")
 
 
-def _checkpoints(work: Workspace) -> tuple[Checkpoint, ...]:
+def _checkpoints(layout: RunLayout, sweep: SweepRecord) -> tuple[Checkpoint, ...]:
     """The training checkpoints last asked for whose sweep is whole."""
-    sweep = work.run.sweep
     whole = [(key, record) for key in sweep.checkpoint_order if (record := sweep.checkpoints[key]).state == "done"]
-    paths = [work.layout.checkpoint(key) for key, _ in whole]
+    paths = [layout.checkpoint(key) for key, _ in whole]
     return tuple(
         Checkpoint(record.path, SketchStore.open(path.shards), record.learning_rate, path.seed_sketches)
         for (_, record), path in zip(whole, paths, strict=True)

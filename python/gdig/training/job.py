@@ -6,7 +6,7 @@ import json
 import math
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
-from transformers import TrainerCallback, TrainingArguments
+from transformers import TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 from transformers.utils import logging
 
@@ -24,16 +24,15 @@ from gdig.data.features import Features, read_features
 from gdig.data.fingerprint import fingerprint_file
 from gdig.data.tokens import Example
 from gdig.errors import ConfigError, ModelError, RunError, StoreError
-from gdig.model.batches import make_batches
 from gdig.model.device import resolve_device
 from gdig.model.load import load_trainable, loading_bars
 from gdig.model.precision import resolve_dtype
-from gdig.progress import Bar
 from gdig.run.session import Workspace
 from gdig.store.atomic import replacing
-from gdig.store.resume_file import Pace
 from gdig.store.sketches import SketchStore
 from gdig.store.tensor_file import read_tensors
+from gdig.training.callbacks import SaveInTime, ShowSteps
+from gdig.training.rectangle import Rectangle
 from gdig.training.score_net import difficulty
 from gdig.training.trainer import ScoreNetTrainer, last_saved_state
 
@@ -89,8 +88,8 @@ def train_difficulty(work: Workspace, training: Training) -> Path:
             _without_warnings(),
             work.progress.stage("score-net", steps, "steps", done=done) as bar,
         ):
-            trainer.add_callback(_SaveInTime())
-            trainer.add_callback(_ShowSteps(bar))
+            trainer.add_callback(SaveInTime())
+            trainer.add_callback(ShowSteps(bar))
             trainer.train(resume_from_checkpoint=saved_state)
         difficulties = np.full(len(valid), np.nan, np.float32)
         difficulties[rows] = difficulty(trainer.score_net, features)
@@ -188,7 +187,7 @@ def _trainer(
         model=load_trainable(config),
         args=arguments,
         train_dataset=_Pool(work, rows),
-        data_collator=_Rectangle(work.limits.window),
+        data_collator=Rectangle(work.limits.window),
         features=features,
         score_learning_rate=training.score_learning_rate,
         loss_reduction=config.loss_reduction,
@@ -256,47 +255,3 @@ class _Pool(Dataset):
             if not isinstance(example, Example):  # the sweep has read this row
                 raise example
         return [example for example in examples if isinstance(example, Example)]
-
-
-@dataclass
-class _Rectangle:
-    """Pads examples to one rectangle as the sweep does, in the order given."""
-
-    window: int | None
-
-    def __call__(self, examples: list[Example]) -> dict[str, torch.Tensor]:
-        token_limit = len(examples) * 2 * max(map(len, examples)) + 64 * len(examples)
-        (batch,) = make_batches(examples, token_limit, window=self.window)
-        order = np.argsort(batch.rows)
-        return {
-            "input_ids": torch.from_numpy(batch.input_ids[order].astype(np.int64)),
-            "labels": torch.from_numpy(batch.labels[order].astype(np.int64)),
-        }
-
-
-class _SaveInTime(TrainerCallback):
-    """Saves the training at least once an interval, beside the saves after every `save_steps` steps."""
-
-    def __init__(self) -> None:
-        self._pace = Pace()
-        self._writing: AbstractContextManager[None] = nullcontext()
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        control.should_save = control.should_save or self._pace.due()
-        if control.should_save:
-            self._writing = self._pace.writing()
-            self._writing.__enter__()
-
-    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._writing.__exit__(None, None, None)
-        self._writing = nullcontext()
-
-
-class _ShowSteps(TrainerCallback):
-    """Advances a bar by each step."""
-
-    def __init__(self, bar: Bar) -> None:
-        self._bar = bar
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._bar.advance(1)

@@ -24,12 +24,13 @@ from gdig.config.options.selection import (
 )
 from gdig.config.options.sweep import CheckpointOptions, SweepOptions
 from gdig.config.options.training import TrainOptions
+from gdig.config.options.trial import TrialOptions
 
 __all__ = [
     "GROUPS", "PRESETS", "STAGES", "STAGE_GROUPS", "Basic", "BasicMark", "CheckpointOptions", "ClusterOptions",
     "CurvatureOptions", "DataOptions", "DeviceOptions", "FeatureOptions", "Method", "ModelOptions", "PlaceOptions",
     "PresetOptions", "Quotas", "RandomOptions", "RelativeTo", "RowFormat", "RunOptions", "Score", "SeedOptions",
-    "SelectOptions", "SweepOptions", "TrainOptions", "TrustOptions",
+    "SelectOptions", "SweepOptions", "TrainOptions", "TrialOptions", "TrustOptions",
 ]  # fmt: skip
 
 GROUPS: tuple[type, ...] = (

@@ -7,7 +7,9 @@ from typing import Literal
 
 from gdig.config.options.basic import Basic
 
-RowFormat = Literal["auto", "translation", "instruction", "completion", "messages", "tokens", "template"]
+RowFormat = Literal[
+    "auto", "translation", "instruction", "completion", "question", "text", "messages", "sharegpt", "tokens", "template"
+]
 
 
 @dataclass(frozen=True)
@@ -30,8 +32,22 @@ class DataOptions:
     """Directory of the tokenizer. The default is the model's directory. Give the option when the tokenizer lies
     elsewhere."""
     row_format: RowFormat = "auto"
-    """Shape of a row. auto detects the shape from the fields of the first row. Name the shape when rows have the fields
-    of several shapes."""
+    """Shape of a row: translation, instruction, completion, question, text, messages, sharegpt or tokens. auto detects
+    the shape of each file from the fields of its first rows. Name the shape when rows have the fields of several
+    shapes."""
+    prompt_column: str | None = None
+    """Field of a row that is the prompt: text, or a list of turns. A path such as translation.en names a field inside a
+    field. By default, the row format says which field it is. Give the option together with completion_column."""
+    completion_column: str | None = None
+    """Field of a row that is trained on after the prompt: text, or a list of turns. Without prompt_column, the whole
+    text is trained on. By default, the row format says which field it is. Give the option when the fields fit no row
+    format. A file without the field is read by its own format."""
+    conversation_column: str | None = None
+    """Field of a row that holds the turns of a conversation. The default is messages, conversations or conversation.
+    Give the option when the field has another name."""
+    system_column: str | None = None
+    """Field of a row with the text of the system. The default is system or system_prompt. Give the option when the
+    field has another name."""
     prompt_template: str | None = None
     """Jinja template that makes the prompt from the fields of a row. By default, the row format has its own template.
     Give both templates when the fields fit no row format."""

@@ -27,23 +27,25 @@ from gdig.selection.methods.turns import turns
 
 METHODS: dict[str, MethodSpec] = {
     "gdig": MethodSpec(gdig, ordered=True, clusters=True),
-    "turns": MethodSpec(turns, ordered=True, clusters=True),
+    "turns": MethodSpec(turns, ordered=True, nested=True, clusters=True),
     "agreement": MethodSpec(agreement, clusters=True),
-    "less": MethodSpec(less, ordered=True, checkpoints=True),
-    "round-robin": MethodSpec(round_robin, ordered=True),
+    "less": MethodSpec(less, ordered=True, nested=True, checkpoints=True),
+    "round-robin": MethodSpec(round_robin, ordered=True, nested=True),
     "bids": MethodSpec(bids, ordered=True),
     "gist": MethodSpec(gist, ordered=True),
     "g2is": MethodSpec(g2is.g2is, ordered=True, neighbours=g2is.asked),
     "tagcos": MethodSpec(tagcos, ordered=True, clusters=True, gradients=False),
-    "facility": MethodSpec(facility.facility, ordered=True, neighbours=facility.asked, gradients=False),
-    "self-filter": MethodSpec(self_filter.self_filter, ordered=True, neighbours=self_filter.asked, gradients=False),
-    "rds": MethodSpec(rds, ordered=True, gradients=False),
-    "knn": MethodSpec(knn, ordered=True, gradients=False),
-    "dsir": MethodSpec(dsir, ordered=True, gradients=False, tokens=True),
-    "bm25": MethodSpec(bm25, ordered=True, gradients=False, tokens=True),
-    "top": MethodSpec(top, ordered=True),
+    "facility": MethodSpec(facility.facility, ordered=True, nested=True, neighbours=facility.asked, gradients=False),
+    "self-filter": MethodSpec(
+        self_filter.self_filter, ordered=True, nested=True, neighbours=self_filter.asked, gradients=False
+    ),
+    "rds": MethodSpec(rds, ordered=True, nested=True, gradients=False),
+    "knn": MethodSpec(knn, ordered=True, nested=True, gradients=False),
+    "dsir": MethodSpec(dsir, ordered=True, nested=True, gradients=False, tokens=True),
+    "bm25": MethodSpec(bm25, ordered=True, nested=True, gradients=False, tokens=True),
+    "top": MethodSpec(top, ordered=True, nested=True),
     "diverse": MethodSpec(diverse, clusters=True, gradients=False),
-    "loss": MethodSpec(loss, ordered=True, gradients=False),
+    "loss": MethodSpec(loss, ordered=True, nested=True, gradients=False),
     "random": MethodSpec(random, gradients=False),
 }
 """By the name that the option `method` knows them by (gdig.config.options.Method)."""

@@ -18,7 +18,7 @@ from gdig.selection.methods.agreement import agreement
 from gdig.selection.methods.turns import turns
 
 KNOWN = 0.1
-"""Shift below which the model knows the pool. Pools that a model was tuned on had at most 0.02, others 0.28 or more."""
+"""Shift below which the model knows the pool. Pools that a model was tuned on had at most 0.03, others 0.28 or more."""
 
 
 def gdig(sweep: FinishedSweep, limit: Limit, random_seed: int, options: Config) -> Picked:

@@ -1,0 +1,78 @@
+"""The memory of a sweep, and its batch: from the shapes of the model and of the seeds' factors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from gdig.config.config import Config
+from gdig.influence.dense_plan import dense_room, plan_dense, planned_bytes
+from gdig.influence.layer_scores import seed_shapes
+from gdig.influence.memory_plan import MemoryParts
+from gdig.influence.seed_factors import SeedFactors
+from gdig.model.batch_size import CPU_TOKENS, CPU_TOKENS_WITH_W, LEAST_TOKENS, largest_batch
+from gdig.model.causal_model import Model
+from gdig.model.token_memory import TokenMemory, weight_bytes
+
+
+@dataclass(frozen=True)
+class SweepPlan:
+    """What a sweep will hold.
+
+    Attributes:
+        limit: bytes for a batch: what the plan leaves beside U, V and W; a layer has the one or the other. None where
+            the system does not say.
+        token_batch_size: tokens in a batch.
+        dense_bytes: bytes of W in all layers that score by it (`gdig.influence.dense_plan`).
+        parts: what holds the memory at the peak.
+    """
+
+    limit: int | None
+    token_batch_size: int
+    dense_bytes: int
+    parts: MemoryParts
+
+
+def plan_sweep(
+    model: Model,
+    config: Config,
+    seeds: Sequence[SeedFactors],
+    *,
+    limit: int | None,
+    longest: int,
+    token_memory: TokenMemory | None = None,
+    dense_bytes: int | None = None,
+) -> SweepPlan:
+    """Plan the memory of a sweep. The smallest batch comes first, then W, and then a larger batch.
+
+    Args:
+        model: the model with its layers.
+        config: token_batch_size.
+        seeds: the seeds' factors in each layer. They may be on the device "meta": shapes and energies count.
+        limit: bytes that the plan may take for all that the sweep holds beside the weights
+            (`gdig.model.batch_size.room`). None: no limit.
+        longest: tokens of the longest example.
+        token_memory: what a pass holds for each token, when it is counted already.
+        dense_bytes: bytes of W, when an earlier start has planned them.
+    """
+    tokens = token_memory or TokenMemory.count(model)
+    auto = config.token_batch_size == "auto"
+    batch = LEAST_TOKENS if auto else int(config.token_batch_size)
+    shapes = seed_shapes(seeds)
+    if dense_bytes is None:
+        beside = sum(shape.bytes_of("none") for shape in shapes) + tokens.of_batch(max(batch, longest))
+        dense_bytes = planned_bytes(shapes, dense_room(limit, beside, model.device))
+    plan = plan_dense(shapes, dense_bytes)
+    held = sum(shape.bytes_of(dense) for shape, dense in zip(shapes, plan, strict=True) if dense == "none")
+    rest = None if limit is None else limit - held - dense_bytes
+    if auto:
+        cpu_tokens = CPU_TOKENS if set(plan) == {"none"} else CPU_TOKENS_WITH_W
+        batch = largest_batch(tokens, rest, model.device, cpu_tokens=cpu_tokens)
+    parts = MemoryParts(
+        weight_bytes(model.module),
+        max(batch, longest) * tokens.a_token(),
+        tokens.head,
+        seed_factors=held,
+        dense=dense_bytes,
+    )
+    return SweepPlan(rest, batch, dense_bytes, parts)

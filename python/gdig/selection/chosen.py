@@ -1,0 +1,68 @@
+"""The rows of a selection, read again from its file."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gdig.data.export import FIELD
+from gdig.errors import CorpusError
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The chosen rows, best first.
+
+    columns: of each row, what the output shows of it under "gdig".
+    """
+
+    columns: list[dict[str, Any]]
+
+    @cached_property
+    def rows(self) -> NDArray[np.int64]:
+        """Rows of the pool, int64 [n]."""
+        return np.array([column["row"] for column in self.columns], dtype=np.int64)
+
+    @cached_property
+    def place(self) -> dict[int, int]:
+        """The place of each row in the selection, from 1."""
+        return {row: place for place, row in enumerate(self.rows.tolist(), 1)}
+
+
+def read_chosen(path: Path, rows: int) -> Chosen:
+    """Read the file of a selection.
+
+    Args:
+        path: a file that gdig select has written.
+        rows: of the pool.
+
+    Raises:
+        CorpusError: if the file cannot be read, or if a line of it has no row of the pool.
+    """
+    try:
+        if path.suffix == ".parquet":
+            import pyarrow.parquet as pq
+
+            contents = pq.read_table(path, columns=[FIELD]).to_pylist()
+        else:
+            with path.open(encoding="utf-8") as lines:
+                contents = [json.loads(line) for line in lines if line.strip()]
+    except (OSError, ValueError) as error:  # pyarrow's errors are among these
+        raise CorpusError(f"{path}: expected the file of a selection, but it cannot be read: {error}") from None
+    columns = []
+    for number, content in enumerate(contents, 1):
+        column = content.get(FIELD) if isinstance(content, dict) else None
+        row = column.get("row") if isinstance(column, dict) else None
+        if column is None or not isinstance(row, int) or isinstance(row, bool) or not 0 <= row < rows:
+            raise CorpusError(
+                f"{path}, row {number}: field {FIELD!r}: expected the number of a row of this pool of {rows}, "
+                f"got {row!r}; give the file that gdig select has written from this run"
+            )
+        columns.append(column)
+    return Chosen(columns)

@@ -1,0 +1,110 @@
+"""A run whose sweep is done, opened for reading: for what is shown of it afterwards. Nothing in it changes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from gdig.config.budget import Limit, parse_budget
+from gdig.config.config import Config
+from gdig.config.read import typed_option
+from gdig.data.fingerprint import fingerprint_paths
+from gdig.errors import RunError
+from gdig.progress import Progress
+from gdig.run.directory import require_run
+from gdig.run.layout import RunLayout
+from gdig.run.record import RunRecord
+from gdig.run.session import Workspace
+from gdig.selection.chosen import Chosen, read_chosen
+from gdig.selection.judge import Judge
+from gdig.selection.method import FinishedSweep
+from gdig.selection.select_stage import open_finished_sweep
+from gdig.selection.survey import make_judge, survey
+from gdig.selection.tasks import read_tasks
+from gdig.store.sketches import SketchStore
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A run whose sweep is done.
+
+    work: inputs, tokenizer and model, opened when they are needed; never its `run`, which locks the directory.
+    record: run.json. sweep: with labels where the run has clusters. limit: the budget of the last selection.
+    chosen: its rows; None where there is no selection, or where its file is gone. chosen_file: where they are.
+    """
+
+    work: Workspace
+    record: RunRecord
+    sweep: FinishedSweep
+    limit: Limit
+    chosen: Chosen | None = None
+    chosen_file: Path | None = None
+
+    @property
+    def config(self) -> Config:
+        """The options of the run and of its last selection."""
+        return self.work.config
+
+    @property
+    def has_clusters(self) -> bool:
+        """Whether the run has clusters."""
+        return self.sweep.labels is not None
+
+
+def open_finished_run(config: Config, progress: Progress, selection: str | None = None) -> FinishedRun:
+    """Open a run for reading. Its own options of the last selection hold.
+
+    Args:
+        config: `run_path`, and the options of the run.
+        progress: where warnings are printed.
+        selection: file of the selection; None for the last one.
+
+    Raises:
+        ConfigError: when the directory holds no run.
+        RunError: when the sweep is not done, or the pool or the seeds are not those of the run.
+        CorpusError: when the file of the selection is named and cannot be read.
+    """
+    config.require("run_path")
+    layout = RunLayout(Path(str(config.run_path)))
+    record = require_run(layout, "run_path")
+    if record.stages.sweep is None or record.stages.sweep.state != "done":
+        raise RunError(f"{layout.path}: its sweep is not done; run gdig sweep --run-path {layout.path} first")
+    if record.stages.select is not None:
+        given = record.stages.select.config
+        config = config.with_options(**{k: typed_option(str(layout.record), k, v) for k, v in given.items()})
+    work = Workspace(config, progress)
+    _check_inputs(work, record)
+    store, tasks = SketchStore.open(layout.sweep), read_tasks(work.seed_corpus, config.task_field)
+    judge = make_judge(store, config, tasks) if config.gradients else Judge(config.score)
+    pool = survey(store, judge)
+    clusters = record.stages.cluster is not None and record.stages.cluster.state == "done"
+    ends = work.candidates.ends
+    sweep = open_finished_sweep(layout, record, store, pool, tasks, clusters=clusters, source_ends=ends)
+    limit = parse_budget(config.budget).limit(pool.rows, pool.all_tokens)
+    file = _chosen_file(layout, record, selection)
+    chosen = read_chosen(file, pool.rows) if file is not None else None
+    return FinishedRun(work, record, sweep, limit, chosen, file)
+
+
+def _chosen_file(layout: RunLayout, record: RunRecord, selection: str | None) -> Path | None:
+    """The file of the selection: a run that was moved or copied has its own beside its other files."""
+    if selection is not None:
+        return Path(selection)
+    select = record.stages.select
+    if select is None or select.output is None:
+        return None
+    file = layout.selection if select.config.get("output") is None else Path(select.output)
+    return file if file.is_file() else None
+
+
+def _check_inputs(work: Workspace, record: RunRecord) -> None:
+    """Raise RunError if pool or seeds have changed: the texts would be those of other rows."""
+    for kind, corpus in (("candidates", work.candidates), ("seeds", work.seed_corpus)):
+        then, now = record.inputs.get(kind, {}), fingerprint_paths(corpus.files)
+        changed = [name for name in {**then, **now} if then.get(name) != now.get(name)]
+        if changed or list(then) != list(now):
+            names = ", ".join(changed) or "their order"
+            raise RunError(
+                f"{kind}: {names} changed since the run began, so rows and numbers would not belong together; "
+                f"give the files of the run, or sweep them into another run_path"
+            )
