@@ -120,6 +120,11 @@ def test_memory_for_dense_gradients_is_a_part_of_what_the_plan_may_take():
     assert dense_plan.dense_room(gib, 2 * gib, cpu) == 0
 
 
+def test_a_sweep_that_reads_w_in_half_of_its_layers_takes_larger_batches():
+    assert [dense_plan.cpu_tokens(n, 5) for n in range(6)] == [512, 512, 512, 1024, 1024, 1024]
+    assert dense_plan.cpu_tokens(1, 2) == 1024
+
+
 def test_layers_that_read_one_tensor_are_found():
     model, _ = wrapped(llama(), filter_modules="mlp|self_attn")
     inputs = {layer.name.removeprefix("model.layers.0."): layer.input_name for layer in model.layers[:7]}
