@@ -293,11 +293,13 @@ WHOLE = RunRecord(
     config={"tau": 0.5},
     inputs=INPUTS,
     versions={"gdig": "1"},
+    date="2026-01-31",
     stages=Stages(
         FitRecord(
             {"fit_rows": 3}, 1.5, "done", 1024, (2, 1), CurvatureReport(3, 40, 0),
             SeedReport((1.0,), 4, 0.99, 0, math.nan, math.nan),
             ("a.b", "c"), "torch.float32", ("w",), 0.625,
+            {"candidates": ("chat template", "tokens"), "seeds": ("tokens",)},
         ),
         SweepRecord(
             {"rows_per_shard": 4}, rows=9, seed_health=SeedHealth(9, 0.5, 1.0, math.inf, 2.0),
@@ -322,6 +324,7 @@ def test_a_record_comes_back_as_it_was_written(tmp_path):
     [
         (lambda s: s.update(colour="red"), "unknown key 'colour'; another version of gdig made this run"),
         (lambda s: s.pop("inputs"), "key 'inputs' is missing; another version"),
+        (lambda s: s.update(date="today"), "date: expected a day as 2026-01-31, got 'today'"),
         (lambda s: s["stages"].update(bake={}), "stages: unknown key 'bake'"),
         (lambda s: s["stages"]["fit"].update(gdig=1), "stages: fit: unknown key 'gdig'"),
         (lambda s: s["stages"]["fit"].pop("layers"), "stages: fit: key 'layers' is missing"),

@@ -100,6 +100,7 @@ def kmeans_fit(
     callback: Callable[[int, float, float], object] | None,
     resume_file: str | PathLike[str] | None,
     peers: Any | None = None,
+    weights: NDArray[np.float32] | None = None,
 ) -> tuple[NDArray[np.float32], float, int, NDArray[np.uint64]] | None: ...
 def kmeans_predict(
     x: Store | NDArray[Any],

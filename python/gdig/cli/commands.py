@@ -63,6 +63,8 @@ def _stage(name: str) -> Callable[[Call], list[str]]:
 
 
 def _select(call: Call) -> list[str]:
+    if call.own["dry_run"]:
+        return str(load_api().plan(call.config, progress=call.progress)).splitlines()
     summary: list[str] = load_api().select(call.config, progress=call.progress, ranks=call.ranks).summary
     return summary
 
@@ -91,11 +93,23 @@ def _explain(call: Call) -> list[str]:
     return [*coloured(explanation.lines()), *page]
 
 
+def _report(call: Call) -> list[str]:
+    where = {name: call.own[name] for name in ("html", "atlas", "selection")}
+    page = load_api().report(call.config, progress=call.progress, **where)
+    atlas = [f"table for Embedding Atlas: {where['atlas']}"] if where["atlas"] else []
+    return [f"report: {page}", *atlas]
+
+
 def _score_net(call: Call) -> list[str]:
     training = {option.name: call.own[option.name] for option in fields(TrainOptions)}
     file = load_api().score_net(call.config, progress=call.progress, **training)
     select = f"gdig select --run-path {call.config.run_path} --method self-filter --difficulty {file}"
     return [f"difficulties: {file}", f"to select by them: {select}"]
+
+
+def _plan(call: Call) -> list[str]:
+    plan = load_api().plan(call.config, progress=call.progress)
+    return [json.dumps(plan.as_json(), indent=2)] if call.own["json"] else str(plan).splitlines()
 
 
 def _preview(call: Call) -> list[str]:
@@ -122,6 +136,12 @@ COMMANDS: dict[str, Command] = {
         f"gdig select {DATA} \\\n    --budget 500 --run-path runs/a --output selection.jsonl",
         "Select",
         _select,
+    ),
+    "plan": Command(
+        "Tell beforehand what a run will do, and its time, memory and disk; takes a trial of seconds.",
+        f"gdig plan {DATA} \\\n    --budget 500 --run-path runs/a",
+        "Plan",
+        _plan,
     ),
     "fit": Command(
         "Fit the curvature and precondition the seeds' gradients.",
@@ -155,6 +175,12 @@ COMMANDS: dict[str, Command] = {
         'gdig explain runs/a --text \'{"instruction": "Add 2 and 3.", "output": "5"}\' --html why.html',
         "Explain",
         _explain,
+    ),
+    "report": Command(
+        "Write one page that shows what was chosen, and why.",
+        "gdig report runs/a\ngdig report runs/a --html choice.html --atlas atlas.parquet",
+        "Report",
+        _report,
     ),
     "score-net": Command(
         "Train a copy of the model with a score net, which learns which rows are hard, for self-filter.",

@@ -79,6 +79,22 @@ class CompareOptions:
 
 
 @dataclass(frozen=True)
+class StartOptions:
+    """Whether the run starts."""
+
+    dry_run: Basic[bool] = False
+    """Print the plan of the run, as gdig plan does, and end. Off by default. Switch it on before a long run."""
+
+
+@dataclass(frozen=True)
+class PlanOptions:
+    """How the plan is printed."""
+
+    json: Basic[bool] = False
+    """Print JSON instead of text. Off by default. Switch it on for other programs."""
+
+
+@dataclass(frozen=True)
 class ExplainOptions:
     """What to explain."""
 
@@ -105,6 +121,20 @@ class ExplainOptions:
     """Print JSON instead of text. Off by default. Switch it on for other programs."""
     html: Basic[str | None] = None
     """File of an HTML page with the same, which opens from a disk. By default none is written."""
+
+
+@dataclass(frozen=True)
+class ReportOptions:
+    """What to report on, and where the report goes."""
+
+    run: Basic[Positional[str | None]] = None
+    """Directory of a swept run; the same as run_path."""
+    html: Basic[str | None] = None
+    """File of the report. The default is report.html in the run directory."""
+    atlas: Basic[str | None] = None
+    """Parquet file of the rows for Embedding Atlas, with texts, numbers and places in the plane. By default none."""
+    selection: Basic[str | None] = None
+    """File of the selection. The default is that of the last gdig select. Name it when a run has several selections."""
 
 
 @dataclass(frozen=True)
@@ -163,6 +193,25 @@ class Cluster:
 class Select:
     """The options of gdig select."""
 
+    start: StartOptions = StartOptions()
+    data: DataOptions = DataOptions()
+    selection: SelectOptions = SelectOptions()
+    clusters: ClusterOptions = ClusterOptions()
+    sweep: SweepOptions = SweepOptions()
+    checkpoints: CheckpointOptions = CheckpointOptions()
+    model: ModelOptions = ModelOptions()
+    curvature: CurvatureOptions = CurvatureOptions()
+    seeds: SeedOptions = SeedOptions()
+    randomness: RandomOptions = RandomOptions()
+    run: RunOptions = RunOptions()
+    defaults: DefaultOptions = DefaultOptions()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The options of gdig plan: those of gdig select."""
+
+    plan: PlanOptions = PlanOptions()
     data: DataOptions = DataOptions()
     selection: SelectOptions = SelectOptions()
     clusters: ClusterOptions = ClusterOptions()
@@ -201,6 +250,15 @@ class Explain:
 
     explanation: ExplainOptions = ExplainOptions()
     device: DeviceOptions = DeviceOptions()
+    run: PlaceOptions = PlaceOptions()
+    defaults: FileOptions = FileOptions()
+
+
+@dataclass(frozen=True)
+class Report:
+    """The options of gdig report."""
+
+    report: ReportOptions = ReportOptions()
     run: PlaceOptions = PlaceOptions()
     defaults: FileOptions = FileOptions()
 

@@ -167,10 +167,10 @@ class CurvatureFit:
                 f"fit: expected rows with a finite loss, but none of the {len(finite)} rows of the sample has one; "
                 "check the model's weights"
             )
-        return self._factorise(layers, own, totals, kept)
+        return self._factorise(layers, own, totals, kept, self._title("eigenvectors", partition))
 
     def _factorise(
-        self, layers: Sequence[Layer], own: Sequence[int], totals: Totals, kept: dict[int, Factors]
+        self, layers: Sequence[Layer], own: Sequence[int], totals: Totals, kept: dict[int, Factors], title: str
     ) -> dict[int, Factors]:
         """Make the factors of this rank's layers from the totals of A and S, which are dropped one by one.
 
@@ -181,18 +181,20 @@ class CurvatureFit:
         count = report.examples if self._reduce else report.tokens
         factors: dict[int, Factors] = {}
         inputs: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
-        for number in own:
-            layer, f = layers[number], kept.get(number)
-            total_a, total_s = totals.pop((number, 0), []), totals.pop((number, 1))
-            if f is None:
-                if layer.input_name not in inputs:
-                    inputs[layer.input_name] = eigenbasis(_mean_matrix(total_a, count, layer.device), layer.name)
-                q_a, l_a = inputs[layer.input_name]
-                q_s, l_s = eigenbasis(_mean_matrix(total_s, count, layer.device), layer.name)
-                f = Factors(q_a, q_s, l_a, l_s, None, report.tokens, report.examples, self._reduce)
-                self._resume.keep(layer, f)
-            inputs.setdefault(layer.input_name, (f.q_a, f.l_a))
-            factors[number] = f
+        with self._progress.stage(title, len(own), "layers") as bar:
+            for number in own:
+                layer, f = layers[number], kept.get(number)
+                total_a, total_s = totals.pop((number, 0), []), totals.pop((number, 1))
+                if f is None:
+                    if layer.input_name not in inputs:
+                        inputs[layer.input_name] = eigenbasis(mean_matrix(total_a, count, layer.device), layer.name)
+                    q_a, l_a = inputs[layer.input_name]
+                    q_s, l_s = eigenbasis(mean_matrix(total_s, count, layer.device), layer.name)
+                    f = Factors(q_a, q_s, l_a, l_s, None, report.tokens, report.examples, self._reduce)
+                    self._resume.keep(layer, f)
+                inputs.setdefault(layer.input_name, (f.q_a, f.l_a))
+                factors[number] = f
+                bar.advance(1)
         return factors
 
     def _keep(self, began: float) -> None:
@@ -210,11 +212,11 @@ class CurvatureFit:
         self, layers: Sequence[Layer], owners: Sequence[int], partition: Sequence[int]
     ) -> tuple[np.ndarray, Totals]:
         """Which examples have a finite loss, and the totals of A and S. The sums are gone after it."""
-        sums = _zero_triangles(self._model, layers)
+        sums = zero_triangles(self._model, layers)
         places = _totals_needed(layers, owners)
 
         def sink(batch: Batch, added: set) -> Sink:
-            return _moments_sink(batch, layers, sums, self._reduce, added)
+            return moments_sink(batch, layers, sums, self._reduce, added)
 
         bands = [(place, band) for place in places for band in sums[place[0]][place[1]]]
         flat_owners = [owners[number] for (number, _), _ in bands]
@@ -237,7 +239,7 @@ class CurvatureFit:
         squares = [torch.zeros(len(s), len(a), dtype=a.dtype, device=a.device) for a, s in bases]
 
         def sink(batch: Batch, added: set) -> Sink:
-            return _squares_sink(batch, layers, bases, squares, added)
+            return squares_sink(batch, layers, bases, squares, added)
 
         _, totals = self._pass("eigenvalues", partition, sink, squares, owners)
         assert self.report is not None
@@ -261,9 +263,7 @@ class CurvatureFit:
             with float32_products(config.matmul_precision):
                 return HostCopy([gradients.run(batch, make_sink(batch, added))])
 
-        title, partitions = f"fit: {name}", self._plan.partitions
-        if len(partitions) > 1:
-            title += f", partition {partitions.index(tuple(partition)) + 1} of {len(partitions)}"
+        title = self._title(name, partition)
         n_examples = len(self._lengths)
         sample = SampleSums(
             self._batches,
@@ -275,6 +275,13 @@ class CurvatureFit:
             self._resume.sums,
         )
         return sample.sum(title, run, sums, owners)
+
+    def _title(self, name: str, partition: Sequence[int]) -> str:
+        """The title of a bar."""
+        title, partitions = f"fit: {name}", self._plan.partitions
+        if len(partitions) > 1:
+            title += f", partition {partitions.index(tuple(partition)) + 1} of {len(partitions)}"
+        return title
 
     def _shared_eigenvectors(
         self, layers: Sequence[Layer], owners: Sequence[int], factors: dict[int, Factors]
@@ -327,12 +334,12 @@ def _mean(total: torch.Tensor | None, count: int, device: torch.device) -> torch
     return total.div_(count).to(device)
 
 
-def _mean_matrix(bands: list[torch.Tensor | None], count: int, device: torch.device) -> torch.Tensor:
+def mean_matrix(bands: list[torch.Tensor | None], count: int, device: torch.device) -> torch.Tensor:
     """The matrix of a total's bands, divided by a count."""
     return ops.from_triangle([band for band in bands if band is not None]).div_(count).to(device)
 
 
-def _zero_triangles(model: Model, layers: Sequence[Layer]) -> Triangles:
+def zero_triangles(model: Model, layers: Sequence[Layer]) -> Triangles:
     """Sums of A and S for each layer. Layers that read the same input share those of A."""
     dtype = torch.promote_types(model.dtype, torch.float32)
 
@@ -350,7 +357,7 @@ def _zero_triangles(model: Model, layers: Sequence[Layer]) -> Triangles:
     return sums
 
 
-def _moments_sink(
+def moments_sink(
     batch: Batch, layers: Sequence[Layer], sums: Triangles, reduce: bool, added: set[tuple[int, str]]
 ) -> Sink:
     """Make a sink that adds to the sums, and notes each (layer, side) in `added`. It skips the noted ones."""
@@ -377,7 +384,7 @@ def _moments_sink(
     return sink
 
 
-def _squares_sink(
+def squares_sink(
     batch: Batch, layers: Sequence[Layer], bases: Pairs, squares: list[torch.Tensor], added: set[int]
 ) -> Sink:
     """Make a sink that adds the squares in the eigenbases (q_a, q_s), and notes each layer in `added`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 
 import numpy as np
@@ -51,6 +51,8 @@ def fit_stage(work: Workspace) -> None:
     warnings = tuple(_warnings(seeds, seed_report))
     if coverage.warning is not None and not _names_its_layers(work.config):
         warnings = (coverage.warning, *warnings)
+    renderings = work.renderings
+    warnings = (*_rendered_otherwise(renderings), *warnings)
     run.update(
         "fit",
         seeds=seed_report,
@@ -58,6 +60,7 @@ def fit_stage(work: Workspace) -> None:
         coverage=coverage.share,
         dtype=str(work.model.dtype),
         warnings=warnings,
+        renderings=renderings,
     )
     _print_report(work, seeds, seed_report)
     for warning in warnings:
@@ -66,7 +69,11 @@ def fit_stage(work: Workspace) -> None:
 
 def skip_fit(work: Workspace) -> None:
     """Record a fit without layers, for a run without gradients. Its sweep needs the model's dtype alone."""
-    work.run.update("fit", layers=(), dtype=str(work.model.dtype))
+    renderings = work.renderings
+    warnings = tuple(_rendered_otherwise(renderings))
+    work.run.update("fit", layers=(), dtype=str(work.model.dtype), renderings=renderings, warnings=warnings)
+    for warning in warnings:
+        work.progress.warn(warning)
 
 
 def fit_curvature_on_ranks(work: Workspace, origin: str, token_batch_size: int | None) -> CurvatureReport:
@@ -213,6 +220,18 @@ def _names_its_layers(config: Config) -> bool:
     if config.layers is None:
         return config.filter_modules is not None or config.preset == "paper"
     return config.filter_modules is not None or parse_layers(config.layers).kind == "attention"
+
+
+def _rendered_otherwise(renderings: Mapping[str, Sequence[str]]) -> list[str]:
+    """Warn of seeds that become text in a way in which no row of the pool does."""
+    pool = dict.fromkeys(renderings["candidates"])
+    others = [rendering for rendering in dict.fromkeys(renderings["seeds"]) if rendering not in pool]
+    if not others:
+        return []
+    return [
+        f"seeds: rendered as {' and '.join(others)}, the pool as {' and '.join(pool)}; the layout of the text counts in"
+        " the influence, so give both in the form that you train on"
+    ]
 
 
 def _warnings(seeds: list[Example], report: SeedReport) -> list[str]:

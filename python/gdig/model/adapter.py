@@ -7,11 +7,11 @@ import re
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import snapshot_download
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from gdig.errors import ModelError
+from gdig.model.hub import model_folder
 
 ADAPTER_CONFIG = "adapter_config.json"
 _EMBEDDINGS = re.compile(
@@ -29,28 +29,26 @@ def base_directory(path: Path, given: str | None) -> Path:
     """The directory of an adapter's base model.
 
     It is `given`, or what adapter_config.json names: a directory, also one inside the adapter's, or a model of the
-    Hugging Face hub that lies in the local cache. Nothing is downloaded.
+    Hugging Face hub.
 
     Raises:
         ModelError: when there is none.
     """
     if given is not None:
-        if not Path(given).is_dir():
-            raise ModelError(f"base_model: expected a directory with the adapter's base model, got {given!r}")
-        return Path(given)
+        return model_folder(given, "base_model")
     file = path / ADAPTER_CONFIG
     try:
         options = json.loads(file.read_text(encoding="utf-8"))
         name = str(options["base_model_name_or_path"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(f"{file}: expected a JSON object with base_model_name_or_path: {error!r}") from None
-    base = next((p for p in (Path(name), path / name) if p.is_dir()), None) or _cached(name, options.get("revision"))
-    if base is None:
-        raise ModelError(
-            f"{file}: base_model_name_or_path: expected a directory, got {name!r}, which Hugging Face's local "
-            "cache does not hold either; name the directory with base_model, or download the model (hf download)"
-        )
-    return base
+    inside = next((p for p in (Path(name), path / name) if p.is_dir()), None)
+    if inside is not None:
+        return inside
+    try:
+        return model_folder(name, "base_model_name_or_path", options.get("revision"))
+    except ModelError as error:
+        raise ModelError(f"{file}: {error}; or name its directory with base_model") from None
 
 
 def resized_vocabulary(path: Path) -> int | None:
@@ -96,11 +94,3 @@ def _vocabularies(path: Path) -> dict[str, int]:
     except (OSError, SafetensorError) as error:
         raise ModelError(f"{file}: cannot be read: {error}") from None
     return rows
-
-
-def _cached(name: str, revision: str | None) -> Path | None:
-    """The directory of a model of the hub in the local cache; None where it is not there."""
-    try:
-        return Path(snapshot_download(name, revision=revision, local_files_only=True))
-    except (OSError, ValueError):  # not in the cache; no name of a model
-        return None

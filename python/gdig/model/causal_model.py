@@ -57,6 +57,14 @@ class Model:
     compiled: CompiledPass | None = None
     hidden_layers: int = 1
 
+    def describe(self) -> str:
+        """The model in words: class, dtype, device, chosen layers, and their share of the weights."""
+        return (
+            f"{type(self.module).__name__}, {str(self.dtype).removeprefix('torch.')} on {self.device}, "
+            f"{len(self.layers)} layers ({self.layers[0].name} .. {self.layers[-1].name}) with "
+            f"{self.coverage.share:.0%} of the weights beside the embeddings"
+        )
+
     def hidden(self, ids: torch.Tensor) -> torch.Tensor:
         """Last hidden states [B, L, H] of ids [B, L]; without `head`, the logits [B, L, V]."""
         return self._outputs(ids, 0)[0]

@@ -30,7 +30,7 @@ from gdig.errors import ConfigError, ModelError
 from gdig.model.adapter import is_adapter, resize_vocabulary
 from gdig.model.causal_model import Model, wrap_model
 from gdig.model.device import resolve_device
-from gdig.model.directory import architecture_directory, has_safetensors, model_directory
+from gdig.model.directory import architecture_directory, has_safetensors, model_directory, named_directory
 from gdig.model.gradient_checkpointing import require_gradient_checkpointing
 from gdig.model.precision import resolve_dtype
 
@@ -93,7 +93,7 @@ def _load(
 ) -> tuple[nn.Module, bool]:
     """Return the module, and whether it is an adapter around its base model."""
     base = model_directory(config)
-    path = Path(str(config.model))
+    path = named_directory(config)
     try:
         with loading_bars(not config.quiet):
             module = _load_base(base, dtype, config, device, architecture_directory(base, config, architecture))

@@ -77,6 +77,7 @@ class Feed(Dataset):
         self, work: Workspace, shards: Sequence[tuple[int, int]], token_batch_size: int, workers: int = 0
     ) -> None:
         self._config: Config = work.config
+        self._today = work.today
         self._work: Workspace | None = work
         self._shards = list(shards)
         self._token_batch_size = token_batch_size
@@ -87,7 +88,7 @@ class Feed(Dataset):
 
     def __getitem__(self, index: int) -> EncodedShard:
         if self._work is None:  # a worker opens its own pool and tokenizer
-            self._work = Workspace(self._config, Progress(quiet=True))
+            self._work = Workspace(self._config, Progress(quiet=True), today=self._today)
         start, stop = self._shards[index]
         work = self._work
         return encode_shard(work.candidates, work.encoder, start, stop, self._token_batch_size, work.limits.window)

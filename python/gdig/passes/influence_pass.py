@@ -19,7 +19,7 @@ from gdig.ops import Segments
 from gdig.passes.hidden_states import HiddenSketch
 from gdig.passes.row_pass import Add, NoGradients, RowPass, sum_dtype
 from gdig.passes.sketch import Sketchers
-from gdig.progress import Progress
+from gdig.progress import Bar, Progress
 
 
 class InfluenceFeatures:
@@ -92,13 +92,13 @@ def make_hidden_sketch(config: Config) -> HiddenSketch:
     return HiddenSketch(config.hidden_layers, config.projection_dim, config.projection_seed)
 
 
-def sketch_scale(rows: RowPass, probe: Sequence[Example]) -> float:
+def sketch_scale(rows: RowPass, probe: Sequence[Example], bar: Bar | None = None) -> float:
     """Return the power of two that brings the median sketch of `probe` to a root mean square of about 1 an entry.
 
     float16 then holds numbers 2^16 times larger, and numbers 2^14 times smaller without a loss of precision. The
-    clusters of k-means are independent of the scale.
+    clusters of k-means are independent of the scale. `bar` has one unit a row.
     """
-    numbers = rows.compute(probe)
+    numbers = rows.compute(probe, bar)
     sketch, loss = numbers.sketch, numbers.loss
     norms = np.linalg.norm(sketch[np.isfinite(loss)].astype(np.float64), axis=1)
     norms = norms[np.isfinite(norms) & (norms > 0)]

@@ -94,14 +94,18 @@ def sweep_on_ranks(
         if ranks.main:
             probe = work.sample("probe", config.probe_rows)[0]
             token_batch_size = rows.find_batch_size(probe, batch_limit)
-            scale = sketch_scale(rows, probe) if config.gradients else 1.0
+            scale = 1.0
+            if config.gradients:
+                with work.progress.stage("sweep: scale", len(probe)) as bar:
+                    scale = sketch_scale(rows, probe, bar)
             work.run.update("sweep", scale=scale, token_batch_size=token_batch_size)
         scale, token_batch_size = ranks.gather([scale, token_batch_size])[0]
     rows.scale = scale
     if config.token_batch_size == "auto":  # the bits depend on it, so every start and rank takes the same
         rows.batch_runner.token_batch_size = token_batch_size
     if ranks.main and not (file := work.layout.seed_sketches).exists():
-        seeds = rows.compute(work.seed_examples)
+        with work.progress.stage("sweep: seeds", len(work.seed_examples)) as bar:
+            seeds = rows.compute(work.seed_examples, bar)
         hidden = seeds.hidden.astype(np.float16)
         write_tensors(file, {"sketch": seeds.sketch * scale, "hidden": hidden, "influence": seeds.numbers})
     store = SketchStore.open(work.layout.sweep)

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
@@ -70,8 +71,6 @@ class Run:
         self.layout = RunLayout(self.path)
         self.config = config
         layout = self.layout
-        if self.path.exists() and not self.path.is_dir():
-            raise RunError(f"run_path: {self.path} is a file, expected a directory")
         refuse_foreign(layout)
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock = lock(layout.lock)
@@ -158,35 +157,8 @@ class Run:
 
     def _settle(self, inputs: dict[str, dict[str, Any]], progress: Progress) -> None:
         """Compare what the directory holds with what is asked now."""
-        record = self.record
-        begun = {name: stage for name in STAGES if (stage := self._stage(name)) is not None}
-        bare = [name for name, stage in begun.items() if stage.is_bare]
-        inputs_before = record.inputs if len(begun) > len(bare) else {}
-        for name in bare:  # it began and left nothing, an error in the options perhaps: no reason to refuse others
-            if begun[name].config != self._stage_config(name):
-                record = record.with_stage(name, None)
-                del begun[name]
-        differences = {"fit": _input_differences(inputs_before, inputs)} if inputs_before else {}
-        for name in STAGES[:-1]:
-            then = begun[name].config if name in begun else {}
-            now = self._stage_config(name)
-            keys = {**then, **now} if name in begun else {}
-            lines = [
-                f"{k}: {then.get(k, 'nothing')!r} in the run, {now.get(k, 'nothing')!r} now"
-                for k in keys
-                if (k in then, then.get(k)) != (k in now, now.get(k))
-            ]
-            if lines:
-                differences[name] = differences.get(name, []) + lines
-        first = next((name for name in STAGES if differences.get(name)), None)
-        if first is not None and not self.config.overwrite:
-            lines_shown = "\n".join(f"  {line}" for name in STAGES for line in differences.get(name, []))
-            raise RunError(
-                f"{self.path} holds a run with another configuration or other inputs:\n{lines_shown}\n"
-                f"Use another --run-path, or --overwrite to start over from the {first} stage."
-            )
-        self.record = record
-        if self.config.overwrite and begun:
+        self.record, first = _compare(self.layout, self.record, self.config, inputs)
+        if self.config.overwrite and any(self._stage(name) is not None for name in STAGES):
             first = first or STAGES[0]
             progress.say(f"starting over from the {first} stage")
             self.start_over(first)
@@ -195,11 +167,11 @@ class Run:
         for package, version_now in versions.items():
             if began.get(package, version_now) != version_now:
                 progress.warn(f"{package} {began[package]} began this run, {version_now} goes on: rounding may differ")
-        self._write(replace(self.record, config=self.config.to_dict(), inputs=inputs, versions=began))
+        day = self.record.date if self.record.stages.fit is not None else date.today().isoformat()
+        self._write(replace(self.record, config=self.config.to_dict(), inputs=inputs, versions=began, date=day))
 
     def _stage_config(self, name: str) -> dict[str, Any]:
-        values = {k: v for group in STAGE_GROUPS[name] for k, v in self.config.group(group).items()}
-        return {k: v for k, v in values.items() if k not in _BY_CONTENT + _BY_FOLDER}
+        return _stage_config(self.config, name)
 
     def _write(self, record: RunRecord) -> None:
         write_record(self.layout.record, record)
@@ -208,6 +180,8 @@ class Run:
 
 def refuse_foreign(layout: RunLayout) -> None:
     """Raise RunError if the directory holds files but no run, so that nothing of somebody else's is changed."""
+    if layout.path.exists() and not layout.path.is_dir():
+        raise RunError(f"run_path: {layout.path} is a file, expected a directory")
     if layout.path.is_dir() and not layout.record.exists():
         if all(layout.is_leftover(path) for path in layout.path.iterdir()):
             return
@@ -224,6 +198,72 @@ def require_run(layout: RunLayout, name: str) -> RunRecord:
     if not layout.record.is_file():
         raise ConfigError(f"{name}: {layout.path} is no run directory (it holds no {layout.record.name})")
     return read_record(layout.record)
+
+
+def settled_record(layout: RunLayout, config: Config) -> RunRecord | None:
+    """Return what a start with these options would go on from, without writing; None where nothing is begun.
+
+    The inputs are taken to be those of the run: their content is not read.
+
+    Raises:
+        RunError: when the directory belongs to something else, is of another format, or (with `overwrite` off) of
+            another configuration.
+    """
+    refuse_foreign(layout)
+    if not layout.record.exists():
+        return None
+    before = read_record(layout.record)
+    record, first = _compare(layout, before, config, before.inputs)
+    if config.overwrite:
+        for name in STAGES[STAGES.index(first or STAGES[0]) :]:
+            record = record.with_stage(name, None)
+    return record
+
+
+def _compare(
+    layout: RunLayout, record: RunRecord, config: Config, inputs: dict[str, dict[str, Any]]
+) -> tuple[RunRecord, str | None]:
+    """Compare a run with what is asked now.
+
+    Returns:
+        The record without the stages that have left nothing and differ; and the first stage that differs.
+
+    Raises:
+        RunError: when a stage differs and `overwrite` is off.
+    """
+    begun = {name: stage for name in STAGES if (stage := getattr(record.stages, name)) is not None}
+    bare = [name for name, stage in begun.items() if stage.is_bare]
+    inputs_before = record.inputs if len(begun) > len(bare) else {}
+    for name in bare:  # it began and left nothing, an error in the options perhaps: no reason to refuse others
+        if begun[name].config != _stage_config(config, name):
+            record = record.with_stage(name, None)
+            del begun[name]
+    differences = {"fit": _input_differences(inputs_before, inputs)} if inputs_before else {}
+    for name in STAGES[:-1]:
+        then = begun[name].config if name in begun else {}
+        now = _stage_config(config, name)
+        keys = {**then, **now} if name in begun else {}
+        lines = [
+            f"{k}: {then.get(k, 'nothing')!r} in the run, {now.get(k, 'nothing')!r} now"
+            for k in keys
+            if (k in then, then.get(k)) != (k in now, now.get(k))
+        ]
+        if lines:
+            differences[name] = differences.get(name, []) + lines
+    first = next((name for name in STAGES if differences.get(name)), None)
+    if first is not None and not config.overwrite:
+        lines_shown = "\n".join(f"  {line}" for name in STAGES for line in differences.get(name, []))
+        raise RunError(
+            f"{layout.path} holds a run with another configuration or other inputs:\n{lines_shown}\n"
+            f"Use another --run-path, or --overwrite to start over from the {first} stage."
+        )
+    return record, first
+
+
+def _stage_config(config: Config, name: str) -> dict[str, Any]:
+    """The options that a stage's result depends on, beside those whose content or folder is compared."""
+    values = {k: v for group in STAGE_GROUPS[name] for k, v in config.group(group).items()}
+    return {k: v for k, v in values.items() if k not in _BY_CONTENT + _BY_FOLDER}
 
 
 def _wait_for_ranks(layout: RunLayout) -> None:

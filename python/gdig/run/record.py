@@ -8,6 +8,7 @@ import re
 import types
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
+from datetime import date
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -72,7 +73,7 @@ class SeedReport:
 class FitRecord(StageRecord):
     """The fit. token_batch_size: of the sample. partitions: layers in each run over the sample. layers: names, in the
     model's order; none without gradients. dtype: of the model's weights. coverage: the share of the weights, without
-    the embeddings, that the layers have."""
+    the embeddings, that the layers have. renderings: how the rows of each file become text, of candidates and seeds."""
 
     token_batch_size: int | None = None
     partitions: tuple[int, ...] = ()
@@ -82,6 +83,7 @@ class FitRecord(StageRecord):
     dtype: str | None = None
     warnings: tuple[str, ...] = ()
     coverage: float | None = None
+    renderings: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def is_bare(self) -> bool:
@@ -194,13 +196,14 @@ class RunRecord:
     """All of run.json.
 
     config: the options last asked for. inputs: fingerprint of each input file, by kind and name. versions: of the
-    packages that began the run.
+    packages that began the run. date: the day on which the fit began, which chat templates see as today.
     """
 
     format: int = FORMAT
     config: dict[str, Any] = field(default_factory=dict)
     inputs: dict[str, dict[str, Any]] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
+    date: str = field(default_factory=lambda: date.today().isoformat())
     stages: Stages = field(default_factory=Stages)
 
     def with_stage(self, name: str, stage: StageRecord | None) -> RunRecord:
@@ -254,6 +257,10 @@ def read_record(file: Path) -> RunRecord:
             "which can continue it"
         )
     record: RunRecord = _decode(RunRecord, value, str(file))
+    try:
+        date.fromisoformat(record.date)
+    except ValueError:
+        raise RunError(f"{file}: date: expected a day as 2026-01-31, got {record.date!r}") from None
     try:
         _check(record.stages)
     except ValueError as error:

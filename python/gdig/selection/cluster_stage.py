@@ -108,7 +108,7 @@ def fit_centroids_on_ranks(work: Workspace, n_clusters: int, ranks: Ranks | None
             bar.advance(1, f"inertia {inertia:.4g}")
 
         if ranks.world == 1:
-            kmeans.fit(store, done, resume_file=resume_file)
+            kmeans.fit(store, callback=done, resume_file=resume_file)
         else:
             kmeans.fit_shared(store, KMeansPeers(ranks, n_clusters * store.dim), done, resume_file=resume_file)
     kmeans.n_threads = config.threads  # the stored parameters do not depend on the number of ranks

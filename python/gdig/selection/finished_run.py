@@ -91,7 +91,7 @@ def _chosen_file(layout: RunLayout, record: RunRecord, selection: str | None) ->
     if selection is not None:
         return Path(selection)
     select = record.stages.select
-    if select is None or select.output is None:
+    if select is None or select.output is None or select.config.get("plain"):
         return None
     file = layout.selection if select.config.get("output") is None else Path(select.output)
     return file if file.is_file() else None

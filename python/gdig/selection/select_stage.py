@@ -6,7 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from gdig.config.budget import Limit
-from gdig.data.export import export
+from gdig.data.conversions import convert
+from gdig.data.dataset_info import write_entry
+from gdig.data.export import Convert, export
+from gdig.data.row_forms import RowError
+from gdig.errors import CorpusError
 from gdig.resampling import label_counts
 from gdig.run.layout import RunLayout
 from gdig.run.record import RunRecord, SweepRecord
@@ -31,7 +35,14 @@ def select_stage(work: Workspace, store: SketchStore, survey: Survey, tasks: Tas
     scored = choose(sweep, limit, config)
     columns = output_columns(scored, survey, tasks)
     output = Path(config.output) if config.output else work.layout.selection
-    export(work.candidates, scored.rows, columns, output)
+    export(work.candidates, scored.rows, None if config.plain else columns, output, _converter(work))
+    if config.format is not None and not config.chat_template:
+        work.progress.warn(
+            f"format={config.format}: the rows were measured without a chat template (chat_template=False), but a "
+            "training program puts turns through its own"
+        )
+    if config.format is not None and (entry := write_entry(output, config.format)):
+        work.progress.say(f"{entry}: names the file for LLaMA-Factory")
     warnings = [*run.fit.warnings, *run.sweep.warnings]
     for warning in warnings:  # `warn` repeats no warning that a stage of this start has given
         work.progress.warn(warning)
@@ -45,6 +56,21 @@ def select_stage(work: Workspace, store: SketchStore, survey: Survey, tasks: Tas
     n_clusters = int((label_counts(sweep.labels) > 0).sum()) if sweep.labels else None
     summary = summary_lines(scored, survey, tasks, n_clusters, output)
     return Selection(scored.rows, columns, output, summary, warnings)
+
+
+def _converter(work: Workspace) -> Convert | None:
+    """Return what makes rows of the option `format` of the pool's rows; None where they are written as they are."""
+    if (output_format := work.config.format) is None:
+        return None
+    corpus, readers = work.candidates, work.readers[0]
+
+    def converted(row: int, content: dict[str, Any]) -> dict[str, Any]:
+        try:
+            return convert(readers[corpus.file_of(row)](content), output_format)
+        except RowError as error:
+            raise CorpusError(f"{corpus.where(row)}: format={output_format}: {error}") from None
+
+    return converted
 
 
 def open_finished_sweep(

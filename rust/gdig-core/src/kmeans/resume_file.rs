@@ -98,6 +98,9 @@ fn fingerprint(rows: RowSet, options: &Options, supervisor: &Supervisor) -> Resu
         Init::PlusPlus => hash.update(b"k-means++"),
         Init::Centroids(given) => hash.update(bytemuck::cast_slice(given)),
     }
+    if let Some(weights) = &options.weights {
+        hash.update(bytemuck::cast_slice(weights));
+    }
     match source {
         Source::Store { store, len, .. } => {
             for index in 0..len.div_ceil(store.rows_per_shard()) {

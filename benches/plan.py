@@ -1,0 +1,126 @@
+"""How far the plan of a run is from the run: seconds by stage, and peak memory.
+
+    python -m benches.plan --model DIR --data DIR     # writes benches/record/plan.json
+
+The cases are a pretrained model, such as SmolLM2-135M, and a small Llama with random weights and the same tokenizer.
+For each, `gdig plan` and then `gdig select` run in processes of their own, with one thread. Seconds are those of the
+processor, so that other work on the machine counts as little as possible; on a machine without other work they are what
+a user waits for. The rows are those of `benches.real_model`.
+
+The plan is to be within 25 % of the time and 15 % of the memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from benches.plan_parts.small import write_small_model
+from benches.real_model_parts.rows import write_inputs
+from benches.shared.machine import ROOT, machine, provenance
+from benches.shared.processes import Measured, measure
+from benches.shared.tables import markdown
+
+RECORD = ROOT / "benches" / "record" / "plan.json"
+TIME_TARGET, MEMORY_TARGET = 0.25, 0.15
+
+
+def main() -> None:
+    """Measure, print and record."""
+    arguments = _arguments()
+    record: dict[str, Any] = {"bench": "plan", "machine": machine() | {"threads": 1}} | provenance(ROOT) | {"cases": {}}
+    with tempfile.TemporaryDirectory(dir=arguments.work) as folder:
+        work = Path(folder)
+        pool, seeds = write_inputs(Path(arguments.data), work, arguments.rows, arguments.seeds)
+        small = write_small_model(Path(arguments.model), work / "small")
+        for name, model in (("small", small), ("pretrained", Path(arguments.model))):
+            inputs = {"model": str(model), "candidates": [str(pool)], "seeds": [str(seeds)]}
+            place = {"run_path": str(work / f"run-{name}"), "device": "cpu", "threads": 1}
+            record["cases"][name] = compare(inputs | place | json.loads(arguments.gdig), work)
+            print(f"\n{name}\n\n{table(record['cases'][name])}", flush=True)
+    arguments.record.parent.mkdir(parents=True, exist_ok=True)
+    arguments.record.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    print(f"\nrecorded in {arguments.record}")
+
+
+def compare(options: dict[str, Any], work: Path) -> dict[str, Any]:
+    """Plan a run, do it, and return both."""
+    planned_by, planned = _child("plan", options, work)
+    run_by, run = _child("run", options, work)
+    plan = planned["plan"]
+    expected = {stage["name"]: stage["seconds"] for stage in plan["stages"]}
+    measured = _by_stage(run, list(expected))
+    return {
+        "rows": plan["pool"]["rows"],
+        "tokens": plan["pool"]["tokens"],
+        "seeds": plan["seeds"],
+        "layers": len(plan["layers"]),
+        "stages": {
+            name: {"planned_s": round(expected[name], 2), "measured_s": round(measured[name], 2)} for name in expected
+        },
+        "planned_s": round(sum(expected.values()), 1),
+        "measured_s": round(sum(measured.values()), 1),
+        "time_error": round(sum(expected.values()) / sum(measured.values()) - 1, 3),
+        "spread": round(plan["spread"], 3),
+        "planned_gb": round(plan["peak_memory"] / 1e9, 3),
+        "measured_gb": round(run_by.peak_bytes / 1e9, 3),
+        "memory_error": round(plan["peak_memory"] / run_by.peak_bytes - 1, 3),
+        "trial_s": round(plan["rates"]["seconds"], 1),
+        "plan_s": round(planned["seconds"], 1),
+        "plan_peak_gb": round(planned_by.peak_bytes / 1e9, 3),
+    }
+
+
+def table(case: dict[str, Any]) -> str:
+    """A case as a table in Markdown, and whether it is within the targets."""
+    rows = [[name, f"{stage['planned_s']:.1f}", f"{stage['measured_s']:.1f}"] for name, stage in case["stages"].items()]
+    rows.append(["all", f"{case['planned_s']:.1f}", f"{case['measured_s']:.1f}"])
+    rows.append(["peak memory, GB", f"{case['planned_gb']:.2f}", f"{case['measured_gb']:.2f}"])
+    lines = [markdown(["", "planned", "measured"], rows), ""]
+    for what, target in (("time", TIME_TARGET), ("memory", MEMORY_TARGET)):
+        error = case[f"{what}_error"]
+        lines.append(f"{what}: {error:+.1%}, {'within' if abs(error) <= target else 'beyond'} {target:.0%}")
+    lines.append(f"the trial took {case['trial_s']} s, the plan {case['plan_s']} s")
+    return "\n".join(lines)
+
+
+def _child(kind: str, options: dict[str, Any], work: Path) -> tuple[Measured, dict[str, Any]]:
+    """Run `benches.plan_parts.run`, and read its last line."""
+    file = work / "options.json"
+    file.write_text(json.dumps(options), encoding="utf-8")
+    environment = {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-m", "benches.plan_parts.run", kind, str(file)]
+    measured = measure(command, work / f"{kind}.log", environment)
+    line = next(line for line in reversed(measured.text.splitlines()) if line.startswith("{"))
+    return measured, json.loads(line)
+
+
+def _by_stage(run: dict[str, Any], names: list[str]) -> dict[str, float]:
+    """The seconds of each stage of the plan. What lies before a bar belongs to it; before the first, to the start."""
+    seconds = dict.fromkeys(names, 0.0)
+    for number, (name, value) in enumerate(run["stages"].items()):
+        stage = name.removeprefix("before ")
+        seconds["start" if number == 0 else "cluster" if stage.startswith("cluster: ") else stage] += value
+    seconds["select"] += run["after"]
+    return seconds
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True, help="directory of the pretrained model")
+    parser.add_argument("--data", required=True, help="folder of JSONL files, plain or gzipped, whose rows name a task")
+    parser.add_argument("--rows", type=int, default=100, help="rows of the pool")
+    parser.add_argument("--seeds", type=int, default=16, help="rows of the seeds' task that are seeds")
+    parser.add_argument("--gdig", default="{}", metavar="JSON", help="other options of gdig")
+    parser.add_argument("--work", default=None, help="folder for the runs; the default is that of temporary files")
+    parser.add_argument("--record", type=Path, default=RECORD, help="file of the record")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Planning: what a run will do and cost, told before it begins."""

@@ -1,0 +1,102 @@
+"""The disk that a run will take, from shapes."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import torch
+
+from gdig.config.config import Config
+from gdig.errors import RunError
+from gdig.influence.memory_plan import MemoryPlan
+from gdig.model.causal_model import Model
+from gdig.selection.methods import METHODS
+
+_SKETCH_BYTES = {"float16": 2, "bfloat16": 2, "int8": 1, "float32": 4}
+_OTHER_BYTES = 4 + 4 + 4 + 1 + 8
+"""Of a row: loss, tokens, cut, valid, hash."""
+_LABEL_BYTES = 4 + 4
+"""Of a row: label and distance."""
+_HEADER_BYTES = 4096
+"""Most of a file beside its numbers: names, shapes and checksum."""
+_STAGES = {"curvature": "fit", "seeds": "fit", "resume files": "fit", "sweep": "sweep", "clusters": "cluster"}
+
+
+def disk_bytes(
+    model: Model,
+    config: Config,
+    rows: int,
+    n_seeds: int,
+    seed_columns: tuple[int, ...],
+    n_clusters: int,
+    memory: MemoryPlan | None,
+) -> dict[str, int]:
+    """Return the bytes of a run's files by what they hold: curvature, seeds, resume files, sweep, clusters.
+
+    Resume files are those of a fit that is not finished; the fit removes them. The selection comes on top: the chosen
+    rows, as they are in the pool.
+
+    Args:
+        model: the model with its layers.
+        config: gradients, inversion, projection_dim, sketch_dtype, rows_per_shard, checkpoints, method.
+        rows: rows of the pool.
+        n_seeds: the number of seeds.
+        seed_columns: columns of all seeds in each layer.
+        n_clusters: the number of clusters.
+        memory: of the fit; None without gradients.
+    """
+    item = torch.promote_types(model.dtype, torch.float32).itemsize
+    curvature = seeds = resume = 0
+    if config.gradients:
+        for layer, columns in zip(model.layers, seed_columns, strict=True):
+            j, o = layer.width, layer.out_features
+            seeds += columns * (j + o) * item + (2 * n_seeds + 1) * 8 + _HEADER_BYTES
+            if config.inversion != "identity":
+                squares = 0 if config.inversion == "kfac" else o * j
+                curvature += (j * j + o * o + squares) * item + (j + o) * 8 + _HEADER_BYTES
+    if memory is not None:  # the sums of a partition and their totals, or the factors that take their place
+        resume = max((parts.sums + parts.eigenvectors for parts in memory.passes.values()), default=0)
+    scale = 4 if config.sketch_dtype == "int8" else 0
+    sketch = config.projection_dim * _SKETCH_BYTES[config.sketch_dtype] + scale
+    influence = 4 * n_seeds if config.gradients else 0
+    shards = -(-rows // config.rows_per_shard)
+    a_pass = rows * (sketch + influence + _OTHER_BYTES) + shards * _HEADER_BYTES
+    of_seeds = n_seeds * (config.projection_dim * 6 + influence) + _HEADER_BYTES
+    hidden = rows * config.projection_dim * 2
+    clusters = 0
+    if METHODS[config.method].clusters:
+        clusters = rows * _LABEL_BYTES + n_clusters * config.projection_dim * 4 + (shards + 1) * _HEADER_BYTES
+    return {
+        "curvature": curvature,
+        "seeds": seeds,
+        "resume files": resume,
+        "sweep": (a_pass + of_seeds) * (1 + len(config.checkpoints)) + hidden,
+        "clusters": clusters,
+    }
+
+
+def free_disk(path: Path) -> int:
+    """Return the bytes free on the disk of a directory that may not exist yet."""
+    existing = next(parent for parent in (path.absolute(), *path.absolute().parents) if parent.exists())
+    return shutil.disk_usage(existing).free
+
+
+def require_disk(disk: dict[str, int], done: set[str], free: int, path: Path) -> None:
+    """Refuse a run that its disk cannot hold.
+
+    Args:
+        disk: bytes by what the files hold.
+        done: names of the stages that the run has already.
+        free: bytes that are free.
+        path: the run directory.
+
+    Raises:
+        RunError: when the stages that are left need more than is free.
+    """
+    needed = sum(size for name, size in disk.items() if _STAGES[name] not in done)
+    if needed > free:
+        raise RunError(
+            f"{path}: the run needs {needed / 2**30:.3g} GiB of disk, {free / 2**30:.3g} GiB are free; take another "
+            "run_path, a smaller projection_dim, sketch_dtype=int8, or fewer layers"
+        )

@@ -1,0 +1,279 @@
+"""A trial of what each kind of layer costs beside the model's passes, on the inputs and gradients of one batch.
+
+The steps are those of the run: the sums of A and S, eigenvectors, EK-FAC's eigenvalues, the seeds' low-rank forms, the
+scores and the sketch. Costs go by the layer's kind, so that the layers of a trial stand for all layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import fmean
+
+import numpy as np
+import torch
+
+from gdig import ops
+from gdig.config.config import Config
+from gdig.influence.curvature import mean_matrix, moments_sink, squares_sink, with_ones, zero_triangles
+from gdig.influence.factors import Factors, eigenbasis
+from gdig.influence.inverse import Inverse
+from gdig.influence.layer_scores import Dense, Scorer
+from gdig.influence.low_rank import compress, factor
+from gdig.influence.seed_factors import SeedFactors
+from gdig.model.causal_model import Model
+from gdig.model.optimizer import Moments
+from gdig.model.precision import float32_products
+from gdig.ops import Segments
+from gdig.passes.row_pass import sum_dtype
+from gdig.passes.sketch import Sketchers
+from gdig.planning.pass_trial import Captured, Kind, kind_of
+from gdig.planning.stopwatch import Stopwatch
+
+_WIDEST = {"cpu": 1536, "cuda": 4096}
+"""Widest factor whose eigenvectors are computed in the trial. A wider one is taken to cost by the cube of its width."""
+_TRIAL_SEEDS = 64
+_DENSE_BYTES = 1 << 28
+"""Most memory of W in the trial. More seeds cost in proportion."""
+
+
+@dataclass
+class LayerCost:
+    """Seconds of a layer beside the model's pass.
+
+    Attributes:
+        moments: a token in the sums of A and S.
+        eigenvectors: of both factors.
+        squares: a token in EK-FAC's eigenvalues.
+        inverse: the inverse, once.
+        coordinates: a token of a probe row.
+        seed: a seed.
+        compared: a token of the probe rows, for each seed that is compared.
+        columns: of a seed, a number and no time.
+        energy: share of the squared norm that they keep, likewise.
+        sketch: a token. whiten: the projections, once.
+        scores: a token, for all seeds, by how the layer scores. dense: W of all seeds, once, likewise.
+        checkpoint: a token in the pass over a training checkpoint.
+    """
+
+    moments: float = 0.0
+    eigenvectors: float = 0.0
+    squares: float = 0.0
+    inverse: float = 0.0
+    coordinates: float = 0.0
+    seed: float = 0.0
+    compared: float = 0.0
+    columns: float = 0.0
+    energy: float = 1.0
+    sketch: float = 0.0
+    whiten: float = 0.0
+    checkpoint: float = 0.0
+    scores: dict[Dense, float] = field(default_factory=dict)
+    dense: dict[Dense, float] = field(default_factory=dict)
+
+
+class LayerTrial:
+    """Measures the layers of a trial.
+
+    Args:
+        model: the model with the layers of the trial.
+        captured: of a pass over rows of the pool.
+        config: the options of the run.
+        watch: measures.
+
+    Attributes:
+        costs: of each layer of the trial.
+    """
+
+    def __init__(self, model: Model, captured: Captured, config: Config, watch: Stopwatch) -> None:
+        self._model, self._config, self._watch = model, config, watch
+        self._captured, self._n = captured, captured.batch.input_ids.size
+        self._factors: list[Factors | None] = [None] * len(model.layers)
+        self._forms: list[list[tuple[torch.Tensor, torch.Tensor]]] = [[] for _ in model.layers]
+        self.costs = [LayerCost() for _ in model.layers]
+
+    def fit(self) -> None:
+        """Measure what the curvature takes, and keep the factors of the batch."""
+        if self._config.inversion == "identity":
+            return
+        layers, batch, config = self._model.layers, self._captured.batch, self._config
+        reduce = config.kfac_approx == "reduce"
+        sums = zero_triangles(self._model, layers)
+        for index, a, d, mask in self._captured.layers:
+            once = self._time(lambda: moments_sink(batch, layers, sums, reduce, set())(index, a, d, mask))  # noqa: B023
+            self.costs[index].moments = once / self._n
+        count = len(batch.rows) if reduce else self._n
+        bases: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+        sides = []
+        for index, layer in enumerate(layers):
+            of_a, of_s = sums[index]
+            if layer.input_name not in bases:
+                seconds, bases[layer.input_name] = self._basis(of_a, count, layer.device, layer.name)
+                self.costs[index].eigenvectors += seconds
+            seconds, of_outputs = self._basis(of_s, count, layer.device, layer.name)
+            self.costs[index].eigenvectors += seconds
+            sides.append((*bases[layer.input_name], *of_outputs))
+        pairs = [(q_a, q_s) for q_a, _, q_s, _ in sides]
+        squares = [torch.zeros(len(q_s), len(q_a), dtype=q_a.dtype, device=q_a.device) for q_a, q_s in pairs]
+        if config.inversion != "kfac":
+            sink = squares_sink(batch, layers, pairs, squares, set())
+            for index, a, d, mask in self._captured.layers:  # a rotated input serves the next layer that reads it
+                begun = self._watch.now()
+                with float32_products(config.matmul_precision):
+                    sink(index, a, d, mask)
+                self.costs[index].squares = (self._watch.now() - begun) / self._n
+        for index, (q_a, l_a, q_s, l_s) in enumerate(sides):
+            corrected = None if config.inversion == "kfac" else squares[index] / len(batch.rows)
+            self._factors[index] = Factors(q_a, q_s, l_a, l_s, corrected, self._n, len(batch.rows), reduce)
+
+    def seeds(self, captured: Captured, probe_tokens: int) -> None:
+        """Measure what a seed takes: `captured` is a pass over some seeds."""
+        config, lengths = self._config, captured.batch.lengths.tolist()
+        for index, a, d, _ in captured.layers:
+            layer, f, cost, key = self._model.layers[index], self._factors[index], self.costs[index], 17 * index
+            cost.inverse = self._time(lambda: Inverse(f, config))  # noqa: B023
+            inverse, dtype = Inverse(f, config), torch.promote_types(a.dtype, torch.float32)
+            inputs = with_ones(a.to(dtype), layer.width).unflatten(0, captured.batch.shape)
+            outputs = d.to(dtype).unflatten(0, captured.batch.shape)
+            times, energies, exact = [], [], []
+            for line, length in enumerate(lengths):
+                tokens = inputs[line, :length], outputs[line, :length]
+                begun = self._watch.now()
+                if inverse.separable:
+                    u, v, energy = compress(*inverse.tokens(*tokens), config.seed_energy, config.seed_rank)
+                else:
+                    w = inverse.solve(*tokens)
+                    u, v, energy = factor(w, config.seed_energy, config.seed_rank, key + line)
+                form = inverse.back(u, v)
+                times.append(self._watch.now() - begun)
+                energies.append(energy)
+                self._forms[index].append(form)
+                exact.append((u, v))
+            cost.seed, cost.energy = float(np.mean(times)), float(np.mean(energies))
+            cost.columns = float(np.mean([u.shape[1] for u, _ in exact]))
+            self._compare(index, inverse, exact[0], min(probe_tokens, self._n))
+
+    def _compare(self, index: int, inverse: Inverse, form: tuple[torch.Tensor, torch.Tensor], n: int) -> None:
+        """Measure factored and exact scores of one seed with `n` tokens of probe rows."""
+        if n == 0:
+            return
+        cost, layer = self.costs[index], self._model.layers[index]
+        a, d = next((a[:n], d[:n]) for i, a, d, _ in self._captured.layers if i == index)
+        a = with_ones(a.to(form[1].dtype), layer.width)
+        d = d.to(form[0].dtype)
+        cost.coordinates = self._time(lambda: inverse.coordinates(a, d)) / n
+        w = form[0] @ form[1].T
+        rows = Segments(torch.tensor([0, n]))
+        columns = Segments(torch.tensor([0, form[0].shape[1]]))
+        out = torch.zeros(1, 1, dtype=a.dtype, device=a.device)
+
+        def compared() -> None:
+            ops.score(a, d, rows, *form, columns, out)
+            ops.score_dense(a, d, rows, w[None], out)
+            if inverse.separable:
+                inverse.solve(a, d)
+
+        cost.compared = self._time(compared) / n
+
+    def sketches(self) -> None:
+        """Measure the sketch of each layer."""
+        factors = self._factors if self._config.in_fisher_space else None
+        dtype = sum_dtype(self._model)
+        with_all = Sketchers(self._model, self._config, dtype, factors)  # type: ignore[arg-type]
+        if factors is not None:
+            seconds = self._watch.seconds(lambda: Sketchers(self._model, self._config, dtype, factors))  # type: ignore[arg-type]
+            work = [layer.width**2 + layer.out_features**2 for layer in self._model.layers]
+            for cost, share in zip(self.costs, work, strict=True):
+                cost.whiten = seconds * share / sum(work)
+        examples = self._captured.batch.segments
+        for timed in (False, True):  # the first call lays out the projections
+            add = with_all.begin(examples)
+            for index, a, d, _ in self._captured.layers:
+                out = torch.zeros(len(examples), self._config.projection_dim, dtype=dtype, device=a.device)
+                begun = self._watch.now()
+                add(index, a, d, out)
+                if timed:
+                    self.costs[index].sketch = (self._watch.now() - begun) / self._n
+
+    def scores(self, n_seeds: int, ways: Mapping[Kind, Sequence[Dense]]) -> None:
+        """Measure the scores of all seeds, in each way that the layers of a kind have."""
+        examples, dtype = self._captured.batch.segments, sum_dtype(self._model)
+        for index, a, d, _ in self._captured.layers:
+            layer, cost = self._model.layers[index], self.costs[index]
+            w_bytes = layer.out_features * layer.width * 4
+            for way in ways[kind_of(layer)]:
+                most = _TRIAL_SEEDS if way == "none" else max(1, min(_TRIAL_SEEDS, _DENSE_BYTES // w_bytes))
+                n = min(n_seeds, most)
+                factors = _repeated(self._forms[index], n)
+                begun = self._watch.now()
+                scorer = Scorer(factors, way)
+                cost.dense[way] = (self._watch.now() - begun) * n_seeds / n
+                out = torch.zeros(len(examples), n, dtype=dtype, device=a.device)
+                seconds = self._time(lambda: scorer.add(a, d, examples, out))  # noqa: B023
+                # Of the dense way, the gradients of the rows cost the same for any number of seeds.
+                fixed = self._n if way != "none" else 0
+                growth = (fixed + n_seeds * len(examples)) / (fixed + n * len(examples))
+                cost.scores[way] = seconds * growth / self._n
+
+    def checkpoint(self) -> None:
+        """Measure Adam's directions, with moments of ones."""
+        from gdig.data.tokens import Example
+        from gdig.passes.adam_pass import AdamFeatures
+
+        ids = np.arange(1, 5, dtype=np.int32)
+        moments = [
+            Moments(*(torch.ones(layer.out_features, layer.width, device=layer.device),) * 2, 1, (0.9, 0.999), 1e-8)
+            for layer in self._model.layers
+        ]
+        features = AdamFeatures(self._model, moments, [Example(ids, ids)], self._config)
+        examples, dtype = self._captured.batch.segments, sum_dtype(self._model)
+        for index, a, d, _ in self._captured.layers:
+            sums = torch.zeros(len(examples), features.width, dtype=dtype, device=a.device)
+            sketch = torch.zeros(len(examples), self._config.projection_dim, dtype=dtype, device=a.device)
+            add = features.begin(examples)
+            self.costs[index].checkpoint = self._time(lambda: add(index, a, d, sums, sketch)) / self._n  # noqa: B023
+
+    def by_kind(self) -> dict[Kind, LayerCost]:
+        """The mean cost of the layers of each kind."""
+        groups: dict[Kind, list[LayerCost]] = {}
+        for layer, cost in zip(self._model.layers, self.costs, strict=True):
+            groups.setdefault(kind_of(layer), []).append(cost)
+        return {kind: _mean(costs) for kind, costs in groups.items()}
+
+    def _time(self, work: Callable[[], object]) -> float:
+        with float32_products(self._config.matmul_precision):
+            return self._watch.seconds(work)
+
+    def _basis(
+        self, bands: list[torch.Tensor], count: int, device: torch.device, name: str
+    ) -> tuple[float, tuple[torch.Tensor, torch.Tensor]]:
+        """The seconds of an eigendecomposition, and its result. A wide factor has the unit vectors instead."""
+        begun = self._watch.now()
+        x = mean_matrix([band.clone() for band in bands], count, device)
+        n, widest = len(x), _WIDEST.get(device.type, _WIDEST["cpu"])
+        if n <= widest:
+            result = eigenbasis(x, name)
+            return self._watch.now() - begun, result
+        eigenbasis(x[:widest, :widest], name)
+        seconds = (self._watch.now() - begun) * (n / widest) ** 3
+        return seconds, (torch.eye(n, dtype=x.dtype, device=device), x.diagonal().double().clamp(min=0))
+
+
+def _mean(costs: Sequence[LayerCost]) -> LayerCost:
+    """The mean of each cost. Layers of one kind score in the same ways."""
+    mean = LayerCost()
+    for name, value in vars(mean).items():
+        if isinstance(value, dict):
+            ways = getattr(costs[0], name)
+            setattr(mean, name, {way: fmean(getattr(cost, name)[way] for cost in costs) for way in ways})
+        else:
+            setattr(mean, name, fmean(getattr(cost, name) for cost in costs))
+    return mean
+
+
+def _repeated(forms: Sequence[tuple[torch.Tensor, torch.Tensor]], n_seeds: int) -> SeedFactors:
+    """The factors of a few seeds, repeated until they are those of `n_seeds` seeds."""
+    chosen = [forms[seed % len(forms)] for seed in range(n_seeds)]
+    offsets = torch.tensor([0] + [u.shape[1] for u, _ in chosen]).cumsum(0)
+    u, v = (torch.cat([form[side] for form in chosen], dim=1).contiguous() for side in (0, 1))
+    return SeedFactors(u, v, offsets, np.full(n_seeds, 0.99))

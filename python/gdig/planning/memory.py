@@ -1,0 +1,99 @@
+"""The memory of a run: what each pass holds, and the refusal of what cannot fit."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import fields
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+
+from gdig.config.config import Config
+from gdig.errors import ModelError
+from gdig.influence.memory_plan import MemoryParts, MemoryPlan
+from gdig.influence.sweep_plan import SweepPlan
+from gdig.model.causal_model import Model
+from gdig.model.device import resolve_device
+from gdig.model.directory import model_directory
+from gdig.model.free_memory import free_memory
+from gdig.model.precision import resolve_dtype
+
+_ADAM_ENTRIES = 3 << 25
+"""Numbers of gradients in memory at once in the pass over a training checkpoint: gradients, squares, directions."""
+_ADVICE = {
+    "seeds": "give fewer seeds, lower seed_rank, or choose fewer layers, as in layers=upper:0.25",
+    "sweep": "lower max_length or token_batch_size, give fewer seeds, or choose fewer layers, as in layers=upper:0.25",
+}
+
+
+def passes_of(
+    model: Model, config: Config, n_seeds: int, memory: MemoryPlan | None, sweep: SweepPlan
+) -> dict[str, MemoryParts]:
+    """Return what each pass of a run holds at its peak, by the pass."""
+    passes = dict(memory.passes) if memory is not None else {}
+    passes["sweep"] = sweep.parts
+    if config.checkpoints:
+        side = config.feature_side
+        moments = sum(2 * 4 * layer.out_features * layer.width for layer in model.layers)
+        features = sum(min(layer.out_features, side) * min(layer.width, side) for layer in model.layers)
+        parts = sweep.parts
+        passes["checkpoint"] = MemoryParts(
+            parts.weights, parts.activations, parts.head, moments, 0, _ADAM_ENTRIES * 4, features * n_seeds * 4
+        )
+    return passes
+
+
+def require_memory(passes: dict[str, MemoryParts], free: int | None) -> None:
+    """Refuse a run one of whose passes needs more than is free.
+
+    Args:
+        passes: what each pass holds.
+        free: bytes that are free beside the weights; None where the system does not say.
+
+    Raises:
+        ModelError: naming the pass, what it needs and what is free.
+    """
+    for name, parts in passes.items():
+        needed = parts.total - parts.weights
+        if free is not None and needed > free:
+            largest = sorted(fields(parts), key=lambda field: -getattr(parts, field.name))
+            shown = [f for f in largest if f.name != "weights" and getattr(parts, f.name)][:2]
+            what = " and ".join(f"{gib(getattr(parts, f.name))} of {f.name.replace('_', ' ')}" for f in shown)
+            raise ModelError(
+                f"{name}: the pass needs {gib(needed)} of memory beside the weights ({what}), but {gib(free)} are "
+                f"free; {_ADVICE.get(name, 'lower max_length, free memory, or choose fewer layers')}"
+            )
+
+
+def require_weights(config: Config) -> None:
+    """Refuse a model whose weights exceed the memory, before it is loaded.
+
+    Raises:
+        ModelError: naming what the weights need and what is free.
+    """
+    if config.quantization != "none" or config.device_map != "none":
+        return
+    device = resolve_device(config.device)
+    dtype, path = resolve_dtype(config.precision, device), model_directory(config)
+    numbers = sum(_numbers(file) for file in sorted(path.glob("*.safetensors")))
+    free = free_memory(device)
+    if free is not None and numbers * dtype.itemsize > free:
+        raise ModelError(
+            f"{path}: {numbers:,} weights in {str(dtype).removeprefix('torch.')} need {gib(numbers * dtype.itemsize)} "
+            f"on {device}, but {gib(free)} are free; free memory, take a smaller precision, quantization=4bit, or a "
+            "smaller model"
+        )
+
+
+def _numbers(file: Path) -> int:
+    try:
+        with safe_open(file, "pt") as tensors:
+            shapes = [tensors.get_slice(name).get_shape() for name in tensors.keys()]  # noqa: SIM118
+    except (OSError, SafetensorError):  # the model's own loading says what is wrong with the file
+        return 0
+    return sum(math.prod(shape) for shape in shapes)
+
+
+def gib(n_bytes: int) -> str:
+    """Write a number of bytes in GiB."""
+    return f"{n_bytes / 2**30:.3g} GiB"

@@ -1,0 +1,160 @@
+"""The plan of a run: what will be done and what it will cost, as numbers, as JSON and in words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from gdig.influence.memory_plan import MemoryParts
+from gdig.meter import duration
+from gdig.planning.pool_size import PoolSize
+from gdig.planning.stages import StagePlan
+from gdig.planning.trial import Rates
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """What `gdig select` would do with the same options. As text, it is what `gdig plan` prints.
+
+    Attributes:
+        model: class, dtype, device, and the chosen layers, in words.
+        layers: names of the chosen layers.
+        coverage: share of the weights beside the embeddings that the layers have.
+        pool: rows and tokens.
+        seeds: rows of the seeds.
+        seed_tokens: their tokens.
+        stages: parts of the run in order.
+        spread: share by which the time can be off: the spread of the trial, and the error of the pool's tokens.
+        token_batch_size: tokens in a batch of the fit; None for a run without one.
+        sweep_batch_size: tokens in a batch of the sweep.
+        dense_bytes: memory of the seeds' dense gradients in the sweep.
+        partitions: layers of each partition of the fit.
+        memory: what each pass holds, by the pass.
+        other_memory: bytes that the process holds besides: Python, torch, and what they have loaded.
+        free_memory: bytes of the device's memory that are free beside the weights; None where that is not known.
+        disk: bytes by what the files hold. A fit removes its resume files.
+        free_disk: bytes free on the disk of run_path.
+        rates: what the trial measured.
+        notes: what is worth knowing before the start.
+        cheaper: what would lower the cost, with the seconds that would be left.
+    """
+
+    model: str
+    layers: tuple[str, ...]
+    coverage: float
+    pool: PoolSize
+    seeds: int
+    seed_tokens: int
+    stages: tuple[StagePlan, ...]
+    spread: float
+    token_batch_size: int | None
+    sweep_batch_size: int
+    dense_bytes: int
+    partitions: tuple[int, ...]
+    memory: Mapping[str, MemoryParts]
+    other_memory: int
+    free_memory: int | None
+    disk: Mapping[str, int]
+    free_disk: int
+    rates: Rates
+    notes: tuple[str, ...]
+    cheaper: tuple[tuple[str, float], ...]
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of what is not done."""
+        return sum(stage.left_s for stage in self.stages)
+
+    @property
+    def peak_memory(self) -> int:
+        """Bytes of the process at its peak."""
+        return self.other_memory + max(parts.total for parts in self.memory.values())
+
+    def __str__(self) -> str:
+        return "\n".join(self.lines())
+
+    def lines(self) -> list[str]:
+        """Return the plan as lines of text."""
+        pool = self.pool
+        about = "" if pool.sampled == pool.rows else f" +- {100 * pool.error / pool.tokens:.0f} %"
+        sample = "" if pool.sampled == pool.rows else f" (from {pool.sampled:,} rows)"
+        return [
+            f"model: {self.model}",
+            f"pool: {pool.rows:,} rows, {pool.tokens:,.0f} tokens{about}{sample}; {pool.mean_tokens:.0f} a row, the "
+            f"longest {pool.longest:,}; {pool.cut:.1%} cut to the window, {pool.not_usable:.1%} not usable",
+            f"seeds: {self.seeds:,} rows, {self.seed_tokens:,} tokens",
+            *(f"note: {note}" for note in self.notes),
+            "",
+            *self._stage_table(),
+            "",
+            f"time: {duration(self.seconds)}, +- {100 * self.spread:.0f} % (from a trial of "
+            f"{duration(self.rates.seconds)})",
+            f"memory: {_size(self.peak_memory)} at the peak ({self._peak()})" + self._free(),
+            f"batches: {self._batches()}",
+            f"disk: {_size(sum(self.disk.values()))} ({_parts(self.disk)}); {_size(self.free_disk)} free",
+            *(f"cheaper: {change} takes {duration(seconds)}" for change, seconds in self.cheaper),
+        ]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the plan as values of JSON."""
+        pool = {f.name: getattr(self.pool, f.name) for f in fields(self.pool) if f.name != "examples"}
+        own = {f.name: getattr(self, f.name) for f in fields(self)}
+        return own | {
+            "layers": list(self.layers),
+            "pool": pool | {"mean_tokens": self.pool.mean_tokens, "longest": self.pool.longest},
+            "stages": [asdict(stage) for stage in self.stages],
+            "seconds": self.seconds,
+            "partitions": list(self.partitions),
+            "memory": {name: asdict(parts) for name, parts in self.memory.items()},
+            "peak_memory": self.peak_memory,
+            "disk": dict(self.disk),
+            "rates": self.rates.as_json(),
+            "notes": list(self.notes),
+            "cheaper": [{"change": change, "seconds": seconds} for change, seconds in self.cheaper],
+        }
+
+    def _stage_table(self) -> list[str]:
+        width = max(len(stage.name) for stage in self.stages)
+        lines = []
+        for stage in self.stages:
+            tokens = f"{stage.tokens:,.0f} tokens" if stage.tokens else ""
+            if stage.passes > 1:
+                tokens += f" x {stage.passes} passes"
+            time = "done" if stage.done == 1 else duration(stage.left_s)
+            if 0 < stage.done < 1:
+                tokens += f", {stage.done:.0%} done"
+            lines.append(f"  {stage.name:<{width}}  {time:>10}  {tokens}".rstrip())
+        return lines
+
+    def _batches(self) -> str:
+        sweep = f"{self.sweep_batch_size:,} tokens in the sweep"
+        if self.token_batch_size is None:
+            return sweep
+        n = len(self.partitions)
+        partitions = f"{n} partitions of the layers" if n > 1 else "all layers at once"
+        return f"{self.token_batch_size:,} tokens in the fit ({partitions}), {sweep}"
+
+    def _peak(self) -> str:
+        """What holds the memory of the pass that takes most."""
+        name, peak = max(self.memory.items(), key=lambda item: item[1].total)
+        sizes = {part.name.replace("_", " "): getattr(peak, part.name) for part in fields(peak)}
+        return f"{name}: {_parts({**sizes, 'Python and torch': self.other_memory})}"
+
+    def _free(self) -> str:
+        return "" if self.free_memory is None else f"; {_size(self.free_memory)} free beside the weights"
+
+
+def _parts(sizes: Mapping[str, int]) -> str:
+    """Name sizes from the largest to the smallest, without those that do not matter."""
+    total = sum(sizes.values())
+    ordered = sorted(sizes.items(), key=lambda item: -item[1])
+    return ", ".join(f"{name} {_size(size)}" for name, size in ordered if size and 100 * size >= total) or "nothing"
+
+
+def _size(n_bytes: int) -> str:
+    for unit, scale in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
+        if n_bytes >= scale:
+            number = n_bytes / scale
+            return f"{number:.0f} {unit}" if number >= 10 else f"{number:.1f} {unit}"
+    return f"{n_bytes / 1e3:.0f} kB"

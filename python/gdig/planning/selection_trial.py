@@ -1,0 +1,59 @@
+"""A trial of k-means, of the search for neighbours, and of reading rows: what clusters and selection cost."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from gdig.config.budget import parse_budget
+from gdig.config.config import Config
+from gdig.kmeans.model import TRAIN_ROWS_PER_CENTROID, KMeans
+from gdig.planning.pool_size import PoolSize
+from gdig.planning.stopwatch import Stopwatch
+from gdig.selection.cluster_stage import DEFAULT_CLUSTERS
+from gdig.selection.methods import METHODS
+
+_ROWS, _CLUSTERS, _ITERATIONS = 4096, 128, 2
+
+
+@dataclass(frozen=True)
+class SelectionRates:
+    """Seconds after the sweep.
+
+    Attributes:
+        cluster_s: of k-means and labels; None when the method needs no clusters.
+        select_s: of the search for neighbours, and of reading the chosen rows.
+        n_clusters: clusters.
+    """
+
+    cluster_s: float | None
+    select_s: float
+    n_clusters: int
+
+
+def try_selection(config: Config, pool: PoolSize, watch: Stopwatch) -> SelectionRates:
+    """Measure a few iterations of k-means over random rows, and take what a run does in proportion."""
+    limit = parse_budget(config.budget).limit(pool.rows, int(pool.tokens))
+    chosen = limit.amount if limit.unit == "rows" else limit.amount / pool.mean_tokens
+    method = METHODS[config.method]
+    n_clusters = config.n_clusters or max(1, min(DEFAULT_CLUSTERS, int(chosen), pool.rows))
+    select_s = 2 * chosen * pool.encode_s
+    if not method.clusters and not method.neighbours(config):
+        return SelectionRates(None, select_s, n_clusters)
+    rows, clusters = min(pool.rows, _ROWS), max(1, min(n_clusters, _CLUSTERS, pool.rows // 2))
+    x = np.random.default_rng(0).standard_normal((rows, config.projection_dim)).astype(np.float16)
+    fit = KMeans(clusters, max_iter=_ITERATIONS, tol=0.0, n_threads=config.threads)
+    begun = watch.now()
+    fit.fit(x)
+    a_pair = (watch.now() - begun) / (rows * clusters * fit.n_iter_)  # k-means++ is in it, as in a run
+    if method.neighbours(config):
+        select_s += pool.rows**2 * a_pair
+    if not method.clusters:
+        return SelectionRates(None, select_s, n_clusters)
+    if config.train_rows == "all":
+        trained = pool.rows
+    else:
+        trained = min(pool.rows, config.train_rows or TRAIN_ROWS_PER_CENTROID * n_clusters)
+    pairs = (trained * config.kmeans_max_iter + pool.rows) * n_clusters
+    return SelectionRates(pairs * a_pair, select_s, n_clusters)

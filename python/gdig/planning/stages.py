@@ -1,0 +1,183 @@
+"""The stages of a run, each with its tokens, passes and seconds: what a trial measured, times what there is to do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from gdig.config.config import Config
+from gdig.influence.layer_scores import plan_dense
+from gdig.influence.memory_plan import MemoryPlan
+from gdig.influence.sweep_plan import SweepPlan
+from gdig.model.causal_model import Model
+from gdig.planning.pass_trial import block_number
+from gdig.planning.pool_size import PoolSize
+from gdig.planning.selection_trial import SelectionRates
+from gdig.planning.trial import Rates, seed_shapes
+
+_COMPARED_SEEDS = 32
+"""Most seeds whose factored and exact scores a run compares."""
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """One pass of a stage, or another part of it.
+
+    Attributes:
+        name: as the bar of the run calls it.
+        tokens: that go through the model; 0 for a part without a pass.
+        passes: how often the model passes these tokens: once for each partition of the layers.
+        seconds: expected.
+        done: the share that the run in run_path has, 0 to 1.
+    """
+
+    name: str
+    tokens: float
+    passes: int
+    seconds: float
+    done: float = 0.0
+
+    @property
+    def left_s(self) -> float:
+        """Seconds of what is not done."""
+        return self.seconds * (1 - self.done)
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What the stages of a run follow from.
+
+    Attributes:
+        config: the options.
+        model: the model with its layers.
+        pool: rows and tokens.
+        n_seeds: seeds.
+        seed_tokens: their tokens.
+        memory: of the fit; None without gradients.
+        sweep: of the sweep.
+        rates: of the trial.
+        selection: rates of clusters and selection.
+        deepest: blocks from the lowest layer of the trial to the loss.
+        load_s: seconds to load the model.
+    """
+
+    config: Config
+    model: Model
+    pool: PoolSize
+    n_seeds: int
+    seed_tokens: int
+    memory: MemoryPlan | None
+    sweep: SweepPlan
+    rates: Rates
+    selection: SelectionRates
+    deepest: int
+    load_s: float
+
+    def stages(self) -> list[StagePlan]:
+        """The stages in the order of the run."""
+        fit = [*self._curvature(), self._seeds()] if self.config.gradients else []
+        if self.config.gradients and self.config.inversion == "cg":
+            fit.append(self._conjugate_gradients())
+        return [StagePlan("start", 0, 1, self.load_s), *fit, *self._sweep(), *self._selection()]
+
+    def _depth(self, layers: Sequence[int] | None = None) -> float:
+        """The share of the trial's backward pass that a pass over some layers takes."""
+        numbers = block_number(self.model.layers)
+        lowest = 0 if layers is None else min(layers)
+        return min(1.0, (numbers[-1] + 1 - numbers[lowest]) / self.deepest)
+
+    def _pass_s(self, tokens: float, batch: int, head: float, depth: float) -> float:
+        """Seconds of a pass over tokens of the pool. `head`: seconds a label."""
+        rates = self.rates.passes
+        padded = tokens * self.pool.padded(batch, self.model.window)
+        return padded * (rates.forward + rates.backward * depth) + tokens * self.pool.labels * head
+
+    def _padded(self, batch: int) -> float:
+        return self.pool.padded(batch, self.model.window)
+
+    def _curvature(self) -> list[StagePlan]:
+        config, memory, rates, layers = self.config, self.memory, self.rates, self.model.layers
+        if config.inversion == "identity" or memory is None:
+            return []
+        rows = min(self.pool.rows, config.fit_rows)
+        tokens, batch = rows * self.pool.mean_tokens, memory.token_batch_size
+        drawn = 0.0 if config.use_empirical_fisher else rates.passes.draw
+        labels = max(1.0, tokens * self.pool.labels)
+        a_label = self.model.module.get_input_embeddings().weight.shape[1] * self.model.dtype.itemsize + 8  # type: ignore[operator,union-attr]
+        again = rates.passes.head * (1 - min(1.0, memory.head_cache / (labels * a_label)))  # type: ignore[operator]
+        first = True
+        seconds = {"factors": rows * self.pool.encode_s, "eigenvalues": 0.0}
+        corrects = config.inversion != "kfac"
+        for partition in memory.partitions:
+            own, depth = [layers[index] for index in partition], self._depth(partition)
+            head = rates.passes.head + drawn if first else again
+            padded = tokens * self._padded(batch)
+            seconds["factors"] += self._pass_s(tokens, batch, head, depth) + padded * rates.of_layers("moments", own)
+            if corrects:
+                pass_s = self._pass_s(tokens, batch, again, depth)
+                seconds["eigenvalues"] += pass_s + padded * rates.of_layers("squares", own)
+            first = False
+        passes = len(memory.partitions)
+        stages = [
+            StagePlan("fit: factors", tokens, passes, seconds["factors"]),
+            StagePlan("fit: eigenvectors", 0, 1, rates.of_layers("eigenvectors", layers)),
+        ]
+        if corrects:
+            stages.append(StagePlan("fit: eigenvalues", tokens, passes, seconds["eigenvalues"]))
+        return stages
+
+    def _probe_tokens(self) -> float:
+        return min(self.config.probe_rows, self.pool.rows) * self.pool.mean_tokens
+
+    def _seeds(self) -> StagePlan:
+        rates, layers, probe = self.rates, self.model.layers, self._probe_tokens()
+        whole = rates.passes.forward + rates.passes.backward
+        share = (rates.passes.forward + rates.passes.backward * self._depth()) / whole if whole else 1.0
+        tokens = self.seed_tokens + probe
+        compared = min(self.n_seeds, _COMPARED_SEEDS) * rates.of_layers("compared", layers)
+        seconds = (
+            tokens * rates.seed_pass * share
+            + rates.of_layers("inverse", layers)
+            + self.n_seeds * rates.of_layers("seed", layers)
+            + probe * (rates.of_layers("coordinates", layers) + compared)
+        )
+        return StagePlan("fit: seeds", tokens, 1, seconds)
+
+    def _conjugate_gradients(self) -> StagePlan:
+        """A product with the matrix takes four forward passes over its sample."""
+        config, pool = self.config, self.pool
+        products = config.cg_iterations * self.n_seeds
+        tokens = products * min(pool.rows, config.cg_rows) * pool.mean_tokens
+        forward = self.rates.passes.forward * self._padded(self.sweep.token_batch_size)
+        return StagePlan("fit: conjugate gradients", tokens, 1, tokens * 4 * forward)
+
+    def _sweep(self) -> list[StagePlan]:
+        config, pool, rates, batch = self.config, self.pool, self.rates, self.sweep.token_batch_size
+        encode = pool.rows * pool.encode_s
+        if not config.gradients:
+            return [
+                StagePlan("sweep", pool.tokens, 1, encode + self._pass_s(pool.tokens, batch, rates.passes.losses, 0.0))
+            ]
+        layers = self.model.layers
+        ways = plan_dense(seed_shapes(self.model, rates, self.n_seeds), self.sweep.dense_bytes)
+        features = rates.of_scores("scores", layers, ways) + rates.of_layers("sketch", layers)
+        plain = self._pass_s(1.0, batch, rates.passes.head, self._depth())
+        a_token = plain + self._padded(batch) * features
+        probe = self._probe_tokens()
+        once = rates.of_layers("whiten", layers) + rates.of_scores("dense", layers, ways)
+        stages = [
+            StagePlan("sweep: scale", probe, 1, once + probe * a_token),
+            StagePlan("sweep: seeds", self.seed_tokens, 1, self.seed_tokens * a_token),
+            StagePlan("sweep", pool.tokens, 1, encode + pool.tokens * a_token),
+        ]
+        directions = self._padded(batch) * rates.of_layers("checkpoint", layers)
+        for number in range(1, len(config.checkpoints) + 1):
+            name = f"checkpoint {number} of {len(config.checkpoints)}"
+            stages.append(StagePlan(name, pool.tokens, 1, self.load_s + encode + pool.tokens * (plain + directions)))
+        return stages
+
+    def _selection(self) -> list[StagePlan]:
+        stages = []
+        if self.selection.cluster_s is not None:
+            stages.append(StagePlan("cluster", 0, 1, self.selection.cluster_s))
+        return [*stages, StagePlan("select", 0, 1, self.selection.select_s)]

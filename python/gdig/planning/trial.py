@@ -1,0 +1,166 @@
+"""A trial of seconds on the real model: what each step of a run costs, by the very code of the run.
+
+One batch of the pool and a few seeds pass the model. What the pass gives one layer of each kind is kept, and the steps
+of the run are measured on it. A step's seconds over all layers follow from the kinds of the layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from gdig.config.config import Config
+from gdig.data.tokens import Example
+from gdig.influence.layer_scores import plan_dense
+from gdig.influence.precondition import make_groups
+from gdig.influence.seed_factors import SeedFactors
+from gdig.influence.sweep_plan import SweepPlan, plan_sweep
+from gdig.model.batches import Batch, make_batches
+from gdig.model.causal_model import Model
+from gdig.model.layers import Layer
+from gdig.model.token_memory import TokenMemory
+from gdig.planning.layer_trial import LayerCost, LayerTrial
+from gdig.planning.pass_trial import (
+    Kind,
+    PassRates,
+    capture,
+    kind_of,
+    representatives,
+    time_forward,
+    time_passes,
+    with_layers,
+)
+from gdig.planning.stopwatch import Stopwatch
+
+_PASSES_S = 8.0
+"""The pass of the batch is repeated when both passes end within this time."""
+_SEED_TOKENS = 256
+"""Most tokens of the seeds that pass, unless one seed has more."""
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What a trial measured.
+
+    Attributes:
+        passes: of batches of the pool.
+        seed_pass: seconds a token of the small batches of the seeds, for the whole pass.
+        kinds: cost of a layer by its kind.
+        columns: of all seeds in each layer.
+        seconds: of the trial.
+    """
+
+    passes: PassRates
+    seed_pass: float
+    kinds: dict[Kind, LayerCost]
+    columns: tuple[int, ...]
+    seconds: float
+
+    def of_layers(self, name: str, layers: Sequence[Layer]) -> float:
+        """The sum of a cost over some layers."""
+        return sum(float(getattr(self.kinds[kind_of(layer)], name)) for layer in layers)
+
+    def of_scores(self, name: str, layers: Sequence[Layer], ways: Sequence[Any]) -> float:
+        """The sum of the cost `scores` or `dense` over some layers, each in its way."""
+        return sum(getattr(self.kinds[kind_of(layer)], name)[way] for layer, way in zip(layers, ways, strict=True))
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the rates as values of JSON."""
+        kinds = [{"shape": [kind[1], kind[0]], "first": kind[2], **asdict(cost)} for kind, cost in self.kinds.items()]
+        return {"passes": asdict(self.passes), "seed_pass": self.seed_pass, "kinds": kinds, "seconds": self.seconds}
+
+
+def run_trial(
+    model: Model,
+    examples: Sequence[Example],
+    seeds: Sequence[Example],
+    config: Config,
+    token_batch_size: int,
+    token_memory: TokenMemory,
+    limit: int | None,
+    watch: Stopwatch,
+) -> tuple[Rates, SweepPlan]:
+    """Measure every step, and plan the memory of the sweep, which depends on the columns of the seeds.
+
+    Args:
+        model: the model with its layers, on its device.
+        examples: rows of the pool, from which the batch is made.
+        seeds: the seeds.
+        config: the options of the run.
+        token_batch_size: of the run.
+        token_memory: what a pass holds for each token.
+        limit: bytes that the sweep may take beside the weights; None: no limit.
+        watch: measures.
+
+    Raises:
+        ModelError: as the steps of a run raise it, for instance when a number is not finite.
+    """
+    begun = watch.now()
+    batch = _typical_batch(examples, token_batch_size, model)
+    longest = max(map(len, [*examples, *seeds]))
+    if not config.gradients:
+        passes = time_forward(model, batch, config, watch)
+        sweep = plan_sweep(model, config, [], limit=limit, longest=longest, token_memory=token_memory)
+        return Rates(passes, 0.0, {}, (), watch.now() - begun), sweep
+    indices = representatives(model.layers)
+    small = with_layers(model, indices)
+    passes, captured = time_passes(small, batch, config, watch, _PASSES_S)
+    trial = LayerTrial(small, captured, config, watch)
+    trial.fit()
+    group = _typical_seeds(seeds)
+    longest_seed = max(map(len, group))
+    (seed_batch,) = make_batches(group, len(group) * longest_seed, window=longest_seed)
+    _, captured_seeds = capture(small, seed_batch, config, watch)
+    mean_length = int(np.mean([len(example) for example in examples]))
+    trial.seeds(captured_seeds, config.probe_rows * mean_length)
+    trial.sketches()
+    kinds = trial.by_kind()
+    seed_pass = captured_seeds.seconds / seed_batch.input_ids.size
+    shapes = seed_shapes(model, Rates(passes, seed_pass, kinds, (), 0.0), len(seeds))
+    columns = tuple(f.u.shape[1] for f in shapes)
+    sweep = plan_sweep(model, config, shapes, limit=limit, longest=longest, token_memory=token_memory)
+    ways: dict[Kind, list[Any]] = {}
+    for layer, way in zip(model.layers, plan_dense(shapes, sweep.dense_bytes), strict=True):
+        if way not in ways.setdefault(kind_of(layer), []):
+            ways[kind_of(layer)].append(way)
+    trial.scores(len(seeds), ways)
+    if config.checkpoints:
+        trial.checkpoint()
+    return Rates(passes, seed_pass, trial.by_kind(), columns, watch.now() - begun), sweep
+
+
+def seed_shapes(model: Model, rates: Rates, n_seeds: int) -> list[SeedFactors]:
+    """The factors of so many seeds in each layer, on the device "meta"."""
+    dtype = torch.promote_types(model.dtype, torch.float32)
+    shapes = []
+    for layer in model.layers:
+        cost = rates.kinds[kind_of(layer)]
+        n = round(n_seeds * cost.columns)
+        u, v = (torch.empty(width, n, dtype=dtype, device="meta") for width in (layer.out_features, layer.width))
+        offsets = torch.linspace(0, n, n_seeds + 1).long()
+        shapes.append(SeedFactors(u, v, offsets, np.full(n_seeds, cost.energy)))
+    return shapes
+
+
+def _typical_batch(examples: Sequence[Example], size: int, model: Model) -> Batch:
+    """The batch in the middle, whose lines have about the median length of a token of the pool."""
+    batches = [batch for batch in make_batches(examples, size, window=model.window) if len(batch.targets[1])]
+    full = [batch for batch in batches if batch.input_ids.size > size // 2] or batches
+    tokens = np.cumsum([batch.input_ids.size for batch in full])
+    return full[int(np.searchsorted(tokens, tokens[-1] / 2))]
+
+
+def _typical_seeds(seeds: Sequence[Example]) -> list[Example]:
+    """A group of seeds of about the median length, as the run passes them together."""
+    ordered = sorted(seeds, key=len)
+    middle = len(ordered) // 2
+    near = [*ordered[middle:], *ordered[:middle][::-1]]
+    (first, *_) = make_groups(near)
+    group = [near[number] for number in first]
+    while len(group) > 1 and len(group) * max(map(len, group)) > _SEED_TOKENS:
+        group.pop()
+    return group
