@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from gdig.config.config import Config
 from gdig.influence.dense_plan import cpu_tokens, dense_room, plan_dense, planned_bytes
-from gdig.influence.layer_scores import seed_shapes
+from gdig.influence.layer_scores import shapes_of
 from gdig.influence.memory_plan import MemoryParts
 from gdig.influence.seed_factors import SeedFactors
 from gdig.model.batch_size import LEAST_TOKENS, largest_batch
@@ -58,7 +58,7 @@ def plan_sweep(
     tokens = token_memory or TokenMemory.count(model)
     auto = config.token_batch_size == "auto"
     batch = LEAST_TOKENS if auto else int(config.token_batch_size)
-    shapes = seed_shapes(seeds)
+    shapes = shapes_of(seeds)
     if dense_bytes is None:
         beside = sum(shape.bytes_of("none") for shape in shapes) + tokens.of_batch(max(batch, longest))
         dense_bytes = planned_bytes(shapes, dense_room(limit, beside, model.device))
