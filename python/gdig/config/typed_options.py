@@ -100,6 +100,7 @@ class Options(TypedDict, total=False):
     n_probe: int
     difficulty: Text | None
     features: Text | None
+    report: bool
     random_seed: int
     run_path: Text | None
     quiet: bool
