@@ -24,10 +24,11 @@ from gdig.distributed.torchrun import is_launched
 from gdig.errors import ConfigError, ModelError
 from gdig.explanation.explain import Asked, explain_asked
 from gdig.explanation.explanation import Explanation
-from gdig.influence.fit import fit_curvature_on_ranks, fit_stage, precondition_seeds_on_ranks, skip_fit
+from gdig.influence.fit import fit_curvature_on_ranks, fit_is_sound, fit_stage, precondition_seeds_on_ranks, skip_fit
 from gdig.model.load import require_package
+from gdig.passes.encode_ahead import of_dead_worker
 from gdig.passes.planned_stages import planned_stages
-from gdig.passes.sweep_stage import sweep_on_ranks, sweep_stage
+from gdig.passes.sweep_stage import missing_of_sweep, seeds_are_swept, sweep_on_ranks, sweep_stage
 from gdig.passes.training_checkpoints import checkpoints_stage, sweep_checkpoint_on_ranks
 from gdig.planning.report import RunPlan
 from gdig.planning.run_plan import make_plan
@@ -37,9 +38,10 @@ from gdig.resampling import label_counts
 from gdig.run.directory import require_run
 from gdig.run.layout import RunLayout
 from gdig.run.merge import merge_runs
+from gdig.run.origin import sweep_origin
 from gdig.run.session import Workspace
 from gdig.run.stored_options import with_stored_options
-from gdig.run.verify import verify_run
+from gdig.run.verify import Verification, verify_run
 from gdig.selection.cluster_stage import ensure_clusters, fit_centroids_on_ranks, label_rows_on_ranks
 from gdig.selection.compare import Comparison
 from gdig.selection.compare import compare as compare_methods
@@ -383,11 +385,18 @@ def preview(
     return preview_rows(work.candidates, work.encoder, shown, work.encoder.tokenizer)
 
 
-def verify(run_path: str | Path, *, progress: Progress | None = None) -> list[str]:
-    """Read every file of a run, compare its checksum, and return lines that say what was read.
+def verify(run_path: str | Path, *, progress: Progress | None = None) -> Verification:
+    """Read every file of a run, and say of each whether it is sound, damaged, missing, or of something else.
+
+    Nothing is written, so the run may lie on a read-only disk.
 
     Raises:
-        StoreError: naming every file that is damaged.
+        ConfigError: when the directory holds no run.
+
+    Example:
+        >>> report = gdig.verify("runs/a")  # doctest: +SKIP
+        >>> report.sound, report.files[0]  # doctest: +SKIP
+        (True, FileReport(file='run.json', state='sound', what='', bytes=4127))
     """
     return verify_run(Path(run_path))
 
@@ -459,6 +468,10 @@ def _explained(config: Config) -> Iterator[None]:
             f"out of memory on {config.device}: {str(error).partition(chr(10))[0]}; lower max_length, choose fewer "
             "layers with filter_modules, or take another device"
         ) from error
+    except RuntimeError as error:
+        if (died := of_dead_worker(error)) is None:
+            raise
+        raise died from error
 
 
 def _expect(work: Workspace, last: Literal["fit", "sweep", "cluster"]) -> None:
@@ -468,8 +481,9 @@ def _expect(work: Workspace, last: Literal["fit", "sweep", "cluster"]) -> None:
 
 
 def _fit(work: Workspace) -> None:
-    """Fit curvature and seeds, unless the run has them."""
-    if not work.run.done("fit"):
+    """Fit curvature and seeds, unless the run has them. A file of the fit that cannot be used is made again."""
+    if not work.run.done("fit") or not fit_is_sound(work):
+        work.run.require_writable("fit")
         with work.run.running("fit"):
             if work.config.gradients:
                 fit_stage(work)
@@ -485,20 +499,21 @@ def _sweep(work: Workspace, whole: bool = True) -> SketchStore:
     """
     if whole and work.config.sweep_part is not None:
         raise ConfigError("sweep_part: only gdig sweep makes a part of a sweep; later stages need the whole sweep")
-    _fit(work)
-    path = work.layout.sweep
-    missing = SketchStore.open(path).missing(len(work.candidates)) if work.run.done("sweep") else []
-    if missing:
-        work.progress.warn(
-            f"{path}: shards {', '.join(map(str, missing))} are gone or cut short; the sweep makes them again"
-        )
-    if missing or not work.run.done("sweep"):
+    path, sound = work.layout.sweep, work.run.done("fit") and work.run.done("sweep")
+    if sound:
+        missing = missing_of_sweep(work)
+        if missing:
+            work.progress.warn(f"{path}: the sweep makes shards {', '.join(map(str, missing))} again")
+        sound = seeds_are_swept(work) and not missing
+    if not sound:
+        _fit(work)  # a finished sweep needs its files no more
+        work.run.require_writable("sweep")
         with work.run.running("sweep") as end:
             if not sweep_stage(work):
                 end.state = "running"
     if work.config.checkpoints and not checkpoints_stage(work):
         work.progress.say("checkpoints: the shards of other parts are missing; gdig merge adds them")
-    return SketchStore.open(path)
+    return SketchStore.open(path, sweep_origin(work.run.record))
 
 
 def _survey(work: Workspace, store: SketchStore, tasks: Tasks) -> Survey:

@@ -79,6 +79,14 @@ class CompareOptions:
 
 
 @dataclass(frozen=True)
+class VerifyOptions:
+    """What to print."""
+
+    json: Basic[bool] = False
+    """Print JSON, with the state of each file, instead of lines. Off by default. Switch it on for other programs."""
+
+
+@dataclass(frozen=True)
 class StartOptions:
     """Whether the run starts."""
 
@@ -290,6 +298,7 @@ class Preview:
 class Verify:
     """The options of gdig verify."""
 
+    verify: VerifyOptions = VerifyOptions()
     run: PlaceOptions = PlaceOptions()
 
 

@@ -120,7 +120,7 @@ class SeedPreconditioner:
             bar: a bar with one unit a seed.
             resume: has the seeds that an earlier start has done, and keeps those of this start.
         """
-        groups = make_groups(self._seeds)
+        groups = make_groups(self._seeds, self._model.rotary_switch)
         share = [groups[i] for i in self._ranks.share(len(groups))]
         numbers = [number for group in share for number in group]
         self.done = self._load(resume, numbers)
@@ -275,17 +275,20 @@ class SeedPreconditioner:
         return stream_key("factor", self._config.random_seed, self._model.layers[index].name, number) >> 1
 
 
-def make_groups(seeds: Sequence[Example]) -> list[range]:
+def make_groups(seeds: Sequence[Example], rotary_switch: int | None = None) -> list[range]:
     """Cut the seeds into the groups that are passed together: consecutive numbers, the same for all ranks.
 
-    A group has at most 4 seeds, and at most 1,024 tokens with pads unless it is one seed.
+    A group has at most 4 seeds, and at most 1,024 tokens with pads unless it is one seed. All of its seeds lie on one
+    side of `rotary_switch` (`model.rotary`).
     """
     groups: list[range] = []
     start = longest = 0
     for number, seed in enumerate(seeds):
         longest = max(longest, len(seed.input_ids))
         lines = number + 1 - start
-        if lines > 1 and (lines > _GROUP_SEEDS or lines * longest > _GROUP_TOKENS):
+        before = len(seeds[max(number - 1, 0)].input_ids)
+        crosses = rotary_switch is not None and (len(seed.input_ids) > rotary_switch) != (before > rotary_switch)
+        if lines > 1 and (crosses or lines > _GROUP_SEEDS or lines * longest > _GROUP_TOKENS):
             groups.append(range(start, number))
             start, longest = number, len(seed.input_ids)
     return [*groups, range(start, len(seeds))] if len(seeds) else groups

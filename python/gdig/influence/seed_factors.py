@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -23,7 +22,7 @@ from gdig.influence.seeds_resume import SeedsResume
 from gdig.model.causal_model import Model
 from gdig.progress import Progress
 from gdig.run.record import SeedReport
-from gdig.store.tensor_file import read_tensors, write_tensors
+from gdig.store.tensor_file import CheckedFile
 
 
 @dataclass
@@ -42,10 +41,9 @@ class SeedFactors:
     column_offsets: torch.Tensor
     energy: np.ndarray
 
-    def save(self, path: Path, layer: str) -> None:
+    def save(self, file: CheckedFile, layer: str) -> None:
         """Write one file, complete or not at all. `layer` is the name of the layer."""
-        write_tensors(
-            path,
+        file.write(
             {
                 "u": self.u.cpu().numpy(),
                 "v": self.v.cpu().numpy(),
@@ -56,9 +54,14 @@ class SeedFactors:
         )
 
     @classmethod
-    def load(cls, path: Path, device: torch.device) -> SeedFactors:
-        """Read a file of `save`."""
-        arrays, _ = read_tensors(path)
+    def load(cls, file: CheckedFile, device: torch.device) -> SeedFactors:
+        """Read a file of `save`.
+
+        Raises:
+            StoreError: when it is missing or damaged, of something else, or holds no factors.
+        """
+        arrays, _ = file.read()
+        arrays.shaped(u="O C", v="J C", column_offsets="offsets", energy="S")
         u, v, offsets = (torch.tensor(arrays[name]) for name in ("u", "v", "column_offsets"))
         return cls(u.to(device), v.to(device), offsets, np.array(arrays["energy"]))
 

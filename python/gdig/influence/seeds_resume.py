@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol, TypeVar
 
+from gdig.errors import StoreError
 from gdig.store.resume_file import Pace, ResumeFile, Tensors
 
 Seed = TypeVar("Seed")
@@ -48,7 +49,7 @@ class SeedsResume:
             return None
         try:
             return decode(*content)
-        except (KeyError, ValueError, TypeError) as error:
+        except (KeyError, ValueError, TypeError, StoreError) as error:
             file.discard(f"{file.path}: holds no seed of these layers ({error!r})")
             return None
 
