@@ -126,7 +126,7 @@ class RowExplainer:
     @cached_property
     def _seed_factors(self) -> list[SeedFactors]:
         dtype = self._run.record.stages.fit and self._run.record.stages.fit.dtype
-        return read_seed_factors(self._work, str(dtype), seeds_origin(self._run.record))
+        return list(read_seed_factors(self._work, str(dtype), seeds_origin(self._run.record)))
 
     def _pass_pool(self, subjects: list[Subject]) -> None:
         """Pass each row's batch of the sweep, so that its numbers are the sweep's."""

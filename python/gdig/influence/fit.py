@@ -16,7 +16,8 @@ from gdig.influence.curvature import CurvatureFit
 from gdig.influence.curvature_resume import CurvatureResume
 from gdig.influence.factors import Factors
 from gdig.influence.memory_plan import plan_fit
-from gdig.influence.seed_factors import SeedFactors, precondition_seeds
+from gdig.influence.seed_factors import SeedFiles, precondition_seeds
+from gdig.influence.seed_plan import plan_seeds_on_ranks
 from gdig.influence.seeds_resume import SeedsResume
 from gdig.run.links import remove_folder
 from gdig.run.origin import curvature_origin, seeds_origin
@@ -162,7 +163,7 @@ def precondition_seeds_on_ranks(work: Workspace, origin: str, of_curvature: str)
         origin: of the seeds (gdig.run.origin).
         of_curvature: the origin of the curvature.
     """
-    config, model, layout = work.config, work.model, work.layout
+    config, model = work.config, work.model
     curvature: Iterable[Factors | None] = read_curvature(work, of_curvature)
     if config.inversion == "identity":
         curvature = [None] * len(model.layers)
@@ -174,26 +175,29 @@ def precondition_seeds_on_ranks(work: Workspace, origin: str, of_curvature: str)
     made_from = " ".join([origin, str(model.dtype), model.device.type, config.matmul_precision])
     resume = SeedsResume(work.layout.seeds_resume, made_from, work.progress.warn)
     sample = work.sample("curvature", config.cg_rows)[0] if config.inversion == "cg" else []
-    joined, report = precondition_seeds(
-        model, curvature, work.seed_examples, probe, config, work.progress, where, work.ranks, sample, resume
+    partitions = plan_seeds_on_ranks(model, config, work.seed_examples, probe, work.ranks)
+    _, report = precondition_seeds(
+        model,
+        curvature,
+        work.seed_examples,
+        probe,
+        config,
+        work.progress,
+        where,
+        work.ranks,
+        sample,
+        resume,
+        partitions,
+        _seed_files(work, origin),
     )
-    for layer, seed_factors in zip(_own_layers(work), joined, strict=True):
-        seed_factors.save(layout.checked(layout.seed_factors(layer), origin), layer)
     work.ranks.gather(None)
     if work.ranks.main:
         remove_folder(resume.folder)
     return report
 
 
-def _own_layers(work: Workspace) -> list[str]:
-    """The names of the layers that this rank owns."""
-    layers = work.model.layers
-    owners = work.ranks.owners(len(layers))
-    return [layer.name for layer, owner in zip(layers, owners, strict=True) if owner == work.ranks.rank]
-
-
-def read_seed_factors(work: Workspace, dtype: str, origin: str) -> list[SeedFactors]:
-    """Read the seeds' factors in the order of the model's layers.
+def read_seed_factors(work: Workspace, dtype: str, origin: str) -> SeedFiles:
+    """Return the files of the seeds' factors, in the order of the model's layers.
 
     Args:
         work: the workspace of this rank.
@@ -201,13 +205,15 @@ def read_seed_factors(work: Workspace, dtype: str, origin: str) -> list[SeedFact
         origin: of the seeds (gdig.run.origin).
 
     Raises:
-        StoreError: if a file is missing or damaged, or of something else.
         RunError: if the model has another dtype than the fit. precision="auto" gives devices different dtypes.
     """
     check_dtype(work, dtype)
+    return _seed_files(work, origin)
+
+
+def _seed_files(work: Workspace, origin: str) -> SeedFiles:
     layout = work.layout
-    files = [layout.checked(layout.seed_factors(layer.name), origin) for layer in work.model.layers]
-    return [SeedFactors.load(file, layer.device) for file, layer in zip(files, work.model.layers, strict=True)]
+    return SeedFiles(work.model.layers, lambda layer: layout.checked(layout.seed_factors(layer), origin))
 
 
 def check_dtype(work: Workspace, dtype: str) -> None:

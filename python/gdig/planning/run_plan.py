@@ -59,14 +59,16 @@ def make_plan(work: Workspace, clock: Callable[[], float] = time.perf_counter) -
     """
     config = work.config
     record = settled_record(work.layout, config)
-    seeds, renderings = work.seed_examples, work.renderings
+    begun = clock()
+    seeds, renderings = work.seed_examples, work.renderings  # opens inputs and tokenizer, as a start does
+    load_s = clock() - begun
     pool = measure_pool(work, clock)
     require_weights(config)
     other_memory = resident_memory()
     begun = clock()
-    fingerprint_paths([model_directory(config)])  # as a start does
+    fingerprint_paths([model_directory(config)])
     model = work.model
-    load_s = clock() - begun
+    load_s += clock() - begun
     watch = Stopwatch(clock, model.device)
     counted, limit = TokenMemory.count(model), room(model)
     planner = _Planner(config, pool, len(seeds), sum(map(len, seeds)), max(map(len, seeds)), counted, limit)
