@@ -156,7 +156,6 @@ COMMANDS: dict[str, Command] = {
     ),
     "compare": Command(
         "Select by several methods from one sweep, and show the selections side by side.",
-        "gdig compare runs/a --budget 500\n"
         "gdig compare runs/a --budget 5% --methods gdig top loss --json > methods.json\n"
         "gdig compare runs/a --budget 5% --methods gdig random --train --held-out held.jsonl",
         "Compare",
