@@ -52,6 +52,10 @@ test: .make/native ## run every test, cargo's and pytest's; make packaging has t
 	$(CARGO_TEST)
 	$(PYTEST) -m 'not packaging'
 
+.PHONY: report-test
+report-test: .make/native ## open the report in a headless Chromium; screenshots go into build/report-test
+	$(BIN)/python -m pytest -n 0 -rs tests/test_report.py tests/test_report_browser.py
+
 .PHONY: packaging
 packaging: .make/native ## build sdist and wheels, compare what they hold, run one on a machine without Rust
 	$(BIN)/python -m pytest -m packaging

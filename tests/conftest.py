@@ -154,6 +154,14 @@ def swept(project, tmp_path_factory) -> Path:
     return gdig.cluster(**options)
 
 
+@pytest.fixture(scope="session")
+def hostile(project, tmp_path_factory) -> Path:
+    """A run over texts that try to leave their places in a page, with its report. Session-wide: copy it."""
+    from tests.support.hostile_run import make_hostile
+
+    return make_hostile(project, tmp_path_factory.mktemp("hostile"))
+
+
 @pytest.fixture
 def swept_copy(swept, tmp_path) -> Path:
     """A swept run of one's own, for the methods: no model pass, and nothing chosen yet."""

@@ -6,7 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gdig.api import cluster, compare, explain, fit, merge, plan, preview, score_net, select, sweep, verify
+    from gdig.api import cluster, compare, explain, fit, merge, plan, preview, report, score_net, select, sweep, verify
     from gdig.config.config import Config
     from gdig.errors import (
         ConfigError,
@@ -47,6 +47,7 @@ _WHERE = {
     "merge": "gdig.api",
     "plan": "gdig.api",
     "preview": "gdig.api",
+    "report": "gdig.api",
     "resample": "gdig.resampling",
     "score_net": "gdig.api",
     "select": "gdig.api",
@@ -74,6 +75,7 @@ __all__ = [
     "merge",
     "plan",
     "preview",
+    "report",
     "resample",
     "score_net",
     "select",

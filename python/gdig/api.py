@@ -32,6 +32,7 @@ from gdig.passes.training_checkpoints import checkpoints_stage, sweep_checkpoint
 from gdig.planning.report import RunPlan
 from gdig.planning.run_plan import make_plan
 from gdig.progress import Progress, WarningsOnly
+from gdig.reporting.report import make_report, report_after_select
 from gdig.resampling import label_counts
 from gdig.run.directory import require_run
 from gdig.run.layout import RunLayout
@@ -42,6 +43,7 @@ from gdig.run.verify import verify_run
 from gdig.selection.cluster_stage import ensure_clusters, fit_centroids_on_ranks, label_rows_on_ranks
 from gdig.selection.compare import Comparison
 from gdig.selection.compare import compare as compare_methods
+from gdig.selection.finished_run import open_finished_run
 from gdig.selection.judge import Judge
 from gdig.selection.methods import METHODS, require_needs
 from gdig.selection.result import Selection
@@ -157,7 +159,10 @@ def select(
             ensure_clusters(work, store, pool, limit)
         if METHODS[work.config.method].tokens:
             ensure_tokens(work, store)
-        return select_stage(work, store, pool, tasks, limit)
+        selection = select_stage(work, store, pool, tasks, limit)
+        if work.config.report:
+            selection.summary.extend(report_after_select(work, pool, tasks, limit, selection))
+        return selection
 
 
 def plan(config: Config | None = None, *, progress: Progress | None = None, **options: Unpack[Options]) -> RunPlan:
@@ -326,6 +331,40 @@ def explain(
     with _explained(config):
         asked = Asked(tuple(rows), tuple(seed), tuple(text), file, tuple(methods), model_pass, selection)
         return Explanation(explain_asked(config, asked, progress))
+
+
+def report(
+    config: Config | None = None,
+    *,
+    html: str | Path | None = None,
+    atlas: str | Path | None = None,
+    selection: str | None = None,
+    progress: Progress | None = None,
+    **options: Unpack[Options],
+) -> Path:
+    """Write one page that shows what a run chose, and why. It opens from a disk and asks for nothing.
+
+    The run stays as it is, and its options and those of its last selection hold. :func:`select` makes the report too.
+
+    Args:
+        config: options; `run_path` is required.
+        html: file of the page; None for report.html in the run directory.
+        atlas: Parquet file for Embedding Atlas; None for none.
+        selection: file of the selection; None for the last one.
+        progress: where to show progress.
+        options: see :class:`gdig.Config`; `run_path` is required.
+
+    Returns:
+        The file of the page.
+
+    Raises:
+        GdigError: a subclass that says what is not done, or has changed.
+    """
+    config = _config(config, options)
+    run = open_finished_run(config, progress or Progress(config.quiet), selection)
+    page = Path(html) if html is not None else RunLayout(Path(str(config.run_path))).report
+    make_report(run, page, Path(atlas) if atlas is not None else None)
+    return page
 
 
 def preview(

@@ -45,6 +45,7 @@ TINY: dict[str, Any] = {
     "device": "cpu",
     "threads": 1,
     "quiet": True,
+    "report": False,  # tests/test_report.py makes the reports
 }
 
 

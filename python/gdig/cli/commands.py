@@ -93,6 +93,13 @@ def _explain(call: Call) -> list[str]:
     return [*coloured(explanation.lines()), *page]
 
 
+def _report(call: Call) -> list[str]:
+    where = {name: call.own[name] for name in ("html", "atlas", "selection")}
+    page = load_api().report(call.config, progress=call.progress, **where)
+    atlas = [f"table for Embedding Atlas: {where['atlas']}"] if where["atlas"] else []
+    return [f"report: {page}", *atlas]
+
+
 def _score_net(call: Call) -> list[str]:
     training = {option.name: call.own[option.name] for option in fields(TrainOptions)}
     file = load_api().score_net(call.config, progress=call.progress, **training)
@@ -167,6 +174,12 @@ COMMANDS: dict[str, Command] = {
         'gdig explain runs/a --text \'{"instruction": "Add 2 and 3.", "output": "5"}\' --html why.html',
         "Explain",
         _explain,
+    ),
+    "report": Command(
+        "Write one page that shows what was chosen, and why.",
+        "gdig report runs/a\ngdig report runs/a --html choice.html --atlas atlas.parquet",
+        "Report",
+        _report,
     ),
     "score-net": Command(
         "Train a copy of the model with a score net, which learns which rows are hard, for self-filter.",

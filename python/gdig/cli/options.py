@@ -125,6 +125,20 @@ class ExplainOptions:
 
 
 @dataclass(frozen=True)
+class ReportOptions:
+    """What to report on, and where the report goes."""
+
+    run: Basic[Positional[str | None]] = None
+    """Directory of a swept run; the same as run_path."""
+    html: Basic[str | None] = None
+    """File of the report. The default is report.html in the run directory."""
+    atlas: Basic[str | None] = None
+    """Parquet file of the rows for Embedding Atlas, with texts, numbers and places in the plane. By default none."""
+    selection: Basic[str | None] = None
+    """File of the selection. The default is that of the last gdig select. Name it when a run has several selections."""
+
+
+@dataclass(frozen=True)
 class SweptRunOptions:
     """Whose pool."""
 
@@ -237,6 +251,15 @@ class Explain:
 
     explanation: ExplainOptions = ExplainOptions()
     device: DeviceOptions = DeviceOptions()
+    run: PlaceOptions = PlaceOptions()
+    defaults: FileOptions = FileOptions()
+
+
+@dataclass(frozen=True)
+class Report:
+    """The options of gdig report."""
+
+    report: ReportOptions = ReportOptions()
     run: PlaceOptions = PlaceOptions()
     defaults: FileOptions = FileOptions()
 

@@ -100,6 +100,7 @@ class Options(TypedDict, total=False):
     output: Text | None
     format: OutputFormat | None
     plain: bool
+    report: bool
     random_seed: int
     run_path: Text | None
     quiet: bool

@@ -172,6 +172,11 @@ class RunLayout:
         """The chosen rows, unless the option `output` names another file."""
         return self.path / "selection.jsonl"
 
+    @property
+    def report(self) -> Path:
+        """The report of the last selection, for people."""
+        return self.path / "report.html"
+
     def folders_of(self, stage: str) -> list[Path]:
         """Folders that a stage writes into."""
         return [self.path / name for name in FOLDERS[stage]]
