@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 
 import numpy as np
 
 from gdig.config.config import Config
 from gdig.config.layer_choice import parse_layers
+from gdig.data.rendering import rendered_otherwise
 from gdig.data.tokens import Example
 from gdig.errors import RunError
 from gdig.influence.curvature import CurvatureFit
@@ -51,7 +52,8 @@ def fit_stage(work: Workspace) -> None:
     if coverage.warning is not None and not _names_its_layers(work.config):
         warnings = (coverage.warning, *warnings)
     renderings = work.renderings
-    warnings = (*_rendered_otherwise(renderings), *warnings)
+    if (otherwise := rendered_otherwise(renderings)) is not None:
+        warnings = (otherwise, *warnings)
     run.update(
         "fit",
         seeds=seed_report,
@@ -69,7 +71,8 @@ def fit_stage(work: Workspace) -> None:
 def skip_fit(work: Workspace) -> None:
     """Record a fit without layers, for a run without gradients. Its sweep needs the model's dtype alone."""
     renderings = work.renderings
-    warnings = tuple(_rendered_otherwise(renderings))
+    otherwise = rendered_otherwise(renderings)
+    warnings = () if otherwise is None else (otherwise,)
     work.run.update("fit", layers=(), dtype=str(work.model.dtype), renderings=renderings, warnings=warnings)
     for warning in warnings:
         work.progress.warn(warning)
@@ -212,18 +215,6 @@ def _names_its_layers(config: Config) -> bool:
     if config.layers is None:
         return config.filter_modules is not None or config.preset == "paper"
     return config.filter_modules is not None or parse_layers(config.layers).kind == "attention"
-
-
-def _rendered_otherwise(renderings: Mapping[str, Sequence[str]]) -> list[str]:
-    """Warn of seeds that become text in a way in which no row of the pool does."""
-    pool = dict.fromkeys(renderings["candidates"])
-    others = [rendering for rendering in dict.fromkeys(renderings["seeds"]) if rendering not in pool]
-    if not others:
-        return []
-    return [
-        f"seeds: rendered as {' and '.join(others)}, the pool as {' and '.join(pool)}; the layout of the text counts in"
-        " the influence, so give both in the form that you train on"
-    ]
 
 
 def _warnings(seeds: list[Example], report: SeedReport) -> list[str]:

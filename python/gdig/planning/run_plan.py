@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from gdig.config.config import Config
 from gdig.config.layer_choice import DEFAULT_LAYERS, LayerChoice, parse_layers
 from gdig.data.fingerprint import fingerprint_paths
+from gdig.data.rendering import rendered_otherwise
 from gdig.influence.fit import FEWEST_SEEDS
 from gdig.influence.memory_plan import MemoryPlan, plan_memory
 from gdig.influence.sweep_plan import plan_sweep
@@ -56,7 +57,7 @@ def make_plan(work: Workspace, clock: Callable[[], float] = time.perf_counter) -
     """
     config = work.config
     record = settled_record(work.layout, config)
-    seeds = work.seed_examples
+    seeds, renderings = work.seed_examples, work.renderings
     pool = measure_pool(work, clock)
     require_weights(config)
     other_memory = resident_memory()
@@ -92,6 +93,7 @@ def make_plan(work: Workspace, clock: Callable[[], float] = time.perf_counter) -
         pool=pool,
         seeds=len(seeds),
         seed_tokens=planner.seed_tokens,
+        renderings=renderings,
         stages=tuple(stages),
         spread=math.hypot(max(_LEAST_SPREAD, rates.passes.spread), pool.error / pool.tokens),
         token_batch_size=memory.token_batch_size if memory is not None else None,
@@ -104,7 +106,7 @@ def make_plan(work: Workspace, clock: Callable[[], float] = time.perf_counter) -
         disk=disk,
         free_disk=free_disk(work.path),
         rates=rates,
-        notes=tuple(_notes(config, model, pool, len(seeds), memory, checkpointing)),
+        notes=tuple(_notes(config, model, pool, len(seeds), memory, checkpointing, rendered_otherwise(renderings))),
         cheaper=tuple(_cheaper(expected, planner, stages)),
     )
 
@@ -180,8 +182,16 @@ def _share_done(name: str, work: Workspace, record: RunRecord | None, rows: int)
 
 
 def _notes(
-    config: Config, model: Model, pool: PoolSize, n_seeds: int, memory: MemoryPlan | None, checkpointing: bool
+    config: Config,
+    model: Model,
+    pool: PoolSize,
+    n_seeds: int,
+    memory: MemoryPlan | None,
+    checkpointing: bool,
+    otherwise: str | None,
 ) -> Iterator[str]:
+    if otherwise is not None:
+        yield otherwise
     if pool.not_usable:
         yield f"{pool.not_usable:.1%} of the sampled rows cannot be used; the first: {pool.first_error}"
     if config.gradients and n_seeds < FEWEST_SEEDS:
