@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from datetime import date
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import torch
 from typing_extensions import Unpack
 
 from gdig.config.budget import Limit, parse_budget
 from gdig.config.config import Config, Training, Trial
 from gdig.config.options import TrialOptions
 from gdig.config.typed_options import CompareOptions, Options, ScoreNetOptions
-from gdig.data.in_memory import with_files
 from gdig.distributed.ranks import Ranks
 from gdig.distributed.torchrun import is_launched
-from gdig.errors import ConfigError, ModelError
+from gdig.errors import ConfigError
 from gdig.explanation.explain import Asked, explain_asked
 from gdig.explanation.explanation import Explanation
 from gdig.influence.fit import fit_curvature_on_ranks, fit_stage, precondition_seeds_on_ranks, skip_fit
@@ -34,11 +31,11 @@ from gdig.planning.run_plan import make_plan
 from gdig.progress import Progress, WarningsOnly
 from gdig.reporting.report import make_report, report_after_select
 from gdig.resampling import label_counts
+from gdig.run.call import config_of, explained, workspace
 from gdig.run.directory import require_run
 from gdig.run.layout import RunLayout
 from gdig.run.merge import merge_runs
 from gdig.run.session import Workspace
-from gdig.run.stored_options import with_stored_options
 from gdig.run.verify import verify_run
 from gdig.selection.cluster_stage import ensure_clusters, fit_centroids_on_ranks, label_rows_on_ranks
 from gdig.selection.compare import Comparison
@@ -80,7 +77,7 @@ def fit(
         >>> gdig.fit(run_path="runs/a", **inputs)  # doctest: +SKIP
         PosixPath('runs/a')
     """
-    with _workspace(config, progress, options, ranks) as work:
+    with workspace(config, progress, options, ranks) as work:
         _expect(work, "fit")
         _fit(work)
         return work.run.path
@@ -102,7 +99,7 @@ def sweep(
         >>> gdig.sweep(run_path="runs/a", **inputs)  # doctest: +SKIP
         PosixPath('runs/a')
     """
-    with _workspace(config, progress, options, ranks) as work:
+    with workspace(config, progress, options, ranks) as work:
         _expect(work, "sweep")
         _sweep(work, whole=False)
         return work.run.path
@@ -123,7 +120,7 @@ def cluster(
         >>> gdig.cluster(run_path="runs/a", **inputs)  # doctest: +SKIP
         PosixPath('runs/a')
     """
-    with _workspace(config, progress, options, ranks) as work:
+    with workspace(config, progress, options, ranks) as work:
         _expect(work, "cluster")
         store = _sweep(work)
         pool = survey(store, Judge(work.config.score))
@@ -148,7 +145,7 @@ def select(
         >>> selection.rows[:3], selection.summary[0]  # doctest: +SKIP
         (array([812, 40, 977]), '400 of 4,000 rows (22,110 tokens): runs/a/selection.jsonl')
     """
-    with _workspace(config, progress, options, ranks) as work:
+    with workspace(config, progress, options, ranks) as work:
         require_needs([work.config.method], work.config)
         _expect(work, "cluster" if METHODS[work.config.method].clusters else "sweep")
         tasks = read_tasks(work.seed_corpus, work.config.task_field)
@@ -188,7 +185,7 @@ def plan(config: Config | None = None, *, progress: Progress | None = None, **op
     """
     if is_launched():
         raise ConfigError("plan runs in one process; start it without torchrun")
-    config = _config(config, options)
+    config = config_of(config, options)
     config.require("model", "candidates", "seeds", "run_path")
     require_needs([config.method], config)
     return make_plan(Workspace(config, progress or Progress(config.quiet)))
@@ -225,7 +222,7 @@ def compare(
         raise ConfigError(f"{next(iter(how), 'trial')}: given without train; add train=True, or leave it out")
     trial = (replace(trial, **how) if trial else Trial(**how)) if train else None
     options_of_run = {name: value for name, value in options.items() if name not in names}
-    with _workspace(config, progress, options_of_run, None) as work:
+    with workspace(config, progress, options_of_run, None) as work:
         require_needs(methods, work.config)
         _expect(work, "cluster")
         tasks = read_tasks(work.seed_corpus, work.config.task_field)
@@ -280,10 +277,10 @@ def score_net(
     names = {f.name for f in fields(Training)}
     how: dict[str, Any] = {name: value for name, value in options.items() if name in names}
     training = replace(training or Training(), **how)
-    config = _config(config, {name: value for name, value in options.items() if name not in names})
+    config = config_of(config, {name: value for name, value in options.items() if name not in names})
     config.require("run_path")
     require_run(RunLayout(Path(str(config.run_path))), "run_path")
-    with _workspace(config, progress, {}, None) as work:
+    with workspace(config, progress, {}, None) as work:
         require_package("accelerate", "score-net", "train")  # the import works without it, the training does not
         from gdig.training.job import train_difficulty
 
@@ -326,9 +323,9 @@ def explain(
     Example:
         >>> print(gdig.explain(run_path="runs/a", rows=[812]))  # doctest: +SKIP
     """
-    config = _config(config, options)
+    config = config_of(config, options)
     progress = progress or Progress(config.quiet)
-    with _explained(config):
+    with explained(config):
         asked = Asked(tuple(rows), tuple(seed), tuple(text), file, tuple(methods), model_pass, selection)
         return Explanation(explain_asked(config, asked, progress))
 
@@ -360,7 +357,7 @@ def report(
     Raises:
         GdigError: a subclass that says what is not done, or has changed.
     """
-    config = _config(config, options)
+    config = config_of(config, options)
     run = open_finished_run(config, progress or Progress(config.quiet), selection)
     page = Path(html) if html is not None else RunLayout(Path(str(config.run_path))).report
     make_report(run, page, Path(atlas) if atlas is not None else None)
@@ -377,7 +374,7 @@ def preview(
     """
     from gdig.data.preview import preview_rows
 
-    work = Workspace(_config(config, options), progress or Progress())
+    work = Workspace(config_of(config, options), progress or Progress())
     work.config.require("model", "candidates")
     shown = range(min(rows, len(work.candidates)))
     return preview_rows(work.candidates, work.encoder, shown, work.encoder.tokenizer)
@@ -409,13 +406,6 @@ def merge(runs: Sequence[str | Path], run_path: str | Path, *, progress: Progres
     return merge_runs([Path(path) for path in runs], Path(run_path), progress or Progress())
 
 
-def _config(config: Config | None, options: Mapping[str, Any]) -> Config:
-    options = with_files(options)
-    if config is None:
-        return Config.build(with_stored_options(options))
-    return config.with_options(**options) if options else config
-
-
 def serve(ranks: Ranks) -> None:
     """Be a rank beside the first: do this rank's part of each task until rank 0 ends the run."""
     tasks = ranks.tasks()
@@ -424,7 +414,7 @@ def serve(ranks: Ranks) -> None:
         config = Config.build(arguments["config"])
         progress = WarningsOnly(f"rank {ranks.rank}", config.quiet, ranks.first_to_say)
         today = date.fromisoformat(arguments["today"])
-        with _explained(config), Workspace(config, progress, ranks, today=today) as work:
+        with explained(config), Workspace(config, progress, ranks, today=today) as work:
             for task, task_arguments in tasks:
                 _RANK_TASKS[task](work, **task_arguments)
 
@@ -438,27 +428,6 @@ _RANK_TASKS: dict[str, Callable[..., object]] = {
     "labels": label_rows_on_ranks,
 }
 """The functions that all ranks call at the same time, by the name of the task."""
-
-
-@contextmanager
-def _workspace(
-    config: Config | None, progress: Progress | None, options: Mapping[str, Any], ranks: Ranks | None
-) -> Iterator[Workspace]:
-    config = _config(config, options)
-    config.require("model", "candidates", "seeds", "run_path")
-    with _explained(config), Workspace(config, progress or Progress(config.quiet), ranks) as work:
-        yield work
-
-
-@contextmanager
-def _explained(config: Config) -> Iterator[None]:
-    try:
-        yield
-    except torch.OutOfMemoryError as error:  # of a pass over one example, or of something no smaller batch helps
-        raise ModelError(
-            f"out of memory on {config.device}: {str(error).partition(chr(10))[0]}; lower max_length, choose fewer "
-            "layers with filter_modules, or take another device"
-        ) from error
 
 
 def _expect(work: Workspace, last: Literal["fit", "sweep", "cluster"]) -> None:
