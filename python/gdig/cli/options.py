@@ -73,10 +73,23 @@ class CompareOptions:
     """Methods to compare, by the names of the option method. The default is every method that the run has the inputs
     for. Name a few to save time."""
     train: Basic[bool] = False
-    """Also train an adapter on what each method selected, and show the loss on the rows of held_out. Off by default,
-    because each method costs a training. Name few methods."""
+    """Also train an adapter on each selection; show the loss on held-out rows. Off by default, because each method
+    costs a training. Name few methods."""
     json: Basic[bool] = False
     """Print JSON instead of a table. Off by default. Switch it on for other programs."""
+    html: str | None = None
+    """File of a page with the rows that one selection alone has. By default none is written."""
+    other: str | None = None
+    """Directory of another run over the same pool: compares the last selections of both, and no methods. By default
+    methods of one run are compared."""
+
+
+@dataclass(frozen=True)
+class VerifyOptions:
+    """What to print."""
+
+    json: Basic[bool] = False
+    """Print JSON, with the state of each file, instead of lines. Off by default. Switch it on for other programs."""
 
 
 @dataclass(frozen=True)
@@ -291,6 +304,7 @@ class Preview:
 class Verify:
     """The options of gdig verify."""
 
+    verify: VerifyOptions = VerifyOptions()
     run: PlaceOptions = PlaceOptions()
 
 

@@ -16,9 +16,10 @@ import torch
 from gdig import ops
 from gdig.config.config import Config
 from gdig.influence.curvature import mean_matrix, moments_sink, squares_sink, with_ones, zero_triangles
+from gdig.influence.dense_plan import Dense
 from gdig.influence.factors import Factors, eigenbasis
 from gdig.influence.inverse import Inverse
-from gdig.influence.layer_scores import Dense, Scorer
+from gdig.influence.layer_scores import Scorer
 from gdig.influence.low_rank import compress, factor
 from gdig.influence.seed_factors import SeedFactors
 from gdig.model.causal_model import Model

@@ -11,6 +11,7 @@ from gdig.config.config import Config
 from gdig.config.layer_choice import DEFAULT_LAYERS, LayerChoice, parse_layers
 from gdig.data.fingerprint import fingerprint_paths
 from gdig.data.rendering import rendered_otherwise
+from gdig.errors import StoreError
 from gdig.influence.fit import FEWEST_SEEDS
 from gdig.influence.memory_plan import MemoryPlan, plan_memory
 from gdig.influence.sweep_plan import plan_sweep
@@ -29,6 +30,7 @@ from gdig.planning.stages import Expected, StagePlan
 from gdig.planning.stopwatch import Stopwatch
 from gdig.planning.trial import Rates, run_trial, seed_shapes
 from gdig.run.directory import settled_record
+from gdig.run.origin import sweep_origin
 from gdig.run.record import RunRecord
 from gdig.run.session import Workspace
 from gdig.store.sketches import SketchStore
@@ -57,14 +59,16 @@ def make_plan(work: Workspace, clock: Callable[[], float] = time.perf_counter) -
     """
     config = work.config
     record = settled_record(work.layout, config)
-    seeds, renderings = work.seed_examples, work.renderings
+    begun = clock()
+    seeds, renderings = work.seed_examples, work.renderings  # opens inputs and tokenizer, as a start does
+    load_s = clock() - begun
     pool = measure_pool(work, clock)
     require_weights(config)
     other_memory = resident_memory()
     begun = clock()
-    fingerprint_paths([model_directory(config)])  # as a start does
+    fingerprint_paths([model_directory(config)])
     model = work.model
-    load_s = clock() - begun
+    load_s += clock() - begun
     watch = Stopwatch(clock, model.device)
     counted, limit = TokenMemory.count(model), room(model)
     planner = _Planner(config, pool, len(seeds), sum(map(len, seeds)), max(map(len, seeds)), counted, limit)
@@ -173,8 +177,11 @@ def _share_done(name: str, work: Workspace, record: RunRecord | None, rows: int)
     stage = getattr(record.stages, name) if record is not None else None
     if stage is None:
         return 0.0
-    if name == "sweep" and SketchStore.exists(work.layout.sweep):
-        store = SketchStore.open(work.layout.sweep)
+    if name == "sweep" and record is not None and SketchStore.exists(work.layout.sweep):
+        try:
+            store = SketchStore.open(work.layout.sweep, sweep_origin(record))
+        except StoreError:  # the sweep writes it again
+            return 0.0
         step = store.rows_per_shard
         missing = sum(min(rows, (shard + 1) * step) - shard * step for shard in store.missing(rows))
         return 1 - missing / rows

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gdig.config.config import Config
-from gdig.influence.layer_scores import plan_dense
+from gdig.influence.dense_plan import plan_dense
+from gdig.influence.layer_scores import shapes_of
 from gdig.influence.memory_plan import MemoryPlan
 from gdig.influence.sweep_plan import SweepPlan
 from gdig.model.causal_model import Model
@@ -58,7 +59,7 @@ class Expected:
         rates: of the trial.
         selection: rates of clusters and selection.
         deepest: blocks from the lowest layer of the trial to the loss.
-        load_s: seconds to load the model.
+        load_s: seconds to open the inputs and to load the model.
     """
 
     config: Config
@@ -132,7 +133,11 @@ class Expected:
     def _seeds(self) -> StagePlan:
         rates, layers, probe = self.rates, self.model.layers, self._probe_tokens()
         whole = rates.passes.forward + rates.passes.backward
-        share = (rates.passes.forward + rates.passes.backward * self._depth()) / whole if whole else 1.0
+        partitions = self.memory.seed_partitions if self.memory is not None else ()
+        passes = [
+            rates.passes.forward + rates.passes.backward * self._depth(part or None) for part in partitions or [()]
+        ]
+        share = sum(passes) / whole if whole else 1.0
         tokens = self.seed_tokens + probe
         compared = min(self.n_seeds, _COMPARED_SEEDS) * rates.of_layers("compared", layers)
         seconds = (
@@ -141,7 +146,7 @@ class Expected:
             + self.n_seeds * rates.of_layers("seed", layers)
             + probe * (rates.of_layers("coordinates", layers) + compared)
         )
-        return StagePlan("fit: seeds", tokens, 1, seconds)
+        return StagePlan("fit: seeds", tokens, len(passes), seconds)
 
     def _conjugate_gradients(self) -> StagePlan:
         """A product with the matrix takes four forward passes over its sample."""
@@ -159,7 +164,7 @@ class Expected:
                 StagePlan("sweep", pool.tokens, 1, encode + self._pass_s(pool.tokens, batch, rates.passes.losses, 0.0))
             ]
         layers = self.model.layers
-        ways = plan_dense(seed_shapes(self.model, rates, self.n_seeds), self.sweep.dense_bytes)
+        ways = plan_dense(shapes_of(seed_shapes(self.model, rates, self.n_seeds)), self.sweep.dense_bytes)
         features = rates.of_scores("scores", layers, ways) + rates.of_layers("sketch", layers)
         plain = self._pass_s(1.0, batch, rates.passes.head, self._depth())
         a_token = plain + self._padded(batch) * features

@@ -15,7 +15,8 @@ import torch
 
 from gdig.config.config import Config
 from gdig.data.tokens import Example
-from gdig.influence.layer_scores import plan_dense
+from gdig.influence.dense_plan import plan_dense
+from gdig.influence.layer_scores import shapes_of
 from gdig.influence.precondition import make_groups
 from gdig.influence.seed_factors import SeedFactors
 from gdig.influence.sweep_plan import SweepPlan, plan_sweep
@@ -124,7 +125,7 @@ def run_trial(
     columns = tuple(f.u.shape[1] for f in shapes)
     sweep = plan_sweep(model, config, shapes, limit=limit, longest=longest, token_memory=token_memory)
     ways: dict[Kind, list[Any]] = {}
-    for layer, way in zip(model.layers, plan_dense(shapes, sweep.dense_bytes), strict=True):
+    for layer, way in zip(model.layers, plan_dense(shapes_of(shapes), sweep.dense_bytes), strict=True):
         if way not in ways.setdefault(kind_of(layer), []):
             ways[kind_of(layer)].append(way)
     trial.scores(len(seeds), ways)
