@@ -283,7 +283,7 @@ def test_a_wide_factor_in_float32_is_as_good_as_its_bound(monkeypatch):
 
 @pytest.mark.parametrize("gib", [None, 40, 2.5, 0.5])
 def test_a_sweep_is_planned_from_shapes_alone(llama_8b, gib):
-    """U, V, W and a batch fit what the plan may take, and tensors without numbers give the plan of the real ones."""
+    """U and V or W, and a batch, fit what the plan may take. Tensors without numbers give the plan of the real ones."""
     model = replace(llama_8b, layers=llama_8b.layers[-2:])
     counted = TokenMemory.count(model)
     limit = None if gib is None else int(gib * GIB)
@@ -291,9 +291,9 @@ def test_a_sweep_is_planned_from_shapes_alone(llama_8b, gib):
     def plan(device):
         seeds = [
             SeedFactors(
-                torch.empty(layer.out_features, 8 * 400, device=device),
-                torch.empty(layer.width, 8 * 400, device=device),
-                torch.arange(9) * 400,
+                torch.empty(layer.out_features, 8 * 800, device=device),
+                torch.empty(layer.width, 8 * 800, device=device),
+                torch.arange(9) * 800,
                 np.full(8, 0.99),
             )
             for layer in model.layers
@@ -302,7 +302,8 @@ def test_a_sweep_is_planned_from_shapes_alone(llama_8b, gib):
 
     small = plan("meta")
     assert small == plan("cpu")
-    assert small.parts.seed_factors == 2 * (4096 + 14336) * 3200 * 4
+    by_columns = {None: 0, 40: 0, 2.5: 1, 0.5: 2}[gib]  # layers
+    assert small.parts.seed_factors == by_columns * (4096 + 14336) * 6400 * 4
     one_layer = 8 * 4096 * 14336
     expected = {None: 1 * 4 * one_layer, 40: 2 * 4 * one_layer, 2.5: 2 * one_layer, 0.5: 0}
     assert small.dense_bytes == small.parts.dense == expected[gib]

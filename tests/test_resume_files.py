@@ -280,6 +280,7 @@ def test_a_fit_stopped_at_any_batch_ends_with_the_same_bytes(
     if partitions > 1:
         groups = ((0, 1, 2), (3, 4), (5,))
         monkeypatch.setattr("gdig.influence.fit.plan_fit", lambda *given: replace(plan_fit(*given), partitions=groups))
+        monkeypatch.setattr("gdig.influence.fit.plan_seeds_on_ranks", lambda *given: [list(part) for part in groups])
     options = fit_options(project, tmp_path / "whole", token_batch_size=64, fit_rows=40, **changes)
     whole_batches = fit_stopped_at(stop_at, None, options)
     options["run_path"] = str(tmp_path / "run")

@@ -125,7 +125,7 @@ class RowExplainer:
     @cached_property
     def _seed_factors(self) -> list[SeedFactors]:
         dtype = self._run.record.stages.fit and self._run.record.stages.fit.dtype
-        return read_seed_factors(self._work, str(dtype))
+        return list(read_seed_factors(self._work, str(dtype)))
 
     def _pass_pool(self, subjects: list[Subject]) -> None:
         """Pass each row's batch of the sweep, so that its numbers are the sweep's."""

@@ -16,7 +16,8 @@ from gdig.influence.curvature import CurvatureFit
 from gdig.influence.curvature_resume import CurvatureResume
 from gdig.influence.factors import Factors
 from gdig.influence.memory_plan import plan_fit
-from gdig.influence.seed_factors import SeedFactors, precondition_seeds
+from gdig.influence.seed_factors import SeedFiles, precondition_seeds
+from gdig.influence.seed_plan import plan_seeds_on_ranks
 from gdig.influence.seeds_resume import SeedsResume
 from gdig.run.record import CurvatureReport, SeedReport
 from gdig.run.resume_files import run_origin
@@ -138,32 +139,39 @@ def precondition_seeds_on_ranks(work: Workspace, origin: str) -> SeedReport:
     made_from = " ".join([origin, str(model.dtype), model.device.type, config.matmul_precision])
     resume = SeedsResume(work.layout.seeds_resume, made_from, work.progress.warn)
     sample = work.sample("curvature", config.cg_rows)[0] if config.inversion == "cg" else []
-    joined, report = precondition_seeds(
-        model, curvature, work.seed_examples, probe, config, work.progress, where, work.ranks, sample, resume
+    partitions = plan_seeds_on_ranks(model, config, work.seed_examples, probe, work.ranks)
+    _, report = precondition_seeds(
+        model,
+        curvature,
+        work.seed_examples,
+        probe,
+        config,
+        work.progress,
+        where,
+        work.ranks,
+        sample,
+        resume,
+        partitions,
+        _seed_files(work),
     )
-    for layer, seed_factors in zip(_own_layers(work), joined, strict=True):
-        seed_factors.save(work.layout.seed_factors(layer), layer)
     work.ranks.gather(None)
     if work.ranks.main:
         shutil.rmtree(resume.folder, ignore_errors=True)
     return report
 
 
-def _own_layers(work: Workspace) -> list[str]:
-    """The names of the layers that this rank owns."""
-    layers = work.model.layers
-    owners = work.ranks.owners(len(layers))
-    return [layer.name for layer, owner in zip(layers, owners, strict=True) if owner == work.ranks.rank]
-
-
-def read_seed_factors(work: Workspace, dtype: str) -> list[SeedFactors]:
-    """Read the seeds' factors in the order of the model's layers. `dtype` is the dtype of the fit.
+def read_seed_factors(work: Workspace, dtype: str) -> SeedFiles:
+    """Return the files of the seeds' factors, in the order of the model's layers. `dtype` is the dtype of the fit.
 
     Raises:
         RunError: if the model has another dtype than the fit. precision="auto" gives devices different dtypes.
     """
     check_dtype(work, dtype)
-    return [SeedFactors.load(work.layout.seed_factors(layer.name), layer.device) for layer in work.model.layers]
+    return _seed_files(work)
+
+
+def _seed_files(work: Workspace) -> SeedFiles:
+    return SeedFiles(work.model.layers, work.layout.seed_factors)
 
 
 def check_dtype(work: Workspace, dtype: str) -> None:

@@ -17,6 +17,7 @@ from gdig.data.tokens import Example
 from gdig.distributed.ranks import Ranks
 from gdig.errors import ModelError
 from gdig.influence.factors import WIDE
+from gdig.influence.seed_plan import plan_seeds
 from gdig.model.batch_size import (
     LEAST_TOKENS,
     MEMORY_SHARE,
@@ -51,10 +52,10 @@ class MemoryParts:
         head: blocks of logits, and the results that a second pass takes from the first.
         sums: of A and S, or of the squares that give EK-FAC's eigenvalues; with their totals where these are on the
             same device.
-        eigenvectors: Q_A and Q_S.
+        eigenvectors: Q_A and Q_S; with the eigenvalues while the seeds pass.
         work: of one eigendecomposition.
         seed_factors: U and V of all seeds.
-        dense: W of all seeds, in the layers that compute it.
+        dense: W of all seeds, in the layers that score by it.
     """
 
     weights: int = 0
@@ -81,7 +82,8 @@ class MemoryPlan:
         token_batch_size: tokens in a batch.
         partitions: indices of the layers of each partition, in the order of the model.
         gradient_checkpointing: whether the pass computes its activations again.
-        passes: the parts of each pass at its peak, by the pass: factors, eigenvectors, eigenvalues, seeds.
+        passes: the parts of each pass at its peak, by the pass: factors, eigenvectors, eigenvalues, seeds. The seeds
+            pass in partitions of their own (`gdig.influence.seed_plan`).
         host_totals: bytes of totals in the computer's memory, where the model is on another device.
         head_cache: bytes for the head's results of each batch, which later passes over the sample take.
     """
@@ -121,7 +123,7 @@ def plan_memory(
 
     Args:
         model: the model with its layers.
-        config: inversion, token_batch_size, seed_rank.
+        config: inversion, token_batch_size, seed_rank, probe_rows.
         limit: bytes that the plan may take beside the weights (`gdig.model.batch_size.room`). None: no limit.
         typical: tokens of a typical example, for the columns of the seeds.
         longest: tokens of the longest example.
@@ -173,15 +175,15 @@ def plan_memory(
     weights, parts = weight_bytes(model.module), [_sum(sizes[index] for index in part) for part in chosen]
     activations = [max(batch, longest) * tokens.a_token(part[0]) for part in chosen]
     passes = _fit_parts(weights, activations, fixed, parts, config.inversion)
-    seed_bytes = sum(_seed_bytes(layer, model, config, n_seeds, typical) for layer in model.layers)
     if n_seeds:
+        beside = None if limit is None else max(0, limit - longest * a_token - tokens.head)
+        seeds = plan_seeds(model, config, [typical] * n_seeds, config.probe_rows * typical, beside).largest
         passes["seeds"] = MemoryParts(
             weights,
-            longest * a_token,
+            longest * a_token + seeds.probe,
             tokens.head,
-            sums=sum(layer.out_features * layer.width for layer in model.layers) * 4,
-            eigenvectors=_sum(sizes).bases,
-            seed_factors=seed_bytes,
+            eigenvectors=seeds.inverses,
+            seed_factors=seeds.factors,
         )
     return MemoryPlan(
         limit,
@@ -348,10 +350,3 @@ def _partitions(
 
 def _predictor_width(model: Model) -> int:
     return hidden_width(model) if model.head is not None else model.vocab_size
-
-
-def _seed_bytes(layer: Layer, model: Model, config: Config, n_seeds: int, typical: int) -> int:
-    """U and V of all seeds at one layer. A gradient has at most as many columns as the seed has tokens."""
-    columns = min(config.seed_rank, typical, layer.width, layer.out_features)
-    item = torch.promote_types(model.dtype, torch.float32).itemsize
-    return n_seeds * columns * (layer.width + layer.out_features) * item
