@@ -133,7 +133,7 @@ class SeedPreconditioner:
                     self.done[number] = seed
                     if resume is not None and number in unfinished:
                         resume.keep(number, seed)
-                bar.advance(len(unfinished))
+                bar.advance(len(unfinished), tokens=sum(len(self._seeds[number]) for number in unfinished))
         except BaseException:
             if resume is not None:
                 resume.save()

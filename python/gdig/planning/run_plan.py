@@ -49,14 +49,16 @@ def make_plan(work: Workspace, clock: Callable[[], float] = time.perf_counter) -
     """
     config = work.config
     record = settled_record(work.layout, config)
-    seeds = work.seed_examples
+    begun = clock()
+    seeds = work.seed_examples  # opens inputs and tokenizer, as a start does
+    load_s = clock() - begun
     pool = measure_pool(work, clock)
     require_weights(config)
     other_memory = resident_memory()
     begun = clock()
-    fingerprint_paths([model_directory(config)])  # as a start does
+    fingerprint_paths([model_directory(config)])
     model = work.model
-    load_s = clock() - begun
+    load_s += clock() - begun
     watch = Stopwatch(clock, model.device)
     counted, limit = TokenMemory.count(model), room(model)
     planner = Planner(config, pool, seeds, counted, limit)

@@ -60,7 +60,7 @@ class Expected:
         rates: of the trial.
         selection: rates of clusters and selection.
         deepest: blocks from the lowest layer of the trial to the loss.
-        load_s: seconds to load the model.
+        load_s: seconds to open the inputs and to load the model.
     """
 
     config: Config
