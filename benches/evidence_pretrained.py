@@ -35,6 +35,7 @@ from typing import Any
 
 import torch
 
+from benches.pretrained import effects, lds
 from benches.pretrained.collection import PAIRS, TASKS, Plan, collect
 from benches.pretrained.generated import load as load_generated
 from benches.pretrained.model import load_tokenizer, make_model, missing_packages
@@ -48,7 +49,7 @@ from benches.shared.machine import ROOT, machine, provenance
 from benches.shared.steps import Steps
 
 PLANS = {"tasks": TASKS, "pairs": PAIRS}
-PARTS = (*PLANS, "generated 0", "generated 1")
+PARTS = (*PLANS, "generated 0", "generated 1", "lds", "effects")
 RANDOM_SEEDS = (0, 1, 2)
 BUDGETS = (0.1, 0.05, 0.2, 0.025)
 """In the order of the trainings: an early end has every rule at the first budget."""
@@ -76,6 +77,8 @@ def main() -> None:
         }
         if part in PLANS:
             results = measure(PLANS[part], steps, model, arguments)
+        elif part in ("lds", "effects"):
+            results = (measure_lds if part == "lds" else measure_effects)(steps, model, arguments)
         else:
             results = measure_generated(int(part.split()[-1]), arguments)
         for facts in results:
@@ -84,7 +87,7 @@ def main() -> None:
             file = arguments.record / f"pretrained-{part.replace(' ', '-')}.json"
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(json.dumps(record, ensure_ascii=False) + "\n", encoding="utf-8")
-        print(tables(record), flush=True)
+        print(tables(record) if "pools" in record else json.dumps(facts, indent=1), flush=True)
 
 
 def measure(plan: Plan, steps: Steps, model: Path, arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
@@ -121,6 +124,26 @@ def measure(plan: Plan, steps: Steps, model: Path, arguments: argparse.Namespace
                 for rule in (BEFORE, ORACLE, *rules):
                     own[rule] = outcome(trials, pool, rule, budget, RANDOM_SEEDS[:n_seeds])
                 yield facts
+
+
+def measure_lds(steps: Steps, model: Path, arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Yield the linear datamodelling scores, again after each pool."""
+    collection = collect(TASKS, arguments.data, model, load_tokenizer(model), steps, with_variants=True)
+    facts: dict[str, Any] = {"halves": {}}
+    for pool in [pool for pool in pools(collection) if pool.kind == "P1"][:2]:
+        facts["halves"][pool.name] = lds.measure(collection, pool, steps, model, lds.Halves())
+        yield facts
+
+
+def measure_effects(steps: Steps, model: Path, arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Yield what the inverse, the layers and the number of seeds change, again after each pool."""
+    collection = collect(TASKS, arguments.data, model, load_tokenizer(model), steps, with_variants=True)
+    trainer = Trainer(model, collection.states, collection.examples, Recipe())
+    facts: dict[str, Any] = {"effects": {}}
+    for pool in pools(collection):
+        if pool.kind == "P1":
+            facts["effects"][pool.name] = effects.measure(collection, pool, steps, trainer, RANDOM_SEEDS[:1])
+            yield facts
 
 
 def measure_generated(random_seed: int, arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:

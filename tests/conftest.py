@@ -16,6 +16,8 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Read when transformers is imported: bars of other libraries would stand among what the tests look at.
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+# Read then too: no test asks the hub. A name that the cache lacks is an error at once.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # Read when a Triton kernel is defined: here they are interpreted, on the CPU. Whoever tests them on a GPU sets it to 0;
 # triton_compile.py compiles them, in processes of their own. Without a GPU gdig itself never imports triton.
 os.environ.setdefault("TRITON_INTERPRET", "1")
@@ -150,6 +152,14 @@ def swept(project, tmp_path_factory) -> Path:
     options = project.options(tmp_path_factory.mktemp("swept") / "run")
     make_swept(options)
     return gdig.cluster(**options)
+
+
+@pytest.fixture(scope="session")
+def hostile(project, tmp_path_factory) -> Path:
+    """A run over texts that try to leave their places in a page, with its report. Session-wide: copy it."""
+    from tests.support.hostile_run import make_hostile
+
+    return make_hostile(project, tmp_path_factory.mktemp("hostile"))
 
 
 @pytest.fixture

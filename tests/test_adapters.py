@@ -13,6 +13,8 @@ from gdig.errors import ModelError
 from gdig.model.causal_model import Model
 from gdig.model.directory import read_limits
 from gdig.model.load import load_model
+from gdig.progress import Progress
+from gdig.run.session import Workspace
 from tests.support.identity_scores import compare_with_autograd
 from tests.support.tiny_models import VOCAB, llama
 
@@ -93,31 +95,60 @@ def test_an_adapter_without_lora_matrices_is_refused(tmp_path):
         loaded(tmp_path / "adapter")
 
 
-def test_the_base_model_by_option(tmp_path):
+def test_the_base_model_by_option(tmp_path, offline):
     path = saved(tmp_path)
     expected = loaded(path).module.state_dict()
     rename_base(path, "someone/elsewhere")
-    with pytest.raises(ModelError, match=r"got 'someone/elsewhere'.* name the directory with base_model"):
+    with pytest.raises(ModelError, match=r"someone/elsewhere: .* HF_HUB_OFFLINE.* name its directory with base_model"):
         loaded(path)
     given = loaded(path, base_model=tmp_path / "base").module.state_dict()
     assert given.keys() == expected.keys() and all(torch.equal(given[name], expected[name]) for name in expected)
-    with pytest.raises(ModelError, match=r"base_model: expected a directory with the adapter's base model, got"):
+    with pytest.raises(ModelError, match=r"base_model: expected a directory in Hugging Face format, or the name"):
         loaded(path, base_model=tmp_path / "no")
     with pytest.raises(ModelError, match=r"base_model: .* is no adapter"):
         loaded(tmp_path / "base", base_model=tmp_path / "base")
 
 
-def test_the_base_model_by_its_name_on_the_hub(tmp_path, monkeypatch):
-    """A model in the local cache, as hf download leaves it. The network is not asked."""
-    path = saved(tmp_path)
-    cache, commit = tmp_path / "hub" / "models--someone--tiny", "0123456789abcdef0123456789abcdef01234567"
-    (cache / "refs").mkdir(parents=True)
-    (cache / "snapshots").mkdir()
-    (cache / "refs" / "main").write_text(commit)
-    (tmp_path / "base").rename(cache / "snapshots" / commit)
-    rename_base(path, "someone/tiny")
+@pytest.fixture
+def offline(tmp_path, monkeypatch):
+    """A cache of the hub of one's own. Returns a function that puts a directory there as a model."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+
+    def put(folder, name):
+        cache, commit = tmp_path / "hub" / f"models--{name.replace('/', '--')}", "0123456789" * 4
+        (cache / "refs").mkdir(parents=True)
+        (cache / "snapshots").mkdir()
+        (cache / "refs" / "main").write_text(commit)
+        folder.rename(cache / "snapshots" / commit)
+
+    return put
+
+
+def test_the_base_model_by_its_name_on_the_hub(tmp_path, offline):
+    """A model in the local cache, as hf download leaves it."""
+    path = saved(tmp_path)
+    offline(tmp_path / "base", "someone/tiny")
+    rename_base(path, "someone/tiny")
     assert len(loaded(path).layers) == 12
+    assert len(loaded(path, base_model="someone/tiny").layers) == 12
+
+
+def test_model_tokenizer_and_adapter_by_their_names_on_the_hub(tmp_path, offline, tiny_tokenizer):
+    path = saved(tmp_path)
+    tiny_tokenizer.save_pretrained(tmp_path / "base")
+    offline(tmp_path / "base", "someone/tiny")
+    rename_base(path, "someone/tiny")
+    offline(path, "someone/adapter")
+    assert "lora_A" in loaded("someone/adapter").layers[0].name and "lora" not in loaded("someone/tiny").layers[0].name
+    for options in ({"model": "someone/adapter"}, {"model": "someone/tiny", "tokenizer": "someone/tiny"}):
+        work = Workspace(Config.build({**options, "candidates": ("-",), "seeds": ("-",)}), Progress(quiet=True))
+        assert len(work.tokenizer) == len(tiny_tokenizer) and work.limits.vocab_size == VOCAB
+    for name, message in [
+        ("someone/other", r"model: someone/other: expected a directory, or a model .* HF_HUB_OFFLINE"),
+        ("no/such/folder", r"model: expected a directory .* or the name of a model on the hub \(org/name\)"),
+    ]:
+        with pytest.raises(ModelError, match=message):
+            loaded(name)
 
 
 @pytest.mark.parametrize("tied", [False, True], ids=["", "tied"])

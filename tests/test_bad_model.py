@@ -40,7 +40,9 @@ def test_a_model_without_linear_layers():
 
 
 def test_directories_that_hold_no_model(project, tmp_path, failing, tiny_tokenizer):
-    assert f"model: expected a directory, found none at {tmp_path}/no" in failing(model=tmp_path / "no")
+    assert f"or the name of a model on the hub (org/name); found none at {tmp_path}/no" in failing(
+        model=tmp_path / "no"
+    )
     (tmp_path / "empty").mkdir()
     assert f"{tmp_path}/empty: " in failing(model=tmp_path / "empty")
     shutil.copytree(project.model, tmp_path / "damaged")
@@ -74,7 +76,9 @@ def test_an_adapter_whose_base_is_not_there(project, tmp_path, failing):
     adapter = tmp_path / "adapter"
     adapter.mkdir()
     (adapter / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "some/where"}))
-    assert "base_model_name_or_path: expected a directory, got 'some/where'" in failing(model=adapter)
+    assert "base_model_name_or_path: some/where: expected a directory, or a model of the Hugging" in failing(
+        model=adapter
+    )
     (adapter / "adapter_config.json").write_text("{")
     assert f"{adapter}/adapter_config.json: " in failing(model=adapter)
 

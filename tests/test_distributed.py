@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import load_file
 from transformers import AutoConfig
 
 import gdig
@@ -71,8 +72,11 @@ def test_killed_ranks_are_named_and_other_numbers_of_ranks_go_on_to_the_same_byt
     swept = shards_of(run_path)
     assert 5 <= len(swept) < ROWS // 4, "the kill must hit a running sweep, or nothing is tested"
     # Three ranks made the fit.
-    fitted = {name: data for name, data in files_of(alone).items() if name.startswith(("curvature", "seeds"))}
-    assert fitted.items() <= files_of(run_path).items()
+    fitted = [name for name in files_of(alone) if name.startswith(("curvature", "seeds"))]
+    assert fitted
+    for name in fitted:  # the files say that they are of another pool
+        expected, made = load_file(alone / name), load_file(run_path / name)
+        assert expected.keys() == made.keys() and all(np.array_equal(expected[key], made[key]) for key in made), name
 
     at = ("--nnodes", "2", "--master-addr", "127.0.0.1", "--master-port", str(free_port()))
     launches = [Launch.start(1, args, tmp_path / f"killed{i}", (*at, "--node-rank", str(i))) for i in (0, 1)]
@@ -115,8 +119,11 @@ def test_two_ranks_fit_alike_and_a_bad_row_is_told_once(project, inputs, alone, 
         line.startswith(("gdig: error: rank 1: ", "gdig: error: ")) and f"{pool}, row " in line and "trg_text" in line
     )
     assert text.count("fit: factors: ") == 1 and text.count("model: ") == 1
-    fitted = {name: data for name, data in files_of(alone).items() if name.startswith(("curvature", "seeds"))}
-    assert fitted.items() <= files_of(run_path).items()
+    fitted = [name for name in files_of(alone) if name.startswith(("curvature", "seeds"))]
+    assert fitted
+    for name in fitted:  # the files say that they are of another pool
+        expected, made = load_file(alone / name), load_file(run_path / name)
+        assert expected.keys() == made.keys() and all(np.array_equal(expected[key], made[key]) for key in made), name
 
 
 def sampled_rows(run_path: Path, project, inputs) -> set[int]:

@@ -1,4 +1,4 @@
-"""The demo's pool is what it says it is, and its AUROC is one."""
+"""The demo's pools are what they say they are."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from examples import score_net_vision
-from examples.demo import auroc
+from examples.demo import kind_of
+from examples.mixed_pool import FAULTS, OTHERS, SECOND, TARGET, make_mixed_pool
 from examples.translation_pool import CORRUPTIONS, make_pool
 
 
@@ -46,15 +47,26 @@ def test_the_language_is_a_function_of_the_words() -> None:
         assert (row["trg_text"][-2:] == "ru") == (" will " in row["src_text"])
 
 
-def test_auroc() -> None:
-    from sklearn.metrics import roc_auc_score
-
-    rng = np.random.default_rng(0)
-    for _ in range(20):
-        positive, negative = rng.integers(0, 8, 20).astype(float), rng.integers(0, 6, 13).astype(float)
-        wanted = roc_auc_score([1] * 20 + [0] * 13, np.r_[positive, negative])
-        assert auroc(positive, negative) == pytest.approx(wanted, abs=1e-12)  # both exact up to a few roundings
-    assert auroc(np.array([2.0, 3.0]), np.array([0.0, 1.0])) == 1.0
+def test_the_mixed_pool_is_what_it_says_it_is() -> None:
+    rows = make_mixed_pool(random_seed=3)
+    tasks = Counter(row["task"] for row in rows["pool"])
+    assert tasks == {TARGET: 1000, SECOND: 600, **dict.fromkeys(OTHERS, 600)}
+    faults = Counter(row["fault"] for row in rows["pool"] if row["task"] == TARGET)
+    assert faults == {"none": 480, "repeated": 200, **dict.fromkeys(CORRUPTIONS, 80)}
+    assert {row["fault"] for row in rows["pool"] if row["task"] != TARGET} == {"none"}
+    clean = {(row["input"], row["output"]) for row in rows["pool"] if row["task"] == TARGET and row["fault"] == "none"}
+    for row in rows["pool"]:
+        if row["fault"] == "repeated":
+            assert (row["input"], row["output"]) in clean
+        if row["task"] in OTHERS:
+            assert row["output"] == OTHERS[row["task"]](row["input"])
+        assert kind_of(row) in {"good rows of the target", *(f"{f}, of the target" for f in FAULTS), SECOND, *OTHERS}
+    parts = [
+        {row["input"] for row in rows[name] if row["task"] == TARGET} for name in ("pool", "seeds", "held_out", "known")
+    ]
+    assert sum(map(len, parts)) == len(set.union(*parts)), "a source is in two parts"
+    assert [len(rows[name]) for name in ("seeds", "held_out")] == [64, 200]
+    assert {row["task"] for name in ("seeds", "held_out") for row in rows[name]} == {TARGET}
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from gdig.config.budget import Limit
 from gdig.config.config import Config
-from gdig.selection.blend import blend, pool_shift
+from gdig.selection.blend import blend, pool_shift, seeds_reach
 from gdig.selection.choose import choose
 from gdig.selection.judge import Judge
 from gdig.selection.method import FinishedSweep
@@ -215,3 +215,29 @@ def test_gdig_goes_by_whether_the_model_knows_the_pool(shift, method):
     assert by_itself.notes[0].startswith(f"by {method}, because the pool's mean influence on a seed is ")
     assert by_itself.notes[1:] == asked.notes
     np.testing.assert_equal(by_itself.reasons, asked.reasons)
+
+
+@pytest.mark.parametrize(("share", "method"), [(1.0, "agreement"), (0.9, "agreement"), (0.5, "turns"), (0.1, "turns")])
+def test_gdig_goes_by_how_much_of_the_pool_matters_to_the_seeds(share, method):
+    """A tuned model (columns without a mean). Rows beyond the share have a thousandth of the others' influence. Signs
+    of one size and rows of different length: the length does not count."""
+    rng = np.random.default_rng(0)
+    n, n_seeds = 200, 5
+    x = np.repeat(np.array([1.0, -1.0]), n // 2)[:, None] * rng.choice([-1, 1], n_seeds)
+    x[np.arange(n) % (n // 2) >= round(share * n / 2)] *= 1e-3
+    lengths = np.tile(rng.uniform(0.5, 2, n // 2), 2)
+    sketch = np.zeros((n, 3), np.float32)
+    sketch[np.arange(n), rng.integers(0, 3, n)] = lengths
+    influence = (x * lengths[:, None]).astype(np.float32)
+    x = influence.astype(np.float64) / np.linalg.norm(sketch.astype(np.float64), axis=1)[:, None]
+    r = np.sqrt((x * x / (x * x).mean(0)).mean(1))
+    labels = rng.integers(0, 4, n).astype(np.uint32)
+    pool = Rows(influence, sketch, np.arange(n).astype(np.uint64), np.ones(n, bool), labels)
+    with swept(pool) as sweep:
+        # The deviation is that of a sample, n / (n - 1) of the mean square.
+        assert seeds_reach(sweep) == pytest.approx(r.mean() ** 2 / (r * r).mean(), rel=1e-5)
+        assert seeds_reach(sweep) == pytest.approx(share, abs=0.01)
+        by_itself = choose(sweep, Limit("rows", 20), Config())
+        asked = choose(sweep, Limit("rows", 20), Config(method=method))
+    assert by_itself.rows.tolist() == asked.rows.tolist()
+    assert by_itself.notes[0].startswith(f"by {method}, because ")

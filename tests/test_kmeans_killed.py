@@ -62,7 +62,9 @@ def test_a_fit_killed_again_and_again_ends_with_the_same_bits(tmp_path):
         stops.append(left)
     assert stops and left < FIT["max_iter"], "killed too late to show anything"
     seen = []
-    resumed = KMeans(**FIT).fit(tmp_path / "x.npy", lambda *step: seen.append(step[0]), resume_file=resume_file)
+    resumed = KMeans(**FIT).fit(
+        tmp_path / "x.npy", callback=lambda *step: seen.append(step[0]), resume_file=resume_file
+    )
     whole = KMeans(**FIT).fit(X)
     assert seen == list(range(left + 1, whole.n_iter_ + 1))
     assert resumed.cluster_centers_.tobytes() == whole.cluster_centers_.tobytes()

@@ -24,6 +24,10 @@ pytestmark = [
 ]
 
 
+LICENCES = ("LICENSE", "python/gdig/pages/assets/LICENSES.txt")
+"""Our own, and those of the libraries that the report inlines."""
+
+
 def python_files() -> set[str]:
     """The package's own files, kernels included, relative to python/."""
     package = ROOT / "python" / "gdig"
@@ -98,7 +102,7 @@ def test_the_wheel_of_the_sdist_holds_the_package_and_nothing_else(wheel_of_sdis
     assert found - extension - info == python_files()
     assert {"gdig/py.typed", "gdig/_native.pyi", "gdig/kernels/project/reference.py"} <= found
     names = {name.partition("/")[2] for name in info if "/sboms/" not in name}
-    assert names == {"METADATA", "WHEEL", "RECORD", "entry_points.txt", "licenses/LICENSE"}
+    assert names == {"METADATA", "WHEEL", "RECORD", "entry_points.txt", *(f"licenses/{name}" for name in LICENCES)}
 
 
 def test_the_wheel_of_a_checkout_holds_the_same(wheel_of_sdist: Path, tmp_path: Path) -> None:
@@ -113,8 +117,8 @@ def test_metadata(wheel_of_sdist: Path) -> None:
         metadata = email.message_from_bytes(archive.read(name))
         licence = archive.read(name.replace("METADATA", "licenses/LICENSE"))
     assert metadata["Name"] == "gdig"
-    assert metadata["License-Expression"] == "Apache-2.0"
-    assert metadata["License-File"] == "LICENSE"
+    assert metadata["License-Expression"] == "Apache-2.0 AND BSD-3-Clause"
+    assert metadata.get_all("License-File") == list(LICENCES)
     assert metadata["Requires-Python"] == ">=3.10"
     assert {re.split(r"[^a-z0-9-]", r)[0] for r in metadata.get_all("Requires-Dist")} >= {"torch", "transformers"}
     assert "influence" in metadata.get_payload(), "the README is the long description"

@@ -79,7 +79,7 @@ def test_a_template_without_a_generation_prompt(chat):
 
 
 def test_a_template_that_hides_a_turn(chat):
-    with pytest.raises(RowError, match=r"field 'messages': turn 2 cannot be found .*generation"):
+    with pytest.raises(RowError, match="field 'messages': turn 2: the chat template leaves out its content"):
         chat("{% for m in messages %}{{ m.content | upper }}\n{% endfor %}")({"messages": CHAT})
 
 
@@ -92,7 +92,7 @@ def test_a_template_that_hides_a_turn(chat):
         (["Hello"], "turn 0: expected an object with role and content"),
         ([{"content": "x"}], "turn 0: role: expected text, got None"),
         ([{"role": "user"}], "turn 0: content: expected text, got null"),
-        ([{"role": "user", "content": [{"type": "text"}]}], "turn 0: content: expected text, got list"),
+        ([{"role": "user", "content": [{"type": "text"}]}], "turn 0: content: expected text, or .* type text"),
         ([CHAT[1], {"role": "assistant", "content": ""}], "turn 1: content is empty"),
         (CHAT[:2], r"no turn of the assistant to train on \(roles: system, user\)"),
     ],

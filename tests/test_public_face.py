@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 
 import gdig
+import gdig.config.typed_options as typed_module
 from gdig import errors
+from gdig.cli.commands import COMMANDS
+from gdig.config.config import Training
+from tests.support.typed_options import expected as expected_source
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "python" / "gdig"
@@ -17,7 +23,7 @@ MODULES = sorted(p for p in PACKAGE.rglob("*.py") if "kernels" not in p.parts) +
 
 
 def test_few_names_and_each_is_there() -> None:
-    assert len(gdig.__all__) <= 12
+    assert len(gdig.__all__) <= 27
     assert gdig.__all__ == sorted(gdig.__all__)
     assert dir(gdig) == gdig.__all__
     for name in gdig.__all__:
@@ -42,10 +48,28 @@ def test_importing_gdig_is_light() -> None:
     subprocess.run([sys.executable, "-c", program], check=True)
 
 
-def test_every_error_is_a_gdig_error() -> None:
+def test_every_error_is_a_gdig_error_and_public() -> None:
     for name in errors.__all__:
         assert issubclass(getattr(errors, name), gdig.GdigError)
+        assert getattr(gdig, name) is getattr(errors, name)
     assert issubclass(gdig.GdigError, Exception)
+
+
+def test_each_command_is_a_function() -> None:
+    for name in COMMANDS:
+        assert callable(getattr(gdig, name.replace("-", "_")))
+
+
+def test_the_typed_options_are_those_of_the_groups() -> None:
+    source = Path(typed_module.__file__).read_text(encoding="utf-8")
+    assert source == expected_source(source), "run: python -m tests.support.typed_options"
+    for name in ("select", "fit", "sweep", "cluster", "explain", "plan", "preview"):
+        assert getattr(gdig, name).__annotations__["options"] == "Unpack[Options]"
+    assert gdig.score_net.__annotations__["options"] == "Unpack[ScoreNetOptions]"
+    assert gdig.compare.__annotations__["options"] == "Unpack[CompareOptions]"
+    assert set(get_type_hints(typed_module.Options)) == {option.name for option in fields(gdig.Config)}
+    both = {option.name for kind in (gdig.Config, Training) for option in fields(kind)}
+    assert set(get_type_hints(typed_module.ScoreNetOptions)) == both
 
 
 def test_no_file_is_too_long() -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from gdig.influence import dense_plan, layer_scores
 from gdig.influence.curvature import fit_curvature
-from gdig.influence.layer_scores import seed_shapes
+from gdig.influence.layer_scores import shapes_of
 from gdig.influence.seed_factors import precondition_seeds
 from gdig.model.causal_model import Model
 from gdig.passes.influence_pass import make_influence_pass
@@ -67,9 +67,9 @@ def test_half_precision_adds_little_to_the_error_of_the_form(monkeypatch):
     options = {**ALL, "seed_energy": 0.95}
     model, config = wrapped(llama(), **options)
     joined, _ = precondition_seeds(model, [None] * len(model.layers), SEEDS, [], config, QUIET)
-    full = dense_plan.planned_bytes(seed_shapes(joined), 1 << 40)
-    assert set(dense_plan.plan_dense(seed_shapes(joined), full)) == {"full"}
-    assert set(dense_plan.plan_dense(seed_shapes(joined), full - 1)) == {"half"}
+    full = dense_plan.planned_bytes(shapes_of(joined), 1 << 40)
+    assert set(dense_plan.plan_dense(shapes_of(joined), full)) == {"full"}
+    assert set(dense_plan.plan_dense(shapes_of(joined), full - 1)) == {"half"}
     exact = both_ways(*wrapped(llama(), **ALL), monkeypatch)[0]
     by_columns, multiplied, used = both_ways(model, config, monkeypatch, dense_bytes=full - 1)
     assert used > 0
@@ -118,6 +118,11 @@ def test_memory_for_dense_gradients_is_a_part_of_what_the_plan_may_take():
     assert dense_plan.dense_room(5 * gib, gib, gpu) == 2 * gib
     assert dense_plan.dense_room(2 * gib, 3 * gib // 2, gpu) == gib // 2, "what the factors and a batch leave"
     assert dense_plan.dense_room(gib, 2 * gib, cpu) == 0
+
+
+def test_a_sweep_that_reads_w_in_half_of_its_layers_takes_larger_batches():
+    assert [dense_plan.cpu_tokens(n, 5) for n in range(6)] == [512, 512, 512, 1024, 1024, 1024]
+    assert dense_plan.cpu_tokens(1, 2) == 1024 and dense_plan.cpu_tokens(0, 0) == 512
 
 
 def test_layers_that_read_one_tensor_are_found():

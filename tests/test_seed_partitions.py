@@ -17,6 +17,7 @@ from gdig.influence.layer_scores import make_scorers
 from gdig.influence.seed_factors import SeedFactors, SeedFiles, precondition_seeds
 from gdig.influence.seed_plan import SeedBytes, plan_seeds
 from gdig.progress import Progress
+from gdig.store.tensor_file import CheckedFile
 from tests.support.tiny_models import gpt2, llama, make_examples, wrapped
 
 SAMPLE, SEEDS, PROBE = make_examples(20, 1), make_examples(6, 2), make_examples(3, 3)
@@ -79,7 +80,7 @@ def test_only_one_partition_is_in_memory(fitted, tmp_path, monkeypatch):
 
     monkeypatch.setattr(seed_factors.Inverse, "__init__", counted)
     monkeypatch.setattr(SeedFiles, "write", measured)
-    files = SeedFiles(model.layers, lambda name: tmp_path / f"{name}.safetensors")
+    files = SeedFiles(model.layers, lambda name: CheckedFile(tmp_path / f"{name}.safetensors", name))
     before = live_bytes()
     joined, _ = precondition_seeds(model, factors, SEEDS, PROBE, config, QUIET, partitions=partitions, files=files)
     assert joined == [] and max(most_inverses) == 3
@@ -95,7 +96,7 @@ def test_only_one_partition_is_in_memory(fitted, tmp_path, monkeypatch):
 def test_the_sweep_reads_one_layer_at_a_time_and_keeps_w_or_the_columns(fitted, tmp_path, monkeypatch):
     model, config, factors = fitted
     config = config.with_options(seed_energy=0.9)
-    files = SeedFiles(model.layers, lambda name: tmp_path / f"{name}.safetensors")
+    files = SeedFiles(model.layers, lambda name: CheckedFile(tmp_path / f"{name}.safetensors", name))
     precondition_seeds(model, factors, SEEDS, PROBE, config, QUIET, files=files)
     monkeypatch.setattr("gdig.influence.dense_plan._READING", {"full": 0, "half": 0})
     read = SeedFactors.load

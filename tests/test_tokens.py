@@ -297,8 +297,8 @@ def test_load_tokenizer(tmp_path, tiny_tokenizer):
     tiny_tokenizer.save_pretrained(model)
     adapter.mkdir()
     (adapter / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(model)}))
-    for path in (model, adapter):
-        tokenizer = load_tokenizer(path)
+    for path, base in ((model, None), (adapter, model)):
+        tokenizer = load_tokenizer(path, base=base)
         assert tokenizer.is_fast and tokenizer("The cat")["input_ids"] == tiny_tokenizer("The cat")["input_ids"]
     with pytest.raises(ModelError, match="missing: no such directory"):
         load_tokenizer(tmp_path / "missing")

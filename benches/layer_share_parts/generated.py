@@ -11,8 +11,8 @@ from benches.generated_language.lds import Datamodel, Interval, halves
 from benches.generated_language.scores import Variant, influence
 from benches.generated_language.world import Size, World
 from benches.layer_share_parts.choices import CHOICES, WHOLE
+from benches.shared.auroc import auroc
 from benches.shared.steps import Steps
-from examples.demo import auroc
 
 SIZE = Size(
     base=1500, pool=800, seeds=50, test=200, base_epochs=6, epochs=6, subsets=32, repeats=1, layers=8,

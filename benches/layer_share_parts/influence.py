@@ -9,16 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from benches.layer_share_parts.choices import block_number, chosen
 from benches.pretrained.collection import encode
 from benches.pretrained.model import load_tokenizer
 from benches.pretrained.rows import read_rows, spoil
 from benches.pretrained.signals import OPTIONS, TOKENS, layer_influence
+from benches.shared.gradients import each_layer
 from benches.shared.steps import Steps
 from gdig.config.config import Config
 from gdig.data.tokens import Example
 from gdig.influence.curvature import fit_curvature
+from gdig.model.capture import GradientPass
 from gdig.model.causal_model import Model
 from gdig.model.load import load_model
 from gdig.progress import Progress
@@ -117,6 +120,10 @@ class LayerInfluence:
             parts.append(self._steps.arrays(name, self._asked, make))
         return {name: np.concatenate([part[name] for part in parts]) for name in ("influence", "square", "gram")}
 
+    def of_plain_gradients(self) -> dict[str, np.ndarray]:
+        """The same without a curvature: products of the gradients themselves, by products of their tokens."""
+        return self._steps.arrays("products of gradients", self._asked, self._products)
+
     def of_samples(self) -> dict[int, dict[str, np.ndarray]]:
         """The same for `SAMPLE_LAYERS` by the tokens of the sample that the curvature is fitted on."""
         at = np.flatnonzero(chosen(SAMPLE_LAYERS, self.names)).tolist()
@@ -140,3 +147,24 @@ class LayerInfluence:
         keys = np.arange(len(sample), dtype=np.uint64)
         factors, _ = fit_curvature(model, sample, keys, self._config, Progress(quiet=True))
         return layer_influence(model, self._config, factors, self._drawn.rows, self._drawn.seeds)
+
+    @torch.no_grad()
+    def _products(self) -> dict[str, np.ndarray]:
+        """<G_e, G_s> = sum over the tokens t of e and u of s of (a_t . a_u) (d_t . d_u); and |G_e|^2."""
+        drawn, gradients = self._drawn, GradientPass(self._model, self._config.loss_reduction)
+        n_layers, n_rows, n_seeds = len(self.names), len(drawn.rows), len(drawn.seeds)
+        influence, square = np.zeros((n_layers, n_rows, n_seeds), np.float32), np.zeros((n_layers, n_rows))
+        tokens: list[list[tuple[torch.Tensor, torch.Tensor]]] = [[] for _ in self.names]
+
+        def keep(index: int, at: torch.Tensor, a: torch.Tensor, d: torch.Tensor) -> None:
+            tokens[index] += [(x.clone(), y.clone()) for x, y in zip(a, d, strict=True)]
+
+        def compare(index: int, at: torch.Tensor, a: torch.Tensor, d: torch.Tensor) -> None:
+            for s, (x, y) in enumerate(tokens[index]):
+                influence[index, at.numpy(), s] = ((a @ x.T) * (d @ y.T)).sum((1, 2)).numpy()
+            square[index, at.numpy()] = ((a @ a.mT) * (d @ d.mT)).sum((1, 2)).double().numpy()
+
+        for seed in drawn.seeds:  # one by one, so that they stay in order
+            each_layer(gradients, [seed], keep, TOKENS)
+        each_layer(gradients, drawn.rows, compare, 512)
+        return {"influence": influence, "square": square}

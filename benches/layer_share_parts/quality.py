@@ -8,7 +8,7 @@ import numpy as np
 
 from benches.layer_share_parts.influence import Drawn
 from benches.pretrained.rules import blend
-from examples.demo import auroc
+from benches.shared.auroc import auroc
 
 
 def quality(parts: dict[str, np.ndarray], mask: np.ndarray, drawn: Drawn, reference: np.ndarray) -> dict[str, Any]:

@@ -108,20 +108,23 @@ def draw_rows(plan: Plan, data: Path, tokenizer: PreTrainedTokenizerBase) -> tup
 
 
 def encode(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, window: int) -> list[Example]:
-    """Encode rows as gdig does, in the format completion."""
+    """Encode rows as gdig does, in the format completion, as plain prompts."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "rows.jsonl"
         file.write_text("".join(json.dumps(asdict(row)) + "\n" for row in rows), encoding="utf-8")
         corpus = open_corpus([file], cache_dir=folder)
-        examples = Encoder(DataOptions(), "completion", tokenizer, window).encode(corpus, range(len(rows)))
+        encoder = Encoder(DataOptions(chat_template=False), "completion", tokenizer, window)
+        examples = encoder.encode(corpus, range(len(rows)))
     wrong = [e for e in examples if not isinstance(e, Example)]
     if wrong:
         raise ValueError(f"a row cannot be used: {wrong[0]}")
     return [e for e in examples if isinstance(e, Example)]
 
 
-def collect(plan: Plan, data: Path, model: Path, tokenizer: PreTrainedTokenizerBase, steps: Steps) -> Collection:
-    """Make the collection, or take the finished steps."""
+def collect(
+    plan: Plan, data: Path, model: Path, tokenizer: PreTrainedTokenizerBase, steps: Steps, with_variants: bool = False
+) -> Collection:
+    """Make the collection, or take the finished steps. Variants of the influence cost as much again."""
     asked: list[Any] = [asdict(plan), UPPER]
     rows, roles = draw_rows(plan, data, tokenizer)
     examples = encode(rows, tokenizer, 10**6)
@@ -151,6 +154,10 @@ def collect(plan: Plan, data: Path, model: Path, tokenizer: PreTrainedTokenizerB
     own |= steps.arrays(f"{plan.name}: sketches in Fisher space", asked, fisher)
     for block in range(UPPER):
 
+        def other(block: int = block) -> dict[str, np.ndarray]:
+            arrays = steps.arrays(f"{plan.name}: curvature", asked, fit)
+            return signals.variants(*layers(rf"layers\.{block}\.mlp"), arrays, pool_examples, seed_examples)
+
         def influence(block: int = block) -> dict[str, np.ndarray]:
             arrays = steps.arrays(f"{plan.name}: curvature", asked, fit)
             return signals.exact_influence(*layers(rf"layers\.{block}\.mlp"), arrays, pool_examples, seed_examples)
@@ -158,6 +165,9 @@ def collect(plan: Plan, data: Path, model: Path, tokenizer: PreTrainedTokenizerB
         part = steps.arrays(f"{plan.name}: influence of block {block}", asked, influence)
         own |= {f"{name} of block {block}": part[name] for name in ("influence 0.1", "square 0.1", "gram 0.1")}
         own |= {name: part[name] for name in ("loss", "seed loss")}
+        if with_variants:
+            part = steps.arrays(f"{plan.name}: variants of block {block}", asked, other)
+            own |= {name: own.get(name, 0) + x for name, x in part.items()}
     for name in ("influence 0.1", "square 0.1", "gram 0.1"):
         own[name.split()[0]] = sum(own[f"{name} of block {block}"] for block in range(UPPER))  # type: ignore[assignment]
     own["bm25"] = signals.bm25([rows[i] for i in pool], [rows[i] for i in seeds])

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gdig.config.config import Config
-from gdig.selection.methods.gdig import KNOWN
+from gdig.selection.methods.gdig import KNOWN, OF_ONE_KIND
 
 if TYPE_CHECKING:
     from benches.pretrained.rules import View
@@ -35,14 +35,16 @@ def relevance(
 
 
 def shipped(view: View, k: int, random_seed: int, space: str, discount: float = 0.25) -> np.ndarray:
-    """What `gdig` chooses: by agreement where the pool's shift is small, by turns elsewhere.
+    """What `gdig` chooses: by agreement where the pool's shift is small and all of it matters, by turns elsewhere.
 
     Lengths and clusters are those of raw or of Fisher sketches.
     """
     from benches.pretrained.rules import by_turns, even_draw, reaching
 
     shift = np.median(np.abs(view.influence.mean(0)) / view.influence.std(0, ddof=1))
-    if shift < KNOWN:
+    x = view.influence / np.maximum(view.fisher_length if space == "fisher" else view.sketch_length, 1e-30)[:, None]
+    r = np.sqrt((x * x / (x * x).mean(0)).mean(1))
+    if shift < KNOWN and r.mean() ** 2 / (r * r).mean() >= OF_ONE_KIND:
         eligible = reaching((view.influence > 0).mean(1), Config.tau, k)
         return even_draw(view, eligible, k, random_seed, space)
     lengths = view.fisher_length if space == "fisher" else view.sketch_length

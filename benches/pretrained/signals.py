@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -120,6 +121,57 @@ def layer_influence(
     gram = np.stack([((t * scale) @ t.T).numpy() for t, scale in zip(turned_seeds, scales, strict=True)])
     loss = each_layer(gradients, rows, compare, TOKENS)
     return {"influence": influence, "square": square, "gram": gram, "loss": loss, "seed loss": seed_loss}
+
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "damping 0.01": {"damping_factor": 0.01},
+    "damping 1": {"damping_factor": 1.0},
+    "damping 10": {"damping_factor": 10.0},
+    "K-FAC": {},
+    "identity": {},
+}
+"""Other inverses of the curvature than EK-FAC's at the default damping."""
+
+
+@torch.no_grad()
+def variants(
+    model: Model, config: Config, arrays: dict[str, np.ndarray], rows: Sequence[Example], seeds: Sequence[Example]
+) -> dict[str, np.ndarray]:
+    """The influence under VARIANTS, one layer at a time: "influence NAME" [N, S] and "square NAME" [N]."""
+    gradients = GradientPass(model, config.loss_reduction)
+    factors = [read_factors(arrays, layer.name) for layer in model.layers]
+    out: dict[str, np.ndarray] = {}
+    for name in VARIANTS:
+        out[f"influence {name}"] = np.zeros((len(rows), len(seeds)), np.float32)
+        out[f"square {name}"] = np.zeros(len(rows))
+    turned_seeds = [torch.zeros(len(seeds), len(f.l_s) * len(f.l_a)) for f in factors]
+
+    def turned(index: int, a: torch.Tensor, d: torch.Tensor) -> torch.Tensor:
+        return ((d @ factors[index].q_s).mT @ (a @ factors[index].q_a)).flatten(1)
+
+    def keep(index: int, at: torch.Tensor, a: torch.Tensor, d: torch.Tensor) -> None:
+        turned_seeds[index][at] = turned(index, a, d)
+
+    def compare(index: int, at: torch.Tensor, a: torch.Tensor, d: torch.Tensor) -> None:
+        g = turned(index, a, d)
+        for name in VARIANTS:
+            scaled = g * _scale(name, factors[index], config)
+            out[f"square {name}"][at.numpy()] += (scaled * g).sum(1).double().numpy()
+            out[f"influence {name}"][at.numpy()] += (scaled @ turned_seeds[index].T).numpy()
+
+    each_layer(gradients, seeds, keep, TOKENS)
+    each_layer(gradients, rows, compare, TOKENS)
+    return out
+
+
+def _scale(name: str, factors: Factors, config: Config) -> torch.Tensor:
+    """What a gradient in the eigenbasis is multiplied with, [O J]."""
+    if name == "identity":
+        return torch.ones(len(factors.l_s) * len(factors.l_a))
+    own = replace(factors, corrected=None) if name == "K-FAC" else factors
+    damped = damped_eigenvalues(own, config.with_options(**VARIANTS[name]))
+    assert damped is not None
+    return (1 / damped).float().flatten()
 
 
 @torch.no_grad()

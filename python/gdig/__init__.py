@@ -6,42 +6,81 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gdig.api import cluster, explain, fit, plan, preview, select, sweep
+    from gdig.api import cluster, compare, explain, fit, merge, plan, preview, report, score_net, select, sweep, verify
     from gdig.config.config import Config
-    from gdig.errors import GdigError
+    from gdig.errors import (
+        ConfigError,
+        CorpusError,
+        GdigError,
+        InputError,
+        ModelError,
+        NotFittedError,
+        OtherRankError,
+        RunError,
+        StoreError,
+    )
     from gdig.kmeans import KMeans
     from gdig.resampling import resample
+    from gdig.selection.result import Selection
     from gdig.store.sketches import SketchStore
 
 # Loaded on first use, so that `import gdig` costs neither torch nor transformers nor triton. No module bears the name
 # of a public function: importing it would put the module where the function is expected.
 _WHERE = {
     "Config": "gdig.config.config",
+    "ConfigError": "gdig.errors",
+    "CorpusError": "gdig.errors",
     "GdigError": "gdig.errors",
+    "InputError": "gdig.errors",
     "KMeans": "gdig.kmeans",
+    "ModelError": "gdig.errors",
+    "NotFittedError": "gdig.errors",
+    "OtherRankError": "gdig.errors",
+    "RunError": "gdig.errors",
+    "Selection": "gdig.selection.result",
     "SketchStore": "gdig.store.sketches",
+    "StoreError": "gdig.errors",
     "cluster": "gdig.api",
+    "compare": "gdig.api",
     "explain": "gdig.api",
     "fit": "gdig.api",
+    "merge": "gdig.api",
     "plan": "gdig.api",
     "preview": "gdig.api",
+    "report": "gdig.api",
     "resample": "gdig.resampling",
+    "score_net": "gdig.api",
     "select": "gdig.api",
     "sweep": "gdig.api",
+    "verify": "gdig.api",
 }
 __all__ = [
     "Config",
+    "ConfigError",
+    "CorpusError",
     "GdigError",
+    "InputError",
     "KMeans",
+    "ModelError",
+    "NotFittedError",
+    "OtherRankError",
+    "RunError",
+    "Selection",
     "SketchStore",
+    "StoreError",
     "cluster",
+    "compare",
     "explain",
     "fit",
+    "merge",
     "plan",
     "preview",
+    "report",
     "resample",
+    "score_net",
     "select",
     "sweep",
+    "verify",
 ]
 
 

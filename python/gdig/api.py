@@ -3,41 +3,49 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, replace
+from datetime import date
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+from typing_extensions import Unpack
 
 from gdig.config.budget import Limit, parse_budget
 from gdig.config.config import Config, Training, Trial
 from gdig.config.options import TrialOptions
+from gdig.config.typed_options import CompareOptions, Options, ScoreNetOptions
+from gdig.data.in_memory import with_files
 from gdig.distributed.ranks import Ranks
 from gdig.distributed.torchrun import is_launched
 from gdig.errors import ConfigError, ModelError
 from gdig.explanation.explain import Asked, explain_asked
 from gdig.explanation.explanation import Explanation
-from gdig.influence.fit import fit_curvature_on_ranks, fit_stage, precondition_seeds_on_ranks, skip_fit
+from gdig.influence.fit import fit_curvature_on_ranks, fit_is_sound, fit_stage, precondition_seeds_on_ranks, skip_fit
 from gdig.model.load import require_package
+from gdig.passes.encode_ahead import of_dead_worker
 from gdig.passes.planned_stages import planned_stages
-from gdig.passes.sweep_stage import sweep_on_ranks, sweep_stage
+from gdig.passes.sweep_stage import missing_of_sweep, seeds_are_swept, sweep_on_ranks, sweep_stage
 from gdig.passes.training_checkpoints import checkpoints_stage, sweep_checkpoint_on_ranks
 from gdig.planning.report import RunPlan
 from gdig.planning.run_plan import make_plan
 from gdig.progress import Progress, WarningsOnly
+from gdig.reporting.report import make_report, report_after_select
 from gdig.resampling import label_counts
 from gdig.run.directory import require_run
 from gdig.run.layout import RunLayout
 from gdig.run.merge import merge_runs
+from gdig.run.origin import sweep_origin
 from gdig.run.session import Workspace
-from gdig.run.stored_options import read_stored_options
-from gdig.run.verify import verify_run
+from gdig.run.stored_options import with_stored_options
+from gdig.run.verify import Verification, verify_run
 from gdig.selection.cluster_stage import ensure_clusters, fit_centroids_on_ranks, label_rows_on_ranks
 from gdig.selection.compare import Comparison
 from gdig.selection.compare import compare as compare_methods
+from gdig.selection.finished_run import open_finished_run
 from gdig.selection.judge import Judge
 from gdig.selection.methods import METHODS, require_needs
 from gdig.selection.result import Selection
@@ -52,7 +60,11 @@ if TYPE_CHECKING:
 
 
 def fit(
-    config: Config | None = None, *, progress: Progress | None = None, ranks: Ranks | None = None, **options: Any
+    config: Config | None = None,
+    *,
+    progress: Progress | None = None,
+    ranks: Ranks | None = None,
+    **options: Unpack[Options],
 ) -> Path:
     """Fit the curvature, precondition the seeds' gradients, and return the run directory.
 
@@ -60,7 +72,8 @@ def fit(
         config: the options; those given by name replace its values.
         progress: where to show progress.
         ranks: the processes that take part; None for this process alone.
-        options: see :class:`gdig.Config`. `model`, `candidates`, `seeds` and `run_path` are required.
+        options: see :class:`gdig.Config`. `model`, `candidates`, `seeds` and `run_path` are required. Without `config`
+            and `model`, the options that are not given are those of the run in `run_path`.
 
     Raises:
         GdigError: a subclass that says what is wrong with the options, the inputs, the model or the run directory.
@@ -76,7 +89,11 @@ def fit(
 
 
 def sweep(
-    config: Config | None = None, *, progress: Progress | None = None, ranks: Ranks | None = None, **options: Any
+    config: Config | None = None,
+    *,
+    progress: Progress | None = None,
+    ranks: Ranks | None = None,
+    **options: Unpack[Options],
 ) -> Path:
     """Sweep the pool: influence on every seed and a sketch of each row. Return the run directory.
 
@@ -94,7 +111,11 @@ def sweep(
 
 
 def cluster(
-    config: Config | None = None, *, progress: Progress | None = None, ranks: Ranks | None = None, **options: Any
+    config: Config | None = None,
+    *,
+    progress: Progress | None = None,
+    ranks: Ranks | None = None,
+    **options: Unpack[Options],
 ) -> Path:
     """Cluster the sketches by k-means, label every row, and return the run directory.
 
@@ -113,7 +134,11 @@ def cluster(
 
 
 def select(
-    config: Config | None = None, *, progress: Progress | None = None, ranks: Ranks | None = None, **options: Any
+    config: Config | None = None,
+    *,
+    progress: Progress | None = None,
+    ranks: Ranks | None = None,
+    **options: Unpack[Options],
 ) -> Selection:
     """Select rows of the pool, write them, and return them. Every stage that is missing runs first.
 
@@ -121,6 +146,7 @@ def select(
 
     Example:
         >>> selection = gdig.select(run_path="runs/a", **inputs, budget="10%")  # doctest: +SKIP
+        >>> another = gdig.select(run_path="runs/a", method="less")  # doctest: +SKIP
         >>> selection.rows[:3], selection.summary[0]  # doctest: +SKIP
         (array([812, 40, 977]), '400 of 4,000 rows (22,110 tokens): runs/a/selection.jsonl')
     """
@@ -135,10 +161,13 @@ def select(
             ensure_clusters(work, store, pool, limit)
         if METHODS[work.config.method].tokens:
             ensure_tokens(work, store)
-        return select_stage(work, store, pool, tasks, limit)
+        selection = select_stage(work, store, pool, tasks, limit)
+        if work.config.report:
+            selection.summary.extend(report_after_select(work, pool, tasks, limit, selection))
+        return selection
 
 
-def plan(config: Config | None = None, *, progress: Progress | None = None, **options: Any) -> RunPlan:
+def plan(config: Config | None = None, *, progress: Progress | None = None, **options: Unpack[Options]) -> RunPlan:
     """Plan a run: tell what :func:`select` would do with the same options, and what it would cost.
 
     A sample of the pool is read, the model is loaded, and a batch passes it in a trial of seconds. Nothing is written.
@@ -174,7 +203,7 @@ def compare(
     *,
     train: bool = False,
     progress: Progress | None = None,
-    **options: Any,
+    **options: Unpack[CompareOptions],
 ) -> Comparison:
     """Select by several methods from one run, and show the selections side by side. No selection is written.
 
@@ -192,11 +221,13 @@ def compare(
     for method in methods:
         if method not in METHODS:
             raise ConfigError(f"methods: expected one of {', '.join(METHODS)}, got {method!r}")
-    how = {option.name: options.pop(option.name) for option in fields(TrialOptions) if option.name in options}
+    names = {option.name for option in fields(TrialOptions)}
+    how: dict[str, Any] = {name: value for name, value in options.items() if name in names}
     if not train and (how or trial):
         raise ConfigError(f"{next(iter(how), 'trial')}: given without train; add train=True, or leave it out")
     trial = (replace(trial, **how) if trial else Trial(**how)) if train else None
-    with _workspace(config, progress, options, None) as work:
+    options_of_run = {name: value for name, value in options.items() if name not in names}
+    with _workspace(config, progress, options_of_run, None) as work:
         require_needs(methods, work.config)
         _expect(work, "cluster")
         tasks = read_tasks(work.seed_corpus, work.config.task_field)
@@ -228,14 +259,14 @@ def score_net(
     training: Training | None = None,
     *,
     progress: Progress | None = None,
-    **options: Any,
+    **options: Unpack[ScoreNetOptions],
 ) -> Path:
     """Train a score net beside a copy of a swept run's model, and return the difficulty of each row (Self-Filter).
 
     A call after an interruption continues from the last saved state.
 
     Args:
-        config: options of the run. Without `model`, the options that are not given are those of the run.
+        config: options of the run, as of :func:`fit`.
         training: how to train; its options may also be given by name (see :class:`gdig.config.config.Training`).
         progress: where to show progress.
         options: see :class:`gdig.Config` and :class:`gdig.config.config.Training`; `run_path` is required.
@@ -249,9 +280,9 @@ def score_net(
     if is_launched():
         raise ConfigError("score-net runs in one process; gdig.training.ScoreNetTrainer also runs in several")
     names = {f.name for f in fields(Training)}
-    how = {name: options.pop(name) for name in names & set(options)}
+    how: dict[str, Any] = {name: value for name, value in options.items() if name in names}
     training = replace(training or Training(), **how)
-    config = _of_run(config, options)
+    config = _config(config, {name: value for name, value in options.items() if name not in names})
     config.require("run_path")
     require_run(RunLayout(Path(str(config.run_path))), "run_path")
     with _workspace(config, progress, {}, None) as work:
@@ -272,7 +303,7 @@ def explain(
     model_pass: bool = True,
     selection: str | None = None,
     progress: Progress | None = None,
-    **options: Any,
+    **options: Unpack[Options],
 ) -> Explanation:
     """Say why rows have their scores: seeds, tokens, layers, cluster, nearest rows, and their places by every method.
 
@@ -297,19 +328,54 @@ def explain(
     Example:
         >>> print(gdig.explain(run_path="runs/a", rows=[812]))  # doctest: +SKIP
     """
-    config = _of_run(config, options)
+    config = _config(config, options)
     progress = progress or Progress(config.quiet)
     with _explained(config):
         asked = Asked(tuple(rows), tuple(seed), tuple(text), file, tuple(methods), model_pass, selection)
         return Explanation(explain_asked(config, asked, progress))
 
 
+def report(
+    config: Config | None = None,
+    *,
+    html: str | Path | None = None,
+    atlas: str | Path | None = None,
+    selection: str | None = None,
+    progress: Progress | None = None,
+    **options: Unpack[Options],
+) -> Path:
+    """Write one page that shows what a run chose, and why. It opens from a disk and asks for nothing.
+
+    The run stays as it is, and its options and those of its last selection hold. :func:`select` makes the report too.
+
+    Args:
+        config: options; `run_path` is required.
+        html: file of the page; None for report.html in the run directory.
+        atlas: Parquet file for Embedding Atlas; None for none.
+        selection: file of the selection; None for the last one.
+        progress: where to show progress.
+        options: see :class:`gdig.Config`; `run_path` is required.
+
+    Returns:
+        The file of the page.
+
+    Raises:
+        GdigError: a subclass that says what is not done, or has changed.
+    """
+    config = _config(config, options)
+    run = open_finished_run(config, progress or Progress(config.quiet), selection)
+    page = Path(html) if html is not None else RunLayout(Path(str(config.run_path))).report
+    make_report(run, page, Path(atlas) if atlas is not None else None)
+    return page
+
+
 def preview(
-    config: Config | None = None, *, rows: int = 5, progress: Progress | None = None, **options: Any
+    config: Config | None = None, *, rows: int = 5, progress: Progress | None = None, **options: Unpack[Options]
 ) -> list[Text]:
     """Show a few candidates as the model will see them, with the masked part marked. Print each, or use rich.
 
-    Needs `model` (for its tokenizer and window) and `candidates`; touches no weights and no run directory.
+    Needs `model` (for its tokenizer and window) and `candidates`, or a `run_path` with a run. Touches no weights, and
+    writes nothing.
     """
     from gdig.data.preview import preview_rows
 
@@ -319,11 +385,18 @@ def preview(
     return preview_rows(work.candidates, work.encoder, shown, work.encoder.tokenizer)
 
 
-def verify(run_path: str | Path, *, progress: Progress | None = None) -> list[str]:
-    """Read every file of a run, compare its checksum, and return lines that say what was read.
+def verify(run_path: str | Path, *, progress: Progress | None = None) -> Verification:
+    """Read every file of a run, and say of each whether it is sound, damaged, missing, or of something else.
+
+    Nothing is written, so the run may lie on a read-only disk.
 
     Raises:
-        StoreError: naming every file that is damaged.
+        ConfigError: when the directory holds no run.
+
+    Example:
+        >>> report = gdig.verify("runs/a")  # doctest: +SKIP
+        >>> report.sound, report.files[0]  # doctest: +SKIP
+        (True, FileReport(file='run.json', state='sound', what='', bytes=4127))
     """
     return verify_run(Path(run_path))
 
@@ -345,17 +418,11 @@ def merge(runs: Sequence[str | Path], run_path: str | Path, *, progress: Progres
     return merge_runs([Path(path) for path in runs], Path(run_path), progress or Progress())
 
 
-def _config(config: Config | None, options: dict[str, Any]) -> Config:
+def _config(config: Config | None, options: Mapping[str, Any]) -> Config:
+    options = with_files(options)
     if config is None:
-        return Config.build(options)
+        return Config.build(with_stored_options(options))
     return config.with_options(**options) if options else config
-
-
-def _of_run(config: Config | None, options: dict[str, Any]) -> Config:
-    """Return the configuration; without `config` and `model`, the options of the run hold that are not given."""
-    if config is None and "model" not in options and options.get("run_path"):
-        options = {**read_stored_options(options["run_path"]), **options}
-    return _config(config, options)
 
 
 def serve(ranks: Ranks) -> None:
@@ -365,7 +432,8 @@ def serve(ranks: Ranks) -> None:
         assert name == "open", name
         config = Config.build(arguments["config"])
         progress = WarningsOnly(f"rank {ranks.rank}", config.quiet, ranks.first_to_say)
-        with _explained(config), Workspace(config, progress, ranks) as work:
+        today = date.fromisoformat(arguments["today"])
+        with _explained(config), Workspace(config, progress, ranks, today=today) as work:
             for task, task_arguments in tasks:
                 _RANK_TASKS[task](work, **task_arguments)
 
@@ -383,7 +451,7 @@ _RANK_TASKS: dict[str, Callable[..., object]] = {
 
 @contextmanager
 def _workspace(
-    config: Config | None, progress: Progress | None, options: dict[str, Any], ranks: Ranks | None
+    config: Config | None, progress: Progress | None, options: Mapping[str, Any], ranks: Ranks | None
 ) -> Iterator[Workspace]:
     config = _config(config, options)
     config.require("model", "candidates", "seeds", "run_path")
@@ -400,6 +468,10 @@ def _explained(config: Config) -> Iterator[None]:
             f"out of memory on {config.device}: {str(error).partition(chr(10))[0]}; lower max_length, choose fewer "
             "layers with filter_modules, or take another device"
         ) from error
+    except RuntimeError as error:
+        if (died := of_dead_worker(error)) is None:
+            raise
+        raise died from error
 
 
 def _expect(work: Workspace, last: Literal["fit", "sweep", "cluster"]) -> None:
@@ -409,8 +481,9 @@ def _expect(work: Workspace, last: Literal["fit", "sweep", "cluster"]) -> None:
 
 
 def _fit(work: Workspace) -> None:
-    """Fit curvature and seeds, unless the run has them."""
-    if not work.run.done("fit"):
+    """Fit curvature and seeds, unless the run has them. A file of the fit that cannot be used is made again."""
+    if not work.run.done("fit") or not fit_is_sound(work):
+        work.run.require_writable("fit")
         with work.run.running("fit"):
             if work.config.gradients:
                 fit_stage(work)
@@ -426,20 +499,21 @@ def _sweep(work: Workspace, whole: bool = True) -> SketchStore:
     """
     if whole and work.config.sweep_part is not None:
         raise ConfigError("sweep_part: only gdig sweep makes a part of a sweep; later stages need the whole sweep")
-    _fit(work)
-    path = work.layout.sweep
-    missing = SketchStore.open(path).missing(len(work.candidates)) if work.run.done("sweep") else []
-    if missing:
-        work.progress.warn(
-            f"{path}: shards {', '.join(map(str, missing))} are gone or cut short; the sweep makes them again"
-        )
-    if missing or not work.run.done("sweep"):
+    path, sound = work.layout.sweep, work.run.done("fit") and work.run.done("sweep")
+    if sound:
+        missing = missing_of_sweep(work)
+        if missing:
+            work.progress.warn(f"{path}: the sweep makes shards {', '.join(map(str, missing))} again")
+        sound = seeds_are_swept(work) and not missing
+    if not sound:
+        _fit(work)  # a finished sweep needs its files no more
+        work.run.require_writable("sweep")
         with work.run.running("sweep") as end:
             if not sweep_stage(work):
                 end.state = "running"
     if work.config.checkpoints and not checkpoints_stage(work):
         work.progress.say("checkpoints: the shards of other parts are missing; gdig merge adds them")
-    return SketchStore.open(path)
+    return SketchStore.open(path, sweep_origin(work.run.record))
 
 
 def _survey(work: Workspace, store: SketchStore, tasks: Tasks) -> Survey:

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from gdig._native import GdigError, StoreError
 
-__all__ = ["ConfigError", "CorpusError", "GdigError", "ModelError", "OtherRankError", "RunError", "StoreError"]
+__all__ = [
+    "ConfigError",
+    "CorpusError",
+    "GdigError",
+    "InputError",
+    "ModelError",
+    "NotFittedError",
+    "OtherRankError",
+    "RunError",
+    "StoreError",
+]
 
 
 class ConfigError(GdigError):
@@ -21,6 +31,14 @@ class ModelError(GdigError):
 
 class RunError(GdigError):
     """The run directory is of another configuration or of other inputs, or its inputs have changed."""
+
+
+class InputError(GdigError, ValueError):
+    """An array, a weight or a parameter does not suit the function that got it."""
+
+
+class NotFittedError(GdigError, ValueError, AttributeError):
+    """An estimator is used before `fit`. Where scikit-learn is imported, it is also scikit-learn's NotFittedError."""
 
 
 class OtherRankError(GdigError):

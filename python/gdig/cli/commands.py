@@ -27,17 +27,25 @@ class Call:
 
 
 @dataclass(frozen=True)
+class Answer:
+    """What a command prints, and its exit status."""
+
+    lines: list[str]
+    status: int = 0
+
+
+@dataclass(frozen=True)
 class Command:
     """A command of the command line.
 
-    options_name: of a dataclass in gdig.cli.options. run: does the work and returns the lines to print. continues:
-    whether the options of the run in run_path hold where no flag says otherwise.
+    options_name: of a dataclass in gdig.cli.options. run: does the work, and returns the lines to print or an
+    `Answer`. continues: whether the options of the run in run_path hold where no flag says otherwise.
     """
 
     summary: str
     example: str
     options_name: str
-    run: Callable[[Call], list[str]]
+    run: Callable[[Call], list[str] | Answer]
     continues: bool = True
 
     @property
@@ -93,6 +101,13 @@ def _explain(call: Call) -> list[str]:
     return [*coloured(explanation.lines()), *page]
 
 
+def _report(call: Call) -> list[str]:
+    where = {name: call.own[name] for name in ("html", "atlas", "selection")}
+    page = load_api().report(call.config, progress=call.progress, **where)
+    atlas = [f"table for Embedding Atlas: {where['atlas']}"] if where["atlas"] else []
+    return [f"report: {page}", *atlas]
+
+
 def _score_net(call: Call) -> list[str]:
     training = {option.name: call.own[option.name] for option in fields(TrainOptions)}
     file = load_api().score_net(call.config, progress=call.progress, **training)
@@ -109,10 +124,11 @@ def _preview(call: Call) -> list[str]:
     return coloured(load_api().preview(call.config, rows=call.own["rows"], progress=call.progress))
 
 
-def _verify(call: Call) -> list[str]:
+def _verify(call: Call) -> Answer:
     call.config.require("run_path")
-    lines: list[str] = load_api().verify(call.config.run_path, progress=call.progress)
-    return lines
+    report = load_api().verify(call.config.run_path, progress=call.progress)
+    lines = [json.dumps(report.as_json(), indent=2)] if call.own["json"] else report.lines()
+    return Answer(lines, 0 if report.sound else 1)
 
 
 def _merge(call: Call) -> list[str]:
@@ -169,6 +185,12 @@ COMMANDS: dict[str, Command] = {
         "Explain",
         _explain,
     ),
+    "report": Command(
+        "Write one page that shows what was chosen, and why.",
+        "gdig report runs/a\ngdig report runs/a --html choice.html --atlas atlas.parquet",
+        "Report",
+        _report,
+    ),
     "score-net": Command(
         "Train a copy of the model with a score net, which learns which rows are hard, for self-filter.",
         "gdig score-net runs/a --epochs 3\n"
@@ -183,8 +205,8 @@ COMMANDS: dict[str, Command] = {
         _preview,
     ),
     "verify": Command(
-        "Read every file of a run and check its sum.",
-        "gdig verify --run-path runs/a\ngdig verify --run-path runs/a --quiet && echo whole",
+        "Read every file of a run: which are sound, damaged, missing, or of something else.",
+        "gdig verify --run-path runs/a\ngdig verify --run-path runs/a --json > report.json",
         "Verify",
         _verify,
         continues=False,

@@ -8,10 +8,9 @@ from typing import Any
 
 from gdig.cli.commands import Command
 from gdig.config.config import Config
-from gdig.config.options import PRESETS
 from gdig.config.read import read_yaml
 from gdig.errors import ConfigError
-from gdig.run.stored_options import read_stored_options
+from gdig.run.stored_options import read_stored_options, with_preset
 
 
 def parse(name: str, command: Command, argv: Sequence[str], defaults: Mapping[str, Any]) -> dict[str, Any]:
@@ -55,14 +54,12 @@ def resolve(name: str, command: Command, argv: Sequence[str]) -> tuple[Config, d
         flags["run_path"] = given["run_path"] = flags["run"]
     run_path = flags["run_path"] or given.get("run_path")
     has_model = flags.get("model") or given.get("model")
-    stored = read_stored_options(run_path) if run_path and not has_model and command.continues else {}
+    trusts = bool(flags.get("trust_remote_code") or given.get("trust_remote_code"))
+    stored = {}
+    if run_path and command.continues and (trusts or not has_model):
+        stored = read_stored_options(run_path, trust_remote_code=trusts, has_model=bool(has_model))
     preset = parse(name, command, argv, {**stored, **given}).get("preset", stored.get("preset", "default"))
-    if preset != (before := stored.get("preset", "default")):
-        stored = {key: value for key, value in stored.items() if key not in PRESETS[before]}
-        stored.update(PRESETS[preset], preset=preset)
-    elif not stored:
-        stored = dict(PRESETS[preset])
-    base = {**stored, **given}
+    base = {**with_preset(stored, preset), **given}
     options = {**base, **parse(name, command, argv, base)}
     names = {option.name for option in fields(Config)}
     config = Config.build({key: value for key, value in options.items() if key in names})

@@ -79,6 +79,14 @@ class CompareOptions:
 
 
 @dataclass(frozen=True)
+class VerifyOptions:
+    """What to print."""
+
+    json: Basic[bool] = False
+    """Print JSON, with the state of each file, instead of lines. Off by default. Switch it on for other programs."""
+
+
+@dataclass(frozen=True)
 class StartOptions:
     """Whether the run starts."""
 
@@ -121,6 +129,20 @@ class ExplainOptions:
     """Print JSON instead of text. Off by default. Switch it on for other programs."""
     html: Basic[str | None] = None
     """File of an HTML page with the same, which opens from a disk. By default none is written."""
+
+
+@dataclass(frozen=True)
+class ReportOptions:
+    """What to report on, and where the report goes."""
+
+    run: Basic[Positional[str | None]] = None
+    """Directory of a swept run; the same as run_path."""
+    html: Basic[str | None] = None
+    """File of the report. The default is report.html in the run directory."""
+    atlas: Basic[str | None] = None
+    """Parquet file of the rows for Embedding Atlas, with texts, numbers and places in the plane. By default none."""
+    selection: Basic[str | None] = None
+    """File of the selection. The default is that of the last gdig select. Name it when a run has several selections."""
 
 
 @dataclass(frozen=True)
@@ -241,6 +263,15 @@ class Explain:
 
 
 @dataclass(frozen=True)
+class Report:
+    """The options of gdig report."""
+
+    report: ReportOptions = ReportOptions()
+    run: PlaceOptions = PlaceOptions()
+    defaults: FileOptions = FileOptions()
+
+
+@dataclass(frozen=True)
 class ScoreNet:
     """The options of gdig score-net."""
 
@@ -267,6 +298,7 @@ class Preview:
 class Verify:
     """The options of gdig verify."""
 
+    verify: VerifyOptions = VerifyOptions()
     run: PlaceOptions = PlaceOptions()
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import re
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 from gdig.config.budget import parse_budget
@@ -175,8 +174,8 @@ def _check_columns(c: Config) -> None:
 
 
 def _check_texts(c: Config) -> None:
-    if c.output is not None and Path(c.output).suffix not in (".jsonl", ".parquet"):
-        raise wrong("output", c.output, "a name that ends in .jsonl or .parquet")
+    if c.output is not None and not c.output.endswith((".jsonl", ".jsonl.gz", ".parquet")):
+        raise wrong("output", c.output, "a name that ends in .jsonl, .jsonl.gz or .parquet")
     if c.filter_modules is not None:
         try:
             re.compile(c.filter_modules)

@@ -1,16 +1,18 @@
-"""Writes the chosen rows, each with an object `gdig` that tells why it was chosen."""
+"""Writes the chosen rows: as they are or in another format, each with an object `gdig` that tells why it was chosen."""
 
 from __future__ import annotations
 
 import contextlib
 import datetime
 import decimal
+import gzip
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -23,39 +25,72 @@ if TYPE_CHECKING:
     from gdig.data.corpus import Corpus
 
 FIELD = "gdig"
+ENDINGS = (".jsonl", ".jsonl.gz", ".parquet")
+"""How the name of an output may end."""
 _CHUNK = 1024
+
+Row: TypeAlias = "dict[str, Any]"
+Convert: TypeAlias = "Callable[[int, Row], Row]"
+"""Makes the row to write from the number and the fields of a row of the corpus."""
+_Rows: TypeAlias = "Callable[[], Iterator[tuple[int, Row]]]"
+
+
+def ending_of(path: str | os.PathLike[str]) -> str | None:
+    """Return how the name of an output ends; None for a name that no output has."""
+    name = os.fspath(path)
+    return next((ending for ending in ENDINGS if name.endswith(ending)), None)
 
 
 def export(
-    corpus: Corpus, rows: Sequence[int] | np.ndarray, columns: Sequence[Mapping[str, Any]], path: str | os.PathLike[str]
+    corpus: Corpus,
+    rows: Sequence[int] | np.ndarray,
+    columns: Sequence[Mapping[str, Any]] | None,
+    path: str | os.PathLike[str],
+    convert: Convert | None = None,
 ) -> None:
     """Write rows of a corpus, in the order given, each with its `columns` as an object named `gdig`.
 
-    Fields and values are those of the source. A field `gdig` of the source is replaced. Dates become ISO text in
-    .jsonl, because JSON has no dates. The bytes depend only on the arguments, and for Parquet on pyarrow's version.
-    The file is complete or absent.
+    Fields and values are those of the source, or those that `convert` makes of them. A field `gdig` of the source is
+    replaced. Dates become ISO text in .jsonl, because JSON has no dates. The bytes depend only on the arguments, for
+    Parquet also on pyarrow's version, and for .gz on zlib's. The file is complete or absent.
 
     Args:
         corpus: where the rows are.
         rows: row numbers, [n].
-        columns: the object `gdig` of each row, [n]. Values are JSON values or NumPy scalars.
-        path: a name that ends in .jsonl or .parquet. Missing parent folders are made.
+        columns: the object `gdig` of each row, [n]. Values are JSON values or NumPy scalars. None: rows without a
+            field `gdig`.
+        path: a name that ends in .jsonl, .jsonl.gz or .parquet. Missing parent folders are made.
+        convert: makes the row to write from the number and the fields of a row. None: rows as they are.
 
     Raises:
         ConfigError: if `path` has another ending.
         CorpusError: naming row and field, if the format cannot hold a value; or if the file cannot be written.
     """
-    if len(rows) != len(columns):
+    if columns is not None and len(rows) != len(columns):
         raise ValueError(f"{len(rows)} rows but {len(columns)} columns")
-    path = Path(path)
-    writers = {".jsonl": _write_jsonl, ".parquet": _write_parquet}
-    if path.suffix not in writers:
-        raise ConfigError(f"output: expected a name ending in .jsonl or .parquet, got {str(path)!r}")
+    path, ending = Path(path), ending_of(path)
+    if ending is None:
+        raise ConfigError(f"output: expected a name ending in {', '.join(ENDINGS)}, got {str(path)!r}")
+    source = partial(_rows_to_write, corpus, rows, columns, convert)
+    with complete_or_absent(path) as temporary:
+        if ending == ".parquet":
+            _write_parquet(corpus.name, source, None if convert else corpus.schema, temporary)
+        else:
+            _write_jsonl(corpus, source, temporary, compressed=ending.endswith(".gz"))
+
+
+@contextlib.contextmanager
+def complete_or_absent(path: Path) -> Iterator[Path]:
+    """Give the name of a temporary file beside `path`, which takes the place of `path` at the end, and is synced.
+
+    Raises:
+        CorpusError: if the file cannot be written.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(path)
-        writers[path.suffix](corpus, rows, columns, temporary)
+        yield temporary
         sync(temporary)
         temporary.replace(path)
         sync(path.parent)
@@ -78,19 +113,35 @@ def _remove_abandoned(path: Path) -> None:
                 continue
 
 
-def _rows_with_column(
-    corpus: Corpus, rows: Sequence[int] | np.ndarray, columns: Sequence[Mapping[str, Any]]
-) -> Iterator[tuple[int, dict[str, Any]]]:
-    for row, content, column in zip(rows, corpus.stream(rows), columns, strict=True):
-        plain = {key: value.item() if hasattr(value, "item") else value for key, value in column.items()}
-        yield row, {**{key: value for key, value in content.items() if key != FIELD}, FIELD: plain}
+def _rows_to_write(
+    corpus: Corpus,
+    rows: Sequence[int] | np.ndarray,
+    columns: Sequence[Mapping[str, Any]] | None,
+    convert: Convert | None,
+) -> Iterator[tuple[int, Row]]:
+    for i, (row, content) in enumerate(zip(rows, corpus.stream(rows), strict=True)):
+        if convert is not None:
+            content = convert(int(row), content)
+        content = {key: value for key, value in content.items() if key != FIELD}
+        if columns is not None:
+            content[FIELD] = {key: getattr(value, "item", lambda v=value: v)() for key, value in columns[i].items()}
+        yield row, content
 
 
-def _write_jsonl(
-    corpus: Corpus, rows: Sequence[int] | np.ndarray, columns: Sequence[Mapping[str, Any]], temporary: Path
-) -> None:
-    with temporary.open("wb") as file:
-        for row, content in _rows_with_column(corpus, rows, columns):
+@contextlib.contextmanager
+def _opened(path: Path, compressed: bool) -> Iterator[IO[bytes] | gzip.GzipFile]:
+    with path.open("wb") as file:
+        if not compressed:
+            yield file
+            return
+        # Without name and time, so that the same rows give the same bytes.
+        with gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0, compresslevel=6) as packed:
+            yield packed
+
+
+def _write_jsonl(corpus: Corpus, rows: _Rows, temporary: Path, *, compressed: bool) -> None:
+    with _opened(temporary, compressed) as file:
+        for row, content in rows():
             try:
                 line = json.dumps(content, ensure_ascii=False, default=_json_value)
             except (TypeError, ValueError):
@@ -118,26 +169,45 @@ def _unwritable(content: Mapping[str, Any]) -> str:
     return "a value that JSON cannot hold"
 
 
-def _write_parquet(
-    corpus: Corpus, rows: Sequence[int] | np.ndarray, columns: Sequence[Mapping[str, Any]], temporary: Path
-) -> None:
+def _write_parquet(name: str, rows: _Rows, source_schema: pa.Schema | None, temporary: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         # Two passes, because the type of a column depends on all rows.
-        source_schema = corpus.schema
-        schema = pa.schema([])
-        for chunk in _chunks(_rows_with_column(corpus, rows, columns)):
-            schema = _widened(schema, chunk, source_schema)
+        schema = _schema(rows(), source_schema)
         with pq.ParquetWriter(temporary, schema) as writer:
-            for chunk in _chunks(_rows_with_column(corpus, rows, columns)):
+            for chunk in _chunks(rows()):
                 writer.write_table(pa.Table.from_pylist([content for _, content in chunk], schema=schema))
     except (pa.ArrowException, OverflowError, UnicodeEncodeError) as error:
         reason = str(error).partition("\n")[0]
         raise CorpusError(
-            f"{corpus.name}: the chosen rows do not fit into Parquet columns: {reason}; write a .jsonl file instead"
+            f"{name}: the chosen rows do not fit into Parquet columns: {reason}; write a .jsonl file instead"
         ) from None
+
+
+def as_table(name: str, rows: Sequence[Row]) -> pa.Table:
+    """Return rows as an Arrow table, whose columns have types that hold all their values.
+
+    Raises:
+        CorpusError: with the `name` of the rows and the field, if a field has values of several kinds.
+    """
+    import pyarrow as pa
+
+    try:
+        schema = _schema(iter(enumerate(rows)), None)
+        return pa.Table.from_pylist(list(rows), schema=schema)
+    except (pa.ArrowException, OverflowError, UnicodeEncodeError) as error:
+        raise CorpusError(f"{name}: the rows do not fit into columns: {str(error).partition(chr(10))[0]}") from None
+
+
+def _schema(rows: Iterator[tuple[int, Row]], source_schema: pa.Schema | None) -> pa.Schema:
+    import pyarrow as pa
+
+    schema = pa.schema([])
+    for chunk in _chunks(rows):
+        schema = _widened(schema, chunk, source_schema)
+    return schema
 
 
 def _widened(schema: pa.Schema, chunk: list[tuple[int, dict[str, Any]]], source_schema: pa.Schema | None) -> pa.Schema:

@@ -1,6 +1,6 @@
 """Two Jinja templates of the user, which make prompt and target from the fields of a row.
 
-Templates run in a sandbox. If a template names a field that a row does not have, that row has an error.
+Templates run in a sandbox, within limits. If a template names a field that a row does not have, that row has an error.
 """
 
 from __future__ import annotations
@@ -9,9 +9,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from jinja2 import StrictUndefined, TemplateError, TemplateSyntaxError, meta
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from gdig.data.render_limits import MOST_SIZE, measure
 from gdig.data.row_forms import Pair, Pairs, RowError, checked_text
+from gdig.data.sandbox import Sandbox
 from gdig.errors import ConfigError
 
 
@@ -23,15 +24,13 @@ class OwnTemplates:
     """
 
     def __init__(self, prompt: str, target: str) -> None:
-        environment = ImmutableSandboxedEnvironment(
-            undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False
-        )
+        self._sandbox = Sandbox(undefined=StrictUndefined, keep_trailing_newline=True)
         self._templates = {}
         fields: set[str] = set()
         for name, source in (("prompt_template", prompt), ("target_template", target)):
             try:
-                self._templates[name] = environment.from_string(source)
-                fields |= meta.find_undeclared_variables(environment.parse(source))
+                self._templates[name] = self._sandbox.compiled(source)
+                fields |= meta.find_undeclared_variables(self._sandbox.parse(source))
             except TemplateSyntaxError as error:
                 raise ConfigError(f"{name}, line {error.lineno}: {error.message}") from None
         self.fields = frozenset(fields)
@@ -48,7 +47,7 @@ class OwnTemplates:
 
     def _render(self, name: str, row: Mapping[str, Any]) -> str:
         try:
-            text = self._templates[name].render(row)
+            text, _ = self._sandbox.render(self._templates[name], row, measure(dict(row), MOST_SIZE))
         except TemplateError as error:
             raise RowError(f"{name}: {error.message}; the row has: {', '.join(row) or 'no field'}") from None
         except Exception as error:  # a template may call any filter or method of a value

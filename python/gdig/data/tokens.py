@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import date
 from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
@@ -12,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gdig.config.options import DataOptions, RowFormat
-from gdig.data.chat import make_prompter
 from gdig.data.prompts import Prompted, Prompter
+from gdig.data.rendering import make_prompter, rendering_of
 from gdig.data.row_formats import RowReader, make_reader
 from gdig.data.row_forms import RowError
 from gdig.data.token_rows import IGNORED, checked_tokens
@@ -67,14 +68,19 @@ class Encoder:
       target.
 
     Args:
-        options: the templates and max_length.
+        options: chat_template and max_length.
         readers: the reader of each file, as `open_readers` returns them; or the row format of all files.
         tokenizer: a fast tokenizer. None only for rows of the format tokens.
         window: the model's longest input, in tokens. max_length lowers the window.
         vocab_size: number of token ids. Rows of the format tokens are checked against it.
+        today: the date that a chat template sees. None: that of the machine.
+
+    Attributes:
+        renderings: how the rows of each file become text (:func:`gdig.data.rendering.rendering_of`).
 
     Raises:
-        ConfigError: if a tokenizer is needed and missing, or if a template is wrong.
+        ConfigError: if a tokenizer is needed and missing, if a template is wrong, or if rows need the chat template and
+            the option chat_template is off.
         ModelError: if the tokenizer does not tell which characters a token covers, or has no chat template.
     """
 
@@ -86,6 +92,7 @@ class Encoder:
         window: int,
         *,
         vocab_size: int | None = None,
+        today: date | None = None,
     ) -> None:
         self._reader_of_all = make_reader(readers, options) if isinstance(readers, str) else None
         self.readers: tuple[RowReader, ...] = (self._reader_of_all,) if self._reader_of_all else tuple(readers)  # type: ignore[arg-type]
@@ -96,6 +103,7 @@ class Encoder:
         self._eos = tokenizer.eos_token_id if tokenizer is not None else None
         self._prompter: Prompter | None = None
         of_text = [reader.format for reader in self.readers if reader.format != "tokens"]
+        self.renderings = ("tokens",) * len(self.readers)
         if not of_text:
             return
         if tokenizer is None:
@@ -108,7 +116,8 @@ class Encoder:
                 " characters of a token and so separates prompt from target; convert the tokenizer, or give rows that"
                 " hold input_ids and labels"
             )
-        self._prompter = make_prompter(tokenizer, self.readers)
+        self.renderings = tuple(rendering_of(options, tokenizer, reader) for reader in self.readers)
+        self._prompter = make_prompter(options, tokenizer, self.readers, today)
         self._special_ids = {*tokenizer.all_special_ids}
         self._special_ids |= {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
 
@@ -227,24 +236,21 @@ class Encoder:
         return example
 
 
-def load_tokenizer(path: str | Path, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
-    """Load the tokenizer of a directory. For a PEFT adapter without a tokenizer, load that of its base model.
+def load_tokenizer(
+    path: str | Path, trust_remote_code: bool = False, base: Path | None = None
+) -> PreTrainedTokenizerBase:
+    """Load the tokenizer of a directory. For a PEFT adapter without a tokenizer, load that of its `base` model.
 
     Raises:
         ModelError: naming the directory, if it does not exist or holds no tokenizer that can be loaded.
     """
-    import json
-
     from transformers import AutoTokenizer
 
     path = Path(path)
     if not path.is_dir():
         raise ModelError(f"{path}: no such directory; expected one with a tokenizer in Hugging Face format")
-    adapter = path / "adapter_config.json"
-    if adapter.is_file() and not (path / "tokenizer_config.json").is_file():
-        base = json.loads(adapter.read_text(encoding="utf-8")).get("base_model_name_or_path")
-        if base and Path(base).is_dir():
-            path = Path(base)
+    if base is not None and (path / "adapter_config.json").is_file() and not (path / "tokenizer_config.json").is_file():
+        path = base
     try:
         return AutoTokenizer.from_pretrained(str(path), trust_remote_code=trust_remote_code, local_files_only=True)
     except Exception as error:  # transformers and tokenizers raise many kinds of errors on damaged files

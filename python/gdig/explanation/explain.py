@@ -8,6 +8,7 @@ from pathlib import Path
 
 from gdig.config.config import Config
 from gdig.data.corpus import open_corpus
+from gdig.data.export import FIELD
 from gdig.data.memory_rows import corpora_of_texts
 from gdig.errors import ConfigError
 from gdig.explanation.facts import Facts
@@ -65,7 +66,12 @@ def _notes(run: FinishedRun) -> list[str]:
     notes = []
     if run.chosen is None:
         select = run.record.stages.select
-        why = "nothing is selected yet" if select is None else f"{select.output} is gone; name the file with selection"
+        if select is None:
+            why = "nothing is selected yet"
+        elif select.config.get("plain"):
+            why = f"{select.output} was written with plain, without {FIELD}; select again without it"
+        else:
+            why = f"{select.output} is gone; name the file with selection"
         notes.append(f"what was chosen is not known: {why}")
     if not run.has_clusters:
         notes.append("the run has no clusters; gdig cluster makes them")

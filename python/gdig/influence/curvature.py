@@ -116,7 +116,9 @@ class CurvatureFit:
         self._reduce = config.kfac_approx == "reduce"
         self._lengths = np.array([len(example.input_ids) for example in examples])
         self._heads = HeadCache(plan.head_cache if self._corrects or len(plan.partitions) > 1 else 0)
-        self._batches = make_batches(examples, plan.token_batch_size, keys=keys, window=model.window)
+        self._batches = make_batches(
+            examples, plan.token_batch_size, keys=keys, window=model.window, rotary_switch=model.rotary_switch
+        )
         self._batch_runner: BatchRunner = BatchRunner(plan.token_batch_size, model.device, progress, model.save_memory)
         self._exchange = Exchange(ranks, model.device)
         self._all_resume = resume or CurvatureResume()

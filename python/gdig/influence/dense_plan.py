@@ -19,6 +19,8 @@ from typing import Literal
 
 import torch
 
+from gdig.model.batch_size import CPU_TOKENS, CPU_TOKENS_WITH_W
+
 DENSE_BYTES = 2 << 30
 """Most memory for the dense gradients W of the seeds, over all layers, on a CPU. It leaves 2 GiB of 4 for a small
 model and its batches."""
@@ -88,6 +90,11 @@ def planned_bytes(shapes: Sequence[SeedShape], dense_bytes: int) -> int:
     """Return the bytes of W in `plan_dense`. With so many bytes, it makes the same plan again, on any machine."""
     plan = plan_dense(shapes, dense_bytes)
     return sum(s.bytes_of(dense) for s, dense in zip(shapes, plan, strict=True) if dense != "none")
+
+
+def cpu_tokens(layers_with_w: int, layers: int) -> int:
+    """Return the largest batch that gains time on a CPU. It is larger where half of the layers or more read W."""
+    return CPU_TOKENS_WITH_W if layers_with_w and 2 * layers_with_w >= layers else CPU_TOKENS
 
 
 def dense_room(limit: int | None, beside: int, device: torch.device) -> int:

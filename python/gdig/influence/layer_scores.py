@@ -61,11 +61,11 @@ def make_scorers(factors: Sequence[SeedFactors], dense_bytes: int = DENSE_BYTES)
         dense_bytes: the most memory for W over all layers. Scores depend on it by rounding, so a run records the
             memory that the plan takes.
     """
-    plan = plan_dense(seed_shapes(factors), dense_bytes)
+    plan = plan_dense(shapes_of(factors), dense_bytes)
     return [Scorer(factors[index], dense) for index, dense in enumerate(plan)]
 
 
-def seed_shapes(factors: Sequence[SeedFactors]) -> list[SeedShape]:
+def shapes_of(factors: Sequence[SeedFactors]) -> list[SeedShape]:
     """The shapes of the seeds' factors, which are looked at one layer after another."""
     return [
         SeedShape(

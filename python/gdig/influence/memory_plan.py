@@ -86,6 +86,7 @@ class MemoryPlan:
             pass in partitions of their own (`gdig.influence.seed_plan`).
         host_totals: bytes of totals in the computer's memory, where the model is on another device.
         head_cache: bytes for the head's results of each batch, which later passes over the sample take.
+        seed_partitions: indices of the layers of each partition that the seeds pass; none without seeds.
     """
 
     limit: int | None
@@ -95,6 +96,7 @@ class MemoryPlan:
     passes: dict[str, MemoryParts]
     host_totals: int
     head_cache: int
+    seed_partitions: tuple[tuple[int, ...], ...] = ()
 
     @property
     def peak(self) -> MemoryParts:
@@ -175,9 +177,11 @@ def plan_memory(
     weights, parts = weight_bytes(model.module), [_sum(sizes[index] for index in part) for part in chosen]
     activations = [max(batch, longest) * tokens.a_token(part[0]) for part in chosen]
     passes = _fit_parts(weights, activations, fixed, parts, config.inversion)
+    seed_partitions: tuple[tuple[int, ...], ...] = ()
     if n_seeds:
         beside = None if limit is None else max(0, limit - longest * a_token - tokens.head)
-        seeds = plan_seeds(model, config, [typical] * n_seeds, config.probe_rows * typical, beside).largest
+        seed_plan = plan_seeds(model, config, [typical] * n_seeds, config.probe_rows * typical, beside)
+        seeds, seed_partitions = seed_plan.largest, seed_plan.partitions
         passes["seeds"] = MemoryParts(
             weights,
             longest * a_token + seeds.probe,
@@ -193,6 +197,7 @@ def plan_memory(
         passes,
         max(part.host_totals for part in parts) // world,
         cache,
+        seed_partitions,
     )
 
 

@@ -118,7 +118,7 @@ class SeedPreconditioner:
             bar: a bar with one unit a seed.
             resume: has the seeds that an earlier start has done, and keeps those of this start.
         """
-        groups = make_groups(self._seeds)
+        groups = make_groups(self._seeds, self._model.rotary_switch)
         share = [groups[i] for i in self._ranks.share(len(groups))]
         numbers = [number for group in share for number in group]
         self.done = self._load(resume, numbers)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -25,7 +24,7 @@ from gdig.model.causal_model import Model
 from gdig.model.layers import Layer
 from gdig.progress import Progress
 from gdig.run.record import SeedReport
-from gdig.store.tensor_file import read_tensors, write_tensors
+from gdig.store.tensor_file import CheckedFile, damage_of
 
 
 @dataclass
@@ -44,10 +43,9 @@ class SeedFactors:
     column_offsets: torch.Tensor
     energy: np.ndarray
 
-    def save(self, path: Path, layer: str) -> None:
+    def save(self, file: CheckedFile, layer: str) -> None:
         """Write one file, complete or not at all. `layer` is the name of the layer."""
-        write_tensors(
-            path,
+        file.write(
             {
                 "u": self.u.cpu().numpy(),
                 "v": self.v.cpu().numpy(),
@@ -58,9 +56,14 @@ class SeedFactors:
         )
 
     @classmethod
-    def load(cls, path: Path, device: torch.device) -> SeedFactors:
-        """Read a file of `save`."""
-        arrays, _ = read_tensors(path)
+    def load(cls, file: CheckedFile, device: torch.device) -> SeedFactors:
+        """Read a file of `save`.
+
+        Raises:
+            StoreError: when it is missing or damaged, of something else, or holds no factors.
+        """
+        arrays, _ = file.read()
+        arrays.shaped(u="O C", v="J C", column_offsets="offsets", energy="S")
         u, v, offsets = (torch.tensor(arrays[name]) for name in ("u", "v", "column_offsets"))
         return cls(u.to(device), v.to(device), offsets, np.array(arrays["energy"]))
 
@@ -70,30 +73,34 @@ class SeedFiles(Sequence[SeedFactors]):
 
     Args:
         layers: the layers of the model, in order.
-        path: returns the file of a layer, by the layer's name.
+        file: returns the file of a layer, by the layer's name.
     """
 
-    def __init__(self, layers: Sequence[Layer], path: Callable[[str], Path]) -> None:
-        self._layers, self._path = layers, path
+    def __init__(self, layers: Sequence[Layer], file: Callable[[str], CheckedFile]) -> None:
+        self._layers, self._file = layers, file
 
     def __len__(self) -> int:
         return len(self._layers)
 
     def __getitem__(self, index):  # type: ignore[no-untyped-def]  # a sequence also takes slices
-        """Read the factors of a layer, or of a slice of the layers."""
+        """Read the factors of a layer, or of a slice of the layers.
+
+        Raises:
+            StoreError: if a file is missing or damaged, or of something else.
+        """
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         layer = self._layers[index]
-        return SeedFactors.load(self._path(layer.name), layer.device)
+        return SeedFactors.load(self._file(layer.name), layer.device)
 
     def write(self, index: int, factors: SeedFactors) -> None:
         """Write the file of a layer."""
         name = self._layers[index].name
-        factors.save(self._path(name), name)
+        factors.save(self._file(name), name)
 
     def complete(self, partition: Sequence[int]) -> bool:
-        """Whether there is a file of each layer of a partition."""
-        return all(self._path(self._layers[index].name).exists() for index in partition)
+        """Whether there is a sound file of each layer of a partition."""
+        return not any(damage_of([self._file(self._layers[index].name) for index in partition]))
 
 
 def precondition_seeds(

@@ -99,17 +99,20 @@ def plan_seeds(model: Model, config: Config, lengths: Sequence[int], probe_token
     return SeedPlan(tuple(map(tuple, partitions)), max(held, key=lambda size: size.total))
 
 
-def make_groups(seeds: Sequence[Example]) -> list[range]:
+def make_groups(seeds: Sequence[Example], rotary_switch: int | None = None) -> list[range]:
     """Cut the seeds into the groups that are passed together: consecutive numbers, the same for all ranks.
 
-    A group has at most 4 seeds, and at most 1,024 tokens with pads unless it is one seed.
+    A group has at most 4 seeds, and at most 1,024 tokens with pads unless it is one seed. All of its seeds lie on one
+    side of `rotary_switch` (`model.rotary`).
     """
     groups: list[range] = []
     start = longest = 0
     for number, seed in enumerate(seeds):
         longest = max(longest, len(seed.input_ids))
         lines = number + 1 - start
-        if lines > 1 and (lines > _GROUP_SEEDS or lines * longest > _GROUP_TOKENS):
+        before = len(seeds[max(number - 1, 0)].input_ids)
+        crosses = rotary_switch is not None and (len(seed.input_ids) > rotary_switch) != (before > rotary_switch)
+        if lines > 1 and (crosses or lines > _GROUP_SEEDS or lines * longest > _GROUP_TOKENS):
             groups.append(range(start, number))
             start, longest = number, len(seed.input_ids)
     return [*groups, range(start, len(seeds))] if len(seeds) else groups
@@ -122,7 +125,9 @@ def plan_seeds_on_ranks(
     lengths = [len(seed) for seed in seeds]
     limit = room(model, 1 / ranks.local_world if model.device.type == "cpu" else 1.0)
     if limit is not None:
-        batch = max(len(group) * max(lengths[number] for number in group) for group in make_groups(seeds))
+        batch = max(
+            len(group) * max(lengths[number] for number in group) for group in make_groups(seeds, model.rotary_switch)
+        )
         longest = max(batch, *(len(row) for row in probe), 1)
         limit = max(0, limit - TokenMemory.count(model).of_batch(longest))
     plan = plan_seeds(model, config, lengths, sum(map(len, probe)), limit)

@@ -10,6 +10,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from gdig.errors import StoreError
 from gdig.store.resume_file import Pace, ResumeFile, Tensors
 
 Seed = TypeVar("Seed")
@@ -74,7 +75,7 @@ class PartitionSeeds:
             return None
         try:
             return decode(*content)
-        except (KeyError, ValueError, TypeError) as error:
+        except (KeyError, ValueError, TypeError, StoreError) as error:
             file.discard(f"{file.path}: holds no seed of these layers ({error!r})")
             return None
 

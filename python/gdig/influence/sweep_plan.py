@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gdig.config.config import Config
-from gdig.influence.dense_plan import dense_room, plan_dense, planned_bytes
-from gdig.influence.layer_scores import seed_shapes
+from gdig.influence.dense_plan import cpu_tokens, dense_room, plan_dense, planned_bytes
+from gdig.influence.layer_scores import shapes_of
 from gdig.influence.memory_plan import MemoryParts
 from gdig.influence.seed_factors import SeedFactors
-from gdig.model.batch_size import CPU_TOKENS, CPU_TOKENS_WITH_W, LEAST_TOKENS, largest_batch
+from gdig.model.batch_size import LEAST_TOKENS, largest_batch
 from gdig.model.causal_model import Model
 from gdig.model.token_memory import TokenMemory, weight_bytes
 
@@ -58,7 +58,7 @@ def plan_sweep(
     tokens = token_memory or TokenMemory.count(model)
     auto = config.token_batch_size == "auto"
     batch = LEAST_TOKENS if auto else int(config.token_batch_size)
-    shapes = seed_shapes(seeds)
+    shapes = shapes_of(seeds)
     if dense_bytes is None:
         beside = sum(shape.bytes_of("none") for shape in shapes) + tokens.of_batch(max(batch, longest))
         dense_bytes = planned_bytes(shapes, dense_room(limit, beside, model.device))
@@ -66,8 +66,8 @@ def plan_sweep(
     held = sum(shape.bytes_of(dense) for shape, dense in zip(shapes, plan, strict=True) if dense == "none")
     rest = None if limit is None else limit - held - dense_bytes
     if auto:
-        cpu_tokens = CPU_TOKENS if set(plan) == {"none"} else CPU_TOKENS_WITH_W
-        batch = largest_batch(tokens, rest, model.device, cpu_tokens=cpu_tokens)
+        most = cpu_tokens(len(plan) - plan.count("none"), len(plan))
+        batch = largest_batch(tokens, rest, model.device, cpu_tokens=most)
     parts = MemoryParts(
         weight_bytes(model.module),
         max(batch, longest) * tokens.a_token(),

@@ -7,13 +7,14 @@ import re
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import snapshot_download
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from gdig.errors import ModelError
+from gdig.model.hub import model_folder
 
 ADAPTER_CONFIG = "adapter_config.json"
+WEIGHTS = "adapter_model.safetensors"
 _EMBEDDINGS = re.compile(
     r"\.(?:(embed_tokens|wte|word_embeddings|embed_in|tok_embeddings)|lm_head|embed_out)(?:\.base_layer)?\.weight$"
 )
@@ -25,32 +26,46 @@ def is_adapter(path: Path) -> bool:
     return (path / ADAPTER_CONFIG).is_file()
 
 
+def require_safetensors(path: Path) -> None:
+    """Raise ModelError unless the adapter in `path` has its weights in safetensors. A pickle can run any code.
+
+    peft itself would open an adapter_model.bin, or ask the Hugging Face hub for a file that is not there.
+    """
+    if not (path / WEIGHTS).is_file():
+        raise ModelError(f"{path}: expected the adapter's weights in {WEIGHTS}, found none (pickles are not opened)")
+
+
 def base_directory(path: Path, given: str | None) -> Path:
     """The directory of an adapter's base model.
 
     It is `given`, or what adapter_config.json names: a directory, also one inside the adapter's, or a model of the
-    Hugging Face hub that lies in the local cache. Nothing is downloaded.
+    Hugging Face hub.
 
     Raises:
         ModelError: when there is none.
     """
+    base = _base_directory(path, given)
+    if is_adapter(base):  # transformers would load it as one, pickles included
+        raise ModelError(f"{base}: expected the base model of an adapter, got another adapter ({ADAPTER_CONFIG})")
+    return base
+
+
+def _base_directory(path: Path, given: str | None) -> Path:
     if given is not None:
-        if not Path(given).is_dir():
-            raise ModelError(f"base_model: expected a directory with the adapter's base model, got {given!r}")
-        return Path(given)
+        return model_folder(given, "base_model")
     file = path / ADAPTER_CONFIG
     try:
         options = json.loads(file.read_text(encoding="utf-8"))
         name = str(options["base_model_name_or_path"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ModelError(f"{file}: expected a JSON object with base_model_name_or_path: {error!r}") from None
-    base = next((p for p in (Path(name), path / name) if p.is_dir()), None) or _cached(name, options.get("revision"))
-    if base is None:
-        raise ModelError(
-            f"{file}: base_model_name_or_path: expected a directory, got {name!r}, which Hugging Face's local "
-            "cache does not hold either; name the directory with base_model, or download the model (hf download)"
-        )
-    return base
+    inside = next((p for p in (Path(name), path / name) if p.is_dir()), None)
+    if inside is not None:
+        return inside
+    try:
+        return model_folder(name, "base_model_name_or_path", options.get("revision"))
+    except ModelError as error:
+        raise ModelError(f"{file}: {error}; or name its directory with base_model") from None
 
 
 def resized_vocabulary(path: Path) -> int | None:
@@ -84,7 +99,7 @@ def resize_vocabulary(base: Any, path: Path) -> None:
 
 def _vocabularies(path: Path) -> dict[str, int]:
     """Rows of the whole "embeddings" and "head" in an adapter's file."""
-    file = path / "adapter_model.safetensors"
+    file = path / WEIGHTS
     if not file.is_file():
         return {}
     try:
@@ -96,11 +111,3 @@ def _vocabularies(path: Path) -> dict[str, int]:
     except (OSError, SafetensorError) as error:
         raise ModelError(f"{file}: cannot be read: {error}") from None
     return rows
-
-
-def _cached(name: str, revision: str | None) -> Path | None:
-    """The directory of a model of the hub in the local cache; None where it is not there."""
-    try:
-        return Path(snapshot_download(name, revision=revision, local_files_only=True))
-    except (OSError, ValueError):  # not in the cache; no name of a model
-        return None

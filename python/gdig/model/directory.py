@@ -10,14 +10,18 @@ from transformers import AutoConfig
 from gdig.config.config import Config
 from gdig.errors import ModelError
 from gdig.model.adapter import ADAPTER_CONFIG, base_directory, is_adapter, resized_vocabulary
+from gdig.model.hub import model_folder
+from gdig.model.rotary import rotary_switch
 
 
 @dataclass(frozen=True)
 class Limits:
-    """The longest input of a model in tokens (None: the model states no limit), and the size of its vocabulary."""
+    """The longest input of a model in tokens (None: the model states no limit), the size of its vocabulary, and the
+    length at which its rotary factors change (`model.rotary`)."""
 
     window: int | None
     vocab_size: int | None
+    rotary_switch: int | None = None
 
 
 def read_limits(config: Config) -> Limits:
@@ -33,9 +37,19 @@ def read_limits(config: Config) -> Limits:
         raise ModelError(f"{path}: cannot be read as a model: {error}") from error
     text = whole.get_text_config()
     vocab_size = getattr(text, "vocab_size", None)
-    if is_adapter(adapter := Path(str(config.model))):
+    if is_adapter(adapter := named_directory(config)):
         vocab_size = resized_vocabulary(adapter) or vocab_size
-    return Limits(getattr(text, "max_position_embeddings", None), vocab_size)
+    return Limits(getattr(text, "max_position_embeddings", None), vocab_size, rotary_switch(text))
+
+
+def named_directory(config: Config) -> Path:
+    """The directory of the model or adapter that `config.model` names: itself, or that of a model of the hub.
+
+    Raises:
+        ModelError: when there is none.
+    """
+    config.require("model")
+    return model_folder(str(config.model))
 
 
 def model_directory(config: Config) -> Path:
@@ -44,10 +58,7 @@ def model_directory(config: Config) -> Path:
     Raises:
         ModelError: when it is missing.
     """
-    config.require("model")
-    path = Path(str(config.model))
-    if not path.is_dir():
-        raise ModelError(f"{path}: expected a directory with a model in Hugging Face format, found none")
+    path = named_directory(config)
     if is_adapter(path):
         return base_directory(path, config.base_model)
     if config.base_model is not None:

@@ -27,10 +27,10 @@ from transformers.utils import logging
 
 from gdig.config.config import Config
 from gdig.errors import ConfigError, ModelError
-from gdig.model.adapter import is_adapter, resize_vocabulary
+from gdig.model.adapter import is_adapter, require_safetensors, resize_vocabulary
 from gdig.model.causal_model import Model, wrap_model
 from gdig.model.device import resolve_device
-from gdig.model.directory import architecture_directory, has_safetensors, model_directory
+from gdig.model.directory import architecture_directory, has_safetensors, model_directory, named_directory
 from gdig.model.gradient_checkpointing import require_gradient_checkpointing
 from gdig.model.precision import resolve_dtype
 
@@ -93,7 +93,7 @@ def _load(
 ) -> tuple[nn.Module, bool]:
     """Return the module, and whether it is an adapter around its base model."""
     base = model_directory(config)
-    path = Path(str(config.model))
+    path = named_directory(config)
     try:
         with loading_bars(not config.quiet):
             module = _load_base(base, dtype, config, device, architecture_directory(base, config, architecture))
@@ -173,5 +173,6 @@ def _load_adapter(path: Path, base: nn.Module, trainable: bool = False) -> nn.Mo
         from peft import PeftModel
     except ImportError as error:
         raise ModelError(f"{path}: a PEFT adapter needs the package peft (pip install 'gdig[peft]')") from error
+    require_safetensors(path)
     resize_vocabulary(base, path)
     return PeftModel.from_pretrained(base, path, is_trainable=trainable)

@@ -166,7 +166,9 @@ class AdamFeatures:
         squares = torch.zeros(n, dtype=torch.float64)
         sketch = torch.zeros(n, self._config.projection_dim, dtype=self._dtype)
         gradients = GradientPass(model, self._config.loss_reduction)
-        for batch in make_batches(seeds, first_batch_size(self._config), window=model.window):
+        for batch in make_batches(
+            seeds, first_batch_size(self._config), window=model.window, rotary_switch=model.rotary_switch
+        ):
             examples, rows = batch.segments, batch.rows
 
             def sink(

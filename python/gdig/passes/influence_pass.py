@@ -10,11 +10,10 @@ import torch
 
 from gdig.config.config import Config
 from gdig.data.tokens import Example
-from gdig.influence.dense_plan import DENSE_BYTES
+from gdig.influence.dense_plan import DENSE_BYTES, cpu_tokens
 from gdig.influence.factors import Factors
 from gdig.influence.layer_scores import make_scorers
 from gdig.influence.seed_factors import SeedFactors
-from gdig.model.batch_size import CPU_TOKENS, CPU_TOKENS_WITH_W
 from gdig.model.causal_model import Model
 from gdig.ops import Segments
 from gdig.passes.hidden_states import HiddenSketch
@@ -52,7 +51,7 @@ class InfluenceFeatures:
     ) -> None:
         self.columns = self.width = len(seeds[0].column_offsets) - 1
         self._scorers = make_scorers(seeds, dense_bytes)
-        self.cpu_tokens = CPU_TOKENS if all(scorer.w is None for scorer in self._scorers) else CPU_TOKENS_WITH_W
+        self.cpu_tokens = cpu_tokens(sum(scorer.w is not None for scorer in self._scorers), len(self._scorers))
         self._sketchers = Sketchers(model, config, sum_dtype(model), factors)
 
     def begin(self, examples: Segments) -> Add:

@@ -205,7 +205,9 @@ class RowPass:
 
     def compute(self, examples: Sequence[Example], bar: Bar | None = None) -> RowNumbers:
         """Compute the numbers of examples."""
-        batches = make_batches(examples, self.batch_runner.token_batch_size, window=self.model.window)
+        model = self.model
+        size = self.batch_runner.token_batch_size
+        batches = make_batches(examples, size, window=model.window, rotary_switch=model.rotary_switch)
         return self._run(len(examples), batches, bar)
 
     def _run(self, n: int, batches: Sequence[Batch], bar: Bar | None, resume: ShardResume | None = None) -> RowNumbers:

@@ -9,6 +9,8 @@ from dataclasses import replace
 
 from gdig.config.config import Config
 from gdig.data.fingerprint import fingerprint_paths
+from gdig.data.rendering import rendered_otherwise
+from gdig.errors import StoreError
 from gdig.influence.fit import FEWEST_SEEDS
 from gdig.influence.memory_plan import MemoryPlan
 from gdig.model.batch_size import MEMORY_SHARE, room
@@ -28,6 +30,7 @@ from gdig.planning.stages import Expected, StagePlan
 from gdig.planning.stopwatch import Stopwatch
 from gdig.planning.trial import run_trial
 from gdig.run.directory import settled_record
+from gdig.run.origin import sweep_origin
 from gdig.run.record import RunRecord
 from gdig.run.session import Workspace
 from gdig.store.sketches import SketchStore
@@ -50,7 +53,7 @@ def make_plan(work: Workspace, clock: Callable[[], float] = time.perf_counter) -
     config = work.config
     record = settled_record(work.layout, config)
     begun = clock()
-    seeds = work.seed_examples  # opens inputs and tokenizer, as a start does
+    seeds, renderings = work.seed_examples, work.renderings  # opens inputs and tokenizer, as a start does
     load_s = clock() - begun
     pool = measure_pool(work, clock)
     require_weights(config)
@@ -98,6 +101,7 @@ def make_plan(work: Workspace, clock: Callable[[], float] = time.perf_counter) -
         pool=pool,
         seeds=len(seeds),
         seed_tokens=planner.seed_tokens,
+        renderings=renderings,
         stages=tuple(stages),
         spread=math.hypot(max(_LEAST_SPREAD, rates.passes.spread), pool.error / pool.tokens),
         token_batch_size=memory.token_batch_size if memory is not None else None,
@@ -110,7 +114,7 @@ def make_plan(work: Workspace, clock: Callable[[], float] = time.perf_counter) -
         disk=disk,
         free_disk=free_disk(work.path),
         rates=rates,
-        notes=tuple(_notes(config, model, pool, len(seeds), memory, checkpointing)),
+        notes=tuple(_notes(config, model, pool, len(seeds), memory, checkpointing, rendered_otherwise(renderings))),
         cheaper=tuple(cheaper_choices(expected, planner, stages)),
     )
 
@@ -136,8 +140,11 @@ def _share_done(name: str, work: Workspace, record: RunRecord | None, rows: int)
     stage = getattr(record.stages, name) if record is not None else None
     if stage is None:
         return 0.0
-    if name == "sweep" and SketchStore.exists(work.layout.sweep):
-        store = SketchStore.open(work.layout.sweep)
+    if name == "sweep" and record is not None and SketchStore.exists(work.layout.sweep):
+        try:
+            store = SketchStore.open(work.layout.sweep, sweep_origin(record))
+        except StoreError:  # the sweep writes it again
+            return 0.0
         step = store.rows_per_shard
         missing = sum(min(rows, (shard + 1) * step) - shard * step for shard in store.missing(rows))
         return 1 - missing / rows
@@ -145,8 +152,16 @@ def _share_done(name: str, work: Workspace, record: RunRecord | None, rows: int)
 
 
 def _notes(
-    config: Config, model: Model, pool: PoolSize, n_seeds: int, memory: MemoryPlan | None, checkpointing: bool
+    config: Config,
+    model: Model,
+    pool: PoolSize,
+    n_seeds: int,
+    memory: MemoryPlan | None,
+    checkpointing: bool,
+    otherwise: str | None,
 ) -> Iterator[str]:
+    if otherwise is not None:
+        yield otherwise
     if pool.not_usable:
         yield f"{pool.not_usable:.1%} of the sampled rows cannot be used; the first: {pool.first_error}"
     if config.gradients and n_seeds < FEWEST_SEEDS:

@@ -8,7 +8,7 @@ import numpy as np
 
 from gdig.config.budget import parse_budget
 from gdig.config.config import Config
-from gdig.kmeans import TRAIN_ROWS_PER_CENTROID, KMeans
+from gdig.kmeans.model import TRAIN_ROWS_PER_CENTROID, KMeans
 from gdig.planning.pool_size import PoolSize
 from gdig.planning.stopwatch import Stopwatch
 from gdig.selection.cluster_stage import DEFAULT_CLUSTERS

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from gdig.config.config import Config
 from gdig.influence.dense_plan import plan_dense
-from gdig.influence.layer_scores import seed_shapes
+from gdig.influence.layer_scores import shapes_of
 from gdig.influence.memory_plan import MemoryPlan
 from gdig.influence.sweep_plan import SweepPlan
 from gdig.model.causal_model import Model
@@ -165,7 +165,7 @@ class Expected:
                 StagePlan("sweep", pool.tokens, 1, encode + self._pass_s(pool.tokens, batch, rates.passes.losses, 0.0))
             ]
         layers = self.model.layers
-        ways = plan_dense(seed_shapes(empty_factors(self.model, rates, self.n_seeds)), self.sweep.dense_bytes)
+        ways = plan_dense(shapes_of(empty_factors(self.model, rates, self.n_seeds)), self.sweep.dense_bytes)
         features = rates.of_scores("scores", layers, ways) + rates.of_layers("sketch", layers)
         plain = self._pass_s(1.0, batch, rates.passes.head, self._depth())
         a_token = plain + self._padded(batch) * features

@@ -16,7 +16,7 @@ import torch
 from gdig.config.config import Config
 from gdig.data.tokens import Example
 from gdig.influence.dense_plan import plan_dense
-from gdig.influence.layer_scores import seed_shapes
+from gdig.influence.layer_scores import shapes_of
 from gdig.influence.seed_factors import SeedFactors
 from gdig.influence.seed_plan import make_groups
 from gdig.influence.sweep_plan import SweepPlan, plan_sweep
@@ -125,7 +125,7 @@ def run_trial(
     columns = tuple(f.u.shape[1] for f in factors)
     sweep = plan_sweep(model, config, factors, limit=limit, longest=longest, token_memory=token_memory)
     ways: dict[Kind, list[Any]] = {}
-    for layer, way in zip(model.layers, plan_dense(seed_shapes(factors), sweep.dense_bytes), strict=True):
+    for layer, way in zip(model.layers, plan_dense(shapes_of(factors), sweep.dense_bytes), strict=True):
         if way not in ways.setdefault(kind_of(layer), []):
             ways[kind_of(layer)].append(way)
     trial.scores(len(seeds), ways, sweep.token_batch_size)

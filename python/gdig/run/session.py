@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
+from datetime import date
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -20,7 +20,7 @@ from gdig.progress import Progress
 from gdig.resampling import sample_rows
 from gdig.run.directory import Run
 from gdig.run.layout import RunLayout
-from gdig.run.lock import lock
+from gdig.run.lock import lock, unlock
 
 if TYPE_CHECKING:
     from gdig.data.row_formats import RowReader
@@ -37,10 +37,19 @@ class Workspace:
     """Inputs, model and run directory of one configuration. Opening a part may raise the errors of that part.
 
     Of several ranks each has its own; the run's record (`run`) is for rank 0 alone.
+
+    Args:
+        config: the options.
+        progress: where to show progress.
+        ranks: the processes that take part; None for this process alone.
+        today: the day that chat templates see. None: that of the run, or of the machine where no run is open.
     """
 
-    def __init__(self, config: Config, progress: Progress, ranks: Ranks | None = None) -> None:
+    def __init__(
+        self, config: Config, progress: Progress, ranks: Ranks | None = None, *, today: date | None = None
+    ) -> None:
         self.config = config
+        self._today = today
         self.progress = progress
         self.ranks = ranks or Ranks()
         self._samples: dict[tuple[str, int], tuple[list[Example], np.ndarray]] = {}
@@ -48,7 +57,7 @@ class Workspace:
     def __enter__(self) -> Workspace:
         if self.ranks.main:
             _ = self.run  # take the lock and compare with what is there before anything is computed
-            self.ranks.task("open", config=self.config.to_dict())
+            self.ranks.task("open", config=self.config.to_dict(), today=self.today.isoformat())
         else:
             self._lock = lock(self.layout.ranks_lock, exclusive=False)  # until this rank has ended
         return self
@@ -57,7 +66,7 @@ class Workspace:
         if "run" in self.__dict__:
             self.run.close()
         elif not self.ranks.main:
-            os.close(self._lock)
+            unlock(self._lock)
 
     @property
     def path(self) -> Path:
@@ -73,6 +82,13 @@ class Workspace:
     def run(self) -> Run:
         """The run directory, locked."""
         return Run(self.config, self._inputs(), self.progress)
+
+    @property
+    def today(self) -> date:
+        """The day that chat templates see: in a run, the day on which its fit began."""
+        if self._today is None:
+            self._today = date.fromisoformat(self.run.record.date) if "run" in self.__dict__ else date.today()
+        return self._today
 
     @cached_property
     def candidates(self) -> Corpus:
@@ -95,8 +111,13 @@ class Workspace:
     def tokenizer(self) -> Any:
         """The tokenizer, which rows that hold their tokens do not need."""
         from gdig.data.tokens import load_tokenizer
+        from gdig.model.directory import model_directory
+        from gdig.model.hub import model_folder
 
-        return load_tokenizer(self.config.tokenizer or str(self.config.model), self.config.trust_remote_code)
+        config = self.config
+        folder = model_folder(config.tokenizer, "tokenizer") if config.tokenizer else self._model_folder()
+        base = None if config.tokenizer else model_directory(config)
+        return load_tokenizer(folder, config.trust_remote_code, base)
 
     @cached_property
     def encoder(self) -> Encoder:
@@ -122,6 +143,11 @@ class Workspace:
         readers = [open_readers(self.config, corpus) for corpus in corpora]
         require_columns(self.config, list(zip(corpora, readers, strict=True)))
         return readers
+
+    @property
+    def renderings(self) -> dict[str, tuple[str, ...]]:
+        """How the rows of each file become text, of `candidates` and of `seeds`."""
+        return {"candidates": self.encoder.renderings, "seeds": self.seed_encoder.renderings}
 
     @cached_property
     def seed_examples(self) -> list[Example]:
@@ -205,31 +231,41 @@ class Workspace:
         window = limits.window or _NO_LIMIT
         has_text = any(reader.format != "tokens" for reader in readers)
         encoder = Encoder(
-            self.config, readers, self.tokenizer if has_text else None, window, vocab_size=limits.vocab_size
+            self.config,
+            readers,
+            self.tokenizer if has_text else None,
+            window,
+            vocab_size=limits.vocab_size,
+            today=self.today,
         )
         if not encoder.has_eos and has_text:
             self.progress.warn("the tokenizer has no EOS token: examples end without one")
         return encoder
+
+    def _model_folder(self) -> Path:
+        """The directory of the model, or of the adapter."""
+        from gdig.model.directory import named_directory
+
+        return named_directory(self.config)
 
     def _base_model(self) -> Path | None:
         """The directory that an adapter names as its base."""
         from gdig.model.directory import model_directory
 
         path = model_directory(self.config)
-        return None if path == Path(str(self.config.model)) else path
+        return None if path == self._model_folder() else path
 
     def _inputs(self) -> dict[str, dict]:
         """Fingerprint every input."""
         inputs: dict[str, Sequence[str | Path]] = {
-            "model": [str(self.config.model)],
+            "model": [self._model_folder()],
             "candidates": self.candidates.files,
             "seeds": self.seed_corpus.files,
         }
         if self.config.tokenizer:
-            inputs["tokenizer"] = [self.config.tokenizer]
-        for name in ("model", "tokenizer"):
-            if name in inputs and not Path(inputs[name][0]).is_dir():
-                raise ConfigError(f"{name}: expected a directory, found none at {inputs[name][0]}")
+            from gdig.model.hub import model_folder
+
+            inputs["tokenizer"] = [model_folder(self.config.tokenizer, "tokenizer")]
         for name in ("candidates", "seeds"):
             if self.config.output and Path(self.config.output).resolve() in (Path(p).resolve() for p in inputs[name]):
                 raise ConfigError(f"output: {self.config.output} is one of the {name}, which it would replace")

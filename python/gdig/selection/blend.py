@@ -102,6 +102,31 @@ def pool_shift(sweep: FinishedSweep) -> float:
     return float(np.median(np.abs(average) / np.where(deviation > 0, deviation, np.inf)))
 
 
+def seeds_reach(sweep: FinishedSweep) -> float:
+    """Return the share of the pool's rows that matter to the seeds, from 0 to 1.
+
+    A row's relevance r is the root mean square over the seeds of its influence by the length of its sketch, each seed
+    at unit mean square. The share is (mean r)^2 / mean r^2: 1 where all rows matter equally, and m where a share m of
+    the rows matters equally and the others do not. In a pool of the seeds' own kind it is near 1, in a mixed pool of
+    which the seeds are a small task it is far below. It takes four passes over the influence, and 16 bytes a row.
+    """
+    store = sweep.store
+    lengths = np.concatenate([_lengths(sweep, shard) for shard in store.shards])
+
+    def blocks() -> Iterator[NDArray[np.float64]]:
+        for shard in store.shards:
+            start, stop = store.shard_range(shard)
+            x = store.tensor(shard, "influence").astype(np.float64) / lengths[start:stop, None]
+            yield x[_valid(sweep, shard)]
+
+    average, deviation = _statistics(blocks)
+    scale = np.sqrt(np.square(average) + np.square(deviation))
+    scale = np.where(scale > 0, scale, np.inf)
+    r = np.concatenate([np.sqrt(np.square(x / scale).mean(1)) for x in blocks()])
+    mean_square = float(np.square(r).mean()) if len(r) else 0.0
+    return float(r.mean()) ** 2 / mean_square if mean_square > 0 else 1.0
+
+
 def _lengths(sweep: FinishedSweep, shard: int) -> NDArray[np.float64]:
     """The lengths of the rows' sketches; infinite for a row without a gradient, so that nothing counts for it."""
     lengths = sketch_lengths(sweep.store, shard)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from dataclasses import dataclass
 from functools import cached_property
@@ -51,9 +52,9 @@ def read_chosen(path: Path, rows: int) -> Chosen:
 
             contents = pq.read_table(path, columns=[FIELD]).to_pylist()
         else:
-            with path.open(encoding="utf-8") as lines:
+            with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as lines:
                 contents = [json.loads(line) for line in lines if line.strip()]
-    except (OSError, ValueError) as error:  # pyarrow's errors are among these
+    except (OSError, EOFError, ValueError) as error:  # pyarrow's errors are among these
         raise CorpusError(f"{path}: expected the file of a selection, but it cannot be read: {error}") from None
     columns = []
     for number, content in enumerate(contents, 1):

@@ -13,6 +13,7 @@ from gdig.errors import RunError
 from gdig.progress import Progress
 from gdig.run.directory import require_run
 from gdig.run.layout import RunLayout
+from gdig.run.origin import sweep_origin
 from gdig.run.record import RunRecord
 from gdig.run.session import Workspace
 from gdig.selection.chosen import Chosen, read_chosen
@@ -74,7 +75,8 @@ def open_finished_run(config: Config, progress: Progress, selection: str | None 
         config = config.with_options(**{k: typed_option(str(layout.record), k, v) for k, v in given.items()})
     work = Workspace(config, progress)
     _check_inputs(work, record)
-    store, tasks = SketchStore.open(layout.sweep), read_tasks(work.seed_corpus, config.task_field)
+    store = SketchStore.open(layout.sweep, sweep_origin(record))
+    tasks = read_tasks(work.seed_corpus, config.task_field)
     judge = make_judge(store, config, tasks) if config.gradients else Judge(config.score)
     pool = survey(store, judge)
     clusters = record.stages.cluster is not None and record.stages.cluster.state == "done"
@@ -91,7 +93,7 @@ def _chosen_file(layout: RunLayout, record: RunRecord, selection: str | None) ->
     if selection is not None:
         return Path(selection)
     select = record.stages.select
-    if select is None or select.output is None:
+    if select is None or select.output is None or select.config.get("plain"):
         return None
     file = layout.selection if select.config.get("output") is None else Path(select.output)
     return file if file.is_file() else None

@@ -126,8 +126,8 @@ def _by_clusters(
         # As many clusters as rows in each: comparing a row with all centroids costs as much as with one cluster.
         kmeans = KMeans(
             max(1, math.isqrt(valid)), random_state=random_seed, unit_normalize=True, n_threads=options.threads
-        ).fit(x)
-        centroids, labels = kmeans.cluster_centers_, kmeans.predict(x)
+        )
+        labels, centroids = kmeans.fit_predict(x).view(np.uint32), kmeans.cluster_centers_
     sizes = np.bincount(labels[labels != INVALID_LABEL], minlength=len(centroids))
     search = _native.neighbours_by_clusters(
         x._native if isinstance(x, SketchStore) else x,

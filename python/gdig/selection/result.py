@@ -3,23 +3,39 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gdig.data.export import FIELD
+from gdig.data.read_back import read_rows, read_table
+from gdig.errors import CorpusError
 from gdig.selection.choose import ScoredRows
+from gdig.selection.selection_html import selection_html
 from gdig.selection.survey import Survey
 from gdig.selection.tasks import Tasks
+
+if TYPE_CHECKING:
+    import datasets
+    import pandas
+
+_SHOWN = 10
+"""Rows that a notebook shows."""
 
 
 @dataclass(frozen=True)
 class Selection:
-    """The selected rows.
+    """The selected rows; in a notebook, a table of the first ones.
 
     rows: int64 [n], rows of the pool, best first. columns: one dict a row, as the output shows it under "gdig". output:
     the file. summary: lines to print. warnings: what fit and sweep found that may make the selection less good than it
     seems.
+
+    Example:
+        >>> selection = gdig.select(run_path="runs/a", format="messages")  # doctest: +SKIP
+        >>> trainer = SFTTrainer(model, train_dataset=selection.to_dataset())  # doctest: +SKIP
     """
 
     rows: np.ndarray
@@ -27,6 +43,48 @@ class Selection:
     output: Path
     summary: list[str]
     warnings: list[str] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        """Return the number of selected rows."""
+        return len(self.rows)
+
+    def to_dataset(self) -> datasets.Dataset:
+        """Return the rows of the output as a :class:`datasets.Dataset`, best first, with `gdig` if it is there.
+
+        Raises:
+            CorpusError: if the file is gone or changed, or if a field has values of several kinds, such as text and
+                numbers, which a column cannot hold.
+        """
+        import datasets
+
+        table = read_table(self.output)
+        if len(table) != len(self.rows):
+            raise CorpusError(f"{self.output}: {len(table)} rows, expected the {len(self.rows)} of the selection")
+        return datasets.Dataset(table)
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """Return the rows of the output as a :class:`pandas.DataFrame`, best first.
+
+        A column is a field of the rows. What gdig says of a row follows, a column each: gdig.row, gdig.score and so on,
+        also for an output without the field `gdig`.
+
+        Raises:
+            CorpusError: if the file is gone or changed.
+        """
+        import pandas
+
+        rows = [{name: value for name, value in row.items() if name != FIELD} for row in read_rows(self.output)]
+        if len(rows) != len(self.rows):
+            raise CorpusError(f"{self.output}: {len(rows)} rows, expected the {len(self.rows)} of the selection")
+        reasons = [{f"{FIELD}.{name}": value for name, value in column.items()} for column in self.columns]
+        return pandas.DataFrame([{**row, **reason} for row, reason in zip(rows, reasons, strict=True)])
+
+    def _repr_html_(self) -> str:
+        try:
+            contents = list(islice(read_rows(self.output), _SHOWN))
+        except CorpusError:  # a table of reasons alone, rather than an error in a notebook
+            contents = []
+        return selection_html(self.summary, self.warnings, self.columns[:_SHOWN], contents, len(self.rows))
 
 
 def output_columns(scored: ScoredRows, survey: Survey, tasks: Tasks) -> list[dict[str, Any]]:

@@ -6,11 +6,18 @@ from pathlib import Path
 from typing import Any
 
 from gdig.config.budget import Limit
-from gdig.data.export import export
+from gdig.data.conversions import convert
+from gdig.data.dataset_info import write_entry
+from gdig.data.export import Convert, export
+from gdig.data.fingerprint import hash_content
+from gdig.data.row_forms import RowError
+from gdig.errors import CorpusError, StoreError
 from gdig.resampling import label_counts
 from gdig.run.layout import RunLayout
-from gdig.run.record import RunRecord, SweepRecord
+from gdig.run.origin import checkpoint_origin, sweep_origin
+from gdig.run.record import RunRecord
 from gdig.run.session import Workspace
+from gdig.run.verify import difficulty_damage
 from gdig.selection.choose import choose
 from gdig.selection.method import Checkpoint, FinishedSweep
 from gdig.selection.methods import METHODS
@@ -28,10 +35,18 @@ def select_stage(work: Workspace, store: SketchStore, survey: Survey, tasks: Tas
     sweep = open_finished_sweep(
         work.layout, run.record, store, survey, tasks, clusters=clusters, source_ends=work.candidates.ends
     )
+    _check_difficulty(work)
     scored = choose(sweep, limit, config)
     columns = output_columns(scored, survey, tasks)
     output = Path(config.output) if config.output else work.layout.selection
-    export(work.candidates, scored.rows, columns, output)
+    export(work.candidates, scored.rows, None if config.plain else columns, output, _converter(work))
+    if config.format is not None and not config.chat_template:
+        work.progress.warn(
+            f"format={config.format}: the rows were measured without a chat template (chat_template=False), but a "
+            "training program puts turns through its own"
+        )
+    if config.format is not None and (entry := write_entry(output, config.format)):
+        work.progress.say(f"{entry}: names the file for LLaMA-Factory")
     warnings = [*run.fit.warnings, *run.sweep.warnings]
     for warning in warnings:  # `warn` repeats no warning that a stage of this start has given
         work.progress.warn(warning)
@@ -39,12 +54,28 @@ def select_stage(work: Workspace, store: SketchStore, survey: Survey, tasks: Tas
         rows=len(scored.rows),
         tokens=int(scored.columns["tokens"].sum()),
         output=str(output),
+        output_hash=hash_content(output),
         notes=tuple(scored.notes),
         warnings=tuple(warnings),
     )
     n_clusters = int((label_counts(sweep.labels) > 0).sum()) if sweep.labels else None
     summary = summary_lines(scored, survey, tasks, n_clusters, output)
     return Selection(scored.rows, columns, output, summary, warnings)
+
+
+def _converter(work: Workspace) -> Convert | None:
+    """Return what makes rows of the option `format` of the pool's rows; None where they are written as they are."""
+    if (output_format := work.config.format) is None:
+        return None
+    corpus, readers = work.candidates, work.readers[0]
+
+    def converted(row: int, content: dict[str, Any]) -> dict[str, Any]:
+        try:
+            return convert(readers[corpus.file_of(row)](content), output_format)
+        except RowError as error:
+            raise CorpusError(f"{corpus.where(row)}: format={output_format}: {error}") from None
+
+    return converted
 
 
 def open_finished_sweep(
@@ -68,7 +99,7 @@ def open_finished_sweep(
         clusters: whether the methods may draw from the clusters.
         source_ends: the row after the last row of each file of the pool.
     """
-    fit, sweep = record.stages.fit, record.stages.sweep
+    fit, sweep, origin = record.stages.fit, record.stages.sweep, sweep_origin(record)
     assert fit is not None and sweep is not None, "the sweep is done"
     return FinishedSweep(
         store,
@@ -76,13 +107,22 @@ def open_finished_sweep(
         labels=layout.labels if clusters else None,
         centroids=layout.centroids if clusters else None,
         tasks=tasks,
-        checkpoints=_checkpoints(layout, sweep),
-        seed_sketches=layout.seed_sketches,
+        checkpoints=_checkpoints(layout, record),
+        seed_sketches=layout.checked(layout.seed_sketches, origin),
         difficulty=layout.difficulty,
-        tokens=TokenFiles(layout.tokens),
+        tokens=TokenFiles(layout, origin),
         source_ends=source_ends,
         metric_scale=sweep.scale if _sketches_are_of_the_metric({**fit.config, **sweep.config}) else None,
     )
+
+
+def _check_difficulty(work: Workspace) -> None:
+    """Raise StoreError if the option `difficulty` names the run's own difficulties and these were changed."""
+    layout, given = work.layout, work.config.difficulty
+    if given and layout.score_net.is_file() and Path(given).resolve() == layout.difficulty.resolve():
+        net = layout.checked(layout.score_net, sweep_origin(work.run.record))
+        if (damage := net.damage() or difficulty_damage(net, layout.difficulty)) is not None:
+            raise StoreError(f"{damage.what}; gdig score-net makes it again")
 
 
 def _sketches_are_of_the_metric(options: dict[str, Any]) -> bool:
@@ -90,11 +130,15 @@ def _sketches_are_of_the_metric(options: dict[str, Any]) -> bool:
     return bool(options["sketch_space"] != "raw" or options["inversion"] == "identity")
 
 
-def _checkpoints(layout: RunLayout, sweep: SweepRecord) -> tuple[Checkpoint, ...]:
+def _checkpoints(layout: RunLayout, record: RunRecord) -> tuple[Checkpoint, ...]:
     """The training checkpoints last asked for whose sweep is whole."""
-    whole = [(key, record) for key in sweep.checkpoint_order if (record := sweep.checkpoints[key]).state == "done"]
-    paths = [layout.checkpoint(key) for key, _ in whole]
-    return tuple(
-        Checkpoint(record.path, SketchStore.open(path.shards), record.learning_rate, path.seed_sketches)
-        for (_, record), path in zip(whole, paths, strict=True)
-    )
+    sweep = record.stages.sweep
+    assert sweep is not None
+    swept = [(key, sweep.checkpoints[key]) for key in sweep.checkpoint_order]
+    whole = [(key, checkpoint) for key, checkpoint in swept if checkpoint.state == "done"]
+    checkpoints = []
+    for key, checkpoint in whole:
+        paths, origin = layout.checkpoint(key), checkpoint_origin(record, key)
+        store, seeds = SketchStore.open(paths.shards, origin), layout.checked(paths.seed_sketches, origin)
+        checkpoints.append(Checkpoint(checkpoint.path, store, checkpoint.learning_rate, seeds))
+    return tuple(checkpoints)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +20,7 @@ from gdig.errors import CorpusError, ModelError
 from gdig.model.adapter import is_adapter
 from gdig.model.batches import make_batches
 from gdig.model.device import resolve_device
+from gdig.model.directory import named_directory
 from gdig.model.load import load_trainable, require_package
 from gdig.model.precision import resolve_dtype
 from gdig.progress import Progress
@@ -100,7 +100,7 @@ class TrialTrainer:
 
     def _trainable(self) -> Any:
         model = load_trainable(self._config).to(self._device)
-        if self._trial.lora_rank == 0 or is_adapter(Path(str(self._config.model))):
+        if self._trial.lora_rank == 0 or is_adapter(named_directory(self._config)):
             return model
         require_package("peft", "train", "peft")
         from peft import LoraConfig, get_peft_model
@@ -117,7 +117,7 @@ class TrialTrainer:
                 if name not in self._start:
                     continue
                 start = self._start[name]
-                if ".lora_A." in name and self._trial.lora_rank and not is_adapter(Path(str(self._config.model))):
+                if ".lora_A." in name and self._trial.lora_rank and not is_adapter(named_directory(self._config)):
                     start = (torch.rand(start.shape, generator=generator) * 2 - 1) * start.shape[1] ** -0.5
                 p.copy_(start)
 

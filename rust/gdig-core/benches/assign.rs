@@ -115,7 +115,7 @@ fn search(criterion: &mut Criterion) {
 fn update(criterion: &mut Criterion) {
     for k in CLUSTERS {
         let centroids = numbers(k * DIM, 2);
-        let mut sums = vec![0f32; k * DIM];
+        let (mut sums, offset) = (vec![0f32; k * DIM], [0f32; DIM]);
         for dtype in DTYPES {
             let stored = Stored::new(1 << 13, dtype);
             let rows = stored.rows();
@@ -125,7 +125,7 @@ fn update(criterion: &mut Criterion) {
                 // Blocks of 64 rows, as the search leaves them; their sums grow without harm.
                 for first in (0..rows.len()).step_by(64) {
                     let (block, labels) = (rows.slice(first, first + 64), &labels[first..first + 64]);
-                    tally.add(black_box(block), labels, &centroids, &mut sums).expect("finite rows");
+                    tally.add(black_box(block), labels, &centroids, &offset, &mut sums).expect("finite rows");
                 }
                 black_box(&tally.distances);
             };

@@ -4,12 +4,13 @@ use std::path::PathBuf;
 
 use gdig_core::kmeans::{self, Fitted, Init, Model, Options};
 use gdig_core::simd::Kernel;
-use numpy::{PyArray1, PyArray2, PyArrayMethods, PyReadonlyArray2};
+use numpy::{PyArray1, PyArray2, PyArrayMethods, PyReadonlyArray1, PyReadonlyArray2};
 use pyo3::prelude::*;
 
 use crate::errors::to_py;
 use crate::peers::PyPeers;
 use crate::rows::RowsOrStore;
+use crate::store::{damage_to_py, Damage, Store};
 use crate::supervised::supervised;
 
 type Centers<'py> = Bound<'py, PyArray2<f32>>;
@@ -17,7 +18,7 @@ type Labels<'py> = (Bound<'py, PyArray1<u32>>, Bound<'py, PyArray1<f32>>);
 
 /// Returns (centroids [K, dim], inertia, iterations, counts [K]); None on every rank but 0.
 #[pyfunction]
-#[pyo3(signature = (x, n_clusters, *, init, max_iter, tol, random_state, train_rows, unit_normalize, n_threads, kernel, callback, resume_file, peers=None))]
+#[pyo3(signature = (x, n_clusters, *, init, max_iter, tol, random_state, train_rows, unit_normalize, n_threads, kernel, callback, resume_file, peers=None, weights=None))]
 #[allow(clippy::too_many_arguments, clippy::type_complexity)] // As many as KMeans has options.
 pub fn kmeans_fit<'py>(
     py: Python<'py>,
@@ -34,6 +35,7 @@ pub fn kmeans_fit<'py>(
     callback: Option<Bound<'py, PyAny>>,
     resume_file: Option<PathBuf>,
     peers: Option<Bound<'py, PyAny>>,
+    weights: Option<PyReadonlyArray1<'py, f32>>,
 ) -> PyResult<Option<(Centers<'py>, f64, usize, Bound<'py, PyArray1<u64>>)>> {
     let rows = RowsOrStore::new(x)?;
     let source = rows.source()?;
@@ -52,6 +54,7 @@ pub fn kmeans_fit<'py>(
         unit_normalize,
         kernel,
         n_threads,
+        weights: weights.map(|weights| weights.as_array().to_vec()),
         resume_file,
     };
     let fitted = match peers.as_ref().map(PyPeers::new).transpose()? {
@@ -111,6 +114,22 @@ pub fn kmeans_predict_to<'py>(
     supervised(py, callback, |supervisor| {
         kmeans::predict_to(&source, &model, &directory, rows_per_shard, shards, supervisor)
     })
+}
+
+/// (shard, (state, what is wrong)) of each label file that is not sound, or not of these rows and centroids.
+#[pyfunction]
+pub fn kmeans_label_damage(
+    py: Python<'_>,
+    store: &Bound<'_, Store>,
+    centroids: PyReadonlyArray2<'_, f32>,
+    unit_normalize: bool,
+    directory: PathBuf,
+) -> PyResult<Vec<(usize, Damage)>> {
+    let (store, centroids) = (&store.get().store, centroids.as_slice()?);
+    let damage = supervised(py, None, |supervisor| {
+        kmeans::label_damage(store, centroids, unit_normalize, &directory, supervisor)
+    })?;
+    Ok(damage.into_iter().map(|(index, damage)| (index, damage_to_py(damage))).collect())
 }
 
 /// The names of the kernels of this machine, the slowest first.

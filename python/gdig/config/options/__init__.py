@@ -17,6 +17,7 @@ from gdig.config.options.selection import (
     ClusterOptions,
     FeatureOptions,
     Method,
+    OutputFormat,
     Quotas,
     RelativeTo,
     Score,
@@ -28,9 +29,9 @@ from gdig.config.options.trial import TrialOptions
 
 __all__ = [
     "GROUPS", "PRESETS", "STAGES", "STAGE_GROUPS", "Basic", "BasicMark", "CheckpointOptions", "ClusterOptions",
-    "CurvatureOptions", "DataOptions", "DeviceOptions", "FeatureOptions", "Method", "ModelOptions", "PlaceOptions",
-    "PresetOptions", "Quotas", "RandomOptions", "RelativeTo", "RowFormat", "RunOptions", "Score", "SeedOptions",
-    "SelectOptions", "SweepOptions", "TrainOptions", "TrialOptions", "TrustOptions",
+    "CurvatureOptions", "DataOptions", "DeviceOptions", "FeatureOptions", "Method", "ModelOptions", "OutputFormat",
+    "PlaceOptions", "PresetOptions", "Quotas", "RandomOptions", "RelativeTo", "RowFormat", "RunOptions", "Score",
+    "SeedOptions", "SelectOptions", "SweepOptions", "TrainOptions", "TrialOptions", "TrustOptions",
 ]  # fmt: skip
 
 GROUPS: tuple[type, ...] = (

@@ -17,20 +17,21 @@ class DataOptions:
     """What to read, and how a row becomes a prompt and a target."""
 
     model: Basic[str | None] = None
-    """Directory of a causal language model in Hugging Face format, or of a PEFT adapter. A new run needs a model; a run
-    that is continued has its own."""
+    """Directory of a causal language model or a PEFT adapter, or its name on the Hugging Face hub. A new run needs a
+    model; a run that is continued has its own."""
     base_model: str | None = None
-    """Directory of the model that an adapter was trained on. The default is the base model that the adapter names: a
-    directory, or a model of the Hugging Face hub in the local cache. Give the option when it lies elsewhere."""
+    """Directory of the model that an adapter was trained on, or its name on the Hugging Face hub. The default is the
+    base model that the adapter names. Give the option when it lies elsewhere."""
     candidates: Basic[tuple[str, ...]] = ()
-    """The pool to select from: JSONL, a JSON list, Parquet or a `datasets` folder; several files or globs. Rows are
-    numbered through the files in the order given. The files of a glob come in sorted order."""
+    """The pool: files, folders, globs, or datasets on the Hugging Face hub (org/name[:config][/split]). A file
+    is JSONL, JSON, CSV, TSV, Parquet or Arrow, also with .gz or .zst. Rows are numbered through the files in the order
+    given. The files of a glob or a folder come in sorted order."""
     seeds: Basic[tuple[str, ...]] = ()
     """The small set of excellent examples, in any format of the pool. 64 seeds or more rank a pool well; gdig warns
     below 16."""
     tokenizer: str | None = None
-    """Directory of the tokenizer. The default is the model's directory. Give the option when the tokenizer lies
-    elsewhere."""
+    """Directory of the tokenizer, or its name on the Hugging Face hub. The default is the model's directory. Give the
+    option when the tokenizer lies elsewhere."""
     row_format: RowFormat = "auto"
     """Shape of a row: translation, instruction, completion, question, text, messages, sharegpt or tokens. auto detects
     the shape of each file from the fields of its first rows. Name the shape when rows have the fields of several
@@ -48,6 +49,10 @@ class DataOptions:
     system_column: str | None = None
     """Field of a row with the text of the system. The default is system or system_prompt. Give the option when the
     field has another name."""
+    chat_template: bool = True
+    """Render rows by the tokenizer's chat template where it has one: prompt and completion become turns of user and
+    assistant, as LLaMA-Factory and TRL make them. Rows with a text alone stay as they are. Switch it off when you train
+    on plain prompts."""
     prompt_template: str | None = None
     """Jinja template that makes the prompt from the fields of a row. By default, the row format has its own template.
     Give both templates when the fields fit no row format."""

@@ -15,6 +15,7 @@ Quotas = Literal["equal", "proportional", "sqrt"]
 Score = Literal["steady", "mean"]
 RelevanceName = Literal["influence", "cosine", "less"]
 RelativeTo = Literal["zero", "pool"]
+OutputFormat = Literal["messages", "alpaca", "sharegpt"]
 
 
 @dataclass(frozen=True)
@@ -142,11 +143,28 @@ class MethodOptions:
     difficulty: str | None = None
     """.npy file of floats [rows of the pool], higher is harder, for the method self-filter. The default is the loss.
     gdig score-net writes such a file."""
-    output: Basic[str | None] = None
-    """File of the selected rows, .jsonl or .parquet. The default is selection.jsonl in the run directory. Name a file
-    to have several selections of one run."""
 
 
 @dataclass(frozen=True)
-class SelectOptions(FeatureOptions, MethodOptions):
+class OutputOptions:
+    """What is written of the selected rows."""
+
+    output: Basic[str | None] = None
+    """File of the selected rows, .jsonl, .jsonl.gz or .parquet. The default is selection.jsonl in the run directory.
+    Name a file to have several selections of one run."""
+    format: Basic[OutputFormat | None] = None
+    """Format of the rows that are written: messages, alpaca or sharegpt, whatever the pool's. The entry for
+    LLaMA-Factory is added to dataset_info.json beside the file. By default, rows are written whole, as they are. Name
+    the format that the training program reads."""
+    plain: Basic[bool] = False
+    """Write rows without the field gdig, which tells why each was selected. Off by default. Switch it on when the
+    training program refuses a field that it does not know."""
+
+
+@dataclass(frozen=True)
+class SelectOptions(FeatureOptions, MethodOptions, OutputOptions):
     """What to select from a finished sweep. Changing these options costs no model pass."""
+
+    report: Basic[bool] = True
+    """Write report.html into the run directory after the choice: one page that shows what was chosen, and why. It takes
+    a second or two for ten thousand rows. Switch it off where nobody will look at it; gdig report makes it later."""

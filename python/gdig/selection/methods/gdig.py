@@ -1,9 +1,12 @@
-"""gdig: by turns of the seeds where the model does not know the pool, and by the seeds' agreement where it does.
+"""gdig: by the seeds' agreement where the pool is of the seeds' kind and known to the model, by turns elsewhere.
 
-A model that was tuned on the pool has a mean gradient near zero there, as the G-DIG paper (arXiv 2405.12915) has it.
-The sign of an influence then says whether a row helps more than an average row, and the published choice is the better
-one. In a model that was not, almost every row helps, and that choice returns the mix of the pool. The sweep tells which
-case it is (docs/evidence.md).
+A model that was tuned on the pool has a mean gradient near zero there, as the G-DIG paper (arXiv 2405.12915) has it. If
+the whole pool is of the seeds' kind besides, the sign of an influence says whether a row helps more than an average
+row, and the published choice is the better one.
+
+In a model that was not tuned on the pool almost every row helps. In a mixed pool, most rows have nothing to do with the
+seeds, and the signs of their small influences are noise. In both cases that choice returns the mix of the pool. The
+sweep tells which case it is (docs/evidence.md).
 """
 
 from __future__ import annotations
@@ -12,24 +15,33 @@ from dataclasses import replace
 
 from gdig.config.budget import Limit
 from gdig.config.config import Config
-from gdig.selection.blend import pool_shift
+from gdig.selection.blend import pool_shift, seeds_reach
 from gdig.selection.method import FinishedSweep, Picked
 from gdig.selection.methods.agreement import agreement
 from gdig.selection.methods.turns import turns
 
 KNOWN = 0.1
-"""Shift below which the model knows the pool. Pools that a model was tuned on had at most 0.03, others 0.28 or more."""
+"""Shift below which the model knows the pool. Pools that a model was tuned on had at most 0.07, others 0.28 or more."""
+
+OF_ONE_KIND = 0.7
+"""Share of the rows that matter to the seeds from which on the pool is of their kind. Pools of one task had 0.79 or
+more, mixed pools with one target 0.64 or less."""
 
 
 def gdig(sweep: FinishedSweep, limit: Limit, random_seed: int, options: Config) -> Picked:
-    """Pick rows by the method `agreement` where the pool's shift is below `KNOWN`, and by `turns` elsewhere."""
+    """Pick rows by `agreement` where the shift is below `KNOWN` and the seeds reach `OF_ONE_KIND`, else by `turns`."""
     shift = pool_shift(sweep)
-    known = shift < KNOWN
-    picked = (agreement if known else turns)(sweep, limit, random_seed, options)
+    reach = seeds_reach(sweep)
     why = f"the pool's mean influence on a seed is {shift:.2g} of its deviation"
-    note = (
-        f"by agreement, because {why}: the model knows the pool, so the sign of the influence tells rows apart"
-        if known
-        else f"by turns, because {why}: the model was not tuned on the pool, and almost any row helps"
-    )
-    return replace(picked, notes=(note, *picked.notes), ordered=not known)
+    if shift < KNOWN and reach >= OF_ONE_KIND:
+        note = f"by agreement, because {why}: the model knows the pool, so the sign of the influence tells rows apart"
+        return _with(note, agreement(sweep, limit, random_seed, options), ordered=False)
+    if shift < KNOWN:
+        note = f"by turns, because {reach:.0%} of the pool matters to the seeds: it is mixed, and they are a part of it"
+    else:
+        note = f"by turns, because {why}: the model was not tuned on the pool, and almost any row helps"
+    return _with(note, turns(sweep, limit, random_seed, options), ordered=True)
+
+
+def _with(note: str, picked: Picked, ordered: bool) -> Picked:
+    return replace(picked, notes=(note, *picked.notes), ordered=ordered)

@@ -2,6 +2,7 @@
 
 use super::init;
 use super::lloyd;
+use super::offset::offset;
 use super::options::{check_centroids, Fitted, Init, Options};
 use super::peers::Peers;
 use super::resume_file::ResumeFile;
@@ -29,6 +30,9 @@ pub fn fit_with(
     peers: Option<&dyn Peers>,
     supervisor: &Supervisor,
 ) -> Result<Fitted> {
+    if peers.is_some() && options.weights.is_some() {
+        return Err(Error::input("sample_weight: expected one process; several share a fit without weights"));
+    }
     on_training_rows(source, options, supervisor, |all, rows| {
         // The resume file does not depend on the sample, which the options determine.
         let path = options.resume_file.as_deref();
@@ -40,9 +44,9 @@ pub fn fit_with(
 /// Add up the chunks of this process in each pass of the fit of rank 0, until that fit has ended.
 pub fn help(source: &Source, options: &Options, peers: &dyn Peers, supervisor: &Supervisor) -> Result<()> {
     on_training_rows(source, options, supervisor, |_, rows| {
-        let mut partials = Vec::new();
+        let (offset, mut partials) = (offset(rows), Vec::new());
         while let Some(centroids) = peers.take()? {
-            lloyd::help(rows, &centroids, options, &mut partials, peers, supervisor)?;
+            lloyd::help(rows, (&centroids, &offset), options, &mut partials, peers, supervisor)?;
         }
         Ok(())
     })
@@ -56,11 +60,16 @@ fn on_training_rows<T: Send>(
     work: impl FnOnce(RowSet, RowSet) -> Result<T> + Send,
 ) -> Result<T> {
     let k = options.n_clusters;
-    let mut n_valid = 0;
-    source.each_valid(supervisor, |_| n_valid += 1)?;
+    let counted = counted(source, options.weights.as_deref(), supervisor)?;
+    let n_valid = match &counted {
+        Counted::All(n) => *n,
+        Counted::Some(list) => list.len(),
+    };
     if k == 0 || k > n_valid || k >= u32::MAX as usize {
         let skipped = source.len() - n_valid;
-        let what = format!("n_clusters: expected 1 to the number of rows, {n_valid} (and {skipped} invalid ones)");
+        let what = format!(
+            "n_clusters: expected 1 to the number of rows, {n_valid} (and {skipped} invalid ones or of weight 0)"
+        );
         return Err(Error::input(format!("{what}, got {k}")));
     }
     if let Some(n) = options.train_rows.filter(|&n| n < k) {
@@ -68,14 +77,16 @@ fn on_training_rows<T: Send>(
     }
     let pool = thread_pool(options.n_threads)?;
     pool.install(|| {
-        let all = RowSet { source, list: None, unit_normalize: options.unit_normalize };
+        let list = if let Counted::Some(list) = &counted { Some(&list[..]) } else { None };
+        let all = RowSet { source, list, unit_normalize: options.unit_normalize };
         let n_train = options.train_rows.unwrap_or(n_valid).min(n_valid);
         if n_train == n_valid {
             return work(all, all);
         }
         let list = sample(all, n_train, derive(options.random_state, "k-means training rows"), supervisor)?;
         let rows = RowSet { list: Some(&list), ..all };
-        if n_train * source.dim() * source.dtype().size() > GATHER_BYTES {
+        // Weights belong to the rows of the source.
+        if options.weights.is_some() || n_train * source.dim() * source.dtype().size() > GATHER_BYTES {
             return work(all, rows);
         }
         let (stored, scales) = gather_stored(rows, supervisor)?;
@@ -84,6 +95,29 @@ fn on_training_rows<T: Send>(
         let array = Rows::new(source.dtype(), source.dim(), bytes, &scales)?;
         work(all, RowSet { source: &Source::Array(array), list: None, ..rows })
     })
+}
+
+/// The rows that a fit may train on.
+enum Counted {
+    /// So many, which are all valid rows of the source.
+    All(usize),
+    /// The valid rows with a weight, ascending.
+    Some(Vec<u64>),
+}
+
+fn counted(source: &Source, weights: Option<&[f32]>, supervisor: &Supervisor) -> Result<Counted> {
+    let Some(weights) = weights else {
+        let mut n_valid = 0;
+        source.each_valid(supervisor, |_| n_valid += 1)?;
+        return Ok(Counted::All(n_valid));
+    };
+    if weights.len() != source.len() || !weights.iter().all(|w| (0.0..=1.0).contains(w)) {
+        let what = format!("sample_weight: expected a number from 0 to 1 for each of {} rows", source.len());
+        return Err(Error::input(format!("{what}, got {} numbers", weights.len())));
+    }
+    let mut list = Vec::new();
+    source.each_valid(supervisor, |row| list.extend((weights[row] > 0.0).then_some(row as u64)))?;
+    Ok(Counted::Some(list))
 }
 
 fn train(
@@ -103,10 +137,8 @@ fn train(
     }
     let state = match (resume_file.and_then(|resume_file| resume_file.read(options, dim)), &options.init) {
         (Some(state), _) => state,
-        (None, Init::PlusPlus) => {
-            lloyd::start(init::plus_plus(rows, k, options.random_state, supervisor)?, dim, options)
-        }
+        (None, Init::PlusPlus) => lloyd::start(init::plus_plus(rows, k, options, supervisor)?, dim, options),
         (None, Init::Centroids(given)) => lloyd::start(given.clone(), dim, options),
     };
-    lloyd::run(rows, state, options, resume_file, peers, supervisor)
+    lloyd::run(rows, state, &offset(rows), options, resume_file, peers, supervisor)
 }

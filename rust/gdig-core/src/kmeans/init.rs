@@ -2,6 +2,7 @@
 
 use rayon::prelude::*;
 
+use super::options::Options;
 use super::sample::sample;
 use crate::hash::{derive, row_hash, unit};
 use crate::interrupt::Supervisor;
@@ -18,19 +19,24 @@ const SAMPLE_BYTES: usize = 128 << 20;
 const CHUNK: usize = 1024;
 
 /// K centroids [K, dim]. Each is a row of the set, drawn with probability proportional to its squared distance from the
-/// centroids before it.
-pub fn plus_plus(rows: RowSet, k: usize, random_state: u64, supervisor: &Supervisor) -> Result<Vec<f32>> {
-    let dim = rows.source.dim();
+/// centroids before it, times its weight.
+pub fn plus_plus(rows: RowSet, k: usize, options: &Options, supervisor: &Supervisor) -> Result<Vec<f32>> {
+    let (dim, random_state) = (rows.source.dim(), options.random_state);
     let wanted = (ROWS_PER_CENTROID * k).max(LEAST_ROWS).min(SAMPLE_BYTES / (4 * dim)).max(2 * k);
     let list = sample(rows, wanted, derive(random_state, "k-means++ sample"), supervisor)?;
     let n = list.len();
     let x = gather(RowSet { list: Some(&list), ..rows }, supervisor)?;
     let draw_seed = derive(random_state, "k-means++ draws");
+    let weights = options.weights.as_ref().map(|all| list.iter().map(|&row| all[row as usize]).collect::<Vec<_>>());
 
     let mut distances = vec![f32::INFINITY; n];
     let mut taken = vec![false; n];
     let mut centroids = Vec::with_capacity(k * dim);
-    let mut next = ((unit(row_hash(draw_seed, 0)) * n as f64) as usize).min(n - 1);
+    let first = unit(row_hash(draw_seed, 0));
+    let mut next = match &weights {
+        None => ((first * n as f64) as usize).min(n - 1),
+        Some(weights) => draw_weighted(&vec![1.0; n], weights, first).expect("rows of weight 0 are not in the set"),
+    };
     for step in 1..=k {
         supervisor.check()?;
         taken[next] = true;
@@ -50,11 +56,23 @@ pub fn plus_plus(rows: RowSet, k: usize, random_state: u64, supervisor: &Supervi
                 distances.iter_mut().zip(x.chunks_exact(dim)).map(nearer).sum()
             })
             .collect();
-        next = draw(&distances, &sums, unit(row_hash(draw_seed, step as u64)))
+        let share = unit(row_hash(draw_seed, step as u64));
+        let drawn = match &weights {
+            None => draw(&distances, &sums, share),
+            Some(weights) => draw_weighted(&distances, weights, share),
+        };
+        next = drawn
             // All rows lie on a centroid. Take the first row that is none yet; there is one, because K is at most n.
             .unwrap_or_else(|| taken.iter().position(|taken| !taken).expect("fewer centroids than rows"));
     }
     Ok(centroids)
+}
+
+/// `draw` with each distance times a weight.
+fn draw_weighted(distances: &[f32], weights: &[f32], u: f64) -> Option<usize> {
+    let products: Vec<f32> = distances.iter().zip(weights).map(|(d, w)| d * w).collect();
+    let sums: Vec<f64> = products.chunks(CHUNK).map(|chunk| chunk.iter().map(|&d| f64::from(d)).sum()).collect();
+    draw(&products, &sums, u)
 }
 
 /// The row at share `u` of the summed distances. `None` when all distances are zero.

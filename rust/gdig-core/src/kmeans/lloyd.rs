@@ -5,7 +5,7 @@ use super::partial::Pass;
 use super::peers::Peers;
 use super::resume_file::{ResumeFile, State};
 use super::update::{normalize, reseed, update};
-use super::waves::Waves;
+use super::waves::{Sums, Waves};
 use crate::interrupt::{Progress, Supervisor};
 use crate::rows::readahead::with_readahead;
 use crate::rows::RowSet;
@@ -24,18 +24,18 @@ pub fn start(mut centroids: Vec<f32>, dim: usize, options: &Options) -> State {
 pub fn run(
     rows: RowSet,
     mut state: State,
+    offset: &[f32],
     options: &Options,
     resume_file: Option<&ResumeFile>,
     peers: Option<&dyn Peers>,
     supervisor: &Supervisor,
 ) -> Result<Fitted> {
-    let dim = rows.source.dim();
     let mut partials = Vec::new();
-    let mut pass = |centroids: &[f32]| pass(rows, centroids, options, &mut partials, peers, supervisor);
+    let mut pass = |centroids: &[f32]| pass(rows, (centroids, offset), options, &mut partials, peers, supervisor);
     while !state.ended && state.n_iter < options.max_iter {
         let mut total = pass(&state.centroids)?;
-        let reseeded = reseed(rows, &mut total)?;
-        let updated = update(&total, &state.centroids, dim, options.unit_normalize);
+        let reseeded = reseed(rows, offset, options.weights.as_deref(), &mut total)?;
+        let updated = update(&total, &state.centroids, offset, options.unit_normalize);
         let squares = updated.iter().zip(&state.centroids).map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2));
         let shift = squares.sum::<f64>().sqrt();
         // The first iteration has no earlier inertia. After a reseeding the next iteration is bound to gain.
@@ -61,7 +61,7 @@ pub fn run(
 /// Assign all rows to `centroids`, and add them up. `partials` is memory that serves all passes.
 fn pass(
     rows: RowSet,
-    centroids: &[f32],
+    (centroids, offset): (&[f32], &[f32]),
     options: &Options,
     partials: &mut Vec<Pass<f32>>,
     peers: Option<&dyn Peers>,
@@ -70,16 +70,19 @@ fn pass(
     if let Some(peers) = peers {
         peers.give(centroids)?;
     }
-    let mut total = Pass { sums: vec![0f64; centroids.len()], counts: vec![0; options.n_clusters], ..Pass::default() };
+    let k = options.n_clusters;
+    let weights = vec![0.0; if options.weights.is_some() { k } else { 0 }];
+    let mut total = Pass { sums: vec![0f64; centroids.len()], counts: vec![0; k], weights, ..Pass::default() };
     let waves = Waves::new(rows, options, peers.is_some());
     with_readahead(rows, 0..rows.len(), |ahead| {
         let assigner = Assigner::new(rows.kernel(options.kernel), centroids, rows.source.dim(), rows.dtype())?;
+        let sums = Sums { centroids, offset, weights: options.weights.as_deref(), assigner: &assigner };
         for (number, chunks) in waves.all().enumerate() {
             let from = peers.map_or(0, |peers| number % peers.world());
             // A row nearer than the nearest of the farthest rows so far cannot become one of them.
             let floor = (total.far.len() == waves.n_far).then(|| *total.far.last().expect("k is not zero"));
             if from == 0 {
-                waves.sum(rows, chunks.clone(), centroids, &assigner, floor, partials, ahead, supervisor)?;
+                waves.sum(rows, chunks.clone(), &sums, floor, partials, ahead, supervisor)?;
             } else {
                 let shape = (options.n_clusters, centroids.len());
                 waves.take(chunks.len(), from, shape, peers.expect("from is not 0"), partials, supervisor)?;
@@ -93,7 +96,7 @@ fn pass(
 /// The part of this process in a pass: the sums of the chunks of its waves.
 pub fn help(
     rows: RowSet,
-    centroids: &[f32],
+    (centroids, offset): (&[f32], &[f32]),
     options: &Options,
     partials: &mut Vec<Pass<f32>>,
     peers: &dyn Peers,
@@ -102,12 +105,13 @@ pub fn help(
     let waves = Waves::new(rows, options, true);
     with_readahead(rows, 0..rows.len(), |ahead| {
         let assigner = Assigner::new(rows.kernel(options.kernel), centroids, rows.source.dim(), rows.dtype())?;
+        let sums = Sums { centroids, offset, weights: None, assigner: &assigner };
         for (number, chunks) in waves.all().enumerate() {
             if number % peers.world() != peers.rank() {
                 ahead.reached(chunks.start * waves.chunk_rows);
                 continue;
             }
-            waves.sum(rows, chunks.clone(), centroids, &assigner, None, partials, ahead, supervisor)?;
+            waves.sum(rows, chunks.clone(), &sums, None, partials, ahead, supervisor)?;
             for partial in &partials[..chunks.len()] {
                 peers.send(&partial.to_bytes(waves.n_far))?;
             }

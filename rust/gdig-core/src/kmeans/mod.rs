@@ -4,13 +4,14 @@
 //!
 //! - The nearest centroid of a row depends on that row and the kernel alone (`simd`).
 //! - Sums go over chunks of a fixed number of rows in float32 (`waves`, `tally`), and over the chunks in order in
-//!   float64 (`partial`).
+//!   float64 (`partial`). Rows far from the origin lose an offset before, which the rows alone determine (`offset`).
 //! - Every draw is a hash of (random state, row).
 
 mod fit;
 mod init;
 mod label_files;
 mod lloyd;
+mod offset;
 mod options;
 mod partial;
 mod peers;
@@ -26,6 +27,7 @@ mod update;
 mod waves;
 
 pub use fit::{fit, fit_with, help};
+pub use label_files::damage::label_damage;
 pub use label_files::read::{LabelFile, LabelFiles, LabelRows};
 pub use label_files::write::predict_to;
 pub use options::{Fitted, Init, Options};

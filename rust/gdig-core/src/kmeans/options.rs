@@ -26,6 +26,9 @@ pub struct Options {
     pub kernel: Option<Kernel>,
     /// 0 means as many threads as the machine has cores.
     pub n_threads: usize,
+    /// How much each row of the source counts, from 0 to 1. `None` means that all rows count 1. A row of 0 is no training
+    /// row.
+    pub weights: Option<Vec<f32>>,
     /// The fit writes this file after each iteration. A fit that was killed resumes from it.
     pub resume_file: Option<PathBuf>,
 }
@@ -35,7 +38,7 @@ pub struct Options {
 pub struct Fitted {
     /// [K, dim].
     pub centroids: Vec<f32>,
-    /// The sum over the training rows of the squared distance to the nearest centroid.
+    /// The sum over the training rows of the squared distance to the nearest centroid, times the weight of the row.
     pub inertia: f64,
     pub n_iter: usize,
     /// The number of training rows nearest to each centroid, [K].

@@ -18,12 +18,21 @@ pub struct Far {
 /// The sums of a pass over rows.
 #[derive(Default)]
 pub struct Pass<T> {
-    /// The sum of the rows of each centroid, [K, dim].
+    /// The sum of the rows of each centroid, less the offset of the fit each, times their weights, [K, dim].
     pub sums: Vec<T>,
     pub counts: Vec<u64>,
+    /// The sum of the weights of the rows of each centroid, [K]; empty in a fit without weights.
+    pub weights: Vec<f64>,
     pub inertia: f64,
     /// The farthest rows, for empty clusters.
     pub far: Vec<Far>,
+}
+
+impl<T> Pass<T> {
+    /// What the sums of a centroid are divided by.
+    pub fn weight(&self, k: usize) -> f64 {
+        self.weights.get(k).copied().unwrap_or(self.counts[k] as f64)
+    }
 }
 
 impl Pass<f64> {
@@ -37,6 +46,7 @@ impl Pass<f64> {
         });
         for partial in partials {
             self.counts.iter_mut().zip(&partial.counts).for_each(|(count, rows)| *count += rows);
+            self.weights.iter_mut().zip(&partial.weights).for_each(|(weight, rows)| *weight += rows);
             self.inertia += partial.inertia;
             self.far.append(&mut partial.far);
         }
@@ -55,6 +65,7 @@ impl Pass<f32> {
     }
 
     pub fn to_bytes(&self, n_far: usize) -> Vec<u8> {
+        assert!(self.weights.is_empty(), "several processes share a fit without weights");
         let length = Pass::n_bytes(self.sums.len(), self.counts.len(), n_far);
         let mut bytes = Vec::with_capacity(length);
         bytes.extend_from_slice(bytemuck::cast_slice(&self.sums));
@@ -94,6 +105,7 @@ impl Pass<f32> {
         Ok(Pass {
             sums: sums.chunks_exact(4).map(bytemuck::pod_read_unaligned).collect(),
             counts: counts.chunks_exact(8).map(bytemuck::pod_read_unaligned).collect(),
+            weights: Vec::new(),
             inertia: f64::from_ne_bytes(word(0)),
             far: far.collect(),
         })

@@ -57,16 +57,23 @@ impl Tally {
         Tally { isa, x: Vec::new(), distances: Vec::new() }
     }
 
-    /// Take the distance of each row to the centroid of its label, and add the row to the sums of that centroid.
-    /// `centroids` and `sums` are [K, dim].
-    pub fn add(&mut self, rows: Rows, labels: &[u32], centroids: &[f32], sums: &mut [f32]) -> Result<(), BadRow> {
-        assert_eq!(sums.len(), centroids.len());
-        self.run::<true>(rows, labels, centroids, sums)
+    /// Take the distance of each row to the centroid of its label, and add the row less `offset` to the sums of that
+    /// centroid. `centroids` and `sums` are [K, dim], `offset` is [dim].
+    pub fn add(
+        &mut self,
+        rows: Rows,
+        labels: &[u32],
+        centroids: &[f32],
+        offset: &[f32],
+        sums: &mut [f32],
+    ) -> Result<(), BadRow> {
+        assert_eq!((sums.len(), offset.len()), (centroids.len(), rows.dim()));
+        self.run::<true>(rows, labels, centroids, offset, sums)
     }
 
     /// Take the distances alone.
     pub fn measure(&mut self, rows: Rows, labels: &[u32], centroids: &[f32]) -> Result<(), BadRow> {
-        self.run::<false>(rows, labels, centroids, &mut [])
+        self.run::<false>(rows, labels, centroids, &[], &mut [])
     }
 
     fn run<const ADD: bool>(
@@ -74,29 +81,39 @@ impl Tally {
         rows: Rows,
         labels: &[u32],
         centroids: &[f32],
+        offset: &[f32],
         sums: &mut [f32],
     ) -> Result<(), BadRow> {
         match self.isa {
-            Isa::Baseline => self.rows::<ADD>(rows, labels, centroids, sums, |from, to| from.convert_to_f32_slice(to)),
+            Isa::Baseline => {
+                self.rows::<ADD>(rows, labels, centroids, offset, sums, |from, to| from.convert_to_f32_slice(to))
+            }
             // SAFETY: `new` has asserted that the processor has the instructions.
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => unsafe { self.avx2::<ADD>(rows, labels, centroids, sums) },
+            Isa::Avx2 => unsafe { self.avx2::<ADD>(rows, labels, centroids, offset, sums) },
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 => unsafe { self.avx512::<ADD>(rows, labels, centroids, sums) },
+            Isa::Avx512 => unsafe { self.avx512::<ADD>(rows, labels, centroids, offset, sums) },
         }
     }
 
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx2,f16c")]
-    fn avx2<const ADD: bool>(&mut self, r: Rows, l: &[u32], c: &[f32], s: &mut [f32]) -> Result<(), BadRow> {
-        self.rows::<ADD>(r, l, c, s, |from, to| half_avx2(from, to))
+    fn avx2<const ADD: bool>(&mut self, r: Rows, l: &[u32], c: &[f32], o: &[f32], s: &mut [f32]) -> Result<(), BadRow> {
+        self.rows::<ADD>(r, l, c, o, s, |from, to| half_avx2(from, to))
     }
 
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx512f")]
-    fn avx512<const ADD: bool>(&mut self, r: Rows, l: &[u32], c: &[f32], s: &mut [f32]) -> Result<(), BadRow> {
-        self.rows::<ADD>(r, l, c, s, |from, to| half_avx512(from, to))
+    fn avx512<const ADD: bool>(
+        &mut self,
+        r: Rows,
+        l: &[u32],
+        c: &[f32],
+        o: &[f32],
+        s: &mut [f32],
+    ) -> Result<(), BadRow> {
+        self.rows::<ADD>(r, l, c, o, s, |from, to| half_avx512(from, to))
     }
 
     /// The compiler inlines this into the functions above, and so compiles it for their instruction sets.
@@ -106,6 +123,7 @@ impl Tally {
         rows: Rows,
         labels: &[u32],
         centroids: &[f32],
+        offset: &[f32],
         sums: &mut [f32],
         half: impl Fn(&[f16], &mut [f32]),
     ) -> Result<(), BadRow> {
@@ -122,7 +140,7 @@ impl Tally {
             }
             let span = label as usize * dim..(label as usize + 1) * dim;
             let sum = if ADD { &mut sums[span.clone()] } else { &mut [][..] };
-            let distance = row::<ADD>(&self.x, &centroids[span], sum);
+            let distance = row::<ADD>(&self.x, &centroids[span], offset, sum);
             // A number that is not finite shows in the distance, so most rows need no second check.
             let sound = |squared: f32| squared < MAX_SQUARED_NORM;
             if !sound(distance) && !sound(squared_norm(&self.x)) {
@@ -134,9 +152,9 @@ impl Tally {
     }
 }
 
-/// |x - c|^2 with the bits of `squared_distance`. With `ADD`, `sum` += x.
+/// |x - c|^2 with the bits of `squared_distance`. With `ADD`, `sum` += x - offset.
 #[inline(always)]
-fn row<const ADD: bool>(x: &[f32], c: &[f32], sum: &mut [f32]) -> f32 {
+fn row<const ADD: bool>(x: &[f32], c: &[f32], offset: &[f32], sum: &mut [f32]) -> f32 {
     if !ADD {
         return squared_distance(x, c);
     }
@@ -144,13 +162,14 @@ fn row<const ADD: bool>(x: &[f32], c: &[f32], sum: &mut [f32]) -> f32 {
     for j in x.len() / LANES * LANES..x.len() {
         let d = x[j] - c[j];
         tail += d * d;
-        sum[j] += x[j];
+        sum[j] += x[j] - offset[j];
     }
-    for ((x, c), sum) in x.chunks_exact(LANES).zip(c.chunks_exact(LANES)).zip(sum.chunks_exact_mut(LANES)) {
+    let columns = x.chunks_exact(LANES).zip(c.chunks_exact(LANES)).zip(offset.chunks_exact(LANES));
+    for (((x, c), offset), sum) in columns.zip(sum.chunks_exact_mut(LANES)) {
         for lane in 0..LANES {
             let d = x[lane] - c[lane];
             lanes[lane] += d * d;
-            sum[lane] += x[lane];
+            sum[lane] += x[lane] - offset[lane];
         }
     }
     lanes.iter().fold(tail, |sum, lane| sum + lane)

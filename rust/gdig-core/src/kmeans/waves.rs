@@ -34,6 +34,17 @@ pub struct Waves {
     pub n_far: usize,
 }
 
+/// What rows are searched by, and what is added up.
+pub struct Sums<'a> {
+    /// [K, dim]
+    pub centroids: &'a [f32],
+    /// [dim]
+    pub offset: &'a [f32],
+    /// Of the rows of the source.
+    pub weights: Option<&'a [f32]>,
+    pub assigner: &'a Assigner,
+}
+
 impl Waves {
     pub fn new(rows: RowSet, options: &Options, shared: bool) -> Waves {
         let (k, dim) = (options.n_clusters, rows.source.dim());
@@ -55,8 +66,7 @@ impl Waves {
         &self,
         rows: RowSet,
         chunks: Range<usize>,
-        centroids: &[f32],
-        assigner: &Assigner,
+        sums: &Sums,
         floor: Option<Far>,
         partials: &mut Vec<Pass<f32>>,
         ahead: &Readahead,
@@ -67,7 +77,7 @@ impl Waves {
             let first = (chunks.start + i) * self.chunk_rows;
             ahead.reached(first);
             let chunk = first..self.n_rows.min(first + self.chunk_rows);
-            sum_chunk(rows, chunk, centroids, assigner, (self.n_far, floor), partial, supervisor)
+            sum_chunk(rows, chunk, sums, (self.n_far, floor), partial, supervisor)
         };
         in_order(partials[..chunks.len()].iter_mut().enumerate(), add)?;
         Ok(())
@@ -96,8 +106,7 @@ impl Waves {
 fn sum_chunk(
     rows: RowSet,
     chunk: Range<usize>,
-    centroids: &[f32],
-    assigner: &Assigner,
+    &Sums { centroids, offset, weights, assigner }: &Sums,
     (n_far, floor): (usize, Option<Far>),
     partial: &mut Pass<f32>,
     supervisor: &Supervisor,
@@ -107,23 +116,38 @@ fn sum_chunk(
     partial.sums.resize(centroids.len(), 0.0);
     partial.counts.clear();
     partial.counts.resize(centroids.len() / dim, 0);
+    partial.weights.clear();
+    partial.weights.resize(if weights.is_some() { centroids.len() / dim } else { 0 }, 0.0);
     partial.inertia = 0.0;
     let mut far = BinaryHeap::with_capacity(n_far + 1);
     let (mut reader, mut block, mut scratch) = (Reader::new(rows), Block::default(), Scratch::default());
-    let (mut tally, mut labels) = (Tally::new(None), Vec::new());
+    let (mut tally, mut labels, mut x) = (Tally::new(None), Vec::new(), vec![0f32; dim]);
     for first in chunk.clone().step_by(assigner.block_rows()) {
         supervisor.check()?;
         let view = reader.view(first, chunk.end.min(first + assigner.block_rows()), &mut block)?;
         labels.resize(view.rows.len(), 0);
         assigner.assign(view.rows, view.ahead, &mut labels, &mut scratch);
-        let added = tally.add(view.rows, &labels, centroids, &mut partial.sums);
+        let added = match weights {
+            None => tally.add(view.rows, &labels, centroids, offset, &mut partial.sums),
+            Some(_) => tally.measure(view.rows, &labels, centroids),
+        };
         if let Err(BadRow(i)) = added {
             let position = view.positions[i];
             return Err(reader.complaint(position));
         }
-        for ((&label, &distance), &position) in labels.iter().zip(&tally.distances).zip(view.positions) {
+        for (i, ((&label, &distance), &position)) in labels.iter().zip(&tally.distances).zip(view.positions).enumerate()
+        {
             partial.counts[label as usize] += 1;
-            partial.inertia += f64::from(distance);
+            if let Some(weights) = weights {
+                let weight = weights[rows.row(position)];
+                view.rows.slice(i, i + 1).decode(&mut x);
+                let sums = &mut partial.sums[label as usize * dim..][..dim];
+                sums.iter_mut().zip(&x).zip(offset).for_each(|((sum, x), offset)| *sum += (x - offset) * weight);
+                partial.weights[label as usize] += f64::from(weight);
+                partial.inertia += f64::from(distance) * f64::from(weight);
+            } else {
+                partial.inertia += f64::from(distance);
+            }
             let this = Far { distance: distance.to_bits(), position: Reverse(position), label };
             if floor.is_some_and(|floor| this < floor) {
                 continue;

@@ -1,6 +1,7 @@
 //! The float32 search. One source is compiled for several instruction sets.
 
-use super::{half_norms, Nearest, Scratch};
+use super::middle::middle;
+use super::{half_norms, shifted, Nearest, Scratch};
 use crate::convert::Rows;
 
 /// A block has so many rows that it takes about this many bytes, half of a common second-level cache.
@@ -11,6 +12,13 @@ pub struct Panels<const LANES: usize> {
     pub dim: usize,
     /// [panels, dim, LANES]; the last panel is filled up with zeros.
     pub panels: Vec<f32>,
+}
+
+/// Centroids less their middle, in panels.
+pub struct Centred<const LANES: usize> {
+    panels: Panels<LANES>,
+    /// What rows lose too, [dim].
+    middle: Vec<f32>,
     /// |c|^2/2, [panels, LANES]; infinity where the last panel is filled up, so that no row goes there.
     half_norms: Vec<f32>,
 }
@@ -51,20 +59,29 @@ impl<const LANES: usize> Panels<LANES> {
             let panel = &mut panels[k / LANES * dim * LANES..][..dim * LANES];
             panel.chunks_exact_mut(LANES).zip(c).for_each(|(lanes, &c)| lanes[k % LANES] = c);
         }
-        let mut padded: Vec<f32> = half_norms(centroids, dim).collect();
-        padded.resize(n_panels * LANES, f32::INFINITY);
-        Panels { dim, panels, half_norms: padded }
+        Panels { dim, panels }
+    }
+}
+
+impl<const LANES: usize> Centred<LANES> {
+    pub fn new(centroids: &[f32], dim: usize) -> Centred<LANES> {
+        let middle = middle(centroids, dim);
+        let centroids = shifted(centroids, &middle);
+        let panels = Panels::new(&centroids, dim);
+        let mut half_norms: Vec<f32> = half_norms(&centroids, dim).collect();
+        half_norms.resize(panels.panels.len() / dim, f32::INFINITY);
+        Centred { panels, middle, half_norms }
     }
 
     pub fn block_rows(&self) -> usize {
-        (BLOCK_BYTES / (4 * self.dim)).clamp(32, 512)
+        (BLOCK_BYTES / (4 * self.panels.dim)).clamp(32, 512)
     }
 
     /// Take `GROUP` rows by `LANES` centroids at a time, with their products in registers. The compiler inlines this
     /// into the functions of an instruction set, and so compiles it for that set.
     #[inline(always)]
     pub fn assign<const GROUP: usize>(&self, rows: Rows, labels: &mut [u32], scratch: &mut F32Scratch) {
-        let (dim, n) = (self.dim, labels.len());
+        let (dim, n) = (self.panels.dim, labels.len());
         scratch.x.resize(n * dim, 0.0);
         rows.decode(&mut scratch.x);
         let n_groups = n.div_ceil(GROUP);
@@ -72,7 +89,8 @@ impl<const LANES: usize> Panels<LANES> {
         scratch.groups.resize(n_groups * dim * GROUP, 0.0);
         for (i, x) in scratch.x.chunks_exact(dim).enumerate() {
             let group = &mut scratch.groups[i / GROUP * dim * GROUP..][..dim * GROUP];
-            group.chunks_exact_mut(GROUP).zip(x).for_each(|(column, &x)| column[i % GROUP] = x);
+            let columns = group.chunks_exact_mut(GROUP);
+            columns.zip(x.iter().zip(&self.middle)).for_each(|(column, (x, m))| column[i % GROUP] = x - m);
         }
         scratch.best.clear();
         scratch.best.resize(n_groups * GROUP * LANES, f32::INFINITY);
@@ -80,7 +98,7 @@ impl<const LANES: usize> Panels<LANES> {
         scratch.arg.resize(n_groups * GROUP * LANES, 0);
 
         // A panel stays in the second-level cache while all groups of the block pass by.
-        let panels = self.panels.chunks_exact(dim * LANES).zip(self.half_norms.chunks_exact(LANES));
+        let panels = self.panels.panels.chunks_exact(dim * LANES).zip(self.half_norms.chunks_exact(LANES));
         for (number, (panel, half_norms)) in panels.enumerate() {
             let half_norms: &[f32; LANES] = half_norms.try_into().expect("LANES of them");
             let groups = scratch.groups.chunks_exact(dim * GROUP);
@@ -112,11 +130,11 @@ impl<const LANES: usize> Panels<LANES> {
 }
 
 /// The search as the baseline instruction set has it.
-pub struct Portable(Panels<32>);
+pub struct Portable(Centred<32>);
 
 impl Portable {
     pub fn new(centroids: &[f32], dim: usize) -> Portable {
-        Portable(Panels::new(centroids, dim))
+        Portable(Centred::new(centroids, dim))
     }
 }
 

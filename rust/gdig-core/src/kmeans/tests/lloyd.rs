@@ -104,6 +104,86 @@ fn threads_and_shard_sizes_do_not_change_a_bit() {
     }
 }
 
+/// Rows of deviation 0.06 a column, at up to a million times that from the origin. float32 holds them there to 2^-8.
+#[test]
+fn blobs_far_from_the_origin_are_found() {
+    let (n, dim, k) = (20_000, 7, 12);
+    let x = data(n, dim, k, 5);
+    let labels = |x: &[f32], kernel, n_threads| {
+        // A row of each blob, so that the fit is not about the start.
+        let (mut start, mut given) = (Vec::new(), std::collections::BTreeSet::new());
+        for (i, x) in x.chunks(dim).enumerate() {
+            if given.insert(crate::hash::row_hash(5, i as u64) as usize % k) {
+                start.extend_from_slice(x);
+            }
+        }
+        let opts = Options { init: Init::Centroids(start), kernel: Some(kernel), n_threads, ..options(k) };
+        let fitted = run(x, dim, &opts).unwrap();
+        let model = Model { centroids: &fitted.centroids, unit_normalize: false, kernel: Some(kernel), n_threads };
+        let (labels, _) = predict(&array(x, dim), &model, &Supervisor::none()).unwrap();
+        (fitted, labels)
+    };
+    let (near, expected) = labels(&x, Kernel::Scalar, 1);
+    for shift in [100.0f32, -3000.0, 60_000.0] {
+        let far: Vec<f32> = x.iter().enumerate().map(|(i, x)| if i % dim == 3 { *x } else { x + shift }).collect();
+        let mut bits = Vec::new();
+        for (kernel, name) in Kernel::available().filter(|(kernel, _)| kernel.takes(Dtype::F32)) {
+            let (fitted, assigned) = labels(&far, kernel, 1 + bits.len());
+            assert_eq!(assigned, expected, "{name}, {shift}");
+            // A rounded row is off by half a step of float32, and so are its mean and the rounded centroid.
+            let step = f64::from(shift.abs()) * 2f64.powi(-23);
+            for (i, (c, near)) in fitted.centroids.iter().zip(&near.centroids).enumerate() {
+                let moved = if i % dim == 3 { 0.0 } else { f64::from(shift) };
+                assert!((f64::from(*c) - moved - f64::from(*near)).abs() <= step + 1e-4, "{name}, {shift}: {c} {near}");
+            }
+            if kernel.rounding() == "float32" {
+                bits.push(fitted);
+            }
+        }
+        assert!(bits.windows(2).all(|pair| pair[0] == pair[1]), "{shift}");
+    }
+}
+
+/// Weights of 1/4, 1/2 and 1 are as 1, 2 and 4 copies of a row; rows of weight 0 are not there.
+#[test]
+fn weights_stand_for_copies() {
+    let (n, dim, k) = (9_000, 3, 5);
+    let x = data(n, dim, k, 6);
+    let copies: Vec<usize> = (0..n).map(|i| [1, 2, 4, 0, 1][i % 5]).collect();
+    let repeated: Vec<f32> = x.chunks(dim).zip(&copies).flat_map(|(x, &c)| x.repeat(c)).collect();
+    let weights: Vec<f32> = copies.iter().map(|&c| c as f32 / 4.0).collect();
+    let start = Init::Centroids(x[..k * dim].to_vec());
+    let mut opts = Options { init: start, max_iter: 4, ..options(k) };
+    let expected = run(&repeated, dim, &opts).unwrap();
+    (opts.weights, opts.n_threads) = (Some(weights.clone()), 1);
+    let fitted = run(&x, dim, &opts).unwrap();
+    let rounding = f64::from(f32::EPSILON) * repeated.len() as f64;
+    for (a, b) in fitted.centroids.iter().zip(&expected.centroids) {
+        assert!(f64::from((a - b).abs()) < rounding, "{a} {b}");
+    }
+    assert!((4.0 * fitted.inertia - expected.inertia).abs() < rounding * expected.inertia);
+    assert_eq!(fitted.counts.iter().sum::<u64>(), copies.iter().filter(|&&c| c > 0).count() as u64);
+    opts.n_threads = 3;
+    assert_eq!(run(&x, dim, &opts).unwrap(), fitted);
+    // k-means++ draws only rows with a weight, a cluster that lost its rows gets only such a row, and so does a sample.
+    let mut weights = vec![0f32; n];
+    (0..9).for_each(|i| weights[i * 7] = 0.5);
+    for train_rows in [None, Some(9)] {
+        let opts = Options { weights: Some(weights.clone()), train_rows, ..options(9) };
+        let fitted = run(&x, dim, &opts).unwrap();
+        assert_eq!((fitted.inertia, fitted.counts), (0.0, vec![1; 9]));
+        let mut centroids: Vec<_> = fitted.centroids.chunks(dim).map(<[f32]>::to_vec).collect();
+        let mut rows: Vec<_> = (0..9).map(|i| x[i * 7 * dim..][..dim].to_vec()).collect();
+        centroids.sort_by(|a, b| a[0].total_cmp(&b[0]));
+        rows.sort_by(|a, b| a[0].total_cmp(&b[0]));
+        assert_eq!(centroids, rows);
+    }
+    for bad in [vec![1.0; n - 1], vec![-1.0; n], vec![f32::NAN; n]] {
+        let opts = Options { weights: Some(bad), ..options(2) };
+        assert!(run(&x, dim, &opts).unwrap_err().to_string().starts_with("sample_weight: expected"));
+    }
+}
+
 #[test]
 fn the_inertia_never_rises() {
     let (x, mut seen) = (data(3000, 6, 12, 8), Vec::new());

@@ -28,6 +28,7 @@ fn options(k: usize) -> Options {
         unit_normalize: false,
         kernel: None,
         n_threads: 2,
+        weights: None,
         resume_file: None,
     }
 }

@@ -1,14 +1,14 @@
 //! AVX2 and FMA: the float32 search, 6 rows by 16 centroids in 12 of the 16 registers.
 
-use super::super::generic::{F32Scratch, Panels};
+use super::super::generic::{Centred, F32Scratch};
 use super::super::{Nearest, Scratch};
 use crate::convert::Rows;
 
-pub struct Avx2(Panels<16>);
+pub struct Avx2(Centred<16>);
 
 impl Avx2 {
     pub fn new(centroids: &[f32], dim: usize) -> Option<Avx2> {
-        super::has_avx2().then(|| Avx2(Panels::new(centroids, dim)))
+        super::has_avx2().then(|| Avx2(Centred::new(centroids, dim)))
     }
 
     #[target_feature(enable = "avx2,fma")]

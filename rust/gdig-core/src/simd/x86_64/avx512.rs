@@ -1,14 +1,14 @@
 //! AVX-512: the float32 search, 12 rows by 32 centroids in 24 of the 32 registers.
 
-use super::super::generic::{F32Scratch, Panels};
+use super::super::generic::{Centred, F32Scratch};
 use super::super::{Nearest, Scratch};
 use crate::convert::Rows;
 
-pub struct Avx512(Panels<32>);
+pub struct Avx512(Centred<32>);
 
 impl Avx512 {
     pub fn new(centroids: &[f32], dim: usize) -> Option<Avx512> {
-        super::has_avx512().then(|| Avx512(Panels::new(centroids, dim)))
+        super::has_avx512().then(|| Avx512(Centred::new(centroids, dim)))
     }
 
     #[target_feature(enable = "avx512f")]

@@ -1,0 +1,136 @@
+"""Rows in the formats of training programs: messages (TRL, transformers), alpaca and sharegpt (LLaMA-Factory).
+
+A conversion that would lose something is an error: which turns are trained on, calls of tools, or turns that the format
+has no place for. So what is trained on is what gdig has scored.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from gdig.config.options import OutputFormat
+from gdig.data.row_forms import Conversation, Pairs, RowError, RowForm, Turn
+
+_AUTHORS = {"system": "system", "developer": "system", "user": "human", "assistant": "gpt", "tool": "observation"}
+
+
+def convert(form: RowForm, output_format: OutputFormat) -> dict[str, Any]:
+    """Return a row in another format.
+
+    Args:
+        form: what the row is.
+        output_format: "messages": `messages`, a list of role and content, with `tools` where there are any. "alpaca":
+            `instruction`, `input` (always empty), `output`, `system` and `history`, a list of pairs. "sharegpt":
+            `conversations`, a list of from and value, with `system` and `tools` as texts.
+
+    Raises:
+        RowError: if the format has no place for what the row holds.
+    """
+    conversation = _as_conversation(form)
+    if output_format == "messages":
+        return _messages(conversation)
+    for i, turn in enumerate(conversation.turns):
+        if turn["role"] == "assistant" and not _is_trained_on(turn):
+            raise RowError(
+                f"turn {i} of the assistant has no loss, but {output_format} trains on all; choose the format messages"
+            )
+    return _alpaca(conversation) if output_format == "alpaca" else _sharegpt(conversation)
+
+
+def _as_conversation(form: RowForm) -> Conversation:
+    if isinstance(form, Conversation):
+        return form
+    if isinstance(form, Pairs) and form.own_template:
+        raise RowError("the row goes through templates of your own, which no other format has; write it as it is")
+    if not isinstance(form, Pairs):
+        raise RowError("the row is a text without turns, which no other format holds; write it as it is")
+    turns: list[Turn] = [] if form.system is None else [{"role": "system", "content": form.system}]
+    for pair in form.pairs:
+        if pair.prompt:
+            turns.append({"role": "user", "content": pair.prompt})
+        turns.append({"role": "assistant", "content": pair.completion})
+    return Conversation(turns)
+
+
+def _is_trained_on(turn: Turn) -> bool:
+    """Whether the flags of a turn of the assistant leave it a target."""
+    return all(bool(turn[flag]) for flag in ("weight", "train", "loss") if flag in turn)
+
+
+def _messages(conversation: Conversation) -> dict[str, Any]:
+    row: dict[str, Any] = {"messages": conversation.turns}
+    return row | ({"tools": conversation.tools} if conversation.tools else {})
+
+
+def _alpaca(conversation: Conversation) -> dict[str, Any]:
+    turns = conversation.turns
+    if conversation.tools or any("tool_calls" in turn or turn["role"] == "tool" for turn in turns):
+        raise RowError("alpaca has no place for tools; choose the format messages or sharegpt")
+    system, pairs = _split(turns)
+    if any(role != ("user", "assistant")[i % 2] for i, (role, _) in enumerate(pairs)):
+        roles = ", ".join(turn["role"] for turn in turns)
+        raise RowError(f"alpaca takes turns of user and assistant in alternation, got {roles}; choose messages")
+    if len(pairs) % 2:
+        raise RowError("alpaca ends with a turn of the assistant, but the row does not; choose the format messages")
+    texts = [text for _, text in pairs]
+    return {
+        "instruction": texts[-2],
+        "input": "",
+        "output": texts[-1],
+        "system": system,
+        "history": [texts[i : i + 2] for i in range(0, len(texts) - 2, 2)],
+    }
+
+
+def _split(turns: list[Turn]) -> tuple[str, list[tuple[str, str]]]:
+    """Return the text of the system, or an empty one, and role and text of the turns after it."""
+    first = 1 if turns[0]["role"] in ("system", "developer") else 0
+    system = _text(turns[0]) if first else ""
+    pairs = [(turn["role"], _text(turn)) for turn in turns[first:]]
+    if pairs and pairs[0][0] == "assistant":  # a row whose prompt is empty
+        pairs.insert(0, ("user", ""))
+    return system, pairs
+
+
+def _sharegpt(conversation: Conversation) -> dict[str, Any]:
+    turns, system = conversation.turns, ""
+    if turns[0]["role"] in ("system", "developer"):
+        system, turns = _text(turns[0]), turns[1:]
+    written = [_sharegpt_turn(turn) for turn in turns]
+    if written and written[0]["from"] == "gpt":  # a row whose prompt is empty
+        written.insert(0, {"from": "human", "value": ""})
+    tools = json.dumps(conversation.tools, ensure_ascii=False) if conversation.tools else ""
+    return {"conversations": written, "system": system, "tools": tools}
+
+
+def _sharegpt_turn(turn: Turn) -> dict[str, str]:
+    if turn["role"] not in _AUTHORS or turn["role"] in ("system", "developer"):
+        raise RowError(f"sharegpt has no place for a turn of the role {turn['role']!r}; choose the format messages")
+    calls = turn.get("tool_calls")
+    if not calls:
+        return {"from": _AUTHORS[turn["role"]], "value": _text(turn)}
+    if turn.get("content"):
+        raise RowError("sharegpt has no place for a text beside a call of a tool; choose the format messages")
+    values = [_call(call) for call in calls]
+    return {"from": "function_call", "value": json.dumps(values if len(values) > 1 else values[0], ensure_ascii=False)}
+
+
+def _call(call: dict[str, Any]) -> dict[str, Any]:
+    function = call.get("function", call)
+    arguments = function.get("arguments", {})
+    if isinstance(arguments, str):
+        try:
+            arguments = json.loads(arguments)
+        except ValueError:
+            raise RowError(f"the arguments of a call are no JSON: {arguments[:60]!r}") from None
+    return {"name": function["name"], "arguments": arguments}
+
+
+def _text(turn: Turn) -> str:
+    text = turn.get("content")
+    if not isinstance(text, str):
+        raise RowError(f"a turn of {turn['role']} holds {type(text).__name__}, not text; choose the format messages")
+    if turn.get("reasoning_content"):
+        raise RowError("only the format messages has a place for reasoning_content")
+    return text

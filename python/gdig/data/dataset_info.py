@@ -1,0 +1,71 @@
+"""The entry of an output in dataset_info.json, from which LLaMA-Factory reads data sets."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from gdig.config.options import OutputFormat
+from gdig.data.export import complete_or_absent, ending_of
+from gdig.errors import CorpusError
+
+NAME = "dataset_info.json"
+
+_ENTRIES: dict[str, dict[str, Any]] = {
+    "alpaca": {
+        "formatting": "alpaca",
+        "columns": {
+            "prompt": "instruction", "query": "input", "response": "output", "system": "system", "history": "history",
+        },
+    },
+    "sharegpt": {
+        "formatting": "sharegpt",
+        "columns": {"messages": "conversations", "system": "system", "tools": "tools"},
+    },
+    "messages": {
+        "formatting": "sharegpt",
+        "columns": {"messages": "messages"},
+        "tags": {
+            "role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant",
+            "observation_tag": "tool", "system_tag": "system",
+        },
+    },
+}  # fmt: skip
+
+
+def write_entry(output: Path, output_format: OutputFormat) -> Path | None:
+    """Name the output in the dataset_info.json of its folder, and return that file. Other entries stay.
+
+    The name of the entry is that of the file, without its ending. None for a .gz file, which
+    LLaMA-Factory does not read.
+
+    Raises:
+        CorpusError: if a file of that name is there and is no JSON object, or cannot be written.
+    """
+    ending = ending_of(output)
+    if ending is None or ending.endswith(".gz"):
+        return None
+    path = output.with_name(NAME)
+    entries = read_entries(path)
+    entries[output.name.removesuffix(ending)] = {"file_name": output.name, **_ENTRIES[output_format]}
+    with complete_or_absent(path) as temporary:
+        temporary.write_text(json.dumps(entries, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return path
+
+
+def read_entries(path: Path) -> dict[str, Any]:
+    """Return the entries of a dataset_info.json; none if there is no such file.
+
+    Raises:
+        CorpusError: if the file is no JSON object.
+    """
+    if not path.exists():
+        return {}
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CorpusError(f"{path}: cannot be read as JSON: {error}; name another output folder") from None
+    if not isinstance(entries, dict):
+        raise CorpusError(f"{path}: expected an object of data sets, got {type(entries).__name__}")
+    return entries

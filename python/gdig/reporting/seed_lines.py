@@ -1,0 +1,56 @@
+"""The seeds of a run: which are served by the choice, outvoted by the others, or hard for the model."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from gdig.data.show import row_text
+from gdig.reporting.columns import Columns
+from gdig.reporting.facts import SeedLine
+
+_TEXT = 200
+_OUTVOTED = 0.0
+"""A seed is outvoted when its influences have a correlation of at most so much with the mean of the others."""
+_HARD = 2.0
+"""A seed is hard when its loss is so many deviations above the mean of the seeds."""
+
+
+def seed_lines(columns: Columns) -> tuple[SeedLine, ...]:
+    """Return a line for each seed; none in a run without influence."""
+    run = columns.run
+    fit = run.record.stages.fit
+    if not run.sweep.survey.n_seeds or fit is None or fit.seeds is None:
+        return ()
+    judge = run.sweep.judge
+    pool = judge.relative(columns.influence_sample())
+    chosen = judge.relative(columns.chosen_influence())
+    agreement = _agreement(pool)
+    losses = np.array(fit.seeds.losses)
+    hard = losses > losses.mean() + _HARD * losses.std()
+    corpus = run.work.seed_corpus
+    return tuple(
+        SeedLine(
+            seed,
+            row_text(content, _TEXT),
+            float(losses[seed]),
+            float((pool[:, seed] > 0).mean()) if len(pool) else 0.0,
+            float((chosen[:, seed] > 0).mean()) if len(chosen) else None,
+            float(agreement[seed]),
+            bool(len(losses) > 1 and agreement[seed] <= _OUTVOTED),
+            bool(hard[seed]),
+        )
+        for seed, content in enumerate(corpus.stream(range(len(losses))))
+    )
+
+
+def _agreement(x: np.ndarray) -> np.ndarray:
+    """The correlation of each column of x [n, S] with the mean of the others; 0 where one does not vary."""
+    if len(x) < 2 or x.shape[1] < 2:
+        return np.zeros(x.shape[1])
+    x = x - x.mean(0)
+    # Each seed counts alike here, however long its gradient is.
+    deviation = x.std(0)
+    x = x / np.where(deviation > 0, deviation, np.inf)
+    others = x.sum(1, keepdims=True) - x
+    size = np.sqrt(np.square(x).sum(0) * np.square(others).sum(0))
+    return np.asarray((x * others).sum(0) / np.where(size > 0, size, np.inf))

@@ -1,0 +1,136 @@
+"""The code of docs/training.md, run as it stands: TRL's SFTTrainer, transformers' Trainer, LLaMA-Factory's format."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import gdig
+from tests.support.project_fixtures import TINY, llama_module, pairs, save_model, write_jsonl
+from tests.support.swept_run import make_swept
+
+PAGE = (Path(__file__).resolve().parent.parent / "docs" / "training.md").read_text(encoding="utf-8")
+TEMPLATE = (
+    "{% for m in messages %}{% if m.role == 'assistant' %}<s>{% generation %}{{ m.content }}</s>{% endgeneration %}"
+    "{% else %}<s>{{ m.content }}</s>{% endif %}{% endfor %}"
+)
+
+
+def code(heading: str, language: str = "python") -> str:
+    section = PAGE.split(f"## {heading}\n")[1].split("\n## ")[0]
+    return "\n".join(re.findall(rf"```{language}\n(.*?)```", section, re.S))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, tokenizer_factory: Any) -> Path:
+    """A folder as the page has it: models/base, and a swept run over conversations in runs/a."""
+    root, tokenizer = tmp_path_factory.mktemp("recipes"), tokenizer_factory()
+    tokenizer.chat_template = TEMPLATE
+    save_model(root / "models" / "base", llama_module(len(tokenizer)), tokenizer)
+    rows = [
+        {
+            "messages": [
+                {"role": "system", "content": "Hotel"},
+                {"role": "user", "content": zh},
+                {"role": "assistant", "content": en},
+                {"role": "user", "content": f"{zh}?"},
+                {"role": "assistant", "content": f"{en}!"},
+            ],
+            "id": i,
+        }
+        for i, (zh, en) in enumerate(pairs(40, 3))
+    ]
+    pool, seeds = write_jsonl(root / "pool.jsonl", rows[:35]), write_jsonl(root / "seeds.jsonl", rows[35:])
+    make_swept({
+        **TINY, "model": str(root / "models" / "base"), "candidates": [str(pool)], "seeds": [str(seeds)],
+        "run_path": str(root / "runs" / "a"), "gradients": True,
+    })  # fmt: skip
+    return root
+
+
+@pytest.fixture
+def in_folder(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with the model and the run of `folder`. What a recipe writes goes elsewhere."""
+    for name in ("models", "runs"):
+        (tmp_path / name).symlink_to(folder / name)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(source: str) -> dict[str, Any]:
+    names: dict[str, Any] = {"__name__": "recipe"}
+    exec(source, names)
+    return names
+
+
+def test_trl(in_folder: Path) -> None:
+    pytest.importorskip("trl", reason="TRL is not installed")
+    source = code("TRL").replace(
+        'output_dir="tuned/trl"', 'output_dir="tuned/trl", use_cpu=True, bf16=False, max_steps=2'
+    )
+    names = run(source)
+    trainer, selection = names["trainer"], names["selection"]
+    assert trainer.state.global_step == 2 and trainer.state.log_history[-1]["train_loss"] > 0
+    # What TRL trains on is what gdig has measured: as many tokens in a row, and the answers alone.
+    tokenizer = trainer.processing_class
+    for row, column in zip(trainer.train_dataset, selection.columns, strict=True):
+        assert len(row["input_ids"]) == column["tokens"]
+    contents = selection.to_dataset()
+    for row, content in zip(trainer.train_dataset, contents, strict=True):
+        trained = [token for token in row["labels"] if token != -100]
+        answers = [turn["content"] for turn in content["messages"] if turn["role"] == "assistant"]
+        assert tokenizer.decode(trained) == "".join(f"{answer}</s>" for answer in answers)
+
+
+def test_the_trainer_of_transformers(in_folder: Path) -> None:
+    source = code("transformers' Trainer")
+    names = run(source.replace('output_dir="tuned/trainer"', 'output_dir="tuned/trainer", use_cpu=True, max_steps=2'))
+    assert names["trainer"].state.global_step == 2
+    for row, column in zip(names["rows"], names["selection"].columns, strict=True):
+        assert len(row["input_ids"]) == column["tokens"]
+        assert 0 < sum(label != -100 for label in row["labels"]) < column["tokens"]
+
+
+def load_as_documented(dataset_dir: Path, name: str) -> list[dict[str, Any]]:
+    """Rows as LLaMA-Factory's data/README.md says that it reads them: (prompt turns and response), system, tools."""
+    info = json.loads((dataset_dir / "dataset_info.json").read_text())[name]
+    lines = (dataset_dir / info["file_name"]).read_text(encoding="utf-8").splitlines()
+    columns, tags = info["columns"], info.get("tags", {})
+    found = []
+    for row in map(json.loads, lines):
+        system = row.get(columns.get("system", "system")) or ""
+        if info["formatting"] == "alpaca":
+            query = row[columns["query"]]
+            turns = [turn for pair in row[columns["history"]] for turn in pair]
+            turns += [row[columns["prompt"]] + (f"\n{query}" if query else ""), row[columns["response"]]]
+        else:
+            role, content = tags.get("role_tag", "from"), tags.get("content_tag", "value")
+            messages = row[columns["messages"]]
+            if messages[0][role] == tags.get("system_tag", "system"):
+                system, messages = messages[0][content], messages[1:]
+            odd = {tags.get("user_tag", "human"), tags.get("observation_tag", "observation")}
+            even = {tags.get("assistant_tag", "gpt"), tags.get("function_tag", "function_call")}
+            assert all(turn[role] in (even if i % 2 else odd) for i, turn in enumerate(messages))
+            turns = [turn[content] for turn in messages]
+        assert len(turns) % 2 == 0
+        found.append({"system": system, "turns": turns})
+    return found
+
+
+@pytest.mark.parametrize("output_format", ["alpaca", "sharegpt", "messages"])
+def test_llama_factory(in_folder: Path, output_format: str) -> None:
+    settings = yaml.safe_load(code("LLaMA-Factory", "yaml"))
+    (in_folder / "data").mkdir()
+    (in_folder / "data" / "dataset_info.json").write_text('{"mine": {"file_name": "mine.json"}}')
+    run(code("LLaMA-Factory").replace('format="alpaca"', f"format={output_format!r}"))
+    found = load_as_documented(Path(settings["dataset_dir"]), settings["dataset"])
+    selection = gdig.select(run_path="runs/a", budget=8, output="whole.jsonl")
+    for row, content in zip(found, selection.to_dataset(), strict=True):
+        assert [row["system"], *row["turns"]] == [turn["content"] for turn in content["messages"]]
+    entries = json.loads((in_folder / "data" / "dataset_info.json").read_text())
+    assert entries["mine"] == {"file_name": "mine.json"}

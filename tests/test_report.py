@@ -1,0 +1,190 @@
+"""The report of a run: its figures against the stored tensors, its page against hostile rows and in a real browser."""
+
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+import gdig
+from gdig import api
+from gdig.cli.main import main
+from gdig.config.config import Config
+from gdig.pages.render import script_json
+from gdig.progress import Progress
+from gdig.reporting import gather
+from gdig.reporting.facts import ReportFacts
+from gdig.reporting.gather import gather_facts
+from gdig.reporting.page import report_page
+from gdig.reporting.plane import to_plane
+from gdig.reporting.words import characteristic_words, words_of
+from gdig.run.stored_options import read_stored_options
+from gdig.selection.finished_run import open_finished_run
+from tests.support.project_fixtures import (
+    N_ROWS,
+    N_SEEDS,
+    labels_of,
+    read_jsonl,
+    steady,
+    stored,
+)
+
+
+def facts_of(run_path: Path) -> ReportFacts:
+    config = Config.build({**read_stored_options(run_path), "run_path": str(run_path)})
+    return gather_facts(open_finished_run(config, Progress(quiet=True)))
+
+
+@pytest.fixture(scope="module")
+def facts(finished) -> ReportFacts:
+    return facts_of(finished)
+
+
+def test_figures_are_those_of_the_run(facts, finished):
+    sweep, (labels, distances) = stored(finished), labels_of(finished)
+    chosen = [row["gdig"]["row"] for row in read_jsonl(finished / "selection.jsonl")]
+    score = steady(sweep["influence"])
+    assert list(facts.chosen) == chosen and facts.n_chosen == len(chosen) and facts.counted == N_ROWS
+    assert list(facts.best) == np.lexsort((np.arange(N_ROWS), -score))[:10].tolist()
+    assert list(facts.worst) == np.lexsort((-np.arange(N_ROWS), score))[:10].tolist()
+    assert list(facts.edge) == chosen[-10:]
+    by_name = {histogram.name: histogram for histogram in facts.histograms}
+    for name, values in (("score", score), ("loss", sweep["loss"]), ("tokens", sweep["tokens"])):
+        histogram = by_name[name]
+        assert sum(histogram.pool) == pytest.approx(1) and sum(histogram.chosen) == pytest.approx(1)
+        assert histogram.pool_median == pytest.approx(np.median(values), rel=1e-6)
+        assert histogram.chosen_median == pytest.approx(np.median(values[chosen]), rel=1e-6)
+        edges = np.array(histogram.edges)
+        inside = np.histogram(values.clip(edges[0], edges[-1]), edges)[0] / N_ROWS
+        np.testing.assert_allclose(histogram.pool, inside)
+    votes = (sweep["influence"] > 0).sum(1)
+    assert facts.votes.counts == tuple(np.bincount(votes, minlength=N_SEEDS + 1).tolist())
+    for card in facts.clusters:
+        members = np.flatnonzero(labels == card.number)
+        assert card.rows == len(members) and card.chosen == np.isin(members, chosen).sum()
+        assert card.score == pytest.approx(score[members].mean(dtype=np.float64), rel=1e-6)
+        assert list(card.examples) == members[np.argsort(distances[members], kind="stable")][:3].tolist()
+    (source,) = facts.sources
+    assert (source.name, source.rows, source.chosen) == ("pool.jsonl", N_ROWS, len(chosen))
+    for seed, line in enumerate(facts.seeds):
+        column = sweep["influence"][:, seed]
+        assert line.pool == (column > 0).mean() and line.chosen == (column[chosen] > 0).mean()
+    for row, card in facts.rows.items():
+        assert card.score == pytest.approx(score[row], rel=1e-6) and card.cluster == labels[row]
+        assert card.place == (chosen.index(row) + 1 if row in chosen else None)
+        order = np.argsort(-sweep["influence"][row])
+        assert [seed for seed, _ in card.helped] == [s for s in order[:3] if sweep["influence"][row, s] > 0]
+    assert facts.map is not None and sorted(facts.map.rows) == list(range(N_ROWS))
+    assert all(facts.overlap.shares[i][i] == 1 for i in range(len(facts.overlap.names)))
+    assert facts.overlap.chosen[facts.overlap.names.index("agreement")] == 1
+
+
+def test_a_large_pool_is_sampled_and_the_page_stays_small(run_copy, monkeypatch):
+    monkeypatch.setattr("gdig.reporting.columns.MOST_COUNTED", 40)
+    monkeypatch.setattr(gather, "MAP_ROWS", 10)
+    monkeypatch.setattr(gather, "TABLE_ROWS", 5)
+    few = facts_of(run_copy)
+    assert few.counted == 40 and few.valid == N_ROWS and len(few.map.rows) == 10 and len(few.chosen) == 5
+    assert few.n_chosen == 12 and set(few.chosen) <= set(few.rows)
+
+
+def test_the_size_is_bounded_whatever_the_rows():
+    """Rows of map and table with the longest texts, of three bytes a character, and the libraries: below 10 MB."""
+    from gdig.reporting.cards import TEXT
+    from gdig.reporting.facts import RowCard
+
+    card = RowCard(1_000_000, "文" * (TEXT + 20), "x" * 120, 3, 1.0, 9, 0.123456, 0.5, 400, 10, ((1, 0.12345),) * 3,
+                   ((1, 0.12345),) * 3, ((1_000_000, 0.12345),) * 3, {"relevance": 0.123456789})  # fmt: skip
+    one = len(script_json(card.__dict__).encode())
+    libraries = sum(file.stat().st_size for file in (Path(gather.__file__).parents[1] / "pages/assets").iterdir())
+    assert one * (gather.MAP_ROWS + gather.TABLE_ROWS + 200) + libraries < 10e6
+
+
+class Tags(HTMLParser):
+    """Every tag of a page with its attributes."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attributes)))
+
+
+def test_hostile_rows_stay_text(hostile, finished):
+    page = (hostile / "report.html").read_text(encoding="utf-8")
+    tags, usual = Tags(page).found, Tags(report_page(facts_of(finished))).found
+    assert {tag for tag, _ in tags} <= {tag for tag, _ in usual} | {"p"}, "no tag comes from a row"
+    assert [tag for tag, _ in tags].count("script") == 4 == page.count("</script>")
+    for _, attributes in tags:
+        assert not [name for name in attributes if name.startswith("on") or name == "src"]
+        assert str(attributes.get("href", "#")).startswith(("#", "data:"))
+    block = re.search(r'id="facts">(.*?)</script>', page, re.S)[1]
+    assert not set("<>&\u2028\u2029") & set(block)
+    texts = [card["text"] for card in json.loads(block)["rows"].values()]
+    assert any("</script><script>" in text for text in texts) and any("{{ 7*7 }}" in text for text in texts)
+
+
+def test_a_report_that_fails_is_a_warning_and_the_selection_is_whole(project, swept_copy, monkeypatch, capsys):
+    monkeypatch.setattr("gdig.reporting.report.gather_facts", lambda run: 1 / 0)
+    options = project.options(swept_copy, report=True, quiet=False)
+    selection = gdig.select(**options)
+    assert selection.output.is_file() and not any(line.startswith("report") for line in selection.summary)
+    assert "no report was made (ZeroDivisionError" in capsys.readouterr().err
+    assert not (swept_copy / "report.html").exists()
+
+
+def test_the_command_writes_page_and_table(finished, tmp_path, capsys):
+    page, table = tmp_path / "sub" / "a.html", tmp_path / "sub" / "atlas.parquet"
+    before = sorted(finished.rglob("*"))
+    assert main(["report", str(finished), "--html", str(page), "--atlas", str(table)]) == 0
+    assert capsys.readouterr().out.splitlines() == [f"report: {page}", f"table for Embedding Atlas: {table}"]
+    assert sorted(finished.rglob("*")) == before and page.stat().st_size < 1.5e6
+    rows = pq.read_table(table).to_pylist()
+    chosen = [row["gdig"]["row"] for row in read_jsonl(finished / "selection.jsonl")]
+    assert [row["row"] for row in rows] == list(range(N_ROWS))
+    assert [row["row"] for row in rows if row["chosen"]] == sorted(chosen)
+    assert all(np.isfinite([row["projection_x"], row["projection_y"]]).all() and row["text"] for row in rows)
+    np.testing.assert_allclose([row["score"] for row in rows], steady(stored(finished)["influence"]), rtol=1e-6)
+
+
+def test_runs_without_gradients_clusters_or_selection(project, tmp_path):
+    options = project.options(tmp_path / "run", gradients=False, method="loss", report=True)
+    gdig.select(**options)
+    facts = facts_of(tmp_path / "run")
+    assert facts.votes is None and facts.seeds == () and facts.best_by == "loss" and facts.clusters == ()
+    assert list(facts.best) == np.argsort(stored(tmp_path / "run")["loss"], kind="stable")[:10].tolist()
+    assert "score" not in [histogram.name for histogram in facts.histograms]
+    (tmp_path / "run" / "selection.jsonl").unlink()
+    bare = facts_of(tmp_path / "run")
+    assert bare.chosen == () and any("no selection is shown" in warning for warning in bare.warnings)
+    assert api.report(run_path=str(tmp_path / "run")).stat().st_size > 5e5
+
+
+def test_words_tell_groups_apart():
+    groups = {1: ["the red fox", "a red dog"], 2: ["the blue fox", "a blue dog 猫猫好"], 3: []}
+    words = characteristic_words(groups)
+    assert words[1][0] == "red" and words[2][0] == "blue" and words[3] == () and "the" not in words[1]
+    assert words_of("今天好 Don't 42 x") == {"今天", "天好", "don't"}
+
+
+def test_the_plane_keeps_groups_together():
+    rng = np.random.default_rng(0)
+    group = np.repeat(np.arange(4), 40)
+    x = (np.eye(4)[group] @ rng.standard_normal((4, 32)) + 0.2 * rng.standard_normal((160, 32))).astype(np.float32)
+    plane = to_plane(x)
+    squares = np.square(plane.layout[:, None] - plane.layout[None]).sum(-1)
+    np.fill_diagonal(squares, np.inf)
+    assert (group[squares.argmin(1)] == group).mean() > 0.95
+    centred = x / np.linalg.norm(x, axis=1, keepdims=True)
+    values = np.linalg.svd(centred - centred.mean(0), compute_uv=False) ** 2
+    assert plane.explained == pytest.approx(values[:2].sum() / values.sum(), rel=1e-4)
+    np.testing.assert_array_equal(to_plane(x).layout, plane.layout)
+    for small in (np.zeros((3, 5), np.float32), np.ones((4, 1), np.float32)):
+        assert np.isfinite(to_plane(small).layout).all()
