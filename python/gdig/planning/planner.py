@@ -12,7 +12,7 @@ from gdig.data.tokens import Example
 from gdig.influence.memory_plan import MemoryParts, MemoryPlan, plan_memory
 from gdig.influence.seed_plan import SeedBytes, make_groups, plan_seeds
 from gdig.influence.sweep_plan import SweepPlan, plan_sweep
-from gdig.model.batch_size import MEMORY_SHARE, typical_length
+from gdig.model.batch_size import MEMORY_SHARE
 from gdig.model.causal_model import Model
 from gdig.model.free_memory import free_host_memory
 from gdig.model.token_memory import TokenMemory, weight_bytes
@@ -59,7 +59,6 @@ class Planner:
             model,
             self.config,
             limit=self.limit,
-            typical=typical_length(self.seed_examples),
             longest=self.longest,
             sample_tokens=int(min(self.pool.rows, self.config.fit_rows) * self.pool.mean_tokens),
             host_limit=None if on_cpu or host_free is None else int(host_free * MEMORY_SHARE),
