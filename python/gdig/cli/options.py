@@ -50,8 +50,8 @@ class DefaultOptions(PresetOptions, FileOptions):
 class PreviewOptions:
     """What to show."""
 
-    rows: Basic[int] = 5
-    """Candidates to show, from the first on. The default fills a screen. Raise it to see rows of other files."""
+    rows: Basic[int] = 2
+    """Rows to show of each file, from the first on. The default shows the format of each file. Raise it to see more."""
 
 
 @dataclass(frozen=True)
@@ -72,10 +72,15 @@ class CompareOptions:
     """Methods to compare, by the names of the option method. The default is every method that the run has the inputs
     for. Name a few to save time."""
     train: Basic[bool] = False
-    """Also train an adapter on what each method selected, and show the loss on the rows of held_out. Off by default,
-    because each method costs a training. Name few methods."""
+    """Also train an adapter on each selection; show the loss on held-out rows. Off by default, because each method
+    costs a training. Name few methods."""
     json: Basic[bool] = False
     """Print JSON instead of a table. Off by default. Switch it on for other programs."""
+    html: str | None = None
+    """File of a page with the rows that one selection alone has. By default none is written."""
+    other: str | None = None
+    """Directory of another run over the same pool: compares the last selections of both, and no methods. By default
+    methods of one run are compared."""
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from gdig.config.config import Config
 from gdig.config.options import PRESETS, SelectOptions
 from gdig.config.read import typed_option
 from gdig.errors import ConfigError
@@ -82,3 +83,16 @@ def with_stored_options(options: Mapping[str, Any]) -> dict[str, Any]:
     if not stored or preset not in PRESETS:  # Config names what is wrong with a preset
         return dict(options)
     return {**with_preset(stored, preset), **options}
+
+
+def config_of_start(config: Config | None, options: Mapping[str, Any]) -> Config:
+    """Return the configuration of a start: `config` with the options given by name, or these with those of the run.
+
+    Rows in memory become files.
+    """
+    from gdig.data.in_memory import with_files  # not for the help of the command line
+
+    options = with_files(options)
+    if config is None:
+        return Config.build(with_stored_options(options))
+    return config.with_options(**options) if options else config

@@ -83,7 +83,8 @@ def open_finished_run(config: Config, progress: Progress, selection: str | None 
     ends = work.candidates.ends
     sweep = open_finished_sweep(layout, record, store, pool, tasks, clusters=clusters, source_ends=ends)
     limit = parse_budget(config.budget).limit(pool.rows, pool.all_tokens)
-    file = _chosen_file(layout, record, selection)
+    # A selection without the field gdig does not say which rows it has.
+    file = None if selection is None and config.plain else _chosen_file(layout, record, selection)
     chosen = read_chosen(file, pool.rows) if file is not None else None
     return FinishedRun(work, record, sweep, limit, chosen, file)
 

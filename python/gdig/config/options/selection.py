@@ -165,6 +165,6 @@ class OutputOptions:
 class SelectOptions(FeatureOptions, MethodOptions, OutputOptions):
     """What to select from a finished sweep. Changing these options costs no model pass."""
 
-    report: Basic[bool] = True
+    report: bool = True
     """Write report.html into the run directory after the choice: one page that shows what was chosen, and why. It takes
     a second or two for ten thousand rows. Switch it off where nobody will look at it; gdig report makes it later."""
