@@ -37,6 +37,7 @@ class Pipeline(types.ModuleType):
         super().__init__("gdig.api")
         self.calls: list[tuple[str, Any, dict[str, Any]]] = []
         self.error: BaseException | None = None
+        self.preview_error: CorpusError | None = None
         self.state: Any = "sound"
 
     def _call(self, name: str, config: Any, **kwargs: Any) -> None:
@@ -57,9 +58,9 @@ class Pipeline(types.ModuleType):
     def cluster(self, config: Any, **kwargs: Any) -> None:
         self._call("cluster", config, **kwargs)
 
-    def preview(self, config: Any, **kwargs: Any) -> list[str]:
+    def preview(self, config: Any, **kwargs: Any) -> types.SimpleNamespace:
         self._call("preview", config, **kwargs)
-        return ["a row"]
+        return types.SimpleNamespace(texts=["a row"], error=self.preview_error)
 
     def verify(self, run_path: Any, **kwargs: Any) -> Verification:
         self._call("verify", run_path, **kwargs)
@@ -190,6 +191,9 @@ def test_every_command_reaches_its_function(pipeline: Pipeline, capsys: pytest.C
     assert cli.main(["verify", "--run-path", "r", "--json"]) == 1
     file = {"file": "run.json", "state": "damaged", "what": "r/run.json: is cut", "bytes": 7}
     assert json.loads(capsys.readouterr().out) == {"run_path": "r", "sound": False, "files": [file]}
+    pipeline.preview_error = CorpusError("a.jsonl, row 7: bad")
+    assert cli.main(["preview", *MINIMUM]) == 2
+    assert capsys.readouterr() == ("a row\n", "gdig: error: a.jsonl, row 7: bad\n")
 
 
 def test_quiet_prints_no_result(pipeline: Pipeline, capsys: pytest.CaptureFixture[str]) -> None:

@@ -22,6 +22,7 @@ from gdig.distributed.torchrun import is_launched
 from gdig.errors import ConfigError
 from gdig.influence.fit import fit_curvature_on_ranks, fit_is_sound, fit_stage, precondition_seeds_on_ranks, skip_fit
 from gdig.model.load import require_package
+from gdig.passes.input_check import check_inputs
 from gdig.passes.planned_stages import planned_stages
 from gdig.passes.sweep_stage import missing_of_sweep, seeds_are_swept, sweep_on_ranks, sweep_stage
 from gdig.passes.torch_errors import torch_errors_explained
@@ -51,7 +52,7 @@ from gdig.selection.token_files import ensure_tokens
 from gdig.store.sketches import SketchStore
 
 if TYPE_CHECKING:
-    from rich.text import Text
+    from gdig.data.preview import Preview
 
 
 def fit(
@@ -288,19 +289,44 @@ def score_net(
 
 
 def preview(
-    config: Config | None = None, *, rows: int = 5, progress: Progress | None = None, **options: Unpack[Options]
-) -> list[Text]:
-    """Show a few candidates as the model will see them, with the masked part marked. Print each, or use rich.
+    config: Config | None = None, *, rows: int = 2, progress: Progress | None = None, **options: Unpack[Options]
+) -> Preview:
+    """Show the first rows of each file as the model will see them, and check all rows as :func:`select` does.
 
     Needs `model` (for its tokenizer and window) and `candidates`, or a `run_path` with a run. Touches no weights, and
     writes nothing.
+
+    Args:
+        config: the options; those given by name replace its values.
+        rows: how many rows of each file are shown.
+        progress: where to show progress.
+        options: see :class:`gdig.Config`.
+
+    Returns:
+        What a run would read. Its `error` is what would stop a run.
+
+    Raises:
+        GdigError: a subclass that says what is wrong with the options, or with files that cannot be read at all.
+
+    Example:
+        >>> print(gdig.preview(model="models/base", candidates=["pool.jsonl"]))  # doctest: +SKIP
     """
-    from gdig.data.preview import preview_rows
+    from gdig.data.preview import LEGEND, Preview, preview_corpus
+    from gdig.data.rendering import rendered_otherwise
 
     work = Workspace(config_of_start(config, options), progress or Progress())
     work.config.require("model", "candidates")
-    shown = range(min(rows, len(work.candidates)))
-    return preview_rows(work.candidates, work.encoder, shown, work.encoder.tokenizer)
+    parts = [("candidates", work.candidates, work.encoder, work.config.bad_rows == "skip")]
+    if work.config.seeds:
+        parts.append(("seeds", work.seed_corpus, work.seed_encoder, False))
+    whole = Preview([LEGEND], {}, None)
+    for name, corpus, encoder, skip in parts:
+        with work.progress.stage(f"check of {name}", len(corpus)) as bar:
+            texts, reports, error = preview_corpus(corpus, encoder, rows, bar.advance, skip_bad_rows=skip)
+        whole = Preview([*whole.texts, *texts], {**whole.reports, name: reports}, whole.error or error)
+    if work.config.seeds and (otherwise := rendered_otherwise(work.renderings)) is not None:
+        work.progress.warn(otherwise)
+    return whole
 
 
 def verify(run_path: str | Path, *, progress: Progress | None = None) -> Verification:
@@ -381,6 +407,7 @@ def _fit(work: Workspace) -> None:
     if not work.run.done("fit") or not fit_is_sound(work):
         work.run.require_writable("fit")
         with work.run.running("fit"):
+            check_inputs(work)
             if work.config.gradients:
                 fit_stage(work)
             else:

@@ -129,7 +129,13 @@ def _plan(call: Call) -> list[str]:
 
 
 def _preview(call: Call) -> list[str]:
-    return coloured(load_api().preview(call.config, rows=call.own["rows"], progress=call.progress))
+    preview = load_api().preview(call.config, rows=call.own["rows"], progress=call.progress)
+    lines = coloured(preview.texts)
+    if preview.error is not None:
+        if not call.config.quiet:
+            print(*lines, sep="\n")
+        raise preview.error
+    return lines
 
 
 def _verify(call: Call) -> Answer:
@@ -206,7 +212,7 @@ COMMANDS: dict[str, Command] = {
         _score_net,
     ),
     "preview": Command(
-        "Show rows as the model will see them, with the masked part marked.",
+        "Show the first rows of each file as the model will see them, and check all rows.",
         f"gdig preview {DATA} --rows 3\ngdig preview --run-path runs/a",
         "Preview",
         _preview,

@@ -14,6 +14,7 @@ from tyro.conf import Positional
 from gdig.config.options import (
     Basic,
     CheckpointOptions,
+    ChoiceOptions,
     ClusterOptions,
     CurvatureOptions,
     DataOptions,
@@ -50,8 +51,8 @@ class DefaultOptions(PresetOptions, FileOptions):
 class PreviewOptions:
     """What to show."""
 
-    rows: Basic[int] = 5
-    """Candidates to show, from the first on. The default fills a screen. Raise it to see rows of other files."""
+    rows: Basic[int] = 2
+    """Rows to show of each file, from the first on. The default shows the format of each file. Raise it to see more."""
 
 
 @dataclass(frozen=True)
@@ -245,7 +246,7 @@ class Compare:
     comparison: CompareOptions = CompareOptions()
     trial: TrialOptions = TrialOptions()
     data: DataOptions = DataOptions()
-    selection: SelectOptions = SelectOptions()
+    selection: ChoiceOptions = ChoiceOptions()
     clusters: ClusterOptions = ClusterOptions()
     sweep: SweepOptions = SweepOptions()
     checkpoints: CheckpointOptions = CheckpointOptions()
