@@ -193,7 +193,7 @@ def test_every_command_reaches_its_function(pipeline: Pipeline, capsys: pytest.C
     assert json.loads(capsys.readouterr().out) == {"run_path": "r", "sound": False, "files": [file]}
     pipeline.preview_error = CorpusError("a.jsonl, row 7: bad")
     assert cli.main(["preview", *MINIMUM]) == 2
-    assert capsys.readouterr() == ("a row\n", "gdig: error: a.jsonl, row 7: bad\n")
+    assert capsys.readouterr() == ("a row\n", "gdig: error: a.jsonl, row 7: bad [G2]\n")
 
 
 def test_quiet_prints_no_result(pipeline: Pipeline, capsys: pytest.CaptureFixture[str]) -> None:
