@@ -166,11 +166,12 @@ class Expected:
             ]
         layers = self.model.layers
         ways = plan_dense(shapes_of(empty_factors(self.model, rates, self.n_seeds)), self.sweep.dense_bytes)
-        features = rates.of_scores("scores", layers, ways) + rates.of_layers("sketch", layers)
+        of_seeds = self.n_seeds / rates.n_seeds
+        features = of_seeds * rates.of_scores("scores", layers, ways) + rates.of_layers("sketch", layers)
         plain = self._pass_s(1.0, batch, rates.passes.head, self._depth())
         a_token = plain + self._padded(batch) * features
         probe = self._probe_tokens()
-        once = rates.of_layers("whiten", layers) + rates.of_scores("dense", layers, ways)
+        once = rates.of_layers("whiten", layers) + of_seeds * rates.of_scores("dense", layers, ways)
         stages = [
             StagePlan("sweep: scale", probe, 1, once + probe * a_token),
             StagePlan("sweep: seeds", self.seed_tokens, 1, self.seed_tokens * a_token),
