@@ -126,7 +126,7 @@ def test_an_8b_model_plans_to_one_gpu_and_to_eight(llama_8b):
     assert 16.0e9 < weights < 16.1e9
     limit = int(0.6 * (80 * GIB - weights))
     counted = TokenMemory.count(llama_8b)
-    options = {"limit": limit, "typical": 400, "longest": 4096, "sample_tokens": 10**6, "token_memory": counted}
+    options = {"limit": limit, "longest": 4096, "sample_tokens": 10**6, "token_memory": counted}
     one = plan_memory(llama_8b, Config.build({}), **options, host_limit=100 * GIB)
     # A and S of all layers in float32 are 32 (3 x 14336^2 + 2 x 4096^2) numbers; two thirds of them do not fit.
     numbers = 32 * (3 * 14336**2 + 2 * 4096**2)
@@ -158,16 +158,16 @@ def test_an_8b_model_plans_to_one_gpu_and_to_eight(llama_8b):
 def test_what_cannot_fit_is_refused_with_its_size(llama_8b):
     counted = TokenMemory.count(llama_8b)
     with pytest.raises(ModelError, match=r"the fit needs [\d.]+ GiB for one example of 4096 tokens .* filter_modules"):
-        plan_memory(llama_8b, Config.build({}), limit=2 * GIB, typical=400, longest=4096, token_memory=counted)
+        plan_memory(llama_8b, Config.build({}), limit=2 * GIB, longest=4096, token_memory=counted)
 
 
 def test_a_long_example_asks_for_gradient_checkpointing():
     model, config = wrapped(llama(), torch.float32)
     memory = TokenMemory.count(model)
-    plan = plan_memory(model, config, limit=2**26, typical=20, longest=64)
+    plan = plan_memory(model, config, limit=2**26, longest=64)
     assert not plan.gradient_checkpointing
     kept = replace(memory, kept=tuple(10**6 for _ in memory.kept))
-    plan = plan_memory(model, config, limit=2**26, typical=20, longest=64, token_memory=kept)
+    plan = plan_memory(model, config, limit=2**26, longest=64, token_memory=kept)
     assert plan.gradient_checkpointing
 
 

@@ -65,7 +65,9 @@ def test_the_stages_are_the_bars_of_the_run(planned, project, tmp_path):
 
     gdig.select(**project.options(tmp_path / "run"), progress=Names(quiet=True))
     names = [stage.name for stage in planned.stages if stage.name not in ("start", "select")]
-    merged = list(dict.fromkeys("cluster" if name.startswith("cluster: ") else name for name in seen))
+    merged = list(
+        dict.fromkeys("cluster" if name.startswith("cluster: ") else name for name in seen if name != "check")
+    )
     assert names == merged
 
 
@@ -264,6 +266,16 @@ def test_cheaper_choices_are_named(project, tmp_path):
     changes = dict(plan.cheaper)
     assert changes and all(seconds <= 0.8 * plan.seconds for seconds in changes.values())
     assert "64 seeds" in changes
+
+
+def test_fewer_layers_and_seeds_may_score_in_other_ways(project, tmp_path, monkeypatch):
+    """W of all layers fits in float16 alone; W of the upper layers fits as it is, and a few seeds need no W."""
+    monkeypatch.setattr("gdig.influence.dense_plan.DENSE_BYTES", 1 << 20)
+    seeds = write_jsonl(tmp_path / "seeds.jsonl", project.rows * 3)
+    plan = plan_of(project, tmp_path / "run", seeds=(str(seeds),), layers="mlp", token_batch_size=64)
+    measured = {way for cost in plan.rates.kinds.values() for way in cost.scores}
+    assert measured == {"half"} and plan.dense_bytes == 6 * 180 * 24 * 16 * 2
+    assert {change for change, _ in plan.cheaper} >= {"64 seeds", "--layers mlp:upper:0.25"}
 
 
 def test_several_processes_are_refused(project, tmp_path, monkeypatch):

@@ -14,6 +14,7 @@ from tyro.conf import Positional
 from gdig.config.options import (
     Basic,
     CheckpointOptions,
+    ChoiceOptions,
     ClusterOptions,
     CurvatureOptions,
     DataOptions,
@@ -245,7 +246,7 @@ class Compare:
     comparison: CompareOptions = CompareOptions()
     trial: TrialOptions = TrialOptions()
     data: DataOptions = DataOptions()
-    selection: SelectOptions = SelectOptions()
+    selection: ChoiceOptions = ChoiceOptions()
     clusters: ClusterOptions = ClusterOptions()
     sweep: SweepOptions = SweepOptions()
     checkpoints: CheckpointOptions = CheckpointOptions()

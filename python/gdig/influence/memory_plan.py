@@ -17,7 +17,6 @@ from gdig.data.tokens import Example
 from gdig.distributed.ranks import Ranks
 from gdig.errors import ModelError
 from gdig.influence.factors import WIDE
-from gdig.influence.seed_plan import plan_seeds
 from gdig.model.batch_size import (
     LEAST_TOKENS,
     MEMORY_SHARE,
@@ -75,18 +74,17 @@ class MemoryParts:
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """What a fit will hold.
+    """What a fit of the curvature will hold.
 
     Attributes:
         limit: bytes that the plan may take beside the weights; None where the system does not say what is free.
         token_batch_size: tokens in a batch.
         partitions: indices of the layers of each partition, in the order of the model.
         gradient_checkpointing: whether the pass computes its activations again.
-        passes: the parts of each pass at its peak, by the pass: factors, eigenvectors, eigenvalues, seeds. The seeds
-            pass in partitions of their own (`gdig.influence.seed_plan`).
+        passes: the parts of each pass at its peak, by the pass: factors, eigenvectors, eigenvalues. The seeds pass
+            in partitions of their own (`gdig.influence.seed_plan`).
         host_totals: bytes of totals in the computer's memory, where the model is on another device.
         head_cache: bytes for the head's results of each batch, which later passes over the sample take.
-        seed_partitions: indices of the layers of each partition that the seeds pass; none without seeds.
     """
 
     limit: int | None
@@ -96,7 +94,6 @@ class MemoryPlan:
     passes: dict[str, MemoryParts]
     host_totals: int
     head_cache: int
-    seed_partitions: tuple[tuple[int, ...], ...] = ()
 
     @property
     def peak(self) -> MemoryParts:
@@ -109,15 +106,13 @@ def plan_memory(
     config: Config,
     *,
     limit: int | None,
-    typical: int,
     longest: int,
     sample_tokens: int = 0,
-    n_seeds: int = 0,
     world: int = 1,
     host_limit: int | None = None,
     token_memory: TokenMemory | None = None,
 ) -> MemoryPlan:
-    """Plan the memory of a fit from the shapes of a model, which may be on the device "meta".
+    """Plan the memory of a fit of the curvature from the shapes of a model, which may be on the device "meta".
 
     The plan first takes as few partitions as the smallest batch allows, because a partition more costs a pass more;
     gradient checkpointing comes in where it saves more passes than it costs. The plan then takes the largest batch
@@ -125,12 +120,10 @@ def plan_memory(
 
     Args:
         model: the model with its layers.
-        config: inversion, token_batch_size, seed_rank, probe_rows.
+        config: inversion, token_batch_size.
         limit: bytes that the plan may take beside the weights (`gdig.model.batch_size.room`). None: no limit.
-        typical: tokens of a typical example, for the columns of the seeds.
         longest: tokens of the longest example.
         sample_tokens: tokens of the sample, for the head's results.
-        n_seeds: the number of seeds.
         world: ranks that share the fit. Each passes its share of the sample over all layers of a partition, and has the
             totals of its own layers.
         host_limit: bytes of the computer's memory for this rank's totals, where the model is on another device.
@@ -168,7 +161,7 @@ def plan_memory(
             f"layers, but may plan {max(0, limit or 0) / 2**30:.3g} GiB (60 % of the free memory); lower max_length, "
             "free memory, or choose fewer or narrower layers with filter_modules"
         )
-    batch, a_token = least, tokens.a_token()
+    batch = least
     while auto and batch * 2 <= most_tokens(model.device):
         more = partitions(tokens, batch * 2)
         if more is None or len(more) > len(chosen):
@@ -177,18 +170,6 @@ def plan_memory(
     weights, parts = weight_bytes(model.module), [_sum(sizes[index] for index in part) for part in chosen]
     activations = [max(batch, longest) * tokens.a_token(part[0]) for part in chosen]
     passes = _fit_parts(weights, activations, fixed, parts, config.inversion)
-    seed_partitions: tuple[tuple[int, ...], ...] = ()
-    if n_seeds:
-        beside = None if limit is None else max(0, limit - longest * a_token - tokens.head)
-        seed_plan = plan_seeds(model, config, [typical] * n_seeds, config.probe_rows * typical, beside)
-        seeds, seed_partitions = seed_plan.largest, seed_plan.partitions
-        passes["seeds"] = MemoryParts(
-            weights,
-            longest * a_token + seeds.probe,
-            tokens.head,
-            eigenvectors=seeds.inverses,
-            seed_factors=seeds.factors,
-        )
     return MemoryPlan(
         limit,
         batch,
@@ -197,7 +178,6 @@ def plan_memory(
         passes,
         max(part.host_totals for part in parts) // world,
         cache,
-        seed_partitions,
     )
 
 
@@ -220,7 +200,6 @@ def plan_fit(model: Model, examples: Sequence[Example], config: Config, ranks: R
         model,
         config,
         limit=limit,
-        typical=typical,
         longest=longest,
         sample_tokens=sum(lengths),
         world=ranks.world,

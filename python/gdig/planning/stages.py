@@ -14,7 +14,7 @@ from gdig.model.causal_model import Model
 from gdig.planning.pass_trial import block_number
 from gdig.planning.pool_size import PoolSize
 from gdig.planning.selection_trial import SelectionRates
-from gdig.planning.trial import Rates, seed_shapes
+from gdig.planning.trial import Rates, empty_factors
 
 _COMPARED_SEEDS = 32
 """Most seeds whose factored and exact scores a run compares."""
@@ -55,6 +55,7 @@ class Expected:
         n_seeds: seeds.
         seed_tokens: their tokens.
         memory: of the fit; None without gradients.
+        seed_partitions: indices of the layers of each pass of the seeds.
         sweep: of the sweep.
         rates: of the trial.
         selection: rates of clusters and selection.
@@ -68,6 +69,7 @@ class Expected:
     n_seeds: int
     seed_tokens: int
     memory: MemoryPlan | None
+    seed_partitions: tuple[tuple[int, ...], ...]
     sweep: SweepPlan
     rates: Rates
     selection: SelectionRates
@@ -133,21 +135,20 @@ class Expected:
 
     def _seeds(self) -> StagePlan:
         rates, layers, probe = self.rates, self.model.layers, self._probe_tokens()
-        whole = rates.passes.forward + rates.passes.backward
-        partitions = self.memory.seed_partitions if self.memory is not None else ()
-        passes = [
-            rates.passes.forward + rates.passes.backward * self._depth(part or None) for part in partitions or [()]
-        ]
-        share = sum(passes) / whole if whole else 1.0
+        forward, backward = rates.passes.forward, rates.passes.backward
+        passes = sum(
+            (forward + backward * self._depth(partition)) / (forward + backward or 1.0)
+            for partition in self.seed_partitions
+        )
         tokens = self.seed_tokens + probe
         compared = min(self.n_seeds, _COMPARED_SEEDS) * rates.of_layers("compared", layers)
         seconds = (
-            tokens * rates.seed_pass * share
+            tokens * rates.seed_pass * passes
             + rates.of_layers("inverse", layers)
             + self.n_seeds * rates.of_layers("seed", layers)
             + probe * (rates.of_layers("coordinates", layers) + compared)
         )
-        return StagePlan("fit: seeds", tokens, len(passes), seconds)
+        return StagePlan("fit: seeds", tokens, len(self.seed_partitions), seconds)
 
     def _conjugate_gradients(self) -> StagePlan:
         """A product with the matrix takes four forward passes over its sample."""
@@ -165,12 +166,13 @@ class Expected:
                 StagePlan("sweep", pool.tokens, 1, encode + self._pass_s(pool.tokens, batch, rates.passes.losses, 0.0))
             ]
         layers = self.model.layers
-        ways = plan_dense(shapes_of(seed_shapes(self.model, rates, self.n_seeds)), self.sweep.dense_bytes)
-        features = rates.of_scores("scores", layers, ways) + rates.of_layers("sketch", layers)
+        ways = plan_dense(shapes_of(empty_factors(self.model, rates, self.n_seeds)), self.sweep.dense_bytes)
+        of_seeds = self.n_seeds / rates.n_seeds
+        features = of_seeds * rates.of_scores("scores", layers, ways) + rates.of_layers("sketch", layers)
         plain = self._pass_s(1.0, batch, rates.passes.head, self._depth())
         a_token = plain + self._padded(batch) * features
         probe = self._probe_tokens()
-        once = rates.of_layers("whiten", layers) + rates.of_scores("dense", layers, ways)
+        once = rates.of_layers("whiten", layers) + of_seeds * rates.of_scores("dense", layers, ways)
         stages = [
             StagePlan("sweep: scale", probe, 1, once + probe * a_token),
             StagePlan("sweep: seeds", self.seed_tokens, 1, self.seed_tokens * a_token),

@@ -162,7 +162,12 @@ class OutputOptions:
 
 
 @dataclass(frozen=True)
-class SelectOptions(FeatureOptions, MethodOptions, OutputOptions):
+class ChoiceOptions(FeatureOptions, MethodOptions):
+    """What to select from a finished sweep."""
+
+
+@dataclass(frozen=True)
+class SelectOptions(OutputOptions, ChoiceOptions):
     """What to select from a finished sweep. Changing these options costs no model pass."""
 
     report: bool = True
