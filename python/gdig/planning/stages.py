@@ -81,7 +81,8 @@ class Expected:
         fit = [*self._curvature(), self._seeds()] if self.config.gradients else []
         if self.config.gradients and self.config.inversion == "cg":
             fit.append(self._conjugate_gradients())
-        return [StagePlan("start", 0, 1, self.load_s), *fit, *self._sweep(), *self._selection()]
+        check = StagePlan("check", 0, 1, self.pool.rows * self.pool.encode_s)  # every row becomes tokens once
+        return [StagePlan("start", 0, 1, self.load_s), check, *fit, *self._sweep(), *self._selection()]
 
     def _depth(self, layers: Sequence[int] | None = None) -> float:
         """The share of the trial's backward pass that a pass over some layers takes."""
