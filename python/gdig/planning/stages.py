@@ -81,7 +81,7 @@ class Expected:
         fit = [*self._curvature(), self._seeds()] if self.config.gradients else []
         if self.config.gradients and self.config.inversion == "cg":
             fit.append(self._conjugate_gradients())
-        check = StagePlan("check", 0, 1, self.pool.rows * self.pool.encode_s)
+        check = StagePlan("check", 0, 1, self.pool.rows * self.pool.encode_s)  # every row becomes tokens once
         return [StagePlan("start", 0, 1, self.load_s), check, *fit, *self._sweep(), *self._selection()]
 
     def _depth(self, layers: Sequence[int] | None = None) -> float:
