@@ -1,7 +1,7 @@
 """Several processes at one run: the same bytes as one process leaves, and one clear word when something goes wrong.
 
-Some processes are started as a user starts them, through torchrun. Each of these takes seconds to import torch, so they
-are few. The others have the environment that torchrun makes.
+Runs that fail are started by torchrun, because its agent ends ranks too. Their ranks are forked from it, but for one
+that starts as a user's does: importing torch takes seconds. The others have the environment that torchrun makes.
 """
 
 from __future__ import annotations
@@ -55,7 +55,6 @@ def alone(project, inputs, tmp_path_factory) -> Path:
 
 
 @pytest.mark.distributed
-@pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds the processes in /proc")
 def test_killed_ranks_are_named_and_other_numbers_of_ranks_go_on_to_the_same_bytes(project, inputs, alone, tmp_path):
     """Three ranks lose rank 1. Then two nodes go on, each with a launcher of its own as on two machines with a common
     disk, and lose rank 0. Then two ranks on two nodes end the run."""
@@ -129,12 +128,13 @@ def sampled_rows(run_path: Path, project, inputs) -> set[int]:
 
 
 @pytest.mark.distributed
-@pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds the processes in /proc")
 def test_ctrl_c_ends_all_with_130_and_one_word(project, inputs, alone, tmp_path):
     run_path = tmp_path / "run"
-    launch = Launch.start(2, ["sweep", *flags(sweep_options(project, run_path, inputs))], tmp_path / "two")
+    launch = Launch.start(
+        2, ["sweep", *flags(sweep_options(project, run_path, inputs))], tmp_path / "two", by_exec=(0,)
+    )
     launch.wait_for(lambda: (run_path / "sweep" / "00000002.safetensors").exists())
-    launch.process.send_signal(signal.SIGINT)
+    launch.send(signal.SIGINT)
     assert launch.wait() != 0
     assert launch.said() == ["interrupted; the same command goes on from here"]
     swept = {name: data for name, data in files_of(run_path).items() if re.match("sweep/[0-9]", name)}

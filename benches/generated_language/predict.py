@@ -11,7 +11,7 @@ from benches.generated_language.language import CORRUPTIONS
 from benches.generated_language.lds import Datamodel, Interval, Ranked, halves
 from benches.generated_language.scores import DEFAULT, baselines, influence, reductions, wanted
 from benches.generated_language.world import World
-from examples.demo import auroc
+from benches.shared.auroc import auroc
 
 
 def datamodels(world: World) -> dict[str, Any]:

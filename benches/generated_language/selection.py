@@ -13,8 +13,8 @@ from benches.generated_language.lds import RESAMPLES, Interval
 from benches.generated_language.removal import row_scores
 from benches.generated_language.scores import run_options
 from benches.generated_language.world import TUNE, World
+from benches.shared.auroc import auroc
 from benches.zh_en.variants import spearman
-from examples.demo import auroc
 from gdig import SketchStore
 from gdig.api import score_net
 from gdig.run.layout import RunLayout

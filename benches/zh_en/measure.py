@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from benches.shared.auroc import auroc
 from benches.zh_en.pool import CORRUPTIONS
-from examples.demo import auroc
 from gdig import SketchStore
 from gdig.run.layout import RunLayout
 

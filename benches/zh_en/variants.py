@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from benches.shared.auroc import auroc
 from benches.zh_en.exact import DEFAULT, IDENTITY
 from benches.zh_en.pool import CORRUPTIONS
-from examples.demo import auroc
 from gdig.philox import stream_key
 
 RESAMPLES = 400
