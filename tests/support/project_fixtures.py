@@ -274,6 +274,8 @@ class Command:
         holds further variables, `signal_at` a moment at which it gets a signal."""
         folder.mkdir(parents=True, exist_ok=True)
         stdout, stderr = folder / "stdout", folder / "stderr"
+        stdout.touch()
+        stderr.touch()
         process = fork(_command, args, str(stdout), str(stderr), limit_bytes, environment or {}, signal_at, program)
         return cls(process, stdout, stderr)
 
