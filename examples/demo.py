@@ -40,7 +40,10 @@ def main() -> None:
         *("--train", "--held-out", f"{folder}/held_out.jsonl", "--train-steps", "100", "--train-batch-size", "16"),
         *("--learning-rate", "0.003", "--lora-rank", "0"),
     )
+    page = (folder / "run" / "report.html").resolve()
     print(f"\nThe selection: {folder}/selection.jsonl. The run: {folder}/run. {time.monotonic() - start:.0f} s in all.")
+    print(f"Why a row was chosen: gdig explain {folder}/run 5")
+    print(f"The report, to open in a browser: {page.as_uri()}")
 
 
 def run_gdig(*arguments: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from pathlib import Path
@@ -11,10 +10,9 @@ import pytest
 from safetensors.torch import load_file
 
 import gdig
-from tests.support.project_fixtures import (
-    Command,
-    flags,
-)
+from tests.support.project_fixtures import Command, edit_record, flags
+
+STATES = {"cut": "damaged", "flipped": "damaged", "gone": "missing"}
 
 
 def damage(path: Path, how: str) -> None:
@@ -40,9 +38,13 @@ def test_verify_names_a_damaged_file(run_copy, capsys, file, how):
     from gdig.cli.main import main
 
     damage(run_copy / file, how)
-    assert main(["verify", "--run-path", str(run_copy)]) == 2
+    assert main(["verify", "--run-path", str(run_copy)]) == 1
     out, error = capsys.readouterr()
-    assert out == "" and error.startswith("gdig: error: ") and str(run_copy / file) in error
+    assert (
+        error == ""
+        and str(run_copy / file) in out.partition("\n")[0]
+        and out.endswith("1 " + STATES[how] + "; not sound\n")
+    )
 
 
 @pytest.mark.parametrize("state", ["running", "done"])
@@ -50,9 +52,7 @@ def test_verify_names_a_damaged_file(run_copy, capsys, file, how):
 @pytest.mark.parametrize("how", ["cut", "gone"])
 def test_a_shard_that_is_gone_or_cut_short_is_made_again(project, run_copy, finished, file, how, state):
     """Also of a finished sweep: a shard less must not become a smaller pool."""
-    plan = json.loads((run_copy / "run.json").read_text())
-    plan["stages"]["sweep"]["state"] = state
-    (run_copy / "run.json").write_text(json.dumps(plan))
+    edit_record(run_copy, lambda record: record["stages"]["sweep"].update(state=state))
     damage(run_copy / file, how)
     gdig.select(**project.options(run_copy))
     for name in (file, "selection.jsonl"):
@@ -61,28 +61,33 @@ def test_a_shard_that_is_gone_or_cut_short_is_made_again(project, run_copy, fini
 
 @pytest.mark.parametrize("how", ["cut", "flipped", "gone"])
 @pytest.mark.parametrize(
-    "file", ["seeds/model.layers.0.mlp.up_proj.safetensors", "clusters/labels/00000001.safetensors"]
-)
-def test_a_damaged_file_of_another_stage(project, run_copy, failing, file, how):
-    if file.startswith("seeds"):  # read by the sweep, so one that has to be made again
+    "file",
+    [
+        "seeds/model.layers.0.mlp.up_proj.safetensors", "curvature/model.layers.0.mlp.up_proj.safetensors",
+        "features/seeds.safetensors", "clusters/centroids.safetensors", "clusters/labels/00000001.safetensors",
+    ],
+)  # fmt: skip
+def test_a_damaged_file_of_another_stage_is_named_and_made_again(project, run_copy, finished, capsys, file, how):
+    if file.startswith(("seeds", "curvature")):  # read by the sweep, so one that has to be made again
         shutil.rmtree(run_copy / "sweep")
-        state = json.loads((run_copy / "run.json").read_text())
-        del state["stages"]["sweep"], state["stages"]["cluster"], state["stages"]["select"]
-        (run_copy / "run.json").write_text(json.dumps(state))
     damage(run_copy / file, how)
     (run_copy / "selection.jsonl").unlink()
-    assert file in failing(run_path=run_copy)
+    gdig.select(**project.options(run_copy, quiet=False))
+    assert str(run_copy / file) in capsys.readouterr().err
+    for name in (file, "selection.jsonl"):
+        assert (run_copy / name).read_bytes() == (finished / name).read_bytes()
 
 
 @pytest.mark.parametrize("how", ["cut", "flipped", "gone"])
-def test_damaged_curvature_stops_a_fit_that_goes_on(project, run_copy, failing, how):
-    state = json.loads((run_copy / "run.json").read_text())
-    state["stages"] = {"fit": {**state["stages"]["fit"], "state": "running"}}
-    (run_copy / "run.json").write_text(json.dumps(state))
+def test_a_fit_that_goes_on_makes_damaged_curvature_again(project, run_copy, finished, capsys, how):
+    edit_record(run_copy, lambda record: record.update(stages={"fit": {**record["stages"]["fit"], "state": "running"}}))
     (run_copy / "selection.jsonl").unlink()
     file = "curvature/model.layers.0.mlp.up_proj.safetensors"
     damage(run_copy / file, how)
-    assert file in failing(run_path=run_copy)
+    gdig.select(**project.options(run_copy, quiet=False))
+    assert str(run_copy / file) in capsys.readouterr().err
+    for name in (file, "selection.jsonl"):
+        assert (run_copy / name).read_bytes() == (finished / name).read_bytes()
 
 
 def test_directories_that_are_no_run(project, tmp_path, failing):

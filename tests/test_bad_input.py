@@ -124,7 +124,7 @@ def test_bad_rows_are_skipped_counted_and_never_chosen(project, tmp_path):
 def test_a_pool_without_one_usable_row(project, tmp_path, failing):
     pool = write_jsonl(tmp_path / "pool.jsonl", [{**row, "trg_text": ""} for row in project.rows])
     message = failing(candidates=(pool,), bad_rows="skip")
-    assert "candidates: none of the 24 rows sampled can be used; the first: " in message
+    assert "candidates: none of the 60 rows can be used; the first: " in message
     assert f"{pool}, row " in message and "field 'trg_text' is empty" in message
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -24,6 +25,7 @@ from gdig.config.options import GROUPS, PRESETS, STAGE_GROUPS, STAGES, PresetOpt
 from gdig.config.read import read_yaml
 from gdig.errors import ConfigError, CorpusError
 from gdig.run.record import RunRecord, write_record
+from gdig.run.verify import FileReport, Verification
 
 MINIMUM = ["--model", "m", "--candidates", "a.jsonl", "b.jsonl", "--seeds", "s.jsonl", "--run-path", "r"]
 
@@ -35,6 +37,8 @@ class Pipeline(types.ModuleType):
         super().__init__("gdig.api")
         self.calls: list[tuple[str, Any, dict[str, Any]]] = []
         self.error: BaseException | None = None
+        self.preview_error: CorpusError | None = None
+        self.state: Any = "sound"
 
     def _call(self, name: str, config: Any, **kwargs: Any) -> None:
         self.calls.append((name, config, kwargs))
@@ -54,13 +58,13 @@ class Pipeline(types.ModuleType):
     def cluster(self, config: Any, **kwargs: Any) -> None:
         self._call("cluster", config, **kwargs)
 
-    def preview(self, config: Any, **kwargs: Any) -> list[str]:
+    def preview(self, config: Any, **kwargs: Any) -> types.SimpleNamespace:
         self._call("preview", config, **kwargs)
-        return ["a row"]
+        return types.SimpleNamespace(texts=["a row"], error=self.preview_error)
 
-    def verify(self, run_path: Any, **kwargs: Any) -> list[str]:
+    def verify(self, run_path: Any, **kwargs: Any) -> Verification:
         self._call("verify", run_path, **kwargs)
-        return ["sweep: 3 shards, sums right"]
+        return Verification(Path(run_path), (FileReport("run.json", self.state, "r/run.json: is cut", 7),))
 
     @property
     def config(self) -> Config:
@@ -177,7 +181,19 @@ def test_every_command_reaches_its_function(pipeline: Pipeline, capsys: pytest.C
     assert (pipeline.calls[-1][0], pipeline.calls[-1][2]["rows"]) == ("preview", 3)
     assert cli.main(["verify", "--run-path", "r"]) == 0
     assert pipeline.calls[-1][:2] == ("verify", "r")
-    assert capsys.readouterr().out == "a row\nsweep: 3 shards, sums right\n"
+    assert capsys.readouterr().out == "a row\nrun: 1 sound, 7 bytes\nr: 1 sound\n"
+    assert cli.main(["verify", "--run-path", "r", "--quiet"]) == 0
+    assert capsys.readouterr().out == ""
+    pipeline.state = "damaged"
+    assert cli.main(["verify", "--run-path", "r", "--quiet"]) == 1
+    said = "damaged: r/run.json: is cut\nrun: 1 damaged, 7 bytes\nr: 1 damaged; not sound\n"
+    assert capsys.readouterr().out == said
+    assert cli.main(["verify", "--run-path", "r", "--json"]) == 1
+    file = {"file": "run.json", "state": "damaged", "what": "r/run.json: is cut", "bytes": 7}
+    assert json.loads(capsys.readouterr().out) == {"run_path": "r", "sound": False, "files": [file]}
+    pipeline.preview_error = CorpusError("a.jsonl, row 7: bad")
+    assert cli.main(["preview", *MINIMUM]) == 2
+    assert capsys.readouterr() == ("a row\n", "gdig: error: a.jsonl, row 7: bad\n")
 
 
 def test_quiet_prints_no_result(pipeline: Pipeline, capsys: pytest.CaptureFixture[str]) -> None:
@@ -352,9 +368,9 @@ SETUP = """
 import sys, threading, types
 pipeline = types.ModuleType("gdig.api")
 sys.modules["gdig.api"] = pipeline
-pipeline.verify = lambda run_path, progress: {body}
+pipeline.merge = lambda runs, run_path, progress: {body}
 from gdig.cli.main import main
-sys.exit(main(["verify", "--run-path", "r"]))
+sys.exit(main(["merge", "a", "--run-path", "r"]))
 """
 
 

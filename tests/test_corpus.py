@@ -365,15 +365,16 @@ def test_a_kill_during_the_conversion_leaves_no_broken_entry(tmp_path):
         "import os, signal, sys, pathlib; from gdig.data.cache import cached_folder\n"
         "def build(folder):\n"
         "    (folder / 'data').write_text('half'); os.kill(os.getpid(), signal.SIGKILL)\n"
-        "cached_folder(pathlib.Path(sys.argv[1]), 'key', build)"
+        "cached_folder(pathlib.Path(sys.argv[1]), 'kind', pathlib.Path(sys.argv[2]), build)"
     )
-    assert subprocess.run([sys.executable, "-c", program, tmp_path]).returncode == -9
-    (abandoned,) = tmp_path.iterdir()
+    source, cache = write_jsonl(tmp_path / "a.jsonl", ROWS), tmp_path / "cache"
+    assert subprocess.run([sys.executable, "-c", program, cache, source]).returncode == -9
+    (abandoned,) = cache.iterdir()
     for file in (*abandoned.iterdir(), abandoned):
         os.utime(file, (0, 0))  # a day and more ago
-    folder = cached_folder(tmp_path, "key", lambda folder: (folder / "data").write_text("whole") and None)
+    folder = cached_folder(cache, "kind", source, lambda folder: (folder / "data").write_text("whole") and None)
     assert (folder / "data").read_text() == "whole"
-    assert list(tmp_path.iterdir()) == [folder]
+    assert list(cache.iterdir()) == [folder]
 
 
 def test_two_processes_may_open_the_same_file_at_once(tmp_path):

@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import load_file
 from transformers import AutoConfig
 
 import gdig
@@ -70,8 +71,11 @@ def test_killed_ranks_are_named_and_other_numbers_of_ranks_go_on_to_the_same_byt
     swept = shards_of(run_path)
     assert 5 <= len(swept) < ROWS // 4, "the kill must hit a running sweep, or nothing is tested"
     # Three ranks made the fit.
-    fitted = {name: data for name, data in files_of(alone).items() if name.startswith(("curvature", "seeds"))}
-    assert fitted.items() <= files_of(run_path).items()
+    fitted = [name for name in files_of(alone) if name.startswith(("curvature", "seeds"))]
+    assert fitted
+    for name in fitted:  # the files say that they are of another pool
+        expected, made = load_file(alone / name), load_file(run_path / name)
+        assert expected.keys() == made.keys() and all(np.array_equal(expected[key], made[key]) for key in made), name
 
     at = ("--nnodes", "2", "--master-addr", "127.0.0.1", "--master-port", str(free_port()))
     launches = [Launch.start(1, args, tmp_path / f"killed{i}", (*at, "--node-rank", str(i))) for i in (0, 1)]
@@ -114,8 +118,11 @@ def test_two_ranks_fit_alike_and_a_bad_row_is_told_once(project, inputs, alone, 
         line.startswith(("gdig: error: rank 1: ", "gdig: error: ")) and f"{pool}, row " in line and "trg_text" in line
     )
     assert text.count("fit: factors: ") == 1 and text.count("model: ") == 1
-    fitted = {name: data for name, data in files_of(alone).items() if name.startswith(("curvature", "seeds"))}
-    assert fitted.items() <= files_of(run_path).items()
+    fitted = [name for name in files_of(alone) if name.startswith(("curvature", "seeds"))]
+    assert fitted
+    for name in fitted:  # the files say that they are of another pool
+        expected, made = load_file(alone / name), load_file(run_path / name)
+        assert expected.keys() == made.keys() and all(np.array_equal(expected[key], made[key]) for key in made), name
 
 
 def sampled_rows(run_path: Path, project, inputs) -> set[int]:
@@ -143,7 +150,7 @@ def test_ctrl_c_ends_all_with_130_and_one_word(project, inputs, alone, tmp_path)
 
 
 def sweep_options(project, run_path, inputs) -> dict:
-    unknown = ("n_clusters", "budget", "method", "tau", "train_rows")
+    unknown = ("n_clusters", "budget", "report", "method", "tau", "train_rows")
     return {k: v for k, v in project.options(run_path, **inputs).items() if k not in unknown}
 
 

@@ -22,6 +22,7 @@ from gdig.influence.fit import read_seed_factors
 from gdig.model.capture import GradientPass
 from gdig.passes.token_influence import SweptBatches, token_influence
 from gdig.progress import Progress
+from gdig.run.origin import seeds_origin
 from gdig.run.stored_options import read_stored_options
 from gdig.selection.choose import choose
 from gdig.selection.finished_run import FinishedRun, open_finished_run
@@ -44,7 +45,7 @@ def explained(finished) -> Explanation:
 
 def magnitudes(run: FinishedRun, line) -> np.ndarray:
     """The same sums with every term positive, float64 [S]: what errors of rounding are measured in."""
-    factors = read_seed_factors(run.work, run.record.stages.fit.dtype)
+    factors = read_seed_factors(run.work, run.record.stages.fit.dtype, seeds_origin(run.record))
     total = np.zeros(N_SEEDS)
 
     def sink(index: int, a: torch.Tensor, d: torch.Tensor, mask: torch.Tensor) -> None:
@@ -63,7 +64,7 @@ def test_tokens_and_layers_add_up_to_the_stored_influence(run, finished):
     """Of both ways in which a sweep adds up (layer_scores), no sum has more than T + O J + C + L roundings a term."""
     sweep = stored(finished)
     fit, facts = run.record.stages.fit, run.record.stages.sweep
-    factors = read_seed_factors(run.work, fit.dtype)
+    factors = read_seed_factors(run.work, fit.dtype, seeds_origin(run.record))
     batches = SweptBatches(run.work, run.sweep.store.rows_per_shard, facts.token_batch_size)
     most = max(len(f.u) * len(f.v) + f.u.shape[1] for f in factors) + len(factors)
     for row in range(0, N_ROWS, 7):

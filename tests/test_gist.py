@@ -19,7 +19,7 @@ from gdig.selection.method import FinishedSweep
 from gdig.selection.methods.gist import EXPLAINED, seed_space
 from gdig.selection.survey import survey
 from gdig.selection.tasks import Tasks
-from gdig.store.tensor_file import write_tensors
+from gdig.store.tensor_file import CheckedFile, write_tensors
 from tests.support.pools import Pool, on_disk, plain_prefix
 
 
@@ -35,7 +35,9 @@ def plain_cosines(seeds: np.ndarray, rows: np.ndarray, of_seed: np.ndarray) -> t
 
 def swept(store, influence_of_seeds: np.ndarray, folder: Path, tasks: Tasks) -> FinishedSweep:
     write_tensors(folder / "seeds.safetensors", {"influence": influence_of_seeds})
-    return FinishedSweep(store, survey(store, Judge()), tasks=tasks, seed_sketches=folder / "seeds.safetensors")
+    return FinishedSweep(
+        store, survey(store, Judge()), tasks=tasks, seed_sketches=CheckedFile(folder / "seeds.safetensors")
+    )
 
 
 @given(st.integers(0, 2**32 - 1), st.booleans(), st.booleans(), st.sampled_from(["rows", "tokens"]))

@@ -19,7 +19,7 @@ from gdig.selection.methods import METHODS
 from gdig.selection.methods.knn import RADIUS, seed_masses, transport_masses
 from gdig.selection.survey import survey
 from gdig.selection.tasks import Tasks
-from gdig.store.tensor_file import write_tensors
+from gdig.store.tensor_file import CheckedFile, write_tensors
 from tests.support.plain_methods import plain_round_robin
 from tests.support.pools import cases, on_disk
 from tests.support.swept_run import make_swept
@@ -102,7 +102,9 @@ def test_rows_are_drawn_by_mass_and_then_by_turns(case, random_seed, density):
     hidden, seeds = states(random_seed, n), states(random_seed + 1000, 3)
     with on_disk(pool, hidden=hidden) as (store, labels):
         write_tensors(labels.parent / "seeds.safetensors", {"hidden": seeds})
-        sweep = FinishedSweep(store, survey(store, Judge("mean")), seed_sketches=labels.parent / "seeds.safetensors")
+        sweep = FinishedSweep(
+            store, survey(store, Judge("mean")), seed_sketches=CheckedFile(labels.parent / "seeds.safetensors")
+        )
         features = CentredFeatures(sweep, "hidden")
         masses, counts = seed_masses(sweep, features, density == "kernel")
         options = Config.build({"method": "knn", "knn_density": density, "random_seed": random_seed})
@@ -134,7 +136,7 @@ def test_masses_do_not_depend_on_the_shards(case, rows_per_shard, random_seed):
         with on_disk(pool, size, hidden=hidden) as (store, labels):
             write_tensors(labels.parent / "seeds.safetensors", {"hidden": seeds})
             sweep = FinishedSweep(
-                store, survey(store, Judge("mean")), seed_sketches=labels.parent / "seeds.safetensors"
+                store, survey(store, Judge("mean")), seed_sketches=CheckedFile(labels.parent / "seeds.safetensors")
             )
             found.append(seed_masses(sweep, CentredFeatures(sweep, "hidden"), True)[0].tobytes())
     assert found[0] == found[1]

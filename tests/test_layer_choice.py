@@ -53,12 +53,24 @@ def test_a_share_of_the_blocks_is_rounded_up_and_is_exact():
 
 def test_kinds_and_depth_choose_layers():
     model = deep_llama(11)  # more than ten blocks: their numbers are no letters
-    assert chosen(model) == chosen(model, layers="mlp") == names(range(11), MLP)
+    assert chosen(model, layers="mlp") == names(range(11), MLP)
     assert chosen(model, layers="attention") == names(range(11), ATTENTION)
     assert chosen(model, layers="all") == names(range(11), ATTENTION + MLP)
     assert chosen(model, layers="upper:0.25") == names((8, 9, 10), ATTENTION + MLP)
     assert chosen(model, layers="mlp:upper:0.25") == names((8, 9, 10), MLP)
     assert chosen(model, layers="attention:upper:0.01") == names((10,), ATTENTION)
+
+
+def test_the_default_is_the_upper_quarter_of_the_mlps_and_at_least_four_blocks():
+    assert chosen(deep_llama(20)) == names(range(15, 20), MLP)
+    assert chosen(deep_llama(11)) == names(range(7, 11), MLP)
+    assert chosen(deep_llama(3)) == chosen(deep_llama(3), layers="mlp") == names(range(3), MLP)
+    # Blocks without an MLP do not count, wherever they are.
+    model = deep_llama(20)
+    for block in (*range(4), *range(12, 20)):
+        model.model.layers[block].mlp = torch.nn.Identity()
+    assert chosen(model) == names(range(8, 12), MLP)
+    assert chosen(model, layers="attention:upper:0.1") == names((18, 19), ATTENTION)
 
 
 def test_layers_and_filter_modules_both_have_to_choose_a_layer():

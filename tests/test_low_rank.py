@@ -12,7 +12,7 @@ from gdig.influence import low_rank
 from gdig.influence.curvature import fit_curvature
 from gdig.influence.inverse import Inverse, _sandwich
 from gdig.influence.low_rank import compress, factor
-from gdig.influence.precondition import make_groups
+from gdig.influence.seed_plan import make_groups
 from gdig.progress import Progress
 from tests.support.profiles import examples
 from tests.support.tiny_models import llama, make_examples, wrapped

@@ -126,7 +126,7 @@ def test_an_8b_model_plans_to_one_gpu_and_to_eight(llama_8b):
     assert 16.0e9 < weights < 16.1e9
     limit = int(0.6 * (80 * GIB - weights))
     counted = TokenMemory.count(llama_8b)
-    options = {"limit": limit, "typical": 400, "longest": 4096, "sample_tokens": 10**6, "token_memory": counted}
+    options = {"limit": limit, "longest": 4096, "sample_tokens": 10**6, "token_memory": counted}
     one = plan_memory(llama_8b, Config.build({}), **options, host_limit=100 * GIB)
     # A and S of all layers in float32 are 32 (3 x 14336^2 + 2 x 4096^2) numbers; two thirds of them do not fit.
     numbers = 32 * (3 * 14336**2 + 2 * 4096**2)
@@ -158,16 +158,16 @@ def test_an_8b_model_plans_to_one_gpu_and_to_eight(llama_8b):
 def test_what_cannot_fit_is_refused_with_its_size(llama_8b):
     counted = TokenMemory.count(llama_8b)
     with pytest.raises(ModelError, match=r"the fit needs [\d.]+ GiB for one example of 4096 tokens .* filter_modules"):
-        plan_memory(llama_8b, Config.build({}), limit=2 * GIB, typical=400, longest=4096, token_memory=counted)
+        plan_memory(llama_8b, Config.build({}), limit=2 * GIB, longest=4096, token_memory=counted)
 
 
 def test_a_long_example_asks_for_gradient_checkpointing():
     model, config = wrapped(llama(), torch.float32)
     memory = TokenMemory.count(model)
-    plan = plan_memory(model, config, limit=2**26, typical=20, longest=64)
+    plan = plan_memory(model, config, limit=2**26, longest=64)
     assert not plan.gradient_checkpointing
     kept = replace(memory, kept=tuple(10**6 for _ in memory.kept))
-    plan = plan_memory(model, config, limit=2**26, typical=20, longest=64, token_memory=kept)
+    plan = plan_memory(model, config, limit=2**26, longest=64, token_memory=kept)
     assert plan.gradient_checkpointing
 
 
@@ -283,7 +283,7 @@ def test_a_wide_factor_in_float32_is_as_good_as_its_bound(monkeypatch):
 
 @pytest.mark.parametrize("gib", [None, 40, 2.5, 0.5])
 def test_a_sweep_is_planned_from_shapes_alone(llama_8b, gib):
-    """U, V, W and a batch fit what the plan may take, and tensors without numbers give the plan of the real ones."""
+    """U and V or W, and a batch, fit what the plan may take. Tensors without numbers give the plan of the real ones."""
     model = replace(llama_8b, layers=llama_8b.layers[-2:])
     counted = TokenMemory.count(model)
     limit = None if gib is None else int(gib * GIB)
@@ -291,9 +291,9 @@ def test_a_sweep_is_planned_from_shapes_alone(llama_8b, gib):
     def plan(device):
         seeds = [
             SeedFactors(
-                torch.empty(layer.out_features, 8 * 400, device=device),
-                torch.empty(layer.width, 8 * 400, device=device),
-                torch.arange(9) * 400,
+                torch.empty(layer.out_features, 8 * 800, device=device),
+                torch.empty(layer.width, 8 * 800, device=device),
+                torch.arange(9) * 800,
                 np.full(8, 0.99),
             )
             for layer in model.layers
@@ -302,7 +302,8 @@ def test_a_sweep_is_planned_from_shapes_alone(llama_8b, gib):
 
     small = plan("meta")
     assert small == plan("cpu")
-    assert small.parts.seed_factors == 2 * (4096 + 14336) * 3200 * 4
+    by_columns = {None: 0, 40: 0, 2.5: 1, 0.5: 2}[gib]  # layers
+    assert small.parts.seed_factors == by_columns * (4096 + 14336) * 6400 * 4
     one_layer = 8 * 4096 * 14336
     expected = {None: 1 * 4 * one_layer, 40: 2 * 4 * one_layer, 2.5: 2 * one_layer, 0.5: 0}
     assert small.dense_bytes == small.parts.dense == expected[gib]

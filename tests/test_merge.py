@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import gdig
 from gdig.api import merge
 from gdig.cli.main import main
 from gdig.errors import ConfigError, RunError, StoreError
-from tests.support.project_fixtures import stages
+from tests.support.project_fixtures import as_it_is, edit_record, stages
 from tests.support.torchrun import files_of
 
 
@@ -70,12 +69,6 @@ def test_what_is_still_missing_is_said_and_swept_by_the_next(project, finished, 
     assert files_of(tmp_path / "whole") == files_of(finished)
 
 
-def edit(run_path: Path, change) -> None:
-    state = json.loads((run_path / "run.json").read_text())
-    change(state)
-    (run_path / "run.json").write_text(json.dumps(state))
-
-
 @pytest.mark.parametrize(
     ("change", "named"),
     [
@@ -86,7 +79,7 @@ def edit(run_path: Path, change) -> None:
     ],
 )
 def test_parts_of_different_sweeps_are_refused_by_what_differs(copies, tmp_path, change, named):
-    edit(copies[1], change)
+    edit_record(copies[1], change)
     with pytest.raises(RunError, match="are not parts of one sweep") as refused:
         merge(copies, tmp_path / "whole")
     assert named in str(refused.value)
@@ -95,8 +88,13 @@ def test_parts_of_different_sweeps_are_refused_by_what_differs(copies, tmp_path,
 
 def test_another_fit_is_refused_by_its_file(copies, tmp_path):
     layers = sorted((copies[1] / "seeds").iterdir())
-    shutil.copy(layers[0], layers[1])
+    file = as_it_is(layers[1])
+    tensors, _ = file.read()
+    file.write({**tensors, "u": -tensors["u"]})
     with pytest.raises(RunError, match=f"{layers[1]}: another fit than"):
+        merge(copies, tmp_path / "whole")
+    shutil.copy(layers[0], layers[1])
+    with pytest.raises(StoreError, match=f"{layers[1]}: made from .*: the file belongs to something else"):
         merge(copies, tmp_path / "whole")
 
 
@@ -115,7 +113,7 @@ def test_what_is_no_run_or_not_begun_is_refused(project, copies, tmp_path, finis
         merge([], tmp_path / "whole")
     with pytest.raises(ConfigError, match="is no run directory"):
         merge([tmp_path], tmp_path / "whole")
-    edit(copies[1], lambda s: s["stages"].pop("sweep"))
+    edit_record(copies[1], lambda s: s["stages"].pop("sweep"))
     with pytest.raises(RunError, match="its sweep has not begun"):
         merge(copies, tmp_path / "whole")
     (tmp_path / "full").mkdir()

@@ -23,7 +23,7 @@ from gdig.selection.methods.g2is import components
 from gdig.selection.survey import survey
 from gdig.store.sketches import SketchStore
 from tests.support.plain_methods import plain_facility, plain_self_filter, units
-from tests.support.project_fixtures import N_ROWS, read_jsonl, stages, stored, translation_rows, write_jsonl
+from tests.support.project_fixtures import N_ROWS, as_it_is, read_jsonl, stages, stored, translation_rows, write_jsonl
 from tests.support.swept_run import make_swept
 
 
@@ -243,7 +243,7 @@ def test_methods_that_share_a_sweep_choose_what_each_chooses_alone(
     def swept() -> FinishedSweep:
         store = SketchStore.open(swept_copy / "sweep")
         sketches = swept_copy / "features" / "seeds.safetensors"
-        return FinishedSweep(store, survey(store, Judge("steady")), seed_sketches=sketches)
+        return FinishedSweep(store, survey(store, Judge("steady")), seed_sketches=as_it_is(sketches))
 
     def facts(choice) -> list:
         arrays = [choice.rows, *choice.columns.values(), *choice.reasons.values()]

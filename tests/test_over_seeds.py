@@ -18,7 +18,7 @@ from gdig.selection.method import FinishedSweep
 from gdig.selection.survey import survey
 from gdig.selection.tasks import Tasks
 from gdig.selection.turns import pick_by_relevance, take_turns
-from gdig.store.tensor_file import write_tensors
+from gdig.store.tensor_file import CheckedFile, write_tensors
 from tests.support.plain_methods import plain_round_robin
 from tests.support.pools import SCORES, cases, on_disk, plain_prefix
 
@@ -107,7 +107,7 @@ def test_rds_picks_by_the_cosines_of_the_hidden_states(case, random_seed):
     with on_disk(pool, hidden=hidden) as (store, labels):
         file = labels.parent / "seeds.safetensors"
         write_tensors(file, {"hidden": seeds})
-        sweep = FinishedSweep(store, survey(store, Judge("mean")), seed_sketches=file)
+        sweep = FinishedSweep(store, survey(store, Judge("mean")), seed_sketches=CheckedFile(file))
         picked = choose(sweep, limit, Config.build({"method": "rds"}))
     want = plain_round_robin((hidden @ seeds.T).astype(float), pool.valid, Tasks())[0]
     assert picked.rows.tolist() == plain_prefix(want, pool, limit)
@@ -119,6 +119,6 @@ def test_a_sweep_without_hidden_states_is_refused(tmp_path):
     store = SketchStore.create(tmp_path / "s", 2)
     store.write_shard(0, {"sketch": np.zeros((1, 2), np.float32)})
     write_tensors(tmp_path / "seeds.safetensors", {"hidden": np.zeros((1, 2), np.float16)})
-    sweep = FinishedSweep(store, None, seed_sketches=tmp_path / "seeds.safetensors")  # type: ignore[arg-type]
+    sweep = FinishedSweep(store, None, seed_sketches=CheckedFile(tmp_path / "seeds.safetensors"))  # type: ignore[arg-type]
     with pytest.raises(StoreError, match="expected hidden-state sketches, but this sweep has none; sweep again"):
         hidden_cosines(sweep)[0](0)

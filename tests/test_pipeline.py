@@ -126,7 +126,7 @@ def test_conversations_through_the_chat_template(project, tmp_path, tokenizer_fa
     seeds = write_jsonl(tmp_path / "seeds.jsonl", conversations(N_SEEDS, 1))
     selection, run_path = select(project, tmp_path, model=model, candidates=(pool,), seeds=(seeds,))
     check_selection(selection, run_path, rows)
-    (text,) = gdig.preview(model=model, candidates=(pool,), rows=1)
+    text = gdig.preview(model=model, candidates=(pool,), rows=1).texts[1]
     zh, en = pairs(N_ROWS, 0)[0]
     assert f"<user>{zh}\n<assistant>⟦{en}</s>⟧" in str(text)
 

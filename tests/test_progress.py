@@ -237,6 +237,20 @@ def test_bars_show_tokens_and_all_stages(monkeypatch: pytest.MonkeyPatch) -> Non
     assert "40/100 rows" in last and last.endswith("300 tokens/s, all stages: 40 %, 0:18 left]")
 
 
+def test_a_notebook_shows_all_stages_from_the_first_batch_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "ipykernel.zmqshell", ModuleType("ipykernel.zmqshell"))
+    clock = Clock()
+    progress = Progress(clock=clock)
+    progress.expect(lambda: PLAN)
+    with progress.stage("fit: factors", total=10) as bar:
+        clock.now += 2
+        bar.advance(1, tokens=100)
+    text = capsys.readouterr().err
+    assert "1/10 rows" in text and "50 tokens/s, all stages: 1 %, 3:18 left]" in text
+
+
 def test_a_quiet_run_makes_no_plan() -> None:
     progress = Progress(quiet=True)
     progress.expect(lambda: pytest.fail("asked for a plan"))
@@ -247,7 +261,8 @@ def test_a_quiet_run_makes_no_plan() -> None:
 def test_a_run_tells_tokens_and_all_stages_of_each_model_pass(project, tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.setattr("gdig.progress._FIRST_LINE_S", 0.0)
     gdig.select(**project.options(tmp_path / "run", quiet=False))
-    first_lines = {line.partition(": ")[0]: line for line in reversed(capsys.readouterr().err.splitlines())}
+    every = capsys.readouterr().err.splitlines()
+    first_lines = {line.partition(": ")[0]: line for line in reversed(every)}
     lines = [line for line in first_lines.values() if "all stages: " in line]
     shares = [int(line.partition("all stages: ")[2].partition(" %")[0]) for line in lines]
     assert shares == sorted(shares, reverse=True) and shares[0] > 0
@@ -255,3 +270,7 @@ def test_a_run_tells_tokens_and_all_stages_of_each_model_pass(project, tmp_path,
     for name in ("fit", "sweep", "cluster"):
         assert f"\n{name}: " in f"\n{text}"
     assert text.count(" tokens/s, ") >= 2
+    assert " tokens/s, " in first_lines["fit"] and "all stages: " in first_lines["fit"]
+    for name in ("fit: eigenvectors", "fit: seeds", "sweep: scale", "sweep: seeds"):
+        assert any(line.startswith(f"{name}: ") and "all stages: " in line for line in every), name
+    assert all(" tokens/s, " in line for line in every if line.startswith(("fit: seeds: ", "sweep: s")) and "/" in line)

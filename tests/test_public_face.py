@@ -63,7 +63,7 @@ def test_each_command_is_a_function() -> None:
 def test_the_typed_options_are_those_of_the_groups() -> None:
     source = Path(typed_module.__file__).read_text(encoding="utf-8")
     assert source == expected_source(source), "run: python -m tests.support.typed_options"
-    for name in ("select", "fit", "sweep", "cluster", "explain", "plan", "preview"):
+    for name in ("select", "fit", "sweep", "cluster", "explain", "plan", "preview", "report"):
         assert getattr(gdig, name).__annotations__["options"] == "Unpack[Options]"
     assert gdig.score_net.__annotations__["options"] == "Unpack[ScoreNetOptions]"
     assert gdig.compare.__annotations__["options"] == "Unpack[CompareOptions]"

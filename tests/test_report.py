@@ -12,7 +12,6 @@ import pyarrow.parquet as pq
 import pytest
 
 import gdig
-from gdig import api
 from gdig.cli.main import main
 from gdig.config.config import Config
 from gdig.pages.render import script_json
@@ -164,7 +163,7 @@ def test_runs_without_gradients_clusters_or_selection(project, tmp_path):
     (tmp_path / "run" / "selection.jsonl").unlink()
     bare = facts_of(tmp_path / "run")
     assert bare.chosen == () and any("no selection is shown" in warning for warning in bare.warnings)
-    assert api.report(run_path=str(tmp_path / "run")).stat().st_size > 5e5
+    assert gdig.report(run_path=str(tmp_path / "run")).stat().st_size > 5e5
 
 
 def test_words_tell_groups_apart():

@@ -12,7 +12,10 @@ from typing import Any
 import pytest
 
 import gdig
-from gdig import api
+from gdig.progress import Progress
+from gdig.reporting.comparison import gather_comparison, write_comparison
+from gdig.run.stored_options import config_of_start
+from gdig.selection.finished_run import open_finished_run
 from tests.support.browser import Browser, browser, find_browser
 from tests.support.project_fixtures import read_jsonl
 
@@ -152,7 +155,7 @@ def test_keyboard_screen_readers_phone_and_dark(page, hostile):
 
 def test_a_report_and_an_explanation_of_a_real_run(page, finished, tmp_path):
     shutil.copytree(finished, tmp_path / "run")
-    open_report(page, api.report(run_path=str(tmp_path / "run"), quiet=True))
+    open_report(page, gdig.report(run_path=str(tmp_path / "run"), quiet=True))
     page.screenshot(ARTEFACTS / "report.png", whole=True)
     why = tmp_path / "why.html"
     gdig.explain(run_path=str(finished), rows=[3], seed=[1], quiet=True).write_html(why)
@@ -160,3 +163,16 @@ def test_a_report_and_an_explanation_of_a_real_run(page, finished, tmp_path):
     assert page.messages == [] and page.requests == [why.resolve().as_uri()]
     assert page.script("document.querySelectorAll('.token').length") > 10
     page.screenshot(ARTEFACTS / "explanation.png", whole=True)
+
+
+def test_a_comparison_draws_and_sorts(page, hostile, tmp_path):
+    config = config_of_start(None, {"run_path": str(hostile), "quiet": True})
+    run = open_finished_run(config, Progress(quiet=True))
+    selections = {"</script>one": run.chosen.rows, "two": run.chosen.rows[::-1][:5]}
+    file = tmp_path / "compare.html"
+    write_comparison(gather_comparison(run, selections), file)
+    open_report(page, file)
+    assert page.script("document.querySelectorAll('#side-0 tbody tr').length") == len(run.chosen.rows) - 5
+    page.script("document.querySelector('#side-0 .row-link').click()")
+    page.wait("document.getElementById('row').open")
+    page.screenshot(ARTEFACTS / "comparison.png")

@@ -18,7 +18,7 @@ import gdig
 from gdig.errors import GdigError, RunError
 from gdig.progress import Progress
 from gdig.run.directory import Run
-from tests.support.project_fixtures import Command, flags, read_jsonl, stages, stored, write_jsonl
+from tests.support.project_fixtures import Command, edit_record, flags, read_jsonl, stages, stored, write_jsonl
 
 LAST_LAYER = "model.layers.1.mlp.down_proj.safetensors"
 # Files whose appearance marks a moment in each stage, in the order in which they appear.
@@ -97,9 +97,7 @@ def test_a_start_killed_before_its_first_record_does_not_spoil_the_directory(pro
 def test_starting_over_killed_half_way_does_not_leave_old_shards_to_the_new_run(project, finished, run_copy, tmp_path):
     """--overwrite forgets the stages, then deletes their files; a kill in between must not mix two runs."""
     options = project.options(run_copy, random_seed=7)
-    plan = json.loads((run_copy / "run.json").read_text())
-    plan["stages"] = {}  # what start_over writes first
-    (run_copy / "run.json").write_text(json.dumps(plan))
+    edit_record(run_copy, lambda plan: plan.update(stages={}))  # what start_over writes first
     gdig.select(**options)
     gdig.select(**project.options(tmp_path / "fresh", random_seed=7))
     fresh, old = stored(tmp_path / "fresh"), stored(finished)
@@ -154,9 +152,7 @@ def test_the_number_of_threads_changes_model_numbers_by_rounding_only(project, f
 def test_the_rust_parts_do_not_depend_on_threads(project, run_copy, finished, tmp_path):
     """Over one sweep, clusters and choice are the same to the last bit."""
     shutil.rmtree(run_copy / "clusters")
-    plan = json.loads((run_copy / "run.json").read_text())
-    del plan["stages"]["cluster"], plan["stages"]["select"]
-    (run_copy / "run.json").write_text(json.dumps(plan))
+    edit_record(run_copy, lambda plan: [plan["stages"].pop(name) for name in ("cluster", "select")])
     gdig.select(**project.options(run_copy, threads=2))
     for name in ("clusters/labels/00000000.safetensors", "clusters/labels/00000003.safetensors", "selection.jsonl"):
         assert (run_copy / name).read_bytes() == (finished / name).read_bytes(), name

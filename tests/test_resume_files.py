@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 
 import gdig
-from gdig.errors import StoreError
 from gdig.influence.factors import eigenbasis
 from gdig.influence.memory_plan import plan_fit
 from gdig.influence.precondition import SeedPreconditioner
@@ -33,7 +32,7 @@ OPTIONS = {"token_batch_size": 128, "rows_per_shard": 64}
 
 
 def sweep_options(project, run_path, **changes) -> dict:
-    unknown = ("n_clusters", "budget", "method", "tau")
+    unknown = ("n_clusters", "budget", "report", "method", "tau")
     return {k: v for k, v in project.options(run_path, **{**OPTIONS, **changes}).items() if k not in unknown}
 
 
@@ -151,10 +150,10 @@ def test_a_damaged_resume_file_is_told_by_verify_and_discarded_by_the_next_start
     project, whole, fitted, tmp_path, stop_at, capsys
 ):
     options, file = stopped(project, fitted, tmp_path / "run", stop_at)
-    assert any(line.startswith("sweep/resume: 1 files, ") for line in verify_run(tmp_path / "run"))
+    assert any(line.startswith("sweep/resume: 1 sound, ") for line in verify_run(tmp_path / "run").lines())
     damage(file)
-    with pytest.raises(StoreError, match=r"resume/00000000\.safetensors"):
-        verify_run(tmp_path / "run")
+    bad = [report for report in verify_run(tmp_path / "run").files if report.state != "sound"]
+    assert [(report.file, report.state) for report in bad] == [("sweep/resume/00000000.safetensors", "damaged")]
     gdig.sweep(**{**options, "quiet": False})
     error = capsys.readouterr().err
     assert str(file) in error and "the resume file is discarded, and its work is done again" in error
@@ -214,7 +213,7 @@ def test_a_disk_that_takes_no_resume_file_is_told_and_ends_nothing(tmp_path):
 
 
 def fit_options(project, run_path, **changes) -> dict:
-    unknown = ("n_clusters", "budget", "method", "tau", "projection_dim", "projection_side", "rows_per_shard")
+    unknown = ("n_clusters", "budget", "report", "method", "tau", "projection_dim", "projection_side", "rows_per_shard")
     return {k: v for k, v in project.options(run_path, **{**OPTIONS, **changes}).items() if k not in unknown}
 
 
@@ -280,6 +279,7 @@ def test_a_fit_stopped_at_any_batch_ends_with_the_same_bytes(
     if partitions > 1:
         groups = ((0, 1, 2), (3, 4), (5,))
         monkeypatch.setattr("gdig.influence.fit.plan_fit", lambda *given: replace(plan_fit(*given), partitions=groups))
+        monkeypatch.setattr("gdig.influence.fit.plan_seeds_on_ranks", lambda *given: [list(part) for part in groups])
     options = fit_options(project, tmp_path / "whole", token_batch_size=64, fit_rows=40, **changes)
     whole_batches = fit_stopped_at(stop_at, None, options)
     options["run_path"] = str(tmp_path / "run")

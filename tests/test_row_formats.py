@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 
@@ -134,6 +136,21 @@ def test_a_row_of_each_form_is_read_as_what_it_is(corpus_of, case):
     assert (reader.format, reader(row)) == (row_format, form)
     # Nothing else is needed: a column store decodes these columns alone.
     assert reader({name: value for name, value in row.items() if name in reader.columns}) == form
+
+
+def test_the_rows_of_the_readme_are_of_the_formats_that_it_names(corpus_of):
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    table = readme.partition("| format | an example row |")[2].partition("\n\n")[0]
+    seen, row_format = set(), ""
+    for line in table.splitlines()[2:]:
+        name, rows = line.strip("| ").rsplit(" | ", 1) if not line.startswith("| |") else ("", line)
+        row_format = name.strip("`") or row_format
+        for row in re.findall(r"`(\{.*?\})`", rows):
+            (reader,) = open_readers(DataOptions(), corpus_of([json.loads(row)]))
+            assert reader.format == row_format, row
+            assert reader.format == "tokens" or reader(json.loads(row))
+            seen.add(row_format)
+    assert seen == {*NEEDED_FIELDS}
 
 
 def test_each_file_of_a_pool_has_its_own_format(corpus_of):

@@ -69,7 +69,7 @@ def test_what_it_leaves(finished, trained_twice):
     new = {str(path) for path in now.keys() - before.keys()}
     assert new == {"features/difficulty.npy", "features/score_net.safetensors"}, "no checkpoint is left"
     assert all(now[name].read_bytes() == path.read_bytes() for name, path in before.items())
-    assert any(line.startswith("features: 2 files") for line in verify(trained_twice))
+    assert any(line.startswith("features: 3 sound") for line in verify(trained_twice).lines())
 
 
 def test_the_batches_are_the_rows_as_the_sweep_saw_them(project, run_copy):
@@ -256,7 +256,7 @@ def test_errors(project, run_copy, tmp_path, monkeypatch):
         patch.setenv("RANK", "0")
         assert "score-net runs in one process" in message()
     (run_copy / "sweep" / "00000002.safetensors").unlink()
-    assert "00000002.safetensors: is gone or cut short; gdig sweep makes it again" in message(StoreError)
+    assert "00000002.safetensors: is missing; gdig sweep makes it again" in message(StoreError)
     gdig.fit(**project.options(tmp_path / "fitted"))
     assert "expected a run whose sweep is finished" in message(RunError, run_path=tmp_path / "fitted")
     assert not list(tmp_path.rglob("difficulty.npy"))

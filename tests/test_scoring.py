@@ -8,9 +8,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gdig.influence import layer_scores as scoring
+from gdig.influence import dense_plan, layer_scores
 from gdig.influence.curvature import fit_curvature
-from gdig.influence.seed_factors import SeedFactors, precondition_seeds
+from gdig.influence.layer_scores import shapes_of
+from gdig.influence.seed_factors import precondition_seeds
 from gdig.model.causal_model import Model
 from gdig.passes.influence_pass import make_influence_pass
 from gdig.progress import Progress
@@ -21,16 +22,16 @@ SEEDS, POOL = make_examples(6, 2), make_examples(10, 3)
 QUIET = Progress(quiet=True)
 
 
-def both_ways(model, config, monkeypatch, dense_bytes=scoring.DENSE_BYTES, reading=0):
+def both_ways(model, config, monkeypatch, dense_bytes=dense_plan.DENSE_BYTES, reading=0):
     """Influence by columns alone, and with seeds multiplied out where that is cheaper; and how often it was.
 
-    `reading`: the cost of reading W. The batches here are so small that it would decide alone.
+    `reading`: the cost of reading W.
     """
     joined, _ = precondition_seeds(model, [None] * len(model.layers), SEEDS, [], config, QUIET)
     calls = []
-    dense = scoring.ops.score_dense
-    monkeypatch.setattr(scoring.ops, "score_dense", lambda *x, **y: (calls.append(1), dense(*x, **y)))
-    monkeypatch.setattr(scoring, "_READING", {"full": reading, "half": reading})
+    dense = layer_scores.ops.score_dense
+    monkeypatch.setattr(layer_scores.ops, "score_dense", lambda *x, **y: (calls.append(1), dense(*x, **y)))
+    monkeypatch.setattr(dense_plan, "_READING", {"full": reading, "half": reading})
     multiplied = make_influence_pass(model, joined, config, QUIET, dense_bytes=dense_bytes).compute(POOL)[0]
     used = len(calls)
     by_columns = make_influence_pass(model, joined, config, QUIET, dense_bytes=0).compute(POOL)[0]
@@ -55,7 +56,7 @@ def test_few_columns_stay_factored(monkeypatch):
     assert both_ways(model, config, monkeypatch)[2] == 0
 
 
-def test_a_batch_of_few_rows_does_not_read_all_of_w(monkeypatch):
+def test_where_w_is_slow_to_read_the_columns_serve(monkeypatch):
     model, config = wrapped(llama(), **ALL)
     assert both_ways(model, config, monkeypatch, reading=10**6)[2] == 0
 
@@ -66,9 +67,9 @@ def test_half_precision_adds_little_to_the_error_of_the_form(monkeypatch):
     options = {**ALL, "seed_energy": 0.95}
     model, config = wrapped(llama(), **options)
     joined, _ = precondition_seeds(model, [None] * len(model.layers), SEEDS, [], config, QUIET)
-    full = scoring.planned_bytes(joined, 1 << 40)
-    assert set(scoring.plan_dense(joined, full)) == {"full"}
-    assert set(scoring.plan_dense(joined, full - 1)) == {"half"}
+    full = dense_plan.planned_bytes(shapes_of(joined), 1 << 40)
+    assert set(dense_plan.plan_dense(shapes_of(joined), full)) == {"full"}
+    assert set(dense_plan.plan_dense(shapes_of(joined), full - 1)) == {"half"}
     exact = both_ways(*wrapped(llama(), **ALL), monkeypatch)[0]
     by_columns, multiplied, used = both_ways(model, config, monkeypatch, dense_bytes=full - 1)
     assert used > 0
@@ -77,26 +78,23 @@ def test_half_precision_adds_little_to_the_error_of_the_form(monkeypatch):
 
 
 def seeds_of_layers(shapes, seeds=3, energy=0.99):
-    """Factors of layers (O, J, columns a seed)."""
-    return [
-        SeedFactors(torch.ones(o, c * seeds), torch.ones(j, c * seeds), torch.arange(seeds + 1) * c,
-                    np.full(seeds, energy))
-        for o, j, c in shapes
-    ]  # fmt: skip
+    """Shapes of factors in float32 of layers (O, J, columns a seed)."""
+    return [dense_plan.SeedShape(o, j, c * seeds, seeds, 4, energy) for o, j, c in shapes]
 
 
 def test_the_plan_gives_memory_to_the_layers_that_gain_most():
     layers = seeds_of_layers([(40, 20, 10), (40, 20, 30), (40, 20, 2), (60, 20, 20)])
     size = 40 * 20 * 3 * 4
-    # C (O + J) > O J: 30 * 60, 90 * 60, 6 * 60 against 800, and 60 * 80 against 1200. Gains 2.25, 6.75, 0.45, 4.
-    assert scoring.plan_dense(layers, 10 * size) == ["full", "full", "none", "full"]
-    assert scoring.plan_dense(layers, size) == ["half", "half", "none", "none"]  # the fourth takes 3/4
-    assert scoring.plan_dense(layers, size * 5 // 4) == ["none", "half", "none", "half"]
-    assert scoring.plan_dense(layers, size) == scoring.plan_dense(layers, scoring.planned_bytes(layers, size))
-    assert scoring.plan_dense(layers, 0) == ["none"] * 4
+    # C (O + J) over O J: 30 * 60, 90 * 60, 6 * 60 over 800, and 60 * 80 over 1200: gains 2.25, 6.75, 0.45, 4. W pays
+    # from 1 + 3 (16 + 25) / 1024 on.
+    assert dense_plan.plan_dense(layers, 10 * size) == ["full", "full", "none", "full"]
+    assert dense_plan.plan_dense(layers, size) == ["half", "half", "none", "none"]  # the fourth takes 3/4
+    assert dense_plan.plan_dense(layers, size * 5 // 4) == ["none", "half", "none", "half"]
+    assert dense_plan.plan_dense(layers, size) == dense_plan.plan_dense(layers, dense_plan.planned_bytes(layers, size))
+    assert dense_plan.plan_dense(layers, 0) == ["none"] * 4
     # An energy beside which float16's rounding counts: W is float32, or not there.
-    assert scoring.plan_dense(seeds_of_layers([(40, 20, 30)], energy=1.0), size - 1) == ["none"]
-    assert scoring.plan_dense(seeds_of_layers([(40, 20, 30)] * 2, energy=1.0), size) == ["full", "none"]
+    assert dense_plan.plan_dense(seeds_of_layers([(40, 20, 30)], energy=1.0), size - 1) == ["none"]
+    assert dense_plan.plan_dense(seeds_of_layers([(40, 20, 30)] * 2, energy=1.0), size) == ["full", "none"]
 
 
 @settings(max_examples=examples(50), deadline=None)
@@ -108,18 +106,23 @@ def test_the_plan_gives_memory_to_the_layers_that_gain_most():
 def test_the_memory_that_a_plan_takes_gives_the_plan_again(shapes, dense_bytes, energy):
     """A run records what the plan takes. Another machine, with other memory, then makes the same plan."""
     layers = seeds_of_layers(shapes, energy=energy)
-    taken = scoring.planned_bytes(layers, dense_bytes)
-    assert taken <= dense_bytes and scoring.planned_bytes(layers, taken) == taken
-    assert scoring.plan_dense(layers, taken) == scoring.plan_dense(layers, dense_bytes)
+    taken = dense_plan.planned_bytes(layers, dense_bytes)
+    assert taken <= dense_bytes and dense_plan.planned_bytes(layers, taken) == taken
+    assert dense_plan.plan_dense(layers, taken) == dense_plan.plan_dense(layers, dense_bytes)
 
 
 def test_memory_for_dense_gradients_is_a_part_of_what_the_plan_may_take():
     cpu, gpu, gib = torch.device("cpu"), torch.device("cuda"), 1 << 30
-    assert scoring.dense_room(None, 0, cpu) == 2 * gib
-    assert scoring.dense_room(64 * gib, gib, cpu) == 2 * gib
-    assert scoring.dense_room(5 * gib, gib, gpu) == 2 * gib
-    assert scoring.dense_room(2 * gib, 3 * gib // 2, gpu) == gib // 2, "what the factors and a batch leave"
-    assert scoring.dense_room(gib, 2 * gib, cpu) == 0
+    assert dense_plan.dense_room(None, 0, cpu) == 2 * gib
+    assert dense_plan.dense_room(64 * gib, gib, cpu) == 2 * gib
+    assert dense_plan.dense_room(5 * gib, gib, gpu) == 2 * gib
+    assert dense_plan.dense_room(2 * gib, 3 * gib // 2, gpu) == gib // 2, "what the factors and a batch leave"
+    assert dense_plan.dense_room(gib, 2 * gib, cpu) == 0
+
+
+def test_a_sweep_that_reads_w_in_half_of_its_layers_takes_larger_batches():
+    assert [dense_plan.cpu_tokens(n, 5) for n in range(6)] == [512, 512, 512, 1024, 1024, 1024]
+    assert dense_plan.cpu_tokens(1, 2) == 1024 and dense_plan.cpu_tokens(0, 0) == 512
 
 
 def test_layers_that_read_one_tensor_are_found():

@@ -13,7 +13,7 @@ import pytest
 from safetensors.numpy import load_file
 
 import gdig
-from gdig.errors import GdigError
+from gdig.errors import CorpusError, GdigError
 from tests.support.project_fixtures import (
     N_ROWS,
     N_SEEDS,
@@ -214,23 +214,75 @@ def test_what_run_json_keeps(project, finished):
     assert set(state["versions"]) == {"gdig", "torch", "transformers", "numpy", "python"}
 
 
-def test_preview(project):
-    texts = gdig.preview(model=project.model, candidates=(project.pool,), rows=2)
-    assert len(texts) == 2
-    for row, text in zip(project.rows, texts, strict=False):
-        assert f"⟦{row['trg_text']}</s>⟧" in str(text)
-        assert row["src_text"] in str(text)
-    assert len(gdig.preview(model=project.model, candidates=(project.pool,), rows=1000)) == N_ROWS
+def test_preview(project, tmp_path):
+    mixed = write_jsonl(tmp_path / "mixed.jsonl", [{"text": "All of it."}, {"text": ""}, {"text": "Yes."}])
+    options = {"model": project.model, "candidates": (project.pool, mixed), "seeds": (project.seeds,)}
+    preview = gdig.preview(**options, rows=2)
+    legend, *texts = map(str, preview.texts)
+    assert "enclose the target" in legend
+    for row, text in zip(project.rows[:2], texts, strict=False):
+        assert f"⟦{row['trg_text']}</s>⟧" in text and row["src_text"] in text
+    assert "<s>⟦All of it.</s>⟧" in texts[2] and "row 1 (line 2): field 'text' is empty" in texts[3]
+    assert f"{project.pool}: 60 rows, translation (src_text to trg_text), by plain text; " in texts[4]
+    assert f"{mixed}: 3 rows, text, by whole text; " in texts[5] and texts[5].endswith("1 rows cannot be used")
+    assert texts[6].startswith("candidates: 2 files, 63 rows (60 translation, 3 text), ")
+    assert "seeds.jsonl, row 0" in texts[7] and texts[-1].startswith("seeds: 5 rows (5 translation), ")
+    # What would stop a run: the row, unless bad rows are skipped.
+    assert "mixed.jsonl, row 1 (line 2): field 'text' is empty (1 of 63 rows of candidates" in str(preview.error)
+    assert gdig.preview(**options, bad_rows="skip").error is None
+    whole = gdig.preview(model=project.model, candidates=(project.pool,), rows=1000)
+    assert len(whole.texts) == 1 + N_ROWS + 2 and whole.error is None and "seeds" not in whole.reports
+    for bad, skip in (
+        (options["candidates"], "error"),
+        ((write_jsonl(tmp_path / "b.jsonl", [{"text": " "}]),), "skip"),
+    ):
+        preview = gdig.preview(**{**options, "candidates": bad}, bad_rows=skip)
+        with pytest.raises(CorpusError, match="field 'text' is empty"):
+            gdig.select(**project.options(tmp_path / "run", candidates=bad, bad_rows=skip))
+        assert preview.error is not None
+
+
+def test_lengths_and_targets_of_a_preview_are_those_of_the_sweep(project, finished):
+    """The tokens as the sweep counts them, and the targets as a tokenizer counts the text after the prompt."""
+    from transformers import AutoTokenizer
+
+    (report,) = gdig.preview(model=project.model, candidates=(project.pool,)).reports["candidates"]
+    tokens = stored(finished)["tokens"]
+    assert report.tokens == tokens.sum() and report.longest == tokens.max() and report.rows == len(tokens)
+    assert report.length_of(0.5) == sorted(tokens)[len(tokens) // 2 - 1] and report.length_of(1) == tokens.max()
+    tokenizer = AutoTokenizer.from_pretrained(project.model)
+    targets = 0
+    for row in project.rows:
+        prompt = f'Render the following Chinese text faithfully in English.\nChinese: "{row["src_text"]}"\nEnglish:\n'
+        whole = tokenizer(prompt + row["trg_text"])["input_ids"]
+        kept = next(n for n in range(len(whole)) if len(tokenizer.decode(whole[1 : n + 1])) > len(prompt))
+        targets += len(whole) - kept + 1  # and EOS
+    assert report.targets == targets
+
+
+def test_every_row_is_checked_before_a_model_is_loaded(project, tmp_path, monkeypatch):
+    """The last row of the pool is bad, and no sample holds it. The model's weights are not read."""
+    pool = write_jsonl(tmp_path / "pool.jsonl", [*project.rows, {"src_lang": "Chinese"}])
+    monkeypatch.setattr("gdig.model.load.load_model", None)
+    options = project.options(tmp_path / "run", candidates=(pool,), fit_rows=2, probe_rows=1)
+    with pytest.raises(CorpusError, match=r"row 60 \(line 61\): field 'trg_lang' is missing"):
+        gdig.select(**options)
+    seeds = write_jsonl(tmp_path / "seeds.jsonl", [project.rows[0], {"src_lang": "Chinese"}])
+    with pytest.raises(CorpusError, match=r"seeds\.jsonl, row 1 \(line 2\): field 'trg_lang' is missing"):
+        gdig.select(**{**options, "candidates": (project.pool,), "seeds": (seeds,)})
 
 
 def test_verify_reads_every_file(finished):
     from gdig.api import verify
 
-    lines = verify(finished)
-    kinds = ["curvature", "seeds", "sweep", "features", "clusters", "clusters/labels"]
+    report = verify(finished)
+    files = {path.relative_to(finished).as_posix() for path in finished.rglob("[!.]*") if path.is_file()}
+    assert {file.file for file in report.files} == files and report.sound
+    lines = report.lines()
+    kinds = ["run", "curvature", "seeds", "sweep", "features", "clusters", "clusters/labels", "run", str(finished)]
     assert [line.split(":")[0] for line in lines] == kinds
-    assert lines[0].startswith("curvature: 6 files, ") and lines[0].endswith(" bytes, sound")
-    assert lines[2].startswith(f"sweep: 4 shards, {N_ROWS} rows, ")
+    assert lines[1].startswith("curvature: 6 sound, ") and lines[1].endswith(" bytes")
+    assert lines[3].startswith("sweep: 5 sound, ") and lines[-1].endswith(f": {len(files)} sound")
 
 
 # The command line.
@@ -270,7 +322,7 @@ def test_a_run_goes_on_from_the_command_line_without_its_inputs(project, run_cop
     assert main(["cluster", "--run-path", str(run_copy)]) == 0
     assert capsys.readouterr().out == f"cluster: done, in {run_copy}\n"
     assert main(["verify", "--run-path", str(run_copy)]) == 0
-    assert capsys.readouterr().out.count(", sound\n") == 6
+    assert capsys.readouterr().out.endswith(" sound\n")
     assert main(["preview", "--model", str(project.model), "--candidates", str(project.pool), "--rows", "1"]) == 0
     out = capsys.readouterr().out
     assert f"⟦{project.rows[0]['trg_text']}</s>⟧" in out

@@ -10,7 +10,6 @@ from tests.support.tiny_models import gpt2, llama, make_examples, wrapped
 
 pytest.importorskip("triton", reason="triton is not installed: it has no wheel for this platform")
 
-from gdig.influence import layer_scores as scoring
 from gdig.influence.curvature import fit_curvature
 from gdig.influence.seed_factors import precondition_seeds
 from gdig.kernels import dispatch
@@ -27,13 +26,13 @@ def test_fit_and_sweep_are_those_of_the_plain_kernels(kind, monkeypatch):
     """float32: sums of some thousand terms in another order, through a damped inverse: 1e-4 of the largest number."""
     options = {"projection_dim": 24, "projection_side": 4, "inversion": "kfac", "use_empirical_fisher": True}
     model, config = wrapped(kind(), torch.float32, token_batch_size=64, **options)
-    monkeypatch.setattr(scoring, "DENSE_BYTES", 0)  # so that `score` runs
     results, launched = {}, []
     for impl in ("reference", "triton"):
         monkeypatch.setattr(dispatch, "_choose", lambda device_type, impl=impl: (launched.append(impl), impl)[1])
         factors, _ = fit_curvature(model, SAMPLE, np.arange(len(SAMPLE), dtype=np.uint64), config, QUIET)
         joined, _ = precondition_seeds(model, factors, SEEDS, [], config, QUIET)
-        results[impl] = make_influence_pass(model, joined, config, QUIET).compute(POOL)
+        by_columns = make_influence_pass(model, joined, config, QUIET, dense_bytes=0)  # so that `score` runs
+        results[impl] = by_columns.compute(POOL)
     assert launched.count("triton") == launched.count("reference") > 0
     for plain, fast in zip(results["reference"], results["triton"], strict=True):
         assert np.abs(plain - fast).max() <= 1e-4 * np.abs(plain).max()

@@ -22,7 +22,7 @@ from gdig.selection.survey import survey
 from gdig.selection.tasks import Tasks
 from gdig.selection.turns import take_turns
 from gdig.store.sketches import SketchStore
-from gdig.store.tensor_file import write_tensors
+from gdig.store.tensor_file import CheckedFile, write_tensors
 from tests.support.plain_methods import plain_round_robin
 from tests.support.pools import Pool, cases, chosen_with, on_disk, plain_prefix, pools
 
@@ -107,7 +107,7 @@ def test_cosines_are_the_influence_over_both_lengths():
         products = np.diag([4.0, 9.0, 0.0]).astype(np.float32)
         write_tensors(Path(folder) / "seeds.safetensors", {"influence": products})
         sketches = Path(folder) / "seeds.safetensors"
-        sweep = FinishedSweep(store, survey(store, Judge()), seed_sketches=sketches, metric_scale=4.0)
+        sweep = FinishedSweep(store, survey(store, Judge()), seed_sketches=CheckedFile(sketches), metric_scale=4.0)
         config = Config(relevance="cosine")
         make = RELEVANCE["cosine"](sweep, config)
         assert make is not None

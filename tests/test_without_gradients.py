@@ -50,7 +50,7 @@ def test_there_is_no_fit_and_nothing_of_seeds_is_recorded(forward):
     assert not (forward / "curvature").exists() and not (forward / "seeds").exists()
     assert found["sweep"]["state"] == "done" and found["sweep"]["seed_health"] is None
     assert found["sweep"]["counts"]["rows"] == N_ROWS
-    assert any(line.startswith("sweep: 4 shards") for line in verify_run(forward))
+    assert any(line.startswith("sweep: 5 sound") for line in verify_run(forward).lines())
 
 
 @pytest.mark.parametrize("method", WITHOUT)

@@ -62,33 +62,47 @@ def read_factors(arrays: dict[str, np.ndarray], layer: str) -> Factors:
     return Factors(q_a, q_s, l_a, l_s, corrected, tokens, examples, False)
 
 
-@torch.no_grad()
 def exact_influence(
     model: Model,
     config: Config,
     arrays: dict[str, np.ndarray],
     rows: Sequence[Example],
     seeds: Sequence[Example],
-    dampings: Sequence[float] = (0.1,),
 ) -> dict[str, np.ndarray]:
-    """The model's layers' part of the influence.
+    """The model's layers' part of the influence, at a damping of 0.1.
 
     Returns:
-        "influence D" [N, S] and "square D" [N], <G, H^-1 G>, for each damping D; "gram D" [S, S] of the seeds;
-        "loss" [N] and "seed loss" [S].
+        "influence 0.1" [N, S] and "square 0.1" [N], <G, H^-1 G>; "gram 0.1" [S, S] of the seeds; "loss" [N] and
+        "seed loss" [S].
     """
     factors = [read_factors(arrays, layer.name) for layer in model.layers]
-    scales = [
-        [1 / damped_eigenvalues(f, config.with_options(damping_factor=d)).float().flatten() for d in dampings]  # type: ignore[operator]
-        for f in factors
-    ]
+    parts = layer_influence(model, config.with_options(damping_factor=0.1), factors, rows, seeds)
+    sums = {f"{name} 0.1": parts[name].sum(0) for name in ("influence", "square", "gram")}
+    return {**sums, "loss": parts["loss"], "seed loss": parts["seed loss"]}
+
+
+@torch.no_grad()
+def layer_influence(
+    model: Model, config: Config, factors: Sequence[Factors], rows: Sequence[Example], seeds: Sequence[Example]
+) -> dict[str, np.ndarray]:
+    """The part of each of the model's K layers in the influence, from whole gradients.
+
+    The seeds' gradients of all layers are in memory: S * O * J numbers of float32 a layer.
+
+    Returns:
+        "influence" float32 [K, N, S] and "square" float64 [K, N], <G, H^-1 G>; "gram" float32 [K, S, S] of the seeds;
+        "loss" [N] and "seed loss" [S].
+    """
+    scales = []
+    for f, layer in zip(factors, model.layers, strict=True):
+        damped = damped_eigenvalues(f, config, layer.name)
+        assert damped is not None  # a layer of a trained model has gradients
+        scales.append((1 / damped).float().flatten())
     gradients = GradientPass(model, config.loss_reduction)
-    turned_seeds = [torch.zeros(len(seeds), len(f.l_s) * len(f.l_a)) for f in factors]
-    out: dict[str, np.ndarray] = {}
-    for d in dampings:
-        out[f"influence {d:g}"] = np.zeros((len(rows), len(seeds)), np.float32)
-        out[f"square {d:g}"] = np.zeros(len(rows))
-        out[f"gram {d:g}"] = np.zeros((len(seeds), len(seeds)), np.float32)
+    n_layers, n_rows, n_seeds = len(factors), len(rows), len(seeds)
+    turned_seeds = [torch.zeros(n_seeds, len(scale)) for scale in scales]
+    influence = np.zeros((n_layers, n_rows, n_seeds), np.float32)
+    square = np.zeros((n_layers, n_rows))
 
     def turned(index: int, a: torch.Tensor, d: torch.Tensor) -> torch.Tensor:
         f = factors[index]
@@ -98,18 +112,15 @@ def exact_influence(
         turned_seeds[index][at] = turned(index, a, d)
 
     def compare(index: int, at: torch.Tensor, a: torch.Tensor, d: torch.Tensor) -> None:
-        g, rows_at = turned(index, a, d), at.numpy()
-        for damping, scale in zip(dampings, scales[index], strict=True):
-            scaled = g * scale
-            out[f"square {damping:g}"][rows_at] += (scaled * g).sum(1).double().numpy()
-            out[f"influence {damping:g}"][rows_at] += (scaled @ turned_seeds[index].T).numpy()
+        g = turned(index, a, d)
+        scaled = g * scales[index]
+        influence[index, at.numpy()] = (scaled @ turned_seeds[index].T).numpy()
+        square[index, at.numpy()] = scaled.mul_(g).sum(1).double().numpy()
 
-    out["seed loss"] = each_layer(gradients, seeds, keep, TOKENS)
-    for index, by_damping in enumerate(scales):
-        for damping, scale in zip(dampings, by_damping, strict=True):
-            out[f"gram {damping:g}"] += ((turned_seeds[index] * scale) @ turned_seeds[index].T).numpy()
-    out["loss"] = each_layer(gradients, rows, compare, TOKENS)
-    return out
+    seed_loss = each_layer(gradients, seeds, keep, TOKENS)
+    gram = np.stack([((t * scale) @ t.T).numpy() for t, scale in zip(turned_seeds, scales, strict=True)])
+    loss = each_layer(gradients, rows, compare, TOKENS)
+    return {"influence": influence, "square": square, "gram": gram, "loss": loss, "seed loss": seed_loss}
 
 
 VARIANTS: dict[str, dict[str, Any]] = {

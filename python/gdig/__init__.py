@@ -6,7 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gdig.api import cluster, compare, explain, fit, merge, plan, preview, report, score_net, select, sweep, verify
+    from gdig.api import cluster, compare, fit, merge, plan, preview, score_net, select, sweep, verify
     from gdig.config.config import Config
     from gdig.errors import (
         ConfigError,
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from gdig.kmeans import KMeans
     from gdig.resampling import resample
     from gdig.selection.result import Selection
+    from gdig.showing import explain, report
     from gdig.store.sketches import SketchStore
 
 # Loaded on first use, so that `import gdig` costs neither torch nor transformers nor triton. No module bears the name
@@ -42,12 +43,12 @@ _WHERE = {
     "StoreError": "gdig.errors",
     "cluster": "gdig.api",
     "compare": "gdig.api",
-    "explain": "gdig.api",
+    "explain": "gdig.showing",
     "fit": "gdig.api",
     "merge": "gdig.api",
     "plan": "gdig.api",
     "preview": "gdig.api",
-    "report": "gdig.api",
+    "report": "gdig.showing",
     "resample": "gdig.resampling",
     "score_net": "gdig.api",
     "select": "gdig.api",

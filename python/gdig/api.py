@@ -11,39 +11,37 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import torch
 from typing_extensions import Unpack
 
 from gdig.config.budget import Limit, parse_budget
 from gdig.config.config import Config, Training, Trial
 from gdig.config.options import TrialOptions
 from gdig.config.typed_options import CompareOptions, Options, ScoreNetOptions
-from gdig.data.in_memory import with_files
 from gdig.distributed.ranks import Ranks
 from gdig.distributed.torchrun import is_launched
-from gdig.errors import ConfigError, ModelError
-from gdig.explanation.explain import Asked, explain_asked
-from gdig.explanation.explanation import Explanation
-from gdig.influence.fit import fit_curvature_on_ranks, fit_stage, precondition_seeds_on_ranks, skip_fit
+from gdig.errors import ConfigError
+from gdig.influence.fit import fit_curvature_on_ranks, fit_is_sound, fit_stage, precondition_seeds_on_ranks, skip_fit
 from gdig.model.load import require_package
+from gdig.passes.input_check import check_inputs
 from gdig.passes.planned_stages import planned_stages
-from gdig.passes.sweep_stage import sweep_on_ranks, sweep_stage
+from gdig.passes.sweep_stage import missing_of_sweep, seeds_are_swept, sweep_on_ranks, sweep_stage
+from gdig.passes.torch_errors import torch_errors_explained
 from gdig.passes.training_checkpoints import checkpoints_stage, sweep_checkpoint_on_ranks
 from gdig.planning.report import RunPlan
 from gdig.planning.run_plan import make_plan
 from gdig.progress import Progress, WarningsOnly
-from gdig.reporting.report import make_report, report_after_select
+from gdig.reporting.report import report_after_select
 from gdig.resampling import label_counts
 from gdig.run.directory import require_run
 from gdig.run.layout import RunLayout
 from gdig.run.merge import merge_runs
+from gdig.run.origin import sweep_origin
 from gdig.run.session import Workspace
-from gdig.run.stored_options import with_stored_options
-from gdig.run.verify import verify_run
+from gdig.run.stored_options import config_of_start
+from gdig.run.verify import Verification, verify_run
 from gdig.selection.cluster_stage import ensure_clusters, fit_centroids_on_ranks, label_rows_on_ranks
 from gdig.selection.compare import Comparison
 from gdig.selection.compare import compare as compare_methods
-from gdig.selection.finished_run import open_finished_run
 from gdig.selection.judge import Judge
 from gdig.selection.methods import METHODS, require_needs
 from gdig.selection.result import Selection
@@ -54,7 +52,7 @@ from gdig.selection.token_files import ensure_tokens
 from gdig.store.sketches import SketchStore
 
 if TYPE_CHECKING:
-    from rich.text import Text
+    from gdig.data.preview import Preview
 
 
 def fit(
@@ -188,7 +186,7 @@ def plan(config: Config | None = None, *, progress: Progress | None = None, **op
     """
     if is_launched():
         raise ConfigError("plan runs in one process; start it without torchrun")
-    config = _config(config, options)
+    config = config_of_start(config, options)
     config.require("model", "candidates", "seeds", "run_path")
     require_needs([config.method], config)
     return make_plan(Workspace(config, progress or Progress(config.quiet)))
@@ -280,7 +278,7 @@ def score_net(
     names = {f.name for f in fields(Training)}
     how: dict[str, Any] = {name: value for name, value in options.items() if name in names}
     training = replace(training or Training(), **how)
-    config = _config(config, {name: value for name, value in options.items() if name not in names})
+    config = config_of_start(config, {name: value for name, value in options.items() if name not in names})
     config.require("run_path")
     require_run(RunLayout(Path(str(config.run_path))), "run_path")
     with _workspace(config, progress, {}, None) as work:
@@ -290,104 +288,59 @@ def score_net(
         return train_difficulty(work, training)
 
 
-def explain(
-    config: Config | None = None,
-    rows: Sequence[int] = (),
-    *,
-    seed: Sequence[int] = (),
-    text: Sequence[str] = (),
-    file: str | Path | None = None,
-    methods: Sequence[str] = (),
-    model_pass: bool = True,
-    selection: str | None = None,
-    progress: Progress | None = None,
-    **options: Unpack[Options],
-) -> Explanation:
-    """Say why rows have their scores: seeds, tokens, layers, cluster, nearest rows, and their places by every method.
-
-    The run stays as it is, and its options and those of its last selection hold. One pass of the model over the batch
-    of each row takes the row's influence apart; nothing else needs the model.
-
-    Args:
-        config: options; `run_path` is required.
-        rows: rows of the pool.
-        seed: numbers of seeds, for the rows that help them most.
-        text: rows outside the pool: JSON objects with the fields of a row, or plain texts.
-        file: a file of rows outside the pool.
-        methods: methods whose places are looked up; none for all that need no further pass.
-        model_pass: whether to pass the model for tokens and layers.
-        selection: file of the selection; None for the last one.
-        progress: where to show progress.
-        options: see :class:`gdig.Config`; `run_path` is required.
-
-    Raises:
-        GdigError: a subclass that says what does not exist, is not done, or has changed.
-
-    Example:
-        >>> print(gdig.explain(run_path="runs/a", rows=[812]))  # doctest: +SKIP
-    """
-    config = _config(config, options)
-    progress = progress or Progress(config.quiet)
-    with _explained(config):
-        asked = Asked(tuple(rows), tuple(seed), tuple(text), file, tuple(methods), model_pass, selection)
-        return Explanation(explain_asked(config, asked, progress))
-
-
-def report(
-    config: Config | None = None,
-    *,
-    html: str | Path | None = None,
-    atlas: str | Path | None = None,
-    selection: str | None = None,
-    progress: Progress | None = None,
-    **options: Unpack[Options],
-) -> Path:
-    """Write one page that shows what a run chose, and why. It opens from a disk and asks for nothing.
-
-    The run stays as it is, and its options and those of its last selection hold. :func:`select` makes the report too.
-
-    Args:
-        config: options; `run_path` is required.
-        html: file of the page; None for report.html in the run directory.
-        atlas: Parquet file for Embedding Atlas; None for none.
-        selection: file of the selection; None for the last one.
-        progress: where to show progress.
-        options: see :class:`gdig.Config`; `run_path` is required.
-
-    Returns:
-        The file of the page.
-
-    Raises:
-        GdigError: a subclass that says what is not done, or has changed.
-    """
-    config = _config(config, options)
-    run = open_finished_run(config, progress or Progress(config.quiet), selection)
-    page = Path(html) if html is not None else RunLayout(Path(str(config.run_path))).report
-    make_report(run, page, Path(atlas) if atlas is not None else None)
-    return page
-
-
 def preview(
-    config: Config | None = None, *, rows: int = 5, progress: Progress | None = None, **options: Unpack[Options]
-) -> list[Text]:
-    """Show a few candidates as the model will see them, with the masked part marked. Print each, or use rich.
+    config: Config | None = None, *, rows: int = 2, progress: Progress | None = None, **options: Unpack[Options]
+) -> Preview:
+    """Show the first rows of each file as the model will see them, and check all rows as :func:`select` does.
 
     Needs `model` (for its tokenizer and window) and `candidates`, or a `run_path` with a run. Touches no weights, and
     writes nothing.
-    """
-    from gdig.data.preview import preview_rows
 
-    work = Workspace(_config(config, options), progress or Progress())
-    work.config.require("model", "candidates")
-    shown = range(min(rows, len(work.candidates)))
-    return preview_rows(work.candidates, work.encoder, shown, work.encoder.tokenizer)
+    Args:
+        config: the options; those given by name replace its values.
+        rows: how many rows of each file are shown.
+        progress: where to show progress.
+        options: see :class:`gdig.Config`.
 
-
-def verify(run_path: str | Path, *, progress: Progress | None = None) -> list[str]:
-    """Read every file of a run, compare its checksum, and return lines that say what was read.
+    Returns:
+        What a run would read. Its `error` is what would stop a run.
 
     Raises:
-        StoreError: naming every file that is damaged.
+        GdigError: a subclass that says what is wrong with the options, or with files that cannot be read at all.
+
+    Example:
+        >>> print(gdig.preview(model="models/base", candidates=["pool.jsonl"]))  # doctest: +SKIP
+    """
+    from gdig.data.preview import LEGEND, Preview, preview_corpus
+    from gdig.data.rendering import rendered_otherwise
+
+    work = Workspace(config_of_start(config, options), progress or Progress())
+    work.config.require("model", "candidates")
+    parts = [("candidates", work.candidates, work.encoder, work.config.bad_rows == "skip")]
+    if work.config.seeds:
+        parts.append(("seeds", work.seed_corpus, work.seed_encoder, False))
+    whole = Preview([LEGEND], {}, None)
+    for name, corpus, encoder, skip in parts:
+        with work.progress.stage(f"check of {name}", len(corpus)) as bar:
+            texts, reports, error = preview_corpus(corpus, encoder, rows, bar.advance, skip_bad_rows=skip)
+        whole = Preview([*whole.texts, *texts], {**whole.reports, name: reports}, whole.error or error)
+    if work.config.seeds and (otherwise := rendered_otherwise(work.renderings)) is not None:
+        work.progress.warn(otherwise)
+    return whole
+
+
+def verify(run_path: str | Path, *, progress: Progress | None = None) -> Verification:
+    """Read every file of a run, and say of each whether it is sound, damaged, missing, or of something else.
+
+    Nothing is written, so the run may lie on a read-only disk.
+
+    Raises:
+        ConfigError: when the directory holds no run.
+
+    Example:
+        >>> report = gdig.verify("runs/a")  # doctest: +SKIP
+        >>> report.sound, report.files[0]  # doctest: +SKIP
+        (True, FileReport(file='run.json', state='sound', what='', bytes=4127))
     """
     return verify_run(Path(run_path))
 
@@ -409,13 +362,6 @@ def merge(runs: Sequence[str | Path], run_path: str | Path, *, progress: Progres
     return merge_runs([Path(path) for path in runs], Path(run_path), progress or Progress())
 
 
-def _config(config: Config | None, options: Mapping[str, Any]) -> Config:
-    options = with_files(options)
-    if config is None:
-        return Config.build(with_stored_options(options))
-    return config.with_options(**options) if options else config
-
-
 def serve(ranks: Ranks) -> None:
     """Be a rank beside the first: do this rank's part of each task until rank 0 ends the run."""
     tasks = ranks.tasks()
@@ -424,7 +370,7 @@ def serve(ranks: Ranks) -> None:
         config = Config.build(arguments["config"])
         progress = WarningsOnly(f"rank {ranks.rank}", config.quiet, ranks.first_to_say)
         today = date.fromisoformat(arguments["today"])
-        with _explained(config), Workspace(config, progress, ranks, today=today) as work:
+        with torch_errors_explained(config.device), Workspace(config, progress, ranks, today=today) as work:
             for task, task_arguments in tasks:
                 _RANK_TASKS[task](work, **task_arguments)
 
@@ -444,21 +390,10 @@ _RANK_TASKS: dict[str, Callable[..., object]] = {
 def _workspace(
     config: Config | None, progress: Progress | None, options: Mapping[str, Any], ranks: Ranks | None
 ) -> Iterator[Workspace]:
-    config = _config(config, options)
+    config = config_of_start(config, options)
     config.require("model", "candidates", "seeds", "run_path")
-    with _explained(config), Workspace(config, progress or Progress(config.quiet), ranks) as work:
+    with torch_errors_explained(config.device), Workspace(config, progress or Progress(config.quiet), ranks) as work:
         yield work
-
-
-@contextmanager
-def _explained(config: Config) -> Iterator[None]:
-    try:
-        yield
-    except torch.OutOfMemoryError as error:  # of a pass over one example, or of something no smaller batch helps
-        raise ModelError(
-            f"out of memory on {config.device}: {str(error).partition(chr(10))[0]}; lower max_length, choose fewer "
-            "layers with filter_modules, or take another device"
-        ) from error
 
 
 def _expect(work: Workspace, last: Literal["fit", "sweep", "cluster"]) -> None:
@@ -468,9 +403,11 @@ def _expect(work: Workspace, last: Literal["fit", "sweep", "cluster"]) -> None:
 
 
 def _fit(work: Workspace) -> None:
-    """Fit curvature and seeds, unless the run has them."""
-    if not work.run.done("fit"):
+    """Fit curvature and seeds, unless the run has them. A file of the fit that cannot be used is made again."""
+    if not work.run.done("fit") or not fit_is_sound(work):
+        work.run.require_writable("fit")
         with work.run.running("fit"):
+            check_inputs(work)
             if work.config.gradients:
                 fit_stage(work)
             else:
@@ -485,20 +422,21 @@ def _sweep(work: Workspace, whole: bool = True) -> SketchStore:
     """
     if whole and work.config.sweep_part is not None:
         raise ConfigError("sweep_part: only gdig sweep makes a part of a sweep; later stages need the whole sweep")
-    _fit(work)
-    path = work.layout.sweep
-    missing = SketchStore.open(path).missing(len(work.candidates)) if work.run.done("sweep") else []
-    if missing:
-        work.progress.warn(
-            f"{path}: shards {', '.join(map(str, missing))} are gone or cut short; the sweep makes them again"
-        )
-    if missing or not work.run.done("sweep"):
+    path, sound = work.layout.sweep, work.run.done("fit") and work.run.done("sweep")
+    if sound:
+        missing = missing_of_sweep(work)
+        if missing:
+            work.progress.warn(f"{path}: the sweep makes shards {', '.join(map(str, missing))} again")
+        sound = seeds_are_swept(work) and not missing
+    if not sound:
+        _fit(work)  # a finished sweep needs its files no more
+        work.run.require_writable("sweep")
         with work.run.running("sweep") as end:
             if not sweep_stage(work):
                 end.state = "running"
     if work.config.checkpoints and not checkpoints_stage(work):
         work.progress.say("checkpoints: the shards of other parts are missing; gdig merge adds them")
-    return SketchStore.open(path)
+    return SketchStore.open(path, sweep_origin(work.run.record))
 
 
 def _survey(work: Workspace, store: SketchStore, tasks: Tasks) -> Survey:

@@ -23,6 +23,9 @@ import torch
 from safetensors.numpy import load_file
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
+from gdig.run.record import record_checksum
+from gdig.store.tensor_file import CheckedFile, read_tensors
+
 WORDS = [
     ("猫", "cat"), ("狗", "dog"), ("今天", "today"), ("天气", "weather"), ("很好", "is fine"), ("公园", "park"),
     ("散步", "walk"), ("酒店", "hotel"), ("提供", "offers"), ("早餐", "breakfast"), ("机场", "airport"),
@@ -148,6 +151,20 @@ def stored(run_path: str | Path) -> dict[str, np.ndarray]:
 
 def stages(run_path: str | Path) -> dict[str, Any]:
     return json.loads((Path(run_path) / "run.json").read_text(encoding="utf-8"))["stages"]
+
+
+def as_it_is(path: Path) -> CheckedFile:
+    """A file of a run, expected to be made from whatever it says."""
+    return CheckedFile(path, read_tensors(path)[1].get("made_from", ""))
+
+
+def edit_record(run_path: str | Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change a run.json as somebody does who knows how its checksum is made."""
+    file = Path(run_path) / "run.json"
+    state = json.loads(file.read_text(encoding="utf-8"))
+    del state["checksum"]
+    change(state)
+    file.write_text(json.dumps({**state, "checksum": record_checksum(state)}), encoding="utf-8")
 
 
 COLUMNS = ["row", "score", "agreement", "cluster", "distance", "rank", "loss", "tokens"]

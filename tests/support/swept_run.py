@@ -9,12 +9,12 @@ import numpy as np
 
 from gdig.config.config import Config
 from gdig.data.tokens import Example
-from gdig.passes.shards import open_or_create
+from gdig.passes.shards import open_store
 from gdig.passes.sweep_stage import sweep_stage
 from gdig.progress import Progress
+from gdig.run.origin import sweep_origin
 from gdig.run.record import SeedReport
 from gdig.run.session import Workspace
-from gdig.store.tensor_file import write_tensors
 
 
 def make_swept(options: dict[str, Any]) -> Path:
@@ -57,12 +57,13 @@ def make_swept(options: dict[str, Any]) -> Path:
             work.run.update("fit", seeds=report, layers=(), dtype="torch.float32", coverage=1.0)
         with work.run.running("sweep"):
             work.run.update("sweep", rows=n, scale=1.0, token_batch_size=512)
-            store = open_or_create(work.layout.sweep, work)
+            origin = sweep_origin(work.run.record)
+            store = open_store(work.layout.sweep, work, origin)
             for shard in store.missing(n):
                 rows = slice(shard * store.rows_per_shard, (shard + 1) * store.rows_per_shard)
                 store.write_shard(shard, {name: column[rows] for name, column in columns.items()})
             of_seeds = sketches(n_seeds)
             own = {"sketch": of_seeds, "hidden": hidden(n_seeds), "influence": of_seeds @ of_seeds.T}
-            write_tensors(work.layout.seed_sketches, own)
+            work.layout.checked(work.layout.seed_sketches, origin).write(own)
             assert sweep_stage(work), "all shards are there"
         return work.path

@@ -27,17 +27,25 @@ class Call:
 
 
 @dataclass(frozen=True)
+class Answer:
+    """What a command prints, and its exit status."""
+
+    lines: list[str]
+    status: int = 0
+
+
+@dataclass(frozen=True)
 class Command:
     """A command of the command line.
 
-    options_name: of a dataclass in gdig.cli.options. run: does the work and returns the lines to print. continues:
-    whether the options of the run in run_path hold where no flag says otherwise.
+    options_name: of a dataclass in gdig.cli.options. run: does the work, and returns the lines to print or an
+    `Answer`. continues: whether the options of the run in run_path hold where no flag says otherwise.
     """
 
     summary: str
     example: str
     options_name: str
-    run: Callable[[Call], list[str]]
+    run: Callable[[Call], list[str] | Answer]
     continues: bool = True
 
     @property
@@ -47,11 +55,11 @@ class Command:
         return kind
 
 
-def load_api() -> Any:
-    """Import gdig.api, which takes seconds (torch, transformers), once the arguments are known to be good."""
+def load_api(module: str = "gdig.api") -> Any:
+    """Import a module that takes seconds (torch, transformers), once the arguments are known to be good."""
     # Bars of other libraries, such as for loading weights, would stand among gdig's own.
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    return importlib.import_module("gdig.api")
+    return importlib.import_module(module)
 
 
 def _stage(name: str) -> Callable[[Call], list[str]]:
@@ -70,6 +78,10 @@ def _select(call: Call) -> list[str]:
 
 
 def _compare(call: Call) -> list[str]:
+    html = call.own["html"]
+    page = [f"page: {html}"] if html else []
+    if call.own["other"]:
+        return [*load_api("gdig.showing").compare_runs(call.config, call.own["other"], html), *page]
     trial = {
         option.name: call.own[option.name]
         for option in fields(TrialOptions)
@@ -78,13 +90,17 @@ def _compare(call: Call) -> list[str]:
     comparison = load_api().compare(
         call.config, call.own["methods"], train=call.own["train"], progress=call.progress, **trial
     )
-    return [json.dumps(comparison.as_json(), indent=2)] if call.own["json"] else comparison.lines()
+    if html:
+        load_api("gdig.showing").compare_page(call.config, comparison, html)
+    return [json.dumps(comparison.as_json(), indent=2)] if call.own["json"] else [*comparison.lines(), *page]
 
 
 def _explain(call: Call) -> list[str]:
     own = call.own
     names = ("rows", "seed", "text", "file", "methods", "model_pass", "selection")
-    explanation = load_api().explain(call.config, progress=call.progress, **{name: own[name] for name in names})
+    explanation = load_api("gdig.showing").explain(
+        call.config, progress=call.progress, **{name: own[name] for name in names}
+    )
     if own["html"]:
         explanation.write_html(own["html"])
     if own["json"]:
@@ -95,7 +111,7 @@ def _explain(call: Call) -> list[str]:
 
 def _report(call: Call) -> list[str]:
     where = {name: call.own[name] for name in ("html", "atlas", "selection")}
-    page = load_api().report(call.config, progress=call.progress, **where)
+    page = load_api("gdig.showing").report(call.config, progress=call.progress, **where)
     atlas = [f"table for Embedding Atlas: {where['atlas']}"] if where["atlas"] else []
     return [f"report: {page}", *atlas]
 
@@ -113,13 +129,20 @@ def _plan(call: Call) -> list[str]:
 
 
 def _preview(call: Call) -> list[str]:
-    return coloured(load_api().preview(call.config, rows=call.own["rows"], progress=call.progress))
-
-
-def _verify(call: Call) -> list[str]:
-    call.config.require("run_path")
-    lines: list[str] = load_api().verify(call.config.run_path, progress=call.progress)
+    preview = load_api().preview(call.config, rows=call.own["rows"], progress=call.progress)
+    lines = coloured(preview.texts)
+    if preview.error is not None:
+        if not call.config.quiet:
+            print(*lines, sep="\n")
+        raise preview.error
     return lines
+
+
+def _verify(call: Call) -> Answer:
+    call.config.require("run_path")
+    report = load_api().verify(call.config.run_path, progress=call.progress)
+    lines = [json.dumps(report.as_json(), indent=2)] if call.own["json"] else report.lines()
+    return Answer(lines, 0 if report.sound else 1)
 
 
 def _merge(call: Call) -> list[str]:
@@ -163,8 +186,7 @@ COMMANDS: dict[str, Command] = {
     ),
     "compare": Command(
         "Select by several methods from one sweep, and show the selections side by side.",
-        "gdig compare runs/a --budget 500\n"
-        "gdig compare runs/a --budget 5% --methods gdig top loss --json > methods.json\n"
+        "gdig compare runs/a --budget 500 --methods gdig top loss --html methods.html\n"
         "gdig compare runs/a --budget 5% --methods gdig random --train --held-out held.jsonl",
         "Compare",
         _compare,
@@ -190,14 +212,14 @@ COMMANDS: dict[str, Command] = {
         _score_net,
     ),
     "preview": Command(
-        "Show rows as the model will see them, with the masked part marked.",
+        "Show the first rows of each file as the model will see them, and check all rows.",
         f"gdig preview {DATA} --rows 3\ngdig preview --run-path runs/a",
         "Preview",
         _preview,
     ),
     "verify": Command(
-        "Read every file of a run and check its sum.",
-        "gdig verify --run-path runs/a\ngdig verify --run-path runs/a --quiet && echo whole",
+        "Read every file of a run: which are sound, damaged, missing, or of something else.",
+        "gdig verify --run-path runs/a\ngdig verify --run-path runs/a --json > report.json",
         "Verify",
         _verify,
         continues=False,

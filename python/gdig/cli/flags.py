@@ -54,7 +54,10 @@ def resolve(name: str, command: Command, argv: Sequence[str]) -> tuple[Config, d
         flags["run_path"] = given["run_path"] = flags["run"]
     run_path = flags["run_path"] or given.get("run_path")
     has_model = flags.get("model") or given.get("model")
-    stored = read_stored_options(run_path) if run_path and not has_model and command.continues else {}
+    trusts = bool(flags.get("trust_remote_code") or given.get("trust_remote_code"))
+    stored = {}
+    if run_path and command.continues and (trusts or not has_model):
+        stored = read_stored_options(run_path, trust_remote_code=trusts, has_model=bool(has_model))
     preset = parse(name, command, argv, {**stored, **given}).get("preset", stored.get("preset", "default"))
     base = {**with_preset(stored, preset), **given}
     options = {**base, **parse(name, command, argv, base)}

@@ -24,7 +24,8 @@ _COLUMN = 26
 _METAVARS = {
     "model": "DIR", "tokenizer": "DIR", "run_path": "DIR", "save_model": "DIR", "checkpoints": "DIR...",
     "candidates": "FILE...", "seeds": "FILE...", "output": "FILE", "difficulty": "FILE", "features": "FILE",
-    "config": "FILE", "file": "FILE", "html": "FILE", "atlas": "FILE", "selection": "FILE",
+    "config": "FILE", "file": "FILE", "html": "FILE", "other": "DIR", "format": "FORMAT",
+    "held_out": "FILE", "atlas": "FILE", "selection": "FILE",
     "filter_modules": "REGEX", "budget": "AMOUNT", "sweep_part": "K/N", "methods": "METHOD...",
     "task_field": "NAME", "device": "NAME", "layers": "CHOICE",
     "method": "METHOD", "base_model": "DIR", "row_format": "FORMAT", "prompt_column": "FIELD",

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from gdig.cli.commands import COMMANDS, Call, load_api
+from gdig.cli.commands import COMMANDS, Answer, Call, load_api
 from gdig.cli.flags import resolve
 from gdig.cli.help import command_help, overview
 from gdig.cli.stop import end_in_time, exit_status, say_stopped, terminates
@@ -24,7 +24,8 @@ from gdig.progress import Progress
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status.
 
-    The status is 0, 2 for an error that gdig explains, 130 after Ctrl-C, and 143 after SIGTERM.
+    The status is 0, 1 for a run that `verify` calls not sound, 2 for an error that gdig explains, 130 after Ctrl-C,
+    and 143 after SIGTERM.
     """
     args = list(sys.argv[1:] if argv is None else argv)
     try:
@@ -94,11 +95,13 @@ def _main(args: list[str], ranks: Ranks) -> int:
         print(command_help(name, command, everything="--help-all" in argv))
         return 0
     config, own = resolve(name, command, argv)
-    lines = command.run(Call(config, own, Progress(quiet=config.quiet, first=ranks.first_to_say), ranks))
-    if not config.quiet or own.get("json"):
-        for line in lines:
+    answer = command.run(Call(config, own, Progress(quiet=config.quiet, first=ranks.first_to_say), ranks))
+    if not isinstance(answer, Answer):
+        answer = Answer(answer)
+    if not config.quiet or own.get("json") or answer.status:
+        for line in answer.lines:
             print(line)
-    return 0
+    return answer.status
 
 
 if __name__ == "__main__":

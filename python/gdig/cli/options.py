@@ -14,6 +14,7 @@ from tyro.conf import Positional
 from gdig.config.options import (
     Basic,
     CheckpointOptions,
+    ChoiceOptions,
     ClusterOptions,
     CurvatureOptions,
     DataOptions,
@@ -50,8 +51,8 @@ class DefaultOptions(PresetOptions, FileOptions):
 class PreviewOptions:
     """What to show."""
 
-    rows: Basic[int] = 5
-    """Candidates to show, from the first on. The default fills a screen. Raise it to see rows of other files."""
+    rows: Basic[int] = 2
+    """Rows to show of each file, from the first on. The default shows the format of each file. Raise it to see more."""
 
 
 @dataclass(frozen=True)
@@ -72,10 +73,23 @@ class CompareOptions:
     """Methods to compare, by the names of the option method. The default is every method that the run has the inputs
     for. Name a few to save time."""
     train: Basic[bool] = False
-    """Also train an adapter on what each method selected, and show the loss on the rows of held_out. Off by default,
-    because each method costs a training. Name few methods."""
+    """Also train an adapter on each selection; show the loss on held-out rows. Off by default, because each method
+    costs a training. Name few methods."""
     json: Basic[bool] = False
     """Print JSON instead of a table. Off by default. Switch it on for other programs."""
+    html: str | None = None
+    """File of a page with the rows that one selection alone has. By default none is written."""
+    other: str | None = None
+    """Directory of another run over the same pool: compares the last selections of both, and no methods. By default
+    methods of one run are compared."""
+
+
+@dataclass(frozen=True)
+class VerifyOptions:
+    """What to print."""
+
+    json: Basic[bool] = False
+    """Print JSON, with the state of each file, instead of lines. Off by default. Switch it on for other programs."""
 
 
 @dataclass(frozen=True)
@@ -232,7 +246,7 @@ class Compare:
     comparison: CompareOptions = CompareOptions()
     trial: TrialOptions = TrialOptions()
     data: DataOptions = DataOptions()
-    selection: SelectOptions = SelectOptions()
+    selection: ChoiceOptions = ChoiceOptions()
     clusters: ClusterOptions = ClusterOptions()
     sweep: SweepOptions = SweepOptions()
     checkpoints: CheckpointOptions = CheckpointOptions()
@@ -290,6 +304,7 @@ class Preview:
 class Verify:
     """The options of gdig verify."""
 
+    verify: VerifyOptions = VerifyOptions()
     run: PlaceOptions = PlaceOptions()
 
 

@@ -11,6 +11,12 @@ from gdig.config.convert import WRONG, convert, describe
 from gdig.config.options import TrainOptions
 from gdig.errors import ConfigError
 
+_MOST_NESTED, _MOST_VALUES = 5, 100_000
+"""How deep the values of a file lie at most, and how many there are."""
+_MOST_TEXT, _MOST_BRACKETS = 1 << 20, 50
+"""The longest file, in characters, and the most brackets that are open at a time. The time that the parser takes grows
+with the square of the brackets."""
+
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
     """Read options from a YAML file whose keys are option names.
@@ -24,13 +30,18 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     """
     import yaml
 
+    if not Path(path).is_file():  # opening a pipe would wait for its writer
+        raise ConfigError(f"{path}: the YAML file of options cannot be read: expected a file, found none")
     try:
         text = Path(path).read_text(encoding="utf-8")
+        if len(text) > _MOST_TEXT or _brackets(text) > _MOST_BRACKETS:
+            raise ConfigError(f"{path}: expected a flat mapping of option names to values, got values within values")
         node = yaml.compose(text, Loader=yaml.SafeLoader)
+        _refuse_nested(node, path)
         values = yaml.safe_load(text)
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: the YAML file of options cannot be read: {error}") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, TypeError, OverflowError, RecursionError) as error:
         raise ConfigError(f"{path}: expected YAML, but {' '.join(str(error).split())}") from None
     if node is None:
         return {}
@@ -39,10 +50,38 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     options: dict[str, Any] = {}
     for key_node, _ in node.value:
         where, key = f"{path}:{key_node.start_mark.line + 1}", key_node.value
+        if not isinstance(key_node, yaml.ScalarNode):
+            raise ConfigError(f"{where}: expected the name of an option as the key, got a list or a mapping")
         if key in options:
             raise ConfigError(f"{where}: key {key!r} is given twice; give it once")
         options[key] = typed_option(where, key, values.get(key))
     return options
+
+
+def _brackets(text: str) -> int:
+    """The most brackets that are open at a time, also those in quotes."""
+    opened = most = 0
+    for character in text:
+        if character in "[{":
+            opened += 1
+            most = max(most, opened)
+        elif character in "]}":
+            opened -= 1
+    return most
+
+
+def _refuse_nested(node: Any, path: str | Path) -> None:
+    """Raise ConfigError if values lie deeper than options do, or are too many: aliases can nest without an end."""
+    import yaml
+
+    level, depth, seen = [node], 0, 0
+    while level and node is not None:
+        depth, seen = depth + 1, seen + len(level)
+        if depth > _MOST_NESTED or seen > _MOST_VALUES:
+            raise ConfigError(f"{path}: expected a flat mapping of option names to values, got values within values")
+        collections = [item for item in level if isinstance(item, yaml.CollectionNode)]
+        children = (child for item in collections for child in item.value)
+        level = [leaf for child in children for leaf in (child if isinstance(child, tuple) else (child,))]
 
 
 def typed_option(where: str, key: str, value: Any) -> Any:

@@ -72,9 +72,6 @@ class Options(TypedDict, total=False):
     train_rows: int | Literal["all"] | None
     kmeans_max_iter: int
     kmeans_tol: float
-    output: Text | None
-    format: OutputFormat | None
-    plain: bool
     method: Method
     budget: Text
     tau: float
@@ -100,6 +97,9 @@ class Options(TypedDict, total=False):
     n_probe: int
     difficulty: Text | None
     features: Text | None
+    output: Text | None
+    format: OutputFormat | None
+    plain: bool
     report: bool
     random_seed: int
     run_path: Text | None

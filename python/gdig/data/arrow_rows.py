@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gdig.data.cache import cached_folder
-from gdig.data.fingerprint import fingerprint_file
 from gdig.errors import CorpusError
 
 if TYPE_CHECKING:
@@ -151,13 +150,11 @@ def open_parquet(path: Path, shown: Path, cache: Path) -> ArrowRows:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    content = fingerprint_file(path)["hash"]
-
     def column(name: str) -> pa.ChunkedArray:
         # A name may be long, or no name of a file.
-        key = f"parquet-{_VERSION}-{content}-{blake2b(name.encode(), digest_size=8).hexdigest()}"
+        kind = f"parquet-{_VERSION}-{blake2b(name.encode(), digest_size=8).hexdigest()}"
         try:
-            folder = cached_folder(cache, key, lambda folder: _convert(path, name, folder / "column.arrow"))
+            folder = cached_folder(cache, kind, path, lambda folder: _convert(path, name, folder / "column.arrow"))
             return read_table(folder / "column.arrow").column(0)
         except (pa.ArrowException, ValueError, TypeError) as error:
             raise CorpusError(f"{shown}: column {name!r} cannot be read: {error}") from None

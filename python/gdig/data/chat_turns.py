@@ -94,7 +94,9 @@ def has_python_arguments(turns: Sequence[Turn], text: str) -> bool:
 
 def _is_trained(turn: Turn, what: str) -> bool:
     for flag in FLAGS:
-        value = turn.get(flag, 1)
+        value = turn.get(flag)
+        if value is None:
+            continue
         if value not in (0, 1):
             raise RowError(f"{what}: {flag}: expected 0 or 1, false or true; got {value!r:.60}")
         if not value:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import IO, cast
 
 from gdig.data.cache import cached_folder
-from gdig.data.fingerprint import fingerprint_file
 from gdig.errors import CorpusError
 
 COMPRESSIONS = (".gz", ".zst", ".zstd")
@@ -49,8 +48,7 @@ def decompressed(path: Path, cache: Path) -> Path:
                         break
                     copy.write(block)
 
-    key = f"plain-{_VERSION}{Path(name).suffix}-{fingerprint_file(path)['hash']}"
-    return cached_folder(cache, key, build) / name
+    return cached_folder(cache, f"plain-{_VERSION}{Path(name).suffix}", path, build) / name
 
 
 def _open(path: Path) -> IO[bytes]:

@@ -17,6 +17,7 @@ import numpy as np
 
 from gdig.data.cache import default_cache
 from gdig.data.files import expand, open_source
+from gdig.data.unchanged import Unchanged
 from gdig.errors import CorpusError
 
 if TYPE_CHECKING:
@@ -79,6 +80,7 @@ class Corpus:
     def __init__(self, name: str, sources: Sequence[Source]) -> None:
         self.name = name
         self._sources = list(sources)
+        self._unchanged = [Unchanged(source.files) for source in sources]
         self._ends = list(itertools.accumulate(len(source) for source in sources))
 
     def __len__(self) -> int:
@@ -118,7 +120,7 @@ class Corpus:
 
     def head(self, file: int, n: int, columns: Columns = None) -> list[dict[str, Any]]:
         """Return the first `n` rows of a file."""
-        source = self._sources[file]
+        source = self._source(file)
         return source.rows(0, min(n, len(source)), columns)
 
     @property
@@ -140,7 +142,7 @@ class Corpus:
         rows: list[dict[str, Any]] = []
         while start < stop:
             number, local = self._locate(start)
-            source = self._sources[number]
+            source = self._source(number)
             end = min(len(source), local + stop - start)
             rows += source.rows(local, end, columns[number] if columns else None)
             start += end - local
@@ -157,7 +159,7 @@ class Corpus:
             by_source.setdefault(number, []).append(position)
         for number, positions in by_source.items():
             wanted = [locations[position][1] for position in positions]
-            rows_of_source = self._sources[number].take(wanted, columns[number] if columns else None)
+            rows_of_source = self._source(number).take(wanted, columns[number] if columns else None)
             for position, row in zip(positions, rows_of_source, strict=True):
                 rows[position] = row
         return rows
@@ -170,7 +172,7 @@ class Corpus:
             return None
         tables: list[pa.Table] = []
         for number, group in itertools.groupby((self._locate(int(i)) for i in indices), key=lambda place: place[0]):
-            tables.append(self._sources[number].table([local for _, local in group]))  # type: ignore[attr-defined]
+            tables.append(self._source(number).table([local for _, local in group]))  # type: ignore[attr-defined]
         return pa.concat_tables(tables) if tables else self.schema.empty_table()
 
     def stream(self, indices: Sequence[int] | np.ndarray) -> Iterator[dict[str, Any]]:
@@ -184,6 +186,11 @@ class Corpus:
         source = self._sources[number]
         line = source.line(local)
         return f"{source.path}, row {local}" + (f" (line {line})" if line is not None else "")
+
+    def _source(self, number: int) -> Source:
+        """Return the source of a file whose rows are read, if its files are as they were when it was opened."""
+        self._unchanged[number].check()
+        return self._sources[number]
 
     def _locate(self, i: int) -> tuple[int, int]:
         if not 0 <= i < len(self):

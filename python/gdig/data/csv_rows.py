@@ -13,7 +13,6 @@ import numpy as np
 
 from gdig.data.arrow_rows import ArrowRows, read_table
 from gdig.data.cache import cached_folder
-from gdig.data.fingerprint import fingerprint_file
 from gdig.data.json_list import not_utf8
 from gdig.errors import CorpusError
 
@@ -37,8 +36,8 @@ def open_csv(path: Path, shown: Path, cache: Path) -> ArrowRows:
             is not UTF-8.
     """
     tabs = path.suffix.lower() in (".tsv", ".tab")
-    key = f"csv-{_VERSION}-{'tabs-' if tabs else ''}{fingerprint_file(path)['hash']}"
-    folder = cached_folder(cache, key, lambda folder: _convert(path, shown, tabs, folder))
+    kind = f"csv-{_VERSION}{'-tabs' if tabs else ''}"
+    folder = cached_folder(cache, kind, path, lambda folder: _convert(path, shown, tabs, folder))
     table = read_table(folder / "data.arrow")
     if len(table) == 0:
         raise CorpusError(f"{shown}: the file holds a header alone, expected at least one row")

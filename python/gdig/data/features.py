@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
-from gdig.errors import ConfigError
+from gdig.errors import ConfigError, StoreError
 from gdig.store.gather import gather
+from gdig.store.npy import open_npy
 from gdig.store.sketches import SketchStore
 
 
@@ -112,9 +113,9 @@ def read_difficulty(file: str, valid: NDArray[np.bool_]) -> NDArray[np.float32]:
 
 def _read_npy(path: Path, option: str) -> NDArray[Any]:
     try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise ConfigError(f"{option}: {path}: expected a .npy file of numbers: {error}") from None
+        return open_npy(path)
+    except StoreError as error:
+        raise ConfigError(f"{option}: {error}") from None
 
 
 def _read_safetensors(path: Path) -> NDArray[Any]:

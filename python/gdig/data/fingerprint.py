@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 from hashlib import blake2b
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any, BinaryIO
 
 from gdig.errors import CorpusError
@@ -38,6 +39,8 @@ def fingerprint_file(path: str | os.PathLike[str]) -> dict[str, Any]:
     """
     path = Path(path)
     try:
+        if not S_ISREG(path.stat().st_mode):  # opening a pipe would wait for its writer
+            raise CorpusError(f"{path}: expected a file, got something else, such as a pipe; write it to a file first")
         with path.open("rb") as file:
             status = os.fstat(file.fileno())
             key = (str(path.absolute()), status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
@@ -50,6 +53,15 @@ def fingerprint_file(path: str | os.PathLike[str]) -> dict[str, Any]:
     except OSError as error:
         raise CorpusError(f"{path}: cannot be read: {error.strerror or error}") from None
     return {"size": status.st_size, "hash": _remembered[key]}
+
+
+def hash_content(path: Path) -> str:
+    """Return blake2b-160 of the whole content of a file: 40 hexadecimal digits."""
+    digest = blake2b(digest_size=20)
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def fingerprint_paths(paths: Sequence[str | os.PathLike[str]]) -> dict[str, dict[str, Any]]:

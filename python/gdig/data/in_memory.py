@@ -18,7 +18,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gdig.data.cache import cached_folder, default_cache
+from gdig.data.cache import default_cache, keyed_folder
 from gdig.errors import ConfigError, CorpusError
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def _written(name: str, write: Callable[[Path], None]) -> Path:
         def move(final: Path) -> None:
             (folder / name).rename(final / name)
 
-        return cached_folder(cache, key, move) / name
+        return keyed_folder(cache, key, move) / name
     except OSError as error:
         raise CorpusError(f"{cache}: rows in memory cannot be written to the cache: {error}") from None
     finally:

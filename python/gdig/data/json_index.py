@@ -10,13 +10,13 @@ from typing import Any
 
 import orjson
 
-from gdig.data.json_list import BOM, item_starts, not_utf8
+from gdig.data.json_list import BOM, MOST_NESTED, is_too_deep, item_starts, not_utf8
 from gdig.errors import CorpusError
 
 _BLANK = b" \t\r\n"
 _PEEK, _FLUSH = 1 << 16, 1 << 16
-_MAX_BRACKETS = 500
-"""A line with more opening brackets is checked by `json`, which reads less deep nesting than orjson."""
+_MAX_BRACKETS = MOST_NESTED
+"""A line with more opening brackets is checked by `json`, and how deep its values lie."""
 
 
 def json_kind(path: Path, shown: Path) -> str:
@@ -121,6 +121,8 @@ def _check_line(body: bytes, path: Path, number: int) -> None:
         ) from None
     except (ValueError, RecursionError) as error:
         raise CorpusError(f"{path}, line {number}: not readable JSON: {error}") from None
+    if is_too_deep(row):
+        raise CorpusError(f"{path}, line {number}: expected values at most {MOST_NESTED} deep, got deeper ones")
     if type(row) is not dict:
         raise CorpusError(f"{path}, line {number}: expected a JSON object, got {_json_type(row)}")
 

@@ -14,13 +14,16 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 from gdig.errors import CorpusError
 
 BOM = b"\xef\xbb\xbf"
 _BLANKS = re.compile(r"[ \t\r\n]*")
 _CONTINUATION_BYTES = bytes(range(0x80, 0xC0))  # every byte of a UTF-8 character but its first
+MOST_NESTED = 500
+"""How deep the values of a row lie at most. Deeper ones could be read at one place of the program and not at another,
+because Python counts the calls that it is in."""
 _decode = json.JSONDecoder().raw_decode
 
 
@@ -62,6 +65,17 @@ def item_starts(path: Path, shown: Path, chunk: int = 1 << 20) -> Iterator[int]:
             raise scanner.error("expected nothing after the list")
 
 
+def is_too_deep(value: Any) -> bool:
+    """Whether the values of a JSON value lie deeper than `MOST_NESTED`; found without recursion."""
+    level, depth = [value], 0
+    while level := [item for item in level if isinstance(item, (dict, list))]:
+        depth += 1
+        if depth > MOST_NESTED:
+            return True
+        level = [child for item in level for child in (item.values() if isinstance(item, dict) else item)]
+    return False
+
+
 def not_utf8(error: UnicodeDecodeError) -> str:
     """Say which byte is not UTF-8, and what to do."""
     return f"not UTF-8: byte 0x{error.object[error.start]:02x} ({error.reason}); convert the file to UTF-8"
@@ -100,7 +114,10 @@ class _ListScanner:
         """Check the object at the position, and go to its end."""
         while True:
             try:
-                _, self.position = _decode(self.text, self.position)
+                value, end = _decode(self.text, self.position)
+                if end - self.position > 2 * MOST_NESTED and is_too_deep(value):
+                    raise ValueError(f"expected values at most {MOST_NESTED} deep, got deeper ones")
+                self.position = end
                 return
             except json.JSONDecodeError as error:
                 # The window's end may have cut the object: the error is near that end, or a string has no end.

@@ -23,7 +23,6 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from gdig.data.cache import cached_folder
-from gdig.data.fingerprint import fingerprint_file
 from gdig.data.json_index import build_index, json_kind
 from gdig.errors import CorpusError
 
@@ -50,10 +49,8 @@ class JsonRows:
         self.files: tuple[Path, ...] = (shown,)
         self._file = path
         self._status = _status(path)
-        content = fingerprint_file(path)["hash"]
         kind = json_kind(path, shown)
-        key = f"{kind}-{_VERSION}-{content}"
-        index = cached_folder(cache, key, lambda folder: build_index(path, shown, kind, folder))
+        index = cached_folder(cache, f"{kind}-{_VERSION}", path, lambda folder: build_index(path, shown, kind, folder))
         if _status(path) != self._status:
             raise CorpusError(f"{shown}: the file changed while it was being read; start again when it is complete")
         self._starts = _int64_file(index / "starts")  # [N + 1]; the last value is the end of the last row

@@ -1,14 +1,16 @@
-"""A few rows as the model will see them. They show a wrong template before a long run."""
+"""The first rows of each file as the model will see them, and a check of all rows."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 from rich.text import Text
 
+from gdig.data.check_rows import RowsReport, check_rows, summary_of
 from gdig.data.show import visible
 from gdig.data.tokens import IGNORED, Encoder, Example
 from gdig.errors import CorpusError
@@ -18,7 +20,65 @@ if TYPE_CHECKING:
 
     from gdig.data.corpus import Corpus
 
-LEGEND = "⟦ ⟧ enclose the target, which has the loss. The rest is the prompt, which has no loss."
+_MOST_FILES = 12
+"""Files of which rows are shown."""
+
+LEGEND = Text("⟦ ⟧ enclose the target, which has the loss. The rest is the prompt, which has no loss.\n", style="dim")
+
+
+@dataclass(frozen=True)
+class Preview:
+    """What a run would read. Print it, or its `texts` by rich.
+
+    Attributes:
+        texts: rows of each file, and a line on each file and on the whole.
+        reports: what the check of all rows says of each file of `candidates` and of `seeds`.
+        error: what would stop a run. None if nothing would.
+    """
+
+    texts: list[Text]
+    reports: dict[str, list[RowsReport]]
+    error: CorpusError | None
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self.texts))
+
+
+def preview_corpus(
+    corpus: Corpus,
+    encoder: Encoder,
+    rows: int,
+    advance: Callable[[int], None],
+    *,
+    skip_bad_rows: bool = False,
+) -> tuple[list[Text], list[RowsReport], CorpusError | None]:
+    """Show the first rows of each file, and check all rows.
+
+    Args:
+        corpus: where the rows are.
+        encoder: makes their tokens.
+        rows: how many rows of a file are shown.
+        advance: called with the number of rows that are checked.
+        skip_bad_rows: whether a run would leave out rows that cannot be used.
+
+    Returns:
+        The texts, a report on each file, and the error that would stop a run.
+    """
+    texts = []
+    starts = [corpus.first_row(file) for file in range(corpus.n_files)]
+    for start, end in list(zip(starts, corpus.ends, strict=True))[:_MOST_FILES]:
+        texts += preview_rows(corpus, encoder, range(start, min(end, start + rows)), encoder.tokenizer)
+    if corpus.n_files > _MOST_FILES:
+        more = corpus.n_files - _MOST_FILES
+        texts.append(Text(f"(rows of {more:,} more files are not shown; name a file to see them)\n", style="dim"))
+    reports = check_rows(corpus, encoder, advance)
+    bad = sum(report.bad for report in reports)
+    first = next((report.first_error for report in reports if report.first_error is not None), None)
+    texts += [Text(visible(str(report))) for report in reports]
+    texts.append(Text(summary_of(corpus.name, reports), style="bold"))
+    if first is None or (skip_bad_rows and bad < len(corpus)):
+        return texts, reports, None
+    return texts, reports, CorpusError(f"{first} ({bad:,} of {len(corpus):,} rows of {corpus.name} cannot be used)")
 
 
 def preview_rows(

@@ -11,6 +11,7 @@ from collections.abc import ItemsView, KeysView, ValuesView
 from contextvars import ContextVar
 from typing import Any
 
+from jinja2 import Undefined
 from jinja2.exceptions import SecurityError
 
 MOST_SIZE = 1 << 28
@@ -25,6 +26,7 @@ _MOST_BITS = 1 << 13
 _MOST_WIDTH = 10_000
 
 _PERCENT = re.compile(r"%(?:\([^)]*\))?[-#0 +]*(\d+|\*)?(?:\.(\d+|\*))?")
+_LEAVES = (type(None), float, Undefined)
 _NESTED = (list, tuple, set, frozenset, dict, KeysView, ValuesView, ItemsView)
 
 
@@ -82,13 +84,15 @@ class Rendering:
 
     def hold(self, value: Any) -> Any:
         """Count a value that the template has made, and return it."""
-        if isinstance(value, (str, *_NESTED)):
-            size = len(value) if isinstance(value, str) else measure(value, self.largest_list)
-            if not isinstance(value, str):
-                self.spend(size >> 4)
+        if isinstance(value, str):
+            self.make(len(value))
+        elif isinstance(value, int):
+            if value.bit_length() > _MOST_BITS:
+                raise LimitError("the template computes too large a number")
+        elif type(value) not in _LEAVES and isinstance(value, _NESTED):
+            size = measure(value, self.largest_list)
+            self.spend(size >> 4)
             self.make(size)
-        elif isinstance(value, int) and value.bit_length() > _MOST_BITS:
-            raise LimitError("the template computes too large a number")
         return value
 
     def repeat(self, value: Any, times: int) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import date
 from typing import TYPE_CHECKING
 
@@ -64,6 +64,22 @@ def rendering_of(options: DataOptions, tokenizer: PreTrainedTokenizerBase, reade
     if _uses_chat(reader, tokenizer, options):
         return "chat template"
     return _WITHOUT_CHAT.get(reader.format, "plain text")
+
+
+def rendered_otherwise(renderings: Mapping[str, Sequence[str]]) -> str | None:
+    """Return a warning of seeds that become text in a way in which no row of the pool does. None without such seeds.
+
+    Args:
+        renderings: of each file of `candidates` and of `seeds`.
+    """
+    pool = dict.fromkeys(renderings["candidates"])
+    others = [rendering for rendering in dict.fromkeys(renderings["seeds"]) if rendering not in pool]
+    if not others:
+        return None
+    return (
+        f"seeds: rendered as {' and '.join(others)}, the pool as {' and '.join(pool)}; the layout of the text counts in"
+        " the influence, so give both in the form that you train on"
+    )
 
 
 def as_conversation(pairs: Pairs) -> Conversation:

@@ -90,6 +90,10 @@ class SpanFinder:
     def _own_parts(self, i: int) -> list[Span]:
         """Return the stretch of turn i, without results of tools that the template writes into it."""
         first, last = self.stretch(i)
+        inside = [(a, b) for j, (a, b) in self._stretches.items() if j > i and first <= a and b <= last]
+        if inside:
+            edges = [first, *(edge for stretch in sorted(inside) for edge in stretch), last]
+            return list(zip(edges[::2], edges[1::2], strict=True))
         following = self._turns[i + 1] if i + 1 < len(self._turns) else {}
         if following.get("role") != "tool" or i + 1 in self._stretches or not self._has_loop:
             return [(first, last)]

@@ -126,6 +126,14 @@ class Encoder:
         """Whether texts end with EOS. False if the tokenizer has no EOS."""
         return self._eos is not None
 
+    def reader_of(self, file: int) -> RowReader:
+        """Return the reader of a file by its number."""
+        return self._reader_of_all or self.readers[file]
+
+    def rendering_of(self, file: int) -> str:
+        """Return how the rows of a file become text (:func:`gdig.data.rendering.rendering_of`)."""
+        return self.renderings[0 if self._reader_of_all else file]
+
     def encode(self, corpus: Corpus, rows: Sequence[int] | np.ndarray) -> list[Example | CorpusError]:
         """Encode rows, in the order given.
 

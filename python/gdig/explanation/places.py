@@ -22,7 +22,7 @@ MOST_NEIGHBOUR_ROWS = 65_536
 def possible_methods(run: FinishedRun) -> list[str]:
     """Return the methods that need neither a pass of the model nor files that the run lacks."""
     sweep, config = run.sweep, run.config
-    has_tokens = sweep.tokens is not None and (sweep.tokens.folder / "seeds.safetensors").is_file()
+    has_tokens = sweep.tokens is not None and sweep.tokens.seeds.damage() is None
     return [
         name
         for name, method in METHODS.items()

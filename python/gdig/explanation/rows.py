@@ -32,6 +32,7 @@ from gdig.influence.seed_factors import SeedFactors
 from gdig.kmeans import KMeans, load_labels
 from gdig.passes.influence_pass import make_forward_pass, make_influence_pass
 from gdig.passes.token_influence import Line, SweptBatches, TokenInfluence, line_of_example, token_influence
+from gdig.run.origin import curvature_origin, seeds_origin
 from gdig.selection.finished_run import FinishedRun
 
 N_SEEDS = 3
@@ -125,7 +126,7 @@ class RowExplainer:
     @cached_property
     def _seed_factors(self) -> list[SeedFactors]:
         dtype = self._run.record.stages.fit and self._run.record.stages.fit.dtype
-        return read_seed_factors(self._work, str(dtype))
+        return list(read_seed_factors(self._work, str(dtype), seeds_origin(self._run.record)))
 
     def _pass_pool(self, subjects: list[Subject]) -> None:
         """Pass each row's batch of the sweep, so that its numbers are the sweep's."""
@@ -148,7 +149,7 @@ class RowExplainer:
         work, config, sweep = self._work, self._run.config, self._run.record.stages.sweep
         assert sweep is not None
         if config.gradients:
-            curvature = read_curvature(work) if config.in_fisher_space else None
+            curvature = read_curvature(work, curvature_origin(self._run.record)) if config.in_fisher_space else None
             rows = make_influence_pass(
                 work.model, self._seed_factors, config, work.progress, curvature, sweep.dense_bytes or 0
             )
@@ -162,7 +163,7 @@ class RowExplainer:
         subject.target = Target(None, numbers.sketch[0] * scale, numbers.numbers[0], example.hash)
         subject.loss = float(numbers.loss[0])
         if self._model_pass and config.gradients:
-            subject.passed = self._token_influence(line_of_example(example, work.model.window))
+            subject.passed = self._token_influence(line_of_example(example, work.model))
 
     def _explained(self, subjects: list[Subject]) -> list[RowExplanation]:
         usable = [subject for subject in subjects if subject.target is not None]

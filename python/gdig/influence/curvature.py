@@ -15,7 +15,6 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -32,10 +31,11 @@ from gdig.influence.memory_plan import MemoryPlan, plan_fit
 from gdig.influence.sample_sums import SampleSums
 from gdig.model.batch_runner import BatchRunner
 from gdig.model.batches import Batch, make_batches
-from gdig.model.capture import GradientPass, HeadCache, Sink
+from gdig.model.capture import HeadCache, Sink
 from gdig.model.causal_model import Model
 from gdig.model.host_copy import HostCopy
 from gdig.model.layers import Layer
+from gdig.model.partition_pass import PartitionPass
 from gdig.model.precision import float32_products
 from gdig.progress import Progress
 from gdig.run.record import CurvatureReport
@@ -116,7 +116,9 @@ class CurvatureFit:
         self._reduce = config.kfac_approx == "reduce"
         self._lengths = np.array([len(example.input_ids) for example in examples])
         self._heads = HeadCache(plan.head_cache if self._corrects or len(plan.partitions) > 1 else 0)
-        self._batches = make_batches(examples, plan.token_batch_size, keys=keys, window=model.window)
+        self._batches = make_batches(
+            examples, plan.token_batch_size, keys=keys, window=model.window, rotary_switch=model.rotary_switch
+        )
         self._batch_runner: BatchRunner = BatchRunner(plan.token_batch_size, model.device, progress, model.save_memory)
         self._exchange = Exchange(ranks, model.device)
         self._all_resume = resume or CurvatureResume()
@@ -255,23 +257,13 @@ class CurvatureFit:
         owners: Sequence[int],
     ) -> tuple[np.ndarray, list[torch.Tensor | None]]:
         """Pass the sample over the layers of a partition (see `SampleSums.sum`)."""
-        model, numbers = self._model, {index: number for number, index in enumerate(partition)}
-        if model.compiled is None:  # the graph starts at the lowest layer of the partition
-            model = replace(model, layers=[model.layers[index] for index in partition])
-            numbers = {number: number for number in range(len(partition))}
         config = self._config
         random_seed = None if config.use_empirical_fisher else config.random_seed
-        gradients = GradientPass(model, config.loss_reduction, random_seed, heads=self._heads)
+        gradients = PartitionPass(self._model, partition, config.loss_reduction, random_seed, heads=self._heads)
 
         def run(batch: Batch, added: set) -> HostCopy:
-            sink = make_sink(batch, added)
-
-            def give(index: int, a: torch.Tensor, d: torch.Tensor, mask: torch.Tensor) -> None:
-                if index in numbers:  # a compiled pass gives the layers of all partitions
-                    sink(numbers[index], a, d, mask)
-
             with float32_products(config.matmul_precision):
-                return HostCopy([gradients.run(batch, give)])
+                return HostCopy([gradients.run(batch, make_sink(batch, added))])
 
         title = self._title(name, partition)
         n_examples = len(self._lengths)

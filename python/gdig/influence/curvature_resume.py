@@ -13,6 +13,7 @@ import torch
 
 from gdig.config.config import Config
 from gdig.distributed.ranks import Ranks
+from gdig.errors import StoreError
 from gdig.influence.factors import Factors
 from gdig.influence.sums_resume import SumsResume
 from gdig.model.batches import Batch
@@ -108,7 +109,7 @@ class PartitionResume:
             values: dict[str, Any] = {name: torch.from_numpy(array).to(layer.device) for name, array in tensors.items()}
             values |= {name: int(metadata[name]) for name in ("tokens", "examples")}
             return Factors(corrected=None, reduce=metadata["reduce"] == "1", **values)
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, StoreError) as error:
             file.discard(f"{file.path}: holds no factors ({error!r})")
             return None
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
 from gdig.errors import ModelError
-from gdig.store.tensor_file import read_tensors, write_tensors
+from gdig.store.tensor_file import CheckedFile
 
 WIDE = 1024
 """Width from which on a factor is factored in its own dtype."""
@@ -48,17 +47,23 @@ class Factors:
         per_example = 1.0 if self.reduce else self.tokens / self.examples
         return torch.outer(self.l_s, self.l_a) * per_example
 
-    def save(self, path: Path, layer: str) -> None:
+    def save(self, file: CheckedFile, layer: str) -> None:
         """Write one file, complete or not at all. `layer` is the name of the layer."""
         names = ("q_a", "q_s", "l_a", "l_s") + (() if self.corrected is None else ("corrected",))
         tensors = {name: getattr(self, name).cpu().numpy() for name in names}
         counts = {"tokens": self.tokens, "examples": self.examples, "reduce": int(self.reduce)}
-        write_tensors(path, tensors, {"layer": layer, **{name: str(value) for name, value in counts.items()}})
+        file.write(tensors, {"layer": layer, **{name: str(value) for name, value in counts.items()}})
 
     @classmethod
-    def load(cls, path: Path, device: torch.device) -> Factors:
-        """Read a file of `save`."""
-        arrays, metadata = read_tensors(path)
+    def load(cls, file: CheckedFile, device: torch.device) -> Factors:
+        """Read a file of `save`.
+
+        Raises:
+            StoreError: when it is missing or damaged, of something else, or holds no curvature.
+        """
+        arrays, metadata = file.read()
+        corrected = {"corrected": "O J"} if "corrected" in arrays else {}
+        arrays.shaped(q_a="J J", q_s="O O", l_a="J", l_s="O", **corrected)
         tensors = {name: torch.tensor(array).to(device) for name, array in arrays.items()}
         return cls(
             q_a=tensors["q_a"],

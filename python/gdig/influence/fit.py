@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 
 import numpy as np
 
 from gdig.config.config import Config
 from gdig.config.layer_choice import parse_layers
+from gdig.data.rendering import rendered_otherwise
 from gdig.data.tokens import Example
 from gdig.errors import RunError
 from gdig.influence.curvature import CurvatureFit
 from gdig.influence.curvature_resume import CurvatureResume
 from gdig.influence.factors import Factors
 from gdig.influence.memory_plan import plan_fit
-from gdig.influence.seed_factors import SeedFactors, precondition_seeds
+from gdig.influence.seed_factors import SeedFiles, precondition_seeds
+from gdig.influence.seed_plan import plan_seeds_on_ranks
 from gdig.influence.seeds_resume import SeedsResume
+from gdig.run.links import remove_folder
+from gdig.run.origin import curvature_origin, seeds_origin
 from gdig.run.record import CurvatureReport, SeedReport
-from gdig.run.resume_files import run_origin
 from gdig.run.session import Workspace
+from gdig.store.tensor_file import CheckedFile, damage_of
 
 FEWEST_SEEDS = 16
 """With fewer seeds, the order of the pool is little better than chance, as measured on real pairs (LOG.md)."""
@@ -32,8 +35,12 @@ def fit_stage(work: Workspace) -> None:
     """Write the curvature and the seeds' factors of each layer, and record the reports."""
     run, ranks = work.run, work.ranks
     seeds = work.seed_examples  # read first, so that a seed that cannot be used ends the fit at once
+    origin = curvature_origin(run.record)
+    if run.fit.curvature is not None:
+        layout = work.layout
+        if _damaged(work, [layout.checked(layout.curvature(layer.name), origin) for layer in work.model.layers]):
+            run.update("fit", curvature=None)
     if work.config.inversion != "identity" and run.fit.curvature is None:
-        origin = run_origin(work.layout)
         size = run.fit.token_batch_size
         ranks.task("curvature", origin=origin, token_batch_size=size)
         report = fit_curvature_on_ranks(work, origin, size)
@@ -42,16 +49,17 @@ def fit_stage(work: Workspace) -> None:
             work.progress.warn(
                 f"fit: {report.invalid} rows of the sample have no finite loss; the curvature leaves them out"
             )
-    origin = run_origin(work.layout)
-    ranks.task("seeds", origin=origin)
-    seed_report = precondition_seeds_on_ranks(work, origin)
+    origins = {"origin": seeds_origin(run.record), "of_curvature": curvature_origin(run.record)}
+    ranks.task("seeds", **origins)
+    seed_report = precondition_seeds_on_ranks(work, **origins)
     layers = tuple(layer.name for layer in work.model.layers)
     coverage = work.model.coverage
     warnings = tuple(_warnings(seeds, seed_report))
     if coverage.warning is not None and not _names_its_layers(work.config):
         warnings = (coverage.warning, *warnings)
     renderings = work.renderings
-    warnings = (*_rendered_otherwise(renderings), *warnings)
+    if (otherwise := rendered_otherwise(renderings)) is not None:
+        warnings = (otherwise, *warnings)
     run.update(
         "fit",
         seeds=seed_report,
@@ -66,10 +74,29 @@ def fit_stage(work: Workspace) -> None:
         work.progress.warn(warning)
 
 
+def fit_is_sound(work: Workspace) -> bool:
+    """Read the files of a finished fit, and say whether all are sound. A warning names each that is not.
+
+    `fit_stage` makes those of the seeds again, and the curvature where it is not sound.
+    """
+    run, layout = work.run, work.layout
+    groups = [group for group in layout.files_of(run.record) if group.origin is not None and group.stage == "fit"]
+    return not _damaged(work, [layout.checked(file, group.origin or "") for group in groups for file in group.files])
+
+
+def _damaged(work: Workspace, files: list[CheckedFile]) -> bool:
+    """Whether a file of the fit cannot be used; a warning names each."""
+    damages = [damage for damage in damage_of(files) if damage is not None]
+    for damage in damages:
+        work.progress.warn(f"{damage.what}; the fit makes it again")
+    return bool(damages)
+
+
 def skip_fit(work: Workspace) -> None:
     """Record a fit without layers, for a run without gradients. Its sweep needs the model's dtype alone."""
     renderings = work.renderings
-    warnings = tuple(_rendered_otherwise(renderings))
+    otherwise = rendered_otherwise(renderings)
+    warnings = () if otherwise is None else (otherwise,)
     work.run.update("fit", layers=(), dtype=str(work.model.dtype), renderings=renderings, warnings=warnings)
     for warning in warnings:
         work.progress.warn(warning)
@@ -80,7 +107,7 @@ def fit_curvature_on_ranks(work: Workspace, origin: str, token_batch_size: int |
 
     Args:
         work: the workspace of this rank.
-        origin: a hash of the inputs and the options (`run_origin`).
+        origin: of the curvature (gdig.run.origin).
         token_batch_size: the resolved option of an earlier start. None: rank 0 resolves and records it.
 
     Returns:
@@ -100,14 +127,16 @@ def fit_curvature_on_ranks(work: Workspace, origin: str, token_batch_size: int |
             f"sample, because the plan may take {(plan.limit or 0) / 2**30:.3g} GiB of memory; fewer layers or more "
             "free memory make the fit faster"
         )
+
+    def file_of(layer: str) -> CheckedFile:
+        return layout.checked(layout.curvature(layer), origin)
+
     resume = CurvatureResume(layout.curvature_resume, origin, work.progress.warn)
     fit = CurvatureFit(model, examples, rows.astype(np.uint64), config, work.progress, ranks, plan, resume)
     report = None
     for partition in plan.partitions:
         names = [model.layers[index].name for index in partition]
-        kept = (
-            resume.report_of(names) if ranks.main and all(layout.curvature(name).exists() for name in names) else None
-        )
+        kept = resume.report_of(names) if ranks.main and not any(damage_of(map(file_of, names))) else None
         facts = ranks.gather(None if kept is None else asdict(kept))[0]
         if facts is not None:
             report = CurvatureReport(**facts)
@@ -115,26 +144,27 @@ def fit_curvature_on_ranks(work: Workspace, origin: str, token_batch_size: int |
         factors = fit.run(partition)
         report = fit.report
         for index, f in factors.items():
-            f.save(layout.curvature(model.layers[index].name), model.layers[index].name)
+            f.save(file_of(model.layers[index].name), model.layers[index].name)
         ranks.gather(None)
         if ranks.main and report is not None:
             resume.end_partition(names, report)
     ranks.gather(None)
     if ranks.main:
-        shutil.rmtree(layout.curvature_resume, ignore_errors=True)
+        remove_folder(layout.curvature_resume)
     assert report is not None
     return report
 
 
-def precondition_seeds_on_ranks(work: Workspace, origin: str) -> SeedReport:
+def precondition_seeds_on_ranks(work: Workspace, origin: str, of_curvature: str) -> SeedReport:
     """Write the seeds' files. Every rank calls this; it takes its share of the seeds, and writes its layers.
 
     Args:
         work: the workspace of this rank.
-        origin: a hash of the inputs, the options and the curvature (`run_origin`).
+        origin: of the seeds (gdig.run.origin).
+        of_curvature: the origin of the curvature.
     """
     config, model = work.config, work.model
-    curvature: Iterable[Factors | None] = read_curvature(work)
+    curvature: Iterable[Factors | None] = read_curvature(work, of_curvature)
     if config.inversion == "identity":
         curvature = [None] * len(model.layers)
     probe, _ = work.sample("probe", config.probe_rows)
@@ -145,32 +175,45 @@ def precondition_seeds_on_ranks(work: Workspace, origin: str) -> SeedReport:
     made_from = " ".join([origin, str(model.dtype), model.device.type, config.matmul_precision])
     resume = SeedsResume(work.layout.seeds_resume, made_from, work.progress.warn)
     sample = work.sample("curvature", config.cg_rows)[0] if config.inversion == "cg" else []
-    joined, report = precondition_seeds(
-        model, curvature, work.seed_examples, probe, config, work.progress, where, work.ranks, sample, resume
+    partitions = plan_seeds_on_ranks(model, config, work.seed_examples, probe, work.ranks)
+    _, report = precondition_seeds(
+        model,
+        curvature,
+        work.seed_examples,
+        probe,
+        config,
+        work.progress,
+        where,
+        work.ranks,
+        sample,
+        resume,
+        partitions,
+        _seed_files(work, origin),
     )
-    for layer, seed_factors in zip(_own_layers(work), joined, strict=True):
-        seed_factors.save(work.layout.seed_factors(layer), layer)
     work.ranks.gather(None)
     if work.ranks.main:
-        shutil.rmtree(resume.folder, ignore_errors=True)
+        remove_folder(resume.folder)
     return report
 
 
-def _own_layers(work: Workspace) -> list[str]:
-    """The names of the layers that this rank owns."""
-    layers = work.model.layers
-    owners = work.ranks.owners(len(layers))
-    return [layer.name for layer, owner in zip(layers, owners, strict=True) if owner == work.ranks.rank]
+def read_seed_factors(work: Workspace, dtype: str, origin: str) -> SeedFiles:
+    """Return the files of the seeds' factors, in the order of the model's layers.
 
-
-def read_seed_factors(work: Workspace, dtype: str) -> list[SeedFactors]:
-    """Read the seeds' factors in the order of the model's layers. `dtype` is the dtype of the fit.
+    Args:
+        work: the workspace of this rank.
+        dtype: the name of the dtype of the fit.
+        origin: of the seeds (gdig.run.origin).
 
     Raises:
         RunError: if the model has another dtype than the fit. precision="auto" gives devices different dtypes.
     """
     check_dtype(work, dtype)
-    return [SeedFactors.load(work.layout.seed_factors(layer.name), layer.device) for layer in work.model.layers]
+    return _seed_files(work, origin)
+
+
+def _seed_files(work: Workspace, origin: str) -> SeedFiles:
+    layout = work.layout
+    return SeedFiles(work.model.layers, lambda layer: layout.checked(layout.seed_factors(layer), origin))
 
 
 def check_dtype(work: Workspace, dtype: str) -> None:
@@ -182,10 +225,14 @@ def check_dtype(work: Workspace, dtype: str) -> None:
         )
 
 
-def read_curvature(work: Workspace) -> Iterator[Factors]:
-    """Read the curvature of the layers, one at a time, in the order of the model's layers."""
+def read_curvature(work: Workspace, origin: str) -> Iterator[Factors]:
+    """Read the curvature of the layers, one at a time, in the order of the model's layers. `origin`: of the curvature.
+
+    Raises:
+        StoreError: if a file is missing or damaged, or of something else.
+    """
     for layer in work.model.layers:
-        yield Factors.load(work.layout.curvature(layer.name), layer.device)
+        yield Factors.load(work.layout.checked(work.layout.curvature(layer.name), origin), layer.device)
 
 
 def _print_report(work: Workspace, seeds: list[Example], report: SeedReport) -> None:
@@ -212,18 +259,6 @@ def _names_its_layers(config: Config) -> bool:
     if config.layers is None:
         return config.filter_modules is not None or config.preset == "paper"
     return config.filter_modules is not None or parse_layers(config.layers).kind == "attention"
-
-
-def _rendered_otherwise(renderings: Mapping[str, Sequence[str]]) -> list[str]:
-    """Warn of seeds that become text in a way in which no row of the pool does."""
-    pool = dict.fromkeys(renderings["candidates"])
-    others = [rendering for rendering in dict.fromkeys(renderings["seeds"]) if rendering not in pool]
-    if not others:
-        return []
-    return [
-        f"seeds: rendered as {' and '.join(others)}, the pool as {' and '.join(pool)}; the layout of the text counts in"
-        " the influence, so give both in the form that you train on"
-    ]
 
 
 def _warnings(seeds: list[Example], report: SeedReport) -> list[str]:

@@ -80,7 +80,7 @@ class GaussNewton:
         size = resolve_token_batch_size(config.token_batch_size, model, trial, typical_length(sample))
         size = (ranks or Ranks()).gather(size)[0]
         self.rows = len(sample)
-        self._batches = make_batches(sample, size, window=model.window)
+        self._batches = make_batches(sample, size, window=model.window, rotary_switch=model.rotary_switch)
         self._batch_runner: BatchRunner = BatchRunner(size, model.device, progress, model.save_memory)
 
     def multiply(

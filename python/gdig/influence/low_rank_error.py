@@ -12,7 +12,7 @@ from gdig.data.tokens import Example
 from gdig.influence.curvature import with_ones
 from gdig.influence.inverse import Inverse
 from gdig.model.batches import make_batches
-from gdig.model.capture import GradientPass
+from gdig.model.partition_pass import PartitionPass
 from gdig.ops import Segments
 
 
@@ -20,19 +20,19 @@ class ProbeRows:
     """Rows of the pool, whose scores show what the low-rank form loses.
 
     Args:
-        gradients: passes the rows.
+        gradients: passes the rows, over some layers.
         probe: the rows.
-        inverses: the inverse of each layer. The tokens are kept in its coordinates. None: as they are.
+        inverses: the inverse of each of these layers. The tokens are kept in its coordinates. None: as they are.
 
     Attributes:
         rows: the number of rows.
     """
 
     def __init__(
-        self, gradients: GradientPass, probe: Sequence[Example], inverses: Sequence[Inverse] | None = None
+        self, gradients: PartitionPass, probe: Sequence[Example], inverses: Sequence[Inverse] | None = None
     ) -> None:
         self.rows = len(probe)
-        layers = gradients.model.layers
+        layers = gradients.layers
         self._examples = Segments(torch.tensor([0] + [len(example.input_ids) for example in probe]).cumsum(0))
         tokens: list[list[tuple[torch.Tensor, torch.Tensor]]] = [[] for _ in layers]
 

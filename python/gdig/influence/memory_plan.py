@@ -51,10 +51,10 @@ class MemoryParts:
         head: blocks of logits, and the results that a second pass takes from the first.
         sums: of A and S, or of the squares that give EK-FAC's eigenvalues; with their totals where these are on the
             same device.
-        eigenvectors: Q_A and Q_S.
+        eigenvectors: Q_A and Q_S; with the eigenvalues while the seeds pass.
         work: of one eigendecomposition.
         seed_factors: U and V of all seeds.
-        dense: W of all seeds, in the layers that compute it.
+        dense: W of all seeds, in the layers that score by it.
     """
 
     weights: int = 0
@@ -74,14 +74,15 @@ class MemoryParts:
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """What a fit will hold.
+    """What a fit of the curvature will hold.
 
     Attributes:
         limit: bytes that the plan may take beside the weights; None where the system does not say what is free.
         token_batch_size: tokens in a batch.
         partitions: indices of the layers of each partition, in the order of the model.
         gradient_checkpointing: whether the pass computes its activations again.
-        passes: the parts of each pass at its peak, by the pass: factors, eigenvectors, eigenvalues, seeds.
+        passes: the parts of each pass at its peak, by the pass: factors, eigenvectors, eigenvalues. The seeds pass
+            in partitions of their own (`gdig.influence.seed_plan`).
         host_totals: bytes of totals in the computer's memory, where the model is on another device.
         head_cache: bytes for the head's results of each batch, which later passes over the sample take.
     """
@@ -105,15 +106,13 @@ def plan_memory(
     config: Config,
     *,
     limit: int | None,
-    typical: int,
     longest: int,
     sample_tokens: int = 0,
-    n_seeds: int = 0,
     world: int = 1,
     host_limit: int | None = None,
     token_memory: TokenMemory | None = None,
 ) -> MemoryPlan:
-    """Plan the memory of a fit from the shapes of a model, which may be on the device "meta".
+    """Plan the memory of a fit of the curvature from the shapes of a model, which may be on the device "meta".
 
     The plan first takes as few partitions as the smallest batch allows, because a partition more costs a pass more;
     gradient checkpointing comes in where it saves more passes than it costs. The plan then takes the largest batch
@@ -121,12 +120,10 @@ def plan_memory(
 
     Args:
         model: the model with its layers.
-        config: inversion, token_batch_size, seed_rank.
+        config: inversion, token_batch_size.
         limit: bytes that the plan may take beside the weights (`gdig.model.batch_size.room`). None: no limit.
-        typical: tokens of a typical example, for the columns of the seeds.
         longest: tokens of the longest example.
         sample_tokens: tokens of the sample, for the head's results.
-        n_seeds: the number of seeds.
         world: ranks that share the fit. Each passes its share of the sample over all layers of a partition, and has the
             totals of its own layers.
         host_limit: bytes of the computer's memory for this rank's totals, where the model is on another device.
@@ -164,7 +161,7 @@ def plan_memory(
             f"layers, but may plan {max(0, limit or 0) / 2**30:.3g} GiB (60 % of the free memory); lower max_length, "
             "free memory, or choose fewer or narrower layers with filter_modules"
         )
-    batch, a_token = least, tokens.a_token()
+    batch = least
     while auto and batch * 2 <= most_tokens(model.device):
         more = partitions(tokens, batch * 2)
         if more is None or len(more) > len(chosen):
@@ -173,16 +170,6 @@ def plan_memory(
     weights, parts = weight_bytes(model.module), [_sum(sizes[index] for index in part) for part in chosen]
     activations = [max(batch, longest) * tokens.a_token(part[0]) for part in chosen]
     passes = _fit_parts(weights, activations, fixed, parts, config.inversion)
-    seed_bytes = sum(_seed_bytes(layer, model, config, n_seeds, typical) for layer in model.layers)
-    if n_seeds:
-        passes["seeds"] = MemoryParts(
-            weights,
-            longest * a_token,
-            tokens.head,
-            sums=sum(layer.out_features * layer.width for layer in model.layers) * 4,
-            eigenvectors=_sum(sizes).bases,
-            seed_factors=seed_bytes,
-        )
     return MemoryPlan(
         limit,
         batch,
@@ -213,7 +200,6 @@ def plan_fit(model: Model, examples: Sequence[Example], config: Config, ranks: R
         model,
         config,
         limit=limit,
-        typical=typical,
         longest=longest,
         sample_tokens=sum(lengths),
         world=ranks.world,
@@ -348,10 +334,3 @@ def _partitions(
 
 def _predictor_width(model: Model) -> int:
     return hidden_width(model) if model.head is not None else model.vocab_size
-
-
-def _seed_bytes(layer: Layer, model: Model, config: Config, n_seeds: int, typical: int) -> int:
-    """U and V of all seeds at one layer. A gradient has at most as many columns as the seed has tokens."""
-    columns = min(config.seed_rank, typical, layer.width, layer.out_features)
-    item = torch.promote_types(model.dtype, torch.float32).itemsize
-    return n_seeds * columns * (layer.width + layer.out_features) * item

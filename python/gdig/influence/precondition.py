@@ -20,21 +20,16 @@ from gdig.influence.gauss_newton import GaussNewton, Vector
 from gdig.influence.inverse import Inverse
 from gdig.influence.low_rank import LowRank, compress, factor
 from gdig.influence.low_rank_error import ProbeRows
-from gdig.influence.seeds_resume import SeedsResume
+from gdig.influence.seed_plan import make_groups
+from gdig.influence.seeds_resume import PartitionSeeds
 from gdig.model.batches import make_batches
-from gdig.model.capture import GradientPass
 from gdig.model.causal_model import Model
+from gdig.model.partition_pass import PartitionPass
 from gdig.philox import stream_key
 from gdig.progress import Bar
 
 _PROBE_SEEDS = 32
 """Seeds whose factored and exact scores are compared, evenly spread. An exact score costs a dense product a layer."""
-
-_GROUP_SEEDS = 4
-"""Most seeds of a pass. They share the reading of the weights, and the gradients of the probe rows. More seeds would
-leave ranks without work."""
-_GROUP_TOKENS = 1024
-"""Most tokens of a pass, pads included; one seed alone can have more."""
 
 Tokens = list[tuple[torch.Tensor, torch.Tensor]]
 """For each seed of a pass the inputs a [T, J] of a layer, with the constant input of the bias, and the output gradients
@@ -43,14 +38,14 @@ d [T, O]."""
 
 @dataclass
 class PreconditionedSeed:
-    """The preconditioned gradient of one seed in low-rank form.
+    """The preconditioned gradient of one seed in low-rank form, in the layers of a partition.
 
     Attributes:
         loss: the loss of the seed.
         factors: for each layer U [O, r] and V [J, r], with H^-1 G ~ U V^T.
         energy: for each layer the share of |H^-1 G|^2 that U V^T keeps.
-        scores: float64 [2, rows], the factored and the exact score with each probe row. A seed that is not compared
-            has no rows.
+        scores: float64 [layers, 2, rows], each layer's part of the factored and of the exact score with each probe
+            row. A seed that is not compared has no rows.
         search: iterations, residual, and whether the search converged; None without a search.
     """
 
@@ -81,11 +76,12 @@ class PreconditionedSeed:
 
 
 class SeedPreconditioner:
-    """Preconditions this rank's share of the seeds.
+    """Preconditions this rank's share of the seeds, in the layers of a partition.
 
     Args:
         model: the frozen model.
-        inverses: the inverse of each layer.
+        partition: the indices of the layers in the model, rising.
+        inverses: the inverse of each of these layers.
         seeds: all seeds, in order.
         probe: the probe rows.
         config: inversion, damping, seed_energy, seed_rank, loss_reduction, random_seed.
@@ -99,6 +95,7 @@ class SeedPreconditioner:
     def __init__(
         self,
         model: Model,
+        partition: Sequence[int],
         inverses: Sequence[Inverse],
         seeds: Sequence[Example],
         probe: Sequence[Example],
@@ -107,20 +104,21 @@ class SeedPreconditioner:
         ranks: Ranks,
     ) -> None:
         self._model, self._seeds, self._config, self._where, self._ranks = model, seeds, config, where, ranks
-        self._gradients = GradientPass(model, config.loss_reduction)
+        self._gradients = PartitionPass(model, partition, config.loss_reduction)
+        self._layers = self._gradients.layers
         self._inverses = inverses
         self._probe = ProbeRows(self._gradients, probe, None if config.inversion == "cg" else inverses)
         self._compared = set(np.unique(np.linspace(0, len(seeds) - 1, _PROBE_SEEDS).round().astype(int)).tolist())
         self.done: dict[int, PreconditionedSeed] = {}
 
-    def invert(self, bar: Bar, resume: SeedsResume | None = None) -> None:
+    def invert(self, bar: Bar, resume: PartitionSeeds | None = None) -> None:
         """Precondition by the inverse of each layer.
 
         Args:
             bar: a bar with one unit a seed.
             resume: has the seeds that an earlier start has done, and keeps those of this start.
         """
-        groups = make_groups(self._seeds)
+        groups = make_groups(self._seeds, self._model.rotary_switch)
         share = [groups[i] for i in self._ranks.share(len(groups))]
         numbers = [number for group in share for number in group]
         self.done = self._load(resume, numbers)
@@ -135,7 +133,7 @@ class SeedPreconditioner:
                     self.done[number] = seed
                     if resume is not None and number in unfinished:
                         resume.keep(number, seed)
-                bar.advance(len(unfinished))
+                bar.advance(len(unfinished), tokens=sum(len(self._seeds[number]) for number in unfinished))
         except BaseException:
             if resume is not None:
                 resume.save()
@@ -166,7 +164,7 @@ class SeedPreconditioner:
             seeds[number].loss = loss
         return seeds
 
-    def search(self, product: GaussNewton, bar: Bar, resume: SeedsResume | None = None) -> None:
+    def search(self, product: GaussNewton, bar: Bar, resume: PartitionSeeds | None = None) -> None:
         """Precondition by conjugate gradients, some seeds side by side.
 
         Args:
@@ -186,11 +184,11 @@ class SeedPreconditioner:
                     resume.keep(number, seed, now=True)
         self.done = {number: finished[number] for number in numbers}
 
-    def _load(self, resume: SeedsResume | None, numbers: Sequence[int]) -> dict[int, PreconditionedSeed]:
+    def _load(self, resume: PartitionSeeds | None, numbers: Sequence[int]) -> dict[int, PreconditionedSeed]:
         """Return the seeds among `numbers` that an earlier start has done."""
         if resume is None:
             return {}
-        decode = partial(PreconditionedSeed.of, devices=[layer.device for layer in self._model.layers])
+        decode = partial(PreconditionedSeed.of, devices=[layer.device for layer in self._layers])
         loaded = {number: resume.load(number, decode) for number in numbers}
         return {number: seed for number, seed in loaded.items() if seed is not None}
 
@@ -199,7 +197,7 @@ class SeedPreconditioner:
         gradients: list[Vector] = []
         seeds = {number: self._begin(number) for number in numbers}
         for number, seed in seeds.items():
-            gradient = [torch.empty(0)] * len(self._model.layers)
+            gradient = [torch.empty(0)] * len(self._layers)
 
             def sink(index: int, tokens: Tokens, gradient: Vector = gradient) -> None:
                 ((a, d),) = tokens
@@ -221,9 +219,9 @@ class SeedPreconditioner:
 
     def _begin(self, number: int) -> PreconditionedSeed:
         empty = torch.empty(0)
-        layers = len(self._model.layers)
+        layers = len(self._layers)
         rows = self._probe.rows if number in self._compared else 0
-        return PreconditionedSeed(0.0, [(empty, empty)] * layers, [0.0] * layers, np.zeros((2, rows)))
+        return PreconditionedSeed(0.0, [(empty, empty)] * layers, [0.0] * layers, np.zeros((layers, 2, rows)))
 
     def _pass(self, numbers: Sequence[int], sink: Callable[[int, Tokens], None]) -> list[float]:
         """Pass some seeds, and return their losses. The sink gets the number of a layer, and each seed's tokens."""
@@ -234,7 +232,7 @@ class SeedPreconditioner:
 
         def convert(index: int, a: torch.Tensor, d: torch.Tensor, mask: torch.Tensor) -> None:
             dtype = torch.promote_types(a.dtype, torch.float32)
-            a = with_ones(a.to(dtype), self._model.layers[index].width).unflatten(0, batch.shape)
+            a = with_ones(a.to(dtype), self._layers[index].width).unflatten(0, batch.shape)
             d = d.to(dtype).unflatten(0, batch.shape)
             sink(index, [(a[line, : batch.lengths[line]], d[line, : batch.lengths[line]]) for line in order])
 
@@ -253,7 +251,7 @@ class SeedPreconditioner:
         if not bool(torch.isfinite(u).all() & torch.isfinite(v).all()):
             raise ModelError(
                 f"{self._where(number)}: expected a finite gradient, but its gradient at "
-                f"{self._model.layers[index].name} is not finite; check the seed and the model's weights"
+                f"{self._layers[index].name} is not finite; check the seed and the model's weights"
             )
         # A view of the tokens would keep the tensors of the pass in memory.
         seed.factors[index], seed.energy[index] = (u.contiguous(), v.contiguous()), energy
@@ -266,26 +264,10 @@ class SeedPreconditioner:
         forms: Sequence[tuple[torch.Tensor, torch.Tensor]],
         exact: Sequence[torch.Tensor],
     ) -> None:
-        """Add the scores of one layer of the compared seeds."""
+        """Set the scores of one layer of the compared seeds."""
         if numbers:
             for number, scores in zip(numbers, self._probe.scores(index, forms, exact), strict=True):
-                seeds[number].scores += scores
+                seeds[number].scores[index] = scores
 
     def _key(self, number: int, index: int) -> int:
-        return stream_key("factor", self._config.random_seed, self._model.layers[index].name, number) >> 1
-
-
-def make_groups(seeds: Sequence[Example]) -> list[range]:
-    """Cut the seeds into the groups that are passed together: consecutive numbers, the same for all ranks.
-
-    A group has at most 4 seeds, and at most 1,024 tokens with pads unless it is one seed.
-    """
-    groups: list[range] = []
-    start = longest = 0
-    for number, seed in enumerate(seeds):
-        longest = max(longest, len(seed.input_ids))
-        lines = number + 1 - start
-        if lines > 1 and (lines > _GROUP_SEEDS or lines * longest > _GROUP_TOKENS):
-            groups.append(range(start, number))
-            start, longest = number, len(seed.input_ids)
-    return [*groups, range(start, len(seeds))] if len(seeds) else groups
+        return stream_key("factor", self._config.random_seed, self._layers[index].name, number) >> 1

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from itertools import islice
 
 import numpy as np
 import torch
@@ -18,12 +18,13 @@ from gdig.influence.factors import Factors
 from gdig.influence.gauss_newton import GaussNewton
 from gdig.influence.inverse import Inverse
 from gdig.influence.low_rank_error import compare
-from gdig.influence.precondition import SeedPreconditioner
+from gdig.influence.precondition import PreconditionedSeed, SeedPreconditioner
 from gdig.influence.seeds_resume import SeedsResume
 from gdig.model.causal_model import Model
+from gdig.model.layers import Layer
 from gdig.progress import Progress
 from gdig.run.record import SeedReport
-from gdig.store.tensor_file import read_tensors, write_tensors
+from gdig.store.tensor_file import CheckedFile, damage_of
 
 
 @dataclass
@@ -42,10 +43,9 @@ class SeedFactors:
     column_offsets: torch.Tensor
     energy: np.ndarray
 
-    def save(self, path: Path, layer: str) -> None:
+    def save(self, file: CheckedFile, layer: str) -> None:
         """Write one file, complete or not at all. `layer` is the name of the layer."""
-        write_tensors(
-            path,
+        file.write(
             {
                 "u": self.u.cpu().numpy(),
                 "v": self.v.cpu().numpy(),
@@ -56,11 +56,51 @@ class SeedFactors:
         )
 
     @classmethod
-    def load(cls, path: Path, device: torch.device) -> SeedFactors:
-        """Read a file of `save`."""
-        arrays, _ = read_tensors(path)
+    def load(cls, file: CheckedFile, device: torch.device) -> SeedFactors:
+        """Read a file of `save`.
+
+        Raises:
+            StoreError: when it is missing or damaged, of something else, or holds no factors.
+        """
+        arrays, _ = file.read()
+        arrays.shaped(u="O C", v="J C", column_offsets="offsets", energy="S")
         u, v, offsets = (torch.tensor(arrays[name]) for name in ("u", "v", "column_offsets"))
         return cls(u.to(device), v.to(device), offsets, np.array(arrays["energy"]))
+
+
+class SeedFiles(Sequence[SeedFactors]):
+    """The files of the seeds' factors, read one at a time.
+
+    Args:
+        layers: the layers of the model, in order.
+        file: returns the file of a layer, by the layer's name.
+    """
+
+    def __init__(self, layers: Sequence[Layer], file: Callable[[str], CheckedFile]) -> None:
+        self._layers, self._file = layers, file
+
+    def __len__(self) -> int:
+        return len(self._layers)
+
+    def __getitem__(self, index):  # type: ignore[no-untyped-def]  # a sequence also takes slices
+        """Read the factors of a layer, or of a slice of the layers.
+
+        Raises:
+            StoreError: if a file is missing or damaged, or of something else.
+        """
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        layer = self._layers[index]
+        return SeedFactors.load(self._file(layer.name), layer.device)
+
+    def write(self, index: int, factors: SeedFactors) -> None:
+        """Write the file of a layer."""
+        name = self._layers[index].name
+        factors.save(self._file(name), name)
+
+    def complete(self, partition: Sequence[int]) -> bool:
+        """Whether there is a sound file of each layer of a partition."""
+        return not any(damage_of([self._file(self._layers[index].name) for index in partition]))
 
 
 def precondition_seeds(
@@ -74,13 +114,15 @@ def precondition_seeds(
     ranks: Ranks | None = None,
     sample: Sequence[Example] = (),
     resume: SeedsResume | None = None,
+    partitions: Sequence[Sequence[int]] | None = None,
+    files: SeedFiles | None = None,
 ) -> tuple[list[SeedFactors], SeedReport]:
     """Multiply every seed's gradient with the inverse Hessian, and factor the product.
 
     Args:
         model: the frozen model.
         factors: the curvature of each layer, or None for the identity. Of an iterator, only one layer's is in memory
-            at a time, and what the inverses need.
+            at a time, and what the inverses of a partition need.
         seeds: the seeds, in order.
         probe: rows of the pool for the comparison of factored and exact scores.
         config: inversion, damping, seed_energy, seed_rank, loss_reduction, random_seed. Inversion "cg" also reads
@@ -90,98 +132,154 @@ def precondition_seeds(
         ranks: the ranks that share the seeds. All of them call this function with the same arguments.
         sample: rows of the pool whose Gauss-Newton matrix inversion "cg" inverts.
         resume: has the seeds that an earlier start has done, and keeps those of this start.
+        partitions: consecutive indices of layers. The seeds pass once for each partition, whose inverses and factors
+            alone are then in memory. The partitions change no bit. None, and for inversion "cg": one of all layers.
+        files: where the factors of each layer are written as soon as its partition is done.
 
     Returns:
-        The factors of the layers that this rank owns (`Ranks.owners`), in order. One rank alone owns all layers.
-        The report on the seeds.
+        The factors of the layers that this rank owns (`Ranks.owners`), in order; with `files` none. One rank alone owns
+        all layers. The report on the seeds.
 
     Raises:
         ModelError: if the loss or gradient of a seed is not finite; the message names the seed.
     """
     ranks = ranks or Ranks()
-    inverses, added = [], []
-    for f, layer in zip(factors, model.layers, strict=True):
-        inverses.append(Inverse(f, config, layer.name))
-        added += shifts([f], config) if config.inversion == "cg" else []
-    preconditioner = SeedPreconditioner(model, inverses, seeds, probe, config, where, ranks)
+    if partitions is None or config.inversion == "cg":
+        partitions = [range(len(model.layers))]
+    name, total, unit = "fit: seeds", len(seeds) * len(partitions), "seeds"
     if config.inversion == "cg":
-        stage = progress.stage("fit: conjugate gradients", len(seeds) * config.cg_iterations * len(sample), "products")
-    else:
-        stage = progress.stage("fit: seeds", len(seeds), "seeds")
-    with stage as own_bar:
+        name, total, unit = "fit: conjugate gradients", len(seeds) * config.cg_iterations * len(sample), "products"
+    joined: list[SeedFactors] = []
+    summary = _Summary(len(seeds), len(probe))
+    remaining = iter(factors)
+    with progress.stage(name, total, unit) as own_bar:
         bar = ranks.shared_bar(own_bar)
-        if config.inversion == "cg":
-            product = GaussNewton(model, sample, added, config, progress, ranks)
-            preconditioner.search(product, bar, resume)
-        else:
-            preconditioner.invert(bar, resume)
-        own_seeds = list(preconditioner.done.values())
-        # A JSON number is a float64 to the last bit.
-        facts_by_rank = ranks.gather(
-            [
-                {
-                    "loss": seed.loss,
-                    "columns": [u.shape[1] for u, _ in seed.factors],
-                    "energy": seed.energy,
-                    "scores": seed.scores.tolist(),
-                    "search": seed.search,
-                }
-                for seed in own_seeds
-            ],
-            bar,
+        for partition in partitions:
+            own_resume = None if resume is None else resume.of_partition([model.layers[i].name for i in partition])
+            finished = own_resume.facts() if own_resume and files and files.complete(partition) else None
+            facts = ranks.gather(finished if ranks.main else None, bar)[0]
+            curvature = islice(remaining, len(partition))
+            if facts is not None:
+                for _ in curvature:
+                    pass
+                bar.skip(total // len(partitions) if ranks.main else 0)
+                summary.add(facts)
+                continue
+            inverses, added = [], []
+            for f, index in zip(curvature, partition, strict=True):
+                inverses.append(Inverse(f, config, model.layers[index].name))
+                added += shifts([f], config) if config.inversion == "cg" else []
+            preconditioner = SeedPreconditioner(model, partition, inverses, seeds, probe, config, where, ranks)
+            if config.inversion == "cg":
+                product = GaussNewton(model, sample, added, config, progress, ranks)
+                preconditioner.search(product, bar, own_resume)
+            else:
+                preconditioner.invert(bar, own_resume)
+            own_seeds = list(preconditioner.done.values())
+            del inverses, preconditioner  # the seeds' factors take their place
+            facts_by_rank = ranks.gather([_facts(seed) for seed in own_seeds], bar)
+            for index, layer_factors in _join_layers(own_seeds, facts_by_rank, model, partition, ranks):
+                if files is None:
+                    joined.append(layer_factors)
+                else:
+                    files.write(index, layer_factors)
+            facts = [facts for rank_facts in facts_by_rank for facts in rank_facts]
+            summary.add(facts)
+            if own_resume is not None and files is not None:
+                ranks.gather(None)  # until all ranks have written, a start needs the seeds
+                if ranks.main:
+                    own_resume.end_partition(facts)
+    return joined, summary.report()
+
+
+class _Summary:
+    """Adds up the report on the seeds, in the order of the layers."""
+
+    def __init__(self, n_seeds: int, probe_rows: int) -> None:
+        self._probe_rows = probe_rows
+        self._losses = [0.0] * n_seeds
+        self._searches: list[list] = []
+        self._scores: list[np.ndarray | None] = [None] * n_seeds
+        self._columns, self._least_energy = 0, 1.0
+
+    def add(self, all_facts: Sequence[dict]) -> None:
+        """Add the facts of each seed in a partition."""
+        for number, facts in enumerate(all_facts):
+            self._losses[number] = facts["loss"]
+            self._columns += sum(facts["columns"])
+            self._least_energy = min(self._least_energy, *facts["energy"])
+            for scores in facts["scores"]:  # of each layer, [2, rows]; no rows for a seed that is not compared
+                if scores[0]:
+                    before, added = self._scores[number], np.array(scores)
+                    self._scores[number] = added if before is None else before + added
+        self._searches += [facts["search"] for facts in all_facts if facts["search"]]
+
+    def report(self) -> SeedReport:
+        """Return the report."""
+        compared = [scores for scores in self._scores if scores is not None]
+        error, correlation = compare(np.array(compared or np.zeros((0, 2, 0))))
+        return SeedReport(
+            losses=tuple(self._losses),
+            columns=self._columns,
+            least_energy=self._least_energy,
+            probe_rows=self._probe_rows,
+            relative_error=error,
+            correlation=correlation,
+            iterations=tuple(iterations for iterations, _, _ in self._searches),
+            residuals=tuple(residual for _, residual, _ in self._searches),
+            unconverged=sum(not converged for _, _, converged in self._searches),
         )
-    joined = _join_layers([seed.factors for seed in own_seeds], facts_by_rank, model, ranks)
-    return joined, _report([facts for rank_facts in facts_by_rank for facts in rank_facts], len(probe))
 
 
-def _report(all_facts: list[dict], probe_rows: int) -> SeedReport:
-    """Make the report from the facts of each seed."""
-    compared = [facts["scores"] for facts in all_facts if facts["scores"][0]]
-    error, correlation = compare(np.array(compared or np.zeros((0, 2, 0))))
-    searches = [facts["search"] for facts in all_facts if facts["search"]]
-    return SeedReport(
-        losses=tuple(facts["loss"] for facts in all_facts),
-        columns=sum(sum(facts["columns"]) for facts in all_facts),
-        least_energy=min(min(facts["energy"]) for facts in all_facts),
-        probe_rows=probe_rows,
-        relative_error=error,
-        correlation=correlation,
-        iterations=tuple(iterations for iterations, _, _ in searches),
-        residuals=tuple(residual for _, residual, _ in searches),
-        unconverged=sum(not converged for _, _, converged in searches),
-    )
+def _facts(seed: PreconditionedSeed) -> dict:
+    """What the other ranks, and a later start, know of a seed. A JSON number is a float64 to the last bit."""
+    return {
+        "loss": seed.loss,
+        "columns": [u.shape[1] for u, _ in seed.factors],
+        "energy": seed.energy,
+        "scores": seed.scores.tolist(),
+        "search": seed.search,
+    }
 
 
 def _join_layers(
-    own_factors: list[list], facts_by_rank: list[list[dict]], model: Model, ranks: Ranks
-) -> list[SeedFactors]:
+    own_seeds: Sequence[PreconditionedSeed],
+    facts_by_rank: list[list[dict]],
+    model: Model,
+    partition: Sequence[int],
+    ranks: Ranks,
+) -> Iterator[tuple[int, SeedFactors]]:
     """Move a layer's factors of all seeds to the rank that owns the layer, and put them side by side, in order.
 
     Args:
-        own_factors: for each seed of this rank, U and V of each layer. The entries become None.
+        own_seeds: the seeds of this rank. Their factors are dropped layer by layer.
         facts_by_rank: for each rank the facts of its seeds: columns and energy.
         model: the model.
+        partition: the indices of the layers.
         ranks: the ranks that share the seeds.
 
-    Returns:
-        The factors of the layers that this rank owns, in order.
+    Yields:
+        The index and the factors of each layer of the partition that this rank owns, in order.
     """
-    exchange, joined = Exchange(ranks, model.device), []
+    exchange = Exchange(ranks, model.device)
     dtype = torch.promote_types(model.dtype, torch.float32)
     all_facts = [facts for rank_facts in facts_by_rank for facts in rank_facts]
-    for index, owner in enumerate(ranks.owners(len(model.layers))):
-        layer = model.layers[index]
+    owners = ranks.owners(len(model.layers))
+    empty = torch.empty(0)
+    for number, index in enumerate(partition):
+        layer, owner = model.layers[index], owners[index]
+        widths = [facts["columns"][number] for facts in all_facts]
         own_sides = [
-            torch.cat([factors[index][side] for factors in own_factors], dim=1) if own_factors else None
+            torch.cat([seed.factors[number][side] for seed in own_seeds], dim=1) if own_seeds else None
             for side in (0, 1)
         ]
-        for factors in own_factors:
-            factors[index] = None
+        for seed in own_seeds:
+            seed.factors[number] = (empty, empty)
         sides: list[torch.Tensor] = []
         for own_side, height in zip(own_sides, (layer.out_features, layer.width), strict=True):
             pieces = []
             for source, rank_facts in enumerate(facts_by_rank):
-                columns = sum(facts["columns"][index] for facts in rank_facts)
+                columns = sum(facts["columns"][number] for facts in rank_facts)
                 if columns == 0:
                     continue
                 shape = (height, columns)
@@ -189,9 +287,8 @@ def _join_layers(
                 assert piece is not None
                 pieces.append(exchange.move(piece, source, owner) if ranks.rank in (source, owner) else None)
             if owner == ranks.rank:
-                sides.append(torch.cat([piece for piece in pieces if piece is not None], dim=1).contiguous())
+                own = [piece for piece in pieces if piece is not None]
+                sides.append(own[0] if len(own) == 1 else torch.cat(own, dim=1))
         if owner == ranks.rank:
-            widths = torch.tensor([0] + [facts["columns"][index] for facts in all_facts])
-            energy = np.array([facts["energy"][index] for facts in all_facts])
-            joined.append(SeedFactors(sides[0], sides[1], widths.cumsum(0), energy))
-    return joined
+            energy = np.array([facts["energy"][number] for facts in all_facts])
+            yield index, SeedFactors(sides[0], sides[1], torch.tensor([0, *widths]).cumsum(0), energy)

@@ -1,12 +1,16 @@
-"""The resume files of the seeds: one for each preconditioned seed, until all seeds are."""
+"""The resume files of the seeds: one for each preconditioned seed, until all seeds are, partition by partition."""
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from hashlib import blake2b
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
+from gdig.errors import StoreError
 from gdig.store.resume_file import Pace, ResumeFile, Tensors
 
 Seed = TypeVar("Seed")
@@ -19,21 +23,44 @@ class Content(Protocol):
         """Return the tensors and the metadata of a file."""
 
 
+@dataclass(frozen=True)
 class SeedsResume:
-    """Keeps the seeds that are preconditioned.
+    """Where the resume files of the seeds are.
 
-    Args:
+    Attributes:
         folder: the folder of the files.
-        origin: a hash of all that a seed depends on besides its number.
+        origin: a hash of all that a seed depends on besides its number and its layers.
         warn: prints a message.
         clock: seconds from any origin, never going back.
     """
 
+    folder: Path
+    origin: str
+    warn: Callable[[str], object]
+    clock: Callable[[], float] = field(default=time.monotonic)
+
+    def of_partition(self, layers: Sequence[str]) -> PartitionSeeds:
+        """Return what keeps the seeds in some layers, by the layers' names."""
+        return PartitionSeeds(self.folder, self.origin, layers, self.warn, Pace(self.clock))
+
+
+class PartitionSeeds:
+    """Keeps the seeds that are preconditioned in the layers of a partition.
+
+    Args:
+        folder: the folder of the files.
+        origin: a hash of all that a seed depends on besides its number and its layers.
+        layers: the names of the layers.
+        warn: prints a message.
+        pace: says when to write.
+    """
+
     def __init__(
-        self, folder: Path, origin: str, warn: Callable[[str], object], clock: Callable[[], float] = time.monotonic
+        self, folder: Path, origin: str, layers: Sequence[str], warn: Callable[[str], object], pace: Pace
     ) -> None:
-        self.folder, self._origin, self._warn = folder, origin, warn
-        self._pace = Pace(clock)
+        digest = blake2b("\n".join(layers).encode(), digest_size=8).hexdigest()
+        self._folder, self._warn, self._pace = folder, warn, pace
+        self._made_from = {"origin": origin, "layers": digest}
         self._unsaved: dict[int, Content] = {}
 
     def load(self, number: int, decode: Callable[[Tensors, dict[str, str]], Seed]) -> Seed | None:
@@ -48,7 +75,7 @@ class SeedsResume:
             return None
         try:
             return decode(*content)
-        except (KeyError, ValueError, TypeError) as error:
+        except (KeyError, ValueError, TypeError, StoreError) as error:
             file.discard(f"{file.path}: holds no seed of these layers ({error!r})")
             return None
 
@@ -65,5 +92,25 @@ class SeedsResume:
                 number, seed = self._unsaved.popitem()
                 self._file(number).write(*seed.content())
 
+    def end_partition(self, facts: Sequence[dict[str, Any]]) -> None:
+        """Keep that the files of the partition's layers are complete, and let go of the seeds. Rank 0 calls this.
+
+        Args:
+            facts: what the report on the seeds says of each seed in these layers: JSON values.
+        """
+        self._partition.write({}, {"facts": json.dumps(list(facts))})
+        for path in self._folder.glob("[0-9]*.safetensors"):
+            path.unlink(missing_ok=True)
+
+    def facts(self) -> list[dict[str, Any]] | None:
+        """Return the facts of a partition that an earlier start has completed. Rank 0 calls this."""
+        content = self._partition.read()
+        return None if content is None else json.loads(content[1]["facts"])
+
+    @property
+    def _partition(self) -> ResumeFile:
+        name = f"partition-{self._made_from['layers']}.safetensors"
+        return ResumeFile(self._folder / name, self._made_from, self._warn)
+
     def _file(self, number: int) -> ResumeFile:
-        return ResumeFile(self.folder / f"{number:08d}.safetensors", {"origin": self._origin}, self._warn)
+        return ResumeFile(self._folder / f"{number:08d}.safetensors", self._made_from, self._warn)

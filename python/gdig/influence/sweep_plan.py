@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gdig.config.config import Config
-from gdig.influence.layer_scores import dense_room, planned_bytes
+from gdig.influence.dense_plan import cpu_tokens, dense_room, plan_dense, planned_bytes
+from gdig.influence.layer_scores import shapes_of
 from gdig.influence.memory_plan import MemoryParts
 from gdig.influence.seed_factors import SeedFactors
 from gdig.model.batch_size import LEAST_TOKENS, largest_batch
@@ -19,9 +20,10 @@ class SweepPlan:
     """What a sweep will hold.
 
     Attributes:
-        limit: bytes for a batch: what the plan leaves beside U, V and W. None where the system does not say.
+        limit: bytes for a batch: what the plan leaves beside U, V and W; a layer has the one or the other. None where
+            the system does not say.
         token_batch_size: tokens in a batch.
-        dense_bytes: bytes of W in all layers that compute it (`gdig.influence.layer_scores`).
+        dense_bytes: bytes of W in all layers that score by it (`gdig.influence.dense_plan`).
         parts: what holds the memory at the peak.
     """
 
@@ -56,13 +58,16 @@ def plan_sweep(
     tokens = token_memory or TokenMemory.count(model)
     auto = config.token_batch_size == "auto"
     batch = LEAST_TOKENS if auto else int(config.token_batch_size)
-    held = sum((f.u.numel() + f.v.numel()) * f.u.element_size() for f in seeds)
+    shapes = shapes_of(seeds)
     if dense_bytes is None:
-        beside = held + tokens.of_batch(max(batch, longest))
-        dense_bytes = planned_bytes(seeds, dense_room(limit, beside, model.device))
+        beside = sum(shape.bytes_of("none") for shape in shapes) + tokens.of_batch(max(batch, longest))
+        dense_bytes = planned_bytes(shapes, dense_room(limit, beside, model.device))
+    plan = plan_dense(shapes, dense_bytes)
+    held = sum(shape.bytes_of(dense) for shape, dense in zip(shapes, plan, strict=True) if dense == "none")
     rest = None if limit is None else limit - held - dense_bytes
     if auto:
-        batch = largest_batch(tokens, rest, model.device)
+        most = cpu_tokens(len(plan) - plan.count("none"), len(plan))
+        batch = largest_batch(tokens, rest, model.device, cpu_tokens=most)
     parts = MemoryParts(
         weight_bytes(model.module),
         max(batch, longest) * tokens.a_token(),

@@ -5,19 +5,20 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from gdig import _native
-from gdig.errors import InputError, StoreError
+from gdig.errors import GdigError, InputError, StoreError
 from gdig.kmeans.distances import distances_to_all
 from gdig.kmeans.estimator import Estimator, draw_seed
 from gdig.kmeans.far import warn_of_coarse_steps, warn_of_lost_digits
 from gdig.kmeans.labels import as_int32
 from gdig.kmeans.rows import RowSource, as_rows, as_weights, n_columns, native, stay_in_memory, value_errors
-from gdig.store.tensor_file import read_tensors, write_tensors
+from gdig.store.sketches import SketchStore
+from gdig.store.tensor_file import MADE_FROM, Damage, read_tensors, write_tensors
 
 TRAIN_ROWS_PER_CENTROID = 1_024
 """Training rows a centroid, by default."""
@@ -287,8 +288,12 @@ class KMeans(Estimator):
         with value_errors():
             return _native.kmeans_predict_to(native(rows), *model, directory, rows_per_shard, callback, span)
 
-    def save(self, path: str | Path) -> None:
+    def save(self, path: str | Path, made_from: str = "") -> None:
         """Write centroids, counts and parameters to a safetensors file, complete or not at all.
+
+        Args:
+            path: the file.
+            made_from: what the centroids depend on, for :meth:`load` to compare.
 
         Raises:
             NotFittedError: if there are no centroids yet.
@@ -300,31 +305,50 @@ class KMeans(Estimator):
             parameters["random_state"] = None
         fitted = {"parameters": parameters, "inertia": self._fitted().inertia_, "n_iter": self.n_iter_}
         tensors: dict[str, NDArray[Any]] = {"centroids": self.cluster_centers_, "counts": self.counts_}
-        write_tensors(path, tensors, {"kmeans": json.dumps(fitted, sort_keys=True)})
+        origin = {MADE_FROM: made_from} if made_from else {}
+        write_tensors(path, tensors, {"kmeans": json.dumps(fitted, sort_keys=True), **origin})
 
     @classmethod
-    def load(cls, path: str | Path) -> KMeans:
+    def load(cls, path: str | Path, made_from: str | None = None) -> KMeans:
         """Read a file of :meth:`save`.
+
+        Args:
+            path: the file.
+            made_from: what the centroids are to be made from; None accepts any.
 
         The file lacks an `init` that was an array; the loaded object has its centroids as `init`.
 
         Raises:
-            StoreError: if the file is damaged, or is not a file of :meth:`save`.
+            StoreError: if the file is damaged, is made from something else, or is not a file of :meth:`save`.
         """
-        tensors, metadata = read_tensors(path)
+        tensors, metadata = read_tensors(path, made_from)
         try:
+            k = tensors.shaped(centroids="K d", counts="K")["K"]
             fitted = json.loads(metadata["kmeans"])
             model = cls(**fitted["parameters"])
             model.cluster_centers_, model.counts_ = tensors["centroids"], tensors["counts"]
-            model.inertia_, model.n_iter_ = fitted["inertia"], fitted["n_iter"]
+            if isinstance(model.init, str) and model.init == "given":
+                model.init = model.cluster_centers_
+            model.inertia_, model.n_iter_ = float(fitted["inertia"]), int(fitted["n_iter"])
             model.n_features_in_ = model.cluster_centers_.shape[1]
-        except (KeyError, TypeError, ValueError) as error:
+            if model.n_clusters != k:
+                raise ValueError(f"n_clusters={model.n_clusters} for {k} centroids")
+            model._check()
+        except (KeyError, TypeError, ValueError, RecursionError, GdigError) as error:
             raise StoreError(
                 f"{path}: is not a file of KMeans.save ({error!r}); give the path of such a file"
             ) from error
-        if model.init == "given":
-            model.init = model.cluster_centers_
         return model
+
+    def label_damage(self, store: SketchStore, directory: str | Path) -> dict[int, Damage]:
+        """Read the files that :meth:`predict_to` wrote for a store, and return what is wrong, by shard.
+
+        A file is compared with its checksum, the rows of its shard and the centroids. A kernel that rounds in another
+        way may have made it.
+        """
+        centroids = self._fitted().cluster_centers_
+        damage = _native.kmeans_label_damage(store._native, centroids, self.unit_normalize, directory)
+        return {shard: Damage(*cast(Any, what)) for shard, what in damage}
 
     def _rows(self, X: RowSource) -> Any:
         """Return the rows of :func:`as_rows`, with as many columns as the centroids."""

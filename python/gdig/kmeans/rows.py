@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from gdig import _native
 from gdig.errors import GdigError, InputError
+from gdig.store.npy import open_npy
 from gdig.store.sketches import SketchStore
 
 RowSource: TypeAlias = "SketchStore | str | Path | ArrayLike"
@@ -34,7 +35,7 @@ def as_rows(X: RowSource) -> SketchStore | NDArray[Any]:
     """
     if isinstance(X, (str, Path)):
         path = Path(X)
-        X = np.load(path, mmap_mode="r", allow_pickle=False) if path.suffix == ".npy" else SketchStore.open(path)
+        X = open_npy(path) if path.suffix == ".npy" else SketchStore.open(path)
     if isinstance(X, SketchStore):
         X.flush()
         return X

@@ -14,6 +14,7 @@ from gdig.errors import ModelError
 from gdig.model.hub import model_folder
 
 ADAPTER_CONFIG = "adapter_config.json"
+WEIGHTS = "adapter_model.safetensors"
 _EMBEDDINGS = re.compile(
     r"\.(?:(embed_tokens|wte|word_embeddings|embed_in|tok_embeddings)|lm_head|embed_out)(?:\.base_layer)?\.weight$"
 )
@@ -25,6 +26,15 @@ def is_adapter(path: Path) -> bool:
     return (path / ADAPTER_CONFIG).is_file()
 
 
+def require_safetensors(path: Path) -> None:
+    """Raise ModelError unless the adapter in `path` has its weights in safetensors. A pickle can run any code.
+
+    peft itself would open an adapter_model.bin, or ask the Hugging Face hub for a file that is not there.
+    """
+    if not (path / WEIGHTS).is_file():
+        raise ModelError(f"{path}: expected the adapter's weights in {WEIGHTS}, found none (pickles are not opened)")
+
+
 def base_directory(path: Path, given: str | None) -> Path:
     """The directory of an adapter's base model.
 
@@ -34,13 +44,20 @@ def base_directory(path: Path, given: str | None) -> Path:
     Raises:
         ModelError: when there is none.
     """
+    base = _base_directory(path, given)
+    if is_adapter(base):  # transformers would load it as one, pickles included
+        raise ModelError(f"{base}: expected the base model of an adapter, got another adapter ({ADAPTER_CONFIG})")
+    return base
+
+
+def _base_directory(path: Path, given: str | None) -> Path:
     if given is not None:
         return model_folder(given, "base_model")
     file = path / ADAPTER_CONFIG
     try:
         options = json.loads(file.read_text(encoding="utf-8"))
         name = str(options["base_model_name_or_path"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ModelError(f"{file}: expected a JSON object with base_model_name_or_path: {error!r}") from None
     inside = next((p for p in (Path(name), path / name) if p.is_dir()), None)
     if inside is not None:
@@ -82,7 +99,7 @@ def resize_vocabulary(base: Any, path: Path) -> None:
 
 def _vocabularies(path: Path) -> dict[str, int]:
     """Rows of the whole "embeddings" and "head" in an adapter's file."""
-    file = path / "adapter_model.safetensors"
+    file = path / WEIGHTS
     if not file.is_file():
         return {}
     try:

@@ -19,6 +19,8 @@ MEMORY_SHARE = 0.6
 what other programs take meanwhile."""
 CPU_TOKENS = 512
 """Largest batch on the CPU: a larger batch is no faster there (LOG.md), and its memory grows."""
+CPU_TOKENS_WITH_W = 1024
+"""The same where a batch is scored by the seeds' dense gradients W: it reads all of W, whatever its size (LOG.md)."""
 _TRIAL_TOKENS = 2048
 DEVICE_TOKENS = 1 << 17
 """Largest batch on another device; no GPU that we know gains beyond."""
@@ -41,14 +43,16 @@ def room(model: Model, share: float = 1.0) -> int | None:
     return int(sum(known) * share * MEMORY_SHARE) if known else None
 
 
-def most_tokens(device: torch.device) -> int:
-    """The largest batch that "auto" takes on a device."""
-    return CPU_TOKENS if device.type == "cpu" else DEVICE_TOKENS
+def most_tokens(device: torch.device, cpu_tokens: int = CPU_TOKENS) -> int:
+    """The largest batch that "auto" takes on a device. `cpu_tokens`: on a CPU."""
+    return cpu_tokens if device.type == "cpu" else DEVICE_TOKENS
 
 
-def largest_batch(memory: TokenMemory, size: int | None, device: torch.device, lowest_layer: int = 0) -> int:
+def largest_batch(
+    memory: TokenMemory, size: int | None, device: torch.device, lowest_layer: int = 0, cpu_tokens: int = CPU_TOKENS
+) -> int:
     """How many tokens a batch gets within `size` bytes: a multiple of 256, from `LEAST_TOKENS` to `most_tokens`."""
-    most = most_tokens(device)
+    most = most_tokens(device, cpu_tokens)
     if size is None:
         return most
     fits = memory.tokens_within(size, lowest_layer) // LEAST_TOKENS * LEAST_TOKENS
@@ -56,7 +60,13 @@ def largest_batch(memory: TokenMemory, size: int | None, device: torch.device, l
 
 
 def resolve_token_batch_size(
-    option: int | str, model: Model, trial: Callable[[Batch], object], length: int, *, limit: int | None = None
+    option: int | str,
+    model: Model,
+    trial: Callable[[Batch], object],
+    length: int,
+    *,
+    limit: int | None = None,
+    cpu_tokens: int = CPU_TOKENS,
 ) -> int:
     """The number of the option token_batch_size; for "auto", what fits.
 
@@ -66,11 +76,13 @@ def resolve_token_batch_size(
         trial: passes one batch. On CUDA one small batch is passed: what it takes replaces the plan where it is more.
         length: tokens of a typical example.
         limit: bytes for a batch. None: what a plan may take beside all that the device holds now.
+        cpu_tokens: the largest batch on a CPU.
     """
     if isinstance(option, int):
         return option
     memory, limit = TokenMemory.count(model), room(model) if limit is None else limit
-    return checked_batch(largest_batch(memory, limit, model.device), memory, limit, model.device, trial, length)
+    planned = largest_batch(memory, limit, model.device, cpu_tokens=cpu_tokens)
+    return checked_batch(planned, memory, limit, model.device, trial, length)
 
 
 def checked_batch(

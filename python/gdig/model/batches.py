@@ -83,7 +83,12 @@ def round_up(length: int) -> int:
 
 
 def make_batches(
-    examples: Sequence[Example], token_batch_size: int, *, keys: np.ndarray | None = None, window: int | None = None
+    examples: Sequence[Example],
+    token_batch_size: int,
+    *,
+    keys: np.ndarray | None = None,
+    window: int | None = None,
+    rotary_switch: int | None = None,
 ) -> list[Batch]:
     """Cut examples, longest first, into rectangles of at most `token_batch_size` tokens, or of one line.
 
@@ -92,14 +97,20 @@ def make_batches(
         token_batch_size: tokens in a rectangle, pads included.
         keys: uint64 [len(examples)], names of streams of random numbers. Default: the example's index.
         window: the longest input that the model takes; a rectangle's length is not rounded up above it.
+        rotary_switch: the length above which the model takes other rotary factors (`model.rotary`). No rectangle holds
+            examples of both sides, and none is rounded up above it.
     """
     keys = np.arange(len(examples), dtype=np.uint64) if keys is None else keys
     order = sorted(range(len(examples)), key=lambda i: (-len(examples[i].input_ids), i))
     batches, start = [], 0
     while start < len(order):
         longest = len(examples[order[start]].input_ids)
-        length = max(longest, min(round_up(longest), window or round_up(longest)))
-        stop = start + max(1, token_batch_size // length)
+        is_short = rotary_switch is not None and longest <= rotary_switch
+        length = max(longest, min(round_up(longest), (rotary_switch if is_short else window) or round_up(longest)))
+        stop = min(len(order), start + max(1, token_batch_size // length))
+        if rotary_switch is not None and not is_short:
+            short = (i for i in range(start, stop) if len(examples[order[i]].input_ids) <= rotary_switch)
+            stop = next(short, stop)
         batches.append(_rectangle([examples[i] for i in order[start:stop]], order[start:stop], length, keys))
         start = stop
     return batches

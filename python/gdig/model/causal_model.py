@@ -20,6 +20,7 @@ from gdig.model.gradient_checkpointing import (
     require_gradient_checkpointing,
 )
 from gdig.model.layers import Layer
+from gdig.model.rotary import rotary_switch
 from gdig.model.trial import try_model
 
 Outputs = tuple[torch.Tensor, tuple[torch.Tensor, ...]]
@@ -40,6 +41,7 @@ class Model:
         dtype: of the weights.
         window: the longest input in tokens; None when the model states no limit.
         vocab_size: words of the vocabulary.
+        rotary_switch: the longest batch with the rotary factors for short texts (`model.rotary`); None: all.
         coverage: how many of the weights the layers have.
         compiled: the compiled pass, when the option torch_compile is on.
         hidden_layers: how many layers `with_states` returns, from the last one down.
@@ -56,6 +58,7 @@ class Model:
     coverage: Coverage
     compiled: CompiledPass | None = None
     hidden_layers: int = 1
+    rotary_switch: int | None = None
 
     def describe(self) -> str:
         """The model in words: class, dtype, device, chosen layers, and their share of the weights."""
@@ -133,6 +136,7 @@ def wrap_model(module: Any, config: Config, *, adapter: bool = False) -> Model:
         coverage=measure_coverage(module, layers, trial, head, adapter),
         compiled=compiled,
         hidden_layers=config.hidden_layers,
+        rotary_switch=rotary_switch(inner.config.get_text_config()),
     )
 
 

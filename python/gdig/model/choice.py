@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from torch import nn
 
-from gdig.config.layer_choice import DEFAULT_ADAPTER_LAYERS, DEFAULT_LAYERS, parse_layers
+from gdig.config.layer_choice import default_layers, parse_layers
 from gdig.errors import ModelError
 from gdig.model.layer_names import block_of, is_expert, is_mlp, is_router, without_numbers
 from gdig.model.layers import Layer, as_layer
@@ -101,30 +101,33 @@ def _names_by_choice(
 ) -> set[str]:
     """The names of the layers that the option `layers`, or its default, chooses.
 
-    A model without MLPs (Mamba) has all layers of its blocks as the default.
+    The default counts the blocks that have layers to choose. Those of a model without MLPs (Mamba) are all layers.
     """
     modules = dict(model.named_modules())
-    choice = parse_layers(layers or (DEFAULT_ADAPTER_LAYERS if adapter else DEFAULT_LAYERS))
+    choice = default_layers(adapter) if layers is None else parse_layers(layers)
+    candidates = [
+        layer for layer in linears if (_LORA.search(layer.name) or not adapter) and not is_router(layer.name, modules)
+    ]
     order = block_order(linears, trial)
-    if choice.upper < 1 and not order:
+    if order:
+        candidates = [layer for layer in candidates if block_of(layer.name) in order]
+    elif layers is not None and choice.upper < 1:
         raise ModelError(
             f"layers={layers!r}: {type(model).__name__} has no numbered blocks; choose with filter_modules"
         )
-    upper = set(order[len(order) - choice.n_upper(len(order)) :])
-    candidates = [
-        layer
-        for layer in linears
-        if (_LORA.search(layer.name) or not adapter)
-        and (block_of(layer.name) in upper or not order)
-        and not is_router(layer.name, modules)
-    ]
     mlps = {layer.name for layer in candidates if is_mlp(layer.name, modules)}
     kind = choice.kind if layers is not None or mlps or _experts(model) else "all"
     of_kind = [layer for layer in candidates if kind == "all" or (layer.name in mlps) == (kind == "mlp")]
-    usable = {layer.name for layer in of_kind if _why_not(layer, trial) is None}
+    usable = [layer for layer in of_kind if _why_not(layer, trial) is None]
+    if layers is None:
+        with_layers = {block_of(layer.name) for layer in usable}
+        order = [block for block in order if block in with_layers]
+    if order:
+        upper = set(order[len(order) - choice.n_upper(len(order)) :])
+        of_kind, usable = ([x for x in part if block_of(x.name) in upper] for part in (of_kind, usable))
     if not usable:
         raise ModelError(_nothing_chosen(model, linears, of_kind, trial, layers or choice.kind, adapter))
-    return usable
+    return {layer.name for layer in usable}
 
 
 def _why_not(layer: Layer, trial: Trial) -> str | None:

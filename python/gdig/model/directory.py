@@ -11,14 +11,17 @@ from gdig.config.config import Config
 from gdig.errors import ModelError
 from gdig.model.adapter import ADAPTER_CONFIG, base_directory, is_adapter, resized_vocabulary
 from gdig.model.hub import model_folder
+from gdig.model.rotary import rotary_switch
 
 
 @dataclass(frozen=True)
 class Limits:
-    """The longest input of a model in tokens (None: the model states no limit), and the size of its vocabulary."""
+    """The longest input of a model in tokens (None: the model states no limit), the size of its vocabulary, and the
+    length at which its rotary factors change (`model.rotary`)."""
 
     window: int | None
     vocab_size: int | None
+    rotary_switch: int | None = None
 
 
 def read_limits(config: Config) -> Limits:
@@ -36,7 +39,7 @@ def read_limits(config: Config) -> Limits:
     vocab_size = getattr(text, "vocab_size", None)
     if is_adapter(adapter := named_directory(config)):
         vocab_size = resized_vocabulary(adapter) or vocab_size
-    return Limits(getattr(text, "max_position_embeddings", None), vocab_size)
+    return Limits(getattr(text, "max_position_embeddings", None), vocab_size, rotary_switch(text))
 
 
 def named_directory(config: Config) -> Path:

@@ -13,6 +13,7 @@ from gdig.config.config import Config
 from gdig.data.tokens import Example
 from gdig.errors import ModelError
 from gdig.influence.curvature import with_ones
+from gdig.model.batch_size import CPU_TOKENS
 from gdig.model.batches import make_batches
 from gdig.model.capture import GradientPass
 from gdig.model.causal_model import Model
@@ -89,11 +90,13 @@ class AdamFeatures:
         name: the name of the tensor of cosines in the shards.
         columns: S.
         width: S + 1; the last column of the sums is the squared length.
+        cpu_tokens: the largest batch that gains time on a CPU.
         seed_sketches: float32 [S, dim], the sketches of the seeds' gradients over the lengths of the gradients.
         scale: a factor for the sketches. It brings the entries to about 1, where float16 is most precise.
     """
 
     name = "cosine"
+    cpu_tokens = CPU_TOKENS
 
     def __init__(self, model: Model, moments: Sequence[Moments], seeds: Sequence[Example], config: Config) -> None:
         self._model, self._config, c = model, config, config
@@ -163,7 +166,9 @@ class AdamFeatures:
         squares = torch.zeros(n, dtype=torch.float64)
         sketch = torch.zeros(n, self._config.projection_dim, dtype=self._dtype)
         gradients = GradientPass(model, self._config.loss_reduction)
-        for batch in make_batches(seeds, first_batch_size(self._config), window=model.window):
+        for batch in make_batches(
+            seeds, first_batch_size(self._config), window=model.window, rotary_switch=model.rotary_switch
+        ):
             examples, rows = batch.segments, batch.rows
 
             def sink(

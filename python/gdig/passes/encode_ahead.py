@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,7 @@ from gdig.data.corpus import Corpus
 from gdig.data.tokens import Encoder, Example
 from gdig.errors import CorpusError, GdigError, RunError
 from gdig.model.batches import Batch, make_batches
+from gdig.model.directory import Limits
 from gdig.progress import Progress
 from gdig.run.session import Workspace
 
@@ -45,7 +47,7 @@ class EncodedShard:
 
 
 def encode_shard(
-    corpus: Corpus, encoder: Encoder, start: int, stop: int, token_batch_size: int, window: int | None
+    corpus: Corpus, encoder: Encoder, start: int, stop: int, token_batch_size: int, limits: Limits
 ) -> EncodedShard:
     """Encode rows start .. stop - 1 of a corpus, and split them into batches (see `make_batches`)."""
     encoded = encoder.encode(corpus, range(start, stop))
@@ -59,7 +61,7 @@ def encode_shard(
         np.array([example.cut for example in examples], dtype=np.int32),
         np.array([example.hash for example in examples], dtype=np.uint64),
         [example for example in encoded if isinstance(example, CorpusError)],
-        make_batches(examples, token_batch_size, window=window),
+        make_batches(examples, token_batch_size, window=limits.window, rotary_switch=limits.rotary_switch),
     )
 
 
@@ -91,7 +93,7 @@ class Feed(Dataset):
             self._work = Workspace(self._config, Progress(quiet=True), today=self._today)
         start, stop = self._shards[index]
         work = self._work
-        return encode_shard(work.candidates, work.encoder, start, stop, self._token_batch_size, work.limits.window)
+        return encode_shard(work.candidates, work.encoder, start, stop, self._token_batch_size, work.limits)
 
     def encode(self, numbers: Iterable[int]) -> Iterator[tuple[int, EncodedShard]]:
         """Yield the shards of these numbers, in their order. Workers take some numbers ahead.
@@ -117,13 +119,23 @@ class Feed(Dataset):
                 if isinstance(result, Exception):
                     raise result
                 yield number, result
-        except RuntimeError as error:  # torch raises this error when a worker dies
-            raise RunError(
-                f"a process that tokenises has died, perhaps for lack of memory; lower workers={self._workers}: {error}"
-            ) from error
+        except RuntimeError as error:
+            if (died := of_dead_worker(error)) is None:
+                raise
+            raise died from error
         finally:
             for worker in getattr(results, "_workers", ()):  # torch waits seconds for one that is inside a shard
                 worker.terminate()
+
+
+def of_dead_worker(error: RuntimeError) -> RunError | None:
+    """Return what to raise where torch says that a worker process has died; None for any other error.
+
+    A signal handler of torch raises at whatever place the program is when it hears of the death.
+    """
+    if not re.match(r"DataLoader worker \(pid", str(error)):
+        return None
+    return RunError(f"a process that tokenises has died, perhaps for lack of memory; lower workers: {error}")
 
 
 class _SafeFeed(Dataset):

@@ -10,8 +10,9 @@ import torch
 
 from gdig.config.config import Config
 from gdig.data.tokens import Example
+from gdig.influence.dense_plan import DENSE_BYTES, cpu_tokens
 from gdig.influence.factors import Factors
-from gdig.influence.layer_scores import DENSE_BYTES, make_scorers
+from gdig.influence.layer_scores import make_scorers
 from gdig.influence.seed_factors import SeedFactors
 from gdig.model.causal_model import Model
 from gdig.ops import Segments
@@ -26,7 +27,7 @@ class InfluenceFeatures:
 
     Args:
         model: the frozen model.
-        seeds: the seeds' factors in each layer.
+        seeds: the seeds' factors in each layer (`make_scorers`).
         config: options of the pass.
         factors: the curvature of each layer; only sketch_space "fisher" needs it.
         dense_bytes: the most memory for the seeds' dense gradients (`make_scorers`).
@@ -35,6 +36,7 @@ class InfluenceFeatures:
         name: the name of the tensor of influence in the shards.
         columns: the number S of seeds.
         width: S.
+        cpu_tokens: the largest batch that gains time on a CPU.
     """
 
     name = "influence"
@@ -49,6 +51,7 @@ class InfluenceFeatures:
     ) -> None:
         self.columns = self.width = len(seeds[0].column_offsets) - 1
         self._scorers = make_scorers(seeds, dense_bytes)
+        self.cpu_tokens = cpu_tokens(sum(scorer.w is not None for scorer in self._scorers), len(self._scorers))
         self._sketchers = Sketchers(model, config, sum_dtype(model), factors)
 
     def begin(self, examples: Segments) -> Add:

@@ -23,6 +23,8 @@ EIGENVALUES = 1.4
 """Work of a token in the second pass of the fit."""
 SEEDS = 5.0
 """Work of a seed's token: its pass, and the low-rank forms of all layers."""
+PROBE = 1.7
+"""Work of a token of the probe rows, which pass one by one before the seeds."""
 PRODUCT = 4 / 3
 """Work of a token in a product of conjugate gradients: four forward passes, where a plain pass is three."""
 SWEEP = 1.05
@@ -77,7 +79,8 @@ def _fit(work: Workspace) -> list[PlannedStage]:
         work_of_pass = PRODUCT * products * sum(map(len, sample))
         stages.append(PlannedStage("fit: conjugate gradients", products * len(sample), work_of_pass))
     else:
-        stages.append(PlannedStage("fit: seeds", len(seeds), SEEDS * sum(map(len, seeds))))
+        probe = sum(map(len, work.sample("probe", config.probe_rows)[0]))
+        stages.append(PlannedStage("fit: seeds", len(seeds), SEEDS * sum(map(len, seeds)) + PROBE * probe))
     return stages
 
 

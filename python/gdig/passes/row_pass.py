@@ -42,11 +42,13 @@ class RowFeatures(Protocol):
         name: the name of the tensor [n, S] in the shards.
         columns: S.
         width: the number of columns of the sums. `end` turns them into S numbers.
+        cpu_tokens: the largest batch that gains time on a CPU.
     """
 
     name: str
     columns: int
     width: int
+    cpu_tokens: int
 
     def begin(self, examples: Segments) -> Add:
         """Begin a batch with these examples: return the function that adds a layer to the batch's sums."""
@@ -61,6 +63,7 @@ class NoGradients:
 
     name = "influence"
     columns = width = 0
+    cpu_tokens = CPU_TOKENS
 
 
 class RowNumbers(NamedTuple):
@@ -202,7 +205,9 @@ class RowPass:
 
     def compute(self, examples: Sequence[Example], bar: Bar | None = None) -> RowNumbers:
         """Compute the numbers of examples."""
-        batches = make_batches(examples, self.batch_runner.token_batch_size, window=self.model.window)
+        model = self.model
+        size = self.batch_runner.token_batch_size
+        batches = make_batches(examples, size, window=model.window, rotary_switch=model.rotary_switch)
         return self._run(len(examples), batches, bar)
 
     def _run(self, n: int, batches: Sequence[Batch], bar: Bar | None, resume: ShardResume | None = None) -> RowNumbers:
@@ -254,8 +259,14 @@ class RowPass:
 
         `limit`: bytes for a batch. None: what a plan may take beside all that the device holds now.
         """
-        option, length = self.config.token_batch_size, typical_length(examples)
-        size = resolve_token_batch_size(option, self.model, self._batch, length, limit=limit)
+        size = resolve_token_batch_size(
+            self.config.token_batch_size,
+            self.model,
+            self._batch,
+            typical_length(examples),
+            limit=limit,
+            cpu_tokens=self.features.cpu_tokens,
+        )
         self.batch_runner.token_batch_size = size
         return size
 

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gdig.background import Background
+from gdig.errors import StoreError
 from gdig.passes.encode_ahead import EncodedShard
 from gdig.store.resume_file import Pace, ResumeFile
 
@@ -43,7 +44,7 @@ class ShardResume:
             for name, column in columns.items():
                 column[rows] = tensors[name]
             done[rows] = True
-        except (KeyError, IndexError, ValueError) as error:
+        except (IndexError, ValueError, StoreError) as error:
             self._file.discard(f"{self._file.path}: holds no rows of this shard ({error})")
             done[:] = False
         return done

@@ -12,6 +12,7 @@ import torch
 
 from gdig.background import Background
 from gdig.config.config import Config
+from gdig.errors import StoreError
 from gdig.passes.encode_ahead import EncodedShard, Feed
 from gdig.passes.row_pass import RowPass
 from gdig.passes.shard_resume import ShardResume, batches_digest
@@ -87,14 +88,51 @@ def _made_from(rows: RowPass, encoded: EncodedShard, token_batch_size: int, orig
     }
 
 
-def open_or_create(path: Path, work: Workspace) -> SketchStore:
-    """Open the store of a pass, or make an empty one."""
-    if SketchStore.exists(path):
-        return SketchStore.open(path)
+def open_store(path: Path, work: Workspace, origin: str) -> SketchStore:
+    """Open the store of a pass, or make an empty one. A description that is damaged or foreign is written again.
+
+    Args:
+        path: the folder of the store.
+        work: the workspace of rank 0.
+        origin: what the rows are made from (gdig.run.origin).
+
+    Raises:
+        StoreError: if the folder cannot be written.
+    """
     config = work.config
-    return SketchStore.create(
-        path, config.projection_dim, dtype=config.sketch_dtype, rows_per_shard=config.rows_per_shard
-    )
+    facts = (config.projection_dim, config.sketch_dtype, config.rows_per_shard)
+    try:
+        store = SketchStore.open(path, origin)
+        if (store.dim, store.dtype, store.rows_per_shard) == facts:
+            return store
+        reason = f"{path / 'store.json'}: describes another store"
+    except StoreError as error:
+        reason = str(error)
+    if path.is_dir() and any(path.glob("*.safetensors")):
+        work.progress.warn(f"{reason}; it is written again")
+    dim, dtype, rows_per_shard = facts
+    return SketchStore.describe(path, dim, dtype=dtype, rows_per_shard=rows_per_shard, made_from=origin)
+
+
+def find_missing(work: Workspace, store: SketchStore, n_rows: int) -> list[int]:
+    """Read all shards of a store of `n_rows` rows, and return the numbers of those that have to be made.
+
+    A shard that is damaged, or of something else, is named and removed.
+
+    Raises:
+        StoreError: naming such a shard, if it cannot be removed.
+    """
+    missing = []
+    for shard, damage in store.damage(n_rows).items():
+        if damage.state != "missing":
+            work.progress.warn(f"{damage.what}; the shard is removed")
+            try:
+                store.shard_path(shard).unlink()
+            except OSError as error:
+                raise StoreError(f"{damage.what}; it cannot be removed: {error.strerror or error}") from None
+        if shard * store.rows_per_shard < n_rows:
+            missing.append(shard)
+    return missing
 
 
 def in_sweep_part(shard: int, sweep_part: str | None) -> bool:

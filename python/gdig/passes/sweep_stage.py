@@ -14,12 +14,12 @@ from gdig.passes.duplicates import count_duplicates
 from gdig.passes.influence_pass import make_forward_pass, make_influence_pass, sketch_scale
 from gdig.passes.row_pass import RowPass
 from gdig.passes.seed_health import measure_seed_health, seed_warnings
-from gdig.passes.shards import in_sweep_part, open_or_create, write_missing
+from gdig.passes.shards import find_missing, in_sweep_part, open_store, write_missing
+from gdig.run.origin import curvature_origin, pass_origin, seeds_origin, sweep_origin
 from gdig.run.record import RowCounts
-from gdig.run.resume_files import run_origin
 from gdig.run.session import Workspace
 from gdig.store.sketches import SketchStore
-from gdig.store.tensor_file import write_tensors
+from gdig.store.tensor_file import CheckedFile
 
 
 def sweep_stage(work: Workspace) -> bool:
@@ -31,28 +31,35 @@ def sweep_stage(work: Workspace) -> bool:
         Whether all shards are on disk.
     """
     config, run, n = work.config, work.run, len(work.candidates)
-    store = open_or_create(work.layout.sweep, work)
-    missing = [shard for shard in store.missing(n) if in_sweep_part(shard, config.sweep_part)]
-    if missing:
-        run.update("sweep", rows=n)
+    run.update("sweep", rows=n)
+    n_shards = -(-n // config.rows_per_shard)
+    if (missing := missing_of_sweep(work)) is None:
+        missing, seeds_missing = list(range(n_shards)), True
+    else:
+        seeds_missing = _own_sketches(work).damage() is not None
+    missing = [shard for shard in missing if in_sweep_part(shard, config.sweep_part)]
+    if missing or seeds_missing:
         arguments: dict[str, Any] = {
             "missing": missing,
             "dtype": run.fit.dtype,
             "scale": run.sweep.scale,
             "token_batch_size": run.sweep.token_batch_size,
             "dense_bytes": run.sweep.dense_bytes,
-            "origin": run_origin(work.layout),
+            "origins": {
+                "curvature": curvature_origin(run.record),
+                "seeds": seeds_origin(run.record),
+                "rows": pass_origin(run.record, "sweep"),
+            },
         }
         work.ranks.task("sweep", **arguments)
         sweep_on_ranks(work, **arguments)
+    store = SketchStore.open(work.layout.sweep, sweep_origin(run.record))
     n_missing = len(store.missing(n))
     if n_missing:
-        n_shards = -(-n // store.rows_per_shard)
         work.progress.say(
             f"sweep: {n_shards - n_missing} of {n_shards} shards are done; gdig merge adds those of other parts"
         )
         return False
-    store = SketchStore.open(work.layout.sweep)
     counts = count_rows(store, work)
     health, warnings = None, []
     if config.gradients:
@@ -68,6 +75,30 @@ def sweep_stage(work: Workspace) -> bool:
     return True
 
 
+def missing_of_sweep(work: Workspace) -> list[int] | None:
+    """Read the shards of the sweep, and return the numbers of those that have to be made.
+
+    Those that are damaged or of something else are named. None: the sweep has not been planned, so it has no shards.
+    """
+    run = work.run
+    if run.sweep.scale is None:
+        return None
+    store = open_store(work.layout.sweep, work, sweep_origin(run.record))
+    return find_missing(work, store, len(work.candidates))
+
+
+def seeds_are_swept(work: Workspace) -> bool:
+    """Whether the file of the seeds' own sketches is sound; if it is not, a warning names it."""
+    damage = _own_sketches(work).damage()
+    if damage is not None:
+        work.progress.warn(f"{damage.what}; the seeds are swept again")
+    return damage is None
+
+
+def _own_sketches(work: Workspace) -> CheckedFile:
+    return work.layout.checked(work.layout.seed_sketches, sweep_origin(work.run.record))
+
+
 def sweep_on_ranks(
     work: Workspace,
     missing: list[int],
@@ -75,7 +106,7 @@ def sweep_on_ranks(
     scale: float | None,
     token_batch_size: int | None,
     dense_bytes: int | None,
-    origin: str,
+    origins: dict[str, str],
 ) -> None:
     """Write the missing shards. All ranks call this with the same arguments; a free rank takes the next shard.
 
@@ -86,10 +117,10 @@ def sweep_on_ranks(
         scale: a factor for the sketches. None: rank 0 computes and records it.
         token_batch_size: the resolved option. None: rank 0 resolves and records it.
         dense_bytes: the memory of the seeds' dense gradients. None: rank 0 plans and records it.
-        origin: a hash of the inputs and options that the rows depend on (`run_origin`).
+        origins: of the `curvature`, the `seeds` and the unscaled `rows` (gdig.run.origin).
     """
     ranks, config = work.ranks, work.config
-    rows, batch_limit = _make_pass(work, dtype, dense_bytes)
+    rows, batch_limit = _make_pass(work, dtype, dense_bytes, origins)
     if scale is None or token_batch_size is None:
         if ranks.main:
             probe = work.sample("probe", config.probe_rows)[0]
@@ -99,20 +130,24 @@ def sweep_on_ranks(
                 with work.progress.stage("sweep: scale", len(probe)) as bar:
                     scale = sketch_scale(rows, probe, bar)
             work.run.update("sweep", scale=scale, token_batch_size=token_batch_size)
+            store = open_store(work.layout.sweep, work, sweep_origin(work.run.record))
+            find_missing(work, store, len(work.candidates))  # removes what another sweep has left
         scale, token_batch_size = ranks.gather([scale, token_batch_size])[0]
     rows.scale = scale
     if config.token_batch_size == "auto":  # the bits depend on it, so every start and rank takes the same
         rows.batch_runner.token_batch_size = token_batch_size
-    if ranks.main and not (file := work.layout.seed_sketches).exists():
+    if ranks.main and (file := _own_sketches(work)).damage() is not None:
         with work.progress.stage("sweep: seeds", len(work.seed_examples)) as bar:
             seeds = rows.compute(work.seed_examples, bar)
         hidden = seeds.hidden.astype(np.float16)
-        write_tensors(file, {"sketch": seeds.sketch * scale, "hidden": hidden, "influence": seeds.numbers})
+        file.write({"sketch": seeds.sketch * scale, "hidden": hidden, "influence": seeds.numbers})
     store = SketchStore.open(work.layout.sweep)
-    write_missing(work, rows, store, missing, "sweep", origin)
+    write_missing(work, rows, store, missing, "sweep", origins["rows"])
 
 
-def _make_pass(work: Workspace, dtype: str, dense_bytes: int | None) -> tuple[RowPass, int | None]:
+def _make_pass(
+    work: Workspace, dtype: str, dense_bytes: int | None, origins: dict[str, str]
+) -> tuple[RowPass, int | None]:
     """Make the pass of the sweep for the model of the fit, whose dtype is `dtype`. See `sweep_on_ranks`.
 
     Returns:
@@ -124,8 +159,8 @@ def _make_pass(work: Workspace, dtype: str, dense_bytes: int | None) -> tuple[Ro
     if not config.gradients:
         check_dtype(work, dtype)
         return make_forward_pass(model, config, work.progress), limit
-    factors = read_curvature(work) if config.in_fisher_space else None
-    seeds = read_seed_factors(work, dtype)
+    factors = read_curvature(work, origins["curvature"]) if config.in_fisher_space else None
+    seeds = read_seed_factors(work, dtype, origins["seeds"])
     longest = max(len(seed) for seed in work.seed_examples)
     plan = plan_sweep(model, config, seeds, limit=limit, longest=longest, dense_bytes=dense_bytes)
     if dense_bytes is None:

@@ -62,9 +62,7 @@ class SweptBatches:
             work = self._work
             stop = min(len(work.candidates), start + self._rows_per_shard)
             # One shard at a time: rows that are explained together seldom lie in many.
-            self._shards = {
-                shard: encode_shard(work.candidates, work.encoder, start, stop, self._size, work.limits.window)
-            }
+            self._shards = {shard: encode_shard(work.candidates, work.encoder, start, stop, self._size, work.limits)}
         encoded = self._shards[shard]
         at = int(np.searchsorted(encoded.positions, row - encoded.start))
         if at == len(encoded.positions) or encoded.positions[at] != row - encoded.start:
@@ -76,9 +74,10 @@ class SweptBatches:
         raise AssertionError("every row that is encoded lies in a batch")
 
 
-def line_of_example(example: Example, window: int | None) -> Line:
+def line_of_example(example: Example, model: Model) -> Line:
     """Return a row outside the pool as the one line of a batch."""
-    (batch,) = make_batches([example], len(example), window=window)
+    switch = model.rotary_switch
+    (batch,) = make_batches([example], len(example), window=model.window, rotary_switch=switch)
     return Line(batch, 0)
 
 

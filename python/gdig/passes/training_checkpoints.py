@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import asdict, replace
 from hashlib import blake2b
 from pathlib import Path
@@ -17,13 +16,14 @@ from gdig.model.load import load_model
 from gdig.model.optimizer import FILES, read_adam
 from gdig.passes.adam_pass import AdamFeatures, trained_layers
 from gdig.passes.row_pass import RowPass
-from gdig.passes.shards import in_sweep_part, open_or_create, write_missing
+from gdig.passes.shards import find_missing, in_sweep_part, open_store, write_missing
 from gdig.run.layout import shard_resume_file
+from gdig.run.links import remove_folder
+from gdig.run.origin import checkpoint_origin, pass_origin
 from gdig.run.record import CheckpointRecord
-from gdig.run.resume_files import run_origin
 from gdig.run.session import Workspace
 from gdig.store.sketches import SketchStore
-from gdig.store.tensor_file import write_tensors
+from gdig.store.tensor_file import CheckedFile
 
 
 def checkpoints_stage(work: Workspace) -> bool:
@@ -43,12 +43,15 @@ def checkpoints_stage(work: Workspace) -> bool:
     complete = True
     for number, (path, key) in enumerate(zip(config.checkpoints, keys, strict=True), 1):
         record = run.sweep.checkpoints.get(key)
-        store = open_or_create(work.layout.checkpoint(key).shards, work)
-        missing = [shard for shard in store.missing(n) if in_sweep_part(shard, config.sweep_part)]
-        if missing:
+        missing, seeds_missing = list(range(-(-n // config.rows_per_shard))), True
+        if record is not None:
+            store = open_store(work.layout.checkpoint(key).shards, work, checkpoint_origin(run.record, key))
+            missing, seeds_missing = find_missing(work, store, n), not _seeds_are_swept(work, key)
+        missing = [shard for shard in missing if in_sweep_part(shard, config.sweep_part)]
+        if missing or seeds_missing:
             title = f"checkpoint {number} of {len(keys)}"
             facts = asdict(record) if record else None
-            origin = run_origin(work.layout, key)
+            origin = pass_origin(run.record, "checkpoint", key)
             arguments: dict[str, Any] = {
                 "key": key, "path": path, "missing": missing, "title": title, "facts": facts, "origin": origin,
             }  # fmt: skip
@@ -56,14 +59,14 @@ def checkpoints_stage(work: Workspace) -> bool:
             try:
                 record = sweep_checkpoint_on_ranks(work, **arguments)
             except GdigError:
-                if (
-                    not store.n_shards and not shard_resume_file(store.path, 0).parent.exists()
-                ):  # the checkpoint cannot be swept, so later starts do not list it
-                    shutil.rmtree(work.layout.checkpoint(key).path)
+                folder = work.layout.checkpoint(key).shards
+                begun = any(folder.glob("*.safetensors")) or shard_resume_file(folder, 0).parent.exists()
+                if not begun:  # the checkpoint cannot be swept, so later starts do not list it
+                    remove_folder(work.layout.checkpoint(key).path)
                     _remember_swept(work)
                 raise
-        done = not store.missing(n)
         assert record is not None  # a shard is on disk, so its record is
+        done = not SketchStore.open(work.layout.checkpoint(key).shards).missing(n)
         _record(work, key, replace(record, state="done" if done else "running"))
         complete &= done
     run.update("sweep", checkpoint_order=tuple(keys))
@@ -82,7 +85,7 @@ def sweep_checkpoint_on_ranks(
         missing: the numbers of the shards to write.
         title: the title of the bar.
         facts: the fields of the CheckpointRecord of an earlier start. None: rank 0 computes and records them.
-        origin: a hash of the inputs and options that the rows depend on (`run_origin`).
+        origin: of the unscaled rows (gdig.run.origin).
 
     Returns:
         The record of the checkpoint.
@@ -111,11 +114,14 @@ def sweep_checkpoint_on_ranks(
             )
             _record(work, key, record)
             facts = asdict(record)
+            store = open_store(work.layout.checkpoint(key).shards, work, checkpoint_origin(work.run.record, key))
+            find_missing(work, store, len(work.candidates))  # removes what another sweep has left
         facts = ranks.gather(facts)[0]
     record = CheckpointRecord(**facts)
     paths = work.layout.checkpoint(key)
-    if ranks.main and not (file := paths.seed_sketches).exists():  # an earlier start can end between record and file
-        write_tensors(file, {"sketch": features.seed_sketches * features.scale})
+    # An earlier start can end between record and file.
+    if ranks.main and (file := _own_sketches(work, key)).damage() is not None:
+        file.write({"sketch": features.seed_sketches * features.scale})
     if config.token_batch_size == "auto":  # the bits depend on it, so every start and rank takes the same
         rows.batch_runner.token_batch_size = record.token_batch_size
     work.progress.say(
@@ -164,9 +170,22 @@ def learning_rate(path: Path, optimizer_rate: float) -> float:
             for entry in state["log_history"]
             if "learning_rate" in entry and end - 1 < float(entry["epoch"]) <= end
         ]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return optimizer_rate
     return float(np.mean(rates)) if rates else optimizer_rate
+
+
+def _own_sketches(work: Workspace, key: str) -> CheckedFile:
+    """The file of the seeds' sketches by a checkpoint."""
+    layout = work.layout
+    return layout.checked(layout.checkpoint(key).seed_sketches, checkpoint_origin(work.run.record, key))
+
+
+def _seeds_are_swept(work: Workspace, key: str) -> bool:
+    damage = _own_sketches(work, key).damage()
+    if damage is not None and work.run.sweep.checkpoints[key].state == "done":
+        work.progress.warn(f"{damage.what}; the seeds are swept again")
+    return damage is None
 
 
 def _remember_swept(work: Workspace) -> None:

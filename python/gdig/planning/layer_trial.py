@@ -16,9 +16,10 @@ import torch
 from gdig import ops
 from gdig.config.config import Config
 from gdig.influence.curvature import mean_matrix, moments_sink, squares_sink, with_ones, zero_triangles
+from gdig.influence.dense_plan import Dense
 from gdig.influence.factors import Factors, eigenbasis
 from gdig.influence.inverse import Inverse
-from gdig.influence.layer_scores import Dense, Scorer
+from gdig.influence.layer_scores import Scorer
 from gdig.influence.low_rank import compress, factor
 from gdig.influence.seed_factors import SeedFactors
 from gdig.model.causal_model import Model
@@ -195,11 +196,15 @@ class LayerTrial:
                 if timed:
                     self.costs[index].sketch = (self._watch.now() - begun) / self._n
 
-    def scores(self, n_seeds: int, ways: Mapping[Kind, Sequence[Dense]]) -> None:
-        """Measure the scores of all seeds, in each way that the layers of a kind have."""
-        examples, dtype = self._captured.batch.segments, sum_dtype(self._model)
+    def scores(self, n_seeds: int, ways: Mapping[Kind, Sequence[Dense]], token_batch_size: int) -> None:
+        """Measure the scores of all seeds, in each way that the layers of a kind have, in a batch of the sweep."""
+        copies = max(1, round(token_batch_size / self._n))  # W is read once a batch, so its size counts
+        lengths = self._captured.batch.segments.lengths.repeat(copies)
+        examples = Segments(torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)]))
+        dtype = sum_dtype(self._model)
         for index, a, d, _ in self._captured.layers:
             layer, cost = self._model.layers[index], self.costs[index]
+            a, d = a.repeat(copies, 1), d.repeat(copies, 1)
             w_bytes = layer.out_features * layer.width * 4
             for way in ways[kind_of(layer)]:
                 most = _TRIAL_SEEDS if way == "none" else max(1, min(_TRIAL_SEEDS, _DENSE_BYTES // w_bytes))
@@ -211,9 +216,9 @@ class LayerTrial:
                 out = torch.zeros(len(examples), n, dtype=dtype, device=a.device)
                 seconds = self._time(lambda: scorer.add(a, d, examples, out))  # noqa: B023
                 # Of the dense way, the gradients of the rows cost the same for any number of seeds.
-                fixed = self._n if way != "none" else 0
+                fixed = len(a) if way != "none" else 0
                 growth = (fixed + n_seeds * len(examples)) / (fixed + n * len(examples))
-                cost.scores[way] = seconds * growth / self._n
+                cost.scores[way] = seconds * growth / len(a)
 
     def checkpoint(self) -> None:
         """Measure Adam's directions, with moments of ones."""

@@ -27,10 +27,17 @@ _ADVICE = {
 
 
 def passes_of(
-    model: Model, config: Config, n_seeds: int, memory: MemoryPlan | None, sweep: SweepPlan
+    model: Model,
+    config: Config,
+    n_seeds: int,
+    memory: MemoryPlan | None,
+    seeds: MemoryParts | None,
+    sweep: SweepPlan,
 ) -> dict[str, MemoryParts]:
     """Return what each pass of a run holds at its peak, by the pass."""
     passes = dict(memory.passes) if memory is not None else {}
+    if seeds is not None:
+        passes["seeds"] = seeds
     passes["sweep"] = sweep.parts
     if config.checkpoints:
         side = config.feature_side

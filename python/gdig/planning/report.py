@@ -24,6 +24,7 @@ class RunPlan:
         pool: rows and tokens.
         seeds: rows of the seeds.
         seed_tokens: their tokens.
+        renderings: how the rows of each file become text, of `candidates` and of `seeds`.
         stages: parts of the run in order.
         spread: share by which the time can be off: the spread of the trial, and the error of the pool's tokens.
         token_batch_size: tokens in a batch of the fit; None for a run without one.
@@ -46,6 +47,7 @@ class RunPlan:
     pool: PoolSize
     seeds: int
     seed_tokens: int
+    renderings: Mapping[str, tuple[str, ...]]
     stages: tuple[StagePlan, ...]
     spread: float
     token_batch_size: int | None
@@ -84,6 +86,7 @@ class RunPlan:
             f"pool: {pool.rows:,} rows, {pool.tokens:,.0f} tokens{about}{sample}; {pool.mean_tokens:.0f} a row, the "
             f"longest {pool.longest:,}; {pool.cut:.1%} cut to the window, {pool.not_usable:.1%} not usable",
             f"seeds: {self.seeds:,} rows, {self.seed_tokens:,} tokens",
+            f"text: {self._renderings()}",
             *(f"note: {note}" for note in self.notes),
             "",
             *self._stage_table(),
@@ -105,6 +108,7 @@ class RunPlan:
             "pool": pool | {"mean_tokens": self.pool.mean_tokens, "longest": self.pool.longest},
             "stages": [asdict(stage) for stage in self.stages],
             "seconds": self.seconds,
+            "renderings": {name: list(renderings) for name, renderings in self.renderings.items()},
             "partitions": list(self.partitions),
             "memory": {name: asdict(parts) for name, parts in self.memory.items()},
             "peak_memory": self.peak_memory,
@@ -126,6 +130,10 @@ class RunPlan:
                 tokens += f", {stage.done:.0%} done"
             lines.append(f"  {stage.name:<{width}}  {time:>10}  {tokens}".rstrip())
         return lines
+
+    def _renderings(self) -> str:
+        pool, seeds = (" and ".join(dict.fromkeys(self.renderings[name])) for name in ("candidates", "seeds"))
+        return pool if pool == seeds else f"the pool as {pool}, the seeds as {seeds}"
 
     def _batches(self) -> str:
         sweep = f"{self.sweep_batch_size:,} tokens in the sweep"

@@ -6,14 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gdig.config.config import Config
-from gdig.influence.layer_scores import plan_dense
+from gdig.influence.dense_plan import plan_dense
+from gdig.influence.layer_scores import shapes_of
 from gdig.influence.memory_plan import MemoryPlan
 from gdig.influence.sweep_plan import SweepPlan
 from gdig.model.causal_model import Model
 from gdig.planning.pass_trial import block_number
 from gdig.planning.pool_size import PoolSize
 from gdig.planning.selection_trial import SelectionRates
-from gdig.planning.trial import Rates, seed_shapes
+from gdig.planning.trial import Rates, empty_factors
 
 _COMPARED_SEEDS = 32
 """Most seeds whose factored and exact scores a run compares."""
@@ -54,11 +55,12 @@ class Expected:
         n_seeds: seeds.
         seed_tokens: their tokens.
         memory: of the fit; None without gradients.
+        seed_partitions: indices of the layers of each pass of the seeds.
         sweep: of the sweep.
         rates: of the trial.
         selection: rates of clusters and selection.
         deepest: blocks from the lowest layer of the trial to the loss.
-        load_s: seconds to load the model.
+        load_s: seconds to open the inputs and to load the model.
     """
 
     config: Config
@@ -67,6 +69,7 @@ class Expected:
     n_seeds: int
     seed_tokens: int
     memory: MemoryPlan | None
+    seed_partitions: tuple[tuple[int, ...], ...]
     sweep: SweepPlan
     rates: Rates
     selection: SelectionRates
@@ -131,17 +134,20 @@ class Expected:
 
     def _seeds(self) -> StagePlan:
         rates, layers, probe = self.rates, self.model.layers, self._probe_tokens()
-        whole = rates.passes.forward + rates.passes.backward
-        share = (rates.passes.forward + rates.passes.backward * self._depth()) / whole if whole else 1.0
+        forward, backward = rates.passes.forward, rates.passes.backward
+        passes = sum(
+            (forward + backward * self._depth(partition)) / (forward + backward or 1.0)
+            for partition in self.seed_partitions
+        )
         tokens = self.seed_tokens + probe
         compared = min(self.n_seeds, _COMPARED_SEEDS) * rates.of_layers("compared", layers)
         seconds = (
-            tokens * rates.seed_pass * share
+            tokens * rates.seed_pass * passes
             + rates.of_layers("inverse", layers)
             + self.n_seeds * rates.of_layers("seed", layers)
             + probe * (rates.of_layers("coordinates", layers) + compared)
         )
-        return StagePlan("fit: seeds", tokens, 1, seconds)
+        return StagePlan("fit: seeds", tokens, len(self.seed_partitions), seconds)
 
     def _conjugate_gradients(self) -> StagePlan:
         """A product with the matrix takes four forward passes over its sample."""
@@ -159,7 +165,7 @@ class Expected:
                 StagePlan("sweep", pool.tokens, 1, encode + self._pass_s(pool.tokens, batch, rates.passes.losses, 0.0))
             ]
         layers = self.model.layers
-        ways = plan_dense(seed_shapes(self.model, rates, self.n_seeds), self.sweep.dense_bytes)
+        ways = plan_dense(shapes_of(empty_factors(self.model, rates, self.n_seeds)), self.sweep.dense_bytes)
         features = rates.of_scores("scores", layers, ways) + rates.of_layers("sketch", layers)
         plain = self._pass_s(1.0, batch, rates.passes.head, self._depth())
         a_token = plain + self._padded(batch) * features

@@ -15,9 +15,10 @@ import torch
 
 from gdig.config.config import Config
 from gdig.data.tokens import Example
-from gdig.influence.layer_scores import plan_dense
-from gdig.influence.precondition import make_groups
+from gdig.influence.dense_plan import plan_dense
+from gdig.influence.layer_scores import shapes_of
 from gdig.influence.seed_factors import SeedFactors
+from gdig.influence.seed_plan import make_groups
 from gdig.influence.sweep_plan import SweepPlan, plan_sweep
 from gdig.model.batches import Batch, make_batches
 from gdig.model.causal_model import Model
@@ -120,30 +121,30 @@ def run_trial(
     trial.sketches()
     kinds = trial.by_kind()
     seed_pass = captured_seeds.seconds / seed_batch.input_ids.size
-    shapes = seed_shapes(model, Rates(passes, seed_pass, kinds, (), 0.0), len(seeds))
-    columns = tuple(f.u.shape[1] for f in shapes)
-    sweep = plan_sweep(model, config, shapes, limit=limit, longest=longest, token_memory=token_memory)
+    factors = empty_factors(model, Rates(passes, seed_pass, kinds, (), 0.0), len(seeds))
+    columns = tuple(f.u.shape[1] for f in factors)
+    sweep = plan_sweep(model, config, factors, limit=limit, longest=longest, token_memory=token_memory)
     ways: dict[Kind, list[Any]] = {}
-    for layer, way in zip(model.layers, plan_dense(shapes, sweep.dense_bytes), strict=True):
+    for layer, way in zip(model.layers, plan_dense(shapes_of(factors), sweep.dense_bytes), strict=True):
         if way not in ways.setdefault(kind_of(layer), []):
             ways[kind_of(layer)].append(way)
-    trial.scores(len(seeds), ways)
+    trial.scores(len(seeds), ways, sweep.token_batch_size)
     if config.checkpoints:
         trial.checkpoint()
     return Rates(passes, seed_pass, trial.by_kind(), columns, watch.now() - begun), sweep
 
 
-def seed_shapes(model: Model, rates: Rates, n_seeds: int) -> list[SeedFactors]:
+def empty_factors(model: Model, rates: Rates, n_seeds: int) -> list[SeedFactors]:
     """The factors of so many seeds in each layer, on the device "meta"."""
     dtype = torch.promote_types(model.dtype, torch.float32)
-    shapes = []
+    factors = []
     for layer in model.layers:
         cost = rates.kinds[kind_of(layer)]
         n = round(n_seeds * cost.columns)
         u, v = (torch.empty(width, n, dtype=dtype, device="meta") for width in (layer.out_features, layer.width))
         offsets = torch.linspace(0, n, n_seeds + 1).long()
-        shapes.append(SeedFactors(u, v, offsets, np.full(n_seeds, cost.energy)))
-    return shapes
+        factors.append(SeedFactors(u, v, offsets, np.full(n_seeds, cost.energy)))
+    return factors
 
 
 def _typical_batch(examples: Sequence[Example], size: int, model: Model) -> Batch:

@@ -9,6 +9,7 @@ from gdig.pages.render import write_page
 from gdig.reporting.atlas import write_atlas
 from gdig.reporting.gather import gather_facts
 from gdig.reporting.page import report_page
+from gdig.run.origin import sweep_origin
 from gdig.run.session import Workspace
 from gdig.selection.chosen import Chosen
 from gdig.selection.finished_run import FinishedRun
@@ -42,7 +43,7 @@ def report_after_select(work: Workspace, survey: Survey, tasks: Tasks, limit: Li
     try:
         clusters = record.stages.cluster is not None and record.stages.cluster.state == "done"
         sweep = open_finished_sweep(
-            layout, record, SketchStore.open(layout.sweep), survey, tasks,
+            layout, record, SketchStore.open(layout.sweep, sweep_origin(record)), survey, tasks,
             clusters=clusters, source_ends=work.candidates.ends,
         )  # fmt: skip
         run = FinishedRun(work, record, sweep, limit, Chosen(selection.columns), selection.output)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import platform
-import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +18,8 @@ from gdig.config.options import STAGE_GROUPS, STAGES
 from gdig.errors import ConfigError, RunError
 from gdig.progress import Progress
 from gdig.run.layout import RunLayout
-from gdig.run.lock import lock
+from gdig.run.links import leftovers, refuse_linked_folders, remove_folder
+from gdig.run.lock import ReadOnlyError, lock, lock_to_read, unlock
 from gdig.run.record import (
     STAGE_TYPES,
     ClusterRecord,
@@ -55,6 +54,9 @@ class StageEnd:
 class Run:
     """A run directory, locked for this process.
 
+    A directory on a read-only disk can be read: what a start would only note of itself is then not recorded, and a
+    stage that has work to do is refused.
+
     Args:
         config: the options; `run_path` is required.
         inputs: fingerprint of each input, {"model": {...}, "candidates": {...}, ...}.
@@ -72,21 +74,36 @@ class Run:
         self.config = config
         layout = self.layout
         refuse_foreign(layout)
-        self.path.mkdir(parents=True, exist_ok=True)
-        self._lock = lock(layout.lock)
         try:
-            _wait_for_ranks(layout)
-            for leftover in self.path.rglob(".*.tmp"):  # of a process that was killed: the lock says there is no other
-                leftover.unlink(missing_ok=True)
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunError(f"run_path: {self.path} cannot be made: {error.strerror or error}") from None
+        self._read_only: ReadOnlyError | None = None
+        self._lock: int | None
+        try:
+            self._lock = lock(layout.lock)
+        except ReadOnlyError as error:
+            if not layout.record.exists():
+                raise
+            self._read_only, self._lock = error, lock_to_read(layout.lock)
+            progress.say(f"{self.path} cannot be written; the selection is not recorded there")
+        try:
+            if self._read_only is None:
+                _wait_for_ranks(layout)
+                for leftover in leftovers(self.path):  # of a process that was killed: the lock says there is no other
+                    leftover.unlink(missing_ok=True)
             self.record = read_record(layout.record) if layout.record.exists() else RunRecord()
             self._settle(inputs, progress)
+            if self._read_only is None:
+                refuse_linked_folders(self.path)
         except BaseException:
             self.close()
             raise
 
     def close(self) -> None:
         """Let another process use the directory."""
-        os.close(self._lock)
+        if self._lock is not None:
+            unlock(self._lock)
 
     @property
     def fit(self) -> FitRecord:
@@ -111,7 +128,15 @@ class Run:
     def update(self, name: str, **facts: Any) -> None:
         """Record facts about a stage, at once; they are fields of the stage's record."""
         stage = self._stage(name) or STAGE_TYPES[name](self._stage_config(name))
-        self._write(self.record.with_stage(name, replace(stage, **facts)))
+        record = self.record.with_stage(name, replace(stage, **facts))
+        if record != self.record:
+            self.require_writable(name)
+            self._write(record)
+
+    def require_writable(self, name: str) -> None:
+        """Raise RunError if the directory cannot be written, before a stage begins its work."""
+        if self._read_only is not None:
+            raise RunError(f"{self._read_only}, and the {name} stage has work to do; copy the run to another disk")
 
     def record_selection(self, **facts: Any) -> None:
         """Record what was chosen, with the options of this choice."""
@@ -152,13 +177,13 @@ class Run:
 
     def _remove_files(self, name: str) -> None:
         for folder in self.layout.folders_of(name):
-            with contextlib.suppress(FileNotFoundError):
-                shutil.rmtree(folder)
+            remove_folder(folder)
 
     def _settle(self, inputs: dict[str, dict[str, Any]], progress: Progress) -> None:
         """Compare what the directory holds with what is asked now."""
         self.record, first = _compare(self.layout, self.record, self.config, inputs)
         if self.config.overwrite and any(self._stage(name) is not None for name in STAGES):
+            self.require_writable(first or STAGES[0])
             first = first or STAGES[0]
             progress.say(f"starting over from the {first} stage")
             self.start_over(first)
@@ -174,7 +199,8 @@ class Run:
         return _stage_config(self.config, name)
 
     def _write(self, record: RunRecord) -> None:
-        write_record(self.layout.record, record)
+        if self._read_only is None:
+            write_record(self.layout.record, record)
         self.record = record
 
 
@@ -273,10 +299,10 @@ def _wait_for_ranks(layout: RunLayout) -> None:
         return
     for _ in range(_LAST_RANKS_S):
         with contextlib.suppress(RunError):
-            os.close(lock(layout.ranks_lock))
+            unlock(lock(layout.ranks_lock))
             return
         time.sleep(1)
-    os.close(lock(layout.ranks_lock))
+    unlock(lock(layout.ranks_lock))
 
 
 def _input_differences(then: dict[str, dict], now: dict[str, dict]) -> list[str]:

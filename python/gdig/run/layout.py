@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, overload
 
+from gdig.run.origin import checkpoint_origin, cluster_origin, curvature_origin, seeds_origin, sweep_origin
 from gdig.run.record import RunRecord
+
+if TYPE_CHECKING:
+    from gdig.store.tensor_file import CheckedFile
 
 FOLDERS = {
     "fit": ("curvature", "seeds"),
@@ -27,19 +32,17 @@ class FileGroup:
         folder: where the files lie.
         files: all files that the stage leaves there once it is done.
         done: whether the stage is done, so that every one of `files` must be there.
+        origin: what the files are made from (gdig.run.origin); None for resume files and labels, which say more.
         store: whether the folder is a sketch store, with a `store.json` beside the files.
     """
 
     name: str
     stage: str
     folder: Path
-    files: tuple[Path, ...]
+    files: Sequence[Path]
     done: bool
+    origin: str | None = None
     store: bool = False
-
-    def missing(self) -> list[Path]:
-        """Return the files that a finished stage has left and that are gone."""
-        return [file for file in self.files if not file.is_file()] if self.done else []
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,12 @@ class RunLayout:
     def record(self) -> Path:
         """What the run was asked, and how far it is (gdig.run.record)."""
         return self.path / "run.json"
+
+    def checked(self, path: Path, origin: str) -> CheckedFile:
+        """Return a file of the run with what it is made from: its origin, and its place in the run."""
+        from gdig.store.tensor_file import CheckedFile  # it imports numpy, which takes a while
+
+        return CheckedFile(path, f"{origin} {path.relative_to(self.path).with_suffix('').as_posix()}")
 
     @property
     def lock(self) -> Path:
@@ -192,31 +201,42 @@ class RunLayout:
         if stages.fit is not None:
             layers, done = stages.fit.layers or (), stages.fit.state == "done"
             if stages.fit.curvature is not None:
-                yield self._group("curvature", "fit", tuple(map(self.curvature, layers)), done)
-            yield self._group("seeds", "fit", tuple(map(self.seed_factors, layers)), done)
+                origin = curvature_origin(record)
+                yield self._group("curvature", "fit", tuple(map(self.curvature, layers)), done, origin)
+            yield self._group("seeds", "fit", tuple(map(self.seed_factors, layers)), done, seeds_origin(record))
             for folder in (self.curvature_resume, self.seeds_resume):
                 yield self._group(folder.relative_to(self.path).as_posix(), "fit", (), False)
         if stages.sweep is not None:
-            shards, done = stages.sweep.shards, stages.sweep.state == "done"
-            yield self._group("sweep", "sweep", _numbered(self.sweep, shards), done, store=True)
+            shards, done, origin = stages.sweep.shards, stages.sweep.state == "done", sweep_origin(record)
+            yield self._group("sweep", "sweep", _Numbered(self.sweep, shards), done, origin, store=True)
             yield self._group("sweep/resume", "sweep", (), False)
-            yield self._group("features", "sweep", (self.seed_sketches,), done)
+            yield self._group("features", "sweep", (self.seed_sketches,), done, origin)
             # Methods make the token files when they need them, so no stage has to have left them.
-            token_files = (*_numbered(self.tokens, shards), self.seed_tokens)
-            yield self._group("tokens", "sweep", token_files, done=False)
+            token_files = _Numbered(self.tokens, shards, self.seed_tokens)
+            yield self._group("tokens", "sweep", token_files, False, origin)
             for key, checkpoint in stages.sweep.checkpoints.items():
-                paths, swept = self.checkpoint(key), checkpoint.state == "done"
+                paths, swept, origin = self.checkpoint(key), checkpoint.state == "done", checkpoint_origin(record, key)
                 name = f"checkpoints/{key}"
-                yield self._group(f"{name}/shards", "sweep", _numbered(paths.shards, shards), swept, store=True)
+                files = _Numbered(paths.shards, shards)
+                yield self._group(f"{name}/shards", "sweep", files, swept, origin, store=True)
                 yield self._group(f"{name}/shards/resume", "sweep", (), False)
-                yield self._group(name, "sweep", (paths.seed_sketches,), swept)
+                yield self._group(name, "sweep", (paths.seed_sketches,), swept, origin)
             if stages.cluster is not None:
                 done = stages.cluster.state == "done"
-                yield self._group("clusters", "cluster", (self.centroids,), done)
-                yield self._group("clusters/labels", "cluster", _numbered(self.labels, shards), done)
+                yield self._group("clusters", "cluster", (self.centroids,), done, cluster_origin(record))
+                yield self._group("clusters/labels", "cluster", _Numbered(self.labels, shards), done)
 
-    def _group(self, name: str, stage: str, files: tuple[Path, ...], done: bool, *, store: bool = False) -> FileGroup:
-        return FileGroup(name, stage, self.path / name, files, done, store)
+    def _group(
+        self,
+        name: str,
+        stage: str,
+        files: Sequence[Path],
+        done: bool,
+        origin: str | None = None,
+        *,
+        store: bool = False,
+    ) -> FileGroup:
+        return FileGroup(name, stage, self.path / name, files, done, origin, store)
 
 
 def shard_resume_file(store: Path, shard: int) -> Path:
@@ -224,8 +244,24 @@ def shard_resume_file(store: Path, shard: int) -> Path:
     return store / "resume" / f"{shard:08d}.safetensors"
 
 
-def _numbered(folder: Path, count: int) -> tuple[Path, ...]:
-    return tuple(_file_of(folder, shard) for shard in range(count))
+class _Numbered(Sequence[Path]):
+    """The files of a folder that are numbered from 0 to `count` - 1, and `more` after them, named when asked for."""
+
+    def __init__(self, folder: Path, count: int, *more: Path) -> None:
+        self._folder, self._count, self._more = folder, count, more
+
+    def __len__(self) -> int:
+        return self._count + len(self._more)
+
+    @overload
+    def __getitem__(self, at: int) -> Path: ...
+    @overload
+    def __getitem__(self, at: slice) -> Sequence[Path]: ...
+    def __getitem__(self, at: int | slice) -> Path | Sequence[Path]:
+        if isinstance(at, slice):
+            return tuple(self[i] for i in range(len(self))[at])
+        i = range(len(self))[at]
+        return _file_of(self._folder, i) if i < self._count else self._more[i - self._count]
 
 
 def _file_of(folder: Path, shard: int) -> Path:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
+import filecmp
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +12,8 @@ from gdig.errors import ConfigError, RunError
 from gdig.progress import Progress
 from gdig.run.directory import refuse_foreign, require_run
 from gdig.run.layout import FileGroup, RunLayout
-from gdig.run.lock import lock
+from gdig.run.links import refuse_linked_folders
+from gdig.run.lock import lock, unlock
 from gdig.run.record import FitRecord, RunRecord, SweepRecord, read_record, write_record
 from gdig.run.resume_files import remove_finished
 from gdig.store.atomic import replacing
@@ -79,17 +79,18 @@ def merge_runs(paths: Sequence[Path], out: Path, progress: Progress) -> list[str
     out.mkdir(parents=True, exist_ok=True)
     handle = lock(target.lock)
     try:
+        refuse_linked_folders(out)
         if fresh:
             _begin(first, target)
         return _copy_sweeps(sources, target, progress)
     finally:
-        os.close(handle)
+        unlock(handle)
 
 
 def _begin(first: _Source, target: RunLayout) -> None:
     """Copy the fit into a new directory, and write its record."""
     for group in first.groups("fit"):
-        _copy_missing(group, target)
+        _copy_missing(first.layout, group, target)
     sweep = replace(first.sweep, state="running", checkpoints={}, checkpoint_order=())
     config = {**first.record.config, "run_path": str(target.path), "sweep_part": None}
     record = first.record.with_stage("sweep", sweep).with_stage("cluster", None).with_stage("select", None)
@@ -114,13 +115,14 @@ def _copy_sweeps(sources: Sequence[_Source], target: RunLayout, progress: Progre
             continue
         holders = [replace(group, folder=source.layout.path / group.name) for source in sources]
         if not group.store:
-            for holder in holders:
+            for source, holder in zip(sources, holders, strict=True):
                 files = tuple(holder.folder / file.name for file in group.files)
-                _copy_missing(replace(holder, files=tuple(file for file in files if file.is_file())), target)
+                _copy_missing(source.layout, replace(holder, files=tuple(f for f in files if f.is_file())), target)
             continue
         checkpoint = next((c for key, c in checkpoints.items() if target.checkpoint(key).shards == group.folder), None)
         what = f"checkpoint {checkpoint.path}: " if checkpoint else ""
-        lines += _copy_shards([holder.folder for holder in holders], group.folder, sweep, target, progress, what)
+        folders = [holder.folder for holder in holders]
+        lines += _copy_shards(folders, group, sweep, target, progress, what)
     done = {
         key: replace(checkpoint, state="running" if _lacks(target.checkpoint(key).shards, sweep) else "done")
         for key, checkpoint in checkpoints.items()
@@ -130,25 +132,27 @@ def _copy_sweeps(sources: Sequence[_Source], target: RunLayout, progress: Progre
 
 
 def _copy_shards(
-    folders: Sequence[Path], folder: Path, sweep: SweepRecord, target: RunLayout, progress: Progress, what: str
+    folders: Sequence[Path], group: FileGroup, sweep: SweepRecord, target: RunLayout, progress: Progress, what: str
 ) -> list[str]:
-    """Copy into the store `folder` of `target` the shards that it lacks, from whoever has them.
+    """Copy into a store of `target` the shards that it lacks, from whoever has them.
 
     Args:
         folders: the same store of each source; it may be absent.
-        folder: the store; it is made if it is absent.
+        group: the store; it is made if it is absent.
         sweep: says how many rows the whole store holds.
-        target: the run directory that `folder` belongs to.
+        target: the run directory that the store belongs to.
         progress: where to show it.
         what: begins the lines returned.
     """
-    stores = [SketchStore.open(path) for path in folders if SketchStore.exists(path)]
+    folder, origin = group.folder, group.origin
+    assert origin is not None
+    stores = [SketchStore.open(path, origin) for path in folders if SketchStore.exists(path)]
     if not SketchStore.exists(folder):
         if not stores:
             return []
         like = stores[0]
-        SketchStore.create(folder, like.dim, dtype=like.dtype, rows_per_shard=like.rows_per_shard)
-    store, n_rows = SketchStore.open(folder), sweep.rows or 0
+        SketchStore.describe(folder, like.dim, dtype=like.dtype, rows_per_shard=like.rows_per_shard, made_from=origin)
+    store, n_rows = SketchStore.open(folder, origin), sweep.rows or 0
     wanted, copied = store.missing(n_rows), 0
     title = f"merge, {what.removesuffix(': ')}" if what else "merge"
     with progress.stage(title, len(wanted), "shards") as bar:
@@ -202,26 +206,23 @@ def _options(source: _Source) -> dict[str, object]:
 def _compare_fits(first: _Source, other: _Source) -> None:
     """Raise RunError that names a file of the fit that differs between two runs."""
     for group, expected in zip(other.groups("fit"), first.groups("fit"), strict=True):
+        if group.origin is None:
+            continue
         for file, expected_file in zip(group.files, expected.files, strict=True):
-            if _checksum(file) != _checksum(expected_file):
+            other.layout.checked(file, group.origin).read()
+            first.layout.checked(expected_file, expected.origin or "").read()
+            if not filecmp.cmp(file, expected_file, shallow=False):
                 raise RunError(f"{file}: another fit than {expected_file}: fit once, then copy the run directory")
 
 
-def _copy_missing(group: FileGroup, target: RunLayout) -> None:
+def _copy_missing(source: RunLayout, group: FileGroup, target: RunLayout) -> None:
     """Copy the files of a source's group that `target` lacks."""
     for file in group.files:
         copy = target.path / group.name / file.name
         if not copy.exists():
-            verify_file(file)
+            if group.origin is not None:
+                source.checked(file, group.origin).read()
             _copy_file(file, copy)
-
-
-def _checksum(file: Path) -> str:
-    """The checksum in a sound file, which stands for its bytes."""
-    verify_file(file)
-    with file.open("rb") as stream:
-        header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
-    return header["__metadata__"]["xxh3"]
 
 
 def _copy_file(source: Path, target: Path) -> None:

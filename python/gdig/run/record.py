@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from datetime import date
 from functools import cache
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -17,13 +18,16 @@ from gdig.config.convert import describe
 from gdig.errors import RunError
 from gdig.store.atomic import replacing
 
-FORMAT = 2
+FORMAT = 3
 """Version of the run directory's layout and of run.json."""
 
 State = Literal["running", "done"]
 
-_MOST_SHARDS = 10_000_000
-"""A record that asks for more shards is damaged: their names alone would fill the memory."""
+_CHECKSUM = "checksum"
+_MOST_SHARDS = 1_000_000
+"""A record that asks for more shards is damaged: to look for them would take minutes."""
+_MOST_NESTED = 64
+"""The deepest nesting of a record."""
 
 
 @dataclass(frozen=True)
@@ -172,11 +176,12 @@ class ClusterRecord(StageRecord):
 
 @dataclass(frozen=True)
 class SelectRecord(StageRecord):
-    """The last selection: rows and tokens chosen, the file, and what was said."""
+    """The last selection: rows and tokens chosen, the file and a hash of its content, and what was said."""
 
     rows: int | None = None
     tokens: int | None = None
     output: str | None = None
+    output_hash: str | None = None
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 
@@ -232,9 +237,10 @@ _OF_GRADIENTS = ("seeds", "coverage")
 
 
 def write_record(file: Path, record: RunRecord) -> None:
-    """Write a run.json, complete or not at all. A number that is not finite is written as null."""
+    """Write a run.json, complete or not at all, with its checksum. A number that is not finite is written as null."""
     with replacing(file) as temporary:
-        text = json.dumps(_encode(record), indent=1, ensure_ascii=False, allow_nan=False)
+        value = plain(record)
+        text = json.dumps({**value, _CHECKSUM: record_checksum(value)}, indent=1, ensure_ascii=False, allow_nan=False)
         temporary.write_text(text + "\n", encoding="utf-8")
 
 
@@ -242,19 +248,28 @@ def read_record(file: Path) -> RunRecord:
     """Read a run.json.
 
     Raises:
-        RunError: naming the file and the key: no JSON, another format, an unknown or a missing key, a value of another
-            type, or a name that cannot be that of a file.
+        RunError: naming the file and the key: no JSON, another format, another checksum, an unknown or a missing key, a
+            value of another type, or a name that cannot be that of a file.
     """
+    if not file.is_file():  # opening a pipe would wait for its writer
+        raise RunError(f"{file}: not a run.json: expected a file")
     try:
         value = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise RunError(f"{file}: not a run.json: {error}") from None
+    if _depth(value) > _MOST_NESTED:
+        raise RunError(f"{file}: not a run.json: its values lie more than {_MOST_NESTED} deep")
     if not isinstance(value, dict) or "format" not in value:
         raise RunError(f"{file}: not a run.json: expected an object with the key 'format'")
     if value["format"] != FORMAT:
         raise RunError(
             f"{file}: expected format {FORMAT}, got {value['format']!r}; another version of gdig made this run, "
             "which can continue it"
+        )
+    if (recorded := value.pop(_CHECKSUM, None)) != (computed := record_checksum(value)):
+        raise RunError(
+            f"{file}: checksum: expected {computed}, got {recorded!r}: the file was damaged, or changed by hand; put "
+            "back a copy of it, or use another --run-path"
         )
     record: RunRecord = _decode(RunRecord, value, str(file))
     try:
@@ -310,16 +325,32 @@ def _check_name(where: str, name: str) -> None:
         raise ValueError(f"{where}: expected a name of up to 200 bytes without a slash, got {name!r}")
 
 
-def _encode(value: Any) -> Any:
+def record_checksum(value: Any) -> str:
+    """Return the checksum of a run.json's content without the checksum itself: 32 hexadecimal digits."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def plain(value: Any) -> Any:
+    """Return a record, or a value of one, as JSON holds it: a number that is not finite is null."""
     if isinstance(value, Stages):
-        return {f.name: _encode(stage) for f in fields(value) if (stage := getattr(value, f.name)) is not None}
+        return {f.name: plain(stage) for f in fields(value) if (stage := getattr(value, f.name)) is not None}
     if is_dataclass(value):
-        return {f.name: _encode(getattr(value, f.name)) for f in fields(value)}
+        return {f.name: plain(getattr(value, f.name)) for f in fields(value)}
     if isinstance(value, Mapping):
-        return {key: _encode(item) for key, item in value.items()}
+        return {key: plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_encode(item) for item in value]
+        return [plain(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _depth(value: Any) -> int:
+    """How deep the values of a JSON value lie, found without recursion."""
+    depth, level = 0, [value]
+    while level := [item for item in level if isinstance(item, (dict, list))]:
+        depth += 1
+        level = [child for item in level for child in (item.values() if isinstance(item, dict) else item)]
+    return depth
 
 
 @cache

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from datetime import date
 from functools import cached_property
@@ -21,7 +20,7 @@ from gdig.progress import Progress
 from gdig.resampling import sample_rows
 from gdig.run.directory import Run
 from gdig.run.layout import RunLayout
-from gdig.run.lock import lock
+from gdig.run.lock import lock, unlock
 
 if TYPE_CHECKING:
     from gdig.data.row_formats import RowReader
@@ -67,7 +66,7 @@ class Workspace:
         if "run" in self.__dict__:
             self.run.close()
         elif not self.ranks.main:
-            os.close(self._lock)
+            unlock(self._lock)
 
     @property
     def path(self) -> Path:

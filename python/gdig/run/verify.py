@@ -1,39 +1,245 @@
-"""Every file of a run against its checksum."""
+"""Every file of a run: whether it is sound, damaged, missing, or of something else. Nothing is written."""
 
 from __future__ import annotations
 
+import itertools
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
-from gdig.errors import StoreError
+from gdig.data.fingerprint import hash_content
+from gdig.errors import GdigError, RunError, StoreError
+from gdig.kmeans import KMeans
 from gdig.run.directory import require_run
-from gdig.run.layout import FileGroup, RunLayout
+from gdig.run.layout import FOLDERS, FileGroup, RunLayout
+from gdig.run.origin import cluster_origin, sweep_origin
+from gdig.run.record import RunRecord
 from gdig.store.sketches import SketchStore
-from gdig.store.tensor_file import verify_file
+from gdig.store.tensor_file import CheckedFile, Damage, damage_of, read_tensors
+
+_MOST_MISSING = 20
+"""Missing files of a group that are named one by one; those after them are named as a range."""
 
 
-def verify_run(path: Path) -> list[str]:
-    """Read every file of a run directory; return lines that say what was read.
+@dataclass(frozen=True)
+class FileReport:
+    """A file of a run.
+
+    file: relative to the run directory; of several missing files, the first and the last. state: what it is. what: the
+    reason for another state than sound. bytes: its length.
+    """
+
+    file: str
+    state: Literal["sound", "damaged", "missing", "foreign"]
+    what: str = ""
+    bytes: int = 0
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What `gdig.verify` has read: one report a file, in the order of the stages."""
+
+    run_path: Path
+    files: tuple[FileReport, ...]
+
+    @property
+    def sound(self) -> bool:
+        """Whether every file that should be there is sound, and no other is."""
+        return all(report.state == "sound" for report in self.files)
+
+    def lines(self) -> list[str]:
+        """Return what to print: each file that is not sound, then one line for each folder, then a sum."""
+        lines = [f"{report.state}: {report.what}" for report in self.files if report.state != "sound"]
+        for folder, group in itertools.groupby(self.files, lambda report: str(Path(report.file).parent)):
+            reports = list(group)
+            size = sum(report.bytes for report in reports)
+            lines.append(f"{'run' if folder == '.' else folder}: {_counts(reports)}, {size:,} bytes")
+        return [*lines, f"{self.run_path}: {_counts(self.files)}" + ("" if self.sound else "; not sound")]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what JSON holds: `run_path`, `sound`, and for each file `file`, `state`, `what` and `bytes`."""
+        return {
+            "run_path": str(self.run_path),
+            "sound": self.sound,
+            "files": [vars(report) for report in self.files],
+        }
+
+
+def verify_run(path: Path) -> Verification:
+    """Read every file of a run directory, on several threads.
 
     Raises:
         ConfigError: when the directory holds no run.
-        StoreError: naming every file that is damaged or missing.
     """
     layout = RunLayout(path)
-    record = require_run(layout, "run_path")
-    return [line for group in layout.files_of(record) if (line := _verify(group))]
+    reporter = _Reporter(layout)
+    if not layout.record.exists() and any(f.is_dir() for stage in FOLDERS for f in layout.folders_of(stage)):
+        damage = Damage("missing", f"{layout.record}: is missing, so nothing says which files should be there")
+        return Verification(path, (reporter.report(layout.record, damage),))
+    try:
+        record = require_run(layout, "run_path")
+    except RunError as error:
+        return Verification(path, (reporter.report(layout.record, Damage("damaged", str(error))),))
+    return Verification(path, (reporter.report(layout.record, None), *reporter.of_stages(record)))
 
 
-def _verify(group: FileGroup) -> str:
-    """Verify the files of a group: those that must be there, and others of an unfinished stage. Return what to say."""
-    if missing := group.missing():
-        more = f", and {len(missing) - 1} more files of {group.name}" if len(missing) > 1 else ""
-        raise StoreError(f"{missing[0]}: is missing{more}")
-    if group.store:
-        if not SketchStore.exists(group.folder):
-            return ""
-        report = SketchStore.open(group.folder).verify()
-        return f"{group.name}: {report.shards} shards, {report.rows:,} rows, {report.bytes:,} bytes, sound"
-    files = sorted({*group.folder.glob("*.safetensors"), *(file for file in group.files if file.is_file())})
-    for file in files:
-        verify_file(file)
-    return f"{group.name}: {len(files)} files, {sum(f.stat().st_size for f in files):,} bytes, sound" if files else ""
+class _Reporter:
+    def __init__(self, layout: RunLayout) -> None:
+        self._layout = layout
+
+    def of_stages(self, record: RunRecord) -> Iterator[FileReport]:
+        """Report the files of all stages, in their order, and the selection."""
+        labels = None
+        for group in self._layout.files_of(record):
+            if group.store:
+                yield from self._of_store(group, record)
+            elif group.folder == self._layout.labels:
+                labels = group
+            else:
+                yield from self._of_files(group)
+            if group.folder == self._layout.seed_sketches.parent:
+                yield from self._of_score_net(record)
+        if labels is not None:
+            yield from self._of_labels(labels, record)
+        yield from self._of_selection(record)
+
+    def report(self, file: Path, damage: Damage | None) -> FileReport:
+        name = file.relative_to(self._layout.path).as_posix()
+        if damage is not None:
+            return FileReport(name, damage.state, damage.what, _size(file))
+        return FileReport(name, "sound", "", _size(file))
+
+    def _of_files(self, group: FileGroup) -> Iterator[FileReport]:
+        """Report files that a stage has left, files that are there of an unfinished one, and files that no stage has
+        left."""
+        present = _tensor_files(group.folder)
+        expected = [file for file in group.files if file in present] if not group.done else list(group.files)
+        checked: list[CheckedFile | Path] = [
+            self._layout.checked(file, group.origin) if group.origin is not None else file for file in expected
+        ]
+        yield from map(self.report, expected, damage_of(checked))
+        others = sorted(present.difference(group.files))
+        if group.origin is None:  # resume files: what they were made from is compared when work goes on from them
+            yield from map(self.report, others, damage_of(others))
+        else:
+            known = {self._layout.score_net, self._layout.kmeans_resume_file}
+            yield from self._unexpected(file for file in others if file not in known)
+
+    def _unexpected(self, files: Iterable[Path]) -> Iterator[FileReport]:
+        for file in files:
+            yield self.report(file, Damage("foreign", f"{file}: no stage of this run has left such a file"))
+
+    def _of_store(self, group: FileGroup, record: RunRecord) -> Iterator[FileReport]:
+        sweep, description = record.stages.sweep, group.folder / "store.json"
+        assert sweep is not None
+        present = _tensor_files(group.folder)
+        if not description.exists() and not group.done and not present:
+            return
+        try:
+            store = SketchStore.open(group.folder, group.origin)
+        except StoreError as error:
+            state: Any = "missing" if not description.exists() else "damaged"
+            if state == "damaged" and "belongs to something else" in str(error):
+                state = "foreign"
+            yield self.report(description, Damage(state, str(error)))
+            yield from self._of_files(FileGroup(group.name, group.stage, group.folder, group.files, group.done))
+            return
+        yield self.report(description, None)
+        damage = store.damage(sweep.rows or 0)
+        missing = sorted(shard for shard, fault in damage.items() if fault.state == "missing")
+        if group.done:
+            yield from self._missing(store, missing)
+        for shard in sorted({*store.shards, *damage}.difference(missing)):
+            yield self.report(store.shard_path(shard), damage.get(shard))
+        numbered = {store.shard_path(shard) for shard in store.shards}
+        yield from self._unexpected(sorted(present - numbered))
+
+    def _missing(self, store: SketchStore, shards: Sequence[int]) -> Iterator[FileReport]:
+        for shard in shards[:_MOST_MISSING]:
+            file = store.shard_path(shard)
+            yield self.report(file, Damage("missing", f"{file}: is missing"))
+        if more := shards[_MOST_MISSING:]:
+            first, last = store.shard_path(more[0]), store.shard_path(more[-1])
+            what = f"{len(more):,} files from {first} to {last} are missing"
+            yield FileReport(f"{first.relative_to(self._layout.path)} to {last.name}", "missing", what)
+
+    def _of_labels(self, group: FileGroup, record: RunRecord) -> Iterator[FileReport]:
+        """Report label files; they are compared with the rows and the centroids, where both are sound."""
+        layout = self._layout
+        centroids = layout.checked(layout.centroids, cluster_origin(record))
+        try:
+            store = SketchStore.open(layout.sweep, sweep_origin(record))
+            if store.missing(record.stages.sweep.rows or 0 if record.stages.sweep else 0):
+                raise StoreError("the sweep is not whole")
+            damage = KMeans.load(centroids.path, centroids.made_from).label_damage(store, group.folder)
+        except GdigError:
+            yield from self._of_files(group)
+            return
+        files = [group.folder / store.shard_path(shard).name for shard in sorted({*store.shards, *damage})]
+        of_file = {group.folder / store.shard_path(shard).name: fault for shard, fault in damage.items()}
+        for file in files:
+            fault = of_file.get(file)
+            if group.done or fault is None or fault.state != "missing":
+                yield self.report(file, fault)
+        yield from self._unexpected(sorted(_tensor_files(group.folder).difference(files)))
+
+    def _of_score_net(self, record: RunRecord) -> Iterator[FileReport]:
+        """Report the score net and its difficulties. The net's file, which is written last, says which they are."""
+        layout = self._layout
+        net, difficulties = layout.checked(layout.score_net, sweep_origin(record)), layout.difficulty
+        if not net.path.exists():
+            if difficulties.exists() and not layout.score_net_training.exists():
+                yield self.report(difficulties, Damage("foreign", f"{difficulties}: {net.path} is missing"))
+            return
+        damage = net.damage()
+        yield self.report(net.path, damage)
+        if damage is None:
+            yield self.report(difficulties, difficulty_damage(net, difficulties))
+
+    def _of_selection(self, record: RunRecord) -> Iterator[FileReport]:
+        """Report the selection, if it lies in the run directory."""
+        select, file = record.stages.select, self._layout.selection
+        if select is None or select.state != "done" or select.config.get("output") is not None:
+            return
+        yield self.report(file, _content_damage(file, select.output_hash or ""))
+
+
+def difficulty_damage(net: CheckedFile, difficulties: Path) -> Damage | None:
+    """Return what is wrong with the difficulties of a score net, whose file holds their hash."""
+    return _content_damage(difficulties, read_tensors(net.path)[1].get("difficulty", ""))
+
+
+def _content_damage(file: Path, expected: str) -> Damage | None:
+    """Compare the content of a file of another kind with the hash that was recorded when it was written."""
+    if not file.is_file():
+        return Damage("missing", f"{file}: is missing")
+    try:
+        content = hash_content(file)
+    except OSError as error:
+        return Damage("damaged", f"{file}: cannot be read: {error.strerror or error}")
+    if content == expected:
+        return None
+    return Damage("damaged", f"{file}: expected a content with the hash {expected}, got {content}")
+
+
+def _tensor_files(folder: Path) -> set[Path]:
+    """The tensor files in a folder, whether complete or not."""
+    try:
+        return {folder / entry.name for entry in os.scandir(folder) if entry.name.endswith(".safetensors")}
+    except OSError:
+        return set()
+
+
+def _size(file: Path) -> int:
+    try:
+        return file.stat().st_size
+    except OSError:
+        return 0
+
+
+def _counts(reports: Iterable[FileReport]) -> str:
+    counts = Counter(report.state for report in reports)
+    return ", ".join(f"{count:,} {state}" for state, count in sorted(counts.items(), key=lambda c: c[0] != "sound"))

@@ -10,12 +10,14 @@ from gdig.config.budget import Limit
 from gdig.config.config import Config
 from gdig.distributed.kmeans import KMeansPeers
 from gdig.distributed.ranks import Ranks
-from gdig.errors import ConfigError
+from gdig.errors import ConfigError, StoreError
 from gdig.kmeans import KMeans
 from gdig.resampling import label_counts
+from gdig.run.origin import cluster_origin
 from gdig.run.session import Workspace
 from gdig.selection.survey import Survey
 from gdig.store.sketches import SketchStore
+from gdig.store.tensor_file import CheckedFile, Damage
 
 DEFAULT_CLUSTERS = 512
 """Clusters of the G-DIG paper."""
@@ -46,13 +48,38 @@ def ensure_clusters(work: Workspace, store: SketchStore, survey: Survey, limit: 
     run = work.run
     n_clusters = resolve_clusters(work.config, survey, limit)
     if run.done("cluster") and run.cluster.n_clusters == n_clusters:
-        return
-    if run.done("cluster"):
+        if _clusters_are_sound(work, store, n_clusters):
+            return
+    elif run.done("cluster"):
         work.progress.say(f"cluster: the budget asks for {n_clusters} clusters, the run has {run.cluster.n_clusters}")
         run.start_over("cluster")
     # Files of an interrupted stage say what they were made from; k-means continues from them only if that is the same.
+    run.require_writable("cluster")
     with run.running("cluster"):
         run.update("cluster", **cluster_sketches(work, store, n_clusters))
+
+
+def _clusters_are_sound(work: Workspace, store: SketchStore, n_clusters: int) -> bool:
+    """Read the files of the clusters, and warn of each that cannot be used; label files among them are removed."""
+    layout, warn = work.layout, work.progress.warn
+    centroids = _centroids(work, cluster_origin(work.run.record))
+    if (damage := centroids.damage()) is None:
+        try:
+            kmeans = KMeans.load(centroids.path, centroids.made_from)
+            if kmeans.cluster_centers_.shape == (n_clusters, store.dim):
+                damages = kmeans.label_damage(store, layout.labels)
+                for file in damages.values():
+                    warn(f"{file.what}; the labels are made again")
+                return not damages
+            damage = Damage("damaged", f"{centroids.path}: expected {n_clusters} centroids of {store.dim} columns")
+        except StoreError as error:
+            damage = Damage("damaged", str(error))
+    warn(f"{damage.what}; the clusters are made again")
+    return False
+
+
+def _centroids(work: Workspace, origin: str) -> CheckedFile:
+    return work.layout.checked(work.layout.centroids, origin)
 
 
 def cluster_sketches(work: Workspace, store: SketchStore, n_clusters: int) -> dict[str, Any]:
@@ -70,10 +97,12 @@ def cluster_sketches(work: Workspace, store: SketchStore, n_clusters: int) -> di
     if ranks.world > 1:
         ranks.task("centroids", n_clusters=n_clusters)
     kmeans = fit_centroids_on_ranks(work, n_clusters, ranks)
-    kmeans.save(layout.centroids)
+    origin = cluster_origin(work.run.record)
+    centroids = _centroids(work, origin)
+    kmeans.save(centroids.path, centroids.made_from)
     layout.kmeans_resume_file.unlink(missing_ok=True)
-    work.ranks.task("labels")
-    label_rows_on_ranks(work)
+    work.ranks.task("labels", origin=origin)
+    label_rows_on_ranks(work, origin)
     sizes = np.zeros(n_clusters, np.int64)
     counted = label_counts(layout.labels)
     sizes[: len(counted)] = counted
@@ -115,11 +144,17 @@ def fit_centroids_on_ranks(work: Workspace, n_clusters: int, ranks: Ranks | None
     return kmeans
 
 
-def label_rows_on_ranks(work: Workspace) -> None:
-    """Label the rows of this rank's share of the shards. Every rank calls this, after the centroids are stored."""
+def label_rows_on_ranks(work: Workspace, origin: str) -> None:
+    """Label the rows of this rank's share of the shards. Every rank calls this, after the centroids are stored.
+
+    Args:
+        work: the workspace of this rank.
+        origin: of the clusters (gdig.run.origin).
+    """
     ranks, layout = work.ranks, work.layout
     store = SketchStore.open(work.layout.sweep)
-    kmeans = KMeans.load(layout.centroids)
+    centroids = _centroids(work, origin)
+    kmeans = KMeans.load(centroids.path, centroids.made_from)
     kmeans.n_threads = ranks.threads(work.config.threads)
     shards, seen = ranks.share(store.n_shards), 0
     ranks.doing(f"cluster: labels of shards {shards.start} to {shards.stop - 1}")

@@ -13,6 +13,7 @@ from gdig.errors import RunError
 from gdig.progress import Progress
 from gdig.run.directory import require_run
 from gdig.run.layout import RunLayout
+from gdig.run.origin import sweep_origin
 from gdig.run.record import RunRecord
 from gdig.run.session import Workspace
 from gdig.selection.chosen import Chosen, read_chosen
@@ -74,14 +75,16 @@ def open_finished_run(config: Config, progress: Progress, selection: str | None 
         config = config.with_options(**{k: typed_option(str(layout.record), k, v) for k, v in given.items()})
     work = Workspace(config, progress)
     _check_inputs(work, record)
-    store, tasks = SketchStore.open(layout.sweep), read_tasks(work.seed_corpus, config.task_field)
+    store = SketchStore.open(layout.sweep, sweep_origin(record))
+    tasks = read_tasks(work.seed_corpus, config.task_field)
     judge = make_judge(store, config, tasks) if config.gradients else Judge(config.score)
     pool = survey(store, judge)
     clusters = record.stages.cluster is not None and record.stages.cluster.state == "done"
     ends = work.candidates.ends
     sweep = open_finished_sweep(layout, record, store, pool, tasks, clusters=clusters, source_ends=ends)
     limit = parse_budget(config.budget).limit(pool.rows, pool.all_tokens)
-    file = _chosen_file(layout, record, selection)
+    # A selection without the field gdig does not say which rows it has.
+    file = None if selection is None and config.plain else _chosen_file(layout, record, selection)
     chosen = read_chosen(file, pool.rows) if file is not None else None
     return FinishedRun(work, record, sweep, limit, chosen, file)
 

@@ -20,7 +20,7 @@ from gdig.selection.tasks import Tasks
 from gdig.selection.token_files import TokenFiles
 from gdig.store.gather import gather
 from gdig.store.sketches import SketchStore
-from gdig.store.tensor_file import read_tensors
+from gdig.store.tensor_file import CheckedFile
 
 
 @dataclass(frozen=True)
@@ -35,11 +35,11 @@ class Checkpoint:
     path: str
     store: SketchStore
     learning_rate: float
-    seed_sketches: Path
+    seed_sketches: CheckedFile
 
     def seed_features(self) -> np.ndarray:
         """Return the sketches of the seeds' gradients, in the projections and scale of `store`: float32 [S, dim]."""
-        return read_tensors(self.seed_sketches)[0]["sketch"]
+        return self.seed_sketches.read()[0]["sketch"]
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class FinishedSweep:
     centroids: Path | None = None
     tasks: Tasks = field(default_factory=Tasks)
     checkpoints: tuple[Checkpoint, ...] = ()
-    seed_sketches: Path | None = None
+    seed_sketches: CheckedFile | None = None
     difficulty: Path | None = None
     tokens: TokenFiles | None = None
     source_ends: tuple[int, ...] = ()
@@ -76,7 +76,7 @@ class FinishedSweep:
             StoreError: when the file is missing or damaged.
         """
         assert self.seed_sketches is not None, "this sweep was opened without the file of the seeds' sketches"
-        return read_tensors(self.seed_sketches)[0]["influence"]
+        return self.seed_sketches.read()[0]["influence"]
 
     def seed_features(self) -> np.ndarray:
         """Return the seeds' own sketches, in the projections and scale of the pool's: float32 [S, dim].
@@ -85,7 +85,7 @@ class FinishedSweep:
             StoreError: when the file is missing or damaged.
         """
         assert self.seed_sketches is not None, "this sweep was opened without the file of the seeds' sketches"
-        return read_tensors(self.seed_sketches)[0]["sketch"]
+        return self.seed_sketches.read()[0]["sketch"]
 
     def seed_hidden(self) -> np.ndarray:
         """Return the seeds' own hidden-state sketches, of unit length: float16 [S, dim].
@@ -94,7 +94,7 @@ class FinishedSweep:
             StoreError: when the file is missing or damaged.
         """
         assert self.seed_sketches is not None, "this sweep was opened without the file of the seeds' sketches"
-        return read_tensors(self.seed_sketches)[0]["hidden"]
+        return self.seed_sketches.read()[0]["hidden"]
 
     def token_files(self) -> TokenFiles:
         """Return the token ids of rows and seeds."""

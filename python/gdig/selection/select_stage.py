@@ -9,12 +9,15 @@ from gdig.config.budget import Limit
 from gdig.data.conversions import convert
 from gdig.data.dataset_info import write_entry
 from gdig.data.export import Convert, export
+from gdig.data.fingerprint import hash_content
 from gdig.data.row_forms import RowError
-from gdig.errors import CorpusError
+from gdig.errors import CorpusError, StoreError
 from gdig.resampling import label_counts
 from gdig.run.layout import RunLayout
-from gdig.run.record import RunRecord, SweepRecord
+from gdig.run.origin import checkpoint_origin, sweep_origin
+from gdig.run.record import RunRecord
 from gdig.run.session import Workspace
+from gdig.run.verify import difficulty_damage
 from gdig.selection.choose import choose
 from gdig.selection.method import Checkpoint, FinishedSweep
 from gdig.selection.methods import METHODS
@@ -32,6 +35,7 @@ def select_stage(work: Workspace, store: SketchStore, survey: Survey, tasks: Tas
     sweep = open_finished_sweep(
         work.layout, run.record, store, survey, tasks, clusters=clusters, source_ends=work.candidates.ends
     )
+    _check_difficulty(work)
     scored = choose(sweep, limit, config)
     columns = output_columns(scored, survey, tasks)
     output = Path(config.output) if config.output else work.layout.selection
@@ -50,6 +54,7 @@ def select_stage(work: Workspace, store: SketchStore, survey: Survey, tasks: Tas
         rows=len(scored.rows),
         tokens=int(scored.columns["tokens"].sum()),
         output=str(output),
+        output_hash=hash_content(output),
         notes=tuple(scored.notes),
         warnings=tuple(warnings),
     )
@@ -94,7 +99,7 @@ def open_finished_sweep(
         clusters: whether the methods may draw from the clusters.
         source_ends: the row after the last row of each file of the pool.
     """
-    fit, sweep = record.stages.fit, record.stages.sweep
+    fit, sweep, origin = record.stages.fit, record.stages.sweep, sweep_origin(record)
     assert fit is not None and sweep is not None, "the sweep is done"
     return FinishedSweep(
         store,
@@ -102,13 +107,22 @@ def open_finished_sweep(
         labels=layout.labels if clusters else None,
         centroids=layout.centroids if clusters else None,
         tasks=tasks,
-        checkpoints=_checkpoints(layout, sweep),
-        seed_sketches=layout.seed_sketches,
+        checkpoints=_checkpoints(layout, record),
+        seed_sketches=layout.checked(layout.seed_sketches, origin),
         difficulty=layout.difficulty,
-        tokens=TokenFiles(layout.tokens),
+        tokens=TokenFiles(layout, origin),
         source_ends=source_ends,
         metric_scale=sweep.scale if _sketches_are_of_the_metric({**fit.config, **sweep.config}) else None,
     )
+
+
+def _check_difficulty(work: Workspace) -> None:
+    """Raise StoreError if the option `difficulty` names the run's own difficulties and these were changed."""
+    layout, given = work.layout, work.config.difficulty
+    if given and layout.score_net.is_file() and Path(given).resolve() == layout.difficulty.resolve():
+        net = layout.checked(layout.score_net, sweep_origin(work.run.record))
+        if (damage := net.damage() or difficulty_damage(net, layout.difficulty)) is not None:
+            raise StoreError(f"{damage.what}; gdig score-net makes it again")
 
 
 def _sketches_are_of_the_metric(options: dict[str, Any]) -> bool:
@@ -116,11 +130,15 @@ def _sketches_are_of_the_metric(options: dict[str, Any]) -> bool:
     return bool(options["sketch_space"] != "raw" or options["inversion"] == "identity")
 
 
-def _checkpoints(layout: RunLayout, sweep: SweepRecord) -> tuple[Checkpoint, ...]:
+def _checkpoints(layout: RunLayout, record: RunRecord) -> tuple[Checkpoint, ...]:
     """The training checkpoints last asked for whose sweep is whole."""
-    whole = [(key, record) for key in sweep.checkpoint_order if (record := sweep.checkpoints[key]).state == "done"]
-    paths = [layout.checkpoint(key) for key, _ in whole]
-    return tuple(
-        Checkpoint(record.path, SketchStore.open(path.shards), record.learning_rate, path.seed_sketches)
-        for (_, record), path in zip(whole, paths, strict=True)
-    )
+    sweep = record.stages.sweep
+    assert sweep is not None
+    swept = [(key, sweep.checkpoints[key]) for key in sweep.checkpoint_order]
+    whole = [(key, checkpoint) for key, checkpoint in swept if checkpoint.state == "done"]
+    checkpoints = []
+    for key, checkpoint in whole:
+        paths, origin = layout.checkpoint(key), checkpoint_origin(record, key)
+        store, seeds = SketchStore.open(paths.shards, origin), layout.checked(paths.seed_sketches, origin)
+        checkpoints.append(Checkpoint(checkpoint.path, store, checkpoint.learning_rate, seeds))
+    return tuple(checkpoints)

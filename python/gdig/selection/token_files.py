@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gdig.data.tokens import Example
-from gdig.errors import RunError
+from gdig.errors import RunError, StoreError
+from gdig.run.layout import RunLayout
 from gdig.run.session import Workspace
 from gdig.store.sketches import SketchStore
-from gdig.store.tensor_file import read_tensors, write_tensors
+from gdig.store.tensor_file import CheckedFile, damage_of
 
 
 @dataclass(frozen=True)
@@ -45,10 +45,20 @@ class TokenRows:
 class TokenFiles:
     """The files of a run: one for each shard of the sweep, and one of the seeds.
 
-    folder: where they lie.
+    layout: of the run. origin: what they are made from: the origin of the sweep.
     """
 
-    folder: Path
+    layout: RunLayout
+    origin: str
+
+    def shard(self, shard: int) -> CheckedFile:
+        """Return the file of a shard."""
+        return self.layout.checked(self.layout.tokens_of(shard), self.origin)
+
+    @property
+    def seeds(self) -> CheckedFile:
+        """The file of the seeds."""
+        return self.layout.checked(self.layout.seed_tokens, self.origin)
 
     def of_shard(self, shard: int) -> TokenRows:
         """Read the rows of a shard.
@@ -56,7 +66,7 @@ class TokenFiles:
         Raises:
             StoreError: when the file is missing or damaged.
         """
-        return _read(self.folder / f"{shard:08d}.safetensors")
+        return _read(self.shard(shard))
 
     def of_seeds(self) -> TokenRows:
         """Read the seeds.
@@ -64,7 +74,7 @@ class TokenFiles:
         Raises:
             StoreError: when the file is missing or damaged.
         """
-        return _read(self.folder / "seeds.safetensors")
+        return _read(self.seeds)
 
 
 def ensure_tokens(work: Workspace, store: SketchStore) -> None:
@@ -76,10 +86,15 @@ def ensure_tokens(work: Workspace, store: SketchStore) -> None:
     Raises:
         RunError: naming a row whose tokens are not those of the sweep.
     """
-    layout = work.layout
-    missing = [shard for shard in store.shards if not layout.tokens_of(shard).is_file()]
-    if not layout.seed_tokens.is_file():
-        write_rows(layout.seed_tokens, work.seed_examples)
+    files = TokenFiles(work.layout, store.made_from)
+    shards = store.shards
+    of_seeds, *of_shards = damage_of([files.seeds, *map(files.shard, shards)])
+    for damage in (of_seeds, *of_shards):
+        if damage is not None and damage.state != "missing":
+            work.progress.warn(f"{damage.what}; its rows are tokenized again")
+    missing = [shard for shard, damage in zip(shards, of_shards, strict=True) if damage is not None]
+    if of_seeds is not None:
+        write_rows(files.seeds, work.seed_examples)
     if not missing:
         return
     ranges = [store.shard_range(shard) for shard in missing]
@@ -97,17 +112,21 @@ def ensure_tokens(work: Workspace, store: SketchStore) -> None:
                         "another version of the tokenizer made the sweep: sweep again with --overwrite"
                     )
                 examples[place] = example
-            write_rows(layout.tokens_of(shard), examples)
+            write_rows(files.shard(shard), examples)
             bar.advance(stop - start)
 
 
-def write_rows(file: Path, examples: Sequence[Example | None]) -> None:
+def write_rows(file: CheckedFile, examples: Sequence[Example | None]) -> None:
     """Write the ids of rows; None is a row without tokens."""
     ids = [np.zeros(0, np.int32) if example is None else example.input_ids for example in examples]
     offsets = np.cumsum([0, *map(len, ids)], dtype=np.int64)
-    write_tensors(file, {"ids": np.concatenate([*ids, np.zeros(0, np.int32)]), "offsets": offsets})
+    file.write({"ids": np.concatenate([*ids, np.zeros(0, np.int32)]), "offsets": offsets})
 
 
-def _read(file: Path) -> TokenRows:
-    tensors, _ = read_tensors(file)
-    return TokenRows(tensors["ids"], tensors["offsets"])
+def _read(file: CheckedFile) -> TokenRows:
+    tensors, _ = file.read()
+    tensors.shaped(ids="T", offsets="n")
+    ids, offsets = tensors["ids"], tensors["offsets"]
+    if len(offsets) == 0 or offsets[0] != 0 or offsets[-1] != len(ids) or (np.diff(offsets) < 0).any():
+        raise StoreError(f"{file.path}: offsets: expected ascending numbers from 0 to {len(ids)}, the number of ids")
+    return TokenRows(ids, offsets)

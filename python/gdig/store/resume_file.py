@@ -66,13 +66,13 @@ class ResumeFile:
 
     Args:
         path: the file.
-        made_from: what the content depends on, by name: JSON values.
+        made_from: what the content depends on, by name: JSON values. The name of the file is added.
         warn: prints a message.
     """
 
     def __init__(self, path: Path, made_from: Mapping[str, Any], warn: Callable[[str], object]) -> None:
         self.path = path
-        self._made_from = dict(made_from)
+        self._made_from = {**made_from, "name": path.name}
         self._warn = warn
 
     def read(self) -> tuple[Tensors, dict[str, str]] | None:
@@ -117,7 +117,7 @@ def _difference(text: str, now: Mapping[str, Any]) -> str:
     """Say what differs between the text of a file and what is asked now; nothing if nothing differs."""
     try:
         then = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         then = None
     if not isinstance(then, dict):
         return "does not say what it was made from"

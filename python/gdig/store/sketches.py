@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from gdig import _native
 from gdig.errors import StoreError
-from gdig.store.tensor_file import contiguous
+from gdig.store.tensor_file import Damage, contiguous
 
 SketchDtype = Literal["float16", "bfloat16", "int8", "float32"]
 
@@ -84,19 +84,46 @@ class SketchStore:
         """
         return cls(Path(path), _native.Store.create(path, dim, dtype, rows_per_shard, overwrite))
 
+    @classmethod
+    def describe(
+        cls, path: str | Path, dim: int, *, dtype: SketchDtype, rows_per_shard: int, made_from: str
+    ) -> SketchStore:
+        """Write the description of a store whose shards say what they were made from. Its shards stay as they are.
+
+        A shard that was made from something else then counts as absent.
+
+        Args:
+            path, dim, dtype, rows_per_shard: of :meth:`create`.
+            made_from: what the rows depend on, of up to a few hundred characters.
+
+        Raises:
+            StoreError: if the directory cannot be written.
+        """
+        return cls(Path(path), _native.Store.describe(path, dim, dtype, rows_per_shard, made_from))
+
     @staticmethod
     def exists(path: str | Path) -> bool:
         """Whether a directory is a store. An empty store counts."""
         return (Path(path) / "store.json").is_file()
 
     @classmethod
-    def open(cls, path: str | Path) -> SketchStore:
+    def open(cls, path: str | Path, made_from: str | None = None) -> SketchStore:
         """Open a store. Shards may be missing (see :meth:`missing`).
 
+        Args:
+            path: the directory of the store.
+            made_from: what its rows are to be made from; None accepts any.
+
         Raises:
-            StoreError: if `path` is no store, or if its store.json is damaged.
+            StoreError: if `path` is no store, if its store.json is damaged, or if it is made from something else.
         """
-        return cls(Path(path), _native.Store.open(path))
+        store = cls(Path(path), _native.Store.open(path))
+        if made_from is not None and store.made_from != made_from:
+            raise StoreError(
+                f"{Path(path) / 'store.json'}: made from {store.made_from!r}, expected {made_from!r}: the store "
+                "belongs to something else"
+            )
+        return store
 
     def __len__(self) -> int:
         """The number of rows to the end of the last shard, plus the appended rows that no shard holds yet."""
@@ -126,6 +153,11 @@ class SketchStore:
         return self._native.rows_per_shard
 
     @property
+    def made_from(self) -> str:
+        """What the rows were made from; every shard says the same. Empty for a store of :meth:`create`."""
+        return self._native.made_from
+
+    @property
     def n_shards(self) -> int:
         """The number of shards on disk."""
         return len(self._native.shard_indices())
@@ -149,6 +181,13 @@ class SketchStore:
         A shard is missing if its file is absent or unreadable, or has another number of rows.
         """
         return self._native.missing(n_rows)
+
+    def damage(self, n_rows: int) -> dict[int, Damage]:
+        """Read the shards of a store of `n_rows` rows, on several threads, and return what is wrong, by shard.
+
+        A shard is compared with its checksum, its place, its number of rows and what it was made from.
+        """
+        return {index: Damage(*cast(Any, damage)) for index, damage in self._native.damage(n_rows)}
 
     def shard_range(self, index: int) -> tuple[int, int]:
         """Return the first row of a shard on disk, and the row after its last row."""

@@ -21,16 +21,19 @@ from transformers.utils import logging
 
 from gdig.config.config import Training
 from gdig.data.features import Features, read_features
-from gdig.data.fingerprint import fingerprint_file
+from gdig.data.fingerprint import fingerprint_file, hash_content
 from gdig.data.tokens import Example
 from gdig.errors import ConfigError, ModelError, RunError, StoreError
 from gdig.model.device import resolve_device
 from gdig.model.load import load_trainable, loading_bars
 from gdig.model.precision import resolve_dtype
+from gdig.run.links import remove_folder
+from gdig.run.origin import sweep_origin
 from gdig.run.session import Workspace
+from gdig.run.verify import difficulty_damage
 from gdig.store.atomic import replacing
 from gdig.store.sketches import SketchStore
-from gdig.store.tensor_file import read_tensors
+from gdig.store.tensor_file import MADE_FROM, CheckedFile
 from gdig.training.callbacks import SaveInTime, ShowSteps
 from gdig.training.rectangle import Rectangle
 from gdig.training.score_net import difficulty
@@ -69,10 +72,11 @@ def train_difficulty(work: Workspace, training: Training) -> Path:
         raise ConfigError(f"score-net: expected at least 2 valid rows to compare, got {len(rows)} in this pool")
     file = work.config.features
     features = Features(read_features(Path(file), valid) if file else store, rows)
-    target, net_file, folder = layout.difficulty, layout.score_net, layout.score_net_training
+    target, folder = layout.difficulty, layout.score_net_training
+    net_file = layout.checked(layout.score_net, sweep_origin(work.run.record))
     description = _describe(work, training)
     save_model = Path(training.save_model) if training.save_model else None
-    if _is_done(target, net_file, description) and (save_model is None or save_model.is_dir()):
+    if _is_done(work, target, net_file, description) and (save_model is None or save_model.is_dir()):
         work.progress.say(f"score-net: {target} exists already, from a training with the same options")
         return target
     if save_model is not None and save_model.exists():
@@ -94,18 +98,21 @@ def train_difficulty(work: Workspace, training: Training) -> Path:
         difficulties = np.full(len(valid), np.nan, np.float32)
         difficulties[rows] = difficulty(trainer.score_net, features)
     if not np.isfinite(difficulties[rows]).all():
-        shutil.rmtree(folder)
+        remove_folder(folder)
         raise ModelError(
             f"score-net: the training has diverged: lower learning_rate ({training.learning_rate:g}) "
             f"or score_learning_rate ({training.score_learning_rate:g})"
         )
     if save_model is not None:
         _save_model(trainer.model, work, save_model)
-    net_file.unlink(missing_ok=True)  # it is written last and marks the difficulties as those of its training
+    net_file.remove()  # it is written last and marks the difficulties as those of its training
     with replacing(target) as temporary, temporary.open("wb") as opened:
         np.save(opened, difficulties)
-    trainer.score_net.save(net_file, {"training": description})
-    shutil.rmtree(folder)
+    trainer.score_net.save(
+        net_file.path,
+        {"training": description, "difficulty": hash_content(target), MADE_FROM: net_file.made_from},
+    )
+    remove_folder(folder)
     weight = np.exp(difficulties[rows].min() - difficulties[rows].astype(np.float64))
     work.progress.say(
         f"score-net: {steps:,} steps over {len(rows):,} of {len(valid):,} rows; their weights amount to "
@@ -118,9 +125,9 @@ def _swept(work: Workspace) -> SketchStore:
     """Return the store of the run's sweep, if the sweep is complete."""
     if not work.run.done("sweep"):
         raise RunError(f"{work.path}: expected a run whose sweep is finished; run gdig sweep (or gdig select) first")
-    store = SketchStore.open(work.layout.sweep)
-    if missing := store.missing(len(work.candidates)):
-        raise StoreError(f"{store.shard_path(missing[0])}: is gone or cut short; gdig sweep makes it again")
+    store = SketchStore.open(work.layout.sweep, sweep_origin(work.run.record))
+    for damage in store.damage(len(work.candidates)).values():
+        raise StoreError(f"{damage.what}; gdig sweep makes it again")
     return store
 
 
@@ -133,9 +140,16 @@ def _describe(work: Workspace, training: Training) -> str:
     return json.dumps(options, sort_keys=True)
 
 
-def _is_done(target: Path, net_file: Path, description: str) -> bool:
-    """Whether a training of this description has left its difficulties."""
-    return target.is_file() and net_file.is_file() and read_tensors(net_file)[1].get("training") == description
+def _is_done(work: Workspace, target: Path, net_file: CheckedFile, description: str) -> bool:
+    """Whether a training of this description has left its difficulties. Files that cannot be used are named."""
+    damage = net_file.damage()
+    if damage is None and net_file.read()[1].get("training") == description:
+        damage = difficulty_damage(net_file, target)
+        if damage is None:
+            return True
+    if damage is not None and damage.state != "missing":
+        work.progress.warn(f"{damage.what}; the score net is trained again")
+    return False
 
 
 def _prepare(work: Workspace, description: str) -> None:
@@ -143,7 +157,7 @@ def _prepare(work: Workspace, description: str) -> None:
     folder, mark = work.layout.score_net_training, work.layout.score_net_options
     if folder.is_dir() and not (mark.is_file() and mark.read_text(encoding="utf-8") == description):
         work.progress.say(f"score-net: {folder} holds a training with other options; the training starts over")
-        shutil.rmtree(folder)
+        remove_folder(folder)
     with replacing(mark) as temporary:
         temporary.write_text(description, encoding="utf-8")
 

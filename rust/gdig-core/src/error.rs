@@ -22,6 +22,9 @@ pub enum Error {
         path.display()
     )]
     Checksum { path: PathBuf, recorded: String, computed: String },
+    /// A file is sound, but of something else: of another run, another shard or another layer.
+    #[error("{}: made from {got:?}, expected {expected:?}: the file belongs to something else", path.display())]
+    Foreign { path: PathBuf, expected: String, got: String },
     /// A store, or a file in it, does not hold what the caller asked for.
     #[error("{}: {what}", path.display())]
     Store { path: PathBuf, what: String },

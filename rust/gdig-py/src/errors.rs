@@ -11,9 +11,11 @@ create_exception!(gdig._native, StoreError, GdigError, "A store or a tensor file
 pub fn to_py(error: Error) -> PyErr {
     let message = error.to_string();
     match error {
-        Error::Io { .. } | Error::Header { .. } | Error::Checksum { .. } | Error::Store { .. } => {
-            StoreError::new_err(message)
-        }
+        Error::Io { .. }
+        | Error::Header { .. }
+        | Error::Checksum { .. }
+        | Error::Foreign { .. }
+        | Error::Store { .. } => StoreError::new_err(message),
         Error::Input(_) => GdigError::new_err(message),
         Error::Interrupted => PyKeyboardInterrupt::new_err(()),
     }

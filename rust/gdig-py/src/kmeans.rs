@@ -10,6 +10,7 @@ use pyo3::prelude::*;
 use crate::errors::to_py;
 use crate::peers::PyPeers;
 use crate::rows::RowsOrStore;
+use crate::store::{damage_to_py, Damage, Store};
 use crate::supervised::supervised;
 
 type Centers<'py> = Bound<'py, PyArray2<f32>>;
@@ -113,6 +114,22 @@ pub fn kmeans_predict_to<'py>(
     supervised(py, callback, |supervisor| {
         kmeans::predict_to(&source, &model, &directory, rows_per_shard, shards, supervisor)
     })
+}
+
+/// (shard, (state, what is wrong)) of each label file that is not sound, or not of these rows and centroids.
+#[pyfunction]
+pub fn kmeans_label_damage(
+    py: Python<'_>,
+    store: &Bound<'_, Store>,
+    centroids: PyReadonlyArray2<'_, f32>,
+    unit_normalize: bool,
+    directory: PathBuf,
+) -> PyResult<Vec<(usize, Damage)>> {
+    let (store, centroids) = (&store.get().store, centroids.as_slice()?);
+    let damage = supervised(py, None, |supervisor| {
+        kmeans::label_damage(store, centroids, unit_normalize, &directory, supervisor)
+    })?;
+    Ok(damage.into_iter().map(|(index, damage)| (index, damage_to_py(damage))).collect())
 }
 
 /// The names of the kernels of this machine, the slowest first.

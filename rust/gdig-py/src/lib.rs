@@ -35,7 +35,7 @@ mod _native {
     #[pymodule_export]
     use super::gist::gist_scores;
     #[pymodule_export]
-    use super::kmeans::{kernels, kmeans_fit, kmeans_predict, kmeans_predict_to};
+    use super::kmeans::{kernels, kmeans_fit, kmeans_label_damage, kmeans_predict, kmeans_predict_to};
     #[pymodule_export]
     use super::neighbours::{neighbours, neighbours_by_clusters};
     #[pymodule_export]
@@ -45,7 +45,7 @@ mod _native {
     #[pymodule_export]
     use super::self_filter::self_filter;
     #[pymodule_export]
-    use super::store::{read_tensors, verify_file, write_tensors, Store};
+    use super::store::{content_checksum, damage_of, read_tensors, verify_file, write_tensors, Store};
     #[pymodule_export]
     use super::sweep::{best_rows, draw_rows, least_score, row_columns, seed_means, survey, vote_cuts};
     #[pymodule_export]

@@ -17,6 +17,12 @@ use crate::supervised::{detached, supervised};
 
 /// Name to (NumPy dtype, shape, offset of the first byte in the file).
 type Layout = BTreeMap<String, (&'static str, Vec<usize>, usize)>;
+/// (missing, damaged or foreign; what is wrong)
+pub type Damage = (&'static str, String);
+
+pub fn damage_to_py(damage: store::Damage) -> Damage {
+    (damage.state.name(), damage.what)
+}
 
 /// A directory of shards.
 #[pyclass(frozen, module = "gdig._native")]
@@ -36,6 +42,12 @@ impl Store {
     }
 }
 
+fn sketch_dtype(name: &str) -> PyResult<Dtype> {
+    Dtype::from_name(name).filter(|dtype| dtype.is_sketch()).ok_or_else(|| {
+        PyValueError::new_err(format!("dtype: expected float32, float16, bfloat16 or int8, got {name:?}"))
+    })
+}
+
 #[pymethods]
 impl Store {
     #[staticmethod]
@@ -47,10 +59,21 @@ impl Store {
         rows_per_shard: usize,
         overwrite: bool,
     ) -> PyResult<Store> {
-        let dtype = Dtype::from_name(dtype).filter(|dtype| dtype.is_sketch()).ok_or_else(|| {
-            PyValueError::new_err(format!("dtype: expected float32, float16, bfloat16 or int8, got {dtype:?}"))
-        })?;
+        let dtype = sketch_dtype(dtype)?;
         detached(py, || store::Store::create(&path, dim, dtype, rows_per_shard, overwrite)).map(Store::new)
+    }
+
+    #[staticmethod]
+    fn describe(
+        py: Python<'_>,
+        path: PathBuf,
+        dim: usize,
+        dtype: &str,
+        rows_per_shard: usize,
+        made_from: &str,
+    ) -> PyResult<Store> {
+        let dtype = sketch_dtype(dtype)?;
+        detached(py, || store::Store::describe(&path, dim, dtype, rows_per_shard, made_from)).map(Store::new)
     }
 
     #[staticmethod]
@@ -73,6 +96,11 @@ impl Store {
         self.store.rows_per_shard()
     }
 
+    #[getter]
+    fn made_from(&self) -> &str {
+        self.store.made_from()
+    }
+
     fn __len__(&self, py: Python<'_>) -> PyResult<usize> {
         detached(py, || Ok(self.store.len()? + self.appender().as_ref().map_or(0, Appender::pending)))
     }
@@ -83,6 +111,12 @@ impl Store {
 
     fn missing(&self, py: Python<'_>, n_rows: usize) -> PyResult<Vec<usize>> {
         detached(py, || self.store.missing(n_rows))
+    }
+
+    /// (shard, (state, what is wrong)), by shard.
+    fn damage(&self, py: Python<'_>, n_rows: usize) -> PyResult<Vec<(usize, Damage)>> {
+        let damage = supervised(py, None, |supervisor| self.store.damage(n_rows, supervisor))?;
+        Ok(damage.into_iter().map(|(index, damage)| (index, damage_to_py(damage))).collect())
     }
 
     fn append(&self, py: Python<'_>, rows: &Bound<'_, PyAny>) -> PyResult<()> {
@@ -124,7 +158,7 @@ impl Store {
     }
 
     fn shard_len(&self, py: Python<'_>, index: usize) -> PyResult<usize> {
-        detached(py, || Ok(self.store.shard(index)?.len()))
+        detached(py, || Ok(self.store.shard_header(index)?.len()))
     }
 
     fn layout(&self, py: Python<'_>, index: usize) -> PyResult<Layout> {
@@ -162,12 +196,18 @@ pub fn write_tensors(
     detached(py, || store::write(&path, &tensors, &metadata))
 }
 
-/// Verified, then copied out: a dictionary of arrays, and the metadata.
+/// Checked, then copied out: a dictionary of arrays, and the metadata. With `made_from`, a file that was made from
+/// something else is refused.
 #[pyfunction]
-pub fn read_tensors<'py>(py: Python<'py>, path: PathBuf) -> PyResult<(Bound<'py, PyDict>, BTreeMap<String, String>)> {
+#[pyo3(signature = (path, made_from=None))]
+pub fn read_tensors<'py>(
+    py: Python<'py>,
+    path: PathBuf,
+    made_from: Option<&str>,
+) -> PyResult<(Bound<'py, PyDict>, BTreeMap<String, String>)> {
     let file = supervised(py, None, |supervisor| {
-        let file = TensorFile::open(&path)?;
-        file.verify(&|| supervisor.check())?;
+        let file = TensorFile::open_sound(&path, &|| supervisor.check())?;
+        made_from.map_or(Ok(()), |expected| file.expect(expected))?;
         Ok(file)
     })?;
     let tensors = PyDict::new(py);
@@ -178,6 +218,13 @@ pub fn read_tensors<'py>(py: Python<'py>, path: PathBuf) -> PyResult<(Bound<'py,
     Ok((tensors, file.user_metadata()))
 }
 
+/// For each (file, what it was made from, if that is to be compared): nothing, or (state, what is wrong).
+#[pyfunction]
+pub fn damage_of(py: Python<'_>, files: Vec<(PathBuf, Option<String>)>) -> PyResult<Vec<Option<Damage>>> {
+    let damage = supervised(py, None, |supervisor| store::damage_of(&files, supervisor))?;
+    Ok(damage.into_iter().map(|damage| damage.map(damage_to_py)).collect())
+}
+
 /// The length of a sound file, in bytes.
 #[pyfunction]
 pub fn verify_file(py: Python<'_>, path: PathBuf) -> PyResult<u64> {
@@ -186,4 +233,10 @@ pub fn verify_file(py: Python<'_>, path: PathBuf) -> PyResult<u64> {
         file.verify(&|| supervisor.check())?;
         Ok(file.len())
     })
+}
+
+/// XXH3-64 over the content of a file of any kind, as 16 hexadecimal digits.
+#[pyfunction]
+pub fn content_checksum(py: Python<'_>, path: PathBuf) -> PyResult<String> {
+    supervised(py, None, |supervisor| store::content_checksum(&path, &|| supervisor.check()))
 }

@@ -162,9 +162,14 @@ class OutputOptions:
 
 
 @dataclass(frozen=True)
-class SelectOptions(FeatureOptions, MethodOptions, OutputOptions):
+class ChoiceOptions(FeatureOptions, MethodOptions):
+    """What to select from a finished sweep."""
+
+
+@dataclass(frozen=True)
+class SelectOptions(OutputOptions, ChoiceOptions):
     """What to select from a finished sweep. Changing these options costs no model pass."""
 
-    report: Basic[bool] = True
+    report: bool = True
     """Write report.html into the run directory after the choice: one page that shows what was chosen, and why. It takes
     a second or two for ten thousand rows. Switch it off where nobody will look at it; gdig report makes it later."""

@@ -12,8 +12,8 @@ class TrialOptions:
     """How gdig compare --train trains. No stage depends on these options."""
 
     held_out: Basic[str | None] = None
-    """File of rows that judge the trainings, of the kind that the model shall be good at. They must be neither in the
-    pool nor among the seeds: a loss on the seeds flatters every method that reads them."""
+    """File of rows that judge the trainings. They are of the kind that the model shall be good at. They must be neither
+    in the pool nor among the seeds: a loss on the seeds flatters every method that reads them."""
     train_steps: int = 100
     """Steps of the optimizer, the same for every method, however many rows it selected. Rows come again when they are
     used up. Raise it until the losses settle."""

@@ -19,7 +19,7 @@ function openRow(facts, row) {
   dialog.replaceChildren(
     element("form", { method: "dialog" }, element("button", { class: "plain", autofocus: true }, "Close")),
     element("h2", { id: "row-title" }, `Row ${row}`), element("p", { class: "soft" }, card.where),
-    element("p", {}, card.place === null ? "Not chosen." : `Chosen: place ${card.place} of ${facts.n_chosen}.`),
+    element("p", {}, card.place === null ? "Not in the run's last selection." : `Chosen: place ${card.place}` + (facts.n_chosen ? ` of ${facts.n_chosen}.` : " in the run's last selection.")),
     element("div", { class: "text" }, card.text),
     element("ul", { class: "figures" }, figures.filter(([, value]) => value !== "").map(([name, value]) => element("li", {}, name, element("b", {}, value)))),
     ...seeds("Helps most", card.helped, "good"), ...seeds("Harms most", card.harmed, "bad"),

@@ -27,6 +27,7 @@ mod update;
 mod waves;
 
 pub use fit::{fit, fit_with, help};
+pub use label_files::damage::label_damage;
 pub use label_files::read::{LabelFile, LabelFiles, LabelRows};
 pub use label_files::write::predict_to;
 pub use options::{Fitted, Init, Options};

@@ -13,10 +13,9 @@ use xxhash_rust::xxh3::Xxh3;
 use super::options::{Init, Options};
 use crate::interrupt::Supervisor;
 use crate::rows::{RowSet, Source};
-use crate::store::{write, TensorData, TensorFile};
+use crate::store::{write, TensorData, TensorFile, MADE_FROM};
 use crate::{Dtype, Result};
 
-const MADE_FROM: &str = "made_from";
 const ITERATIONS: &str = "n_iter";
 /// The bits of the float64 as 16 hexadecimal digits, so that no bit is lost.
 const INERTIA: &str = "inertia_bits";
@@ -51,10 +50,9 @@ impl<'a> ResumeFile<'a> {
     /// The state that a fit of the same rows with the same options has left. A damaged file and the file of another fit
     /// give `None`, and will be overwritten.
     pub fn read(&self, options: &Options, dim: usize) -> Option<State> {
-        let file = TensorFile::open(self.path).ok()?;
-        file.verify(&|| Ok(())).ok()?;
+        let file = TensorFile::open_sound(self.path, &|| Ok(())).ok()?;
         let metadata = &file.header().metadata;
-        if metadata.get(MADE_FROM) != Some(&self.made_from) {
+        if file.made_from() != self.made_from {
             return None;
         }
         let state = State {
@@ -105,7 +103,7 @@ fn fingerprint(rows: RowSet, options: &Options, supervisor: &Supervisor) -> Resu
         Source::Store { store, len, .. } => {
             for index in 0..len.div_ceil(store.rows_per_shard()) {
                 supervisor.check()?;
-                hash.update(store.shard(index)?.file.recorded_checksum()?.as_bytes());
+                hash.update(store.shard_header(index)?.file.recorded_checksum()?.as_bytes());
             }
         }
         Source::Array(array) => {

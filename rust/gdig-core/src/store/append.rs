@@ -29,9 +29,8 @@ impl Appender {
             saved: len % store.rows_per_shard(),
         };
         if appender.saved > 0 {
+            // `shard` compares the checksum: these rows get a new one, which must not make damaged rows look sound.
             let file = store.shard(index)?.file;
-            // These rows get a new checksum, which must not make damaged rows look sound.
-            file.verify(&|| Ok(()))?;
             if let Some(name) = file.header().tensors.keys().find(|name| *name != SKETCH && *name != SCALE) {
                 let what = format!("not full, and it holds {name:?}: rows alone cannot be appended to it");
                 return Err(Error::store(file.path(), what));

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
@@ -9,6 +10,7 @@ use xxhash_rust::xxh3::Xxh3;
 
 use super::atomic::{write_atomic, write_renamed};
 use super::header::{self, Header, TensorInfo};
+use super::sound::{is_sound, remember, Identity};
 use crate::{Dtype, Error, Result};
 
 const FORMAT_KEY: &str = "gdig_format";
@@ -16,8 +18,10 @@ const FORMAT: &str = "1";
 const CHECKSUM_KEY: &str = "xxh3";
 /// The digits that stand for the checksum while it is computed.
 const NO_CHECKSUM: &str = "0000000000000000";
-/// Bytes hashed between two questions whether to stop.
-const HASH_STEP: usize = 16 << 20;
+/// What a file was made from, as its writer gave it.
+pub const MADE_FROM: &str = "made_from";
+/// Bytes read and hashed at once; few enough for the cache of a core.
+const HASH_STEP: usize = 256 << 10;
 
 /// A tensor to write: borrowed, little-endian, C order.
 #[derive(Clone, Debug)]
@@ -85,7 +89,7 @@ fn checksum_digits(header: &[u8], digits: &str) -> Option<usize> {
     Some(start + CHECKSUM_KEY.len() + 4)
 }
 
-/// A mapped tensor file with a checked header. `verify` checks the data.
+/// A mapped tensor file with a checked header. `open_sound` and `verify` check the data.
 pub struct TensorFile {
     path: PathBuf,
     header: Header,
@@ -95,10 +99,30 @@ pub struct TensorFile {
 impl TensorFile {
     pub fn open(path: &Path) -> Result<TensorFile> {
         let file = File::open(path).map_err(Error::io(path, "open"))?;
+        TensorFile::map(path, &file)
+    }
+
+    /// Open a file, and compare its checksum unless this process has done so. Every reader of data comes through here.
+    /// `check` says whether to go on.
+    pub fn open_sound(path: &Path, check: &dyn Fn() -> Result<()>) -> Result<TensorFile> {
+        let file = File::open(path).map_err(Error::io(path, "open"))?;
+        let identity = Identity::of(&file).map_err(Error::io(path, "open"))?;
+        let opened = TensorFile::map(path, &file)?;
+        if !is_sound(&identity) {
+            opened.compare(&file, check)?;
+            remember(identity);
+        }
+        Ok(opened)
+    }
+
+    fn map(path: &Path, file: &File) -> Result<TensorFile> {
+        if !file.metadata().map_err(Error::io(path, "open"))?.is_file() {
+            return Err(Error::store(path, "expected a file"));
+        }
         // SAFETY: a mapping is sound while nobody shortens or changes the file. This crate replaces a file by renaming
         // another one over it, which leaves the mapped file as it was. A program that shortens a file during a read
         // breaks that contract, and the reader gets SIGBUS.
-        let map = unsafe { Mmap::map(&file) }.map_err(Error::io(path, "map"))?;
+        let map = unsafe { Mmap::map(file) }.map_err(Error::io(path, "map"))?;
         let path = path.to_path_buf();
         match header::parse(&map) {
             Ok(header) => Ok(TensorFile { path, header, map }),
@@ -160,29 +184,67 @@ impl TensorFile {
             .ok_or_else(|| Error::store(&self.path, "no checksum of 16 digits in its metadata"))
     }
 
+    /// What the file was made from, as its writer gave it; empty if it was given nothing.
+    pub fn made_from(&self) -> &str {
+        self.header.metadata.get(MADE_FROM).map_or("", String::as_str)
+    }
+
+    /// Check that the file was made from `expected`.
+    pub fn expect(&self, expected: &str) -> Result<()> {
+        let got = self.made_from();
+        if got == expected {
+            return Ok(());
+        }
+        Err(Error::Foreign { path: self.path.clone(), expected: expected.into(), got: got.chars().take(200).collect() })
+    }
+
     /// The metadata without the keys of the format itself.
     pub fn user_metadata(&self) -> BTreeMap<String, String> {
         let entries = self.header.metadata.iter().filter(|(key, _)| *key != FORMAT_KEY && *key != CHECKSUM_KEY);
         entries.map(|(key, value)| (key.clone(), value.clone())).collect()
     }
 
-    /// Read the whole file and compare its checksum. Every 16 MiB `check` says whether to go on.
+    /// Read the whole file and compare its checksum. `check` says again and again whether to go on.
     pub fn verify(&self, check: &dyn Fn() -> Result<()>) -> Result<()> {
+        self.compare(&File::open(&self.path).map_err(Error::io(&self.path, "open"))?, check)
+    }
+
+    /// Compare the checksum with the content of `file`, which is at its start.
+    fn compare(&self, mut file: &File, check: &dyn Fn() -> Result<()>) -> Result<()> {
         let recorded = self.recorded_checksum()?;
-        let mut header = self.map[..self.header.data_start].to_vec();
+        let mut header = vec![0; self.header.data_start];
+        file.read_exact(&mut header).map_err(Error::io(&self.path, "read"))?;
         let digits = checksum_digits(&header, recorded)
             .ok_or_else(|| Error::store(&self.path, "the checksum is not written as gdig writes it"))?;
         header[digits..digits + 16].copy_from_slice(NO_CHECKSUM.as_bytes());
         let mut hash = Xxh3::new();
         hash.update(&header);
-        for step in self.map[self.header.data_start..].chunks(HASH_STEP) {
-            check()?;
-            hash.update(step);
-        }
+        update_from(&mut hash, &mut file, &self.path, check)?;
         let computed = format!("{:016x}", hash.digest());
         if computed == recorded {
             return Ok(());
         }
         Err(Error::Checksum { path: self.path.clone(), recorded: recorded.into(), computed })
+    }
+}
+
+/// XXH3-64 over the content of a file of any kind, as 16 hexadecimal digits.
+pub fn content_checksum(path: &Path, check: &dyn Fn() -> Result<()>) -> Result<String> {
+    let mut file = File::open(path).map_err(Error::io(path, "open"))?;
+    let mut hash = Xxh3::new();
+    update_from(&mut hash, &mut file, path, check)?;
+    Ok(format!("{:016x}", hash.digest()))
+}
+
+/// Hash the rest of a file. The bytes are read, not mapped: a disk that cannot give them is then an error, where a
+/// mapping would end the process.
+fn update_from(hash: &mut Xxh3, file: &mut impl Read, path: &Path, check: &dyn Fn() -> Result<()>) -> Result<()> {
+    let mut step = vec![0; HASH_STEP];
+    loop {
+        check()?;
+        match file.read(&mut step).map_err(Error::io(path, "read"))? {
+            0 => return Ok(()),
+            n => hash.update(&step[..n]),
+        }
     }
 }

@@ -3,9 +3,11 @@
 
 mod append;
 mod atomic;
+mod damage;
 pub mod file;
 pub mod header;
 mod shard;
+mod sound;
 mod strict_json;
 #[cfg(test)]
 mod tests;
@@ -14,19 +16,22 @@ mod verify;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use serde_json::{json, Value};
+use serde_json::{json, Map, Value};
+use xxhash_rust::xxh3::xxh3_64;
 
 pub use append::Appender;
 pub use atomic::{remove_leftovers, sync_directory, write_atomic};
-pub use file::{write, write_one_of_many, TensorData, TensorFile};
+pub use damage::{damage_of, Damage, State};
+pub use file::{content_checksum, write, write_one_of_many, TensorData, TensorFile, MADE_FROM};
 pub use shard::Shard;
 pub use verify::Report;
 
 use crate::{Dtype, Error, Result};
 
 const STORE_JSON: &str = "store.json";
-const FORMAT: u64 = 1;
-/// The most bytes of `store.json`, which holds four short fields.
+const FORMAT: u64 = 2;
+const CHECKSUM: &str = "xxh3";
+/// The most bytes of `store.json`, which holds six short fields.
 const MAX_STORE_JSON: u64 = 65_536;
 pub const SKETCH: &str = "sketch";
 pub const SCALE: &str = "scale";
@@ -62,16 +67,14 @@ pub struct Store {
     dim: usize,
     dtype: Dtype,
     rows_per_shard: usize,
+    /// What the rows were made from; every shard says the same. Empty for a store of a user.
+    made_from: String,
 }
 
 impl Store {
     /// Make an empty store. With `overwrite`, first delete the shards of a store at this place.
     pub fn create(path: &Path, dim: usize, dtype: Dtype, rows_per_shard: usize, overwrite: bool) -> Result<Store> {
-        if dim == 0 || rows_per_shard == 0 || !dtype.is_sketch() {
-            let what = "expected dim >= 1, rows_per_shard >= 1, dtype float32, float16, bfloat16 or int8";
-            let got = format!("dim {dim}, rows_per_shard {rows_per_shard}, dtype {}", dtype.name());
-            return Err(Error::store(path, format!("{what}; got {got}")));
-        }
+        let store = Store::new(path, dim, dtype, rows_per_shard, "")?;
         fs::create_dir_all(path).map_err(Error::io(path, "create"))?;
         let json = path.join(STORE_JSON);
         let shards = shard_indices(path)?;
@@ -86,9 +89,40 @@ impl Store {
             let shard = path.join(shard_name(index));
             fs::remove_file(&shard).map_err(Error::io(&shard, "delete"))?;
         }
-        let fields = json!({"dim": dim, "dtype": dtype.name(), "format": FORMAT, "rows_per_shard": rows_per_shard});
-        write_atomic(&json, &[format!("{fields}\n").as_bytes()])?;
-        Ok(Store { path: path.to_path_buf(), dim, dtype, rows_per_shard })
+        store.write_json()?;
+        Ok(store)
+    }
+
+    /// Write the description of a store whose rows are made from `made_from`, and leave the shards there as they are.
+    /// A shard that is of something else then counts as absent.
+    pub fn describe(path: &Path, dim: usize, dtype: Dtype, rows_per_shard: usize, made_from: &str) -> Result<Store> {
+        let store = Store::new(path, dim, dtype, rows_per_shard, made_from)?;
+        fs::create_dir_all(path).map_err(Error::io(path, "create"))?;
+        store.write_json()?;
+        Ok(store)
+    }
+
+    fn new(path: &Path, dim: usize, dtype: Dtype, rows_per_shard: usize, made_from: &str) -> Result<Store> {
+        if dim == 0 || rows_per_shard == 0 || !dtype.is_sketch() {
+            let what = "expected dim >= 1, rows_per_shard >= 1, dtype float32, float16, bfloat16 or int8";
+            let got = format!("dim {dim}, rows_per_shard {rows_per_shard}, dtype {}", dtype.name());
+            return Err(Error::store(path, format!("{what}; got {got}")));
+        }
+        let (path, made_from) = (path.to_path_buf(), made_from.to_owned());
+        Ok(Store { path, dim, dtype, rows_per_shard, made_from })
+    }
+
+    fn write_json(&self) -> Result<()> {
+        let fields = json!({
+            "dim": self.dim,
+            "dtype": self.dtype.name(),
+            "format": FORMAT,
+            "made_from": self.made_from,
+            "rows_per_shard": self.rows_per_shard,
+        });
+        let Value::Object(mut fields) = fields else { unreachable!("json! was given an object") };
+        fields.insert(CHECKSUM.into(), checksum(&fields).into());
+        write_atomic(&self.path.join(STORE_JSON), &[format!("{}\n", Value::Object(fields)).as_bytes()])
     }
 
     pub fn open(path: &Path) -> Result<Store> {
@@ -107,15 +141,24 @@ impl Store {
         if number("format")? as u64 != FORMAT {
             return Err(Error::store(&json, format!("format: expected {FORMAT}, got {}", fields["format"])));
         }
-        let dtype = fields.get("dtype").and_then(Value::as_str).and_then(Dtype::from_name);
-        let dtype = dtype.filter(|dtype| dtype.is_sketch()).ok_or_else(|| {
-            Error::store(&json, format!("dtype: expected float32, float16, bfloat16 or int8, got {}", fields["dtype"]))
-        })?;
         let (dim, rows_per_shard) = (number("dim")?, number("rows_per_shard")?);
+        let string = |key: &str| {
+            let bad = || Error::store(&json, format!("{key}: expected a string, got {}", fields[key]));
+            fields.get(key).and_then(Value::as_str).ok_or_else(bad)
+        };
+        let (dtype, made_from) = (string("dtype")?, string("made_from")?);
+        let dtype = Dtype::from_name(dtype).filter(|dtype| dtype.is_sketch()).ok_or_else(|| {
+            Error::store(&json, format!("dtype: expected float32, float16, bfloat16 or int8, got {dtype:?}"))
+        })?;
         if dim.checked_mul(rows_per_shard).and_then(|n| n.checked_mul(8)).is_none() {
             return Err(Error::store(&json, "dim times rows_per_shard overflows"));
         }
-        Ok(Store { path: path.to_path_buf(), dim, dtype, rows_per_shard })
+        let recorded = string(CHECKSUM)?;
+        let computed = checksum(fields.as_object().expect("it has keys"));
+        if recorded != computed {
+            return Err(Error::Checksum { path: json, recorded: recorded.chars().take(16).collect(), computed });
+        }
+        Ok(Store { path: path.to_path_buf(), dim, dtype, rows_per_shard, made_from: made_from.to_owned() })
     }
 
     pub fn path(&self) -> &Path {
@@ -134,6 +177,11 @@ impl Store {
         self.rows_per_shard
     }
 
+    /// What the rows were made from; empty for a store of a user.
+    pub fn made_from(&self) -> &str {
+        &self.made_from
+    }
+
     pub fn shard_path(&self, index: usize) -> PathBuf {
         self.path.join(shard_name(index))
     }
@@ -146,7 +194,7 @@ impl Store {
     pub fn len(&self) -> Result<usize> {
         match self.shard_indices()?.last() {
             None => Ok(0),
-            Some(&last) => Ok(last * self.rows_per_shard + self.shard(last)?.len()),
+            Some(&last) => Ok(last * self.rows_per_shard + self.shard_header(last)?.len()),
         }
     }
 
@@ -161,7 +209,8 @@ impl Store {
         for index in 0..n_rows.div_ceil(self.rows_per_shard) {
             let rows = (n_rows - index * self.rows_per_shard).min(self.rows_per_shard);
             // A shard with a bad header counts as absent: the next write replaces it.
-            let complete = present.binary_search(&index).is_ok() && self.shard(index).is_ok_and(|s| s.len() == rows);
+            let complete =
+                present.binary_search(&index).is_ok() && self.shard_header(index).is_ok_and(|s| s.len() == rows);
             if !complete {
                 missing.push(index);
             }
@@ -176,7 +225,7 @@ impl Store {
             return Err(Error::store(&self.shard_path(gap.0), "missing: expected every shard up to the last one"));
         }
         for &index in present.iter().rev().skip(1) {
-            let n = self.shard(index)?.len();
+            let n = self.shard_header(index)?.len();
             if n != self.rows_per_shard {
                 let what = format!("{n} rows: expected {} in a shard that is not the last", self.rows_per_shard);
                 return Err(Error::store(&self.shard_path(index), what));
@@ -184,4 +233,11 @@ impl Store {
         }
         self.len()
     }
+}
+
+/// A hash of the fields of a `store.json` besides the checksum itself.
+fn checksum(fields: &Map<String, Value>) -> String {
+    let mut fields = fields.clone();
+    fields.remove(CHECKSUM);
+    format!("{:016x}", xxh3_64(Value::Object(fields).to_string().as_bytes()))
 }

@@ -2,15 +2,24 @@
 
 use std::collections::BTreeMap;
 
-use super::file::{write, TensorData, TensorFile};
+use super::file::{write, TensorData, TensorFile, MADE_FROM};
 use super::{Store, SCALE, SKETCH, VALID};
 use crate::convert::{encode, Rows};
 use crate::{Dtype, Error, Result};
 
 impl Store {
-    /// Open a shard, and check that it belongs to this store.
+    /// Open a shard, and check its data and that it belongs to this store.
     pub fn shard(&self, index: usize) -> Result<Shard> {
-        let file = TensorFile::open(&self.shard_path(index))?;
+        self.check_shard(index, TensorFile::open_sound(&self.shard_path(index), &|| Ok(()))?)
+    }
+
+    /// Open a shard, and check its header alone: that it belongs to this store.
+    pub fn shard_header(&self, index: usize) -> Result<Shard> {
+        self.check_shard(index, TensorFile::open(&self.shard_path(index))?)
+    }
+
+    fn check_shard(&self, index: usize, file: TensorFile) -> Result<Shard> {
+        file.expect(&self.made_from)?;
         let bad = |what: String| Err(Error::store(file.path(), what));
         let info = file.info(SKETCH)?;
         let [n, dim] = info.shape[..] else { return bad(format!("sketch: expected [n, dim], got {:?}", info.shape)) };
@@ -26,8 +35,9 @@ impl Store {
         }
         let first = (index * self.rows_per_shard).to_string();
         if file.header().metadata.get("first_row") != Some(&first) {
-            let got = file.header().metadata.get("first_row");
-            return bad(format!("first_row in its metadata: expected {first}, got {got:?}"));
+            let got = file.header().metadata.get("first_row").map_or("none", String::as_str);
+            let (expected, got) = (format!("first_row {first}"), format!("first_row {got}"));
+            return Err(Error::Foreign { path: file.path().into(), expected, got });
         }
         // The check is here, so that reading rows cannot fail half-way.
         Shard::rows_of(&file, self)?;
@@ -81,7 +91,10 @@ impl Store {
             });
         }
         let first_row = (index * self.rows_per_shard).to_string();
-        let metadata = BTreeMap::from([("first_row".to_owned(), first_row)]);
+        let mut metadata = BTreeMap::from([("first_row".to_owned(), first_row)]);
+        if !self.made_from.is_empty() {
+            metadata.insert(MADE_FROM.to_owned(), self.made_from.clone());
+        }
         write(&self.shard_path(index), &all, &metadata).map(drop)
     }
 }

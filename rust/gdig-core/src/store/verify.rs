@@ -23,7 +23,7 @@ impl Store {
         let last = present.last().copied();
         let check = |&index: &usize| -> Result<(usize, u64)> {
             supervisor.check()?;
-            let shard = self.shard(index)?;
+            let shard = self.shard_header(index)?;
             if Some(index) != last && shard.len() != self.rows_per_shard {
                 let what =
                     format!("{} rows: expected {} in a shard that is not the last", shard.len(), self.rows_per_shard);

@@ -140,7 +140,7 @@ impl<'a> Influence<'a> {
 
     fn make(&self, index: usize) -> Result<Arc<Vec<f32>>> {
         let Influence::Made { store, n_seeds, make, .. } = *self else { unreachable!("nothing else is made") };
-        let (values, rows) = (make(index)?, store.shard(index)?.len());
+        let (values, rows) = (make(index)?, store.shard_header(index)?.len());
         if values.len() != rows * n_seeds {
             let got = values.len();
             return Err(Error::input(format!(

@@ -11,20 +11,20 @@ use std::sync::{Arc, Mutex};
 use std::thread::ScopedJoinHandle;
 
 use rayon::ThreadPool;
-use xxhash_rust::xxh3::Xxh3;
 
-use super::{DISTANCES, FIRST_ROW, LABELS};
+use super::fingerprint::fingerprint;
+use super::{DISTANCES, FIRST_ROW, LABELS, ROUNDING};
 use crate::interrupt::{Progress, Supervisor};
 use crate::kmeans::predict::{Labeller, Model, INVALID, STEP};
 use crate::parallel::{in_order, thread_pool};
 use crate::rows::readahead::with_readahead;
 use crate::rows::{RowSet, Source};
 use crate::store::{
-    remove_leftovers, shard_index, shard_indices, shard_name, sync_directory, write_one_of_many, TensorData, TensorFile,
+    remove_leftovers, shard_index, shard_indices, shard_name, sync_directory, write_one_of_many, TensorData,
+    TensorFile, MADE_FROM,
 };
 use crate::{Dtype, Error, Result};
 
-const MADE_FROM: &str = "made_from";
 /// The files that may wait for a writer. The sync of a file takes longer than the computation of a small one.
 const WAITING: usize = 16;
 /// The threads that write. Several of them let the disk sync several files at once.
@@ -153,7 +153,7 @@ impl Job<'_> {
             let path = self.directory.join(shard_name(index));
             let is_done = match path.exists().then(|| self.fingerprint(&span)) {
                 None => false,
-                Some(Ok(made_from)) => is_done(&path, &made_from),
+                Some(Ok(made_from)) => is_done(&path, &made_from, self.rounding()),
                 Some(Err(error)) => return vec![Err(error)].into_iter(),
             };
             if is_done {
@@ -203,7 +203,11 @@ impl Job<'_> {
         ];
         let first_row = pending.span.start.to_string();
         let made_from = self.fingerprint(&pending.span)?;
-        let metadata = BTreeMap::from([(FIRST_ROW.into(), first_row), (MADE_FROM.into(), made_from)]);
+        let metadata = BTreeMap::from([
+            (FIRST_ROW.into(), first_row),
+            (MADE_FROM.into(), made_from),
+            (ROUNDING.into(), self.rounding().into()),
+        ]);
         write_one_of_many(&pending.path, &tensors, &metadata).map(drop)
     }
 
@@ -222,34 +226,21 @@ impl Job<'_> {
         }
     }
 
-    /// A hash of the centroids and of the rows of `span`. The checksum of a shard stands for its rows.
     fn fingerprint(&self, span: &Range<usize>) -> Result<String> {
-        let rows = self.labeller.rows;
-        let mut hash = Xxh3::new();
-        hash.update(bytemuck::cast_slice(self.model.centroids));
-        // Kernels round differently, and so give different labels.
-        hash.update(rows.kernel(self.model.kernel).rounding().as_bytes());
-        hash.update(&[u8::from(self.model.unit_normalize)]);
-        hash.update(&(span.start as u64).to_le_bytes());
-        hash.update(&(span.end as u64).to_le_bytes());
         self.labeller.supervisor.check()?;
-        match rows.source {
-            Source::Array(rows) => rows.slice(span.start, span.end).hash_into(&mut hash),
-            Source::Store { store, .. } => {
-                let shard = store.shard(span.start / store.rows_per_shard())?;
-                hash.update(shard.file.recorded_checksum()?.as_bytes());
-            }
-        }
-        Ok(format!("{:016x}", hash.digest()))
+        fingerprint(self.labeller.rows.source, self.model.centroids, self.model.unit_normalize, span)
+    }
+
+    /// Kernels round differently, and so give different labels: those of one directory come from like kernels.
+    fn rounding(&self) -> &'static str {
+        self.labeller.rows.kernel(self.model.kernel).rounding()
     }
 }
 
-fn is_done(path: &Path, made_from: &str) -> bool {
-    path.exists()
-        && TensorFile::open(path).is_ok_and(|file| {
-            file.header().metadata.get(MADE_FROM).map(String::as_str) == Some(made_from)
-                && file.verify(&|| Ok(())).is_ok()
-        })
+fn is_done(path: &Path, made_from: &str, rounding: &str) -> bool {
+    TensorFile::open_sound(path, &|| Ok(())).is_ok_and(|file| {
+        file.made_from() == made_from && file.header().metadata.get(ROUNDING).map(String::as_str) == Some(rounding)
+    })
 }
 
 /// Remove the files of an earlier, longer source.

@@ -238,7 +238,7 @@ fn what_is_wrong_is_named() {
     let (_, labels_of_far) = far.write(directory_of_far.path(), 2);
     let text = labels_of_far.counts(&none).unwrap_err().to_string();
     assert!(
-        text.contains("00000002.safetensors") && text.contains("row 4: label: expected 0 to 268435455, got 268435456"),
+        text.contains("00000002.safetensors") && text.contains("row 4: label: expected 0 to 1048575, got 268435456"),
         "{text}"
     );
 

@@ -1,0 +1,111 @@
+"""Which layers score by the seeds' dense gradients W, within how much memory.
+
+For B examples with T tokens in all, S seeds and C columns, the two ways to score take
+
+    by columns:  C (O + J) T         (d_t U) and (a_t V) for each token
+    dense:       O J (T + S (B + R)) the gradient of each example, its products with W [S, O, J], and reading W
+
+multiplications. R is the cost of reading W once for a batch, in examples: W does not fit the caches. Measured on one
+core of an AMD EPYC (AVX2, 67 GFLOP/s), 1536 x 576, 64 seeds: R = 25, and 36 with W in float16 (LOG.md). Both ways then
+run at the same speed. The choice is made once for a layer, for a batch of 1,024 tokens in 16 examples. So a layer holds
+either W or the columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from gdig.model.batch_size import CPU_TOKENS, CPU_TOKENS_WITH_W
+
+DENSE_BYTES = 2 << 30
+"""Most memory for the dense gradients W of the seeds, over all layers, on a CPU. It leaves 2 GiB of 4 for a small
+model and its batches."""
+_PLAN_SHARE = 0.4
+"""Most of the memory that a plan may take which goes to W: a quarter of the free memory."""
+_BATCH_TOKENS, _BATCH_ROWS = 1024, 16
+"""T and B."""
+_READING = {"full": 25, "half": 36}
+"""R: the cost of reading W once, in examples."""
+_ROUNDING = 2.0**-22
+"""The square of float16's largest relative error."""
+
+Dense = Literal["none", "full", "half"]
+"""Whether a layer has W, and whether in the dtype of the factors or in float16."""
+
+
+@dataclass(frozen=True)
+class SeedShape:
+    """The shape of the seeds' factors in a layer: O, J, C and S, bytes of a number, and the mean energy kept."""
+
+    outputs: int
+    width: int
+    columns: int
+    seeds: int
+    item: int
+    energy: float
+
+    @property
+    def gain(self) -> float:
+        """C (O + J) / (O J): what a token costs by columns, beside its part in a dense gradient."""
+        return self.columns * (1 / self.outputs + 1 / self.width)
+
+    def worth(self, dense: Dense) -> bool:
+        """Whether W is cheaper than the columns."""
+        return self.gain > 1 + self.seeds * (_BATCH_ROWS + _READING[dense]) / _BATCH_TOKENS
+
+    def bytes_of(self, dense: Dense) -> int:
+        """The bytes of W [S, O, J]; without W, of U and V."""
+        if dense == "none":
+            return self.columns * (self.outputs + self.width) * self.item
+        return self.seeds * self.outputs * self.width * (2 if dense == "half" else self.item)
+
+
+def plan_dense(shapes: Sequence[SeedShape], dense_bytes: int) -> list[Dense]:
+    """Choose the layers that compute W, from shapes and energies alone.
+
+    If the layers in which W is cheaper do not fit `dense_bytes`, W is float16 where that adds less than a hundredth to
+    the squared error of the low-rank form, and the layers that W helps most come first.
+
+    Args:
+        shapes: of the seeds' factors in each layer.
+        dense_bytes: the most memory for W over all layers.
+    """
+    order = sorted((i for i, s in enumerate(shapes) if s.worth("full")), key=lambda i: (-shapes[i].gain, i))
+    all_fit = sum(shapes[i].bytes_of("full") for i in order) <= dense_bytes
+    plan: list[Dense] = ["none"] * len(shapes)
+    for i in order:
+        half = not all_fit and 1 - shapes[i].energy >= 100 * _ROUNDING
+        dense: Dense = "half" if half else "full"
+        if shapes[i].worth(dense) and (size := shapes[i].bytes_of(dense)) <= dense_bytes:
+            dense_bytes -= size
+            plan[i] = dense
+    return plan
+
+
+def planned_bytes(shapes: Sequence[SeedShape], dense_bytes: int) -> int:
+    """Return the bytes of W in `plan_dense`. With so many bytes, it makes the same plan again, on any machine."""
+    plan = plan_dense(shapes, dense_bytes)
+    return sum(s.bytes_of(dense) for s, dense in zip(shapes, plan, strict=True) if dense != "none")
+
+
+def cpu_tokens(layers_with_w: int, layers: int) -> int:
+    """Return the largest batch that gains time on a CPU. It is larger where half of the layers or more read W."""
+    return CPU_TOKENS_WITH_W if layers_with_w and 2 * layers_with_w >= layers else CPU_TOKENS
+
+
+def dense_room(limit: int | None, beside: int, device: torch.device) -> int:
+    """Return the most memory for W: a part of what a plan may take, and on a CPU at most 2 GiB.
+
+    Args:
+        limit: bytes that the plan may take beside the weights; None where the system does not say what is free.
+        beside: bytes of U and V of all layers, and of a batch.
+        device: the device.
+    """
+    if limit is None:
+        return DENSE_BYTES
+    most = max(0, min(int(limit * _PLAN_SHARE), limit - beside))
+    return min(most, DENSE_BYTES) if device.type == "cpu" else most

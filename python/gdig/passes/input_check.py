@@ -1,0 +1,28 @@
+"""The check of the inputs that begins a run: every row becomes tokens once, before a model is loaded."""
+
+from __future__ import annotations
+
+from gdig.data.check_rows import check_rows, summary_of
+from gdig.errors import CorpusError
+from gdig.run.session import Workspace
+
+
+def check_inputs(work: Workspace) -> None:
+    """Check every seed and every row of the pool.
+
+    A start that goes on in the fit checks them again: that takes little beside a pass of the model, and the rows are
+    those of now.
+
+    Raises:
+        CorpusError: on a seed that cannot be used; on a row of the pool that cannot be used, when bad_rows is "error";
+            or when no row of the pool can be used.
+    """
+    _ = work.seed_examples
+    pool = work.candidates
+    with work.progress.stage("check", len(pool)) as bar:
+        reports = check_rows(pool, work.encoder, bar.advance, stop=work.config.bad_rows == "error")
+    bad = sum(report.bad for report in reports)
+    if bad == len(pool):
+        first = next(report.first_error for report in reports)
+        raise CorpusError(f"candidates: none of the {bad} rows can be used; the first: {first}")
+    work.progress.say(summary_of("candidates", reports) + (f"; {bad:,} rows cannot be used" if bad else ""))

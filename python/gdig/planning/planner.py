@@ -1,0 +1,98 @@
+"""The memory plans of a run before it starts, by the functions that plan the run itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from gdig.config.config import Config
+from gdig.data.tokens import Example
+from gdig.influence.memory_plan import MemoryParts, MemoryPlan, plan_memory
+from gdig.influence.seed_plan import SeedBytes, make_groups, plan_seeds
+from gdig.influence.sweep_plan import SweepPlan, plan_sweep
+from gdig.model.batch_size import MEMORY_SHARE
+from gdig.model.causal_model import Model
+from gdig.model.free_memory import free_host_memory
+from gdig.model.token_memory import TokenMemory, weight_bytes
+from gdig.planning.pool_size import PoolSize
+from gdig.planning.trial import Rates, empty_factors
+
+
+@dataclass(frozen=True)
+class Planner:
+    """Plans the memory of fits with other layers, samples or seeds, as the run will."""
+
+    config: Config
+    pool: PoolSize
+    seed_examples: Sequence[Example]
+    counted: TokenMemory
+    limit: int | None
+
+    @property
+    def seed_tokens(self) -> int:
+        """Tokens of all seeds."""
+        return sum(map(len, self.seed_examples))
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest row."""
+        return max(self.pool.longest, *map(len, self.seed_examples))
+
+    @property
+    def probe_tokens(self) -> int:
+        """Tokens of the probe rows."""
+        return int(min(self.config.probe_rows, self.pool.rows) * self.pool.mean_tokens)
+
+    def sweep(self, model: Model, rates: Rates | None = None) -> SweepPlan:
+        """Plan the sweep, with the columns that the trial has measured; without rates, that of a run without seeds."""
+        factors = empty_factors(model, rates, len(self.seed_examples)) if rates is not None else []
+        return plan_sweep(
+            model, self.config, factors, limit=self.limit, longest=self.longest, token_memory=self.counted
+        )
+
+    def fit(self, model: Model) -> MemoryPlan:
+        """Plan the fit of the curvature."""
+        on_cpu, host_free = model.device.type == "cpu", free_host_memory()
+        return plan_memory(
+            model,
+            self.config,
+            limit=self.limit,
+            longest=self.longest,
+            sample_tokens=int(min(self.pool.rows, self.config.fit_rows) * self.pool.mean_tokens),
+            host_limit=None if on_cpu or host_free is None else int(host_free * MEMORY_SHARE),
+            token_memory=self.counted,
+        )
+
+    def seed_partitions(self, model: Model) -> tuple[tuple[int, ...], ...]:
+        """The layers of each pass of the seeds."""
+        lengths = [len(seed) for seed in self.seed_examples]
+        limit = None if self.limit is None else max(0, self.limit - self.counted.of_batch(self._seed_batch()))
+        return plan_seeds(model, self.config, lengths, self.probe_tokens, limit).partitions
+
+    def seeds(self, model: Model, rates: Rates, partitions: Sequence[Sequence[int]]) -> MemoryParts:
+        """What the largest pass of the seeds holds, with the columns that the trial has measured."""
+        sizes = []
+        for partition in partitions:
+            layers = [model.layers[index] for index in partition]
+            held = [SeedBytes.of(layer, model.dtype, self.config, [], self.probe_tokens) for layer in layers]
+            item = torch.promote_types(model.dtype, torch.float32).itemsize
+            sides = [layer.out_features + layer.width for layer in layers]
+            factors = sum(rates.columns[index] * side for index, side in zip(partition, sides, strict=True)) * item
+            sizes.append(replace(sum(held, SeedBytes()), factors=factors))
+        largest = max(sizes, key=lambda size: size.total)
+        return MemoryParts(
+            weight_bytes(model.module),
+            self._seed_batch() * self.counted.a_token() + largest.probe,
+            self.counted.head,
+            eigenvectors=largest.inverses,
+            seed_factors=largest.factors,
+        )
+
+    def _seed_batch(self) -> int:
+        """Tokens of the largest pass of some seeds, or of a probe row."""
+        groups = make_groups(self.seed_examples)
+        return max(
+            self.pool.longest, *(len(group) * max(len(self.seed_examples[i]) for i in group) for group in groups)
+        )

@@ -1,0 +1,136 @@
+"""What shows a finished run and changes nothing in it: explain, report, and pages of comparisons."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from typing_extensions import Unpack
+
+from gdig.config.config import Config
+from gdig.config.typed_options import Options
+from gdig.errors import RunError
+from gdig.explanation.explain import Asked, explain_asked
+from gdig.explanation.explanation import Explanation
+from gdig.passes.torch_errors import torch_errors_explained
+from gdig.progress import Progress
+from gdig.reporting.comparison import comparison_lines, gather_comparison, require_same_pool, write_comparison
+from gdig.reporting.report import make_report
+from gdig.run.layout import RunLayout
+from gdig.run.stored_options import config_of_start
+from gdig.selection.compare import Comparison
+from gdig.selection.finished_run import open_finished_run
+
+
+def explain(
+    config: Config | None = None,
+    rows: Sequence[int] = (),
+    *,
+    seed: Sequence[int] = (),
+    text: Sequence[str] = (),
+    file: str | Path | None = None,
+    methods: Sequence[str] = (),
+    model_pass: bool = True,
+    selection: str | None = None,
+    progress: Progress | None = None,
+    **options: Unpack[Options],
+) -> Explanation:
+    """Say why rows have their scores: seeds, tokens, layers, cluster, nearest rows, and their places by every method.
+
+    The run stays as it is, and its options and those of its last selection hold. One pass of the model over the batch
+    of each row takes the row's influence apart; nothing else needs the model.
+
+    Args:
+        config: options; `run_path` is required.
+        rows: rows of the pool.
+        seed: numbers of seeds, for the rows that help them most.
+        text: rows outside the pool: JSON objects with the fields of a row, or plain texts.
+        file: a file of rows outside the pool.
+        methods: methods whose places are looked up; none for all that need no further pass.
+        model_pass: whether to pass the model for tokens and layers.
+        selection: file of the selection; None for the last one.
+        progress: where to show progress.
+        options: see :class:`gdig.Config`; `run_path` is required.
+
+    Raises:
+        GdigError: a subclass that says what does not exist, is not done, or has changed.
+
+    Example:
+        >>> print(gdig.explain(run_path="runs/a", rows=[812]))  # doctest: +SKIP
+    """
+    config = config_of_start(config, options)
+    progress = progress or Progress(config.quiet)
+    with torch_errors_explained(config.device):
+        asked = Asked(tuple(rows), tuple(seed), tuple(text), file, tuple(methods), model_pass, selection)
+        return Explanation(explain_asked(config, asked, progress))
+
+
+def report(
+    config: Config | None = None,
+    *,
+    html: str | Path | None = None,
+    atlas: str | Path | None = None,
+    selection: str | None = None,
+    progress: Progress | None = None,
+    **options: Unpack[Options],
+) -> Path:
+    """Write one page that shows what a run chose, and why. It opens from a disk and asks for nothing.
+
+    The run stays as it is, and its options and those of its last selection hold. :func:`select` makes the report too.
+
+    Args:
+        config: options; `run_path` is required.
+        html: file of the page; None for report.html in the run directory.
+        atlas: Parquet file for Embedding Atlas; None for none.
+        selection: file of the selection; None for the last one.
+        progress: where to show progress.
+        options: see :class:`gdig.Config`; `run_path` is required.
+
+    Returns:
+        The file of the page.
+
+    Raises:
+        GdigError: a subclass that says what is not done, or has changed.
+    """
+    config = config_of_start(config, options)
+    run = open_finished_run(config, progress or Progress(config.quiet), selection)
+    page = Path(html) if html is not None else RunLayout(Path(str(config.run_path))).report
+    make_report(run, page, Path(atlas) if atlas is not None else None)
+    return page
+
+
+def compare_page(config: Config, comparison: Comparison, html: str | Path) -> None:
+    """Write a comparison of methods as a page, with the texts of the rows that one method alone selected."""
+    run = open_finished_run(config, Progress(quiet=True))
+    names = [summary.method for summary in comparison.summaries]
+    notes = {summary.method: summary.notes for summary in comparison.summaries}
+    write_comparison(gather_comparison(run, dict(zip(names, comparison.rows, strict=True)), notes), Path(html))
+
+
+def compare_runs(config: Config, other: str, html: str | Path | None = None) -> list[str]:
+    """Compare the last selections of two runs over the same pool.
+
+    Args:
+        config: of the first run, whose numbers are shown.
+        other: directory of the second run.
+        html: file of a page with the rows that one run alone selected; None for none.
+
+    Returns:
+        Lines that say what the two have in common.
+
+    Raises:
+        RunError: when a run has no selection, or the pools differ.
+    """
+    paths = [str(config.run_path), other]
+    runs = [
+        open_finished_run(one, Progress(quiet=True)) for one in (config, config_of_start(None, {"run_path": other}))
+    ]
+    for run, path in zip(runs, paths, strict=True):
+        if run.chosen is None:
+            raise RunError(f"{path}: expected a selection, but it has none; run gdig select --run-path {path} first")
+    require_same_pool(*runs)
+    selections = {path: run.chosen.rows for path, run in zip(paths, runs, strict=True) if run.chosen is not None}
+    facts = gather_comparison(runs[0], selections)
+    if html is not None:
+        write_comparison(facts, Path(html))
+    return comparison_lines(facts)

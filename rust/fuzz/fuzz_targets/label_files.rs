@@ -1,0 +1,43 @@
+//! Label files with a right checksum and hostile content: labels, distances, and the number of the first row.
+
+#![no_main]
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::LazyLock;
+
+use gdig_core::interrupt::Supervisor;
+use gdig_core::kmeans::LabelFiles;
+use gdig_core::store::{shard_name, write, TensorData};
+use gdig_core::Dtype;
+use libfuzzer_sys::fuzz_target;
+
+/// An empty folder for the life of the process, in memory where the system has a place for that.
+static FOLDER: LazyLock<PathBuf> = LazyLock::new(|| {
+    let parent = Some(PathBuf::from("/dev/shm")).filter(|path| path.is_dir()).unwrap_or_else(std::env::temp_dir);
+    tempfile::Builder::new().prefix("gdig-fuzz").tempdir_in(&parent).expect("a folder").keep()
+});
+
+fuzz_target!(|input: (String, Vec<u32>, Vec<u8>, bool)| {
+    let (first_row, labels, distances, floats) = input;
+    let labels: Vec<u8> = labels.iter().flat_map(|label| label.to_le_bytes()).collect();
+    let distances = &distances[..distances.len() / 4 * 4];
+    let dtype = if floats { Dtype::F32 } else { Dtype::U8 };
+    let shape = vec![distances.len() / dtype.size()];
+    let tensors = [
+        TensorData { name: "labels", dtype: Dtype::U32, shape: vec![labels.len() / 4], bytes: &labels },
+        TensorData { name: "distances", dtype, shape, bytes: distances },
+    ];
+    let metadata = BTreeMap::from([("first_row".to_owned(), first_row)]);
+    write(&FOLDER.join(shard_name(0)), &tensors, &metadata).expect("a file");
+    let Ok(files) = LabelFiles::open(&FOLDER) else { return };
+    if let Ok(counts) = files.counts(&Supervisor::none()) {
+        // One counter a label: a forged label must not take the memory.
+        assert!(counts.len() <= (1 << 20).max(files.len()));
+    }
+    for row in 0..files.len().min(64) {
+        if let Ok(file) = files.file_of(row, &Supervisor::none()) {
+            let _ = (file.label(row), file.distance(row));
+        }
+    }
+});

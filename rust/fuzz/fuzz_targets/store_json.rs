@@ -1,0 +1,24 @@
+//! The description of a store as hostile bytes: no panic, and nothing accepted whose sizes overflow.
+
+#![no_main]
+
+use std::path::PathBuf;
+use std::sync::LazyLock;
+
+use gdig_core::interrupt::Supervisor;
+use gdig_core::store::Store;
+use libfuzzer_sys::fuzz_target;
+
+/// An empty folder for the life of the process, in memory where the system has a place for that.
+static FOLDER: LazyLock<PathBuf> = LazyLock::new(|| {
+    let parent = Some(PathBuf::from("/dev/shm")).filter(|path| path.is_dir()).unwrap_or_else(std::env::temp_dir);
+    tempfile::Builder::new().prefix("gdig-fuzz").tempdir_in(&parent).expect("a folder").keep()
+});
+
+fuzz_target!(|bytes: &[u8]| {
+    std::fs::write(FOLDER.join("store.json"), bytes).expect("a file");
+    let Ok(store) = Store::open(&FOLDER) else { return };
+    assert!(store.dim().checked_mul(store.rows_per_shard()).is_some_and(|n| n > 0));
+    assert!(store.is_empty().expect("no shards"));
+    assert_eq!(store.damage(store.rows_per_shard(), &Supervisor::none()).expect("a list").len(), 1);
+});

@@ -1,0 +1,165 @@
+"""`python -m tests.drill.mutate --executions 100000 --seed 0`: hostile bytes for every parser in Python.
+
+Required of every one: the parser returns, or raises an error of gdig. Prints the executions of each parser, and each
+finding; the exit status is 1 if there is one. The parsers in Rust have cargo-fuzz targets (rust/fuzz).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+
+import numpy as np
+
+from gdig.config.read import read_yaml
+from gdig.data.corpus import open_corpus
+from gdig.errors import GdigError
+from gdig.kmeans import KMeans
+from gdig.run.record import FitRecord, RunRecord, Stages, SweepRecord, read_record, record_checksum, write_record
+from gdig.run.stored_options import read_stored_options
+from gdig.store.npy import open_npy
+from gdig.store.sketches import SketchStore
+from gdig.store.tensor_file import read_tensors, write_tensors
+
+_WORDS = [
+    b"[",
+    b"]",
+    b"{",
+    b"}",
+    b'"',
+    b",",
+    b":",
+    b"null",
+    b"-1",
+    b"1e999",
+    b"9" * 400,
+    b"\xff",
+    b"\x00",
+    b"\n",
+    b"&a ",
+    b"*a",
+]
+_SLOW_S = 1.0
+
+
+def mutate(content: bytes, rng: Random) -> bytes:
+    """Change some bytes, cut, repeat or insert pieces and words of the formats."""
+    data = bytearray(content)
+    for _ in range(rng.choice((1, 1, 2, 4, 16))):
+        at = rng.randrange(len(data) + 1)
+        kind = rng.randrange(5)
+        if kind == 0 and data:
+            data[min(at, len(data) - 1)] = rng.randrange(256)
+        elif kind == 1:
+            del data[at : at + rng.choice((1, 2, 8, 64))]
+        elif kind == 2:
+            data[at:at] = rng.choice(_WORDS) * rng.choice((1, 1, 1, 3, 600))
+        elif kind == 3:
+            data[at:at] = data[rng.randrange(len(data) + 1) :][: rng.choice((1, 8, 64))]
+        else:
+            del data[at:]
+    return bytes(data)
+
+
+def parsers(folder: Path) -> dict[str, tuple[bytes, Callable[[bytes], object]]]:
+    """A sound file of each format, and what reads its bytes."""
+
+    def through(name: str, read: Callable[[Path], object]) -> Callable[[bytes], object]:
+        file = folder / name
+
+        def go(content: bytes) -> object:
+            file.write_bytes(content)
+            return read(file)
+
+        return go
+
+    def rows(name: str) -> Callable[[bytes], object]:
+        return through(name, lambda file: open_corpus([file], cache_dir=folder / "cache").rows(0, 1))
+
+    def record(content: bytes) -> object:
+        """With a right checksum where it is JSON, as an attacker writes it."""
+        try:
+            state = json.loads(content)
+            state["checksum"] = record_checksum({k: v for k, v in state.items() if k != "checksum"})
+            content = json.dumps(state).encode()
+        except (ValueError, TypeError, AttributeError, RecursionError):
+            pass
+        (folder / "run.json").write_bytes(content)
+        read_stored_options(folder)
+        return read_record(folder / "run.json")
+
+    np.save(folder / "x.npy", np.ones((3, 2), np.float32))
+    write_tensors(folder / "t.safetensors", {"a": np.ones((2, 3), np.float32)}, {"made_from": "x y"})
+    KMeans(2, init=np.eye(2, dtype=np.float32)).fit(np.eye(2, dtype=np.float32)).save(folder / "k.safetensors")
+    SketchStore.create(folder / "store", dim=2)
+    fit = FitRecord({"fit_rows": 3}, layers=("a.b",), dtype="torch.float32", partitions=(1, 2))
+    sweep = SweepRecord({"rows_per_shard": 4}, rows=9, scale=0.5, warnings=("w",))
+    inputs = {"model": {"a": {"size": 1, "hash": "0"}}}
+    stages = Stages(fit, sweep)
+    write_record(folder / "run.json", RunRecord(config={"tau": 0.5, "layers": None}, inputs=inputs, stages=stages))
+    sound = {name: (folder / name).read_bytes() for name in ("x.npy", "t.safetensors", "k.safetensors")}
+    yaml = b"tau: 0.5\nmodel: m\ncandidates: [a.jsonl, b.jsonl]\nbudget: 10%\n"
+    row = b'{"src_text": "a", "n": [1, 2.5, null, {"x": "\\u00e9"}]}'
+    return {
+        "yaml": (yaml, through("o.yaml", read_yaml)),
+        "npy": (sound["x.npy"], through("y.npy", open_npy)),
+        "jsonl": (row + b"\n" + row + b"\n", rows("a.jsonl")),
+        "json list": (b"[" + row + b", " + row + b"]", rows("a.json")),
+        "csv": (b'src,trg\na,b\n"c\nd",e\n', rows("a.csv")),
+        "run.json": ((folder / "run.json").read_bytes(), record),
+        "tensor file": (sound["t.safetensors"], through("u.safetensors", read_tensors)),
+        "k-means": (sound["k.safetensors"], through("l.safetensors", KMeans.load)),
+        "store.json": (
+            (folder / "store" / "store.json").read_bytes(),
+            lambda content: (
+                (folder / "store" / "store.json").write_bytes(content),
+                SketchStore.open(folder / "store"),
+            ),
+        ),
+    }
+
+
+def main() -> int:
+    """Mutate for a number of executions, the same share for each parser."""
+    parser = argparse.ArgumentParser(prog="python -m tests.drill.mutate", description=__doc__)
+    parser.add_argument("--executions", type=int, default=100_000)
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args()
+    rng, counts, findings = Random(given.seed), Counter[str](), 0
+    with tempfile.TemporaryDirectory(prefix="gdig-mutate-") as folder:
+        targets = parsers(Path(folder))
+        names = list(targets)
+        for sound, read in targets.values():
+            read(sound)
+        for number in range(given.executions):
+            name = names[number % len(names)]
+            sound, read = targets[name]
+            content = mutate(sound, rng)
+            counts[name] += 1
+            start = time.process_time()
+            try:
+                read(content)
+            except GdigError:
+                counts[f"{name}: refused"] += 1
+            except BaseException:
+                findings += 1
+                print(f"FINDING {name}: {content[:300]!r}\n{traceback.format_exc()}", flush=True)
+            if time.process_time() - start > _SLOW_S:
+                findings += 1
+                print(f"FINDING {name}: {time.process_time() - start:.1f} s: {content[:300]!r}", flush=True)
+    for name, count in sorted(counts.items()):
+        print(f"{count:9,} {name}")
+    print(f"{findings:9,} findings, random seed {given.seed}")
+    return 1 if findings else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,49 @@
+"""The runs that the drill damages: a finished one, one that was stopped, and one of the same shape over other rows."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+METHODS = ("gdig", "agreement", "top", "tagcos", "bm25")
+"""The methods that choose after each fault: over clusters, sketches, influence and tokens."""
+
+
+def make_all(root: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Make the inputs, and return the options of the run and of the other run; both go to `root`."""
+    from tests.conftest import make_tokenizer
+    from tests.support.project_fixtures import make_project, translation_rows, write_jsonl
+
+    project = make_project(root, make_tokenizer())
+    options = project.options(root / "finished", method="gdig", token_batch_size=128)
+    other_pool = write_jsonl(root / "other" / "pool.jsonl", translation_rows(random_seed=5))
+    return options, {**options, "run_path": str(root / "other-run"), "candidates": (str(other_pool),)}
+
+
+def choose(options: dict[str, Any], method: str, output: Path) -> tuple[list[int], bytes]:
+    """Select by a method, with everything that is missing, and return the rows and the bytes of the output."""
+    import gdig
+
+    selection = gdig.select(**{**options, "method": method, "output": str(output)})
+    return selection.rows.tolist(), output.read_bytes()
+
+
+def finish(options: dict[str, Any], output: Path) -> dict[str, tuple[list[int], bytes]]:
+    """Select by all methods; the run has then every file that they need. Return what each chose."""
+    import gdig
+
+    chosen = {method: choose(options, method, output) for method in METHODS}
+    gdig.select(**options)
+    return chosen
+
+
+def stop_in_the_sweep(options: dict[str, Any]) -> None:
+    """Work until the third batch of the second shard, which leaves resume files; then die."""
+    from tests.support.project_fixtures import SignalAt
+
+    os.environ["GDIG_RESUME_INTERVAL"] = "0"
+    SignalAt("gdig.passes.row_pass:RowPass.shard", 3).arm()
+    import gdig
+
+    gdig.select(**options)

@@ -1,0 +1,67 @@
+"""Selections side by side as a page: of several methods, and of two runs."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+import gdig
+from gdig.cli.main import main
+from gdig.errors import RunError
+from gdig.run.stored_options import config_of_start
+from gdig.showing import compare_page, compare_runs
+from tests.support.project_fixtures import read_jsonl, translation_rows, write_jsonl
+from tests.support.swept_run import make_swept
+
+
+def data_of(page: Path) -> dict:
+    return json.loads(re.search(r'id="facts">(.*?)</script>', page.read_text(encoding="utf-8"), re.S)[1])
+
+
+def test_a_page_of_methods_has_the_rows_that_one_alone_chose(project, swept_copy, tmp_path):
+    options = project.options(swept_copy)
+    comparison = gdig.compare(**options, methods=["top", "loss", "random"])
+    page = tmp_path / "methods.html"
+    compare_page(config_of_start(None, options), comparison, page)
+    data = data_of(page)
+    sets = [set(rows.tolist()) for rows in comparison.rows]
+    for i, side in enumerate(data["sides"]):
+        others = set().union(*(one for j, one in enumerate(sets) if j != i))
+        assert side["name"] == ["top", "loss", "random"][i] and side["rows"] == len(sets[i])
+        assert set(side["shown"]) == sets[i] - others and side["alone"] == len(side["shown"])
+        assert all(data["rows"][str(row)]["text"] for row in side["shown"])
+    assert data["everywhere"] == len(set.intersection(*sets))
+    assert data["overlap"]["shares"] == comparison.overlap.tolist()
+
+
+def test_two_runs_side_by_side(project, swept, tmp_path, capsys):
+    paths = [Path(shutil.copytree(swept, tmp_path / name)) for name in "ab"]
+    for path, method in zip(paths, ("top", "loss"), strict=True):
+        gdig.select(**project.options(path, method=method))
+    page = tmp_path / "runs.html"
+    assert main(["compare", str(paths[0]), "--other", str(paths[1]), "--html", str(page)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    one, two = ({row["gdig"]["row"] for row in read_jsonl(path / "selection.jsonl")} for path in paths)
+    share = f"{len(one & two) / len(one):.0%}"
+    assert lines[0].startswith(f"{paths[0]}: {len(one)} rows") and f"{share} of them in {paths[1]}" in lines[0]
+    assert lines[-1] == f"page: {page}"
+    sides = data_of(page)["sides"]
+    assert [set(side["shown"]) for side in sides] == [one - two, two - one]
+    (paths[1] / "selection.jsonl").unlink()
+    with pytest.raises(RunError, match=r"expected a selection, but it has none; run gdig select"):
+        compare_runs(config_of_start(None, {"run_path": str(paths[0])}), str(paths[1]))
+
+
+def test_runs_over_other_pools_are_refused(project, swept, tmp_path):
+    one = Path(shutil.copytree(swept, tmp_path / "a"))
+    gdig.select(**project.options(one))
+    other = write_jsonl(tmp_path / "other.jsonl", translation_rows(20, random_seed=5))
+    options = project.options(tmp_path / "b", candidates=(str(other),), method="top", budget="4")
+    make_swept(options)
+    gdig.select(**options)
+    with pytest.raises(RunError, match="expected a run over the same files of candidates"):
+        compare_runs(config_of_start(None, {"run_path": str(one)}), str(tmp_path / "b"))

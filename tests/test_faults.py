@@ -1,0 +1,323 @@
+"""Every file of a run, damaged in every way: verify says so, and no method gives another answer in silence.
+
+`make drill` does the same for ten minutes, with several faults at a time and with disks that fail (tests/drill).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import time
+from pathlib import Path
+from random import Random
+
+import pytest
+
+import gdig
+from gdig.api import verify
+from gdig.cli.main import main
+from gdig.errors import ConfigError, CorpusError, GdigError, RunError, StoreError
+from gdig.run.lock import lock, unlock
+from tests.drill.faults import KINDS, files_of, inject
+from tests.support.project_fixtures import as_it_is, edit_record, translation_rows, write_jsonl
+
+METHODS = ("gdig", "top", "bm25")
+
+
+@pytest.fixture(scope="module")
+def whole(project, finished, tmp_path_factory) -> Path:
+    """A finished run with the files of all these methods."""
+    run = Path(shutil.copytree(finished, tmp_path_factory.mktemp("whole") / "run"))
+    gdig.select(**project.options(run, method="bm25"))
+    return run
+
+
+@pytest.fixture(scope="module")
+def other(project, tmp_path_factory) -> Path:
+    """A run of the same shape over other rows."""
+    folder = tmp_path_factory.mktemp("other")
+    pool = write_jsonl(folder / "pool.jsonl", translation_rows(random_seed=5))
+    for method in ("agreement", "bm25"):
+        gdig.select(**project.options(folder / "run", candidates=(str(pool),), method=method))
+    return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def chosen(project, whole, tmp_path_factory) -> dict[str, bytes]:
+    """What each method chooses from the whole run."""
+    run = Path(shutil.copytree(whole, tmp_path_factory.mktemp("chosen") / "run"))
+    outputs = {}
+    for method in METHODS:
+        output = run.with_name(f"{method}.jsonl")
+        gdig.select(**project.options(run, method=method, output=output))
+        outputs[method] = output.read_bytes()
+    return outputs
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_verify_names_each_file_that_is_not_sound(whole, other, tmp_path, kind):
+    rng, run = Random(7), Path(shutil.copytree(whole, tmp_path / "run"))
+    faults = 0
+    for file in files_of(whole):
+        fault = inject(run, file, kind, rng, other)
+        if fault is None:
+            continue
+        states = {report.file: report.state for report in verify(run).files}
+        expected = {"deleted": {"missing"}, "swapped": {"foreign", "damaged"}, "foreign": {"foreign", "damaged"}}
+        optional = file.startswith("tokens/") and kind == "deleted"  # methods make them when they need them
+        if file == "run.json" and kind == "foreign":  # sound by itself, and every other file is of something else
+            assert states["sweep/store.json"] == states["features/seeds.safetensors"] == "foreign"
+        else:
+            assert optional or states[file] in expected.get(kind, {"damaged"}), (str(fault), states[file])
+        for changed in {file, fault.other} & set(files_of(whole)):
+            shutil.copy2(whole / changed, run / changed)
+        faults += 1
+    assert faults > 15
+    assert verify(run).sound
+
+
+@pytest.mark.parametrize("random_seed", range(3))
+def test_no_method_gives_another_answer_in_silence(project, whole, other, chosen, tmp_path, random_seed):
+    rng, run = Random(random_seed), Path(shutil.copytree(whole, tmp_path / "run"))
+    files = [file for file in files_of(whole) if file not in ("run.json", "selection.jsonl")]
+    for file in rng.sample(files, 8):
+        if (run / file).is_file():
+            inject(run, file, rng.choice(KINDS), rng, other)
+    for method in rng.sample(METHODS, len(METHODS)):
+        output = tmp_path / f"{method}.jsonl"
+        gdig.select(**project.options(run, method=method, output=output))
+        assert output.read_bytes() == chosen[method], "what was damaged is made again"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_record_that_was_changed_is_refused(project, whole, other, tmp_path, kind):
+    run = Path(shutil.copytree(whole, tmp_path / "run"))
+    if inject(run, "run.json", kind, Random(1), other) is not None:
+        with pytest.raises(GdigError, match=r"run\.json|holds a run with another configuration or other inputs"):
+            gdig.select(**project.options(run, method="top"))
+
+
+def test_a_scale_or_a_batch_size_changed_by_hand_is_refused(project, whole, tmp_path):
+    run = Path(shutil.copytree(whole, tmp_path / "run"))
+    text = (run / "run.json").read_text()
+    for key in ("scale", "token_batch_size"):
+        state = json.loads(text)
+        state["stages"]["sweep"][key] *= 2
+        (run / "run.json").write_text(json.dumps(state))
+        with pytest.raises(RunError, match=r"run\.json: checksum: expected [0-9a-f]{32}, got"):
+            gdig.select(**project.options(run, method="top"))
+
+
+def test_files_of_a_scale_that_somebody_forged_are_foreign(whole, tmp_path):
+    run = Path(shutil.copytree(whole, tmp_path / "run"))
+    edit_record(run, lambda state: state["stages"]["sweep"].update(scale=state["stages"]["sweep"]["scale"] * 2))
+    states = {report.file: report.state for report in verify(run).files}
+    assert states["sweep/store.json"] == states["features/seeds.safetensors"] == "foreign"
+    assert states["clusters/centroids.safetensors"] == "foreign" and states["run.json"] == "sound"
+
+
+def test_a_file_without_a_tensor_is_refused_by_name(project, whole, tmp_path):
+    """Its checksum and its origin are right: somebody made it on purpose."""
+    run = Path(shutil.copytree(whole, tmp_path / "run"))
+    file = as_it_is(run / "features" / "seeds.safetensors")
+    tensors, _ = file.read()
+    file.write({name: tensor for name, tensor in tensors.items() if name != "hidden"})
+    with pytest.raises(StoreError, match=r"seeds\.safetensors: tensor 'hidden': expected it in the file, which holds"):
+        gdig.select(**project.options(run, method="rds"))
+
+
+# Hostile run directories.
+
+
+@pytest.mark.parametrize("name", ["../../../x", "/etc/x", "a/b", "..", "", "x\n", "x" * 201])
+def test_no_name_in_a_record_leaves_the_run(project, whole, tmp_path, name):
+    run = Path(shutil.copytree(whole, tmp_path / "run"))
+    (tmp_path / "x").mkdir()
+    checkpoint = {
+        "path": "p", "learning_rate": 0.1, "step": 1, "layers": 1, "token_batch_size": 8, "state": "running",
+    }  # fmt: skip
+    edit_record(run, lambda state: state["stages"]["sweep"].update(checkpoints={name: checkpoint}))
+    for command in (lambda: gdig.select(**project.options(run, overwrite=True)), lambda: gdig.api.merge([run], run)):
+        with pytest.raises(RunError, match="expected a name of up to 200 bytes without a slash"):
+            command()
+    shutil.copy2(whole / "run.json", run / "run.json")
+    edit_record(run, lambda state: state["stages"]["fit"].update(layers=[name]))
+    with pytest.raises(RunError, match="expected a name of up to 200 bytes without a slash"):
+        gdig.api.merge([run], tmp_path / "merged")
+    assert (tmp_path / "x").is_dir()
+
+
+def test_a_link_is_not_followed_for_writing_and_does_not_block_overwrite(project, whole, tmp_path):
+    run, outside = Path(shutil.copytree(whole, tmp_path / "run")), tmp_path / "outside"
+    shutil.move(run / "sweep", outside)
+    (run / "sweep").symlink_to(outside)
+    before = {path: path.read_bytes() for path in outside.iterdir()}
+    with pytest.raises(RunError, match=r"run/sweep: is a symbolic link, and gdig writes through none"):
+        gdig.select(**project.options(run, method="top"))
+    gdig.sweep(**project.options(run, overwrite=True))
+    assert not (run / "sweep").is_symlink() and {path: path.read_bytes() for path in outside.iterdir()} == before
+    (run / ".lock").unlink()
+    (run / ".lock").symlink_to(tmp_path / "made")
+    with pytest.raises(RunError, match=r"\.lock: is a symbolic link"):
+        gdig.select(**project.options(run))
+    assert not (tmp_path / "made").exists()
+
+
+def test_consent_to_run_code_is_not_taken_from_a_run(project, tmp_path, capsys):
+    run = tmp_path / "run"
+    gdig.sweep(**project.options(run, trust_remote_code=True))
+    for flags in ([], ["--trust-remote-code"], ["--model", str(project.model)]):
+        status = main(["select", "--run-path", str(run), "--method", "top", *flags])
+        error = capsys.readouterr().err
+        if flags[:1] != ["--model"]:  # with a model, no option is that of the run: others are missing
+            assert "trust_remote_code: runs the code in a model's folder" in error and "--model again" in error
+        assert status == 2
+    consent = ["--trust-remote-code", "--model", str(project.model)]
+    assert (
+        main(["select", "--run-path", str(run), "--method", "top", "--output", str(tmp_path / "o.jsonl"), *consent])
+        == 0
+    )
+
+
+# A read-only disk.
+
+
+def test_a_finished_run_on_a_read_only_disk(project, whole, chosen, tmp_path, monkeypatch):
+    run = Path(shutil.copytree(whole, tmp_path / "run"))
+    (run / ".lock").unlink()
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+    real = os.open
+
+    def read_only(path, flags, *args, **options):
+        if str(path).startswith(str(run)) and flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+            raise OSError(30, "Read-only file system", str(path))
+        return real(path, flags, *args, **options)
+
+    monkeypatch.setattr(os, "open", read_only)
+    output = tmp_path / "top.jsonl"
+    gdig.select(**project.options(run, method="top", output=output))
+    assert output.read_bytes() == chosen["top"] and verify(run).sound
+    assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
+    with pytest.raises(RunError, match=r"cannot be written: Read-only file system, and the cluster stage has work"):
+        shutil.rmtree(run / "clusters")
+        gdig.select(**project.options(run, method="agreement", output=output))
+
+
+# Inputs.
+
+
+def test_a_pipe_in_the_place_of_an_input_is_refused_at_once(project, tmp_path):
+    pipe = tmp_path / "pool.jsonl"
+    os.mkfifo(pipe)
+    with pytest.raises(CorpusError, match=r"pool\.jsonl: expected a file, got something else, such as a pipe"):
+        gdig.preview(model=project.model, candidates=(str(pipe),))
+
+
+@pytest.mark.parametrize("kind", KINDS[:4])
+def test_a_damaged_cache_is_made_again_in_silence(project, tmp_path, capsys, kind):
+    from gdig.data.corpus import open_corpus
+
+    rows = open_corpus([project.pool], cache_dir=tmp_path / "cache").rows(0, 60)
+    for file in files_of(tmp_path / "cache"):
+        if (tmp_path / "cache" / file).stat().st_size:
+            inject(tmp_path / "cache", file, kind, Random(3))
+            assert open_corpus([project.pool], cache_dir=tmp_path / "cache").rows(0, 60) == rows
+    assert capsys.readouterr().err == ""
+
+
+def test_an_input_that_changes_while_it_is_read_is_noticed(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    from gdig.data.corpus import open_corpus
+
+    folder = tmp_path / "pool"
+    datasets.Dataset.from_list(translation_rows()).save_to_disk(folder)
+    corpus = open_corpus([folder], cache_dir=tmp_path / "cache")
+    assert len(corpus.rows(0, 2)) == 2
+    arrow = next(folder.glob("*.arrow"))
+    os.utime(arrow, ns=(1, 1))
+    with pytest.raises(CorpusError, match=r"\.arrow: the file changed since it was opened"):
+        corpus.rows(0, 2)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("tau: " + "[" * 3000, "expected a flat mapping"),
+        ("tau:\n" + "- " * 3000 + "1", "expected YAML, but|expected a flat mapping"),
+        ("tau: &a [*a]", "expected a flat mapping"),
+        ("tau: [[[[[[1]]]]]]", "expected a flat mapping"),
+        ("? [a, b]\n: 1", "expected the name of an option|expected YAML, but"),
+        ("tau: 2001-13-45", "expected YAML, but|tau"),
+        ("tau: " + "9" * 5000, "expected YAML, but|tau"),
+    ],
+)
+def test_hostile_yaml_is_refused(tmp_path, text, message):
+    from gdig.config.read import read_yaml
+
+    (tmp_path / "o.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        read_yaml(tmp_path / "o.yaml")
+
+
+@pytest.mark.parametrize("header", ["(-1, 4)", "(9999999999, 9999999999)", "('x',)", "(1,) * 3", "[3]"])
+def test_a_hostile_npy_header_is_refused(tmp_path, header):
+    from gdig.store.npy import open_npy
+
+    text = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {header}, }}\n".encode()
+    (tmp_path / "x.npy").write_bytes(b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text + bytes(48))
+    with pytest.raises(StoreError, match=r"x\.npy: expected"):
+        open_npy(tmp_path / "x.npy")
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "json"])
+def test_rows_nested_too_deep_are_refused_when_the_file_is_opened(tmp_path, ending):
+    from gdig.data.corpus import open_corpus
+
+    row = '{"text": ' + "[" * 980 + "]" * 980 + "}"
+    (tmp_path / f"pool.{ending}").write_text(f"[{row}]" if ending == "json" else row + "\n")
+    with pytest.raises(CorpusError, match=r"deep|recursion"):
+        open_corpus([tmp_path / f"pool.{ending}"], cache_dir=tmp_path / "cache")
+    row = '{"text": ' + "[" * 200 + "]" * 200 + "}"
+    (tmp_path / f"pool.{ending}").write_text(f"[{row}]" if ending == "json" else row + "\n")
+    assert len(open_corpus([tmp_path / f"pool.{ending}"], cache_dir=tmp_path / "cache").rows(0, 1)) == 1
+
+
+# Processes.
+
+
+def test_a_forked_process_does_not_hold_the_lock_of_its_parent(tmp_path):
+    """As a worker that tokenises does, whose parent was killed."""
+    reader, writer = os.pipe()
+    parent = os.fork()
+    if parent == 0:
+        lock(tmp_path / ".lock")
+        if os.fork() == 0:
+            os.write(writer, f"{os.getpid()}\n".encode())
+            time.sleep(60)
+            os._exit(0)
+        time.sleep(60)
+        os._exit(0)
+    worker = int(os.read(reader, 20))
+    try:
+        with pytest.raises(RunError, match="is in use by another gdig process"):
+            lock(tmp_path / ".lock")
+        os.kill(parent, signal.SIGKILL)
+        os.waitpid(parent, 0)
+        unlock(lock(tmp_path / ".lock"))
+    finally:
+        os.kill(worker, signal.SIGKILL)
+
+
+def test_a_worker_that_dies_anywhere_is_one_clear_error(project, whole, tmp_path, monkeypatch):
+    """torch's signal handler raises at whatever place the program is."""
+    run = Path(shutil.copytree(whole, tmp_path / "run"))
+
+    def died(*_):
+        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
+
+    monkeypatch.setattr("gdig.api.survey", died)
+    monkeypatch.setattr("gdig.api.make_judge", died)
+    with pytest.raises(RunError, match="a process that tokenises has died, perhaps for lack of memory; lower workers"):
+        gdig.select(**project.options(run, method="top"))
