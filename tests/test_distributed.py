@@ -28,7 +28,6 @@ from gdig.distributed.ranks import Ranks
 from gdig.distributed.tensors import Exchange
 from gdig.distributed.torchrun import TorchrunRanks
 from gdig.errors import GdigError, OtherRankError, RunError
-from gdig.progress import Progress
 from tests.support.project_fixtures import flags, llama_module, stages, translation_rows, write_jsonl
 from tests.support.torchrun import Launch, files_of, finish_on_ranks, free_port, start_ranks
 from tests.support.training import train
@@ -100,38 +99,31 @@ def shards_of(run_path: Path) -> dict[str, int]:
 
 
 @pytest.mark.distributed
-def test_two_ranks_fit_alike_and_a_bad_row_is_told_once(project, inputs, alone, tmp_path):
-    """Also the summary and what is shown, which rank 0 alone prints; and that it goes on once the row is mended."""
+def test_two_ranks_fit_alike_and_rank_0_alone_shows_it(project, inputs, alone, tmp_path):
+    run_path = tmp_path / "run"
+    unknown = ("rows_per_shard", "projection_dim", "projection_side", "checkpoints")
+    options = {k: v for k, v in sweep_options(project, run_path, inputs).items() if k not in unknown}
+    ranks = start_ranks(2, ["fit", *flags({**options, "quiet": False})], tmp_path / "two")
+    assert [rank.wait() for rank in ranks] == [0, 0]
+    text = "".join(rank.error for rank in ranks)
+    assert sum("fit: factors: " in rank.error for rank in ranks) == 1 and text.count("model: ") == 1
+    fitted = {name: data for name, data in files_of(alone).items() if name.startswith(("curvature", "seeds"))}
+    assert fitted and fitted.items() <= files_of(run_path).items()
+
+
+@pytest.mark.distributed
+def test_a_bad_row_is_told_once(project, inputs, tmp_path):
     rows = translation_rows(ROWS)
-    sampled = sampled_rows(alone, project, inputs)
-    bad = [row for row in range(8, ROWS) if row not in sampled][:2]  # of two shards: each rank may meet one
-    bad += [row for row in range(ROWS // 2, ROWS) if row not in sampled][:2]
-    for row in bad:
+    for row in (8, 9, ROWS // 2, ROWS // 2 + 1):  # of two parts: each rank may meet one
         rows[row]["trg_text"] = ""
     pool = write_jsonl(tmp_path / "pool.jsonl", rows)
-    run_path, changes = tmp_path / "run", {**inputs, "candidates": (str(pool),), "quiet": False}
-    ranks = start_ranks(2, ["select", *flags(project.options(run_path, **changes))], tmp_path / "two")
+    args = ["select", *flags(project.options(tmp_path / "run", **{**inputs, "candidates": (str(pool),)}))]
+    ranks = start_ranks(2, args, tmp_path / "two")
     assert [rank.wait() for rank in ranks] == [2, 2]
-    text = "".join(rank.error for rank in ranks)
-    (line,) = (line for line in text.splitlines() if line.startswith("gdig: "))
+    (line,) = (line for rank in ranks for line in rank.error.splitlines() if line.startswith("gdig: "))
     assert (
         line.startswith(("gdig: error: rank 1: ", "gdig: error: ")) and f"{pool}, row " in line and "trg_text" in line
     )
-    assert sum("fit: factors: " in rank.error for rank in ranks) == 1 and text.count("model: ") == 1
-    fitted = [name for name in files_of(alone) if name.startswith(("curvature", "seeds"))]
-    assert fitted
-    for name in fitted:  # the files say that they are of another pool
-        expected, made = load_file(alone / name), load_file(run_path / name)
-        assert expected.keys() == made.keys() and all(np.array_equal(expected[key], made[key]) for key in made), name
-
-
-def sampled_rows(run_path: Path, project, inputs) -> set[int]:
-    """Rows of the pool that the fit looks at."""
-    from gdig.config.config import Config
-    from gdig.run.session import Workspace
-
-    work = Workspace(Config.build(project.options(run_path, **inputs)), Progress(quiet=True))
-    return {int(row) for purpose, k in (("curvature", 40), ("probe", 4)) for row in work.sample(purpose, k)[1]}
 
 
 @pytest.mark.distributed
