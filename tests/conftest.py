@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import os
 import shutil
 import signal
@@ -14,6 +15,8 @@ from typing import Any
 # Tiny matrices: a second thread only waits, and beside other work on the same cores its spinning costs seconds. Set
 # before torch is imported; commands that tests start inherit it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Where a test asks for two threads, the one that waits sleeps. The order of sums is the same.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 # Read when transformers is imported: bars of other libraries would stand among what the tests look at.
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 # Read then too: no test asks the hub. A name that the cache lacks is an error at once.
@@ -71,6 +74,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Of several workers: the slow tests first, so that no worker waits long for another at the end."""
     if hasattr(config, "workerinput"):
         items.sort(key=lambda item: not any(item.get_closest_marker(name) for name in ("slow", "distributed")))
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """What is imported by now stays to the end: the garbage collector need not look through it again and again."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """The end of the interpreter collects all, or extensions tell of leaks."""
+    gc.unfreeze()
 
 
 TEXTS = [

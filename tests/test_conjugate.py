@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import pytest
 import torch
@@ -34,37 +36,46 @@ CG = {"inversion": "cg", "filter_modules": LAYERS, "damping_factor": 1.0, "token
 
 def jacobian(model, names, example):
     """d logits / d weights at the labelled positions, [M, V, P], and the logits [M, V]; the weights of a layer in the
-    order of vec([W, b]), rows first. One derivative at a time, by plain autograd."""
+    order of vec([W, b]), rows first. By plain autograd, all derivatives of an example in one call."""
     modules = dict(model.named_modules())
     weights = [p for name in names for p in modules[name].parameters(recurse=False)]
     for p in weights:
         p.requires_grad_(True)
     logits = model(input_ids=torch.tensor(np.array(example.input_ids))[None].long()).logits[0, :-1]
     logits = logits[torch.tensor(np.array(example.labels[1:])) != -100]
-    rows = []
-    for z in logits.flatten():
-        model.zero_grad()
-        z.backward(retain_graph=True)
-        rows.append(torch.cat([oracle.weight_gradient(model, name).flatten() for name in names]))
+    units = torch.eye(logits.numel(), dtype=logits.dtype)
+    found = iter(torch.autograd.grad(logits.flatten(), weights, units, is_grads_batched=True))
+    columns = []
+    for name in names:
+        g = next(found).mT if type(modules[name]).__name__ == "Conv1D" else next(found)
+        g = g if modules[name].bias is None else torch.cat([g, next(found)[:, :, None]], 2)
+        columns.append(g.flatten(1))
     for p in weights:
         p.requires_grad_(False)
-    return torch.stack(rows).unflatten(0, logits.shape), logits.detach()
+    return torch.cat(columns, 1).unflatten(0, logits.shape), logits.detach()
 
 
-def dense(model, names, sample, config):
-    """G [P, P], by its definition."""
+@functools.cache
+def jacobians(kind):
+    """Those of the sample; each model of a kind has the same weights."""
+    model, _ = wrapped(MODELS[kind](), **CG)
+    return [jacobian(model.module, [layer.name for layer in model.layers], example) for example in SAMPLE]
+
+
+def dense(kind, model, names, config):
+    """G [P, P] over the sample, by its definition."""
     total = 0
-    for example in sample:
+    for number, example in enumerate(SAMPLE):
         if config.use_empirical_fisher:
             pairs, _ = oracle.captured(model, names, example, config.loss_reduction)
             g = torch.cat([oracle.gradient(pairs[name]).flatten() for name in names])
             total = total + torch.outer(g, g)
             continue
-        k, z = jacobian(model, names, example)
+        k, z = jacobians(kind)[number]
         w = 1 / len(z) if config.loss_reduction == "mean" else 1.0
         for at, p in zip(k, z.softmax(-1), strict=True):
             total = total + w**2 * at.T @ (torch.diag(p) - torch.outer(p, p)) @ at
-    return total / len(sample)
+    return total / len(SAMPLE)
 
 
 def setting(kind, **options):
@@ -101,7 +112,7 @@ def test_products_and_solutions_are_those_of_the_dense_matrix(case):
     model, config, factors, names = setting(kind, cg_iterations=100, cg_tolerance=1e-4, **options)
     added = shifts(factors, config)
     sizes = torch.tensor([layer.out_features * layer.width for layer in model.layers])
-    h = dense(model.module, names, SAMPLE, config)
+    h = dense(kind, model.module, names, config)
     h += torch.diag(torch.tensor(added, dtype=torch.float64).repeat_interleave(sizes))
     product = GaussNewton(model, SAMPLE, added, config, QUIET)
     seeds = vectors(model.module, names, SEEDS, config.loss_reduction)

@@ -18,9 +18,9 @@ def inertia(x: np.ndarray, centers: np.ndarray) -> float:
 
 
 def overlapping(n: int, dim: int, random_seed: int) -> np.ndarray:
-    """Rows around 2,000 centres so close that most lie between several: rounding changes as many labels as it can."""
+    """Rows around 1,000 centres so close that most lie between several: rounding changes as many labels as it can."""
     rng = np.random.default_rng(random_seed)
-    centers = rng.standard_normal((2_000, dim), dtype=np.float32) / 2 + np.float32(0.5)
+    centers = rng.standard_normal((1_000, dim), dtype=np.float32) / 2 + np.float32(0.5)
     return centers[rng.integers(0, len(centers), n)] + rng.standard_normal((n, dim), dtype=np.float32)
 
 
@@ -34,19 +34,19 @@ def test_inertia_beside_scikit_learn(tmp_path, dtype, bound, random_seed):
     """
     from sklearn.cluster import KMeans as Peer
 
-    x = overlapping(60_000, 64, random_seed)
-    with SketchStore.create(tmp_path / dtype, 64, dtype=dtype, rows_per_shard=25_000) as store:
+    x = overlapping(30_000, 64, random_seed)
+    with SketchStore.create(tmp_path / dtype, 64, dtype=dtype, rows_per_shard=12_000) as store:
         store.append(x)
     # Both get the numbers that the store holds: what storing rounded is no matter of k-means.
     stored = np.concatenate([store.rows_float32(i) for i in range(store.n_shards)])
-    start = stored[np.random.default_rng(7).choice(len(x), 56, replace=False)]
+    start = stored[np.random.default_rng(7).choice(len(x), 28, replace=False)]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that it has not converged, which is meant
-        peer = Peer(56, init=start, n_init=1, max_iter=4, tol=0, algorithm="lloyd").fit(stored)
+        peer = Peer(28, init=start, n_init=1, max_iter=4, tol=0, algorithm="lloyd").fit(stored)
     truth = inertia(stored, peer.cluster_centers_)
     for kernel in _native.kernels():
         if kernel == "scalar" or (kernel == "amx-int8" and dtype != "int8"):
             continue
-        ours = KMeans(56, init=start, max_iter=4, tol=0, train_rows="all", kernel=kernel).fit(store)
+        ours = KMeans(28, init=start, max_iter=4, tol=0, train_rows="all", kernel=kernel).fit(store)
         assert ours.n_iter_ == peer.n_iter_ == 4
         assert inertia(stored, ours.cluster_centers_) == pytest.approx(truth, rel=bound), kernel

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -251,12 +248,3 @@ def test_the_preset_of_the_paper(project, tmp_path):
     offsets = load_file(run_path / "seeds" / "model.layers.0.mlp.down_proj.safetensors")["column_offsets"]
     assert np.diff(offsets).max() <= 32
     assert "corrected" not in load_file(run_path / "curvature" / "model.layers.0.mlp.down_proj.safetensors")
-
-
-@pytest.mark.slow
-def test_quiet_prints_nothing_from_python_either(project, tmp_path: Path) -> None:
-    # In a process of its own, without the variable by which these tests silence the bars of transformers.
-    program = f"import gdig; gdig.fit(**{project.options(tmp_path / 'run')!r})"
-    environment = {k: v for k, v in os.environ.items() if k != "HF_HUB_DISABLE_PROGRESS_BARS"}
-    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
-    assert (done.stdout, done.stderr) == ("", "")

@@ -32,7 +32,7 @@ OPTIONS = {"token_batch_size": 128, "rows_per_shard": 64}
 
 
 def sweep_options(project, run_path, **changes) -> dict:
-    unknown = ("n_clusters", "budget", "method", "tau")
+    unknown = ("n_clusters", "budget", "report", "method", "tau")
     return {k: v for k, v in project.options(run_path, **{**OPTIONS, **changes}).items() if k not in unknown}
 
 
@@ -213,7 +213,7 @@ def test_a_disk_that_takes_no_resume_file_is_told_and_ends_nothing(tmp_path):
 
 
 def fit_options(project, run_path, **changes) -> dict:
-    unknown = ("n_clusters", "budget", "method", "tau", "projection_dim", "projection_side", "rows_per_shard")
+    unknown = ("n_clusters", "budget", "report", "method", "tau", "projection_dim", "projection_side", "rows_per_shard")
     return {k: v for k, v in project.options(run_path, **{**OPTIONS, **changes}).items() if k not in unknown}
 
 

@@ -31,24 +31,45 @@ pytestmark = pytest.mark.slow
 QUICK = {"batch_size": 8, "learning_rate": 1e-3, "quiet": True}
 
 
+@pytest.fixture(scope="module")
+def trained(finished, tmp_path_factory) -> Path:
+    """A finished run with one training of the quick options. Copy what you change."""
+    run_path = Path(shutil.copytree(finished, tmp_path_factory.mktemp("trained") / "run"))
+    score_net(run_path=run_path, **QUICK)
+    return run_path
+
+
+@pytest.fixture(scope="module")
+def trained_twice(finished, tmp_path_factory) -> Path:
+    """A finished run with a training of two epochs."""
+    run_path = Path(shutil.copytree(finished, tmp_path_factory.mktemp("trained") / "run"))
+    score_net(run_path=run_path, epochs=2, **QUICK)
+    return run_path
+
+
+def difficulties(run_path: Path) -> np.ndarray:
+    return np.load(run_path / "features" / "difficulty.npy", allow_pickle=False)
+
+
 def net_of(run_path: Path, dim: int) -> ScoreNet:
     net = ScoreNet(dim)
     net.load(run_path / "features" / "score_net.safetensors")
     return net
 
 
-def test_what_it_leaves(run_copy):
-    before = {path: path.read_bytes() for path in run_copy.rglob("*") if path.is_file() and path.name != "run.json"}
-    file = score_net(run_path=run_copy, epochs=2, **QUICK)
-    assert file == run_copy / "features" / "difficulty.npy"
-    found = np.load(file, allow_pickle=False)
+def test_what_it_leaves(finished, trained_twice):
+    before, now = (
+        {path.relative_to(run): path for path in run.rglob("*") if path.is_file() and path.name != "run.json"}
+        for run in (finished, trained_twice)
+    )
+    found = difficulties(trained_twice)
     assert found.dtype == np.float32 and found.shape == (N_ROWS,) and len(np.unique(found)) == N_ROWS
-    net = net_of(run_copy, 32)
-    assert (difficulty(net, stored(run_copy)["sketch"]) == found).all(), "made from the sketches, row by row"
-    now = {path for path in run_copy.rglob("*") if path.is_file() and path.name != "run.json"}
-    assert now - set(before) == {file, file.with_name("score_net.safetensors")}, "no checkpoint is left"
-    assert all(path.read_bytes() == content for path, content in before.items())
-    assert any(line.startswith("features: 3 sound") for line in verify(run_copy).lines())
+    net = net_of(trained_twice, 32)
+    assert (difficulty(net, stored(trained_twice)["sketch"]) == found).all(), "made from the sketches, row by row"
+    new = {str(path) for path in now.keys() - before.keys()}
+    assert new == {"features/difficulty.npy", "features/score_net.safetensors"}, "no checkpoint is left"
+    assert all(now[name].read_bytes() == path.read_bytes() for name, path in before.items())
+    assert any(line.startswith("features: 3 sound") for line in verify(trained_twice).lines())
 
 
 def test_the_batches_are_the_rows_as_the_sweep_saw_them(project, run_copy):
@@ -70,11 +91,12 @@ def test_the_batches_are_the_rows_as_the_sweep_saw_them(project, run_copy):
     assert batch["input_ids"].dtype == batch["labels"].dtype == torch.int64
 
 
-def test_self_filter_says_that_difficulties_are_there_and_takes_them_when_told(project, run_copy):
+def test_self_filter_says_that_difficulties_are_there_and_takes_them_when_told(project, run_copy, trained):
     options = project.options(run_copy, method="self-filter")
     by_loss = gdig.select(**options)
     assert not any("difficulty" in line for line in by_loss.summary)
-    file = score_net(run_path=run_copy, **QUICK)
+    shutil.copytree(trained / "features", run_copy / "features", dirs_exist_ok=True)
+    file = run_copy / "features" / "difficulty.npy"
     again = gdig.select(**options)
     assert again.rows.tolist() == by_loss.rows.tolist(), "not before it is told"
     assert f"difficulty is the loss; --difficulty {file} selects by what gdig score-net learned" in again.summary
@@ -89,9 +111,8 @@ class Stopped(Exception):
     """Stands for a kill."""
 
 
-def test_an_interrupted_training_goes_on(run_copy, tmp_path, monkeypatch):
-    whole = Path(shutil.copytree(run_copy, tmp_path / "whole"))
-    expected = np.load(score_net(run_path=whole, epochs=2, save_steps=3, **QUICK))
+def test_an_interrupted_training_goes_on(run_copy, trained_twice, monkeypatch):
+    expected = difficulties(trained_twice)
     shown, steps = over_run.ShowSteps.on_step_end, []
 
     def step(self, args, state, control, **kwargs):
@@ -117,10 +138,9 @@ def test_an_interrupted_training_goes_on(run_copy, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_training_is_saved_in_time_whatever_save_steps_says(run_copy, tmp_path, monkeypatch):
+def test_a_training_is_saved_in_time_whatever_save_steps_says(run_copy, trained, monkeypatch):
     """Stopped inside an epoch, at a step that no save_steps names."""
-    whole = Path(shutil.copytree(run_copy, tmp_path / "whole"))
-    expected = np.load(score_net(run_path=whole, **QUICK))
+    expected = difficulties(trained)
     monkeypatch.setenv("GDIG_RESUME_INTERVAL", "0")
     shown, steps = over_run.ShowSteps.on_step_end, []
 
@@ -139,18 +159,20 @@ def test_a_training_is_saved_in_time_whatever_save_steps_says(run_copy, tmp_path
     assert (found == expected).all()
 
 
-def test_other_options_start_over(run_copy, monkeypatch, capsys):
+def test_other_options_start_over(trained, tmp_path, monkeypatch, capsys):
+    run_path = Path(shutil.copytree(trained, tmp_path / "run"))
+
     def stop(self, args, state, control, **kwargs):
         raise Stopped
 
     with monkeypatch.context() as patch:
         patch.setattr(over_run.ShowSteps, "on_step_end", stop)
         with pytest.raises(Stopped):
-            score_net(run_path=run_copy, save_steps=1, **QUICK)
-    first = np.load(score_net(run_path=run_copy, **{**QUICK, "quiet": False}, score_learning_rate=0.02))
+            score_net(run_path=run_path, save_steps=1, epochs=2, **QUICK)
+    assert (difficulties(run_path) == difficulties(trained)).all(), "until the training is done"
+    other = np.load(score_net(run_path=run_path, **{**QUICK, "quiet": False}, score_learning_rate=0.02))
     assert "holds a training with other options; the training starts over" in capsys.readouterr().err
-    second = np.load(score_net(run_path=run_copy, **QUICK, score_learning_rate=0.03))
-    assert (first != second).any(), "the difficulties of other options are replaced"
+    assert (other != difficulties(trained)).any(), "the difficulties of other options are replaced"
 
 
 def test_rows_that_are_not_valid(project, tmp_path):

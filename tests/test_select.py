@@ -1,4 +1,4 @@
-"""Methods, budgets and outputs over one finished run; stages by themselves; the command line as it is installed."""
+"""Methods, budgets and outputs over one finished run; stages by themselves; the command line."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from gdig.errors import CorpusError, GdigError
 from tests.support.project_fixtures import (
     N_ROWS,
     N_SEEDS,
+    Command,
     check_selection,
     flags,
     labels_of,
@@ -25,6 +26,7 @@ from tests.support.project_fixtures import (
     steady,
     stored,
     translation_rows,
+    without_variable,
     write_jsonl,
 )
 
@@ -283,24 +285,29 @@ def test_verify_reads_every_file(finished):
     assert lines[3].startswith("sweep: 5 sound, ") and lines[-1].endswith(f": {len(files)} sound")
 
 
-# The command line, as it is installed.
-
-
-def run_gdig(*args: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "gdig", *args], capture_output=True, text=True)
+# The command line.
 
 
 @pytest.mark.slow
+def test_the_command_as_it_is_installed_gives_the_same_bytes_and_quiet_prints_nothing(project, finished, tmp_path):
+    """With all imports of its own, and without the variable by which these tests silence the bars of transformers."""
+    args = [sys.executable, "-m", "gdig", "select", *flags(project.options(tmp_path / "run"))]
+    with without_variable("HF_HUB_DISABLE_PROGRESS_BARS"):
+        done = subprocess.run(args, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert (tmp_path / "run" / "selection.jsonl").read_bytes() == (finished / "selection.jsonl").read_bytes()
+
+
 def test_the_command_line_gives_the_same_bytes(project, finished, tmp_path):
     options = project.options(tmp_path / "run", output=str(tmp_path / "out.jsonl"))
     del options["quiet"]
-    done = run_gdig("select", *flags(options))
-    assert done.returncode == 0, done.stderr
+    command = Command.start(["select", *flags(options)], tmp_path)
+    assert command.wait() == 0, command.error
     assert (tmp_path / "out.jsonl").read_bytes() == (finished / "selection.jsonl").read_bytes()
-    assert done.stdout.startswith(
+    assert command.output.startswith(
         f"12 of 60 rows ({stages(finished)['select']['tokens']:,} tokens): {tmp_path}/out.jsonl\n"
     )
-    said = done.stderr
+    said = command.error
     for text in ("model: LlamaForCausalLM, float32 on cpu", "factored against exact", "sweep: 60 rows", "k-means: "):
         assert text in said
     assert "Traceback" not in said and "Loading weights" not in said and "\r" not in said

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import signal
-import subprocess
-import sys
-import textwrap
 import time
 
 import pytest
@@ -18,39 +15,22 @@ LIMIT_S = 2.0
 # What a shared machine may add between the signal and the moment at which the thread that waits for it runs.
 ALLOWANCE_S = 8.0
 
-# The commands' `run` with another command: one that computes without a look at signals.
-BLOCKED = """
-    import gdig.cli.main as command
-    import torch
-
-    def work(args, ranks):
-        x = torch.ones({side}, {side}, dtype=torch.float64)
-        print("at work", flush=True)
-        torch.linalg.eigvals(x)
-        print("done", flush=True)
-        return 0
-
-    command._main = work
-    command.run()
-"""
-
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "status", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
 )
-def test_a_process_in_one_long_operation_of_torch_ends_in_time(number, status, word):
+def test_a_process_in_one_long_operation_of_torch_ends_in_time(tmp_path, number, status, word):
     """An eigenvalue problem of minutes, which raises no exception before it ends."""
-    code = textwrap.dedent(BLOCKED).format(side=6_000)
-    process = subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    assert process.stdout is not None and process.stdout.readline() == "at work\n"
+    command = Command.start([], tmp_path, program="tests.support.blocked:run")
+    while "at work" not in command.output:
+        assert command.process.is_alive(), command.error
+        time.sleep(0.01)
     start = time.monotonic()
-    process.send_signal(number)
-    rest, error = process.communicate()
+    command.send(number)
+    assert command.wait() == status
     assert time.monotonic() - start < LIMIT_S + ALLOWANCE_S
-    assert (process.returncode, rest, error) == (status, "", f"{word}; the same command goes on from here\n")
+    assert (command.output, command.error) == ("at work\n", f"{word}; the same command goes on from here\n")
 
 
 @pytest.mark.slow

@@ -27,7 +27,9 @@ def forward(project, tmp_path_factory):
 
 def project_sweep_options(project, path):
     options = project.options(path)
-    return {key: value for key, value in options.items() if key not in ("n_clusters", "budget", "method", "tau")}
+    return {
+        key: value for key, value in options.items() if key not in ("n_clusters", "budget", "report", "method", "tau")
+    }
 
 
 def test_losses_and_states_are_those_of_a_sweep_with_gradients(forward, finished):

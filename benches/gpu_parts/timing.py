@@ -28,9 +28,9 @@ class Clock:
 
     def _once(self, run: Callable[[], object]) -> float:
         if self._device.type != "cuda":
-            begin = time.perf_counter()
+            start = time.perf_counter()
             run()
-            return time.perf_counter() - begin
+            return time.perf_counter() - start
         begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         self._flush.zero_()
         begin.record()

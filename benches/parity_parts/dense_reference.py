@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from benches.parity_parts.parity_cases import Case, Project  # puts tests/ on the path
-from tests.support.oracle import influence
+from tests.support.oracle import all_captured, influence
 
 
 def scores(project: Project, case: Case, dtype: torch.dtype = torch.float64) -> np.ndarray:
@@ -15,7 +15,6 @@ def scores(project: Project, case: Case, dtype: torch.dtype = torch.float64) -> 
     With `dtype` float32 the model's pass alone is float32, so the difference is what that rounding costs, whoever
     computes the rest.
     """
-    return influence(
-        project.module(dtype), project.layers, project.pool, project.seeds, project.pool, inversion=case.inversion,
-        damping_mode=case.damping_mode, damping=case.damping_factor, reduction=case.loss_reduction,
-    )  # fmt: skip
+    module, layers, pool = project.module(dtype), project.layers, project.pool
+    pairs = all_captured(module, layers, pool, project.seeds, pool, case.loss_reduction)
+    return influence(pairs, case.inversion, case.damping_mode, case.damping_factor)

@@ -8,6 +8,8 @@ where each addition rounds, and 2 n u where it truncates, as tensor cores do. fl
 
 from __future__ import annotations
 
+import itertools
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
@@ -34,20 +36,32 @@ def dtypes(device: torch.device) -> list[torch.dtype]:
     return [*half, torch.float32]
 
 
+def variants(device: torch.device, number: int) -> Iterator[tuple[torch.dtype, str, bool]]:
+    """Each dtype, "pinned" or "small" and another choice of yes or no, for the case of that number. In the interpreter
+    a case has each value of each once, and cases that follow one another have each combination of the three.
+    HYPOTHESIS_PROFILE=thorough and a GPU give each case each combination."""
+    if device.type != "cpu" or os.environ.get("HYPOTHESIS_PROFILE") == "thorough":
+        yield from itertools.product(dtypes(device), ("pinned", "small"), (False, True))
+        return
+    for place, dtype in enumerate(dtypes(device)):
+        yield dtype, ("pinned", "small")[(place + number) % 2], bool((place + number // 2) % 2)
+
+
 def checks(device: torch.device) -> Iterator[tuple[str, Callable[[], None]]]:
     """Every check by name; each raises AssertionError when it fails."""
-    for dtype in dtypes(device):
-        for name, config in (("pinned", None), ("small", SMALL)):
-            for case in COVARIANCE:
-                yield (
-                    f"covariance {case} {dtype} {name}",
-                    lambda c=case, t=dtype, o=config: covariance(device, t, *c, o),
-                )
-            for lengths, i, o in SQUARES:
-                yield (
-                    f"squared_gradients {lengths} {i} {o} {dtype} {name}",
-                    lambda n=lengths, i=i, o=o, t=dtype, c=config: squares(device, t, n, i, o, c),
-                )
+    configs = {"pinned": None, "small": SMALL}
+    for number, case in enumerate(COVARIANCE):
+        for dtype, name in dict.fromkeys(variant[:2] for variant in variants(device, number)):
+            yield (
+                f"covariance {case} {dtype} {name}",
+                lambda c=case, t=dtype, o=configs[name]: covariance(device, t, *c, o),
+            )
+    for number, (lengths, i, o) in enumerate(SQUARES):
+        for dtype, name in dict.fromkeys(variant[:2] for variant in variants(device, number)):
+            yield (
+                f"squared_gradients {lengths} {i} {o} {dtype} {name}",
+                lambda n=lengths, i=i, o=o, t=dtype, c=configs[name]: squares(device, t, n, i, o, c),
+            )
 
 
 def covariance(

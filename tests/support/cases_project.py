@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 
-from tests.support.cases_covariance import U, dtypes, random, twice, within
+from tests.support.cases_covariance import U, random, twice, variants, within
 
 SMALL = {"M": 16, "K": 32, "num_warps": 1, "num_stages": 2, "programs": 7}
 
@@ -29,14 +29,13 @@ PROJECT = [
 
 def checks(device: torch.device) -> Iterator[tuple[str, Callable[[], None]]]:
     """Every check by name; each raises AssertionError when it fails."""
-    for dtype in dtypes(device):
-        for name, config in (("pinned", None), ("small", SMALL)):
-            for shared in (False, True):
-                for case in PROJECT:
-                    yield (
-                        f"project {case} {dtype} {name}{' shared' * shared}",
-                        lambda c=case, t=dtype, o=config, s=shared: project(device, t, *c, o, s),
-                    )
+    configs = {"pinned": None, "small": SMALL}
+    for number, case in enumerate(PROJECT):
+        for dtype, name, shared in variants(device, number):
+            yield (
+                f"project {case} {dtype} {name}{' shared' * shared}",
+                lambda c=case, t=dtype, o=configs[name], s=shared: project(device, t, *c, o, s),
+            )
 
 
 def project(

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 
-from tests.support.cases_covariance import U, dtypes, random, twice, within
+from tests.support.cases_covariance import U, random, twice, variants, within
 
 SMALL = {"M": 16, "N": 64, "K": 32, "BAND": 2, "num_warps": 1, "num_stages": 2}
 
@@ -29,10 +29,10 @@ SCORE = [
 
 def checks(device: torch.device) -> Iterator[tuple[str, Callable[[], None]]]:
     """Every check by name; each raises AssertionError when it fails."""
-    for dtype in dtypes(device):
-        for name, config in (("pinned", None), ("small", SMALL)):
-            for case in SCORE:
-                yield f"score {case} {dtype} {name}", lambda c=case, t=dtype, o=config: score(device, t, *c, o)
+    configs = {"pinned": None, "small": SMALL}
+    for number, case in enumerate(SCORE):
+        for dtype, name in dict.fromkeys(variant[:2] for variant in variants(device, number)):
+            yield f"score {case} {dtype} {name}", lambda c=case, t=dtype, o=configs[name]: score(device, t, *c, o)
 
 
 def score(

@@ -48,8 +48,7 @@ def captured(model, names, example, reduction="mean", drawn_with=None):
     logits = model(input_ids=torch.tensor(np.array(example.input_ids))[None].long()).logits[0, :-1]
     for handle in handles:
         handle.remove()
-    wide = logits if logits.dtype == torch.float64 else logits.float()
-    loss = torch.nn.functional.cross_entropy(wide, targets, ignore_index=-100, reduction=reduction)
+    loss = _loss(logits, targets, reduction)
     model.zero_grad()
     loss.backward()
     for p in model.parameters():
@@ -61,6 +60,18 @@ def captured(model, names, example, reduction="mean", drawn_with=None):
             a = torch.cat([a, torch.ones(len(a), 1, dtype=a.dtype)], 1)
         found[name] = (a, d.reshape(-1, d.shape[-1]).double())
     return found, float(loss.detach())
+
+
+def _loss(logits, targets, reduction):
+    wide = logits if logits.dtype == torch.float64 else logits.float()
+    return torch.nn.functional.cross_entropy(wide, targets, ignore_index=-100, reduction=reduction)
+
+
+@torch.no_grad()
+def loss(model, example):
+    """The mean loss of an example, as `captured` gives it, without a backward pass."""
+    logits = model(input_ids=torch.tensor(np.array(example.input_ids))[None].long()).logits[0, :-1]
+    return float(_loss(logits, _labels(model, example, None), "mean"))
 
 
 def weight_gradient(model, name):
@@ -109,20 +120,27 @@ def hessian(pairs, inversion, damping_mode, damping, reduce=False):
         _, q_a = torch.linalg.eigh(a)
         basis = torch.kron(q_s, q_a)
         squares = sum((q_s.T @ gradient(pair) @ q_a) ** 2 for pair in pairs) / len(pairs)
-        h = basis @ torch.diag(squares.flatten()) @ basis.T
+        h = (basis * squares.flatten()) @ basis.T
     size = damping * (float(torch.trace(h)) / len(h) if damping_mode == "relative" else 1.0)
     return h + size * torch.eye(len(h), dtype=torch.float64)
 
 
-def influence(model, names, sample, seeds, candidates, *, inversion="ekfac", damping_mode="relative",
-              damping=0.1, reduce=False, reduction="mean", random_seed=None):  # fmt: skip
-    """[candidates, seeds] sum over layers of <G_e, H^-1 G_s>, float64; `sample` is what the curvature is fitted on."""
+def all_captured(model, names, sample, seeds, candidates, reduction="mean", random_seed=None):
+    """What `captured` gives for each example of the sample, whose labels may be drawn, the seeds and the candidates."""
     drawn = [None if random_seed is None else (random_seed, key) for key in range(len(sample))]
-    fitted = [captured(model, names, e, reduction, k)[0] for e, k in zip(sample, drawn, strict=True)]
-    g_seed = [captured(model, names, e, reduction)[0] for e in seeds]
-    g_pool = [captured(model, names, e, reduction)[0] for e in candidates]
-    total = torch.zeros(len(candidates), len(seeds), dtype=torch.float64)
-    for name in names:
+    return (
+        [captured(model, names, e, reduction, k)[0] for e, k in zip(sample, drawn, strict=True)],
+        [captured(model, names, e, reduction)[0] for e in seeds],
+        [captured(model, names, e, reduction)[0] for e in candidates],
+    )
+
+
+def influence(pairs, inversion="ekfac", damping_mode="relative", damping=0.1, reduce=False):
+    """[candidates, seeds] sum over layers of <G_e, H^-1 G_s>, float64. `pairs` is what `all_captured` gives; the
+    curvature is fitted on its sample."""
+    fitted, g_seed, g_pool = pairs
+    total = torch.zeros(len(g_pool), len(g_seed), dtype=torch.float64)
+    for name in fitted[0]:
         h = hessian([f[name] for f in fitted], inversion, damping_mode, damping, reduce)
         right = torch.linalg.solve(h, torch.stack([gradient(g[name]).flatten() for g in g_seed], 1))
         total += torch.stack([gradient(g[name]).flatten() for g in g_pool]) @ right

@@ -13,7 +13,7 @@ import random
 import resource
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -243,13 +243,34 @@ _FORKING.set_forkserver_preload(
         "tyro", "gdig.cli.main", "gdig.api", "gdig.model.load", "gdig.data.tokens", "datasets", "pyarrow.parquet",
         "transformers.models.auto", "transformers.models.llama.modeling_llama",
         "transformers.models.gpt2.modeling_gpt2", "transformers.models.auto.tokenization_auto",
+        "torch.distributed.run",
     ]
 )  # fmt: skip
 
 
+def fork(target: Callable[..., object], *args: Any) -> Any:
+    """Start `target(*args)` in a process forked from the server. Its Triton compiles, and interprets nothing."""
+    with without_variable("TRITON_INTERPRET"):
+        process = _FORKING.Process(target=target, args=args)
+        process.start()
+    return process
+
+
+@contextlib.contextmanager
+def without_variable(name: str) -> Iterator[None]:
+    """Within the block, a process that starts has no environment variable of the name."""
+    before = os.environ.pop(name, None)
+    try:
+        yield
+    finally:
+        if before is not None:
+            os.environ[name] = before
+
+
 @dataclass
 class Command:
-    """`gdig ARGS` in a process of its own, as `python -m gdig` runs it but for the seconds that imports take."""
+    """`gdig ARGS` in a process of its own, as `python -m gdig` runs it but for the seconds that imports take.
+    Or another program, "module:function", which finds its arguments in sys.argv."""
 
     process: Any
     stdout: Path
@@ -264,15 +285,15 @@ class Command:
         limit_bytes: int | None = None,
         environment: dict[str, str] | None = None,
         signal_at: SignalAt | None = None,
+        program: str | None = None,
     ) -> Command:
         """Start it; `limit_bytes` is the longest file it may write (RLIMIT_FSIZE stands for a full disk), `environment`
         holds further variables, `signal_at` a moment at which it gets a signal."""
         folder.mkdir(parents=True, exist_ok=True)
         stdout, stderr = folder / "stdout", folder / "stderr"
-        process = _FORKING.Process(
-            target=_command, args=(args, str(stdout), str(stderr), limit_bytes, environment or {}, signal_at)
-        )
-        process.start()
+        stdout.touch()
+        stderr.touch()
+        process = fork(_command, args, str(stdout), str(stderr), limit_bytes, environment or {}, signal_at, program)
         return cls(process, stdout, stderr)
 
     def wait(self) -> int:
@@ -282,6 +303,10 @@ class Command:
     def send(self, number: int) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.process.pid, number)
+
+    @property
+    def output(self) -> str:
+        return self.stdout.read_text(encoding="utf-8")
 
     @property
     def error(self) -> str:
@@ -295,6 +320,7 @@ def _command(
     limit_bytes: int | None,
     environment: dict[str, str],
     signal_at: SignalAt | None,
+    program: str | None,
 ) -> None:
     os.environ.update(environment)
     for number, path in ((1, stdout), (2, stderr)):
@@ -303,6 +329,10 @@ def _command(
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, limit_bytes))
     if signal_at is not None:
         signal_at.arm()
+    if program is not None:
+        module, _, function = program.partition(":")
+        sys.argv = [module, *args]
+        sys.exit(getattr(importlib.import_module(module), function)())
     from gdig.cli.main import main
 
     sys.exit(main(args))

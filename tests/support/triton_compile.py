@@ -16,10 +16,10 @@ from __future__ import annotations
 
 import importlib
 import json
-import os
 import re
 import subprocess
-import sys
+import tempfile
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -115,8 +115,6 @@ def _report(kernel: Any, arch: int) -> Compiled:
 def _resources(cubin: bytes) -> tuple[int, int]:
     """Registers and stack bytes of a thread, as cuobjdump, which comes with Triton, reads them from the machine code.
     The stack holds what was spilled: these kernels have no arrays of their own."""
-    import tempfile
-
     import triton
 
     tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
@@ -142,37 +140,31 @@ def compile_elsewhere(name: str, *archs: int, arguments: Sequence[Any] = ()) -> 
     """`compile_launch` in a process where Triton compiles.
 
     Args:
-        name: "module:function", a launch; the module is looked for where this process would find it.
+        name: "module:function", a launch.
         archs: compute capabilities times ten.
-        arguments: of the function; anything that JSON holds.
+        arguments: of the function.
 
     Raises:
-        AssertionError: with what the process said, when it fails.
+        AssertionError: with the process' traceback, when it fails.
     """
-    environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
-    environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
-    command = [
-        sys.executable,
-        "-m",
-        "tests.support.triton_compile",
-        name,
-        json.dumps(archs),
-        json.dumps(list(arguments)),
-    ]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, f"{name} for {archs}:\n{done.stderr[-4000:]}"
-    rows = json.loads(done.stdout.splitlines()[-1])
-    return [Compiled(**{**row, "instructions": tuple(row["instructions"])}) for row in rows]
+    from tests.support.project_fixtures import fork
+
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "reports"
+        process = fork(_compile, name, archs, tuple(arguments), str(out))
+        process.join()
+        said = json.loads(out.read_text(encoding="utf-8")) if out.exists() else f"exit status {process.exitcode}"
+    assert not isinstance(said, str), f"{name} for {archs}:\n{said[-4000:]}"
+    return [Compiled(**{**row, "instructions": tuple(row["instructions"])}) for row in said]
 
 
-def main(name: str, archs: str, arguments: str) -> None:
+def _compile(name: str, archs: Sequence[int], arguments: Sequence[Any], out: str) -> None:
+    """Write the reports, or a traceback, to `out`."""
     module, function = name.split(":")
-    launch = getattr(importlib.import_module(module), function)
-    found = [
-        report for arch in json.loads(archs) for report in compile_launch(lambda: launch(*json.loads(arguments)), arch)
-    ]
-    print(json.dumps([asdict(report) for report in found]))
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])
+    said: list[dict[str, Any]] | str
+    try:
+        launch = getattr(importlib.import_module(module), function)
+        said = [asdict(report) for arch in archs for report in compile_launch(lambda: launch(*arguments), arch)]
+    except BaseException:
+        said = traceback.format_exc()
+    Path(out).write_text(json.dumps(said), encoding="utf-8")
