@@ -23,7 +23,7 @@ from gdig.cli.help import docs
 from gdig.config.config import Config
 from gdig.config.options import GROUPS, PRESETS, STAGE_GROUPS, STAGES, PresetOptions, RunOptions, TrainOptions
 from gdig.config.read import read_yaml
-from gdig.errors import ConfigError, CorpusError
+from gdig.errors import ConfigError, CorpusError, code_of
 from gdig.run.record import RunRecord, write_record
 from gdig.run.verify import FileReport, Verification
 
@@ -193,7 +193,7 @@ def test_every_command_reaches_its_function(pipeline: Pipeline, capsys: pytest.C
     assert json.loads(capsys.readouterr().out) == {"run_path": "r", "sound": False, "files": [file]}
     pipeline.preview_error = CorpusError("a.jsonl, row 7: bad")
     assert cli.main(["preview", *MINIMUM]) == 2
-    assert capsys.readouterr() == ("a row\n", "gdig: error: a.jsonl, row 7: bad\n")
+    assert capsys.readouterr() == ("a row\n", "gdig: error: a.jsonl, row 7: bad [G2]\n")
 
 
 def test_quiet_prints_no_result(pipeline: Pipeline, capsys: pytest.CaptureFixture[str]) -> None:
@@ -307,7 +307,7 @@ def test_errors_are_one_line_without_a_traceback(
 ) -> None:
     pipeline.error = CorpusError("pool.jsonl: row 17: src_text: expected text, got null")
     assert cli.main(["select", *MINIMUM]) == 2
-    assert capsys.readouterr() == ("", f"gdig: error: {pipeline.error}\n")
+    assert capsys.readouterr() == ("", f"gdig: error: {pipeline.error} [{code_of(pipeline.error)}]\n")
     pipeline.error = OSError(28, "No space left on device", "r/sweep/00000000.safetensors.tmp")
     assert cli.main(["select", *MINIMUM]) == 2
     assert "No space left on device: 'r/sweep/00000000.safetensors.tmp'" in capsys.readouterr().err

@@ -35,6 +35,11 @@ def as_arrow(tmp_path, new):
     return (tmp_path / "source").read_bytes()
 
 
+def gz(content):
+    """The same bytes at any time: pytest names a case by its content, and each worker has to find the same names."""
+    return gzip.compress(content, mtime=0)
+
+
 def zstd(content):
     return pa.compress(content, codec="zstd", asbytes=True)
 
@@ -44,18 +49,18 @@ FILES = {
     "bom.jsonl": lambda _: BOM + LINES,
     "a.ndjson": lambda _: LINES,
     "a.Json": lambda _: json.dumps(ROWS).encode(),
-    "a.jsonl.gz": lambda _: gzip.compress(LINES),
-    "members.jsonl.gz": lambda _: gzip.compress(LINES[:1000]) + gzip.compress(LINES[1000:]),
+    "a.jsonl.gz": lambda _: gz(LINES),
+    "members.jsonl.gz": lambda _: gz(LINES[:1000]) + gz(LINES[1000:]),
     "a.jsonl.zst": lambda _: zstd(LINES),
     "frames.jsonl.zst": lambda _: zstd(LINES[:1000]) + zstd(LINES[1000:]),
-    "A.JSON.GZ": lambda _: gzip.compress(json.dumps(ROWS).encode()),
+    "A.JSON.GZ": lambda _: gz(json.dumps(ROWS).encode()),
     "a.csv": lambda _: as_csv(),
     "bom.csv": lambda _: BOM + as_csv(end="\n"),
     "semicolons.csv": lambda _: as_csv(";"),
     "tabs.tsv": lambda _: as_csv("\t", "\n"),
     "a.csv.zst": lambda _: zstd(as_csv()),
     "a.PARQUET": as_parquet,
-    "a.parquet.gz": lambda tmp_path: gzip.compress(as_parquet(tmp_path)),
+    "a.parquet.gz": lambda tmp_path: gz(as_parquet(tmp_path)),
     "stream.arrow": lambda tmp_path: as_arrow(tmp_path, pa.ipc.new_stream),
     "file.feather": lambda tmp_path: as_arrow(tmp_path, pa.ipc.new_file),
 }
@@ -79,11 +84,11 @@ def test_every_kind_of_file_gives_the_same_rows(tmp_path, opened, name):
 
 def test_a_compressed_file_is_decompressed_once(tmp_path, opened, monkeypatch):
     path = tmp_path / "a.jsonl.gz"
-    path.write_bytes(gzip.compress(LINES))
+    path.write_bytes(gz(LINES))
     opened(path)
     monkeypatch.setattr("gdig.data.compressed._open", None)
     assert opened(path).rows(0, 1) == ROWS[:1]
-    path.write_bytes(gzip.compress(LINES[::-1]))
+    path.write_bytes(gz(LINES[::-1]))
     with pytest.raises(TypeError):  # another content
         opened(path)
 
@@ -91,12 +96,12 @@ def test_a_compressed_file_is_decompressed_once(tmp_path, opened, monkeypatch):
 @pytest.mark.parametrize(
     "name, content, message",
     [
-        ("a.jsonl.gz", gzip.compress(LINES)[:-20], r"a\.jsonl\.gz: cannot be decompressed: .*is the file complete"),
+        ("a.jsonl.gz", gz(LINES)[:-20], r"a\.jsonl\.gz: cannot be decompressed: .*is the file complete"),
         ("a.jsonl.zst", zstd(LINES)[:-20], r"a\.jsonl\.zst: cannot be decompressed: .*is the file complete"),
         ("a.jsonl.gz", LINES, r"a\.jsonl\.gz: cannot be decompressed"),
         ("a.jsonl.zst", LINES, r"a\.jsonl\.zst: cannot be decompressed"),
-        ("a.jsonl.gz", gzip.compress(LINES + b"{"), r"a\.jsonl\.gz, line 2501, column 2: not valid JSON"),
-        ("a.json.gz", gzip.compress(b'[{"a": 1},\n7]'), r"a\.json\.gz, line 2, column 1: item 1: expected a JSON obj"),
+        ("a.jsonl.gz", gz(LINES + b"{"), r"a\.jsonl\.gz, line 2501, column 2: not valid JSON"),
+        ("a.json.gz", gz(b'[{"a": 1},\n7]'), r"a\.json\.gz, line 2, column 1: item 1: expected a JSON obj"),
         ("a.csv", b"a,b\n1,2\n\n1,2,3\n", r"a\.csv, line 4: expected 2 values, as in the header \(a, b\), got 3"),
         ("a.csv", b'a,b\n"x\ny",2\n"1"2,3\n', r"a\.csv, line 4: not valid CSV: ',' expected after '\"'"),
         ("a.csv", b'a,b\n1,"2\n', r"a\.csv, line 2: not valid CSV: unexpected end of data"),
@@ -105,7 +110,7 @@ def test_a_compressed_file_is_decompressed_once(tmp_path, opened, monkeypatch):
         ("a.csv", b"a,b\n", r"a\.csv: the file holds a header alone"),
         ("a.tsv", b"\n", r"a\.tsv: the file holds no rows"),
         ("a.arrow", b"no arrow", r"a\.arrow: cannot be read as Arrow"),
-        ("a.parquet.gz", gzip.compress(b"no parquet"), r"a\.parquet\.gz: cannot be read as Parquet"),
+        ("a.parquet.gz", gz(b"no parquet"), r"a\.parquet\.gz: cannot be read as Parquet"),
     ],
 )
 def test_damaged_files_are_named(tmp_path, opened, name, content, message):
@@ -129,7 +134,7 @@ def test_a_folder_stands_for_its_files_of_rows(tmp_path, opened):
     folder = tmp_path / "pool"
     folder.mkdir()
     for name in ("b.jsonl", "a.JSONL.gz"):
-        (folder / name).write_bytes(gzip.compress(b'{"n": "gz"}\n') if name.endswith("gz") else b'{"n": "plain"}\n')
+        (folder / name).write_bytes(gz(b'{"n": "gz"}\n') if name.endswith("gz") else b'{"n": "plain"}\n')
     for name in ("README.md", "dataset_info.json", ".hidden.jsonl"):
         (folder / name).write_text("no rows")
     assert [row["n"] for row in opened(folder).rows(0, 2)] == ["gz", "plain"]

@@ -266,6 +266,16 @@ def test_cheaper_choices_are_named(project, tmp_path):
     assert "64 seeds" in changes
 
 
+def test_fewer_layers_and_seeds_may_score_in_other_ways(project, tmp_path, monkeypatch):
+    """W of all layers fits in float16 alone; W of the upper layers fits as it is, and a few seeds need no W."""
+    monkeypatch.setattr("gdig.influence.dense_plan.DENSE_BYTES", 1 << 20)
+    seeds = write_jsonl(tmp_path / "seeds.jsonl", project.rows * 3)
+    plan = plan_of(project, tmp_path / "run", seeds=(str(seeds),), layers="mlp", token_batch_size=64)
+    measured = {way for cost in plan.rates.kinds.values() for way in cost.scores}
+    assert measured == {"half"} and plan.dense_bytes == 6 * 180 * 24 * 16 * 2
+    assert {change for change, _ in plan.cheaper} >= {"64 seeds", "--layers mlp:upper:0.25"}
+
+
 def test_several_processes_are_refused(project, tmp_path, monkeypatch):
     monkeypatch.setattr("gdig.api.is_launched", lambda: True)
     with pytest.raises(ConfigError, match="plan runs in one process"):

@@ -47,3 +47,23 @@ class OtherRankError(GdigError):
     def __init__(self, status: int) -> None:
         super().__init__("another rank has failed")
         self.status = status
+
+
+CODES: dict[type[Exception], str] = {
+    ConfigError: "G1",
+    CorpusError: "G2",
+    ModelError: "G3",
+    RunError: "G4",
+    StoreError: "G5",
+    InputError: "G6",
+    NotFittedError: "G7",
+    OtherRankError: "G8",
+    GdigError: "G9",
+    OSError: "G10",
+}
+"""The code of each kind of error, which docs/errors.md explains. A code is never given to another kind."""
+
+
+def code_of(error: Exception) -> str:
+    """Return the code of an error: that of its own class, or of the nearest base class."""
+    return next(CODES[kind] for kind in type(error).__mro__ if kind in CODES)

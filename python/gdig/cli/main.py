@@ -17,7 +17,7 @@ from gdig.config.config import did_you_mean
 from gdig.distributed.failure import Terminated
 from gdig.distributed.ranks import Ranks
 from gdig.distributed.torchrun import is_launched, join_ranks
-from gdig.errors import ConfigError, GdigError, OtherRankError
+from gdig.errors import ConfigError, GdigError, OtherRankError, code_of
 from gdig.progress import Progress
 
 
@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
             traceback.print_exc()
         else:
-            print(f"gdig: error: {error}", file=sys.stderr)
+            print(f"gdig: error: {error} [{code_of(error)}]", file=sys.stderr)
         return 2
 
 

@@ -11,12 +11,10 @@ from typing import Literal
 
 from gdig.errors import GdigError
 from gdig.forecast import PlannedStage
-from gdig.influence.factors import WIDE
-from gdig.model.causal_model import Model
 from gdig.run.session import Workspace
 
-EIGENVECTORS = 5.0
-"""Work of the eigenvectors of a matrix of n columns, beside n^3 over the weights of the model. That is in float64."""
+EIGENVECTORS = 2000.0
+"""Work of the eigenvectors of all layers; their time goes by layers, and the model is not loaded yet."""
 FACTORS = 1.1
 """Work of a token in the first pass of the fit."""
 EIGENVALUES = 1.4
@@ -67,8 +65,7 @@ def _fit(work: Workspace) -> list[PlannedStage]:
         sample = work.sample("curvature", config.fit_rows)[0]
         tokens = sum(map(len, sample))
         stages.append(PlannedStage("fit: factors", len(sample), FACTORS * tokens, tokens, partitioned=True))
-        layers = work.model.layers
-        stages.append(PlannedStage("fit: eigenvectors", len(layers), _eigenvectors(work.model), partitioned=True))
+        stages.append(PlannedStage("fit: eigenvectors", 1, EIGENVECTORS, partitioned=True))
         if config.inversion != "kfac":
             work_of_pass = EIGENVALUES * tokens
             stages.append(PlannedStage("fit: eigenvalues", len(sample), work_of_pass, tokens, partitioned=True))
@@ -82,15 +79,6 @@ def _fit(work: Workspace) -> list[PlannedStage]:
         probe = sum(map(len, work.sample("probe", config.probe_rows)[0]))
         stages.append(PlannedStage("fit: seeds", len(seeds), SEEDS * sum(map(len, seeds)) + PROBE * probe))
     return stages
-
-
-def _eigenvectors(model: Model) -> float:
-    """The work of the eigenvectors of all layers. Wide matrices are factored in float32, in half the time."""
-    cubes = 0.0
-    for layer in model.layers:
-        widths = [layer.out_features, *([layer.width] if layer.input_name == layer.name else [])]
-        cubes += sum(width**3 * (0.5 if width >= WIDE else 1.0) for width in widths)
-    return EIGENVECTORS * cubes / max(1, sum(p.numel() for p in model.module.parameters()))
 
 
 def _sweep(work: Workspace) -> list[PlannedStage]:

@@ -126,7 +126,7 @@ def _with_done(stages: list[StagePlan], work: Workspace, record: RunRecord | Non
     done = []
     for stage in stages:
         name = stage.name.partition(":")[0]
-        share = shares.get(name, 0.0)
+        share = shares["fit"] if name == "check" else shares.get(name, 0.0)
         if stage.name in ("fit: factors", "fit: eigenvectors", "fit: eigenvalues") and curvature:
             share = 1.0
         if stage.name == "sweep: seeds" and share > 0:

@@ -81,7 +81,8 @@ class Expected:
         fit = [*self._curvature(), self._seeds()] if self.config.gradients else []
         if self.config.gradients and self.config.inversion == "cg":
             fit.append(self._conjugate_gradients())
-        return [StagePlan("start", 0, 1, self.load_s), *fit, *self._sweep(), *self._selection()]
+        check = StagePlan("check", 0, 1, self.pool.rows * self.pool.encode_s)  # every row becomes tokens once
+        return [StagePlan("start", 0, 1, self.load_s), check, *fit, *self._sweep(), *self._selection()]
 
     def _depth(self, layers: Sequence[int] | None = None) -> float:
         """The share of the trial's backward pass that a pass over some layers takes."""
@@ -166,11 +167,12 @@ class Expected:
             ]
         layers = self.model.layers
         ways = plan_dense(shapes_of(empty_factors(self.model, rates, self.n_seeds)), self.sweep.dense_bytes)
-        features = rates.of_scores("scores", layers, ways) + rates.of_layers("sketch", layers)
+        of_seeds = self.n_seeds / rates.n_seeds
+        features = of_seeds * rates.of_scores("scores", layers, ways) + rates.of_layers("sketch", layers)
         plain = self._pass_s(1.0, batch, rates.passes.head, self._depth())
         a_token = plain + self._padded(batch) * features
         probe = self._probe_tokens()
-        once = rates.of_layers("whiten", layers) + rates.of_scores("dense", layers, ways)
+        once = rates.of_layers("whiten", layers) + of_seeds * rates.of_scores("dense", layers, ways)
         stages = [
             StagePlan("sweep: scale", probe, 1, once + probe * a_token),
             StagePlan("sweep: seeds", self.seed_tokens, 1, self.seed_tokens * a_token),

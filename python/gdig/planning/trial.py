@@ -52,6 +52,7 @@ class Rates:
         seed_pass: seconds a token of the small batches of the seeds, for the whole pass.
         kinds: cost of a layer by its kind.
         columns: of all seeds in each layer.
+        n_seeds: seeds whose scores were measured.
         seconds: of the trial.
     """
 
@@ -59,6 +60,7 @@ class Rates:
     seed_pass: float
     kinds: dict[Kind, LayerCost]
     columns: tuple[int, ...]
+    n_seeds: int
     seconds: float
 
     def of_layers(self, name: str, layers: Sequence[Layer]) -> float:
@@ -66,8 +68,16 @@ class Rates:
         return sum(float(getattr(self.kinds[kind_of(layer)], name)) for layer in layers)
 
     def of_scores(self, name: str, layers: Sequence[Layer], ways: Sequence[Any]) -> float:
-        """The sum of the cost `scores` or `dense` over some layers, each in its way."""
-        return sum(getattr(self.kinds[kind_of(layer)], name)[way] for layer, way in zip(layers, ways, strict=True))
+        """The sum of the cost `scores` or `dense` of all seeds of the trial over some layers, each in its way.
+
+        With fewer layers or seeds, a layer can score in a way that the trial has not measured. It is taken to cost what
+        another way costs: W in either precision takes the same time, and each layer has the way that is cheaper.
+        """
+        seconds = 0.0
+        for layer, way in zip(layers, ways, strict=True):
+            measured = getattr(self.kinds[kind_of(layer)], name)
+            seconds += measured[way] if way in measured else max(measured.values())
+        return seconds
 
     def as_json(self) -> dict[str, Any]:
         """Return the rates as values of JSON."""
@@ -106,7 +116,7 @@ def run_trial(
     if not config.gradients:
         passes = time_forward(model, batch, config, watch)
         sweep = plan_sweep(model, config, [], limit=limit, longest=longest, token_memory=token_memory)
-        return Rates(passes, 0.0, {}, (), watch.now() - begun), sweep
+        return Rates(passes, 0.0, {}, (), 0, watch.now() - begun), sweep
     indices = representatives(model.layers)
     small = with_layers(model, indices)
     passes, captured = time_passes(small, batch, config, watch, _PASSES_S)
@@ -121,7 +131,7 @@ def run_trial(
     trial.sketches()
     kinds = trial.by_kind()
     seed_pass = captured_seeds.seconds / seed_batch.input_ids.size
-    factors = empty_factors(model, Rates(passes, seed_pass, kinds, (), 0.0), len(seeds))
+    factors = empty_factors(model, Rates(passes, seed_pass, kinds, (), len(seeds), 0.0), len(seeds))
     columns = tuple(f.u.shape[1] for f in factors)
     sweep = plan_sweep(model, config, factors, limit=limit, longest=longest, token_memory=token_memory)
     ways: dict[Kind, list[Any]] = {}
@@ -131,7 +141,7 @@ def run_trial(
     trial.scores(len(seeds), ways, sweep.token_batch_size)
     if config.checkpoints:
         trial.checkpoint()
-    return Rates(passes, seed_pass, trial.by_kind(), columns, watch.now() - begun), sweep
+    return Rates(passes, seed_pass, trial.by_kind(), columns, len(seeds), watch.now() - begun), sweep
 
 
 def empty_factors(model: Model, rates: Rates, n_seeds: int) -> list[SeedFactors]:
