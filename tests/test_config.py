@@ -96,6 +96,7 @@ BAD = {
     "votes": ["all", None],
     "format": ["csv", "Alpaca", True, 1],
     "plain": ["yes", 1, None],
+    "report": ["yes", 1, None],
     "vote_share": [0, -0.1, 1.5, NAN, "half", True],
     "shortlist": [0, 0.99, NAN, INFINITY, "long", True],
     "shortlist_by": ["loss", None],

@@ -327,6 +327,7 @@ def test_two_ranks_leave_the_bytes_of_one(project, whole, tmp_path):
         "budget",
         "method",
         "tau",
+        "report",
     )  # of later stages
     of_fit = {name: value for name, value in asked.items() if name not in others}
     finish_on_ranks(2, ["fit", *flags(of_fit)], tmp_path / "two")

@@ -314,7 +314,7 @@ def test_bad_files(project, swept_copy, tmp_path):
     (tmp_path / "x.safetensors").write_bytes(b"no tensors")
     assert "features: " in message(features=str(tmp_path / "x.npy"))
     assert "cannot be read" in message(features=str(tmp_path / "x.safetensors"))
-    assert "No such file" in message(difficulty=str(tmp_path / "absent.npy"))
+    assert "expected a .npy file, found none" in message(difficulty=str(tmp_path / "absent.npy"))
     save_file({"a": np.zeros((N_ROWS, 1)), "b": np.zeros((N_ROWS, 1))}, tmp_path / "two.safetensors")
     assert "expected a tensor 'features', got a, b" in message(features=str(tmp_path / "two.safetensors"))
     np.save(tmp_path / "f.npy", np.zeros(3))

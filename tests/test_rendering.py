@@ -19,7 +19,7 @@ from gdig.errors import ConfigError
 from gdig.planning.run_plan import make_plan
 from gdig.progress import Progress
 from gdig.run.session import Workspace
-from tests.support.project_fixtures import stages, write_jsonl
+from tests.support.project_fixtures import edit_record, stages, write_jsonl
 
 CHATML = (
     "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}"
@@ -154,7 +154,7 @@ def test_the_date_is_that_of_the_run(inputs, tmp_path):
     file = tmp_path / "run" / "run.json"
     record = json.loads(file.read_text())
     assert record["date"] == date.today().isoformat()
-    file.write_text(json.dumps({**record, "date": "2025-03-01"}))
+    edit_record(tmp_path / "run", lambda state: state.update(date="2025-03-01"))
     with Workspace(Config.build({**inputs, "gradients": False}), Progress(quiet=True)) as work:
         assert work.today == date(2025, 3, 1)
         example = work.encoder.encode(work.candidates, [0])[0]

@@ -14,6 +14,7 @@ from gdig.model.choice import choose_layers
 from gdig.model.trial import try_model
 from gdig.passes.influence_pass import make_influence_pass
 from gdig.progress import Progress
+from gdig.store.tensor_file import CheckedFile
 from tests.support import oracle
 from tests.support.tiny_models import MODELS, llama, make_examples, wrapped
 
@@ -38,10 +39,10 @@ def test_factors_that_were_read_from_files_give_the_same_bits(tmp_path, inversio
     model, config = wrapped(llama(), torch.float32, inversion=inversion)
     progress = Progress(quiet=True)
     factors, _ = fit_curvature(model, SAMPLE, np.arange(len(SAMPLE), dtype=np.uint64), config, progress)
-    paths = [tmp_path / f"{i}.safetensors" for i in range(len(factors))]
-    for f, path in zip(factors, paths, strict=True):
-        f.save(path, path.stem)
-    read = [type(f).load(path, torch.device("cpu")) for f, path in zip(factors, paths, strict=True)]
+    files = [CheckedFile(tmp_path / f"{i}.safetensors") for i in range(len(factors))]
+    for i, (f, file) in enumerate(zip(factors, files, strict=True)):
+        f.save(file, str(i))
+    read = [type(f).load(file, torch.device("cpu")) for f, file in zip(factors, files, strict=True)]
     for f, g in zip(factors, read, strict=True):
         for name in ("q_a", "q_s", "l_a", "l_s"):
             assert getattr(f, name).stride() == getattr(g, name).stride(), name
