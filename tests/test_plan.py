@@ -172,6 +172,7 @@ def test_other_options_have_other_stages(project, tmp_path, changes, names):
     plan = plan_of(project, tmp_path / "run", **changes)
     assert {stage.name for stage in plan.stages if stage.name.startswith("fit: ")} == names
     assert all(stage.seconds > 0 for stage in plan.stages)
+    assert {f"fit: {name}" for name in plan.memory} - {"fit: sweep"} == names - {"fit: conjugate gradients"}
     assert ("cluster" in [stage.name for stage in plan.stages]) == (changes.get("method") is None)
     assert plan.as_json()["disk"]["curvature"] == 0 or names - {"fit: seeds"}
 

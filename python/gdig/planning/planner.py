@@ -52,8 +52,10 @@ class Planner:
             model, self.config, factors, limit=self.limit, longest=self.longest, token_memory=self.counted
         )
 
-    def fit(self, model: Model) -> MemoryPlan:
-        """Plan the fit of the curvature."""
+    def fit(self, model: Model) -> MemoryPlan | None:
+        """Plan the fit of the curvature; None for a run without one."""
+        if not self.config.gradients or self.config.inversion == "identity":
+            return None
         on_cpu, host_free = model.device.type == "cpu", free_host_memory()
         return plan_memory(
             model,

@@ -54,7 +54,7 @@ class Expected:
         pool: rows and tokens.
         n_seeds: seeds.
         seed_tokens: their tokens.
-        memory: of the fit; None without gradients.
+        memory: of the fit of the curvature; None for a run without one.
         seed_partitions: indices of the layers of each pass of the seeds.
         sweep: of the sweep.
         rates: of the trial.
@@ -101,7 +101,7 @@ class Expected:
 
     def _curvature(self) -> list[StagePlan]:
         config, memory, rates, layers = self.config, self.memory, self.rates, self.model.layers
-        if config.inversion == "identity" or memory is None:
+        if memory is None:
             return []
         rows = min(self.pool.rows, config.fit_rows)
         tokens, batch = rows * self.pool.mean_tokens, memory.token_batch_size
