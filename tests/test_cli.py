@@ -21,7 +21,16 @@ from gdig.cli.commands import COMMANDS
 from gdig.cli.flags import group_type
 from gdig.cli.help import docs
 from gdig.config.config import Config
-from gdig.config.options import GROUPS, PRESETS, STAGE_GROUPS, STAGES, PresetOptions, RunOptions, TrainOptions
+from gdig.config.options import (
+    GROUPS,
+    PRESETS,
+    STAGE_GROUPS,
+    STAGES,
+    CheckpointOptions,
+    PresetOptions,
+    RunOptions,
+    TrainOptions,
+)
 from gdig.config.read import read_yaml
 from gdig.errors import ConfigError, CorpusError, code_of
 from gdig.run.record import RunRecord, write_record
@@ -167,6 +176,8 @@ def test_every_option_of_training_is_a_flag_of_score_net_with_help(help_of: Call
 def test_a_command_shows_the_options_it_needs_and_no_others(stage: str, help_of: Callable[..., str]) -> None:
     text = help_of(stage)
     needed = [g for s in STAGES[: STAGES.index(stage) + 1] for g in STAGE_GROUPS[s]] + [RunOptions]
+    if stage == "cluster":
+        needed.remove(CheckpointOptions)  # methods of select read checkpoints, the clusters do not
     for group in GROUPS:
         for option in fields(group):
             assert shows(text, option.name) == (group in needed), option.name

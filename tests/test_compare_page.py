@@ -51,6 +51,9 @@ def test_two_runs_side_by_side(project, swept, tmp_path, capsys):
     assert lines[-1] == f"page: {page}"
     sides = data_of(page)["sides"]
     assert [set(side["shown"]) for side in sides] == [one - two, two - one]
+    for args, name in ((["--methods", "top"], "methods"), (["--train"], "train"), (["--json"], "json")):
+        assert main(["compare", str(paths[0]), "--other", str(paths[1]), *args]) == 2
+        assert f"error: {name}=" in capsys.readouterr().err
     (paths[1] / "selection.jsonl").unlink()
     with pytest.raises(RunError, match=r"expected a selection, but it has none; run gdig select"):
         compare_runs(config_of_start(None, {"run_path": str(paths[0])}), str(paths[1]))

@@ -16,6 +16,7 @@ from gdig.config.budget import Limit
 from gdig.config.config import Config
 from gdig.errors import ConfigError, CorpusError, RunError
 from gdig.explanation.explanation import Explanation
+from gdig.explanation.facts import Facts, LayerShare, Piece, RowExplanation, Seen
 from gdig.explanation.pieces import split_pieces
 from gdig.explanation.places import possible_methods
 from gdig.influence.fit import read_seed_factors
@@ -235,3 +236,11 @@ def test_pieces_join_to_the_text_and_hold_each_token_once(tiny_tokenizer):
     assert [t for _, tokens in pieces for t in tokens] == list(range(len(ids)))
     assert "天" in [piece for piece, _ in pieces] or any("天" in piece for piece, _ in pieces)
     assert [piece for piece, _ in split_pieces(ids[:2], None)] == [f"{token} " for token in ids[:2]]
+
+
+def test_a_row_without_any_influence_can_be_shown():
+    seen = Seen(1, 1, 0, (Piece("a", True),))
+    row = RowExplanation(0, "a.jsonl, row 0", "a", seen, loss=1.0, layers=(LayerShare("up", 0.0, 0.0),))
+    explanation = Explanation(Facts("runs/a", "gdig", (row,)))
+    assert str(explanation).splitlines()[-1].split() == ["0.0%", "+0", "up"]
+    assert "width: 0.0em" in explanation._repr_html_()

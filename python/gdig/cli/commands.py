@@ -13,6 +13,7 @@ from gdig.cli.colour import coloured
 from gdig.config.config import Config
 from gdig.config.options import TrainOptions, TrialOptions
 from gdig.distributed.ranks import Ranks
+from gdig.errors import ConfigError
 from gdig.progress import Progress
 
 
@@ -81,6 +82,10 @@ def _compare(call: Call) -> list[str]:
     html = call.own["html"]
     page = [f"page: {html}"] if html else []
     if call.own["other"]:
+        for name in ("methods", "train", "json"):
+            if call.own[name]:
+                expected = "to be left out, because other compares the last selections of two runs, as text"
+                raise ConfigError(f"{name}={call.own[name]!r}: expected {expected}; give only one of the two")
         return [*load_api("gdig.showing").compare_runs(call.config, call.own["other"], html), *page]
     trial = {
         option.name: call.own[option.name]

@@ -55,8 +55,8 @@ example:
   gdig select {DATA} \\
       --budget 10% --run-path runs/a --output selection.jsonl
 
-Results go to stdout, progress to stderr. Exit status: 0 done; 2 an error, explained; 130 interrupted.
-GDIG_TRACEBACK=1 shows where an error comes from."""
+Results go to stdout, progress to stderr. Exit status: 0 done; 1 verify calls the run not sound; 2 an
+error, explained (GDIG_TRACEBACK=1 shows where from); 130 after Ctrl-C; 143 after SIGTERM."""
 
 
 def command_help(name: str, command: Command, everything: bool) -> str:

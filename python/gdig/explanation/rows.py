@@ -31,6 +31,7 @@ from gdig.influence.fit import read_curvature, read_seed_factors
 from gdig.influence.seed_factors import SeedFactors
 from gdig.kmeans import KMeans, load_labels
 from gdig.passes.influence_pass import make_forward_pass, make_influence_pass
+from gdig.passes.row_pass import RowPass
 from gdig.passes.token_influence import Line, SweptBatches, TokenInfluence, line_of_example, token_influence
 from gdig.run.origin import curvature_origin, seeds_origin
 from gdig.selection.finished_run import FinishedRun
@@ -146,24 +147,29 @@ class RowExplainer:
 
     def _compute(self, subject: Subject, example: Example) -> None:
         """Compute what the sweep would have stored of a row outside the pool."""
-        work, config, sweep = self._work, self._run.config, self._run.record.stages.sweep
-        assert sweep is not None
-        if config.gradients:
-            curvature = read_curvature(work, curvature_origin(self._run.record)) if config.in_fisher_space else None
-            rows = make_influence_pass(
-                work.model, self._seed_factors, config, work.progress, curvature, sweep.dense_bytes or 0
-            )
-        else:
-            rows = make_forward_pass(work.model, config, work.progress)
-        numbers = rows.compute([example])
+        numbers = self._rows_outside.compute([example])
         if not (np.isfinite(numbers.loss).all() and np.isfinite(numbers.numbers).all()):
             subject.problem = "its loss or its gradient is not finite"
             return
-        scale = sweep.scale or 1.0
-        subject.target = Target(None, numbers.sketch[0] * scale, numbers.numbers[0], example.hash)
+        sketch = numbers.sketch[0] * self._rows_outside.scale
+        subject.target = Target(None, sketch, numbers.numbers[0], example.hash)
         subject.loss = float(numbers.loss[0])
-        if self._model_pass and config.gradients:
-            subject.passed = self._token_influence(line_of_example(example, work.model))
+        if self._model_pass and self._run.config.gradients:
+            subject.passed = self._token_influence(line_of_example(example, self._work.model))
+
+    @cached_property
+    def _rows_outside(self) -> RowPass:
+        """The pass of the sweep, for rows outside the pool."""
+        work, config, sweep = self._work, self._run.config, self._run.record.stages.sweep
+        assert sweep is not None
+        if not config.gradients:
+            return make_forward_pass(work.model, config, work.progress)
+        curvature = read_curvature(work, curvature_origin(self._run.record)) if config.in_fisher_space else None
+        rows = make_influence_pass(
+            work.model, self._seed_factors, config, work.progress, curvature, sweep.dense_bytes or 0
+        )
+        rows.scale = sweep.scale or 1.0
+        return rows
 
     def _explained(self, subjects: list[Subject]) -> list[RowExplanation]:
         usable = [subject for subject in subjects if subject.target is not None]
