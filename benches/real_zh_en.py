@@ -35,7 +35,7 @@ from benches.zh_en.measure import ALL, auroc_table, read_scores, standard_error
 from benches.zh_en.model import Recipe, train_model
 from benches.zh_en.pool import CORRUPTIONS, read_pairs, split_pairs, write_jsonl
 from gdig.run.layout import RunLayout
-from gdig.run.record import read_record
+from gdig.run.record_file import read_record
 
 RECORD = ROOT / "benches" / "record" / "real_zh_en.json"
 METHODS = ("gdig", "top", "diverse", "loss", "random")

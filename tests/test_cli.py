@@ -33,7 +33,8 @@ from gdig.config.options import (
 )
 from gdig.config.read import read_yaml
 from gdig.errors import ConfigError, CorpusError, code_of
-from gdig.run.record import RunRecord, write_record
+from gdig.run.record import RunRecord
+from gdig.run.record_file import write_record
 from gdig.run.verify import FileReport, Verification
 
 MINIMUM = ["--model", "m", "--candidates", "a.jsonl", "b.jsonl", "--seeds", "s.jsonl", "--run-path", "r"]

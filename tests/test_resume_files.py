@@ -18,7 +18,7 @@ from gdig.influence.factors import eigenbasis
 from gdig.influence.memory_plan import plan_fit
 from gdig.influence.precondition import SeedPreconditioner
 from gdig.model.capture import GradientPass
-from gdig.run.record import read_record, write_record
+from gdig.run.record_file import read_record, write_record
 from gdig.run.verify import verify_run
 from gdig.store.resume_file import Pace, ResumeFile
 from gdig.store.tensor_file import read_tensors, write_tensors

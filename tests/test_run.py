@@ -28,9 +28,8 @@ from gdig.run.record import (
     SeedReport,
     Stages,
     SweepRecord,
-    read_record,
-    write_record,
 )
+from gdig.run.record_file import read_record, write_record
 from gdig.store.atomic import replacing
 from tests.support.project_fixtures import edit_record
 

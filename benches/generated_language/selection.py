@@ -18,7 +18,7 @@ from benches.zh_en.variants import spearman
 from gdig import SketchStore
 from gdig.api import score_net
 from gdig.run.layout import RunLayout
-from gdig.run.record import read_record
+from gdig.run.record_file import read_record
 
 EPOCHS = 3
 """Every model trains as many steps as these epochs of the whole pool take."""

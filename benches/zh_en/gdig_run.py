@@ -18,7 +18,7 @@ from gdig.config.budget import Limit
 from gdig.config.config import Config
 from gdig.config.options import SelectOptions
 from gdig.run.layout import RunLayout
-from gdig.run.record import read_record
+from gdig.run.record_file import read_record
 from gdig.selection.choose import choose
 from gdig.selection.method import FinishedSweep
 from gdig.selection.methods import METHODS

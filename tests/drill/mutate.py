@@ -23,7 +23,8 @@ from gdig.config.read import read_yaml
 from gdig.data.corpus import open_corpus
 from gdig.errors import GdigError
 from gdig.kmeans import KMeans
-from gdig.run.record import FitRecord, RunRecord, Stages, SweepRecord, read_record, record_checksum, write_record
+from gdig.run.record import FitRecord, RunRecord, Stages, SweepRecord
+from gdig.run.record_file import read_record, record_checksum, write_record
 from gdig.run.stored_options import read_stored_options
 from gdig.store.npy import open_npy
 from gdig.store.sketches import SketchStore

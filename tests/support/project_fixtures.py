@@ -23,7 +23,7 @@ import torch
 from safetensors.numpy import load_file
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
-from gdig.run.record import record_checksum
+from gdig.run.record_file import record_checksum
 from gdig.store.tensor_file import CheckedFile, read_tensors
 
 WORDS = [

@@ -29,9 +29,8 @@ from gdig.run.record import (
     StageRecord,
     State,
     SweepRecord,
-    read_record,
-    write_record,
 )
+from gdig.run.record_file import read_record, write_record
 
 _LAST_RANKS_S = 60
 """How long the ranks of an earlier start may take to end, in seconds."""

@@ -14,7 +14,8 @@ from gdig.run.directory import refuse_foreign, require_run
 from gdig.run.layout import FileGroup, RunLayout
 from gdig.run.links import refuse_linked_folders
 from gdig.run.lock import lock, unlock
-from gdig.run.record import FitRecord, RunRecord, SweepRecord, read_record, write_record
+from gdig.run.record import FitRecord, RunRecord, SweepRecord
+from gdig.run.record_file import read_record, write_record
 from gdig.run.resume_files import remove_finished
 from gdig.store.atomic import replacing
 from gdig.store.sketches import SketchStore

@@ -12,7 +12,8 @@ from dataclasses import asdict
 from hashlib import blake2b
 from typing import Any
 
-from gdig.run.record import RunRecord, plain
+from gdig.run.record import RunRecord
+from gdig.run.record_file import plain
 
 
 def curvature_origin(record: RunRecord) -> str:

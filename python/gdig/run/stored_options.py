@@ -13,7 +13,7 @@ from gdig.config.options import PRESETS, SelectOptions
 from gdig.config.read import typed_option
 from gdig.errors import ConfigError
 from gdig.run.layout import RunLayout
-from gdig.run.record import read_record
+from gdig.run.record_file import read_record
 
 # What belongs to one start of a run, or to one choice from it, and is not inherited by the next. Consent to run a
 # model's own code is given by who starts, never by who made the run.
