@@ -459,3 +459,17 @@ def test_fingerprints_of_folders_leave_out_what_does_not_matter(tmp_path):
     both = fingerprint_paths([tmp_path / "pool.jsonl", model])
     assert list(both) == ["pool.jsonl", "model/config.json", "model/model.safetensors", "model/sub/b.txt"]
     assert fingerprint_paths([]) == {}
+
+
+def test_files_that_do_not_count_may_change_in_a_datasets_folder(tmp_path):
+    """`datasets` writes caches and locks beside the rows, and removes them."""
+    import datasets
+
+    datasets.Dataset.from_list(ROWS).save_to_disk(str(tmp_path / "pool"))
+    (tmp_path / "pool" / "cache-1.arrow").write_bytes(b"x")
+    corpus = open_corpus([tmp_path / "pool"], cache_dir=tmp_path / "cache")
+    (tmp_path / "pool" / "cache-1.arrow").unlink()
+    assert len(corpus.rows(0, len(corpus))) == len(ROWS)
+    (tmp_path / "pool" / "state.json").write_text("{}")
+    with pytest.raises(CorpusError, match=r"state\.json: the file changed since it was opened"):
+        corpus.rows(0, 1)
