@@ -13,8 +13,9 @@ from benches.pretrained.collection import Plan, collect
 from benches.pretrained.model import UPPER, upper_model
 from benches.pretrained.pools import pools
 from benches.pretrained.rows import Row
-from benches.pretrained.rules import RULES, View
+from benches.pretrained.rules import RULES
 from benches.pretrained.training import Recipe, Trainer
+from benches.pretrained.view import View
 from benches.shared.steps import Steps
 from tests.support.tiny_models import llama, make_examples, wrapped
 

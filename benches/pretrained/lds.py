@@ -17,8 +17,8 @@ from benches.generated_language.lds import Datamodel, Ranked
 from benches.pretrained import signals
 from benches.pretrained.collection import Collection
 from benches.pretrained.pools import Pool
-from benches.pretrained.rules import View
 from benches.pretrained.training import Recipe, Trainer
+from benches.pretrained.view import View
 from benches.shared.steps import Steps
 
 
