@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from datetime import date, datetime
+from importlib import metadata
 from itertools import product
 from pathlib import Path
 
@@ -105,6 +106,17 @@ def common(text, other):
     """How many characters both texts begin with."""
     pairs = zip(text, other, strict=False)
     return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(text), len(other)))
+
+
+def test_each_template_has_its_origin():
+    assert {path.stem for path in FOLDER.glob("*.jinja")} == {*FAMILIES, "gemma-4"}  # that one has its own test
+    trl = f"trl {metadata.version('trl')}, "
+    for name, family in FAMILIES.items():
+        assert family["licence"] in ("Apache-2.0", "MIT", "ours") and family["origin"], name
+        assert ("model_licence" in family) == (family["licence"] != "ours"), name
+        if family["origin"].startswith(trl):
+            source = metadata.distribution("trl").locate_file(family["origin"].removeprefix(trl))
+            assert (FOLDER / f"{name}.jinja").read_bytes() == Path(source).read_bytes(), name
 
 
 def span_by_difference(family, text, other):

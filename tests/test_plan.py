@@ -172,6 +172,7 @@ def test_other_options_have_other_stages(project, tmp_path, changes, names):
     plan = plan_of(project, tmp_path / "run", **changes)
     assert {stage.name for stage in plan.stages if stage.name.startswith("fit: ")} == names
     assert all(stage.seconds > 0 for stage in plan.stages)
+    assert {f"fit: {name}" for name in plan.memory} - {"fit: sweep"} == names - {"fit: conjugate gradients"}
     assert ("cluster" in [stage.name for stage in plan.stages]) == (changes.get("method") is None)
     assert plan.as_json()["disk"]["curvature"] == 0 or names - {"fit: seeds"}
 
@@ -264,6 +265,17 @@ def test_cheaper_choices_are_named(project, tmp_path):
     changes = dict(plan.cheaper)
     assert changes and all(seconds <= 0.8 * plan.seconds for seconds in changes.values())
     assert "64 seeds" in changes
+    assert not any(
+        "--layers" in change for change in changes
+    )  # the default is a quarter already, of four blocks or more
+
+
+def test_an_adapter_can_have_fewer_layers_than_its_default(project, tmp_path, monkeypatch):
+    """Its default is all layers."""
+    monkeypatch.setattr("gdig.planning.cheaper.is_adapter", lambda path: True)
+    seeds = write_jsonl(tmp_path / "seeds.jsonl", project.rows * 3)
+    plan = plan_of(project, tmp_path / "run", seeds=(str(seeds),), token_batch_size=64)
+    assert "--layers upper:0.25" in dict(plan.cheaper)
 
 
 def test_fewer_layers_and_seeds_may_score_in_other_ways(project, tmp_path, monkeypatch):

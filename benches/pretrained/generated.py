@@ -58,7 +58,7 @@ class GeneratedPool:
             signals.unit(s["sketch"][:n]), np.linalg.norm(s["sketch"][:n], axis=1), 
             signals.unit(s["fisher"]), np.linalg.norm(s["fisher"], axis=1), signals.unit(s["sketch"][n:]),
             signals.unit(s["hidden"][:n]), signals.unit(s["hidden"][n:]),
-            words, s["loss"], np.zeros(len(skills), int), self.skill, np.zeros(n, bool),
+            words, s["loss"], np.zeros(len(skills), int), self.skill, np.arange(n),
         )  # fmt: skip
 
     def table(self, rules: list[str], budgets: tuple[float, ...], random_seeds: tuple[int, ...]) -> dict[str, Any]:

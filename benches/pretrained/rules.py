@@ -25,7 +25,7 @@ class View:
         fisher: [N, dim], sketches in Fisher space at unit length. fisher_length: [N], before that.
         hidden, seed_hidden: at unit length.
         bm25: [N, S]. loss: [N]. task_of_seed: int [S]. source: [N], task names.
-        repeats: bool [N], rows that occur before.
+        content: int [N], the same for rows that repeat each other.
     """
 
     influence: np.ndarray
@@ -42,7 +42,7 @@ class View:
     loss: np.ndarray
     task_of_seed: np.ndarray
     source: np.ndarray
-    repeats: np.ndarray
+    content: np.ndarray
     _labels: dict[tuple[int, int, str], np.ndarray] = field(default_factory=dict)
 
     @classmethod
@@ -67,7 +67,7 @@ class View:
             s["loss"][pool.at],
             np.array([pool.targets.index(t) for t in tasks]),
             np.array([collection.rows[i].task for i in pool.rows]),
-            ~np.isin(np.arange(len(pool.rows)), np.unique(pool.rows, return_index=True)[1]),
+            pool.rows,
         )
 
     @cached_property

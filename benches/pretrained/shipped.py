@@ -1,52 +1,53 @@
-"""The package's own choice (`gdig.selection.methods.turns`, `gdig.selection.blend`) in terms of a pool's signals."""
+"""The package's own choice, made by the package: a pool's signals as a finished sweep."""
 
 from __future__ import annotations
 
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from gdig.config.budget import Limit
 from gdig.config.config import Config
-from gdig.selection.methods.gdig import KNOWN, OF_ONE_KIND
+from gdig.selection.choose import choose
+from gdig.selection.judge import Judge
+from gdig.selection.method import FinishedSweep
+from gdig.selection.survey import survey
+from gdig.selection.tasks import Tasks
+from gdig.store.sketches import SketchStore
+from gdig.store.tensor_file import write_tensors
 
 if TYPE_CHECKING:
     from benches.pretrained.rules import View
 
 
-def relevance(
-    influence: np.ndarray, lengths: np.ndarray, labels: np.ndarray, repeats: np.ndarray, discount: float
-) -> np.ndarray:
-    """The blended relevance [N, S] of `gdig.selection.blend`; repeats are last.
-
-    Args:
-        influence: [N, S]. lengths: [N], of sketches. labels: [N], clusters. repeats: bool [N], rows that occur before.
-        discount: what a row loses for each doubling of its place in its cluster.
-    """
-    x = influence / np.maximum(lengths, 1e-30)[:, None]
-    x = (x - x.mean(0)) / np.maximum(x.std(0, ddof=1), 1e-30)
-    mean = x.mean(1)
-    places, seen = np.ones(len(x)), dict.fromkeys(np.unique(labels).tolist(), 0)
-    for row in np.argsort(-mean, kind="stable"):
-        if not repeats[row]:
-            seen[labels[row]] += 1
-            places[row] = seen[labels[row]]
-    own = mean / mean.std(ddof=1) - discount * np.log2(places)
-    return np.where(repeats[:, None], -1e30, x + own[:, None])
-
-
-def shipped(view: View, k: int, random_seed: int, space: str, discount: float = 0.25) -> np.ndarray:
-    """What `gdig` chooses: by agreement where the pool's shift is small and all of it matters, by turns elsewhere.
-
-    Lengths and clusters are those of raw or of Fisher sketches.
-    """
-    from benches.pretrained.rules import by_turns, even_draw, reaching
-
-    shift = np.median(np.abs(view.influence.mean(0)) / view.influence.std(0, ddof=1))
-    x = view.influence / np.maximum(view.fisher_length if space == "fisher" else view.sketch_length, 1e-30)[:, None]
-    r = np.sqrt((x * x / (x * x).mean(0)).mean(1))
-    if shift < KNOWN and r.mean() ** 2 / (r * r).mean() >= OF_ONE_KIND:
-        eligible = reaching((view.influence > 0).mean(1), Config.tau, k)
-        return even_draw(view, eligible, k, random_seed, space)
-    lengths = view.fisher_length if space == "fisher" else view.sketch_length
-    x = relevance(view.influence, lengths, view.labels(k, random_seed, space), view.repeats, discount)
-    return by_turns(x, k, view.task_of_seed)
+def shipped(view: View, k: int, random_seed: int, space: str) -> np.ndarray:
+    """What `gdig` chooses, with lengths and clusters from raw or from Fisher sketches."""
+    unit, length = (view.fisher, view.fisher_length) if space == "fisher" else (view.sketch, view.sketch_length)
+    n = len(view.loss)
+    with tempfile.TemporaryDirectory() as folder:
+        store = SketchStore.create(f"{folder}/sweep", unit.shape[1], dtype="float32", rows_per_shard=n)
+        columns = {
+            "influence": view.influence.astype(np.float32),
+            "sketch": (unit * length[:, None]).astype(np.float32),
+            "hash": view.content.astype(np.uint64),
+            "valid": np.ones(n, np.uint8),
+            "loss": view.loss.astype(np.float32),
+            "tokens": np.ones(n, np.int32),
+        }
+        store.write_shard(0, columns)
+        labels = {
+            "labels": view.labels(k, random_seed, space).astype(np.uint32),
+            "distances": np.zeros(n, np.float32),
+        }
+        write_tensors(Path(folder) / "labels" / "00000000.safetensors", labels, {"first_row": "0"})
+        tasks = Tasks(tuple(str(task) for task in np.unique(view.task_of_seed)), view.task_of_seed)
+        sweep = FinishedSweep(
+            store,
+            survey(store, Judge()),
+            Path(folder) / "labels",
+            tasks=tasks,
+            metric_scale=1.0 if space == "fisher" else None,
+        )
+        return choose(sweep, Limit("rows", k), Config(method="gdig", random_seed=random_seed)).rows

@@ -118,17 +118,19 @@ def make_groups(seeds: Sequence[Example], rotary_switch: int | None = None) -> l
     return [*groups, range(start, len(seeds))] if len(seeds) else groups
 
 
+def largest_pass(seeds: Sequence[Example], longest_probe: int, rotary_switch: int | None) -> int:
+    """Tokens with pads of the largest pass: of a group of seeds, or of the longest row of the probe."""
+    groups = make_groups(seeds, rotary_switch)
+    return max([longest_probe, *(len(group) * max(len(seeds[number]) for number in group) for group in groups)])
+
+
 def plan_seeds_on_ranks(
     model: Model, config: Config, seeds: Sequence[Example], probe: Sequence[Example], ranks: Ranks
 ) -> list[list[int]]:
     """Return the partitions for the memory that is free now. All ranks get those of rank 0."""
-    lengths = [len(seed) for seed in seeds]
     limit = room(model, 1 / ranks.local_world if model.device.type == "cpu" else 1.0)
     if limit is not None:
-        batch = max(
-            len(group) * max(lengths[number] for number in group) for group in make_groups(seeds, model.rotary_switch)
-        )
-        longest = max(batch, *(len(row) for row in probe), 1)
-        limit = max(0, limit - TokenMemory.count(model).of_batch(longest))
-    plan = plan_seeds(model, config, lengths, sum(map(len, probe)), limit)
+        batch = largest_pass(seeds, max(map(len, probe), default=1), model.rotary_switch)
+        limit = max(0, limit - TokenMemory.count(model).of_batch(batch))
+    plan = plan_seeds(model, config, [len(seed) for seed in seeds], sum(map(len, probe)), limit)
     return ranks.gather([list(partition) for partition in plan.partitions])[0]

@@ -6,11 +6,14 @@ import math
 from collections.abc import Iterator
 from dataclasses import replace
 
-from gdig.config.layer_choice import DEFAULT_LAYERS, LayerChoice, parse_layers
+from gdig.config.layer_choice import LayerChoice, default_layers, parse_layers
+from gdig.model.adapter import is_adapter
 from gdig.model.causal_model import Model
+from gdig.model.directory import named_directory
 from gdig.planning.pass_trial import block_number
 from gdig.planning.planner import Planner
 from gdig.planning.stages import Expected, StagePlan
+from gdig.planning.trial import empty_factors
 
 _WORTH = 0.2
 """Share of the time that a change has to save to be named."""
@@ -48,13 +51,13 @@ def cheaper_choices(expected: Expected, planner: Planner, stages: list[StagePlan
         few = replace(planner, seed_examples=planner.seed_examples[:SEEDS])
         fewer = replace(expected, n_seeds=SEEDS, seed_tokens=tokens, seed_partitions=few.seed_partitions(model))
         yield from worth(f"{SEEDS} seeds", fewer)
-    choice = parse_layers(config.layers or DEFAULT_LAYERS)
+    choice = parse_layers(config.layers) if config.layers else default_layers(is_adapter(named_directory(config)))
     if config.filter_modules is None and choice.upper > _UPPER:
         upper = _upper_layers(model, choice)
         fewer = replace(
             expected,
             model=upper,
-            sweep=planner.sweep(upper, expected.rates),
+            sweep=planner.sweep(upper, empty_factors(upper, expected.rates.kinds, expected.n_seeds)),
             memory=planner.fit(upper),
             seed_partitions=planner.seed_partitions(upper),
         )

@@ -44,7 +44,7 @@ def disk_bytes(
         n_seeds: the number of seeds.
         seed_columns: columns of all seeds in each layer.
         n_clusters: the number of clusters.
-        memory: of the fit; None without gradients.
+        memory: of the fit of the curvature; None for a run without one.
     """
     item = torch.promote_types(model.dtype, torch.float32).itemsize
     curvature = seeds = resume = 0

@@ -10,14 +10,15 @@ import torch
 from gdig.config.config import Config
 from gdig.data.tokens import Example
 from gdig.influence.memory_plan import MemoryParts, MemoryPlan, plan_memory
-from gdig.influence.seed_plan import SeedBytes, make_groups, plan_seeds
+from gdig.influence.seed_factors import SeedFactors
+from gdig.influence.seed_plan import SeedBytes, largest_pass, plan_seeds
 from gdig.influence.sweep_plan import SweepPlan, plan_sweep
 from gdig.model.batch_size import MEMORY_SHARE
 from gdig.model.causal_model import Model
 from gdig.model.free_memory import free_host_memory
 from gdig.model.token_memory import TokenMemory, weight_bytes
 from gdig.planning.pool_size import PoolSize
-from gdig.planning.trial import Rates, empty_factors
+from gdig.planning.trial import Rates
 
 
 @dataclass(frozen=True)
@@ -45,15 +46,16 @@ class Planner:
         """Tokens of the probe rows."""
         return int(min(self.config.probe_rows, self.pool.rows) * self.pool.mean_tokens)
 
-    def sweep(self, model: Model, rates: Rates | None = None) -> SweepPlan:
-        """Plan the sweep, with the columns that the trial has measured; without rates, that of a run without seeds."""
-        factors = empty_factors(model, rates, len(self.seed_examples)) if rates is not None else []
+    def sweep(self, model: Model, factors: Sequence[SeedFactors] = ()) -> SweepPlan:
+        """Plan the sweep with the seeds' factors, which may be on the device "meta"; without seeds, there are none."""
         return plan_sweep(
             model, self.config, factors, limit=self.limit, longest=self.longest, token_memory=self.counted
         )
 
-    def fit(self, model: Model) -> MemoryPlan:
-        """Plan the fit of the curvature."""
+    def fit(self, model: Model) -> MemoryPlan | None:
+        """Plan the fit of the curvature; None for a run without one."""
+        if not self.config.gradients or self.config.inversion == "identity":
+            return None
         on_cpu, host_free = model.device.type == "cpu", free_host_memory()
         return plan_memory(
             model,
@@ -68,7 +70,7 @@ class Planner:
     def seed_partitions(self, model: Model) -> tuple[tuple[int, ...], ...]:
         """The layers of each pass of the seeds."""
         lengths = [len(seed) for seed in self.seed_examples]
-        limit = None if self.limit is None else max(0, self.limit - self.counted.of_batch(self._seed_batch()))
+        limit = None if self.limit is None else max(0, self.limit - self.counted.of_batch(self._largest_pass(model)))
         return plan_seeds(model, self.config, lengths, self.probe_tokens, limit).partitions
 
     def seeds(self, model: Model, rates: Rates, partitions: Sequence[Sequence[int]]) -> MemoryParts:
@@ -84,15 +86,12 @@ class Planner:
         largest = max(sizes, key=lambda size: size.total)
         return MemoryParts(
             weight_bytes(model.module),
-            self._seed_batch() * self.counted.a_token() + largest.probe,
+            self._largest_pass(model) * self.counted.a_token() + largest.probe,
             self.counted.head,
             eigenvectors=largest.inverses,
             seed_factors=largest.factors,
         )
 
-    def _seed_batch(self) -> int:
-        """Tokens of the largest pass of some seeds, or of a probe row."""
-        groups = make_groups(self.seed_examples)
-        return max(
-            self.pool.longest, *(len(group) * max(len(self.seed_examples[i]) for i in group) for group in groups)
-        )
+    def _largest_pass(self, model: Model) -> int:
+        """Tokens of the largest pass of the seeds and the probe rows, any of which may be the pool's longest."""
+        return largest_pass(self.seed_examples, self.pool.longest, model.rotary_switch)

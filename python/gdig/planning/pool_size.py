@@ -11,6 +11,7 @@ import numpy as np
 from gdig.data.tokens import Example
 from gdig.errors import CorpusError
 from gdig.model.batches import make_batches
+from gdig.model.causal_model import Model
 from gdig.philox import stream_key
 from gdig.resampling import sample_rows
 from gdig.run.session import Workspace
@@ -60,9 +61,10 @@ class PoolSize:
         """Share of the tokens that have a loss."""
         return sum(example.n_target for example in self.examples) / sum(map(len, self.examples))
 
-    def padded(self, token_batch_size: int, window: int | None) -> float:
+    def padded(self, token_batch_size: int, model: Model) -> float:
         """Tokens of the batches with their pads, for each token of the sample."""
-        batches = make_batches(self.examples, token_batch_size, window=window)
+        switch = model.rotary_switch
+        batches = make_batches(self.examples, token_batch_size, window=model.window, rotary_switch=switch)
         return sum(batch.input_ids.size for batch in batches) / sum(map(len, self.examples))
 
 

@@ -54,7 +54,7 @@ class Expected:
         pool: rows and tokens.
         n_seeds: seeds.
         seed_tokens: their tokens.
-        memory: of the fit; None without gradients.
+        memory: of the fit of the curvature; None for a run without one.
         seed_partitions: indices of the layers of each pass of the seeds.
         sweep: of the sweep.
         rates: of the trial.
@@ -93,15 +93,15 @@ class Expected:
     def _pass_s(self, tokens: float, batch: int, head: float, depth: float) -> float:
         """Seconds of a pass over tokens of the pool. `head`: seconds a label."""
         rates = self.rates.passes
-        padded = tokens * self.pool.padded(batch, self.model.window)
+        padded = tokens * self._padded(batch)
         return padded * (rates.forward + rates.backward * depth) + tokens * self.pool.labels * head
 
     def _padded(self, batch: int) -> float:
-        return self.pool.padded(batch, self.model.window)
+        return self.pool.padded(batch, self.model)
 
     def _curvature(self) -> list[StagePlan]:
         config, memory, rates, layers = self.config, self.memory, self.rates, self.model.layers
-        if config.inversion == "identity" or memory is None:
+        if memory is None:
             return []
         rows = min(self.pool.rows, config.fit_rows)
         tokens, batch = rows * self.pool.mean_tokens, memory.token_batch_size
@@ -166,7 +166,7 @@ class Expected:
                 StagePlan("sweep", pool.tokens, 1, encode + self._pass_s(pool.tokens, batch, rates.passes.losses, 0.0))
             ]
         layers = self.model.layers
-        ways = plan_dense(shapes_of(empty_factors(self.model, rates, self.n_seeds)), self.sweep.dense_bytes)
+        ways = plan_dense(shapes_of(empty_factors(self.model, rates.kinds, self.n_seeds)), self.sweep.dense_bytes)
         of_seeds = self.n_seeds / rates.n_seeds
         features = of_seeds * rates.of_scores("scores", layers, ways) + rates.of_layers("sketch", layers)
         plain = self._pass_s(1.0, batch, rates.passes.head, self._depth())

@@ -6,7 +6,7 @@ of the run are measured on it. A step's seconds over all layers follow from the 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -19,11 +19,10 @@ from gdig.influence.dense_plan import plan_dense
 from gdig.influence.layer_scores import shapes_of
 from gdig.influence.seed_factors import SeedFactors
 from gdig.influence.seed_plan import make_groups
-from gdig.influence.sweep_plan import SweepPlan, plan_sweep
+from gdig.influence.sweep_plan import SweepPlan
 from gdig.model.batches import Batch, make_batches
 from gdig.model.causal_model import Model
 from gdig.model.layers import Layer
-from gdig.model.token_memory import TokenMemory
 from gdig.planning.layer_trial import LayerCost, LayerTrial
 from gdig.planning.pass_trial import (
     Kind,
@@ -91,8 +90,7 @@ def run_trial(
     seeds: Sequence[Example],
     config: Config,
     token_batch_size: int,
-    token_memory: TokenMemory,
-    limit: int | None,
+    plan_sweep: Callable[[Model, Sequence[SeedFactors]], SweepPlan],
     watch: Stopwatch,
 ) -> tuple[Rates, SweepPlan]:
     """Measure every step, and plan the memory of the sweep, which depends on the columns of the seeds.
@@ -103,8 +101,7 @@ def run_trial(
         seeds: the seeds.
         config: the options of the run.
         token_batch_size: of the run.
-        token_memory: what a pass holds for each token.
-        limit: bytes that the sweep may take beside the weights; None: no limit.
+        plan_sweep: plans the memory of the sweep with the seeds' factors.
         watch: measures.
 
     Raises:
@@ -112,28 +109,25 @@ def run_trial(
     """
     begun = watch.now()
     batch = _typical_batch(examples, token_batch_size, model)
-    longest = max(map(len, [*examples, *seeds]))
     if not config.gradients:
         passes = time_forward(model, batch, config, watch)
-        sweep = plan_sweep(model, config, [], limit=limit, longest=longest, token_memory=token_memory)
-        return Rates(passes, 0.0, {}, (), 0, watch.now() - begun), sweep
+        return Rates(passes, 0.0, {}, (), 0, watch.now() - begun), plan_sweep(model, [])
     indices = representatives(model.layers)
     small = with_layers(model, indices)
     passes, captured = time_passes(small, batch, config, watch, _PASSES_S)
     trial = LayerTrial(small, captured, config, watch)
     trial.fit()
-    group = _typical_seeds(seeds)
+    group = _typical_seeds(seeds, model.rotary_switch)
     longest_seed = max(map(len, group))
     (seed_batch,) = make_batches(group, len(group) * longest_seed, window=longest_seed)
     _, captured_seeds = capture(small, seed_batch, config, watch)
     mean_length = int(np.mean([len(example) for example in examples]))
     trial.seeds(captured_seeds, config.probe_rows * mean_length)
     trial.sketches()
-    kinds = trial.by_kind()
     seed_pass = captured_seeds.seconds / seed_batch.input_ids.size
-    factors = empty_factors(model, Rates(passes, seed_pass, kinds, (), len(seeds), 0.0), len(seeds))
+    factors = empty_factors(model, trial.by_kind(), len(seeds))
     columns = tuple(f.u.shape[1] for f in factors)
-    sweep = plan_sweep(model, config, factors, limit=limit, longest=longest, token_memory=token_memory)
+    sweep = plan_sweep(model, factors)
     ways: dict[Kind, list[Any]] = {}
     for layer, way in zip(model.layers, plan_dense(shapes_of(factors), sweep.dense_bytes), strict=True):
         if way not in ways.setdefault(kind_of(layer), []):
@@ -144,12 +138,12 @@ def run_trial(
     return Rates(passes, seed_pass, trial.by_kind(), columns, len(seeds), watch.now() - begun), sweep
 
 
-def empty_factors(model: Model, rates: Rates, n_seeds: int) -> list[SeedFactors]:
+def empty_factors(model: Model, kinds: Mapping[Kind, LayerCost], n_seeds: int) -> list[SeedFactors]:
     """The factors of so many seeds in each layer, on the device "meta"."""
     dtype = torch.promote_types(model.dtype, torch.float32)
     factors = []
     for layer in model.layers:
-        cost = rates.kinds[kind_of(layer)]
+        cost = kinds[kind_of(layer)]
         n = round(n_seeds * cost.columns)
         u, v = (torch.empty(width, n, dtype=dtype, device="meta") for width in (layer.out_features, layer.width))
         offsets = torch.linspace(0, n, n_seeds + 1).long()
@@ -159,18 +153,19 @@ def empty_factors(model: Model, rates: Rates, n_seeds: int) -> list[SeedFactors]
 
 def _typical_batch(examples: Sequence[Example], size: int, model: Model) -> Batch:
     """The batch in the middle, whose lines have about the median length of a token of the pool."""
-    batches = [batch for batch in make_batches(examples, size, window=model.window) if len(batch.targets[1])]
+    made = make_batches(examples, size, window=model.window, rotary_switch=model.rotary_switch)
+    batches = [batch for batch in made if len(batch.targets[1])]
     full = [batch for batch in batches if batch.input_ids.size > size // 2] or batches
     tokens = np.cumsum([batch.input_ids.size for batch in full])
     return full[int(np.searchsorted(tokens, tokens[-1] / 2))]
 
 
-def _typical_seeds(seeds: Sequence[Example]) -> list[Example]:
+def _typical_seeds(seeds: Sequence[Example], rotary_switch: int | None) -> list[Example]:
     """A group of seeds of about the median length, as the run passes them together."""
     ordered = sorted(seeds, key=len)
     middle = len(ordered) // 2
     near = [*ordered[middle:], *ordered[:middle][::-1]]
-    (first, *_) = make_groups(near)
+    (first, *_) = make_groups(near, rotary_switch)
     group = [near[number] for number in first]
     while len(group) > 1 and len(group) * max(map(len, group)) > _SEED_TOKENS:
         group.pop()

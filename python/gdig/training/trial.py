@@ -78,6 +78,7 @@ class TrialTrainer:
         if config.threads is not None:
             torch.set_num_threads(config.threads)
         self._config, self._trial, self._held_out, self._window = config, trial, held_out, window
+        self._adds_adapter = trial.lora_rank > 0 and not is_adapter(named_directory(config))
         self._device = resolve_device(config.device)
         self._model: Any = self._trainable()
         self._start = {name: p.detach().cpu().clone() for name, p in self._model.named_parameters() if p.requires_grad}
@@ -88,7 +89,7 @@ class TrialTrainer:
         return HeldOutLoss(self._losses()[None], self._tokens())
 
     def train(self, examples: Sequence[Example], name: str, progress: Progress) -> HeldOutLoss:
-        """Train on the examples, so often as the option `trainings` says."""
+        """Train on the examples, as often as the option `trainings` says."""
         sums = []
         for training in range(self._trial.trainings):
             self._reset(training)
@@ -100,13 +101,12 @@ class TrialTrainer:
 
     def _trainable(self) -> Any:
         model = load_trainable(self._config).to(self._device)
-        if self._trial.lora_rank == 0 or is_adapter(named_directory(self._config)):
+        if not self._adds_adapter:
             return model
         require_package("peft", "train", "peft")
         from peft import LoraConfig, get_peft_model
 
         rank = self._trial.lora_rank
-        torch.manual_seed(self._config.random_seed % 2**63)
         return get_peft_model(model, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear"))  # type: ignore[arg-type]
 
     def _reset(self, training: int) -> None:
@@ -117,7 +117,7 @@ class TrialTrainer:
                 if name not in self._start:
                     continue
                 start = self._start[name]
-                if ".lora_A." in name and self._trial.lora_rank and not is_adapter(named_directory(self._config)):
+                if self._adds_adapter and ".lora_A." in name:
                     start = (torch.rand(start.shape, generator=generator) * 2 - 1) * start.shape[1] ** -0.5
                 p.copy_(start)
 
@@ -138,7 +138,6 @@ class TrialTrainer:
                     bf16=resolve_dtype(config.precision, self._device) == torch.bfloat16,
                     use_cpu=self._device.type == "cpu",
                     remove_unused_columns=False,
-                    dataloader_drop_last=False,
                     disable_tqdm=True,
                     report_to=[],
                     logging_strategy="no",

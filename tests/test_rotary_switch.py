@@ -1,0 +1,79 @@
+"""Models whose rotary factors change with the length of a batch: no batch, and no group of seeds, holds both sides."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from gdig.influence.seed_plan import largest_pass, make_groups
+from gdig.model.batches import make_batches
+from gdig.model.capture import GradientPass
+from gdig.model.rotary import rotary_switch
+from tests.support.tiny_models import llama, make_examples, wrapped
+
+SWITCH = 10
+ROPE = {
+    "rope_type": "longrope", "rope_theta": 10000.0, "original_max_position_embeddings": SWITCH, "factor": 4.0,
+    "short_factor": [1.0] * 4, "long_factor": [1.0, 2.0, 4.0, 8.0],
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def model():
+    model, _ = wrapped(llama(rope_parameters=ROPE))
+    return model
+
+
+def losses(model, examples, **options) -> np.ndarray:
+    found, gradients = np.zeros(len(examples)), GradientPass(model, "mean")
+    for batch in make_batches(examples, 256, **options):
+        found[batch.rows] = gradients.run(batch, lambda *_: None).numpy()
+    return found
+
+
+@pytest.mark.parametrize(
+    ("config", "switch"),
+    [
+        (SimpleNamespace(rope_parameters=ROPE), SWITCH),
+        (SimpleNamespace(rope_parameters={"full": {"rope_type": "default"}, "sliding": ROPE}), SWITCH),
+        (SimpleNamespace(rope_scaling={"type": "longrope"}, original_max_position_embeddings=SWITCH), SWITCH),
+        (SimpleNamespace(rope_scaling={"type": "linear"}, original_max_position_embeddings=SWITCH), None),
+        (SimpleNamespace(), None),
+    ],
+    ids=["one", "by-layer", "transformers-4", "linear", "none"],
+)
+def test_the_length_is_in_the_configuration(config, switch):
+    assert rotary_switch(config) == switch
+
+
+def test_a_row_does_not_depend_on_longer_rows(model):
+    assert model.rotary_switch == SWITCH and wrapped(llama())[0].rotary_switch is None
+    short, long = make_examples(6, 1, shortest=4, longest=SWITCH), make_examples(3, 2, shortest=12, longest=20)
+    alone = []
+    for row in short:
+        ids, labels = (torch.from_numpy(x).long() for x in (row.input_ids, row.labels))
+        with torch.no_grad():
+            logits = model.module(input_ids=ids[None]).logits[0, :-1]
+        alone.append(float(torch.nn.functional.cross_entropy(logits, labels[1:])))
+    # Rotary factors and attention weights are float32 in any model: 6e-8, through two blocks less than 1e-6.
+    assert np.allclose(losses(model, short + long, rotary_switch=SWITCH)[:6], alone, rtol=1e-6)
+    # In one batch with the long rows all have the long factors, and so do short rows with pads beyond the switch.
+    assert not np.allclose(losses(model, short + long)[:6], alone, rtol=1e-4)
+    assert not np.allclose(losses(model, short), alone, rtol=1e-4)
+
+
+def test_batches_and_groups_lie_on_one_side():
+    examples = make_examples(40, 3, shortest=3, longest=20)
+    batches = make_batches(examples, 64, rotary_switch=SWITCH)
+    assert sorted(np.concatenate([batch.rows for batch in batches]).tolist()) == list(range(40))
+    for batch in batches:
+        sides = {len(examples[row]) > SWITCH for row in batch.rows}
+        assert sides == {batch.shape[1] > SWITCH}
+    groups = make_groups(examples, SWITCH)
+    assert [number for group in groups for number in group] == list(range(40))
+    assert all(len({len(examples[number]) > SWITCH for number in group}) == 1 for group in groups)
+    two = make_examples(1, 4, shortest=8, longest=8) + make_examples(1, 5, shortest=20, longest=20)
+    assert (largest_pass(two, 1, SWITCH), largest_pass(two, 1, None), largest_pass(two, 50, SWITCH)) == (20, 40, 50)
