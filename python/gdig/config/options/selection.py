@@ -57,9 +57,9 @@ class MethodOptions:
     agreement where the model was tuned on a pool of the seeds' kind, and turns elsewhere; it says which and why. turns
     lets the seeds take turns at rows that help them more than an average row does, spread over the clusters. agreement
     is the published choice: rows that most seeds agree on, drawn evenly from the clusters. less takes the highest
-    cosine between Adam's step for a row and the seeds' gradients. round-robin lets the seeds take turns; each takes the row
-    most relevant to it. bids takes each row for the seed that gains most. gist takes rows whose gradients point along a
-    task's in the space that the seeds span. g2is walks along the seeds' principal gradients from neighbour to
+    cosine between Adam's step for a row and the seeds' gradients. round-robin lets the seeds take turns; each takes the
+    row most relevant to it. bids takes each row for the seed that gains most. gist takes rows whose gradients point
+    along a task's in the space that the seeds span. g2is walks along the seeds' principal gradients from neighbour to
     neighbour. tagcos takes rows that make up each cluster's mean gradient, without the seeds. facility takes rows near
     which the whole pool lies, without the seeds. self-filter takes the hardest rows; each lowers its neighbours. rds
     takes rows whose hidden states are nearest to a seed's, knn draws from the nearest rows of each seed. dsir and bm25
