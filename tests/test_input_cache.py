@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from gdig.data.cache import cached_folder
+from gdig.data.corpus import open_corpus
 from gdig.errors import CorpusError
 from tests.test_corpus import ROWS, write_jsonl, write_parquet
 
