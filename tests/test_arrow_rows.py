@@ -12,6 +12,8 @@ import pytest
 from gdig.config.options import DataOptions
 from gdig.data import arrow_rows
 from gdig.data.corpus import open_corpus
+from gdig.data.export import export
+from gdig.data.read_back import read_table
 from gdig.data.row_formats import open_readers
 from gdig.data.tokens import Encoder, Example
 from gdig.errors import CorpusError
@@ -79,7 +81,7 @@ def test_columns_of_every_type_give_their_values(opened, tmp_path, name):
     assert [row["x"] for row in corpus.take(picked)] == [values[i] for i in picked]
     table = corpus.table(picked)
     assert table.schema == corpus.schema and not pa.types.is_dictionary(table.schema.field("x").type)
-    pq.write_table(table, tmp_path / "out.parquet")
+    export(corpus, picked, None, tmp_path / "out.parquet")
     again = open_corpus([tmp_path / "out.parquet"], cache_dir=tmp_path / "cache").rows(0, 5)
     assert [row["x"] for row in again] == [values[i] for i in picked]
 
@@ -158,9 +160,27 @@ def test_the_features_of_datasets_stay(tmp_path, kind):
     corpus = open_corpus([path], cache_dir=tmp_path / "cache")
     assert corpus.rows(0, 2) == rows
     assert json.loads(corpus.schema.metadata[b"huggingface"])["info"]["features"]["label"]["names"] == ["bad", "good"]
-    pq.write_table(corpus.table([1, 0]), tmp_path / "out.parquet")
+    export(corpus, [1, 0], [{"rank": 1}, {"rank": 2}], tmp_path / "out.parquet")
     out = datasets.Dataset.from_parquet(str(tmp_path / "out.parquet"), cache_dir=str(tmp_path / "hf"))
-    assert out.features == features and out["label"] == [0, 1]
+    assert out.features == {**features, "gdig": {"rank": datasets.Value("int64")}}
+    assert out["label"] == [0, 1] and out["gdig"] == [{"rank": 1}, {"rank": 2}]
+    assert datasets.Dataset(read_table(tmp_path / "out.parquet")).features == out.features  # as Selection.to_dataset
+
+
+def test_dictionaries_of_an_arrow_file_are_written(tmp_path):
+    """Batches with dictionaries of their own, as streams have them."""
+    field = pa.field("x", pa.dictionary(pa.int8(), pa.string()))
+    batches = [
+        pa.record_batch([pa.array(list(words)).cast(field.type)], schema=pa.schema([field])) for words in ("ab", "cb")
+    ]
+    with pa.ipc.new_stream(tmp_path / "pool.arrow", pa.schema([field])) as writer:
+        for batch in batches:
+            writer.write_batch(batch)
+    corpus = open_corpus([tmp_path / "pool.arrow"], cache_dir=tmp_path / "cache")
+    export(corpus, [3, 2, 1, 0], None, tmp_path / "out.parquet")
+    assert pq.read_table(tmp_path / "out.parquet").column("x").to_pylist() == ["b", "c", "b", "a"]
+    export(corpus, [], None, tmp_path / "none.parquet")
+    assert len(pq.read_table(tmp_path / "none.parquet")) == 0
 
 
 def test_a_pool_of_two_schemas_has_no_table(tmp_path, opened):

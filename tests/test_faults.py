@@ -20,7 +20,7 @@ from gdig.api import verify
 from gdig.cli.main import main
 from gdig.errors import ConfigError, CorpusError, GdigError, RunError, StoreError
 from gdig.run.lock import lock, unlock
-from tests.drill.faults import KINDS, files_of, inject
+from tests.drill.faults import KINDS, Fault, files_of, inject
 from tests.support.project_fixtures import as_it_is, edit_record, translation_rows, write_jsonl
 
 METHODS = ("gdig", "top", "bm25")
@@ -66,16 +66,72 @@ def test_verify_names_each_file_that_is_not_sound(whole, other, tmp_path, kind):
             continue
         states = {report.file: report.state for report in verify(run).files}
         expected = {"deleted": {"missing"}, "swapped": {"foreign", "damaged"}, "foreign": {"foreign", "damaged"}}
-        optional = file.startswith("tokens/") and kind == "deleted"  # methods make them when they need them
         if file == "run.json" and kind == "foreign":  # sound by itself, and every other file is of something else
             assert states["sweep/store.json"] == states["features/seeds.safetensors"] == "foreign"
         else:
-            assert optional or states[file] in expected.get(kind, {"damaged"}), (str(fault), states[file])
+            assert not fault.must_be_seen(with_record=True) or states[file] in expected.get(kind, {"damaged"}), (
+                str(fault),
+                states[file],
+            )
         for changed in {file, fault.other} & set(files_of(whole)):
             shutil.copy2(whole / changed, run / changed)
         faults += 1
     assert faults > 15
     assert verify(run).sound
+
+
+LABELS = "clusters/labels/00000001.safetensors"
+
+
+@pytest.mark.parametrize(
+    "lost",
+    [
+        ("sweep/00000000.safetensors",),
+        ("sweep/00000001.safetensors",),
+        ("sweep/store.json",),
+        ("clusters/centroids.safetensors",),
+        ("sweep/store.json", "sweep/00000001.safetensors"),
+        ("sweep/00000000.safetensors", "clusters/centroids.safetensors"),
+    ],
+    ids=" and ".join,
+)
+def test_a_foreign_file_is_seen_whatever_else_is_lost(whole, other, tmp_path, lost):
+    run = Path(shutil.copytree(whole, tmp_path / "run"))
+    for file in lost:
+        (run / file).unlink()
+    foreign = {LABELS, "sweep/00000002.safetensors", "features/seeds.safetensors"}
+    states = {report.file: report.state for report in verify(run).files if report.state != "sound"}
+    assert states == dict.fromkeys(lost, "missing"), "what is sound is called so"
+    for file in foreign:
+        shutil.copy2(other / file, run / file)
+    states = {report.file: report.state for report in verify(run).files if report.state != "sound"}
+    assert states == {**dict.fromkeys(lost, "missing"), **dict.fromkeys(foreign, "foreign")}
+
+
+def test_swapped_shards_are_seen_without_the_description(whole, tmp_path):
+    run = Path(shutil.copytree(whole, tmp_path / "run"))
+    for folder in ("sweep", "clusters/labels"):
+        for n, m in ((0, 1), (1, 0)):
+            shutil.copy2(whole / folder / f"{n:08d}.safetensors", run / folder / f"{m:08d}.safetensors")
+    (run / "sweep" / "store.json").write_text("{}")
+    states = {report.file: report.state for report in verify(run).files if report.state != "sound"}
+    swapped = {f"{folder}/{n:08d}.safetensors" for folder in ("sweep", "clusters/labels") for n in (0, 1)}
+    assert states == {"sweep/store.json": "damaged", **dict.fromkeys(swapped, "foreign")}
+
+
+@pytest.mark.parametrize("kind", ["changed", "emptied", "deleted"])
+def test_files_are_compared_with_their_checksums_where_the_record_is_lost(whole, tmp_path, kind):
+    run, rng = Path(shutil.copytree(whole, tmp_path / "run")), Random(3)
+    inject(run, "run.json", kind, rng)
+    expected = {"run.json": "missing" if kind == "deleted" else "damaged"}
+    verification = verify(run)
+    assert {report.file: report.state for report in verification.files if report.state != "sound"} == expected
+    assert any(line.endswith("and what they are made from") for line in verification.lines())
+    for file in files_of(whole):
+        if Fault("emptied", file).must_be_seen(with_record=False) and file != "run.json":
+            inject(run, file, rng.choice(("changed", "cut", "emptied")), rng)
+            expected[file] = "damaged"
+    assert {report.file: report.state for report in verify(run).files} == expected
 
 
 @pytest.mark.parametrize("random_seed", range(3))

@@ -11,7 +11,9 @@ import torch
 from gdig.influence.seed_plan import largest_pass, make_groups
 from gdig.model.batches import make_batches
 from gdig.model.capture import GradientPass
+from gdig.model.directory import Limits
 from gdig.model.rotary import rotary_switch
+from gdig.training.rectangle import Rectangle
 from tests.support.tiny_models import llama, make_examples, wrapped
 
 SWITCH = 10
@@ -77,3 +79,12 @@ def test_batches_and_groups_lie_on_one_side():
     assert all(len({len(examples[number]) > SWITCH for number in group}) == 1 for group in groups)
     two = make_examples(1, 4, shortest=8, longest=8) + make_examples(1, 5, shortest=20, longest=20)
     assert (largest_pass(two, 1, SWITCH), largest_pass(two, 1, None), largest_pass(two, 50, SWITCH)) == (20, 40, 50)
+
+
+@pytest.mark.parametrize(("longest", "columns"), [(SWITCH, SWITCH), (12, 16)])
+def test_a_step_of_a_training_stays_whole_and_its_pads_stay_below_the_switch(longest, columns):
+    examples = make_examples(6, 1, shortest=4, longest=SWITCH) + make_examples(1, 2, longest, longest)
+    ids = Rectangle(Limits(window=40, vocab_size=None, rotary_switch=SWITCH))(examples)["input_ids"]
+    assert ids.shape == (7, columns)
+    for row, example in zip(ids, examples, strict=True):
+        assert row[: len(example)].tolist() == example.input_ids.tolist()

@@ -294,6 +294,7 @@ def test_a_damaged_record(tmp_path, text, message):
         read_record(tmp_path / "run" / "run.json")
 
 
+STORE = {"rows_per_shard": 4, "projection_dim": 8, "sketch_dtype": "float16"}
 WHOLE = RunRecord(
     config={"tau": 0.5},
     inputs=INPUTS,
@@ -307,7 +308,7 @@ WHOLE = RunRecord(
             {"candidates": ("chat template", "tokens"), "seeds": ("tokens",)},
         ),
         SweepRecord(
-            {"rows_per_shard": 4}, rows=9, seed_health=SeedHealth(9, 0.5, 1.0, math.inf, 2.0),
+            STORE, rows=9, seed_health=SeedHealth(9, 0.5, 1.0, math.inf, 2.0),
             checkpoints={"0f": CheckpointRecord("x/checkpoint-1", 1e-4, 7, 2, 512, "done")}, checkpoint_order=("0f",),
         ),
     ),
@@ -359,10 +360,18 @@ def test_a_record_comes_back_as_it_was_written(tmp_path):
         ),
         *(
             (
-                lambda s, n=n: s["stages"]["sweep"].update(config={"rows_per_shard": n}),
+                lambda s, n=n: s["stages"]["sweep"].update(config={**STORE, "rows_per_shard": n}),
                 "rows_per_shard: expected a whole",
             )
             for n in (0, -1, 1.5, "x", None, True)
+        ),
+        (
+            lambda s: s["stages"]["sweep"].update(config={**STORE, "projection_dim": 2**31}),
+            "projection_dim: expected a whole number .* got 2147483648",
+        ),
+        (
+            lambda s: s["stages"]["sweep"].update(config={**STORE, "sketch_dtype": "float64"}),
+            "sketch_dtype: expected one of float16, bfloat16, int8, float32, got 'float64'",
         ),
         (lambda s: s["stages"]["sweep"].update(config={}), "rows_per_shard: expected a whole number .* got None"),
     ],

@@ -80,7 +80,7 @@ def test_the_batches_are_the_rows_as_the_sweep_saw_them(project, run_copy):
         at = np.argsort(lengths)[[0, 3, 1]].tolist()  # a rectangle's own order is by falling length
         items = pool.__getitems__(at)
         expected = work.encoder.encode(work.candidates, rows[at])
-        batch = over_run.Rectangle(work.limits.window)(items)
+        batch = over_run.Rectangle(work.limits)(items)
     assert len(pool) == 4 and [item.hash for item in items] == [example.hash for example in expected]
     assert lengths[at[0]] < lengths[at[1]], "of several lengths, or the order is not tested"
     for line, example in enumerate(expected):

@@ -17,7 +17,7 @@ from gdig.data.corpus import open_corpus
 from gdig.data.dataset_info import write_entry
 from gdig.data.export import export
 from gdig.data.read_back import read_rows
-from gdig.data.row_forms import Conversation, Pair, Pairs, RowError, WholeText
+from gdig.data.row_forms import Conversation, Pair, Pairs, RowError, WholeText, as_conversation
 from gdig.errors import ConfigError, CorpusError, RunError
 from gdig.selection.chosen import read_chosen
 from gdig.selection.result import Selection
@@ -72,7 +72,9 @@ def test_rows_in_each_format() -> None:
     no_prompt = Pairs((Pair("", "d"),))
     assert convert(no_prompt, "alpaca")["instruction"] == ""
     assert convert(no_prompt, "sharegpt")["conversations"][0] == {"from": "human", "value": ""}
-    assert convert(no_prompt, "messages") == {"messages": [{"role": "assistant", "content": "d"}]}
+    # As the row was rendered for its score: with an empty turn of the user.
+    assert convert(no_prompt, "messages") == {"messages": as_conversation(no_prompt).turns}
+    assert [turn["content"] for turn in as_conversation(no_prompt).turns] == ["", "d"]
 
 
 def turns(*items: dict[str, Any]) -> Conversation:

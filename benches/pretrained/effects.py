@@ -1,4 +1,4 @@
-"""What decides: the inverse of the curvature, the number of seeds, spoiled seeds, and the layers, on the P1 pools.
+"""What decides: the inverse of the curvature, the number of seeds, and the layers, on the P1 pools.
 
 Every variant chooses by gdig's rule without clusters (`blended cosine, by turns`), from whole gradients.
 """

@@ -69,7 +69,8 @@ class Drill:
         outcome = trial.run(lambda: _verify(copy))
         self._check(outcome, f"{what}: verify")
         if source is self.finished and outcome.kind == "answer":
-            unseen = [fault for fault in faults if fault.file not in outcome.value]
+            with_record = "run.json" not in outcome.value
+            unseen = [f for f in faults if f.must_be_seen(with_record) and f.file not in outcome.value]
             self._find(unseen, f"{what}: verify says nothing of {', '.join(map(str, unseen))}")
         options = {**self.options, "run_path": str(copy)}
         for method in self.rng.sample(METHODS, len(METHODS)):

@@ -101,7 +101,9 @@ def parsers(folder: Path) -> dict[str, tuple[bytes, Callable[[bytes], object]]]:
     KMeans(2, init=np.eye(2, dtype=np.float32)).fit(np.eye(2, dtype=np.float32)).save(folder / "k.safetensors")
     SketchStore.create(folder / "store", dim=2)
     fit = FitRecord({"fit_rows": 3}, layers=("a.b",), dtype="torch.float32", partitions=(1, 2))
-    sweep = SweepRecord({"rows_per_shard": 4}, rows=9, scale=0.5, warnings=("w",))
+    sweep = SweepRecord(
+        {"rows_per_shard": 4, "projection_dim": 2, "sketch_dtype": "int8"}, rows=9, scale=0.5, warnings=("w",)
+    )
     inputs = {"model": {"a": {"size": 1, "hash": "0"}}}
     stages = Stages(fit, sweep)
     write_record(folder / "run.json", RunRecord(config={"tau": 0.5, "layers": None}, inputs=inputs, stages=stages))

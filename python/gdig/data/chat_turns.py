@@ -29,7 +29,7 @@ def check_turns(turns: Sequence[Turn], where: str) -> list[int]:
         RowError: if there is none, if a flag is neither 0 nor 1, or if a turn's content is no text.
     """
     assistant = [i for i, turn in enumerate(turns) if turn["role"] == "assistant"]
-    trained = [i for i in assistant if _is_trained(turns[i], f"{where}: turn {i}")]
+    trained = [i for i in assistant if is_trained(turns[i], f"{where}: turn {i}")]
     for i, turn in enumerate(turns):
         is_silent = "tool_calls" in turn or any(turn.get(name) for name in _REASONING)
         content = _joined(turn.get("content"), f"{where}: turn {i}: content")
@@ -42,6 +42,23 @@ def check_turns(turns: Sequence[Turn], where: str) -> list[int]:
     if not trained:
         raise RowError(f"{where}: no turn to train on: {' or '.join(FLAGS)} is 0 in each of the assistant's turns")
     return trained
+
+
+def is_trained(turn: Turn, what: str) -> bool:
+    """Whether the flags of a turn of the assistant leave it its loss. `what` names the turn in errors.
+
+    Raises:
+        RowError: if a flag is neither 0 nor 1.
+    """
+    for flag in FLAGS:
+        value = turn.get(flag)
+        if value is None:
+            continue
+        if value not in (0, 1):
+            raise RowError(f"{what}: {flag}: expected 0 or 1, false or true; got {value!r:.60}")
+        if not value:
+            return False
+    return True
 
 
 def template_forms(conversation: Conversation, where: str) -> Iterator[tuple[list[Turn], list[Any] | None]]:
@@ -90,18 +107,6 @@ def has_python_arguments(turns: Sequence[Turn], text: str) -> bool:
         and repr(value) != json.dumps(value, ensure_ascii=False)
         for value in arguments
     )
-
-
-def _is_trained(turn: Turn, what: str) -> bool:
-    for flag in FLAGS:
-        value = turn.get(flag)
-        if value is None:
-            continue
-        if value not in (0, 1):
-            raise RowError(f"{what}: {flag}: expected 0 or 1, false or true; got {value!r:.60}")
-        if not value:
-            return False
-    return True
 
 
 def _joined(content: Any, what: str) -> Any:

@@ -10,7 +10,8 @@ import json
 from typing import Any
 
 from gdig.config.options import OutputFormat
-from gdig.data.row_forms import Conversation, Pairs, RowError, RowForm, Turn
+from gdig.data.chat_turns import is_trained
+from gdig.data.row_forms import Conversation, Pairs, RowError, RowForm, Turn, as_conversation
 
 _AUTHORS = {"system": "system", "developer": "system", "user": "human", "assistant": "gpt", "tool": "observation"}
 
@@ -31,7 +32,7 @@ def convert(form: RowForm, output_format: OutputFormat) -> dict[str, Any]:
     if output_format == "messages":
         return _messages(conversation)
     for i, turn in enumerate(conversation.turns):
-        if turn["role"] == "assistant" and not _is_trained_on(turn):
+        if turn["role"] == "assistant" and not is_trained(turn, f"turn {i}"):
             raise RowError(
                 f"turn {i} of the assistant has no loss, but {output_format} trains on all; choose the format messages"
             )
@@ -45,17 +46,7 @@ def _as_conversation(form: RowForm) -> Conversation:
         raise RowError("the row goes through templates of your own, which no other format has; write it as it is")
     if not isinstance(form, Pairs):
         raise RowError("the row is a text without turns, which no other format holds; write it as it is")
-    turns: list[Turn] = [] if form.system is None else [{"role": "system", "content": form.system}]
-    for pair in form.pairs:
-        if pair.prompt:
-            turns.append({"role": "user", "content": pair.prompt})
-        turns.append({"role": "assistant", "content": pair.completion})
-    return Conversation(turns)
-
-
-def _is_trained_on(turn: Turn) -> bool:
-    """Whether the flags of a turn of the assistant leave it a target."""
-    return all(bool(turn[flag]) for flag in ("weight", "train", "loss") if flag in turn)
+    return as_conversation(form)
 
 
 def _messages(conversation: Conversation) -> dict[str, Any]:
@@ -88,7 +79,7 @@ def _split(turns: list[Turn]) -> tuple[str, list[tuple[str, str]]]:
     first = 1 if turns[0]["role"] in ("system", "developer") else 0
     system = _text(turns[0]) if first else ""
     pairs = [(turn["role"], _text(turn)) for turn in turns[first:]]
-    if pairs and pairs[0][0] == "assistant":  # a row whose prompt is empty
+    if pairs and pairs[0][0] == "assistant":
         pairs.insert(0, ("user", ""))
     return system, pairs
 
@@ -98,7 +89,7 @@ def _sharegpt(conversation: Conversation) -> dict[str, Any]:
     if turns[0]["role"] in ("system", "developer"):
         system, turns = _text(turns[0]), turns[1:]
     written = [_sharegpt_turn(turn) for turn in turns]
-    if written and written[0]["from"] == "gpt":  # a row whose prompt is empty
+    if written and written[0]["from"] == "gpt":
         written.insert(0, {"from": "human", "value": ""})
     tools = json.dumps(conversation.tools, ensure_ascii=False) if conversation.tools else ""
     return {"conversations": written, "system": system, "tools": tools}

@@ -35,7 +35,7 @@ def open_csv(path: Path, shown: Path, cache: Path) -> ArrowRows:
         CorpusError: naming the line, if a row has more or fewer values than the header, a quote is wrong, or the file
             is not UTF-8.
     """
-    tabs = path.suffix.lower() in (".tsv", ".tab")
+    tabs = path.suffix.lower() == ".tsv"
     kind = f"csv-{_VERSION}{'-tabs' if tabs else ''}"
     folder = cached_folder(cache, kind, path, lambda folder: _convert(path, shown, tabs, folder))
     table = read_table(folder / "data.arrow")

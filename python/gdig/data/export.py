@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, TypeAlias
+from typing import IO, TYPE_CHECKING, Any, TypeAlias, cast
 
 import numpy as np
 
@@ -33,6 +33,7 @@ Row: TypeAlias = "dict[str, Any]"
 Convert: TypeAlias = "Callable[[int, Row], Row]"
 """Makes the row to write from the number and the fields of a row of the corpus."""
 _Rows: TypeAlias = "Callable[[], Iterator[tuple[int, Row]]]"
+_Tables: TypeAlias = "tuple[pa.Schema, Iterator[pa.Table]]"
 
 
 def ending_of(path: str | os.PathLike[str]) -> str | None:
@@ -50,9 +51,10 @@ def export(
 ) -> None:
     """Write rows of a corpus, in the order given, each with its `columns` as an object named `gdig`.
 
-    Fields and values are those of the source, or those that `convert` makes of them. A field `gdig` of the source is
-    replaced. Dates become ISO text in .jsonl, because JSON has no dates. The bytes depend only on the arguments, for
-    Parquet also on pyarrow's version, and for .gz on zlib's. The file is complete or absent.
+    Fields and values are those of the source, or those that `convert` makes of them. From columns to Parquet, types and
+    the features of `datasets` stay. A field `gdig` of the source is replaced. Dates become ISO text in .jsonl, because
+    JSON has no dates. The bytes depend only on the arguments, for Parquet also on pyarrow's version, and for .gz on
+    zlib's. The file is complete or absent.
 
     Args:
         corpus: where the rows are.
@@ -73,10 +75,12 @@ def export(
         raise ConfigError(f"output: expected a name ending in {', '.join(ENDINGS)}, got {str(path)!r}")
     source = partial(_rows_to_write, corpus, rows, columns, convert)
     with complete_or_absent(path) as temporary:
-        if ending == ".parquet":
-            _write_parquet(corpus.name, source, None if convert else corpus.schema, temporary)
-        else:
+        if ending != ".parquet":
             _write_jsonl(corpus, source, temporary, compressed=ending.endswith(".gz"))
+        else:
+            is_typed = convert is None and corpus.schema is not None
+            tables = partial(_typed_tables, corpus, rows, columns) if is_typed else partial(_tables_of_rows, source)
+            _write_parquet(corpus.name, tables, temporary)
 
 
 @contextlib.contextmanager
@@ -124,8 +128,12 @@ def _rows_to_write(
             content = convert(int(row), content)
         content = {key: value for key, value in content.items() if key != FIELD}
         if columns is not None:
-            content[FIELD] = {key: getattr(value, "item", lambda v=value: v)() for key, value in columns[i].items()}
+            content[FIELD] = _plain(columns[i])
         yield row, content
+
+
+def _plain(column: Mapping[str, Any]) -> Row:
+    return {key: getattr(value, "item", lambda v=value: v)() for key, value in column.items()}
 
 
 @contextlib.contextmanager
@@ -169,21 +177,46 @@ def _unwritable(content: Mapping[str, Any]) -> str:
     return "a value that JSON cannot hold"
 
 
-def _write_parquet(name: str, rows: _Rows, source_schema: pa.Schema | None, temporary: Path) -> None:
+def _write_parquet(name: str, tables: Callable[[], _Tables], temporary: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        # Two passes, because the type of a column depends on all rows.
-        schema = _schema(rows(), source_schema)
+        schema, chunks = tables()
         with pq.ParquetWriter(temporary, schema) as writer:
-            for chunk in _chunks(rows()):
-                writer.write_table(pa.Table.from_pylist([content for _, content in chunk], schema=schema))
+            for chunk in chunks:
+                writer.write_table(chunk)
     except (pa.ArrowException, OverflowError, UnicodeEncodeError) as error:
         reason = str(error).partition("\n")[0]
         raise CorpusError(
             f"{name}: the chosen rows do not fit into Parquet columns: {reason}; write a .jsonl file instead"
         ) from None
+
+
+def _tables_of_rows(rows: _Rows) -> _Tables:
+    """Return rows as columns in two passes, because the type of a column depends on all rows."""
+    import pyarrow as pa
+
+    schema = _schema(rows())
+    chunks = ([content for _, content in chunk] for chunk in _chunks(rows()))
+    return schema, (pa.Table.from_pylist(chunk, schema=schema) for chunk in chunks)
+
+
+def _typed_tables(
+    corpus: Corpus, rows: Sequence[int] | np.ndarray, columns: Sequence[Mapping[str, Any]] | None
+) -> _Tables:
+    """Return rows with the types and the features of their files, and the field gdig last."""
+    reasons = as_table(corpus.name, [{FIELD: _plain(column)} for column in columns]) if columns else None
+
+    def chunk(start: int, stop: int) -> pa.Table:
+        table = cast("pa.Table", corpus.table(rows[start:stop]))
+        if FIELD in table.column_names:
+            table = table.drop_columns([FIELD])
+        if reasons is None:
+            return table
+        return table.append_column(reasons.field(FIELD), reasons.column(FIELD).slice(start, stop - start))
+
+    return chunk(0, 0).schema, (chunk(start, start + _CHUNK) for start in range(0, len(rows), _CHUNK))
 
 
 def as_table(name: str, rows: Sequence[Row]) -> pa.Table:
@@ -195,31 +228,28 @@ def as_table(name: str, rows: Sequence[Row]) -> pa.Table:
     import pyarrow as pa
 
     try:
-        schema = _schema(iter(enumerate(rows)), None)
+        schema = _schema(iter(enumerate(rows)))
         return pa.Table.from_pylist(list(rows), schema=schema)
     except (pa.ArrowException, OverflowError, UnicodeEncodeError) as error:
         raise CorpusError(f"{name}: the rows do not fit into columns: {str(error).partition(chr(10))[0]}") from None
 
 
-def _schema(rows: Iterator[tuple[int, Row]], source_schema: pa.Schema | None) -> pa.Schema:
+def _schema(rows: Iterator[tuple[int, Row]]) -> pa.Schema:
     import pyarrow as pa
 
     schema = pa.schema([])
     for chunk in _chunks(rows):
-        schema = _widened(schema, chunk, source_schema)
+        schema = _widened(schema, chunk)
     return schema
 
 
-def _widened(schema: pa.Schema, chunk: list[tuple[int, dict[str, Any]]], source_schema: pa.Schema | None) -> pa.Schema:
-    """Return `schema` with the columns of a chunk. A column has the type of the source, or one for all values."""
+def _widened(schema: pa.Schema, chunk: list[tuple[int, dict[str, Any]]]) -> pa.Schema:
+    """Return `schema` with the columns of a chunk. A column has a type that holds all of its values."""
     import pyarrow as pa
 
     names = dict.fromkeys(name for _, content in chunk for name in content)
     fields = []
     for name in names:
-        if source_schema is not None and name != FIELD:
-            fields.append(source_schema.field(name))
-            continue
         try:
             fields.append(pa.field(name, pa.array([content.get(name) for _, content in chunk]).type))
         except (pa.ArrowException, OverflowError, UnicodeEncodeError) as error:

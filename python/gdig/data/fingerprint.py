@@ -80,11 +80,12 @@ def fingerprint_paths(paths: Sequence[str | os.PathLike[str]]) -> dict[str, dict
     parents = [path if path.is_dir() else path.parent for path in absolute]
     common = Path(os.path.commonpath(parents))
     return {
-        file.relative_to(common).as_posix(): fingerprint_file(file) for path in absolute for file in _files_under(path)
+        file.relative_to(common).as_posix(): fingerprint_file(file) for path in absolute for file in files_under(path)
     }
 
 
-def _files_under(path: Path) -> Iterator[Path]:
+def files_under(path: Path) -> Iterator[Path]:
+    """Yield the files of a folder that count, sorted within each folder; or the path itself if it is no folder."""
     if not path.is_dir():
         yield path
         return

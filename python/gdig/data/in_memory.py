@@ -14,11 +14,11 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
-from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gdig.data.cache import default_cache, keyed_folder
+from gdig.data.fingerprint import hash_content
 from gdig.errors import ConfigError, CorpusError
 
 if TYPE_CHECKING:
@@ -92,11 +92,7 @@ def _written(name: str, write: Callable[[Path], None]) -> Path:
         raise CorpusError(f"{cache}: rows in memory cannot be written to the cache: {error}") from None
     try:
         write(folder / name)
-        digest = blake2b(digest_size=20)
-        with (folder / name).open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-        key = f"memory-{_VERSION}-{digest.hexdigest()}"
+        key = f"memory-{_VERSION}-{hash_content(folder / name)}"
 
         def move(final: Path) -> None:
             (folder / name).rename(final / name)

@@ -10,7 +10,7 @@ from gdig.config.options import DataOptions
 from gdig.data.chat import ChatPrompter
 from gdig.data.prompts import Prompted, Prompter, plain_prompt
 from gdig.data.row_formats import RowReader
-from gdig.data.row_forms import Conversation, Pairs, RowForm, WholeText
+from gdig.data.row_forms import Conversation, Pairs, RowForm, WholeText, as_conversation
 from gdig.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -80,14 +80,6 @@ def rendered_otherwise(renderings: Mapping[str, Sequence[str]]) -> str | None:
         f"seeds: rendered as {' and '.join(others)}, the pool as {' and '.join(pool)}; the layout of the text counts in"
         " the influence, so give both in the form that you train on"
     )
-
-
-def as_conversation(pairs: Pairs) -> Conversation:
-    """Return pairs of prompt and completion as turns of user and assistant."""
-    turns = [{"role": "system", "content": pairs.system}] if pairs.system else []
-    for pair in pairs.pairs:
-        turns += ({"role": "user", "content": pair.prompt}, {"role": "assistant", "content": pair.completion})
-    return Conversation(turns, field="")
 
 
 def _uses_chat(reader: RowReader, tokenizer: PreTrainedTokenizerBase, options: DataOptions) -> bool:

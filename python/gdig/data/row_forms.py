@@ -67,6 +67,14 @@ class WholeText:
 RowForm: TypeAlias = "Conversation | Pairs | WholeText"
 
 
+def as_conversation(pairs: Pairs) -> Conversation:
+    """Return pairs of prompt and completion as turns of user and assistant."""
+    turns: list[Turn] = [{"role": "system", "content": pairs.system}] if pairs.system else []
+    for pair in pairs.pairs:
+        turns += ({"role": "user", "content": pair.prompt}, {"role": "assistant", "content": pair.completion})
+    return Conversation(turns, field="")
+
+
 def checked_text(value: Any, what: str, *, may_be_empty: bool) -> str:
     """Return `value` if it is text that can be tokenized.
 

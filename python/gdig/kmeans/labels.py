@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gdig import _native
 from gdig.errors import StoreError
-from gdig.store.tensor_file import read_tensors
+from gdig.store.sketches import SketchStore
+from gdig.store.tensor_file import Damage, read_tensors
+
+if TYPE_CHECKING:
+    from gdig.kmeans.model import KMeans
 
 
 def load_labels(directory: str | Path) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
@@ -32,6 +38,18 @@ def load_labels(directory: str | Path) -> tuple[NDArray[np.int32], NDArray[np.fl
         distances.append(tensors["distances"])
         rows += len(labels[-1])
     return np.concatenate(labels), np.concatenate(distances)
+
+
+def label_damage(store: SketchStore, n_rows: int, directory: str | Path, kmeans: KMeans | None) -> dict[int, Damage]:
+    """Read the label files of a store of `n_rows` rows, and return what is wrong, by shard.
+
+    A file is compared with its checksum, its shard and the centroids, as far as these are there: without its shard,
+    with the centroids alone; without `kmeans`, with its shard alone. A kernel that rounds in another way may have made
+    it.
+    """
+    centroids, unit_normalize = (kmeans.cluster_centers_, kmeans.unit_normalize) if kmeans else (None, False)
+    damage = _native.kmeans_label_damage(store._native, n_rows, centroids, unit_normalize, directory)
+    return {shard: Damage(*cast(Any, what)) for shard, what in damage}
 
 
 def as_int32(labels: NDArray[np.uint32]) -> NDArray[np.int32]:

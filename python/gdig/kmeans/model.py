@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -17,8 +17,7 @@ from gdig.kmeans.estimator import Estimator, draw_seed
 from gdig.kmeans.far import warn_of_coarse_steps, warn_of_lost_digits
 from gdig.kmeans.labels import as_int32
 from gdig.kmeans.rows import RowSource, as_rows, as_weights, n_columns, native, stay_in_memory, value_errors
-from gdig.store.sketches import SketchStore
-from gdig.store.tensor_file import MADE_FROM, Damage, read_tensors, write_tensors
+from gdig.store.tensor_file import MADE_FROM, read_tensors, write_tensors
 
 TRAIN_ROWS_PER_CENTROID = 1_024
 """Training rows a centroid, by default."""
@@ -339,16 +338,6 @@ class KMeans(Estimator):
                 f"{path}: is not a file of KMeans.save ({error!r}); give the path of such a file"
             ) from error
         return model
-
-    def label_damage(self, store: SketchStore, directory: str | Path) -> dict[int, Damage]:
-        """Read the files that :meth:`predict_to` wrote for a store, and return what is wrong, by shard.
-
-        A file is compared with its checksum, the rows of its shard and the centroids. A kernel that rounds in another
-        way may have made it.
-        """
-        centroids = self._fitted().cluster_centers_
-        damage = _native.kmeans_label_damage(store._native, centroids, self.unit_normalize, directory)
-        return {shard: Damage(*cast(Any, what)) for shard, what in damage}
 
     def _rows(self, X: RowSource) -> Any:
         """Return the rows of :func:`as_rows`, with as many columns as the centroids."""

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from gdig.config.convert import describe
+from gdig.config.options.sweep import SweepOptions
 from gdig.errors import RunError
 from gdig.store.atomic import replacing
 
@@ -304,9 +305,14 @@ def _check(stages: Stages) -> None:
 
 
 def _check_sweep(sweep: SweepRecord) -> None:
-    per_shard, rows, scale = sweep.config.get("rows_per_shard"), sweep.rows, sweep.scale
-    if not isinstance(per_shard, int) or isinstance(per_shard, bool) or per_shard < 1:
-        raise ValueError(f"sweep: config: rows_per_shard: expected a whole number of at least 1, got {per_shard!r}")
+    for name in ("rows_per_shard", "projection_dim"):
+        number = sweep.config.get(name)
+        if not isinstance(number, int) or isinstance(number, bool) or not 1 <= number < 2**31:
+            raise ValueError(f"sweep: config: {name}: expected a whole number of at least 1, got {number!r}")
+    dtypes, dtype = _hints(SweepOptions)["sketch_dtype"], sweep.config.get("sketch_dtype")
+    if dtype not in get_args(dtypes):
+        raise ValueError(f"sweep: config: sketch_dtype: expected {describe(dtypes)}, got {dtype!r}")
+    per_shard, rows, scale = sweep.config["rows_per_shard"], sweep.rows, sweep.scale
     if rows is not None and not 1 <= rows <= _MOST_SHARDS * per_shard:
         raise ValueError(f"sweep: rows: expected 1 to {_MOST_SHARDS:,} shards of rows, got {rows} rows")
     if scale is not None and not 0 < scale < math.inf:

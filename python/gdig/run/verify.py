@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 from collections import Counter
@@ -13,11 +14,12 @@ from typing import Any, Literal
 from gdig.data.fingerprint import hash_content
 from gdig.errors import GdigError, RunError, StoreError
 from gdig.kmeans import KMeans
+from gdig.kmeans.labels import label_damage
 from gdig.run.directory import require_run
 from gdig.run.layout import FOLDERS, FileGroup, RunLayout
 from gdig.run.origin import cluster_origin, sweep_origin
 from gdig.run.record import RunRecord
-from gdig.store.sketches import SketchStore
+from gdig.store.sketches import STORE_JSON, SketchStore
 from gdig.store.tensor_file import CheckedFile, Damage, damage_of, read_tensors
 
 _MOST_MISSING = 20
@@ -71,18 +73,20 @@ class Verification:
 def verify_run(path: Path) -> Verification:
     """Read every file of a run directory, on several threads.
 
+    Where run.json is missing or damaged, nothing says which files should be there and what they are made from: of the
+    files that are there, the checksums are compared.
+
     Raises:
         ConfigError: when the directory holds no run.
     """
     layout = RunLayout(path)
     reporter = _Reporter(layout)
     if not layout.record.exists() and any(f.is_dir() for stage in FOLDERS for f in layout.folders_of(stage)):
-        damage = Damage("missing", f"{layout.record}: is missing, so nothing says which files should be there")
-        return Verification(path, (reporter.report(layout.record, damage),))
+        return reporter.without_record(Damage("missing", f"{layout.record}: is missing"))
     try:
         record = require_run(layout, "run_path")
     except RunError as error:
-        return Verification(path, (reporter.report(layout.record, Damage("damaged", str(error))),))
+        return reporter.without_record(Damage("damaged", str(error)))
     return Verification(path, (reporter.report(layout.record, None), *reporter.of_stages(record)))
 
 
@@ -105,6 +109,23 @@ class _Reporter:
         if labels is not None:
             yield from self._of_labels(labels, record)
         yield from self._of_selection(record)
+
+    def without_record(self, damage: Damage) -> Verification:
+        """Report the record, and the files that are there by their checksums alone."""
+        layout = self._layout
+        what = (
+            f"{damage.what}. Of the other files the checksums alone are compared: nothing says which should be there, "
+            "and what they are made from"
+        )
+        reports = [self.report(layout.record, damage._replace(what=what))]
+        folders = [folder for stage in FOLDERS for folder in layout.folders_of(stage)]
+        folders.remove(layout.score_net_training)  # Trainer's files have no checksums
+        for folder in (Path(path) for top in folders for path, _, _ in sorted(os.walk(top))):
+            if (folder / STORE_JSON).exists():
+                reports.append(self.report(folder / STORE_JSON, _unreadable(folder)))
+            files = sorted(_tensor_files(folder))
+            reports += map(self.report, files, damage_of(files))
+        return Verification(layout.path, tuple(reports))
 
     def report(self, file: Path, damage: Damage | None) -> FileReport:
         name = file.relative_to(self._layout.path).as_posix()
@@ -133,29 +154,20 @@ class _Reporter:
             yield self.report(file, Damage("foreign", f"{file}: no stage of this run has left such a file"))
 
     def _of_store(self, group: FileGroup, record: RunRecord) -> Iterator[FileReport]:
-        sweep, description = record.stages.sweep, group.folder / "store.json"
+        sweep, store = record.stages.sweep, _store(group.folder, record, group.origin or "")
         assert sweep is not None
-        present = _tensor_files(group.folder)
-        if not description.exists() and not group.done and not present:
+        description, shards = store.path / STORE_JSON, store.shards
+        if not description.exists() and not group.done and not shards:
             return
-        try:
-            store = SketchStore.open(group.folder, group.origin)
-        except StoreError as error:
-            state: Any = "missing" if not description.exists() else "damaged"
-            if state == "damaged" and "belongs to something else" in str(error):
-                state = "foreign"
-            yield self.report(description, Damage(state, str(error)))
-            yield from self._of_files(FileGroup(group.name, group.stage, group.folder, group.files, group.done))
-            return
-        yield self.report(description, None)
+        yield self.report(description, _description_damage(store))
         damage = store.damage(sweep.rows or 0)
         missing = sorted(shard for shard, fault in damage.items() if fault.state == "missing")
         if group.done:
             yield from self._missing(store, missing)
-        for shard in sorted({*store.shards, *damage}.difference(missing)):
+        for shard in sorted({*shards, *damage}.difference(missing)):
             yield self.report(store.shard_path(shard), damage.get(shard))
-        numbered = {store.shard_path(shard) for shard in store.shards}
-        yield from self._unexpected(sorted(present - numbered))
+        numbered = {store.shard_path(shard) for shard in shards}
+        yield from self._unexpected(sorted(_tensor_files(group.folder) - numbered))
 
     def _missing(self, store: SketchStore, shards: Sequence[int]) -> Iterator[FileReport]:
         for shard in shards[:_MOST_MISSING]:
@@ -167,24 +179,20 @@ class _Reporter:
             yield FileReport(f"{first.relative_to(self._layout.path)} to {last.name}", "missing", what)
 
     def _of_labels(self, group: FileGroup, record: RunRecord) -> Iterator[FileReport]:
-        """Report label files; they are compared with the rows and the centroids, where both are sound."""
-        layout = self._layout
+        """Report label files, which are compared with what is there of the shards and the centroids."""
+        layout, sweep = self._layout, record.stages.sweep
         centroids = layout.checked(layout.centroids, cluster_origin(record))
-        try:
-            store = SketchStore.open(layout.sweep, sweep_origin(record))
-            if store.missing(record.stages.sweep.rows or 0 if record.stages.sweep else 0):
-                raise StoreError("the sweep is not whole")
-            damage = KMeans.load(centroids.path, centroids.made_from).label_damage(store, group.folder)
-        except GdigError:
-            yield from self._of_files(group)
-            return
-        files = [group.folder / store.shard_path(shard).name for shard in sorted({*store.shards, *damage})]
-        of_file = {group.folder / store.shard_path(shard).name: fault for shard, fault in damage.items()}
-        for file in files:
-            fault = of_file.get(file)
+        kmeans: KMeans | None = None
+        with contextlib.suppress(GdigError):
+            kmeans = KMeans.load(centroids.path, centroids.made_from)
+        store = _store(layout.sweep, record, sweep_origin(record))
+        damage = label_damage(store, (sweep and sweep.rows) or 0, group.folder, kmeans)
+        faults = {group.folder / store.shard_path(shard).name: fault for shard, fault in damage.items()}
+        for file in dict.fromkeys([*group.files, *faults]):
+            fault = faults.get(file)
             if group.done or fault is None or fault.state != "missing":
                 yield self.report(file, fault)
-        yield from self._unexpected(sorted(_tensor_files(group.folder).difference(files)))
+        yield from self._unexpected(sorted(_tensor_files(group.folder).difference(group.files, faults)))
 
     def _of_score_net(self, record: RunRecord) -> Iterator[FileReport]:
         """Report the score net and its difficulties. The net's file, which is written last, says which they are."""
@@ -205,6 +213,42 @@ class _Reporter:
         if select is None or select.state != "done" or select.config.get("output") is not None:
             return
         yield self.report(file, _content_damage(file, select.output_hash or ""))
+
+
+def _store(folder: Path, record: RunRecord, origin: str) -> SketchStore:
+    """The store of a pass as its record describes it, whatever its store.json says."""
+    assert record.stages.sweep is not None
+    options = record.stages.sweep.config
+    return SketchStore.expected(
+        folder,
+        options["projection_dim"],
+        dtype=options["sketch_dtype"],
+        rows_per_shard=options["rows_per_shard"],
+        made_from=origin,
+    )
+
+
+def _description_damage(store: SketchStore) -> Damage | None:
+    file = store.path / STORE_JSON
+    if not file.exists():
+        return Damage("missing", f"{file}: is missing")
+    if (damage := _unreadable(store.path)) is not None:
+        return damage
+    found = SketchStore.open(store.path)
+    facts, expected = (
+        f"{s.dim} columns of {s.dtype}, {s.rows_per_shard:,} rows per shard, made from {s.made_from!r}"
+        for s in (found, store)
+    )
+    return None if facts == expected else Damage("foreign", f"{file}: {facts}: expected {expected}")
+
+
+def _unreadable(store: Path) -> Damage | None:
+    """What is wrong with a description, whatever it describes."""
+    try:
+        SketchStore.open(store)
+    except StoreError as error:
+        return Damage("damaged", str(error))
+    return None
 
 
 def difficulty_damage(net: CheckedFile, difficulties: Path) -> Damage | None:

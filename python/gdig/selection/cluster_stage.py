@@ -12,6 +12,7 @@ from gdig.distributed.kmeans import KMeansPeers
 from gdig.distributed.ranks import Ranks
 from gdig.errors import ConfigError, StoreError
 from gdig.kmeans import KMeans
+from gdig.kmeans.labels import label_damage
 from gdig.resampling import label_counts
 from gdig.run.origin import cluster_origin
 from gdig.run.session import Workspace
@@ -67,7 +68,7 @@ def _clusters_are_sound(work: Workspace, store: SketchStore, n_clusters: int) ->
         try:
             kmeans = KMeans.load(centroids.path, centroids.made_from)
             if kmeans.cluster_centers_.shape == (n_clusters, store.dim):
-                damages = kmeans.label_damage(store, layout.labels)
+                damages = label_damage(store, len(store), layout.labels, kmeans)
                 for file in damages.values():
                     warn(f"{file.what}; the labels are made again")
                 return not damages

@@ -20,6 +20,9 @@ from gdig.store.tensor_file import Damage, contiguous
 
 SketchDtype = Literal["float16", "bfloat16", "int8", "float32"]
 
+STORE_JSON = "store.json"
+"""The name of a store's description."""
+
 INVALID_LABEL = 4_294_967_295
 """The label (uint32) of an invalid row."""
 
@@ -101,10 +104,24 @@ class SketchStore:
         """
         return cls(Path(path), _native.Store.describe(path, dim, dtype, rows_per_shard, made_from))
 
+    @classmethod
+    def expected(
+        cls, path: str | Path, dim: int, *, dtype: SketchDtype, rows_per_shard: int, made_from: str
+    ) -> SketchStore:
+        """Return the store that a directory should hold, for a check. Its description is neither read nor written.
+
+        Args:
+            path, dim, dtype, rows_per_shard, made_from: of :meth:`describe`.
+
+        Raises:
+            StoreError: if no store has such numbers.
+        """
+        return cls(Path(path), _native.Store.expected(path, dim, dtype, rows_per_shard, made_from))
+
     @staticmethod
     def exists(path: str | Path) -> bool:
         """Whether a directory is a store. An empty store counts."""
-        return (Path(path) / "store.json").is_file()
+        return (Path(path) / STORE_JSON).is_file()
 
     @classmethod
     def open(cls, path: str | Path, made_from: str | None = None) -> SketchStore:

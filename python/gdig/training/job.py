@@ -201,7 +201,7 @@ def _trainer(
         model=load_trainable(config),
         args=arguments,
         train_dataset=_Pool(work, rows),
-        data_collator=Rectangle(work.limits.window),
+        data_collator=Rectangle(work.limits),
         features=features,
         score_learning_rate=training.score_learning_rate,
         loss_reduction=config.loss_reduction,

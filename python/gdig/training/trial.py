@@ -20,7 +20,7 @@ from gdig.errors import CorpusError, ModelError
 from gdig.model.adapter import is_adapter
 from gdig.model.batches import make_batches
 from gdig.model.device import resolve_device
-from gdig.model.directory import named_directory
+from gdig.model.directory import Limits, named_directory
 from gdig.model.load import load_trainable, require_package
 from gdig.model.precision import resolve_dtype
 from gdig.progress import Progress
@@ -67,17 +67,17 @@ class TrialTrainer:
         config: options of the run: the model, its device and precision.
         trial: how to train.
         held_out: the rows that judge.
-        window: the model's longest input.
+        limits: of the model.
 
     Raises:
         ModelError: when peft or accelerate is not installed, or memory is short.
     """
 
-    def __init__(self, config: Config, trial: Trial, held_out: Sequence[Example], window: int | None) -> None:
+    def __init__(self, config: Config, trial: Trial, held_out: Sequence[Example], limits: Limits) -> None:
         require_package("accelerate", "train", "train")
         if config.threads is not None:
             torch.set_num_threads(config.threads)
-        self._config, self._trial, self._held_out, self._window = config, trial, held_out, window
+        self._config, self._trial, self._held_out, self._limits = config, trial, held_out, limits
         self._adds_adapter = trial.lora_rank > 0 and not is_adapter(named_directory(config))
         self._device = resolve_device(config.device)
         self._model: Any = self._trainable()
@@ -143,7 +143,7 @@ class TrialTrainer:
                     logging_strategy="no",
                 ),
                 train_dataset=list(examples),  # type: ignore[arg-type]
-                data_collator=Rectangle(self._window),  # type: ignore[arg-type]
+                data_collator=Rectangle(self._limits),  # type: ignore[arg-type]
                 callbacks=[ShowSteps(bar)],
             )
             trainer.remove_callback(PrinterCallback)
@@ -160,7 +160,8 @@ class TrialTrainer:
         """The loss of each held-out row, summed over its target tokens."""
         self._model.eval()
         losses = np.zeros(len(self._held_out))
-        for batch in make_batches(self._held_out, 2048, window=self._window):
+        limits = self._limits
+        for batch in make_batches(self._held_out, 2048, window=limits.window, rotary_switch=limits.rotary_switch):
             ids = torch.from_numpy(batch.input_ids.astype(np.int64)).to(self._device)
             labels = torch.from_numpy(batch.labels.astype(np.int64)).to(self._device)
             logits = self._model(input_ids=ids, use_cache=False).logits[:, :-1].float()
@@ -185,7 +186,7 @@ def train_on_each(work: Workspace, trial: Trial, comparison: Comparison) -> Held
     seeds = {example.hash for example in work.seed_examples}
     if n_seeds := sum(example.hash in seeds for example in held_out):
         raise CorpusError(f"held_out: {n_seeds} of {len(held_out)} rows are also seeds; give rows that no method reads")
-    trainer = TrialTrainer(work.config, trial, held_out, work.limits.window)
+    trainer = TrialTrainer(work.config, trial, held_out, work.limits)
     before = trainer.untrained()
     losses: dict[str, HeldOutLoss] = {}
     known = {example.hash for example in held_out}

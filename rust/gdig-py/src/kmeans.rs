@@ -116,19 +116,22 @@ pub fn kmeans_predict_to<'py>(
     })
 }
 
-/// (shard, (state, what is wrong)) of each label file that is not sound, or not of these rows and centroids.
+/// (shard, (state, what is wrong)) of each label file that is not sound, or not of these rows and centroids. None for
+/// the centroids accepts any.
 #[pyfunction]
 pub fn kmeans_label_damage(
     py: Python<'_>,
     store: &Bound<'_, Store>,
-    centroids: PyReadonlyArray2<'_, f32>,
+    n_rows: usize,
+    centroids: Option<PyReadonlyArray2<'_, f32>>,
     unit_normalize: bool,
     directory: PathBuf,
 ) -> PyResult<Vec<(usize, Damage)>> {
-    let (store, centroids) = (&store.get().store, centroids.as_slice()?);
-    let damage = supervised(py, None, |supervisor| {
-        kmeans::label_damage(store, centroids, unit_normalize, &directory, supervisor)
-    })?;
+    let store = &store.get().store;
+    let centroids = centroids.as_ref().map(|centroids| centroids.as_slice()).transpose()?;
+    let centroids = centroids.map(|centroids| (centroids, unit_normalize));
+    let damage =
+        supervised(py, None, |supervisor| kmeans::label_damage(store, n_rows, centroids, &directory, supervisor))?;
     Ok(damage.into_iter().map(|(index, damage)| (index, damage_to_py(damage))).collect())
 }
 

@@ -77,6 +77,12 @@ impl Store {
     }
 
     #[staticmethod]
+    fn expected(path: PathBuf, dim: usize, dtype: &str, rows_per_shard: usize, made_from: &str) -> PyResult<Store> {
+        let dtype = sketch_dtype(dtype)?;
+        store::Store::new(&path, dim, dtype, rows_per_shard, made_from).map(Store::new).map_err(to_py)
+    }
+
+    #[staticmethod]
     fn open(py: Python<'_>, path: PathBuf) -> PyResult<Store> {
         detached(py, || store::Store::open(&path)).map(Store::new)
     }

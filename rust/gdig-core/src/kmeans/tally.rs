@@ -42,6 +42,15 @@ pub struct Tally {
     pub distances: Vec<f32>,
 }
 
+/// What a tally takes, and where to. `offset` and `sums` are empty where only distances are taken.
+struct Block<'a> {
+    rows: Rows<'a>,
+    labels: &'a [u32],
+    centroids: &'a [f32],
+    offset: &'a [f32],
+    sums: &'a mut [f32],
+}
+
 /// Rows between the prefetch of a centroid with its sums and their use. Measured for centroids in the third-level
 /// cache.
 const FETCHED_AHEAD: usize = 6;
@@ -68,65 +77,42 @@ impl Tally {
         sums: &mut [f32],
     ) -> Result<(), BadRow> {
         assert_eq!((sums.len(), offset.len()), (centroids.len(), rows.dim()));
-        self.run::<true>(rows, labels, centroids, offset, sums)
+        self.run::<true>(Block { rows, labels, centroids, offset, sums })
     }
 
     /// Take the distances alone.
     pub fn measure(&mut self, rows: Rows, labels: &[u32], centroids: &[f32]) -> Result<(), BadRow> {
-        self.run::<false>(rows, labels, centroids, &[], &mut [])
+        self.run::<false>(Block { rows, labels, centroids, offset: &[], sums: &mut [] })
     }
 
-    fn run<const ADD: bool>(
-        &mut self,
-        rows: Rows,
-        labels: &[u32],
-        centroids: &[f32],
-        offset: &[f32],
-        sums: &mut [f32],
-    ) -> Result<(), BadRow> {
+    fn run<const ADD: bool>(&mut self, block: Block) -> Result<(), BadRow> {
         match self.isa {
-            Isa::Baseline => {
-                self.rows::<ADD>(rows, labels, centroids, offset, sums, |from, to| from.convert_to_f32_slice(to))
-            }
+            Isa::Baseline => self.rows::<ADD>(block, |from, to| from.convert_to_f32_slice(to)),
             // SAFETY: `new` has asserted that the processor has the instructions.
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => unsafe { self.avx2::<ADD>(rows, labels, centroids, offset, sums) },
+            Isa::Avx2 => unsafe { self.avx2::<ADD>(block) },
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 => unsafe { self.avx512::<ADD>(rows, labels, centroids, offset, sums) },
+            Isa::Avx512 => unsafe { self.avx512::<ADD>(block) },
         }
     }
 
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx2,f16c")]
-    fn avx2<const ADD: bool>(&mut self, r: Rows, l: &[u32], c: &[f32], o: &[f32], s: &mut [f32]) -> Result<(), BadRow> {
-        self.rows::<ADD>(r, l, c, o, s, |from, to| half_avx2(from, to))
+    fn avx2<const ADD: bool>(&mut self, block: Block) -> Result<(), BadRow> {
+        self.rows::<ADD>(block, |from, to| half_avx2(from, to))
     }
 
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx512f")]
-    fn avx512<const ADD: bool>(
-        &mut self,
-        r: Rows,
-        l: &[u32],
-        c: &[f32],
-        o: &[f32],
-        s: &mut [f32],
-    ) -> Result<(), BadRow> {
-        self.rows::<ADD>(r, l, c, o, s, |from, to| half_avx512(from, to))
+    fn avx512<const ADD: bool>(&mut self, block: Block) -> Result<(), BadRow> {
+        self.rows::<ADD>(block, |from, to| half_avx512(from, to))
     }
 
     /// The compiler inlines this into the functions above, and so compiles it for their instruction sets.
     #[inline(always)]
-    fn rows<const ADD: bool>(
-        &mut self,
-        rows: Rows,
-        labels: &[u32],
-        centroids: &[f32],
-        offset: &[f32],
-        sums: &mut [f32],
-        half: impl Fn(&[f16], &mut [f32]),
-    ) -> Result<(), BadRow> {
+    fn rows<const ADD: bool>(&mut self, block: Block, half: impl Fn(&[f16], &mut [f32])) -> Result<(), BadRow> {
+        let Block { rows, labels, centroids, offset, sums } = block;
         let dim = rows.dim();
         self.x.resize(dim, 0.0);
         self.distances.resize(labels.len(), 0.0);

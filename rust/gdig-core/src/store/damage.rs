@@ -44,7 +44,7 @@ pub struct Damage {
 
 impl Damage {
     /// Nothing for a sound file; an interruption is no damage.
-    fn of<T>(result: Result<T>) -> Result<Option<Damage>> {
+    pub(crate) fn of<T>(result: Result<T>) -> Result<Option<Damage>> {
         match result {
             Ok(_) => Ok(None),
             Err(Error::Interrupted) => Err(Error::Interrupted),

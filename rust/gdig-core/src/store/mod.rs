@@ -14,6 +14,7 @@ mod tests;
 mod verify;
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use serde_json::{json, Map, Value};
@@ -48,10 +49,15 @@ pub fn shard_index(name: &str) -> Option<usize> {
     (name == shard_name(index)).then_some(index)
 }
 
-/// The numbers of the shards in a directory, ascending. Other files do not count.
+/// The numbers of the shards in a directory, ascending. Other files do not count. A directory that is not there has
+/// none.
 pub fn shard_indices(directory: &Path) -> Result<Vec<usize>> {
     let mut indices = Vec::new();
-    for entry in fs::read_dir(directory).map_err(Error::io(directory, "list"))? {
+    let entries = match fs::read_dir(directory) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(indices),
+        entries => entries.map_err(Error::io(directory, "list"))?,
+    };
+    for entry in entries {
         let name = entry.map_err(Error::io(directory, "list"))?.file_name();
         indices.extend(name.to_str().and_then(shard_index));
     }
@@ -102,8 +108,10 @@ impl Store {
         Ok(store)
     }
 
-    fn new(path: &Path, dim: usize, dtype: Dtype, rows_per_shard: usize, made_from: &str) -> Result<Store> {
-        if dim == 0 || rows_per_shard == 0 || !dtype.is_sketch() {
+    /// The store that a directory should hold. Its description is neither read nor written.
+    pub fn new(path: &Path, dim: usize, dtype: Dtype, rows_per_shard: usize, made_from: &str) -> Result<Store> {
+        let overflows = dim.checked_mul(rows_per_shard).and_then(|n| n.checked_mul(8)).is_none();
+        if dim == 0 || rows_per_shard == 0 || overflows || !dtype.is_sketch() {
             let what = "expected dim >= 1, rows_per_shard >= 1, dtype float32, float16, bfloat16 or int8";
             let got = format!("dim {dim}, rows_per_shard {rows_per_shard}, dtype {}", dtype.name());
             return Err(Error::store(path, format!("{what}; got {got}")));
