@@ -41,10 +41,11 @@ from benches.pretrained.generated import load as load_generated
 from benches.pretrained.model import load_tokenizer, make_model, missing_packages
 from benches.pretrained.pools import pools
 from benches.pretrained.rows import FILES
-from benches.pretrained.rules import RULES, View
+from benches.pretrained.rules import RULES
 from benches.pretrained.tables import LATER, SHOWN, tables
 from benches.pretrained.training import Recipe, Trainer
 from benches.pretrained.trials import BEFORE, ORACLE, Trials, choices, outcome
+from benches.pretrained.view import View
 from benches.shared.machine import ROOT, machine, provenance
 from benches.shared.steps import Steps
 

@@ -36,6 +36,7 @@ from benches.shared.steps import Steps
 from benches.shared.tables import markdown
 
 RECORD = ROOT / "benches" / "record" / "layer_share.json"
+Part = Callable[[Steps, argparse.Namespace], dict[str, Any]]
 
 
 def main() -> None:
@@ -51,30 +52,31 @@ def main() -> None:
         print(table(part, facts), flush=True)
 
 
-def _pretrained(steps: Steps, arguments: argparse.Namespace) -> dict[str, Any]:
-    drawn = draw(Rows(), arguments.data, arguments.model)
-    layers = LayerInfluence(steps, Rows(), drawn, arguments.model)
-    parts = layers.of_all()
-    reference = parts["influence"].sum(0, dtype=np.float64)
-    choices = {text: quality(parts, chosen(text, layers.names), drawn, reference) for text in CHOICES}
-    return {"rows": len(drawn.rows), "tokens": drawn.tokens, "choices": choices}
+def _by_choice(parts_of: Callable[[LayerInfluence], dict[str, np.ndarray]]) -> Part:
+    """A part that judges each choice of layers by their influence."""
 
+    def part(steps: Steps, arguments: argparse.Namespace) -> dict[str, Any]:
+        layers = _layers(steps, arguments)
+        parts, drawn = parts_of(layers), layers.drawn
+        reference = parts["influence"].sum(0, dtype=np.float64)
+        choices = {text: quality(parts, chosen(text, layers.names), drawn, reference) for text in CHOICES}
+        return {"rows": len(drawn.rows), "tokens": drawn.tokens, "choices": choices}
 
-def _plain(steps: Steps, arguments: argparse.Namespace) -> dict[str, Any]:
-    drawn = draw(Rows(), arguments.data, arguments.model)
-    layers = LayerInfluence(steps, Rows(), drawn, arguments.model)
-    parts = layers.of_plain_gradients()
-    reference = parts["influence"].sum(0, dtype=np.float64)
-    choices = {text: quality(parts, chosen(text, layers.names), drawn, reference) for text in CHOICES}
-    return {"rows": len(drawn.rows), "tokens": drawn.tokens, "choices": choices}
+    return part
 
 
 def _samples(steps: Steps, arguments: argparse.Namespace) -> dict[str, Any]:
-    drawn = draw(Rows(), arguments.data, arguments.model)
-    by_tokens = LayerInfluence(steps, Rows(), drawn, arguments.model).of_samples()
+    layers = _layers(steps, arguments)
+    by_tokens = layers.of_samples()
     reference = by_tokens[max(by_tokens)]["influence"].sum(0, dtype=np.float64)
     every = np.ones(len(by_tokens[max(by_tokens)]["influence"]), bool)
-    return {"choices": {f"{n} tokens": quality(parts, every, drawn, reference) for n, parts in by_tokens.items()}}
+    return {
+        "choices": {f"{n} tokens": quality(parts, every, layers.drawn, reference) for n, parts in by_tokens.items()}
+    }
+
+
+def _layers(steps: Steps, arguments: argparse.Namespace) -> LayerInfluence:
+    return LayerInfluence(steps, Rows(), draw(Rows(), arguments.data, arguments.model), arguments.model)
 
 
 def _generated(steps: Steps, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -85,9 +87,9 @@ def _cost(steps: Steps, arguments: argparse.Namespace) -> dict[str, Any]:
     return cost(arguments.model, arguments.data)
 
 
-PARTS: dict[str, Callable[[Steps, argparse.Namespace], dict[str, Any]]] = {
-    "plain": _plain,
-    "pretrained": _pretrained,
+PARTS: dict[str, Part] = {
+    "plain": _by_choice(LayerInfluence.of_plain_gradients),
+    "pretrained": _by_choice(LayerInfluence.of_all),
     "samples": _samples,
     "generated": _generated,
     "cost": _cost,

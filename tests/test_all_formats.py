@@ -42,6 +42,12 @@ def write(path, rows):
     return path
 
 
+def without_nulls(value):
+    if isinstance(value, dict):
+        return {key: without_nulls(item) for key, item in value.items() if item is not None}
+    return [without_nulls(item) for item in value] if isinstance(value, list) else value
+
+
 @pytest.fixture(scope="module")
 def mixed(project, tmp_path_factory, tokenizer_factory):
     """Options of a run over a file of each format, with a model whose tokenizer has a chat template."""
@@ -78,5 +84,5 @@ def test_a_pool_of_every_format_is_selected_from(mixed):
     for row in chosen:
         number = row.pop("gdig")["row"]
         given = rows[number]
-        assert all(row[name] == value for name, value in given.items() if not isinstance(value, list))
+        assert without_nulls(row) == without_nulls(given)  # Parquet adds nulls for the keys of other turns
     assert {"chat template", "whole text"} == {*stages(mixed["run_path"])["fit"]["renderings"]["candidates"]}

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from safetensors import safe_open
 
 import gdig
 from gdig.cli.main import main
@@ -223,6 +224,27 @@ def test_what_cannot_fit_is_refused(project, tmp_path, monkeypatch):
         with pytest.raises(RunError, match=r"the run needs .* GiB of disk, .* GiB are free; take another run_path"):
             plan_of(project, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("sharded", [False, True])
+def test_weights_count_once(sharded, project, tmp_path, monkeypatch):
+    """Mistral's directories hold the weights twice: in the files of transformers, and in consolidated.safetensors."""
+    model = tmp_path / "model"
+    shutil.copytree(project.model, model)
+    weights = model / "model.safetensors"
+    shutil.copy(weights, model / "consolidated.safetensors")
+    with safe_open(weights, "pt") as tensors:
+        numbers = sum(tensors.get_tensor(name).numel() for name in tensors.keys())  # noqa: SIM118
+        index = {"weight_map": {name: "model-00001-of-00001.safetensors" for name in tensors.keys()}}  # noqa: SIM118
+    if sharded:
+        weights.rename(model / "model-00001-of-00001.safetensors")
+        (model / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
+    config = Config.build(project.options(tmp_path / "run", model=str(model)))
+    monkeypatch.setattr(planned_memory, "free_memory", lambda device: numbers * 4)
+    planned_memory.require_weights(config)
+    monkeypatch.setattr(planned_memory, "free_memory", lambda device: numbers * 4 - 1)
+    with pytest.raises(ModelError, match=rf"{numbers:,} weights in float32"):
+        planned_memory.require_weights(config)
 
 
 def test_a_pass_beyond_the_memory_names_what_holds_it(planned):

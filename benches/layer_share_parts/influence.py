@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from benches.layer_share_parts.choices import block_number, chosen
+from benches.layer_share_parts.choices import block_numbers, chosen
 from benches.pretrained.collection import encode
 from benches.pretrained.model import load_tokenizer
 from benches.pretrained.rows import read_rows, spoil
-from benches.pretrained.signals import OPTIONS, TOKENS, layer_influence
+from benches.pretrained.signals import DEFAULT, OPTIONS, TOKENS, layer_influence
 from benches.shared.gradients import each_layer
 from benches.shared.steps import Steps
 from gdig.config.config import Config
@@ -92,11 +92,12 @@ class LayerInfluence:
     """Influence by layer, from finished steps or computed.
 
     Attributes:
+        drawn: the rows and seeds.
         names: of the linear layers of all blocks.
     """
 
     def __init__(self, steps: Steps, plan: Rows, drawn: Drawn, path: Path) -> None:
-        self._steps, self._plan, self._drawn = steps, plan, drawn
+        self._steps, self._plan, self.drawn = steps, plan, drawn
         self._config = Config.build(
             {**OPTIONS, "model": str(path), "layers": "all", "token_batch_size": TOKENS, "quiet": True}
         )
@@ -106,17 +107,16 @@ class LayerInfluence:
 
     def of_all(self) -> dict[str, np.ndarray]:
         """Influence [K, N, S], square [K, N] and gram [K, S, S] of the K layers of all blocks."""
-        blocks = sorted({block_number(name) for name in self.names})
+        blocks = block_numbers(self.names)
         parts = []
-        for first in range(0, len(blocks), BLOCKS_AT_ONCE):
-            own = set(blocks[first : first + BLOCKS_AT_ONCE])
-            at = [i for i, name in enumerate(self.names) if block_number(name) in own]
+        for first in range(0, int(blocks.max()) + 1, BLOCKS_AT_ONCE):
+            at = np.flatnonzero((first <= blocks) & (blocks < first + BLOCKS_AT_ONCE)).tolist()
             sample = self._sample(self._plan.fit)
 
             def make(at: list[int] = at, sample: list[Example] = sample) -> dict[str, np.ndarray]:
                 return self._influence(at, sample)
 
-            name = f"influence of blocks {min(own)} to {max(own)}"
+            name = f"influence of blocks {first} to {blocks[at].max()}"
             parts.append(self._steps.arrays(name, self._asked, make))
         return {name: np.concatenate([part[name] for part in parts]) for name in ("influence", "square", "gram")}
 
@@ -129,7 +129,7 @@ class LayerInfluence:
         at = np.flatnonzero(chosen(SAMPLE_LAYERS, self.names)).tolist()
         results = {}
         for share in SAMPLES:
-            sample = self._sample(round(share * len(self._drawn.rows)))
+            sample = self._sample(round(share * len(self.drawn.rows)))
 
             def make(sample: list[Example] = sample) -> dict[str, np.ndarray]:
                 return self._influence(at, sample)
@@ -139,19 +139,20 @@ class LayerInfluence:
         return results
 
     def _sample(self, n: int) -> list[Example]:
-        rows = np.random.default_rng(0).permutation(len(self._drawn.rows))[:n]
-        return [self._drawn.rows[i] for i in np.sort(rows)]
+        rows = np.random.default_rng(0).permutation(len(self.drawn.rows))[:n]
+        return [self.drawn.rows[i] for i in np.sort(rows)]
 
     def _influence(self, at: Sequence[int], sample: Sequence[Example]) -> dict[str, np.ndarray]:
         model: Model = replace(self._model, layers=[self._model.layers[i] for i in at])
         keys = np.arange(len(sample), dtype=np.uint64)
         factors, _ = fit_curvature(model, sample, keys, self._config, Progress(quiet=True))
-        return layer_influence(model, self._config, factors, self._drawn.rows, self._drawn.seeds)
+        parts = layer_influence(model, self._config, factors, self.drawn.rows, self.drawn.seeds)
+        return {name: parts[f"{name} {DEFAULT}"] for name in ("influence", "square", "gram")}
 
     @torch.no_grad()
     def _products(self) -> dict[str, np.ndarray]:
         """<G_e, G_s> = sum over the tokens t of e and u of s of (a_t . a_u) (d_t . d_u); and |G_e|^2."""
-        drawn, gradients = self._drawn, GradientPass(self._model, self._config.loss_reduction)
+        drawn, gradients = self.drawn, GradientPass(self._model, self._config.loss_reduction)
         n_layers, n_rows, n_seeds = len(self.names), len(drawn.rows), len(drawn.seeds)
         influence, square = np.zeros((n_layers, n_rows, n_seeds), np.float32), np.zeros((n_layers, n_rows))
         tokens: list[list[tuple[torch.Tensor, torch.Tensor]]] = [[] for _ in self.names]

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from benches.layer_share_parts.influence import Drawn
-from benches.pretrained.rules import blend
+from benches.pretrained.order import blend
 from benches.shared.auroc import auroc
 
 

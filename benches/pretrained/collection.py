@@ -156,7 +156,8 @@ def collect(
 
         def other(block: int = block) -> dict[str, np.ndarray]:
             arrays = steps.arrays(f"{plan.name}: curvature", asked, fit)
-            return signals.variants(*layers(rf"layers\.{block}\.mlp"), arrays, pool_examples, seed_examples)
+            upper = layers(rf"layers\.{block}\.mlp")
+            return signals.exact_influence(*upper, arrays, pool_examples, seed_examples, signals.VARIANTS)
 
         def influence(block: int = block) -> dict[str, np.ndarray]:
             arrays = steps.arrays(f"{plan.name}: curvature", asked, fit)
@@ -167,7 +168,7 @@ def collect(
         own |= {name: part[name] for name in ("loss", "seed loss")}
         if with_variants:
             part = steps.arrays(f"{plan.name}: variants of block {block}", asked, other)
-            own |= {name: own.get(name, 0) + x for name, x in part.items()}
+            own |= {name: own.get(name, 0) + x for name, x in part.items() if not name.endswith("loss")}
     for name in ("influence 0.1", "square 0.1", "gram 0.1"):
         own[name.split()[0]] = sum(own[f"{name} of block {block}"] for block in range(UPPER))  # type: ignore[assignment]
     own["bm25"] = signals.bm25([rows[i] for i in pool], [rows[i] for i in seeds])

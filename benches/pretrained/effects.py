@@ -1,4 +1,4 @@
-"""What decides: the inverse of the curvature, the number of seeds, spoiled seeds, and the layers, on the P1 pools.
+"""What decides: the inverse of the curvature, the number of seeds, and the layers, on the P1 pools.
 
 Every variant chooses by gdig's rule without clusters (`blended cosine, by turns`), from whole gradients.
 """
@@ -14,10 +14,11 @@ import numpy as np
 from benches.pretrained import signals
 from benches.pretrained.collection import Collection
 from benches.pretrained.model import UPPER
+from benches.pretrained.order import blend, by_turns
 from benches.pretrained.pools import Pool
-from benches.pretrained.rules import View, blend, by_turns
 from benches.pretrained.training import Trainer
 from benches.pretrained.trials import describe
+from benches.pretrained.view import View
 from benches.shared.steps import Steps
 
 BUDGET = 0.1

@@ -11,7 +11,8 @@ from benches.generated_language.language import CORRUPTIONS
 from benches.generated_language.scores import run_options
 from benches.generated_language.world import TUNE, Size, World
 from benches.pretrained import signals
-from benches.pretrained.rules import RULES, View
+from benches.pretrained.rules import RULES
+from benches.pretrained.view import View
 from benches.shared.bm25 import Bm25
 from benches.shared.steps import Steps
 from gdig.config.config import Config

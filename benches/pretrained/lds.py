@@ -13,14 +13,13 @@ from typing import Any
 
 import numpy as np
 
+from benches.generated_language.lds import Datamodel, Ranked
 from benches.pretrained import signals
 from benches.pretrained.collection import Collection
 from benches.pretrained.pools import Pool
-from benches.pretrained.rules import View
 from benches.pretrained.training import Recipe, Trainer
+from benches.pretrained.view import View
 from benches.shared.steps import Steps
-
-RESAMPLES = 1000
 
 
 @dataclass(frozen=True)
@@ -33,60 +32,48 @@ class Halves:
 
 
 def measure(collection: Collection, pool: Pool, steps: Steps, model: Path, halves: Halves) -> dict[str, Any]:
-    """The score of each method: mean over the seeds, and the 95 % interval of a bootstrap over the halves."""
-    at, masks, falls = _trainings(collection, pool, steps, model, halves)
-    view = View.of(collection, pool)
-    scores = _scores(collection, pool, view)
-    sums = {name: masks.astype(np.float64) @ score[at] for name, score in scores.items()}
-    rng = np.random.default_rng(0)
-    draws = [rng.integers(0, halves.halves, halves.halves) for _ in range(RESAMPLES)]
-    facts: dict[str, Any] = {"pool": pool.name, **asdict(halves), "seeds": len(pool.seeds), "scores": {}}
-    for name, own in sums.items():
-        values = [_mean_correlation(own[rows], falls[rows]) for rows in draws]
-        low, high = np.percentile(values, (2.5, 97.5))
-        facts["scores"][name] = {"lds": _mean_correlation(own, falls), "interval": [float(low), float(high)]}
-    facts["ceiling"] = _reliability(collection, pool, steps, model, halves, at, masks, falls)
+    """The score of each method: mean over the seeds, and the 95 % interval of a bootstrap over halves and seeds."""
+    at, masks = _draw(collection, pool, halves)
+    recipe = replace(Recipe(), steps=len(at) // 2 // halves.batch_size, batch_size=halves.batch_size)
+    trainer = Trainer(model, collection.states, collection.examples, recipe)
+    rows, seeds = [np.sort(pool.rows[at[mask]]) for mask in masks], collection.where("seed")[pool.seeds]
+    falls = _falls(trainer, steps, pool.name, rows, seeds, 0)
+    datamodel = Datamodel(masks, falls)
+    facts: dict[str, Any] = {"pool": pool.name, **asdict(halves), "seeds": len(seeds), "scores": {}}
+    for name, score in _scores(collection, pool).items():
+        interval = datamodel.score(score[at])
+        facts["scores"][name] = {"lds": interval.value, "interval": [interval.low, interval.high]}
+    again, _ = datamodel.compare(Ranked(_falls(trainer, steps, pool.name, rows, seeds, 1000)))
+    # The highest score that can be had: the root of the correlation of two trainings on the same halves.
+    facts["ceiling"] = float(np.sqrt(max(0.0, again.mean())))
     return facts
 
 
-def _trainings(
-    collection: Collection, pool: Pool, steps: Steps, model: Path, halves: Halves
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Places of the rows in the pool [n], which half has which [halves, n], and the fall of each seed's loss."""
+def _draw(collection: Collection, pool: Pool, halves: Halves) -> tuple[np.ndarray, np.ndarray]:
+    """Places of the rows in the pool [n], and which half has which: bool [halves, n]."""
     rng = np.random.default_rng(7)
     target = np.flatnonzero([collection.rows[i].task in pool.targets for i in pool.rows])
     others = np.setdiff1d(np.arange(len(pool.rows)), target)
     at = np.sort(np.r_[target, rng.choice(others, halves.rows - len(target), replace=False)])
-    masks = np.stack([rng.permutation(len(at)) < len(at) // 2 for _ in range(halves.halves)])
-    return at, masks, _falls(collection, pool, steps, model, halves, at, masks, 0)
+    return at, np.stack([rng.permutation(len(at)) < len(at) // 2 for _ in range(halves.halves)])
 
 
 def _falls(
-    collection: Collection,
-    pool: Pool,
-    steps: Steps,
-    model: Path,
-    halves: Halves,
-    at: np.ndarray,
-    masks: np.ndarray,
-    start: int,
+    trainer: Trainer, steps: Steps, pool: str, halves: list[np.ndarray], seeds: np.ndarray, start: int
 ) -> np.ndarray:
     """How much each training lowers each seed's loss, [halves, S]; trainings with another `start` differ by chance."""
-    recipe = replace(Recipe(), steps=len(at) // 2 // halves.batch_size, batch_size=halves.batch_size)
-    trainer = Trainer(model, collection.states, collection.examples, recipe)
-    seeds = collection.where("seed")[pool.seeds]
     before = trainer.untrained(seeds)
     falls = []
-    for number, mask in enumerate(masks):
-        rows = np.sort(pool.rows[at[mask]])
-        asked = [rows.tolist(), seeds.tolist(), start + number, trainer.asked]
-        make = lambda rows=rows, number=number: trainer.outcome(rows, seeds, start + number).tolist()  # noqa: E731
-        falls.append(before - np.array(steps.facts(f"half of {pool.name}", asked, make)))
+    for number, rows in enumerate(halves, start):
+        asked = [rows.tolist(), seeds.tolist(), number, trainer.asked]
+        make = lambda rows=rows, number=number: trainer.outcome(rows, seeds, number).tolist()  # noqa: E731
+        falls.append(before - np.array(steps.facts(f"half of {pool}", asked, make)))
     return np.stack(falls)
 
 
-def _scores(collection: Collection, pool: Pool, view: View) -> dict[str, np.ndarray]:
+def _scores(collection: Collection, pool: Pool) -> dict[str, np.ndarray]:
     """Scores [N, S] of each method; higher means that the row should help the seed more."""
+    view = View.of(collection, pool)
 
     def cut(name: str) -> np.ndarray:
         return collection.signals[f"influence {name}"][pool.at][:, pool.seeds].astype(np.float64)
@@ -100,25 +87,3 @@ def _scores(collection: Collection, pool: Pool, view: View) -> dict[str, np.ndar
         "BM25": view.bm25.astype(np.float64),
         "low loss": np.repeat(-view.loss[:, None].astype(np.float64), len(pool.seeds), 1),
     }
-
-
-def _reliability(
-    collection: Collection,
-    pool: Pool,
-    steps: Steps,
-    model: Path,
-    halves: Halves,
-    at: np.ndarray,
-    masks: np.ndarray,
-    falls: np.ndarray,
-) -> float:
-    """The highest score that can be had: the root of the correlation of two trainings on the same halves."""
-    again = _falls(collection, pool, steps, model, halves, at, masks, 1000)
-    return float(np.sqrt(max(0.0, _mean_correlation(again, falls))))
-
-
-def _mean_correlation(x: np.ndarray, y: np.ndarray) -> float:
-    """Mean over the columns of Spearman's rank correlation."""
-    a, b = (v.argsort(0, kind="stable").argsort(0, kind="stable").astype(np.float64) for v in (x, y))
-    a, b = a - a.mean(0), b - b.mean(0)
-    return float(((a * b).sum(0) / np.sqrt((a * a).sum(0) * (b * b).sum(0))).mean())

@@ -3,148 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from functools import cached_property
 
 import numpy as np
 
-from benches.pretrained.collection import Collection
-from benches.pretrained.pools import Pool
+from benches.pretrained.order import blend, by_turns, even_draw, ranks, reaching, relative, steady, top
 from benches.pretrained.shipped import shipped
-from benches.pretrained.signals import unit
-from gdig import KMeans, resample
-
-
-@dataclass(frozen=True)
-class View:
-    """The signals of one pool: N rows, S seeds.
-
-    Attributes:
-        influence: float64 [N, S]. length: [N], |G| in the norm of H^-1. gram: [S, S], seeds in that metric.
-        sketch: [N, dim] and seed_sketch: [S, dim], at unit length. sketch_length: [N], before that.
-        fisher: [N, dim], sketches in Fisher space at unit length. fisher_length: [N], before that.
-        hidden, seed_hidden: at unit length.
-        bm25: [N, S]. loss: [N]. task_of_seed: int [S]. source: [N], task names.
-        content: int [N], the same for rows that repeat each other.
-    """
-
-    influence: np.ndarray
-    length: np.ndarray
-    gram: np.ndarray
-    sketch: np.ndarray
-    sketch_length: np.ndarray
-    fisher: np.ndarray
-    fisher_length: np.ndarray
-    seed_sketch: np.ndarray
-    hidden: np.ndarray
-    seed_hidden: np.ndarray
-    bm25: np.ndarray
-    loss: np.ndarray
-    task_of_seed: np.ndarray
-    source: np.ndarray
-    content: np.ndarray
-    _labels: dict[tuple[int, int, str], np.ndarray] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, collection: Collection, pool: Pool, influence: str = "influence", square: str = "square") -> View:
-        """Cut a pool's signals out of its collection's."""
-        s = collection.signals
-        n = len(collection.where("pool"))
-        seed_rows = collection.where("seed")[pool.seeds]
-        tasks = [collection.rows[i].task for i in seed_rows]
-        return cls(
-            s[influence][pool.at][:, pool.seeds].astype(np.float64),
-            np.sqrt(s[square][pool.at]),
-            s["gram"][np.ix_(pool.seeds, pool.seeds)],
-            unit(s["sketch"][:n][pool.at]),
-            np.linalg.norm(s["sketch"][:n][pool.at], axis=1),
-            unit(s["fisher"][pool.at]),
-            np.linalg.norm(s["fisher"][pool.at], axis=1),
-            unit(s["sketch"][n:][pool.seeds]),
-            unit(s["hidden"][:n][pool.at]),
-            unit(s["hidden"][n:][pool.seeds]),
-            s["bm25"][pool.at][:, pool.seeds],
-            s["loss"][pool.at],
-            np.array([pool.targets.index(t) for t in tasks]),
-            np.array([collection.rows[i].task for i in pool.rows]),
-            pool.rows,
-        )
-
-    @cached_property
-    def cosine(self) -> np.ndarray:
-        """Influence without the row's length: a cosine in the metric of H^-1, up to the seed's length. [N, S]"""
-        return self.influence / np.maximum(self.length, 1e-30)[:, None] / np.sqrt(np.diag(self.gram))
-
-    @cached_property
-    def sketch_cosine(self) -> np.ndarray:
-        """Cosine of raw sketches [N, S]."""
-        return (self.sketch @ self.seed_sketch.T).astype(np.float64)
-
-    @cached_property
-    def hidden_cosine(self) -> np.ndarray:
-        """RDS+ [N, S]."""
-        return (self.hidden @ self.seed_hidden.T).astype(np.float64)
-
-    def labels(self, k: int, random_seed: int, space: str = "raw") -> np.ndarray:
-        """Clusters as gdig makes them for a budget of k rows: k-means of directions, 512 clusters at most. int64 [N]"""
-        if (k, random_seed, space) not in self._labels:
-            kmeans = KMeans(min(512, k), unit_normalize=True, random_state=random_seed, n_threads=1)
-            sketch = self.fisher if space == "fisher" else self.sketch
-            self._labels[k, random_seed, space] = kmeans.fit_predict(sketch).astype(np.int64)
-        return self._labels[k, random_seed, space]
-
+from benches.pretrained.view import View
+from gdig import resample
 
 Rule = Callable[[View, int, int], np.ndarray]
 """f(view, k, random_seed) -> rows, the first choice first."""
-
-
-def relative(x: np.ndarray) -> np.ndarray:
-    """Columns less their mean over the pool, by their standard deviation. [N, S]"""
-    return (x - x.mean(0)) / np.maximum(x.std(0, ddof=1), 1e-30)
-
-
-def steady(x: np.ndarray) -> np.ndarray:
-    """gdig's score of a row [N]: sum over the seeds by the root of S times the sum of squares."""
-    return x.sum(1) / np.maximum(np.sqrt(x.shape[1] * (x * x).sum(1)), 1e-30)
-
-
-def ranks(x: np.ndarray) -> np.ndarray:
-    """Rank of each row in each column, 0 the lowest, 1 the highest. [N, S]"""
-    return x.argsort(0, kind="stable").argsort(0, kind="stable") / (len(x) - 1)
-
-
-def top(score: np.ndarray, k: int) -> np.ndarray:
-    """The k rows with the highest score."""
-    return np.argsort(-score, kind="stable")[:k]
-
-
-def even_draw(view: View, eligible: np.ndarray, k: int, random_seed: int, space: str = "raw") -> np.ndarray:
-    """Draw k of the eligible rows evenly from the clusters."""
-    return resample(np.where(eligible, view.labels(k, random_seed, space), -1), k, random_seed)
-
-
-def reaching(agreement: np.ndarray, tau: float, least: int) -> np.ndarray:
-    """Rows whose agreement reaches tau, or the largest agreement that `least` rows reach."""
-    ordered = np.sort(agreement)[::-1]
-    return agreement >= min(tau, ordered[min(least, len(ordered)) - 1])
-
-
-def by_turns(x: np.ndarray, k: int, tasks: np.ndarray | None = None) -> np.ndarray:
-    """Seeds (or tasks, and their seeds inside) take turns; each takes the free row that is highest for it."""
-    order, free, chosen = np.argsort(-x, axis=0, kind="stable"), np.ones(len(x), bool), []
-    pointer = np.zeros(x.shape[1], int)
-    turns = [np.flatnonzero(tasks == t) for t in np.unique(tasks)] if tasks is not None else [np.arange(x.shape[1])]
-    step = 0
-    while len(chosen) < min(k, len(x)):
-        seeds = turns[step % len(turns)]
-        seed = seeds[step // len(turns) % len(seeds)]
-        while not free[order[pointer[seed], seed]]:
-            pointer[seed] += 1
-        row = order[pointer[seed], seed]
-        free[row] = False
-        chosen.append(row)
-        step += 1
-    return np.array(chosen)
 
 
 def bids(view: View, k: int) -> np.ndarray:
@@ -315,13 +183,6 @@ def _score(view: View) -> np.ndarray:
     """Mean relative cosine, in standard deviations over the pool's rows."""
     x = _relative_cosine(view).mean(1)
     return x / x.std()
-
-
-def blend(x: np.ndarray) -> np.ndarray:
-    """A seed's own relative view of each row, and that of all seeds together, in equal measure. [N, S]"""
-    own = relative(x)
-    shared = own.mean(1)
-    return own + (shared / shared.std())[:, None]
 
 
 def _blend(view: View) -> np.ndarray:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from benches.pretrained.view import View
 from gdig.config.budget import Limit
 from gdig.config.config import Config
 from gdig.selection.choose import choose
@@ -17,9 +17,6 @@ from gdig.selection.survey import survey
 from gdig.selection.tasks import Tasks
 from gdig.store.sketches import SketchStore
 from gdig.store.tensor_file import write_tensors
-
-if TYPE_CHECKING:
-    from benches.pretrained.rules import View
 
 
 def shipped(view: View, k: int, random_seed: int, space: str) -> np.ndarray:

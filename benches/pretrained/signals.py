@@ -62,47 +62,58 @@ def read_factors(arrays: dict[str, np.ndarray], layer: str) -> Factors:
     return Factors(q_a, q_s, l_a, l_s, corrected, tokens, examples, False)
 
 
+INVERSES: dict[str, dict[str, Any]] = {
+    "0.1": {"damping_factor": 0.1},
+    "damping 0.01": {"damping_factor": 0.01},
+    "damping 1": {"damping_factor": 1.0},
+    "damping 10": {"damping_factor": 10.0},
+    "K-FAC": {},
+    "identity": {},
+}
+"""Inverses of the curvature, and their options: first EK-FAC's at gdig's damping."""
+DEFAULT, *VARIANTS = INVERSES
+
+
 def exact_influence(
     model: Model,
     config: Config,
     arrays: dict[str, np.ndarray],
     rows: Sequence[Example],
     seeds: Sequence[Example],
+    inverses: Sequence[str] = (DEFAULT,),
 ) -> dict[str, np.ndarray]:
-    """The model's layers' part of the influence, at a damping of 0.1.
-
-    Returns:
-        "influence 0.1" [N, S] and "square 0.1" [N], <G, H^-1 G>; "gram 0.1" [S, S] of the seeds; "loss" [N] and
-        "seed loss" [S].
-    """
+    """The model's layers' part of the influence: the arrays of `layer_influence`, added over the layers."""
     factors = [read_factors(arrays, layer.name) for layer in model.layers]
-    parts = layer_influence(model, config.with_options(damping_factor=0.1), factors, rows, seeds)
-    sums = {f"{name} 0.1": parts[name].sum(0) for name in ("influence", "square", "gram")}
-    return {**sums, "loss": parts["loss"], "seed loss": parts["seed loss"]}
+    parts = layer_influence(model, config, factors, rows, seeds, inverses)
+    return {name: x if name.endswith("loss") else x.sum(0) for name, x in parts.items()}
 
 
 @torch.no_grad()
 def layer_influence(
-    model: Model, config: Config, factors: Sequence[Factors], rows: Sequence[Example], seeds: Sequence[Example]
+    model: Model,
+    config: Config,
+    factors: Sequence[Factors],
+    rows: Sequence[Example],
+    seeds: Sequence[Example],
+    inverses: Sequence[str] = (DEFAULT,),
 ) -> dict[str, np.ndarray]:
     """The part of each of the model's K layers in the influence, from whole gradients.
 
     The seeds' gradients of all layers are in memory: S * O * J numbers of float32 a layer.
 
     Returns:
-        "influence" float32 [K, N, S] and "square" float64 [K, N], <G, H^-1 G>; "gram" float32 [K, S, S] of the seeds;
-        "loss" [N] and "seed loss" [S].
+        For each name of `inverses`: "influence NAME" float32 [K, N, S] and "square NAME" float64 [K, N], <G, H^-1 G>;
+        "gram NAME" float32 [K, S, S] of the seeds. "loss" [N] and "seed loss" [S].
     """
-    scales = []
-    for f, layer in zip(factors, model.layers, strict=True):
-        damped = damped_eigenvalues(f, config, layer.name)
-        assert damped is not None  # a layer of a trained model has gradients
-        scales.append((1 / damped).float().flatten())
+    scales = {
+        name: [_scale(name, f, config, layer.name) for f, layer in zip(factors, model.layers, strict=True)]
+        for name in inverses
+    }
     gradients = GradientPass(model, config.loss_reduction)
     n_layers, n_rows, n_seeds = len(factors), len(rows), len(seeds)
-    turned_seeds = [torch.zeros(n_seeds, len(scale)) for scale in scales]
-    influence = np.zeros((n_layers, n_rows, n_seeds), np.float32)
-    square = np.zeros((n_layers, n_rows))
+    turned_seeds = [torch.zeros(n_seeds, len(f.l_s) * len(f.l_a)) for f in factors]
+    influence = {name: np.zeros((n_layers, n_rows, n_seeds), np.float32) for name in inverses}
+    square = {name: np.zeros((n_layers, n_rows)) for name in inverses}
 
     def turned(index: int, a: torch.Tensor, d: torch.Tensor) -> torch.Tensor:
         f = factors[index]
@@ -113,64 +124,28 @@ def layer_influence(
 
     def compare(index: int, at: torch.Tensor, a: torch.Tensor, d: torch.Tensor) -> None:
         g = turned(index, a, d)
-        scaled = g * scales[index]
-        influence[index, at.numpy()] = (scaled @ turned_seeds[index].T).numpy()
-        square[index, at.numpy()] = scaled.mul_(g).sum(1).double().numpy()
+        for name in inverses:
+            scaled = g * scales[name][index]
+            influence[name][index, at.numpy()] = (scaled @ turned_seeds[index].T).numpy()
+            square[name][index, at.numpy()] = scaled.mul_(g).sum(1).double().numpy()
 
-    seed_loss = each_layer(gradients, seeds, keep, TOKENS)
-    gram = np.stack([((t * scale) @ t.T).numpy() for t, scale in zip(turned_seeds, scales, strict=True)])
-    loss = each_layer(gradients, rows, compare, TOKENS)
-    return {"influence": influence, "square": square, "gram": gram, "loss": loss, "seed loss": seed_loss}
-
-
-VARIANTS: dict[str, dict[str, Any]] = {
-    "damping 0.01": {"damping_factor": 0.01},
-    "damping 1": {"damping_factor": 1.0},
-    "damping 10": {"damping_factor": 10.0},
-    "K-FAC": {},
-    "identity": {},
-}
-"""Other inverses of the curvature than EK-FAC's at the default damping."""
-
-
-@torch.no_grad()
-def variants(
-    model: Model, config: Config, arrays: dict[str, np.ndarray], rows: Sequence[Example], seeds: Sequence[Example]
-) -> dict[str, np.ndarray]:
-    """The influence under VARIANTS, one layer at a time: "influence NAME" [N, S] and "square NAME" [N]."""
-    gradients = GradientPass(model, config.loss_reduction)
-    factors = [read_factors(arrays, layer.name) for layer in model.layers]
-    out: dict[str, np.ndarray] = {}
-    for name in VARIANTS:
-        out[f"influence {name}"] = np.zeros((len(rows), len(seeds)), np.float32)
-        out[f"square {name}"] = np.zeros(len(rows))
-    turned_seeds = [torch.zeros(len(seeds), len(f.l_s) * len(f.l_a)) for f in factors]
-
-    def turned(index: int, a: torch.Tensor, d: torch.Tensor) -> torch.Tensor:
-        return ((d @ factors[index].q_s).mT @ (a @ factors[index].q_a)).flatten(1)
-
-    def keep(index: int, at: torch.Tensor, a: torch.Tensor, d: torch.Tensor) -> None:
-        turned_seeds[index][at] = turned(index, a, d)
-
-    def compare(index: int, at: torch.Tensor, a: torch.Tensor, d: torch.Tensor) -> None:
-        g = turned(index, a, d)
-        for name in VARIANTS:
-            scaled = g * _scale(name, factors[index], config)
-            out[f"square {name}"][at.numpy()] += (scaled * g).sum(1).double().numpy()
-            out[f"influence {name}"][at.numpy()] += (scaled @ turned_seeds[index].T).numpy()
-
-    each_layer(gradients, seeds, keep, TOKENS)
-    each_layer(gradients, rows, compare, TOKENS)
+    out = {
+        "seed loss": each_layer(gradients, seeds, keep, TOKENS),
+        "loss": each_layer(gradients, rows, compare, TOKENS),
+    }
+    for name in inverses:
+        gram = [((t * scale) @ t.T).numpy() for t, scale in zip(turned_seeds, scales[name], strict=True)]
+        out |= {f"influence {name}": influence[name], f"square {name}": square[name], f"gram {name}": np.stack(gram)}
     return out
 
 
-def _scale(name: str, factors: Factors, config: Config) -> torch.Tensor:
+def _scale(name: str, factors: Factors, config: Config, layer: str) -> torch.Tensor:
     """What a gradient in the eigenbasis is multiplied with, [O J]."""
     if name == "identity":
         return torch.ones(len(factors.l_s) * len(factors.l_a))
     own = replace(factors, corrected=None) if name == "K-FAC" else factors
-    damped = damped_eigenvalues(own, config.with_options(**VARIANTS[name]))
-    assert damped is not None
+    damped = damped_eigenvalues(own, config.with_options(**INVERSES[name]), layer)
+    assert damped is not None  # a layer of a trained model has gradients
     return (1 / damped).float().flatten()
 
 

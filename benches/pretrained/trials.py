@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from benches.pretrained.pools import Pool
-from benches.pretrained.rules import RULES, Rule, View
+from benches.pretrained.rules import RULES, Rule
 from benches.pretrained.training import Trainer
+from benches.pretrained.view import View
 from benches.shared.steps import Steps
 
 ORACLE = "clean rows of the target, known"

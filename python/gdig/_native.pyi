@@ -26,7 +26,6 @@ __all__ = [
     "kmeans_predict",
     "kmeans_predict_to",
     "label_counts",
-    "least_score",
     "neighbours",
     "neighbours_by_clusters",
     "read_tensors",
@@ -41,7 +40,6 @@ __all__ = [
     "survey",
     "tagcos",
     "verify_file",
-    "vote_cuts",
     "write_tensors",
 ]
 
@@ -203,8 +201,6 @@ def label_counts(labels: str | PathLike[str]) -> NDArray[np.uint64]: ...
 def sample_rows(n: int, k: int, random_seed: int, eligible: NDArray[np.uint8] | None) -> NDArray[np.int64]: ...
 def row_hash(random_seed: int, rows: NDArray[np.int64]) -> NDArray[np.uint64]: ...
 def seed_means(store: Store) -> NDArray[np.float64]: ...
-def vote_cuts(store: Store, most: int, tasks: NDArray[np.int64] | None = None) -> NDArray[np.float64]: ...
-def least_score(store: Store, judge: _Judge, limit: _Limit) -> float: ...
 def survey(
     store: Store, judge: _Judge
 ) -> tuple[int, int, NDArray[np.uint64], NDArray[np.uint64], int, float, float]: ...
@@ -215,7 +211,6 @@ def draw_rows(
     judge: _Judge,
     *,
     least_votes: int,
-    least_score: float,
     order: str,
     scale: float,
     quotas: str,

@@ -105,12 +105,9 @@ def _check_numbers(c: Config) -> None:
     for name in ("damping_factor", "kmeans_tol", "cg_tolerance", "cluster_discount"):
         if not 0 <= getattr(c, name) < math.inf:
             raise wrong(name, getattr(c, name), "a finite number of at least 0")
-    for name in ("seed_energy", "tau", "vote_share"):
-        value = getattr(c, name)
-        if value is not None and not 0 < value <= 1:
-            raise wrong(name, value, "a share above 0 and up to 1")
-    if c.shortlist is not None and not 1 <= c.shortlist < math.inf:
-        raise wrong("shortlist", c.shortlist, "a number of at least 1, because the budget is drawn from the shortlist")
+    for name in ("seed_energy", "tau"):
+        if not 0 < getattr(c, name) <= 1:
+            raise wrong(name, getattr(c, name), "a share above 0 and up to 1")
     if isinstance(c.train_rows, int) and c.train_rows < (c.n_clusters or 1):
         reason = f", because there are {c.n_clusters} clusters" if c.n_clusters else ""
         raise wrong("train_rows", c.train_rows, f"all or a whole number of at least {c.n_clusters or 1}{reason}")
@@ -153,8 +150,6 @@ def _check_combinations(c: Config) -> None:
     _check_columns(c)
     if c.row_format == "template" and c.prompt_template is None:
         raise wrong("row_format", c.row_format, "another format, or prompt_template and target_template beside it")
-    if c.vote_share is not None and c.votes != "rank":
-        raise wrong("vote_share", c.vote_share, "no value with votes=sign; votes=rank takes the share")
     if c.agreement == "tasks" and c.task_field is None:
         raise wrong("agreement", c.agreement, "seeds without task_field; task_field names the field of a seed's task")
 

@@ -76,11 +76,7 @@ class Options(TypedDict, total=False):
     budget: Text
     tau: float
     cluster_discount: float
-    shortlist: float | None
-    shortlist_by: Literal["score", "agreement"]
     relative_to: RelativeTo
-    votes: Literal["sign", "rank"]
-    vote_share: float | None
     task_field: Text | None
     agreement: Literal["seeds", "tasks"]
     draw: Literal["random", "score", "gumbel"]

@@ -93,7 +93,7 @@ def planned_bytes(shapes: Sequence[SeedShape], dense_bytes: int) -> int:
 
 
 def cpu_tokens(layers_with_w: int, layers: int) -> int:
-    """Return the largest batch that gains time on a CPU. It is larger where half of the layers or more read W."""
+    """Return the largest batch for a CPU: a larger one where half of the layers or more read W once a batch."""
     return CPU_TOKENS_WITH_W if layers_with_w and 2 * layers_with_w >= layers else CPU_TOKENS
 
 

@@ -20,7 +20,8 @@ what other programs take meanwhile."""
 CPU_TOKENS = 512
 """Largest batch on the CPU: a larger batch is no faster there (LOG.md), and its memory grows."""
 CPU_TOKENS_WITH_W = 1024
-"""The same where a batch is scored by the seeds' dense gradients W: it reads all of W, whatever its size (LOG.md)."""
+"""The same where a batch is scored by the seeds' dense gradients W: it reads all of W, whatever its size. The number
+follows from the cost of reading W (LOG.md); sweeps with batches of both sizes were not compared."""
 _TRIAL_TOKENS = 2048
 DEVICE_TOKENS = 1 << 17
 """Largest batch on another device; no GPU that we know gains beyond."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import fields
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from gdig.config.config import Config
 from gdig.errors import ModelError
@@ -82,7 +84,7 @@ def require_weights(config: Config) -> None:
         return
     device = resolve_device(config.device)
     dtype, path = resolve_dtype(config.precision, device), model_directory(config)
-    numbers = sum(_numbers(file) for file in sorted(path.glob("*.safetensors")))
+    numbers = sum(map(_numbers, _weight_files(path)))
     free = free_memory(device)
     if free is not None and numbers * dtype.itemsize > free:
         raise ModelError(
@@ -90,6 +92,17 @@ def require_weights(config: Config) -> None:
             f"on {device}, but {gib(free)} are free; free memory, take a smaller precision, quantization=4bit, or a "
             "smaller model"
         )
+
+
+def _weight_files(path: Path) -> list[Path]:
+    """The files that transformers loads. Some models have the same weights again in files of another layout."""
+    if (path / SAFE_WEIGHTS_NAME).is_file():
+        return [path / SAFE_WEIGHTS_NAME]
+    try:
+        places = json.loads((path / SAFE_WEIGHTS_INDEX_NAME).read_text(encoding="utf-8"))["weight_map"]
+        return [path / name for name in sorted(set(places.values()))]
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):  # the loading says what is wrong
+        return []
 
 
 def _numbers(file: Path) -> int:

@@ -52,21 +52,11 @@ def blend(sweep: FinishedSweep, discount: float) -> Blend:
         discount: what a row loses for each doubling of its place in its cluster, in standard deviations.
     """
     store = sweep.store
-    lengths = np.concatenate([_lengths(sweep, shard) for shard in store.shards])
-
-    def columns(shard: int) -> NDArray[np.float64]:
-        start, stop = store.shard_range(shard)
-        return store.tensor(shard, "influence").astype(np.float64) / lengths[start:stop, None]
-
-    def valid_columns() -> Iterator[NDArray[np.float64]]:
-        for shard in store.shards:
-            yield columns(shard)[_valid(sweep, shard)]
-
-    average, deviation = _statistics(valid_columns)
-    scale = np.where(deviation > 0, deviation, np.inf)
+    columns = _Columns(sweep)
+    scale = np.where(columns.deviation > 0, columns.deviation, np.inf)
 
     def relative(shard: int) -> NDArray[np.float64]:
-        return np.asarray((columns(shard) - average) / scale)
+        return np.asarray((columns.of(shard) - columns.average) / scale)
 
     mean = np.zeros(sweep.survey.rows)
     for shard in store.shards:
@@ -110,21 +100,32 @@ def seeds_reach(sweep: FinishedSweep) -> float:
     the rows matters equally and the others do not. In a pool of the seeds' own kind it is near 1, in a mixed pool of
     which the seeds are a small task it is far below. It takes four passes over the influence, and 16 bytes a row.
     """
-    store = sweep.store
-    lengths = np.concatenate([_lengths(sweep, shard) for shard in store.shards])
-
-    def blocks() -> Iterator[NDArray[np.float64]]:
-        for shard in store.shards:
-            start, stop = store.shard_range(shard)
-            x = store.tensor(shard, "influence").astype(np.float64) / lengths[start:stop, None]
-            yield x[_valid(sweep, shard)]
-
-    average, deviation = _statistics(blocks)
-    scale = np.sqrt(np.square(average) + np.square(deviation))
+    columns = _Columns(sweep)
+    scale = np.sqrt(np.square(columns.average) + np.square(columns.deviation))
     scale = np.where(scale > 0, scale, np.inf)
-    r = np.concatenate([np.sqrt(np.square(x / scale).mean(1)) for x in blocks()])
+    r = np.concatenate([np.sqrt(np.square(x / scale).mean(1)) for x in columns.of_valid_rows()])
     mean_square = float(np.square(r).mean()) if len(r) else 0.0
     return float(r.mean()) ** 2 / mean_square if mean_square > 0 else 1.0
+
+
+class _Columns:
+    """c[e, s], with the mean and the standard deviation of each column over the valid rows, float64 [S]."""
+
+    def __init__(self, sweep: FinishedSweep) -> None:
+        self._sweep = sweep
+        self._lengths = np.concatenate([_lengths(sweep, shard) for shard in sweep.store.shards])
+        self.average, self.deviation = _statistics(self.of_valid_rows)
+
+    def of(self, shard: int) -> NDArray[np.float64]:
+        """The rows of a shard, valid or not."""
+        start, stop = self._sweep.store.shard_range(shard)
+        influence = self._sweep.store.tensor(shard, "influence").astype(np.float64)
+        return np.asarray(influence / self._lengths[start:stop, None])
+
+    def of_valid_rows(self) -> Iterator[NDArray[np.float64]]:
+        """The valid rows, shard by shard."""
+        for shard in self._sweep.store.shards:
+            yield self.of(shard)[_valid(self._sweep, shard)]
 
 
 def _lengths(sweep: FinishedSweep, shard: int) -> NDArray[np.float64]:

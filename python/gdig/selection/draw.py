@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 from gdig import _native
 from gdig.config.budget import Limit
 from gdig.config.config import Config
@@ -20,16 +18,14 @@ def draw(
     options: Config,
     *,
     least_votes: int = 0,
-    least_score: float = -math.inf,
     notes: tuple[str, ...] = (),
 ) -> Picked:
-    """Draw rows with at least so many votes and such a score, evenly from the clusters where there are any."""
+    """Draw rows with at least so many votes, evenly from the clusters where there are any."""
     rows = _native.draw_rows(
         sweep.store._native,
         sweep.labels,
         sweep.judge,
         least_votes=least_votes,
-        least_score=least_score,
         order=options.draw,
         scale=_gumbel_scale(sweep),
         quotas=options.quotas,

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from gdig import _native
-from gdig.config.budget import Limit, parse_budget
+from gdig.config.budget import Limit
 from gdig.config.config import Config
 from gdig.selection.judge import Judge
 from gdig.selection.tasks import Tasks
@@ -92,10 +92,9 @@ def survey(store: SketchStore, judge: Judge) -> Survey:
 
 
 def make_judge(store: SketchStore, config: Config, tasks: Tasks) -> Judge:
-    """Make the judge that the options score, agreement, relative_to, votes and vote_share ask for.
+    """Make the judge that the options score, agreement and relative_to ask for.
 
-    relative_to="pool" takes one pass over the influence for the seeds' means. votes="rank" takes four more, or seven
-    when tasks vote: one counts the valid rows, the others find the values of a certain rank exactly.
+    relative_to="pool" takes one pass over the influence for the seeds' means.
 
     Args:
         store: the finished sweep.
@@ -113,13 +112,6 @@ def make_judge(store: SketchStore, config: Config, tasks: Tasks) -> Judge:
         means = _native.seed_means(store._native)
         cuts = means if of_seed is None else np.bincount(of_seed, weights=means).astype(np.float64)
         judge = replace(judge, baselines=means, cuts=cuts)
-    if config.votes == "rank":
-        pool = survey(store, judge)
-        share = config.vote_share
-        if share is None:
-            limit = parse_budget(config.budget).limit(pool.rows, pool.all_tokens)
-            share = min(1.0, limit.amount / max(1, pool.reach(0, limit.unit)))
-        judge = replace(judge, cuts=_native.vote_cuts(store._native, max(1, int(share * pool.valid)), of_seed))
     return judge
 
 

@@ -47,7 +47,7 @@ mod _native {
     #[pymodule_export]
     use super::store::{content_checksum, damage_of, read_tensors, verify_file, write_tensors, Store};
     #[pymodule_export]
-    use super::sweep::{best_rows, draw_rows, least_score, row_columns, seed_means, survey, vote_cuts};
+    use super::sweep::{best_rows, draw_rows, row_columns, seed_means, survey};
     #[pymodule_export]
     use super::tagcos::tagcos;
 }

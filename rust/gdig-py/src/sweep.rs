@@ -94,27 +94,6 @@ pub fn seed_means<'py>(py: Python<'py>, store: &Store) -> PyResult<Bound<'py, Py
     Ok(PyArray1::from_vec(py, means))
 }
 
-/// What a voter's value of a row must exceed so that the voter votes for at most `most` rows.
-#[pyfunction]
-#[pyo3(signature = (store, most, tasks=None))]
-pub fn vote_cuts<'py>(
-    py: Python<'py>,
-    store: &Store,
-    most: u64,
-    tasks: Option<&Bound<'py, PyAny>>,
-) -> PyResult<Bound<'py, PyArray1<f64>>> {
-    let tasks = self::tasks(tasks)?;
-    let cuts = supervised(py, None, |supervisor| core::vote_cuts(&store.store, voters(&tasks), most, supervisor))?;
-    Ok(PyArray1::from_vec(py, cuts))
-}
-
-/// The largest score such that the valid rows with at least this score fill the limit.
-#[pyfunction]
-pub fn least_score(py: Python<'_>, store: &Store, judge: JudgeObject<'_>, limit: Limit) -> PyResult<f32> {
-    let judge = OwnedJudge::new(&judge)?;
-    supervised(py, None, |supervisor| core::least_score(&store.store, judge.borrowed(), limit.0, supervisor))
-}
-
 /// Returns (rows, seeds, valid rows by votes, their tokens by votes, tokens of all rows, sum of the scores of valid rows, sum
 /// of the squares of these scores).
 #[pyfunction]
@@ -142,7 +121,7 @@ pub fn best_rows<'py>(
 /// The rows drawn from the clusters, in order. Inside a cluster the order is a hash, the score, or score x scale with
 /// Gumbel noise.
 #[pyfunction]
-#[pyo3(signature = (store, labels, judge, *, least_votes, least_score, order, scale, quotas, limit, random_seed))]
+#[pyo3(signature = (store, labels, judge, *, least_votes, order, scale, quotas, limit, random_seed))]
 #[allow(clippy::too_many_arguments)] // Each is one of the options of a selection.
 pub fn draw_rows<'py>(
     py: Python<'py>,
@@ -150,7 +129,6 @@ pub fn draw_rows<'py>(
     labels: Option<PathBuf>,
     judge: JudgeObject<'py>,
     least_votes: u32,
-    least_score: f32,
     order: &str,
     scale: f64,
     quotas: &str,
@@ -172,7 +150,6 @@ pub fn draw_rows<'py>(
             labels: labels.as_ref(),
             judge: judge.borrowed(),
             least_votes,
-            least_score,
             order,
             random_seed,
             len,

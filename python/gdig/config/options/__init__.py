@@ -78,7 +78,6 @@ PRESETS: dict[str, dict[str, Any]] = {
         "method": "agreement",
         "tau": 1.0,
         "relative_to": "zero",
-        "votes": "sign",
         "unit_normalize": False,
     },
 }

@@ -54,12 +54,12 @@ class MethodOptions:
     method: Basic[Method] = "gdig"
     """How rows are selected: gdig, turns, agreement, less, round-robin, bids, gist, g2is, tagcos, facility,
     self-filter, rds, knn, dsir, bm25, top, diverse, loss or random. docs/methods.md describes each method. gdig takes
-    agreement where the model was tuned on the pool, and turns elsewhere; it says which and why. turns lets the seeds
-    take turns at rows that help them more than an average row does, spread over the clusters. agreement is the
-    published choice: rows that most seeds agree on, drawn evenly from the clusters. less takes the highest cosine
-    between Adam's step for a row and the seeds' gradients. round-robin lets the seeds take turns; each takes the row
-    most relevant to it. bids takes each row for the seed that gains most. gist takes rows whose gradients point along a
-    task's in the space that the seeds span. g2is walks along the seeds' principal gradients from neighbour to
+    agreement where the model was tuned on a pool of the seeds' kind, and turns elsewhere; it says which and why. turns
+    lets the seeds take turns at rows that help them more than an average row does, spread over the clusters. agreement
+    is the published choice: rows that most seeds agree on, drawn evenly from the clusters. less takes the highest
+    cosine between Adam's step for a row and the seeds' gradients. round-robin lets the seeds take turns; each takes the
+    row most relevant to it. bids takes each row for the seed that gains most. gist takes rows whose gradients point
+    along a task's in the space that the seeds span. g2is walks along the seeds' principal gradients from neighbour to
     neighbour. tagcos takes rows that make up each cluster's mean gradient, without the seeds. facility takes rows near
     which the whole pool lies, without the seeds. self-filter takes the hardest rows; each lowers its neighbours. rds
     takes rows whose hidden states are nearest to a seed's, knn draws from the nearest rows of each seed. dsir and bm25
@@ -76,23 +76,10 @@ class MethodOptions:
     """What a row loses in the method turns, which gdig may take, for each doubling of its place in its cluster, in
     standard deviations of the influence. The default spreads a selection at hardly a cost in relevance. Raise it for
     more variety, up to about 1; 0 chooses without clusters."""
-    shortlist: float | None = None
-    """Rows that the method agreement draws from, as a multiple of the budget: those of the highest score. Without it,
-    tau says from which rows. Take 2 or 3 where most of the pool reaches tau, so that the threshold moves with the
-    budget."""
-    shortlist_by: Literal["score", "agreement"] = "score"
-    """Which rows come onto the shortlist first: those of the highest score or of the highest agreement. The default
-    has fewer ties. Take agreement to stay nearer to tau."""
     relative_to: RelativeTo = "zero"
     """What a row's influence on a seed is measured from in votes and scores: zero, or the mean influence of the pool on
     that seed. Take pool when the model was not trained on the pool: then almost any row helps, and what tells rows
     apart is whether they help more than the average row."""
-    votes: Literal["sign", "rank"] = "sign"
-    """When a seed votes for a row: when the row helps more than relative_to says (sign), or when the row is among the
-    vote_share of the pool that helps the seed most (rank). Take rank when some seeds are helped by nearly all rows."""
-    vote_share: float | None = None
-    """Share of the valid rows that each seed votes for with votes=rank. The default is the share that the budget
-    takes."""
     task_field: Basic[str | None] = None
     """Field of a seed's row that names the seed's task. Without it, all seeds are of one task. Name the field to
     balance tasks and to see each row's mean influence on each task."""

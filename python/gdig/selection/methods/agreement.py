@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
-from gdig import _native
 from gdig.config.budget import Limit
 from gdig.config.config import Config
 from gdig.selection.draw import draw
@@ -16,24 +13,11 @@ def agreement(sweep: FinishedSweep, limit: Limit, random_seed: int, options: Con
     """Pick rows whose agreement reaches `tau` (equation 4), drawn evenly from the clusters.
 
     When too few rows reach `tau`, the threshold falls to the largest agreement that fills the budget, and a note says
-    so. With the option `shortlist`, the rows drawn from are a multiple of the budget: those of the highest score or
-    agreement.
+    so.
     """
-    survey = sweep.survey
-    if options.shortlist is None:
-        votes = threshold(survey, options.tau, limit)
-        note = _agreed(survey, options.tau, votes)
-        return draw(sweep, limit, random_seed, options, least_votes=votes, notes=(note,))
-    wide = Limit(limit.unit, math.ceil(options.shortlist * limit.amount))
-    if options.shortlist_by == "agreement":
-        votes = threshold(survey, 1.0, wide)
-        reached = f"those that help at least {votes} of {survey.voters} {survey.kind}"
-        note = f"on the shortlist of {options.shortlist:g} times the budget are {survey.reach(votes)} rows, {reached}"
-        return draw(sweep, limit, random_seed, options, least_votes=votes, notes=(note,))
-    score = _native.least_score(sweep.store._native, sweep.judge, wide)
-    reached = f"those with a score of at least {score:.3g}" if math.isfinite(score) else "all valid rows"
-    note = f"on the shortlist of {options.shortlist:g} times the budget are {reached}"
-    return draw(sweep, limit, random_seed, options, least_score=score, notes=(note,))
+    votes = threshold(sweep.survey, options.tau, limit)
+    note = _agreed(sweep.survey, options.tau, votes)
+    return draw(sweep, limit, random_seed, options, least_votes=votes, notes=(note,))
 
 
 def _agreed(survey: Survey, tau: float, votes: int) -> str:

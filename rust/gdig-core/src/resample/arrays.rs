@@ -120,12 +120,6 @@ pub fn sortable(x: f64) -> u64 {
     }
 }
 
-/// The float whose bits `sortable` has made sort.
-#[inline]
-pub fn unsortable(key: u64) -> f64 {
-    f64::from_bits(if key >> 63 == 1 { key & !(1 << 63) } else { !key })
-}
-
 impl Priority<'_> {
     fn len(&self) -> Option<usize> {
         match self {

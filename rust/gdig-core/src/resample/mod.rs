@@ -17,7 +17,7 @@ mod tests;
 use std::ops::Range;
 use std::sync::Mutex;
 
-pub use arrays::{sortable, unsortable, Arrays, Column, Labels, Priority, MAX_LABEL, NOT_ELIGIBLE};
+pub use arrays::{sortable, Arrays, Column, Labels, Priority, MAX_LABEL, NOT_ELIGIBLE};
 pub use bottom_k::{bottom_k, BottomK};
 use count::Counting;
 pub use count::Sizes;

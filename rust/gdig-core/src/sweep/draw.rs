@@ -23,14 +23,13 @@ pub enum Order {
     Gumbel { scale: f64 },
 }
 
-/// Rows of a sweep that may be drawn: valid, with enough votes and score, and in a cluster if there are clusters.
+/// Rows of a sweep that may be drawn: valid, with enough votes, and in a cluster if there are clusters.
 pub struct Drawable<'a> {
     pub store: &'a Store,
     /// `None` means that all rows are in one cluster.
     pub labels: Option<&'a LabelFiles>,
     pub judge: Judge<'a>,
     pub least_votes: u32,
-    pub least_score: f32,
     pub order: Order,
     pub random_seed: u64,
     pub len: usize,
@@ -64,7 +63,7 @@ impl Population for Drawable<'_> {
                     continue;
                 }
                 let verdict = shard.verdict(row, self.judge)?;
-                if verdict.votes < self.least_votes || verdict.score < self.least_score {
+                if verdict.votes < self.least_votes {
                     continue;
                 }
                 let key = match self.order {

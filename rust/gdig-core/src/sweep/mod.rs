@@ -2,16 +2,15 @@
 //! row of the pool.
 //!
 //! The votes of a row are the voters for whom its value exceeds their cut. A seed's value is the influence on it; a
-//! task's value is the sum of the influence on its seeds. A cut is 0, the mean of the pool, or the value of a certain
-//! rank. The score of a row is a mean over the seeds (see [`Score`]) of the influence less a baseline, 0 or the mean of
-//! the pool. It is summed in float64 in the order of the seeds, and rounded once to float32.
+//! task's value is the sum of the influence on its seeds. A cut is 0 or the mean of the pool. The score
+//! of a row is a mean over the seeds (see [`Score`]) of the influence less a baseline, 0 or the mean of the pool. It is
+//! summed in float64 in the order of the seeds, and rounded once to float32.
 
 mod best;
 mod columns;
 mod draw;
 mod influence;
 mod means;
-mod nth_largest;
 mod score;
 mod shard;
 mod survey;
@@ -24,7 +23,6 @@ pub use columns::{columns, Columns};
 pub use draw::{Drawable, Order};
 pub use influence::{Influence, MakeShard, SingleRows};
 pub use means::seed_means;
-pub use nth_largest::{least_score, vote_cuts};
 pub use score::Score;
 pub use shard::{SweepShard, View};
 pub use survey::{survey, Survey};

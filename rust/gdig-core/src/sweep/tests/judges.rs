@@ -1,4 +1,4 @@
-//! Votes and scores that are relative to the pool, and the ranks that they come from, against plain forms.
+//! Votes and scores that are relative to the pool, against plain forms.
 
 use super::*;
 
@@ -21,19 +21,13 @@ fn values(pool: &Pool, row: usize, tasks: Option<&[i64]>) -> Vec<f64> {
     }
 }
 
-/// The value of rank `n` from 1, or -inf.
-fn ranked(mut values: Vec<f64>, n: usize) -> f64 {
-    values.sort_by(|a, b| b.total_cmp(a));
-    values.get(n - 1).copied().unwrap_or(f64::NEG_INFINITY)
-}
-
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(96))]
 
     #[test]
     fn means_cuts_votes_and_scores_are_those_of_the_plain_forms(
-        pool in pools(), rows_per_shard in 1usize..50, most in 0u64..45, by_task in any::<bool>(), by_rank in any::<bool>(),
-        score in prop::sample::select(vec![Score::Mean, Score::Steady]), wanted in 1u64..90, in_tokens in any::<bool>()
+        pool in pools(), rows_per_shard in 1usize..50, by_task in any::<bool>(), relative in any::<bool>(),
+        score in prop::sample::select(vec![Score::Mean, Score::Steady]), least_votes in 0u32..4
     ) {
         let directory = tempfile::tempdir().unwrap();
         let (store, labels) = pool.write(directory.path(), rows_per_shard);
@@ -51,17 +45,12 @@ proptest! {
             true => (Voters::Tasks(&tasks), Some(&of_seed[..])),
             false => (Voters::Seeds, None),
         };
-        let ranks = vote_cuts(&store, voters, most, &none).unwrap();
-        for (voter, &cut) in ranks.iter().enumerate() {
-            let column = rows.iter().map(|&row| values(&pool, row, of_seed)[voter]).collect();
-            prop_assert_eq!(cut, ranked(column, most as usize + 1));
-            let voted = rows.iter().filter(|&&row| values(&pool, row, of_seed)[voter] > cut).count();
-            prop_assert!(voted <= most as usize);
-        }
-
-        let (baselines, cuts) = if by_rank { (vec![], ranks) } else { (means.clone(), vec![0.5; voters.count(n)]) };
+        let (baselines, cuts) = if relative { (means.clone(), vec![0.5; voters.count(n)]) } else { (vec![], vec![]) };
         let judge = Judge { score, voters, baselines: &baselines, cuts: &cuts };
-        let votes = |row: usize| values(&pool, row, of_seed).iter().zip(&cuts).filter(|(value, cut)| value > cut).count();
+        let votes = |row: usize| {
+            let cut = |voter: usize| *cuts.get(voter).unwrap_or(&0.0);
+            values(&pool, row, of_seed).iter().enumerate().filter(|&(voter, &value)| value > cut(voter)).count()
+        };
         let scored = |row: usize| {
             let x: Vec<f64> = (0..n).map(|j| at(&pool, row, j) - baselines.get(j).unwrap_or(&0.0)).collect();
             let (sum, squares) = (x.iter().sum::<f64>(), x.iter().map(|x| x * x).sum::<f64>());
@@ -80,26 +69,12 @@ proptest! {
         prop_assert_eq!(read.votes, rows.iter().map(|&row| votes(row) as u32).collect::<Vec<_>>());
         prop_assert_eq!(&read.score, &rows.iter().map(|&row| scored(row)).collect::<Vec<_>>());
 
-        // The rows of at least this score fill what is wanted, and those of a higher score do not.
-        let limit = if in_tokens { Limit::Tokens(wanted) } else { Limit::Rows(wanted) };
-        let least = least_score(&store, judge, limit, &none).unwrap();
-        let held = |from: &dyn Fn(f32) -> bool| -> u64 {
-            let rows = rows.iter().filter(|&&row| from(scored(row)));
-            rows.map(|&row| if in_tokens { pool.tokens[row] as u64 } else { 1 }).sum()
-        };
-        if least == f32::NEG_INFINITY {
-            prop_assert!(held(&|_| true) < wanted);
-        } else {
-            prop_assert!(held(&|x| x >= least) >= wanted && held(&|x| x > least) < wanted);
-        }
-
-        // Draws take the rows from that score on.
+        // Draws take the rows of enough votes.
         let files = Drawable {
             store: &store,
             labels: Some(&labels),
             judge,
-            least_votes: 0,
-            least_score: least,
+            least_votes,
             order: Order::Hash,
             random_seed: 1,
             len: pool.rows().end,
@@ -107,22 +82,23 @@ proptest! {
         };
         let mut drawn = resample(&files, Quotas::Equal, Limit::Rows(1000), 1, &none).unwrap();
         drawn.sort_unstable();
-        let may = |row: &usize| pool.labels[*row] != INVALID && scored(*row) >= least;
+        let enough = |row: usize| votes(row) >= least_votes as usize;
+        let may = |row: &usize| pool.labels[*row] != INVALID && enough(*row);
         // With noise, one cluster gives the rows of the highest sums.
         let noisy = Drawable { labels: None, order: Order::Gumbel { scale: 3.0 }, ..files };
         let taken = resample(&noisy, Quotas::Equal, Limit::Rows(7), 1, &none).unwrap();
         let hash = |row: usize| crate::hash::row_hash(crate::hash::derive(1, "rows"), row as u64);
         let sum = |row: usize| f64::from(scored(row)) * 3.0 - (-crate::hash::unit(hash(row)).ln()).ln();
-        let mut all: Vec<usize> = rows.iter().copied().filter(|&row| scored(row) >= least).collect();
+        let mut all: Vec<usize> = rows.iter().copied().filter(|&row| enough(row)).collect();
         all.sort_by(|&a, &b| sum(b).total_cmp(&sum(a)).then(a.cmp(&b)));
         prop_assert_eq!(taken, all.iter().take(7).map(|&row| row as i64).collect::<Vec<_>>());
         prop_assert_eq!(drawn, rows.iter().copied().filter(may).map(|row| row as i64).collect::<Vec<_>>());
     }
 }
 
-/// Three spans of rows: what is summed and counted span by span is what the whole column says.
+/// Three spans of rows: what is summed span by span is what the whole column says.
 #[test]
-fn means_and_ranks_of_several_spans_depend_on_no_thread_or_shard() {
+fn means_of_several_spans_depend_on_no_thread_or_shard() {
     let n = 2 * SPAN + 999;
     let mut state = 1u32;
     let mut next = || {
@@ -136,14 +112,13 @@ fn means_and_ranks_of_several_spans_depend_on_no_thread_or_shard() {
     for rows_per_shard in [999, SPAN, 3 * SPAN] {
         let directory = tempfile::tempdir().unwrap();
         let (store, _) = pool.write(directory.path(), rows_per_shard);
-        read.push((seed_means(&store, &none).unwrap(), vote_cuts(&store, Voters::Seeds, 1234, &none).unwrap()));
+        read.push(seed_means(&store, &none).unwrap());
     }
     assert!(read.iter().all(|values| values == &read[0]));
     for j in 0..2 {
         let column: Vec<f64> = pool.rows().map(|row| at(&pool, row, j)).collect();
         let sums = column.chunks(SPAN).map(|span| span.iter().sum::<f64>());
-        assert_eq!(read[0].0[j], sums.sum::<f64>() / n as f64);
-        assert_eq!(read[0].1[j], ranked(column, 1235));
+        assert_eq!(read[0][j], sums.sum::<f64>() / n as f64);
     }
 }
 
@@ -162,5 +137,4 @@ fn what_does_not_fit_the_seeds_is_named() {
     let (store, _) = bad.write(directory.path(), 2);
     let expected = "row 3: influence on seed 1: expected a finite number, got NaN";
     assert!(seed_means(&store, &none).unwrap_err().to_string().ends_with(expected));
-    assert!(vote_cuts(&store, Voters::Seeds, 1, &none).unwrap_err().to_string().ends_with(expected));
 }

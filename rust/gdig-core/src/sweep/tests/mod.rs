@@ -151,7 +151,6 @@ proptest! {
                 labels,
                 judge,
                 least_votes,
-                least_score: f32::NEG_INFINITY,
                 order: if by_score { Order::Score } else { Order::Hash },
                 random_seed,
                 len: pool.rows().end,
