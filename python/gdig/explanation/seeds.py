@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +11,7 @@ from gdig.data.show import row_text
 from gdig.errors import ConfigError
 from gdig.explanation.facts import SeedExplanation, SeedHelp
 from gdig.selection.finished_run import FinishedRun
+from gdig.selection.seed_agreement import seed_agreement
 
 N_ROWS = 10
 """Rows on either side that an explanation names."""
@@ -31,27 +32,32 @@ def explain_seeds(run: FinishedRun, seeds: Sequence[int]) -> list[SeedExplanatio
         if not 0 <= seed < n:
             raise ConfigError(f"seed {seed}: expected a seed of the run, 0 to {n - 1}")
     columns = np.array(seeds)
-    influence, others, rows = _columns(run, columns)
+    influence, rows = _columns(run, columns)
+    agreement = seed_agreement(lambda: (x for x, _ in _blocks(run)), seeds)
     order = np.argsort(-influence, axis=0, kind="stable")
-    return [_explain(run, seed, influence[:, i], others[:, i], rows, order[:, i]) for i, seed in enumerate(seeds)]
+    return [
+        _explain(run, seed, influence[:, i], float(agreement[i]), rows, order[:, i]) for i, seed in enumerate(seeds)
+    ]
 
 
-def _columns(run: FinishedRun, seeds: NDArray[np.int64]) -> tuple[NDArray, NDArray, NDArray[np.int64]]:
-    """The influence of the valid rows on some seeds, the mean on the others, and the rows: [n, k], [n, k], [n]."""
+def _columns(run: FinishedRun, seeds: NDArray[np.int64]) -> tuple[NDArray, NDArray[np.int64]]:
+    """The influence of the valid rows on some seeds, and the rows: [n, k], [n]."""
+    parts = [(x[:, seeds], rows) for x, rows in _blocks(run)]
+    influence, rows = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return influence, rows
+
+
+def _blocks(run: FinishedRun) -> Iterator[tuple[NDArray, NDArray[np.int64]]]:
+    """The influence of the valid rows on all seeds, and the rows, shard by shard."""
     store, judge = run.sweep.store, run.sweep.judge
-    parts: list[tuple[NDArray, NDArray, NDArray]] = []
     for shard in store.shards:
         start, _ = store.shard_range(shard)
         at = np.flatnonzero(store.tensor(shard, "valid"))
-        x = judge.relative(store.tensor(shard, "influence")[at])
-        own = x[:, seeds]
-        parts.append((own, (x.sum(1)[:, None] - own) / max(1, x.shape[1] - 1), at + start))
-    influence, others, rows = (np.concatenate(column) for column in zip(*parts, strict=True))
-    return influence, others, rows
+        yield judge.relative(store.tensor(shard, "influence")[at]), at + start
 
 
 def _explain(
-    run: FinishedRun, seed: int, influence: NDArray, others: NDArray, rows: NDArray[np.int64], order: NDArray[np.int64]
+    run: FinishedRun, seed: int, influence: NDArray, agreement: float, rows: NDArray[np.int64], order: NDArray[np.int64]
 ) -> SeedExplanation:
     corpus, fit = run.work.seed_corpus, run.record.stages.fit
     assert fit is not None and fit.seeds is not None, "a run with influence has a fit"
@@ -75,14 +81,7 @@ def _explain(
         fit.seeds.losses[seed],
         float(np.mean(influence > 0)),
         share,
-        correlation(influence, others),
+        agreement,
         helps(order[:N_ROWS]),
         helps(order[::-1][:N_ROWS]),
     )
-
-
-def correlation(x: NDArray, y: NDArray) -> float:
-    """Pearson's r; 0 where one of the two does not vary."""
-    x, y = x - x.mean(), y - y.mean()
-    size = np.sqrt((x @ x) * (y @ y))
-    return float(x @ y / size) if size > 0 else 0.0

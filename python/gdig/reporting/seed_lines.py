@@ -7,6 +7,7 @@ import numpy as np
 from gdig.data.show import row_text
 from gdig.reporting.columns import Columns
 from gdig.reporting.facts import SeedLine
+from gdig.selection.seed_agreement import seed_agreement
 
 _TEXT = 200
 _OUTVOTED = 0.0
@@ -24,7 +25,7 @@ def seed_lines(columns: Columns) -> tuple[SeedLine, ...]:
     judge = run.sweep.judge
     pool = judge.relative(columns.influence_sample())
     chosen = judge.relative(columns.chosen_influence())
-    agreement = _agreement(pool)
+    agreement = seed_agreement(lambda: [pool], range(pool.shape[1]))
     losses = np.array(fit.seeds.losses)
     hard = losses > losses.mean() + _HARD * losses.std()
     corpus = run.work.seed_corpus
@@ -41,16 +42,3 @@ def seed_lines(columns: Columns) -> tuple[SeedLine, ...]:
         )
         for seed, content in enumerate(corpus.stream(range(len(losses))))
     )
-
-
-def _agreement(x: np.ndarray) -> np.ndarray:
-    """The correlation of each column of x [n, S] with the mean of the others; 0 where one does not vary."""
-    if len(x) < 2 or x.shape[1] < 2:
-        return np.zeros(x.shape[1])
-    x = x - x.mean(0)
-    # Each seed counts alike here, however long its gradient is.
-    deviation = x.std(0)
-    x = x / np.where(deviation > 0, deviation, np.inf)
-    others = x.sum(1, keepdims=True) - x
-    size = np.sqrt(np.square(x).sum(0) * np.square(others).sum(0))
-    return np.asarray((x * others).sum(0) / np.where(size > 0, size, np.inf))
