@@ -1,13 +1,14 @@
 //! The search for the nearest centroid of each row. It takes distances and argmin together and never writes the [n, K]
 //! block.
 //!
-//! The nearest centroid has the least |c|^2/2 - x.c, because |x|^2 is the same for all. Every kernel subtracts a middle of
-//! the centroids from rows and centroids first, which changes no order of centroids and keeps the precision far from the
-//! origin. Ties go to the lower centroid. With every kernel, the answer for a row depends neither on its place in the block nor on its neighbours.
+//! The nearest centroid has the least |c|^2/2 - x.c, because |x|^2 is the same for all. Every kernel subtracts a middle
+//! of the centroids from rows and centroids first, which changes no order of centroids and keeps the precision far from
+//! the origin. Ties go to the lower centroid. With every kernel, the answer for a row depends neither on its place in
+//! the block nor on its neighbours.
 //!
 //! `scalar`, `portable`, `avx2` and `avx512` subtract [`middle::middle`] in float32 and compute each x.c as one chain of
-//! float32 fused multiply-adds over the columns in order, so they give the same bits. The AMX kernels round first: see [`x86_64::amx_bf16`] and
-//! [`x86_64::amx_int8`].
+//! float32 fused multiply-adds over the columns in order, so they give the same bits. The AMX kernels round first: see
+//! [`x86_64::amx_bf16`] and [`x86_64::amx_int8`].
 
 pub(crate) mod generic;
 pub mod middle;

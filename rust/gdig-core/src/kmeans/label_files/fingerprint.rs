@@ -1,5 +1,5 @@
-//! What a label file was made from: the centroids, and the rows of its shard. Each has a half of its own, so that a file
-//! can be compared with one of them where the other is lost.
+//! What a label file was made from: the centroids, and the rows of its shard. Each has a half of its own, so that a
+//! file can be compared with one of them where the other is lost.
 
 use std::ops::Range;
 
