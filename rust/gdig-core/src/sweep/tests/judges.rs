@@ -115,10 +115,10 @@ fn means_of_several_spans_depend_on_no_thread_or_shard() {
         read.push(seed_means(&store, &none).unwrap());
     }
     assert!(read.iter().all(|values| values == &read[0]));
-    for j in 0..2 {
+    for (j, mean) in read[0].iter().enumerate() {
         let column: Vec<f64> = pool.rows().map(|row| at(&pool, row, j)).collect();
         let sums = column.chunks(SPAN).map(|span| span.iter().sum::<f64>());
-        assert_eq!(read[0][j], sums.sum::<f64>() / n as f64);
+        assert_eq!(*mean, sums.sum::<f64>() / n as f64);
     }
 }
 
