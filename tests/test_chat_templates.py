@@ -123,7 +123,9 @@ def test_each_template_has_its_origin():
 
 def span_by_difference(family, text, other):
     first, last = changed(text, other)
-    start = max(text.rfind(header, 0, first) + len(header) for header in family["headers"] if header in text[:first])
+    headers = [header for header in family["headers"] if header in text[:first]]
+    # DeepSeek's templates write no header before an answer that no question precedes.
+    start = max((text.rfind(header, 0, first) + len(header) for header in headers), default=first)
     prefill = next((p for p in family["prefills"] if text.startswith(p, start)), "")
     ends = [(text.find(mark, last), mark) for mark in family["ends"] if mark in text[last:]]
     at, mark = min(ends, default=(len(text.rstrip()), ""))
