@@ -188,7 +188,9 @@ def test_a_loss_that_is_not_finite_spoils_its_own_row_only(project, tmp_path, ti
     state = stages(tmp_path / "run")
     assert (state["sweep"]["counts"]["not_finite"], state["sweep"]["counts"]["not_usable"]) == (3, 0)
     # The same without these rows: a fit that left them out saw the same examples, so every other row has its numbers.
-    gdig.sweep(**project.options(tmp_path / "sound", model=project.model, **options, fit_tokens=1, inversion="identity"))
+    gdig.sweep(
+        **project.options(tmp_path / "sound", model=project.model, **options, fit_tokens=1, inversion="identity")
+    )
     gdig.sweep(**project.options(tmp_path / "nan", model=model, **options, fit_tokens=1, inversion="identity"))
     sound, spoilt = stored(tmp_path / "sound"), stored(tmp_path / "nan")
     good = np.setdiff1d(np.arange(N_ROWS), bad)
