@@ -31,6 +31,7 @@ from benches.layer_share_parts.cost import cost
 from benches.layer_share_parts.generated import generated
 from benches.layer_share_parts.influence import LayerInfluence, Rows, draw
 from benches.layer_share_parts.quality import quality
+from benches.layer_share_parts.samples import influence_by_sample
 from benches.shared.machine import ROOT, machine, provenance
 from benches.shared.steps import Steps
 from benches.shared.tables import markdown
@@ -66,13 +67,12 @@ def _by_choice(parts_of: Callable[[LayerInfluence], dict[str, np.ndarray]]) -> P
 
 
 def _samples(steps: Steps, arguments: argparse.Namespace) -> dict[str, Any]:
-    layers = _layers(steps, arguments)
-    by_tokens = layers.of_samples()
-    reference = by_tokens[max(by_tokens)]["influence"].sum(0, dtype=np.float64)
-    every = np.ones(len(by_tokens[max(by_tokens)]["influence"]), bool)
-    return {
-        "choices": {f"{n} tokens": quality(parts, every, layers.drawn, reference) for n, parts in by_tokens.items()}
-    }
+    plan = Rows()
+    drawn = draw(plan, arguments.data, arguments.model)
+    by_tokens = influence_by_sample(steps, plan, drawn, arguments.model)
+    whole = by_tokens[max(by_tokens)]["influence"]
+    reference, every = whole.sum(0, dtype=np.float64), np.ones(len(whole), bool)
+    return {"choices": {f"{n} tokens": quality(parts, every, drawn, reference) for n, parts in by_tokens.items()}}
 
 
 def _layers(steps: Steps, arguments: argparse.Namespace) -> LayerInfluence:
