@@ -15,7 +15,7 @@ from gdig.config.config import Config
 from gdig.data.corpus import Corpus, open_corpus
 from gdig.data.fingerprint import fingerprint_paths
 from gdig.distributed.ranks import Ranks
-from gdig.errors import ConfigError, CorpusError
+from gdig.errors import BadRowError, ConfigError, CorpusError
 from gdig.progress import Progress
 from gdig.resampling import sample_rows
 from gdig.run.directory import Run
@@ -211,7 +211,7 @@ class Workspace:
             elif self.config.bad_rows == "error":
                 raise example
         if not good:
-            raise CorpusError(f"candidates: none of the {len(rows)} rows sampled can be used; the first: {encoded[0]}")
+            raise BadRowError(f"candidates: none of the {len(rows)} rows sampled can be used; the first: {encoded[0]}")
         return [example for example, _ in good], np.array([row for _, row in good], dtype=np.int64)
 
     def encoder_of(self, corpus: Corpus) -> Encoder:

@@ -11,7 +11,7 @@ from gdig.data.dataset_info import write_entry
 from gdig.data.export import Convert, export
 from gdig.data.fingerprint import hash_content
 from gdig.data.row_forms import RowError
-from gdig.errors import CorpusError, StoreError
+from gdig.errors import OutputError, StoreError
 from gdig.resampling import label_counts
 from gdig.run.layout import RunLayout
 from gdig.run.origin import checkpoint_origin, sweep_origin
@@ -73,7 +73,7 @@ def _converter(work: Workspace) -> Convert | None:
         try:
             return convert(readers[corpus.file_of(row)](content), output_format)
         except RowError as error:
-            raise CorpusError(f"{corpus.where(row)}: format={output_format}: {error}") from None
+            raise OutputError(f"{corpus.where(row)}: format={output_format}: {error}") from None
 
     return converted
 
