@@ -83,7 +83,7 @@ class JsonRows:
         try:
             file = self._file.open("rb")
         except OSError as error:
-            raise CorpusError(f"{self.path}: cannot be read: {error.strerror or error}") from None
+            raise MissingFileError(f"{self.path}: cannot be read: {error.strerror or error}") from None
         status = os.fstat(file.fileno())
         if (status.st_size, status.st_mtime_ns) != self._status:
             file.close()
