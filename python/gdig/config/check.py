@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from gdig.config.config import Config, Training, Trial
 
 _POSITIVE = (
-    "fit_rows", "cg_rows", "cg_iterations", "seed_rank", "probe_rows", "projection_dim", "projection_side",
+    "fit_tokens", "cg_rows", "cg_iterations", "seed_rank", "probe_rows", "projection_dim", "projection_side",
     "feature_side", "rows_per_shard", "kmeans_max_iter", "token_batch_size", "max_length", "n_clusters",
     "n_neighbours", "n_probe", "threads", "hidden_layers",
 )  # fmt: skip
