@@ -62,9 +62,11 @@ def read_entries(path: Path) -> dict[str, Any]:
     """
     if not path.exists():
         return {}
+    if not path.is_file():  # opening a pipe would wait for its writer
+        raise CorpusError(f"{path}: expected a file, got something else; name another output folder")
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CorpusError(f"{path}: cannot be read as JSON: {error}; name another output folder") from None
     if not isinstance(entries, dict):
         raise CorpusError(f"{path}: expected an object of data sets, got {type(entries).__name__}")

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from gdig.control_characters import visible
 from gdig.data.fingerprint import hash_content
 from gdig.errors import GdigError, RunError, StoreError
 from gdig.kmeans import KMeans
@@ -54,11 +55,11 @@ class Verification:
 
     def lines(self) -> list[str]:
         """Return what to print: each file that is not sound, then one line for each folder, then a sum."""
-        lines = [f"{report.state}: {report.what}" for report in self.files if report.state != "sound"]
+        lines = [f"{report.state}: {visible(report.what)}" for report in self.files if report.state != "sound"]
         for folder, group in itertools.groupby(self.files, lambda report: str(Path(report.file).parent)):
             reports = list(group)
             size = sum(report.bytes for report in reports)
-            lines.append(f"{'run' if folder == '.' else folder}: {_counts(reports)}, {size:,} bytes")
+            lines.append(f"{'run' if folder == '.' else visible(folder)}: {_counts(reports)}, {size:,} bytes")
         return [*lines, f"{self.run_path}: {_counts(self.files)}" + ("" if self.sound else "; not sound")]
 
     def as_json(self) -> dict[str, Any]:
