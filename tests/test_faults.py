@@ -11,12 +11,15 @@ import shutil
 from pathlib import Path
 from random import Random
 
+import numpy as np
 import pytest
 
 import gdig
 from gdig.api import verify
-from gdig.errors import ConfigError, CorpusError, GdigError, RunError, StoreError
+from gdig.data.features import read_features
+from gdig.errors import ConfigError, CorpusError, GdigError, ModelError, RunError, StoreError
 from tests.drill.faults import KINDS, Fault, files_of, inject
+from tests.support.limits import within
 from tests.support.project_fixtures import edit_record, translation_rows
 
 METHODS = ("gdig", "top", "bm25")
@@ -179,11 +182,26 @@ def test_a_finished_run_on_a_read_only_disk(project, whole, chosen, tmp_path, mo
 # Inputs.
 
 
-def test_a_pipe_in_the_place_of_an_input_is_refused_at_once(project, tmp_path):
-    pipe = tmp_path / "pool.jsonl"
+@pytest.mark.parametrize("ending", ["jsonl", "json", "csv", "parquet", "arrow", "jsonl.gz", "csv.zst"])
+def test_a_pipe_in_the_place_of_an_input_is_refused_at_once(project, tmp_path, ending):
+    pipe = tmp_path / f"pool.{ending}"
     os.mkfifo(pipe)
-    with pytest.raises(CorpusError, match=r"pool\.jsonl: expected a file, got something else, such as a pipe"):
+    with within(5.0), pytest.raises(CorpusError, match="expected a file, got something else, such as a pipe"):
         gdig.preview(model=project.model, candidates=(str(pipe),))
+
+
+def test_a_pipe_in_a_model_or_among_features_is_refused_at_once(project, tmp_path):
+    model = Path(shutil.copytree(project.model, tmp_path / "model"))
+    (model / "config.json").unlink()
+    os.mkfifo(model / "config.json")
+    with (
+        within(5.0),
+        pytest.raises(ModelError, match=r"config\.json: expected a file, got something else, such as a p"),
+    ):
+        gdig.preview(model=model, candidates=(str(project.pool),))
+    os.mkfifo(tmp_path / "x.safetensors")
+    with within(5.0), pytest.raises(ConfigError, match="expected a file, found none"):
+        read_features(tmp_path / "x.safetensors", np.ones(3, bool))
 
 
 @pytest.mark.parametrize("kind", KINDS[:4])

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import os
-import resource
 import shutil
-import signal
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
@@ -20,28 +16,8 @@ from gdig.cli.main import main
 from gdig.errors import GdigError, RunError, StoreError
 from tests.drill.faults import files_of
 from tests.drill.forgery import forge_record, forge_tensors
+from tests.support.limits import within
 from tests.support.project_fixtures import as_it_is, edit_record
-
-
-@contextmanager
-def within(seconds: float, more_bytes: int = 200 << 20) -> Iterator[None]:
-    """Fail where the block takes longer, of this thread's time, or more memory than the process has had before."""
-
-    def late(*_: object) -> None:
-        raise AssertionError(f"it hangs after {20 * seconds} s")
-
-    def peak() -> int:
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-    before, memory = time.process_time(), peak()
-    earlier = signal.signal(signal.SIGALRM, late)
-    signal.setitimer(signal.ITIMER_REAL, 20 * seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, earlier)
-    assert time.process_time() - before < seconds and peak() - memory < more_bytes
 
 
 def test_a_file_without_a_tensor_is_refused_by_name(project, whole, tmp_path):
