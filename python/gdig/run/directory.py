@@ -18,7 +18,7 @@ from gdig.config.options import STAGE_GROUPS, STAGES
 from gdig.errors import ConfigError, RunError
 from gdig.progress import Progress
 from gdig.run.layout import RunLayout
-from gdig.run.links import leftovers, refuse_linked_folders, remove_folder
+from gdig.run.links import leftovers, refuse_linked_folders, remove_folder, remove_link
 from gdig.run.lock import ReadOnlyError, lock, lock_to_read, unlock
 from gdig.run.record import (
     STAGE_TYPES,
@@ -77,6 +77,9 @@ class Run:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise RunError(f"run_path: {self.path} cannot be made: {error.strerror or error}") from None
+        if config.overwrite:  # gdig locks through no link, so no other process holds one of these
+            remove_link(layout.lock)
+            remove_link(layout.ranks_lock)
         self._read_only: ReadOnlyError | None = None
         self._lock: int | None
         try:

@@ -127,8 +127,10 @@ def _swept(work: Workspace) -> SketchStore:
     if not work.run.done("sweep"):
         raise RunError(f"{work.path}: expected a run whose sweep is finished; run gdig sweep (or gdig select) first")
     store = SketchStore.open(work.layout.sweep, sweep_origin(work.run.record))
-    for damage in store.damage(len(work.candidates)).values():
-        raise StoreError(f"{damage.what}; gdig sweep makes it again")
+    n_rows = len(work.candidates)
+    absent = (f"{store.shard_path(shard)}: is missing" for shard in store.absent(n_rows))
+    for what in (*absent, *(damage.what for damage in store.damage(n_rows).values())):
+        raise StoreError(f"{what}; gdig sweep makes it again")
     return store
 
 

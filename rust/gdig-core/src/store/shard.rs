@@ -77,8 +77,7 @@ impl Store {
         }
         let first = self.first_row(index)?;
         let (mut bytes, mut scales) = (Vec::with_capacity(n * self.dim * self.dtype.size()), Vec::new());
-        encode(rows, self.dtype, first, &mut bytes, &mut scales)
-            .map_err(|what| Error::store(&path, what))?;
+        encode(rows, self.dtype, first, &mut bytes, &mut scales).map_err(|what| Error::store(&path, what))?;
         self.write_encoded(index, &bytes, &scales, tensors)
     }
 

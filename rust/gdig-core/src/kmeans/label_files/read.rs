@@ -131,7 +131,8 @@ fn rows_of(file: &TensorFile) -> Result<Range<usize>> {
     let first =
         first.ok_or_else(|| Error::store(file.path(), "first_row in its metadata: expected a row number, got none"))?;
     let stop = first.checked_add(file.typed::<u32>(LABELS, Dtype::U32)?.len());
-    let stop = stop.ok_or_else(|| Error::store(file.path(), format!("first_row: expected a row number, got {first}")))?;
+    let stop =
+        stop.ok_or_else(|| Error::store(file.path(), format!("first_row: expected a row number, got {first}")))?;
     Ok(first..stop)
 }
 
