@@ -223,7 +223,7 @@ def require_run(layout: RunLayout, name: str) -> RunRecord:
         ConfigError: when the directory holds no run.
         RunError: when the record is damaged or of another format.
     """
-    if not layout.record.is_file():
+    if not layout.record.exists():
         raise ConfigError(f"{name}: {layout.path} is no run directory (it holds no {layout.record.name})")
     return read_record(layout.record)
 

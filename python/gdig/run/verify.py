@@ -259,8 +259,10 @@ def difficulty_damage(net: CheckedFile, difficulties: Path) -> Damage | None:
 
 def _content_damage(file: Path, expected: str) -> Damage | None:
     """Compare the content of a file of another kind with the hash that was recorded when it was written."""
-    if not file.is_file():
+    if not file.exists():
         return Damage("missing", f"{file}: is missing")
+    if not file.is_file():  # opening a pipe would wait for its writer
+        return Damage("damaged", f"{file}: expected a file, got something else, such as a folder or a pipe")
     try:
         content = hash_content(file)
     except OSError as error:
