@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import multiprocessing
 import os
 import shutil
 import signal
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
 import gdig
+from gdig.cli.main import main
 from gdig.errors import RunError
 from gdig.run.lock import lock, unlock
 from tests.support.project_fixtures import Command, SignalAt, flags
@@ -52,29 +56,30 @@ def test_a_worker_that_dies_anywhere_is_one_clear_error(project, whole, tmp_path
         gdig.select(**project.options(run, method="top"))
 
 
-def _children(pid: int) -> list[int]:
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+def select_with_forks() -> int:
+    """`gdig select` as a shell starts it: its workers are forked, and not by the fork server of the tests."""
+    multiprocessing.set_start_method("fork", force=True)
+    return main(["select", *sys.argv[1:]])
 
 
 def test_after_a_kill_the_same_command_goes_on_at_once(project, tmp_path, finished):
     """Its workers, which tokenise, outlive it for seconds: the lock is not theirs."""
     options = {**project.options(tmp_path / "run"), "workers": 2}
     stop = SignalAt("gdig.passes.row_pass:RowPass.shard", 2, signal.SIGSTOP)
-    command = Command.start(["select", *flags(options)], tmp_path / "first", signal_at=stop)
-    state = Path(f"/proc/{command.process.pid}/stat")
-    end = time.monotonic() + 60
-    while state.read_text().rpartition(")")[2].split()[0] != "T":
-        assert time.monotonic() < end, command.error
+    program = f"{__name__}:{select_with_forks.__name__}"
+    command = Command.start(flags(options), tmp_path / "first", signal_at=stop, program=program)
+    pid = command.process.pid
+    while Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "T":
+        assert command.process.is_alive(), command.error
         time.sleep(0.02)
-    workers = _children(command.process.pid)
-    assert len(workers) == 2
-    command.send(signal.SIGKILL)
-    command.wait()
+    workers = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
     try:
-        assert any(Path(f"/proc/{worker}").exists() for worker in workers), "an orphan is there"
+        command.send(signal.SIGKILL)
+        command.wait()
+        assert workers and all(Path(f"/proc/{worker}").exists() for worker in workers), "orphans"
         gdig.select(**{**options, "workers": 0})
         assert (tmp_path / "run" / "selection.jsonl").read_bytes() == (finished / "selection.jsonl").read_bytes()
     finally:
         for worker in workers:
-            if Path(f"/proc/{worker}").exists():
+            with contextlib.suppress(ProcessLookupError):
                 os.kill(worker, signal.SIGKILL)
