@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 from gdig.config.budget import parse_budget
 from gdig.config.convert import WRONG, convert, describe
 from gdig.config.layer_choice import parse_layers
-from gdig.errors import ConfigError
+from gdig.errors import ConfigError, MissingOptionError
 
 if TYPE_CHECKING:
     from gdig.config.config import Config, Training, Trial
 
 _POSITIVE = (
-    "fit_rows", "cg_rows", "cg_iterations", "seed_rank", "probe_rows", "projection_dim", "projection_side",
+    "fit_tokens", "cg_rows", "cg_iterations", "seed_rank", "probe_rows", "projection_dim", "projection_side",
     "feature_side", "rows_per_shard", "kmeans_max_iter", "token_batch_size", "max_length", "n_clusters",
     "n_neighbours", "n_probe", "threads", "hidden_layers",
 )  # fmt: skip
@@ -78,7 +78,7 @@ def check_trial(t: Trial) -> None:
     if not 0 < t.learning_rate < math.inf:
         raise wrong("learning_rate", t.learning_rate, "a finite number above 0")
     if not t.held_out:
-        raise ConfigError("held_out: required by train; give a file of rows that judge the trainings")
+        raise MissingOptionError("held_out: required by train; give a file of rows that judge the trainings")
 
 
 def wrong(name: str, value: Any, expected: str) -> ConfigError:
@@ -147,6 +147,14 @@ def _check_combinations(c: Config) -> None:
     for given, missing in (("prompt_template", "target_template"), ("target_template", "prompt_template")):
         if getattr(c, given) is not None and getattr(c, missing) is None:
             raise wrong(missing, None, f"a template, because {given} is given; give both or neither")
+    if c.chat_template_file is not None:
+        if not c.chat_template:
+            raise wrong("chat_template", False, "true beside chat_template_file; leave one of the two out")
+        if c.prompt_template is not None:
+            raise wrong(
+                "chat_template_file", c.chat_template_file,
+                "no file beside prompt_template, which makes the whole text of a row; give one of the two",
+            )  # fmt: skip
     _check_columns(c)
     if c.row_format == "template" and c.prompt_template is None:
         raise wrong("row_format", c.row_format, "another format, or prompt_template and target_template beside it")

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from numpy.typing import NDArray
 
-from gdig.errors import ModelError, StoreError
+from gdig.errors import NotFiniteError, StoreError
 from gdig.model.layers import Layer
 from gdig.store.tensor_file import CheckedFile, Named
 
@@ -113,7 +113,7 @@ def eigenbasis(x: torch.Tensor, layer: str) -> tuple[torch.Tensor, torch.Tensor]
         ModelError: if a number of x is not finite.
     """
     if not bool(torch.isfinite(x).all()):
-        raise ModelError(
+        raise NotFiniteError(
             f"{layer}: expected finite sums over the sample, but the sum of its inputs or gradients is not finite; "
             "check the model's weights, or set precision=float32"
         )

@@ -23,7 +23,15 @@ from gdig.config.config import Training
 from gdig.data.features import Features, read_features
 from gdig.data.fingerprint import fingerprint_file, hash_content
 from gdig.data.tokens import Example
-from gdig.errors import ConfigError, GdigError, ModelError, RunError, StoreError
+from gdig.errors import (
+    ConfigError,
+    DiskError,
+    GdigError,
+    MemoryShortError,
+    NotFiniteError,
+    StoreError,
+    UnfinishedRunError,
+)
 from gdig.model.device import resolve_device
 from gdig.model.load import load_trainable, loading_bars
 from gdig.model.precision import resolve_dtype
@@ -100,7 +108,7 @@ def train_difficulty(work: Workspace, training: Training) -> Path:
         difficulties[rows] = difficulty(trainer.score_net, features)
     if not np.isfinite(difficulties[rows]).all():
         remove_folder(folder)
-        raise ModelError(
+        raise NotFiniteError(
             f"score-net: the training has diverged: lower learning_rate ({training.learning_rate:g}) "
             f"or score_learning_rate ({training.score_learning_rate:g})"
         )
@@ -125,7 +133,9 @@ def train_difficulty(work: Workspace, training: Training) -> Path:
 def _swept(work: Workspace) -> SketchStore:
     """Return the store of the run's sweep, if the sweep is complete."""
     if not work.run.done("sweep"):
-        raise RunError(f"{work.path}: expected a run whose sweep is finished; run gdig sweep (or gdig select) first")
+        raise UnfinishedRunError(
+            f"{work.path}: expected a run whose sweep is finished; run gdig sweep (or gdig select) first"
+        )
     store = SketchStore.open(work.layout.sweep, sweep_origin(work.run.record))
     n_rows = len(work.candidates)
     absent = (f"{store.shard_path(shard)}: is missing" for shard in store.absent(n_rows))
@@ -234,12 +244,12 @@ def _explained(training: Training) -> Iterator[None]:
     try:
         yield
     except torch.OutOfMemoryError as error:
-        raise ModelError(
+        raise MemoryShortError(
             f"out of memory: {str(error).partition(chr(10))[0]}; lower batch_size ({training.batch_size}) and raise "
             "accumulate, turn on gradient_checkpointing, or train a LoRA adapter"
         ) from error
     except OSError as error:
-        raise RunError(f"score-net: a saved state cannot be written or read: {error}") from error
+        raise DiskError(f"score-net: a saved state cannot be written or read: {error}") from error
 
 
 @contextmanager
@@ -253,7 +263,7 @@ def _resume_explained(trainer: ScoreNetTrainer, saved_state: str | None, done: i
         if saved_state is None or trainer.state.global_step > done:
             raise
         reason = " ".join(str(error).split())[:300] or type(error).__name__
-        raise RunError(f"{saved_state}: cannot be gone on from: {reason}; remove this folder") from error
+        raise StoreError(f"{saved_state}: cannot be gone on from: {reason}; remove this folder") from error
 
 
 def _save_model(model: Any, work: Workspace, path: Path) -> None:
