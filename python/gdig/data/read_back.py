@@ -8,7 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gdig.data.chat_turns import without_nulls
 from gdig.data.export import as_table, ending_of
+from gdig.data.turns import CONVERSATION_FIELDS
 from gdig.errors import CorpusError
 
 if TYPE_CHECKING:
@@ -55,3 +57,26 @@ def read_table(path: Path) -> pa.Table:
     except (OSError, pa.ArrowException) as error:
         reason = str(error).partition("\n")[0]
         raise CorpusError(f"{path}: cannot be read: {reason}; select again to write it anew") from None
+
+
+_TURNS_AND_TOOLS = (*CONVERSATION_FIELDS, "prompt", "completion", "tools")
+
+
+def may_have_added_nulls(schema: pa.Schema) -> bool:
+    """Whether turns or tools have keys that only some of them have. Columns give the others null for these keys."""
+    import pyarrow as pa
+
+    for name in _TURNS_AND_TOOLS:
+        kind = schema.field(name).type if name in schema.names else None
+        is_list = kind is not None and (pa.types.is_list(kind) or pa.types.is_large_list(kind))
+        if is_list and pa.types.is_struct(kind.value_type) and (name == "tools" or kind.value_type.num_fields > 2):
+            return True
+    return False
+
+
+def without_added_nulls(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    """Return a batch of rows whose turns and tools lack the keys with null, as they were when they were measured."""
+    return {
+        name: [without_nulls(value) for value in values] if name in _TURNS_AND_TOOLS else values
+        for name, values in batch.items()
+    }
