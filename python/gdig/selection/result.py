@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gdig.data.export import FIELD
-from gdig.data.read_back import may_have_added_nulls, read_rows, read_table, without_added_nulls
+from gdig.data.read_back import as_dataset, read_rows, read_table
 from gdig.errors import CorpusError
 from gdig.selection.choose import ScoredRows
 from gdig.selection.selection_html import selection_html
@@ -58,13 +58,10 @@ class Selection:
             CorpusError: if the file is gone or changed, or if a field has values of several kinds, such as text and
                 numbers, which a column cannot hold.
         """
-        import datasets
-
         table = read_table(self.output)
         if len(table) != len(self.rows):
             raise CorpusError(f"{self.output}: {len(table)} rows, expected the {len(self.rows)} of the selection")
-        dataset = datasets.Dataset(table)
-        return dataset.with_transform(without_added_nulls) if may_have_added_nulls(table.schema) else dataset
+        return as_dataset(table)
 
     def to_pandas(self) -> pandas.DataFrame:
         """Return the rows of the output as a :class:`pandas.DataFrame`, best first.
