@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from gdig.data.chat_turns import without_nulls
 from gdig.data.export import as_table, ending_of
 from gdig.data.turns import CONVERSATION_FIELDS
-from gdig.errors import CorpusError
+from gdig.errors import OutputError
 
 if TYPE_CHECKING:
     import datasets
@@ -26,7 +26,7 @@ def read_rows(path: Path) -> Iterator[dict[str, Any]]:
         CorpusError: if the file cannot be read, or is no output.
     """
     if not path.is_file():
-        raise CorpusError(f"{path}: the file is gone; select again to write it anew")
+        raise OutputError(f"{path}: the file is gone; select again to write it anew")
     try:
         if ending_of(path) == ".parquet":
             import pyarrow.parquet as pq
@@ -40,7 +40,7 @@ def read_rows(path: Path) -> Iterator[dict[str, Any]]:
                 yield json.loads(line)
     except (OSError, EOFError, ValueError) as error:  # Arrow's errors are among them
         reason = str(error).partition("\n")[0]
-        raise CorpusError(f"{path}: cannot be read: {reason}; select again to write it anew") from None
+        raise OutputError(f"{path}: cannot be read: {reason}; select again to write it anew") from None
 
 
 def read_table(path: Path) -> pa.Table:
@@ -58,7 +58,7 @@ def read_table(path: Path) -> pa.Table:
         return pq.read_table(path)
     except (OSError, pa.ArrowException) as error:
         reason = str(error).partition("\n")[0]
-        raise CorpusError(f"{path}: cannot be read: {reason}; select again to write it anew") from None
+        raise OutputError(f"{path}: cannot be read: {reason}; select again to write it anew") from None
 
 
 _TURNS_AND_TOOLS = (*CONVERSATION_FIELDS, "prompt", "completion", "tools")
