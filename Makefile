@@ -79,6 +79,10 @@ lint-types: .make/native
 lint-rust: .make/python
 	cargo clippy --workspace --all-targets --quiet -- -D warnings
 
+.PHONY: compile-tests
+compile-tests: lint-rust
+	cargo test --workspace --no-run --quiet
+
 .PHONY: format
 format: .make/python ## rewrite Python and Rust in the project's style
 	$(BIN)/python -m ruff check --fix
