@@ -35,6 +35,7 @@ class Options(TypedDict, total=False):
     conversation_column: Text | None
     system_column: Text | None
     chat_template: bool
+    chat_template_file: Text | None
     prompt_template: Text | None
     target_template: Text | None
     max_length: int | None

@@ -51,8 +51,8 @@ class ChatPrompter:
             sources = [tokenizer.get_chat_template(), tokenizer.get_chat_template(tools=[{}])]
         except ValueError:
             raise ModelError(
-                f"{name}: the tokenizer has no chat template, which rows with messages need; give prompt_template and"
-                " target_template, or another tokenizer"
+                f"{name}: the tokenizer has no chat template, which rows with messages need; give chat_template_file,"
+                " prompt_template and target_template, or another tokenizer"
             ) from None
         templates = {source: self._template(source, name) for source in sources}
         self._without_tools, self._with_tools = (templates[source] for source in sources)

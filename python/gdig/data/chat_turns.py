@@ -160,6 +160,12 @@ def _parsed(arguments: Any) -> Any:
     return arguments
 
 
+def bare_tool(tool: Any) -> Any:
+    """Return the function of a tool, without the object around it: {name, description, parameters}."""
+    tool = _tool(tool)
+    return tool["function"] if isinstance(tool, dict) and isinstance(tool.get("function"), dict) else tool
+
+
 def _tool(tool: Any) -> Any:
     if isinstance(tool, str):
         tool = _parsed(tool)

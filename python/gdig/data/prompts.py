@@ -34,7 +34,7 @@ def plain_prompt(form: RowForm) -> Prompted:
     if isinstance(form, Conversation):
         raise RowError(
             f"field {form.field!r}: a conversation needs the tokenizer's chat template; give a tokenizer that has one,"
-            " or prompt_template and target_template"
+            " chat_template_file, or prompt_template and target_template"
         )
     if isinstance(form, WholeText):
         return Prompted(form.text, ((0, len(form.text)),))

@@ -109,7 +109,7 @@ class Workspace:
 
     @cached_property
     def tokenizer(self) -> Any:
-        """The tokenizer, which rows that hold their tokens do not need."""
+        """The tokenizer, with the user's chat template if one is given. Rows that hold their tokens need none."""
         from gdig.data.tokens import load_tokenizer
         from gdig.model.directory import model_directory
         from gdig.model.hub import model_folder
@@ -117,7 +117,18 @@ class Workspace:
         config = self.config
         folder = model_folder(config.tokenizer, "tokenizer") if config.tokenizer else self._model_folder()
         base = None if config.tokenizer else model_directory(config)
-        return load_tokenizer(folder, config.trust_remote_code, base)
+        tokenizer = load_tokenizer(folder, config.trust_remote_code, base)
+        if self._own_chat_template is not None:
+            tokenizer.chat_template = self._own_chat_template
+        return tokenizer
+
+    @cached_property
+    def _own_chat_template(self) -> str | None:
+        """The chat template of chat_template_file."""
+        from gdig.data.template_file import read_chat_template
+
+        file = self.config.chat_template_file
+        return read_chat_template(Path(file)) if file is not None else None
 
     @cached_property
     def encoder(self) -> Encoder:
@@ -266,6 +277,8 @@ class Workspace:
             from gdig.model.hub import model_folder
 
             inputs["tokenizer"] = [model_folder(self.config.tokenizer, "tokenizer")]
+        if self._own_chat_template is not None:
+            inputs["chat_template_file"] = [str(self.config.chat_template_file)]
         for name in ("candidates", "seeds"):
             if self.config.output and Path(self.config.output).resolve() in (Path(p).resolve() for p in inputs[name]):
                 raise ConfigError(f"output: {self.config.output} is one of the {name}, which it would replace")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -101,9 +102,12 @@ def _chosen_file(layout: RunLayout, record: RunRecord, selection: str | None) ->
 
 
 def _check_inputs(work: Workspace, record: RunRecord) -> None:
-    """Raise RunError if pool or seeds have changed: the texts would be those of other rows."""
-    for kind, corpus in (("candidates", work.candidates), ("seeds", work.seed_corpus)):
-        then, now = record.inputs.get(kind, {}), fingerprint_paths(corpus.files)
+    """Raise RunError if pool, seeds or chat template have changed: the texts would be those of other rows."""
+    inputs: dict[str, Sequence[str | Path]] = {"candidates": work.candidates.files, "seeds": work.seed_corpus.files}
+    if work.config.chat_template_file is not None:
+        inputs["chat_template_file"] = [work.config.chat_template_file]
+    for kind, files in inputs.items():
+        then, now = record.inputs.get(kind, {}), fingerprint_paths(files)
         changed = [name for name in {**then, **now} if then.get(name) != now.get(name)]
         if changed or list(then) != list(now):
             names = ", ".join(changed) or "their order"

@@ -6,12 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from gdig.config.budget import Limit
-from gdig.data.conversions import convert
-from gdig.data.dataset_info import write_entry
-from gdig.data.export import Convert, export
+from gdig.data.export import export
 from gdig.data.fingerprint import hash_content
-from gdig.data.row_forms import RowError
-from gdig.errors import CorpusError, StoreError
+from gdig.errors import StoreError
 from gdig.resampling import label_counts
 from gdig.run.layout import RunLayout
 from gdig.run.origin import checkpoint_origin, sweep_origin
@@ -19,6 +16,7 @@ from gdig.run.record import RunRecord
 from gdig.run.session import Workspace
 from gdig.run.verify import difficulty_damage
 from gdig.selection.choose import choose
+from gdig.selection.conversion import Conversion
 from gdig.selection.method import Checkpoint, FinishedSweep
 from gdig.selection.methods import METHODS
 from gdig.selection.result import Selection, output_columns, summary_lines
@@ -39,14 +37,10 @@ def select_stage(work: Workspace, store: SketchStore, survey: Survey, tasks: Tas
     scored = choose(sweep, limit, config)
     columns = output_columns(scored, survey, tasks)
     output = Path(config.output) if config.output else work.layout.selection
-    export(work.candidates, scored.rows, None if config.plain else columns, output, _converter(work))
-    if config.format is not None and not config.chat_template:
-        work.progress.warn(
-            f"format={config.format}: the rows were measured without a chat template (chat_template=False), but a "
-            "training program puts turns through its own"
-        )
-    if config.format is not None and (entry := write_entry(output, config.format)):
-        work.progress.say(f"{entry}: names the file for LLaMA-Factory")
+    conversion = Conversion(work, config.format) if config.format is not None else None
+    export(work.candidates, scored.rows, None if config.plain else columns, output, conversion)
+    if conversion is not None:
+        conversion.finish(output)
     warnings = [*run.fit.warnings, *run.sweep.warnings]
     for warning in warnings:  # `warn` repeats no warning that a stage of this start has given
         work.progress.warn(warning)
@@ -61,21 +55,6 @@ def select_stage(work: Workspace, store: SketchStore, survey: Survey, tasks: Tas
     n_clusters = int((label_counts(sweep.labels) > 0).sum()) if sweep.labels else None
     summary = summary_lines(scored, survey, tasks, n_clusters, output)
     return Selection(scored.rows, columns, output, summary, warnings)
-
-
-def _converter(work: Workspace) -> Convert | None:
-    """Return what makes rows of the option `format` of the pool's rows; None where they are written as they are."""
-    if (output_format := work.config.format) is None:
-        return None
-    corpus, readers = work.candidates, work.readers[0]
-
-    def converted(row: int, content: dict[str, Any]) -> dict[str, Any]:
-        try:
-            return convert(readers[corpus.file_of(row)](content), output_format)
-        except RowError as error:
-            raise CorpusError(f"{corpus.where(row)}: format={output_format}: {error}") from None
-
-    return converted
 
 
 def open_finished_sweep(
