@@ -145,6 +145,11 @@ tune: .make/native ## time the kernels' configurations on a CUDA GPU and pin the
 wheel: .make/python ## build sdist and wheel into dist/
 	$(BIN)/python -m maturin build --release --sdist --out dist
 
+.PHONY: wheels
+wheels: .make/python ## build manylinux2014 wheels for x86-64 and aarch64 (zig links them), try both (aarch64: qemu-user-static)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check ziglang auditwheel
+	.ci/wheels $(BIN)/python dist/wheels
+
 .PHONY: clean
 clean: ## remove everything built, except .venv
 	rm -rf .make target rust/fuzz/target dist build demo python/gdig/_native*.so .pytest_cache .ruff_cache .mypy_cache .hypothesis
