@@ -89,7 +89,7 @@ BAD = {
     "balance": ["task", None, True],
     "gradients": ["yes", 1, None],
     "chat_template": ["yes", 1, None],
-    "chat_template_file": [1],
+    "chat_template_file": [["a"], True],
     "hidden_layers": [0, -1, 1.5, "two", None, True, 513],
     "score": ["median", None],
     "relative_to": ["mean", None],
