@@ -30,7 +30,7 @@ from gdig.planning.stages import Expected, StagePlan
 from gdig.planning.stopwatch import Stopwatch
 from gdig.planning.trial import run_trial
 from gdig.run.directory import settled_record
-from gdig.run.origin import sweep_origin
+from gdig.run.origin import rows_origin
 from gdig.run.record import RunRecord
 from gdig.run.session import Workspace
 from gdig.store.sketches import SketchStore
@@ -142,7 +142,7 @@ def _share_done(name: str, work: Workspace, record: RunRecord | None, rows: int)
         return 0.0
     if name == "sweep" and record is not None and SketchStore.exists(work.layout.sweep):
         try:
-            store = SketchStore.open(work.layout.sweep, sweep_origin(record))
+            store = SketchStore.open(work.layout.sweep, rows_origin(record))
         except StoreError:  # the sweep writes it again
             return 0.0
         step = store.rows_per_shard

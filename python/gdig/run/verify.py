@@ -17,7 +17,7 @@ from gdig.kmeans import KMeans
 from gdig.kmeans.labels import label_damage
 from gdig.run.directory import require_run
 from gdig.run.layout import FOLDERS, FileGroup, RunLayout
-from gdig.run.origin import cluster_origin, sweep_origin
+from gdig.run.origin import cluster_origin, rows_origin
 from gdig.run.record import RunRecord
 from gdig.store.sketches import STORE_JSON, SketchStore
 from gdig.store.tensor_file import CheckedFile, Damage, damage_of, read_tensors
@@ -139,14 +139,14 @@ class _Reporter:
         present = _tensor_files(group.folder)
         expected = [file for file in group.files if file in present] if not group.done else list(group.files)
         checked: list[CheckedFile | Path] = [
-            self._layout.checked(file, group.origin) if group.origin is not None else file for file in expected
+            self._layout.checked(file, group.origin_of(file)) if group.origin is not None else file for file in expected
         ]
         yield from map(self.report, expected, damage_of(checked))
         others = sorted(present.difference(group.files))
         if group.origin is None:  # resume files: what they were made from is compared when work goes on from them
             yield from map(self.report, others, damage_of(others))
         else:
-            known = {self._layout.score_net, self._layout.kmeans_resume_file}
+            known = {self._layout.score_net, self._layout.kmeans_resume_file, self._layout.hidden_mean}
             yield from self._unexpected(file for file in others if file not in known)
 
     def _unexpected(self, files: Iterable[Path]) -> Iterator[FileReport]:
@@ -185,7 +185,7 @@ class _Reporter:
         kmeans: KMeans | None = None
         with contextlib.suppress(GdigError):
             kmeans = KMeans.load(centroids.path, centroids.made_from)
-        store = _store(layout.sweep, record, sweep_origin(record))
+        store = _store(layout.sweep, record, rows_origin(record))
         damage = label_damage(store, (sweep and sweep.rows) or 0, group.folder, kmeans)
         faults = {group.folder / store.shard_path(shard).name: fault for shard, fault in damage.items()}
         for file in dict.fromkeys([*group.files, *faults]):
@@ -197,7 +197,7 @@ class _Reporter:
     def _of_score_net(self, record: RunRecord) -> Iterator[FileReport]:
         """Report the score net and its difficulties. The net's file, which is written last, says which they are."""
         layout = self._layout
-        net, difficulties = layout.checked(layout.score_net, sweep_origin(record)), layout.difficulty
+        net, difficulties = layout.checked(layout.score_net, rows_origin(record)), layout.difficulty
         if not net.path.exists():
             if difficulties.exists() and not layout.score_net_training.exists():
                 yield self.report(difficulties, Damage("foreign", f"{difficulties}: {net.path} is missing"))

@@ -28,17 +28,25 @@ OF_ONE_KIND = 0.7
 more, mixed pools with one target 0.64 or less."""
 
 
-def gdig(sweep: FinishedSweep, limit: Limit, random_seed: int, options: Config) -> Picked:
-    """Pick rows by `agreement` where the shift is below `KNOWN` and the seeds reach `OF_ONE_KIND`, else by `turns`."""
+def decide(sweep: FinishedSweep) -> tuple[str, str]:
+    """Return the method to follow, and why: `agreement` where the shift is below `KNOWN` and the seeds reach
+    `OF_ONE_KIND`, else `turns`."""
     shift = pool_shift(sweep)
     why = f"the pool's mean influence on a seed is {shift:.2g} of its deviation"
     if shift >= KNOWN:
-        note = f"by turns, because {why}: the model was not tuned on the pool, and almost any row helps"
-    elif (reach := seeds_reach(sweep)) >= OF_ONE_KIND:
+        return "turns", f"by turns, because {why}: the model was not tuned on the pool, and almost any row helps"
+    if (reach := seeds_reach(sweep)) >= OF_ONE_KIND:
         note = f"by agreement, because {why}: the model knows the pool, so the sign of the influence tells rows apart"
+        return "agreement", note
+    note = f"by turns, because {reach:.0%} of the pool matters to the seeds: it is mixed, and they are a part of it"
+    return "turns", note
+
+
+def gdig(sweep: FinishedSweep, limit: Limit, random_seed: int, options: Config) -> Picked:
+    """Pick rows by the method that `decide` names."""
+    name, note = decide(sweep)
+    if name == "agreement":
         return _with(note, agreement(sweep, limit, random_seed, options), ordered=False)
-    else:
-        note = f"by turns, because {reach:.0%} of the pool matters to the seeds: it is mixed, and they are a part of it"
     return _with(note, turns(sweep, limit, random_seed, options), ordered=True)
 
 
