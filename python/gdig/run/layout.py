@@ -274,10 +274,11 @@ class RunLayout:
                 (self.sources, of_field, ()),
                 (self.excluded, sweep.exclude_key, (self.evaluation_set,)),
             ):
-                files = () if key is None else _Numbered(folder, shards, *more)
-                group = self._group(folder.name, "sweep", files, False, origin)
+                if key is None:
+                    continue
+                group = self._group(folder.name, "sweep", _Numbered(folder, shards, *more), False, origin)
                 per_shard = sweep.config["rows_per_shard"]
-                yield replace(group, key=key or "", rows=sweep.rows or 0, rows_per_shard=per_shard)
+                yield replace(group, key=key, rows=sweep.rows or 0, rows_per_shard=per_shard)
             for number, checkpoint in sweep.checkpoints.items():
                 paths, swept = self.checkpoint(number), checkpoint.state == "done"
                 name, origin = f"checkpoints/{number}", checkpoint_rows_origin(record, number)

@@ -27,8 +27,8 @@ def with_recorded_names(record: RunRecord, inputs: dict[str, dict[str, Any]]) ->
     for place, (name, file) in enumerate(now.items()):
         recorded = names[place] if place < len(names) else None
         is_same = recorded is not None and PurePosixPath(recorded).name == PurePosixPath(name).name
-        own = recorded if recorded is not None and is_same and before[recorded] == file else name
-        while own in files or (own in before and own != recorded):
+        own = recorded if recorded is not None and is_same else name
+        while own in files:
             own = f"+{own}"
         files[own] = file
     return {**inputs, CANDIDATES: files}

@@ -61,7 +61,7 @@ def choose(sweep: FinishedSweep | Eligible, limit: Limit, config: Config) -> Sco
     notes = [*picked.notes, *(eligible.notes() if eligible is not None else [])]
     if similar:
         notes.append(
-            f"{similar:,} rows were passed over: their cosine with a row chosen before exceeds {config.max_similarity:g}"
+            f"{similar:,} rows were passed over: their cosine with an earlier row exceeds {config.max_similarity:g}"
         )
     if picked.shortfall is not None:
         notes.append(picked.shortfall)

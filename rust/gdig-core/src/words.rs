@@ -28,7 +28,8 @@ fn stands_alone(letter: char) -> bool {
         | 0x1000..=0x109F // Myanmar
         | 0x1780..=0x17FF // Khmer
         | 0x3040..=0x30FF // Hiragana, Katakana
-        | 0x3400..=0x4DBF | 0x4E00..=0x9FFF | 0xF900..=0xFAFF | 0x20000..=0x3FFFF) // Han
+        | 0x3400..=0x4DBF | 0x4E00..=0x9FFF | 0xF900..=0xFAFF | 0x20000..=0x3FFFF)
+    // Han
 }
 
 /// The words of a text: the hash of each, and its place in the bytes of the text.
@@ -155,12 +156,7 @@ impl SharedWords {
     }
 
     /// What each row shares with an entry: all words, else the first run, else the first text.
-    pub fn find(
-        &self,
-        rows: &[Vec<String>],
-        n_threads: usize,
-        supervisor: &Supervisor,
-    ) -> Result<Vec<Option<Shared>>> {
+    pub fn find(&self, rows: &[Vec<String>], n_threads: usize, supervisor: &Supervisor) -> Result<Vec<Option<Shared>>> {
         let find = |texts: &Vec<String>| {
             supervisor.check()?;
             Ok(self.of_row(texts))
@@ -225,13 +221,19 @@ mod tests {
         assert_eq!(found.words, "ONE, two;  three-four (five) six seven eight nine ten eleven twelve THIRTEEN");
         // Twelve words of it are not enough, nor are those of two texts.
         assert_eq!(of(&[&[LONG]], &["two three four five six seven eight nine ten eleven twelve thirteen"]), None);
-        assert_eq!(of(&[&[LONG]], &["one two three four five six", "seven eight nine ten eleven twelve thirteen"]), None);
+        assert_eq!(
+            of(&[&[LONG]], &["one two three four five six", "seven eight nine ten eleven twelve thirteen"]),
+            None
+        );
     }
 
     #[test]
     fn short_texts_and_rows_are_compared_as_a_whole() {
         let short = "what is the capital of the french republic";
-        assert_eq!(of(&[&[short, "Paris"]], &["What is the capital of the French Republic?"]).unwrap().kind, Kind::Text);
+        assert_eq!(
+            of(&[&[short, "Paris"]], &["What is the capital of the French Republic?"]).unwrap().kind,
+            Kind::Text
+        );
         assert_eq!(of(&[&[short]], &["tell me what is the capital of the french republic"]), None);
         assert_eq!(of(&[&["two words"]], &["Two WORDS."]).unwrap().kind, Kind::Equal);
         assert_eq!(of(&[&["two words"]], &["two words more"]), None);

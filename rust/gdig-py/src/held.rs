@@ -73,8 +73,7 @@ impl HeldRows {
     ) -> PyResult<Nearest<'py>> {
         let x = self.rows(x)?;
         let rows: &[f16] = x.typed();
-        let nearest =
-            supervised(py, callback, |supervisor| self.lock()?.admit(rows, floor, n_threads, supervisor))?;
+        let nearest = supervised(py, callback, |supervisor| self.lock()?.admit(rows, floor, n_threads, supervisor))?;
         Ok(to_arrays(py, &nearest))
     }
 }

@@ -61,13 +61,7 @@ impl Held {
     }
 
     /// Of each of `rows`, the nearest held row whose cosine exceeds `floor`, ties to the one that was held first.
-    pub fn nearest(
-        &self,
-        rows: &[f16],
-        floor: f32,
-        n_threads: usize,
-        supervisor: &Supervisor,
-    ) -> Result<Vec<Nearest>> {
+    pub fn nearest(&self, rows: &[f16], floor: f32, n_threads: usize, supervisor: &Supervisor) -> Result<Vec<Nearest>> {
         self.check(rows)?;
         thread_pool(n_threads)?.install(|| self.search(&units(rows, self.dim), floor, supervisor))
     }
@@ -149,10 +143,10 @@ fn among(x: &[f32], dim: usize, first: u32, floor: f32, nearest: &mut [Nearest])
     // The rows of the step that are held, in order.
     let mut held: Vec<usize> = Vec::new();
     let closest = |i: usize, held: &[usize], from: usize| {
-        let near = held[from..].iter().enumerate().map(|(place, &other)| Near {
-            cosine: cosine(row(i), row(other)),
-            row: first + (from + place) as u32,
-        });
+        let near = held[from..]
+            .iter()
+            .enumerate()
+            .map(|(place, &other)| Near { cosine: cosine(row(i), row(other)), row: first + (from + place) as u32 });
         near.filter(|near| near.cosine > floor).min_by(Near::order)
     };
     for start in (0..nearest.len()).step_by(GROUP) {
