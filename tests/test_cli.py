@@ -227,18 +227,18 @@ def test_flags_win_over_yaml_and_yaml_over_the_preset(pipeline: Pipeline, tmp_pa
 
 
 def test_a_preset_gives_its_values_and_no_other(pipeline: Pipeline) -> None:
-    assert cli.main(["select", *MINIMUM, "--preset", "paper", "--fit-rows", "7"]) == 0
+    assert cli.main(["select", *MINIMUM, "--preset", "paper", "--fit-tokens", "7"]) == 0
     base = {"model": "m", "candidates": ("a.jsonl", "b.jsonl"), "seeds": ("s.jsonl",), "run_path": "r"}
-    assert pipeline.config == Config(**base, **PRESETS["paper"], preset="paper", fit_rows=7)
+    assert pipeline.config == Config(**base, **PRESETS["paper"], preset="paper", fit_tokens=7)
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("tau: 1\ndamping_facter: 2\n", "run.yaml:2: unknown key 'damping_facter'; did you mean 'damping_factor'?"),
-        ("fit_rows: many\n", "run.yaml:1: fit_rows='many': expected a whole number"),
-        ("fit_rows: true\n", "run.yaml:1: fit_rows=True: expected a whole number"),
-        ("fit_rows: 1.5\n", "run.yaml:1: fit_rows=1.5: expected a whole number"),
+        ("fit_tokens: many\n", "run.yaml:1: fit_tokens='many': expected a whole number"),
+        ("fit_tokens: true\n", "run.yaml:1: fit_tokens=True: expected a whole number"),
+        ("fit_tokens: 1.5\n", "run.yaml:1: fit_tokens=1.5: expected a whole number"),
         ("quiet: 1\n", "run.yaml:1: quiet=1: expected true or false"),
         ("tau: high\n", "run.yaml:1: tau='high': expected a number"),
         ("inversion: svd\n", "run.yaml:1: inversion='svd': expected one of ekfac, kfac, identity, cg"),
@@ -278,11 +278,11 @@ def store_run(path: Path, **options: Any) -> None:
 
 def test_without_a_model_the_options_of_the_run_go_on(pipeline: Pipeline, tmp_path: Path) -> None:
     once = {"overwrite": True, "quiet": True, "run_path": "elsewhere", "budget": "3%", "output": "old.jsonl"}
-    store_run(tmp_path / "r", preset="paper", fit_rows=77, **once)
+    store_run(tmp_path / "r", preset="paper", fit_tokens=77, **once)
     (tmp_path / "run.yaml").write_text("seed_rank: 8\n")
     assert cli.main(["select", "--run-path", "r", "--method", "top", "--config", "run.yaml"]) == 0
     config = pipeline.config
-    assert (config.model, config.candidates, config.fit_rows) == ("stored", ("x.jsonl",), 77)
+    assert (config.model, config.candidates, config.fit_tokens) == ("stored", ("x.jsonl",), 77)
     assert (config.preset, config.damping_mode, config.seed_rank) == ("paper", "factored_tikhonov", 8)
     assert (config.method, config.run_path) == ("top", "r")
     assert (config.overwrite, config.quiet) == (False, False), "these belong to one start"
@@ -290,9 +290,9 @@ def test_without_a_model_the_options_of_the_run_go_on(pipeline: Pipeline, tmp_pa
 
 
 def test_a_preset_given_to_a_run_replaces_that_of_the_run(pipeline: Pipeline, tmp_path: Path) -> None:
-    store_run(tmp_path / "r", preset="paper", fit_rows=77)
+    store_run(tmp_path / "r", preset="paper", fit_tokens=77)
     assert cli.main(["select", "--run-path", "r", "--preset", "default"]) == 0
-    assert (pipeline.config.inversion, pipeline.config.fit_rows) == ("ekfac", 77)
+    assert (pipeline.config.inversion, pipeline.config.fit_tokens) == ("ekfac", 77)
     store_run(tmp_path / "q")
     assert cli.main(["select", "--run-path", "q", "--preset", "paper"]) == 0
     assert (pipeline.config.inversion, pipeline.config.model) == ("kfac", "stored")

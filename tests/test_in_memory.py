@@ -55,6 +55,20 @@ def test_rows_in_memory_are_a_pool(kind):
     assert with_files({"candidates": KINDS[kind]()})["candidates"] == options["candidates"]
 
 
+def test_the_index_of_a_filtered_frame_is_no_field():
+    frame = as_frame()
+    (file,) = with_files({"candidates": frame[frame.n % 1_000 == 7]})["candidates"]
+    corpus = open_corpus([file])
+    assert corpus.rows(0, 3) == [ROWS[7], ROWS[1_007], ROWS[2_007]] and len(corpus) == 3
+
+
+def test_a_column_of_several_kinds_is_named():
+    import pandas
+
+    with pytest.raises(CorpusError, match=r"seeds: the DataFrame cannot be read as columns: .*give a list of dicts"):
+        with_files({"seeds": pandas.DataFrame({"text": ["a", 1, {"b": 2}]})})
+
+
 def test_files_stay_and_may_stand_beside_rows(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_text('{"text": "a"}\n')

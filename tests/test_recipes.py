@@ -16,9 +16,26 @@ from tests.support.swept_run import make_swept
 
 PAGE = (Path(__file__).resolve().parent.parent / "docs" / "training.md").read_text(encoding="utf-8")
 TEMPLATE = (
-    "{% for m in messages %}{% if m.role == 'assistant' %}<s>{% generation %}{{ m.content }}</s>{% endgeneration %}"
+    "{% for m in messages %}{% if m.role == 'assistant' %}<s>{% generation %}{{ m.content }}"
+    "{% for call in m.tool_calls or [] %}{{ call.function.name }}{% endfor %}</s>{% endgeneration %}"
     "{% else %}<s>{{ m.content }}</s>{% endif %}{% endfor %}"
 )
+
+
+TOOLS = [
+    {"type": "function", "function": {"name": "look_up", "description": "A word.", "parameters": {"type": "object"}}}
+]
+
+
+def call_of(zh: str, en: str) -> list[dict[str, Any]]:
+    """A question, a call of a tool with the tool's answer, and the answer."""
+    function = {"name": "look_up", "arguments": json.dumps({"word": zh})}
+    return [
+        {"role": "user", "content": f"{zh}?"},
+        {"role": "assistant", "content": None, "tool_calls": [{"type": "function", "function": function}]},
+        {"role": "tool", "content": en},
+        {"role": "assistant", "content": f"It is {en}."},
+    ]
 
 
 def code(heading: str, language: str = "python") -> str:
@@ -28,7 +45,7 @@ def code(heading: str, language: str = "python") -> str:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, tokenizer_factory: Any) -> Path:
-    """A folder as the page has it: models/base, and a swept run over conversations in runs/a."""
+    """A folder as the page has it: models/base, a swept run over conversations in runs/a, and one with tools."""
     root, tokenizer = tmp_path_factory.mktemp("recipes"), tokenizer_factory()
     tokenizer.chat_template = TEMPLATE
     save_model(root / "models" / "base", llama_module(len(tokenizer)), tokenizer)
@@ -45,11 +62,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory, tokenizer_factory: Any) -> 
         }
         for i, (zh, en) in enumerate(pairs(40, 3))
     ]
-    pool, seeds = write_jsonl(root / "pool.jsonl", rows[:35]), write_jsonl(root / "seeds.jsonl", rows[35:])
-    make_swept({
-        **TINY, "model": str(root / "models" / "base"), "candidates": [str(pool)], "seeds": [str(seeds)],
-        "run_path": str(root / "runs" / "a"), "gradients": True,
-    })  # fmt: skip
+    with_tools = [{"tools": TOOLS, "messages": [*call_of(zh, en), *row["messages"][1:]]}
+                  for row, (zh, en) in zip(rows, pairs(40, 4), strict=True)]  # fmt: skip
+    for name, some in (("a", rows), ("tools", with_tools)):
+        pool, seeds = (
+            write_jsonl(root / name / "pool.jsonl", some[:35]),
+            write_jsonl(root / name / "s.jsonl", some[35:]),
+        )
+        make_swept({
+            **TINY, "model": str(root / "models" / "base"), "candidates": [str(pool)], "seeds": [str(seeds)],
+            "run_path": str(root / "runs" / name), "gradients": True,
+        })  # fmt: skip
     return root
 
 
@@ -87,6 +110,22 @@ def test_trl(in_folder: Path) -> None:
         assert tokenizer.decode(trained) == "".join(f"{answer}</s>" for answer in answers)
 
 
+def test_tokens_are_trained_on_as_they_were_measured(in_folder: Path) -> None:
+    pytest.importorskip("trl", reason="TRL is not installed")
+    source = code("Tokens, for a pool of many forms").replace(
+        'output_dir="tuned/tokens"', 'output_dir="tuned/tokens", use_cpu=True, bf16=False, max_steps=2'
+    )
+    names = run(source)
+    trainer, selection = names["trainer"], names["selection"]
+    assert trainer.state.global_step == 2
+    assert [len(row["input_ids"]) for row in trainer.train_dataset] == [x["tokens"] for x in selection.columns]
+    whole = gdig.select(run_path="runs/a", budget=8, output="whole.jsonl").to_dataset()
+    for row, content in zip(trainer.train_dataset, whole, strict=True):
+        trained = [token for token in row["labels"] if token != -100]
+        answers = [turn["content"] for turn in content["messages"] if turn["role"] == "assistant"]
+        assert trainer.processing_class.decode(trained) == "".join(f"{answer}</s>" for answer in answers)
+
+
 def test_the_trainer_of_transformers(in_folder: Path) -> None:
     source = code("transformers' Trainer")
     names = run(source.replace('output_dir="tuned/trainer"', 'output_dir="tuned/trainer", use_cpu=True, max_steps=2'))
@@ -118,7 +157,8 @@ def load_as_documented(dataset_dir: Path, name: str) -> list[dict[str, Any]]:
             assert all(turn[role] in (even if i % 2 else odd) for i, turn in enumerate(messages))
             turns = [turn[content] for turn in messages]
         assert len(turns) % 2 == 0
-        found.append({"system": system, "turns": turns})
+        tools = row[columns["tools"]] if "tools" in columns else ""
+        found.append({"system": system, "turns": turns, "tools": tools})
     return found
 
 
@@ -134,3 +174,20 @@ def test_llama_factory(in_folder: Path, output_format: str) -> None:
         assert [row["system"], *row["turns"]] == [turn["content"] for turn in content["messages"]]
     entries = json.loads((in_folder / "data" / "dataset_info.json").read_text())
     assert entries["mine"] == {"file_name": "mine.json"}
+
+
+def test_llama_factory_reads_rows_with_tools(in_folder: Path) -> None:
+    options: dict[str, Any] = {"run_path": "runs/tools", "budget": 6, "plain": True, "output": "data/chosen.jsonl"}
+    gdig.select(**options, format="sharegpt")
+    found = load_as_documented(Path("data"), "chosen")
+    whole = gdig.select(run_path="runs/tools", budget=6, output="whole.jsonl").to_dataset()
+    for row, content in zip(found, whole, strict=True):
+        assert json.loads(row["tools"]) == [TOOLS[0]["function"]]
+        word = json.loads(content["messages"][1]["tool_calls"][0]["function"]["arguments"])["word"]
+        assert json.loads(row["turns"][1]) == {"name": "look_up", "arguments": {"word": word}}
+        assert [row["turns"][0], *row["turns"][2:]] == [
+            turn["content"] for turn in content["messages"] if turn["content"] is not None
+        ]
+    # LLaMA-Factory reads role and content alone from messages: their file is named no longer.
+    gdig.select(**options, format="messages")
+    assert "chosen" not in json.loads((in_folder / "data" / "dataset_info.json").read_text())

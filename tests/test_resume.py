@@ -162,7 +162,7 @@ def test_the_rust_parts_do_not_depend_on_threads(project, run_copy, finished, tm
 
 CHANGES = [
     ("fit", {"damping_factor": 0.2}),
-    ("fit", {"fit_rows": 25}),
+    ("fit", {"fit_tokens": 1500}),
     ("fit", {"random_seed": 1}),
     ("fit", {"filter_modules": "down_proj"}),
     ("fit", {"max_length": 50}),

@@ -68,6 +68,13 @@ ROWS = {
                pairs("Add.\n1", "2", "Task:\nAdd.\n\nMaterial:\n1\n\nAnswer:\n")),
     "alpaca without input": ({"instruction": "Add.", "input": "", "output": "2", "history": []}, "instruction",
                              pairs("Add.", "2", "Task:\nAdd.\n\nAnswer:\n")),
+    "alpaca as a table has it": (
+        {"instruction": "Add.", "input": "", "output": "2", "history": '[["Hi.", "Hello."]]', "system": ""},
+        "instruction",
+        Pairs((Pair("Hi.", "Hello.", "Task:\nHi.\n\nAnswer:\n"), Pair("Add.", "2", "Task:\nAdd.\n\nAnswer:\n"))),
+    ),
+    "alpaca with a blank history": ({"instruction": "Add.", "output": "2", "history": ""}, "instruction",
+                                    pairs("Add.", "2", "Task:\nAdd.\n\nAnswer:\n")),
     "alpaca with history": (
         {"instruction": "Add.", "output": "2", "system": "Be brief.", "history": [["Hi.", "Hello."]]}, "instruction",
         Pairs((Pair("Hi.", "Hello.", "Task:\nHi.\n\nAnswer:\n"), Pair("Add.", "2", "Task:\nAdd.\n\nAnswer:\n")),
@@ -112,6 +119,20 @@ ROWS = {
         {"conversations": [{"from": "human", "value": "One?"}, {"from": "gpt", "value": "Un."}], "system": "s",
          "tools": ""},
         "sharegpt", Conversation([{"role": "system", "content": "s"}, *TURNS], None, "conversations"),
+    ),
+    "sharegpt with other names": (
+        {"conversations": [{"from": "System", "value": "s"}, {"from": "USER", "content": "One?"},
+                           {"from": "bing", "value": "Un."}]},
+        "sharegpt", Conversation([{"role": "system", "content": "s"}, *TURNS], None, "conversations"),
+    ),
+    "messages of swift": (
+        {"messages": [{"role": "Human", "value": "Weather?"},
+                      {"role": "tool_call", "content": '[{"name": "weather", "arguments": {"city": "Bonn"}}]'},
+                      {"role": "function", "name": "weather", "content": "12 degrees"}, TURNS[1]]},
+        "messages",
+        Conversation([{"role": "user", "content": "Weather?"},
+                      {"role": "assistant", "content": "", "tool_calls": [CALL]},
+                      {"role": "tool", "name": "weather", "content": "12 degrees"}, TURNS[1]], None, "messages"),
     ),
     "text": ({"text": "All of it.", "meta": 1}, "text", WholeText("All of it.")),
 }  # fmt: skip
@@ -242,60 +263,6 @@ def test_a_named_column_has_to_be_in_some_file(corpus_of):
             Config(**options)
 
 
-BAD_ROWS = {
-    "empty": ({"trg_text": ""}, "field 'trg_text' is empty"),
-    "blank": ({"trg_text": " \n\u3000"}, "field 'trg_text' is empty"),
-    "empty source": ({"src_text": ""}, "field 'src_text' is empty"),
-    "null": ({"trg_text": None}, "field 'trg_text': expected text, got null"),
-    "number": ({"trg_text": 7}, "field 'trg_text': expected text, got int"),
-    "list": ({"src_text": ["a"]}, "field 'src_text': expected text, got list"),
-    "half a pair": ({"trg_text": "a\ud83d"}, r"field 'trg_text': U\+D83D at character 1 is half of a surrogate pair"),
-}
-
-
-@pytest.mark.parametrize("case", BAD_ROWS)
-def test_bad_fields(case):
-    change, message = BAD_ROWS[case]
-    with pytest.raises(RowError, match=message):
-        make_reader("translation")({**TRANSLATION, **change})
-
-
-@pytest.mark.parametrize("field", TRANSLATION)
-def test_missing_fields(field):
-    row = {key: value for key, value in TRANSLATION.items() if key != field}
-    with pytest.raises(RowError, match=f"field '{field}' is missing; the row has: {', '.join(row)}"):
-        make_reader("translation")(row)
-
-
-@pytest.mark.parametrize(
-    "row_format, row, message",
-    [
-        ("messages", {"messages": []}, "field 'messages': expected a list of turns, got an empty list"),
-        ("messages", {"messages": None}, "field 'messages': expected a list of turns, got null"),
-        ("messages", {"messages": "Hello"}, "field 'messages': expected a list of turns, got str"),
-        ("messages", {"messages": ["Hello"]}, "turn 0: expected an object with role and content, got str"),
-        ("messages", {"messages": [{"content": "x"}]}, "turn 0: role: expected text, got None"),
-        ("messages", {"text": "x"}, "'messages' is missing; the row has: text. The row looks like the format text"),
-        ("messages", {"messages": TURNS, "tools": {"a": 1}}, "field 'tools': expected a list of tools, got dict"),
-        ("sharegpt", {"messages": [{"from": "gpt"}]}, "turn 0: value: expected text, got null"),
-        ("sharegpt", {"messages": [{"from": 1, "value": "x"}]}, "turn 0: from: expected text, got 1"),
-        ("sharegpt", {"messages": [{"from": "function_call", "value": "x"}]}, "expected the JSON of a call"),
-        (
-            "instruction",
-            {"instruction": "a", "output": "b", "history": [["a"]]},
-            r"pair 0: expected \[prompt, ",
-        ),
-        ("instruction", {"instruction": "a", "output": "b", "history": "a"}, r"expected a list of \[prompt, answer\]"),
-        ("instruction", {"instruction": "a", "output": "b", "system": 3}, "field 'system': expected text, got int"),
-        ("completion", {"prompt": 3, "completion": TURNS}, "field 'prompt': expected a list of turns, got int"),
-        ("translation", {"lp": "de", "source": "a", "target": "b"}, "field 'lp': the second language is empty"),
-    ],
-)
-def test_bad_rows(row_format, row, message):
-    with pytest.raises(RowError, match=message):
-        make_reader(row_format, None, row)(row)
-
-
 def test_the_plain_text_of_a_row():
     prompted = plain_prompt(ROWS["alpaca with history"][2])
     assert prompted.text == "Be brief.\n\nTask:\nHi.\n\nAnswer:\nHello.\n\nTask:\nAdd.\n\nAnswer:\n2"
@@ -310,35 +277,3 @@ def test_the_plain_text_of_a_row():
     assert plain_prompt(WholeText("ab")).targets == ((0, 2),)
     with pytest.raises(RowError, match="field 'messages': a conversation needs the tokenizer's chat template"):
         plain_prompt(Conversation(TURNS))
-
-
-def templates(prompt, target):
-    return make_reader("template", DataOptions(prompt_template=prompt, target_template=target))
-
-
-def test_templates_take_the_place_of_the_built_in_prompts():
-    read = templates("{{ tags | join(',') }}: {{ q }}\n", "{{ a.best }}\n")
-    row = {"q": "Why?", "a": {"best": "Because."}, "tags": ["x", "y"]}
-    assert read(row) == pairs("x,y: Why?\n", "Because.\n", own_template=True)
-    assert read.columns == {"tags", "q", "a"}
-
-
-@pytest.mark.parametrize(
-    "prompt, target, message",
-    [
-        ("{{ q }}", "{{ answer }}", "target_template: 'answer' is undefined; the row has: q, a"),
-        ("{{ a.c }}", "{{ q }}", "prompt_template: 'dict object' has no attribute 'c'"),
-        ("{{ q }}", "{{ a.b }}", "target_template is empty"),
-        ("{{ q }}", "{{ q / 2 }}", "target_template: TypeError"),
-        ("{{ q.__class__.__mro__ }}", "{{ q }}", "prompt_template: access to attribute '__class__' of 'str'"),
-        ("{% for i in range(10**9) %}{% endfor %}", "{{ q }}", "prompt_template: OverflowError"),
-    ],
-)  # fmt: skip
-def test_templates_that_fail_on_a_row(prompt, target, message):
-    with pytest.raises(RowError, match=message):
-        templates(prompt, target)({"q": "Why?", "a": {"b": ""}})
-
-
-def test_a_syntax_error_in_a_template_names_the_line():
-    with pytest.raises(ConfigError, match="target_template, line 2: unexpected"):
-        templates("{{ q }}", "a\n{{ q }")

@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 
 import gdig
-from gdig.data.conversions import convert
+from gdig.data.conversions import alternates, convert
 from gdig.data.corpus import open_corpus
-from gdig.data.dataset_info import write_entry
+from gdig.data.dataset_info import remove_entry, write_entry
 from gdig.data.export import export
 from gdig.data.read_back import read_rows
 from gdig.data.row_forms import Conversation, Pair, Pairs, RowError, WholeText, as_conversation
@@ -62,6 +62,9 @@ def test_rows_in_each_format() -> None:
     assert [turn["from"] for turn in tools["conversations"]] == ["human", "function_call", "observation", "gpt"]
     assert json.loads(tools["conversations"][1]["value"]) == {"name": "weather", "arguments": {"city": "Rome"}}
     assert json.loads(tools["tools"]) == [{"name": "weather"}]
+    around = [{"type": "function", "function": {"name": "weather", "parameters": None}}, '{"name": "time"}']
+    bare = convert(Conversation(TOOLS.turns, tools=around), "sharegpt")["tools"]
+    assert json.loads(bare) == [{"name": "weather"}, {"name": "time"}]
     assert convert(TOOLS, "messages") == {"messages": TOOLS.turns, "tools": TOOLS.tools}
     assert convert(HISTORY, "alpaca") == {
         "instruction": "c", "input": "", "output": "d", "system": "s", "history": [["a", "b"]],
@@ -75,6 +78,27 @@ def test_rows_in_each_format() -> None:
     # As the row was rendered for its score: with an empty turn of the user.
     assert convert(no_prompt, "messages") == {"messages": as_conversation(no_prompt).turns}
     assert [turn["content"] for turn in as_conversation(no_prompt).turns] == ["", "d"]
+
+
+def test_no_turn_is_added() -> None:
+    """A row that begins with the assistant was scored without a turn of the user."""
+    first = Conversation([{"role": "assistant", "content": "Hello."}, {"role": "user", "content": "Hi"},
+                          {"role": "assistant", "content": "Yes?"}])  # fmt: skip
+    written = convert(first, "sharegpt")
+    assert [turn["from"] for turn in written["conversations"]] == ["gpt", "human", "gpt"]
+    assert not alternates(written) and not alternates(convert(first, "messages"))
+    with pytest.raises(RowError, match="in alternation, got assistant, user, assistant"):
+        convert(first, "alpaca")
+
+
+def test_rows_that_llama_factory_reads_alternate() -> None:
+    for form in (TALK, TOOLS, HISTORY, Pairs((Pair("", "d"),))):
+        assert all(alternates(convert(form, name)) for name in ("messages", "sharegpt"))  # type: ignore[arg-type]
+    twice = Conversation([*TALK.turns, {"role": "assistant", "content": "?"}])
+    assert not alternates(convert(twice, "messages")) and not alternates(convert(twice, "sharegpt"))
+    assert not alternates(convert(turns({"role": "user", "content": "x"}), "messages"))
+    developer = Conversation([{"role": "developer", "content": "s"}, *TALK.turns[1:]])
+    assert alternates(convert(developer, "sharegpt")) and not alternates(convert(developer, "messages"))
 
 
 def turns(*items: dict[str, Any]) -> Conversation:
@@ -125,6 +149,13 @@ def test_the_entry_beside_others(tmp_path: Path) -> None:
     entries = json.loads((tmp_path / "dataset_info.json").read_text())
     assert list(entries) == ["a", "b"] and entries["b"]["file_name"] == "b.parquet"
     assert write_entry(tmp_path / "b.jsonl.gz", "sharegpt") is None
+    for other in ("a.jsonl", "b.jsonl", "c.parquet"):  # entries of other files stay
+        remove_entry(tmp_path / other)
+    assert json.loads((tmp_path / "dataset_info.json").read_text()) == entries
+    remove_entry(tmp_path / "b.parquet")
+    assert list(json.loads((tmp_path / "dataset_info.json").read_text())) == ["a"]
+    remove_entry(tmp_path / "new" / "b.parquet")
+    assert not (tmp_path / "new").exists()
     for bad in ("[]", "{"):
         (tmp_path / "dataset_info.json").write_text(bad)
         with pytest.raises(CorpusError, match=r"dataset_info\.json: (expected an object|cannot be read as JSON)"):

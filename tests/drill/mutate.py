@@ -101,7 +101,7 @@ def parsers(folder: Path) -> dict[str, tuple[bytes, Callable[[bytes], object]]]:
     write_tensors(folder / "t.safetensors", {"a": np.ones((2, 3), np.float32)}, {"made_from": "x y"})
     KMeans(2, init=np.eye(2, dtype=np.float32)).fit(np.eye(2, dtype=np.float32)).save(folder / "k.safetensors")
     SketchStore.create(folder / "store", dim=2)
-    fit = FitRecord({"fit_rows": 3}, layers=("a.b",), dtype="torch.float32", partitions=(1, 2))
+    fit = FitRecord({"fit_tokens": 3}, layers=("a.b",), dtype="torch.float32", partitions=(1, 2))
     sweep = SweepRecord(
         {"rows_per_shard": 4, "projection_dim": 2, "sketch_dtype": "int8"}, rows=9, scale=0.5, warnings=("w",)
     )

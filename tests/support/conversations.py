@@ -1,4 +1,4 @@
-"""Eleven shapes of conversations, as rows have them, for the tests of chat templates."""
+"""Twelve shapes of conversations, as rows have them, for the tests of chat templates."""
 
 from __future__ import annotations
 
@@ -52,6 +52,7 @@ def result(number: int, content: str) -> Turn:
 
 SHAPES: dict[str, tuple[list[Turn], bool]] = {
     # name: turns, and whether tools are given
+    "greeting": ([assistant("Good day, ask me."), user("One?"), assistant("Un.")], False),
     "single": ([user("Name a colour."), assistant("Blue it is.")], False),
     "system": ([system("Be brief."), user("Name a colour."), assistant("Blue.")], False),
     "several": (

@@ -173,7 +173,7 @@ COMMANDS: dict[str, Command] = {
     ),
     "fit": Command(
         "Fit the curvature and precondition the seeds' gradients.",
-        f"gdig fit {DATA} \\\n    --run-path runs/a --fit-rows 5000",
+        f"gdig fit {DATA} \\\n    --run-path runs/a --fit-tokens 50000",
         "Fit",
         _stage("fit"),
     ),

@@ -30,6 +30,7 @@ _METAVARS = {
     "task_field": "NAME", "device": "NAME", "layers": "CHOICE",
     "method": "METHOD", "base_model": "DIR", "row_format": "FORMAT", "prompt_column": "FIELD",
     "completion_column": "FIELD", "conversation_column": "FIELD", "system_column": "FIELD",
+    "chat_template_file": "FILE",
 }  # fmt: skip
 
 

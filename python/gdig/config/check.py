@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from gdig.config.config import Config, Training, Trial
 
 _POSITIVE = (
-    "fit_rows", "cg_rows", "cg_iterations", "seed_rank", "probe_rows", "projection_dim", "projection_side",
+    "fit_tokens", "cg_rows", "cg_iterations", "seed_rank", "probe_rows", "projection_dim", "projection_side",
     "feature_side", "rows_per_shard", "kmeans_max_iter", "token_batch_size", "max_length", "n_clusters",
     "n_neighbours", "n_probe", "threads", "hidden_layers",
 )  # fmt: skip
@@ -150,6 +150,14 @@ def _check_combinations(c: Config) -> None:
     for given, missing in (("prompt_template", "target_template"), ("target_template", "prompt_template")):
         if getattr(c, given) is not None and getattr(c, missing) is None:
             raise wrong(missing, None, f"a template, because {given} is given; give both or neither")
+    if c.chat_template_file is not None:
+        if not c.chat_template:
+            raise wrong("chat_template", False, "true beside chat_template_file; leave one of the two out")
+        if c.prompt_template is not None:
+            raise wrong(
+                "chat_template_file", c.chat_template_file,
+                "no file beside prompt_template, which makes the whole text of a row; give one of the two",
+            )  # fmt: skip
     _check_columns(c)
     if c.row_format == "template" and c.prompt_template is None:
         raise wrong("row_format", c.row_format, "another format, or prompt_template and target_template beside it")

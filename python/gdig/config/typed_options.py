@@ -35,6 +35,7 @@ class Options(TypedDict, total=False):
     conversation_column: Text | None
     system_column: Text | None
     chat_template: bool
+    chat_template_file: Text | None
     prompt_template: Text | None
     target_template: Text | None
     max_length: int | None
@@ -51,7 +52,7 @@ class Options(TypedDict, total=False):
     damping_mode: Literal["relative", "absolute", "factored_tikhonov"]
     use_empirical_fisher: bool
     kfac_approx: Literal["expand", "reduce"]
-    fit_rows: int
+    fit_tokens: int
     cg_rows: int
     cg_iterations: int
     cg_tolerance: float

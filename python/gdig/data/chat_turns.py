@@ -84,15 +84,21 @@ def left_out(turn: Turn, text: str) -> str | None:
     Only the first word is looked for, because templates may trim and change white space. They may leave out reasoning:
     what stands before `</think>`, and the content beside a call.
     """
-    content = turn.get("content") or ""
-    if not isinstance(content, str):
-        content = "".join(part.get("text", "") for part in content)
-    words = re.search(r"\w+", content.rpartition("</think>")[2])
+    words = re.search(r"\w+", _text_of(turn).rpartition("</think>")[2])
     if words and words[0] not in text and not turn.get("tool_calls"):
         return "content"
     if any(call["function"].get("name", "") not in text for call in turn.get("tool_calls", ()) if "function" in call):
         return "calls"
     return None
+
+
+def left_out_turns(turns: Sequence[Turn], text: str) -> list[int]:
+    """Return the numbers of the turns, without the assistant's, whose text a template has left out.
+
+    Only the first word is looked for.
+    """
+    words = ((i, re.search(r"\w+", _text_of(turn))) for i, turn in enumerate(turns) if turn["role"] != "assistant")
+    return [i for i, word in words if word is not None and word[0] not in text]
 
 
 def has_python_arguments(turns: Sequence[Turn], text: str) -> bool:
@@ -107,6 +113,11 @@ def has_python_arguments(turns: Sequence[Turn], text: str) -> bool:
         and repr(value) != json.dumps(value, ensure_ascii=False)
         for value in arguments
     )
+
+
+def _text_of(turn: Turn) -> str:
+    content = turn.get("content") or ""
+    return content if isinstance(content, str) else "".join(part.get("text", "") for part in content)
 
 
 def _joined(content: Any, what: str) -> Any:
@@ -158,6 +169,12 @@ def _parsed(arguments: Any) -> Any:
             return arguments
         return value if isinstance(value, dict) else arguments
     return arguments
+
+
+def bare_tool(tool: Any) -> Any:
+    """Return the function of a tool, without the object around it: {name, description, parameters}."""
+    tool = _tool(tool)
+    return tool["function"] if isinstance(tool, dict) and isinstance(tool.get("function"), dict) else tool
 
 
 def _tool(tool: Any) -> Any:

@@ -1,22 +1,25 @@
 """Rows in the formats of training programs: messages (TRL, transformers), alpaca and sharegpt (LLaMA-Factory).
 
 A conversion that would lose something is an error: which turns are trained on, calls of tools, or turns that the format
-has no place for. So what is trained on is what gdig has scored.
+has no place for. No turn is added either. So what is trained on is what gdig has scored.
 """
 
 from __future__ import annotations
 
 import json
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Literal
 
-from gdig.config.options import OutputFormat
-from gdig.data.chat_turns import is_trained
+from gdig.data.chat_turns import bare_tool, is_trained
 from gdig.data.row_forms import Conversation, Pairs, RowError, RowForm, Turn, as_conversation
+
+TurnFormat = Literal["messages", "alpaca", "sharegpt"]
+"""The output formats that hold turns."""
 
 _AUTHORS = {"system": "system", "developer": "system", "user": "human", "assistant": "gpt", "tool": "observation"}
 
 
-def convert(form: RowForm, output_format: OutputFormat) -> dict[str, Any]:
+def convert(form: RowForm, output_format: TurnFormat) -> dict[str, Any]:
     """Return a row in another format.
 
     Args:
@@ -39,13 +42,40 @@ def convert(form: RowForm, output_format: OutputFormat) -> dict[str, Any]:
     return _alpaca(conversation) if output_format == "alpaca" else _sharegpt(conversation)
 
 
+def has_tools(row: Mapping[str, Any]) -> bool:
+    """Whether a row of the format messages has tools, calls of tools or their results."""
+    return "tools" in row or any("tool_calls" in turn or turn["role"] == "tool" for turn in row["messages"])
+
+
+def has_silent_turns(row: Mapping[str, Any]) -> bool:
+    """Whether a row of the format messages has turns of the assistant without a loss."""
+    return any(turn["role"] == "assistant" and not is_trained(turn, "") for turn in row["messages"])
+
+
+def alternates(row: Mapping[str, Any]) -> bool:
+    """Whether the turns of a converted row alternate, from the user or a tool to the assistant, who ends the row.
+
+    LLaMA-Factory skips other rows.
+    """
+    if "messages" in row:
+        speakers = [turn["role"] for turn in row["messages"]]
+        speakers = speakers[1:] if speakers[0] == "system" else speakers
+    else:
+        speakers = [turn["from"] for turn in row["conversations"]]
+    asks, answers = ("user", "tool", "human", "observation"), ("assistant", "gpt", "function_call")
+    in_turn = all(speaker in (answers if i % 2 else asks) for i, speaker in enumerate(speakers))
+    return in_turn and len(speakers) % 2 == 0
+
+
 def _as_conversation(form: RowForm) -> Conversation:
     if isinstance(form, Conversation):
         return form
     if isinstance(form, Pairs) and form.own_template:
-        raise RowError("the row goes through templates of your own, which no other format has; write it as it is")
+        raise RowError(
+            "the row goes through templates of your own, which no other format has; choose the format tokens"
+        )
     if not isinstance(form, Pairs):
-        raise RowError("the row is a text without turns, which no other format holds; write it as it is")
+        raise RowError("the row is a text without turns, which no other format holds; choose the format tokens")
     return as_conversation(form)
 
 
@@ -78,21 +108,20 @@ def _split(turns: list[Turn]) -> tuple[str, list[tuple[str, str]]]:
     """Return the text of the system, or an empty one, and role and text of the turns after it."""
     first = 1 if turns[0]["role"] in ("system", "developer") else 0
     system = _text(turns[0]) if first else ""
-    pairs = [(turn["role"], _text(turn)) for turn in turns[first:]]
-    if pairs and pairs[0][0] == "assistant":
-        pairs.insert(0, ("user", ""))
-    return system, pairs
+    return system, [(turn["role"], _text(turn)) for turn in turns[first:]]
 
 
 def _sharegpt(conversation: Conversation) -> dict[str, Any]:
     turns, system = conversation.turns, ""
     if turns[0]["role"] in ("system", "developer"):
         system, turns = _text(turns[0]), turns[1:]
-    written = [_sharegpt_turn(turn) for turn in turns]
-    if written and written[0]["from"] == "gpt":
-        written.insert(0, {"from": "human", "value": ""})
-    tools = json.dumps(conversation.tools, ensure_ascii=False) if conversation.tools else ""
-    return {"conversations": written, "system": system, "tools": tools}
+    # As LLaMA-Factory documents them: the JSON of a list of functions.
+    tools = [bare_tool(tool) for tool in conversation.tools or ()]
+    return {
+        "conversations": [_sharegpt_turn(turn) for turn in turns],
+        "system": system,
+        "tools": json.dumps(tools, ensure_ascii=False) if tools else "",
+    }
 
 
 def _sharegpt_turn(turn: Turn) -> dict[str, str]:

@@ -7,7 +7,7 @@ import itertools
 from array import array
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TextIO
+from typing import Literal, TextIO
 
 import numpy as np
 
@@ -24,7 +24,8 @@ _LONGEST_VALUE = 1 << 30
 def open_csv(path: Path, shown: Path, cache: Path) -> ArrowRows:
     """Open a CSV or TSV file with a header. It is converted once to Arrow in the cache.
 
-    Values may be enclosed in double quotes. A .csv file whose header has no comma may be divided by semicolons or tabs.
+    Values may be enclosed in double quotes. A .tsv file that has no sense so has double quotes as a part of its values.
+    A .csv file whose header has no comma may be divided by semicolons or tabs.
 
     Args:
         path: the file.
@@ -46,10 +47,26 @@ def open_csv(path: Path, shown: Path, cache: Path) -> ArrowRows:
 
 
 def _convert(path: Path, shown: Path, tabs: bool, folder: Path) -> None:
+    try:
+        _write(path, shown, tabs, folder)
+    except CorpusError:
+        if not tabs:
+            raise
+        # Most programs that write tabs quote no value, and leave double quotes in it as they are.
+        try:
+            _write(path, shown, tabs, folder, quoting=csv.QUOTE_NONE)
+        except CorpusError:
+            pass
+        else:
+            return
+        raise
+
+
+def _write(path: Path, shown: Path, tabs: bool, folder: Path, quoting: Literal[0, 3] = csv.QUOTE_MINIMAL) -> None:
     import pyarrow as pa
 
     with path.open(encoding="utf-8-sig", newline="") as file:
-        records = _records(file, shown, tabs)
+        records = _records(file, shown, tabs, quoting)
         _, names = next(records, (0, []))
         if not names:
             raise CorpusError(f"{shown}: the file holds no rows, expected a header and at least one row")
@@ -74,14 +91,14 @@ def _convert(path: Path, shown: Path, tabs: bool, folder: Path) -> None:
                 lines.tofile(lines_file)
 
 
-def _records(file: TextIO, shown: Path, tabs: bool) -> Iterator[tuple[int, list[str]]]:
+def _records(file: TextIO, shown: Path, tabs: bool, quoting: Literal[0, 3]) -> Iterator[tuple[int, list[str]]]:
     """Yield the line on which each record begins, and its values. Blank lines are left out."""
     limit = csv.field_size_limit(_LONGEST_VALUE)
     line = 1
     try:
         first = file.readline()
         delimiter = "\t" if tabs else next((d for d in (",", ";", "\t") if d in first), ",")
-        reader = csv.reader(itertools.chain((first,), file), delimiter=delimiter, strict=True)
+        reader = csv.reader(itertools.chain((first,), file), delimiter=delimiter, quoting=quoting, strict=True)
         for values in reader:
             if values:
                 yield line, values

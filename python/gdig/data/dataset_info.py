@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from gdig.config.options import OutputFormat
+from gdig.data.conversions import TurnFormat
 from gdig.data.export import complete_or_absent, ending_of
 from gdig.errors import CorpusError
 
@@ -34,7 +34,7 @@ _ENTRIES: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-def write_entry(output: Path, output_format: OutputFormat) -> Path | None:
+def write_entry(output: Path, output_format: TurnFormat) -> Path | None:
     """Name the output in the dataset_info.json of its folder, and return that file. Other entries stay.
 
     The name of the entry is that of the file, without its ending. None for a .gz file, which
@@ -49,9 +49,22 @@ def write_entry(output: Path, output_format: OutputFormat) -> Path | None:
     path = output.with_name(NAME)
     entries = read_entries(path)
     entries[output.name.removesuffix(ending)] = {"file_name": output.name, **_ENTRIES[output_format]}
-    with complete_or_absent(path) as temporary:
-        temporary.write_text(json.dumps(entries, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    _write(path, entries)
     return path
+
+
+def remove_entry(output: Path) -> None:
+    """Remove the entry that names the output from the dataset_info.json of its folder, where there is one.
+
+    Raises:
+        CorpusError: if a file of that name is there and is no JSON object, or cannot be written.
+    """
+    path, ending = output.with_name(NAME), ending_of(output)
+    entries = read_entries(path)
+    name = output.name.removesuffix(ending or "")
+    if isinstance(entry := entries.get(name), dict) and entry.get("file_name") == output.name:
+        del entries[name]
+        _write(path, entries)
 
 
 def read_entries(path: Path) -> dict[str, Any]:
@@ -69,3 +82,8 @@ def read_entries(path: Path) -> dict[str, Any]:
     if not isinstance(entries, dict):
         raise CorpusError(f"{path}: expected an object of data sets, got {type(entries).__name__}")
     return entries
+
+
+def _write(path: Path, entries: dict[str, Any]) -> None:
+    with complete_or_absent(path) as temporary:
+        temporary.write_text(json.dumps(entries, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

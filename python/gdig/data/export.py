@@ -231,7 +231,10 @@ def as_table(name: str, rows: Sequence[Row]) -> pa.Table:
         schema = _schema(iter(enumerate(rows)))
         return pa.Table.from_pylist(list(rows), schema=schema)
     except (pa.ArrowException, OverflowError, UnicodeEncodeError) as error:
-        raise CorpusError(f"{name}: the rows do not fit into columns: {str(error).partition(chr(10))[0]}") from None
+        raise CorpusError(
+            f"{name}: the rows do not fit into columns: {str(error).partition(chr(10))[0]}; select with a format"
+            " (messages or tokens), which gives all rows the same columns"
+        ) from None
 
 
 def _schema(rows: Iterator[tuple[int, Row]]) -> pa.Schema:

@@ -10,6 +10,7 @@ import datetime
 import decimal
 import json
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 _VERSION = 1
 _BATCH_ROWS = 1024
+_INDEX = re.compile(r"__index_level_\d+__")
 
 
 def with_files(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -58,7 +60,7 @@ def _file_of(rows: Any, name: str) -> Path:
         plain = rows.with_format("arrow")
         batches = (plain[start : start + _BATCH_ROWS] for start in range(0, len(rows), _BATCH_ROWS))
         return _written(f"{name}.arrow", lambda path: _write_arrow(batches, rows.features.arrow_schema, path))
-    if (table := _as_table(rows)) is not None:
+    if (table := _as_table(rows, name)) is not None:
         batches = (table.slice(start, _BATCH_ROWS) for start in range(0, len(table), _BATCH_ROWS))
         return _written(f"{name}.arrow", lambda path: _write_arrow(batches, table.schema, path))
     if isinstance(rows, (Mapping, bytes)) or not isinstance(rows, Iterable):
@@ -69,17 +71,27 @@ def _file_of(rows: Any, name: str) -> Path:
     return _written(f"{name}.jsonl", lambda path: _write_json(rows, name, path))
 
 
-def _as_table(rows: Any) -> pa.Table | None:
-    """Return the table of a DataFrame (pandas, polars), of pyarrow, or of anything with Arrow's stream interface."""
-    if hasattr(rows, "__arrow_c_stream__"):
-        import pyarrow as pa
+def _as_table(rows: Any, name: str) -> pa.Table | None:
+    """Return the table of a DataFrame (pandas, polars), of pyarrow, or of anything with Arrow's stream interface.
 
-        return pa.RecordBatchReader.from_stream(rows).read_all()
-    if type(rows).__module__.startswith("pandas.") and hasattr(rows, "columns"):  # pandas before 2.2
-        import pyarrow as pa
+    Raises:
+        CorpusError: if a column of a DataFrame holds values of several kinds.
+    """
+    is_pandas = type(rows).__module__.startswith("pandas.") and hasattr(rows, "columns")
+    if not is_pandas and not hasattr(rows, "__arrow_c_stream__"):
+        return None
+    import pyarrow as pa
 
-        return pa.Table.from_pandas(rows)
-    return None
+    try:
+        # pandas before 2.2 has no stream interface.
+        table = pa.Table.from_pandas(rows) if is_pandas else pa.RecordBatchReader.from_stream(rows).read_all()
+    except (pa.ArrowException, ValueError, TypeError) as error:
+        raise CorpusError(
+            f"{name}: the {type(rows).__name__} cannot be read as columns: {str(error).partition(chr(10))[0]}; give"
+            " each column values of one kind, or give a list of dicts"
+        ) from None
+    # The numbers of the rows that a filter has left, which pandas keeps as an index without a name.
+    return table.drop_columns([column for column in table.column_names if _INDEX.fullmatch(column)])
 
 
 def _written(name: str, write: Callable[[Path], None]) -> Path:

@@ -16,6 +16,8 @@ class Prompted:
     targets: tuple[tuple[int, int], ...]
     is_chat: bool = False
     """Whether a chat template has placed the special tokens. Otherwise the tokenizer adds its own."""
+    is_whole: bool = True
+    """Whether the text of every turn is in it. A chat template may leave out what the system says, for instance."""
 
 
 class Prompter(Protocol):
@@ -34,7 +36,7 @@ def plain_prompt(form: RowForm) -> Prompted:
     if isinstance(form, Conversation):
         raise RowError(
             f"field {form.field!r}: a conversation needs the tokenizer's chat template; give a tokenizer that has one,"
-            " or prompt_template and target_template"
+            " chat_template_file, or prompt_template and target_template"
         )
     if isinstance(form, WholeText):
         return Prompted(form.text, ((0, len(form.text)),))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import date
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gdig.config.options import DataOptions
@@ -59,10 +60,11 @@ def make_prompter(
 def rendering_of(options: DataOptions, tokenizer: PreTrainedTokenizerBase, reader: RowReader) -> str:
     """Return how the rows of a reader become text.
 
-    It is "chat template", "plain text" (the built-in prompt of the format), "own templates", "whole text" or "tokens".
+    It is "chat template" (with the file's name where the template is the user's), "plain text" (the built-in prompt of
+    the format), "own templates", "whole text" or "tokens".
     """
     if _uses_chat(reader, tokenizer, options):
-        return "chat template"
+        return f"chat template {Path(file).name}" if (file := options.chat_template_file) else "chat template"
     return _WITHOUT_CHAT.get(reader.format, "plain text")
 
 

@@ -277,4 +277,4 @@ def _tops(*paths: str) -> set[str]:
 
 
 def _refuse_text(row: Mapping[str, Any]) -> RowForm:
-    raise AssertionError("rows of tokens have no text; checked_tokens reads them")
+    raise RowError("the row holds tokens, which have no turns; write it as it is, or choose the format tokens")

@@ -21,7 +21,9 @@ from gdig.data.filter_limits import check_method, limited
 from gdig.data.render_limits import CURRENT, Rendering, current
 from gdig.data.template_hooks import HOOKS, Hook, with_hooks
 
-_MOST_SOURCE = 1 << 20
+MOST_SOURCE = 1 << 20
+"""Characters of a template."""
+
 # They draw, make HTML, or take time that grows with the square of the text.
 _WITHOUT = ("random", "pprint", "urlize", "wordwrap", "xmlattr", "striptags")
 
@@ -56,8 +58,8 @@ class Sandbox(ImmutableSandboxedEnvironment):
         Raises:
             TemplateSyntaxError: if the source is no template, or is too long or too deep.
         """
-        if len(source) > _MOST_SOURCE:
-            raise TemplateSyntaxError(f"{len(source):,} characters, expected at most {_MOST_SOURCE:,}", 1)
+        if len(source) > MOST_SOURCE:
+            raise TemplateSyntaxError(f"{len(source):,} characters, expected at most {MOST_SOURCE:,}", 1)
         try:
             return self.from_string(with_hooks(self.parse(source)))
         except TemplateSyntaxError:

@@ -43,7 +43,12 @@ class SpanFinder:
     """
 
     def __init__(
-        self, render: Render, turns: Turns, rendered: Rendered, end_marks: Collection[str], header: Callable[[], str]
+        self,
+        render: Render,
+        turns: Turns,
+        rendered: Rendered,
+        end_marks: Collection[str],
+        header: Callable[[], tuple[str, bool]],
     ) -> None:
         self._render = render
         self._turns = turns
@@ -77,8 +82,8 @@ class SpanFinder:
         """
         (first, last), *rest = self._own_parts(i)
         start = max(first, self._start(i, first))
-        if start == first and (header := self._header()) and self._text.startswith(header, first):
-            start += len(header)
+        if start == first:
+            start += self._header_at(first)
         spans = [(start, last), *rest]
         # A line break behind the token that ends the turn is layout. The model does not learn it.
         spans[-1] = (spans[-1][0], spans[-1][0] + len(self._text[slice(*spans[-1])].rstrip()))
@@ -120,6 +125,14 @@ class SpanFinder:
             behind + _common_atoms(prompt.text[prompt_behind:], self._text[behind:]),
         )
 
+    def _header_at(self, first: int) -> int:
+        """Return how long the header is that stands at the beginning of a turn. Mostly it belongs to the prompt, which
+        ends behind it; a template may refuse the prompt, as that of a conversation that the assistant begins."""
+        header, is_prompt = self._header()
+        if is_prompt:  # it may add a beginning of the answer that this answer does not have, such as <think>
+            return _common_atoms(header, self._text[first:])
+        return len(header) if self._text.startswith(header, first) else 0
+
     def _rendered(self, n: int, *, prompt: bool) -> Rendered | None:
         """Render the first n turns. Return None if the template refuses them."""
         if n == 0 and not prompt:
@@ -141,18 +154,19 @@ def past_mark(text: str, at: int, marks: Collection[str]) -> int:
     return at + max((len(mark) for mark in marks if text.startswith(mark, at)), default=0)
 
 
-def find_header(render: Render) -> str:
-    """Return what stands before each answer, where a template has no generation prompt. Mostly it is empty."""
+def find_header(render: Render) -> tuple[str, bool]:
+    """Return what stands before each answer, and whether it is the generation prompt. Empty if it cannot be told."""
     question = {"role": "user", "content": "?"}
     try:
-        if render([question], True).text != render([question], False).text:
-            return ""
+        asked, prompted = (render([question], prompt).text for prompt in (False, True))
+        if prompted != asked:
+            return prompted.removeprefix(asked) if prompted.startswith(asked) else "", True
         answers = [render([question, {"role": "assistant", "content": answer}], False) for answer in _PROBE_ANSWERS]
     except Exception:  # a template may raise any error
-        return ""
+        return "", False
     stretches = [answer.text[slice(*answer.turns.get(1, (0, 0)))] for answer in answers]
     header = stretches[0].partition(_PROBE_ANSWERS[0])[0]
-    return header if header.strip() and all(text.startswith(header) for text in stretches) else ""
+    return header if header.strip() and all(text.startswith(header) for text in stretches) else "", False
 
 
 def _common_atoms(prompt: str, text: str) -> int:

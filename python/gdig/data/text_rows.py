@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gdig.data.row_forms import Conversation, Pair, Pairs, RowError, RowForm, Turn, WholeText, checked_text, value_at
-from gdig.data.turns import read_turns, system_text, tools_of
+from gdig.data.turns import from_json, read_turns, system_text, tools_of
 
 Fields = Mapping[str, str]
 """The field of a row by its meaning: {"prompt": "query", "completion": "response"}."""
@@ -110,7 +110,8 @@ def _as_turns(value: Any, role: str, what: str) -> list[Turn]:
 
 
 def _history(history: Any, name: str) -> list[Pair]:
-    if history is None:
+    history = from_json(history)  # as a cell of a table
+    if history is None or history == "":
         return []
     if not isinstance(history, list):
         raise RowError(f"field {name!r}: expected a list of [prompt, answer], got {type(history).__name__}")

@@ -11,10 +11,14 @@ from gdig.data.row_forms import Conversation, RowError, Turn, value_at
 CONVERSATION_FIELDS = ("messages", "conversations", "conversation")
 SYSTEM_FIELDS = ("system", "system_prompt")
 
-_ROLES = {
-    "human": "user", "gpt": "assistant", "chatgpt": "assistant", "model": "assistant", "bot": "assistant",
-    "observation": "tool", "function_response": "tool", "tool_response": "tool",
-}  # fmt: skip
+_NAMES = {
+    "system": ("system",),
+    "developer": ("developer",),
+    "user": ("user", "human"),
+    "assistant": ("assistant", "gpt", "chatgpt", "model", "bot", "chatbot", "ai", "bing", "bard"),
+    "tool": ("tool", "observation", "function", "function_response", "tool_response"),
+}
+_ROLES = {name: role for role, names in _NAMES.items() for name in names}
 _CALLS = ("function_call", "function-call", "tool_call")
 
 
@@ -73,6 +77,7 @@ def read_turns(value: Any, what: str) -> list[Turn]:
     turns = from_json(value)
     if not isinstance(turns, list) or not turns:
         kind = "an empty list" if turns == [] else "null" if turns is None else type(turns).__name__
+        kind += ", whose text is no JSON of a list" if kind == "str" else ""
         raise RowError(f"{what}: expected a list of turns, got {kind}")
     return [_turn(turn, f"{what}: turn {i}") for i, turn in enumerate(turns)]
 
@@ -101,36 +106,39 @@ def _turn(message: Any, what: str) -> Turn:
     # Arrow gives null for keys that only other rows have. Templates expect such keys to be missing.
     turn: Turn = {key: value for key, value in message.items() if value is not None}
     if "role" not in turn and "from" in turn:
-        return _sharegpt_turn(turn, what)
+        turn = _with_role(turn, what)
+    elif "content" not in turn and isinstance(turn.get("value"), str):
+        turn["content"] = turn.pop("value")
     role = turn.get("role")
     if not isinstance(role, str):
         raise RowError(f"{what}: role: expected text, got {role!r}")
-    turn["role"] = _ROLES.get(role, role)
+    if role.lower() in _CALLS:
+        return {**turn, "role": "assistant", "content": "", "tool_calls": _calls(turn.get("content"), what)}
+    turn["role"] = _ROLES.get(role.lower(), role)
     if isinstance(call := turn.get("function_call"), dict):  # OpenAI's older form of a call
         del turn["function_call"]
         turn.setdefault("tool_calls", [{"type": "function", "function": call}])
     return turn
 
 
-def _sharegpt_turn(turn: Turn, what: str) -> Turn:
-    author, text = turn.pop("from"), turn.pop("value", None)
+def _with_role(turn: Turn, what: str) -> Turn:
+    """Return a turn of ShareGPT with role and content in place of from and value."""
+    author, text = turn["from"], turn.get("value", turn.get("content"))
     if not isinstance(author, str):
         raise RowError(f"{what}: from: expected text, got {author!r}")
     if not isinstance(text, str):
         raise RowError(f"{what}: value: expected text, got {'null' if text is None else type(text).__name__}")
-    if author in _CALLS:
-        return {"role": "assistant", "content": "", "tool_calls": _calls(text, what), **turn}
-    role = "tool" if author == "function" else _ROLES.get(author, author)
-    return {"role": role, "content": text, **turn}
+    others = {key: value for key, value in turn.items() if key not in ("from", "value", "content")}
+    return {"role": author, "content": text, **others}
 
 
-def _calls(text: str, what: str) -> list[Any]:
+def _calls(text: Any, what: str) -> list[Any]:
     """Return the calls of a turn `function_call`: JSON of one {name, arguments} or of a list of them."""
     try:
         calls = json.loads(text)
-    except (ValueError, RecursionError):
+    except (TypeError, ValueError, RecursionError):
         calls = None
     calls = [calls] if isinstance(calls, dict) else calls
     if not isinstance(calls, list) or not calls or not all(isinstance(c, dict) and "name" in c for c in calls):
-        raise RowError(f"{what}: value: expected the JSON of a call with name and arguments, got {text[:60]!r}")
+        raise RowError(f"{what}: expected the JSON of a call with name and arguments, got {text!r:.60}")
     return [{"type": "function", "function": call} for call in calls]

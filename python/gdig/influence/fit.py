@@ -114,7 +114,7 @@ def fit_curvature_on_ranks(work: Workspace, origin: str, token_batch_size: int |
         The report on the sample. The seeds read the files, so that the factors are in memory one layer at a time.
     """
     config, ranks, model, layout = work.config, work.ranks, work.model, work.layout
-    examples, rows = work.sample("curvature", config.fit_rows)
+    examples, rows = work.fit_sample
     if token_batch_size is not None:  # the bits depend on it, so every start takes the same
         config = config.with_options(token_batch_size=token_batch_size)
     plan = plan_fit(model, examples, config, ranks)

@@ -21,6 +21,13 @@ def check_inputs(work: Workspace) -> None:
     pool = work.candidates
     with work.progress.stage("check", len(pool)) as bar:
         reports = check_rows(pool, work.encoder, bar.advance, stop=work.config.bad_rows == "error")
+    not_whole = sum(report.not_whole for report in reports)
+    if not_whole or not all(example.is_whole for example in work.seed_examples):
+        work.progress.warn(
+            f"the chat template leaves out the text of a turn, such as the system's, in {not_whole:,} rows of the pool"
+            f" and {sum(not example.is_whole for example in work.seed_examples):,} seeds; gdig preview shows what is"
+            " left. A training with this template does not see it either"
+        )
     bad = sum(report.bad for report in reports)
     if bad == len(pool):
         first = next(report.first_error for report in reports)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from gdig.config.config import Config
 from gdig.data.tokens import Example
 from gdig.errors import CorpusError
 from gdig.model.batches import make_batches
@@ -50,6 +51,10 @@ class PoolSize:
     def mean_tokens(self) -> float:
         """Tokens a row, over all rows of the pool."""
         return self.tokens / self.rows
+
+    def fit_tokens(self, config: Config) -> float:
+        """Tokens of the sample that the curvature is fitted on."""
+        return min(self.tokens, config.fit_tokens)
 
     @property
     def longest(self) -> int:

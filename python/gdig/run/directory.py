@@ -45,7 +45,7 @@ _LAST_RANKS_S = 60
 """How long the ranks of an earlier start may take to end, in seconds."""
 
 # Compared by content, not by name: moving a pool does not change it.
-_BY_CONTENT = ("model", "base_model", "candidates", "seeds", "tokenizer")
+_BY_CONTENT = ("model", "base_model", "candidates", "seeds", "tokenizer", "chat_template_file")
 # What names a training checkpoint's folder (gdig.passes.training_checkpoints): another checkpoint stands beside it.
 _BY_FOLDER = ("checkpoints", "feature_side")
 

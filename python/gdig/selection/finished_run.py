@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -113,9 +114,11 @@ def _chosen_file(layout: RunLayout, record: RunRecord, selection: str | None) ->
 
 
 def _check_inputs(work: Workspace, record: RunRecord) -> None:
-    """Raise RunError if pool or seeds have changed: the texts would be those of other rows."""
-    corpora = {"candidates": work.candidates, "seeds": work.seed_corpus}
-    inputs = {kind: fingerprint_paths(corpus.files) for kind, corpus in corpora.items()}
+    """Raise RunError if pool, seeds or chat template have changed: the texts would be those of other rows."""
+    files: dict[str, Sequence[str | Path]] = {"candidates": work.candidates.files, "seeds": work.seed_corpus.files}
+    if work.config.chat_template_file is not None:
+        files["chat_template_file"] = [work.config.chat_template_file]
+    inputs = {kind: fingerprint_paths(paths) for kind, paths in files.items()}
     for kind, now in with_recorded_names(record, inputs).items():
         then = record.inputs.get(kind, {})
         changed = [name for name in {**then, **now} if then.get(name) != now.get(name)]

@@ -10,12 +10,9 @@ import numpy as np
 
 from gdig.config.budget import Limit
 from gdig.config.config import Config
-from gdig.data.conversions import convert
-from gdig.data.dataset_info import write_entry
-from gdig.data.export import Convert, export
+from gdig.data.export import export
 from gdig.data.fingerprint import hash_content
-from gdig.data.row_forms import RowError
-from gdig.errors import CorpusError, StoreError
+from gdig.errors import StoreError
 from gdig.resampling import label_counts
 from gdig.run.layout import RunLayout
 from gdig.run.origin import checkpoint_origin, checkpoint_rows_origin, rows_origin, sweep_origin
@@ -23,6 +20,7 @@ from gdig.run.record import RunRecord
 from gdig.run.session import Workspace
 from gdig.run.verify import difficulty_damage
 from gdig.selection.choose import choose
+from gdig.selection.conversion import Conversion
 from gdig.selection.eligible import Eligible, narrow
 from gdig.selection.exclude import ExcludedRow, open_exclude, read_excluded, write_excluded_list
 from gdig.selection.hidden_mean import read_hidden_mean
@@ -49,14 +47,10 @@ def select_stage(work: Workspace, store: SketchStore, survey: Survey, tasks: Tas
     scored = choose(eligible, limit, config)
     columns = output_columns(scored, survey, tasks)
     output = Path(config.output) if config.output else work.layout.selection
-    export(work.candidates, scored.rows, None if config.plain else columns, output, _converter(work))
-    if config.format is not None and not config.chat_template:
-        work.progress.warn(
-            f"format={config.format}: the rows were measured without a chat template (chat_template=False), but a "
-            "training program puts turns through its own"
-        )
-    if config.format is not None and (entry := write_entry(output, config.format)):
-        work.progress.say(f"{entry}: names the file for LLaMA-Factory")
+    conversion = Conversion(work, config.format) if config.format is not None else None
+    export(work.candidates, scored.rows, None if config.plain else columns, output, conversion)
+    if conversion is not None:
+        conversion.finish(output)
     warnings = [*run.fit.warnings, *run.sweep.warnings]
     for warning in warnings:  # `warn` repeats no warning that a stage of this start has given
         work.progress.warn(warning)
@@ -83,21 +77,6 @@ def select_stage(work: Workspace, store: SketchStore, survey: Survey, tasks: Tas
     if config.exclude:
         summary.append(f"excluded rows: {work.layout.excluded_list}")
     return Selection(scored.rows, columns, output, summary, warnings)
-
-
-def _converter(work: Workspace) -> Convert | None:
-    """Return what makes rows of the option `format` of the pool's rows; None where they are written as they are."""
-    if (output_format := work.config.format) is None:
-        return None
-    corpus, readers = work.candidates, work.readers[0]
-
-    def converted(row: int, content: dict[str, Any]) -> dict[str, Any]:
-        try:
-            return convert(readers[corpus.file_of(row)](content), output_format)
-        except RowError as error:
-            raise CorpusError(f"{corpus.where(row)}: format={output_format}: {error}") from None
-
-    return converted
 
 
 def open_finished_sweep(

@@ -53,6 +53,9 @@ class DataOptions:
     """Render rows by the tokenizer's chat template where it has one: prompt and completion become turns of user and
     assistant, as LLaMA-Factory and TRL make them. Rows with a text alone stay as they are. Switch it off when you train
     on plain prompts."""
+    chat_template_file: str | None = None
+    """File with a Jinja chat template, in place of the tokenizer's. By default, the tokenizer's template is used. Give
+    the file that your training uses, where the tokenizer has no template or another one."""
     prompt_template: str | None = None
     """Jinja template that makes the prompt from the fields of a row. By default, the row format has its own template.
     Give both templates when the fields fit no row format."""

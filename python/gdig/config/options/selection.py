@@ -15,7 +15,7 @@ Quotas = Literal["equal", "proportional", "sqrt"]
 Score = Literal["steady", "mean"]
 RelevanceName = Literal["influence", "cosine", "less"]
 RelativeTo = Literal["zero", "pool"]
-OutputFormat = Literal["messages", "alpaca", "sharegpt"]
+OutputFormat = Literal["messages", "alpaca", "sharegpt", "tokens"]
 
 
 @dataclass(frozen=True)
@@ -173,9 +173,9 @@ class OutputOptions:
     """File of the selected rows, .jsonl, .jsonl.gz or .parquet. The default is selection.jsonl in the run directory.
     Name a file to have several selections of one run."""
     format: Basic[OutputFormat | None] = None
-    """Format of the rows that are written: messages, alpaca or sharegpt, whatever the pool's. The entry for
+    """Format of the rows that are written: messages, alpaca, sharegpt or tokens, whatever the pool's. The entry for
     LLaMA-Factory is added to dataset_info.json beside the file. By default, rows are written whole, as they are. Name
-    the format that the training program reads."""
+    the format that the training program reads; tokens are input_ids and labels, exactly as gdig measured the row."""
     plain: Basic[bool] = False
     """Write rows without the field gdig, which tells why each was selected. Off by default. Switch it on when the
     training program refuses a field that it does not know."""
