@@ -337,7 +337,7 @@ def _shards(run: Path):
 
 
 def test_near_copies_of_a_run_are_passed_over_whatever_the_threads(project, swept_copy):
-    options = project.options(swept_copy, method="top", budget="10", max_similarity=0.5)
+    options = project.options(swept_copy, method="top", budget="4", max_similarity=0.5)
     first = gdig.select(**options)
     assert gdig.select(**{**options, "threads": 2}).rows.tolist() == first.rows.tolist()
     hidden = np.concatenate([shard["hidden"] for shard in _shards(swept_copy)])
@@ -348,11 +348,11 @@ def test_near_copies_of_a_run_are_passed_over_whatever_the_threads(project, swep
     whole = gdig.select(**{**options, "max_similarity": 1.0, "budget": "100%"}).rows
     taken: list[int] = []
     for row in whole:
-        if all(x[row] @ x[other] <= 0.5 for other in taken) and len(taken) < 10:
+        if all(x[row] @ x[other] <= 0.5 for other in taken) and len(taken) < 4:
             taken.append(row)
     assert first.rows.tolist() == taken
     summary = "\n".join(first.summary)
-    passed = whole.tolist().index(taken[-1]) + 1 - 10
+    passed = whole.tolist().index(taken[-1]) + 1 - 4
     assert passed > 0 and re.search(rf"\b{passed} rows were passed over", summary)
     assert json.loads((swept_copy / "run.json").read_text())["stages"]["select"]["similar"] == passed
     shutil.rmtree(swept_copy)

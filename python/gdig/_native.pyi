@@ -79,7 +79,7 @@ class HeldRows:
         *,
         n_threads: int = 0,
         callback: Callable[[int, int], object] | None = None,
-    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]: ...
+    ) -> NDArray[np.bool_]: ...
 
 # The runs of words of an evaluation set, whose entries have one text or more.
 @final

@@ -23,11 +23,14 @@ def with_recorded_names(record: RunRecord, inputs: dict[str, dict[str, Any]]) ->
     if list(before) == list(now):
         return inputs
     names = list(before)
+    by_content = {(PurePosixPath(name).name, str(file)): name for name, file in before.items()}
     files: dict[str, Any] = {}
     for place, (name, file) in enumerate(now.items()):
-        recorded = names[place] if place < len(names) else None
-        is_same = recorded is not None and PurePosixPath(recorded).name == PurePosixPath(name).name
-        own = recorded if recorded is not None and is_same else name
+        base = PurePosixPath(name).name
+        recorded = by_content.get((base, str(file)))
+        if recorded is None and place < len(names) and PurePosixPath(names[place]).name == base:
+            recorded = names[place]  # its content changed
+        own = name if recorded is None or recorded in files else recorded
         while own in files:
             own = f"+{own}"
         files[own] = file

@@ -63,18 +63,26 @@ def narrow(
         features: of the rows, for `max_similarity`.
         may_repeat: whether a row of the pool repeats another; False saves the search.
     """
+    unused, drops = _unused_sources(sweep, config), config.repeats == "drop" and may_repeat
+    if not (drops or unused or len(excluded)):
+        return Eligible(sweep, features=features)
     eligible = np.ones(sweep.survey.rows, np.bool_)
     eligible[excluded] = False
-    quotas = config.source_quotas
-    if quotas is not None and quotas not in ("equal", "proportional"):
-        weights = source_weights(quotas, sweep.sources.names, [1] * len(sweep.sources))
-        for source in (number for number, weight in enumerate(weights) if weight == 0):
-            eligible &= ~sweep.sources.has(source, len(eligible))
+    for source in unused:
+        eligible &= ~sweep.sources.has(source, len(eligible))
     n_repeats = 0
-    if config.repeats == "drop" and may_repeat:
+    if drops:
         is_repeat = repeats(sweep.store if eligible.all() else sweep.store.masked(eligible))
         n_repeats = int(is_repeat.sum())
         eligible &= ~is_repeat
     if not eligible.all():
         sweep = sweep.among(eligible)
     return Eligible(sweep, n_repeats, len(excluded), features)
+
+
+def _unused_sources(sweep: FinishedSweep, config: Config) -> list[int]:
+    """The sources to which a file of quotas gives no weight."""
+    if config.source_quotas in (None, "equal", "proportional"):
+        return []
+    weights = source_weights(str(config.source_quotas), sweep.sources.names, [1] * len(sweep.sources))
+    return [source for source, weight in enumerate(weights) if weight == 0]

@@ -99,8 +99,8 @@ class SimilarityWalk:
         self._held.truncate(self._before + int(self._taken.sum()))
         for start in range(same, len(rows), _STEP):
             step = rows[start : start + _STEP]
-            nearest, _ = self._held.admit(self.features.of_rows(step), self.most, n_threads=self.threads)
-            self._taken = np.concatenate([self._taken, nearest < 0])
+            admitted = self._held.admit(self.features.of_rows(step), self.most, n_threads=self.threads)
+            self._taken = np.concatenate([self._taken, admitted])
             self._seen = np.concatenate([self._seen, step])
         return self._taken
 

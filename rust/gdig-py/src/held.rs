@@ -61,7 +61,7 @@ impl HeldRows {
         Ok(to_arrays(py, &nearest))
     }
 
-    /// Hold each row that is near to none, in order. Returns what `nearest` returns, with the rows held meanwhile.
+    /// Hold each row whose cosine with every held row is at most the floor, in order. Returns which rows these are.
     #[pyo3(signature = (x, floor, *, n_threads=0, callback=None))]
     fn admit<'py>(
         &self,
@@ -70,11 +70,11 @@ impl HeldRows {
         floor: f32,
         n_threads: usize,
         callback: Option<Bound<'py, PyAny>>,
-    ) -> PyResult<Nearest<'py>> {
+    ) -> PyResult<Bound<'py, PyArray1<bool>>> {
         let x = self.rows(x)?;
         let rows: &[f16] = x.typed();
-        let nearest = supervised(py, callback, |supervisor| self.lock()?.admit(rows, floor, n_threads, supervisor))?;
-        Ok(to_arrays(py, &nearest))
+        let admitted = supervised(py, callback, |supervisor| self.lock()?.admit(rows, floor, n_threads, supervisor))?;
+        Ok(PyArray1::from_vec(py, admitted))
     }
 }
 

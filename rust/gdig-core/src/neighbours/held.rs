@@ -67,29 +67,22 @@ impl Held {
     }
 
     /// Go through `rows` in order, and hold each whose cosine with every held row is at most `floor` (DEITA, arXiv
-    /// 2312.15685). Returns for each of the others the nearest held row.
-    pub fn admit(
-        &mut self,
-        rows: &[f16],
-        floor: f32,
-        n_threads: usize,
-        supervisor: &Supervisor,
-    ) -> Result<Vec<Nearest>> {
+    /// 2312.15685). Returns for each row whether it is held.
+    pub fn admit(&mut self, rows: &[f16], floor: f32, n_threads: usize, supervisor: &Supervisor) -> Result<Vec<bool>> {
         self.check(rows)?;
         let (dim, total) = (self.dim, rows.len() / self.dim);
         thread_pool(n_threads)?.install(|| {
-            let mut nearest = Vec::with_capacity(total);
+            let mut admitted = Vec::with_capacity(total);
             for rows in rows.chunks(STEP * dim) {
                 let x = units(rows, dim);
-                let mut of_step = self.search(&x, floor, supervisor)?;
-                let first = self.len() as u32;
-                among(&x, dim, first, floor, &mut of_step);
-                let admitted = rows.chunks_exact(dim).zip(&of_step).filter(|(_, near)| near.is_none());
-                admitted.for_each(|(row, _)| self.rows.extend_from_slice(row));
-                nearest.append(&mut of_step);
-                supervisor.report(Progress::Rows { done: nearest.len(), total });
+                let mut far: Vec<bool> = self.search(&x, floor, supervisor)?.iter().map(Option::is_none).collect();
+                among(&x, dim, floor, &mut far);
+                let held = rows.chunks_exact(dim).zip(&far).filter(|(_, &far)| far);
+                held.for_each(|(row, _)| self.rows.extend_from_slice(row));
+                admitted.append(&mut far);
+                supervisor.report(Progress::Rows { done: admitted.len(), total });
             }
-            Ok(nearest)
+            Ok(admitted)
         })
     }
 
@@ -136,30 +129,22 @@ impl Held {
     }
 }
 
-/// Compare the rows of a step with one another, in order. Those that are near to no held row are held from the place
-/// `first` on.
-fn among(x: &[f32], dim: usize, first: u32, floor: f32, nearest: &mut [Nearest]) {
+/// Compare the rows of a step with one another, in order: those that are far from all held rows, with those of them
+/// that come to be held. `far` becomes false for each row that does not.
+fn among(x: &[f32], dim: usize, floor: f32, far: &mut [bool]) {
     let row = |i: usize| &x[i * dim..][..dim];
     // The rows of the step that are held, in order.
     let mut held: Vec<usize> = Vec::new();
-    let closest = |i: usize, held: &[usize], from: usize| {
-        let near = held[from..]
-            .iter()
-            .enumerate()
-            .map(|(place, &other)| Near { cosine: cosine(row(i), row(other)), row: first + (from + place) as u32 });
-        near.filter(|near| near.cosine > floor).min_by(Near::order)
-    };
-    for start in (0..nearest.len()).step_by(GROUP) {
-        let stop = nearest.len().min(start + GROUP);
+    let is_far = |i: usize, held: &[usize]| held.iter().all(|&other| cosine(row(i), row(other)) <= floor);
+    for start in (0..far.len()).step_by(GROUP) {
+        let stop = far.len().min(start + GROUP);
         let before = held.len();
-        let group = nearest[start..stop].par_iter_mut().enumerate();
-        group.filter(|(_, near)| near.is_none()).for_each(|(i, near)| *near = closest(start + i, &held, 0));
-        for (i, near) in nearest.iter_mut().enumerate().take(stop).skip(start) {
-            if near.is_none() {
-                *near = closest(i, &held, before);
-                if near.is_none() {
-                    held.push(i);
-                }
+        let group = far[start..stop].par_iter_mut().enumerate();
+        group.filter(|(_, far)| **far).for_each(|(i, far)| *far = is_far(start + i, &held));
+        for (i, far) in far.iter_mut().enumerate().take(stop).skip(start) {
+            *far = *far && is_far(i, &held[before..]);
+            if *far {
+                held.push(i);
             }
         }
     }
@@ -182,23 +167,18 @@ mod tests {
     use super::*;
 
     /// The walk as it is written down: every pair, one after another.
-    fn plain(rows: &[f16], dim: usize, floor: f32) -> Vec<Nearest> {
+    fn plain(rows: &[f16], dim: usize, floor: f32) -> Vec<bool> {
         let x = units(rows, dim);
         let mut held: Vec<&[f32]> = Vec::new();
-        let closest = |row: &[f32], held: &[&[f32]]| {
-            let near = held.iter().enumerate();
-            let near = near.map(|(place, other)| Near { cosine: cosine(row, other), row: place as u32 });
-            near.filter(|near| near.cosine > floor).min_by(Near::order)
-        };
-        let mut nearest = Vec::new();
+        let mut admitted = Vec::new();
         for row in x.chunks_exact(dim) {
-            let near = closest(row, &held);
-            if near.is_none() {
+            let is_far = held.iter().all(|other| cosine(row, other) <= floor);
+            if is_far {
                 held.push(row);
             }
-            nearest.push(near);
+            admitted.push(is_far);
         }
-        nearest
+        admitted
     }
 
     proptest! {
@@ -216,11 +196,11 @@ mod tests {
             let cut = cut.min(n) * dim;
             let mut held = Held::new(dim).unwrap();
             let none = Supervisor::none();
-            let mut nearest = held.admit(&rows[..cut], floor, n_threads, &none).unwrap();
-            nearest.extend(held.admit(&rows[cut..], floor, n_threads, &none).unwrap());
+            let mut admitted = held.admit(&rows[..cut], floor, n_threads, &none).unwrap();
+            admitted.extend(held.admit(&rows[cut..], floor, n_threads, &none).unwrap());
             let expected = plain(&rows, dim, floor);
-            prop_assert_eq!(&nearest, &expected);
-            prop_assert_eq!(held.len(), expected.iter().filter(|near| near.is_none()).count());
+            prop_assert_eq!(&admitted, &expected);
+            prop_assert_eq!(held.len(), expected.iter().filter(|&&admitted| admitted).count());
 
             let mut all = Held::new(dim).unwrap();
             all.add(&rows).unwrap();
