@@ -22,6 +22,7 @@ from typing import Any
 
 from benches.redundancy_parts.sketches import measure_sketches
 from benches.redundancy_parts.texts import measure_texts
+from benches.shared.machine import ROOT, machine, provenance
 
 RECORD = Path(__file__).parent / "record" / "redundancy.json"
 
@@ -72,7 +73,7 @@ def main() -> None:
         if options.folder is None:
             shutil.rmtree(folder)
     record = json.loads(options.record.read_text()) if options.record.exists() else {}
-    record[options.part] = results
+    record[options.part] = {**results, "machine": machine(), **provenance(ROOT)}
     options.record.parent.mkdir(exist_ok=True)
     options.record.write_text(json.dumps(record, indent=1) + "\n")
     print(json.dumps(results, indent=1))

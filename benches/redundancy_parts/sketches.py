@@ -61,10 +61,12 @@ def make_store(folder: Path, rows: int, dim: int) -> dict[str, Any]:
         x[same] = x[earlier[same]]
         hashes = rng.integers(0, 2**63, n, dtype=np.uint64)
         hashes[same] = hashes[earlier[same]]
+        loss = rng.random(n, dtype=np.float32)
+        loss[near] = loss[earlier[near]] + 1e-4 * loss[near]  # the model finds a copy as hard as its original
         tensors = {
             "sketch": x,
             "influence": rng.standard_normal((n, 1), dtype=np.float32),
-            "loss": rng.random(n, dtype=np.float32),
+            "loss": loss,
             "tokens": np.full(n, 100, np.int32),
             "valid": np.ones(n, np.uint8),
             "hash": hashes,
