@@ -57,7 +57,7 @@ class Pipeline(types.ModuleType):
 
     def select(self, config: Any, **kwargs: Any) -> Any:
         self._call("select", config, **kwargs)
-        return types.SimpleNamespace(summary=["chose 2 of 10 rows", "selection: r/selection.jsonl"])
+        return types.SimpleNamespace(rows=[7, 3], summary=["chose 2 of 10 rows", "selection: r/selection.jsonl"])
 
     def fit(self, config: Any, **kwargs: Any) -> None:
         self._call("fit", config, **kwargs)
@@ -114,7 +114,10 @@ def test_flags_reach_the_pipeline_as_a_config(pipeline: Pipeline, capsys: pytest
     )  # fmt: skip
     assert pipeline.calls[0][:2] == ("select", wanted)
     captured = capsys.readouterr()
-    assert captured.out == "chose 2 of 10 rows\nselection: r/selection.jsonl\n"
+    assert captured.out == (
+        "chose 2 of 10 rows\nselection: r/selection.jsonl\nwhy row 7: gdig explain r 7\n"
+        "other methods, from the same sweep: gdig compare r\n"
+    )
     assert captured.err == ""
 
 
@@ -185,10 +188,13 @@ def test_a_command_shows_the_options_it_needs_and_no_others(stage: str, help_of:
 
 
 def test_every_command_reaches_its_function(pipeline: Pipeline, capsys: pytest.CaptureFixture[str]) -> None:
-    for name in ("fit", "sweep", "cluster"):
+    for name, then in {"fit": "sweep", "sweep": "select", "cluster": "select"}.items():
         assert cli.main([name, *MINIMUM]) == 0
         assert (pipeline.calls[-1][0], pipeline.config.candidates) == (name, ("a.jsonl", "b.jsonl"))
-        assert capsys.readouterr().out == f"{name}: done, in r\n"
+        assert capsys.readouterr().out == f"{name}: done, in r\nnext: gdig {then} --run-path r\n"
+    assert cli.main(["sweep", *MINIMUM, "--sweep-part", "1/4"]) == 0
+    said = "sweep: part 1/4 done, in r\nnext: gdig merge DIRECTORIES --run-path OUT, when all parts are done\n"
+    assert capsys.readouterr().out == said
     assert cli.main(["preview", *MINIMUM, "--rows", "3"]) == 0
     assert (pipeline.calls[-1][0], pipeline.calls[-1][2]["rows"]) == ("preview", 3)
     assert cli.main(["verify", "--run-path", "r"]) == 0
@@ -205,7 +211,7 @@ def test_every_command_reaches_its_function(pipeline: Pipeline, capsys: pytest.C
     assert json.loads(capsys.readouterr().out) == {"run_path": "r", "sound": False, "files": [file]}
     pipeline.preview_error = CorpusError("a.jsonl, row 7: bad")
     assert cli.main(["preview", *MINIMUM]) == 2
-    assert capsys.readouterr() == ("a row\n", "gdig: error: a.jsonl, row 7: bad [G2]\n")
+    assert capsys.readouterr() == ("a row\n", "gdig: error: a.jsonl, row 7: bad [G200]\n")
 
 
 def test_quiet_prints_no_result(pipeline: Pipeline, capsys: pytest.CaptureFixture[str]) -> None:

@@ -320,7 +320,7 @@ def test_a_run_goes_on_from_the_command_line_without_its_inputs(project, run_cop
     assert main(["select", "--run-path", str(run_copy), "--method", "top", "--budget", "3"]) == 0
     assert capsys.readouterr().out.startswith("3 of 60 rows (")
     assert main(["cluster", "--run-path", str(run_copy)]) == 0
-    assert capsys.readouterr().out == f"cluster: done, in {run_copy}\n"
+    assert capsys.readouterr().out == f"cluster: done, in {run_copy}\nnext: gdig select --run-path {run_copy}\n"
     assert main(["verify", "--run-path", str(run_copy)]) == 0
     assert capsys.readouterr().out.endswith(" sound\n")
     assert main(["preview", "--model", str(project.model), "--candidates", str(project.pool), "--rows", "1"]) == 0

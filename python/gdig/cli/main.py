@@ -17,7 +17,7 @@ from gdig.config.config import did_you_mean
 from gdig.distributed.failure import Terminated
 from gdig.distributed.ranks import Ranks
 from gdig.distributed.torchrun import is_launched, join_ranks
-from gdig.errors import ConfigError, GdigError, OtherRankError, code_of
+from gdig.errors import GdigError, OtherRankError, UnknownNameError, code_of
 from gdig.progress import Progress
 
 
@@ -89,7 +89,7 @@ def _main(args: list[str], ranks: Ranks) -> int:
     name, argv = args[0], args[1:]
     if name not in COMMANDS:
         hint = did_you_mean(name, COMMANDS) or f"; expected one of {', '.join(COMMANDS)}"
-        raise ConfigError(f"unknown command {name!r}{hint}")
+        raise UnknownNameError(f"unknown command {name!r}{hint}")
     command = COMMANDS[name]
     if {"-h", "--help", "--help-all"} & set(argv):
         print(command_help(name, command, everything="--help-all" in argv))

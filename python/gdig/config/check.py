@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 from gdig.config.budget import parse_budget
 from gdig.config.convert import WRONG, convert, describe
 from gdig.config.layer_choice import parse_layers
-from gdig.errors import ConfigError
+from gdig.errors import ConfigError, MissingOptionError
 
 if TYPE_CHECKING:
     from gdig.config.config import Config, Training, Trial
@@ -78,7 +78,7 @@ def check_trial(t: Trial) -> None:
     if not 0 < t.learning_rate < math.inf:
         raise wrong("learning_rate", t.learning_rate, "a finite number above 0")
     if not t.held_out:
-        raise ConfigError("held_out: required by train; give a file of rows that judge the trainings")
+        raise MissingOptionError("held_out: required by train; give a file of rows that judge the trainings")
 
 
 def wrong(name: str, value: Any, expected: str) -> ConfigError:

@@ -14,7 +14,7 @@ import numpy as np
 from gdig.data.arrow_rows import ArrowRows, read_table
 from gdig.data.cache import cached_folder
 from gdig.data.json_list import not_utf8
-from gdig.errors import CorpusError
+from gdig.errors import BadRowError, CorpusError
 
 _VERSION = 1
 _BATCH_ROWS = 1024
@@ -79,7 +79,7 @@ def _write(path: Path, shown: Path, tabs: bool, folder: Path, quoting: Literal[0
             while rows := list(itertools.islice(records, _BATCH_ROWS)):
                 for line, values in rows:
                     if len(values) != len(names):
-                        raise CorpusError(
+                        raise BadRowError(
                             f"{shown}, line {line}: expected {len(names)} values, as in the header"
                             f" ({', '.join(names)}), got {len(values)}; enclose a value that holds the delimiter in"
                             " double quotes"
@@ -104,8 +104,8 @@ def _records(file: TextIO, shown: Path, tabs: bool, quoting: Literal[0, 3]) -> I
                 yield line, values
             line = reader.line_num + 1
     except csv.Error as error:
-        raise CorpusError(f"{shown}, line {line}: not valid CSV: {error}; write a double quote as two") from None
+        raise BadRowError(f"{shown}, line {line}: not valid CSV: {error}; write a double quote as two") from None
     except UnicodeDecodeError as error:
-        raise CorpusError(f"{shown}, line {line} or later: {not_utf8(error)}") from None
+        raise BadRowError(f"{shown}, line {line} or later: {not_utf8(error)}") from None
     finally:
         csv.field_size_limit(limit)

@@ -8,7 +8,7 @@ from typing import Any
 
 from gdig.data.conversions import TurnFormat
 from gdig.data.export import complete_or_absent, ending_of
-from gdig.errors import CorpusError
+from gdig.errors import OutputError
 
 NAME = "dataset_info.json"
 
@@ -78,9 +78,9 @@ def read_entries(path: Path) -> dict[str, Any]:
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise CorpusError(f"{path}: cannot be read as JSON: {error}; name another output folder") from None
+        raise OutputError(f"{path}: cannot be read as JSON: {error}; name another output folder") from None
     if not isinstance(entries, dict):
-        raise CorpusError(f"{path}: expected an object of data sets, got {type(entries).__name__}")
+        raise OutputError(f"{path}: expected an object of data sets, got {type(entries).__name__}")
     return entries
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gdig.data.export import as_table, ending_of
-from gdig.errors import CorpusError
+from gdig.errors import OutputError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -22,7 +22,7 @@ def read_rows(path: Path) -> Iterator[dict[str, Any]]:
         CorpusError: if the file cannot be read, or is no output.
     """
     if not path.is_file():
-        raise CorpusError(f"{path}: the file is gone; select again to write it anew")
+        raise OutputError(f"{path}: the file is gone; select again to write it anew")
     try:
         if ending_of(path) == ".parquet":
             import pyarrow.parquet as pq
@@ -36,7 +36,7 @@ def read_rows(path: Path) -> Iterator[dict[str, Any]]:
                 yield json.loads(line)
     except (OSError, EOFError, ValueError) as error:  # Arrow's errors are among them
         reason = str(error).partition("\n")[0]
-        raise CorpusError(f"{path}: cannot be read: {reason}; select again to write it anew") from None
+        raise OutputError(f"{path}: cannot be read: {reason}; select again to write it anew") from None
 
 
 def read_table(path: Path) -> pa.Table:
@@ -54,4 +54,4 @@ def read_table(path: Path) -> pa.Table:
         return pq.read_table(path)
     except (OSError, pa.ArrowException) as error:
         reason = str(error).partition("\n")[0]
-        raise CorpusError(f"{path}: cannot be read: {reason}; select again to write it anew") from None
+        raise OutputError(f"{path}: cannot be read: {reason}; select again to write it anew") from None

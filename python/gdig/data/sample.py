@@ -8,7 +8,7 @@ import numpy as np
 
 from gdig.data.corpus import Corpus
 from gdig.data.tokens import Encoder, Example
-from gdig.errors import CorpusError
+from gdig.errors import BadRowError, CorpusError
 from gdig.resampling import row_hash, sample_rows
 
 Sample = tuple[list[Example], np.ndarray]
@@ -68,5 +68,5 @@ def _usable(encoded: dict[int, Example | CorpusError], bad_rows: str) -> Sample:
             raise example
     if not good:
         first = next(iter(encoded.values()))
-        raise CorpusError(f"candidates: none of the {len(encoded)} rows sampled can be used; the first: {first}")
+        raise BadRowError(f"candidates: none of the {len(encoded)} rows sampled can be used; the first: {first}")
     return list(good.values()), np.array(list(good), dtype=np.int64)

@@ -18,7 +18,7 @@ from gdig.data.rendering import make_prompter, rendering_of
 from gdig.data.row_formats import RowReader, make_reader
 from gdig.data.row_forms import RowError
 from gdig.data.token_rows import IGNORED, checked_tokens
-from gdig.errors import ConfigError, CorpusError, ModelError
+from gdig.errors import BadRowError, ConfigError, CorpusError, MissingModelError, ModelError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -165,7 +165,7 @@ class Encoder:
                     raise result
                 yield self._fit(*result)
             except RowError as error:
-                yield CorpusError(f"{corpus.where(row)}: {error}")
+                yield BadRowError(f"{corpus.where(row)}: {error}")
 
     def _tokenize(
         self, contents: list[tuple[RowReader, dict[str, Any]]]
@@ -258,7 +258,7 @@ def load_tokenizer(
 
     path = Path(path)
     if not path.is_dir():
-        raise ModelError(f"{path}: no such directory; expected one with a tokenizer in Hugging Face format")
+        raise MissingModelError(f"{path}: no such directory; expected one with a tokenizer in Hugging Face format")
     if base is not None and (path / "adapter_config.json").is_file() and not (path / "tokenizer_config.json").is_file():
         path = base
     try:

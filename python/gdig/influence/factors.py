@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from gdig.errors import ModelError
+from gdig.errors import NotFiniteError
 from gdig.store.tensor_file import CheckedFile
 
 WIDE = 1024
@@ -96,7 +96,7 @@ def eigenbasis(x: torch.Tensor, layer: str) -> tuple[torch.Tensor, torch.Tensor]
         ModelError: if a number of x is not finite.
     """
     if not bool(torch.isfinite(x).all()):
-        raise ModelError(
+        raise NotFiniteError(
             f"{layer}: expected finite sums over the sample, but the sum of its inputs or gradients is not finite; "
             "check the model's weights, or set precision=float32"
         )

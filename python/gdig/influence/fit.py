@@ -11,7 +11,7 @@ from gdig.config.config import Config
 from gdig.config.layer_choice import parse_layers
 from gdig.data.rendering import rendered_otherwise
 from gdig.data.tokens import Example
-from gdig.errors import RunError
+from gdig.errors import OtherRunError
 from gdig.influence.curvature import CurvatureFit
 from gdig.influence.curvature_resume import CurvatureResume
 from gdig.influence.factors import Factors
@@ -219,7 +219,7 @@ def _seed_files(work: Workspace, origin: str) -> SeedFiles:
 def check_dtype(work: Workspace, dtype: str) -> None:
     """Raise RunError if the model has another dtype than the fit."""
     if dtype != str(work.model.dtype):
-        raise RunError(
+        raise OtherRunError(
             f"precision={work.config.precision}: expected the precision of the fit, {dtype}, but the model is "
             f"{work.model.dtype}; set precision={dtype.removeprefix('torch.')}"
         )

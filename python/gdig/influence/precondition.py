@@ -13,7 +13,7 @@ import torch
 from gdig.config.config import Config
 from gdig.data.tokens import Example
 from gdig.distributed.ranks import Ranks
-from gdig.errors import ModelError
+from gdig.errors import NotFiniteError
 from gdig.influence.conjugate_gradients import seeds_at_once, solve
 from gdig.influence.curvature import with_ones
 from gdig.influence.gauss_newton import GaussNewton, Vector
@@ -240,7 +240,7 @@ class SeedPreconditioner:
         losses = self._gradients.run(batch, convert)[torch.from_numpy(order)].tolist()
         for number, loss in zip(numbers, losses, strict=True):
             if not np.isfinite(loss):
-                raise ModelError(
+                raise NotFiniteError(
                     f"{self._where(number)}: expected a finite loss, but its loss is {loss}; check the seed and the "
                     "model's weights"
                 )
@@ -249,7 +249,7 @@ class SeedPreconditioner:
     def _set_layer(self, number: int, seed: PreconditionedSeed, index: int, form: LowRank) -> None:
         u, v, energy = form
         if not bool(torch.isfinite(u).all() & torch.isfinite(v).all()):
-            raise ModelError(
+            raise NotFiniteError(
                 f"{self._where(number)}: expected a finite gradient, but its gradient at "
                 f"{self._layers[index].name} is not finite; check the seed and the model's weights"
             )

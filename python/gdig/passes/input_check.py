@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gdig.data.check_rows import check_rows, summary_of
-from gdig.errors import CorpusError
+from gdig.errors import BadRowError
 from gdig.run.session import Workspace
 
 
@@ -31,5 +31,5 @@ def check_inputs(work: Workspace) -> None:
     bad = sum(report.bad for report in reports)
     if bad == len(pool):
         first = next(report.first_error for report in reports)
-        raise CorpusError(f"candidates: none of the {bad} rows can be used; the first: {first}")
+        raise BadRowError(f"candidates: none of the {bad} rows can be used; the first: {first}")
     work.progress.say(summary_of("candidates", reports) + (f"; {bad:,} rows cannot be used" if bad else ""))

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from gdig.config.config import Config
 from gdig.config.options import STAGE_GROUPS, STAGES
-from gdig.errors import ConfigError, RunError
+from gdig.errors import DiskError, NoRunError, OtherRunError, RunError
 from gdig.progress import Progress
 from gdig.run.layout import RunLayout
 from gdig.run.links import leftovers, refuse_linked_folders, remove_folder
@@ -89,7 +89,7 @@ class Run:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise RunError(f"run_path: {self.path} cannot be made: {error.strerror or error}") from None
+            raise DiskError(f"run_path: {self.path} cannot be made: {error.strerror or error}") from None
         self._read_only: ReadOnlyError | None = None
         self._lock: int | None
         try:
@@ -148,7 +148,7 @@ class Run:
     def require_writable(self, name: str) -> None:
         """Raise RunError if the directory cannot be written, before a stage begins its work."""
         if self._read_only is not None:
-            raise RunError(f"{self._read_only}, and the {name} stage has work to do; copy the run to another disk")
+            raise DiskError(f"{self._read_only}, and the {name} stage has work to do; copy the run to another disk")
 
     def record_selection(self, **facts: Any) -> None:
         """Record what was chosen, with the options of this choice."""
@@ -261,7 +261,7 @@ def require_run(layout: RunLayout, name: str) -> RunRecord:
         RunError: when the record is damaged or of another format.
     """
     if not layout.record.is_file():
-        raise ConfigError(f"{name}: {layout.path} is no run directory (it holds no {layout.record.name})")
+        raise NoRunError(f"{name}: {layout.path} is no run directory (it holds no {layout.record.name})")
     return read_record(layout.record)
 
 
@@ -318,7 +318,7 @@ def _compare(
     first = next((name for name in STAGES if differences.get(name)), None)
     if first is not None and not config.overwrite:
         lines_shown = "\n".join(f"  {line}" for name in STAGES for line in differences.get(name, []))
-        raise RunError(
+        raise OtherRunError(
             f"{layout.path} holds a run with another configuration or other inputs:\n{lines_shown}\n"
             f"Use another --run-path, or --overwrite to start over from the {first} stage."
             + _advice(record, inputs_before, inputs)

@@ -10,7 +10,7 @@ from gdig.config.budget import Limit, parse_budget
 from gdig.config.config import Config
 from gdig.distributed.kmeans import KMeansPeers
 from gdig.distributed.ranks import Ranks
-from gdig.errors import ConfigError, StoreError
+from gdig.errors import AmountError, ConfigError, StoreError
 from gdig.kmeans import KMeans
 from gdig.kmeans.labels import label_damage
 from gdig.resampling import label_counts
@@ -38,7 +38,7 @@ def resolve_clusters(config: Config, pool: Survey, limit: Limit) -> int:
         per_row = max(1.0, pool.reach(0, "tokens") / valid) if limit.unit == "tokens" else 1
         n = max(1, min(DEFAULT_CLUSTERS, int(limit.amount / per_row), valid))
     if n > valid:
-        raise ConfigError(f"n_clusters: {n} asked for, but the pool has {valid} valid rows")
+        raise AmountError(f"n_clusters: {n} asked for, but the pool has {valid} valid rows")
     if isinstance(config.train_rows, int) and config.train_rows < n:
         raise ConfigError(f"train_rows: expected at least {n}, one a cluster, got {config.train_rows}")
     return n

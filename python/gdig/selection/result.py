@@ -12,7 +12,7 @@ import numpy as np
 
 from gdig.data.export import FIELD
 from gdig.data.read_back import read_rows, read_table
-from gdig.errors import CorpusError
+from gdig.errors import CorpusError, OutputError
 from gdig.selection.choose import ScoredRows
 from gdig.selection.selection_html import selection_html
 from gdig.selection.survey import Survey
@@ -62,7 +62,7 @@ class Selection:
 
         table = read_table(self.output)
         if len(table) != len(self.rows):
-            raise CorpusError(f"{self.output}: {len(table)} rows, expected the {len(self.rows)} of the selection")
+            raise OutputError(f"{self.output}: {len(table)} rows, expected the {len(self.rows)} of the selection")
         return datasets.Dataset(table)
 
     def to_pandas(self) -> pandas.DataFrame:
@@ -78,7 +78,7 @@ class Selection:
 
         rows = [{name: value for name, value in row.items() if name != FIELD} for row in read_rows(self.output)]
         if len(rows) != len(self.rows):
-            raise CorpusError(f"{self.output}: {len(rows)} rows, expected the {len(self.rows)} of the selection")
+            raise OutputError(f"{self.output}: {len(rows)} rows, expected the {len(self.rows)} of the selection")
         reasons = [{f"{FIELD}.{name}": value for name, value in column.items()} for column in self.columns]
         return pandas.DataFrame([{**row, **reason} for row, reason in zip(rows, reasons, strict=True)])
 

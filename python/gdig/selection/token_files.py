@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gdig.data.tokens import Example
-from gdig.errors import RunError, StoreError
+from gdig.errors import OtherRunError, StoreError
 from gdig.run.layout import RunLayout
 from gdig.run.origin import origin_at
 from gdig.run.session import Workspace
@@ -109,7 +109,7 @@ def ensure_tokens(work: Workspace, store: SketchStore) -> None:
             for place in np.flatnonzero(valid).tolist():
                 example = encoded[place]
                 if not isinstance(example, Example) or example.hash != int(hashes[place]):
-                    raise RunError(
+                    raise OtherRunError(
                         f"{work.candidates.where(start + place)}: expected the tokens that the sweep saw, got others; "
                         "another version of the tokenizer made the sweep: sweep again with --overwrite"
                     )

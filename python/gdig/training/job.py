@@ -23,7 +23,7 @@ from gdig.config.config import Training
 from gdig.data.features import Features, read_features
 from gdig.data.fingerprint import fingerprint_file, hash_content
 from gdig.data.tokens import Example
-from gdig.errors import ConfigError, ModelError, RunError, StoreError
+from gdig.errors import ConfigError, DiskError, MemoryShortError, NotFiniteError, StoreError, UnfinishedRunError
 from gdig.model.device import resolve_device
 from gdig.model.load import load_trainable, loading_bars
 from gdig.model.precision import resolve_dtype
@@ -99,7 +99,7 @@ def train_difficulty(work: Workspace, training: Training) -> Path:
         difficulties[rows] = difficulty(trainer.score_net, features)
     if not np.isfinite(difficulties[rows]).all():
         remove_folder(folder)
-        raise ModelError(
+        raise NotFiniteError(
             f"score-net: the training has diverged: lower learning_rate ({training.learning_rate:g}) "
             f"or score_learning_rate ({training.score_learning_rate:g})"
         )
@@ -124,7 +124,9 @@ def train_difficulty(work: Workspace, training: Training) -> Path:
 def _swept(work: Workspace) -> SketchStore:
     """Return the store of the run's sweep, if the sweep is complete."""
     if not work.run.done("sweep"):
-        raise RunError(f"{work.path}: expected a run whose sweep is finished; run gdig sweep (or gdig select) first")
+        raise UnfinishedRunError(
+            f"{work.path}: expected a run whose sweep is finished; run gdig sweep (or gdig select) first"
+        )
     store = SketchStore.open(work.layout.sweep, rows_origin(work.run.record))
     for damage in store.damage(work.swept_rows).values():
         raise StoreError(f"{damage.what}; gdig sweep makes it again")
@@ -231,12 +233,12 @@ def _explained(training: Training) -> Iterator[None]:
     try:
         yield
     except torch.OutOfMemoryError as error:
-        raise ModelError(
+        raise MemoryShortError(
             f"out of memory: {str(error).partition(chr(10))[0]}; lower batch_size ({training.batch_size}) and raise "
             "accumulate, turn on gradient_checkpointing, or train a LoRA adapter"
         ) from error
     except OSError as error:
-        raise RunError(f"score-net: a saved state cannot be written or read: {error}") from error
+        raise DiskError(f"score-net: a saved state cannot be written or read: {error}") from error
 
 
 def _save_model(model: Any, work: Workspace, path: Path) -> None:

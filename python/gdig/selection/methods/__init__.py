@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gdig.config.config import Config
-from gdig.errors import ConfigError
+from gdig.errors import NeedsError
 from gdig.selection.method import MethodSpec
 from gdig.selection.methods import facility, g2is, self_filter
 from gdig.selection.methods.agreement import agreement
@@ -13,7 +13,7 @@ from gdig.selection.methods.bids import bids
 from gdig.selection.methods.bm25 import bm25
 from gdig.selection.methods.diverse import diverse
 from gdig.selection.methods.dsir import dsir
-from gdig.selection.methods.gdig import decide, gdig
+from gdig.selection.methods.gdig import gdig, rule_for
 from gdig.selection.methods.gist import gist
 from gdig.selection.methods.knn import knn
 from gdig.selection.methods.less import less
@@ -26,7 +26,7 @@ from gdig.selection.methods.top import top
 from gdig.selection.methods.turns import turns
 
 METHODS: dict[str, MethodSpec] = {
-    "gdig": MethodSpec(gdig, ordered=True, clusters=True, decide=decide),
+    "gdig": MethodSpec(gdig, ordered=True, clusters=True, decide=rule_for),
     "turns": MethodSpec(turns, ordered=True, nested=True, clusters=True),
     "agreement": MethodSpec(agreement, clusters=True),
     "less": MethodSpec(less, ordered=True, nested=True, checkpoints=True),
@@ -56,7 +56,7 @@ def require_needs(methods: Sequence[str], config: Config) -> None:
     for name in methods:
         if METHODS[name].gradients and not config.gradients:
             others = ", ".join(other for other, method in METHODS.items() if not method.gradients)
-            raise ConfigError(
+            raise NeedsError(
                 f"method={name!r}: expected one of {others}, because this run has no gradients (gradients=False); "
                 "give one of these, or sweep with gradients into another run_path"
             )
