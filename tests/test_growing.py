@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
@@ -20,6 +20,7 @@ from gdig.run.origin import origin_at
 from gdig.run.pool_files import with_recorded_names
 from gdig.run.record import RunRecord
 from gdig.store.sketches import SketchStore
+from tests.support import profiles
 from tests.support.project_fixtures import ROWS_PER_SHARD, read_jsonl, stages, translation_rows, write_jsonl
 
 STEPS = (20, 7, 16, 1, 16)
@@ -206,7 +207,7 @@ def test_a_file_that_changed_or_went_is_named(five, grown, tmp_path):
 
 def test_the_warning_fires_for_rows_of_another_kind_and_is_silent_for_the_same(project, tmp_path):
     """The second half of a pool: a half of the same rows drawn at random, or rows of digits in a fixed form."""
-    rows = translation_rows(160, random_seed=5)
+    rows = translation_rows(120, random_seed=5)
     digits = [
         {
             "src_lang": "Digits",
@@ -214,16 +215,16 @@ def test_the_warning_fires_for_rows_of_another_kind_and_is_silent_for_the_same(p
             "src_text": f"{i * 7919 % 9973:06d} 0 0",
             "trg_text": f"{i} 1 1 1 1",
         }
-        for i in range(80)
+        for i in range(60)
     ]
-    first = write_jsonl(tmp_path / "first.jsonl", rows[:80])
-    for name, more in (("same", rows[80:]), ("other", digits)):
+    first = write_jsonl(tmp_path / "first.jsonl", rows[:60])
+    for name, more in (("same", rows[60:]), ("other", digits)):
         appended = write_jsonl(tmp_path / f"{name}.jsonl", more)
         options = project.options(tmp_path / name, candidates=(str(first),), fit_tokens=8000, method="top")
         gdig.sweep(**options)
         picked = gdig.select(**{**options, "candidates": (str(first), str(appended))})
         drift = stages(tmp_path / name)["sweep"]["growth"][0]["drift"]
-        assert (drift["old"], drift["new"]) == (80, 80)
+        assert (drift["old"], drift["new"]) == (60, 60)
         warned = [line for line in picked.warnings if "a new fit is due" in line]
         assert bool(drift["due"]) == bool(warned) == (name == "other"), drift
         if name == "other":
@@ -254,6 +255,7 @@ def test_a_constant_has_a_shift_only_where_it_changes():
     assert shift(ones, ones).size == 0 and shift(ones, 2 * ones).size == np.inf
 
 
+@settings(max_examples=profiles.examples(20))
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=6), st.integers(2, 5))
 def test_shards_that_grow_are_those_that_are_written_whole(tmp_path_factory, steps, rows_per_shard):
     """Each step extends the last shard: the same files, whoever wrote the rows before."""

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import gdig
@@ -29,6 +29,7 @@ from gdig.selection.similar import SimilarityFeatures
 from gdig.selection.sources import Sources
 from gdig.selection.survey import survey
 from gdig.store.sketches import SketchStore
+from tests.support import profiles
 from tests.support.project_fixtures import read_jsonl, stages, translation_rows, write_jsonl
 from tests.support.swept_run import make_swept
 
@@ -137,6 +138,7 @@ def cases(draw):
     return pool, Limit(unit, draw(st.integers(1, held))), excluded
 
 
+@settings(max_examples=profiles.examples(50))
 @given(
     cases(),
     st.sampled_from(METHODS_WITH_AN_ORDER),
@@ -164,6 +166,7 @@ def test_a_choice_passes_over_what_is_left_out_and_what_is_near(case, method, mo
         assert any("no more rows may be chosen" in note for note in scored.notes)
 
 
+@settings(max_examples=profiles.examples(50))
 @given(
     cases(), st.sampled_from(["top", "loss"]), st.sampled_from([0.83, 1.0]), st.sampled_from(["equal", "proportional"])
 )
@@ -214,6 +217,7 @@ def test_shares_add_up_and_follow_the_weights(amount, sources):
             assert share > level * weight - 1 - weight / min(w for w in weights if w)
 
 
+@settings(max_examples=profiles.examples(50))
 @given(pools(), st.integers(1, 9))
 def test_repeats_are_those_of_a_dictionary(pool, at_once):
     with tempfile.TemporaryDirectory() as folder:
@@ -226,6 +230,7 @@ def test_repeats_are_those_of_a_dictionary(pool, at_once):
     assert found.tolist() == expected
 
 
+@settings(max_examples=profiles.examples(50))
 @given(pools(), st.integers(1, 9))
 def test_a_masked_store_reads_as_one_that_ends_earlier(pool, stop):
     """Rows behind the mask change no bit: that is why an earlier selection comes back from a pool that has grown."""
