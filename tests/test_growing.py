@@ -290,9 +290,11 @@ def test_shards_that_grow_are_those_that_are_written_whole(tmp_path_factory, ste
         more = SketchStore.describe(
             stores["grown"].path, 3, dtype=dtype, rows_per_shard=rows_per_shard, made_from=f"{made_from} {n}:t"
         )
-        damage = more.damage(n + 1)
-        last = n // rows_per_shard
-        assert list(damage) == [last] and damage[last].state == ("short" if n % rows_per_shard else "missing")
+        damage, last = more.damage(n + 1), n // rows_per_shard
+        if n % rows_per_shard:
+            assert list(damage) == [last] and damage[last].state == "short" and more.absent(n + 1) == []
+        else:
+            assert damage == {} and more.absent(n + 1) == [last]
 
 
 def test_names_are_those_of_the_run_wherever_an_appended_file_lies():

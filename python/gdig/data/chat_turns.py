@@ -150,7 +150,7 @@ def _plain(turn: Turn, what: str) -> Turn:
 def _call(call: Any, what: str) -> dict[str, Any]:
     if not isinstance(call, dict):
         raise RowError(f"{what}: tool_calls: expected objects with a function, got {type(call).__name__}")
-    call = _without_nulls(call)
+    call = without_nulls(call)
     if "function" not in call:
         keys = ("name", "arguments")
         function = {key: call[key] for key in keys if key in call}
@@ -180,16 +180,16 @@ def bare_tool(tool: Any) -> Any:
 def _tool(tool: Any) -> Any:
     if isinstance(tool, str):
         tool = _parsed(tool)
-    tool = _without_nulls(tool)
+    tool = without_nulls(tool)
     is_bare = isinstance(tool, dict) and "function" not in tool and isinstance(tool.get("name"), str)
     return {"type": "function", "function": tool} if is_bare else tool
 
 
-def _without_nulls(value: Any) -> Any:
+def without_nulls(value: Any) -> Any:
     """Return a value without the keys whose value is null. Arrow adds them for the keys of other rows."""
     if isinstance(value, dict):
-        return {key: _without_nulls(item) for key, item in value.items() if item is not None}
-    return [_without_nulls(item) for item in value] if isinstance(value, list) else value
+        return {key: without_nulls(item) for key, item in value.items() if item is not None}
+    return [without_nulls(item) for item in value] if isinstance(value, list) else value
 
 
 def _formed(turn: Turn, empty: dict[str, Any], as_json: bool, as_parts: bool) -> Turn:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gdig import _native
 from gdig.config.budget import parse_budget
 from gdig.data.corpus import open_corpus
 from gdig.data.texts import row_texts
@@ -14,6 +13,8 @@ from gdig.planning.pool_size import PoolSize
 from gdig.planning.stopwatch import Stopwatch
 from gdig.resampling import sample_rows
 from gdig.run.session import Workspace
+from gdig.selection.exclude import words_of
+from gdig.selection.similar import hold
 
 _ROWS = 512
 """Rows of the pool whose words are compared, and vectors whose cosines are."""
@@ -59,7 +60,7 @@ def try_redundancy(work: Workspace, pool: PoolSize, watch: Stopwatch) -> Redunda
     if config.exclude:
         corpus = open_corpus(config.exclude, name="exclude")
         entries = len(corpus)
-        shared = _native.SharedWords([row_texts(row) for row in corpus.rows(0, len(corpus))])
+        shared = words_of(corpus)
         begun = watch.now()
         shared.find([row_texts(content) for content in contents], n_threads=config.threads or 0)
         words_s = (watch.now() - begun) / len(rows)
@@ -82,8 +83,7 @@ def try_redundancy(work: Workspace, pool: PoolSize, watch: Stopwatch) -> Redunda
 def _pair_s(dim: int, threads: int, watch: Stopwatch) -> float:
     """Seconds of a cosine of two rows, of many."""
     x = np.random.default_rng(0).standard_normal((4 * _ROWS, dim)).astype(np.float16)
-    held = _native.HeldRows(dim)
-    held.add(x)
+    held = hold(x)
     begun = watch.now()
     held.nearest(x, 0.9, n_threads=threads)
     return (watch.now() - begun) / len(x) ** 2

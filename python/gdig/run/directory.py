@@ -18,7 +18,7 @@ from gdig.config.options import STAGE_GROUPS, STAGES
 from gdig.errors import DiskError, NoRunError, OtherRunError, RunError
 from gdig.progress import Progress
 from gdig.run.layout import RunLayout
-from gdig.run.links import leftovers, refuse_linked_folders, remove_folder
+from gdig.run.links import leftovers, refuse_linked_folders, remove_folder, remove_link
 from gdig.run.lock import ReadOnlyError, lock, lock_to_read, unlock
 from gdig.run.pool_files import (
     CANDIDATES,
@@ -90,6 +90,9 @@ class Run:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise DiskError(f"run_path: {self.path} cannot be made: {error.strerror or error}") from None
+        if config.overwrite:  # gdig locks through no link, so no other process holds one of these
+            remove_link(layout.lock)
+            remove_link(layout.ranks_lock)
         self._read_only: ReadOnlyError | None = None
         self._lock: int | None
         try:
@@ -260,7 +263,7 @@ def require_run(layout: RunLayout, name: str) -> RunRecord:
         ConfigError: when the directory holds no run.
         RunError: when the record is damaged or of another format.
     """
-    if not layout.record.is_file():
+    if not layout.record.exists():
         raise NoRunError(f"{name}: {layout.path} is no run directory (it holds no {layout.record.name})")
     return read_record(layout.record)
 

@@ -85,10 +85,11 @@ def _clusters_are_sound(work: Workspace, store: SketchStore, n_clusters: int) ->
         try:
             kmeans = KMeans.load(centroids.path, centroids.made_from)
             if kmeans.cluster_centers_.shape == (n_clusters, store.dim):
-                damages = label_damage(store, len(store), layout.labels, kmeans)
-                for file in damages.values():
-                    warn(f"{file.what}; the labels are made again")
-                return not damages
+                damages, absent = label_damage(store, len(store), layout.labels, kmeans)
+                missing = [f"{layout.labels / store.shard_path(shard).name}: is missing" for shard in absent]
+                for what in (*missing, *(file.what for file in damages.values())):
+                    warn(f"{what}; the labels are made again")
+                return not damages and not absent
             damage = Damage("damaged", f"{centroids.path}: expected {n_clusters} centroids of {store.dim} columns")
         except StoreError as error:
             damage = Damage("damaged", str(error))

@@ -29,7 +29,7 @@ from gdig.run.origin import sweep_origin
 from gdig.run.record import RunRecord
 from gdig.run.session import Workspace
 from gdig.selection.hidden_mean import ensure_hidden_mean, read_hidden_mean
-from gdig.selection.similar import SimilarityFeatures
+from gdig.selection.similar import SimilarityFeatures, hold
 from gdig.store.atomic import replacing
 from gdig.store.sketches import SketchStore
 from gdig.store.tensor_file import CheckedFile, damage_of
@@ -73,7 +73,7 @@ def ensure_excluded(work: Workspace, store: SketchStore) -> None:
     if not missing:
         return
     work.require_all_files(store.shard_range(store.shards[missing[-1]])[1])
-    words = _native.SharedWords([row_texts(row) for row in corpus.rows(0, len(corpus))])
+    words = words_of(corpus)
     if words.common:
         work.progress.say(
             f"exclude: {words.common:,} runs of 13 words are in more than 10 entries of the evaluation set, as a "
@@ -152,6 +152,11 @@ def write_excluded_list(path: Path, pool: Corpus, entries: Corpus, rows: list[Ex
             lines.write(json.dumps(value, ensure_ascii=False) + "\n")
 
 
+def words_of(entries: Corpus) -> _native.SharedWords:
+    """Return the runs of words of an evaluation set."""
+    return _native.SharedWords([row_texts(row) for row in entries.rows(0, len(entries))])
+
+
 def open_exclude(work: Workspace) -> Corpus:
     """Open the evaluation set."""
     return open_corpus(work.config.exclude, name="exclude")
@@ -197,6 +202,4 @@ def _entries(
         file.write({"hidden": np.where(np.isfinite(hidden), hidden, 0).astype(np.float16)})
     ensure_hidden_mean(work, store)
     features = SimilarityFeatures(store, "hidden", read_hidden_mean(layout, record))
-    held = _native.HeldRows(store.dim)
-    held.add(features.centred(file.read()[0]["hidden"]))
-    return held, features
+    return hold(features.centred(file.read()[0]["hidden"])), features

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gdig.data.export import FIELD
-from gdig.data.read_back import read_rows, read_table
+from gdig.data.read_back import as_dataset, read_rows, read_table
 from gdig.errors import CorpusError, OutputError
 from gdig.selection.choose import ScoredRows
 from gdig.selection.selection_html import selection_html
@@ -54,16 +54,17 @@ class Selection:
     def to_dataset(self) -> datasets.Dataset:
         """Return the rows of the output as a :class:`datasets.Dataset`, best first, with `gdig` if it is there.
 
+        Turns, calls and tools come without the nulls that columns add for keys of other rows, so a chat template gives
+        the text that was measured.
+
         Raises:
             CorpusError: if the file is gone or changed, or if a field has values of several kinds, such as text and
                 numbers, which a column cannot hold.
         """
-        import datasets
-
         table = read_table(self.output)
         if len(table) != len(self.rows):
             raise OutputError(f"{self.output}: {len(table)} rows, expected the {len(self.rows)} of the selection")
-        return datasets.Dataset(table)
+        return as_dataset(table)
 
     def to_pandas(self) -> pandas.DataFrame:
         """Return the rows of the output as a :class:`pandas.DataFrame`, best first.

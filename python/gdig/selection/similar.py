@@ -63,6 +63,13 @@ class SimilarityFeatures:
         return unit_float16(unit_float16(hidden) - self.mean)
 
 
+def hold(x: NDArray[np.float16]) -> _native.HeldRows:
+    """Return rows [n, dim] to compare others with by cosine."""
+    held = _native.HeldRows(x.shape[1])
+    held.add(x)
+    return held
+
+
 @dataclass
 class SimilarityWalk:
     """Takes rows one after another, and passes over each whose cosine with a row taken before exceeds `most`.

@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gdig.data.tokens import Example
-from gdig.errors import OtherRunError, StoreError
+from gdig.errors import OtherRunError
 from gdig.run.layout import RunLayout
 from gdig.run.origin import origin_at
 from gdig.run.session import Workspace
 from gdig.store.sketches import SketchStore
-from gdig.store.tensor_file import CheckedFile, damage_of
+from gdig.store.tensor_file import CheckedFile, check_offsets, damage_of
 
 
 @dataclass(frozen=True)
@@ -127,8 +127,6 @@ def write_rows(file: CheckedFile, examples: Sequence[Example | None]) -> None:
 
 def _read(file: CheckedFile) -> TokenRows:
     tensors, _ = file.read()
-    tensors.shaped(ids="T", offsets="n")
-    ids, offsets = tensors["ids"], tensors["offsets"]
-    if len(offsets) == 0 or offsets[0] != 0 or offsets[-1] != len(ids) or (np.diff(offsets) < 0).any():
-        raise StoreError(f"{file.path}: offsets: expected ascending numbers from 0 to {len(ids)}, the number of ids")
-    return TokenRows(ids, offsets)
+    tensors.shaped(ids="int32 T", offsets="int64 n")
+    check_offsets(file.path, "offsets", tensors["offsets"], len(tensors["ids"]))
+    return TokenRows(tensors["ids"], tensors["offsets"])

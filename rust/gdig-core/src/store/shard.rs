@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::file::{write, TensorData, TensorFile, MADE_FROM};
-use super::{Store, SCALE, SKETCH, VALID};
+use super::{Store, MAX_SHARDS, SCALE, SKETCH, VALID};
 use crate::convert::{encode, Rows};
 use crate::{Dtype, Error, Result};
 
@@ -19,9 +19,9 @@ impl Store {
     }
 
     fn check_shard(&self, index: usize, file: TensorFile) -> Result<Shard> {
-        let row = index.saturating_mul(self.rows_per_shard);
+        let row = self.first_row(index)?;
         let rows = file.header().tensors.get(SKETCH).and_then(|info| info.shape.first());
-        file.expect(self.origin_of(row.saturating_add(rows.copied().unwrap_or(0))))?;
+        file.expect(self.origin_of(row + rows.copied().unwrap_or(0).min(self.rows_per_shard)))?;
         let bad = |what: String| Err(Error::store(file.path(), what));
         let info = file.info(SKETCH)?;
         let [n, dim] = info.shape[..] else { return bad(format!("sketch: expected [n, dim], got {:?}", info.shape)) };
@@ -46,6 +46,15 @@ impl Store {
         Ok(Shard { file, n, row, store: self.clone() })
     }
 
+    /// The number of the first row of a shard.
+    fn first_row(&self, index: usize) -> Result<usize> {
+        if index >= MAX_SHARDS {
+            let what = format!("shard {index}: expected at most {MAX_SHARDS} shards; give more rows to a shard");
+            return Err(Error::store(&self.path, what));
+        }
+        Ok(index * self.rows_per_shard)
+    }
+
     /// Write shard `index`, complete or not at all. `rows` become the tensor `sketch`. `tensors` are stored as given,
     /// and must have as many rows.
     pub fn write_shard(&self, index: usize, rows: Rows, tensors: &[TensorData]) -> Result<()> {
@@ -68,9 +77,9 @@ impl Store {
                 return bad(format!("tensor {:?}: expected {n} rows, got shape {:?}", tensor.name, tensor.shape));
             }
         }
+        let first = self.first_row(index)?;
         let (mut bytes, mut scales) = (Vec::with_capacity(n * self.dim * self.dtype.size()), Vec::new());
-        encode(rows, self.dtype, index * self.rows_per_shard, &mut bytes, &mut scales)
-            .map_err(|what| Error::store(&path, what))?;
+        encode(rows, self.dtype, first, &mut bytes, &mut scales).map_err(|what| Error::store(&path, what))?;
         self.write_encoded(index, &bytes, &scales, tensors)
     }
 
@@ -136,7 +145,7 @@ impl Store {
                 bytes: bytemuck::cast_slice(scales),
             });
         }
-        let first = index * self.rows_per_shard;
+        let first = self.first_row(index)?;
         let mut metadata = BTreeMap::from([("first_row".to_owned(), first.to_string())]);
         if !self.made_from.is_empty() {
             metadata.insert(MADE_FROM.to_owned(), self.origin_of(first + n).to_owned());
