@@ -21,7 +21,7 @@ from gdig.selection.centred import unit_float16
 
 COSINES = (0.7, 0.8, 0.85, 0.9, 0.95)
 MOST_WORDS = 45
-PLANTED = 25
+PLANTED = 12
 """Copies of each kind."""
 
 

@@ -146,7 +146,7 @@ def find_missing(work: Workspace, store: SketchStore, n_rows: int) -> list[int]:
     Raises:
         StoreError: naming such a shard, if it cannot be removed.
     """
-    short = []
+    short: list[int] = []
     for shard, damage in store.damage(n_rows).items():
         if damage.state == "short":
             short.append(shard)

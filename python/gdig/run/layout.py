@@ -172,7 +172,7 @@ class RunLayout:
 
     def sources_of(self, shard: int) -> Path:
         """Sources of the rows of a shard of the sweep."""
-        return _file_of(self.sources, shard)
+        return numbered_file(self.sources, shard)
 
     @property
     def excluded(self) -> Path:
@@ -181,7 +181,7 @@ class RunLayout:
 
     def excluded_of(self, shard: int) -> Path:
         """What the rows of a shard of the sweep share with the evaluation set."""
-        return _file_of(self.excluded, shard)
+        return numbered_file(self.excluded, shard)
 
     @property
     def evaluation_set(self) -> Path:
