@@ -14,6 +14,7 @@ from gdig.cli.flags import resolve
 from gdig.cli.help import command_help, overview
 from gdig.cli.stop import end_in_time, exit_status, say_stopped, terminates
 from gdig.config.config import did_you_mean
+from gdig.control_characters import visible
 from gdig.distributed.failure import Terminated
 from gdig.distributed.ranks import Ranks
 from gdig.distributed.torchrun import is_launched, join_ranks
@@ -49,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
             traceback.print_exc()
         else:
-            print(f"gdig: error: {error} [{code_of(error)}]", file=sys.stderr)
+            print(f"gdig: error: {visible(str(error))} [{code_of(error)}]", file=sys.stderr)
         return 2
 
 

@@ -75,9 +75,11 @@ def read_entries(path: Path) -> dict[str, Any]:
     """
     if not path.exists():
         return {}
+    if not path.is_file():  # opening a pipe would wait for its writer
+        raise OutputError(f"{path}: expected a file, got something else; name another output folder")
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise OutputError(f"{path}: cannot be read as JSON: {error}; name another output folder") from None
     if not isinstance(entries, dict):
         raise OutputError(f"{path}: expected an object of data sets, got {type(entries).__name__}")

@@ -69,6 +69,8 @@ def open_source(path: Path | HubDataset, name: str, cache: Path) -> Source:
         return open_hub_dataset(path, name)
     if path.is_dir():
         return open_dataset_folder(path)
+    if path.exists() and not path.is_file():  # opening a pipe would wait for its writer
+        raise MissingFileError(f"{path}: expected a file, got something else, such as a pipe; write it to a file first")
     kind = ending(path)
     if kind not in ENDINGS:
         raise UnknownFormatError(

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from rich.text import Text
 
+from gdig.control_characters import visible
 from gdig.data.check_rows import RowsReport, check_rows, summary_of
-from gdig.data.show import visible
 from gdig.data.tokens import IGNORED, Encoder, Example
 from gdig.errors import BadRowError, CorpusError
 

@@ -151,6 +151,32 @@ class CurvatureFit:
             self._correct(layers, owners, own, partition, factors)
         return {partition[number]: factors[number] for number in own}
 
+    def squares(self, partition: Sequence[int], factors: dict[int, Factors]) -> dict[int, torch.Tensor]:
+        """Measure the squares of the examples' gradients in the eigenvectors of factors that are there.
+
+        Args:
+            partition: the indices of some layers.
+            factors: of each of them, by index. They stay as they are.
+
+        Returns:
+            Their means [O, J], by index, of the layers that this rank owns.
+        """
+        layers = [self._model.layers[index] for index in partition]
+        owners = [self._ranks.owners(len(self._model.layers))[index] for index in partition]
+        self._resume = self._all_resume.of_partition(
+            self._batches,
+            self._plan.token_batch_size,
+            self._model,
+            self._config,
+            self._ranks,
+            [layer.name for layer in layers],
+        )
+        by_number = {number: factors[index] for number, index in enumerate(partition)}
+        finite, totals = self._sum_squares("error of the curvature", layers, owners, partition, by_number)
+        n = max(1, int(finite.sum()))
+        own = [number for number, owner in enumerate(owners) if owner == self._ranks.rank]
+        return {partition[number]: _mean(totals[number], n, layers[number].device) for number in own}
+
     def _factors(
         self, layers: Sequence[Layer], owners: Sequence[int], own: Sequence[int], partition: Sequence[int]
     ) -> dict[int, Factors]:
@@ -237,16 +263,27 @@ class CurvatureFit:
         factors: dict[int, Factors],
     ) -> None:
         """The second pass: EK-FAC's eigenvalues, with the same labels."""
+        _, totals = self._sum_squares("eigenvalues", layers, owners, partition, factors)
+        assert self.report is not None
+        for number in own:
+            factors[number].corrected = _mean(totals[number], self.report.examples, layers[number].device)
+
+    def _sum_squares(
+        self,
+        name: str,
+        layers: Sequence[Layer],
+        owners: Sequence[int],
+        partition: Sequence[int],
+        factors: dict[int, Factors],
+    ) -> tuple[np.ndarray, list[torch.Tensor | None]]:
+        """Which examples have a finite loss, and the totals of the squares in the eigenvectors of `factors`."""
         bases = self._shared_eigenvectors(layers, owners, factors)
         squares = [torch.zeros(len(s), len(a), dtype=a.dtype, device=a.device) for a, s in bases]
 
         def sink(batch: Batch, added: set) -> Sink:
             return squares_sink(batch, layers, bases, squares, added)
 
-        _, totals = self._pass("eigenvalues", partition, sink, squares, owners)
-        assert self.report is not None
-        for number in own:
-            factors[number].corrected = _mean(totals[number], self.report.examples, layers[number].device)
+        return self._pass(name, partition, sink, squares, owners)
 
     def _pass(
         self,

@@ -232,7 +232,7 @@ def read_curvature(work: Workspace, origin: str) -> Iterator[Factors]:
         StoreError: if a file is missing or damaged, or of something else.
     """
     for layer in work.model.layers:
-        yield Factors.load(work.layout.checked(work.layout.curvature(layer.name), origin), layer.device)
+        yield Factors.load(work.layout.checked(work.layout.curvature(layer.name), origin), layer)
 
 
 def _print_report(work: Workspace, seeds: list[Example], report: SeedReport) -> None:

@@ -323,7 +323,7 @@ class KMeans(Estimator):
         """
         tensors, metadata = read_tensors(path, made_from)
         try:
-            k = tensors.shaped(centroids="K d", counts="K")["K"]
+            k = tensors.shaped(centroids="float32 K d", counts="int K")["K"]
             fitted = json.loads(metadata["kmeans"])
             model = cls(**fitted["parameters"])
             model.cluster_centers_, model.counts_ = tensors["centroids"], tensors["counts"]

@@ -29,6 +29,7 @@ def model_folder(name: str, option: str = "model", revision: str | None = None) 
     """
     path = Path(name)
     if path.is_dir():
+        _refuse_pipes(path, option)
         return path
     if not _NAME.fullmatch(name) or name.startswith("."):
         raise MissingModelError(
@@ -43,6 +44,13 @@ def model_folder(name: str, option: str = "model", revision: str | None = None) 
             f"{option}: {name}: expected a directory, or a model of the Hugging Face hub, which cannot be read:"
             f" {reason}; check the name, the network and HF_HUB_OFFLINE, or download it (hf download)"
         ) from None
+
+
+def _refuse_pipes(folder: Path, option: str) -> None:
+    """Raise ModelError if a directory holds a pipe or a device: to open one may wait, or read, without an end."""
+    for path in folder.iterdir():
+        if path.exists() and not path.is_file() and not path.is_dir():
+            raise MissingModelError(f"{option}: {path}: expected a file, got something else, such as a pipe")
 
 
 @cache

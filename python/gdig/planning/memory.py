@@ -106,6 +106,8 @@ def _weight_files(path: Path) -> list[Path]:
 
 
 def _numbers(file: Path) -> int:
+    if not file.is_file():
+        return 0
     try:
         with safe_open(file, "pt") as tensors:
             shapes = [tensors.get_slice(name).get_shape() for name in tensors.keys()]  # noqa: SIM118

@@ -23,6 +23,8 @@ from gdig.store.atomic import replacing
 _CHECKSUM = "checksum"
 _MOST_SHARDS = 1_000_000
 """A record that asks for more shards is damaged: to look for them would take minutes."""
+_MOST_BYTES = 64 << 20
+"""The largest file: a fingerprint of an input file takes some hundred bytes."""
 _MOST_NESTED = 64
 """The deepest nesting of a record."""
 
@@ -54,6 +56,8 @@ def read_record(file: Path) -> RunRecord:
     """
     if not file.is_file():  # opening a pipe would wait for its writer
         raise RecordError(f"{file}: not a run.json: expected a file")
+    if (size := file.stat().st_size) > _MOST_BYTES:
+        raise RecordError(f"{file}: not a run.json: expected at most {_MOST_BYTES:,} bytes, got {size:,}")
     try:
         value = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:

@@ -17,7 +17,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from gdig.errors import StoreError
-from gdig.store.tensor_file import read_tensors, write_tensors
+from gdig.store.tensor_file import Named, read_tensors, write_tensors
 
 INTERVAL_S = 60.0
 """The time between two writes of resume files, which is what a killed process loses. The environment variable
@@ -78,7 +78,7 @@ class ResumeFile:
         self._made_from = {**made_from, "name": path.name}
         self._warn = warn
 
-    def read(self) -> tuple[Tensors, dict[str, str]] | None:
+    def read(self) -> tuple[Named[NDArray[Any]], Named[str]] | None:
         """Read the tensors and the metadata. Discard a file that cannot be used, and return None."""
         if not self.path.is_file():
             return None

@@ -14,8 +14,9 @@ mod tests;
 mod verify;
 
 use std::fs;
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde_json::{json, Map, Value};
 use xxhash_rust::xxh3::xxh3_64;
@@ -27,6 +28,8 @@ pub use file::{content_checksum, write, write_one_of_many, TensorData, TensorFil
 pub use shard::Shard;
 pub use verify::Report;
 
+use file::open_file;
+
 use crate::{Dtype, Error, Result};
 
 const STORE_JSON: &str = "store.json";
@@ -34,6 +37,8 @@ const FORMAT: u64 = 2;
 const CHECKSUM: &str = "xxh3";
 /// The most bytes of `store.json`, which holds six short fields.
 const MAX_STORE_JSON: u64 = 65_536;
+/// The most shards of a store. So a file whose name has a large number makes nobody count up to it.
+pub const MAX_SHARDS: usize = 1_000_000;
 pub const SKETCH: &str = "sketch";
 pub const SCALE: &str = "scale";
 pub const VALID: &str = "valid";
@@ -43,10 +48,10 @@ pub fn shard_name(index: usize) -> String {
     format!("{index:08}.safetensors")
 }
 
-/// The number in the name of a shard's file; `None` for another name.
+/// The number in the name of a shard's file; `None` for another name, and for a number that no store has.
 pub fn shard_index(name: &str) -> Option<usize> {
     let index = name.strip_suffix(".safetensors")?.parse().ok()?;
-    (name == shard_name(index)).then_some(index)
+    (index < MAX_SHARDS && name == shard_name(index)).then_some(index)
 }
 
 /// The numbers of the shards in a directory, ascending. Other files do not count. A directory that is not there has
@@ -73,8 +78,11 @@ pub struct Store {
     dim: usize,
     dtype: Dtype,
     rows_per_shard: usize,
-    /// What the rows were made from; every shard says the same. Empty for a store of a user.
+    /// What the rows were made from. Empty for a store of a user. Of a store that has grown, the origin of the first
+    /// rows, and of each step that added rows its first row and its origin: "a1 500:b2 720:c3".
     made_from: String,
+    /// One byte for each row of the store, 0 for a row to skip; in place of what the shards say.
+    mask: Option<Arc<[u8]>>,
 }
 
 impl Store {
@@ -110,14 +118,13 @@ impl Store {
 
     /// The store that a directory should hold. Its description is neither read nor written.
     pub fn new(path: &Path, dim: usize, dtype: Dtype, rows_per_shard: usize, made_from: &str) -> Result<Store> {
-        let overflows = dim.checked_mul(rows_per_shard).and_then(|n| n.checked_mul(8)).is_none();
-        if dim == 0 || rows_per_shard == 0 || overflows || !dtype.is_sketch() {
+        if dim == 0 || rows_per_shard == 0 || overflows(dim, rows_per_shard) || !dtype.is_sketch() {
             let what = "expected dim >= 1, rows_per_shard >= 1, dtype float32, float16, bfloat16 or int8";
             let got = format!("dim {dim}, rows_per_shard {rows_per_shard}, dtype {}", dtype.name());
             return Err(Error::store(path, format!("{what}; got {got}")));
         }
         let (path, made_from) = (path.to_path_buf(), made_from.to_owned());
-        Ok(Store { path, dim, dtype, rows_per_shard, made_from })
+        Ok(Store { path, dim, dtype, rows_per_shard, made_from, mask: None })
     }
 
     fn write_json(&self) -> Result<()> {
@@ -135,11 +142,11 @@ impl Store {
 
     pub fn open(path: &Path) -> Result<Store> {
         let json = path.join(STORE_JSON);
-        let length = fs::metadata(&json).map_err(Error::io(&json, "open"))?.len();
-        if length > MAX_STORE_JSON {
-            return Err(Error::store(&json, format!("expected at most {MAX_STORE_JSON} bytes, got {length}")));
+        let mut text = Vec::new();
+        open_file(&json)?.take(MAX_STORE_JSON + 1).read_to_end(&mut text).map_err(Error::io(&json, "read"))?;
+        if text.len() as u64 > MAX_STORE_JSON {
+            return Err(Error::store(&json, format!("expected at most {MAX_STORE_JSON} bytes, got more")));
         }
-        let text = fs::read(&json).map_err(Error::io(&json, "read"))?;
         let fields: Value = serde_json::from_slice(&text).map_err(|e| Error::store(&json, format!("not JSON: {e}")))?;
         let number = |key: &str| {
             let value = fields.get(key).and_then(Value::as_u64).and_then(|n| usize::try_from(n).ok());
@@ -158,7 +165,7 @@ impl Store {
         let dtype = Dtype::from_name(dtype).filter(|dtype| dtype.is_sketch()).ok_or_else(|| {
             Error::store(&json, format!("dtype: expected float32, float16, bfloat16 or int8, got {dtype:?}"))
         })?;
-        if dim.checked_mul(rows_per_shard).and_then(|n| n.checked_mul(8)).is_none() {
+        if overflows(dim, rows_per_shard) {
             return Err(Error::store(&json, "dim times rows_per_shard overflows"));
         }
         let recorded = string(CHECKSUM)?;
@@ -166,7 +173,14 @@ impl Store {
         if recorded != computed {
             return Err(Error::Checksum { path: json, recorded: recorded.chars().take(16).collect(), computed });
         }
-        Ok(Store { path: path.to_path_buf(), dim, dtype, rows_per_shard, made_from: made_from.to_owned() })
+        let (path, made_from) = (path.to_path_buf(), made_from.to_owned());
+        Ok(Store { path, dim, dtype, rows_per_shard, made_from, mask: None })
+    }
+
+    /// The same rows, of which those with a byte of 0 are skipped, whatever the shards say. `mask` has a byte for each
+    /// row of the store.
+    pub fn masked(&self, mask: Vec<u8>) -> Store {
+        Store { mask: Some(mask.into()), ..self.clone() }
     }
 
     pub fn path(&self) -> &Path {
@@ -188,6 +202,18 @@ impl Store {
     /// What the rows were made from; empty for a store of a user.
     pub fn made_from(&self) -> &str {
         &self.made_from
+    }
+
+    /// What a shard was made from whose last row is `stop - 1`: the origin of the step that added this row.
+    pub fn origin_of(&self, stop: usize) -> &str {
+        let (first, steps) = self.made_from.split_once(' ').unwrap_or((&self.made_from, ""));
+        let steps = steps.split(' ').filter_map(step);
+        steps.take_while(|&(start, _)| start < stop).last().map_or(first, |(_, origin)| origin)
+    }
+
+    /// Whether a step of growth begins at a row.
+    fn grows_at(&self, row: usize) -> bool {
+        self.made_from.split(' ').skip(1).filter_map(step).any(|(start, _)| start == row)
     }
 
     pub fn shard_path(&self, index: usize) -> PathBuf {
@@ -241,6 +267,18 @@ impl Store {
         }
         self.len()
     }
+}
+
+/// The first row of a step of growth, and its origin: "500:b2".
+fn step(text: &str) -> Option<(usize, &str)> {
+    let (start, origin) = text.split_once(':')?;
+    Some((start.parse().ok()?, origin))
+}
+
+/// Whether the bytes of a shard, or the number of a store's last row, do not fit.
+fn overflows(dim: usize, rows_per_shard: usize) -> bool {
+    let bytes = dim.checked_mul(rows_per_shard).and_then(|n| n.checked_mul(8));
+    bytes.is_none() || rows_per_shard.checked_mul(MAX_SHARDS + 1).is_none()
 }
 
 /// A hash of the fields of a `store.json` besides the checksum itself.
