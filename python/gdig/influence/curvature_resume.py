@@ -107,8 +107,9 @@ class PartitionResume:
         tensors, metadata = content
         try:
             values: dict[str, Any] = {name: torch.from_numpy(array).to(layer.device) for name, array in tensors.items()}
-            values |= {name: int(metadata[name]) for name in ("tokens", "examples")}
-            return Factors(corrected=None, reduce=metadata["reduce"] == "1", **values)
+            values |= {name: int(metadata[name]) for name in ("tokens", "examples", "seen")}
+            values |= {name: metadata[name] == "1" for name in ("reduce", "shared")}
+            return Factors(corrected=None, **values)
         except (KeyError, TypeError, ValueError, StoreError) as error:
             file.discard(f"{file.path}: holds no factors ({error!r})")
             return None

@@ -26,6 +26,8 @@ class Factors:
         tokens: the number of tokens in the sums.
         examples: the number of examples in the sums.
         reduce: whether the factors are averages over examples (kfac_approx "reduce") or over tokens ("expand").
+        seen: the tokens in the sums that the layer saw: all of them, or those of an expert.
+        shared: whether the factors are those of the mean expert of the block (`gdig.influence.expert_moments`).
     """
 
     q_a: torch.Tensor
@@ -36,6 +38,8 @@ class Factors:
     tokens: int
     examples: int
     reduce: bool
+    seen: int = 0
+    shared: bool = False
 
     def eigenvalues(self) -> torch.Tensor:
         """Return L, float64 [O, J]: the mean per-example Hessian in the eigenbasis.
@@ -52,6 +56,7 @@ class Factors:
         names = ("q_a", "q_s", "l_a", "l_s") + (() if self.corrected is None else ("corrected",))
         tensors = {name: getattr(self, name).cpu().numpy() for name in names}
         counts = {"tokens": self.tokens, "examples": self.examples, "reduce": int(self.reduce)}
+        counts |= {"seen": self.seen, "shared": int(self.shared)}
         file.write(tensors, {"layer": layer, **{name: str(value) for name, value in counts.items()}})
 
     @classmethod
@@ -74,6 +79,8 @@ class Factors:
             tokens=int(metadata["tokens"]),
             examples=int(metadata["examples"]),
             reduce=metadata["reduce"] == "1",
+            seen=int(metadata["seen"]),
+            shared=metadata["shared"] == "1",
         )
 
 

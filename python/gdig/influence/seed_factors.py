@@ -288,6 +288,7 @@ def _join_layers(
                 pieces.append(exchange.move(piece, source, owner) if ranks.rank in (source, owner) else None)
             if owner == ranks.rank:
                 own = [piece for piece in pieces if piece is not None]
+                own = own or [torch.empty(height, 0, dtype=dtype, device=layer.device)]  # an expert without seeds
                 sides.append(own[0] if len(own) == 1 else torch.cat(own, dim=1))
         if owner == ranks.rank:
             energy = np.array([facts["energy"][number] for facts in all_facts])

@@ -9,6 +9,7 @@ from torch import nn
 
 from gdig.config.layer_choice import default_layers, parse_layers
 from gdig.errors import ModelError
+from gdig.model.experts import as_experts
 from gdig.model.layer_names import block_of, is_expert, is_mlp, is_router, without_numbers
 from gdig.model.layers import Layer, as_layer
 from gdig.model.trial import Trial
@@ -70,11 +71,21 @@ def _text_layers(model: nn.Module, trial: Trial, head: nn.Module | None) -> list
     skipped = set(head.modules()) if head is not None else set()
     for part in unused_parts(model, trial):
         skipped.update(part.modules())
-    linears = [layer for name, module in model.named_modules() if (layer := as_layer(name, module))]
-    linears = [layer for layer in linears if layer.module not in skipped]
+    linears = [layer for layer in all_layers(model, trial) if layer.module not in skipped]
     if not linears:
         raise ModelError(f"{type(model).__name__}: has no linear layers (nn.Linear or Conv1D) to take gradients of")
     return linears
+
+
+def all_layers(model: nn.Module, trial: Trial) -> list[Layer]:
+    """The linear layers of a model, those of fused experts among them."""
+    layers = []
+    for name, module in model.named_modules():
+        if (layer := as_layer(name, module)) is not None:
+            layers.append(layer)
+        elif (experts := as_experts(name, module)) is not None:
+            layers += experts.layers(trial.use(module).slots)
+    return layers
 
 
 def unused_parts(model: nn.Module, trial: Trial) -> list[nn.Module]:
@@ -132,7 +143,9 @@ def _names_by_choice(
 
 def _why_not(layer: Layer, trial: Trial) -> str | None:
     """The reason why gradients of an example cannot be taken at a layer; None where they can."""
-    return "sees some tokens only" if is_expert(layer.name) else trial.use(layer.module).why_not
+    if layer.expert is None and is_expert(layer.name):
+        return "sees some tokens only"
+    return trial.use(layer.module).why_not
 
 
 def block_order(linears: list[Layer], trial: Trial) -> list[str]:
@@ -174,7 +187,8 @@ def _nothing_chosen(
         shown = ", ".join(sorted({without_numbers(expert) for expert in experts})[:3])
         return (
             f"layers={layers}: the MLPs of {name} are experts that see some tokens only ({shown}), of which gdig "
-            "cannot take gradients; choose layers=attention"
+            "cannot take gradients: expected experts with the interface of transformers 5 (gate_up_proj and down_proj "
+            "with one matrix an expert, not quantized); choose layers=attention"
         )
     return f"layers={layers}: chooses no linear layer of {name}; there are: {_shown(linears)}"
 
@@ -192,7 +206,9 @@ def _as_called(layers: list[Layer], trial: Trial) -> list[Layer]:
     described = []
     for layer in layers:
         use = trial.use(layer.module)
-        if use.whole:
+        if layer.expert is not None:
+            layer = replace(layer, device=use.device)
+        elif use.whole:
             name = first.setdefault((use.input_id, layer.bias), layer.name)
             layer = replace(layer, input_name=name, device=use.device)
         described.append(layer)

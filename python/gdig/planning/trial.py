@@ -75,7 +75,7 @@ class Rates:
         seconds = 0.0
         for layer, way in zip(layers, ways, strict=True):
             measured = getattr(self.kinds[kind_of(layer)], name)
-            seconds += measured[way] if way in measured else max(measured.values())
+            seconds += measured[way] if way in measured else max(measured.values(), default=0.0)
         return seconds
 
     def as_json(self) -> dict[str, Any]:
