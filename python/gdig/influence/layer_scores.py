@@ -71,7 +71,13 @@ def shapes_of(factors: Sequence[SeedFactors]) -> list[SeedShape]:
     """The shapes of the seeds' factors, which are looked at one layer after another."""
     return [
         SeedShape(
-            len(f.u), len(f.v), f.u.shape[1], len(f.column_offsets) - 1, f.u.element_size(), float(f.energy.mean())
+            len(f.u),
+            len(f.v),
+            f.u.shape[1],
+            len(f.column_offsets) - 1,
+            f.u.element_size(),
+            float(f.energy.mean()),
+            f.share,
         )
         for f in factors
     ]

@@ -36,12 +36,14 @@ class SeedFactors:
         v: [J, C], the columns of all V_s.
         column_offsets: int64 [S + 1] on the CPU. Seed s has the columns column_offsets[s] .. column_offsets[s + 1] - 1.
         energy: float64 [S], the share of |H^-1 G_s|^2 that U_s V_s^T keeps.
+        share: the share of a batch's tokens that the layer sees on average.
     """
 
     u: torch.Tensor
     v: torch.Tensor
     column_offsets: torch.Tensor
     energy: np.ndarray
+    share: float = 1.0
 
     def save(self, file: CheckedFile, layer: str) -> None:
         """Write one file, complete or not at all. `layer` is the name of the layer."""
@@ -52,7 +54,7 @@ class SeedFactors:
                 "column_offsets": self.column_offsets.numpy(),
                 "energy": self.energy,
             },
-            {"layer": layer},
+            {"layer": layer, "share": repr(self.share)},
         )
 
     @classmethod
@@ -62,10 +64,10 @@ class SeedFactors:
         Raises:
             StoreError: when it is missing or damaged, of something else, or holds no factors.
         """
-        arrays, _ = file.read()
+        arrays, metadata = file.read()
         arrays.shaped(u="O C", v="J C", column_offsets="offsets", energy="S")
         u, v, offsets = (torch.tensor(arrays[name]) for name in ("u", "v", "column_offsets"))
-        return cls(u.to(device), v.to(device), offsets, np.array(arrays["energy"]))
+        return cls(u.to(device), v.to(device), offsets, np.array(arrays["energy"]), float(metadata["share"]))
 
 
 class SeedFiles(Sequence[SeedFactors]):
@@ -292,4 +294,5 @@ def _join_layers(
                 sides.append(own[0] if len(own) == 1 else torch.cat(own, dim=1))
         if owner == ranks.rank:
             energy = np.array([facts["energy"][number] for facts in all_facts])
-            yield index, SeedFactors(sides[0], sides[1], torch.tensor([0, *widths]).cumsum(0), energy)
+            offsets = torch.tensor([0, *widths]).cumsum(0)
+            yield index, SeedFactors(sides[0], sides[1], offsets, energy, layer.share)

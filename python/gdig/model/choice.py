@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 
 from torch import nn
@@ -119,7 +120,7 @@ def _names_by_choice(
     candidates = [
         layer for layer in linears if (_LORA.search(layer.name) or not adapter) and not is_router(layer.name, modules)
     ]
-    order = block_order(linears, trial)
+    order = blocks = block_order(linears, trial)
     if order:
         candidates = [layer for layer in candidates if block_of(layer.name) in order]
     elif layers is not None and choice.upper < 1:
@@ -136,9 +137,27 @@ def _names_by_choice(
     if order:
         upper = set(order[len(order) - choice.n_upper(len(order)) :])
         of_kind, usable = ([x for x in part if block_of(x.name) in upper] for part in (of_kind, usable))
+    if kind != "attention":
+        _require_descriptions(model, trial, usable, blocks)
     if not usable:
         raise ModelError(_nothing_chosen(model, linears, of_kind, trial, layers or choice.kind, adapter))
     return {layer.name for layer in usable}
+
+
+def _require_descriptions(model: nn.Module, trial: Trial, usable: Sequence[Layer], blocks: Sequence[str]) -> None:
+    """Raise ModelError when a block from the lowest usable layer on has fused experts that have no description."""
+    lowest = min((blocks.index(block) for layer in usable if (block := block_of(layer.name)) in blocks), default=0)
+    for name in _experts(model):
+        module = model.get_submodule(name)
+        if block_of(f"{name}.") in blocks[lowest:] and trial.called(module) and as_layer(name, module) is None:
+            experts = as_experts(name, module)
+            if experts is None or trial.use(module).why_not is not None:
+                raise ModelError(
+                    f"{type(model).__name__}: gdig cannot take gradients of its experts ({without_numbers(name)}): "
+                    "expected the interface of transformers 5 (gate_up_proj and down_proj with one matrix an expert, "
+                    "not quantized), and every token in one call; choose layers=attention, or the other layers with "
+                    "filter_modules"
+                )
 
 
 def _why_not(layer: Layer, trial: Trial) -> str | None:
