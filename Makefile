@@ -60,6 +60,13 @@ drill: .make/native ## damage runs, kill starts and let disks fail for ten minut
 report-test: .make/native ## open the report in a headless Chromium; screenshots go into build/report-test
 	$(BIN)/python -m pytest -n 0 -rs tests/test_report.py tests/test_report_browser.py
 
+.PHONY: docs
+docs: .make/native ## build the site of the documentation into build/site (pip install 'gdig[docs]'); any warning fails
+	@$(BIN)/python -c 'import furo, myst_parser, sphinx' 2>/dev/null || \
+		{ echo "the site needs Sphinx, MyST and furo: $(BIN)/python -m pip install 'gdig[docs]'" >&2; exit 1; }
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet --jobs auto -c docs . build/site
+	@echo "the site: build/site/index.html"
+
 .PHONY: packaging
 packaging: .make/native ## build sdist and wheels, compare what they hold, run one on a machine without Rust
 	$(BIN)/python -m pytest -m packaging
@@ -100,6 +107,10 @@ evidence-quick: .make/native ## the same at small sizes, in three minutes; chang
 .PHONY: evidence-pretrained
 evidence-pretrained: .make/native ## measure selections on SmolLM2-135M (pip install 'gdig[pretrained]'): some hours of one core, goes on if interrupted
 	$(BIN)/python -m benches.evidence_pretrained
+
+.PHONY: figures
+figures: .make/native ## write the tables of README and docs/ anew from benches/record/
+	$(BIN)/python -m benches.figures
 
 .PHONY: bench-sweep
 bench-sweep: .make/native ## measure sweep and fit beside a plain forward and backward pass, into benches/record/

@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benches.layer_share_parts.choices import CHOICES, chosen
+from benches.layer_share_parts.choices import CHOICES
 from benches.layer_share_parts.cost import cost
 from benches.layer_share_parts.generated import generated
 from benches.layer_share_parts.influence import LayerInfluence, Rows, draw
@@ -59,7 +59,7 @@ def _by_choice(parts_of: Callable[[LayerInfluence], dict[str, np.ndarray]]) -> P
         layers = _layers(steps, arguments)
         parts, drawn = parts_of(layers), layers.drawn
         reference = parts["influence"].sum(0, dtype=np.float64)
-        choices = {text: quality(parts, chosen(text, layers.names), drawn, reference) for text in CHOICES}
+        choices = {text: quality(parts, layers.chosen(text), drawn, reference) for text in CHOICES}
         return {"rows": len(drawn.rows), "tokens": drawn.tokens, "choices": choices}
 
     return part

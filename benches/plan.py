@@ -12,36 +12,35 @@ The plan is to be within 25 % of the time and 15 % of the memory.
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from benches.plan_parts.small import write_small_model
-from benches.real_model_parts.rows import write_inputs
+from benches.shared.gdig_start import start_gdig
+from benches.shared.instructions import write_inputs
 from benches.shared.machine import ROOT, machine, provenance
-from benches.shared.processes import Measured, measure
+from benches.shared.run_arguments import run_arguments
+from benches.shared.small_model import write_small_model
 from benches.shared.tables import markdown
 
 RECORD = ROOT / "benches" / "record" / "plan.json"
 TIME_TARGET, MEMORY_TARGET = 0.25, 0.15
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 
 
 def main() -> None:
     """Measure, print and record."""
-    arguments = _arguments()
+    arguments = run_arguments(__doc__, RECORD, rows=100, seeds=16).parse_args()
     record: dict[str, Any] = {"bench": "plan", "machine": machine() | {"threads": 1}} | provenance(ROOT) | {"cases": {}}
     with tempfile.TemporaryDirectory(dir=arguments.work) as folder:
         work = Path(folder)
-        pool, seeds = write_inputs(Path(arguments.data), work, arguments.rows, arguments.seeds)
-        small = write_small_model(Path(arguments.model), work / "small")
-        for name, model in (("small", small), ("pretrained", Path(arguments.model))):
+        pool, seeds = write_inputs(arguments.data, work, arguments.rows, arguments.seeds)
+        small = write_small_model(arguments.model, work / "small")
+        for name, model in (("small", small), ("pretrained", arguments.model)):
             inputs = {"model": str(model), "candidates": [str(pool)], "seeds": [str(seeds)]}
             place = {"run_path": str(work / f"run-{name}"), "device": "cpu", "threads": 1}
-            record["cases"][name] = compare(inputs | place | json.loads(arguments.gdig), work)
+            record["cases"][name] = compare(inputs | place | arguments.gdig, work)
             print(f"\n{name}\n\n{table(record['cases'][name])}", flush=True)
     arguments.record.parent.mkdir(parents=True, exist_ok=True)
     arguments.record.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
@@ -50,11 +49,11 @@ def main() -> None:
 
 def compare(options: dict[str, Any], work: Path) -> dict[str, Any]:
     """Plan a run, do it, and return both."""
-    planned_by, planned = _child("plan", options, work)
-    run_by, run = _child("run", options, work)
+    planned_by, planned = start_gdig("plan", options, work, ONE_THREAD)
+    run_by, run = start_gdig("select", options, work, ONE_THREAD)
     plan = planned["plan"]
     expected = {stage["name"]: stage["seconds"] for stage in plan["stages"]}
-    measured = _by_stage(run, list(expected))
+    measured = _by_stage(run["stages"], list(expected))
     return {
         "rows": plan["pool"]["rows"],
         "tokens": plan["pool"]["tokens"],
@@ -89,37 +88,13 @@ def table(case: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _child(kind: str, options: dict[str, Any], work: Path) -> tuple[Measured, dict[str, Any]]:
-    """Run `benches.plan_parts.run`, and read its last line."""
-    file = work / "options.json"
-    file.write_text(json.dumps(options), encoding="utf-8")
-    environment = {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
-    command = [sys.executable, "-m", "benches.plan_parts.run", kind, str(file)]
-    measured = measure(command, work / f"{kind}.log", environment)
-    line = next(line for line in reversed(measured.text.splitlines()) if line.startswith("{"))
-    return measured, json.loads(line)
-
-
-def _by_stage(run: dict[str, Any], names: list[str]) -> dict[str, float]:
+def _by_stage(stages: dict[str, float], names: list[str]) -> dict[str, float]:
     """The seconds of each stage of the plan. What lies before a bar belongs to it; before the first, to the start."""
     seconds = dict.fromkeys(names, 0.0)
-    for number, (name, value) in enumerate(run["stages"].items()):
-        stage = name.removeprefix("before ")
+    for number, (name, value) in enumerate(stages.items()):
+        stage = "select" if name == "after" else name.removeprefix("before ").partition(", partition")[0]
         seconds["start" if number == 0 else "cluster" if stage.startswith("cluster: ") else stage] += value
-    seconds["select"] += run["after"]
     return seconds
-
-
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True, help="directory of the pretrained model")
-    parser.add_argument("--data", required=True, help="folder of JSONL files, plain or gzipped, whose rows name a task")
-    parser.add_argument("--rows", type=int, default=100, help="rows of the pool")
-    parser.add_argument("--seeds", type=int, default=16, help="rows of the seeds' task that are seeds")
-    parser.add_argument("--gdig", default="{}", metavar="JSON", help="other options of gdig")
-    parser.add_argument("--work", default=None, help="folder for the runs; the default is that of temporary files")
-    parser.add_argument("--record", type=Path, default=RECORD, help="file of the record")
-    return parser.parse_args()
 
 
 if __name__ == "__main__":

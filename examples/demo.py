@@ -31,7 +31,7 @@ def main() -> None:
     make_inputs(folder)
     run_gdig(
         *("select", "--model", f"{folder}/model", "--candidates", f"{folder}/pool.jsonl"),
-        *("--seeds", f"{folder}/seeds.jsonl", "--fit-rows", "1000", "--budget", str(BUDGET)),
+        *("--seeds", f"{folder}/seeds.jsonl", "--fit-tokens", "50000", "--budget", str(BUDGET)),
         *("--run-path", f"{folder}/run", "--output", f"{folder}/selection.jsonl"),
     )
     report(read_jsonl(folder / "pool.jsonl"), read_jsonl(folder / "selection.jsonl"))

@@ -158,6 +158,29 @@ def finished(project, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def whole(project, finished, tmp_path_factory) -> Path:
+    """A finished run that also has the token files. Session-wide: copy it to go on in it."""
+    import gdig
+
+    run = Path(shutil.copytree(finished, tmp_path_factory.mktemp("whole") / "run"))
+    gdig.select(**project.options(run, method="bm25"))
+    return run
+
+
+@pytest.fixture(scope="session")
+def other(project, tmp_path_factory) -> Path:
+    """A run like `whole` over other rows. Session-wide: copy it to go on in it."""
+    import gdig
+    from tests.support.project_fixtures import translation_rows, write_jsonl
+
+    folder = tmp_path_factory.mktemp("other")
+    pool = write_jsonl(folder / "pool.jsonl", translation_rows(random_seed=5))
+    for method in ("agreement", "bm25"):
+        gdig.select(**project.options(folder / "run", candidates=(str(pool),), method=method))
+    return folder / "run"
+
+
+@pytest.fixture(scope="session")
 def swept(project, tmp_path_factory) -> Path:
     """A run directory over the project with generated numbers in its sweep, and clusters. Session-wide: copy it."""
     import gdig

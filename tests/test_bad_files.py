@@ -130,7 +130,7 @@ def test_no_room_for_the_output(project, run_copy, tmp_path):
     limit = (run_copy / "run.json").stat().st_size + 1000
     command = Command.start(["select", *rows], tmp_path / "first", limit_bytes=limit)
     assert command.wait() == 2
-    assert command.error == f"gdig: error: {out}: cannot be written: File too large [G2]\n"
+    assert command.error == f"gdig: error: {out}: cannot be written: File too large [G205]\n"
     assert os.listdir(out.parent) == ["chosen.jsonl"]  # noqa: PTH208
     assert out.read_text() == "as it was\n"
     assert gdig.select(**project.options(run_copy, budget="60", output=out)).output == out

@@ -188,8 +188,10 @@ def test_a_loss_that_is_not_finite_spoils_its_own_row_only(project, tmp_path, ti
     state = stages(tmp_path / "run")
     assert (state["sweep"]["counts"]["not_finite"], state["sweep"]["counts"]["not_usable"]) == (3, 0)
     # The same without these rows: a fit that left them out saw the same examples, so every other row has its numbers.
-    gdig.sweep(**project.options(tmp_path / "sound", model=project.model, **options, fit_rows=1, inversion="identity"))
-    gdig.sweep(**project.options(tmp_path / "nan", model=model, **options, fit_rows=1, inversion="identity"))
+    gdig.sweep(
+        **project.options(tmp_path / "sound", model=project.model, **options, fit_tokens=1, inversion="identity")
+    )
+    gdig.sweep(**project.options(tmp_path / "nan", model=model, **options, fit_tokens=1, inversion="identity"))
     sound, spoilt = stored(tmp_path / "sound"), stored(tmp_path / "nan")
     good = np.setdiff1d(np.arange(N_ROWS), bad)
     for name in ("influence", "loss"):
@@ -204,11 +206,11 @@ def test_a_sample_with_rows_that_are_not_finite_is_fitted_on_the_others_and_coun
     pool = write_jsonl(tmp_path / "pool.jsonl", rows)
     (rare,) = tiny_tokenizer("~", add_special_tokens=False)["input_ids"]
     model = model_with_nan(project, tmp_path / "model", rare)
-    gdig.sweep(**project.options(tmp_path / "run", model=model, candidates=(pool,), fit_rows=N_ROWS))
+    gdig.sweep(**project.options(tmp_path / "run", model=model, candidates=(pool,), fit_tokens=10_000))
     report = stages(tmp_path / "run")["fit"]["curvature"]
     assert (report["examples"], report["invalid"]) == (30, 30)
     others = write_jsonl(tmp_path / "others.jsonl", rows[1::2])
-    options = {"candidates": (others,), "fit_rows": N_ROWS, "use_empirical_fisher": True}
+    options = {"candidates": (others,), "fit_tokens": 10_000, "use_empirical_fisher": True}
     gdig.sweep(**project.options(tmp_path / "others", **options))
     gdig.sweep(**project.options(tmp_path / "mixed", **{**options, "candidates": (pool,)}, model=model))
     alone, mixed = stored(tmp_path / "others")["influence"], stored(tmp_path / "mixed")["influence"]

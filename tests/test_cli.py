@@ -57,7 +57,7 @@ class Pipeline(types.ModuleType):
 
     def select(self, config: Any, **kwargs: Any) -> Any:
         self._call("select", config, **kwargs)
-        return types.SimpleNamespace(summary=["chose 2 of 10 rows", "selection: r/selection.jsonl"])
+        return types.SimpleNamespace(rows=[7, 3], summary=["chose 2 of 10 rows", "selection: r/selection.jsonl"])
 
     def fit(self, config: Any, **kwargs: Any) -> None:
         self._call("fit", config, **kwargs)
@@ -114,7 +114,10 @@ def test_flags_reach_the_pipeline_as_a_config(pipeline: Pipeline, capsys: pytest
     )  # fmt: skip
     assert pipeline.calls[0][:2] == ("select", wanted)
     captured = capsys.readouterr()
-    assert captured.out == "chose 2 of 10 rows\nselection: r/selection.jsonl\n"
+    assert captured.out == (
+        "chose 2 of 10 rows\nselection: r/selection.jsonl\nwhy row 7: gdig explain r 7\n"
+        "other methods, from the same sweep: gdig compare r\n"
+    )
     assert captured.err == ""
 
 
@@ -185,10 +188,13 @@ def test_a_command_shows_the_options_it_needs_and_no_others(stage: str, help_of:
 
 
 def test_every_command_reaches_its_function(pipeline: Pipeline, capsys: pytest.CaptureFixture[str]) -> None:
-    for name in ("fit", "sweep", "cluster"):
+    for name, then in {"fit": "sweep", "sweep": "select", "cluster": "select"}.items():
         assert cli.main([name, *MINIMUM]) == 0
         assert (pipeline.calls[-1][0], pipeline.config.candidates) == (name, ("a.jsonl", "b.jsonl"))
-        assert capsys.readouterr().out == f"{name}: done, in r\n"
+        assert capsys.readouterr().out == f"{name}: done, in r\nnext: gdig {then} --run-path r\n"
+    assert cli.main(["sweep", *MINIMUM, "--sweep-part", "1/4"]) == 0
+    said = "sweep: part 1/4 done, in r\nnext: gdig merge DIRECTORIES --run-path OUT, when all parts are done\n"
+    assert capsys.readouterr().out == said
     assert cli.main(["preview", *MINIMUM, "--rows", "3"]) == 0
     assert (pipeline.calls[-1][0], pipeline.calls[-1][2]["rows"]) == ("preview", 3)
     assert cli.main(["verify", "--run-path", "r"]) == 0
@@ -205,7 +211,7 @@ def test_every_command_reaches_its_function(pipeline: Pipeline, capsys: pytest.C
     assert json.loads(capsys.readouterr().out) == {"run_path": "r", "sound": False, "files": [file]}
     pipeline.preview_error = CorpusError("a.jsonl, row 7: bad")
     assert cli.main(["preview", *MINIMUM]) == 2
-    assert capsys.readouterr() == ("a row\n", "gdig: error: a.jsonl, row 7: bad [G2]\n")
+    assert capsys.readouterr() == ("a row\n", "gdig: error: a.jsonl, row 7: bad [G200]\n")
 
 
 def test_quiet_prints_no_result(pipeline: Pipeline, capsys: pytest.CaptureFixture[str]) -> None:
@@ -227,18 +233,18 @@ def test_flags_win_over_yaml_and_yaml_over_the_preset(pipeline: Pipeline, tmp_pa
 
 
 def test_a_preset_gives_its_values_and_no_other(pipeline: Pipeline) -> None:
-    assert cli.main(["select", *MINIMUM, "--preset", "paper", "--fit-rows", "7"]) == 0
+    assert cli.main(["select", *MINIMUM, "--preset", "paper", "--fit-tokens", "7"]) == 0
     base = {"model": "m", "candidates": ("a.jsonl", "b.jsonl"), "seeds": ("s.jsonl",), "run_path": "r"}
-    assert pipeline.config == Config(**base, **PRESETS["paper"], preset="paper", fit_rows=7)
+    assert pipeline.config == Config(**base, **PRESETS["paper"], preset="paper", fit_tokens=7)
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("tau: 1\ndamping_facter: 2\n", "run.yaml:2: unknown key 'damping_facter'; did you mean 'damping_factor'?"),
-        ("fit_rows: many\n", "run.yaml:1: fit_rows='many': expected a whole number"),
-        ("fit_rows: true\n", "run.yaml:1: fit_rows=True: expected a whole number"),
-        ("fit_rows: 1.5\n", "run.yaml:1: fit_rows=1.5: expected a whole number"),
+        ("fit_tokens: many\n", "run.yaml:1: fit_tokens='many': expected a whole number"),
+        ("fit_tokens: true\n", "run.yaml:1: fit_tokens=True: expected a whole number"),
+        ("fit_tokens: 1.5\n", "run.yaml:1: fit_tokens=1.5: expected a whole number"),
         ("quiet: 1\n", "run.yaml:1: quiet=1: expected true or false"),
         ("tau: high\n", "run.yaml:1: tau='high': expected a number"),
         ("inversion: svd\n", "run.yaml:1: inversion='svd': expected one of ekfac, kfac, identity, cg"),
@@ -278,11 +284,11 @@ def store_run(path: Path, **options: Any) -> None:
 
 def test_without_a_model_the_options_of_the_run_go_on(pipeline: Pipeline, tmp_path: Path) -> None:
     once = {"overwrite": True, "quiet": True, "run_path": "elsewhere", "budget": "3%", "output": "old.jsonl"}
-    store_run(tmp_path / "r", preset="paper", fit_rows=77, **once)
+    store_run(tmp_path / "r", preset="paper", fit_tokens=77, **once)
     (tmp_path / "run.yaml").write_text("seed_rank: 8\n")
     assert cli.main(["select", "--run-path", "r", "--method", "top", "--config", "run.yaml"]) == 0
     config = pipeline.config
-    assert (config.model, config.candidates, config.fit_rows) == ("stored", ("x.jsonl",), 77)
+    assert (config.model, config.candidates, config.fit_tokens) == ("stored", ("x.jsonl",), 77)
     assert (config.preset, config.damping_mode, config.seed_rank) == ("paper", "factored_tikhonov", 8)
     assert (config.method, config.run_path) == ("top", "r")
     assert (config.overwrite, config.quiet) == (False, False), "these belong to one start"
@@ -290,9 +296,9 @@ def test_without_a_model_the_options_of_the_run_go_on(pipeline: Pipeline, tmp_pa
 
 
 def test_a_preset_given_to_a_run_replaces_that_of_the_run(pipeline: Pipeline, tmp_path: Path) -> None:
-    store_run(tmp_path / "r", preset="paper", fit_rows=77)
+    store_run(tmp_path / "r", preset="paper", fit_tokens=77)
     assert cli.main(["select", "--run-path", "r", "--preset", "default"]) == 0
-    assert (pipeline.config.inversion, pipeline.config.fit_rows) == ("ekfac", 77)
+    assert (pipeline.config.inversion, pipeline.config.fit_tokens) == ("ekfac", 77)
     store_run(tmp_path / "q")
     assert cli.main(["select", "--run-path", "q", "--preset", "paper"]) == 0
     assert (pipeline.config.inversion, pipeline.config.model) == ("kfac", "stored")

@@ -89,7 +89,7 @@ BAD = {
     "balance": ["task", None, True],
     "gradients": ["yes", 1, None],
     "chat_template": ["yes", 1, None],
-    "chat_template_file": [1],
+    "chat_template_file": [["a"], True],
     "hidden_layers": [0, -1, 1.5, "two", None, True, 513],
     "score": ["median", None],
     "relative_to": ["mean", None],
@@ -113,7 +113,7 @@ BAD = {
     **{
         name: [0, -3, 1.5, "5", True]
         for name in (
-            "fit_rows", "cg_rows", "cg_iterations", "seed_rank", "probe_rows", "projection_dim", "projection_side",
+            "fit_tokens", "cg_rows", "cg_iterations", "seed_rank", "probe_rows", "projection_dim", "projection_side",
             "rows_per_shard", "kmeans_max_iter", "token_batch_size", "max_length", "n_clusters", "n_neighbours",
             "feature_side", "n_probe", "threads",
         )

@@ -335,7 +335,7 @@ def test_two_ranks_leave_the_bytes_of_one(project, whole, tmp_path):
 
 
 def test_what_is_said_of_the_search(project, tmp_path, capsys):
-    options = {"inversion": "cg", "cg_rows": 12, "cg_iterations": 2, "quiet": False, "fit_rows": 24}
+    options = {"inversion": "cg", "cg_rows": 12, "cg_iterations": 2, "quiet": False, "fit_tokens": 1400}
     gdig.fit(**project.options(tmp_path / "run", **options))
     said = capsys.readouterr().err
     assert "fit: conjugate gradients: 120 products in " in said

@@ -34,7 +34,7 @@ from tests.support.training import train
 
 ROWS = 240
 # Many small batches, so that every group of the fit has some; many shards, so that there is time to kill a rank.
-OPTIONS = {"token_batch_size": 64, "rows_per_shard": 4, "fit_rows": 40, "train_rows": "all"}
+OPTIONS = {"token_batch_size": 64, "rows_per_shard": 4, "fit_tokens": 2350, "train_rows": "all"}
 
 
 @pytest.fixture(scope="module")

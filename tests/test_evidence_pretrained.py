@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from benches.layer_share_parts import influence as layer_influence
 from benches.layer_share_parts.choices import CHOICES, WHOLE, chosen
 from benches.pretrained import collection as collections
 from benches.pretrained import effects, lds, signals
@@ -117,8 +118,48 @@ def test_effects(made):
     assert facts[f"4 of {PLAN.seeds} seeds"] == facts["the defaults"]
 
 
-@pytest.mark.parametrize("text", CHOICES)
-def test_choices_are_those_of_the_package(text):
-    names = [layer.name for layer in wrapped(llama(blocks=5), layers=WHOLE)[0].layers]
-    model, _ = wrapped(llama(blocks=5), layers=text)
-    assert np.array(names)[chosen(text, names)].tolist() == [layer.name for layer in model.layers]
+def test_choices_of_layers_are_those_of_the_package():
+    model, config = wrapped(llama(blocks=5), layers=WHOLE)
+    names = np.array([layer.name for layer in model.layers])
+    for text in CHOICES:
+        own, _ = wrapped(llama(blocks=5), layers=text)
+        assert names[chosen(text, model, config)].tolist() == [layer.name for layer in own.layers]
+
+
+def test_influence_by_layer(tmp_path, monkeypatch):
+    """Without a curvature it is the product of plain gradients. With one, the blocks of a pass do not matter."""
+    module = llama(blocks=3)
+    module.save_pretrained(tmp_path / "model")
+    rows, seeds, others = (make_examples(n, i, shortest=6, longest=12) for i, n in enumerate((5, 2, 12)))
+    drawn = layer_influence.Drawn(np.zeros(5), np.ones(5, bool), np.zeros(2), rows, seeds, others)
+
+    def measured(folder: str) -> layer_influence.LayerInfluence:
+        return layer_influence.LayerInfluence(
+            Steps(tmp_path / folder, []), layer_influence.Rows(fit_tokens=60), drawn, tmp_path / "model"
+        )
+
+    one = measured("one")
+    plain = one.of_plain_gradients()
+    weights = [p for name, p in module.named_parameters() if ".mlp." in name]
+
+    def gradient(example) -> torch.Tensor:
+        ids, labels = (torch.from_numpy(x).long()[None] for x in (example.input_ids, example.labels))
+        return torch.cat([g.flatten() for g in torch.autograd.grad(module(input_ids=ids, labels=labels).loss, weights)])
+
+    expected = np.array([[float(gradient(row) @ gradient(seed)) for seed in seeds] for row in rows])
+    # float32: sums of a few thousand products round by less than 1e-4 of the lengths.
+    assert np.allclose(plain["influence"][one.chosen("mlp")].sum(0), expected, atol=1e-4 * np.abs(expected).max())
+    whole = one.of_all()
+    monkeypatch.setattr(layer_influence, "BLOCKS_AT_ONCE", 2)
+    parts = measured("two").of_all()
+    for name, x in whole.items():
+        assert x.shape[0] == 21 and np.allclose(parts[name], x, rtol=1e-3, atol=1e-4 * np.abs(x).max()), name
+    monkeypatch.setattr(layer_influence, "SAMPLES", (20, 60))
+    samples = one.of_samples()
+    upper = one.chosen(layer_influence.SAMPLE_LAYERS)
+    assert list(samples) == [20, 60] and upper.sum() == 3
+    assert np.allclose(samples[60]["influence"], whole["influence"][upper], rtol=1e-3, atol=1e-4)
+    assert not np.allclose(samples[20]["influence"], samples[60]["influence"], rtol=1e-3, atol=1e-4)
+    with pytest.raises(ValueError, match="other rows with 10000 tokens"):
+        monkeypatch.setattr(layer_influence, "SAMPLES", (10_000,))
+        one.of_samples()

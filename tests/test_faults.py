@@ -8,40 +8,21 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
-import time
 from pathlib import Path
 from random import Random
 
+import numpy as np
 import pytest
 
 import gdig
 from gdig.api import verify
-from gdig.cli.main import main
-from gdig.errors import ConfigError, CorpusError, GdigError, RunError, StoreError
-from gdig.run.lock import lock, unlock
+from gdig.data.features import read_features
+from gdig.errors import ConfigError, CorpusError, GdigError, ModelError, RunError, StoreError
 from tests.drill.faults import KINDS, Fault, files_of, inject
-from tests.support.project_fixtures import as_it_is, edit_record, translation_rows, write_jsonl
+from tests.support.limits import within
+from tests.support.project_fixtures import edit_record, translation_rows
 
 METHODS = ("gdig", "top", "bm25")
-
-
-@pytest.fixture(scope="module")
-def whole(project, finished, tmp_path_factory) -> Path:
-    """A finished run with the files of all these methods."""
-    run = Path(shutil.copytree(finished, tmp_path_factory.mktemp("whole") / "run"))
-    gdig.select(**project.options(run, method="bm25"))
-    return run
-
-
-@pytest.fixture(scope="module")
-def other(project, tmp_path_factory) -> Path:
-    """A run of the same shape over other rows."""
-    folder = tmp_path_factory.mktemp("other")
-    pool = write_jsonl(folder / "pool.jsonl", translation_rows(random_seed=5))
-    for method in ("agreement", "bm25"):
-        gdig.select(**project.options(folder / "run", candidates=(str(pool),), method=method))
-    return folder / "run"
 
 
 @pytest.fixture(scope="module")
@@ -174,69 +155,6 @@ def test_files_of_a_scale_that_somebody_forged_are_foreign(whole, tmp_path):
     assert states["clusters/centroids.safetensors"] == "foreign" and states["run.json"] == "sound"
 
 
-def test_a_file_without_a_tensor_is_refused_by_name(project, whole, tmp_path):
-    """Its checksum and its origin are right: somebody made it on purpose."""
-    run = Path(shutil.copytree(whole, tmp_path / "run"))
-    file = as_it_is(run / "features" / "seeds.safetensors")
-    tensors, _ = file.read()
-    file.write({name: tensor for name, tensor in tensors.items() if name != "hidden"})
-    with pytest.raises(StoreError, match=r"seeds\.safetensors: tensor 'hidden': expected it in the file, which holds"):
-        gdig.select(**project.options(run, method="rds"))
-
-
-# Hostile run directories.
-
-
-@pytest.mark.parametrize("name", ["../../../x", "/etc/x", "a/b", "..", "", "x\n", "x" * 201])
-def test_no_name_in_a_record_leaves_the_run(project, whole, tmp_path, name):
-    run = Path(shutil.copytree(whole, tmp_path / "run"))
-    (tmp_path / "x").mkdir()
-    checkpoint = {
-        "path": "p", "learning_rate": 0.1, "step": 1, "layers": 1, "token_batch_size": 8, "state": "running",
-    }  # fmt: skip
-    edit_record(run, lambda state: state["stages"]["sweep"].update(checkpoints={name: checkpoint}))
-    for command in (lambda: gdig.select(**project.options(run, overwrite=True)), lambda: gdig.api.merge([run], run)):
-        with pytest.raises(RunError, match="expected a name of up to 200 bytes without a slash"):
-            command()
-    shutil.copy2(whole / "run.json", run / "run.json")
-    edit_record(run, lambda state: state["stages"]["fit"].update(layers=[name]))
-    with pytest.raises(RunError, match="expected a name of up to 200 bytes without a slash"):
-        gdig.api.merge([run], tmp_path / "merged")
-    assert (tmp_path / "x").is_dir()
-
-
-def test_a_link_is_not_followed_for_writing_and_does_not_block_overwrite(project, whole, tmp_path):
-    run, outside = Path(shutil.copytree(whole, tmp_path / "run")), tmp_path / "outside"
-    shutil.move(run / "sweep", outside)
-    (run / "sweep").symlink_to(outside)
-    before = {path: path.read_bytes() for path in outside.iterdir()}
-    with pytest.raises(RunError, match=r"run/sweep: is a symbolic link, and gdig writes through none"):
-        gdig.select(**project.options(run, method="top"))
-    gdig.sweep(**project.options(run, overwrite=True))
-    assert not (run / "sweep").is_symlink() and {path: path.read_bytes() for path in outside.iterdir()} == before
-    (run / ".lock").unlink()
-    (run / ".lock").symlink_to(tmp_path / "made")
-    with pytest.raises(RunError, match=r"\.lock: is a symbolic link"):
-        gdig.select(**project.options(run))
-    assert not (tmp_path / "made").exists()
-
-
-def test_consent_to_run_code_is_not_taken_from_a_run(project, tmp_path, capsys):
-    run = tmp_path / "run"
-    gdig.sweep(**project.options(run, trust_remote_code=True))
-    for flags in ([], ["--trust-remote-code"], ["--model", str(project.model)]):
-        status = main(["select", "--run-path", str(run), "--method", "top", *flags])
-        error = capsys.readouterr().err
-        if flags[:1] != ["--model"]:  # with a model, no option is that of the run: others are missing
-            assert "trust_remote_code: runs the code in a model's folder" in error and "--model again" in error
-        assert status == 2
-    consent = ["--trust-remote-code", "--model", str(project.model)]
-    assert (
-        main(["select", "--run-path", str(run), "--method", "top", "--output", str(tmp_path / "o.jsonl"), *consent])
-        == 0
-    )
-
-
 # A read-only disk.
 
 
@@ -264,11 +182,26 @@ def test_a_finished_run_on_a_read_only_disk(project, whole, chosen, tmp_path, mo
 # Inputs.
 
 
-def test_a_pipe_in_the_place_of_an_input_is_refused_at_once(project, tmp_path):
-    pipe = tmp_path / "pool.jsonl"
+@pytest.mark.parametrize("ending", ["jsonl", "json", "csv", "parquet", "arrow", "jsonl.gz", "csv.zst"])
+def test_a_pipe_in_the_place_of_an_input_is_refused_at_once(project, tmp_path, ending):
+    pipe = tmp_path / f"pool.{ending}"
     os.mkfifo(pipe)
-    with pytest.raises(CorpusError, match=r"pool\.jsonl: expected a file, got something else, such as a pipe"):
+    with within(5.0), pytest.raises(CorpusError, match="expected a file, got something else, such as a pipe"):
         gdig.preview(model=project.model, candidates=(str(pipe),))
+
+
+def test_a_pipe_in_a_model_or_among_features_is_refused_at_once(project, tmp_path):
+    model = Path(shutil.copytree(project.model, tmp_path / "model"))
+    (model / "config.json").unlink()
+    os.mkfifo(model / "config.json")
+    with (
+        within(5.0),
+        pytest.raises(ModelError, match=r"config\.json: expected a file, got something else"),
+    ):
+        gdig.preview(model=model, candidates=(str(project.pool),))
+    os.mkfifo(tmp_path / "x.safetensors")
+    with within(5.0), pytest.raises(ConfigError, match="expected a file, found none"):
+        read_features(tmp_path / "x.safetensors", np.ones(3, bool))
 
 
 @pytest.mark.parametrize("kind", KINDS[:4])
@@ -338,42 +271,3 @@ def test_rows_nested_too_deep_are_refused_when_the_file_is_opened(tmp_path, endi
     row = '{"text": ' + "[" * 200 + "]" * 200 + "}"
     (tmp_path / f"pool.{ending}").write_text(f"[{row}]" if ending == "json" else row + "\n")
     assert len(open_corpus([tmp_path / f"pool.{ending}"], cache_dir=tmp_path / "cache").rows(0, 1)) == 1
-
-
-# Processes.
-
-
-def test_a_forked_process_does_not_hold_the_lock_of_its_parent(tmp_path):
-    """As a worker that tokenises does, whose parent was killed."""
-    reader, writer = os.pipe()
-    parent = os.fork()
-    if parent == 0:
-        lock(tmp_path / ".lock")
-        if os.fork() == 0:
-            os.write(writer, f"{os.getpid()}\n".encode())
-            time.sleep(60)
-            os._exit(0)
-        time.sleep(60)
-        os._exit(0)
-    worker = int(os.read(reader, 20))
-    try:
-        with pytest.raises(RunError, match="is in use by another gdig process"):
-            lock(tmp_path / ".lock")
-        os.kill(parent, signal.SIGKILL)
-        os.waitpid(parent, 0)
-        unlock(lock(tmp_path / ".lock"))
-    finally:
-        os.kill(worker, signal.SIGKILL)
-
-
-def test_a_worker_that_dies_anywhere_is_one_clear_error(project, whole, tmp_path, monkeypatch):
-    """torch's signal handler raises at whatever place the program is."""
-    run = Path(shutil.copytree(whole, tmp_path / "run"))
-
-    def died(*_):
-        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
-
-    monkeypatch.setattr("gdig.api.survey", died)
-    monkeypatch.setattr("gdig.api.make_judge", died)
-    with pytest.raises(RunError, match="a process that tokenises has died, perhaps for lack of memory; lower workers"):
-        gdig.select(**project.options(run, method="top"))

@@ -120,6 +120,20 @@ def test_damaged_files_are_named(tmp_path, opened, name, content, message):
     assert not [path for path in (tmp_path / "cache").glob(".*")]
 
 
+def test_double_quotes_of_a_tsv_are_text_where_they_are_no_quotes(tmp_path):
+    quoted, raw = tmp_path / "quoted.tsv", tmp_path / "raw.tsv"
+    quoted.write_text('en\tde\n"a\tb ""c"""\td\n', encoding="utf-8")
+    raw.write_text('en\tde\n"Hello", he said.\tJa\n12" wide\t"\n', encoding="utf-8")
+    corpus = open_corpus([quoted, raw], cache_dir=tmp_path / "cache")
+    assert corpus.rows(0, 3) == [
+        {"en": 'a\tb "c"', "de": "d"}, {"en": '"Hello", he said.', "de": "Ja"}, {"en": '12" wide', "de": '"'},
+    ]  # fmt: skip
+    bad = tmp_path / "bad.tsv"
+    bad.write_text('en\tde\n"a\tb\tc\n', encoding="utf-8")  # neither way: the error is that of the rule
+    with pytest.raises(CorpusError, match=r"bad\.tsv, line 2: not valid CSV: unexpected end of data"):
+        open_corpus([bad], cache_dir=tmp_path / "cache")
+
+
 def test_values_of_a_csv_stay_text_and_have_lines(tmp_path, opened):
     (tmp_path / "a.csv").write_bytes(b'id,text,note\n007,"a ""b""\nc",\n1e3,NA,true\n')
     corpus = opened(tmp_path / "a.csv")

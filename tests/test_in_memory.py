@@ -55,6 +55,13 @@ def test_rows_in_memory_are_a_pool(kind):
     assert with_files({"candidates": KINDS[kind]()})["candidates"] == options["candidates"]
 
 
+@pytest.mark.parametrize("kind", ["list", "frame"])
+def test_the_same_rows_may_be_pool_and_seeds(kind):
+    options = with_files({"candidates": KINDS[kind](), "seeds": KINDS[kind]()})
+    for name in ("seeds", "candidates"):
+        assert open_corpus(options[name]).rows(0, 2) == ROWS[:2]
+
+
 def test_the_index_of_a_filtered_frame_is_no_field():
     frame = as_frame()
     (file,) = with_files({"candidates": frame[frame.n % 1_000 == 7]})["candidates"]

@@ -50,8 +50,7 @@ def test_a_plan_says_what_the_run_does(planned, finished):
     assert planned.sweep_batch_size == sweep["token_batch_size"]
     assert planned.seeds == len(fit["seeds"]["losses"])
     by_name = {stage.name: stage for stage in planned.stages}
-    # The fit takes a sample of the pool, whose tokens follow from the mean length.
-    assert by_name["fit: factors"].tokens == pytest.approx(24 * counts["tokens"] / counts["rows"])
+    assert by_name["fit: factors"].tokens == 1400 < counts["tokens"]
     assert by_name["sweep"].tokens == counts["tokens"]
     assert all(stage.seconds > 0 and stage.done == 0 for stage in planned.stages)
 
@@ -145,9 +144,9 @@ def test_a_run_that_lacks_shards_has_a_part_of_the_sweep_left(project, run_copy)
 
 
 def test_other_options_than_those_of_the_run_are_refused(project, finished):
-    with pytest.raises(RunError, match=r"fit_rows: 24 in the run, 30 now"):
-        plan_of(project, finished, fit_rows=30)
-    again = plan_of(project, finished, fit_rows=30, overwrite=True)
+    with pytest.raises(RunError, match=r"fit_tokens: 1400 in the run, 1800 now"):
+        plan_of(project, finished, fit_tokens=1800)
+    again = plan_of(project, finished, fit_tokens=1800, overwrite=True)
     assert all(stage.done == 0 for stage in again.stages)
 
 

@@ -17,7 +17,8 @@ from tests.support.swept_run import make_swept
 PAGE = (Path(__file__).resolve().parent.parent / "docs" / "training.md").read_text(encoding="utf-8")
 TEMPLATE = (
     "{% for m in messages %}{% if m.role == 'assistant' %}<s>{% generation %}{{ m.content }}"
-    "{% for call in m.tool_calls or [] %}{{ call.function.name }}{% endfor %}</s>{% endgeneration %}"
+    "{% for call in m.tool_calls or [] %}{{ call.function.name }}{{ call.function.arguments | tojson }}{% endfor %}"
+    "</s>{% endgeneration %}"
     "{% else %}<s>{{ m.content }}</s>{% endif %}{% endfor %}"
 )
 
@@ -29,7 +30,7 @@ TOOLS = [
 
 def call_of(zh: str, en: str) -> list[dict[str, Any]]:
     """A question, a call of a tool with the tool's answer, and the answer."""
-    function = {"name": "look_up", "arguments": json.dumps({"word": zh})}
+    function = {"name": "look_up", "arguments": {"word": zh, **({"n": 2} if len(en) % 2 else {})}}
     return [
         {"role": "user", "content": f"{zh}?"},
         {"role": "assistant", "content": None, "tool_calls": [{"type": "function", "function": function}]},
@@ -48,7 +49,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, tokenizer_factory: Any) -> 
     """A folder as the page has it: models/base, a swept run over conversations in runs/a, and one with tools."""
     root, tokenizer = tmp_path_factory.mktemp("recipes"), tokenizer_factory()
     tokenizer.chat_template = TEMPLATE
-    save_model(root / "models" / "base", llama_module(len(tokenizer)), tokenizer)
+    save_model(root / "models" / "base", llama_module(len(tokenizer), window=256), tokenizer)
     rows = [
         {
             "messages": [
@@ -183,11 +184,28 @@ def test_llama_factory_reads_rows_with_tools(in_folder: Path) -> None:
     whole = gdig.select(run_path="runs/tools", budget=6, output="whole.jsonl").to_dataset()
     for row, content in zip(found, whole, strict=True):
         assert json.loads(row["tools"]) == [TOOLS[0]["function"]]
-        word = json.loads(content["messages"][1]["tool_calls"][0]["function"]["arguments"])["word"]
-        assert json.loads(row["turns"][1]) == {"name": "look_up", "arguments": {"word": word}}
-        assert [row["turns"][0], *row["turns"][2:]] == [
-            turn["content"] for turn in content["messages"] if turn["content"] is not None
-        ]
+        asked, call, *others = content["messages"]
+        assert json.loads(row["turns"][1]) == call["tool_calls"][0]["function"]
+        assert [row["turns"][0], *row["turns"][2:]] == [asked["content"], *(turn["content"] for turn in others)]
     # LLaMA-Factory reads role and content alone from messages: their file is named no longer.
     gdig.select(**options, format="messages")
     assert "chosen" not in json.loads((in_folder / "data" / "dataset_info.json").read_text())
+
+
+@pytest.mark.parametrize("name", ["chosen.jsonl", "chosen.parquet"])
+def test_a_chat_template_gives_the_measured_text_of_rows_with_tools(in_folder: Path, name: str) -> None:
+    """Columns give each call the arguments of all others, with null; a data set of a selection is without these."""
+    from transformers import AutoTokenizer
+
+    selection = gdig.select(run_path="runs/tools", budget=20, format="messages", plain=True, output=name)
+    tokenizer = AutoTokenizer.from_pretrained("models/base")
+    rows = selection.to_dataset()
+
+    def encode(row: dict[str, Any]) -> dict[str, Any]:
+        encoded = tokenizer.apply_chat_template(row["messages"], tools=row["tools"], return_dict=True)
+        return {"ids": encoded["input_ids"]}
+
+    tokens = rows.map(encode, remove_columns=rows.column_names)
+    assert [len(row["ids"]) for row in tokens] == [column["tokens"] for column in selection.columns]
+    arguments = [row["messages"][1]["tool_calls"][0]["function"]["arguments"] for row in rows]
+    assert {tuple(x) for x in arguments} == {("word",), ("word", "n")}

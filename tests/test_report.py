@@ -63,6 +63,8 @@ def test_figures_are_those_of_the_run(facts, finished):
         np.testing.assert_allclose(histogram.pool, inside)
     votes = (sweep["influence"] > 0).sum(1)
     assert facts.votes.counts == tuple(np.bincount(votes, minlength=N_SEEDS + 1).tolist())
+    enough = next(k for k in range(N_SEEDS, -1, -1) if (votes >= k).sum() >= len(chosen))  # tau is 1, and falls
+    assert facts.votes.threshold == enough
     for card in facts.clusters:
         members = np.flatnonzero(labels == card.number)
         assert card.rows == len(members) and card.chosen == np.isin(members, chosen).sum()

@@ -162,7 +162,7 @@ def test_the_rust_parts_do_not_depend_on_threads(project, run_copy, finished, tm
 
 CHANGES = [
     ("fit", {"damping_factor": 0.2}),
-    ("fit", {"fit_rows": 25}),
+    ("fit", {"fit_tokens": 1500}),
     ("fit", {"random_seed": 1}),
     ("fit", {"filter_modules": "down_proj"}),
     ("fit", {"max_length": 50}),
@@ -265,7 +265,7 @@ def test_a_second_process_on_the_same_directory_is_refused(project, run_copy, tm
     try:
         command = Command.start(["select", *flags(project.options(run_copy))], tmp_path / "second")
         assert command.wait() == 2
-        assert command.error == f"gdig: error: run_path: {run_copy} is in use by another gdig process [G4]\n"
+        assert command.error == f"gdig: error: run_path: {run_copy} is in use by another gdig process [G402]\n"
     finally:
         run.close()
     gdig.select(**project.options(run_copy))

@@ -191,17 +191,25 @@ def test_overwrite_leaves_no_resume_file(project, fitted, tmp_path, stop_at):
     assert not file.exists()
 
 
-def test_a_resume_file_that_is_not_due_costs_nothing(tmp_path):
-    now = [0.0]
+@pytest.mark.parametrize(
+    ("writing_s", "interval_s"),
+    [
+        (1, 60),
+        (4, 80),  # a twentieth of the time
+        (10, 120),  # more than that, because two minutes are the most
+        (40, 200),  # a fifth
+    ],
+)
+def test_a_resume_file_that_is_not_due_costs_nothing(writing_s, interval_s):
+    now, seen = [0.0], []
     pace = Pace(lambda: now[0])
-    seen = []
-    for second in range(1, 400):
-        now[0] = float(second)
+    while now[0] < 1000:
+        now[0] += 1
         if pace.due():
-            seen.append(second)
+            seen.append(now[0])
             with pace.writing():
-                now[0] += 6.0  # a file of a gigabyte: 6 s of 120 s are a twentieth
-    assert seen[0] == 60 and {b - a for a, b in pairwise(seen)} == {126}
+                now[0] += writing_s
+    assert seen[0] == 60 and {b - a for a, b in pairwise(seen)} == {interval_s + writing_s}
 
 
 def test_a_disk_that_takes_no_resume_file_is_told_and_ends_nothing(tmp_path):
@@ -280,7 +288,7 @@ def test_a_fit_stopped_at_any_batch_ends_with_the_same_bytes(
         groups = ((0, 1, 2), (3, 4), (5,))
         monkeypatch.setattr("gdig.influence.fit.plan_fit", lambda *given: replace(plan_fit(*given), partitions=groups))
         monkeypatch.setattr("gdig.influence.fit.plan_seeds_on_ranks", lambda *given: [list(part) for part in groups])
-    options = fit_options(project, tmp_path / "whole", token_batch_size=64, fit_rows=40, **changes)
+    options = fit_options(project, tmp_path / "whole", token_batch_size=64, fit_tokens=2350, **changes)
     whole_batches = fit_stopped_at(stop_at, None, options)
     options["run_path"] = str(tmp_path / "run")
     passed = [fit_stopped_at(stop_at, n, options) - 1 for n in (1, 4, 13, 9, 12)]
@@ -293,7 +301,7 @@ def test_a_fit_stopped_at_any_batch_ends_with_the_same_bytes(
 @pytest.mark.distributed
 def test_ranks_killed_inside_fit_and_sweep_end_with_the_bytes_of_one_process(project, tmp_path):
     """Rank 1 is killed in the first pass of the fit, then rank 0 in the second, then rank 1 in the sweep."""
-    options = sweep_options(project, tmp_path / "alone", token_batch_size=64, fit_rows=40)
+    options = sweep_options(project, tmp_path / "alone", token_batch_size=64, fit_tokens=2350)
     gdig.sweep(**options)
     run_path = tmp_path / "run"
     args = ["sweep", *flags({**options, "run_path": str(run_path)})]
@@ -312,7 +320,7 @@ def test_ranks_killed_inside_fit_and_sweep_end_with_the_bytes_of_one_process(pro
 
 @pytest.mark.distributed
 def test_another_number_of_ranks_begins_the_sums_anew_and_says_so(project, tmp_path, stop_at, keep_all, capsys):
-    options = fit_options(project, tmp_path / "run", token_batch_size=64, fit_rows=40)
+    options = fit_options(project, tmp_path / "run", token_batch_size=64, fit_tokens=2350)
     fit_stopped_at(stop_at, 9, options)
     ranks = start_ranks(2, ["fit", *flags({**options, "quiet": False})], tmp_path / "two")
     assert [one.wait() for one in ranks] == [0, 0]

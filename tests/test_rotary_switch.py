@@ -7,13 +7,16 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from transformers import Phi3Config, Phi3ForCausalLM
 
+import gdig
 from gdig.influence.seed_plan import largest_pass, make_groups
 from gdig.model.batches import make_batches
 from gdig.model.capture import GradientPass
 from gdig.model.directory import Limits
 from gdig.model.rotary import rotary_switch
 from gdig.training.rectangle import Rectangle
+from tests.support.project_fixtures import N_ROWS, save_model, stored
 from tests.support.tiny_models import llama, make_examples, wrapped
 
 SWITCH = 10
@@ -88,3 +91,40 @@ def test_a_step_of_a_training_stays_whole_and_its_pads_stay_below_the_switch(lon
     assert ids.shape == (7, columns)
     for row, example in zip(ids, examples, strict=True):
         assert row[: len(example)].tolist() == example.input_ids.tolist()
+
+
+def test_a_run_of_phi_3_gives_short_rows_the_numbers_that_they_have_alone(
+    project, tiny_tokenizer, tmp_path, monkeypatch
+):
+    """From the folder of the model to the shards: the switch is read, and batches of the fit and the sweep are cut."""
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
+    tokens = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
+    rope = {"type": "longrope", "short_factor": [1.0] * 4, "long_factor": [1.0, 2.0, 4.0, 8.0]}
+    lengths = {"max_position_embeddings": 128, "original_max_position_embeddings": 64}
+    config = Phi3Config(
+        vocab_size=len(tiny_tokenizer), **sizes, **tokens, **lengths, rope_scaling=rope, initializer_range=0.2
+    )
+    model = save_model(tmp_path / "model", Phi3ForCausalLM(config), tiny_tokenizer)
+    options = {"model": str(model), "inversion": "identity"}
+
+    def swept(name: str, **changes: object) -> dict[str, np.ndarray]:
+        gdig.sweep(**project.options(tmp_path / name, **{**options, **changes}))
+        return stored(tmp_path / name)
+
+    whole = swept("whole")
+    short = whole["tokens"] <= 64
+    assert 5 < short.sum() < N_ROWS - 5, "rows lie on both sides"
+    alone = swept("alone", token_batch_size=1)
+
+    def differ(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> np.ndarray:
+        # float32 through two blocks: 2^-24 an operation, over sums of some 2^6 terms.
+        gaps = [np.abs(a[name] - b[name]).reshape(N_ROWS, -1).max(1) for name in ("loss", "influence")]
+        sizes = [np.abs(b[name]).max() for name in ("loss", "influence")]
+        return np.maximum(gaps[0] / sizes[0], gaps[1] / sizes[1])
+
+    assert differ(whole, alone).max() < 2.0**-12
+    monkeypatch.setattr("gdig.model.directory.rotary_switch", lambda config: None)
+    monkeypatch.setattr("gdig.model.causal_model.rotary_switch", lambda config: None)
+    mixed = swept("mixed")
+    assert (differ(mixed, alone)[short] > 1e-3).any(), "without the cut, long neighbours change short rows"

@@ -301,7 +301,7 @@ WHOLE = RunRecord(
     date="2026-01-31",
     stages=Stages(
         FitRecord(
-            {"fit_rows": 3}, 1.5, "done", 1024, (2, 1), CurvatureReport(3, 40, 0),
+            {"fit_tokens": 3}, 1.5, "done", 1024, (2, 1), CurvatureReport(3, 40, 0),
             SeedReport((1.0,), 4, 0.99, 0, math.nan, math.nan),
             ("a.b", "c"), "torch.float32", ("w",), 0.625,
             {"candidates": ("chat template", "tokens"), "seeds": ("tokens",)},

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from gdig.data.features import Features
-from gdig.errors import ConfigError, ModelError
+from gdig.errors import ConfigError, ModelError, StoreError
 from gdig.store.sketches import SketchStore
 from gdig.training import ScoreNet, ScoreNetTrainer, difficulty
 from gdig.training.score_net import weighted_loss
@@ -325,8 +325,8 @@ def weights(made: ScoreNetTrainer) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("broken_one_behind", [False, True])
-def test_a_training_that_goes_on_ends_the_same(tmp_path, broken_one_behind):
+@pytest.mark.parametrize("newer", ["none", "killed", "damaged"])
+def test_a_training_that_goes_on_ends_the_same(tmp_path, newer):
     """In the middle of an epoch, with dropout, and with the moments of both learning rates."""
     rows, x = rows_of_tokens(26), np.random.default_rng(6).standard_normal((26, 8))
     options = {"num_train_epochs": 3, "save_strategy": "steps", "save_steps": 5, "gradient_accumulation_steps": 1}
@@ -335,10 +335,20 @@ def test_a_training_that_goes_on_ends_the_same(tmp_path, broken_one_behind):
     assert whole.state.max_steps == 21 and last_saved_state(tmp_path / "whole").endswith("checkpoint-21")
     begun = tmp_path / "begun"
     shutil.copytree(tmp_path / "whole" / "checkpoint-10", begun / "checkpoint-10")
-    if broken_one_behind:  # killed before the net was written
-        shutil.copytree(tmp_path / "whole" / "checkpoint-15", begun / "checkpoint-15")
-        (begun / "checkpoint-15" / SCORE_NET).unlink()
-        (begun / "checkpoint-15" / "optimizer.pt").write_bytes(b"")
+    if newer != "none":
+        state = Path(shutil.copytree(tmp_path / "whole" / "checkpoint-15", begun / "checkpoint-15"))
+        if newer == "killed":  # before the net was written
+            (state / SCORE_NET).unlink()
+            (state / "optimizer.pt").write_bytes(b"")
+        else:
+            content = bytearray((state / "model.safetensors").read_bytes())
+            content[-3] ^= 16
+            (state / "model.safetensors").write_bytes(content)
+            warnings: list[str] = []
+            assert last_saved_state(begun, warnings.append) == str(begun / "checkpoint-10")
+            assert "checkpoint-15/model.safetensors: checksum: expected" in warnings[0]
+            with pytest.raises(StoreError, match=r"checkpoint-15/model\.safetensors: checksum"):
+                trainer(begun, gpt2(), rows, x, **options).train(resume_from_checkpoint=str(state))
     again = trainer(begun, gpt2(), rows, x, **options)
     again.train(resume_from_checkpoint=True)
     assert again.state.global_step == 21
@@ -352,7 +362,7 @@ def test_checkpoints_that_cannot_be_gone_on_from(tmp_path):
     made = trainer(tmp_path, llama(), rows_of_tokens(8), np.eye(8))
     with pytest.raises(ConfigError, match=f"no saved state to resume from, expected checkpoint-STEP/{SCORE_NET}"):
         made.train(resume_from_checkpoint=True)
-    ScoreNet(3).save(tmp_path / "checkpoint-1" / SCORE_NET)
+    ScoreNet(3).save(tmp_path / "checkpoint-1" / SCORE_NET, {"sums": "{}"})
     with pytest.raises(ModelError, match=r"expected the tensors .*'weight': \[8\].* of a score net, got"):
         made.train(resume_from_checkpoint=True)
 

@@ -264,7 +264,7 @@ def test_every_row_is_checked_before_a_model_is_loaded(project, tmp_path, monkey
     """The last row of the pool is bad, and no sample holds it. The model's weights are not read."""
     pool = write_jsonl(tmp_path / "pool.jsonl", [*project.rows, {"src_lang": "Chinese"}])
     monkeypatch.setattr("gdig.model.load.load_model", None)
-    options = project.options(tmp_path / "run", candidates=(pool,), fit_rows=2, probe_rows=1)
+    options = project.options(tmp_path / "run", candidates=(pool,), fit_tokens=140, probe_rows=1)
     with pytest.raises(CorpusError, match=r"row 60 \(line 61\): field 'trg_lang' is missing"):
         gdig.select(**options)
     seeds = write_jsonl(tmp_path / "seeds.jsonl", [project.rows[0], {"src_lang": "Chinese"}])
@@ -320,7 +320,7 @@ def test_a_run_goes_on_from_the_command_line_without_its_inputs(project, run_cop
     assert main(["select", "--run-path", str(run_copy), "--method", "top", "--budget", "3"]) == 0
     assert capsys.readouterr().out.startswith("3 of 60 rows (")
     assert main(["cluster", "--run-path", str(run_copy)]) == 0
-    assert capsys.readouterr().out == f"cluster: done, in {run_copy}\n"
+    assert capsys.readouterr().out == f"cluster: done, in {run_copy}\nnext: gdig select --run-path {run_copy}\n"
     assert main(["verify", "--run-path", str(run_copy)]) == 0
     assert capsys.readouterr().out.endswith(" sound\n")
     assert main(["preview", "--model", str(project.model), "--candidates", str(project.pool), "--rows", "1"]) == 0
@@ -359,7 +359,7 @@ def test_the_seeds_own_features_are_their_sketches_as_rows_of_a_pool(project, tm
     """A run over the seeds themselves as the pool, with the same projections, differs by the scale alone."""
     first = gdig.sweep(**project.options(tmp_path / "pool", sketch_space="raw"))
     seeds = load_file(first / "features" / "seeds.safetensors")["sketch"]
-    files = {"candidates": (str(project.seeds),), "sketch_dtype": "float32", "fit_rows": 4}
+    files = {"candidates": (str(project.seeds),), "sketch_dtype": "float32", "fit_tokens": 250}
     gdig.sweep(**project.options(tmp_path / "run", **files, sketch_space="raw"))
     as_rows = stored(tmp_path / "run")["sketch"]
     ratio = stages(first)["sweep"]["scale"] / stages(tmp_path / "run")["sweep"]["scale"]
@@ -372,7 +372,7 @@ def test_the_seeds_own_features_are_their_sketches_as_rows_of_a_pool(project, tm
 
 def test_turns_by_cosine_need_sketches_in_the_metric_of_the_influence(project, tmp_path):
     """Rows are the seeds: each seed's best row is itself, though others have longer gradients."""
-    files = {"candidates": (str(project.seeds),), "fit_rows": 4, "method": "round-robin", "relevance": "cosine"}
+    files = {"candidates": (str(project.seeds),), "fit_tokens": 250, "method": "round-robin", "relevance": "cosine"}
     raw = project.options(tmp_path / "raw", **files, budget="5", n_clusters=None, sketch_space="raw")
     with pytest.raises(GdigError, match="relevance='cosine': expected sketches in the metric of the influence"):
         gdig.select(**raw)

@@ -23,6 +23,7 @@ from gdig.influence.inverse import damped_eigenvalues
 from gdig.model.capture import GradientPass
 from gdig.model.load import load_model
 from gdig.run.layout import RunLayout
+from gdig.store.tensor_file import read_tensors
 
 ALL_LINEARS = r"layers\..*proj$"
 DAMPINGS = (0.0001, 0.001, 0.01, 0.1, 1.0, 10.0)
@@ -172,7 +173,8 @@ def _lengths(config: Config, run: Path, examples: list[Example]) -> np.ndarray:
         if config.inversion == "identity":
             total += g.double().square().sum(1)
             continue
-        f = Factors.load(RunLayout(run).curvature(layer.name), layer.device)
+        file = RunLayout(run).curvature(layer.name)
+        f = Factors.of(file, *read_tensors(file), layer)
         damped = damped_eigenvalues(f, config, layer.name)
         if damped is None:
             continue

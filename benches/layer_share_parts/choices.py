@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from gdig.config.layer_choice import parse_layers
-from gdig.model.layer_names import block_of
+from gdig.config.config import Config
+from gdig.model.causal_model import Model, wrap_model
 
 WHOLE = "all"
 CHOICES = (
@@ -16,17 +16,13 @@ CHOICES = (
 )  # fmt: skip
 
 
-def block_numbers(names: list[str]) -> np.ndarray:
-    """The number of the block that each layer is in, from 0: int [layers]. Names are in the model's order."""
-    numbers: dict[str | None, int] = {}
-    return np.array([numbers.setdefault(block_of(name), len(numbers)) for name in names])
+def chosen(text: str, model: Model, config: Config) -> np.ndarray:
+    """Which of a model's layers a value of `layers` chooses: bool [layers].
 
-
-def chosen(text: str, names: list[str]) -> np.ndarray:
-    """Which of the linear layers of all blocks of a Llama a value of `layers` chooses: bool [layers]."""
-    choice = parse_layers(text)
-    blocks = block_numbers(names)
-    is_mlp = np.array([".mlp." in name for name in names])
-    of_kind = np.ones(len(names), bool) if choice.kind == "all" else is_mlp == (choice.kind == "mlp")
-    n_blocks = int(blocks.max()) + 1
-    return of_kind & (blocks >= n_blocks - choice.n_upper(n_blocks))
+    Args:
+        text: the value.
+        model: with the layers of all blocks.
+        config: the options that it was loaded with.
+    """
+    names = {layer.name for layer in wrap_model(model.module, config.with_options(layers=text)).layers}
+    return np.array([layer.name in names for layer in model.layers])

@@ -18,7 +18,7 @@ from benches.pretrained.collection import encode
 from benches.pretrained.model import load_tokenizer
 from benches.pretrained.rows import Row
 from benches.pretrained.signals import OPTIONS
-from benches.real_model_parts.rows import write_inputs
+from benches.shared.instructions import write_inputs
 from benches.sweep_parts.plain_passes import plain_pass, rectangles, trainable
 from gdig.config.config import Config
 from gdig.data.tokens import Example

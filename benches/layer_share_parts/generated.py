@@ -17,8 +17,8 @@ from benches.shared.steps import Steps
 SIZE = Size(
     base=1500, pool=800, seeds=50, test=200, base_epochs=6, epochs=6, subsets=32, repeats=1, layers=8,
 )  # fmt: skip
-FIT_ROWS = (50, 100, 200, 400)
-"""Samples of the curvature that are compared with the whole pool."""
+FIT_TOKENS = tuple(64 << i for i in range(7))
+"""Tokens of the samples that are compared with the whole pool: half to 32 times the widest factor."""
 
 
 def generated(steps: Steps, random_seed: int) -> dict[str, Any]:
@@ -31,7 +31,7 @@ def generated(steps: Steps, random_seed: int) -> dict[str, Any]:
     spoiled = np.isin(world.column("pool", "fault"), CORRUPTIONS)
     variants = {text: Variant(f"layers {text}".replace(":", " "), {"layers": text}) for text in CHOICES}
     variants |= {
-        f"{WHOLE}, fit_rows {n}": Variant(f"all, fit_rows {n}", {"layers": WHOLE, "fit_rows": n}) for n in FIT_ROWS
+        f"{WHOLE}, {n} tokens": Variant(f"all, {n} tokens", {"layers": WHOLE, "fit_tokens": n}) for n in FIT_TOKENS
     }
     whole = influence(world, variants[WHOLE])["influence"]
     reference, resampled = each.correlations(whole)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benches.layer_share_parts.choices import block_numbers, chosen
+from benches.layer_share_parts.choices import WHOLE, chosen
 from benches.pretrained.collection import encode
 from benches.pretrained.model import load_tokenizer
 from benches.pretrained.rows import read_rows, spoil
@@ -24,18 +24,19 @@ from gdig.influence.curvature import fit_curvature
 from gdig.model.capture import GradientPass
 from gdig.model.causal_model import Model
 from gdig.model.load import load_model
+from gdig.planning.pass_trial import block_number
 from gdig.progress import Progress
 
 BLOCKS_AT_ONCE = 15
 """Blocks whose layers are in one pass: the whole gradients of 12 seeds in 15 blocks take 2.5 GB."""
-SAMPLES = (0.125, 0.25, 0.5, 1.0)
-"""Shares of the rows that the curvature is fitted on, for the comparison of samples."""
+SAMPLES = tuple(384 << i for i in range(7))
+"""Tokens that the curvature is fitted on, for the comparison of samples: a quarter to 16 times the widest factor."""
 SAMPLE_LAYERS = "mlp:upper:0.125"
 
 
 @dataclass(frozen=True)
 class Rows:
-    """How many rows of each task: clean, spoiled and seeds; the longest row in tokens."""
+    """How many rows of each task: clean, spoiled and seeds; the longest row in tokens; tokens of the fit."""
 
     tasks: tuple[str, ...] = (
         "common_gen", "gigaword", "sciq", "commonsense_qa", "social_i_qa", "rotten_tomatoes",
@@ -44,18 +45,19 @@ class Rows:
     spoiled: int = 4
     seeds: int = 2
     longest: int = 48
-    fit: int = 54
+    fit_tokens: int = 4096
 
 
 @dataclass
 class Drawn:
-    """The rows: task and whether clean, of each row; task of each seed; examples."""
+    """The rows: task and whether clean, of each row; task of each seed; examples; and others for the fit, mixed."""
 
     task: np.ndarray
     clean: np.ndarray
     seed_task: np.ndarray
     rows: list[Example]
     seeds: list[Example]
+    others: list[Example]
 
     @property
     def tokens(self) -> int:
@@ -66,7 +68,7 @@ class Drawn:
 def draw(plan: Rows, data: Path, model: Path) -> Drawn:
     """Draw the rows of each task; the spoiled ones are rows of their own."""
     tokenizer, rng = load_tokenizer(model), random.Random(0)
-    rows, seeds, task, clean = [], [], [], []
+    rows, seeds, others, task, clean = [], [], [], [], []
     by_task = read_rows(data)
     for number, name in enumerate(plan.tasks):
         own = list(by_task[name])
@@ -77,14 +79,17 @@ def draw(plan: Rows, data: Path, model: Path) -> Drawn:
             raise ValueError(f"{name}: {len(short)} rows of at most {plan.longest} tokens, expected {wanted}")
         rows += short[: plan.clean] + spoil(short[plan.clean : plan.clean + plan.spoiled], rng)
         seeds += short[wanted - plan.seeds : wanted]
+        others += short[wanted:]
         task += [number] * (plan.clean + plan.spoiled)
         clean += [True] * plan.clean + [False] * plan.spoiled
+    rng.shuffle(others)
     return Drawn(
         np.array(task),
         np.array(clean),
         np.repeat(np.arange(len(plan.tasks)), plan.seeds),
         encode(rows, tokenizer, 10**6),
         encode(seeds, tokenizer, 10**6),
+        encode(others, tokenizer, 10**6),
     )
 
 
@@ -93,27 +98,29 @@ class LayerInfluence:
 
     Attributes:
         drawn: the rows and seeds.
-        names: of the linear layers of all blocks.
     """
 
     def __init__(self, steps: Steps, plan: Rows, drawn: Drawn, path: Path) -> None:
         self._steps, self._plan, self.drawn = steps, plan, drawn
         self._config = Config.build(
-            {**OPTIONS, "model": str(path), "layers": "all", "token_batch_size": TOKENS, "quiet": True}
+            {**OPTIONS, "model": str(path), "layers": WHOLE, "token_batch_size": TOKENS, "quiet": True}
         )
         self._model = load_model(self._config)
-        self.names = [layer.name for layer in self._model.layers]
         self._asked: list[Any] = [asdict(plan), path.name]
+
+    def chosen(self, text: str) -> np.ndarray:
+        """Which layers a value of `layers` chooses: bool [K]."""
+        return chosen(text, self._model, self._config)
 
     def of_all(self) -> dict[str, np.ndarray]:
         """Influence [K, N, S], square [K, N] and gram [K, S, S] of the K layers of all blocks."""
-        blocks = block_numbers(self.names)
+        blocks = np.array(block_number(self._model.layers))
+        sample = self._sample(self._plan.fit_tokens)
         parts = []
         for first in range(0, int(blocks.max()) + 1, BLOCKS_AT_ONCE):
             at = np.flatnonzero((first <= blocks) & (blocks < first + BLOCKS_AT_ONCE)).tolist()
-            sample = self._sample(self._plan.fit)
 
-            def make(at: list[int] = at, sample: list[Example] = sample) -> dict[str, np.ndarray]:
+            def make(at: list[int] = at) -> dict[str, np.ndarray]:
                 return self._influence(at, sample)
 
             name = f"influence of blocks {first} to {blocks[at].max()}"
@@ -126,21 +133,24 @@ class LayerInfluence:
 
     def of_samples(self) -> dict[int, dict[str, np.ndarray]]:
         """The same for `SAMPLE_LAYERS` by the tokens of the sample that the curvature is fitted on."""
-        at = np.flatnonzero(chosen(SAMPLE_LAYERS, self.names)).tolist()
+        at = np.flatnonzero(self.chosen(SAMPLE_LAYERS)).tolist()
         results = {}
-        for share in SAMPLES:
-            sample = self._sample(round(share * len(self.drawn.rows)))
+        for tokens in SAMPLES:
+            sample = self._sample(tokens)
 
             def make(sample: list[Example] = sample) -> dict[str, np.ndarray]:
                 return self._influence(at, sample)
 
-            asked = [*self._asked, SAMPLE_LAYERS, share]
-            results[sum(map(len, sample))] = self._steps.arrays(f"sample of {share:g}", asked, make)
+            asked = [*self._asked, SAMPLE_LAYERS, tokens]
+            results[tokens] = self._steps.arrays(f"sample of {tokens}", asked, make)
         return results
 
-    def _sample(self, n: int) -> list[Example]:
-        rows = np.random.default_rng(0).permutation(len(self.drawn.rows))[:n]
-        return [self.drawn.rows[i] for i in np.sort(rows)]
+    def _sample(self, tokens: int) -> list[Example]:
+        """The first other rows, as many as have so many tokens."""
+        ends = np.cumsum([len(example) for example in self.drawn.others])
+        if ends[-1] < tokens:
+            raise ValueError(f"expected other rows with {tokens} tokens for the fit, found {ends[-1]}")
+        return self.drawn.others[: int(np.searchsorted(ends, tokens)) + 1]
 
     def _influence(self, at: Sequence[int], sample: Sequence[Example]) -> dict[str, np.ndarray]:
         model: Model = replace(self._model, layers=[self._model.layers[i] for i in at])
@@ -153,9 +163,9 @@ class LayerInfluence:
     def _products(self) -> dict[str, np.ndarray]:
         """<G_e, G_s> = sum over the tokens t of e and u of s of (a_t . a_u) (d_t . d_u); and |G_e|^2."""
         drawn, gradients = self.drawn, GradientPass(self._model, self._config.loss_reduction)
-        n_layers, n_rows, n_seeds = len(self.names), len(drawn.rows), len(drawn.seeds)
+        n_layers, n_rows, n_seeds = len(self._model.layers), len(drawn.rows), len(drawn.seeds)
         influence, square = np.zeros((n_layers, n_rows, n_seeds), np.float32), np.zeros((n_layers, n_rows))
-        tokens: list[list[tuple[torch.Tensor, torch.Tensor]]] = [[] for _ in self.names]
+        tokens: list[list[tuple[torch.Tensor, torch.Tensor]]] = [[] for _ in self._model.layers]
 
         def keep(index: int, at: torch.Tensor, a: torch.Tensor, d: torch.Tensor) -> None:
             tokens[index] += [(x.clone(), y.clone()) for x, y in zip(a, d, strict=True)]

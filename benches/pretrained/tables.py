@@ -8,6 +8,8 @@ import numpy as np
 
 from benches.shared.tables import markdown
 
+ORACLE = "clean rows of the target, known"
+BEFORE = "before training"
 SHOWN = (
     "random",
     "gdig",

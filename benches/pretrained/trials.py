@@ -10,12 +10,10 @@ import numpy as np
 
 from benches.pretrained.pools import Pool
 from benches.pretrained.rules import RULES, Rule
+from benches.pretrained.tables import BEFORE, ORACLE
 from benches.pretrained.training import Trainer
 from benches.pretrained.view import View
 from benches.shared.steps import Steps
-
-ORACLE = "clean rows of the target, known"
-BEFORE = "before training"
 
 
 @dataclass(frozen=True)

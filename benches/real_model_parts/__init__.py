@@ -1,1 +1,1 @@
-"""Parts of `benches.real_model`: the rows of the run, and the plain pass."""
+"""Steps of `benches.real_model` beside gdig's: the plain pass and the other libraries, each a process of its own."""

@@ -1,11 +1,15 @@
 """The plain pass as a command: forward and backward over the rows of a pool, every parameter requiring grad.
 
+    python -m benches.real_model_parts.plain OPTIONS.json
+
 The rows are encoded and batched as gdig does it, and the model computes its own loss.
 """
 
 from __future__ import annotations
 
-import argparse
+import json
+import sys
+from pathlib import Path
 
 import torch
 from transformers import AutoModelForCausalLM
@@ -21,18 +25,10 @@ TOKENS = 1024
 
 def main() -> None:
     """Pass over the pool."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    for name in ("model", "candidates", "seeds", "run-path"):
-        parser.add_argument(f"--{name}", required=True)
-    parser.add_argument("--threads", type=int, required=True)
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    options = {name: getattr(arguments, name) for name in ("model", "run_path")}
-    options |= {"candidates": (arguments.candidates,), "seeds": (arguments.seeds,)}
-    work = Workspace(Config.build(options), Progress(quiet=True))
-    encoded = work.encoder.encode(work.candidates, range(len(work.candidates)))
-    examples = [example for example in encoded if not isinstance(example, Exception)]
-    module = trainable(AutoModelForCausalLM.from_pretrained(arguments.model, dtype=torch.float32))
+    work = Workspace(Config.build(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))), Progress(quiet=True))
+    torch.set_num_threads(work.config.threads or 1)
+    examples = work.read_examples(work.candidates)
+    module = trainable(AutoModelForCausalLM.from_pretrained(work.config.model, dtype=torch.float32))
     loss = plain_pass(module, rectangles(examples, TOKENS))
     print(f"{len(examples)} rows, {sum(map(len, examples))} tokens, loss {loss:.4f}")
 

@@ -116,7 +116,7 @@ def _train_arm(
 def checkpoint_scores(steps: Steps, arm: Arm, checkpoint: Checkpoint, rows: dict[str, Path]) -> dict[str, np.ndarray]:
     """Exact scores of the pool by one checkpoint (see zh_en.exact)."""
     metrics = (IDENTITY, *DAMPINGS) if checkpoint.epoch in arm.all_metrics else (IDENTITY, DEFAULT)
-    options: dict[str, Any] = {"fit_rows": 800, "token_batch_size": 4096}
+    options: dict[str, Any] = {"fit_tokens": 50_000, "token_batch_size": 4096}
     asked = [checkpoint.path.parent.name, checkpoint.epoch, [asdict(metric) for metric in metrics], options]
     options |= {"model": checkpoint.path, "candidates": rows["candidates"], "seeds": rows["seeds"]}
     return steps.arrays(f"scores {checkpoint.name}", asked, lambda: exact_scores(Config.build(options), metrics))

@@ -55,7 +55,7 @@ def exact_scores(config: Config, metrics: Sequence[Metric]) -> dict[str, np.ndar
     examples = [example for example in work.encoder.encode(work.candidates, range(n)) if isinstance(example, Example)]
     if len(examples) != n:
         raise ValueError(f"{n - len(examples)} of {n} candidates have no target token")
-    sample, rows = work.sample("curvature", config.fit_rows)
+    sample, rows = work.fit_sample
     factors, _ = fit_curvature(model, sample, rows.astype(np.uint64), config, work.progress)
     scales = [[_scale(f, metric, config) for metric in metrics] for f in factors]
 

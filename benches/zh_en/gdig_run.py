@@ -25,7 +25,7 @@ from gdig.selection.methods import METHODS
 from gdig.selection.survey import make_judge, survey
 from gdig.selection.tasks import Tasks
 
-OPTIONS = {"fit_rows": 800, "token_batch_size": 4096, "quiet": True}
+OPTIONS = {"fit_tokens": 50_000, "token_batch_size": 4096, "quiet": True}
 
 
 def swept(steps: Steps, checkpoint: Checkpoint, rows: dict[str, Path], n_seeds: int) -> Path:

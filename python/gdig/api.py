@@ -212,7 +212,7 @@ def compare(
         options: see :class:`gdig.Config` and :class:`gdig.config.config.Trial`.
 
     Example:
-        >>> print(*compare(run_path="runs/a", **inputs, methods=["gdig", "top"]).lines(), sep="\n")  # doctest: +SKIP
+        >>> print(*compare(run_path="runs/a", **inputs, methods=["gdig", "top"]).lines(), sep="\\n")  # doctest: +SKIP
     """
     for method in methods:
         if method not in METHODS:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol, TextIO
 
+from gdig.control_characters import visible
 from gdig.forecast import Forecast, PlannedStage
 from gdig.meter import Meter, duration
 
@@ -68,9 +69,10 @@ class Progress:
         self._in_terminal = not quiet and self._stream.isatty() and os.environ.get("TERM") != "dumb"
 
     def say(self, text: str) -> None:
-        """Print a line. If bars are shown, the line stands above the bars."""
+        """Print a line, with the control characters of others escaped. If bars are shown, it stands above the bars."""
         if self._quiet:
             return
+        text = visible(text)
         if self._open_bars:
             from tqdm import tqdm
 
@@ -139,7 +141,7 @@ class WarningsOnly(Progress):
 
     def _print_warning(self, line: str) -> None:
         if not self._prints_nothing:
-            print(f"{self._name}: {line}", file=self._stream, flush=True)
+            print(f"{self._name}: {visible(line)}", file=self._stream, flush=True)
 
 
 class _SilentBar:

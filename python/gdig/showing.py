@@ -9,7 +9,7 @@ from typing_extensions import Unpack
 
 from gdig.config.config import Config
 from gdig.config.typed_options import Options
-from gdig.errors import RunError
+from gdig.errors import UnfinishedRunError
 from gdig.explanation.explain import Asked, explain_asked
 from gdig.explanation.explanation import Explanation
 from gdig.passes.torch_errors import torch_errors_explained
@@ -127,7 +127,9 @@ def compare_runs(config: Config, other: str, html: str | Path | None = None) -> 
     ]
     for run, path in zip(runs, paths, strict=True):
         if run.chosen is None:
-            raise RunError(f"{path}: expected a selection, but it has none; run gdig select --run-path {path} first")
+            raise UnfinishedRunError(
+                f"{path}: expected a selection, but it has none; run gdig select --run-path {path} first"
+            )
     require_same_pool(*runs)
     selections = {path: run.chosen.rows for path, run in zip(paths, runs, strict=True) if run.chosen is not None}
     facts = gather_comparison(runs[0], selections)

@@ -7,7 +7,9 @@ finding; the exit status is 1 if there is one. The parsers in Rust have cargo-fu
 from __future__ import annotations
 
 import argparse
+import gzip
 import json
+import shutil
 import sys
 import tempfile
 import time
@@ -17,12 +19,17 @@ from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
+import datasets
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyarrow import feather
 
 from gdig.config.read import read_yaml
 from gdig.data.corpus import open_corpus
 from gdig.errors import GdigError
 from gdig.kmeans import KMeans
+from gdig.model.adapter import base_directory
 from gdig.run.record import FitRecord, RunRecord, Stages, SweepRecord
 from gdig.run.record_file import read_record, record_checksum, write_record
 from gdig.run.stored_options import read_stored_options
@@ -97,11 +104,36 @@ def parsers(folder: Path) -> dict[str, tuple[bytes, Callable[[bytes], object]]]:
         read_stored_options(folder)
         return read_record(folder / "run.json")
 
+    def converted(name: str) -> Callable[[bytes], object]:
+        """Through the cache of converted files, whose folder each content would leave behind."""
+        read = rows(name)
+
+        def go(content: bytes) -> object:
+            shutil.rmtree(folder / "cache", ignore_errors=True)
+            return read(content)
+
+        return go
+
+    def saved_dataset(content: bytes) -> object:
+        (folder / "saved" / "state.json").write_bytes(content)
+        return open_corpus([folder / "saved"], cache_dir=folder / "cache").rows(0, 1)
+
+    def adapter(content: bytes) -> object:
+        (folder / "adapter_config.json").write_bytes(content)
+        return base_directory(folder, None)
+
+    def cached(content: bytes) -> object:
+        """The sums of a cached folder: a wrong one is made again, so there is no error."""
+        (sums := next((folder / "cache-of-sums").rglob("sums.json"))).write_bytes(content)
+        result = open_corpus([folder / "sound.jsonl"], cache_dir=folder / "cache-of-sums").rows(0, 1)
+        assert sums.is_file()
+        return result
+
     np.save(folder / "x.npy", np.ones((3, 2), np.float32))
     write_tensors(folder / "t.safetensors", {"a": np.ones((2, 3), np.float32)}, {"made_from": "x y"})
     KMeans(2, init=np.eye(2, dtype=np.float32)).fit(np.eye(2, dtype=np.float32)).save(folder / "k.safetensors")
     SketchStore.create(folder / "store", dim=2)
-    fit = FitRecord({"fit_rows": 3}, layers=("a.b",), dtype="torch.float32", partitions=(1, 2))
+    fit = FitRecord({"fit_tokens": 3}, layers=("a.b",), dtype="torch.float32", partitions=(1, 2))
     sweep = SweepRecord(
         {"rows_per_shard": 4, "projection_dim": 2, "sketch_dtype": "int8"}, rows=9, scale=0.5, warnings=("w",)
     )
@@ -111,12 +143,27 @@ def parsers(folder: Path) -> dict[str, tuple[bytes, Callable[[bytes], object]]]:
     sound = {name: (folder / name).read_bytes() for name in ("x.npy", "t.safetensors", "k.safetensors")}
     yaml = b"tau: 0.5\nmodel: m\ncandidates: [a.jsonl, b.jsonl]\nbudget: 10%\n"
     row = b'{"src_text": "a", "n": [1, 2.5, null, {"x": "\\u00e9"}]}'
+    (folder / "sound.jsonl").write_bytes(row + b"\n")
+    open_corpus([folder / "sound.jsonl"], cache_dir=folder / "cache-of-sums").rows(0, 1)
+    table = pa.Table.from_pylist([{"text": "a", "n": [1, 2], "x": {"y": None}}, {"text": "b", "n": [], "x": None}])
+    pq.write_table(table, folder / "sound.parquet")
+    feather.write_feather(table, folder / "sound.arrow")
+    datasets.Dataset(table).save_to_disk(folder / "saved")
+    binary = {name: (folder / name).read_bytes() for name in ("sound.parquet", "sound.arrow", "saved/state.json")}
+    base = json.dumps({"base_model_name_or_path": str(folder), "revision": None}).encode()
     return {
         "yaml": (yaml, through("o.yaml", read_yaml)),
         "npy": (sound["x.npy"], through("y.npy", open_npy)),
         "jsonl": (row + b"\n" + row + b"\n", rows("a.jsonl")),
         "json list": (b"[" + row + b", " + row + b"]", rows("a.json")),
         "csv": (b'src,trg\na,b\n"c\nd",e\n', rows("a.csv")),
+        "csv.gz": (gzip.compress(b"src,trg\na,b\n"), converted("a.csv.gz")),
+        "jsonl.zst": (pa.compress(row + b"\n", codec="zstd", asbytes=True), converted("a.jsonl.zst")),
+        "parquet": (binary["sound.parquet"], converted("a.parquet")),
+        "arrow": (binary["sound.arrow"], rows("a.arrow")),
+        "saved dataset": (binary["saved/state.json"], saved_dataset),
+        "cache": (next((folder / "cache-of-sums").rglob("sums.json")).read_bytes(), cached),
+        "adapter": (base, adapter),
         "run.json": ((folder / "run.json").read_bytes(), record),
         "tensor file": (sound["t.safetensors"], through("u.safetensors", read_tensors)),
         "k-means": (sound["k.safetensors"], through("l.safetensors", KMeans.load)),

@@ -1,4 +1,4 @@
-"""The runs that the drill damages: a finished one, one that was stopped, and one of the same shape over other rows."""
+"""The runs that the drill damages: a finished one, stopped ones, and one of the same shape over other rows."""
 
 from __future__ import annotations
 
@@ -8,6 +8,12 @@ from typing import Any
 
 METHODS = ("gdig", "agreement", "top", "tagcos", "bm25")
 """The methods that choose after each fault: over clusters, sketches, influence and tokens."""
+STOPS = {
+    "fit": ("gdig.model.capture:GradientPass.run", 3),
+    "sweep": ("gdig.passes.row_pass:RowPass.shard", 3),
+    "cluster": ("gdig.selection.cluster_stage:label_rows_on_ranks", 1),
+}
+"""The moments at which runs are stopped: a method, and its how manieth call."""
 
 
 def make_all(root: Path) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -38,12 +44,12 @@ def finish(options: dict[str, Any], output: Path) -> dict[str, tuple[list[int], 
     return chosen
 
 
-def stop_in_the_sweep(options: dict[str, Any]) -> None:
-    """Work until the third batch of the second shard, which leaves resume files; then die."""
+def stop(options: dict[str, Any], stage: str) -> None:
+    """Work until a moment of a stage, after which there is work in progress; then die."""
     from tests.support.project_fixtures import SignalAt
 
     os.environ["GDIG_RESUME_INTERVAL"] = "0"
-    SignalAt("gdig.passes.row_pass:RowPass.shard", 3).arm()
+    SignalAt(*STOPS[stage]).arm()
     import gdig
 
     gdig.select(**options)

@@ -36,7 +36,7 @@ N_ROWS, N_SEEDS, ROWS_PER_SHARD = 60, 5, 16
 
 # Small enough for a second a run; every stage has several steps (4 shards, several batches, several iterations).
 TINY: dict[str, Any] = {
-    "fit_rows": 24,
+    "fit_tokens": 1400,  # 24 rows
     "probe_rows": 4,
     "projection_dim": 32,
     "projection_side": 8,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
@@ -63,19 +64,28 @@ def load_api(module: str = "gdig.api") -> Any:
     return importlib.import_module(module)
 
 
-def _stage(name: str) -> Callable[[Call], list[str]]:
+def _stage(name: str, then: str) -> Callable[[Call], list[str]]:
+    """Run a stage, and name the command that comes next."""
+
     def run(call: Call) -> list[str]:
         getattr(load_api(), name)(call.config, progress=call.progress, ranks=call.ranks)
-        return [f"{name}: done, in {call.config.run_path}"]
+        run_path = call.config.run_path
+        if name == "sweep" and call.config.sweep_part is not None:
+            return [f"{name}: part {call.config.sweep_part} done, in {run_path}", f"next: {MERGE}"]
+        return [f"{name}: done, in {run_path}", f"next: gdig {then} --run-path {shlex.quote(str(run_path))}"]
 
     return run
 
 
 def _select(call: Call) -> list[str]:
     if call.own["dry_run"]:
-        return str(load_api().plan(call.config, progress=call.progress)).splitlines()
-    summary: list[str] = load_api().select(call.config, progress=call.progress, ranks=call.ranks).summary
-    return summary
+        return [*str(load_api().plan(call.config, progress=call.progress)).splitlines(), SELECT_NEXT]
+    selection = load_api().select(call.config, progress=call.progress, ranks=call.ranks)
+    if not len(selection.rows):
+        return list(selection.summary)
+    run = shlex.quote(str(call.config.run_path))
+    why = f"why row {selection.rows[0]}: gdig explain {run} {selection.rows[0]}"
+    return [*selection.summary, why, f"other methods, from the same sweep: gdig compare {run}"]
 
 
 def _compare(call: Call) -> list[str]:
@@ -130,7 +140,7 @@ def _score_net(call: Call) -> list[str]:
 
 def _plan(call: Call) -> list[str]:
     plan = load_api().plan(call.config, progress=call.progress)
-    return [json.dumps(plan.as_json(), indent=2)] if call.own["json"] else str(plan).splitlines()
+    return [json.dumps(plan.as_json(), indent=2)] if call.own["json"] else [*str(plan).splitlines(), SELECT_NEXT]
 
 
 def _preview(call: Call) -> list[str]:
@@ -140,7 +150,7 @@ def _preview(call: Call) -> list[str]:
         if not call.config.quiet:
             print(*lines, sep="\n")
         raise preview.error
-    return lines
+    return lines if call.config.run_path else [*lines, PLAN_NEXT]
 
 
 def _verify(call: Call) -> Answer:
@@ -155,6 +165,10 @@ def _merge(call: Call) -> list[str]:
     lines: list[str] = load_api().merge(call.own["runs"], call.config.run_path, progress=call.progress)
     return lines
 
+
+SELECT_NEXT = "next: gdig select, with the same options"
+PLAN_NEXT = "next: gdig plan, with the same options, --seeds and --run-path; then gdig select"
+MERGE = "gdig merge DIRECTORIES --run-path OUT, when all parts are done"
 
 DATA = "--model models/base --candidates 'pool/*.jsonl' --seeds seeds.jsonl"
 
@@ -173,21 +187,21 @@ COMMANDS: dict[str, Command] = {
     ),
     "fit": Command(
         "Fit the curvature and precondition the seeds' gradients.",
-        f"gdig fit {DATA} \\\n    --run-path runs/a --fit-rows 5000",
+        f"gdig fit {DATA} \\\n    --run-path runs/a --fit-tokens 50000",
         "Fit",
-        _stage("fit"),
+        _stage("fit", "sweep"),
     ),
     "sweep": Command(
         "Pass over the pool once: influence on every seed, sketch, loss.",
         f"gdig sweep {DATA} \\\n    --run-path runs/a",
         "Sweep",
-        _stage("sweep"),
+        _stage("sweep", "select"),
     ),
     "cluster": Command(
         "Group the sketches by k-means.",
         "# the other options are those of the run in runs/a\ngdig cluster --run-path runs/a --n-clusters 256",
         "Cluster",
-        _stage("cluster"),
+        _stage("cluster", "select"),
     ),
     "compare": Command(
         "Select by several methods from one sweep, and show the selections side by side.",

@@ -14,10 +14,11 @@ from gdig.cli.flags import resolve
 from gdig.cli.help import command_help, overview
 from gdig.cli.stop import end_in_time, exit_status, say_stopped, terminates
 from gdig.config.config import did_you_mean
+from gdig.control_characters import visible
 from gdig.distributed.failure import Terminated
 from gdig.distributed.ranks import Ranks
 from gdig.distributed.torchrun import is_launched, join_ranks
-from gdig.errors import ConfigError, GdigError, OtherRankError, code_of
+from gdig.errors import GdigError, OtherRankError, UnknownNameError, code_of
 from gdig.progress import Progress
 
 
@@ -49,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
             traceback.print_exc()
         else:
-            print(f"gdig: error: {error} [{code_of(error)}]", file=sys.stderr)
+            print(f"gdig: error: {visible(str(error))} [{code_of(error)}]", file=sys.stderr)
         return 2
 
 
@@ -89,7 +90,7 @@ def _main(args: list[str], ranks: Ranks) -> int:
     name, argv = args[0], args[1:]
     if name not in COMMANDS:
         hint = did_you_mean(name, COMMANDS) or f"; expected one of {', '.join(COMMANDS)}"
-        raise ConfigError(f"unknown command {name!r}{hint}")
+        raise UnknownNameError(f"unknown command {name!r}{hint}")
     command = COMMANDS[name]
     if {"-h", "--help", "--help-all"} & set(argv):
         print(command_help(name, command, everything="--help-all" in argv))

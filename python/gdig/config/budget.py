@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal, NamedTuple
 
-from gdig.errors import ConfigError
+from gdig.errors import AmountError, ConfigError
 
 
 class Limit(NamedTuple):
@@ -34,7 +34,7 @@ class Budget:
             return Limit("rows", max(1, round(self.amount * rows)))
         held, amount = (tokens if self.unit == "tokens" else rows), int(self.amount)
         if amount > held:
-            raise ConfigError(
+            raise AmountError(
                 f"budget={amount} {self.unit}: expected at most {held}, because the pool holds no more; "
                 "lower the budget, or give a share such as 10%"
             )

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 from gdig.config.budget import parse_budget
 from gdig.config.convert import WRONG, convert, describe
 from gdig.config.layer_choice import parse_layers
-from gdig.errors import ConfigError
+from gdig.errors import ConfigError, MissingOptionError
 
 if TYPE_CHECKING:
     from gdig.config.config import Config, Training, Trial
 
 _POSITIVE = (
-    "fit_rows", "cg_rows", "cg_iterations", "seed_rank", "probe_rows", "projection_dim", "projection_side",
+    "fit_tokens", "cg_rows", "cg_iterations", "seed_rank", "probe_rows", "projection_dim", "projection_side",
     "feature_side", "rows_per_shard", "kmeans_max_iter", "token_batch_size", "max_length", "n_clusters",
     "n_neighbours", "n_probe", "threads", "hidden_layers",
 )  # fmt: skip
@@ -78,7 +78,7 @@ def check_trial(t: Trial) -> None:
     if not 0 < t.learning_rate < math.inf:
         raise wrong("learning_rate", t.learning_rate, "a finite number above 0")
     if not t.held_out:
-        raise ConfigError("held_out: required by train; give a file of rows that judge the trainings")
+        raise MissingOptionError("held_out: required by train; give a file of rows that judge the trainings")
 
 
 def wrong(name: str, value: Any, expected: str) -> ConfigError:

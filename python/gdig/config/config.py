@@ -24,7 +24,7 @@ from gdig.config.options import (
     TrainOptions,
     TrialOptions,
 )
-from gdig.errors import ConfigError
+from gdig.errors import ConfigError, MissingOptionError, UnknownNameError
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Config(
         names = {option.name for option in fields(cls)}
         for name in options:
             if name not in names:
-                raise ConfigError(f"unknown option {name!r}{did_you_mean(name, names)}")
+                raise UnknownNameError(f"unknown option {name!r}{did_you_mean(name, names)}")
         preset = options.get("preset", "default")
         if preset not in PRESETS:
             raise ConfigError(f"preset={preset!r}: expected one of {', '.join(PRESETS)}")
@@ -90,7 +90,9 @@ class Config(
         for name in names:
             if not getattr(self, name):
                 flag = "--" + name.replace("_", "-")
-                raise ConfigError(f"{name}: required, but missing; give the flag {flag}, or {name}: in the YAML file")
+                raise MissingOptionError(
+                    f"{name}: required, but missing; give the flag {flag}, or {name}: in the YAML file"
+                )
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from gdig.config.check import wrong
 from gdig.config.config import Config, did_you_mean
 from gdig.config.convert import WRONG, convert, describe
 from gdig.config.options import TrainOptions
-from gdig.errors import ConfigError
+from gdig.errors import ConfigError, UnknownNameError
 
 _MOST_NESTED, _MOST_VALUES = 5, 100_000
 """How deep the values of a file lie at most, and how many there are."""
@@ -92,7 +92,7 @@ def typed_option(where: str, key: str, value: Any) -> Any:
     """
     hints = {**get_type_hints(Config), **get_type_hints(TrainOptions)}
     if key not in hints:
-        raise ConfigError(f"{where}: unknown key {key!r}{did_you_mean(key, hints)}")
+        raise UnknownNameError(f"{where}: unknown key {key!r}{did_you_mean(key, hints)}")
     converted = convert(value, hints[key])
     if converted is WRONG:
         raise ConfigError(f"{where}: {wrong(key, value, describe(hints[key]))}")

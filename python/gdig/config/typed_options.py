@@ -52,7 +52,7 @@ class Options(TypedDict, total=False):
     damping_mode: Literal["relative", "absolute", "factored_tikhonov"]
     use_empirical_fisher: bool
     kfac_approx: Literal["expand", "reduce"]
-    fit_rows: int
+    fit_tokens: int
     cg_rows: int
     cg_iterations: int
     cg_tolerance: float

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from gdig.data.fingerprint import fingerprint_file
-from gdig.errors import CorpusError, StoreError
+from gdig.errors import ChangedFileError, CorpusError, StoreError
 from gdig.store.checksum import content_checksum
 
 _ABANDONED_SECONDS = 24 * 3600
@@ -47,7 +47,9 @@ def cached_folder(cache: Path, kind: str, source: Path, build: Callable[[Path], 
     def build_unchanged(folder: Path) -> None:
         build(folder)
         if fingerprint_file(source)["hash"] != content:
-            raise CorpusError(f"{source}: the file changed while it was being read; start again when it is complete")
+            raise ChangedFileError(
+                f"{source}: the file changed while it was being read; start again when it is complete"
+            )
 
     return keyed_folder(cache, f"{kind}-{content}", build_unchanged)
 

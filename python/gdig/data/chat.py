@@ -9,7 +9,7 @@ from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 from gdig.data.chat_template import ChatTemplate, Rendered
-from gdig.data.chat_turns import check_turns, has_python_arguments, left_out, template_forms
+from gdig.data.chat_turns import check_turns, has_python_arguments, left_out, left_out_turns, template_forms
 from gdig.data.prompts import Prompted
 from gdig.data.render_limits import LimitError
 from gdig.data.row_forms import Conversation, RowError, Turn
@@ -18,6 +18,9 @@ from gdig.errors import ModelError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+_COMMON = ("system", "user", "tool")
+"""Roles that a template may leave out in some places. Mistral's write the system's text only before a last question."""
 
 
 @dataclass(frozen=True)
@@ -97,9 +100,14 @@ class ChatPrompter:
                 f"{attempt.where}: turn {error} cannot be found in what the chat template gives; use a template"
                 " that marks the assistant's turns with {% generation %}"
             ) from None
-        return Prompted(
-            rendered.text[: past_mark(rendered.text, spans[-1][1], self._marks)], tuple(spans), is_chat=True
-        )
+        lost = left_out_turns(attempt.turns, rendered.text)
+        if (i := next((i for i in lost if attempt.turns[i]["role"] not in _COMMON), None)) is not None:
+            role = attempt.turns[i]["role"]
+            raise RowError(
+                f"{attempt.where}: turn {i}: the chat template has no role {role!r}, and leaves the turn out"
+            )
+        text = rendered.text[: past_mark(rendered.text, spans[-1][1], self._marks)]
+        return Prompted(text, tuple(spans), is_chat=True, is_whole=not lost)
 
     def _spans(self, attempt: _Attempt, rendered: Rendered, finder: SpanFinder, is_marked: bool) -> list[Span]:
         where, trained = attempt.where, attempt.trained

@@ -84,15 +84,21 @@ def left_out(turn: Turn, text: str) -> str | None:
     Only the first word is looked for, because templates may trim and change white space. They may leave out reasoning:
     what stands before `</think>`, and the content beside a call.
     """
-    content = turn.get("content") or ""
-    if not isinstance(content, str):
-        content = "".join(part.get("text", "") for part in content)
-    words = re.search(r"\w+", content.rpartition("</think>")[2])
+    words = re.search(r"\w+", _text_of(turn).rpartition("</think>")[2])
     if words and words[0] not in text and not turn.get("tool_calls"):
         return "content"
     if any(call["function"].get("name", "") not in text for call in turn.get("tool_calls", ()) if "function" in call):
         return "calls"
     return None
+
+
+def left_out_turns(turns: Sequence[Turn], text: str) -> list[int]:
+    """Return the numbers of the turns, without the assistant's, whose text a template has left out.
+
+    Only the first word is looked for.
+    """
+    words = ((i, re.search(r"\w+", _text_of(turn))) for i, turn in enumerate(turns) if turn["role"] != "assistant")
+    return [i for i, word in words if word is not None and word[0] not in text]
 
 
 def has_python_arguments(turns: Sequence[Turn], text: str) -> bool:
@@ -107,6 +113,11 @@ def has_python_arguments(turns: Sequence[Turn], text: str) -> bool:
         and repr(value) != json.dumps(value, ensure_ascii=False)
         for value in arguments
     )
+
+
+def _text_of(turn: Turn) -> str:
+    content = turn.get("content") or ""
+    return content if isinstance(content, str) else "".join(part.get("text", "") for part in content)
 
 
 def _joined(content: Any, what: str) -> Any:
@@ -139,7 +150,7 @@ def _plain(turn: Turn, what: str) -> Turn:
 def _call(call: Any, what: str) -> dict[str, Any]:
     if not isinstance(call, dict):
         raise RowError(f"{what}: tool_calls: expected objects with a function, got {type(call).__name__}")
-    call = _without_nulls(call)
+    call = without_nulls(call)
     if "function" not in call:
         keys = ("name", "arguments")
         function = {key: call[key] for key in keys if key in call}
@@ -169,16 +180,16 @@ def bare_tool(tool: Any) -> Any:
 def _tool(tool: Any) -> Any:
     if isinstance(tool, str):
         tool = _parsed(tool)
-    tool = _without_nulls(tool)
+    tool = without_nulls(tool)
     is_bare = isinstance(tool, dict) and "function" not in tool and isinstance(tool.get("name"), str)
     return {"type": "function", "function": tool} if is_bare else tool
 
 
-def _without_nulls(value: Any) -> Any:
+def without_nulls(value: Any) -> Any:
     """Return a value without the keys whose value is null. Arrow adds them for the keys of other rows."""
     if isinstance(value, dict):
-        return {key: _without_nulls(item) for key, item in value.items() if item is not None}
-    return [_without_nulls(item) for item in value] if isinstance(value, list) else value
+        return {key: without_nulls(item) for key, item in value.items() if item is not None}
+    return [without_nulls(item) for item in value] if isinstance(value, list) else value
 
 
 def _formed(turn: Turn, empty: dict[str, Any], as_json: bool, as_parts: bool) -> Turn:

@@ -29,6 +29,7 @@ class RowsReport:
         tokens: tokens of the rows that can be used.
         targets: how many of these have a loss.
         cut: rows that were cut to fit the window.
+        not_whole: rows with a turn whose text the chat template leaves out.
         bad: rows that cannot be used.
         first_error: the error of the first of these.
         lengths: rows by their number of tokens, int64 [longest + 1].
@@ -42,6 +43,7 @@ class RowsReport:
     tokens: int = 0
     targets: int = 0
     cut: int = 0
+    not_whole: int = 0
     bad: int = 0
     first_error: CorpusError | None = None
     lengths: np.ndarray = field(default_factory=lambda: np.zeros(1, np.int64))
@@ -65,6 +67,8 @@ class RowsReport:
                 f"; {self.tokens:,} tokens, {self.targets / self.tokens:.0%} of them target; a row has"
                 f" {self.length_of(0.5):,} (median), {self.length_of(0.95):,} (95 %), {self.longest:,} (longest){cut}"
             )
+        if self.not_whole:
+            line += f"; in {self.not_whole:,} rows the chat template leaves out the text of a turn"
         return line + (f"; {self.bad:,} rows cannot be used" if self.bad else "")
 
 
@@ -120,6 +124,7 @@ def _add(report: RowsReport, encoded: list, stop: bool) -> None:
         lengths.append(len(example))
         report.targets += example.n_target
         report.cut += example.cut > 0
+        report.not_whole += not example.is_whole
     report.tokens += sum(lengths)
     counts = np.bincount(np.array(lengths, np.int64), minlength=len(report.lengths))
     counts[: len(report.lengths)] += report.lengths

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO, cast
 
 from gdig.data.cache import cached_folder
-from gdig.errors import CorpusError
+from gdig.errors import CorpusError, MissingFileError
 
 COMPRESSIONS = (".gz", ".zst", ".zstd")
 _VERSION = 1
@@ -35,7 +35,7 @@ def decompressed(path: Path, cache: Path) -> Path:
             try:
                 source = _open(path)
             except OSError as error:
-                raise CorpusError(f"{path}: cannot be read: {error.strerror or error}") from None
+                raise MissingFileError(f"{path}: cannot be read: {error.strerror or error}") from None
             with source:
                 while True:
                     try:

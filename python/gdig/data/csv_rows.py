@@ -7,14 +7,14 @@ import itertools
 from array import array
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TextIO
+from typing import Literal, TextIO
 
 import numpy as np
 
 from gdig.data.arrow_rows import ArrowRows, read_table
 from gdig.data.cache import cached_folder
 from gdig.data.json_list import not_utf8
-from gdig.errors import CorpusError
+from gdig.errors import BadRowError, CorpusError
 
 _VERSION = 1
 _BATCH_ROWS = 1024
@@ -24,7 +24,8 @@ _LONGEST_VALUE = 1 << 30
 def open_csv(path: Path, shown: Path, cache: Path) -> ArrowRows:
     """Open a CSV or TSV file with a header. It is converted once to Arrow in the cache.
 
-    Values may be enclosed in double quotes. A .csv file whose header has no comma may be divided by semicolons or tabs.
+    Values may be enclosed in double quotes. A .tsv file that has no sense so has double quotes as a part of its values.
+    A .csv file whose header has no comma may be divided by semicolons or tabs.
 
     Args:
         path: the file.
@@ -46,10 +47,26 @@ def open_csv(path: Path, shown: Path, cache: Path) -> ArrowRows:
 
 
 def _convert(path: Path, shown: Path, tabs: bool, folder: Path) -> None:
+    try:
+        _write(path, shown, tabs, folder)
+    except CorpusError:
+        if not tabs:
+            raise
+        # Most programs that write tabs quote no value, and leave double quotes in it as they are.
+        try:
+            _write(path, shown, tabs, folder, quoting=csv.QUOTE_NONE)
+        except CorpusError:
+            pass
+        else:
+            return
+        raise
+
+
+def _write(path: Path, shown: Path, tabs: bool, folder: Path, quoting: Literal[0, 3] = csv.QUOTE_MINIMAL) -> None:
     import pyarrow as pa
 
     with path.open(encoding="utf-8-sig", newline="") as file:
-        records = _records(file, shown, tabs)
+        records = _records(file, shown, tabs, quoting)
         _, names = next(records, (0, []))
         if not names:
             raise CorpusError(f"{shown}: the file holds no rows, expected a header and at least one row")
@@ -62,7 +79,7 @@ def _convert(path: Path, shown: Path, tabs: bool, folder: Path) -> None:
             while rows := list(itertools.islice(records, _BATCH_ROWS)):
                 for line, values in rows:
                     if len(values) != len(names):
-                        raise CorpusError(
+                        raise BadRowError(
                             f"{shown}, line {line}: expected {len(names)} values, as in the header"
                             f" ({', '.join(names)}), got {len(values)}; enclose a value that holds the delimiter in"
                             " double quotes"
@@ -74,21 +91,21 @@ def _convert(path: Path, shown: Path, tabs: bool, folder: Path) -> None:
                 lines.tofile(lines_file)
 
 
-def _records(file: TextIO, shown: Path, tabs: bool) -> Iterator[tuple[int, list[str]]]:
+def _records(file: TextIO, shown: Path, tabs: bool, quoting: Literal[0, 3]) -> Iterator[tuple[int, list[str]]]:
     """Yield the line on which each record begins, and its values. Blank lines are left out."""
     limit = csv.field_size_limit(_LONGEST_VALUE)
     line = 1
     try:
         first = file.readline()
         delimiter = "\t" if tabs else next((d for d in (",", ";", "\t") if d in first), ",")
-        reader = csv.reader(itertools.chain((first,), file), delimiter=delimiter, strict=True)
+        reader = csv.reader(itertools.chain((first,), file), delimiter=delimiter, quoting=quoting, strict=True)
         for values in reader:
             if values:
                 yield line, values
             line = reader.line_num + 1
     except csv.Error as error:
-        raise CorpusError(f"{shown}, line {line}: not valid CSV: {error}; write a double quote as two") from None
+        raise BadRowError(f"{shown}, line {line}: not valid CSV: {error}; write a double quote as two") from None
     except UnicodeDecodeError as error:
-        raise CorpusError(f"{shown}, line {line} or later: {not_utf8(error)}") from None
+        raise BadRowError(f"{shown}, line {line} or later: {not_utf8(error)}") from None
     finally:
         csv.field_size_limit(limit)

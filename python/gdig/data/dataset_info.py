@@ -8,7 +8,7 @@ from typing import Any
 
 from gdig.data.conversions import TurnFormat
 from gdig.data.export import complete_or_absent, ending_of
-from gdig.errors import CorpusError
+from gdig.errors import OutputError
 
 NAME = "dataset_info.json"
 
@@ -75,12 +75,14 @@ def read_entries(path: Path) -> dict[str, Any]:
     """
     if not path.exists():
         return {}
+    if not path.is_file():  # opening a pipe would wait for its writer
+        raise OutputError(f"{path}: expected a file, got something else; name another output folder")
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CorpusError(f"{path}: cannot be read as JSON: {error}; name another output folder") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise OutputError(f"{path}: cannot be read as JSON: {error}; name another output folder") from None
     if not isinstance(entries, dict):
-        raise CorpusError(f"{path}: expected an object of data sets, got {type(entries).__name__}")
+        raise OutputError(f"{path}: expected an object of data sets, got {type(entries).__name__}")
     return entries
 
 

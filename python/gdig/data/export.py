@@ -17,7 +17,7 @@ from typing import IO, TYPE_CHECKING, Any, TypeAlias, cast
 import numpy as np
 
 from gdig.data.cache import sync
-from gdig.errors import ConfigError, CorpusError
+from gdig.errors import ConfigError, OutputError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -99,7 +99,7 @@ def complete_or_absent(path: Path) -> Iterator[Path]:
         temporary.replace(path)
         sync(path.parent)
     except OSError as error:
-        raise CorpusError(f"{path}: cannot be written: {error.strerror or error}") from None
+        raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from None
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
@@ -153,7 +153,7 @@ def _write_jsonl(corpus: Corpus, rows: _Rows, temporary: Path, *, compressed: bo
             try:
                 line = json.dumps(content, ensure_ascii=False, default=_json_value)
             except (TypeError, ValueError):
-                raise CorpusError(f"{corpus.where(row)}: {_unwritable(content)}") from None
+                raise OutputError(f"{corpus.where(row)}: {_unwritable(content)}") from None
             try:
                 file.write(line.encode() + b"\n")
             except UnicodeEncodeError:  # half of a surrogate pair: JSON can hold it only as an escape
@@ -188,7 +188,7 @@ def _write_parquet(name: str, tables: Callable[[], _Tables], temporary: Path) ->
                 writer.write_table(chunk)
     except (pa.ArrowException, OverflowError, UnicodeEncodeError) as error:
         reason = str(error).partition("\n")[0]
-        raise CorpusError(
+        raise OutputError(
             f"{name}: the chosen rows do not fit into Parquet columns: {reason}; write a .jsonl file instead"
         ) from None
 
@@ -231,7 +231,10 @@ def as_table(name: str, rows: Sequence[Row]) -> pa.Table:
         schema = _schema(iter(enumerate(rows)))
         return pa.Table.from_pylist(list(rows), schema=schema)
     except (pa.ArrowException, OverflowError, UnicodeEncodeError) as error:
-        raise CorpusError(f"{name}: the rows do not fit into columns: {str(error).partition(chr(10))[0]}") from None
+        raise OutputError(
+            f"{name}: the rows do not fit into columns: {str(error).partition(chr(10))[0]}; select with a format"
+            " (messages or tokens), which gives all rows the same columns"
+        ) from None
 
 
 def _schema(rows: Iterator[tuple[int, Row]]) -> pa.Schema:

@@ -119,6 +119,8 @@ def _read_npy(path: Path, option: str) -> NDArray[Any]:
 
 
 def _read_safetensors(path: Path) -> NDArray[Any]:
+    if not path.is_file():  # opening a pipe would wait for its writer
+        raise ConfigError(f"features: {path}: expected a file, found none")
     try:
         with safe_open(path, "numpy") as file:
             names = list(file.keys())

@@ -22,7 +22,7 @@ from gdig.data.compressed import COMPRESSIONS, decompressed
 from gdig.data.csv_rows import open_csv
 from gdig.data.hub import HubDataset, hub_dataset, open_hub_dataset
 from gdig.data.json_rows import JsonRows
-from gdig.errors import CorpusError
+from gdig.errors import MissingFileError, UnknownFormatError
 
 if TYPE_CHECKING:
     from gdig.data.corpus import Source
@@ -51,11 +51,11 @@ def expand(path: str, name: str) -> list[Path | HubDataset]:
     if glob.has_magic(path):
         matches = sorted(glob.glob(path, recursive=True))  # noqa: PTH207 (Path.glob takes no absolute pattern)
         if not matches:
-            raise CorpusError(f"{name}: {path}: the pattern matches no file, expected at least one")
+            raise MissingFileError(f"{name}: {path}: the pattern matches no file, expected at least one")
         return [Path(match) for match in matches]
     dataset = None if ending(Path(path)) in ENDINGS else hub_dataset(path)
     if dataset is None:
-        raise CorpusError(f"{name}: {path}: no such file or folder; check the path")
+        raise MissingFileError(f"{name}: {path}: no such file or folder; check the path")
     return [dataset]
 
 
@@ -69,9 +69,11 @@ def open_source(path: Path | HubDataset, name: str, cache: Path) -> Source:
         return open_hub_dataset(path, name)
     if path.is_dir():
         return open_dataset_folder(path)
+    if path.exists() and not path.is_file():  # opening a pipe would wait for its writer
+        raise MissingFileError(f"{path}: expected a file, got something else, such as a pipe; write it to a file first")
     kind = ending(path)
     if kind not in ENDINGS:
-        raise CorpusError(
+        raise UnknownFormatError(
             f"{name}: {path}: unknown kind of file {path.suffix or '(no extension)'!r}; expected {', '.join(ENDINGS)},"
             " also with .gz or .zst, or a datasets folder"
         )
@@ -103,7 +105,7 @@ def _files_of(folder: Path, name: str) -> list[Path | HubDataset]:
         return files
     inside = next((child for child in children if child.is_dir()), None)
     hint = f"; name one of its folders, for instance {inside}" if inside is not None else ""
-    raise CorpusError(
+    raise MissingFileError(
         f"{name}: {folder}: a folder with no file of rows ({', '.join(ENDINGS)}), and not one that datasets'"
         f" save_to_disk wrote{hint}"
     )

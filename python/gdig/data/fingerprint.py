@@ -11,7 +11,7 @@ from pathlib import Path
 from stat import S_ISREG
 from typing import Any, BinaryIO
 
-from gdig.errors import CorpusError
+from gdig.errors import CorpusError, MissingFileError
 
 WHOLE_UP_TO = 256 << 20
 """A file of up to so many bytes is hashed whole. Of a larger file, blocks are hashed."""
@@ -51,7 +51,7 @@ def fingerprint_file(path: str | os.PathLike[str]) -> dict[str, Any]:
                     return {"size": status.st_size, "hash": digest}
                 _remembered[key] = digest
     except OSError as error:
-        raise CorpusError(f"{path}: cannot be read: {error.strerror or error}") from None
+        raise MissingFileError(f"{path}: cannot be read: {error.strerror or error}") from None
     return {"size": status.st_size, "hash": _remembered[key]}
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gdig.data.arrow_rows import ArrowRows, open_dataset
-from gdig.errors import CorpusError
+from gdig.errors import CorpusError, MissingFileError
 
 _NAME = re.compile(r"(?P<name>[\w.-]+/[\w.-]+)(?::(?P<config>[^/:]+))?(?:/(?P<split>[\w.-]+))?")
 
@@ -49,7 +49,7 @@ def open_hub_dataset(dataset: HubDataset, name: str) -> ArrowRows:
         rows = datasets.load_dataset(dataset.name, dataset.config, split=dataset.split, keep_in_memory=False)
     except Exception as error:  # datasets, huggingface_hub and its HTTP client raise many kinds of errors
         reason = " ".join(str(error).split())[:_LONGEST_REASON] or type(error).__name__
-        raise CorpusError(
+        raise MissingFileError(
             f"{name}: {dataset}: no such file or folder, and it cannot be read as a dataset of the Hugging Face hub:"
             f" {reason}; check the name (org/name[:config][/split]), the network and HF_HUB_OFFLINE"
         ) from None

@@ -104,7 +104,8 @@ def _written(name: str, write: Callable[[Path], None]) -> Path:
         raise CorpusError(f"{cache}: rows in memory cannot be written to the cache: {error}") from None
     try:
         write(folder / name)
-        key = f"memory-{_VERSION}-{hash_content(folder / name)}"
+        # The same rows may be pool and seeds: two files.
+        key = f"memory-{_VERSION}-{name.replace('.', '-')}-{hash_content(folder / name)}"
 
         def move(final: Path) -> None:
             (folder / name).rename(final / name)

@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 
 from gdig.data.json_list import BOM, MOST_NESTED, is_too_deep, item_starts, not_utf8
-from gdig.errors import CorpusError
+from gdig.errors import BadRowError, CorpusError
 
 _BLANK = b" \t\r\n"
 _PEEK, _FLUSH = 1 << 16, 1 << 16
@@ -114,17 +114,17 @@ def _check_line(body: bytes, path: Path, number: int) -> None:
     try:
         row = json.loads(body.decode())
     except UnicodeDecodeError as error:
-        raise CorpusError(f"{path}, line {number}: {not_utf8(error)}") from None
+        raise BadRowError(f"{path}, line {number}: {not_utf8(error)}") from None
     except json.JSONDecodeError as error:
-        raise CorpusError(
+        raise BadRowError(
             f"{path}, line {number}, column {error.colno}: not valid JSON: {error.msg}; expected one object a line"
         ) from None
     except (ValueError, RecursionError) as error:
-        raise CorpusError(f"{path}, line {number}: not readable JSON: {error}") from None
+        raise BadRowError(f"{path}, line {number}: not readable JSON: {error}") from None
     if is_too_deep(row):
-        raise CorpusError(f"{path}, line {number}: expected values at most {MOST_NESTED} deep, got deeper ones")
+        raise BadRowError(f"{path}, line {number}: expected values at most {MOST_NESTED} deep, got deeper ones")
     if type(row) is not dict:
-        raise CorpusError(f"{path}, line {number}: expected a JSON object, got {_json_type(row)}")
+        raise BadRowError(f"{path}, line {number}: expected a JSON object, got {_json_type(row)}")
 
 
 def _json_type(value: Any) -> str:

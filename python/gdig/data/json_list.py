@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from gdig.errors import CorpusError
+from gdig.errors import BadRowError, CorpusError
 
 BOM = b"\xef\xbb\xbf"
 _BLANKS = re.compile(r"[ \t\r\n]*")
@@ -156,4 +156,4 @@ class _ListScanner:
                 tail = block.rpartition(b"\n")
                 column = (1 if tail[1] else column) + len(tail[2].translate(None, _CONTINUATION_BYTES))
                 remaining -= len(block)
-        return CorpusError(f"{self.shown}, line {line}, column {column}: {message}")
+        return BadRowError(f"{self.shown}, line {line}, column {column}: {message}")

@@ -24,7 +24,7 @@ import numpy as np
 
 from gdig.data.cache import cached_folder
 from gdig.data.json_index import build_index, json_kind
-from gdig.errors import CorpusError
+from gdig.errors import ChangedFileError, CorpusError, MissingFileError
 
 _VERSION = 1  # of the index; an index of another version is not used
 _HEAD_ROWS = 32
@@ -52,7 +52,9 @@ class JsonRows:
         kind = json_kind(path, shown)
         index = cached_folder(cache, f"{kind}-{_VERSION}", path, lambda folder: build_index(path, shown, kind, folder))
         if _status(path) != self._status:
-            raise CorpusError(f"{shown}: the file changed while it was being read; start again when it is complete")
+            raise ChangedFileError(
+                f"{shown}: the file changed while it was being read; start again when it is complete"
+            )
         self._starts = _int64_file(index / "starts")  # [N + 1]; the last value is the end of the last row
         self._blanks = _int64_file(index / "blanks") if kind == "lines" else None  # rows that follow a blank line
 
@@ -81,7 +83,7 @@ class JsonRows:
         try:
             file = self._file.open("rb")
         except OSError as error:
-            raise CorpusError(f"{self.path}: cannot be read: {error.strerror or error}") from None
+            raise MissingFileError(f"{self.path}: cannot be read: {error.strerror or error}") from None
         status = os.fstat(file.fileno())
         if (status.st_size, status.st_mtime_ns) != self._status:
             file.close()
@@ -102,14 +104,14 @@ class JsonRows:
             raise self._changed() from None
 
     def _changed(self) -> CorpusError:
-        return CorpusError(f"{self.path}: the file changed since it was opened; start again")
+        return ChangedFileError(f"{self.path}: the file changed since it was opened; start again")
 
 
 def _status(path: Path) -> tuple[int, int]:
     try:
         status = path.stat()
     except OSError as error:
-        raise CorpusError(f"{path}: cannot be read: {error.strerror or error}") from None
+        raise MissingFileError(f"{path}: cannot be read: {error.strerror or error}") from None
     return status.st_size, status.st_mtime_ns
 
 

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from rich.text import Text
 
+from gdig.control_characters import visible
 from gdig.data.check_rows import RowsReport, check_rows, summary_of
-from gdig.data.show import visible
 from gdig.data.tokens import IGNORED, Encoder, Example
-from gdig.errors import CorpusError
+from gdig.errors import BadRowError, CorpusError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -78,7 +78,7 @@ def preview_corpus(
     texts.append(Text(summary_of(corpus.name, reports), style="bold"))
     if first is None or (skip_bad_rows and bad < len(corpus)):
         return texts, reports, None
-    return texts, reports, CorpusError(f"{first} ({bad:,} of {len(corpus):,} rows of {corpus.name} cannot be used)")
+    return texts, reports, BadRowError(f"{first} ({bad:,} of {len(corpus):,} rows of {corpus.name} cannot be used)")
 
 
 def preview_rows(

@@ -16,6 +16,8 @@ class Prompted:
     targets: tuple[tuple[int, int], ...]
     is_chat: bool = False
     """Whether a chat template has placed the special tokens. Otherwise the tokenizer adds its own."""
+    is_whole: bool = True
+    """Whether the text of every turn is in it. A chat template may leave out what the system says, for instance."""
 
 
 class Prompter(Protocol):

@@ -18,7 +18,7 @@ from gdig.data.templates import OwnTemplates
 from gdig.data.text_rows import FORMATS, Fields
 from gdig.data.translations import OWN_COLUMNS, find_direction, read_translation
 from gdig.data.turns import CONVERSATION_FIELDS, SYSTEM_FIELDS, is_sharegpt, read_conversation
-from gdig.errors import ConfigError, CorpusError
+from gdig.errors import ConfigError, UnknownFormatError
 
 if TYPE_CHECKING:
     from gdig.data.corpus import Corpus
@@ -177,7 +177,7 @@ def _reader_of_file(options: DataOptions, corpus: Corpus, file: int) -> RowReade
         reader = _by_names(fields)
     if reader is None:
         formats = "; ".join(f"{name}: {needed}" for name, needed in NEEDED_FIELDS.items())
-        raise CorpusError(
+        raise UnknownFormatError(
             f"{corpus.where(corpus.first_row(file))}: the fields ({', '.join(fields) or 'none'}) are those of no known"
             f" row format ({formats}); for other fields give prompt_column and completion_column, conversation_column,"
             " or prompt_template and target_template"

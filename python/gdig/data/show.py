@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Mapping
 from typing import Any
 
@@ -41,14 +40,6 @@ def shortened(text: str, most: int) -> str:
         return text
     head = most * 2 // 3
     return f"{text[:head]} … {text[len(text) - (most - head) :]}"
-
-
-def visible(text: str) -> str:
-    """Escape control characters, so that data cannot control a terminal."""
-    return "".join(
-        f"\\u{ord(c):04x}" if unicodedata.category(c) in ("Cc", "Cf") and c not in "\n\t\u200c\u200d" else c
-        for c in text
-    )
 
 
 def _labelled(name: str, text: str) -> str:

@@ -18,7 +18,7 @@ from gdig.data.rendering import make_prompter, rendering_of
 from gdig.data.row_formats import RowReader, make_reader
 from gdig.data.row_forms import RowError
 from gdig.data.token_rows import IGNORED, checked_tokens
-from gdig.errors import ConfigError, CorpusError, ModelError
+from gdig.errors import BadRowError, ConfigError, CorpusError, MissingModelError, ModelError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -38,6 +38,8 @@ class Example:
     """int32 [T]: -100 where there is no loss. Elsewhere `input_ids`, or the given labels of a row of tokens."""
     cut: int = 0
     """Number of tokens that were removed to fit the window."""
+    is_whole: bool = True
+    """Whether the chat template has rendered the text of every turn."""
 
     def __len__(self) -> int:
         return len(self.input_ids)
@@ -163,16 +165,16 @@ class Encoder:
                     raise result
                 yield self._fit(*result)
             except RowError as error:
-                yield CorpusError(f"{corpus.where(row)}: {error}")
+                yield BadRowError(f"{corpus.where(row)}: {error}")
 
     def _tokenize(
         self, contents: list[tuple[RowReader, dict[str, Any]]]
-    ) -> Iterator[tuple[np.ndarray, np.ndarray] | RowError]:
-        prepared: list[Prompted | tuple[np.ndarray, np.ndarray] | RowError] = []
+    ) -> Iterator[tuple[np.ndarray, np.ndarray, bool] | RowError]:
+        prepared: list[Prompted | tuple[np.ndarray, np.ndarray, bool] | RowError] = []
         for reader, content in contents:
             try:
                 if reader.format == "tokens":
-                    prepared.append(checked_tokens(content, self.vocab_size))
+                    prepared.append((*checked_tokens(content, self.vocab_size), True))
                 else:
                     assert self._prompter is not None
                     prepared.append(self._prompter(reader(content)))
@@ -202,7 +204,7 @@ class Encoder:
 
     def _label(
         self, item: Prompted, ids: list[int], offsets: list[tuple[int, int]]
-    ) -> tuple[np.ndarray, np.ndarray] | RowError:
+    ) -> tuple[np.ndarray, np.ndarray, bool] | RowError:
         is_target = np.zeros(len(ids), dtype=bool)
         starts, ends = np.array(offsets, dtype=np.int64).reshape(-1, 2).T
         for first, last in item.targets:
@@ -220,9 +222,9 @@ class Encoder:
             ids = [*ids, self._eos]
         is_target = np.append(is_target, True)[: len(ids)]
         input_ids = np.array(ids, dtype=np.int32)
-        return input_ids, np.where(is_target, input_ids, np.int32(IGNORED))
+        return input_ids, np.where(is_target, input_ids, np.int32(IGNORED)), item.is_whole
 
-    def _fit(self, input_ids: np.ndarray, labels: np.ndarray) -> Example:
+    def _fit(self, input_ids: np.ndarray, labels: np.ndarray, is_whole: bool) -> Example:
         """Cut a row to the window, and check that a target token is left."""
         over = max(0, len(input_ids) - self.window)
         if over:
@@ -237,7 +239,7 @@ class Encoder:
                 f"the tokenizer gives token {top}, expected 0 to {self.vocab_size - 1}, the tokens of the model; give"
                 " the tokenizer of this model"
             )
-        example = Example(input_ids, labels, over)
+        example = Example(input_ids, labels, over, is_whole)
         if example.n_target == 0:
             cut = f" within the window of {self.window} tokens ({over} cut)" if over else ""
             raise RowError(f"no target token that has a token before it{cut}")
@@ -256,7 +258,7 @@ def load_tokenizer(
 
     path = Path(path)
     if not path.is_dir():
-        raise ModelError(f"{path}: no such directory; expected one with a tokenizer in Hugging Face format")
+        raise MissingModelError(f"{path}: no such directory; expected one with a tokenizer in Hugging Face format")
     if base is not None and (path / "adapter_config.json").is_file() and not (path / "tokenizer_config.json").is_file():
         path = base
     try:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from gdig.data.fingerprint import files_under
-from gdig.errors import CorpusError
+from gdig.errors import ChangedFileError
 
 
 class Unchanged:
@@ -29,9 +29,9 @@ class Unchanged:
         for path, status in self._statuses.items():
             now = _status(path)
             if now is None:
-                raise CorpusError(f"{path}: cannot be read: it was there, and is gone")
+                raise ChangedFileError(f"{path}: cannot be read: it was there, and is gone")
             if now != status:
-                raise CorpusError(f"{path}: the file changed since it was opened; start again when it is complete")
+                raise ChangedFileError(f"{path}: the file changed since it was opened; start again when it is complete")
 
 
 def _status(path: Path) -> tuple[int, int, int] | None:

@@ -12,7 +12,7 @@ import numpy as np
 from gdig.data.corpus import Corpus
 from gdig.data.show import row_text
 from gdig.data.tokens import IGNORED, Example
-from gdig.errors import ConfigError, CorpusError, RunError
+from gdig.errors import ConfigError, CorpusError, OtherRunError
 from gdig.explanation.facts import (
     ClusterView,
     LayerShare,
@@ -111,7 +111,7 @@ class RowExplainer:
         shard, at = row // store.rows_per_shard, row % store.rows_per_shard
         subject.example = example
         if int(store.tensor(shard, "hash")[at]) != example.hash:
-            raise RunError(
+            raise OtherRunError(
                 f"{subject.where}: its tokens are not those of the sweep; give the tokenizer and the options that the "
                 "run was made with"
             )

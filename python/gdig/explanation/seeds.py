@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gdig.data.show import row_text
-from gdig.errors import ConfigError
+from gdig.errors import ConfigError, NeedsError
 from gdig.explanation.facts import SeedExplanation, SeedHelp
 from gdig.selection.finished_run import FinishedRun
 from gdig.selection.seed_agreement import seed_agreement
@@ -27,7 +27,7 @@ def explain_seeds(run: FinishedRun, seeds: Sequence[int]) -> list[SeedExplanatio
         return []
     n = run.sweep.survey.n_seeds
     if not run.config.gradients:
-        raise ConfigError("seed: expected a run with influence, but this run has none (gradients=False)")
+        raise NeedsError("seed: expected a run with influence, but this run has none (gradients=False)")
     for seed in seeds:
         if not 0 <= seed < n:
             raise ConfigError(f"seed {seed}: expected a seed of the run, 0 to {n - 1}")

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Iterator
 
 from rich.text import Text
 
-from gdig.data.show import shortened, visible
+from gdig.control_characters import visible
+from gdig.data.show import shortened
 from gdig.explanation.facts import NEAR, Facts, NearRow, Piece, Place, RowExplanation, SeedExplanation
 
 _WIDTH = 160

@@ -22,7 +22,7 @@ import torch
 
 from gdig.config.config import Config
 from gdig.distributed.ranks import Ranks
-from gdig.errors import ModelError
+from gdig.errors import MemoryShortError, NotFiniteError
 from gdig.influence.factors import Factors
 from gdig.influence.gauss_newton import GaussNewton, Vector
 from gdig.influence.inverse import Inverse, damping
@@ -145,7 +145,7 @@ def solve(
                 searches[i].advance(q, inverses, config.cg_tolerance)
             except FloatingPointError:
                 n = searches[i].iterations
-                raise ModelError(
+                raise NotFiniteError(
                     f"{names[i]}: iteration {n} of its conjugate gradients is not finite; check the seed, or raise "
                     f"damping_factor={config.damping_factor:g}"
                 ) from None
@@ -178,7 +178,7 @@ def seeds_at_once(model: Model, ranks: Ranks) -> int:
             continue
         free //= 2 * (1 if device.type == "cuda" else ranks.local_world)
         if needed > free:
-            raise ModelError(
+            raise MemoryShortError(
                 f"inversion: cg needs {needed / 2**30:.3g} GiB of {device} for one seed ({_VECTORS} numbers of "
                 f"{width} bytes a weight), but half of the free memory is {free / 2**30:.3g} GiB; choose fewer layers "
                 "with filter_modules, or inversion=ekfac"

@@ -24,7 +24,7 @@ from gdig.config.config import Config
 from gdig.data.tokens import Example
 from gdig.distributed.ranks import Ranks
 from gdig.distributed.tensors import Exchange
-from gdig.errors import ModelError
+from gdig.errors import NotFiniteError
 from gdig.influence.curvature_resume import CurvatureResume
 from gdig.influence.expert_moments import ExpertMoments, Totals
 from gdig.influence.factors import Factors, eigenbasis
@@ -164,7 +164,7 @@ class CurvatureFit:
         finite, totals, seen = self._sum_moments(layers, owners, partition)
         self.report = CurvatureReport(int(finite.sum()), int(self._lengths[finite].sum()), int((~finite).sum()))
         if self.report.examples == 0:
-            raise ModelError(
+            raise NotFiniteError(
                 f"fit: expected rows with a finite loss, but none of the {len(finite)} rows of the sample has one; "
                 "check the model's weights"
             )

@@ -80,8 +80,14 @@ class CurvatureResume:
     def report_of(self, layers: Sequence[str]) -> CurvatureReport | None:
         """Return the report of a partition that an earlier start has completed. Rank 0 calls this."""
         file = self.partition(layers)
-        content = file.read() if file is not None else None
-        return CurvatureReport(*map(int, content[0]["report"])) if content is not None else None
+        if file is None or (content := file.read()) is None:
+            return None
+        try:
+            content[0].shaped(report="int 3")
+        except StoreError as error:
+            file.discard(str(error))
+            return None
+        return CurvatureReport(*map(int, content[0]["report"]))
 
 
 class PartitionResume:
@@ -104,14 +110,19 @@ class PartitionResume:
         """Read the factors of a layer; None if no earlier start has kept them."""
         if self._folder is None or (content := (file := self._file(layer.name)).read()) is None:
             return None
-        tensors, metadata = content
         try:
+<<<<<<< HEAD
             values: dict[str, Any] = {name: torch.from_numpy(array).to(layer.device) for name, array in tensors.items()}
             values |= {name: int(metadata[name]) for name in ("tokens", "examples", "seen")}
             values |= {name: metadata[name] == "1" for name in ("reduce", "shared")}
             return Factors(corrected=None, **values)
         except (KeyError, TypeError, ValueError, StoreError) as error:
             file.discard(f"{file.path}: holds no factors ({error!r})")
+=======
+            return Factors.of(file.path, *content, layer)
+        except StoreError as error:
+            file.discard(str(error))
+>>>>>>> main
             return None
 
     def keep(self, layer: Layer, f: Factors) -> None:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
+from numpy.typing import NDArray
 
-from gdig.errors import ModelError
-from gdig.store.tensor_file import CheckedFile
+from gdig.errors import NotFiniteError, StoreError
+from gdig.model.layers import Layer
+from gdig.store.tensor_file import CheckedFile, Named
 
 WIDE = 1024
 """Width from which on a factor is factored in its own dtype."""
@@ -60,24 +65,36 @@ class Factors:
         file.write(tensors, {"layer": layer, **{name: str(value) for name, value in counts.items()}})
 
     @classmethod
-    def load(cls, file: CheckedFile, device: torch.device) -> Factors:
-        """Read a file of `save`.
+    def load(cls, file: CheckedFile, layer: Layer) -> Factors:
+        """Read the file of a layer that `save` wrote.
 
         Raises:
-            StoreError: when it is missing or damaged, of something else, or holds no curvature.
+            StoreError: when it is missing or damaged, of something else, or holds no curvature of this layer.
         """
-        arrays, metadata = file.read()
-        corrected = {"corrected": "O J"} if "corrected" in arrays else {}
-        arrays.shaped(q_a="J J", q_s="O O", l_a="J", l_s="O", **corrected)
-        tensors = {name: torch.tensor(array).to(device) for name, array in arrays.items()}
+        return cls.of(file.path, *file.read(), layer)
+
+    @classmethod
+    def of(cls, path: Path, arrays: Named[NDArray[Any]], metadata: Named[str], layer: Layer) -> Factors:
+        """Make the curvature of a layer of the content of the file `path`.
+
+        Raises:
+            StoreError: when it is no curvature of this layer.
+        """
+        corrected = {"corrected": "float O J"} if "corrected" in arrays else {}
+        shapes = {"q_a": "float J J", "q_s": "float O O", "l_a": "float64 J", "l_s": "float64 O", **corrected}
+        arrays.shaped({"J": layer.width, "O": layer.out_features}, **shapes)
+        counts = [metadata[name] for name in ("tokens", "examples")]
+        if not all(re.fullmatch(r"[1-9][0-9]{0,17}", count) for count in counts):
+            raise StoreError(f"{path}: tokens and examples: expected whole numbers of at least 1, got {counts}")
+        tensors = {name: torch.tensor(arrays[name]).to(layer.device) for name in shapes}
         return cls(
             q_a=tensors["q_a"],
             q_s=tensors["q_s"],
             l_a=tensors["l_a"],
             l_s=tensors["l_s"],
             corrected=tensors.get("corrected"),
-            tokens=int(metadata["tokens"]),
-            examples=int(metadata["examples"]),
+            tokens=int(counts[0]),
+            examples=int(counts[1]),
             reduce=metadata["reduce"] == "1",
             seen=int(metadata["seen"]),
             shared=metadata["shared"] == "1",
@@ -103,7 +120,7 @@ def eigenbasis(x: torch.Tensor, layer: str) -> tuple[torch.Tensor, torch.Tensor]
         ModelError: if a number of x is not finite.
     """
     if not bool(torch.isfinite(x).all()):
-        raise ModelError(
+        raise NotFiniteError(
             f"{layer}: expected finite sums over the sample, but the sum of its inputs or gradients is not finite; "
             "check the model's weights, or set precision=float32"
         )

@@ -11,7 +11,7 @@ from gdig.config.config import Config
 from gdig.config.layer_choice import parse_layers
 from gdig.data.rendering import rendered_otherwise
 from gdig.data.tokens import Example
-from gdig.errors import RunError
+from gdig.errors import OtherRunError
 from gdig.influence.curvature import CurvatureFit
 from gdig.influence.curvature_resume import CurvatureResume
 from gdig.influence.factors import Factors
@@ -114,7 +114,7 @@ def fit_curvature_on_ranks(work: Workspace, origin: str, token_batch_size: int |
         The report on the sample. The seeds read the files, so that the factors are in memory one layer at a time.
     """
     config, ranks, model, layout = work.config, work.ranks, work.model, work.layout
-    examples, rows = work.sample("curvature", config.fit_rows)
+    examples, rows = work.fit_sample
     if token_batch_size is not None:  # the bits depend on it, so every start takes the same
         config = config.with_options(token_batch_size=token_batch_size)
     plan = plan_fit(model, examples, config, ranks)
@@ -219,7 +219,7 @@ def _seed_files(work: Workspace, origin: str) -> SeedFiles:
 def check_dtype(work: Workspace, dtype: str) -> None:
     """Raise RunError if the model has another dtype than the fit."""
     if dtype != str(work.model.dtype):
-        raise RunError(
+        raise OtherRunError(
             f"precision={work.config.precision}: expected the precision of the fit, {dtype}, but the model is "
             f"{work.model.dtype}; set precision={dtype.removeprefix('torch.')}"
         )
@@ -232,7 +232,7 @@ def read_curvature(work: Workspace, origin: str) -> Iterator[Factors]:
         StoreError: if a file is missing or damaged, or of something else.
     """
     for layer in work.model.layers:
-        yield Factors.load(work.layout.checked(work.layout.curvature(layer.name), origin), layer.device)
+        yield Factors.load(work.layout.checked(work.layout.curvature(layer.name), origin), layer)
 
 
 def _print_report(work: Workspace, seeds: list[Example], report: SeedReport) -> None:

@@ -26,7 +26,7 @@ import torch
 from gdig.config.config import Config
 from gdig.data.tokens import Example
 from gdig.distributed.ranks import Ranks
-from gdig.errors import ModelError
+from gdig.errors import NotFiniteError
 from gdig.influence.curvature import with_ones
 from gdig.model.batch_runner import BatchRunner
 from gdig.model.batch_size import resolve_token_batch_size, typical_length
@@ -109,7 +109,7 @@ class GaussNewton:
             n_finite += int(np.isfinite(losses.numpy()[0]).sum())
             callback(len(batch.rows))
         if n_finite == 0:
-            raise ModelError(
+            raise NotFiniteError(
                 f"fit: no row of the cg_rows has a finite loss ({self.rows} rows); check the model's weights"
             )
         for p, total in zip(directions, sums, strict=True):

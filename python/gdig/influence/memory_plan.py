@@ -15,7 +15,7 @@ import torch
 from gdig.config.config import Config
 from gdig.data.tokens import Example
 from gdig.distributed.ranks import Ranks
-from gdig.errors import ModelError
+from gdig.errors import MemoryShortError
 from gdig.influence.factors import WIDE
 from gdig.model.batch_size import (
     LEAST_TOKENS,
@@ -156,7 +156,7 @@ def plan_memory(
     if chosen is None:
         held = max(least, longest) * tokens.a_token()
         needed = fixed + max(_sum(sizes[index] for index in group).beside(held) for group in groups)
-        raise ModelError(
+        raise MemoryShortError(
             f"the fit needs {needed / 2**30:.3g} GiB for one example of {longest} tokens and the sums of its widest "
             f"layers, but may plan {max(0, limit or 0) / 2**30:.3g} GiB (60 % of the free memory); lower max_length, "
             "free memory, or choose fewer or narrower layers with filter_modules"

@@ -6,14 +6,16 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from gdig.config.config import Config
 from gdig.data.tokens import Example
 from gdig.distributed.ranks import Ranks
-from gdig.errors import ModelError
+from gdig.errors import NotFiniteError
 from gdig.influence.conjugate_gradients import seeds_at_once, solve
 from gdig.influence.curvature import with_ones
 from gdig.influence.gauss_newton import GaussNewton, Vector
@@ -24,10 +26,12 @@ from gdig.influence.seed_plan import make_groups
 from gdig.influence.seeds_resume import PartitionSeeds
 from gdig.model.batches import make_batches
 from gdig.model.causal_model import Model
+from gdig.model.layers import Layer
 from gdig.model.partition_pass import PartitionPass
 from gdig.model.places import Places
 from gdig.philox import stream_key
 from gdig.progress import Bar
+from gdig.store.tensor_file import Named
 
 _PROBE_SEEDS = 32
 """Seeds whose factored and exact scores are compared, evenly spread. An exact score costs a dense product a layer."""
@@ -66,14 +70,37 @@ class PreconditionedSeed:
 
     @classmethod
     def of(
-        cls, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str], devices: Sequence[torch.device]
+        cls, arrays: Named[NDArray[Any]], metadata: Mapping[str, str], layers: Sequence[Layer]
     ) -> PreconditionedSeed:
-        """Make a seed of the content of a file. `devices`: the device of each layer."""
+        """Make a seed of the content of a file.
+
+        Raises:
+            StoreError, ValueError: if it is no seed in these layers.
+        """
+        factors = []
+        for i, layer in enumerate(layers):
+            shapes = {f"u{i}": "float O r", f"v{i}": "float J r"}
+            arrays.shaped({"O": layer.out_features, "J": layer.width}, **shapes)
+            u, v = (torch.tensor(arrays[name]).to(layer.device) for name in shapes)
+            factors.append((u, v))
+        arrays.shaped({"layers": len(layers)}, scores="float64 layers 2 rows")
         facts = json.loads(metadata["facts"])
-        tensors = {name: torch.tensor(array) for name, array in arrays.items()}
-        factors = [(tensors[f"u{i}"].to(device), tensors[f"v{i}"].to(device)) for i, device in enumerate(devices)]
+        if not (isinstance(facts, dict) and are_facts(facts, len(layers))):
+            raise ValueError(f"facts: got {metadata['facts'][:80]}")
         search = tuple(facts["search"]) if facts["search"] else None
-        return cls(facts["loss"], factors, facts["energy"], tensors["scores"].numpy(), search)
+        return cls(facts["loss"], factors, facts["energy"], np.array(arrays["scores"]), search)
+
+
+def are_facts(facts: Mapping[str, Any], layers: int) -> bool:
+    """Whether a JSON object has the loss, the energies and the search of a seed in so many layers."""
+    energy, search = facts.get("energy"), facts.get("search")
+    return (
+        isinstance(facts.get("loss"), float)
+        and isinstance(energy, list)
+        and len(energy) == layers
+        and all(isinstance(share, (int, float)) for share in energy)
+        and (search is None or (isinstance(search, list) and [type(x) for x in search] == [int, float, bool]))
+    )
 
 
 class SeedPreconditioner:
@@ -191,7 +218,7 @@ class SeedPreconditioner:
         """Return the seeds among `numbers` that an earlier start has done."""
         if resume is None:
             return {}
-        decode = partial(PreconditionedSeed.of, devices=[layer.device for layer in self._layers])
+        decode = partial(PreconditionedSeed.of, layers=self._layers)
         loaded = {number: resume.load(number, decode) for number in numbers}
         return {number: seed for number, seed in loaded.items() if seed is not None}
 
@@ -247,7 +274,7 @@ class SeedPreconditioner:
         losses = self._gradients.run(batch, convert)[torch.from_numpy(order)].tolist()
         for number, loss in zip(numbers, losses, strict=True):
             if not np.isfinite(loss):
-                raise ModelError(
+                raise NotFiniteError(
                     f"{self._where(number)}: expected a finite loss, but its loss is {loss}; check the seed and the "
                     "model's weights"
                 )
@@ -256,7 +283,7 @@ class SeedPreconditioner:
     def _set_layer(self, number: int, seed: PreconditionedSeed, index: int, form: LowRank) -> None:
         u, v, energy = form
         if not bool(torch.isfinite(u).all() & torch.isfinite(v).all()):
-            raise ModelError(
+            raise NotFiniteError(
                 f"{self._where(number)}: expected a finite gradient, but its gradient at "
                 f"{self._layers[index].name} is not finite; check the seed and the model's weights"
             )

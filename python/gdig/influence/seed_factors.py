@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,18 +15,19 @@ from gdig.config.config import Config
 from gdig.data.tokens import Example
 from gdig.distributed.ranks import Ranks
 from gdig.distributed.tensors import Exchange
+from gdig.errors import StoreError
 from gdig.influence.conjugate_gradients import shifts
 from gdig.influence.factors import Factors
 from gdig.influence.gauss_newton import GaussNewton
 from gdig.influence.inverse import Inverse
 from gdig.influence.low_rank_error import compare
-from gdig.influence.precondition import PreconditionedSeed, SeedPreconditioner
+from gdig.influence.precondition import PreconditionedSeed, SeedPreconditioner, are_facts
 from gdig.influence.seeds_resume import SeedsResume
 from gdig.model.causal_model import Model
 from gdig.model.layers import Layer
 from gdig.progress import Progress
 from gdig.run.record import SeedReport
-from gdig.store.tensor_file import CheckedFile, damage_of
+from gdig.store.tensor_file import CheckedFile, check_offsets, damage_of
 
 
 @dataclass
@@ -58,16 +61,27 @@ class SeedFactors:
         )
 
     @classmethod
-    def load(cls, file: CheckedFile, device: torch.device) -> SeedFactors:
-        """Read a file of `save`.
+    def load(cls, file: CheckedFile, layer: Layer) -> SeedFactors:
+        """Read the file of a layer that `save` wrote.
 
         Raises:
-            StoreError: when it is missing or damaged, of something else, or holds no factors.
+            StoreError: when it is missing or damaged, of something else, or holds no factors of this layer.
         """
+<<<<<<< HEAD
         arrays, metadata = file.read()
         arrays.shaped(u="O C", v="J C", column_offsets="offsets", energy="S")
         u, v, offsets = (torch.tensor(arrays[name]) for name in ("u", "v", "column_offsets"))
         return cls(u.to(device), v.to(device), offsets, np.array(arrays["energy"]), float(metadata["share"]))
+=======
+        arrays, _ = file.read()
+        shapes = {"u": "float O C", "v": "float J C", "column_offsets": "int64 offsets", "energy": "float64 S"}
+        sizes = arrays.shaped({"O": layer.out_features, "J": layer.width}, **shapes)
+        check_offsets(file.path, "column_offsets", arrays["column_offsets"], sizes["C"])
+        if sizes["offsets"] != sizes["S"] + 1:
+            raise StoreError(f"{file.path}: expected offsets of {sizes['S']} seeds, got {sizes['offsets'] - 1}")
+        u, v, offsets = (torch.tensor(arrays[name]) for name in ("u", "v", "column_offsets"))
+        return cls(u.to(layer.device), v.to(layer.device), offsets, np.array(arrays["energy"]))
+>>>>>>> main
 
 
 class SeedFiles(Sequence[SeedFactors]):
@@ -93,7 +107,7 @@ class SeedFiles(Sequence[SeedFactors]):
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         layer = self._layers[index]
-        return SeedFactors.load(self._file(layer.name), layer.device)
+        return SeedFactors.load(self._file(layer.name), layer)
 
     def write(self, index: int, factors: SeedFactors) -> None:
         """Write the file of a layer."""
@@ -158,7 +172,8 @@ def precondition_seeds(
         bar = ranks.shared_bar(own_bar)
         for partition in partitions:
             own_resume = None if resume is None else resume.of_partition([model.layers[i].name for i in partition])
-            finished = own_resume.facts() if own_resume and files and files.complete(partition) else None
+            sound = partial(_are_facts, seeds=len(seeds), layers=len(partition))
+            finished = own_resume.facts(sound) if own_resume and files and files.complete(partition) else None
             facts = ranks.gather(finished if ranks.main else None, bar)[0]
             curvature = islice(remaining, len(partition))
             if facts is not None:
@@ -242,6 +257,26 @@ def _facts(seed: PreconditionedSeed) -> dict:
         "scores": seed.scores.tolist(),
         "search": seed.search,
     }
+
+
+def _are_facts(value: Any, seeds: int, layers: int) -> bool:
+    """Whether a JSON value has the facts of so many seeds in so many layers."""
+
+    def has_numbers(facts: dict[str, Any]) -> bool:
+        columns, scores = facts.get("columns"), facts.get("scores")
+        if not isinstance(columns, list) or len(columns) != layers or not all(type(n) is int for n in columns):
+            return False
+        try:
+            shape = np.array(scores, dtype=np.float64).shape
+        except (TypeError, ValueError):
+            return False
+        return len(shape) == 3 and shape[:2] == (layers, 2)
+
+    return (
+        isinstance(value, list)
+        and len(value) == seeds
+        and all(isinstance(facts, dict) and are_facts(facts, layers) and has_numbers(facts) for facts in value)
+    )
 
 
 def _join_layers(

@@ -8,10 +8,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, cast
+
+from numpy.typing import NDArray
 
 from gdig.errors import StoreError
 from gdig.store.resume_file import Pace, ResumeFile, Tensors
+from gdig.store.tensor_file import Named
 
 Seed = TypeVar("Seed")
 
@@ -63,7 +66,7 @@ class PartitionSeeds:
         self._made_from = {"origin": origin, "layers": digest}
         self._unsaved: dict[int, Content] = {}
 
-    def load(self, number: int, decode: Callable[[Tensors, dict[str, str]], Seed]) -> Seed | None:
+    def load(self, number: int, decode: Callable[[Named[NDArray[Any]], Named[str]], Seed]) -> Seed | None:
         """Read a seed; None if no earlier start has kept it.
 
         Args:
@@ -75,8 +78,8 @@ class PartitionSeeds:
             return None
         try:
             return decode(*content)
-        except (KeyError, ValueError, TypeError, StoreError) as error:
-            file.discard(f"{file.path}: holds no seed of these layers ({error!r})")
+        except (ValueError, RecursionError, StoreError) as error:
+            file.discard(f"{file.path}: holds no seed of these layers ({error})")
             return None
 
     def keep(self, number: int, seed: Content, *, now: bool = False) -> None:
@@ -102,10 +105,22 @@ class PartitionSeeds:
         for path in self._folder.glob("[0-9]*.safetensors"):
             path.unlink(missing_ok=True)
 
-    def facts(self) -> list[dict[str, Any]] | None:
-        """Return the facts of a partition that an earlier start has completed. Rank 0 calls this."""
-        content = self._partition.read()
-        return None if content is None else json.loads(content[1]["facts"])
+    def facts(self, are_sound: Callable[[Any], bool]) -> list[dict[str, Any]] | None:
+        """Return the facts of a partition that an earlier start has completed. Rank 0 calls this.
+
+        Args:
+            are_sound: whether a JSON value is the facts of all seeds.
+        """
+        if (content := self._partition.read()) is None:
+            return None
+        try:
+            facts = json.loads(content[1].get("facts", "null"))
+        except (ValueError, RecursionError):
+            facts = None
+        if are_sound(facts):
+            return cast("list[dict[str, Any]]", facts)
+        self._partition.discard(f"{self._partition.path}: holds no facts of these seeds")
+        return None
 
     @property
     def _partition(self) -> ResumeFile:

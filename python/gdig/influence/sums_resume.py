@@ -77,6 +77,8 @@ class SumsResume:
             everywhere = set.intersection(*map(set, self._ranks.gather(sorted(self._rounds() - refused))))
             first = max(everywhere, default=0)
             content = self._read(self._stem("totals", first)) if first else None
+            if content is not None and not self._fits(self._stem("totals", first), content, sums, finite):
+                content = None
             if all(self._ranks.gather(not first or content is not None)):
                 break
             refused.add(first)
@@ -93,8 +95,8 @@ class SumsResume:
         if self._folder is None:
             return 0
         for n_batches in sorted(self._numbers(f"group-{group}"), reverse=True):
-            content = self._read(self._stem(f"group-{group}", n_batches))
-            if content is not None:
+            content = self._read(stem := self._stem(f"group-{group}", n_batches))
+            if content is not None and self._fits(stem, content, sums, finite, whole=True):
                 for number, total in enumerate(sums):
                     total.copy_(torch.from_numpy(content[str(number)]))
                 finite |= content["finite"].astype(bool)
@@ -142,8 +144,9 @@ class SumsResume:
     def _numbers(self, kind: str) -> set[int]:
         """The numbers of batches or groups of which complete files of a kind are there."""
         assert self._folder is not None
-        pattern = f"{self._prefix}{self._name}-{kind}-*-end.safetensors"
-        return {int(path.name.split("-")[-2]) for path in self._folder.glob(pattern)}
+        start, end = f"{self._prefix}{self._name}-{kind}-", "-end.safetensors"
+        numbers = (path.name[len(start) : -len(end)] for path in self._folder.glob(f"{start}*{end}"))
+        return {int(number) for number in numbers if re.fullmatch(r"[1-9][0-9]{0,8}", number)}
 
     @property
     def _prefix(self) -> str:
@@ -160,17 +163,40 @@ class SumsResume:
         """Read the files of one state; remove them and return None if one of them cannot be used."""
         content: Tensors = {}
         end = self._file(f"{stem}-end").read()
-        names = [f"{stem}-{chunk}" for chunk in range(int(end[1]["chunks"]))] if end else []
+        chunks = end[1].get("chunks", "") if end else "0"
+        if not re.fullmatch(r"[0-9]{1,6}", chunks):
+            end, chunks = None, "0"
+        names = [f"{stem}-{chunk}" for chunk in range(int(chunks))]
         for name in names:
             chunk = self._file(name).read()
             if chunk is None:
                 end = None
                 break
             content |= chunk[0]
-        if end is None:
+        if end is None or "finite" not in end[0]:
             self._remove_stem(stem)
             return None
         return {**content, "finite": end[0]["finite"]}
+
+    def _fits(
+        self,
+        stem: str,
+        content: Tensors,
+        sums: Sequence[torch.Tensor],
+        finite: NDArray[np.bool_],
+        *,
+        whole: bool = False,
+    ) -> bool:
+        """Whether the files of a state hold sums of these shapes, and of all of them where `whole`; else discard it."""
+        expected = {"finite": (finite.shape, "uint8")}
+        expected |= {str(n): (tuple(total.shape), str(total.dtype).partition(".")[2]) for n, total in enumerate(sums)}
+        fits = (not whole or content.keys() == expected.keys()) and all(
+            expected.get(name) == (array.shape, array.dtype.name) for name, array in content.items()
+        )
+        if not fits:
+            self._file(f"{stem}-end").discard(f"{self._folder}: {stem}: holds other sums than those of this fit")
+            self._remove_stem(stem)
+        return fits
 
     def _write(self, kind: str, number: int, tensors: Mapping[int, torch.Tensor], finite: NDArray[np.bool_]) -> None:
         """Write one state: its tensors in chunks, and then a last file that makes it complete."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -40,16 +41,23 @@ def load_labels(directory: str | Path) -> tuple[NDArray[np.int32], NDArray[np.fl
     return np.concatenate(labels), np.concatenate(distances)
 
 
-def label_damage(store: SketchStore, n_rows: int, directory: str | Path, kmeans: KMeans | None) -> dict[int, Damage]:
-    """Read the label files of a store of `n_rows` rows, and return what is wrong, by shard.
+def label_damage(
+    store: SketchStore, n_rows: int, directory: str | Path, kmeans: KMeans | None
+) -> tuple[dict[int, Damage], list[int]]:
+    """Read the label files of a store of `n_rows` rows.
 
     A file is compared with its checksum, its shard and the centroids, as far as these are there: without its shard,
     with the centroids alone; without `kmeans`, with its shard alone. A kernel that rounds in another way may have made
     it.
+
+    Returns:
+        What is wrong with those that are there, by shard; and the shards that have none.
     """
     centroids, unit_normalize = (kmeans.cluster_centers_, kmeans.unit_normalize) if kmeans else (None, False)
     damage = _native.kmeans_label_damage(store._native, n_rows, centroids, unit_normalize, directory)
-    return {shard: Damage(*cast(Any, what)) for shard, what in damage}
+    present = [int(path.stem) for path in Path(directory).glob("*.safetensors") if re.fullmatch(r"[0-9]+", path.stem)]
+    absent = sorted(set(range(-(-n_rows // store.rows_per_shard))).difference(present))
+    return {shard: Damage(*cast(Any, what)) for shard, what in damage}, absent
 
 
 def as_int32(labels: NDArray[np.uint32]) -> NDArray[np.int32]:

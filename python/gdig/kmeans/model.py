@@ -53,7 +53,8 @@ class KMeans(Estimator):
     - a C-contiguous array or memmap [n, d] of float16, float32 or float64. float64 is rounded to float32.
     - anything else that NumPy makes such an array of: a list, a DataFrame, integers, another order. This takes a copy.
 
-    Other rows are converted block by block, so memory holds no converted copy of all rows.
+    Other rows are converted block by block, so memory holds no converted copy of all rows. The attributes are there
+    after :meth:`fit`.
 
     Args:
         n_clusters: K, at most the number of valid rows.
@@ -71,7 +72,7 @@ class KMeans(Estimator):
             kernel of the machine that rounds no more than the rows are rounded. Float32 and float64 rows need float32,
             float16 and bfloat16 rows need bfloat16, and int8 rows need int8.
 
-    Attributes (after :meth:`fit`):
+    Attributes:
         cluster_centers_: [K, d] float32.
         inertia_: the sum over the training rows of the squared distance to the nearest of `cluster_centers_`.
         n_iter_: the number of iterations.
@@ -322,7 +323,7 @@ class KMeans(Estimator):
         """
         tensors, metadata = read_tensors(path, made_from)
         try:
-            k = tensors.shaped(centroids="K d", counts="K")["K"]
+            k = tensors.shaped(centroids="float32 K d", counts="int K")["K"]
             fitted = json.loads(metadata["kmeans"])
             model = cls(**fitted["parameters"])
             model.cluster_centers_, model.counts_ = tensors["centroids"], tensors["counts"]

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from gdig.data.tokens import Example
-from gdig.errors import ModelError
+from gdig.errors import MemoryShortError
 from gdig.model.batches import Batch, make_batches
 from gdig.progress import Progress
 
@@ -79,7 +79,7 @@ class BatchRunner(Generic[Key]):
                     f"out of memory at one example of {length} tokens: gradient_checkpointing is on now"
                 )
                 return True
-            raise ModelError(
+            raise MemoryShortError(
                 f"one example of {length} tokens does not fit the memory of {self._device}; "
                 "lower max_length, or choose fewer layers with filter_modules"
             )

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from gdig.errors import ModelError
+from gdig.errors import LayerError
 from gdig.model.batch_runner import trial_batch
 from gdig.model.batches import Batch
 from gdig.model.causal_model import Model
@@ -159,7 +159,7 @@ class GradientPass:
                 predictors.backward(gradient)
         missing = [layer.name for i, layer in enumerate(self.model.layers) if i not in self._reached]
         if missing:
-            raise ModelError(f"filter_modules: no gradient reaches {', '.join(missing)}; leave these out")
+            raise LayerError(f"filter_modules: no gradient reaches {', '.join(missing)}; leave these out")
         return losses.float()
 
     def _run_compiled(
@@ -246,6 +246,7 @@ class GradientPass:
 
         def hook(index: int) -> Callable:
             def give(a: torch.Tensor, gradient: torch.Tensor) -> None:
+<<<<<<< HEAD
                 # Looked at here, because calls that no gradient reaches do not count: DoRA passes an identity matrix
                 # through its matrices to know their norm.
                 if index not in self._reached and not sees_all(a, shape):
@@ -253,6 +254,18 @@ class GradientPass:
                         f"{self.model.layers[index].name}: sees {a.shape[:-1].numel()} of the batch's "
                         f"{shape[0] * shape[1]} tokens, or sees them in another order (a routed expert?); expected a "
                         "layer that sees all; leave it out with filter_modules"
+=======
+                name = self.model.layers[index].name
+                if index in self._reached:
+                    raise LayerError(f"{name}: is used twice in a pass; leave it out")
+                # Looked at here, because calls that no gradient reaches do not count: DoRA passes an identity matrix
+                # through its matrices to know their norm.
+                if not sees_all(a, shape):
+                    raise LayerError(
+                        f"{name}: sees {a.shape[:-1].numel()} of the batch's {shape[0] * shape[1]} tokens, or sees "
+                        "them in another order (a routed expert?); expected a layer that sees all; leave it out with "
+                        "filter_modules"
+>>>>>>> main
                     )
                 self._reach(index)
                 a, d = a.flatten(0, -2), gradient.flatten(0, -2)

@@ -9,7 +9,7 @@ from dataclasses import replace
 from torch import nn
 
 from gdig.config.layer_choice import default_layers, parse_layers
-from gdig.errors import ModelError
+from gdig.errors import LayerError
 from gdig.model.experts import as_experts
 from gdig.model.layer_names import block_of, is_expert, is_mlp, is_router, without_numbers
 from gdig.model.layers import Layer, as_layer
@@ -53,14 +53,14 @@ def choose_layers(
     if filter_modules is not None:
         chosen = [layer for layer in chosen if re.search(filter_modules, layer.name)]
         if not chosen:
-            raise ModelError(
+            raise LayerError(
                 f"filter_modules: {filter_modules!r} matches no linear layer; there are: {_shown(linears)}"
             )
     if layers is not None or filter_modules is None:
         names = _names_by_choice(model, linears, trial, layers, adapter)
         chosen = [layer for layer in chosen if layer.name in names]
         if not chosen:
-            raise ModelError(
+            raise LayerError(
                 f"layers={layers!r} and filter_modules={filter_modules!r} choose no common layer; leave one of the two "
                 "out"
             )
@@ -74,7 +74,7 @@ def _text_layers(model: nn.Module, trial: Trial, head: nn.Module | None) -> list
         skipped.update(part.modules())
     linears = [layer for layer in all_layers(model, trial) if layer.module not in skipped]
     if not linears:
-        raise ModelError(f"{type(model).__name__}: has no linear layers (nn.Linear or Conv1D) to take gradients of")
+        raise LayerError(f"{type(model).__name__}: has no linear layers (nn.Linear or Conv1D) to take gradients of")
     return linears
 
 
@@ -124,7 +124,7 @@ def _names_by_choice(
     if order:
         candidates = [layer for layer in candidates if block_of(layer.name) in order]
     elif layers is not None and choice.upper < 1:
-        raise ModelError(
+        raise LayerError(
             f"layers={layers!r}: {type(model).__name__} has no numbered blocks; choose with filter_modules"
         )
     mlps = {layer.name for layer in candidates if is_mlp(layer.name, modules)}
@@ -140,19 +140,19 @@ def _names_by_choice(
     if kind != "attention":
         _require_descriptions(model, trial, usable, blocks)
     if not usable:
-        raise ModelError(_nothing_chosen(model, linears, of_kind, trial, layers or choice.kind, adapter))
+        raise LayerError(_nothing_chosen(model, linears, of_kind, trial, layers or choice.kind, adapter))
     return {layer.name for layer in usable}
 
 
 def _require_descriptions(model: nn.Module, trial: Trial, usable: Sequence[Layer], blocks: Sequence[str]) -> None:
-    """Raise ModelError when a block from the lowest usable layer on has fused experts that have no description."""
+    """Raise LayerError when a block from the lowest usable layer on has fused experts that have no description."""
     lowest = min((blocks.index(block) for layer in usable if (block := block_of(layer.name)) in blocks), default=0)
     for name in _experts(model):
         module = model.get_submodule(name)
         if block_of(f"{name}.") in blocks[lowest:] and trial.called(module) and as_layer(name, module) is None:
             experts = as_experts(name, module)
             if experts is None or trial.use(module).why_not is not None:
-                raise ModelError(
+                raise LayerError(
                     f"{type(model).__name__}: gdig cannot take gradients of its experts ({without_numbers(name)}): "
                     "expected the interface of transformers 5 (gate_up_proj and down_proj with one matrix an expert, "
                     "not quantized), and every token in one call; choose layers=attention, or the other layers with "
@@ -239,7 +239,7 @@ def _paper_layers(model: nn.Module, linears: list[Layer]) -> list[Layer]:
     name = PAPER_BLOOM if any(layer.name.endswith(PAPER_BLOOM) for layer in linears) else PAPER_LLAMA
     projections = [layer for layer in linears if layer.name.endswith(name)]
     if not projections:
-        raise ModelError(
+        raise LayerError(
             f"preset paper: {type(model).__name__}: expected {PAPER_LLAMA!r} or {PAPER_BLOOM!r} layers, found neither; "
             "choose layers with filter_modules"
         )

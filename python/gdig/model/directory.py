@@ -8,7 +8,7 @@ from pathlib import Path
 from transformers import AutoConfig
 
 from gdig.config.config import Config
-from gdig.errors import ModelError
+from gdig.errors import MissingModelError, ModelError
 from gdig.model.adapter import ADAPTER_CONFIG, base_directory, is_adapter, resized_vocabulary
 from gdig.model.hub import model_folder
 from gdig.model.rotary import rotary_switch
@@ -81,4 +81,4 @@ def has_safetensors(path: Path) -> bool:
     """
     if any(path.glob("*.safetensors")):
         return True
-    raise ModelError(f"{path}: expected weights in *.safetensors, found none (pickled weights are not loaded)")
+    raise MissingModelError(f"{path}: expected weights in *.safetensors, found none (pickled weights are not loaded)")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from huggingface_hub import constants, snapshot_download
 
-from gdig.errors import ModelError
+from gdig.errors import MissingModelError
 
 _NAME = re.compile(r"[\w.-]+/[\w.-]+")
 _FILES = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken", "*.py"]
@@ -29,9 +29,10 @@ def model_folder(name: str, option: str = "model", revision: str | None = None) 
     """
     path = Path(name)
     if path.is_dir():
+        _refuse_pipes(path, option)
         return path
     if not _NAME.fullmatch(name) or name.startswith("."):
-        raise ModelError(
+        raise MissingModelError(
             f"{option}: expected a directory in Hugging Face format, or the name of a model on the hub (org/name);"
             f" found none at {name}"
         )
@@ -39,10 +40,17 @@ def model_folder(name: str, option: str = "model", revision: str | None = None) 
         return _snapshot(name, revision, constants.HF_HUB_CACHE)
     except Exception as error:  # huggingface_hub and its HTTP client raise many kinds of errors
         reason = " ".join(str(error).split())[:_LONGEST_REASON] or type(error).__name__
-        raise ModelError(
+        raise MissingModelError(
             f"{option}: {name}: expected a directory, or a model of the Hugging Face hub, which cannot be read:"
             f" {reason}; check the name, the network and HF_HUB_OFFLINE, or download it (hf download)"
         ) from None
+
+
+def _refuse_pipes(folder: Path, option: str) -> None:
+    """Raise ModelError if a directory holds a pipe or a device: to open one may wait, or read, without an end."""
+    for path in folder.iterdir():
+        if path.exists() and not path.is_file() and not path.is_dir():
+            raise MissingModelError(f"{option}: {path}: expected a file, got something else, such as a pipe")
 
 
 @cache

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from gdig.errors import ModelError
+from gdig.errors import LayerError, ModelError
 from gdig.model.batches import Batch
 from gdig.model.causal_model import Model
 from gdig.model.device import to_device
@@ -54,7 +54,7 @@ class Linearized:
         missing = [layer.name for i, layer in enumerate(model.layers) if i not in inputs_outputs]
         if missing or not self._predictors.requires_grad:
             names = ", ".join(missing or [layer.name for layer in model.layers])
-            raise ModelError(f"filter_modules: no gradient reaches {names}; leave these out")
+            raise LayerError(f"filter_modules: no gradient reaches {names}; leave these out")
         for index in range(len(model.layers)):
             a, y = inputs_outputs[index]
             self.inputs.append(a.flatten(0, -2))
@@ -119,7 +119,7 @@ def _hooks(
             if inputs_outputs is None:
                 return _Alias.apply(y)
             if index in inputs_outputs:
-                raise ModelError(f"{model.layers[index].name}: is used twice in a pass; leave it out")
+                raise LayerError(f"{model.layers[index].name}: is used twice in a pass; leave it out")
             inputs_outputs[index] = args[0].detach().to(y.device), y
             return _Alias.apply(y)
 

@@ -26,7 +26,7 @@ from transformers.models.auto.modeling_auto import (
 from transformers.utils import logging
 
 from gdig.config.config import Config
-from gdig.errors import ConfigError, ModelError
+from gdig.errors import ConfigError, MissingPackageError, ModelError
 from gdig.model.adapter import is_adapter, require_safetensors, resize_vocabulary
 from gdig.model.causal_model import Model, wrap_model
 from gdig.model.device import resolve_device
@@ -72,7 +72,7 @@ def load_trainable(config: Config) -> nn.Module:
 def require_package(package: str, option: str, extra: str) -> None:
     """Raise ModelError when a package that `option` needs is not installed; `extra` of gdig installs it."""
     if find_spec(package) is None:
-        raise ModelError(f"{option}: needs the package {package} (pip install 'gdig[{extra}]')")
+        raise MissingPackageError(f"{option}: needs the package {package} (pip install 'gdig[{extra}]')")
 
 
 @contextmanager
@@ -172,7 +172,9 @@ def _load_adapter(path: Path, base: nn.Module, trainable: bool = False) -> nn.Mo
     try:
         from peft import PeftModel
     except ImportError as error:
-        raise ModelError(f"{path}: a PEFT adapter needs the package peft (pip install 'gdig[peft]')") from error
+        raise MissingPackageError(
+            f"{path}: a PEFT adapter needs the package peft (pip install 'gdig[peft]')"
+        ) from error
     require_safetensors(path)
     resize_vocabulary(base, path)
     return PeftModel.from_pretrained(base, path, is_trainable=trainable)

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from gdig.errors import ModelError
+from gdig.errors import ModelError, OptimizerStateError
 from gdig.model.layers import Layer
 from gdig.model.optimizer_names import canonical, parameter_names
 from gdig.store.atomic import replacing
@@ -84,7 +84,9 @@ class Adam:
         if not trained:
             return None
         if len(trained) != len(parameters):
-            raise ModelError(f"{self.file}: {layer.name}: has moments of one of weight and bias, expected both or none")
+            raise OptimizerStateError(
+                f"{self.file}: {layer.name}: has moments of one of weight and bias, expected both or none"
+            )
 
         def join(moment: Callable[[Moments], torch.Tensor]) -> torch.Tensor:
             weight = moment(trained[0])
@@ -112,7 +114,7 @@ def read_adam(folder: Path, module: nn.Module) -> Adam:
     """
     file = next((folder / name for name in FILES if (folder / name).is_file()), None)
     if file is None:
-        raise ModelError(
+        raise OptimizerStateError(
             f"{folder}: expected the optimizer's state in {', '.join(FILES)}, found none; if the state is sharded, "
             "write its moments by name with gdig.model.optimizer.save_moments"
         )
@@ -124,15 +126,17 @@ def read_adam(folder: Path, module: nn.Module) -> Adam:
     moments = {}
     for name, stored in zip(names, state, strict=True):
         if name not in shapes:
-            raise ModelError(f"{file}: {name}: the model has no such parameter; the state is of another model")
+            raise OptimizerStateError(f"{file}: {name}: the model has no such parameter; the state is of another model")
         for key, tensor in (("exp_avg", stored.m), ("exp_avg_sq", stored.v)):
             if tuple(tensor.shape) != shapes[name]:
                 got, expected = list(tensor.shape), list(shapes[name])
-                raise ModelError(f"{file}: {name}: {key}: expected the parameter's shape {expected}, got {got}")
+                raise OptimizerStateError(
+                    f"{file}: {name}: {key}: expected the parameter's shape {expected}, got {got}"
+                )
             if not bool(torch.isfinite(tensor).all()):
-                raise ModelError(f"{file}: {name}: {key}: expected finite numbers")
+                raise OptimizerStateError(f"{file}: {name}: {key}: expected finite numbers")
         if bool((stored.v < 0).any()):
-            raise ModelError(f"{file}: {name}: exp_avg_sq: expected numbers >= 0")
+            raise OptimizerStateError(f"{file}: {name}: exp_avg_sq: expected numbers >= 0")
         moments[name] = stored
     return Adam(file, moments, rate)
 
@@ -159,7 +163,9 @@ def save_moments(optimizer: torch.optim.Optimizer, model: nn.Module, path: str |
                 raise ModelError(f"expected parameters of the model, got another one, of shape {list(parameter.shape)}")
             name = names[id(parameter)]
             if not {"exp_avg", "exp_avg_sq"} <= set(state):
-                raise ModelError(f"{name}: expected Adam's exp_avg and exp_avg_sq, got {sorted(state) or 'no state'}")
+                raise OptimizerStateError(
+                    f"{name}: expected Adam's exp_avg and exp_avg_sq, got {sorted(state) or 'no state'}"
+                )
             for key in ("exp_avg", "exp_avg_sq"):
                 tensors[f"{name}.{key}"] = state[key].detach().cpu().contiguous()
             constants = {"step": int(state["step"]), "betas": list(group["betas"]), "eps": group["eps"]}
@@ -185,7 +191,7 @@ def _read_safetensors(file: Path) -> tuple[list[Moments], list[str], float]:
             ]
             return state, [canonical(name) for name in names], float(description["learning_rate"])
     except (OSError, SafetensorError, KeyError, IndexError, TypeError, ValueError) as error:
-        raise ModelError(f"{file}: cannot be read as moments by name (see save_moments): {error!r}") from None
+        raise OptimizerStateError(f"{file}: cannot be read as moments by name (see save_moments): {error!r}") from None
 
 
 def _read_torch(file: Path, module: nn.Module) -> tuple[list[Moments], list[str], float]:
@@ -196,14 +202,14 @@ def _read_torch(file: Path, module: nn.Module) -> tuple[list[Moments], list[str]
         ids = [list(group["params"]) for group in groups]
     except Exception as error:  # torch does not say which errors a damaged file raises
         text = str(error).partition("\n")[0]
-        raise ModelError(f"{file}: cannot be read as the state of a torch optimizer: {text}") from None
+        raise OptimizerStateError(f"{file}: cannot be read as the state of a torch optimizer: {text}") from None
     names = parameter_names(file, groups, ids, states, module)
     state = []
     for group, numbers, group_names in zip(groups, ids, names, strict=True):
         for number, name in zip(numbers, group_names, strict=True):
             values = states.get(number, {})
             if not {"exp_avg", "exp_avg_sq"} <= set(values):
-                raise ModelError(
+                raise OptimizerStateError(
                     f"{file}: {name}: expected Adam's exp_avg and exp_avg_sq, got {sorted(values) or 'no state'}"
                 )
             step, betas, eps = int(values.get("step", 1)), group.get("betas", (0.9, 0.999)), group.get("eps", 1e-8)

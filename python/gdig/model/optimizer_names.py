@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from gdig.errors import ModelError
+from gdig.errors import OptimizerStateError
 
 _NO_DECAY = re.compile(r"bias|layernorm|rmsnorm|(?:^|\.)norm(?:$|\.)|_norm(?:$|\.)", re.IGNORECASE)
 _WRAPPERS = re.compile(r"^(module\.|_orig_mod\.|base_model\.model\.)+")
@@ -62,7 +62,7 @@ def parameter_names(
             continue
         return [[canonical(name) for name, _ in group] for group in grouping]
     sizes = ", ".join(str(len(numbers)) for numbers in ids)
-    raise ModelError(
+    raise OptimizerStateError(
         f"{file}: numbers its parameters (groups of {sizes}), and they do not fit this model{nearest}. If the file is "
         "of this model, write its moments by name with gdig.model.optimizer.save_moments"
     )

@@ -26,4 +26,4 @@ def rotary_switch(config: Any) -> int | None:
         for values in sets
         if "longrope" in (values.get("rope_type"), values.get("type"))
     ]
-    return min((int(length) for length in lengths if length), default=None)
+    return min((int(length) for length in lengths if isinstance(length, (int, float)) and length > 0), default=None)

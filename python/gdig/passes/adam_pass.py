@@ -11,7 +11,7 @@ import torch
 
 from gdig.config.config import Config
 from gdig.data.tokens import Example
-from gdig.errors import ModelError
+from gdig.errors import NotFiniteError, OptimizerStateError
 from gdig.influence.curvature import with_ones
 from gdig.model.batch_size import CPU_TOKENS
 from gdig.model.batches import make_batches
@@ -66,7 +66,7 @@ def trained_layers(model: Model, adam: Adam) -> tuple[Model, list[Moments]]:
     trained = [(layer, moments) for layer, moments in moments_of_layers if moments is not None]
     if not trained:
         first_names = ", ".join(list(adam.moments)[:3])
-        raise ModelError(
+        raise OptimizerStateError(
             f"{adam.file}: none of the layers ({model.layers[0].name} .. {model.layers[-1].name}) was trained; it "
             f"holds moments of {len(adam.moments)} parameters ({first_names}, ...); choose layers with filter_modules"
         )
@@ -197,7 +197,7 @@ class AdamFeatures:
             if not np.isfinite(losses).all():
                 bad = int(rows[np.flatnonzero(~np.isfinite(losses))[0]])
                 loss = losses[list(rows).index(bad)]
-                raise ModelError(
+                raise NotFiniteError(
                     f"seeds: seed {bad}: its loss at this checkpoint is {loss}, expected a finite loss; check the "
                     "seed and the weights of the checkpoint"
                 )

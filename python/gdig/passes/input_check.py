@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gdig.data.check_rows import check_rows, summary_of
-from gdig.errors import CorpusError
+from gdig.errors import BadRowError
 from gdig.run.session import Workspace
 
 
@@ -21,8 +21,15 @@ def check_inputs(work: Workspace) -> None:
     pool = work.candidates
     with work.progress.stage("check", len(pool)) as bar:
         reports = check_rows(pool, work.encoder, bar.advance, stop=work.config.bad_rows == "error")
+    not_whole = sum(report.not_whole for report in reports)
+    if not_whole or not all(example.is_whole for example in work.seed_examples):
+        work.progress.warn(
+            f"the chat template leaves out the text of a turn, such as the system's, in {not_whole:,} rows of the pool"
+            f" and {sum(not example.is_whole for example in work.seed_examples):,} seeds; gdig preview shows what is"
+            " left. A training with this template does not see it either"
+        )
     bad = sum(report.bad for report in reports)
     if bad == len(pool):
         first = next(report.first_error for report in reports)
-        raise CorpusError(f"candidates: none of the {bad} rows can be used; the first: {first}")
+        raise BadRowError(f"candidates: none of the {bad} rows can be used; the first: {first}")
     work.progress.say(summary_of("candidates", reports) + (f"; {bad:,} rows cannot be used" if bad else ""))

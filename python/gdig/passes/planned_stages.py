@@ -62,7 +62,7 @@ def _fit(work: Workspace) -> list[PlannedStage]:
     if not config.gradients:
         return []
     if config.inversion != "identity" and work.run.fit.curvature is None:
-        sample = work.sample("curvature", config.fit_rows)[0]
+        sample = work.fit_sample[0]
         tokens = sum(map(len, sample))
         stages.append(PlannedStage("fit: factors", len(sample), FACTORS * tokens, tokens, partitioned=True))
         stages.append(PlannedStage("fit: eigenvectors", 1, EIGENVECTORS, partitioned=True))
@@ -84,8 +84,7 @@ def _fit(work: Workspace) -> list[PlannedStage]:
 def _sweep(work: Workspace) -> list[PlannedStage]:
     config, rows = work.config, len(work.candidates)
     fitted = work.run.done("fit") or config.inversion == "identity" or not config.gradients
-    purpose, k = ("probe", config.probe_rows) if fitted else ("curvature", config.fit_rows)
-    sample = work.sample(purpose, k)[0]
+    sample = (work.sample("probe", config.probe_rows) if fitted else work.fit_sample)[0]
     tokens = rows * sum(map(len, sample)) / len(sample)
     factor = SWEEP if config.gradients else FORWARD_SWEEP
     stages = [] if work.run.done("sweep") else [PlannedStage("sweep", rows, factor * tokens, tokens)]

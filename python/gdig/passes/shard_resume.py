@@ -44,7 +44,7 @@ class ShardResume:
             for name, column in columns.items():
                 column[rows] = tensors[name]
             done[rows] = True
-        except (IndexError, ValueError, StoreError) as error:
+        except (IndexError, TypeError, ValueError, StoreError) as error:
             self._file.discard(f"{self._file.path}: holds no rows of this shard ({error})")
             done[:] = False
         return done

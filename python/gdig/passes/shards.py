@@ -122,17 +122,13 @@ def find_missing(work: Workspace, store: SketchStore, n_rows: int) -> list[int]:
     Raises:
         StoreError: naming such a shard, if it cannot be removed.
     """
-    missing = []
     for shard, damage in store.damage(n_rows).items():
-        if damage.state != "missing":
-            work.progress.warn(f"{damage.what}; the shard is removed")
-            try:
-                store.shard_path(shard).unlink()
-            except OSError as error:
-                raise StoreError(f"{damage.what}; it cannot be removed: {error.strerror or error}") from None
-        if shard * store.rows_per_shard < n_rows:
-            missing.append(shard)
-    return missing
+        work.progress.warn(f"{damage.what}; the shard is removed")
+        try:
+            store.shard_path(shard).unlink(missing_ok=True)
+        except OSError as error:
+            raise StoreError(f"{damage.what}; it cannot be removed: {error.strerror or error}") from None
+    return store.absent(n_rows)
 
 
 def in_sweep_part(shard: int, sweep_part: str | None) -> bool:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import torch
 
-from gdig.errors import ModelError
+from gdig.errors import MemoryShortError
 from gdig.passes.encode_ahead import of_dead_worker
 
 
@@ -17,7 +17,7 @@ def torch_errors_explained(device: str) -> Iterator[None]:
     try:
         yield
     except torch.OutOfMemoryError as error:  # of a pass over one example, or of something no smaller batch helps
-        raise ModelError(
+        raise MemoryShortError(
             f"out of memory on {device}: {str(error).partition(chr(10))[0]}; lower max_length, choose fewer layers "
             "with filter_modules, or take another device"
         ) from error

@@ -17,7 +17,7 @@ from gdig.planning.trial import empty_factors
 
 _WORTH = 0.2
 """Share of the time that a change has to save to be named."""
-_FIT_ROWS = (2000, 1000, 500)
+_FIT_TOKENS = (100_000, 50_000, 25_000)
 SEEDS = 64
 """Seeds that rank a pool well."""
 _UPPER = 0.25
@@ -40,9 +40,10 @@ def cheaper_choices(expected: Expected, planner: Planner, stages: list[StagePlan
 
     if not config.gradients:
         return
-    for rows in _FIT_ROWS:
-        if rows < min(config.fit_rows, planner.pool.rows):
-            changes = list(worth(f"--fit-rows {rows}", replace(expected, config=config.with_options(fit_rows=rows))))
+    for tokens in _FIT_TOKENS:
+        if tokens < planner.pool.fit_tokens(config):
+            fewer = replace(expected, config=config.with_options(fit_tokens=tokens))
+            changes = list(worth(f"--fit-tokens {tokens}", fewer))
             yield from changes
             if changes:
                 break

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from gdig.config.config import Config
-from gdig.errors import RunError
+from gdig.errors import DiskError
 from gdig.influence.memory_plan import MemoryPlan
 from gdig.model.causal_model import Model
 from gdig.selection.methods import METHODS
@@ -96,7 +96,7 @@ def require_disk(disk: dict[str, int], done: set[str], free: int, path: Path) ->
     """
     needed = sum(size for name, size in disk.items() if _STAGES[name] not in done)
     if needed > free:
-        raise RunError(
+        raise DiskError(
             f"{path}: the run needs {needed / 2**30:.3g} GiB of disk, {free / 2**30:.3g} GiB are free; take another "
             "run_path, a smaller projection_dim, sketch_dtype=int8, or fewer layers"
         )

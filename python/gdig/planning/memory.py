@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from gdig.config.config import Config
-from gdig.errors import ModelError
+from gdig.errors import MemoryShortError
 from gdig.influence.memory_plan import MemoryParts, MemoryPlan
 from gdig.influence.sweep_plan import SweepPlan
 from gdig.model.causal_model import Model
@@ -68,7 +68,7 @@ def require_memory(passes: dict[str, MemoryParts], free: int | None) -> None:
             largest = sorted(fields(parts), key=lambda field: -getattr(parts, field.name))
             shown = [f for f in largest if f.name != "weights" and getattr(parts, f.name)][:2]
             what = " and ".join(f"{gib(getattr(parts, f.name))} of {f.name.replace('_', ' ')}" for f in shown)
-            raise ModelError(
+            raise MemoryShortError(
                 f"{name}: the pass needs {gib(needed)} of memory beside the weights ({what}), but {gib(free)} are "
                 f"free; {_ADVICE.get(name, 'lower max_length, free memory, or choose fewer layers')}"
             )
@@ -87,7 +87,7 @@ def require_weights(config: Config) -> None:
     numbers = sum(map(_numbers, _weight_files(path)))
     free = free_memory(device)
     if free is not None and numbers * dtype.itemsize > free:
-        raise ModelError(
+        raise MemoryShortError(
             f"{path}: {numbers:,} weights in {str(dtype).removeprefix('torch.')} need {gib(numbers * dtype.itemsize)} "
             f"on {device}, but {gib(free)} are free; free memory, take a smaller precision, quantization=4bit, or a "
             "smaller model"
@@ -106,6 +106,8 @@ def _weight_files(path: Path) -> list[Path]:
 
 
 def _numbers(file: Path) -> int:
+    if not file.is_file():
+        return 0
     try:
         with safe_open(file, "pt") as tensors:
             shapes = [tensors.get_slice(name).get_shape() for name in tensors.keys()]  # noqa: SIM118

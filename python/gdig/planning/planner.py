@@ -62,7 +62,7 @@ class Planner:
             self.config,
             limit=self.limit,
             longest=self.longest,
-            sample_tokens=int(min(self.pool.rows, self.config.fit_rows) * self.pool.mean_tokens),
+            sample_tokens=int(self.pool.fit_tokens(self.config)),
             host_limit=None if on_cpu or host_free is None else int(host_free * MEMORY_SHARE),
             token_memory=self.counted,
         )

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from gdig.config.config import Config
 from gdig.data.tokens import Example
-from gdig.errors import CorpusError
+from gdig.errors import BadRowError, CorpusError
 from gdig.model.batches import make_batches
 from gdig.model.causal_model import Model
 from gdig.philox import stream_key
@@ -51,6 +52,10 @@ class PoolSize:
         """Tokens a row, over all rows of the pool."""
         return self.tokens / self.rows
 
+    def fit_tokens(self, config: Config) -> float:
+        """Tokens of the sample that the curvature is fitted on."""
+        return min(self.tokens, config.fit_tokens)
+
     @property
     def longest(self) -> int:
         """Tokens of the longest row of the sample."""
@@ -83,13 +88,13 @@ def measure_pool(work: Workspace, clock: Callable[[], float], sample: int = SAMP
     seconds = clock() - begun
     errors = [row for row in encoded if isinstance(row, CorpusError)]
     if errors and work.config.bad_rows == "error":
-        raise CorpusError(
+        raise BadRowError(
             f"{errors[0]}; of {size:,} rows sampled, {len(errors):,} cannot be used, and the run would stop at the "
             "first; mend them, or leave them out with bad_rows=skip"
         )
     examples = [row for row in encoded if isinstance(row, Example)]
     if not examples:
-        raise CorpusError(f"candidates: none of the {size} rows sampled can be used; the first: {errors[0]}")
+        raise BadRowError(f"candidates: none of the {size} rows sampled can be used; the first: {errors[0]}")
     lengths = np.array([len(row) if isinstance(row, Example) else 0 for row in encoded], dtype=np.float64)
     deviation = float(lengths.std(ddof=1)) if size > 1 else 0.0
     return PoolSize(

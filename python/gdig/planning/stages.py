@@ -103,8 +103,8 @@ class Expected:
         config, memory, rates, layers = self.config, self.memory, self.rates, self.model.layers
         if memory is None:
             return []
-        rows = min(self.pool.rows, config.fit_rows)
-        tokens, batch = rows * self.pool.mean_tokens, memory.token_batch_size
+        tokens, batch = self.pool.fit_tokens(config), memory.token_batch_size
+        rows = tokens / self.pool.mean_tokens
         drawn = 0.0 if config.use_empirical_fisher else rates.passes.draw
         labels = max(1.0, tokens * self.pool.labels)
         a_label = self.model.module.get_input_embeddings().weight.shape[1] * self.model.dtype.itemsize + 8  # type: ignore[operator,union-attr]

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gdig.data.show import row_text
-from gdig.errors import RunError
+from gdig.errors import OtherRunError
 from gdig.pages.render import render, write_page
 from gdig.reporting.cards import row_cards
 from gdig.reporting.facts import Overlap, RowCard
@@ -97,7 +97,7 @@ def require_same_pool(run: FinishedRun, other: FinishedRun) -> None:
     """Raise RunError if two runs are not over the same pool: their rows would not be the same."""
     one, two = (each.record.inputs.get("candidates", {}) for each in (run, other))
     if [facts for facts in one.values()] != [facts for facts in two.values()]:
-        raise RunError(
+        raise OtherRunError(
             f"{other.config.run_path}: expected a run over the same files of candidates as {run.config.run_path}, "
             "got others; rows are compared by their numbers"
         )

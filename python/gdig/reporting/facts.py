@@ -129,12 +129,13 @@ class Overlap:
 
 @dataclass(frozen=True)
 class Votes:
-    """voters: seeds or tasks. kind: their name. counts: valid rows with 0, 1, ... votes. tau: as asked for."""
+    """voters: seeds or tasks. kind: their name. counts: valid rows with 0, 1, ... votes. threshold: least votes that a
+    chosen row needs; None where the choice goes by no threshold."""
 
     voters: int
     kind: str
     counts: tuple[int, ...]
-    tau: float
+    threshold: int | None
     reliability: float | None
 
 

@@ -18,6 +18,8 @@ from gdig.reporting.plane import to_plane
 from gdig.reporting.repeats import find_repeats
 from gdig.reporting.seed_lines import seed_lines
 from gdig.selection.finished_run import FinishedRun
+from gdig.selection.methods.gdig import rule_for
+from gdig.selection.survey import threshold
 
 MAP_ROWS = 2_000
 """Rows of the map. Chosen rows are up to half of them."""
@@ -164,7 +166,15 @@ def _votes(run: FinishedRun) -> Votes | None:
     if not pool.voters or sweep is None:
         return None
     reliability = sweep.seed_health.reliability if sweep.seed_health is not None else None
-    return Votes(pool.voters, pool.kind, tuple(pool.counts.tolist()), run.config.tau, reliability)
+    return Votes(pool.voters, pool.kind, tuple(pool.counts.tolist()), _threshold(run), reliability)
+
+
+def _threshold(run: FinishedRun) -> int | None:
+    """The least votes of a chosen row, of a method that has a threshold: agreement, or gdig where it follows that."""
+    method = run.config.method
+    if method != "agreement" and (method != "gdig" or rule_for(run.sweep).method != "agreement"):
+        return None
+    return threshold(run.sweep.survey, run.config.tau, run.limit)
 
 
 def _map(columns: Columns) -> tuple[Map | None, dict[int, tuple[tuple[int, float], ...]]]:

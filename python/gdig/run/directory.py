@@ -15,10 +15,10 @@ from typing import Any, TypeVar
 
 from gdig.config.config import Config
 from gdig.config.options import STAGE_GROUPS, STAGES
-from gdig.errors import ConfigError, RunError
+from gdig.errors import DiskError, NoRunError, OtherRunError, RunError
 from gdig.progress import Progress
 from gdig.run.layout import RunLayout
-from gdig.run.links import leftovers, refuse_linked_folders, remove_folder
+from gdig.run.links import leftovers, refuse_linked_folders, remove_folder, remove_link
 from gdig.run.lock import ReadOnlyError, lock, lock_to_read, unlock
 from gdig.run.record import (
     STAGE_TYPES,
@@ -76,7 +76,10 @@ class Run:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise RunError(f"run_path: {self.path} cannot be made: {error.strerror or error}") from None
+            raise DiskError(f"run_path: {self.path} cannot be made: {error.strerror or error}") from None
+        if config.overwrite:  # gdig locks through no link, so no other process holds one of these
+            remove_link(layout.lock)
+            remove_link(layout.ranks_lock)
         self._read_only: ReadOnlyError | None = None
         self._lock: int | None
         try:
@@ -135,7 +138,7 @@ class Run:
     def require_writable(self, name: str) -> None:
         """Raise RunError if the directory cannot be written, before a stage begins its work."""
         if self._read_only is not None:
-            raise RunError(f"{self._read_only}, and the {name} stage has work to do; copy the run to another disk")
+            raise DiskError(f"{self._read_only}, and the {name} stage has work to do; copy the run to another disk")
 
     def record_selection(self, **facts: Any) -> None:
         """Record what was chosen, with the options of this choice."""
@@ -220,8 +223,8 @@ def require_run(layout: RunLayout, name: str) -> RunRecord:
         ConfigError: when the directory holds no run.
         RunError: when the record is damaged or of another format.
     """
-    if not layout.record.is_file():
-        raise ConfigError(f"{name}: {layout.path} is no run directory (it holds no {layout.record.name})")
+    if not layout.record.exists():
+        raise NoRunError(f"{name}: {layout.path} is no run directory (it holds no {layout.record.name})")
     return read_record(layout.record)
 
 
@@ -278,7 +281,7 @@ def _compare(
     first = next((name for name in STAGES if differences.get(name)), None)
     if first is not None and not config.overwrite:
         lines_shown = "\n".join(f"  {line}" for name in STAGES for line in differences.get(name, []))
-        raise RunError(
+        raise OtherRunError(
             f"{layout.path} holds a run with another configuration or other inputs:\n{lines_shown}\n"
             f"Use another --run-path, or --overwrite to start over from the {first} stage."
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -130,7 +131,7 @@ class RunLayout:
 
     def tokens_of(self, shard: int) -> Path:
         """Token ids of the rows of a shard of the sweep."""
-        return _file_of(self.tokens, shard)
+        return numbered_file(self.tokens, shard)
 
     @property
     def seed_tokens(self) -> Path:
@@ -253,6 +254,13 @@ class _Numbered(Sequence[Path]):
     def __len__(self) -> int:
         return self._count + len(self._more)
 
+    def __contains__(self, file: object) -> bool:
+        """Without a look at every file."""
+        if not isinstance(file, Path) or file.parent != self._folder:
+            return file in self._more
+        number = int(file.stem) if re.fullmatch(r"[0-9]{8,12}", file.stem) else self._count
+        return (number < self._count and file == numbered_file(self._folder, number)) or file in self._more
+
     @overload
     def __getitem__(self, at: int) -> Path: ...
     @overload
@@ -261,8 +269,9 @@ class _Numbered(Sequence[Path]):
         if isinstance(at, slice):
             return tuple(self[i] for i in range(len(self))[at])
         i = range(len(self))[at]
-        return _file_of(self._folder, i) if i < self._count else self._more[i - self._count]
+        return numbered_file(self._folder, i) if i < self._count else self._more[i - self._count]
 
 
-def _file_of(folder: Path, shard: int) -> Path:
+def numbered_file(folder: Path, shard: int) -> Path:
+    """The file of a shard in a folder of them."""
     return folder / f"{shard:08d}.safetensors"

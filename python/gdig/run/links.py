@@ -21,6 +21,12 @@ def remove_folder(folder: Path) -> None:
         shutil.rmtree(folder)  # removes links in the folder, and nothing behind them
 
 
+def remove_link(path: Path) -> None:
+    """Remove a symbolic link, and nothing behind it. Another file stays."""
+    if path.is_symlink():
+        path.unlink()
+
+
 def refuse_linked_folders(run_path: Path) -> None:
     """Raise RunError if a folder in a run directory is a symbolic link, so that nothing is written through it."""
     for folder, folders, _ in os.walk(run_path):

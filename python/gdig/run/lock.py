@@ -7,7 +7,7 @@ import errno
 import os
 from pathlib import Path
 
-from gdig.errors import RunError
+from gdig.errors import BusyRunError, RunError
 
 _held: set[int] = set()
 """Handles of the locks that this process has."""
@@ -60,7 +60,7 @@ def lock(path: Path, exclusive: bool = True) -> int:
         fcntl.flock(handle, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
     except OSError:
         os.close(handle)
-        raise RunError(f"run_path: {path.parent} is in use by another gdig process") from None
+        raise BusyRunError(f"run_path: {path.parent} is in use by another gdig process") from None
     _held.add(handle)
     return handle
 
@@ -81,7 +81,7 @@ def lock_to_read(path: Path) -> int | None:
         fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(handle)
-        raise RunError(f"run_path: {path.parent} is in use by another gdig process") from None
+        raise BusyRunError(f"run_path: {path.parent} is in use by another gdig process") from None
     except OSError:  # a file system without locks
         pass
     _held.add(handle)

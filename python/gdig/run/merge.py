@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from gdig.errors import ConfigError, RunError
+from gdig.errors import ConfigError, OtherRunError, UnfinishedRunError
 from gdig.progress import Progress
 from gdig.run.directory import refuse_foreign, require_run
 from gdig.run.layout import FileGroup, RunLayout
@@ -37,9 +37,11 @@ class _Source:
         record = require_run(layout, "merge")
         fit, sweep = record.stages.fit, record.stages.sweep
         if fit is None or fit.state != "done":
-            raise RunError(f"{path}: its fit is not done; fit once, copy the run directory to each machine, then sweep")
+            raise UnfinishedRunError(
+                f"{path}: its fit is not done; fit once, copy the run directory to each machine, then sweep"
+            )
         if sweep is None or sweep.rows is None or sweep.scale is None:
-            raise RunError(f"{path}: its sweep has not begun; run gdig sweep there first")
+            raise UnfinishedRunError(f"{path}: its sweep has not begun; run gdig sweep there first")
         return cls(layout, record, fit, sweep)
 
     def groups(self, stage: str) -> Iterator[FileGroup]:
@@ -192,7 +194,7 @@ def _compare(first: _Source, other: _Source) -> None:
     a, b = _options(first), _options(other)
     lines += [f"{k}: {a.get(k)!r} and {b.get(k)!r}" for k in {**a, **b} if a.get(k) != b.get(k)]
     if lines:
-        raise RunError(
+        raise OtherRunError(
             f"{first.layout.path} and {other.layout.path} are not parts of one sweep:\n"
             + "\n".join(f"  {line}" for line in lines)
         )
@@ -213,7 +215,7 @@ def _compare_fits(first: _Source, other: _Source) -> None:
             other.layout.checked(file, group.origin).read()
             first.layout.checked(expected_file, expected.origin or "").read()
             if not filecmp.cmp(file, expected_file, shallow=False):
-                raise RunError(f"{file}: another fit than {expected_file}: fit once, then copy the run directory")
+                raise OtherRunError(f"{file}: another fit than {expected_file}: fit once, then copy the run directory")
 
 
 def _copy_missing(source: RunLayout, group: FileGroup, target: RunLayout) -> None:

@@ -16,13 +16,15 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from gdig.config.convert import describe
 from gdig.config.options.sweep import SweepOptions
-from gdig.errors import RunError
+from gdig.errors import RecordError
 from gdig.run.record import FORMAT, RunRecord, Stages, SweepRecord
 from gdig.store.atomic import replacing
 
 _CHECKSUM = "checksum"
 _MOST_SHARDS = 1_000_000
 """A record that asks for more shards is damaged: to look for them would take minutes."""
+_MOST_BYTES = 64 << 20
+"""The largest file: a fingerprint of an input file takes some hundred bytes."""
 _MOST_NESTED = 64
 """The deepest nesting of a record."""
 
@@ -53,22 +55,24 @@ def read_record(file: Path) -> RunRecord:
             value of another type, or a name that cannot be that of a file.
     """
     if not file.is_file():  # opening a pipe would wait for its writer
-        raise RunError(f"{file}: not a run.json: expected a file")
+        raise RecordError(f"{file}: not a run.json: expected a file")
+    if (size := file.stat().st_size) > _MOST_BYTES:
+        raise RecordError(f"{file}: not a run.json: expected at most {_MOST_BYTES:,} bytes, got {size:,}")
     try:
         value = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise RunError(f"{file}: not a run.json: {error}") from None
+        raise RecordError(f"{file}: not a run.json: {error}") from None
     if _depth(value) > _MOST_NESTED:
-        raise RunError(f"{file}: not a run.json: its values lie more than {_MOST_NESTED} deep")
+        raise RecordError(f"{file}: not a run.json: its values lie more than {_MOST_NESTED} deep")
     if not isinstance(value, dict) or "format" not in value:
-        raise RunError(f"{file}: not a run.json: expected an object with the key 'format'")
+        raise RecordError(f"{file}: not a run.json: expected an object with the key 'format'")
     if value["format"] != FORMAT:
-        raise RunError(
+        raise RecordError(
             f"{file}: expected format {FORMAT}, got {value['format']!r}; another version of gdig made this run, "
             "which can continue it"
         )
     if (recorded := value.pop(_CHECKSUM, None)) != (computed := record_checksum(value)):
-        raise RunError(
+        raise RecordError(
             f"{file}: checksum: expected {computed}, got {recorded!r}: the file was damaged, or changed by hand; put "
             "back a copy of it, or use another --run-path"
         )
@@ -76,11 +80,11 @@ def read_record(file: Path) -> RunRecord:
     try:
         date.fromisoformat(record.date)
     except ValueError:
-        raise RunError(f"{file}: date: expected a day as 2026-01-31, got {record.date!r}") from None
+        raise RecordError(f"{file}: date: expected a day as 2026-01-31, got {record.date!r}") from None
     try:
         _check(record.stages)
     except ValueError as error:
-        raise RunError(f"{file}: stages: {error}") from None
+        raise RecordError(f"{file}: stages: {error}") from None
     return record
 
 
@@ -189,17 +193,17 @@ def _decode(hint: Any, value: Any, where: str) -> Any:
     if isinstance(hint, type) and isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
         return value
     expected = "an object" if origin is dict else "a list" if origin is tuple else describe(hint)
-    raise RunError(f"{where}: expected {expected}, got {value!r}")
+    raise RecordError(f"{where}: expected {expected}, got {value!r}")
 
 
 def _decode_dataclass(kind: Any, value: Any, where: str) -> Any:
     if not isinstance(value, dict):
-        raise RunError(f"{where}: expected an object, got {value!r}")
+        raise RecordError(f"{where}: expected an object, got {value!r}")
     names = [f.name for f in fields(kind)]
     if unknown := [key for key in value if key not in names]:
-        raise RunError(f"{where}: unknown key {unknown[0]!r}; another version of gdig made this run")
+        raise RecordError(f"{where}: unknown key {unknown[0]!r}; another version of gdig made this run")
     if kind is Stages:
         names = [name for name in names if name in value]
     if missing := [name for name in names if name not in value]:
-        raise RunError(f"{where}: key {missing[0]!r} is missing; another version of gdig made this run")
+        raise RecordError(f"{where}: key {missing[0]!r} is missing; another version of gdig made this run")
     return kind(**{name: _decode(_hints(kind)[name], value[name], f"{where}: {name}") for name in names})

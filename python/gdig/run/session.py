@@ -9,21 +9,20 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from gdig.config.config import Config
 from gdig.data.corpus import Corpus, open_corpus
 from gdig.data.fingerprint import fingerprint_paths
 from gdig.distributed.ranks import Ranks
 from gdig.errors import ConfigError, CorpusError
+from gdig.philox import stream_key
 from gdig.progress import Progress
-from gdig.resampling import sample_rows
 from gdig.run.directory import Run
 from gdig.run.layout import RunLayout
 from gdig.run.lock import lock, unlock
 
 if TYPE_CHECKING:
     from gdig.data.row_formats import RowReader
+    from gdig.data.sample import Sample
     from gdig.data.tokens import Encoder, Example
     from gdig.model.causal_model import Model
     from gdig.model.directory import Limits
@@ -52,7 +51,7 @@ class Workspace:
         self._today = today
         self.progress = progress
         self.ranks = ranks or Ranks()
-        self._samples: dict[tuple[str, int], tuple[list[Example], np.ndarray]] = {}
+        self._samples: dict[tuple[str, int], Sample] = {}
 
     def __enter__(self) -> Workspace:
         if self.ranks.main:
@@ -196,34 +195,30 @@ class Workspace:
         """Let go of the model, to make room for another; it is loaded again when it is asked for."""
         self.__dict__.pop("model", None)
 
-    def sample(self, purpose: str, k: int) -> tuple[list[Example], np.ndarray]:
-        """Up to `k` usable candidates chosen by a hash of (random_seed, purpose): the examples and their rows, int64.
-
-        A sample is encoded once.
+    def sample(self, purpose: str, k: int) -> Sample:
+        """Up to `k` usable candidates chosen by a hash of (random_seed, purpose). A sample is encoded once.
 
         Raises:
             CorpusError: on a row that cannot be used, when bad_rows is "error"; or when no row of the sample can.
         """
+        from gdig.data.sample import sample_of_rows
+
         if (purpose, k) not in self._samples:
-            self._samples[purpose, k] = self._sample(purpose, k)
+            key = stream_key(purpose, self.config.random_seed)
+            self._samples[purpose, k] = sample_of_rows(self.encoder, self.candidates, k, key, self.config.bad_rows)
         return self._samples[purpose, k]
 
-    def _sample(self, purpose: str, k: int) -> tuple[list[Example], np.ndarray]:
-        from gdig.philox import stream_key
+    @cached_property
+    def fit_sample(self) -> Sample:
+        """The candidates that the curvature is fitted on, chosen by a hash of random_seed: `fit_tokens` tokens of them.
 
-        rows = sample_rows(
-            len(self.candidates), min(k, len(self.candidates)), stream_key(purpose, self.config.random_seed)
-        )
-        encoded = self.encoder.encode(self.candidates, rows.tolist())
-        good: list[tuple[Example, int]] = []
-        for row, example in zip(rows.tolist(), encoded, strict=True):
-            if not isinstance(example, CorpusError):
-                good.append((example, row))
-            elif self.config.bad_rows == "error":
-                raise example
-        if not good:
-            raise CorpusError(f"candidates: none of the {len(rows)} rows sampled can be used; the first: {encoded[0]}")
-        return [example for example, _ in good], np.array([row for _, row in good], dtype=np.int64)
+        Raises: as `sample`.
+        """
+        from gdig.data.sample import sample_of_tokens
+
+        config = self.config
+        key = stream_key("curvature", config.random_seed)
+        return sample_of_tokens(self.encoder, self.candidates, config.fit_tokens, key, config.bad_rows)
 
     def encoder_of(self, corpus: Corpus) -> Encoder:
         """Return what turns rows outside the pool into tokens: by the readers of the corpus's own files.

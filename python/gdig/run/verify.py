@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from gdig.control_characters import visible
 from gdig.data.fingerprint import hash_content
 from gdig.errors import GdigError, RunError, StoreError
 from gdig.kmeans import KMeans
 from gdig.kmeans.labels import label_damage
 from gdig.run.directory import require_run
-from gdig.run.layout import FOLDERS, FileGroup, RunLayout
+from gdig.run.layout import FOLDERS, FileGroup, RunLayout, numbered_file
 from gdig.run.origin import cluster_origin, sweep_origin
 from gdig.run.record import RunRecord
 from gdig.store.sketches import STORE_JSON, SketchStore
@@ -54,11 +55,11 @@ class Verification:
 
     def lines(self) -> list[str]:
         """Return what to print: each file that is not sound, then one line for each folder, then a sum."""
-        lines = [f"{report.state}: {report.what}" for report in self.files if report.state != "sound"]
+        lines = [f"{report.state}: {visible(report.what)}" for report in self.files if report.state != "sound"]
         for folder, group in itertools.groupby(self.files, lambda report: str(Path(report.file).parent)):
             reports = list(group)
             size = sum(report.bytes for report in reports)
-            lines.append(f"{'run' if folder == '.' else folder}: {_counts(reports)}, {size:,} bytes")
+            lines.append(f"{'run' if folder == '.' else visible(folder)}: {_counts(reports)}, {size:,} bytes")
         return [*lines, f"{self.run_path}: {_counts(self.files)}" + ("" if self.sound else "; not sound")]
 
     def as_json(self) -> dict[str, Any]:
@@ -137,12 +138,12 @@ class _Reporter:
         """Report files that a stage has left, files that are there of an unfinished one, and files that no stage has
         left."""
         present = _tensor_files(group.folder)
-        expected = [file for file in group.files if file in present] if not group.done else list(group.files)
+        expected = list(group.files) if group.done else sorted(file for file in present if file in group.files)
         checked: list[CheckedFile | Path] = [
             self._layout.checked(file, group.origin) if group.origin is not None else file for file in expected
         ]
         yield from map(self.report, expected, damage_of(checked))
-        others = sorted(present.difference(group.files))
+        others = sorted(file for file in present if file not in group.files)
         if group.origin is None:  # resume files: what they were made from is compared when work goes on from them
             yield from map(self.report, others, damage_of(others))
         else:
@@ -161,20 +162,19 @@ class _Reporter:
             return
         yield self.report(description, _description_damage(store))
         damage = store.damage(sweep.rows or 0)
-        missing = sorted(shard for shard, fault in damage.items() if fault.state == "missing")
         if group.done:
-            yield from self._missing(store, missing)
-        for shard in sorted({*shards, *damage}.difference(missing)):
+            yield from self._missing(group.folder, store.absent(sweep.rows or 0))
+        for shard in sorted({*shards, *damage}):
             yield self.report(store.shard_path(shard), damage.get(shard))
         numbered = {store.shard_path(shard) for shard in shards}
         yield from self._unexpected(sorted(_tensor_files(group.folder) - numbered))
 
-    def _missing(self, store: SketchStore, shards: Sequence[int]) -> Iterator[FileReport]:
-        for shard in shards[:_MOST_MISSING]:
-            file = store.shard_path(shard)
+    def _missing(self, folder: Path, shards: Sequence[int]) -> Iterator[FileReport]:
+        files = [numbered_file(folder, shard) for shard in (*shards[: _MOST_MISSING + 1], *shards[-1:])]
+        for file in files[: min(len(shards), _MOST_MISSING)]:
             yield self.report(file, Damage("missing", f"{file}: is missing"))
         if more := shards[_MOST_MISSING:]:
-            first, last = store.shard_path(more[0]), store.shard_path(more[-1])
+            first, last = files[-2], files[-1]
             what = f"{len(more):,} files from {first} to {last} are missing"
             yield FileReport(f"{first.relative_to(self._layout.path)} to {last.name}", "missing", what)
 
@@ -186,13 +186,14 @@ class _Reporter:
         with contextlib.suppress(GdigError):
             kmeans = KMeans.load(centroids.path, centroids.made_from)
         store = _store(layout.sweep, record, sweep_origin(record))
-        damage = label_damage(store, (sweep and sweep.rows) or 0, group.folder, kmeans)
-        faults = {group.folder / store.shard_path(shard).name: fault for shard, fault in damage.items()}
-        for file in dict.fromkeys([*group.files, *faults]):
-            fault = faults.get(file)
-            if group.done or fault is None or fault.state != "missing":
-                yield self.report(file, fault)
-        yield from self._unexpected(sorted(_tensor_files(group.folder).difference(group.files, faults)))
+        damage, absent = label_damage(store, (sweep and sweep.rows) or 0, group.folder, kmeans)
+        if group.done:
+            yield from self._missing(group.folder, absent)
+        faults = {numbered_file(group.folder, shard): fault for shard, fault in damage.items()}
+        present = _tensor_files(group.folder)
+        for file in sorted({*faults, *(file for file in present if file in group.files)}):
+            yield self.report(file, faults.get(file))
+        yield from self._unexpected(sorted(file for file in present - faults.keys() if file not in group.files))
 
     def _of_score_net(self, record: RunRecord) -> Iterator[FileReport]:
         """Report the score net and its difficulties. The net's file, which is written last, says which they are."""
@@ -258,8 +259,10 @@ def difficulty_damage(net: CheckedFile, difficulties: Path) -> Damage | None:
 
 def _content_damage(file: Path, expected: str) -> Damage | None:
     """Compare the content of a file of another kind with the hash that was recorded when it was written."""
-    if not file.is_file():
+    if not file.exists():
         return Damage("missing", f"{file}: is missing")
+    if not file.is_file():  # opening a pipe would wait for its writer
+        return Damage("damaged", f"{file}: expected a file, got something else, such as a folder or a pipe")
     try:
         content = hash_content(file)
     except OSError as error:

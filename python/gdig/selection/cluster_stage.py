@@ -10,7 +10,7 @@ from gdig.config.budget import Limit
 from gdig.config.config import Config
 from gdig.distributed.kmeans import KMeansPeers
 from gdig.distributed.ranks import Ranks
-from gdig.errors import ConfigError, StoreError
+from gdig.errors import AmountError, ConfigError, StoreError
 from gdig.kmeans import KMeans
 from gdig.kmeans.labels import label_damage
 from gdig.resampling import label_counts
@@ -38,7 +38,7 @@ def resolve_clusters(config: Config, survey: Survey, limit: Limit) -> int:
         per_row = max(1.0, survey.reach(0, "tokens") / valid) if limit.unit == "tokens" else 1
         n = max(1, min(DEFAULT_CLUSTERS, int(limit.amount / per_row), valid))
     if n > valid:
-        raise ConfigError(f"n_clusters: {n} asked for, but the pool has {valid} valid rows")
+        raise AmountError(f"n_clusters: {n} asked for, but the pool has {valid} valid rows")
     if isinstance(config.train_rows, int) and config.train_rows < n:
         raise ConfigError(f"train_rows: expected at least {n}, one a cluster, got {config.train_rows}")
     return n
@@ -68,10 +68,11 @@ def _clusters_are_sound(work: Workspace, store: SketchStore, n_clusters: int) ->
         try:
             kmeans = KMeans.load(centroids.path, centroids.made_from)
             if kmeans.cluster_centers_.shape == (n_clusters, store.dim):
-                damages = label_damage(store, len(store), layout.labels, kmeans)
-                for file in damages.values():
-                    warn(f"{file.what}; the labels are made again")
-                return not damages
+                damages, absent = label_damage(store, len(store), layout.labels, kmeans)
+                missing = [f"{layout.labels / store.shard_path(shard).name}: is missing" for shard in absent]
+                for what in (*missing, *(file.what for file in damages.values())):
+                    warn(f"{what}; the labels are made again")
+                return not damages and not absent
             damage = Damage("damaged", f"{centroids.path}: expected {n_clusters} centroids of {store.dim} columns")
         except StoreError as error:
             damage = Damage("damaged", str(error))

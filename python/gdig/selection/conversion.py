@@ -9,7 +9,7 @@ from gdig.config.options import OutputFormat
 from gdig.data.conversions import alternates, convert, has_silent_turns, has_tools
 from gdig.data.dataset_info import remove_entry, write_entry
 from gdig.data.row_forms import RowError
-from gdig.errors import CorpusError
+from gdig.errors import CorpusError, OutputError
 from gdig.run.session import Workspace
 
 
@@ -44,7 +44,7 @@ class Conversion:
         try:
             converted = convert(work.readers[0][corpus.file_of(row)](content), self._format)
         except RowError as error:
-            raise CorpusError(f"{corpus.where(row)}: format={self._format}: {error}") from None
+            raise OutputError(f"{corpus.where(row)}: format={self._format}: {error}") from None
         if self._format == "messages":
             self._with_tools |= {row} if has_tools(converted) else set()
             self._silent |= {row} if has_silent_turns(converted) else set()

@@ -10,7 +10,7 @@ from gdig.config.budget import Limit, parse_budget
 from gdig.config.config import Config
 from gdig.config.read import typed_option
 from gdig.data.fingerprint import fingerprint_paths
-from gdig.errors import RunError
+from gdig.errors import OtherRunError, UnfinishedRunError
 from gdig.progress import Progress
 from gdig.run.directory import require_run
 from gdig.run.layout import RunLayout
@@ -70,7 +70,7 @@ def open_finished_run(config: Config, progress: Progress, selection: str | None 
     layout = RunLayout(Path(str(config.run_path)))
     record = require_run(layout, "run_path")
     if record.stages.sweep is None or record.stages.sweep.state != "done":
-        raise RunError(f"{layout.path}: its sweep is not done; run gdig sweep --run-path {layout.path} first")
+        raise UnfinishedRunError(f"{layout.path}: its sweep is not done; run gdig sweep --run-path {layout.path} first")
     if record.stages.select is not None:
         given = record.stages.select.config
         config = config.with_options(**{k: typed_option(str(layout.record), k, v) for k, v in given.items()})
@@ -111,7 +111,7 @@ def _check_inputs(work: Workspace, record: RunRecord) -> None:
         changed = [name for name in {**then, **now} if then.get(name) != now.get(name)]
         if changed or list(then) != list(now):
             names = ", ".join(changed) or "their order"
-            raise RunError(
+            raise OtherRunError(
                 f"{kind}: {names} changed since the run began, so rows and numbers would not belong together; "
                 f"give the files of the run, or sweep them into another run_path"
             )

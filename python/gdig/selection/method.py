@@ -75,8 +75,7 @@ class FinishedSweep:
         Raises:
             StoreError: when the file is missing or damaged.
         """
-        assert self.seed_sketches is not None, "this sweep was opened without the file of the seeds' sketches"
-        return self.seed_sketches.read()[0]["influence"]
+        return self._of_seeds("influence", "float32 S S")
 
     def seed_features(self) -> np.ndarray:
         """Return the seeds' own sketches, in the projections and scale of the pool's: float32 [S, dim].
@@ -84,8 +83,7 @@ class FinishedSweep:
         Raises:
             StoreError: when the file is missing or damaged.
         """
-        assert self.seed_sketches is not None, "this sweep was opened without the file of the seeds' sketches"
-        return self.seed_sketches.read()[0]["sketch"]
+        return self._of_seeds("sketch", "float32 S dim")
 
     def seed_hidden(self) -> np.ndarray:
         """Return the seeds' own hidden-state sketches, of unit length: float16 [S, dim].
@@ -93,8 +91,14 @@ class FinishedSweep:
         Raises:
             StoreError: when the file is missing or damaged.
         """
+        return self._of_seeds("hidden", "float16 S dim")
+
+    def _of_seeds(self, name: str, shape: str) -> np.ndarray:
         assert self.seed_sketches is not None, "this sweep was opened without the file of the seeds' sketches"
-        return self.seed_sketches.read()[0]["hidden"]
+        tensors, _ = self.seed_sketches.read()
+        n_seeds = {"S": self.survey.n_seeds} if self.survey.n_seeds else {}
+        tensors.shaped({"dim": self.store.dim, **n_seeds}, **{name: shape})
+        return tensors[name]
 
     def token_files(self) -> TokenFiles:
         """Return the token ids of rows and seeds."""

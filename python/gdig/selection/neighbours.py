@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from gdig import _native
 from gdig.config.config import Config
-from gdig.errors import ConfigError
+from gdig.errors import AmountError
 from gdig.kmeans import KMeans
 from gdig.store.sketches import INVALID_LABEL, SketchStore
 
@@ -92,7 +92,7 @@ def nearest(
         GdigError: naming the row that is not finite.
     """
     if k >= valid:
-        raise ConfigError(
+        raise AmountError(
             f"n_neighbours={k}: expected at most {max(0, valid - 1)}, because the pool has {valid} valid rows"
         )
     cache = NeighbourCache() if cache is None else cache

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gdig.config.config import Config
-from gdig.errors import ConfigError
+from gdig.errors import NeedsError
 from gdig.selection.checkpoint_weights import weighted_cosines, weights
 from gdig.store.sketches import SketchStore
 
@@ -33,7 +33,7 @@ def cosine(sweep: FinishedSweep, options: Config) -> Relevance:
         ConfigError: when the sketches are not of this metric.
     """
     if sweep.metric_scale is None:
-        raise ConfigError(
+        raise NeedsError(
             "relevance='cosine': expected sketches in the metric of the influence, got raw ones of another metric; "
             "sweep with --sketch-space fisher"
         )
@@ -62,7 +62,7 @@ def less(sweep: FinishedSweep, options: Config) -> Relevance:
         ConfigError: when no checkpoint was swept, or the number of weights is not that of the checkpoints.
     """
     if not sweep.checkpoints:
-        raise ConfigError(
+        raise NeedsError(
             "relevance='less': expected checkpoints of a training run with the optimizer's state, got none; "
             "give their directories with --checkpoints"
         )

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gdig.data.export import FIELD
-from gdig.data.read_back import read_rows, read_table
-from gdig.errors import CorpusError
+from gdig.data.read_back import as_dataset, read_rows, read_table
+from gdig.errors import CorpusError, OutputError
 from gdig.selection.choose import ScoredRows
 from gdig.selection.selection_html import selection_html
 from gdig.selection.survey import Survey
@@ -51,16 +51,17 @@ class Selection:
     def to_dataset(self) -> datasets.Dataset:
         """Return the rows of the output as a :class:`datasets.Dataset`, best first, with `gdig` if it is there.
 
+        Turns, calls and tools come without the nulls that columns add for keys of other rows, so a chat template gives
+        the text that was measured.
+
         Raises:
             CorpusError: if the file is gone or changed, or if a field has values of several kinds, such as text and
                 numbers, which a column cannot hold.
         """
-        import datasets
-
         table = read_table(self.output)
         if len(table) != len(self.rows):
-            raise CorpusError(f"{self.output}: {len(table)} rows, expected the {len(self.rows)} of the selection")
-        return datasets.Dataset(table)
+            raise OutputError(f"{self.output}: {len(table)} rows, expected the {len(self.rows)} of the selection")
+        return as_dataset(table)
 
     def to_pandas(self) -> pandas.DataFrame:
         """Return the rows of the output as a :class:`pandas.DataFrame`, best first.
@@ -75,7 +76,7 @@ class Selection:
 
         rows = [{name: value for name, value in row.items() if name != FIELD} for row in read_rows(self.output)]
         if len(rows) != len(self.rows):
-            raise CorpusError(f"{self.output}: {len(rows)} rows, expected the {len(self.rows)} of the selection")
+            raise OutputError(f"{self.output}: {len(rows)} rows, expected the {len(self.rows)} of the selection")
         reasons = [{f"{FIELD}.{name}": value for name, value in column.items()} for column in self.columns]
         return pandas.DataFrame([{**row, **reason} for row, reason in zip(rows, reasons, strict=True)])
 

@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gdig.data.tokens import Example
-from gdig.errors import RunError, StoreError
+from gdig.errors import OtherRunError
 from gdig.run.layout import RunLayout
 from gdig.run.session import Workspace
 from gdig.store.sketches import SketchStore
-from gdig.store.tensor_file import CheckedFile, damage_of
+from gdig.store.tensor_file import CheckedFile, check_offsets, damage_of
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ def ensure_tokens(work: Workspace, store: SketchStore) -> None:
             for place in np.flatnonzero(valid).tolist():
                 example = encoded[place]
                 if not isinstance(example, Example) or example.hash != int(hashes[place]):
-                    raise RunError(
+                    raise OtherRunError(
                         f"{work.candidates.where(start + place)}: expected the tokens that the sweep saw, got others; "
                         "another version of the tokenizer made the sweep: sweep again with --overwrite"
                     )
@@ -125,8 +125,6 @@ def write_rows(file: CheckedFile, examples: Sequence[Example | None]) -> None:
 
 def _read(file: CheckedFile) -> TokenRows:
     tensors, _ = file.read()
-    tensors.shaped(ids="T", offsets="n")
-    ids, offsets = tensors["ids"], tensors["offsets"]
-    if len(offsets) == 0 or offsets[0] != 0 or offsets[-1] != len(ids) or (np.diff(offsets) < 0).any():
-        raise StoreError(f"{file.path}: offsets: expected ascending numbers from 0 to {len(ids)}, the number of ids")
-    return TokenRows(ids, offsets)
+    tensors.shaped(ids="int32 T", offsets="int64 n")
+    check_offsets(file.path, "offsets", tensors["offsets"], len(tensors["ids"]))
+    return TokenRows(tensors["ids"], tensors["offsets"])

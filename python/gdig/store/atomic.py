@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from gdig.errors import RunError
+from gdig.errors import DiskError
 
 
 @contextmanager
@@ -35,7 +35,7 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.replace(path)
         sync(path.parent)
     except OSError as error:
-        raise RunError(f"{path}: cannot be written: {error.strerror or error}") from error
+        raise DiskError(f"{path}: cannot be written: {error.strerror or error}") from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)

@@ -17,13 +17,16 @@ from typing import Any
 from numpy.typing import NDArray
 
 from gdig.errors import StoreError
-from gdig.store.tensor_file import read_tensors, write_tensors
+from gdig.store.tensor_file import Named, read_tensors, write_tensors
 
 INTERVAL_S = 60.0
 """The time between two writes of resume files, which is what a killed process loses. The environment variable
 GDIG_RESUME_INTERVAL sets another number of seconds; 0 writes after every batch."""
-_MOST_SHARE = 0.05
-"""The largest share of the time that goes into resume files. The interval grows where writing takes longer."""
+_LONGEST_S = 120.0
+"""The longest interval, as long as writing takes less than a fifth of it."""
+_SHARE, _MOST_SHARE = 0.05, 0.2
+"""The share of the time that goes into resume files. The interval grows where writing takes more than the first, up to
+the longest; beyond that, where it takes more than the second."""
 
 Tensors = dict[str, NDArray[Any]]
 
@@ -43,8 +46,8 @@ class Pace:
 
     def due(self, ahead_s: float = 0.0) -> bool:
         """Whether the interval is over, or will be in `ahead_s` seconds."""
-        interval = max(self._interval, self._cost / _MOST_SHARE) if self._interval > 0 else 0.0
-        return self._clock() + ahead_s - self._last >= interval
+        longer = max(min(self._cost / _SHARE, _LONGEST_S), self._cost / _MOST_SHARE)
+        return self._clock() + ahead_s - self._last >= (max(self._interval, longer) if self._interval > 0 else 0.0)
 
     def kept(self) -> None:
         """Begin an interval: all that is done is on disk."""
@@ -75,7 +78,7 @@ class ResumeFile:
         self._made_from = {**made_from, "name": path.name}
         self._warn = warn
 
-    def read(self) -> tuple[Tensors, dict[str, str]] | None:
+    def read(self) -> tuple[Named[NDArray[Any]], Named[str]] | None:
         """Read the tensors and the metadata. Discard a file that cannot be used, and return None."""
         if not self.path.is_file():
             return None

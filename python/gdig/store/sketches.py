@@ -200,11 +200,15 @@ class SketchStore:
         return self._native.missing(n_rows)
 
     def damage(self, n_rows: int) -> dict[int, Damage]:
-        """Read the shards of a store of `n_rows` rows, on several threads, and return what is wrong, by shard.
+        """Read the shards on disk of a store of `n_rows` rows, on several threads, and return what is wrong, by shard.
 
         A shard is compared with its checksum, its place, its number of rows and what it was made from.
         """
         return {index: Damage(*cast(Any, damage)) for index, damage in self._native.damage(n_rows)}
+
+    def absent(self, n_rows: int) -> list[int]:
+        """Return the numbers of the shards of a store of `n_rows` rows that are not on disk, ascending."""
+        return sorted(set(range(-(-n_rows // self.rows_per_shard))).difference(self.shards))
 
     def shard_range(self, index: int) -> tuple[int, int]:
         """Return the first row of a shard on disk, and the row after its last row."""

@@ -25,6 +25,10 @@ State = Literal["missing", "damaged", "foreign"]
 Value = TypeVar("Value")
 
 
+_KINDS = {"float": "f", "int": "iu"}
+"""NumPy's letters of types, by the word for them."""
+
+
 class Damage(NamedTuple):
     """A file that cannot be used. what: the file, and what is wrong with it."""
 
@@ -43,30 +47,46 @@ class Named(dict[str, Value], Generic[Value]):
         names = ", ".join(sorted(self)) or "none"
         raise StoreError(f"{self._path}: {self._what} {name!r}: expected it in the file, which holds {names}")
 
-    def shaped(self, **dimensions: str) -> dict[str, int]:
-        """Check the shapes of tensors: `x="n d"` expects a tensor `x` of two dimensions.
+    def shaped(self, sizes: Mapping[str, int] | None = None, /, **dimensions: str) -> dict[str, int]:
+        """Check the types and shapes of tensors: `x="float n d"` expects a tensor `x` of floats with two dimensions.
 
         Args:
-            dimensions: the dimensions of each tensor, by its name. The same word stands for the same number in all.
+            sizes: the numbers behind some of the words.
+            dimensions: the type and the dimensions of each tensor, by its name. The type is "float", "int" or the name
+                of one. A dimension is a number, or a word that stands for the same number in all tensors.
 
         Returns:
             The number behind each word.
 
         Raises:
-            StoreError: if a tensor is absent or has another shape.
+            StoreError: if a tensor is absent, or of another type or shape.
         """
-        numbers: dict[str, int] = {}
+        numbers = dict(sizes or {})
         for name, words in dimensions.items():
-            shape, expected = np.shape(cast(Any, self[name])), words.split()
+            tensor = np.asarray(cast(Any, self[name]))
+            (kind, *expected), shape = words.split(), tensor.shape
+            if tensor.dtype.kind not in _KINDS.get(kind, "") and tensor.dtype.name != kind:
+                raise StoreError(f"{self._path}: tensor {name!r}: expected {kind}, got {tensor.dtype.name}")
+            numbers.update({word: int(word) for word in expected if word.isdigit()})
             if len(shape) != len(expected) or any(
                 numbers.setdefault(word, n) != n for word, n in zip(expected, shape, strict=True)
             ):
-                known = {word: numbers[word] for word in expected if word in numbers}
+                known = {word: numbers[word] for word in expected if word in numbers and not word.isdigit()}
                 raise StoreError(
                     f"{self._path}: tensor {name!r}: expected the shape [{', '.join(expected)}], got {list(shape)}"
                     + (f" with {', '.join(f'{word}={n}' for word, n in known.items())}" if known else "")
                 )
         return numbers
+
+
+def check_offsets(path: Path, name: str, offsets: NDArray[Any], count: int) -> None:
+    """Check the tensor `name` of a file: whole numbers that rise from 0 to `count`, one behind each of some lists.
+
+    Raises:
+        StoreError: if they do not.
+    """
+    if offsets.size == 0 or offsets[0] != 0 or offsets[-1] != count or (offsets[1:] < offsets[:-1]).any():
+        raise StoreError(f"{path}: {name}: expected ascending numbers from 0 to {count}")
 
 
 @dataclass(frozen=True)

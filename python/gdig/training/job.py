@@ -23,7 +23,15 @@ from gdig.config.config import Training
 from gdig.data.features import Features, read_features
 from gdig.data.fingerprint import fingerprint_file, hash_content
 from gdig.data.tokens import Example
-from gdig.errors import ConfigError, ModelError, RunError, StoreError
+from gdig.errors import (
+    ConfigError,
+    DiskError,
+    GdigError,
+    MemoryShortError,
+    NotFiniteError,
+    StoreError,
+    UnfinishedRunError,
+)
 from gdig.model.device import resolve_device
 from gdig.model.load import load_trainable, loading_bars
 from gdig.model.precision import resolve_dtype
@@ -84,7 +92,7 @@ def train_difficulty(work: Workspace, training: Training) -> Path:
     _prepare(work, description)
     trainer = _trainer(work, training, features, rows, folder)
     with _explained(training):
-        saved_state = last_saved_state(folder)
+        saved_state = last_saved_state(folder, work.progress.warn)
         steps = training.epochs * _steps(len(rows), training)
         done = int(saved_state.rpartition("-")[2]) if saved_state else 0
         with (
@@ -94,12 +102,13 @@ def train_difficulty(work: Workspace, training: Training) -> Path:
         ):
             trainer.add_callback(SaveInTime())
             trainer.add_callback(ShowSteps(bar))
-            trainer.train(resume_from_checkpoint=saved_state)
+            with _resume_explained(trainer, saved_state, done):
+                trainer.train(resume_from_checkpoint=saved_state)
         difficulties = np.full(len(valid), np.nan, np.float32)
         difficulties[rows] = difficulty(trainer.score_net, features)
     if not np.isfinite(difficulties[rows]).all():
         remove_folder(folder)
-        raise ModelError(
+        raise NotFiniteError(
             f"score-net: the training has diverged: lower learning_rate ({training.learning_rate:g}) "
             f"or score_learning_rate ({training.score_learning_rate:g})"
         )
@@ -124,10 +133,14 @@ def train_difficulty(work: Workspace, training: Training) -> Path:
 def _swept(work: Workspace) -> SketchStore:
     """Return the store of the run's sweep, if the sweep is complete."""
     if not work.run.done("sweep"):
-        raise RunError(f"{work.path}: expected a run whose sweep is finished; run gdig sweep (or gdig select) first")
+        raise UnfinishedRunError(
+            f"{work.path}: expected a run whose sweep is finished; run gdig sweep (or gdig select) first"
+        )
     store = SketchStore.open(work.layout.sweep, sweep_origin(work.run.record))
-    for damage in store.damage(len(work.candidates)).values():
-        raise StoreError(f"{damage.what}; gdig sweep makes it again")
+    n_rows = len(work.candidates)
+    absent = (f"{store.shard_path(shard)}: is missing" for shard in store.absent(n_rows))
+    for what in (*absent, *(damage.what for damage in store.damage(n_rows).values())):
+        raise StoreError(f"{what}; gdig sweep makes it again")
     return store
 
 
@@ -155,7 +168,7 @@ def _is_done(work: Workspace, target: Path, net_file: CheckedFile, description: 
 def _prepare(work: Workspace, description: str) -> None:
     """Make the folder of saved states. A folder of a training with other options is removed."""
     folder, mark = work.layout.score_net_training, work.layout.score_net_options
-    if folder.is_dir() and not (mark.is_file() and mark.read_text(encoding="utf-8") == description):
+    if folder.is_dir() and not (mark.is_file() and mark.read_bytes() == description.encode()):
         work.progress.say(f"score-net: {folder} holds a training with other options; the training starts over")
         remove_folder(folder)
     with replacing(mark) as temporary:
@@ -231,12 +244,26 @@ def _explained(training: Training) -> Iterator[None]:
     try:
         yield
     except torch.OutOfMemoryError as error:
-        raise ModelError(
+        raise MemoryShortError(
             f"out of memory: {str(error).partition(chr(10))[0]}; lower batch_size ({training.batch_size}) and raise "
             "accumulate, turn on gradient_checkpointing, or train a LoRA adapter"
         ) from error
     except OSError as error:
-        raise RunError(f"score-net: a saved state cannot be written or read: {error}") from error
+        raise DiskError(f"score-net: a saved state cannot be written or read: {error}") from error
+
+
+@contextmanager
+def _resume_explained(trainer: ScoreNetTrainer, saved_state: str | None, done: int) -> Iterator[None]:
+    """Name the saved state where a training ends before its first step: transformers says nothing of its files."""
+    try:
+        yield
+    except (GdigError, OSError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        if saved_state is None or trainer.state.global_step > done:
+            raise
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise StoreError(f"{saved_state}: cannot be gone on from: {reason}; remove this folder") from error
 
 
 def _save_model(model: Any, work: Workspace, path: Path) -> None:

@@ -6,6 +6,8 @@ This module calls a folder `checkpoint-STEP` of Trainer a saved state: a trainin
 from __future__ import annotations
 
 import inspect
+import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,11 +21,15 @@ from torch.utils.data import Dataset
 from transformers import Trainer, TrainerCallback
 
 from gdig.data.features import Features
-from gdig.errors import ConfigError
+from gdig.errors import ConfigError, StoreError
+from gdig.store.checksum import content_checksum
+from gdig.store.tensor_file import read_tensors
 from gdig.training.score_net import ScoreNet, weighted_loss
 
 SCORE_NET = "score_net.safetensors"
 """Name of the net's file in a saved state. The file is written last: a saved state that has the file is complete."""
+_SUMS = "sums"
+"""Metadata of the net's file in a saved state: the checksum of each other file."""
 _UNITS = "gdig_units"
 
 
@@ -153,7 +159,8 @@ class ScoreNetTrainer(Trainer):
         """Train, or resume from a saved state: its folder, or True for the newest complete one of `output_dir`.
 
         Raises:
-            ConfigError: if True is given and `output_dir` has no complete saved state.
+            ConfigError: if True is given and `output_dir` has no sound saved state.
+            StoreError: if a file of the folder is not as it was saved.
         """
         if resume_from_checkpoint is True:
             resume_from_checkpoint = last_saved_state(Path(str(self.args.output_dir)))
@@ -162,15 +169,40 @@ class ScoreNetTrainer(Trainer):
                     f"{self.args.output_dir}: holds no saved state to resume from, expected checkpoint-STEP/{SCORE_NET}"
                 )
         if resume_from_checkpoint:
+            if (damage := _damage(Path(resume_from_checkpoint))) is not None:
+                raise StoreError(damage)
             self.score_net.load(Path(resume_from_checkpoint) / SCORE_NET)
         return super().train(resume_from_checkpoint, *args, **kwargs)
 
 
-def last_saved_state(folder: Path) -> str | None:
-    """Return the newest complete saved state in a folder. Return None if there is none."""
+def last_saved_state(folder: Path, warn: Callable[[str], object] = lambda text: None) -> str | None:
+    """Return the newest saved state in a folder that is complete, and as it was saved. None if there is none.
+
+    Args:
+        folder: the folder of the saved states.
+        warn: gets a text for each complete saved state that is damaged.
+    """
     complete = [file.parent for file in folder.glob(f"checkpoint-*/{SCORE_NET}")]
-    numbered = [path for path in complete if path.name.removeprefix("checkpoint-").isdecimal()]
-    return str(max(numbered, key=lambda path: int(path.name.removeprefix("checkpoint-")))) if numbered else None
+    numbered = [path for path in complete if re.fullmatch(r"checkpoint-[0-9]{1,18}", path.name)]
+    for path in sorted(numbered, key=lambda path: int(path.name.removeprefix("checkpoint-")), reverse=True):
+        if (damage := _damage(path)) is None:
+            return str(path)
+        warn(f"{damage}; this saved state is passed over")
+    return None
+
+
+def _damage(state: Path) -> str | None:
+    """Return what is wrong with a saved state, by the checksums in the net's file; None for a sound one."""
+    try:
+        sums = json.loads(read_tensors(state / SCORE_NET)[1][_SUMS])
+        for name, expected in sums.items():
+            if (computed := content_checksum(state / Path(name).name)) != expected:
+                return f"{state / name}: checksum: expected {expected}, got {computed}"
+    except (AttributeError, ValueError, RecursionError) as error:
+        return f"{state / SCORE_NET}: {_SUMS}: expected an object of checksums: {error}"
+    except StoreError as error:
+        return str(error)
+    return None
 
 
 class _Upkeep(TrainerCallback):
@@ -189,7 +221,10 @@ class _Upkeep(TrainerCallback):
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if args.should_save:
-            self._trainer.score_net.save(Path(args.output_dir) / f"checkpoint-{state.global_step}" / SCORE_NET)
+            folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            files = sorted(path for path in folder.iterdir() if path.is_file() and path.name != SCORE_NET)
+            sums = {path.name: content_checksum(path) for path in files}
+            self._trainer.score_net.save(folder / SCORE_NET, {_SUMS: json.dumps(sums)})
 
 
 class _Item(NamedTuple):

@@ -16,7 +16,7 @@ from transformers.trainer_callback import PrinterCallback
 from gdig.config.config import Config, Trial
 from gdig.data.corpus import open_corpus
 from gdig.data.tokens import Example
-from gdig.errors import CorpusError, ModelError
+from gdig.errors import CorpusError, MemoryShortError, NotFiniteError
 from gdig.model.adapter import is_adapter
 from gdig.model.batches import make_batches
 from gdig.model.device import resolve_device
@@ -150,7 +150,7 @@ class TrialTrainer:
             try:
                 trainer.train()
             except torch.OutOfMemoryError as error:
-                raise ModelError(
+                raise MemoryShortError(
                     f"out of memory: {str(error).partition(chr(10))[0]}; lower train_batch_size "
                     f"({trial.train_batch_size}) or turn on gradient_checkpointing"
                 ) from error
@@ -198,7 +198,7 @@ def train_on_each(work: Workspace, trial: Trial, comparison: Comparison) -> Held
             work.progress.warn(f"{shared} of the rows that {summary.method} selected are also held-out rows")
         losses[summary.method] = trainer.train(examples, summary.method, work.progress)
         if not np.isfinite(losses[summary.method].mean):
-            raise ModelError(
+            raise NotFiniteError(
                 f"the training on the selection of {summary.method} has diverged: lower learning_rate "
                 f"({trial.learning_rate:g})"
             )

@@ -1,4 +1,5 @@
-//! Label files with a right checksum and hostile content: labels, distances, and the number of the first row.
+//! Label files with a right checksum and hostile content: labels, distances, the number of the first row, and what they
+//! were made from.
 
 #![no_main]
 
@@ -7,8 +8,8 @@ use std::path::PathBuf;
 use std::sync::LazyLock;
 
 use gdig_core::interrupt::Supervisor;
-use gdig_core::kmeans::LabelFiles;
-use gdig_core::store::{shard_name, write, TensorData};
+use gdig_core::kmeans::{label_damage, LabelFiles};
+use gdig_core::store::{shard_name, write, Store, TensorData, MADE_FROM};
 use gdig_core::Dtype;
 use libfuzzer_sys::fuzz_target;
 
@@ -18,8 +19,8 @@ static FOLDER: LazyLock<PathBuf> = LazyLock::new(|| {
     tempfile::Builder::new().prefix("gdig-fuzz").tempdir_in(&parent).expect("a folder").keep()
 });
 
-fuzz_target!(|input: (String, Vec<u32>, Vec<u8>, bool)| {
-    let (first_row, labels, distances, floats) = input;
+fuzz_target!(|input: (String, Option<String>, Vec<u32>, Vec<u8>, bool)| {
+    let (first_row, made_from, labels, distances, floats) = input;
     let labels: Vec<u8> = labels.iter().flat_map(|label| label.to_le_bytes()).collect();
     let distances = &distances[..distances.len() / 4 * 4];
     let dtype = if floats { Dtype::F32 } else { Dtype::U8 };
@@ -28,8 +29,14 @@ fuzz_target!(|input: (String, Vec<u32>, Vec<u8>, bool)| {
         TensorData { name: "labels", dtype: Dtype::U32, shape: vec![labels.len() / 4], bytes: &labels },
         TensorData { name: "distances", dtype, shape, bytes: distances },
     ];
-    let metadata = BTreeMap::from([("first_row".to_owned(), first_row)]);
+    let mut metadata = BTreeMap::from([("first_row".to_owned(), first_row)]);
+    metadata.extend(made_from.map(|made_from| (MADE_FROM.to_owned(), made_from)));
     write(&FOLDER.join(shard_name(0)), &tensors, &metadata).expect("a file");
+    let store = Store::new(&FOLDER.join("store"), 1, Dtype::F32, 4, "").expect("a store");
+    for centroids in [None, Some((&[1f32, 2.0][..], true))] {
+        let damage = label_damage(&store, 4, centroids, &FOLDER, &Supervisor::none()).expect("a list");
+        assert!(damage.iter().all(|(index, _)| *index == 0));
+    }
     let Ok(files) = LabelFiles::open(&FOLDER) else { return };
     if let Ok(counts) = files.counts(&Supervisor::none()) {
         // One counter a label: a forged label must not take the memory.

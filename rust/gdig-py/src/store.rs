@@ -119,7 +119,7 @@ impl Store {
         detached(py, || self.store.missing(n_rows))
     }
 
-    /// (shard, (state, what is wrong)), by shard.
+    /// (shard, (state, what is wrong)) of the shards on disk, by shard.
     fn damage(&self, py: Python<'_>, n_rows: usize) -> PyResult<Vec<(usize, Damage)>> {
         let damage = supervised(py, None, |supervisor| self.store.damage(n_rows, supervisor))?;
         Ok(damage.into_iter().map(|(index, damage)| (index, damage_to_py(damage))).collect())

@@ -28,9 +28,9 @@ class CurvatureOptions:
     kfac_approx: Literal["expand", "reduce"] = "expand"
     """How tokens enter the Kronecker factors. expand counts each token by itself, as linear layers do. reduce sums
     the tokens of an example first; it needs inversion=kfac."""
-    fit_rows: int = 10_000
-    """Rows of the pool that the curvature is fitted on, drawn by a hash. The default gives wide layers more tokens
-    than columns. Lower it when the fit takes too long."""
+    fit_tokens: int = 100_000
+    """Tokens of the pool that the curvature is fitted on, in whole rows drawn by a hash. The default gives wide layers
+    several times as many tokens as columns. Lower it when the fit takes too long."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class SeedOptions:
     """The seeds' gradients times the inverse curvature, and their low-rank form."""
 
     cg_rows: int = 1000
-    """Rows of the pool whose Gauss-Newton matrix inversion=cg inverts, drawn as fit_rows are. The time of a seed
+    """Rows of the pool whose Gauss-Newton matrix inversion=cg inverts, drawn as the fit's are. The time of a seed
     grows with the rows. Raise it when the scores change with random_seed."""
     cg_iterations: int = 5
     """Most iterations of conjugate gradients; each is one product with the matrix. Few iterations score best

@@ -28,9 +28,9 @@ class TrainOptions:
     """Batches in one step of the optimizer; each batch has its own weights. The default takes a step a batch. Raise it
     when memory allows small batches only."""
     save_steps: int = 500
-    """Steps between two saved states. A state is also saved once a minute, or less often where saving takes more than a
-    twentieth of the time. So an interrupted training loses a minute. A state of all weights takes 12 bytes a weight,
-    and two stay until the end. Raise it when the disk is slow."""
+    """Steps between two saved states. A state is also saved once a minute, or every two minutes where saving takes
+    long. So an interrupted training loses one or two minutes. A state of all weights takes 12 bytes a weight, and two
+    stay until the end. Raise it when the disk is slow."""
     save_model: Basic[str | None] = None
     """Directory for the trained model, which must not exist yet. By default the model is not saved. Give the option to
     use the model itself."""

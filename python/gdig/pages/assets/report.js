@@ -24,12 +24,15 @@ for (const histogram of facts.histograms) {
 if (facts.votes) {
   const most = facts.votes.voters;
   const values = facts.votes.counts.map((rows, votes) => ({ votes, rows, agreement: votes / most }));
-  const figure = element("figure", {}, element("figcaption", {}, `Rows by the ${facts.votes.kind} that they help`));
+  const least = facts.votes.threshold;
+  const figure = element("figure", {}, element("figcaption", {}, `Rows by the ${facts.votes.kind} that they help`
+    + (least === null ? "" : `; rows right of the dashed line reach the threshold of ${least}`)));
   place("votes").append(figure);
   chart(figure, `How many rows help how many ${facts.votes.kind}`, () => ({ data: { values }, layer: [
     { mark: { type: "bar", tooltip: true, color: CHOSEN() }, encoding: { x: { field: "votes", type: "quantitative", title: `${facts.votes.kind} helped, of ${most}`, scale: { domain: [0, most] } },
       y: { field: "rows", type: "quantitative" }, tooltip: [{ field: "votes" }, { field: "rows" }, { field: "agreement", format: ".3f" }] } },
-    { mark: { type: "rule", strokeDash: [4, 4], color: style("--ink") }, data: { values: [{ at: facts.votes.tau * most }] }, encoding: { x: { field: "at", type: "quantitative" } } }] }));
+    ...(least === null ? [] : [{ mark: { type: "rule", strokeDash: [4, 4], color: style("--ink") }, data: { values: [{ at: least - 0.5 }] },
+      encoding: { x: { field: "at", type: "quantitative" } } }])] }));
 }
 
 if (facts.map) {

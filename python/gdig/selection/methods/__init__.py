@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gdig.config.config import Config
-from gdig.errors import ConfigError
+from gdig.errors import NeedsError
 from gdig.selection.method import MethodSpec
 from gdig.selection.methods import facility, g2is, self_filter
 from gdig.selection.methods.agreement import agreement
@@ -56,7 +56,7 @@ def require_needs(methods: Sequence[str], config: Config) -> None:
     for name in methods:
         if METHODS[name].gradients and not config.gradients:
             others = ", ".join(other for other, method in METHODS.items() if not method.gradients)
-            raise ConfigError(
+            raise NeedsError(
                 f"method={name!r}: expected one of {others}, because this run has no gradients (gradients=False); "
                 "give one of these, or sweep with gradients into another run_path"
             )

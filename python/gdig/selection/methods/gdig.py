@@ -12,6 +12,7 @@ sweep tells which case it is (docs/evidence.md).
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Literal, NamedTuple
 
 from gdig.config.budget import Limit
 from gdig.config.config import Config
@@ -28,19 +29,29 @@ OF_ONE_KIND = 0.7
 more, mixed pools with one target 0.64 or less."""
 
 
-def gdig(sweep: FinishedSweep, limit: Limit, random_seed: int, options: Config) -> Picked:
-    """Pick rows by `agreement` where the shift is below `KNOWN` and the seeds reach `OF_ONE_KIND`, else by `turns`."""
+class Rule(NamedTuple):
+    """What `gdig` follows on a sweep. method: its name. note: why, a sentence for the user."""
+
+    method: Literal["agreement", "turns"]
+    note: str
+
+
+def rule_for(sweep: FinishedSweep) -> Rule:
+    """Return `agreement` where the shift is below `KNOWN` and the seeds reach `OF_ONE_KIND`, else `turns`."""
     shift = pool_shift(sweep)
     why = f"the pool's mean influence on a seed is {shift:.2g} of its deviation"
     if shift >= KNOWN:
-        note = f"by turns, because {why}: the model was not tuned on the pool, and almost any row helps"
-    elif (reach := seeds_reach(sweep)) >= OF_ONE_KIND:
+        return Rule("turns", f"by turns, because {why}: the model was not tuned on the pool, and almost any row helps")
+    if (reach := seeds_reach(sweep)) >= OF_ONE_KIND:
         note = f"by agreement, because {why}: the model knows the pool, so the sign of the influence tells rows apart"
-        return _with(note, agreement(sweep, limit, random_seed, options), ordered=False)
-    else:
-        note = f"by turns, because {reach:.0%} of the pool matters to the seeds: it is mixed, and they are a part of it"
-    return _with(note, turns(sweep, limit, random_seed, options), ordered=True)
+        return Rule("agreement", note)
+    note = f"by turns, because {reach:.0%} of the pool matters to the seeds: it is mixed, and they are a part of it"
+    return Rule("turns", note)
 
 
-def _with(note: str, picked: Picked, ordered: bool) -> Picked:
-    return replace(picked, notes=(note, *picked.notes), ordered=ordered)
+def gdig(sweep: FinishedSweep, limit: Limit, random_seed: int, options: Config) -> Picked:
+    """Pick rows by the rule that suits the sweep (:func:`rule_for`)."""
+    rule = rule_for(sweep)
+    by_agreement = rule.method == "agreement"
+    picked = (agreement if by_agreement else turns)(sweep, limit, random_seed, options)
+    return replace(picked, notes=(rule.note, *picked.notes), ordered=not by_agreement)

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from gdig.config.budget import Limit
 from gdig.config.config import Config
-from gdig.errors import ConfigError
+from gdig.errors import NeedsError
 from gdig.resampling import resample
 from gdig.selection.centred import CentredFeatures, distances, kernel_densities
 from gdig.selection.method import FinishedSweep, OrderedRows, Picked, rows_within
@@ -30,7 +30,7 @@ def knn(sweep: FinishedSweep, limit: Limit, random_seed: int, options: Config) -
     turns for the nearest of the others. A smaller budget's rows are the first of a larger one's.
     """
     if options.knn_features == "sketch" and not options.gradients:
-        raise ConfigError("knn_features='sketch': expected hidden, because this run has no gradients")
+        raise NeedsError("knn_features='sketch': expected hidden, because this run has no gradients")
     features = CentredFeatures(sweep, options.knn_features)
     masses, counts = seed_masses(sweep, features, options.knn_density == "kernel")
     labels = np.where(masses > 0, 0, -1).astype(np.int32)

@@ -8,7 +8,7 @@ import numpy as np
 
 from gdig.config.budget import Limit
 from gdig.config.config import Config
-from gdig.errors import ConfigError
+from gdig.errors import NeedsError
 from gdig.resampling import resample
 from gdig.selection.draw import draw
 from gdig.selection.method import FinishedSweep, Picked
@@ -32,7 +32,7 @@ def _balanced(sweep: FinishedSweep, limit: Limit, random_seed: int) -> Picked:
     """
     ends = np.array(sweep.source_ends, np.int64)
     if len(ends) < 2:
-        raise ConfigError(
+        raise NeedsError(
             f"balance='source': expected a pool of at least two files, got {len(ends)}; give the rows of each source "
             "in a file of their own, or leave balance out"
         )

@@ -13,7 +13,7 @@ from gdig import _native
 from gdig.config.budget import Limit
 from gdig.config.config import Config
 from gdig.data.features import read_difficulty, read_features
-from gdig.errors import ConfigError
+from gdig.errors import AmountError, ConfigError
 from gdig.selection.method import FinishedSweep, Picked
 from gdig.selection.neighbours import NeighbourCache, column, nearest
 from gdig.store.sketches import SketchStore
@@ -101,7 +101,7 @@ def _penalised(
     """Pick among the `count` valid rows of x. `cache`: neighbours of x that earlier searches found."""
     if options.n_neighbours >= count:
         k = options.n_neighbours
-        raise ConfigError(f"n_neighbours={k}: expected at most {count - 1}, because the pool has {count} valid rows")
+        raise AmountError(f"n_neighbours={k}: expected at most {count - 1}, because the pool has {count} valid rows")
     k = min(STORED * options.n_neighbours, count - 1)
     neighbours = nearest(x, k, count, random_seed, options, cache)
     rows, before, after, n_searched = _native.self_filter(

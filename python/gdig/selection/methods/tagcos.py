@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from gdig import _native
 from gdig.config.budget import Limit
 from gdig.config.config import Config
-from gdig.errors import ConfigError
+from gdig.errors import NeedsError
 from gdig.selection.method import FinishedSweep, Picked, rows_within
 from gdig.store.sketches import SketchStore
 
@@ -88,7 +88,7 @@ def tagcos_rows(
 def tagcos(sweep: FinishedSweep, limit: Limit, random_seed: int, options: Config) -> Picked:
     """Pick rows that together match each cluster's mean gradient. The seeds have no vote."""
     if sweep.labels is None:
-        raise ConfigError("method='tagcos': expected clusters, got none; run gdig cluster first")
+        raise NeedsError("method='tagcos': expected clusters, got none; run gdig cluster first")
     labels, normalize = sweep.labels, options.unit_normalize
     threads = options.threads or 0
 

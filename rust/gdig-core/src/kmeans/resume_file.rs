@@ -10,7 +10,7 @@ use std::path::Path;
 
 use xxhash_rust::xxh3::Xxh3;
 
-use super::options::{Init, Options};
+use super::options::{check_centroids, Init, Options};
 use crate::interrupt::Supervisor;
 use crate::rows::{RowSet, Source};
 use crate::store::{write, TensorData, TensorFile, MADE_FROM};
@@ -62,9 +62,10 @@ impl<'a> ResumeFile<'a> {
             inertia: f64::from_bits(u64::from_str_radix(metadata.get(INERTIA)?, 16).ok()?),
             ended: metadata.get(ENDED)? == "true",
         };
+        let (k, given) = (options.n_clusters, (state.centroids.len(), state.counts.len()));
+        let sound = given == (k * dim, k) && !state.inertia.is_nan() && check_centroids(&state.centroids, dim).is_ok();
         // The file of a longer fit does not hold the state after `max_iter` iterations.
-        let fits = state.centroids.len() == options.n_clusters * dim && state.n_iter <= options.max_iter;
-        fits.then_some(state)
+        (sound && state.n_iter <= options.max_iter).then_some(state)
     }
 
     pub fn write(&self, state: &State) -> Result<()> {

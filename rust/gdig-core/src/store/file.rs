@@ -1,7 +1,7 @@
 //! A tensor file: safetensors with a checksum in its metadata. A file is complete or absent.
 
 use std::collections::BTreeMap;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
@@ -98,14 +98,13 @@ pub struct TensorFile {
 
 impl TensorFile {
     pub fn open(path: &Path) -> Result<TensorFile> {
-        let file = File::open(path).map_err(Error::io(path, "open"))?;
-        TensorFile::map(path, &file)
+        TensorFile::map(path, &open_file(path)?)
     }
 
     /// Open a file, and compare its checksum unless this process has done so. Every reader of data comes through here.
     /// `check` says whether to go on.
     pub fn open_sound(path: &Path, check: &dyn Fn() -> Result<()>) -> Result<TensorFile> {
-        let file = File::open(path).map_err(Error::io(path, "open"))?;
+        let file = open_file(path)?;
         let identity = Identity::of(&file).map_err(Error::io(path, "open"))?;
         let opened = TensorFile::map(path, &file)?;
         if !is_sound(&identity) {
@@ -116,9 +115,6 @@ impl TensorFile {
     }
 
     fn map(path: &Path, file: &File) -> Result<TensorFile> {
-        if !file.metadata().map_err(Error::io(path, "open"))?.is_file() {
-            return Err(Error::store(path, "expected a file"));
-        }
         // SAFETY: a mapping is sound while nobody shortens or changes the file. This crate replaces a file by renaming
         // another one over it, which leaves the mapped file as it was. A program that shortens a file during a read
         // breaks that contract, and the reader gets SIGBUS.
@@ -206,7 +202,7 @@ impl TensorFile {
 
     /// Read the whole file and compare its checksum. `check` says again and again whether to go on.
     pub fn verify(&self, check: &dyn Fn() -> Result<()>) -> Result<()> {
-        self.compare(&File::open(&self.path).map_err(Error::io(&self.path, "open"))?, check)
+        self.compare(&open_file(&self.path)?, check)
     }
 
     /// Compare the checksum with the content of `file`, which is at its start.
@@ -228,9 +224,18 @@ impl TensorFile {
     }
 }
 
+/// Open a file to read. Folders, pipes and devices are refused: to open a pipe would wait for its writer, and a device
+/// may have no end.
+pub fn open_file(path: &Path) -> Result<File> {
+    if !fs::metadata(path).map_err(Error::io(path, "open"))?.is_file() {
+        return Err(Error::store(path, "expected a file, got something else, such as a folder or a pipe"));
+    }
+    File::open(path).map_err(Error::io(path, "open"))
+}
+
 /// XXH3-64 over the content of a file of any kind, as 16 hexadecimal digits.
 pub fn content_checksum(path: &Path, check: &dyn Fn() -> Result<()>) -> Result<String> {
-    let mut file = File::open(path).map_err(Error::io(path, "open"))?;
+    let mut file = open_file(path)?;
     let mut hash = Xxh3::new();
     update_from(&mut hash, &mut file, path, check)?;
     Ok(format!("{:016x}", hash.digest()))

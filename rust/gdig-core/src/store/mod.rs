@@ -14,7 +14,7 @@ mod tests;
 mod verify;
 
 use std::fs;
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
 use serde_json::{json, Map, Value};
@@ -27,6 +27,8 @@ pub use file::{content_checksum, write, write_one_of_many, TensorData, TensorFil
 pub use shard::Shard;
 pub use verify::Report;
 
+use file::open_file;
+
 use crate::{Dtype, Error, Result};
 
 const STORE_JSON: &str = "store.json";
@@ -34,6 +36,8 @@ const FORMAT: u64 = 2;
 const CHECKSUM: &str = "xxh3";
 /// The most bytes of `store.json`, which holds six short fields.
 const MAX_STORE_JSON: u64 = 65_536;
+/// The most shards of a store. So a file whose name has a large number makes nobody count up to it.
+pub const MAX_SHARDS: usize = 1_000_000;
 pub const SKETCH: &str = "sketch";
 pub const SCALE: &str = "scale";
 pub const VALID: &str = "valid";
@@ -43,10 +47,10 @@ pub fn shard_name(index: usize) -> String {
     format!("{index:08}.safetensors")
 }
 
-/// The number in the name of a shard's file; `None` for another name.
+/// The number in the name of a shard's file; `None` for another name, and for a number that no store has.
 pub fn shard_index(name: &str) -> Option<usize> {
     let index = name.strip_suffix(".safetensors")?.parse().ok()?;
-    (name == shard_name(index)).then_some(index)
+    (index < MAX_SHARDS && name == shard_name(index)).then_some(index)
 }
 
 /// The numbers of the shards in a directory, ascending. Other files do not count. A directory that is not there has
@@ -110,8 +114,7 @@ impl Store {
 
     /// The store that a directory should hold. Its description is neither read nor written.
     pub fn new(path: &Path, dim: usize, dtype: Dtype, rows_per_shard: usize, made_from: &str) -> Result<Store> {
-        let overflows = dim.checked_mul(rows_per_shard).and_then(|n| n.checked_mul(8)).is_none();
-        if dim == 0 || rows_per_shard == 0 || overflows || !dtype.is_sketch() {
+        if dim == 0 || rows_per_shard == 0 || overflows(dim, rows_per_shard) || !dtype.is_sketch() {
             let what = "expected dim >= 1, rows_per_shard >= 1, dtype float32, float16, bfloat16 or int8";
             let got = format!("dim {dim}, rows_per_shard {rows_per_shard}, dtype {}", dtype.name());
             return Err(Error::store(path, format!("{what}; got {got}")));
@@ -135,11 +138,11 @@ impl Store {
 
     pub fn open(path: &Path) -> Result<Store> {
         let json = path.join(STORE_JSON);
-        let length = fs::metadata(&json).map_err(Error::io(&json, "open"))?.len();
-        if length > MAX_STORE_JSON {
-            return Err(Error::store(&json, format!("expected at most {MAX_STORE_JSON} bytes, got {length}")));
+        let mut text = Vec::new();
+        open_file(&json)?.take(MAX_STORE_JSON + 1).read_to_end(&mut text).map_err(Error::io(&json, "read"))?;
+        if text.len() as u64 > MAX_STORE_JSON {
+            return Err(Error::store(&json, format!("expected at most {MAX_STORE_JSON} bytes, got more")));
         }
-        let text = fs::read(&json).map_err(Error::io(&json, "read"))?;
         let fields: Value = serde_json::from_slice(&text).map_err(|e| Error::store(&json, format!("not JSON: {e}")))?;
         let number = |key: &str| {
             let value = fields.get(key).and_then(Value::as_u64).and_then(|n| usize::try_from(n).ok());
@@ -158,7 +161,7 @@ impl Store {
         let dtype = Dtype::from_name(dtype).filter(|dtype| dtype.is_sketch()).ok_or_else(|| {
             Error::store(&json, format!("dtype: expected float32, float16, bfloat16 or int8, got {dtype:?}"))
         })?;
-        if dim.checked_mul(rows_per_shard).and_then(|n| n.checked_mul(8)).is_none() {
+        if overflows(dim, rows_per_shard) {
             return Err(Error::store(&json, "dim times rows_per_shard overflows"));
         }
         let recorded = string(CHECKSUM)?;
@@ -241,6 +244,12 @@ impl Store {
         }
         self.len()
     }
+}
+
+/// Whether the bytes of a shard, or the number of a store's last row, do not fit.
+fn overflows(dim: usize, rows_per_shard: usize) -> bool {
+    let bytes = dim.checked_mul(rows_per_shard).and_then(|n| n.checked_mul(8));
+    bytes.is_none() || rows_per_shard.checked_mul(MAX_SHARDS + 1).is_none()
 }
 
 /// A hash of the fields of a `store.json` besides the checksum itself.

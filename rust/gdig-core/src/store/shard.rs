@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::file::{write, TensorData, TensorFile, MADE_FROM};
-use super::{Store, SCALE, SKETCH, VALID};
+use super::{Store, MAX_SHARDS, SCALE, SKETCH, VALID};
 use crate::convert::{encode, Rows};
 use crate::{Dtype, Error, Result};
 
@@ -33,7 +33,7 @@ impl Store {
         if let Some((name, info)) = file.header().tensors.iter().find(|(_, info)| info.shape.first() != Some(&n)) {
             return bad(format!("tensor {name:?}: expected {n} rows, got shape {:?}", info.shape));
         }
-        let first = (index * self.rows_per_shard).to_string();
+        let first = self.first_row(index)?.to_string();
         if file.header().metadata.get("first_row") != Some(&first) {
             let got = file.header().metadata.get("first_row").map_or("none", String::as_str);
             let (expected, got) = (format!("first_row {first}"), format!("first_row {got}"));
@@ -42,6 +42,15 @@ impl Store {
         // The check is here, so that reading rows cannot fail half-way.
         Shard::rows_of(&file, self)?;
         Ok(Shard { file, n, store: self.clone() })
+    }
+
+    /// The number of the first row of a shard.
+    fn first_row(&self, index: usize) -> Result<usize> {
+        if index >= MAX_SHARDS {
+            let what = format!("shard {index}: expected at most {MAX_SHARDS} shards; give more rows to a shard");
+            return Err(Error::store(&self.path, what));
+        }
+        Ok(index * self.rows_per_shard)
     }
 
     /// Write shard `index`, complete or not at all. `rows` become the tensor `sketch`. `tensors` are stored as given,
@@ -66,9 +75,9 @@ impl Store {
                 return bad(format!("tensor {:?}: expected {n} rows, got shape {:?}", tensor.name, tensor.shape));
             }
         }
+        let first = self.first_row(index)?;
         let (mut bytes, mut scales) = (Vec::with_capacity(n * self.dim * self.dtype.size()), Vec::new());
-        encode(rows, self.dtype, index * self.rows_per_shard, &mut bytes, &mut scales)
-            .map_err(|what| Error::store(&path, what))?;
+        encode(rows, self.dtype, first, &mut bytes, &mut scales).map_err(|what| Error::store(&path, what))?;
         self.write_encoded(index, &bytes, &scales, tensors)
     }
 
@@ -90,7 +99,7 @@ impl Store {
                 bytes: bytemuck::cast_slice(scales),
             });
         }
-        let first_row = (index * self.rows_per_shard).to_string();
+        let first_row = self.first_row(index)?.to_string();
         let mut metadata = BTreeMap::from([("first_row".to_owned(), first_row)]);
         if !self.made_from.is_empty() {
             metadata.insert(MADE_FROM.to_owned(), self.made_from.clone());

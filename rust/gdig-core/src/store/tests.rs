@@ -262,3 +262,18 @@ fn leftovers_of_a_killed_writer_are_ignored_and_removed() {
     store.write_shard(0, rows(&[1.0], 1), &[]).unwrap();
     assert!(!leftover.exists() && other.exists(), "another process may be writing the other shard");
 }
+
+#[test]
+fn a_number_that_no_store_has_makes_nobody_count_up_to_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::create(directory.path(), 1, Dtype::F32, 2, false).unwrap();
+    store.write_shard(0, rows(&[1.0, 2.0], 1), &[]).unwrap();
+    for number in ["1000000", "18446744073709551615", "99999999999999999999999"] {
+        fs::copy(store.shard_path(0), directory.path().join(format!("{number}.safetensors"))).unwrap();
+    }
+    assert_eq!((store.shard_indices().unwrap(), store.len().unwrap()), (vec![0], 2));
+    assert_eq!(store.verify(&Supervisor::none()).unwrap().missing, []);
+    let error = store.write_shard(MAX_SHARDS, rows(&[1.0], 1), &[]).unwrap_err();
+    assert!(error.to_string().contains("shard 1000000: expected at most 1000000 shards"), "{error}");
+    assert!(Store::new(directory.path(), 1, Dtype::F32, usize::MAX / 8, "").is_err(), "its rows have no numbers");
+}

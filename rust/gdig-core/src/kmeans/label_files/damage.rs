@@ -11,7 +11,8 @@ use crate::store::{shard_indices, shard_name, Damage, State, Store, TensorFile};
 use crate::{Error, Result};
 
 /// Compare the label files in `directory` with the store of `n_rows` rows and the centroids that they were made from,
-/// on several threads. Returns what is wrong, by file. The kernel that made the labels does not count.
+/// on several threads. Returns what is wrong, by file. Absent files are not listed. The kernel that made the labels does
+/// not count.
 ///
 /// A file whose shard is missing or of something else is compared with the centroids alone; without `centroids`, it is
 /// compared with its shard alone.
@@ -32,10 +33,11 @@ pub fn label_damage(
         expect(&file, fit, of_shard(store, index).ok())
     };
     let damage = |index| -> Result<_> { Ok(Damage::of(check(index))?.map(|damage| (index, damage))) };
-    let bad: Result<Vec<_>> = (0..n_shards).into_par_iter().map(damage).collect();
+    let (wanted, surplus): (Vec<_>, Vec<_>) =
+        shard_indices(directory)?.into_iter().partition(|&index| index < n_shards);
+    let bad: Result<Vec<_>> = wanted.into_par_iter().map(damage).collect();
     let mut damage: Vec<_> = bad?.into_iter().flatten().collect();
-    let surplus = shard_indices(directory)?.into_iter().filter(|&index| index >= n_shards);
-    damage.extend(surplus.map(|index| {
+    damage.extend(surplus.into_iter().map(|index| {
         let file = directory.join(shard_name(index));
         let what = format!("{}: expected no labels after those of {n_shards} shards", file.display());
         (index, Damage { state: State::Foreign, what })

@@ -130,7 +130,10 @@ fn rows_of(file: &TensorFile) -> Result<Range<usize>> {
     let first = file.header().metadata.get(FIRST_ROW).and_then(|first| first.parse::<usize>().ok());
     let first =
         first.ok_or_else(|| Error::store(file.path(), "first_row in its metadata: expected a row number, got none"))?;
-    Ok(first..first + file.typed::<u32>(LABELS, Dtype::U32)?.len())
+    let stop = first.checked_add(file.typed::<u32>(LABELS, Dtype::U32)?.len());
+    let stop =
+        stop.ok_or_else(|| Error::store(file.path(), format!("first_row: expected a row number, got {first}")))?;
+    Ok(first..stop)
 }
 
 /// All rows that have a label, ordered by a hash.

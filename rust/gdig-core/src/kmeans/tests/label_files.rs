@@ -56,3 +56,20 @@ fn predictions_on_disk_are_kept_when_sound_and_made_again_when_not() {
     }
     assert!(part(3..5).is_err());
 }
+
+#[test]
+fn forged_labels_and_rows_are_refused_by_number() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join(shard_name(0));
+    let forge = |label: u32, first_row: &str| {
+        let labels = [0, label];
+        let tensors = [TensorData { name: "labels", dtype: Dtype::U32, shape: vec![2], bytes: cast_slice(&labels) }];
+        write(&path, &tensors, &[("first_row".into(), first_row.into())].into()).unwrap();
+        LabelFiles::open(directory.path())?.counts(&Supervisor::none())
+    };
+    assert_eq!(forge(1, "0").unwrap(), [1, 1]);
+    let message = forge((1 << 28) - 1, "0").unwrap_err().to_string();
+    assert!(message.contains("row 1: label: expected 0 to 1048575, got 268435455"), "{message}");
+    let message = forge(1, "18446744073709551615").unwrap_err().to_string();
+    assert!(message.contains("first_row: expected a row number, got 18446744073709551615"), "{message}");
+}

@@ -13,7 +13,7 @@ use crate::convert::Rows;
 use crate::interrupt::Supervisor;
 use crate::rows::Source;
 use crate::simd::Kernel;
-use crate::store::{shard_name, Store, TensorData};
+use crate::store::{shard_name, write, Store, TensorData, TensorFile, MADE_FROM};
 use crate::testing::{array, data, Stored, DTYPES};
 use crate::{Dtype, Error, Result};
 

@@ -39,3 +39,31 @@ fn a_fit_goes_on_from_its_checkpoint_to_the_same_bits() {
     std::fs::write(&path, &sound[..sound.len() - 1]).unwrap();
     assert_eq!(run(&x, 6, &other).unwrap(), fresh);
 }
+
+#[test]
+fn a_forged_resume_file_is_not_gone_on_from() {
+    let (x, directory) = (data(300, 2, 3, 8), tempfile::tempdir().unwrap());
+    let path = directory.path().join("fit.safetensors");
+    let whole = run(&x, 2, &options(3)).unwrap();
+    let resumed = Options { resume_file: Some(path.clone()), ..options(3) };
+    run(&x, 2, &Options { max_iter: 1, resume_file: Some(path.clone()), ..options(3) }).unwrap();
+    let metadata = TensorFile::open(&path).unwrap().user_metadata();
+    let forge = |centroid: f32, clusters: usize, inertia: f64| {
+        let (centroids, counts) = (vec![centroid; 6], vec![100u64; clusters]);
+        let bytes = cast_slice(&centroids);
+        let tensors = [
+            TensorData { name: "centroids", dtype: Dtype::F32, shape: vec![3, 2], bytes },
+            TensorData { name: "counts", dtype: Dtype::U64, shape: vec![clusters], bytes: cast_slice(&counts) },
+        ];
+        let mut metadata = metadata.clone();
+        assert!(metadata.contains_key(MADE_FROM));
+        metadata.insert("inertia_bits".into(), format!("{:016x}", inertia.to_bits()));
+        write(&path, &tensors, &metadata).unwrap();
+        run(&x, 2, &resumed).unwrap()
+    };
+    for (centroid, clusters, inertia) in
+        [(f32::NAN, 3, 1.0), (f32::INFINITY, 3, 1.0), (1e30, 3, 1.0), (0.5, 0, 1.0), (0.5, 4, 1.0), (0.5, 3, f64::NAN)]
+    {
+        assert_eq!(forge(centroid, clusters, inertia), whole, "{centroid} {clusters} {inertia}");
+    }
+}

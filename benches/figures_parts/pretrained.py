@@ -1,0 +1,143 @@
+"""Tables of the pretrained model: trainings on what each rule chose, and where gdig loses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from benches.figures_parts.cells import bold, interval, percent, record, table
+from benches.pretrained.tables import BEFORE, ORACLE
+from benches.pretrained.tables import interval as difference
+
+TENTH = "0.1"
+
+
+def pools(kind: str) -> list[dict[str, Any]]:
+    """The pools of a kind."""
+    return [pool for pool in record("pretrained-tasks")["pools"].values() if pool["kind"] == kind]
+
+
+def losses(of: Sequence[Mapping[str, Any]], rule: str, budget: str = TENTH) -> np.ndarray:
+    """Losses on the held-out rows of all pools side by side: [trainings, rows]."""
+    return np.concatenate([np.array(pool["outcomes"][budget][rule]["loss"]) for pool in of], 1)
+
+
+def _rules(rules: Mapping[str, str], best: Sequence[str]) -> str:
+    """The mean over the pools of one target: loss, difference from random rows, share of clean rows of the target."""
+    of = pools("P1")
+    random = losses(of, "random")
+    rows = []
+    for label, rule in rules.items():
+        own = losses(of, rule)
+        mean = f"{own.mean():.3f}"
+        beside = "" if rule in (BEFORE, "random") else interval(difference(own, random), 2, sign="+")
+        outcomes = [pool["outcomes"][TENTH][rule] for pool in of]
+        good = percent(float(np.mean([one["good"] for one in outcomes]))) if "good" in outcomes[0] else ""
+        rows.append([label + (" *" if len(own) == 1 else ""), bold(mean) if rule in best else mean, beside, good])
+    return table(["rule", "loss", "beside random", "clean rows of the target"], *map(list, zip(*rows, strict=True)))
+
+
+def rules() -> str:
+    """Every rule of the evidence page."""
+    names = {
+        "before training": BEFORE,
+        "random": "random",
+        "random, balanced by source": "random, balanced by source",
+        "low loss": "loss",
+        "agreement, tau 0.55": "agreement, tau 0.55",
+        "diverse": "diverse",
+        "top, by the plain mean": "top, mean",
+        "sketch cosine, by turns (LESS without Adam's state)": "sketch cosine, by turns",
+        "RDS+ (hidden states)": "RDS+",
+        "BM25, by turns": "BM25, by turns",
+        "**gdig**": "gdig",
+        "clean rows of the target, known": ORACLE,
+    }
+    return _rules(names, ("BM25, by turns", "gdig"))
+
+
+def readme() -> str:
+    """The rules that README shows."""
+    names = {
+        "before training": BEFORE,
+        "random": "random",
+        "diverse: clusters, no seeds": "diverse",
+        "lowest loss": "loss",
+        "LESS's cosine of sketches": "sketch cosine, by turns",
+        "RDS+: hidden states": "RDS+",
+        "BM25": "BM25, by turns",
+        "**gdig**": "gdig",
+        "clean rows of the target, known": ORACLE,
+    }
+    return _rules(names, ("BM25, by turns", "gdig"))
+
+
+def languages() -> str:
+    """The same rules on two generated languages: held-out losses at 10 %."""
+    names = {
+        "random": "random",
+        "BM25, by turns": "BM25, by turns",
+        "RDS+": "RDS+",
+        "top, relative cosine": "top, relative cosine",
+        "agreement, tau 0.55": "gdig, the default",
+        "cosine, by turns": "cosine, by turns",
+        "blended cosine, by turns": "blended cosine, by turns",
+        "sound rows, known": ORACLE,
+    }
+    columns = []
+    for language in (0, 1):
+        outcomes = record(f"pretrained-generated-{language}")["pools"][f"generated language {language}"]["outcomes"][
+            TENTH
+        ]
+        means = [float(np.mean(outcomes[rule]["loss"])) for rule in names.values()]
+        best = min(means[:-1])
+        columns.append([bold(f"{loss:.2f}") if loss == best else f"{loss:.2f}" for loss in means])
+    return table(["loss", "language 0", "language 1"], list(names), *columns)
+
+
+def losing() -> str:
+    """Pools on which another method is ahead of gdig."""
+    shown_pools = {
+        "five targets of unequal difficulty": ("five targets", "top, mean", "plain mean"),
+        "three targets, unequal seeds": ("three targets, unequal seeds", "diverse", "diverse"),
+        "translation, an eighth six times, none spoiled": ("translation, repeats", None, ""),
+        "common_gen, the same": ("common_gen, repeats", None, ""),
+    }
+    found = record("pretrained-tasks")["pools"]
+    shown = ("gdig", "BM25, by turns", "RDS+")
+    rows = []
+    for label, (name, other, word) in shown_pools.items():
+        own = {rule: float(np.mean(one["loss"])) for rule, one in found[name]["outcomes"][TENTH].items()}
+        best = min(own[rule] for rule in shown)
+        cells = [bold(f"{own[rule]:.3f}") if own[rule] == best else f"{own[rule]:.3f}" for rule in shown]
+        rows.append([label, *cells, f"{word} {own[other]:.3f} *" if other else "", f"{own['random']:.3f}"])
+    return table(["pool", "gdig", "BM25", "RDS+", "others ahead", "random"], *map(list, zip(*rows, strict=True)))
+
+
+def methods() -> str:
+    """The methods on three kinds of pools, for those who choose one."""
+    generated = record("evidence-selection")["found"]["budgets"]["10%"]
+    pairs = record("evidence-zh-en")["selections"][
+        "scored by: small, clean, 4 epochs; trained from: small, clean, 4 epochs; 10%"
+    ]
+    names = {  # label: rule of the pretrained model, method of the language, method of the pairs
+        "gdig": ("gdig", "gdig", "gdig"),
+        "BM25": ("BM25, by turns", "top by BM25", "BM25"),
+        "RDS+": ("RDS+", None, None),
+        "top, by the mean": ("top, mean", "top by mean", "mean influence"),
+        "tagcos": (None, "tagcos", "gdig --method tagcos"),
+        "diverse": ("diverse", "diverse", "gdig --method diverse"),
+        "low loss": ("loss", "loss", "low loss"),
+        "random": ("random", "random", "random"),
+    }
+    mixed = [float(losses(pools("P1"), a).mean()) if a else None for a, _, _ in names.values()]
+    tuned = [float(generated[b]["loss"][0]) if b else None for _, b, _ in names.values()]
+    weak = [-1000 * float(pairs[c]["drop"]) if c else None for _, _, c in names.values()]
+    columns = []
+    for values, digits in ((mixed, 3), (tuned, 2), (weak, 1)):
+        best = min(value for value in values if value is not None)
+        cells = ["" if value is None else f"{value:.{digits}f}" for value in values]
+        columns.append([bold(cell) if value == best else cell for cell, value in zip(cells, values, strict=True)])
+    return table(["method", "mixed pool", "tuned on the pool", "weak model"], list(names), *columns)

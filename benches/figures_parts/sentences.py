@@ -1,0 +1,120 @@
+"""Sentences of the documentation that hold figures. They are written by hand; a test compares them with the records."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from benches.figures_parts import pretrained
+from benches.figures_parts.cells import interval, record
+from benches.pretrained.tables import interval as difference
+
+
+def _below(own: np.ndarray, other: np.ndarray) -> tuple[float, float, float]:
+    """How far `own` losses are below others, with the 95 % interval."""
+    value, low, high = difference(own, other)
+    return -value, -high, -low
+
+
+def _lds() -> str:
+    return (
+        f"No score could reach more than {record('evidence-datamodels')['found']['noise']['lds']['ceiling']:.2f} here."
+    )
+
+
+def _noise() -> str:
+    noise = record("evidence-datamodels")["found"]["noise"]["lds"]
+    agreement, most = noise["agreement of two trainings"][0], noise["ceiling"]
+    return f"Two trainings of one half agree to {agreement:.2f}, so {most:.2f} is the most that any score could reach."
+
+
+def _before_the_pool() -> str:
+    methods = record("evidence-datamodels")["found"]["methods"]
+    before, after = (methods[name]["lds"][0] for name in ("ekfac 0.1, before the pool", "ekfac 0.1"))
+    return f"| a model not tuned on the pool | LDS {before:.3f} instead of {after:.3f} |"
+
+
+def _whole_pool() -> str:
+    whole = record("evidence-selection")["found"]["full pool"]
+    return f"(the whole pool: {whole['loss'][0]:.2f} / {whole['exact'][0]:.2f})"
+
+
+def _checkpoints() -> str:
+    found = record("evidence-selection")["found"]["less, clean against spoiled"]
+    first, second, third = (one["auroc"] for one in found.values())
+    rest = record("evidence-datamodels")["found"]["methods"]["LESS cosine"]["auroc"]
+    by_checkpoint = f"{first:.2f}, {second:.2f} and {third:.2f} by its three checkpoints"
+    return f"Its AUROC is {by_checkpoint}, {rest:.2f} with moments at rest."
+
+
+def _whole_pool_of_pairs() -> str:
+    found = record("evidence-zh-en")["selections"]
+    whole = next(iter(found.values()))["the whole pool"]
+    return f"(the whole pool: {1000 * whole['drop']:.1f})"
+
+
+def _ahead_of_rds(digits: int) -> str:
+    pools = pretrained.pools("P1")
+    values = difference(pretrained.losses(pools, "RDS+"), pretrained.losses(pools, "gdig"))
+    return f"ahead of RDS+ by {interval(values, digits, digits)}"
+
+
+def _twentieth() -> str:
+    pools = pretrained.pools("P1")
+    names = {
+        "gdig": "gdig",
+        "BM25": "BM25, by turns",
+        "the plain mean": "top, mean",
+        "the clean rows": pretrained.ORACLE,
+        "RDS+": "RDS+",
+        "agreement": "agreement, tau 0.55",
+        "random": "random",
+    }
+    losses = {label: pretrained.losses(pools, rule, "0.05").mean() for label, rule in names.items()}
+    return "one training each: " + ", ".join(f"{label} {loss:.3f}" for label, loss in losses.items()) + "."
+
+
+def _second_language() -> str:
+    outcomes: dict[str, Any] = record("pretrained-generated-1")["pools"]["generated language 1"]["outcomes"]["0.1"]
+    own, random, agreement = (
+        np.array(outcomes[rule]["loss"]) for rule in ("blended cosine, by turns", "random", "gdig, the default")
+    )
+    by = [interval(_below(own, other), 2) for other in (random, agreement)]
+    return f"There it is ahead of random rows by {by[0]}, and of `agreement` by {by[1]}."
+
+
+def _one_sided_seeds() -> str:
+    scores = record("evidence-zh-en")["seeds"]["small, clean, 4 epochs"]["scores"]
+    kinds = ("of one topic", "the shortest third", "the longest third")
+    all_kinds = scores["32 seeds"]["mean / spread over seeds"][0]
+    lost = max(all_kinds - scores[f"32 seeds, {kind}"]["mean / spread over seeds"][0] for kind in kinds)
+    return f"Seeds of one topic or one length lost at most {lost:.2f} of the AUROC"
+
+
+def _real_pairs() -> str:
+    found = record("real_zh_en")
+    rows = found["rows"]
+    return (
+        f"{rows['pairs']} real Chinese-English pairs give {rows['candidates']} candidates "
+        f"({found['pool_tokens']} tokens) and {rows['seeds']} clean seeds."
+    )
+
+
+SENTENCES: tuple[tuple[str, Callable[[], str]], ...] = (
+    ("README.md", lambda: _ahead_of_rds(2)),
+    ("docs/evidence.md", _lds),
+    ("docs/evidence.md", _whole_pool),
+    ("docs/evidence.md", _whole_pool_of_pairs),
+    ("docs/evidence.md", lambda: _ahead_of_rds(3)),
+    ("docs/evidence.md", _twentieth),
+    ("docs/evidence.md", _second_language),
+    ("docs/evidence.md", _before_the_pool),
+    ("docs/evidence-details.md", _before_the_pool),
+    ("docs/evidence-details.md", _noise),
+    ("docs/evidence-details.md", _checkpoints),
+    ("docs/evidence-details.md", _real_pairs),
+    ("docs/seeds.md", _one_sided_seeds),
+)
+"""Page, and the function that makes the sentence."""
