@@ -111,18 +111,9 @@ class PartitionResume:
         if self._folder is None or (content := (file := self._file(layer.name)).read()) is None:
             return None
         try:
-<<<<<<< HEAD
-            values: dict[str, Any] = {name: torch.from_numpy(array).to(layer.device) for name, array in tensors.items()}
-            values |= {name: int(metadata[name]) for name in ("tokens", "examples", "seen")}
-            values |= {name: metadata[name] == "1" for name in ("reduce", "shared")}
-            return Factors(corrected=None, **values)
-        except (KeyError, TypeError, ValueError, StoreError) as error:
-            file.discard(f"{file.path}: holds no factors ({error!r})")
-=======
             return Factors.of(file.path, *content, layer)
         except StoreError as error:
             file.discard(str(error))
->>>>>>> main
             return None
 
     def keep(self, layer: Layer, f: Factors) -> None:

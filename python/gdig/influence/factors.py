@@ -86,6 +86,8 @@ class Factors:
         counts = [metadata[name] for name in ("tokens", "examples")]
         if not all(re.fullmatch(r"[1-9][0-9]{0,17}", count) for count in counts):
             raise StoreError(f"{path}: tokens and examples: expected whole numbers of at least 1, got {counts}")
+        if not re.fullmatch(r"0|[1-9][0-9]{0,17}", metadata["seen"]):
+            raise StoreError(f"{path}: seen: expected a whole number of tokens, got {metadata['seen']!r}")
         tensors = {name: torch.tensor(arrays[name]).to(layer.device) for name in shapes}
         return cls(
             q_a=tensors["q_a"],

@@ -57,7 +57,7 @@ class SeedFactors:
                 "column_offsets": self.column_offsets.numpy(),
                 "energy": self.energy,
             },
-            {"layer": layer, "share": repr(self.share)},
+            {"layer": layer},
         )
 
     @classmethod
@@ -67,12 +67,6 @@ class SeedFactors:
         Raises:
             StoreError: when it is missing or damaged, of something else, or holds no factors of this layer.
         """
-<<<<<<< HEAD
-        arrays, metadata = file.read()
-        arrays.shaped(u="O C", v="J C", column_offsets="offsets", energy="S")
-        u, v, offsets = (torch.tensor(arrays[name]) for name in ("u", "v", "column_offsets"))
-        return cls(u.to(device), v.to(device), offsets, np.array(arrays["energy"]), float(metadata["share"]))
-=======
         arrays, _ = file.read()
         shapes = {"u": "float O C", "v": "float J C", "column_offsets": "int64 offsets", "energy": "float64 S"}
         sizes = arrays.shaped({"O": layer.out_features, "J": layer.width}, **shapes)
@@ -80,8 +74,7 @@ class SeedFactors:
         if sizes["offsets"] != sizes["S"] + 1:
             raise StoreError(f"{file.path}: expected offsets of {sizes['S']} seeds, got {sizes['offsets'] - 1}")
         u, v, offsets = (torch.tensor(arrays[name]) for name in ("u", "v", "column_offsets"))
-        return cls(u.to(layer.device), v.to(layer.device), offsets, np.array(arrays["energy"]))
->>>>>>> main
+        return cls(u.to(layer.device), v.to(layer.device), offsets, np.array(arrays["energy"]), layer.share)
 
 
 class SeedFiles(Sequence[SeedFactors]):

@@ -246,26 +246,13 @@ class GradientPass:
 
         def hook(index: int) -> Callable:
             def give(a: torch.Tensor, gradient: torch.Tensor) -> None:
-<<<<<<< HEAD
                 # Looked at here, because calls that no gradient reaches do not count: DoRA passes an identity matrix
                 # through its matrices to know their norm.
                 if index not in self._reached and not sees_all(a, shape):
-                    raise ModelError(
+                    raise LayerError(
                         f"{self.model.layers[index].name}: sees {a.shape[:-1].numel()} of the batch's "
                         f"{shape[0] * shape[1]} tokens, or sees them in another order (a routed expert?); expected a "
                         "layer that sees all; leave it out with filter_modules"
-=======
-                name = self.model.layers[index].name
-                if index in self._reached:
-                    raise LayerError(f"{name}: is used twice in a pass; leave it out")
-                # Looked at here, because calls that no gradient reaches do not count: DoRA passes an identity matrix
-                # through its matrices to know their norm.
-                if not sees_all(a, shape):
-                    raise LayerError(
-                        f"{name}: sees {a.shape[:-1].numel()} of the batch's {shape[0] * shape[1]} tokens, or sees "
-                        "them in another order (a routed expert?); expected a layer that sees all; leave it out with "
-                        "filter_modules"
->>>>>>> main
                     )
                 self._reach(index)
                 a, d = a.flatten(0, -2), gradient.flatten(0, -2)
@@ -330,7 +317,7 @@ class GradientPass:
     def _reach(self, index: int) -> None:
         """Note that a gradient has reached a layer."""
         if index in self._reached:
-            raise ModelError(f"{self.model.layers[index].name}: is used twice in a pass; leave it out")
+            raise LayerError(f"{self.model.layers[index].name}: is used twice in a pass; leave it out")
         self._reached.add(index)
 
 

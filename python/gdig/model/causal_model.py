@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from gdig.config.config import Config
-from gdig.errors import ModelError
+from gdig.errors import LayerError, ModelError
 from gdig.model.choice import choose_layers
 from gdig.model.compiled import CompiledPass
 from gdig.model.coverage import Coverage, measure_coverage
@@ -149,12 +149,12 @@ def wrap_model(module: Any, config: Config, *, adapter: bool = False) -> Model:
 
 
 def _require_without(config: Config, layers: Sequence[Layer]) -> None:
-    """Raise ModelError for an option that layers of experts do not take."""
+    """Raise LayerError for an option that layers of experts do not take."""
     name = next(layer.name for layer in layers if layer.expert is not None)
     options = {"inversion=cg": config.inversion == "cg", "torch_compile": config.torch_compile}
     for option, asked in options.items():
         if asked:
-            raise ModelError(
+            raise LayerError(
                 f"{option}: takes layers that see every token, got {name}; leave the option out, or choose the other "
                 "layers with filter_modules"
             )

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from gdig.errors import ModelError
+from gdig.errors import LayerError
 from gdig.model.batches import Batch
 from gdig.model.device import to_device
 from gdig.model.experts import Experts, Route, Tap
@@ -38,7 +38,7 @@ def computed_by_gdig(
     def of_batch(experts: Experts) -> Route:
         def sort(of_slots: torch.Tensor, tokens: torch.Tensor, seen: int) -> Routing:
             if seen != lines * length:
-                raise ModelError(
+                raise LayerError(
                     f"{experts.name}: its router sees {seen} of the batch's {lines * length} tokens; expected all; "
                     "leave it out with filter_modules"
                 )
