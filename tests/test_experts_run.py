@@ -18,7 +18,7 @@ from tests.support.torchrun import files_of, start_ranks
 pytestmark = pytest.mark.skipif(
     int(transformers.__version__.split(".")[0]) < 5, reason="experts are fused since transformers 5"
 )
-OPTIONS = {"token_batch_size": 256, "fit_rows": 6, "filter_modules": r"experts\.down_proj|layers\.1\.mlp\.experts"}
+OPTIONS = {"token_batch_size": 256, "fit_tokens": 350, "filter_modules": r"experts\.down_proj|layers\.1\.mlp\.experts"}
 
 
 @pytest.fixture(scope="module")
@@ -59,9 +59,9 @@ def test_missing_files_are_made_again_with_the_same_bytes(project, options, whol
         sorted((run_path / folder).glob("*.safetensors"))[1].unlink()
     gdig.select(**project.options(run_path, **options))
     assert files_of(run_path) == files_of(whole)
-    assert gdig.verify(run_path).ok if hasattr(gdig.verify(run_path), "ok") else True
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 def test_two_ranks_leave_the_bytes_of_one(project, options, whole, tmp_path):
     run_path = tmp_path / "run"
