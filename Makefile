@@ -86,6 +86,10 @@ lint-types: .make/native
 lint-rust: .make/python
 	cargo clippy --workspace --all-targets --quiet -- -D warnings
 
+.PHONY: compile-tests
+compile-tests: lint-rust
+	cargo test --workspace --no-run --quiet
+
 .PHONY: format
 format: .make/python ## rewrite Python and Rust in the project's style
 	$(BIN)/python -m ruff check --fix
@@ -151,6 +155,11 @@ tune: .make/native ## time the kernels' configurations on a CUDA GPU and pin the
 .PHONY: wheel
 wheel: .make/python ## build sdist and wheel into dist/
 	$(BIN)/python -m maturin build --release --sdist --out dist
+
+.PHONY: wheels
+wheels: .make/python ## build manylinux2014 wheels for x86-64 and aarch64 (zig links them), try both (aarch64: qemu-user-static)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check ziglang auditwheel
+	.ci/wheels $(BIN)/python dist/wheels
 
 .PHONY: clean
 clean: ## remove everything built, except .venv

@@ -31,6 +31,7 @@ from benches.layer_share_parts.cost import cost
 from benches.layer_share_parts.generated import generated
 from benches.layer_share_parts.influence import LayerInfluence, Rows, draw
 from benches.layer_share_parts.quality import quality
+from benches.layer_share_parts.samples import influence_by_sample
 from benches.shared.machine import ROOT, machine, provenance
 from benches.shared.steps import Steps
 from benches.shared.tables import markdown
@@ -44,9 +45,9 @@ def main() -> None:
     arguments = _arguments()
     torch.set_num_threads(1)
     steps = Steps(arguments.folder, {"torch": torch.__version__})
-    record = json.loads(RECORD.read_text(encoding="utf-8")) if RECORD.exists() else {}
     for part in arguments.parts:
         facts = PARTS[part](steps, arguments)
+        record = json.loads(RECORD.read_text(encoding="utf-8")) if RECORD.exists() else {}
         record[part] = {"machine": machine() | {"threads": 1}, **provenance(ROOT), **facts}
         RECORD.write_text(json.dumps({"bench": "layer_share", **record}, indent=1) + "\n", encoding="utf-8")
         print(table(part, facts), flush=True)
@@ -66,13 +67,12 @@ def _by_choice(parts_of: Callable[[LayerInfluence], dict[str, np.ndarray]]) -> P
 
 
 def _samples(steps: Steps, arguments: argparse.Namespace) -> dict[str, Any]:
-    layers = _layers(steps, arguments)
-    by_tokens = layers.of_samples()
-    reference = by_tokens[max(by_tokens)]["influence"].sum(0, dtype=np.float64)
-    every = np.ones(len(by_tokens[max(by_tokens)]["influence"]), bool)
-    return {
-        "choices": {f"{n} tokens": quality(parts, every, layers.drawn, reference) for n, parts in by_tokens.items()}
-    }
+    plan = Rows()
+    drawn = draw(plan, arguments.data, arguments.model)
+    by_tokens = influence_by_sample(steps, plan, drawn, arguments.model)
+    whole = by_tokens[max(by_tokens)]["influence"]
+    reference, every = whole.sum(0, dtype=np.float64), np.ones(len(whole), bool)
+    return {"choices": {f"{n} tokens": quality(parts, every, drawn, reference) for n, parts in by_tokens.items()}}
 
 
 def _layers(steps: Steps, arguments: argparse.Namespace) -> LayerInfluence:
@@ -84,7 +84,7 @@ def _generated(steps: Steps, arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _cost(steps: Steps, arguments: argparse.Namespace) -> dict[str, Any]:
-    return cost(arguments.model, arguments.data)
+    return cost(steps, arguments.model, arguments.data, arguments.choices)
 
 
 PARTS: dict[str, Part] = {
@@ -113,6 +113,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--model", type=Path, required=True, help="folder of SmolLM2-135M")
     parser.add_argument("--data", type=Path, required=True, help="folder of the rows (benches.pretrained.rows.FILES)")
     parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=list(PARTS))
+    parser.add_argument("--choices", nargs="+", choices=CHOICES, default=CHOICES, help="of layers, for the part cost")
     parser.add_argument("--folder", type=Path, default=ROOT / "build" / "layer_share", help="of the finished steps")
     return parser.parse_args()
 

@@ -42,7 +42,6 @@ def main() -> None:
     )
     page = (folder / "run" / "report.html").resolve()
     print(f"\nThe selection: {folder}/selection.jsonl. The run: {folder}/run. {time.monotonic() - start:.0f} s in all.")
-    print(f"Why a row was chosen: gdig explain {folder}/run 5")
     print(f"The report, to open in a browser: {page.as_uri()}")
 
 

@@ -23,6 +23,8 @@ from gdig.selection.cluster_stage import resolve_clusters
 from gdig.selection.judge import Judge
 from gdig.selection.method import FinishedSweep
 from gdig.selection.methods import METHODS
+from gdig.selection.pick import pick_rows
+from gdig.selection.sources import Sources
 from gdig.selection.survey import Survey, survey, threshold
 from gdig.selection.tasks import Tasks
 from gdig.store.sketches import INVALID_LABEL
@@ -94,12 +96,13 @@ def test_random_balanced_by_source_takes_as_many_from_each_as_it_holds(case, ran
     pool, limit = case
     n = len(pool.valid)
     ends = (*sorted(data.draw(st.lists(st.integers(0, n), min_size=1, max_size=4))), n)
-    options = Config.build({"method": "random", "balance": "source", "random_seed": random_seed})
+    options = Config.build({"method": "random", "source_quotas": "equal", "random_seed": random_seed})
 
     def picked(limit: Limit) -> list[int]:
         with on_disk(pool) as (store, _):
-            sweep = FinishedSweep(store, survey(store, Judge("steady")), source_ends=ends)
-            return METHODS["random"].pick(sweep, limit, random_seed, options).rows.tolist()
+            names = tuple(map(str, range(len(ends))))
+            sweep = FinishedSweep(store, survey(store, Judge("steady")), sources=Sources(names, ends))
+            return pick_rows(sweep, limit, options, METHODS)[0].rows.tolist()
 
     got = picked(limit)
     assert len(set(got)) == len(got) and pool.valid[got].all()
@@ -119,13 +122,11 @@ def test_random_balanced_by_source_takes_as_many_from_each_as_it_holds(case, ran
 def test_random_is_balanced_over_the_files_of_a_pool(project, tmp_path):
     rows = translation_rows(40)
     files = [write_jsonl(tmp_path / f"{i}.jsonl", part) for i, part in enumerate((rows[:3], rows[3:10], rows[10:]))]
-    pool = {"candidates": tuple(map(str, files)), "method": "random", "balance": "source", "budget": "15"}
+    pool = {"candidates": tuple(map(str, files)), "method": "random", "source_quotas": "equal", "budget": "15"}
     run = make_swept(project.options(tmp_path / "run", **pool))
     picked = gdig.select(**project.options(run, **pool))
     drawn = [int(((picked.rows >= start) & (picked.rows < stop)).sum()) for start, stop in ((0, 3), (3, 10), (10, 40))]
-    assert drawn == [3, 6, 6] and any("rows from each of 3 files: 3, 6, 6" in line for line in picked.summary)
-    with pytest.raises(ConfigError, match="balance='source': expected a pool of at least two files, got 1"):
-        gdig.select(**project.options(make_swept(project.options(tmp_path / "one")), method="random", balance="source"))
+    assert drawn == [3, 6, 6] and "rows by source: 1.jsonl 6, 2.jsonl 6, 0.jsonl 3" in picked.summary
 
 
 @given(cases(), st.sampled_from(["agreement", "diverse"]), st.sampled_from(["random", "score"]), TAUS)

@@ -70,6 +70,8 @@ def test_repeated_rows_and_tasks(project, tmp_path):
     options = project.options(tmp_path / "run", **files, task_field="task", budget="100%", n_clusters=2)
     make_swept(options)
     (one,) = compare(**options, methods=["top"]).summaries
+    assert (one.rows, one.repeated) == (8, 0) and "8 rows repeat an earlier row and were left out" in one.notes[0]
+    (one,) = compare(**options, methods=["top"], repeats="keep").summaries
     assert (one.rows, one.repeated) == (16, 8)
     influence = stored(tmp_path / "run")["influence"].astype(np.float64)
     assert one.tasks == pytest.approx({"a": influence[:, 0::2].mean(), "b": influence[:, 1::2].mean()}, rel=1e-6)

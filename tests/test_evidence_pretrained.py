@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from benches.layer_share_parts import influence as layer_influence
+from benches.layer_share_parts import samples as layer_samples
 from benches.layer_share_parts.choices import CHOICES, WHOLE, chosen
 from benches.pretrained import collection as collections
 from benches.pretrained import effects, lds, signals
@@ -154,12 +155,16 @@ def test_influence_by_layer(tmp_path, monkeypatch):
     parts = measured("two").of_all()
     for name, x in whole.items():
         assert x.shape[0] == 21 and np.allclose(parts[name], x, rtol=1e-3, atol=1e-4 * np.abs(x).max()), name
-    monkeypatch.setattr(layer_influence, "SAMPLES", (20, 60))
-    samples = one.of_samples()
-    upper = one.chosen(layer_influence.SAMPLE_LAYERS)
-    assert list(samples) == [20, 60] and upper.sum() == 3
-    assert np.allclose(samples[60]["influence"], whole["influence"][upper], rtol=1e-3, atol=1e-4)
-    assert not np.allclose(samples[20]["influence"], samples[60]["influence"], rtol=1e-3, atol=1e-4)
-    with pytest.raises(ValueError, match="other rows with 10000 tokens"):
-        monkeypatch.setattr(layer_influence, "SAMPLES", (10_000,))
-        one.of_samples()
+    # The same layers over the states of the lower block, and with fewer tokens.
+    monkeypatch.setattr(layer_samples, "SAMPLES", (20, 60))
+    monkeypatch.setattr(layer_samples, "UPPER", 2)
+    by_tokens = layer_samples.influence_by_sample(
+        Steps(tmp_path / "three", []), layer_influence.Rows(), drawn, tmp_path / "model"
+    )
+    upper = one.chosen("mlp:upper:0.5")
+    assert list(by_tokens) == [20, 60] and upper.sum() == 6
+    few, many, same = by_tokens[20]["influence"], by_tokens[60]["influence"], whole["influence"][upper]
+    assert np.allclose(many, same, rtol=1e-3, atol=1e-4 * np.abs(same).max())
+    assert not np.allclose(few, many, rtol=1e-2, atol=1e-2 * np.abs(many).max())
+    with pytest.raises(ValueError, match="expected rows with 10000 tokens"):
+        layer_influence.first_tokens(others, 10_000)

@@ -66,7 +66,7 @@ def test_tokens_and_layers_add_up_to_the_stored_influence(run, finished):
     sweep = stored(finished)
     fit, facts = run.record.stages.fit, run.record.stages.sweep
     factors = read_seed_factors(run.work, fit.dtype, seeds_origin(run.record))
-    batches = SweptBatches(run.work, run.sweep.store.rows_per_shard, facts.token_batch_size)
+    batches = SweptBatches(run.work, run.sweep.store, facts.token_batch_size)
     most = max(len(f.u) * len(f.v) + f.u.shape[1] for f in factors) + len(factors)
     for row in range(0, N_ROWS, 7):
         line = batches.find(row)

@@ -24,9 +24,10 @@ SHARDS = [(0, 16), (32, 48), (48, 60), (16, 32)]
 def feed(project, tmp_path, workers, **changes):
     config = Config.build(project.options(tmp_path / "run", **changes))
     numbers = range(len(SHARDS))
-    found = list(Feed(Workspace(config, Progress(quiet=True)), SHARDS, 64, workers).encode(numbers))
+    work, shards = Workspace(config, Progress(quiet=True)), [[span] for span in SHARDS]
+    found = list(Feed(work, shards, 64, workers).encode(numbers))
     assert [number for number, _ in found] == list(numbers)
-    return [shard for _, shard in found]
+    return [span for _, (span,) in found]
 
 
 def test_workers_make_the_same_shards_in_the_same_order(project, tmp_path):

@@ -313,3 +313,25 @@ def test_several_processes_are_refused(project, tmp_path, monkeypatch):
     monkeypatch.setattr("gdig.api.is_launched", lambda: True)
     with pytest.raises(ConfigError, match="plan runs in one process"):
         gdig.plan(**project.options(tmp_path / "run"))
+
+
+def test_sources_evaluation_sets_and_near_copies_are_stages(planned, project, tmp_path):
+    evaluation = write_jsonl(tmp_path / "eval.jsonl", project.rows[:6])
+    options = {"exclude": (str(evaluation),), "max_similarity": 0.9, "source_field": "src_lang"}
+    plan = plan_of(project, tmp_path / "run", **options)
+    by_name = {stage.name: stage for stage in plan.stages}
+    assert set(by_name) - {stage.name for stage in planned.stages} == {"sources", "exclude"}
+    assert by_name["exclude"].tokens == pytest.approx(6 * plan.pool.mean_tokens)
+    assert all(stage.seconds > 0 for stage in plan.stages)
+    assert plan.disk["sources"] == 4 * plan.pool.rows and plan.disk["evaluation set"] == 8 * plan.pool.rows
+    words = plan_of(project, tmp_path / "run", exclude=(str(evaluation),), exclude_similarity=1.0)
+    assert {stage.name: stage.tokens for stage in words.stages}["exclude"] == 0
+
+
+def test_appended_files_leave_their_rows_to_sweep(project, finished, tmp_path):
+    more = write_jsonl(tmp_path / "more.jsonl", project.rows[:36])
+    plan = gdig.plan(**project.options(finished, candidates=(str(project.pool), str(more))))
+    by_name = {stage.name: stage for stage in plan.stages}
+    assert by_name["fit: factors"].done == by_name["fit: seeds"].done == 1
+    # The last shard of the run, of 12 rows, is not whole any more.
+    assert by_name["sweep"].done == pytest.approx(48 / 96)

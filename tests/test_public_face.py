@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from dataclasses import fields
+from importlib.metadata import version
 from pathlib import Path
 from typing import get_type_hints
 
@@ -30,6 +31,7 @@ def test_few_names_and_each_is_there() -> None:
         value = getattr(gdig, name)
         assert value.__name__ == name
         assert value.__doc__, f"gdig.{name} has no docstring"
+    assert gdig.__version__ == version("gdig")
     with pytest.raises(AttributeError, match="no attribute 'selekt'"):
         gdig.selekt  # noqa: B018
 

@@ -192,6 +192,21 @@ def test_llama_factory_reads_rows_with_tools(in_folder: Path) -> None:
     assert "chosen" not in json.loads((in_folder / "data" / "dataset_info.json").read_text())
 
 
+def test_axolotl(in_folder: Path) -> None:
+    """Turns as Axolotl's documentation says that type chat_template reads them; the assistant's are trained on."""
+    (settings,) = yaml.safe_load(code("Axolotl", "yaml"))["datasets"]
+    assert (settings["type"], settings["ds_type"]) == ("chat_template", "json")
+    run(code("Axolotl"))
+    tags = settings["message_property_mappings"]
+    lines = Path(settings["path"]).read_text(encoding="utf-8").splitlines()
+    selection = gdig.select(run_path="runs/a", budget=8, output="whole.jsonl")
+    for row, content in zip(map(json.loads, lines), selection.to_dataset(), strict=True):
+        turns = [(turn[tags["role"]], turn[tags["content"]]) for turn in row[settings["field_messages"]]]
+        assert turns == [(turn["role"], turn["content"]) for turn in content["messages"]]
+        assert {role for role, _ in turns} == {"system", "user", "assistant"}
+        assert set(row) == {"messages"}, "Axolotl would read other columns of a plain row"
+
+
 @pytest.mark.parametrize("name", ["chosen.jsonl", "chosen.parquet"])
 def test_a_chat_template_gives_the_measured_text_of_rows_with_tools(in_folder: Path, name: str) -> None:
     """Columns give each call the arguments of all others, with null; a data set of a selection is without these."""

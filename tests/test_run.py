@@ -276,9 +276,9 @@ def test_foreign_directories(tmp_path):
         ("[" * 100_000, r"run\.json: not a run\.json: "),
         ('{"format": 99, "stages": {}}', rf"expected format {FORMAT}, got 99; another version of gdig made this run"),
         ('{"format": 1, "stages": {}}', rf"expected format {FORMAT}, got 1; another version of gdig made this run"),
-        ('{"format": 3, "stages": []}', r"run\.json: checksum: expected [0-9a-f]{32}, got None: the file was damaged"),
+        ('{"format": 4, "stages": []}', r"run\.json: checksum: expected [0-9a-f]{32}, got None: the file was damaged"),
         (
-            '{"format": 3, "config": ' + "[" * 900 + "]" * 900 + "}",
+            '{"format": 4, "config": ' + "[" * 900 + "]" * 900 + "}",
             r"not a run\.json: its values lie more than 64 deep",
         ),
         ("\udcff", r"run\.json: not a run\.json: "),

@@ -52,7 +52,7 @@ def with_tokens(pool: Pool, rows: list[list[int]], seeds: list[list[int]]) -> It
     """The pool as a finished sweep with token files; invalid rows have no tokens there."""
     with on_disk(pool, ROWS_PER_SHARD) as (store, _), tempfile.TemporaryDirectory() as folder:
         examples = [example(row) if valid else None for row, valid in zip(rows, pool.valid, strict=True)]
-        files = TokenFiles(RunLayout(Path(folder)), "")
+        files = TokenFiles(RunLayout(Path(folder)), store)
         for shard in store.shards:
             start, stop = store.shard_range(shard)
             write_rows(files.shard(shard), examples[start:stop])

@@ -19,6 +19,7 @@ from benches.pretrained.model import load_tokenizer
 from benches.pretrained.rows import Row
 from benches.pretrained.signals import OPTIONS
 from benches.shared.instructions import write_inputs
+from benches.shared.steps import Steps
 from benches.sweep_parts.plain_passes import plain_pass, rectangles, trainable
 from gdig.config.config import Config
 from gdig.data.tokens import Example
@@ -37,40 +38,51 @@ ROWS = 200
 """Rows that the whole cost is given for."""
 
 
-def cost(path: Path, data: Path) -> dict[str, Any]:
-    """Seconds of fit and sweep over `ROWS` rows by choice of layers, and what share of a plain pass that is."""
+def cost(steps: Steps, path: Path, data: Path, choices: Sequence[str] = CHOICES) -> dict[str, Any]:
+    """Seconds of fit and sweep over `ROWS` rows by choice of layers, and what share of a plain pass that is.
+
+    Each choice is measured right after a plain pass, because machines drift.
+    """
     examples = _examples(path, data)
-    small, large = examples[: SAMPLES[0]], examples[: SAMPLES[1]]
-    plain = _plain(path, small, large)
-    scale = ROWS / len(large)
-    choices = {}
-    for text in CHOICES:
-        options = {"model": str(path), "layers": text, "token_batch_size": TOKENS, "sketch_space": "raw"}
-        config = Config.build({**OPTIONS, **options, "quiet": True})
-        model = load_model(config)
+    by_choice = {}
+    for text in choices:
 
-        def fit(sample: Sequence[Example], model: Any = model, config: Config = config) -> None:
-            fit_curvature(model, sample, np.arange(len(sample), dtype=np.uint64), config, Progress(quiet=True))
+        def measure(text: str = text) -> dict[str, Any]:
+            return _of_choice(text, path, examples)
 
-        short, long = (_seconds(lambda rows=rows: fit(rows)) for rows in (small, large))  # type: ignore[misc]
-        a_row = (long - short) / (SAMPLES[1] - SAMPLES[0])
-        generator = torch.Generator().manual_seed(0)
-        seeds = [_factors(layer.out_features, layer.width, generator) for layer in model.layers]
-        rows = make_influence_pass(model, seeds, config, Progress(quiet=True))
-        rows.compute(small)
-        sweep = _seconds(lambda rows=rows: rows.compute(large)) * scale  # type: ignore[misc]
-        fit_all = short + a_row * (ROWS - SAMPLES[0])
-        choices[text] = {
-            "layers": len(model.layers),
-            "fit": round(fit_all, 1),
-            "of it eigenvectors": round(short - a_row * SAMPLES[0], 1),
-            "sweep": round(sweep, 1),
-            "fit of plain": round(fit_all / (plain * scale), 3),
-            "sweep of plain": round(sweep / (plain * scale), 3),
-        }
-        print(text, choices[text], flush=True)
-    length = sum(map(len, large)) / len(large)
-    return {"rows": ROWS, "tokens of a row": round(length, 1), "plain": round(plain * scale, 1), "choices": choices}
+        by_choice[text] = steps.facts(f"cost of {text}", [path.name, SAMPLES, ROWS], measure)
+    length = sum(map(len, examples)) / len(examples)
+    return {"rows": ROWS, "tokens of a row": round(length, 1), "choices": by_choice}
+
+
+def _of_choice(text: str, path: Path, large: Sequence[Example]) -> dict[str, Any]:
+    small, scale = large[: SAMPLES[0]], ROWS / len(large)
+    plain = _plain(path, small, large) * scale
+    options = {"model": str(path), "layers": text, "token_batch_size": TOKENS, "sketch_space": "raw"}
+    config = Config.build({**OPTIONS, **options, "quiet": True})
+    model = load_model(config)
+
+    def fit(sample: Sequence[Example]) -> None:
+        fit_curvature(model, sample, np.arange(len(sample), dtype=np.uint64), config, Progress(quiet=True))
+
+    short, long = (_seconds(lambda rows=rows: fit(rows)) for rows in (small, large))  # type: ignore[misc]
+    a_row = (long - short) / (len(large) - len(small))
+    generator = torch.Generator().manual_seed(0)
+    seeds = [_factors(layer.out_features, layer.width, generator) for layer in model.layers]
+    rows = make_influence_pass(model, seeds, config, Progress(quiet=True))
+    del seeds
+    rows.compute(small)
+    sweep = _seconds(lambda: rows.compute(large)) * scale
+    fit_all = short + a_row * (ROWS - len(small))
+    return {
+        "layers": len(model.layers),
+        "plain": round(plain, 1),
+        "fit": round(fit_all, 1),
+        "of it eigenvectors": round(short - a_row * len(small), 1),
+        "sweep": round(sweep, 1),
+        "fit of plain": round(fit_all / plain, 3),
+        "sweep of plain": round(sweep / plain, 3),
+    }
 
 
 def _plain(path: Path, small: Sequence[Example], large: Sequence[Example]) -> float:

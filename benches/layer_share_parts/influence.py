@@ -29,9 +29,6 @@ from gdig.progress import Progress
 
 BLOCKS_AT_ONCE = 15
 """Blocks whose layers are in one pass: the whole gradients of 12 seeds in 15 blocks take 2.5 GB."""
-SAMPLES = tuple(384 << i for i in range(7))
-"""Tokens that the curvature is fitted on, for the comparison of samples: a quarter to 16 times the widest factor."""
-SAMPLE_LAYERS = "mlp:upper:0.125"
 
 
 @dataclass(frozen=True)
@@ -93,6 +90,18 @@ def draw(plan: Rows, data: Path, model: Path) -> Drawn:
     )
 
 
+def first_tokens(examples: Sequence[Example], tokens: int) -> list[Example]:
+    """The first examples, as many as it takes to have so many tokens.
+
+    Raises:
+        ValueError: when all of them have fewer.
+    """
+    ends = np.cumsum([len(example) for example in examples])
+    if ends[-1] < tokens:
+        raise ValueError(f"expected rows with {tokens} tokens, found {ends[-1]}")
+    return list(examples[: int(np.searchsorted(ends, tokens)) + 1])
+
+
 class LayerInfluence:
     """Influence by layer, from finished steps or computed.
 
@@ -115,7 +124,7 @@ class LayerInfluence:
     def of_all(self) -> dict[str, np.ndarray]:
         """Influence [K, N, S], square [K, N] and gram [K, S, S] of the K layers of all blocks."""
         blocks = np.array(block_number(self._model.layers))
-        sample = self._sample(self._plan.fit_tokens)
+        sample = first_tokens(self.drawn.others, self._plan.fit_tokens)
         parts = []
         for first in range(0, int(blocks.max()) + 1, BLOCKS_AT_ONCE):
             at = np.flatnonzero((first <= blocks) & (blocks < first + BLOCKS_AT_ONCE)).tolist()
@@ -130,27 +139,6 @@ class LayerInfluence:
     def of_plain_gradients(self) -> dict[str, np.ndarray]:
         """The same without a curvature: products of the gradients themselves, by products of their tokens."""
         return self._steps.arrays("products of gradients", self._asked, self._products)
-
-    def of_samples(self) -> dict[int, dict[str, np.ndarray]]:
-        """The same for `SAMPLE_LAYERS` by the tokens of the sample that the curvature is fitted on."""
-        at = np.flatnonzero(self.chosen(SAMPLE_LAYERS)).tolist()
-        results = {}
-        for tokens in SAMPLES:
-            sample = self._sample(tokens)
-
-            def make(sample: list[Example] = sample) -> dict[str, np.ndarray]:
-                return self._influence(at, sample)
-
-            asked = [*self._asked, SAMPLE_LAYERS, tokens]
-            results[tokens] = self._steps.arrays(f"sample of {tokens}", asked, make)
-        return results
-
-    def _sample(self, tokens: int) -> list[Example]:
-        """The first other rows, as many as have so many tokens."""
-        ends = np.cumsum([len(example) for example in self.drawn.others])
-        if ends[-1] < tokens:
-            raise ValueError(f"expected other rows with {tokens} tokens for the fit, found {ends[-1]}")
-        return self.drawn.others[: int(np.searchsorted(ends, tokens)) + 1]
 
     def _influence(self, at: Sequence[int], sample: Sequence[Example]) -> dict[str, np.ndarray]:
         model: Model = replace(self._model, layers=[self._model.layers[i] for i in at])

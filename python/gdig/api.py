@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 from typing_extensions import Unpack
 
 from gdig.config.budget import Limit, parse_budget
@@ -35,18 +36,21 @@ from gdig.resampling import label_counts
 from gdig.run.directory import require_run
 from gdig.run.layout import RunLayout
 from gdig.run.merge import merge_runs
-from gdig.run.origin import sweep_origin
+from gdig.run.origin import rows_origin
 from gdig.run.session import Workspace
 from gdig.run.stored_options import config_of_start
 from gdig.run.verify import Verification, verify_run
 from gdig.selection.cluster_stage import ensure_clusters, fit_centroids_on_ranks, label_rows_on_ranks
 from gdig.selection.compare import Comparison
 from gdig.selection.compare import compare as compare_methods
+from gdig.selection.exclude import ensure_excluded
+from gdig.selection.hidden_mean import ensure_hidden_mean
 from gdig.selection.judge import Judge
 from gdig.selection.methods import METHODS, require_needs
 from gdig.selection.result import Selection
-from gdig.selection.select_stage import open_finished_sweep, select_stage
-from gdig.selection.survey import Survey, make_judge, survey
+from gdig.selection.select_stage import eligible_sweep, excluded_rows, open_finished_sweep, select_stage
+from gdig.selection.sources import ensure_sources, read_sources
+from gdig.selection.survey import Survey, make_judge, survey, tokens_of_first
 from gdig.selection.tasks import Tasks, read_tasks
 from gdig.selection.token_files import ensure_tokens
 from gdig.store.sketches import SketchStore
@@ -125,7 +129,7 @@ def cluster(
         _expect(work, "cluster")
         store = _sweep(work)
         pool = survey(store, Judge(work.config.score))
-        ensure_clusters(work, store, pool, _limit(work, pool))
+        ensure_clusters(work, store, pool, _limit(work, store, pool))
         return work.run.path
 
 
@@ -152,11 +156,12 @@ def select(
         tasks = read_tasks(work.seed_corpus, work.config.task_field)
         store = _sweep(work)
         pool = _survey(work, store, tasks)
-        limit = _limit(work, pool)
+        limit = _limit(work, store, pool)
         if METHODS[work.config.method].clusters:
             ensure_clusters(work, store, pool, limit)
         if METHODS[work.config.method].tokens:
             ensure_tokens(work, store)
+        _ensure_eligible(work, store)
         selection = select_stage(work, store, pool, tasks, limit)
         if work.config.report:
             selection.summary.extend(report_after_select(work, pool, tasks, limit, selection))
@@ -229,11 +234,13 @@ def compare(
         tasks = read_tasks(work.seed_corpus, work.config.task_field)
         store = _sweep(work)
         pool = _survey(work, store, tasks)
-        limit = _limit(work, pool)
+        limit = _limit(work, store, pool)
         ensure_clusters(work, store, pool, limit)
-        finished = open_finished_sweep(
-            work.layout, work.run.record, store, pool, tasks, clusters=True, source_ends=work.candidates.ends
-        )
+        _ensure_eligible(work, store)
+        sources = read_sources(work, work.layout, store)
+        finished = open_finished_sweep(work.layout, work.run.record, store, pool, tasks, clusters=True, sources=sources)
+        excluded = excluded_rows(work.layout, work.run.record, work.config, store)
+        eligible = eligible_sweep(work.layout, work.run.record, work.config, finished, excluded)
         possible = [
             name
             for name, method in METHODS.items()
@@ -242,7 +249,7 @@ def compare(
         if any(METHODS[name].tokens for name in methods or possible):
             ensure_tokens(work, store)
         n_clusters = int((label_counts(work.layout.labels) > 0).sum())
-        compared = compare_methods(finished, methods or possible, limit, work.config, time.monotonic, n_clusters)
+        compared = compare_methods(eligible, methods or possible, limit, work.config, time.monotonic, n_clusters)
         if trial is None:
             return compared
         from gdig.training.trial import train_on_each
@@ -370,7 +377,9 @@ def serve(ranks: Ranks) -> None:
         config = Config.build(arguments["config"])
         progress = WarningsOnly(f"rank {ranks.rank}", config.quiet, ranks.first_to_say)
         today = date.fromisoformat(arguments["today"])
-        with torch_errors_explained(config.device), Workspace(config, progress, ranks, today=today) as work:
+        first_rows = arguments["first_rows"]
+        opened = Workspace(config, progress, ranks, today=today, first_rows=first_rows)
+        with torch_errors_explained(config.device), opened as work:
             for task, task_arguments in tasks:
                 _RANK_TASKS[task](work, **task_arguments)
 
@@ -426,6 +435,7 @@ def _sweep(work: Workspace, whole: bool = True) -> SketchStore:
     if sound:
         missing = missing_of_sweep(work)
         if missing:
+            work.require_all_files(work.swept_rows)
             work.progress.warn(f"{path}: the sweep makes shards {', '.join(map(str, missing))} again")
         sound = seeds_are_swept(work) and not missing
     if not sound:
@@ -436,7 +446,11 @@ def _sweep(work: Workspace, whole: bool = True) -> SketchStore:
                 end.state = "running"
     if work.config.checkpoints and not checkpoints_stage(work):
         work.progress.say("checkpoints: the shards of other parts are missing; gdig merge adds them")
-    return SketchStore.open(path, sweep_origin(work.run.record))
+    store = SketchStore.open(path, rows_origin(work.run.record))
+    if not (whole and work.run.has_more_files):
+        return store
+    # The pool has grown since: what a choice sees are the rows of the files that this start gives.
+    return store.masked(np.arange(len(store)) < len(work.candidates))
 
 
 def _survey(work: Workspace, store: SketchStore, tasks: Tasks) -> Survey:
@@ -445,10 +459,21 @@ def _survey(work: Workspace, store: SketchStore, tasks: Tasks) -> Survey:
     return survey(store, make_judge(store, work.config, tasks))
 
 
-def _limit(work: Workspace, pool: Survey) -> Limit:
-    """Return what the option `budget` allows in this pool.
+def _ensure_eligible(work: Workspace, store: SketchStore) -> None:
+    """Make what the options of sources and redundancy need to know of the rows."""
+    config = work.config
+    ensure_sources(work, store)
+    if config.exclude:
+        ensure_excluded(work, store)
+    if config.max_similarity < 1 and config.similarity_of == "hidden":
+        ensure_hidden_mean(work, store)
+
+
+def _limit(work: Workspace, store: SketchStore, pool: Survey) -> Limit:
+    """Return what the option `budget` allows in the pool of this start.
 
     Raises:
         ConfigError: when the budget is more than the pool holds.
     """
-    return parse_budget(work.config.budget).limit(pool.rows, pool.all_tokens)
+    rows = len(work.candidates)
+    return parse_budget(work.config.budget).limit(rows, tokens_of_first(store, rows, pool.all_tokens))

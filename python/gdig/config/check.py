@@ -108,6 +108,9 @@ def _check_numbers(c: Config) -> None:
     for name in ("seed_energy", "tau"):
         if not 0 < getattr(c, name) <= 1:
             raise wrong(name, getattr(c, name), "a share above 0 and up to 1")
+    for name in ("max_similarity", "exclude_similarity"):
+        if not 0 < getattr(c, name) <= 1:
+            raise wrong(name, getattr(c, name), "a cosine above 0 and up to 1")
     if isinstance(c.train_rows, int) and c.train_rows < (c.n_clusters or 1):
         reason = f", because there are {c.n_clusters} clusters" if c.n_clusters else ""
         raise wrong("train_rows", c.train_rows, f"all or a whole number of at least {c.n_clusters or 1}{reason}")
@@ -158,6 +161,8 @@ def _check_combinations(c: Config) -> None:
     _check_columns(c)
     if c.row_format == "template" and c.prompt_template is None:
         raise wrong("row_format", c.row_format, "another format, or prompt_template and target_template beside it")
+    if not c.gradients and c.similarity_of == "sketch":
+        raise wrong("similarity_of", c.similarity_of, "'hidden' with gradients=False, which makes a forward pass alone")
     if c.agreement == "tasks" and c.task_field is None:
         raise wrong("agreement", c.agreement, "seeds without task_field; task_field names the field of a seed's task")
 

@@ -86,13 +86,19 @@ class Options(TypedDict, total=False):
     over_seeds: Literal["turns", "max", "mean"]
     knn_features: Literal["hidden", "sketch"]
     knn_density: Literal["kernel", "uniform"]
-    balance: Literal["none", "source"]
     quotas: Quotas
     checkpoint_weights: Sequence[float]
     n_neighbours: int
     neighbour_search: Literal["auto", "exact", "clusters"]
     n_probe: int
     difficulty: Text | None
+    source_field: Text | None
+    source_quotas: Text | None
+    repeats: Literal["drop", "keep"]
+    max_similarity: float
+    similarity_of: Literal["hidden", "sketch"]
+    exclude: Texts
+    exclude_similarity: float
     features: Text | None
     output: Text | None
     format: OutputFormat | None
@@ -104,6 +110,7 @@ class Options(TypedDict, total=False):
     device: Text
     threads: int | None
     gradient_checkpointing: bool
+    grown_clusters: Literal["keep", "again"]
     overwrite: bool
     bad_rows: Literal["error", "skip"]
     device_map: Literal["none", "auto", "balanced", "sequential"]

@@ -22,24 +22,29 @@ _SURPLUS = 1.1
 """Rows that are encoded next beside those that the mean length of the first asks for."""
 
 
-def sample_of_rows(encoder: Encoder, corpus: Corpus, k: int, key: int, bad_rows: str) -> Sample:
-    """Return the usable rows among the `k` with the smallest hash of (key, row).
+def sample_of_rows(encoder: Encoder, corpus: Corpus, k: int, key: int, bad_rows: str, n: int | None = None) -> Sample:
+    """Return the usable rows among the `k` with the smallest hash of (key, row), of the first `n` rows or of all.
 
     Raises:
         CorpusError: on a row that cannot be used, when `bad_rows` is "error"; or when no row of the sample can.
     """
-    rows = sample_rows(len(corpus), min(k, len(corpus)), key)
+    n = len(corpus) if n is None else n
+    rows = sample_rows(n, min(k, n), key)
     return _usable(dict(zip(rows.tolist(), encoder.encode(corpus, rows.tolist()), strict=True)), bad_rows)
 
 
-def sample_of_tokens(encoder: Encoder, corpus: Corpus, tokens: int, key: int, bad_rows: str) -> Sample:
+def sample_of_tokens(
+    encoder: Encoder, corpus: Corpus, tokens: int, key: int, bad_rows: str, n: int | None = None
+) -> Sample:
     """Return the usable rows with the smallest hash of (key, row), as many as it takes to have `tokens` tokens.
+
+    They are of the first `n` rows, or of all.
 
     The last row counts whole. A corpus with fewer tokens is the sample itself.
 
     Raises: as `sample_of_rows`.
     """
-    n = len(corpus)
+    n = len(corpus) if n is None else n
     size = min(n, max(_FEWEST, tokens // _LENGTH))
     encoded: dict[int, Example | CorpusError] = {}
     while True:

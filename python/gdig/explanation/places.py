@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,22 +40,25 @@ def places_of(run: FinishedRun, rows: NDArray[np.int64], methods: Sequence[str])
 
     Args:
         run: the run.
-        rows: int64 [n], valid rows of the pool.
+        rows: int64 [n], valid rows of the pool. A row that the options leave out has no place.
         methods: names that `possible_methods` has returned.
     """
-    sweep, config = run.sweep, run.config
+    eligible, config = run.eligible, run.config
+    sweep = eligible.sweep
     places: list[list[Place]] = [[] for _ in rows]
     asked = [n for method in methods if (n := METHODS[method].neighbours(config))]
     sweep.neighbour_cache.most = max(asked, default=0)
     for name in methods:
         method = METHODS[name]
-        bare = sweep if method.clusters else sweep.without_clusters()
+        bare = eligible if method.clusters else eligible.without_clusters()
         options = config.with_options(method=name)
         scored = choose(bare, run.limit, options)
         at = _places(scored, rows)
         whole: ScoredRows | None = None
         if method.nested and 0 in at and sweep.survey.valid <= MOST_ORDERED_ROWS:
-            whole = choose(bare, Limit("rows", sweep.survey.valid), options)
+            # The method's own order, of all sources together and with near-copies.
+            order = options.with_options(source_quotas=None)
+            whole = choose(replace(bare, features=None), Limit("rows", sweep.survey.valid), order)
         at_of_whole = _places(whole, rows) if whole is not None else [0] * len(rows)
         for here, place, later in zip(places, at, at_of_whole, strict=True):
             if place:

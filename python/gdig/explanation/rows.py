@@ -133,7 +133,7 @@ class RowExplainer:
         """Pass each row's batch of the sweep, so that its numbers are the sweep's."""
         sweep = self._run.record.stages.sweep
         assert sweep is not None and sweep.token_batch_size is not None
-        batches = SweptBatches(self._work, self._store.rows_per_shard, sweep.token_batch_size)
+        batches = SweptBatches(self._work, self._store, sweep.token_batch_size)
         with self._work.progress.stage("explain", len(subjects)) as bar:
             for subject in sorted(subjects, key=lambda one: one.row or 0):
                 assert subject.row is not None

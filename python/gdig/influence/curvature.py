@@ -150,6 +150,36 @@ class CurvatureFit:
             self._correct(layers, owners, own, partition, factors)
         return {partition[number]: factors[number] for number in own}
 
+    def squares(self, partition: Sequence[int], factors: dict[int, Factors]) -> dict[int, torch.Tensor]:
+        """Measure the squares of the examples' gradients in the eigenvectors of factors that are there.
+
+        Args:
+            partition: the indices of some layers.
+            factors: of each of them, by index. They stay as they are.
+
+        Returns:
+            Their means [O, J], by index, of the layers that this rank owns. An expert with a shared factor has none.
+        """
+        layers = [self._model.layers[index] for index in partition]
+        owners = [self._ranks.owners(len(self._model.layers))[index] for index in partition]
+        self._resume = self._all_resume.of_partition(
+            self._batches,
+            self._plan.token_batch_size,
+            self._model,
+            self._config,
+            self._ranks,
+            [layer.name for layer in layers],
+        )
+        by_number = {number: factors[index] for number, index in enumerate(partition)}
+        finite, totals = self._sum_squares("error of the curvature", layers, owners, partition, by_number)
+        n = max(1, int(finite.sum()))
+        own = [number for number, owner in enumerate(owners) if owner == self._ranks.rank]
+        return {
+            partition[number]: _mean(totals[number], n, layers[number].device)
+            for number in own
+            if not by_number[number].shared
+        }
+
     def _factors(
         self, layers: Sequence[Layer], owners: Sequence[int], own: Sequence[int], partition: Sequence[int]
     ) -> dict[int, Factors]:
@@ -260,20 +290,36 @@ class CurvatureFit:
         factors: dict[int, Factors],
     ) -> None:
         """The second pass: EK-FAC's eigenvalues, with the same labels. Experts with a shared factor have none."""
-        shared = set().union(*self._ranks.gather([number for number in own if factors[number].shared]))
+        _, totals = self._sum_squares("eigenvalues", layers, owners, partition, factors)
+        assert self.report is not None
+        for number in own:
+            if not factors[number].shared:
+                factors[number].corrected = _mean(totals[number], self.report.examples, layers[number].device)
+
+    def _sum_squares(
+        self,
+        name: str,
+        layers: Sequence[Layer],
+        owners: Sequence[int],
+        partition: Sequence[int],
+        factors: dict[int, Factors],
+    ) -> tuple[np.ndarray, list[torch.Tensor | None]]:
+        """Which examples have a finite loss, and the totals of the squares in the eigenvectors of `factors`.
+
+        A layer with a shared factor has no total.
+        """
+        shared = set().union(*self._ranks.gather([number for number, f in factors.items() if f.shared]))
         bases = self._shared_eigenvectors(layers, owners, factors, shared)
         squares = [None if basis is None else basis[0].new_zeros(len(basis[1]), len(basis[0])) for basis in bases]
 
         def sink(batch: Batch, added: set) -> Sink:
             return squares_sink(layers, bases, squares, added)
 
-        numbers = [number for number, total in enumerate(squares) if total is not None]
+        numbers = [number for number in range(len(layers)) if number not in shared]
         sums = [total for total in squares if total is not None]
-        _, totals = self._pass("eigenvalues", partition, sink, sums, [owners[number] for number in numbers])
-        assert self.report is not None
-        for number, total in zip(numbers, totals, strict=True):
-            if number in factors:
-                factors[number].corrected = _mean(total, self.report.examples, layers[number].device)
+        finite, totals = self._pass(name, partition, sink, sums, [owners[number] for number in numbers])
+        by_number = dict(zip(numbers, totals, strict=True))
+        return finite, [by_number.get(number) for number in range(len(layers))]
 
     def _pass(
         self,

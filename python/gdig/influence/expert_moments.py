@@ -73,7 +73,7 @@ class ExpertMoments:
             return None
         return (
             f"{len(self._short)} of {len(self._counts)} layers of experts saw fewer tokens of the sample than their "
-            "factors have rows; they take the curvature of their block's mean expert; more fit_tokens give them their own"
+            "factors have rows; they take the curvature of the mean expert; more fit_tokens give them their own"
         )
 
     def basis(self, number: int, side: int) -> str:

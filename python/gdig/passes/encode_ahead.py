@@ -23,7 +23,7 @@ from gdig.run.session import Workspace
 
 @dataclass(frozen=True)
 class EncodedShard:
-    """Rows start .. stop - 1 of the pool, ready for the model. n of them can be encoded.
+    """Rows start .. stop - 1 of the pool, of one shard, ready for the model. n of them can be encoded.
 
     Attributes:
         start: the first row.
@@ -70,13 +70,13 @@ class Feed(Dataset):
 
     Args:
         work: the workspace with the pool, the tokenizer and the model's limits.
-        shards: (start, stop) of each shard.
+        shards: of each shard, (start, stop) of the spans of rows whose batches are made by themselves.
         token_batch_size: the number of tokens in a batch.
         workers: the number of worker processes; each encodes two shards ahead. 0: this process encodes.
     """
 
     def __init__(
-        self, work: Workspace, shards: Sequence[tuple[int, int]], token_batch_size: int, workers: int = 0
+        self, work: Workspace, shards: Sequence[Sequence[tuple[int, int]]], token_batch_size: int, workers: int = 0
     ) -> None:
         self._config: Config = work.config
         self._today = work.today
@@ -88,14 +88,16 @@ class Feed(Dataset):
     def __len__(self) -> int:
         return len(self._shards)
 
-    def __getitem__(self, index: int) -> EncodedShard:
+    def __getitem__(self, index: int) -> list[EncodedShard]:
         if self._work is None:  # a worker opens its own pool and tokenizer
             self._work = Workspace(self._config, Progress(quiet=True), today=self._today)
-        start, stop = self._shards[index]
-        work = self._work
-        return encode_shard(work.candidates, work.encoder, start, stop, self._token_batch_size, work.limits)
+        work, size = self._work, self._token_batch_size
+        return [
+            encode_shard(work.candidates, work.encoder, start, stop, size, work.limits)
+            for start, stop in self._shards[index]
+        ]
 
-    def encode(self, numbers: Iterable[int]) -> Iterator[tuple[int, EncodedShard]]:
+    def encode(self, numbers: Iterable[int]) -> Iterator[tuple[int, list[EncodedShard]]]:
         """Yield the shards of these numbers, in their order. Workers take some numbers ahead.
 
         Raises:
@@ -147,7 +149,7 @@ class _SafeFeed(Dataset):
     def __len__(self) -> int:
         return len(self.feed)
 
-    def __getitem__(self, number: int) -> tuple[int, EncodedShard | GdigError]:
+    def __getitem__(self, number: int) -> tuple[int, list[EncodedShard] | GdigError]:
         try:
             return number, self.feed[number]
         except GdigError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from gdig.passes.encode_ahead import EncodedShard, Feed
 from gdig.passes.row_pass import RowPass
 from gdig.passes.shard_resume import ShardResume, batches_digest
 from gdig.run.layout import shard_resume_file
+from gdig.run.origin import grown_from
 from gdig.run.resume_files import remove_finished
 from gdig.run.session import Workspace
 from gdig.store.resume_file import Pace, ResumeFile
@@ -46,33 +48,54 @@ def write_missing(
         origin: a hash of the inputs and options that the rows depend on.
         quiet: print no warning for a row that cannot be used, because an earlier pass has.
     """
-    ranks, n, step = work.ranks, len(work.candidates), store.rows_per_shard
-    spans = [(shard * step, min(n, (shard + 1) * step)) for shard in missing]
+    ranks, n = work.ranks, work.swept_rows
+    spans = [spans_of(store, shard, n) for shard in missing]
     workers = resolve_workers(work.config, rows.model.device, len(spans))
     size = rows.batch_runner.token_batch_size  # a batch that does not fit the memory lowers it later
     feed = Feed(work, spans, size, workers)
-    done = n - sum(stop - start for start, stop in spans)
+    done = n - sum(stop - start for shard_spans in spans for start, stop in shard_spans)
     with work.progress.stage(title, n, done=done) as own_bar:
         bar = ranks.shared_bar(own_bar)
         # A shard is written during the pass of the next shard. The end of the block waits for the last one.
         with Background() as writer:
             pace = Pace()
-            for number, encoded in feed.encode(ranks.claim(len(missing))):
-                ranks.doing(f"{title}, rows {encoded.start} to {encoded.stop - 1}")
+            for number, encoded_spans in feed.encode(ranks.claim(len(missing))):
                 shard = missing[number]
-                made_from = _made_from(rows, encoded, size, origin)
-                file = ResumeFile(shard_resume_file(store.path, shard), made_from, work.progress.warn)
-                resume = ShardResume(file, pace, writer)
-                writer.submit(_write, store, shard, rows.shard(encoded, bar, resume=resume, quiet=quiet), resume)
+                for encoded in encoded_spans:
+                    ranks.doing(f"{title}, rows {encoded.start} to {encoded.stop - 1}")
+                    made_from = _made_from(rows, encoded, size, origin)
+                    file = ResumeFile(shard_resume_file(store.path, shard), made_from, work.progress.warn)
+                    resume = ShardResume(file, pace, writer)
+                    tensors = rows.shard(encoded, bar, resume=resume, quiet=quiet)
+                    before = encoded.start - shard * store.rows_per_shard
+                    writer.submit(_write, store, shard, before, tensors, resume)
         ranks.doing(f"{title}, all shards taken")
         ranks.gather(None, bar)
     if ranks.main:
         remove_finished(store)
 
 
-def _write(store: SketchStore, shard: int, tensors: dict[str, np.ndarray], resume: ShardResume) -> None:
-    store.write_shard(shard, tensors)
+def _write(store: SketchStore, shard: int, before: int, tensors: dict[str, np.ndarray], resume: ShardResume) -> None:
+    """Write a shard, or the rows that a growth of the pool adds after its first `before` rows."""
+    if before:
+        store.extend_shard(shard, before, tensors)
+    else:
+        store.write_shard(shard, tensors)
     resume.remove()
+
+
+def spans_of(store: SketchStore, shard: int, n_rows: int) -> list[tuple[int, int]]:
+    """Return the rows of a missing shard that have to be made: one span, or one for each step of growth.
+
+    A row depends on its batch, and a batch has rows of one span alone. So the rows before a growth stay as they are,
+    and a shard that is made anew has the same bits.
+    """
+    start, stop = shard * store.rows_per_shard, min(n_rows, (shard + 1) * store.rows_per_shard)
+    ends = [row for row in grown_from(store.made_from) if start < row < stop]
+    if store.has_shard(shard):  # find_missing has removed every other shard that is not whole
+        start = store.shard_range(shard)[1]
+    bounds = [start, *(row for row in ends if row > start), stop]
+    return list(itertools.pairwise(bounds))
 
 
 def _made_from(rows: RowPass, encoded: EncodedShard, token_batch_size: int, origin: str) -> dict[str, Any]:
@@ -117,18 +140,23 @@ def open_store(path: Path, work: Workspace, origin: str) -> SketchStore:
 def find_missing(work: Workspace, store: SketchStore, n_rows: int) -> list[int]:
     """Read all shards of a store of `n_rows` rows, and return the numbers of those that have to be made.
 
-    A shard that is damaged, or of something else, is named and removed.
+    A shard that is damaged, or of something else, is named and removed. A sound one that lacks the rows of a growth
+    stays.
 
     Raises:
         StoreError: naming such a shard, if it cannot be removed.
     """
+    short: list[int] = []
     for shard, damage in store.damage(n_rows).items():
+        if damage.state == "short":
+            short.append(shard)
+            continue
         work.progress.warn(f"{damage.what}; the shard is removed")
         try:
             store.shard_path(shard).unlink(missing_ok=True)
         except OSError as error:
             raise StoreError(f"{damage.what}; it cannot be removed: {error.strerror or error}") from None
-    return store.absent(n_rows)
+    return sorted([*short, *store.absent(n_rows)])
 
 
 def in_sweep_part(shard: int, sweep_part: str | None) -> bool:

@@ -10,12 +10,13 @@ import numpy as np
 from gdig.influence.fit import check_dtype, read_curvature, read_seed_factors
 from gdig.influence.sweep_plan import plan_sweep
 from gdig.model.batch_size import room
+from gdig.passes.drift import drift_of_growth, drift_warnings
 from gdig.passes.duplicates import count_duplicates
 from gdig.passes.influence_pass import make_forward_pass, make_influence_pass, sketch_scale
 from gdig.passes.row_pass import RowPass
 from gdig.passes.seed_health import measure_seed_health, seed_warnings
 from gdig.passes.shards import find_missing, in_sweep_part, open_store, write_missing
-from gdig.run.origin import curvature_origin, pass_origin, seeds_origin, sweep_origin
+from gdig.run.origin import curvature_origin, pass_origin, rows_origin, seeds_origin, sweep_origin
 from gdig.run.record import RowCounts
 from gdig.run.session import Workspace
 from gdig.store.sketches import SketchStore
@@ -30,7 +31,7 @@ def sweep_stage(work: Workspace) -> bool:
     Returns:
         Whether all shards are on disk.
     """
-    config, run, n = work.config, work.run, len(work.candidates)
+    config, run, n = work.config, work.run, work.swept_rows
     run.update("sweep", rows=n)
     n_shards = -(-n // config.rows_per_shard)
     if (missing := missing_of_sweep(work)) is None:
@@ -53,7 +54,7 @@ def sweep_stage(work: Workspace) -> bool:
         }
         work.ranks.task("sweep", **arguments)
         sweep_on_ranks(work, **arguments)
-    store = SketchStore.open(work.layout.sweep, sweep_origin(run.record))
+    store = SketchStore.open(work.layout.sweep, rows_origin(run.record))
     n_missing = len(store.missing(n))
     if n_missing:
         work.progress.say(
@@ -67,6 +68,8 @@ def sweep_stage(work: Workspace) -> bool:
         losses = run.fit.seeds.losses
         health = measure_seed_health(store, losses)
         warnings = seed_warnings(health, losses, config.loss_reduction, lambda seed: work.seed_corpus.where(seed))
+    if (drift := drift_of_growth(work, store)) is not None:
+        warnings = [*warnings, *drift_warnings(drift)]
     run.update("sweep", counts=counts, seed_health=health, warnings=tuple(warnings))
     texts = [f"{count:,} {name.replace('_', ' ')}" for name, count in asdict(counts).items()]
     work.progress.say("sweep: " + ", ".join(texts))
@@ -83,8 +86,8 @@ def missing_of_sweep(work: Workspace) -> list[int] | None:
     run = work.run
     if run.sweep.scale is None:
         return None
-    store = open_store(work.layout.sweep, work, sweep_origin(run.record))
-    return find_missing(work, store, len(work.candidates))
+    store = open_store(work.layout.sweep, work, rows_origin(run.record))
+    return find_missing(work, store, work.swept_rows)
 
 
 def seeds_are_swept(work: Workspace) -> bool:
@@ -130,8 +133,8 @@ def sweep_on_ranks(
                 with work.progress.stage("sweep: scale", len(probe)) as bar:
                     scale = sketch_scale(rows, probe, bar)
             work.run.update("sweep", scale=scale, token_batch_size=token_batch_size)
-            store = open_store(work.layout.sweep, work, sweep_origin(work.run.record))
-            find_missing(work, store, len(work.candidates))  # removes what another sweep has left
+            store = open_store(work.layout.sweep, work, rows_origin(work.run.record))
+            find_missing(work, store, work.swept_rows)  # removes what another sweep has left
         scale, token_batch_size = ranks.gather([scale, token_batch_size])[0]
     rows.scale = scale
     if config.token_batch_size == "auto":  # the bits depend on it, so every start and rank takes the same

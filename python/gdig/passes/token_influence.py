@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -17,7 +18,9 @@ from gdig.model.causal_model import Model
 from gdig.model.places import Places
 from gdig.model.precision import float32_products
 from gdig.passes.encode_ahead import EncodedShard, encode_shard
+from gdig.run.origin import grown_from
 from gdig.run.session import Workspace
+from gdig.store.sketches import SketchStore
 
 
 class TokenInfluence(NamedTuple):
@@ -47,24 +50,25 @@ class SweptBatches:
 
     Args:
         work: the workspace of the run.
-        rows_per_shard: of the sweep.
+        store: the sweep.
         token_batch_size: of the sweep.
     """
 
-    def __init__(self, work: Workspace, rows_per_shard: int, token_batch_size: int) -> None:
-        self._work, self._rows_per_shard, self._size = work, rows_per_shard, token_batch_size
-        self._shards: dict[int, EncodedShard] = {}
+    def __init__(self, work: Workspace, store: SketchStore, token_batch_size: int) -> None:
+        self._work, self._store, self._size = work, store, token_batch_size
+        self._spans: dict[int, EncodedShard] = {}
 
     def find(self, row: int) -> Line | None:
         """Return the row's line; None for a row that cannot be encoded. The row's whole shard is tokenized."""
-        shard = row // self._rows_per_shard
-        if shard not in self._shards:
-            start = shard * self._rows_per_shard
-            work = self._work
-            stop = min(len(work.candidates), start + self._rows_per_shard)
-            # One shard at a time: rows that are explained together seldom lie in many.
-            self._shards = {shard: encode_shard(work.candidates, work.encoder, start, stop, self._size, work.limits)}
-        encoded = self._shards[shard]
+        shard, work = row // self._store.rows_per_shard, self._work
+        # A growth of the pool ends a span of rows that share batches.
+        first, last = self._store.shard_range(shard)
+        ends = [first, *(end for end in grown_from(self._store.made_from) if first < end < last), last]
+        start, stop = next((a, b) for a, b in itertools.pairwise(ends) if a <= row < b)
+        if start not in self._spans:
+            # One span at a time: rows that are explained together seldom lie in many.
+            self._spans = {start: encode_shard(work.candidates, work.encoder, start, stop, self._size, work.limits)}
+        encoded = self._spans[start]
         at = int(np.searchsorted(encoded.positions, row - encoded.start))
         if at == len(encoded.positions) or encoded.positions[at] != row - encoded.start:
             return None

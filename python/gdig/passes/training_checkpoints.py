@@ -19,7 +19,7 @@ from gdig.passes.row_pass import RowPass
 from gdig.passes.shards import find_missing, in_sweep_part, open_store, write_missing
 from gdig.run.layout import shard_resume_file
 from gdig.run.links import remove_folder
-from gdig.run.origin import checkpoint_origin, pass_origin
+from gdig.run.origin import checkpoint_origin, checkpoint_rows_origin, pass_origin
 from gdig.run.record import CheckpointRecord
 from gdig.run.session import Workspace
 from gdig.store.sketches import SketchStore
@@ -34,7 +34,7 @@ def checkpoints_stage(work: Workspace) -> bool:
     Returns:
         Whether all shards of the listed checkpoints are on disk.
     """
-    config, run, n = work.config, work.run, len(work.candidates)
+    config, run, n = work.config, work.run, work.swept_rows
     try:
         keys = [checkpoint_key(work, path) for path in config.checkpoints]
     except GdigError:
@@ -45,7 +45,7 @@ def checkpoints_stage(work: Workspace) -> bool:
         record = run.sweep.checkpoints.get(key)
         missing, seeds_missing = list(range(-(-n // config.rows_per_shard))), True
         if record is not None:
-            store = open_store(work.layout.checkpoint(key).shards, work, checkpoint_origin(run.record, key))
+            store = open_store(work.layout.checkpoint(key).shards, work, checkpoint_rows_origin(run.record, key))
             missing, seeds_missing = find_missing(work, store, n), not _seeds_are_swept(work, key)
         missing = [shard for shard in missing if in_sweep_part(shard, config.sweep_part)]
         if missing or seeds_missing:
@@ -114,8 +114,8 @@ def sweep_checkpoint_on_ranks(
             )
             _record(work, key, record)
             facts = asdict(record)
-            store = open_store(work.layout.checkpoint(key).shards, work, checkpoint_origin(work.run.record, key))
-            find_missing(work, store, len(work.candidates))  # removes what another sweep has left
+            store = open_store(work.layout.checkpoint(key).shards, work, checkpoint_rows_origin(work.run.record, key))
+            find_missing(work, store, work.swept_rows)  # removes what another sweep has left
         facts = ranks.gather(facts)[0]
     record = CheckpointRecord(**facts)
     paths = work.layout.checkpoint(key)

@@ -20,7 +20,10 @@ _LABEL_BYTES = 4 + 4
 """Of a row: label and distance."""
 _HEADER_BYTES = 4096
 """Most of a file beside its numbers: names, shapes and checksum."""
-_STAGES = {"curvature": "fit", "seeds": "fit", "resume files": "fit", "sweep": "sweep", "clusters": "cluster"}
+_STAGES = {
+    "curvature": "fit", "seeds": "fit", "resume files": "fit", "sweep": "sweep", "clusters": "cluster",
+    "sources": "select", "evaluation set": "select",
+}  # fmt: skip
 
 
 def disk_bytes(

@@ -24,17 +24,20 @@ from gdig.planning.memory import gib, passes_of, require_memory, require_weights
 from gdig.planning.pass_trial import block_number
 from gdig.planning.planner import Planner
 from gdig.planning.pool_size import PoolSize, measure_pool
+from gdig.planning.redundancy_trial import RedundancyCosts, try_redundancy
 from gdig.planning.report import RunPlan
 from gdig.planning.selection_trial import try_selection
 from gdig.planning.stages import Expected, StagePlan
 from gdig.planning.stopwatch import Stopwatch
 from gdig.planning.trial import run_trial
 from gdig.run.directory import settled_record
-from gdig.run.origin import sweep_origin
+from gdig.run.origin import rows_origin
 from gdig.run.record import RunRecord
 from gdig.run.session import Workspace
 from gdig.store.sketches import SketchStore
 
+_MUCH_HELD = 1 << 28
+"""Memory of chosen rows that is worth a note, in bytes."""
 _LEAST_SPREAD = 0.1
 """What the time is off by at least, on a machine without other work (benches/plan.py)."""
 
@@ -70,7 +73,7 @@ def make_plan(work: Workspace, clock: Callable[[], float] = time.perf_counter) -
     batch = memory.token_batch_size if memory is not None else planner.sweep(model).token_batch_size
     rates, sweep = run_trial(model, pool.examples, seeds, config, batch, planner.sweep, watch)
     seed_partitions = planner.seed_partitions(model) if config.gradients else ()
-    selection = try_selection(config, pool, watch)
+    selection, redundancy = try_selection(config, pool, watch), try_redundancy(work, pool, watch)
     numbers = block_number(model.layers)
     expected = Expected(
         config=config,
@@ -85,6 +88,7 @@ def make_plan(work: Workspace, clock: Callable[[], float] = time.perf_counter) -
         selection=selection,
         deepest=numbers[-1] + 1,
         load_s=load_s,
+        redundancy=redundancy,
     )
     held = planner.seeds(model, rates, seed_partitions) if config.gradients else None
     passes = passes_of(model, config, len(seeds), memory, held, sweep)
@@ -92,6 +96,7 @@ def make_plan(work: Workspace, clock: Callable[[], float] = time.perf_counter) -
     require_memory(passes, free)
     stages = _with_done(expected.stages(), work, record, pool.rows)
     disk = disk_bytes(model, config, pool.rows, len(seeds), rates.columns, selection.n_clusters, memory)
+    disk |= {"sources": redundancy.sources_bytes, "evaluation set": redundancy.excluded_bytes}
     done = {name for name in ("fit", "sweep", "cluster") if _share_done(name, work, record, pool.rows) == 1}
     require_disk(disk, done, free_disk(work.path), work.path)
     return RunPlan(
@@ -114,7 +119,10 @@ def make_plan(work: Workspace, clock: Callable[[], float] = time.perf_counter) -
         disk=disk,
         free_disk=free_disk(work.path),
         rates=rates,
-        notes=tuple(_notes(config, model, pool, len(seeds), memory, checkpointing, rendered_otherwise(renderings))),
+        notes=(
+            *_notes(config, model, pool, len(seeds), memory, checkpointing, rendered_otherwise(renderings)),
+            *_held_note(redundancy),
+        ),
         cheaper=tuple(cheaper_choices(expected, planner, stages)),
     )
 
@@ -142,13 +150,18 @@ def _share_done(name: str, work: Workspace, record: RunRecord | None, rows: int)
         return 0.0
     if name == "sweep" and record is not None and SketchStore.exists(work.layout.sweep):
         try:
-            store = SketchStore.open(work.layout.sweep, sweep_origin(record))
+            store = SketchStore.open(work.layout.sweep, rows_origin(record))
         except StoreError:  # the sweep writes it again
             return 0.0
         step = store.rows_per_shard
         missing = sum(min(rows, (shard + 1) * step) - shard * step for shard in store.missing(rows))
         return 1 - missing / rows
     return 1.0 if stage.state == "done" else 0.0
+
+
+def _held_note(costs: RedundancyCosts) -> Iterator[str]:
+    if costs.held_bytes > _MUCH_HELD:
+        yield f"max_similarity holds the chosen rows in {gib(costs.held_bytes)} of memory, beside what each pass holds"
 
 
 def _notes(

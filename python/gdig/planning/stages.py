@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from gdig.config.config import Config
 from gdig.influence.dense_plan import plan_dense
@@ -13,6 +13,7 @@ from gdig.influence.sweep_plan import SweepPlan
 from gdig.model.causal_model import Model
 from gdig.planning.pass_trial import block_number
 from gdig.planning.pool_size import PoolSize
+from gdig.planning.redundancy_trial import RedundancyCosts
 from gdig.planning.selection_trial import SelectionRates
 from gdig.planning.trial import Rates, empty_factors
 
@@ -59,6 +60,7 @@ class Expected:
         sweep: of the sweep.
         rates: of the trial.
         selection: rates of clusters and selection.
+        redundancy: what sources, evaluation sets and near-copies add to it.
         deepest: blocks from the lowest layer of the trial to the loss.
         load_s: seconds to open the inputs and to load the model.
     """
@@ -75,6 +77,7 @@ class Expected:
     selection: SelectionRates
     deepest: int
     load_s: float
+    redundancy: RedundancyCosts = field(default_factory=RedundancyCosts)
 
     def stages(self) -> list[StagePlan]:
         """The stages in the order of the run."""
@@ -185,7 +188,13 @@ class Expected:
         return stages
 
     def _selection(self) -> list[StagePlan]:
-        stages = []
+        stages, costs, rates = [], self.redundancy, self.rates.passes
         if self.selection.cluster_s is not None:
             stages.append(StagePlan("cluster", 0, 1, self.selection.cluster_s))
-        return [*stages, StagePlan("select", 0, 1, self.selection.select_s)]
+        if costs.sources_s:
+            stages.append(StagePlan("sources", 0, 1, costs.sources_s))
+        if costs.exclude_s:
+            head = rates.head if self.config.gradients else rates.losses
+            pass_s = self._pass_s(costs.entry_tokens, self.sweep.token_batch_size, head, 0.0)
+            stages.append(StagePlan("exclude", costs.entry_tokens, 1, costs.exclude_s + pass_s))
+        return [*stages, StagePlan("select", 0, 1, self.selection.select_s + costs.similar_s)]

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from gdig.data.show import row_text
-from gdig.reporting.columns import counted_columns, sketches_of, source_names
+from gdig.reporting.columns import counted_columns, sketches_of
 from gdig.reporting.plane import nearest_of_sample, to_plane
 from gdig.selection.finished_run import FinishedRun
 from gdig.store.atomic import replacing
@@ -30,7 +30,7 @@ def write_atlas(run: FinishedRun, path: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    columns, names = counted_columns(run), source_names(run)
+    columns, names = counted_columns(run), run.sweep.sources.names
     values, voters = columns.values, run.sweep.survey.voters
     place = run.chosen.place if run.chosen is not None else {}
     at = np.linspace(0, len(columns.rows) - 1, min(_SAMPLE, len(columns.rows))).astype(np.int64)

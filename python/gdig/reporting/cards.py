@@ -39,7 +39,7 @@ def row_cards(
     relative = sweep.judge.relative(influence)
     best = np.argsort(-relative, axis=1, kind="stable")[:, :_EFFECTS]
     worst = np.argsort(relative, axis=1, kind="stable")[:, :_EFFECTS]
-    sources = np.searchsorted(np.array(sweep.source_ends), numbers, side="right")
+    sources = sweep.sources.of(numbers)
     place = run.chosen.place if run.chosen is not None else {}
     cards = {}
     contents = corpus.take(numbers)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,8 +41,8 @@ class Columns:
 
     @cached_property
     def source(self) -> NDArray[np.int64]:
-        """The file of each row, by its number."""
-        return np.searchsorted(np.array(self.run.sweep.source_ends), self.rows, side="right")
+        """The source of each row, by its number."""
+        return self.run.sweep.sources.of(self.rows)
 
     def influence_sample(self) -> NDArray[np.float32]:
         """Influence of counted rows, evenly spaced, on every seed: float32 [m, S]."""
@@ -68,16 +67,6 @@ def counted_columns(run: FinishedRun) -> Columns:
         return Columns(run, np.concatenate(parts).astype(np.int64))
     rows = np.sort(sample_rows(n, MOST_COUNTED, run.config.random_seed))
     return Columns(run, rows[gather(store, "valid", rows) != 0])
-
-
-def source_names(run: FinishedRun) -> tuple[str, ...]:
-    """Return the names of the pool's files, with as much of their folders as tells them apart."""
-    paths = run.work.candidates.paths
-    for depth in range(1, max(len(Path(path).parts) for path in paths) + 1):
-        names = tuple("/".join(Path(path).parts[-depth:]) for path in paths)
-        if len(set(names)) == len(names):
-            return names
-    return tuple(map(str, paths))
 
 
 def sketches_of(run: FinishedRun, rows: NDArray[np.int64]) -> NDArray[np.float32]:

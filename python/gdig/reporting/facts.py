@@ -10,7 +10,7 @@ from typing import Any
 class RowCard:
     """A row that the report names.
 
-    text: its own fields, shortened. source: the file's name. place: in the selection, from 1; None if it is not chosen.
+    text: its own fields, shortened. source: by its number. place: in the selection, from 1; None if it is not chosen.
     helped, harmed: (seed, influence) of the greatest effects. near: (row, cosine) of the nearest rows of the map.
     reasons: of the method, for a chosen row.
     """
@@ -69,7 +69,7 @@ class ClusterCard:
 
 @dataclass(frozen=True)
 class SourceLine:
-    """A file of the pool. score: mean of its valid rows."""
+    """A source of the pool. score: mean of its valid rows."""
 
     name: str
     rows: int

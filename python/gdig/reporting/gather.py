@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from gdig.config.config import Config
 from gdig.meter import duration
 from gdig.reporting.cards import row_cards
-from gdig.reporting.columns import Columns, counted_columns, sketches_of, source_names
+from gdig.reporting.columns import Columns, counted_columns, sketches_of
 from gdig.reporting.facts import Histogram, Map, ReportFacts, Votes
 from gdig.reporting.groups import cluster_cards, count_clusters, source_lines, task_lines
 from gdig.reporting.overlap import overlap_of_methods
@@ -72,7 +72,7 @@ def gather_facts(run: FinishedRun) -> ReportFacts:
         map=plane,
         clusters=clusters,
         n_clusters=count_clusters(run),
-        sources=source_lines(columns, source_names(run)),
+        sources=source_lines(columns, sweep.sources.names),
         tasks=task_lines(columns),
         seeds=seed_lines(columns),
         best=tuple(best),

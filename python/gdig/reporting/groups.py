@@ -60,7 +60,7 @@ def count_clusters(run: FinishedRun) -> int:
 
 
 def source_lines(columns: Columns, names: Sequence[str]) -> tuple[SourceLine, ...]:
-    """Return a line for each file of the pool, up to 200; of a sample where the columns are one."""
+    """Return a line for each source of the pool, up to 200; of a sample where the columns are one."""
     n = len(names)
     rows, chosen = (np.bincount(columns.source[at], minlength=n) for at in (slice(None), columns.is_chosen))
     tokens = np.bincount(columns.source, weights=columns.values["tokens"], minlength=n)

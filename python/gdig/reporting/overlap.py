@@ -24,7 +24,7 @@ def overlap_of_methods(run: FinishedRun) -> Overlap | None:
     rows = []
     for name in names:
         options = run.config.with_options(method=name)
-        bare = run.sweep if METHODS[name].clusters else run.sweep.without_clusters()
+        bare = run.eligible if METHODS[name].clusters else run.eligible.without_clusters()
         rows.append(choose(bare, run.limit, options).rows)
     chosen = run.chosen.rows if run.chosen is not None else np.zeros(0, np.int64)
     return Overlap(

@@ -9,12 +9,13 @@ from gdig.pages.render import write_page
 from gdig.reporting.atlas import write_atlas
 from gdig.reporting.gather import gather_facts
 from gdig.reporting.page import report_page
-from gdig.run.origin import sweep_origin
+from gdig.run.origin import rows_origin
 from gdig.run.session import Workspace
 from gdig.selection.chosen import Chosen
 from gdig.selection.finished_run import FinishedRun
 from gdig.selection.result import Selection
 from gdig.selection.select_stage import open_finished_sweep
+from gdig.selection.sources import read_sources
 from gdig.selection.survey import Survey
 from gdig.selection.tasks import Tasks
 from gdig.store.sketches import SketchStore
@@ -42,10 +43,9 @@ def report_after_select(work: Workspace, survey: Survey, tasks: Tasks, limit: Li
     page = layout.report
     try:
         clusters = record.stages.cluster is not None and record.stages.cluster.state == "done"
-        sweep = open_finished_sweep(
-            layout, record, SketchStore.open(layout.sweep, sweep_origin(record)), survey, tasks,
-            clusters=clusters, source_ends=work.candidates.ends,
-        )  # fmt: skip
+        store = SketchStore.open(layout.sweep, rows_origin(record))
+        sources = read_sources(work, layout, store)
+        sweep = open_finished_sweep(layout, record, store, survey, tasks, clusters=clusters, sources=sources)
         run = FinishedRun(work, record, sweep, limit, Chosen(selection.columns), selection.output)
         make_report(run, page)
     except Exception as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import date
@@ -20,6 +20,15 @@ from gdig.progress import Progress
 from gdig.run.layout import RunLayout
 from gdig.run.links import leftovers, refuse_linked_folders, remove_folder, remove_link
 from gdig.run.lock import ReadOnlyError, lock, lock_to_read, unlock
+from gdig.run.pool_files import (
+    CANDIDATES,
+    are_appended,
+    are_earlier,
+    grown,
+    is_growing,
+    shrunk,
+    with_recorded_names,
+)
 from gdig.run.record import (
     STAGE_TYPES,
     ClusterRecord,
@@ -64,6 +73,9 @@ class Run:
     Raises:
         RunError: when the directory belongs to something else, is in use, is of another format, or (with `overwrite`
             off) of another configuration or other inputs. The message names the fields that differ.
+
+    Attributes:
+        has_more_files: whether the pool of the run has grown by files that this start does not give.
     """
 
     def __init__(self, config: Config, inputs: dict[str, dict[str, Any]], progress: Progress) -> None:
@@ -71,6 +83,7 @@ class Run:
         self.path = Path(str(config.run_path))
         self.layout = RunLayout(self.path)
         self.config = config
+        self.has_more_files = False
         layout = self.layout
         refuse_foreign(layout)
         try:
@@ -95,7 +108,7 @@ class Run:
                 for leftover in leftovers(self.path):  # of a process that was killed: the lock says there is no other
                     leftover.unlink(missing_ok=True)
             self.record = read_record(layout.record) if layout.record.exists() else RunRecord()
-            self._settle(inputs, progress)
+            self._settle(with_recorded_names(self.record, inputs), progress)
             if self._read_only is None:
                 refuse_linked_folders(self.path)
         except BaseException:
@@ -144,6 +157,11 @@ class Run:
         """Record what was chosen, with the options of this choice."""
         self._write(self.record.with_stage("select", SelectRecord(self._stage_config("select"), state="done", **facts)))
 
+    def write_beside(self, file: Path, write: Callable[[Path], None]) -> None:
+        """Write a file of the run for people, where the directory can be written."""
+        if self._read_only is None:
+            write(file)
+
     def remember(self, **options: Any) -> None:
         """Record other values of options, for starts that do not give them."""
         self._write(replace(self.record, config={**self.record.config, **options}))
@@ -183,6 +201,7 @@ class Run:
 
     def _settle(self, inputs: dict[str, dict[str, Any]], progress: Progress) -> None:
         """Compare what the directory holds with what is asked now."""
+        inputs = self._settle_pool(inputs, progress)
         self.record, first = _compare(self.layout, self.record, self.config, inputs)
         if self.config.overwrite and any(self._stage(name) is not None for name in STAGES):
             self.require_writable(first or STAGES[0])
@@ -195,7 +214,28 @@ class Run:
             if began.get(package, version_now) != version_now:
                 progress.warn(f"{package} {began[package]} began this run, {version_now} goes on: rounding may differ")
         day = self.record.date if self.record.stages.fit is not None else date.today().isoformat()
-        self._write(replace(self.record, config=self.config.to_dict(), inputs=inputs, versions=began, date=day))
+        config = self.config.to_dict()
+        if self.has_more_files:  # a later start without the option has all files
+            config[CANDIDATES] = self.record.config.get(CANDIDATES, config[CANDIDATES])
+        self._write(replace(self.record, config=config, inputs=inputs, versions=began, date=day))
+
+    def _settle_pool(self, inputs: dict[str, dict[str, Any]], progress: Progress) -> dict[str, dict[str, Any]]:
+        """Take appended files in, and return the inputs that the run has: with fewer files given, all its own."""
+        before, now = self.record.inputs.get(CANDIDATES, {}), inputs.get(CANDIDATES, {})
+        if self.config.overwrite:  # starts over with the files that are given
+            return inputs
+        if are_appended(before, now) and self.done("sweep"):
+            self.require_writable("sweep")
+            progress.say(f"candidates: {len(now) - len(before)} files were appended; their rows alone are swept")
+            self.record = grown(self.record, inputs)
+        elif are_earlier(self.record, now):
+            if is_growing(self.record) and len(now) == self.sweep.growth[-1].files:
+                progress.say("candidates: the files that were appended last are not swept and not given any more")
+                self.record = shrunk(self.record, now)
+                return inputs
+            self.has_more_files = True
+            return {**inputs, CANDIDATES: dict(before)}
+        return inputs
 
     def _stage_config(self, name: str) -> dict[str, Any]:
         return _stage_config(self.config, name)
@@ -284,8 +324,19 @@ def _compare(
         raise OtherRunError(
             f"{layout.path} holds a run with another configuration or other inputs:\n{lines_shown}\n"
             f"Use another --run-path, or --overwrite to start over from the {first} stage."
+            + _advice(record, inputs_before, inputs)
         )
     return record, first
+
+
+def _advice(record: RunRecord, then: dict[str, dict], now: dict[str, dict]) -> str:
+    """What to do where files of the pool are new, and could be appended."""
+    before, files = then.get(CANDIDATES, {}), now.get(CANDIDATES, {})
+    if len(files) <= len(before) or not all(files.get(name) == before[name] for name in before):
+        return ""
+    if are_appended(before, files):
+        return " Files can be appended once the sweep of those before them is done."
+    return " New files can be appended: give them after those of the run, in the order " + ", ".join(before) + "."
 
 
 def _stage_config(config: Config, name: str) -> dict[str, Any]:

@@ -4,11 +4,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, overload
 
-from gdig.run.origin import checkpoint_origin, cluster_origin, curvature_origin, seeds_origin, sweep_origin
+from gdig.run.origin import (
+    checkpoint_origin,
+    checkpoint_rows_origin,
+    cluster_origin,
+    curvature_origin,
+    field_key,
+    origin_at,
+    rows_origin,
+    seeds_origin,
+    sweep_origin,
+)
 from gdig.run.record import RunRecord
 
 if TYPE_CHECKING:
@@ -16,7 +26,7 @@ if TYPE_CHECKING:
 
 FOLDERS = {
     "fit": ("curvature", "seeds"),
-    "sweep": ("sweep", "features", "checkpoints", "score_net", "tokens"),
+    "sweep": ("sweep", "features", "checkpoints", "score_net", "tokens", "sources", "excluded"),
     "cluster": ("clusters",),
     "select": (),
 }
@@ -34,6 +44,8 @@ class FileGroup:
         files: all files that the stage leaves there once it is done.
         done: whether the stage is done, so that every one of `files` must be there.
         origin: what the files are made from (gdig.run.origin); None for resume files and labels, which say more.
+        key: what the files of shards depend on besides.
+        rows, rows_per_shard: of the sweep, for the files of shards, whose origin may be a step of growth.
         store: whether the folder is a sketch store, with a `store.json` beside the files.
     """
 
@@ -44,6 +56,16 @@ class FileGroup:
     done: bool
     origin: str | None = None
     store: bool = False
+    key: str = ""
+    rows: int = 0
+    rows_per_shard: int = 1
+
+    def origin_of(self, file: Path) -> str:
+        """What one of the files is made from."""
+        assert self.origin is not None
+        number = int(file.stem) if file.stem.isdigit() else 0
+        stop = min(self.rows, (number + 1) * self.rows_per_shard) if file.stem.isdigit() else 0
+        return " ".join(filter(None, (origin_at(self.origin, stop), self.key)))
 
 
 @dataclass(frozen=True)
@@ -139,6 +161,39 @@ class RunLayout:
         return self.tokens / "seeds.safetensors"
 
     @property
+    def hidden_mean(self) -> Path:
+        """Mean of the hidden-state sketches of the first files' rows: tensor `mean` float64 [dim]."""
+        return self.path / "features" / "hidden_mean.safetensors"
+
+    @property
+    def sources(self) -> Path:
+        """Folder of the sources of the rows, as the option source_field names them (gdig.selection.sources)."""
+        return self.path / "sources"
+
+    def sources_of(self, shard: int) -> Path:
+        """Sources of the rows of a shard of the sweep."""
+        return numbered_file(self.sources, shard)
+
+    @property
+    def excluded(self) -> Path:
+        """Folder of what the rows share with the evaluation set of the option exclude (gdig.selection.exclude)."""
+        return self.path / "excluded"
+
+    def excluded_of(self, shard: int) -> Path:
+        """What the rows of a shard of the sweep share with the evaluation set."""
+        return numbered_file(self.excluded, shard)
+
+    @property
+    def evaluation_set(self) -> Path:
+        """Hidden-state sketches of the evaluation set: tensor `hidden` float16 [E, dim]."""
+        return self.excluded / "entries.safetensors"
+
+    @property
+    def excluded_list(self) -> Path:
+        """The rows that the last selection left out for the option exclude, and why, for people."""
+        return self.path / "excluded.jsonl"
+
+    @property
     def difficulty(self) -> Path:
         """Difficulties that gdig score-net leaves: float32 [N], NaN for a row that is not valid."""
         return self.path / "features" / "difficulty.npy"
@@ -208,20 +263,29 @@ class RunLayout:
             for folder in (self.curvature_resume, self.seeds_resume):
                 yield self._group(folder.relative_to(self.path).as_posix(), "fit", (), False)
         if stages.sweep is not None:
-            shards, done, origin = stages.sweep.shards, stages.sweep.state == "done", sweep_origin(record)
+            sweep = stages.sweep
+            shards, done, origin = sweep.shards, sweep.state == "done", rows_origin(record)
             yield self._group("sweep", "sweep", _Numbered(self.sweep, shards), done, origin, store=True)
             yield self._group("sweep/resume", "sweep", (), False)
-            yield self._group("features", "sweep", (self.seed_sketches,), done, origin)
-            # Methods make the token files when they need them, so no stage has to have left them.
-            token_files = _Numbered(self.tokens, shards, self.seed_tokens)
-            yield self._group("tokens", "sweep", token_files, False, origin)
-            for key, checkpoint in stages.sweep.checkpoints.items():
-                paths, swept, origin = self.checkpoint(key), checkpoint.state == "done", checkpoint_origin(record, key)
-                name = f"checkpoints/{key}"
-                files = _Numbered(paths.shards, shards)
-                yield self._group(f"{name}/shards", "sweep", files, swept, origin, store=True)
+            yield self._group("features", "sweep", (self.seed_sketches,), done, sweep_origin(record))
+            # Selections make these when they need them, so no stage has to have left them.
+            of_field = None if sweep.source_field is None else field_key(sweep.source_field)
+            for folder, key, more in (
+                (self.tokens, "", (self.seed_tokens,)),
+                (self.sources, of_field, ()),
+                (self.excluded, sweep.exclude_key, (self.evaluation_set,)),
+            ):
+                if key is None:
+                    continue
+                group = self._group(folder.name, "sweep", _Numbered(folder, shards, *more), False, origin)
+                per_shard = sweep.config["rows_per_shard"]
+                yield replace(group, key=key, rows=sweep.rows or 0, rows_per_shard=per_shard)
+            for number, checkpoint in sweep.checkpoints.items():
+                paths, swept = self.checkpoint(number), checkpoint.state == "done"
+                name, origin = f"checkpoints/{number}", checkpoint_rows_origin(record, number)
+                yield self._group(f"{name}/shards", "sweep", _Numbered(paths.shards, shards), swept, origin, store=True)
                 yield self._group(f"{name}/shards/resume", "sweep", (), False)
-                yield self._group(name, "sweep", (paths.seed_sketches,), swept, origin)
+                yield self._group(name, "sweep", (paths.seed_sketches,), swept, checkpoint_origin(record, number))
             if stages.cluster is not None:
                 done = stages.cluster.state == "done"
                 yield self._group("clusters", "cluster", (self.centroids,), done, cluster_origin(record))

@@ -202,7 +202,8 @@ def _compare(first: _Source, other: _Source) -> None:
 
 def _options(source: _Source) -> dict[str, object]:
     """What a shard depends on besides the inputs and the files of the fit."""
-    facts = {"dtype": source.fit.dtype, "scale": source.sweep.scale, "rows": source.sweep.rows}
+    growth = [(growth.files, growth.first_row) for growth in source.sweep.growth]
+    facts = {"dtype": source.fit.dtype, "scale": source.sweep.scale, "rows": source.sweep.rows, "growth": growth}
     return {**source.fit.config, **source.sweep.config, **facts}
 
 
@@ -212,8 +213,8 @@ def _compare_fits(first: _Source, other: _Source) -> None:
         if group.origin is None:
             continue
         for file, expected_file in zip(group.files, expected.files, strict=True):
-            other.layout.checked(file, group.origin).read()
-            first.layout.checked(expected_file, expected.origin or "").read()
+            other.layout.checked(file, group.origin_of(file)).read()
+            first.layout.checked(expected_file, expected.origin_of(expected_file)).read()
             if not filecmp.cmp(file, expected_file, shallow=False):
                 raise OtherRunError(f"{file}: another fit than {expected_file}: fit once, then copy the run directory")
 
@@ -224,7 +225,7 @@ def _copy_missing(source: RunLayout, group: FileGroup, target: RunLayout) -> Non
         copy = target.path / group.name / file.name
         if not copy.exists():
             if group.origin is not None:
-                source.checked(file, group.origin).read()
+                source.checked(file, group.origin_of(file)).read()
             _copy_file(file, copy)
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from datetime import date
 from typing import Any, Literal
 
-FORMAT = 3
+FORMAT = 4
 """Version of the run directory's layout and of run.json."""
 
 State = Literal["running", "done"]
@@ -122,11 +122,52 @@ class CheckpointRecord:
 
 
 @dataclass(frozen=True)
+class Shift:
+    """How far rows lie from others in one number or sketch. size: distance of the means in standard deviations, less
+    what chance adds. error: its standard error."""
+
+    size: float
+    error: float
+
+
+@dataclass(frozen=True)
+class Drift:
+    """What appended rows are beside those before them.
+
+    old, new: valid rows looked at. shifts: by name (loss, agreement, sketch, hidden). curvature_old, curvature_new:
+    error of the fit's curvature on a sample of either, 0 to 1; NaN without a curvature. due: the names of what says
+    that a new fit is due.
+    """
+
+    old: int
+    new: int
+    shifts: dict[str, Shift]
+    curvature_old: float
+    curvature_new: float
+    due: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Growth:
+    """Files that were appended to the pool of a finished sweep.
+
+    files: of the pool before; the appended ones come after. first_row: of the appended rows. drift: None until they
+    are swept.
+    """
+
+    files: int
+    first_row: int
+    drift: Drift | None = None
+
+
+@dataclass(frozen=True)
 class SweepRecord(StageRecord):
     """The sweep.
 
-    rows: N. scale: of the sketches. dense_bytes: memory of the seeds' dense gradients, which decides how scores round.
-    checkpoints: by key; checkpoint_order: keys as last asked for.
+    rows: N, with those of all growth. scale: of the sketches. dense_bytes: memory of the seeds' dense gradients, which
+    decides how scores round. checkpoints: by key; checkpoint_order: keys as last asked for. growth: one entry each time
+    that files were appended. source_field: whose sources are in the folder of sources. exclude_key: of the evaluation
+    set whose rows are in the folder of excluded rows.
     """
 
     rows: int | None = None
@@ -138,6 +179,9 @@ class SweepRecord(StageRecord):
     warnings: tuple[str, ...] = ()
     checkpoints: dict[str, CheckpointRecord] = field(default_factory=dict)
     checkpoint_order: tuple[str, ...] = ()
+    growth: tuple[Growth, ...] = ()
+    source_field: str | None = None
+    exclude_key: str | None = None
 
     @property
     def shards(self) -> int:
@@ -147,8 +191,10 @@ class SweepRecord(StageRecord):
 
 @dataclass(frozen=True)
 class ClusterRecord(StageRecord):
-    """k-means and labels. largest: rows of the largest cluster. at_most_one_row: clusters with at most one row."""
+    """k-means and labels. rows: of the pool that k-means saw. largest: rows of the largest cluster. at_most_one_row:
+    clusters with at most one row."""
 
+    rows: int | None = None
     n_clusters: int | None = None
     n_iter: int | None = None
     inertia: float | None = None
@@ -158,12 +204,22 @@ class ClusterRecord(StageRecord):
 
 @dataclass(frozen=True)
 class SelectRecord(StageRecord):
-    """The last selection: rows and tokens chosen, the file and a hash of its content, and what was said."""
+    """The last selection: rows and tokens chosen, the file and a hash of its content, and what was said.
+
+    pool_rows: rows of the pool that it was made from; of a pool that has grown since, the first ones. sources: chosen
+    rows by source. repeats, excluded: rows that were left out, because they repeat an earlier row or are in the option
+    exclude. similar: rows that were passed over for `max_similarity`.
+    """
 
     rows: int | None = None
     tokens: int | None = None
     output: str | None = None
     output_hash: str | None = None
+    pool_rows: int | None = None
+    sources: dict[str, int] = field(default_factory=dict)
+    repeats: int = 0
+    excluded: int = 0
+    similar: int = 0
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 
@@ -192,6 +248,12 @@ class RunRecord:
     versions: dict[str, str] = field(default_factory=dict)
     date: str = field(default_factory=lambda: date.today().isoformat())
     stages: Stages = field(default_factory=Stages)
+
+    @property
+    def first_rows(self) -> int | None:
+        """Rows of the pool that the fit saw; None before the sweep has counted them."""
+        sweep = self.stages.sweep
+        return (sweep.growth[0].first_row if sweep.growth else sweep.rows) if sweep is not None else None
 
     def with_stage(self, name: str, stage: StageRecord | None) -> RunRecord:
         """Return a copy in which the record of one stage is another; None forgets the stage."""

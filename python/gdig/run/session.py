@@ -13,7 +13,7 @@ from gdig.config.config import Config
 from gdig.data.corpus import Corpus, open_corpus
 from gdig.data.fingerprint import fingerprint_paths
 from gdig.distributed.ranks import Ranks
-from gdig.errors import ConfigError, CorpusError
+from gdig.errors import ConfigError, CorpusError, RunError
 from gdig.philox import stream_key
 from gdig.progress import Progress
 from gdig.run.directory import Run
@@ -42,12 +42,20 @@ class Workspace:
         progress: where to show progress.
         ranks: the processes that take part; None for this process alone.
         today: the day that chat templates see. None: that of the run, or of the machine where no run is open.
+        first_rows: rows of the pool that the fit sees. None: those of the run's first files, or of all.
     """
 
     def __init__(
-        self, config: Config, progress: Progress, ranks: Ranks | None = None, *, today: date | None = None
+        self,
+        config: Config,
+        progress: Progress,
+        ranks: Ranks | None = None,
+        *,
+        today: date | None = None,
+        first_rows: int | None = None,
     ) -> None:
         self.config = config
+        self._first_rows = first_rows
         self._today = today
         self.progress = progress
         self.ranks = ranks or Ranks()
@@ -56,7 +64,8 @@ class Workspace:
     def __enter__(self) -> Workspace:
         if self.ranks.main:
             _ = self.run  # take the lock and compare with what is there before anything is computed
-            self.ranks.task("open", config=self.config.to_dict(), today=self.today.isoformat())
+            first = self.first_rows
+            self.ranks.task("open", config=self.config.to_dict(), today=self.today.isoformat(), first_rows=first)
         else:
             self._lock = lock(self.layout.ranks_lock, exclusive=False)  # until this rank has ended
         return self
@@ -93,6 +102,20 @@ class Workspace:
     def candidates(self) -> Corpus:
         """The pool."""
         return open_corpus(self.config.candidates, name="candidates")
+
+    @property
+    def first_rows(self) -> int:
+        """Rows of the pool that the fit sees: those of the files that the run began with."""
+        if self._first_rows is not None:
+            return self._first_rows
+        growth = self.run.sweep.growth if "run" in self.__dict__ else ()
+        return growth[0].first_row if growth else len(self.candidates)
+
+    @property
+    def swept_rows(self) -> int:
+        """Rows of the whole sweep: of the pool, or of all files of the run where this start gives fewer."""
+        has_more = "run" in self.__dict__ and self.run.has_more_files
+        return (self.run.sweep.rows or 0) if has_more else len(self.candidates)
 
     @cached_property
     def seed_corpus(self) -> Corpus:
@@ -205,7 +228,9 @@ class Workspace:
 
         if (purpose, k) not in self._samples:
             key = stream_key(purpose, self.config.random_seed)
-            self._samples[purpose, k] = sample_of_rows(self.encoder, self.candidates, k, key, self.config.bad_rows)
+            self._samples[purpose, k] = sample_of_rows(
+                self.encoder, self.candidates, k, key, self.config.bad_rows, self.first_rows
+            )
         return self._samples[purpose, k]
 
     @cached_property
@@ -216,9 +241,17 @@ class Workspace:
         """
         from gdig.data.sample import sample_of_tokens
 
-        config = self.config
+        config, n = self.config, self.first_rows
         key = stream_key("curvature", config.random_seed)
-        return sample_of_tokens(self.encoder, self.candidates, config.fit_tokens, key, config.bad_rows)
+        return sample_of_tokens(self.encoder, self.candidates, config.fit_tokens, key, config.bad_rows, n)
+
+    def require_all_files(self, stop: int) -> None:
+        """Raise RunError if this start gives fewer files of the pool than a read up to the row `stop` needs."""
+        if stop > len(self.candidates):
+            raise RunError(
+                f"candidates: rows up to {stop - 1:,} have to be read, and these files hold {len(self.candidates):,}; "
+                "give all files of the run once, then the earlier ones again"
+            )
 
     def encoder_of(self, corpus: Corpus) -> Encoder:
         """Return what turns rows outside the pool into tokens: by the readers of the corpus's own files.

@@ -18,7 +18,7 @@ from gdig.kmeans import KMeans
 from gdig.kmeans.labels import label_damage
 from gdig.run.directory import require_run
 from gdig.run.layout import FOLDERS, FileGroup, RunLayout, numbered_file
-from gdig.run.origin import cluster_origin, sweep_origin
+from gdig.run.origin import cluster_origin, rows_origin
 from gdig.run.record import RunRecord
 from gdig.store.sketches import STORE_JSON, SketchStore
 from gdig.store.tensor_file import CheckedFile, Damage, damage_of, read_tensors
@@ -140,14 +140,14 @@ class _Reporter:
         present = _tensor_files(group.folder)
         expected = list(group.files) if group.done else sorted(file for file in present if file in group.files)
         checked: list[CheckedFile | Path] = [
-            self._layout.checked(file, group.origin) if group.origin is not None else file for file in expected
+            self._layout.checked(file, group.origin_of(file)) if group.origin is not None else file for file in expected
         ]
         yield from map(self.report, expected, damage_of(checked))
         others = sorted(file for file in present if file not in group.files)
         if group.origin is None:  # resume files: what they were made from is compared when work goes on from them
             yield from map(self.report, others, damage_of(others))
         else:
-            known = {self._layout.score_net, self._layout.kmeans_resume_file}
+            known = {self._layout.score_net, self._layout.kmeans_resume_file, self._layout.hidden_mean}
             yield from self._unexpected(file for file in others if file not in known)
 
     def _unexpected(self, files: Iterable[Path]) -> Iterator[FileReport]:
@@ -162,6 +162,11 @@ class _Reporter:
             return
         yield self.report(description, _description_damage(store))
         damage = store.damage(sweep.rows or 0)
+        for shard, fault in list(damage.items()):
+            if fault.state == "short":  # of a pool that has grown, until its new rows are swept
+                damage[shard] = fault._replace(state="damaged")
+                if not group.done:
+                    del damage[shard]
         if group.done:
             yield from self._missing(group.folder, store.absent(sweep.rows or 0))
         for shard in sorted({*shards, *damage}):
@@ -185,7 +190,7 @@ class _Reporter:
         kmeans: KMeans | None = None
         with contextlib.suppress(GdigError):
             kmeans = KMeans.load(centroids.path, centroids.made_from)
-        store = _store(layout.sweep, record, sweep_origin(record))
+        store = _store(layout.sweep, record, rows_origin(record))
         damage, absent = label_damage(store, (sweep and sweep.rows) or 0, group.folder, kmeans)
         if group.done:
             yield from self._missing(group.folder, absent)
@@ -198,7 +203,7 @@ class _Reporter:
     def _of_score_net(self, record: RunRecord) -> Iterator[FileReport]:
         """Report the score net and its difficulties. The net's file, which is written last, says which they are."""
         layout = self._layout
-        net, difficulties = layout.checked(layout.score_net, sweep_origin(record)), layout.difficulty
+        net, difficulties = layout.checked(layout.score_net, rows_origin(record)), layout.difficulty
         if not net.path.exists():
             if difficulties.exists() and not layout.score_net_training.exists():
                 yield self.report(difficulties, Damage("foreign", f"{difficulties}: {net.path} is missing"))

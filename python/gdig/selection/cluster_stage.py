@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from gdig.config.budget import Limit
+from gdig.config.budget import Limit, parse_budget
 from gdig.config.config import Config
 from gdig.distributed.kmeans import KMeansPeers
 from gdig.distributed.ranks import Ranks
@@ -16,7 +16,7 @@ from gdig.kmeans.labels import label_damage
 from gdig.resampling import label_counts
 from gdig.run.origin import cluster_origin
 from gdig.run.session import Workspace
-from gdig.selection.survey import Survey
+from gdig.selection.survey import Survey, survey, tokens_of_first
 from gdig.store.sketches import SketchStore
 from gdig.store.tensor_file import CheckedFile, Damage
 
@@ -24,18 +24,18 @@ DEFAULT_CLUSTERS = 512
 """Clusters of the G-DIG paper."""
 
 
-def resolve_clusters(config: Config, survey: Survey, limit: Limit) -> int:
+def resolve_clusters(config: Config, pool: Survey, limit: Limit) -> int:
     """Return how many clusters a run makes.
 
     Raises:
         ConfigError: when no row is valid, or n_clusters is more than the valid rows or than train_rows.
     """
-    valid = survey.valid
+    valid = pool.valid
     if valid == 0:
         raise ConfigError("candidates: no row is valid, so there is nothing to cluster")
     n = config.n_clusters
     if n is None:
-        per_row = max(1.0, survey.reach(0, "tokens") / valid) if limit.unit == "tokens" else 1
+        per_row = max(1.0, pool.reach(0, "tokens") / valid) if limit.unit == "tokens" else 1
         n = max(1, min(DEFAULT_CLUSTERS, int(limit.amount / per_row), valid))
     if n > valid:
         raise AmountError(f"n_clusters: {n} asked for, but the pool has {valid} valid rows")
@@ -44,20 +44,37 @@ def resolve_clusters(config: Config, survey: Survey, limit: Limit) -> int:
     return n
 
 
-def ensure_clusters(work: Workspace, store: SketchStore, survey: Survey, limit: Limit) -> None:
-    """Make clusters and labels, unless the run has them for the number of clusters that the options ask for."""
-    run = work.run
-    n_clusters = resolve_clusters(work.config, survey, limit)
-    if run.done("cluster") and run.cluster.n_clusters == n_clusters:
-        if _clusters_are_sound(work, store, n_clusters):
-            return
-    elif run.done("cluster"):
-        work.progress.say(f"cluster: the budget asks for {n_clusters} clusters, the run has {run.cluster.n_clusters}")
+def ensure_clusters(work: Workspace, store: SketchStore, pool: Survey, limit: Limit) -> None:
+    """Make clusters and labels, unless the run has them for the number of clusters that the options ask for.
+
+    Of a pool that has grown, the clusters are those of the first files' rows (`grown_clusters` keep), or of all rows of
+    this start (again). Labels are of all rows of the run.
+    """
+    run, config = work.run, work.config
+    rows = len(work.candidates) if config.grown_clusters == "again" else work.first_rows
+    if rows < len(work.candidates):
+        first = store.masked(np.arange(len(store)) < rows)
+        of_first = survey(first, pool.judge)
+        limit = parse_budget(config.budget).limit(rows, tokens_of_first(first, rows, of_first.all_tokens))
+        n_clusters = resolve_clusters(config, of_first, limit)
+    else:
+        n_clusters = resolve_clusters(config, pool, limit)
+    whole = SketchStore.open(work.layout.sweep, store.made_from)
+    has_clusters = run.cluster.n_clusters is not None and run.record.stages.cluster is not None
+    if has_clusters and (run.cluster.n_clusters, run.cluster.rows) != (n_clusters, rows):
+        if run.cluster.n_clusters != n_clusters:
+            reason = f"the budget asks for {n_clusters} clusters, the run has {run.cluster.n_clusters}"
+        else:
+            reason = f"the clusters are of the first {run.cluster.rows:,} rows, and {rows:,} are asked for"
+        work.progress.say(f"cluster: {reason}")
         run.start_over("cluster")
+    elif run.done("cluster") and _clusters_are_sound(work, whole, n_clusters):
+        return
     # Files of an interrupted stage say what they were made from; k-means continues from them only if that is the same.
     run.require_writable("cluster")
     with run.running("cluster"):
-        run.update("cluster", **cluster_sketches(work, store, n_clusters))
+        run.update("cluster", rows=rows)
+        run.update("cluster", **cluster_sketches(work, whole, n_clusters, rows))
 
 
 def _clusters_are_sound(work: Workspace, store: SketchStore, n_clusters: int) -> bool:
@@ -84,8 +101,8 @@ def _centroids(work: Workspace, origin: str) -> CheckedFile:
     return work.layout.checked(work.layout.centroids, origin)
 
 
-def cluster_sketches(work: Workspace, store: SketchStore, n_clusters: int) -> dict[str, Any]:
-    """Fit k-means on the sketches and label every row.
+def cluster_sketches(work: Workspace, store: SketchStore, n_clusters: int, rows: int) -> dict[str, Any]:
+    """Fit k-means on the sketches of the first `rows` rows, unless the run has the centroids, and label every row.
 
     The run directory gets the centroids, and labels and distances split as the sweep's shards are. While k-means
     iterates, its resume file lets a killed run continue.
@@ -96,13 +113,16 @@ def cluster_sketches(work: Workspace, store: SketchStore, n_clusters: int) -> di
     config, progress, layout = work.config, work.progress, work.layout
     # The default sample is small: rank 0 fits it on all cores before the other ranks would have begun.
     ranks = work.ranks if config.train_rows is not None else Ranks()
-    if ranks.world > 1:
-        ranks.task("centroids", n_clusters=n_clusters)
-    kmeans = fit_centroids_on_ranks(work, n_clusters, ranks)
     origin = cluster_origin(work.run.record)
-    centroids = _centroids(work, origin)
-    kmeans.save(centroids.path, centroids.made_from)
-    layout.kmeans_resume_file.unlink(missing_ok=True)
+    facts = _fitted(work, n_clusters, origin)
+    if facts is None:
+        if ranks.world > 1:
+            ranks.task("centroids", n_clusters=n_clusters, rows=rows)
+        kmeans = fit_centroids_on_ranks(work, n_clusters, rows, ranks)
+        centroids = _centroids(work, origin)
+        kmeans.save(centroids.path, centroids.made_from)
+        layout.kmeans_resume_file.unlink(missing_ok=True)
+        facts = {"n_clusters": n_clusters, "n_iter": kmeans.n_iter_, "inertia": float(kmeans.inertia_)}
     work.ranks.task("labels", origin=origin)
     label_rows_on_ranks(work, origin)
     sizes = np.zeros(n_clusters, np.int64)
@@ -114,14 +134,26 @@ def cluster_sketches(work: Workspace, store: SketchStore, n_clusters: int) -> di
             f"cluster: {single} of {n_clusters} clusters hold at most one row, the largest holds {sizes.max()}: "
             "a few very long gradients stand apart; unit_normalize clusters by direction instead"
         )
-    facts = {"n_clusters": n_clusters, "n_iter": kmeans.n_iter_, "inertia": float(kmeans.inertia_)}
     return {**facts, "largest": int(sizes.max()), "at_most_one_row": single}
 
 
-def fit_centroids_on_ranks(work: Workspace, n_clusters: int, ranks: Ranks | None = None) -> KMeans:
-    """Fit k-means on the sketches. Every one of `ranks` calls this; the KMeans of rank 0 is fitted."""
+def _fitted(work: Workspace, n_clusters: int, origin: str) -> dict[str, Any] | None:
+    """What the record says of centroids that the run has: their labels were lost, or rows were appended."""
+    cluster, centroids = work.run.cluster, _centroids(work, origin)
+    if cluster.n_clusters != n_clusters or cluster.n_iter is None or centroids.damage() is not None:
+        return None
+    return {"n_clusters": n_clusters, "n_iter": cluster.n_iter, "inertia": cluster.inertia}
+
+
+def fit_centroids_on_ranks(work: Workspace, n_clusters: int, rows: int, ranks: Ranks | None = None) -> KMeans:
+    """Fit k-means on the sketches of the first `rows` rows.
+
+    Every one of `ranks` calls this; the KMeans of rank 0 is fitted.
+    """
     config, ranks = work.config, ranks or work.ranks
     store = SketchStore.open(work.layout.sweep)
+    if rows < len(store):
+        store = store.masked(np.arange(len(store)) < rows)
     kmeans = KMeans(
         n_clusters,
         max_iter=config.kmeans_max_iter,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -11,8 +12,11 @@ import numpy as np
 from gdig.config.budget import Limit
 from gdig.config.config import Config
 from gdig.selection.choose import choose
-from gdig.selection.method import FinishedSweep
+from gdig.selection.eligible import Eligible
 from gdig.selection.methods import METHODS
+
+_MOST_SOURCES = 8
+"""Sources that the table shows."""
 
 
 @dataclass(frozen=True)
@@ -20,7 +24,8 @@ class MethodSummary:
     """One method's selection in numbers.
 
     rows, tokens: how many. score, agreement, loss: means over the rows. clusters: how many the rows come from.
-    repeated: rows whose tokens equal those of an earlier row. tasks: mean influence on each task's seeds. seconds: time
+    repeated: rows whose tokens equal those of an earlier row. sources: rows by source. similar: rows that were passed
+    over for `max_similarity`. tasks: mean influence on each task's seeds. seconds: time
     of the selection; the first method that asks for neighbours pays for their search. notes: what the method said.
     Means are NaN when no row was selected, and those of influence are NaN in a run without gradients.
     """
@@ -33,6 +38,8 @@ class MethodSummary:
     loss: float
     clusters: int
     repeated: int
+    sources: dict[str, int]
+    similar: int
     tasks: dict[str, float]
     seconds: float
     notes: list[str]
@@ -129,6 +136,7 @@ class Comparison:
         return [
             f"{amount} of {self.pool:,} rows, by each method (means; repeated: rows equal to an earlier row)",
             *_table([["method", *figures, *tasks, "seconds"], *rows]),
+            *self._source_lines(),
             "",
             "share of the row's selection that the column's method selects too",
             *_table([["", *names], *shares]),
@@ -136,26 +144,39 @@ class Comparison:
             *(["", *notes] if notes else []),
         ]
 
+    def _source_lines(self) -> list[str]:
+        """Rows of each source, a column each; those with most rows, where there are many."""
+        totals: Counter[str] = Counter()
+        for summary in self.summaries:
+            totals.update(summary.sources)
+        shown = [name for name, _ in totals.most_common(_MOST_SOURCES)]
+        if len(totals) < 2:
+            return []
+        cells = [[one.method, *(f"{one.sources.get(name, 0):,}" for name in shown)] for one in self.summaries]
+        more = f" (the {len(shown)} with most rows of {len(totals)})" if len(totals) > len(shown) else ""
+        return ["", f"rows by source{more}", *_table([["method", *shown], *cells])]
+
 
 def compare(
-    sweep: FinishedSweep, methods: Sequence[str], limit: Limit, config: Config, clock: Any, n_clusters: int
+    eligible: Eligible, methods: Sequence[str], limit: Limit, config: Config, clock: Any, n_clusters: int
 ) -> Comparison:
-    """Select by each of `methods`. `sweep` has labels, also for methods that draw from no clusters.
+    """Select by each of `methods`. The sweep has labels, also for methods that draw from no clusters.
 
     Args:
-        sweep: the finished sweep, clustered.
+        eligible: the rows of the finished sweep that may be chosen.
         methods: names of METHODS.
         limit: of each method.
         config: the other options of a selection.
         clock: returns seconds.
         n_clusters: clusters with at least one row.
     """
+    sweep = eligible.sweep
     summaries, rows_by_method, voters = [], [], sweep.survey.voters
     neighbours = {method: n for method in methods if (n := METHODS[method].neighbours(config))}
     sweep.neighbour_cache.most = max(neighbours.values(), default=0)
     for method in methods:
         start = clock()
-        bare = sweep if METHODS[method].clusters else sweep.without_clusters()
+        bare = eligible if METHODS[method].clusters else eligible.without_clusters()
         scored = choose(bare, limit, config.with_options(method=method))
         seconds = clock() - start
         if neighbours and method == list(neighbours)[-1]:
@@ -172,6 +193,8 @@ def compare(
                 loss=_mean(columns["loss"]),
                 clusters=len(np.unique(columns["label"])),
                 repeated=len(rows) - len(np.unique(sweep.column("hash", rows))),
+                sources=scored.sources,
+                similar=scored.similar,
                 tasks=dict(zip(sweep.tasks.names, map(_mean, scored.by_task.T), strict=True)),
                 seconds=seconds,
                 notes=scored.notes,

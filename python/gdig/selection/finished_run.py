@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from gdig.config.budget import Limit, parse_budget
@@ -14,13 +15,16 @@ from gdig.errors import OtherRunError, UnfinishedRunError
 from gdig.progress import Progress
 from gdig.run.directory import require_run
 from gdig.run.layout import RunLayout
-from gdig.run.origin import sweep_origin
+from gdig.run.origin import rows_origin
+from gdig.run.pool_files import with_recorded_names
 from gdig.run.record import RunRecord
 from gdig.run.session import Workspace
 from gdig.selection.chosen import Chosen, read_chosen
+from gdig.selection.eligible import Eligible
 from gdig.selection.judge import Judge
 from gdig.selection.method import FinishedSweep
-from gdig.selection.select_stage import open_finished_sweep
+from gdig.selection.select_stage import eligible_sweep, excluded_rows, open_finished_sweep
+from gdig.selection.sources import read_sources
 from gdig.selection.survey import make_judge, survey
 from gdig.selection.tasks import read_tasks
 from gdig.store.sketches import SketchStore
@@ -46,6 +50,14 @@ class FinishedRun:
     def config(self) -> Config:
         """The options of the run and of its last selection."""
         return self.work.config
+
+    @cached_property
+    def eligible(self) -> Eligible:
+        """The rows that the options of the last selection allow to be chosen."""
+        layout, config, store = RunLayout(Path(str(self.config.run_path))), self.config, self.sweep.store
+        return eligible_sweep(
+            layout, self.record, config, self.sweep, excluded_rows(layout, self.record, config, store)
+        )
 
     @property
     def has_clusters(self) -> bool:
@@ -76,13 +88,13 @@ def open_finished_run(config: Config, progress: Progress, selection: str | None 
         config = config.with_options(**{k: typed_option(str(layout.record), k, v) for k, v in given.items()})
     work = Workspace(config, progress)
     _check_inputs(work, record)
-    store = SketchStore.open(layout.sweep, sweep_origin(record))
+    store = SketchStore.open(layout.sweep, rows_origin(record))
     tasks = read_tasks(work.seed_corpus, config.task_field)
     judge = make_judge(store, config, tasks) if config.gradients else Judge(config.score)
     pool = survey(store, judge)
     clusters = record.stages.cluster is not None and record.stages.cluster.state == "done"
-    ends = work.candidates.ends
-    sweep = open_finished_sweep(layout, record, store, pool, tasks, clusters=clusters, source_ends=ends)
+    sources = read_sources(work, layout, store)
+    sweep = open_finished_sweep(layout, record, store, pool, tasks, clusters=clusters, sources=sources)
     limit = parse_budget(config.budget).limit(pool.rows, pool.all_tokens)
     # A selection without the field gdig does not say which rows it has.
     file = None if selection is None and config.plain else _chosen_file(layout, record, selection)
@@ -103,11 +115,12 @@ def _chosen_file(layout: RunLayout, record: RunRecord, selection: str | None) ->
 
 def _check_inputs(work: Workspace, record: RunRecord) -> None:
     """Raise RunError if pool, seeds or chat template have changed: the texts would be those of other rows."""
-    inputs: dict[str, Sequence[str | Path]] = {"candidates": work.candidates.files, "seeds": work.seed_corpus.files}
+    files: dict[str, Sequence[str | Path]] = {"candidates": work.candidates.files, "seeds": work.seed_corpus.files}
     if work.config.chat_template_file is not None:
-        inputs["chat_template_file"] = [work.config.chat_template_file]
-    for kind, files in inputs.items():
-        then, now = record.inputs.get(kind, {}), fingerprint_paths(files)
+        files["chat_template_file"] = [work.config.chat_template_file]
+    inputs = {kind: fingerprint_paths(paths) for kind, paths in files.items()}
+    for kind, now in with_recorded_names(record, inputs).items():
+        then = record.inputs.get(kind, {})
         changed = [name for name in {**then, **now} if then.get(name) != now.get(name)]
         if changed or list(then) != list(now):
             names = ", ".join(changed) or "their order"

@@ -15,7 +15,8 @@ from gdig.config.budget import Limit
 from gdig.config.config import Config
 from gdig.selection.judge import Judge
 from gdig.selection.neighbours import NeighbourCache
-from gdig.selection.survey import Survey
+from gdig.selection.sources import Sources
+from gdig.selection.survey import Survey, survey
 from gdig.selection.tasks import Tasks
 from gdig.selection.token_files import TokenFiles
 from gdig.store.gather import gather
@@ -51,8 +52,8 @@ class FinishedSweep:
     labels: directory of the label files; None unless the method draws from clusters (`MethodSpec.clusters`).
     centroids: file of the k-means fit that made the labels. tasks: the task of each seed.
     checkpoints: training checkpoints, in their order. seed_sketches: file of the seeds' own sketches. difficulty: file
-    that gdig score-net may have left. tokens: token ids of rows and seeds. source_ends: the row after the last row of
-    each file of the pool. neighbour_cache: neighbours of the sketches that an earlier method searched for.
+    that gdig score-net may have left. tokens: token ids of rows and seeds. sources: which source each row is of.
+    neighbour_cache: neighbours of the sketches that an earlier method searched for.
     metric_scale: scale of the sketches when their products are those of the influence, <G, H^-1 G'>; else None.
     """
 
@@ -65,7 +66,7 @@ class FinishedSweep:
     seed_sketches: CheckedFile | None = None
     difficulty: Path | None = None
     tokens: TokenFiles | None = None
-    source_ends: tuple[int, ...] = ()
+    sources: Sources = field(default_factory=Sources)
     neighbour_cache: NeighbourCache = field(default_factory=NeighbourCache, compare=False)
     metric_scale: float | None = None
 
@@ -122,6 +123,24 @@ class FinishedSweep:
         """
         return _native.row_columns(self.store._native, self.labels, rows, self.judge)
 
+    def among(self, eligible: NDArray[np.bool_]) -> FinishedSweep:
+        """Return the sweep as if only some of its valid rows were valid, so that no method picks another row.
+
+        The judge stays: the same influence gives the same score.
+
+        Args:
+            eligible: [N] bool. Memory holds a byte a row.
+        """
+        store = self.store.masked(eligible)
+        checkpoints = tuple(replace(one, store=one.store.masked(eligible)) for one in self.checkpoints)
+        return replace(
+            self,
+            store=store,
+            survey=survey(store, self.judge),
+            checkpoints=checkpoints,
+            neighbour_cache=NeighbourCache(),
+        )
+
     def without_clusters(self) -> FinishedSweep:
         """Return the sweep as a method sees it that draws from no clusters."""
         return replace(self, labels=None, centroids=None)
@@ -155,7 +174,7 @@ class MethodSpec:
     smaller budget are the first of a larger one's, so that each row has a place in the pool's order. clusters: the
     sketches must be clustered first. checkpoints: training checkpoints must be swept. neighbours: how many nearest
     sketches of each row the method asks for, by the options. gradients: the run must have gradients. tokens: the
-    token files must be there.
+    token files must be there. decide: of a method that follows another one, which one that is in a pool, and why.
     """
 
     pick: Function
@@ -166,6 +185,7 @@ class MethodSpec:
     neighbours: Callable[[Config], int] = lambda options: 0
     gradients: bool = True
     tokens: bool = False
+    decide: Callable[[FinishedSweep], tuple[str, str]] | None = None
 
 
 def within(rows: np.ndarray, tokens: np.ndarray, limit: Limit) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 _SHOWN = 10
 """Rows that a notebook shows."""
+_MOST_SOURCES = 20
+"""Sources that the summary names."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,14 @@ class Selection:
         return selection_html(self.summary, self.warnings, self.columns[:_SHOWN], contents, len(self.rows))
 
 
+def source_counts(sources: Mapping[str, int]) -> str:
+    """Return the counts of the sources with most rows, as text."""
+    ordered = sorted(sources.items(), key=lambda item: -item[1])
+    others = sum(count for _, count in ordered[_MOST_SOURCES:])
+    texts = [f"{name} {count:,}" for name, count in ordered[:_MOST_SOURCES]]
+    return ", ".join([*texts, *([f"{len(ordered) - _MOST_SOURCES} others {others:,}"] if others else [])])
+
+
 def output_columns(scored: ScoredRows, survey: Survey, tasks: Tasks) -> list[dict[str, Any]]:
     """Return what the output shows beside each row, under "gdig"."""
     values, voters = scored.columns, survey.voters
@@ -108,10 +119,23 @@ def output_columns(scored: ScoredRows, survey: Survey, tasks: Tasks) -> list[dic
     ]
 
 
-def summary_lines(scored: ScoredRows, survey: Survey, tasks: Tasks, n_clusters: int | None, output: Path) -> list[str]:
-    """Return the lines that say what was selected. `n_clusters`: clusters with a row; None without clusters."""
+def summary_lines(
+    scored: ScoredRows, survey: Survey, tasks: Tasks, n_clusters: int | None, output: Path, n_rows: int
+) -> list[str]:
+    """Return the lines that say what was selected.
+
+    Args:
+        scored: the selection.
+        survey: of the sweep.
+        tasks: of the seeds.
+        n_clusters: clusters with a row; None without clusters.
+        output: the file.
+        n_rows: rows of the pool that the selection is made from.
+    """
     values, n = scored.columns, len(scored.rows)
-    lines = [f"{n:,} of {survey.rows:,} rows ({int(values['tokens'].sum()):,} tokens): {output}", *scored.notes]
+    lines = [f"{n:,} of {n_rows:,} rows ({int(values['tokens'].sum()):,} tokens): {output}", *scored.notes]
+    if len(scored.sources) > 1:
+        lines.append("rows by source: " + source_counts(scored.sources))
     if n and survey.voters:
         agreement, score = values["votes"].mean() / survey.voters, values["score"].mean(dtype=np.float64)
         lines.append(

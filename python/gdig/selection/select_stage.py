@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from gdig.config.budget import Limit
+from gdig.config.config import Config
 from gdig.data.export import export
 from gdig.data.fingerprint import hash_content
 from gdig.errors import StoreError
 from gdig.resampling import label_counts
 from gdig.run.layout import RunLayout
-from gdig.run.origin import checkpoint_origin, sweep_origin
+from gdig.run.origin import checkpoint_origin, checkpoint_rows_origin, rows_origin, sweep_origin
 from gdig.run.record import RunRecord
 from gdig.run.session import Workspace
 from gdig.run.verify import difficulty_damage
 from gdig.selection.choose import choose
 from gdig.selection.conversion import Conversion
+from gdig.selection.eligible import Eligible, narrow
+from gdig.selection.exclude import ExcludedRow, open_exclude, read_excluded, write_excluded_list
+from gdig.selection.hidden_mean import read_hidden_mean
 from gdig.selection.method import Checkpoint, FinishedSweep
 from gdig.selection.methods import METHODS
 from gdig.selection.result import Selection, output_columns, summary_lines
+from gdig.selection.similar import SimilarityFeatures
+from gdig.selection.sources import Sources, read_sources
 from gdig.selection.survey import Survey
 from gdig.selection.tasks import Tasks
 from gdig.selection.token_files import TokenFiles
@@ -30,11 +39,12 @@ def select_stage(work: Workspace, store: SketchStore, survey: Survey, tasks: Tas
     """Select rows within `limit` by the option `method`, and write them whole."""
     config, run = work.config, work.run
     clusters = METHODS[config.method].clusters
-    sweep = open_finished_sweep(
-        work.layout, run.record, store, survey, tasks, clusters=clusters, source_ends=work.candidates.ends
-    )
+    sources = read_sources(work, work.layout, store)
+    sweep = open_finished_sweep(work.layout, run.record, store, survey, tasks, clusters=clusters, sources=sources)
     _check_difficulty(work)
-    scored = choose(sweep, limit, config)
+    excluded = excluded_rows(work.layout, run.record, config, store)
+    eligible = eligible_sweep(work.layout, run.record, config, sweep, excluded)
+    scored = choose(eligible, limit, config)
     columns = output_columns(scored, survey, tasks)
     output = Path(config.output) if config.output else work.layout.selection
     conversion = Conversion(work, config.format) if config.format is not None else None
@@ -44,16 +54,28 @@ def select_stage(work: Workspace, store: SketchStore, survey: Survey, tasks: Tas
     warnings = [*run.fit.warnings, *run.sweep.warnings]
     for warning in warnings:  # `warn` repeats no warning that a stage of this start has given
         work.progress.warn(warning)
+    if config.exclude:
+        entries = open_exclude(work)
+        work.run.write_beside(
+            work.layout.excluded_list, lambda file: write_excluded_list(file, work.candidates, entries, excluded)
+        )
     run.record_selection(
         rows=len(scored.rows),
         tokens=int(scored.columns["tokens"].sum()),
         output=str(output),
         output_hash=hash_content(output),
+        pool_rows=len(work.candidates),
+        sources=scored.sources,
+        repeats=eligible.repeats,
+        excluded=eligible.excluded,
+        similar=scored.similar,
         notes=tuple(scored.notes),
         warnings=tuple(warnings),
     )
     n_clusters = int((label_counts(sweep.labels) > 0).sum()) if sweep.labels else None
-    summary = summary_lines(scored, survey, tasks, n_clusters, output)
+    summary = summary_lines(scored, survey, tasks, n_clusters, output, len(work.candidates))
+    if config.exclude:
+        summary.append(f"excluded rows: {work.layout.excluded_list}")
     return Selection(scored.rows, columns, output, summary, warnings)
 
 
@@ -65,7 +87,7 @@ def open_finished_sweep(
     tasks: Tasks,
     *,
     clusters: bool,
-    source_ends: tuple[int, ...],
+    sources: Sources,
 ) -> FinishedSweep:
     """Open the finished sweep as the methods see it, with the clusters or without.
 
@@ -76,7 +98,7 @@ def open_finished_sweep(
         survey: of the sweep.
         tasks: of the seeds.
         clusters: whether the methods may draw from the clusters.
-        source_ends: the row after the last row of each file of the pool.
+        sources: which source each row is of.
     """
     fit, sweep, origin = record.stages.fit, record.stages.sweep, sweep_origin(record)
     assert fit is not None and sweep is not None, "the sweep is done"
@@ -89,17 +111,36 @@ def open_finished_sweep(
         checkpoints=_checkpoints(layout, record),
         seed_sketches=layout.checked(layout.seed_sketches, origin),
         difficulty=layout.difficulty,
-        tokens=TokenFiles(layout, origin),
-        source_ends=source_ends,
+        tokens=TokenFiles(layout, store),
+        sources=sources,
         metric_scale=sweep.scale if _sketches_are_of_the_metric({**fit.config, **sweep.config}) else None,
     )
+
+
+def excluded_rows(layout: RunLayout, record: RunRecord, config: Config, store: SketchStore) -> list[ExcludedRow]:
+    """Return the rows that the option exclude bars, with the reasons; none without the option."""
+    return list(read_excluded(layout, record, store, config.exclude_similarity)) if config.exclude else []
+
+
+def eligible_sweep(
+    layout: RunLayout, record: RunRecord, config: Config, sweep: FinishedSweep, excluded: Sequence[ExcludedRow]
+) -> Eligible:
+    """Return the rows of a finished sweep that the options allow to be chosen."""
+    features = None
+    if config.max_similarity < 1:
+        mean = read_hidden_mean(layout, record) if config.similarity_of == "hidden" else None
+        features = SimilarityFeatures(sweep.store, config.similarity_of, mean)
+    rows = np.array([row.row for row in excluded], np.int64)
+    counts = record.stages.sweep.counts if record.stages.sweep is not None else None
+    may_repeat = counts is None or counts.repeat_another > 0
+    return narrow(sweep, config, rows, features, may_repeat=may_repeat)
 
 
 def _check_difficulty(work: Workspace) -> None:
     """Raise StoreError if the option `difficulty` names the run's own difficulties and these were changed."""
     layout, given = work.layout, work.config.difficulty
     if given and layout.score_net.is_file() and Path(given).resolve() == layout.difficulty.resolve():
-        net = layout.checked(layout.score_net, sweep_origin(work.run.record))
+        net = layout.checked(layout.score_net, rows_origin(work.run.record))
         if (damage := net.damage() or difficulty_damage(net, layout.difficulty)) is not None:
             raise StoreError(f"{damage.what}; gdig score-net makes it again")
 
@@ -118,6 +159,7 @@ def _checkpoints(layout: RunLayout, record: RunRecord) -> tuple[Checkpoint, ...]
     checkpoints = []
     for key, checkpoint in whole:
         paths, origin = layout.checkpoint(key), checkpoint_origin(record, key)
-        store, seeds = SketchStore.open(paths.shards, origin), layout.checked(paths.seed_sketches, origin)
+        store = SketchStore.open(paths.shards, checkpoint_rows_origin(record, key))
+        seeds = layout.checked(paths.seed_sketches, origin)
         checkpoints.append(Checkpoint(checkpoint.path, store, checkpoint.learning_rate, seeds))
     return tuple(checkpoints)

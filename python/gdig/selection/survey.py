@@ -91,6 +91,17 @@ def survey(store: SketchStore, judge: Judge) -> Survey:
     return Survey(rows, n_seeds, counts, row_tokens, all_tokens, score_sum, judge, squares)
 
 
+def tokens_of_first(store: SketchStore, n_rows: int, all_tokens: int) -> int:
+    """Return the tokens of the first rows of a sweep, valid or not. `all_tokens`: of all rows."""
+    if n_rows >= len(store):
+        return all_tokens
+    tokens = 0
+    for shard in store.shards:
+        start, _ = store.shard_range(shard)
+        tokens += int(store.tensor(shard, "tokens")[: max(0, n_rows - start)].sum(dtype=np.int64))
+    return tokens
+
+
 def make_judge(store: SketchStore, config: Config, tasks: Tasks) -> Judge:
     """Make the judge that the options score, agreement and relative_to ask for.
 

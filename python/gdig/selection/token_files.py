@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from gdig.data.tokens import Example
 from gdig.errors import OtherRunError
 from gdig.run.layout import RunLayout
+from gdig.run.origin import origin_at
 from gdig.run.session import Workspace
 from gdig.store.sketches import SketchStore
 from gdig.store.tensor_file import CheckedFile, check_offsets, damage_of
@@ -45,20 +46,20 @@ class TokenRows:
 class TokenFiles:
     """The files of a run: one for each shard of the sweep, and one of the seeds.
 
-    layout: of the run. origin: what they are made from: the origin of the sweep.
+    layout: of the run. store: its sweep, whose origins the files have.
     """
 
     layout: RunLayout
-    origin: str
+    store: SketchStore
 
     def shard(self, shard: int) -> CheckedFile:
         """Return the file of a shard."""
-        return self.layout.checked(self.layout.tokens_of(shard), self.origin)
+        return self.layout.checked(self.layout.tokens_of(shard), self.store.origin_of(shard))
 
     @property
     def seeds(self) -> CheckedFile:
         """The file of the seeds."""
-        return self.layout.checked(self.layout.seed_tokens, self.origin)
+        return self.layout.checked(self.layout.seed_tokens, origin_at(self.store.made_from, 0))
 
     def of_shard(self, shard: int) -> TokenRows:
         """Read the rows of a shard.
@@ -86,7 +87,7 @@ def ensure_tokens(work: Workspace, store: SketchStore) -> None:
     Raises:
         RunError: naming a row whose tokens are not those of the sweep.
     """
-    files = TokenFiles(work.layout, store.made_from)
+    files = TokenFiles(work.layout, store)
     shards = store.shards
     of_seeds, *of_shards = damage_of([files.seeds, *map(files.shard, shards)])
     for damage in (of_seeds, *of_shards):
@@ -98,6 +99,7 @@ def ensure_tokens(work: Workspace, store: SketchStore) -> None:
     if not missing:
         return
     ranges = [store.shard_range(shard) for shard in missing]
+    work.require_all_files(ranges[-1][1])
     rows = sum(stop - start for start, stop in ranges)
     with work.progress.stage("tokens", len(store), done=len(store) - rows) as bar:
         for shard, (start, stop) in zip(missing, ranges, strict=True):

@@ -58,9 +58,10 @@ class SketchStore:
         ([0, 1], [[8.0, 9.0], [10.0, 11.0]])
     """
 
-    def __init__(self, path: Path, native: _native.Store) -> None:
+    def __init__(self, path: Path, native: _native.Store, mask: NDArray[np.uint8] | None = None) -> None:
         self._path = path
         self._native = native
+        self._mask = mask
 
     @classmethod
     def create(
@@ -174,6 +175,28 @@ class SketchStore:
         """What the rows were made from; every shard says the same. Empty for a store of :meth:`create`."""
         return self._native.made_from
 
+    def origin_of(self, index: int) -> str:
+        """Return what a shard on disk was made from: of a store that has grown, the origin of its last row."""
+        return self._native.origin_of(self.shard_range(index)[1])
+
+    def masked(self, eligible: NDArray[np.bool_]) -> SketchStore:
+        """Return the store as a reader sees it that skips some rows: `valid` is 0 there.
+
+        Args:
+            eligible: [rows] bool; False for a row to skip. Memory holds a byte a row.
+
+        Raises:
+            ValueError: if there are fewer or more of them than rows.
+        """
+        if eligible.shape != (len(self),):
+            raise ValueError(f"eligible: expected [{len(self)}], one for each row of the store, got {eligible.shape}")
+        mask = eligible.astype(np.uint8)
+        for index in self.shards:
+            start, stop = self.shard_range(index)
+            if "valid" in self._native.layout(index):
+                mask[start:stop] &= self.tensor(index, "valid") != 0
+        return SketchStore(self._path, self._native.masked(mask), mask)
+
     @property
     def n_shards(self) -> int:
         """The number of shards on disk."""
@@ -265,6 +288,20 @@ class SketchStore:
             )
         self._native.write_shard(index, extra_tensors.pop("sketch"), extra_tensors)
 
+    def extend_shard(self, index: int, before: int, tensors: Mapping[str, NDArray[Any]]) -> None:
+        """Add rows to a shard that is not full, complete or not at all. Its own rows stay as they are stored.
+
+        Args:
+            index: the number of the shard.
+            before: the number of its rows.
+            tensors: of the rows to add, as of :meth:`write_shard`: those that the shard has.
+
+        Raises:
+            StoreError: if the shard is absent or damaged, if it has other rows or tensors, or if it cannot be written.
+        """
+        more = contiguous(tensors)
+        self._native.extend_shard(index, before, more.pop("sketch"), more)
+
     def rows(self, index: int) -> NDArray[Any]:
         """Return the stored sketches [n, dim] of a shard, read-only and memory-mapped.
 
@@ -285,11 +322,14 @@ class SketchStore:
         return self._native.rows_float32(index)
 
     def tensor(self, index: int, name: str) -> NDArray[Any]:
-        """Return one tensor of a shard, read-only and memory-mapped.
+        """Return one tensor of a shard, read-only and memory-mapped; of a masked store, `valid` is that of the mask.
 
         Raises:
             StoreError: if the shard is absent or damaged, or lacks the tensor.
         """
+        if self._mask is not None and name == "valid":
+            start, stop = self.shard_range(index)
+            return self._mask[start:stop]
         layout = self._native.layout(index)
         if name not in layout:
             raise StoreError(f"{self.shard_path(index)}: tensor {name!r}: expected one of {', '.join(layout)}")

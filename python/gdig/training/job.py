@@ -36,7 +36,7 @@ from gdig.model.device import resolve_device
 from gdig.model.load import load_trainable, loading_bars
 from gdig.model.precision import resolve_dtype
 from gdig.run.links import remove_folder
-from gdig.run.origin import sweep_origin
+from gdig.run.origin import rows_origin
 from gdig.run.session import Workspace
 from gdig.run.verify import difficulty_damage
 from gdig.store.atomic import replacing
@@ -81,7 +81,7 @@ def train_difficulty(work: Workspace, training: Training) -> Path:
     file = work.config.features
     features = Features(read_features(Path(file), valid) if file else store, rows)
     target, folder = layout.difficulty, layout.score_net_training
-    net_file = layout.checked(layout.score_net, sweep_origin(work.run.record))
+    net_file = layout.checked(layout.score_net, rows_origin(work.run.record))
     description = _describe(work, training)
     save_model = Path(training.save_model) if training.save_model else None
     if _is_done(work, target, net_file, description) and (save_model is None or save_model.is_dir()):
@@ -136,8 +136,8 @@ def _swept(work: Workspace) -> SketchStore:
         raise UnfinishedRunError(
             f"{work.path}: expected a run whose sweep is finished; run gdig sweep (or gdig select) first"
         )
-    store = SketchStore.open(work.layout.sweep, sweep_origin(work.run.record))
-    n_rows = len(work.candidates)
+    store = SketchStore.open(work.layout.sweep, rows_origin(work.run.record))
+    n_rows = work.swept_rows
     absent = (f"{store.shard_path(shard)}: is missing" for shard in store.absent(n_rows))
     for what in (*absent, *(damage.what for damage in store.damage(n_rows).values())):
         raise StoreError(f"{what}; gdig sweep makes it again")

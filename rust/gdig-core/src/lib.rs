@@ -11,14 +11,15 @@
 //! 5. `interrupt`: work that can be stopped, and its progress
 //! 6. `parallel`: work on several threads
 //! 7. `convert`: rows of any stored type, to float32 and back
-//! 8. `simd`: the search for the nearest centroid, for each instruction set
-//! 9. `store`: tensor files, and directories of them
-//! 10. `rows`: rows of an array or a store, on their way into a computation
-//! 11. `resample`: even draws from clusters
-//! 12. `kmeans`: clusters of rows
-//! 13. `sweep`: the votes and scores of the rows of a pool
-//! 14. `neighbours`: the nearest neighbours of rows
-//! 15. `methods`: the loops of the methods of selection
+//! 8. `words`: the words of texts, and what two sets of texts share
+//! 9. `simd`: the search for the nearest centroid, for each instruction set
+//! 10. `store`: tensor files, and directories of them
+//! 11. `rows`: rows of an array or a store, on their way into a computation
+//! 12. `resample`: even draws from clusters
+//! 13. `kmeans`: clusters of rows
+//! 14. `sweep`: the votes and scores of the rows of a pool
+//! 15. `neighbours`: the nearest neighbours of rows
+//! 16. `methods`: the loops of the methods of selection
 
 #[cfg(target_endian = "big")]
 compile_error!("safetensors are little-endian, and this crate maps them without swapping bytes");
@@ -40,6 +41,7 @@ pub mod store;
 pub mod sweep;
 #[cfg(test)]
 mod testing;
+pub mod words;
 
 pub use dtype::Dtype;
 pub use error::{Error, Result};

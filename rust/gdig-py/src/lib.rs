@@ -6,6 +6,7 @@ mod errors;
 mod facility;
 mod g2is;
 mod gist;
+mod held;
 mod kmeans;
 mod limit;
 mod neighbours;
@@ -19,6 +20,7 @@ mod store;
 mod supervised;
 mod sweep;
 mod tagcos;
+mod words;
 
 use pyo3::prelude::*;
 
@@ -35,6 +37,8 @@ mod _native {
     #[pymodule_export]
     use super::gist::gist_scores;
     #[pymodule_export]
+    use super::held::HeldRows;
+    #[pymodule_export]
     use super::kmeans::{kernels, kmeans_fit, kmeans_label_damage, kmeans_predict, kmeans_predict_to};
     #[pymodule_export]
     use super::neighbours::{neighbours, neighbours_by_clusters};
@@ -50,4 +54,6 @@ mod _native {
     use super::sweep::{best_rows, draw_rows, row_columns, seed_means, survey};
     #[pymodule_export]
     use super::tagcos::tagcos;
+    #[pymodule_export]
+    use super::words::SharedWords;
 }

@@ -87,6 +87,17 @@ impl Store {
         detached(py, || store::Store::open(&path)).map(Store::new)
     }
 
+    /// The same rows, without those whose byte in `mask` is 0.
+    fn masked(&self, mask: &Bound<'_, PyAny>) -> PyResult<Store> {
+        let mask = Array::new(mask, "mask")?.one_dimensional(&[Dtype::U8])?;
+        Ok(Store::new(self.store.masked(mask.bytes().to_vec())))
+    }
+
+    /// What a shard was made from that ends before the row `stop`.
+    fn origin_of(&self, stop: usize) -> &str {
+        self.store.origin_of(stop)
+    }
+
     #[getter]
     fn dim(&self) -> usize {
         self.store.dim()
@@ -161,6 +172,19 @@ impl Store {
         // What is appended next goes on after the shards as they are now.
         *self.appender() = None;
         Ok(())
+    }
+
+    fn extend_shard(
+        &self,
+        py: Python<'_>,
+        index: usize,
+        before: usize,
+        sketch: &Bound<'_, PyAny>,
+        tensors: &Bound<'_, PyDict>,
+    ) -> PyResult<()> {
+        let (sketch, arrays) = (Array::new(sketch, "sketch")?, arrays(tensors)?);
+        let (rows, tensors) = (sketch.rows()?, arrays.values().map(Array::tensor).collect::<Vec<_>>());
+        detached(py, || self.store.extend_shard(index, before, rows, &tensors))
     }
 
     fn shard_len(&self, py: Python<'_>, index: usize) -> PyResult<usize> {

@@ -36,7 +36,17 @@ class DeviceOptions:
 
 
 @dataclass(frozen=True)
-class RunOptions(DeviceOptions, PlaceOptions):
+class GrowthOptions:
+    """What happens to a finished run when files are appended to its candidates."""
+
+    grown_clusters: Literal["keep", "again"] = "keep"
+    """Clusters of a pool that has grown. keep: those of the files that the run began with, to which new rows are
+    assigned; so earlier selections stay comparable. again: k-means over all rows. Take again when the appended rows are
+    of another kind."""
+
+
+@dataclass(frozen=True)
+class RunOptions(GrowthOptions, DeviceOptions, PlaceOptions):
     """Where and how to run. These options change results by rounding at most, and may differ from start to start."""
 
     overwrite: bool = False

@@ -106,9 +106,6 @@ class MethodOptions:
     knn_density: Literal["kernel", "uniform"] = "kernel"
     """How the method knn spreads a seed's mass over its nearest rows. With kernel (TSDS), near copies share the mass of
     one row. With uniform (KNN-uniform), each row counts as one, and no pairs of rows are compared."""
-    balance: Literal["none", "source"] = "none"
-    """Whether the method random draws equally many rows from each source, which is a file of the pool. none draws from
-    the whole pool. Take source for a stronger baseline where the files are of unequal size."""
     quotas: Quotas = "equal"
     """A cluster's share of the budget: equal for all, or in proportion to its eligible rows or to their square root.
     equal gives the most variety. Take proportional to keep the shape of the pool."""
@@ -133,6 +130,42 @@ class MethodOptions:
 
 
 @dataclass(frozen=True)
+class SourceOptions:
+    """Where the rows come from, and how much each source gives."""
+
+    source_field: str | None = None
+    """Field of a row that names its source: a text or a whole number. By default, the source of a row is its file; a
+    row without the field is of its file too. Name the field when one file holds rows of several origins."""
+    source_quotas: str | None = None
+    """Share of the budget that each source gives: equal, proportional to its rows, or a YAML file of weights by source.
+    By default, the method chooses from all sources together. With quotas, it chooses from each source by itself; what a
+    source cannot give goes to the others."""
+
+
+@dataclass(frozen=True)
+class RedundancyOptions:
+    """What is not chosen, because the selection or an evaluation has it already."""
+
+    repeats: Literal["drop", "keep"] = "drop"
+    """Rows with the tokens and labels of an earlier row. drop is the default: they are never chosen. Take keep when
+    copies are meant to count more often."""
+    max_similarity: float = 1.0
+    """Greatest cosine of a chosen row with a row chosen before it; a nearer row is passed over, and the method's next
+    one is taken. The default of 1 passes over none. Take 0.9 for a selection without near-copies (DEITA)."""
+    similarity_of: Literal["hidden", "sketch"] = "hidden"
+    """What max_similarity compares: hidden states, less their mean over the pool, or the sketches of gradients. hidden
+    tells whether texts say the same, sketch whether they train the same."""
+    exclude: tuple[str, ...] = ()
+    """Evaluation sets: files, folders, globs or datasets on the Hugging Face hub, as candidates are. A row of the pool
+    that shares 13 words in a row with one of their rows, or is nearly equal, is never chosen, and is listed in
+    excluded.jsonl. Give every set that the trained model is judged by."""
+    exclude_similarity: float = 0.9
+    """Cosine of the hidden states with a row of an evaluation set above which a row is excluded. The default finds
+    most rephrased copies (docs/redundancy.md). Raise it when too many rows are excluded; 1 compares words alone, and
+    needs no pass of the model."""
+
+
+@dataclass(frozen=True)
 class OutputOptions:
     """What is written of the selected rows."""
 
@@ -149,7 +182,7 @@ class OutputOptions:
 
 
 @dataclass(frozen=True)
-class ChoiceOptions(FeatureOptions, MethodOptions):
+class ChoiceOptions(FeatureOptions, RedundancyOptions, SourceOptions, MethodOptions):
     """What to select from a finished sweep."""
 
 

@@ -13,7 +13,7 @@ from gdig.selection.methods.bids import bids
 from gdig.selection.methods.bm25 import bm25
 from gdig.selection.methods.diverse import diverse
 from gdig.selection.methods.dsir import dsir
-from gdig.selection.methods.gdig import gdig
+from gdig.selection.methods.gdig import gdig, rule_for
 from gdig.selection.methods.gist import gist
 from gdig.selection.methods.knn import knn
 from gdig.selection.methods.less import less
@@ -26,7 +26,7 @@ from gdig.selection.methods.top import top
 from gdig.selection.methods.turns import turns
 
 METHODS: dict[str, MethodSpec] = {
-    "gdig": MethodSpec(gdig, ordered=True, clusters=True),
+    "gdig": MethodSpec(gdig, ordered=True, clusters=True, decide=rule_for),
     "turns": MethodSpec(turns, ordered=True, nested=True, clusters=True),
     "agreement": MethodSpec(agreement, clusters=True),
     "less": MethodSpec(less, ordered=True, nested=True, checkpoints=True),

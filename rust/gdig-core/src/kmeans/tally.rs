@@ -27,10 +27,12 @@ use crate::simd::x86_64::{half_avx2, half_avx512, has_avx2, has_avx512};
 impl Isa {
     /// The instruction sets of this machine, the slowest first.
     pub fn available() -> Vec<Isa> {
-        let mut available = vec![Isa::Baseline];
         #[cfg(target_arch = "x86_64")]
-        available.extend([(Isa::Avx2, has_avx2()), (Isa::Avx512, has_avx512())].iter().filter(|i| i.1).map(|i| i.0));
-        available
+        let faster = [(Isa::Avx2, has_avx2()), (Isa::Avx512, has_avx512())];
+        #[cfg(not(target_arch = "x86_64"))]
+        let faster: [(Isa, bool); 0] = [];
+        let present = faster.into_iter().filter_map(|(isa, here)| here.then_some(isa));
+        std::iter::once(Isa::Baseline).chain(present).collect()
     }
 }
 

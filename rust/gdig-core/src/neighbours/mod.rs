@@ -14,6 +14,7 @@ mod clusters;
 mod columns;
 mod exact;
 mod graph;
+mod held;
 mod scan;
 mod sift;
 #[cfg(test)]
@@ -23,3 +24,4 @@ pub use candidates::Near;
 pub use clusters::{approximate, Clusters};
 pub use exact::{exact, nearest_of, Options};
 pub use graph::{Graph, NONE};
+pub use held::Held;

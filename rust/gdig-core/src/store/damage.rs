@@ -15,6 +15,8 @@ pub enum State {
     Missing,
     Damaged,
     Foreign,
+    /// Sound, and without the rows that a step of growth adds to it.
+    Short,
 }
 
 impl State {
@@ -23,6 +25,7 @@ impl State {
             State::Missing => "missing",
             State::Damaged => "damaged",
             State::Foreign => "foreign",
+            State::Short => "short",
         }
     }
 
@@ -72,11 +75,17 @@ impl Store {
         let check = |&index: &usize| -> Result<Option<(usize, Damage)>> {
             supervisor.check()?;
             let rows = (n_rows - index * self.rows_per_shard).min(self.rows_per_shard);
+            let mut short = false;
             let shard = self.shard(index).and_then(|shard| match shard.len() {
                 n if n == rows => Ok(()),
-                n => Err(Error::store(shard.file.path(), format!("{n} rows: expected {rows}"))),
+                n => {
+                    short = n < rows && self.grows_at(index * self.rows_per_shard + n);
+                    Err(Error::store(shard.file.path(), format!("{n} rows: expected {rows}")))
+                }
             });
-            Ok(Damage::of(shard)?.map(|damage| (index, damage)))
+            let damage = Damage::of(shard)?;
+            let state = |damage: Damage| if short { Damage { state: State::Short, ..damage } } else { damage };
+            Ok(damage.map(|damage| (index, state(damage))))
         };
         let bad: Result<Vec<_>> = wanted.par_iter().map(check).collect();
         let mut damage: Vec<_> = bad?.into_iter().flatten().collect();

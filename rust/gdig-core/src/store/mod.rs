@@ -16,6 +16,7 @@ mod verify;
 use std::fs;
 use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde_json::{json, Map, Value};
 use xxhash_rust::xxh3::xxh3_64;
@@ -77,8 +78,11 @@ pub struct Store {
     dim: usize,
     dtype: Dtype,
     rows_per_shard: usize,
-    /// What the rows were made from; every shard says the same. Empty for a store of a user.
+    /// What the rows were made from. Empty for a store of a user. Of a store that has grown, the origin of the first
+    /// rows, and of each step that added rows its first row and its origin: "a1 500:b2 720:c3".
     made_from: String,
+    /// One byte for each row of the store, 0 for a row to skip; in place of what the shards say.
+    mask: Option<Arc<[u8]>>,
 }
 
 impl Store {
@@ -120,7 +124,7 @@ impl Store {
             return Err(Error::store(path, format!("{what}; got {got}")));
         }
         let (path, made_from) = (path.to_path_buf(), made_from.to_owned());
-        Ok(Store { path, dim, dtype, rows_per_shard, made_from })
+        Ok(Store { path, dim, dtype, rows_per_shard, made_from, mask: None })
     }
 
     fn write_json(&self) -> Result<()> {
@@ -169,7 +173,14 @@ impl Store {
         if recorded != computed {
             return Err(Error::Checksum { path: json, recorded: recorded.chars().take(16).collect(), computed });
         }
-        Ok(Store { path: path.to_path_buf(), dim, dtype, rows_per_shard, made_from: made_from.to_owned() })
+        let (path, made_from) = (path.to_path_buf(), made_from.to_owned());
+        Ok(Store { path, dim, dtype, rows_per_shard, made_from, mask: None })
+    }
+
+    /// The same rows, of which those with a byte of 0 are skipped, whatever the shards say. `mask` has a byte for each
+    /// row of the store.
+    pub fn masked(&self, mask: Vec<u8>) -> Store {
+        Store { mask: Some(mask.into()), ..self.clone() }
     }
 
     pub fn path(&self) -> &Path {
@@ -191,6 +202,18 @@ impl Store {
     /// What the rows were made from; empty for a store of a user.
     pub fn made_from(&self) -> &str {
         &self.made_from
+    }
+
+    /// What a shard was made from whose last row is `stop - 1`: the origin of the step that added this row.
+    pub fn origin_of(&self, stop: usize) -> &str {
+        let (first, steps) = self.made_from.split_once(' ').unwrap_or((&self.made_from, ""));
+        let steps = steps.split(' ').filter_map(step);
+        steps.take_while(|&(start, _)| start < stop).last().map_or(first, |(_, origin)| origin)
+    }
+
+    /// Whether a step of growth begins at a row.
+    fn grows_at(&self, row: usize) -> bool {
+        self.made_from.split(' ').skip(1).filter_map(step).any(|(start, _)| start == row)
     }
 
     pub fn shard_path(&self, index: usize) -> PathBuf {
@@ -244,6 +267,12 @@ impl Store {
         }
         self.len()
     }
+}
+
+/// The first row of a step of growth, and its origin: "500:b2".
+fn step(text: &str) -> Option<(usize, &str)> {
+    let (start, origin) = text.split_once(':')?;
+    Some((start.parse().ok()?, origin))
 }
 
 /// Whether the bytes of a shard, or the number of a store's last row, do not fit.

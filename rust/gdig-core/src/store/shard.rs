@@ -19,7 +19,9 @@ impl Store {
     }
 
     fn check_shard(&self, index: usize, file: TensorFile) -> Result<Shard> {
-        file.expect(&self.made_from)?;
+        let row = self.first_row(index)?;
+        let rows = file.header().tensors.get(SKETCH).and_then(|info| info.shape.first());
+        file.expect(self.origin_of(row + rows.copied().unwrap_or(0).min(self.rows_per_shard)))?;
         let bad = |what: String| Err(Error::store(file.path(), what));
         let info = file.info(SKETCH)?;
         let [n, dim] = info.shape[..] else { return bad(format!("sketch: expected [n, dim], got {:?}", info.shape)) };
@@ -33,7 +35,7 @@ impl Store {
         if let Some((name, info)) = file.header().tensors.iter().find(|(_, info)| info.shape.first() != Some(&n)) {
             return bad(format!("tensor {name:?}: expected {n} rows, got shape {:?}", info.shape));
         }
-        let first = self.first_row(index)?.to_string();
+        let first = row.to_string();
         if file.header().metadata.get("first_row") != Some(&first) {
             let got = file.header().metadata.get("first_row").map_or("none", String::as_str);
             let (expected, got) = (format!("first_row {first}"), format!("first_row {got}"));
@@ -41,7 +43,7 @@ impl Store {
         }
         // The check is here, so that reading rows cannot fail half-way.
         Shard::rows_of(&file, self)?;
-        Ok(Shard { file, n, store: self.clone() })
+        Ok(Shard { file, n, row, store: self.clone() })
     }
 
     /// The number of the first row of a shard.
@@ -81,6 +83,50 @@ impl Store {
         self.write_encoded(index, &bytes, &scales, tensors)
     }
 
+    /// Add rows to a shard of `before` rows that is not full, complete or not at all. Its own rows stay as they are
+    /// stored. `tensors` have the names, dtypes and columns of those in the shard.
+    pub fn extend_shard(&self, index: usize, before: usize, rows: Rows, tensors: &[TensorData]) -> Result<()> {
+        let shard = self.shard(index)?;
+        let bad = |what: String| Err(Error::store(shard.file.path(), what));
+        if shard.len() != before {
+            return bad(format!("{} rows: expected {before}, to which rows are added", shard.len()));
+        }
+        let n = before + rows.len();
+        if rows.dim() != self.dim || rows.is_empty() || n > self.rows_per_shard {
+            let most = self.rows_per_shard - before;
+            return bad(format!(
+                "expected 1 to {most} more rows of {} columns, got {} of {}",
+                self.dim,
+                rows.len(),
+                rows.dim()
+            ));
+        }
+        let (mut bytes, mut scales) = (shard.rows().bytes().to_vec(), shard.rows().scales().to_vec());
+        encode(rows, self.dtype, index * self.rows_per_shard + before, &mut bytes, &mut scales)
+            .map_err(|what| Error::store(shard.file.path(), what))?;
+        let own = shard.file.header().tensors.iter().filter(|(name, _)| !matches!(name.as_str(), SKETCH | SCALE));
+        let mut longer = Vec::new();
+        for (name, info) in own {
+            let same = |t: &&TensorData| t.name == name && t.dtype == info.dtype && t.shape[1..] == info.shape[1..];
+            let Some(more) = tensors.iter().find(same).filter(|t| t.shape.first() == Some(&rows.len())) else {
+                let expected = format!("{} {:?} of {} rows", info.dtype.name(), &info.shape[1..], rows.len());
+                return bad(format!("tensor {name:?}: expected {expected} to add"));
+            };
+            longer.push((name.as_str(), info, [shard.file.bytes(name)?, more.bytes].concat()));
+        }
+        if let Some(other) = tensors.iter().find(|t| longer.iter().all(|(name, ..)| *name != t.name)) {
+            return bad(format!("tensor {:?}: the shard has none of this name", other.name));
+        }
+        let all: Vec<TensorData> = longer
+            .iter()
+            .map(|(name, info, bytes)| {
+                let shape = std::iter::once(n).chain(info.shape[1..].iter().copied()).collect();
+                TensorData { name, dtype: info.dtype, shape, bytes }
+            })
+            .collect();
+        self.write_encoded(index, &bytes, &scales, &all)
+    }
+
     pub(super) fn write_encoded(
         &self,
         index: usize,
@@ -99,10 +145,10 @@ impl Store {
                 bytes: bytemuck::cast_slice(scales),
             });
         }
-        let first_row = self.first_row(index)?.to_string();
-        let mut metadata = BTreeMap::from([("first_row".to_owned(), first_row)]);
+        let first = self.first_row(index)?;
+        let mut metadata = BTreeMap::from([("first_row".to_owned(), first.to_string())]);
         if !self.made_from.is_empty() {
-            metadata.insert(MADE_FROM.to_owned(), self.made_from.clone());
+            metadata.insert(MADE_FROM.to_owned(), self.origin_of(first + n).to_owned());
         }
         write(&self.shard_path(index), &all, &metadata).map(drop)
     }
@@ -112,6 +158,8 @@ impl Store {
 pub struct Shard {
     pub file: TensorFile,
     n: usize,
+    /// The number of its first row.
+    row: usize,
     store: Store,
 }
 
@@ -136,6 +184,11 @@ impl Shard {
 
     /// One byte for each row, 0 for a row to skip. `None` means that all rows are valid.
     pub fn valid(&self) -> Result<Option<&[u8]>> {
+        if let Some(mask) = &self.store.mask {
+            let span = self.row..self.row + self.n;
+            let short = || Error::input(format!("mask of {} rows: expected one for each row of the store", mask.len()));
+            return mask.get(span).map(Some).ok_or_else(short);
+        }
         match self.file.header().tensors.get(VALID) {
             None => Ok(None),
             Some(info) if info.shape.len() == 1 => self.file.typed::<u8>(VALID, Dtype::U8).map(Some),

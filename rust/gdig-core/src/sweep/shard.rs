@@ -34,6 +34,7 @@ impl SweepShard {
                 return Err(Error::store(opened.shard.file.path(), what));
             }
         }
+        opened.shard.valid()?;
         Ok(opened)
     }
 
@@ -50,7 +51,7 @@ impl SweepShard {
             influence: self.column("influence", Dtype::F32),
             loss: self.column("loss", Dtype::F32),
             tokens: self.column("tokens", Dtype::I32),
-            valid: self.column("valid", Dtype::U8),
+            valid: self.shard.valid().ok().flatten().expect("checked when the shard was opened"),
         }
     }
 

@@ -1,0 +1,1 @@
+"""Parts of `benches.redundancy`: generated sketches, planted texts, hidden states of a model."""
