@@ -20,8 +20,9 @@ from typing import TextIO
 from gdig.distributed.failure import Terminated
 from gdig.distributed.torchrun import is_launched
 
-_GRACE_S = 1.5
-"""The time that the main thread has to keep what it has done and to end."""
+_GRACE_S = 1.0
+"""The time that the main thread has to keep what it has done and to end. The rest of the two seconds is for the end of
+a process with gigabytes of memory, beside other work."""
 _WORDS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
 _saying = threading.Lock()
 _said = False
