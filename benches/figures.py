@@ -24,6 +24,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "plan": costs.plan,
     "pretrained": pretrained.rules,
     "pretrained, README": pretrained.readme,
+    "pretrained, effects": pretrained.effects,
     "pretrained, languages": pretrained.languages,
     "pretrained, losing": pretrained.losing,
     "predicts": generated.predicts,
