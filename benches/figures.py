@@ -25,6 +25,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "pretrained": pretrained.rules,
     "pretrained, README": pretrained.readme,
     "pretrained, effects": pretrained.effects,
+    "pretrained, predicts": pretrained.datamodels,
     "pretrained, languages": pretrained.languages,
     "pretrained, losing": pretrained.losing,
     "predicts": generated.predicts,

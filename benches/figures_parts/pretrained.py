@@ -143,6 +143,18 @@ def effects() -> str:
     return table(header, *map(list, zip(*rows, strict=True)))
 
 
+def datamodels() -> str:
+    """The linear datamodelling score of each method on halves of one pool."""
+    labels = {"EK-FAC": "EK-FAC, damping 0.1 (the default)", "identity": "identity (gradient dot product)"}
+    scores = record("pretrained-lds")["halves"]["translation"]["scores"]
+    columns = [labels.get(name, name) for name in scores], [_score(one) for one in scores.values()]
+    return table(["method", "LDS"], *columns)
+
+
+def _score(one: Mapping[str, Any]) -> str:
+    return interval((one["lds"], *one["interval"]), 2)
+
+
 def methods() -> str:
     """The methods on three kinds of pools, for those who choose one."""
     generated = record("evidence-selection")["found"]["budgets"]["10%"]
