@@ -7,6 +7,8 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -45,6 +47,14 @@ def test_a_bad_candidate_is_named(project, tmp_path, failing, case):
     pool.write_text("".join(json.dumps(row) + "\n" for row in rows))
     message = failing(candidates=(pool,))
     assert f"{pool}, row 17 (line 18): {expected}" in message
+
+
+def test_an_output_without_a_place_for_a_field_is_refused_before_a_model_is_loaded(project, tmp_path, failing):
+    pool = tmp_path / "pool.parquet"
+    table = pa.Table.from_pylist([{**row, "photo": b"\xff"} for row in project.rows])
+    pq.write_table(table, pool)
+    message = failing(candidates=(pool,), model=tmp_path, tokenizer=project.model)
+    assert f"{pool}, row 0: field 'photo': a value that JSON cannot hold" in message
 
 
 def test_malformed_json_names_line_and_column(project, tmp_path, failing):

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from gdig.data.corpus import open_corpus
-from gdig.data.export import export
+from gdig.data.export import check_output, export
 from gdig.errors import ConfigError, CorpusError
 
 ROWS = [
@@ -81,6 +81,18 @@ def test_dates_of_parquet_become_iso_text_and_bytes_an_error(tmp_path, parquet_o
     with pytest.raises(CorpusError, match=r"pool\.parquet, row 1: field 'image': .* write a \.parquet file"):
         export(parquet_of(pa.table({"image": [None, b"\xff"]})), [0, 1], columns(2), tmp_path / "bad.jsonl")
     assert not (tmp_path / "bad.jsonl").exists() and not list(tmp_path.glob(".*"))
+
+
+def test_what_the_first_row_of_a_file_has_no_place_for_is_told_beforehand(tmp_path, parquet_of, corpus_of):
+    images = parquet_of(pa.table({"image": [b"\xff", b"\xfe"]}))
+    with pytest.raises(CorpusError, match=r"pool\.parquet, row 0: field 'image': .* write a \.parquet file"):
+        check_output(images, tmp_path / "bad.jsonl")
+    check_output(images, tmp_path / "good.parquet")
+    texts = corpus_of([{"text": "a"}, {"text": "b"}])
+    seen = []
+    check_output(texts, tmp_path / "good.jsonl.gz", lambda row, content: seen.append(row) or content)
+    assert seen == [0]
+    assert not list(tmp_path.glob("*good*")) and not list(tmp_path.glob("*bad*"))
 
 
 def test_parquet_of_json_rows_takes_the_types_of_all_rows(tmp_path, corpus_of):

@@ -48,7 +48,13 @@ from gdig.selection.hidden_mean import ensure_hidden_mean
 from gdig.selection.judge import Judge
 from gdig.selection.methods import METHODS, require_needs
 from gdig.selection.result import Selection
-from gdig.selection.select_stage import eligible_sweep, excluded_rows, open_finished_sweep, select_stage
+from gdig.selection.select_stage import (
+    check_selection_output,
+    eligible_sweep,
+    excluded_rows,
+    open_finished_sweep,
+    select_stage,
+)
 from gdig.selection.sources import ensure_sources, read_sources
 from gdig.selection.survey import Survey, make_judge, survey, tokens_of_first
 from gdig.selection.tasks import Tasks, read_tasks
@@ -154,6 +160,7 @@ def select(
         require_needs([work.config.method], work.config)
         _expect(work, "cluster" if METHODS[work.config.method].clusters else "sweep")
         tasks = read_tasks(work.seed_corpus, work.config.task_field)
+        check_selection_output(work)
         store = _sweep(work)
         pool = _survey(work, store, tasks)
         limit = _limit(work, store, pool)

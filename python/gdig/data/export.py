@@ -84,6 +84,26 @@ def export(
             _write_parquet(corpus.name, tables, temporary)
 
 
+def check_output(corpus: Corpus, path: str | os.PathLike[str], convert: Convert | None = None) -> None:
+    """Raise what :func:`export` would raise for the first row of a file, before anything is computed.
+
+    Args:
+        corpus, path, convert: as for :func:`export`.
+
+    Raises:
+        CorpusError: naming row and field, if the format cannot hold a value.
+    """
+    starts = [0, *corpus.ends[:-1]]
+    firsts = [start for start, end in zip(starts, corpus.ends, strict=True) if start < end]
+    source = partial(_rows_to_write, corpus, firsts, None, convert)
+    if ending_of(path) != ".parquet":
+        for row, content in source():
+            _json_line(corpus, row, content)
+    elif convert is not None or corpus.schema is None:
+        with _parquet_errors(corpus.name):
+            _schema(source())
+
+
 @contextlib.contextmanager
 def complete_or_absent(path: Path) -> Iterator[Path]:
     """Give the name of a temporary file beside `path`, which takes the place of `path` at the end, and is synced.
@@ -151,14 +171,18 @@ def _opened(path: Path, compressed: bool) -> Iterator[IO[bytes] | gzip.GzipFile]
 def _write_jsonl(corpus: Corpus, rows: _Rows, temporary: Path, *, compressed: bool) -> None:
     with _opened(temporary, compressed) as file:
         for row, content in rows():
-            try:
-                line = json.dumps(content, ensure_ascii=False, default=_json_value)
-            except (TypeError, ValueError):
-                raise OutputError(f"{corpus.where(row)}: {_unwritable(content)}") from None
+            line = _json_line(corpus, row, content)
             try:
                 file.write(line.encode() + b"\n")
             except UnicodeEncodeError:  # half of a surrogate pair: JSON can hold it only as an escape
                 file.write(json.dumps(content, default=_json_value).encode() + b"\n")
+
+
+def _json_line(corpus: Corpus, row: int, content: Row) -> str:
+    try:
+        return json.dumps(content, ensure_ascii=False, default=_json_value)
+    except (TypeError, ValueError):
+        raise OutputError(f"{corpus.where(row)}: {_unwritable(content)}") from None
 
 
 def _json_value(value: Any) -> str:
@@ -179,14 +203,21 @@ def _unwritable(content: Mapping[str, Any]) -> str:
 
 
 def _write_parquet(name: str, tables: Callable[[], _Tables], temporary: Path) -> None:
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    try:
+    with _parquet_errors(name):
         schema, chunks = tables()
         with pq.ParquetWriter(temporary, schema) as writer:
             for chunk in chunks:
                 writer.write_table(chunk)
+
+
+@contextlib.contextmanager
+def _parquet_errors(name: str) -> Iterator[None]:
+    import pyarrow as pa
+
+    try:
+        yield
     except (pa.ArrowException, OverflowError, UnicodeEncodeError) as error:
         reason = str(error).partition("\n")[0]
         raise OutputError(

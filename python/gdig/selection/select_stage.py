@@ -10,7 +10,7 @@ import numpy as np
 
 from gdig.config.budget import Limit
 from gdig.config.config import Config
-from gdig.data.export import export
+from gdig.data.export import check_output, export
 from gdig.data.fingerprint import hash_content
 from gdig.errors import StoreError
 from gdig.resampling import label_counts
@@ -35,6 +35,17 @@ from gdig.selection.token_files import TokenFiles
 from gdig.store.sketches import SketchStore
 
 
+def output_of(work: Workspace) -> Path:
+    """Return the file that the chosen rows go into."""
+    return Path(work.config.output) if work.config.output else work.layout.selection
+
+
+def check_selection_output(work: Workspace) -> None:
+    """Raise CorpusError if the output has no place for the first row of a file, before anything is computed."""
+    conversion = Conversion(work, work.config.format) if work.config.format is not None else None
+    check_output(work.candidates, output_of(work), conversion)
+
+
 def select_stage(work: Workspace, store: SketchStore, survey: Survey, tasks: Tasks, limit: Limit) -> Selection:
     """Select rows within `limit` by the option `method`, and write them whole."""
     config, run = work.config, work.run
@@ -46,7 +57,7 @@ def select_stage(work: Workspace, store: SketchStore, survey: Survey, tasks: Tas
     eligible = eligible_sweep(work.layout, run.record, config, sweep, excluded)
     scored = choose(eligible, limit, config)
     columns = output_columns(scored, survey, tasks)
-    output = Path(config.output) if config.output else work.layout.selection
+    output = output_of(work)
     conversion = Conversion(work, config.format) if config.format is not None else None
     export(work.candidates, scored.rows, None if config.plain else columns, output, conversion)
     if conversion is not None:
