@@ -88,6 +88,16 @@ def model(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Any) -> str:
     return str(save_model(folder, llama_module(len(tiny_tokenizer)), tiny_tokenizer))
 
 
+def test_the_data_of_the_quickstart_repeats_no_seed_and_no_held_out_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run_code(next(b.text for b in blocks(ROOT / "docs" / "quickstart.md") if b.language == "python"), {})
+    pool, seeds, held = (Path(f"{name}.jsonl").read_text().splitlines() for name in ("pool", "seeds", "held"))
+    assert len({*seeds, *held}) == len(seeds) + len(held)
+    assert not {*seeds, *held} & {*pool}
+
+
 @pytest.mark.slow
 def test_quickstart_runs_as_it_stands(
     model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

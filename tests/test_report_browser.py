@@ -120,6 +120,8 @@ def test_pointing_at_the_map_shows_the_text_and_a_click_explains_the_row(page, h
     page.wait("document.getElementById('row').open")
     assert page.script("document.querySelector('#row .text').textContent") == page.script(f"facts.rows[{row}].text")
     assert f"gdig explain {hostile} {row}" in page.script("document.getElementById('row').textContent")
+    assert page.script("'tasks' in facts.rows[" + str(row) + "].reasons")  # an object: a number for each task
+    assert "[object" not in page.script("document.getElementById('row').textContent")
     page.screenshot(ARTEFACTS / "report-row.png")
     page.key("Escape", 27)
     page.wait("!document.getElementById('row').open")

@@ -1,6 +1,13 @@
 // A row that the page knows: a link that opens what is known of it. facts: rows by number, seeds, sources, run.
 "use strict";
 
+// A reason as text: a number, a word, or one number a task.
+function plain(value) {
+  if (typeof value === "number") return number(value);
+  if (value === null || typeof value !== "object") return String(value);
+  return Object.entries(value).map(([key, part]) => Array.isArray(value) ? plain(part) : `${key}: ${plain(part)}`).join(", ");
+}
+
 function rowLink(facts, row, text) {
   const card = facts.rows[row];
   return element("button", { class: "row-link", type: "button", "aria-label": `row ${row}: show what is known of it`,
@@ -13,7 +20,7 @@ function openRow(facts, row) {
   const dialog = document.getElementById("row");
   const figures = [["score", number(card.score)], ["agreement", number(card.agreement)], ["loss", number(card.loss)],
     ["tokens", number(card.tokens)], ["cluster", card.cluster === null ? "" : String(card.cluster)],
-    ...Object.entries(card.reasons).map(([name, value]) => [name, typeof value === "number" ? number(value) : String(value)])];
+    ...Object.entries(card.reasons).map(([name, value]) => [name, plain(value)])];
   const seeds = (title, effects, kind) => effects.length ? [element("h3", {}, title), element("ul", {}, effects.map(([seed, x]) =>
     element("li", {}, element("span", { class: kind }, `${x > 0 ? "+" : ""}${x.toPrecision(3)} `), `seed ${seed}: ${facts.seed_texts[seed] ?? ""}`)))] : [];
   dialog.replaceChildren(
