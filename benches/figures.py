@@ -24,6 +24,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "plan": costs.plan,
     "pretrained": pretrained.rules,
     "pretrained, README": pretrained.readme,
+    "pretrained, effects": pretrained.effects,
+    "pretrained, predicts": pretrained.datamodels,
     "pretrained, languages": pretrained.languages,
     "pretrained, losing": pretrained.losing,
     "predicts": generated.predicts,

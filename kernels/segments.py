@@ -15,12 +15,13 @@ class Segments:
 
     Args:
         offsets: [n + 1] int64 on the CPU, rising from 0.
+        on_device: the offsets on devices that have them already.
 
     Raises:
         ValueError: when the offsets have another shape, dtype or device, or do not rise from 0.
     """
 
-    def __init__(self, offsets: torch.Tensor) -> None:
+    def __init__(self, offsets: torch.Tensor, on_device: dict[torch.device, torch.Tensor] | None = None) -> None:
         if offsets.dim() != 1 or len(offsets) == 0 or offsets.dtype != torch.int64 or offsets.device.type != "cpu":
             got = f"{offsets.dtype} {tuple(offsets.shape)} on {offsets.device}"
             raise ValueError(f"offsets: expected int64 [n + 1] on the CPU, got {got}")
@@ -30,7 +31,7 @@ class Segments:
             raise ValueError(f"offsets: expected numbers that rise from 0, got {offsets.tolist()[:8]}")
         self.end = int(offsets[-1])
         self.longest = int(self.lengths.max()) if len(self.lengths) else 0
-        self._on: dict[torch.device, torch.Tensor] = {}
+        self._on: dict[torch.device, torch.Tensor] = dict(on_device or {})
 
     @classmethod
     def of(cls, offsets: torch.Tensor | Segments) -> Segments:

@@ -8,6 +8,7 @@ import os
 import resource
 import subprocess
 import sys
+import uuid
 
 import numpy as np
 import pyarrow as pa
@@ -65,6 +66,12 @@ def test_jsonl_holds_the_rows_exactly_in_the_order_given(tmp_path, corpus_of):
 def test_half_a_surrogate_pair_survives(tmp_path, corpus_of):
     export(corpus_of([{"text": "\ud83d é"}]), [0], [{}], tmp_path / "out.jsonl")
     assert json.loads((tmp_path / "out.jsonl").read_text(encoding="utf-8")) == {"text": "\ud83d é", "gdig": {}}
+
+
+def test_uuids_of_parquet_become_text(tmp_path, parquet_of):
+    value = uuid.UUID(int=7)
+    export(parquet_of(pa.table({"id": pa.array([value.bytes], pa.uuid())})), [0], [{}], tmp_path / "out.jsonl")
+    assert json.loads((tmp_path / "out.jsonl").read_text()) == {"id": str(value), "gdig": {}}
 
 
 def test_dates_of_parquet_become_iso_text_and_bytes_an_error(tmp_path, parquet_of):

@@ -165,6 +165,8 @@ def test_a_growth_that_was_interrupted_goes_on(five, grown, tmp_path, monkeypatc
     monkeypatch.undo()
     with pytest.raises(RunError, match="Files can be appended once the sweep of those before them is done"):
         gdig.select(**options(copy, 4))
+    with pytest.raises(RunError, match="give all files of the run once"):
+        gdig.select(**options(copy, 1))
     for step in (3, 4, 5):
         picked = gdig.select(**options(copy, step))
     assert picked.rows.tolist() == selections[4]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import uuid
 
 import numpy as np
 import pyarrow as pa
@@ -87,9 +88,11 @@ def test_files_stay_and_may_stand_beside_rows(tmp_path):
 
 def test_values_of_rows_in_memory():
     rows = [{"x": np.float32(0.5), "ids": np.arange(2), "day": datetime.date(2024, 1, 2), "half": "\ud83d", "n": 2**70}]
+    rows[0]["id"] = uuid.UUID(int=7)
     (file,) = with_files({"seeds": rows})["seeds"]
     got = open_corpus([file]).rows(0, 1)
-    assert got == [{"x": 0.5, "ids": [0, 1], "day": "2024-01-02", "half": "\ud83d", "n": 2**70}]
+    read = {"x": 0.5, "ids": [0, 1], "day": "2024-01-02", "half": "\ud83d", "n": 2**70, "id": str(rows[0]["id"])}
+    assert got == [read]
 
 
 def test_what_cannot_be_a_pool(tmp_path, monkeypatch):

@@ -210,6 +210,21 @@ def test_the_next_role_ends_a_turn_that_has_no_end_mark():
     assert targets(prompted) == ["\none<|user|>", "\ntwo<|user|>", "\nthree"]
 
 
+PAIRS = "{% for pair in messages | batch(2) %}U: {{ pair[0].content }} A: {{ pair[1].content }}</s>{% endfor %}"
+PAIRS_AND_PROMPT = (
+    "{% for pair in messages | batch(2) %}U: {{ pair[0].content }} A:"
+    "{% if pair[1] or not add_generation_prompt %} {{ pair[1].content }}</s>{% endif %}{% endfor %}"
+)
+
+
+def test_a_template_of_whole_pairs():
+    """The prompt tells where an answer begins. Without one, the question would be a part of the target."""
+    with pytest.raises(RowError, match="turn 1 cannot be found in what the chat template gives"):
+        prompter(PAIRS)(Conversation(SEVERAL[:4]))
+    prompted = prompter(PAIRS_AND_PROMPT)(Conversation(SEVERAL))
+    assert targets(prompted) == [" one</s>", " two</s>", " three</s>"]
+
+
 def test_a_tokenizer_with_a_template_for_tools():
     class Two(Tokenizer):
         def get_chat_template(self, tools=None):

@@ -116,6 +116,45 @@ def losing() -> str:
     return table(["pool", "gdig", "BM25", "RDS+", "others ahead", "random"], *map(list, zip(*rows, strict=True)))
 
 
+def effects() -> str:
+    """What the inverse, the layers and the number of seeds change: the mean over the pools of one target."""
+    names = {
+        "the defaults: EK-FAC, damping 0.1, MLPs of both blocks, 24 seeds": "the defaults",
+        "damping 0.01": "damping 0.01",
+        "damping 1": "damping 1",
+        "damping 10": "damping 10",
+        "K-FAC": "K-FAC",
+        "identity (no curvature)": "identity",
+        "the last block but one alone": "MLP of block 0 alone",
+        "the last block alone": "MLP of block 1 alone",
+        "16 seeds": "16 of 24 seeds",
+        "8 seeds": "8 of 24 seeds",
+        "4 seeds": "4 of 24 seeds",
+    }
+    of = record("pretrained-effects")["effects"].values()
+    found = {name: np.concatenate([np.array(pool[name]["loss"]) for pool in of], 1) for name in names.values()}
+    defaults = found["the defaults"]
+    rows = []
+    for label, name in names.items():
+        beside = "" if name == "the defaults" else interval(difference(found[name], defaults), 3, 3, sign="+")
+        good = float(np.mean([pool[name]["good"] for pool in of]))
+        rows.append([label, f"{found[name].mean():.3f}", beside, percent(good)])
+    header = ["what is changed", "loss", "beside the defaults", "clean rows of the target"]
+    return table(header, *map(list, zip(*rows, strict=True)))
+
+
+def datamodels() -> str:
+    """The linear datamodelling score of each method on halves of one pool."""
+    labels = {"EK-FAC": "EK-FAC, damping 0.1 (the default)", "identity": "identity (gradient dot product)"}
+    scores = record("pretrained-lds")["halves"]["translation"]["scores"]
+    columns = [labels.get(name, name) for name in scores], [_score(one) for one in scores.values()]
+    return table(["method", "LDS"], *columns)
+
+
+def _score(one: Mapping[str, Any]) -> str:
+    return interval((one["lds"], *one["interval"]), 2)
+
+
 def methods() -> str:
     """The methods on three kinds of pools, for those who choose one."""
     generated = record("evidence-selection")["found"]["budgets"]["10%"]

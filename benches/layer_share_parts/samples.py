@@ -20,8 +20,8 @@ from gdig.data.tokens import Example
 from gdig.influence.curvature import fit_curvature
 from gdig.progress import Progress
 
-SAMPLES = tuple(384 << i for i in range(6))
-"""Tokens of the samples: a quarter to 8 times the columns of the widest factor."""
+SAMPLES = (384, 1536, 6144)
+"""Tokens of the samples: a quarter, one and four times the columns of the widest factor."""
 UPPER = 4
 """Blocks that count: an eighth of SmolLM2's."""
 _ROWS_A_STEP = 48

@@ -184,10 +184,10 @@ def _sketch(
     gradients = GradientPass(model, config.loss_reduction)
     sketch = np.zeros((len(examples), DIM), np.float32)
     for batch in make_batches(examples, TOKENS):
-        add, sums = sketchers.begin(batch.segments), torch.zeros(len(batch.rows), DIM)
+        add, sums = sketchers.begin(), torch.zeros(len(batch.rows), DIM)
         last: list[torch.Tensor] = []
         handle = model.base.norm.register_forward_hook(lambda m, i, o, last=last: last.append(o.detach()))  # type: ignore[union-attr]
-        gradients.run(batch, lambda index, a, d, mask, add=add, sums=sums: add(index, a, d, sums))  # type: ignore[misc]
+        gradients.run(batch, lambda index, a, d, places, add=add, sums=sums: add(index, a, d, places.examples, sums))  # type: ignore[misc]
         handle.remove()
         sketch[batch.rows] = sums.numpy()
         if with_states:

@@ -66,5 +66,7 @@ def squared_gradients(a, d, examples, out) -> None:
     # All memory is allocated before the first write, so a batch that runs out of memory has added nothing.
     gradient = torch.empty_like(out)
     for i, j in pairwise(examples.bounds):
+        if i == j:
+            continue  # an expert that the example does not go to
         torch.mm(d[i:j].T, a[i:j], out=gradient)
         out.addcmul_(gradient, gradient)

@@ -28,22 +28,32 @@ def score_dense(a, d, examples, w, scale, out) -> None:
             part = wide[:, : part.shape[1]].copy_(part)
         bias = part[:, :, width] if w.shape[2] > width else None
         weights = part[:, :, :width].flatten(1)  # without a bias no copy
-        for i, x, y in _groups(a, d[:, o : o + rows], examples, max(1, _GRADIENTS // (rows * width))):
-            gradients = y.transpose(1, 2) @ x  # [examples, rows, I]
-            sums[i : i + len(x)].addmm_(gradients.flatten(1), weights.T)
+        most = max(1, _GRADIENTS // (rows * width))
+        for i, gradients, of_bias in _groups(a, d[:, o : o + rows], examples, most, bias is not None):
+            sums[i : i + len(gradients)].addmm_(gradients.flatten(1), weights.T)
             if bias is not None:
-                sums[i : i + len(x)].addmm_(y.sum(1), bias.T)
+                sums[i : i + len(gradients)].addmm_(of_bias, bias.T)
     if scale is not None:
         out += sums * scale
 
 
-def _groups(a, d, examples, most):
-    """Yield the first example's number and a, d as [examples, tokens, width], at most `most` examples at a time."""
+def _groups(a, d, examples, most, with_bias):
+    """Yield the first example's number, gradients [examples, rows, I] and the bias' [examples, rows] or None.
+
+    At most `most` examples at a time, so that their gradients stay in the cache while W is read once for all of them.
+    """
     if examples.uniform is not None:
         shape = (len(examples), examples.uniform)
         a, d = a.unflatten(0, shape), d.unflatten(0, shape)
         for i in range(0, len(examples), most):
-            yield i, a[i : i + most], d[i : i + most]
+            x, y = a[i : i + most], d[i : i + most]
+            yield i, y.transpose(1, 2) @ x, y.sum(1) if with_bias else None
         return
-    for number, (i, j) in enumerate(pairwise(examples.bounds)):
-        yield number, a[None, i:j], d[None, i:j]
+    pairs = list(pairwise(examples.bounds))
+    for first in range(0, len(pairs), most):
+        group = pairs[first : first + most]
+        gradients = a.new_zeros(len(group), d.shape[1], a.shape[1])
+        for number, (i, j) in enumerate(group):
+            if i < j:
+                torch.mm(d[i:j].T, a[i:j], out=gradients[number])
+        yield first, gradients, torch.stack([d[i:j].sum(0) for i, j in group]) if with_bias else None

@@ -6,6 +6,9 @@ from itertools import pairwise
 
 import torch
 
+# Examples of unequal lengths become one product of padded rectangles up to this many times their rows.
+_MOST_PADDED = 8
+
 
 def project(a, d, examples, q, p, columns, weights, out) -> None:
     """Add R vec(P G_e Q^T) of each example to out [B, dim]."""
@@ -20,9 +23,20 @@ def project(a, d, examples, q, p, columns, weights, out) -> None:
     if examples.uniform is not None:
         shape = (len(examples), examples.uniform)
         blocks = left.unflatten(0, shape).transpose(1, 2) @ right.unflatten(0, shape)  # [B, p, p]
+    elif examples.longest * len(examples) <= _MOST_PADDED * len(left):
+        blocks = _padded(left, examples).transpose(1, 2) @ _padded(right, examples)
     else:
         blocks = torch.stack([left[i:j].T @ right[i:j] for i, j in pairwise(examples.bounds)])
     out.index_add_(1, columns, blocks.flatten(1) * weights)
+
+
+def _padded(x, examples) -> torch.Tensor:
+    """x [T, p] as [B, L, p], with zeros behind the rows of each example."""
+    lines, length = len(examples), examples.longest
+    line = torch.repeat_interleave(torch.arange(lines), examples.lengths)
+    inside = torch.arange(len(x)) - examples.offsets[line]
+    out = x.new_zeros(lines * length, x.shape[1])
+    return out.index_copy_(0, (line * length + inside).to(x.device), x).unflatten(0, (lines, length))
 
 
 def project_inputs(a, q, dtype) -> torch.Tensor:

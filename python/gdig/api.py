@@ -435,10 +435,10 @@ def _sweep(work: Workspace, whole: bool = True) -> SketchStore:
     if sound:
         missing = missing_of_sweep(work)
         if missing:
-            work.require_all_files(work.swept_rows)
             work.progress.warn(f"{path}: the sweep makes shards {', '.join(map(str, missing))} again")
         sound = seeds_are_swept(work) and not missing
     if not sound:
+        work.require_all_files(work.swept_rows)
         _fit(work)  # a finished sweep needs its files no more
         work.run.require_writable("sweep")
         with work.run.running("sweep") as end:

@@ -81,27 +81,32 @@ WORKING = (  # noqa: SIM905  # as a list it would have a line a name
     "bert-generation big_bird bigbird_pegasus biogpt bitnet blenderbot blenderbot-small bloom camembert codegen "
     "cohere cohere2 cohere2_moe ctrl cwm data2vec-text deepseek_v2 deepseek_v3 deepseek_v32 deepseek_v4 diffllama "
     "doge dots1 dots3_note_text electra emu3 ernie ernie4_5 ernie4_5_moe exaone exaone4 exaone_moe falcon falcon_h1 "
-    "falcon_mamba flint fuyu gemma gemma2 gemma3 gemma3_text gemma3n_text gemma4 gemma4_text gemma4_unified "
+    "falcon_mamba flex_olmo flint fuyu gemma gemma2 gemma3 gemma3_text gemma3n_text gemma4 gemma4_text gemma4_unified "
     "gemma4_unified_text git glm glm4 glm4_moe glm4_moe_lite glm_moe_dsa gpt-sw3 gpt2 gpt_bigcode gpt_neo gpt_neox "
-    "gpt_neox_japanese gptj granite granite_swa granitemoe_swa granitemoehybrid granitemoeshared helium "
-    "hunyuan_v1_dense hunyuan_v1_moe hy_v3 hy_v4 hyperclovax idefics3 internlm3 internvl iquestcoder jais2 jamba "
-    "kolibri1 laguna lara_mini lfm2 lfm2_moe lfm2_vl lfm3 llama llama4 llama4_text llava llava_next longcat_flash "
-    "mamba mamba2 marian mbart megatron-bert minicpm3 minicpmv4_6 minimax_m3_vl_text ministral ministral3 mistral "
-    "mistral3 mllama modernbert-decoder moshi moss_transcribe_diarize mpt mvp nanochat nemotron nemotron_h olmo olmo2 "
-    "olmo3 olmo_hybrid openai-gpt opt pegasus persimmon phi phi3 plbart qwen2 qwen2_5_vl qwen2_moe qwen3 qwen3_5 "
-    "qwen3_5_moe qwen3_5_moe_text qwen3_5_text qwen3_next qwen3_vl qwen4_exp qwen4_exp_text recurrent_gemma rembert "
-    "roberta roberta-prelayernorm roformer rwkv sarvam_mla sarvam_moe seed_oss smollm3 smolvlm solar_open stablelm "
-    "starcoder2 trocr vaultgemma whisper xglm xlm xlm-roberta xlm-roberta-xl xlstm xmod youtu "
+    "gpt_neox_japanese gpt_oss gptj granite granite_swa granitemoe granitemoe_swa granitemoehybrid granitemoeshared "
+    "helium hunyuan_v1_dense hunyuan_v1_moe hy_v3 hy_v4 hyperclovax idefics3 internlm3 internvl inkling_text "
+    "iquestcoder jais2 jamba kolibri1 laguna lara_mini lfm2 lfm2_moe lfm2_vl lfm3 llama llama4 llama4_text llava "
+    "llava_next mamba mamba2 marian mbart megatron-bert mellum minicpm3 minicpmv4_6 minimax minimax_m2 "
+    "minimax_m3_vl_text ministral ministral3 mistral mistral3 mixtral mllama modernbert-decoder moshi "
+    "moss_transcribe_diarize mpt mvp nanochat nemotron nemotron_h olmo olmo2 olmo3 olmo_hybrid olmoe openai-gpt opt "
+    "pegasus persimmon phi phi3 phimoe plbart qwen2 qwen2_5_vl qwen2_moe qwen3 qwen3_5 qwen3_5_moe qwen3_5_moe_text "
+    "qwen3_5_text qwen3_moe qwen3_next qwen3_vl qwen3_vl_moe qwen4_exp qwen4_exp_text recurrent_gemma rembert roberta "
+    "roberta-prelayernorm roformer rwkv sarvam_mla sarvam_moe seed_oss smollm3 smolvlm solar_open stablelm starcoder2 "
+    "trocr vaultgemma whisper xglm xlm xlm-roberta xlm-roberta-xl xlstm xmod youtu zaya "
 ).split()
 """Families with right scores at the defaults, by their model type; image-text models by their text alone."""
 
-_FUSED = r"the MLPs of \w+ are experts that see some tokens only \(.*experts.*choose layers=attention"
+FUSED = ("flex_olmo", "gpt_oss", "granitemoe", "inkling_text", "mellum", "minimax", "minimax_m2", "mixtral", "olmoe",
+         "phimoe", "qwen3_moe", "qwen3_vl_moe", "zaya")  # fmt: skip
+"""Families whose MLPs are experts alone: they run with the fused experts of transformers 5."""
+LISTS = r"the MLPs of \w+ are experts that see some tokens only \(.*experts.*choose layers=attention"
+"""The sentence for these families with an earlier transformers, where experts are lists of linear modules."""
+
+_OTHER_EXPERTS = r"gdig cannot take gradients of its experts \(.*\.experts\): expected .*choose layers=attention"
 _NOT_CAUSAL = "a later token changes the hidden states of earlier tokens"
 _TWICE = r"mlp\.gate_proj is used twice in a pass; choose other layers"
 REFUSED: dict[str, str] = {
-    **dict.fromkeys(
-        ["flex_olmo", "gpt_oss", "granitemoe", "inkling_text", "jetmoe", "mellum", "minimax", "minimax_m2", "mixtral",
-         "olmoe", "phimoe", "qwen3_moe", "qwen3_vl_moe", "zaya"], _FUSED),
+    **dict.fromkeys(["jetmoe", "longcat_flash"], _OTHER_EXPERTS),
     **dict.fromkeys(["cpmant", "paligemma", "xlnet"], _NOT_CAUSAL),
     **dict.fromkeys(["dory", "hrm_text"], _TWICE),
     "prophetnet": r"feed_forward\.intermediate sees some tokens only; choose other layers",

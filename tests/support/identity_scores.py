@@ -49,7 +49,8 @@ def scores_of(model: Model) -> tuple[np.ndarray, np.ndarray]:
 
 def plain_gradient(model: Model, example: Example) -> tuple[float, torch.Tensor]:
     """The loss, and its gradient at the weights and biases of all layers, one after another: float64."""
-    weights = [p for layer in model.layers for p in layer.module.parameters(recurse=False)]
+    modules = dict.fromkeys(layer.module for layer in model.layers)  # the experts of a block are one module
+    weights = [p for module in modules for p in module.parameters(recurse=False)]
     for p in weights:
         p.requires_grad_(True)
     ids = torch.tensor(np.array(example.input_ids))[None].long()

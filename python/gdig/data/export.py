@@ -9,6 +9,7 @@ import gzip
 import json
 import os
 import re
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -52,9 +53,9 @@ def export(
     """Write rows of a corpus, in the order given, each with its `columns` as an object named `gdig`.
 
     Fields and values are those of the source, or those that `convert` makes of them. From columns to Parquet, types and
-    the features of `datasets` stay. A field `gdig` of the source is replaced. Dates become ISO text in .jsonl, because
-    JSON has no dates. The bytes depend only on the arguments, for Parquet also on pyarrow's version, and for .gz on
-    zlib's. The file is complete or absent.
+    the features of `datasets` stay. A field `gdig` of the source is replaced. Dates (in ISO form) and UUIDs become
+    text in .jsonl, because JSON has neither. The bytes depend only on the arguments, for Parquet also on pyarrow's
+    version, and for .gz on zlib's. The file is complete or absent.
 
     Args:
         corpus: where the rows are.
@@ -163,7 +164,7 @@ def _write_jsonl(corpus: Corpus, rows: _Rows, temporary: Path, *, compressed: bo
 def _json_value(value: Any) -> str:
     if isinstance(value, (datetime.date, datetime.time)):  # a datetime is also a date
         return value.isoformat()
-    if isinstance(value, decimal.Decimal):
+    if isinstance(value, (decimal.Decimal, uuid.UUID)):
         return str(value)
     raise TypeError
 

@@ -14,6 +14,7 @@ import re
 import shutil
 import sys
 import tempfile
+import uuid
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -144,7 +145,7 @@ def _json_value(value: Any) -> Any:
         return dict(value)
     if isinstance(value, (datetime.date, datetime.time)):  # a datetime is also a date
         return value.isoformat()
-    if isinstance(value, decimal.Decimal):
+    if isinstance(value, (decimal.Decimal, uuid.UUID)):
         return str(value)
     if hasattr(value, "tolist"):  # arrays and numbers of NumPy
         return value.tolist()

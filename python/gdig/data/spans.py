@@ -66,8 +66,12 @@ class SpanFinder:
         """
         if i not in self._stretches:
             before, with_turn = (self._rendered(n, prompt=False) for n in (i, i + 1))
+            if before is None and i > 0:  # a template of whole pairs may give the prompt alone
+                before = self._rendered(i, prompt=True)
             start = 0 if before is None else len(before.text)
             if with_turn is None or not self._text.startswith(with_turn.text) or start >= len(with_turn.text):
+                raise SpanError(i)
+            if before is None and i > 0:  # the turns before would be a part of the stretch
                 raise SpanError(i)
             if before is not None and not with_turn.text.startswith(before.text):
                 raise SpanError(i)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from gdig.distributed.ranks import Ranks
 from gdig.distributed.tensors import Exchange
 from gdig.errors import NotFiniteError
 from gdig.influence.curvature_resume import CurvatureResume
+from gdig.influence.expert_moments import ExpertMoments, Totals
 from gdig.influence.factors import Factors, eigenbasis
 from gdig.influence.memory_plan import MemoryPlan, plan_fit
 from gdig.influence.sample_sums import SampleSums
@@ -36,18 +37,16 @@ from gdig.model.causal_model import Model
 from gdig.model.host_copy import HostCopy
 from gdig.model.layers import Layer
 from gdig.model.partition_pass import PartitionPass
+from gdig.model.places import Places
 from gdig.model.precision import float32_products
 from gdig.progress import Progress
 from gdig.run.record import CurvatureReport
 
-Pairs = list[tuple[torch.Tensor, torch.Tensor]]
-"""For each layer a matrix [J, J] of its inputs and a matrix [O, O] of its output gradients."""
+Pair = tuple[torch.Tensor, torch.Tensor]
+"""A matrix [J, J] of a layer's inputs and a matrix [O, O] of its output gradients."""
 Triangles = list[tuple[list[torch.Tensor], list[torch.Tensor]]]
 """For each layer the sums of A and of S: the upper triangle in bands on the CPU (`ops.triangle`), where the totals lie
 in the same memory; the whole matrix as one band elsewhere."""
-Totals = dict[tuple[int, int], list[torch.Tensor | None]]
-"""Totals of A by (layer, 0) and of S by (layer, 1), on the CPU, in the bands of the sums; None where another rank owns
-them."""
 
 
 def fit_curvature(
@@ -159,7 +158,7 @@ class CurvatureFit:
             factors: of each of them, by index. They stay as they are.
 
         Returns:
-            Their means [O, J], by index, of the layers that this rank owns.
+            Their means [O, J], by index, of the layers that this rank owns. An expert with a shared factor has none.
         """
         layers = [self._model.layers[index] for index in partition]
         owners = [self._ranks.owners(len(self._model.layers))[index] for index in partition]
@@ -175,7 +174,11 @@ class CurvatureFit:
         finite, totals = self._sum_squares("error of the curvature", layers, owners, partition, by_number)
         n = max(1, int(finite.sum()))
         own = [number for number, owner in enumerate(owners) if owner == self._ranks.rank]
-        return {partition[number]: _mean(totals[number], n, layers[number].device) for number in own}
+        return {
+            partition[number]: _mean(totals[number], n, layers[number].device)
+            for number in own
+            if not by_number[number].shared
+        }
 
     def _factors(
         self, layers: Sequence[Layer], owners: Sequence[int], own: Sequence[int], partition: Sequence[int]
@@ -188,17 +191,29 @@ class CurvatureFit:
             _, n_examples, n_tokens = max(by_rank)  # a rank without layers has no counts
             self.report = CurvatureReport(n_examples, n_tokens, len(self._lengths) - n_examples)
             return kept
-        finite, totals = self._sum_moments(layers, owners, partition)
+        finite, totals, seen = self._sum_moments(layers, owners, partition)
         self.report = CurvatureReport(int(finite.sum()), int(self._lengths[finite].sum()), int((~finite).sum()))
         if self.report.examples == 0:
             raise NotFiniteError(
                 f"fit: expected rows with a finite loss, but none of the {len(finite)} rows of the sample has one; "
                 "check the model's weights"
             )
-        return self._factorise(layers, own, totals, kept, self._title("eigenvectors", partition))
+        sample = self.report.examples if self._reduce else self.report.tokens
+        dtype = torch.promote_types(self._model.dtype, torch.float32)
+        experts = ExpertMoments(layers, owners, seen, sample, self._reduce, dtype, self._exchange, self._ranks)
+        experts.share(totals)
+        if experts.summary is not None and self._ranks.main:
+            self._progress.say(f"{self._title('factors', partition)}: {experts.summary}")
+        return self._factorise(layers, own, totals, experts, kept, self._title("eigenvectors", partition))
 
     def _factorise(
-        self, layers: Sequence[Layer], own: Sequence[int], totals: Totals, kept: dict[int, Factors], title: str
+        self,
+        layers: Sequence[Layer],
+        own: Sequence[int],
+        totals: Totals,
+        experts: ExpertMoments,
+        kept: dict[int, Factors],
+        title: str,
     ) -> dict[int, Factors]:
         """Make the factors of this rank's layers from the totals of A and S, which are dropped one by one.
 
@@ -206,21 +221,23 @@ class CurvatureFit:
         """
         assert self.report is not None
         report = self.report
-        count = report.examples if self._reduce else report.tokens
         factors: dict[int, Factors] = {}
-        inputs: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+        bases: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
         with self._progress.stage(title, len(own), "layers") as bar:
             for number in own:
                 layer, f = layers[number], kept.get(number)
                 total_a, total_s = totals.pop((number, 0), []), totals.pop((number, 1))
+                name_a, name_s = experts.basis(number, 0), experts.basis(number, 1)
                 if f is None:
-                    if layer.input_name not in inputs:
-                        inputs[layer.input_name] = eigenbasis(mean_matrix(total_a, count, layer.device), layer.name)
-                    q_a, l_a = inputs[layer.input_name]
-                    q_s, l_s = eigenbasis(mean_matrix(total_s, count, layer.device), layer.name)
-                    f = Factors(q_a, q_s, l_a, l_s, None, report.tokens, report.examples, self._reduce)
+                    for name, total in ((name_a, total_a), (name_s, total_s)):
+                        if name not in bases:
+                            mean = mean_matrix(total, experts.divisor(number), layer.device)
+                            bases[name] = eigenbasis(mean, layer.name)
+                    (q_a, l_a), (q_s, l_s) = bases[name_a], bases[name_s]
+                    seen, shared = experts.seen(number, report.tokens), experts.is_shared(number)
+                    f = Factors(q_a, q_s, l_a, l_s, None, report.tokens, report.examples, self._reduce, seen, shared)
                     self._resume.keep(layer, f)
-                inputs.setdefault(layer.input_name, (f.q_a, f.l_a))
+                bases.setdefault(name_a, (f.q_a, f.l_a))
                 factors[number] = f
                 bar.advance(1)
         return factors
@@ -238,21 +255,31 @@ class CurvatureFit:
 
     def _sum_moments(
         self, layers: Sequence[Layer], owners: Sequence[int], partition: Sequence[int]
-    ) -> tuple[np.ndarray, Totals]:
-        """Which examples have a finite loss, and the totals of A and S. The sums are gone after it."""
+    ) -> tuple[np.ndarray, Totals, dict[int, list[float]]]:
+        """Which examples have a finite loss, the totals of A and S, and the counts of experts' layers (`moments_sink`).
+
+        The sums are gone after it.
+        """
         sums = zero_triangles(self._model, layers)
         places = _totals_needed(layers, owners)
+        counts = {
+            number: torch.zeros(2, dtype=torch.float64, device=layer.device)
+            for number, layer in enumerate(layers)
+            if layer.expert is not None
+        }
 
         def sink(batch: Batch, added: set) -> Sink:
-            return moments_sink(batch, layers, sums, self._reduce, added)
+            return moments_sink(layers, sums, self._reduce, added, counts)
 
         bands = [(place, band) for place in places for band in sums[place[0]][place[1]]]
-        flat_owners = [owners[number] for (number, _), _ in bands]
-        finite, totals = self._pass("factors", partition, sink, [band for _, band in bands], flat_owners)
+        flat_owners = [owners[number] for (number, _), _ in bands] + [0] * len(counts)
+        added_up = [*(band for _, band in bands), *counts.values()]
+        finite, totals = self._pass("factors", partition, sink, added_up, flat_owners)
         by_place: Totals = {place: [] for place in places}
-        for (place, _), total in zip(bands, totals, strict=True):
+        for (place, _), total in zip(bands, totals[: len(bands)], strict=True):
             by_place[place].append(total)
-        return finite, by_place
+        own = [None if total is None else total.tolist() for total in totals[len(bands) :]]
+        return finite, by_place, dict(zip(counts, self._ranks.gather(own)[0], strict=True))
 
     def _correct(
         self,
@@ -262,11 +289,12 @@ class CurvatureFit:
         partition: Sequence[int],
         factors: dict[int, Factors],
     ) -> None:
-        """The second pass: EK-FAC's eigenvalues, with the same labels."""
+        """The second pass: EK-FAC's eigenvalues, with the same labels. Experts with a shared factor have none."""
         _, totals = self._sum_squares("eigenvalues", layers, owners, partition, factors)
         assert self.report is not None
         for number in own:
-            factors[number].corrected = _mean(totals[number], self.report.examples, layers[number].device)
+            if not factors[number].shared:
+                factors[number].corrected = _mean(totals[number], self.report.examples, layers[number].device)
 
     def _sum_squares(
         self,
@@ -276,14 +304,22 @@ class CurvatureFit:
         partition: Sequence[int],
         factors: dict[int, Factors],
     ) -> tuple[np.ndarray, list[torch.Tensor | None]]:
-        """Which examples have a finite loss, and the totals of the squares in the eigenvectors of `factors`."""
-        bases = self._shared_eigenvectors(layers, owners, factors)
-        squares = [torch.zeros(len(s), len(a), dtype=a.dtype, device=a.device) for a, s in bases]
+        """Which examples have a finite loss, and the totals of the squares in the eigenvectors of `factors`.
+
+        A layer with a shared factor has no total.
+        """
+        shared = set().union(*self._ranks.gather([number for number, f in factors.items() if f.shared]))
+        bases = self._shared_eigenvectors(layers, owners, factors, shared)
+        squares = [None if basis is None else basis[0].new_zeros(len(basis[1]), len(basis[0])) for basis in bases]
 
         def sink(batch: Batch, added: set) -> Sink:
-            return squares_sink(batch, layers, bases, squares, added)
+            return squares_sink(layers, bases, squares, added)
 
-        return self._pass(name, partition, sink, squares, owners)
+        numbers = [number for number in range(len(layers)) if number not in shared]
+        sums = [total for total in squares if total is not None]
+        finite, totals = self._pass(name, partition, sink, sums, [owners[number] for number in numbers])
+        by_number = dict(zip(numbers, totals, strict=True))
+        return finite, [by_number.get(number) for number in range(len(layers))]
 
     def _pass(
         self,
@@ -323,9 +359,9 @@ class CurvatureFit:
         return title
 
     def _shared_eigenvectors(
-        self, layers: Sequence[Layer], owners: Sequence[int], factors: dict[int, Factors]
-    ) -> Pairs:
-        """The eigenvectors of all layers. The owner of a layer sends its eigenvectors; its own tensors serve it."""
+        self, layers: Sequence[Layer], owners: Sequence[int], factors: dict[int, Factors], left_out: set[int]
+    ) -> list[Pair | None]:
+        """The eigenvectors of all layers but `left_out`. The owner of a layer sends them; its own tensors serve it."""
         dtype = torch.promote_types(self._model.dtype, torch.float32)
 
         def share(number: int, name: str, width: int) -> torch.Tensor:
@@ -337,8 +373,11 @@ class CurvatureFit:
             return basis
 
         inputs: dict[str, torch.Tensor] = {}
-        bases: Pairs = []
+        bases: list[Pair | None] = []
         for number, layer in enumerate(layers):
+            if number in left_out:
+                bases.append(None)
+                continue
             if layer.input_name not in inputs:
                 inputs[layer.input_name] = share(number, "q_a", layer.width)
             bases.append((inputs[layer.input_name], share(number, "q_s", layer.out_features)))
@@ -373,9 +412,9 @@ def _mean(total: torch.Tensor | None, count: int, device: torch.device) -> torch
     return total.div_(count).to(device)
 
 
-def mean_matrix(bands: list[torch.Tensor | None], count: int, device: torch.device) -> torch.Tensor:
-    """The matrix of a total's bands, divided by a count."""
-    return ops.from_triangle([band for band in bands if band is not None]).div_(count).to(device)
+def mean_matrix(bands: list[torch.Tensor | None], divisor: float, device: torch.device) -> torch.Tensor:
+    """The matrix of a total's bands, divided by a count of tokens or examples."""
+    return ops.from_triangle([band for band in bands if band is not None]).div_(divisor).to(device)
 
 
 def zero_triangles(model: Model, layers: Sequence[Layer]) -> Triangles:
@@ -397,20 +436,30 @@ def zero_triangles(model: Model, layers: Sequence[Layer]) -> Triangles:
 
 
 def moments_sink(
-    batch: Batch, layers: Sequence[Layer], sums: Triangles, reduce: bool, added: set[tuple[int, str]]
+    layers: Sequence[Layer],
+    sums: Triangles,
+    reduce: bool,
+    added: set[tuple[int, str]],
+    counts: Mapping[int, torch.Tensor] | None = None,
 ) -> Sink:
-    """Make a sink that adds to the sums, and notes each (layer, side) in `added`. It skips the noted ones."""
-    shape = batch.shape
+    """Make a sink that adds to the sums, and notes each (layer, side) in `added`. It skips the noted ones.
 
-    def sink(index: int, a: torch.Tensor, d: torch.Tensor, mask: torch.Tensor) -> None:
+    `counts`: of layers of experts, float64 [2]: their tokens, and the examples that have some. Changed.
+    """
+
+    def sink(index: int, a: torch.Tensor, d: torch.Tensor, places: Places) -> None:
         sum_a, sum_s = sums[index]
         reads_first = layers[index].input_name == layers[index].name
         dtype, width = sum_a[0].dtype, layers[index].width
-        mask = mask.to(dtype)
+        mask = places.mask.to(dtype)
+        if counts is not None and index in counts and (index, "count") not in added:
+            by_line = places.sums(places.mask.double()[:, None])
+            counts[index].add_(torch.stack([by_line.sum(), (by_line > 0).sum().double()]))
+            added.add((index, "count"))
         if reduce:
             if reads_first:
-                a = with_ones(a.to(dtype) * mask[:, None], width, mask).unflatten(0, shape).sum(1)
-            d = d.to(dtype).unflatten(0, shape).sum(1)
+                a = places.sums(with_ones(a.to(dtype) * mask[:, None], width, mask))
+            d = places.sums(d.to(dtype))
             mask = torch.ones(len(d), dtype=dtype, device=d.device)
         for side, x, bands in (("a", a, sum_a), ("s", d, sum_s)):
             if (index, side) not in added and (side == "s" or reads_first):
@@ -424,24 +473,29 @@ def moments_sink(
 
 
 def squares_sink(
-    batch: Batch, layers: Sequence[Layer], bases: Pairs, squares: list[torch.Tensor], added: set[int]
+    layers: Sequence[Layer], bases: Sequence[Pair | None], squares: Sequence[torch.Tensor | None], added: set[int]
 ) -> Sink:
-    """Make a sink that adds the squares in the eigenbases (q_a, q_s), and notes each layer in `added`."""
-    examples = batch.segments
+    """Make a sink that adds the squares in the eigenbases (q_a, q_s), and notes each layer in `added`.
+
+    A layer without a basis is left out.
+    """
     readers = Counter(layer.input_name for layer in layers)
     rotated: dict[str, torch.Tensor] = {}  # inputs that a later layer reads too
 
-    def sink(index: int, a: torch.Tensor, d: torch.Tensor, mask: torch.Tensor) -> None:
-        (q_a, q_s), total, name = bases[index], squares[index], layers[index].input_name
+    def sink(index: int, a: torch.Tensor, d: torch.Tensor, places: Places) -> None:
+        basis, total, name = bases[index], squares[index], layers[index].input_name
+        if basis is None or total is None:
+            return
+        q_a, q_s = basis
         readers[name] -= 1
         x = rotated.pop(name, None)
         if x is None:
-            x = with_ones(a.to(q_a.dtype), len(q_a), mask.to(q_a.dtype)) @ q_a
+            x = with_ones(a.to(q_a.dtype), len(q_a), places.mask.to(q_a.dtype)) @ q_a
         if readers[name]:
             rotated[name] = x
         if index in added:
             return
-        ops.squared_gradients(x, d.to(q_a.dtype) @ q_s, examples, total)
+        ops.squared_gradients(x, d.to(q_a.dtype) @ q_s, places.examples, total)
         added.add(index)
 
     return sink

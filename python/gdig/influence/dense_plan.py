@@ -5,10 +5,10 @@ For B examples with T tokens in all, S seeds and C columns, the two ways to scor
     by columns:  C (O + J) T         (d_t U) and (a_t V) for each token
     dense:       O J (T + S (B + R)) the gradient of each example, its products with W [S, O, J], and reading W
 
-multiplications. R is the cost of reading W once for a batch, in examples: W does not fit the caches. Measured on one
-core of an AMD EPYC (AVX2, 67 GFLOP/s), 1536 x 576, 64 seeds: R = 25, and 36 with W in float16 (LOG.md). Both ways then
-run at the same speed. The choice is made once for a layer, for a batch of 1,024 tokens in 16 examples. So a layer holds
-either W or the columns.
+multiplications. An expert that sees the share r of the tokens has r T in their place. R is the cost of reading W once
+for a batch, in examples: W does not fit the caches. Measured on one core of an AMD EPYC (AVX2, 67 GFLOP/s), 1536 x 576,
+64 seeds: R = 25, and 36 with W in float16 (LOG.md). Both ways then run at the same speed. The choice is made once for a
+layer, for a batch of 1,024 tokens in 16 examples. So a layer holds either W or the columns.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ Dense = Literal["none", "full", "half"]
 
 @dataclass(frozen=True)
 class SeedShape:
-    """The shape of the seeds' factors in a layer: O, J, C and S, bytes of a number, and the mean energy kept."""
+    """The shape of the seeds' factors in a layer: O, J, C and S, bytes of a number, the mean energy kept, and the share
+    of a batch's tokens that the layer sees."""
 
     outputs: int
     width: int
@@ -47,6 +48,7 @@ class SeedShape:
     seeds: int
     item: int
     energy: float
+    share: float = 1.0
 
     @property
     def gain(self) -> float:
@@ -55,7 +57,7 @@ class SeedShape:
 
     def worth(self, dense: Dense) -> bool:
         """Whether W is cheaper than the columns."""
-        return self.gain > 1 + self.seeds * (_BATCH_ROWS + _READING[dense]) / _BATCH_TOKENS
+        return self.gain > 1 + self.seeds * (_BATCH_ROWS + _READING[dense]) / (_BATCH_TOKENS * self.share)
 
     def bytes_of(self, dense: Dense) -> int:
         """The bytes of W [S, O, J]; without W, of U and V."""

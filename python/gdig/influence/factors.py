@@ -31,6 +31,8 @@ class Factors:
         tokens: the number of tokens in the sums.
         examples: the number of examples in the sums.
         reduce: whether the factors are averages over examples (kfac_approx "reduce") or over tokens ("expand").
+        seen: the tokens in the sums that the layer saw: all of them, or those of an expert.
+        shared: whether the factors are those of the mean expert of the block (`gdig.influence.expert_moments`).
     """
 
     q_a: torch.Tensor
@@ -41,6 +43,8 @@ class Factors:
     tokens: int
     examples: int
     reduce: bool
+    seen: int = 0
+    shared: bool = False
 
     def eigenvalues(self) -> torch.Tensor:
         """Return L, float64 [O, J]: the mean per-example Hessian in the eigenbasis.
@@ -57,6 +61,7 @@ class Factors:
         names = ("q_a", "q_s", "l_a", "l_s") + (() if self.corrected is None else ("corrected",))
         tensors = {name: getattr(self, name).cpu().numpy() for name in names}
         counts = {"tokens": self.tokens, "examples": self.examples, "reduce": int(self.reduce)}
+        counts |= {"seen": self.seen, "shared": int(self.shared)}
         file.write(tensors, {"layer": layer, **{name: str(value) for name, value in counts.items()}})
 
     @classmethod
@@ -81,6 +86,8 @@ class Factors:
         counts = [metadata[name] for name in ("tokens", "examples")]
         if not all(re.fullmatch(r"[1-9][0-9]{0,17}", count) for count in counts):
             raise StoreError(f"{path}: tokens and examples: expected whole numbers of at least 1, got {counts}")
+        if not re.fullmatch(r"0|[1-9][0-9]{0,17}", metadata["seen"]):
+            raise StoreError(f"{path}: seen: expected a whole number of tokens, got {metadata['seen']!r}")
         tensors = {name: torch.tensor(arrays[name]).to(layer.device) for name in shapes}
         return cls(
             q_a=tensors["q_a"],
@@ -91,6 +98,8 @@ class Factors:
             tokens=int(counts[0]),
             examples=int(counts[1]),
             reduce=metadata["reduce"] == "1",
+            seen=int(metadata["seen"]),
+            shared=metadata["shared"] == "1",
         )
 
 

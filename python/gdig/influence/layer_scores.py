@@ -47,6 +47,8 @@ class Scorer:
             return
         assert self.factors is not None
         u, v = self.factors.u, self.factors.v
+        if not u.shape[1]:
+            return  # an expert that no seed goes to
         if a.dtype not in self._prepared:
             self._prepared[a.dtype] = ops.prepare_factors(u, v, self.columns, a.shape[1], a.dtype)
         ops.score(a, d, examples, u, v, self.columns, out, prepared=self._prepared[a.dtype])
@@ -69,7 +71,13 @@ def shapes_of(factors: Sequence[SeedFactors]) -> list[SeedShape]:
     """The shapes of the seeds' factors, which are looked at one layer after another."""
     return [
         SeedShape(
-            len(f.u), len(f.v), f.u.shape[1], len(f.column_offsets) - 1, f.u.element_size(), float(f.energy.mean())
+            len(f.u),
+            len(f.v),
+            f.u.shape[1],
+            len(f.column_offsets) - 1,
+            f.u.element_size(),
+            float(f.energy.mean()),
+            f.share,
         )
         for f in factors
     ]

@@ -13,6 +13,7 @@ from gdig.influence.curvature import with_ones
 from gdig.influence.inverse import Inverse
 from gdig.model.batches import make_batches
 from gdig.model.partition_pass import PartitionPass
+from gdig.model.places import Places
 from gdig.ops import Segments
 
 
@@ -33,27 +34,33 @@ class ProbeRows:
     ) -> None:
         self.rows = len(probe)
         layers = gradients.layers
-        self._examples = Segments(torch.tensor([0] + [len(example.input_ids) for example in probe]).cumsum(0))
         tokens: list[list[tuple[torch.Tensor, torch.Tensor]]] = [[] for _ in layers]
+        lengths = torch.zeros(len(layers), self.rows, dtype=torch.int64)
 
-        def sink(index: int, a: torch.Tensor, d: torch.Tensor, mask: torch.Tensor) -> None:
-            dtype = torch.promote_types(a.dtype, torch.float32)
-            a, d = with_ones(a.to(dtype), layers[index].width), d.to(dtype)
-            # A gradient that is not turned can be a view of memory that the pass uses again.
-            tokens[index].append(inverses[index].coordinates(a, d) if inverses else (a, d.clone()))
-
-        for example in probe:
+        for row, example in enumerate(probe):
             length = len(example.input_ids)
             (batch,) = make_batches([example], length, window=length)
+
+            def sink(index: int, a: torch.Tensor, d: torch.Tensor, places: Places, row: int = row) -> None:
+                dtype = torch.promote_types(a.dtype, torch.float32)
+                a, d = with_ones(a.to(dtype), layers[index].width), d.to(dtype)
+                # A gradient that is not turned can be a view of memory that the pass uses again.
+                tokens[index].append(inverses[index].coordinates(a, d) if inverses else (a, d.clone()))
+                lengths[index, row] = len(a)
+
             gradients.run(batch, sink)
-        # For each layer a [T, J] and d [T, O] of all rows. Layers that read one tensor have one eigenbasis.
-        self._tokens: list[tuple[torch.Tensor, torch.Tensor]] = []
+        offsets = torch.cat([torch.zeros(len(layers), 1, dtype=torch.int64), lengths.cumsum(1)], dim=1)
+        # For each layer a [T, J] and d [T, O] of all rows. Layers that read one tensor have one eigenbasis. An expert
+        # that no row goes to has none.
+        self._tokens: list[tuple[torch.Tensor, torch.Tensor, Segments] | None] = []
         inputs: dict[str, torch.Tensor] = {}
-        for layer, pairs in zip(layers, tokens, strict=True):
-            if probe and layer.input_name not in inputs:
+        for layer, pairs, starts in zip(layers, tokens, offsets, strict=True):
+            if not pairs:
+                self._tokens.append(None)
+                continue
+            if layer.input_name not in inputs:
                 inputs[layer.input_name] = torch.cat([a for a, _ in pairs])
-            if probe:
-                self._tokens.append((inputs[layer.input_name], torch.cat([d for _, d in pairs])))
+            self._tokens.append((inputs[layer.input_name], torch.cat([d for _, d in pairs]), Segments(starts)))
             pairs.clear()
 
     def scores(
@@ -69,14 +76,15 @@ class ProbeRows:
         Returns:
             float64 [seeds, 2, rows]: the scores of the low-rank forms, and the exact scores.
         """
-        if not self.rows:
-            return np.zeros((len(exact), 2, 0))
-        a, d = self._tokens[index]
+        seen = self._tokens[index]
+        if seen is None:
+            return np.zeros((len(exact), 2, self.rows))
+        a, d, examples = seen
         out = torch.zeros(2, self.rows, len(exact), dtype=a.dtype, device=a.device)
         columns = Segments(torch.tensor([0] + [u.shape[1] for u, _ in forms]).cumsum(0))
         u, v = (torch.cat(side, dim=1) for side in zip(*forms, strict=True))
-        ops.score(a, d, self._examples, u, v, columns, out[0])
-        ops.score_dense(a, d, self._examples, torch.stack(list(exact)), out[1])
+        ops.score(a, d, examples, u, v, columns, out[0])
+        ops.score_dense(a, d, examples, torch.stack(list(exact)), out[1])
         return out.permute(2, 0, 1).double().cpu().numpy()
 
 

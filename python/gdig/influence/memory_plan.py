@@ -298,18 +298,22 @@ def _fit_parts(
 
 
 def _groups(layers: Sequence[Layer]) -> list[list[int]]:
-    """Indices of layers that share an input: they stay together, because they share the sums of A.
+    """Indices of layers that stay together: those that share an input share the sums of A, and of a matrix of experts
+    those with few tokens take the sums of all.
 
-    Layers of one input follow one another in every model that we know. Where others lie between, these join.
+    Such layers follow one another in every model that we know. Where others lie between, these join.
     """
-    last_reader = {layer.input_name: index for index, layer in enumerate(layers)}
+    names = [
+        (layer.input_name, layer.expert.matrix if layer.expert is not None else layer.input_name) for layer in layers
+    ]
+    last = {name: index for index, pair in enumerate(names) for name in pair}
     groups: list[list[int]] = []
     end = -1
-    for index, layer in enumerate(layers):
+    for index, pair in enumerate(names):
         if index > end:
             groups.append([])
         groups[-1].append(index)
-        end = max(end, last_reader[layer.input_name])
+        end = max(end, *(last[name] for name in pair))
     return groups
 
 

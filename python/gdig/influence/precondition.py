@@ -28,6 +28,7 @@ from gdig.model.batches import make_batches
 from gdig.model.causal_model import Model
 from gdig.model.layers import Layer
 from gdig.model.partition_pass import PartitionPass
+from gdig.model.places import Places
 from gdig.philox import stream_key
 from gdig.progress import Bar
 from gdig.store.tensor_file import Named
@@ -37,7 +38,7 @@ _PROBE_SEEDS = 32
 
 Tokens = list[tuple[torch.Tensor, torch.Tensor]]
 """For each seed of a pass the inputs a [T, J] of a layer, with the constant input of the bias, and the output gradients
-d [T, O]."""
+d [T, O]. An expert that the seed does not go to has T = 0."""
 
 
 @dataclass
@@ -174,6 +175,8 @@ class SeedPreconditioner:
             inverse = self._inverses[index]
             compared, forms, exact = [], [], []
             for number, (a, d) in zip(numbers, tokens, strict=True):
+                if not len(a):
+                    continue
                 w = inverse.solve(a, d) if number in self._compared or not inverse.separable else None
                 if inverse.separable or w is None:
                     u, v, energy = compress(*inverse.tokens(a, d), config.seed_energy, config.seed_rank)
@@ -245,10 +248,14 @@ class SeedPreconditioner:
         return seeds
 
     def _begin(self, number: int) -> PreconditionedSeed:
-        empty = torch.empty(0)
-        layers = len(self._layers)
-        rows = self._probe.rows if number in self._compared else 0
-        return PreconditionedSeed(0.0, [(empty, empty)] * layers, [0.0] * layers, np.zeros((layers, 2, rows)))
+        dtype = torch.promote_types(self._model.dtype, torch.float32)
+        # An expert that the seed does not go to keeps these: no columns, which lose no energy.
+        no_columns = [
+            tuple(torch.empty(height, 0, dtype=dtype, device=x.device) for height in (x.out_features, x.width))
+            for x in self._layers
+        ]
+        n, rows = len(self._layers), self._probe.rows if number in self._compared else 0
+        return PreconditionedSeed(0.0, [(u, v) for u, v in no_columns], [1.0] * n, np.zeros((n, 2, rows)))
 
     def _pass(self, numbers: Sequence[int], sink: Callable[[int, Tokens], None]) -> list[float]:
         """Pass some seeds, and return their losses. The sink gets the number of a layer, and each seed's tokens."""
@@ -257,11 +264,11 @@ class SeedPreconditioner:
         (batch,) = make_batches(examples, len(examples) * longest, window=longest)
         order = np.argsort(batch.rows)
 
-        def convert(index: int, a: torch.Tensor, d: torch.Tensor, mask: torch.Tensor) -> None:
+        def convert(index: int, a: torch.Tensor, d: torch.Tensor, places: Places) -> None:
             dtype = torch.promote_types(a.dtype, torch.float32)
-            a = with_ones(a.to(dtype), self._layers[index].width).unflatten(0, batch.shape)
-            d = d.to(dtype).unflatten(0, batch.shape)
-            sink(index, [(a[line, : batch.lengths[line]], d[line, : batch.lengths[line]]) for line in order])
+            a, d = with_ones(a.to(dtype), self._layers[index].width), d.to(dtype)
+            lines = [places.line(line, int(batch.lengths[line])) for line in order]
+            sink(index, [(a[rows], d[rows]) for rows in lines])
 
         self._ranks.doing(f"fit: seeds, seeds {', '.join(map(str, numbers))}")
         losses = self._gradients.run(batch, convert)[torch.from_numpy(order)].tolist()

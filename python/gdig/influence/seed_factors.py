@@ -39,12 +39,14 @@ class SeedFactors:
         v: [J, C], the columns of all V_s.
         column_offsets: int64 [S + 1] on the CPU. Seed s has the columns column_offsets[s] .. column_offsets[s + 1] - 1.
         energy: float64 [S], the share of |H^-1 G_s|^2 that U_s V_s^T keeps.
+        share: the share of a batch's tokens that the layer sees on average.
     """
 
     u: torch.Tensor
     v: torch.Tensor
     column_offsets: torch.Tensor
     energy: np.ndarray
+    share: float = 1.0
 
     def save(self, file: CheckedFile, layer: str) -> None:
         """Write one file, complete or not at all. `layer` is the name of the layer."""
@@ -72,7 +74,7 @@ class SeedFactors:
         if sizes["offsets"] != sizes["S"] + 1:
             raise StoreError(f"{file.path}: expected offsets of {sizes['S']} seeds, got {sizes['offsets'] - 1}")
         u, v, offsets = (torch.tensor(arrays[name]) for name in ("u", "v", "column_offsets"))
-        return cls(u.to(layer.device), v.to(layer.device), offsets, np.array(arrays["energy"]))
+        return cls(u.to(layer.device), v.to(layer.device), offsets, np.array(arrays["energy"]), layer.share)
 
 
 class SeedFiles(Sequence[SeedFactors]):
@@ -316,7 +318,9 @@ def _join_layers(
                 pieces.append(exchange.move(piece, source, owner) if ranks.rank in (source, owner) else None)
             if owner == ranks.rank:
                 own = [piece for piece in pieces if piece is not None]
+                own = own or [torch.empty(height, 0, dtype=dtype, device=layer.device)]  # an expert without seeds
                 sides.append(own[0] if len(own) == 1 else torch.cat(own, dim=1))
         if owner == ranks.rank:
             energy = np.array([facts["energy"][number] for facts in all_facts])
-            yield index, SeedFactors(sides[0], sides[1], torch.tensor([0, *widths]).cumsum(0), energy)
+            offsets = torch.tensor([0, *widths]).cumsum(0)
+            yield index, SeedFactors(sides[0], sides[1], offsets, energy, layer.share)

@@ -6,6 +6,7 @@ see of the probe rows. A further partition costs one more pass of the seeds and 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -48,11 +49,12 @@ class SeedBytes:
     def of(
         cls, layer: Layer, dtype: torch.dtype, config: Config, lengths: Sequence[int], probe_tokens: int
     ) -> SeedBytes:
-        """Of one layer. A seed has at most as many columns as tokens."""
+        """Of one layer. A seed has at most as many columns as tokens; the experts of a matrix share its tokens."""
         item, o, j = torch.promote_types(dtype, torch.float32).itemsize, layer.out_features, layer.width
-        columns = sum(min(config.seed_rank, length, o, j) for length in lengths)
+        columns = sum(min(config.seed_rank, math.ceil(length * layer.share), o, j) for length in lengths)
         inverses = 0 if config.inversion == "identity" else o * o + j * j + o * j
-        return cls(inverses * item, probe_tokens * (o + j) * item, columns * (o + j) * item)
+        probe = math.ceil(probe_tokens * layer.share)
+        return cls(inverses * item, probe * (o + j) * item, columns * (o + j) * item)
 
     def __add__(self, other: SeedBytes) -> SeedBytes:
         return SeedBytes(self.inverses + other.inverses, self.probe + other.probe, self.factors + other.factors)

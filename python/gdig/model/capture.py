@@ -22,13 +22,19 @@ from gdig.model.batches import Batch
 from gdig.model.causal_model import Model
 from gdig.model.compiled import CompiledPass
 from gdig.model.device import to_device
+from gdig.model.experts import Experts, Matrix
+from gdig.model.experts import Tap as ExpertTap
+from gdig.model.experts_pass import computed_by_gdig
 from gdig.model.head import head_loss
+from gdig.model.places import Places
+from gdig.model.routing import Routing
 from gdig.model.trial import sees_all
+from gdig.ops import Segments
 from gdig.philox import stream_key, uniform
 
-Sink = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor], None]
-"""A function of a layer's index, its inputs a [B * L, I], its output gradients d [B * L, O] (0 at pads), and a mask:
-float32 [B * L], 1 for a token that counts, 0 for a pad and for each token of an example whose loss is not finite."""
+Sink = Callable[[int, torch.Tensor, torch.Tensor, Places], None]
+"""A function of a layer's index, its inputs a [T, I], its output gradients d [T, O] (0 at pads), and the places of the
+T tokens in the batch. An expert that no token of the batch goes to is not given."""
 
 StatesSink = Callable[[tuple[torch.Tensor, ...]], None]
 """A function of the hidden states [B, L, H] of some layers, the last layer last (`Model.with_states`)."""
@@ -122,7 +128,7 @@ class GradientPass:
         self._anchor = torch.zeros((), device=model.device, requires_grad=True)
         self._reached: set[int] = set()  # layers of the running batch that a gradient has reached
         self._not_finite: torch.Tensor | None = None  # bool [B], lines of the running batch to mask
-        self._mask = torch.empty(0)  # of the running batch (see Sink)
+        self._places = Places(Segments(torch.zeros(1, dtype=torch.int64)), torch.empty(0))  # of the running batch
         self._heads = heads or HeadCache(0)
 
     def run(self, batch: Batch, sink: Sink, states_sink: StatesSink | None = None) -> torch.Tensor:
@@ -136,14 +142,13 @@ class GradientPass:
             ModelError: when no gradient reaches a chosen layer, or a layer does not see every token.
         """
         self._reached.clear()
-        shape = batch.shape
         device = self.model.device
         counts = batch.targets[2]
         ids = to_device(batch.input_ids, device).long()
         weights = 1.0 / np.maximum(counts, 1) if self.loss_reduction == "mean" else np.ones(len(counts))
         if self.model.compiled is not None:
             return self._run_compiled(self.model.compiled, batch, ids, weights, sink, states_sink)
-        with torch.enable_grad(), self._taps(sink, shape):
+        with torch.enable_grad(), self._taps(sink, batch):
             hidden, states = (self.model.hidden(ids), ()) if states_sink is None else self.model.with_states(ids)
             _give(states, states_sink)
             hidden = hidden.flatten(0, 1)
@@ -181,18 +186,18 @@ class GradientPass:
             for index, (a, d) in enumerate(zip(inputs, compiled.backward(hidden, zeros, upstream), strict=True)):
                 assert d is not None  # the check above has shown that a gradient reaches every layer
                 a, d = a.detach().flatten(0, -2), d.flatten(0, -2)
-                sink(index, self._masked(a, batch.shape), self._masked(d, batch.shape), self._mask)
+                sink(index, self._masked(a, batch.shape), self._masked(d, batch.shape), self._places)
         return losses.float()
 
     def _loss(self, batch: Batch, predictors: torch.Tensor, weights: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-        """Each line's loss, float64 [B], and the gradient at the labelled positions, [M, H]. Sets the running mask."""
+        """Each line's loss, float64 [B], and the gradient at the labelled positions, [M, H]. Sets `_places`."""
         _, labels, counts = batch.targets
         per_label = to_device(np.repeat(weights, counts), predictors.device)
         nll, gradient = self._head(batch, predictors, labels, per_label)
         losses = torch.segment_reduce(
             nll * per_label, "sum", lengths=to_device(counts, predictors.device), unsafe=True, initial=0
         )
-        self._set_mask(batch, losses, self.model.device)
+        self._set_places(batch, losses, self.model.device)
         return losses, gradient
 
     def _head(
@@ -217,17 +222,16 @@ class GradientPass:
         ]
         return np.concatenate(lines) if lines else np.zeros(0)
 
-    def _set_mask(self, batch: Batch, losses: torch.Tensor, device: torch.device) -> None:
-        """Find the lines to mask, and the mask for the sink."""
-        self._mask = to_device(batch.token_mask, device)
+    def _set_places(self, batch: Batch, losses: torch.Tensor, device: torch.device) -> None:
+        """Find the lines to mask, and the places for the sink."""
+        mask = to_device(batch.token_mask, device)
         self._not_finite = None
-        if not self.mask_not_finite:
-            return
         not_finite = ~torch.isfinite(losses)
         # On the CPU, a look at the losses is free and saves the masking. On a device, masking is cheaper than waiting.
-        if not_finite.device.type != "cpu" or bool(not_finite.any()):
+        if self.mask_not_finite and (not_finite.device.type != "cpu" or bool(not_finite.any())):
             self._not_finite = not_finite.to(device)
-            self._mask = self._masked(self._mask[:, None], batch.shape)[:, 0]
+            mask = self._masked(mask[:, None], batch.shape)[:, 0]
+        self._places = Places(batch.segments, mask)
 
     def _masked(self, x: torch.Tensor, shape: tuple[int, int]) -> torch.Tensor:
         """x with zeros in the lines whose loss is not finite."""
@@ -236,26 +240,25 @@ class GradientPass:
         return x.unflatten(0, shape).masked_fill(self._not_finite.to(x.device)[:, None, None], 0).flatten(0, 1)
 
     @contextmanager
-    def _taps(self, sink: Sink, shape: tuple[int, int]) -> Iterator[None]:
+    def _taps(self, sink: Sink, batch: Batch) -> Iterator[None]:
         """Hook the layers in the block, for one pass."""
+        shape = batch.shape
 
         def hook(index: int) -> Callable:
             def give(a: torch.Tensor, gradient: torch.Tensor) -> None:
-                name = self.model.layers[index].name
-                if index in self._reached:
-                    raise LayerError(f"{name}: is used twice in a pass; leave it out")
                 # Looked at here, because calls that no gradient reaches do not count: DoRA passes an identity matrix
                 # through its matrices to know their norm.
-                if not sees_all(a, shape):
+                if index not in self._reached and not sees_all(a, shape):
                     raise LayerError(
-                        f"{name}: sees {a.shape[:-1].numel()} of the batch's {shape[0] * shape[1]} tokens, or sees "
-                        "them in another order (a routed expert?); expected a layer that sees all; leave it out with "
-                        "filter_modules"
+                        f"{self.model.layers[index].name}: sees {a.shape[:-1].numel()} of the batch's "
+                        f"{shape[0] * shape[1]} tokens, or sees them in another order (a routed expert?); expected a "
+                        "layer that sees all; leave it out with filter_modules"
                     )
-                self._reached.add(index)
+                self._reach(index)
                 a, d = a.flatten(0, -2), gradient.flatten(0, -2)
+                places = replace(self._places, mask=self._places.mask.to(a.device))
                 with torch.no_grad():
-                    sink(index, self._masked(a, shape), self._masked(d, shape), self._mask.to(a.device))
+                    sink(index, self._masked(a, shape), self._masked(d, shape), places)
 
             def forward(module: nn.Module, args: tuple, output: torch.Tensor) -> torch.Tensor:
                 a = args[0].detach().to(output.device)  # a model can be spread over several devices
@@ -263,12 +266,59 @@ class GradientPass:
 
             return forward
 
-        handles = [layer.module.register_forward_hook(hook(i)) for i, layer in enumerate(self.model.layers)]
+        layers = [(i, layer) for i, layer in enumerate(self.model.layers) if layer.expert is None]
+        handles = [layer.module.register_forward_hook(hook(i)) for i, layer in layers]
         try:
-            yield
+            with computed_by_gdig(self.model.experts, batch, self.model.device, self._expert_taps(sink, batch)):
+                yield
         finally:
             for handle in handles:
                 handle.remove()
+
+    def _expert_taps(self, sink: Sink, batch: Batch) -> Callable[[Experts], ExpertTap]:
+        """For fused experts, the function that taps their matrices and gives the sink the layer of each expert."""
+        indices: dict[str, dict[int, int]] = {}  # of the layer, by the matrix and the number of the expert
+        for index, layer in enumerate(self.model.layers):
+            if layer.expert is not None:
+                indices.setdefault(layer.expert.matrix, {})[layer.expert.number] = index
+
+        def of_experts(experts: Experts) -> ExpertTap:
+            def tap(matrix: Matrix, a: torch.Tensor, y: torch.Tensor, routing: Routing) -> torch.Tensor:
+                by_expert = indices.get(f"{experts.name}.{matrix.parameter}")
+                if by_expert is None:
+                    return y
+
+                def give(a: torch.Tensor, d: torch.Tensor) -> None:
+                    for index in by_expert.values():
+                        self._reach(index)
+                    with torch.no_grad():
+                        self._give_experts(by_expert, a, d, routing, batch.shape[1], sink)
+
+                return Tap.apply(y, a.detach(), self._anchor.to(y.device), give)
+
+            return tap
+
+        return of_experts
+
+    def _give_experts(
+        self, by_expert: dict[int, int], a: torch.Tensor, d: torch.Tensor, routing: Routing, length: int, sink: Sink
+    ) -> None:
+        """Give the sink a [R, I] and d [R, O] of all experts' rows, expert by expert."""
+        if self._not_finite is not None:
+            bad = self._not_finite.to(a.device).index_select(0, routing.tokens // length)[:, None]
+            a, d = a.masked_fill(bad, 0), d.masked_fill(bad, 0)
+        mask = self._places.mask.to(a.device).index_select(0, routing.tokens)
+        for number, examples in enumerate(routing.examples()):
+            first, last = routing.bounds[number], routing.bounds[number + 1]
+            if first < last and number in by_expert:
+                places = Places(examples, mask[first:last], routing.tokens[first:last])
+                sink(by_expert[number], a[first:last], d[first:last], places)
+
+    def _reach(self, index: int) -> None:
+        """Note that a gradient has reached a layer."""
+        if index in self._reached:
+            raise LayerError(f"{self.model.layers[index].name}: is used twice in a pass; leave it out")
+        self._reached.add(index)
 
 
 def _give(states: tuple[torch.Tensor, ...], sink: StatesSink | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -10,10 +11,11 @@ import torch
 from torch import nn
 
 from gdig.config.config import Config
-from gdig.errors import ModelError
+from gdig.errors import LayerError, ModelError
 from gdig.model.choice import choose_layers
 from gdig.model.compiled import CompiledPass
 from gdig.model.coverage import Coverage, measure_coverage
+from gdig.model.experts import Experts, chosen_experts
 from gdig.model.gradient_checkpointing import (
     enable_gradient_checkpointing,
     has_gradient_checkpointing,
@@ -42,6 +44,7 @@ class Model:
         window: the longest input in tokens; None when the model states no limit.
         vocab_size: words of the vocabulary.
         rotary_switch: the longest batch with the rotary factors for short texts (`model.rotary`); None: all.
+        experts: the modules of fused experts that have layers.
         coverage: how many of the weights the layers have.
         compiled: the compiled pass, when the option torch_compile is on.
         hidden_layers: how many layers `with_states` returns, from the last one down.
@@ -59,6 +62,7 @@ class Model:
     compiled: CompiledPass | None = None
     hidden_layers: int = 1
     rotary_switch: int | None = None
+    experts: tuple[Experts, ...] = ()
 
     def describe(self) -> str:
         """The model in words: class, dtype, device, chosen layers, and their share of the weights."""
@@ -121,6 +125,9 @@ def wrap_model(module: Any, config: Config, *, adapter: bool = False) -> Model:
     plain = trial.plain_head
     device = inner.get_input_embeddings().weight.device
     compiled = None
+    experts = chosen_experts(module, layers)
+    if experts:
+        _require_without(config, layers)
     if config.torch_compile:
         outputs = partial(_outputs, base if plain else inner, plain, config.hidden_layers)
         compiled = CompiledPass(outputs, layers, device)
@@ -137,7 +144,20 @@ def wrap_model(module: Any, config: Config, *, adapter: bool = False) -> Model:
         compiled=compiled,
         hidden_layers=config.hidden_layers,
         rotary_switch=rotary_switch(inner.config.get_text_config()),
+        experts=experts,
     )
+
+
+def _require_without(config: Config, layers: Sequence[Layer]) -> None:
+    """Raise LayerError for an option that layers of experts do not take."""
+    name = next(layer.name for layer in layers if layer.expert is not None)
+    options = {"inversion=cg": config.inversion == "cg", "torch_compile": config.torch_compile}
+    for option, asked in options.items():
+        if asked:
+            raise LayerError(
+                f"{option}: takes layers that see every token, got {name}; leave the option out, or choose the other "
+                "layers with filter_modules"
+            )
 
 
 def _outputs(module: Any, is_base: bool, layers: int, ids: torch.Tensor) -> Outputs:

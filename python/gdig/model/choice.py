@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 
 from torch import nn
 
 from gdig.config.layer_choice import default_layers, parse_layers
 from gdig.errors import LayerError
+from gdig.model.experts import as_experts
 from gdig.model.layer_names import block_of, is_expert, is_mlp, is_router, without_numbers
 from gdig.model.layers import Layer, as_layer
 from gdig.model.trial import Trial
@@ -70,11 +72,21 @@ def _text_layers(model: nn.Module, trial: Trial, head: nn.Module | None) -> list
     skipped = set(head.modules()) if head is not None else set()
     for part in unused_parts(model, trial):
         skipped.update(part.modules())
-    linears = [layer for name, module in model.named_modules() if (layer := as_layer(name, module))]
-    linears = [layer for layer in linears if layer.module not in skipped]
+    linears = [layer for layer in all_layers(model, trial) if layer.module not in skipped]
     if not linears:
         raise LayerError(f"{type(model).__name__}: has no linear layers (nn.Linear or Conv1D) to take gradients of")
     return linears
+
+
+def all_layers(model: nn.Module, trial: Trial) -> list[Layer]:
+    """The linear layers of a model, those of fused experts among them."""
+    layers = []
+    for name, module in model.named_modules():
+        if (layer := as_layer(name, module)) is not None:
+            layers.append(layer)
+        elif (experts := as_experts(name, module)) is not None:
+            layers += experts.layers(trial.use(module).slots)
+    return layers
 
 
 def unused_parts(model: nn.Module, trial: Trial) -> list[nn.Module]:
@@ -108,7 +120,7 @@ def _names_by_choice(
     candidates = [
         layer for layer in linears if (_LORA.search(layer.name) or not adapter) and not is_router(layer.name, modules)
     ]
-    order = block_order(linears, trial)
+    order = blocks = block_order(linears, trial)
     if order:
         candidates = [layer for layer in candidates if block_of(layer.name) in order]
     elif layers is not None and choice.upper < 1:
@@ -125,14 +137,34 @@ def _names_by_choice(
     if order:
         upper = set(order[len(order) - choice.n_upper(len(order)) :])
         of_kind, usable = ([x for x in part if block_of(x.name) in upper] for part in (of_kind, usable))
+    if kind != "attention":
+        _require_descriptions(model, trial, usable, blocks)
     if not usable:
         raise LayerError(_nothing_chosen(model, linears, of_kind, trial, layers or choice.kind, adapter))
     return {layer.name for layer in usable}
 
 
+def _require_descriptions(model: nn.Module, trial: Trial, usable: Sequence[Layer], blocks: Sequence[str]) -> None:
+    """Raise LayerError when a block from the lowest usable layer on has fused experts that have no description."""
+    lowest = min((blocks.index(block) for layer in usable if (block := block_of(layer.name)) in blocks), default=0)
+    for name in _experts(model):
+        module = model.get_submodule(name)
+        if block_of(f"{name}.") in blocks[lowest:] and trial.called(module) and as_layer(name, module) is None:
+            experts = as_experts(name, module)
+            if experts is None or trial.use(module).why_not is not None:
+                raise LayerError(
+                    f"{type(model).__name__}: gdig cannot take gradients of its experts ({without_numbers(name)}): "
+                    "expected the interface of transformers 5 (gate_up_proj and down_proj with one matrix an expert, "
+                    "not quantized), and every token in one call; choose layers=attention, or the other layers with "
+                    "filter_modules"
+                )
+
+
 def _why_not(layer: Layer, trial: Trial) -> str | None:
     """The reason why gradients of an example cannot be taken at a layer; None where they can."""
-    return "sees some tokens only" if is_expert(layer.name) else trial.use(layer.module).why_not
+    if layer.expert is None and is_expert(layer.name):
+        return "sees some tokens only"
+    return trial.use(layer.module).why_not
 
 
 def block_order(linears: list[Layer], trial: Trial) -> list[str]:
@@ -174,7 +206,8 @@ def _nothing_chosen(
         shown = ", ".join(sorted({without_numbers(expert) for expert in experts})[:3])
         return (
             f"layers={layers}: the MLPs of {name} are experts that see some tokens only ({shown}), of which gdig "
-            "cannot take gradients; choose layers=attention"
+            "cannot take gradients: expected experts with the interface of transformers 5 (gate_up_proj and down_proj "
+            "with one matrix an expert, not quantized); choose layers=attention"
         )
     return f"layers={layers}: chooses no linear layer of {name}; there are: {_shown(linears)}"
 
@@ -192,7 +225,9 @@ def _as_called(layers: list[Layer], trial: Trial) -> list[Layer]:
     described = []
     for layer in layers:
         use = trial.use(layer.module)
-        if use.whole:
+        if layer.expert is not None:
+            layer = replace(layer, device=use.device)
+        elif use.whole:
             name = first.setdefault((use.input_id, layer.bias), layer.name)
             layer = replace(layer, input_name=name, device=use.device)
         described.append(layer)

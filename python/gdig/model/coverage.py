@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from gdig.model.choice import block_order, unused_parts
+from gdig.model.choice import all_layers, block_order, unused_parts
 from gdig.model.layer_names import block_of, is_adapter_weight, module_in_block
 from gdig.model.layers import Layer, as_layer
 from gdig.model.trial import Trial
@@ -50,11 +50,12 @@ def measure_coverage(
     skipped = set(head.modules()) if head is not None else set()
     for part in unused_parts(model, trial):
         skipped.update(part.modules())
-    linears = [layer for name, module in model.named_modules() if (layer := as_layer(name, module))]
-    order = block_order(linears, trial)
+    order = block_order(all_layers(model, trial), trial)
     lowest = min((order.index(block) for layer in layers if (block := block_of(layer.name)) in order), default=0)
     lower = set(order[:lowest])
-    chosen = {layer.module for layer in layers}
+    chosen = Counter[nn.Module]()
+    for layer in layers:
+        chosen[layer.module] += layer.weights
     total = covered = 0
     in_blocks, left_out = 0, Counter[str]()
     counted: set[int] = set()
@@ -63,12 +64,13 @@ def measure_coverage(
             continue
         size = _weights(name, module, adapter, counted)
         total += size
-        covered += size * (module in chosen)
+        inside = min(size, chosen[module])
+        covered += inside
         block = block_of(f"{name}.")
         if block not in lower and (block is not None or lowest == 0):
             in_blocks += size
-            if module not in chosen and size:
-                left_out[module_in_block(name)] += size
+            if size > inside:
+                left_out[module_in_block(name)] += size - inside
     shares = tuple((name, size / in_blocks) for name, size in left_out.most_common())
     return Coverage(covered / max(total, 1), covered / max(in_blocks, 1), shares)
 

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from gdig.errors import ModelError, OptimizerStateError
+from gdig.errors import LayerError, ModelError, OptimizerStateError
 from gdig.model.layers import Layer
 from gdig.model.optimizer_names import canonical, parameter_names
 from gdig.store.atomic import replacing
@@ -71,8 +71,13 @@ class Adam:
             names: names of the model's parameters, by id().
 
         Raises:
-            ModelError: when only one of weight and bias was trained.
+            ModelError: when only one of weight and bias was trained, or the layer is an expert's.
         """
+        if layer.expert is not None:
+            raise LayerError(
+                f"{self.file}: {layer.name}: training checkpoints are read for layers that see every token; leave "
+                "experts out with filter_modules, or leave checkpoints out"
+            )
         parameters = [layer.module.weight] + ([layer.module.bias] if layer.bias else [])
         stored = [self.moments.get(canonical(names.get(id(parameter), ""))) for parameter in parameters]
         trained = [moments for moments in stored if moments is not None]

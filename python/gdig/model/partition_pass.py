@@ -11,6 +11,7 @@ import torch
 from gdig.model.batches import Batch
 from gdig.model.capture import GradientPass, Sink
 from gdig.model.causal_model import Model
+from gdig.model.places import Places
 
 
 class PartitionPass:
@@ -38,8 +39,8 @@ class PartitionPass:
     def run(self, batch: Batch, sink: Sink) -> torch.Tensor:
         """Pass one batch, as `GradientPass.run`. The sink gets the place of a layer in the partition."""
 
-        def give(index: int, a: torch.Tensor, d: torch.Tensor, mask: torch.Tensor) -> None:
+        def give(index: int, a: torch.Tensor, d: torch.Tensor, places: Places) -> None:
             if index in self._numbers:  # a compiled pass gives the layers of all partitions
-                sink(self._numbers[index], a, d, mask)
+                sink(self._numbers[index], a, d, places)
 
         return self._gradients.run(batch, give)

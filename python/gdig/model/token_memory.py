@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,9 +15,13 @@ from torch.func import functional_call
 
 from gdig.model.capture import Tap
 from gdig.model.causal_model import Model
+from gdig.model.experts import Experts, Matrix
+from gdig.model.experts import Tap as ExpertTap
+from gdig.model.experts_pass import call, replaced
 from gdig.model.gradient_checkpointing import checkpointed_blocks, has_gradient_checkpointing
 from gdig.model.head import head_bytes
 from gdig.model.layers import as_layer
+from gdig.model.routing import Routing, route_to_first
 
 _LENGTH = 64
 """Tokens of the line that is counted. Attention that keeps its weights costs more on longer lines; torch's fused
@@ -52,7 +57,8 @@ class TokenMemory:
         """Count for a model on any device, "meta" too. A model with weights passes one line of 64 tokens."""
         kept = _kept(model)
         width = torch.promote_types(model.dtype, torch.float32).itemsize
-        work = _WORK * max(layer.width + layer.out_features for layer in model.layers) * width
+        slots = _slots(model)
+        work = _WORK * max(slots.get(x.module, 1) * (x.width + x.out_features) for x in model.layers) * width
         head, by_token = head_bytes(model)
         return cls(kept, work, head, by_token, _CPU_WASTE if model.device.type == "cpu" else 1.0)
 
@@ -67,6 +73,11 @@ class TokenMemory:
     def of_batch(self, tokens: int, lowest_layer: int = 0) -> int:
         """Bytes for a batch."""
         return self.head + tokens * self.a_token(lowest_layer)
+
+
+def _slots(model: Model) -> dict[nn.Module, int]:
+    """How many experts see a token, by the module of fused experts."""
+    return {layer.module: max(1, layer.expert.slots) for layer in model.layers if layer.expert is not None}
 
 
 def weight_bytes(module: nn.Module) -> int:
@@ -100,9 +111,30 @@ def _kept(model: Model) -> tuple[int, ...]:
 
         return forward
 
+    matrices = {layer.expert.matrix for layer in model.layers if layer.expert is not None}
+
+    def tap_of(experts: Experts) -> ExpertTap:
+        def tap(matrix: Matrix, a: torch.Tensor, y: torch.Tensor, routing: Routing) -> torch.Tensor:
+            name = f"{experts.name}.{matrix.parameter}"
+            if name not in matrices:
+                return y
+            for index, layer in enumerate(model.layers):
+                if layer.expert is not None and layer.expert.matrix == name:
+                    before[index] = total
+            return Tap.apply(y, a.detach(), torch.zeros((), device=y.device, requires_grad=True), None)
+
+        return tap
+
     with ExitStack() as stack:
         for index, layer in enumerate(model.layers):
-            stack.callback(layer.module.register_forward_hook(hook(index)).remove)
+            if layer.expert is None:
+                stack.callback(layer.module.register_forward_hook(hook(index)).remove)
+        slots = _slots(model)
+        forwards = {
+            experts: partial(call, experts, partial(route_to_first, slots=slots[experts.module]), tap_of(experts))
+            for experts in model.experts
+        }
+        stack.enter_context(replaced(forwards))
         stack.enter_context(torch.enable_grad())
         stack.enter_context(torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x))
         if model.device.type == "meta":
@@ -122,9 +154,15 @@ def checkpointed_bytes(model: Model) -> int:
 
     A block keeps about three times what its linear layers read and write (2.3 times in Llama).
     """
-    blocks = checkpointed_blocks(model.module)
+    blocks, slots = checkpointed_blocks(model.module), _slots(model)
+    of_experts = {
+        experts.module: slots[experts.module] * sum(m.in_features + m.out_features for m in experts.matrices)
+        for experts in model.experts
+        if experts.module in slots
+    }
     sizes = [
         sum(layer.in_features + layer.out_features for m in block.modules() if (layer := as_layer("", m)))
+        + sum(of_experts.get(m, 0) for m in block.modules())
         for block in blocks
     ]
     return (len(blocks) * hidden_width(model) + 3 * max(sizes, default=0)) * model.dtype.itemsize

@@ -12,6 +12,8 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from gdig.errors import ModelError
+from gdig.model.experts import Experts, as_experts
+from gdig.model.routing import Routing, route
 
 _TOKENS = 10
 """Tokens of a line of the trial: twice as many are no layer's width."""
@@ -26,12 +28,13 @@ _NOT_LINEAR = 0.02
 
 @dataclass
 class Use:
-    """How the trial called a linear layer.
+    """How the trial called a linear layer, or a module of fused experts.
 
     Attributes:
         whole: calls with every token of the batch, in the batch's order. partial: calls with other tokens.
-        linear: whether the output is W x (+ b).
+        linear: whether the output is W x (+ b); of experts, whether it is what `gdig.model.experts` computes.
         input_id: number of the input tensor. device: where the output is.
+        slots: experts of a token.
     """
 
     whole: int = 0
@@ -39,12 +42,13 @@ class Use:
     linear: bool = True
     input_id: int = 0
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    slots: int = 0
 
     @property
     def why_not(self) -> str | None:
         """The reason why gradients of an example cannot be taken here; None where they can."""
         if not self.linear:
-            return "computes more than W x"
+            return "computes more than W x" if not self.slots else "computes more than two products a token"
         if self.whole > 1:
             return "is used twice in a pass"
         if self.whole == 0:
@@ -59,7 +63,7 @@ class Trial:
     Attributes:
         plain_head: whether the logits are the head's product with the last hidden states, and nothing more.
         order: the modules that were called, by their first call.
-        uses: of the linear layers that were called.
+        uses: of the linear layers and the modules of fused experts that were called.
     """
 
     plain_head: bool = True
@@ -105,8 +109,10 @@ def _watched(whole: nn.Module, trial: Trial, shape: tuple[int, int]) -> Iterator
     """In the block, note every call of a module in `whole` with a batch [B, L]."""
     inputs: list[object] = []  # keeps the tensors alive, so that no two have one id
 
-    def note(module: nn.Module, args: tuple, output: Any) -> None:
+    def note(module: nn.Module, args: tuple, named: dict[str, Any], output: Any) -> None:
         trial.order.setdefault(module, len(trial.order))
+        if (experts := as_experts("", module)) is not None:
+            _note_experts(experts, args, named, output, trial.uses.setdefault(module, Use()), shape)
         if isinstance(module, (nn.Linear, Conv1D)):
             use = trial.uses.setdefault(module, Use())
             if not args or not isinstance(output, torch.Tensor) or not _is_linear(module, args[0], output):
@@ -118,12 +124,40 @@ def _watched(whole: nn.Module, trial: Trial, shape: tuple[int, int]) -> Iterator
             else:
                 use.partial += 1
 
-    handles = [module.register_forward_hook(note) for module in whole.modules()]
+    handles = [module.register_forward_hook(note, with_kwargs=True) for module in whole.modules()]
     try:
         yield
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _note_experts(
+    experts: Experts, args: tuple, named: dict[str, Any], output: torch.Tensor, use: Use, shape: tuple[int, int]
+) -> None:
+    """Note a call of fused experts with a batch [B, L], and whether gdig computes the same."""
+    lines, length = shape
+    slots: list[int] = []
+
+    def by(of_slots: torch.Tensor, tokens: torch.Tensor, seen: int) -> Routing:
+        if seen != lines * length:
+            raise ModelError(f"sees {seen} tokens")
+        routing = route(of_slots, tokens, experts.count, lines, length)
+        slots.append(-(-len(routing.rows) // seen))
+        return routing
+
+    try:
+        expected = experts.forward(args, named, by, lambda matrix, a, y, routing: y)
+    except ModelError:
+        use.partial += 1
+        return
+    except (TypeError, RuntimeError, AttributeError):  # a class with the same names that does something else
+        use.linear = False
+        return
+    use.whole, use.slots, use.device = use.whole + 1, slots[0], output.device
+    same_shape = output.shape == expected.shape
+    largest = _NOT_LINEAR * output.float().abs().max()
+    use.linear &= same_shape and bool((output.float() - expected.float()).abs().max() <= largest)
 
 
 def _is_linear(module: Any, x: torch.Tensor, y: torch.Tensor) -> bool:

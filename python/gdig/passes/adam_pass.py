@@ -19,6 +19,7 @@ from gdig.model.capture import GradientPass
 from gdig.model.causal_model import Model
 from gdig.model.layers import Layer
 from gdig.model.optimizer import Adam, Moments
+from gdig.model.places import Places
 from gdig.model.precision import float32_products
 from gdig.ops import Segments
 from gdig.passes.row_pass import Add, first_batch_size, sum_dtype
@@ -115,11 +116,13 @@ class AdamFeatures:
         ]
         self.seed_sketches, self._seeds = self._seed_features(seeds)
 
-    def begin(self, examples: Segments) -> Add:
-        """Begin a batch with these examples: return the function that adds a layer to the batch's sums."""
+    def begin(self) -> Add:
+        """Begin a batch: return the function that adds a layer to the batch's sums."""
 
-        def add(index: int, a: torch.Tensor, d: torch.Tensor, sums: torch.Tensor, sketch: torch.Tensor) -> None:
-            for lines, g in self._gradients_of(index, a, d, examples):
+        def add(
+            index: int, a: torch.Tensor, d: torch.Tensor, places: Places, sums: torch.Tensor, sketch: torch.Tensor
+        ) -> None:
+            for lines, g in self._gradients_of(index, a, d, places.examples):
                 gamma = self._moments[index].direction(g)
                 sums[lines, -1] += gamma.flatten(1).square().sum(1)
                 sums[lines, :-1] += self._sides[index].apply(gamma) @ self._seeds[index]
@@ -169,17 +172,16 @@ class AdamFeatures:
         for batch in make_batches(
             seeds, first_batch_size(self._config), window=model.window, rotary_switch=model.rotary_switch
         ):
-            examples, rows = batch.segments, batch.rows
+            rows = batch.rows
 
             def sink(
                 index: int,
                 a: torch.Tensor,
                 d: torch.Tensor,
-                mask: torch.Tensor,
-                examples: Segments = examples,
+                places: Places,
                 rows: np.ndarray = rows,
             ) -> None:
-                for lines, g in self._gradients_of(index, a, d, examples):
+                for lines, g in self._gradients_of(index, a, d, places.examples):
                     seed_rows = rows[lines]
                     squares[seed_rows] += g.flatten(1).square().sum(1, dtype=torch.float64).cpu()
                     layer_sketch = torch.zeros(

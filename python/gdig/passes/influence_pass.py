@@ -15,7 +15,7 @@ from gdig.influence.factors import Factors
 from gdig.influence.layer_scores import make_scorers
 from gdig.influence.seed_factors import SeedFactors
 from gdig.model.causal_model import Model
-from gdig.ops import Segments
+from gdig.model.places import Places
 from gdig.passes.hidden_states import HiddenSketch
 from gdig.passes.row_pass import Add, NoGradients, RowPass, sum_dtype
 from gdig.passes.sketch import Sketchers
@@ -54,13 +54,15 @@ class InfluenceFeatures:
         self.cpu_tokens = cpu_tokens(sum(scorer.w is not None for scorer in self._scorers), len(self._scorers))
         self._sketchers = Sketchers(model, config, sum_dtype(model), factors)
 
-    def begin(self, examples: Segments) -> Add:
-        """Begin a batch with these examples: return the function that adds a layer to the batch's sums."""
-        add_sketch = self._sketchers.begin(examples)
+    def begin(self) -> Add:
+        """Begin a batch: return the function that adds a layer to the batch's sums."""
+        add_sketch = self._sketchers.begin()
 
-        def add(index: int, a: torch.Tensor, d: torch.Tensor, sums: torch.Tensor, sketch: torch.Tensor) -> None:
-            self._scorers[index].add(a, d, examples, sums)
-            add_sketch(index, a, d, sketch)
+        def add(
+            index: int, a: torch.Tensor, d: torch.Tensor, places: Places, sums: torch.Tensor, sketch: torch.Tensor
+        ) -> None:
+            self._scorers[index].add(a, d, places.examples, sums)
+            add_sketch(index, a, d, places.examples, sketch)
 
         return add
 

@@ -19,8 +19,8 @@ from gdig.model.capture import GradientPass, StatesSink
 from gdig.model.causal_model import Model
 from gdig.model.forward import forward_losses
 from gdig.model.host_copy import HostCopy
+from gdig.model.places import Places
 from gdig.model.precision import float32_products
-from gdig.ops import Segments
 from gdig.passes.encode_ahead import EncodedShard
 from gdig.passes.hidden_states import HiddenSketch
 from gdig.passes.shard_resume import ShardResume
@@ -31,8 +31,8 @@ _FLOAT16_MAX = 60000.0
 _IN_FLIGHT = 2
 """Batches whose results are on the way from the device while the next batch starts."""
 
-Add = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], None]
-"""f(index, a [T, I], d [T, O], sums [B, width], sketch [B, dim]) adds a layer to the sums of one batch."""
+Add = Callable[[int, torch.Tensor, torch.Tensor, Places, torch.Tensor, torch.Tensor], None]
+"""f(index, a [T, I], d [T, O], places, sums [B, width], sketch [B, dim]) adds a layer to the sums of one batch."""
 
 
 class RowFeatures(Protocol):
@@ -50,8 +50,8 @@ class RowFeatures(Protocol):
     width: int
     cpu_tokens: int
 
-    def begin(self, examples: Segments) -> Add:
-        """Begin a batch with these examples: return the function that adds a layer to the batch's sums."""
+    def begin(self) -> Add:
+        """Begin a batch: return the function that adds a layer to the batch's sums."""
 
     def end(self, sums: torch.Tensor, sketch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Turn the sums [B, width] and [B, dim] of a batch into the numbers of the shard: [B, S] and [B, dim]."""
@@ -137,10 +137,10 @@ class RowPass:
             )
             for device in self._devices
         }
-        add = self.features.begin(batch.segments)
+        add = self.features.begin()
 
-        def sink(index: int, a: torch.Tensor, d: torch.Tensor, mask: torch.Tensor) -> None:
-            add(index, a, d, *by_device[self.model.layers[index].device])
+        def sink(index: int, a: torch.Tensor, d: torch.Tensor, places: Places) -> None:
+            add(index, a, d, places, *by_device[self.model.layers[index].device])
 
         with float32_products(self.config.matmul_precision):
             loss = self._gradients.run(batch, sink, states_sink)

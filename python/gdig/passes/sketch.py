@@ -130,12 +130,12 @@ class Sketchers:
             self._prepared[key] = ops.prepare_projection(p.q, p.p, p.columns, p.weights, a.shape[1], self._dim, a.dtype)
         return self._prepared[key]
 
-    def begin(self, examples: Segments) -> Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor], None]:
-        """Return f(index, a [T, I], d [T, O], out [B, dim]), which adds a layer to the sketch of one batch."""
+    def begin(self) -> Callable[[int, torch.Tensor, torch.Tensor, Segments, torch.Tensor], None]:
+        """Return f(index, a [T, I], d [T, O], examples, out [B, dim]), which adds a layer to a batch's sketch."""
         projected: dict[str, torch.Tensor] = {}
         waiting = Counter(self._readers)
 
-        def add(index: int, a: torch.Tensor, d: torch.Tensor, out: torch.Tensor) -> None:
+        def add(index: int, a: torch.Tensor, d: torch.Tensor, examples: Segments, out: torch.Tensor) -> None:
             p, name = self._projections[index], self._inputs[index]
             prepared = self._prepare(index, a)
             if self._readers[name] == 1:

@@ -15,6 +15,7 @@ from gdig.influence.seed_factors import SeedFactors
 from gdig.model.batches import Batch, make_batches
 from gdig.model.capture import GradientPass
 from gdig.model.causal_model import Model
+from gdig.model.places import Places
 from gdig.model.precision import float32_products
 from gdig.passes.encode_ahead import EncodedShard, encode_shard
 from gdig.run.origin import grown_from
@@ -101,10 +102,13 @@ def token_influence(model: Model, seeds: Sequence[SeedFactors], line: Line, conf
     by_token = np.zeros((line.length, n_seeds))
     by_layer = np.zeros((len(seeds), n_seeds))
 
-    def sink(index: int, a: torch.Tensor, d: torch.Tensor, mask: torch.Tensor) -> None:
-        a, d = (x.unflatten(0, line.batch.shape)[line.line, : line.length] for x in (a, d))
-        here = _of_layer(a, d, seeds[index])
-        by_token[:] += here
+    def sink(index: int, a: torch.Tensor, d: torch.Tensor, places: Places) -> None:
+        rows = places.line(line.line, line.length)
+        here = _of_layer(a[rows], d[rows], seeds[index])
+        if places.tokens is None:
+            by_token[:] += here
+        else:
+            by_token[places.tokens[rows].cpu().numpy() - line.line * line.batch.shape[1]] += here
         by_layer[index] = here.sum(0)
 
     gradients = GradientPass(model, config.loss_reduction, mask_not_finite=False)

@@ -49,6 +49,7 @@ def checkpoints_stage(work: Workspace) -> bool:
             missing, seeds_missing = find_missing(work, store, n), not _seeds_are_swept(work, key)
         missing = [shard for shard in missing if in_sweep_part(shard, config.sweep_part)]
         if missing or seeds_missing:
+            work.require_all_files(n)
             title = f"checkpoint {number} of {len(keys)}"
             facts = asdict(record) if record else None
             origin = pass_origin(run.record, "checkpoint", key)

@@ -100,8 +100,8 @@ class LayerTrial:
         layers, batch, config = self._model.layers, self._captured.batch, self._config
         reduce = config.kfac_approx == "reduce"
         sums = zero_triangles(self._model, layers)
-        for index, a, d, mask in self._captured.layers:
-            once = self._time(lambda: moments_sink(batch, layers, sums, reduce, set())(index, a, d, mask))  # noqa: B023
+        for index, a, d, places in self._captured.layers:
+            once = self._time(lambda: moments_sink(layers, sums, reduce, set())(index, a, d, places))  # noqa: B023
             self.costs[index].moments = once / self._n
         count = len(batch.rows) if reduce else self._n
         bases: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
@@ -117,11 +117,11 @@ class LayerTrial:
         pairs = [(q_a, q_s) for q_a, _, q_s, _ in sides]
         squares = [torch.zeros(len(q_s), len(q_a), dtype=q_a.dtype, device=q_a.device) for q_a, q_s in pairs]
         if config.inversion != "kfac":
-            sink = squares_sink(batch, layers, pairs, squares, set())
-            for index, a, d, mask in self._captured.layers:  # a rotated input serves the next layer that reads it
+            sink = squares_sink(layers, pairs, squares, set())
+            for index, a, d, places in self._captured.layers:  # a rotated input serves the next layer that reads it
                 begun = self._watch.now()
                 with float32_products(config.matmul_precision):
-                    sink(index, a, d, mask)
+                    sink(index, a, d, places)
                 self.costs[index].squares = (self._watch.now() - begun) / self._n
         for index, (q_a, l_a, q_s, l_s) in enumerate(sides):
             corrected = None if config.inversion == "kfac" else squares[index] / len(batch.rows)
@@ -130,15 +130,17 @@ class LayerTrial:
     def seeds(self, captured: Captured, probe_tokens: int) -> None:
         """Measure what a seed takes: `captured` is a pass over some seeds."""
         config, lengths = self._config, captured.batch.lengths.tolist()
-        for index, a, d, _ in captured.layers:
+        for index, a, d, places in captured.layers:
             layer, f, cost, key = self._model.layers[index], self._factors[index], self.costs[index], 17 * index
             cost.inverse = self._time(lambda: Inverse(f, config))  # noqa: B023
             inverse, dtype = Inverse(f, config), torch.promote_types(a.dtype, torch.float32)
-            inputs = with_ones(a.to(dtype), layer.width).unflatten(0, captured.batch.shape)
-            outputs = d.to(dtype).unflatten(0, captured.batch.shape)
+            inputs, outputs = with_ones(a.to(dtype), layer.width), d.to(dtype)
             times, energies, exact = [], [], []
             for line, length in enumerate(lengths):
-                tokens = inputs[line, :length], outputs[line, :length]
+                rows = places.line(line, length)
+                tokens = inputs[rows], outputs[rows]
+                if not len(tokens[0]):
+                    continue  # an expert that the seed does not go to
                 begun = self._watch.now()
                 if inverse.separable:
                     u, v, energy = compress(*inverse.tokens(*tokens), config.seed_energy, config.seed_rank)
@@ -150,19 +152,24 @@ class LayerTrial:
                 energies.append(energy)
                 self._forms[index].append(form)
                 exact.append((u, v))
-            cost.seed, cost.energy = float(np.mean(times)), float(np.mean(energies))
-            cost.columns = float(np.mean([u.shape[1] for u, _ in exact]))
-            self._compare(index, inverse, exact[0], min(probe_tokens, self._n))
+            cost.seed, cost.energy = sum(times) / len(lengths), float(np.mean(energies or [1.0]))
+            cost.columns = sum(u.shape[1] for u, _ in exact) / len(lengths)
+            if exact:
+                self._compare(index, inverse, exact[0], min(probe_tokens, self._n))
 
     def _compare(self, index: int, inverse: Inverse, form: tuple[torch.Tensor, torch.Tensor], n: int) -> None:
         """Measure factored and exact scores of one seed with `n` tokens of probe rows."""
         if n == 0:
             return
         cost, layer = self.costs[index], self._model.layers[index]
-        a, d = next((a[:n], d[:n]) for i, a, d, _ in self._captured.layers if i == index)
+        seen = next(((a[:n], d[:n]) for i, a, d, _ in self._captured.layers if i == index), None)
+        if seen is None:
+            return  # an expert that the batch does not go to
+        a, d = seen
+        asked, n = n, len(a)
         a = with_ones(a.to(form[1].dtype), layer.width)
         d = d.to(form[0].dtype)
-        cost.coordinates = self._time(lambda: inverse.coordinates(a, d)) / n
+        cost.coordinates = self._time(lambda: inverse.coordinates(a, d)) / asked
         w = form[0] @ form[1].T
         rows = Segments(torch.tensor([0, n]))
         columns = Segments(torch.tensor([0, form[0].shape[1]]))
@@ -174,7 +181,7 @@ class LayerTrial:
             if inverse.separable:
                 inverse.solve(a, d)
 
-        cost.compared = self._time(compared) / n
+        cost.compared = self._time(compared) / asked
 
     def sketches(self) -> None:
         """Measure the sketch of each layer."""
@@ -186,24 +193,26 @@ class LayerTrial:
             work = [layer.width**2 + layer.out_features**2 for layer in self._model.layers]
             for cost, share in zip(self.costs, work, strict=True):
                 cost.whiten = seconds * share / sum(work)
-        examples = self._captured.batch.segments
+        lines = len(self._captured.batch.rows)
         for timed in (False, True):  # the first call lays out the projections
-            add = with_all.begin(examples)
-            for index, a, d, _ in self._captured.layers:
-                out = torch.zeros(len(examples), self._config.projection_dim, dtype=dtype, device=a.device)
+            add = with_all.begin()
+            for index, a, d, places in self._captured.layers:
+                out = torch.zeros(lines, self._config.projection_dim, dtype=dtype, device=a.device)
                 begun = self._watch.now()
-                add(index, a, d, out)
+                add(index, a, d, places.examples, out)
                 if timed:
                     self.costs[index].sketch = (self._watch.now() - begun) / self._n
 
     def scores(self, n_seeds: int, ways: Mapping[Kind, Sequence[Dense]], token_batch_size: int) -> None:
         """Measure the scores of all seeds, in each way that the layers of a kind have, in a batch of the sweep."""
         copies = max(1, round(token_batch_size / self._n))  # W is read once a batch, so its size counts
-        lengths = self._captured.batch.segments.lengths.repeat(copies)
-        examples = Segments(torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)]))
         dtype = sum_dtype(self._model)
-        for index, a, d, _ in self._captured.layers:
+        for index, a, d, places in self._captured.layers:
             layer, cost = self._model.layers[index], self.costs[index]
+            if not self._forms[index]:
+                continue  # an expert that no seed of the trial goes to
+            lengths = places.examples.lengths.repeat(copies)
+            examples = Segments(torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)]))
             a, d = a.repeat(copies, 1), d.repeat(copies, 1)
             w_bytes = layer.out_features * layer.width * 4
             for way in ways[kind_of(layer)]:
@@ -218,7 +227,7 @@ class LayerTrial:
                 # Of the dense way, the gradients of the rows cost the same for any number of seeds.
                 fixed = len(a) if way != "none" else 0
                 growth = (fixed + n_seeds * len(examples)) / (fixed + n * len(examples))
-                cost.scores[way] = seconds * growth / len(a)
+                cost.scores[way] = seconds * growth / (copies * self._n)
 
     def checkpoint(self) -> None:
         """Measure Adam's directions, with moments of ones."""
@@ -231,12 +240,13 @@ class LayerTrial:
             for layer in self._model.layers
         ]
         features = AdamFeatures(self._model, moments, [Example(ids, ids)], self._config)
-        examples, dtype = self._captured.batch.segments, sum_dtype(self._model)
-        for index, a, d, _ in self._captured.layers:
-            sums = torch.zeros(len(examples), features.width, dtype=dtype, device=a.device)
-            sketch = torch.zeros(len(examples), self._config.projection_dim, dtype=dtype, device=a.device)
-            add = features.begin(examples)
-            self.costs[index].checkpoint = self._time(lambda: add(index, a, d, sums, sketch)) / self._n  # noqa: B023
+        dtype, lines = sum_dtype(self._model), len(self._captured.batch.rows)
+        for index, a, d, places in self._captured.layers:
+            sums = torch.zeros(lines, features.width, dtype=dtype, device=a.device)
+            sketch = torch.zeros(lines, self._config.projection_dim, dtype=dtype, device=a.device)
+            add = features.begin()
+            once = self._time(lambda: add(index, a, d, places, sums, sketch))  # noqa: B023
+            self.costs[index].checkpoint = once / self._n
 
     def by_kind(self) -> dict[Kind, LayerCost]:
         """The mean cost of the layers of each kind."""
@@ -269,8 +279,8 @@ def _mean(costs: Sequence[LayerCost]) -> LayerCost:
     mean = LayerCost()
     for name, value in vars(mean).items():
         if isinstance(value, dict):
-            ways = getattr(costs[0], name)
-            setattr(mean, name, {way: fmean(getattr(cost, name)[way] for cost in costs) for way in ways})
+            ways = {way for cost in costs for way in getattr(cost, name)}
+            setattr(mean, name, {way: fmean(getattr(cost, name).get(way, 0.0) for cost in costs) for way in ways})
         else:
             setattr(mean, name, fmean(getattr(cost, name) for cost in costs))
     return mean

@@ -15,10 +15,11 @@ from gdig.model.forward import forward_losses
 from gdig.model.head import block_positions, head_loss, head_nll
 from gdig.model.layer_names import block_of
 from gdig.model.layers import Layer
+from gdig.model.places import Places
 from gdig.model.precision import float32_products
 from gdig.planning.stopwatch import Stopwatch
 
-Kind = tuple[int, int, bool, torch.device]
+Kind = tuple[int, int, bool, torch.device, float]
 """What the cost of a layer follows from: J, O, whether it is the first that reads its input, the device."""
 
 
@@ -49,18 +50,18 @@ class Captured:
 
     Attributes:
         batch: the batch.
-        layers: (index of the layer, a [T, I], d [T, O], mask [T]) in the order of the backward pass.
+        layers: (index of the layer, a [T, I], d [T, O], places) in the order of the backward pass.
         seconds: of the whole pass.
     """
 
     batch: Batch
-    layers: list[tuple[int, torch.Tensor, torch.Tensor, torch.Tensor]]
+    layers: list[tuple[int, torch.Tensor, torch.Tensor, Places]]
     seconds: float
 
 
 def kind_of(layer: Layer) -> Kind:
     """The kind of a layer."""
-    return layer.width, layer.out_features, layer.input_name == layer.name, layer.device
+    return layer.width, layer.out_features, layer.input_name == layer.name, layer.device, layer.share
 
 
 def representatives(layers: Sequence[Layer]) -> list[int]:
@@ -72,7 +73,13 @@ def representatives(layers: Sequence[Layer]) -> list[int]:
     for layer in layers:
         by_kind.setdefault(kind_of(layer), []).append(layer)
     inputs = {layers[0].input_name} | {group[len(group) // 2].input_name for group in by_kind.values()}
-    return [index for index, layer in enumerate(layers) if layer.input_name in inputs]
+    # The router decides what one expert sees, so all experts of a matrix stand for those of the others.
+    matrices = {layer.expert.matrix for layer in layers if layer.expert is not None and layer.input_name in inputs}
+    return [
+        index
+        for index, layer in enumerate(layers)
+        if layer.input_name in inputs or (layer.expert is not None and layer.expert.matrix in matrices)
+    ]
 
 
 def block_number(layers: Sequence[Layer]) -> list[int]:
@@ -89,8 +96,8 @@ def capture(model: Model, batch: Batch, config: Config, watch: Stopwatch) -> tup
         nonlocal forward_end
         forward_end = watch.now()
 
-    def sink(index: int, a: torch.Tensor, d: torch.Tensor, mask: torch.Tensor) -> None:
-        layers.append((index, a.clone(), d.clone(), mask))
+    def sink(index: int, a: torch.Tensor, d: torch.Tensor, places: Places) -> None:
+        layers.append((index, a.clone(), d.clone(), places))
 
     begun = watch.now()
     with float32_products(config.matmul_precision):

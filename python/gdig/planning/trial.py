@@ -75,7 +75,7 @@ class Rates:
         seconds = 0.0
         for layer, way in zip(layers, ways, strict=True):
             measured = getattr(self.kinds[kind_of(layer)], name)
-            seconds += measured[way] if way in measured else max(measured.values())
+            seconds += measured[way] if way in measured else max(measured.values(), default=0.0)
         return seconds
 
     def as_json(self) -> dict[str, Any]:
@@ -147,7 +147,7 @@ def empty_factors(model: Model, kinds: Mapping[Kind, LayerCost], n_seeds: int) -
         n = round(n_seeds * cost.columns)
         u, v = (torch.empty(width, n, dtype=dtype, device="meta") for width in (layer.out_features, layer.width))
         offsets = torch.linspace(0, n, n_seeds + 1).long()
-        factors.append(SeedFactors(u, v, offsets, np.full(n_seeds, cost.energy)))
+        factors.append(SeedFactors(u, v, offsets, np.full(n_seeds, cost.energy), layer.share))
     return factors
 
 

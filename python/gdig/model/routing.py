@@ -1,0 +1,137 @@
+"""Tokens sorted by the expert that sees them, and the product of each with its expert's matrix."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from gdig.ops import Segments
+
+
+@dataclass(frozen=True)
+class Routing:
+    """The rows of a batch [B, L] that experts see: sorted by expert, and then by their token.
+
+    A slot is a token together with one of the experts that the router sends it to.
+
+    Attributes:
+        rows: int64 [R], the slot of each row. tokens: int64 [R], its place in the flattened batch.
+        experts: int64 [R], its expert.
+        bounds: expert e has the rows bounds[e] .. bounds[e + 1] - 1.
+        offsets: int64 [E, B + 1] on the CPU, where each line begins among the rows of each expert.
+        ends: int32 [E] on the device, where the rows of each expert end.
+    """
+
+    rows: torch.Tensor
+    tokens: torch.Tensor
+    experts: torch.Tensor
+    bounds: list[int]
+    offsets: torch.Tensor
+    ends: torch.Tensor
+
+    def examples(self) -> list[Segments]:
+        """For each expert its rows of each line. The offsets go to the device at once."""
+        device = self.rows.device
+        on_device = self.offsets.to(device)
+        return [Segments(offsets, {device: on}) for offsets, on in zip(self.offsets, on_device, strict=True)]
+
+
+def route(
+    experts: torch.Tensor, tokens: torch.Tensor, count: int, lines: int, length: int, real: torch.Tensor | None = None
+) -> Routing:
+    """Sort slots by their experts. Reads E * B numbers back from the device.
+
+    Args:
+        experts: int64 [M], the expert of each slot. A number of `count` or more stands for none.
+        tokens: int64 [M], the place of each slot's token in the flattened batch; rising for the slots of one expert.
+        count: E.
+        lines: B. length: L.
+        real: bool [B * L], the tokens that are no pads. None: all. Pads go to no expert: nothing depends on them.
+    """
+    absent = experts >= count
+    if real is not None:
+        absent = absent | ~real.index_select(0, tokens)
+    experts, order = torch.where(absent, count, experts).sort(stable=True)
+    tokens = tokens.index_select(0, order)
+    by_line = torch.bincount(experts * lines + tokens // length, minlength=(count + 1) * lines)
+    per_line = by_line[: count * lines].view(count, lines).cpu()
+    ends = per_line.sum(1).cumsum(0)
+    rows = int(ends[-1])
+    offsets = torch.cat([torch.zeros(count, 1, dtype=torch.int64), per_line.cumsum(1)], dim=1)
+    on_device = ends.to(order.device, torch.int32)
+    return Routing(order[:rows], tokens[:rows], experts[:rows], [0, *ends.tolist()], offsets, on_device)
+
+
+def route_to_first(experts: torch.Tensor, tokens: torch.Tensor, seen: int, *, slots: int) -> Routing:
+    """Send `slots` slots a token to the first expert: for shapes without numbers, where what counts is bytes a slot."""
+    rows = torch.arange(seen * slots, device=experts.device)
+    return Routing(rows, tokens[: len(rows)], torch.zeros_like(rows), [0, len(rows)], torch.empty(0), rows)
+
+
+class Take(torch.autograd.Function):
+    """hidden [T, H] at the tokens of some slots: [R, H]. The gradient of a token is a sum over its slots in order."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: torch.Tensor, rows: torch.Tensor, tokens: torch.Tensor, slots: int
+    ) -> torch.Tensor:  # fmt: skip
+        """Return the rows. `slots`: of a token."""
+        ctx.slots, ctx.length = slots, len(hidden)
+        ctx.save_for_backward(rows)
+        return hidden.index_select(0, tokens)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
+        """Return the gradient of hidden."""
+        (gradient,), (rows,) = gradients, ctx.saved_tensors
+        out = gradient.new_zeros(ctx.length * ctx.slots, gradient.shape[1]).index_copy_(0, rows, gradient)
+        return out.unflatten(0, (ctx.length, ctx.slots)).sum(1), None, None, None
+
+
+class _Product(torch.autograd.Function):
+    """The product of each row with the matrix of its expert. The weights are frozen: x alone has a gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, routing: Routing) -> torch.Tensor:
+        ctx.weight, ctx.routing = weight, routing
+        return _grouped(x, weight.mT, routing)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        return _grouped(gradients[0], ctx.weight, ctx.routing), None, None
+
+
+def grouped_product(x: torch.Tensor, weight: torch.Tensor, routing: Routing) -> torch.Tensor:
+    """y_r = W_e x_r for each row r and its expert e.
+
+    Args:
+        x: [R, I], sorted by expert. weight: [E, O, I], frozen.
+        routing: of the rows.
+
+    Returns:
+        [R, O].
+    """
+    return _Product.apply(x, weight, routing)
+
+
+def _grouped(x: torch.Tensor, weight: torch.Tensor, routing: Routing) -> torch.Tensor:
+    """x_r W_e of each row: x [R, I], weight [E, I, O]."""
+    fused = _fused(x, weight)
+    if fused is not None:
+        return fused(x.contiguous(), weight, offs=routing.ends)
+    out = x.new_empty(len(x), weight.shape[2])
+    for e, (first, last) in enumerate(zip(routing.bounds, routing.bounds[1:], strict=False)):
+        if first < last:
+            torch.mm(x[first:last], weight[e], out=out[first:last])
+    return out
+
+
+def _fused(x: torch.Tensor, weight: torch.Tensor) -> Callable | None:
+    """torch's grouped product, where one launch serves all experts and rows begin at multiples of 16 bytes."""
+    if x.device.type != "cuda" or x.dtype != torch.bfloat16 or torch.cuda.get_device_capability(x.device) < (9, 0):
+        return None
+    fits = len(x) > 0 and weight.shape[1] % 8 == 0 and weight.shape[2] % 8 == 0
+    return getattr(torch.nn.functional, "grouped_mm", None) if fits else None

@@ -1,0 +1,70 @@
+"""A whole run over a mixture of experts: what it leaves, restarts, ranks, and the plan of its memory."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import transformers
+
+import gdig
+from gdig.store.tensor_file import read_tensors
+from tests.support.families import tiny_model
+from tests.support.project_fixtures import flags, save_model, stages, stored
+from tests.support.torchrun import files_of, start_ranks
+
+pytestmark = pytest.mark.skipif(
+    int(transformers.__version__.split(".")[0]) < 5, reason="experts are fused since transformers 5"
+)
+OPTIONS = {"token_batch_size": 256, "fit_tokens": 350, "filter_modules": r"experts\.down_proj|layers\.1\.mlp\.experts"}
+
+
+@pytest.fixture(scope="module")
+def options(project, tiny_tokenizer, tmp_path_factory) -> dict:
+    """Of a run over a Qwen3-MoE of 16 experts, of which some see next to nothing of the sample."""
+    module = tiny_model(
+        "qwen3_moe", vocab_size=len(tiny_tokenizer), max_position_embeddings=128, num_experts=16, num_local_experts=16
+    )
+    model = save_model(tmp_path_factory.mktemp("mixture") / "model", module, tiny_tokenizer)
+    return {**OPTIONS, "model": str(model)}
+
+
+@pytest.fixture(scope="module")
+def whole(project, options, tmp_path_factory) -> Path:
+    run_path = tmp_path_factory.mktemp("whole") / "run"
+    gdig.select(**project.options(run_path, **options))
+    return run_path
+
+
+def test_a_run_has_a_file_for_each_expert(whole):
+    fit = stages(whole)["fit"]
+    assert len(fit["layers"]) == 3 * 16 and all(".mlp.experts." in name for name in fit["layers"])
+    counts = {path.stem: read_tensors(path)[1] for path in sorted((whole / "curvature").iterdir())}
+    assert set(counts) == set(fit["layers"])
+    of_block = [counts[f"model.layers.1.mlp.experts.down_proj.{number}"] for number in range(16)]
+    slots, tokens = 2, int(of_block[0]["tokens"])
+    assert sum(int(count["seen"]) for count in of_block) == slots * tokens
+    assert {count["shared"] for count in of_block} == {"0", "1"}
+    assert all((count["shared"] == "1") == (int(count["seen"]) < 16) for count in of_block)
+    widths = [read_tensors(path)[0]["u"].shape[1] for path in (whole / "seeds").glob("*.safetensors")]
+    assert min(widths) < max(widths)  # a seed has factors where it goes
+    assert np.isfinite(stored(whole)["influence"]).all() and np.abs(stored(whole)["influence"]).min() > 0
+
+
+def test_missing_files_are_made_again_with_the_same_bytes(project, options, whole, tmp_path):
+    run_path = Path(shutil.copytree(whole, tmp_path / "run"))
+    for folder in ("curvature", "seeds", "sweep"):
+        sorted((run_path / folder).glob("*.safetensors"))[1].unlink()
+    gdig.select(**project.options(run_path, **options))
+    assert files_of(run_path) == files_of(whole)
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+def test_two_ranks_leave_the_bytes_of_one(project, options, whole, tmp_path):
+    run_path = tmp_path / "run"
+    ranks = start_ranks(2, ["select", *flags(project.options(run_path, **options))], tmp_path / "two")
+    assert [rank.wait() for rank in ranks] == [0, 0], "".join(rank.error for rank in ranks)
+    assert files_of(run_path) == files_of(whole)
