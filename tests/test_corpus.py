@@ -137,11 +137,19 @@ def test_a_json_file_may_hold_a_bom_or_one_object_a_line(tmp_path, opened):
 
 def test_bad_paths(tmp_path, opened):
     import datasets
+    import pyarrow as pa
+    from pyarrow import feather
 
     path = write_jsonl(tmp_path / "a.jsonl", ROWS)
     (tmp_path / "plain").mkdir()
     (tmp_path / "a.tar.gz").write_bytes(b"")
     (tmp_path / "bad.parquet").write_bytes(b"PAR1 not really")
+    footer = bytearray(write_parquet(tmp_path / "footer.parquet", ROWS).read_bytes())
+    footer[-8 - int.from_bytes(footer[-8:-4], "little")] = 0xFF
+    (tmp_path / "footer.parquet").write_bytes(footer)
+    for file, text in (("name.arrow", b"colname"), ("value.arrow", b"coltext")):
+        feather.write_feather(pa.table({"colname": ["coltext"]}), tmp_path / file, compression="uncompressed")
+        (tmp_path / file).write_bytes((tmp_path / file).read_bytes().replace(text, b"col\xff" + text[4:]))
     write_parquet(tmp_path / "none.parquet", ROWS[:0])
     split = datasets.Dataset.from_list(ROWS)
     datasets.DatasetDict({"train": split, "test": split}).save_to_disk(str(tmp_path / "splits"))
@@ -156,6 +164,8 @@ def test_bad_paths(tmp_path, opened):
         ((tmp_path / "plain",), "plain: a folder with no file of rows .* not one that datasets"),
         ((tmp_path / "a.tar.gz",), r"unknown kind of file '\.gz'; expected \.jsonl"),
         ((tmp_path / "bad.parquet",), "bad.parquet: cannot be read as Parquet"),
+        ((tmp_path / "footer.parquet",), "footer.parquet: cannot be read as Parquet"),
+        ((tmp_path / "name.arrow",), "name.arrow: the name of a column cannot be read: .*utf-8"),
         ((tmp_path / "none.parquet",), "none.parquet: holds no rows"),
         ((tmp_path / "splits",), r"several splits \(test, train\); name one, for instance .*splits/test"),
         ((tmp_path / "damaged",), "damaged: the datasets folder cannot be read"),
@@ -163,6 +173,8 @@ def test_bad_paths(tmp_path, opened):
     for paths, message in cases:
         with pytest.raises(CorpusError, match=message):
             opened(*paths, name="seeds")
+    with pytest.raises(CorpusError, match=r"value.arrow: column 'colname' cannot be read: .*utf-8"):
+        opened(tmp_path / "value.arrow").rows(0, 1)
     assert opened(tmp_path / "splits" / "train").rows(0, 10) == ROWS
 
 

@@ -33,10 +33,11 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)), help="workers that try at a time")
     given = parser.parse_args()
+    if not trial.is_preloaded():
+        # Starts this program again: nothing after this line runs, so no folder is made before it.
+        trial.preload(Path(tempfile.mkdtemp(prefix="gdig-shim-")))
     with tempfile.TemporaryDirectory(prefix="gdig-drill-") as folder:
         root = Path(folder)
-        if not trial.is_preloaded():
-            trial.preload(Path(tempfile.mkdtemp(prefix="gdig-shim-")))
         os.environ["XDG_CACHE_HOME"] = str(root / "cache")
         for module in _MODULES:
             importlib.import_module(module)

@@ -23,6 +23,8 @@ _MOST_OPERATIONS = 8.5
 """The largest number of a file operation that is struck, as a power of 2."""
 _ONE_BY_ONE = 24
 """Files that are damaged in turn, each alone, in one process."""
+_MOST_STOPS = 20
+"""Times that a run is stopped until the moment has work in progress."""
 
 
 class Runs:
@@ -40,9 +42,18 @@ class Runs:
         self.finished, self.other = root / "finished", root / "other-run"
         self.stopped = [root / f"stopped-{stage}" for stage in STOPS]
         for path, stage in zip(self.stopped, STOPS, strict=True):
-            stopped = trial.run(lambda path=path, stage=stage: stop({**self.options, "run_path": str(path)}, stage))
-            work = path.rglob("resume/*" if stage != "cluster" else "centroids.safetensors")
-            assert stopped.kind == "killed" and any(work), (stage, stopped)
+            self._stop(path, stage)
+
+    def _stop(self, path: Path, stage: str) -> None:
+        """Stop a run in a stage. A thread writes resume files and removes those of finished shards, so the moment may
+        have none; then again."""
+        for _ in range(_MOST_STOPS):
+            shutil.rmtree(path, ignore_errors=True)
+            stopped = trial.run(lambda: stop({**self.options, "run_path": str(path)}, stage))
+            assert stopped.kind == "killed", (stage, stopped)
+            if any(path.rglob("resume/*" if stage != "cluster" else "centroids.safetensors")):
+                return
+        raise AssertionError(f"{_MOST_STOPS} runs that were stopped in {stage} have no work in progress")
 
 
 class Drill:

@@ -150,7 +150,8 @@ def parsers(folder: Path) -> dict[str, tuple[bytes, Callable[[bytes], object]]]:
     feather.write_feather(table, folder / "sound.arrow")
     datasets.Dataset(table).save_to_disk(folder / "saved")
     binary = {name: (folder / name).read_bytes() for name in ("sound.parquet", "sound.arrow", "saved/state.json")}
-    base = json.dumps({"base_model_name_or_path": str(folder), "revision": None}).encode()
+    (folder / "base").mkdir()
+    base = json.dumps({"base_model_name_or_path": str(folder / "base"), "revision": None}).encode()
     return {
         "yaml": (yaml, through("o.yaml", read_yaml)),
         "npy": (sound["x.npy"], through("y.npy", open_npy)),

@@ -37,7 +37,7 @@ class ArrowRows:
         lines: the line of each row, where the file has lines.
 
     Raises:
-        CorpusError: if there are no rows, or if two columns have one name.
+        CorpusError: if there are no rows, if a name is not UTF-8, or if two columns have one name.
     """
 
     def __init__(
@@ -54,7 +54,11 @@ class ArrowRows:
         self.files: tuple[Path, ...] = tuple(files or (path,))
         if n_rows == 0:
             raise CorpusError(f"{path}: holds no rows, expected at least one")
-        if repeated := {name for name in schema.names if schema.names.count(name) > 1}:
+        try:
+            names = schema.names
+        except ValueError as error:
+            raise CorpusError(f"{path}: the name of a column cannot be read: {error}") from None
+        if repeated := {name for name in names if names.count(name) > 1}:
             raise CorpusError(
                 f"{path}: two columns are named {sorted(repeated)[0]!r}; expected a name for each; rename one"
             )
@@ -77,6 +81,8 @@ class ArrowRows:
 
     def take(self, indices: Sequence[int], columns: frozenset[str] | None = None) -> list[dict[str, Any]]:
         """Return the rows at `indices`, in that order, with those of `columns` that there are; None: all columns."""
+        from pyarrow import ArrowException
+
         names = [name for name in self.schema.names if columns is None or name in columns]
         if not names:
             return [{} for _ in indices]
@@ -86,6 +92,8 @@ class ArrowRows:
                 values.append(_plain(self._column(name).take(indices)))
             except KeyError as error:
                 raise CorpusError(f"{self.path}: column {name!r}: a map has the key {error} twice") from None
+            except (ArrowException, ValueError, TypeError, OverflowError) as error:  # a text that is not UTF-8
+                raise CorpusError(f"{self.path}: column {name!r} cannot be read: {error}") from None
         return [dict(zip(names, row, strict=True)) for row in zip(*values, strict=True)]
 
     def table(self, indices: Sequence[int]) -> pa.Table:
@@ -156,15 +164,23 @@ def open_parquet(path: Path, shown: Path, cache: Path) -> ArrowRows:
         try:
             folder = cached_folder(cache, kind, path, lambda folder: _convert(path, name, folder / "column.arrow"))
             return read_table(folder / "column.arrow").column(0)
-        except (pa.ArrowException, ValueError, TypeError) as error:
+        except (pa.ArrowException, OSError, ValueError, TypeError) as error:
+            _raise_of_disk(error)
             raise CorpusError(f"{shown}: column {name!r} cannot be read: {error}") from None
 
     try:
         with contextlib.closing(pq.ParquetFile(path)) as file:
             schema, n_rows = file.schema_arrow, file.metadata.num_rows
-    except (pa.ArrowException, ValueError, TypeError, NotImplementedError) as error:
+    except (pa.ArrowException, OSError, ValueError, TypeError, NotImplementedError) as error:
+        _raise_of_disk(error)
         raise CorpusError(f"{shown}: cannot be read as Parquet: {error}") from None
     return ArrowRows(shown, _without_dictionaries(schema), n_rows, column)
+
+
+def _raise_of_disk(error: Exception) -> None:
+    """Raise an error of the disk again. Arrow raises OSError for a damaged Parquet file too, which has no number."""
+    if isinstance(error, OSError) and error.errno is not None:
+        raise error
 
 
 def open_arrow(path: Path, shown: Path) -> ArrowRows:

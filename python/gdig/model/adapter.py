@@ -59,11 +59,11 @@ def _base_directory(path: Path, given: str | None) -> Path:
         name = str(options["base_model_name_or_path"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ModelError(f"{file}: expected a JSON object with base_model_name_or_path: {error!r}") from None
-    inside = next((p for p in (Path(name), path / name) if p.is_dir()), None)
-    if inside is not None:
-        return inside
     try:
-        return model_folder(name, "base_model_name_or_path", options.get("revision"))
+        inside = next((p for p in (Path(name), path / name) if p.is_dir()), None)
+        return inside if inside is not None else model_folder(name, "base_model_name_or_path", options.get("revision"))
+    except OSError as error:  # a name that no directory can have
+        raise ModelError(f"{file}: base_model_name_or_path: {error.strerror}: {name[:100]}") from None
     except ModelError as error:
         raise ModelError(f"{file}: {error}; or name its directory with base_model") from None
 

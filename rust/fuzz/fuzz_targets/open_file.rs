@@ -2,7 +2,6 @@
 
 #![no_main]
 
-use std::path::PathBuf;
 use std::sync::LazyLock;
 
 use gdig_core::interrupt::Supervisor;
@@ -10,13 +9,10 @@ use gdig_core::store::{Store, TensorFile};
 use gdig_core::Dtype;
 use libfuzzer_sys::fuzz_target;
 
-/// A store of two columns of each type, for the life of the process, in memory where the system has a place for that.
+/// A store of two columns of each type, for the life of the process.
 static STORES: LazyLock<[Store; 4]> = LazyLock::new(|| {
-    let parent = Some(PathBuf::from("/dev/shm")).filter(|path| path.is_dir()).unwrap_or_else(std::env::temp_dir);
-    let make = |dtype| {
-        let directory = tempfile::Builder::new().prefix("gdig-fuzz").tempdir_in(&parent).expect("a folder");
-        Store::create(&directory.keep(), 2, dtype, 8, false).expect("a store")
-    };
+    let folder = gdig_fuzz::start();
+    let make = |dtype: Dtype| Store::create(&folder.join(dtype.name()), 2, dtype, 8, false).expect("a store");
     [Dtype::F32, Dtype::F16, Dtype::BF16, Dtype::I8].map(make)
 });
 

@@ -22,9 +22,7 @@ const ROWS: [f32; 12] = [0.0, 0.1, 0.2, 0.0, 5.0, 5.1, 5.2, 5.0, -3.0, 1.0, 2.0,
 
 /// The file for the life of the process, and what a file of this fit says that it was made from.
 static FILE: LazyLock<(PathBuf, String)> = LazyLock::new(|| {
-    let parent = Some(PathBuf::from("/dev/shm")).filter(|path| path.is_dir()).unwrap_or_else(std::env::temp_dir);
-    let directory = tempfile::Builder::new().prefix("gdig-fuzz").tempdir_in(&parent).expect("a folder");
-    let path = directory.keep().join("fit.safetensors");
+    let path = gdig_fuzz::start().join("fit.safetensors");
     go(&path);
     let made_from = TensorFile::open(&path).expect("the fit writes it").made_from().to_owned();
     (path, made_from)
@@ -34,7 +32,7 @@ fn go(path: &std::path::Path) {
     let options = Options {
         n_clusters: K,
         init: Init::PlusPlus,
-        max_iter: 3,
+        max_iter: 2,
         tol: 0.0,
         random_state: 0,
         train_rows: None,

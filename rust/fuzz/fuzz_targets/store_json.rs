@@ -9,11 +9,7 @@ use gdig_core::interrupt::Supervisor;
 use gdig_core::store::Store;
 use libfuzzer_sys::fuzz_target;
 
-/// An empty folder for the life of the process, in memory where the system has a place for that.
-static FOLDER: LazyLock<PathBuf> = LazyLock::new(|| {
-    let parent = Some(PathBuf::from("/dev/shm")).filter(|path| path.is_dir()).unwrap_or_else(std::env::temp_dir);
-    tempfile::Builder::new().prefix("gdig-fuzz").tempdir_in(&parent).expect("a folder").keep()
-});
+static FOLDER: LazyLock<PathBuf> = LazyLock::new(gdig_fuzz::start);
 
 fuzz_target!(|bytes: &[u8]| {
     std::fs::write(FOLDER.join("store.json"), bytes).expect("a file");

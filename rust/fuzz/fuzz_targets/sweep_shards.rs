@@ -3,7 +3,6 @@
 
 #![no_main]
 
-use std::path::PathBuf;
 use std::sync::LazyLock;
 
 use arbitrary::Arbitrary;
@@ -19,11 +18,8 @@ const COLUMNS: [(&str, Dtype); 4] =
     [("influence", Dtype::F32), ("loss", Dtype::F32), ("tokens", Dtype::I32), ("valid", Dtype::U8)];
 
 /// A sweep of one sketch column, for the life of the process, in memory where the system has a place for that.
-static STORE: LazyLock<Store> = LazyLock::new(|| {
-    let parent = Some(PathBuf::from("/dev/shm")).filter(|path| path.is_dir()).unwrap_or_else(std::env::temp_dir);
-    let directory = tempfile::Builder::new().prefix("gdig-fuzz").tempdir_in(&parent).expect("a folder");
-    Store::create(&directory.keep(), 1, Dtype::F32, ROWS, false).expect("a store")
-});
+static STORE: LazyLock<Store> =
+    LazyLock::new(|| Store::create(&gdig_fuzz::start(), 1, Dtype::F32, ROWS, false).expect("a store"));
 
 /// How a column differs from that of a sound sweep.
 #[derive(Arbitrary, Debug)]
@@ -70,23 +66,43 @@ fn write(index: usize, shard: &Shard) {
     STORE.write_shard(index, rows, &tensors).expect("a shard");
 }
 
-fuzz_target!(|shards: [Shard; 2]| {
-    shards.iter().enumerate().for_each(|(index, shard)| write(index, shard));
+/// What reads a sweep: one of them at a time, so that more shards are tried in the same time.
+#[derive(Arbitrary, Debug)]
+enum Reader {
+    Survey,
+    Best,
+    BestByLoss,
+    Columns,
+    SeedMeans,
+    Influence,
+}
+
+#[derive(Arbitrary, Debug)]
+struct Input<'a> {
+    reader: Reader,
+    steady: bool,
+    shards: [Shard<'a>; 2],
+}
+
+fuzz_target!(|input: Input| {
+    input.shards.iter().enumerate().for_each(|(index, shard)| write(index, shard));
     let none = Supervisor::none();
-    for score in [Score::Mean, Score::Steady] {
-        let judge = Judge::new(score, Voters::Seeds);
-        if let Ok(survey) = survey(&STORE, judge, &none) {
-            assert!(survey.counts.iter().sum::<u64>() <= survey.rows as u64);
-        }
-        for (by, limit) in [(By::Score(judge), Limit::Rows(3)), (By::Loss, Limit::Tokens(9))] {
-            if let Ok(rows) = best(&STORE, by, limit, &none) {
-                assert!(rows.iter().all(|&row| (row as usize) < 2 * ROWS));
+    let judge = Judge::new(if input.steady { Score::Steady } else { Score::Mean }, Voters::Seeds);
+    let check = |rows: Vec<_>| assert!(rows.iter().all(|&row| (row as usize) < 2 * ROWS));
+    match input.reader {
+        Reader::Survey => {
+            if let Ok(survey) = survey(&STORE, judge, &none) {
+                assert!(survey.counts.iter().sum::<u64>() <= survey.rows as u64);
             }
         }
-        let _ = columns(&STORE, None, &[0, 1, 5], judge, &none);
-    }
-    let _ = seed_means(&STORE, &none);
-    if let Ok(influence) = Influence::sweep(&STORE) {
-        let _ = influence.with_rows(0..influence.len(), |rows| rows.len());
+        Reader::Best => best(&STORE, By::Score(judge), Limit::Rows(3), &none).map_or((), check),
+        Reader::BestByLoss => best(&STORE, By::Loss, Limit::Tokens(9), &none).map_or((), check),
+        Reader::Columns => drop(columns(&STORE, None, &[0, 1, 5], judge, &none)),
+        Reader::SeedMeans => drop(seed_means(&STORE, &none)),
+        Reader::Influence => {
+            if let Ok(influence) = Influence::sweep(&STORE) {
+                let _ = influence.with_rows(0..influence.len(), |rows| rows.len());
+            }
+        }
     }
 });

@@ -10,13 +10,11 @@ use std::sync::mpsc::{sync_channel, Receiver, SyncSender};
 use std::sync::{Arc, Mutex};
 use std::thread::ScopedJoinHandle;
 
-use rayon::ThreadPool;
-
 use super::fingerprint::fingerprint;
 use super::{DISTANCES, FIRST_ROW, LABELS, ROUNDING};
 use crate::interrupt::{Progress, Supervisor};
 use crate::kmeans::predict::{Labeller, Model, INVALID, STEP};
-use crate::parallel::{in_order, thread_pool};
+use crate::parallel::{in_order, thread_pool, ThreadPool};
 use crate::rows::readahead::with_readahead;
 use crate::rows::{RowSet, Source};
 use crate::store::{
