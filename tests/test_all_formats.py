@@ -92,7 +92,7 @@ def test_the_targets_of_every_format_are_those_of_an_independent_count(mixed, to
 
 
 def test_a_pool_of_every_format_is_selected_from(mixed):
-    selection = gdig.select(**{**mixed, "budget": "20", "method": "top"})
+    selection = gdig.select(**{**mixed, "budget": "20", "method": "top", "repeats": "keep"})
     sweep = stored(mixed["run_path"])
     assert sweep["valid"].all() and len(sweep["valid"]) == 3 * len(ROWS)
     rows = [row for row, _, _ in ROWS.values() for _ in range(3)]
@@ -111,7 +111,14 @@ def test_trl_trains_on_a_pool_of_every_format(mixed, tokenizer_factory, tmp_path
     trl = pytest.importorskip("trl", reason="TRL is not installed")
     tokenizer = tokenizer_factory()
     selection = gdig.select(
-        **{**mixed, "budget": "100%", "method": "top", "format": "tokens", "output": str(tmp_path / "tokens.jsonl")}
+        **{
+            **mixed,
+            "budget": "100%",
+            "method": "top",
+            "repeats": "keep",
+            "format": "tokens",
+            "output": str(tmp_path / "tokens.jsonl"),
+        }
     )
     dataset = selection.to_dataset()
     assert len(dataset) == 3 * len(ROWS) and not (tmp_path / "dataset_info.json").exists()

@@ -87,7 +87,9 @@ def test_layers_inputs_and_gradients_under_drawn_labels(calls):
         model, _ = wrapped(shortened(gpt2(), 1), torch_compile=on)
         found = []
         passes = GradientPass(model, "sum", random_seed=3)
-        loss = passes.run(batch, lambda i, a, d, mask, found=found: found.append((i, a.clone(), d.clone(), mask)))
+        loss = passes.run(
+            batch, lambda i, a, d, places, found=found: found.append((i, a.clone(), d.clone(), places.mask))
+        )
         seen[on] = loss, {i: rest for i, *rest in found}
     assert torch.all((seen[False][0] - seen[True][0]).abs() <= 2.0**-23 * seen[False][0])
     assert seen[False][1].keys() == seen[True][1].keys()

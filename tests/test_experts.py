@@ -9,7 +9,7 @@ import transformers
 
 from gdig.data.tokens import Example
 from gdig.errors import ModelError
-from gdig.influence.curvature import with_ones
+from gdig.influence.curvature_sums import with_ones
 from gdig.model.batches import make_batches
 from gdig.model.capture import GradientPass
 from gdig.model.layer_names import is_router

@@ -99,7 +99,8 @@ def states(random_seed: int, n: int, dim: int = 5) -> np.ndarray:
 def test_rows_are_drawn_by_mass_and_then_by_turns(case, random_seed, density):
     pool, _ = case
     n, n_valid = len(pool.valid), int(pool.valid.sum())
-    hidden, seeds = states(random_seed, n), states(random_seed + 1000, 3)
+    n_seeds = pool.influence.shape[1]
+    hidden, seeds = states(random_seed, n), states(random_seed + 1000, n_seeds)
     with on_disk(pool, hidden=hidden) as (store, labels):
         write_tensors(labels.parent / "seeds.safetensors", {"hidden": seeds})
         sweep = FinishedSweep(
@@ -111,7 +112,7 @@ def test_rows_are_drawn_by_mass_and_then_by_turns(case, random_seed, density):
         budgets = sorted({k for k in (1, 2, n // 3, n // 2, n - 1, n) if k >= 1})
         picked = [choose(sweep, Limit("rows", k), options).rows.tolist() for k in budgets]
         cosines = np.concatenate([features.cosines(shard) for shard in store.shards])
-    assert len(counts) == 3 and (masses[~pool.valid] == 0).all()
+    assert len(counts) == n_seeds and (masses[~pool.valid] == 0).all()
     if not n_valid:
         return
     assert masses.sum() == pytest.approx(1, rel=1e-12)
@@ -130,7 +131,7 @@ def test_rows_are_drawn_by_mass_and_then_by_turns(case, random_seed, density):
 @given(cases(), st.sampled_from([2, 7, 100]), st.integers(0, 50))
 def test_masses_do_not_depend_on_the_shards(case, rows_per_shard, random_seed):
     pool, _ = case
-    hidden, seeds = states(random_seed, len(pool.valid)), states(random_seed + 1000, 2)
+    hidden, seeds = states(random_seed, len(pool.valid)), states(random_seed + 1000, pool.influence.shape[1])
     found = []
     for size in (7, rows_per_shard):
         with on_disk(pool, size, hidden=hidden) as (store, labels):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -100,7 +101,7 @@ def test_cosines_are_exact_sums_rounded_once(random_seed, dim):
 def test_rds_picks_by_the_cosines_of_the_hidden_states(case, random_seed):
     pool, limit = case
     rng = np.random.default_rng(random_seed)
-    n, n_seeds, dim = len(pool.valid), 3, 4
+    n, n_seeds, dim = *pool.influence.shape, 4
     # Few directions, so that cosines tie.
     states = np.eye(dim, dtype=np.float16)[rng.integers(0, dim, n + n_seeds)]
     hidden, seeds = states[:n], states[n:]
@@ -119,6 +120,8 @@ def test_a_sweep_without_hidden_states_is_refused(tmp_path):
     store = SketchStore.create(tmp_path / "s", 2)
     store.write_shard(0, {"sketch": np.zeros((1, 2), np.float32)})
     write_tensors(tmp_path / "seeds.safetensors", {"hidden": np.zeros((1, 2), np.float16)})
-    sweep = FinishedSweep(store, None, seed_sketches=CheckedFile(tmp_path / "seeds.safetensors"))  # type: ignore[arg-type]
+    one_seed = SimpleNamespace(n_seeds=1)
+    seeds = CheckedFile(tmp_path / "seeds.safetensors")
+    sweep = FinishedSweep(store, one_seed, seed_sketches=seeds)  # type: ignore[arg-type]
     with pytest.raises(StoreError, match="expected hidden-state sketches, but this sweep has none; sweep again"):
         hidden_cosines(sweep)[0](0)

@@ -311,13 +311,7 @@ def rename_pool(inputs):
     return "candidates: pool.jsonl is gone since the run began"
 
 
-def add_file(inputs):
-    path = Path(inputs["candidates"][0])
-    inputs["candidates"] = (path, write_jsonl(path.with_name("more.jsonl"), read_jsonl(path)[:3]))
-    return "candidates: more.jsonl is new since the run began"
-
-
-@pytest.mark.parametrize("change", [change_pool, change_seeds, change_model, rename_pool, add_file])
+@pytest.mark.parametrize("change", [change_pool, change_seeds, change_model, rename_pool])
 def test_an_input_that_changed_since_the_run_began_is_refused_by_name(project, run_copy, tmp_path, change):
     inputs = copied_inputs(project, tmp_path / "inputs")
     gdig.select(**project.options(run_copy, **inputs))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -88,7 +87,9 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
-        return importlib.metadata.version("gdig")
+        from importlib.metadata import version  # brings a hundred modules
+
+        return version("gdig")
     if name not in _WHERE:
         raise AttributeError(f"module 'gdig' has no attribute {name!r}")
     return getattr(importlib.import_module(_WHERE[name]), name)

@@ -13,8 +13,7 @@ eigenvalues by L = (1/N) sum_e (Q_S^T G_e Q_A)^2, elementwise. L takes a second 
 from __future__ import annotations
 
 import time
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -26,6 +25,7 @@ from gdig.distributed.ranks import Ranks
 from gdig.distributed.tensors import Exchange
 from gdig.errors import NotFiniteError
 from gdig.influence.curvature_resume import CurvatureResume
+from gdig.influence.curvature_sums import Pair, moments_sink, squares_sink, zero_triangles
 from gdig.influence.expert_moments import ExpertMoments, Totals
 from gdig.influence.factors import Factors, eigenbasis
 from gdig.influence.memory_plan import MemoryPlan, plan_fit
@@ -37,16 +37,9 @@ from gdig.model.causal_model import Model
 from gdig.model.host_copy import HostCopy
 from gdig.model.layers import Layer
 from gdig.model.partition_pass import PartitionPass
-from gdig.model.places import Places
 from gdig.model.precision import float32_products
 from gdig.progress import Progress
 from gdig.run.record import CurvatureReport
-
-Pair = tuple[torch.Tensor, torch.Tensor]
-"""A matrix [J, J] of a layer's inputs and a matrix [O, O] of its output gradients."""
-Triangles = list[tuple[list[torch.Tensor], list[torch.Tensor]]]
-"""For each layer the sums of A and of S: the upper triangle in bands on the CPU (`ops.triangle`), where the totals lie
-in the same memory; the whole matrix as one band elsewhere."""
 
 
 def fit_curvature(
@@ -384,14 +377,6 @@ class CurvatureFit:
         return bases
 
 
-def with_ones(a: torch.Tensor, width: int, ones: torch.Tensor | None = None) -> torch.Tensor:
-    """Append the constant input of the bias to a [T, I], if the layer's gradient has `width` = I + 1 columns."""
-    if a.shape[1] == width:
-        return a
-    ones = torch.ones(len(a), dtype=a.dtype, device=a.device) if ones is None else ones
-    return torch.cat([a, ones[:, None]], dim=1)
-
-
 def _totals_needed(layers: Sequence[Layer], owners: Sequence[int]) -> list[tuple[int, int]]:
     """The sums whose totals have an owner: (layer, 0) for A and (layer, 1) for S.
 
@@ -415,87 +400,3 @@ def _mean(total: torch.Tensor | None, count: int, device: torch.device) -> torch
 def mean_matrix(bands: list[torch.Tensor | None], divisor: float, device: torch.device) -> torch.Tensor:
     """The matrix of a total's bands, divided by a count of tokens or examples."""
     return ops.from_triangle([band for band in bands if band is not None]).div_(divisor).to(device)
-
-
-def zero_triangles(model: Model, layers: Sequence[Layer]) -> Triangles:
-    """Sums of A and S for each layer. Layers that read the same input share those of A."""
-    dtype = torch.promote_types(model.dtype, torch.float32)
-
-    def zeros(width: int, device: torch.device) -> list[torch.Tensor]:
-        if device.type == "cpu":
-            return ops.triangle(width, dtype, device)
-        return [torch.zeros(width, width, dtype=dtype, device=device)]
-
-    inputs: dict[str, list[torch.Tensor]] = {}
-    sums = []
-    for layer in layers:
-        if layer.input_name not in inputs:
-            inputs[layer.input_name] = zeros(layer.width, layer.device)
-        sums.append((inputs[layer.input_name], zeros(layer.out_features, layer.device)))
-    return sums
-
-
-def moments_sink(
-    layers: Sequence[Layer],
-    sums: Triangles,
-    reduce: bool,
-    added: set[tuple[int, str]],
-    counts: Mapping[int, torch.Tensor] | None = None,
-) -> Sink:
-    """Make a sink that adds to the sums, and notes each (layer, side) in `added`. It skips the noted ones.
-
-    `counts`: of layers of experts, float64 [2]: their tokens, and the examples that have some. Changed.
-    """
-
-    def sink(index: int, a: torch.Tensor, d: torch.Tensor, places: Places) -> None:
-        sum_a, sum_s = sums[index]
-        reads_first = layers[index].input_name == layers[index].name
-        dtype, width = sum_a[0].dtype, layers[index].width
-        mask = places.mask.to(dtype)
-        if counts is not None and index in counts and (index, "count") not in added:
-            by_line = places.sums(places.mask.double()[:, None])
-            counts[index].add_(torch.stack([by_line.sum(), (by_line > 0).sum().double()]))
-            added.add((index, "count"))
-        if reduce:
-            if reads_first:
-                a = places.sums(with_ones(a.to(dtype) * mask[:, None], width, mask))
-            d = places.sums(d.to(dtype))
-            mask = torch.ones(len(d), dtype=dtype, device=d.device)
-        for side, x, bands in (("a", a, sum_a), ("s", d, sum_s)):
-            if (index, side) not in added and (side == "s" or reads_first):
-                if bands[0].device.type == "cpu":
-                    ops.covariance_bands(x, mask, bands)
-                else:
-                    ops.covariance(x, mask, bands[0])
-                added.add((index, side))
-
-    return sink
-
-
-def squares_sink(
-    layers: Sequence[Layer], bases: Sequence[Pair | None], squares: Sequence[torch.Tensor | None], added: set[int]
-) -> Sink:
-    """Make a sink that adds the squares in the eigenbases (q_a, q_s), and notes each layer in `added`.
-
-    A layer without a basis is left out.
-    """
-    readers = Counter(layer.input_name for layer in layers)
-    rotated: dict[str, torch.Tensor] = {}  # inputs that a later layer reads too
-
-    def sink(index: int, a: torch.Tensor, d: torch.Tensor, places: Places) -> None:
-        basis, total, name = bases[index], squares[index], layers[index].input_name
-        if basis is None or total is None:
-            return
-        q_a, q_s = basis
-        readers[name] -= 1
-        x = rotated.pop(name, None)
-        if x is None:
-            x = with_ones(a.to(q_a.dtype), len(q_a), places.mask.to(q_a.dtype)) @ q_a
-        if readers[name]:
-            rotated[name] = x
-        if index in added:
-            return
-        ops.squared_gradients(x, d.to(q_a.dtype) @ q_s, places.examples, total)
-        added.add(index)
-
-    return sink

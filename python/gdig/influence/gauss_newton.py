@@ -27,7 +27,7 @@ from gdig.config.config import Config
 from gdig.data.tokens import Example
 from gdig.distributed.ranks import Ranks
 from gdig.errors import NotFiniteError
-from gdig.influence.curvature import with_ones
+from gdig.influence.curvature_sums import with_ones
 from gdig.model.batch_runner import BatchRunner
 from gdig.model.batch_size import resolve_token_batch_size, typical_length
 from gdig.model.batches import Batch, make_batches

@@ -9,7 +9,7 @@ import torch
 
 from gdig import ops
 from gdig.data.tokens import Example
-from gdig.influence.curvature import with_ones
+from gdig.influence.curvature_sums import with_ones
 from gdig.influence.inverse import Inverse
 from gdig.model.batches import make_batches
 from gdig.model.partition_pass import PartitionPass

@@ -17,7 +17,7 @@ from gdig.data.tokens import Example
 from gdig.distributed.ranks import Ranks
 from gdig.errors import NotFiniteError
 from gdig.influence.conjugate_gradients import seeds_at_once, solve
-from gdig.influence.curvature import with_ones
+from gdig.influence.curvature_sums import with_ones
 from gdig.influence.gauss_newton import GaussNewton, Vector
 from gdig.influence.inverse import Inverse
 from gdig.influence.low_rank import LowRank, compress, factor

@@ -12,7 +12,7 @@ import torch
 from gdig.config.config import Config
 from gdig.data.tokens import Example
 from gdig.errors import NotFiniteError, OptimizerStateError
-from gdig.influence.curvature import with_ones
+from gdig.influence.curvature_sums import with_ones
 from gdig.model.batch_size import CPU_TOKENS
 from gdig.model.batches import make_batches
 from gdig.model.capture import GradientPass

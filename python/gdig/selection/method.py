@@ -76,7 +76,7 @@ class FinishedSweep:
         Raises:
             StoreError: when the file is missing or damaged.
         """
-        return self._of_seeds("influence", "float32 S S")
+        return self._of_seeds("influence", "float32 S S", self.store.dim)
 
     def seed_features(self) -> np.ndarray:
         """Return the seeds' own sketches, in the projections and scale of the pool's: float32 [S, dim].
@@ -84,7 +84,7 @@ class FinishedSweep:
         Raises:
             StoreError: when the file is missing or damaged.
         """
-        return self._of_seeds("sketch", "float32 S dim")
+        return self._of_seeds("sketch", "float32 S dim", self.store.dim)
 
     def seed_hidden(self) -> np.ndarray:
         """Return the seeds' own hidden-state sketches, of unit length: float16 [S, dim].
@@ -92,13 +92,15 @@ class FinishedSweep:
         Raises:
             StoreError: when the file is missing or damaged.
         """
-        return self._of_seeds("hidden", "float16 S dim")
+        shards = self.store.shards if "hidden" in self.store.tensor_names else []
+        dim = self.store.tensor(shards[0], "hidden").shape[1] if shards else None
+        return self._of_seeds("hidden", "float16 S dim", dim)
 
-    def _of_seeds(self, name: str, shape: str) -> np.ndarray:
+    def _of_seeds(self, name: str, shape: str, dim: int | None) -> np.ndarray:
         assert self.seed_sketches is not None, "this sweep was opened without the file of the seeds' sketches"
         tensors, _ = self.seed_sketches.read()
         n_seeds = {"S": self.survey.n_seeds} if self.survey.n_seeds else {}
-        tensors.shaped({"dim": self.store.dim, **n_seeds}, **{name: shape})
+        tensors.shaped({**({} if dim is None else {"dim": dim}), **n_seeds}, **{name: shape})
         return tensors[name]
 
     def token_files(self) -> TokenFiles:
