@@ -15,7 +15,8 @@ import torch
 from benches.shared.gradients import each_layer
 from gdig.config.config import Config
 from gdig.data.tokens import Example
-from gdig.influence.curvature import fit_curvature, with_ones
+from gdig.influence.curvature import fit_curvature
+from gdig.influence.curvature_sums import with_ones
 from gdig.influence.factors import Factors
 from gdig.influence.inverse import damped_eigenvalues
 from gdig.model.capture import GradientPass
