@@ -7,9 +7,9 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import masking_utils
 
+from gdig.model.batch_runner import trial_batch
 from gdig.model.capture import GradientPass
 from gdig.model.masks import one_sequence_a_line
-from gdig.model.batch_runner import trial_batch
 from tests.support.tiny_models import gpt2, llama, wrapped
 
 KINDS = pytest.mark.parametrize("kind", [llama, gpt2], ids=["llama", "gpt2"])
