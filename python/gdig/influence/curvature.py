@@ -125,17 +125,7 @@ class CurvatureFit:
         Raises:
             ModelError: if no example has a finite loss, or if a sum is not finite; the message names the layer.
         """
-        layers = [self._model.layers[index] for index in partition]
-        owners = [self._ranks.owners(len(self._model.layers))[index] for index in partition]
-        own = [number for number, owner in enumerate(owners) if owner == self._ranks.rank]
-        self._resume = self._all_resume.of_partition(
-            self._batches,
-            self._plan.token_batch_size,
-            self._model,
-            self._config,
-            self._ranks,
-            [layer.name for layer in layers],
-        )
+        layers, owners, own = self._begin(partition)
         began = time.monotonic()
         factors = self._factors(layers, owners, own, partition)
         if self._corrects:
@@ -153,6 +143,18 @@ class CurvatureFit:
         Returns:
             Their means [O, J], by index, of the layers that this rank owns. An expert with a shared factor has none.
         """
+        layers, owners, own = self._begin(partition)
+        by_number = {number: factors[index] for number, index in enumerate(partition)}
+        finite, totals = self._sum_squares("error of the curvature", layers, owners, partition, by_number)
+        n = max(1, int(finite.sum()))
+        return {
+            partition[number]: _mean(totals[number], n, layers[number].device)
+            for number in own
+            if not by_number[number].shared
+        }
+
+    def _begin(self, partition: Sequence[int]) -> tuple[list[Layer], list[int], list[int]]:
+        """Open the resume files of a partition; return its layers, their owners, and the numbers of this rank's own."""
         layers = [self._model.layers[index] for index in partition]
         owners = [self._ranks.owners(len(self._model.layers))[index] for index in partition]
         self._resume = self._all_resume.of_partition(
@@ -163,15 +165,7 @@ class CurvatureFit:
             self._ranks,
             [layer.name for layer in layers],
         )
-        by_number = {number: factors[index] for number, index in enumerate(partition)}
-        finite, totals = self._sum_squares("error of the curvature", layers, owners, partition, by_number)
-        n = max(1, int(finite.sum()))
-        own = [number for number, owner in enumerate(owners) if owner == self._ranks.rank]
-        return {
-            partition[number]: _mean(totals[number], n, layers[number].device)
-            for number in own
-            if not by_number[number].shared
-        }
+        return layers, owners, [number for number, owner in enumerate(owners) if owner == self._ranks.rank]
 
     def _factors(
         self, layers: Sequence[Layer], owners: Sequence[int], own: Sequence[int], partition: Sequence[int]
@@ -261,13 +255,13 @@ class CurvatureFit:
             if layer.expert is not None
         }
 
-        def sink(batch: Batch, added: set) -> Sink:
+        def make_sink(added: set) -> Sink:
             return moments_sink(layers, sums, self._reduce, added, counts)
 
         bands = [(place, band) for place in places for band in sums[place[0]][place[1]]]
         flat_owners = [owners[number] for (number, _), _ in bands] + [0] * len(counts)
         added_up = [*(band for _, band in bands), *counts.values()]
-        finite, totals = self._pass("factors", partition, sink, added_up, flat_owners)
+        finite, totals = self._pass("factors", partition, make_sink, added_up, flat_owners)
         by_place: Totals = {place: [] for place in places}
         for (place, _), total in zip(bands, totals[: len(bands)], strict=True):
             by_place[place].append(total)
@@ -305,12 +299,12 @@ class CurvatureFit:
         bases = self._shared_eigenvectors(layers, owners, factors, shared)
         squares = [None if basis is None else basis[0].new_zeros(len(basis[1]), len(basis[0])) for basis in bases]
 
-        def sink(batch: Batch, added: set) -> Sink:
+        def make_sink(added: set) -> Sink:
             return squares_sink(layers, bases, squares, added)
 
         numbers = [number for number in range(len(layers)) if number not in shared]
         sums = [total for total in squares if total is not None]
-        finite, totals = self._pass(name, partition, sink, sums, [owners[number] for number in numbers])
+        finite, totals = self._pass(name, partition, make_sink, sums, [owners[number] for number in numbers])
         by_number = dict(zip(numbers, totals, strict=True))
         return finite, [by_number.get(number) for number in range(len(layers))]
 
@@ -318,7 +312,7 @@ class CurvatureFit:
         self,
         name: str,
         partition: Sequence[int],
-        make_sink: Callable[[Batch, set], Sink],
+        make_sink: Callable[[set], Sink],
         sums: Sequence[torch.Tensor],
         owners: Sequence[int],
     ) -> tuple[np.ndarray, list[torch.Tensor | None]]:
@@ -329,7 +323,7 @@ class CurvatureFit:
 
         def run(batch: Batch, added: set) -> HostCopy:
             with float32_products(config.matmul_precision):
-                return HostCopy([gradients.run(batch, make_sink(batch, added))])
+                return HostCopy([gradients.run(batch, make_sink(added))])
 
         title = self._title(name, partition)
         n_examples = len(self._lengths)
