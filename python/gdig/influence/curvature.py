@@ -18,15 +18,22 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
-from gdig import ops
 from gdig.config.config import Config
 from gdig.data.tokens import Example
 from gdig.distributed.ranks import Ranks
 from gdig.distributed.tensors import Exchange
 from gdig.errors import NotFiniteError
 from gdig.influence.curvature_resume import CurvatureResume
-from gdig.influence.curvature_sums import Pair, moments_sink, squares_sink, zero_triangles
-from gdig.influence.expert_moments import ExpertMoments, Totals
+from gdig.influence.curvature_sums import (
+    Pair,
+    Totals,
+    mean_matrix,
+    moments_sink,
+    squares_sink,
+    totals_needed,
+    zero_triangles,
+)
+from gdig.influence.expert_moments import ExpertMoments
 from gdig.influence.factors import Factors, eigenbasis
 from gdig.influence.memory_plan import MemoryPlan, plan_fit
 from gdig.influence.sample_sums import SampleSums
@@ -248,7 +255,7 @@ class CurvatureFit:
         The sums are gone after it.
         """
         sums = zero_triangles(self._model, layers)
-        places = _totals_needed(layers, owners)
+        places = totals_needed(layers, owners)
         counts = {
             number: torch.zeros(2, dtype=torch.float64, device=layer.device)
             for number, layer in enumerate(layers)
@@ -371,26 +378,7 @@ class CurvatureFit:
         return bases
 
 
-def _totals_needed(layers: Sequence[Layer], owners: Sequence[int]) -> list[tuple[int, int]]:
-    """The sums whose totals have an owner: (layer, 0) for A and (layer, 1) for S.
-
-    Of layers with one input and one owner, the first alone has A. Its total serves the others.
-    """
-    places, inputs = [], set()
-    for number, (layer, owner) in enumerate(zip(layers, owners, strict=True)):
-        if (layer.input_name, owner) not in inputs:
-            inputs.add((layer.input_name, owner))
-            places.append((number, 0))
-        places.append((number, 1))
-    return places
-
-
 def _mean(total: torch.Tensor | None, count: int, device: torch.device) -> torch.Tensor:
     """A total divided by a count, in the total's place."""
     assert total is not None
     return total.div_(count).to(device)
-
-
-def mean_matrix(bands: list[torch.Tensor | None], divisor: float, device: torch.device) -> torch.Tensor:
-    """The matrix of a total's bands, divided by a count of tokens or examples."""
-    return ops.from_triangle([band for band in bands if band is not None]).div_(divisor).to(device)

@@ -19,11 +19,8 @@ import torch
 from gdig import ops
 from gdig.distributed.ranks import Ranks
 from gdig.distributed.tensors import Exchange
+from gdig.influence.curvature_sums import Totals
 from gdig.model.layers import Layer
-
-Totals = dict[tuple[int, int], list[torch.Tensor | None]]
-"""Totals of A by (layer, 0) and of S by (layer, 1), on the CPU, in the bands of the sums; None where another rank owns
-them."""
 
 
 class ExpertMoments:

@@ -15,8 +15,7 @@ import torch
 
 from gdig import ops
 from gdig.config.config import Config
-from gdig.influence.curvature import mean_matrix
-from gdig.influence.curvature_sums import moments_sink, squares_sink, with_ones, zero_triangles
+from gdig.influence.curvature_sums import mean_matrix, moments_sink, squares_sink, with_ones, zero_triangles
 from gdig.influence.dense_plan import Dense
 from gdig.influence.factors import Factors, eigenbasis
 from gdig.influence.inverse import Inverse
