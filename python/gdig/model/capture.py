@@ -284,7 +284,7 @@ class GradientPass:
 
         def of_experts(experts: Experts) -> ExpertTap:
             def tap(matrix: Matrix, a: torch.Tensor, y: torch.Tensor, routing: Routing) -> torch.Tensor:
-                by_expert = indices.get(f"{experts.name}.{matrix.parameter}")
+                by_expert = indices.get(experts.name_of(matrix))
                 if by_expert is None:
                     return y
 
