@@ -38,7 +38,8 @@ def choose_layers(
         model: the model with its submodules.
         trial: how the model calls them.
         head: the output embedding. It runs on labelled positions only, so nothing in it can be a layer.
-        layers: a value of the option `layers`; it chooses among the layers that see every token, of the model's blocks.
+        layers: a value of the option `layers`; it chooses among the layers of the model's blocks that have gradients of
+            single examples.
         filter_modules: regular expression that is searched for in a name. With `layers`, both have to choose a layer;
             with neither, the choice is the default one.
         adapter: whether the model is an adapter. Then `layers` chooses among the LoRA matrices.
