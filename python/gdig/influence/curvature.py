@@ -39,8 +39,9 @@ from gdig.influence.memory_plan import MemoryPlan, plan_fit
 from gdig.influence.sample_sums import SampleSums
 from gdig.model.batch_runner import BatchRunner
 from gdig.model.batches import Batch, make_batches
-from gdig.model.capture import HeadCache, Sink
+from gdig.model.capture import Sink
 from gdig.model.causal_model import Model
+from gdig.model.head_cache import HeadCache
 from gdig.model.host_copy import HostCopy
 from gdig.model.layers import Layer
 from gdig.model.partition_pass import PartitionPass
