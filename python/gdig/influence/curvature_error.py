@@ -49,9 +49,7 @@ def curvature_error(
     return sum(error * weight for error, weight in pairs) / total if total > 0 else 0.0
 
 
-def _of_layers(
-    fit: CurvatureFit, partition: Sequence[int], remaining: Iterator[Factors]
-) -> list[tuple[float, float]]:
+def _of_layers(fit: CurvatureFit, partition: Sequence[int], remaining: Iterator[Factors]) -> list[tuple[float, float]]:
     """Error and weight of each layer of a partition, whose factors are the next: no others are in memory."""
     factors = dict(zip(partition, remaining, strict=False))
     pairs = []

@@ -1,8 +1,8 @@
 """One forward and backward pass that gives each layer's inputs and output gradients to a sink, layer by layer.
 
 No weight gradient is computed: the weights are frozen, and the graph begins at the first chosen layer's output. The
-pass holds a layer's inputs from the forward pass until the layer's output gradient is there, and then drops both. Of the
-device, only the numbers of tokens that each line sends to each expert are read back.
+pass holds a layer's inputs from the forward pass until the layer's output gradient is there, and then drops both. Only
+the numbers of tokens that each line sends to each expert are read back from the device.
 """
 
 from __future__ import annotations
