@@ -1,10 +1,10 @@
-"""Checks of the loss and its gradient in Triton, against float64: on the CPU in Triton's interpreter, by the tests; on a
-GPU by benches/gpu.py.
+"""Checks of the loss and its gradient in Triton, against float64: on the CPU in Triton's interpreter, by the tests; on
+a GPU by benches/gpu.py.
 
 Tolerance, u = 2^-24. Of exp and log, CUDA promises 2 ulp, so 4 u each; they get |x| u more from a difference x that was
-rounded. Let D be the largest |z - max z|. Each of the V exponentials is off by at most (8 + D) u of its size, twice, once
-in its lane and once for the lane's largest logit. A sum of a row adds ceil(V / N) numbers in a lane, each time after
-another scaling, and log2 N in a tree. So the sum is off by
+rounded. Let D be the largest |z - max z|. Each of the V exponentials is off by at most (8 + D) u of its size, twice:
+once in its lane and once for the lane's largest logit. A row's sum adds ceil(V / N) numbers in a lane, each time after
+another scaling, and log2 N in a tree. So it is off by
 
     s = (2 (8 + D) + 8 ceil(V / N) + log2 N) u
 
