@@ -147,9 +147,13 @@ bench-tagcos: .make/native ## measure TAGCOS's pursuit beside its plain form and
 bench-neighbours: .make/native ## measure the graph of neighbours beside faiss's (pip install 'gdig[bench]'), into benches/record/
 	$(BIN)/python -m benches.neighbours --faiss-queries 10000
 
-.PHONY: bench-gpu
-bench-gpu: .make/native ## check and measure the kernels and the sweep on a CUDA GPU, into benches/record/
-	$(BIN)/python -m benches.gpu
+.PHONY: gpu-pack
+gpu-pack: .make/native ## pack what a machine with a GPU lacks into .gpu/: the extension and wheels, 20 MB at most
+	$(BIN)/python -m benches.gpu_parts.pack
+
+.PHONY: gpu
+gpu: ## on a machine with a CUDA GPU, after gpu-pack: check and measure kernels, passes and fit in nine minutes
+	bash benches/gpu_parts/start.sh
 
 .PHONY: tune
 tune: .make/native ## time the kernels' configurations on a CUDA GPU and pin the fastest, in kernels/pinned.py
