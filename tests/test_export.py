@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from gdig.data.corpus import open_corpus
 from gdig.data.check_output import check_output
+from gdig.data.corpus import open_corpus
 from gdig.data.dataset_info import write_entry
 from gdig.data.export import export
 from gdig.data.read_back import read_rows
