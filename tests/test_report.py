@@ -31,7 +31,10 @@ from tests.support.project_fixtures import (
     read_jsonl,
     steady,
     stored,
+    translation_rows,
+    write_jsonl,
 )
+from tests.support.swept_run import make_swept
 
 
 def facts_of(run_path: Path) -> ReportFacts:
@@ -116,6 +119,19 @@ class Tags(HTMLParser):
 
     def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
         self.found.append((tag, dict(attributes)))
+
+
+def test_the_threshold_is_that_of_the_rows_that_may_be_chosen(project, tmp_path):
+    """Repeats count among the votes of the pool, but the choice passes over them, so its threshold is lower."""
+    pool = write_jsonl(tmp_path / "pool.jsonl", translation_rows(30) * 2)
+    options = project.options(tmp_path / "run", candidates=(str(pool),), method="agreement", tau=1.0, budget="15")
+    run = make_swept(options)
+    gdig.select(**options)
+    votes = (stored(run)["influence"] > 0).sum(1)
+    of_all, of_first = (next(k for k in range(N_SEEDS, -1, -1) if (votes[:n] >= k).sum() >= 15) for n in (60, 30))
+    assert facts_of(run).votes.threshold == of_first < of_all
+    gdig.select(**options, source_quotas="equal")
+    assert facts_of(run).votes.threshold is None
 
 
 def test_hostile_rows_stay_text(hostile, finished):
