@@ -12,6 +12,8 @@ from benches.pretrained.tables import BEFORE, ORACLE
 from benches.pretrained.tables import interval as difference
 
 TENTH = "0.1"
+_BEST = ("BM25, by turns", "gdig")
+"""Rules whose losses are level, and below those of all others."""
 
 
 def pools(kind: str) -> list[dict[str, Any]]:
@@ -24,7 +26,7 @@ def losses(of: Sequence[Mapping[str, Any]], rule: str, budget: str = TENTH) -> n
     return np.concatenate([np.array(pool["outcomes"][budget][rule]["loss"]) for pool in of], 1)
 
 
-def _rules(rules: Mapping[str, str], best: Sequence[str]) -> str:
+def _rules(rules: Mapping[str, str]) -> str:
     """The mean over the pools of one target: loss, difference from random rows, share of clean rows of the target."""
     of = pools("P1")
     random = losses(of, "random")
@@ -35,7 +37,7 @@ def _rules(rules: Mapping[str, str], best: Sequence[str]) -> str:
         beside = "" if rule in (BEFORE, "random") else interval(difference(own, random), 2, sign="+")
         outcomes = [pool["outcomes"][TENTH][rule] for pool in of]
         good = percent(float(np.mean([one["good"] for one in outcomes]))) if "good" in outcomes[0] else ""
-        rows.append([label + (" *" if len(own) == 1 else ""), bold(mean) if rule in best else mean, beside, good])
+        rows.append([label + (" *" if len(own) == 1 else ""), bold(mean) if rule in _BEST else mean, beside, good])
     return table(["rule", "loss", "beside random", "clean rows of the target"], *map(list, zip(*rows, strict=True)))
 
 
@@ -55,7 +57,7 @@ def rules() -> str:
         "**gdig**": "gdig",
         "clean rows of the target, known": ORACLE,
     }
-    return _rules(names, ("BM25, by turns", "gdig"))
+    return _rules(names)
 
 
 def readme() -> str:
@@ -71,7 +73,7 @@ def readme() -> str:
         "**gdig**": "gdig",
         "clean rows of the target, known": ORACLE,
     }
-    return _rules(names, ("BM25, by turns", "gdig"))
+    return _rules(names)
 
 
 def languages() -> str:
