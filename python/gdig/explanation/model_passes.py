@@ -1,4 +1,4 @@
-"""Passes of the model over rows that are explained: tokens and layers of any row, all numbers of one outside the pool."""
+"""Passes of the model over explained rows: tokens and layers of any row, all numbers of one outside the pool."""
 
 from __future__ import annotations
 
