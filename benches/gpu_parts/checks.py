@@ -6,6 +6,7 @@ import importlib
 import pkgutil
 import time
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -15,11 +16,15 @@ from tests import support
 Check = tuple[str, Callable[[], None]]
 
 
+def case_modules() -> list[ModuleType]:
+    """The modules tests/support/cases_*.py."""
+    names = sorted(module.name for module in pkgutil.iter_modules(support.__path__) if module.name.startswith("cases_"))
+    return [importlib.import_module(f"{support.__name__}.{name}") for name in names]
+
+
 def all_checks(device: torch.device) -> list[Check]:
     """Every check by name."""
-    names = sorted(module.name for module in pkgutil.iter_modules(support.__path__) if module.name.startswith("cases_"))
-    modules = [importlib.import_module(f"{support.__name__}.{name}") for name in names]
-    return [check for module in modules for check in module.checks(device)]
+    return [check for module in case_modules() for check in module.checks(device)]
 
 
 def run_checks(device: torch.device, seconds: float, *, quick: bool = False) -> dict[str, Any]:

@@ -47,15 +47,14 @@ def compile_checks(device: torch.device, *, quick: bool = False) -> dict[str, An
 def _compile(arch: int, first: int, step: int) -> None:
     """Compile what every `step`-th check from `first` on launches. The last word printed is the number of launches."""
     os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")
-    from benches.gpu_parts.checks import all_checks
+    from benches.gpu_parts.checks import all_checks, case_modules
     from gdig.kernels import configs
-    from tests.support import cases_covariance, cases_cross_entropy, cases_project, cases_score
     from tests.support.triton_compile import compile_launch
 
     torch.set_num_threads(1)
     # The checks launch what a GPU would: its generation's configurations, bfloat16 too.
     configs.generation = lambda device: min(arch // 10, 10)
-    for module in (cases_covariance, cases_cross_entropy, cases_project, cases_score):
+    for module in case_modules():
         module.dtypes = lambda device: [torch.bfloat16, torch.float16, torch.float32]  # type: ignore[attr-defined]
     launches = 0
 
