@@ -310,7 +310,7 @@ def test_fewer_layers_and_seeds_may_score_in_other_ways(project, tmp_path, monke
 
 
 def test_several_processes_are_refused(project, tmp_path, monkeypatch):
-    monkeypatch.setattr("gdig.api.is_launched", lambda: True)
+    monkeypatch.setattr("gdig.showing.is_launched", lambda: True)
     with pytest.raises(ConfigError, match="plan runs in one process"):
         gdig.plan(**project.options(tmp_path / "run"))
 
