@@ -145,6 +145,16 @@ def test_clusters_stay_or_are_made_again(five, grown, tmp_path):
     assert centroids.read_bytes() == first, "the first files' clusters are those again"
 
 
+def test_a_budget_may_be_more_than_the_first_files_hold(five, grown, tmp_path):
+    _, options = five
+    copy = tmp_path / "run"
+    shutil.copytree(grown[0], copy)
+    tokens = int(tensors(copy)["tokens"][: STEPS[0]].sum()) + 100
+    assert len(gdig.select(**options(copy, 5, budget=str(STEPS[0] + 10))).rows) == STEPS[0] + 10
+    assert gdig.select(**options(copy, 5, budget=f"{tokens}t")).rows.size
+    assert stages(copy)["cluster"]["rows"] == STEPS[0]
+
+
 def test_a_growth_that_was_interrupted_goes_on(five, grown, tmp_path, monkeypatch):
     _, options = five
     run, selections, _, _ = grown
