@@ -64,7 +64,7 @@ def merge(runs: Sequence[str | Path], run_path: str | Path, *, progress: Progres
 
     Raises:
         ConfigError: when there is nothing to merge, or a path is no run directory.
-        RunError: naming what differs between two runs: options, inputs, or a file of the fit; or when `run_path` is in use.
+        RunError: naming what differs between two runs: options, inputs or a file of the fit; when `run_path` is in use.
         StoreError: naming a file that is damaged.
     """
     paths, out = [Path(path) for path in runs], Path(run_path)
