@@ -21,7 +21,7 @@ from gdig.run.pool_files import with_recorded_names
 from gdig.run.record import RunRecord
 from gdig.store.sketches import SketchStore
 from tests.support import profiles
-from tests.support.project_fixtures import ROWS_PER_SHARD, read_jsonl, stages, translation_rows, write_jsonl
+from tests.support.project_fixtures import ROWS_PER_SHARD, stages, translation_rows, write_jsonl
 
 STEPS = (20, 7, 16, 1, 16)
 """Rows of five files: growths inside a shard, over its end, by one row, and up to its end."""
@@ -319,4 +319,8 @@ def test_names_are_those_of_the_run_wherever_an_appended_file_lies():
         ("b.jsonl", {"hash": "2"}),
         ("+b.jsonl", {"hash": "4"}),
     ]
-    assert ROWS_PER_SHARD == 16 and read_jsonl  # the steps are chosen for shards of 16 rows
+    twice = RunRecord(inputs={"candidates": {"x/a.jsonl": {"hash": "1"}, "y/a.jsonl": {"hash": "1"}}})
+    now = {"p/x/a.jsonl": {"hash": "1"}, "p/y/a.jsonl": {"hash": "1"}, "q/b.jsonl": {"hash": "2"}}
+    files = with_recorded_names(twice, {"candidates": now})["candidates"]
+    assert list(files) == ["x/a.jsonl", "y/a.jsonl", "q/b.jsonl"]
+    assert ROWS_PER_SHARD == 16  # the steps are chosen for shards of 16 rows
