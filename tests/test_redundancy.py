@@ -331,6 +331,8 @@ def test_rows_of_an_evaluation_set_are_never_chosen_and_are_listed(project, tmp_
     expected = np.flatnonzero(centred.astype(np.float64) @ centred[3].astype(np.float64) > 0.99)
     assert {row["row"] for row in listed} == set(expected.tolist())
     assert gdig.verify(tmp_path / "run").sound
+    gdig.select(**options)
+    assert not (tmp_path / "run" / "excluded.jsonl").exists(), "the list is that of the last selection"
 
 
 def _shards(run: Path):
