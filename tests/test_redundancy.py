@@ -21,11 +21,11 @@ from gdig.errors import ConfigError, CorpusError
 from gdig.selection.choose import choose
 from gdig.selection.eligible import narrow
 from gdig.selection.judge import Judge
-from gdig.selection.method import FinishedSweep
+from gdig.selection.method import FinishedSweep, MethodSpec, Picked
 from gdig.selection.methods import METHODS
 from gdig.selection.quotas import share_out, source_weights
 from gdig.selection.repeats import repeats
-from gdig.selection.similar import SimilarityFeatures
+from gdig.selection.similar import SimilarityFeatures, SimilarityWalk, fill
 from gdig.selection.sources import Sources
 from gdig.selection.survey import survey
 from gdig.store.sketches import SketchStore
@@ -164,6 +164,24 @@ def test_a_choice_passes_over_what_is_left_out_and_what_is_near(case, method, mo
     assert eligible.repeats == len(plain_eligible(pool, config.with_options(repeats="keep"), excluded)) - len(allowed)
     if len(expected) < len(allowed) and limit.unit == "rows" and len(expected) < limit.amount:
         assert any("no more rows may be chosen" in note for note in scored.notes)
+
+
+def test_a_tail_of_copies_is_walked_in_few_rounds(tmp_path):
+    """500 rows around a circle, and 4,000 copies behind them: the budget of 501 asks for all rows."""
+    angles, n = 2 * np.pi * np.minimum(np.arange(4500), 500) / 500, 4500
+    hidden = np.stack([np.cos(angles), np.sin(angles), 0 * angles], 1).astype(np.float16)
+    ones = np.ones(n, np.int32)
+    pool = Pool(np.ones((n, 2), np.float32), ones.astype(np.float32), ones, ones > 0, hidden, np.arange(n), ones)
+    sweep, asked = swept(pool, str(tmp_path), rows_per_shard=1000), []
+
+    def pick(limit: Limit) -> Picked:
+        asked.append(limit.amount)
+        return Picked(np.arange(limit.amount))
+
+    walk = SimilarityWalk(SimilarityFeatures(sweep.store, "sketch"), 0.99999)
+    _, places = fill(pick, sweep, Limit("rows", 501), walk)
+    assert places.tolist() == list(range(500)) and walk.passed_over == 4000
+    assert asked[-1] == n and len(asked) <= 10
 
 
 @settings(max_examples=profiles.examples(50))

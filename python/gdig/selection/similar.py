@@ -138,7 +138,7 @@ def fill(
     """
     walk.begin()
     most = sweep.survey.valid if limit.unit == "rows" else sweep.survey.reach(0, "tokens")
-    asked = min(limit.amount, most)
+    asked, more = min(limit.amount, most), 8
     while True:
         picked = pick(Limit(limit.unit, asked))
         costs = sweep.column("tokens", picked.rows).astype(np.int64) if limit.unit == "tokens" else None
@@ -153,4 +153,5 @@ def fill(
         # As many more as the share that was taken suggests, and a few on top.
         walked = len(picked.rows) if costs is None else int(costs.sum())
         missing = limit.amount - total
-        asked = min(most, max(asked + 16, math.ceil(1.1 * missing * max(1, walked) / max(1, total)) + asked))
+        more = max(2 * more, math.ceil(1.1 * missing * max(1, walked) / max(1, total)))
+        asked = min(most, asked + more)
