@@ -17,12 +17,14 @@ import gdig
 from gdig.config.budget import Limit
 from gdig.config.config import Config
 from gdig.data.texts import row_texts
-from gdig.errors import ConfigError, CorpusError
+from gdig.errors import AmountError, ConfigError, CorpusError
 from gdig.selection.choose import choose
 from gdig.selection.eligible import narrow
 from gdig.selection.judge import Judge
 from gdig.selection.method import FinishedSweep, MethodSpec, Picked
 from gdig.selection.methods import METHODS
+from gdig.selection.neighbours import column
+from gdig.selection.pick import pick_rows
 from gdig.selection.quotas import share_out, source_weights
 from gdig.selection.repeats import repeats
 from gdig.selection.similar import SimilarityFeatures, SimilarityWalk, fill
@@ -211,7 +213,7 @@ def test_each_source_gives_its_share_and_the_rest_of_those_that_run_short(case, 
             taken += own
         spent = [int(cost[rows].sum()) for rows in given_rows]
         room = [0 if limit.unit == "rows" or not rows else int(pool.tokens[rows].max()) - 1 for rows in members]
-        short = [i for i in range(3) if most < 1 and spent[i] + room[i] < shares[i]]
+        short = [i for i in range(3) if spent[i] + room[i] < shares[i]]
         if not short:
             break
         available = [spent[i] if i in short else available[i] for i in range(3)]
@@ -221,6 +223,28 @@ def test_each_source_gives_its_share_and_the_rest_of_those_that_run_short(case, 
     for rows in given_rows:  # inside a source the order is the method's
         places = [scored.rows.tolist().index(row) for row in rows]
         assert places == sorted(places)
+
+
+def test_what_a_method_does_not_take_of_a_source_goes_to_the_others_and_an_error_names_it(tmp_path):
+    ones = np.ones(20, np.int32)
+    directions = np.ones((20, DIM), np.float16)
+    pool = Pool(np.ones((20, 2), np.float32), ones.astype(np.float32), ones, ones > 0, directions, ones, ones)
+    pool.source = np.repeat(np.array([0, 1], np.int32), 10)
+
+    def at_most_two_of_a(sweep: FinishedSweep, limit: Limit, random_seed: int, options: Config) -> Picked:
+        rows = np.flatnonzero(column(sweep.store, "valid"))
+        return Picked(rows[: min(limit.amount, 2 if rows[0] == 0 else 10)])
+
+    def none_of_b(sweep: FinishedSweep, limit: Limit, random_seed: int, options: Config) -> Picked:
+        if not column(sweep.store, "valid")[0]:
+            raise AmountError("n_neighbours: too many")
+        return Picked(np.arange(limit.amount))
+
+    config, sweep = Config.build({"method": "top", "source_quotas": "equal"}), swept(pool, str(tmp_path))
+    picked, _ = pick_rows(sweep, Limit("rows", 8), config, {"top": MethodSpec(at_most_two_of_a)})
+    assert sorted(picked.rows.tolist()) == [0, 1, *range(10, 16)]
+    with pytest.raises(AmountError, match="source b: n_neighbours: too many"):
+        pick_rows(sweep, Limit("rows", 8), config, {"top": MethodSpec(none_of_b)})
 
 
 @given(st.integers(0, 60), st.lists(st.tuples(st.integers(0, 5), st.integers(0, 20)), min_size=1, max_size=5))
