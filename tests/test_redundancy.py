@@ -32,6 +32,7 @@ from gdig.selection.sources import Sources
 from gdig.selection.survey import survey
 from gdig.store.sketches import SketchStore
 from tests.support import profiles
+from tests.support.pools import Columns, plain_prefix
 from tests.support.project_fixtures import read_jsonl, stages, translation_rows, write_jsonl
 from tests.support.swept_run import make_swept
 
@@ -40,13 +41,9 @@ METHODS_WITH_AN_ORDER = ("top", "loss", "round-robin", "bids", "random")
 
 
 @dataclass
-class Pool:
-    """A finished sweep in memory; hidden and sketch lie in few directions, so that many rows are near to others."""
+class Pool(Columns):
+    """A finished sweep whose hidden states and sketches lie in few directions, so that many rows are near to others."""
 
-    influence: np.ndarray
-    loss: np.ndarray
-    tokens: np.ndarray
-    valid: np.ndarray
     hidden: np.ndarray
     hash: np.ndarray
     source: np.ndarray
@@ -98,16 +95,6 @@ def plain_walk(order: list[int], pool: Pool, most: float, taken: list[int]) -> l
             held.append(row)
             own.append(row)
     return own
-
-
-def plain_prefix(rows: list[int], pool: Pool, limit: Limit) -> list[int]:
-    spent, inside = 0, []
-    for row in rows:
-        spent += int(pool.tokens[row]) if limit.unit == "tokens" else 1
-        if spent > limit.amount:
-            break
-        inside.append(row)
-    return inside
 
 
 def plain_eligible(pool: Pool, config: Config, excluded: set[int]) -> list[int]:
