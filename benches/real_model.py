@@ -16,7 +16,6 @@ layers, and the scores of some seeds. Their costs are compared with those of a p
 from __future__ import annotations
 
 import json
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -109,8 +108,7 @@ def _peers(rows: int, seeds: int, work: Path, environment: dict[str, str]) -> di
 def _command(name: str, arguments: list[str], work: Path, environment: dict[str, str]) -> dict[str, Any]:
     """Run a module of `real_model_parts`."""
     module, *given = arguments
-    command = [sys.executable, "-m", f"benches.real_model_parts.{module}", *given]
-    measured = measure(command, work / f"{name}.log", {"PYTHONPATH": ":".join(sys.path), **environment})
+    measured = measure(f"benches.real_model_parts.{module}", given, work / f"{name}.log", environment)
     facts = _facts(measured) | {"said": measured.text.splitlines()[-1]}
     _show(name, facts)
     return facts

@@ -15,6 +15,7 @@ from gdig.model.capture import GradientPass
 from gdig.model.layer_names import is_router
 from gdig.model.partition_pass import PartitionPass
 from gdig.model.token_memory import TokenMemory
+from gdig.model.trial import Use, _note_experts
 from tests.support.mixtures import FAMILIES, mixture, plain_gradients
 from tests.support.tiny_models import VOCAB, make_examples
 
@@ -160,6 +161,17 @@ def test_a_module_that_computes_something_else_is_refused():
 
     with pytest.raises(ModelError, match=r"cannot take gradients of its experts \(model\.layers\.N\.mlp\.experts\)"):
         mixture("qwen3_moe", change=change)
+
+
+def test_calls_of_another_form_are_noted_as_another_computation():
+    """A class of the same names can take indices of other dimensions, or return a tuple."""
+    model, _ = mixture("qwen3_moe")
+    hidden, index = torch.zeros(6, 16, dtype=torch.float64), torch.zeros(6, 2, dtype=torch.int64)
+    weights = torch.ones(6, 2, dtype=torch.float64)
+    for arguments, output in (((hidden, index[None], weights), hidden), ((hidden, index, weights), (hidden, None))):
+        use = Use()
+        _note_experts(model.experts[0], arguments, {}, output, use, (2, 3))
+        assert not use.linear and use.why_not is not None
 
 
 def test_the_plan_counts_experts_as_the_pass_keeps_them():

@@ -8,7 +8,8 @@ import torch
 
 from gdig.model import head
 from gdig.model.batches import make_batches
-from gdig.model.capture import GradientPass, HeadCache
+from gdig.model.capture import GradientPass
+from gdig.model.head_cache import HeadCache
 from tests.support.tiny_models import llama, make_examples, wrapped
 
 

@@ -17,6 +17,7 @@ from gdig.model.capture import GradientPass
 from gdig.model.token_memory import TokenMemory
 from gdig.passes.influence_pass import make_influence_pass
 from gdig.progress import Progress
+from tests.support.graph_memory import kept_bytes
 from tests.support.project_fixtures import save_model
 from tests.support.tiny_models import VOCAB, gpt2, llama, make_examples, wrapped
 
@@ -65,37 +66,12 @@ def test_what_the_graph_keeps_is_counted_to_the_byte():
     length = model.window
     (batch,) = make_batches(make_examples(1, 1, length, length), 4096)
     assert batch.input_ids.shape == (1, length)
-    assert memory.kept[0] == -(-_kept_storages(model, batch) // length)
+    assert memory.kept[0] == -(-kept_bytes(model, batch) // length)
     assert list(memory.kept) == sorted(memory.kept, reverse=True) and memory.kept[-1] < memory.kept[0] / 2
     on_meta = replace(model, module=model.module.to("meta"), device=torch.device("meta"))
     weights = model.module.config.num_attention_heads * length * 4
     for without, real in zip(TokenMemory.count(on_meta).kept, memory.kept, strict=True):
         assert 0 <= without - real <= weights
-
-
-def _kept_storages(model, batch) -> int:
-    """Bytes of the storages that the graph of a batch keeps, without the weights and what the head makes."""
-    own = {x.untyped_storage().data_ptr() for x in (*model.module.parameters(), *model.module.buffers())}
-    kept = {}
-
-    def pack(x):
-        if (address := x.untyped_storage().data_ptr()) not in own:
-            kept[address] = x.untyped_storage()
-        return x
-
-    def stop(*_):
-        raise StopIteration
-
-    passes = GradientPass(model)
-    passes._loss = stop
-    with pytest.raises(StopIteration), torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
-        passes.run(batch, lambda *_: None)
-    return sum(storage.nbytes() for storage in kept.values()) - _positions_bytes(batch)
-
-
-def _positions_bytes(batch) -> int:
-    """The choice of the labelled positions keeps their numbers."""
-    return batch.targets[0].nbytes
 
 
 def test_a_number_stays_and_auto_on_the_cpu_needs_no_trial(monkeypatch):

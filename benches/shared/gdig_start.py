@@ -9,7 +9,6 @@ they are what a user waits for on a machine of their own.
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 from collections.abc import Iterator
@@ -67,9 +66,7 @@ def start_gdig(
     """
     file = work / "options.json"
     file.write_text(json.dumps(options), encoding="utf-8")
-    command = [sys.executable, "-m", "benches.shared.gdig_start", kind, str(file)]
-    environment = {"PYTHONPATH": os.pathsep.join(sys.path), **environment}
-    measured = measure(command, work / f"{kind}.log", environment)
+    measured = measure("benches.shared.gdig_start", [kind, str(file)], work / f"{kind}.log", environment)
     line = next(line for line in reversed(measured.text.splitlines()) if line.startswith("{"))
     return measured, json.loads(line)
 

@@ -1,4 +1,4 @@
-"""A command as a process of its own: its seconds, its processor time, and the most memory that it had."""
+"""A Python module as a process of its own: its seconds, its processor time, and the most memory that it had."""
 
 from __future__ import annotations
 
@@ -26,17 +26,23 @@ class Measured:
     text: str
 
 
-def measure(command: Sequence[str], log: Path, environment: dict[str, str] | None = None) -> Measured:
-    """Run a command and measure it. Its output goes to the file `log`.
+def measure(module: str, arguments: Sequence[str], log: Path, environment: dict[str, str]) -> Measured:
+    """Run a module that this process could import, and measure it.
+
+    Args:
+        module: its name.
+        arguments: on its command line.
+        log: the file that its output goes to.
+        environment: variables beside those of this process.
 
     Raises:
         RuntimeError: when the command fails; the message holds the end of its output.
     """
+    command = [sys.executable, "-m", module, *arguments]
+    variables = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **environment}
     begun = time.perf_counter()
     with log.open("w", encoding="utf-8") as stream:
-        process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream, env={**os.environ, **(environment or {})}
-        )
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream, env=variables)
         _, status, usage = os.wait4(process.pid, 0)  # only wait4 says what this one process took
     process.returncode = os.waitstatus_to_exitcode(status)
     seconds = time.perf_counter() - begun

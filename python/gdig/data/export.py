@@ -17,8 +17,8 @@ from typing import IO, TYPE_CHECKING, Any, TypeAlias, cast
 
 import numpy as np
 
-from gdig.data.cache import sync
 from gdig.errors import ConfigError, OutputError
+from gdig.store.atomic import sync
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -18,22 +18,30 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
-from gdig import ops
 from gdig.config.config import Config
 from gdig.data.tokens import Example
 from gdig.distributed.ranks import Ranks
 from gdig.distributed.tensors import Exchange
 from gdig.errors import NotFiniteError
 from gdig.influence.curvature_resume import CurvatureResume
-from gdig.influence.curvature_sums import Pair, moments_sink, squares_sink, zero_triangles
-from gdig.influence.expert_moments import ExpertMoments, Totals
+from gdig.influence.curvature_sums import (
+    Pair,
+    Totals,
+    mean_matrix,
+    moments_sink,
+    squares_sink,
+    totals_needed,
+    zero_triangles,
+)
+from gdig.influence.expert_moments import ExpertMoments
 from gdig.influence.factors import Factors, eigenbasis
 from gdig.influence.memory_plan import MemoryPlan, plan_fit
 from gdig.influence.sample_sums import SampleSums
 from gdig.model.batch_runner import BatchRunner
 from gdig.model.batches import Batch, make_batches
-from gdig.model.capture import HeadCache, Sink
+from gdig.model.capture import Sink
 from gdig.model.causal_model import Model
+from gdig.model.head_cache import HeadCache
 from gdig.model.host_copy import HostCopy
 from gdig.model.layers import Layer
 from gdig.model.partition_pass import PartitionPass
@@ -125,17 +133,7 @@ class CurvatureFit:
         Raises:
             ModelError: if no example has a finite loss, or if a sum is not finite; the message names the layer.
         """
-        layers = [self._model.layers[index] for index in partition]
-        owners = [self._ranks.owners(len(self._model.layers))[index] for index in partition]
-        own = [number for number, owner in enumerate(owners) if owner == self._ranks.rank]
-        self._resume = self._all_resume.of_partition(
-            self._batches,
-            self._plan.token_batch_size,
-            self._model,
-            self._config,
-            self._ranks,
-            [layer.name for layer in layers],
-        )
+        layers, owners, own = self._begin(partition)
         began = time.monotonic()
         factors = self._factors(layers, owners, own, partition)
         if self._corrects:
@@ -153,6 +151,18 @@ class CurvatureFit:
         Returns:
             Their means [O, J], by index, of the layers that this rank owns. An expert with a shared factor has none.
         """
+        layers, owners, own = self._begin(partition)
+        by_number = {number: factors[index] for number, index in enumerate(partition)}
+        finite, totals = self._sum_squares("error of the curvature", layers, owners, partition, by_number)
+        n = max(1, int(finite.sum()))
+        return {
+            partition[number]: _mean(totals[number], n, layers[number].device)
+            for number in own
+            if not by_number[number].shared
+        }
+
+    def _begin(self, partition: Sequence[int]) -> tuple[list[Layer], list[int], list[int]]:
+        """Open the resume files of a partition; return its layers, their owners, and the numbers of this rank's own."""
         layers = [self._model.layers[index] for index in partition]
         owners = [self._ranks.owners(len(self._model.layers))[index] for index in partition]
         self._resume = self._all_resume.of_partition(
@@ -163,15 +173,7 @@ class CurvatureFit:
             self._ranks,
             [layer.name for layer in layers],
         )
-        by_number = {number: factors[index] for number, index in enumerate(partition)}
-        finite, totals = self._sum_squares("error of the curvature", layers, owners, partition, by_number)
-        n = max(1, int(finite.sum()))
-        own = [number for number, owner in enumerate(owners) if owner == self._ranks.rank]
-        return {
-            partition[number]: _mean(totals[number], n, layers[number].device)
-            for number in own
-            if not by_number[number].shared
-        }
+        return layers, owners, [number for number, owner in enumerate(owners) if owner == self._ranks.rank]
 
     def _factors(
         self, layers: Sequence[Layer], owners: Sequence[int], own: Sequence[int], partition: Sequence[int]
@@ -254,20 +256,20 @@ class CurvatureFit:
         The sums are gone after it.
         """
         sums = zero_triangles(self._model, layers)
-        places = _totals_needed(layers, owners)
+        places = totals_needed(layers, owners)
         counts = {
             number: torch.zeros(2, dtype=torch.float64, device=layer.device)
             for number, layer in enumerate(layers)
             if layer.expert is not None
         }
 
-        def sink(batch: Batch, added: set) -> Sink:
+        def make_sink(added: set) -> Sink:
             return moments_sink(layers, sums, self._reduce, added, counts)
 
         bands = [(place, band) for place in places for band in sums[place[0]][place[1]]]
         flat_owners = [owners[number] for (number, _), _ in bands] + [0] * len(counts)
         added_up = [*(band for _, band in bands), *counts.values()]
-        finite, totals = self._pass("factors", partition, sink, added_up, flat_owners)
+        finite, totals = self._pass("factors", partition, make_sink, added_up, flat_owners)
         by_place: Totals = {place: [] for place in places}
         for (place, _), total in zip(bands, totals[: len(bands)], strict=True):
             by_place[place].append(total)
@@ -305,12 +307,12 @@ class CurvatureFit:
         bases = self._shared_eigenvectors(layers, owners, factors, shared)
         squares = [None if basis is None else basis[0].new_zeros(len(basis[1]), len(basis[0])) for basis in bases]
 
-        def sink(batch: Batch, added: set) -> Sink:
+        def make_sink(added: set) -> Sink:
             return squares_sink(layers, bases, squares, added)
 
         numbers = [number for number in range(len(layers)) if number not in shared]
         sums = [total for total in squares if total is not None]
-        finite, totals = self._pass(name, partition, sink, sums, [owners[number] for number in numbers])
+        finite, totals = self._pass(name, partition, make_sink, sums, [owners[number] for number in numbers])
         by_number = dict(zip(numbers, totals, strict=True))
         return finite, [by_number.get(number) for number in range(len(layers))]
 
@@ -318,7 +320,7 @@ class CurvatureFit:
         self,
         name: str,
         partition: Sequence[int],
-        make_sink: Callable[[Batch, set], Sink],
+        make_sink: Callable[[set], Sink],
         sums: Sequence[torch.Tensor],
         owners: Sequence[int],
     ) -> tuple[np.ndarray, list[torch.Tensor | None]]:
@@ -329,7 +331,7 @@ class CurvatureFit:
 
         def run(batch: Batch, added: set) -> HostCopy:
             with float32_products(config.matmul_precision):
-                return HostCopy([gradients.run(batch, make_sink(batch, added))])
+                return HostCopy([gradients.run(batch, make_sink(added))])
 
         title = self._title(name, partition)
         n_examples = len(self._lengths)
@@ -377,26 +379,7 @@ class CurvatureFit:
         return bases
 
 
-def _totals_needed(layers: Sequence[Layer], owners: Sequence[int]) -> list[tuple[int, int]]:
-    """The sums whose totals have an owner: (layer, 0) for A and (layer, 1) for S.
-
-    Of layers with one input and one owner, the first alone has A. Its total serves the others.
-    """
-    places, inputs = [], set()
-    for number, (layer, owner) in enumerate(zip(layers, owners, strict=True)):
-        if (layer.input_name, owner) not in inputs:
-            inputs.add((layer.input_name, owner))
-            places.append((number, 0))
-        places.append((number, 1))
-    return places
-
-
 def _mean(total: torch.Tensor | None, count: int, device: torch.device) -> torch.Tensor:
     """A total divided by a count, in the total's place."""
     assert total is not None
     return total.div_(count).to(device)
-
-
-def mean_matrix(bands: list[torch.Tensor | None], divisor: float, device: torch.device) -> torch.Tensor:
-    """The matrix of a total's bands, divided by a count of tokens or examples."""
-    return ops.from_triangle([band for band in bands if band is not None]).div_(divisor).to(device)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -34,8 +34,8 @@ def curvature_error(
 
     Args:
         model: the frozen model.
-        factors: of each layer of the model, in order.
-        examples: the examples; one pass of the model over them.
+        factors: of each layer of the model, in order. Those of one partition are in memory at a time.
+        examples: the examples; one pass of the model over them for each partition.
         keys: uint64 [n], the row of each in the pool.
         config: options of the fit.
         progress: shows a bar.
@@ -43,17 +43,21 @@ def curvature_error(
     ranks = Ranks()
     plan = plan_fit(model, examples, config, ranks)
     fit = CurvatureFit(model, examples, keys, config, progress, ranks, plan)
-    of_layers = list(factors)
-    errors, weights = [], []
-    for partition in plan.partitions:
-        measured = fit.squares(partition, {index: of_layers[index] for index in partition})
-        for index, squares in measured.items():
-            expected = of_layers[index].eigenvalues().cpu()
-            sides = [_distance(squares.double().cpu().sum(side), expected.sum(side)) for side in (0, 1)]
-            errors.append(sum(sides) / 2)
-            weights.append(float(expected.sum()))
-    total = sum(weights)
-    return sum(e * w for e, w in zip(errors, weights, strict=True)) / total if total > 0 else 0.0
+    remaining = iter(factors)
+    pairs = [pair for partition in plan.partitions for pair in _of_layers(fit, partition, remaining)]
+    total = sum(weight for _, weight in pairs)
+    return sum(error * weight for error, weight in pairs) / total if total > 0 else 0.0
+
+
+def _of_layers(fit: CurvatureFit, partition: Sequence[int], remaining: Iterator[Factors]) -> list[tuple[float, float]]:
+    """Error and weight of each layer of a partition, whose factors are the next: no others are in memory."""
+    factors = dict(zip(partition, remaining, strict=False))
+    pairs = []
+    for index, squares in fit.squares(partition, factors).items():
+        expected = factors[index].eigenvalues().cpu()
+        sides = [_distance(squares.double().cpu().sum(side), expected.sum(side)) for side in (0, 1)]
+        pairs.append((sum(sides) / 2, float(expected.sum())))
+    return pairs
 
 
 def _distance(a: torch.Tensor, b: torch.Tensor) -> float:

@@ -18,6 +18,9 @@ Pair = tuple[torch.Tensor, torch.Tensor]
 Triangles = list[tuple[list[torch.Tensor], list[torch.Tensor]]]
 """For each layer the sums of A and of S: the upper triangle in bands on the CPU (`ops.triangle`), where the totals lie
 in the same memory; the whole matrix as one band elsewhere."""
+Totals = dict[tuple[int, int], list[torch.Tensor | None]]
+"""Totals of A by (layer, 0) and of S by (layer, 1), on the CPU, in the bands of the sums; None where another rank owns
+them."""
 
 
 def with_ones(a: torch.Tensor, width: int, ones: torch.Tensor | None = None) -> torch.Tensor:
@@ -44,6 +47,25 @@ def zero_triangles(model: Model, layers: Sequence[Layer]) -> Triangles:
             inputs[layer.input_name] = zeros(layer.width, layer.device)
         sums.append((inputs[layer.input_name], zeros(layer.out_features, layer.device)))
     return sums
+
+
+def totals_needed(layers: Sequence[Layer], owners: Sequence[int]) -> list[tuple[int, int]]:
+    """The sums whose totals have an owner: (layer, 0) for A and (layer, 1) for S.
+
+    Of layers with one input and one owner, the first alone has A. Its total serves the others.
+    """
+    places, inputs = [], set()
+    for number, (layer, owner) in enumerate(zip(layers, owners, strict=True)):
+        if (layer.input_name, owner) not in inputs:
+            inputs.add((layer.input_name, owner))
+            places.append((number, 0))
+        places.append((number, 1))
+    return places
+
+
+def mean_matrix(bands: list[torch.Tensor | None], divisor: float, device: torch.device) -> torch.Tensor:
+    """The matrix of a total's bands, divided by a count of tokens or examples."""
+    return ops.from_triangle([band for band in bands if band is not None]).div_(divisor).to(device)
 
 
 def moments_sink(

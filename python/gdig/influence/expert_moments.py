@@ -19,11 +19,8 @@ import torch
 from gdig import ops
 from gdig.distributed.ranks import Ranks
 from gdig.distributed.tensors import Exchange
+from gdig.influence.curvature_sums import Totals
 from gdig.model.layers import Layer
-
-Totals = dict[tuple[int, int], list[torch.Tensor | None]]
-"""Totals of A by (layer, 0) and of S by (layer, 1), on the CPU, in the bands of the sums; None where another rank owns
-them."""
 
 
 class ExpertMoments:
@@ -53,13 +50,11 @@ class ExpertMoments:
     ) -> None:
         self._layers, self._owners, self._counts, self._sample = layers, owners, counts, sample
         self._reduce, self._dtype, self._exchange, self._ranks = reduce, dtype, exchange, ranks
-        # Layers that read one input share its eigenvectors, so one that is short makes the others short.
-        short = {
-            layers[number].input_name
+        self._short = {
+            number
             for number, (tokens, _) in counts.items()
             if tokens < max(layers[number].width, layers[number].out_features)
         }
-        self._short = {number for number in counts if layers[number].input_name in short}
         self._matrices: dict[str, list[int]] = {}  # the layers of each matrix, by expert
         for number in counts:
             expert = layers[number].expert
@@ -103,17 +98,15 @@ class ExpertMoments:
 
     def share(self, totals: Totals) -> None:
         """Give the layers that are short the totals of all experts, summed in the order of the experts."""
-        names = {layer.name: number for number, layer in enumerate(self._layers)}
         sums: Totals = {}
         for members in self._matrices.values():
             short = [number for number in members if number in self._short]
             if not short:
                 continue
             for side in (0, 1):
-                sources = [names[self._layers[number].input_name] if side == 0 else number for number in members]
-                total = self._sum(totals, sources, side)
+                total = self._sum(totals, members, side)
                 for number in short:
-                    if self._owners[number] == self._ranks.rank and (number, side) in totals:
+                    if self._owners[number] == self._ranks.rank:
                         sums[number, side] = list(total)
         totals.update(sums)
 
@@ -125,10 +118,10 @@ class ExpertMoments:
     def _terms(self, number: int) -> float:
         return self._counts[number][1 if self._reduce else 0]
 
-    def _sum(self, totals: Totals, sources: Sequence[int], side: int) -> list[torch.Tensor]:
+    def _sum(self, totals: Totals, numbers: Sequence[int], side: int) -> list[torch.Tensor]:
         """The sum of some layers' totals, on all ranks."""
         added: list[torch.Tensor] = []
-        for number in sources:
+        for number in numbers:
             layer, owner = self._layers[number], self._owners[number]
             own = owner == self._ranks.rank
             bands = [band for band in totals[number, side] if band is not None] if own else self._empty(layer, side)

@@ -249,13 +249,14 @@ class SeedPreconditioner:
 
     def _begin(self, number: int) -> PreconditionedSeed:
         dtype = torch.promote_types(self._model.dtype, torch.float32)
+
+        def no_columns(height: int, device: torch.device) -> torch.Tensor:
+            return torch.empty(height, 0, dtype=dtype, device=device)
+
         # An expert that the seed does not go to keeps these: no columns, which lose no energy.
-        no_columns = [
-            tuple(torch.empty(height, 0, dtype=dtype, device=x.device) for height in (x.out_features, x.width))
-            for x in self._layers
-        ]
+        factors = [(no_columns(x.out_features, x.device), no_columns(x.width, x.device)) for x in self._layers]
         n, rows = len(self._layers), self._probe.rows if number in self._compared else 0
-        return PreconditionedSeed(0.0, [(u, v) for u, v in no_columns], [1.0] * n, np.zeros((n, 2, rows)))
+        return PreconditionedSeed(0.0, factors, [1.0] * n, np.zeros((n, 2, rows)))
 
     def _pass(self, numbers: Sequence[int], sink: Callable[[int, Tokens], None]) -> list[float]:
         """Pass some seeds, and return their losses. The sink gets the number of a layer, and each seed's tokens."""

@@ -1,8 +1,8 @@
 """One forward and backward pass that gives each layer's inputs and output gradients to a sink, layer by layer.
 
 No weight gradient is computed: the weights are frozen, and the graph begins at the first chosen layer's output. The
-pass holds a layer's inputs from the forward pass until the layer's output gradient is there, and then drops both. No
-number is read back from the device.
+pass holds a layer's inputs from the forward pass until the layer's output gradient is there, and then drops both. Only
+the numbers of tokens that each line sends to each expert are read back from the device.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from gdig.model.experts import Experts, Matrix
 from gdig.model.experts import Tap as ExpertTap
 from gdig.model.experts_pass import computed_by_gdig
 from gdig.model.head import head_loss
+from gdig.model.head_cache import HeadCache
 from gdig.model.places import Places
 from gdig.model.routing import Routing
 from gdig.model.trial import sees_all
@@ -63,40 +64,6 @@ class Tap(torch.autograd.Function):
         ctx.callback(a, gradient)
         ctx.callback = None
         return (gradient if ctx.needs_input_grad[0] else None), None, None, None
-
-
-class HeadCache:
-    """The head's results for each batch, which further passes over the same batches take.
-
-    Drawn labels are always kept; loss and gradient at the labelled positions, while the cache has room.
-
-    Args:
-        size: bytes for losses and gradients.
-
-    Attributes:
-        drawn: int64 [M] for each batch, by the keys of its lines and its shape.
-        results: loss and gradient for each batch, likewise (see `head_loss`).
-    """
-
-    def __init__(self, size: int) -> None:
-        self.drawn: dict[tuple[bytes, tuple[int, int]], torch.Tensor] = {}
-        self.results: dict[tuple[bytes, tuple[int, int]], tuple[torch.Tensor, torch.Tensor]] = {}
-        self._room = size
-
-    def keep(
-        self,
-        key: tuple[bytes, tuple[int, int]],
-        nll: torch.Tensor,
-        gradient: torch.Tensor,
-        drawn: torch.Tensor | None,
-    ) -> None:
-        """Keep a batch's results, as far as there is room."""
-        if drawn is not None:
-            self.drawn[key] = drawn
-        size = nll.nbytes + gradient.nbytes
-        if size <= self._room:
-            self._room -= size
-            self.results[key] = nll, gradient
 
 
 class GradientPass:
@@ -284,7 +251,7 @@ class GradientPass:
 
         def of_experts(experts: Experts) -> ExpertTap:
             def tap(matrix: Matrix, a: torch.Tensor, y: torch.Tensor, routing: Routing) -> torch.Tensor:
-                by_expert = indices.get(f"{experts.name}.{matrix.parameter}")
+                by_expert = indices.get(experts.name_of(matrix))
                 if by_expert is None:
                     return y
 

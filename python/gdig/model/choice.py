@@ -19,6 +19,7 @@ PAPER_LLAMA, PAPER_BLOOM = "mlp.down_proj", "mlp.dense_h_to_4h"
 """Layers of the published G-DIG code: every third block's down projection; for BLOOM, each first MLP projection."""
 
 _LORA = re.compile(r"\.lora_[AB]\.")
+_INTERFACE = "the interface of transformers 5 (gate_up_proj and down_proj with one matrix an expert, not quantized)"
 
 
 def choose_layers(
@@ -37,7 +38,8 @@ def choose_layers(
         model: the model with its submodules.
         trial: how the model calls them.
         head: the output embedding. It runs on labelled positions only, so nothing in it can be a layer.
-        layers: a value of the option `layers`; it chooses among the layers that see every token, of the model's blocks.
+        layers: a value of the option `layers`; it chooses among the layers of the model's blocks that have gradients of
+            single examples.
         filter_modules: regular expression that is searched for in a name. With `layers`, both have to choose a layer;
             with neither, the choice is the default one.
         adapter: whether the model is an adapter. Then `layers` chooses among the LoRA matrices.
@@ -154,9 +156,8 @@ def _require_descriptions(model: nn.Module, trial: Trial, usable: Sequence[Layer
             if experts is None or trial.use(module).why_not is not None:
                 raise LayerError(
                     f"{type(model).__name__}: gdig cannot take gradients of its experts ({without_numbers(name)}): "
-                    "expected the interface of transformers 5 (gate_up_proj and down_proj with one matrix an expert, "
-                    "not quantized), and every token in one call; choose layers=attention, or the other layers with "
-                    "filter_modules"
+                    f"expected {_INTERFACE}, and every token in one call; choose layers=attention, or the other "
+                    "layers with filter_modules"
                 )
 
 
@@ -206,8 +207,7 @@ def _nothing_chosen(
         shown = ", ".join(sorted({without_numbers(expert) for expert in experts})[:3])
         return (
             f"layers={layers}: the MLPs of {name} are experts that see some tokens only ({shown}), of which gdig "
-            "cannot take gradients: expected experts with the interface of transformers 5 (gate_up_proj and down_proj "
-            "with one matrix an expert, not quantized); choose layers=attention"
+            f"cannot take gradients: expected experts with {_INTERFACE}; choose layers=attention"
         )
     return f"layers={layers}: chooses no linear layer of {name}; there are: {_shown(linears)}"
 

@@ -39,7 +39,7 @@ class Coverage:
         shown = ", ".join(f"{name} ({share:.0%})" for name, share in self.left_out[:_SHOWN])
         return (
             f"the layers cover {self.share_of_blocks:.0%} of the weights of their blocks; left out: {shown}. The "
-            "scores say nothing of these weights; layers=all adds the linear layers among them that see every token"
+            "scores say nothing of these weights; layers=all adds the layers among them that gdig takes gradients of"
         )
 
 

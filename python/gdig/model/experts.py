@@ -59,15 +59,18 @@ class Experts:
     matrices: tuple[Matrix, Matrix]
     weighted: bool = True
 
+    def name_of(self, matrix: Matrix) -> str:
+        """What the names of the layers of a matrix begin with."""
+        return f"{self.name}.{matrix.parameter}"
+
     def layers(self, slots: int) -> list[Layer]:
         """The layers of all experts, matrix by matrix."""
         return [
             Layer(
-                f"{matrix}.{number}", self.module, m.in_features, m.out_features, bool(m.bias),
-                expert=Expert(matrix, number, self.count, slots, m.parameter),
+                f"{self.name_of(m)}.{number}", self.module, m.in_features, m.out_features, bool(m.bias),
+                expert=Expert(self.name_of(m), number, self.count, slots, m.parameter),
             )
             for m in self.matrices
-            for matrix in [f"{self.name}.{m.parameter}"]
             for number in range(self.count)
         ]  # fmt: skip
 

@@ -19,14 +19,14 @@ class Expert:
         matrix: the name that the layer's like in all experts of the block have in common.
         number: of the expert, from 0. count: E, experts of the block.
         slots: how many experts see a token.
-        parameter: the parameter of the module with the weights of all experts; "" for a layer that is a module.
+        parameter: the parameter of the module with the weights of all experts.
     """
 
     matrix: str
     number: int
     count: int
     slots: int
-    parameter: str = ""
+    parameter: str
 
     @property
     def share(self) -> float:

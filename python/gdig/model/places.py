@@ -34,16 +34,6 @@ class Places:
             return x.unflatten(0, (len(self.examples), length)).sum(1)
         return torch.stack([rows.sum(0) for rows in x.split(self.examples.lengths.tolist())])
 
-    def rectangle(self, x: torch.Tensor) -> torch.Tensor:
-        """x [T, W] as [B, L', W], with L' the most tokens of a line and zeros behind those of each line."""
-        lines, length = len(self.examples), self.examples.longest
-        if self.examples.uniform is not None:
-            return x.unflatten(0, (lines, length))
-        line = torch.repeat_interleave(torch.arange(lines), self.examples.lengths)
-        inside = torch.arange(len(x)) - self.examples.offsets[line]
-        out = x.new_zeros(lines * length, x.shape[1])
-        return out.index_copy_(0, (line * length + inside).to(x.device), x).unflatten(0, (lines, length))
-
     def line(self, number: int, length: int) -> slice:
         """The rows of a line that has `length` tokens without pads."""
         first, last = self.examples.bounds[number], self.examples.bounds[number + 1]

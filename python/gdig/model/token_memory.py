@@ -115,7 +115,7 @@ def _kept(model: Model) -> tuple[int, ...]:
 
     def tap_of(experts: Experts) -> ExpertTap:
         def tap(matrix: Matrix, a: torch.Tensor, y: torch.Tensor, routing: Routing) -> torch.Tensor:
-            name = f"{experts.name}.{matrix.parameter}"
+            name = experts.name_of(matrix)
             if name not in matrices:
                 return y
             for index, layer in enumerate(model.layers):

@@ -133,7 +133,7 @@ def _watched(whole: nn.Module, trial: Trial, shape: tuple[int, int]) -> Iterator
 
 
 def _note_experts(
-    experts: Experts, args: tuple, named: dict[str, Any], output: torch.Tensor, use: Use, shape: tuple[int, int]
+    experts: Experts, args: tuple, named: dict[str, Any], output: Any, use: Use, shape: tuple[int, int]
 ) -> None:
     """Note a call of fused experts with a batch [B, L], and whether gdig computes the same."""
     lines, length = shape
@@ -151,7 +151,10 @@ def _note_experts(
     except ModelError:
         use.partial += 1
         return
-    except (TypeError, RuntimeError, AttributeError):  # a class with the same names that does something else
+    except (TypeError, ValueError, RuntimeError, AttributeError):  # a class of the same names that does something else
+        use.linear = False
+        return
+    if not isinstance(output, torch.Tensor):
         use.linear = False
         return
     use.whole, use.slots, use.device = use.whole + 1, slots[0], output.device

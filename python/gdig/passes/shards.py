@@ -91,11 +91,15 @@ def spans_of(store: SketchStore, shard: int, n_rows: int) -> list[tuple[int, int
     and a shard that is made anew has the same bits.
     """
     start, stop = shard * store.rows_per_shard, min(n_rows, (shard + 1) * store.rows_per_shard)
-    ends = [row for row in grown_from(store.made_from) if start < row < stop]
     if store.has_shard(shard):  # find_missing has removed every other shard that is not whole
         start = store.shard_range(shard)[1]
-    bounds = [start, *(row for row in ends if row > start), stop]
-    return list(itertools.pairwise(bounds))
+    return spans_between(store, start, stop)
+
+
+def spans_between(store: SketchStore, start: int, stop: int) -> list[tuple[int, int]]:
+    """Return rows start .. stop - 1 in spans whose batches are made by themselves: a growth of the pool ends one."""
+    ends = [row for row in grown_from(store.made_from) if start < row < stop]
+    return list(itertools.pairwise([start, *ends, stop]))
 
 
 def _made_from(rows: RowPass, encoded: EncodedShard, token_batch_size: int, origin: str) -> dict[str, Any]:

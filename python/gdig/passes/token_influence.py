@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -18,7 +17,7 @@ from gdig.model.causal_model import Model
 from gdig.model.places import Places
 from gdig.model.precision import float32_products
 from gdig.passes.encode_ahead import EncodedShard, encode_shard
-from gdig.run.origin import grown_from
+from gdig.passes.shards import spans_between
 from gdig.run.session import Workspace
 from gdig.store.sketches import SketchStore
 
@@ -59,12 +58,10 @@ class SweptBatches:
         self._spans: dict[int, EncodedShard] = {}
 
     def find(self, row: int) -> Line | None:
-        """Return the row's line; None for a row that cannot be encoded. The row's whole shard is tokenized."""
+        """Return the row's line; None for a row that cannot be encoded. The row's whole span is tokenized."""
         shard, work = row // self._store.rows_per_shard, self._work
-        # A growth of the pool ends a span of rows that share batches.
-        first, last = self._store.shard_range(shard)
-        ends = [first, *(end for end in grown_from(self._store.made_from) if first < end < last), last]
-        start, stop = next((a, b) for a, b in itertools.pairwise(ends) if a <= row < b)
+        spans = spans_between(self._store, *self._store.shard_range(shard))
+        start, stop = next((a, b) for a, b in spans if a <= row < b)
         if start not in self._spans:
             # One span at a time: rows that are explained together seldom lie in many.
             self._spans = {start: encode_shard(work.candidates, work.encoder, start, stop, self._size, work.limits)}

@@ -15,8 +15,7 @@ import torch
 
 from gdig import ops
 from gdig.config.config import Config
-from gdig.influence.curvature import mean_matrix
-from gdig.influence.curvature_sums import moments_sink, squares_sink, with_ones, zero_triangles
+from gdig.influence.curvature_sums import mean_matrix, moments_sink, squares_sink, with_ones, zero_triangles
 from gdig.influence.dense_plan import Dense
 from gdig.influence.factors import Factors, eigenbasis
 from gdig.influence.inverse import Inverse
@@ -163,16 +162,15 @@ class LayerTrial:
         if n == 0:
             return
         cost, layer = self.costs[index], self._model.layers[index]
-        seen = next(((a[:n], d[:n]) for i, a, d, _ in self._captured.layers if i == index), None)
+        seen = next(((a, d) for i, a, d, _ in self._captured.layers if i == index), None)
         if seen is None:
             return  # an expert that the batch does not go to
-        a, d = seen
-        asked, n = n, len(a)
-        a = with_ones(a.to(form[1].dtype), layer.width)
-        d = d.to(form[0].dtype)
-        cost.coordinates = self._time(lambda: inverse.coordinates(a, d)) / asked
+        own = -(-n * len(seen[0]) // self._n)  # of n tokens an expert sees its share
+        a = with_ones(seen[0][:own].to(form[1].dtype), layer.width)
+        d = seen[1][:own].to(form[0].dtype)
+        cost.coordinates = self._time(lambda: inverse.coordinates(a, d)) / n
         w = form[0] @ form[1].T
-        rows = Segments(torch.tensor([0, n]))
+        rows = Segments(torch.tensor([0, own]))
         columns = Segments(torch.tensor([0, form[0].shape[1]]))
         out = torch.zeros(1, 1, dtype=a.dtype, device=a.device)
 
@@ -182,7 +180,7 @@ class LayerTrial:
             if inverse.separable:
                 inverse.solve(a, d)
 
-        cost.compared = self._time(compared) / asked
+        cost.compared = self._time(compared) / n
 
     def sketches(self) -> None:
         """Measure the sketch of each layer."""

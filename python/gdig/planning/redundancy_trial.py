@@ -66,9 +66,9 @@ def try_redundancy(work: Workspace, pool: PoolSize, watch: Stopwatch) -> Redunda
         words_s = (watch.now() - begun) / len(rows)
         if config.exclude_similarity < 1:
             entry_tokens = entries * pool.mean_tokens  # as long as a row of the pool
-    a_pair = _pair_s(config.projection_dim, config.threads or 0, watch)
-    near = pool.rows * entries * a_pair if entry_tokens else 0.0
     walks = config.max_similarity < 1
+    a_pair = _pair_s(config.projection_dim, config.threads or 0, watch) if walks or entry_tokens else 0.0
+    near = pool.rows * entries * a_pair if entry_tokens else 0.0
     return RedundancyCosts(
         sources_s=pool.rows * read_s if config.source_field is not None else 0.0,
         entry_tokens=entry_tokens,
