@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -111,7 +112,7 @@ def _sampled(store: SketchStore, start: int, stop: int, random_seed: int) -> NDA
 
 def _numbers(store: SketchStore, name: str, rows: NDArray[np.int64]) -> NDArray[np.float64]:
     """What is compared of some rows: losses, agreements, or sketches at unit length."""
-    x = gather_sketches(store, rows) if name == "sketch" else gather(store, name, rows)
+    x: NDArray[Any] = gather_sketches(store, rows) if name == "sketch" else gather(store, name, rows)
     if name == "influence":
         return np.asarray((x > 0).mean(1, dtype=np.float64))
     x = x.astype(np.float64)
