@@ -16,6 +16,8 @@ Score = Literal["steady", "mean"]
 RelevanceName = Literal["influence", "cosine", "less"]
 RelativeTo = Literal["zero", "pool"]
 OutputFormat = Literal["messages", "alpaca", "sharegpt", "tokens"]
+OUTPUT_ENDINGS = (".jsonl", ".jsonl.gz", ".parquet")
+"""How the name of an output may end, in small or capital letters."""
 
 
 @dataclass(frozen=True)
