@@ -6,12 +6,15 @@
 //! the origin. Ties go to the lower centroid. With every kernel, the answer for a row depends neither on its place in
 //! the block nor on its neighbours.
 //!
-//! `scalar`, `portable`, `avx2` and `avx512` subtract [`middle::middle`] in float32 and compute each x.c as one chain of
-//! float32 fused multiply-adds over the columns in order, so they give the same bits. The AMX kernels round first: see
+//! `scalar`, `portable`, `avx2` and `avx512` subtract [`middle::middle`] in float32 and compare by x.c as one chain of
+//! float32 fused multiply-adds over the columns in order, so they give the same labels. The AMX kernels round first: see
 //! [`x86_64::amx_bf16`] and [`x86_64::amx_int8`].
 
+mod best;
 pub(crate) mod generic;
 pub mod middle;
+pub(crate) mod multiply_add;
+pub(crate) mod portable;
 mod scalar;
 #[cfg(test)]
 mod tests;
@@ -20,7 +23,8 @@ pub mod x86_64;
 
 use crate::convert::Rows;
 use crate::{Dtype, Error, Result};
-use generic::{F32Scratch, Portable};
+use generic::F32Scratch;
+use portable::{Portable, Sieve};
 use scalar::Scalar;
 
 /// An implementation of the search, the slowest first.
@@ -28,7 +32,7 @@ use scalar::Scalar;
 pub enum Kernel {
     /// The oracle: three plain loops.
     Scalar,
-    /// For any processor; fast where the baseline has fused multiply-add (arm64).
+    /// For any processor.
     Portable,
     Avx2,
     Avx512,
@@ -52,6 +56,9 @@ trait Nearest: Send + Sync {
 #[derive(Default)]
 pub struct Scratch {
     float32: F32Scratch,
+    /// Of the rows of a block, for the portable kernel: |x|, and what is known of their centroids.
+    norms: Vec<f32>,
+    sieves: Vec<Sieve>,
     #[cfg(target_arch = "x86_64")]
     tiles: x86_64::amx::TileScratch,
 }
@@ -87,7 +94,7 @@ impl Kernel {
         }
     }
 
-    /// The rounding of a kernel. Kernels with the same rounding give the same bits.
+    /// The rounding of a kernel. Kernels with the same rounding give the same labels.
     pub fn rounding(self) -> &'static str {
         match self {
             Kernel::AmxBf16 => "bfloat16",
