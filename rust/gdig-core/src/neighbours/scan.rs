@@ -12,7 +12,7 @@ use crate::simd::generic::{products, Panels};
 use crate::simd::multiply_add::{Apart, Fused, MultiplyAdd};
 use crate::simd::portable;
 use crate::simd::Kernel;
-use crate::{Error, Result};
+use crate::{Dtype, Error, Result};
 
 const ROUNDINGS: usize = 16;
 
@@ -26,6 +26,8 @@ pub struct Scan {
 
 enum Layout {
     Portable(Panels<{ portable::LANES }>),
+    #[cfg(target_arch = "aarch64")]
+    Neon(Panels<16>),
     #[cfg(target_arch = "x86_64")]
     Avx2(Panels<16>),
     #[cfg(target_arch = "x86_64")]
@@ -37,7 +39,7 @@ enum Layout {
 impl Scan {
     /// The kernel asked for, or the fastest. It changes the speed alone, because candidates are compared exactly.
     pub fn kernel(asked: Option<Kernel>) -> Result<Kernel> {
-        let can = |kernel: Kernel| !matches!(kernel, Kernel::Scalar | Kernel::AmxInt8);
+        let can = |kernel: Kernel| kernel != Kernel::Scalar && kernel.takes(Dtype::F32);
         match asked {
             None => Ok(Kernel::available().map(|k| k.0).rfind(|k| can(*k)).unwrap_or(Kernel::Portable)),
             Some(kernel) if can(kernel) && kernel.is_available() => Ok(kernel),
@@ -52,6 +54,8 @@ impl Scan {
     /// `x` is [columns, dim], at unit length.
     pub fn new(kernel: Kernel, x: &[f32], dim: usize) -> Scan {
         let (layout, lost) = match kernel {
+            #[cfg(target_arch = "aarch64")]
+            Kernel::Neon => (Layout::Neon(Panels::new(x, dim)), 0.0),
             #[cfg(target_arch = "x86_64")]
             Kernel::Avx2 => (Layout::Avx2(Panels::new(x, dim)), 0.0),
             #[cfg(target_arch = "x86_64")]
@@ -95,6 +99,8 @@ impl Scan {
             Layout::Portable(panels) => {
                 scan_panels::<Apart, { portable::GROUP }, { portable::LANES }>(panels, &mut sift)
             }
+            #[cfg(target_arch = "aarch64")]
+            Layout::Neon(panels) => scan_panels::<Fused, 6, 16>(panels, &mut sift),
             #[cfg(target_arch = "x86_64")]
             Layout::Avx2(panels) => {
                 #[target_feature(enable = "avx2,fma")]
