@@ -14,7 +14,7 @@
 pub mod aarch64;
 mod best;
 pub(crate) mod generic;
-pub mod int8;
+pub(crate) mod int8;
 pub mod middle;
 pub(crate) mod multiply_add;
 pub(crate) mod portable;
@@ -48,6 +48,8 @@ pub enum Kernel {
     PortableInt8,
     /// By the dot product of bytes (FEAT_DotProd).
     NeonInt8,
+    /// By products of two rows and two centroids (FEAT_I8MM).
+    NeonI8mmInt8,
     Avx2Int8,
     AvxVnniInt8,
     Avx512VnniInt8,
@@ -77,7 +79,7 @@ pub struct Scratch {
 }
 
 impl Kernel {
-    pub const ALL: [(Kernel, &'static str); 12] = [
+    pub const ALL: [(Kernel, &'static str); 13] = [
         (Kernel::Scalar, "scalar"),
         (Kernel::Portable, "portable"),
         (Kernel::Neon, "neon"),
@@ -86,6 +88,7 @@ impl Kernel {
         (Kernel::AmxBf16, "amx-bf16"),
         (Kernel::PortableInt8, "portable-int8"),
         (Kernel::NeonInt8, "neon-int8"),
+        (Kernel::NeonI8mmInt8, "neon-i8mm-int8"),
         (Kernel::Avx2Int8, "avx2-int8"),
         (Kernel::AvxVnniInt8, "avx-vnni-int8"),
         (Kernel::Avx512VnniInt8, "avx512-vnni-int8"),
@@ -104,6 +107,8 @@ impl Kernel {
             Kernel::Neon => true,
             #[cfg(target_arch = "aarch64")]
             Kernel::NeonInt8 => aarch64::int8::has_dot_product(),
+            #[cfg(target_arch = "aarch64")]
+            Kernel::NeonI8mmInt8 => aarch64::int8::has_i8mm(),
             #[cfg(target_arch = "x86_64")]
             Kernel::Avx2 => x86_64::has_avx2(),
             #[cfg(target_arch = "x86_64")]
@@ -184,6 +189,8 @@ impl Assigner {
             Kernel::Neon => Some(Box::new(aarch64::neon::Neon::new(centroids, dim))),
             #[cfg(target_arch = "aarch64")]
             Kernel::NeonInt8 => boxed(aarch64::int8::NeonInt8::new(centroids, dim)),
+            #[cfg(target_arch = "aarch64")]
+            Kernel::NeonI8mmInt8 => boxed(aarch64::int8::NeonI8mmInt8::new(centroids, dim)),
             #[cfg(target_arch = "x86_64")]
             Kernel::Avx2 => boxed(x86_64::avx2::Avx2::new(centroids, dim)),
             #[cfg(target_arch = "x86_64")]

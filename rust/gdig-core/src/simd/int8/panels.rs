@@ -19,6 +19,8 @@ pub trait Dot {
     const COLUMNS: usize;
     /// What is added to a column of a row before it is multiplied.
     const SHIFT: i32;
+    /// Words of a row, and of a centroid, that lie side by side.
+    const BESIDE: usize = 1;
 
     /// A word of a row, and one of a centroid, of `COLUMNS` columns.
     fn row_word(columns: &[i8]) -> i32;
@@ -28,6 +30,41 @@ pub trait Dot {
     unsafe fn store(register: Self::Register, to: *mut i32);
     unsafe fn splat(word: i32) -> Self::Register;
     unsafe fn dot(sums: Self::Register, row: Self::Register, centroids: Self::Register) -> Self::Register;
+
+    /// Inner products of `GROUP` rows, [steps, GROUP], and a panel of centroids, [steps, LANES].
+    #[inline(always)]
+    unsafe fn sums<const GROUP: usize, const REGISTERS: usize, const LANES: usize>(
+        group: &[i32],
+        panel: &[i32],
+        starts: &[i32; LANES],
+    ) -> [[i32; LANES]; GROUP] {
+        const { assert!(Self::LANES * REGISTERS == LANES && Self::BESIDE == 1) };
+        let mut sums = [[Self::splat(0); REGISTERS]; GROUP];
+        for of_row in &mut sums {
+            for (i, sums) in of_row.iter_mut().enumerate() {
+                *sums = Self::load(starts.as_ptr().add(i * Self::LANES));
+            }
+        }
+        for (x, c) in group.chunks_exact(GROUP).zip(panel.chunks_exact(LANES)) {
+            let mut centroids = [Self::splat(0); REGISTERS];
+            for (i, centroids) in centroids.iter_mut().enumerate() {
+                *centroids = Self::load(c.as_ptr().add(i * Self::LANES));
+            }
+            for r in 0..GROUP {
+                let row = Self::splat(x[r]);
+                for i in 0..REGISTERS {
+                    sums[r][i] = Self::dot(sums[r][i], row, centroids[i]);
+                }
+            }
+        }
+        let mut out = [[0i32; LANES]; GROUP];
+        for (out, sums) in out.iter_mut().zip(&sums) {
+            for (i, sums) in sums.iter().enumerate() {
+                Self::store(*sums, out.as_mut_ptr().add(i * Self::LANES));
+            }
+        }
+        out
+    }
 }
 
 /// Centroids in panels of `LANES`.
@@ -52,13 +89,15 @@ pub struct Int8Scratch {
 
 impl<const LANES: usize> Panels<LANES> {
     pub fn new<D: Dot>(centroids: &[f32], dim: usize) -> Option<Panels<LANES>> {
-        let steps = dim.div_ceil(D::COLUMNS);
+        let steps = dim.div_ceil(D::COLUMNS).next_multiple_of(D::BESIDE);
         let padded = (centroids.len() / dim).next_multiple_of(LANES);
         let (mut words, mut starts) = (vec![0; padded * steps], vec![0; padded]);
         let (mut scales, mut offsets) = (vec![0f32; padded], vec![f32::INFINITY; padded]);
         for (k, centroid) in rounded(centroids, dim)?.enumerate() {
             let panel = &mut words[k / LANES * steps * LANES..][..steps * LANES];
-            each_word::<D>(&centroid.q, D::centroid_word, |step, word| panel[step * LANES + k % LANES] = word);
+            each_word::<D>(&centroid.q, D::centroid_word, |step, word| {
+                panel[place::<D>(step, k % LANES, LANES)] = word
+            });
             starts[k] = centroid.q.iter().fold(0i32, |sum, &q| sum.wrapping_sub(D::SHIFT * i32::from(q)));
             (scales[k], offsets[k]) = (centroid.scale, centroid.offset);
         }
@@ -81,7 +120,6 @@ impl<const LANES: usize> Panels<LANES> {
         labels: &mut [u32],
         scratch: &mut Int8Scratch,
     ) {
-        const { assert!(D::LANES * REGISTERS == LANES) };
         let Int8Scratch { groups, bests } = scratch;
         self.load::<D, GROUP>(rows, groups);
         bests.reset::<LANES>(labels.len().next_multiple_of(GROUP));
@@ -92,7 +130,7 @@ impl<const LANES: usize> Panels<LANES> {
             let scales: &[f32; LANES] = self.scales[first..][..LANES].try_into().expect("LANES of them");
             let offsets: &[f32; LANES] = self.offsets[first..][..LANES].try_into().expect("LANES of them");
             for (g, group) in groups.chunks_exact(self.steps * GROUP).enumerate() {
-                let sums = sums::<D, GROUP, REGISTERS, LANES>(group, panel, starts);
+                let sums = D::sums::<GROUP, REGISTERS, LANES>(group, panel, starts);
                 for (r, sums) in sums.iter().enumerate() {
                     let row = g * GROUP + r;
                     let row_scale = rows.scales().get(row).copied().unwrap_or(0.0);
@@ -114,9 +152,15 @@ impl<const LANES: usize> Panels<LANES> {
         groups.resize(rows.len().next_multiple_of(GROUP) * self.steps, 0);
         for (i, row) in bytemuck::cast_slice::<u8, i8>(rows.bytes()).chunks_exact(rows.dim()).enumerate() {
             let group = &mut groups[i / GROUP * self.steps * GROUP..][..self.steps * GROUP];
-            each_word::<D>(row, D::row_word, |step, word| group[step * GROUP + i % GROUP] = word);
+            each_word::<D>(row, D::row_word, |step, word| group[place::<D>(step, i % GROUP, GROUP)] = word);
         }
     }
+}
+
+/// Where the word of a step and a lane lies, among `lanes`.
+#[inline(always)]
+fn place<D: Dot>(step: usize, lane: usize, lanes: usize) -> usize {
+    (step / D::BESIDE * lanes + lane) * D::BESIDE + step % D::BESIDE
 }
 
 /// The words of a row or a centroid, the last one filled up with zeros.
@@ -130,43 +174,6 @@ fn each_word<D: Dot>(columns: &[i8], word: impl Fn(&[i8]) -> i32, mut put: impl 
         last[..rest.len()].copy_from_slice(rest);
         put(columns.len() / D::COLUMNS, word(&last[..D::COLUMNS]));
     }
-}
-
-/// Inner products of `GROUP` rows, [steps, GROUP], and a panel of centroids, [steps, LANES].
-///
-/// # Safety
-/// As of `D`.
-#[inline(always)]
-unsafe fn sums<D: Dot, const GROUP: usize, const REGISTERS: usize, const LANES: usize>(
-    group: &[i32],
-    panel: &[i32],
-    starts: &[i32; LANES],
-) -> [[i32; LANES]; GROUP] {
-    let mut sums = [[D::splat(0); REGISTERS]; GROUP];
-    for of_row in &mut sums {
-        for (i, sums) in of_row.iter_mut().enumerate() {
-            *sums = D::load(starts.as_ptr().add(i * D::LANES));
-        }
-    }
-    for (x, c) in group.chunks_exact(GROUP).zip(panel.chunks_exact(LANES)) {
-        let mut centroids = [D::splat(0); REGISTERS];
-        for (i, centroids) in centroids.iter_mut().enumerate() {
-            *centroids = D::load(c.as_ptr().add(i * D::LANES));
-        }
-        for r in 0..GROUP {
-            let row = D::splat(x[r]);
-            for i in 0..REGISTERS {
-                sums[r][i] = D::dot(sums[r][i], row, centroids[i]);
-            }
-        }
-    }
-    let mut out = [[0i32; LANES]; GROUP];
-    for (out, sums) in out.iter_mut().zip(&sums) {
-        for (i, sums) in sums.iter().enumerate() {
-            D::store(*sums, out.as_mut_ptr().add(i * D::LANES));
-        }
-    }
-    out
 }
 
 /// Two columns as int16.

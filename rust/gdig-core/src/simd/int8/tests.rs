@@ -3,7 +3,9 @@
 use bytemuck::cast_slice;
 use proptest::prelude::*;
 
+use super::super::multiply_add::Fused;
 use super::super::{Assigner, Kernel, Scratch};
+use super::panels::{four, Dot, Panels};
 use super::MAX_DIM;
 use crate::convert::Rows;
 use crate::hash::row_hash;
@@ -70,6 +72,50 @@ fn check(stored: &Stored, centroids: &[f32], scratch: &mut Scratch) {
         let mut labels = vec![9; truth.len()];
         assigner.assign(stored.rows(), &[], &mut labels, scratch);
         assert_eq!(labels, truth, "{name}, {what}");
+    }
+    let mut labels = vec![9; truth.len()];
+    let panels = Panels::<8>::new::<Bytes>(centroids, stored.dim).unwrap();
+    // SAFETY: `Bytes` asks for nothing.
+    unsafe { panels.assign::<Bytes, Fused, 6, 2>(stored.rows(), &mut labels, &mut Default::default()) };
+    assert_eq!(labels, truth, "unsigned bytes by signed ones, {what}");
+}
+
+/// The dot step of VNNI in plain integers, for machines without it: unsigned bytes by signed ones.
+struct Bytes;
+
+impl Dot for Bytes {
+    type Register = [i32; 4];
+    const LANES: usize = 4;
+    const COLUMNS: usize = 4;
+    const SHIFT: i32 = 128;
+
+    fn row_word(columns: &[i8]) -> i32 {
+        four(columns, 0x80)
+    }
+
+    fn centroid_word(columns: &[i8]) -> i32 {
+        four(columns, 0)
+    }
+
+    unsafe fn load(from: *const i32) -> [i32; 4] {
+        from.cast::<[i32; 4]>().read()
+    }
+
+    unsafe fn store(register: [i32; 4], to: *mut i32) {
+        to.cast::<[i32; 4]>().write(register);
+    }
+
+    unsafe fn splat(word: i32) -> [i32; 4] {
+        [word; 4]
+    }
+
+    unsafe fn dot(mut sums: [i32; 4], row: [i32; 4], centroids: [i32; 4]) -> [i32; 4] {
+        for lane in 0..4 {
+            let bytes = row[lane].to_le_bytes().into_iter().zip(centroids[lane].to_le_bytes());
+            let products = bytes.map(|(x, c)| i32::from(x) * i32::from(c as i8));
+            sums[lane] = sums[lane].wrapping_add(products.sum());
+        }
+        sums
     }
 }
 
