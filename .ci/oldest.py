@@ -1,4 +1,4 @@
-"""Print the oldest versions that pyproject.toml allows, one requirement a line: torch==2.6 and so on.
+"""Print the oldest releases that pyproject.toml allows, one requirement a line: torch~=2.6.0 and so on.
 
     python .ci/oldest.py | xargs pip install
 
@@ -31,7 +31,7 @@ def main() -> None:
         name, version = match[1], tuple(int(part) for part in match[2].split("."))
         oldest[name] = max(version, oldest.get(name, version))
     for name, version in oldest.items():
-        # torch==2.6 is 2.6.0; a later patch of the same release may be the one that can be had.
+        # Not torch==2.6.0: a later patch of the same release may be the one that can be had.
         print(f"{name}~={'.'.join(str(part) for part in (*version, 0)[:3])}")
 
 

@@ -32,7 +32,7 @@ def main() -> None:
         groups = {(int(k), int(label)) for k, label in zip(kind, labels, strict=True)}
         assert len(groups) == 8, f"{np.dtype(dtype)}: {len(groups)} pairs of kind and label, expected 8"
 
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:  # Windows removes no mapped file
         rows = np.asarray(x, dtype=np.float16)
         with gdig.SketchStore.create(folder, dim=64, dtype="float16", rows_per_shard=1024) as store:
             store.append(rows)

@@ -257,7 +257,7 @@ def test_parts_swept_on_two_machines_are_merged(project, runs, less_run, tmp_pat
         parts.append(shutil.copytree(fitted, tmp_path / part.replace("/", "-")))
         gdig.sweep(**project.options(parts[-1], **inputs, sweep_part=part))
     whole = tmp_path / "whole"
-    lines = gdig.api.merge(parts, whole)
+    lines = gdig.merge(parts, whole)
     assert [line.partition(": ")[2] for line in lines][1:] == [
         f"checkpoint {path}: 4 shards copied, 4 of 4 are there" for path in checkpoints(runs)
     ]

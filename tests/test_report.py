@@ -31,7 +31,10 @@ from tests.support.project_fixtures import (
     read_jsonl,
     steady,
     stored,
+    translation_rows,
+    write_jsonl,
 )
+from tests.support.swept_run import make_swept
 
 
 def facts_of(run_path: Path) -> ReportFacts:
@@ -116,6 +119,21 @@ class Tags(HTMLParser):
 
     def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
         self.found.append((tag, dict(attributes)))
+
+
+def test_the_threshold_is_that_of_the_rows_that_may_be_chosen(project, tmp_path):
+    """Repeats count among the votes of the pool, but the choice passes over them, so its threshold is lower."""
+    pool = write_jsonl(tmp_path / "pool.jsonl", translation_rows(30) * 2)
+    options = project.options(tmp_path / "run", candidates=(str(pool),), method="agreement", tau=1.0)
+    run = make_swept(options)
+    votes = (stored(run)["influence"] > 0).sum(1)
+    unanimous = int((votes[:30] == N_SEEDS).sum())  # with their repeats twice as many, which would fill the budget
+    assert 0 < unanimous < 30
+    options["budget"] = str(unanimous + 1)
+    gdig.select(**options)
+    assert facts_of(run).votes.threshold == sorted(votes[:30])[-unanimous - 1] < N_SEEDS
+    gdig.select(**options, source_quotas="equal")
+    assert facts_of(run).votes.threshold is None
 
 
 def test_hostile_rows_stay_text(hostile, finished):

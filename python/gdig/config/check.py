@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 from gdig.config.budget import parse_budget
 from gdig.config.convert import WRONG, convert, describe
 from gdig.config.layer_choice import parse_layers
+from gdig.config.options.selection import OUTPUT_ENDINGS
 from gdig.errors import ConfigError, MissingOptionError
 
 if TYPE_CHECKING:
@@ -182,7 +183,7 @@ def _check_columns(c: Config) -> None:
 
 
 def _check_texts(c: Config) -> None:
-    if c.output is not None and not c.output.endswith((".jsonl", ".jsonl.gz", ".parquet")):
+    if c.output is not None and not c.output.lower().endswith(OUTPUT_ENDINGS):
         raise wrong("output", c.output, "a name that ends in .jsonl, .jsonl.gz or .parquet")
     if c.filter_modules is not None:
         try:

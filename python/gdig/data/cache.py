@@ -17,6 +17,7 @@ from pathlib import Path
 
 from gdig.data.fingerprint import fingerprint_file
 from gdig.errors import ChangedFileError, CorpusError, StoreError
+from gdig.store.atomic import sync
 from gdig.store.checksum import content_checksum
 
 _ABANDONED_SECONDS = 24 * 3600
@@ -91,15 +92,6 @@ def keyed_folder(cache: Path, key: str, build: Callable[[Path], None]) -> Path:
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return final
-
-
-def sync(path: Path) -> None:
-    """Flush a file's content, or a folder's entries, to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _is_whole(folder: Path) -> bool:

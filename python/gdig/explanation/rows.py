@@ -1,9 +1,9 @@
-"""Explain rows: what the sweep, the clusters and the methods say of them, and a pass of the model for their tokens."""
+"""Explain rows: what the sweep, the clusters, the methods and a pass of the model say of them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from gdig.data.corpus import Corpus
 from gdig.data.show import row_text
-from gdig.data.tokens import IGNORED, Example
+from gdig.data.tokens import IGNORED
 from gdig.errors import ConfigError, CorpusError, OtherRunError
 from gdig.explanation.facts import (
     ClusterView,
@@ -24,37 +24,18 @@ from gdig.explanation.facts import (
     Seen,
     Sum,
 )
+from gdig.explanation.model_passes import ModelPasses
 from gdig.explanation.neighbourhood import Target, look_around
 from gdig.explanation.pieces import split_pieces
 from gdig.explanation.places import places_of
-from gdig.influence.fit import read_curvature, read_seed_factors
-from gdig.influence.seed_factors import SeedFactors
+from gdig.explanation.subject import Subject
 from gdig.kmeans import KMeans, load_labels
-from gdig.passes.influence_pass import make_forward_pass, make_influence_pass
-from gdig.passes.row_pass import RowPass
-from gdig.passes.token_influence import Line, SweptBatches, TokenInfluence, line_of_example, token_influence
-from gdig.run.origin import curvature_origin, seeds_origin
 from gdig.selection.finished_run import FinishedRun
 
 N_SEEDS = 3
 """Seeds that an explanation names on either side."""
 N_NEAR = 5
 """Nearest rows, and chosen rows of the cluster, that an explanation shows."""
-
-
-@dataclass
-class Subject:
-    """A row that is explained. row: None outside the pool. example: None for a row that cannot be encoded.
-    target: what the sweep says of it; None for an invalid row. passed: what a pass of the model says."""
-
-    row: int | None
-    where: str
-    text: str
-    example: Example | None = None
-    problem: str | None = None
-    target: Target | None = None
-    loss: float | None = None
-    passed: TokenInfluence | None = None
 
 
 class RowExplainer:
@@ -67,8 +48,9 @@ class RowExplainer:
     """
 
     def __init__(self, run: FinishedRun, methods: Sequence[str], model_pass: bool) -> None:
-        self._run, self._methods, self._model_pass = run, methods, model_pass
+        self._run, self._methods = run, methods
         self._work, self._store, self._judge = run.work, run.sweep.store, run.sweep.judge
+        self._passes = ModelPasses(run, by_token=model_pass)
 
     def of_pool(self, rows: Sequence[int]) -> list[RowExplanation]:
         """Explain rows of the pool.
@@ -82,8 +64,7 @@ class RowExplainer:
             if not 0 <= row < n:
                 raise ConfigError(f"row {row}: expected a row of the pool, 0 to {n - 1}")
         subjects = [self._subject(row) for row in rows]
-        if self._model_pass and self._run.config.gradients:
-            self._pass_pool([subject for subject in subjects if subject.target is not None])
+        self._passes.of_pool([subject for subject in subjects if subject.target is not None])
         return self._explained(subjects)
 
     def of_corpus(self, corpus: Corpus) -> list[RowExplanation]:
@@ -96,7 +77,7 @@ class RowExplainer:
                 subject.problem = str(example)
             else:
                 subject.example = example
-                self._compute(subject, example)
+                self._passes.of_outside(subject, example)
             subjects.append(subject)
         return self._explained(subjects)
 
@@ -123,53 +104,6 @@ class RowExplainer:
         subject.target = Target(row, sketch, influence, example.hash)
         subject.loss = float(store.tensor(shard, "loss")[at])
         return subject
-
-    @cached_property
-    def _seed_factors(self) -> list[SeedFactors]:
-        dtype = self._run.record.stages.fit and self._run.record.stages.fit.dtype
-        return list(read_seed_factors(self._work, str(dtype), seeds_origin(self._run.record)))
-
-    def _pass_pool(self, subjects: list[Subject]) -> None:
-        """Pass each row's batch of the sweep, so that its numbers are the sweep's."""
-        sweep = self._run.record.stages.sweep
-        assert sweep is not None and sweep.token_batch_size is not None
-        batches = SweptBatches(self._work, self._store, sweep.token_batch_size)
-        with self._work.progress.stage("explain", len(subjects)) as bar:
-            for subject in sorted(subjects, key=lambda one: one.row or 0):
-                assert subject.row is not None
-                line = batches.find(subject.row)
-                assert line is not None, "a valid row can be encoded"
-                subject.passed = self._token_influence(line)
-                bar.advance(1)
-
-    def _token_influence(self, line: Line) -> TokenInfluence:
-        return token_influence(self._work.model, self._seed_factors, line, self._run.config)
-
-    def _compute(self, subject: Subject, example: Example) -> None:
-        """Compute what the sweep would have stored of a row outside the pool."""
-        numbers = self._rows_outside.compute([example])
-        if not (np.isfinite(numbers.loss).all() and np.isfinite(numbers.numbers).all()):
-            subject.problem = "its loss or its gradient is not finite"
-            return
-        sketch = numbers.sketch[0] * self._rows_outside.scale
-        subject.target = Target(None, sketch, numbers.numbers[0], example.hash)
-        subject.loss = float(numbers.loss[0])
-        if self._model_pass and self._run.config.gradients:
-            subject.passed = self._token_influence(line_of_example(example, self._work.model))
-
-    @cached_property
-    def _rows_outside(self) -> RowPass:
-        """The pass of the sweep, for rows outside the pool."""
-        work, config, sweep = self._work, self._run.config, self._run.record.stages.sweep
-        assert sweep is not None
-        if not config.gradients:
-            return make_forward_pass(work.model, config, work.progress)
-        curvature = read_curvature(work, curvature_origin(self._run.record)) if config.in_fisher_space else None
-        rows = make_influence_pass(
-            work.model, self._seed_factors, config, work.progress, curvature, sweep.dense_bytes or 0
-        )
-        rows.scale = sweep.scale or 1.0
-        return rows
 
     def _explained(self, subjects: list[Subject]) -> list[RowExplanation]:
         usable = [subject for subject in subjects if subject.target is not None]

@@ -170,11 +170,16 @@ def _votes(run: FinishedRun) -> Votes | None:
 
 
 def _threshold(run: FinishedRun) -> int | None:
-    """The least votes of a chosen row, of a method that has a threshold: agreement, or gdig where it follows that."""
-    method = run.config.method
-    if method != "agreement" and (method != "gdig" or rule_for(run.sweep).method != "agreement"):
+    """The least votes of a chosen row, of a method that has a threshold: agreement, or gdig where it follows that.
+
+    With quotas each source has a threshold of its own, and `max_similarity` asks for more rows than it takes: no line.
+    """
+    config, sweep = run.config, run.eligible.sweep
+    if config.source_quotas is not None or config.max_similarity < 1:
         return None
-    return threshold(run.sweep.survey, run.config.tau, run.limit)
+    if config.method != "agreement" and (config.method != "gdig" or rule_for(sweep).method != "agreement"):
+        return None
+    return threshold(sweep.survey, config.tau, run.limit)
 
 
 def _map(columns: Columns) -> tuple[Map | None, dict[int, tuple[tuple[int, float], ...]]]:

@@ -59,8 +59,15 @@ fn write_synced(path: &Path, pieces: &[&[u8]]) -> std::io::Result<()> {
 }
 
 /// Write the directory to disk. Only then does a rename survive a crash.
+#[cfg(unix)]
 pub fn sync_directory(directory: &Path) -> Result<()> {
     File::open(directory).and_then(|d| d.sync_all()).map_err(Error::io(directory, "sync"))
+}
+
+/// Windows has no such call: a directory cannot be opened as a file there, and NTFS keeps a journal of its names.
+#[cfg(not(unix))]
+pub fn sync_directory(_: &Path) -> Result<()> {
+    Ok(())
 }
 
 /// Remove the temporary files of certain targets that a killed process has left. Another process may be writing the
