@@ -6,14 +6,17 @@ import pytest
 import torch
 import transformers
 
+from gdig.config.config import Config
 from gdig.data.tokens import Example
 from gdig.errors import ModelError
 from gdig.influence.curvature_sums import with_ones
 from gdig.model.batches import make_batches
 from gdig.model.capture import GradientPass
+from gdig.model.causal_model import wrap_model
 from gdig.model.layer_names import is_router
 from gdig.model.partition_pass import PartitionPass
 from gdig.model.trial import Use, _note_experts
+from tests.support.families import tiny_model
 from tests.support.mixtures import FAMILIES, mixture, plain_gradients
 from tests.support.tiny_models import make_examples
 
@@ -170,3 +173,19 @@ def test_calls_of_another_form_are_noted_as_another_computation():
         use = Use()
         _note_experts(model.experts[0], arguments, {}, output, use, (2, 3))
         assert not use.linear and use.why_not is not None
+
+
+def test_an_adapter_on_fused_experts_is_refused_and_its_other_layers_are_not():
+    """peft has one pair of matrices for all experts, and adds their product to the weights."""
+    peft = pytest.importorskip("peft")
+    of_experts = {"target_parameters": ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"], "r": 2}
+    config = Config.build({"device": "cpu"})
+    alone = peft.get_peft_model(tiny_model("qwen3_moe"), peft.LoraConfig(target_modules=[], **of_experts))
+    with pytest.raises(ModelError, match=r"experts.*lora_A.* weights of all experts .*merge_and_unload"):
+        wrap_model(alone, config, adapter=True)
+    both = peft.get_peft_model(tiny_model("qwen3_moe"), peft.LoraConfig(target_modules=["q_proj"], **of_experts))
+    model = wrap_model(both, config, adapter=True)
+    assert all(".q_proj.lora_" in layer.name for layer in model.layers) and len(model.layers) == 4
+    assert "mlp.experts" in model.coverage.warning
+    merged = wrap_model(alone.merge_and_unload(), config)
+    assert {layer.expert.number for layer in merged.layers} == set(range(4))
