@@ -20,6 +20,7 @@ PAPER_LLAMA, PAPER_BLOOM = "mlp.down_proj", "mlp.dense_h_to_4h"
 """Layers of the published G-DIG code: every third block's down projection; for BLOOM, each first MLP projection."""
 
 _LORA = re.compile(r"\.lora_[AB]\.")
+_LORA_OF_ALL_EXPERTS = re.compile(r"experts?(\.base_layer)*\.lora_[AB]\.")
 _INTERFACE = "the interface of transformers 5 (gate_up_proj and down_proj with one matrix an expert, not quantized)"
 
 
@@ -171,7 +172,13 @@ def _why_not(layer: Layer, trial: Trial) -> str | None:
     """The reason why gradients of an example cannot be taken at a layer; None where they can."""
     if layer.expert is None and is_expert(layer.name):
         return "sees some tokens only"
-    return trial.use(layer.module).why_not
+    reason = trial.use(layer.module).why_not
+    if reason is not None and _LORA_OF_ALL_EXPERTS.search(layer.name):
+        return (
+            "is multiplied into the weights of all experts before any token passes; merge the adapter into its base "
+            "model (PeftModel.merge_and_unload)"
+        )
+    return reason
 
 
 def block_order(linears: list[Layer], trial: Trial) -> list[str]:

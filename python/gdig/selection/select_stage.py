@@ -77,6 +77,8 @@ def select_stage(work: Workspace, store: SketchStore, survey: Survey, tasks: Tas
         work.run.write_beside(
             work.layout.excluded_list, lambda file: write_excluded_list(file, work.candidates, entries, excluded)
         )
+    else:  # the list is that of the last selection
+        work.run.write_beside(work.layout.excluded_list, lambda file: file.unlink(missing_ok=True))
     run.record_selection(
         rows=len(scored.rows),
         tokens=int(scored.columns["tokens"].sum()),
