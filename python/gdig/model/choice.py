@@ -15,6 +15,7 @@ from gdig.model.experts import as_experts
 from gdig.model.layer_names import block_of, is_expert, is_mlp, is_router, without_numbers
 from gdig.model.layers import Expert, Layer, as_layer
 from gdig.model.trial import Trial
+from gdig.patterns import PatternError, search
 
 PAPER_LLAMA, PAPER_BLOOM = "mlp.down_proj", "mlp.dense_h_to_4h"
 """Layers of the published G-DIG code: every third block's down projection; for BLOOM, each first MLP projection."""
@@ -48,14 +49,19 @@ def choose_layers(
         paper: whether the default is the layers of the published G-DIG code.
 
     Raises:
-        ModelError: when the model has no linear layers, or none is chosen (the message lists the names).
+        ModelError: when the model has no linear layers, or none is chosen (the message lists the names), or when the
+            search takes too long.
     """
     linears = _text_layers(model, trial, head)
     if filter_modules is None and layers is None and paper and not adapter:
         return _as_called(_paper_layers(model, linears), trial)
     chosen = linears
     if filter_modules is not None:
-        chosen = [layer for layer in chosen if re.search(filter_modules, layer.name)]
+        try:
+            (matched,) = map(set, search([filter_modules], [layer.name for layer in linears]))
+        except PatternError as error:
+            raise LayerError(f"filter_modules={filter_modules!r}: {error}") from None
+        chosen = [layer for layer in chosen if layer.name in matched]
         if not chosen:
             raise LayerError(
                 f"filter_modules: {filter_modules!r} matches no linear layer; there are: {_shown(linears)}"
