@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from gdig.config.options import DataOptions
-from gdig.data import arrow_rows
+from gdig.data import parquet_rows
 from gdig.data.corpus import open_corpus
 from gdig.data.export import export
 from gdig.data.read_back import read_table
@@ -103,9 +103,9 @@ def test_messages_with_null_children_are_encoded(opened, tokenizer_factory):
 
 def test_columns_that_no_prompt_reads_are_never_decoded(opened, tmp_path, monkeypatch, tiny_tokenizer):
     converted = []
-    convert = arrow_rows._convert
+    convert = parquet_rows._convert
     monkeypatch.setattr(
-        arrow_rows, "_convert", lambda path, name, out: converted.append(name) or convert(path, name, out)
+        parquet_rows, "_convert", lambda path, name, out: converted.append(name) or convert(path, name, out)
     )
     table = {"prompt": ["a", "b"], "image": [b"\xff" * 1000, b""], "completion": ["c", "d"], "tags": [["x"], []]}
     corpus = opened(pa.table(table))

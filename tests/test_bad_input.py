@@ -112,13 +112,13 @@ def test_files_that_are_not_there_or_hold_nothing(project, tmp_path, failing):
 
 def test_bad_rows_are_skipped_counted_and_never_chosen(project, tmp_path):
     rows = [dict(row) for row in project.rows]
-    rows[3]["trg_text"] = ""
+    rows[0]["trg_text"] = ""
     del rows[20]["src_text"]
     rows[59]["trg_text"] = None
     pool = write_jsonl(tmp_path / "pool.jsonl", rows)
     options = project.options(tmp_path / "run", candidates=(pool,), bad_rows="skip", budget=str(N_ROWS))
     result = gdig.select(**options)
-    bad = [3, 20, 59]
+    bad = [0, 20, 59]
     assert sorted(result.rows) == [row for row in range(N_ROWS) if row not in bad]
     assert "only 57 of the 60 rows asked for: no more rows are valid" in result.summary
     sweep = stored(tmp_path / "run")
@@ -129,6 +129,8 @@ def test_bad_rows_are_skipped_counted_and_never_chosen(project, tmp_path):
     for method in ("top", "random", "loss", "diverse"):
         chosen = gdig.select(**{**options, "method": method}).rows
         assert len(chosen) == 57 and not set(chosen) & set(bad)
+    # The first row of the pool is not what tells whether rows can be converted.
+    assert len(gdig.select(**{**options, "format": "alpaca"})) == 57
 
 
 def test_a_pool_without_one_usable_row(project, tmp_path, failing):

@@ -80,19 +80,34 @@ def test_the_best_first_ties_by_row(case, method):
     assert chosen(pool, limit, clusters=False, method=method) == plain_prefix(order, pool, limit)
 
 
+def hash_order(pool: Pool, random_seed: int) -> list[int]:
+    """The valid rows by the hash of (random seed, row), ties by row."""
+    rows = np.flatnonzero(pool.valid)
+    return rows[np.lexsort((rows, row_hash(xxhash.xxh3_64_intdigest(b"rows", random_seed), rows)))].tolist()
+
+
 @given(cases(), st.integers(0, 3))
 def test_random_takes_the_smallest_hashes(case, random_seed):
     """Without replacement, whatever the clusters: what a larger budget adds does not change what a smaller one took."""
     pool, limit = case
     got = chosen(pool, limit, method="random", random_seed=random_seed)
     assert got == chosen(pool, limit, clusters=False, method="random", random_seed=random_seed)
-    order = np.flatnonzero(pool.valid)
-    order = order[np.lexsort((order, row_hash(xxhash.xxh3_64_intdigest(b"rows", random_seed), order)))].tolist()
-    assert sorted(got) == sorted(plain_prefix(order, pool, limit))
+    assert sorted(got) == sorted(plain_prefix(hash_order(pool, random_seed), pool, limit))
+
+
+def dealt(amount: int, held: list[int]) -> list[int]:
+    """What each source gets of an amount that is dealt out one by one, in turns, to those that have some left."""
+    shares = [0] * len(held)
+    while sum(shares) < min(amount, sum(held)):
+        for source, most in enumerate(held):
+            if shares[source] < most and sum(shares) < amount:
+                shares[source] += 1
+    return shares
 
 
 @given(cases(), st.integers(0, 3), st.data())
-def test_random_balanced_by_source_takes_as_many_from_each_as_it_holds(case, random_seed, data):
+def test_random_balanced_by_source_takes_as_much_of_each_as_it_holds(case, random_seed, data):
+    """A source's share of rows or tokens is exact; its draw ends before the row that exceeds the share."""
     pool, limit = case
     n = len(pool.valid)
     ends = (*sorted(data.draw(st.lists(st.integers(0, n), min_size=1, max_size=4))), n)
@@ -105,20 +120,16 @@ def test_random_balanced_by_source_takes_as_many_from_each_as_it_holds(case, ran
             return pick_rows(sweep, limit, options, METHODS)[0].rows.tolist()
 
     got = picked(limit)
-    assert len(set(got)) == len(got) and pool.valid[got].all()
+    assert len(set(got)) == len(got)
     sources = [range(start, stop) for start, stop in itertools.pairwise((0, *ends))]
-    # What a row takes of the budget. Two sources that have rows left differ by less than a row of each.
-    sizes = pool.tokens if limit.unit == "tokens" else np.ones(n, int)
-    drawn = [int(sizes[[row for row in got if row in source]].sum()) for source in sources]
-    held = [int((sizes * pool.valid)[source.start : source.stop].sum()) for source in sources]
-    slack = 1 if limit.unit == "rows" else 2 * int(sizes.max(initial=0))
-    assert all(k >= max(drawn) - slack or k == most for k, most in zip(drawn, held, strict=True))
-    if limit.unit == "rows":
-        assert len(got) == min(limit.amount, sum(held))
-        if limit.amount > 1:
-            assert picked(Limit("rows", limit.amount - 1)) == got[: limit.amount - 1], "a smaller budget is a beginning"
-    else:
-        assert pool.tokens[got].sum() <= limit.amount
+    sizes = pool.valid * (pool.tokens if limit.unit == "tokens" else np.ones(n, int))  # what a row takes of the budget
+    shares = dealt(limit.amount, [int(sizes[source.start : source.stop].sum()) for source in sources])
+    order = hash_order(pool, random_seed)
+    for source, share in zip(sources, shares, strict=True):
+        expected = plain_prefix([row for row in order if row in source], pool, Limit(limit.unit, share))
+        assert sorted(row for row in got if row in source) == sorted(expected)
+    if limit.unit == "rows" and limit.amount > 1:
+        assert picked(Limit("rows", limit.amount - 1)) == got[: limit.amount - 1], "a smaller budget is a beginning"
 
 
 def test_random_is_balanced_over_the_files_of_a_pool(project, tmp_path):

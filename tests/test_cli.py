@@ -41,7 +41,7 @@ MINIMUM = ["--model", "m", "--candidates", "a.jsonl", "b.jsonl", "--seeds", "s.j
 
 
 class Pipeline(types.ModuleType):
-    """Stands for gdig.api: records the calls."""
+    """Stands for the modules that do the work: records the calls."""
 
     def __init__(self) -> None:
         super().__init__("gdig.api")
@@ -84,7 +84,8 @@ class Pipeline(types.ModuleType):
 @pytest.fixture
 def pipeline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Pipeline:
     double = Pipeline()
-    monkeypatch.setitem(sys.modules, "gdig.api", double)
+    for module in ("gdig.api", "gdig.showing", "gdig.run.verify"):
+        monkeypatch.setitem(sys.modules, module, double)
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("GDIG_TRACEBACK", raising=False)
     return double
@@ -384,8 +385,8 @@ def test_overview_and_version(capsys: pytest.CaptureFixture[str]) -> None:
 
 SETUP = """
 import sys, threading, types
-pipeline = types.ModuleType("gdig.api")
-sys.modules["gdig.api"] = pipeline
+pipeline = types.ModuleType("gdig.run.merge")
+sys.modules["gdig.run.merge"] = pipeline
 pipeline.merge = lambda runs, run_path, progress: {body}
 from gdig.cli.main import main
 sys.exit(main(["merge", "a", "--run-path", "r"]))

@@ -153,7 +153,8 @@ GOOD = {
     "damping_factor": [0, 0.1, 1], "seed_energy": [1, 0.5], "tau": [1, 0.01], "kmeans_tol": [0, 1e-3],
     "train_rows": [None, "all", 7], "random_seed": [0, 2**63 - 1], "n_clusters": [None, 1], "threads": [None, 2],
     "token_batch_size": ["auto", 1], "workers": [None, 0, 3],
-    "max_length": [None, 1], "budget": [500, "500", "10%", "1.5Mt"], "output": ["a.jsonl", Path("b.parquet"), None],
+    "max_length": [None, 1], "budget": [500, "500", "10%", "1.5Mt"],
+    "output": ["a.jsonl", "A.JSONL.GZ", Path("b.parquet"), None],
 }  # fmt: skip
 
 

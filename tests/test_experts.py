@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
 import transformers
 
+from gdig.config.config import Config
 from gdig.data.tokens import Example
 from gdig.errors import ModelError
 from gdig.influence.curvature_sums import with_ones
 from gdig.model.batches import make_batches
 from gdig.model.capture import GradientPass
+from gdig.model.causal_model import wrap_model
 from gdig.model.layer_names import is_router
 from gdig.model.partition_pass import PartitionPass
-from gdig.model.token_memory import TokenMemory
 from gdig.model.trial import Use, _note_experts
+from tests.support.families import tiny_model
 from tests.support.mixtures import FAMILIES, mixture, plain_gradients
-from tests.support.tiny_models import VOCAB, make_examples
+from tests.support.tiny_models import make_examples
 
 pytestmark = pytest.mark.skipif(
     int(transformers.__version__.split(".")[0]) < 5, reason="experts are fused since transformers 5"
@@ -174,22 +175,17 @@ def test_calls_of_another_form_are_noted_as_another_computation():
         assert not use.linear and use.why_not is not None
 
 
-def test_the_plan_counts_experts_as_the_pass_keeps_them():
-    """What the graph keeps of a token, counted without numbers, is what tensors the pass keeps."""
-    model, _ = mixture("qwen3_moe", torch.float32)
-    kept = TokenMemory.count(model).kept
-    lowest = min(range(len(kept)), key=lambda i: -kept[i])
-    storages = {}
-    own = {p.untyped_storage()._cdata for p in (*model.module.parameters(), *model.module.buffers())}
-
-    def pack(x):
-        if x.untyped_storage()._cdata not in own and x.is_floating_point():
-            storages[x.untyped_storage()._cdata] = x.untyped_storage()
-        return x
-
-    (batch,) = make_batches([Example(*(np.arange(64, dtype=np.int32) % VOCAB for _ in range(2)))], 64)
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
-        GradientPass(model).run(batch, lambda *_: None)
-    bytes_a_token = sum(x.nbytes() for x in storages.values()) / 64
-    assert model.layers[lowest].name.startswith("model.layers.0.")
-    assert bytes_a_token == pytest.approx(kept[lowest], rel=0.35)
+def test_an_adapter_on_fused_experts_is_refused_and_its_other_layers_are_not():
+    """peft has one pair of matrices for all experts, and adds their product to the weights."""
+    peft = pytest.importorskip("peft")
+    of_experts = {"target_parameters": ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"], "r": 2}
+    config = Config.build({"device": "cpu"})
+    alone = peft.get_peft_model(tiny_model("qwen3_moe"), peft.LoraConfig(target_modules=[], **of_experts))
+    with pytest.raises(ModelError, match=r"experts.*lora_A.* weights of all experts .*merge_and_unload"):
+        wrap_model(alone, config, adapter=True)
+    both = peft.get_peft_model(tiny_model("qwen3_moe"), peft.LoraConfig(target_modules=["q_proj"], **of_experts))
+    model = wrap_model(both, config, adapter=True)
+    assert all(".q_proj.lora_" in layer.name for layer in model.layers) and len(model.layers) == 4
+    assert "mlp.experts" in model.coverage.warning
+    merged = wrap_model(alone.merge_and_unload(), config)
+    assert {layer.expert.number for layer in merged.layers} == set(range(4))

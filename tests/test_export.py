@@ -15,9 +15,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from gdig.data.check_output import check_output
 from gdig.data.corpus import open_corpus
-from gdig.data.export import check_output, export
+from gdig.data.dataset_info import write_entry
+from gdig.data.export import export
+from gdig.data.read_back import read_rows
 from gdig.errors import ConfigError, CorpusError
+from gdig.selection.chosen import read_chosen
 
 ROWS = [
     {"text": "机场 \u2028 \"x\"", "date": "2024-01-02", "n": 1, "meta": {"a": [1, 2.0, None]}},
@@ -92,7 +96,60 @@ def test_what_the_first_row_of_a_file_has_no_place_for_is_told_beforehand(tmp_pa
     seen = []
     check_output(texts, tmp_path / "good.jsonl.gz", lambda row, content: seen.append(row) or content)
     assert seen == [0]
+    check_output(texts, tmp_path / "good.jsonl", lambda row, content: seen.append(row) or content, lambda row: row > 0)
+    assert seen == [0, 1], "the first row that may be chosen"
     assert not list(tmp_path.glob("*good*")) and not list(tmp_path.glob("*bad*"))
+
+
+BYTES = {
+    "binary": (pa.binary(), b"\xff"),
+    "large binary": (pa.large_binary(), b"\xff"),
+    "fixed binary": (pa.binary(1), b"\xff"),
+    "binary view": (pa.binary_view(), b"\xff"),
+    "image": (pa.struct({"path": pa.string(), "bytes": pa.binary()}), {"path": "a.png", "bytes": b"\xff"}),
+    "images": (pa.list_(pa.struct({"bytes": pa.binary()})), [{"bytes": b"\xff"}]),
+    "map": (pa.map_(pa.string(), pa.binary()), [("a", b"\xff")]),
+    "duration": (pa.duration("s"), datetime.timedelta(seconds=1)),
+}
+
+
+@pytest.mark.parametrize("case", BYTES)
+def test_nulls_do_not_hide_what_json_has_no_place_for(tmp_path, parquet_of, case):
+    kind, value = BYTES[case]
+    corpus = parquet_of(pa.table({"x": pa.array([None] * 2_000 + [value], kind)}))
+    with pytest.raises(CorpusError, match=r"pool\.parquet, row 2000: field 'x': .* write a \.parquet file"):
+        check_output(corpus, tmp_path / "out.jsonl")
+    check_output(corpus, tmp_path / "out.parquet")
+
+
+def test_a_type_for_bytes_without_bytes_has_a_place(tmp_path, parquet_of):
+    """As pictures that are named by their path alone; a UUID is text, and the field gdig is replaced."""
+    image = pa.array([{"path": "a.png", "bytes": None}] * 40, pa.struct({"path": pa.string(), "bytes": pa.binary()}))
+    ids = pa.array([uuid.UUID(int=7).bytes] * 40, pa.uuid())
+    corpus = parquet_of(pa.table({"image": image, "id": ids, "gdig": [b"\xff"] * 40}))
+    check_output(corpus, tmp_path / "out.jsonl")
+    export(corpus, range(40), columns(40), tmp_path / "out.jsonl")
+    assert json.loads((tmp_path / "out.jsonl").read_text().splitlines()[0])["image"] == {"path": "a.png", "bytes": None}
+
+
+def test_a_pool_that_neither_file_holds_is_told_of_the_formats(tmp_path):
+    """One file has bytes, and the kinds of `prompt` clash behind a null."""
+    turns = [{"role": "user", "content": "a"}]
+    pq.write_table(pa.table({"prompt": ["a"], "image": [b"\xff"]}), tmp_path / "texts.parquet")
+    pq.write_table(pa.table({"prompt": [None, turns]}), tmp_path / "turns.parquet")
+    corpus = open_corpus([tmp_path / "texts.parquet", tmp_path / "turns.parquet"], cache_dir=tmp_path / "cache")
+    for name in ("out.jsonl", "out.parquet"):
+        with pytest.raises(CorpusError, match=r"or choose a format \(messages or tokens\), which gives all rows"):
+            check_output(corpus, tmp_path / name)
+        check_output(corpus, tmp_path / name, lambda row, content: {"messages": turns})
+
+
+@pytest.mark.parametrize("name", ["O.JSONL", "O.Jsonl.GZ", "O.PARQUET"])
+def test_capital_letters_in_the_ending_do_not_matter(tmp_path, corpus_of, name):
+    export(corpus_of(ROWS), [0], columns(1), tmp_path / name)
+    assert [row["text"] for row in read_rows(tmp_path / name)] == [ROWS[0]["text"]]
+    assert [column["row"] for column in read_chosen(tmp_path / name, 1).columns] == [0]
+    assert write_entry(tmp_path / name, "messages") is None, "LLaMA-Factory does not read it"
 
 
 def test_parquet_of_json_rows_takes_the_types_of_all_rows(tmp_path, corpus_of):

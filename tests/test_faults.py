@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 
 import gdig
-from gdig.api import verify
 from gdig.data.features import read_features
 from gdig.errors import ConfigError, CorpusError, GdigError, ModelError, RunError, StoreError
+from gdig.run.verify import verify
 from tests.drill.faults import KINDS, Fault, files_of, inject
 from tests.support.limits import within
 from tests.support.project_fixtures import edit_record, translation_rows

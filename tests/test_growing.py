@@ -21,7 +21,7 @@ from gdig.run.pool_files import with_recorded_names
 from gdig.run.record import RunRecord
 from gdig.store.sketches import SketchStore
 from tests.support import profiles
-from tests.support.project_fixtures import ROWS_PER_SHARD, read_jsonl, stages, translation_rows, write_jsonl
+from tests.support.project_fixtures import ROWS_PER_SHARD, stages, translation_rows, write_jsonl
 
 STEPS = (20, 7, 16, 1, 16)
 """Rows of five files: growths inside a shard, over its end, by one row, and up to its end."""
@@ -143,6 +143,16 @@ def test_clusters_stay_or_are_made_again(five, grown, tmp_path):
     assert gdig.select(**options(copy, 5, grown_clusters="again")).rows.tolist() == again.rows.tolist()
     gdig.select(**options(copy, 5))
     assert centroids.read_bytes() == first, "the first files' clusters are those again"
+
+
+def test_a_budget_may_be_more_than_the_first_files_hold(five, grown, tmp_path):
+    _, options = five
+    copy = tmp_path / "run"
+    shutil.copytree(grown[0], copy)
+    tokens = int(tensors(copy)["tokens"][: STEPS[0]].sum()) + 100
+    assert len(gdig.select(**options(copy, 5, budget=str(STEPS[0] + 10))).rows) == STEPS[0] + 10
+    assert gdig.select(**options(copy, 5, budget=f"{tokens}t")).rows.size
+    assert stages(copy)["cluster"]["rows"] == STEPS[0]
 
 
 def test_a_growth_that_was_interrupted_goes_on(five, grown, tmp_path, monkeypatch):
@@ -309,4 +319,8 @@ def test_names_are_those_of_the_run_wherever_an_appended_file_lies():
         ("b.jsonl", {"hash": "2"}),
         ("+b.jsonl", {"hash": "4"}),
     ]
-    assert ROWS_PER_SHARD == 16 and read_jsonl  # the steps are chosen for shards of 16 rows
+    twice = RunRecord(inputs={"candidates": {"x/a.jsonl": {"hash": "1"}, "y/a.jsonl": {"hash": "1"}}})
+    now = {"p/x/a.jsonl": {"hash": "1"}, "p/y/a.jsonl": {"hash": "1"}, "q/b.jsonl": {"hash": "2"}}
+    files = with_recorded_names(twice, {"candidates": now})["candidates"]
+    assert list(files) == ["x/a.jsonl", "y/a.jsonl", "q/b.jsonl"]
+    assert ROWS_PER_SHARD == 16  # the steps are chosen for shards of 16 rows

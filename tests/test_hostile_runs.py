@@ -11,9 +11,9 @@ from random import Random
 import pytest
 
 import gdig
-from gdig.api import verify
 from gdig.cli.main import main
 from gdig.errors import GdigError, RunError, StoreError
+from gdig.run.verify import verify
 from tests.drill.faults import files_of
 from tests.drill.forgery import forge_record, forge_tensors
 from tests.support.limits import within
@@ -41,13 +41,13 @@ def test_no_name_in_a_record_leaves_the_run(project, whole, tmp_path, name):
         "path": "p", "learning_rate": 0.1, "step": 1, "layers": 1, "token_batch_size": 8, "state": "running",
     }  # fmt: skip
     edit_record(run, lambda state: state["stages"]["sweep"].update(checkpoints={name: checkpoint}))
-    for command in (lambda: gdig.select(**project.options(run, overwrite=True)), lambda: gdig.api.merge([run], run)):
+    for command in (lambda: gdig.select(**project.options(run, overwrite=True)), lambda: gdig.merge([run], run)):
         with pytest.raises(RunError, match="expected a name of up to 200 bytes without a slash"):
             command()
     shutil.copy2(whole / "run.json", run / "run.json")
     edit_record(run, lambda state: state["stages"]["fit"].update(layers=[name]))
     with pytest.raises(RunError, match="expected a name of up to 200 bytes without a slash"):
-        gdig.api.merge([run], tmp_path / "merged")
+        gdig.merge([run], tmp_path / "merged")
     assert (tmp_path / "x").is_dir()
 
 

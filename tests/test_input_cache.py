@@ -28,7 +28,7 @@ def test_a_second_open_does_not_read_the_rows_again(tmp_path, opened, monkeypatc
         raise AssertionError("converted again")
 
     monkeypatch.setattr("gdig.data.json_rows.build_index", refuse)
-    monkeypatch.setattr("gdig.data.arrow_rows._convert", refuse)
+    monkeypatch.setattr("gdig.data.parquet_rows._convert", refuse)
     assert opened(path, parquet).rows(5, 15) == ROWS[5:] + ROWS[:5]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -107,16 +108,6 @@ BAD_LINES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("case", BAD_LINES)
-def test_bad_jsonl(tmp_path, opened, case):
-    content, message = BAD_LINES[case]
-    (tmp_path / "bad.jsonl").write_bytes(content)
-    with pytest.raises(CorpusError, match=r"bad\.jsonl") as error:
-        opened(tmp_path / "bad.jsonl")
-    assert message in str(error.value)
-    assert not list((tmp_path / "cache").iterdir())  # nothing half-written
-
-
 BAD_LISTS = {
     "object": (b'{"a": 1}', "holds one JSON object, expected a list"),
     "object over lines": (b'{\n "rows": []\n}\n', "holds one JSON object, expected a list"),
@@ -135,10 +126,15 @@ BAD_LISTS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("case", BAD_LISTS)
-def test_bad_json_list(tmp_path, opened, case):
-    content, message = BAD_LISTS[case]
-    (tmp_path / "bad.json").write_bytes(content)
-    with pytest.raises(CorpusError, match=r"bad\.json") as error:
-        opened(tmp_path / "bad.json")
+BAD_FILES = {("bad.jsonl", case): bad for case, bad in BAD_LINES.items()}
+BAD_FILES |= {("bad.json", case): bad for case, bad in BAD_LISTS.items()}
+
+
+@pytest.mark.parametrize(("name", "case"), BAD_FILES)
+def test_a_bad_file_is_named_with_the_place(tmp_path, opened, name, case):
+    content, message = BAD_FILES[name, case]
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(CorpusError, match=re.escape(name)) as error:
+        opened(tmp_path / name)
     assert message in str(error.value)
+    assert not list((tmp_path / "cache").glob("*"))  # nothing half-written

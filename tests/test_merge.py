@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 import gdig
-from gdig.api import merge
 from gdig.cli.main import main
 from gdig.errors import ConfigError, RunError, StoreError
+from gdig.run.merge import merge
 from tests.support.project_fixtures import as_it_is, edit_record, stages
 from tests.support.torchrun import files_of
 

@@ -50,6 +50,20 @@ def test_importing_gdig_is_light() -> None:
     subprocess.run([sys.executable, "-c", program], check=True)
 
 
+def test_a_run_is_verified_without_torch(swept_copy: Path, tmp_path: Path) -> None:
+    program = (
+        "import sys\n"
+        "from gdig.cli.main import main\n"
+        "assert main(['verify', '--run-path', sys.argv[1]]) == 2\n"
+        "assert main(['verify', '--run-path', sys.argv[2]]) == 0\n"
+        "heavy = {'torch', 'transformers', 'datasets', 'triton', 'pyarrow'} & set(sys.modules)\n"
+        "sys.exit(f'imported: {heavy}' if heavy else f'{len(sys.modules)} modules' if len(sys.modules) > 800 else 0)"
+    )
+    ended = subprocess.run([sys.executable, "-c", program, tmp_path, swept_copy], capture_output=True, text=True)
+    assert "is no run directory" in ended.stderr and ended.stdout.endswith(" sound\n")
+    assert ended.returncode == 0, ended.stderr
+
+
 def test_every_error_is_a_gdig_error_and_public() -> None:
     for name in errors.__all__:
         assert issubclass(getattr(errors, name), gdig.GdigError)

@@ -17,19 +17,22 @@ import gdig
 from gdig.config.budget import Limit
 from gdig.config.config import Config
 from gdig.data.texts import row_texts
-from gdig.errors import ConfigError, CorpusError
+from gdig.errors import AmountError, ConfigError, CorpusError
 from gdig.selection.choose import choose
 from gdig.selection.eligible import narrow
 from gdig.selection.judge import Judge
-from gdig.selection.method import FinishedSweep
+from gdig.selection.method import FinishedSweep, MethodSpec, Picked
 from gdig.selection.methods import METHODS
+from gdig.selection.neighbours import column
+from gdig.selection.pick import pick_rows
 from gdig.selection.quotas import share_out, source_weights
 from gdig.selection.repeats import repeats
-from gdig.selection.similar import SimilarityFeatures
+from gdig.selection.similar import SimilarityFeatures, SimilarityWalk, fill
 from gdig.selection.sources import Sources
 from gdig.selection.survey import survey
 from gdig.store.sketches import SketchStore
 from tests.support import profiles
+from tests.support.pools import Columns, plain_prefix
 from tests.support.project_fixtures import read_jsonl, stages, translation_rows, write_jsonl
 from tests.support.swept_run import make_swept
 
@@ -38,13 +41,9 @@ METHODS_WITH_AN_ORDER = ("top", "loss", "round-robin", "bids", "random")
 
 
 @dataclass
-class Pool:
-    """A finished sweep in memory; hidden and sketch lie in few directions, so that many rows are near to others."""
+class Pool(Columns):
+    """A finished sweep whose hidden states and sketches lie in few directions, so that many rows are near to others."""
 
-    influence: np.ndarray
-    loss: np.ndarray
-    tokens: np.ndarray
-    valid: np.ndarray
     hidden: np.ndarray
     hash: np.ndarray
     source: np.ndarray
@@ -96,16 +95,6 @@ def plain_walk(order: list[int], pool: Pool, most: float, taken: list[int]) -> l
             held.append(row)
             own.append(row)
     return own
-
-
-def plain_prefix(rows: list[int], pool: Pool, limit: Limit) -> list[int]:
-    spent, inside = 0, []
-    for row in rows:
-        spent += int(pool.tokens[row]) if limit.unit == "tokens" else 1
-        if spent > limit.amount:
-            break
-        inside.append(row)
-    return inside
 
 
 def plain_eligible(pool: Pool, config: Config, excluded: set[int]) -> list[int]:
@@ -166,6 +155,24 @@ def test_a_choice_passes_over_what_is_left_out_and_what_is_near(case, method, mo
         assert any("no more rows may be chosen" in note for note in scored.notes)
 
 
+def test_a_tail_of_copies_is_walked_in_few_rounds(tmp_path):
+    """500 rows around a circle, and 4,000 copies behind them: the budget of 501 asks for all rows."""
+    angles, n = 2 * np.pi * np.minimum(np.arange(4500), 500) / 500, 4500
+    hidden = np.stack([np.cos(angles), np.sin(angles), 0 * angles], 1).astype(np.float16)
+    ones = np.ones(n, np.int32)
+    pool = Pool(np.ones((n, 2), np.float32), ones.astype(np.float32), ones, ones > 0, hidden, np.arange(n), ones)
+    sweep, asked = swept(pool, str(tmp_path), rows_per_shard=1000), []
+
+    def pick(limit: Limit) -> Picked:
+        asked.append(limit.amount)
+        return Picked(np.arange(limit.amount))
+
+    walk = SimilarityWalk(SimilarityFeatures(sweep.store, "sketch"), 0.99999)
+    _, places = fill(pick, sweep, Limit("rows", 501), walk)
+    assert places.tolist() == list(range(500)) and walk.passed_over == 4000
+    assert asked[-1] == n and len(asked) <= 10
+
+
 @settings(max_examples=profiles.examples(50))
 @given(
     cases(), st.sampled_from(["top", "loss"]), st.sampled_from([0.83, 1.0]), st.sampled_from(["equal", "proportional"])
@@ -193,7 +200,7 @@ def test_each_source_gives_its_share_and_the_rest_of_those_that_run_short(case, 
             taken += own
         spent = [int(cost[rows].sum()) for rows in given_rows]
         room = [0 if limit.unit == "rows" or not rows else int(pool.tokens[rows].max()) - 1 for rows in members]
-        short = [i for i in range(3) if most < 1 and spent[i] + room[i] < shares[i]]
+        short = [i for i in range(3) if spent[i] + room[i] < shares[i]]
         if not short:
             break
         available = [spent[i] if i in short else available[i] for i in range(3)]
@@ -203,6 +210,28 @@ def test_each_source_gives_its_share_and_the_rest_of_those_that_run_short(case, 
     for rows in given_rows:  # inside a source the order is the method's
         places = [scored.rows.tolist().index(row) for row in rows]
         assert places == sorted(places)
+
+
+def test_what_a_method_does_not_take_of_a_source_goes_to_the_others_and_an_error_names_it(tmp_path):
+    ones = np.ones(20, np.int32)
+    directions = np.ones((20, DIM), np.float16)
+    pool = Pool(np.ones((20, 2), np.float32), ones.astype(np.float32), ones, ones > 0, directions, ones, ones)
+    pool.source = np.repeat(np.array([0, 1], np.int32), 10)
+
+    def at_most_two_of_a(sweep: FinishedSweep, limit: Limit, random_seed: int, options: Config) -> Picked:
+        rows = np.flatnonzero(column(sweep.store, "valid"))
+        return Picked(rows[: min(limit.amount, 2 if rows[0] == 0 else 10)])
+
+    def none_of_b(sweep: FinishedSweep, limit: Limit, random_seed: int, options: Config) -> Picked:
+        if not column(sweep.store, "valid")[0]:
+            raise AmountError("n_neighbours: too many")
+        return Picked(np.arange(limit.amount))
+
+    config, sweep = Config.build({"method": "top", "source_quotas": "equal"}), swept(pool, str(tmp_path))
+    picked, _ = pick_rows(sweep, Limit("rows", 8), config, {"top": MethodSpec(at_most_two_of_a)})
+    assert sorted(picked.rows.tolist()) == [0, 1, *range(10, 16)]
+    with pytest.raises(AmountError, match="source b: n_neighbours: too many"):
+        pick_rows(sweep, Limit("rows", 8), config, {"top": MethodSpec(none_of_b)})
 
 
 @given(st.integers(0, 60), st.lists(st.tuples(st.integers(0, 5), st.integers(0, 20)), min_size=1, max_size=5))
@@ -331,6 +360,8 @@ def test_rows_of_an_evaluation_set_are_never_chosen_and_are_listed(project, tmp_
     expected = np.flatnonzero(centred.astype(np.float64) @ centred[3].astype(np.float64) > 0.99)
     assert {row["row"] for row in listed} == set(expected.tolist())
     assert gdig.verify(tmp_path / "run").sound
+    gdig.select(**options)
+    assert not (tmp_path / "run" / "excluded.jsonl").exists(), "the list is that of the last selection"
 
 
 def _shards(run: Path):

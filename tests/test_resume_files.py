@@ -19,7 +19,7 @@ from gdig.influence.memory_plan import plan_fit
 from gdig.influence.precondition import SeedPreconditioner
 from gdig.model.capture import GradientPass
 from gdig.run.record_file import read_record, write_record
-from gdig.run.verify import verify_run
+from gdig.run.verify import verify
 from gdig.store.resume_file import Pace, ResumeFile
 from gdig.store.tensor_file import read_tensors, write_tensors
 from tests.support.project_fixtures import Command, SignalAt, flags
@@ -150,9 +150,9 @@ def test_a_damaged_resume_file_is_told_by_verify_and_discarded_by_the_next_start
     project, whole, fitted, tmp_path, stop_at, capsys
 ):
     options, file = stopped(project, fitted, tmp_path / "run", stop_at)
-    assert any(line.startswith("sweep/resume: 1 sound, ") for line in verify_run(tmp_path / "run").lines())
+    assert any(line.startswith("sweep/resume: 1 sound, ") for line in verify(tmp_path / "run").lines())
     damage(file)
-    bad = [report for report in verify_run(tmp_path / "run").files if report.state != "sound"]
+    bad = [report for report in verify(tmp_path / "run").files if report.state != "sound"]
     assert [(report.file, report.state) for report in bad] == [("sweep/resume/00000000.safetensors", "damaged")]
     gdig.sweep(**{**options, "quiet": False})
     error = capsys.readouterr().err

@@ -12,7 +12,7 @@ import torch
 from safetensors.numpy import load_file
 
 import gdig
-from gdig.api import score_net, verify
+from gdig.api import score_net
 from gdig.cli.main import main
 from gdig.config.config import Config, Training
 from gdig.data.features import Features
@@ -20,6 +20,7 @@ from gdig.data.tokens import Example
 from gdig.errors import ConfigError, GdigError, ModelError, RunError, StoreError
 from gdig.model.load import load_trainable
 from gdig.run.session import Workspace
+from gdig.run.verify import verify
 from gdig.store.sketches import SketchStore
 from gdig.store.tensor_file import read_tensors
 from gdig.training import job as over_run

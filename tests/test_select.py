@@ -273,7 +273,7 @@ def test_every_row_is_checked_before_a_model_is_loaded(project, tmp_path, monkey
 
 
 def test_verify_reads_every_file(finished):
-    from gdig.api import verify
+    from gdig.run.verify import verify
 
     report = verify(finished)
     files = {path.relative_to(finished).as_posix() for path in finished.rglob("[!.]*") if path.is_file()}

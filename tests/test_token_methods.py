@@ -24,7 +24,7 @@ from gdig.data.tokens import Example
 from gdig.errors import RunError
 from gdig.resampling import row_hash
 from gdig.run.layout import RunLayout
-from gdig.run.verify import verify_run
+from gdig.run.verify import verify
 from gdig.selection import token_bm25 as bm25_module
 from gdig.selection.choose import choose
 from gdig.selection.judge import Judge
@@ -162,7 +162,7 @@ def test_token_files_hold_the_ids_of_every_valid_row(project, swept_copy):
     lengths = np.concatenate([np.diff(file["offsets"]) for file in files])
     assert len(lengths) == N_ROWS and np.array_equal(lengths, sweep["tokens"])
     assert len(load_file(layout.seed_tokens)["offsets"]) == N_SEEDS + 1
-    assert any(line.startswith("tokens: 5 sound") for line in verify_run(swept_copy).lines())
+    assert any(line.startswith("tokens: 5 sound") for line in verify(swept_copy).lines())
 
 
 def test_a_file_that_is_gone_is_made_again_to_the_same_bytes(project, swept_copy):

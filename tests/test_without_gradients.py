@@ -9,7 +9,7 @@ import gdig
 from gdig.api import compare
 from gdig.cli.main import main
 from gdig.errors import ConfigError
-from gdig.run.verify import verify_run
+from gdig.run.verify import verify
 from gdig.selection.methods import METHODS
 from gdig.store.tensor_file import read_tensors
 from tests.support.project_fixtures import N_ROWS, N_SEEDS, flags, read_jsonl, stages, stored
@@ -52,7 +52,7 @@ def test_there_is_no_fit_and_nothing_of_seeds_is_recorded(forward):
     assert not (forward / "curvature").exists() and not (forward / "seeds").exists()
     assert found["sweep"]["state"] == "done" and found["sweep"]["seed_health"] is None
     assert found["sweep"]["counts"]["rows"] == N_ROWS
-    assert any(line.startswith("sweep: 5 sound") for line in verify_run(forward).lines())
+    assert any(line.startswith("sweep: 5 sound") for line in verify(forward).lines())
 
 
 @pytest.mark.parametrize("method", WITHOUT)

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 
 from benches.redundancy_parts.planted import changes
-from gdig import _native
 from gdig.config.config import Config
 from gdig.data.corpus import open_corpus
 from gdig.passes.influence_pass import make_forward_pass
 from gdig.progress import Progress
 from gdig.run.session import Workspace
 from gdig.selection.centred import unit_float16
+from gdig.selection.similar import hold
 
 COSINES = (0.7, 0.8, 0.85, 0.9, 0.95)
 MOST_WORDS = 45
@@ -59,20 +59,17 @@ def measure_model(model: Path, data: Path, folder: Path, rows: int) -> dict[str,
     results: dict[str, Any] = {"rows": rows, "model": model.name, "data": data.name}
     for name, mean in (("less their mean", hidden[:rows].mean(0, dtype=np.float64)), ("as they are", 0.0)):
         x = unit_float16(hidden - mean)
-        held = _native.HeldRows(x.shape[1])
-        held.add(x[:rows])
-        table = {}
+        held, table = hold(x[:rows]), {}
+        # Every row beside all others of the pool: none is a copy.
+        units = x[:rows].astype(np.float64)
+        cosines = units @ units.T
+        np.fill_diagonal(cosines, -1)
         for cosine in COSINES:
             nearest, _ = held.nearest(x[rows:], cosine)
             hits = {kind: 0 for kind in kinds}
             for (kind, entry, _), at, vector in zip(copies, nearest.tolist(), x[rows:], strict=True):
                 own = float(vector.astype(np.float64) @ x[entry].astype(np.float64))
                 hits[kind] += at >= 0 and own > cosine
-            # Every row beside all others of the pool: none is a copy.
-            alarms = 0
-            units = x[:rows].astype(np.float64)
-            cosines = units @ units.T
-            np.fill_diagonal(cosines, -1)
             alarms = int((cosines.max(1) > cosine).sum())
             table[str(cosine)] = {
                 "recall": {kind: hits[kind] / PLANTED for kind in kinds},

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from benches.redundancy_parts.memory import anonymous_peak
-from gdig import _native
 from gdig.config.budget import Limit
 from gdig.config.config import Config
 from gdig.selection.centred import unit_float16
@@ -19,7 +18,7 @@ from gdig.selection.eligible import narrow
 from gdig.selection.judge import Judge
 from gdig.selection.method import FinishedSweep
 from gdig.selection.repeats import repeats
-from gdig.selection.similar import SimilarityFeatures
+from gdig.selection.similar import SimilarityFeatures, hold
 from gdig.selection.sources import Sources
 from gdig.selection.survey import survey
 from gdig.store.sketches import SketchStore
@@ -116,8 +115,7 @@ def search_entries(folder: Path, threads: int) -> dict[str, Any]:
     entries = np.concatenate(
         [features.of_rows(np.sort(planted)), unit_float16(rng.standard_normal((ENTRIES // 2, store.dim)))]
     )
-    held = _native.HeldRows(store.dim)
-    held.add(entries)
+    held = hold(entries)
     near = 0
     with anonymous_peak() as peak:
         for shard in store.shards:

@@ -6,7 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gdig.api import cluster, compare, fit, merge, plan, preview, score_net, select, sweep, verify
+    from gdig.api import cluster, compare, fit, score_net, select, sweep
     from gdig.config.config import Config
     from gdig.errors import (
         ConfigError,
@@ -21,8 +21,10 @@ if TYPE_CHECKING:
     )
     from gdig.kmeans import KMeans
     from gdig.resampling import resample
+    from gdig.run.merge import merge
+    from gdig.run.verify import verify
     from gdig.selection.result import Selection
-    from gdig.showing import explain, report
+    from gdig.showing import explain, plan, preview, report
     from gdig.store.sketches import SketchStore
 
 # Loaded on first use, so that `import gdig` costs neither torch nor transformers nor triton. No module bears the name
@@ -45,15 +47,15 @@ _WHERE = {
     "compare": "gdig.api",
     "explain": "gdig.showing",
     "fit": "gdig.api",
-    "merge": "gdig.api",
-    "plan": "gdig.api",
-    "preview": "gdig.api",
+    "merge": "gdig.run.merge",
+    "plan": "gdig.showing",
+    "preview": "gdig.showing",
     "report": "gdig.showing",
     "resample": "gdig.resampling",
     "score_net": "gdig.api",
     "select": "gdig.api",
     "sweep": "gdig.api",
-    "verify": "gdig.api",
+    "verify": "gdig.run.verify",
 }
 __all__ = [
     "Config",

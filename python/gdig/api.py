@@ -9,7 +9,7 @@ from dataclasses import fields, replace
 from datetime import date
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 from typing_extensions import Unpack
@@ -28,18 +28,14 @@ from gdig.passes.planned_stages import planned_stages
 from gdig.passes.sweep_stage import missing_of_sweep, seeds_are_swept, sweep_on_ranks, sweep_stage
 from gdig.passes.torch_errors import torch_errors_explained
 from gdig.passes.training_checkpoints import checkpoints_stage, sweep_checkpoint_on_ranks
-from gdig.planning.report import RunPlan
-from gdig.planning.run_plan import make_plan
 from gdig.progress import Progress, WarningsOnly
 from gdig.reporting.report import report_after_select
 from gdig.resampling import label_counts
 from gdig.run.directory import require_run
 from gdig.run.layout import RunLayout
-from gdig.run.merge import merge_runs
 from gdig.run.origin import rows_origin
 from gdig.run.session import Workspace
 from gdig.run.stored_options import config_of_start
-from gdig.run.verify import Verification, verify_run
 from gdig.selection.cluster_stage import ensure_clusters, fit_centroids_on_ranks, label_rows_on_ranks
 from gdig.selection.compare import Comparison
 from gdig.selection.compare import compare as compare_methods
@@ -60,9 +56,6 @@ from gdig.selection.survey import Survey, make_judge, survey, tokens_of_first
 from gdig.selection.tasks import Tasks, read_tasks
 from gdig.selection.token_files import ensure_tokens
 from gdig.store.sketches import SketchStore
-
-if TYPE_CHECKING:
-    from gdig.data.preview import Preview
 
 
 def fit(
@@ -175,35 +168,6 @@ def select(
         return selection
 
 
-def plan(config: Config | None = None, *, progress: Progress | None = None, **options: Unpack[Options]) -> RunPlan:
-    """Plan a run: tell what :func:`select` would do with the same options, and what it would cost.
-
-    A sample of the pool is read, the model is loaded, and a batch passes it in a trial of seconds. Nothing is written.
-
-    Args:
-        config: options, as of :func:`select`.
-        progress: where to show progress.
-        options: see :class:`gdig.Config`.
-
-    Returns:
-        The plan: stages, seconds, memory and disk. `print` shows it as text, and `as_json` gives values of JSON.
-
-    Raises:
-        GdigError: whatever would stop the run at once, such as memory or disk that cannot hold it.
-
-    Example:
-        >>> plan = gdig.plan(run_path="runs/a", **inputs)  # doctest: +SKIP
-        >>> plan.seconds, plan.peak_memory, plan.sweep_batch_size  # doctest: +SKIP
-        (412.7, 3406577664, 512)
-    """
-    if is_launched():
-        raise ConfigError("plan runs in one process; start it without torchrun")
-    config = config_of_start(config, options)
-    config.require("model", "candidates", "seeds", "run_path")
-    require_needs([config.method], config)
-    return make_plan(Workspace(config, progress or Progress(config.quiet)))
-
-
 def compare(
     config: Config | None = None,
     methods: Sequence[str] = (),
@@ -296,80 +260,6 @@ def score_net(
         from gdig.training.job import train_difficulty
 
         return train_difficulty(work, training)
-
-
-def preview(
-    config: Config | None = None, *, rows: int = 2, progress: Progress | None = None, **options: Unpack[Options]
-) -> Preview:
-    """Show the first rows of each file as the model will see them, and check all rows as :func:`select` does.
-
-    Needs `model` (for its tokenizer and window) and `candidates`, or a `run_path` with a run. Touches no weights, and
-    writes nothing.
-
-    Args:
-        config: the options; those given by name replace its values.
-        rows: how many rows of each file are shown.
-        progress: where to show progress.
-        options: see :class:`gdig.Config`.
-
-    Returns:
-        What a run would read. Its `error` is what would stop a run.
-
-    Raises:
-        GdigError: a subclass that says what is wrong with the options, or with files that cannot be read at all.
-
-    Example:
-        >>> print(gdig.preview(model="models/base", candidates=["pool.jsonl"]))  # doctest: +SKIP
-    """
-    from gdig.data.preview import LEGEND, Preview, preview_corpus
-    from gdig.data.rendering import rendered_otherwise
-
-    work = Workspace(config_of_start(config, options), progress or Progress())
-    work.config.require("model", "candidates")
-    parts = [("candidates", work.candidates, work.encoder, work.config.bad_rows == "skip")]
-    if work.config.seeds:
-        parts.append(("seeds", work.seed_corpus, work.seed_encoder, False))
-    whole = Preview([LEGEND], {}, None)
-    for name, corpus, encoder, skip in parts:
-        with work.progress.stage(f"check of {name}", len(corpus)) as bar:
-            texts, reports, error = preview_corpus(corpus, encoder, rows, bar.advance, skip_bad_rows=skip)
-        whole = Preview([*whole.texts, *texts], {**whole.reports, name: reports}, whole.error or error)
-    if work.config.seeds and (otherwise := rendered_otherwise(work.renderings)) is not None:
-        work.progress.warn(otherwise)
-    return whole
-
-
-def verify(run_path: str | Path, *, progress: Progress | None = None) -> Verification:
-    """Read every file of a run, and say of each whether it is sound, damaged, missing, or of something else.
-
-    Nothing is written, so the run may lie on a read-only disk.
-
-    Raises:
-        ConfigError: when the directory holds no run.
-
-    Example:
-        >>> report = gdig.verify("runs/a")  # doctest: +SKIP
-        >>> report.sound, report.files[0]  # doctest: +SKIP
-        (True, FileReport(file='run.json', state='sound', what='', bytes=4127))
-    """
-    return verify_run(Path(run_path))
-
-
-def merge(runs: Sequence[str | Path], run_path: str | Path, *, progress: Progress | None = None) -> list[str]:
-    """Join in the directory `run_path` the shards that copies of one fitted run have swept (see `sweep_part`).
-
-    Args:
-        runs: the run directories.
-        run_path: the directory of the result: one of `runs`, or a new one.
-        progress: where to show progress.
-
-    Returns:
-        Lines that say what is there now. A sweep or select in `run_path` goes on from it.
-
-    Raises:
-        GdigError: a subclass that names what differs between the runs, or the file that is damaged.
-    """
-    return merge_runs([Path(path) for path in runs], Path(run_path), progress or Progress())
 
 
 def serve(ranks: Ranks) -> None:

@@ -1,25 +1,104 @@
-"""What shows a finished run and changes nothing in it: explain, report, and pages of comparisons."""
+"""What shows a run and changes nothing in it: plan and preview before it, explain, report and comparisons after it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from typing_extensions import Unpack
 
 from gdig.config.config import Config
 from gdig.config.typed_options import Options
-from gdig.errors import UnfinishedRunError
+from gdig.distributed.torchrun import is_launched
+from gdig.errors import ConfigError, UnfinishedRunError
 from gdig.explanation.explain import Asked, explain_asked
 from gdig.explanation.explanation import Explanation
 from gdig.passes.torch_errors import torch_errors_explained
+from gdig.planning.report import RunPlan
+from gdig.planning.run_plan import make_plan
 from gdig.progress import Progress
 from gdig.reporting.comparison import comparison_lines, gather_comparison, require_same_pool, write_comparison
 from gdig.reporting.report import make_report
 from gdig.run.layout import RunLayout
+from gdig.run.session import Workspace
 from gdig.run.stored_options import config_of_start
 from gdig.selection.compare import Comparison
 from gdig.selection.finished_run import open_finished_run
+from gdig.selection.methods import require_needs
+
+if TYPE_CHECKING:
+    from gdig.data.preview import Preview
+
+
+def plan(config: Config | None = None, *, progress: Progress | None = None, **options: Unpack[Options]) -> RunPlan:
+    """Plan a run: tell what :func:`gdig.select` would do with the same options, and what it would cost.
+
+    A sample of the pool is read, the model is loaded, and a batch passes it in a trial of seconds. Nothing is written.
+
+    Args:
+        config: options, as of :func:`gdig.select`.
+        progress: where to show progress.
+        options: see :class:`gdig.Config`.
+
+    Returns:
+        The plan: stages, seconds, memory and disk. `print` shows it as text, and `as_json` gives values of JSON.
+
+    Raises:
+        GdigError: whatever would stop the run at once, such as memory or disk that cannot hold it.
+
+    Example:
+        >>> plan = gdig.plan(run_path="runs/a", **inputs)  # doctest: +SKIP
+        >>> plan.seconds, plan.peak_memory, plan.sweep_batch_size  # doctest: +SKIP
+        (412.7, 3406577664, 512)
+    """
+    if is_launched():
+        raise ConfigError("plan runs in one process; start it without torchrun")
+    config = config_of_start(config, options)
+    config.require("model", "candidates", "seeds", "run_path")
+    require_needs([config.method], config)
+    return make_plan(Workspace(config, progress or Progress(config.quiet)))
+
+
+def preview(
+    config: Config | None = None, *, rows: int = 2, progress: Progress | None = None, **options: Unpack[Options]
+) -> Preview:
+    """Show the first rows of each file as the model will see them, and check all rows as :func:`gdig.select` does.
+
+    Needs `model` (for its tokenizer and window) and `candidates`, or a `run_path` with a run. Touches no weights, and
+    writes nothing.
+
+    Args:
+        config: the options; those given by name replace its values.
+        rows: how many rows of each file are shown.
+        progress: where to show progress.
+        options: see :class:`gdig.Config`.
+
+    Returns:
+        What a run would read. Its `error` is what would stop a run.
+
+    Raises:
+        GdigError: a subclass that says what is wrong with the options, or with files that cannot be read at all.
+
+    Example:
+        >>> print(gdig.preview(model="models/base", candidates=["pool.jsonl"]))  # doctest: +SKIP
+    """
+    from gdig.data.preview import LEGEND, Preview, preview_corpus
+    from gdig.data.rendering import rendered_otherwise
+
+    work = Workspace(config_of_start(config, options), progress or Progress())
+    work.config.require("model", "candidates")
+    parts = [("candidates", work.candidates, work.encoder, work.config.bad_rows == "skip")]
+    if work.config.seeds:
+        parts.append(("seeds", work.seed_corpus, work.seed_encoder, False))
+    whole = Preview([LEGEND], {}, None)
+    for name, corpus, encoder, skip in parts:
+        with work.progress.stage(f"check of {name}", len(corpus)) as bar:
+            texts, reports, error = preview_corpus(corpus, encoder, rows, bar.advance, skip_bad_rows=skip)
+        whole = Preview([*whole.texts, *texts], {**whole.reports, name: reports}, whole.error or error)
+    if work.config.seeds and (otherwise := rendered_otherwise(work.renderings)) is not None:
+        work.progress.warn(otherwise)
+    return whole
 
 
 def explain(
@@ -76,7 +155,7 @@ def report(
 ) -> Path:
     """Write one page that shows what a run chose, and why. It opens from a disk and asks for nothing.
 
-    The run stays as it is, and its options and those of its last selection hold. :func:`select` makes the report too.
+    The run stays as it is, and its options and those of its last selection hold. :func:`gdig.select` makes it too.
 
     Args:
         config: options; `run_path` is required.

@@ -224,6 +224,6 @@ def _unseen(faults: list[Fault], states: dict[str, str]) -> list[str]:
 
 def _verify(run_path: Path) -> dict[str, str]:
     """The state of each file of a run that is not sound."""
-    import gdig.api
+    from gdig.run.verify import verify
 
-    return {report.file: report.state for report in gdig.api.verify(run_path).files if report.state != "sound"}
+    return {report.file: report.state for report in verify(run_path).files if report.state != "sound"}

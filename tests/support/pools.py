@@ -30,13 +30,19 @@ NO_TASKS = Tasks()
 
 
 @dataclass
-class Pool:
-    """A finished sweep in memory. influence [n, S] float32; the others [n]; labels uint32. rule: of the score."""
+class Columns:
+    """A finished sweep in memory. influence [n, S] float32; the others [n]."""
 
     influence: np.ndarray
     loss: np.ndarray
     tokens: np.ndarray
     valid: np.ndarray
+
+
+@dataclass
+class Pool(Columns):
+    """A finished sweep with labels, uint32 [n]. rule: of the score."""
+
     labels: np.ndarray
     rule: str = "mean"
 
@@ -113,7 +119,7 @@ def chosen_with(pool: Pool, limit: Limit, *, clusters: bool = True, tasks: Tasks
         return choose(FinishedSweep(store, seen, labels if clusters else None, tasks=tasks), limit, config)
 
 
-def plain_prefix(rows: list[int], pool: Pool, limit: Limit) -> list[int]:
+def plain_prefix(rows: list[int], pool: Columns, limit: Limit) -> list[int]:
     """Rows from the first on, up to the first that the budget does not allow."""
     found: list[int] = []
     spent = 0

@@ -58,7 +58,7 @@ class Command:
 
 
 def load_api(module: str = "gdig.api") -> Any:
-    """Import a module that takes seconds (torch, transformers), once the arguments are known to be good."""
+    """Import a module, most of which take seconds (torch, transformers), once the arguments are known to be good."""
     # Bars of other libraries, such as for loading weights, would stand among gdig's own.
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     return importlib.import_module(module)
@@ -79,7 +79,7 @@ def _stage(name: str, then: str) -> Callable[[Call], list[str]]:
 
 def _select(call: Call) -> list[str]:
     if call.own["dry_run"]:
-        return [*str(load_api().plan(call.config, progress=call.progress)).splitlines(), SELECT_NEXT]
+        return [*str(load_api("gdig.showing").plan(call.config, progress=call.progress)).splitlines(), SELECT_NEXT]
     selection = load_api().select(call.config, progress=call.progress, ranks=call.ranks)
     if not len(selection.rows):
         return list(selection.summary)
@@ -139,12 +139,12 @@ def _score_net(call: Call) -> list[str]:
 
 
 def _plan(call: Call) -> list[str]:
-    plan = load_api().plan(call.config, progress=call.progress)
+    plan = load_api("gdig.showing").plan(call.config, progress=call.progress)
     return [json.dumps(plan.as_json(), indent=2)] if call.own["json"] else [*str(plan).splitlines(), SELECT_NEXT]
 
 
 def _preview(call: Call) -> list[str]:
-    preview = load_api().preview(call.config, rows=call.own["rows"], progress=call.progress)
+    preview = load_api("gdig.showing").preview(call.config, rows=call.own["rows"], progress=call.progress)
     lines = coloured(preview.texts)
     if preview.error is not None:
         if not call.config.quiet:
@@ -155,14 +155,15 @@ def _preview(call: Call) -> list[str]:
 
 def _verify(call: Call) -> Answer:
     call.config.require("run_path")
-    report = load_api().verify(call.config.run_path, progress=call.progress)
+    report = load_api("gdig.run.verify").verify(call.config.run_path)
     lines = [json.dumps(report.as_json(), indent=2)] if call.own["json"] else report.lines()
     return Answer(lines, 0 if report.sound else 1)
 
 
 def _merge(call: Call) -> list[str]:
     call.config.require("run_path")
-    lines: list[str] = load_api().merge(call.own["runs"], call.config.run_path, progress=call.progress)
+    merge = load_api("gdig.run.merge").merge
+    lines: list[str] = merge(call.own["runs"], call.config.run_path, progress=call.progress)
     return lines
 
 

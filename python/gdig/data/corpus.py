@@ -123,10 +123,15 @@ class Corpus:
         source = self._source(file)
         return source.rows(0, min(n, len(source)), columns)
 
+    def schema_of(self, file: int) -> pa.Schema | None:
+        """Return the Arrow schema of a file. None if it is JSON."""
+        schema: pa.Schema | None = getattr(self._sources[file], "schema", None)
+        return schema
+
     @property
     def schema(self) -> pa.Schema | None:
         """The Arrow schema of all files. None if a file is JSON or if the schemas differ."""
-        schemas = [getattr(source, "schema", None) for source in self._sources]
+        schemas = [self.schema_of(file) for file in range(self.n_files)]
         return schemas[0] if all(schema is not None and schema == schemas[0] for schema in schemas) else None
 
     def rows(self, start: int, stop: int, columns: Sequence[Columns] | None = None) -> list[dict[str, Any]]:

@@ -37,14 +37,14 @@ _ENTRIES: dict[str, dict[str, Any]] = {
 def write_entry(output: Path, output_format: TurnFormat) -> Path | None:
     """Name the output in the dataset_info.json of its folder, and return that file. Other entries stay.
 
-    The name of the entry is that of the file, without its ending. None for a .gz file, which
-    LLaMA-Factory does not read.
+    The name of the entry is that of the file, without its ending. None for a .gz file and for an ending in capital
+    letters, which LLaMA-Factory does not read.
 
     Raises:
         CorpusError: if a file of that name is there and is no JSON object, or cannot be written.
     """
     ending = ending_of(output)
-    if ending is None or ending.endswith(".gz"):
+    if ending is None or ending.endswith(".gz") or not output.name.endswith(ending):
         return None
     path = output.with_name(NAME)
     entries = read_entries(path)

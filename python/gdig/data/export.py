@@ -17,6 +17,7 @@ from typing import IO, TYPE_CHECKING, Any, TypeAlias, cast
 
 import numpy as np
 
+from gdig.config.options import OUTPUT_ENDINGS
 from gdig.errors import ConfigError, OutputError
 from gdig.store.atomic import sync
 
@@ -26,8 +27,7 @@ if TYPE_CHECKING:
     from gdig.data.corpus import Corpus
 
 FIELD = "gdig"
-ENDINGS = (".jsonl", ".jsonl.gz", ".parquet")
-"""How the name of an output may end."""
+_OTHERWISE = "choose a format (messages or tokens), which gives all rows the same columns"
 _CHUNK = 1024
 
 Row: TypeAlias = "dict[str, Any]"
@@ -38,9 +38,9 @@ _Tables: TypeAlias = "tuple[pa.Schema, Iterator[pa.Table]]"
 
 
 def ending_of(path: str | os.PathLike[str]) -> str | None:
-    """Return how the name of an output ends; None for a name that no output has."""
-    name = os.fspath(path)
-    return next((ending for ending in ENDINGS if name.endswith(ending)), None)
+    """Return how the name of an output ends, in small letters; None for a name that no output has."""
+    name = os.fspath(path).lower()
+    return next((ending for ending in OUTPUT_ENDINGS if name.endswith(ending)), None)
 
 
 def export(
@@ -73,8 +73,8 @@ def export(
         raise ValueError(f"{len(rows)} rows but {len(columns)} columns")
     path, ending = Path(path), ending_of(path)
     if ending is None:
-        raise ConfigError(f"output: expected a name ending in {', '.join(ENDINGS)}, got {str(path)!r}")
-    source = partial(_rows_to_write, corpus, rows, columns, convert)
+        raise ConfigError(f"output: expected a name ending in {', '.join(OUTPUT_ENDINGS)}, got {str(path)!r}")
+    source = partial(rows_to_write, corpus, rows, columns, convert)
     with complete_or_absent(path) as temporary:
         if ending != ".parquet":
             _write_jsonl(corpus, source, temporary, compressed=ending.endswith(".gz"))
@@ -82,26 +82,6 @@ def export(
             is_typed = convert is None and corpus.schema is not None
             tables = partial(_typed_tables, corpus, rows, columns) if is_typed else partial(_tables_of_rows, source)
             _write_parquet(corpus.name, tables, temporary)
-
-
-def check_output(corpus: Corpus, path: str | os.PathLike[str], convert: Convert | None = None) -> None:
-    """Raise what :func:`export` would raise for the first row of a file, before anything is computed.
-
-    Args:
-        corpus, path, convert: as for :func:`export`.
-
-    Raises:
-        CorpusError: naming row and field, if the format cannot hold a value.
-    """
-    starts = [0, *corpus.ends[:-1]]
-    firsts = [start for start, end in zip(starts, corpus.ends, strict=True) if start < end]
-    source = partial(_rows_to_write, corpus, firsts, None, convert)
-    if ending_of(path) != ".parquet":
-        for row, content in source():
-            _json_line(corpus, row, content)
-    elif convert is not None or corpus.schema is None:
-        with _parquet_errors(corpus.name):
-            _schema(source())
 
 
 @contextlib.contextmanager
@@ -138,12 +118,13 @@ def _remove_abandoned(path: Path) -> None:
                 continue
 
 
-def _rows_to_write(
+def rows_to_write(
     corpus: Corpus,
     rows: Sequence[int] | np.ndarray,
     columns: Sequence[Mapping[str, Any]] | None,
     convert: Convert | None,
 ) -> Iterator[tuple[int, Row]]:
+    """Yield the number of each row, and what :func:`export` writes of it; the arguments are those of `export`."""
     for i, (row, content) in enumerate(zip(rows, corpus.stream(rows), strict=True)):
         if convert is not None:
             content = convert(int(row), content)
@@ -171,14 +152,19 @@ def _opened(path: Path, compressed: bool) -> Iterator[IO[bytes] | gzip.GzipFile]
 def _write_jsonl(corpus: Corpus, rows: _Rows, temporary: Path, *, compressed: bool) -> None:
     with _opened(temporary, compressed) as file:
         for row, content in rows():
-            line = _json_line(corpus, row, content)
+            line = json_line(corpus, row, content)
             try:
                 file.write(line.encode() + b"\n")
             except UnicodeEncodeError:  # half of a surrogate pair: JSON can hold it only as an escape
                 file.write(json.dumps(content, default=_json_value).encode() + b"\n")
 
 
-def _json_line(corpus: Corpus, row: int, content: Row) -> str:
+def json_line(corpus: Corpus, row: int, content: Row) -> str:
+    """Return a row as JSON.
+
+    Raises:
+        OutputError: naming row and field, if JSON cannot hold a value.
+    """
     try:
         return json.dumps(content, ensure_ascii=False, default=_json_value)
     except (TypeError, ValueError):
@@ -198,14 +184,17 @@ def _unwritable(content: Mapping[str, Any]) -> str:
         try:
             json.dumps(value, default=_json_value)
         except (TypeError, ValueError):
-            return f"field {field!r}: a value that JSON cannot hold (such as bytes); write a .parquet file instead"
+            return (
+                f"field {field!r}: a value that JSON cannot hold (such as bytes); write a .parquet file instead, or"
+                f" {_OTHERWISE}"
+            )
     return "a value that JSON cannot hold"
 
 
 def _write_parquet(name: str, tables: Callable[[], _Tables], temporary: Path) -> None:
     import pyarrow.parquet as pq
 
-    with _parquet_errors(name):
+    with parquet_errors(name):
         schema, chunks = tables()
         with pq.ParquetWriter(temporary, schema) as writer:
             for chunk in chunks:
@@ -213,7 +202,8 @@ def _write_parquet(name: str, tables: Callable[[], _Tables], temporary: Path) ->
 
 
 @contextlib.contextmanager
-def _parquet_errors(name: str) -> Iterator[None]:
+def parquet_errors(name: str) -> Iterator[None]:
+    """Raise OutputError, with the name of the corpus, where rows do not fit into columns."""
     import pyarrow as pa
 
     try:
@@ -221,7 +211,7 @@ def _parquet_errors(name: str) -> Iterator[None]:
     except (pa.ArrowException, OverflowError, UnicodeEncodeError) as error:
         reason = str(error).partition("\n")[0]
         raise OutputError(
-            f"{name}: the chosen rows do not fit into Parquet columns: {reason}; write a .jsonl file instead"
+            f"{name}: the rows do not fit into Parquet columns: {reason}; write a .jsonl file instead, or {_OTHERWISE}"
         ) from None
 
 
@@ -229,7 +219,7 @@ def _tables_of_rows(rows: _Rows) -> _Tables:
     """Return rows as columns in two passes, because the type of a column depends on all rows."""
     import pyarrow as pa
 
-    schema = _schema(rows())
+    schema = schema_of(rows())
     chunks = ([content for _, content in chunk] for chunk in _chunks(rows()))
     return schema, (pa.Table.from_pylist(chunk, schema=schema) for chunk in chunks)
 
@@ -260,16 +250,16 @@ def as_table(name: str, rows: Sequence[Row]) -> pa.Table:
     import pyarrow as pa
 
     try:
-        schema = _schema(iter(enumerate(rows)))
+        schema = schema_of(iter(enumerate(rows)))
         return pa.Table.from_pylist(list(rows), schema=schema)
     except (pa.ArrowException, OverflowError, UnicodeEncodeError) as error:
         raise OutputError(
-            f"{name}: the rows do not fit into columns: {str(error).partition(chr(10))[0]}; select with a format"
-            " (messages or tokens), which gives all rows the same columns"
+            f"{name}: the rows do not fit into columns: {str(error).partition(chr(10))[0]}; {_OTHERWISE}"
         ) from None
 
 
-def _schema(rows: Iterator[tuple[int, Row]]) -> pa.Schema:
+def schema_of(rows: Iterator[tuple[int, Row]]) -> pa.Schema:
+    """Return the columns of rows, with types that hold all of their values."""
     import pyarrow as pa
 
     schema = pa.schema([])

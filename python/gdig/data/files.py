@@ -17,11 +17,12 @@ import glob
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gdig.data.arrow_rows import open_arrow, open_dataset_folder, open_parquet
+from gdig.data.arrow_rows import open_arrow, open_dataset_folder
 from gdig.data.compressed import COMPRESSIONS, decompressed
 from gdig.data.csv_rows import open_csv
 from gdig.data.hub import HubDataset, hub_dataset, open_hub_dataset
 from gdig.data.json_rows import JsonRows
+from gdig.data.parquet_rows import open_parquet
 from gdig.errors import MissingFileError, UnknownFormatError
 
 if TYPE_CHECKING:

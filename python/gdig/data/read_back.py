@@ -35,7 +35,7 @@ def read_rows(path: Path) -> Iterator[dict[str, Any]]:
                 for batch in file.iter_batches(256):
                     yield from batch.to_pylist()
             return
-        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as lines:
+        with gzip.open(path, "rb") if path.suffix.lower() == ".gz" else path.open("rb") as lines:
             for line in lines:
                 yield json.loads(line)
     except (OSError, EOFError, ValueError) as error:  # Arrow's errors are among them

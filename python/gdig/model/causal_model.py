@@ -22,6 +22,7 @@ from gdig.model.gradient_checkpointing import (
     require_gradient_checkpointing,
 )
 from gdig.model.layers import Layer
+from gdig.model.masks import one_sequence_a_line
 from gdig.model.rotary import rotary_switch
 from gdig.model.trial import try_model
 
@@ -84,7 +85,8 @@ class Model:
         return self._outputs(ids, self.hidden_layers)
 
     def _outputs(self, ids: torch.Tensor, layers: int) -> Outputs:
-        return _outputs(self.base if self.head is not None else self.module, self.head is not None, layers, ids)
+        with one_sequence_a_line():
+            return _outputs(self.base if self.head is not None else self.module, self.head is not None, layers, ids)
 
     def save_memory(self) -> bool:
         """Turn gradient checkpointing on, and return whether that changes anything.

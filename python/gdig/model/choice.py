@@ -14,11 +14,13 @@ from gdig.model.experts import as_experts
 from gdig.model.layer_names import block_of, is_expert, is_mlp, is_router, without_numbers
 from gdig.model.layers import Layer, as_layer
 from gdig.model.trial import Trial
+from gdig.patterns import PatternError, search
 
 PAPER_LLAMA, PAPER_BLOOM = "mlp.down_proj", "mlp.dense_h_to_4h"
 """Layers of the published G-DIG code: every third block's down projection; for BLOOM, each first MLP projection."""
 
 _LORA = re.compile(r"\.lora_[AB]\.")
+_LORA_OF_ALL_EXPERTS = re.compile(r"experts?(\.base_layer)*\.lora_[AB]\.")
 _INTERFACE = "the interface of transformers 5 (gate_up_proj and down_proj with one matrix an expert, not quantized)"
 
 
@@ -46,14 +48,19 @@ def choose_layers(
         paper: whether the default is the layers of the published G-DIG code.
 
     Raises:
-        ModelError: when the model has no linear layers, or none is chosen (the message lists the names).
+        ModelError: when the model has no linear layers, or none is chosen (the message lists the names), or when the
+            search takes too long.
     """
     linears = _text_layers(model, trial, head)
     if filter_modules is None and layers is None and paper and not adapter:
         return _as_called(_paper_layers(model, linears), trial)
     chosen = linears
     if filter_modules is not None:
-        chosen = [layer for layer in chosen if re.search(filter_modules, layer.name)]
+        try:
+            (matched,) = map(set, search([filter_modules], [layer.name for layer in linears]))
+        except PatternError as error:
+            raise LayerError(f"filter_modules={filter_modules!r}: {error}") from None
+        chosen = [layer for layer in chosen if layer.name in matched]
         if not chosen:
             raise LayerError(
                 f"filter_modules: {filter_modules!r} matches no linear layer; there are: {_shown(linears)}"
@@ -165,7 +172,13 @@ def _why_not(layer: Layer, trial: Trial) -> str | None:
     """The reason why gradients of an example cannot be taken at a layer; None where they can."""
     if layer.expert is None and is_expert(layer.name):
         return "sees some tokens only"
-    return trial.use(layer.module).why_not
+    reason = trial.use(layer.module).why_not
+    if reason is not None and _LORA_OF_ALL_EXPERTS.search(layer.name):
+        return (
+            "is multiplied into the weights of all experts before any token passes; merge the adapter into its base "
+            "model (PeftModel.merge_and_unload)"
+        )
+    return reason
 
 
 def block_order(linears: list[Layer], trial: Trial) -> list[str]:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +29,7 @@ from gdig.resampling import sample_rows
 from gdig.run.origin import curvature_origin
 from gdig.run.record import Drift, Shift
 from gdig.run.session import Workspace
-from gdig.store.gather import gather
+from gdig.store.gather import gather, gather_sketches
 from gdig.store.sketches import SketchStore
 
 MOST_SHIFT = 0.5
@@ -111,15 +112,7 @@ def _sampled(store: SketchStore, start: int, stop: int, random_seed: int) -> NDA
 
 def _numbers(store: SketchStore, name: str, rows: NDArray[np.int64]) -> NDArray[np.float64]:
     """What is compared of some rows: losses, agreements, or sketches at unit length."""
-    if name == "sketch":
-        x = np.concatenate(
-            [
-                store.rows_float32(shard)[rows[rows // store.rows_per_shard == shard] - shard * store.rows_per_shard]
-                for shard in np.unique(rows // store.rows_per_shard).tolist()
-            ]
-        ).astype(np.float64)
-    else:
-        x = gather(store, name, rows)
+    x: NDArray[Any] = gather_sketches(store, rows) if name == "sketch" else gather(store, name, rows)
     if name == "influence":
         return np.asarray((x > 0).mean(1, dtype=np.float64))
     x = x.astype(np.float64)

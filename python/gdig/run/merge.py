@@ -48,24 +48,26 @@ class _Source:
         return (group for group in self.layout.files_of(self.record) if group.stage == stage)
 
 
-def merge_runs(paths: Sequence[Path], out: Path, progress: Progress) -> list[str]:
-    """Copy into `out` the shards of the sweep that it lacks, and the fit if it is new; each file complete or absent.
+def merge(runs: Sequence[str | Path], run_path: str | Path, *, progress: Progress | None = None) -> list[str]:
+    """Join in the directory `run_path` the shards that copies of one fitted run have swept (see `sweep_part`).
 
-    Where several runs have a shard, the first one's is taken (what `out` has is kept).
+    Each file is complete or absent. Where several runs have a shard, the first one's is taken. What `run_path` has is
+    kept.
 
     Args:
-        paths: run directories whose fit is done and whose sweep has begun.
-        out: run directory to leave; it may be one of these, or be absent.
-        progress: where to show it.
+        runs: the run directories, whose fit is done and whose sweep has begun.
+        run_path: the directory of the result: one of `runs`, or a new one.
+        progress: where to show progress.
 
     Returns:
-        Lines that say what is there now.
+        Lines that say what is there now. A sweep or select in `run_path` goes on from it.
 
     Raises:
         ConfigError: when there is nothing to merge, or a path is no run directory.
-        RunError: naming what differs between two runs: options, inputs, or a file of the fit; or when `out` is in use.
+        RunError: naming what differs between two runs: options, inputs or a file of the fit; when `run_path` is in use.
         StoreError: naming a file that is damaged.
     """
+    paths, out = [Path(path) for path in runs], Path(run_path)
     if not paths:
         raise ConfigError("merge: expected the run directories to put together, got none")
     target = RunLayout(out)
@@ -85,7 +87,7 @@ def merge_runs(paths: Sequence[Path], out: Path, progress: Progress) -> list[str
         refuse_linked_folders(out)
         if fresh:
             _begin(first, target)
-        return _copy_sweeps(sources, target, progress)
+        return _copy_sweeps(sources, target, progress or Progress())
     finally:
         unlock(handle)
 

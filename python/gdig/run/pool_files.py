@@ -27,9 +27,11 @@ def with_recorded_names(record: RunRecord, inputs: dict[str, dict[str, Any]]) ->
     files: dict[str, Any] = {}
     for place, (name, file) in enumerate(now.items()):
         base = PurePosixPath(name).name
-        recorded = by_content.get((base, str(file)))
-        if recorded is None and place < len(names) and PurePosixPath(names[place]).name == base:
-            recorded = names[place]  # its content changed
+        at_place = names[place] if place < len(names) and PurePosixPath(names[place]).name == base else None
+        if at_place is not None and before[at_place] == file:  # of files with equal names and contents, the same one
+            recorded: str | None = at_place
+        else:
+            recorded = by_content.get((base, str(file)), at_place)  # at its place: its content changed
         own = name if recorded is None or recorded in files else recorded
         while own in files:
             own = f"+{own}"

@@ -132,7 +132,7 @@ class Shift:
 
 @dataclass(frozen=True)
 class Drift:
-    """What appended rows are beside those before them.
+    """What appended rows are beside those of the first files.
 
     old, new: valid rows looked at. shifts: by name (loss, agreement, sketch, hidden). curvature_old, curvature_new:
     error of the fit's curvature on a sample of either, 0 to 1; NaN without a curvature. due: the names of what says

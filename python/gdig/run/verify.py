@@ -71,16 +71,22 @@ class Verification:
         }
 
 
-def verify_run(path: Path) -> Verification:
-    """Read every file of a run directory, on several threads.
+def verify(run_path: str | Path) -> Verification:
+    """Read every file of a run, and say of each whether it is sound, damaged, missing, or of something else.
 
-    Where run.json is missing or damaged, nothing says which files should be there and what they are made from: of the
-    files that are there, the checksums are compared.
+    Several threads read. Nothing is written, so the run may lie on a read-only disk. Where run.json is missing or
+    damaged, nothing says which files should be there and what they are made from: of the files that are there, the
+    checksums are compared.
 
     Raises:
         ConfigError: when the directory holds no run.
+
+    Example:
+        >>> report = gdig.verify("runs/a")  # doctest: +SKIP
+        >>> report.sound, report.files[0]  # doctest: +SKIP
+        (True, FileReport(file='run.json', state='sound', what='', bytes=4127))
     """
-    layout = RunLayout(path)
+    layout = RunLayout(Path(run_path))
     reporter = _Reporter(layout)
     if not layout.record.exists() and any(f.is_dir() for stage in FOLDERS for f in layout.folders_of(stage)):
         return reporter.without_record(Damage("missing", f"{layout.record}: is missing"))
@@ -88,7 +94,7 @@ def verify_run(path: Path) -> Verification:
         record = require_run(layout, "run_path")
     except RunError as error:
         return reporter.without_record(Damage("damaged", str(error)))
-    return Verification(path, (reporter.report(layout.record, None), *reporter.of_stages(record)))
+    return Verification(layout.path, (reporter.report(layout.record, None), *reporter.of_stages(record)))
 
 
 class _Reporter:

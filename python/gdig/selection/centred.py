@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from gdig.selection.hidden_cosines import exact_cosines, read_hidden
 from gdig.selection.method import FinishedSweep
+from gdig.store.gather import gather, gather_sketches
 
 
 @dataclass(frozen=True)
@@ -42,13 +43,9 @@ class CentredFeatures:
 
     def of_rows(self, rows: NDArray[np.int64]) -> NDArray[np.float16]:
         """Some rows of the pool, float16 [n, dim], in the order of `rows`."""
-        out = np.empty((len(rows), self.seeds.shape[1]), np.float16)
-        shards = rows // self.sweep.store.rows_per_shard
-        for shard in np.unique(shards).tolist():
-            here = shards == shard
-            start, _ = self.sweep.store.shard_range(shard)
-            out[here] = self._centred(self._units(shard)[rows[here] - start])
-        return out
+        store = self.sweep.store
+        raw = gather(store, "hidden", rows) if self.kind == "hidden" else gather_sketches(store, rows)
+        return self._centred(unit_float16(raw))
 
     @cached_property
     def _mean(self) -> NDArray[np.float64]:

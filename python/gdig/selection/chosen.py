@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gdig.data.export import FIELD
+from gdig.data.export import FIELD, ending_of
 from gdig.errors import CorpusError
 
 
@@ -47,12 +47,12 @@ def read_chosen(path: Path, rows: int) -> Chosen:
         CorpusError: if the file cannot be read, or if a line of it has no row of the pool.
     """
     try:
-        if path.suffix == ".parquet":
+        if ending_of(path) == ".parquet":
             import pyarrow.parquet as pq
 
             contents = pq.read_table(path, columns=[FIELD]).to_pylist()
         else:
-            with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as lines:
+            with gzip.open(path, "rb") if path.suffix.lower() == ".gz" else path.open("rb") as lines:
                 contents = [json.loads(line) for line in lines if line.strip()]
     except (OSError, EOFError, ValueError) as error:  # pyarrow's errors are among these
         raise CorpusError(f"{path}: expected the file of a selection, but it cannot be read: {error}") from None

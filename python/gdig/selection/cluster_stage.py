@@ -16,7 +16,7 @@ from gdig.kmeans.labels import label_damage
 from gdig.resampling import label_counts
 from gdig.run.origin import cluster_origin
 from gdig.run.session import Workspace
-from gdig.selection.survey import Survey, survey, tokens_of_first
+from gdig.selection.survey import Survey, survey
 from gdig.store.sketches import SketchStore
 from gdig.store.tensor_file import CheckedFile, Damage
 
@@ -55,7 +55,9 @@ def ensure_clusters(work: Workspace, store: SketchStore, pool: Survey, limit: Li
     if rows < len(work.candidates):
         first = store.masked(np.arange(len(store)) < rows)
         of_first = survey(first, pool.judge)
-        limit = parse_budget(config.budget).limit(rows, tokens_of_first(first, rows, of_first.all_tokens))
+        # A share is of these rows. An amount may be more than they hold: the budget is of the whole pool.
+        if (budget := parse_budget(config.budget)).unit == "share":
+            limit = budget.limit(rows, of_first.all_tokens)
         n_clusters = resolve_clusters(config, of_first, limit)
     else:
         n_clusters = resolve_clusters(config, pool, limit)

@@ -26,6 +26,7 @@ def ensure_hidden_mean(work: Workspace, store: SketchStore) -> None:
         return
     if damage.state == "damaged":
         work.progress.warn(f"{damage.what}; it is made again")
+    work.run.require_writable("sweep")
     total, count = np.zeros(store.dim), 0
     with work.progress.stage("mean of hidden states", n) as bar:
         for shard in store.shards:
@@ -37,7 +38,6 @@ def ensure_hidden_mean(work: Workspace, store: SketchStore) -> None:
             total += units.sum(0, dtype=np.float64)
             count += len(units)
             bar.advance(min(stop, n) - start)
-    work.run.require_writable("sweep")
     file.write({"mean": total / max(1, count)})
 
 

@@ -116,7 +116,8 @@ def _pick_by_source(
     assert config.source_quotas is not None
     weights = source_weights(config.source_quotas, names, [holding.rows for holding in holdings])
     available = [holding.amount for holding in holdings]
-    # Near-copies can leave a source with less than it holds; the next round shares out what is really there.
+    # Near-copies, or the method itself, can leave a source with less than it holds; the next round shares out what is
+    # really there.
     for _ in range(2 * len(names) + 1):
         shares = share_out(limit.amount, weights, available)
         walk = _walk(config, features)
@@ -126,7 +127,7 @@ def _pick_by_source(
         ]
         spent = [int(pick.costs.sum()) for pick in picks]
         room = [0 if limit.unit == "rows" else holding.longest - 1 for holding in holdings]
-        short = [i for i in range(len(names)) if walk is not None and spent[i] + room[i] < shares[i]]
+        short = [i for i in range(len(names)) if spent[i] + room[i] < shares[i]]
         if not short:
             break
         available = [spent[i] if i in short else available[i] for i in range(len(names))]
@@ -145,7 +146,7 @@ def _pick_from(
     try:
         picked = _pick(part, limit, config, method, walk)
     except ConfigError as error:
-        raise ConfigError(f"source {sweep.sources.names[source]}: {error}") from None
+        raise type(error)(f"source {sweep.sources.names[source]}: {error}") from None
     costs = np.ones(len(picked.rows), np.int64)
     return _SourcePick(picked, costs if limit.unit == "rows" else part.column("tokens", picked.rows).astype(np.int64))
 

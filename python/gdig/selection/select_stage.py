@@ -10,9 +10,10 @@ import numpy as np
 
 from gdig.config.budget import Limit
 from gdig.config.config import Config
-from gdig.data.export import check_output, export
+from gdig.data.check_output import check_output
+from gdig.data.export import export
 from gdig.data.fingerprint import hash_content
-from gdig.errors import StoreError
+from gdig.errors import CorpusError, StoreError
 from gdig.resampling import label_counts
 from gdig.run.layout import RunLayout
 from gdig.run.origin import checkpoint_origin, checkpoint_rows_origin, rows_origin, sweep_origin
@@ -41,9 +42,15 @@ def output_of(work: Workspace) -> Path:
 
 
 def check_selection_output(work: Workspace) -> None:
-    """Raise CorpusError if the output has no place for the first row of a file, before anything is computed."""
+    """Raise CorpusError if the output has no place for the rows of a file, before anything is computed."""
     conversion = Conversion(work, work.config.format) if work.config.format is not None else None
-    check_output(work.candidates, output_of(work), conversion)
+
+    def is_usable(row: int) -> bool:
+        (example,) = work.encoder.encode(work.candidates, [row])
+        return not isinstance(example, CorpusError)
+
+    skips = work.config.bad_rows == "skip"
+    check_output(work.candidates, output_of(work), conversion, is_usable if skips else None)
 
 
 def select_stage(work: Workspace, store: SketchStore, survey: Survey, tasks: Tasks, limit: Limit) -> Selection:
@@ -70,6 +77,8 @@ def select_stage(work: Workspace, store: SketchStore, survey: Survey, tasks: Tas
         work.run.write_beside(
             work.layout.excluded_list, lambda file: write_excluded_list(file, work.candidates, entries, excluded)
         )
+    else:  # the list is that of the last selection
+        work.run.write_beside(work.layout.excluded_list, lambda file: file.unlink(missing_ok=True))
     run.record_selection(
         rows=len(scored.rows),
         tokens=int(scored.columns["tokens"].sum()),

@@ -18,6 +18,7 @@ from gdig.config.budget import Limit
 from gdig.selection.centred import unit_float16
 from gdig.selection.hidden_cosines import read_hidden
 from gdig.selection.method import FinishedSweep, Picked
+from gdig.store.gather import gather, gather_sketches
 from gdig.store.sketches import SketchStore
 
 _STEP = 16_384
@@ -44,18 +45,9 @@ class SimilarityFeatures:
 
     def of_rows(self, rows: NDArray[np.int64]) -> NDArray[np.float16]:
         """Some rows of the pool, float16 [n, dim], in the order of `rows`."""
-        out = np.empty((len(rows), self.store.dim), np.float16)
-        shards = rows // self.store.rows_per_shard
-        for shard in np.unique(shards).tolist():
-            here = shards == shard
-            places = rows[here] - shard * self.store.rows_per_shard
-            if self.kind == "hidden":
-                out[here] = self.centred(read_hidden(self.store, shard)[places])
-            elif self.store.dtype in ("float16", "float32"):
-                out[here] = unit_float16(self.store.rows(shard)[places])
-            else:
-                out[here] = unit_float16(self.store.rows_float32(shard)[places])
-        return out
+        if self.kind == "sketch":
+            return unit_float16(gather_sketches(self.store, rows))
+        return self.centred(gather(self.store, "hidden", rows))
 
     def centred(self, hidden: NDArray[np.float16]) -> NDArray[np.float16]:
         """Hidden-state sketches less the pool's mean, at unit length."""
@@ -138,7 +130,7 @@ def fill(
     """
     walk.begin()
     most = sweep.survey.valid if limit.unit == "rows" else sweep.survey.reach(0, "tokens")
-    asked = min(limit.amount, most)
+    asked, more = min(limit.amount, most), 8
     while True:
         picked = pick(Limit(limit.unit, asked))
         costs = sweep.column("tokens", picked.rows).astype(np.int64) if limit.unit == "tokens" else None
@@ -150,7 +142,9 @@ def fill(
         if total >= limit.amount or asked >= most:
             walk.end(inside)
             return picked, np.flatnonzero(walk.take(picked.rows[:inside]))
-        # As many more as the share that was taken suggests, and a few on top.
+        # As many more as the share that was taken suggests, and at least twice as many more as before: where the rows
+        # behind are copies of those taken, the share says little of them.
         walked = len(picked.rows) if costs is None else int(costs.sum())
         missing = limit.amount - total
-        asked = min(most, max(asked + 16, math.ceil(1.1 * missing * max(1, walked) / max(1, total)) + asked))
+        more = max(2 * more, math.ceil(1.1 * missing * max(1, walked) / max(1, total)))
+        asked = min(most, asked + more)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -25,9 +26,22 @@ def gather(store: SketchStore, name: str, rows: NDArray[np.integer]) -> NDArray[
         StoreError: if a shard is absent or damaged, or lacks the tensor.
     """
     first = store.tensor(store.shards[0], name)
-    shards = rows // store.rows_per_shard
     gathered = np.empty((len(rows), *first.shape[1:]), first.dtype)
+    return _fill(gathered, store, rows, lambda shard: store.tensor(shard, name))
+
+
+def gather_sketches(store: SketchStore, rows: NDArray[np.integer]) -> NDArray[np.float32]:
+    """Read the sketches of some rows: float32 [n, dim], in the order of `rows`. Errors are those of :func:`gather`."""
+    stored_as_numbers = store.dtype in ("float16", "float32")
+    read = store.rows if stored_as_numbers else store.rows_float32  # which converts the whole shard
+    return _fill(np.empty((len(rows), store.dim), np.float32), store, rows, read)
+
+
+def _fill(
+    out: NDArray[Any], store: SketchStore, rows: NDArray[np.integer], read: Callable[[int], NDArray[Any]]
+) -> NDArray[Any]:
+    shards = rows // store.rows_per_shard
     for shard in np.unique(shards).tolist():
         in_shard = shards == shard
-        gathered[in_shard] = store.tensor(shard, name)[rows[in_shard] - shard * store.rows_per_shard]
-    return gathered
+        out[in_shard] = read(shard)[rows[in_shard] - shard * store.rows_per_shard]
+    return out

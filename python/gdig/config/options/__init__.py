@@ -14,6 +14,7 @@ from gdig.config.options.curvature import CurvatureOptions, SeedOptions
 from gdig.config.options.inputs import DataOptions, ModelOptions, RowFormat, TrustOptions
 from gdig.config.options.run import DeviceOptions, PlaceOptions, PresetOptions, RandomOptions, RunOptions
 from gdig.config.options.selection import (
+    OUTPUT_ENDINGS,
     ChoiceOptions,
     ClusterOptions,
     FeatureOptions,
@@ -29,10 +30,11 @@ from gdig.config.options.training import TrainOptions
 from gdig.config.options.trial import TrialOptions
 
 __all__ = [
-    "GROUPS", "PRESETS", "STAGES", "STAGE_GROUPS", "Basic", "BasicMark", "CheckpointOptions", "ChoiceOptions",
-    "ClusterOptions", "CurvatureOptions", "DataOptions", "DeviceOptions", "FeatureOptions", "Method", "ModelOptions",
-    "OutputFormat", "PlaceOptions", "PresetOptions", "Quotas", "RandomOptions", "RelativeTo", "RowFormat", "RunOptions",
-    "Score", "SeedOptions", "SelectOptions", "SweepOptions", "TrainOptions", "TrialOptions", "TrustOptions",
+    "GROUPS", "OUTPUT_ENDINGS", "PRESETS", "STAGES", "STAGE_GROUPS", "Basic", "BasicMark", "CheckpointOptions",
+    "ChoiceOptions", "ClusterOptions", "CurvatureOptions", "DataOptions", "DeviceOptions", "FeatureOptions", "Method",
+    "ModelOptions", "OutputFormat", "PlaceOptions", "PresetOptions", "Quotas", "RandomOptions", "RelativeTo",
+    "RowFormat", "RunOptions", "Score", "SeedOptions", "SelectOptions", "SweepOptions", "TrainOptions", "TrialOptions",
+    "TrustOptions",
 ]  # fmt: skip
 
 GROUPS: tuple[type, ...] = (

@@ -16,6 +16,8 @@ Score = Literal["steady", "mean"]
 RelevanceName = Literal["influence", "cosine", "less"]
 RelativeTo = Literal["zero", "pool"]
 OutputFormat = Literal["messages", "alpaca", "sharegpt", "tokens"]
+OUTPUT_ENDINGS = (".jsonl", ".jsonl.gz", ".parquet")
+"""How the name of an output may end, in small or capital letters."""
 
 
 @dataclass(frozen=True)
@@ -161,8 +163,8 @@ class RedundancyOptions:
     excluded.jsonl. Give every set that the trained model is judged by."""
     exclude_similarity: float = 0.9
     """Cosine of the hidden states with a row of an evaluation set above which a row is excluded. The default finds
-    copies of which a few words were changed (docs/redundancy.md). Raise it when too many rows are excluded; 1 compares
-    words alone, and needs no pass of the model."""
+    about half of the copies of which one word in ten was changed (docs/redundancy.md). Raise it when too many rows are
+    excluded; 1 compares words alone, and needs no pass of the model."""
 
 
 @dataclass(frozen=True)
