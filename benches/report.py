@@ -3,8 +3,8 @@
     python -m benches.report --rows 10000 1000000
 
 The run is made of generated numbers (`tests.support.swept_run`), because a report needs no pass of a model: texts of
-up to 900 characters, 32 seeds, sketches of 64 columns, 256 clusters, 10 % chosen by `agreement`. `gdig report` runs in
-a process of its own, on one thread, and so does `gdig report --atlas`.
+up to 900 characters, 32 seeds, sketches of 32 columns, 256 clusters, 10 % chosen by `agreement`. `gdig report` runs in
+a process of its own, on one thread.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from tests.support.swept_run import make_swept
 
 RECORD = Path(__file__).parent / "record" / "report.json"
 N_SEEDS = 32
-WORDS = ["river", "stone", "cloud", "window", "music", "answer", "question", "number", "explain", "because", "however"]
+WORDS = "river stone cloud window music answer question number explain because however " * 12
 
 
 def make_row(number: int) -> dict[str, str]:
-    """A row like no other, of 5 to 150 words."""
+    """A row like no other, of 20 to 900 characters."""
     draw = random.Random(number)
-    question = " ".join(draw.choices(WORDS, k=draw.randint(3, 30)))
-    return {"instruction": f"{number}: {question}?", "output": " ".join(draw.choices(WORDS, k=draw.randint(2, 120)))}
+    start, length = draw.randrange(80), draw.randrange(10, 880)
+    return {"instruction": f"{number}: {WORDS[start : start + 60]}?", "output": WORDS[start : start + length]}
 
 
 def measure_report(folder: Path, rows: int) -> dict[str, Any]:
-    """Make a run over so many rows, and its report twice: alone, and with the table for Embedding Atlas."""
+    """Make a run over so many rows, and its report."""
     pool = folder / "pool.jsonl"
     with pool.open("w", encoding="utf-8") as file:
         file.writelines(json.dumps(make_row(number)) + "\n" for number in range(rows))
@@ -46,24 +46,16 @@ def measure_report(folder: Path, rows: int) -> dict[str, Any]:
     model = save_model(folder / "model", llama_module(len(tokenizer), window=256), tokenizer)
     options: dict[str, Any] = {
         "model": str(model), "candidates": (str(pool),), "seeds": (str(seeds),), "run_path": str(folder / "run"),
-        "projection_dim": 64, "n_clusters": 256, "kmeans_max_iter": 5, "method": "agreement", "budget": "10%",
+        "projection_dim": 32, "n_clusters": 256, "kmeans_max_iter": 5, "method": "agreement", "budget": "10%",
         "report": False, "device": "cpu", "threads": 1, "quiet": True,
     }  # fmt: skip
     make_swept(options, encode=False)
     select(**options)
-    html, atlas = folder / "report.html", folder / "atlas.parquet"
+    html = folder / "report.html"
     command = ["report", str(folder / "run"), "--html", str(html), "--quiet"]
-    threads = {"OMP_NUM_THREADS": "1", "RAYON_NUM_THREADS": "1"}
-    alone = measure("gdig", command, folder / "log.txt", threads)
-    size = html.stat().st_size
-    both = measure("gdig", [*command, "--atlas", str(atlas)], folder / "log.txt", threads)
-    return {
-        "rows": rows,
-        "cpu_s": alone.cpu_seconds,
-        "peak_bytes": alone.peak_bytes,
-        "page_bytes": size,
-        "with_atlas": {"cpu_s": both.cpu_seconds, "peak_bytes": both.peak_bytes, "bytes": atlas.stat().st_size},
-    }
+    cost = measure("gdig", command, folder / "log.txt", {"OMP_NUM_THREADS": "1", "RAYON_NUM_THREADS": "1"})
+    page = html.stat().st_size
+    return {"rows": rows, "cpu_s": cost.cpu_seconds, "peak_bytes": cost.peak_bytes, "page_bytes": page}
 
 
 def main() -> None:
