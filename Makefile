@@ -23,16 +23,19 @@ help: ## list what can be made
 .PHONY: venv
 venv: .make/native ## make .venv and build gdig into it; later runs rebuild only what changed
 
-.make/python: pyproject.toml
+.make/venv:
 	@command -v cargo >/dev/null || { echo "no Rust toolchain: cargo is not on the PATH (see https://rustup.rs)" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; v = sys.version_info; v < (3, 10) and sys.exit(f"Python 3.10 or newer is needed, $(PYTHON) is {v.major}.{v.minor}")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@mkdir -p .make && touch $@
+
+.make/python: pyproject.toml .make/venv
 	@echo "installing torch, the other dependencies and gdig into .venv: minutes the first time"
 	@# uv installs 5 GB in about a minute, pip in about six. pip knows indexes that uv does not, so it is the second try.
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --editable '.[dev]' || \
 		$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
-	@mkdir -p .make && touch $@
+	@touch $@
 
 .make/native: .make/python $(RUST)
 	$(BIN)/python -m maturin develop --release --quiet --skip-install
@@ -83,7 +86,7 @@ lint-types: .make/native
 	$(BIN)/python -m mypy
 	MYPYPATH=python $(BIN)/python -m mypy.stubtest gdig._native --mypy-config-file .ci/stubtest.ini
 
-lint-rust: .make/python
+lint-rust: .make/venv
 	cargo clippy --workspace --all-targets --quiet -- -D warnings
 
 .PHONY: compile-tests
@@ -144,9 +147,13 @@ bench-tagcos: .make/native ## measure TAGCOS's pursuit beside its plain form and
 bench-neighbours: .make/native ## measure the graph of neighbours beside faiss's (pip install 'gdig[bench]'), into benches/record/
 	$(BIN)/python -m benches.neighbours --faiss-queries 10000
 
-.PHONY: bench-gpu
-bench-gpu: .make/native ## check and measure the kernels and the sweep on a CUDA GPU, into benches/record/
-	$(BIN)/python -m benches.gpu
+.PHONY: gpu-pack
+gpu-pack: .make/native ## pack what a machine with a GPU lacks into .gpu/: the extension and wheels, 20 MB at most
+	$(BIN)/python -m benches.gpu_parts.pack
+
+.PHONY: gpu
+gpu: ## on a machine with a CUDA GPU, after gpu-pack: check and measure kernels, passes and fit in nine minutes
+	bash benches/gpu_parts/start.sh
 
 .PHONY: tune
 tune: .make/native ## time the kernels' configurations on a CUDA GPU and pin the fastest, in kernels/pinned.py

@@ -1,11 +1,14 @@
-"""The kernels and the sweep on a GPU, in one command of under ten minutes.
+"""The kernels, the passes and the fit on a GPU, in one command of under ten minutes.
 
-    python -m benches.gpu                  # all of it; writes benches/record/gpu.json
-    python -m benches.gpu --rehearse       # the same steps on the CPU, tiny: interpreted kernels, the reference's sweep
+    make gpu-pack                          # before: what the machine with the GPU lacks, into .gpu/
+    make gpu                               # there: all steps; records in benches/record/gpu/, a table at the end
+    python -m benches.gpu --rehearse       # the steps on the CPU, tiny: interpreted kernels, reference's passes
+    python -m benches.gpu --steps kernels  # some of them
 
-First the kernels' checks run on the device. If a check fails, nothing is measured. Then each kernel is compared with
-its ceiling (the bandwidth of a copy, cuBLAS), and the sweep with the plain forward and backward pass of the same model.
-The bench needs torch and Triton. Where gdig is not installed, set PYTHONPATH=python; the built extension lies there.
+Each step is a process with a limit of its own, and never gets more time than is left. A check that fails is reported
+beside the figures, and stops nothing. A record has the predictions beside what was measured (gpu_parts/predictions.py).
+The bench needs torch, transformers and Triton. Where gdig is not installed, set PYTHONPATH=python; the built extension
+lies there.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import signal
 import subprocess
 import sys
 import time
@@ -22,8 +26,12 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-RECORD = ROOT / "benches" / "record" / "gpu.json"
-PARTS = ("checks", "kernels", "sweep")
+RECORD = ROOT / "benches" / "record" / "gpu"
+STEPS = {
+    "compilation": 100.0, "checks": 100.0, "agreement": 60.0, "passes": 200.0, "kernels": 80.0, "fits": 80.0,
+    "alternatives": 40.0, "nccl": 30.0,
+}  # fmt: skip
+"""The most seconds of each step, in the order of their worth."""
 
 
 def machine(device: Any) -> dict[str, Any]:
@@ -43,10 +51,11 @@ def machine(device: Any) -> dict[str, Any]:
         except importlib.metadata.PackageNotFoundError:
             versions[name] = None
     on_gpu = device.type == "cuda"
+    clocks = "--query-gpu=driver_version,clocks.sm,power.limit,memory.total"
     return {
         "device": torch.cuda.get_device_name(device) if on_gpu else platform.processor() or "CPU",
         "capability": list(torch.cuda.get_device_capability(device)) if on_gpu else None,
-        "driver": said("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader") if on_gpu else None,
+        "driver, clock, power, memory": said("nvidia-smi", clocks, "--format=csv,noheader") if on_gpu else None,
         "cuda": torch.version.cuda,
         "commit": os.environ.get("GDIG_COMMIT") or said("git", "rev-parse", "HEAD"),
         "cpus": os.cpu_count(),
@@ -55,104 +64,109 @@ def machine(device: Any) -> dict[str, Any]:
     }
 
 
-def kernel_table(rows: list[dict[str, Any]]) -> str:
-    """The kernels' figures."""
-    lines = [
-        "| kernel | work | us | ceiling us | of the ceiling | target | reference us |",
-        "|---|---|---:|---:|---:|---:|---:|",
-    ]
-    for row in rows:
-        target = "" if row["target"] is None else f"{row['target']:.0%} {'met' if row['met'] else 'MISSED'}"
-        lines.append(
-            f"| {row['operation']} | {row['work']} | {row['microseconds']:.0f} | {row['ceiling_microseconds']:.0f} "
-            f"| {row['of_ceiling']:.0%} | {target} | {row['reference_microseconds']:.0f} |"
-        )
-    return "\n".join(lines)
+def run_step(name: str, device: Any, seconds: float, quick: bool) -> Any:
+    """What a step measured. It prints its own figures as it goes."""
+    if name == "compilation":
+        from benches.gpu_parts.compilation import compile_checks
 
+        return compile_checks(device, quick=quick)
+    if name == "checks":
+        from benches.gpu_parts.checks import run_checks
 
-def sweep_table(figures: dict[str, Any]) -> str:
-    """One model's figures."""
-    lines = [
-        f"{figures['model']}: {figures['parameters'] / 1e6:.0f}M parameters, {figures['tokens']} tokens, pads "
-        f"{figures['pads']['file order']:.0%} in file order, {figures['pads']['sorted']:.0%} sorted",
-        "| pass | tokens/s | of plain, file order | of plain, sorted | peak GiB |",
-        "|---|---:|---:|---:|---:|",
-    ]
-    for name, result in figures["passes"].items():
-        peak = "" if result["peak_bytes"] is None else f"{result['peak_bytes'] / 2**30:.2f}"
-        ratios = f"{result['of_file_order']:.3f} | {result['of_sorted']:.3f}"
-        lines.append(f"| {name} | {result['tokens_per_second']:,.0f} | {ratios} | {peak} |")
-    for target in figures["targets"]:
-        verdict = "met" if target["met"] else "MISSED"
-        what = f"{target['pass']}, {target['ratio'].replace('_', ' ')}"
-        lines.append(f"{verdict}: {what}: {target['measured']:.3f}, at most {target['at_most']}")
-    return "\n".join(lines)
+        return run_checks(device, seconds, quick=quick)
+    if name == "agreement":
+        from benches.gpu_parts.agreement import compare_with_float64
+
+        return compare_with_float64(device, quick=quick)
+    if name == "passes":
+        from benches.gpu_parts.passes import measure_passes
+
+        return measure_passes(device, seconds, 1 if quick else 3, quick=quick)
+    if name == "kernels":
+        from benches.gpu_parts.kernels import kernel_table, measure_kernels
+
+        rows = measure_kernels(device, seconds, quick=quick)
+        print(kernel_table(rows), flush=True)
+        return rows
+    if name == "fits":
+        from benches.gpu_parts.fits import measure_fits
+
+        return measure_fits(device, seconds, quick=quick)
+    if name == "alternatives":
+        from benches.gpu_parts.alternatives import measure_alternatives
+
+        return measure_alternatives(device, quick=quick)
+    from benches.gpu_parts.nccl import exchange
+
+    return exchange(device)
 
 
 def write(path: Path, record: dict[str, Any]) -> None:
     """Write the record, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(record, indent=2) + "\n")
+    part.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     part.replace(path)
+
+
+def run_all(arguments: argparse.Namespace) -> int:
+    """Run each step as a process, within its limit and the time that is left; print what became of each."""
+    end, verdicts = time.monotonic() + 60 * arguments.minutes, []
+    for name in arguments.steps:
+        left = end - time.monotonic()
+        if left < 15:
+            verdicts.append((name, "no time left", 0.0))
+            continue
+        # A rehearsal has few cores and tiny sizes: its limits only end what hangs.
+        limit = min(STEPS[name] * (10 if arguments.rehearse else 1), left)
+        # The step itself stops earlier, so that its record is written.
+        command = [sys.executable, "-m", "benches.gpu", "--step", name, "--seconds", str(0.85 * limit)]
+        command += ["--record", str(arguments.record)] + ["--rehearse"] * arguments.rehearse
+        print(f"== {name}, at most {limit:.0f} s", flush=True)
+        begin = time.monotonic()
+        process = subprocess.Popen(command, cwd=ROOT, start_new_session=True)
+        try:
+            code = process.wait(limit)
+            verdict = "done" if code == 0 else f"FAILED, status {code}"
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)  # what the step started too
+            process.wait()
+            verdict = "CUT at its limit"
+        verdicts.append((name, verdict, time.monotonic() - begin))
+    print("\n| step | | seconds |\n|---|---|---:|")
+    for name, verdict, seconds in verdicts:
+        print(f"| {name} | {verdict} | {seconds:.0f} |")
+    print(f"records: {arguments.record}", flush=True)
+    return int(any(verdict != "done" for _, verdict, _ in verdicts))
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rehearse", "--quick", action="store_true", help="on the CPU, with tiny shapes")
-    parser.add_argument(
-        "--minutes", type=float, default=9.0, help="time for everything; sizes that do not fit are left out"
-    )
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
-    parser.add_argument("--rounds", type=int, default=5, help="of each pass of the sweep")
-    parser.add_argument("--output", type=Path, default=RECORD, help="the record; a rehearsal writes one only elsewhere")
+    parser.add_argument("--rehearse", action="store_true", help="on the CPU, with tiny shapes, into build/gpu")
+    parser.add_argument("--minutes", type=float, default=9.0, help="time for everything")
+    parser.add_argument("--steps", nargs="+", choices=STEPS, default=list(STEPS))
+    parser.add_argument("--record", type=Path, default=None, help="folder of the records")
+    parser.add_argument("--step", choices=STEPS, help=argparse.SUPPRESS)
+    parser.add_argument("--seconds", type=float, default=60.0, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    arguments.record = arguments.record or (ROOT / "build" / "gpu" if arguments.rehearse else RECORD)
     # Read when Triton is imported, so before anything of gdig is.
     os.environ["TRITON_INTERPRET"] = "1" if arguments.rehearse else "0"
     os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")
+    os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")  # plain 1B takes most of 80 GB
     import torch
-
-    from benches.gpu_parts.checks import run_checks
-    from benches.gpu_parts.kernels import measure_kernels
-    from benches.gpu_parts.sweeps import measure_sweep, sizes
 
     if not arguments.rehearse and not torch.cuda.is_available():
         parser.error("no CUDA device; --rehearse runs on the CPU")
+    if arguments.step is None:
+        return run_all(arguments)
     device = torch.device("cpu" if arguments.rehearse else "cuda:0")
     begin = time.monotonic()
-    end = begin + 60 * arguments.minutes
-    record: dict[str, Any] = {"machine": machine(device), "rehearsal": arguments.rehearse, "kernels": [], "sweep": []}
+    record: dict[str, Any] = {"machine": machine(device), "rehearsal": arguments.rehearse}
     print(json.dumps(record["machine"]), flush=True)
-    save = not arguments.rehearse or arguments.output != RECORD
-    if "checks" in arguments.parts:
-        failed = run_checks(device, quick=arguments.rehearse)
-        record["failed_checks"] = failed
-        if failed:
-            print(f"{len(failed)} checks failed: nothing is measured", flush=True)
-            return 1
-        print(f"checks took {time.monotonic() - begin:.0f} s", flush=True)
-    if "kernels" in arguments.parts:
-        # A third of the time: the targets are about the sweep.
-        seconds_left = end - time.monotonic()
-        share = seconds_left / 3 if "sweep" in arguments.parts else seconds_left
-        record["kernels"] = measure_kernels(device, share, quick=arguments.rehearse)
-        print(kernel_table(record["kernels"]), flush=True)
-        if save:
-            write(arguments.output, record)
-    if "sweep" in arguments.parts:
-        todo = sizes(arguments.rehearse)
-        for number, size in enumerate(todo):
-            seconds_left = end - time.monotonic()
-            if seconds_left < 0:
-                print(f"not measured: {size.name}: no time left", flush=True)
-                continue
-            stop = time.monotonic() + seconds_left / (len(todo) - number)
-            figures = measure_sweep(size, device, 1 if arguments.rehearse else arguments.rounds, stop)
-            record["sweep"].append(figures)
-            print(sweep_table(figures), flush=True)
-            if save:
-                write(arguments.output, record)
-    print(f"took {time.monotonic() - begin:.0f} s", flush=True)
+    record["figures"] = run_step(arguments.step, device, arguments.seconds, arguments.rehearse)
+    record["seconds"] = time.monotonic() - begin
+    write(arguments.record / f"{arguments.step}.json", record)
     return 0
 
 

@@ -17,6 +17,8 @@ TOKENS = 16_384
 # hidden and intermediate size of the models that the targets speak of.
 WIDTHS = {"160M": (768, 3072), "1B": (2048, 8192)}
 SIDE, DIM = 32, 512
+# Words of a vocabulary (SmolLM2, Llama 3), and labelled positions whose logits exist at once.
+WORDS, POSITIONS = (49_152, 128_256), 2048
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,8 @@ def works(
             for x in (narrow, wide):
                 yield _covariance(f"{model} {x.shape[1]} wide{', bias' if bias else ''}", x, bias)
         yield _covariance(f"{model} {hidden} wide, float32", exact[1], 0)
+    for words in (40,) if quick else WORDS:
+        yield _cross_entropy(f"{words} words", draw(8 if quick else POSITIONS, words))
 
 
 def _project(name: str, a: torch.Tensor, d: torch.Tensor, examples: Segments) -> Work:
@@ -133,3 +137,14 @@ def _squares(name: str, a: torch.Tensor, d: torch.Tensor, examples: Segments) ->
         ops.squared_gradients(a, d, examples, out, impl=impl)
 
     return Work("squared_gradients", name, run, lambda: torch.mm(d.T, a, out=product), "bare d^T a in float32")
+
+
+def _cross_entropy(name: str, logits: torch.Tensor) -> Work:
+    labels = torch.arange(len(logits), device=logits.device) % logits.shape[1]
+    weights = torch.ones(len(logits), dtype=torch.float64, device=logits.device)
+    copy = cache(lambda: torch.empty_like(logits))  # made when it is timed
+
+    def run(impl: str) -> None:
+        ops.cross_entropy(logits, labels, labels, weights, impl=impl)
+
+    return Work("cross_entropy", name, run, lambda: copy().copy_(logits), "copy of the logits")

@@ -10,6 +10,7 @@ from gdig.kernels.covariance import (
     triangle,
     triangle_numbers,
 )
+from gdig.kernels.cross_entropy import cross_entropy
 from gdig.kernels.dense import halved, score_dense
 from gdig.kernels.project import prepare_projection, project, project_inputs
 from gdig.kernels.score import prepare_factors, score
@@ -19,6 +20,7 @@ __all__ = [
     "Segments",
     "covariance",
     "covariance_bands",
+    "cross_entropy",
     "from_triangle",
     "halved",
     "prepare_factors",

@@ -12,6 +12,7 @@ from gdig.model.capture import Sink
 from gdig.model.causal_model import Model
 from gdig.model.layers import Layer
 from gdig.model.places import Places
+from gdig.model.precision import float32_products
 
 Pair = tuple[torch.Tensor, torch.Tensor]
 """A matrix [J, J] of a layer's inputs and a matrix [O, O] of its output gradients."""
@@ -105,6 +106,22 @@ def moments_sink(
     return sink
 
 
+def rotate(x: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
+    """Return x Q in the dtype of Q.
+
+    On CUDA, x in half precision is exact in TF32, and Q is rounded to TF32. So an entry is off by at most 2^-11 of the
+    sum of the sizes of its terms, where x itself was rounded by 2^-9 (bfloat16) or 2^-12 (float16). Float32 products,
+    without the tensor cores, would take several times as long as the model's own pass.
+    """
+    with float32_products(rotation_precision(x.device.type, x.dtype, torch.get_float32_matmul_precision())):
+        return x.to(q.dtype) @ q
+
+
+def rotation_precision(device_type: str, dtype: torch.dtype, asked: str) -> str:
+    """Return the precision of a rotation: that of the option, but TF32 for half precision on CUDA."""
+    return "high" if device_type == "cuda" and dtype.itemsize == 2 and asked == "highest" else asked
+
+
 def squares_sink(
     layers: Sequence[Layer], bases: Sequence[Pair | None], squares: Sequence[torch.Tensor | None], added: set[int]
 ) -> Sink:
@@ -123,12 +140,12 @@ def squares_sink(
         readers[name] -= 1
         x = rotated.pop(name, None)
         if x is None:
-            x = with_ones(a.to(q_a.dtype), len(q_a), places.mask.to(q_a.dtype)) @ q_a
+            x = rotate(with_ones(a, len(q_a), places.mask.to(a.dtype)), q_a)
         if readers[name]:
             rotated[name] = x
         if index in added:
             return
-        ops.squared_gradients(x, d.to(q_a.dtype) @ q_s, places.examples, total)
+        ops.squared_gradients(x, rotate(d, q_s), places.examples, total)
         added.add(index)
 
     return sink

@@ -100,14 +100,17 @@ def cpu_tokens(layers_with_w: int, layers: int) -> int:
 
 
 def dense_room(limit: int | None, beside: int, device: torch.device) -> int:
-    """Return the most memory for W: a part of what a plan may take, and on a CPU at most 2 GiB.
+    """Return the most memory for W: a part of what a plan may take on a CPU, at most 2 GiB, and none on a GPU.
+
+    The kernel `score` has no launch for each block of rows of a layer, which products with W have there (300 a layer).
 
     Args:
         limit: bytes that the plan may take beside the weights; None where the system does not say what is free.
         beside: bytes of U and V of all layers, and of a batch.
         device: the device.
     """
+    if device.type != "cpu":
+        return 0
     if limit is None:
         return DENSE_BYTES
-    most = max(0, min(int(limit * _PLAN_SHARE), limit - beside))
-    return min(most, DENSE_BYTES) if device.type == "cpu" else most
+    return min(DENSE_BYTES, max(0, min(int(limit * _PLAN_SHARE), limit - beside)))

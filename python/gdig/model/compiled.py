@@ -15,6 +15,7 @@ from torch import nn
 
 from gdig.errors import ModelError
 from gdig.model.layers import Layer
+from gdig.model.masks import one_sequence_a_line
 
 _TRIALS = ((3, 24), (5, 16))
 """Shapes (B, L) that the compiler sees first, whatever the data.
@@ -98,7 +99,8 @@ class CompiledPass:
             zero.to(_dtype(layer.module)).expand(*shape, layer.out_features).detach().requires_grad_()
             for layer in self._layers
         ]
-        outputs, inputs = self._compiled(ids, zeros)
+        with one_sequence_a_line(compiling=True):
+            outputs, inputs = self._compiled(ids, zeros)
         return outputs, inputs, zeros
 
     def _forward(self, ids: torch.Tensor, zeros: list[torch.Tensor]) -> tuple[_Outputs, list[torch.Tensor]]:

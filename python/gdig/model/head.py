@@ -6,12 +6,16 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
+from gdig import ops
 from gdig.model.causal_model import Model
 
-# How many logits exist at once: 128 MiB of float32 on a device; 8 MiB on the CPU, which its caches hold.
+# How many logits exist at once: on the CPU 8 MiB of float32, which its caches hold.
 _LOGITS = 1 << 25
 _LOGITS_CPU = 1 << 21
-_LEAST_POSITIONS = 128  # a product with fewer rows is slow
+# A product with fewer rows is slow. On a GPU, whose tensor cores a few hundred rows do not fill, W is then read more
+# often than the logits are written.
+_LEAST_POSITIONS = 2048
+_LEAST_POSITIONS_CPU = 128
 
 
 def head_loss(
@@ -43,19 +47,29 @@ def head_loss(
     for block in _blocks(model, predictors):
         x = predictors[block].detach().requires_grad_()
         logits = x if model.head is None else model.head(x)
-        p = logits.detach().log_softmax(-1, dtype=_at_least_float32(logits.dtype))
-        own = labels[block, None]
-        nll[block] = -p.gather(1, own)[:, 0].double()
-        p.exp_()
+        own, z = labels[block], logits.detach()
         if noise is not None and drawn is not None:
-            drawn[block] = draw_labels(p, noise[block])
-        target = own if drawn is None else drawn[block, None]
-        # The gradient of -log p_label at the logits is p - onehot(label).
-        p.scatter_add_(1, target, torch.full_like(target, -1, dtype=p.dtype))
-        p *= weights[block, None].to(p.dtype)
-        p = p.to(logits.dtype)
-        gradient[block] = p if logits is x else torch.autograd.grad(logits, x, p)[0]
+            nll[block], drawn[block], slope = _draw(z, own, noise[block], weights[block])
+        else:
+            nll[block], slope = ops.cross_entropy(z, own, own if drawn is None else drawn[block], weights[block])
+        gradient[block] = slope if logits is x else torch.autograd.grad(logits, x, slope)[0]
     return nll, gradient, drawn
+
+
+def _draw(
+    logits: torch.Tensor, labels: torch.Tensor, noise: torch.Tensor, weights: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """What `ops.cross_entropy` returns for labels drawn from the model, and between the two the labels.
+
+    The draw needs the probabilities, which the fused kernel never writes.
+    """
+    p = logits.log_softmax(-1, dtype=_at_least_float32(logits.dtype))
+    nll = -p.gather(1, labels[:, None])[:, 0].double()
+    p.exp_()
+    drawn = draw_labels(p, noise)
+    p.scatter_add_(1, drawn[:, None], torch.full_like(drawn[:, None], -1, dtype=p.dtype))
+    p *= weights[:, None].to(p.dtype)
+    return nll, drawn, p.to(logits.dtype)
 
 
 @torch.no_grad()
@@ -152,8 +166,9 @@ def head_bytes(model: Model) -> tuple[int, int]:
 
 def block_positions(device_type: str, vocab_size: int) -> int:
     """How many positions have their logits at once."""
-    n_logits = _LOGITS_CPU if device_type == "cpu" else _LOGITS
-    return max(_LEAST_POSITIONS, n_logits // vocab_size)
+    if device_type == "cpu":
+        return max(_LEAST_POSITIONS_CPU, _LOGITS_CPU // vocab_size)
+    return max(_LEAST_POSITIONS, _LOGITS // vocab_size)
 
 
 def _blocks(model: Model, predictors: torch.Tensor) -> Iterator[slice]:
