@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +13,16 @@ import transformers
 import gdig
 from gdig.store.tensor_file import read_tensors
 from tests.support.families import tiny_model
-from tests.support.project_fixtures import flags, save_model, stages, stored
-from tests.support.torchrun import files_of, start_ranks
+from tests.support.project_fixtures import Command, SignalAt, flags, save_model, stages, stored
+from tests.support.torchrun import files_of, finish_on_ranks, start_ranks
 
 pytestmark = pytest.mark.skipif(
     int(transformers.__version__.split(".")[0]) < 5, reason="experts are fused since transformers 5"
 )
-OPTIONS = {"token_batch_size": 256, "fit_tokens": 350, "filter_modules": r"experts\.down_proj|layers\.1\.mlp\.experts"}
+OPTIONS = {"token_batch_size": 128, "fit_tokens": 350, "filter_modules": r"experts\.down_proj|layers\.1\.mlp\.experts"}
+
+PASS = "gdig.model.capture:GradientPass.run"
+KEEP_ALL = {"GDIG_RESUME_INTERVAL": "0"}
 
 
 @pytest.fixture(scope="module")
@@ -67,4 +71,50 @@ def test_two_ranks_leave_the_bytes_of_one(project, options, whole, tmp_path):
     run_path = tmp_path / "run"
     ranks = start_ranks(2, ["select", *flags(project.options(run_path, **options))], tmp_path / "two")
     assert [rank.wait() for rank in ranks] == [0, 0], "".join(rank.error for rank in ranks)
+    assert files_of(run_path) == files_of(whole)
+
+
+def kept_in(run_path: Path) -> set[str]:
+    """Which work in progress a run has kept: sums of a pass of the fit, its factors, or rows of a shard."""
+    return {
+        name
+        for name, pattern in {
+            "factors' sums": "curvature/resume/*-fit-factors-*",
+            "factors": "curvature/resume/factors-*",
+            "eigenvalues' sums": "curvature/resume/*-fit-eigenvalues-*",
+            "rows": "sweep/resume/*",
+        }.items()
+        if any(run_path.glob(pattern))
+    }
+
+
+@pytest.mark.slow
+def test_a_run_killed_in_the_fit_and_in_the_sweep_ends_with_the_same_bytes(project, options, whole, tmp_path):
+    run_path = tmp_path / "run"
+    args = ["select", *flags(project.options(run_path, **options))]
+    kept = []
+    for count in (4, 5, 22):
+        moment = SignalAt(PASS, count)
+        command = Command.start(args, tmp_path / str(count), environment=KEEP_ALL, signal_at=moment)
+        assert command.wait() == -signal.SIGKILL, command.error
+        kept.append(kept_in(run_path))
+    assert kept == [{"factors' sums"}, {"factors", "eigenvalues' sums"}, {"rows"}], "each kill must hit its pass"
+    gdig.select(**project.options(run_path, **options))
+    assert files_of(run_path) == files_of(whole)
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+def test_ranks_killed_in_the_fit_and_in_the_sweep_leave_the_bytes_of_one(project, options, whole, tmp_path):
+    run_path = tmp_path / "run"
+    args = ["select", *flags(project.options(run_path, **options))]
+    kept = []
+    for number, (rank, count) in enumerate(((1, 2), (0, 4), (1, 12))):
+        moments = {rank: SignalAt(PASS, count)}
+        ranks = start_ranks(2, args, tmp_path / str(number), environment=KEEP_ALL, signal_at=moments)
+        statuses = [each.wait() for each in ranks]
+        assert statuses[rank] == -signal.SIGKILL and statuses[1 - rank] != 0
+        kept.append(kept_in(run_path))
+    assert kept == [{"factors' sums"}, {"factors", "eigenvalues' sums"}, {"rows"}], "each kill must hit its pass"
+    finish_on_ranks(2, args, tmp_path / "last")
     assert files_of(run_path) == files_of(whole)

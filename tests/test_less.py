@@ -227,7 +227,7 @@ def test_an_interrupted_checkpoint_goes_on_to_the_same_bytes(project, runs, less
     gdig.select(**options)
     assert calls[made:] == ["AdamFeatures"] * 2
     assert files(tmp_path / "run") == files(less_run[0])
-    report = "\n".join(pipeline.verify(tmp_path / "run").lines())
+    report = "\n".join(gdig.verify(tmp_path / "run").lines())
     for key in stages(tmp_path / "run")["sweep"]["checkpoint_order"]:
         assert f"checkpoints/{key}/shards: 5 sound, " in report and f"checkpoints/{key}: 1 sound, " in report
     damaged = next((tmp_path / "run" / "checkpoints").glob("*/shards/00000001.safetensors"))
@@ -235,10 +235,10 @@ def test_an_interrupted_checkpoint_goes_on_to_the_same_bytes(project, runs, less
     data[-1] ^= 1
     damaged.write_bytes(data)
     name = damaged.relative_to(tmp_path / "run").as_posix()
-    states = {report.file: report.state for report in pipeline.verify(tmp_path / "run").files}
+    states = {report.file: report.state for report in gdig.verify(tmp_path / "run").files}
     assert [file for file, state in states.items() if state != "sound"] == [name] and states[name] == "damaged"
     damaged.unlink()
-    assert {r.file: r.state for r in pipeline.verify(tmp_path / "run").files} == {**states, name: "missing"}
+    assert {r.file: r.state for r in gdig.verify(tmp_path / "run").files} == {**states, name: "missing"}
     # What is lost is made again: this shard, and another with the sketches of the seeds beside it.
     made, first = len(calls), stages(tmp_path / "run")["sweep"]["checkpoint_order"][0]
     (tmp_path / "run" / "checkpoints" / first / "seeds.safetensors").unlink()
@@ -405,10 +405,9 @@ def test_a_sketch_is_what_the_sweep_makes_of_the_same_gradient(project, runs):
     torch.manual_seed(0)
     for index, layer in enumerate(model.layers):
         g = torch.randn(3, layer.out_features, layer.width, dtype=torch.float64).float()
-        one, out = features._sketches[index], torch.ones(3, 20)
-        features._add_sketch(index, g, out)
+        one, out = features._sketches[index], features._sketch(index, g)
         blocks = (one.p.double() @ g.double() @ one.q.double().T).flatten(1) * one.weights.double()
-        expected = torch.ones(3, 20, dtype=torch.float64).index_add_(1, one.columns, blocks)
+        expected = torch.zeros(3, 20, dtype=torch.float64).index_add_(1, one.columns, blocks)
         np.testing.assert_allclose(out, expected, atol=float(1e-6 * blocks.abs().sum(1).max()))
 
 

@@ -12,6 +12,7 @@ from gdig.config.convert import WRONG, convert, describe
 from gdig.config.layer_choice import parse_layers
 from gdig.config.options.selection import OUTPUT_ENDINGS
 from gdig.errors import ConfigError, MissingOptionError
+from gdig.patterns import PatternError, search
 
 if TYPE_CHECKING:
     from gdig.config.config import Config, Training, Trial
@@ -187,8 +188,8 @@ def _check_texts(c: Config) -> None:
         raise wrong("output", c.output, "a name that ends in .jsonl, .jsonl.gz or .parquet")
     if c.filter_modules is not None:
         try:
-            re.compile(c.filter_modules)
-        except re.error as error:
+            search([c.filter_modules])
+        except PatternError as error:
             raise wrong("filter_modules", c.filter_modules, f"a regular expression, but {error}") from None
     parse_budget(c.budget)
     if c.layers is not None:

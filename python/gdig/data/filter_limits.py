@@ -12,6 +12,8 @@ from gdig.data.render_limits import LimitError, Rendering, current, measure_nest
 
 _REFUSED_METHODS = {"translate", "encode", "to_bytes", "striptags"}
 _WIDE_METHODS = {"ljust", "rjust", "center", "zfill", "expandtabs"}
+# Python looks for a text from the left in a time that grows with both texts, from the right with their product.
+_SQUARE_METHODS = {"rfind", "rindex", "rsplit", "rpartition", "strip", "lstrip", "rstrip"}
 _MOST_PRECISION = 100
 _Args = tuple[Any, ...]
 
@@ -45,7 +47,11 @@ def check_method(rendering: Rendering, owner: Any, name: str, args: _Args, kwarg
     if name in _REFUSED_METHODS or isinstance(owner, bytes):
         raise SecurityError(f"the method {name} of {type(owner).__name__} is not for templates")
     rendering.spend_on(owner, 6)
+    for value in (*args, *kwargs.values()):
+        rendering.spend_on(value, 6 if isinstance(value, str) else 2)
     if isinstance(owner, str):
+        if name in _SQUARE_METHODS:
+            rendering.compare(owner, (*args, *kwargs.values()))
         if name in _WIDE_METHODS:
             rendering.width(*args, *kwargs.values())
             if name == "expandtabs":
@@ -76,6 +82,11 @@ def _check_join(rendering: Rendering, value: Any, d: Any = "", attribute: Any = 
 def _check_indent(rendering: Rendering, value: Any, width: Any = 4, first: Any = False, blank: Any = False) -> Any:
     rendering.width(width)
     rendering.repeat(width if isinstance(width, str) else " " * width, len(str(value).splitlines()) + 1)
+    return value
+
+
+def _check_trim(rendering: Rendering, value: Any, chars: Any = None) -> Any:
+    rendering.compare(str(value), chars)
     return value
 
 
@@ -114,6 +125,7 @@ _CHECKS: dict[str, Callable[..., Any]] = {
     "replace": _check_replace,
     "join": _check_join,
     "indent": _check_indent,
+    "trim": _check_trim,
     "sum": _check_sum,
     "round": _check_round,
     "format": _check_format,

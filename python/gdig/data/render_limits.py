@@ -7,9 +7,9 @@ template that goes over a row some hundred times reaches them.
 from __future__ import annotations
 
 import re
-from collections.abc import ItemsView, KeysView, ValuesView
+from collections.abc import ItemsView, Iterator, KeysView, ValuesView
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, cast
 
 from jinja2 import Undefined
 from jinja2.exceptions import SecurityError
@@ -25,7 +25,12 @@ _MOST_DEPTH = 64
 _MOST_BITS = 1 << 13
 _MOST_WIDTH = 10_000
 
-_PERCENT = re.compile(r"%(?:\([^)]*\))?[-#0 +]*(\d+|\*)?(?:\.(\d+|\*))?")
+_MOST_RANGE = 1 << 60
+"""Numbers that are further apart may have one hash. A table of them takes time that grows with its square."""
+
+_CONVERSION = re.compile(r"[-#0 +]*(\d+|\*)?(?:\.(\d+|\*))?[hlL]?")
+"""What follows `%`, or its key, in a format: flags, width, precision and a length. One letter ends it."""
+_PARENTHESIS = re.compile(r"[()]")
 _LEAVES = (type(None), float, Undefined)
 _NESTED = (list, tuple, set, frozenset, dict, KeysView, ValuesView, ItemsView)
 
@@ -89,6 +94,9 @@ class Rendering:
         elif isinstance(value, int):
             if value.bit_length() > _MOST_BITS:
                 raise LimitError("the template computes too large a number")
+        elif isinstance(value, range):
+            if max(abs(value.start), abs(value.stop), abs(value.step)) > _MOST_RANGE:
+                raise LimitError("the template makes a range of too large numbers")
         elif type(value) not in _LEAVES and isinstance(value, _NESTED):
             size = measure(value, self.largest_list)
             self.spend(size >> 4)
@@ -111,10 +119,15 @@ class Rendering:
         """Check before `text % values`."""
         if isinstance(values, dict):
             self.repeat(values, text.count("%"))
-        for match in _PERCENT.finditer(text):
-            if "*" in match.groups():
+        for sizes in _conversions(text):
+            if "*" in sizes:
                 raise LimitError("the template formats with the width *; write the width as a number")
-            self.width(*(int(number) for number in match.groups() if number))
+            self.width(*(int(number) for number in sizes if number))
+
+    def compare(self, text: str, others: Any) -> None:
+        """Check before each character of `text` is compared with all of another text, or of each text in a list."""
+        for other in others if isinstance(others, (list, tuple)) else (others,):
+            self.spend(len(text) * len(other) >> 6 if isinstance(other, str) else 1)
 
     def product(self, left: Any, right: Any) -> None:
         """Check before `left * right`."""
@@ -142,6 +155,29 @@ def current() -> Rendering:
     if rendering is None:
         raise LimitError("not a rendering")
     return rendering
+
+
+def _conversions(text: str) -> Iterator[tuple[str | None, ...]]:
+    """Yield width and precision of each conversion in a format, as Python reads it. It goes over the text once."""
+    at = text.find("%") + 1
+    while at:
+        if text.startswith("(", at):
+            if (end := _end_of_key(text, at)) is None:
+                return  # Python refuses the rest
+            at = end
+        match = cast("re.Match[str]", _CONVERSION.match(text, at))
+        yield match.groups()
+        at = text.find("%", match.end() + 1) + 1
+
+
+def _end_of_key(text: str, start: int) -> int | None:
+    """Return the place after a key, whose parentheses are in pairs. None if the text ends before it."""
+    depth = 0
+    for match in _PARENTHESIS.finditer(text, start):
+        depth += 1 if match[0] == "(" else -1
+        if not depth:
+            return match.end()
+    return None
 
 
 def measure(value: Any, most: int) -> int:

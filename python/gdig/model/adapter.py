@@ -12,6 +12,7 @@ from torch import nn
 
 from gdig.errors import ModelError
 from gdig.model.hub import model_folder
+from gdig.patterns import PatternError, search
 
 ADAPTER_CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
@@ -19,6 +20,18 @@ _EMBEDDINGS = re.compile(
     r"\.(?:(embed_tokens|wte|word_embeddings|embed_in|tok_embeddings)|lm_head|embed_out)(?:\.base_layer)?\.weight$"
 )
 """Whole embeddings and heads, which an adapter's file holds beside its own matrices after they were resized."""
+
+_PATTERNS = {
+    "target_modules": "^(?:{})$",
+    "exclude_modules": "^(?:{})$",
+    "layers_pattern": r"^(?:^|.*?\.){}\.(?P<idx>\d+)\.",
+    "rank_pattern": r"^(.*\.)?({})$",
+    "alpha_pattern": r"^(.*\.)?({})$",
+    "modules_to_save": r"^(^|.*\.){}($|\..*)",
+}
+"""Options of adapter_config.json that peft takes as regular expressions, and the form in which it does."""
+_ONE_PATTERN = ("target_modules", "exclude_modules")
+"""A pattern as one text. A list of these has names."""
 
 
 def is_adapter(path: Path) -> bool:
@@ -33,6 +46,32 @@ def require_safetensors(path: Path) -> None:
     """
     if not (path / WEIGHTS).is_file():
         raise ModelError(f"{path}: expected the adapter's weights in {WEIGHTS}, found none (pickles are not opened)")
+
+
+def check_patterns(path: Path, base: nn.Module) -> None:
+    """Search for the patterns of an adapter's configuration in the names of the base model's modules, as peft does.
+
+    Raises:
+        ModelError: if one is no regular expression, or takes too long; peft would search without a limit.
+    """
+    file = path / ADAPTER_CONFIG
+    try:
+        options = json.loads(file.read_text(encoding="utf-8"))
+        patterns = [form.format(text) for key, form in _PATTERNS.items() for text in _texts(options.get(key), key)]
+        if patterns:
+            search(patterns, [name for name, _ in base.named_modules()])
+    except PatternError as error:
+        raise ModelError(f"{file}: a pattern in {', '.join(k for k in _PATTERNS if options.get(k))}: {error}") from None
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
+        raise ModelError(f"{file}: expected a JSON object: {error!r}") from None
+
+
+def _texts(value: Any, key: str) -> list[str]:
+    """The patterns in an option: a text, or the items of a list or the keys of an object that peft takes as such."""
+    if isinstance(value, str):
+        return [value]
+    listed = isinstance(value, (list, dict)) and key not in _ONE_PATTERN
+    return [text for text in value if isinstance(text, str)] if listed else []
 
 
 def base_directory(path: Path, given: str | None) -> Path:

@@ -27,7 +27,7 @@ from transformers.utils import logging
 
 from gdig.config.config import Config
 from gdig.errors import ConfigError, MissingPackageError, ModelError
-from gdig.model.adapter import is_adapter, require_safetensors, resize_vocabulary
+from gdig.model.adapter import check_patterns, is_adapter, require_safetensors, resize_vocabulary
 from gdig.model.causal_model import Model, wrap_model
 from gdig.model.device import resolve_device
 from gdig.model.directory import architecture_directory, has_safetensors, model_directory, named_directory
@@ -176,5 +176,6 @@ def _load_adapter(path: Path, base: nn.Module, trainable: bool = False) -> nn.Mo
             f"{path}: a PEFT adapter needs the package peft (pip install 'gdig[peft]')"
         ) from error
     require_safetensors(path)
+    check_patterns(path, base)
     resize_vocabulary(base, path)
     return PeftModel.from_pretrained(base, path, is_trainable=trainable)

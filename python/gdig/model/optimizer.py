@@ -14,7 +14,8 @@ from safetensors.torch import save_file
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from gdig.errors import LayerError, ModelError, OptimizerStateError
+from gdig.errors import ModelError, OptimizerStateError
+from gdig.model.experts import as_experts
 from gdig.model.layers import Layer
 from gdig.model.optimizer_names import canonical, parameter_names
 from gdig.store.atomic import replacing
@@ -71,14 +72,9 @@ class Adam:
             names: names of the model's parameters, by id().
 
         Raises:
-            ModelError: when only one of weight and bias was trained, or the layer is an expert's.
+            ModelError: when only one of weight and bias was trained.
         """
-        if layer.expert is not None:
-            raise LayerError(
-                f"{self.file}: {layer.name}: training checkpoints are read for layers that see every token; leave "
-                "experts out with filter_modules, or leave checkpoints out"
-            )
-        parameters = [layer.module.weight] + ([layer.module.bias] if layer.bias else [])
+        parameters, number, transposed = _parameters(layer)
         stored = [self.moments.get(canonical(names.get(id(parameter), ""))) for parameter in parameters]
         trained = [moments for moments in stored if moments is not None]
         if not trained:
@@ -89,13 +85,25 @@ class Adam:
             )
 
         def join(moment: Callable[[Moments], torch.Tensor]) -> torch.Tensor:
-            weight = moment(trained[0])
-            weight = weight.T if isinstance(layer.module, Conv1D) else weight
-            columns = [weight] + [moment(bias)[:, None] for bias in trained[1:]]
+            weight, *biases = (moment(x) if number is None else moment(x)[number] for x in trained)
+            columns = [weight.T if transposed else weight] + [bias[:, None] for bias in biases]
             return torch.cat(columns, dim=1).to(layer.device, torch.float32).contiguous()
 
         first = trained[0]
         return Moments(join(lambda x: x.m), join(lambda x: x.v), first.step, first.betas, first.eps)
+
+
+def _parameters(layer: Layer) -> tuple[list[nn.Parameter], int | None, bool]:
+    """The parameters of weight and bias; the number of an expert in those of all; whether weights lie [I, O]."""
+    module: Any = layer.module
+    if layer.expert is None:
+        parameters = [module.weight] + ([module.bias] if layer.bias else [])
+        return parameters, None, isinstance(module, Conv1D)
+    experts = as_experts(layer.name, module)
+    assert experts is not None
+    matrix = next(x for x in experts.matrices if x.parameter == layer.expert.parameter)
+    names = [matrix.parameter] + ([matrix.bias] if matrix.bias else [])
+    return [getattr(module, name) for name in names], layer.expert.number, matrix.transposed
 
 
 def read_adam(folder: Path, module: nn.Module) -> Adam:

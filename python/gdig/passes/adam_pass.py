@@ -115,48 +115,83 @@ class AdamFeatures:
             for projection in self._sketches
         ]
         self.seed_sketches, self._seeds = self._seed_features(seeds)
+        # Adam moves the weights of an expert also for a row that does not go there: by its momentum.
+        self._rest = {i: self._at_rest(i) for i, layer in enumerate(model.layers) if layer.expert is not None}
+        self._seen: dict[int, torch.Tensor] = {}  # of the running batch: which lines go to an expert
 
     def begin(self) -> Add:
         """Begin a batch: return the function that adds a layer to the batch's sums."""
+        self._seen = {}
 
         def add(
             index: int, a: torch.Tensor, d: torch.Tensor, places: Places, sums: torch.Tensor, sketch: torch.Tensor
         ) -> None:
             for lines, g in self._gradients_of(index, a, d, places.examples):
-                gamma = self._moments[index].direction(g)
-                sums[lines, -1] += gamma.flatten(1).square().sum(1)
-                sums[lines, :-1] += self._sides[index].apply(gamma) @ self._seeds[index]
-                self._add_sketch(index, gamma, sketch[lines])
+                numbers, of_direction = self._features(index, self._moments[index].direction(g))
+                sums[lines] += numbers
+                sketch[lines] += of_direction
+            if index in self._rest:
+                self._seen[index] = places.examples.lengths > 0
 
         return add
 
     def end(self, sums: torch.Tensor, sketch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Divide the inner products and the sketch by the length of the direction."""
+        """Add the layers that a row does not go to; divide inner products and sketch by the length of the direction."""
+        for index, (numbers, of_direction) in self._rest.items():
+            seen = self._seen.get(index)
+            absent = torch.ones(len(sums), dtype=torch.bool) if seen is None else ~seen
+            if absent.any():
+                lines = absent.nonzero()[:, 0].to(sums.device)
+                sums[lines] += numbers.to(sums.device)
+                sketch[lines] += of_direction.to(sketch.device)
         lengths = sums[:, -1:].sqrt()
         lengths = torch.where(lengths == 0, 1.0, lengths)
         return sums[:, :-1] / lengths, sketch / lengths
 
+    def _features(self, index: int, gamma: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Of directions [n, O, J] of a layer: the inner products and the squared length [n, S + 1]; the sketch."""
+        products = self._sides[index].apply(gamma) @ self._seeds[index]
+        numbers = torch.cat([products, gamma.flatten(1).square().sum(1, keepdim=True)], dim=1)
+        return numbers, self._sketch(index, gamma)
+
+    def _at_rest(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """The features of a layer's direction at a gradient of zeros, [1, S + 1] and [1, dim]."""
+        return self._features(index, self._moments[index].direction(self._zeros(index)))
+
+    def _zeros(self, index: int) -> torch.Tensor:
+        """A gradient of zeros of a layer: [1, O, J]."""
+        layer = self._model.layers[index]
+        return torch.zeros(1, layer.out_features, layer.width, dtype=self._dtype, device=layer.device)
+
     def _gradients_of(
         self, index: int, a: torch.Tensor, d: torch.Tensor, examples: Segments
-    ) -> Iterator[tuple[slice, torch.Tensor]]:
+    ) -> Iterator[tuple[slice | list[int], torch.Tensor]]:
         """Yield some lines at a time, and their gradients [n, O, J] of a layer.
 
-        The lines of a batch have one length; at a pad, d = 0.
+        Where a layer sees all tokens, the lines have one length, and d = 0 at a pad. An expert has the tokens that a
+        line sends it; a line without any is not yielded.
         """
-        layer, lines = self._model.layers[index], len(examples)
-        a = with_ones(a.to(self._dtype), layer.width).view(lines, -1, layer.width)
-        d = d.to(self._dtype).view(lines, -1, layer.out_features)
+        layer = self._model.layers[index]
+        a, d = with_ones(a.to(self._dtype), layer.width), d.to(self._dtype)
         step = max(1, _ENTRIES // (layer.out_features * layer.width))
-        for start in range(0, lines, step):
+        if layer.expert is not None:
+            bounds = examples.bounds
+            lines = [line for line, length in enumerate(examples.lengths.tolist()) if length]
+            for start in range(0, len(lines), step):
+                some = lines[start : start + step]
+                yield some, torch.stack([d[i:j].T @ a[i:j] for i, j in ((bounds[x], bounds[x + 1]) for x in some)])
+            return
+        a, d = a.view(len(examples), -1, layer.width), d.view(len(examples), -1, layer.out_features)
+        for start in range(0, len(examples), step):
             block = slice(start, start + step)
             yield block, torch.bmm(d[block].mT, a[block])
 
-    def _add_sketch(self, index: int, g: torch.Tensor, out: torch.Tensor) -> None:
+    def _sketch(self, index: int, g: torch.Tensor) -> torch.Tensor:
+        """The sketch [n, dim] of matrices g [n, O, J] of a layer."""
         projection, (order, counts) = self._sketches[index], self._columns[index]
         blocks = (projection.p @ g @ projection.q.T).flatten(1) * projection.weights
         # The sum goes column by column, because index_add_ on CUDA adds in a random order.
-        sums = torch.segment_reduce(blocks.T[order], "sum", lengths=counts, axis=0, unsafe=True, initial=0)
-        out += sums.T
+        return torch.segment_reduce(blocks.T[order], "sum", lengths=counts, axis=0, unsafe=True, initial=0).T
 
     def _seed_features(self, seeds: Sequence[Example]) -> tuple[np.ndarray, list[torch.Tensor]]:
         """Compute the validation features. All of them are divided by the length of the seed's gradient.
@@ -165,7 +200,8 @@ class AdamFeatures:
             The sketches, float32 [S, dim]; and for each layer the projected gradients, [K, S].
         """
         model, n = self._model, len(seeds)
-        features: list[list[torch.Tensor]] = [[torch.empty(0)] * n for _ in model.layers]
+        # A seed has a gradient of zeros at the experts that it does not go to.
+        features = [[sides.apply(self._zeros(index))[0]] * n for index, sides in enumerate(self._sides)]
         squares = torch.zeros(n, dtype=torch.float64)
         sketch = torch.zeros(n, self._config.projection_dim, dtype=self._dtype)
         gradients = GradientPass(model, self._config.loss_reduction)
@@ -184,11 +220,7 @@ class AdamFeatures:
                 for lines, g in self._gradients_of(index, a, d, places.examples):
                     seed_rows = rows[lines]
                     squares[seed_rows] += g.flatten(1).square().sum(1, dtype=torch.float64).cpu()
-                    layer_sketch = torch.zeros(
-                        len(seed_rows), self._config.projection_dim, dtype=self._dtype, device=g.device
-                    )
-                    self._add_sketch(index, g, layer_sketch)
-                    sketch[seed_rows] += layer_sketch.cpu()
+                    sketch[seed_rows] += self._sketch(index, g).cpu()
                     for row, feature in zip(seed_rows.tolist(), self._sides[index].apply(g), strict=True):
                         features[index][row] = feature
 
