@@ -109,11 +109,11 @@ def test_the_environment_names_a_kernel(monkeypatch):
 @pytest.mark.parametrize(("dtype", "bound"), [("float16", 1e-4), ("bfloat16", 1e-4), ("int8", 1e-3)])
 def test_what_the_fastest_kernel_rounds_costs_next_to_no_inertia(tmp_path, dtype, bound):
     """The targets of the project; rows are drawn so that many lie between two centroids."""
-    x = blobs(10_000, 96, 30, random_seed=3) + np.float32(2)
-    with SketchStore.create(tmp_path / dtype, 96, dtype=dtype, rows_per_shard=3000) as store:
+    x = blobs(20_000, 96, 60, random_seed=3) + np.float32(2)
+    with SketchStore.create(tmp_path / dtype, 96, dtype=dtype, rows_per_shard=6000) as store:
         store.append(x)
-    options = {"init": x[:25], "max_iter": 8, "tol": 0, "train_rows": "all"}
-    fast, plain = KMeans(25, **options).fit(store), KMeans(25, kernel="portable", **options).fit(store)
+    options = {"init": x[:50], "max_iter": 8, "tol": 0, "train_rows": "all"}
+    fast, plain = KMeans(50, **options).fit(store), KMeans(50, kernel="portable", **options).fit(store)
     assert fast.inertia_ == pytest.approx(plain.inertia_, rel=bound)
 
 
