@@ -28,7 +28,17 @@ from gdig.run.stored_options import read_stored_options
 from gdig.selection.choose import choose
 from gdig.selection.finished_run import FinishedRun, open_finished_run
 from gdig.selection.methods import METHODS
-from tests.support.project_fixtures import N_ROWS, N_SEEDS, labels_of, read_jsonl, steady, stored, write_jsonl
+from tests.support.project_fixtures import (
+    N_ROWS,
+    N_SEEDS,
+    labels_of,
+    read_jsonl,
+    steady,
+    stored,
+    translation_rows,
+    write_jsonl,
+)
+from tests.support.swept_run import make_swept
 
 EPSILON = 2.0**-24
 
@@ -226,6 +236,23 @@ def test_a_run_without_gradients_or_clusters(project, tmp_path):
     assert "no gradients" in str(explanation)
     with pytest.raises(ConfigError, match="expected a run with influence"):
         gdig.explain(run_path=str(tmp_path / "run"), seed=[0], quiet=True)
+
+
+def test_a_pool_smaller_than_a_row_has_neighbours(project, tmp_path):
+    """Methods over neighbours are not asked, by explain and by compare, also where one source alone is that small."""
+    rows = translation_rows(15)
+    files = {"few": rows[:3], "many": rows[3:]}
+    few, many = (str(write_jsonl(tmp_path / f"{name}.jsonl", part)) for name, part in files.items())
+    for candidates, quotas in (((few,), None), ((few, many), "equal")):
+        run = tmp_path / f"run-{len(candidates)}"
+        options = project.options(run, candidates=candidates, source_quotas=quotas, budget="2", n_clusters=2)
+        make_swept(options)
+        gdig.select(**options)
+        (row,) = gdig.explain(run_path=str(run), rows=[0], model_pass=False).rows
+        compared = gdig.compare(**options)
+        names = {place.method for place in row.places}
+        assert names == {summary.method for summary in compared.summaries} - {"dsir", "bm25"}  # before: no token files
+        assert {"gdig", "top", "knn"} <= names and not names & {"facility", "g2is", "self-filter"}
 
 
 def test_pieces_join_to_the_text_and_hold_each_token_once(tiny_tokenizer):
