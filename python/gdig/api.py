@@ -164,7 +164,7 @@ def select(
         _ensure_eligible(work, store)
         selection = select_stage(work, store, pool, tasks, limit)
         if work.config.report:
-            selection.summary.extend(report_after_select(work, pool, tasks, limit, selection))
+            selection.summary.extend(report_after_select(work, store, pool, tasks, limit, selection))
         return selection
 
 
