@@ -28,6 +28,7 @@ from gdig.model.experts import Tap as ExpertTap
 from gdig.model.experts_pass import computed_by_gdig
 from gdig.model.head import head_loss
 from gdig.model.head_cache import HeadCache
+from gdig.model.layers import Layer
 from gdig.model.places import Places
 from gdig.model.routing import Routing, route_alone
 from gdig.model.trial import sees_all
@@ -95,6 +96,7 @@ class GradientPass:
         self.mask_not_finite = mask_not_finite
         self._anchor = torch.zeros((), device=model.device, requires_grad=True)
         self._reached: set[int] = set()  # layers of the running batch that a gradient has reached
+        self._called: set[int] = set()  # layers of experts in lists that have tokens of it
         self._not_finite: torch.Tensor | None = None  # bool [B], lines of the running batch to mask
         self._places = Places(Segments(torch.zeros(1, dtype=torch.int64)), torch.empty(0))  # of the running batch
         self._heads = heads or HeadCache(0)
@@ -110,6 +112,7 @@ class GradientPass:
             ModelError: when no gradient reaches a chosen layer, or a layer does not see every token.
         """
         self._reached.clear()
+        self._called.clear()
         device = self.model.device
         counts = batch.targets[2]
         ids = to_device(batch.input_ids, device).long()
@@ -262,6 +265,8 @@ class GradientPass:
         def hook(index: int, expert: str) -> Callable:
             def forward(module: nn.Module, args: tuple, output: torch.Tensor) -> torch.Tensor:
                 rows, routing = calls[expert]
+                if len(rows):
+                    self._called.add(index)
 
                 def give(a: torch.Tensor, gradient: torch.Tensor) -> None:
                     self._reach(index)
@@ -286,14 +291,13 @@ class GradientPass:
                 handle.remove()
 
     def _missing(self) -> list[str]:
-        """The layers that no gradient has reached. Of the experts of a list, those without tokens are not called."""
-        layers = self.model.layers
-        matrices = {expert.matrix for index in self._reached if (expert := layers[index].expert) is not None}
-        return [
-            layer.name
-            for index, layer in enumerate(layers)
-            if index not in self._reached and (layer.expert is None or layer.expert.matrix not in matrices)
-        ]
+        """The layers that no gradient has reached. An expert of a list is one where it has tokens."""
+
+        def has_tokens(index: int, layer: Layer) -> bool:
+            return layer.expert is None or bool(layer.expert.parameter) or index in self._called
+
+        unreached = ((i, layer) for i, layer in enumerate(self.model.layers) if i not in self._reached)
+        return [layer.name for index, layer in unreached if has_tokens(index, layer)]
 
     def _expert_taps(self, sink: Sink, batch: Batch) -> Callable[[Experts], ExpertTap]:
         """For fused experts, the function that taps their matrices and gives the sink the layer of each expert."""
