@@ -71,7 +71,7 @@ def main() -> None:
         elif options.part == "texts":
             results = measure_texts(measured, options.rows or 100_000, options.threads)
         else:
-            from benches.redundancy_parts.model import measure_model
+            from benches.redundancy_parts.hidden_states import measure_model
 
             results = measure_model(options.model, options.data, folder, options.rows or 600)
     finally:

@@ -9,7 +9,7 @@ import numpy as np
 
 from benches.figures_parts import pretrained
 from benches.figures_parts.cells import interval, record
-from benches.pretrained.tables import interval as difference
+from benches.pretrained.result_tables import interval as difference
 
 
 def _below(own: np.ndarray, other: np.ndarray) -> tuple[float, float, float]:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from benches.redundancy_parts.memory import anonymous_peak
+from benches.redundancy_parts.peak_memory import anonymous_peak
 from benches.redundancy_parts.sketches import make_store, planted_copies
 from gdig.selection.similar import SimilarityFeatures, SimilarityWalk
 from gdig.store.sketches import SketchStore

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from benches.redundancy_parts.memory import anonymous_peak
+from benches.redundancy_parts.peak_memory import anonymous_peak
 from gdig.config.budget import Limit
 from gdig.config.config import Config
 from gdig.selection.centred import unit_float16
