@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import itertools
 import json
 import re
@@ -87,6 +88,15 @@ def test_tokens_and_layers_add_up_to_the_stored_influence(run, finished):
         for parts in (passed.by_token, passed.by_layer):
             assert (np.abs(parts.sum(0) - sweep["influence"][row]) <= bound).all()
         assert len(passed.by_token) == sweep["tokens"][row]
+
+
+def test_the_strongest_tokens_are_named_without_colour(explained):
+    """For whoever sees no colours or points with no mouse."""
+    pieces = sorted(explained.rows[0].seen.pieces, key=lambda piece: -abs(piece.influence))[:8]
+    assert pieces[0].influence != 0
+    expected = ", ".join(f"{piece.text.strip() or '␣'} {piece.influence:+.3g}" for piece in pieces)
+    words = " ".join(html.unescape(re.sub(r"<[^>]+>", "", explained._repr_html_())).split())
+    assert "Strongest tokens: " + " ".join(expected.split()) + "." in words
 
 
 def test_figures_are_those_of_the_run(explained, finished):
@@ -185,8 +195,8 @@ def test_the_command_prints_text_json_and_a_page(finished, tmp_path, capsys):
     assert main(["explain", str(finished), "5", "--json", "--quiet"]) == 0
     facts = json.loads(capsys.readouterr().out)
     assert facts["rows"][0]["row"] == 5 and facts["rows"][0]["seen"]["pieces"]
-    html = page.read_text(encoding="utf-8")
-    assert html.startswith("<!DOCTYPE html>") and "http" not in html.replace("http-equiv", "")
+    written = page.read_text(encoding="utf-8")
+    assert written.startswith("<!DOCTYPE html>") and "http" not in written.replace("http-equiv", "")
     assert {file: file.read_bytes() for file in finished.rglob("*") if file.is_file()} == before
 
 

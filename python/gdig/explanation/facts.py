@@ -30,6 +30,10 @@ class Seen:
     cut: int
     pieces: tuple[Piece, ...]
 
+    def strongest(self, most: int = 8) -> list[Piece]:
+        """Return the pieces with the largest influence of either sign, the largest first."""
+        return sorted(self.pieces, key=lambda piece: -abs(piece.influence))[:most]
+
 
 @dataclass(frozen=True)
 class SeedEffect:
