@@ -135,6 +135,13 @@ def test_gradients_are_those_of_plain_autograd(layout):
             assert (got - want).norm() <= _DEEP * _ROUNDING * length, name
 
 
+def test_an_expert_may_get_no_token_of_a_batch():
+    model, _ = model_of("by_mask", filter_modules=r"layers\.1\.mlp\.experts\.3\.")
+    assert len(model.layers) == 3
+    found = [gradients_of(model, [example])[0] for example in make_examples(12, 9, 3, 4)]
+    assert {len(gradients) for gradients in found} == {0, 3}
+
+
 def test_rows_of_another_tensor_are_refused():
     with pytest.raises(ModelError, match=r"experts\.N\.\w+ sees some tokens only; choose other layers"):
         model_of("by_copies")

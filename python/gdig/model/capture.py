@@ -22,14 +22,15 @@ from gdig.model.batches import Batch
 from gdig.model.causal_model import Model
 from gdig.model.compiled import CompiledPass
 from gdig.model.device import to_device
-from gdig.model.expert_lists import ListedExpert, listed, traced
+from gdig.model.expert_lists import ListedTap, tapped
 from gdig.model.experts import Experts, Matrix
 from gdig.model.experts import Tap as ExpertTap
 from gdig.model.experts_pass import computed_by_gdig
 from gdig.model.head import head_loss
 from gdig.model.head_cache import HeadCache
+from gdig.model.layers import Layer
 from gdig.model.places import Places
-from gdig.model.routing import Routing, route_alone
+from gdig.model.routing import Routing
 from gdig.model.trial import sees_all
 from gdig.ops import Segments
 from gdig.philox import stream_key, uniform
@@ -95,6 +96,7 @@ class GradientPass:
         self.mask_not_finite = mask_not_finite
         self._anchor = torch.zeros((), device=model.device, requires_grad=True)
         self._reached: set[int] = set()  # layers of the running batch that a gradient has reached
+        self._called: set[int] = set()  # layers of experts in lists that have tokens of it
         self._not_finite: torch.Tensor | None = None  # bool [B], lines of the running batch to mask
         self._places = Places(Segments(torch.zeros(1, dtype=torch.int64)), torch.empty(0))  # of the running batch
         self._heads = heads or HeadCache(0)
@@ -110,6 +112,7 @@ class GradientPass:
             ModelError: when no gradient reaches a chosen layer, or a layer does not see every token.
         """
         self._reached.clear()
+        self._called.clear()
         device = self.model.device
         counts = batch.targets[2]
         ids = to_device(batch.input_ids, device).long()
@@ -237,63 +240,39 @@ class GradientPass:
         layers = [(i, layer) for i, layer in enumerate(self.model.layers) if layer.expert is None]
         handles = [layer.module.register_forward_hook(hook(i)) for i, layer in layers]
         try:
-            taps = self._expert_taps(sink, batch)
-            with computed_by_gdig(self.model.experts, batch, self.model.device, taps), self._listed_taps(sink, batch):
+            taps, device = self._expert_taps(sink, batch), self.model.device
+            listed = tapped(self.model.listed, self.model.layers, batch, device, self._listed_tap(sink, shape[1]))
+            with computed_by_gdig(self.model.experts, batch, device, taps), listed:
                 yield
         finally:
             for handle in handles:
                 handle.remove()
 
-    @contextmanager
-    def _listed_taps(self, sink: Sink, batch: Batch) -> Iterator[None]:
-        """Hook the layers of experts in lists in the block, for one pass."""
-        lines, length = batch.shape
-        real = to_device(batch.token_mask, self.model.device).bool()
-        calls: dict[str, tuple[torch.Tensor, Routing]] = {}  # of each expert its real rows, line by line
+    def _listed_tap(self, sink: Sink, length: int) -> ListedTap:
+        """The function that taps the layers of experts in lists."""
 
-        def note(expert: ListedExpert, places: torch.Tensor | None) -> None:
-            if places is None:
-                raise LayerError(
-                    f"{expert.place.expert}: its rows were not taken out of the hidden states of all tokens as in the "
-                    "trial at load time; leave it out with filter_modules"
-                )
-            calls[expert.place.expert] = route_alone(places, lines, length, real.to(places.device))
+        def tap(index: int, a: torch.Tensor, y: torch.Tensor, rows: torch.Tensor, routing: Routing) -> torch.Tensor:
+            if len(rows):
+                self._called.add(index)
 
-        def hook(index: int, expert: str) -> Callable:
-            def forward(module: nn.Module, args: tuple, output: torch.Tensor) -> torch.Tensor:
-                rows, routing = calls[expert]
+            def give(a: torch.Tensor, gradient: torch.Tensor) -> None:
+                self._reach(index)
+                a, d = (x.flatten(0, -2).index_select(0, rows) for x in (a, gradient))
+                with torch.no_grad():
+                    self._give_experts({0: index}, a, d, routing, length, sink)
 
-                def give(a: torch.Tensor, gradient: torch.Tensor) -> None:
-                    self._reach(index)
-                    a, d = (x.flatten(0, -2).index_select(0, rows) for x in (a, gradient))
-                    with torch.no_grad():
-                        self._give_experts({0: index}, a, d, routing, length, sink)
+            return Tap.apply(y, a.detach(), self._anchor.to(y.device), give)
 
-                return Tap.apply(output, args[0].detach(), self._anchor.to(output.device), give)
-
-            return forward
-
-        handles = []
-        for index, layer in enumerate(self.model.layers):
-            place = listed(layer.name)
-            if layer.expert is not None and not layer.expert.parameter and place is not None:
-                handles.append(layer.module.register_forward_hook(hook(index, place.expert)))
-        try:
-            with traced(self.model.listed, lines * length, note):
-                yield
-        finally:
-            for handle in handles:
-                handle.remove()
+        return tap
 
     def _missing(self) -> list[str]:
-        """The layers that no gradient has reached. Of the experts of a list, those without tokens are not called."""
-        layers = self.model.layers
-        matrices = {expert.matrix for index in self._reached if (expert := layers[index].expert) is not None}
-        return [
-            layer.name
-            for index, layer in enumerate(layers)
-            if index not in self._reached and (layer.expert is None or layer.expert.matrix not in matrices)
-        ]
+        """The layers that no gradient has reached. An expert of a list is one where it has tokens."""
+
+        def has_tokens(index: int, layer: Layer) -> bool:
+            return layer.expert is None or bool(layer.expert.parameter) or index in self._called
+
+        unreached = ((i, layer) for i, layer in enumerate(self.model.layers) if i not in self._reached)
+        return [layer.name for index, layer in unreached if has_tokens(index, layer)]
 
     def _expert_taps(self, sink: Sink, batch: Batch) -> Callable[[Experts], ExpertTap]:
         """For fused experts, the function that taps their matrices and gives the sink the layer of each expert."""

@@ -84,7 +84,10 @@ def _text_layers(model: nn.Module, trial: Trial, head: nn.Module | None) -> list
         skipped.update(part.modules())
     linears = [layer for layer in all_layers(model, trial) if layer.module not in skipped]
     if not linears:
-        raise LayerError(f"{type(model).__name__}: has no linear layers (nn.Linear or Conv1D) to take gradients of")
+        raise LayerError(
+            f"{type(model).__name__}: has no linear layers (nn.Linear or Conv1D) to take gradients of; "
+            "--no-gradients serves methods that need none"
+        )
     return linears
 
 

@@ -17,6 +17,16 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from gdig.errors import LayerError
+from gdig.model.batches import Batch
+from gdig.model.device import to_device
+from gdig.model.layers import Layer
+from gdig.model.routing import Routing, route_alone
+
+ListedTap = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor, Routing], torch.Tensor]
+"""A function of the index of a layer, its input [n, I] and output [n, O]; the rows that are no pads, sorted by token:
+int64 [R]; and their routing. It returns the output."""
+
 _LISTED = re.compile(r"(?P<list>.*?\w*experts?)\.(?P<number>\d+)(?P<rest>(\..*)?)")
 _REMEMBERED = 8
 """How many takings of rows a trace remembers: an expert is called soon after its rows are taken."""
@@ -111,6 +121,54 @@ def traced(
     handles += [expert.module.register_forward_pre_hook(call(expert), with_kwargs=True) for expert in experts]
     try:
         yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def tapped(
+    experts: Sequence[ListedExpert], layers: Sequence[Layer], batch: Batch, device: torch.device, tap: ListedTap
+) -> Iterator[None]:
+    """In the block, let a function see what the layers of experts in lists compute of a batch.
+
+    Args:
+        experts: the experts of these layers.
+        layers: all chosen layers of the model. Those of no list are left alone.
+        batch: the batch. The rows of its pads are left out.
+        device: of the batch.
+        tap: sees inputs and outputs of each layer.
+    """
+    if not experts:
+        yield
+        return
+    lines, length = batch.shape
+    real = to_device(batch.token_mask, device).bool()
+    calls: dict[str, tuple[torch.Tensor, Routing]] = {}
+
+    def note(expert: ListedExpert, places: torch.Tensor | None) -> None:
+        if places is None:
+            raise LayerError(
+                f"{expert.place.expert}: its rows were not taken out of the hidden states of all tokens as in the "
+                "trial at load time; leave it out with filter_modules"
+            )
+        calls[expert.place.expert] = route_alone(places, lines, length, real.to(places.device))
+
+    def hook(index: int, expert: str) -> Callable:
+        def forward(module: nn.Module, args: tuple, output: torch.Tensor) -> torch.Tensor:
+            return tap(index, args[0], output, *calls[expert])
+
+        return forward
+
+    places = [(index, layer, listed(layer.name)) for index, layer in enumerate(layers) if layer.expert is not None]
+    handles = [
+        layer.module.register_forward_hook(hook(index, place.expert))
+        for index, layer, place in places
+        if place is not None
+    ]
+    try:
+        with traced(experts, lines * length, note):
+            yield
     finally:
         for handle in handles:
             handle.remove()
