@@ -38,6 +38,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "real pairs, told apart": real_pairs.told_apart,
     "real pairs, told apart, larger": real_pairs.told_apart_larger,
     "removals": language_tables.removals,
+    "report": costs.report,
     "rows an hour": costs.rows_an_hour,
     "seeds": real_pairs.seeds,
     "selections": language_tables.selections,

@@ -94,8 +94,9 @@ def test_the_strongest_tokens_are_named_without_colour(explained):
     """For whoever sees no colours or points with no mouse."""
     pieces = sorted(explained.rows[0].seen.pieces, key=lambda piece: -abs(piece.influence))[:8]
     assert pieces[0].influence != 0
-    expected = ", ".join(f"{piece.text.strip() or '␣'} {piece.influence:+.3g}" for piece in pieces)
+    expected = ", ".join(f"{piece.name} {piece.influence:+.3g}" for piece in pieces)
     words = " ".join(html.unescape(re.sub(r"<[^>]+>", "", explained._repr_html_())).split())
+    assert [Piece(text, True).name for text in (" dog ", "\n\n", "  ")] == ["dog", "↵", "␣"]
     assert "Strongest tokens: " + " ".join(expected.split()) + "." in words
 
 

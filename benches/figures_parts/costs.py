@@ -116,3 +116,15 @@ def parity() -> str:
                     largest["float64"] = max(largest["float64"], numbers["largest"])
     cells = [f"{value:.1e}".replace("e-0", "e-") for value in largest.values()]
     return table(["number format", "largest difference, as a share of a seed's largest score"], list(largest), cells)
+
+
+def report() -> str:
+    """What the report of a pool costs."""
+    pools = record("report")["pools"]
+    return table(
+        ["rows of the pool", "seconds of a core", "peak memory", "page"],
+        [f"{pool['rows']:,}" for pool in pools],
+        [f"{pool['cpu_s']:.0f}" for pool in pools],
+        [f"{pool['peak_bytes'] / 1e9:.1f} GB" for pool in pools],
+        [f"{pool['page_bytes'] / 1e6:.1f} MB" for pool in pools],
+    )

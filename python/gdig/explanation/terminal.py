@@ -93,7 +93,7 @@ def _text(row: RowExplanation) -> Iterator[Text]:
     stored = "" if row.sums.stored is None else f"; the sweep has stored {row.sums.stored:.6g}"
     yield Text(f"  mean influence {row.sums.tokens:.6g}, the sum over the tokens{stored}", style="dim")
     strongest = row.seen.strongest()
-    shown = ", ".join(f"{one_line(piece.text, 20) or '␣'} {piece.influence:+.2g}" for piece in strongest)
+    shown = ", ".join(f"{one_line(piece.name, 20)} {piece.influence:+.2g}" for piece in strongest)
     yield Text(f"  strongest tokens: {shown}", style="dim")
 
 
