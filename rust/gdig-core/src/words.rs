@@ -1,6 +1,7 @@
 //! The words of texts, and the runs of words that rows share with an evaluation set (Brown et al. 2020, appendix C).
 //!
-//! A word is a run of letters and digits in lower case. In scripts without spaces each letter is a word. So case,
+//! A word is a run of letters and digits in lower case; an underscore between two of them joins them, so that a name
+//! such as `social_i_qa_show_choices` is a single word. In scripts without spaces each letter is a word. So case,
 //! punctuation, spaces and the template around a text do not count.
 
 use std::collections::HashMap;
@@ -44,7 +45,12 @@ impl Words {
         let mut words = Words::default();
         let mut word = String::new();
         let mut begin = 0;
-        for (at, letter) in text.char_indices() {
+        let mut letters = text.char_indices().peekable();
+        while let Some((at, letter)) = letters.next() {
+            if letter == '_' && !word.is_empty() && letters.peek().is_some_and(|(_, next)| next.is_alphanumeric()) {
+                word.push(letter);
+                continue;
+            }
             let alone = stands_alone(letter);
             if !letter.is_alphanumeric() || alone {
                 words.push(&mut word, begin, at);
@@ -238,6 +244,15 @@ mod tests {
         assert_eq!(of(&[&["two words"]], &["Two WORDS."]).unwrap().kind, Kind::Equal);
         assert_eq!(of(&[&["two words"]], &["two words more"]), None);
         assert_eq!(of(&[&["!?"]], &["..."]), None);
+    }
+
+    #[test]
+    fn a_name_with_underscores_is_a_single_word() {
+        let name = "social_i_qa_Show_choices_and_generate_answer";
+        assert_eq!(Words::of(name).hashes, [xxh3_64(name.to_lowercase().as_bytes())]);
+        assert_eq!(of(&[&[name, "one"]], &[name, "two"]), None);
+        // A gap to fill in joins nothing.
+        assert_eq!(Words::of("the ___ sat on_ _the mat").hashes.len(), 5);
     }
 
     #[test]
