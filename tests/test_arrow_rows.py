@@ -216,3 +216,12 @@ def test_numbers_that_lead_out_of_an_arrow_file_are_refused(tmp_path, case):
     file.write_bytes(content.replace(true, forged))
     with pytest.raises(CorpusError, match=r"pool\.arrow: .*(offset|[Ll]ength)"):
         open_corpus([file], cache_dir=tmp_path / "cache").rows(0, 2)
+
+
+def test_a_parquet_file_with_fewer_rows_than_it_says_is_refused(tmp_path, monkeypatch):
+    """It would be read again and again."""
+    pq.write_table(pa.table({"text": ["a", "b"]}), tmp_path / "pool.parquet")
+    corpus = open_corpus([tmp_path / "pool.parquet"], cache_dir=tmp_path / "cache")
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", lambda *_, **__: iter([pa.record_batch({"text": ["a"]})]))
+    with pytest.raises(CorpusError, match=r"pool\.parquet: column 'text' cannot be read: row group 0 holds fewer rows"):
+        corpus.rows(0, 2)
