@@ -35,14 +35,15 @@ from typing import Any
 
 import torch
 
-from benches.pretrained import effects, lds
+from benches.pretrained import effects
+from benches.pretrained import pretrained_lds as lds
 from benches.pretrained.collection import PAIRS, TASKS, Plan, collect
-from benches.pretrained.generated import load as load_generated
-from benches.pretrained.model import load_tokenizer, make_model, missing_packages
+from benches.pretrained.language_pools import load as load_generated
 from benches.pretrained.pools import pools
+from benches.pretrained.pretrained_model import load_tokenizer, make_model, missing_packages
+from benches.pretrained.result_tables import LATER, SHOWN, tables
 from benches.pretrained.rows import FILES
 from benches.pretrained.rules import RULES
-from benches.pretrained.tables import LATER, SHOWN, tables
 from benches.pretrained.training import Recipe, Trainer
 from benches.pretrained.trials import BEFORE, ORACLE, Trials, choices, outcome
 from benches.pretrained.view import View

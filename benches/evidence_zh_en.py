@@ -26,10 +26,10 @@ from transformers import PreTrainedTokenizerFast
 from benches.shared.machine import ROOT, machine, provenance
 from benches.shared.steps import Steps
 from benches.zh_en.competence import ARMS, SMALL, Arm, checkpoint_scores, train_arms
+from benches.zh_en.pair_trials import MAIN, Evidence, Trial
 from benches.zh_en.pool import read_pairs, split_pairs, spoil, write_jsonl
 from benches.zh_en.retrain import Retraining
 from benches.zh_en.trial_tables import tables
-from benches.zh_en.trials import MAIN, Evidence, Trial
 
 SETUP = {"training": 2000, "seeds": 128, "noisy_seeds": 64, "held": 240, "corrupted": 0.3, "random_seed": 0}
 SEED_SETS = [MAIN, ("small, clean then pool", 1), ("middle, clean", 3)]

@@ -28,8 +28,8 @@ import torch
 
 from benches.layer_share_parts.choices import CHOICES
 from benches.layer_share_parts.cost import cost
-from benches.layer_share_parts.generated import generated
 from benches.layer_share_parts.influence import LayerInfluence, Rows, draw
+from benches.layer_share_parts.on_language import generated
 from benches.layer_share_parts.quality import quality
 from benches.layer_share_parts.samples import influence_by_sample
 from benches.shared.machine import ROOT, machine, provenance

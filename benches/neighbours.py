@@ -179,7 +179,7 @@ def main() -> None:
     parser.add_argument("--k", type=int, default=10)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--repeats", type=int, default=3, help="rounds of the fastest kernel and of faiss")
-    kernels = [k for k in _native.kernels() if k not in ("scalar", "amx-int8")]
+    kernels = [k for k in _native.kernels() if k != "scalar" and "int8" not in k]
     parser.add_argument("--kernels", nargs="*", default=kernels[-2:], help="kernels to compare, the fastest last")
     parser.add_argument("--faiss-queries", type=int, help="number of rows that faiss looks up (default: all)")
     parser.add_argument("--no-faiss", action="store_true")

@@ -32,7 +32,7 @@ from benches.shared.machine import ROOT, machine, provenance
 from benches.shared.tables import markdown
 from benches.zh_en.cosine import gradient_cosines
 from benches.zh_en.measure import ALL, auroc_table, read_scores, standard_error
-from benches.zh_en.model import Recipe, train_model
+from benches.zh_en.pair_model import Recipe, train_model
 from benches.zh_en.pool import CORRUPTIONS, read_pairs, split_pairs, write_jsonl
 from gdig.run.layout import RunLayout
 from gdig.run.record_file import read_record

@@ -1,6 +1,7 @@
 """The cost and the quality of what keeps a selection free of copies: seconds, peak memory, recall, false alarms.
 
     python -m benches.redundancy sketches --rows 10000000     # the walk and the search over generated sketches
+    python -m benches.redundancy copies --rows 20000          # near-copies of all rows, beside SemHash
     python -m benches.redundancy texts --rows 100000          # planted copies and evaluation rows, beside MinHash
     python -m benches.redundancy model --model DIR --data DIR # the same with the hidden states of a model
 
@@ -20,6 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from benches.redundancy_parts.near_copies import measure_near_copies
 from benches.redundancy_parts.sketches import measure_sketches
 from benches.redundancy_parts.texts import measure_texts
 from benches.shared.machine import ROOT, machine, provenance
@@ -33,6 +35,7 @@ def measured(work: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, 
     parent, child = context.Pipe()
     process = context.Process(target=_measure, args=(child, work, arguments))
     process.start()
+    child.close()  # so that the end of a process that fails is an EOFError here
     result = parent.recv()
     process.join()
     return dict(result)
@@ -48,7 +51,7 @@ def _measure(pipe: Any, work: Callable[..., dict[str, Any]], arguments: tuple[An
 def main() -> None:
     """Run a part, and add what it measured to the record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=["sketches", "texts", "model"])
+    parser.add_argument("part", choices=["sketches", "copies", "texts", "model"])
     parser.add_argument("--rows", type=int, default=None, help="rows of the pool")
     parser.add_argument("--budget", type=float, default=0.01, help="share of the rows that the walk chooses")
     parser.add_argument("--dim", type=int, default=128, help="columns of a sketch")
@@ -63,10 +66,12 @@ def main() -> None:
         if options.part == "sketches":
             rows = options.rows or 10_000_000
             results = measure_sketches(measured, folder, rows, options.dim, options.budget, options.threads)
+        elif options.part == "copies":
+            results = measure_near_copies(measured, folder, options.rows or 20_000, options.dim, options.threads)
         elif options.part == "texts":
             results = measure_texts(measured, options.rows or 100_000, options.threads)
         else:
-            from benches.redundancy_parts.model import measure_model
+            from benches.redundancy_parts.hidden_states import measure_model
 
             results = measure_model(options.model, options.data, folder, options.rows or 600)
     finally:

@@ -53,6 +53,13 @@ class Segments:
         return int(self.lengths[0]) if same else None
 
     @cached_property
+    def padded(self) -> torch.Tensor:
+        """The place of each row in a rectangle [n, longest] whose lines begin with the segments: int64 [end], on the
+        CPU."""
+        line = torch.repeat_interleave(torch.arange(len(self)), self.lengths)
+        return torch.arange(self.end) + line * self.longest - self.offsets[line]
+
+    @cached_property
     def grain(self) -> int:
         """The largest power of two that divides the start of each segment; 0 when all start at 0 or at the end.
 

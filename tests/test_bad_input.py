@@ -82,7 +82,8 @@ def test_a_template_that_yields_no_target_token(project, tmp_path, failing):
     assert "prompt_template" in message and "line 1" in message
     message = failing(max_length=1)
     assert (
-        f"{project.seeds}, row 0 (line 1): no target token that has a token before it within the window of 1" in message
+        f"{project.seeds}, row 0 (line 1): nothing to learn: no token of the target follows another token within"
+        in message
     )
 
 

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import Trainer, TrainingArguments
 
 import gdig
 from gdig.errors import ModelError
+from gdig.model.load import load_trainable
 from tests.support.project_fixtures import (
     N_ROWS,
     N_SEEDS,
@@ -92,6 +94,26 @@ def test_pickled_weights_are_refused(project, tmp_path, failing):
     assert (
         f"{tmp_path}/model: expected weights in *.safetensors, found none (pickled weights are not loaded)" in message
     )
+
+
+def test_a_model_that_was_read_from_gguf_can_be_trained_and_a_quantized_one_says_why_not(
+    project, tmp_path, monkeypatch
+):
+    """transformers 5 saves such a model with plain weights, and with a note that makes Trainer refuse it."""
+    model = tmp_path / "model"
+    shutil.copytree(project.model, model)
+    file = model / "config.json"
+    note = {"quant_method": "gguf", "gguf_file": "a.Q4_1.gguf", "dequantize": False}
+    file.write_text(json.dumps({**json.loads(file.read_text()), "quantization_config": note}))
+    config = gdig.Config.build({"model": str(model), "device": "cpu", "quiet": True})
+    module = load_trainable(config)
+    Trainer(model=module, args=TrainingArguments(output_dir=str(tmp_path / "out"), use_cpu=True, report_to=[]))
+    before = load_file(project.model / "model.safetensors")
+    assert all(torch.equal(module.state_dict()[name], x) for name, x in before.items())
+    module.is_quantized = True
+    monkeypatch.setattr("gdig.model.load._load", lambda *given, **options: (module, False))
+    with pytest.raises(ModelError, match=re.escape(f"{model}: expected plain weights")):
+        load_trainable(config)
 
 
 def test_code_that_comes_with_a_model_is_not_run(project, tmp_path, failing):

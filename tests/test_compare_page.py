@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ import gdig
 from gdig.cli.main import main
 from gdig.errors import RunError
 from gdig.run.stored_options import config_of_start
+from gdig.selection.compare import HeldOut
 from gdig.showing import compare_page, compare_runs
 from tests.support.project_fixtures import read_jsonl, translation_rows, write_jsonl
 from tests.support.swept_run import make_swept
@@ -36,6 +38,26 @@ def test_a_page_of_methods_has_the_rows_that_one_alone_chose(project, swept_copy
         assert all(data["rows"][str(row)]["text"] for row in side["shown"])
     assert data["everywhere"] == len(set.intersection(*sets))
     assert data["overlap"]["shares"] == comparison.overlap.tolist()
+
+
+def test_a_page_of_methods_has_what_holds_for_all_once_and_the_trainings(project, swept_copy, tmp_path):
+    options = project.options(swept_copy)
+    comparison = gdig.compare(**options, methods=["top", "loss"])
+    for summary, own in zip(comparison.summaries, ("of top", "of loss"), strict=True):
+        summary.notes[:] = ["of both", own]
+    loss = {"top": 2.5, "loss": 2.25}
+    beside = {"top": (0.0, 0.0), "loss": (-0.5, -0.125)}
+    comparison = replace(comparison, held_out=HeldOut(7, 1234, 3, 20, 3.0, loss, beside))
+    page = tmp_path / "methods.html"
+    compare_page(config_of_start(None, options), comparison, page)
+    text = page.read_text(encoding="utf-8").partition('id="facts"')[0]
+    assert [text.count(note) for note in ("of both", "of top", "of loss")] == [1, 1, 1]
+    words = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", text))
+    assert "7 rows (1,234 target tokens), 20 steps, 3 trainings of each" in words
+    assert "before any training 3.0000" in words
+    assert "loss 2.2500 -0.7500 -0.5000 to -0.1250 top 2.5000 -0.5000" in words  # the lowest loss first
+    lines = comparison.lines()
+    assert [lines.count(line) for line in ("of both", "top: of top", "loss: of loss")] == [1, 1, 1]
 
 
 def test_two_runs_side_by_side(project, swept, tmp_path, capsys):

@@ -10,10 +10,11 @@ from benches.layer_share_parts import influence as layer_influence
 from benches.layer_share_parts import samples as layer_samples
 from benches.layer_share_parts.choices import CHOICES, WHOLE, chosen
 from benches.pretrained import collection as collections
-from benches.pretrained import effects, lds, signals
+from benches.pretrained import effects, signals
+from benches.pretrained import pretrained_lds as lds
 from benches.pretrained.collection import Plan, collect
-from benches.pretrained.model import UPPER, upper_model
 from benches.pretrained.pools import pools
+from benches.pretrained.pretrained_model import UPPER, upper_model
 from benches.pretrained.rows import Row
 from benches.pretrained.rules import RULES
 from benches.pretrained.training import Recipe, Trainer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 import transformers
@@ -10,12 +11,15 @@ from gdig.config.config import Config
 from gdig.data.tokens import Example
 from gdig.errors import ModelError
 from gdig.influence.curvature_sums import with_ones
+from gdig.influence.seed_factors import precondition_seeds
 from gdig.model.batches import make_batches
 from gdig.model.capture import GradientPass
 from gdig.model.causal_model import wrap_model
 from gdig.model.layer_names import is_router
 from gdig.model.partition_pass import PartitionPass
 from gdig.model.trial import Use, _note_experts
+from gdig.passes.influence_pass import make_influence_pass
+from gdig.progress import Progress
 from tests.support.families import tiny_model
 from tests.support.mixtures import FAMILIES, mixture, plain_gradients
 from tests.support.tiny_models import make_examples
@@ -150,6 +154,41 @@ def test_gradient_checkpointing_changes_nothing():
 def test_options_that_do_not_take_experts_say_so(option):
     with pytest.raises(ModelError, match=r"takes layers that see every token, got model\.layers\.\d\.mlp\.experts"):
         mixture("mixtral", **option)
+
+
+def test_experts_that_drop_tokens_beyond_a_capacity_are_refused():
+    def change(module):
+        experts = module.model.layers[1].mlp.experts
+        plain = experts.forward
+
+        def dropping(hidden, index, weights):
+            of_expert = torch.nn.functional.one_hot(index.flatten(), 4)
+            place = (of_expert.cumsum(0) * of_expert).sum(1)  # of each slot among those of its expert, from 1
+            capacity = 1.25 * len(place) / 4
+            return plain(hidden, index, weights * (place <= capacity).view_as(index))
+
+        experts.forward = dropping
+
+    with pytest.raises(ModelError, match=r"depend on the other lines of its batch.*drop tokens beyond a capacity"):
+        mixture("qwen3_moe", change=change)
+
+
+def test_scores_depend_on_the_neighbours_of_a_row_by_rounding_alone():
+    """In float32, where products of other heights round otherwise: twice the error of a gradient, and of a seed's."""
+    options = {"inversion": "identity", "seed_energy": 1.0, "seed_rank": 10_000, "projection_dim": 32,
+               "projection_side": 4, "token_batch_size": 64}  # fmt: skip
+    model, config = mixture("qwen3_moe", torch.float32, **options)
+    row, *others = (Example(e.input_ids[:12], e.labels[:12]) for e in make_examples(6, 5, 12, 12))
+    seeds, quiet = make_examples(3, 2), Progress(quiet=True)
+    joined, _ = precondition_seeds(model, [None] * len(model.layers), seeds, [], config, quiet)
+    sweep = make_influence_pass(model, joined, config, quiet)
+    found = [sweep.compute([row, other]).numbers[0] for other in others]
+    lengths = [
+        torch.cat([g.flatten() for g in plain_gradients(model, e)[1].values()]).norm().item() for e in (row, *seeds)
+    ]
+    bound = 4 * _DEEP * _ROUNDING * lengths[0] * np.array(lengths[1:])
+    assert all(np.all(np.abs(numbers - found[0]) <= bound) for numbers in found)
+    assert np.array_equal(found[0], sweep.compute([row, others[0]]).numbers[0])
 
 
 def test_a_module_that_computes_something_else_is_refused():

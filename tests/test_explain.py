@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import itertools
 import json
 import re
@@ -28,7 +29,17 @@ from gdig.run.stored_options import read_stored_options
 from gdig.selection.choose import choose
 from gdig.selection.finished_run import FinishedRun, open_finished_run
 from gdig.selection.methods import METHODS
-from tests.support.project_fixtures import N_ROWS, N_SEEDS, labels_of, read_jsonl, steady, stored, write_jsonl
+from tests.support.project_fixtures import (
+    N_ROWS,
+    N_SEEDS,
+    labels_of,
+    read_jsonl,
+    steady,
+    stored,
+    translation_rows,
+    write_jsonl,
+)
+from tests.support.swept_run import make_swept
 
 EPSILON = 2.0**-24
 
@@ -77,6 +88,16 @@ def test_tokens_and_layers_add_up_to_the_stored_influence(run, finished):
         for parts in (passed.by_token, passed.by_layer):
             assert (np.abs(parts.sum(0) - sweep["influence"][row]) <= bound).all()
         assert len(passed.by_token) == sweep["tokens"][row]
+
+
+def test_the_strongest_tokens_are_named_without_colour(explained):
+    """For whoever sees no colours or points with no mouse."""
+    pieces = sorted(explained.rows[0].seen.pieces, key=lambda piece: -abs(piece.influence))[:8]
+    assert pieces[0].influence != 0
+    expected = ", ".join(f"{piece.name} {piece.influence:+.3g}" for piece in pieces)
+    words = " ".join(html.unescape(re.sub(r"<[^>]+>", "", explained._repr_html_())).split())
+    assert [Piece(text, True).name for text in (" dog ", "\n\n", "  ")] == ["dog", "↵", "␣"]
+    assert "Strongest tokens: " + " ".join(expected.split()) + "." in words
 
 
 def test_figures_are_those_of_the_run(explained, finished):
@@ -175,8 +196,8 @@ def test_the_command_prints_text_json_and_a_page(finished, tmp_path, capsys):
     assert main(["explain", str(finished), "5", "--json", "--quiet"]) == 0
     facts = json.loads(capsys.readouterr().out)
     assert facts["rows"][0]["row"] == 5 and facts["rows"][0]["seen"]["pieces"]
-    html = page.read_text(encoding="utf-8")
-    assert html.startswith("<!DOCTYPE html>") and "http" not in html.replace("http-equiv", "")
+    written = page.read_text(encoding="utf-8")
+    assert written.startswith("<!DOCTYPE html>") and "http" not in written.replace("http-equiv", "")
     assert {file: file.read_bytes() for file in finished.rglob("*") if file.is_file()} == before
 
 
@@ -226,6 +247,23 @@ def test_a_run_without_gradients_or_clusters(project, tmp_path):
     assert "no gradients" in str(explanation)
     with pytest.raises(ConfigError, match="expected a run with influence"):
         gdig.explain(run_path=str(tmp_path / "run"), seed=[0], quiet=True)
+
+
+def test_a_pool_smaller_than_a_row_has_neighbours(project, tmp_path):
+    """Methods over neighbours are not asked, by explain and by compare, also where one source alone is that small."""
+    rows = translation_rows(15)
+    files = {"few": rows[:3], "many": rows[3:]}
+    few, many = (str(write_jsonl(tmp_path / f"{name}.jsonl", part)) for name, part in files.items())
+    for candidates, quotas in (((few,), None), ((few, many), "equal")):
+        run = tmp_path / f"run-{len(candidates)}"
+        options = project.options(run, candidates=candidates, source_quotas=quotas, budget="2", n_clusters=2)
+        make_swept(options)
+        gdig.select(**options)
+        (row,) = gdig.explain(run_path=str(run), rows=[0], model_pass=False).rows
+        compared = gdig.compare(**options)
+        names = {place.method for place in row.places}
+        assert names == {summary.method for summary in compared.summaries} - {"dsir", "bm25"}  # before: no token files
+        assert {"gdig", "top", "knn"} <= names and not names & {"facility", "g2is", "self-filter"}
 
 
 def test_pieces_join_to_the_text_and_hold_each_token_once(tiny_tokenizer):

@@ -17,7 +17,7 @@ from gdig.model.head import head_loss
 from gdig.model.layer_names import is_expert, is_router
 from gdig.model.linearized import Linearized
 from gdig.model.load import load_model
-from tests.support.families import FUSED, LISTS, NOT_TINY, REFUSED, WORKING, tiny_model
+from tests.support.families import FUSED_BEFORE_5, NOT_TINY, OTHER_EXPERTS, REFUSED, WORKING, tiny_model
 from tests.support.identity_scores import OPTIONS, SEEDS, compare_with_autograd
 
 QUICK = ["falcon", "gemma3", "granitemoehybrid", "llama4_text", "mamba", "mistral3", "qwen2_5_vl", "qwen2_moe",
@@ -48,14 +48,15 @@ def skip_unknown(family: str) -> None:
 )
 def test_scores_are_those_of_plain_autograd(family):
     skip_unknown(family)
-    if family in FUSED and int(transformers.__version__.split(".")[0]) < 5:
-        with pytest.raises(ModelError, match=LISTS):
+    if family in FUSED_BEFORE_5 and int(transformers.__version__.split(".")[0]) < 5:
+        with pytest.raises(ModelError, match=OTHER_EXPERTS):
             at_defaults(family)
         return
     model = at_defaults(family)
     modules = dict(model.module.named_modules())
     names = [layer.name for layer in model.layers]
-    assert not any(is_router(name, modules) or is_expert(name) for name in names)
+    assert not any(is_router(name, modules) for name in names)
+    assert all(layer.expert is not None for layer in model.layers if is_expert(layer.name))
     assert not any("vision" in name or "visual" in name or "image" in name for name in names)
     assert 0 < model.coverage.share <= 1
     compare_with_autograd(model, WORST_SLOPE.get(family, 0.0))

@@ -15,7 +15,8 @@ from safetensors.numpy import load_file
 import gdig
 from gdig.errors import RunError
 from gdig.passes import shards as shards_module
-from gdig.passes.drift import shift
+from gdig.passes.drift import curvature_drift, shift
+from gdig.progress import Progress
 from gdig.run.origin import origin_at
 from gdig.run.pool_files import with_recorded_names
 from gdig.run.record import RunRecord
@@ -229,19 +230,61 @@ def test_the_warning_fires_for_rows_of_another_kind_and_is_silent_for_the_same(p
         }
         for i in range(60)
     ]
-    first = write_jsonl(tmp_path / "first.jsonl", rows[:60])
-    for name, more in (("same", rows[60:]), ("other", digits)):
-        appended = write_jsonl(tmp_path / f"{name}.jsonl", more)
-        options = project.options(tmp_path / name, candidates=(str(first),), fit_tokens=8000, method="top")
-        gdig.sweep(**options)
-        picked = gdig.select(**{**options, "candidates": (str(first), str(appended))})
-        drift = stages(tmp_path / name)["sweep"]["growth"][0]["drift"]
-        assert (drift["old"], drift["new"]) == (60, 60)
+    first = str(write_jsonl(tmp_path / "first.jsonl", rows[:60]))
+    files = {
+        name: str(write_jsonl(tmp_path / f"{name}.jsonl", more))
+        for name, more in (("same", rows[60:]), ("few", rows[60:65]), ("other", digits))
+    }
+    options = project.options(tmp_path / "run", candidates=(first,), fit_tokens=8000, method="top")
+    gdig.sweep(**options)
+    for name, appended in files.items():
+        copy = shutil.copytree(tmp_path / "run", tmp_path / name)
+        said = Warned()
+        picked = gdig.select(**{**options, "run_path": str(copy), "candidates": (first, appended)}, progress=said)
+        drift = stages(copy)["sweep"]["growth"][0]["drift"]
+        assert (drift["old"], drift["new"]) == (60, 5 if name == "few" else 60)
         warned = [line for line in picked.warnings if "a new fit is due" in line]
         assert bool(drift["due"]) == bool(warned) == (name == "other"), drift
-        if name == "other":
-            assert {"hidden", "curvature"} <= set(drift["due"])
-            assert drift["curvature_new"] > drift["curvature_old"] + 0.1
+        assert set(said.texts) == set(picked.warnings), "a growth as such is nothing to be warned of"
+    assert {"hidden", "curvature"} <= set(drift["due"])
+    assert drift["curvature"]["new"] > drift["curvature"]["old"] + 0.1
+    assert warned[0].startswith("other.jsonl: the appended rows are of another kind")
+    given_files = {**options, "run_path": str(copy), "report": True}
+    both = gdig.select(**{**given_files, "candidates": (first, files["other"], files["same"])})
+    assert warned[0] in both.warnings, "rows of another kind stay so when others come after them"
+    earlier = gdig.select(**{**given_files, "candidates": (first,)})
+    assert warned[0] not in earlier.warnings and not any("no report" in line for line in earlier.warnings)
+    assert any(line.startswith("report: ") for line in earlier.summary)
+
+
+class Warned(Progress):
+    """Keeps the warnings."""
+
+    def __init__(self) -> None:
+        super().__init__(quiet=True)
+        self.texts: list[str] = []
+
+    def warn(self, text: str) -> None:
+        if text not in self.texts:
+            self.texts.append(text)
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(2, 8), st.integers(1, 8), st.integers(1, 4))
+def test_groups_of_the_fit_and_of_rows_like_them_have_equal_errors(random_seed, n_old, n_new, size):
+    """In the mean over draws: the distance of a group's mean from that of the rows, of which it is one or is none."""
+    rng, fitted = np.random.default_rng(random_seed), size * n_old
+    old = rng.standard_normal((n_old, size)).mean(1)
+    new = rng.standard_normal((n_new, size)).mean(1)
+    errors = [np.abs(x - old.mean()).tolist() for x in (old, new)]
+    found = curvature_drift(*errors, size, fitted)
+    factor = ((fitted + size) / (fitted - size)) ** 0.5
+    # Of normal numbers with variance 1, the mean of a group of m lies from the mean of n, m of them its own, by a
+    # variance of 1/m - 1/n; from the mean of n others by 1/m + 1/n.
+    assert 1 / size - 1 / fitted == pytest.approx((1 / size + 1 / fitted) / factor**2)
+    assert found.old == pytest.approx(factor * sum(errors[0]) / n_old)
+    assert found.new == pytest.approx(sum(errors[1]) / n_new)
+    variance = sum((factor * x - found.old) ** 2 for x in errors[0]) / (n_old - 1)
+    assert found.error**2 == pytest.approx(variance * (1 / n_old + 1 / n_new), abs=1e-18, rel=1e-9)
 
 
 @given(st.integers(2, 40), st.integers(2, 40), st.integers(1, 3), st.integers(0, 2**32 - 1))

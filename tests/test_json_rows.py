@@ -81,7 +81,7 @@ def test_a_line_is_accepted_exactly_when_json_reads_an_object(tmp_path, case):
     assert is_accepted(tmp_path / "a.jsonl", line) == json_reads_an_object(line)
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(300), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(row=st.dictionaries(st.text(), JSON_VALUES, max_size=3), edits=EDITS, ascii_only=st.booleans())
 def test_a_damaged_line_is_accepted_exactly_when_json_reads_an_object(tmp_path, row, edits, ascii_only):
     line = json.dumps(row, ensure_ascii=ascii_only).encode("utf-8", "surrogatepass")

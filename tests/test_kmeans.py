@@ -80,7 +80,7 @@ def test_the_bits_depend_on_neither_form_nor_shards_nor_threads(tmp_path):
     forms = sources(tmp_path, X)
     results: dict[str, set] = {}
     for kernel in _native.kernels():
-        if kernel == "amx-int8":
+        if "int8" in kernel:
             continue
         for i, x in enumerate(forms):
             model = KMeans(30, random_state=5, max_iter=5, train_rows=3000, n_threads=1 + i % 3, kernel=kernel).fit(x)
@@ -109,19 +109,17 @@ def test_the_environment_names_a_kernel(monkeypatch):
 @pytest.mark.parametrize(("dtype", "bound"), [("float16", 1e-4), ("bfloat16", 1e-4), ("int8", 1e-3)])
 def test_what_the_fastest_kernel_rounds_costs_next_to_no_inertia(tmp_path, dtype, bound):
     """The targets of the project; rows are drawn so that many lie between two centroids."""
-    x = blobs(10_000, 96, 30, random_seed=3) + np.float32(2)
-    with SketchStore.create(tmp_path / dtype, 96, dtype=dtype, rows_per_shard=3000) as store:
+    x = blobs(20_000, 96, 60, random_seed=3) + np.float32(2)
+    with SketchStore.create(tmp_path / dtype, 96, dtype=dtype, rows_per_shard=6000) as store:
         store.append(x)
-    options = {"init": x[:25], "max_iter": 8, "tol": 0, "train_rows": "all"}
-    fast, plain = KMeans(25, **options).fit(store), KMeans(25, kernel="portable", **options).fit(store)
+    options = {"init": x[:50], "max_iter": 8, "tol": 0, "train_rows": "all"}
+    fast, plain = KMeans(50, **options).fit(store), KMeans(50, kernel="portable", **options).fit(store)
     assert fast.inertia_ == pytest.approx(plain.inertia_, rel=bound)
 
 
 def test_a_kernel_that_is_not_for_the_rows():
-    if "amx-int8" not in _native.kernels():
-        pytest.skip("no AMX here")
-    with pytest.raises(GdigError, match=r"kernel .amx-int8. is not for rows of 24 columns of float32"):
-        KMeans(3, kernel="amx-int8").fit(X)
+    with pytest.raises(GdigError, match=r"kernel .portable-int8. is not for rows of 24 columns of float32"):
+        KMeans(3, kernel="portable-int8").fit(X)
 
 
 def test_a_killed_fit_goes_on_to_the_same_bits(tmp_path):

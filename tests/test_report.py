@@ -136,6 +136,21 @@ def test_the_threshold_is_that_of_the_rows_that_may_be_chosen(project, tmp_path)
     assert facts_of(run).votes.threshold is None
 
 
+def test_three_rows_and_one_seed(project, tmp_path):
+    pool = write_jsonl(tmp_path / "pool.jsonl", translation_rows(3))
+    seeds = write_jsonl(tmp_path / "seeds.jsonl", translation_rows(1, random_seed=1))
+    options = project.options(
+        tmp_path / "run", candidates=(str(pool),), seeds=(str(seeds),), budget="1", method="gdig", n_clusters=None
+    )
+    facts = facts_of(make_swept(options))
+    assert facts.votes.voters == 1 and facts.votes.reliability is None and facts.chosen == ()
+    gdig.select(**options)
+    facts = facts_of(tmp_path / "run")
+    assert len(facts.chosen) == 1 and len(facts.map.rows) == len(facts.best) == len(facts.worst) == 3
+    shown = report_page(facts).partition('id="facts"')[0]
+    assert "nan" not in re.sub(r"<[^>]+>", " ", shown).lower().split()
+
+
 def test_hostile_rows_stay_text(hostile, finished):
     page = (hostile / "report.html").read_text(encoding="utf-8")
     tags, usual = Tags(page).found, Tags(report_page(facts_of(finished))).found

@@ -275,7 +275,9 @@ def test_the_command(run_copy, tmp_path, capsys):
     assert (asked["epochs"], asked["batch_size"], asked["learning_rate"]) == (2, 8, 1e-3)
     assert main([*choose.split()[1:], "--budget", "5"]) == 0
     assert main(["score-net", str(tmp_path / "none")]) == 2
-    assert capsys.readouterr().err.endswith("is no run directory (it holds no run.json) [G105]\n")
+    assert capsys.readouterr().err.endswith(
+        "is no run directory (it holds no run.json); give the run_path of a run, or start one with gdig select [G105]\n"
+    )
 
 
 def test_a_run_of_a_preset_keeps_its_options(project, tmp_path):

@@ -143,7 +143,9 @@ def test_max_length_lowers_the_window_and_never_raises_it(encode, tiny_tokenizer
 def test_a_window_with_no_room_for_a_target(encode, tiny_tokenizer):
     error = encode(tiny_tokenizer, "x", "cat", window=1)
     assert isinstance(error, CorpusError)
-    assert "pool.jsonl, row 0 (line 1): no target token that has a token before it within the window of 1" in str(error)
+    assert "pool.jsonl, row 0 (line 1): nothing to learn: no token of the target follows another token within" in str(
+        error
+    )
 
 
 def test_a_target_that_vanishes(encode, tokenizer_factory):
@@ -269,8 +271,8 @@ def test_rows_of_tokens_are_used_as_they_are(corpus_of):
         ({"input_ids": [1, 2], "labels": [-100, 100]}, "field 'labels': 100 at position 1 .*0 to 99 or -100"),
         ({"input_ids": [1, 2], "labels": [-101, 2]}, "field 'labels': -101 at position 0"),
         ({"input_ids": [1, 2, 3], "labels": [-100, -1, 3]}, "field 'labels': -1 at position 1"),
-        ({"input_ids": [1, 2], "labels": [-100, -100]}, "no target token"),
-        ({"input_ids": [1, 2], "labels": [1, -100]}, "no target token that has a token before it"),
+        ({"input_ids": [1, 2], "labels": [-100, -100]}, "nothing to learn: no token of the target"),
+        ({"input_ids": [1, 2], "labels": [1, -100]}, "no token of the target follows another token"),
         ({"input_ids": [1, 2, 3, 4], "labels": [-100, 3, 4, -100]}, "field 'labels': shifted by one"),
         ({"input_ids": [1, 2], "labels": [1, 2], "attention_mask": [1, 0]}, "field 'attention_mask': the row is pad"),
     ],

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 from gdig import ops
 from gdig.errors import ConfigError
+from gdig.kernels.project import triton
+from gdig.kernels.project.prepared import prepare
 from gdig.kernels.project.triton import split
 from tests.support import cases_project as cases
 from tests.support.profiles import examples
@@ -95,6 +97,23 @@ def test_what_is_not_finite_stays_in_its_example(length):
     # The other two are the same sums, in orders that depend on where in a tile their tokens stand.
     assert out[0].isfinite().all() and torch.allclose(out[0], out[2], atol=1e-3) and out[0].abs().max() > 1
     assert not out[1][columns].isfinite().any()
+
+
+@pytest.mark.parametrize("lengths", [[8] * 5, [72] * 2, [5, 0, 40], [260]], ids=str)
+def test_a_gather_of_its_own_changes_no_bit(lengths):
+    """Examples that share a program, fill some, are ragged, and are split between programs."""
+    segments = ops.Segments(torch.tensor([0, *lengths]).cumsum(0))
+    g = torch.Generator().manual_seed(0)
+    a, d = (torch.randn(segments.end, n, generator=g).half() for n in (24, 20))
+    p, q = (torch.randn(6, n, generator=g) for n in (20, 24))
+    columns = torch.randint(0, 30, (36,), generator=g)
+    prepared = prepare(q, p, columns, torch.ones(36), 24, 30, torch.float16)
+    results = []
+    for gather in (0, 1):
+        out = torch.ones(len(lengths), 30)
+        triton.project(a, d, segments, 6, prepared, out, shared=False, config={**cases.SMALL, "gather": gather})
+        results.append(out)
+    assert torch.equal(*results) and results[0].abs().max() > 2
 
 
 def test_long_examples_are_split_between_programs():

@@ -49,16 +49,10 @@ def rows_an_hour() -> str:
             f"{size['model']['parameters'] / 1e6:.0f}M, random weights", cores, length, rate("plain, sorted"), scored,
             rate("fit"),
         ])  # fmt: skip
-    real = record("real_model")
-    steps = real["steps"]
-    rates = [_rate(real["rows"], steps[step]["seconds"]) for step in ("plain", "sweep", "fit")]
+    real = record("real_model")["cases"]["the defaults"]
+    rates = [_rate(real["rows"], real["steps"][step]["seconds"]) for step in ("plain", "sweep", "fit")]
     length = f"{real['tokens'] / real['rows']:.0f}"
-    rows.append([f"SmolLM2-135M, {real['seeds']} seeds, all MLP layers", "1 core", length, *rates])
-    case = record("plan")["cases"]["pretrained"]
-    fit = sum(stage["measured_s"] for stage_name, stage in case["stages"].items() if stage_name.startswith("fit"))
-    rates = [_rate(case["rows"], case["stages"]["sweep"]["measured_s"]), _rate(case["rows"], fit)]
-    length = f"{case['tokens'] / case['rows']:.0f}"
-    rows.append([f"SmolLM2-135M, {case['seeds']} seeds, the default layers", "1 core", length, "", *rates])
+    rows.append([f"SmolLM2-135M, {real['seeds']} seeds, the default layers", "1 core", length, *rates])
     heads = ["model", "CPU", "tokens a row", "plain forward and backward pass", "sweep", "fit"]
     return table(heads, *map(list, zip(*rows, strict=True)))
 
@@ -82,7 +76,8 @@ def speed() -> str:
     graph = record("neighbours")["around 256 centres, 200,000 x 512"]["exact"]
     times = graph["faiss IndexFlatIP"]["cpu_seconds_for_all"] / graph["amx-bf16"]["cpu_seconds"]
     scale = record("scale")["steps"]["predict"]
-    steps = record("real_model")["steps"]
+    real = record("real_model")["cases"]["the defaults"]
+    steps, figures, peers = real["steps"], real["figures"], real["peers"]["steps"]
     faiss, plain = "faiss-cpu", "plain forward and backward pass"
     rows = [
         ("k-means iteration, 1M x 512 float16 rows, 512 clusters, AMX", faiss,
@@ -99,9 +94,11 @@ def speed() -> str:
         ("sweep with 256 seeds of rank 32", plain, f"{of_plain('100m', '256 seeds, third blocks'):.2f} of its time"),
         ("EK-FAC fit, 1M / 4M parameters", plain,
          f"{of_plain('tiny', 'fit'):.1f} / {of_plain('small', 'fit'):.1f} of its time"),
-        ("SmolLM2-135M, all MLP layers, 64 seeds: fit / sweep, before seeds passed in partitions", plain,
-         f"{steps['fit']['of_plain']:.1f} / {steps['sweep']['of_plain']:.1f} of its time, "
-         f"{steps['fit']['peak_gb']:.1f} GB"),
+        (f"SmolLM2-135M at the defaults, {real['seeds']} seeds: fit without the seeds / sweep", plain,
+         f"{figures['fit without the seeds']:.2f} / {figures['sweep']:.2f} of its time, "
+         f"{figures['peak GB']:.1f} GB at the peak (plain: {steps['plain']['peak_gb']:.1f} GB)"),
+        ("the same fit by kronfluence / bergson", plain,
+         f"{peers['kronfluence: fit']['of_plain']:.1f} / {peers['bergson: fit']['of_plain']:.1f} of its time"),
     ]  # fmt: skip
     return table(["what", "against", "measured"], *map(list, zip(*rows, strict=True)))
 
@@ -119,3 +116,15 @@ def parity() -> str:
                     largest["float64"] = max(largest["float64"], numbers["largest"])
     cells = [f"{value:.1e}".replace("e-0", "e-") for value in largest.values()]
     return table(["number format", "largest difference, as a share of a seed's largest score"], list(largest), cells)
+
+
+def report() -> str:
+    """What the report of a pool costs."""
+    pools = record("report")["pools"]
+    return table(
+        ["rows of the pool", "seconds of a core", "peak memory", "page"],
+        [f"{pool['rows']:,}" for pool in pools],
+        [f"{pool['cpu_s']:.0f}" for pool in pools],
+        [f"{pool['peak_bytes'] / 1e9:.1f} GB" for pool in pools],
+        [f"{pool['page_bytes'] / 1e6:.1f} MB" for pool in pools],
+    )

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from benches.figures_parts.cells import bold, interval, percent, record, table
-from benches.pretrained.tables import BEFORE, ORACLE
-from benches.pretrained.tables import interval as difference
+from benches.pretrained.result_tables import BEFORE, ORACLE
+from benches.pretrained.result_tables import interval as difference
 
 TENTH = "0.1"
 _BEST = ("BM25, by turns", "gdig")

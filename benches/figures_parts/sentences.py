@@ -9,7 +9,7 @@ import numpy as np
 
 from benches.figures_parts import pretrained
 from benches.figures_parts.cells import interval, record
-from benches.pretrained.tables import interval as difference
+from benches.pretrained.result_tables import interval as difference
 
 
 def _below(own: np.ndarray, other: np.ndarray) -> tuple[float, float, float]:
@@ -113,6 +113,21 @@ def _real_pairs() -> str:
     )
 
 
+def _near_copies() -> str:
+    found = record("redundancy")["copies"]
+
+    def cost(way: str) -> str:
+        one = found[way]
+        recall, seconds, megabytes = 100 * one["recall"], one["search_cpu_s"], one["own_bytes"] / 1e6
+        return f"{recall:.1f} % of the planted copies in {seconds:.1f} processor seconds and {megabytes:.0f} MB"
+
+    sketches = f"{found['rows']:,} sketches of {found['dim']} columns"
+    return (
+        f"In all rows of {sketches}, gdig's walk finds {cost('gdig')}. "
+        f"SemHash {found['SemHash']['version']} finds {cost('SemHash')}."
+    )
+
+
 SENTENCES: tuple[tuple[str, Callable[[], str]], ...] = (
     ("README.md", lambda: _ahead_of_rds(2)),
     ("docs/evidence.md", _lds),
@@ -127,6 +142,7 @@ SENTENCES: tuple[tuple[str, Callable[[], str]], ...] = (
     ("docs/evidence-details.md", _noise),
     ("docs/evidence-details.md", _checkpoints),
     ("docs/evidence-details.md", _real_pairs),
+    ("docs/redundancy.md", _near_copies),
     ("docs/seeds.md", _one_sided_seeds),
 )
 """Page, and the function that makes the sentence."""

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 
 from benches.layer_share_parts.choices import CHOICES
 from benches.pretrained.collection import encode
-from benches.pretrained.model import load_tokenizer
+from benches.pretrained.pretrained_model import load_tokenizer
 from benches.pretrained.rows import Row
 from benches.pretrained.signals import OPTIONS
 from benches.shared.instructions import write_inputs

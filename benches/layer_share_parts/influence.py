@@ -13,7 +13,7 @@ import torch
 
 from benches.layer_share_parts.choices import WHOLE, chosen
 from benches.pretrained.collection import encode
-from benches.pretrained.model import load_tokenizer
+from benches.pretrained.pretrained_model import load_tokenizer
 from benches.pretrained.rows import read_rows, spoil
 from benches.pretrained.signals import DEFAULT, OPTIONS, TOKENS, layer_influence
 from benches.shared.gradients import each_layer

@@ -1,7 +1,7 @@
 """The influence of real rows on seeds by the tokens of the sample that the curvature is fitted on.
 
 The MLPs of the upper blocks count. The lower blocks run once over all tokens, and the passes of every sample start from
-their output (`benches.pretrained.model`).
+their output (`benches.pretrained.pretrained_model`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from benches.layer_share_parts.influence import Drawn, Rows, first_tokens
-from benches.pretrained.model import lower_states, over_states
+from benches.pretrained.pretrained_model import lower_states, over_states
 from benches.pretrained.signals import DEFAULT, frozen, layer_influence
 from benches.shared.steps import Steps
 from gdig.data.tokens import Example

@@ -14,7 +14,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from benches.pretrained import signals
-from benches.pretrained.model import UPPER, lower_states, over_states
+from benches.pretrained.pretrained_model import UPPER, lower_states, over_states
 from benches.pretrained.rows import Row, read_rows, spoil
 from benches.shared.steps import Steps
 from gdig.config.config import Config

@@ -13,9 +13,9 @@ import numpy as np
 
 from benches.pretrained import signals
 from benches.pretrained.collection import Collection
-from benches.pretrained.model import UPPER
 from benches.pretrained.order import blend, by_turns
 from benches.pretrained.pools import Pool
+from benches.pretrained.pretrained_model import UPPER
 from benches.pretrained.training import Trainer
 from benches.pretrained.trials import describe
 from benches.pretrained.view import View

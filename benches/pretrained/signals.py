@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benches.pretrained.model import upper_model
+from benches.pretrained.pretrained_model import upper_model
 from benches.pretrained.rows import Row
 from benches.shared.bm25 import Bm25
 from benches.shared.gradients import each_layer

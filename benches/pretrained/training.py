@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from peft import LoraConfig, get_peft_model
 
-from benches.pretrained.model import UPPER, upper_model
+from benches.pretrained.pretrained_model import UPPER, upper_model
 from gdig.data.tokens import Example
 from gdig.model.batches import Batch, make_batches
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from benches.pretrained.pools import Pool
+from benches.pretrained.result_tables import BEFORE, ORACLE
 from benches.pretrained.rules import RULES, Rule
-from benches.pretrained.tables import BEFORE, ORACLE
 from benches.pretrained.training import Trainer
 from benches.pretrained.view import View
 from benches.shared.steps import Steps

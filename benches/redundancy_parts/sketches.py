@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from benches.redundancy_parts.memory import anonymous_peak
+from benches.redundancy_parts.peak_memory import anonymous_peak
 from gdig.config.budget import Limit
 from gdig.config.config import Config
 from gdig.selection.centred import unit_float16
@@ -52,10 +52,7 @@ def make_store(folder: Path, rows: int, dim: int) -> dict[str, Any]:
     store = SketchStore.create(folder / "sweep", dim, overwrite=True)
     for shard, start in enumerate(range(0, rows, _STEP)):
         rng, n = np.random.default_rng(shard), min(_STEP, rows - start)
-        x = rng.standard_normal((n, dim), dtype=np.float32)
-        earlier = (rng.random(n) * np.arange(n)).astype(np.int64)
-        kind = rng.random(n)
-        near, same = kind < NEAR, (kind >= NEAR) & (kind < NEAR + REPEATED)
+        x, earlier, near, same = _directions(rng, n, dim)
         x[near] = x[earlier[near]] + 0.25 * x[near]
         x[same] = x[earlier[same]]
         hashes = rng.integers(0, 2**63, n, dtype=np.uint64)
@@ -72,6 +69,23 @@ def make_store(folder: Path, rows: int, dim: int) -> dict[str, Any]:
         }
         store.write_shard(shard, tensors)
     return {}
+
+
+def planted_copies(shard: int, n: int, dim: int) -> np.ndarray:
+    """Which rows of a shard of `make_store` repeat an earlier row, or lie near to one: bool [n].
+
+    A row that was to lie near to one that became a copy itself is near to none: it was made from what that one was.
+    """
+    _, earlier, near, same = _directions(np.random.default_rng(shard), n, dim)
+    return (near & ~(near | same)[earlier]) | (same & ~same[earlier])
+
+
+def _directions(rng: np.random.Generator, n: int, dim: int) -> tuple[np.ndarray, ...]:
+    """Random rows, an earlier row of each, and which lie near to it and which are the same."""
+    x = rng.standard_normal((n, dim), dtype=np.float32)
+    earlier = (rng.random(n) * np.arange(n)).astype(np.int64)
+    kind = rng.random(n)
+    return x, earlier, kind < NEAR, (kind >= NEAR) & (kind < NEAR + REPEATED)
 
 
 def find_repeats(folder: Path) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from benches.redundancy_parts.memory import anonymous_peak
+from benches.redundancy_parts.peak_memory import anonymous_peak
 from benches.redundancy_parts.planted import changes
 from gdig import _native
 

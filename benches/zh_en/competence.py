@@ -15,7 +15,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from benches.shared.steps import Steps
 from benches.zh_en.exact import DEFAULT, IDENTITY, Metric, exact_scores
-from benches.zh_en.model import Recipe, encode, new_model, target_loss, train, train_tokenizer
+from benches.zh_en.pair_model import Recipe, encode, new_model, target_loss, train, train_tokenizer
 from gdig.config.config import Config
 from gdig.data.tokens import Example
 

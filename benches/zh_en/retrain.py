@@ -12,7 +12,7 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from benches.shared.steps import Steps
 from benches.zh_en.competence import Checkpoint
-from benches.zh_en.model import Recipe, encode, target_loss, train
+from benches.zh_en.pair_model import Recipe, encode, target_loss, train
 
 RECIPE = Recipe(token_batch_size=2048, learning_rate=3e-4, schedule="cycle", steps=40)
 

@@ -33,10 +33,8 @@ def project(a, d, examples, q, p, columns, weights, out) -> None:
 def _padded(x, examples) -> torch.Tensor:
     """x [T, p] as [B, L, p], with zeros behind the rows of each example."""
     lines, length = len(examples), examples.longest
-    line = torch.repeat_interleave(torch.arange(lines), examples.lengths)
-    inside = torch.arange(len(x)) - examples.offsets[line]
     out = x.new_zeros(lines * length, x.shape[1])
-    return out.index_copy_(0, (line * length + inside).to(x.device), x).unflatten(0, (lines, length))
+    return out.index_copy_(0, examples.padded.to(x.device), x).unflatten(0, (lines, length))
 
 
 def project_inputs(a, q, dtype) -> torch.Tensor:

@@ -172,7 +172,7 @@ def _blocks(
 
 @triton.jit(do_not_specialize=["splits"])
 def _gather(parts, table, out, splits, dim, row, column, P: tl.constexpr, DEPTH: tl.constexpr, C: tl.constexpr):
-    """Add the splits' blocks of an example in order."""
+    """Add the splits' blocks of an example in order, with as many programs an example as the columns ask for."""
     e = tl.program_id(0).to(tl.int64)
     _add_columns(parts, e * splits, table, out, e * row, column, dim, splits, tl.program_id(1) * C, P, DEPTH, C)
 
@@ -208,11 +208,12 @@ def project(
     if length == 0:
         return
     c = dict(config or pinned("project", kind(d.dtype, side), d.device))
-    programs = c.pop("programs")
+    programs, gather = c.pop("programs"), c.pop("gather", 0)
     a, d = a.contiguous() if shared else aligned(a), aligned(d)
     many = examples.uniform is not None and 2 * length <= c["M"]
     per_program = c["M"] // length if many else 1
     splits, per_split = (1, length) if many else split(batch, length, c["M"], programs)
+    apart = splits > 1 or bool(gather)
     wide, (depth, dim) = len(prepared.p), prepared.table.shape
     # C is a power of two, because depth is one.
     lookup = dict(P=wide, DEPTH=depth, C=min(1 << (dim - 1).bit_length(), max(1, _LOOKUP // depth)))
@@ -222,12 +223,12 @@ def project(
             a, d, prepared.q, prepared.p, prepared.q_scale, prepared.p_scale, prepared.bias, prepared.weights,
             prepared.table, examples.on(d.device), parts, out, batch, length, per_program, splits, per_split,
             a.shape[1], d.shape[1], dim, a.stride(0), d.stride(0), prepared.q.stride(0), prepared.p.stride(0),
-            *out.stride(), SHARED=shared, SIDE=side, BIAS=prepared.bias is not None, MANY=many, SPLIT=splits > 1,
+            *out.stride(), SHARED=shared, SIDE=side, BIAS=prepared.bias is not None, MANY=many, SPLIT=apart,
             WHOLE_I=a.shape[1] % c["K"] == 0, WHOLE_O=d.shape[1] % c["K"] == 0,
             # After P and Q, the products of bfloat16 or float16 inputs have at most 11 significant bits.
             PRECISION="tf32x3" if d.dtype == torch.float32 else "tf32", PRECISION_IN=precision(d.dtype), **lookup, **c,
         )  # fmt: skip
-        if splits > 1:
+        if apart:
             _gather[(batch, triton.cdiv(dim, lookup["C"]))](
                 parts, prepared.table, out, splits, dim, *out.stride(), **lookup
             )
@@ -240,6 +241,7 @@ def project_inputs(a: torch.Tensor, side: int, prepared: Prepared, *, config: Co
         return out
     c = dict(config or pinned("project", kind(a.dtype, side), a.device))
     del c["programs"]
+    c.pop("gather", None)
     a = aligned(a)
     with current(a.device):
         _inputs[(triton.cdiv(len(a), c["M"]),)](
@@ -267,11 +269,16 @@ def split(batch: int, length: int, block: int, programs: int) -> tuple[int, int]
 
 
 def candidates(operation: str, kind: str) -> list[dict[str, int]]:
-    """The configurations of "project" that the tuner tries, for `project_inputs` too."""
+    """The configurations of "project" that the tuner tries, for `project_inputs` too.
+
+    gather: 1 reads the blocks of all examples in a second launch, in place of the epilogue of each program, where the
+    columns of its examples follow one another. It changes no bit.
+    """
     return [
-        {"M": m, "K": k, "num_warps": warps, "num_stages": stages, "programs": programs}
+        {"M": m, "K": k, "num_warps": warps, "num_stages": stages, "programs": programs, "gather": gather}
         for m, warps in ((32, 8), (64, 4), (64, 8), (128, 4), (128, 8), (256, 8))
         for k in ((32, 64, 128) if kind.startswith("half") else (32, 64))
         for stages in (2, 3, 4, 5)
         for programs in (132, 264, 528)
+        for gather in (0, 1)
     ]

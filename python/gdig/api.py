@@ -42,7 +42,7 @@ from gdig.selection.compare import compare as compare_methods
 from gdig.selection.exclude import ensure_excluded
 from gdig.selection.hidden_mean import ensure_hidden_mean
 from gdig.selection.judge import Judge
-from gdig.selection.methods import METHODS, require_needs
+from gdig.selection.methods import METHODS, allowed_methods, require_needs
 from gdig.selection.result import Selection
 from gdig.selection.select_stage import (
     check_selection_output,
@@ -164,7 +164,7 @@ def select(
         _ensure_eligible(work, store)
         selection = select_stage(work, store, pool, tasks, limit)
         if work.config.report:
-            selection.summary.extend(report_after_select(work, pool, tasks, limit, selection))
+            selection.summary.extend(report_after_select(work, store, pool, tasks, limit, selection))
         return selection
 
 
@@ -212,11 +212,7 @@ def compare(
         finished = open_finished_sweep(work.layout, work.run.record, store, pool, tasks, clusters=True, sources=sources)
         excluded = excluded_rows(work.layout, work.run.record, work.config, store)
         eligible = eligible_sweep(work.layout, work.run.record, work.config, finished, excluded)
-        possible = [
-            name
-            for name, method in METHODS.items()
-            if (finished.checkpoints or not method.checkpoints) and (work.config.gradients or not method.gradients)
-        ]
+        possible = allowed_methods(eligible.sweep, work.config)
         if any(METHODS[name].tokens for name in methods or possible):
             ensure_tokens(work, store)
         n_clusters = int((label_counts(work.layout.labels) > 0).sum())

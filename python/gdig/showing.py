@@ -183,7 +183,8 @@ def compare_page(config: Config, comparison: Comparison, html: str | Path) -> No
     run = open_finished_run(config, Progress(quiet=True))
     names = [summary.method for summary in comparison.summaries]
     notes = {summary.method: summary.notes for summary in comparison.summaries}
-    write_comparison(gather_comparison(run, dict(zip(names, comparison.rows, strict=True)), notes), Path(html))
+    rows = dict(zip(names, comparison.rows, strict=True))
+    write_comparison(gather_comparison(run, rows, notes, comparison.held_out), Path(html))
 
 
 def compare_runs(config: Config, other: str, html: str | Path | None = None) -> list[str]:

@@ -96,17 +96,14 @@ WORKING = (  # noqa: SIM905  # as a list it would have a line a name
 ).split()
 """Families with right scores at the defaults, by their model type; image-text models by their text alone."""
 
-FUSED = ("flex_olmo", "gpt_oss", "granitemoe", "inkling_text", "mellum", "minimax", "minimax_m2", "mixtral", "olmoe",
-         "phimoe", "qwen3_moe", "qwen3_vl_moe", "zaya")  # fmt: skip
-"""Families whose MLPs are experts alone: they run with the fused experts of transformers 5."""
-LISTS = r"the MLPs of \w+ are experts that see some tokens only \(.*experts.*choose layers=attention"
-"""The sentence for these families with an earlier transformers, where experts are lists of linear modules."""
+FUSED_BEFORE_5 = ("gpt_oss",)
+"""Families with fused experts of their own form in an earlier transformers, where those of most are in lists."""
 
-_OTHER_EXPERTS = r"gdig cannot take gradients of its experts \(.*\.experts\): expected .*choose layers=attention"
+OTHER_EXPERTS = r"gdig cannot take gradients of its experts \(.*\.experts\): expected .*choose layers=attention"
 _NOT_CAUSAL = "a later token changes the hidden states of earlier tokens"
 _TWICE = r"mlp\.gate_proj is used twice in a pass; choose other layers"
 REFUSED: dict[str, str] = {
-    **dict.fromkeys(["jetmoe", "longcat_flash"], _OTHER_EXPERTS),
+    **dict.fromkeys(["jetmoe", "longcat_flash"], OTHER_EXPERTS),
     **dict.fromkeys(["cpmant", "paligemma", "xlnet"], _NOT_CAUSAL),
     **dict.fromkeys(["dory", "hrm_text"], _TWICE),
     "prophetnet": r"feed_forward\.intermediate sees some tokens only; choose other layers",

@@ -57,7 +57,7 @@ def plain_gradient(model: Model, example: Example) -> tuple[float, torch.Tensor]
     labels = torch.tensor(np.array(example.labels))[1:].long()
     logits = model.module(input_ids=ids, use_cache=False).logits[0, :-1]
     loss = torch.nn.functional.cross_entropy(logits, labels, ignore_index=-100)
-    gradients = torch.autograd.grad(loss, weights)
+    gradients = torch.autograd.grad(loss, weights, materialize_grads=True)
     for p in weights:
         p.requires_grad_(False)
     return float(loss.detach()), torch.cat([g.double().flatten() for g in gradients])

@@ -37,12 +37,17 @@ def mixture(
     return wrap_model(without_float32_norms(module).to(dtype), config), config
 
 
+def is_fused(layer: Layer) -> bool:
+    """Whether a layer is a part of a parameter with the weights of all experts."""
+    return layer.expert is not None and bool(layer.expert.parameter)
+
+
 def plain_gradients(model: Model, example: Example) -> tuple[float, dict[str, torch.Tensor]]:
     """The loss of an example, and its gradient [O, J] at each layer by plain autograd through the model's own code."""
     parameters: dict[str, torch.Tensor] = {}
     for layer in model.layers:
-        expert = layer.expert
-        names = [expert.parameter, f"{expert.parameter}_bias"] if expert is not None else ["weight", "bias"]
+        expert = layer.expert if is_fused(layer) else None
+        names = [expert.parameter, f"{expert.parameter}_bias"] if expert else ["weight", "bias"]
         for name in names[: 1 + layer.bias]:
             parameters[f"{id(layer.module)} {name}"] = getattr(layer.module, name)
     for parameter in parameters.values():
@@ -51,12 +56,14 @@ def plain_gradients(model: Model, example: Example) -> tuple[float, dict[str, to
     labels = torch.tensor(np.array(example.labels))[1:].long()
     logits = model.module(input_ids=ids, use_cache=False).logits[0, :-1]
     loss = torch.nn.functional.cross_entropy(logits, labels, ignore_index=-100)
-    found = dict(zip(parameters, torch.autograd.grad(loss, list(parameters.values())), strict=True))
+    found = dict(
+        zip(parameters, torch.autograd.grad(loss, list(parameters.values()), materialize_grads=True), strict=True)
+    )
     for parameter in parameters.values():
         parameter.requires_grad_(False)
     gradients = {}
     for layer in model.layers:
-        expert = layer.expert
+        expert = layer.expert if is_fused(layer) else None
         weight = found[f"{id(layer.module)} {expert.parameter if expert else 'weight'}"]
         weight = weight if expert is None else weight[expert.number]
         weight = weight if weight.shape == (layer.out_features, layer.in_features) else weight.T

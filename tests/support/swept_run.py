@@ -17,11 +17,12 @@ from gdig.run.record import SeedReport
 from gdig.run.session import Workspace
 
 
-def make_swept(options: dict[str, Any]) -> Path:
+def make_swept(options: dict[str, Any], *, encode: bool = True) -> Path:
     """Leave a run over the inputs that `options` names, as `gdig.sweep` would, with generated numbers.
 
     Tokens and hashes are those of the rows; a row that cannot be used is not valid. Some rows help all seeds and some
     few. Sketches lie about a few directions, so that there are clusters, and rows that contradict one another.
+    With encode=False rows are not read, and all valid and different: for pools of a million rows.
     """
     rng = np.random.default_rng(0)
     with Workspace(Config.build(options), Progress(quiet=True)) as work:
@@ -32,9 +33,15 @@ def make_swept(options: dict[str, Any]) -> Path:
             own = 0.6 * rng.standard_normal((count, dim))
             return (directions[rng.integers(0, 4, count)] + own).astype(np.float32)
 
-        encoded = work.encoder.encode(work.candidates, range(n))
-        examples = [example if isinstance(example, Example) else None for example in encoded]
-        valid = np.array([example is not None for example in examples])
+        if encode:
+            encoded = work.encoder.encode(work.candidates, range(n))
+            examples = [example if isinstance(example, Example) else None for example in encoded]
+            valid = np.array([example is not None for example in examples])
+            tokens = np.array([len(example) if example else 0 for example in examples], np.int32)
+            hashes = np.array([example.hash if example else 0 for example in examples], np.uint64)
+        else:
+            valid, hashes = np.ones(n, bool), np.arange(n, dtype=np.uint64)
+            tokens = rng.integers(5, 500, n, np.int32)
         influence = rng.normal(0.8, 1, (n, 1)) + 0.5 * rng.standard_normal((n, n_seeds))
 
         def hidden(count: int) -> np.ndarray:
@@ -46,10 +53,10 @@ def make_swept(options: dict[str, Any]) -> Path:
             "sketch": sketches(n) * valid[:, None] * rng.uniform(0.5, 2, (n, 1)).astype(np.float32),
             "influence": (influence * valid[:, None]).astype(np.float32),
             "loss": np.where(valid, rng.uniform(1, 5, n), np.nan).astype(np.float32),
-            "tokens": np.array([len(example) if example else 0 for example in examples], np.int32),
+            "tokens": tokens,
             "cut": np.zeros(n, np.int32),
             "valid": valid.astype(np.uint8),
-            "hash": np.array([example.hash if example else 0 for example in examples], np.uint64),
+            "hash": hashes,
         }
         losses = tuple(rng.uniform(1, 5, n_seeds))
         with work.run.running("fit"):

@@ -38,9 +38,12 @@ def check_turns(turns: Sequence[Turn], where: str) -> list[int]:
             checked_text(content, f"{where}: turn {i}: content", may_be_empty=may_be_empty)
     if not assistant:
         roles = ", ".join(dict.fromkeys(turn["role"] for turn in turns))
-        raise RowError(f"{where}: no turn of the assistant to train on (roles: {roles})")
+        raise RowError(f"{where}: no turn of the assistant to train on (roles: {roles}); give it the role assistant")
     if not trained:
-        raise RowError(f"{where}: no turn to train on: {' or '.join(FLAGS)} is 0 in each of the assistant's turns")
+        raise RowError(
+            f"{where}: no turn to train on: {' or '.join(FLAGS)} is 0 in each of the assistant's turns; set it to 1 in "
+            "those to learn"
+        )
     return trained
 
 

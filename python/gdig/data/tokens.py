@@ -242,7 +242,7 @@ class Encoder:
         example = Example(input_ids, labels, over, is_whole)
         if example.n_target == 0:
             cut = f" within the window of {self.window} tokens ({over} cut)" if over else ""
-            raise RowError(f"no target token that has a token before it{cut}")
+            raise RowError(f"nothing to learn: no token of the target follows another token{cut}")
         return example
 
 

@@ -20,6 +20,11 @@ class Piece:
     score: float = 0.0
     seeds: dict[int, float] = field(default_factory=dict)
 
+    @property
+    def name(self) -> str:
+        """Return the text without blanks around it, or a sign for a line's end or for blanks alone."""
+        return self.text.strip() or ("↵" if "\n" in self.text else "␣")
+
 
 @dataclass(frozen=True)
 class Seen:
@@ -29,6 +34,10 @@ class Seen:
     target_tokens: int
     cut: int
     pieces: tuple[Piece, ...]
+
+    def strongest(self, most: int = 8) -> list[Piece]:
+        """Return the pieces with the largest influence of either sign, the largest first."""
+        return sorted(self.pieces, key=lambda piece: -abs(piece.influence))[:most]
 
 
 @dataclass(frozen=True)

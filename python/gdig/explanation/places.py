@@ -12,7 +12,7 @@ from gdig.config.budget import Limit
 from gdig.explanation.facts import Place
 from gdig.selection.choose import ScoredRows, choose
 from gdig.selection.finished_run import FinishedRun
-from gdig.selection.methods import METHODS
+from gdig.selection.methods import METHODS, allowed_methods
 
 MOST_ORDERED_ROWS = 65_536
 """Up to so many valid rows, a row that is not chosen gets its place in the order of the whole pool."""
@@ -24,14 +24,13 @@ def possible_methods(run: FinishedRun) -> list[str]:
     """Return the methods that need neither a pass of the model nor files that the run lacks."""
     sweep, config = run.sweep, run.config
     has_tokens = sweep.tokens is not None and sweep.tokens.seeds.damage() is None
+    few_enough = sweep.survey.valid <= MOST_NEIGHBOUR_ROWS
     return [
         name
-        for name, method in METHODS.items()
-        if (config.gradients or not method.gradients)
-        and (sweep.checkpoints or not method.checkpoints)
-        and (sweep.labels is not None or not method.clusters)
-        and (has_tokens or not method.tokens)
-        and (sweep.survey.valid <= MOST_NEIGHBOUR_ROWS or not method.neighbours(config))
+        for name in allowed_methods(run.eligible.sweep, config)
+        if (sweep.labels is not None or not METHODS[name].clusters)
+        and (has_tokens or not METHODS[name].tokens)
+        and (few_enough or not METHODS[name].neighbours(config))
     ]
 
 

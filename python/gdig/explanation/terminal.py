@@ -92,8 +92,8 @@ def _text(row: RowExplanation) -> Iterator[Text]:
         return
     stored = "" if row.sums.stored is None else f"; the sweep has stored {row.sums.stored:.6g}"
     yield Text(f"  mean influence {row.sums.tokens:.6g}, the sum over the tokens{stored}", style="dim")
-    tokens = sorted(row.seen.pieces, key=lambda piece: -abs(piece.influence))[:_N_LAYERS]
-    shown = ", ".join(f"{one_line(piece.text, 20) or '␣'} {piece.influence:+.2g}" for piece in tokens)
+    strongest = row.seen.strongest()
+    shown = ", ".join(f"{one_line(piece.name, 20)} {piece.influence:+.2g}" for piece in strongest)
     yield Text(f"  strongest tokens: {shown}", style="dim")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
@@ -17,15 +17,14 @@ from gdig.model.causal_model import Model
 from gdig.progress import Progress
 
 
-def curvature_error(
+def curvature_errors(
     model: Model,
     factors: Iterable[Factors],
-    examples: Sequence[Example],
-    keys: np.ndarray,
+    groups: Sequence[tuple[Sequence[Example], np.ndarray]],
     config: Config,
     progress: Progress,
-) -> float:
-    """Return the error of a curvature on examples, 0 to 1.
+) -> list[float]:
+    """Return the error of a curvature on each group of examples, 0 to 1.
 
     M = mean of (Q_S^T G Q_A)^2 over the examples, elementwise, is what the eigenvalues L of EK-FAC would be if the
     curvature were fitted on them. The error of a layer is the distance of the shares of M and of L that each output
@@ -35,23 +34,33 @@ def curvature_error(
     Args:
         model: the frozen model.
         factors: of each layer of the model, in order. Those of one partition are in memory at a time.
-        examples: the examples; one pass of the model over them for each partition.
-        keys: uint64 [n], the row of each in the pool.
+        groups: examples, with uint64 [n], the row of each in the pool. The model passes them once for each partition.
         config: options of the fit.
         progress: shows a bar.
     """
     ranks = Ranks()
-    plan = plan_fit(model, examples, config, ranks)
-    fit = CurvatureFit(model, examples, keys, config, progress, ranks, plan)
+    plan = plan_fit(model, [example for examples, _ in groups for example in examples], config, ranks)
     remaining = iter(factors)
-    pairs = [pair for partition in plan.partitions for pair in _of_layers(fit, partition, remaining)]
+    pairs: list[list[tuple[float, float]]] = [[] for _ in groups]
+    with progress.stage("drift", len(plan.partitions) * sum(len(examples) for examples, _ in groups)) as bar:
+        for partition in plan.partitions:
+            own = dict(zip(partition, remaining, strict=False))
+            for place, (examples, keys) in enumerate(groups):
+                fit = CurvatureFit(model, examples, keys, config, Progress(quiet=True), ranks, plan)
+                pairs[place] += _of_layers(fit, partition, own)
+                bar.advance(len(examples))
+            del own
+    return [_mean(of_group) for of_group in pairs]
+
+
+def _mean(pairs: Sequence[tuple[float, float]]) -> float:
+    """The mean of the first numbers, weighted by the second ones."""
     total = sum(weight for _, weight in pairs)
     return sum(error * weight for error, weight in pairs) / total if total > 0 else 0.0
 
 
-def _of_layers(fit: CurvatureFit, partition: Sequence[int], remaining: Iterator[Factors]) -> list[tuple[float, float]]:
-    """Error and weight of each layer of a partition, whose factors are the next: no others are in memory."""
-    factors = dict(zip(partition, remaining, strict=False))
+def _of_layers(fit: CurvatureFit, partition: Sequence[int], factors: dict[int, Factors]) -> list[tuple[float, float]]:
+    """Error and weight of each layer of a partition."""
     pairs = []
     for index, squares in fit.squares(partition, factors).items():
         expected = factors[index].eigenvalues().cpu()

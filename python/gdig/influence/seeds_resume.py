@@ -13,6 +13,7 @@ from typing import Any, Protocol, TypeVar, cast
 from numpy.typing import NDArray
 
 from gdig.errors import StoreError
+from gdig.store.numbered import numbered_file
 from gdig.store.resume_file import Pace, ResumeFile, Tensors
 from gdig.store.tensor_file import Named
 
@@ -128,4 +129,4 @@ class PartitionSeeds:
         return ResumeFile(self._folder / name, self._made_from, self._warn)
 
     def _file(self, number: int) -> ResumeFile:
-        return ResumeFile(self._folder / f"{number:08d}.safetensors", self._made_from, self._warn)
+        return ResumeFile(numbered_file(self._folder, number), self._made_from, self._warn)

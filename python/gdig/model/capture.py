@@ -22,11 +22,13 @@ from gdig.model.batches import Batch
 from gdig.model.causal_model import Model
 from gdig.model.compiled import CompiledPass
 from gdig.model.device import to_device
+from gdig.model.expert_lists import ListedTap, tapped
 from gdig.model.experts import Experts, Matrix
 from gdig.model.experts import Tap as ExpertTap
 from gdig.model.experts_pass import computed_by_gdig
 from gdig.model.head import head_loss
 from gdig.model.head_cache import HeadCache
+from gdig.model.layers import Layer
 from gdig.model.places import Places
 from gdig.model.routing import Routing
 from gdig.model.trial import sees_all
@@ -94,6 +96,7 @@ class GradientPass:
         self.mask_not_finite = mask_not_finite
         self._anchor = torch.zeros((), device=model.device, requires_grad=True)
         self._reached: set[int] = set()  # layers of the running batch that a gradient has reached
+        self._called: set[int] = set()  # layers of experts in lists that have tokens of it
         self._not_finite: torch.Tensor | None = None  # bool [B], lines of the running batch to mask
         self._places = Places(Segments(torch.zeros(1, dtype=torch.int64)), torch.empty(0))  # of the running batch
         self._heads = heads or HeadCache(0)
@@ -109,6 +112,7 @@ class GradientPass:
             ModelError: when no gradient reaches a chosen layer, or a layer does not see every token.
         """
         self._reached.clear()
+        self._called.clear()
         device = self.model.device
         counts = batch.targets[2]
         ids = to_device(batch.input_ids, device).long()
@@ -124,7 +128,7 @@ class GradientPass:
             losses, gradient = self._loss(batch, predictors.detach(), weights)
             if predictors.requires_grad:
                 predictors.backward(gradient)
-        missing = [layer.name for i, layer in enumerate(self.model.layers) if i not in self._reached]
+        missing = self._missing()
         if missing:
             raise LayerError(f"filter_modules: no gradient reaches {', '.join(missing)}; leave these out")
         return losses.float()
@@ -236,11 +240,39 @@ class GradientPass:
         layers = [(i, layer) for i, layer in enumerate(self.model.layers) if layer.expert is None]
         handles = [layer.module.register_forward_hook(hook(i)) for i, layer in layers]
         try:
-            with computed_by_gdig(self.model.experts, batch, self.model.device, self._expert_taps(sink, batch)):
+            taps, device = self._expert_taps(sink, batch), self.model.device
+            listed = tapped(self.model.listed, self.model.layers, batch, device, self._listed_tap(sink, shape[1]))
+            with computed_by_gdig(self.model.experts, batch, device, taps), listed:
                 yield
         finally:
             for handle in handles:
                 handle.remove()
+
+    def _listed_tap(self, sink: Sink, length: int) -> ListedTap:
+        """The function that taps the layers of experts in lists."""
+
+        def tap(index: int, a: torch.Tensor, y: torch.Tensor, rows: torch.Tensor, routing: Routing) -> torch.Tensor:
+            if len(rows):
+                self._called.add(index)
+
+            def give(a: torch.Tensor, gradient: torch.Tensor) -> None:
+                self._reach(index)
+                a, d = (x.flatten(0, -2).index_select(0, rows) for x in (a, gradient))
+                with torch.no_grad():
+                    self._give_experts({0: index}, a, d, routing, length, sink)
+
+            return Tap.apply(y, a.detach(), self._anchor.to(y.device), give)
+
+        return tap
+
+    def _missing(self) -> list[str]:
+        """The layers that no gradient has reached. An expert of a list is one where it has tokens."""
+
+        def has_tokens(index: int, layer: Layer) -> bool:
+            return layer.expert is None or bool(layer.expert.parameter) or index in self._called
+
+        unreached = ((i, layer) for i, layer in enumerate(self.model.layers) if i not in self._reached)
+        return [layer.name for index, layer in unreached if has_tokens(index, layer)]
 
     def _expert_taps(self, sink: Sink, batch: Batch) -> Callable[[Experts], ExpertTap]:
         """For fused experts, the function that taps their matrices and gives the sink the layer of each expert."""

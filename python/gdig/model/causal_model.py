@@ -15,6 +15,7 @@ from gdig.errors import LayerError, ModelError
 from gdig.model.choice import choose_layers
 from gdig.model.compiled import CompiledPass
 from gdig.model.coverage import Coverage, measure_coverage
+from gdig.model.expert_lists import ListedExpert, listed, listed_experts
 from gdig.model.experts import Experts, chosen_experts
 from gdig.model.gradient_checkpointing import (
     enable_gradient_checkpointing,
@@ -45,7 +46,7 @@ class Model:
         window: the longest input in tokens; None when the model states no limit.
         vocab_size: words of the vocabulary.
         rotary_switch: the longest batch with the rotary factors for short texts (`model.rotary`); None: all.
-        experts: the modules of fused experts that have layers.
+        experts: the modules of fused experts that have layers. listed: the experts of lists that have layers.
         coverage: how many of the weights the layers have.
         compiled: the compiled pass, when the option torch_compile is on.
         hidden_layers: how many layers `with_states` returns, from the last one down.
@@ -64,6 +65,7 @@ class Model:
     hidden_layers: int = 1
     rotary_switch: int | None = None
     experts: tuple[Experts, ...] = ()
+    listed: tuple[ListedExpert, ...] = ()
 
     def describe(self) -> str:
         """The model in words: class, dtype, device, chosen layers, and their share of the weights."""
@@ -128,7 +130,7 @@ def wrap_model(module: Any, config: Config, *, adapter: bool = False) -> Model:
     device = inner.get_input_embeddings().weight.device
     compiled = None
     experts = chosen_experts(module, layers)
-    if experts:
+    if any(layer.expert is not None for layer in layers):
         _require_without(config, layers)
     if config.torch_compile:
         outputs = partial(_outputs, base if plain else inner, plain, config.hidden_layers)
@@ -147,7 +149,15 @@ def wrap_model(module: Any, config: Config, *, adapter: bool = False) -> Model:
         hidden_layers=config.hidden_layers,
         rotary_switch=rotary_switch(inner.config.get_text_config()),
         experts=experts,
+        listed=_chosen_of_lists(module, layers),
     )
+
+
+def _chosen_of_lists(model: nn.Module, layers: Sequence[Layer]) -> tuple[ListedExpert, ...]:
+    """The experts of lists that some layers are of."""
+    places = (listed(layer.name) for layer in layers if layer.expert is not None and not layer.expert.parameter)
+    names = {place.expert for place in places if place is not None}
+    return tuple(expert for expert in listed_experts(model) if expert.place.expert in names) if names else ()
 
 
 def _require_without(config: Config, layers: Sequence[Layer]) -> None:

@@ -10,9 +10,10 @@ from torch import nn
 
 from gdig.config.layer_choice import default_layers, parse_layers
 from gdig.errors import LayerError
+from gdig.model.expert_lists import listed
 from gdig.model.experts import as_experts
 from gdig.model.layer_names import block_of, is_expert, is_mlp, is_router, without_numbers
-from gdig.model.layers import Layer, as_layer
+from gdig.model.layers import Expert, Layer, as_layer
 from gdig.model.trial import Trial
 from gdig.patterns import PatternError, search
 
@@ -83,19 +84,32 @@ def _text_layers(model: nn.Module, trial: Trial, head: nn.Module | None) -> list
         skipped.update(part.modules())
     linears = [layer for layer in all_layers(model, trial) if layer.module not in skipped]
     if not linears:
-        raise LayerError(f"{type(model).__name__}: has no linear layers (nn.Linear or Conv1D) to take gradients of")
+        raise LayerError(
+            f"{type(model).__name__}: has no linear layers (nn.Linear or Conv1D) to take gradients of; "
+            "--no-gradients serves methods that need none"
+        )
     return linears
 
 
 def all_layers(model: nn.Module, trial: Trial) -> list[Layer]:
-    """The linear layers of a model, those of fused experts among them."""
+    """The linear layers of a model, those of experts among them."""
     layers = []
     for name, module in model.named_modules():
         if (layer := as_layer(name, module)) is not None:
-            layers.append(layer)
+            layers.append(_in_list(layer, trial))
         elif (experts := as_experts(name, module)) is not None:
             layers += experts.layers(trial.use(module).slots)
     return layers
+
+
+def _in_list(layer: Layer, trial: Trial) -> Layer:
+    """The layer, as one of an expert where it is in a list of experts whose calls the trial understood."""
+    place = listed(layer.name)
+    use = trial.lists.get(place.list) if place is not None else None
+    if place is None or use is None or not use.traced:
+        return layer
+    expert = Expert(place.matrix, place.number, use.count, use.slots, "")
+    return replace(layer, expert=expert, device=layer.module.weight.device)  # type: ignore[arg-type]
 
 
 def unused_parts(model: nn.Module, trial: Trial) -> list[nn.Module]:
@@ -172,6 +186,8 @@ def _why_not(layer: Layer, trial: Trial) -> str | None:
     """The reason why gradients of an example cannot be taken at a layer; None where they can."""
     if layer.expert is None and is_expert(layer.name):
         return "sees some tokens only"
+    if layer.expert is not None and not layer.expert.parameter:  # the trial calls some of the experts
+        return None if trial.use(layer.module).linear else "computes more than W x"
     reason = trial.use(layer.module).why_not
     if reason is not None and _LORA_OF_ALL_EXPERTS.search(layer.name):
         return (
@@ -239,7 +255,7 @@ def _as_called(layers: list[Layer], trial: Trial) -> list[Layer]:
     for layer in layers:
         use = trial.use(layer.module)
         if layer.expert is not None:
-            layer = replace(layer, device=use.device)
+            layer = replace(layer, device=use.device) if layer.expert.parameter else layer
         elif use.whole:
             name = first.setdefault((use.input_id, layer.bias), layer.name)
             layer = replace(layer, input_name=name, device=use.device)

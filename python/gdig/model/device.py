@@ -21,7 +21,10 @@ def resolve_device(option: str) -> torch.device:
     except RuntimeError:
         raise ConfigError(f"device: expected auto, cpu, cuda or cuda:N, got {option!r}") from None
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ConfigError(f"device: {option!r} asked for, but torch sees {torch.cuda.device_count()} CUDA devices")
+        raise ConfigError(
+            f"device: {option!r} asked for, but torch sees {torch.cuda.device_count()} CUDA devices; "
+            "take auto or cpu, or a torch that is built for the driver"
+        )
     if device.type not in ("cpu", "cuda"):
         raise ConfigError(f"device: expected auto, cpu, cuda or cuda:N, got {option!r}")
     return device

@@ -19,7 +19,7 @@ class Expert:
         matrix: the name that the layer's like in all experts of the block have in common.
         number: of the expert, from 0. count: E, experts of the block.
         slots: how many experts see a token.
-        parameter: the parameter of the module with the weights of all experts.
+        parameter: the parameter of the module with the weights of all experts; "" for an expert in a list of modules.
     """
 
     matrix: str

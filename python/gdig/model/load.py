@@ -57,13 +57,18 @@ def load_trainable(config: Config) -> nn.Module:
     """Load the directory `config.model` for training, in float32. Of an adapter, the adapter's weights train alone.
 
     Raises:
-        ModelError: when the directory is missing or holds no causal language model.
+        ModelError: when the directory is missing, or holds no causal language model or quantized weights.
         ConfigError: when the options ask for quantized weights or for several devices.
     """
     for name in ("device_map", "quantization"):
         if getattr(config, name) != "none":
             raise ConfigError(f"{name}: a model is trained with {name}=none only, got {getattr(config, name)!r}")
     module, _ = _load(config, torch.float32, resolve_device(config.device), None, trainable=True)
+    if getattr(module, "is_quantized", False):
+        raise ModelError(
+            f"{model_directory(config)}: expected plain weights, because training starts in float32, but these are "
+            "quantized; give the directory of the model before it was quantized"
+        )
     if config.gradient_checkpointing:
         require_gradient_checkpointing(module)
     return module
@@ -121,6 +126,7 @@ def _load_base(path: Path, dtype: torch.dtype, config: Config, device: torch.dev
     options["config"] = AutoConfig.from_pretrained(
         architecture, trust_remote_code=config.trust_remote_code, local_files_only=True
     )
+    _forget_gguf(options["config"])
     loaded: Any = _auto_class(options["config"]).from_pretrained(
         path, dtype=dtype, use_safetensors=has_safetensors(path), **options
     )
@@ -131,6 +137,17 @@ def _load_base(path: Path, dtype: torch.dtype, config: Config, device: torch.dev
         shown = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
         raise ModelError(f"{path}: expected all weights of {type(module).__name__}, found none of {shown}")
     return module
+
+
+def _forget_gguf(architecture: PretrainedConfig) -> None:
+    """Remove the note that a model was read from a GGUF file, which transformers 5 leaves in what it saves.
+
+    The weights are in safetensors, so they are plain. transformers takes them for quantized and refuses to train them.
+    """
+    noted = getattr(architecture, "quantization_config", None)
+    method = noted.get("quant_method") if isinstance(noted, dict) else getattr(noted, "quant_method", None)
+    if method == "gguf":
+        del architecture.quantization_config
 
 
 def _auto_class(architecture: PretrainedConfig) -> Any:

@@ -65,6 +65,22 @@ def route(
     return Routing(order[:rows], tokens[:rows], experts[:rows], [0, *ends.tolist()], offsets, on_device)
 
 
+def route_alone(tokens: torch.Tensor, lines: int, length: int, real: torch.Tensor) -> tuple[torch.Tensor, Routing]:
+    """Sort the rows of one expert by their tokens.
+
+    Args:
+        tokens: int64 [n], the place of each row in the flattened batch, in any order.
+        lines: B. length: L.
+        real: bool [B * L], the tokens that are no pads.
+
+    Returns:
+        The numbers of the rows that are no pads, sorted: int64 [R]; and their routing.
+    """
+    tokens, order = tokens.sort(stable=True)
+    routing = route(torch.zeros_like(tokens), tokens, 1, lines, length, real)
+    return order.index_select(0, routing.rows), routing
+
+
 def route_to_first(experts: torch.Tensor, tokens: torch.Tensor, seen: int, *, slots: int) -> Routing:
     """Send `slots` slots a token to the first expert: for shapes without numbers, where what counts is bytes a slot."""
     rows = torch.arange(seen * slots, device=experts.device)

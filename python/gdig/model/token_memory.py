@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from gdig.model.experts import Tap as ExpertTap
 from gdig.model.experts_pass import call, replaced
 from gdig.model.gradient_checkpointing import checkpointed_blocks, has_gradient_checkpointing
 from gdig.model.head import head_bytes
-from gdig.model.layers import as_layer
+from gdig.model.layers import Layer, as_layer
 from gdig.model.routing import Routing, route_to_first
 
 _LENGTH = 64
@@ -77,7 +78,11 @@ class TokenMemory:
 
 def _slots(model: Model) -> dict[nn.Module, int]:
     """How many experts see a token, by the module of fused experts."""
-    return {layer.module: max(1, layer.expert.slots) for layer in model.layers if layer.expert is not None}
+    return {
+        layer.module: max(1, layer.expert.slots)
+        for layer in model.layers
+        if layer.expert is not None and layer.expert.parameter
+    }
 
 
 def weight_bytes(module: nn.Module) -> int:
@@ -103,32 +108,39 @@ def _kept(model: Model) -> tuple[int, ...]:
             total += storages[address].nbytes()
         return x
 
-    def hook(index: int) -> Callable:
+    of_matrix: dict[str, list[int]] = {}  # the first expert that is called begins all of its matrix
+    for index, layer in enumerate(model.layers):
+        of_matrix.setdefault(_matrix(layer), []).append(index)
+    begun: set[str] = set()
+
+    def begin(matrix: str) -> None:
+        if matrix not in begun:
+            begun.add(matrix)
+            for index in of_matrix[matrix]:
+                before[index] = total
+
+    def hook(matrix: str) -> Callable:
         def forward(layer: nn.Module, args: tuple, output: torch.Tensor) -> torch.Tensor:
-            before[index] = total
+            begin(matrix)
             anchor = torch.zeros((), device=output.device, requires_grad=True)
             return Tap.apply(output, args[0].detach(), anchor, None)
 
         return forward
 
-    matrices = {layer.expert.matrix for layer in model.layers if layer.expert is not None}
-
     def tap_of(experts: Experts) -> ExpertTap:
         def tap(matrix: Matrix, a: torch.Tensor, y: torch.Tensor, routing: Routing) -> torch.Tensor:
             name = experts.name_of(matrix)
-            if name not in matrices:
+            if name not in of_matrix:
                 return y
-            for index, layer in enumerate(model.layers):
-                if layer.expert is not None and layer.expert.matrix == name:
-                    before[index] = total
+            begin(name)
             return Tap.apply(y, a.detach(), torch.zeros((), device=y.device, requires_grad=True), None)
 
         return tap
 
     with ExitStack() as stack:
-        for index, layer in enumerate(model.layers):
-            if layer.expert is None:
-                stack.callback(layer.module.register_forward_hook(hook(index)).remove)
+        for layer in model.layers:
+            if layer.expert is None or not layer.expert.parameter:
+                stack.callback(layer.module.register_forward_hook(hook(_matrix(layer))).remove)
         slots = _slots(model)
         forwards = {
             experts: partial(call, experts, partial(route_to_first, slots=slots[experts.module]), tap_of(experts))
@@ -149,6 +161,11 @@ def _kept(model: Model) -> tuple[int, ...]:
     return tuple(-(-(total - start) // length) for start in before)
 
 
+def _matrix(layer: Layer) -> str:
+    """The name of a layer; of an expert's, that of its matrix."""
+    return layer.name if layer.expert is None else layer.expert.matrix
+
+
 def checkpointed_bytes(model: Model) -> int:
     """Bytes a token that a graph keeps with gradient checkpointing: the input of each block, and one block in full.
 
@@ -160,8 +177,13 @@ def checkpointed_bytes(model: Model) -> int:
         for experts in model.experts
         if experts.module in slots
     }
+    shares = {layer.module: layer.share for layer in model.layers if layer.expert is not None}
     sizes = [
-        sum(layer.in_features + layer.out_features for m in block.modules() if (layer := as_layer("", m)))
+        sum(
+            math.ceil(shares.get(m, 1) * (layer.in_features + layer.out_features))
+            for m in block.modules()
+            if (layer := as_layer("", m))
+        )
         + sum(of_experts.get(m, 0) for m in block.modules())
         for block in blocks
     ]

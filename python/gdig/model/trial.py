@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from gdig.errors import ModelError
+from gdig.model.expert_lists import ListedExpert, listed_experts, traced
 from gdig.model.experts import Experts, as_experts
 from gdig.model.routing import Routing, route
 
@@ -22,6 +24,8 @@ _LEAK = {torch.float64: 1e-6, torch.float32: 1e-4, torch.bfloat16: 0.05, torch.f
 
 In a causal model they do not change but by the rounding of products; without a mask they change by a good part of it.
 """
+_EQUAL_LINES = 4
+"""Lines of equal tokens, which a router sends to the same experts: more than any capacity has room for."""
 _NOT_LINEAR = 0.02
 """Largest difference between y and W x + b of a class with its own forward, as a share of the largest y."""
 
@@ -57,6 +61,21 @@ class Use:
 
 
 @dataclass
+class ListUse:
+    """How the trial called a list of experts.
+
+    Attributes:
+        count: E, experts of the list.
+        slots: how many of them see a token, rounded up.
+        traced: whether each call was one of an expert, with rows whose tokens are known.
+    """
+
+    count: int = 0
+    slots: int = 0
+    traced: bool = False
+
+
+@dataclass
 class Trial:
     """What a forward pass of a few tokens showed.
 
@@ -64,11 +83,13 @@ class Trial:
         plain_head: whether the logits are the head's product with the last hidden states, and nothing more.
         order: the modules that were called, by their first call.
         uses: of the linear layers and the modules of fused experts that were called.
+        lists: of the lists of experts, by their names.
     """
 
     plain_head: bool = True
     order: dict[nn.Module, int] = field(default_factory=dict)
     uses: dict[nn.Module, Use] = field(default_factory=dict)
+    lists: dict[str, ListUse] = field(default_factory=dict)
 
     def use(self, module: nn.Module) -> Use:
         """How the trial called a linear layer."""
@@ -84,13 +105,16 @@ def try_model(module: Any, base: Any, head: Any) -> Trial:
     """Pass a few tokens through `base` and through the whole model.
 
     Raises:
-        ModelError: when a later token changes the hidden states of earlier ones.
+        ModelError: when a later token changes the hidden states of earlier ones, or a line those of another.
     """
     trial = Trial()
     ids = _trial_ids(module)
     hidden = base(input_ids=ids, use_cache=False).last_hidden_state
     _require_causal(module, hidden)
-    with _watched(module, trial, (ids.shape[0], ids.shape[1])):
+    if any("expert" in name for name, _ in module.named_modules()):
+        equal = ids[:1, :1].expand(_EQUAL_LINES, ids.shape[1]).contiguous()
+        _require_own_rows(module, base(input_ids=equal, use_cache=False).last_hidden_state)
+    with _watched(module, trial, (ids.shape[0], ids.shape[1])), _watched_lists(module, trial, ids.numel()):
         logits = module(input_ids=ids, use_cache=False).logits
     product = head(hidden).to(logits.device)
     trial.plain_head = logits.shape == product.shape and torch.allclose(
@@ -130,6 +154,28 @@ def _watched(whole: nn.Module, trial: Trial, shape: tuple[int, int]) -> Iterator
     finally:
         for handle in handles:
             handle.remove()
+
+
+@contextmanager
+def _watched_lists(whole: nn.Module, trial: Trial, tokens: int) -> Iterator[None]:
+    """In the block, note the calls of experts in lists."""
+    experts = listed_experts(whole)
+    rows: dict[str, int] = {}
+    calls: dict[nn.Module, int] = {}
+    unknown: set[str] = set()
+
+    def note(expert: ListedExpert, places: torch.Tensor | None) -> None:
+        name = expert.place.list
+        calls[expert.module] = calls.get(expert.module, 0) + 1
+        if places is None or calls[expert.module] > 1:
+            unknown.add(name)
+        else:
+            rows[name] = rows.get(name, 0) + len(places)
+
+    with traced(experts, tokens, note):
+        yield
+    for name, count in Counter(expert.place.list for expert in experts).items():
+        trial.lists[name] = ListUse(count, -(-rows.get(name, 0) // tokens), name in rows and name not in unknown)
 
 
 def _note_experts(
@@ -184,6 +230,18 @@ def _require_causal(module: nn.Module, hidden: torch.Tensor) -> None:
         raise ModelError(
             f"{type(module).__name__}: a later token changes the hidden states of earlier tokens; expected a causal "
             "language model (for a model of BERT's kind, set is_decoder to true in its config.json)"
+        )
+
+
+def _require_own_rows(module: nn.Module, hidden: torch.Tensor) -> None:
+    """Compare the hidden states [B, L, H] of equal lines. Experts that drop tokens serve the first lines alone."""
+    states = hidden.float()
+    change = float((states - states[:1]).abs().max())
+    if change > _LEAK.get(hidden.dtype, 0.05) * float(states.abs().max()):
+        raise ModelError(
+            f"{type(module).__name__}: the hidden states of a line depend on the other lines of its batch, as those of "
+            "experts do that drop tokens beyond a capacity; expected a model whose rows do not depend on their "
+            "neighbours; switch the capacity off in its config.json, or take another model"
         )
 
 

@@ -7,14 +7,18 @@ A shift of a number is the distance of the two means in standard deviations of t
 with m the mean and v the variance; of vectors, the sum of the variances of their columns. Its standard error is the
 root of (v_old / n_old + v_new / n_new) / v_old.
 
-The error of the curvature on some rows compares the squares of their gradients in the fit's eigenvectors with the fit's
-eigenvalues (gdig.influence.curvature_error). That of the old rows is not 0, because a sample is finite; what counts is
-by how much that of the new rows exceeds it.
+The error of the curvature compares the squares of gradients in the fit's eigenvectors with the fit's eigenvalues
+(gdig.influence.curvature_errors). It is measured on groups of m new rows, and of m of the n rows that the fit was made
+of, because what a finite sample leaves depends on m. A group of the fit's own rows lies nearer to their mean than
+another sample does: the variances are as 1/m - 1/n and 1/m + 1/n, so its error is multiplied by
+sqrt((n + m) / (n - m)). With k groups of the fit and j of new rows, the standard error of the difference of the two
+means is s sqrt(1/k + 1/j), with s the deviation of the errors of the fit's groups.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -22,12 +26,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gdig.data.tokens import Example
-from gdig.influence.curvature_error import curvature_error
+from gdig.influence.curvature_error import curvature_errors
 from gdig.influence.fit import read_curvature
 from gdig.philox import stream_key
 from gdig.resampling import sample_rows
 from gdig.run.origin import curvature_origin
-from gdig.run.record import Drift, Shift
+from gdig.run.pool_files import CANDIDATES
+from gdig.run.record import CurvatureDrift, Drift, RunRecord, Shift
 from gdig.run.session import Workspace
 from gdig.store.gather import gather, gather_sketches
 from gdig.store.sketches import SketchStore
@@ -37,27 +42,24 @@ MOST_SHIFT = 0.5
 ERRORS = 3.0
 """Standard errors that a shift has to exceed besides."""
 MOST_CURVATURE_ERROR = 0.1
-"""By how much the error of the curvature on new rows may exceed that on old rows."""
+"""By how much the error of the curvature on new rows may exceed that on the fit's."""
 _ROWS = 4096
 """Rows of either kind that are compared."""
-_CURVATURE_ROWS = 256
-"""Rows of either kind whose gradients are measured."""
+_GROUPS, _GROUP_ROWS = 8, 32
+"""Groups of either kind whose gradients are measured, and most rows of one."""
+CURVATURE_ROWS = _GROUPS * _GROUP_ROWS
+"""Most rows of either kind that pass the model after a growth."""
 
 
-def drift_of_growth(work: Workspace, store: SketchStore) -> Drift | None:
-    """Compare the rows of the last growth with those of the run's first files, and record what they are.
+def measure_growth(work: Workspace, store: SketchStore) -> None:
+    """Compare the rows of the last growth, if there is one, with those of the run's first files; record what they are.
 
-    Returns:
-        The drift; None for a pool that has not grown.
+    They are compared once.
     """
-    sweep = work.run.sweep
-    if not sweep.growth:
-        return None
-    *before, last = sweep.growth
-    if last.drift is None:
+    *before, last = work.run.sweep.growth or (None,)
+    if last is not None and last.drift is None:
         last = replace(last, drift=measure_drift(work, store, last.first_row))
         work.run.update("sweep", growth=(*before, last))
-    return last.drift
 
 
 def measure_drift(work: Workspace, store: SketchStore, first_row: int) -> Drift:
@@ -70,27 +72,45 @@ def measure_drift(work: Workspace, store: SketchStore, first_row: int) -> Drift:
         for name in (name for name in columns if name in store.tensor_names):
             a, b = (_numbers(store, name, rows) for rows in (old, new))
             shifts["agreement" if name == "influence" else name] = shift(a, b)
-    errors = [math.nan, math.nan]
-    if work.config.gradients and work.config.inversion != "identity" and len(old) and len(new):
-        for place, rows in enumerate((old, new)):
-            errors[place] = _curvature_error(work, rows)
     due = [name for name, found in shifts.items() if found.size > max(MOST_SHIFT, ERRORS * found.error)]
-    if errors[1] - errors[0] > MOST_CURVATURE_ERROR:
+    errors = _curvature_errors(work, new) if work.config.gradients and work.config.inversion != "identity" else None
+    curvature = CurvatureDrift(math.nan, math.nan, math.nan) if errors is None else curvature_drift(*errors)
+    if curvature.new - curvature.old > max(MOST_CURVATURE_ERROR, ERRORS * curvature.error):
         due.append("curvature")
-    return Drift(len(old), len(new), shifts, errors[0], errors[1], tuple(due))
+    return Drift(len(old), len(new), shifts, curvature, tuple(due))
 
 
-def drift_warnings(drift: Drift) -> list[str]:
-    """Return the warning that a new fit is due; none where the new rows are of the kind of the old ones."""
-    if not drift.due:
-        return []
-    facts = [f"{name} by {drift.shifts[name].size:.2g} deviations" for name in drift.due if name in drift.shifts]
-    if "curvature" in drift.due:
-        facts.append(f"the curvature's error by {drift.curvature_new - drift.curvature_old:.2g}")
-    return [
-        f"the appended rows are of another kind than those of the fit: they differ in {', '.join(facts)}; a new fit is "
-        "due: give all files to another run_path, or start over with --overwrite"
-    ]
+def curvature_drift(old: Sequence[float], new: Sequence[float], rows: int, fitted: int) -> CurvatureDrift:
+    """Return the mean errors of the curvature on groups of `rows` of the `fitted` rows of the fit, and of new rows."""
+    a = np.array(old) * math.sqrt((fitted + rows) / (fitted - rows))
+    error = float(a.std(ddof=1)) * math.sqrt(1 / len(old) + 1 / len(new))
+    return CurvatureDrift(float(a.mean()), float(np.mean(new)), error)
+
+
+def growth_warnings(record: RunRecord, n_files: int) -> list[str]:
+    """Return a warning for each growth whose rows a fit has not seen the like of: a new fit is due.
+
+    Args:
+        record: of the run.
+        n_files: files of the pool that a start gives; what was appended after them does not matter to it.
+    """
+    growth = record.stages.sweep.growth if record.stages.sweep is not None else ()
+    names = list(record.inputs.get(CANDIDATES, {}))
+    warnings = []
+    for number, one in enumerate(growth):
+        end = growth[number + 1].files if number + 1 < len(growth) else len(names)
+        if end > n_files or one.drift is None or not one.drift.due:
+            continue
+        drift, more = one.drift, end - one.files - 1
+        facts = [f"{name} by {drift.shifts[name].size:.2g} deviations" for name in drift.due if name in drift.shifts]
+        if "curvature" in drift.due:
+            facts.append(f"the curvature's error by {drift.curvature.new - drift.curvature.old:.2g}")
+        files = names[one.files] + (f" and {more} more files" if more else "")
+        warnings.append(
+            f"{files}: the appended rows are of another kind than those of the fit: they differ in {', '.join(facts)}; "
+            "a new fit is due: give all files to another run_path, or start over with --overwrite"
+        )
+    return warnings
 
 
 def shift(old: NDArray[np.float64], new: NDArray[np.float64]) -> Shift:
@@ -122,11 +142,37 @@ def _numbers(store: SketchStore, name: str, rows: NDArray[np.int64]) -> NDArray[
     return np.asarray(x / np.where(lengths == 0, 1, lengths))
 
 
-def _curvature_error(work: Workspace, rows: NDArray[np.int64]) -> float:
-    """The error of the fit's curvature on up to 256 of some rows, evenly spread."""
-    rows = rows[np.unique(np.linspace(0, len(rows) - 1, min(_CURVATURE_ROWS, len(rows))).round().astype(np.int64))]
-    encoded = work.encoder.encode(work.candidates, rows.tolist())
-    examples = [example for example in encoded if isinstance(example, Example)]
-    keys = np.array([row for row, example in zip(rows.tolist(), encoded, strict=True) if isinstance(example, Example)])
+def _curvature_errors(work: Workspace, new: NDArray[np.int64]) -> tuple[list[float], list[float], int, int] | None:
+    """The errors of the curvature on groups of the fit's rows and of the new rows; the rows of a group, and of the fit.
+
+    None where the fit has too few rows for two groups, or no new row is valid.
+    """
+    examples, rows = work.fit_sample
+    n = len(examples)
+    new = new[_spread(len(new), min(len(new), CURVATURE_ROWS))]
+    encoded = work.encoder.encode(work.candidates, new.tolist())
+    pairs = [(example, row) for example, row in zip(encoded, new, strict=True) if isinstance(example, Example)]
+    size = min(_GROUP_ROWS, max(1, n // _GROUPS), len(pairs))
+    if size == 0 or n < 2:
+        return None
+    groups = _groups(list(zip(examples, rows, strict=True)), size)
+    of_fit = len(groups)
+    groups += _groups(pairs, size)
     factors = read_curvature(work, curvature_origin(work.run.record))
-    return curvature_error(work.model, factors, examples, keys.astype(np.uint64), work.config, work.progress)
+    errors = curvature_errors(work.model, factors, groups, work.config, work.progress)
+    return errors[:of_fit], errors[of_fit:], size, n
+
+
+def _groups(pairs: Sequence[tuple[Example, int]], size: int) -> list[tuple[list[Example], NDArray[np.uint64]]]:
+    """Up to 8 groups of examples with their rows. Neighbours in the pool come into different groups."""
+    n = min(_GROUPS, len(pairs) // size)
+    chosen = [pairs[place] for place in _spread(len(pairs), n * size)]
+    return [
+        ([example for example, _ in chosen[group::n]], np.array([row for _, row in chosen[group::n]], np.uint64))
+        for group in range(n)
+    ]
+
+
+def _spread(n: int, k: int) -> NDArray[np.int64]:
+    """`k` of the numbers 0 .. n - 1, evenly spread."""
+    return np.arange(k, dtype=np.int64) * n // max(1, k)

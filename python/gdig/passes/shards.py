@@ -18,7 +18,7 @@ from gdig.passes.encode_ahead import EncodedShard, Feed
 from gdig.passes.row_pass import RowPass
 from gdig.passes.shard_resume import ShardResume, batches_digest
 from gdig.run.layout import shard_resume_file
-from gdig.run.origin import grown_from
+from gdig.run.origin import continues, grown_from
 from gdig.run.resume_files import remove_finished
 from gdig.run.session import Workspace
 from gdig.store.resume_file import Pace, ResumeFile
@@ -118,6 +118,8 @@ def _made_from(rows: RowPass, encoded: EncodedShard, token_batch_size: int, orig
 def open_store(path: Path, work: Workspace, origin: str) -> SketchStore:
     """Open the store of a pass, or make an empty one. A description that is damaged or foreign is written again.
 
+    So is that of a store whose pool has grown, or whose growth is given up.
+
     Args:
         path: the folder of the store.
         work: the workspace of rank 0.
@@ -135,10 +137,19 @@ def open_store(path: Path, work: Workspace, origin: str) -> SketchStore:
         reason = f"{path / 'store.json'}: describes another store"
     except StoreError as error:
         reason = str(error)
-    if path.is_dir() and any(path.glob("*.safetensors")):
+    if path.is_dir() and any(path.glob("*.safetensors")) and not _grows(path, origin):
         work.progress.warn(f"{reason}; it is written again")
     dim, dtype, rows_per_shard = facts
     return SketchStore.describe(path, dim, dtype=dtype, rows_per_shard=rows_per_shard, made_from=origin)
+
+
+def _grows(path: Path, origin: str) -> bool:
+    """Whether a store was described before or after a growth of its pool."""
+    try:
+        described = SketchStore.open(path).made_from
+    except StoreError:
+        return False
+    return continues(origin, described) or continues(described, origin)
 
 
 def find_missing(work: Workspace, store: SketchStore, n_rows: int) -> list[int]:

@@ -10,13 +10,14 @@ import numpy as np
 from gdig.influence.fit import check_dtype, read_curvature, read_seed_factors
 from gdig.influence.sweep_plan import plan_sweep
 from gdig.model.batch_size import room
-from gdig.passes.drift import drift_of_growth, drift_warnings
+from gdig.passes.drift import growth_warnings, measure_growth
 from gdig.passes.duplicates import count_duplicates
 from gdig.passes.influence_pass import make_forward_pass, make_influence_pass, sketch_scale
 from gdig.passes.row_pass import RowPass
 from gdig.passes.seed_health import measure_seed_health, seed_warnings
 from gdig.passes.shards import find_missing, in_sweep_part, open_store, write_missing
 from gdig.run.origin import curvature_origin, pass_origin, rows_origin, seeds_origin, sweep_origin
+from gdig.run.pool_files import CANDIDATES
 from gdig.run.record import RowCounts
 from gdig.run.session import Workspace
 from gdig.store.sketches import SketchStore
@@ -68,12 +69,11 @@ def sweep_stage(work: Workspace) -> bool:
         losses = run.fit.seeds.losses
         health = measure_seed_health(store, losses)
         warnings = seed_warnings(health, losses, config.loss_reduction, lambda seed: work.seed_corpus.where(seed))
-    if (drift := drift_of_growth(work, store)) is not None:
-        warnings = [*warnings, *drift_warnings(drift)]
+    measure_growth(work, store)
     run.update("sweep", counts=counts, seed_health=health, warnings=tuple(warnings))
     texts = [f"{count:,} {name.replace('_', ' ')}" for name, count in asdict(counts).items()]
     work.progress.say("sweep: " + ", ".join(texts))
-    for warning in warnings:
+    for warning in [*warnings, *growth_warnings(run.record, len(run.record.inputs[CANDIDATES]))]:
         work.progress.warn(warning)
     return True
 

@@ -18,6 +18,7 @@ from gdig.model.causal_model import Model
 from gdig.model.directory import model_directory
 from gdig.model.free_memory import resident_memory
 from gdig.model.token_memory import TokenMemory
+from gdig.passes.drift import CURVATURE_ROWS
 from gdig.planning.cheaper import SEEDS, cheaper_choices
 from gdig.planning.disk import disk_bytes, free_disk, require_disk
 from gdig.planning.memory import gib, passes_of, require_memory, require_weights
@@ -89,6 +90,7 @@ def make_plan(work: Workspace, clock: Callable[[], float] = time.perf_counter) -
         deepest=numbers[-1] + 1,
         load_s=load_s,
         redundancy=redundancy,
+        compared_rows=_compared_rows(record, pool.rows),
     )
     held = planner.seeds(model, rates, seed_partitions) if config.gradients else None
     passes = passes_of(model, config, len(seeds), memory, held, sweep)
@@ -137,7 +139,7 @@ def _with_done(stages: list[StagePlan], work: Workspace, record: RunRecord | Non
         share = shares["fit"] if name == "check" else shares.get(name, 0.0)
         if stage.name in ("fit: factors", "fit: eigenvectors", "fit: eigenvalues") and curvature:
             share = 1.0
-        if stage.name == "sweep: seeds" and share > 0:
+        if stage.name in ("sweep: scale", "sweep: seeds") and share > 0:
             share = 1.0
         done.append(replace(stage, done=share))
     return done
@@ -149,14 +151,31 @@ def _share_done(name: str, work: Workspace, record: RunRecord | None, rows: int)
     if stage is None:
         return 0.0
     if name == "sweep" and record is not None and SketchStore.exists(work.layout.sweep):
-        try:
-            store = SketchStore.open(work.layout.sweep, rows_origin(record))
-        except StoreError:  # the sweep writes it again
-            return 0.0
-        step = store.rows_per_shard
-        missing = sum(min(rows, (shard + 1) * step) - shard * step for shard in store.missing(rows))
-        return 1 - missing / rows
+        return _swept_rows(work, record, rows) / rows
     return 1.0 if stage.state == "done" else 0.0
+
+
+def _swept_rows(work: Workspace, record: RunRecord, rows: int) -> int:
+    """How many of the first `rows` rows of the pool are in whole shards of the run's sweep.
+
+    The last shard of a finished sweep may be short: appended rows come behind its own.
+    """
+    sweep = record.stages.sweep
+    try:
+        store = SketchStore.open(work.layout.sweep, rows_origin(record))
+    except StoreError:  # the sweep writes it again
+        return 0
+    end = rows if sweep is None or sweep.state != "done" or sweep.rows is None else min(rows, sweep.rows)
+    step, missing = store.rows_per_shard, store.missing(end)
+    return end - sum(min(end, (shard + 1) * step) - shard * step for shard in missing)
+
+
+def _compared_rows(record: RunRecord | None, rows: int) -> int:
+    """How many rows a start compares, old and new, because files were appended to a finished sweep."""
+    sweep = record.stages.sweep if record is not None else None
+    if record is None or sweep is None or sweep.rows is None or sweep.state != "done" or sweep.rows >= rows:
+        return 0
+    return min(CURVATURE_ROWS, record.first_rows or sweep.rows) + min(CURVATURE_ROWS, rows - sweep.rows)
 
 
 def _held_note(costs: RedundancyCosts) -> Iterator[str]:

@@ -61,6 +61,7 @@ class Expected:
         rates: of the trial.
         selection: rates of clusters and selection.
         redundancy: what sources, evaluation sets and near-copies add to it.
+        compared_rows: rows that pass the model once more, because the pool grows.
         deepest: blocks from the lowest layer of the trial to the loss.
         load_s: seconds to open the inputs and to load the model.
     """
@@ -78,6 +79,7 @@ class Expected:
     deepest: int
     load_s: float
     redundancy: RedundancyCosts = field(default_factory=RedundancyCosts)
+    compared_rows: int = 0
 
     def stages(self) -> list[StagePlan]:
         """The stages in the order of the run."""
@@ -181,11 +183,22 @@ class Expected:
             StagePlan("sweep: seeds", self.seed_tokens, 1, self.seed_tokens * a_token),
             StagePlan("sweep", pool.tokens, 1, encode + pool.tokens * a_token),
         ]
+        if self.compared_rows and self.memory is not None:
+            stages.append(self._drift(self.memory))
         directions = self._padded(batch) * rates.of_layers("checkpoint", layers)
         for number in range(1, len(config.checkpoints) + 1):
             name = f"checkpoint {number} of {len(config.checkpoints)}"
             stages.append(StagePlan(name, pool.tokens, 1, self.load_s + encode + pool.tokens * (plain + directions)))
         return stages
+
+    def _drift(self, memory: MemoryPlan) -> StagePlan:
+        tokens, rates, seconds = self.compared_rows * self.pool.mean_tokens, self.rates, 0.0
+        name = "moments" if self.config.inversion == "kfac" else "squares"  # what the trial measures of the two
+        for partition in memory.partitions:
+            own = [self.model.layers[index] for index in partition]
+            seconds += self._pass_s(tokens, memory.token_batch_size, rates.passes.head, self._depth(partition))
+            seconds += tokens * self._padded(memory.token_batch_size) * rates.of_layers(name, own)
+        return StagePlan("drift", tokens, len(memory.partitions), seconds)
 
     def _selection(self) -> list[StagePlan]:
         stages, costs, rates = [], self.redundancy, self.rates.passes

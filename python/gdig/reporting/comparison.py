@@ -14,6 +14,7 @@ from gdig.errors import OtherRunError
 from gdig.pages.render import render, write_page
 from gdig.reporting.cards import row_cards
 from gdig.reporting.facts import Overlap, RowCard
+from gdig.selection.compare import HeldOut, split_notes
 from gdig.selection.finished_run import FinishedRun
 
 ALONE = 100
@@ -38,7 +39,8 @@ class Side:
 
 @dataclass(frozen=True)
 class ComparisonFacts:
-    """All that the page says. everywhere: rows that all selections have."""
+    """All that the page says. everywhere: rows that all selections have. notes: what holds for all selections.
+    held_out: what trainings on the selections give, where they were asked for."""
 
     run: str
     sides: tuple[Side, ...]
@@ -46,10 +48,15 @@ class ComparisonFacts:
     everywhere: int
     rows: dict[int, RowCard]
     seed_texts: dict[int, str]
+    notes: tuple[str, ...]
+    held_out: HeldOut | None
 
 
 def gather_comparison(
-    run: FinishedRun, selections: Mapping[str, NDArray[np.int64]], notes: Mapping[str, list[str]] | None = None
+    run: FinishedRun,
+    selections: Mapping[str, NDArray[np.int64]],
+    notes: Mapping[str, list[str]] | None = None,
+    held_out: HeldOut | None = None,
 ) -> ComparisonFacts:
     """Compare selections from the pool of a run, by the numbers of its sweep.
 
@@ -57,7 +64,9 @@ def gather_comparison(
         run: the run.
         selections: rows in their order, by the name of the selection.
         notes: what the methods said.
+        held_out: what trainings on the selections give.
     """
+    shared, own = split_notes(notes or {})
     n = run.sweep.survey.rows
     times = np.zeros(n, np.int32)
     for rows in selections.values():
@@ -77,7 +86,7 @@ def gather_comparison(
                 _mean(columns["loss"]),
                 len(alone),
                 tuple(alone[:ALONE].tolist()),
-                tuple((notes or {}).get(name, ())),
+                tuple(own.get(name, ())),
             )
         )
     shares = tuple(tuple(_mean(np.isin(a, b)) for b in selections.values()) for a in selections.values())
@@ -90,6 +99,8 @@ def gather_comparison(
         int((times == len(selections)).sum()),
         row_cards(run, named, {}),
         {seed: row_text(content, 200) for seed, content in enumerate(seeds.stream(range(len(seeds))))},
+        tuple(shared),
+        held_out,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, fields
 
 import numpy as np
@@ -166,6 +167,8 @@ def _votes(run: FinishedRun) -> Votes | None:
     if not pool.voters or sweep is None:
         return None
     reliability = sweep.seed_health.reliability if sweep.seed_health is not None else None
+    if reliability is not None and not math.isfinite(reliability):
+        reliability = None  # one seed tells nothing of another draw
     return Votes(pool.voters, pool.kind, tuple(pool.counts.tolist()), _threshold(run), reliability)
 
 

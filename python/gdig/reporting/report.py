@@ -9,7 +9,6 @@ from gdig.pages.render import write_page
 from gdig.reporting.atlas import write_atlas
 from gdig.reporting.gather import gather_facts
 from gdig.reporting.page import report_page
-from gdig.run.origin import rows_origin
 from gdig.run.session import Workspace
 from gdig.selection.chosen import Chosen
 from gdig.selection.finished_run import FinishedRun
@@ -34,7 +33,9 @@ def make_report(run: FinishedRun, html: Path, atlas: Path | None = None) -> None
         write_atlas(run, atlas)
 
 
-def report_after_select(work: Workspace, survey: Survey, tasks: Tasks, limit: Limit, selection: Selection) -> list[str]:
+def report_after_select(
+    work: Workspace, store: SketchStore, survey: Survey, tasks: Tasks, limit: Limit, selection: Selection
+) -> list[str]:
     """Write the report of a selection that was just made, and return the line that says where it is.
 
     The selection is complete by then. So whatever goes wrong here is a warning, and no error of the selection.
@@ -43,7 +44,6 @@ def report_after_select(work: Workspace, survey: Survey, tasks: Tasks, limit: Li
     page = layout.report
     try:
         clusters = record.stages.cluster is not None and record.stages.cluster.state == "done"
-        store = SketchStore.open(layout.sweep, rows_origin(record))
         sources = read_sources(work, layout, store)
         sweep = open_finished_sweep(layout, record, store, survey, tasks, clusters=clusters, sources=sources)
         run = FinishedRun(work, record, sweep, limit, Chosen(selection.columns), selection.output)

@@ -264,7 +264,10 @@ def require_run(layout: RunLayout, name: str) -> RunRecord:
         RunError: when the record is damaged or of another format.
     """
     if not layout.record.exists():
-        raise NoRunError(f"{name}: {layout.path} is no run directory (it holds no {layout.record.name})")
+        raise NoRunError(
+            f"{name}: {layout.path} is no run directory (it holds no {layout.record.name}); give the "
+            "run_path of a run, or start one with gdig select"
+        )
     return read_record(layout.record)
 
 

@@ -20,6 +20,7 @@ from gdig.run.origin import (
     sweep_origin,
 )
 from gdig.run.record import RunRecord
+from gdig.store.numbered import numbered_file
 
 if TYPE_CHECKING:
     from gdig.store.tensor_file import CheckedFile
@@ -306,7 +307,7 @@ class RunLayout:
 
 def shard_resume_file(store: Path, shard: int) -> Path:
     """The rows that are done of a shard that is not yet whole, beside the shards of the store `store`."""
-    return store / "resume" / f"{shard:08d}.safetensors"
+    return numbered_file(store / "resume", shard)
 
 
 class _Numbered(Sequence[Path]):
@@ -334,8 +335,3 @@ class _Numbered(Sequence[Path]):
             return tuple(self[i] for i in range(len(self))[at])
         i = range(len(self))[at]
         return numbered_file(self._folder, i) if i < self._count else self._more[i - self._count]
-
-
-def numbered_file(folder: Path, shard: int) -> Path:
-    """The file of a shard in a folder of them."""
-    return folder / f"{shard:08d}.safetensors"

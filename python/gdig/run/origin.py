@@ -76,6 +76,11 @@ def grown_from(origin: str) -> tuple[int, ...]:
     return tuple(int(step.partition(":")[0]) for step in origin.split(" ")[1:])
 
 
+def continues(origin: str, earlier: str) -> bool:
+    """Whether an origin of :func:`rows_origin` is an earlier one with more steps of growth."""
+    return origin.startswith(f"{earlier} ")
+
+
 def checkpoint_origin(record: RunRecord, key: str) -> str:
     """Return the origin of the shards of a training checkpoint."""
     sweep = record.stages.sweep

@@ -131,19 +131,29 @@ class Shift:
 
 
 @dataclass(frozen=True)
+class CurvatureDrift:
+    """Error of the fit's curvature on groups of its own rows, and of appended rows, 0 to 1; NaN without a curvature.
+
+    error: the standard error of the difference.
+    """
+
+    old: float
+    new: float
+    error: float
+
+
+@dataclass(frozen=True)
 class Drift:
     """What appended rows are beside those of the first files.
 
-    old, new: valid rows looked at. shifts: by name (loss, agreement, sketch, hidden). curvature_old, curvature_new:
-    error of the fit's curvature on a sample of either, 0 to 1; NaN without a curvature. due: the names of what says
-    that a new fit is due.
+    old, new: valid rows looked at. shifts: by name (loss, agreement, sketch, hidden). due: the names of what says that
+    a new fit is due.
     """
 
     old: int
     new: int
     shifts: dict[str, Shift]
-    curvature_old: float
-    curvature_new: float
+    curvature: CurvatureDrift
     due: tuple[str, ...]
 
 

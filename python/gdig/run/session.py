@@ -309,7 +309,9 @@ class Workspace:
             inputs["chat_template_file"] = [str(self.config.chat_template_file)]
         for name in ("candidates", "seeds"):
             if self.config.output and Path(self.config.output).resolve() in (Path(p).resolve() for p in inputs[name]):
-                raise ConfigError(f"output: {self.config.output} is one of the {name}, which it would replace")
+                raise ConfigError(
+                    f"output: {self.config.output} is one of the {name}, which it would replace; give another file"
+                )
         if (base := self._base_model()) is not None:
             inputs["base_model"] = [base]
         return {name: fingerprint_paths(paths) for name, paths in inputs.items()}

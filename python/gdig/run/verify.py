@@ -17,9 +17,10 @@ from gdig.errors import GdigError, RunError, StoreError
 from gdig.kmeans import KMeans
 from gdig.kmeans.labels import label_damage
 from gdig.run.directory import require_run
-from gdig.run.layout import FOLDERS, FileGroup, RunLayout, numbered_file
+from gdig.run.layout import FOLDERS, FileGroup, RunLayout
 from gdig.run.origin import cluster_origin, rows_origin
 from gdig.run.record import RunRecord
+from gdig.store.numbered import numbered_file
 from gdig.store.sketches import STORE_JSON, SketchStore
 from gdig.store.tensor_file import CheckedFile, Damage, damage_of, read_tensors
 

@@ -9,7 +9,7 @@ import numpy as np
 from gdig.config.budget import Limit
 from gdig.config.config import Config
 from gdig.selection.eligible import Eligible
-from gdig.selection.method import FinishedSweep
+from gdig.selection.method import FinishedSweep, Picked
 from gdig.selection.methods import METHODS
 from gdig.selection.pick import pick_rows
 
@@ -48,7 +48,10 @@ def choose(sweep: FinishedSweep | Eligible, limit: Limit, config: Config) -> Sco
     """
     method, eligible = METHODS[config.method], sweep if isinstance(sweep, Eligible) else None
     sweep = sweep.sweep if isinstance(sweep, Eligible) else sweep
-    picked, similar = pick_rows(sweep, limit, config, METHODS, eligible.features if eligible is not None else None)
+    picked, similar = Picked(np.zeros(0, np.int64)), 0
+    if eligible is None or sweep.survey.valid > 0:  # what a method says of no rows says nothing
+        features = eligible.features if eligible is not None else None
+        picked, similar = pick_rows(sweep, limit, config, METHODS, features)
     rows, reasons = picked.rows, dict(picked.reasons)
     columns = sweep.row_columns(rows)
     if not (method.ordered if picked.ordered is None else picked.ordered):

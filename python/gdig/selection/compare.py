@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -131,7 +131,8 @@ class Comparison:
             [name, *("" if a == b else f"{share:.0%}" for b, share in enumerate(row))]
             for a, (name, row) in enumerate(zip(names, self.overlap, strict=True))
         ]
-        notes = [f"{summary.method}: {note}" for summary in self.summaries for note in summary.notes]
+        shared, own = split_notes({summary.method: summary.notes for summary in self.summaries})
+        notes = [*shared, *(f"{method}: {note}" for method, said in own.items() for note in said)]
         amount = f"{self.limit.amount:,.0f} {self.limit.unit}"
         return [
             f"{amount} of {self.pool:,} rows, by each method (means; repeated: rows equal to an earlier row)",
@@ -203,6 +204,13 @@ def compare(
         rows_by_method.append(rows)
     shares = [[_mean(np.isin(a, b)) for b in rows_by_method] for a in rows_by_method]
     return Comparison(limit, sweep.survey.rows, n_clusters, summaries, np.array(shares), rows_by_method)
+
+
+def split_notes(notes: Mapping[str, Sequence[str]]) -> tuple[list[str], dict[str, list[str]]]:
+    """Return the notes that each of several selections has, and by selection the others."""
+    first = next(iter(notes.values()), ())
+    shared = [note for note in first if all(note in said for said in notes.values())] if len(notes) > 1 else []
+    return shared, {name: [note for note in said if note not in shared] for name, said in notes.items()}
 
 
 def _table(cells: list[list[str]]) -> list[str]:

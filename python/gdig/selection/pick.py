@@ -67,6 +67,20 @@ def pick_rows(
     return picked, walk.passed_over if walk is not None else 0
 
 
+def fewest_rows(sweep: FinishedSweep, config: Config) -> int:
+    """Return how many rows a method picks from at the least: those of the smallest source where quotas are asked for.
+
+    Args:
+        sweep: of the rows that may be chosen.
+        config: source_quotas.
+    """
+    if config.source_quotas is None:
+        return sweep.survey.valid
+    held = [holding.rows for holding in _holdings(sweep, Limit("rows", sweep.survey.valid))]
+    weights = source_weights(config.source_quotas, sweep.sources.names, held)
+    return min((rows for rows, weight in zip(held, weights, strict=True) if rows and weight), default=0)
+
+
 def _walk(config: Config, features: SimilarityFeatures | None) -> SimilarityWalk | None:
     return None if features is None else SimilarityWalk(features, config.max_similarity, config.threads or 0)
 

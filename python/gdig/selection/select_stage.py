@@ -14,6 +14,7 @@ from gdig.data.check_output import check_output
 from gdig.data.export import export
 from gdig.data.fingerprint import hash_content
 from gdig.errors import CorpusError, StoreError
+from gdig.passes.drift import growth_warnings
 from gdig.resampling import label_counts
 from gdig.run.layout import RunLayout
 from gdig.run.origin import checkpoint_origin, checkpoint_rows_origin, rows_origin, sweep_origin
@@ -69,7 +70,7 @@ def select_stage(work: Workspace, store: SketchStore, survey: Survey, tasks: Tas
     export(work.candidates, scored.rows, None if config.plain else columns, output, conversion)
     if conversion is not None:
         conversion.finish(output)
-    warnings = [*run.fit.warnings, *run.sweep.warnings]
+    warnings = [*run.fit.warnings, *run.sweep.warnings, *growth_warnings(run.record, len(work.candidates.files))]
     for warning in warnings:  # `warn` repeats no warning that a stage of this start has given
         work.progress.warn(warning)
     if config.exclude:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from gdig import _native
 from gdig.errors import StoreError
+from gdig.store.numbered import numbered_file
 from gdig.store.tensor_file import Damage, contiguous
 
 SketchDtype = Literal["float16", "bfloat16", "int8", "float32"]
@@ -209,7 +210,7 @@ class SketchStore:
 
     def shard_path(self, index: int) -> Path:
         """Return the path of the file of a shard. The file may be absent."""
-        return self._path / f"{index:08d}.safetensors"
+        return numbered_file(self._path, index)
 
     def has_shard(self, index: int) -> bool:
         """Whether a shard is on disk. A shard on disk is complete."""

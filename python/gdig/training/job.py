@@ -154,7 +154,7 @@ def _describe(work: Workspace, training: Training) -> str:
 
 
 def _is_done(work: Workspace, target: Path, net_file: CheckedFile, description: str) -> bool:
-    """Whether a training of this description has left its difficulties. Files that cannot be used are named."""
+    """Whether a training of this description is done, with its difficulties. Files that cannot be used are named."""
     damage = net_file.damage()
     if damage is None and net_file.read()[1].get("training") == description:
         damage = difficulty_damage(net_file, target)

@@ -53,9 +53,9 @@ impl Stored {
 /// Enough rows that blocks come from memory, as they do in a fit; fewer for what is slow.
 fn rows_for(kernel: Kernel, k: usize) -> usize {
     match kernel {
-        Kernel::Scalar | Kernel::Portable => 32,
-        Kernel::Avx2 | Kernel::Avx512 => (1 << 20) / k,
+        Kernel::Scalar => 32,
         Kernel::AmxBf16 | Kernel::AmxInt8 => (1 << 23) / k,
+        _ => (1 << 20) / k,
     }
 }
 
@@ -130,7 +130,7 @@ fn update(criterion: &mut Criterion) {
                 black_box(&tally.distances);
             };
             let flops = (4 * rows.len() * DIM) as u64;
-            let ceiling = ceiling::of(Kernel::detect(Dtype::F32, Dtype::F32));
+            let ceiling = ceiling::of(Kernel::detect(Dtype::F32, Dtype::F32, DIM));
             measure(criterion, &format!("update/{}/K {k}", dtype.name()), flops, ceiling, work);
         }
     }

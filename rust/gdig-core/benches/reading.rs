@@ -86,7 +86,7 @@ impl Bench {
         };
         let windows = files.iter().enumerate().flat_map(cut).collect();
         let centroids: Vec<f32> = (0..K * DIM).map(|i| ((i * 7919) % 1000) as f32 / 500.0 - 1.0).collect();
-        let kernel = Kernel::detect(Dtype::F16, Dtype::F16);
+        let kernel = Kernel::detect(Dtype::F16, Dtype::F16, DIM);
         let assigner = Assigner::new(kernel, &centroids, DIM, Dtype::F16).unwrap();
         Bench { files, windows, assigner, next: AtomicUsize::new(0) }
     }

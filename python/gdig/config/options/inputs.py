@@ -82,7 +82,8 @@ class ModelOptions(TrustOptions):
 
     layers: str | None = None
     """Linear layers that count: mlp, attention or all of the blocks; upper:0.25 for the upper quarter of the blocks; or
-    both, as in mlp:upper:0.25. That is the default, with at least 4 blocks; of an adapter it is all LoRA matrices.
+    both, as in mlp:upper:0.25. The default is mlp:upper:0.25, with at least 4 blocks; for an adapter, all LoRA
+    matrices.
     Nothing runs backward below the lowest layer. Choose mlp to give every block a say; it takes about three times as
     long."""
     filter_modules: str | None = None
@@ -99,7 +100,7 @@ class ModelOptions(TrustOptions):
     matmul_precision: Literal["highest", "high", "medium"] = "highest"
     """How products of float32 numbers are computed, in the words of torch.set_float32_matmul_precision. highest is
     exact float32; high is TensorFloat32 on CUDA. medium is bfloat16 with float32 sums on CPUs with AMX: 2 to 4 times as
-    fast, with errors of 0.4 % a term."""
+    fast, with errors of 0.4 % a term. Take it when time matters more than votes near the threshold."""
     quantization: Literal["none", "8bit", "4bit"] = "none"
     """Load the base model's weights in 8 bits (LLM.int8) or 4 bits (NF4), by the package bitsandbytes. none keeps the
     weights exact. Quantize a model that does not fit the GPU."""

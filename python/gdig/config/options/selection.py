@@ -98,16 +98,19 @@ class MethodOptions:
     short or odd rows with long gradients are chosen."""
     score: Score = "steady"
     """How the influences on the seeds become the score of a row. steady is the mean divided by the root mean square,
-    from -1 to 1, so that long gradients do not win by length. mean is the plain mean."""
+    from -1 to 1, so that long gradients do not win by length. mean is the plain mean. Take mean when the
+    size of an influence counts."""
     over_seeds: Literal["turns", "max", "mean"] = "turns"
     """How relevances to single seeds become an order, in the methods rds and bm25. turns: seeds take turns, and each
     takes the free row that is most relevant to it. max and mean: rows by their greatest or mean relevance. turns serves
     every seed; with task_field the tasks take turns."""
     knn_features: Literal["hidden", "sketch"] = "hidden"
-    """What the method knn compares: the sketches of hidden states, or those of gradients."""
+    """What the method knn compares: the sketches of hidden states, which every sweep has, or those of gradients. Take
+    sketch to spread by what rows train."""
     knn_density: Literal["kernel", "uniform"] = "kernel"
     """How the method knn spreads a seed's mass over its nearest rows. With kernel (TSDS), near copies share the mass of
-    one row. With uniform (KNN-uniform), each row counts as one, and no pairs of rows are compared."""
+    one row. With uniform (KNN-uniform), each row counts as one, and no pairs of rows are compared. Take uniform for
+    a large pool without copies, where the pairs cost time."""
     quotas: Quotas = "equal"
     """A cluster's share of the budget: equal for all, or in proportion to its eligible rows or to their square root.
     equal gives the most variety. Take proportional to keep the shape of the pool."""
@@ -127,8 +130,8 @@ class MethodOptions:
     """Clusters that neighbour_search=clusters looks into for each row. The default finds about 90 % of the neighbours
     (LOG.md). Raise it, for more time, when the printed share is low."""
     difficulty: str | None = None
-    """.npy file of floats [rows of the pool], higher is harder, for the method self-filter. The default is the loss.
-    gdig score-net writes such a file."""
+    """.npy file of floats [rows of the pool], higher is harder, for the method self-filter. The default is the loss,
+    which costs nothing. gdig score-net trains and writes such a file."""
 
 
 @dataclass(frozen=True)

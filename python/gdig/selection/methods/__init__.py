@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from gdig.config.config import Config
 from gdig.errors import NeedsError
-from gdig.selection.method import MethodSpec
+from gdig.selection.method import FinishedSweep, MethodSpec
 from gdig.selection.methods import facility, g2is, self_filter
 from gdig.selection.methods.agreement import agreement
 from gdig.selection.methods.bids import bids
@@ -24,6 +24,7 @@ from gdig.selection.methods.round_robin import round_robin
 from gdig.selection.methods.tagcos import tagcos
 from gdig.selection.methods.top import top
 from gdig.selection.methods.turns import turns
+from gdig.selection.pick import fewest_rows
 
 METHODS: dict[str, MethodSpec] = {
     "gdig": MethodSpec(gdig, ordered=True, clusters=True, decide=rule_for),
@@ -49,6 +50,24 @@ METHODS: dict[str, MethodSpec] = {
     "random": MethodSpec(random, gradients=False),
 }
 """By the name that the option `method` knows them by (gdig.config.options.Method)."""
+
+
+def allowed_methods(sweep: FinishedSweep, config: Config) -> list[str]:
+    """Return the methods whose needs a sweep meets: gradients, checkpoints, and as many rows as a row has neighbours.
+
+    Args:
+        sweep: of the rows that may be chosen.
+        config: options of the run.
+    """
+    rows = fewest_rows(sweep, config)
+    searched = config.with_options(features=None)  # with features, self-filter takes its neighbours from these
+    return [
+        name
+        for name, method in METHODS.items()
+        if (config.gradients or not method.gradients)
+        and (sweep.checkpoints or not method.checkpoints)
+        and (config.n_neighbours < rows or not method.neighbours(searched))
+    ]
 
 
 def require_needs(methods: Sequence[str], config: Config) -> None:

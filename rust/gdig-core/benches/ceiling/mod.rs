@@ -50,11 +50,15 @@ mod x86_64 {
         // SAFETY: the processor has what the kernel needs, or it would not be available; tiles live on this thread
         // only.
         match kernel {
-            Kernel::Scalar | Kernel::Portable => None,
             Kernel::Avx2 => Some(rate(flops(8), || unsafe { avx2() })),
             Kernel::Avx512 => Some(rate(flops(16), || unsafe { avx512() })),
             Kernel::AmxBf16 => Some(rate(tiles(32), || unsafe { amx_bf16() })),
+            // Two, four and four products for each float32 lane.
+            Kernel::Avx2Int8 => Some(rate(2.0 * flops(8), || unsafe { avx2_int8() })),
+            Kernel::AvxVnniInt8 => Some(rate(4.0 * flops(8), || unsafe { avx_vnni_int8() })),
+            Kernel::Avx512VnniInt8 => Some(rate(4.0 * flops(16), || unsafe { avx512_vnni_int8() })),
             Kernel::AmxInt8 => Some(rate(tiles(64), || unsafe { amx_int8() })),
+            _ => None,
         }
     }
 
@@ -81,6 +85,27 @@ mod x86_64 {
         }
         black_box(sums);
     }
+
+    /// Integer sums of products, `CHAINS` side by side.
+    macro_rules! int8 {
+        ($name:ident, $features:literal, $splat:ident, $dot:expr) => {
+            #[target_feature(enable = $features)]
+            unsafe fn $name() {
+                let (a, b) = ($splat(black_box(0x0101_0101)), $splat(black_box(0x0101_0101)));
+                let mut sums = [$splat(black_box(0)); CHAINS];
+                for _ in 0..STEPS {
+                    for sum in &mut sums {
+                        // Each product needs the sum before it, or the compiler would take it out of the loop.
+                        *sum = $dot(*sum, a, b);
+                    }
+                }
+                black_box(sums);
+            }
+        };
+    }
+    int8!(avx2_int8, "avx2", _mm256_set1_epi32, |sum, a, _| _mm256_add_epi32(a, _mm256_madd_epi16(sum, a)));
+    int8!(avx_vnni_int8, "avx2,avxvnni", _mm256_set1_epi32, |sum, a, b| _mm256_dpbusd_avx_epi32(sum, a, b));
+    int8!(avx512_vnni_int8, "avx512f,avx512vnni", _mm512_set1_epi32, |sum, a, b| _mm512_dpbusd_epi32(sum, a, b));
 
     /// Four products a step into four sums, as the kernels have them; the operands are whatever the tiles hold, zeros.
     macro_rules! amx {

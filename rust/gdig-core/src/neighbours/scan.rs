@@ -1,16 +1,18 @@
 //! Approximate cosines of a block of rows and many columns, by the kernels of `simd`. A column whose cosine reaches the
 //! threshold of a row becomes its candidate.
 //!
-//! With u, v two rows at unit length (as float32), a float32 kernel's score is off from u.v by at most (dim + 1) 2^-24
-//! |u||v|, a bfloat16 one by at most |u - u'||v| + |u'||v - v'| and (dim + 3) 2^-23 |u'||v'|, where u' = bf16(u): what
+//! With u, v two rows at unit length (as float32), a float32 kernel's score, fused or rounded apart, is off from u.v by
+//! at most (dim + 1) 2^-24 |u||v|, a bfloat16 one by at most |u - u'||v| + |u'||v - v'| and (dim + 3) 2^-23 |u'||v'|, where u' = bf16(u): what
 //! is rounded away is measured for each row. `ROUNDINGS` columns more cover that lengths differ from 1 by 2^-24, that
 //! tiles take numbers below 2^-126 for zero, and that a cosine is rounded to float32.
 
 use super::candidates::{Candidates, Columns};
 use super::sift::Sift;
 use crate::simd::generic::{products, Panels};
+use crate::simd::multiply_add::{Apart, Fused, MultiplyAdd};
+use crate::simd::portable;
 use crate::simd::Kernel;
-use crate::{Error, Result};
+use crate::{Dtype, Error, Result};
 
 const ROUNDINGS: usize = 16;
 
@@ -23,7 +25,9 @@ pub struct Scan {
 }
 
 enum Layout {
-    Portable(Panels<32>),
+    Portable(Panels<{ portable::LANES }>),
+    #[cfg(target_arch = "aarch64")]
+    Neon(Panels<16>),
     #[cfg(target_arch = "x86_64")]
     Avx2(Panels<16>),
     #[cfg(target_arch = "x86_64")]
@@ -35,7 +39,7 @@ enum Layout {
 impl Scan {
     /// The kernel asked for, or the fastest. It changes the speed alone, because candidates are compared exactly.
     pub fn kernel(asked: Option<Kernel>) -> Result<Kernel> {
-        let can = |kernel: Kernel| !matches!(kernel, Kernel::Scalar | Kernel::AmxInt8);
+        let can = |kernel: Kernel| kernel != Kernel::Scalar && kernel.takes(Dtype::F32);
         match asked {
             None => Ok(Kernel::available().map(|k| k.0).rfind(|k| can(*k)).unwrap_or(Kernel::Portable)),
             Some(kernel) if can(kernel) && kernel.is_available() => Ok(kernel),
@@ -50,6 +54,8 @@ impl Scan {
     /// `x` is [columns, dim], at unit length.
     pub fn new(kernel: Kernel, x: &[f32], dim: usize) -> Scan {
         let (layout, lost) = match kernel {
+            #[cfg(target_arch = "aarch64")]
+            Kernel::Neon => (Layout::Neon(Panels::new(x, dim)), 0.0),
             #[cfg(target_arch = "x86_64")]
             Kernel::Avx2 => (Layout::Avx2(Panels::new(x, dim)), 0.0),
             #[cfg(target_arch = "x86_64")]
@@ -90,12 +96,16 @@ impl Scan {
         let mut thresholds: Vec<f32> = candidates.iter().map(Candidates::threshold).collect();
         let mut sift = Sift { x, dim: self.dim, columns, candidates, thresholds: &mut thresholds };
         match &self.layout {
-            Layout::Portable(panels) => scan_panels::<4, 32>(panels, &mut sift),
+            Layout::Portable(panels) => {
+                scan_panels::<Apart, { portable::GROUP }, { portable::LANES }>(panels, &mut sift)
+            }
+            #[cfg(target_arch = "aarch64")]
+            Layout::Neon(panels) => scan_panels::<Fused, 6, 16>(panels, &mut sift),
             #[cfg(target_arch = "x86_64")]
             Layout::Avx2(panels) => {
                 #[target_feature(enable = "avx2,fma")]
                 fn wide(panels: &Panels<16>, sift: &mut Sift) {
-                    scan_panels::<6, 16>(panels, sift);
+                    scan_panels::<Fused, 6, 16>(panels, sift);
                 }
                 // SAFETY: `kernel` gives it only where the processor has the instructions.
                 unsafe { wide(panels, &mut sift) }
@@ -104,7 +114,7 @@ impl Scan {
             Layout::Avx512(panels) => {
                 #[target_feature(enable = "avx512f")]
                 fn wide(panels: &Panels<32>, sift: &mut Sift) {
-                    scan_panels::<12, 32>(panels, sift);
+                    scan_panels::<Fused, 12, 32>(panels, sift);
                 }
                 // SAFETY: as above.
                 unsafe { wide(panels, &mut sift) }
@@ -118,7 +128,7 @@ impl Scan {
 
 /// The compiler inlines this into the functions of an instruction set, and so compiles it for that set.
 #[inline(always)]
-fn scan_panels<const GROUP: usize, const LANES: usize>(panels: &Panels<LANES>, sift: &mut Sift) {
+fn scan_panels<M: MultiplyAdd, const GROUP: usize, const LANES: usize>(panels: &Panels<LANES>, sift: &mut Sift) {
     let (dim, n) = (sift.dim, sift.thresholds.len());
     let mut groups = vec![0f32; n.div_ceil(GROUP) * dim * GROUP];
     for (i, x) in sift.x.chunks_exact(dim).enumerate() {
@@ -127,7 +137,7 @@ fn scan_panels<const GROUP: usize, const LANES: usize>(panels: &Panels<LANES>, s
     }
     for (number, panel) in panels.panels.chunks_exact(dim * LANES).enumerate() {
         for (g, group) in groups.chunks_exact(dim * GROUP).enumerate() {
-            let scores = products::<GROUP, LANES>(group, panel);
+            let scores = products::<M, GROUP, LANES>(group, panel);
             for (i, scores) in (g * GROUP..n).zip(&scores) {
                 let threshold = sift.thresholds[i];
                 if scores.iter().fold(false, |any, &score| any | (score >= threshold)) {

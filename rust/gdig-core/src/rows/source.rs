@@ -102,7 +102,7 @@ impl RowSet<'_> {
 
     /// The kernel asked for, or the one for these rows.
     pub fn kernel(&self, asked: Option<Kernel>) -> Kernel {
-        asked.unwrap_or_else(|| Kernel::detect(self.source.dtype(), self.dtype()))
+        asked.unwrap_or_else(|| Kernel::detect(self.source.dtype(), self.dtype(), self.source.dim()))
     }
 
     pub fn row(&self, position: usize) -> usize {

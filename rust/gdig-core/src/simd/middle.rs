@@ -28,6 +28,16 @@ pub fn middle(points: &[f32], dim: usize) -> Vec<f32> {
     (0..dim).map(of_column).collect()
 }
 
+/// The mean of the centroids, summed in float64 in their order.
+pub fn mean(centroids: &[f32], dim: usize) -> Vec<f32> {
+    let mut sums = vec![0f64; dim];
+    for c in centroids.chunks_exact(dim) {
+        sums.iter_mut().zip(c).for_each(|(sum, &c)| *sum += f64::from(c));
+    }
+    let n = (centroids.len() / dim) as f64;
+    sums.into_iter().map(|sum| (sum / n) as f32).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -6,12 +6,18 @@
 //! the origin. Ties go to the lower centroid. With every kernel, the answer for a row depends neither on its place in
 //! the block nor on its neighbours.
 //!
-//! `scalar`, `portable`, `avx2` and `avx512` subtract [`middle::middle`] in float32 and compute each x.c as one chain of
-//! float32 fused multiply-adds over the columns in order, so they give the same bits. The AMX kernels round first: see
-//! [`x86_64::amx_bf16`] and [`x86_64::amx_int8`].
+//! `scalar`, `portable`, `avx2` and `avx512` subtract [`middle::middle`] in float32 and compare by x.c as one chain of
+//! float32 fused multiply-adds over the columns in order, so they give the same labels. `neon` does too. The int8 kernels
+//! take exact integer sums of rounded centroids ([`int8`]), and `amx-bf16` rounds both ([`x86_64::amx_bf16`]).
 
+#[cfg(target_arch = "aarch64")]
+pub mod aarch64;
+mod best;
 pub(crate) mod generic;
+pub(crate) mod int8;
 pub mod middle;
+pub(crate) mod multiply_add;
+pub(crate) mod portable;
 mod scalar;
 #[cfg(test)]
 mod tests;
@@ -20,21 +26,33 @@ pub mod x86_64;
 
 use crate::convert::Rows;
 use crate::{Dtype, Error, Result};
-use generic::{F32Scratch, Portable};
+use generic::F32Scratch;
+use int8::panels::Int8Scratch;
+use int8::portable::PortableInt8;
+use portable::{Portable, Sieve};
 use scalar::Scalar;
 
-/// An implementation of the search, the slowest first.
+/// An implementation of the search, the slowest first; those for int8 rows alone behind the others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kernel {
     /// The oracle: three plain loops.
     Scalar,
-    /// For any processor; fast where the baseline has fused multiply-add (arm64).
+    /// For any processor.
     Portable,
+    Neon,
     Avx2,
     Avx512,
     /// Rows of any type, rounded to bfloat16.
     AmxBf16,
-    /// int8 rows as they are stored.
+    /// For any processor. This one and those below take int8 rows as they are stored.
+    PortableInt8,
+    /// By the dot product of bytes (FEAT_DotProd).
+    NeonInt8,
+    /// By products of two rows and two centroids (FEAT_I8MM).
+    NeonI8mmInt8,
+    Avx2Int8,
+    AvxVnniInt8,
+    Avx512VnniInt8,
     AmxInt8,
 }
 
@@ -52,17 +70,28 @@ trait Nearest: Send + Sync {
 #[derive(Default)]
 pub struct Scratch {
     float32: F32Scratch,
+    int8: Int8Scratch,
+    /// Of the rows of a block, for the portable kernel: |x|, and what is known of their centroids.
+    norms: Vec<f32>,
+    sieves: Vec<Sieve>,
     #[cfg(target_arch = "x86_64")]
     tiles: x86_64::amx::TileScratch,
 }
 
 impl Kernel {
-    pub const ALL: [(Kernel, &'static str); 6] = [
+    pub const ALL: [(Kernel, &'static str); 13] = [
         (Kernel::Scalar, "scalar"),
         (Kernel::Portable, "portable"),
+        (Kernel::Neon, "neon"),
         (Kernel::Avx2, "avx2"),
         (Kernel::Avx512, "avx512"),
         (Kernel::AmxBf16, "amx-bf16"),
+        (Kernel::PortableInt8, "portable-int8"),
+        (Kernel::NeonInt8, "neon-int8"),
+        (Kernel::NeonI8mmInt8, "neon-i8mm-int8"),
+        (Kernel::Avx2Int8, "avx2-int8"),
+        (Kernel::AvxVnniInt8, "avx-vnni-int8"),
+        (Kernel::Avx512VnniInt8, "avx512-vnni-int8"),
         (Kernel::AmxInt8, "amx-int8"),
     ];
 
@@ -73,7 +102,13 @@ impl Kernel {
 
     pub fn is_available(self) -> bool {
         match self {
-            Kernel::Scalar | Kernel::Portable => true,
+            Kernel::Scalar | Kernel::Portable | Kernel::PortableInt8 => true,
+            #[cfg(target_arch = "aarch64")]
+            Kernel::Neon => true,
+            #[cfg(target_arch = "aarch64")]
+            Kernel::NeonInt8 => aarch64::int8::has_dot_product(),
+            #[cfg(target_arch = "aarch64")]
+            Kernel::NeonI8mmInt8 => aarch64::int8::has_i8mm(),
             #[cfg(target_arch = "x86_64")]
             Kernel::Avx2 => x86_64::has_avx2(),
             #[cfg(target_arch = "x86_64")]
@@ -81,31 +116,40 @@ impl Kernel {
             #[cfg(target_arch = "x86_64")]
             Kernel::AmxBf16 => x86_64::tile::has_bf16(),
             #[cfg(target_arch = "x86_64")]
+            Kernel::Avx2Int8 => x86_64::has_avx2(),
+            #[cfg(target_arch = "x86_64")]
+            Kernel::AvxVnniInt8 => x86_64::int8::has_avx_vnni(),
+            #[cfg(target_arch = "x86_64")]
+            Kernel::Avx512VnniInt8 => x86_64::int8::has_avx512_vnni(),
+            #[cfg(target_arch = "x86_64")]
             Kernel::AmxInt8 => x86_64::tile::has_int8(),
-            #[cfg(not(target_arch = "x86_64"))]
             _ => false,
         }
     }
 
-    /// The rounding of a kernel. Kernels with the same rounding give the same bits.
+    /// The rounding of a kernel. Kernels with the same rounding give the same labels.
     pub fn rounding(self) -> &'static str {
         match self {
             Kernel::AmxBf16 => "bfloat16",
-            Kernel::AmxInt8 => "int8",
-            _ => "float32",
+            Kernel::Scalar | Kernel::Portable | Kernel::Neon | Kernel::Avx2 | Kernel::Avx512 => "float32",
+            _ => "int8",
         }
     }
 
     /// Whether the kernel reads rows of this type.
     pub fn takes(self, dtype: Dtype) -> bool {
-        self != Kernel::AmxInt8 || dtype == Dtype::I8
+        self.rounding() != "int8" || dtype == Dtype::I8
     }
 
     /// The fastest kernel of this machine for rows of the type `rows` that rounds no more than their stored type.
-    /// float32 and float64 rows get a float32 kernel.
-    pub fn detect(stored: Dtype, rows: Dtype) -> Kernel {
+    /// float32 and float64 rows get a float32 kernel, int8 rows an int8 kernel unless `dim` is too large for its sums.
+    pub fn detect(stored: Dtype, rows: Dtype, dim: usize) -> Kernel {
         let wide = matches!(stored, Dtype::F32 | Dtype::F64);
-        let fits = |kernel: Kernel| kernel.takes(rows) && !(wide && kernel.rounding() != "float32");
+        let fits = |kernel: Kernel| match kernel.rounding() {
+            "float32" => true,
+            "int8" => rows == Dtype::I8 && dim <= int8::MAX_DIM,
+            _ => !wide,
+        };
         let fastest = Kernel::available().rev().find(|(kernel, _)| fits(*kernel));
         fastest.map_or(Kernel::Portable, |(kernel, _)| kernel)
     }
@@ -140,6 +184,13 @@ impl Assigner {
             _ if !kernel.takes(dtype) => None,
             Kernel::Scalar => Some(Box::new(Scalar::new(centroids, dim))),
             Kernel::Portable => Some(Box::new(Portable::new(centroids, dim))),
+            Kernel::PortableInt8 => boxed(PortableInt8::new(centroids, dim)),
+            #[cfg(target_arch = "aarch64")]
+            Kernel::Neon => Some(Box::new(aarch64::neon::Neon::new(centroids, dim))),
+            #[cfg(target_arch = "aarch64")]
+            Kernel::NeonInt8 => boxed(aarch64::int8::NeonInt8::new(centroids, dim)),
+            #[cfg(target_arch = "aarch64")]
+            Kernel::NeonI8mmInt8 => boxed(aarch64::int8::NeonI8mmInt8::new(centroids, dim)),
             #[cfg(target_arch = "x86_64")]
             Kernel::Avx2 => boxed(x86_64::avx2::Avx2::new(centroids, dim)),
             #[cfg(target_arch = "x86_64")]
@@ -147,8 +198,14 @@ impl Assigner {
             #[cfg(target_arch = "x86_64")]
             Kernel::AmxBf16 => boxed(x86_64::amx_bf16::AmxBf16::new(centroids, dim)),
             #[cfg(target_arch = "x86_64")]
+            Kernel::Avx2Int8 => boxed(x86_64::int8::Avx2Int8::new(centroids, dim)),
+            #[cfg(target_arch = "x86_64")]
+            Kernel::AvxVnniInt8 => boxed(x86_64::int8::AvxVnniInt8::new(centroids, dim)),
+            #[cfg(target_arch = "x86_64")]
+            Kernel::Avx512VnniInt8 => boxed(x86_64::int8::Avx512VnniInt8::new(centroids, dim)),
+            #[cfg(target_arch = "x86_64")]
             Kernel::AmxInt8 => boxed(x86_64::amx_int8::AmxInt8::new(centroids, dim)),
-            #[cfg(not(target_arch = "x86_64"))]
+            // A kernel of other processors.
             _ => None,
         };
         search.map(Assigner).ok_or_else(|| {
@@ -167,7 +224,6 @@ impl Assigner {
     }
 }
 
-#[cfg(target_arch = "x86_64")]
 fn boxed<T: Nearest + 'static>(kernel: Option<T>) -> Option<Box<dyn Nearest>> {
     kernel.map(|kernel| Box::new(kernel) as Box<dyn Nearest>)
 }

@@ -8,6 +8,7 @@
 
 use std::arch::x86_64::*;
 
+use super::super::middle::mean;
 use super::super::{half_norms, Nearest, Scratch};
 use super::amx::{Element, Panels};
 use super::half_avx512;
@@ -60,16 +61,6 @@ impl Nearest for AmxBf16 {
         // SAFETY: `new` makes one only where the processor has the instructions.
         unsafe { self.search(rows, ahead, labels, scratch) }
     }
-}
-
-/// The mean of the centroids, summed in float64 in their order.
-pub fn mean(centroids: &[f32], dim: usize) -> Vec<f32> {
-    let mut sums = vec![0f64; dim];
-    for c in centroids.chunks_exact(dim) {
-        sums.iter_mut().zip(c).for_each(|(sum, &c)| *sum += f64::from(c));
-    }
-    let n = (centroids.len() / dim) as f64;
-    sums.into_iter().map(|sum| (sum / n) as f32).collect()
 }
 
 /// bf16(x - m) to every `STRIDE`-th line, zeros behind it.

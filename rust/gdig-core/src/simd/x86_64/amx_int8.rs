@@ -1,14 +1,10 @@
-//! AMX int8, for rows that are stored as int8 with a scale each.
-//!
-//! With m the mean of the centroids, c - m is rounded to t q_c, q_c of int8 and t = max|c - m| / 127 for each centroid,
-//! and the score of a row s q_x is s t (q_x . q_c) - (|c|^2 - |m|^2)/2: x.c - |c|^2/2 up to a number that all centroids
-//! share. The product is exact; a score is off by at most |s| t |q_x|_1 (1/2 + 127 . 2^-22) + 2^-23 |offset|.
+//! AMX int8: the search of [`super::super::int8`] on tiles.
 
 use std::arch::x86_64::*;
 
+use super::super::int8::rounded;
 use super::super::{Nearest, Scratch};
 use super::amx::{Element, Panels};
-use super::amx_bf16::mean;
 use super::tile::{self, Line, Tiles, STEP_LINES};
 use crate::convert::Rows;
 
@@ -16,21 +12,16 @@ pub struct AmxInt8(Panels);
 
 impl AmxInt8 {
     pub fn new(centroids: &[f32], dim: usize) -> Option<AmxInt8> {
-        // Stored rows reach -128 in other programs' hands; then the sums stay below 2^31.
-        if !tile::has_int8() || dim > i32::MAX as usize / (128 * 127) {
+        let n_clusters = centroids.len() / dim;
+        if !tile::has_int8() {
             return None;
         }
-        let middle = mean(centroids, dim);
-        let squared_norm = |v: &[f32]| v.iter().map(|&v| f64::from(v) * f64::from(v)).sum::<f64>();
-        let middle_norm = squared_norm(&middle);
-        let panels = Panels::new::<Int8>(centroids.len() / dim, dim, |k, lines| {
-            let centroid = &centroids[k * dim..][..dim];
-            let shifted = || centroid.iter().zip(&middle).map(|(c, m)| c - m);
-            let scale = shifted().fold(0f32, |most, c| most.max(c.abs())) / 127.0;
+        let mut centroids = rounded(centroids, dim)?;
+        let panels = Panels::new::<Int8>(n_clusters, dim, |_, lines| {
+            let centroid = centroids.next().expect("one for each number");
             let bytes = lines.iter_mut().flat_map(|line| bytemuck::cast_slice_mut::<u32, i8>(&mut line.0));
-            // A cast of NaN, of a centroid that is all m, is zero.
-            bytes.zip(shifted()).for_each(|(to, c)| *to = (c / scale).round_ties_even() as i8);
-            (scale, ((squared_norm(centroid) - middle_norm) / 2.0) as f32)
+            bytes.zip(&centroid.q).for_each(|(to, q)| *to = *q);
+            (centroid.scale, centroid.offset)
         });
         Some(AmxInt8(panels))
     }

@@ -5,6 +5,7 @@ pub mod amx_bf16;
 pub mod amx_int8;
 pub mod avx2;
 pub mod avx512;
+pub mod int8;
 pub mod tile;
 
 use std::arch::x86_64::*;

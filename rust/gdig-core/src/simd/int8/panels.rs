@@ -1,0 +1,187 @@
+//! The int8 search over panels. One source is compiled for several instruction sets, which differ in their dot step.
+
+use super::super::best::Bests;
+use super::super::generic::BLOCK_BYTES;
+use super::super::multiply_add::MultiplyAdd;
+use super::rounded;
+use crate::convert::Rows;
+
+/// A dot step: the products of the columns in a word, added to sums. A word is 32 bits: two columns as int16, or four as
+/// bytes.
+///
+/// # Safety
+/// The processor must have what the implementation asks for.
+pub trait Dot {
+    /// A register of `LANES` sums or words.
+    type Register: Copy;
+    const LANES: usize;
+    /// Columns of a word.
+    const COLUMNS: usize;
+    /// What is added to a column of a row before it is multiplied.
+    const SHIFT: i32;
+    /// Words of a row, and of a centroid, that lie side by side.
+    const BESIDE: usize = 1;
+
+    /// A word of a row, and one of a centroid, of `COLUMNS` columns.
+    fn row_word(columns: &[i8]) -> i32;
+    fn centroid_word(columns: &[i8]) -> i32;
+
+    unsafe fn load(from: *const i32) -> Self::Register;
+    unsafe fn store(register: Self::Register, to: *mut i32);
+    unsafe fn splat(word: i32) -> Self::Register;
+    unsafe fn dot(sums: Self::Register, row: Self::Register, centroids: Self::Register) -> Self::Register;
+
+    /// Inner products of `GROUP` rows, [steps, GROUP], and a panel of centroids, [steps, LANES].
+    #[inline(always)]
+    unsafe fn sums<const GROUP: usize, const REGISTERS: usize, const LANES: usize>(
+        group: &[i32],
+        panel: &[i32],
+        starts: &[i32; LANES],
+    ) -> [[i32; LANES]; GROUP] {
+        const { assert!(Self::LANES * REGISTERS == LANES && Self::BESIDE == 1) };
+        let mut sums = [[Self::splat(0); REGISTERS]; GROUP];
+        for of_row in &mut sums {
+            for (i, sums) in of_row.iter_mut().enumerate() {
+                *sums = Self::load(starts.as_ptr().add(i * Self::LANES));
+            }
+        }
+        for (x, c) in group.chunks_exact(GROUP).zip(panel.chunks_exact(LANES)) {
+            let mut centroids = [Self::splat(0); REGISTERS];
+            for (i, centroids) in centroids.iter_mut().enumerate() {
+                *centroids = Self::load(c.as_ptr().add(i * Self::LANES));
+            }
+            for r in 0..GROUP {
+                let row = Self::splat(x[r]);
+                for i in 0..REGISTERS {
+                    sums[r][i] = Self::dot(sums[r][i], row, centroids[i]);
+                }
+            }
+        }
+        let mut out = [[0i32; LANES]; GROUP];
+        for (out, sums) in out.iter_mut().zip(&sums) {
+            for (i, sums) in sums.iter().enumerate() {
+                Self::store(*sums, out.as_mut_ptr().add(i * Self::LANES));
+            }
+        }
+        out
+    }
+}
+
+/// Centroids in panels of `LANES`.
+pub struct Panels<const LANES: usize> {
+    /// Words of a row.
+    steps: usize,
+    /// [panels, steps, LANES]; zeros where the last panel and the last word are filled up.
+    words: Vec<i32>,
+    /// Where the sum of each centroid begins, so that it ends as that of rows without `SHIFT`. int32 wraps on the way.
+    starts: Vec<i32>,
+    scales: Vec<f32>,
+    /// Infinity where the last panel is filled up, so that no row goes there.
+    offsets: Vec<f32>,
+}
+
+#[derive(Default)]
+pub struct Int8Scratch {
+    /// [groups, steps, rows of a group]
+    groups: Vec<i32>,
+    bests: Bests,
+}
+
+impl<const LANES: usize> Panels<LANES> {
+    pub fn new<D: Dot>(centroids: &[f32], dim: usize) -> Option<Panels<LANES>> {
+        let steps = dim.div_ceil(D::COLUMNS).next_multiple_of(D::BESIDE);
+        let padded = (centroids.len() / dim).next_multiple_of(LANES);
+        let (mut words, mut starts) = (vec![0; padded * steps], vec![0; padded]);
+        let (mut scales, mut offsets) = (vec![0f32; padded], vec![f32::INFINITY; padded]);
+        for (k, centroid) in rounded(centroids, dim)?.enumerate() {
+            let panel = &mut words[k / LANES * steps * LANES..][..steps * LANES];
+            each_word::<D>(&centroid.q, D::centroid_word, |step, word| {
+                panel[place::<D>(step, k % LANES, LANES)] = word
+            });
+            starts[k] = centroid.q.iter().fold(0i32, |sum, &q| sum.wrapping_sub(D::SHIFT * i32::from(q)));
+            (scales[k], offsets[k]) = (centroid.scale, centroid.offset);
+        }
+        Some(Panels { steps, words, starts, scales, offsets })
+    }
+
+    pub fn block_rows(&self) -> usize {
+        (BLOCK_BYTES / (4 * self.steps)).clamp(32, 512)
+    }
+
+    /// Take `GROUP` rows by `REGISTERS` registers of centroids at a time, with their sums in registers. The compiler
+    /// inlines this into the functions of an instruction set, and so compiles it for that set.
+    ///
+    /// # Safety
+    /// As of `D`.
+    #[inline(always)]
+    pub unsafe fn assign<D: Dot, M: MultiplyAdd, const GROUP: usize, const REGISTERS: usize>(
+        &self,
+        rows: Rows,
+        labels: &mut [u32],
+        scratch: &mut Int8Scratch,
+    ) {
+        let Int8Scratch { groups, bests } = scratch;
+        self.load::<D, GROUP>(rows, groups);
+        bests.reset::<LANES>(labels.len().next_multiple_of(GROUP));
+        // A panel stays in the cache while all groups of the block pass by.
+        for (number, panel) in self.words.chunks_exact(self.steps * LANES).enumerate() {
+            let first = number * LANES;
+            let starts: &[i32; LANES] = self.starts[first..][..LANES].try_into().expect("LANES of them");
+            let scales: &[f32; LANES] = self.scales[first..][..LANES].try_into().expect("LANES of them");
+            let offsets: &[f32; LANES] = self.offsets[first..][..LANES].try_into().expect("LANES of them");
+            for (g, group) in groups.chunks_exact(self.steps * GROUP).enumerate() {
+                let sums = D::sums::<GROUP, REGISTERS, LANES>(group, panel, starts);
+                for (r, sums) in sums.iter().enumerate() {
+                    let row = g * GROUP + r;
+                    let row_scale = rows.scales().get(row).copied().unwrap_or(0.0);
+                    let mut scores = [0f32; LANES];
+                    for lane in 0..LANES {
+                        scores[lane] = M::of(-(sums[lane] as f32 * scales[lane]), row_scale, offsets[lane]);
+                    }
+                    bests.offer(row, first, &scores);
+                }
+            }
+        }
+        bests.labels::<LANES>(labels);
+    }
+
+    /// Group a block of rows by `GROUP`, zeros behind the last row.
+    #[inline(always)]
+    fn load<D: Dot, const GROUP: usize>(&self, rows: Rows, groups: &mut Vec<i32>) {
+        groups.clear();
+        groups.resize(rows.len().next_multiple_of(GROUP) * self.steps, 0);
+        for (i, row) in bytemuck::cast_slice::<u8, i8>(rows.bytes()).chunks_exact(rows.dim()).enumerate() {
+            let group = &mut groups[i / GROUP * self.steps * GROUP..][..self.steps * GROUP];
+            each_word::<D>(row, D::row_word, |step, word| group[place::<D>(step, i % GROUP, GROUP)] = word);
+        }
+    }
+}
+
+/// Where the word of a step and a lane lies, among `lanes`.
+#[inline(always)]
+fn place<D: Dot>(step: usize, lane: usize, lanes: usize) -> usize {
+    (step / D::BESIDE * lanes + lane) * D::BESIDE + step % D::BESIDE
+}
+
+/// The words of a row or a centroid, the last one filled up with zeros.
+#[inline(always)]
+fn each_word<D: Dot>(columns: &[i8], word: impl Fn(&[i8]) -> i32, mut put: impl FnMut(usize, i32)) {
+    let whole = columns.chunks_exact(D::COLUMNS);
+    let rest = whole.remainder();
+    whole.enumerate().for_each(|(step, columns)| put(step, word(columns)));
+    if !rest.is_empty() {
+        let mut last = [0i8; 4];
+        last[..rest.len()].copy_from_slice(rest);
+        put(columns.len() / D::COLUMNS, word(&last[..D::COLUMNS]));
+    }
+}
+
+/// Two columns as int16.
+pub fn pair(columns: &[i8]) -> i32 {
+    i32::from(columns[0] as i16 as u16) | i32::from(columns[1]) << 16
+}
+
+/// Four columns as bytes, of which each bit of `flip` turns one over: 0x80 adds 128 to an int8 number, as unsigned.
+pub fn four(columns: &[i8], flip: u8) -> i32 {
+    i32::from_le_bytes([0, 1, 2, 3].map(|i| columns[i] as u8 ^ flip))
+}

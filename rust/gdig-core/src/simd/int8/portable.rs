@@ -1,0 +1,107 @@
+//! The int8 search for any processor: pairs of int16, which x86-64's baseline multiplies and adds in one instruction.
+
+use super::super::multiply_add::Emulated;
+use super::super::{Nearest, Scratch};
+use super::panels::{pair, Dot, Panels};
+use crate::convert::Rows;
+
+pub struct PortableInt8(Panels<8>);
+
+impl PortableInt8 {
+    pub fn new(centroids: &[f32], dim: usize) -> Option<PortableInt8> {
+        Panels::new::<Pairs>(centroids, dim).map(PortableInt8)
+    }
+}
+
+impl Nearest for PortableInt8 {
+    fn block_rows(&self) -> usize {
+        self.0.block_rows()
+    }
+
+    fn assign(&self, rows: Rows, _ahead: &[u8], labels: &mut [u32], scratch: &mut Scratch) {
+        // SAFETY: every processor has what this asks for.
+        unsafe { self.0.assign::<Pairs, Emulated, 6, 2>(rows, labels, &mut scratch.int8) }
+    }
+}
+
+struct Pairs;
+
+#[cfg(target_arch = "x86_64")]
+impl Dot for Pairs {
+    type Register = std::arch::x86_64::__m128i;
+    const LANES: usize = 4;
+    const COLUMNS: usize = 2;
+    const SHIFT: i32 = 0;
+
+    #[inline(always)]
+    fn row_word(columns: &[i8]) -> i32 {
+        pair(columns)
+    }
+
+    #[inline(always)]
+    fn centroid_word(columns: &[i8]) -> i32 {
+        pair(columns)
+    }
+
+    #[inline(always)]
+    unsafe fn load(from: *const i32) -> Self::Register {
+        std::arch::x86_64::_mm_loadu_si128(from.cast())
+    }
+
+    #[inline(always)]
+    unsafe fn store(register: Self::Register, to: *mut i32) {
+        std::arch::x86_64::_mm_storeu_si128(to.cast(), register);
+    }
+
+    #[inline(always)]
+    unsafe fn splat(word: i32) -> Self::Register {
+        std::arch::x86_64::_mm_set1_epi32(word)
+    }
+
+    #[inline(always)]
+    unsafe fn dot(sums: Self::Register, row: Self::Register, centroids: Self::Register) -> Self::Register {
+        std::arch::x86_64::_mm_add_epi32(sums, std::arch::x86_64::_mm_madd_epi16(row, centroids))
+    }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+impl Dot for Pairs {
+    type Register = [i32; 4];
+    const LANES: usize = 4;
+    const COLUMNS: usize = 2;
+    const SHIFT: i32 = 0;
+
+    #[inline(always)]
+    fn row_word(columns: &[i8]) -> i32 {
+        pair(columns)
+    }
+
+    #[inline(always)]
+    fn centroid_word(columns: &[i8]) -> i32 {
+        pair(columns)
+    }
+
+    #[inline(always)]
+    unsafe fn load(from: *const i32) -> [i32; 4] {
+        from.cast::<[i32; 4]>().read()
+    }
+
+    #[inline(always)]
+    unsafe fn store(register: [i32; 4], to: *mut i32) {
+        to.cast::<[i32; 4]>().write(register);
+    }
+
+    #[inline(always)]
+    unsafe fn splat(word: i32) -> [i32; 4] {
+        [word; 4]
+    }
+
+    #[inline(always)]
+    unsafe fn dot(mut sums: [i32; 4], row: [i32; 4], centroids: [i32; 4]) -> [i32; 4] {
+        for lane in 0..4 {
+            let (x, c) = (row[lane], centroids[lane]);
+            sums[lane] += i32::from(x as i16) * i32::from(c as i16) + (x >> 16) * (c >> 16);
+        }
+        sums
+    }
+}
