@@ -8,6 +8,7 @@ import uuid
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pyarrow import feather
 
 from gdig.config.options import DataOptions
 from gdig.data import parquet_rows
@@ -192,3 +193,35 @@ def test_a_pool_of_two_schemas_has_no_table(tmp_path, opened):
     assert len(same.table([])) == 0
     mixed = open_corpus([tmp_path / "a.parquet", tmp_path / "c.parquet"], cache_dir=tmp_path / "cache")
     assert mixed.schema is None and mixed.table([0]) is None
+
+
+FORGED = {
+    "a text beyond the file": ((4, 0x1234, 0x1235), (4, 0x1234, 0x7F00_0000)),
+    "a text of a length below zero": ((4, 0x1234, 0x1235), (4, 0x1234, 0x1000)),
+    "fewer than no rows": ((8, 2, 0), (8, -(2**62), 0)),
+}
+"""Numbers in a file, as (bytes of each, numbers), and what is put in their place: Arrow reads what lies there, or ends
+the process."""
+
+
+@pytest.mark.parametrize("case", FORGED)
+def test_numbers_that_lead_out_of_an_arrow_file_are_refused(tmp_path, case):
+    file = tmp_path / "pool.arrow"
+    feather.write_feather(pa.table({"text": ["x" * 0x1234, "y"]}), file, compression="uncompressed")
+    true, forged = (
+        b"".join(number.to_bytes(size, "little", signed=True) for number in numbers) for size, *numbers in FORGED[case]
+    )
+    content = file.read_bytes()
+    assert true in content
+    file.write_bytes(content.replace(true, forged))
+    with pytest.raises(CorpusError, match=r"pool\.arrow: .*(offset|[Ll]ength)"):
+        open_corpus([file], cache_dir=tmp_path / "cache").rows(0, 2)
+
+
+def test_a_parquet_file_with_fewer_rows_than_it_says_is_refused(tmp_path, monkeypatch):
+    """It would be read again and again."""
+    pq.write_table(pa.table({"text": ["a", "b"]}), tmp_path / "pool.parquet")
+    corpus = open_corpus([tmp_path / "pool.parquet"], cache_dir=tmp_path / "cache")
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", lambda *_, **__: iter([pa.record_batch({"text": ["a"]})]))
+    with pytest.raises(CorpusError, match=r"pool\.parquet: column 'text' cannot be read: row group 0 holds fewer rows"):
+        corpus.rows(0, 2)

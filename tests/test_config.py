@@ -115,14 +115,14 @@ BAD = {
     "cluster_discount": [-0.1, NAN, INFINITY, None, "much", True],
     "checkpoints": [None, True, ("a", None)],
     "checkpoint_weights": [[-1.0], [NAN], [INFINITY], None, [True], "much"],
-    "workers": [-1, 1.5, "2", True],
+    "workers": [-1, 129, 1.5, "2", True], "threads": [0, -3, 1.5, "5", True, 1025, 10**6],
     "sweep_part": ["0/4", "5/4", "1", "a/b", "1/0", 3, ("1/2",)],
     **{
         name: [0, -3, 1.5, "5", True]
         for name in (
             "fit_tokens", "cg_rows", "cg_iterations", "seed_rank", "probe_rows", "projection_dim", "projection_side",
             "rows_per_shard", "kmeans_max_iter", "token_batch_size", "max_length", "n_clusters", "n_neighbours",
-            "feature_side", "n_probe", "threads",
+            "feature_side", "n_probe",
         )
     },
 }  # fmt: skip
@@ -151,8 +151,8 @@ def test_every_option_is_checked():
 
 GOOD = {
     "damping_factor": [0, 0.1, 1], "seed_energy": [1, 0.5], "tau": [1, 0.01], "kmeans_tol": [0, 1e-3],
-    "train_rows": [None, "all", 7], "random_seed": [0, 2**63 - 1], "n_clusters": [None, 1], "threads": [None, 2],
-    "token_batch_size": ["auto", 1], "workers": [None, 0, 3],
+    "train_rows": [None, "all", 7], "random_seed": [0, 2**63 - 1], "n_clusters": [None, 1], "threads": [None, 2, 1024],
+    "token_batch_size": ["auto", 1], "workers": [None, 0, 3, 128],
     "max_length": [None, 1], "budget": [500, "500", "10%", "1.5Mt"],
     "output": ["a.jsonl", "A.JSONL.GZ", Path("b.parquet"), None],
 }  # fmt: skip

@@ -174,6 +174,9 @@ def test_a_finished_run_on_a_read_only_disk(project, whole, chosen, tmp_path, mo
     gdig.select(**project.options(run, method="top", output=output))
     assert output.read_bytes() == chosen["top"] and verify(run).sound
     assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
+    os.mkfifo(run / ".lock")  # it has no writer
+    with within(5.0):
+        gdig.select(**project.options(run, method="top", output=output))
     with pytest.raises(RunError, match=r"cannot be written: Read-only file system, and the cluster stage has work"):
         shutil.rmtree(run / "clusters")
         gdig.select(**project.options(run, method="agreement", output=output))

@@ -55,6 +55,16 @@ def test_a_large_file_is_sampled(tmp_path, monkeypatch):
     assert fingerprint_file(path)["hash"] != before
 
 
+def test_a_file_of_the_system_without_a_size_is_not_waited_for(tmp_path):
+    """A model may be a folder of links to such files; /proc/kmsg waits for the next message of the kernel."""
+    (tmp_path / "empty").touch()
+    (tmp_path / "config.json").symlink_to("/proc/version")
+    if not (tmp_path / "config.json").exists():
+        pytest.skip("no /proc here")
+    assert (tmp_path / "config.json").read_bytes()
+    assert fingerprint_file(tmp_path / "config.json") == fingerprint_file(tmp_path / "empty")
+
+
 def test_fingerprints_of_folders_leave_out_what_does_not_matter(tmp_path):
     model = tmp_path / "model"
     kept = ("model.safetensors", "config.json", "sub/b.txt")

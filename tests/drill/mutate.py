@@ -114,9 +114,14 @@ def parsers(folder: Path) -> dict[str, tuple[bytes, Callable[[bytes], object]]]:
 
         return go
 
-    def saved_dataset(content: bytes) -> object:
-        (folder / "saved" / "state.json").write_bytes(content)
-        return open_corpus([folder / "saved"], cache_dir=folder / "cache").rows(0, 1)
+    def saved_dataset(name: str, file: str) -> Callable[[bytes], object]:
+        """A file of a folder that `datasets` saved."""
+
+        def go(content: bytes) -> object:
+            (folder / name / file).write_bytes(content)
+            return open_corpus([folder / name], cache_dir=folder / "cache").rows(0, 1)
+
+        return go
 
     def adapter(content: bytes) -> object:
         (folder / "adapter_config.json").write_bytes(content)
@@ -148,8 +153,11 @@ def parsers(folder: Path) -> dict[str, tuple[bytes, Callable[[bytes], object]]]:
     table = pa.Table.from_pylist([{"text": "a", "n": [1, 2], "x": {"y": None}}, {"text": "b", "n": [], "x": None}])
     pq.write_table(table, folder / "sound.parquet")
     feather.write_feather(table, folder / "sound.arrow")
-    datasets.Dataset(table).save_to_disk(folder / "saved")
-    binary = {name: (folder / name).read_bytes() for name in ("sound.parquet", "sound.arrow", "saved/state.json")}
+    datasets.disable_progress_bars()
+    saved = ("state", "state.json"), ("info", "dataset_info.json"), ("data", "data-00000-of-00001.arrow")
+    for name, _ in saved:
+        datasets.Dataset(table).save_to_disk(folder / name)
+    binary = {name: (folder / name).read_bytes() for name in ("sound.parquet", "sound.arrow")}
     (folder / "base").mkdir()
     base = json.dumps({"base_model_name_or_path": str(folder / "base"), "revision": None}).encode()
     return {
@@ -162,7 +170,7 @@ def parsers(folder: Path) -> dict[str, tuple[bytes, Callable[[bytes], object]]]:
         "jsonl.zst": (pa.compress(row + b"\n", codec="zstd", asbytes=True), converted("a.jsonl.zst")),
         "parquet": (binary["sound.parquet"], converted("a.parquet")),
         "arrow": (binary["sound.arrow"], rows("a.arrow")),
-        "saved dataset": (binary["saved/state.json"], saved_dataset),
+        **{f"saved {name}": ((folder / name / file).read_bytes(), saved_dataset(name, file)) for name, file in saved},
         "cache": (next((folder / "cache-of-sums").rglob("sums.json")).read_bytes(), cached),
         "adapter": (base, adapter),
         "run.json": ((folder / "run.json").read_bytes(), record),

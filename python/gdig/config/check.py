@@ -23,6 +23,8 @@ _POSITIVE = (
     "n_neighbours", "n_probe", "threads", "hidden_layers",
 )  # fmt: skip
 
+_MOST_THREADS, _MOST_WORKERS = 1024, 128
+
 
 def check_types(options: Any) -> None:
     """Bring every value of a dataclass of options to its declared type.
@@ -99,8 +101,11 @@ def _check_numbers(c: Config) -> None:
         value = getattr(c, name)
         if isinstance(value, int) and value < 1:
             raise wrong(name, value, "a whole number of at least 1")
-    if c.workers is not None and c.workers < 0:
-        raise wrong("workers", c.workers, "a whole number of at least 0")
+    # A run directory may ask for more than the machine can start.
+    if c.workers is not None and not 0 <= c.workers <= _MOST_WORKERS:
+        raise wrong("workers", c.workers, f"a whole number from 0 to {_MOST_WORKERS}")
+    if c.threads is not None and c.threads > _MOST_THREADS:
+        raise wrong("threads", c.threads, f"at most {_MOST_THREADS:,}")
     for name in ("random_seed", "projection_seed"):
         if not 0 <= getattr(c, name) < 2**63:
             raise wrong(name, getattr(c, name), "a whole number from 0 to 2^63 - 1")

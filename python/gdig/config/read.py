@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -84,13 +85,19 @@ def _refuse_nested(node: Any, path: str | Path) -> None:
         level = [leaf for child in children for leaf in (child if isinstance(child, tuple) else (child,))]
 
 
+@cache
+def _hints() -> dict[str, Any]:
+    """Name and type of every option that a file may hold."""
+    return {**get_type_hints(Config), **get_type_hints(TrainOptions)}
+
+
 def typed_option(where: str, key: str, value: Any) -> Any:
     """Return the value of an option as the type that :class:`gdig.config.config.Config` declares.
 
     Raises:
         ConfigError: naming `where` and the key: an unknown key (with the nearest option), or another type.
     """
-    hints = {**get_type_hints(Config), **get_type_hints(TrainOptions)}
+    hints = _hints()
     if key not in hints:
         raise UnknownNameError(f"{where}: unknown key {key!r}{did_you_mean(key, hints)}")
     converted = convert(value, hints[key])

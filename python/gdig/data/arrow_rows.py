@@ -82,11 +82,12 @@ class ArrowRows:
             return [{} for _ in indices]
         values = []
         for name in names:
+            taken = self._taken(name, indices)
             try:
-                values.append(_plain(self._column(name).take(indices)))
+                values.append(_plain(taken))
             except KeyError as error:
                 raise CorpusError(f"{self.path}: column {name!r}: a map has the key {error} twice") from None
-            except (ArrowException, ValueError, TypeError, OverflowError) as error:  # a text that is not UTF-8
+            except (ArrowException, ValueError, TypeError, OverflowError) as error:  # a date that Python has not
                 raise CorpusError(f"{self.path}: column {name!r} cannot be read: {error}") from None
         return [dict(zip(names, row, strict=True)) for row in zip(*values, strict=True)]
 
@@ -94,11 +95,19 @@ class ArrowRows:
         """Return the rows at `indices`, in that order, with the types of the file."""
         import pyarrow as pa
 
-        return pa.table([self._column(name).take(indices) for name in self.schema.names], schema=self.schema)
+        return pa.table([self._taken(name, indices) for name in self.schema.names], schema=self.schema)
 
     def line(self, i: int) -> int | None:
         """Return the line on which row `i` begins, counted from 1. None where the file has no lines."""
         return None if self._lines is None else int(self._lines[i])
+
+    def _taken(self, name: str, indices: Sequence[int]) -> pa.ChunkedArray:
+        from pyarrow import ArrowException
+
+        try:
+            return self._column(name).take(indices)
+        except (ArrowException, ValueError, IndexError) as error:  # a text that is not UTF-8
+            raise CorpusError(f"{self.path}: column {name!r} cannot be read: {error}") from None
 
     def _column(self, name: str) -> _Column:
         if name not in self._columns:
@@ -107,12 +116,21 @@ class ArrowRows:
 
 
 class _Column:
-    """A column in chunks, memory-mapped."""
+    """A column in chunks, memory-mapped.
+
+    Arrow itself checks neither lengths nor offsets of a file, and reads what they say, also outside of it. So lengths
+    are checked here, and all of a chunk before its first value is read.
+
+    Raises:
+        pyarrow.ArrowInvalid: if lengths, or values that are taken, lie outside of the file.
+    """
 
     def __init__(self, values: pa.ChunkedArray) -> None:
+        values.validate()
         self.type = values.type
         self.chunks = [chunk for chunk in values.chunks if len(chunk)]
         self.ends = list(itertools.accumulate(map(len, self.chunks)))
+        self._checked: set[int] = set()
 
     def take(self, indices: Sequence[int]) -> pa.ChunkedArray:
         """Return the values at `indices`, in that order. No value is copied."""
@@ -127,6 +145,9 @@ class _Column:
                 self.ends[number] - len(self.chunks[number]),
                 min(len(indices), position + self.ends[number] - first),
             )
+            if number not in self._checked:
+                self.chunks[number].validate(full=True)
+                self._checked.add(number)
             stop = next((i for i in range(position + 1, most) if indices[i] != first + i - position), most)
             pieces.append(self.chunks[number].slice(first - start, stop - position))
             position = stop
@@ -155,7 +176,10 @@ def open_arrow(path: Path, shown: Path) -> ArrowRows:
 
 def open_dataset(path: Path, dataset: Dataset) -> ArrowRows:
     """Open a Dataset of `datasets`. `path` is its folder, or its name."""
-    dataset = dataset.flatten_indices() if dataset._indices is not None else dataset
+    if dataset._indices is not None:  # it reads all rows
+        for table in (dataset.data, dataset._indices):
+            table.table.validate(full=True)
+        dataset = dataset.flatten_indices()
     files = [Path(file["filename"]) for file in dataset.cache_files]
     schema = dataset.features.arrow_schema
     return ArrowRows(path, schema, len(dataset), dataset.data.table.column, files)

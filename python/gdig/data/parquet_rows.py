@@ -82,7 +82,7 @@ def _batches(file: pq.ParquetFile, name: str) -> Iterator[pa.RecordBatch]:
     for group in range(file.num_row_groups):
         done, size = 0, _BATCH_ROWS
         while done < file.metadata.row_group(group).num_rows:
-            start = 0
+            start, before = 0, done
             try:
                 for batch in file.iter_batches(size, row_groups=[group], columns=[name]):
                     stop = start + len(batch)
@@ -94,6 +94,9 @@ def _batches(file: pq.ParquetFile, name: str) -> Iterator[pa.RecordBatch]:
                 if size == 1:
                     raise
                 size //= 2
+            else:
+                if done == before:  # a forged number
+                    raise pa.ArrowInvalid(f"row group {group} holds fewer rows than it says")
 
 
 def _decoded(values: pa.Array, plain: pa.DataType) -> pa.Array:

@@ -74,7 +74,7 @@ def lock_to_read(path: Path) -> int | None:
     try:
         import fcntl
 
-        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)  # a pipe would wait for its writer
     except (ImportError, OSError):
         return None
     try:
