@@ -40,9 +40,9 @@ class KMeans(Estimator):
     - "amx-bf16" subtracts the centroids' mean m from rows and centroids, and rounds the differences to bfloat16. The
       centroid c of a row x can be farther than the nearest centroid c'. The excess |x - c|^2 - |x - c'|^2 is at most
       about 0.032 |x - m| max(|c - m|, |c' - m|); the 0.032 grows by 5e-7 a column.
-    - "portable-int8", "neon-int8", "avx2-int8", "avx-vnni-int8", "avx512-vnni-int8" and "amx-int8" round each centroid
-      to int8 with its own scale, and use the stored int8 rows. Their sums are exact, and their results have the same
-      bits. With the mean m of the centroids and a row x, the excess is at most about
+    - "portable-int8", "neon-int8", "neon-i8mm-int8", "avx2-int8", "avx-vnni-int8", "avx512-vnni-int8" and "amx-int8"
+      round each centroid to int8 with its own scale, and use the stored int8 rows. Their sums are exact, and their
+      results have the same bits. With the mean m of the centroids and a row x, the excess is at most about
       |x|_1 (max_j |c_j - m_j| + max_j |c'_j - m_j|) / 127.
 
     With every kernel, distances, inertia and sums are float32 numbers of the stored rows. A middle of the rows is
