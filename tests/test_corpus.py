@@ -173,7 +173,7 @@ def test_bad_paths(tmp_path, opened):
     for paths, message in cases:
         with pytest.raises(CorpusError, match=message):
             opened(*paths, name="seeds")
-    with pytest.raises(CorpusError, match=r"value.arrow: column 'colname' cannot be read: .*utf-8"):
+    with pytest.raises(CorpusError, match=r"value.arrow: column 'colname' cannot be read: (?i:.*utf-?8)"):
         opened(tmp_path / "value.arrow").rows(0, 1)
     assert opened(tmp_path / "splits" / "train").rows(0, 10) == ROWS
 

@@ -19,7 +19,7 @@ def test_loss_and_gradient_are_those_of_autograd(whole, with_head, monkeypatch):
     model, _ = wrapped(llama())
     if not whole:
         monkeypatch.setattr(head, "_LOGITS_CPU", 1)
-        monkeypatch.setattr(head, "_LEAST_POSITIONS_CPU", 3)
+        monkeypatch.setattr(head, "_LEAST_POSITIONS", 3)
     if not with_head:
         model = type(model)(**{**model.__dict__, "head": None})
     g = torch.Generator().manual_seed(0)
@@ -40,7 +40,7 @@ def test_fisher_products_are_those_of_the_hessian_of_the_loss(with_head, whole, 
     model, _ = wrapped(llama())
     if not whole:
         monkeypatch.setattr(head, "_LOGITS_CPU", 1)
-        monkeypatch.setattr(head, "_LEAST_POSITIONS_CPU", 3)
+        monkeypatch.setattr(head, "_LEAST_POSITIONS", 3)
     if with_head:
         model.head.bias = torch.nn.Parameter(torch.randn(48, dtype=torch.float64), requires_grad=False)
     else:

@@ -7,10 +7,8 @@ end it. So a process of its own searches, which ends at the limit; it loads neit
 from __future__ import annotations
 
 import json
-import subprocess
 from collections.abc import Sequence
 from functools import lru_cache
-from multiprocessing.spawn import get_executable
 
 MOST_PATTERN = 10_000
 """Most characters of one pattern."""
@@ -55,6 +53,10 @@ def search(patterns: Sequence[str], names: Sequence[str] = ()) -> list[list[str]
 def _search(patterns: tuple[str, ...], names: tuple[str, ...]) -> list[list[str]]:
     if long := max((len(pattern) for pattern in patterns if len(pattern) > MOST_PATTERN), default=None):
         raise PatternError(f"a pattern has {long:,} characters, expected at most {MOST_PATTERN:,}")
+    # Here, since every start imports this module, and few search.
+    import subprocess
+    from multiprocessing.spawn import get_executable
+
     command = [get_executable(), "-I", "-S", "-c", _SEARCH]
     try:
         done = subprocess.run(

@@ -10,7 +10,6 @@ from gdig.cli.commands import Command
 from gdig.config.config import Config
 from gdig.config.read import read_yaml
 from gdig.errors import ConfigError
-from gdig.run.stored_options import read_stored_options, with_preset
 
 
 def parse(name: str, command: Command, argv: Sequence[str], defaults: Mapping[str, Any]) -> dict[str, Any]:
@@ -52,6 +51,9 @@ def resolve(name: str, command: Command, argv: Sequence[str]) -> tuple[Config, d
             expected = f"{flags['run']!r}, because RUN names that directory; give only one of the two"
             raise ConfigError(f"run_path={flags['run_path']!r}: expected {expected}")
         flags["run_path"] = given["run_path"] = flags["run"]
+    # Here, since the overview of the commands needs no run.
+    from gdig.run.stored_options import read_stored_options, with_preset
+
     run_path = flags["run_path"] or given.get("run_path")
     has_model = flags.get("model") or given.get("model")
     trusts = bool(flags.get("trust_remote_code") or given.get("trust_remote_code"))

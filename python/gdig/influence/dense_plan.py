@@ -109,8 +109,9 @@ def dense_room(limit: int | None, beside: int, device: torch.device) -> int:
         beside: bytes of U and V of all layers, and of a batch.
         device: the device.
     """
-    if device.type != "cpu":
+    if device.type == "cuda":
         return 0
     if limit is None:
         return DENSE_BYTES
-    return min(DENSE_BYTES, max(0, min(int(limit * _PLAN_SHARE), limit - beside)))
+    most = max(0, min(int(limit * _PLAN_SHARE), limit - beside))
+    return min(most, DENSE_BYTES) if device.type == "cpu" else most

@@ -9,13 +9,13 @@ import torch
 from gdig import ops
 from gdig.model.causal_model import Model
 
-# How many logits exist at once: on the CPU 8 MiB of float32, which its caches hold.
+# How many logits exist at once: on the CPU 8 MiB of float32, which its caches hold. On a GPU a few hundred positions do
+# not fill the tensor cores, and the head's matrix is read more often than logits are written. The fused loss has no
+# float32 logits, so it takes four times as many: 2,048 positions of 64k words, 512 MiB with their gradient in bfloat16.
 _LOGITS = 1 << 25
+_LOGITS_FUSED = 1 << 27
 _LOGITS_CPU = 1 << 21
-# A product with fewer rows is slow. On a GPU, whose tensor cores a few hundred rows do not fill, W is then read more
-# often than the logits are written.
-_LEAST_POSITIONS = 2048
-_LEAST_POSITIONS_CPU = 128
+_LEAST_POSITIONS = 128  # a product with fewer rows is slow
 
 
 def head_loss(
@@ -44,7 +44,7 @@ def head_loss(
     nll = torch.empty(len(predictors), dtype=torch.float64, device=predictors.device)
     if noise is not None:
         drawn = torch.empty_like(labels)
-    for block in _blocks(model, predictors):
+    for block in _blocks(model, predictors, wide=noise is not None):
         x = predictors[block].detach().requires_grad_()
         logits = x if model.head is None else model.head(x)
         own, z = labels[block], logits.detach()
@@ -79,7 +79,7 @@ def head_nll(model: Model, predictors: torch.Tensor, labels: torch.Tensor) -> to
     The bits are those of `head_loss`.
     """
     nll = torch.empty(len(predictors), dtype=torch.float64, device=predictors.device)
-    for block in _blocks(model, predictors):
+    for block in _blocks(model, predictors, wide=True):
         logits = predictors[block] if model.head is None else model.head(predictors[block])
         p = logits.log_softmax(-1, dtype=_at_least_float32(logits.dtype))
         nll[block] = -p.gather(1, labels[block, None])[:, 0].double()
@@ -135,7 +135,7 @@ def head_fisher(
         For each of `changes` the product, [M, H], dtype of `predictors`.
     """
     products = [torch.empty_like(predictors) for _ in changes]
-    for block in _blocks(model, predictors):
+    for block in _blocks(model, predictors, wide=True):
         with torch.enable_grad():
             x = predictors[block].detach().requires_grad_()
             logits = x if model.head is None else model.head(x)
@@ -158,21 +158,23 @@ def head_bytes(model: Model) -> tuple[int, int]:
     A block has its logits, their probabilities, those of the drawn labels' runs, and the gradient at the logits. Where
     the whole model makes the logits, they exist for all tokens at once, and so does their gradient.
     """
-    wide = _at_least_float32(model.dtype).itemsize
-    positions = block_positions(model.device.type, model.vocab_size)
-    block = positions * model.vocab_size * (2 * wide + 2 * model.dtype.itemsize)
+    wide, narrow = _at_least_float32(model.dtype).itemsize, model.dtype.itemsize
+    fused, plain = (block_positions(model.device.type, model.vocab_size, wide=w) for w in (False, True))
+    block = plain * (2 * wide + 2 * narrow)
+    if model.device.type != "cpu":
+        block = max(block, fused * 2 * narrow)
+    block *= model.vocab_size
     return (block, 0) if model.head is not None else (block, 3 * model.vocab_size * model.dtype.itemsize)
 
 
-def block_positions(device_type: str, vocab_size: int) -> int:
-    """How many positions have their logits at once."""
-    if device_type == "cpu":
-        return max(_LEAST_POSITIONS_CPU, _LOGITS_CPU // vocab_size)
-    return max(_LEAST_POSITIONS, _LOGITS // vocab_size)
+def block_positions(device_type: str, vocab_size: int, *, wide: bool = False) -> int:
+    """How many positions have their logits at once. wide: with probabilities in float32 beside them."""
+    n_logits = _LOGITS_CPU if device_type == "cpu" else _LOGITS if wide else _LOGITS_FUSED
+    return max(_LEAST_POSITIONS, n_logits // vocab_size)
 
 
-def _blocks(model: Model, predictors: torch.Tensor) -> Iterator[slice]:
+def _blocks(model: Model, predictors: torch.Tensor, *, wide: bool) -> Iterator[slice]:
     """Blocks of positions whose logits can exist at once."""
-    step = block_positions(predictors.device.type, model.vocab_size)
+    step = block_positions(predictors.device.type, model.vocab_size, wide=wide)
     for i in range(0, len(predictors), step):
         yield slice(i, i + step)
