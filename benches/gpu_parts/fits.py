@@ -21,7 +21,7 @@ from gdig.model.causal_model import wrap_model
 from gdig.progress import Bar, Progress
 
 AT_MOST = 2.5
-"""The two passes of the fit at the default layers, over a plain pass, at 1B. The eigenvectors are apart: their time does
+"""The two passes of the fit at the default layers, over a plain pass, at 1B. Eigenvectors are apart: their time does
 not grow with the tokens, of which there are fewer here than in a fit."""
 
 
