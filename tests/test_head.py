@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -115,3 +117,18 @@ def test_a_second_pass_has_the_labels_of_the_first(monkeypatch):
     assert len(draws) == 3  # once through the head, with one draw
     assert all(torch.equal(x, y) for x, y in zip(*seen[:2], strict=True))
     assert all(torch.equal(x, y) for later in seen[1:] for x, y in zip(seen[0], later, strict=True))
+
+
+@pytest.mark.parametrize(("fused", "bytes_a_logit"), [(True, 2 + 2), (False, 2 + 4 + 2)], ids=["kernel", "torch"])
+def test_the_plan_counts_the_block_of_either_loss_on_cuda(fused, bytes_a_logit, monkeypatch):
+    """Logits and their gradient in bfloat16; without Triton the probabilities in float32 between the two."""
+    model, words = wrapped(llama())[0], 1 << 16
+    model = replace(model, device=torch.device("cuda"), dtype=torch.bfloat16, vocab_size=words)
+    monkeypatch.setattr(head, "resolve", lambda *_: "triton" if fused else "reference")
+    steps = {}
+    monkeypatch.setattr(head, "_blocks", lambda model, predictors, wide: steps.update(wide=wide) or ())
+    x = torch.empty(0, 16, dtype=torch.bfloat16)
+    head.head_loss(model, x, torch.empty(0, dtype=torch.int64), torch.empty(0, dtype=torch.float64))
+    positions = head.block_positions("cuda", words, wide=steps["wide"])
+    assert positions == (2048 if fused else 512)
+    assert positions * words * bytes_a_logit <= head.head_bytes(model)[0] <= 1 << 29

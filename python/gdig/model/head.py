@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from gdig import ops
+from gdig.kernels.dispatch import resolve
 from gdig.model.causal_model import Model
 
 # How many logits exist at once: on the CPU 8 MiB of float32, which its caches hold. On a GPU a few hundred positions do
@@ -44,7 +45,8 @@ def head_loss(
     nll = torch.empty(len(predictors), dtype=torch.float64, device=predictors.device)
     if noise is not None:
         drawn = torch.empty_like(labels)
-    for block in _blocks(model, predictors, wide=noise is not None):
+    wide = noise is not None or not is_fused(predictors.device, predictors.dtype)
+    for block in _blocks(model, predictors, wide=wide):
         x = predictors[block].detach().requires_grad_()
         logits = x if model.head is None else model.head(x)
         own, z = labels[block], logits.detach()
@@ -74,7 +76,7 @@ def _draw(
 def head_nll(model: Model, predictors: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Negative log-likelihood of labels int64 [M] at predictors [M, H] (or logits [M, V]): float64 [M], no gradient.
 
-    The bits are those of `head_loss`.
+    On a CPU the bits are those of `head_loss`. On CUDA, the fused loss differs by rounding.
     """
     nll = torch.empty(len(predictors), dtype=torch.float64, device=predictors.device)
     for block in _blocks(model, predictors, wide=True):
@@ -159,10 +161,15 @@ def head_bytes(model: Model) -> tuple[int, int]:
     wide, narrow = _at_least_float32(model.dtype).itemsize, model.dtype.itemsize
     fused, plain = (block_positions(model.device.type, model.vocab_size, wide=w) for w in (False, True))
     block = plain * (2 * wide + 2 * narrow)
-    if model.device.type != "cpu":
+    if is_fused(model.device, model.dtype):
         block = max(block, fused * 2 * narrow)
     block *= model.vocab_size
     return (block, 0) if model.head is not None else (block, 3 * model.vocab_size * model.dtype.itemsize)
+
+
+def is_fused(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether `ops.cross_entropy` makes no float32 probabilities of logits of this dtype."""
+    return resolve("cross_entropy", "auto", device, dtype) == "triton"
 
 
 def block_positions(device_type: str, vocab_size: int, *, wide: bool = False) -> int:
