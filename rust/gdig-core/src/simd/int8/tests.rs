@@ -176,5 +176,26 @@ fn the_largest_sums_fit() {
     for (kernel, name) in Kernel::available().filter(|(kernel, _)| kernel.rounding() == "int8") {
         assert!(Assigner::new(kernel, &vec![1.0; dim + 1], dim + 1, Dtype::I8).is_err(), "{name}");
     }
-    assert_eq!(Kernel::detect(Dtype::I8, Dtype::I8, dim + 1).rounding(), "float32");
+}
+
+/// Of all kernels, not only of this machine's.
+#[test]
+fn the_kernels_that_suit_rows_by_default() {
+    let suit = |stored, rows, dim| {
+        let mut roundings: Vec<_> =
+            Kernel::ALL.iter().filter(|k| k.0.suits(stored, rows, dim)).map(|k| k.0.rounding()).collect();
+        roundings.dedup();
+        roundings
+    };
+    for wide in [Dtype::F32, Dtype::F64] {
+        assert_eq!(suit(wide, Dtype::F32, 512), ["float32"]);
+    }
+    // int8 rows are read as float32 where they are scaled to unit length.
+    for (stored, rows) in [(Dtype::F16, Dtype::F16), (Dtype::BF16, Dtype::BF16), (Dtype::I8, Dtype::F32)] {
+        assert_eq!(suit(stored, rows, 512), ["float32", "bfloat16"]);
+    }
+    assert_eq!(suit(Dtype::I8, Dtype::I8, MAX_DIM), ["float32", "int8"]);
+    assert_eq!(suit(Dtype::I8, Dtype::I8, MAX_DIM + 1), ["float32"]);
+    assert_eq!(Kernel::detect(Dtype::I8, Dtype::I8, MAX_DIM).rounding(), "int8");
+    assert_eq!(Kernel::detect(Dtype::I8, Dtype::I8, MAX_DIM + 1).rounding(), "float32");
 }
