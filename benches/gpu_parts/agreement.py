@@ -34,7 +34,7 @@ def compare_with_float64(device: torch.device, *, quick: bool = False) -> dict[s
         dict(hidden=32, inner=64, blocks=2, vocab=48) if quick else dict(hidden=256, inner=768, blocks=4, vocab=4096)
     )
     rows = (8, 3, 6) if quick else (64, 16, 64)
-    found: dict[str, Any] = {}
+    figures: dict[str, Any] = {}
     for dtype in (torch.float32,) if device.type == "cpu" else (torch.float32, torch.bfloat16):
         module = _module(sizes).to(dtype)
         want = _results(module.double(), torch.device("cpu"), sizes["vocab"], rows)
@@ -47,9 +47,9 @@ def compare_with_float64(device: torch.device, *, quick: bool = False) -> dict[s
                 "same_bytes": one.tobytes() == two.tobytes(),
                 "holds": error <= FLOAT32 if dtype == torch.float32 else None,
             }
-            found[f"{str(dtype).removeprefix('torch.')} {name}"] = facts
+            figures[f"{str(dtype).removeprefix('torch.')} {name}"] = facts
             print(f"{str(dtype)[6:]} {name}: {facts}", flush=True)
-    return found
+    return figures
 
 
 def _module(sizes: dict[str, int]) -> torch.nn.Module:

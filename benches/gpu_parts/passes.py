@@ -32,7 +32,8 @@ QUIET = Progress(quiet=True)
 SEEDS, RANK = 256, 32
 
 # name: (sketch / plain in file order, sketch / plain sorted, sketch and seeds / plain sorted), at most.
-TARGETS = dict.fromkeys(("160M", "SmolLM2-135M", "1B", "1B Llama"), (0.60, 0.65, 1.00))
+SMALL, LARGE = (0.60, 0.65, 1.00), (0.60, 0.65, 0.85)
+TARGETS = {"160M": SMALL, "SmolLM2-135M": SMALL, "1B": LARGE, "1B Llama": LARGE}
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ def sizes(quick: bool) -> list[Size]:
     """GPT-NeoX with the shapes of Pythia 160M and 1B, and Llamas of 135M and 1B; quick: both architectures, tiny."""
     if quick:
         return [
-            Size("tiny NeoX", _neox(32, 64, 2, 2, 512), 2, "dense_4h_to_h", 24, 512),
+            Size("tiny NeoX", _neox(32, 64, 2, 2, 512), 2, "dense_4h_to_h", 24, 512, compiled=True),
             Size("tiny Llama", _llama(32, 64, 2, 2, 512), 2, "down_proj", 24, 512),
         ]
     return [
@@ -240,16 +241,10 @@ def _targets(name: str, passes: dict[str, Any]) -> list[dict[str, Any]]:
         return []
     many = f"sketch, {SEEDS} seeds"
     asked = (("sketch", "of_file_order"), ("sketch", "of_sorted"), (many, "of_sorted"))
-    found = [
+    ratios = [
         {"pass": p, "what": r.replace("_", " "), "target": most, "measured": passes[p][r], "met": passes[p][r] <= most}
         for (p, r), most in zip(asked, TARGETS[name], strict=True)
     ]
     rate, least = max(passes[p]["tokens_per_second"] for p in passes if p.startswith("sketch")), TARGETS_TOKENS[name]
-    fastest = {
-        "pass": "the fastest sketch",
-        "what": "tokens/s",
-        "target": least,
-        "measured": rate,
-        "met": rate >= least,
-    }
-    return [*found, fastest]
+    met = rate >= least
+    return [*ratios, {"pass": "fastest sketch", "what": "tokens/s", "target": least, "measured": rate, "met": met}]

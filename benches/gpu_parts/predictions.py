@@ -11,7 +11,6 @@ Range = tuple[float, float]
 OF_CEILING: dict[str, Range] = {
     "project 160M up, 32 tokens": (0.60, 0.65),
     "project 160M up, 64 tokens": (0.72, 0.78),
-    "project 160M up, 104 tokens": (0.85, 0.85),
     "project 160M up, 256 tokens": (0.83, 0.83),
     "project 1B up, 256 tokens": (0.80, 0.90),
     "score 160M down, 256 tokens, 256 x 32": (0.55, 0.65),

@@ -10,7 +10,7 @@ from gdig.kernels.covariance import (
     triangle,
     triangle_numbers,
 )
-from gdig.kernels.cross_entropy import cross_entropy
+from gdig.kernels.cross_entropy import cross_entropy, loss_gradient
 from gdig.kernels.dense import halved, score_dense
 from gdig.kernels.project import prepare_projection, project, project_inputs
 from gdig.kernels.score import prepare_factors, score
@@ -23,6 +23,7 @@ __all__ = [
     "cross_entropy",
     "from_triangle",
     "halved",
+    "loss_gradient",
     "prepare_factors",
     "prepare_projection",
     "project",

@@ -67,9 +67,7 @@ def _draw(
     nll = -p.gather(1, labels[:, None])[:, 0].double()
     p.exp_()
     drawn = draw_labels(p, noise)
-    p.scatter_add_(1, drawn[:, None], torch.full_like(drawn[:, None], -1, dtype=p.dtype))
-    p *= weights[:, None].to(p.dtype)
-    return nll, drawn, p.to(logits.dtype)
+    return nll, drawn, ops.loss_gradient(p, drawn, weights).to(logits.dtype)
 
 
 @torch.no_grad()
