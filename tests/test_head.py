@@ -124,7 +124,7 @@ def test_the_plan_counts_the_block_of_either_loss_on_cuda(fused, bytes_a_logit, 
     """Logits and their gradient in bfloat16; without Triton the probabilities in float32 between the two."""
     model, words = wrapped(llama())[0], 1 << 16
     model = replace(model, device=torch.device("cuda"), dtype=torch.bfloat16, vocab_size=words)
-    monkeypatch.setattr(head, "resolve", lambda *_: "triton" if fused else "reference")
+    monkeypatch.setattr(head.ops, "resolve", lambda *_: "triton" if fused else "reference")
     steps = {}
     monkeypatch.setattr(head, "_blocks", lambda model, predictors, wide: steps.update(wide=wide) or ())
     x = torch.empty(0, 16, dtype=torch.bfloat16)

@@ -106,15 +106,24 @@ def test_the_environment_names_a_kernel(monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("random_seed", [3, 4, 5])
 @pytest.mark.parametrize(("dtype", "bound"), [("float16", 1e-4), ("bfloat16", 1e-4), ("int8", 1e-3)])
-def test_what_the_fastest_kernel_rounds_costs_next_to_no_inertia(tmp_path, dtype, bound):
-    """The targets of the project; rows are drawn so that many lie between two centroids."""
-    x = blobs(20_000, 96, 60, random_seed=3) + np.float32(2)
-    with SketchStore.create(tmp_path / dtype, 96, dtype=dtype, rows_per_shard=6000) as store:
+def test_what_the_fastest_kernel_rounds_costs_next_to_no_inertia(tmp_path, dtype, bound, random_seed):
+    """The targets of the project; rows are drawn so that many lie between two centroids.
+
+    Both kernels get the same centroids. Fits from one start may end far apart whatever the size of a rounding: with
+    fewer centroids than blobs, a label decides which blobs share a centroid. test_kmeans_quality compares fits.
+    """
+    x = blobs(10_000, 96, 30, random_seed=random_seed) + np.float32(2)
+    with SketchStore.create(tmp_path / dtype, 96, dtype=dtype, rows_per_shard=3000) as store:
         store.append(x)
-    options = {"init": x[:50], "max_iter": 8, "tol": 0, "train_rows": "all"}
-    fast, plain = KMeans(50, **options).fit(store), KMeans(50, kernel="portable", **options).fit(store)
-    assert fast.inertia_ == pytest.approx(plain.inertia_, rel=bound)
+    stored = np.concatenate([store.rows_float32(i) for i in range(store.n_shards)]).astype(np.float64)
+    model = KMeans(25, init=x[:25], max_iter=8, tol=0, train_rows="all", kernel="portable").fit(store)
+    labels = [model.set_params(kernel=kernel).predict(store) for kernel in (None, "portable")]
+    fast, plain = (((stored - model.cluster_centers_[labels]) ** 2).sum() for labels in labels)
+    assert fast == pytest.approx(plain, rel=bound)
+    # On every chip the default for int8 rows is an int8 kernel. It rounds, and some rows lie so near a border.
+    assert dtype != "int8" or fast > plain
 
 
 def test_a_kernel_that_is_not_for_the_rows():

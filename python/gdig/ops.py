@@ -12,6 +12,7 @@ from gdig.kernels.covariance import (
 )
 from gdig.kernels.cross_entropy import cross_entropy, loss_gradient
 from gdig.kernels.dense import halved, score_dense
+from gdig.kernels.dispatch import resolve
 from gdig.kernels.project import prepare_projection, project, project_inputs
 from gdig.kernels.score import prepare_factors, score
 from gdig.kernels.segments import Segments
@@ -28,6 +29,7 @@ __all__ = [
     "prepare_projection",
     "project",
     "project_inputs",
+    "resolve",
     "score",
     "score_dense",
     "squared_gradients",

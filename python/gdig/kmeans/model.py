@@ -43,7 +43,7 @@ class KMeans(Estimator):
     - "portable-int8", "neon-int8", "neon-i8mm-int8", "avx2-int8", "avx-vnni-int8", "avx512-vnni-int8" and "amx-int8"
       round each centroid to int8 with its own scale, and use the stored int8 rows. Their sums are exact, and their
       results have the same bits. With the mean m of the centroids and a row x, the excess is at most about
-      |x|_1 (max_j |c_j - m_j| + max_j |c'_j - m_j|) / 127.
+      |x|_1 (max_j |c_j - m_j| + max_j |c'_j - m_j|) / 127. They refuse other rows, and `unit_normalize`.
 
     With every kernel, distances, inertia and sums are float32 numbers of the stored rows. A middle of the rows is
     subtracted where they lie far from the origin. A warning says when float32 cannot tell the rows apart.

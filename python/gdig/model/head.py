@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from gdig import ops
-from gdig.kernels.dispatch import resolve
 from gdig.model.causal_model import Model
 
 # How many logits exist at once: on the CPU 8 MiB of float32, which its caches hold. On a GPU a few hundred positions do
@@ -169,7 +168,7 @@ def head_bytes(model: Model) -> tuple[int, int]:
 
 def is_fused(device: torch.device, dtype: torch.dtype) -> bool:
     """Whether `ops.cross_entropy` makes no float32 probabilities of logits of this dtype."""
-    return resolve("cross_entropy", "auto", device, dtype) == "triton"
+    return ops.resolve("cross_entropy", "auto", device, dtype) == "triton"
 
 
 def block_positions(device_type: str, vocab_size: int, *, wide: bool = False) -> int:

@@ -2,9 +2,9 @@
 //! threshold of a row becomes its candidate.
 //!
 //! With u, v two rows at unit length (as float32), a float32 kernel's score, fused or rounded apart, is off from u.v by
-//! at most (dim + 1) 2^-24 |u||v|, a bfloat16 one by at most |u - u'||v| + |u'||v - v'| and (dim + 3) 2^-23 |u'||v'|, where u' = bf16(u): what
-//! is rounded away is measured for each row. `ROUNDINGS` columns more cover that lengths differ from 1 by 2^-24, that
-//! tiles take numbers below 2^-126 for zero, and that a cosine is rounded to float32.
+//! at most (dim + 1) 2^-24 |u||v|, a bfloat16 one by at most |u - u'||v| + |u'||v - v'| and (dim + 3) 2^-23 |u'||v'|,
+//! where u' = bf16(u): what is rounded away is measured for each row. `ROUNDINGS` columns more cover that lengths differ
+//! from 1 by 2^-24, that tiles take numbers below 2^-126 for zero, and that a cosine is rounded to float32.
 
 use super::candidates::{Candidates, Columns};
 use super::sift::Sift;

@@ -6,9 +6,9 @@
 //! the origin. Ties go to the lower centroid. With every kernel, the answer for a row depends neither on its place in
 //! the block nor on its neighbours.
 //!
-//! `scalar`, `portable`, `avx2` and `avx512` subtract [`middle::middle`] in float32 and compare by x.c as one chain of
-//! float32 fused multiply-adds over the columns in order, so they give the same labels. `neon` does too. The int8 kernels
-//! take exact integer sums of rounded centroids ([`int8`]), and `amx-bf16` rounds both ([`x86_64::amx_bf16`]).
+//! `scalar`, `portable`, `neon`, `avx2` and `avx512` subtract [`middle::middle`] in float32 and compare by x.c as one
+//! chain of float32 fused multiply-adds over the columns in order, so they give the same labels. The int8 kernels take
+//! exact integer sums of rounded centroids ([`int8`]), and `amx-bf16` rounds both ([`x86_64::amx_bf16`]).
 
 #[cfg(target_arch = "aarch64")]
 pub mod aarch64;
@@ -141,17 +141,20 @@ impl Kernel {
         self.rounding() != "int8" || dtype == Dtype::I8
     }
 
-    /// The fastest kernel of this machine for rows of the type `rows` that rounds no more than their stored type.
-    /// float32 and float64 rows get a float32 kernel, int8 rows an int8 kernel unless `dim` is too large for its sums.
+    /// The fastest kernel of this machine that is for the rows.
     pub fn detect(stored: Dtype, rows: Dtype, dim: usize) -> Kernel {
-        let wide = matches!(stored, Dtype::F32 | Dtype::F64);
-        let fits = |kernel: Kernel| match kernel.rounding() {
+        let fastest = Kernel::available().rev().find(|(kernel, _)| kernel.suits(stored, rows, dim));
+        fastest.map_or(Kernel::Portable, |(kernel, _)| kernel)
+    }
+
+    /// Whether the kernel rounds no more than the type that the rows are stored in. int8 rows that are read as they are
+    /// may have an int8 kernel, unless `dim` is too large for its sums. float32 and float64 rows have a float32 kernel.
+    fn suits(self, stored: Dtype, rows: Dtype, dim: usize) -> bool {
+        match self.rounding() {
             "float32" => true,
             "int8" => rows == Dtype::I8 && dim <= int8::MAX_DIM,
-            _ => !wide,
-        };
-        let fastest = Kernel::available().rev().find(|(kernel, _)| fits(*kernel));
-        fastest.map_or(Kernel::Portable, |(kernel, _)| kernel)
+            _ => !matches!(stored, Dtype::F32 | Dtype::F64) && rows != Dtype::I8,
+        }
     }
 
     pub fn name(self) -> &'static str {

@@ -171,6 +171,7 @@ fn up(v: f64) -> f32 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::{Assigner, Kernel};
     use super::*;
     use crate::testing::{data, Stored};
     use crate::Dtype;
@@ -192,5 +193,35 @@ mod tests {
         assert_eq!(decided(&centroids[..64], 64), 60, "one centroid");
         let twice = [&centroids[..], &centroids[..]].concat();
         assert_eq!(decided(&twice, 64), 0, "each centroid is there twice");
+    }
+    /// The two ways differ by seven eighths of the bound: of each product, one rounds up and the other down.
+    #[test]
+    fn the_bounds_hold_where_all_roundings_add_up() {
+        let dim = 2000;
+        let vector = |first: f32, others: f32| [vec![first], vec![others; dim - 1]].concat();
+        // A product of these is a little above half a step of sums in 1..2, and rounds to half a step, a tie.
+        let (a, b) = (2f32.powi(-12) * (1.0 + f32::EPSILON), 2f32.powi(-12) * (1.0 - f32::EPSILON / 2.0));
+        // The first is nearer than the second by fused chains, and farther by products and sums rounded apart.
+        let second = vector(1.0 + 1990.0 * f32::EPSILON, 0.0);
+        let centroids = [vector(1.0, b), second, vector(-1.0, 0.0), vector(-1.0, 0.0)].concat();
+        let portable = Portable::new(&centroids, dim);
+        let (panel, half_norm) = (&portable.centred.panels.panels, portable.centred.half_norms[0]);
+        for scale in [1024.0, -1024.0] {
+            let x = vector(scale, scale * a);
+            let [apart] = products::<Apart, 1, LANES>(&x, panel);
+            let [fused] = products::<Emulated, 1, LANES>(&x, panel);
+            let (lower, upper) = portable.bounds(0, &apart, up(squared_norm(x.iter()).sqrt()));
+            let score = half_norm - fused[0];
+            assert!(lower[0] <= score && score <= upper[0], "{} <= {score} <= {}", lower[0], upper[0]);
+            let used = (score - (half_norm - apart[0])).abs() / ((upper[0] - lower[0]) / 2.0);
+            assert!(used > 0.85, "the case is not as hard as it should be: {used}");
+        }
+        let stored = Stored::new(&vector(1024.0, 1024.0 * a), dim, Dtype::F32);
+        for (kernel, name) in Kernel::available().filter(|(kernel, _)| kernel.rounding() == "float32") {
+            let mut label = [9];
+            let assigner = Assigner::new(kernel, &centroids, dim, Dtype::F32).unwrap();
+            assigner.assign(stored.rows(), &[], &mut label, &mut Scratch::default());
+            assert_eq!(label, [0], "{name}");
+        }
     }
 }

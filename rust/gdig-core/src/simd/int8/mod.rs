@@ -22,7 +22,7 @@ pub struct Rounded {
     pub offset: f32,
 }
 
-/// The most columns whose sums fit int32. Stored rows reach -128 in other programs' hands.
+/// The most columns whose sums fit int32. Stored rows reach -128 in other programs' hands; centroids do not.
 pub const MAX_DIM: usize = i32::MAX as usize / (128 * 127);
 
 /// Each of `centroids` [K, dim], in order. `None` beyond `MAX_DIM` columns.
@@ -36,8 +36,8 @@ pub fn rounded(centroids: &[f32], dim: usize) -> Option<impl Iterator<Item = Rou
     Some(centroids.chunks_exact(dim).map(move |centroid| {
         let shifted = || centroid.iter().zip(&middle).map(|(c, m)| c - m);
         let scale = shifted().fold(0f32, |most, c| most.max(c.abs())) / 127.0;
-        // A cast of NaN, of a centroid that is all m, is zero.
-        let q = shifted().map(|c| (c / scale).round_ties_even() as i8).collect();
+        // A cast of NaN, of a centroid that is all m, is zero. Where t is subnormal or zero, c / t is beyond 127.
+        let q = shifted().map(|c| ((c / scale).round_ties_even() as i8).max(-127)).collect();
         Rounded { q, scale, offset: ((squared_norm(centroid) - middle_norm) / 2.0) as f32 }
     }))
 }

@@ -50,7 +50,7 @@ fn oracle(stored: &Stored, centroids: &[f32]) -> Vec<u32> {
         let shifted: Vec<f32> = c.iter().zip(&m).map(|(c, m)| c - m).collect();
         let t = shifted.iter().fold(0f32, |most, c| most.max(c.abs())) / 127.0;
         let q: Vec<i64> = shifted.iter().map(|c| if t == 0.0 { 0 } else { (c / t).round_ties_even() as i64 }).collect();
-        (q.into_iter().map(|q| q.clamp(-128, 127)).collect::<Vec<_>>(), t, ((squared(c) - squared(&m)) / 2.0) as f32)
+        (q.into_iter().map(|q| q.clamp(-127, 127)).collect::<Vec<_>>(), t, ((squared(c) - squared(&m)) / 2.0) as f32)
     };
     let rounded: Vec<_> = centroids.chunks(dim).map(rounded).collect();
     let nearest = |(x, s): (&[i8], &f32)| {
@@ -176,5 +176,36 @@ fn the_largest_sums_fit() {
     for (kernel, name) in Kernel::available().filter(|(kernel, _)| kernel.rounding() == "int8") {
         assert!(Assigner::new(kernel, &vec![1.0; dim + 1], dim + 1, Dtype::I8).is_err(), "{name}");
     }
-    assert_eq!(Kernel::detect(Dtype::I8, Dtype::I8, dim + 1).rounding(), "float32");
+}
+
+/// `MAX_DIM` counts on it. A step of 190 / 127 subnormal numbers is rounded to a single one, and of 60 / 127 to zero.
+#[test]
+fn no_centroid_reaches_minus_128() {
+    for bits in [60, 190] {
+        let c = f32::from_bits(bits);
+        let q: Vec<i8> = super::rounded(&[c, -c], 1).unwrap().flat_map(|rounded| rounded.q).collect();
+        assert_eq!(q, [127, -127], "{bits}");
+    }
+}
+
+/// Of all kernels, not only of this machine's.
+#[test]
+fn the_kernels_that_suit_rows_by_default() {
+    let suit = |stored, rows, dim| {
+        let mut roundings: Vec<_> =
+            Kernel::ALL.iter().filter(|k| k.0.suits(stored, rows, dim)).map(|k| k.0.rounding()).collect();
+        roundings.dedup();
+        roundings
+    };
+    for wide in [Dtype::F32, Dtype::F64] {
+        assert_eq!(suit(wide, Dtype::F32, 512), ["float32"]);
+    }
+    // int8 rows are read as float32 where they are scaled to unit length.
+    for (stored, rows) in [(Dtype::F16, Dtype::F16), (Dtype::BF16, Dtype::BF16), (Dtype::I8, Dtype::F32)] {
+        assert_eq!(suit(stored, rows, 512), ["float32", "bfloat16"]);
+    }
+    assert_eq!(suit(Dtype::I8, Dtype::I8, MAX_DIM), ["float32", "int8"]);
+    assert_eq!(suit(Dtype::I8, Dtype::I8, MAX_DIM + 1), ["float32"]);
+    assert_eq!(Kernel::detect(Dtype::I8, Dtype::I8, MAX_DIM).rounding(), "int8");
+    assert_eq!(Kernel::detect(Dtype::I8, Dtype::I8, MAX_DIM + 1).rounding(), "float32");
 }
