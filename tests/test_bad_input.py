@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import gdig
+from gdig.cli.main import main
 from gdig.errors import ConfigError
 from tests.support.project_fixtures import (
     N_ROWS,
@@ -276,8 +277,6 @@ def test_output_over_an_input_is_refused_before_anything_is_computed(project, tm
 
 
 def test_values_that_no_option_has(project, tmp_path, capsys):
-    from gdig.cli.main import main
-
     for name, value, expected in (
         ("precision", "float16", "precision='float16': expected one of auto, float32, bfloat16"),
         ("sketch_dtype", "float8", "sketch_dtype='float8': expected one of float16, bfloat16, int8, float32"),
@@ -298,3 +297,20 @@ def test_devices_that_are_not_there(failing):
     assert "device: 'cuda:99' asked for, but torch sees " in failing(device="cuda:99")
     assert "device: expected auto, cpu, cuda or cuda:N, got 'tpu'" in failing(device="tpu")
     assert "device: expected auto, cpu, cuda or cuda:N, got 'meta'" in failing(device="meta")
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["fit", "sweep", "cluster", "select", "plan", "preview", "compare", "explain", "report", "score-net", "verify"],
+)
+def test_a_command_that_goes_on_from_a_run_says_that_there_is_none(command, tmp_path, capsys):
+    asked = ["--seed", "0"] if command == "explain" else []
+    assert main([command, "--run-path", str(tmp_path / "none"), *asked]) == 2
+    error = capsys.readouterr().err
+    assert f"run_path: {tmp_path / 'none'} is no run directory (it holds no run.json)" in error
+    assert error.endswith("[G105]\n") and not (tmp_path / "none").exists()
+
+
+def test_a_new_run_without_a_pool_is_told_so(project, tmp_path, capsys):
+    assert main(["select", "--run-path", str(tmp_path / "none"), "--model", str(project.model)]) == 2
+    assert capsys.readouterr().err.startswith("gdig: error: candidates: required, but missing")

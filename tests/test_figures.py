@@ -38,7 +38,8 @@ def test_another_figure_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["README", "evidence", "evidence-details", "seeds", "choosing-a-method", "plan", "score"]
+    "name",
+    ["README", "evidence", "evidence-details", "seeds", "choosing-a-method", "plan", "score", "redundancy", "report"],
 )
 def test_no_table_of_measured_figures_stands_outside_marks(name: str) -> None:
     page = ROOT / "README.md" if name == "README" else ROOT / "docs" / f"{name}.md"

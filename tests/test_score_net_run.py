@@ -276,7 +276,8 @@ def test_the_command(run_copy, tmp_path, capsys):
     assert main([*choose.split()[1:], "--budget", "5"]) == 0
     assert main(["score-net", str(tmp_path / "none")]) == 2
     assert capsys.readouterr().err.endswith(
-        "is no run directory (it holds no run.json); give the run_path of a run, or start one with gdig select [G105]\n"
+        "is no run directory (it holds no run.json); give the run_path of a run, or begin one by gdig select with "
+        "model, candidates and seeds [G105]\n"
     )
 
 

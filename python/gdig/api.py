@@ -31,7 +31,7 @@ from gdig.passes.training_checkpoints import checkpoints_stage, sweep_checkpoint
 from gdig.progress import Progress, WarningsOnly
 from gdig.reporting.report import report_after_select
 from gdig.resampling import label_counts
-from gdig.run.directory import require_run
+from gdig.run.directory import require_options, require_run
 from gdig.run.layout import RunLayout
 from gdig.run.origin import rows_origin
 from gdig.run.session import Workspace
@@ -293,7 +293,7 @@ def _workspace(
     config: Config | None, progress: Progress | None, options: Mapping[str, Any], ranks: Ranks | None
 ) -> Iterator[Workspace]:
     config = config_of_start(config, options)
-    config.require("model", "candidates", "seeds", "run_path")
+    require_options(config, "model", "candidates", "seeds", "run_path")
     with torch_errors_explained(config.device), Workspace(config, progress or Progress(config.quiet), ranks) as work:
         yield work
 

@@ -20,6 +20,7 @@ from gdig.planning.run_plan import make_plan
 from gdig.progress import Progress
 from gdig.reporting.comparison import comparison_lines, gather_comparison, require_same_pool, write_comparison
 from gdig.reporting.report import make_report
+from gdig.run.directory import require_options
 from gdig.run.layout import RunLayout
 from gdig.run.session import Workspace
 from gdig.run.stored_options import config_of_start
@@ -55,7 +56,7 @@ def plan(config: Config | None = None, *, progress: Progress | None = None, **op
     if is_launched():
         raise ConfigError("plan runs in one process; start it without torchrun")
     config = config_of_start(config, options)
-    config.require("model", "candidates", "seeds", "run_path")
+    require_options(config, "model", "candidates", "seeds", "run_path")
     require_needs([config.method], config)
     return make_plan(Workspace(config, progress or Progress(config.quiet)))
 
@@ -87,7 +88,7 @@ def preview(
     from gdig.data.rendering import rendered_otherwise
 
     work = Workspace(config_of_start(config, options), progress or Progress())
-    work.config.require("model", "candidates")
+    require_options(work.config, "model", "candidates")
     parts = [("candidates", work.candidates, work.encoder, work.config.bad_rows == "skip")]
     if work.config.seeds:
         parts.append(("seeds", work.seed_corpus, work.seed_encoder, False))

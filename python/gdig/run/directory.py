@@ -265,10 +265,22 @@ def require_run(layout: RunLayout, name: str) -> RunRecord:
     """
     if not layout.record.exists():
         raise NoRunError(
-            f"{name}: {layout.path} is no run directory (it holds no {layout.record.name}); give the "
-            "run_path of a run, or start one with gdig select"
+            f"{name}: {layout.path} is no run directory (it holds no {layout.record.name}); give the run_path of a "
+            "run, or begin one by gdig select with model, candidates and seeds"
         )
     return read_record(layout.record)
+
+
+def require_options(config: Config, *names: str) -> None:
+    """Raise for the first of the named options that is missing, in a start that may go on from the run in `run_path`.
+
+    Raises:
+        ConfigError: when an option is missing. It names the directory where the run that would give a model is missing.
+        RunError: when the record of that run is damaged or of another format.
+    """
+    if config.run_path and not config.model:
+        require_run(RunLayout(Path(config.run_path)), "run_path")
+    config.require(*names)
 
 
 def settled_record(layout: RunLayout, config: Config) -> RunRecord | None:

@@ -1,0 +1,58 @@
+"""Tables of what keeps a selection free of copies: recall beside other ways, and the cost of each step."""
+
+from __future__ import annotations
+
+from benches.figures_parts.cells import record, table
+
+_KINDS = {
+    "exact": "exact",
+    "case": "case",
+    "punctuation": "punctuation",
+    "template": "template",
+    "1 word in 20 swapped": "1 word in 20 swapped",
+    "1 word in 10 swapped": "1 in 10",
+    "1 word in 5 swapped": "1 in 5",
+}
+"""Kinds of planted copies, and the heads of their columns."""
+_WAYS = {
+    "exact hashing": "exact hashing",
+    "13 words": "13 words (gdig)",
+    "MinHash": "MinHash (datasketch, Jaccard 0.7, 128 permutations, 3-word shingles)",
+}
+
+
+def _share(value: float) -> str:
+    return f"{value:.2f}" if value else "0"
+
+
+def recall() -> str:
+    """Recall of planted copies by words, false alarms, and processor seconds for a million rows."""
+    found = [record("redundancy")["texts"][way] for way in _WAYS]
+    seconds = [one["cpu_s_per_million_rows"] for one in found]
+    return table(
+        ["way", *_KINDS.values(), "false alarms", "seconds"],
+        list(_WAYS.values()),
+        *([_share(one["recall"][kind]) for one in found] for kind in _KINDS),
+        [_share(one["false_alarms"]) for one in found],
+        [f"{value:.0f}" if value >= 1 else f"{value:.1f}" for value in seconds],
+    )
+
+
+def steps() -> str:
+    """Seconds and memory of each step over ten million sketches."""
+    found = record("redundancy")["sketches"]
+    repeated, near = found["repeats out"]["repeats"], found["near-copies out"]["passed_over"]
+    labels = {
+        "choice alone": "the choice alone",
+        "repeats out": f"repeats out ({repeated:,} rows)",
+        "near-copies out": f"`--max-similarity 0.9` ({near:,} rows passed over)",
+        "8 sources": "equal quotas of 8 sources",
+        "evaluation set": f"cosines with {found['evaluation set']['entries']:,} evaluation rows",
+    }
+    costs = [found[name] for name in labels]
+    return table(
+        ["step", "seconds", "memory"],
+        list(labels.values()),
+        [f"{cost.get('choice_s', cost['seconds']):.0f}" for cost in costs],
+        [f"{cost['own_bytes'] / 1e6:.0f} MB" for cost in costs],
+    )
