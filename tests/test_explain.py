@@ -14,7 +14,6 @@ import torch
 import gdig
 from gdig.cli.main import main
 from gdig.config.budget import Limit
-from gdig.config.config import Config
 from gdig.errors import ConfigError, CorpusError, RunError
 from gdig.explanation.explanation import Explanation
 from gdig.explanation.facts import Facts, LayerShare, Piece, RowExplanation, Seen
@@ -23,11 +22,9 @@ from gdig.explanation.places import possible_methods
 from gdig.influence.fit import read_seed_factors
 from gdig.model.capture import GradientPass
 from gdig.passes.token_influence import SweptBatches, token_influence
-from gdig.progress import Progress
 from gdig.run.origin import seeds_origin
-from gdig.run.stored_options import read_stored_options
 from gdig.selection.choose import choose
-from gdig.selection.finished_run import FinishedRun, open_finished_run
+from gdig.selection.finished_run import FinishedRun
 from gdig.selection.methods import METHODS
 from tests.support.project_fixtures import (
     N_ROWS,
@@ -39,15 +36,14 @@ from tests.support.project_fixtures import (
     translation_rows,
     write_jsonl,
 )
-from tests.support.swept_run import make_swept
+from tests.support.swept_run import make_swept, open_finished
 
 EPSILON = 2.0**-24
 
 
 @pytest.fixture(scope="module")
 def run(finished) -> FinishedRun:
-    config = Config.build({**read_stored_options(finished), "run_path": str(finished)})
-    return open_finished_run(config, Progress(quiet=True))
+    return open_finished(finished)
 
 
 @pytest.fixture(scope="module")

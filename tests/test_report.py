@@ -13,17 +13,13 @@ import pytest
 
 import gdig
 from gdig.cli.main import main
-from gdig.config.config import Config
 from gdig.pages.render import script_json
-from gdig.progress import Progress
 from gdig.reporting import gather
 from gdig.reporting.facts import ReportFacts
 from gdig.reporting.gather import gather_facts
 from gdig.reporting.page import report_page
 from gdig.reporting.plane import to_plane
 from gdig.reporting.words import characteristic_words, words_of
-from gdig.run.stored_options import read_stored_options
-from gdig.selection.finished_run import open_finished_run
 from tests.support.project_fixtures import (
     N_ROWS,
     N_SEEDS,
@@ -34,12 +30,11 @@ from tests.support.project_fixtures import (
     translation_rows,
     write_jsonl,
 )
-from tests.support.swept_run import make_swept
+from tests.support.swept_run import make_swept, open_finished
 
 
 def facts_of(run_path: Path) -> ReportFacts:
-    config = Config.build({**read_stored_options(run_path), "run_path": str(run_path)})
-    return gather_facts(open_finished_run(config, Progress(quiet=True)))
+    return gather_facts(open_finished(run_path))
 
 
 @pytest.fixture(scope="module")

@@ -12,12 +12,10 @@ from typing import Any
 import pytest
 
 import gdig
-from gdig.progress import Progress
 from gdig.reporting.comparison import gather_comparison, write_comparison
-from gdig.run.stored_options import config_of_start
-from gdig.selection.finished_run import open_finished_run
 from tests.support.browser import Browser, browser, find_browser
 from tests.support.project_fixtures import read_jsonl
+from tests.support.swept_run import open_finished
 
 NAMED = ("button", "textbox", "searchbox", "combobox", "link", "region")
 ARTEFACTS = Path(os.environ.get("GDIG_ARTEFACTS", "build/report-test"))
@@ -168,8 +166,7 @@ def test_a_report_and_an_explanation_of_a_real_run(page, finished, tmp_path):
 
 
 def test_a_comparison_draws_and_sorts(page, hostile, tmp_path):
-    config = config_of_start(None, {"run_path": str(hostile), "quiet": True})
-    run = open_finished_run(config, Progress(quiet=True))
+    run = open_finished(hostile)
     selections = {"</script>one": run.chosen.rows, "two": run.chosen.rows[::-1][:5]}
     file = tmp_path / "compare.html"
     write_comparison(gather_comparison(run, selections), file)

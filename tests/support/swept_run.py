@@ -1,4 +1,4 @@
-"""A run whose fit and sweep are done, without a model pass: generated numbers, written through gdig's own classes."""
+"""Runs for what reads them: one of generated numbers, without a model pass, and how a finished one is opened."""
 
 from __future__ import annotations
 
@@ -15,6 +15,13 @@ from gdig.progress import Progress
 from gdig.run.origin import sweep_origin
 from gdig.run.record import SeedReport
 from gdig.run.session import Workspace
+from gdig.run.stored_options import config_of_start
+from gdig.selection.finished_run import FinishedRun, open_finished_run
+
+
+def open_finished(run_path: Path) -> FinishedRun:
+    """Open a run as `gdig.explain` and `gdig.report` do: with its own options."""
+    return open_finished_run(config_of_start(None, {"run_path": str(run_path)}), Progress(quiet=True))
 
 
 def make_swept(options: dict[str, Any], *, encode: bool = True) -> Path:

@@ -47,7 +47,8 @@ impl Words {
         let mut begin = 0;
         let mut letters = text.char_indices().peekable();
         while let Some((at, letter)) = letters.next() {
-            if letter == '_' && !word.is_empty() && letters.peek().is_some_and(|(_, next)| next.is_alphanumeric()) {
+            let joins = |next: char| next.is_alphanumeric() && !stands_alone(next);
+            if letter == '_' && !word.is_empty() && letters.peek().is_some_and(|(_, next)| joins(*next)) {
                 word.push(letter);
                 continue;
             }
@@ -253,6 +254,8 @@ mod tests {
         assert_eq!(of(&[&[name, "one"]], &[name, "two"]), None);
         // A gap to fill in joins nothing.
         assert_eq!(Words::of("the ___ sat on_ _the mat").hashes.len(), 5);
+        // Nor does an underscore before a letter that is a word by itself.
+        assert_eq!(Words::of("mat_猫").hashes, Words::of("mat 猫").hashes);
     }
 
     #[test]

@@ -83,9 +83,8 @@ class ModelOptions(TrustOptions):
     layers: str | None = None
     """Linear layers that count: mlp, attention or all of the blocks; upper:0.25 for the upper quarter of the blocks; or
     both, as in mlp:upper:0.25. The default is mlp:upper:0.25, with at least 4 blocks; for an adapter, all LoRA
-    matrices.
-    Nothing runs backward below the lowest layer. Choose mlp to give every block a say; it takes about three times as
-    long."""
+    matrices. Nothing runs backward below the lowest layer. Choose mlp to give every block a say; it takes about three
+    times as long."""
     filter_modules: str | None = None
     """Regular expression that is searched in the names of the linear modules; the modules that match are the layers.
     The default is the choice of the option layers; with both options, both have to choose a layer. Give it for a choice

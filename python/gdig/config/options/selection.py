@@ -98,8 +98,8 @@ class MethodOptions:
     short or odd rows with long gradients are chosen."""
     score: Score = "steady"
     """How the influences on the seeds become the score of a row. steady is the mean divided by the root mean square,
-    from -1 to 1, so that long gradients do not win by length. mean is the plain mean. Take mean when the
-    size of an influence counts."""
+    from -1 to 1, so that long gradients do not win by length. mean is the plain mean. Take mean when the size of an
+    influence counts."""
     over_seeds: Literal["turns", "max", "mean"] = "turns"
     """How relevances to single seeds become an order, in the methods rds and bm25. turns: seeds take turns, and each
     takes the free row that is most relevant to it. max and mean: rows by their greatest or mean relevance. turns serves

@@ -53,84 +53,58 @@ macro_rules! kernel {
 kernel!(NeonInt8, Bytes, has_dot_product, "dotprod");
 kernel!(NeonI8mmInt8, Squares, has_i8mm, "i8mm");
 
+/// What the two dot steps share: words of four signed bytes.
+macro_rules! four_bytes {
+    ($instruction:ident) => {
+        type Register = int32x4_t;
+        const LANES: usize = 4;
+        const COLUMNS: usize = 4;
+        const SHIFT: i32 = 0;
+
+        #[inline(always)]
+        fn row_word(columns: &[i8]) -> i32 {
+            four(columns, 0)
+        }
+
+        #[inline(always)]
+        fn centroid_word(columns: &[i8]) -> i32 {
+            four(columns, 0)
+        }
+
+        #[inline(always)]
+        unsafe fn load(from: *const i32) -> int32x4_t {
+            vld1q_s32(from)
+        }
+
+        #[inline(always)]
+        unsafe fn store(register: int32x4_t, to: *mut i32) {
+            vst1q_s32(to, register);
+        }
+
+        #[inline(always)]
+        unsafe fn splat(word: i32) -> int32x4_t {
+            vdupq_n_s32(word)
+        }
+
+        #[inline(always)]
+        unsafe fn dot(sums: int32x4_t, row: int32x4_t, centroids: int32x4_t) -> int32x4_t {
+            $instruction(sums, row, centroids)
+        }
+    };
+}
+
 struct Bytes;
 
 impl Dot for Bytes {
-    type Register = int32x4_t;
-    const LANES: usize = 4;
-    const COLUMNS: usize = 4;
-    const SHIFT: i32 = 0;
-
-    #[inline(always)]
-    fn row_word(columns: &[i8]) -> i32 {
-        four(columns, 0)
-    }
-
-    #[inline(always)]
-    fn centroid_word(columns: &[i8]) -> i32 {
-        four(columns, 0)
-    }
-
-    #[inline(always)]
-    unsafe fn load(from: *const i32) -> int32x4_t {
-        vld1q_s32(from)
-    }
-
-    #[inline(always)]
-    unsafe fn store(register: int32x4_t, to: *mut i32) {
-        vst1q_s32(to, register);
-    }
-
-    #[inline(always)]
-    unsafe fn splat(word: i32) -> int32x4_t {
-        vdupq_n_s32(word)
-    }
-
-    #[inline(always)]
-    unsafe fn dot(sums: int32x4_t, row: int32x4_t, centroids: int32x4_t) -> int32x4_t {
-        sdot(sums, row, centroids)
-    }
+    four_bytes!(sdot);
 }
 
 /// Products of two rows by two centroids, of eight columns: two words side by side.
 struct Squares;
 
 impl Dot for Squares {
-    type Register = int32x4_t;
-    const LANES: usize = 4;
-    const COLUMNS: usize = 4;
-    const SHIFT: i32 = 0;
+    four_bytes!(smmla);
     const BESIDE: usize = 2;
-
-    #[inline(always)]
-    fn row_word(columns: &[i8]) -> i32 {
-        four(columns, 0)
-    }
-
-    #[inline(always)]
-    fn centroid_word(columns: &[i8]) -> i32 {
-        four(columns, 0)
-    }
-
-    #[inline(always)]
-    unsafe fn load(from: *const i32) -> int32x4_t {
-        vld1q_s32(from)
-    }
-
-    #[inline(always)]
-    unsafe fn store(register: int32x4_t, to: *mut i32) {
-        vst1q_s32(to, register);
-    }
-
-    #[inline(always)]
-    unsafe fn splat(word: i32) -> int32x4_t {
-        vdupq_n_s32(word)
-    }
-
-    #[inline(always)]
-    unsafe fn dot(sums: int32x4_t, row: int32x4_t, centroids: int32x4_t) -> int32x4_t {
-        smmla(sums, row, centroids)
-    }
 
     #[inline(always)]
     unsafe fn sums<const GROUP: usize, const REGISTERS: usize, const LANES: usize>(
@@ -169,15 +143,15 @@ macro_rules! instruction {
         #[inline]
         #[target_feature(enable = $feature)]
         unsafe fn $name(mut sums: int32x4_t, row: int32x4_t, centroids: int32x4_t) -> int32x4_t {
-    asm!(
-        concat!(stringify!($name), " {sums:v}.4s, {row:v}.16b, {centroids:v}.16b"),
-        sums = inout(vreg) sums,
-        centroids = in(vreg) centroids,
-        row = in(vreg) row,
-        options(pure, nomem, nostack, preserves_flags)
-    );
-    sums
-}
+            asm!(
+                concat!(stringify!($name), " {sums:v}.4s, {row:v}.16b, {centroids:v}.16b"),
+                sums = inout(vreg) sums,
+                centroids = in(vreg) centroids,
+                row = in(vreg) row,
+                options(pure, nomem, nostack, preserves_flags)
+            );
+            sums
+        }
     };
 }
 

@@ -2,8 +2,12 @@
 
 use super::super::multiply_add::Emulated;
 use super::super::{Nearest, Scratch};
-use super::panels::{pair, Dot, Panels};
+use super::panels::Panels;
+#[cfg(not(target_arch = "x86_64"))]
+use super::panels::{pair, Dot};
 use crate::convert::Rows;
+#[cfg(target_arch = "x86_64")]
+use crate::simd::x86_64::int8::Pairs128 as Pairs;
 
 pub struct PortableInt8(Panels<8>);
 
@@ -24,45 +28,8 @@ impl Nearest for PortableInt8 {
     }
 }
 
+#[cfg(not(target_arch = "x86_64"))]
 struct Pairs;
-
-#[cfg(target_arch = "x86_64")]
-impl Dot for Pairs {
-    type Register = std::arch::x86_64::__m128i;
-    const LANES: usize = 4;
-    const COLUMNS: usize = 2;
-    const SHIFT: i32 = 0;
-
-    #[inline(always)]
-    fn row_word(columns: &[i8]) -> i32 {
-        pair(columns)
-    }
-
-    #[inline(always)]
-    fn centroid_word(columns: &[i8]) -> i32 {
-        pair(columns)
-    }
-
-    #[inline(always)]
-    unsafe fn load(from: *const i32) -> Self::Register {
-        std::arch::x86_64::_mm_loadu_si128(from.cast())
-    }
-
-    #[inline(always)]
-    unsafe fn store(register: Self::Register, to: *mut i32) {
-        std::arch::x86_64::_mm_storeu_si128(to.cast(), register);
-    }
-
-    #[inline(always)]
-    unsafe fn splat(word: i32) -> Self::Register {
-        std::arch::x86_64::_mm_set1_epi32(word)
-    }
-
-    #[inline(always)]
-    unsafe fn dot(sums: Self::Register, row: Self::Register, centroids: Self::Register) -> Self::Register {
-        std::arch::x86_64::_mm_add_epi32(sums, std::arch::x86_64::_mm_madd_epi16(row, centroids))
-    }
-}
 
 #[cfg(not(target_arch = "x86_64"))]
 impl Dot for Pairs {

@@ -68,9 +68,9 @@ kernel!(
 
 /// What differs between the dot steps.
 macro_rules! dot {
-    ($name:ident, $register:ty, $lanes:literal, $columns:literal, $shift:literal, $row:expr, $centroid:expr,
+    ($visible:vis $name:ident, $register:ty, $lanes:literal, $columns:literal, $shift:literal, $row:expr, $centroid:expr,
         $load:ident, $store:ident, $splat:ident, $dot:expr) => {
-        struct $name;
+        $visible struct $name;
 
         impl Dot for $name {
             type Register = $register;
@@ -111,6 +111,20 @@ macro_rules! dot {
     };
 }
 
+// The baseline has these instructions: the portable kernel.
+dot!(
+    pub Pairs128,
+    __m128i,
+    4,
+    2,
+    0,
+    pair,
+    pair,
+    _mm_loadu_si128,
+    _mm_storeu_si128,
+    _mm_set1_epi32,
+    |sums, row, centroids| _mm_add_epi32(sums, _mm_madd_epi16(row, centroids))
+);
 dot!(
     Pairs,
     __m256i,
