@@ -102,7 +102,7 @@ def cpu_tokens(layers_with_w: int, layers: int) -> int:
 def dense_room(limit: int | None, beside: int, device: torch.device) -> int:
     """Return the most memory for W: a part of what a plan may take on a CPU, at most 2 GiB, and none on a GPU.
 
-    There `score` is a launch or two a layer, and the products with W would be some 300.
+    There `score` is a launch or two a layer, and the products with W, in blocks for a CPU's caches, are hundreds.
 
     Args:
         limit: bytes that the plan may take beside the weights; None where the system does not say what is free.
