@@ -67,6 +67,54 @@ pub trait Dot {
     }
 }
 
+/// A dot step of x86-64: its name, what the constants of [`Dot`] are, and its instructions.
+#[cfg(target_arch = "x86_64")]
+macro_rules! dot {
+    ($name:ident, $register:ty, $lanes:literal, $columns:literal, $shift:literal, $row:expr, $centroid:expr,
+        $load:ident, $store:ident, $splat:ident, $dot:expr) => {
+        struct $name;
+
+        impl Dot for $name {
+            type Register = $register;
+            const LANES: usize = $lanes;
+            const COLUMNS: usize = $columns;
+            const SHIFT: i32 = $shift;
+
+            #[inline(always)]
+            fn row_word(columns: &[i8]) -> i32 {
+                $row(columns)
+            }
+
+            #[inline(always)]
+            fn centroid_word(columns: &[i8]) -> i32 {
+                $centroid(columns)
+            }
+
+            #[inline(always)]
+            unsafe fn load(from: *const i32) -> $register {
+                $load(from.cast())
+            }
+
+            #[inline(always)]
+            unsafe fn store(register: $register, to: *mut i32) {
+                $store(to.cast(), register);
+            }
+
+            #[inline(always)]
+            unsafe fn splat(word: i32) -> $register {
+                $splat(word)
+            }
+
+            #[inline(always)]
+            unsafe fn dot(sums: $register, row: $register, centroids: $register) -> $register {
+                $dot(sums, row, centroids)
+            }
+        }
+    };
+}
+#[cfg(target_arch = "x86_64")]
+pub(crate) use dot;
+
 /// Centroids in panels of `LANES`.
 pub struct Panels<const LANES: usize> {
     /// Words of a row.

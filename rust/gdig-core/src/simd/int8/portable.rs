@@ -1,13 +1,14 @@
 //! The int8 search for any processor: pairs of int16, which x86-64's baseline multiplies and adds in one instruction.
 
+#[cfg(target_arch = "x86_64")]
+use std::arch::x86_64::*;
+
 use super::super::multiply_add::Emulated;
 use super::super::{Nearest, Scratch};
-use super::panels::Panels;
-#[cfg(not(target_arch = "x86_64"))]
-use super::panels::{pair, Dot};
-use crate::convert::Rows;
 #[cfg(target_arch = "x86_64")]
-use crate::simd::x86_64::int8::Pairs128 as Pairs;
+use super::panels::dot;
+use super::panels::{pair, Dot, Panels};
+use crate::convert::Rows;
 
 pub struct PortableInt8(Panels<8>);
 
@@ -27,6 +28,11 @@ impl Nearest for PortableInt8 {
         unsafe { self.0.assign::<Pairs, Emulated, 6, 2>(rows, labels, &mut scratch.int8) }
     }
 }
+
+#[cfg(target_arch = "x86_64")]
+dot!(Pairs, __m128i, 4, 2, 0, pair, pair, _mm_loadu_si128, _mm_storeu_si128, _mm_set1_epi32, |sums, row, centroids| {
+    _mm_add_epi32(sums, _mm_madd_epi16(row, centroids))
+});
 
 #[cfg(not(target_arch = "x86_64"))]
 struct Pairs;

@@ -5,7 +5,7 @@
 
 use std::arch::x86_64::*;
 
-use super::super::int8::panels::{four, pair, Dot, Panels};
+use super::super::int8::panels::{dot, four, pair, Dot, Panels};
 use super::super::multiply_add::Fused;
 use super::super::{Nearest, Scratch};
 use crate::convert::Rows;
@@ -66,65 +66,6 @@ kernel!(
     Avx512VnniInt8, Bytes512, has_avx512_vnni, "avx512f,avx512vnni", 12 by 32
 );
 
-/// What differs between the dot steps.
-macro_rules! dot {
-    ($visible:vis $name:ident, $register:ty, $lanes:literal, $columns:literal, $shift:literal, $row:expr, $centroid:expr,
-        $load:ident, $store:ident, $splat:ident, $dot:expr) => {
-        $visible struct $name;
-
-        impl Dot for $name {
-            type Register = $register;
-            const LANES: usize = $lanes;
-            const COLUMNS: usize = $columns;
-            const SHIFT: i32 = $shift;
-
-            #[inline(always)]
-            fn row_word(columns: &[i8]) -> i32 {
-                $row(columns)
-            }
-
-            #[inline(always)]
-            fn centroid_word(columns: &[i8]) -> i32 {
-                $centroid(columns)
-            }
-
-            #[inline(always)]
-            unsafe fn load(from: *const i32) -> $register {
-                $load(from.cast())
-            }
-
-            #[inline(always)]
-            unsafe fn store(register: $register, to: *mut i32) {
-                $store(to.cast(), register);
-            }
-
-            #[inline(always)]
-            unsafe fn splat(word: i32) -> $register {
-                $splat(word)
-            }
-
-            #[inline(always)]
-            unsafe fn dot(sums: $register, row: $register, centroids: $register) -> $register {
-                $dot(sums, row, centroids)
-            }
-        }
-    };
-}
-
-// The baseline has these instructions: the portable kernel.
-dot!(
-    pub Pairs128,
-    __m128i,
-    4,
-    2,
-    0,
-    pair,
-    pair,
-    _mm_loadu_si128,
-    _mm_storeu_si128,
-    _mm_set1_epi32,
-    |sums, row, centroids| _mm_add_epi32(sums, _mm_madd_epi16(row, centroids))
-);
 dot!(
     Pairs,
     __m256i,
