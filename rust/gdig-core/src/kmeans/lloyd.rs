@@ -7,7 +7,7 @@ use super::resume_file::{ResumeFile, State};
 use super::update::{normalize, reseed, update};
 use super::waves::{Sums, Waves};
 use crate::interrupt::{Progress, Supervisor};
-use crate::rows::readahead::with_readahead;
+use crate::rows::readahead::{with_readahead, Items};
 use crate::rows::RowSet;
 use crate::simd::Assigner;
 use crate::Result;
@@ -74,7 +74,8 @@ fn pass(
     let weights = vec![0.0; if options.weights.is_some() { k } else { 0 }];
     let mut total = Pass { sums: vec![0f64; centroids.len()], counts: vec![0; k], weights, ..Pass::default() };
     let waves = Waves::new(rows, options, peers.is_some());
-    with_readahead(rows, 0..rows.len(), |ahead| {
+    let items = Items { rows: waves.chunk_rows, restart: usize::MAX };
+    with_readahead(rows, 0..rows.len(), items, |ahead| {
         let assigner = Assigner::new(rows.kernel(options.kernel), centroids, rows.source.dim(), rows.dtype())?;
         let sums = Sums { centroids, offset, weights: options.weights.as_deref(), assigner: &assigner };
         for (number, chunks) in waves.all().enumerate() {
@@ -103,7 +104,8 @@ pub fn help(
     supervisor: &Supervisor,
 ) -> Result<()> {
     let waves = Waves::new(rows, options, true);
-    with_readahead(rows, 0..rows.len(), |ahead| {
+    let items = Items { rows: waves.chunk_rows, restart: usize::MAX };
+    with_readahead(rows, 0..rows.len(), items, |ahead| {
         let assigner = Assigner::new(rows.kernel(options.kernel), centroids, rows.source.dim(), rows.dtype())?;
         let sums = Sums { centroids, offset, weights: None, assigner: &assigner };
         for (number, chunks) in waves.all().enumerate() {

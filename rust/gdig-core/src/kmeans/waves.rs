@@ -75,9 +75,9 @@ impl Waves {
         partials.resize_with(partials.len().max(chunks.len()), Pass::default);
         let add = |(i, partial): (usize, &mut Pass<f32>)| {
             let first = (chunks.start + i) * self.chunk_rows;
-            ahead.reached(first);
             let chunk = first..self.n_rows.min(first + self.chunk_rows);
-            sum_chunk(rows, chunk, sums, (self.n_far, floor), partial, supervisor)
+            let reader = Reader::for_item(rows, ahead.begin(chunk.clone()));
+            sum_chunk(reader, rows, chunk, sums, (self.n_far, floor), partial, supervisor)
         };
         in_order(partials[..chunks.len()].iter_mut().enumerate(), add)?;
         Ok(())
@@ -104,6 +104,7 @@ impl Waves {
 }
 
 fn sum_chunk(
+    mut reader: Reader,
     rows: RowSet,
     chunk: Range<usize>,
     &Sums { centroids, offset, weights, assigner }: &Sums,
@@ -120,7 +121,7 @@ fn sum_chunk(
     partial.weights.resize(if weights.is_some() { centroids.len() / dim } else { 0 }, 0.0);
     partial.inertia = 0.0;
     let mut far = BinaryHeap::with_capacity(n_far + 1);
-    let (mut reader, mut block, mut scratch) = (Reader::new(rows), Block::default(), Scratch::default());
+    let (mut block, mut scratch) = (Block::default(), Scratch::default());
     let (mut tally, mut labels, mut x) = (Tally::new(None), Vec::new(), vec![0f32; dim]);
     for first in chunk.clone().step_by(assigner.block_rows()) {
         supervisor.check()?;

@@ -2,6 +2,7 @@
 
 use super::distances::{squared_norm, MAX_SQUARED_NORM};
 use super::open_shards::Place;
+use super::readahead::Item;
 use super::source::RowSet;
 use crate::convert::Rows;
 use crate::{Dtype, Error, Result};
@@ -31,11 +32,17 @@ pub struct View<'a> {
 pub struct Reader<'a> {
     rows: RowSet<'a>,
     place: Option<Place<'a>>,
+    item: Option<Item<'a>>,
 }
 
 impl<'a> Reader<'a> {
     pub fn new(rows: RowSet<'a>) -> Reader<'a> {
-        Reader { rows, place: None }
+        Reader { rows, place: None, item: None }
+    }
+
+    /// A reader of the rows of an item, which come to memory ahead of it.
+    pub fn for_item(rows: RowSet<'a>, item: Item<'a>) -> Reader<'a> {
+        Reader { rows, place: None, item: Some(item) }
     }
 
     /// The valid rows at positions `start..stop` in the type `RowSet::dtype`, unchecked. Rows in sequence are read in
@@ -109,6 +116,11 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
+    #[cfg(test)]
+    pub fn reads_directly(&self) -> bool {
+        self.place.as_ref().is_some_and(Place::is_read_directly)
+    }
+
     /// The error for the row at a position, after a computation has called the row bad.
     pub fn complaint(&mut self, position: usize) -> Error {
         let checked = self.read(position, position + 1, &mut Block::default());
@@ -142,7 +154,11 @@ impl<'a> Reader<'a> {
     fn place(&mut self, row: usize) -> Result<&Place<'a>> {
         let place = match self.place.take() {
             Some(place) if place.holds(row) => place,
-            _ => self.rows.source.place(row)?,
+            // The place that is done with has been dropped here, so its memory serves others.
+            _ => match self.item.as_ref().and_then(|item| item.place(row)) {
+                Some(place) => place,
+                None => self.rows.source.place(row)?,
+            },
         };
         Ok(self.place.insert(place))
     }
