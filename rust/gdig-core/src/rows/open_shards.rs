@@ -84,7 +84,8 @@ impl<'a> Place<'a> {
             let place = shard.read_directly(span.clone(), buffer.blocks())?;
             Some((buffer, place))
         };
-        let read = if pages::are_resident(mapped.bytes()) { None } else { read() };
+        let is_direct = shard.has_direct_reads() && !pages::are_resident(mapped.bytes());
+        let read = if is_direct { read() } else { None };
         if read.is_none() {
             pages::fetch(mapped.bytes());
         }

@@ -280,7 +280,7 @@ pub mod tests {
             evict(&store);
             let (columns, n_direct) = read_all(Reading::Direct, &store, items);
             assert!(columns == expected);
-            let granted = store.shard(0).unwrap().file.direct().is_some();
+            let granted = store.shard(0).unwrap().has_direct_reads();
             assert_eq!(n_direct > 0, granted, "a system that grants direct reads has some");
             let (columns, n_direct) = read_all(Reading::Direct, &store, items);
             assert!(columns == expected);

@@ -5,6 +5,8 @@ use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+#[cfg(unix)]
+use memmap2::Advice;
 use memmap2::Mmap;
 use xxhash_rust::xxh3::Xxh3;
 
@@ -122,15 +124,20 @@ impl TensorFile {
         // breaks that contract, and the reader gets SIGBUS.
         let map = unsafe { Mmap::map(file) }.map_err(Error::io(path, "map"))?;
         let path = path.to_path_buf();
-        match header::parse(&map) {
+        // Without the advice, a look at the header reads as much as the system reads ahead, megabytes.
+        advise(&map, Advice::Random);
+        let header = header::parse(&map);
+        advise(&map, Advice::Normal);
+        match header {
             Ok(header) => Ok(TensorFile { path, header, map, identity }),
             Err(source) => Err(Error::Header { path, source }),
         }
     }
 
-    /// The same file for direct reads, if the system grants them.
+    /// The same file for direct reads, if the system grants them. What is read through the mapping after that is not
+    /// read ahead.
     pub fn direct(&self) -> Option<DirectFile> {
-        DirectFile::open(&self.path, &self.identity)
+        DirectFile::open(&self.path, &self.identity).inspect(|_| advise(&self.map, Advice::Random))
     }
 
     pub fn path(&self) -> &Path {
@@ -230,6 +237,21 @@ impl TensorFile {
         Err(Error::Checksum { path: self.path.clone(), recorded: recorded.into(), computed })
     }
 }
+
+/// A hint: where the system cannot take it, nothing happens.
+#[cfg(unix)]
+fn advise(map: &Mmap, advice: Advice) {
+    let _ = map.advise(advice);
+}
+
+#[cfg(not(unix))]
+enum Advice {
+    Normal,
+    Random,
+}
+
+#[cfg(not(unix))]
+fn advise(_map: &Mmap, _advice: Advice) {}
 
 /// Open a file to read. Folders, pipes and devices are refused: to open a pipe would wait for its writer, and a device
 /// may have no end.

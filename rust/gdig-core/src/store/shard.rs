@@ -180,10 +180,19 @@ impl Shard {
         Shard::rows_of(&self.file, &self.store).expect("checked when the shard was opened")
     }
 
+    fn direct(&self) -> Option<&DirectFile> {
+        self.direct.get_or_init(|| self.file.direct()).as_ref()
+    }
+
+    /// Whether the system grants direct reads of the shard.
+    pub fn has_direct_reads(&self) -> bool {
+        self.direct().is_some()
+    }
+
     /// Read rows `span` of the shard from the disk. The answer is the place of their bytes in `blocks`. `None` where
-    /// the system refuses direct reads.
+    /// the system refuses.
     pub fn read_directly(&self, span: Range<usize>, blocks: &mut Blocks) -> Option<Range<usize>> {
-        let direct = self.direct.get_or_init(|| self.file.direct()).as_ref()?;
+        let direct = self.direct()?;
         let (start, row) = (self.file.info(SKETCH).ok()?.start, self.store.dim * self.store.dtype.size());
         direct.read(start + span.start * row..start + span.end * row, blocks)
     }
