@@ -247,8 +247,11 @@ fn products_of_rows<const GROUP: usize, const LANES: usize>(
     rows: [&[f32]; GROUP],
     panel: &[f32],
 ) -> [[f32; LANES]; GROUP] {
+    // The compiler has to see that j is in bounds: checks measured half the speed.
+    let dim = panel.len() / LANES;
+    let rows = rows.map(|row| &row[..dim]);
     let mut dots = [[0f32; LANES]; GROUP];
-    for (j, c) in panel.chunks_exact(LANES).enumerate() {
+    for (j, c) in (0..dim).zip(panel.chunks_exact(LANES)) {
         let c: &[f32; LANES] = c.try_into().expect("LANES of them");
         for r in 0..GROUP {
             let x = rows[r][j];
