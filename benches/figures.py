@@ -69,16 +69,16 @@ def written(text: str) -> str:
 
 def differences() -> list[str]:
     """What differs from the records: pages whose tables do, and sentences that a page does not have."""
-    found = []
+    messages = []
     for page in pages():
         text = page.read_text(encoding="utf-8")
         if written(text) != text:
-            found.append(f"{page.relative_to(ROOT)}: a table differs from the records; run python -m benches.figures")
+            messages.append(f"{page.relative_to(ROOT)}: a table differs from the records; run python -m benches.figures")
     for name, sentence in SENTENCES:
         text = " ".join((ROOT / name).read_text(encoding="utf-8").split())
         if (said := sentence()) not in text:
-            found.append(f"{name}: expected, from the records: {said}")
-    return found
+            messages.append(f"{name}: expected, from the records: {said}")
+    return messages
 
 
 def main() -> None:
@@ -91,9 +91,9 @@ def main() -> None:
             if (new := written(text)) != text:
                 page.write_text(new, encoding="utf-8")
                 print(f"written: {page.relative_to(ROOT)}")
-    found = differences()
-    print("\n".join(found) if found else "every figure is that of its record")
-    sys.exit(1 if found else 0)
+    messages = differences()
+    print("\n".join(messages) if messages else "every figure is that of its record")
+    sys.exit(1 if messages else 0)
 
 
 if __name__ == "__main__":

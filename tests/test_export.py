@@ -225,12 +225,12 @@ def test_a_full_disk_leaves_the_old_file(tmp_path, corpus_of, suffix):
 def test_what_a_killed_process_left_is_removed(tmp_path, corpus_of):
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
-    left, running = tmp_path / f".out.jsonl.{gone.pid}.tmp", tmp_path / f".out.jsonl.{os.getppid()}.tmp"
+    abandoned, running = tmp_path / f".out.jsonl.{gone.pid}.tmp", tmp_path / f".out.jsonl.{os.getppid()}.tmp"
     other = tmp_path / f".other.jsonl.{gone.pid}.tmp"
-    for file in (left, running, other):
+    for file in (abandoned, running, other):
         file.write_text("half")
     export(corpus_of(ROWS), [0], columns(1), tmp_path / "out.jsonl")
-    assert not left.exists() and running.exists() and other.exists()
+    assert not abandoned.exists() and running.exists() and other.exists()
 
 
 def test_bad_arguments(tmp_path, corpus_of):

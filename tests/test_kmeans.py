@@ -84,10 +84,10 @@ def test_the_bits_depend_on_neither_form_nor_shards_nor_threads(tmp_path):
             continue
         for i, x in enumerate(forms):
             model = KMeans(30, random_state=5, max_iter=5, train_rows=3000, n_threads=1 + i % 3, kernel=kernel).fit(x)
-            found = (model.cluster_centers_.tobytes(), model.inertia_, model.n_iter_, model.predict(x).tobytes())
+            fitted = (model.cluster_centers_.tobytes(), model.inertia_, model.n_iter_, model.predict(x).tobytes())
             # The float32 kernels agree; AMX rounds to bfloat16 first, and agrees with itself.
-            results.setdefault("bfloat16" if kernel == "amx-bf16" else "float32", set()).add(found)
-    assert [len(found) for found in results.values()] == [1] * len(results)
+            results.setdefault("bfloat16" if kernel == "amx-bf16" else "float32", set()).add(fitted)
+    assert [len(fitted) for fitted in results.values()] == [1] * len(results)
 
 
 def test_the_environment_names_a_kernel(monkeypatch):
@@ -146,15 +146,15 @@ def test_a_killed_fit_goes_on_to_the_same_bits(tmp_path):
     resume_file = tmp_path / "new" / "fit.safetensors"
     command = [sys.executable, "-c", textwrap.dedent(code), str(tmp_path / "x.npy"), str(resume_file)]
     assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
-    left = int(read_tensors(resume_file)[1]["n_iter"])
-    assert left >= 3
+    n_stored = int(read_tensors(resume_file)[1]["n_iter"])
+    assert n_stored >= 3
     whole = KMeans(**options).fit(X)
-    assert left < whole.n_iter_, "killed too late to show anything"
+    assert n_stored < whole.n_iter_, "killed too late to show anything"
     seen = []
     resumed = KMeans(**options).fit(
         tmp_path / "x.npy", callback=lambda *step: seen.append(step[0]), resume_file=resume_file
     )
-    assert seen == list(range(left + 1, whole.n_iter_ + 1))
+    assert seen == list(range(n_stored + 1, whole.n_iter_ + 1))
     assert resumed.cluster_centers_.tobytes() == whole.cluster_centers_.tobytes()
     assert (resumed.inertia_, resumed.n_iter_) == (whole.inertia_, whole.n_iter_)
     np.testing.assert_array_equal(resumed.counts_, whole.counts_)

@@ -56,9 +56,9 @@ def main() -> int:
                 print(f"FINDING a worker of the drill ended with status {status}", flush=True)
                 findings += 1
                 continue
-            more, found = pickle.loads(content)
+            more, more_findings = pickle.loads(content)
             counts.update(more)
-            findings += found
+            findings += more_findings
     for name, count in sorted(counts.items()):
         print(f"{count:7,} {name}")
     faults = sum(count for name, count in counts.items() if not name.startswith("trials: "))

@@ -39,7 +39,7 @@ class TokenMemory:
     """Bytes that a forward and backward pass holds.
 
     Attributes:
-        kept: for each chosen layer, bytes a token that the graph keeps from this layer's output up to the head. A pass
+        graph: for each chosen layer, bytes a token that the graph keeps from this layer's output up to the head. A pass
             over some of the layers keeps what its lowest layer keeps.
         work: bytes a token of what exists for a moment.
         head: bytes of the head's blocks of logits; or bytes a token (`head_by_token`) where the whole model makes
@@ -47,7 +47,7 @@ class TokenMemory:
         waste: what the allocator takes for each byte.
     """
 
-    kept: tuple[int, ...]
+    graph: tuple[int, ...]
     work: int
     head: int
     head_by_token: int
@@ -56,16 +56,16 @@ class TokenMemory:
     @classmethod
     def count(cls, model: Model) -> TokenMemory:
         """Count for a model on any device, "meta" too. A model with weights passes one line of 64 tokens."""
-        kept = _kept(model)
+        graph = _graph_bytes(model)
         width = torch.promote_types(model.dtype, torch.float32).itemsize
         slots = _slots(model)
         work = _WORK * max(slots.get(x.module, 1) * (x.width + x.out_features) for x in model.layers) * width
         head, by_token = head_bytes(model)
-        return cls(kept, work, head, by_token, _CPU_WASTE if model.device.type == "cpu" else 1.0)
+        return cls(graph, work, head, by_token, _CPU_WASTE if model.device.type == "cpu" else 1.0)
 
     def a_token(self, lowest_layer: int = 0) -> int:
         """Bytes for one token more in a batch, in a pass whose lowest layer has this index."""
-        return max(1, int(self.waste * (self.kept[lowest_layer] + self.work + self.head_by_token)))
+        return max(1, int(self.waste * (self.graph[lowest_layer] + self.work + self.head_by_token)))
 
     def tokens_within(self, size: int, lowest_layer: int = 0) -> int:
         """How many tokens `size` bytes hold."""
@@ -91,7 +91,7 @@ def weight_bytes(module: nn.Module) -> int:
     return sum({id(x): x.numel() * x.element_size() for x in tensors}.values())
 
 
-def _kept(model: Model) -> tuple[int, ...]:
+def _graph_bytes(model: Model) -> tuple[int, ...]:
     """The tensors that a graph keeps, by a hook that sees each of them. The storage of a view counts once."""
     if has_gradient_checkpointing(model.module):
         return (checkpointed_bytes(model),) * len(model.layers)
