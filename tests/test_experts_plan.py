@@ -130,7 +130,7 @@ def test_partitions_of_whole_matrices_change_no_bit(small_fit, monkeypatch):
     # What the graph keeps is far more than the sums of so small a model: it is set to the same for all layers.
     same = replace(counted, graph=counted.graph[:1] * len(counted.graph))
     monkeypatch.setattr(TokenMemory, "count", classmethod(lambda cls, model: same))
-    monkeypatch.setattr(memory_plan, "checkpointed_blocks", lambda module: [])  # the other way to need less
+    monkeypatch.setattr(memory_plan, "blocks_to_recompute", lambda module: [])  # the other way to need less
     needed = max(memory.total - memory.weights for memory in plan.passes.values())
     for limit in range(needed, needed // 2, -500):
         monkeypatch.setattr(memory_plan, "room", lambda model, share, limit=limit: limit)

@@ -174,7 +174,7 @@ def test_labels_on_disk_are_the_labels(tmp_path):
     model = KMeans(10).fit(store)
     assert model.counts_.sum() == valid.sum()
     steps = []
-    paths = model.predict_to(store, tmp_path / "labels", callback=lambda *step: steps.append(step))
+    paths = model.write_labels(store, tmp_path / "labels", callback=lambda *step: steps.append(step))
     assert [path.name for path in paths] == [f"{i:08d}.safetensors" for i in range(3)]
     assert steps == [(2048, 5000), (4096, 5000), (5000, 5000)]
     labels, distances = load_labels(tmp_path / "labels")
@@ -189,7 +189,7 @@ def test_labels_on_disk_are_the_labels(tmp_path):
     np.testing.assert_allclose(distances[valid == 1], exact, rtol=(24 + 4) * 2.0**-23)
     before = {path: path.stat().st_mtime_ns for path in paths}
     paths[1].unlink()
-    model.predict_to(store, tmp_path / "labels")
+    model.write_labels(store, tmp_path / "labels")
     assert [path.stat().st_mtime_ns == before[path] for path in paths] == [True, False, True]
     np.testing.assert_array_equal(load_labels(tmp_path / "labels")[0], labels)
     paths[1].unlink()
@@ -266,7 +266,7 @@ def test_progress_and_an_exception_in_the_callback():
         KMeans(8).fit(X, callback=stop)
 
 
-@pytest.mark.parametrize("call", ["fit(x)", "predict(x)", "predict_to(x, sys.argv[1])"])
+@pytest.mark.parametrize("call", ["fit(x)", "predict(x)", "write_labels(x, sys.argv[1])"])
 def test_ctrl_c_is_heard_in_the_middle_of_the_work(tmp_path, call):
     """The scalar kernel makes hours of work out of pages of zeros; the signal comes once it has begun."""
     code = f"""

@@ -88,12 +88,12 @@ def test_a_prediction_killed_again_and_again_ends_with_the_same_files(tmp_path, 
     model.set_params(kernel="scalar")
     model.save(tmp_path / "model.safetensors")
     whole = tmp_path / "whole"
-    model.predict_to(store, whole)
+    model.write_labels(store, whole)
     labels, n_shards = tmp_path / "labels", ROWS // rows_per_shard
     code = """
         import sys
         from gdig import KMeans
-        KMeans.load(sys.argv[1]).predict_to(sys.argv[2], sys.argv[3])
+        KMeans.load(sys.argv[1]).write_labels(sys.argv[2], sys.argv[3])
     """
     done: dict[str, tuple[int, bytes]] = {}
     draw = random.Random(1)
@@ -113,7 +113,7 @@ def test_a_prediction_killed_again_and_again_ends_with_the_same_files(tmp_path, 
     steps = []
     # A writer that was killed between creating its temporary file and renaming it leaves one; the next one removes it.
     (labels / f".{n_shards - 1:08d}.safetensors.1-0-0.tmp").write_bytes(b"half")
-    model.predict_to(store, labels, callback=lambda *step: steps.append(step))
+    model.write_labels(store, labels, callback=lambda *step: steps.append(step))
     assert steps[-1] == (ROWS, ROWS)
     after = files(labels)
     assert all(after[name] == was for name, was in done.items()), "what was done was done again"

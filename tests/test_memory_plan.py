@@ -204,7 +204,7 @@ def test_partitions_change_no_bit(kind, inversion, monkeypatch):
     counted = TokenMemory.count(model)
     same = replace(counted, graph=counted.graph[:1] * len(counted.graph))
     monkeypatch.setattr(TokenMemory, "count", classmethod(lambda cls, model: same))
-    monkeypatch.setattr(memory_plan, "checkpointed_blocks", lambda module: [])  # the other way to need less
+    monkeypatch.setattr(memory_plan, "blocks_to_recompute", lambda module: [])  # the other way to need less
     seen = {1}
     for limit in range(needed, needed // 2, -500):
         monkeypatch.setattr(memory_plan, "room", lambda model, share, limit=limit: limit)

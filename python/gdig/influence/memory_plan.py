@@ -28,9 +28,9 @@ from gdig.model.batch_size import (
 from gdig.model.capture import GradientPass
 from gdig.model.causal_model import Model
 from gdig.model.free_memory import free_host_memory
-from gdig.model.gradient_checkpointing import checkpointed_blocks
+from gdig.model.gradient_checkpointing import blocks_to_recompute
 from gdig.model.layers import Layer
-from gdig.model.token_memory import TokenMemory, checkpointed_bytes, hidden_width, weight_bytes
+from gdig.model.token_memory import TokenMemory, gradient_checkpointing_bytes, hidden_width, weight_bytes
 from gdig.ops import triangle_numbers
 
 HEAD_CACHE_BYTES = 1 << 30
@@ -148,8 +148,8 @@ def plan_memory(
 
         return _partitions(groups, sizes, fits)
 
-    saving = replace(tokens, graph=(checkpointed_bytes(model),) * len(sizes))
-    plain, saved = partitions(tokens, least), partitions(saving, least) if checkpointed_blocks(model.module) else None
+    saving = replace(tokens, graph=(gradient_checkpointing_bytes(model),) * len(sizes))
+    plain, saved = partitions(tokens, least), partitions(saving, least) if blocks_to_recompute(model.module) else None
     # With gradient checkpointing a pass runs forward twice: four parts of work instead of three.
     checkpointing = saved is not None and (plain is None or 4 * len(saved) < 3 * len(plain))
     tokens, chosen = (saving, saved) if checkpointing else (tokens, plain)

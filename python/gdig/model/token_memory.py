@@ -19,7 +19,7 @@ from gdig.model.causal_model import Model
 from gdig.model.experts import Experts, Matrix
 from gdig.model.experts import Tap as ExpertTap
 from gdig.model.experts_pass import call, replaced
-from gdig.model.gradient_checkpointing import checkpointed_blocks, has_gradient_checkpointing
+from gdig.model.gradient_checkpointing import blocks_to_recompute, has_gradient_checkpointing
 from gdig.model.head import head_bytes
 from gdig.model.layers import Layer, as_layer
 from gdig.model.routing import Routing, route_to_first
@@ -94,7 +94,7 @@ def weight_bytes(module: nn.Module) -> int:
 def _graph_bytes(model: Model) -> tuple[int, ...]:
     """The tensors that a graph keeps, by a hook that sees each of them. The storage of a view counts once."""
     if has_gradient_checkpointing(model.module):
-        return (checkpointed_bytes(model),) * len(model.layers)
+        return (gradient_checkpointing_bytes(model),) * len(model.layers)
     own = {_address(x) for x in (*model.module.parameters(), *model.module.buffers())}
     length = min(_LENGTH, model.window or _LENGTH)
     ids = torch.zeros(1, length, dtype=torch.long, device=model.device)
@@ -166,12 +166,12 @@ def _matrix(layer: Layer) -> str:
     return layer.name if layer.expert is None else layer.expert.matrix
 
 
-def checkpointed_bytes(model: Model) -> int:
+def gradient_checkpointing_bytes(model: Model) -> int:
     """Bytes a token that a graph keeps with gradient checkpointing: the input of each block, and one block in full.
 
     A block keeps about three times what its linear layers read and write (2.3 times in Llama).
     """
-    blocks, slots = checkpointed_blocks(model.module), _slots(model)
+    blocks, slots = blocks_to_recompute(model.module), _slots(model)
     of_experts = {
         experts.module: slots[experts.module] * sum(m.in_features + m.out_features for m in experts.matrices)
         for experts in model.experts
