@@ -26,7 +26,9 @@ from tests.support.swept_run import make_swept
 def test_every_figure_is_that_of_the_choice(project, swept_copy):
     before = {name: facts["seconds"] for name, facts in stages(swept_copy).items() if name != "select"}
     comparison = compare(**project.options(swept_copy))
-    assert [summary.method for summary in comparison.summaries] == [name for name, summary in METHODS.items() if not summary.checkpoints]
+    assert [summary.method for summary in comparison.summaries] == [
+        name for name, method in METHODS.items() if not method.checkpoints
+    ]
     sweep, (labels, _) = stored(swept_copy), labels_of(swept_copy)
     picks = {}
     for summary in comparison.summaries:
@@ -36,7 +38,8 @@ def test_every_figure_is_that_of_the_choice(project, swept_copy):
         assert summary.score == pytest.approx(steady(sweep["influence"])[rows].mean(dtype=np.float64), rel=1e-6)
         assert summary.agreement == pytest.approx((sweep["influence"][rows] > 0).mean())
         assert summary.loss == pytest.approx(sweep["loss"][rows].mean(dtype=np.float64), rel=1e-6)
-        assert summary.clusters == len(set(labels[rows].tolist())) and comparison.n_clusters == len(set(labels.tolist()))
+        assert summary.clusters == len(set(labels[rows].tolist()))
+        assert comparison.n_clusters == len(set(labels.tolist()))
         assert summary.repeated == 0 and summary.tasks == {}
     for a, first in enumerate(picks):
         for b, second in enumerate(picks):
@@ -70,7 +73,8 @@ def test_repeated_rows_and_tasks(project, tmp_path):
     options = project.options(tmp_path / "run", **files, task_field="task", budget="100%", n_clusters=2)
     make_swept(options)
     (summary,) = compare(**options, methods=["top"]).summaries
-    assert (summary.rows, summary.repeated) == (8, 0) and "8 rows repeat an earlier row and were left out" in summary.notes[0]
+    assert (summary.rows, summary.repeated) == (8, 0)
+    assert "8 rows repeat an earlier row and were left out" in summary.notes[0]
     (summary,) = compare(**options, methods=["top"], repeats="keep").summaries
     assert (summary.rows, summary.repeated) == (16, 8)
     influence = stored(tmp_path / "run")["influence"].astype(np.float64)

@@ -182,7 +182,9 @@ def test_ekfac_makes_it_quicker():
         seeds = vectors(model.module, names, SEEDS)
         searches = solve(product, seeds, inverses, config.with_options(cg_iterations=iterations), "abc")
         start, q = vectors(model.module, names, SEEDS), product.multiply([search.x for search in searches])
-        return np.array([float(flat(s.x) @ (flat(y) / 2 - flat(b))) for s, y, b in zip(searches, q, start, strict=True)])
+        return np.array(
+            [float(flat(s.x) @ (flat(y) / 2 - flat(b))) for s, y, b in zip(searches, q, start, strict=True)]
+        )
 
     best, quick, slow = value(inverses, 40), value(inverses, 8), value([Plain(x) for x in added], 8)
     assert np.all(quick - best < (slow - best) / 2)

@@ -398,7 +398,7 @@ def test_a_sketch_is_what_the_sweep_makes_of_the_same_gradient(project, runs):
     """R vec(P G Q^T) in float64, to a relative error of some 1e-7 in each step of the sums."""
     config = Config.build(project.options("unused", projection_dim=20))
     model = load_model(config.with_options(model=checkpoints(runs)[1]))
-    states = [Moments(*(torch.zeros(sketch.out_features, sketch.width) for _ in "mv"), 0, (0.9, 0.999), 1e-8)
+    states = [Moments(*(torch.zeros(layer.out_features, layer.width) for _ in "mv"), 0, (0.9, 0.999), 1e-8)
               for layer in model.layers]  # fmt: skip
     seeds = Workspace(config, pipeline.Progress(quiet=True)).seed_examples
     features = AdamFeatures(model, states, seeds, config)

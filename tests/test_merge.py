@@ -44,7 +44,7 @@ def test_each_part_has_its_shards_and_is_not_done(halves):
 
 def test_merged_parts_are_the_run_that_one_machine_makes(project, finished, halves, tmp_path, capsys):
     out = tmp_path / "whole"
-    assert main(["merge", *map(str, parts), "--run-path", str(out)]) == 0
+    assert main(["merge", *map(str, halves), "--run-path", str(out)]) == 0
     assert f"{out}: 4 shards copied, 4 of 4 are there" in capsys.readouterr().out
     gdig.select(**project.options(out))
     assert files_of(out) == files_of(finished)

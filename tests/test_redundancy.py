@@ -115,7 +115,8 @@ def order_of(sweep: FinishedSweep, rows: list[int], config: Config) -> list[int]
     eligible = np.zeros(sweep.survey.rows, bool)
     eligible[rows] = True
     of_rows = sweep.among(eligible)
-    return METHODS[config.method].pick(of_rows, Limit("rows", max(1, len(rows))), config.random_seed, config).rows.tolist()
+    limit = Limit("rows", max(1, len(rows)))
+    return METHODS[config.method].pick(of_rows, limit, config.random_seed, config).rows.tolist()
 
 
 @st.composite

@@ -62,9 +62,9 @@ def test_a_row_gets_the_votes_of_those_it_helps_more_than_the_average_row(case, 
         apart = [float(x) - m for x, m in zip(pool.influence[row], mean, strict=True)]
         if by_task:
             apart = [sum(x for x, t in zip(apart, tasks.of_seed, strict=True) if t == task) for task in (0, 1)]
-            means_of_tasks = choice.by_task[place]
-            counts = np.bincount(tasks.of_seed, minlength=len(means_of_tasks))
-            assert means_of_tasks.tolist() == pytest.approx([x / n for x, n in zip(apart, counts, strict=False)], abs=1e-12)
+            of_tasks = choice.by_task[place]
+            counts = np.bincount(tasks.of_seed, minlength=len(of_tasks))
+            assert of_tasks.tolist() == pytest.approx([x / n for x, n in zip(apart, counts, strict=False)], abs=1e-12)
         # A difference below the rounding of the mean decides nothing here.
         assume(all(x == 0 or abs(x) > 1e-12 for x in apart))
         assert choice.columns["votes"][place] == sum(x > 0 for x in apart)

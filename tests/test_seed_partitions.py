@@ -52,11 +52,13 @@ def test_partitions_change_no_bit(kind, inversion):
     whole, report = precondition_seeds(model, factors, SEEDS, PROBE, config, QUIET)
     n = len(model.layers)
     for partitions in ([[0, 1], range(2, n)], [[i] for i in range(n)]):
-        by_partition, own_report = precondition_seeds(model, iter(factors), SEEDS, PROBE, config, QUIET, partitions=partitions)
+        joined, own_report = precondition_seeds(
+            model, iter(factors), SEEDS, PROBE, config, QUIET, partitions=partitions
+        )
         assert own_report == report and 0 < report.relative_error < 1 and report.probe_rows == len(PROBE)
-        for together, other in zip(whole, by_partition, strict=True):
-            assert torch.equal(together.u, other.u) and torch.equal(together.v, other.v)
-            assert torch.equal(together.column_offsets, other.column_offsets) and np.array_equal(together.energy, other.energy)
+        for ours, other in zip(whole, joined, strict=True):
+            assert torch.equal(ours.u, other.u) and torch.equal(ours.v, other.v)
+            assert torch.equal(ours.column_offsets, other.column_offsets) and np.array_equal(ours.energy, other.energy)
 
 
 def test_only_one_partition_is_in_memory(fitted, tmp_path, monkeypatch):
@@ -89,8 +91,8 @@ def test_only_one_partition_is_in_memory(fitted, tmp_path, monkeypatch):
         slack = 4096  # losses, energies, offsets
         assert own + sizes[index] <= size + slack and size <= own + 2 * sizes[index] + slack
     assert len(files) == 9 and files.complete([0, 8])
-    for together, other in zip(whole, files, strict=True):
-        assert torch.equal(together.u, other.u) and torch.equal(together.v, other.v)
+    for ours, other in zip(whole, files, strict=True):
+        assert torch.equal(ours.u, other.u) and torch.equal(ours.v, other.v)
 
 
 def test_the_sweep_reads_one_layer_at_a_time_and_keeps_w_or_the_columns(fitted, tmp_path, monkeypatch):

@@ -43,7 +43,7 @@ def encode(corpus_of):
         (example,) = encoder.encode(corpus_of([{"prompt": prompt, "completion": completion}]), [0])
         return example
 
-    return one
+    return encode_row
 
 
 def split(example: Example) -> tuple[list[int], list[int]]:
@@ -185,7 +185,7 @@ def chat(corpus_of, tokenizer_factory):
         (example,) = encoder.encode(corpus_of([{"messages": messages}]), [0])
         return tokenizer, example
 
-    return one
+    return encode_chat
 
 
 CHAT = [

@@ -134,7 +134,7 @@ class LayerInfluence:
 
             name = f"influence of blocks {first} to {blocks[at].max()}"
             by_blocks.append(self._steps.arrays(name, self._asked, make))
-        return {name: np.concatenate([arrays[name] for arrays in by_blocks]) for name in ("influence", "square", "gram")}
+        return {name: np.concatenate([x[name] for x in by_blocks]) for name in ("influence", "square", "gram")}
 
     def of_plain_gradients(self) -> dict[str, np.ndarray]:
         """The same without a curvature: products of the gradients themselves, by products of their tokens."""

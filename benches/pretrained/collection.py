@@ -163,9 +163,9 @@ def collect(
             arrays = steps.arrays(f"{plan.name}: curvature", asked, fit)
             return signals.exact_influence(*layers(rf"layers\.{block}\.mlp"), arrays, pool_examples, seed_examples)
 
-        arrays_of_block = steps.arrays(f"{plan.name}: influence of block {block}", asked, influence)
-        own |= {f"{name} of block {block}": arrays_of_block[name] for name in ("influence 0.1", "square 0.1", "gram 0.1")}
-        own |= {name: arrays_of_block[name] for name in ("loss", "seed loss")}
+        of_block = steps.arrays(f"{plan.name}: influence of block {block}", asked, influence)
+        own |= {f"{name} of block {block}": of_block[name] for name in ("influence 0.1", "square 0.1", "gram 0.1")}
+        own |= {name: of_block[name] for name in ("loss", "seed loss")}
         if with_variants:
             variants = steps.arrays(f"{plan.name}: variants of block {block}", asked, other)
             own |= {name: own.get(name, 0) + x for name, x in variants.items() if not name.endswith("loss")}

@@ -23,7 +23,8 @@ def _products(
     BIAS: tl.constexpr, GROUP: tl.constexpr, CHUNK: tl.constexpr, WHOLE_I: tl.constexpr, WHOLE_O: tl.constexpr,
     M: tl.constexpr, N: tl.constexpr, K: tl.constexpr, BAND: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Store a tile of (d_t . u_c)(a_t . v_c), summed over GROUP tokens and CHUNK columns, in partials [groups, chunks]."""
+    """Store a tile of (d_t . u_c)(a_t . v_c), summed over GROUP tokens and CHUNK columns, in partials
+    [groups, chunks]."""
     # Programs that run together share BAND rows of tiles, so they find each other's operands in the L2 cache.
     pid = tl.program_id(0)
     band = pid // (BAND * column_tiles)
@@ -96,8 +97,8 @@ def score(
     partials = torch.empty(groups, chunks, device=a.device)
     with current(a.device):
         _products[(row_tiles * column_tiles,)](
-            a, d, prepared.u, prepared.v, prepared.scale, prepared.bias, partials, tokens, columns, a.shape[1], d.shape[1],
-            groups, chunks, row_tiles, column_tiles,
+            a, d, prepared.u, prepared.v, prepared.scale, prepared.bias, partials, tokens, columns, a.shape[1],
+            d.shape[1], groups, chunks, row_tiles, column_tiles,
             a.stride(0), d.stride(0), prepared.u.stride(0), prepared.v.stride(0),
             BIAS=prepared.bias is not None, GROUP=group, CHUNK=prepared.chunk, WHOLE_I=a.shape[1] % c["K"] == 0,
             WHOLE_O=d.shape[1] % c["K"] == 0, PRECISION=precision(a.dtype), **c,

@@ -104,9 +104,9 @@ def squares(
     a, d = a.double().cpu(), d.double().cpu()
     want, error = torch.zeros(o, i, dtype=torch.float64), torch.zeros(o, i, dtype=torch.float64)
     for e, length in enumerate(lengths):
-        tokens_of_example = slice(int(offsets[e]), int(offsets[e + 1]))
-        g = d[tokens_of_example].T @ a[tokens_of_example]
-        off = (2 * length + (12 if dtype == torch.float32 else 0)) * U * (d[tokens_of_example].abs().T @ a[tokens_of_example].abs())
+        span = slice(int(offsets[e]), int(offsets[e + 1]))
+        g = d[span].T @ a[span]
+        off = (2 * length + (12 if dtype == torch.float32 else 0)) * U * (d[span].abs().T @ a[span].abs())
         want += g.square()
         error += 2 * g.abs() * off + off.square()
     within(got, before, want, error + 2 * (len(lengths) + 20) * U * (want + error))

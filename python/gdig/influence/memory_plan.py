@@ -167,7 +167,8 @@ def plan_memory(
         if more is None or len(more) > len(chosen):
             break
         batch, chosen = batch * 2, more
-    weights, by_partition = weight_bytes(model.module), [_sum(sizes[index] for index in partition) for partition in chosen]
+    weights = weight_bytes(model.module)
+    by_partition = [_sum(sizes[index] for index in partition) for partition in chosen]
     activations = [max(batch, longest) * tokens.a_token(partition[0]) for partition in chosen]
     passes = _pass_memory(weights, activations, fixed, by_partition, config.inversion)
     return MemoryPlan(
@@ -286,7 +287,8 @@ def _pass_memory(
     pairs = list(zip(held, by_partition, strict=True))
     summed = [MemoryParts(weights, activations, head, sums=size.triangles) for activations, size in pairs]
     factored = [
-        MemoryParts(weights, head=head, eigenvectors=size.eigenvectors - size.work, work=size.work) for size in by_partition
+        MemoryParts(weights, head=head, eigenvectors=size.eigenvectors - size.work, work=size.work)
+        for size in by_partition
     ]
     passes = {"factors": summed, "eigenvectors": factored}
     if inversion in ("ekfac", "cg"):

@@ -95,7 +95,7 @@ class RunPlan:
             f"{duration(self.rates.seconds)})",
             f"memory: {_size(self.peak_memory)} at the peak ({self._peak()})" + self._free(),
             f"batches: {self._batches()}",
-            f"disk: {_size(sum(self.disk.values()))} ({_parts(self.disk)}); {_size(self.free_disk)} free",
+            f"disk: {_size(sum(self.disk.values()))} ({_largest_first(self.disk)}); {_size(self.free_disk)} free",
             *(f"cheaper: {change} takes {duration(seconds)}" for change, seconds in self.cheaper),
         ]
 

@@ -49,7 +49,10 @@ fn predictions_on_disk_are_kept_when_sound_and_made_again_when_not() {
     let label_shards = |shards| write_labels(&source, &model, &shared, 0, Some(shards), &Supervisor::none());
     assert_eq!(label_shards(1..3).unwrap().len(), 2);
     assert!(foreign.exists() && !own.exists() && shared.join("00000009.safetensors").exists());
-    assert_eq!((label_shards(0..1).unwrap().len(), label_shards(3..4).unwrap().len(), label_shards(2..2).unwrap().len()), (1, 1, 0));
+    assert_eq!(
+        (label_shards(0..1).unwrap().len(), label_shards(3..4).unwrap().len(), label_shards(2..2).unwrap().len()),
+        (1, 1, 0)
+    );
     assert!(!shared.join("00000009.safetensors").exists(), "who has the last shard removes those of an earlier source");
     for (i, path) in paths.iter().enumerate() {
         assert_eq!(std::fs::read(path).unwrap(), std::fs::read(shared.join(shard_name(i))).unwrap());
