@@ -279,7 +279,7 @@ def test_verify_reads_every_file(finished):
     files = {path.relative_to(finished).as_posix() for path in finished.rglob("[!.]*") if path.is_file()}
     assert {file.file for file in report.files} == files and report.sound
     lines = report.lines()
-    kinds = ["run", "curvature", "seeds", "sweep", "features", "clusters", "clusters/labels", "run", str(finished)]
+    kinds = ["run", "curvature", "seeds", "sweep", "features", "clusters", "clusters/labels", str(finished)]
     assert [line.split(":")[0] for line in lines] == kinds
     assert lines[1].startswith("curvature: 6 sound, ") and lines[1].endswith(" bytes")
     assert lines[3].startswith("sweep: 5 sound, ") and lines[-1].endswith(f": {len(files)} sound")
