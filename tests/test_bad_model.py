@@ -180,7 +180,7 @@ def factor(file, name):
     return (vectors * file[f"l_{name}"]) @ vectors.T
 
 
-@pytest.mark.parametrize("part", ["factors", "eigenvalues"])
+@pytest.mark.parametrize("stage", ["factors", "eigenvalues"])
 def test_out_of_memory_while_fitting_halves_the_batch_too(project, finished, tmp_path, monkeypatch, capsys, stage):
     first = 0
     if stage == "eigenvalues":  # the second pass over the sample, as many batches as the first
