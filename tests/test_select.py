@@ -285,6 +285,17 @@ def test_verify_reads_every_file(finished):
     assert lines[3].startswith("sweep: 5 sound, ") and lines[-1].endswith(f": {len(files)} sound")
 
 
+def test_verify_reads_what_selections_leave(project, swept_copy):
+    from gdig.run.verify import verify
+
+    gdig.select(**project.options(swept_copy, method="top", max_similarity=0.9, similarity_of="hidden"))
+    file = swept_copy / "features" / "hidden_mean.safetensors"
+    assert verify(swept_copy).sound
+    file.write_bytes(file.read_bytes()[:-1] + b"?")
+    (damaged,) = [report for report in verify(swept_copy).files if report.state != "sound"]
+    assert (damaged.file, damaged.state) == ("features/hidden_mean.safetensors", "damaged")
+
+
 # The command line.
 
 
