@@ -291,7 +291,8 @@ def test_verify_reads_what_selections_leave(project, swept_copy):
     gdig.select(**project.options(swept_copy, method="top", max_similarity=0.9, similarity_of="hidden"))
     file = swept_copy / "features" / "hidden_mean.safetensors"
     assert verify(swept_copy).sound
-    file.write_bytes(file.read_bytes()[:-1] + b"?")
+    content = file.read_bytes()
+    file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     (damaged,) = [report for report in verify(swept_copy).files if report.state != "sound"]
     assert (damaged.file, damaged.state) == ("features/hidden_mean.safetensors", "damaged")
 
