@@ -175,7 +175,7 @@ def test_the_options_of_the_run_hold(run_path: Path) -> None:
     lines = gdig.compare(run_path=str(run_path), methods=["top", "loss"], budget=5).lines()
     assert any("top" in line for line in lines)
     assert gdig.preview(run_path=run_path, rows=1)
-    with pytest.raises(ConfigError, match="model: required"):
+    with pytest.raises(ConfigError, match="run_path: nowhere is no run directory"):
         gdig.select(run_path="nowhere", method="top")
     with pytest.raises(RunError):
         gdig.select(run_path=run_path, damping_factor=0.7)
