@@ -168,8 +168,8 @@ class RedundancyOptions:
     tells whether texts say the same, sketch whether they train the same."""
     exclude: tuple[str, ...] = ()
     """Evaluation sets: files, folders, globs or datasets on the Hugging Face hub, as candidates are. A row of the pool
-    that shares 13 words in a row with one of their rows, or is nearly equal, is never chosen, and is listed in
-    excluded.jsonl. Give every set that the trained model is judged by."""
+    that shares 13 words in a row with one of their rows, other than a template's, or is nearly equal, is never chosen,
+    and is listed in excluded.jsonl. Give every set that the trained model is judged by."""
     exclude_similarity: float = 0.9
     """Cosine of the hidden states with a row of an evaluation set above which a row is excluded. The default finds
     about half of the copies of which one word in ten was changed (docs/redundancy.md). Raise it when too many rows are
