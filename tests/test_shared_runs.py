@@ -21,11 +21,11 @@ RUN = 13
 
 def plain_runs(texts: list[str]) -> list[tuple[int, int, tuple[str, ...]]]:
     """Text, place and words of each run: of 13 words, or of a whole text of 8 to 12."""
-    found = []
+    shares = []
     for text, words in enumerate(t.split() for t in texts):
         size = min(max(len(words), OWN_WORDS), RUN)
-        found += [(text, i, tuple(words[i : i + size])) for i in range(len(words) - size + 1)]
-    return found
+        shares += [(text, i, tuple(words[i : i + size])) for i in range(len(words) - size + 1)]
+    return shares
 
 
 def plain_excluded(rows: list[list[str]], entries: list[list[str]], most: int) -> dict[int, tuple[int, ...]]:
@@ -42,33 +42,33 @@ def plain_excluded(rows: list[list[str]], entries: list[list[str]], most: int) -
             if words in different:
                 different[words].add(tuple(" ".join(texts).split()))
     common = {words for words in having if len(having[words]) > 10 or len(different[words]) > most}
-    found: dict[int, tuple[int, ...]] = {i: (entry,) for i, entry in equal.items()}
+    shares: dict[int, tuple[int, ...]] = {i: (entry,) for i, entry in equal.items()}
     for i, texts in enumerate(rows):
         runs = [run for run in plain_runs(texts) if run[2] in having]
         covered = {(text, at + k) for text, at, words in runs if words in common for k in range(len(words))}
         for text, at, words in runs:
             if words not in common and sum((text, at + k) not in covered for k in range(len(words))) >= OWN_WORDS:
-                found.setdefault(i, (having[words][0], text, at, len(words)))
-    return found
+                shares.setdefault(i, (having[words][0], text, at, len(words)))
+    return shares
 
 
 def excluded(rows: list[list[str]], entries: list[list[str]], most: int, per_shard: int) -> dict[int, tuple[int, ...]]:
     """The same by the functions of gdig, shard by shard."""
-    set_, shards, found = _native.SharedWords(entries), [], {}
+    set_, shards, shares = _native.SharedWords(entries), [], {}
     counts = RunCounts(most)
     for start in range(0, len(rows), per_shard):
         stop, parts = min(len(rows), start + per_shard), []
         for first in range(start, stop, 5):
             (places, of), runs = set_.find(rows[first : min(stop, first + 5)], n_threads=2)
-            found.update({first + at: (entry,) for at, entry in zip(places.tolist(), of.tolist(), strict=True)})
+            shares.update({first + at: (entry,) for at, entry in zip(places.tolist(), of.tolist(), strict=True)})
             parts.append((first - start, runs))
         shards.append((start, SharedRuns.join(parts).without_settled()))
         counts.add(shards[-1][1])
     for start, runs in shards:
         own = runs.own(counts.common)
         for row, entry, text, at, n in zip(own.row, own.entry, own.text, own.start, own.words, strict=True):
-            found.setdefault(start + int(row), (int(entry), int(text), int(at), int(n)))
-    return found
+            shares.setdefault(start + int(row), (int(entry), int(text), int(at), int(n)))
+    return shares
 
 
 @st.composite

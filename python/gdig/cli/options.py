@@ -185,5 +185,5 @@ class Verify:
 class Merge:
     """The options of gdig merge."""
 
-    parts: RunsOptions = RunsOptions()
+    runs: RunsOptions = RunsOptions()
     run: MergedRunOptions = MergedRunOptions()

@@ -140,16 +140,16 @@ def read_excluded(layout: RunLayout, record: RunRecord, store: SketchStore, most
     excluded: list[ExcludedRow] = []
     for shard in store.shards:
         start, _ = store.shard_range(shard)
-        found = _read_shard(layout, record, store, shard)
-        own = found.runs.own(counts.common)
+        shared = _read_shard(layout, record, store, shard)
+        own = shared.runs.own(counts.common)
         rows, first = np.unique(own.row, return_index=True)
         run_of = dict(zip(rows.tolist(), first.tolist(), strict=True))
-        equal_to = dict(found.equal.tolist())
-        near = np.zeros(0, np.int64) if most == 1 else np.flatnonzero(found.cosine > np.float32(most))
+        equal_to = dict(shared.equal.tolist())
+        near = np.zeros(0, np.int64) if most == 1 else np.flatnonzero(shared.cosine > np.float32(most))
         for at in sorted({*equal_to, *run_of, *near.tolist()}):
-            if not found.valid[at]:
+            if not shared.valid[at]:
                 continue
-            nearest, words = int(found.nearest[at]), None
+            nearest, words = int(shared.nearest[at]), None
             if at in equal_to:
                 entry, reason = equal_to[at], "equal"
             elif at in run_of:
@@ -157,7 +157,7 @@ def read_excluded(layout: RunLayout, record: RunRecord, store: SketchStore, most
                 reason, words = "words" if n == RUN else "text", (text, start_word, n)
             else:
                 entry, reason = nearest, "cosine"
-            cosine = float(found.cosine[at]) if nearest == entry else None
+            cosine = float(shared.cosine[at]) if nearest == entry else None
             excluded.append(ExcludedRow(start + at, entry, reason, words, cosine))
     return Excluded(excluded, len(counts.common), above)
 

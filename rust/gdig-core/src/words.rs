@@ -289,8 +289,8 @@ mod tests {
     fn each_letter_of_a_script_without_spaces_is_a_word() {
         let chinese = "今天天气很好我们一起去公园散步吧";
         let row = "翻译：今天天气很好，我们一起去公园散步。";
-        let found = runs(&[&[chinese]], &[row]);
-        assert_eq!((found.len(), found[0]), (3, (0, 2, 13, Some(0))));
+        let shared = runs(&[&[chinese]], &[row]);
+        assert_eq!((shared.len(), shared[0]), (3, (0, 2, 13, Some(0))));
         assert_eq!(excerpt(row, 2, 13), "今天天气很好，我们一起去公园");
     }
 }
