@@ -63,7 +63,16 @@ def alarms() -> str:
     cases = record("redundancy")["alarms"]["cases"]
     before, now = ([case[way] for case in cases.values()] for way in ("any 13 words", "gdig"))
     return table(
-        ["half of the tasks", "entries", "rows", "copies", "found", "found by any 13 words", "false alarms", "by any 13 words"],
+        [
+            "half of the tasks",
+            "entries",
+            "rows",
+            "copies",
+            "found",
+            "found by any 13 words",
+            "false alarms",
+            "by any 13 words",
+        ],
         [name.split(",")[0] for name in cases],
         [f"{case['entries']:,}" for case in cases.values()],
         [f"{case['pool']:,}" for case in cases.values()],

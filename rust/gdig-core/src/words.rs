@@ -234,10 +234,7 @@ mod tests {
     fn a_run_of_thirteen_words_is_found_whatever_is_around_it() {
         let row = "Q: ONE, two;  three-four (five) six seven eight nine ten eleven twelve THIRTEEN! And so on.";
         assert_eq!(runs(&[&["other"], &[LONG]], &["before", row]), [(1, 1, 13, Some(1))]);
-        assert_eq!(
-            excerpt(row, 1, 13),
-            "ONE, two;  three-four (five) six seven eight nine ten eleven twelve THIRTEEN"
-        );
+        assert_eq!(excerpt(row, 1, 13), "ONE, two;  three-four (five) six seven eight nine ten eleven twelve THIRTEEN");
         assert_eq!((excerpt(row, 14, 13), excerpt(row, 17, 13), excerpt(row, 0, 0)), ("And so on", "", ""));
         assert_eq!(runs(&[&[LONG]], &[&format!("{LONG} fifteen")]), [(0, 0, 13, Some(0)), (0, 1, 13, Some(0))]);
         // Twelve words of it are not enough, nor are those of two texts.
@@ -251,10 +248,7 @@ mod tests {
     #[test]
     fn short_texts_and_rows_are_compared_as_a_whole() {
         let short = "what is the capital of the french republic";
-        assert_eq!(
-            runs(&[&[short, "Paris"]], &["What is the capital of the French Republic?"]),
-            [(0, 0, 8, Some(0))]
-        );
+        assert_eq!(runs(&[&[short, "Paris"]], &["What is the capital of the French Republic?"]), [(0, 0, 8, Some(0))]);
         assert_eq!(of(&[&[short]], &["tell me what is the capital of the french republic"]), None);
         let equal = of(&[&["others"], &["two words"]], &["Two", "WORDS."]).unwrap();
         assert_eq!((equal.equal, equal.runs), (Some(1), vec![]));

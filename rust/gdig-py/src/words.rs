@@ -54,9 +54,11 @@ impl SharedWords {
         n_threads: usize,
     ) -> PyResult<(Equal<'py>, Runs<'py>)> {
         let shared = supervised(py, None, |supervisor| self.set.find(&rows, n_threads, supervisor))?;
-        let shared = || shared.iter().enumerate().filter_map(|(place, row)| row.as_ref().map(|row| (place as i32, row)));
+        let shared =
+            || shared.iter().enumerate().filter_map(|(place, row)| row.as_ref().map(|row| (place as i32, row)));
         let equal: Vec<_> = shared().filter_map(|(place, row)| row.equal.map(|entry| (place, entry as i32))).collect();
-        let runs: Vec<_> = shared().flat_map(|(place, row)| row.runs.iter().map(move |run| (place, row, run))).collect();
+        let runs: Vec<_> =
+            shared().flat_map(|(place, row)| row.runs.iter().map(move |run| (place, row, run))).collect();
         Ok((
             (column(py, &equal, |row| row.0), column(py, &equal, |row| row.1)),
             (
