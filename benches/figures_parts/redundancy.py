@@ -1,4 +1,4 @@
-"""Tables of what keeps a selection free of copies: recall beside other ways, false alarms, and the cost of each step."""
+"""Tables of what keeps a selection free of copies: recall, false alarms, and the cost of each step."""
 
 from __future__ import annotations
 
@@ -69,16 +69,11 @@ def alarms() -> str:
             "rows",
             "copies",
             "found",
-            "found by any 13 words",
+            "by any 13 words",
             "false alarms",
             "by any 13 words",
         ],
         [name.split(",")[0] for name in cases],
-        [f"{case['entries']:,}" for case in cases.values()],
-        [f"{case['pool']:,}" for case in cases.values()],
-        [f"{case['copies']:,}" for case in cases.values()],
-        [f"{way['found']:,}" for way in now],
-        [f"{way['found']:,}" for way in before],
-        [f"{way['false_alarms']:,}" for way in now],
-        [f"{way['false_alarms']:,}" for way in before],
+        *([f"{case[column]:,}" for case in cases.values()] for column in ("entries", "pool", "copies")),
+        *([f"{case[column]:,}" for case in way] for column in ("found", "false_alarms") for way in (now, before)),
     )
