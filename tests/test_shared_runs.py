@@ -95,16 +95,16 @@ def test_a_shard_keeps_few_places_of_a_common_run_and_a_longer_pool_changes_no_e
     assert len(shared.row) == 200
     kept = shared.without_settled()
     assert kept.row.tolist() == list(range(51)) and (kept.entry == 0).all()
-    for n in (10, 11, 200):  # whatever lies behind the first n rows
+    for n in (5, 6, 200):  # whatever lies behind the first n rows
         for some in (shared.some(shared.row < n), kept.some(kept.row < n)):
             counts = RunCounts(common_above(n))
             counts.add(some)
-            assert len(counts.common) == (n > 10)
-            assert len(some.own(counts.common).row) == (0 if n > 10 else n)
+            assert len(counts.common) == (n > 5)
+            assert len(some.own(counts.common).row) == (0 if n > 5 else n)
 
 
 def test_how_many_rows_a_run_may_have():
-    assert [common_above(n) for n in (0, 1_000, 1_100, 4_999, 5_000, 10**7)] == [10, 10, 11, 49, 50, 50]
+    assert [common_above(n) for n in (0, 500, 600, 4_999, 5_000, 10**7)] == [5, 5, 6, 49, 50, 50]
 
 
 def test_the_template_of_a_pool_excludes_no_row_and_a_copy_inside_it_is_found(project, tmp_path):
@@ -126,7 +126,7 @@ def test_the_template_of_a_pool_excludes_no_row_and_a_copy_inside_it_is_found(pr
     assert [row["row"] for row in listed] == [7, 20, 21] and not set(picked.rows.tolist()) & {7, 20, 21}
     assert {row["reason"] for row in listed} == {"words"} and "eval.jsonl, row 0 (line 1)" in listed[0]["entry"]
     assert "plain English: seven tired painters" in listed[0]["words"]
-    assert any(re.search(r"runs of words of the evaluation set are in more than 10 rows", x) for x in picked.summary)
+    assert any(re.search(r"runs of words of the evaluation set are in more than 5 rows", x) for x in picked.summary)
 
 
 def test_a_text_is_cut_at_its_words():

@@ -18,11 +18,11 @@ from gdig.store.tensor_file import Named
 
 OWN_WORDS = 8
 """Words of a run that have to be in no common run."""
-_SHARE, _LEAST, _MOST = 100, 10, 50
+_SHARE, _LEAST, _MOST = 100, 5, 50
 
 
 def common_above(rows: int) -> int:
-    """Return how many rows of a pool may have a run that is not common: 1 in 100, at least 10, at most 50.
+    """Return how many rows of a pool may have a run that is not common: 1 in 100, at least 5, at most 50.
 
     Templates of large pools have more rows than 50, and few questions are asked in so many ways. In a small pool, a
     template has few rows too.
