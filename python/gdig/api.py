@@ -181,7 +181,7 @@ def compare(
 
     Args:
         config: options, as of :func:`select`.
-        methods: values of the option `method`; none for all methods whose needs the run meets.
+        methods: values of the option `method`, in its place; none for all methods whose needs the run meets.
         trial: how to train; its options may also be given by name (see :class:`gdig.config.config.Trial`).
         train: whether to train on what each method selected, and to compare the losses on the rows of `held_out`.
         progress: where to show progress.
