@@ -1,4 +1,4 @@
-"""Tables of what keeps a selection free of copies: recall beside other ways, and the cost of each step."""
+"""Tables of what keeps a selection free of copies: recall, false alarms, and the cost of each step."""
 
 from __future__ import annotations
 
@@ -27,32 +27,53 @@ def _share(value: float) -> str:
 
 def recall() -> str:
     """Recall of planted copies by words, false alarms, and processor seconds for a million rows."""
-    found = [record("redundancy")["texts"][way] for way in _WAYS]
-    seconds = [one["cpu_s_per_million_rows"] for one in found]
+    results = [record("redundancy")["texts"][way] for way in _WAYS]
+    seconds = [result["cpu_s_per_million_rows"] for result in results]
     return table(
         ["way", *_KINDS.values(), "false alarms", "seconds"],
         list(_WAYS.values()),
-        *([_share(one["recall"][kind]) for one in found] for kind in _KINDS),
-        [_share(one["false_alarms"]) for one in found],
+        *([_share(result["recall"][kind]) for result in results] for kind in _KINDS),
+        [_share(result["false_alarms"]) for result in results],
         [f"{value:.0f}" if value >= 1 else f"{value:.1f}" for value in seconds],
     )
 
 
 def steps() -> str:
     """Seconds and memory of each step over ten million sketches."""
-    found = record("redundancy")["sketches"]
-    repeated, near = found["repeats out"]["repeats"], found["near-copies out"]["passed_over"]
+    results = record("redundancy")["sketches"]
+    repeated, near = results["repeats out"]["repeats"], results["near-copies out"]["passed_over"]
     labels = {
         "choice alone": "the choice alone",
         "repeats out": f"repeats out ({repeated:,} rows)",
         "near-copies out": f"`--max-similarity 0.9` ({near:,} rows passed over)",
         "8 sources": "equal quotas of 8 sources",
-        "evaluation set": f"cosines with {found['evaluation set']['entries']:,} evaluation rows",
+        "evaluation set": f"cosines with {results['evaluation set']['entries']:,} evaluation rows",
     }
-    costs = [found[name] for name in labels]
+    costs = [results[name] for name in labels]
     return table(
         ["step", "seconds", "memory"],
         list(labels.values()),
         [f"{cost.get('choice_s', cost['seconds']):.0f}" for cost in costs],
         [f"{cost['own_bytes'] / 1e6:.0f} MB" for cost in costs],
+    )
+
+
+def alarms() -> str:
+    """Rows of T0 that share words with entries of the same tasks: copies that are found, and false alarms."""
+    cases = record("redundancy")["alarms"]["cases"]
+    before, now = ([case[way] for case in cases.values()] for way in ("any 13 words", "gdig"))
+    return table(
+        [
+            "half of the tasks",
+            "entries",
+            "rows",
+            "copies",
+            "found",
+            "by any 13 words",
+            "false alarms",
+            "by any 13 words",
+        ],
+        [name.split(",")[0] for name in cases],
+        *([f"{case[column]:,}" for case in cases.values()] for column in ("entries", "pool", "copies")),
+        *([f"{case[column]:,}" for case in way] for column in ("found", "false_alarms") for way in (now, before)),
     )

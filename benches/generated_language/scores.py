@@ -13,7 +13,6 @@ import torch
 
 import gdig
 from benches.generated_language.world import World
-from benches.shared.bm25 import Bm25
 from benches.shared.gradients import each_layer
 from gdig import SketchStore
 from gdig.config.config import Config
@@ -24,6 +23,7 @@ from gdig.model.capture import GradientPass
 from gdig.model.load import load_model
 from gdig.run.layout import RunLayout
 from gdig.store.tensor_file import read_tensors
+from tests.support.bm25 import Bm25
 
 ALL_LINEARS = r"layers\..*proj$"
 DAMPINGS = (0.0001, 0.001, 0.01, 0.1, 1.0, 10.0)
@@ -124,7 +124,7 @@ def gradient_baselines(world: World) -> dict[str, np.ndarray]:
     moments continue over the pool with fixed weights, as at a learning rate of 0. The seed's side is the gradient.
     """
     config = Config.build(run_options(world, world.checkpoint("pool", world.full)) | {"filter_modules": ALL_LINEARS})
-    pool, seeds = (torch.cat(_gradients(config, world.examples[part]), 1) for part in ("pool", "seeds"))
+    pool, seeds = (torch.cat(_gradients(config, world.examples[name]), 1) for name in ("pool", "seeds"))
     direct = torch.nn.functional.normalize(seeds, dim=1)
     first, second = _moments(pool, world.random_seed)
     adam = torch.empty(len(pool), len(seeds))

@@ -10,7 +10,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from gdig.config.config import Config
 from gdig.influence.curvature import fit_curvature
-from gdig.influence.seed_factors import precondition_seeds
+from gdig.influence.precondition_seeds import precondition_seeds
 from gdig.model.causal_model import wrap_model
 from gdig.passes.influence_pass import make_influence_pass
 from gdig.progress import Progress
@@ -39,12 +39,12 @@ def compare_with_float64(device: torch.device, *, quick: bool = False) -> dict[s
         module = _module(sizes).to(dtype)
         want = _results(module.double(), torch.device("cpu"), sizes["vocab"], rows)
         first, second = (_results(_module(sizes).to(dtype), device, sizes["vocab"], rows) for _ in range(2))
-        for name, exact, one, two in zip(NAMES, want, first, second, strict=True):
-            error = float(np.abs(one - exact).max() / np.abs(exact).max())
+        for name, exact, own, again in zip(NAMES, want, first, second, strict=True):
+            error = float(np.abs(own - exact).max() / np.abs(exact).max())
             facts = {
                 "error": error,
-                "correlation": float(np.corrcoef(one.ravel(), exact.ravel())[0, 1]),
-                "same_bytes": one.tobytes() == two.tobytes(),
+                "correlation": float(np.corrcoef(own.ravel(), exact.ravel())[0, 1]),
+                "same_bytes": own.tobytes() == again.tobytes(),
                 "holds": error <= FLOAT32 if dtype == torch.float32 else None,
             }
             figures[f"{str(dtype).removeprefix('torch.')} {name}"] = facts

@@ -26,7 +26,7 @@ __all__ = [
     "kmeans_fit",
     "kmeans_label_damage",
     "kmeans_predict",
-    "kmeans_predict_to",
+    "kmeans_write_labels",
     "label_counts",
     "neighbours",
     "neighbours_by_clusters",
@@ -89,7 +89,22 @@ class SharedWords:
     def common(self) -> int: ...
     @property
     def empty(self) -> int: ...
-    def find(self, rows: list[list[str]], *, n_threads: int = 0) -> list[tuple[int, int, str, str]]: ...
+    def find(
+        self, rows: list[list[str]], *, n_threads: int = 0
+    ) -> tuple[
+        tuple[NDArray[np.int32], NDArray[np.int32]],
+        tuple[
+            NDArray[np.int32],
+            NDArray[np.int32],
+            NDArray[np.int32],
+            NDArray[np.int32],
+            NDArray[np.uint64],
+            NDArray[np.int32],
+            NDArray[np.uint64],
+        ],
+    ]: ...
+    @staticmethod
+    def excerpt(text: str, start: int, n: int) -> str: ...
 
 @final
 class Store:
@@ -162,7 +177,7 @@ def kmeans_predict(
     n_threads: int,
     kernel: str | None,
 ) -> tuple[NDArray[np.uint32], NDArray[np.float32]]: ...
-def kmeans_predict_to(
+def kmeans_write_labels(
     x: Store | NDArray[Any],
     centroids: NDArray[np.float32],
     unit_normalize: bool,

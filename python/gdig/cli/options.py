@@ -15,6 +15,7 @@ from gdig.cli.groups import (
     DefaultOptions,
     ExplainOptions,
     FileOptions,
+    MergedRunOptions,
     PlanOptions,
     PreviewOptions,
     ReportOptions,
@@ -184,5 +185,5 @@ class Verify:
 class Merge:
     """The options of gdig merge."""
 
-    parts: RunsOptions = RunsOptions()
-    run: PlaceOptions = PlaceOptions()
+    runs: RunsOptions = RunsOptions()
+    run: MergedRunOptions = MergedRunOptions()

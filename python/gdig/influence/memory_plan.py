@@ -7,16 +7,14 @@ other layers, so the partitions change no bit.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-
-import torch
 
 from gdig.config.config import Config
 from gdig.data.tokens import Example
 from gdig.distributed.ranks import Ranks
 from gdig.errors import MemoryShortError
-from gdig.influence.factors import WIDE
+from gdig.influence.fit_bytes import FitBytes, added, fill_partitions, layer_groups
 from gdig.model.batch_size import (
     LEAST_TOKENS,
     MEMORY_SHARE,
@@ -28,17 +26,13 @@ from gdig.model.batch_size import (
 from gdig.model.capture import GradientPass
 from gdig.model.causal_model import Model
 from gdig.model.free_memory import free_host_memory
-from gdig.model.gradient_checkpointing import checkpointed_blocks
-from gdig.model.layers import Layer
-from gdig.model.token_memory import TokenMemory, checkpointed_bytes, hidden_width, weight_bytes
-from gdig.ops import triangle_numbers
+from gdig.model.gradient_checkpointing import blocks_to_recompute
+from gdig.model.token_memory import TokenMemory, gradient_checkpointing_bytes, hidden_width, weight_bytes
 
 HEAD_CACHE_BYTES = 1 << 30
 """Most memory for results of the head that the second pass over a sample takes from the first."""
 _HEAD_CACHE_SHARE = 16
 """The cache takes at most one part in this many of the memory that the plan may take."""
-_EIGH_COPIES = 5
-"""Matrices of the size of a factor that its eigendecomposition holds: the matrix twice, the result, LAPACK's work."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +63,7 @@ class MemoryParts:
     @property
     def total(self) -> int:
         """The sum of the parts."""
-        return sum(getattr(self, part.name) for part in fields(self))
+        return sum(getattr(self, field.name) for field in fields(self))
 
 
 @dataclass(frozen=True)
@@ -81,7 +75,7 @@ class MemoryPlan:
         token_batch_size: tokens in a batch.
         partitions: indices of the layers of each partition, in the order of the model.
         gradient_checkpointing: whether the pass computes its activations again.
-        passes: the parts of each pass at its peak, by the pass: factors, eigenvectors, eigenvalues. The seeds pass
+        passes: the memory of each pass at its peak, by the pass: factors, eigenvectors, eigenvalues. The seeds pass
             in partitions of their own (`gdig.influence.seed_plan`).
         host_totals: bytes of totals in the computer's memory, where the model is on another device.
         head_cache: bytes for the head's results of each batch, which later passes over the sample take.
@@ -97,8 +91,8 @@ class MemoryPlan:
 
     @property
     def peak(self) -> MemoryParts:
-        """The parts of the pass that holds most."""
-        return max(self.passes.values(), key=lambda parts: parts.total)
+        """The memory of the pass that holds most."""
+        return max(self.passes.values(), key=lambda memory: memory.total)
 
 
 def plan_memory(
@@ -133,8 +127,8 @@ def plan_memory(
         ModelError: if the sums of a single layer do not fit beside the longest example.
     """
     tokens = token_memory or TokenMemory.count(model)
-    sizes = [_FitBytes.of(layer, model) for layer in model.layers]
-    groups = _groups(model.layers)
+    sizes = [FitBytes.of(layer, model) for layer in model.layers]
+    groups = layer_groups(model.layers)
     cache = min(HEAD_CACHE_BYTES, sample_tokens * (_predictor_width(model) * model.dtype.itemsize + 8))
     cache = cache if limit is None else min(cache, max(0, limit) // _HEAD_CACHE_SHARE)
     least = LEAST_TOKENS if config.token_batch_size == "auto" else int(config.token_batch_size)
@@ -142,20 +136,20 @@ def plan_memory(
     auto = config.token_batch_size == "auto"
 
     def partitions(memory: TokenMemory, batch: int) -> list[list[int]] | None:
-        def fits(part: _FitBytes, lowest: int) -> bool:
-            inside = limit is None or part.beside(max(batch, longest) * memory.a_token(lowest)) + fixed <= limit
-            return inside and (host_limit is None or part.host_totals // world <= host_limit)
+        def fits(size: FitBytes, lowest: int) -> bool:
+            inside = limit is None or size.beside(max(batch, longest) * memory.a_token(lowest)) + fixed <= limit
+            return inside and (host_limit is None or size.host_totals // world <= host_limit)
 
-        return _partitions(groups, sizes, fits)
+        return fill_partitions(groups, sizes, fits)
 
-    saving = replace(tokens, kept=(checkpointed_bytes(model),) * len(sizes))
-    plain, saved = partitions(tokens, least), partitions(saving, least) if checkpointed_blocks(model.module) else None
+    saving = replace(tokens, graph=(gradient_checkpointing_bytes(model),) * len(sizes))
+    plain, saved = partitions(tokens, least), partitions(saving, least) if blocks_to_recompute(model.module) else None
     # With gradient checkpointing a pass runs forward twice: four parts of work instead of three.
     checkpointing = saved is not None and (plain is None or 4 * len(saved) < 3 * len(plain))
     tokens, chosen = (saving, saved) if checkpointing else (tokens, plain)
     if chosen is None:
         held = max(least, longest) * tokens.a_token()
-        needed = fixed + max(_sum(sizes[index] for index in group).beside(held) for group in groups)
+        needed = fixed + max(added(sizes[index] for index in group).beside(held) for group in groups)
         raise MemoryShortError(
             f"the fit needs {needed / 2**30:.3g} GiB for one example of {longest} tokens and the sums of its widest "
             f"layers, but may plan {max(0, limit or 0) / 2**30:.3g} GiB (60 % of the free memory); lower max_length, "
@@ -167,16 +161,17 @@ def plan_memory(
         if more is None or len(more) > len(chosen):
             break
         batch, chosen = batch * 2, more
-    weights, parts = weight_bytes(model.module), [_sum(sizes[index] for index in part) for part in chosen]
-    activations = [max(batch, longest) * tokens.a_token(part[0]) for part in chosen]
-    passes = _fit_parts(weights, activations, fixed, parts, config.inversion)
+    weights = weight_bytes(model.module)
+    by_partition = [added(sizes[index] for index in partition) for partition in chosen]
+    activations = [max(batch, longest) * tokens.a_token(partition[0]) for partition in chosen]
+    passes = _pass_memory(weights, activations, fixed, by_partition, config.inversion)
     return MemoryPlan(
         limit,
         batch,
-        tuple(tuple(part) for part in chosen),
+        tuple(tuple(partition) for partition in chosen),
         checkpointing,
         passes,
-        max(part.host_totals for part in parts) // world,
+        max(size.host_totals for size in by_partition) // world,
         cache,
     )
 
@@ -208,132 +203,41 @@ def plan_fit(model: Model, examples: Sequence[Example], config: Config, ranks: R
     )
     size = plan.token_batch_size
     if config.token_batch_size == "auto" and limit is not None:
-        beside = max(parts.sums + parts.eigenvectors for parts in plan.passes.values()) + plan.head_cache
+        beside = max(memory.sums + memory.eigenvectors for memory in plan.passes.values()) + plan.head_cache
         gradients = GradientPass(model, config.loss_reduction)
         size = checked_batch(
             size, tokens, limit - beside, model.device, lambda batch: gradients.run(batch, lambda *_: None), typical
         )
-    facts = [size, [list(part) for part in plan.partitions], plan.head_cache, plan.gradient_checkpointing]
+    facts = [size, [list(partition) for partition in plan.partitions], plan.head_cache, plan.gradient_checkpointing]
     size, partitions, head_cache, checkpointing = ranks.gather(facts)[0]
     if checkpointing:
         model.save_memory()
     return replace(
         plan,
         token_batch_size=size,
-        partitions=tuple(tuple(part) for part in partitions),
+        partitions=tuple(tuple(partition) for partition in partitions),
         head_cache=head_cache,
         gradient_checkpointing=checkpointing,
     )
 
 
-@dataclass(frozen=True)
-class _FitBytes:
-    """Bytes of some layers in a fit.
-
-    Attributes:
-        triangles: the sums of A and S; on the CPU with their totals beside them.
-        bases: Q_A and Q_S.
-        squares: the sums that give L; on the CPU with their totals.
-        work: one eigendecomposition.
-        host_totals: totals in the computer's memory, for layers on another device.
-    """
-
-    triangles: int = 0
-    bases: int = 0
-    squares: int = 0
-    work: int = 0
-    host_totals: int = 0
-
-    @classmethod
-    def of(cls, layer: Layer, model: Model) -> _FitBytes:
-        """Of one layer. A layer that reads another layer's input has no A of its own."""
-        item = torch.promote_types(model.dtype, torch.float32).itemsize
-        j, o = layer.width, layer.out_features
-        widths = (j, o) if layer.input_name == layer.name else (o,)
-        bases = sum(width * width for width in widths) * item
-        work = max(_EIGH_COPIES * width * width * (item if width >= WIDE else 8) for width in widths)
-        if layer.device.type == "cpu":
-            return cls(2 * sum(map(triangle_numbers, widths)) * item, bases, 2 * o * j * item, work)
-        return cls(bases, bases, o * j * item, work, max(bases, o * j * item))
-
-    def __add__(self, other: _FitBytes) -> _FitBytes:
-        return _FitBytes(
-            self.triangles + other.triangles,
-            self.bases + other.bases,
-            self.squares + other.squares,
-            max(self.work, other.work),
-            self.host_totals + other.host_totals,
-        )
-
-    @property
-    def eigenvectors(self) -> int:
-        """While the eigenvectors replace the totals one by one."""
-        return max(self.triangles // 2, self.bases) + self.work
-
-    def beside(self, activations: int) -> int:
-        """The most that a fit of the layers holds, with a batch that holds `activations` bytes in its passes."""
-        return max(max(self.triangles, self.bases + self.squares) + activations, self.eigenvectors)
-
-
-def _sum(sizes: Iterable[_FitBytes]) -> _FitBytes:
-    return sum(sizes, _FitBytes())
-
-
-def _fit_parts(
-    weights: int, held: Sequence[int], head: int, parts: Sequence[_FitBytes], inversion: str
+def _pass_memory(
+    weights: int, held: Sequence[int], head: int, by_partition: Sequence[FitBytes], inversion: str
 ) -> dict[str, MemoryParts]:
-    """The parts of the fit's passes, for the partition that holds most in each. `held`: activations of each."""
-    pairs = list(zip(held, parts, strict=True))
-    summed = [MemoryParts(weights, activations, head, sums=part.triangles) for activations, part in pairs]
+    """The memory of the fit's passes, for the partition that holds most in each. `held`: activations of each."""
+    pairs = list(zip(held, by_partition, strict=True))
+    summed = [MemoryParts(weights, activations, head, sums=size.triangles) for activations, size in pairs]
     factored = [
-        MemoryParts(weights, head=head, eigenvectors=part.eigenvectors - part.work, work=part.work) for part in parts
+        MemoryParts(weights, head=head, eigenvectors=size.eigenvectors - size.work, work=size.work)
+        for size in by_partition
     ]
     passes = {"factors": summed, "eigenvectors": factored}
     if inversion in ("ekfac", "cg"):
         passes["eigenvalues"] = [
-            MemoryParts(weights, activations, head, sums=part.squares, eigenvectors=part.bases)
-            for activations, part in pairs
+            MemoryParts(weights, activations, head, sums=size.squares, eigenvectors=size.bases)
+            for activations, size in pairs
         ]
-    return {name: max(each, key=lambda part: part.total) for name, each in passes.items()}
-
-
-def _groups(layers: Sequence[Layer]) -> list[list[int]]:
-    """Indices of layers that stay together: those that share an input share the sums of A, and of a matrix of experts
-    those with few tokens take the sums of all.
-
-    Such layers follow one another in every model that we know. Where others lie between, these join.
-    """
-    names = [
-        (layer.input_name, layer.expert.matrix if layer.expert is not None else layer.input_name) for layer in layers
-    ]
-    last = {name: index for index, pair in enumerate(names) for name in pair}
-    groups: list[list[int]] = []
-    end = -1
-    for index, pair in enumerate(names):
-        if index > end:
-            groups.append([])
-        groups[-1].append(index)
-        end = max(end, *(last[name] for name in pair))
-    return groups
-
-
-def _partitions(
-    groups: Sequence[list[int]], sizes: Sequence[_FitBytes], fits: Callable[[_FitBytes, int], bool]
-) -> list[list[int]] | None:
-    """Fill partitions one after another, as long as they fit. None: a group alone does not fit."""
-    parts: list[list[int]] = []
-    held = _FitBytes()
-    for group in groups:
-        alone = _sum(sizes[index] for index in group)
-        if not fits(alone, group[0]):
-            return None
-        if parts and fits(held + alone, parts[-1][0]):
-            parts[-1] += group
-            held = held + alone
-        else:
-            parts.append(list(group))
-            held = alone
-    return parts
+    return {name: max(each, key=lambda memory: memory.total) for name, each in passes.items()}
 
 
 def _predictor_width(model: Model) -> int:

@@ -12,8 +12,8 @@ from gdig.model.causal_model import Model
 from gdig.model.directory import named_directory
 from gdig.planning.pass_trial import block_number
 from gdig.planning.planner import Planner
+from gdig.planning.run_trial import empty_factors
 from gdig.planning.stages import Expected, StagePlan
-from gdig.planning.trial import empty_factors
 
 _WORTH = 0.2
 """Share of the time that a change has to save to be named."""
@@ -30,11 +30,11 @@ def cheaper_choices(expected: Expected, planner: Planner, stages: list[StagePlan
     total = sum(stage.left_s for stage in stages)
     config, model = expected.config, expected.model
 
-    def left(other: Expected) -> float:
+    def seconds_left(other: Expected) -> float:
         return sum(replace(stage, done=done.get(stage.name, 0.0)).left_s for stage in other.stages())
 
     def worth(flag: str, other: Expected) -> Iterator[tuple[str, float]]:
-        seconds = left(other)
+        seconds = seconds_left(other)
         if seconds <= (1 - _WORTH) * total:
             yield flag, seconds
 
