@@ -57,3 +57,10 @@ def _groups(a, d, examples, most, with_bias):
             if i < j:
                 torch.mm(d[i:j].T, a[i:j], out=gradients[number])
         yield first, gradients, torch.stack([d[i:j].sum(0) for i, j in group]) if with_bias else None
+
+
+def score_dense_experts(a, d, rows, w, scale, out) -> None:
+    """Add the scores of each expert's rows, expert by expert. An expert whose W is None has no part."""
+    for number, (first, last) in enumerate(pairwise(rows.bounds)):
+        if first < last and w[number] is not None:
+            score_dense(a[first:last], d[first:last], rows.of_experts[number], w[number], scale[number], out)

@@ -41,3 +41,12 @@ def project_inputs(a, q, dtype) -> torch.Tensor:
     """Q a_t of every token: [T, p]."""
     right = a.to(dtype) @ q[:, : a.shape[1]].T
     return right + q[:, -1] if q.shape[1] > a.shape[1] else right
+
+
+def project_experts(a, d, rows, projections, out) -> None:
+    """Add the sketch of each expert's rows, expert by expert."""
+    for (first, last), examples, (q, p, columns, weights) in zip(
+        pairwise(rows.bounds), rows.of_experts, projections, strict=True
+    ):
+        if first < last:
+            project(a[first:last], d[first:last], examples, q, p, columns, weights, out)
