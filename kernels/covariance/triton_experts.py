@@ -83,7 +83,8 @@ def covariance_experts(
     width, bias = x.shape[1], len(out[0]) > x.shape[1]
     if not rows.end:
         return
-    c = dict(config or pinned("covariance", kind(x), x.device))
+    # A program holds its tile and adds it to the sums itself, so the tiles are those of float32, the smaller ones.
+    c = dict(config or pinned("covariance", "float", x.device))
     c.pop("programs")
     x = x if x.stride(1) == 1 else x.contiguous()
     tiles = tile_count(width, c["M"], c["N"])

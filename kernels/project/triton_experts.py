@@ -18,7 +18,7 @@ from gdig.kernels.project.prepared import PreparedExperts
 from gdig.kernels.project.triton import kind
 
 # How many entries of the table a program looks up at a time.
-_LOOKUP = 1024
+_LOOKUP = 512
 
 
 @triton.jit
@@ -55,14 +55,16 @@ def _columns(
     total = tl.zeros([DEPTH, C], tl.float32)
     for expert in range(experts):
         own = bounds + expert * (examples + 1) + e
-        first, last = tl.load(own), tl.load(own + 1)
+        first, last = tl.load(own).to(tl.int32), tl.load(own + 1).to(tl.int32)
         if first < last:
             at = table + (expert * DEPTH + r[:, None]) * dim + c[None, :]
             k = tl.load(at, mask=(c < dim)[None, :], other=-1).to(tl.int32)  # [DEPTH, C]
+            x_at, y_at = left + tl.cast(first, tl.int64) * P + k // P, right + tl.cast(first, tl.int64) * P + k % P
             sums = tl.zeros([DEPTH, C], tl.float32)
-            for t in range(first, last):
-                x = tl.load(left + t * P + k // P, mask=k >= 0, other=0.0)
-                sums += x * tl.load(right + t * P + k % P, mask=k >= 0, other=0.0)
+            for _ in range(first, last):
+                sums += tl.load(x_at, mask=k >= 0, other=0.0) * tl.load(y_at, mask=k >= 0, other=0.0)
+                x_at += P
+                y_at += P
             total += sums * tl.load(weights + expert * (P * P) + k, mask=k >= 0, other=0.0)
     place = out + e.to(tl.int64) * row + c.to(tl.int64) * column
     tl.store(place, tl.load(place, mask=c < dim, other=0.0) + tl.sum(total, 0), mask=c < dim)

@@ -40,7 +40,8 @@ def _products(
     j = within // high
 
     # int64: the first row, the expert's last row + 1, the expert, and where the parts of the first row begin.
-    first, last, expert = tl.load(tiles + i * 4), tl.load(tiles + i * 4 + 1), tl.load(tiles + i * 4 + 2)
+    at = tiles + i * 4
+    first, last, expert = tl.load(at).to(tl.int32), tl.load(at + 1).to(tl.int32), tl.load(at + 2).to(tl.int32)
     zero, end = tl.load(chunks + expert * seeds), tl.load(chunks + (expert + 1) * seeds)
     # Experts have different numbers of columns, and the grid has programs for the most.
     if zero * CHUNK + j * N < end * CHUNK:
@@ -51,7 +52,7 @@ def _products(
             BIAS, CHUNK, WHOLE_I, WHOLE_O, M, N, K, PRECISION,
         )  # fmt: skip
         h = j * (N // CHUNK) + tl.arange(0, N // CHUNK)
-        place = tl.load(tiles + i * 4 + 3) + tl.arange(0, M).to(tl.int64)[:, None] * (end - zero) + h[None, :]
+        place = tl.load(at + 3) + tl.arange(0, M).to(tl.int64)[:, None] * (end - zero) + h[None, :]
         tl.store(parts + place, sums, mask=(t < last)[:, None] & (h < end - zero)[None, :])
 
 

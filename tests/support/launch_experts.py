@@ -42,7 +42,8 @@ def _launch(dtype, width, bias, rank, lengths) -> None:
         config = PINNED["project", project.kind(dtype, side), major]
         project.project_experts(a, a, rows, side, sketch, torch.zeros(rows.examples, 512), config=config)
     moments = [torch.zeros(width + bias, width + bias)] * len(rows)
-    config = PINNED["covariance", covariance_kind(a), major]
+    config = PINNED["covariance", "float", major]
     covariance.covariance_experts(a, torch.ones(rows.end), rows, moments, config=config)
     config = PINNED["squared_gradients", covariance_kind(a, rows.longest), major]
-    covariance.squared_gradients_experts(a, a, rows, [torch.zeros(width, width)] * len(rows), config=config)
+    x = torch.zeros(rows.end, 768, dtype=dtype)
+    covariance.squared_gradients_experts(x, x, rows, [torch.zeros(768, 768)] * len(rows), config=config)

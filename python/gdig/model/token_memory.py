@@ -14,7 +14,6 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call
 
-from gdig.model.capture import Tap
 from gdig.model.causal_model import Model
 from gdig.model.experts import Experts, Matrix
 from gdig.model.experts import Tap as ExpertTap
@@ -23,6 +22,7 @@ from gdig.model.gradient_checkpointing import checkpointed_blocks, has_gradient_
 from gdig.model.head import head_bytes
 from gdig.model.layers import Layer, as_layer
 from gdig.model.routing import Routing, route_to_first
+from gdig.model.tap import Tap
 
 _LENGTH = 64
 """Tokens of the line that is counted. Attention that keeps its weights costs more on longer lines; torch's fused
