@@ -314,8 +314,8 @@ def split_experts(sink: Sink) -> ExpertsSink:
     """A sink of experts that gives them one by one to the sink of a layer."""
 
     def each(indices: Sequence[int], a: torch.Tensor, d: torch.Tensor, places: ExpertPlaces) -> None:
-        for number, *of_expert in places.split(a, d):
-            sink(indices[number], *of_expert)
+        for number, own_a, own_d, own_places in places.split(a, d):
+            sink(indices[number], own_a, own_d, own_places)
 
     return each
 
