@@ -303,14 +303,14 @@ def test_shares_follow_one_another_and_are_even(n, world):
 
 def test_parts_are_added_in_order_by_one_process_too():
     exchange, totals = Exchange(Ranks(), torch.device("cpu")), [None]
-    parts = torch.from_numpy(np.random.default_rng(0).standard_normal((8, 3, 3)).astype(np.float32))
-    expected = parts[0].clone()
-    for part in parts[1:]:
-        expected += part
-    for part in parts:
-        exchange.add_in_order([part], totals, [0], 1)
+    terms = torch.from_numpy(np.random.default_rng(0).standard_normal((8, 3, 3)).astype(np.float32))
+    expected = terms[0].clone()
+    for term in terms[1:]:
+        expected += term
+    for term in terms:
+        exchange.add_in_order([term], totals, [0], 1)
     assert torch.equal(totals[0], expected)
-    assert totals[0].data_ptr() != parts[0].data_ptr()
+    assert totals[0].data_ptr() != terms[0].data_ptr()
 
 
 class Queues:
@@ -321,8 +321,8 @@ class Queues:
         self.received = 0
 
     def give(self, centroids: np.ndarray) -> None:
-        for one in self.given[1:]:
-            one.put(centroids.copy())
+        for rank_queue in self.given[1:]:
+            rank_queue.put(centroids.copy())
 
     def take(self) -> np.ndarray | None:
         return self.given[self.rank].get()
@@ -335,8 +335,8 @@ class Queues:
         return self.sent[source].get()
 
     def end(self) -> None:
-        for one in self.given[1:]:
-            one.put(None)
+        for rank_queue in self.given[1:]:
+            rank_queue.put(None)
 
 
 def shared_fit(world: int, x: np.ndarray, **options) -> tuple[gdig.KMeans, Queues]:

@@ -23,7 +23,7 @@ def test_against_float64(name):
     CHECKS[name]()
 
 
-def test_scores_whose_parts_take_several_launches_differ_by_rounding_alone(monkeypatch):
+def test_scores_whose_partials_take_several_launches_differ_by_rounding_alone(monkeypatch):
     """A launch adds up the experts that it has before it adds to the sums: at most 64 roundings of 40 * 24 terms."""
     rows = cases.expert_rows([[3, 9], [20, 1], [0, 0], [5, 5]])
     g = torch.Generator().manual_seed(0)
@@ -33,7 +33,7 @@ def test_scores_whose_parts_take_several_launches_differ_by_rounding_alone(monke
     results, launches = [], []
     plain = triton_experts._launches
     for most in (1 << 26, 60, 1):
-        monkeypatch.setattr(triton_experts, "_PARTS", most)
+        monkeypatch.setattr(triton_experts, "_PARTIALS", most)
         monkeypatch.setattr(
             triton_experts, "_launches", lambda sizes: (launches.append(list(plain(sizes))), iter(launches[-1]))[1]
         )

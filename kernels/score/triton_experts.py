@@ -1,7 +1,7 @@
 """Triton version of the influence scores of experts. Shapes and dtypes: see __init__.py.
 
 One launch multiplies the tiles of all experts: a program has the rows of one expert and columns of its seeds. A second,
-small kernel adds the parts of each example and seed: expert by expert, chunk by chunk, token by token. The order does
+small kernel adds the partials of each example and seed: expert by expert, chunk by chunk, token by token. The order does
 not depend on the timing, and of other examples nothing is read.
 """
 
@@ -20,13 +20,13 @@ from gdig.kernels.products import aligned, kind, precision
 from gdig.kernels.score.prepared import PreparedExperts
 from gdig.kernels.score.triton import chunk_sums
 
-# Most numbers of parts at once (256 MiB). The experts of a launch are as many as fit.
-_PARTS = 1 << 26
+# Most numbers of partials at once (256 MiB). The experts of a launch are as many as fit.
+_PARTIALS = 1 << 26
 
 
 @triton.jit(do_not_specialize=["row_tiles", "column_tiles", "seeds"])
 def _products(
-    a, d, u, v, scale, bias, parts, tiles, chunks, i_width, o_width, row_tiles, column_tiles, seeds,
+    a, d, u, v, scale, bias, partials, tiles, chunks, i_width, o_width, row_tiles, column_tiles, seeds,
     a_stride, d_stride, u_stride, v_stride,
     BIAS: tl.constexpr, CHUNK: tl.constexpr, WHOLE_I: tl.constexpr, WHOLE_O: tl.constexpr,
     M: tl.constexpr, N: tl.constexpr, K: tl.constexpr, BAND: tl.constexpr, PRECISION: tl.constexpr,
@@ -39,7 +39,7 @@ def _products(
     i = band * BAND + within % high
     j = within // high
 
-    # int64: the first row, the expert's last row + 1, the expert, and where the parts of the first row begin.
+    # int64: the first row, the expert's last row + 1, the expert, and where the partials of the first row begin.
     at = tiles + i * 4
     first, last, expert = tl.load(at).to(tl.int32), tl.load(at + 1).to(tl.int32), tl.load(at + 2).to(tl.int32)
     zero, end = tl.load(chunks + expert * seeds), tl.load(chunks + (expert + 1) * seeds)
@@ -53,15 +53,15 @@ def _products(
         )  # fmt: skip
         h = j * (N // CHUNK) + tl.arange(0, N // CHUNK)
         place = tl.load(at + 3) + tl.arange(0, M).to(tl.int64)[:, None] * (end - zero) + h[None, :]
-        tl.store(parts + place, sums, mask=(t < last)[:, None] & (h < end - zero)[None, :])
+        tl.store(partials + place, sums, mask=(t < last)[:, None] & (h < end - zero)[None, :])
 
 
 @triton.jit(do_not_specialize=["first_expert", "last_expert", "examples", "seeds", "most"])
 def _gather(
-    parts, bounds, bases, chunks, out, first_expert, last_expert, examples, seeds, most, row, column,
+    partials, bounds, bases, chunks, out, first_expert, last_expert, examples, seeds, most, row, column,
     G: tl.constexpr, S: tl.constexpr,
 ):  # fmt: skip
-    """Add an example's parts of S seeds: expert by expert, of each all tokens of a chunk, then those of the next."""
+    """Add an example's partials of S seeds: expert by expert, of each all tokens of a chunk, then those of the next."""
     e = tl.program_id(0)
     s = tl.program_id(1) * S + tl.arange(0, S)
     total = tl.zeros([G, S], tl.float32)
@@ -72,7 +72,7 @@ def _gather(
         begin = tl.load(chunks + expert * seeds)
         start = tl.load(chunks + expert * seeds + s, mask=s < seeds, other=0) - begin
         end = tl.load(chunks + expert * seeds + s + 1, mask=s < seeds, other=0) - begin
-        at = parts + tl.load(bases + expert)
+        at = partials + tl.load(bases + expert)
         for n in range(most):
             h = start + n
             for t in range(first, last, G):
@@ -97,7 +97,7 @@ def score_experts(
     chunks = [j - i for i, j in pairwise(first_chunks)]
     sizes = [(j - i) * n for (i, j), n in zip(pairwise(rows.bounds), chunks, strict=True)]
     for begin, end in _launches(sizes):
-        # Where the parts of each expert begin. Experts before `begin` have none here.
+        # Where the partials of each expert begin. Experts before `begin` have none here.
         bases = [0] * begin + [sum(sizes[begin:n]) for n in range(begin, end)]
         table = [
             (first, last, n, bases[n] + (first - rows.bounds[n]) * chunks[n])
@@ -106,27 +106,27 @@ def score_experts(
         if not table:
             continue
         row_tiles, column_tiles = len(table), triton.cdiv(max(chunks[begin:end]) * joint.chunk, c["N"])
-        parts = torch.empty(sum(sizes[begin:end]), device=device)
+        partials = torch.empty(sum(sizes[begin:end]), device=device)
         with current(device):
             _products[(row_tiles * column_tiles,)](
-                a, d, joint.u, joint.v, joint.scale, joint.bias, parts,
+                a, d, joint.u, joint.v, joint.scale, joint.bias, partials,
                 on_device(torch.tensor(table), device), joint.chunks, a.shape[1], d.shape[1],
                 row_tiles, column_tiles, seeds, a.stride(0), d.stride(0), joint.u.stride(0), joint.v.stride(0),
                 BIAS=joint.bias is not None, CHUNK=joint.chunk, WHOLE_I=a.shape[1] % c["K"] == 0,
                 WHOLE_O=d.shape[1] % c["K"] == 0, PRECISION=precision(a.dtype), **c,
             )  # fmt: skip
             _gather[(rows.examples, triton.cdiv(seeds, 32))](
-                parts, rows.on(device), on_device(torch.tensor(bases), device), joint.chunks, out, begin, end,
+                partials, rows.on(device), on_device(torch.tensor(bases), device), joint.chunks, out, begin, end,
                 rows.examples, seeds, joint.most, *out.stride(), G=4, S=32, num_warps=1,
             )  # fmt: skip
 
 
 def _launches(sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Yield runs of experts whose parts fit `_PARTS`, or of one expert. `sizes`: the numbers of parts of each."""
+    """Yield runs of experts whose partials fit `_PARTIALS`, or of one expert. `sizes`: the numbers of partials of each."""
     begin = 0
     while begin < len(sizes):
         end = begin + 1
-        while end < len(sizes) and sum(sizes[begin : end + 1]) <= _PARTS:
+        while end < len(sizes) and sum(sizes[begin : end + 1]) <= _PARTIALS:
             end += 1
         yield begin, end
         begin = end

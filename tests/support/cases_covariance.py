@@ -86,8 +86,8 @@ def covariance(
 
 def moments(x: torch.Tensor, keep: torch.Tensor, bias: bool, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
     """The second moments of the rows that count in float64, and how far they may be off."""
-    kept = x[keep > 0].double().cpu()
-    wide = torch.cat([kept, torch.ones(len(kept), int(bias), dtype=torch.float64)], 1)
+    counted_rows = x[keep > 0].double().cpu()
+    wide = torch.cat([counted_rows, torch.ones(len(counted_rows), int(bias), dtype=torch.float64)], 1)
     size = wide.abs().T @ wide.abs()
     return wide.T @ wide, (2 * (len(x) + 20) + (12 if dtype == torch.float32 else 0)) * U * size
 
@@ -116,9 +116,9 @@ def squared(
     want, error = (torch.zeros(d.shape[1], a.shape[1], dtype=torch.float64) for _ in range(2))
     starts = [0, *torch.tensor(lengths).cumsum(0).tolist()]
     for e, length in enumerate(lengths):
-        part = slice(starts[e], starts[e + 1])
-        g = d[part].T @ a[part]
-        off = (2 * length + (12 if dtype == torch.float32 else 0)) * U * (d[part].abs().T @ a[part].abs())
+        span = slice(starts[e], starts[e + 1])
+        g = d[span].T @ a[span]
+        off = (2 * length + (12 if dtype == torch.float32 else 0)) * U * (d[span].abs().T @ a[span].abs())
         want += g.square()
         error += 2 * g.abs() * off + off.square()
     return want, error + 2 * (len(lengths) + 20) * U * (want + error)
