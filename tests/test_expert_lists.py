@@ -179,12 +179,12 @@ def test_a_partition_and_gradient_checkpointing_change_no_bit():
 def test_chosen_experts_count_where_the_tokens_of_the_count_go_to_others(experts):
     """Whatever a batch sends them, the graph keeps at most what the plan says."""
     model, _ = model_of("by_mask", torch.float32, filter_modules=rf"layers\.1\.mlp\.experts\.{experts}\.")
-    counted = TokenMemory.count(model).kept
-    length, kept = model.window, []
+    counted = TokenMemory.count(model).graph
+    length, held = model.window, []
     for example in make_examples(6, 1, length, length):
         (batch,) = make_batches([example], 4096)
-        kept.append(kept_bytes(model, batch))
-    assert 0 < max(kept) <= counted[0] * length
+        held.append(kept_bytes(model, batch))
+    assert 0 < max(held) <= counted[0] * length
 
 
 def test_scores_are_those_of_whole_gradients():

@@ -1,8 +1,8 @@
 """Triton version of the influence scores of experts. Shapes and dtypes: see __init__.py.
 
 One launch multiplies the tiles of all experts: a program has the rows of one expert and columns of its seeds. A second,
-small kernel adds the partials of each example and seed: expert by expert, chunk by chunk, token by token. The order does
-not depend on the timing, and of other examples nothing is read.
+small kernel adds the partials of each example and seed: expert by expert, chunk by chunk, token by token. The order
+does not depend on the timing, and of other examples nothing is read.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ def score_experts(
 
 
 def _launches(sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Yield runs of experts whose partials fit `_PARTIALS`, or of one expert. `sizes`: the numbers of partials of each."""
+    """Yield runs of experts whose partials fit `_PARTIALS`, or of one expert. `sizes`: the partials of each."""
     begin = 0
     while begin < len(sizes):
         end = begin + 1
