@@ -54,6 +54,11 @@ class ExpertRows:
         """For each expert its rows of each example, counted from its first row."""
         return [Segments(own) for own in (self.offsets - self.offsets[:, :1]).unbind()]
 
+    def segments(self, first: int, last: int) -> Segments:
+        """The rows of the experts first .. last - 1: a segment for each expert and example, expert by expert."""
+        ends = self.offsets[first:last, 1:].flatten() - self.bounds[first]
+        return Segments(torch.cat([ends.new_zeros(1), ends]))
+
     @cached_property
     def longest(self) -> int:
         """The most rows that an expert sees of an example."""
