@@ -226,13 +226,14 @@ class SumsResume:
     def _remove_foreign(self) -> None:
         """Rank 0 removes the states of another number of ranks."""
         assert self._folder is not None
-        others = [
-            path
+        worlds = {
+            path: match[1]
             for path in self._folder.glob("rank-*.safetensors")
-            if path.name.split("-")[3] != str(self._ranks.world)
-        ]
+            if (match := re.match(r"rank-[0-9]+-of-([0-9]+)-", path.name)) is not None
+        }
+        others = [path for path, world in worlds.items() if world != str(self._ranks.world)]
         if others and self._ranks.main:
-            n = others[0].name.split("-")[3]
+            n = worlds[others[0]]
             self._warn(
                 f"{self._folder}: holds sums of {n} ranks, and now there are {self._ranks.world}; the resume files "
                 "are discarded, and their work is done again"

@@ -145,12 +145,14 @@ class _Reporter:
         """Report files that a stage has left, files that are there of an unfinished one, and files that no stage has
         left."""
         present = _tensor_files(group.folder)
-        expected = list(group.files) if group.done else sorted(file for file in present if file in group.files)
+        # Looked for without a comparison with each: a model has tens of thousands of experts.
+        own = set(group.files) if isinstance(group.files, tuple) else group.files
+        expected = list(group.files) if group.done else sorted(file for file in present if file in own)
         checked: list[CheckedFile | Path] = [
             self._layout.checked(file, group.origin_of(file)) if group.origin is not None else file for file in expected
         ]
         yield from map(self.report, expected, damage_of(checked))
-        others = sorted(file for file in present if file not in group.files)
+        others = sorted(file for file in present if file not in own)
         if group.origin is None:  # resume files: what they were made from is compared when work goes on from them
             yield from map(self.report, others, damage_of(others))
         else:

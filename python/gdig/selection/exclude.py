@@ -32,7 +32,7 @@ from gdig.selection.hidden_mean import ensure_hidden_mean, read_hidden_mean
 from gdig.selection.similar import SimilarityFeatures, hold
 from gdig.store.atomic import replacing
 from gdig.store.sketches import SketchStore
-from gdig.store.tensor_file import CheckedFile, damage_of
+from gdig.store.tensor_file import CheckedFile, Named, damage_of
 
 _ROWS = 4096
 """Rows whose words are compared at once."""
@@ -119,11 +119,11 @@ def read_excluded(layout: RunLayout, record: RunRecord, store: SketchStore, most
         start, stop = store.shard_range(shard)
         file = _file(layout, record, store, shard)
         tensors, _ = file.read()
-        shared = {at: (entry, kind, text) for at, entry, kind, text in json.loads(tensors["shared"].tobytes())}
-        cosines = tensors["cosine"] if "cosine" in tensors else np.zeros(stop - start, np.float32)
-        nearest = tensors["nearest"] if "nearest" in tensors else np.full(stop - start, -1, np.int32)
-        if len(cosines) != stop - start or len(nearest) != stop - start:
-            raise StoreError(f"{file.path}: cosine: expected one for each of {stop - start} rows")
+        shared = _shared(file.path, tensors, stop - start)
+        cosines, nearest = np.zeros(stop - start, np.float32), np.full(stop - start, -1, np.int32)
+        if "cosine" in tensors or "nearest" in tensors:
+            tensors.shaped({"rows": stop - start}, cosine="float32 rows", nearest="int32 rows")
+            cosines, nearest = tensors["cosine"], tensors["nearest"]
         near = np.zeros(stop - start, np.bool_) if most == 1 else (cosines > np.float32(most)) & (nearest >= 0)
         valid = store.tensor(shard, "valid") != 0
         for at in sorted({*shared, *np.flatnonzero(near).tolist()}):
@@ -137,8 +137,32 @@ def read_excluded(layout: RunLayout, record: RunRecord, store: SketchStore, most
                 yield ExcludedRow(start + at, int(nearest[at]), "cosine", "", cosine)
 
 
+def _shared(path: Path, tensors: Named[NDArray[Any]], n_rows: int) -> dict[int, tuple[int, str, str]]:
+    """What rows of a shard share with entries of the set, by the place of the row: the entry, the reason, the words."""
+    tensors.shaped(shared="uint8 bytes")
+    try:
+        values = json.loads(tensors["shared"].tobytes())
+    except (ValueError, RecursionError) as error:
+        raise StoreError(f"{path}: shared: expected a JSON list: {error}") from None
+    for value in values if isinstance(values, list) else [None]:
+        if not isinstance(value, list) or [type(item) for item in value] != [int, int, str, str]:
+            raise StoreError(f"{path}: shared: expected lists of row, entry, reason and words, got {value!r:.60}")
+        if not (0 <= value[0] < n_rows and value[1] >= 0):
+            raise StoreError(f"{path}: shared: expected a row below {n_rows} and an entry, got {value[:2]}")
+    return {at: (entry, kind, text) for at, entry, kind, text in values}
+
+
 def write_excluded_list(path: Path, pool: Corpus, entries: Corpus, rows: list[ExcludedRow]) -> None:
-    """Write the excluded rows for people, a JSON object a line: the row, the entry, and what they share."""
+    """Write the excluded rows for people, a JSON object a line: the row, the entry, and what they share.
+
+    Raises:
+        StoreError: if the files of the run name an entry that the set has not.
+    """
+    if (last := max((row.entry for row in rows), default=0)) >= len(entries):
+        raise StoreError(
+            f"{path.parent}: excluded: expected entries below {len(entries)}, got {last}; remove the folder "
+            "'excluded', and its rows are compared again"
+        )
     with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as lines:
         for row in rows:
             value = {
@@ -202,4 +226,6 @@ def _entries(
         file.write({"hidden": np.where(np.isfinite(hidden), hidden, 0).astype(np.float16)})
     ensure_hidden_mean(work, store)
     features = SimilarityFeatures(store, "hidden", read_hidden_mean(layout, record))
-    return hold(features.centred(file.read()[0]["hidden"])), features
+    tensors, _ = file.read()
+    tensors.shaped({"dim": store.dim, "entries": len(corpus)}, hidden="float16 entries dim")
+    return hold(features.centred(tensors["hidden"])), features
