@@ -210,3 +210,20 @@ def test_a_resume_file_of_any_name_ends_no_fit(project, finished, tmp_path):
         (folder / f"{name}.safetensors").write_bytes(b"")
     gdig.select(**project.options(run))
     assert (run / "selection.jsonl").read_bytes() == (finished / "selection.jsonl").read_bytes()
+
+
+def test_verify_reads_what_selections_leave_when_they_need_it(rich, tmp_path):
+    run = Path(shutil.copytree(rich[0], tmp_path / "run"))
+    assert verify(run).sound
+    for file in ("features/hidden_mean.safetensors", "sources/00000001.safetensors", "excluded/entries.safetensors"):
+        content = bytearray((run / file).read_bytes())
+        content[-1] ^= 1
+        (run / file).write_bytes(content)
+        assert {r.file: r.state for r in verify(run).files if r.state != "sound"} == {file: "damaged"}
+        shutil.copy2(run / "clusters" / "centroids.safetensors", run / file)
+        assert {r.file: r.state for r in verify(run).files if r.state != "sound"} == {file: "foreign"}
+        shutil.copy2(rich[0] / file, run / file)
+    shutil.copy2(run / "sweep" / "00000000.safetensors", run / "clusters" / "fit.safetensors")
+    assert verify(run).sound
+    (run / "clusters" / "fit.safetensors").write_bytes(b"cut")
+    assert {r.file: r.state for r in verify(run).files if r.state != "sound"} == {"clusters/fit.safetensors": "damaged"}

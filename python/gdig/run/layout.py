@@ -48,6 +48,7 @@ class FileGroup:
         key: what the files of shards depend on besides.
         rows, rows_per_shard: of the sweep, for the files of shards, whose origin may be a step of growth.
         store: whether the folder is a sketch store, with a `store.json` beside the files.
+        optional: files of the same origin that a selection makes when it needs them.
     """
 
     name: str
@@ -60,6 +61,7 @@ class FileGroup:
     key: str = ""
     rows: int = 0
     rows_per_shard: int = 1
+    optional: Sequence[Path] = ()
 
     def origin_of(self, file: Path) -> str:
         """What one of the files is made from."""
@@ -268,7 +270,8 @@ class RunLayout:
             shards, done, origin = sweep.shards, sweep.state == "done", rows_origin(record)
             yield self._group("sweep", "sweep", _Numbered(self.sweep, shards), done, origin, store=True)
             yield self._group("sweep/resume", "sweep", (), False)
-            yield self._group("features", "sweep", (self.seed_sketches,), done, sweep_origin(record))
+            features = self._group("features", "sweep", (self.seed_sketches,), done, sweep_origin(record))
+            yield replace(features, optional=(self.hidden_mean,))
             # Selections make these when they need them, so no stage has to have left them.
             of_field = None if sweep.source_field is None else field_key(sweep.source_field)
             for folder, key, more in (

@@ -148,15 +148,18 @@ class _Reporter:
         # Looked for without a comparison with each: a model has tens of thousands of experts.
         own = set(group.files) if isinstance(group.files, tuple) else group.files
         expected = list(group.files) if group.done else sorted(file for file in present if file in own)
+        expected += [file for file in group.optional if file in present]
         checked: list[CheckedFile | Path] = [
             self._layout.checked(file, group.origin_of(file)) if group.origin is not None else file for file in expected
         ]
         yield from map(self.report, expected, damage_of(checked))
-        others = sorted(file for file in present if file not in own)
+        others = sorted(file for file in present if file not in own and file not in group.optional)
         if group.origin is None:  # resume files: what they were made from is compared when work goes on from them
             yield from map(self.report, others, damage_of(others))
         else:
-            known = {self._layout.score_net, self._layout.kmeans_resume_file, self._layout.hidden_mean}
+            resume = [file for file in others if file == self._layout.kmeans_resume_file]
+            yield from map(self.report, resume, damage_of(resume))
+            known = {self._layout.score_net, *resume}
             yield from self._unexpected(file for file in others if file not in known)
 
     def _unexpected(self, files: Iterable[Path]) -> Iterator[FileReport]:
