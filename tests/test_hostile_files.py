@@ -66,7 +66,9 @@ SHARED = [[[0, 0, "words"]], [[99, 0, "words", "x"]], [[-1, 0, "words", "x"]], [
           [[0, 10**30, "words", "x"]], [["0", 0, "words", "x"]], [[True, 0, "words", "x"]]]  # fmt: skip
 
 
-@pytest.mark.parametrize("text", [*TEXTS, *(json.dumps(value).encode() for value in SHARED)], ids=repr)
+@pytest.mark.parametrize(
+    "text", [*TEXTS, *(json.dumps(value).encode() for value in SHARED)], ids=lambda x: repr(x[:24])
+)
 def test_json_in_a_file_of_a_run_is_looked_at(project, rich, tmp_path, text):
     source, options = rich
     run = Path(shutil.copytree(source, tmp_path / "run"))

@@ -74,7 +74,7 @@ def load_yaml(path: Path, what: str, expected: str) -> tuple[Any, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: the YAML file of {what} cannot be read: {error}") from None
     except (yaml.YAMLError, ValueError, TypeError, OverflowError, RecursionError) as error:
-        raise ConfigError(f"{path}: expected YAML, but {' '.join(str(error).split())}") from None
+        raise ConfigError(f"{path}: expected YAML, but {' '.join(str(error).split())}; expected {expected}") from None
 
 
 def _brackets(text: str) -> int:
