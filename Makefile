@@ -56,8 +56,8 @@ test: .make/native ## run every test, cargo's and pytest's; make packaging has t
 	$(PYTEST) -m 'not packaging'
 
 .PHONY: drill
-drill: .make/native ## damage runs, kill starts and let disks fail for ten minutes (needs cc); MINUTES and SEED change that
-	$(BIN)/python -m tests.drill --minutes $(or $(MINUTES),10) --seed $(or $(SEED),0)
+drill: .make/native ## damage runs, kill starts and let disks fail for ten minutes (needs cc); MINUTES and RANDOM_SEED change that
+	$(BIN)/python -m tests.drill --minutes $(or $(MINUTES),10) --random-seed $(or $(RANDOM_SEED),0)
 
 .PHONY: report-test
 report-test: .make/native ## open the report in a headless Chromium; screenshots go into build/report-test

@@ -28,11 +28,11 @@ def main() -> None:
         match = re.fullmatch(r"([\w-]+)>=([\d.]+)", requirement)
         if match is None:
             sys.exit(f"{requirement}: expected name>=version in pyproject.toml")
-        name, version = match[1], tuple(int(part) for part in match[2].split("."))
+        name, version = match[1], tuple(int(number) for number in match[2].split("."))
         oldest[name] = max(version, oldest.get(name, version))
     for name, version in oldest.items():
         # Not torch==2.6.0: a later patch of the same release may be the one that can be had.
-        print(f"{name}~={'.'.join(str(part) for part in (*version, 0)[:3])}")
+        print(f"{name}~={'.'.join(str(number) for number in (*version, 0)[:3])}")
 
 
 if __name__ == "__main__":

@@ -58,8 +58,8 @@ def main() -> None:
         "setup": SETUP,
     }
     arms = [arm for arm in ARMS if not arguments.small or arm.recipe.hidden_size == SMALL.hidden_size]
-    for part, results in measure(steps, rows, arms, TRIALS[: 4 if arguments.small else None]):
-        record[part] = results
+    for section, results in measure(steps, rows, arms, TRIALS[: 4 if arguments.small else None]):
+        record[section] = results
         record["setup"] = SETUP | {"arms": [asdict(arm) for arm in arms]}
         record["seconds"] = steps.all_seconds()
         arguments.record.parent.mkdir(parents=True, exist_ok=True)

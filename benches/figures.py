@@ -69,16 +69,16 @@ def written(text: str) -> str:
 
 def differences() -> list[str]:
     """What differs from the records: pages whose tables do, and sentences that a page does not have."""
-    found = []
+    faults = []
     for page in pages():
         text = page.read_text(encoding="utf-8")
         if written(text) != text:
-            found.append(f"{page.relative_to(ROOT)}: a table differs from the records; run python -m benches.figures")
+            faults.append(f"{page.relative_to(ROOT)}: a table differs from the records; run python -m benches.figures")
     for name, sentence in SENTENCES:
         text = " ".join((ROOT / name).read_text(encoding="utf-8").split())
         if (said := sentence()) not in text:
-            found.append(f"{name}: expected, from the records: {said}")
-    return found
+            faults.append(f"{name}: expected, from the records: {said}")
+    return faults
 
 
 def main() -> None:
@@ -91,9 +91,9 @@ def main() -> None:
             if (new := written(text)) != text:
                 page.write_text(new, encoding="utf-8")
                 print(f"written: {page.relative_to(ROOT)}")
-    found = differences()
-    print("\n".join(found) if found else "every figure is that of its record")
-    sys.exit(1 if found else 0)
+    faults = differences()
+    print("\n".join(faults) if faults else "every figure is that of its record")
+    sys.exit(1 if faults else 0)
 
 
 if __name__ == "__main__":

@@ -104,21 +104,21 @@ def run_step(name: str, device: Any, seconds: float, quick: bool) -> Any:
 def write(path: Path, record: dict[str, Any]) -> None:
     """Write the record, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    part.replace(path)
+    temporary = path.with_name(path.name + ".part")
+    temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    temporary.replace(path)
 
 
 def run_all(arguments: argparse.Namespace) -> int:
     """Run each step as a process, within its limit and the time that is left; print what became of each."""
     end, verdicts = time.monotonic() + 60 * arguments.minutes, []
     for name in arguments.steps:
-        left = end - time.monotonic()
-        if left < 15:
+        seconds_left = end - time.monotonic()
+        if seconds_left < 15:
             verdicts.append((name, "no time left", 0.0))
             continue
         # A rehearsal has few cores and tiny sizes: its limits only end what hangs.
-        limit = min(STEPS[name] * (10 if arguments.rehearse else 1), left)
+        limit = min(STEPS[name] * (10 if arguments.rehearse else 1), seconds_left)
         # The step itself stops earlier, so that its record is written.
         command = [sys.executable, "-m", "benches.gpu", "--step", name, "--seconds", str(0.85 * limit)]
         command += ["--record", str(arguments.record)] + ["--rehearse"] * arguments.rehearse

@@ -58,9 +58,9 @@ def _by_choice(parts_of: Callable[[LayerInfluence], dict[str, np.ndarray]]) -> P
 
     def part(steps: Steps, arguments: argparse.Namespace) -> dict[str, Any]:
         layers = _layers(steps, arguments)
-        parts, drawn = parts_of(layers), layers.drawn
-        reference = parts["influence"].sum(0, dtype=np.float64)
-        choices = {text: quality(parts, layers.chosen(text), drawn, reference) for text in CHOICES}
+        by_layer, drawn = parts_of(layers), layers.drawn
+        reference = by_layer["influence"].sum(0, dtype=np.float64)
+        choices = {text: quality(by_layer, layers.chosen(text), drawn, reference) for text in CHOICES}
         return {"rows": len(drawn.rows), "tokens": drawn.tokens, "choices": choices}
 
     return part
@@ -72,7 +72,7 @@ def _samples(steps: Steps, arguments: argparse.Namespace) -> dict[str, Any]:
     by_tokens = influence_by_sample(steps, plan, drawn, arguments.model)
     whole = by_tokens[max(by_tokens)]["influence"]
     reference, every = whole.sum(0, dtype=np.float64), np.ones(len(whole), bool)
-    return {"choices": {f"{n} tokens": quality(parts, every, drawn, reference) for n, parts in by_tokens.items()}}
+    return {"choices": {f"{n} tokens": quality(by_layer, every, drawn, reference) for n, by_layer in by_tokens.items()}}
 
 
 def _layers(steps: Steps, arguments: argparse.Namespace) -> LayerInfluence:

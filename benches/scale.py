@@ -128,7 +128,7 @@ def main() -> None:
                 evict(path)
             shutil.rmtree(labels, ignore_errors=True)
             with step(record, "predict") as facts:
-                model.predict_to(store, labels)
+                model.write_labels(store, labels)
                 facts["bytes"] = total
     record["direct_bytes_per_second"] = disk
     record["share_of_direct"] = record["steps"]["predict"]["bytes_per_second"] / (sum(disk) / 2)

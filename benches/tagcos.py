@@ -47,7 +47,7 @@ RECORD = ROOT / "benches" / "record" / "tagcos.json"
 Rows = NDArray[np.float64]
 
 
-class Taken(NamedTuple):
+class Matched(NamedTuple):
     """Places in the cluster, in the order taken, and their weights."""
 
     places: NDArray[np.int64]
@@ -76,7 +76,7 @@ def best_weights(gram: Rows, aims: Rows) -> Rows:
     return nnls(lower.T, solve_triangular(lower, aims, lower=True))[0]
 
 
-def plain(x: Rows, quota: int) -> Taken:
+def plain(x: Rows, quota: int) -> Matched:
     mean, ridge = x.mean(0), RIDGE * (x**2).sum(1).mean()
     taken: list[int] = []
     weights, residual = np.zeros(0), mean
@@ -90,31 +90,31 @@ def plain(x: Rows, quota: int) -> Taken:
         rows = x[taken]
         weights = best_weights(rows @ rows.T + ridge * np.eye(len(taken)), rows @ mean)
         residual = mean - weights @ rows
-    return Taken(np.array(taken, np.int64), weights)
+    return Matched(np.array(taken, np.int64), weights)
 
 
-def scikit_learn(x: Rows, quota: int) -> Taken:
+def scikit_learn(x: Rows, quota: int) -> Matched:
     pursuit = OrthogonalMatchingPursuit(n_nonzero_coefs=min(quota, x.shape[1]), fit_intercept=False)
     weights = pursuit.fit(x.T, x.mean(0)).coef_
     places = np.flatnonzero(weights)
-    return Taken(places, weights[places])
+    return Matched(places, weights[places])
 
 
-def drawn(x: Rows, quota: int, rng: np.random.Generator) -> Taken:
+def drawn(x: Rows, quota: int, rng: np.random.Generator) -> Matched:
     places = rng.choice(len(x), quota, replace=False)
     rows, ridge = x[places], RIDGE * (x**2).sum(1).mean()
     try:
-        return Taken(places, best_weights(rows @ rows.T + ridge * np.eye(quota), rows @ x.mean(0)))
+        return Matched(places, best_weights(rows @ rows.T + ridge * np.eye(quota), rows @ x.mean(0)))
     except LinAlgError as error:  # a ridge above 0 rules that out
         raise SystemExit(f"random rows: {error}") from None
 
 
-def distance(x: Rows, taken: Taken) -> float:
+def distance(x: Rows, taken: Matched) -> float:
     mean = x.mean(0)
     return float(np.linalg.norm(mean - taken.weights @ x[taken.places]) / np.linalg.norm(mean))
 
 
-def compared(clusters: list[Rows], ours: list[Taken], theirs: list[Taken]) -> dict[str, Any]:
+def compared(clusters: list[Rows], ours: list[Matched], theirs: list[Matched]) -> dict[str, Any]:
     """Check that gdig and the plain form agree."""
     same, worst = 0, 0.0
     for x, our_rows, plain_rows in zip(clusters, ours, theirs, strict=True):
@@ -177,12 +177,12 @@ def main() -> None:
             rows /= np.linalg.norm(rows, axis=1, keepdims=True)
         quotas = [int((labels[pursued.rows] == label).sum()) for label in some]
         write_labels(np.where(np.isin(labels, some), labels, np.uint32(INVALID_LABEL)), Path(folder) / "some")
-        others: dict[str, Callable[[Rows, int], Taken]] = {
+        others: dict[str, Callable[[Rows, int], Matched]] = {
             "plain": plain,
             "scikit_learn": scikit_learn,
             "random": lambda x, quota: drawn(x, quota, rng),
         }
-        taken: dict[str, list[Taken]] = {}
+        taken: dict[str, list[Matched]] = {}
         for _ in range(arguments.repeats):
             times["ours"].take(ours)
             times["ours_of_some"].take(lambda: ours("some", sum(quotas)))
@@ -191,7 +191,7 @@ def main() -> None:
     taken["ours"] = taken["ours_of_some"] = []
     for label, rows in zip(some, members, strict=True):
         mine = (labels[pursued.rows] == label) & pursued.matched
-        taken["ours"].append(Taken(np.searchsorted(rows, pursued.rows[mine]), pursued.weights[mine]))
+        taken["ours"].append(Matched(np.searchsorted(rows, pursued.rows[mine]), pursued.weights[mine]))
     results: dict[str, Any] = {}
     for name in names:
         facts, count = times[name].facts(), pursued.clusters if name == "ours" else len(some)

@@ -37,15 +37,15 @@ class Page:
 def sections(index: str | None = None) -> dict[str, list[Page]]:
     """Return the pages by section, as the tables of docs/README.md list them (or the text of such a page)."""
     text = (ROOT / f"{INDEX}.md").read_text(encoding="utf-8") if index is None else index
-    found: dict[str, list[Page]] = {}
+    by_heading: dict[str, list[Page]] = {}
     for line in text.splitlines():
         if line.startswith("## "):
-            found[line[3:]] = []
+            by_heading[line[3:]] = []
         elif match := _ROW.match(line):
             title, target, answers = match.groups()
             file = posixpath.normpath(posixpath.join(posixpath.dirname(INDEX), target))
-            found[list(found)[-1]].append(Page(title, file, answers))
-    return found
+            by_heading[list(by_heading)[-1]].append(Page(title, file, answers))
+    return by_heading
 
 
 def toctrees() -> str:

@@ -36,9 +36,9 @@ def make_mixed_pool(random_seed: int = 0) -> dict[str, list[Row]]:
     rng = random.Random(random_seed)
     kalu, clean = make_pool(OF_TARGET, SEEDS + HELD_OUT + KNOWN_OF_TARGET, 0.4, random_seed)
     tovu, _ = make_pool(OF_OTHER + KNOWN_OF_OTHER, 1, 0.0, random_seed + 1)
-    seeds, held_out, known = (
-        [_row(TARGET, row["src_text"], row["trg_text"]) for row in part]
-        for part in (clean[:SEEDS], clean[SEEDS : SEEDS + HELD_OUT], clean[SEEDS + HELD_OUT :])
+    seeds, held_out, known_rows = (
+        [_row(TARGET, row["src_text"], row["trg_text"]) for row in pairs]
+        for pairs in (clean[:SEEDS], clean[SEEDS : SEEDS + HELD_OUT], clean[SEEDS + HELD_OUT :])
     )
     pool = [_row(TARGET, row["src_text"], row["trg_text"], row["corruption"].replace("clean", "none")) for row in kalu]
     pool += [{**row, "fault": "repeated"} for row in rng.sample([r for r in pool if r["fault"] == "none"], REPEATS)]
@@ -48,10 +48,10 @@ def make_mixed_pool(random_seed: int = 0) -> dict[str, list[Row]]:
             _row(task, row["src_text"], row["trg_text"] if solve is None else solve(row["src_text"])) for row in texts
         ]
         pool += rows[:OF_OTHER]
-        known += rows[OF_OTHER:]
+        known_rows += rows[OF_OTHER:]
     rng.shuffle(pool)
-    rng.shuffle(known)
-    return {"pool": pool, "seeds": seeds, "held_out": held_out, "known": known}
+    rng.shuffle(known_rows)
+    return {"pool": pool, "seeds": seeds, "held_out": held_out, "known": known_rows}
 
 
 def _row(task: str, text: str, answer: str, fault: str = "none") -> Row:

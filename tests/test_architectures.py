@@ -38,14 +38,14 @@ def test_pass_gives_loss_and_gradients_of_plain_autograd(family):
     examples = make_examples(6, 1, 3, 12)
     names = [layer.name for layer in model.layers]
     assert len(names) >= 4
-    found = {}
+    gradients = {}
     passes = GradientPass(model)
     for batch in make_batches(examples, 64, window=model.window):
 
         def sink(index, a, d, mask, batch=batch):
             g = (d.unflatten(0, batch.shape).transpose(1, 2) @ a.unflatten(0, batch.shape)).clone()
             for line, row in enumerate(batch.rows.tolist()):
-                found[row, names[index]] = g[line]
+                gradients[row, names[index]] = g[line]
 
         losses = passes.run(batch, sink)
         for line, row in enumerate(batch.rows.tolist()):
@@ -53,8 +53,8 @@ def test_pass_gives_loss_and_gradients_of_plain_autograd(family):
             # Norms of these families compute in float32 whatever the model's dtype: 2^-24 an operation, some ten deep.
             assert losses[line] == pytest.approx(loss, rel=1e-6)
             for name in names:
-                want = oracle.gradient(pairs[name])[:, : found[row, name].shape[1]]
-                assert (found[row, name] - want).abs().max() <= 1e-5 * want.abs().max() + 1e-12
+                want = oracle.gradient(pairs[name])[:, : gradients[row, name].shape[1]]
+                assert (gradients[row, name] - want).abs().max() <= 1e-5 * want.abs().max() + 1e-12
 
 
 def test_a_model_that_changes_its_logits_is_found():

@@ -167,10 +167,10 @@ def test_out_of_memory_halves_the_batch_and_says_so_once(project, finished, tmp_
     ]
     assert sizes == sorted(set(sizes), reverse=True) and 1 <= len(sizes) <= 3
     assert max(tried) > 4 and sum(n > 4 for n in tried) <= 4, "what did not fit must not be tried for every batch"
-    one, other = stored(tmp_path / "run"), stored(whole)
-    np.testing.assert_array_equal(one["valid"], other["valid"])
+    halved, other = stored(tmp_path / "run"), stored(whole)
+    np.testing.assert_array_equal(halved["valid"], other["valid"])
     for name in ("influence", "loss", "sketch"):  # tolerance as between numbers of threads
-        a, b = (x[name].astype(np.float64).reshape(N_ROWS, -1) for x in (one, other))
+        a, b = (x[name].astype(np.float64).reshape(N_ROWS, -1) for x in (halved, other))
         assert np.all(np.abs(a - b) <= 2.0**-10 * np.abs(b).max(0)), name
 
 
@@ -181,9 +181,9 @@ def factor(file, name):
 
 
 @pytest.mark.parametrize("part", ["factors", "eigenvalues"])
-def test_out_of_memory_while_fitting_halves_the_batch_too(project, finished, tmp_path, monkeypatch, capsys, part):
+def test_out_of_memory_while_fitting_halves_the_batch_too(project, finished, tmp_path, monkeypatch, capsys, stage):
     first = 0
-    if part == "eigenvalues":  # the second pass over the sample, as many batches as the first
+    if stage == "eigenvalues":  # the second pass over the sample, as many batches as the first
         batches = run_out(monkeypatch, 10**9)
         gdig.fit(**project.options(tmp_path / "count", inversion="kfac"))
         first = len(batches) - TINY["probe_rows"] - N_SEEDS
@@ -194,12 +194,12 @@ def test_out_of_memory_while_fitting_halves_the_batch_too(project, finished, tmp
     assert "out of memory: token_batch_size lowered to" in capsys.readouterr().err
     assert stages(tmp_path / "run")["fit"]["curvature"] == stages(finished)["fit"]["curvature"]
     for file in sorted((finished / "curvature").iterdir()):
-        one, other = load_file(tmp_path / "run" / "curvature" / file.name), load_file(file)
+        halved, other = load_file(tmp_path / "run" / "curvature" / file.name), load_file(file)
         # Sums over the same tokens in another order, nothing counted twice. The eigenbasis may turn with the rounding;
         # the sum of the corrected eigenvalues, the mean of |G_e|^2, does not.
         for name, x, y in (
-            *((name, factor(one, name), factor(other, name)) for name in ("a", "s")),
-            ("corrected", one["corrected"].sum(), other["corrected"].sum()),
+            *((name, factor(halved, name), factor(other, name)) for name in ("a", "s")),
+            ("corrected", halved["corrected"].sum(), other["corrected"].sum()),
         ):
             assert torch.allclose(x, y, rtol=2.0**-12, atol=2.0**-12 * float(y.abs().max())), name
 

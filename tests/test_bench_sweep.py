@@ -62,12 +62,12 @@ def test_every_pass_is_measured_or_said_to_be_absent(record):
 def test_ratios_and_rates_follow_from_the_seconds(record):
     size = record["sizes"]["quick"]
     plain = size["passes"]["plain, sorted"]
-    for one in size["passes"].values():
-        times = one["seconds"]["all"]
+    for facts in size["passes"].values():
+        times = facts["seconds"]["all"]
         assert len(times) == 2 and min(times) > 0
         ratios = [mine / other for mine, other in zip(times, plain["seconds"]["all"], strict=True)]
-        assert one["against_sorted"]["median"] == pytest.approx(sum(ratios) / 2)
-        assert one["tokens_per_second"] == pytest.approx(size["tokens"] / one["seconds"]["median"])
+        assert facts["against_sorted"]["median"] == pytest.approx(sum(ratios) / 2)
+        assert facts["tokens_per_second"] == pytest.approx(size["tokens"] / facts["seconds"]["median"])
     memory = size["passes"]["sketch"]["memory"]
     assert memory["peak_mib"] >= memory["ready_mib"] > 0
 

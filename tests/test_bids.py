@@ -45,18 +45,18 @@ def standardised(pool: Pool) -> list[list[float] | None]:
 def plain(pool: Pool) -> tuple[list[int], list[int], list[float]]:
     """All valid rows in the order taken, the seed that each is taken for, and its gain."""
     z = standardised(pool)
-    left, sums = np.flatnonzero(pool.valid).tolist(), [0.0] * pool.n_seeds
+    pending, sums = np.flatnonzero(pool.valid).tolist(), [0.0] * pool.n_seeds
     rows, seeds, gains = [], [], []
-    while left:
+    while pending:
         offers = []
         for j, column in enumerate(z):
             if column is not None:
-                row = min(left, key=lambda i, j=j: (-float(pool.influence[i, j]), i))
+                row = min(pending, key=lambda i, j=j: (-float(pool.influence[i, j]), i))
                 mean = sums[j] / len(rows) if rows else 0.0
                 offers.append((-(column[row] - mean), row, j))
-                assert max(column[i] - mean for i in left) == column[row] - mean, "the published choice"
-        gain, row, j = min(offers) if offers else (-0.0, left[0], 0)
-        left.remove(row)
+                assert max(column[i] - mean for i in pending) == column[row] - mean, "the published choice"
+        gain, row, j = min(offers) if offers else (-0.0, pending[0], 0)
+        pending.remove(row)
         sums = [total + (column[row] if column else 0.0) for total, column in zip(sums, z, strict=True)]
         rows.append(row), seeds.append(j), gains.append(-gain)
     return rows, seeds, gains
@@ -82,14 +82,14 @@ def test_rows_seeds_and_gains_are_those_of_the_plain_form(case):
 
 
 @given(pools(), st.integers(0, 40), st.integers(0, 40))
-def test_an_array_and_a_sweep_give_the_same_and_budgets_are_nested(pool, one, other):
+def test_an_array_and_a_sweep_give_the_same_and_budgets_are_nested(pool, budget, other_budget):
     with on_disk(pool, 4) as (store, _):
-        found = bids_rows(store, max(one, other))
-    array = bids_rows(pool.influence, min(one, other), pool.valid)
-    for whole, part in zip(found[:3], array[:3], strict=True):
-        assert whole[: len(part)].tolist() == part.tolist()
-    assert len(array.rows) == min(one, other, int(pool.valid.sum()))
-    assert found.flat == array.flat
+        from_store = bids_rows(store, max(budget, other_budget))
+    array = bids_rows(pool.influence, min(budget, other_budget), pool.valid)
+    for whole, fewer in zip(from_store[:3], array[:3], strict=True):
+        assert whole[: len(fewer)].tolist() == fewer.tolist()
+    assert len(array.rows) == min(budget, other_budget, int(pool.valid.sum()))
+    assert from_store.flat == array.flat
 
 
 def test_the_task_of_the_seed_is_told():

@@ -66,10 +66,10 @@ def test_threshold_at_shares_that_are_no_binary_fractions():
     for n_seeds in range(1, 60):
         counts = np.zeros(n_seeds + 1, np.int64)
         counts[-1] = 1
-        found = Survey(1, n_seeds, counts, counts, 1, 1.0)
+        pool_survey = Survey(1, n_seeds, counts, counts, 1, 1.0)
         for k in range(1, n_seeds + 1):
-            assert threshold(found, k / n_seeds, Limit("rows", 1)) == k
-            assert threshold(found, (k - 0.5) / n_seeds, Limit("rows", 1)) == k
+            assert threshold(pool_survey, k / n_seeds, Limit("rows", 1)) == k
+            assert threshold(pool_survey, (k - 0.5) / n_seeds, Limit("rows", 1)) == k
 
 
 @given(cases(), st.sampled_from(["top", "loss"]))
@@ -134,7 +134,7 @@ def test_random_balanced_by_source_takes_as_much_of_each_as_it_holds(case, rando
 
 def test_random_is_balanced_over_the_files_of_a_pool(project, tmp_path):
     rows = translation_rows(40)
-    files = [write_jsonl(tmp_path / f"{i}.jsonl", part) for i, part in enumerate((rows[:3], rows[3:10], rows[10:]))]
+    files = [write_jsonl(tmp_path / f"{i}.jsonl", lines) for i, lines in enumerate((rows[:3], rows[3:10], rows[10:]))]
     pool = {"candidates": tuple(map(str, files)), "method": "random", "source_quotas": "equal", "budget": "15"}
     run = make_swept(project.options(tmp_path / "run", **pool))
     picked = gdig.select(**project.options(run, **pool))
@@ -172,8 +172,8 @@ def test_a_larger_budget_keeps_the_rows_of_a_smaller_one_under_the_same_threshol
     pool, limit = case
     if limit.amount < 2:
         return
-    smaller, found = Limit(limit.unit, limit.amount - 1), surveyed(pool)
-    if threshold(found, tau, smaller) == threshold(found, tau, limit):
+    smaller, pool_survey = Limit(limit.unit, limit.amount - 1), surveyed(pool)
+    if threshold(pool_survey, tau, smaller) == threshold(pool_survey, tau, limit):
         assert set(chosen(pool, smaller, method="agreement", tau=tau)) <= set(
             chosen(pool, limit, method="agreement", tau=tau)
         )
@@ -236,10 +236,10 @@ def test_tasks_vote_by_their_mean_and_the_threshold_counts_tasks(case, data, tau
     }
     least = max((v for v in reach if reach[v] >= limit.amount), default=0)
     with on_disk(pool) as (store, _):
-        found = survey(store, Judge("mean", of_seed))
-        assert (found.voters, found.n_seeds, found.kind) == (len(seen), pool.n_seeds, "tasks")
+        counts = survey(store, Judge("mean", of_seed))
+        assert (counts.voters, counts.n_seeds, counts.kind) == (len(seen), pool.n_seeds, "tasks")
         config = Config.build({"method": "agreement", "tau": tau, "agreement": "tasks", "task_field": "task"})
-        choice = choose(FinishedSweep(store, found, tasks=tasks), limit, config)
+        choice = choose(FinishedSweep(store, counts, tasks=tasks), limit, config)
     assert all(helped[row] >= least and pool.valid[row] for row in choice.rows)
     assert [helped[row] for row in choice.rows] == choice.columns["votes"].tolist()
     for row, means in zip(choice.rows, choice.by_task, strict=True):
@@ -281,17 +281,17 @@ def test_what_is_told_of_a_row_is_what_its_files_say(case, method):
 @given(pools(), st.sampled_from([4, 7, 100]))
 def test_a_survey_counts_whatever_the_shards(pool, rows_per_shard):
     with on_disk(pool, rows_per_shard) as (store, _):
-        found = survey(store, Judge(pool.rule))
+        counts = survey(store, Judge(pool.rule))
     valid = np.flatnonzero(pool.valid).tolist()
-    assert (found.rows, found.n_seeds, found.valid) == (len(pool.valid), pool.n_seeds, len(valid))
-    assert found.all_tokens == pool.tokens.sum()
+    assert (counts.rows, counts.n_seeds, counts.valid) == (len(pool.valid), pool.n_seeds, len(valid))
+    assert counts.all_tokens == pool.tokens.sum()
     for votes in range(pool.n_seeds + 1):
-        assert found.reach(votes) == sum(pool.votes[i] >= votes for i in valid)
-        assert found.reach(votes, "tokens") == sum(int(pool.tokens[i]) for i in valid if pool.votes[i] >= votes)
+        assert counts.reach(votes) == sum(pool.votes[i] >= votes for i in valid)
+        assert counts.reach(votes, "tokens") == sum(int(pool.tokens[i]) for i in valid if pool.votes[i] >= votes)
     if valid:
         # Sums of at most 30 numbers of at most 3 in float64: each addition rounds by at most 2^-53 of 90.
-        assert abs(found.mean_score - np.mean([float(pool.score[i]) for i in valid])) <= 30 * 90 * 2.0**-53
-        assert found.mean_agreement == pytest.approx(np.mean([pool.votes[i] / pool.n_seeds for i in valid]), rel=1e-14)
+        assert abs(counts.mean_score - np.mean([float(pool.score[i]) for i in valid])) <= 30 * 90 * 2.0**-53
+        assert counts.mean_agreement == pytest.approx(np.mean([pool.votes[i] / pool.n_seeds for i in valid]), rel=1e-14)
 
 
 @given(cases(), st.sampled_from(["proportional", "sqrt"]))
@@ -312,7 +312,7 @@ def uniform(n: int, valid: int, tokens: int = 10) -> Survey:
 
 
 @pytest.mark.parametrize(
-    ("options", "found", "limit", "clusters"),
+    ("options", "pool_survey", "limit", "clusters"),
     [
         ({}, uniform(5000, 5000), Limit("rows", 4000), 512),
         ({}, uniform(5000, 5000), Limit("rows", 100), 100),
@@ -323,21 +323,21 @@ def uniform(n: int, valid: int, tokens: int = 10) -> Survey:
         ({"n_clusters": 50}, uniform(50, 50), Limit("rows", 3), 50),
     ],
 )
-def test_number_of_clusters(options, found, limit, clusters):
-    assert resolve_clusters(Config.build(options), found, limit) == clusters
+def test_number_of_clusters(options, pool_survey, limit, clusters):
+    assert resolve_clusters(Config.build(options), pool_survey, limit) == clusters
 
 
 @pytest.mark.parametrize(
-    ("options", "found", "message"),
+    ("options", "pool_survey", "message"),
     [
         ({"n_clusters": 41}, uniform(50, 40), "n_clusters: 41 asked for, but the pool has 40 valid rows"),
         ({"train_rows": 7}, uniform(50, 40), "train_rows: expected at least 8, one a cluster, got 7"),
         ({}, uniform(50, 0), "candidates: no row is valid"),
     ],
 )
-def test_numbers_of_clusters_that_cannot_be(options, found, message):
+def test_numbers_of_clusters_that_cannot_be(options, pool_survey, message):
     with pytest.raises(ConfigError, match=message):
-        resolve_clusters(Config.build(options), found, Limit("rows", 8))
+        resolve_clusters(Config.build(options), pool_survey, Limit("rows", 8))
 
 
 @given(cases(), st.sampled_from(["top", "diverse"]), st.integers(0, 3))

@@ -25,22 +25,25 @@ from tests.support.swept_run import make_swept
 
 def test_every_figure_is_that_of_the_choice(project, swept_copy):
     before = {name: facts["seconds"] for name, facts in stages(swept_copy).items() if name != "select"}
-    found = compare(**project.options(swept_copy))
-    assert [one.method for one in found.summaries] == [name for name, one in METHODS.items() if not one.checkpoints]
+    comparison = compare(**project.options(swept_copy))
+    assert [summary.method for summary in comparison.summaries] == [
+        name for name, method in METHODS.items() if not method.checkpoints
+    ]
     sweep, (labels, _) = stored(swept_copy), labels_of(swept_copy)
     picks = {}
-    for one in found.summaries:
-        rows = gdig.select(**project.options(swept_copy, method=one.method)).rows
-        picks[one.method] = set(rows.tolist())
-        assert (one.rows, one.tokens) == (len(rows), sweep["tokens"][rows].sum())
-        assert one.score == pytest.approx(steady(sweep["influence"])[rows].mean(dtype=np.float64), rel=1e-6)
-        assert one.agreement == pytest.approx((sweep["influence"][rows] > 0).mean())
-        assert one.loss == pytest.approx(sweep["loss"][rows].mean(dtype=np.float64), rel=1e-6)
-        assert one.clusters == len(set(labels[rows].tolist())) and found.n_clusters == len(set(labels.tolist()))
-        assert one.repeated == 0 and one.tasks == {}
+    for summary in comparison.summaries:
+        rows = gdig.select(**project.options(swept_copy, method=summary.method)).rows
+        picks[summary.method] = set(rows.tolist())
+        assert (summary.rows, summary.tokens) == (len(rows), sweep["tokens"][rows].sum())
+        assert summary.score == pytest.approx(steady(sweep["influence"])[rows].mean(dtype=np.float64), rel=1e-6)
+        assert summary.agreement == pytest.approx((sweep["influence"][rows] > 0).mean())
+        assert summary.loss == pytest.approx(sweep["loss"][rows].mean(dtype=np.float64), rel=1e-6)
+        assert summary.clusters == len(set(labels[rows].tolist()))
+        assert comparison.n_clusters == len(set(labels.tolist()))
+        assert summary.repeated == 0 and summary.tasks == {}
     for a, first in enumerate(picks):
         for b, second in enumerate(picks):
-            assert found.overlap[a, b] == len(picks[first] & picks[second]) / len(picks[first])
+            assert comparison.overlap[a, b] == len(picks[first] & picks[second]) / len(picks[first])
     assert {name: facts["seconds"] for name, facts in stages(swept_copy).items() if name != "select"} == before
 
 
@@ -69,12 +72,13 @@ def test_repeated_rows_and_tasks(project, tmp_path):
     }
     options = project.options(tmp_path / "run", **files, task_field="task", budget="100%", n_clusters=2)
     make_swept(options)
-    (one,) = compare(**options, methods=["top"]).summaries
-    assert (one.rows, one.repeated) == (8, 0) and "8 rows repeat an earlier row and were left out" in one.notes[0]
-    (one,) = compare(**options, methods=["top"], repeats="keep").summaries
-    assert (one.rows, one.repeated) == (16, 8)
+    (summary,) = compare(**options, methods=["top"]).summaries
+    assert (summary.rows, summary.repeated) == (8, 0)
+    assert "8 rows repeat an earlier row and were left out" in summary.notes[0]
+    (summary,) = compare(**options, methods=["top"], repeats="keep").summaries
+    assert (summary.rows, summary.repeated) == (16, 8)
     influence = stored(tmp_path / "run")["influence"].astype(np.float64)
-    assert one.tasks == pytest.approx({"a": influence[:, 0::2].mean(), "b": influence[:, 1::2].mean()}, rel=1e-6)
+    assert summary.tasks == pytest.approx({"a": influence[:, 0::2].mean(), "b": influence[:, 1::2].mean()}, rel=1e-6)
 
 
 def test_the_command_prints_a_table_or_json_and_writes_no_selection(swept_copy, capsys):
@@ -107,12 +111,12 @@ def test_a_training_on_each_selection_is_that_of_a_plain_loop(project, finished,
     shutil.copytree(finished, run)
     trial = {"held_out": str(held), "train_steps": 3, "train_batch_size": 2, "learning_rate": 1e-3, "lora_rank": 0}
     options = project.options(run, budget="2")
-    found = compare(**options, methods=["top", "random"], train=True, **trial)
-    result = found.held_out
+    comparison = compare(**options, methods=["top", "random"], train=True, **trial)
+    result = comparison.held_out
     assert (result.rows, result.steps, result.trainings) == (6, 3, 1) and list(result.loss) == ["top", "random"]
     with Workspace(gdig.Config.build(options), Progress(quiet=True)) as work:
         judged = work.read_examples(open_corpus([held]))
-        for summary, rows in zip(found.summaries, found.rows, strict=True):
+        for summary, rows in zip(comparison.summaries, comparison.rows, strict=True):
             examples = work.encoder.encode(work.candidates, rows)
             module = AutoModelForCausalLM.from_pretrained(options["model"], dtype=torch.float32)
             assert result.before == pytest.approx(plain_loss(module, judged), rel=1e-5)

@@ -32,7 +32,7 @@ def test_a_page_of_methods_has_the_rows_that_one_alone_chose(project, swept_copy
     data = data_of(page)
     sets = [set(rows.tolist()) for rows in comparison.rows]
     for i, side in enumerate(data["sides"]):
-        others = set().union(*(one for j, one in enumerate(sets) if j != i))
+        others = set().union(*(rows for j, rows in enumerate(sets) if j != i))
         assert side["name"] == ["top", "loss", "random"][i] and side["rows"] == len(sets[i])
         assert set(side["shown"]) == sets[i] - others and side["alone"] == len(side["shown"])
         assert all(data["rows"][str(row)]["text"] for row in side["shown"])
@@ -67,12 +67,12 @@ def test_two_runs_side_by_side(project, swept, tmp_path, capsys):
     page = tmp_path / "runs.html"
     assert main(["compare", str(paths[0]), "--other", str(paths[1]), "--html", str(page)]) == 0
     lines = capsys.readouterr().out.splitlines()
-    one, two = ({row["gdig"]["row"] for row in read_jsonl(path / "selection.jsonl")} for path in paths)
-    share = f"{len(one & two) / len(one):.0%}"
-    assert lines[0].startswith(f"{paths[0]}: {len(one)} rows") and f"{share} of them in {paths[1]}" in lines[0]
+    first, second = ({row["gdig"]["row"] for row in read_jsonl(path / "selection.jsonl")} for path in paths)
+    share = f"{len(first & second) / len(first):.0%}"
+    assert lines[0].startswith(f"{paths[0]}: {len(first)} rows") and f"{share} of them in {paths[1]}" in lines[0]
     assert lines[-1] == f"page: {page}"
     sides = data_of(page)["sides"]
-    assert [set(side["shown"]) for side in sides] == [one - two, two - one]
+    assert [set(side["shown"]) for side in sides] == [first - second, second - first]
     for args, name in ((["--methods", "top"], "methods"), (["--train"], "train"), (["--json"], "json")):
         assert main(["compare", str(paths[0]), "--other", str(paths[1]), *args]) == 2
         assert f"error: {name}=" in capsys.readouterr().err
@@ -82,11 +82,11 @@ def test_two_runs_side_by_side(project, swept, tmp_path, capsys):
 
 
 def test_runs_over_other_pools_are_refused(project, swept, tmp_path):
-    one = Path(shutil.copytree(swept, tmp_path / "a"))
-    gdig.select(**project.options(one))
+    own = Path(shutil.copytree(swept, tmp_path / "a"))
+    gdig.select(**project.options(own))
     other = write_jsonl(tmp_path / "other.jsonl", translation_rows(20, random_seed=5))
     options = project.options(tmp_path / "b", candidates=(str(other),), method="top", budget="4")
     make_swept(options)
     gdig.select(**options)
     with pytest.raises(RunError, match="expected a run over the same files of candidates"):
-        compare_runs(config_of_start(None, {"run_path": str(one)}), str(tmp_path / "b"))
+        compare_runs(config_of_start(None, {"run_path": str(own)}), str(tmp_path / "b"))

@@ -32,15 +32,15 @@ def fresh_compiler():
 def calls(monkeypatch, request) -> list[dict]:
     """Options of each call of torch.compile. Parameter: the backend. inductor makes C++ of the graphs and compiles it,
     which takes a minute of a core; aot_eager captures the same graphs and runs them as they are."""
-    found, compiler = [], torch.compile
+    compilations, compiler = [], torch.compile
     backend = getattr(request, "param", "aot_eager")
 
     def compile_pass(function, mode=None, **options):
-        found.append(options)
+        compilations.append(options)
         return compiler(function, backend=backend, **options)
 
     monkeypatch.setattr(torch, "compile", compile_pass)
-    return found
+    return compilations
 
 
 def shortened(module, blocks: int):
@@ -85,12 +85,12 @@ def test_layers_inputs_and_gradients_under_drawn_labels(calls):
     seen = {}
     for on in (False, True):
         model, _ = wrapped(shortened(gpt2(), 1), torch_compile=on)
-        found = []
+        layers = []
         passes = GradientPass(model, "sum", random_seed=3)
         loss = passes.run(
-            batch, lambda i, a, d, places, found=found: found.append((i, a.clone(), d.clone(), places.mask))
+            batch, lambda i, a, d, places, layers=layers: layers.append((i, a.clone(), d.clone(), places.mask))
         )
-        seen[on] = loss, {i: rest for i, *rest in found}
+        seen[on] = loss, {i: rest for i, *rest in layers}
     assert torch.all((seen[False][0] - seen[True][0]).abs() <= 2.0**-23 * seen[False][0])
     assert seen[False][1].keys() == seen[True][1].keys()
     for index, values in seen[False][1].items():

@@ -160,8 +160,8 @@ GOOD = {
 
 @pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in GOOD.items() for value in values])
 def test_good_values(name, value):
-    kept = getattr(Config.build({name: value}), name)
-    assert kept == (str(value) if name == "budget" or isinstance(value, Path) else value)
+    converted = getattr(Config.build({name: value}), name)
+    assert converted == (str(value) if name == "budget" or isinstance(value, Path) else value)
 
 
 @pytest.mark.parametrize(

@@ -44,11 +44,11 @@ def jacobian(model, names, example):
     logits = model(input_ids=torch.tensor(np.array(example.input_ids))[None].long()).logits[0, :-1]
     logits = logits[torch.tensor(np.array(example.labels[1:])) != -100]
     units = torch.eye(logits.numel(), dtype=logits.dtype)
-    found = iter(torch.autograd.grad(logits.flatten(), weights, units, is_grads_batched=True))
+    gradients = iter(torch.autograd.grad(logits.flatten(), weights, units, is_grads_batched=True))
     columns = []
     for name in names:
-        g = next(found).mT if type(modules[name]).__name__ == "Conv1D" else next(found)
-        g = g if modules[name].bias is None else torch.cat([g, next(found)[:, :, None]], 2)
+        g = next(gradients).mT if type(modules[name]).__name__ == "Conv1D" else next(gradients)
+        g = g if modules[name].bias is None else torch.cat([g, next(gradients)[:, :, None]], 2)
         columns.append(g.flatten(1))
     for p in weights:
         p.requires_grad_(False)
@@ -147,17 +147,17 @@ def test_the_first_iteration_is_a_multiple_of_ekfac_and_more_come_nearer():
     before = None
     for n in (1, 2, 4, 8):
         seeds = vectors(model.module, names, SEEDS)
-        found = solve(product, seeds, inverses, config.with_options(cg_iterations=n), ["seed"] * len(seeds))
-        assert [search.iterations for search in found] == [n] * len(seeds)
+        searches = solve(product, seeds, inverses, config.with_options(cg_iterations=n), ["seed"] * len(seeds))
+        assert [search.iterations for search in searches] == [n] * len(seeds)
         start = vectors(model.module, names, SEEDS)
         if n == 1:
-            for search, v in zip(found, start, strict=True):
+            for search, v in zip(searches, start, strict=True):
                 wanted = flat([inverse.dense(x) for inverse, x in zip(inverses, v, strict=True)])
                 step = flat(search.x) @ wanted / (wanted @ wanted)
                 assert step > 0 and (flat(search.x) - step * wanted).norm() <= 1e-12 * flat(search.x).norm()
         # What the iteration makes as small as it can: x^T (G + D) x / 2 - g^T x.
         values = []
-        for search, v, q in zip(found, start, product.multiply([search.x for search in found]), strict=True):
+        for search, v, q in zip(searches, start, product.multiply([search.x for search in searches]), strict=True):
             values.append(float(flat(search.x) @ flat(q) / 2 - flat(v) @ flat(search.x)))
         assert before is None or all(new < old for new, old in zip(values, before, strict=True))
         before = values
@@ -180,9 +180,11 @@ def test_ekfac_makes_it_quicker():
 
     def value(inverses, iterations):
         seeds = vectors(model.module, names, SEEDS)
-        found = solve(product, seeds, inverses, config.with_options(cg_iterations=iterations), "abc")
-        start, q = vectors(model.module, names, SEEDS), product.multiply([search.x for search in found])
-        return np.array([float(flat(s.x) @ (flat(y) / 2 - flat(b))) for s, y, b in zip(found, q, start, strict=True)])
+        searches = solve(product, seeds, inverses, config.with_options(cg_iterations=iterations), "abc")
+        start, q = vectors(model.module, names, SEEDS), product.multiply([search.x for search in searches])
+        return np.array(
+            [float(flat(s.x) @ (flat(y) / 2 - flat(b))) for s, y, b in zip(searches, q, start, strict=True)]
+        )
 
     best, quick, slow = value(inverses, 40), value(inverses, 8), value([Plain(x) for x in added], 8)
     assert np.all(quick - best < (slow - best) / 2)
@@ -203,9 +205,9 @@ def test_scores_are_those_of_the_search(kind):
     assert report.relative_error < 1e-12 and report.correlation > 1 - 1e-12
     names = [layer.name for layer in model.layers]
     product = GaussNewton(model, SAMPLE, shifts(factors, config), config, QUIET)
-    found = solve(product, vectors(model.module, names, SEEDS), [Inverse(f, config) for f in factors], config, "abc")
+    searches = solve(product, vectors(model.module, names, SEEDS), [Inverse(f, config) for f in factors], config, "abc")
     pool = torch.stack([flat(v) for v in vectors(model.module, names, POOL)])
-    want = (pool @ torch.stack([flat(search.x) for search in found], 1)).numpy()
+    want = (pool @ torch.stack([flat(search.x) for search in searches], 1)).numpy()
     # Float64 but for the result, stored as float32; the two gradients of a seed differ by their rounding, which five
     # iterations of a matrix of condition 1e4 or less carry on.
     assert np.all(np.abs(got - want) <= 2.0**-24 * np.abs(want) + 1e-9 * np.abs(want).max())
@@ -216,15 +218,15 @@ def test_batches_and_how_many_seeds_are_side_by_side_change_nothing(monkeypatch)
     single = scores("llama", token_batch_size=1)[0]
     assert np.all(np.abs(whole - single) <= 2.0**-23 * np.abs(whole) + 1e-9 * np.abs(whole).max())
     layers = setting("llama")[0].layers
-    one = sum(5 * layer.out_features * layer.width * 8 for layer in layers)
-    monkeypatch.setattr(conjugate, "free_memory", lambda device: 2 * one)
+    a_seed = sum(5 * layer.out_features * layer.width * 8 for layer in layers)
+    monkeypatch.setattr(conjugate, "free_memory", lambda device: 2 * a_seed)
     calls = []
     multiply = GaussNewton.multiply
     monkeypatch.setattr(
         GaussNewton, "multiply", lambda self, p, *more: (calls.append(len(p)), multiply(self, p, *more))[1]
     )
     assert np.array_equal(scores("llama", token_batch_size=4096)[0], whole) and set(calls) == {1}
-    monkeypatch.setattr(conjugate, "free_memory", lambda device: 2 * one - 1)
+    monkeypatch.setattr(conjugate, "free_memory", lambda device: 2 * a_seed - 1)
     with pytest.raises(ModelError, match=r"inversion: cg needs .* GiB of cpu for one seed .* filter_modules"):
         scores("llama")
 
@@ -303,9 +305,9 @@ def test_a_fit_that_is_stopped_goes_on_after_the_seeds_it_has_done(project, whol
     monkeypatch.setattr(inverting, "solve", counted)
     with pytest.raises(KeyboardInterrupt):
         gdig.fit(**project.options(tmp_path / "run", **options))
-    left = sorted((tmp_path / "run" / "seeds" / "resume").iterdir())
-    assert [path.stem for path in left] == ["00000000", "00000001", "00000002", "00000003"]
-    left[1].write_bytes(left[1].read_bytes()[:-1])  # damaged: done again
+    resume_files = sorted((tmp_path / "run" / "seeds" / "resume").iterdir())
+    assert [path.stem for path in resume_files] == ["00000000", "00000001", "00000002", "00000003"]
+    resume_files[1].write_bytes(resume_files[1].read_bytes()[:-1])  # damaged: done again
     solved.clear()
     stop[0] = 100
     gdig.fit(**project.options(tmp_path / "run", **options))

@@ -37,10 +37,10 @@ def test_the_pool_has_the_shares_asked_for(corpus):
     assert {name: len(getattr(corpus, name)) for name in SIZES} == SIZES
     faults = Counter(row["fault"] for row in corpus.pool)
     assert faults == {CLEAN: 350, DUPLICATE: 50, **{kind: 20 for kind in CORRUPTIONS}}
-    for part in ("base", "seeds", "test"):
-        assert {row["fault"] for row in getattr(corpus, part)} == {CLEAN}
-        skills = Counter(row["skill"] for row in getattr(corpus, part))
-        assert skills == {skill: SIZES[part] // 5 for skill in SKILLS}
+    for field in ("base", "seeds", "test"):
+        assert {row["fault"] for row in getattr(corpus, field)} == {CLEAN}
+        skills = Counter(row["skill"] for row in getattr(corpus, field))
+        assert skills == {skill: SIZES[field] // 5 for skill in SKILLS}
     assert min(Counter(row["skill"] for row in corpus.pool).values()) > 80
 
 
@@ -67,9 +67,9 @@ def test_spoiled_rows_are_wrong_and_others_right():
         row["source"]: row["completion"] for row in make_corpus(**SIZES, corrupted=0, duplicated=0, random_seed=3).pool
     }
     pool = make_corpus(**SIZES, corrupted=0.2, duplicated=0, random_seed=3).pool
-    known = [row for row in pool if row["source"] in right]
-    assert len(known) == len(pool)  # the same draws: spoiling comes after them
-    for row in known:
+    first_draws = [row for row in pool if row["source"] in right]
+    assert len(first_draws) == len(pool)  # the same draws: spoiling comes after them
+    for row in first_draws:
         assert (row["completion"] == right[row["source"]]) == (row["fault"] == CLEAN), row
 
 
@@ -83,11 +83,11 @@ def test_a_source_has_one_target(skill):
 
 def test_the_grammar_says_what_the_heading_shows():
     language, rng, word = Language(0), random.Random(1), Language(0).words
-    found = dict(language.draw(skill, rng) for skill in ("numbers", "clock") for _ in range(20_000))
-    assert found["four thousand and twenty"] == "4 0 2 0"
-    assert found["quarter to nine on friday"] == f"{word['friday']} 8 : 45"
-    assert found["zero past twelve on sunday"] == f"{word['sunday']} 12 : 00"
-    assert found["twenty nine to one on sunday"] == f"{word['sunday']} 12 : 31"
+    answers = dict(language.draw(skill, rng) for skill in ("numbers", "clock") for _ in range(20_000))
+    assert answers["four thousand and twenty"] == "4 0 2 0"
+    assert answers["quarter to nine on friday"] == f"{word['friday']} 8 : 45"
+    assert answers["zero past twelve on sunday"] == f"{word['sunday']} 12 : 00"
+    assert answers["twenty nine to one on sunday"] == f"{word['sunday']} 12 : 31"
     for _ in range(500):
         source, target = language.draw("lexicon", rng)
         assert target.split() == [word[stem] for stem in source.split(" and ")]
@@ -132,13 +132,13 @@ def test_stacked_logits_are_those_of_transformers(model):
     weights = {name: torch.cat([w, stack(other, 1)[name]]) for name, w in stack(model, 1).items()}
     ids = _tokens().ids
     every = torch.arange(len(ids) * (ids.shape[1] - 1)).expand(2, -1)
-    found = logits(model.config, weights, ids.expand(2, -1, -1), every)
+    got = logits(model.config, weights, ids.expand(2, -1, -1), every)
     for index in range(2):
         with torch.no_grad():
             expected = unstack(weights, index, model.config)(input_ids=ids).logits[:, :-1].flatten(0, 1)
         # Two orders of float32 sums of at most 24 terms in some 20 operations: 500 half-units of rounding on logits of
         # order 10; a wrong rotation or norm gives differences of order 1.
-        assert torch.allclose(found[index], expected, atol=500 * 6e-8 * 10)
+        assert torch.allclose(got[index], expected, atol=500 * 6e-8 * 10)
 
 
 @pytest.mark.slow
@@ -147,9 +147,9 @@ def test_a_model_learns_the_same_alone_and_beside_another(model):
     rng = np.random.default_rng(1)
     batches = rng.integers(0, len(data.ids), (2, 8, 4))
     both = train(model.config, start, data, batches, Recipe(1e-2))
-    one = {name: w[1:] for name, w in start.items()}
-    alone = train(model.config, one, data, batches[1:], Recipe(1e-2))
-    before, _ = evaluate(model.config, one, data)
+    last_row = {name: w[1:] for name, w in start.items()}
+    alone = train(model.config, last_row, data, batches[1:], Recipe(1e-2))
+    before, _ = evaluate(model.config, last_row, data)
     after, _ = evaluate(model.config, alone, data)
     together, _ = evaluate(model.config, both, data)
     assert after.mean() < before.mean() - 0.5
@@ -160,12 +160,12 @@ def test_a_model_learns_the_same_alone_and_beside_another(model):
 
 def test_the_loss_is_the_mean_over_the_targets(model):
     data = _tokens()
-    found, right = evaluate(model.config, stack(model, 1), data, batch_size=5)
+    losses, right = evaluate(model.config, stack(model, 1), data, batch_size=5)
     with torch.no_grad():
         guesses = model(input_ids=data.ids).logits.log_softmax(-1)
     for i, length in enumerate(data.lengths):
         nll = [-guesses[i, t - 1, data.ids[i, t]].item() for t in range(2, length)]
-        assert found[0, i] == pytest.approx(np.mean(nll), rel=1e-4)
+        assert losses[0, i] == pytest.approx(np.mean(nll), rel=1e-4)
         best = [guesses[i, t - 1].argmax().item() for t in range(2, length)]
         assert right[0, i] == (best == data.ids[i, 2:length].tolist())
 
@@ -175,11 +175,11 @@ def test_spearman_is_scipys_for_any_resampling():
     x, y = rng.integers(0, 8, (20, 5)).astype(float), rng.normal(size=(20, 5))
     x[:, 4] = 1.0  # does not vary
     for times in (np.ones(20, dtype=int), np.bincount(rng.integers(0, 20, 20), minlength=20)):
-        found = spearman(Ranked(x), Ranked(y), times)
+        correlations = spearman(Ranked(x), Ranked(y), times)
         index = np.repeat(np.arange(20), times)
         for j in range(4):
-            assert found[j] == pytest.approx(spearmanr(x[index, j], y[index, j])[0], abs=1e-12)
-        assert found[4] == 0
+            assert correlations[j] == pytest.approx(spearmanr(x[index, j], y[index, j])[0], abs=1e-12)
+        assert correlations[4] == 0
 
 
 def test_scores_that_predict_have_a_score_of_one_and_random_ones_none():

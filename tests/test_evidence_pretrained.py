@@ -140,8 +140,8 @@ def test_influence_by_layer(tmp_path, monkeypatch):
             Steps(tmp_path / folder, []), layer_influence.Rows(fit_tokens=60), drawn, tmp_path / "model"
         )
 
-    one = measured("one")
-    plain = one.of_plain_gradients()
+    at_once = measured("one")
+    plain = at_once.of_plain_gradients()
     weights = [p for name, p in module.named_parameters() if ".mlp." in name]
 
     def gradient(example) -> torch.Tensor:
@@ -150,19 +150,19 @@ def test_influence_by_layer(tmp_path, monkeypatch):
 
     expected = np.array([[float(gradient(row) @ gradient(seed)) for seed in seeds] for row in rows])
     # float32: sums of a few thousand products round by less than 1e-4 of the lengths.
-    assert np.allclose(plain["influence"][one.chosen("mlp")].sum(0), expected, atol=1e-4 * np.abs(expected).max())
-    whole = one.of_all()
+    assert np.allclose(plain["influence"][at_once.chosen("mlp")].sum(0), expected, atol=1e-4 * np.abs(expected).max())
+    whole = at_once.of_all()
     monkeypatch.setattr(layer_influence, "BLOCKS_AT_ONCE", 2)
-    parts = measured("two").of_all()
+    by_blocks = measured("two").of_all()
     for name, x in whole.items():
-        assert x.shape[0] == 21 and np.allclose(parts[name], x, rtol=1e-3, atol=1e-4 * np.abs(x).max()), name
+        assert x.shape[0] == 21 and np.allclose(by_blocks[name], x, rtol=1e-3, atol=1e-4 * np.abs(x).max()), name
     # The same layers over the states of the lower block, and with fewer tokens.
     monkeypatch.setattr(layer_samples, "SAMPLES", (20, 60))
     monkeypatch.setattr(layer_samples, "UPPER", 2)
     by_tokens = layer_samples.influence_by_sample(
         Steps(tmp_path / "three", []), layer_influence.Rows(), drawn, tmp_path / "model"
     )
-    upper = one.chosen("mlp:upper:0.5")
+    upper = at_once.chosen("mlp:upper:0.5")
     assert list(by_tokens) == [20, 60] and upper.sum() == 6
     few, many, same = by_tokens[20]["influence"], by_tokens[60]["influence"], whole["influence"][upper]
     assert np.allclose(many, same, rtol=1e-3, atol=1e-4 * np.abs(same).max())

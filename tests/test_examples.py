@@ -61,10 +61,10 @@ def test_the_mixed_pool_is_what_it_says_it_is() -> None:
         if row["task"] in OTHERS:
             assert row["output"] == OTHERS[row["task"]](row["input"])
         assert kind_of(row) in {"good rows of the target", *(f"{f}, of the target" for f in FAULTS), SECOND, *OTHERS}
-    parts = [
+    sources = [
         {row["input"] for row in rows[name] if row["task"] == TARGET} for name in ("pool", "seeds", "held_out", "known")
     ]
-    assert sum(map(len, parts)) == len(set.union(*parts)), "a source is in two parts"
+    assert sum(map(len, sources)) == len(set.union(*sources)), "a source is in two parts"
     assert [len(rows[name]) for name in ("seeds", "held_out")] == [64, 200]
     assert {row["task"] for name in ("seeds", "held_out") for row in rows[name]} == {TARGET}
 

@@ -75,11 +75,11 @@ class Block(nn.Module):
 
     def by_slices(self, x, weights, chosen):  # DeepSeek's inference: one taking, sorted by expert, and slices of it
         order = chosen.flatten().argsort(stable=True)
-        rows, parts, first = x.index_select(0, order // SLOTS), [], 0
+        rows, outputs, first = x.index_select(0, order // SLOTS), [], 0
         for expert, n in zip(self.experts, chosen.flatten().bincount(minlength=EXPERTS).tolist(), strict=True):
-            parts.append(expert(rows[first : first + n]))
+            outputs.append(expert(rows[first : first + n]))
             first += n
-        out = torch.cat(parts) * weights.flatten()[order][:, None]
+        out = torch.cat(outputs) * weights.flatten()[order][:, None]
         return torch.zeros_like(x).index_add_(0, order // SLOTS, out)
 
     def by_copies(self, x, weights, chosen):  # rows of another tensor than the block's input
@@ -99,7 +99,7 @@ def model_of(layout: str, dtype: torch.dtype = torch.float64, **options):
 
 def gradients_of(model, examples):
     """For each example its gradient [O, J] at each layer, by the pass."""
-    found = [{} for _ in examples]
+    gradients = [{} for _ in examples]
     for batch in make_batches(examples, 64, window=model.window):
 
         def sink(index, a, d, places, batch=batch):
@@ -108,10 +108,10 @@ def gradients_of(model, examples):
             assert len(a) == len(d) == places.examples.end == len(places.mask)
             for line, row in enumerate(batch.rows.tolist()):
                 rows = places.line(line, int(batch.lengths[line]))
-                found[row][layer.name] = d[rows].T @ a[rows]
+                gradients[row][layer.name] = d[rows].T @ a[rows]
 
         GradientPass(model).run(batch, sink)
-    return found
+    return gradients
 
 
 @pytest.mark.parametrize("layout", ["by_where", "by_mask", "by_slices"])
@@ -138,8 +138,8 @@ def test_gradients_are_those_of_plain_autograd(layout):
 def test_an_expert_may_get_no_token_of_a_batch():
     model, _ = model_of("by_mask", filter_modules=r"layers\.1\.mlp\.experts\.3\.")
     assert len(model.layers) == 3
-    found = [gradients_of(model, [example])[0] for example in make_examples(12, 9, 3, 4)]
-    assert {len(gradients) for gradients in found} == {0, 3}
+    by_example = [gradients_of(model, [example])[0] for example in make_examples(12, 9, 3, 4)]
+    assert {len(gradients) for gradients in by_example} == {0, 3}
 
 
 def test_rows_of_another_tensor_are_refused():
@@ -157,22 +157,22 @@ def test_a_partition_and_gradient_checkpointing_change_no_bit():
     model, _ = model_of("by_where", torch.float32)
     saving, _ = model_of("by_where", torch.float32, gradient_checkpointing=True)
     (batch,) = make_batches(make_examples(4, 8, 5, 15), 512)
-    whole, saved, part = {}, {}, {}
+    whole, saved, partial = {}, {}, {}
     GradientPass(model).run(batch, lambda i, a, d, places: whole.__setitem__(i, (a.clone(), d.clone())))
     GradientPass(saving).run(batch, lambda i, a, d, places: saved.__setitem__(i, (a.clone(), d.clone())))
     partition = [i for i, layer in enumerate(model.layers) if "layers.1" in layer.name]
     passes = PartitionPass(model, partition)
-    passes.run(batch, lambda i, a, d, places: part.__setitem__(partition[i], (a.clone(), d.clone())))
-    assert len(part) < len(whole) and saved.keys() == whole.keys()
-    for index, pair in [*part.items(), *saved.items()]:
+    passes.run(batch, lambda i, a, d, places: partial.__setitem__(partition[i], (a.clone(), d.clone())))
+    assert len(partial) < len(whole) and saved.keys() == whole.keys()
+    for index, pair in [*partial.items(), *saved.items()]:
         assert all(torch.equal(x, y) for x, y in zip(pair, whole[index], strict=True))
     length = model.window
     (batch,) = make_batches(make_examples(1, 1, length, length), 4096)
-    kept = TokenMemory.count(model).kept
+    graph = TokenMemory.count(model).graph
     # The routing keeps its numbers: how many bytes depends on the block's code, and on what goes where.
-    assert kept[0] == pytest.approx(kept_bytes(model, batch) / length, rel=0.05)
+    assert graph[0] == pytest.approx(kept_bytes(model, batch) / length, rel=0.05)
     upper = partition[0]  # the gates begin a block
-    assert max(kept[upper:]) == kept[upper] < 0.6 * kept[0]
+    assert max(graph[upper:]) == graph[upper] < 0.6 * graph[0]
 
 
 def test_scores_are_those_of_whole_gradients():

@@ -34,7 +34,7 @@ _DEEP = 64
 
 def gradients_of(model, examples, token_batch_size=64):
     """For each example its loss, and its gradient [O, J] at each layer that sees it, by the pass."""
-    found = [{} for _ in examples]
+    by_example = [{} for _ in examples]
     losses = [0.0] * len(examples)
     passes = GradientPass(model)
     for batch in make_batches(examples, token_batch_size, window=model.window):
@@ -44,11 +44,11 @@ def gradients_of(model, examples, token_batch_size=64):
             a = with_ones(a, layer.width)
             for line, row in enumerate(batch.rows.tolist()):
                 rows = places.line(line, int(batch.lengths[line]))
-                found[row][layer.name] = d[rows].T @ a[rows]
+                by_example[row][layer.name] = d[rows].T @ a[rows]
 
         for row, loss in zip(batch.rows.tolist(), passes.run(batch, sink).tolist(), strict=True):
             losses[row] = loss
-    return losses, found
+    return losses, by_example
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -60,8 +60,8 @@ def test_gradients_are_those_of_plain_autograd(family):
     assert not any(is_router(layer.name, modules) for layer in model.layers)
     assert model.coverage.share_of_blocks > 0.5 and model.coverage.warning is None
     examples = make_examples(4, 3, 4, 12)
-    losses, found = gradients_of(model, examples)
-    for example, loss, gradients in zip(examples, losses, found, strict=True):
+    losses, by_example = gradients_of(model, examples)
+    for example, loss, gradients in zip(examples, losses, by_example, strict=True):
         expected_loss, expected = plain_gradients(model, example)
         length = torch.cat([g.flatten() for g in expected.values()]).norm()
         assert loss == pytest.approx(expected_loss, rel=_DEEP * _ROUNDING)
@@ -74,10 +74,10 @@ def test_rows_do_not_depend_on_their_neighbours():
     """In batches of one shape, whatever the other lines are: up to the rounding of products of other heights."""
     model, _ = mixture("qwen3_moe")
     first, *others = (Example(e.input_ids[:12], e.labels[:12]) for e in make_examples(4, 5, 12, 12))
-    found = [gradients_of(model, [first, other])[1][0] for other in others]
+    by_partner = [gradients_of(model, [first, other])[1][0] for other in others]
     alone = gradients_of(model, [first])[1][0]
     length = torch.cat([g.flatten() for g in alone.values()]).norm()
-    for gradients in found:
+    for gradients in by_partner:
         assert set(gradients) == set(alone)
         for name, want in alone.items():
             assert (gradients[name] - want).norm() <= _DEEP * _ROUNDING * length
@@ -133,8 +133,8 @@ def test_a_partition_gets_the_bits_of_a_pass_over_all_layers():
     all_layers, upper = {}, {}
     GradientPass(model).run(batch, lambda i, a, d, places: all_layers.__setitem__(i, (a.clone(), d.clone())))
     partition = [i for i, layer in enumerate(model.layers) if ".0." in layer.name.partition("mlp")[0]]
-    part = PartitionPass(model, partition)
-    part.run(batch, lambda i, a, d, places: upper.__setitem__(partition[i], (a.clone(), d.clone())))
+    passes = PartitionPass(model, partition)
+    passes.run(batch, lambda i, a, d, places: upper.__setitem__(partition[i], (a.clone(), d.clone())))
     assert partition and 0 < len(upper) < len(all_layers)
     for index, (a, d) in upper.items():
         assert torch.equal(a, all_layers[index][0]) and torch.equal(d, all_layers[index][1])
@@ -182,13 +182,13 @@ def test_scores_depend_on_the_neighbours_of_a_row_by_rounding_alone():
     seeds, quiet = make_examples(3, 2), Progress(quiet=True)
     joined, _ = precondition_seeds(model, [None] * len(model.layers), seeds, [], config, quiet)
     sweep = make_influence_pass(model, joined, config, quiet)
-    found = [sweep.compute([row, other]).numbers[0] for other in others]
+    influences = [sweep.compute([row, other]).numbers[0] for other in others]
     lengths = [
         torch.cat([g.flatten() for g in plain_gradients(model, e)[1].values()]).norm().item() for e in (row, *seeds)
     ]
     bound = 4 * _DEEP * _ROUNDING * lengths[0] * np.array(lengths[1:])
-    assert all(np.all(np.abs(numbers - found[0]) <= bound) for numbers in found)
-    assert np.array_equal(found[0], sweep.compute([row, others[0]]).numbers[0])
+    assert all(np.all(np.abs(numbers - influences[0]) <= bound) for numbers in influences)
+    assert np.array_equal(influences[0], sweep.compute([row, others[0]]).numbers[0])
 
 
 def test_a_module_that_computes_something_else_is_refused():

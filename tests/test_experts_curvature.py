@@ -40,10 +40,10 @@ def hessian(layer, sample, inversion, mode, damping, reduce, shared):
     n = len(sample)
     if shared:  # the mean expert of the block
         matrix = layer.expert.matrix
-        pairs = [found[f"{matrix}.{number}"] for found in sample for number in range(N_EXPERTS)]
+        pairs = [tokens[f"{matrix}.{number}"] for tokens in sample for number in range(N_EXPERTS)]
         inversion, n = "kfac", n * N_EXPERTS
     else:
-        pairs = [found[layer.name] for found in sample]
+        pairs = [tokens[layer.name] for tokens in sample]
     visited = [pair for pair in pairs if len(pair[0])]
     if mode == "factored_tikhonov":
         terms = sum(len(a) for a, _ in visited)
@@ -76,10 +76,10 @@ def test_scores_match_the_dense_oracle(case, rows):
     want = np.zeros((len(POOL), len(SEEDS)))
     squares = np.zeros(len(POOL) + len(SEEDS))
     for layer, f in zip(model.layers, factors, strict=True):
-        seen = sum(len(found[layer.name][0]) for found in sample)
+        seen = sum(len(tokens[layer.name][0]) for tokens in sample)
         assert f.seen == seen and f.shared == (seen < max(layer.width, layer.out_features))
         h = hessian(layer, sample, inversion, mode, damping, config.kfac_approx == "reduce", f.shared)
-        g = [oracle.gradient(found[layer.name]).flatten() for found in (*tokens_of("pool"), *tokens_of("seeds"))]
+        g = [oracle.gradient(tokens[layer.name]).flatten() for tokens in (*tokens_of("pool"), *tokens_of("seeds"))]
         solved = torch.linalg.solve(h, torch.stack(g, 1))
         products = (torch.stack(g) @ solved).numpy()
         want += products[: len(POOL), len(POOL) :]

@@ -120,7 +120,7 @@ def test_what_the_graph_keeps_of_a_token_is_counted_to_the_byte():
     model, _ = mixture("qwen3_moe", torch.float32)
     length = model.window
     (batch,) = make_batches(make_examples(1, 1, length, length), 4096)
-    assert TokenMemory.count(model).kept[0] == -(-kept_bytes(model, batch) // length)
+    assert TokenMemory.count(model).graph[0] == -(-kept_bytes(model, batch) // length)
 
 
 def test_partitions_of_whole_matrices_change_no_bit(small_fit, monkeypatch):
@@ -128,25 +128,25 @@ def test_partitions_of_whole_matrices_change_no_bit(small_fit, monkeypatch):
     plan = plan_fit(model, SAMPLE, config, Ranks())
     counted = TokenMemory.count(model)
     # What the graph keeps is far more than the sums of so small a model: it is set to the same for all layers.
-    same = replace(counted, kept=counted.kept[:1] * len(counted.kept))
+    same = replace(counted, graph=counted.graph[:1] * len(counted.graph))
     monkeypatch.setattr(TokenMemory, "count", classmethod(lambda cls, model: same))
-    monkeypatch.setattr(memory_plan, "checkpointed_blocks", lambda module: [])  # the other way to need less
-    needed = max(parts.total - parts.weights for parts in plan.passes.values())
+    monkeypatch.setattr(memory_plan, "blocks_to_recompute", lambda module: [])  # the other way to need less
+    needed = max(memory.total - memory.weights for memory in plan.passes.values())
     for limit in range(needed, needed // 2, -500):
         monkeypatch.setattr(memory_plan, "room", lambda model, share, limit=limit: limit)
         small = plan_fit(model, SAMPLE, config, Ranks())
         if len(small.partitions) > 2:
             break
     assert len(small.partitions) > 2
-    assert max(parts.total - parts.weights for parts in small.passes.values()) <= limit
+    assert max(memory.total - memory.weights for memory in small.passes.values()) <= limit
     for partition in small.partitions:  # those with few tokens take the sums of all
         matrices = [model.layers[index].expert.matrix for index in partition]
         assert all(matrices.count(matrix) == 4 for matrix in matrices)
     keys = np.arange(len(SAMPLE), dtype=np.uint64)
     fit = CurvatureFit(model, SAMPLE, keys, config, QUIET, Ranks(), small)
-    parts = {index: f for partition in small.partitions for index, f in fit.run(partition).items()}
+    by_partition = {index: f for partition in small.partitions for index, f in fit.run(partition).items()}
     assert fit.report == report
     for index, f in enumerate(whole):
         for name in ("q_a", "q_s", "l_a", "l_s", "corrected"):
-            one, other = getattr(f, name), getattr(parts[index], name)
-            assert (one is None and other is None) or torch.equal(one, other), (index, name)
+            together, other = getattr(f, name), getattr(by_partition[index], name)
+            assert (together is None and other is None) or torch.equal(together, other), (index, name)

@@ -92,13 +92,13 @@ def kept_in(run_path: Path) -> set[str]:
 def test_a_run_killed_in_the_fit_and_in_the_sweep_ends_with_the_same_bytes(project, options, whole, tmp_path):
     run_path = tmp_path / "run"
     args = ["select", *flags(project.options(run_path, **options))]
-    kept = []
+    counts = []
     for count in (4, 5, 22):
         moment = SignalAt(PASS, count)
         command = Command.start(args, tmp_path / str(count), environment=KEEP_ALL, signal_at=moment)
         assert command.wait() == -signal.SIGKILL, command.error
-        kept.append(kept_in(run_path))
-    assert kept == [{"factors' sums"}, {"factors", "eigenvalues' sums"}, {"rows"}], "each kill must hit its pass"
+        counts.append(kept_in(run_path))
+    assert counts == [{"factors' sums"}, {"factors", "eigenvalues' sums"}, {"rows"}], "each kill must hit its pass"
     gdig.select(**project.options(run_path, **options))
     assert files_of(run_path) == files_of(whole)
 
@@ -108,13 +108,13 @@ def test_a_run_killed_in_the_fit_and_in_the_sweep_ends_with_the_same_bytes(proje
 def test_ranks_killed_in_the_fit_and_in_the_sweep_leave_the_bytes_of_one(project, options, whole, tmp_path):
     run_path = tmp_path / "run"
     args = ["select", *flags(project.options(run_path, **options))]
-    kept = []
+    counts = []
     for number, (rank, count) in enumerate(((1, 2), (0, 4), (1, 12))):
         moments = {rank: SignalAt(PASS, count)}
         ranks = start_ranks(2, args, tmp_path / str(number), environment=KEEP_ALL, signal_at=moments)
         statuses = [each.wait() for each in ranks]
         assert statuses[rank] == -signal.SIGKILL and statuses[1 - rank] != 0
-        kept.append(kept_in(run_path))
-    assert kept == [{"factors' sums"}, {"factors", "eigenvalues' sums"}, {"rows"}], "each kill must hit its pass"
+        counts.append(kept_in(run_path))
+    assert counts == [{"factors' sums"}, {"factors", "eigenvalues' sums"}, {"rows"}], "each kill must hit its pass"
     finish_on_ranks(2, args, tmp_path / "last")
     assert files_of(run_path) == files_of(whole)

@@ -81,8 +81,8 @@ def test_tokens_and_layers_add_up_to_the_stored_influence(run, finished):
         roundings = line.length + most + 4
         bound = roundings * EPSILON / (1 - roundings * EPSILON) * magnitudes(run, line) * 2
         assert (bound < 0.01 * np.abs(sweep["influence"]).mean()).all()  # the bound says something
-        for parts in (passed.by_token, passed.by_layer):
-            assert (np.abs(parts.sum(0) - sweep["influence"][row]) <= bound).all()
+        for sums in (passed.by_token, passed.by_layer):
+            assert (np.abs(sums.sum(0) - sweep["influence"][row]) <= bound).all()
         assert len(passed.by_token) == sweep["tokens"][row]
 
 
@@ -107,11 +107,11 @@ def test_figures_are_those_of_the_run(explained, finished):
         assert (facts.votes, facts.voters) == ((influence > 0).sum(), N_SEEDS)
         assert facts.loss == sweep["loss"][row] and facts.seen.tokens == sweep["tokens"][row]
         order = np.argsort(-influence)
-        assert [one.seed for one in facts.helped] == [s for s in order[:3] if influence[s] > 0]
-        assert [one.seed for one in facts.harmed] == [s for s in order[::-1][:3] if influence[s] < 0]
-        for one in (*facts.helped, *facts.harmed):
-            assert one.influence == one.relative == influence[one.seed]
-            assert one.rank == 1 + (sweep["influence"][:, one.seed] > influence[one.seed]).sum()
+        assert [seed.seed for seed in facts.helped] == [s for s in order[:3] if influence[s] > 0]
+        assert [seed.seed for seed in facts.harmed] == [s for s in order[::-1][:3] if influence[s] < 0]
+        for seed in (*facts.helped, *facts.harmed):
+            assert seed.influence == seed.relative == influence[seed.seed]
+            assert seed.rank == 1 + (sweep["influence"][:, seed.seed] > influence[seed.seed]).sum()
         assert facts.cluster.number == labels[row] and facts.cluster.distance == distances[row]
         members = labels == labels[row]
         assert facts.cluster.rows == members.sum()
@@ -119,14 +119,14 @@ def test_figures_are_those_of_the_run(explained, finished):
         assert facts.cluster.chosen == sum(labels[i] == labels[row] and i != row for i in selection)
         assert facts.chosen_of == len(selection)
         assert facts.chosen_place == (selection.index(row) + 1 if row in selection else None)
-        (place,) = [one for one in facts.places if one.method == "agreement"]
+        (place,) = [each for each in facts.places if each.method == "agreement"]
         assert place.chosen == (row in selection)
         assert sum(layer.share for layer in facts.layers) == pytest.approx(1)
         pieces = facts.seen.pieces
         assert sum(piece.influence for piece in pieces) == pytest.approx(facts.sums.tokens)
         assert sum(piece.score for piece in pieces) + facts.sums.offset == pytest.approx(facts.score, abs=1e-5)
-        for one in (*facts.helped, *facts.harmed):
-            assert sum(piece.seeds[one.seed] for piece in pieces) == pytest.approx(one.influence, rel=1e-3, abs=1e-5)
+        for seed in (*facts.helped, *facts.harmed):
+            assert sum(piece.seeds[seed.seed] for piece in pieces) == pytest.approx(seed.influence, rel=1e-3, abs=1e-5)
 
 
 def test_nearest_rows_are_those_of_the_cosine(explained, finished):
@@ -136,8 +136,8 @@ def test_nearest_rows_are_those_of_the_cosine(explained, finished):
     np.fill_diagonal(cosines, -2)
     for row, facts in enumerate(explained.rows):
         best = np.sort(cosines[row])[::-1][: len(facts.near)]
-        np.testing.assert_allclose([one.cosine for one in facts.near], best, atol=1e-5)
-        np.testing.assert_allclose([cosines[row, one.row] for one in facts.near], best, atol=1e-5)
+        np.testing.assert_allclose([neighbour.cosine for neighbour in facts.near], best, atol=1e-5)
+        np.testing.assert_allclose([cosines[row, neighbour.row] for neighbour in facts.near], best, atol=1e-5)
         assert facts.repeats == ()
 
 
@@ -149,7 +149,7 @@ def test_places_are_those_of_the_methods(explained, run):
         whole = choose(bare, Limit("rows", N_ROWS), options).rows.tolist() if METHODS[name].nested else []
         assert whole[: len(chosen)] == chosen or not whole, name
         for row, facts in enumerate(explained.rows):
-            (place,) = [one for one in facts.places if one.method == name]
+            (place,) = [each for each in facts.places if each.method == name]
             assert place.chosen == (row in chosen)
             expected = chosen.index(row) + 1 if row in chosen else whole.index(row) + 1 if row in whole else None
             assert place.place == expected and place.of == len(whole if expected and row not in chosen else chosen)
@@ -175,8 +175,8 @@ def test_a_seed_names_the_rows_that_help_it(finished):
     selection = [row["gdig"]["row"] for row in read_jsonl(finished / "selection.jsonl")]
     (seed,) = gdig.explain(run_path=str(finished), seed=[3], quiet=True).seeds
     order = np.argsort(-influence[:, 3], kind="stable")
-    assert [one.row for one in seed.best] == order[:10].tolist()
-    assert [one.row for one in seed.worst] == order[::-1][:10].tolist()
+    assert [extreme.row for extreme in seed.best] == order[:10].tolist()
+    assert [extreme.row for extreme in seed.worst] == order[::-1][:10].tolist()
     assert seed.helped_share == (influence[:, 3] > 0).mean()
     assert seed.chosen_share == (influence[selection, 3] > 0).mean()
     others = np.delete(influence / influence.std(0), 3, axis=1).mean(1)
@@ -249,7 +249,7 @@ def test_a_pool_smaller_than_a_row_has_neighbours(project, tmp_path):
     """Methods over neighbours are not asked, by explain and by compare, also where one source alone is that small."""
     rows = translation_rows(15)
     files = {"few": rows[:3], "many": rows[3:]}
-    few, many = (str(write_jsonl(tmp_path / f"{name}.jsonl", part)) for name, part in files.items())
+    few, many = (str(write_jsonl(tmp_path / f"{name}.jsonl", lines)) for name, lines in files.items())
     for candidates, quotas in (((few,), None), ((few, many), "equal")):
         run = tmp_path / f"run-{len(candidates)}"
         options = project.options(run, candidates=candidates, source_quotas=quotas, budget="2", n_clusters=2)

@@ -21,7 +21,7 @@ from gdig.data.dataset_info import write_entry
 from gdig.data.export import export
 from gdig.data.read_back import read_rows
 from gdig.errors import ConfigError, CorpusError
-from gdig.selection.chosen import read_chosen
+from gdig.selection.chosen_rows import read_chosen_rows
 
 ROWS = [
     {"text": "机场 \u2028 \"x\"", "date": "2024-01-02", "n": 1, "meta": {"a": [1, 2.0, None]}},
@@ -148,7 +148,7 @@ def test_a_pool_that_neither_file_holds_is_told_of_the_formats(tmp_path):
 def test_capital_letters_in_the_ending_do_not_matter(tmp_path, corpus_of, name):
     export(corpus_of(ROWS), [0], columns(1), tmp_path / name)
     assert [row["text"] for row in read_rows(tmp_path / name)] == [ROWS[0]["text"]]
-    assert [column["row"] for column in read_chosen(tmp_path / name, 1).columns] == [0]
+    assert [column["row"] for column in read_chosen_rows(tmp_path / name, 1).columns] == [0]
     assert write_entry(tmp_path / name, "messages") is None, "LLaMA-Factory does not read it"
 
 
@@ -225,12 +225,12 @@ def test_a_full_disk_leaves_the_old_file(tmp_path, corpus_of, suffix):
 def test_what_a_killed_process_left_is_removed(tmp_path, corpus_of):
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
-    left, running = tmp_path / f".out.jsonl.{gone.pid}.tmp", tmp_path / f".out.jsonl.{os.getppid()}.tmp"
+    abandoned, running = tmp_path / f".out.jsonl.{gone.pid}.tmp", tmp_path / f".out.jsonl.{os.getppid()}.tmp"
     other = tmp_path / f".other.jsonl.{gone.pid}.tmp"
-    for file in (left, running, other):
+    for file in (abandoned, running, other):
         file.write_text("half")
     export(corpus_of(ROWS), [0], columns(1), tmp_path / "out.jsonl")
-    assert not left.exists() and running.exists() and other.exists()
+    assert not abandoned.exists() and running.exists() and other.exists()
 
 
 def test_bad_arguments(tmp_path, corpus_of):

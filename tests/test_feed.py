@@ -25,9 +25,9 @@ def feed(project, tmp_path, workers, **changes):
     config = Config.build(project.options(tmp_path / "run", **changes))
     numbers = range(len(SHARDS))
     work, shards = Workspace(config, Progress(quiet=True)), [[span] for span in SHARDS]
-    found = list(Feed(work, shards, 64, workers).encode(numbers))
-    assert [number for number, _ in found] == list(numbers)
-    return [span for _, (span,) in found]
+    spans = list(Feed(work, shards, 64, workers).encode(numbers))
+    assert [number for number, _ in spans] == list(numbers)
+    return [span for _, (span,) in spans]
 
 
 def test_workers_make_the_same_shards_in_the_same_order(project, tmp_path):

@@ -67,9 +67,9 @@ def test_a_file_of_the_system_without_a_size_is_not_waited_for(tmp_path):
 
 def test_fingerprints_of_folders_leave_out_what_does_not_matter(tmp_path):
     model = tmp_path / "model"
-    kept = ("model.safetensors", "config.json", "sub/b.txt")
+    counted = ("model.safetensors", "config.json", "sub/b.txt")
     left_out = ("optimizer.pt", "rng_state_0.pth", "trainer_state.json", "checkpoint-10/model.safetensors", ".git/HEAD")
-    for name in (*kept, *left_out, "__pycache__/m.pyc", "cache-12.arrow"):
+    for name in (*counted, *left_out, "__pycache__/m.pyc", "cache-12.arrow"):
         (model / name).parent.mkdir(parents=True, exist_ok=True)
         (model / name).write_text(name)
     assert list(fingerprint_paths([model])) == ["config.json", "model.safetensors", "sub/b.txt"]

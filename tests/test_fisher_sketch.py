@@ -52,16 +52,16 @@ def test_inner_products_on_average_over_projections(case):
         scale = roots.block[o][:, j]
         x, y = (roots.s @ g @ roots.a.T * scale for g in gradients)
         want = [float((x * x).sum()), float((x * y).sum())]
-    found = []
+    products = []
     for random_seed in range(600):
-        one = config.with_options(projection_seed=random_seed)
+        drawn = config.with_options(projection_seed=random_seed)
         plain = make_projection(layer, side, 64, random_seed, torch.float64, layer.device)
-        p = whiten(plain, layer, factors, one)
+        p = whiten(plain, layer, factors, drawn)
         sketch = torch.zeros(2, 64, dtype=torch.float64)
         for row, (a, d) in enumerate(tokens[:2]):
             ops.project(a, d, torch.tensor([0, len(a)]), p.q, p.p, p.columns, p.weights, sketch[row : row + 1])
-        found.append((sketch @ sketch[0]).tolist())
-    mean, error = np.mean(found, 0), np.std(found, 0) / len(found) ** 0.5
+        products.append((sketch @ sketch[0]).tolist())
+    mean, error = np.mean(products, 0), np.std(products, 0) / len(products) ** 0.5
     assert np.all(np.abs(mean - want) <= 4 * error)
     assert error[0] < 0.1 * want[0]  # small enough that a factor of two would be found
 

@@ -66,10 +66,10 @@ def swept(pool: Rows, rows_per_shard: int = 7) -> Iterator[FinishedSweep]:
         dim = pool.sketch.shape[1]
         store = SketchStore.create(f"{folder}/sweep", dim, dtype="float32", rows_per_shard=rows_per_shard)
         for shard, start in enumerate(range(0, n, rows_per_shard)):
-            part = slice(start, min(n, start + rows_per_shard))
-            columns = {name: getattr(pool, name)[part] for name in ("influence", "sketch", "hash")}
-            columns |= {"valid": pool.valid[part].astype(np.uint8), "loss": np.zeros(part.stop - start, np.float32)}
-            columns["tokens"] = np.ones(part.stop - start, np.int32)
+            span = slice(start, min(n, start + rows_per_shard))
+            columns = {name: getattr(pool, name)[span] for name in ("influence", "sketch", "hash")}
+            columns |= {"valid": pool.valid[span].astype(np.uint8), "loss": np.zeros(span.stop - start, np.float32)}
+            columns["tokens"] = np.ones(span.stop - start, np.int32)
             store.write_shard(shard, columns)
         labels = {"labels": pool.labels, "distances": np.zeros(n, np.float32)}
         write_tensors(Path(folder) / "labels" / "00000000.safetensors", labels, {"first_row": "0"})

@@ -276,22 +276,22 @@ def test_groups_of_the_fit_and_of_rows_like_them_have_equal_errors(random_seed, 
     old = rng.standard_normal((n_old, size)).mean(1)
     new = rng.standard_normal((n_new, size)).mean(1)
     errors = [np.abs(x - old.mean()).tolist() for x in (old, new)]
-    found = curvature_drift(*errors, size, fitted)
+    drift = curvature_drift(*errors, size, fitted)
     factor = ((fitted + size) / (fitted - size)) ** 0.5
     # Of normal numbers with variance 1, the mean of a group of m lies from the mean of n, m of them its own, by a
     # variance of 1/m - 1/n; from the mean of n others by 1/m + 1/n.
     assert 1 / size - 1 / fitted == pytest.approx((1 / size + 1 / fitted) / factor**2)
-    assert found.old == pytest.approx(factor * sum(errors[0]) / n_old)
-    assert found.new == pytest.approx(sum(errors[1]) / n_new)
-    variance = sum((factor * x - found.old) ** 2 for x in errors[0]) / (n_old - 1)
-    assert found.error**2 == pytest.approx(variance * (1 / n_old + 1 / n_new), abs=1e-18, rel=1e-9)
+    assert drift.old == pytest.approx(factor * sum(errors[0]) / n_old)
+    assert drift.new == pytest.approx(sum(errors[1]) / n_new)
+    variance = sum((factor * x - drift.old) ** 2 for x in errors[0]) / (n_old - 1)
+    assert drift.error**2 == pytest.approx(variance * (1 / n_old + 1 / n_new), abs=1e-18, rel=1e-9)
 
 
 @given(st.integers(2, 40), st.integers(2, 40), st.integers(1, 3), st.integers(0, 2**32 - 1))
 def test_the_shift_is_the_formula(n_old, n_new, dim, random_seed):
     rng = np.random.default_rng(random_seed)
     old, new = rng.standard_normal((n_old, dim)), 3 * rng.standard_normal((n_new, dim)) + 1
-    found = shift(old, new)
+    moved = shift(old, new)
 
     def mean(x, j):
         return sum(float(row[j]) for row in x) / len(x)
@@ -301,8 +301,8 @@ def test_the_shift_is_the_formula(n_old, n_new, dim, random_seed):
 
     chance = variance(old) / n_old + variance(new) / n_new
     apart = sum((mean(new, j) - mean(old, j)) ** 2 for j in range(dim))
-    assert found.size**2 == pytest.approx(max(0, apart - chance) / variance(old), abs=1e-12, rel=1e-9)
-    assert found.error**2 == pytest.approx(chance / variance(old), rel=1e-9)
+    assert moved.size**2 == pytest.approx(max(0, apart - chance) / variance(old), abs=1e-12, rel=1e-9)
+    assert moved.error**2 == pytest.approx(chance / variance(old), rel=1e-9)
 
 
 def test_a_constant_has_a_shift_only_where_it_changes():

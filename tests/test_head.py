@@ -100,9 +100,9 @@ def test_a_second_pass_has_the_labels_of_the_first(monkeypatch):
     monkeypatch.setattr(head, "draw_labels", lambda p, noise: (draws.append(1), real(p, noise))[1])
     (batch, *_) = make_batches(make_examples(6, 4), 512)
     for _ in range(2):
-        kept = []
-        passes.run(batch, lambda index, a, d, mask, kept=kept: kept.append(d.clone()))
-        seen.append(kept)
+        gradients = []
+        passes.run(batch, lambda index, a, d, mask, gradients=gradients: gradients.append(d.clone()))
+        seen.append(gradients)
     assert len(draws) == 1
     heads = GradientPass(model, random_seed=3, heads=HeadCache(1 << 20))
     monkeypatch.setattr(
@@ -111,9 +111,9 @@ def test_a_second_pass_has_the_labels_of_the_first(monkeypatch):
         lambda *_, real=torch.Tensor.log_softmax, **k: (draws.append(1), real(*_, **k))[1],
     )
     for _ in range(2):
-        kept = []
-        heads.run(batch, lambda index, a, d, mask, kept=kept: kept.append(d.clone()))
-        seen.append(kept)
+        gradients = []
+        heads.run(batch, lambda index, a, d, mask, gradients=gradients: gradients.append(d.clone()))
+        seen.append(gradients)
     assert len(draws) == 3  # once through the head, with one draw
     assert all(torch.equal(x, y) for x, y in zip(*seen[:2], strict=True))
     assert all(torch.equal(x, y) for later in seen[1:] for x, y in zip(seen[0], later, strict=True))

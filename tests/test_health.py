@@ -31,9 +31,9 @@ def test_reliability_is_cronbachs_alpha_of_the_covariances():
 
 def test_reliability_says_how_well_other_seeds_would_agree():
     votes = make_votes(20_000, 40, 0.5)
-    one, other = votes[:, :20].mean(1), votes[:, 20:].mean(1)
+    half, other_half = votes[:, :20].mean(1), votes[:, 20:].mean(1)
     # The correlation of two halves estimates the same number; each has a standard error of about (1 - r^2) / sqrt(n).
-    assert reliability(votes[:, :20]) == pytest.approx(np.corrcoef(one, other)[0, 1], abs=5 / math.sqrt(20_000))
+    assert reliability(votes[:, :20]) == pytest.approx(np.corrcoef(half, other_half)[0, 1], abs=5 / math.sqrt(20_000))
 
 
 def test_the_seeds_wanted_reach_four_fifths():

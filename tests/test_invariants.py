@@ -49,10 +49,10 @@ def test_the_same_numbers_again_and_with_other_thread_counts():
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(1)
-        one = sweeper(model, config).compute(POOL)
+        shared = sweeper(model, config).compute(POOL)
     finally:
         torch.set_num_threads(threads)
-    for a, b in zip(first, one, strict=True):  # float32 sums of at most 4,096 terms in another order
+    for a, b in zip(first, shared, strict=True):  # float32 sums of at most 4,096 terms in another order
         assert np.all(np.abs(a - b) <= 4096 * 2.0**-24 * np.abs(a).max())
 
 
@@ -81,16 +81,16 @@ def test_sketches_keep_inner_products_on_average():
     g, h = (oracle.captured(model.module, [layer.name for layer in model.layers], e)[0] for e in POOL[:2])
     gram = torch.zeros(2, dtype=torch.float64)
     for layer in model.layers:
-        left = oracle.gradient(g[layer.name])
-        gram += torch.stack([(left * oracle.gradient(x[layer.name])).sum() for x in (g, h)])
+        gradient = oracle.gradient(g[layer.name])
+        gram += torch.stack([(gradient * oracle.gradient(x[layer.name])).sum() for x in (g, h)])
     products = []
     for random_seed in range(400):
         sketch = torch.zeros(2, 24, dtype=torch.float64)
         for layer in model.layers:
             m = make_projection(layer, 4, 24, random_seed, torch.float64, model.device)
             for row, (a, d) in enumerate((g[layer.name], h[layer.name])):
-                one = sketch[row : row + 1]
-                ops.project(a, d, torch.tensor([0, len(a)]), m.q, m.p, m.columns, m.weights, one)
+                alone = sketch[row : row + 1]
+                ops.project(a, d, torch.tensor([0, len(a)]), m.q, m.p, m.columns, m.weights, alone)
         products.append((sketch @ sketch[0]).tolist())
     mean, error = np.mean(products, 0), np.std(products, 0) / len(products) ** 0.5
     assert np.all(np.abs(mean - gram.numpy()) <= 4 * error)

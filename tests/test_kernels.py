@@ -57,8 +57,8 @@ def test_score(shape, dtype, ranks):
     ops.score(a, d, offsets, u, v, columns, out)
     want = torch.ones(len(lengths), len(ranks), dtype=torch.float64)
     for s in range(len(ranks)):
-        part = slice(int(columns[s]), int(columns[s + 1]))
-        w = u[:, part].double() @ v[:, part].double().T
+        seed_columns = slice(int(columns[s]), int(columns[s + 1]))
+        w = u[:, seed_columns].double() @ v[:, seed_columns].double().T
         want[:, s] += (_gradients(a, d, offsets, bias) * w).sum((1, 2))
     size = 1 + float(a.double().abs().sum() + 1) * float(d.double().abs().sum()) * float(u.abs().sum() + 1) * float(
         v.abs().sum() + 1
@@ -183,13 +183,13 @@ def test_score_dense_in_parts_is_the_whole(monkeypatch):
     pairs = [ops.halved(x) for x in w]
     half, scale = torch.stack([x for x, _ in pairs]), torch.stack([x for _, x in pairs])
     for stored, scales in ((w, None), (half, scale)):
-        whole, parts = torch.zeros(7, 2, dtype=torch.float64), torch.zeros(7, 2, dtype=torch.float64)
+        whole, by_blocks = torch.zeros(7, 2, dtype=torch.float64), torch.zeros(7, 2, dtype=torch.float64)
         with monkeypatch.context() as patch:
             ops.score_dense(a, d, offsets, stored, whole, scale=scales)
             patch.setattr(reference, "_WEIGHTS", 40)
             patch.setattr(reference, "_GRADIENTS", 60)
-            ops.score_dense(a, d, offsets, stored, parts, scale=scales)
-        assert torch.allclose(whole, parts, rtol=1e-12, atol=1e-12)
+            ops.score_dense(a, d, offsets, stored, by_blocks, scale=scales)
+        assert torch.allclose(whole, by_blocks, rtol=1e-12, atol=1e-12)
     with pytest.raises(ValueError, match=r"score_dense: w: expected \[S, 6, 5\] \(or one column more, bias\)"):
         ops.score_dense(a, d, offsets, w[:, :3], whole)
     with pytest.raises(ValueError, match=r"out and w: expected torch\.float64 and torch\.float16"):

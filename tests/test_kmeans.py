@@ -84,10 +84,10 @@ def test_the_bits_depend_on_neither_form_nor_shards_nor_threads(tmp_path):
             continue
         for i, x in enumerate(forms):
             model = KMeans(30, random_state=5, max_iter=5, train_rows=3000, n_threads=1 + i % 3, kernel=kernel).fit(x)
-            found = (model.cluster_centers_.tobytes(), model.inertia_, model.n_iter_, model.predict(x).tobytes())
+            fitted = (model.cluster_centers_.tobytes(), model.inertia_, model.n_iter_, model.predict(x).tobytes())
             # The float32 kernels agree; AMX rounds to bfloat16 first, and agrees with itself.
-            results.setdefault("bfloat16" if kernel == "amx-bf16" else "float32", set()).add(found)
-    assert [len(found) for found in results.values()] == [1] * len(results)
+            results.setdefault("bfloat16" if kernel == "amx-bf16" else "float32", set()).add(fitted)
+    assert [len(fitted) for fitted in results.values()] == [1] * len(results)
 
 
 def test_the_environment_names_a_kernel(monkeypatch):
@@ -146,15 +146,15 @@ def test_a_killed_fit_goes_on_to_the_same_bits(tmp_path):
     resume_file = tmp_path / "new" / "fit.safetensors"
     command = [sys.executable, "-c", textwrap.dedent(code), str(tmp_path / "x.npy"), str(resume_file)]
     assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
-    left = int(read_tensors(resume_file)[1]["n_iter"])
-    assert left >= 3
+    n_stored = int(read_tensors(resume_file)[1]["n_iter"])
+    assert n_stored >= 3
     whole = KMeans(**options).fit(X)
-    assert left < whole.n_iter_, "killed too late to show anything"
+    assert n_stored < whole.n_iter_, "killed too late to show anything"
     seen = []
     resumed = KMeans(**options).fit(
         tmp_path / "x.npy", callback=lambda *step: seen.append(step[0]), resume_file=resume_file
     )
-    assert seen == list(range(left + 1, whole.n_iter_ + 1))
+    assert seen == list(range(n_stored + 1, whole.n_iter_ + 1))
     assert resumed.cluster_centers_.tobytes() == whole.cluster_centers_.tobytes()
     assert (resumed.inertia_, resumed.n_iter_) == (whole.inertia_, whole.n_iter_)
     np.testing.assert_array_equal(resumed.counts_, whole.counts_)
@@ -174,7 +174,7 @@ def test_labels_on_disk_are_the_labels(tmp_path):
     model = KMeans(10).fit(store)
     assert model.counts_.sum() == valid.sum()
     steps = []
-    paths = model.predict_to(store, tmp_path / "labels", callback=lambda *step: steps.append(step))
+    paths = model.write_labels(store, tmp_path / "labels", callback=lambda *step: steps.append(step))
     assert [path.name for path in paths] == [f"{i:08d}.safetensors" for i in range(3)]
     assert steps == [(2048, 5000), (4096, 5000), (5000, 5000)]
     labels, distances = load_labels(tmp_path / "labels")
@@ -189,7 +189,7 @@ def test_labels_on_disk_are_the_labels(tmp_path):
     np.testing.assert_allclose(distances[valid == 1], exact, rtol=(24 + 4) * 2.0**-23)
     before = {path: path.stat().st_mtime_ns for path in paths}
     paths[1].unlink()
-    model.predict_to(store, tmp_path / "labels")
+    model.write_labels(store, tmp_path / "labels")
     assert [path.stat().st_mtime_ns == before[path] for path in paths] == [True, False, True]
     np.testing.assert_array_equal(load_labels(tmp_path / "labels")[0], labels)
     paths[1].unlink()
@@ -266,7 +266,7 @@ def test_progress_and_an_exception_in_the_callback():
         KMeans(8).fit(X, callback=stop)
 
 
-@pytest.mark.parametrize("call", ["fit(x)", "predict(x)", "predict_to(x, sys.argv[1])"])
+@pytest.mark.parametrize("call", ["fit(x)", "predict(x)", "write_labels(x, sys.argv[1])"])
 def test_ctrl_c_is_heard_in_the_middle_of_the_work(tmp_path, call):
     """The scalar kernel makes hours of work out of pages of zeros; the signal comes once it has begun."""
     code = f"""

@@ -51,22 +51,22 @@ def test_a_fit_killed_again_and_again_ends_with_the_same_bits(tmp_path):
         from gdig import KMeans
         KMeans(**{FIT!r}).fit(sys.argv[1], resume_file=sys.argv[2])
     """
-    left, stops = 0, []
+    n_stored, stops = 0, []
     for ahead in (1, 2, 1, 3):
         # The file is complete or absent at every moment that the parent looks at it, and after the kill.
-        if not kill_when(code, [tmp_path / "x.npy", resume_file], lambda: iterations(resume_file) >= left + ahead):  # noqa: B023
+        if not kill_when(code, [tmp_path / "x.npy", resume_file], lambda: iterations(resume_file) >= n_stored + ahead):  # noqa: B023
             break
         now = iterations(resume_file)
-        assert now >= left + ahead, "what an earlier run did was done again, or lost"
-        left = now
-        stops.append(left)
-    assert stops and left < FIT["max_iter"], "killed too late to show anything"
+        assert now >= n_stored + ahead, "what an earlier run did was done again, or lost"
+        n_stored = now
+        stops.append(n_stored)
+    assert stops and n_stored < FIT["max_iter"], "killed too late to show anything"
     seen = []
     resumed = KMeans(**FIT).fit(
         tmp_path / "x.npy", callback=lambda *step: seen.append(step[0]), resume_file=resume_file
     )
     whole = KMeans(**FIT).fit(X)
-    assert seen == list(range(left + 1, whole.n_iter_ + 1))
+    assert seen == list(range(n_stored + 1, whole.n_iter_ + 1))
     assert resumed.cluster_centers_.tobytes() == whole.cluster_centers_.tobytes()
     assert (resumed.inertia_, resumed.n_iter_) == (whole.inertia_, whole.n_iter_)
     assert resumed.counts_.tobytes() == whole.counts_.tobytes()
@@ -88,12 +88,12 @@ def test_a_prediction_killed_again_and_again_ends_with_the_same_files(tmp_path, 
     model.set_params(kernel="scalar")
     model.save(tmp_path / "model.safetensors")
     whole = tmp_path / "whole"
-    model.predict_to(store, whole)
+    model.write_labels(store, whole)
     labels, n_shards = tmp_path / "labels", ROWS // rows_per_shard
     code = """
         import sys
         from gdig import KMeans
-        KMeans.load(sys.argv[1]).predict_to(sys.argv[2], sys.argv[3])
+        KMeans.load(sys.argv[1]).write_labels(sys.argv[2], sys.argv[3])
     """
     done: dict[str, tuple[int, bytes]] = {}
     draw = random.Random(1)
@@ -113,7 +113,7 @@ def test_a_prediction_killed_again_and_again_ends_with_the_same_files(tmp_path, 
     steps = []
     # A writer that was killed between creating its temporary file and renaming it leaves one; the next one removes it.
     (labels / f".{n_shards - 1:08d}.safetensors.1-0-0.tmp").write_bytes(b"half")
-    model.predict_to(store, labels, callback=lambda *step: steps.append(step))
+    model.write_labels(store, labels, callback=lambda *step: steps.append(step))
     assert steps[-1] == (ROWS, ROWS)
     after = files(labels)
     assert all(after[name] == was for name, was in done.items()), "what was done was done again"

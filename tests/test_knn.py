@@ -27,13 +27,13 @@ from tests.support.swept_run import make_swept
 
 def plain_spread(distance: list[float], density: list[float], level: float) -> tuple[list[float], float]:
     """A seed's masses at a level, row by row, and what they cost."""
-    left, masses, cost = 1.0, [], 0.0
+    mass_left, masses, cost = 1.0, [], 0.0
     for d, r in zip(distance, density, strict=True):
-        mass = min(left, level / r)
+        mass = min(mass_left, level / r)
         masses.append(mass)
         cost += mass * d
-        left -= mass
-    return masses, cost if left <= 1e-9 else float("inf")
+        mass_left -= mass
+    return masses, cost if mass_left <= 1e-9 else float("inf")
 
 
 @st.composite
@@ -132,15 +132,15 @@ def test_rows_are_drawn_by_mass_and_then_by_turns(case, random_seed, density):
 def test_masses_do_not_depend_on_the_shards(case, rows_per_shard, random_seed):
     pool, _ = case
     hidden, seeds = states(random_seed, len(pool.valid)), states(random_seed + 1000, pool.influence.shape[1])
-    found = []
+    picks = []
     for size in (7, rows_per_shard):
         with on_disk(pool, size, hidden=hidden) as (store, labels):
             write_tensors(labels.parent / "seeds.safetensors", {"hidden": seeds})
             sweep = FinishedSweep(
                 store, survey(store, Judge("mean")), seed_sketches=CheckedFile(labels.parent / "seeds.safetensors")
             )
-            found.append(seed_masses(sweep, CentredFeatures(sweep, "hidden"), True)[0].tobytes())
-    assert found[0] == found[1]
+            picks.append(seed_masses(sweep, CentredFeatures(sweep, "hidden"), True)[0].tobytes())
+    assert picks[0] == picks[1]
 
 
 def test_copies_share_the_mass_of_one_row():

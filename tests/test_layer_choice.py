@@ -24,8 +24,8 @@ def chosen(module, **options) -> list[str]:
     return [layer.name for layer in wrapped(module, **options)[0].layers]
 
 
-def names(blocks, parts) -> list[str]:
-    return [f"model.layers.{i}.{part}" for i in blocks for part in parts]
+def names(blocks, layers) -> list[str]:
+    return [f"model.layers.{i}.{layer}" for i in blocks for layer in layers]
 
 
 def deep_llama(blocks: int) -> torch.nn.Module:
@@ -138,16 +138,16 @@ def test_nothing_runs_backward_below_the_lowest_chosen_layer(layers, checkpointi
 def test_chosen_layers_do_not_change_each_others_gradients():
     """Gradients at upper layers alone are those of the pass over all layers, and of plain autograd."""
     module = llama()
-    found = {}
+    chosen = {}
     for layers in ("all", "upper:0.5"):
         model, _ = wrapped(module, layers=layers)
         (example,) = make_examples(1, 3)
         (batch,) = make_batches([example], 64, window=model.window)
         given = {}
         GradientPass(model).run(batch, lambda i, a, d, _, given=given: given.__setitem__(i, (a.clone(), d.clone())))
-        found[layers] = {model.layers[i].name: pair for i, pair in given.items()}
-    pairs, _ = oracle.captured(module, list(found["all"]), example)
-    for name, (a, d) in found["upper:0.5"].items():
-        assert torch.equal(a, found["all"][name][0]) and torch.equal(d, found["all"][name][1])
+        chosen[layers] = {model.layers[i].name: pair for i, pair in given.items()}
+    pairs, _ = oracle.captured(module, list(chosen["all"]), example)
+    for name, (a, d) in chosen["upper:0.5"].items():
+        assert torch.equal(a, chosen["all"][name][0]) and torch.equal(d, chosen["all"][name][1])
         want = oracle.gradient(pairs[name])
         assert (d.T @ a - want).abs().max() <= 1e-12 * want.abs().max()

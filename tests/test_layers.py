@@ -16,16 +16,16 @@ MODULES = sorted(p for p in PACKAGE.rglob("*.py") if "kernels" not in p.parts) +
 
 def module_name(path: Path) -> str:
     if path.is_relative_to(PACKAGE):
-        parts = ("gdig", *path.relative_to(PACKAGE).with_suffix("").parts)
+        words = ("gdig", *path.relative_to(PACKAGE).with_suffix("").parts)
     else:
-        parts = ("gdig", *path.relative_to(ROOT).with_suffix("").parts)
-    return ".".join(part for part in parts if part != "__init__")
+        words = ("gdig", *path.relative_to(ROOT).with_suffix("").parts)
+    return ".".join(word for word in words if word != "__init__")
 
 
 def imports(path: Path) -> set[str]:
     """Modules that a file imports, also inside functions, but not what is for type checkers alone."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    found: set[str] = set()
+    imported: set[str] = set()
     pending: list[ast.AST] = [tree]
     while pending:
         node = pending.pop()
@@ -33,12 +33,12 @@ def imports(path: Path) -> set[str]:
             pending += node.orelse
             continue
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            imported |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             assert node.level == 0, f"{path}: relative import"
-            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+            imported |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
         pending += ast.iter_child_nodes(node)
-    return found
+    return imported
 
 
 def read_layers() -> list[set[str]]:
@@ -83,7 +83,7 @@ def test_no_circle_between_modules() -> None:
     paths = {module_name(path): path for path in MODULES}
     graph = {name: (imports(path) & set(paths)) - {name, "gdig"} for name, path in paths.items()}
     for name, imported in graph.items():  # `from package import module` names the package too: only the module counts
-        graph[name] = {one for one in imported if not any(other.startswith(f"{one}.") for other in imported)}
+        graph[name] = {module for module in imported if not any(other.startswith(f"{module}.") for other in imported)}
     try:
         TopologicalSorter(graph).prepare()
     except CycleError as error:

@@ -62,11 +62,11 @@ def checkpoints(runs, kind: str = "full") -> tuple[str, str]:
 
 def of_checkpoints(run_path: Path) -> list[dict[str, np.ndarray]]:
     """The tensors of each checkpoint, shards joined, in the order asked for."""
-    found = []
+    tensors = []
     for key in stages(run_path)["sweep"]["checkpoint_order"]:
         shards = [load_file(file) for file in sorted((run_path / "checkpoints" / key / "shards").glob("*.safetensors"))]
-        found.append({name: np.concatenate([shard[name] for shard in shards]) for name in shards[0]})
-    return found
+        tensors.append({name: np.concatenate([shard[name] for shard in shards]) for name in shards[0]})
+    return tensors
 
 
 def oracle(project, runs, kind: str) -> np.ndarray:
@@ -112,11 +112,11 @@ def test_cosines_are_those_of_plain_autograd(project, runs, tmp_path, kind):
     """Float32: a gradient's entries have errors of some 1e-6 of its largest; where the moments are small Adam's
     direction has entries near +-1 whatever the size of g, so an error of 1e-6 in g / sqrt(v) is one in the cosine."""
     gdig.sweep(**project.options(tmp_path / "run", checkpoints=checkpoints(runs, kind)[1:], **OPTIONS))
-    (found,) = of_checkpoints(tmp_path / "run")
+    (tensors,) = of_checkpoints(tmp_path / "run")
     exact = oracle(project, runs, kind)
     assert np.abs(exact).max() > 0.05  # not a comparison of noise
-    np.testing.assert_allclose(found["cosine"], exact, atol=2e-5)
-    assert found["valid"].all()
+    np.testing.assert_allclose(tensors["cosine"], exact, atol=2e-5)
+    assert tensors["valid"].all()
     (key,) = stages(tmp_path / "run")["sweep"]["checkpoint_order"]
     facts = stages(tmp_path / "run")["sweep"]["checkpoints"][key]
     assert facts["layers"] == {"full": 6, "adapter": 4}[kind]
@@ -127,18 +127,18 @@ def test_sketches_are_of_unit_length_but_for_the_projection(less_run):
     """Their mean square length over the rows is near 1 in units of the scale, and the seeds' too."""
     path, _ = less_run
     scale = 2.0 ** round(np.log2(np.sqrt(32)))
-    for key, found in zip(stages(path)["sweep"]["checkpoint_order"], of_checkpoints(path), strict=True):
+    for key, tensors in zip(stages(path)["sweep"]["checkpoint_order"], of_checkpoints(path), strict=True):
         seeds = load_file(path / "checkpoints" / key / "seeds.safetensors")["sketch"]
-        for x in (found["sketch"].astype(np.float64), seeds):
+        for x in (tensors["sketch"].astype(np.float64), seeds):
             assert 0.4 < (np.linalg.norm(x, axis=1) / scale).mean() < 1.6
 
 
 def test_rows_with_the_highest_weighted_cosine_are_chosen(project, runs, less_run):
     path, selection = less_run
     # Trainer's log: the schedule falls in a straight line from 1e-3 to 0 in 4 steps; all of it is one epoch.
-    rates = [learning_rate(Path(one), np.nan) for one in checkpoints(runs)]
+    rates = [learning_rate(Path(path), np.nan) for path in checkpoints(runs)]
     np.testing.assert_allclose(rates, [np.mean([1e-3, 7.5e-4]), np.mean([1e-3, 7.5e-4, 5e-4, 2.5e-4])], rtol=1e-6)
-    first, second = (one["cosine"].astype(np.float64) for one in of_checkpoints(path))
+    first, second = (tensors["cosine"].astype(np.float64) for tensors in of_checkpoints(path))
     score = ((rates[0] * first + rates[1] * second) / sum(rates)).mean(1)
     expected = np.lexsort((np.arange(60), -score))[:12]
     assert selection.rows.tolist() == expected.tolist()
@@ -150,7 +150,7 @@ def test_other_weights_tasks_and_tokens_cost_no_pass(project, runs, less_run, tm
     path = tmp_path / "run"
     shutil.copytree(less_run[0], path)
     rows = [{**row, "task": "ab"[i % 2]} for i, row in enumerate(read_jsonl(project.seeds))]
-    first, second = (one["cosine"].astype(np.float64) for one in of_checkpoints(path))
+    first, second = (tensors["cosine"].astype(np.float64) for tensors in of_checkpoints(path))
     monkeypatch.setattr(stage_rows.RowPass, "shard", None)
     options = project.options(path, checkpoints=checkpoints(runs), **OPTIONS)
     chosen = gdig.select(**{**options, "checkpoint_weights": (3, 1)})
@@ -166,8 +166,8 @@ def test_other_weights_tasks_and_tokens_cost_no_pass(project, runs, less_run, tm
     monkeypatch.undo()
     options = {**options, "seeds": (str(seeds),), "run_path": str(tmp_path / "tasks"), "task_field": "task"}
     chosen = gdig.select(**options)
-    first, second = (one["cosine"].astype(np.float64) for one in of_checkpoints(tmp_path / "tasks"))
-    rates = [learning_rate(Path(one), np.nan) for one in checkpoints(runs)]
+    first, second = (tensors["cosine"].astype(np.float64) for tensors in of_checkpoints(tmp_path / "tasks"))
+    rates = [learning_rate(Path(path), np.nan) for path in checkpoints(runs)]
     cosine = (rates[0] * first + rates[1] * second) / sum(rates)
     tasks = np.stack([cosine[:, 0::2].mean(1), cosine[:, 1::2].mean(1)], axis=1)
     assert chosen.rows.tolist() == np.lexsort((np.arange(60), -tasks.max(1)))[:12].tolist()
@@ -178,11 +178,11 @@ def test_a_checkpoint_more_or_less_leaves_the_rest_of_the_run(project, runs, les
     path = tmp_path / "run"
     gdig.select(**project.options(path, **OPTIONS | {"method": "top"}))
     before = files(path)
-    one, two = checkpoints(runs)
-    gdig.sweep(**project.options(path, checkpoints=(one,), **OPTIONS))
+    first, second = checkpoints(runs)
+    gdig.sweep(**project.options(path, checkpoints=(first,), **OPTIONS))
     middle = files(path)
     assert {name: middle[name] for name in before} == before
-    gdig.select(**project.options(path, checkpoints=(one, two), **OPTIONS))
+    gdig.select(**project.options(path, checkpoints=(first, second), **OPTIONS))
     after = files(path)
     assert {name: after[name] for name in middle if name != "selection.jsonl"} == {
         name: middle[name] for name in middle if name != "selection.jsonl"
@@ -190,13 +190,13 @@ def test_a_checkpoint_more_or_less_leaves_the_rest_of_the_run(project, runs, les
     # The same bytes as all at once.
     assert after == files(less_run[0])
     # In the other order, or one alone: nothing is computed again; and without the option the run's own are used.
-    gdig.select(**project.options(path, checkpoints=(two, one), **OPTIONS))
+    gdig.select(**project.options(path, checkpoints=(second, first), **OPTIONS))
     assert len(stages(path)["sweep"]["checkpoint_order"]) == 2
     backwards = gdig.select(**project.options(path, **OPTIONS)).rows
     assert backwards.tolist() == less_run[1].rows.tolist()
     assert files(path) == after
     # Another width of the features stands beside it; other sweep options start the sweep over, and these with it.
-    gdig.sweep(**project.options(path, checkpoints=(one,), feature_side=8, **OPTIONS))
+    gdig.sweep(**project.options(path, checkpoints=(first,), feature_side=8, **OPTIONS))
     assert len(list((path / "checkpoints").iterdir())) == 3
     gdig.sweep(**project.options(path, projection_dim=16, overwrite=True, **OPTIONS))
     assert not (path / "checkpoints").exists()
@@ -252,26 +252,26 @@ def test_parts_swept_on_two_machines_are_merged(project, runs, less_run, tmp_pat
     fitted = tmp_path / "fitted"
     inputs = {"checkpoints": checkpoints(runs), **OPTIONS, "quiet": False}
     gdig.fit(**project.options(fitted, **inputs))
-    parts = []
-    for part in ("1/2", "2/2"):
-        parts.append(shutil.copytree(fitted, tmp_path / part.replace("/", "-")))
-        gdig.sweep(**project.options(parts[-1], **inputs, sweep_part=part))
+    copies = []
+    for share in ("1/2", "2/2"):
+        copies.append(shutil.copytree(fitted, tmp_path / share.replace("/", "-")))
+        gdig.sweep(**project.options(copies[-1], **inputs, sweep_part=share))
     whole = tmp_path / "whole"
-    lines = gdig.merge(parts, whole)
+    lines = gdig.merge(copies, whole)
     assert [line.partition(": ")[2] for line in lines][1:] == [
         f"checkpoint {path}: 4 shards copied, 4 of 4 are there" for path in checkpoints(runs)
     ]
-    kept = {"selection.jsonl", "clusters"}
+    of_choice = {"selection.jsonl", "clusters"}
     chosen = gdig.select(**project.options(whole, **inputs)).rows
     assert chosen.tolist() == less_run[1].rows.tolist()
-    assert {n: b for n, b in files(whole).items() if n.split("/")[0] not in kept} == {
-        n: b for n, b in files(less_run[0]).items() if n.split("/")[0] not in kept
+    assert {n: b for n, b in files(whole).items() if n.split("/")[0] not in of_choice} == {
+        n: b for n, b in files(less_run[0]).items() if n.split("/")[0] not in of_choice
     }
 
 
 def test_a_checkpoint_that_is_gone_is_still_used_once_swept(project, runs, less_run, tmp_path):
     path = tmp_path / "run"
-    copies = [shutil.copytree(one, tmp_path / Path(one).name) for one in checkpoints(runs)]
+    copies = [shutil.copytree(checkpoint, tmp_path / Path(checkpoint).name) for checkpoint in checkpoints(runs)]
     options = project.options(path, checkpoints=tuple(map(str, copies)), **OPTIONS)
     before = gdig.select(**options).rows
     shutil.rmtree(copies[0])
@@ -367,12 +367,12 @@ def test_g2is_walks_along_the_directions_of_adam_at_the_last_checkpoint(project,
 
 
 def test_compare_shows_less_where_there_are_checkpoints(less_run, finished, tmp_path):
-    found = pipeline.compare(Config.build(json.loads((less_run[0] / "run.json").read_text())["config"]))
-    assert "less" in [one.method for one in found.summaries]
+    comparison = pipeline.compare(Config.build(json.loads((less_run[0] / "run.json").read_text())["config"]))
+    assert "less" in [summary.method for summary in comparison.summaries]
     other = shutil.copytree(finished, tmp_path / "run")  # compare writes the tokens of the rows into a run
     config = json.loads((other / "run.json").read_text())["config"]
-    found = pipeline.compare(Config.build({**config, "run_path": str(other)}))
-    assert "less" not in [one.method for one in found.summaries]
+    comparison = pipeline.compare(Config.build({**config, "run_path": str(other)}))
+    assert "less" not in [summary.method for summary in comparison.summaries]
 
 
 def test_two_sided_projections_keep_products_in_the_mean():
@@ -398,16 +398,16 @@ def test_a_sketch_is_what_the_sweep_makes_of_the_same_gradient(project, runs):
     """R vec(P G Q^T) in float64, to a relative error of some 1e-7 in each step of the sums."""
     config = Config.build(project.options("unused", projection_dim=20))
     model = load_model(config.with_options(model=checkpoints(runs)[1]))
-    states = [Moments(*(torch.zeros(one.out_features, one.width) for _ in "mv"), 0, (0.9, 0.999), 1e-8)
-              for one in model.layers]  # fmt: skip
+    states = [Moments(*(torch.zeros(layer.out_features, layer.width) for _ in "mv"), 0, (0.9, 0.999), 1e-8)
+              for layer in model.layers]  # fmt: skip
     seeds = Workspace(config, pipeline.Progress(quiet=True)).seed_examples
     features = AdamFeatures(model, states, seeds, config)
     torch.manual_seed(0)
     for index, layer in enumerate(model.layers):
         g = torch.randn(3, layer.out_features, layer.width, dtype=torch.float64).float()
-        one, out = features._sketches[index], features._sketch(index, g)
-        blocks = (one.p.double() @ g.double() @ one.q.double().T).flatten(1) * one.weights.double()
-        expected = torch.zeros(3, 20, dtype=torch.float64).index_add_(1, one.columns, blocks)
+        sketch, out = features._sketches[index], features._sketch(index, g)
+        blocks = (sketch.p.double() @ g.double() @ sketch.q.double().T).flatten(1) * sketch.weights.double()
+        expected = torch.zeros(3, 20, dtype=torch.float64).index_add_(1, sketch.columns, blocks)
         np.testing.assert_allclose(out, expected, atol=float(1e-6 * blocks.abs().sum(1).max()))
 
 

@@ -37,7 +37,7 @@ def fewest(w, energy):
     return int((shares < energy).sum()) + 1, shares
 
 
-def kept(w, u, v):
+def energy_share(w, u, v):
     w, u, v = w.double(), u.double(), v.double()
     return 1 - float((w - u @ v.T).square().sum() / w.square().sum())
 
@@ -55,7 +55,7 @@ def test_the_form_keeps_the_energy_and_says_the_true_one(shape, decay, energy, d
     u, v, share = factor(w, energy, 10**6, key)
     # The share has three terms of the size of 1, each from products in w's dtype.
     rounding = 2.0**-18 if dtype == torch.float32 else 2.0**-45
-    assert share == pytest.approx(kept(w, u, v), abs=rounding)
+    assert share == pytest.approx(energy_share(w, u, v), abs=rounding)
     assert share >= energy - rounding
     rank, shares = fewest(w, energy)
     assert u.shape == (shape[0], v.shape[1]) and v.shape[0] == shape[1]
@@ -99,7 +99,7 @@ def test_a_rank_below_a_block(rank, energy):
     """What is left of a block is rounding, which must neither count twice nor make columns that are not orthonormal."""
     w = matrix(100, 220, 0.2, rank=rank)
     u, v, share = factor(w, energy, 80)
-    assert share == pytest.approx(kept(w, u, v), abs=2.0**-18) and share >= energy - 1e-5
+    assert share == pytest.approx(energy_share(w, u, v), abs=2.0**-18) and share >= energy - 1e-5
     assert energy == 1.0 or u.shape[1] <= rank
     assert (u.double().T @ u.double() - torch.eye(u.shape[1])).abs().max() < 1e-3
 
@@ -135,7 +135,7 @@ def test_a_product_of_tokens_is_shortened(tokens):
     generator = torch.Generator().manual_seed(0)
     u, v = torch.randn(20, tokens, generator=generator), torch.randn(12, tokens, generator=generator)
     short_u, short_v, share = compress(u, v, 0.9, 100)
-    assert share == pytest.approx(kept(u @ v.T, short_u, short_v), abs=1e-5) and share >= 0.9
+    assert share == pytest.approx(energy_share(u @ v.T, short_u, short_v), abs=1e-5) and share >= 0.9
     assert short_u.shape[1] == min(fewest(u @ v.T, 0.9)[0], tokens)
 
 

@@ -36,20 +36,20 @@ CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
 @pytest.mark.parametrize("size", [2**24, 2**30, 2**34, 2**40])
 def test_the_largest_batch_fits_and_fills(size):
-    memory = TokenMemory(kept=(900_000, 100_000), work=100_000, head=2**20, head_by_token=0)
-    found = batch_size.largest_batch(memory, size, CUDA)
-    assert found % 256 == 0 and 256 <= found <= batch_size.DEVICE_TOKENS
-    assert found == 256 or memory.of_batch(found) <= size
-    assert found == batch_size.DEVICE_TOKENS or memory.of_batch(found + 256) > size
+    memory = TokenMemory(graph=(900_000, 100_000), work=100_000, head=2**20, head_by_token=0)
+    batch = batch_size.largest_batch(memory, size, CUDA)
+    assert batch % 256 == 0 and 256 <= batch <= batch_size.DEVICE_TOKENS
+    assert batch == 256 or memory.of_batch(batch) <= size
+    assert batch == batch_size.DEVICE_TOKENS or memory.of_batch(batch + 256) > size
     # A pass over the upper layer alone keeps less.
     upper = batch_size.largest_batch(memory, size, CUDA, lowest_layer=1)
-    assert found == 256 or upper >= min(found * 4, batch_size.DEVICE_TOKENS)
-    assert batch_size.largest_batch(memory, size, CPU) == min(found, batch_size.CPU_TOKENS)
+    assert batch == 256 or upper >= min(batch * 4, batch_size.DEVICE_TOKENS)
+    assert batch_size.largest_batch(memory, size, CPU) == min(batch, batch_size.CPU_TOKENS)
     assert batch_size.largest_batch(memory, None, CPU) == batch_size.CPU_TOKENS
 
 
 def test_a_trial_that_takes_more_than_planned_makes_the_batch_smaller():
-    memory, limit = TokenMemory(kept=(10_000,), work=0, head=2**20, head_by_token=0), 2**30
+    memory, limit = TokenMemory(graph=(10_000,), work=0, head=2**20, head_by_token=0), 2**30
     planned = batch_size.largest_batch(memory, limit, CUDA)
     scaled = lambda taken: batch_size.scaled_batch(planned, memory, limit, 2048, taken)  # noqa: E731
     assert scaled(memory.of_batch(2048)) == scaled(1) == planned
@@ -66,11 +66,11 @@ def test_what_the_graph_keeps_is_counted_to_the_byte():
     length = model.window
     (batch,) = make_batches(make_examples(1, 1, length, length), 4096)
     assert batch.input_ids.shape == (1, length)
-    assert memory.kept[0] == -(-kept_bytes(model, batch) // length)
-    assert list(memory.kept) == sorted(memory.kept, reverse=True) and memory.kept[-1] < memory.kept[0] / 2
+    assert memory.graph[0] == -(-kept_bytes(model, batch) // length)
+    assert list(memory.graph) == sorted(memory.graph, reverse=True) and memory.graph[-1] < memory.graph[0] / 2
     on_meta = replace(model, module=model.module.to("meta"), device=torch.device("meta"))
     weights = model.module.config.num_attention_heads * length * 4
-    for without, real in zip(TokenMemory.count(on_meta).kept, memory.kept, strict=True):
+    for without, real in zip(TokenMemory.count(on_meta).graph, memory.graph, strict=True):
         assert 0 <= without - real <= weights
 
 
@@ -88,13 +88,13 @@ def test_a_number_stays_and_auto_on_the_cpu_needs_no_trial(monkeypatch):
 
 @pytest.mark.parametrize("kind", [llama, gpt2], ids=["llama", "gpt2"])
 def test_checkpointing_changes_nothing_and_keeps_less(kind):
-    kept = {}
+    results = {}
     for on in (False, True):
         model, config = wrapped(kind(), gradient_checkpointing=on, **OPTIONS)
-        kept[on] = swept(model, config), _kept_bytes(model)
-    for a, b in zip(kept[False][0], kept[True][0], strict=True):
+        results[on] = swept(model, config), _kept_bytes(model)
+    for a, b in zip(results[False][0], results[True][0], strict=True):
         assert np.all(np.abs(a - b) <= 2.0**-23 * np.abs(a) + 1e-12 * np.abs(a).max())
-    assert kept[True][1] < 0.5 * kept[False][1]
+    assert results[True][1] < 0.5 * results[False][1]
 
 
 def _kept_bytes(model) -> int:
@@ -155,7 +155,7 @@ def rounded_twin(path, model):
     import bitsandbytes as bnb
 
     plain = load.load_model(Config.build({"model": str(path), "device": "cpu", **OPTIONS}))
-    modules, found = dict(plain.module.named_modules()), 0
+    modules, quantized = dict(plain.module.named_modules()), 0
     for name, module in model.module.named_modules():
         if isinstance(module, bnb.nn.Linear4bit):
             weight = bnb.functional.dequantize_4bit(module.weight.data, module.weight.quant_state)
@@ -164,9 +164,9 @@ def rounded_twin(path, model):
             weight = module.weight.data.float() * scale[:, None] / 127
         else:
             continue
-        found += 1
+        quantized += 1
         modules[name].weight.data.copy_(weight.view_as(modules[name].weight))
-    assert found >= 14
+    assert quantized >= 14
     return plain
 
 

@@ -108,8 +108,8 @@ def llama_8b() -> Model:
         module = LlamaForCausalLM(config).to(torch.bfloat16)
     module.eval().requires_grad_(False)
     meta = torch.device("meta")
-    found = [as_layer(name, m) for name, m in module.named_modules() if ".mlp." in name]
-    layers = [replace(layer, device=meta) for layer in found if layer is not None]
+    candidates = [as_layer(name, m) for name, m in module.named_modules() if ".mlp." in name]
+    layers = [replace(layer, device=meta) for layer in candidates if layer is not None]
     layers = [
         replace(layer, input_name=layer.name.replace("up_proj", "gate_proj")) if "up_proj" in layer.name else layer
         for layer in layers
@@ -127,27 +127,27 @@ def test_an_8b_model_plans_to_one_gpu_and_to_eight(llama_8b):
     limit = int(0.6 * (80 * GIB - weights))
     counted = TokenMemory.count(llama_8b)
     options = {"limit": limit, "longest": 4096, "sample_tokens": 10**6, "token_memory": counted}
-    one = plan_memory(llama_8b, Config.build({}), **options, host_limit=100 * GIB)
+    plan = plan_memory(llama_8b, Config.build({}), **options, host_limit=100 * GIB)
     # A and S of all layers in float32 are 32 (3 x 14336^2 + 2 x 4096^2) numbers; two thirds of them do not fit.
     numbers = 32 * (3 * 14336**2 + 2 * 4096**2)
-    assert sum(sum(part) for part in one.partitions) == sum(range(96))
-    assert 4 * numbers / limit < len(one.partitions) <= 6
-    assert {name: part.total - weights <= limit for name, part in one.passes.items()} == {
+    assert sum(sum(partition) for partition in plan.partitions) == sum(range(96))
+    assert 4 * numbers / limit < len(plan.partitions) <= 6
+    assert {name: memory.total - weights <= limit for name, memory in plan.passes.items()} == {
         "factors": True, "eigenvectors": True, "eigenvalues": True,
     }  # fmt: skip
     # 4,096 tokens keep 27 GB in the graph: to compute them again costs a third, and saves more than that of the passes.
-    assert one.token_batch_size >= 256 and one.gradient_checkpointing
-    assert max(part.eigenvectors for part in one.passes.values()) >= 4 * numbers / len(one.partitions)
-    for part in one.partitions:  # gate and up share their input's sums
-        names = [llama_8b.layers[index].name for index in part]
+    assert plan.token_batch_size >= 256 and plan.gradient_checkpointing
+    assert max(memory.eigenvectors for memory in plan.passes.values()) >= 4 * numbers / len(plan.partitions)
+    for partition in plan.partitions:  # gate and up share their input's sums
+        names = [llama_8b.layers[index].name for index in partition]
         assert sum("gate" in name for name in names) == sum("up" in name for name in names)
     eight = plan_memory(llama_8b, Config.build({}), **options, host_limit=100 * GIB, world=8)
-    assert eight.partitions == one.partitions and eight.host_totals == one.host_totals // 8
+    assert eight.partitions == plan.partitions and eight.host_totals == plan.host_totals // 8
     # The computer's memory can ask for more partitions than the GPU's: each holds a part of the totals.
     short = plan_memory(llama_8b, Config.build({}), **options, host_limit=10 * GIB)
-    assert len(short.partitions) > len(one.partitions) and short.host_totals <= 10 * GIB
+    assert len(short.partitions) > len(plan.partitions) and short.host_totals <= 10 * GIB
     assert len(plan_memory(llama_8b, Config.build({}), **options, host_limit=10 * GIB, world=8).partitions) == len(
-        one.partitions
+        plan.partitions
     )
     # The upper quarter fits at once.
     upper = replace(llama_8b, layers=llama_8b.layers[72:])
@@ -166,8 +166,8 @@ def test_a_long_example_asks_for_gradient_checkpointing():
     memory = TokenMemory.count(model)
     plan = plan_memory(model, config, limit=2**26, longest=64)
     assert not plan.gradient_checkpointing
-    kept = replace(memory, kept=tuple(10**6 for _ in memory.kept))
-    plan = plan_memory(model, config, limit=2**26, longest=64, token_memory=kept)
+    no_gain = replace(memory, graph=tuple(10**6 for _ in memory.graph))
+    plan = plan_memory(model, config, limit=2**26, longest=64, token_memory=no_gain)
     assert plan.gradient_checkpointing
 
 
@@ -199,27 +199,27 @@ def test_partitions_change_no_bit(kind, inversion, monkeypatch):
     whole, report = curvature.fit_curvature(model, sample, keys, config, QUIET)
     plan = plan_fit(model, sample, config, Ranks())
     assert len(plan.partitions) == 1
-    needed = max(parts.total - parts.weights for parts in plan.passes.values())
+    needed = max(memory.total - memory.weights for memory in plan.passes.values())
     # What the graph keeps is far more than the sums of so small a model: it is set to the same for all layers.
     counted = TokenMemory.count(model)
-    same = replace(counted, kept=counted.kept[:1] * len(counted.kept))
+    same = replace(counted, graph=counted.graph[:1] * len(counted.graph))
     monkeypatch.setattr(TokenMemory, "count", classmethod(lambda cls, model: same))
-    monkeypatch.setattr(memory_plan, "checkpointed_blocks", lambda module: [])  # the other way to need less
+    monkeypatch.setattr(memory_plan, "blocks_to_recompute", lambda module: [])  # the other way to need less
     seen = {1}
     for limit in range(needed, needed // 2, -500):
         monkeypatch.setattr(memory_plan, "room", lambda model, share, limit=limit: limit)
         small = plan_fit(model, sample, config, Ranks())
-        assert max(parts.total - parts.weights for parts in small.passes.values()) <= limit
+        assert max(memory.total - memory.weights for memory in small.passes.values()) <= limit
         if len(small.partitions) in seen:
             continue
         seen.add(len(small.partitions))
         fit = CurvatureFit(model, sample, keys, config, QUIET, Ranks(), small)
-        parts = {index: f for partition in small.partitions for index, f in fit.run(partition).items()}
+        by_partition = {index: f for partition in small.partitions for index, f in fit.run(partition).items()}
         assert fit.report == report
         for index, f in enumerate(whole):
             for name in ("q_a", "q_s", "l_a", "l_s", "corrected"):
-                one, other = getattr(f, name), getattr(parts[index], name)
-                assert (one is None and other is None) or torch.equal(one, other), (index, name)
+                together, other = getattr(f, name), getattr(by_partition[index], name)
+                assert (together is None and other is None) or torch.equal(together, other), (index, name)
         if seen >= {2, 3}:
             return
     raise AssertionError(f"expected limits that ask for 2 and 3 partitions, got {seen}")
@@ -303,12 +303,12 @@ def test_a_sweep_is_planned_from_shapes_alone(llama_8b, gib):
     small = plan("meta")
     assert small == plan("cpu")
     by_columns = {None: 0, 40: 0, 2.5: 1, 0.5: 2}[gib]  # layers
-    assert small.parts.seed_factors == by_columns * (4096 + 14336) * 6400 * 4
+    assert small.peak.seed_factors == by_columns * (4096 + 14336) * 6400 * 4
     one_layer = 8 * 4096 * 14336
     expected = {None: 1 * 4 * one_layer, 40: 2 * 4 * one_layer, 2.5: 2 * one_layer, 0.5: 0}
-    assert small.dense_bytes == small.parts.dense == expected[gib]
+    assert small.dense_bytes == small.peak.dense == expected[gib]
     if limit is not None and gib > 0.5:
-        assert small.parts.total - small.parts.weights <= limit
+        assert small.peak.total - small.peak.weights <= limit
     assert small.token_batch_size == (256 if gib == 0.5 else small.token_batch_size)
 
 

@@ -16,45 +16,45 @@ from tests.support.torchrun import files_of
 
 
 @pytest.fixture(scope="module")
-def parts(project, tmp_path_factory) -> list[Path]:
+def halves(project, tmp_path_factory) -> list[Path]:
     """Two copies of one fitted run, of which one has swept the shards 0 and 2, the other 1 and 3."""
     folder = tmp_path_factory.mktemp("parts")
     a, b = folder / "a", folder / "b"
     gdig.fit(**project.options(a))
     shutil.copytree(a, b)
-    for path, part in ((a, "1/2"), (b, "2/2")):
-        gdig.sweep(**project.options(path, sweep_part=part))
+    for path, share in ((a, "1/2"), (b, "2/2")):
+        gdig.sweep(**project.options(path, sweep_part=share))
     return [a, b]
 
 
 @pytest.fixture
-def copies(parts, tmp_path) -> list[Path]:
+def copies(halves, tmp_path) -> list[Path]:
     """Copies of these, to be changed."""
-    return [Path(shutil.copytree(part, tmp_path / part.name)) for part in parts]
+    return [Path(shutil.copytree(half, tmp_path / half.name)) for half in halves]
 
 
 def shards(run_path: Path) -> list[str]:
     return [path.stem.lstrip("0") or "0" for path in sorted(run_path.glob("sweep/*.safetensors"))]
 
 
-def test_each_part_has_its_shards_and_is_not_done(parts):
-    assert [shards(path) for path in parts] == [["0", "2"], ["1", "3"]]
-    assert [stages(path)["sweep"]["state"] for path in parts] == ["running", "running"]
+def test_each_part_has_its_shards_and_is_not_done(halves):
+    assert [shards(path) for path in halves] == [["0", "2"], ["1", "3"]]
+    assert [stages(path)["sweep"]["state"] for path in halves] == ["running", "running"]
 
 
-def test_merged_parts_are_the_run_that_one_machine_makes(project, finished, parts, tmp_path, capsys):
+def test_merged_parts_are_the_run_that_one_machine_makes(project, finished, halves, tmp_path, capsys):
     out = tmp_path / "whole"
-    assert main(["merge", *map(str, parts), "--run-path", str(out)]) == 0
+    assert main(["merge", *map(str, halves), "--run-path", str(out)]) == 0
     assert f"{out}: 4 shards copied, 4 of 4 are there" in capsys.readouterr().out
     gdig.select(**project.options(out))
     assert files_of(out) == files_of(finished)
 
 
 def test_merging_into_one_of_them_keeps_what_it_has(project, finished, copies):
-    kept = (copies[0] / "sweep" / "00000002.safetensors").stat()
+    before = (copies[0] / "sweep" / "00000002.safetensors").stat()
     lines = merge(copies, copies[0])
     assert lines == [f"{copies[0]}: 2 shards copied, 4 of 4 are there"]
-    assert (copies[0] / "sweep" / "00000002.safetensors").stat().st_ino == kept.st_ino
+    assert (copies[0] / "sweep" / "00000002.safetensors").stat().st_ino == before.st_ino
     assert merge(copies, copies[0]) == [f"{copies[0]}: 0 shards copied, 4 of 4 are there"]
     gdig.select(**project.options(copies[0]))
     assert files_of(copies[0]) == files_of(finished)

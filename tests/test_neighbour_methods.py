@@ -50,9 +50,9 @@ def plain_walk(u: np.ndarray, directions: np.ndarray, weights: np.ndarray, budge
 
         while len(walk) < share:
             order = [*(near[walk[-1]] if walk else []), *np.argsort(-(u @ direction), kind="stable")]
-            found = next(row for row in order if row not in chosen and fits(row))
-            walk.append(int(found))
-            chosen.append(int(found))
+            nearest = next(row for row in order if row not in chosen and fits(row))
+            walk.append(int(nearest))
+            chosen.append(int(nearest))
     return chosen
 
 
@@ -103,10 +103,10 @@ def test_g2is_is_the_plain_walk(project, swept_copy):
     directions, explained = components(load_file(swept_copy / "features" / "seeds.safetensors")["sketch"])
     expected = plain_walk(units(stored(swept_copy)["sketch"]), directions, explained, 12, 6)
     assert result.rows.tolist() == expected
-    told = [row["gdig"] for row in read_jsonl(result.output)]
-    assert [row["row"] for row in told] == expected
-    assert not told[0]["from_neighbour"] and any(row["from_neighbour"] for row in told)
-    assert {row["component"] for row in told} <= set(range(len(directions)))
+    reasons = [row["gdig"] for row in read_jsonl(result.output)]
+    assert [row["row"] for row in reasons] == expected
+    assert not reasons[0]["from_neighbour"] and any(row["from_neighbour"] for row in reasons)
+    assert {row["component"] for row in reasons} <= set(range(len(directions)))
     assert sum(int(n) for n in stages(swept_copy)["select"]["notes"][0].split(": ")[1].split(", ")) == 12
     again = gdig.select(**project.options(swept_copy, method="g2is", n_neighbours=6, threads=2))
     assert again.rows.tolist() == expected
@@ -135,9 +135,9 @@ def test_self_filter_is_the_plain_choice(project, swept_copy):
     expected = plain_self_filter(units(sweep["sketch"]), sweep["loss"], 12, 10)
     assert result.rows.tolist() == expected
     assert expected != np.argsort(-sweep["loss"], kind="stable")[:12].tolist(), "the penalties must matter"
-    told = [row["gdig"] for row in read_jsonl(result.output)]
-    assert all(row["difficulty_left"] <= row["difficulty"] for row in told)
-    assert told[0]["difficulty"] == sweep["loss"].max() - sweep["loss"].min()
+    reasons = [row["gdig"] for row in read_jsonl(result.output)]
+    assert all(row["difficulty_left"] <= row["difficulty"] for row in reasons)
+    assert reasons[0]["difficulty"] == sweep["loss"].max() - sweep["loss"].min()
     more = gdig.select(**project.options(swept_copy, method="self-filter", budget="40"))
     assert more.rows[:12].tolist() == expected
 
@@ -168,12 +168,12 @@ def test_invalid_rows_are_not_looked_at(project, tmp_path):
     make_swept(options)
     valid = np.flatnonzero(~np.isin(np.arange(40), [7, 20]))
     files = {"features": str(tmp_path / "x.npy"), "difficulty": str(tmp_path / "f.npy")}
-    found = gdig.select(**{**options, "method": "self-filter", "budget": "38", **files}).rows
-    assert found.tolist() == valid[plain_self_filter(units(x[valid]), difficulty[valid], 38, 4)].tolist()
-    found = gdig.select(**{**options, "method": "self-filter", "budget": "38", "difficulty": files["difficulty"]}).rows
-    assert sorted(found) == valid.tolist()
-    found = gdig.select(**{**options, "method": "g2is", "budget": "10"}).rows
-    assert len(found) == 10 and set(found) <= set(valid.tolist())
+    picked = gdig.select(**{**options, "method": "self-filter", "budget": "38", **files}).rows
+    assert picked.tolist() == valid[plain_self_filter(units(x[valid]), difficulty[valid], 38, 4)].tolist()
+    picked = gdig.select(**{**options, "method": "self-filter", "budget": "38", "difficulty": files["difficulty"]}).rows
+    assert sorted(picked) == valid.tolist()
+    picked = gdig.select(**{**options, "method": "g2is", "budget": "10"}).rows
+    assert len(picked) == 10 and set(picked) <= set(valid.tolist())
 
 
 def test_by_clusters_and_its_recall(project, swept_copy, monkeypatch):
@@ -188,9 +188,9 @@ def test_by_clusters_and_its_recall(project, swept_copy, monkeypatch):
     assert gdig.select(**{**options, "neighbour_search": "exact"}).rows.tolist() == exact
     assert stages(swept_copy)["select"]["notes"] == []
     gdig.select(**{**options, "neighbour_search": "clusters", "n_probe": 2})
-    told = stages(swept_copy)["select"]["notes"][0]
-    assert told.startswith("each row's neighbours come from 2 of 7 clusters")
-    assert 0.2 < float(told.split(": ")[1].split("%")[0]) / 100 < 1
+    note = stages(swept_copy)["select"]["notes"][0]
+    assert note.startswith("each row's neighbours come from 2 of 7 clusters")
+    assert 0.2 < float(note.split(": ")[1].split("%")[0]) / 100 < 1
 
 
 @pytest.mark.parametrize("kernel", [k for k in _native.kernels() if k != "scalar" and "int8" not in k])
@@ -199,11 +199,11 @@ def test_neighbours_of_an_array_by_every_kernel(kernel):
     u = units(x)
     cosines = u @ u.T
     np.fill_diagonal(cosines, -2)
-    rows, found = _native.neighbours(x, 12, kernel=kernel)
+    rows, similar = _native.neighbours(x, 12, kernel=kernel)
     expected = np.argsort(-cosines, axis=1)[:, :12]
     assert (rows == expected).all() and rows.dtype == np.uint32
-    assert (found == np.take_along_axis(cosines, expected, 1).astype(np.float32)).mean() > 0.99
-    np.testing.assert_allclose(found, np.take_along_axis(cosines, expected, 1), atol=2**-24)
+    assert (similar == np.take_along_axis(cosines, expected, 1).astype(np.float32)).mean() > 0.99
+    np.testing.assert_allclose(similar, np.take_along_axis(cosines, expected, 1), atol=2**-24)
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(3, 60), st.data())
@@ -213,12 +213,12 @@ def test_the_first_of_more_neighbours_are_those_of_a_search_for_fewer(random_see
     x = rng.integers(-1, 2, (n, 3)).astype(np.float32)
     more = data.draw(st.integers(1, n - 1))
     fewer = data.draw(st.integers(1, more))
-    kept, options = neighbours.NeighbourCache(most=more), Config.build({"neighbour_search": "exact"})
+    cache, options = neighbours.NeighbourCache(most=more), Config.build({"neighbour_search": "exact"})
     alone = _native.neighbours(x, fewer)
-    for shared in (neighbours.nearest(x, k, n, 0, options, kept) for k in (fewer, more, fewer)):
+    for shared in (neighbours.nearest(x, k, n, 0, options, cache) for k in (fewer, more, fewer)):
         assert shared.rows[:, :fewer].tobytes() == alone[0].tobytes()
         assert shared.cosines[:, :fewer].tobytes() == alone[1].tobytes()
-    assert kept.exact.rows.shape == (n, more)
+    assert cache.exact.rows.shape == (n, more)
 
 
 @pytest.mark.parametrize(
@@ -232,11 +232,11 @@ def test_methods_that_share_a_sweep_choose_what_each_chooses_alone(
     searches = {"neighbours": 0, "neighbours_by_clusters": 0, "fit": 0}
 
     def counted(where, name):
-        found = getattr(where, name)
+        search = getattr(where, name)
 
         def call(*arguments, **options):
             searches[name] += 1
-            return found(*arguments, **options)
+            return search(*arguments, **options)
 
         monkeypatch.setattr(where, name, call)
 
@@ -272,11 +272,11 @@ def test_features_are_not_taken_for_sketches(project, swept_copy, tmp_path):
     options = project.options(swept_copy, features=str(tmp_path / "x.npy"))
     names = ["self-filter", "g2is", "random"]
     alone = [gdig.select(**{**options, "method": method}).rows for method in names]
-    found = compare(**options, methods=names)
-    assert found.overlap.tolist() == [[np.isin(a, b).mean() for b in alone] for a in alone]
-    told = {one.method: one.notes for one in found.summaries}
+    comparison = compare(**options, methods=names)
+    assert comparison.overlap.tolist() == [[np.isin(a, b).mean() for b in alone] for a in alone]
+    notes = {summary.method: summary.notes for summary in comparison.summaries}
     gdig.select(**{**options, "method": "self-filter"})
-    assert told["self-filter"] == stages(swept_copy)["select"]["notes"]
+    assert notes["self-filter"] == stages(swept_copy)["select"]["notes"]
 
 
 def test_neighbours_leave_with_what_a_callback_raises():

@@ -45,9 +45,9 @@ def trained(request, tmp_path_factory):
 def check(adam, truth) -> None:
     assert set(adam.moments) == {canonical(name) for name in truth}
     for name, state in truth.items():
-        one = adam.moments[canonical(name)]
-        assert torch.equal(one.m, state["exp_avg"]) and torch.equal(one.v, state["exp_avg_sq"])
-        assert (one.step, one.betas, one.eps) == (4, (0.9, 0.999), 1e-8)
+        moments = adam.moments[canonical(name)]
+        assert torch.equal(moments.m, state["exp_avg"]) and torch.equal(moments.v, state["exp_avg_sq"])
+        assert (moments.step, moments.betas, moments.eps) == (4, (0.9, 0.999), 1e-8)
 
 
 def base_of(module: nn.Module) -> nn.Module:
@@ -99,20 +99,20 @@ def test_a_layer_has_its_moments_as_its_gradient_lies(trained):
     names = {id(parameter): name for name, parameter in base.named_parameters()}
     by_name = {canonical(name): state for name, state in truth.items()}
     seen = 0
-    for name, part in base.named_modules():
-        layer = as_layer(name, part)
+    for name, submodule in base.named_modules():
+        layer = as_layer(name, submodule)
         if layer is None:
             continue
-        found = adam.of_layer(layer, names)
-        weight = by_name.get(canonical(names[id(part.weight)]))
+        moments = adam.of_layer(layer, names)
+        weight = by_name.get(canonical(names[id(submodule.weight)]))
         if weight is None:
-            assert found is None
+            assert moments is None
             continue
         seen += 1
-        for which, tensor in (("exp_avg", found.m), ("exp_avg_sq", found.v)):
-            expected = weight[which].T if type(part).__name__ == "Conv1D" else weight[which]
+        for which, tensor in (("exp_avg", moments.m), ("exp_avg_sq", moments.v)):
+            expected = weight[which].T if type(submodule).__name__ == "Conv1D" else weight[which]
             if layer.bias:
-                bias = by_name[canonical(names[id(part.bias)])][which]
+                bias = by_name[canonical(names[id(submodule.bias)])][which]
                 expected = torch.cat([expected, bias[:, None]], dim=1)
             assert torch.equal(tensor, expected)
     assert seen
@@ -164,14 +164,14 @@ def test_what_is_no_state_of_adam_is_refused(llama_checkpoint, tmp_path):
     file.write_bytes(b"no zip")
     with pytest.raises(ModelError, match="cannot be read as the state of a torch optimizer"):
         read_adam(tmp_path, module)
-    found = torch.load(llama_checkpoint / "optimizer.pt", weights_only=True)
+    saved = torch.load(llama_checkpoint / "optimizer.pt", weights_only=True)
 
     def refused(message: str) -> None:
-        torch.save(found, file)
+        torch.save(saved, file)
         with pytest.raises(ModelError, match=message):
             read_adam(tmp_path, module)
 
-    state = found["state"][3]
+    state = saved["state"][3]
     state["exp_avg_sq"][0, 0] = -1.0
     refused(r"optimizer\.pt: model\.layers\.0\.self_attn\.v_proj\.weight: exp_avg_sq: expected numbers >= 0")
     state["exp_avg_sq"][0, 0] = float("nan")

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gdig.config.budget import Limit
 from gdig.config.config import Config
 from gdig.errors import StoreError
 from gdig.selection.choose import choose
@@ -21,7 +22,7 @@ from gdig.selection.tasks import Tasks
 from gdig.selection.turns import pick_by_relevance, take_turns
 from gdig.store.tensor_file import CheckedFile, write_tensors
 from tests.support.plain_methods import plain_round_robin
-from tests.support.pools import SCORES, cases, on_disk, plain_prefix
+from tests.support.pools import SCORES, Pool, cases, on_disk, plain_prefix
 
 
 @st.composite
@@ -79,6 +80,22 @@ def test_the_greatest_and_the_mean_relevance(case, over, data):
         picked = pick_by_relevance(sweep_of(store, tasks), by_shard(values), n_seeds, limit, options)
     assert picked.rows.tolist() == plain_prefix(order, pool, limit)
     assert picked.reasons["relevance"].tolist() == key[picked.rows].tolist()
+
+
+def test_means_that_are_told_alike_are_ordered_by_row():
+    """float64 tells the two means apart, float32 does not."""
+    pool = Pool(
+        np.zeros((2, 1), np.float32),
+        np.zeros(2, np.float32),
+        np.ones(2, np.int32),
+        np.ones(2, bool),
+        np.zeros(2, np.uint32),
+    )
+    values = np.array([[0.5, 0.5, 0.5000001], [0.5, 0.5000001, 0.5000001]], np.float32)
+    with on_disk(pool) as (store, _):
+        options = Config.build({"over_seeds": "mean"})
+        picked = pick_by_relevance(sweep_of(store), by_shard(values), 3, Limit("rows", 1), options)
+    assert picked.rows.tolist() == [0]
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 40))

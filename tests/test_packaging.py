@@ -86,21 +86,21 @@ def test_the_kernels_are_a_relative_link() -> None:
 def test_the_sdist_holds_the_sources_and_nothing_else(sdist: Path) -> None:
     with tarfile.open(sdist) as archive:
         assert all(member.isfile() or member.isdir() for member in archive), "a link would be lost on the way"
-        found = {member.name.partition("/")[2] for member in archive if member.isfile()}
+        files = {member.name.partition("/")[2] for member in archive if member.isfile()}
     # rust/fuzz is a workspace of its own, for nightly Rust.
     crates = (path for crate in ("gdig-core", "gdig-py") for path in (ROOT / "rust" / crate).rglob("*"))
     rust = {str(path.relative_to(ROOT)) for path in crates if path.suffix == ".rs" or path.name == "Cargo.toml"}
     top = {"Cargo.toml", "Cargo.lock", "pyproject.toml", "README.md", "LICENSE", "PKG-INFO"}
-    assert found == top | rust | {f"python/{name}" for name in python_files()}
+    assert files == top | rust | {f"python/{name}" for name in python_files()}
 
 
 def test_the_wheel_of_the_sdist_holds_the_package_and_nothing_else(wheel_of_sdist: Path) -> None:
-    found = set(zipfile.ZipFile(wheel_of_sdist).namelist())
-    extension = {name for name in found if re.fullmatch(r"gdig/_native(\.abi3\.so|\.pyd)", name)}
+    files = set(zipfile.ZipFile(wheel_of_sdist).namelist())
+    extension = {name for name in files if re.fullmatch(r"gdig/_native(\.abi3\.so|\.pyd)", name)}
     assert len(extension) == 1
-    info = {name for name in found if ".dist-info/" in name}
-    assert found - extension - info == python_files()
-    assert {"gdig/py.typed", "gdig/_native.pyi", "gdig/kernels/project/reference.py"} <= found
+    info = {name for name in files if ".dist-info/" in name}
+    assert files - extension - info == python_files()
+    assert {"gdig/py.typed", "gdig/_native.pyi", "gdig/kernels/project/reference.py"} <= files
     names = {name.partition("/")[2] for name in info if "/sboms/" not in name}
     assert names == {"METADATA", "WHEEL", "RECORD", "entry_points.txt", *(f"licenses/{name}" for name in LICENCES)}
 

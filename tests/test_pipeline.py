@@ -169,8 +169,8 @@ def test_one_side_may_be_tokens_and_the_other_text(project, tmp_path, tiny_token
 def test_several_files_and_globs_are_one_pool_in_the_order_given(project, finished, tmp_path):
     rows = project.rows
     first = write_jsonl(tmp_path / "first.jsonl", rows[:7])
-    for name, part in (("b", rows[30:]), ("a", rows[7:30])):
-        write_jsonl(tmp_path / "more" / f"{name}.jsonl", part)
+    for name, lines in (("b", rows[30:]), ("a", rows[7:30])):
+        write_jsonl(tmp_path / "more" / f"{name}.jsonl", lines)
     selection, run_path = select(project, tmp_path, candidates=(first, tmp_path / "more" / "*.jsonl"))
     check_selection(selection, run_path, rows)
     assert (run_path / "selection.jsonl").read_bytes() == (finished / "selection.jsonl").read_bytes()

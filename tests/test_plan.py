@@ -94,8 +94,8 @@ def test_nothing_is_written_and_dry_run_says_the_same(project, tmp_path, capsys)
 
     def without_numbers(text: str) -> list[str]:
         without_durations = re.sub(r"\d+\.\d s|\d+:\d\d", "", text)  # "0.8 s" may be "0:01" in the other
-        kept = [line for line in without_durations.splitlines() if not line.startswith("cheaper: ")]
-        return ["".join(c for c in line if c.isalpha() or c == ":") for line in kept if "GB" not in line]
+        lines = [line for line in without_durations.splitlines() if not line.startswith("cheaper: ")]
+        return ["".join(c for c in line if c.isalpha() or c == ":") for line in lines if "GB" not in line]
 
     assert without_numbers(plan) == without_numbers(dry_run)
     for beginning in (
@@ -115,8 +115,8 @@ def test_json(project, tmp_path, capsys):
     plan = json.loads(capsys.readouterr().out)
     assert plan["pool"]["rows"] == 60 and plan["partitions"] == [6] and len(plan["layers"]) == 6
     assert plan["seconds"] == pytest.approx(sum(stage["seconds"] for stage in plan["stages"]))
-    parts = {name: sum(held.values()) for name, held in plan["memory"].items()}
-    assert plan["peak_memory"] == plan["other_memory"] + max(parts.values())
+    sizes = {name: sum(held.values()) for name, held in plan["memory"].items()}
+    assert plan["peak_memory"] == plan["other_memory"] + max(sizes.values())
     assert set(plan["memory"]) == {"factors", "eigenvectors", "eigenvalues", "seeds", "sweep"}
     assert 0.1 <= plan["spread"] < 2
 
@@ -129,8 +129,8 @@ def test_a_plan_reads_as_text(planned):
 
 def test_a_finished_run_has_nothing_left_to_do(project, finished):
     plan = plan_of(project, finished)
-    left = [stage.name for stage in plan.stages if stage.left_s > 0]
-    assert left == ["start", "select"]
+    unfinished = [stage.name for stage in plan.stages if stage.left_s > 0]
+    assert unfinished == ["start", "select"]
     assert "  sweep " in str(plan) and " done" in str(plan)
     before = {file: file.stat().st_mtime_ns for file in finished.rglob("*")}
     plan_of(project, finished, overwrite=True)
@@ -194,10 +194,10 @@ def test_a_sample_tells_the_pool_with_its_error(project, tmp_path, monkeypatch):
     with Workspace(Config.build(options), Progress(quiet=True)) as work:
         from gdig.planning.pool_size import measure_pool
 
-        part, whole = (measure_pool(work, lambda: 0.0, size) for size in (60, 480))
-    assert (part.rows, part.sampled, whole.error) == (480, 60, 0.0)
+        sample, whole = (measure_pool(work, lambda: 0.0, size) for size in (60, 480))
+    assert (sample.rows, sample.sampled, whole.error) == (480, 60, 0.0)
     # Three standard errors miss once in 370 draws; the draw is fixed.
-    assert part.error > 0 and abs(part.tokens - whole.tokens) <= 3 * part.error
+    assert sample.error > 0 and abs(sample.tokens - whole.tokens) <= 3 * sample.error
 
 
 def test_rows_that_cannot_be_used_are_told(project, tmp_path):
@@ -259,7 +259,7 @@ def test_a_pass_beyond_the_memory_names_what_holds_it(planned):
 
 def test_partitions_are_planned_and_said(project, tmp_path, planned, monkeypatch):
     """Less memory than all sums take, and more than those of a block."""
-    needed = max(parts.total - parts.weights for parts in planned.memory.values())
+    needed = max(memory.total - memory.weights for memory in planned.memory.values())
     for limit in range(needed, needed // 2, -500):
         monkeypatch.setattr(run_plan, "room", lambda model, limit=limit: limit)
         monkeypatch.setattr(run_plan, "require_memory", lambda *_: None)

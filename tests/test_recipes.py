@@ -141,7 +141,7 @@ def load_as_documented(dataset_dir: Path, name: str) -> list[dict[str, Any]]:
     info = json.loads((dataset_dir / "dataset_info.json").read_text())[name]
     lines = (dataset_dir / info["file_name"]).read_text(encoding="utf-8").splitlines()
     columns, tags = info["columns"], info.get("tags", {})
-    found = []
+    conversations = []
     for row in map(json.loads, lines):
         system = row.get(columns.get("system", "system")) or ""
         if info["formatting"] == "alpaca":
@@ -159,8 +159,8 @@ def load_as_documented(dataset_dir: Path, name: str) -> list[dict[str, Any]]:
             turns = [turn[content] for turn in messages]
         assert len(turns) % 2 == 0
         tools = row[columns["tools"]] if "tools" in columns else ""
-        found.append({"system": system, "turns": turns, "tools": tools})
-    return found
+        conversations.append({"system": system, "turns": turns, "tools": tools})
+    return conversations
 
 
 @pytest.mark.parametrize("output_format", ["alpaca", "sharegpt", "messages"])
@@ -169,9 +169,9 @@ def test_llama_factory(in_folder: Path, output_format: str) -> None:
     (in_folder / "data").mkdir()
     (in_folder / "data" / "dataset_info.json").write_text('{"mine": {"file_name": "mine.json"}}')
     run(code("LLaMA-Factory").replace('format="alpaca"', f"format={output_format!r}"))
-    found = load_as_documented(Path(settings["dataset_dir"]), settings["dataset"])
+    loaded = load_as_documented(Path(settings["dataset_dir"]), settings["dataset"])
     selection = gdig.select(run_path="runs/a", budget=8, output="whole.jsonl")
-    for row, content in zip(found, selection.to_dataset(), strict=True):
+    for row, content in zip(loaded, selection.to_dataset(), strict=True):
         assert [row["system"], *row["turns"]] == [turn["content"] for turn in content["messages"]]
     entries = json.loads((in_folder / "data" / "dataset_info.json").read_text())
     assert entries["mine"] == {"file_name": "mine.json"}
@@ -180,9 +180,9 @@ def test_llama_factory(in_folder: Path, output_format: str) -> None:
 def test_llama_factory_reads_rows_with_tools(in_folder: Path) -> None:
     options: dict[str, Any] = {"run_path": "runs/tools", "budget": 6, "plain": True, "output": "data/chosen.jsonl"}
     gdig.select(**options, format="sharegpt")
-    found = load_as_documented(Path("data"), "chosen")
+    loaded = load_as_documented(Path("data"), "chosen")
     whole = gdig.select(run_path="runs/tools", budget=6, output="whole.jsonl").to_dataset()
-    for row, content in zip(found, whole, strict=True):
+    for row, content in zip(loaded, whole, strict=True):
         assert json.loads(row["tools"]) == [TOOLS[0]["function"]]
         asked, call, *others = content["messages"]
         assert json.loads(row["turns"][1]) == call["tool_calls"][0]["function"]

@@ -73,10 +73,10 @@ def pools(draw) -> Pool:
 def swept(pool: Pool, folder: str, rows_per_shard: int = 7) -> FinishedSweep:
     store = SketchStore.create(f"{folder}/sweep", DIM, rows_per_shard=rows_per_shard)
     for shard, start in enumerate(range(0, len(pool), rows_per_shard)):
-        part = slice(start, min(len(pool), start + rows_per_shard))
+        span = slice(start, min(len(pool), start + rows_per_shard))
         names = ("influence", "loss", "tokens", "valid", "hidden", "hash")
-        columns = {name: getattr(pool, name)[part] for name in names}
-        store.write_shard(shard, {"sketch": pool.hidden[part].astype(np.float32), **columns})
+        columns = {name: getattr(pool, name)[span] for name in names}
+        store.write_shard(shard, {"sketch": pool.hidden[span].astype(np.float32), **columns})
     return FinishedSweep(store, survey(store, Judge()), sources=Sources(("a", "b", "c"), of_row=pool.source))
 
 
@@ -114,8 +114,9 @@ def order_of(sweep: FinishedSweep, rows: list[int], config: Config) -> list[int]
     """All of some rows, in the order in which the method takes them."""
     eligible = np.zeros(sweep.survey.rows, bool)
     eligible[rows] = True
-    part = sweep.among(eligible)
-    return METHODS[config.method].pick(part, Limit("rows", max(1, len(rows))), config.random_seed, config).rows.tolist()
+    of_rows = sweep.among(eligible)
+    limit = Limit("rows", max(1, len(rows)))
+    return METHODS[config.method].pick(of_rows, limit, config.random_seed, config).rows.tolist()
 
 
 @st.composite
@@ -250,13 +251,13 @@ def test_shares_add_up_and_follow_the_weights(amount, sources):
 @given(pools(), st.integers(1, 9))
 def test_repeats_are_those_of_a_dictionary(pool, at_once):
     with tempfile.TemporaryDirectory() as folder:
-        found = repeats(swept(pool, folder).store, at_once)
+        repeated = repeats(swept(pool, folder).store, at_once)
     seen, expected = set(), []
     for row in range(len(pool)):
         expected.append(bool(pool.valid[row]) and int(pool.hash[row]) in seen)
         if pool.valid[row]:
             seen.add(int(pool.hash[row]))
-    assert found.tolist() == expected
+    assert repeated.tolist() == expected
 
 
 @settings(max_examples=profiles.examples(50))

@@ -25,14 +25,14 @@ def means(pool: Pool) -> list[float]:
 
 def scores(pool: Pool, baselines: list[float]) -> list[np.float32]:
     """Each row's score by the definition, rounded once."""
-    found = []
+    result = []
     for row in pool.influence.astype(np.float64) - baselines:
         squares = (row * row).sum()
         if pool.rule == "mean":
-            found.append(np.float32(sum(row) / pool.n_seeds))
+            result.append(np.float32(sum(row) / pool.n_seeds))
         else:
-            found.append(np.float32(sum(row) / math.sqrt(pool.n_seeds * squares) if sum(row) else 0))
-    return found
+            result.append(np.float32(sum(row) / math.sqrt(pool.n_seeds * squares) if sum(row) else 0))
+    return result
 
 
 def tasks_of(pool: Pool) -> Tasks:
@@ -44,11 +44,11 @@ def tasks_of(pool: Pool) -> Tasks:
 def test_top_takes_what_helps_more_than_the_average_row(case):
     pool, limit = case
     choice = chosen_with(pool, limit, method="top", relative_to="pool")
-    found = scores(pool, means(pool))
-    order = sorted(np.flatnonzero(pool.valid).tolist(), key=lambda i: (-found[i], i))
+    plain = scores(pool, means(pool))
+    order = sorted(np.flatnonzero(pool.valid).tolist(), key=lambda i: (-plain[i], i))
     assert choice.rows.tolist() == plain_prefix(order, pool, limit)
     # float64 sums of at most 30 numbers of at most 3: the mean is off by less than 30 * 2^-52 * 3, so the score is too.
-    assert choice.columns["score"].tolist() == pytest.approx([found[i] for i in choice.rows], abs=1e-6)
+    assert choice.columns["score"].tolist() == pytest.approx([plain[i] for i in choice.rows], abs=1e-6)
 
 
 @given(cases(), st.booleans())
@@ -62,9 +62,9 @@ def test_a_row_gets_the_votes_of_those_it_helps_more_than_the_average_row(case, 
         apart = [float(x) - m for x, m in zip(pool.influence[row], mean, strict=True)]
         if by_task:
             apart = [sum(x for x, t in zip(apart, tasks.of_seed, strict=True) if t == task) for task in (0, 1)]
-            told = choice.by_task[place]
-            counts = np.bincount(tasks.of_seed, minlength=len(told))
-            assert told.tolist() == pytest.approx([x / n for x, n in zip(apart, counts, strict=False)], abs=1e-12)
+            of_tasks = choice.by_task[place]
+            counts = np.bincount(tasks.of_seed, minlength=len(of_tasks))
+            assert of_tasks.tolist() == pytest.approx([x / n for x, n in zip(apart, counts, strict=False)], abs=1e-12)
         # A difference below the rounding of the mean decides nothing here.
         assume(all(x == 0 or abs(x) > 1e-12 for x in apart))
         assert choice.columns["votes"][place] == sum(x > 0 for x in apart)

@@ -99,9 +99,9 @@ def test_the_size_is_bounded_whatever_the_rows():
 
     card = RowCard(1_000_000, "文" * (TEXT + 20), "x" * 120, 3, 1.0, 9, 0.123456, 0.5, 400, 10, ((1, 0.12345),) * 3,
                    ((1, 0.12345),) * 3, ((1_000_000, 0.12345),) * 3, {"relevance": 0.123456789})  # fmt: skip
-    one = len(script_json(card.__dict__).encode())
+    card_bytes = len(script_json(card.__dict__).encode())
     libraries = sum(file.stat().st_size for file in (Path(gather.__file__).parents[1] / "pages/assets").iterdir())
-    assert one * (gather.MAP_ROWS + gather.TABLE_ROWS + 200) + libraries < 10e6
+    assert card_bytes * (gather.MAP_ROWS + gather.TABLE_ROWS + 200) + libraries < 10e6
 
 
 class Tags(HTMLParser):
@@ -109,11 +109,11 @@ class Tags(HTMLParser):
 
     def __init__(self, page: str) -> None:
         super().__init__()
-        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
         self.feed(page)
 
     def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-        self.found.append((tag, dict(attributes)))
+        self.tags.append((tag, dict(attributes)))
 
 
 def test_the_threshold_is_that_of_the_rows_that_may_be_chosen(project, tmp_path):
@@ -148,7 +148,7 @@ def test_three_rows_and_one_seed(project, tmp_path):
 
 def test_hostile_rows_stay_text(hostile, finished):
     page = (hostile / "report.html").read_text(encoding="utf-8")
-    tags, usual = Tags(page).found, Tags(report_page(facts_of(finished))).found
+    tags, usual = Tags(page).tags, Tags(report_page(facts_of(finished))).tags
     assert {tag for tag, _ in tags} <= {tag for tag, _ in usual} | {"p"}, "no tag comes from a row"
     assert [tag for tag, _ in tags].count("script") == 4 == page.count("</script>")
     for _, attributes in tags:

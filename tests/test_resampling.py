@@ -128,7 +128,7 @@ def test_label_files_give_what_their_labels_give(tmp_path):
     rng = np.random.default_rng(0)
     x = rng.standard_normal((5_000, 6), dtype=np.float32)
     model = gdig.KMeans(9).fit(x)
-    model.predict_to(x, tmp_path / "labels", rows_per_shard=777)
+    model.write_labels(x, tmp_path / "labels", rows_per_shard=777)
     labels = model.predict(x)
     for quotas in QUOTAS:
         expected = gdig.resample(labels, 400, 5, quotas=quotas)

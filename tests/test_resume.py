@@ -138,14 +138,14 @@ def test_ctrl_c_on_a_real_command(project, tmp_path):
 @pytest.mark.slow
 def test_the_number_of_threads_changes_model_numbers_by_rounding_only(project, finished, tmp_path):
     gdig.select(**project.options(tmp_path / "two", threads=2))
-    one, two = stored(finished), stored(tmp_path / "two")
+    again, two = stored(finished), stored(tmp_path / "two")
     for name in ("tokens", "valid", "hash", "cut"):
-        np.testing.assert_array_equal(one[name], two[name])
+        np.testing.assert_array_equal(again[name], two[name])
     # A sum of n float32 products in another order differs by at most n 2^-24 of the sum of their sizes. The longest
     # chain (a factor over the sample's 24 rows of at most 128 tokens, its eigenbasis, two products of width 24, a sum
     # over 128 tokens) is some 2^12 terms: 2^-12. Per column against its largest entry, since terms cancel.
     for name in ("influence", "sketch", "loss"):
-        a, b = (x[name].astype(np.float64).reshape(len(x[name]), -1) for x in (one, two))
+        a, b = (x[name].astype(np.float64).reshape(len(x[name]), -1) for x in (again, two))
         assert np.all(np.abs(a - b) <= 2.0**-10 * np.abs(a).max(0)), name
 
 
@@ -232,7 +232,7 @@ def model_passes(monkeypatch) -> list[int]:
 
 
 def test_another_choice_costs_no_model_pass_and_needs_no_overwrite(project, run_copy, model_passes):
-    kept = {name: identity(run_copy / name) for name in ("curvature", "seeds", "sweep", "clusters")}
+    before = {name: identity(run_copy / name) for name in ("curvature", "seeds", "sweep", "clusters")}
     first = (run_copy / "selection.jsonl").read_bytes()
     for change in (
         {"budget": "5"}, {"budget": "50%"}, {"budget": "500t"}, {"tau": 0.5}, {"draw": "score"}, {"method": "top"},
@@ -243,7 +243,7 @@ def test_another_choice_costs_no_model_pass_and_needs_no_overwrite(project, run_
     gdig.select(**project.options(run_copy))
     assert (run_copy / "selection.jsonl").read_bytes() == first
     assert model_passes == []
-    assert kept == {name: identity(run_copy / name) for name in kept}
+    assert before == {name: identity(run_copy / name) for name in before}
 
 
 def test_a_budget_that_asks_for_another_number_of_clusters_clusters_again_and_says_so(project, tmp_path, capsys):

@@ -117,18 +117,18 @@ def test_a_sweep_killed_inside_its_shard_again_and_again_ends_with_the_same_byte
     run_path = tmp_path / "run"
     shutil.copytree(fitted, run_path)
     args = ["sweep", *flags(sweep_options(project, run_path))]
-    kept = run_path / "sweep" / "resume" / "00000000.safetensors"
+    resume_file = run_path / "sweep" / "resume" / "00000000.safetensors"
     rows = 0
     # The first batches are those of the probe rows and of the seeds, which the first start passes. Of the batches
     # before a kill, two may be in flight and the rows of two more may wait for the writer.
     for count in (17, 7, 7):
         command = Command.start(args, tmp_path, environment=KEEP_ALL, signal_at=SignalAt(PASS, count))
         assert command.wait() == -signal.SIGKILL, command.error
-        before, rows = rows, len(read_tensors(kept)[0]["rows"])
+        before, rows = rows, len(read_tensors(resume_file)[0]["rows"])
         assert before < rows < 60, "the kill must hit a shard, and later starts must go on from it"
     gdig.sweep(**sweep_options(project, run_path))
     assert files_of(run_path) == files_of(whole)
-    assert not kept.parent.exists()
+    assert not resume_file.parent.exists()
 
 
 def stopped(project, fitted, folder: Path, stop_at) -> tuple[dict, Path]:
@@ -287,7 +287,7 @@ def test_a_fit_stopped_at_any_batch_ends_with_the_same_bytes(
     if partitions > 1:
         groups = ((0, 1, 2), (3, 4), (5,))
         monkeypatch.setattr("gdig.influence.fit.plan_fit", lambda *given: replace(plan_fit(*given), partitions=groups))
-        monkeypatch.setattr("gdig.influence.fit.plan_seeds_on_ranks", lambda *given: [list(part) for part in groups])
+        monkeypatch.setattr("gdig.influence.fit.plan_seeds_on_ranks", lambda *given: [list(group) for group in groups])
     options = fit_options(project, tmp_path / "whole", token_batch_size=64, fit_tokens=2350, **changes)
     whole_batches = fit_stopped_at(stop_at, None, options)
     options["run_path"] = str(tmp_path / "run")
@@ -305,14 +305,14 @@ def test_ranks_killed_inside_fit_and_sweep_end_with_the_bytes_of_one_process(pro
     gdig.sweep(**options)
     run_path = tmp_path / "run"
     args = ["sweep", *flags({**options, "run_path": str(run_path)})]
-    left = []
+    counts = []
     for number, (rank, count) in enumerate(((1, 9), (0, 12), (1, 30))):
         moments = {rank: SignalAt(PASS, count)}
         ranks = start_ranks(2, args, tmp_path / str(number), environment=KEEP_ALL, signal_at=moments)
-        statuses = [one.wait() for one in ranks]
+        statuses = [each.wait() for each in ranks]
         assert statuses[rank] == -signal.SIGKILL and statuses[1 - rank] != 0
-        left.append(sorted({path.name.split("-", 4)[-1][:12] for path in run_path.rglob("resume/rank-*")}))
-    assert left[0] and left[1], "the kills must hit the fit"
+        counts.append(sorted({path.name.split("-", 4)[-1][:12] for path in run_path.rglob("resume/rank-*")}))
+    assert counts[0] and counts[1], "the kills must hit the fit"
     assert list(run_path.rglob("sweep/resume/*")) != [], "the last kill must hit the sweep"
     finish_on_ranks(2, args, tmp_path / "last")
     assert files_of(run_path) == files_of(tmp_path / "alone")
@@ -323,7 +323,7 @@ def test_another_number_of_ranks_begins_the_sums_anew_and_says_so(project, tmp_p
     options = fit_options(project, tmp_path / "run", token_batch_size=64, fit_tokens=2350)
     fit_stopped_at(stop_at, 9, options)
     ranks = start_ranks(2, ["fit", *flags({**options, "quiet": False})], tmp_path / "two")
-    assert [one.wait() for one in ranks] == [0, 0]
+    assert [rank.wait() for rank in ranks] == [0, 0]
     assert "holds sums of 1 ranks, and now there are 2; the resume files are discarded" in ranks[0].error
     stop_at(None)
     gdig.fit(**{**options, "run_path": str(tmp_path / "whole")})

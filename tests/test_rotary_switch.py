@@ -33,10 +33,10 @@ def model():
 
 
 def losses(model, examples, **options) -> np.ndarray:
-    found, gradients = np.zeros(len(examples)), GradientPass(model, "mean")
+    by_example, gradients = np.zeros(len(examples)), GradientPass(model, "mean")
     for batch in make_batches(examples, 256, **options):
-        found[batch.rows] = gradients.run(batch, lambda *_: None).numpy()
-    return found
+        by_example[batch.rows] = gradients.run(batch, lambda *_: None).numpy()
+    return by_example
 
 
 @pytest.mark.parametrize(

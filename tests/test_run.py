@@ -151,11 +151,11 @@ def test_another_configuration_is_refused_and_changes_nothing(opened, tmp_path, 
 def test_overwrite_forgets_that_stage_and_those_after_it(opened, tmp_path, stage, capsys):
     finish(opened(), *STAGES)
     run = opened(**CHANGES[stage], overwrite=True)
-    kept = set(STAGES[: STAGES.index(stage)])
-    assert {name for name in STAGES if run.done(name)} == kept
-    assert present(tmp_path / "run") == kept
+    earlier = set(STAGES[: STAGES.index(stage)])
+    assert {name for name in STAGES if run.done(name)} == earlier
+    assert present(tmp_path / "run") == earlier
     assert f"starting over from the {stage} stage" in capsys.readouterr().err
-    finish(run, *(name for name in STAGES if name not in kept))
+    finish(run, *(name for name in STAGES if name not in earlier))
     opened(**CHANGES[stage])  # and it is the run's configuration from then on
 
 
@@ -409,14 +409,14 @@ def test_the_layout_names_each_file_that_the_record_says_is_there():
 
 def test_what_a_killed_process_left_under_temporary_names_is_removed(opened, tmp_path):
     finish(opened(), "fit", "sweep")
-    left = [
+    abandoned = [
         tmp_path / "run" / name
         for name in (".run.json.4.tmp", "sweep/.00000000.safetensors.4-a-0.tmp", ".selection.jsonl.4.tmp")
     ]
-    for file in left:
+    for file in abandoned:
         file.touch()
     opened()
-    assert not any(file.exists() for file in left)
+    assert not any(file.exists() for file in abandoned)
     assert present(tmp_path / "run") == {"fit", "sweep"}
 
 

@@ -52,8 +52,8 @@ def plain_loss(
         sums.append(total)
         counts.append(count)
     used = [b for b, count in enumerate(counts) if count]
-    parts = {b: math.exp(scores[b] - max(scores[used])) for b in used}
-    weights = [parts.get(b, 0.0) / math.fsum(parts.values()) for b in range(len(sums))]
+    powers = {b: math.exp(scores[b] - max(scores[used])) for b in used}
+    weights = [powers.get(b, 0.0) / math.fsum(powers.values()) for b in range(len(sums))]
     if reduction == "mean":
         losses = [s / max(1, c) for s, c in zip(sums, counts, strict=True)]
     else:
@@ -136,20 +136,20 @@ def test_the_net_sees_directions_of_root_mean_square_one():
     np.testing.assert_allclose(net.mean, units.mean(0), rtol=0, atol=2**-23)
     assert (z * z).mean() == pytest.approx(1, rel=1e-5)
     net.weight.data.normal_(generator=torch.Generator().manual_seed(0))
-    found = difficulty(net, x)
-    assert found.dtype == np.float32 and found.shape == (50,)
-    np.testing.assert_allclose(found, -z @ net.weight.detach().double().numpy() / 7, rtol=0, atol=1e-5)
+    learned = difficulty(net, x)
+    assert learned.dtype == np.float32 and learned.shape == (50,)
+    np.testing.assert_allclose(learned, -z @ net.weight.detach().double().numpy() / 7, rtol=0, atol=1e-5)
 
 
 def test_the_scale_of_the_features_has_no_say(tmp_path):
     rows, x = rows_of_tokens(12), np.random.default_rng(2).standard_normal((12, 6)).astype(np.float32)
-    found = []
+    learned = []
     for features in (x, x * 2.0**20, x.astype(np.float64) * 2.0**-300):
         made = trainer(tmp_path, llama(), rows, features)
         made.train()
-        found.append(difficulty(made.score_net, features))
-    assert len(np.unique(found[0])) == 12
-    assert (found[0] == found[1]).all() and (found[0] == found[2]).all()
+        learned.append(difficulty(made.score_net, features))
+    assert len(np.unique(learned[0])) == 12
+    assert (learned[0] == learned[1]).all() and (learned[0] == learned[2]).all()
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "int8", "float32"])
@@ -189,9 +189,9 @@ def test_rows_that_nobody_can_learn_end_as_the_harder_ones(tmp_path):
         tmp_path, llama(), rows, x, per_device_train_batch_size=8, num_train_epochs=4, learning_rate=3e-3, seed=0
     )
     made.train()
-    found = difficulty(made.score_net, x)
-    assert auroc(found, noisy) > 0.8
-    assert found[noisy].mean() > found[~noisy].mean()
+    learned = difficulty(made.score_net, x)
+    assert auroc(learned, noisy) > 0.8
+    assert learned[noisy].mean() > learned[~noisy].mean()
 
 
 def test_row_numbers_stay_with_their_rows(tmp_path):
@@ -309,7 +309,7 @@ def test_evaluation_weighs_all_rows_the_same(tmp_path):
     rows = rows_of_tokens(6, random_seed=1)
     made = trainer(tmp_path, llama(), rows_of_tokens(4), np.eye(4), per_device_eval_batch_size=2)
     made.score_net.weight.data += 5
-    found = made.evaluate(rows)["eval_loss"]
+    loss = made.evaluate(rows)["eval_loss"]
     with torch.no_grad():
         each = [
             torch.nn.functional.cross_entropy(
@@ -317,7 +317,7 @@ def test_evaluation_weighs_all_rows_the_same(tmp_path):
             )
             for r in rows
         ]
-    assert found == pytest.approx(torch.stack(each).mean().item(), rel=1e-5)
+    assert loss == pytest.approx(torch.stack(each).mean().item(), rel=1e-5)
 
 
 def weights(made: ScoreNetTrainer) -> dict[str, torch.Tensor]:

@@ -63,10 +63,10 @@ def test_what_it_leaves(finished, trained_twice):
         {path.relative_to(run): path for path in run.rglob("*") if path.is_file() and path.name != "run.json"}
         for run in (finished, trained_twice)
     )
-    found = difficulties(trained_twice)
-    assert found.dtype == np.float32 and found.shape == (N_ROWS,) and len(np.unique(found)) == N_ROWS
+    learned = difficulties(trained_twice)
+    assert learned.dtype == np.float32 and learned.shape == (N_ROWS,) and len(np.unique(learned)) == N_ROWS
     net = net_of(trained_twice, 32)
-    assert (difficulty(net, stored(trained_twice)["sketch"]) == found).all(), "made from the sketches, row by row"
+    assert (difficulty(net, stored(trained_twice)["sketch"]) == learned).all(), "made from the sketches, row by row"
     new = {str(path) for path in now.keys() - before.keys()}
     assert new == {"features/difficulty.npy", "features/score_net.safetensors"}, "no checkpoint is left"
     assert all(now[name].read_bytes() == path.read_bytes() for name, path in before.items())
@@ -101,11 +101,11 @@ def test_self_filter_says_that_difficulties_are_there_and_takes_them_when_told(p
     again = gdig.select(**options)
     assert again.rows.tolist() == by_loss.rows.tolist(), "not before it is told"
     assert f"difficulty is the loss; --difficulty {file} selects by what gdig score-net learned" in again.summary
-    told = gdig.select(**options, difficulty=str(file))
-    found = np.load(file)
-    assert told.rows[0] == found.argmax() and told.rows.tolist() != by_loss.rows.tolist()
-    assert not any("score-net" in line for line in told.summary)
-    assert read_jsonl(told.output)[0]["gdig"]["difficulty"] == found.max() - found.min()
+    selected = gdig.select(**options, difficulty=str(file))
+    learned = np.load(file)
+    assert selected.rows[0] == learned.argmax() and selected.rows.tolist() != by_loss.rows.tolist()
+    assert not any("score-net" in line for line in selected.summary)
+    assert read_jsonl(selected.output)[0]["gdig"]["difficulty"] == learned.max() - learned.min()
 
 
 class Stopped(Exception):
@@ -130,9 +130,9 @@ def test_an_interrupted_training_goes_on(run_copy, trained_twice, monkeypatch):
         "checkpoint-6",
         "checkpoint-9",
     ]
-    found = np.load(score_net(run_path=run_copy, epochs=2, save_steps=3, **QUICK))
+    learned = np.load(score_net(run_path=run_copy, epochs=2, save_steps=3, **QUICK))
     assert steps == [*range(1, 12), *range(10, 17)]
-    assert (found == expected).all()
+    assert (learned == expected).all()
     assert not (run_copy / "score_net").exists()
     score_net(run_path=run_copy, epochs=2, **QUICK)
     assert len(steps) == 18, "it is done, and nothing is trained"
@@ -155,9 +155,9 @@ def test_a_training_is_saved_in_time_whatever_save_steps_says(run_copy, trained,
     with pytest.raises(Stopped):
         score_net(run_path=run_copy, **QUICK)
     assert {path.name for path in (run_copy / "score_net").glob("checkpoint-*")} == {"checkpoint-4", "checkpoint-5"}
-    found = np.load(score_net(run_path=run_copy, **QUICK))
+    learned = np.load(score_net(run_path=run_copy, **QUICK))
     assert steps == [*range(1, 7), *range(6, 9)]
-    assert (found == expected).all()
+    assert (learned == expected).all()
 
 
 def test_other_options_start_over(trained, tmp_path, monkeypatch, capsys):
@@ -187,26 +187,26 @@ def test_rows_that_are_not_valid(project, tmp_path):
     np.save(tmp_path / "x.npy", x)
     for features, dim in ((None, 32), (str(tmp_path / "x.npy"), 6)):
         file = score_net(run_path=tmp_path / "run", features=features, **QUICK)
-        found = np.load(file)
-        assert (np.isnan(found) == bad).all()
+        learned = np.load(file)
+        assert (np.isnan(learned) == bad).all()
         seen = stored(tmp_path / "run")["sketch"] if features is None else x
-        assert (difficulty(net_of(tmp_path / "run", dim), seen[~bad]) == found[~bad]).all()
+        assert (difficulty(net_of(tmp_path / "run", dim), seen[~bad]) == learned[~bad]).all()
         chosen = gdig.select(**{**options, "method": "self-filter", "budget": "28", "difficulty": str(file)})
         assert sorted(chosen.rows.tolist()) == np.flatnonzero(~bad).tolist()
 
 
 def test_the_model_is_kept_when_asked(project, run_copy, tmp_path):
-    kept = tmp_path / "kept"
-    file = score_net(run_path=run_copy, save_model=kept, **QUICK)
-    before, after = load_file(project.model / "model.safetensors"), load_file(kept / "model.safetensors")
+    folder = tmp_path / "kept"
+    file = score_net(run_path=run_copy, save_model=folder, **QUICK)
+    before, after = load_file(project.model / "model.safetensors"), load_file(folder / "model.safetensors")
     assert before.keys() == after.keys()
     assert any((before[name] != after[name]).any() for name in before)
-    assert (kept / "tokenizer.json").is_file()
+    assert (folder / "tokenizer.json").is_file()
     stamp = file.stat().st_mtime_ns
-    score_net(run_path=run_copy, save_model=kept, **QUICK)
+    score_net(run_path=run_copy, save_model=folder, **QUICK)
     assert file.stat().st_mtime_ns == stamp, "both are there"
     with pytest.raises(ConfigError, match=r"save_model: .*kept exists already"):
-        score_net(run_path=run_copy, save_model=kept, epochs=2, **QUICK)
+        score_net(run_path=run_copy, save_model=folder, epochs=2, **QUICK)
 
 
 def test_an_adapter_trains_its_own_weights_alone(project, tmp_path):

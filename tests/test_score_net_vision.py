@@ -99,27 +99,27 @@ def trained(tmp_path_factory) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def test_answers_that_nobody_can_learn_end_as_the_harder_ones(trained):
     """A net that learnt nothing stays within 3 standard errors, 0.24 (20 rows against 40), of a half."""
-    _, found, noisy = trained
-    assert found.shape == (N_ROWS,) and found.dtype == np.float32
-    assert auroc(found, noisy) > 0.85
+    _, learned, noisy = trained
+    assert learned.shape == (N_ROWS,) and learned.dtype == np.float32
+    assert auroc(learned, noisy) > 0.85
 
 
 def test_the_choice_by_files_over_a_run(trained, project, run_copy, tmp_path):
-    features, found, noisy = trained
+    features, learned, noisy = trained
     np.save(tmp_path / "clip.npy", features)
-    np.save(tmp_path / "difficulty.npy", found)
+    np.save(tmp_path / "difficulty.npy", learned)
     files = {"features": str(tmp_path / "clip.npy"), "difficulty": str(tmp_path / "difficulty.npy")}
     chosen = gdig.select(**project.options(run_copy, method="self-filter", **files))
-    assert chosen.rows.tolist() == plain_self_filter(units(features), found, 12, 10)
+    assert chosen.rows.tolist() == plain_self_filter(units(features), learned, 12, 10)
     assert len(read_jsonl(chosen.output)) == 12
     assert noisy[chosen.rows].mean() > noisy.mean(), "the hard ones come first"
 
 
 def test_the_choice_without_a_run(trained):
-    features, found, _ = trained
-    chosen = hardest_rows(features, found, 12)
-    assert chosen.tolist() == plain_self_filter(units(features), found, 12, 10)
-    assert hardest_rows(features.astype(np.float16), found.astype(np.float64), 5).shape == (5,)
+    features, learned, _ = trained
+    chosen = hardest_rows(features, learned, 12)
+    assert chosen.tolist() == plain_self_filter(units(features), learned, 12, 10)
+    assert hardest_rows(features.astype(np.float16), learned.astype(np.float64), 5).shape == (5,)
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(2, 20), st.integers(1, 5))

@@ -52,11 +52,13 @@ def test_partitions_change_no_bit(kind, inversion):
     whole, report = precondition_seeds(model, factors, SEEDS, PROBE, config, QUIET)
     n = len(model.layers)
     for partitions in ([[0, 1], range(2, n)], [[i] for i in range(n)]):
-        parts, own_report = precondition_seeds(model, iter(factors), SEEDS, PROBE, config, QUIET, partitions=partitions)
+        joined, own_report = precondition_seeds(
+            model, iter(factors), SEEDS, PROBE, config, QUIET, partitions=partitions
+        )
         assert own_report == report and 0 < report.relative_error < 1 and report.probe_rows == len(PROBE)
-        for one, other in zip(whole, parts, strict=True):
-            assert torch.equal(one.u, other.u) and torch.equal(one.v, other.v)
-            assert torch.equal(one.column_offsets, other.column_offsets) and np.array_equal(one.energy, other.energy)
+        for ours, other in zip(whole, joined, strict=True):
+            assert torch.equal(ours.u, other.u) and torch.equal(ours.v, other.v)
+            assert torch.equal(ours.column_offsets, other.column_offsets) and np.array_equal(ours.energy, other.energy)
 
 
 def test_only_one_partition_is_in_memory(fitted, tmp_path, monkeypatch):
@@ -89,8 +91,8 @@ def test_only_one_partition_is_in_memory(fitted, tmp_path, monkeypatch):
         slack = 4096  # losses, energies, offsets
         assert own + sizes[index] <= size + slack and size <= own + 2 * sizes[index] + slack
     assert len(files) == 9 and files.complete([0, 8])
-    for one, other in zip(whole, files, strict=True):
-        assert torch.equal(one.u, other.u) and torch.equal(one.v, other.v)
+    for ours, other in zip(whole, files, strict=True):
+        assert torch.equal(ours.u, other.u) and torch.equal(ours.v, other.v)
 
 
 def test_the_sweep_reads_one_layer_at_a_time_and_keeps_w_or_the_columns(fitted, tmp_path, monkeypatch):
@@ -104,9 +106,9 @@ def test_the_sweep_reads_one_layer_at_a_time_and_keeps_w_or_the_columns(fitted, 
     most: list[int] = []
 
     def counted(*arguments):
-        alive.add(one := read(*arguments))
+        alive.add(layer := read(*arguments))
         most.append(len(alive))
-        return one
+        return layer
 
     monkeypatch.setattr(SeedFactors, "load", counted)
     monkeypatch.setattr(SeedFactors, "__hash__", object.__hash__)  # a dataclass that compares has none
@@ -123,12 +125,12 @@ def test_partitions_of_the_seeds_fill_the_memory(fitted, monkeypatch):
     sizes = [SeedBytes.of(layer, model.dtype, config, lengths, probe).total for layer in model.layers]
     for limit in (0, max(sizes), 2 * max(sizes), sum(sizes) - 1, sum(sizes), None):
         plan = plan_seeds(model, config, lengths, probe, limit)
-        assert [index for part in plan.partitions for index in part] == list(range(len(sizes)))
-        held = [sum(sizes[i] for i in part) for part in plan.partitions]
+        assert [index for partition in plan.partitions for index in partition] == list(range(len(sizes)))
+        held = [sum(sizes[i] for i in partition) for partition in plan.partitions]
         assert plan.largest.total == max(held)
-        for part, size in zip(plan.partitions, held, strict=True):
-            assert limit is None or size <= limit or len(part) == 1
-            following = part[-1] + 1
+        for partition, size in zip(plan.partitions, held, strict=True):
+            assert limit is None or size <= limit or len(partition) == 1
+            following = partition[-1] + 1
             assert following == len(sizes) or size + sizes[following] > limit, "the next layer would have fitted"
     assert len(plan_seeds(model, config, lengths, probe, sum(sizes)).partitions) == 1
     searching = config.with_options(inversion="cg")

@@ -60,10 +60,10 @@ def test_the_default_choice_is_by_turns_and_says_why(project, swept_copy):
     helps = int((r[selection.rows].mean(1) > 0).sum())
     assert selection.summary[1].startswith("by turns, because the pool's mean influence on a seed is ")
     assert selection.summary[2] == f"{helps} of the 12 rows help the seeds more than an average row of the pool"
-    told = [row["gdig"] for row in read_jsonl(selection.output)]
-    assert [row["for_seed"] for row in told] == [turn % N_SEEDS for turn in range(12)]
-    assert told[0]["seed_rank"] == 1 and all(row["relevance"] > -5 for row in told)
-    assert len({row["cluster"] for row in told}) > 1
+    reasons = [row["gdig"] for row in read_jsonl(selection.output)]
+    assert [row["for_seed"] for row in reasons] == [turn % N_SEEDS for turn in range(12)]
+    assert reasons[0]["seed_rank"] == 1 and all(row["relevance"] > -5 for row in reasons)
+    assert len({row["cluster"] for row in reasons}) > 1
 
 
 def test_tau_is_kept_when_enough_rows_reach_it_and_lowered_and_said_when_not(project, swept_copy):
@@ -153,9 +153,9 @@ def test_the_answer_does_not_depend_on_shards_or_batches(project, finished, tmp_
     options = {"rows_per_shard": 7, "token_batch_size": 10_000, "method": "random"}
     selection = read_jsonl(gdig.select(**project.options(run_path, **options)).output)
     check_selection(selection, run_path, project.rows, clustered=False)
-    one, other = stored(finished), stored(run_path)
+    again, other = stored(finished), stored(run_path)
     for name in ("tokens", "valid", "hash", "cut"):
-        np.testing.assert_array_equal(one[name], other[name])
+        np.testing.assert_array_equal(again[name], other[name])
     whole = gdig.select(**project.options(tmp_path / "again", method="random"))
     assert set(whole.rows) == {row["gdig"]["row"] for row in selection}
 
@@ -166,10 +166,10 @@ def test_the_answer_does_not_depend_on_shards_or_batches(project, finished, tmp_
 def test_stages_one_by_one_equal_select_alone(project, finished, tmp_path):
     options = project.options(tmp_path / "run")
     run_path = tmp_path / "run"
-    for stage, left in ((gdig.fit, "seeds"), (gdig.sweep, "sweep"), (gdig.cluster, "clusters")):
-        assert not (run_path / left).exists()
+    for stage, folder in ((gdig.fit, "seeds"), (gdig.sweep, "sweep"), (gdig.cluster, "clusters")):
+        assert not (run_path / folder).exists()
         assert stage(**options) == run_path
-        assert (run_path / left).is_dir()
+        assert (run_path / folder).is_dir()
     gdig.select(**options)
     files = sorted(p.relative_to(finished) for p in finished.rglob("*") if p.is_file())
     assert files == sorted(p.relative_to(run_path) for p in run_path.rglob("*") if p.is_file())
@@ -255,8 +255,8 @@ def test_lengths_and_targets_of_a_preview_are_those_of_the_sweep(project, finish
     for row in project.rows:
         prompt = f'Render the following Chinese text faithfully in English.\nChinese: "{row["src_text"]}"\nEnglish:\n'
         whole = tokenizer(prompt + row["trg_text"])["input_ids"]
-        kept = next(n for n in range(len(whole)) if len(tokenizer.decode(whole[1 : n + 1])) > len(prompt))
-        targets += len(whole) - kept + 1  # and EOS
+        n_prompt = next(n for n in range(len(whole)) if len(tokenizer.decode(whole[1 : n + 1])) > len(prompt))
+        targets += len(whole) - n_prompt + 1  # and EOS
     assert report.targets == targets
 
 

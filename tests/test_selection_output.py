@@ -19,7 +19,7 @@ from gdig.data.export import export
 from gdig.data.read_back import read_rows
 from gdig.data.row_forms import Conversation, Pair, Pairs, RowError, WholeText, as_conversation
 from gdig.errors import ConfigError, CorpusError, RunError
-from gdig.selection.chosen import read_chosen
+from gdig.selection.chosen_rows import read_chosen_rows
 from gdig.selection.result import Selection
 from tests.support.project_fixtures import read_jsonl
 
@@ -175,7 +175,7 @@ def test_the_options_of_the_run_hold(run_path: Path) -> None:
     lines = gdig.compare(run_path=str(run_path), methods=["top", "loss"], budget=5).lines()
     assert any("top" in line for line in lines)
     assert gdig.preview(run_path=run_path, rows=1)
-    with pytest.raises(ConfigError, match="model: required"):
+    with pytest.raises(ConfigError, match="run_path: nowhere is no run directory"):
         gdig.select(run_path="nowhere", method="top")
     with pytest.raises(RunError):
         gdig.select(run_path=run_path, damping_factor=0.7)
@@ -187,7 +187,7 @@ def test_the_options_of_the_run_hold(run_path: Path) -> None:
 def test_a_selection_as_data_set_and_as_frame(run_path: Path, name: str) -> None:
     selection = gdig.select(run_path=run_path, method="top", budget=6, output=name)
     rows = list(read_rows(Path(name)))
-    assert read_chosen(Path(name), 60).rows.tolist() == selection.rows.tolist()
+    assert read_chosen_rows(Path(name), 60).rows.tolist() == selection.rows.tolist()
     data = selection.to_dataset()
     assert [row["gdig"]["row"] for row in data] == selection.rows.tolist()
     assert [row["src_text"] for row in data] == [row["src_text"] for row in rows]

@@ -173,8 +173,8 @@ def test_single_files_come_back_as_they_were(tmp_path):
     metadata = {"note": 'quotes " and\nlines', "layer": "模型.mlp"}
     path = tmp_path / "x.safetensors"
     write_tensors(path, tensors, metadata)
-    read, found = read_tensors(path)
-    assert found == metadata
+    read, read_metadata = read_tensors(path)
+    assert read_metadata == metadata
     assert read.keys() == tensors.keys()
     for name, tensor in tensors.items():
         assert read[name].dtype == tensor.dtype
@@ -209,7 +209,7 @@ def run(code: str, *args: object) -> dict:
 
 def test_a_full_disk_leaves_nothing_half_written(tmp_path):
     # A limit on the size of files stops a write in the middle as a full disk does (EFBIG for ENOSPC).
-    found = run(
+    result = run(
         """
         import json, resource, signal, sys
         import numpy as np
@@ -230,14 +230,14 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path):
         """,
         tmp_path,
     )
-    assert [message.split(": ")[1:3] for message in found["messages"]] == [
+    assert [message.split(": ")[1:3] for message in result["messages"]] == [
         ["cannot write", "File too large (os error 27)"]
     ] * 2
-    assert [name in message for name, message in zip(("00000001.", "00000000."), found["messages"], strict=True)] == [
+    assert [name in message for name, message in zip(("00000001.", "00000000."), result["messages"], strict=True)] == [
         True,
         True,
     ]
-    assert found["rows"] == 1000
+    assert result["rows"] == 1000
     assert sorted(path.name for path in tmp_path.iterdir()) == ["00000000.safetensors", "store.json"]
     assert (SketchStore.open(tmp_path).rows(0) == 1).all(), "the shard that was to be replaced is as it was"
 

@@ -33,8 +33,8 @@ def clustered(x: np.ndarray, labels: np.ndarray, rows_per_shard: int = 16, dtype
         with SketchStore.create(f"{folder}/sweep", x.shape[1], dtype=dtype, rows_per_shard=rows_per_shard) as store:
             store.append(x)
         for shard, start in enumerate(range(0, len(x), rows_per_shard)):
-            part = {"labels": labels[start : start + rows_per_shard].astype(np.uint32)}
-            write_tensors(f"{folder}/labels/{shard:08d}.safetensors", part, {"first_row": str(start)})
+            shard_labels = {"labels": labels[start : start + rows_per_shard].astype(np.uint32)}
+            write_tensors(f"{folder}/labels/{shard:08d}.safetensors", shard_labels, {"first_row": str(start)})
         yield store, f"{folder}/labels"
 
 
@@ -52,22 +52,22 @@ def test_scikit_learn_takes_the_same_rows_with_the_same_weights(random_seed):
     wide = x.astype(np.float64)
     mean = wide.mean(0)
     with clustered(x, np.zeros(n)) as (store, labels):
-        found = tagcos_rows(store, labels, 6, 0, unit_normalize=False, ridge=0.0, tolerance=0.0)
+        picked = tagcos_rows(store, labels, 6, 0, unit_normalize=False, ridge=0.0, tolerance=0.0)
     compared = 0
     for k in range(1, 7):
         weights = orthogonal_mp_gram(wide @ wide.T, wide @ mean, n_nonzero_coefs=k)
         if (weights < 0).any():
             break
         support = np.flatnonzero(weights)
-        assert set(found.rows[:k].tolist()) == set(support.tolist())
+        assert set(picked.rows[:k].tolist()) == set(support.tolist())
         compared = k
     assert compared >= 2, "or nothing is tested"
     with clustered(x, np.zeros(n)) as (store, labels):
-        part = tagcos_rows(store, labels, compared, 0, unit_normalize=False, ridge=0.0, tolerance=0.0)
+        picked = tagcos_rows(store, labels, compared, 0, unit_normalize=False, ridge=0.0, tolerance=0.0)
     weights = orthogonal_mp_gram(wide @ wide.T, wide @ mean, n_nonzero_coefs=compared)
     # Both solve a positive definite system of at most 6 rows: off by some k^2 cond 2^-53 of the weights.
-    bound = 36 * np.linalg.cond(wide[part.rows] @ wide[part.rows].T) * 2.0**-53 * np.abs(weights).max()
-    np.testing.assert_allclose(part.weights, weights[part.rows], rtol=0, atol=4 * bound)
+    bound = 36 * np.linalg.cond(wide[picked.rows] @ wide[picked.rows].T) * 2.0**-53 * np.abs(weights).max()
+    np.testing.assert_allclose(picked.weights, weights[picked.rows], rtol=0, atol=4 * bound)
 
 
 @given(st.integers(0, 10_000), st.integers(2, 12), st.booleans(), st.sampled_from(["float32", "float16", "int8"]))
@@ -77,14 +77,14 @@ def test_weights_are_the_best_that_are_not_negative(random_seed, budget, unit, d
     n, dim = int(rng.integers(2, 40)), int(rng.integers(1, 12))
     lengths = np.exp(rng.standard_normal((n, 1), dtype=np.float32))
     with clustered((gradients(rng, n, dim) - 0.5) * lengths, np.zeros(n), dtype=dtype) as (store, labels):
-        found = tagcos_rows(store, labels, budget, 0, unit_normalize=unit, ridge=0.01)
+        picked = tagcos_rows(store, labels, budget, 0, unit_normalize=unit, ridge=0.01)
         x = np.concatenate([store.rows_float32(i) for i in store.shards])
     if unit:
         # Rows are brought to unit length in float32, each number off by 2^-23 of itself; so then are all products.
         x /= np.linalg.norm(x, axis=1, keepdims=True)
     x = x.astype(np.float64)
     ridge = 0.01 * (x**2).sum(1).mean()
-    rows, mean = x[found.rows[found.matched]], x.mean(0)
+    rows, mean = x[picked.rows[picked.matched]], x.mean(0)
     k = len(rows)
     if k == 0:
         return
@@ -92,10 +92,10 @@ def test_weights_are_the_best_that_are_not_negative(random_seed, budget, unit, d
     longest = np.sqrt((x**2).sum(1).max())
     # d w = (G + ridge)^-1 (d aims - d G w); unit rows add their rounding, others only that of the solvers.
     rounding = (2.0**-22 if unit else 2.0**-50) * k * longest * (np.linalg.norm(mean) + longest * expected.sum())
-    np.testing.assert_allclose(found.weights[: len(expected)], expected, rtol=0, atol=2 * rounding / ridge)
-    assert (found.weights >= 0).all()
-    left = np.linalg.norm(mean - expected @ rows) / np.linalg.norm(mean)
-    assert found.residual == pytest.approx(left, rel=1e-4, abs=1e-4)
+    np.testing.assert_allclose(picked.weights[: len(expected)], expected, rtol=0, atol=2 * rounding / ridge)
+    assert (picked.weights >= 0).all()
+    residual = np.linalg.norm(mean - expected @ rows) / np.linalg.norm(mean)
+    assert picked.residual == pytest.approx(residual, rel=1e-4, abs=1e-4)
 
 
 def test_a_row_whose_weight_fell_to_none_weighs_again_once_it_helps():
@@ -147,17 +147,17 @@ def test_the_residual_falls_below_that_of_other_rows():
     labels = rng.integers(0, 4, 400)
     x = gradients(rng, 400, 32) + 2 * rng.standard_normal((4, 32)).astype(np.float32)[labels]
     with clustered(x, labels) as (store, files):
-        found = tagcos_rows(store, files, 40, 0)
-        assert tagcos_rows(store, files, 80, 0).residual < found.residual
+        picked = tagcos_rows(store, files, 40, 0)
+        assert tagcos_rows(store, files, 80, 0).residual < picked.residual
     x /= np.linalg.norm(x, axis=1, keepdims=True)
-    left = []
+    residuals = []
     for label in range(4):
-        rows = x[found.rows[labels[found.rows] == label]]
+        rows = x[picked.rows[labels[picked.rows] == label]]
         drawn = x[rng.permutation(np.flatnonzero(labels == label))[: len(rows)]]
         mean = x[labels == label].mean(0)
-        left.append([nnls(some.T, mean)[1] / np.linalg.norm(mean) for some in (rows, drawn)])
-    ours, theirs = np.mean(left, 0)
-    assert found.residual == pytest.approx(ours, rel=0.02), "the ridge costs little"
+        residuals.append([nnls(some.T, mean)[1] / np.linalg.norm(mean) for some in (rows, drawn)])
+    ours, theirs = np.mean(residuals, 0)
+    assert picked.residual == pytest.approx(ours, rel=0.02), "the ridge costs little"
     assert ours < 0.7 * theirs
 
 
@@ -183,9 +183,9 @@ def test_rows_weights_and_reasons_through_the_door_of_all_methods(tmp_path):
     tensors = {"labels": labels.astype(np.uint32), "distances": np.zeros(30, np.float32)}
     write_tensors(tmp_path / "labels" / "00000000.safetensors", tensors, {"first_row": "0"})
     swept = FinishedSweep(store, survey(store, Judge("mean")), tmp_path / "labels")
-    one = choose(swept, Limit("rows", 6), Config.build({"method": "tagcos"}))
+    alone = choose(swept, Limit("rows", 6), Config.build({"method": "tagcos"}))
     raw = choose(swept, Limit("rows", 6), Config.build({"method": "tagcos", "unit_normalize": False}))
     expected = tagcos_rows(store, tmp_path / "labels", 6, 0)
-    assert one.rows.tolist() == expected.rows.tolist() != raw.rows.tolist()
-    assert one.reasons["weight"].tolist() == expected.weights.tolist() and one.reasons["matched"].all()
-    assert np.bincount(labels[one.rows]).tolist() == [2, 2, 2]
+    assert alone.rows.tolist() == expected.rows.tolist() != raw.rows.tolist()
+    assert alone.reasons["weight"].tolist() == expected.weights.tolist() and alone.reasons["matched"].all()
+    assert np.bincount(labels[alone.rows]).tolist() == [2, 2, 2]

@@ -173,8 +173,8 @@ def test_a_file_that_is_gone_is_made_again_to_the_same_bytes(project, swept_copy
     times = layout.tokens_of(1).stat().st_mtime_ns
     for file in files:
         file.unlink()
-    found = compare(**project.options(swept_copy), methods=["bm25", "dsir", "random"])
-    assert [one.method for one in found.summaries] == ["bm25", "dsir", "random"]
+    comparison = compare(**project.options(swept_copy), methods=["bm25", "dsir", "random"])
+    assert [summary.method for summary in comparison.summaries] == ["bm25", "dsir", "random"]
     assert [file.read_bytes() for file in files] == before
     assert layout.tokens_of(1).stat().st_mtime_ns == times
 

@@ -38,12 +38,12 @@ def corpus_of(tmp_path):
 def encode(corpus_of):
     """Encode one row of prompt and completion."""
 
-    def one(tokenizer, prompt, completion, window=10_000, **options):
+    def encode_row(tokenizer, prompt, completion, window=10_000, **options):
         encoder = Encoder(DataOptions(**options), "completion", tokenizer, window)
         (example,) = encoder.encode(corpus_of([{"prompt": prompt, "completion": completion}]), [0])
         return example
 
-    return one
+    return encode_row
 
 
 def split(example: Example) -> tuple[list[int], list[int]]:
@@ -176,7 +176,7 @@ def test_bad_rows_are_values_between_the_good_ones(corpus_of, tiny_tokenizer):
 
 @pytest.fixture
 def chat(corpus_of, tokenizer_factory):
-    def one(template, messages, window=10_000, eos="<|im_end|>"):
+    def encode_chat(template, messages, window=10_000, eos="<|im_end|>"):
         tokenizer = tokenizer_factory()
         tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
         tokenizer.eos_token = eos
@@ -185,7 +185,7 @@ def chat(corpus_of, tokenizer_factory):
         (example,) = encoder.encode(corpus_of([{"messages": messages}]), [0])
         return tokenizer, example
 
-    return one
+    return encode_chat
 
 
 CHAT = [

@@ -62,11 +62,11 @@ def test_any_matrix_made_shard_by_shard_has_its_turns(pool, rows_per_shard, budg
         def make(shard: int) -> np.ndarray:
             return other[slice(*store.shard_range(shard))]
 
-        found = take_turns(sweep, make, budget, threads)
+        picked = take_turns(sweep, make, budget, threads)
     rows, seeds, ranks, flat = plain_round_robin(other, pool.valid, Tasks())
-    assert found.rows.tolist() == rows[:budget]
-    assert found.seeds.tolist() == seeds[:budget] and found.ranks.tolist() == ranks[:budget]
-    assert found.flat == flat
+    assert picked.rows.tolist() == rows[:budget]
+    assert picked.seeds.tolist() == seeds[:budget] and picked.ranks.tolist() == ranks[:budget]
+    assert picked.flat == flat
 
 
 def test_what_is_wrong_with_a_matrix_is_named():
@@ -100,10 +100,10 @@ def test_cosines_are_the_influence_over_both_lengths():
     with tempfile.TemporaryDirectory() as folder:
         store = SketchStore.create(f"{folder}/sweep", 5, rows_per_shard=5, dtype="float32")
         for shard, start in enumerate(range(0, 12, 5)):
-            part = slice(start, min(12, start + 5))
-            n = part.stop - start
+            span = slice(start, min(12, start + 5))
+            n = span.stop - start
             columns = {"loss": np.ones(n, np.float32), "tokens": np.ones(n, np.int32), "valid": np.ones(n, np.uint8)}
-            store.write_shard(shard, {"sketch": sketch[part], "influence": influence[part], **columns})
+            store.write_shard(shard, {"sketch": sketch[span], "influence": influence[span], **columns})
         products = np.diag([4.0, 9.0, 0.0]).astype(np.float32)
         write_tensors(Path(folder) / "seeds.safetensors", {"influence": products})
         sketches = Path(folder) / "seeds.safetensors"
@@ -140,9 +140,9 @@ def test_less_takes_turns_over_the_mean_cosine_of_the_checkpoints():
         for number in range(2):
             other = SketchStore.create(f"{folder}/{number}", 1, rows_per_shard=4)
             for shard in store.shards:
-                part = slice(*store.shard_range(shard))
-                n = part.stop - part.start
-                columns = {"cosine": cosines[number, part], "valid": valid[number, part]}
+                span = slice(*store.shard_range(shard))
+                n = span.stop - span.start
+                columns = {"cosine": cosines[number, span], "valid": valid[number, span]}
                 other.write_shard(shard, {"sketch": np.zeros((n, 1), np.float32), **columns})
             checkpoints.append(Checkpoint(str(number), other, 1.0 + 2 * number, Path()))
         sweep = FinishedSweep(store, survey(store, Judge()), checkpoints=tuple(checkpoints))

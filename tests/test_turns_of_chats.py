@@ -135,8 +135,8 @@ def test_reasoning_has_three_names(name):
 
 
 def test_parts_of_text_are_one_text():
-    parts = [{"type": "text", "text": "Un"}, {"type": "text", "text": "."}]
-    prompted = prompter(family("qwen2.5"))(Conversation([user("One?"), {"role": "assistant", "content": parts}]))
+    pieces = [{"type": "text", "text": "Un"}, {"type": "text", "text": "."}]
+    prompted = prompter(family("qwen2.5"))(Conversation([user("One?"), {"role": "assistant", "content": pieces}]))
     assert targets(prompted) == ["Un.<|im_end|>"]
     with pytest.raises(RowError, match=r"turn 0: content: expected text, or .* got a part of type image_url"):
         prompter(BARE)(Conversation([{"role": "user", "content": [{"type": "image_url"}]}, assistant("x")]))

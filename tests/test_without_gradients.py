@@ -47,11 +47,11 @@ def test_losses_and_states_are_those_of_a_sweep_with_gradients(forward, finished
 
 
 def test_there_is_no_fit_and_nothing_of_seeds_is_recorded(forward):
-    found = stages(forward)
-    assert found["fit"]["state"] == "done" and found["fit"]["layers"] == [] and found["fit"]["seeds"] is None
+    records = stages(forward)
+    assert records["fit"]["state"] == "done" and records["fit"]["layers"] == [] and records["fit"]["seeds"] is None
     assert not (forward / "curvature").exists() and not (forward / "seeds").exists()
-    assert found["sweep"]["state"] == "done" and found["sweep"]["seed_health"] is None
-    assert found["sweep"]["counts"]["rows"] == N_ROWS
+    assert records["sweep"]["state"] == "done" and records["sweep"]["seed_health"] is None
+    assert records["sweep"]["counts"]["rows"] == N_ROWS
     assert any(line.startswith("sweep: 5 sound") for line in verify(forward).lines())
 
 
@@ -72,10 +72,10 @@ def test_methods_that_need_influence_are_refused_by_name(project, forward):
 
 
 def test_compare_shows_what_can_be(project, forward):
-    found = compare(**project.options(forward, gradients=False))
-    assert [one.method for one in found.summaries] == WITHOUT
-    assert all(np.isnan(one.score) and np.isnan(one.agreement) for one in found.summaries)
-    assert found.as_json()["methods"]["random"]["score"] is None and found.lines()
+    comparison = compare(**project.options(forward, gradients=False))
+    assert [summary.method for summary in comparison.summaries] == WITHOUT
+    assert all(np.isnan(summary.score) and np.isnan(summary.agreement) for summary in comparison.summaries)
+    assert comparison.as_json()["methods"]["random"]["score"] is None and comparison.lines()
 
 
 def test_a_run_with_gradients_is_another_run(project, forward):

@@ -57,9 +57,9 @@ def predicts() -> str:
         "BM25": "BM25",
         "low loss": "low loss",
     }
-    found = [_methods()[name] for name in names.values()]
-    lds = [interval(m["lds"]) if i in (0, 2) else f"{m['lds'][0]:.3f}" for i, m in enumerate(found)]
-    aurocs = column([m["auroc"] for m in found], "{:.3f}".format, max)
+    rows = [_methods()[name] for name in names.values()]
+    lds = [interval(m["lds"]) if i in (0, 2) else f"{m['lds'][0]:.3f}" for i, m in enumerate(rows)]
+    aurocs = column([m["auroc"] for m in rows], "{:.3f}".format, max)
     return table(["", "LDS", "tells clean from spoiled rows (AUROC)"], list(names), lds, aurocs)
 
 
@@ -108,16 +108,16 @@ def removals() -> str:
         "low loss": "low loss",
     }
     cells = [
-        [interval(removed[part]["methods"][name]["seeds"], sign="+") for name in names.values()]
-        for part in ("best 10%", "worst 10%")
+        [interval(removed[share]["methods"][name]["seeds"], sign="+") for name in names.values()]
+        for share in ("best 10%", "worst 10%")
     ]
     return table(["held-out loss without the rows that a score calls", "best 10 %", "worst 10 %"], list(names), *cells)
 
 
 def references() -> str:
     """What the whole pool and its sound rows train to."""
-    found = record("evidence-selection")["found"]
-    rows = {"the whole pool": found["full pool"], "its sound rows alone": found["all sound rows"]}
+    trained = record("evidence-selection")["found"]
+    rows = {"the whole pool": trained["full pool"], "its sound rows alone": trained["all sound rows"]}
     return table(
         ["trained on", "held-out loss", "exact match"],
         list(rows),
@@ -130,9 +130,9 @@ def _selections(names: dict[str, str], first: str, last: dict[str, list[str]], m
     budgets = record("evidence-selection")["found"]["budgets"]
     columns = []
     for budget in BUDGETS:
-        found = [budgets[budget][name] for name in names.values()]
-        cells = [f"{one['loss'][0]:.2f} / {one['exact'][0]:.2f}" for one in found]
-        best = min(range(len(found)), key=lambda i: found[i]["loss"][0])
+        results = [budgets[budget][name] for name in names.values()]
+        cells = [f"{result['loss'][0]:.2f} / {result['exact'][0]:.2f}" for result in results]
+        best = min(range(len(results)), key=lambda i: results[i]["loss"][0])
         columns.append([bold(cell) if mark and i == best else cell for i, cell in enumerate(cells)])
     heads = [f"{budget[:-1]} %" for budget in BUDGETS]
     heads[0] += " of the pool"
@@ -158,7 +158,7 @@ def selections_all() -> str:
 
 def tenth() -> str:
     """The methods that come nearest at 10 %, with intervals."""
-    found = record("evidence-selection")["found"]["budgets"]["10%"]
+    results = record("evidence-selection")["found"]["budgets"]["10%"]
     names = {"gdig": "gdig", "random rows": "random", "tagcos": "tagcos", "LESS's cosine": "top by LESS"}
-    losses = [interval(found[name]["loss"], 2) for name in names.values()]
+    losses = [interval(results[name]["loss"], 2) for name in names.values()]
     return table(["at 10 %", "loss"], list(names), losses)

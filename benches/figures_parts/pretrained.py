@@ -54,7 +54,7 @@ def _rules(names: Sequence[str]) -> str:
         mean = f"{own.mean():.3f}"
         beside = "" if rule in (BEFORE, "random") else interval(difference(own, random), 2, sign="+")
         outcomes = [pool["outcomes"][TENTH][rule] for pool in of]
-        good = percent(float(np.mean([one["good"] for one in outcomes]))) if "good" in outcomes[0] else ""
+        good = percent(float(np.mean([outcome["good"] for outcome in outcomes]))) if "good" in outcomes[0] else ""
         label = _LABELS[rule] + (" *" if len(own) == 1 else "")
         rows.append([label, bold(mean) if rule in _BEST else mean, beside, good])
     return table(["rule", "loss", "beside random", "clean rows of the target"], *map(list, zip(*rows, strict=True)))
@@ -101,11 +101,11 @@ def losing() -> str:
         "translation, an eighth six times, none spoiled": ("translation, repeats", None, ""),
         "common_gen, the same": ("common_gen, repeats", None, ""),
     }
-    found = record("pretrained-tasks")["pools"]
+    pools = record("pretrained-tasks")["pools"]
     shown = ("gdig", "BM25, by turns", "RDS+")
     rows = []
     for label, (name, other, word) in shown_pools.items():
-        own = {rule: float(np.mean(one["loss"])) for rule, one in found[name]["outcomes"][TENTH].items()}
+        own = {rule: float(np.mean(outcome["loss"])) for rule, outcome in pools[name]["outcomes"][TENTH].items()}
         best = min(own[rule] for rule in shown)
         cells = [bold(f"{own[rule]:.3f}") if own[rule] == best else f"{own[rule]:.3f}" for rule in shown]
         rows.append([label, *cells, f"{word} {own[other]:.3f} *" if other else "", f"{own['random']:.3f}"])
@@ -128,13 +128,13 @@ def effects() -> str:
         "4 seeds": "4 of 24 seeds",
     }
     of = record("pretrained-effects")["effects"].values()
-    found = {name: np.concatenate([np.array(pool[name]["loss"]) for pool in of], 1) for name in names.values()}
-    defaults = found["the defaults"]
+    losses = {name: np.concatenate([np.array(pool[name]["loss"]) for pool in of], 1) for name in names.values()}
+    defaults = losses["the defaults"]
     rows = []
     for label, name in names.items():
-        beside = "" if name == "the defaults" else interval(difference(found[name], defaults), 3, 3, sign="+")
+        beside = "" if name == "the defaults" else interval(difference(losses[name], defaults), 3, 3, sign="+")
         good = float(np.mean([pool[name]["good"] for pool in of]))
-        rows.append([label, f"{found[name].mean():.3f}", beside, percent(good)])
+        rows.append([label, f"{losses[name].mean():.3f}", beside, percent(good)])
     header = ["what is changed", "loss", "beside the defaults", "clean rows of the target"]
     return table(header, *map(list, zip(*rows, strict=True)))
 
@@ -143,12 +143,12 @@ def datamodels() -> str:
     """The linear datamodelling score of each method on halves of one pool."""
     labels = {"EK-FAC": "EK-FAC, damping 0.1 (the default)", "identity": "identity (gradient dot product)"}
     scores = record("pretrained-lds")["halves"]["translation"]["scores"]
-    columns = [labels.get(name, name) for name in scores], [_score(one) for one in scores.values()]
+    columns = [labels.get(name, name) for name in scores], [_score(halves) for halves in scores.values()]
     return table(["method", "LDS"], *columns)
 
 
-def _score(one: Mapping[str, Any]) -> str:
-    return interval((one["lds"], *one["interval"]), 2)
+def _score(result: Mapping[str, Any]) -> str:
+    return interval((result["lds"], *result["interval"]), 2)
 
 
 def methods() -> str:

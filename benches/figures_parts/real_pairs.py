@@ -47,10 +47,10 @@ def told_apart_larger() -> str:
 
 
 def _trained(budget: str, scorer: str = SCORER) -> dict[str, Any]:
-    found: dict[str, Any] = record("evidence-zh-en")["selections"][
+    selection: dict[str, Any] = record("evidence-zh-en")["selections"][
         f"scored by: {scorer}; trained from: {SCORER}; {budget}"
     ]
-    return found
+    return selection
 
 
 def _drop(result: dict[str, float]) -> str:
@@ -60,9 +60,9 @@ def _drop(result: dict[str, float]) -> str:
 def _drops(names: dict[str, str]) -> list[list[str]]:
     columns = []
     for budget in BUDGETS:
-        found = [_trained(budget)[name] for name in names.values()]
-        best = max(one["drop"] for one in found)
-        columns.append([bold(_drop(one)) if one["drop"] == best else _drop(one) for one in found])
+        trained = [_trained(budget)[name] for name in names.values()]
+        best = max(result["drop"] for result in trained)
+        columns.append([bold(_drop(result)) if result["drop"] == best else _drop(result) for result in trained])
     return columns
 
 
@@ -104,7 +104,7 @@ def drops_all() -> str:
 
 def drops_in_the_papers_protocol() -> str:
     """The same where the model that scores was tuned on the raw pool."""
-    found = _trained("20%", "small, clean then pool, 1 epoch")
+    trained = _trained("20%", "small, clean then pool, 1 epoch")
     names = {
         "diverse": "gdig --method diverse",
         "gdig": "gdig",
@@ -118,7 +118,7 @@ def drops_in_the_papers_protocol() -> str:
     return table(
         ["chosen by, 20 %", "drop of the loss, in thousandths"],
         list(names),
-        [_drop(found[name]) for name in names.values()],
+        [_drop(trained[name]) for name in names.values()],
     )
 
 
@@ -154,9 +154,9 @@ def defaults_told_apart() -> str:
 
 def defaults_chosen() -> str:
     """What each method of `make bench` chooses."""
-    found = record("real_zh_en")
-    pool = found["pool"]
-    rows = {**found["chosen"], "(the pool)": pool}
+    facts = record("real_zh_en")
+    pool = facts["pool"]
+    rows = {**facts["chosen"], "(the pool)": pool}
     shares = [percent(counts["clean"] / sum(counts.values()), 1) for counts in rows.values()]
     kinds = [kind for kind in pool if kind != "clean"]
     return table(

@@ -27,29 +27,29 @@ def _share(value: float) -> str:
 
 def recall() -> str:
     """Recall of planted copies by words, false alarms, and processor seconds for a million rows."""
-    found = [record("redundancy")["texts"][way] for way in _WAYS]
-    seconds = [one["cpu_s_per_million_rows"] for one in found]
+    results = [record("redundancy")["texts"][way] for way in _WAYS]
+    seconds = [result["cpu_s_per_million_rows"] for result in results]
     return table(
         ["way", *_KINDS.values(), "false alarms", "seconds"],
         list(_WAYS.values()),
-        *([_share(one["recall"][kind]) for one in found] for kind in _KINDS),
-        [_share(one["false_alarms"]) for one in found],
+        *([_share(result["recall"][kind]) for result in results] for kind in _KINDS),
+        [_share(result["false_alarms"]) for result in results],
         [f"{value:.0f}" if value >= 1 else f"{value:.1f}" for value in seconds],
     )
 
 
 def steps() -> str:
     """Seconds and memory of each step over ten million sketches."""
-    found = record("redundancy")["sketches"]
-    repeated, near = found["repeats out"]["repeats"], found["near-copies out"]["passed_over"]
+    results = record("redundancy")["sketches"]
+    repeated, near = results["repeats out"]["repeats"], results["near-copies out"]["passed_over"]
     labels = {
         "choice alone": "the choice alone",
         "repeats out": f"repeats out ({repeated:,} rows)",
         "near-copies out": f"`--max-similarity 0.9` ({near:,} rows passed over)",
         "8 sources": "equal quotas of 8 sources",
-        "evaluation set": f"cosines with {found['evaluation set']['entries']:,} evaluation rows",
+        "evaluation set": f"cosines with {results['evaluation set']['entries']:,} evaluation rows",
     }
-    costs = [found[name] for name in labels]
+    costs = [results[name] for name in labels]
     return table(
         ["step", "seconds", "memory"],
         list(labels.values()),

@@ -42,16 +42,16 @@ def _whole_pool() -> str:
 
 
 def _checkpoints() -> str:
-    found = record("evidence-selection")["found"]["less, clean against spoiled"]
-    first, second, third = (one["auroc"] for one in found.values())
+    results = record("evidence-selection")["found"]["less, clean against spoiled"]
+    first, second, third = (result["auroc"] for result in results.values())
     rest = record("evidence-datamodels")["found"]["methods"]["LESS cosine"]["auroc"]
     by_checkpoint = f"{first:.2f}, {second:.2f} and {third:.2f} by its three checkpoints"
     return f"Its AUROC is {by_checkpoint}, {rest:.2f} with moments at rest."
 
 
 def _whole_pool_of_pairs() -> str:
-    found = record("evidence-zh-en")["selections"]
-    whole = next(iter(found.values()))["the whole pool"]
+    selections = record("evidence-zh-en")["selections"]
+    whole = next(iter(selections.values()))["the whole pool"]
     return f"(the whole pool: {1000 * whole['drop']:.1f})"
 
 
@@ -105,26 +105,26 @@ def _one_sided_seeds() -> str:
 
 
 def _real_pairs() -> str:
-    found = record("real_zh_en")
-    rows = found["rows"]
+    facts = record("real_zh_en")
+    rows = facts["rows"]
     return (
         f"{rows['pairs']} real Chinese-English pairs give {rows['candidates']} candidates "
-        f"({found['pool_tokens']} tokens) and {rows['seeds']} clean seeds."
+        f"({facts['pool_tokens']} tokens) and {rows['seeds']} clean seeds."
     )
 
 
 def _near_copies() -> str:
-    found = record("redundancy")["copies"]
+    copies = record("redundancy")["copies"]
 
     def cost(way: str) -> str:
-        one = found[way]
-        recall, seconds, megabytes = 100 * one["recall"], one["search_cpu_s"], one["own_bytes"] / 1e6
+        search = copies[way]
+        recall, seconds, megabytes = 100 * search["recall"], search["search_cpu_s"], search["own_bytes"] / 1e6
         return f"{recall:.1f} % of the planted copies in {seconds:.1f} processor seconds and {megabytes:.0f} MB"
 
-    sketches = f"{found['rows']:,} sketches of {found['dim']} columns"
+    sketches = f"{copies['rows']:,} sketches of {copies['dim']} columns"
     return (
         f"In all rows of {sketches}, gdig's walk finds {cost('gdig')}. "
-        f"SemHash {found['SemHash']['version']} finds {cost('SemHash')}."
+        f"SemHash {copies['SemHash']['version']} finds {cost('SemHash')}."
     )
 
 

@@ -124,7 +124,7 @@ def gradient_baselines(world: World) -> dict[str, np.ndarray]:
     moments continue over the pool with fixed weights, as at a learning rate of 0. The seed's side is the gradient.
     """
     config = Config.build(run_options(world, world.checkpoint("pool", world.full)) | {"filter_modules": ALL_LINEARS})
-    pool, seeds = (torch.cat(_gradients(config, world.examples[part]), 1) for part in ("pool", "seeds"))
+    pool, seeds = (torch.cat(_gradients(config, world.examples[name]), 1) for name in ("pool", "seeds"))
     direct = torch.nn.functional.normalize(seeds, dim=1)
     first, second = _moments(pool, world.random_seed)
     adam = torch.empty(len(pool), len(seeds))

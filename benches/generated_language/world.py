@@ -107,17 +107,17 @@ class World:
         """What a trained model depends on: sizes and epochs, not how many models there are."""
         return replace(self.size, subsets=0, repeats=0, draws=0, runs=0, selections=0, budgets=())
 
-    def file(self, part: str) -> Path:
-        """JSONL of a part's rows."""
-        return self.folder / f"{part}.jsonl"
+    def file(self, name: str) -> Path:
+        """JSONL of the corpus's rows of a name, as "pool" and "seeds"."""
+        return self.folder / f"{name}.jsonl"
 
-    def column(self, part: str, field: str) -> np.ndarray:
-        """One field of all rows of a part."""
-        return np.array([row[field] for row in getattr(self.corpus, part)])
+    def column(self, name: str, field: str) -> np.ndarray:
+        """One field of all rows of a name."""
+        return np.array([row[field] for row in getattr(self.corpus, name)])
 
-    def _encode(self, part: str) -> list[Example]:
-        write_jsonl(self.file(part), getattr(self.corpus, part))
-        rows = open_corpus([self.file(part)])
+    def _encode(self, name: str) -> list[Example]:
+        write_jsonl(self.file(name), getattr(self.corpus, name))
+        rows = open_corpus([self.file(name)])
         encoder = Encoder(DataOptions(), "completion", self.tokenizer, WINDOW)
         return [e for e in encoder.encode(rows, range(len(rows))) if isinstance(e, Example)]
 

@@ -39,12 +39,12 @@ def compare_with_float64(device: torch.device, *, quick: bool = False) -> dict[s
         module = _module(sizes).to(dtype)
         want = _results(module.double(), torch.device("cpu"), sizes["vocab"], rows)
         first, second = (_results(_module(sizes).to(dtype), device, sizes["vocab"], rows) for _ in range(2))
-        for name, exact, one, two in zip(NAMES, want, first, second, strict=True):
-            error = float(np.abs(one - exact).max() / np.abs(exact).max())
+        for name, exact, own, again in zip(NAMES, want, first, second, strict=True):
+            error = float(np.abs(own - exact).max() / np.abs(exact).max())
             facts = {
                 "error": error,
-                "correlation": float(np.corrcoef(one.ravel(), exact.ravel())[0, 1]),
-                "same_bytes": one.tobytes() == two.tobytes(),
+                "correlation": float(np.corrcoef(own.ravel(), exact.ravel())[0, 1]),
+                "same_bytes": own.tobytes() == again.tobytes(),
                 "holds": error <= FLOAT32 if dtype == torch.float32 else None,
             }
             figures[f"{str(dtype).removeprefix('torch.')} {name}"] = facts

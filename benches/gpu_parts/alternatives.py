@@ -71,12 +71,12 @@ def _scores(
     def by_columns() -> torch.Tensor:
         """Two products and their sum, for some columns at a time."""
         step = max(1, L2_NUMBERS // (2 * len(a)) // rank)
-        parts = []
+        scores = []
         for s in range(0, seeds, step):
             these = slice(s * rank, min(s + step, seeds) * rank)
             product = (d @ halves[0][:, these]).float() * (a @ halves[1][:, these])
-            parts.append(product.view(lines, length, -1, rank).sum((1, 3)))
-        return torch.cat(parts, 1)
+            scores.append(product.view(lines, length, -1, rank).sum((1, 3)))
+        return torch.cat(scores, 1)
 
     name = f"score {seeds} x {rank}"
     return [_row(clock, f"{name}, {how}", run, kernel, exact)

@@ -25,12 +25,12 @@ def profile(run: Callable[[], object], device: torch.device, batches: int) -> di
     on_gpu = device.type == "cuda"
     activities = [ProfilerActivity.CPU, ProfilerActivity.CUDA] if on_gpu else [ProfilerActivity.CPU]
     begin = time.perf_counter()
-    with torch_profile(activities=activities) as found:
+    with torch_profile(activities=activities) as timeline:
         run()
         if on_gpu:
             torch.cuda.synchronize(device)
     seconds = time.perf_counter() - begin
-    events = found.key_averages()
+    events = timeline.key_averages()
     time_of = "self_device_time_total" if on_gpu else "self_cpu_time_total"
     longest = sorted(events, key=lambda event: -getattr(event, time_of))[:SHOWN]
     facts = {
@@ -42,8 +42,8 @@ def profile(run: Callable[[], object], device: torch.device, batches: int) -> di
         "numbers_read_a_batch": sum(e.count for e in events if e.key == "aten::_local_scalar_dense") / batches,
         "longest": [[event.key[:100], getattr(event, time_of) / 1e3, event.count] for event in longest],
     }
-    told = {name: round(value, 3) for name, value in facts.items() if isinstance(value, float)}
-    print(f"profile: {told}", flush=True)
+    numbers = {name: round(value, 3) for name, value in facts.items() if isinstance(value, float)}
+    print(f"profile: {numbers}", flush=True)
     for name, milliseconds, count in facts["longest"]:
         print(f"  {milliseconds:9.2f} ms {count:6} {name}", flush=True)
     return facts

@@ -125,7 +125,7 @@ class LayerInfluence:
         """Influence [K, N, S], square [K, N] and gram [K, S, S] of the K layers of all blocks."""
         blocks = np.array(block_number(self._model.layers))
         sample = first_tokens(self.drawn.others, self._plan.fit_tokens)
-        parts = []
+        by_blocks = []
         for first in range(0, int(blocks.max()) + 1, BLOCKS_AT_ONCE):
             at = np.flatnonzero((first <= blocks) & (blocks < first + BLOCKS_AT_ONCE)).tolist()
 
@@ -133,8 +133,8 @@ class LayerInfluence:
                 return self._influence(at, sample)
 
             name = f"influence of blocks {first} to {blocks[at].max()}"
-            parts.append(self._steps.arrays(name, self._asked, make))
-        return {name: np.concatenate([part[name] for part in parts]) for name in ("influence", "square", "gram")}
+            by_blocks.append(self._steps.arrays(name, self._asked, make))
+        return {name: np.concatenate([x[name] for x in by_blocks]) for name in ("influence", "square", "gram")}
 
     def of_plain_gradients(self) -> dict[str, np.ndarray]:
         """The same without a curvature: products of the gradients themselves, by products of their tokens."""
@@ -144,8 +144,8 @@ class LayerInfluence:
         model: Model = replace(self._model, layers=[self._model.layers[i] for i in at])
         keys = np.arange(len(sample), dtype=np.uint64)
         factors, _ = fit_curvature(model, sample, keys, self._config, Progress(quiet=True))
-        parts = layer_influence(model, self._config, factors, self.drawn.rows, self.drawn.seeds)
-        return {name: parts[f"{name} {DEFAULT}"] for name in ("influence", "square", "gram")}
+        by_layer = layer_influence(model, self._config, factors, self.drawn.rows, self.drawn.seeds)
+        return {name: by_layer[f"{name} {DEFAULT}"] for name in ("influence", "square", "gram")}
 
     @torch.no_grad()
     def _products(self) -> dict[str, np.ndarray]:

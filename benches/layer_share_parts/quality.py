@@ -11,11 +11,11 @@ from benches.pretrained.order import blend
 from benches.shared.auroc import auroc
 
 
-def quality(parts: dict[str, np.ndarray], mask: np.ndarray, drawn: Drawn, reference: np.ndarray) -> dict[str, Any]:
-    """Judge the sum of the parts of some layers.
+def quality(by_layer: dict[str, np.ndarray], mask: np.ndarray, drawn: Drawn, reference: np.ndarray) -> dict[str, Any]:
+    """Judge the influence of some layers, summed.
 
     Args:
-        parts: influence [K, N, S] and square [K, N].
+        by_layer: influence [K, N, S] and square [K, N].
         mask: bool [K], the layers.
         drawn: the rows and seeds.
         reference: influence [N, S] that it is compared with.
@@ -25,8 +25,8 @@ def quality(parts: dict[str, np.ndarray], mask: np.ndarray, drawn: Drawn, refere
         seeds of each task: the chance that a clean row of the task is above a row of another task, and above a spoiled
         row of its own, as means over the tasks; the share of clean rows of the task among as many best rows.
     """
-    influence = parts["influence"][mask].sum(0, dtype=np.float64)
-    length = np.sqrt(parts["square"][mask].sum(0))
+    influence = by_layer["influence"][mask].sum(0, dtype=np.float64)
+    length = np.sqrt(by_layer["square"][mask].sum(0))
     x = blend(influence / np.maximum(length, 1e-30)[:, None])
     pearson = np.array([np.corrcoef(a, b)[0, 1] for a, b in zip(influence.T, reference.T, strict=True)])
     spearman = np.array(

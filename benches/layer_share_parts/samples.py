@@ -50,8 +50,8 @@ def influence_by_sample(steps: Steps, plan: Rows, drawn: Drawn, path: Path) -> d
     def compute(own: Sequence[Example]) -> dict[str, np.ndarray]:
         keys = np.arange(len(own), dtype=np.uint64)
         factors, _ = fit_curvature(model, own, keys, config, Progress(quiet=True))
-        parts = layer_influence(model, config, factors, rows, seeds)
-        return {name: parts[f"{name} {DEFAULT}"] for name in ("influence", "square", "gram")}
+        by_layer = layer_influence(model, config, factors, rows, seeds)
+        return {name: by_layer[f"{name} {DEFAULT}"] for name in ("influence", "square", "gram")}
 
     results = {}
     for tokens in SAMPLES:

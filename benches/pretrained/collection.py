@@ -132,7 +132,7 @@ def collect(
     role = np.array([ROLES.index(name) for name in roles])
     collection = Collection(plan, rows, role, over_states(examples), states, {})
     pool, seeds = collection.where("pool"), collection.where("seed")
-    pool_examples, seed_examples = ([collection.examples[i] for i in part] for part in (pool, seeds))
+    pool_examples, seed_examples = ([collection.examples[i] for i in indices] for indices in (pool, seeds))
     own = collection.signals
 
     def layers(pattern: str) -> tuple[Model, Config]:
@@ -163,12 +163,12 @@ def collect(
             arrays = steps.arrays(f"{plan.name}: curvature", asked, fit)
             return signals.exact_influence(*layers(rf"layers\.{block}\.mlp"), arrays, pool_examples, seed_examples)
 
-        part = steps.arrays(f"{plan.name}: influence of block {block}", asked, influence)
-        own |= {f"{name} of block {block}": part[name] for name in ("influence 0.1", "square 0.1", "gram 0.1")}
-        own |= {name: part[name] for name in ("loss", "seed loss")}
+        of_block = steps.arrays(f"{plan.name}: influence of block {block}", asked, influence)
+        own |= {f"{name} of block {block}": of_block[name] for name in ("influence 0.1", "square 0.1", "gram 0.1")}
+        own |= {name: of_block[name] for name in ("loss", "seed loss")}
         if with_variants:
-            part = steps.arrays(f"{plan.name}: variants of block {block}", asked, other)
-            own |= {name: own.get(name, 0) + x for name, x in part.items() if not name.endswith("loss")}
+            variants = steps.arrays(f"{plan.name}: variants of block {block}", asked, other)
+            own |= {name: own.get(name, 0) + x for name, x in variants.items() if not name.endswith("loss")}
     for name in ("influence 0.1", "square 0.1", "gram 0.1"):
         own[name.split()[0]] = sum(own[f"{name} of block {block}"] for block in range(UPPER))  # type: ignore[assignment]
     own["bm25"] = signals.bm25([rows[i] for i in pool], [rows[i] for i in seeds])

@@ -84,8 +84,8 @@ def exact_influence(
 ) -> dict[str, np.ndarray]:
     """The model's layers' part of the influence: the arrays of `layer_influence`, added over the layers."""
     factors = [read_factors(arrays, layer.name) for layer in model.layers]
-    parts = layer_influence(model, config, factors, rows, seeds, inverses)
-    return {name: x if name.endswith("loss") else x.sum(0) for name, x in parts.items()}
+    by_layer = layer_influence(model, config, factors, rows, seeds, inverses)
+    return {name: x if name.endswith("loss") else x.sum(0) for name, x in by_layer.items()}
 
 
 @torch.no_grad()

@@ -55,10 +55,10 @@ def by_semhash(folder: Path) -> dict[str, Any]:
     names = [str(row) for row in range(len(x))]
     begun, cpu = time.monotonic(), time.process_time()
     with anonymous_peak() as peak:
-        found = SemHash.from_embeddings(x, names, model=None).self_deduplicate(COSINE)
+        result = SemHash.from_embeddings(x, names, model=None).self_deduplicate(COSINE)
     spent = time.monotonic() - begun, time.process_time() - cpu
     taken = np.zeros(len(x), bool)
-    taken[[int(name) for name in found.selected]] = True
+    taken[[int(name) for name in result.selected]] = True
     return _judged(store, taken, *spent, peak[0])
 
 

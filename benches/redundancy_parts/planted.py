@@ -11,10 +11,10 @@ Change = Callable[[str, random.Random], str]
 
 def _swapped(share: float, words: list[str]) -> Change:
     def change(text: str, rng: random.Random) -> str:
-        parts = text.split(" ")
-        for place in rng.sample(range(len(parts)), max(1, round(share * len(parts)))):
-            parts[place] = rng.choice(words)
-        return " ".join(parts)
+        changed = text.split(" ")
+        for place in rng.sample(range(len(changed)), max(1, round(share * len(changed)))):
+            changed[place] = rng.choice(words)
+        return " ".join(changed)
 
     return change
 

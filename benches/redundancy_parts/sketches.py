@@ -92,8 +92,8 @@ def find_repeats(folder: Path) -> dict[str, Any]:
     """Find the rows that repeat another."""
     store = SketchStore.open(folder / "sweep")
     with anonymous_peak() as peak:
-        found = repeats(store)
-    return {"repeats": int(found.sum()), "own_bytes": peak[0]}
+        repeated = repeats(store)
+    return {"repeats": int(repeated.sum()), "own_bytes": peak[0]}
 
 
 def select(folder: Path, options: dict[str, Any], budget: float, threads: int) -> dict[str, Any]:

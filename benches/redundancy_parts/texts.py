@@ -40,8 +40,8 @@ def make_texts(rows: int) -> tuple[list[str], list[str], list[tuple[int, str] | 
     weights = [1 / (rank + 1) for rank in range(len(words))]
 
     def text() -> str:
-        parts = rng.choices(words, weights, k=rng.randint(20, 70))
-        marked = [part + rng.choice([",", "."]) if rng.random() < 0.15 else part for part in parts]
+        drawn = rng.choices(words, weights, k=rng.randint(20, 70))
+        marked = [word + rng.choice([",", "."]) if rng.random() < 0.15 else word for word in drawn]
         return " ".join(marked).capitalize() + "."
 
     entries = [text() for _ in range(ENTRIES)]
@@ -65,21 +65,21 @@ def by_hash(rows: int) -> dict[str, Any]:
     begun, cpu = time.monotonic(), time.process_time()
     with anonymous_peak() as peak:
         hashes = {hash(entry) for entry in entries}
-        found = [hash(row) in hashes for row in pool]
-    return _judged(found, truth, (time.monotonic() - begun, time.process_time() - cpu), peak[0])
+        alarms = [hash(row) in hashes for row in pool]
+    return _judged(alarms, truth, (time.monotonic() - begun, time.process_time() - cpu), peak[0])
 
 
 def by_words(rows: int, threads: int) -> dict[str, Any]:
     """Rows that share 13 words with an entry, as gdig finds them."""
     entries, pool, truth = make_texts(rows)
     begun, cpu = time.monotonic(), time.process_time()
-    found = [False] * len(pool)
+    alarms = [False] * len(pool)
     with anonymous_peak() as peak:
         shared = _native.SharedWords([[entry] for entry in entries])
         for start in range(0, len(pool), 4096):
             for place, *_ in shared.find([[row] for row in pool[start : start + 4096]], n_threads=threads):
-                found[start + place] = True
-    return _judged(found, truth, (time.monotonic() - begun, time.process_time() - cpu), peak[0])
+                alarms[start + place] = True
+    return _judged(alarms, truth, (time.monotonic() - begun, time.process_time() - cpu), peak[0])
 
 
 def by_minhash(rows: int) -> dict[str, Any]:
@@ -99,24 +99,24 @@ def by_minhash(rows: int) -> dict[str, Any]:
         index = MinHashLSH(threshold=THRESHOLD, num_perm=PERMUTATIONS)
         for number, entry in enumerate(entries):
             index.insert(number, signature(entry))
-        found = [bool(index.query(signature(row))) for row in pool]
-    return {"rows": rows, **_judged(found, truth, (time.monotonic() - begun, time.process_time() - cpu), peak[0])}
+        alarms = [bool(index.query(signature(row))) for row in pool]
+    return {"rows": rows, **_judged(alarms, truth, (time.monotonic() - begun, time.process_time() - cpu), peak[0])}
 
 
 def _judged(
-    found: list[bool], truth: list[tuple[int, str] | None], spent: tuple[float, float], own_bytes: int
+    alarms: list[bool], truth: list[tuple[int, str] | None], spent: tuple[float, float], own_bytes: int
 ) -> dict[str, Any]:
     kinds = sorted({copy[1] for copy in truth if copy is not None})
     recall = {}
     for kind in kinds:
-        of_kind = [hit for hit, copy in zip(found, truth, strict=True) if copy is not None and copy[1] == kind]
+        of_kind = [hit for hit, copy in zip(alarms, truth, strict=True) if copy is not None and copy[1] == kind]
         recall[kind] = round(sum(of_kind) / len(of_kind), 4)
-    others = [hit for hit, copy in zip(found, truth, strict=True) if copy is None]
+    others = [hit for hit, copy in zip(alarms, truth, strict=True) if copy is None]
     return {
         "recall": recall,
         "false_alarms": sum(others) / max(1, len(others)),
         "search_s": spent[0],
         "search_cpu_s": spent[1],
-        "cpu_s_per_million_rows": 1e6 * spent[1] / len(found),
+        "cpu_s_per_million_rows": 1e6 * spent[1] / len(alarms),
         "own_bytes": own_bytes,
     }

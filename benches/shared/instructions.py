@@ -45,8 +45,8 @@ def _read(path: Path) -> Iterator[dict[str, str]]:
             if "task" not in row:
                 continue
             if "instruction" in row:
-                parts = [row["instruction"], row.get("input", "")]
-                prompt, completion = "\n".join(filter(None, parts)), row["output"]
+                texts = [row["instruction"], row.get("input", "")]
+                prompt, completion = "\n".join(filter(None, texts)), row["output"]
             else:
                 prompt, completion = row["prompt"], row["completion"]
             if completion and len(prompt) + len(completion) <= MOST_CHARACTERS:

@@ -12,7 +12,7 @@ def tables(record: dict[str, Any]) -> str:
     """The tables of the parts that the record has."""
     made = [_competence(record["competence"])]
     each = {"competence": _kinds, "inverses": _inverses, "seeds": _seeds, "selections": _selections}
-    made += [make(name, table) for part, make in each.items() for name, table in record.get(part, {}).items()]
+    made += [make(name, table) for section, make in each.items() for name, table in record.get(section, {}).items()]
     return "\n\n".join(made)
 
 

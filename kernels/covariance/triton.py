@@ -42,14 +42,14 @@ def _products(
     count = tl.zeros([K], tl.float32)
     for start in range(first, last, K):
         t = start + tl.arange(0, K)
-        kept = tl.load(keep + t.to(tl.int64) * keep_stride, mask=t < last, other=0) != 0  # [K]
+        token_mask = tl.load(keep + t.to(tl.int64) * keep_stride, mask=t < last, other=0) != 0  # [K]
         rows = x + t.to(tl.int64)[:, None] * stride
-        left = tl.load(rows + m[None, :], mask=kept[:, None] & (m < width)[None, :], other=0.0)  # [K, M]
-        right = tl.load(rows + n[None, :], mask=kept[:, None] & (n < width)[None, :], other=0.0)  # [K, N]
+        left = tl.load(rows + m[None, :], mask=token_mask[:, None] & (m < width)[None, :], other=0.0)  # [K, M]
+        right = tl.load(rows + n[None, :], mask=token_mask[:, None] & (n < width)[None, :], other=0.0)  # [K, N]
         total = tl.dot(tl.trans(left), right, total, input_precision=PRECISION)
         if SUMS:
             sums += left.to(tl.float32)
-            count += kept.to(tl.float32)
+            count += token_mask.to(tl.float32)
     return total, tl.sum(sums, 0), tl.sum(count, 0)
 
 
@@ -80,10 +80,10 @@ def _add_sums(out, row, column, m, sums, count, width, first):
 
 @triton.jit
 def _gram(
-    x, keep, parts, tokens, width, tiles, per_split, stride, keep_stride,
+    x, keep, partials, tokens, width, tiles, per_split, stride, keep_stride,
     BIAS: tl.constexpr, M: tl.constexpr, N: tl.constexpr, K: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Store one tile of one split in parts [splits, tiles, M, N].
+    """Store one tile of one split in partials [splits, tiles, M, N].
 
     With BIAS, [splits, width + 1] follow: the sums of the columns of x, and the number of rows.
     """
@@ -96,20 +96,20 @@ def _gram(
     # One tile of each row of tiles holds the diagonal, and sums the row's columns of x.
     if BIAS and i >= j * (N // M):
         total, sums, count = _products(x, keep, first, last, stride, keep_stride, width, m, n, M, N, K, True, PRECISION)
-        place = parts + tl.num_programs(0).to(tl.int64) * (M * N) + split.to(tl.int64) * (width + 1)
+        place = partials + tl.num_programs(0).to(tl.int64) * (M * N) + split.to(tl.int64) * (width + 1)
         tl.store(place + m, sums, mask=m < width)
         tl.store(place + width, count, mask=i == 0)
     else:
         total, sums, count = _products(
             x, keep, first, last, stride, keep_stride, width, m, n, M, N, K, False, PRECISION
         )
-    at = parts + tl.program_id(0).to(tl.int64) * (M * N)
+    at = partials + tl.program_id(0).to(tl.int64) * (M * N)
     tl.store(at + tl.arange(0, M)[:, None] * N + tl.arange(0, N)[None, :], total)
 
 
 @triton.jit
 def _gather_gram(
-    parts, out, width, tiles, splits, row, column,
+    partials, out, width, tiles, splits, row, column,
     BIAS: tl.constexpr, M: tl.constexpr, N: tl.constexpr, R: tl.constexpr,
 ):  # fmt: skip
     """Add the splits' sums in order; a program adds R rows of a tile."""
@@ -117,14 +117,14 @@ def _gather_gram(
     strip = tl.program_id(0) % (M // R)
     i, j = _corner(p, N // M)
     m, n = i * M + strip * R + tl.arange(0, R), j * N + tl.arange(0, N)
-    at = parts + p.to(tl.int64) * (M * N) + (strip * R + tl.arange(0, R))[:, None] * N + tl.arange(0, N)[None, :]
+    at = partials + p.to(tl.int64) * (M * N) + (strip * R + tl.arange(0, R))[:, None] * N + tl.arange(0, N)[None, :]
     step = tl.cast(tiles, tl.int64) * (M * N)
     total = tl.zeros([R, N], tl.float32)
     for split in range(splits):
         total += tl.load(at + split * step)
     _add_mirrored(out, row, column, m, n, total, width)
     if BIAS and i >= j * (N // M):
-        place = parts + splits * step
+        place = partials + splits * step
         sums, count = tl.zeros([R], tl.float32), tl.cast(0.0, tl.float32)
         for split in range(splits):
             sums += tl.load(place + tl.cast(split, tl.int64) * (width + 1) + m, mask=m < width, other=0.0)
@@ -176,14 +176,14 @@ def _squares(
 
 
 @triton.jit
-def _gather_squares(parts, out, o_width, j_width, splits, row, column, BLOCK: tl.constexpr):
+def _gather_squares(partials, out, o_width, j_width, splits, row, column, BLOCK: tl.constexpr):
     """Add the splits' sums in order; a program adds BLOCK entries of a row of out."""
     o = tl.program_id(0).to(tl.int64)
     j = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     step = tl.cast(o_width, tl.int64) * j_width
     total = tl.zeros([BLOCK], tl.float32)
     for split in range(splits):
-        total += tl.load(parts + split * step + o * j_width + j, mask=j < j_width, other=0.0)
+        total += tl.load(partials + split * step + o * j_width + j, mask=j < j_width, other=0.0)
     _add(out + o * row + j.to(tl.int64) * column, total, j < j_width)
 
 
@@ -201,15 +201,15 @@ def covariance(x: torch.Tensor, mask: torch.Tensor, out: torch.Tensor, *, config
     per_split = triton.cdiv(triton.cdiv(tokens, splits), c["K"]) * c["K"]
     splits = triton.cdiv(tokens, per_split)
     # All memory is allocated before the first write, so a batch that runs out of memory has added nothing.
-    parts = torch.empty(splits * (tiles * m * n + width + 1), device=x.device)
+    partials = torch.empty(splits * (tiles * m * n + width + 1), device=x.device)
     strip = min(m, 16)
     with current(x.device):
         _gram[(splits * tiles,)](
-            x, mask, parts, tokens, width, tiles, per_split, x.stride(0), mask.stride(0),
+            x, mask, partials, tokens, width, tiles, per_split, x.stride(0), mask.stride(0),
             BIAS=bias, PRECISION=_precision(x), **c,
         )  # fmt: skip
         _gather_gram[(tiles * (m // strip),)](
-            parts, out, width, tiles, splits, *out.stride(), BIAS=bias, M=m, N=n, R=strip
+            partials, out, width, tiles, splits, *out.stride(), BIAS=bias, M=m, N=n, R=strip
         )
 
 
@@ -227,15 +227,15 @@ def squared_gradients(
     tiles = triton.cdiv(o, c["M"]) * j_tiles
     per_split = triton.cdiv(count, min(count, split_count(tiles, count * length, programs)))
     splits = triton.cdiv(count, per_split)
-    parts = torch.empty(splits, o, j, device=a.device) if splits > 1 else out
+    partials = torch.empty(splits, o, j, device=a.device) if splits > 1 else out
     with current(a.device):
         _squares[(splits * tiles,)](
-            a, d, examples.on(a.device), parts, count, length, o, j, j_tiles, tiles, per_split,
-            a.stride(0), d.stride(0), *parts.stride()[-2:], UNIFORM=examples.uniform is not None,
+            a, d, examples.on(a.device), partials, count, length, o, j, j_tiles, tiles, per_split,
+            a.stride(0), d.stride(0), *partials.stride()[-2:], UNIFORM=examples.uniform is not None,
             ONE=length <= c["K"], SPLIT=splits > 1, PRECISION=_precision(a), **c,
         )  # fmt: skip
         if splits > 1:
-            _gather_squares[(o, triton.cdiv(j, 1024))](parts, out, o, j, splits, *out.stride(), BLOCK=1024)
+            _gather_squares[(o, triton.cdiv(j, 1024))](partials, out, o, j, splits, *out.stride(), BLOCK=1024)
 
 
 def kind(x: torch.Tensor, length: int | None = None) -> str:

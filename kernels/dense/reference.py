@@ -23,11 +23,11 @@ def score_dense(a, d, examples, w, scale, out) -> None:
     # One buffer for all rows: a new one each time would be new memory, which the system clears first.
     wide = None if w.dtype == out.dtype else out.new_empty(seeds, rows, w.shape[2])
     for o in range(0, outputs, rows):
-        part = w[:, o : o + rows]
+        block = w[:, o : o + rows]
         if wide is not None:
-            part = wide[:, : part.shape[1]].copy_(part)
-        bias = part[:, :, width] if w.shape[2] > width else None
-        weights = part[:, :, :width].flatten(1)  # without a bias no copy
+            block = wide[:, : block.shape[1]].copy_(block)
+        bias = block[:, :, width] if w.shape[2] > width else None
+        weights = block[:, :, :width].flatten(1)  # without a bias no copy
         most = max(1, _GRADIENTS // (rows * width))
         for i, gradients, of_bias in _groups(a, d[:, o : o + rows], examples, most, bias is not None):
             sums[i : i + len(gradients)].addmm_(gradients.flatten(1), weights.T)

@@ -42,7 +42,7 @@ def _right(
 
 @triton.jit
 def _add_columns(
-    parts, slot, table, out, row, column, dim, count, c0,
+    partials, slot, table, out, row, column, dim, count, c0,
     P: tl.constexpr, DEPTH: tl.constexpr, C: tl.constexpr,
 ):  # fmt: skip
     """Add the columns c0 .. c0 + C - 1 of one example: the sums of their entries in `count` blocks from slot on."""
@@ -50,15 +50,15 @@ def _add_columns(
     r = tl.arange(0, DEPTH)
     k = tl.load(table + r[:, None] * dim + c[None, :], mask=(c < dim)[None, :], other=-1).to(tl.int32)  # [DEPTH, C]
     total = tl.zeros([DEPTH, C], tl.float32)
-    for part in range(count):
-        total += tl.load(parts + (slot + part) * (P * P) + k, mask=k >= 0, other=0.0)
+    for index in range(count):
+        total += tl.load(partials + (slot + index) * (P * P) + k, mask=k >= 0, other=0.0)
     place = out + row + c.to(tl.int64) * column
     tl.store(place, tl.load(place, mask=c < dim, other=0.0) + tl.sum(total, 0), mask=c < dim)
 
 
 @triton.jit(do_not_specialize=["examples", "length", "per_program", "splits", "per_split"])
 def _blocks(
-    a, d, q, p, q_scale, p_scale, bias, weights, table, bounds, parts, out, examples, length, per_program, splits,
+    a, d, q, p, q_scale, p_scale, bias, weights, table, bounds, partials, out, examples, length, per_program, splits,
     per_split, i_width, o_width, dim, a_stride, d_stride, q_stride, p_stride, row, column,
     SHARED: tl.constexpr, SIDE: tl.constexpr, BIAS: tl.constexpr, MANY: tl.constexpr, SPLIT: tl.constexpr,
     WHOLE_I: tl.constexpr, WHOLE_O: tl.constexpr, DEPTH: tl.constexpr, C: tl.constexpr,
@@ -111,7 +111,7 @@ def _blocks(
             block = tl.dot(
                 tl.trans(tl.where(own, left, 0.0)), tl.where(own, right, 0.0), input_precision=PRECISION
             )  # [P, P]
-            tl.store(parts + (e0 + n) * (P * P) + entry, block * weight)
+            tl.store(partials + (e0 + n) * (P * P) + entry, block * weight)
     else:
         e0 = pid // splits
         count = 1
@@ -162,19 +162,19 @@ def _blocks(
                 PRECISION_IN,
             )
             total = tl.dot(tl.trans(left), right, total, input_precision=PRECISION)
-        tl.store(parts + pid * (P * P) + entry, total * weight)
+        tl.store(partials + pid * (P * P) + entry, total * weight)
     if not SPLIT:
         tl.debug_barrier()  # a thread reads what other threads of the program have stored
         for n in range(count):
             for c0 in range(0, dim, C):
-                _add_columns(parts, e0 + n, table, out, (e0 + n) * row, column, dim, 1, c0, P, DEPTH, C)
+                _add_columns(partials, e0 + n, table, out, (e0 + n) * row, column, dim, 1, c0, P, DEPTH, C)
 
 
 @triton.jit(do_not_specialize=["splits"])
-def _gather(parts, table, out, splits, dim, row, column, P: tl.constexpr, DEPTH: tl.constexpr, C: tl.constexpr):
+def _gather(partials, table, out, splits, dim, row, column, P: tl.constexpr, DEPTH: tl.constexpr, C: tl.constexpr):
     """Add the splits' blocks of an example in order, with as many programs an example as the columns ask for."""
     e = tl.program_id(0).to(tl.int64)
-    _add_columns(parts, e * splits, table, out, e * row, column, dim, splits, tl.program_id(1) * C, P, DEPTH, C)
+    _add_columns(partials, e * splits, table, out, e * row, column, dim, splits, tl.program_id(1) * C, P, DEPTH, C)
 
 
 @triton.jit(do_not_specialize=["tokens"])
@@ -217,11 +217,11 @@ def project(
     wide, (depth, dim) = len(prepared.p), prepared.table.shape
     # C is a power of two, because depth is one.
     lookup = dict(P=wide, DEPTH=depth, C=min(1 << (dim - 1).bit_length(), max(1, _LOOKUP // depth)))
-    parts = torch.empty(batch * splits, wide * wide, device=d.device)
+    partials = torch.empty(batch * splits, wide * wide, device=d.device)
     with current(d.device):
         _blocks[(triton.cdiv(batch, per_program) * splits,)](
             a, d, prepared.q, prepared.p, prepared.q_scale, prepared.p_scale, prepared.bias, prepared.weights,
-            prepared.table, examples.on(d.device), parts, out, batch, length, per_program, splits, per_split,
+            prepared.table, examples.on(d.device), partials, out, batch, length, per_program, splits, per_split,
             a.shape[1], d.shape[1], dim, a.stride(0), d.stride(0), prepared.q.stride(0), prepared.p.stride(0),
             *out.stride(), SHARED=shared, SIDE=side, BIAS=prepared.bias is not None, MANY=many, SPLIT=apart,
             WHOLE_I=a.shape[1] % c["K"] == 0, WHOLE_O=d.shape[1] % c["K"] == 0,
@@ -230,7 +230,7 @@ def project(
         )  # fmt: skip
         if apart:
             _gather[(batch, triton.cdiv(dim, lookup["C"]))](
-                parts, prepared.table, out, splits, dim, *out.stride(), **lookup
+                partials, prepared.table, out, splits, dim, *out.stride(), **lookup
             )
 
 

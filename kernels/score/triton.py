@@ -18,12 +18,13 @@ from gdig.kernels.segments import Segments
 
 @triton.jit(do_not_specialize=["tokens", "columns", "groups", "chunks", "row_tiles", "column_tiles"])
 def _products(
-    a, d, u, v, scale, bias, parts, tokens, columns, i_width, o_width, groups, chunks, row_tiles, column_tiles,
+    a, d, u, v, scale, bias, partials, tokens, columns, i_width, o_width, groups, chunks, row_tiles, column_tiles,
     a_stride, d_stride, u_stride, v_stride,
     BIAS: tl.constexpr, GROUP: tl.constexpr, CHUNK: tl.constexpr, WHOLE_I: tl.constexpr, WHOLE_O: tl.constexpr,
     M: tl.constexpr, N: tl.constexpr, K: tl.constexpr, BAND: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Store a tile of (d_t . u_c)(a_t . v_c), summed over GROUP tokens and CHUNK columns, in parts [groups, chunks]."""
+    """Store a tile of (d_t . u_c)(a_t . v_c), summed over GROUP tokens and CHUNK columns, in partials
+    [groups, chunks]."""
     # Programs that run together share BAND rows of tiles, so they find each other's operands in the L2 cache.
     pid = tl.program_id(0)
     band = pid // (BAND * column_tiles)
@@ -46,13 +47,13 @@ def _products(
     sums = tl.sum(tl.reshape(by_chunk, [M // GROUP, GROUP, N // CHUNK]), 1)  # [M / GROUP, N / CHUNK]
     g = i * (M // GROUP) + tl.arange(0, M // GROUP)
     h = j * (N // CHUNK) + tl.arange(0, N // CHUNK)
-    place = parts + g.to(tl.int64)[:, None] * chunks + h[None, :]
+    place = partials + g.to(tl.int64)[:, None] * chunks + h[None, :]
     tl.store(place, sums, mask=(g < groups)[:, None] & (h < chunks)[None, :])
 
 
 @triton.jit(do_not_specialize=["seeds", "chunk_count", "most"])
 def _gather(
-    parts, bounds, chunks, out, seeds, chunk_count, most, row, column,
+    partials, bounds, chunks, out, seeds, chunk_count, most, row, column,
     GROUP: tl.constexpr, G: tl.constexpr, S: tl.constexpr,
 ):  # fmt: skip
     """Add an example's groups and S seeds' chunks: all groups of a chunk, then those of the next chunk."""
@@ -68,7 +69,7 @@ def _gather(
         h = start + n
         for begin in range(first, last, G):
             g = begin + tl.arange(0, G)
-            at = parts + g.to(tl.int64)[:, None] * chunk_count + h[None, :]
+            at = partials + g.to(tl.int64)[:, None] * chunk_count + h[None, :]
             total += tl.load(at, mask=(g < last)[:, None] & (h < end)[None, :], other=0.0)
     place = out + e.to(tl.int64) * row + s.to(tl.int64) * column
     tl.store(place, tl.load(place, mask=s < seeds, other=0.0) + tl.sum(total, 0), mask=s < seeds)
@@ -93,17 +94,17 @@ def score(
     groups, chunks = triton.cdiv(tokens, group), columns // prepared.chunk
     row_tiles, column_tiles = triton.cdiv(tokens, c["M"]), triton.cdiv(columns, c["N"])
     seeds = out.shape[1]
-    parts = torch.empty(groups, chunks, device=a.device)
+    partials = torch.empty(groups, chunks, device=a.device)
     with current(a.device):
         _products[(row_tiles * column_tiles,)](
-            a, d, prepared.u, prepared.v, prepared.scale, prepared.bias, parts, tokens, columns, a.shape[1], d.shape[1],
-            groups, chunks, row_tiles, column_tiles,
+            a, d, prepared.u, prepared.v, prepared.scale, prepared.bias, partials, tokens, columns, a.shape[1],
+            d.shape[1], groups, chunks, row_tiles, column_tiles,
             a.stride(0), d.stride(0), prepared.u.stride(0), prepared.v.stride(0),
             BIAS=prepared.bias is not None, GROUP=group, CHUNK=prepared.chunk, WHOLE_I=a.shape[1] % c["K"] == 0,
             WHOLE_O=d.shape[1] % c["K"] == 0, PRECISION=precision(a.dtype), **c,
         )  # fmt: skip
         _gather[(len(examples), triton.cdiv(seeds, 32))](
-            parts, examples.on(a.device), prepared.chunks, out, seeds, chunks, prepared.most, *out.stride(),
+            partials, examples.on(a.device), prepared.chunks, out, seeds, chunks, prepared.most, *out.stride(),
             GROUP=group, G=16, S=32, num_warps=1,
         )  # fmt: skip
 

@@ -26,7 +26,7 @@ __all__ = [
     "kmeans_fit",
     "kmeans_label_damage",
     "kmeans_predict",
-    "kmeans_predict_to",
+    "kmeans_write_labels",
     "label_counts",
     "neighbours",
     "neighbours_by_clusters",
@@ -162,7 +162,7 @@ def kmeans_predict(
     n_threads: int,
     kernel: str | None,
 ) -> tuple[NDArray[np.uint32], NDArray[np.float32]]: ...
-def kmeans_predict_to(
+def kmeans_write_labels(
     x: Store | NDArray[Any],
     centroids: NDArray[np.float32],
     unit_normalize: bool,

@@ -75,8 +75,10 @@ class Meter:
 
     def whole_run(self) -> str:
         """How far all stages are, and the time left of them; nothing without a plan."""
-        left = self._forecast.left_s if self._planned else None
-        return f"all stages: {int(100 * self._forecast.share)} %, {duration(left)} left" if left is not None else ""
+        seconds_left = self._forecast.left_s if self._planned else None
+        if seconds_left is None:
+            return ""
+        return f"all stages: {int(100 * self._forecast.share)} %, {duration(seconds_left)} left"
 
     def _tell(self) -> None:
         if self._planned:

@@ -219,9 +219,9 @@ class _LineBar:
         else:
             text += f" {meter.unit}"
         text += f", {meter.rate()}"
-        left = meter.left_s()
-        if left is not None:
-            text += f", {duration(left)} left"
+        seconds_left = meter.left_s()
+        if seconds_left is not None:
+            text += f", {duration(seconds_left)} left"
         whole = meter.whole_run()
         self._say(text + (f"; {whole}" if whole else "") + (f", {note}" if note else ""))
 

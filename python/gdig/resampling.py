@@ -39,8 +39,8 @@ def resample(
 
     Args:
         labels: [N] uint32, int32 or int64, the cluster of each row, 0 to 2^28 - 1; -1 or 4294967295 for a row that is
-            not eligible. Or a directory of label files (:meth:`gdig.KMeans.predict_to`), which are read one at a time.
-            A directory excludes weights, priority and costs.
+            not eligible. Or a directory of label files (:meth:`gdig.KMeans.write_labels`), which are read one at a
+            time. A directory excludes weights, priority and costs.
         budget: the number of rows, or with `costs` the largest sum of their costs.
         random_seed: the random seed of the hashes.
         weights: [N] float32 or float64, >= 0. Rows of a cluster are drawn in proportion to their weights (Efraimidis

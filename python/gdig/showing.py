@@ -89,11 +89,11 @@ def preview(
 
     work = Workspace(config_of_start(config, options), progress or Progress())
     require_options(work.config, "model", "candidates")
-    parts = [("candidates", work.candidates, work.encoder, work.config.bad_rows == "skip")]
+    corpora = [("candidates", work.candidates, work.encoder, work.config.bad_rows == "skip")]
     if work.config.seeds:
-        parts.append(("seeds", work.seed_corpus, work.seed_encoder, False))
+        corpora.append(("seeds", work.seed_corpus, work.seed_encoder, False))
     whole = Preview([LEGEND], {}, None)
-    for name, corpus, encoder, skip in parts:
+    for name, corpus, encoder, skip in corpora:
         with work.progress.stage(f"check of {name}", len(corpus)) as bar:
             texts, reports, error = preview_corpus(corpus, encoder, rows, bar.advance, skip_bad_rows=skip)
         whole = Preview([*whole.texts, *texts], {**whole.reports, name: reports}, whole.error or error)
@@ -203,9 +203,8 @@ def compare_runs(config: Config, other: str, html: str | Path | None = None) -> 
         RunError: when a run has no selection, or the pools differ.
     """
     paths = [str(config.run_path), other]
-    runs = [
-        open_finished_run(one, Progress(quiet=True)) for one in (config, config_of_start(None, {"run_path": other}))
-    ]
+    configs = (config, config_of_start(None, {"run_path": other}))
+    runs = [open_finished_run(of_run, Progress(quiet=True)) for of_run in configs]
     for run, path in zip(runs, paths, strict=True):
         if run.chosen is None:
             raise UnfinishedRunError(

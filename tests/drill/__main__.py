@@ -1,4 +1,4 @@
-"""`python -m tests.drill --minutes 10 --seed 0`: thousands of faults, each answered in a process of its own.
+"""`python -m tests.drill --minutes 10 --random-seed 0`: thousands of faults, each answered in a process of its own.
 
 Required of every one: no answer that differs in silence, no traceback, no hang. Prints the counts, and each finding;
 the exit status is 1 if there is one.
@@ -30,7 +30,7 @@ def main() -> int:
     """Drill for some minutes."""
     parser = argparse.ArgumentParser(prog="python -m tests.drill", description=__doc__)
     parser.add_argument("--minutes", type=float, default=10.0, help="what the trials take; the runs take one more")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--random-seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)), help="workers that try at a time")
     given = parser.parse_args()
     if not trial.is_preloaded():
@@ -46,7 +46,7 @@ def main() -> int:
         os.environ["XDG_CACHE_HOME"] = str(root / "cache")  # tests.conftest leaves it, and so does this program
         runs = Runs(root)
         end = time.monotonic() + 60 * given.minutes
-        workers = [_start(runs, root / f"worker-{i}", given.seed * 1000 + i, end) for i in range(given.jobs)]
+        workers = [_start(runs, root / f"worker-{i}", given.random_seed * 1000 + i, end) for i in range(given.jobs)]
         counts, findings = Counter[str](), 0
         for worker, reader in workers:
             with os.fdopen(reader, "rb") as results:
@@ -56,14 +56,14 @@ def main() -> int:
                 print(f"FINDING a worker of the drill ended with status {status}", flush=True)
                 findings += 1
                 continue
-            more, found = pickle.loads(content)
+            more, more_findings = pickle.loads(content)
             counts.update(more)
-            findings += found
+            findings += more_findings
     for name, count in sorted(counts.items()):
         print(f"{count:7,} {name}")
     faults = sum(count for name, count in counts.items() if not name.startswith("trials: "))
     trials = sum(count for name, count in counts.items() if name.startswith("trials: "))
-    print(f"{faults:7,} faults in {trials:,} trials, {findings:,} findings, random seed {given.seed}")
+    print(f"{faults:7,} faults in {trials:,} trials, {findings:,} findings, random seed {given.random_seed}")
     return 1 if findings else 0
 
 

@@ -26,7 +26,7 @@ _VALUES = (0.0, -1.0, 1.0, 127.0, 4e9, 1e30, np.inf, -np.inf, np.nan)
 
 def forge_tensors(file: Path, rng: Random) -> str:
     """Change a tensor or an entry of the metadata of a tensor file, and return what was done."""
-    tensors, metadata = (dict(part) for part in read_tensors(file))
+    tensors, metadata = (dict(mapping) for mapping in read_tensors(file))
     if metadata and rng.random() < 0.2:
         key = rng.choice(sorted(metadata))
         if rng.random() < 0.5:

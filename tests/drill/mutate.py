@@ -1,4 +1,4 @@
-"""`python -m tests.drill.mutate --executions 100000 --seed 0`: hostile bytes for every parser in Python.
+"""`python -m tests.drill.mutate --executions 100000 --random-seed 0`: hostile bytes for every parser in Python.
 
 Required of every one: the parser returns, or raises an error of gdig. Prints the executions of each parser, and each
 finding; the exit status is 1 if there is one. The parsers in Rust have cargo-fuzz targets (rust/fuzz).
@@ -215,9 +215,9 @@ def main() -> int:
     """Mutate for a number of executions, the same share for each parser."""
     parser = argparse.ArgumentParser(prog="python -m tests.drill.mutate", description=__doc__)
     parser.add_argument("--executions", type=int, default=100_000)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--random-seed", type=int, default=0)
     given = parser.parse_args()
-    rng, counts, findings = Random(given.seed), Counter[str](), 0
+    rng, counts, findings = Random(given.random_seed), Counter[str](), 0
     with tempfile.TemporaryDirectory(prefix="gdig-mutate-") as folder:
         targets = parsers(Path(folder))
         names = list(targets)
@@ -241,7 +241,7 @@ def main() -> int:
                 print(f"FINDING {name}: {time.process_time() - start:.1f} s: {content[:300]!r}", flush=True)
     for name, count in sorted(counts.items()):
         print(f"{count:9,} {name}")
-    print(f"{findings:9,} findings, random seed {given.seed}")
+    print(f"{findings:9,} findings, random seed {given.random_seed}")
     return 1 if findings else 0
 
 

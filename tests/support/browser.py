@@ -74,7 +74,7 @@ class Browser:
             details = facts["exceptionDetails"]
             self.messages.append(details.get("exception", {}).get("description") or details["text"])
         elif event == "Runtime.consoleAPICalled" and facts["type"] in ("error", "warning", "assert"):
-            self.messages.append(" ".join(str(one.get("value", one)) for one in facts["args"]))
+            self.messages.append(" ".join(str(argument.get("value", argument)) for argument in facts["args"]))
         elif event == "Log.entryAdded" and facts["entry"]["level"] in ("error", "warning"):
             self.messages.append(facts["entry"]["text"])
         elif event == "Network.requestWillBeSent":

@@ -80,8 +80,8 @@ def covariance(
     before = random(device, torch.float32, side, side)
     before += before.T.clone()
     got = twice(before, lambda out: triton.covariance(x, keep, out, config=config))
-    kept = x[keep > 0].double().cpu()
-    wide = torch.cat([kept, torch.ones(len(kept), int(bias), dtype=torch.float64)], 1)
+    counted_rows = x[keep > 0].double().cpu()
+    wide = torch.cat([counted_rows, torch.ones(len(counted_rows), int(bias), dtype=torch.float64)], 1)
     size = wide.abs().T @ wide.abs()
     error = (2 * (tokens + 20) + (12 if dtype == torch.float32 else 0)) * U * size
     within(got, before, wide.T @ wide, error)
@@ -104,9 +104,9 @@ def squares(
     a, d = a.double().cpu(), d.double().cpu()
     want, error = torch.zeros(o, i, dtype=torch.float64), torch.zeros(o, i, dtype=torch.float64)
     for e, length in enumerate(lengths):
-        part = slice(int(offsets[e]), int(offsets[e + 1]))
-        g = d[part].T @ a[part]
-        off = (2 * length + (12 if dtype == torch.float32 else 0)) * U * (d[part].abs().T @ a[part].abs())
+        span = slice(int(offsets[e]), int(offsets[e + 1]))
+        g = d[span].T @ a[span]
+        off = (2 * length + (12 if dtype == torch.float32 else 0)) * U * (d[span].abs().T @ a[span].abs())
         want += g.square()
         error += 2 * g.abs() * off + off.square()
     within(got, before, want, error + 2 * (len(lengths) + 20) * U * (want + error))

@@ -76,5 +76,5 @@ def score(
 
 def _sums(x: torch.Tensor, examples, seeds) -> torch.Tensor:
     """[T, C] -> [B, S]."""
-    by_example = torch.stack([part.sum(0) for part in x.split(examples.lengths.tolist())])
-    return torch.stack([part.sum(1) for part in by_example.split(seeds.lengths.tolist(), 1)], 1)
+    by_example = torch.stack([example.sum(0) for example in x.split(examples.lengths.tolist())])
+    return torch.stack([seed.sum(1) for seed in by_example.split(seeds.lengths.tolist(), 1)], 1)

@@ -134,12 +134,12 @@ def _tiny(kind: Any, options: dict[str, Any]) -> Any:
     names = set(inspect.signature(kind.__init__).parameters)
     if dataclasses.is_dataclass(kind):
         names |= {field.name for field in dataclasses.fields(kind)}
-    parts = {}
+    modules = {}
     for name in set(getattr(kind, "sub_configs", {})) - set(options):
-        part = getattr(kind(), name, None)
-        if part is not None:
-            parts[name] = _tiny(type(part), _SPECIAL.get(part.model_type, {}))
-    config = kind(**{name: value for name, value in _SIZES.items() if name in names} | parts | options)
+        module = getattr(kind(), name, None)
+        if module is not None:
+            modules[name] = _tiny(type(module), _SPECIAL.get(module.model_type, {}))
+    config = kind(**{name: value for name, value in _SIZES.items() if name in names} | modules | options)
     config.is_decoder = True  # for models of BERT's kind
     return config
 

@@ -13,11 +13,11 @@ from gdig.model.causal_model import Model
 def kept_bytes(model: Model, batch: Batch) -> int:
     """Bytes of the storages that the graph of a batch keeps, without the weights and what the head makes."""
     own = {x.untyped_storage().data_ptr() for x in (*model.module.parameters(), *model.module.buffers())}
-    kept = {}
+    storages = {}
 
     def pack(x):
         if (address := x.untyped_storage().data_ptr()) not in own:
-            kept[address] = x.untyped_storage()
+            storages[address] = x.untyped_storage()
         return x
 
     def stop(*_):
@@ -27,7 +27,7 @@ def kept_bytes(model: Model, batch: Batch) -> int:
     passes._loss = stop  # type: ignore[method-assign]
     with pytest.raises(StopIteration), torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
         passes.run(batch, lambda *_: None)
-    return sum(storage.nbytes() for storage in kept.values()) - _positions_bytes(batch)
+    return sum(storage.nbytes() for storage in storages.values()) - _positions_bytes(batch)
 
 
 def _positions_bytes(batch: Batch) -> int:

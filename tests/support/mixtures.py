@@ -56,7 +56,7 @@ def plain_gradients(model: Model, example: Example) -> tuple[float, dict[str, to
     labels = torch.tensor(np.array(example.labels))[1:].long()
     logits = model.module(input_ids=ids, use_cache=False).logits[0, :-1]
     loss = torch.nn.functional.cross_entropy(logits, labels, ignore_index=-100)
-    found = dict(
+    by_parameter = dict(
         zip(parameters, torch.autograd.grad(loss, list(parameters.values()), materialize_grads=True), strict=True)
     )
     for parameter in parameters.values():
@@ -64,11 +64,11 @@ def plain_gradients(model: Model, example: Example) -> tuple[float, dict[str, to
     gradients = {}
     for layer in model.layers:
         expert = layer.expert if is_fused(layer) else None
-        weight = found[f"{id(layer.module)} {expert.parameter if expert else 'weight'}"]
+        weight = by_parameter[f"{id(layer.module)} {expert.parameter if expert else 'weight'}"]
         weight = weight if expert is None else weight[expert.number]
         weight = weight if weight.shape == (layer.out_features, layer.in_features) else weight.T
         if layer.bias:
-            bias = found[f"{id(layer.module)} {expert.parameter + '_bias' if expert else 'bias'}"]
+            bias = by_parameter[f"{id(layer.module)} {expert.parameter + '_bias' if expert else 'bias'}"]
             bias = bias if expert is None else bias[expert.number]
             weight = torch.cat([weight, bias[:, None]], dim=1)
         gradients[layer.name] = weight
@@ -92,11 +92,11 @@ def captured_tokens(model: Model, example: Example) -> dict[str, tuple[torch.Ten
         def forward(hidden: torch.Tensor, experts: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
             lines = []
             for x, chosen, of_token in zip(hidden, experts.tolist(), weights, strict=True):
-                parts = []
+                blocks = []
                 for expert, weight in zip(chosen, of_token, strict=True):
                     inner = module._apply_gate(product("gate_up_proj", expert, x)[None])[0]
-                    parts.append(weight * product("down_proj", expert, inner))
-                lines.append(sum(parts))
+                    blocks.append(weight * product("down_proj", expert, inner))
+                lines.append(sum(blocks))
             return torch.stack(lines)
 
         return forward

@@ -53,13 +53,13 @@ def captured(model, names, example, reduction="mean", drawn_with=None):
     loss.backward()
     for p in model.parameters():
         p.requires_grad_(False)
-    found = {}
+    tokens = {}
     for name in names:
         a, d = inputs[name].reshape(-1, inputs[name].shape[-1]).double(), outputs[name].grad
         if modules[name].bias is not None:
             a = torch.cat([a, torch.ones(len(a), 1, dtype=a.dtype)], 1)
-        found[name] = (a, d.reshape(-1, d.shape[-1]).double())
-    return found, float(loss.detach())
+        tokens[name] = (a, d.reshape(-1, d.shape[-1]).double())
+    return tokens, float(loss.detach())
 
 
 def _loss(logits, targets, reduction):

@@ -15,14 +15,14 @@ def units(x: np.ndarray) -> np.ndarray:
 
 def plain_self_filter(u: np.ndarray, difficulty: np.ndarray, budget: int, k: int) -> list[int]:
     now = difficulty.astype(np.float64) - difficulty.min()
-    left, chosen = list(range(len(u))), []
+    pending, chosen = list(range(len(u))), []
     for _ in range(budget):
-        row = max(left, key=lambda i: (now[i], -i))
-        left.remove(row)
+        row = max(pending, key=lambda i: (now[i], -i))
+        pending.remove(row)
         chosen.append(row)
-        cosines = (u[left] @ u[row]).astype(np.float32).astype(np.float64)
-        for at in np.lexsort((left, -cosines))[:k]:
-            now[left[at]] -= max(now[row], 0) * max(cosines[at], 0) ** 2
+        cosines = (u[pending] @ u[row]).astype(np.float32).astype(np.float64)
+        for at in np.lexsort((pending, -cosines))[:k]:
+            now[pending[at]] -= max(now[row], 0) * max(cosines[at], 0) ** 2
     return chosen
 
 

@@ -100,14 +100,14 @@ def on_disk(
         store = SketchStore.create(f"{folder}/sweep", 1, rows_per_shard=rows_per_shard)
         labels = Path(folder) / "labels"
         for shard, start in enumerate(range(0, len(pool.valid), rows_per_shard)):
-            part = slice(start, min(len(pool.valid), start + rows_per_shard))
-            n = part.stop - start
-            columns = {name: getattr(pool, name)[part] for name in ("influence", "loss", "tokens", "valid")}
+            span = slice(start, min(len(pool.valid), start + rows_per_shard))
+            n = span.stop - start
+            columns = {name: getattr(pool, name)[span] for name in ("influence", "loss", "tokens", "valid")}
             if hidden is not None:
-                columns["hidden"] = hidden[part]
+                columns["hidden"] = hidden[span]
             store.write_shard(shard, {"sketch": np.zeros((n, 1), np.float32), **columns})
-            distances = np.arange(start, part.stop, dtype=np.float32) / 2
-            tensors = {"labels": pool.labels[part], "distances": distances}
+            distances = np.arange(start, span.stop, dtype=np.float32) / 2
+            tensors = {"labels": pool.labels[span], "distances": distances}
             write_tensors(labels / f"{shard:08d}.safetensors", tensors, {"first_row": str(start)})
         yield store, labels
 
@@ -121,11 +121,11 @@ def chosen_with(pool: Pool, limit: Limit, *, clusters: bool = True, tasks: Tasks
 
 def plain_prefix(rows: list[int], pool: Columns, limit: Limit) -> list[int]:
     """Rows from the first on, up to the first that the budget does not allow."""
-    found: list[int] = []
+    prefix: list[int] = []
     spent = 0
     for row in rows:
         spent += int(pool.tokens[row]) if limit.unit == "tokens" else 1
         if spent > limit.amount:
             break
-        found.append(row)
-    return found
+        prefix.append(row)
+    return prefix

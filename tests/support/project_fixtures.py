@@ -55,11 +55,11 @@ TINY: dict[str, Any] = {
 
 def pairs(n: int, random_seed: int) -> list[tuple[str, str]]:
     """`n` different pairs of a Chinese and an English text, 2 to 7 words long."""
-    rng, found = random.Random(random_seed), {}
-    while len(found) < n:
+    rng, chinese_english = random.Random(random_seed), {}
+    while len(chinese_english) < n:
         words = rng.sample(WORDS, rng.randint(2, 7))
-        found["".join(zh for zh, _ in words)] = " ".join(en for _, en in words)
-    return list(found.items())
+        chinese_english["".join(zh for zh, _ in words)] = " ".join(en for _, en in words)
+    return list(chinese_english.items())
 
 
 def translation_rows(n: int = N_ROWS, random_seed: int = 0) -> list[dict[str, Any]]:
@@ -133,14 +133,14 @@ def make_project(root: Path, tokenizer: Any) -> Project:
 
 def flags(options: dict[str, Any]) -> list[str]:
     """Options as the command line takes them."""
-    found: list[str] = []
+    arguments: list[str] = []
     for name, value in options.items():
         flag = "--" + name.replace("_", "-")
         if isinstance(value, bool):
-            found.append(flag if value else f"--no-{flag[2:]}")
+            arguments.append(flag if value else f"--no-{flag[2:]}")
         else:
-            found += [flag, *map(str, value if isinstance(value, (tuple, list)) else (value,))]
-    return found
+            arguments += [flag, *map(str, value if isinstance(value, (tuple, list)) else (value,))]
+    return arguments
 
 
 def stored(run_path: str | Path) -> dict[str, np.ndarray]:
@@ -191,19 +191,19 @@ def check_selection(selection: list[dict], run_path: Path, rows: list[dict], *, 
         labels, distances = labels_of(run_path)
         centroids = load_file(run_path / "clusters" / "centroids.safetensors")["centroids"]
     for rank, row in enumerate(selection, 1):
-        found, i = row["gdig"], row["gdig"]["row"]
+        facts, i = row["gdig"], row["gdig"]["row"]
         assert {key: value for key, value in row.items() if key != "gdig"} == rows[i]
-        assert list(found) == COLUMNS
+        assert list(facts) == COLUMNS
         influence = sweep["influence"][i].astype(np.float64)
-        assert found["score"] == steady(influence)[()]
-        assert found["agreement"] == (influence > 0).sum() / len(influence)
-        assert (found["rank"], found["tokens"]) == (rank, sweep["tokens"][i])
-        assert found["loss"] == sweep["loss"][i]
+        assert facts["score"] == steady(influence)[()]
+        assert facts["agreement"] == (influence > 0).sum() / len(influence)
+        assert (facts["rank"], facts["tokens"]) == (rank, sweep["tokens"][i])
+        assert facts["loss"] == sweep["loss"][i]
         if clustered:
-            assert found["cluster"] == labels[i] < len(centroids)
-            assert found["distance"] == distances[i]
+            assert facts["cluster"] == labels[i] < len(centroids)
+            assert facts["distance"] == distances[i]
         else:
-            assert found["cluster"] is None and found["distance"] is None
+            assert facts["cluster"] is None and facts["distance"] is None
     return chosen
 
 
@@ -223,8 +223,8 @@ class SignalAt:
         module, _, path = self.method.partition(":")
         owner: Any = importlib.import_module(module)
         *owners, name = path.split(".")
-        for part in owners:
-            owner = getattr(owner, part)
+        for pairs in owners:
+            owner = getattr(owner, pairs)
         method, calls = getattr(owner, name), itertools.count(1)
 
         @functools.wraps(method)

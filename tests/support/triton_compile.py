@@ -45,12 +45,12 @@ class Compiled:
 
     def faults(self) -> list[str]:
         """Why it should not be used: spills, or does not fit."""
-        found = []
+        reasons = []
         if self.stack:
-            found.append(f"spills {self.stack} bytes a thread ({self.registers} registers)")
+            reasons.append(f"spills {self.stack} bytes a thread ({self.registers} registers)")
         if self.shared > SHARED_LIMIT[self.arch]:
-            found.append(f"wants {self.shared} bytes of shared memory, has {SHARED_LIMIT[self.arch]}")
-        return found
+            reasons.append(f"wants {self.shared} bytes of shared memory, has {SHARED_LIMIT[self.arch]}")
+        return reasons
 
     def check(self, *instructions: str) -> None:
         """Assert that it has no faults and uses these instructions."""
@@ -88,12 +88,12 @@ def compile_launch(launch: Callable[[], object], arch: int) -> list[Compiled]:
 
     if triton.knobs.runtime.interpret:
         raise RuntimeError("kernels are interpreted in this process (TRITON_INTERPRET=1), not compiled")
-    found: list[Compiled] = []
+    compiled: list[Compiled] = []
     run = JITFunction.run
 
     def compile_only(self: Any, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> Any:
         kernel = run(self, *args, grid=grid, warmup=True, **kwargs)
-        found.append(_report(kernel, arch))
+        compiled.append(_report(kernel, arch))
         return kernel
 
     triton.runtime.driver.set_active(_Absent(arch))  # type: ignore[arg-type]
@@ -102,7 +102,7 @@ def compile_launch(launch: Callable[[], object], arch: int) -> list[Compiled]:
         launch()
     finally:
         JITFunction.run = run  # type: ignore[method-assign]
-    return found
+    return compiled
 
 
 def _report(kernel: Any, arch: int) -> Compiled:

@@ -184,5 +184,5 @@ class Verify:
 class Merge:
     """The options of gdig merge."""
 
-    parts: RunsOptions = RunsOptions()
+    runs: RunsOptions = RunsOptions()
     run: PlaceOptions = PlaceOptions()

@@ -130,8 +130,8 @@ def _iterations(rendering: Rendering, n: int, is_index: bool) -> dict[int, tuple
     for offset, loop, number, over_numbers in rendering.iterations:
         if loop in begun:
             turn, start = begun.pop(loop)
-            known = stretches.get(turn, (0, 0))
-            if turn < n and offset - start > known[1] - known[0]:
+            longest = stretches.get(turn, (0, 0))
+            if turn < n and offset - start > longest[1] - longest[0]:
                 stretches[turn] = (start, offset)
         if number >= 0 and over_numbers == is_index:
             begun[loop] = (number, offset)

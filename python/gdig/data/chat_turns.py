@@ -120,18 +120,18 @@ def has_python_arguments(turns: Sequence[Turn], text: str) -> bool:
 
 def _text_of(turn: Turn) -> str:
     content = turn.get("content") or ""
-    return content if isinstance(content, str) else "".join(part.get("text", "") for part in content)
+    return content if isinstance(content, str) else "".join(piece.get("text", "") for piece in content)
 
 
 def _joined(content: Any, what: str) -> Any:
     """Return the text of a list of parts. Return other content as it is."""
     if not isinstance(content, list) or not content:
         return content
-    for part in content:
-        if not isinstance(part, dict) or not isinstance(part.get("text"), str) or part.get("type", "text") != "text":
-            kind = part.get("type") if isinstance(part, dict) else type(part).__name__
+    for piece in content:
+        if not isinstance(piece, dict) or not isinstance(piece.get("text"), str) or piece.get("type", "text") != "text":
+            kind = piece.get("type") if isinstance(piece, dict) else type(piece).__name__
             raise RowError(f"{what}: expected text, or a list of parts with text alone; got a part of type {kind}")
-    return "".join(part["text"] for part in content)
+    return "".join(piece["text"] for piece in content)
 
 
 def _plain(turn: Turn, what: str) -> Turn:

@@ -62,7 +62,7 @@ def open_corpus(
     """
     if isinstance(paths, (str, os.PathLike)):
         paths = [paths]
-    inputs = [found for path in paths for found in expand(os.fspath(path), name)]
+    inputs = [file for path in paths for file in expand(os.fspath(path), name)]
     if not inputs:
         raise CorpusError(f"{name}: no files given, expected at least one")
     seen: set[object] = set()

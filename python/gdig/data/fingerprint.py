@@ -98,10 +98,10 @@ def _hash(file: BinaryIO, size: int, mtime_ns: int) -> str:
     digest = blake2b(digest_size=20)
     if size <= WHOLE_UP_TO:
         # Not until the end: some files of the system (in /proc) have a size of 0, and never end or make readers wait.
-        left = size
-        while left > 0 and (block := file.read(min(left, 1 << 20))):
+        remaining = size
+        while remaining > 0 and (block := file.read(min(remaining, 1 << 20))):
             digest.update(block)
-            left -= len(block)
+            remaining -= len(block)
         return digest.hexdigest()
     digest.update(f"{size} {mtime_ns}".encode())
     for block_number in range(_BLOCKS):

@@ -59,9 +59,9 @@ def build_index(path: Path, shown: Path, kind: str, folder: Path) -> None:
     """
     rows = 0
     starts, blanks = array("q"), array("q")
-    found = _line_starts(path, shown) if kind == "lines" else ((start, True) for start in item_starts(path, shown))
+    offsets = _line_starts(path, shown) if kind == "lines" else ((start, True) for start in item_starts(path, shown))
     with (folder / "starts").open("wb") as starts_file, (folder / "blanks").open("wb") as blanks_file:
-        for start, is_row in found:
+        for start, is_row in offsets:
             if is_row:
                 starts.append(start)
                 rows += 1

@@ -163,8 +163,8 @@ def require_columns(options: DataOptions, corpora: Sequence[tuple[Corpus, Sequen
 def _reader_of_file(options: DataOptions, corpus: Corpus, file: int) -> RowReader:
     fields = corpus.fields_of(file)
     wanted = _tops(*_named_columns(options).values())
-    known = frozenset(name for name in fields if name in wanted or _is_known(name))
-    head = corpus.head(file, _HEAD_ROWS, known)
+    read_fields = frozenset(name for name in fields if name in wanted or _is_known(name))
+    head = corpus.head(file, _HEAD_ROWS, read_fields)
     named = {option for option, column in _named_columns(options).items() if any(_has(row, column) for row in head)}
     system = options.system_column if "system_column" in named else None
     reader = _reader_of_columns(options, named, head, system)

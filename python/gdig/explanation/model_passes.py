@@ -38,7 +38,7 @@ class ModelPasses:
         assert sweep is not None and sweep.token_batch_size is not None
         batches = SweptBatches(self._work, self._run.sweep.store, sweep.token_batch_size)
         with self._work.progress.stage("explain", len(subjects)) as bar:
-            for subject in sorted(subjects, key=lambda one: one.row or 0):
+            for subject in sorted(subjects, key=lambda subject: subject.row or 0):
                 assert subject.row is not None
                 line = batches.find(subject.row)
                 assert line is not None, "a valid row can be encoded"

@@ -26,5 +26,5 @@ def _values(facts: Facts) -> dict[str, object]:
 def _shade(piece: Piece, row: RowExplanation) -> str:
     """The opacity of a token's colour: its influence beside that of the strongest token."""
     assert row.seen is not None
-    largest = max(abs(one.influence) for one in row.seen.pieces)
+    largest = max(abs(other.influence) for other in row.seen.pieces)
     return f"{_DARKEST * abs(piece.influence) / largest:.2f}" if largest else "0"

@@ -198,8 +198,8 @@ class RowExplainer:
         if target.row is not None:
             number, distance = int(labels[target.row]), float(distances[target.row])
         else:
-            found = KMeans.load(self._run.sweep.centroids).predict_with_distances(target.sketch[None])
-            number, distance = int(found[0][0]), float(found[1][0])
+            prediction = KMeans.load(self._run.sweep.centroids).predict_with_distances(target.sketch[None])
+            number, distance = int(prediction[0][0]), float(prediction[1][0])
         members = labels == number
         rows = self._run.chosen.rows if self._run.chosen is not None else np.zeros(0, np.int64)
         here = [int(row) for row in rows if members[row] and row != target.row]

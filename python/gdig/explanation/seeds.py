@@ -42,8 +42,8 @@ def explain_seeds(run: FinishedRun, seeds: Sequence[int]) -> list[SeedExplanatio
 
 def _columns(run: FinishedRun, seeds: NDArray[np.int64]) -> tuple[NDArray, NDArray[np.int64]]:
     """The influence of the valid rows on some seeds, and the rows: [n, k], [n]."""
-    parts = [(x[:, seeds], rows) for x, rows in _blocks(run)]
-    influence, rows = (np.concatenate(column) for column in zip(*parts, strict=True))
+    by_shard = [(x[:, seeds], rows) for x, rows in _blocks(run)]
+    influence, rows = (np.concatenate(column) for column in zip(*by_shard, strict=True))
     return influence, rows
 
 

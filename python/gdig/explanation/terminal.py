@@ -155,7 +155,7 @@ def _layers(row: RowExplanation) -> Iterator[Text]:
         return
     yield Text("  layers with the largest share of the influence", style="bold")
     largest = max(layer.share for layer in row.layers) or 1  # 0 for a row that no layer gets a gradient from
-    for layer in sorted(row.layers, key=lambda one: -one.share)[:_N_LAYERS]:
+    for layer in sorted(row.layers, key=lambda layer: -layer.share)[:_N_LAYERS]:
         bar = "█" * round(20 * layer.share / largest)
         yield Text(f"    {layer.share:6.1%}  {layer.influence:+.2g}  {bar:<20}  {layer.name}")
 

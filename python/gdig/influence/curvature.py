@@ -179,13 +179,13 @@ class CurvatureFit:
         self, layers: Sequence[Layer], owners: Sequence[int], own: Sequence[int], partition: Sequence[int]
     ) -> dict[int, Factors]:
         """The first pass: the sums of A and S; then their eigenvectors."""
-        kept = {number: f for number in own if (f := self._resume.load(layers[number])) is not None}
-        counts = max(((f.examples, f.tokens) for f in kept.values()), default=(0, 0))
-        by_rank = self._ranks.gather([len(kept) == len(own), *counts])
+        stored = {number: f for number in own if (f := self._resume.load(layers[number])) is not None}
+        counts = max(((f.examples, f.tokens) for f in stored.values()), default=(0, 0))
+        by_rank = self._ranks.gather([len(stored) == len(own), *counts])
         if all(complete for complete, _, _ in by_rank):
             _, n_examples, n_tokens = max(by_rank)  # a rank without layers has no counts
             self.report = CurvatureReport(n_examples, n_tokens, len(self._lengths) - n_examples)
-            return kept
+            return stored
         finite, totals, seen = self._sum_moments(layers, owners, partition)
         self.report = CurvatureReport(int(finite.sum()), int(self._lengths[finite].sum()), int((~finite).sum()))
         if self.report.examples == 0:
@@ -199,7 +199,7 @@ class CurvatureFit:
         experts.share(totals)
         if experts.summary is not None and self._ranks.main:
             self._progress.say(f"{self._title('factors', partition)}: {experts.summary}")
-        return self._factorise(layers, own, totals, experts, kept, self._title("eigenvectors", partition))
+        return self._factorise(layers, own, totals, experts, stored, self._title("eigenvectors", partition))
 
     def _factorise(
         self,
@@ -207,7 +207,7 @@ class CurvatureFit:
         own: Sequence[int],
         totals: Totals,
         experts: ExpertMoments,
-        kept: dict[int, Factors],
+        stored: dict[int, Factors],
         title: str,
     ) -> dict[int, Factors]:
         """Make the factors of this rank's layers from the totals of A and S, which are dropped one by one.
@@ -220,7 +220,7 @@ class CurvatureFit:
         bases: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
         with self._progress.stage(title, len(own), "layers") as bar:
             for number in own:
-                layer, f = layers[number], kept.get(number)
+                layer, f = layers[number], stored.get(number)
                 total_a, total_s = totals.pop((number, 0), []), totals.pop((number, 1))
                 name_a, name_s = experts.basis(number, 0), experts.basis(number, 1)
                 if f is None:

@@ -136,8 +136,8 @@ def fit_curvature_on_ranks(work: Workspace, origin: str, token_batch_size: int |
     report = None
     for partition in plan.partitions:
         names = [model.layers[index].name for index in partition]
-        kept = resume.report_of(names) if ranks.main and not any(damage_of(map(file_of, names))) else None
-        facts = ranks.gather(None if kept is None else asdict(kept))[0]
+        stored_report = resume.report_of(names) if ranks.main and not any(damage_of(map(file_of, names))) else None
+        facts = ranks.gather(None if stored_report is None else asdict(stored_report))[0]
         if facts is not None:
             report = CurvatureReport(**facts)
             continue

@@ -57,7 +57,7 @@ def factor(w: torch.Tensor, energy: float, cap: int, key: int = 0) -> LowRank:
     rank = _cut(squares.flip(0), total, energy, cap)
     turn = turn.flip(1)[:, :rank].to(w.dtype)
     u, v = basis @ turn, v @ turn
-    return u, v, _kept(u, v, total)
+    return u, v, _energy_share(u, v, total)
 
 
 def compress(u: torch.Tensor, v: torch.Tensor, energy: float, cap: int) -> LowRank:
@@ -129,7 +129,7 @@ def _cut(squares: torch.Tensor, total: float, energy: float, cap: int) -> int:
     return min(enough, len(squares), cap)
 
 
-def _kept(u: torch.Tensor, v: torch.Tensor, total: float) -> float:
+def _energy_share(u: torch.Tensor, v: torch.Tensor, total: float) -> float:
     """Return 1 - |W - U V^T|^2 / |W|^2 for V = W^T U, whether or not the columns of U are orthonormal to the bit.
 
     |W - U V^T|^2 = |W|^2 - 2 <W, U V^T> + |U V^T|^2 = |W|^2 - 2 tr(V^T V) + <U^T U, V^T V>.

@@ -28,9 +28,9 @@ from gdig.model.batch_size import (
 from gdig.model.capture import GradientPass
 from gdig.model.causal_model import Model
 from gdig.model.free_memory import free_host_memory
-from gdig.model.gradient_checkpointing import checkpointed_blocks
+from gdig.model.gradient_checkpointing import blocks_to_recompute
 from gdig.model.layers import Layer
-from gdig.model.token_memory import TokenMemory, checkpointed_bytes, hidden_width, weight_bytes
+from gdig.model.token_memory import TokenMemory, gradient_checkpointing_bytes, hidden_width, weight_bytes
 from gdig.ops import triangle_numbers
 
 HEAD_CACHE_BYTES = 1 << 30
@@ -69,7 +69,7 @@ class MemoryParts:
     @property
     def total(self) -> int:
         """The sum of the parts."""
-        return sum(getattr(self, part.name) for part in fields(self))
+        return sum(getattr(self, field.name) for field in fields(self))
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class MemoryPlan:
         token_batch_size: tokens in a batch.
         partitions: indices of the layers of each partition, in the order of the model.
         gradient_checkpointing: whether the pass computes its activations again.
-        passes: the parts of each pass at its peak, by the pass: factors, eigenvectors, eigenvalues. The seeds pass
+        passes: the memory of each pass at its peak, by the pass: factors, eigenvectors, eigenvalues. The seeds pass
             in partitions of their own (`gdig.influence.seed_plan`).
         host_totals: bytes of totals in the computer's memory, where the model is on another device.
         head_cache: bytes for the head's results of each batch, which later passes over the sample take.
@@ -97,8 +97,8 @@ class MemoryPlan:
 
     @property
     def peak(self) -> MemoryParts:
-        """The parts of the pass that holds most."""
-        return max(self.passes.values(), key=lambda parts: parts.total)
+        """The memory of the pass that holds most."""
+        return max(self.passes.values(), key=lambda memory: memory.total)
 
 
 def plan_memory(
@@ -142,14 +142,14 @@ def plan_memory(
     auto = config.token_batch_size == "auto"
 
     def partitions(memory: TokenMemory, batch: int) -> list[list[int]] | None:
-        def fits(part: _FitBytes, lowest: int) -> bool:
-            inside = limit is None or part.beside(max(batch, longest) * memory.a_token(lowest)) + fixed <= limit
-            return inside and (host_limit is None or part.host_totals // world <= host_limit)
+        def fits(size: _FitBytes, lowest: int) -> bool:
+            inside = limit is None or size.beside(max(batch, longest) * memory.a_token(lowest)) + fixed <= limit
+            return inside and (host_limit is None or size.host_totals // world <= host_limit)
 
         return _partitions(groups, sizes, fits)
 
-    saving = replace(tokens, kept=(checkpointed_bytes(model),) * len(sizes))
-    plain, saved = partitions(tokens, least), partitions(saving, least) if checkpointed_blocks(model.module) else None
+    saving = replace(tokens, graph=(gradient_checkpointing_bytes(model),) * len(sizes))
+    plain, saved = partitions(tokens, least), partitions(saving, least) if blocks_to_recompute(model.module) else None
     # With gradient checkpointing a pass runs forward twice: four parts of work instead of three.
     checkpointing = saved is not None and (plain is None or 4 * len(saved) < 3 * len(plain))
     tokens, chosen = (saving, saved) if checkpointing else (tokens, plain)
@@ -167,16 +167,17 @@ def plan_memory(
         if more is None or len(more) > len(chosen):
             break
         batch, chosen = batch * 2, more
-    weights, parts = weight_bytes(model.module), [_sum(sizes[index] for index in part) for part in chosen]
-    activations = [max(batch, longest) * tokens.a_token(part[0]) for part in chosen]
-    passes = _fit_parts(weights, activations, fixed, parts, config.inversion)
+    weights = weight_bytes(model.module)
+    by_partition = [_sum(sizes[index] for index in partition) for partition in chosen]
+    activations = [max(batch, longest) * tokens.a_token(partition[0]) for partition in chosen]
+    passes = _pass_memory(weights, activations, fixed, by_partition, config.inversion)
     return MemoryPlan(
         limit,
         batch,
-        tuple(tuple(part) for part in chosen),
+        tuple(tuple(partition) for partition in chosen),
         checkpointing,
         passes,
-        max(part.host_totals for part in parts) // world,
+        max(size.host_totals for size in by_partition) // world,
         cache,
     )
 
@@ -208,19 +209,19 @@ def plan_fit(model: Model, examples: Sequence[Example], config: Config, ranks: R
     )
     size = plan.token_batch_size
     if config.token_batch_size == "auto" and limit is not None:
-        beside = max(parts.sums + parts.eigenvectors for parts in plan.passes.values()) + plan.head_cache
+        beside = max(memory.sums + memory.eigenvectors for memory in plan.passes.values()) + plan.head_cache
         gradients = GradientPass(model, config.loss_reduction)
         size = checked_batch(
             size, tokens, limit - beside, model.device, lambda batch: gradients.run(batch, lambda *_: None), typical
         )
-    facts = [size, [list(part) for part in plan.partitions], plan.head_cache, plan.gradient_checkpointing]
+    facts = [size, [list(partition) for partition in plan.partitions], plan.head_cache, plan.gradient_checkpointing]
     size, partitions, head_cache, checkpointing = ranks.gather(facts)[0]
     if checkpointing:
         model.save_memory()
     return replace(
         plan,
         token_batch_size=size,
-        partitions=tuple(tuple(part) for part in partitions),
+        partitions=tuple(tuple(partition) for partition in partitions),
         head_cache=head_cache,
         gradient_checkpointing=checkpointing,
     )
@@ -279,22 +280,23 @@ def _sum(sizes: Iterable[_FitBytes]) -> _FitBytes:
     return sum(sizes, _FitBytes())
 
 
-def _fit_parts(
-    weights: int, held: Sequence[int], head: int, parts: Sequence[_FitBytes], inversion: str
+def _pass_memory(
+    weights: int, held: Sequence[int], head: int, by_partition: Sequence[_FitBytes], inversion: str
 ) -> dict[str, MemoryParts]:
-    """The parts of the fit's passes, for the partition that holds most in each. `held`: activations of each."""
-    pairs = list(zip(held, parts, strict=True))
-    summed = [MemoryParts(weights, activations, head, sums=part.triangles) for activations, part in pairs]
+    """The memory of the fit's passes, for the partition that holds most in each. `held`: activations of each."""
+    pairs = list(zip(held, by_partition, strict=True))
+    summed = [MemoryParts(weights, activations, head, sums=size.triangles) for activations, size in pairs]
     factored = [
-        MemoryParts(weights, head=head, eigenvectors=part.eigenvectors - part.work, work=part.work) for part in parts
+        MemoryParts(weights, head=head, eigenvectors=size.eigenvectors - size.work, work=size.work)
+        for size in by_partition
     ]
     passes = {"factors": summed, "eigenvectors": factored}
     if inversion in ("ekfac", "cg"):
         passes["eigenvalues"] = [
-            MemoryParts(weights, activations, head, sums=part.squares, eigenvectors=part.bases)
-            for activations, part in pairs
+            MemoryParts(weights, activations, head, sums=size.squares, eigenvectors=size.bases)
+            for activations, size in pairs
         ]
-    return {name: max(each, key=lambda part: part.total) for name, each in passes.items()}
+    return {name: max(each, key=lambda memory: memory.total) for name, each in passes.items()}
 
 
 def _groups(layers: Sequence[Layer]) -> list[list[int]]:
@@ -321,19 +323,19 @@ def _partitions(
     groups: Sequence[list[int]], sizes: Sequence[_FitBytes], fits: Callable[[_FitBytes, int], bool]
 ) -> list[list[int]] | None:
     """Fill partitions one after another, as long as they fit. None: a group alone does not fit."""
-    parts: list[list[int]] = []
+    partitions: list[list[int]] = []
     held = _FitBytes()
     for group in groups:
         alone = _sum(sizes[index] for index in group)
         if not fits(alone, group[0]):
             return None
-        if parts and fits(held + alone, parts[-1][0]):
-            parts[-1] += group
+        if partitions and fits(held + alone, partitions[-1][0]):
+            partitions[-1] += group
             held = held + alone
         else:
-            parts.append(list(group))
+            partitions.append(list(group))
             held = alone
-    return parts
+    return partitions
 
 
 def _predictor_width(model: Model) -> int:

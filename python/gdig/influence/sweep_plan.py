@@ -24,13 +24,13 @@ class SweepPlan:
             the system does not say.
         token_batch_size: tokens in a batch.
         dense_bytes: bytes of W in all layers that score by it (`gdig.influence.dense_plan`).
-        parts: what holds the memory at the peak.
+        peak: what holds the memory at the peak.
     """
 
     limit: int | None
     token_batch_size: int
     dense_bytes: int
-    parts: MemoryParts
+    peak: MemoryParts
 
 
 def plan_sweep(
@@ -68,11 +68,11 @@ def plan_sweep(
     if auto:
         most = cpu_tokens(len(plan) - plan.count("none"), len(plan))
         batch = largest_batch(tokens, rest, model.device, cpu_tokens=most)
-    parts = MemoryParts(
+    peak = MemoryParts(
         weight_bytes(model.module),
         max(batch, longest) * tokens.a_token(),
         tokens.head,
         seed_factors=held,
         dense=dense_bytes,
     )
-    return SweepPlan(rest, batch, dense_bytes, parts)
+    return SweepPlan(rest, batch, dense_bytes, peak)

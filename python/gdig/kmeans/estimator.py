@@ -112,7 +112,7 @@ def _both_errors(of_scikit_learn: type[Exception]) -> type[Exception]:
     return type("NotFittedError", (NotFittedError, of_scikit_learn), {"__module__": __name__})
 
 
-def draw_seed(random_state: Any) -> int:
+def drawn_random_state(random_state: Any) -> int:
     """Return the random seed of a fit."""
     if isinstance(random_state, np.random.RandomState):
         return int(random_state.randint(2**31 - 1))

@@ -1,4 +1,4 @@
-"""The label files of :meth:`gdig.KMeans.predict_to`."""
+"""The label files of :meth:`gdig.KMeans.write_labels`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def load_labels(directory: str | Path) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-    """Read and verify the files of :meth:`gdig.KMeans.predict_to`.
+    """Read and verify the files of :meth:`gdig.KMeans.write_labels`.
 
     Returns:
         The labels [N] int32, -1 for an invalid row; and the distances [N] float32.
@@ -29,7 +29,7 @@ def load_labels(directory: str | Path) -> tuple[NDArray[np.int32], NDArray[np.fl
     """
     paths = sorted(Path(directory).glob("[0-9]*.safetensors"))
     if not paths:
-        raise StoreError(f"{directory}: no labels there: expected the files of KMeans.predict_to")
+        raise StoreError(f"{directory}: no labels there: expected the files of KMeans.write_labels")
     labels, distances, rows = [], [], 0
     for path in paths:
         tensors, metadata = read_tensors(path)

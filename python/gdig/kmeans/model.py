@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from gdig import _native
 from gdig.errors import GdigError, InputError, StoreError
 from gdig.kmeans.distances import distances_to_all
-from gdig.kmeans.estimator import Estimator, draw_seed
+from gdig.kmeans.estimator import Estimator, drawn_random_state
 from gdig.kmeans.far import warn_of_coarse_steps, warn_of_lost_digits
 from gdig.kmeans.labels import as_int32
 from gdig.kmeans.rows import RowSource, as_rows, as_weights, n_columns, native, stay_in_memory, value_errors
@@ -186,7 +186,7 @@ class KMeans(Estimator):
                 init=init,
                 max_iter=self.max_iter,
                 tol=float(self.tol),
-                random_state=draw_seed(self.random_state),
+                random_state=drawn_random_state(self.random_state),
                 train_rows=None if train_rows == "all" else train_rows,
                 unit_normalize=self.unit_normalize,
                 n_threads=self.n_threads or 0,
@@ -252,7 +252,7 @@ class KMeans(Estimator):
         squares = np.square(distances) if weights is None else np.square(distances) * weights
         return -float(np.nansum(squares)) * largest
 
-    def predict_to(
+    def write_labels(
         self,
         X: RowSource,
         directory: str | Path,
@@ -289,7 +289,7 @@ class KMeans(Estimator):
         model = self._model()
         rows = self._rows(X)
         with value_errors():
-            return _native.kmeans_predict_to(native(rows), *model, directory, rows_per_shard, callback, span)
+            return _native.kmeans_write_labels(native(rows), *model, directory, rows_per_shard, callback, span)
 
     def save(self, path: str | Path, made_from: str = "") -> None:
         """Write centroids, counts and parameters to a safetensors file, complete or not at all.

@@ -40,8 +40,8 @@ def room(model: Model, share: float = 1.0) -> int | None:
         The bytes; None where the system does not say what is free.
     """
     free = [free_memory(device) for device in {layer.device for layer in model.layers} | {model.device}]
-    known = [size for size in free if size is not None]
-    return int(sum(known) * share * MEMORY_SHARE) if known else None
+    sizes = [size for size in free if size is not None]
+    return int(sum(sizes) * share * MEMORY_SHARE) if sizes else None
 
 
 def most_tokens(device: torch.device, cpu_tokens: int = CPU_TOKENS) -> int:

@@ -80,8 +80,8 @@ def choose_layers(
 def _text_layers(model: nn.Module, trial: Trial, head: nn.Module | None) -> list[Layer]:
     """The linear layers outside the head, and outside the parts of the model that text does not reach."""
     skipped = set(head.modules()) if head is not None else set()
-    for part in unused_parts(model, trial):
-        skipped.update(part.modules())
+    for module in unused_modules(model, trial):
+        skipped.update(module.modules())
     linears = [layer for layer in all_layers(model, trial) if layer.module not in skipped]
     if not linears:
         raise LayerError(
@@ -112,9 +112,9 @@ def _in_list(layer: Layer, trial: Trial) -> Layer:
     return replace(layer, expert=expert, device=layer.module.weight.device)  # type: ignore[arg-type]
 
 
-def unused_parts(model: nn.Module, trial: Trial) -> list[nn.Module]:
+def unused_modules(model: nn.Module, trial: Trial) -> list[nn.Module]:
     """The parts of the model that text does not reach, such as an image encoder. An expert is none, nor is a layer."""
-    parts = []
+    unused = []
     pending = [("", model)]
     while pending:
         name, module = pending.pop()
@@ -127,8 +127,8 @@ def unused_parts(model: nn.Module, trial: Trial) -> list[nn.Module]:
             if trial.called(child) or "expert" in path:
                 pending.append((path, child))
             else:
-                parts.append(child)
-    return parts
+                unused.append(child)
+    return unused
 
 
 def _names_by_choice(
@@ -159,7 +159,7 @@ def _names_by_choice(
         order = [block for block in order if block in with_layers]
     if order:
         upper = set(order[len(order) - choice.n_upper(len(order)) :])
-        of_kind, usable = ([x for x in part if block_of(x.name) in upper] for part in (of_kind, usable))
+        of_kind, usable = ([x for x in group if block_of(x.name) in upper] for group in (of_kind, usable))
     if kind != "attention":
         _require_descriptions(model, trial, usable, blocks)
     if not usable:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from gdig.model.choice import all_layers, block_order, unused_parts
+from gdig.model.choice import all_layers, block_order, unused_modules
 from gdig.model.layer_names import block_of, is_adapter_weight, module_in_block
 from gdig.model.layers import Layer, as_layer
 from gdig.model.trial import Trial
@@ -48,8 +48,8 @@ def measure_coverage(
 ) -> Coverage:
     """Count the weights of the chosen layers, and of the modules beside them."""
     skipped = set(head.modules()) if head is not None else set()
-    for part in unused_parts(model, trial):
-        skipped.update(part.modules())
+    for unused in unused_modules(model, trial):
+        skipped.update(unused.modules())
     order = block_order(all_layers(model, trial), trial)
     lowest = min((order.index(block) for layer in layers if (block := block_of(layer.name)) in order), default=0)
     lower = set(order[:lowest])

@@ -66,9 +66,9 @@ def _control_groups(root: Path) -> Iterator[int]:
             continue
         for mount in mounts:
             # Inside a container the path can be that of the host, which is not there. Then the mount's root remains.
-            parts = [part for part in path.split("/") if part not in ("", "..")]
-            for depth in range(len(parts) + 1):
-                yield from _left_in_group(root.joinpath(mount, *parts[:depth]), *names)
+            folders = [folder for folder in path.split("/") if folder not in ("", "..")]
+            for depth in range(len(folders) + 1):
+                yield from _left_in_group(root.joinpath(mount, *folders[:depth]), *names)
 
 
 def _left_in_group(group: Path, limit_name: str, used_name: str, cached_name: str) -> Iterator[int]:

@@ -15,7 +15,7 @@ def enable_gradient_checkpointing(module: Any) -> bool:
     transformers computes again in training only. So the blocks are set to training, and what is in them (dropout) is
     not.
     """
-    blocks = checkpointed_blocks(module)
+    blocks = blocks_to_recompute(module)
     if not blocks:
         return False
     # The name in transformers 5, then the name before.
@@ -44,9 +44,9 @@ def require_gradient_checkpointing(module: Any) -> None:
 
 def has_gradient_checkpointing(module: Any) -> bool:
     """Whether gradient checkpointing is on."""
-    return any(getattr(block, "gradient_checkpointing", False) for block in checkpointed_blocks(module))
+    return any(getattr(block, "gradient_checkpointing", False) for block in blocks_to_recompute(module))
 
 
-def checkpointed_blocks(module: Any) -> list[Any]:
+def blocks_to_recompute(module: Any) -> list[Any]:
     """The blocks that can compute their activations again."""
     return [block for block in module.modules() if isinstance(block, GradientCheckpointingLayer)]

@@ -23,9 +23,9 @@ def block_of(name: str) -> str | None:
 
     None when the layer is in no numbered block. A layer that itself is numbered, as in "projections.0", is in none.
     """
-    parts = _plain(name).split(".")
-    number = next((i for i, part in enumerate(parts[:-1]) if part.isdigit()), None)
-    return None if number is None else ".".join(parts[: number + 1])
+    words = _plain(name).split(".")
+    number = next((i for i, word in enumerate(words[:-1]) if word.isdigit()), None)
+    return None if number is None else ".".join(words[: number + 1])
 
 
 def is_mlp(name: str, modules: Mapping[str, nn.Module]) -> bool:
@@ -37,10 +37,10 @@ def is_mlp(name: str, modules: Mapping[str, nn.Module]) -> bool:
     """
     name = _plain(name)
     inside = len(block_of(name) or "")
-    parts = name.split(".")
-    if any(_ATTENTION.fullmatch(part) for part in parts):
+    words = name.split(".")
+    if any(_ATTENTION.fullmatch(word) for word in words):
         return False
-    if any(_MLP.fullmatch(part) for part in parts):
+    if any(_MLP.fullmatch(word) for word in words):
         return True
     parents = [name[:end] for end in range(inside + 1, len(name)) if name[end] == "."]
     return any(_MLP_CLASS.search(type(modules[parent]).__name__) for parent in parents)
@@ -48,13 +48,13 @@ def is_mlp(name: str, modules: Mapping[str, nn.Module]) -> bool:
 
 def is_router(name: str, modules: Mapping[str, nn.Module]) -> bool:
     """Whether a layer decides which experts a token goes to, or how much an expert counts."""
-    parts = name.split(".")
-    for i, part in enumerate(parts):
-        if "router" in part:
+    words = name.split(".")
+    for i, word in enumerate(words):
+        if "router" in word:
             return True
-        if re.fullmatch(r"(\w+_)?gate", part):
-            siblings = (child for child, _ in modules[".".join(parts[:i])].named_children())
-            if any("expert" in sibling and sibling != part for sibling in siblings):
+        if re.fullmatch(r"(\w+_)?gate", word):
+            siblings = (child for child, _ in modules[".".join(words[:i])].named_children())
+            if any("expert" in sibling and sibling != word for sibling in siblings):
                 return True
     return False
 
@@ -72,9 +72,9 @@ def is_adapter_weight(name: str) -> bool:
 def module_in_block(name: str) -> str:
     """The module of a block that a module belongs to, without numbers: "model.layers.N.mlp.experts"."""
     block = block_of(f"{name}.") or ""
-    parts = name[len(block) :].strip(".").split(".")
-    last = next((i for i, part in enumerate(parts) if "expert" in part), 0)
-    return without_numbers(".".join([block, *parts[: last + 1]]).strip("."))
+    words = name[len(block) :].strip(".").split(".")
+    last = next((i for i, word in enumerate(words) if "expert" in word), 0)
+    return without_numbers(".".join([block, *words[: last + 1]]).strip("."))
 
 
 def without_numbers(name: str) -> str:

@@ -19,7 +19,7 @@ from gdig.model.causal_model import Model
 from gdig.model.experts import Experts, Matrix
 from gdig.model.experts import Tap as ExpertTap
 from gdig.model.experts_pass import call, replaced
-from gdig.model.gradient_checkpointing import checkpointed_blocks, has_gradient_checkpointing
+from gdig.model.gradient_checkpointing import blocks_to_recompute, has_gradient_checkpointing
 from gdig.model.head import head_bytes
 from gdig.model.layers import Layer, as_layer
 from gdig.model.routing import Routing, route_to_first
@@ -39,7 +39,7 @@ class TokenMemory:
     """Bytes that a forward and backward pass holds.
 
     Attributes:
-        kept: for each chosen layer, bytes a token that the graph keeps from this layer's output up to the head. A pass
+        graph: for each chosen layer, bytes a token that the graph keeps from this layer's output up to the head. A pass
             over some of the layers keeps what its lowest layer keeps.
         work: bytes a token of what exists for a moment.
         head: bytes of the head's blocks of logits; or bytes a token (`head_by_token`) where the whole model makes
@@ -47,7 +47,7 @@ class TokenMemory:
         waste: what the allocator takes for each byte.
     """
 
-    kept: tuple[int, ...]
+    graph: tuple[int, ...]
     work: int
     head: int
     head_by_token: int
@@ -56,16 +56,16 @@ class TokenMemory:
     @classmethod
     def count(cls, model: Model) -> TokenMemory:
         """Count for a model on any device, "meta" too. A model with weights passes one line of 64 tokens."""
-        kept = _kept(model)
+        graph = _graph_bytes(model)
         width = torch.promote_types(model.dtype, torch.float32).itemsize
         slots = _slots(model)
         work = _WORK * max(slots.get(x.module, 1) * (x.width + x.out_features) for x in model.layers) * width
         head, by_token = head_bytes(model)
-        return cls(kept, work, head, by_token, _CPU_WASTE if model.device.type == "cpu" else 1.0)
+        return cls(graph, work, head, by_token, _CPU_WASTE if model.device.type == "cpu" else 1.0)
 
     def a_token(self, lowest_layer: int = 0) -> int:
         """Bytes for one token more in a batch, in a pass whose lowest layer has this index."""
-        return max(1, int(self.waste * (self.kept[lowest_layer] + self.work + self.head_by_token)))
+        return max(1, int(self.waste * (self.graph[lowest_layer] + self.work + self.head_by_token)))
 
     def tokens_within(self, size: int, lowest_layer: int = 0) -> int:
         """How many tokens `size` bytes hold."""
@@ -91,10 +91,10 @@ def weight_bytes(module: nn.Module) -> int:
     return sum({id(x): x.numel() * x.element_size() for x in tensors}.values())
 
 
-def _kept(model: Model) -> tuple[int, ...]:
+def _graph_bytes(model: Model) -> tuple[int, ...]:
     """The tensors that a graph keeps, by a hook that sees each of them. The storage of a view counts once."""
     if has_gradient_checkpointing(model.module):
-        return (checkpointed_bytes(model),) * len(model.layers)
+        return (gradient_checkpointing_bytes(model),) * len(model.layers)
     own = {_address(x) for x in (*model.module.parameters(), *model.module.buffers())}
     length = min(_LENGTH, model.window or _LENGTH)
     ids = torch.zeros(1, length, dtype=torch.long, device=model.device)
@@ -166,12 +166,12 @@ def _matrix(layer: Layer) -> str:
     return layer.name if layer.expert is None else layer.expert.matrix
 
 
-def checkpointed_bytes(model: Model) -> int:
+def gradient_checkpointing_bytes(model: Model) -> int:
     """Bytes a token that a graph keeps with gradient checkpointing: the input of each block, and one block in full.
 
     A block keeps about three times what its linear layers read and write (2.3 times in Llama).
     """
-    blocks, slots = checkpointed_blocks(model.module), _slots(model)
+    blocks, slots = blocks_to_recompute(model.module), _slots(model)
     of_experts = {
         experts.module: slots[experts.module] * sum(m.in_features + m.out_features for m in experts.matrices)
         for experts in model.experts

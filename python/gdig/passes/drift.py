@@ -72,7 +72,7 @@ def measure_drift(work: Workspace, store: SketchStore, first_row: int) -> Drift:
         for name in (name for name in columns if name in store.tensor_names):
             a, b = (_numbers(store, name, rows) for rows in (old, new))
             shifts["agreement" if name == "influence" else name] = shift(a, b)
-    due = [name for name, found in shifts.items() if found.size > max(MOST_SHIFT, ERRORS * found.error)]
+    due = [name for name, difference in shifts.items() if difference.size > max(MOST_SHIFT, ERRORS * difference.error)]
     errors = _curvature_errors(work, new) if work.config.gradients and work.config.inversion != "identity" else None
     curvature = CurvatureDrift(math.nan, math.nan, math.nan) if errors is None else curvature_drift(*errors)
     if curvature.new - curvature.old > max(MOST_CURVATURE_ERROR, ERRORS * curvature.error):
@@ -97,15 +97,15 @@ def growth_warnings(record: RunRecord, n_files: int) -> list[str]:
     growth = record.stages.sweep.growth if record.stages.sweep is not None else ()
     names = list(record.inputs.get(CANDIDATES, {}))
     warnings = []
-    for number, one in enumerate(growth):
+    for number, appended in enumerate(growth):
         end = growth[number + 1].files if number + 1 < len(growth) else len(names)
-        if end > n_files or one.drift is None or not one.drift.due:
+        if end > n_files or appended.drift is None or not appended.drift.due:
             continue
-        drift, more = one.drift, end - one.files - 1
+        drift, more = appended.drift, end - appended.files - 1
         facts = [f"{name} by {drift.shifts[name].size:.2g} deviations" for name in drift.due if name in drift.shifts]
         if "curvature" in drift.due:
             facts.append(f"the curvature's error by {drift.curvature.new - drift.curvature.old:.2g}")
-        files = names[one.files] + (f" and {more} more files" if more else "")
+        files = names[appended.files] + (f" and {more} more files" if more else "")
         warnings.append(
             f"{files}: the appended rows are of another kind than those of the fit: they differ in {', '.join(facts)}; "
             "a new fit is due: give all files to another run_path, or start over with --overwrite"

@@ -31,7 +31,7 @@ class HiddenSketch:
     """
 
     def __init__(self, layers: int, dim: int, random_seed: int) -> None:
-        self._columns, self._dim, self._seed = dim // layers, dim, random_seed
+        self._columns, self._dim, self._random_seed = dim // layers, dim, random_seed
         self._signs: dict[tuple[int, int, torch.device], torch.Tensor] = {}
 
     @torch.no_grad()
@@ -59,7 +59,7 @@ class HiddenSketch:
             return mean
         key = (depth, width, mean.device)
         if key not in self._signs:
-            signs = rademacher(stream_key("hidden states", depth, self._seed), self._columns, width)
+            signs = rademacher(stream_key("hidden states", depth, self._random_seed), self._columns, width)
             self._signs[key] = torch.from_numpy(signs).to(mean.device, mean.dtype).T
         return mean @ self._signs[key]
 

@@ -54,13 +54,13 @@ class ShardResume:
         if not (now or self._pace.due()) or not done.any():
             return
         rows = np.flatnonzero(done)
-        self._pace.kept()
+        self._pace.restart()
         self._writer.submit(self._write, {"rows": rows, **{name: column[rows] for name, column in columns.items()}})
 
     def remove(self) -> None:
         """Remove the file, once the shard is whole."""
         self._file.remove()
-        self._pace.kept()
+        self._pace.restart()
 
     def _write(self, tensors: Columns) -> None:
         with self._pace.writing():

@@ -74,9 +74,9 @@ def whiten(projection: Projection, layer: Layer, factors: Factors, config: Confi
     roots = inverse_roots(factors, config, config.projection_side)
     if roots.block is None:
         return replace(projection, p=projection.p @ roots.s, q=projection.q @ roots.a)
-    root_seed, dtype, device = config.projection_seed, projection.p.dtype, projection.p.device
+    projection_seed, dtype, device = config.projection_seed, projection.p.dtype, projection.p.device
     p, q = (
-        _folded(root, config.projection_side, stream_key(name, side, root_seed)).to(device=device, dtype=dtype)
+        _folded(root, config.projection_side, stream_key(name, side, projection_seed)).to(device=device, dtype=dtype)
         for root, name, side in ((roots.s, layer.name, "output"), (roots.a, layer.input_name, "input"))
     )
     signs = projection.weights.sign()

@@ -30,11 +30,11 @@ def cheaper_choices(expected: Expected, planner: Planner, stages: list[StagePlan
     total = sum(stage.left_s for stage in stages)
     config, model = expected.config, expected.model
 
-    def left(other: Expected) -> float:
+    def seconds_left(other: Expected) -> float:
         return sum(replace(stage, done=done.get(stage.name, 0.0)).left_s for stage in other.stages())
 
     def worth(flag: str, other: Expected) -> Iterator[tuple[str, float]]:
-        seconds = left(other)
+        seconds = seconds_left(other)
         if seconds <= (1 - _WORTH) * total:
             yield flag, seconds
 

@@ -59,7 +59,7 @@ def disk_bytes(
                 squares = 0 if config.inversion == "kfac" else o * j
                 curvature += (j * j + o * o + squares) * item + (j + o) * 8 + _HEADER_BYTES
     if memory is not None:  # the sums of a partition and their totals, or the factors that take their place
-        resume = max((parts.sums + parts.eigenvectors for parts in memory.passes.values()), default=0)
+        resume = max((peak.sums + peak.eigenvectors for peak in memory.passes.values()), default=0)
     scale = 4 if config.sketch_dtype == "int8" else 0
     sketch = config.projection_dim * _SKETCH_BYTES[config.sketch_dtype] + scale
     influence = 4 * n_seeds if config.gradients else 0

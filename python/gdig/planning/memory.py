@@ -40,14 +40,14 @@ def passes_of(
     passes = dict(memory.passes) if memory is not None else {}
     if seeds is not None:
         passes["seeds"] = seeds
-    passes["sweep"] = sweep.parts
+    passes["sweep"] = sweep.peak
     if config.checkpoints:
         side = config.feature_side
         moments = sum(2 * 4 * layer.out_features * layer.width for layer in model.layers)
         features = sum(min(layer.out_features, side) * min(layer.width, side) for layer in model.layers)
-        parts = sweep.parts
+        peak = sweep.peak
         passes["checkpoint"] = MemoryParts(
-            parts.weights, parts.activations, parts.head, moments, 0, _ADAM_ENTRIES * 4, features * n_seeds * 4
+            peak.weights, peak.activations, peak.head, moments, 0, _ADAM_ENTRIES * 4, features * n_seeds * 4
         )
     return passes
 
@@ -62,12 +62,12 @@ def require_memory(passes: dict[str, MemoryParts], free: int | None) -> None:
     Raises:
         ModelError: naming the pass, what it needs and what is free.
     """
-    for name, parts in passes.items():
-        needed = parts.total - parts.weights
+    for name, memory in passes.items():
+        needed = memory.total - memory.weights
         if free is not None and needed > free:
-            largest = sorted(fields(parts), key=lambda field: -getattr(parts, field.name))
-            shown = [f for f in largest if f.name != "weights" and getattr(parts, f.name)][:2]
-            what = " and ".join(f"{gib(getattr(parts, f.name))} of {f.name.replace('_', ' ')}" for f in shown)
+            largest = sorted(fields(memory), key=lambda field: -getattr(memory, field.name))
+            shown = [f for f in largest if f.name != "weights" and getattr(memory, f.name)][:2]
+            what = " and ".join(f"{gib(getattr(memory, f.name))} of {f.name.replace('_', ' ')}" for f in shown)
             raise MemoryShortError(
                 f"{name}: the pass needs {gib(needed)} of memory beside the weights ({what}), but {gib(free)} are "
                 f"free; {_ADVICE.get(name, 'lower max_length, free memory, or choose fewer layers')}"

@@ -71,7 +71,7 @@ class RunPlan:
     @property
     def peak_memory(self) -> int:
         """Bytes of the process at its peak."""
-        return self.other_memory + max(parts.total for parts in self.memory.values())
+        return self.other_memory + max(peak.total for peak in self.memory.values())
 
     def __str__(self) -> str:
         return "\n".join(self.lines())
@@ -95,7 +95,7 @@ class RunPlan:
             f"{duration(self.rates.seconds)})",
             f"memory: {_size(self.peak_memory)} at the peak ({self._peak()})" + self._free(),
             f"batches: {self._batches()}",
-            f"disk: {_size(sum(self.disk.values()))} ({_parts(self.disk)}); {_size(self.free_disk)} free",
+            f"disk: {_size(sum(self.disk.values()))} ({_largest_first(self.disk)}); {_size(self.free_disk)} free",
             *(f"cheaper: {change} takes {duration(seconds)}" for change, seconds in self.cheaper),
         ]
 
@@ -110,7 +110,7 @@ class RunPlan:
             "seconds": self.seconds,
             "renderings": {name: list(renderings) for name, renderings in self.renderings.items()},
             "partitions": list(self.partitions),
-            "memory": {name: asdict(parts) for name, parts in self.memory.items()},
+            "memory": {name: asdict(peak) for name, peak in self.memory.items()},
             "peak_memory": self.peak_memory,
             "disk": dict(self.disk),
             "rates": self.rates.as_json(),
@@ -146,14 +146,14 @@ class RunPlan:
     def _peak(self) -> str:
         """What holds the memory of the pass that takes most."""
         name, peak = max(self.memory.items(), key=lambda item: item[1].total)
-        sizes = {part.name.replace("_", " "): getattr(peak, part.name) for part in fields(peak)}
-        return f"{name}: {_parts({**sizes, 'Python and torch': self.other_memory})}"
+        sizes = {field.name.replace("_", " "): getattr(peak, field.name) for field in fields(peak)}
+        return f"{name}: {_largest_first({**sizes, 'Python and torch': self.other_memory})}"
 
     def _free(self) -> str:
         return "" if self.free_memory is None else f"; {_size(self.free_memory)} free beside the weights"
 
 
-def _parts(sizes: Mapping[str, int]) -> str:
+def _largest_first(sizes: Mapping[str, int]) -> str:
     """Name sizes from the largest to the smallest, without those that do not matter."""
     total = sum(sizes.values())
     ordered = sorted(sizes.items(), key=lambda item: -item[1])

@@ -41,20 +41,20 @@ def write_atlas(run: FinishedRun, path: Path) -> None:
     with replacing(path) as temporary:
         writer = None
         for start in range(0, len(columns.rows), _CHUNK):
-            part = slice(start, start + _CHUNK)
-            rows = columns.rows[part]
+            chunk = slice(start, start + _CHUNK)
+            rows = columns.rows[chunk]
             nearest = nearest_of_sample(sketches_of(run, rows), sample)
             spots = plane[nearest] + rng.normal(0, 0.01, (len(rows), 2))
             contents = run.work.candidates.take(rows)
             table = {
                 "row": rows,
                 "text": [_clean(row_text(content, _TEXT)) for content in contents],
-                "source": [names[i] for i in columns.source[part]],
-                **({"score": values["score"][part], "agreement": values["votes"][part] / voters} if voters else {}),
-                "loss": values["loss"][part],
-                "tokens": values["tokens"][part],
-                **({"cluster": values["label"][part]} if "label" in values else {}),
-                "chosen": columns.is_chosen[part],
+                "source": [names[i] for i in columns.source[chunk]],
+                **({"score": values["score"][chunk], "agreement": values["votes"][chunk] / voters} if voters else {}),
+                "loss": values["loss"][chunk],
+                "tokens": values["tokens"][chunk],
+                **({"cluster": values["label"][chunk]} if "label" in values else {}),
+                "chosen": columns.is_chosen[chunk],
                 "place": [place.get(row, 0) for row in rows.tolist()],
                 "projection_x": spots[:, 0],
                 "projection_y": spots[:, 1],

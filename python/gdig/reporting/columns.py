@@ -63,8 +63,10 @@ def counted_columns(run: FinishedRun) -> Columns:
     """Return the columns of all valid rows, or of a sample of a large pool."""
     store, n = run.sweep.store, run.sweep.survey.rows
     if n <= MOST_COUNTED:
-        parts = [np.flatnonzero(store.tensor(shard, "valid")) + store.shard_range(shard)[0] for shard in store.shards]
-        return Columns(run, np.concatenate(parts).astype(np.int64))
+        by_shard = [
+            np.flatnonzero(store.tensor(shard, "valid")) + store.shard_range(shard)[0] for shard in store.shards
+        ]
+        return Columns(run, np.concatenate(by_shard).astype(np.int64))
     rows = np.sort(sample_rows(n, MOST_COUNTED, run.config.random_seed))
     return Columns(run, rows[gather(store, "valid", rows) != 0])
 

@@ -106,8 +106,8 @@ def gather_comparison(
 
 def require_same_pool(run: FinishedRun, other: FinishedRun) -> None:
     """Raise RunError if two runs are not over the same pool: their rows would not be the same."""
-    one, two = (each.record.inputs.get("candidates", {}) for each in (run, other))
-    if [facts for facts in one.values()] != [facts for facts in two.values()]:
+    files, other_files = (each.record.inputs.get("candidates", {}) for each in (run, other))
+    if list(files.values()) != list(other_files.values()):
         raise OtherRunError(
             f"{other.config.run_path}: expected a run over the same files of candidates as {run.config.run_path}, "
             "got others; rows are compared by their numbers"

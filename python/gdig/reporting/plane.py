@@ -74,15 +74,15 @@ def _layout(
     # A row's own scale: its nearest neighbour has the weight 1, its farthest exp(-2).
     spread = np.maximum(cosines[:, :1] - cosines[:, -1:], 1e-9)
     weight = np.exp(-2 * (cosines[:, :1] - cosines) / spread).ravel()
-    one, other = np.repeat(np.arange(n), k), near.ravel()
+    own, other = np.repeat(np.arange(n), k), near.ravel()
     place = start * 4 + rng.normal(0, 1e-2, start.shape)
     for epoch in range(_EPOCHS):
         rate = 1 - epoch / _EPOCHS
-        apart = place[one] - place[other]
+        apart = place[own] - place[other]
         squares = (apart * apart).sum(1)
         pull = -2 * _A * _B * np.maximum(squares, 1e-9) ** (_B - 1) / (1 + _A * squares**_B) * weight
         step = np.clip(pull[:, None] * apart, -4, 4)
-        move = _sums(one, step, n) - _sums(other, step, n)
+        move = _sums(own, step, n) - _sums(other, step, n)
         for _ in range(_REPELLED):
             apart = place - place[rng.permutation(n)]
             squares = (apart * apart).sum(1)

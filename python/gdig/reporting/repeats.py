@@ -28,10 +28,10 @@ def find_repeats(run: FinishedRun) -> Repeats:
     lengths = np.linalg.norm(sketches, axis=1, keepdims=True)
     units = sketches / np.where(lengths == 0, 1, lengths)
     cosines = np.triu(units @ units.T, 1)
-    one, other = np.nonzero(cosines >= NEAR)
-    order = np.argsort(-cosines[one, other], kind="stable")[:_PAIRS]
+    first, second = np.nonzero(cosines >= NEAR)
+    order = np.argsort(-cosines[first, second], kind="stable")[:_PAIRS]
     pairs = tuple(
         (int(compared[a]), int(compared[b]), float(cosines[a, b]))
-        for a, b in zip(one[order], other[order], strict=True)
+        for a, b in zip(first[order], second[order], strict=True)
     )
-    return Repeats(pool, equal, repeated, len(compared), len(one), pairs)
+    return Repeats(pool, equal, repeated, len(compared), len(first), pairs)

@@ -10,7 +10,7 @@ from gdig.reporting.atlas import write_atlas
 from gdig.reporting.gather import gather_facts
 from gdig.reporting.page import report_page
 from gdig.run.session import Workspace
-from gdig.selection.chosen import Chosen
+from gdig.selection.chosen_rows import ChosenRows
 from gdig.selection.finished_run import FinishedRun
 from gdig.selection.result import Selection
 from gdig.selection.select_stage import open_finished_sweep
@@ -46,7 +46,7 @@ def report_after_select(
         clusters = record.stages.cluster is not None and record.stages.cluster.state == "done"
         sources = read_sources(work, layout, store)
         sweep = open_finished_sweep(layout, record, store, survey, tasks, clusters=clusters, sources=sources)
-        run = FinishedRun(work, record, sweep, limit, Chosen(selection.columns), selection.output)
+        run = FinishedRun(work, record, sweep, limit, ChosenRows(selection.columns), selection.output)
         make_report(run, page)
     except Exception as error:
         work.progress.warn(f"{page}: no report was made ({type(error).__name__}: {error}); the selection is whole")

@@ -31,7 +31,7 @@ def characteristic_words(groups: Mapping[int, Sequence[str]], most: int = 8) -> 
     for count in counts.values():
         total.update(count)
     n = sum(len(texts) for texts in groups.values())
-    found = {}
+    frequent = {}
     for group, count in counts.items():
         size = max(1, len(groups[group]))
         weights = {
@@ -40,8 +40,8 @@ def characteristic_words(groups: Mapping[int, Sequence[str]], most: int = 8) -> 
             if times >= min(_FEWEST, size)
         }
         best = sorted(weights, key=lambda word: (-weights[word], word))
-        found[group] = tuple(word for word in best[:most] if weights[word] > 0)
-    return found
+        frequent[group] = tuple(word for word in best[:most] if weights[word] > 0)
+    return frequent
 
 
 def words_of(text: str) -> set[str]:

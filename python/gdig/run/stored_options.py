@@ -64,8 +64,8 @@ def with_preset(stored: Mapping[str, Any], preset: str) -> dict[str, Any]:
     """
     before = stored.get("preset", "default")
     if preset != before:
-        kept = {key: value for key, value in stored.items() if key not in PRESETS[before]}
-        return {**kept, **PRESETS[preset], "preset": preset}
+        own = {key: value for key, value in stored.items() if key not in PRESETS[before]}
+        return {**own, **PRESETS[preset], "preset": preset}
     return {**PRESETS[preset], **stored}
 
 

@@ -159,8 +159,8 @@ class _Reporter:
         else:
             resume = [file for file in others if file == self._layout.kmeans_resume_file]
             yield from map(self.report, resume, damage_of(resume))
-            known = {self._layout.score_net, *resume}
-            yield from self._unexpected(file for file in others if file not in known)
+            written = {self._layout.score_net, *resume}
+            yield from self._unexpected(file for file in others if file not in written)
 
     def _unexpected(self, files: Iterable[Path]) -> Iterator[FileReport]:
         for file in files:
@@ -252,10 +252,10 @@ def _description_damage(store: SketchStore) -> Damage | None:
         return Damage("missing", f"{file}: is missing")
     if (damage := _unreadable(store.path)) is not None:
         return damage
-    found = SketchStore.open(store.path)
+    stored = SketchStore.open(store.path)
     facts, expected = (
         f"{s.dim} columns of {s.dtype}, {s.rows_per_shard:,} rows per shard, made from {s.made_from!r}"
-        for s in (found, store)
+        for s in (stored, store)
     )
     return None if facts == expected else Damage("foreign", f"{file}: {facts}: expected {expected}")
 

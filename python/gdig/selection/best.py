@@ -17,7 +17,7 @@ def best(sweep: FinishedSweep, by: Literal["score", "loss"], limit: Limit) -> Pi
     return Picked(_native.best_rows(sweep.store._native, sweep.judge if by == "score" else None, limit))
 
 
-def highest(score: NDArray[np.float64], n: int) -> NDArray[np.int64]:
+def highest(score: NDArray[np.floating], n: int) -> NDArray[np.int64]:
     """Return the n rows of the highest score, best first, ties by row."""
     if n == 0:
         return np.zeros(0, np.int64)

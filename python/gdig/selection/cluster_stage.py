@@ -202,5 +202,5 @@ def label_rows_on_ranks(work: Workspace, origin: str) -> None:
             bar.advance(done - seen)
             seen = done
 
-        kmeans.predict_to(store, layout.labels, callback=labelled, shards=shards)
+        kmeans.write_labels(store, layout.labels, callback=labelled, shards=shards)
         ranks.gather(None, bar)

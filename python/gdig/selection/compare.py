@@ -153,7 +153,9 @@ class Comparison:
         shown = [name for name, _ in totals.most_common(_MOST_SOURCES)]
         if len(totals) < 2:
             return []
-        cells = [[one.method, *(f"{one.sources.get(name, 0):,}" for name in shown)] for one in self.summaries]
+        cells = [
+            [summary.method, *(f"{summary.sources.get(name, 0):,}" for name in shown)] for summary in self.summaries
+        ]
         more = f" (the {len(shown)} with most rows of {len(totals)})" if len(totals) > len(shown) else ""
         return ["", f"rows by source{more}", *_table([["method", *shown], *cells])]
 

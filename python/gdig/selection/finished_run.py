@@ -19,7 +19,7 @@ from gdig.run.origin import rows_origin
 from gdig.run.pool_files import with_recorded_names
 from gdig.run.record import RunRecord
 from gdig.run.session import Workspace
-from gdig.selection.chosen import Chosen, read_chosen
+from gdig.selection.chosen_rows import ChosenRows, read_chosen_rows
 from gdig.selection.eligible import Eligible
 from gdig.selection.judge import Judge
 from gdig.selection.method import FinishedSweep
@@ -43,7 +43,7 @@ class FinishedRun:
     record: RunRecord
     sweep: FinishedSweep
     limit: Limit
-    chosen: Chosen | None = None
+    chosen: ChosenRows | None = None
     chosen_file: Path | None = None
 
     @property
@@ -98,7 +98,7 @@ def open_finished_run(config: Config, progress: Progress, selection: str | None 
     limit = parse_budget(config.budget).limit(pool.rows, pool.all_tokens)
     # A selection without the field gdig does not say which rows it has.
     file = None if selection is None and config.plain else _chosen_file(layout, record, selection)
-    chosen = read_chosen(file, pool.rows) if file is not None else None
+    chosen = read_chosen_rows(file, pool.rows) if file is not None else None
     return FinishedRun(work, record, sweep, limit, chosen, file)
 
 

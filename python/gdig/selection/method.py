@@ -136,7 +136,7 @@ class FinishedSweep:
             eligible: [N] bool. Memory holds a byte a row.
         """
         store = self.store.masked(eligible)
-        checkpoints = tuple(replace(one, store=one.store.masked(eligible)) for one in self.checkpoints)
+        checkpoints = tuple(replace(each, store=each.store.masked(eligible)) for each in self.checkpoints)
         return replace(
             self,
             store=store,

@@ -142,13 +142,15 @@ def _pick_from(
 ) -> _SourcePick:
     if limit.amount == 0:
         return _SourcePick(Picked(np.zeros(0, np.int64)), np.zeros(0, np.int64))
-    part = sweep.among(sweep.sources.has(source, sweep.survey.rows))
+    own_sweep = sweep.among(sweep.sources.has(source, sweep.survey.rows))
     try:
-        picked = _pick(part, limit, config, method, walk)
+        picked = _pick(own_sweep, limit, config, method, walk)
     except ConfigError as error:
         raise type(error)(f"source {sweep.sources.names[source]}: {error}") from None
     costs = np.ones(len(picked.rows), np.int64)
-    return _SourcePick(picked, costs if limit.unit == "rows" else part.column("tokens", picked.rows).astype(np.int64))
+    if limit.unit == "tokens":
+        costs = own_sweep.column("tokens", picked.rows).astype(np.int64)
+    return _SourcePick(picked, costs)
 
 
 def _holdings(sweep: FinishedSweep, limit: Limit) -> list[_Holding]:

@@ -67,8 +67,8 @@ def share_out(amount: int, weights: Sequence[Fraction], available: Sequence[int]
             exact = {i: rest * weights[i] / total for i in active}
             for i in active:
                 shares[i] = math.floor(exact[i])
-            left = rest - sum(shares[i] for i in active)
-            for i in sorted(active, key=lambda i: (shares[i] - exact[i], i))[:left]:
+            leftover = rest - sum(shares[i] for i in active)
+            for i in sorted(active, key=lambda i: (shares[i] - exact[i], i))[:leftover]:
                 shares[i] += 1
             break
         for i in full:

@@ -78,13 +78,14 @@ def pick_by_turns(
 def pick_by_relevance(
     sweep: FinishedSweep, relevance: Relevance, n_seeds: int, limit: Limit, options: Config
 ) -> Picked:
-    """Pick rows as the option `over_seeds` says. The reason `relevance` tells what decided."""
+    """Pick rows as the option `over_seeds` says, ties by row. The reason `relevance` tells what decided."""
     if options.over_seeds == "turns":
         return pick_by_turns(sweep, relevance, n_seeds, limit, options)
     over = np.max if options.over_seeds == "max" else np.mean
     of_seed = sweep.tasks.of_seed if sweep.tasks else np.zeros(n_seeds, np.int64)
 
-    best_task = np.full(sweep.survey.rows, -np.inf)
+    # float32, as the reason: rows that tell the same relevance are ordered by row.
+    best_task = np.full(sweep.survey.rows, -np.inf, np.float32)
     for shard in sweep.store.shards:
         start, stop = sweep.store.shard_range(shard)
         x = relevance(shard).astype(np.float64)
@@ -94,7 +95,7 @@ def pick_by_relevance(
     n_valid = sweep.survey.valid
     result, n = rows_within(lambda k: OrderedRows(highest_scores(best_task, min(k, n_valid))), sweep, limit)
     rows = result.rows[:n]
-    return Picked(rows, {"relevance": best_task[rows].astype(np.float32)})
+    return Picked(rows, {"relevance": best_task[rows]})
 
 
 def highest(

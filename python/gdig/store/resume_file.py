@@ -49,7 +49,7 @@ class Pace:
         longer = max(min(self._cost / _SHARE, _LONGEST_S), self._cost / _MOST_SHARE)
         return self._clock() + ahead_s - self._last >= (max(self._interval, longer) if self._interval > 0 else 0.0)
 
-    def kept(self) -> None:
+    def restart(self) -> None:
         """Begin an interval: all that is done is on disk."""
         self._last = self._clock()
 

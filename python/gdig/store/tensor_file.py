@@ -71,10 +71,10 @@ class Named(dict[str, Value], Generic[Value]):
             if len(shape) != len(expected) or any(
                 numbers.setdefault(word, n) != n for word, n in zip(expected, shape, strict=True)
             ):
-                known = {word: numbers[word] for word in expected if word in numbers and not word.isdigit()}
+                by_word = {word: numbers[word] for word in expected if word in numbers and not word.isdigit()}
                 raise StoreError(
                     f"{self._path}: tensor {name!r}: expected the shape [{', '.join(expected)}], got {list(shape)}"
-                    + (f" with {', '.join(f'{word}={n}' for word, n in known.items())}" if known else "")
+                    + (f" with {', '.join(f'{word}={n}' for word, n in by_word.items())}" if by_word else "")
                 )
         return numbers
 

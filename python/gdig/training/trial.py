@@ -189,12 +189,12 @@ def train_on_each(work: Workspace, trial: Trial, comparison: Comparison) -> Held
     trainer = TrialTrainer(work.config, trial, held_out, work.limits)
     before = trainer.untrained()
     losses: dict[str, HeldOutLoss] = {}
-    known = {example.hash for example in held_out}
+    held_out_hashes = {example.hash for example in held_out}
     for summary, rows in zip(comparison.summaries, comparison.rows, strict=True):
         examples = [e for e in work.encoder.encode(work.candidates, rows) if isinstance(e, Example)]
         if not examples:
             raise CorpusError(f"{summary.method}: selected no row, so there is nothing to train on; raise budget")
-        if shared := sum(example.hash in known for example in examples):
+        if shared := sum(example.hash in held_out_hashes for example in examples):
             work.progress.warn(f"{shared} of the rows that {summary.method} selected are also held-out rows")
         losses[summary.method] = trainer.train(examples, summary.method, work.progress)
         if not np.isfinite(losses[summary.method].mean):

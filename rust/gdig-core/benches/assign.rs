@@ -23,8 +23,8 @@ const CLUSTERS: [usize; 2] = [512, 4096];
 const DTYPES: [Dtype; 4] = [Dtype::F32, Dtype::F16, Dtype::BF16, Dtype::I8];
 
 /// Numbers in -1..1.
-fn numbers(n: usize, seed: u64) -> Vec<f32> {
-    (0..n).map(|i| (unit(row_hash(seed, i as u64)) * 2.0 - 1.0) as f32).collect()
+fn numbers(n: usize, random_seed: u64) -> Vec<f32> {
+    (0..n).map(|i| (unit(row_hash(random_seed, i as u64)) * 2.0 - 1.0) as f32).collect()
 }
 
 /// Rows as a store holds them.

@@ -261,17 +261,17 @@ fn main() {
     }
     let bench = Bench::open(&arguments);
     let bytes = (bench.windows.len() * WINDOW) as f64;
-    let mut found: Vec<Vec<(f64, f64)>> = vec![Vec::new(); WAYS.len()];
+    let mut times: Vec<Vec<(f64, f64)>> = vec![Vec::new(); WAYS.len()];
     for _ in 0..repeats {
-        for (way, found) in WAYS.iter().zip(&mut found) {
+        for (way, times) in WAYS.iter().zip(&mut times) {
             let (begin, cpu) = (Instant::now(), cpu_seconds());
             bench.run(way);
-            found.push((begin.elapsed().as_secs_f64(), cpu_seconds() - cpu));
+            times.push((begin.elapsed().as_secs_f64(), cpu_seconds() - cpu));
         }
     }
     println!("{:.1} GB, {THREADS} threads, medians of {repeats}", bytes / 1e9);
-    for (way, found) in WAYS.iter().zip(found) {
-        let (seconds, cpu): (Vec<f64>, Vec<f64>) = found.into_iter().unzip();
+    for (way, times) in WAYS.iter().zip(times) {
+        let (seconds, cpu): (Vec<f64>, Vec<f64>) = times.into_iter().unzip();
         println!("  {way:22} {:6.2} GB/s   CPU {:5.2} s", bytes / median(seconds) / 1e9, median(cpu));
     }
 }

@@ -223,9 +223,9 @@ mod tests {
     #[test]
     fn a_run_of_thirteen_words_is_found_whatever_is_around_it() {
         let row = "Q: ONE, two;  three-four (five) six seven eight nine ten eleven twelve THIRTEEN! And so on.";
-        let found = of(&[&["other"], &[LONG]], &["before", row]).unwrap();
-        assert_eq!((found.entry, found.kind), (1, Kind::Run));
-        assert_eq!(found.words, "ONE, two;  three-four (five) six seven eight nine ten eleven twelve THIRTEEN");
+        let shared = of(&[&["other"], &[LONG]], &["before", row]).unwrap();
+        assert_eq!((shared.entry, shared.kind), (1, Kind::Run));
+        assert_eq!(shared.words, "ONE, two;  three-four (five) six seven eight nine ten eleven twelve THIRTEEN");
         // Twelve words of it are not enough, nor are those of two texts.
         assert_eq!(of(&[&[LONG]], &["two three four five six seven eight nine ten eleven twelve thirteen"]), None);
         assert_eq!(
@@ -272,7 +272,7 @@ mod tests {
     #[test]
     fn each_letter_of_a_script_without_spaces_is_a_word() {
         let chinese = "今天天气很好我们一起去公园散步吧";
-        let found = of(&[&[chinese]], &["翻译：今天天气很好，我们一起去公园散步。"]).unwrap();
-        assert_eq!((found.kind, found.words.as_str()), (Kind::Run, "今天天气很好，我们一起去公园"));
+        let shared = of(&[&[chinese]], &["翻译：今天天气很好，我们一起去公园散步。"]).unwrap();
+        assert_eq!((shared.kind, shared.words.as_str()), (Kind::Run, "今天天气很好，我们一起去公园"));
     }
 }

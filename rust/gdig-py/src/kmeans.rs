@@ -95,7 +95,7 @@ pub fn kmeans_predict<'py>(
 /// Returns the label files, written or already there, in order.
 #[pyfunction]
 #[allow(clippy::too_many_arguments)] // As many as KMeans has options for it.
-pub fn kmeans_predict_to<'py>(
+pub fn kmeans_write_labels<'py>(
     py: Python<'py>,
     x: &Bound<'py, PyAny>,
     centroids: PyReadonlyArray2<'py, f32>,
@@ -112,7 +112,7 @@ pub fn kmeans_predict_to<'py>(
     let model = Model { centroids: centroids.as_slice()?, unit_normalize, kernel, n_threads };
     let shards = shards.map(|(start, stop)| start..stop);
     supervised(py, callback, |supervisor| {
-        kmeans::predict_to(&source, &model, &directory, rows_per_shard, shards, supervisor)
+        kmeans::write_labels(&source, &model, &directory, rows_per_shard, shards, supervisor)
     })
 }
 

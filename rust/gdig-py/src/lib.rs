@@ -39,7 +39,7 @@ mod _native {
     #[pymodule_export]
     use super::held::HeldRows;
     #[pymodule_export]
-    use super::kmeans::{kernels, kmeans_fit, kmeans_label_damage, kmeans_predict, kmeans_predict_to};
+    use super::kmeans::{kernels, kmeans_fit, kmeans_label_damage, kmeans_predict, kmeans_write_labels};
     #[pymodule_export]
     use super::neighbours::{neighbours, neighbours_by_clusters};
     #[pymodule_export]

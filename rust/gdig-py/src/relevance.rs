@@ -37,8 +37,8 @@ pub fn with_matrix<'py, T: Send>(
         let last: Mutex<Option<(usize, Arc<Vec<f32>>)>> = Mutex::new(None);
         let shard = |index: usize| {
             let mut last = last.lock().expect("no thread panics with the lock");
-            if let Some((kept, values)) = &*last {
-                if *kept == index {
+            if let Some((last_index, values)) = &*last {
+                if *last_index == index {
                     return Ok(values.clone());
                 }
             }

@@ -35,12 +35,12 @@ def facility(sweep: FinishedSweep, limit: Limit, random_seed: int, options: Conf
     store = sweep.store
     valid = column(store, "valid").astype(np.uint8)
     n_valid = int(valid.sum())
-    found = nearest(store, asked(options), n_valid, random_seed, options, sweep.neighbour_cache)
+    neighbours = nearest(store, asked(options), n_valid, random_seed, options, sweep.neighbour_cache)
 
     def take(n: int) -> FacilityRows:
-        return FacilityRows(*_native.facility(found.rows, found.cosines, valid, n))
+        return FacilityRows(*_native.facility(neighbours.rows, neighbours.cosines, valid, n))
 
     result, n = rows_within(take, sweep, limit)
     rows, gains = result.rows[:n], result.gains[:n]
     note = f"the rows cover {gains.sum() / max(1, n_valid):.1%} of the pool, by the cosine with the nearest of them"
-    return Picked(rows, {"gain": gains}, (*found.notes, note))
+    return Picked(rows, {"gain": gains}, (*neighbours.notes, note))

@@ -43,12 +43,12 @@ def seed_space(
     values, vectors = np.linalg.eigh((k + k.T) / 2)
     values, vectors = values[::-1], vectors[:, ::-1]
     # What is within the rounding of the largest is 0; a negative value comes from the low rank alone.
-    kept = values > values[0] * len(k) * np.finfo(np.float32).eps
-    if not kept.any() or values[0] <= 0:
+    significant = values > values[0] * len(k) * np.finfo(np.float32).eps
+    if not significant.any() or values[0] <= 0:
         raise ConfigError("seeds: expected a gradient that is not 0, got only gradients of 0")
-    values = values[kept]
+    values = values[significant]
     count = int(np.searchsorted(np.cumsum(values), EXPLAINED * (1 - 1e-12) * values.sum())) + 1
-    s, u = np.sqrt(values[:count]), vectors[:, kept][:, :count]
+    s, u = np.sqrt(values[:count]), vectors[:, significant][:, :count]
     means = np.stack([(u * s)[of_seed == task].mean(0) for task in range(int(of_seed.max()) + 1)])
     lengths = np.linalg.norm(means, axis=1, keepdims=True)
     return np.ascontiguousarray(u / s), np.ascontiguousarray(means / np.where(lengths > 0, lengths, 1))

@@ -26,13 +26,13 @@ pub fn plus_plus(rows: RowSet, k: usize, options: &Options, supervisor: &Supervi
     let list = sample(rows, wanted, derive(random_state, "k-means++ sample"), supervisor)?;
     let n = list.len();
     let x = gather(RowSet { list: Some(&list), ..rows }, supervisor)?;
-    let draw_seed = derive(random_state, "k-means++ draws");
+    let random_seed_of_draws = derive(random_state, "k-means++ draws");
     let weights = options.weights.as_ref().map(|all| list.iter().map(|&row| all[row as usize]).collect::<Vec<_>>());
 
     let mut distances = vec![f32::INFINITY; n];
     let mut taken = vec![false; n];
     let mut centroids = Vec::with_capacity(k * dim);
-    let first = unit(row_hash(draw_seed, 0));
+    let first = unit(row_hash(random_seed_of_draws, 0));
     let mut next = match &weights {
         None => ((first * n as f64) as usize).min(n - 1),
         Some(weights) => draw_weighted(&vec![1.0; n], weights, first).expect("rows of weight 0 are not in the set"),
@@ -56,7 +56,7 @@ pub fn plus_plus(rows: RowSet, k: usize, options: &Options, supervisor: &Supervi
                 distances.iter_mut().zip(x.chunks_exact(dim)).map(nearer).sum()
             })
             .collect();
-        let share = unit(row_hash(draw_seed, step as u64));
+        let share = unit(row_hash(random_seed_of_draws, step as u64));
         let drawn = match &weights {
             None => draw(&distances, &sums, share),
             Some(weights) => draw_weighted(&distances, weights, share),

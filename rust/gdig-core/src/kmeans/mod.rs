@@ -29,7 +29,7 @@ mod waves;
 pub use fit::{fit, fit_with, help};
 pub use label_files::damage::label_damage;
 pub use label_files::read::{LabelFile, LabelFiles, LabelRows};
-pub use label_files::write::predict_to;
+pub use label_files::write::write_labels;
 pub use options::{Fitted, Init, Options};
 pub use peers::Peers;
 pub use predict::{predict, Model, INVALID};

@@ -51,11 +51,11 @@ pub fn gist_scores(
             supervisor.check()?;
             supervisor.report(Progress::Rows { done: start, total: n });
             let made = influence.with_rows(start..n.min(start + chunk_rows(n_seeds)), |rows| {
-                let one = |&(row, values): &(usize, &[f32])| match values.iter().position(|x| !x.is_finite()) {
+                let score_row = |&(row, values): &(usize, &[f32])| match values.iter().position(|x| !x.is_finite()) {
                     Some(seed) => Err(influence.bad(row, seed, values[seed])),
                     None => Ok((row, score(values))),
                 };
-                rows.par_iter().map(one).collect::<Vec<Result<_>>>()
+                rows.par_iter().map(score_row).collect::<Vec<Result<_>>>()
             })?;
             for line in made {
                 let (row, (cosine, task)) = line?;

@@ -204,9 +204,9 @@ mod tests {
 
             let mut all = Held::new(dim).unwrap();
             all.add(&rows).unwrap();
-            let found = all.nearest(&rows, floor, n_threads, &none).unwrap();
+            let nearest = all.nearest(&rows, floor, n_threads, &none).unwrap();
             let x = units(&rows, dim);
-            for (row, near) in x.chunks_exact(dim).zip(found) {
+            for (row, near) in x.chunks_exact(dim).zip(nearest) {
                 let others = x.chunks_exact(dim).enumerate();
                 let others = others.map(|(place, other)| Near { cosine: cosine(row, other), row: place as u32 });
                 prop_assert_eq!(near, others.filter(|near| near.cosine > floor).min_by(Near::order));

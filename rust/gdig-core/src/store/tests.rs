@@ -146,31 +146,31 @@ fn with_header(json: &str, data: usize) -> std::result::Result<header::Header, H
 
 #[test]
 fn each_fault_of_a_header_has_its_error() {
-    let one = |dtype: &str, shape: &str, offsets: &str| {
+    let header = |dtype: &str, shape: &str, offsets: &str| {
         format!(r#"{{"x":{{"dtype":"{dtype}","shape":{shape},"data_offsets":{offsets}}}}}"#)
     };
-    assert!(with_header(&one("F32", "[2]", "[0,8]"), 8).is_ok());
+    assert!(with_header(&header("F32", "[2]", "[0,8]"), 8).is_ok());
     type E = HeaderError;
     let error = |json: String, data| with_header(&json, data).unwrap_err();
-    assert!(matches!(error(one("F4", "[2]", "[0,1]"), 1), E::Dtype { dtype, .. } if dtype == "F4"));
-    assert!(matches!(error(one("F32", "[4294967296,4294967296,4]", "[0,8]"), 8), E::Overflow { .. }));
-    assert!(matches!(error(one("F32", "[0,4294967296,4294967296]", "[0,0]"), 0), E::Overflow { .. }));
-    assert!(matches!(error(one("U8", "[0,9223372036854775808]", "[0,0]"), 0), E::Overflow { .. }));
+    assert!(matches!(error(header("F4", "[2]", "[0,1]"), 1), E::Dtype { dtype, .. } if dtype == "F4"));
+    assert!(matches!(error(header("F32", "[4294967296,4294967296,4]", "[0,8]"), 8), E::Overflow { .. }));
+    assert!(matches!(error(header("F32", "[0,4294967296,4294967296]", "[0,0]"), 0), E::Overflow { .. }));
+    assert!(matches!(error(header("U8", "[0,9223372036854775808]", "[0,0]"), 0), E::Overflow { .. }));
     let dimensions = |n: usize| format!("[{}]", vec!["1"; n].join(","));
-    assert!(with_header(&one("U8", &dimensions(32), "[0,1]"), 1).is_ok());
+    assert!(with_header(&header("U8", &dimensions(32), "[0,1]"), 1).is_ok());
     let long = |what: &str| what.contains("a list has more than 32 items");
-    assert!(matches!(error(one("U8", &dimensions(33), "[0,1]"), 1), E::Json(what) if long(&what)));
-    let named = |n: usize| one("U8", "[1]", "[0,1]").replace('x', &"x".repeat(n));
+    assert!(matches!(error(header("U8", &dimensions(33), "[0,1]"), 1), E::Json(what) if long(&what)));
+    let named = |n: usize| header("U8", "[1]", "[0,1]").replace('x', &"x".repeat(n));
     assert!(with_header(&named(1000), 1).is_ok());
     assert!(matches!(error(named(1001), 1), E::Field { expected: "at most 1000 bytes", .. }));
-    assert!(matches!(error(one("F32", "[2]", "[0,4]"), 8), E::Size { expected: 8, .. }));
-    assert!(matches!(error(one("F32", "[2]", "[8,0]"), 8), E::Size { .. }));
-    assert!(matches!(error(one("F32", "[2]", "[4,12]"), 12), E::Gap { start: 4, previous: 0, .. }));
-    assert!(matches!(error(one("F32", "[2]", "[0,8]"), 7), E::Truncated { .. }));
-    assert!(matches!(error(one("F32", "[2]", "[0,8]"), 9), E::Trailing { extra: 1, .. }));
-    assert!(matches!(error(one("F32", "[-2]", "[0,8]"), 8), E::Field { .. }));
-    assert!(matches!(error(one("F32", "[2]", "[0,8,9]"), 8), E::Field { .. }));
-    assert!(matches!(error(one("U8", "[1]", "[18446744073709551615,18446744073709551615]"), 8), E::Size { .. }));
+    assert!(matches!(error(header("F32", "[2]", "[0,4]"), 8), E::Size { expected: 8, .. }));
+    assert!(matches!(error(header("F32", "[2]", "[8,0]"), 8), E::Size { .. }));
+    assert!(matches!(error(header("F32", "[2]", "[4,12]"), 12), E::Gap { start: 4, previous: 0, .. }));
+    assert!(matches!(error(header("F32", "[2]", "[0,8]"), 7), E::Truncated { .. }));
+    assert!(matches!(error(header("F32", "[2]", "[0,8]"), 9), E::Trailing { extra: 1, .. }));
+    assert!(matches!(error(header("F32", "[-2]", "[0,8]"), 8), E::Field { .. }));
+    assert!(matches!(error(header("F32", "[2]", "[0,8,9]"), 8), E::Field { .. }));
+    assert!(matches!(error(header("U8", "[1]", "[18446744073709551615,18446744073709551615]"), 8), E::Size { .. }));
     assert!(matches!(error("{".into(), 0), E::Json(_)));
     assert!(matches!(error(" {}".into(), 0), E::Json(_)));
     assert!(matches!(error("[".repeat(100_000), 0), E::Json(_)));
@@ -208,10 +208,10 @@ fn appended_rows_lie_in_the_same_shards_whatever_the_batches() {
     for batch in [1, 3, 35] {
         let directory = tempfile::tempdir().unwrap();
         let store = Store::create(directory.path(), 2, Dtype::F32, 8, false).unwrap();
-        for part in values.chunks(batch * 2 * 5) {
+        for rows_of_appender in values.chunks(batch * 2 * 5) {
             // A new appender for each batch: it takes up the last, shorter shard.
             let mut appender = Appender::new(&store).unwrap();
-            part.chunks(batch * 2).for_each(|rows_| appender.append(rows(rows_, 2)).unwrap());
+            rows_of_appender.chunks(batch * 2).for_each(|rows_| appender.append(rows(rows_, 2)).unwrap());
             appender.flush().unwrap();
         }
         assert_eq!(store.check_complete().unwrap(), 35);

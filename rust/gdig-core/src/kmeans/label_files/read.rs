@@ -34,7 +34,7 @@ impl LabelFiles {
     pub fn open(directory: &Path) -> Result<LabelFiles> {
         let present = shard_indices(directory)?;
         let Some(&last) = present.last() else {
-            return Err(Error::store(directory, "no labels there: expected the files of KMeans.predict_to"));
+            return Err(Error::store(directory, "no labels there: expected the files of KMeans.write_labels"));
         };
         if let Some(gap) = (0..=last).find(|index| present.binary_search(index).is_err()) {
             return Err(Error::store(

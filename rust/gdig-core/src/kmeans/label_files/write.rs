@@ -33,7 +33,7 @@ const WRITERS: usize = 4;
 ///
 /// With `shards`, write the files of these shards alone, so that several processes can share a directory. The process
 /// with the last shard removes the files of an earlier, longer source. No process touches other files.
-pub fn predict_to(
+pub fn write_labels(
     source: &Source,
     model: &Model,
     directory: &Path,

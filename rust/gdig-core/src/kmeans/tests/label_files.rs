@@ -14,7 +14,7 @@ fn predictions_on_disk_are_kept_when_sound_and_made_again_when_not() {
     let model = Model { centroids: &x[..8 * dim], unit_normalize: false, kernel: None, n_threads: 2 };
     let go = |centroids: &[f32]| {
         let model = Model { centroids, ..model };
-        let paths = predict_to(&source, &model, &out, 0, None, &Supervisor::none()).unwrap();
+        let paths = write_labels(&source, &model, &out, 0, None, &Supervisor::none()).unwrap();
         let stamp = |path: &std::path::PathBuf| std::fs::metadata(path).unwrap().modified().unwrap();
         (paths.iter().map(stamp).collect::<Vec<_>>(), paths)
     };
@@ -29,7 +29,7 @@ fn predictions_on_disk_are_kept_when_sound_and_made_again_when_not() {
     assert_eq!(std::fs::read(&paths[1]).unwrap(), sound);
     let (third, _) = go(&x[dim..9 * dim]);
     assert!(third.iter().zip(&second).all(|(a, b)| a != b), "other centroids, other labels");
-    assert!(predict_to(
+    assert!(write_labels(
         &source,
         &Model { centroids: &x[..4], unit_normalize: false, kernel: None, n_threads: 1 },
         store.path(),
@@ -46,15 +46,18 @@ fn predictions_on_disk_are_kept_when_sound_and_made_again_when_not() {
     for file in [&foreign, &own, &shared.join("00000009.safetensors")] {
         std::fs::write(file, "").unwrap();
     }
-    let part = |shards| predict_to(&source, &model, &shared, 0, Some(shards), &Supervisor::none());
-    assert_eq!(part(1..3).unwrap().len(), 2);
+    let label_shards = |shards| write_labels(&source, &model, &shared, 0, Some(shards), &Supervisor::none());
+    assert_eq!(label_shards(1..3).unwrap().len(), 2);
     assert!(foreign.exists() && !own.exists() && shared.join("00000009.safetensors").exists());
-    assert_eq!((part(0..1).unwrap().len(), part(3..4).unwrap().len(), part(2..2).unwrap().len()), (1, 1, 0));
+    assert_eq!(
+        (label_shards(0..1).unwrap().len(), label_shards(3..4).unwrap().len(), label_shards(2..2).unwrap().len()),
+        (1, 1, 0)
+    );
     assert!(!shared.join("00000009.safetensors").exists(), "who has the last shard removes those of an earlier source");
     for (i, path) in paths.iter().enumerate() {
         assert_eq!(std::fs::read(path).unwrap(), std::fs::read(shared.join(shard_name(i))).unwrap());
     }
-    assert!(part(3..5).is_err());
+    assert!(label_shards(3..5).is_err());
 }
 
 #[test]

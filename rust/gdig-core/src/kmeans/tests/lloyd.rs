@@ -196,8 +196,8 @@ fn the_inertia_never_rises() {
 #[test]
 fn edge_cases_of_k() {
     let x = data(50, 3, 50, 1);
-    let one = run(&x, 3, &options(1)).unwrap();
-    assert_eq!(one.counts, [50]);
+    let single = run(&x, 3, &options(1)).unwrap();
+    assert_eq!(single.counts, [50]);
     let all = run(&x, 3, &options(50)).unwrap();
     assert_eq!((all.inertia, all.counts), (0.0, vec![1; 50]));
     for k in [0, 51] {

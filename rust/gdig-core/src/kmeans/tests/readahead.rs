@@ -25,7 +25,7 @@ fn what_is_fetched_ahead_is_what_is_read() {
     let error = predict(&source, &model(&centroids), &Supervisor::none()).unwrap_err().to_string();
     assert!(error.contains(lost.to_str().unwrap()), "{error}");
     let to = directory.path().join("labels");
-    let error = predict_to(&source, &model(&centroids), &to, 0, None, &Supervisor::none()).unwrap_err().to_string();
+    let error = write_labels(&source, &model(&centroids), &to, 0, None, &Supervisor::none()).unwrap_err().to_string();
     assert!(error.contains(lost.to_str().unwrap()), "{error}");
     let files: Vec<_> = std::fs::read_dir(&to).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert!(files.len() <= 5 && files.iter().all(|name| name.to_str().unwrap() < "00000005"), "{files:?}");

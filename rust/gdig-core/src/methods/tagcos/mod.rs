@@ -22,7 +22,7 @@ use crate::rows::{RowSet, Source};
 use crate::{Error, Result};
 
 /// The rows that a cluster gives, and their weights.
-type Taken = (Vec<u64>, Matched);
+type ClusterRows = (Vec<u64>, Matched);
 
 pub struct Options {
     /// Rows to pick.
@@ -83,7 +83,7 @@ pub fn tagcos(source: &Source, labels: &LabelFiles, options: &Options, superviso
     let quotas = fill(&clusters, options.budget).quotas;
     let asked: Vec<usize> = (0..quotas.len()).filter(|&k| quotas[k] > 0).collect();
     let count = RowCount::new(quotas.iter().sum::<u64>() as usize, supervisor);
-    let taken: Mutex<Vec<Option<Taken>>> = Mutex::new(vec![None; quotas.len()]);
+    let by_cluster: Mutex<Vec<Option<ClusterRows>>> = Mutex::new(vec![None; quotas.len()]);
     let pool = thread_pool(options.n_threads)?;
     for wave in waves(&asked, &sizes.counts, options.listed_rows) {
         let lists = listed(&population, &sizes, wave, supervisor)?;
@@ -96,31 +96,31 @@ pub fn tagcos(source: &Source, labels: &LabelFiles, options: &Options, superviso
             let matched = matched(&members, quotas[k] as usize, &options.matching, supervisor)?;
             let rows = matched.order.iter().map(|&i| list[i]).collect();
             let n_rows = matched.order.len();
-            taken.lock().expect("no thread panics with the lock")[k] = Some((rows, matched));
+            by_cluster.lock().expect("no thread panics with the lock")[k] = Some((rows, matched));
             count.add(n_rows);
             Ok(())
         };
         pool.install(|| in_order(work.into_iter(), match_cluster))?;
     }
-    Ok(in_turns(&clusters, &quotas, &asked, &taken.into_inner().expect("no thread panics with the lock")))
+    Ok(in_turns(&clusters, &quotas, &asked, &by_cluster.into_inner().expect("no thread panics with the lock")))
 }
 
 /// Put the rows of all clusters in one order.
-fn in_turns(clusters: &Clusters, quotas: &[u64], asked: &[usize], taken: &[Option<Taken>]) -> Picked {
-    let rows_of = |(k, cluster): (usize, &Option<Taken>)| {
+fn in_turns(clusters: &Clusters, quotas: &[u64], asked: &[usize], by_cluster: &[Option<ClusterRows>]) -> Picked {
+    let rows_of = |(k, cluster): (usize, &Option<ClusterRows>)| {
         let rows = cluster.iter().flat_map(|(rows, _)| rows).enumerate();
         rows.map(|(i, &row)| Row { row, label: k, key: i as u64, cost: 0 }).collect()
     };
-    let rows: Vec<Vec<Row>> = taken.iter().enumerate().map(rows_of).collect();
+    let rows: Vec<Vec<Row>> = by_cluster.iter().enumerate().map(rows_of).collect();
     let mut picked = Picked { clusters: asked.len(), ..Picked::default() };
     for (_, row) in clusters.order_of(&rows, quotas) {
-        let (_, matched) = taken[row.label].as_ref().expect("a cluster that gives rows was asked");
+        let (_, matched) = by_cluster[row.label].as_ref().expect("a cluster that gives rows was asked");
         let weight = matched.weights.get(row.key as usize);
         picked.rows.push(row.row as i64);
         picked.weights.push(weight.copied().unwrap_or(0.0));
         picked.matched.push(weight.is_some());
     }
-    let matched = || taken.iter().flatten().map(|(_, matched)| matched);
+    let matched = || by_cluster.iter().flatten().map(|(_, matched)| matched);
     picked.ended_early = matched().filter(|matched| matched.weights.len() < matched.order.len()).count();
     picked.residual = matched().map(|matched| matched.residual).sum::<f64>() / asked.len().max(1) as f64;
     picked

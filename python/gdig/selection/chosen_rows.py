@@ -18,7 +18,7 @@ from gdig.errors import CorpusError
 
 
 @dataclass(frozen=True)
-class Chosen:
+class ChosenRows:
     """The chosen rows, best first.
 
     columns: of each row, what the output shows of it under "gdig".
@@ -37,7 +37,7 @@ class Chosen:
         return {row: place for place, row in enumerate(self.rows.tolist(), 1)}
 
 
-def read_chosen(path: Path, rows: int) -> Chosen:
+def read_chosen_rows(path: Path, rows: int) -> ChosenRows:
     """Read the file of a selection.
 
     Args:
@@ -69,4 +69,4 @@ def read_chosen(path: Path, rows: int) -> Chosen:
                 f"got {row!r}; give the file that gdig select has written from this run"
             )
         columns.append(column)
-    return Chosen(columns)
+    return ChosenRows(columns)
