@@ -17,7 +17,7 @@ from gdig.data.cache import cached_folder
 from gdig.errors import ConfigError, CorpusError, GdigError, RunError, StoreError
 from gdig.run.record_file import read_record
 from gdig.run.verify import verify
-from gdig.selection.chosen import read_chosen
+from gdig.selection.chosen_rows import read_chosen_rows
 from gdig.selection.quotas import source_weights
 from gdig.store.sketches import SketchStore
 from gdig.store.tensor_file import read_tensors, write_tensors
@@ -177,7 +177,7 @@ def test_a_long_file_of_options_is_not_read(tmp_path):
 def test_a_pipe_in_the_place_of_a_selection_or_in_the_cache(tmp_path):
     os.mkfifo(tmp_path / "s.jsonl")
     with within(1.0), pytest.raises(CorpusError, match="expected the file of a selection, found none"):
-        read_chosen(tmp_path / "s.jsonl", 3)
+        read_chosen_rows(tmp_path / "s.jsonl", 3)
     (tmp_path / "source").write_text("x")
 
     def build(folder: Path) -> None:
@@ -196,7 +196,7 @@ def test_a_hostile_selection_is_refused(tmp_path, line):
     for name in ("s.jsonl", "s.jsonl.gz"):
         (tmp_path / name).write_bytes(line + b"\n")
         with pytest.raises(CorpusError, match=r"s\.jsonl"):
-            read_chosen(tmp_path / name, 3)
+            read_chosen_rows(tmp_path / name, 3)
 
 
 def test_a_resume_file_of_any_name_ends_no_fit(project, finished, tmp_path):

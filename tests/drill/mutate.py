@@ -36,7 +36,7 @@ from gdig.model.directory import read_limits
 from gdig.run.record import FitRecord, RunRecord, Stages, SweepRecord
 from gdig.run.record_file import read_record, record_checksum, write_record
 from gdig.run.stored_options import read_stored_options
-from gdig.selection.chosen import read_chosen
+from gdig.selection.chosen_rows import read_chosen_rows
 from gdig.selection.quotas import source_weights
 from gdig.store.npy import open_npy
 from gdig.store.sketches import SketchStore
@@ -196,7 +196,7 @@ def parsers(folder: Path) -> dict[str, tuple[bytes, Callable[[bytes], object]]]:
         "adapter": (base, adapter),
         "config.json": (json.dumps(llama).encode(), configuration),
         "tokenizer.json": (json.dumps(tokens).encode(), tokenizer),
-        "selection": (chosen * 2, through("s.jsonl", lambda file: read_chosen(file, 3))),
+        "selection": (chosen * 2, through("s.jsonl", lambda file: read_chosen_rows(file, 3))),
         "weights": (b"a: 1\nb: 2.5\n", through("w.yaml", lambda file: source_weights(str(file), ["a", "b"], [1, 2]))),
         "run.json": ((folder / "run.json").read_bytes(), record),
         "tensor file": (sound["t.safetensors"], through("u.safetensors", read_tensors)),

@@ -132,11 +132,13 @@ def _check_sweep(sweep: SweepRecord) -> None:
 def _check_growth(record: RunRecord) -> None:
     """Check that each step of growth has files and rows after those of the step before."""
     sweep, files = record.stages.sweep, len(record.inputs.get("candidates", {}))
-    before = Growth(0, 0)
-    for growth in sweep.growth if sweep is not None else ():
-        if not (before.files < growth.files < files and before.first_row < growth.first_row <= (sweep.rows or 0)):
+    if sweep is None:
+        return
+    rows, before = sweep.rows or 0, Growth(0, 0)
+    for growth in sweep.growth:
+        if not (before.files < growth.files < files and before.first_row < growth.first_row <= rows):
             raise ValueError(
-                f"sweep: growth: expected files and rows that rise to {files} and {sweep.rows}, "
+                f"sweep: growth: expected files and rows that rise to {files} and {rows}, "
                 f"got {growth.files} and {growth.first_row} after {before.files} and {before.first_row}"
             )
         before = growth
