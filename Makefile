@@ -30,15 +30,18 @@ venv: .make/native ## make .venv and build gdig into it; later runs rebuild only
 	@mkdir -p .make && touch $@
 
 .make/python: pyproject.toml .make/venv
-	@echo "installing torch, the other dependencies and gdig into .venv: minutes the first time"
+	@echo "installing torch and the other dependencies into .venv: minutes the first time"
 	@# uv installs 5 GB in about a minute, pip in about six. pip knows indexes that uv does not, so it is the second try.
+	@# uv installs the dependencies alone: gdig with them would be built here, and once more below.
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --editable '.[dev]' || \
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --requirement pyproject.toml --extra dev || \
 		$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@
 
+# The link from .venv to python/gdig; one is enough, whatever is built.
+.make/native: INSTALLED = $(wildcard .venv/lib/python*/site-packages/gdig-*.dist-info)
 .make/native: .make/python $(RUST)
-	$(BIN)/python -m maturin develop --release --quiet --skip-install
+	$(BIN)/python -m maturin develop --release --quiet $(if $(INSTALLED),--skip-install)
 	@touch $@
 
 .PHONY: demo
@@ -72,7 +75,7 @@ docs: .make/native ## build the site of the documentation into build/site (pip i
 
 .PHONY: packaging
 packaging: .make/native ## build sdist and wheels, compare what they hold, run one on a machine without Rust
-	$(BIN)/python -m pytest -m packaging
+	$(BIN)/python -m pytest tests/test_packaging.py
 
 .PHONY: lint lint-style lint-types lint-rust
 lint: lint-style lint-types lint-rust ## check style, types and warnings, of Python and Rust; -j2 does it on two cores

@@ -7,10 +7,11 @@ import gc
 import os
 import shutil
 import signal
+import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 # Tiny matrices: a second thread only waits, and beside other work on the same cores its spinning costs seconds. Set
 # before torch is imported; commands that tests start inherit it.
@@ -26,20 +27,32 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRITON_INTERPRET", "1")
 
 import pytest
-import torch
-from transformers import PreTrainedTokenizerFast
 
-from tests.support import profiles
-from tests.support.project_fixtures import Project, flags, make_project
+# torch and transformers take seconds to import, and the process that hands out tests to workers needs neither.
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
-# The commands that tests start have one thread by the variable above; this process may have been given more.
-torch.set_num_threads(1)
+    from tests.support.project_fixtures import Project
+
+# A file of a run is synced when it is written, which takes a disk milliseconds and memory none. Tests write tens of
+# thousands. Set TMPDIR to test on a disk.
+MEMORY, MEMORY_BYTES = Path("/dev/shm"), 4 << 30
+
+
+def files_in_memory() -> bool:
+    """Whether this machine keeps files in memory: enough of them, and programs among them."""
+    if not os.access(MEMORY, os.W_OK):
+        return False
+    of = os.statvfs(MEMORY)
+    return of.f_bavail * of.f_frsize >= MEMORY_BYTES and not of.f_flag & os.ST_NOEXEC
+
+
+if "TMPDIR" not in os.environ and files_in_memory():
+    os.environ["TMPDIR"] = tempfile.tempdir = str(MEMORY)  # for what tests start, and for this process
 
 # A shell lets a command in the background ignore Ctrl-C, and whatever it starts inherits that; tests send Ctrl-C.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN and threading.current_thread() is threading.main_thread():
     signal.signal(signal.SIGINT, signal.default_int_handler)
-
-profiles.load()
 
 MOST_WORKERS = 8
 
@@ -70,6 +83,19 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     return ByFixture(config, log)
 
 
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Set up a process that runs tests: not the one that hands them out."""
+    if session.config.pluginmanager.has_plugin("dsession"):
+        return
+    import torch
+
+    from tests.support import profiles
+
+    # The commands that tests start have one thread by the variable above; this process may have been given more.
+    torch.set_num_threads(1)
+    profiles.load()
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Of several workers: the slow tests first, so that no worker waits long for another at the end."""
     if hasattr(config, "workerinput"):
@@ -98,6 +124,7 @@ TEXTS = [
 def make_tokenizer(*, add_bos: bool = True, add_eos: bool = False, vocab_size: int = 400) -> PreTrainedTokenizerFast:
     """A byte-level BPE tokenizer trained on the spot, with <s>, </s> and <pad>; ids are the same on every run."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
 
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -144,6 +171,8 @@ def cache_home(tmp_path_factory) -> Iterator[None]:
 @pytest.fixture(scope="session")
 def project(tmp_path_factory, tiny_tokenizer) -> Project:
     """A model directory with a tokenizer, a pool and seeds, tiny. Session-wide: copy what you change."""
+    from tests.support.project_fixtures import make_project
+
     return make_project(tmp_path_factory.mktemp("project"), tiny_tokenizer)
 
 
@@ -216,6 +245,7 @@ def failing(project, tmp_path, capsys, monkeypatch):
     """Run a command that must fail as a user sees it: status 2, one message on stderr, no traceback, no temporary
     file. Returns the message. In this process, where an exception that is not explained would come through."""
     from gdig.cli.main import main
+    from tests.support.project_fixtures import flags
 
     monkeypatch.delenv("GDIG_TRACEBACK", raising=False)
 

@@ -238,14 +238,7 @@ class SignalAt:
 
 _FORKING = multiprocessing.get_context("forkserver")
 # Imported once, in a server that computes nothing: a command then starts in milliseconds, forked with no threads.
-_FORKING.set_forkserver_preload(
-    [
-        "tyro", "gdig.cli.main", "gdig.api", "gdig.showing", "gdig.model.load", "gdig.data.tokens", "datasets",
-        "pyarrow.parquet", "transformers.models.auto", "transformers.models.llama.modeling_llama",
-        "transformers.models.gpt2.modeling_gpt2", "transformers.models.auto.tokenization_auto",
-        "torch.distributed.run",
-    ]
-)  # fmt: skip
+_FORKING.set_forkserver_preload(["tests.support.warm"])
 
 
 def fork(target: Callable[..., object], *args: Any) -> Any:

@@ -60,9 +60,13 @@ def resolve(name: str, command: Command, argv: Sequence[str]) -> tuple[Config, d
     stored = {}
     if run_path and command.continues and (trusts or not has_model):
         stored = read_stored_options(run_path, trust_remote_code=trusts, has_model=bool(has_model))
-    preset = parse(name, command, argv, {**stored, **given}).get("preset", stored.get("preset", "default"))
-    base = {**with_preset(stored, preset), **given}
-    options = {**base, **parse(name, command, argv, base)}
+    # Parsing takes most of a start, so nothing is parsed twice with the same defaults.
+    defaults = {**stored, **given}
+    parsed = parse(name, command, argv, defaults) if defaults else flags
+    base = {**with_preset(stored, parsed.get("preset", stored.get("preset", "default"))), **given}
+    if base != defaults:
+        parsed = parse(name, command, argv, base)
+    options = {**base, **parsed}
     names = {option.name for option in fields(Config)}
     config = Config.build({key: value for key, value in options.items() if key in names})
     return config, {key: value for key, value in options.items() if key not in names}
