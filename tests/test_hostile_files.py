@@ -222,10 +222,15 @@ def test_verify_reads_what_selections_leave_when_they_need_it(rich, tmp_path):
         content[-1] ^= 1
         (run / file).write_bytes(content)
         assert {r.file: r.state for r in verify(run).files if r.state != "sound"} == {file: "damaged"}
-        shutil.copy2(run / "clusters" / "centroids.safetensors", run / file)
+        shutil.copy2(run / "features" / "seeds.safetensors", run / file)
         assert {r.file: r.state for r in verify(run).files if r.state != "sound"} == {file: "foreign"}
         shutil.copy2(rich[0] / file, run / file)
-    shutil.copy2(run / "sweep" / "00000000.safetensors", run / "clusters" / "fit.safetensors")
-    assert verify(run).sound
-    (run / "clusters" / "fit.safetensors").write_bytes(b"cut")
+
+
+def test_verify_reads_the_resume_file_of_k_means(whole, tmp_path):
+    run = Path(shutil.copytree(whole, tmp_path / "run"))
+    resume = run / "clusters" / "fit.safetensors"
+    shutil.copy2(run / "sweep" / "00000000.safetensors", resume)
+    assert verify(run).sound, "what it was made from is compared when k-means goes on from it"
+    resume.write_bytes(b"cut")
     assert {r.file: r.state for r in verify(run).files if r.state != "sound"} == {"clusters/fit.safetensors": "damaged"}
