@@ -291,7 +291,8 @@ fn a_message_is_short_whatever_a_header_holds() {
     let names: Vec<String> = (0..500).map(|i| format!("{i:0>900}")).collect();
     let tensors: Vec<_> =
         names.iter().map(|name| TensorData { name, dtype: Dtype::U8, shape: vec![0], bytes: &[] }).collect();
-    let metadata = BTreeMap::from([(MADE_FROM.to_owned(), "a".repeat(1 << 20)), ("first_row".into(), "9".repeat(9999))]);
+    let metadata =
+        BTreeMap::from([(MADE_FROM.to_owned(), "a".repeat(1 << 20)), ("first_row".into(), "9".repeat(9999))]);
     write(&path, &tensors, &metadata).unwrap();
     let file = TensorFile::open(&path).unwrap();
     for error in [file.info("x").unwrap_err(), file.expect("b").unwrap_err()] {
