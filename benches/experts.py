@@ -20,7 +20,7 @@ from transformers import Qwen3Config, Qwen3ForCausalLM, Qwen3MoeConfig, Qwen3Moe
 from gdig.config.config import Config
 from gdig.data.tokens import Example
 from gdig.influence.curvature import fit_curvature
-from gdig.influence.seed_factors import precondition_seeds
+from gdig.influence.precondition_seeds import precondition_seeds
 from gdig.model.causal_model import wrap_model
 from gdig.passes.influence_pass import make_influence_pass
 from gdig.progress import Progress

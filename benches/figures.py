@@ -39,6 +39,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "real pairs, told apart, larger": real_pairs.told_apart_larger,
     "redundancy, recall": redundancy.recall,
     "redundancy, steps": redundancy.steps,
+    "redundancy, alarms": redundancy.alarms,
     "removals": language_tables.removals,
     "report": costs.report,
     "rows an hour": costs.rows_an_hour,

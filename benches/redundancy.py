@@ -3,7 +3,8 @@
     python -m benches.redundancy sketches --rows 10000000     # the walk and the search over generated sketches
     python -m benches.redundancy copies --rows 20000          # near-copies of all rows, beside SemHash
     python -m benches.redundancy texts --rows 100000          # planted copies and evaluation rows, beside MinHash
-    python -m benches.redundancy model --model DIR --data DIR # the same with the hidden states of a model
+    python -m benches.redundancy model --model DIR --data FILE # the same with the hidden states of a model
+    python -m benches.redundancy alarms --data FILE           # false alarms of words on real rows, by template
 
 Each part runs in a process of its own, whose peak memory it records. Records go into benches/record/.
 """
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from benches.redundancy_parts.near_copies import measure_near_copies
+from benches.redundancy_parts.real_rows import measure_alarms
 from benches.redundancy_parts.sketches import measure_sketches
 from benches.redundancy_parts.texts import measure_texts
 from benches.shared.machine import ROOT, machine, provenance
@@ -51,7 +53,7 @@ def _measure(pipe: Any, work: Callable[..., dict[str, Any]], arguments: tuple[An
 def main() -> None:
     """Run a part, and add what it measured to the record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=["sketches", "copies", "texts", "model"])
+    parser.add_argument("part", choices=["sketches", "copies", "texts", "model", "alarms"])
     parser.add_argument("--rows", type=int, default=None, help="rows of the pool")
     parser.add_argument("--budget", type=float, default=0.01, help="share of the rows that the walk chooses")
     parser.add_argument("--dim", type=int, default=128, help="columns of a sketch")
@@ -70,6 +72,8 @@ def main() -> None:
             results = measure_near_copies(measured, folder, options.rows or 20_000, options.dim, options.threads)
         elif options.part == "texts":
             results = measure_texts(measured, options.rows or 100_000, options.threads)
+        elif options.part == "alarms":
+            results = measured(measure_alarms, options.data)
         else:
             from benches.redundancy_parts.hidden_states import measure_model
 

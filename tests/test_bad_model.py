@@ -32,7 +32,7 @@ def test_layers_that_are_not_there(failing):
 
 def test_a_model_without_linear_layers():
     from gdig.model.choice import choose_layers
-    from gdig.model.trial import Trial
+    from gdig.model.load_trial import Trial
 
     with pytest.raises(ModelError, match=r"Embedding: has no linear layers \(nn\.Linear or Conv1D\)"):
         choose_layers(torch.nn.Embedding(3, 4), Trial(), head=None)
@@ -180,7 +180,7 @@ def factor(file, name):
     return (vectors * file[f"l_{name}"]) @ vectors.T
 
 
-@pytest.mark.parametrize("part", ["factors", "eigenvalues"])
+@pytest.mark.parametrize("stage", ["factors", "eigenvalues"])
 def test_out_of_memory_while_fitting_halves_the_batch_too(project, finished, tmp_path, monkeypatch, capsys, stage):
     first = 0
     if stage == "eigenvalues":  # the second pass over the sample, as many batches as the first

@@ -201,6 +201,8 @@ def test_every_command_reaches_its_function(pipeline: Pipeline, capsys: pytest.C
     assert cli.main(["verify", "--run-path", "r"]) == 0
     assert pipeline.calls[-1][:2] == ("verify", "r")
     assert capsys.readouterr().out == "a row\nrun: 1 sound, 7 bytes\nr: 1 sound\n"
+    assert cli.main(["verify", "s", "--quiet"]) == 0
+    assert pipeline.calls[-1][:2] == ("verify", "s")
     assert cli.main(["verify", "--run-path", "r", "--quiet"]) == 0
     assert capsys.readouterr().out == ""
     pipeline.state = "damaged"
@@ -345,6 +347,18 @@ def test_ctrl_c(pipeline: Pipeline, capsys: pytest.CaptureFixture[str]) -> None:
     pipeline.error = KeyboardInterrupt()
     assert cli.main(["select", *MINIMUM]) == 130
     assert capsys.readouterr() == ("", "interrupted; the same command goes on from here\n")
+
+
+def test_compare_has_no_flag_for_a_single_method(pipeline: Pipeline, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["compare", "r", "--method", "top"])
+    assert stopped.value.code == 2 and "--methods" in capsys.readouterr().err
+    assert not pipeline.calls
+
+
+def test_only_commands_that_go_on_say_that_they_do(help_of: Callable[..., str]) -> None:
+    says = {name for name in COMMANDS if "the same command continues it" in " ".join(help_of(name).split())}
+    assert says == {"fit", "sweep", "cluster", "select", "plan", "compare"}
 
 
 @pytest.mark.parametrize(

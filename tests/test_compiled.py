@@ -8,7 +8,7 @@ import torch
 
 from gdig.config.config import Config
 from gdig.errors import ConfigError, ModelError
-from gdig.influence.seed_factors import precondition_seeds
+from gdig.influence.precondition_seeds import precondition_seeds
 from gdig.model.batches import make_batches
 from gdig.model.capture import GradientPass
 from gdig.passes.influence_pass import make_influence_pass

@@ -12,12 +12,12 @@ import gdig
 from gdig.data.tokens import Example
 from gdig.errors import ModelError
 from gdig.influence import conjugate_gradients as conjugate
-from gdig.influence import precondition as inverting
+from gdig.influence import seed_preconditioner as inverting
 from gdig.influence.conjugate_gradients import shifts, solve
 from gdig.influence.curvature import fit_curvature
 from gdig.influence.gauss_newton import GaussNewton
 from gdig.influence.inverse import Inverse
-from gdig.influence.seed_factors import precondition_seeds
+from gdig.influence.precondition_seeds import precondition_seeds
 from gdig.passes.influence_pass import make_influence_pass
 from gdig.progress import Progress
 from tests.support import oracle

@@ -11,7 +11,7 @@ from gdig.data.tokens import Example
 from gdig.errors import ModelError
 from gdig.influence.curvature import fit_curvature
 from gdig.influence.curvature_sums import with_ones
-from gdig.influence.seed_factors import precondition_seeds
+from gdig.influence.precondition_seeds import precondition_seeds
 from gdig.model.batches import make_batches
 from gdig.model.capture import GradientPass
 from gdig.model.expert_lists import TokenTrace, listed

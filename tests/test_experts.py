@@ -11,13 +11,13 @@ from gdig.config.config import Config
 from gdig.data.tokens import Example
 from gdig.errors import ModelError
 from gdig.influence.curvature_sums import with_ones
-from gdig.influence.seed_factors import precondition_seeds
+from gdig.influence.precondition_seeds import precondition_seeds
 from gdig.model.batches import make_batches
 from gdig.model.capture import GradientPass
 from gdig.model.causal_model import wrap_model
 from gdig.model.layer_names import is_router
+from gdig.model.load_trial import Use, _note_experts
 from gdig.model.partition_pass import PartitionPass
-from gdig.model.trial import Use, _note_experts
 from gdig.passes.influence_pass import make_influence_pass
 from gdig.progress import Progress
 from tests.support.families import tiny_model

@@ -10,7 +10,7 @@ import torch
 import transformers
 
 from gdig.influence.curvature import fit_curvature
-from gdig.influence.seed_factors import precondition_seeds
+from gdig.influence.precondition_seeds import precondition_seeds
 from gdig.passes.influence_pass import make_influence_pass
 from gdig.progress import Progress
 from tests.support import oracle

@@ -18,7 +18,7 @@ from gdig.influence import memory_plan
 from gdig.influence.curvature import CurvatureFit, fit_curvature
 from gdig.influence.curvature_sums import zero_triangles
 from gdig.influence.memory_plan import plan_fit
-from gdig.influence.seed_factors import precondition_seeds
+from gdig.influence.precondition_seeds import precondition_seeds
 from gdig.influence.seed_plan import plan_seeds
 from gdig.model.batches import make_batches
 from gdig.model.token_memory import TokenMemory

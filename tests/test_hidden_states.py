@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from gdig.errors import ConfigError, ModelError
-from gdig.influence.seed_factors import precondition_seeds
+from gdig.influence.precondition_seeds import precondition_seeds
 from gdig.passes.influence_pass import make_forward_pass, make_influence_pass
 from gdig.philox import rademacher, stream_key
 from gdig.progress import Progress

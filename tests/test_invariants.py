@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from gdig import ops
-from gdig.influence.seed_factors import precondition_seeds
+from gdig.influence.precondition_seeds import precondition_seeds
 from gdig.model.batches import make_batches
 from gdig.passes.influence_pass import make_influence_pass
 from gdig.passes.row_pass import RowPass

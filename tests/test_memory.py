@@ -10,7 +10,7 @@ import torch
 
 from gdig.config.config import Config
 from gdig.errors import ConfigError, ModelError
-from gdig.influence.seed_factors import precondition_seeds
+from gdig.influence.precondition_seeds import precondition_seeds
 from gdig.model import batch_size, gradient_checkpointing, load
 from gdig.model.batches import make_batches
 from gdig.model.capture import GradientPass

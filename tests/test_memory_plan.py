@@ -14,7 +14,7 @@ from gdig import ops
 from gdig.config.config import Config
 from gdig.distributed.ranks import Ranks
 from gdig.errors import ModelError
-from gdig.influence import curvature, factors, memory_plan
+from gdig.influence import curvature, factors, fit_bytes, memory_plan
 from gdig.influence.curvature import CurvatureFit
 from gdig.influence.memory_plan import plan_fit, plan_memory
 from gdig.influence.seed_factors import SeedFactors
@@ -227,12 +227,12 @@ def test_partitions_change_no_bit(kind, inversion, monkeypatch):
 
 def test_layers_of_one_input_stay_together():
     model, _ = wrapped(llama(), torch.float32)
-    groups = memory_plan._groups(model.layers)
+    groups = fit_bytes.layer_groups(model.layers)
     assert groups == [[0, 1], [2], [3, 4], [5]]
     q, k, v, o = (replace(model.layers[0], name=name, input_name=name) for name in "qkvo")
     layers = [q, o, replace(v, input_name="q"), replace(k, input_name="o"), o]
-    assert memory_plan._groups(layers[:3]) == [[0, 1, 2]]
-    assert memory_plan._groups(layers[:4]) == [[0, 1, 2, 3]]
+    assert fit_bytes.layer_groups(layers[:3]) == [[0, 1, 2]]
+    assert fit_bytes.layer_groups(layers[:4]) == [[0, 1, 2, 3]]
 
 
 @pytest.mark.parametrize(("width", "bias"), [(5, 0), (384, 0), (385, 0), (900, 0), (384, 1), (37, 1)])

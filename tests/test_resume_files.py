@@ -16,7 +16,7 @@ import pytest
 import gdig
 from gdig.influence.factors import eigenbasis
 from gdig.influence.memory_plan import plan_fit
-from gdig.influence.precondition import SeedPreconditioner
+from gdig.influence.seed_preconditioner import SeedPreconditioner
 from gdig.model.capture import GradientPass
 from gdig.run.record_file import read_record, write_record
 from gdig.run.verify import verify

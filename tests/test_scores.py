@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from gdig.influence.curvature import fit_curvature
-from gdig.influence.seed_factors import precondition_seeds
+from gdig.influence.precondition_seeds import precondition_seeds
 from gdig.model.choice import choose_layers
-from gdig.model.trial import try_model
+from gdig.model.load_trial import try_model
 from gdig.passes.influence_pass import make_influence_pass
 from gdig.progress import Progress
 from gdig.store.tensor_file import CheckedFile

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from gdig.influence import dense_plan, layer_scores
 from gdig.influence.curvature import fit_curvature
 from gdig.influence.layer_scores import shapes_of
-from gdig.influence.seed_factors import precondition_seeds
+from gdig.influence.precondition_seeds import precondition_seeds
 from gdig.model.causal_model import Model
 from gdig.passes.influence_pass import make_influence_pass
 from gdig.progress import Progress

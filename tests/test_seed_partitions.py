@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from gdig.influence import seed_factors, seed_plan
+from gdig.influence import precondition_seeds as precondition_module
+from gdig.influence import seed_plan
 from gdig.influence.curvature import fit_curvature
 from gdig.influence.inverse import Inverse
 from gdig.influence.layer_scores import make_scorers
-from gdig.influence.seed_factors import SeedFactors, SeedFiles, precondition_seeds
+from gdig.influence.precondition_seeds import precondition_seeds
+from gdig.influence.seed_factors import SeedFactors, SeedFiles
 from gdig.influence.seed_plan import SeedBytes, plan_seeds
 from gdig.progress import Progress
 from gdig.store.tensor_file import CheckedFile
@@ -80,7 +82,7 @@ def test_only_one_partition_is_in_memory(fitted, tmp_path, monkeypatch):
         held.append(live_bytes() - before)
         write(self, index, layer_factors)
 
-    monkeypatch.setattr(seed_factors.Inverse, "__init__", counted)
+    monkeypatch.setattr(precondition_module.Inverse, "__init__", counted)
     monkeypatch.setattr(SeedFiles, "write", measured)
     files = SeedFiles(model.layers, lambda name: CheckedFile(tmp_path / f"{name}.safetensors", name))
     before = live_bytes()

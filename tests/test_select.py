@@ -279,10 +279,22 @@ def test_verify_reads_every_file(finished):
     files = {path.relative_to(finished).as_posix() for path in finished.rglob("[!.]*") if path.is_file()}
     assert {file.file for file in report.files} == files and report.sound
     lines = report.lines()
-    kinds = ["run", "curvature", "seeds", "sweep", "features", "clusters", "clusters/labels", "run", str(finished)]
+    kinds = ["run", "curvature", "seeds", "sweep", "features", "clusters", "clusters/labels", str(finished)]
     assert [line.split(":")[0] for line in lines] == kinds
     assert lines[1].startswith("curvature: 6 sound, ") and lines[1].endswith(" bytes")
     assert lines[3].startswith("sweep: 5 sound, ") and lines[-1].endswith(f": {len(files)} sound")
+
+
+def test_verify_reads_what_selections_leave(project, swept_copy):
+    from gdig.run.verify import verify
+
+    gdig.select(**project.options(swept_copy, method="top", max_similarity=0.9, similarity_of="hidden"))
+    file = swept_copy / "features" / "hidden_mean.safetensors"
+    assert verify(swept_copy).sound
+    content = file.read_bytes()
+    file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    (damaged,) = [report for report in verify(swept_copy).files if report.state != "sound"]
+    assert (damaged.file, damaged.state) == ("features/hidden_mean.safetensors", "damaged")
 
 
 # The command line.

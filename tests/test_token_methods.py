@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
 import gdig
-from benches.shared.bm25 import Bm25
 from gdig.api import compare
 from gdig.config.config import Config
 from gdig.data.tokens import Example
@@ -35,6 +34,7 @@ from gdig.selection.tasks import Tasks
 from gdig.selection.token_bm25 import token_bm25
 from gdig.selection.token_files import TokenFiles, write_rows
 from gdig.store.tensor_file import read_tensors, write_tensors
+from tests.support.bm25 import Bm25
 from tests.support.plain_methods import plain_round_robin
 from tests.support.pools import Pool, cases, on_disk, plain_prefix
 from tests.support.project_fixtures import N_ROWS, N_SEEDS, TINY, llama_module, save_model, stored, write_jsonl

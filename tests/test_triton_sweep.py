@@ -11,7 +11,7 @@ from tests.support.tiny_models import gpt2, llama, make_examples, wrapped
 pytest.importorskip("triton", reason="triton is not installed: it has no wheel for this platform")
 
 from gdig.influence.curvature import fit_curvature
-from gdig.influence.seed_factors import precondition_seeds
+from gdig.influence.precondition_seeds import precondition_seeds
 from gdig.kernels import dispatch
 from gdig.passes.influence_pass import make_influence_pass
 from gdig.progress import Progress

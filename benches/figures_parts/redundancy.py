@@ -1,4 +1,4 @@
-"""Tables of what keeps a selection free of copies: recall beside other ways, and the cost of each step."""
+"""Tables of what keeps a selection free of copies: recall, false alarms, and the cost of each step."""
 
 from __future__ import annotations
 
@@ -55,4 +55,25 @@ def steps() -> str:
         list(labels.values()),
         [f"{cost.get('choice_s', cost['seconds']):.0f}" for cost in costs],
         [f"{cost['own_bytes'] / 1e6:.0f} MB" for cost in costs],
+    )
+
+
+def alarms() -> str:
+    """Rows of T0 that share words with entries of the same tasks: copies that are found, and false alarms."""
+    cases = record("redundancy")["alarms"]["cases"]
+    before, now = ([case[way] for case in cases.values()] for way in ("any 13 words", "gdig"))
+    return table(
+        [
+            "half of the tasks",
+            "entries",
+            "rows",
+            "copies",
+            "found",
+            "by any 13 words",
+            "false alarms",
+            "by any 13 words",
+        ],
+        [name.split(",")[0] for name in cases],
+        *([f"{case[column]:,}" for case in cases.values()] for column in ("entries", "pool", "copies")),
+        *([f"{case[column]:,}" for case in way] for column in ("found", "false_alarms") for way in (now, before)),
     )

@@ -13,7 +13,6 @@ import torch
 
 import gdig
 from benches.generated_language.world import World
-from benches.shared.bm25 import Bm25
 from benches.shared.gradients import each_layer
 from gdig import SketchStore
 from gdig.config.config import Config
@@ -24,6 +23,7 @@ from gdig.model.capture import GradientPass
 from gdig.model.load import load_model
 from gdig.run.layout import RunLayout
 from gdig.store.tensor_file import read_tensors
+from tests.support.bm25 import Bm25
 
 ALL_LINEARS = r"layers\..*proj$"
 DAMPINGS = (0.0001, 0.001, 0.01, 0.1, 1.0, 10.0)

@@ -10,7 +10,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from gdig.config.config import Config
 from gdig.influence.curvature import fit_curvature
-from gdig.influence.seed_factors import precondition_seeds
+from gdig.influence.precondition_seeds import precondition_seeds
 from gdig.model.causal_model import wrap_model
 from gdig.passes.influence_pass import make_influence_pass
 from gdig.progress import Progress

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, Llam
 
 from gdig.data.tokens import IGNORED, Example
 from gdig.model.choice import choose_layers
-from gdig.model.trial import try_model
+from gdig.model.load_trial import try_model
 from tests.support.tiny_models import without_float32_norms
 
 VOCAB = 64

@@ -13,10 +13,10 @@ from benches.generated_language.world import TUNE, Size, World
 from benches.pretrained import signals
 from benches.pretrained.rules import RULES
 from benches.pretrained.view import View
-from benches.shared.bm25 import Bm25
 from benches.shared.steps import Steps
 from gdig.config.config import Config
 from gdig.model.load import load_model
+from tests.support.bm25 import Bm25
 
 SIZE = Size(base=1500, pool=1000, seeds=50, test=200, base_epochs=6, epochs=6)
 EPOCHS = 3

@@ -16,7 +16,6 @@ import torch
 
 from benches.pretrained.pretrained_model import upper_model
 from benches.pretrained.rows import Row
-from benches.shared.bm25 import Bm25
 from benches.shared.gradients import each_layer
 from gdig.config.config import Config
 from gdig.data.tokens import Example
@@ -28,6 +27,7 @@ from gdig.model.capture import GradientPass
 from gdig.model.causal_model import Model, wrap_model
 from gdig.passes.sketch import Sketchers
 from gdig.progress import Progress
+from tests.support.bm25 import Bm25
 
 TOKENS = 2048
 DIM = 512

@@ -77,7 +77,9 @@ def by_words(rows: int, threads: int) -> dict[str, Any]:
     with anonymous_peak() as peak:
         shared = _native.SharedWords([[entry] for entry in entries])
         for start in range(0, len(pool), 4096):
-            for place, *_ in shared.find([[row] for row in pool[start : start + 4096]], n_threads=threads):
+            rows = [[row] for row in pool[start : start + 4096]]
+            (equal, _), (places, *_) = shared.find(rows, n_threads=threads)
+            for place in {*equal.tolist(), *places.tolist()}:
                 alarms[start + place] = True
     return _judged(alarms, truth, (time.monotonic() - begun, time.process_time() - cpu), peak[0])
 

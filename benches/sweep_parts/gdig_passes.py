@@ -16,7 +16,8 @@ from gdig.config.config import Config
 from gdig.data.tokens import Example
 from gdig.influence.curvature import fit_curvature
 from gdig.influence.factors import Factors
-from gdig.influence.seed_factors import SeedFactors, precondition_seeds
+from gdig.influence.precondition_seeds import precondition_seeds
+from gdig.influence.seed_factors import SeedFactors
 from gdig.model.causal_model import Model, wrap_model
 from gdig.model.layers import Layer
 from gdig.model.optimizer import Moments

@@ -26,7 +26,7 @@ from benches.libraries.common import Sorted, discarded, quiet
 from benches.libraries.kronfluence_cpu import analyzer
 from benches.sweep_parts.gdig_passes import QUIET, Case, Pass
 from gdig.data.tokens import Example
-from gdig.influence.seed_factors import precondition_seeds
+from gdig.influence.precondition_seeds import precondition_seeds
 
 KRONFLUENCE_LINES = 64
 """Examples in a batch of kronfluence, which counts examples, not tokens."""

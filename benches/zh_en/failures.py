@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from benches.shared.auroc import auroc
-from benches.shared.bm25 import Bm25
 from benches.zh_en.exact import DEFAULT
 from benches.zh_en.variants import all_scores, spearman
 from gdig.passes.seed_health import reliability
+from tests.support.bm25 import Bm25
 
 SHOWN = ("mean influence", "agreement", "bounded mean", "mean / spread over seeds", "cosine to each seed, mean")
 """The scores that the seeds make."""

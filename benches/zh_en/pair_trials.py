@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from benches.shared.bm25 import Bm25
 from benches.shared.steps import Steps
 from benches.zh_en import failures
 from benches.zh_en.competence import ARMS, DAMPINGS, Arm, Checkpoint, checkpoint_scores
@@ -18,6 +17,7 @@ from benches.zh_en.exact import IDENTITY
 from benches.zh_en.gdig_run import against_exact, chosen, swept
 from benches.zh_en.retrain import Retraining, best
 from benches.zh_en.variants import all_scores, auroc_with_error, reductions, share_clean
+from tests.support.bm25 import Bm25
 
 Checkpoints = dict[tuple[str, int], Checkpoint]
 MAIN = ("small, clean", 4)

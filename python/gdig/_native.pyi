@@ -89,7 +89,22 @@ class SharedWords:
     def common(self) -> int: ...
     @property
     def empty(self) -> int: ...
-    def find(self, rows: list[list[str]], *, n_threads: int = 0) -> list[tuple[int, int, str, str]]: ...
+    def find(
+        self, rows: list[list[str]], *, n_threads: int = 0
+    ) -> tuple[
+        tuple[NDArray[np.int32], NDArray[np.int32]],
+        tuple[
+            NDArray[np.int32],
+            NDArray[np.int32],
+            NDArray[np.int32],
+            NDArray[np.int32],
+            NDArray[np.uint64],
+            NDArray[np.int32],
+            NDArray[np.uint64],
+        ],
+    ]: ...
+    @staticmethod
+    def excerpt(text: str, start: int, n: int) -> str: ...
 
 @final
 class Store:

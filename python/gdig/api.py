@@ -78,7 +78,7 @@ def fit(
         GdigError: a subclass that says what is wrong with the options, the inputs, the model or the run directory.
 
     Example:
-        >>> gdig.fit(run_path="runs/a", **inputs)  # doctest: +SKIP
+        >>> gdig.fit(run_path="runs/a", **inputs)
         PosixPath('runs/a')
     """
     with _workspace(config, progress, options, ranks) as work:
@@ -100,7 +100,7 @@ def sweep(
     part of the shards is made.
 
     Example:
-        >>> gdig.sweep(run_path="runs/a", **inputs)  # doctest: +SKIP
+        >>> gdig.sweep(run_path="runs/a", **inputs)
         PosixPath('runs/a')
     """
     with _workspace(config, progress, options, ranks) as work:
@@ -121,7 +121,7 @@ def cluster(
     The arguments and errors are those of :func:`fit`. Fit and sweep run first where they are missing.
 
     Example:
-        >>> gdig.cluster(run_path="runs/a", **inputs)  # doctest: +SKIP
+        >>> gdig.cluster(run_path="runs/a", **inputs)
         PosixPath('runs/a')
     """
     with _workspace(config, progress, options, ranks) as work:
@@ -144,10 +144,10 @@ def select(
     The arguments and errors are those of :func:`fit`. The option `method` says how rows are selected.
 
     Example:
-        >>> selection = gdig.select(run_path="runs/a", **inputs, budget="10%")  # doctest: +SKIP
-        >>> another = gdig.select(run_path="runs/a", method="less")  # doctest: +SKIP
-        >>> selection.rows[:3], selection.summary[0]  # doctest: +SKIP
-        (array([812, 40, 977]), '400 of 4,000 rows (22,110 tokens): runs/a/selection.jsonl')
+        >>> selection = gdig.select(run_path="runs/a", **inputs, budget="10%")
+        >>> another = gdig.select(run_path="runs/a", method="top")
+        >>> selection.summary[0]
+        '6 of 60 rows (... tokens): runs/a/selection.jsonl'
     """
     with _workspace(config, progress, options, ranks) as work:
         require_needs([work.config.method], work.config)
@@ -181,14 +181,16 @@ def compare(
 
     Args:
         config: options, as of :func:`select`.
-        methods: values of the option `method`; none for all methods whose needs the run meets.
+        methods: values of the option `method`, in its place; none for all methods whose needs the run meets.
         trial: how to train; its options may also be given by name (see :class:`gdig.config.config.Trial`).
         train: whether to train on what each method selected, and to compare the losses on the rows of `held_out`.
         progress: where to show progress.
         options: see :class:`gdig.Config` and :class:`gdig.config.config.Trial`.
 
     Example:
-        >>> print(*compare(run_path="runs/a", **inputs, methods=["gdig", "top"]).lines(), sep="\\n")  # doctest: +SKIP
+        >>> comparison = gdig.compare(run_path="runs/a", **inputs, methods=["gdig", "top"])
+        >>> [summary.method for summary in comparison.summaries], comparison.overlap.shape
+        (['gdig', 'top'], (2, 2))
     """
     for method in methods:
         if method not in METHODS:
@@ -219,7 +221,7 @@ def compare(
         compared = compare_methods(eligible, methods or possible, limit, work.config, time.monotonic, n_clusters)
         if trial is None:
             return compared
-        from gdig.training.trial import train_on_each
+        from gdig.training.trial_training import train_on_each
 
         return replace(compared, held_out=train_on_each(work, trial, compared))
 
@@ -246,6 +248,10 @@ def score_net(
 
     Raises:
         GdigError: a subclass that says what is wrong with the options, the run, the features or the training.
+
+    Example:
+        >>> file = gdig.score_net(run_path="runs/a", epochs=2)  # doctest: +SKIP
+        >>> selection = gdig.select(run_path="runs/a", method="self-filter", difficulty=file)  # doctest: +SKIP
     """
     if is_launched():
         raise ConfigError("score-net runs in one process; gdig.training.ScoreNetTrainer also runs in several")

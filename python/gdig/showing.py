@@ -49,7 +49,7 @@ def plan(config: Config | None = None, *, progress: Progress | None = None, **op
         GdigError: whatever would stop the run at once, such as memory or disk that cannot hold it.
 
     Example:
-        >>> plan = gdig.plan(run_path="runs/a", **inputs)  # doctest: +SKIP
+        >>> plan = gdig.plan(run_path="runs/b", **inputs)  # doctest: +SKIP
         >>> plan.seconds, plan.peak_memory, plan.sweep_batch_size  # doctest: +SKIP
         (412.7, 3406577664, 512)
     """
@@ -82,7 +82,9 @@ def preview(
         GdigError: a subclass that says what is wrong with the options, or with files that cannot be read at all.
 
     Example:
-        >>> print(gdig.preview(model="models/base", candidates=["pool.jsonl"]))  # doctest: +SKIP
+        >>> preview = gdig.preview(**inputs)
+        >>> list(preview.reports), preview.error
+        (['candidates', 'seeds'], None)
     """
     from gdig.data.preview import LEGEND, Preview, preview_corpus
     from gdig.data.rendering import rendered_otherwise
@@ -136,7 +138,9 @@ def explain(
         GdigError: a subclass that says what does not exist, is not done, or has changed.
 
     Example:
-        >>> print(gdig.explain(run_path="runs/a", rows=[812]))  # doctest: +SKIP
+        >>> explanation = gdig.explain(run_path="runs/a", rows=[12])
+        >>> explanation.rows[0].row
+        12
     """
     config = config_of_start(config, options)
     progress = progress or Progress(config.quiet)
@@ -171,6 +175,10 @@ def report(
 
     Raises:
         GdigError: a subclass that says what is not done, or has changed.
+
+    Example:
+        >>> gdig.report(run_path="runs/a", html="a.html")
+        PosixPath('a.html')
     """
     config = config_of_start(config, options)
     run = open_finished_run(config, progress or Progress(config.quiet), selection)

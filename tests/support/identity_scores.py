@@ -7,7 +7,7 @@ import torch
 
 from gdig.config.config import Config
 from gdig.data.tokens import Example
-from gdig.influence.seed_factors import precondition_seeds
+from gdig.influence.precondition_seeds import precondition_seeds
 from gdig.model.causal_model import Model
 from gdig.passes.influence_pass import make_influence_pass
 from gdig.progress import Progress

@@ -239,7 +239,7 @@ COMMANDS: dict[str, Command] = {
     ),
     "verify": Command(
         "Read every file of a run: which are sound, damaged, missing, or of something else.",
-        "gdig verify --run-path runs/a\ngdig verify --run-path runs/a --json > report.json",
+        "gdig verify runs/a\ngdig verify runs/a --json > report.json",
         "Verify",
         _verify,
         continues=False,

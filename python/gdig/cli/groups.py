@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from tyro.conf import Positional
 
-from gdig.config.options import Basic, PresetOptions
+from gdig.config.options import Basic, PlaceOptions, PresetOptions
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,14 @@ class RunsOptions:
 
 
 @dataclass(frozen=True)
+class MergedRunOptions(PlaceOptions):
+    """Where the whole sweep goes."""
+
+    run_path: Basic[str | None] = None
+    """Run directory that gets all parts: one of RUNS, or a new one."""
+
+
+@dataclass(frozen=True)
 class CompareOptions:
     """What to compare."""
 
@@ -61,8 +69,10 @@ class CompareOptions:
 
 @dataclass(frozen=True)
 class VerifyOptions:
-    """What to print."""
+    """What to read, and what to print."""
 
+    run: Basic[Positional[str | None]] = None
+    """Directory of a run; the same as run_path."""
     json: Basic[bool] = False
     """Print JSON, with the state of each file, instead of lines. Off by default. Switch it on for other programs."""
 

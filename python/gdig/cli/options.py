@@ -15,6 +15,7 @@ from gdig.cli.groups import (
     DefaultOptions,
     ExplainOptions,
     FileOptions,
+    MergedRunOptions,
     PlanOptions,
     PreviewOptions,
     ReportOptions,
@@ -185,4 +186,4 @@ class Merge:
     """The options of gdig merge."""
 
     runs: RunsOptions = RunsOptions()
-    run: PlaceOptions = PlaceOptions()
+    run: MergedRunOptions = MergedRunOptions()

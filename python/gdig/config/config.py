@@ -45,6 +45,11 @@ class Config(
 
     Raises:
         ConfigError: naming the option, its value and what was expected.
+
+    Example:
+        >>> config = Config(budget="5%", method="top")
+        >>> config.budget, config.random_seed
+        ('5%', 0)
     """
 
     def __post_init__(self) -> None:

@@ -50,7 +50,7 @@ def parse_layers(text: str) -> LayerChoice:
 
     Example:
         >>> parse_layers("mlp:upper:0.25")
-        LayerChoice(kind='mlp', upper=Fraction(1, 4))
+        LayerChoice(kind='mlp', upper=Fraction(1, 4), least=1)
     """
     match = _GRAMMAR.fullmatch(text)
     share = Fraction((match and (match[2] or match[3])) or 1)

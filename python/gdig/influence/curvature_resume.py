@@ -20,6 +20,7 @@ from gdig.model.batches import Batch
 from gdig.model.causal_model import Model
 from gdig.model.layers import Layer
 from gdig.run.record import CurvatureReport
+from gdig.run.resume_layout import curvature_files, factors_file, layers_key, partition_file
 from gdig.store.resume_file import Pace, ResumeFile
 
 
@@ -56,7 +57,7 @@ class CurvatureResume:
             "origin": self.origin,
             "batches": digest.hexdigest(),
             "token_batch_size": token_batch_size,
-            "layers": blake2b("\n".join(layers).encode(), digest_size=8).hexdigest(),
+            "layers": layers_key(layers),
             "model": [str(model.dtype), model.device.type, config.matmul_precision, config.torch_compile],
         }
         sums = SumsResume(self.folder, made_from, ranks, self.warn, self.pace)
@@ -66,15 +67,14 @@ class CurvatureResume:
         """Return the file that says that the curvature files of a partition are complete; None keeps nothing."""
         if self.folder is None:
             return None
-        name = blake2b("\n".join(layers).encode(), digest_size=8).hexdigest()
-        return ResumeFile(self.folder / f"partition-{name}.safetensors", {"origin": self.origin}, self.warn)
+        return ResumeFile(partition_file(self.folder, layers), {"origin": self.origin}, self.warn)
 
     def end_partition(self, layers: Sequence[str], report: CurvatureReport) -> None:
         """Keep that the files of a partition are complete, and let go of the others. Rank 0 calls this."""
         file = self.partition(layers)
         if file is not None and self.folder is not None:
             file.write({"report": np.array([report.examples, report.tokens, report.invalid])})
-            for path in [*self.folder.glob("rank-*.safetensors"), *self.folder.glob("factors-*.safetensors")]:
+            for path in curvature_files(self.folder):
                 path.unlink(missing_ok=True)
 
     def report_of(self, layers: Sequence[str]) -> CurvatureReport | None:
@@ -140,4 +140,4 @@ class PartitionResume:
     def _file(self, layer: str) -> ResumeFile:
         assert self._folder is not None
         made_from = {**self._made_from, "layer": layer}
-        return ResumeFile(self._folder / f"factors-{layer}.safetensors", made_from, self._warn)
+        return ResumeFile(factors_file(self._folder, layer), made_from, self._warn)

@@ -16,7 +16,8 @@ from gdig.influence.curvature import CurvatureFit
 from gdig.influence.curvature_resume import CurvatureResume
 from gdig.influence.factors import Factors
 from gdig.influence.memory_plan import plan_fit
-from gdig.influence.seed_factors import SeedFiles, precondition_seeds
+from gdig.influence.precondition_seeds import precondition_seeds
+from gdig.influence.seed_factors import SeedFiles
 from gdig.influence.seed_plan import plan_seeds_on_ranks
 from gdig.influence.seeds_resume import SeedsResume
 from gdig.run.links import remove_folder

@@ -7,16 +7,14 @@ other layers, so the partitions change no bit.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-
-import torch
 
 from gdig.config.config import Config
 from gdig.data.tokens import Example
 from gdig.distributed.ranks import Ranks
 from gdig.errors import MemoryShortError
-from gdig.influence.factors import WIDE
+from gdig.influence.fit_bytes import FitBytes, added, fill_partitions, layer_groups
 from gdig.model.batch_size import (
     LEAST_TOKENS,
     MEMORY_SHARE,
@@ -29,16 +27,12 @@ from gdig.model.capture import GradientPass
 from gdig.model.causal_model import Model
 from gdig.model.free_memory import free_host_memory
 from gdig.model.gradient_checkpointing import blocks_to_recompute
-from gdig.model.layers import Layer
 from gdig.model.token_memory import TokenMemory, gradient_checkpointing_bytes, hidden_width, weight_bytes
-from gdig.ops import triangle_numbers
 
 HEAD_CACHE_BYTES = 1 << 30
 """Most memory for results of the head that the second pass over a sample takes from the first."""
 _HEAD_CACHE_SHARE = 16
 """The cache takes at most one part in this many of the memory that the plan may take."""
-_EIGH_COPIES = 5
-"""Matrices of the size of a factor that its eigendecomposition holds: the matrix twice, the result, LAPACK's work."""
 
 
 @dataclass(frozen=True)
@@ -133,8 +127,8 @@ def plan_memory(
         ModelError: if the sums of a single layer do not fit beside the longest example.
     """
     tokens = token_memory or TokenMemory.count(model)
-    sizes = [_FitBytes.of(layer, model) for layer in model.layers]
-    groups = _groups(model.layers)
+    sizes = [FitBytes.of(layer, model) for layer in model.layers]
+    groups = layer_groups(model.layers)
     cache = min(HEAD_CACHE_BYTES, sample_tokens * (_predictor_width(model) * model.dtype.itemsize + 8))
     cache = cache if limit is None else min(cache, max(0, limit) // _HEAD_CACHE_SHARE)
     least = LEAST_TOKENS if config.token_batch_size == "auto" else int(config.token_batch_size)
@@ -142,11 +136,11 @@ def plan_memory(
     auto = config.token_batch_size == "auto"
 
     def partitions(memory: TokenMemory, batch: int) -> list[list[int]] | None:
-        def fits(size: _FitBytes, lowest: int) -> bool:
+        def fits(size: FitBytes, lowest: int) -> bool:
             inside = limit is None or size.beside(max(batch, longest) * memory.a_token(lowest)) + fixed <= limit
             return inside and (host_limit is None or size.host_totals // world <= host_limit)
 
-        return _partitions(groups, sizes, fits)
+        return fill_partitions(groups, sizes, fits)
 
     saving = replace(tokens, graph=(gradient_checkpointing_bytes(model),) * len(sizes))
     plain, saved = partitions(tokens, least), partitions(saving, least) if blocks_to_recompute(model.module) else None
@@ -155,7 +149,7 @@ def plan_memory(
     tokens, chosen = (saving, saved) if checkpointing else (tokens, plain)
     if chosen is None:
         held = max(least, longest) * tokens.a_token()
-        needed = fixed + max(_sum(sizes[index] for index in group).beside(held) for group in groups)
+        needed = fixed + max(added(sizes[index] for index in group).beside(held) for group in groups)
         raise MemoryShortError(
             f"the fit needs {needed / 2**30:.3g} GiB for one example of {longest} tokens and the sums of its widest "
             f"layers, but may plan {max(0, limit or 0) / 2**30:.3g} GiB (60 % of the free memory); lower max_length, "
@@ -168,7 +162,7 @@ def plan_memory(
             break
         batch, chosen = batch * 2, more
     weights = weight_bytes(model.module)
-    by_partition = [_sum(sizes[index] for index in partition) for partition in chosen]
+    by_partition = [added(sizes[index] for index in partition) for partition in chosen]
     activations = [max(batch, longest) * tokens.a_token(partition[0]) for partition in chosen]
     passes = _pass_memory(weights, activations, fixed, by_partition, config.inversion)
     return MemoryPlan(
@@ -227,61 +221,8 @@ def plan_fit(model: Model, examples: Sequence[Example], config: Config, ranks: R
     )
 
 
-@dataclass(frozen=True)
-class _FitBytes:
-    """Bytes of some layers in a fit.
-
-    Attributes:
-        triangles: the sums of A and S; on the CPU with their totals beside them.
-        bases: Q_A and Q_S.
-        squares: the sums that give L; on the CPU with their totals.
-        work: one eigendecomposition.
-        host_totals: totals in the computer's memory, for layers on another device.
-    """
-
-    triangles: int = 0
-    bases: int = 0
-    squares: int = 0
-    work: int = 0
-    host_totals: int = 0
-
-    @classmethod
-    def of(cls, layer: Layer, model: Model) -> _FitBytes:
-        """Of one layer. A layer that reads another layer's input has no A of its own."""
-        item = torch.promote_types(model.dtype, torch.float32).itemsize
-        j, o = layer.width, layer.out_features
-        widths = (j, o) if layer.input_name == layer.name else (o,)
-        bases = sum(width * width for width in widths) * item
-        work = max(_EIGH_COPIES * width * width * (item if width >= WIDE else 8) for width in widths)
-        if layer.device.type == "cpu":
-            return cls(2 * sum(map(triangle_numbers, widths)) * item, bases, 2 * o * j * item, work)
-        return cls(bases, bases, o * j * item, work, max(bases, o * j * item))
-
-    def __add__(self, other: _FitBytes) -> _FitBytes:
-        return _FitBytes(
-            self.triangles + other.triangles,
-            self.bases + other.bases,
-            self.squares + other.squares,
-            max(self.work, other.work),
-            self.host_totals + other.host_totals,
-        )
-
-    @property
-    def eigenvectors(self) -> int:
-        """While the eigenvectors replace the totals one by one."""
-        return max(self.triangles // 2, self.bases) + self.work
-
-    def beside(self, activations: int) -> int:
-        """The most that a fit of the layers holds, with a batch that holds `activations` bytes in its passes."""
-        return max(max(self.triangles, self.bases + self.squares) + activations, self.eigenvectors)
-
-
-def _sum(sizes: Iterable[_FitBytes]) -> _FitBytes:
-    return sum(sizes, _FitBytes())
-
-
 def _pass_memory(
-    weights: int, held: Sequence[int], head: int, by_partition: Sequence[_FitBytes], inversion: str
+    weights: int, held: Sequence[int], head: int, by_partition: Sequence[FitBytes], inversion: str
 ) -> dict[str, MemoryParts]:
     """The memory of the fit's passes, for the partition that holds most in each. `held`: activations of each."""
     pairs = list(zip(held, by_partition, strict=True))
@@ -297,45 +238,6 @@ def _pass_memory(
             for activations, size in pairs
         ]
     return {name: max(each, key=lambda memory: memory.total) for name, each in passes.items()}
-
-
-def _groups(layers: Sequence[Layer]) -> list[list[int]]:
-    """Indices of layers that stay together: those that share an input share the sums of A, and of a matrix of experts
-    those with few tokens take the sums of all.
-
-    Such layers follow one another in every model that we know. Where others lie between, these join.
-    """
-    names = [
-        (layer.input_name, layer.expert.matrix if layer.expert is not None else layer.input_name) for layer in layers
-    ]
-    last = {name: index for index, pair in enumerate(names) for name in pair}
-    groups: list[list[int]] = []
-    end = -1
-    for index, pair in enumerate(names):
-        if index > end:
-            groups.append([])
-        groups[-1].append(index)
-        end = max(end, *(last[name] for name in pair))
-    return groups
-
-
-def _partitions(
-    groups: Sequence[list[int]], sizes: Sequence[_FitBytes], fits: Callable[[_FitBytes, int], bool]
-) -> list[list[int]] | None:
-    """Fill partitions one after another, as long as they fit. None: a group alone does not fit."""
-    partitions: list[list[int]] = []
-    held = _FitBytes()
-    for group in groups:
-        alone = _sum(sizes[index] for index in group)
-        if not fits(alone, group[0]):
-            return None
-        if partitions and fits(held + alone, partitions[-1][0]):
-            partitions[-1] += group
-            held = held + alone
-        else:
-            partitions.append(list(group))
-            held = alone
-    return partitions
 
 
 def _predictor_width(model: Model) -> int:

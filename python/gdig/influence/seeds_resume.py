@@ -6,14 +6,13 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, cast
 
 from numpy.typing import NDArray
 
 from gdig.errors import StoreError
-from gdig.store.numbered import numbered_file
+from gdig.run.resume_layout import layers_key, partition_file, seed_file, seed_files
 from gdig.store.resume_file import Pace, ResumeFile, Tensors
 from gdig.store.tensor_file import Named
 
@@ -62,9 +61,8 @@ class PartitionSeeds:
     def __init__(
         self, folder: Path, origin: str, layers: Sequence[str], warn: Callable[[str], object], pace: Pace
     ) -> None:
-        digest = blake2b("\n".join(layers).encode(), digest_size=8).hexdigest()
-        self._folder, self._warn, self._pace = folder, warn, pace
-        self._made_from = {"origin": origin, "layers": digest}
+        self._folder, self._layers, self._warn, self._pace = folder, tuple(layers), warn, pace
+        self._made_from = {"origin": origin, "layers": layers_key(layers)}
         self._unsaved: dict[int, Content] = {}
 
     def load(self, number: int, decode: Callable[[Named[NDArray[Any]], Named[str]], Seed]) -> Seed | None:
@@ -103,7 +101,7 @@ class PartitionSeeds:
             facts: what the report on the seeds says of each seed in these layers: JSON values.
         """
         self._partition.write({}, {"facts": json.dumps(list(facts))})
-        for path in self._folder.glob("[0-9]*.safetensors"):
+        for path in seed_files(self._folder):
             path.unlink(missing_ok=True)
 
     def facts(self, are_sound: Callable[[Any], bool]) -> list[dict[str, Any]] | None:
@@ -125,8 +123,7 @@ class PartitionSeeds:
 
     @property
     def _partition(self) -> ResumeFile:
-        name = f"partition-{self._made_from['layers']}.safetensors"
-        return ResumeFile(self._folder / name, self._made_from, self._warn)
+        return ResumeFile(partition_file(self._folder, self._layers), self._made_from, self._warn)
 
     def _file(self, number: int) -> ResumeFile:
-        return ResumeFile(numbered_file(self._folder, number), self._made_from, self._warn)
+        return ResumeFile(seed_file(self._folder, number), self._made_from, self._warn)

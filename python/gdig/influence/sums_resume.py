@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from gdig.distributed.ranks import Ranks
+from gdig.run.resume_layout import SumsFiles
 from gdig.store.resume_file import Pace, ResumeFile, Tensors
 
 _CHUNK_BYTES = 64 << 20
@@ -48,6 +49,7 @@ class SumsResume:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._folder, self._made_from, self._ranks, self._warn = folder, dict(made_from), ranks, warn
+        self._own_files = None if folder is None else SumsFiles(folder, ranks.rank, ranks.world)
         self.pace, self._clock = pace, clock
         self._name = ""
         self._keeps_round = True
@@ -67,7 +69,7 @@ class SumsResume:
         Returns:
             How many groups the totals hold, the same on all ranks.
         """
-        self._name, self._round_began = re.sub(r"[^a-z0-9]+", "-", name.lower()), self._clock()
+        self._name, self._round_began = name, self._clock()
         self._keeps_round = True
         if self._folder is None:
             return 0
@@ -76,8 +78,8 @@ class SumsResume:
         while True:
             everywhere = set.intersection(*map(set, self._ranks.gather(sorted(self._rounds() - refused))))
             first = max(everywhere, default=0)
-            content = self._read(self._stem("totals", first)) if first else None
-            if content is not None and not self._fits(self._stem("totals", first), content, sums, finite):
+            content = self._read(state := self._state("totals", first)) if first else None
+            if content is not None and not self._fits(state, content, sums, finite):
                 content = None
             if all(self._ranks.gather(not first or content is not None)):
                 break
@@ -95,8 +97,8 @@ class SumsResume:
         if self._folder is None:
             return 0
         for n_batches in sorted(self._numbers(f"group-{group}"), reverse=True):
-            content = self._read(stem := self._stem(f"group-{group}", n_batches))
-            if content is not None and self._fits(stem, content, sums, finite, whole=True):
+            content = self._read(state := self._state(f"group-{group}", n_batches))
+            if content is not None and self._fits(state, content, sums, finite, whole=True):
                 for number, total in enumerate(sums):
                     total.copy_(torch.from_numpy(content[str(number)]))
                 finite |= content["finite"].astype(bool)
@@ -134,8 +136,8 @@ class SumsResume:
 
     def forget(self) -> None:
         """Remove all files of the last pass, whose result is kept elsewhere."""
-        if self._folder is not None:
-            for path in self._folder.glob(f"{self._prefix}{self._name}-*.safetensors"):
+        if self._own_files is not None:
+            for path in self._own_files.of_pass(self._name):
                 path.unlink(missing_ok=True)
 
     def _rounds(self) -> set[int]:
@@ -143,44 +145,40 @@ class SumsResume:
 
     def _numbers(self, kind: str) -> set[int]:
         """The numbers of batches or groups of which complete files of a kind are there."""
-        assert self._folder is not None
-        start, end = f"{self._prefix}{self._name}-{kind}-", "-end.safetensors"
-        numbers = (path.name[len(start) : -len(end)] for path in self._folder.glob(f"{start}*{end}"))
-        return {int(number) for number in numbers if re.fullmatch(r"[1-9][0-9]{0,8}", number)}
+        return self._files.numbers(self._name, kind)
 
     @property
-    def _prefix(self) -> str:
-        return f"rank-{self._ranks.rank}-of-{self._ranks.world}-"
+    def _files(self) -> SumsFiles:
+        assert self._own_files is not None
+        return self._own_files
 
-    def _stem(self, kind: str, number: int) -> str:
-        return f"{self._prefix}{self._name}-{kind}-{number}"
+    def _state(self, kind: str, number: int) -> str:
+        return self._files.state(self._name, kind, number)
 
-    def _file(self, name: str) -> ResumeFile:
-        assert self._folder is not None
-        return ResumeFile(self._folder / f"{name}.safetensors", {**self._made_from, "file": name}, self._warn)
+    def _file(self, path: Path) -> ResumeFile:
+        return ResumeFile(path, {**self._made_from, "file": path.stem}, self._warn)
 
-    def _read(self, stem: str) -> Tensors | None:
+    def _read(self, state: str) -> Tensors | None:
         """Read the files of one state; remove them and return None if one of them cannot be used."""
         content: Tensors = {}
-        end = self._file(f"{stem}-end").read()
+        end = self._file(self._files.end(state)).read()
         chunks = end[1].get("chunks", "") if end else "0"
         if not re.fullmatch(r"[0-9]{1,6}", chunks):
             end, chunks = None, "0"
-        names = [f"{stem}-{chunk}" for chunk in range(int(chunks))]
-        for name in names:
-            chunk = self._file(name).read()
+        for number in range(int(chunks)):
+            chunk = self._file(self._files.chunk(state, number)).read()
             if chunk is None:
                 end = None
                 break
             content |= chunk[0]
         if end is None or "finite" not in end[0]:
-            self._remove_stem(stem)
+            self._remove_state(state)
             return None
         return {**content, "finite": end[0]["finite"]}
 
     def _fits(
         self,
-        stem: str,
+        state: str,
         content: Tensors,
         sums: Sequence[torch.Tensor],
         finite: NDArray[np.bool_],
@@ -194,49 +192,41 @@ class SumsResume:
             expected.get(name) == (array.shape, array.dtype.name) for name, array in content.items()
         )
         if not fits:
-            self._file(f"{stem}-end").discard(f"{self._folder}: {stem}: holds other sums than those of this fit")
-            self._remove_stem(stem)
+            message = f"{self._folder}: {state}: holds other sums than those of this fit"
+            self._file(self._files.end(state)).discard(message)
+            self._remove_state(state)
         return fits
 
     def _write(self, kind: str, number: int, tensors: Mapping[int, torch.Tensor], finite: NDArray[np.bool_]) -> None:
         """Write one state: its tensors in chunks, and then a last file that makes it complete."""
-        stem, n_chunks = self._stem(kind, number), 0
+        state, n_chunks = self._state(kind, number), 0
         chunk: Tensors = {}
         with self.pace.writing():
             for index, tensor in tensors.items():
                 if chunk and sum(x.nbytes for x in chunk.values()) + tensor.nbytes > _CHUNK_BYTES:
-                    if not self._file(f"{stem}-{n_chunks}").write(chunk):
+                    if not self._file(self._files.chunk(state, n_chunks)).write(chunk):
                         return
                     chunk, n_chunks = {}, n_chunks + 1
                 chunk[str(index)] = tensor.cpu().numpy()
-            if self._file(f"{stem}-{n_chunks}").write(chunk):
-                self._file(f"{stem}-end").write({"finite": finite}, {"chunks": str(n_chunks + 1)})
+            if self._file(self._files.chunk(state, n_chunks)).write(chunk):
+                self._file(self._files.end(state)).write({"finite": finite}, {"chunks": str(n_chunks + 1)})
 
     def _remove(self, kind: str, numbers: set[int]) -> None:
         for number in numbers:
-            self._remove_stem(self._stem(kind, number))
+            self._remove_state(self._state(kind, number))
 
-    def _remove_stem(self, stem: str) -> None:
-        assert self._folder is not None
+    def _remove_state(self, state: str) -> None:
         # The last file first: without it the others are no state.
-        (self._folder / f"{stem}-end.safetensors").unlink(missing_ok=True)
-        for path in self._folder.glob(f"{stem}-*.safetensors"):
+        for path in self._files.of_state(state):
             path.unlink(missing_ok=True)
 
     def _remove_foreign(self) -> None:
         """Rank 0 removes the states of another number of ranks."""
-        assert self._folder is not None
-        worlds = {
-            path: match[1]
-            for path in self._folder.glob("rank-*.safetensors")
-            if (match := re.match(r"rank-[0-9]+-of-([0-9]+)-", path.name)) is not None
-        }
-        others = [path for path, world in worlds.items() if world != str(self._ranks.world)]
+        others = self._files.of_other_worlds()
         if others and self._ranks.main:
-            n = worlds[others[0]]
             self._warn(
-                f"{self._folder}: holds sums of {n} ranks, and now there are {self._ranks.world}; the resume files "
-                "are discarded, and their work is done again"
+                f"{self._folder}: holds sums of {others[0][1]} ranks, and now there are {self._ranks.world}; "
+                "the resume files are discarded, and their work is done again"
             )
-            for path in others:
+            for path, _ in others:
                 path.unlink(missing_ok=True)

@@ -29,9 +29,9 @@ from gdig.model.experts_pass import computed_by_gdig
 from gdig.model.head import head_loss
 from gdig.model.head_cache import HeadCache
 from gdig.model.layers import Layer
+from gdig.model.load_trial import sees_all
 from gdig.model.places import Places
 from gdig.model.routing import Routing
-from gdig.model.trial import sees_all
 from gdig.ops import Segments
 from gdig.philox import stream_key, uniform
 

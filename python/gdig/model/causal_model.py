@@ -23,9 +23,9 @@ from gdig.model.gradient_checkpointing import (
     require_gradient_checkpointing,
 )
 from gdig.model.layers import Layer
+from gdig.model.load_trial import try_model
 from gdig.model.masks import one_sequence_a_line
 from gdig.model.rotary import rotary_switch
-from gdig.model.trial import try_model
 
 Outputs = tuple[torch.Tensor, tuple[torch.Tensor, ...]]
 """The input of the head [B, L, H] (or the logits [B, L, V]), and the hidden states [B, L, H] of some layers."""

@@ -14,7 +14,7 @@ from gdig.model.expert_lists import listed
 from gdig.model.experts import as_experts
 from gdig.model.layer_names import block_of, is_expert, is_mlp, is_router, without_numbers
 from gdig.model.layers import Expert, Layer, as_layer
-from gdig.model.trial import Trial
+from gdig.model.load_trial import Trial
 from gdig.patterns import PatternError, search
 
 PAPER_LLAMA, PAPER_BLOOM = "mlp.down_proj", "mlp.dense_h_to_4h"

@@ -11,7 +11,7 @@ from torch import nn
 from gdig.model.choice import all_layers, block_order, unused_modules
 from gdig.model.layer_names import block_of, is_adapter_weight, module_in_block
 from gdig.model.layers import Layer, as_layer
-from gdig.model.trial import Trial
+from gdig.model.load_trial import Trial
 
 _LEAST_SHARE = 0.5
 _SHOWN = 3

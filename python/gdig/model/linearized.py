@@ -17,7 +17,7 @@ from gdig.errors import LayerError, ModelError
 from gdig.model.batches import Batch
 from gdig.model.causal_model import Model
 from gdig.model.device import to_device
-from gdig.model.trial import sees_all
+from gdig.model.load_trial import sees_all
 
 
 class Linearized:

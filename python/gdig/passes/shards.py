@@ -17,9 +17,9 @@ from gdig.errors import StoreError
 from gdig.passes.encode_ahead import EncodedShard, Feed
 from gdig.passes.row_pass import RowPass
 from gdig.passes.shard_resume import ShardResume, batches_digest
-from gdig.run.layout import shard_resume_file
 from gdig.run.origin import continues, grown_from
 from gdig.run.resume_files import remove_finished
+from gdig.run.resume_layout import shard_resume_file
 from gdig.run.session import Workspace
 from gdig.store.resume_file import Pace, ResumeFile
 from gdig.store.sketches import SketchStore

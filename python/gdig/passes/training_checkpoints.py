@@ -17,10 +17,10 @@ from gdig.model.optimizer import FILES, read_adam
 from gdig.passes.adam_pass import AdamFeatures, trained_layers
 from gdig.passes.row_pass import RowPass
 from gdig.passes.shards import find_missing, in_sweep_part, open_store, write_missing
-from gdig.run.layout import shard_resume_file
 from gdig.run.links import remove_folder
 from gdig.run.origin import checkpoint_origin, checkpoint_rows_origin, pass_origin
 from gdig.run.record import CheckpointRecord
+from gdig.run.resume_layout import resume_folder
 from gdig.run.session import Workspace
 from gdig.store.sketches import SketchStore
 from gdig.store.tensor_file import CheckedFile
@@ -61,7 +61,7 @@ def checkpoints_stage(work: Workspace) -> bool:
                 record = sweep_checkpoint_on_ranks(work, **arguments)
             except GdigError:
                 folder = work.layout.checkpoint(key).shards
-                begun = any(folder.glob("*.safetensors")) or shard_resume_file(folder, 0).parent.exists()
+                begun = any(folder.glob("*.safetensors")) or resume_folder(folder).exists()
                 if not begun:  # the checkpoint cannot be swept, so later starts do not list it
                     remove_folder(work.layout.checkpoint(key).path)
                     _remember_swept(work)

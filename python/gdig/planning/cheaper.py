@@ -12,8 +12,8 @@ from gdig.model.causal_model import Model
 from gdig.model.directory import named_directory
 from gdig.planning.pass_trial import block_number
 from gdig.planning.planner import Planner
+from gdig.planning.run_trial import empty_factors
 from gdig.planning.stages import Expected, StagePlan
-from gdig.planning.trial import empty_factors
 
 _WORTH = 0.2
 """Share of the time that a change has to save to be named."""

@@ -18,7 +18,7 @@ from gdig.model.causal_model import Model
 from gdig.model.free_memory import free_host_memory
 from gdig.model.token_memory import TokenMemory, weight_bytes
 from gdig.planning.pool_size import PoolSize
-from gdig.planning.trial import Rates
+from gdig.planning.run_trial import Rates
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from typing import Any
 from gdig.influence.memory_plan import MemoryParts
 from gdig.meter import duration
 from gdig.planning.pool_size import PoolSize
+from gdig.planning.run_trial import Rates
 from gdig.planning.stages import StagePlan
-from gdig.planning.trial import Rates
 
 
 @dataclass(frozen=True)

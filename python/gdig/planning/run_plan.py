@@ -27,10 +27,10 @@ from gdig.planning.planner import Planner
 from gdig.planning.pool_size import PoolSize, measure_pool
 from gdig.planning.redundancy_trial import RedundancyCosts, try_redundancy
 from gdig.planning.report import RunPlan
+from gdig.planning.run_trial import run_trial
 from gdig.planning.selection_trial import try_selection
 from gdig.planning.stages import Expected, StagePlan
 from gdig.planning.stopwatch import Stopwatch
-from gdig.planning.trial import run_trial
 from gdig.run.directory import settled_record
 from gdig.run.origin import rows_origin
 from gdig.run.record import RunRecord

@@ -14,8 +14,8 @@ from gdig.model.causal_model import Model
 from gdig.planning.pass_trial import block_number
 from gdig.planning.pool_size import PoolSize
 from gdig.planning.redundancy_trial import RedundancyCosts
+from gdig.planning.run_trial import Rates, empty_factors
 from gdig.planning.selection_trial import SelectionRates
-from gdig.planning.trial import Rates, empty_factors
 
 _COMPARED_SEEDS = 32
 """Most seeds whose factored and exact scores a run compares."""

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from gdig.config.config import Config
-from gdig.config.options import STAGE_GROUPS, STAGES
-from gdig.errors import DiskError, NoRunError, OtherRunError, RunError
+from gdig.config.options import STAGES
+from gdig.errors import DiskError, NoRunError, RunError
 from gdig.progress import Progress
+from gdig.run.differences import compare_run, stage_config
 from gdig.run.layout import RunLayout
 from gdig.run.links import leftovers, refuse_linked_folders, remove_folder, remove_link
 from gdig.run.lock import ReadOnlyError, lock, lock_to_read, unlock
@@ -43,11 +44,6 @@ from gdig.run.record_file import read_record, write_record
 
 _LAST_RANKS_S = 60
 """How long the ranks of an earlier start may take to end, in seconds."""
-
-# Compared by content, not by name: moving a pool does not change it.
-_BY_CONTENT = ("model", "base_model", "candidates", "seeds", "tokenizer", "chat_template_file")
-# What names a training checkpoint's folder (gdig.passes.training_checkpoints): another checkpoint stands beside it.
-_BY_FOLDER = ("checkpoints", "feature_side")
 
 Record = TypeVar("Record", bound=StageRecord)
 
@@ -202,7 +198,7 @@ class Run:
     def _settle(self, inputs: dict[str, dict[str, Any]], progress: Progress) -> None:
         """Compare what the directory holds with what is asked now."""
         inputs = self._settle_pool(inputs, progress)
-        self.record, first = _compare(self.layout, self.record, self.config, inputs)
+        self.record, first = compare_run(self.layout, self.record, self.config, inputs)
         if self.config.overwrite and any(self._stage(name) is not None for name in STAGES):
             self.require_writable(first or STAGES[0])
             first = first or STAGES[0]
@@ -238,7 +234,7 @@ class Run:
         return inputs
 
     def _stage_config(self, name: str) -> dict[str, Any]:
-        return _stage_config(self.config, name)
+        return stage_config(self.config, name)
 
     def _write(self, record: RunRecord) -> None:
         if self._read_only is None:
@@ -296,68 +292,11 @@ def settled_record(layout: RunLayout, config: Config) -> RunRecord | None:
     if not layout.record.exists():
         return None
     before = read_record(layout.record)
-    record, first = _compare(layout, before, config, before.inputs)
+    record, first = compare_run(layout, before, config, before.inputs)
     if config.overwrite:
         for name in STAGES[STAGES.index(first or STAGES[0]) :]:
             record = record.with_stage(name, None)
     return record
-
-
-def _compare(
-    layout: RunLayout, record: RunRecord, config: Config, inputs: dict[str, dict[str, Any]]
-) -> tuple[RunRecord, str | None]:
-    """Compare a run with what is asked now.
-
-    Returns:
-        The record without the stages that have left nothing and differ; and the first stage that differs.
-
-    Raises:
-        RunError: when a stage differs and `overwrite` is off.
-    """
-    begun = {name: stage for name in STAGES if (stage := getattr(record.stages, name)) is not None}
-    bare = [name for name, stage in begun.items() if stage.is_bare]
-    inputs_before = record.inputs if len(begun) > len(bare) else {}
-    for name in bare:  # it began and left nothing, an error in the options perhaps: no reason to refuse others
-        if begun[name].config != _stage_config(config, name):
-            record = record.with_stage(name, None)
-            del begun[name]
-    differences = {"fit": _input_differences(inputs_before, inputs)} if inputs_before else {}
-    for name in STAGES[:-1]:
-        then = begun[name].config if name in begun else {}
-        now = _stage_config(config, name)
-        keys = {**then, **now} if name in begun else {}
-        lines = [
-            f"{k}: {then.get(k, 'nothing')!r} in the run, {now.get(k, 'nothing')!r} now"
-            for k in keys
-            if (k in then, then.get(k)) != (k in now, now.get(k))
-        ]
-        if lines:
-            differences[name] = differences.get(name, []) + lines
-    first = next((name for name in STAGES if differences.get(name)), None)
-    if first is not None and not config.overwrite:
-        lines_shown = "\n".join(f"  {line}" for name in STAGES for line in differences.get(name, []))
-        raise OtherRunError(
-            f"{layout.path} holds a run with another configuration or other inputs:\n{lines_shown}\n"
-            f"Use another --run-path, or --overwrite to start over from the {first} stage."
-            + _advice(record, inputs_before, inputs)
-        )
-    return record, first
-
-
-def _advice(record: RunRecord, then: dict[str, dict], now: dict[str, dict]) -> str:
-    """What to do where files of the pool are new, and could be appended."""
-    before, files = then.get(CANDIDATES, {}), now.get(CANDIDATES, {})
-    if len(files) <= len(before) or not all(files.get(name) == before[name] for name in before):
-        return ""
-    if are_appended(before, files):
-        return " Files can be appended once the sweep of those before them is done."
-    return " New files can be appended: give them after those of the run, in the order " + ", ".join(before) + "."
-
-
-def _stage_config(config: Config, name: str) -> dict[str, Any]:
-    """The options that a stage's result depends on, beside those whose content or folder is compared."""
-    values = {k: v for group in STAGE_GROUPS[name] for k, v in config.group(group).items()}
-    return {k: v for k, v in values.items() if k not in _BY_CONTENT + _BY_FOLDER}
 
 
 def _wait_for_ranks(layout: RunLayout) -> None:
@@ -371,20 +310,6 @@ def _wait_for_ranks(layout: RunLayout) -> None:
             return
         time.sleep(1)
     unlock(lock(layout.ranks_lock))
-
-
-def _input_differences(then: dict[str, dict], now: dict[str, dict]) -> list[str]:
-    """Name the input files that are new, gone or changed."""
-    lines = []
-    for kind in {**then, **now}:
-        before, files = then.get(kind, {}), now.get(kind, {})
-        for name in [*before, *(n for n in files if n not in before)]:
-            if before.get(name) != files.get(name):
-                what = "is gone" if name not in files else "is new" if name not in before else "changed"
-                lines.append(f"{kind}: {name} {what} since the run began")
-        if not lines and list(before) != list(files):
-            lines.append(f"{kind}: the files come in another order than when the run began")
-    return lines
 
 
 def _versions() -> dict[str, str]:

@@ -2,73 +2,28 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, overload
+from typing import TYPE_CHECKING
 
+from gdig.run.file_groups import FileGroup, Kind, NumberedFiles
 from gdig.run.origin import (
     checkpoint_origin,
     checkpoint_rows_origin,
     cluster_origin,
     curvature_origin,
     field_key,
-    origin_at,
     rows_origin,
     seeds_origin,
     sweep_origin,
 )
 from gdig.run.record import RunRecord
+from gdig.run.resume_layout import resume_folder
 from gdig.store.numbered import numbered_file
 
 if TYPE_CHECKING:
     from gdig.store.tensor_file import CheckedFile
-
-FOLDERS = {
-    "fit": ("curvature", "seeds"),
-    "sweep": ("sweep", "features", "checkpoints", "score_net", "tokens", "sources", "excluded"),
-    "cluster": ("clusters",),
-    "select": (),
-}
-"""Folders of each stage, which are removed when the stage starts over."""
-
-
-@dataclass(frozen=True)
-class FileGroup:
-    """Files of one kind in one folder.
-
-    Args:
-        name: of the group, for messages: the folder's path in the run directory.
-        stage: the stage that leaves the files.
-        folder: where the files lie.
-        files: all files that the stage leaves there once it is done.
-        done: whether the stage is done, so that every one of `files` must be there.
-        origin: what the files are made from (gdig.run.origin); None for resume files and labels, which say more.
-        key: what the files of shards depend on besides.
-        rows, rows_per_shard: of the sweep, for the files of shards, whose origin may be a step of growth.
-        store: whether the folder is a sketch store, with a `store.json` beside the files.
-        optional: files of the same origin that a selection makes when it needs them.
-    """
-
-    name: str
-    stage: str
-    folder: Path
-    files: Sequence[Path]
-    done: bool
-    origin: str | None = None
-    store: bool = False
-    key: str = ""
-    rows: int = 0
-    rows_per_shard: int = 1
-    optional: Sequence[Path] = ()
-
-    def origin_of(self, file: Path) -> str:
-        """What one of the files is made from."""
-        assert self.origin is not None
-        number = int(file.stem) if file.stem.isdigit() else 0
-        stop = min(self.rows, (number + 1) * self.rows_per_shard) if file.stem.isdigit() else 0
-        return " ".join(filter(None, (origin_at(self.origin, stop), self.key)))
 
 
 @dataclass(frozen=True)
@@ -121,23 +76,33 @@ class RunLayout:
         """Lock that the ranks beside the first share."""
         return self.path / ".ranks"
 
+    @property
+    def curvatures(self) -> Path:
+        """Folder of the curvature."""
+        return self.path / "curvature"
+
     def curvature(self, layer: str) -> Path:
         """Kronecker factors of a layer."""
-        return self.path / "curvature" / f"{layer}.safetensors"
+        return self.curvatures / f"{layer}.safetensors"
+
+    @property
+    def seeds(self) -> Path:
+        """Folder of the preconditioned seed gradients."""
+        return self.path / "seeds"
 
     def seed_factors(self, layer: str) -> Path:
         """Preconditioned seed gradients of a layer, factored."""
-        return self.path / "seeds" / f"{layer}.safetensors"
+        return self.seeds / f"{layer}.safetensors"
 
     @property
     def curvature_resume(self) -> Path:
         """Folder of the sums and factors of a curvature that is not finished."""
-        return self.path / "curvature" / "resume"
+        return resume_folder(self.curvatures)
 
     @property
     def seeds_resume(self) -> Path:
         """Folder of the seeds that are preconditioned, until all of them are."""
-        return self.path / "seeds" / "resume"
+        return resume_folder(self.seeds)
 
     @property
     def sweep(self) -> Path:
@@ -145,9 +110,14 @@ class RunLayout:
         return self.path / "sweep"
 
     @property
+    def features(self) -> Path:
+        """Folder of features: of the seeds, of the rows of the first files, and for the score net."""
+        return self.path / "features"
+
+    @property
     def seed_sketches(self) -> Path:
         """The seeds' own sketches, of the pool's projections and scale: tensor `sketch` float32 [S, dim]."""
-        return self.path / "features" / "seeds.safetensors"
+        return self.features / "seeds.safetensors"
 
     @property
     def tokens(self) -> Path:
@@ -166,7 +136,7 @@ class RunLayout:
     @property
     def hidden_mean(self) -> Path:
         """Mean of the hidden-state sketches of the first files' rows: tensor `mean` float64 [dim]."""
-        return self.path / "features" / "hidden_mean.safetensors"
+        return self.features / "hidden_mean.safetensors"
 
     @property
     def sources(self) -> Path:
@@ -199,12 +169,12 @@ class RunLayout:
     @property
     def difficulty(self) -> Path:
         """Difficulties that gdig score-net leaves: float32 [N], NaN for a row that is not valid."""
-        return self.path / "features" / "difficulty.npy"
+        return self.features / "difficulty.npy"
 
     @property
     def score_net(self) -> Path:
         """The trained score net."""
-        return self.path / "features" / "score_net.safetensors"
+        return self.features / "score_net.safetensors"
 
     @property
     def score_net_training(self) -> Path:
@@ -216,24 +186,34 @@ class RunLayout:
         """What that training was asked for."""
         return self.score_net_training / "training.json"
 
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the swept training checkpoints."""
+        return self.path / "checkpoints"
+
     def checkpoint(self, key: str) -> CheckpointLayout:
         """Paths of a swept training checkpoint."""
-        return CheckpointLayout(self.path / "checkpoints" / key)
+        return CheckpointLayout(self.checkpoints / key)
+
+    @property
+    def clusters(self) -> Path:
+        """Folder of the clusters."""
+        return self.path / "clusters"
 
     @property
     def centroids(self) -> Path:
         """The fitted k-means."""
-        return self.path / "clusters" / "centroids.safetensors"
+        return self.clusters / "centroids.safetensors"
 
     @property
     def kmeans_resume_file(self) -> Path:
         """State of k-means while it iterates."""
-        return self.path / "clusters" / "fit.safetensors"
+        return self.clusters / "fit.safetensors"
 
     @property
     def labels(self) -> Path:
         """Folder of the label files, split as the sweep's shards are."""
-        return self.path / "clusters" / "labels"
+        return self.clusters / "labels"
 
     @property
     def selection(self) -> Path:
@@ -246,8 +226,13 @@ class RunLayout:
         return self.path / "report.html"
 
     def folders_of(self, stage: str) -> list[Path]:
-        """Folders that a stage writes into."""
-        return [self.path / name for name in FOLDERS[stage]]
+        """Folders that a stage writes into. They are removed when it starts over."""
+        if stage == "fit":
+            return [self.curvatures, self.seeds]
+        if stage == "sweep":
+            more = [self.tokens, self.sources, self.excluded]
+            return [self.sweep, self.features, self.checkpoints, self.score_net_training, *more]
+        return [self.clusters] if stage == "cluster" else []
 
     def is_leftover(self, path: Path) -> bool:
         """Whether a file of a directory without run.json was left by a start that was killed before it wrote that."""
@@ -256,85 +241,70 @@ class RunLayout:
 
     def files_of(self, record: RunRecord) -> Iterator[FileGroup]:
         """Yield every group of checksummed files of a run, in the order of the stages."""
-        stages = record.stages
-        if stages.fit is not None:
-            layers, done = stages.fit.layers or (), stages.fit.state == "done"
-            if stages.fit.curvature is not None:
-                origin = curvature_origin(record)
-                yield self._group("curvature", "fit", tuple(map(self.curvature, layers)), done, origin)
-            yield self._group("seeds", "fit", tuple(map(self.seed_factors, layers)), done, seeds_origin(record))
-            for folder in (self.curvature_resume, self.seeds_resume):
-                yield self._group(folder.relative_to(self.path).as_posix(), "fit", (), False)
-        if stages.sweep is not None:
-            sweep = stages.sweep
-            shards, done, origin = sweep.shards, sweep.state == "done", rows_origin(record)
-            yield self._group("sweep", "sweep", _Numbered(self.sweep, shards), done, origin, store=True)
-            yield self._group("sweep/resume", "sweep", (), False)
-            features = self._group("features", "sweep", (self.seed_sketches,), done, sweep_origin(record))
-            yield replace(features, optional=(self.hidden_mean,))
-            # Selections make these when they need them, so no stage has to have left them.
-            of_field = None if sweep.source_field is None else field_key(sweep.source_field)
-            for folder, key, more in (
-                (self.tokens, "", (self.seed_tokens,)),
-                (self.sources, of_field, ()),
-                (self.excluded, sweep.exclude_key, (self.evaluation_set,)),
-            ):
-                if key is None:
-                    continue
-                group = self._group(folder.name, "sweep", _Numbered(folder, shards, *more), False, origin)
-                per_shard = sweep.config["rows_per_shard"]
-                yield replace(group, key=key, rows=sweep.rows or 0, rows_per_shard=per_shard)
-            for number, checkpoint in sweep.checkpoints.items():
-                paths, swept = self.checkpoint(number), checkpoint.state == "done"
-                name, origin = f"checkpoints/{number}", checkpoint_rows_origin(record, number)
-                yield self._group(f"{name}/shards", "sweep", _Numbered(paths.shards, shards), swept, origin, store=True)
-                yield self._group(f"{name}/shards/resume", "sweep", (), False)
-                yield self._group(name, "sweep", (paths.seed_sketches,), swept, checkpoint_origin(record, number))
-            if stages.cluster is not None:
-                done = stages.cluster.state == "done"
-                yield self._group("clusters", "cluster", (self.centroids,), done, cluster_origin(record))
-                yield self._group("clusters/labels", "cluster", _Numbered(self.labels, shards), done)
+        if record.stages.fit is not None:
+            yield from self._files_of_fit(record)
+        if record.stages.sweep is not None:
+            yield from self._files_of_sweep(record)
+            yield from self._files_of_checkpoints(record)
+        if record.stages.sweep is not None and record.stages.cluster is not None:
+            done = record.stages.cluster.state == "done"
+            optional = {self.kmeans_resume_file: None}
+            yield self._group(self.clusters, "cluster", (self.centroids,), done, cluster_origin(record), optional)
+            labels = NumberedFiles(self.labels, record.stages.sweep.shards)
+            yield self._group(self.labels, "cluster", labels, done, kind="labels")
+
+    def _files_of_fit(self, record: RunRecord) -> Iterator[FileGroup]:
+        fit = record.stages.fit
+        assert fit is not None
+        layers, done = fit.layers or (), fit.state == "done"
+        if fit.curvature is not None:
+            origin = curvature_origin(record)
+            yield self._group(self.curvatures, "fit", tuple(map(self.curvature, layers)), done, origin)
+        yield self._group(self.seeds, "fit", tuple(map(self.seed_factors, layers)), done, seeds_origin(record))
+        yield self._group(self.curvature_resume, "fit")
+        yield self._group(self.seeds_resume, "fit")
+
+    def _files_of_sweep(self, record: RunRecord) -> Iterator[FileGroup]:
+        sweep = record.stages.sweep
+        assert sweep is not None
+        shards, done, origin = sweep.shards, sweep.state == "done", rows_origin(record)
+        yield self._group(self.sweep, "sweep", NumberedFiles(self.sweep, shards), done, origin, kind="store")
+        yield self._group(resume_folder(self.sweep), "sweep")
+        of_sweep = sweep_origin(record)
+        optional = {self.hidden_mean: of_sweep, self.score_net: origin}
+        yield self._group(self.features, "sweep", (self.seed_sketches,), done, of_sweep, optional)
+        # Selections make these when they need them, so no stage has to have left them.
+        of_field = None if sweep.source_field is None else field_key(sweep.source_field)
+        for folder, key, more in (
+            (self.tokens, "", (self.seed_tokens,)),
+            (self.sources, of_field, ()),
+            (self.excluded, sweep.exclude_key, (self.evaluation_set,)),
+        ):
+            if key is None:
+                continue
+            group = self._group(folder, "sweep", NumberedFiles(folder, shards, *more), origin=origin)
+            yield replace(group, key=key, rows=sweep.rows or 0, rows_per_shard=sweep.config["rows_per_shard"])
+
+    def _files_of_checkpoints(self, record: RunRecord) -> Iterator[FileGroup]:
+        sweep = record.stages.sweep
+        assert sweep is not None
+        for key, checkpoint in sweep.checkpoints.items():
+            paths, swept = self.checkpoint(key), checkpoint.state == "done"
+            files, origin = NumberedFiles(paths.shards, sweep.shards), checkpoint_rows_origin(record, key)
+            yield self._group(paths.shards, "sweep", files, swept, origin, kind="store")
+            yield self._group(resume_folder(paths.shards), "sweep")
+            yield self._group(paths.path, "sweep", (paths.seed_sketches,), swept, checkpoint_origin(record, key))
 
     def _group(
         self,
-        name: str,
+        folder: Path,
         stage: str,
-        files: Sequence[Path],
-        done: bool,
+        files: Sequence[Path] = (),
+        done: bool = False,
         origin: str | None = None,
+        optional: Mapping[Path, str | None] | None = None,
         *,
-        store: bool = False,
+        kind: Kind = "files",
     ) -> FileGroup:
-        return FileGroup(name, stage, self.path / name, files, done, origin, store)
-
-
-def shard_resume_file(store: Path, shard: int) -> Path:
-    """The rows that are done of a shard that is not yet whole, beside the shards of the store `store`."""
-    return numbered_file(store / "resume", shard)
-
-
-class _Numbered(Sequence[Path]):
-    """The files of a folder that are numbered from 0 to `count` - 1, and `more` after them, named when asked for."""
-
-    def __init__(self, folder: Path, count: int, *more: Path) -> None:
-        self._folder, self._count, self._more = folder, count, more
-
-    def __len__(self) -> int:
-        return self._count + len(self._more)
-
-    def __contains__(self, file: object) -> bool:
-        """Without a look at every file."""
-        if not isinstance(file, Path) or file.parent != self._folder:
-            return file in self._more
-        number = int(file.stem) if re.fullmatch(r"[0-9]{8,12}", file.stem) else self._count
-        return (number < self._count and file == numbered_file(self._folder, number)) or file in self._more
-
-    @overload
-    def __getitem__(self, at: int) -> Path: ...
-    @overload
-    def __getitem__(self, at: slice) -> Sequence[Path]: ...
-    def __getitem__(self, at: int | slice) -> Path | Sequence[Path]:
-        if isinstance(at, slice):
-            return tuple(self[i] for i in range(len(self))[at])
-        i = range(len(self))[at]
-        return numbered_file(self._folder, i) if i < self._count else self._more[i - self._count]
+        name = folder.relative_to(self.path).as_posix()
+        return FileGroup(name, stage, folder, files, done, origin, kind, optional=optional or {})

@@ -66,6 +66,10 @@ def merge(runs: Sequence[str | Path], run_path: str | Path, *, progress: Progres
         ConfigError: when there is nothing to merge, or a path is no run directory.
         RunError: naming what differs between two runs: options, inputs or a file of the fit; when `run_path` is in use.
         StoreError: naming a file that is damaged.
+
+    Example:
+        >>> gdig.merge(["runs/a"], "runs/whole")
+        ['runs/whole: 4 shards copied, 4 of 4 are there']
     """
     paths, out = [Path(path) for path in runs], Path(run_path)
     if not paths:
@@ -119,7 +123,7 @@ def _copy_sweeps(sources: Sequence[_Source], target: RunLayout, progress: Progre
         if group.stage != "sweep":
             continue
         holders = [replace(group, folder=source.layout.path / group.name) for source in sources]
-        if not group.store:
+        if group.kind != "store":
             for source, holder in zip(sources, holders, strict=True):
                 files = tuple(holder.folder / file.name for file in group.files)
                 _copy_missing(source.layout, replace(holder, files=tuple(f for f in files if f.is_file())), target)

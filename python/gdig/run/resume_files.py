@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 
-from gdig.run.layout import shard_resume_file
+from gdig.run.resume_layout import resume_folder, shard_resume_file
 from gdig.store.sketches import SketchStore
 
 
 def remove_finished(store: SketchStore) -> None:
     """Remove the resume files of shards that are whole: a start can end between the two, and a merge adds shards."""
-    folder = shard_resume_file(store.path, 0).parent
+    folder = resume_folder(store.path)
     if not folder.is_dir():
         return
     for shard in store.shards:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -11,13 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from gdig.config.options import STAGES
 from gdig.control_characters import visible
 from gdig.data.fingerprint import hash_content
 from gdig.errors import GdigError, RunError, StoreError
 from gdig.kmeans import KMeans
 from gdig.kmeans.labels import label_damage
 from gdig.run.directory import require_run
-from gdig.run.layout import FOLDERS, FileGroup, RunLayout
+from gdig.run.file_groups import FileGroup
+from gdig.run.layout import RunLayout
 from gdig.run.origin import cluster_origin, rows_origin
 from gdig.run.record import RunRecord
 from gdig.store.numbered import numbered_file
@@ -57,8 +58,10 @@ class Verification:
     def lines(self) -> list[str]:
         """Return what to print: each file that is not sound, then one line for each folder, then a sum."""
         lines = [f"{report.state}: {visible(report.what)}" for report in self.files if report.state != "sound"]
-        for folder, group in itertools.groupby(self.files, lambda report: str(Path(report.file).parent)):
-            reports = list(group)
+        by_folder: dict[str, list[FileReport]] = {}
+        for report in self.files:
+            by_folder.setdefault(str(Path(report.file).parent), []).append(report)
+        for folder, reports in by_folder.items():
             size = sum(report.bytes for report in reports)
             lines.append(f"{'run' if folder == '.' else visible(folder)}: {_counts(reports)}, {size:,} bytes")
         return [*lines, f"{self.run_path}: {_counts(self.files)}" + ("" if self.sound else "; not sound")]
@@ -83,13 +86,13 @@ def verify(run_path: str | Path) -> Verification:
         ConfigError: when the directory holds no run.
 
     Example:
-        >>> report = gdig.verify("runs/a")  # doctest: +SKIP
-        >>> report.sound, report.files[0]  # doctest: +SKIP
-        (True, FileReport(file='run.json', state='sound', what='', bytes=4127))
+        >>> report = gdig.verify("runs/a")
+        >>> report.sound, report.files[0]
+        (True, FileReport(file='run.json', state='sound', what='', bytes=...))
     """
     layout = RunLayout(Path(run_path))
     reporter = _Reporter(layout)
-    if not layout.record.exists() and any(f.is_dir() for stage in FOLDERS for f in layout.folders_of(stage)):
+    if not layout.record.exists() and any(f.is_dir() for stage in STAGES for f in layout.folders_of(stage)):
         return reporter.without_record(Damage("missing", f"{layout.record}: is missing"))
     try:
         record = require_run(layout, "run_path")
@@ -104,18 +107,10 @@ class _Reporter:
 
     def of_stages(self, record: RunRecord) -> Iterator[FileReport]:
         """Report the files of all stages, in their order, and the selection."""
-        labels = None
+        of_kind = {"files": self._of_files, "store": self._of_store, "labels": self._of_labels}
         for group in self._layout.files_of(record):
-            if group.store:
-                yield from self._of_store(group, record)
-            elif group.folder == self._layout.labels:
-                labels = group
-            else:
-                yield from self._of_files(group)
-            if group.folder == self._layout.seed_sketches.parent:
-                yield from self._of_score_net(record)
-        if labels is not None:
-            yield from self._of_labels(labels, record)
+            yield from of_kind[group.kind](group, record)
+        yield from self._of_difficulties(record)
         yield from self._of_selection(record)
 
     def without_record(self, damage: Damage) -> Verification:
@@ -126,7 +121,7 @@ class _Reporter:
             "and what they are made from"
         )
         reports = [self.report(layout.record, damage._replace(what=what))]
-        folders = [folder for stage in FOLDERS for folder in layout.folders_of(stage)]
+        folders = [folder for stage in STAGES for folder in layout.folders_of(stage)]
         folders.remove(layout.score_net_training)  # Trainer's files have no checksums
         for folder in (Path(path) for top in folders for path, _, _ in sorted(os.walk(top))):
             if (folder / STORE_JSON).exists():
@@ -141,26 +136,25 @@ class _Reporter:
             return FileReport(name, damage.state, damage.what, _size(file))
         return FileReport(name, "sound", "", _size(file))
 
-    def _of_files(self, group: FileGroup) -> Iterator[FileReport]:
-        """Report files that a stage has left, files that are there of an unfinished one, and files that no stage has
-        left."""
+    def _of_files(self, group: FileGroup, record: RunRecord) -> Iterator[FileReport]:
+        """Report files that a stage has left, files that are there of an unfinished one, those that may be there, and
+        files that no stage has left."""
         present = _tensor_files(group.folder)
         # Looked for without a comparison with each: a model has tens of thousands of experts.
         own = set(group.files) if isinstance(group.files, tuple) else group.files
         expected = list(group.files) if group.done else sorted(file for file in present if file in own)
-        expected += [file for file in group.optional if file in present]
         checked: list[CheckedFile | Path] = [
             self._layout.checked(file, group.origin_of(file)) if group.origin is not None else file for file in expected
         ]
         yield from map(self.report, expected, damage_of(checked))
+        optional = [(file, origin) for file, origin in group.optional.items() if file in present]
+        checked = [file if origin is None else self._layout.checked(file, origin) for file, origin in optional]
+        yield from map(self.report, (file for file, _ in optional), damage_of(checked))
         others = sorted(file for file in present if file not in own and file not in group.optional)
         if group.origin is None:  # resume files: what they were made from is compared when work goes on from them
             yield from map(self.report, others, damage_of(others))
         else:
-            resume = [file for file in others if file == self._layout.kmeans_resume_file]
-            yield from map(self.report, resume, damage_of(resume))
-            written = {self._layout.score_net, *resume}
-            yield from self._unexpected(file for file in others if file not in written)
+            yield from self._unexpected(others)
 
     def _unexpected(self, files: Iterable[Path]) -> Iterator[FileReport]:
         for file in files:
@@ -212,17 +206,17 @@ class _Reporter:
             yield self.report(file, faults.get(file))
         yield from self._unexpected(sorted(file for file in present - faults.keys() if file not in group.files))
 
-    def _of_score_net(self, record: RunRecord) -> Iterator[FileReport]:
-        """Report the score net and its difficulties. The net's file, which is written last, says which they are."""
+    def _of_difficulties(self, record: RunRecord) -> Iterator[FileReport]:
+        """Report the difficulties of a score net. The net's file, which is written last, says which they are."""
         layout = self._layout
+        if record.stages.sweep is None:
+            return
         net, difficulties = layout.checked(layout.score_net, rows_origin(record)), layout.difficulty
         if not net.path.exists():
             if difficulties.exists() and not layout.score_net_training.exists():
                 yield self.report(difficulties, Damage("foreign", f"{difficulties}: {net.path} is missing"))
             return
-        damage = net.damage()
-        yield self.report(net.path, damage)
-        if damage is None:
+        if net.damage() is None:
             yield self.report(difficulties, difficulty_damage(net, difficulties))
 
     def _of_selection(self, record: RunRecord) -> Iterator[FileReport]:

@@ -1,15 +1,14 @@
 """Rows of the pool that share words or meaning with an evaluation set, which are never chosen.
 
 A row is excluded if it has all words of an entry of the set, 13 words of one in a row, or a whole text of 8 to 12 words
-of one (`gdig._native.SharedWords`); or if the cosine of its hidden-state sketch with an entry's exceeds
-`exclude_similarity`. What each shard shares with the set is in a file, so that an interrupted pass goes on, and that
-another threshold needs no other pass.
+of one (`gdig._native.SharedWords`), unless many rows have these words (:mod:`gdig.selection.shared_runs`); or if the
+cosine of its hidden-state sketch with an entry's exceeds `exclude_similarity`. What each shard shares with the set is
+in a file, so that an interrupted pass goes on, and that another threshold or more rows need no other pass.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -22,31 +21,36 @@ from gdig import _native
 from gdig.data.corpus import Corpus, open_corpus
 from gdig.data.fingerprint import fingerprint_paths
 from gdig.data.texts import row_texts
-from gdig.errors import CorpusError, GdigError, StoreError
+from gdig.errors import CorpusError, GdigError
 from gdig.passes.influence_pass import make_forward_pass
 from gdig.run.layout import RunLayout
-from gdig.run.origin import sweep_origin
+from gdig.run.origin import rows_origin, sweep_origin
 from gdig.run.record import RunRecord
 from gdig.run.session import Workspace
 from gdig.selection.hidden_mean import ensure_hidden_mean, read_hidden_mean
+from gdig.selection.shared_runs import RunCounts, SharedRuns, common_above
 from gdig.selection.similar import SimilarityFeatures, hold
 from gdig.store.atomic import replacing
 from gdig.store.sketches import SketchStore
-from gdig.store.tensor_file import CheckedFile, Named, damage_of
+from gdig.store.tensor_file import CheckedFile, damage_of
 
+RUN = 13
+"""Words of a run; fewer are a whole text."""
+_MOST_SPAN = 1 << 28
+"""Words of the texts of a shard that have shared runs; they take 12 bytes each."""
 _ROWS = 4096
 """Rows whose words are compared at once."""
 
 
 @dataclass(frozen=True)
 class ExcludedRow:
-    """A row that is not chosen. entry: of the evaluation set. reason: equal, words, text or cosine. words: that both
-    have, as the row has them; empty for a cosine."""
+    """A row that is not chosen. entry: of the evaluation set. reason: equal, words, text or cosine. words: which of the
+    row's words both have: its text, the first word, and how many; None for a cosine and for all words."""
 
     row: int
     entry: int
     reason: str
-    words: str
+    words: tuple[int, int, int] | None
     cosine: float | None
 
 
@@ -76,35 +80,51 @@ def ensure_excluded(work: Workspace, store: SketchStore) -> None:
     words = words_of(corpus)
     if words.common:
         work.progress.say(
-            f"exclude: {words.common:,} runs of 13 words are in more than 10 entries of the evaluation set, as a "
-            "template; they say nothing of any entry"
+            f"exclude: {words.common:,} runs of words are in more than 10 entries of the evaluation set, as those of a "
+            "template; they exclude no row"
         )
     if words.empty:
         work.progress.warn(f"exclude: {words.empty:,} entries of the evaluation set have no words")
     held, features = _entries(work, store, corpus)
     rows = sum(stop - start for start, stop in (store.shard_range(store.shards[place]) for place in missing))
     threads = work.config.threads or 0
+    # Rows that this start does not see are in the files too: the file of a shard is the same for every start.
+    whole = SketchStore.open(work.layout.sweep, rows_origin(work.run.record))
     with work.progress.stage("exclude", len(store), done=len(store) - rows) as bar:
         for place in missing:
             shard = store.shards[place]
             start, stop = store.shard_range(shard)
-            shared = []
+            equals, runs = [], []
             for first in range(start, stop, _ROWS):
                 texts = [row_texts(row) for row in work.candidates.rows(first, min(stop, first + _ROWS))]
-                shared += [
-                    [first - start + at, entry, kind, text]
-                    for at, entry, kind, text in words.find(texts, n_threads=threads)
-                ]
+                (rows_equal, entries_equal), of_rows = words.find(texts, n_threads=threads)
+                equals.append(np.stack([rows_equal + np.int32(first - start), entries_equal], 1))
+                runs.append((first - start, of_rows))
                 bar.advance(len(texts))
-            tensors: dict[str, NDArray[Any]] = {"shared": np.frombuffer(json.dumps(shared).encode(), np.uint8)}
+            shared = SharedRuns.join(runs)
+            valid = whole.tensor(shard, "valid") != 0
+            tensors: dict[str, NDArray[Any]] = {
+                "equal": np.concatenate(equals),
+                **shared.some(valid[shared.row]).without_settled().tensors(),
+            }
             if held is not None and features is not None:
                 nearest, cosines = held.nearest(features.of_shard(shard), -1.0, n_threads=threads)
                 tensors |= {"nearest": nearest.astype(np.int32), "cosine": cosines}
             files[place].write(tensors)
 
 
-def read_excluded(layout: RunLayout, record: RunRecord, store: SketchStore, most: float) -> Iterator[ExcludedRow]:
-    """Yield the valid rows that are excluded, in their order (`ensure_excluded` before).
+@dataclass(frozen=True)
+class Excluded:
+    """What an evaluation set excludes. rows: ascending. common: runs of words of the set that more than `common_above`
+    rows of the pool have, and that exclude none for this reason."""
+
+    rows: list[ExcludedRow]
+    common: int = 0
+    common_above: int = 0
+
+
+def read_excluded(layout: RunLayout, record: RunRecord, store: SketchStore, most: float) -> Excluded:
+    """Read which valid rows of a sweep are excluded (`ensure_excluded` before). Two passes over the files.
 
     Args:
         layout: of the run.
@@ -115,41 +135,33 @@ def read_excluded(layout: RunLayout, record: RunRecord, store: SketchStore, most
     Raises:
         StoreError: when a file is missing or damaged.
     """
+    above = common_above(sum(int((store.tensor(shard, "valid") != 0).sum()) for shard in store.shards))
+    counts = RunCounts(above)
     for shard in store.shards:
-        start, stop = store.shard_range(shard)
-        file = _file(layout, record, store, shard)
-        tensors, _ = file.read()
-        shared = _shared(file.path, tensors, stop - start)
-        cosines, nearest = np.zeros(stop - start, np.float32), np.full(stop - start, -1, np.int32)
-        if "cosine" in tensors or "nearest" in tensors:
-            tensors.shaped({"rows": stop - start}, cosine="float32 rows", nearest="int32 rows")
-            cosines, nearest = tensors["cosine"], tensors["nearest"]
-        near = np.zeros(stop - start, np.bool_) if most == 1 else (cosines > np.float32(most)) & (nearest >= 0)
-        valid = store.tensor(shard, "valid") != 0
-        for at in sorted({*shared, *np.flatnonzero(near).tolist()}):
-            if not valid[at]:
+        counts.add(_read_shard(layout, record, store, shard).runs)
+    excluded: list[ExcludedRow] = []
+    for shard in store.shards:
+        start, _ = store.shard_range(shard)
+        shared = _read_shard(layout, record, store, shard)
+        own = shared.runs.own(counts.common)
+        rows, first = np.unique(own.row, return_index=True)
+        run_of = dict(zip(rows.tolist(), first.tolist(), strict=True))
+        equal_to = dict(shared.equal.tolist())
+        near = np.zeros(0, np.int64) if most == 1 else np.flatnonzero(shared.cosine > np.float32(most))
+        for at in sorted({*equal_to, *run_of, *near.tolist()}):
+            if not shared.valid[at]:
                 continue
-            cosine = float(cosines[at]) if nearest[at] >= 0 else None
-            if at in shared:
-                entry, kind, text = shared[at]
-                yield ExcludedRow(start + at, entry, kind, text, cosine if nearest[at] == entry else None)
+            nearest, words = int(shared.nearest[at]), None
+            if at in equal_to:
+                entry, reason = equal_to[at], "equal"
+            elif at in run_of:
+                entry, text, start_word, n = (int(x[run_of[at]]) for x in (own.entry, own.text, own.start, own.words))
+                reason, words = "words" if n == RUN else "text", (text, start_word, n)
             else:
-                yield ExcludedRow(start + at, int(nearest[at]), "cosine", "", cosine)
-
-
-def _shared(path: Path, tensors: Named[NDArray[Any]], n_rows: int) -> dict[int, tuple[int, str, str]]:
-    """What rows of a shard share with entries of the set, by the place of the row: the entry, the reason, the words."""
-    tensors.shaped(shared="uint8 bytes")
-    try:
-        values = json.loads(tensors["shared"].tobytes())
-    except (ValueError, RecursionError) as error:
-        raise StoreError(f"{path}: shared: expected a JSON list: {error}") from None
-    for value in values if isinstance(values, list) else [None]:
-        if not isinstance(value, list) or [type(item) for item in value] != [int, int, str, str]:
-            raise StoreError(f"{path}: shared: expected lists of row, entry, reason and words, got {value!r:.60}")
-        if not (0 <= value[0] < n_rows and value[1] >= 0):
-            raise StoreError(f"{path}: shared: expected a row below {n_rows} and an entry, got {value[:2]}")
-    return {at: (entry, kind, text) for at, entry, kind, text in values}
+                entry, reason = nearest, "cosine"
+            cosine = float(shared.cosine[at]) if nearest == entry else None
+            excluded.append(ExcludedRow(start + at, entry, reason, words, cosine))
+    return Excluded(excluded, len(counts.common), above)
 
 
 def write_excluded_list(path: Path, pool: Corpus, entries: Corpus, rows: list[ExcludedRow]) -> None:
@@ -158,22 +170,60 @@ def write_excluded_list(path: Path, pool: Corpus, entries: Corpus, rows: list[Ex
     Raises:
         StoreError: if the files of the run name an entry that the set has not.
     """
-    if (last := max((row.entry for row in rows), default=0)) >= len(entries):
-        raise StoreError(
-            f"{path.parent}: excluded: expected entries below {len(entries)}, got {last}; remove the folder "
-            "'excluded', and its rows are compared again"
-        )
+    for row in rows:
+        if not 0 <= row.entry < len(entries):
+            raise StoreError(
+                f"{path.parent / 'excluded'}: expected entries below {len(entries)}, got {row.entry}; remove the "
+                "folder, and its rows are compared again"
+            )
     with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as lines:
-        for row in rows:
-            value = {
-                "row": row.row,
-                "where": pool.where(row.row),
-                "entry": entries.where(row.entry),
-                "reason": row.reason,
-                "words": row.words,
-                "cosine": row.cosine,
-            }
-            lines.write(json.dumps(value, ensure_ascii=False) + "\n")
+        for start in range(0, len(rows), _ROWS):
+            some = rows[start : start + _ROWS]
+            for row, content in zip(some, pool.take([row.row for row in some]), strict=True):
+                value = {
+                    "row": row.row,
+                    "where": pool.where(row.row),
+                    "entry": entries.where(row.entry),
+                    "reason": row.reason,
+                    "words": _words(row, row_texts(content)),
+                    "cosine": row.cosine,
+                }
+                lines.write(json.dumps(value, ensure_ascii=False) + "\n")
+
+
+def _words(row: ExcludedRow, texts: list[str]) -> str:
+    """The words that a row shares, as it has them; for a row that equals an entry, the start of its longest text."""
+    if row.words is not None:
+        text, start, n = row.words
+        return _native.SharedWords.excerpt(texts[text], start, n) if text < len(texts) else ""
+    return "" if row.reason == "cosine" else _native.SharedWords.excerpt(max(texts, key=len, default=""), 0, RUN)
+
+
+@dataclass(frozen=True)
+class _Shard:
+    """The file of a shard of n rows. valid, nearest, cosine: [n]. equal: int32 [k, 2], rows and entries."""
+
+    valid: NDArray[np.bool_]
+    equal: NDArray[np.int32]
+    runs: SharedRuns
+    nearest: NDArray[np.int32]
+    cosine: NDArray[np.float32]
+
+
+def _read_shard(layout: RunLayout, record: RunRecord, store: SketchStore, shard: int) -> _Shard:
+    start, stop = store.shard_range(shard)
+    file = _file(layout, record, store, shard)
+    n, (tensors, _) = stop - start, file.read()
+    tensors.shaped(equal="int k 2")
+    equal, valid = tensors["equal"], store.tensor(shard, "valid") != 0
+    nearest, cosine = np.full(n, -1, np.int32), np.zeros(n, np.float32)
+    if "cosine" in tensors:
+        tensors.shaped({"n": n}, nearest="int n", cosine="float n")
+        nearest, cosine = tensors["nearest"], np.where(tensors["nearest"] >= 0, tensors["cosine"], 0)
+    runs = SharedRuns.read(tensors, n)
+    if (span := runs.span()) > _MOST_SPAN:  # a forged place
+        raise StoreError(f"{file.path}: start: expected places in texts of {_MOST_SPAN:,} words in all, got {span:,}")
+    return _Shard(valid, equal[(equal[:, 0] >= 0) & (equal[:, 0] < n)], runs.some(valid[runs.row]), nearest, cosine)
 
 
 def words_of(entries: Corpus) -> _native.SharedWords:
@@ -189,7 +239,7 @@ def open_exclude(work: Workspace) -> Corpus:
 def _key(work: Workspace, corpus: Corpus) -> str:
     """What the files depend on beside the pool: the content of the set, and whether hidden states are compared."""
     prints = list(fingerprint_paths(corpus.files).values())
-    text = json.dumps([prints, work.config.exclude_similarity < 1], sort_keys=True)
+    text = json.dumps(["runs", prints, work.config.exclude_similarity < 1], sort_keys=True)
     return blake2b(text.encode(), digest_size=8).hexdigest()
 
 
@@ -226,6 +276,4 @@ def _entries(
         file.write({"hidden": np.where(np.isfinite(hidden), hidden, 0).astype(np.float16)})
     ensure_hidden_mean(work, store)
     features = SimilarityFeatures(store, "hidden", read_hidden_mean(layout, record))
-    tensors, _ = file.read()
-    tensors.shaped({"dim": store.dim, "entries": len(corpus)}, hidden="float16 entries dim")
-    return hold(features.centred(tensors["hidden"])), features
+    return hold(features.centred(file.read()[0]["hidden"])), features

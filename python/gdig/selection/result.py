@@ -37,7 +37,7 @@ class Selection:
     seems.
 
     Example:
-        >>> selection = gdig.select(run_path="runs/a", format="messages")  # doctest: +SKIP
+        >>> selection = gdig.select(run_path="runs/a", format="messages")
         >>> trainer = SFTTrainer(model, train_dataset=selection.to_dataset())  # doctest: +SKIP
     """
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from gdig.run.verify import difficulty_damage
 from gdig.selection.choose import choose
 from gdig.selection.conversion import Conversion
 from gdig.selection.eligible import Eligible, narrow
-from gdig.selection.exclude import ExcludedRow, open_exclude, read_excluded, write_excluded_list
+from gdig.selection.exclude import Excluded, open_exclude, read_excluded, write_excluded_list
 from gdig.selection.hidden_mean import read_hidden_mean
 from gdig.selection.method import Checkpoint, FinishedSweep
 from gdig.selection.methods import METHODS
@@ -76,7 +75,7 @@ def select_stage(work: Workspace, store: SketchStore, survey: Survey, tasks: Tas
     if config.exclude:
         entries = open_exclude(work)
         work.run.write_beside(
-            work.layout.excluded_list, lambda file: write_excluded_list(file, work.candidates, entries, excluded)
+            work.layout.excluded_list, lambda file: write_excluded_list(file, work.candidates, entries, excluded.rows)
         )
     else:  # the list is that of the last selection
         work.run.write_beside(work.layout.excluded_list, lambda file: file.unlink(missing_ok=True))
@@ -97,6 +96,11 @@ def select_stage(work: Workspace, store: SketchStore, survey: Survey, tasks: Tas
     summary = summary_lines(scored, survey, tasks, n_clusters, output, len(work.candidates))
     if config.exclude:
         summary.append(f"excluded rows: {work.layout.excluded_list}")
+        if excluded.common:
+            summary.append(
+                f"{excluded.common:,} runs of words of the evaluation set are in more than {excluded.common_above} "
+                "rows of the pool, as those of a template; they exclude no row"
+            )
     return Selection(scored.rows, columns, output, summary, warnings)
 
 
@@ -138,20 +142,20 @@ def open_finished_sweep(
     )
 
 
-def excluded_rows(layout: RunLayout, record: RunRecord, config: Config, store: SketchStore) -> list[ExcludedRow]:
+def excluded_rows(layout: RunLayout, record: RunRecord, config: Config, store: SketchStore) -> Excluded:
     """Return the rows that the option exclude bars, with the reasons; none without the option."""
-    return list(read_excluded(layout, record, store, config.exclude_similarity)) if config.exclude else []
+    return read_excluded(layout, record, store, config.exclude_similarity) if config.exclude else Excluded([])
 
 
 def eligible_sweep(
-    layout: RunLayout, record: RunRecord, config: Config, sweep: FinishedSweep, excluded: Sequence[ExcludedRow]
+    layout: RunLayout, record: RunRecord, config: Config, sweep: FinishedSweep, excluded: Excluded
 ) -> Eligible:
     """Return the rows of a finished sweep that the options allow to be chosen."""
     features = None
     if config.max_similarity < 1:
         mean = read_hidden_mean(layout, record) if config.similarity_of == "hidden" else None
         features = SimilarityFeatures(sweep.store, config.similarity_of, mean)
-    rows = np.array([row.row for row in excluded], np.int64)
+    rows = np.array([row.row for row in excluded.rows], np.int64)
     counts = record.stages.sweep.counts if record.stages.sweep is not None else None
     may_repeat = counts is None or counts.repeat_another > 0
     return narrow(sweep, config, rows, features, may_repeat=may_repeat)

@@ -88,40 +88,36 @@ fn hash(words: &[u64], kind: u64) -> u64 {
     xxh3_64_with_seed(bytemuck::cast_slice(words), kind)
 }
 
-/// What a row shares with an entry.
+/// A run of words, or a short text as a whole, that a row shares with the set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// All words of both, in order.
-    Equal,
-    /// A run of words.
-    Run,
-    /// A whole text of `SHORT` words or more.
-    Text,
+pub struct Run {
+    /// The text of the row, and the first of the text's words.
+    pub text: u32,
+    pub start: u32,
+    /// How many words; fewer than `RUN` are a short text.
+    pub words: u8,
+    /// The hash of the words, the same in every row.
+    pub run: u64,
+    /// The first entry that has them; none where more than `COMMON` entries do.
+    pub entry: Option<u32>,
 }
 
-impl Kind {
-    pub fn name(self) -> &'static str {
-        match self {
-            Kind::Equal => "equal",
-            Kind::Run => "words",
-            Kind::Text => "text",
-        }
-    }
-}
-
-/// A row that shares words with an entry of the set: the number of the entry, and what they share as the row has it.
+/// What a row shares with the set.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Shared {
-    pub entry: u32,
-    pub kind: Kind,
-    pub words: String,
+    /// The hash of all words of the row.
+    pub content: u64,
+    /// The entry that has all words of the row, in order. Its runs are not told then.
+    pub equal: Option<u32>,
+    /// By text and place.
+    pub runs: Vec<Run>,
 }
 
 /// The runs of words of an evaluation set, whose entries have one text or more.
 pub struct SharedWords {
-    /// The first entry that has each.
-    first: HashMap<u64, u32>,
-    /// The runs that were left out, because more than `COMMON` entries have them.
+    /// The first entry that has each; none for those that more than `COMMON` entries have.
+    first: HashMap<u64, Option<u32>>,
+    /// The runs that more than `COMMON` entries have.
     pub common: usize,
     /// The entries without a word.
     pub empty: usize,
@@ -136,33 +132,29 @@ impl SharedWords {
             let mut all = Vec::new();
             for text in texts {
                 let words = Words::of(text).hashes;
-                if words.len() >= RUN {
-                    own.extend(words.windows(RUN).filter(|run| says_something(run)).map(|run| hash(run, RUNS)));
-                } else if words.len() >= SHORT && says_something(&words) {
-                    own.push(hash(&words, TEXTS));
-                }
+                own.extend(runs_of(&words).filter(|(_, run)| says_something(run)).map(|(_, run)| hash_of_run(run)));
                 all.extend(words);
             }
             if all.is_empty() {
                 empty += 1;
                 continue;
             }
-            first.entry(hash(&all, ROWS)).or_insert(number as u32);
+            first.entry(hash(&all, ROWS)).or_insert(Some(number as u32));
             own.sort_unstable();
             own.dedup();
             for run in own {
-                first.entry(run).or_insert(number as u32);
+                first.entry(run).or_insert(Some(number as u32));
                 *counts.entry(run).or_insert(0usize) += 1;
             }
         }
         let common: Vec<u64> = counts.into_iter().filter(|&(_, n)| n > COMMON).map(|(run, _)| run).collect();
-        common.iter().for_each(|run| {
-            first.remove(run);
+        common.iter().for_each(|&run| {
+            first.insert(run, None);
         });
         SharedWords { first, common: common.len(), empty }
     }
 
-    /// What each row shares with an entry: all words, else the first run, else the first text.
+    /// What each row shares with the set; none for a row that shares nothing.
     pub fn find(&self, rows: &[Vec<String>], n_threads: usize, supervisor: &Supervisor) -> Result<Vec<Option<Shared>>> {
         let find = |texts: &Vec<String>| {
             supervisor.check()?;
@@ -172,25 +164,40 @@ impl SharedWords {
     }
 
     fn of_row(&self, texts: &[String]) -> Option<Shared> {
-        let of_texts: Vec<Words> = texts.iter().map(|text| Words::of(text)).collect();
-        let all: Vec<u64> = of_texts.iter().flat_map(|words| words.hashes.iter().copied()).collect();
-        if let Some(&entry) = self.first.get(&hash(&all, ROWS)).filter(|_| !all.is_empty()) {
-            let (text, words) = texts.iter().zip(&of_texts).find(|(_, words)| !words.hashes.is_empty())?;
-            let words = excerpt(text, words, 0, words.hashes.len().min(RUN));
-            return Some(Shared { entry, kind: Kind::Equal, words });
+        let of_texts: Vec<Vec<u64>> = texts.iter().map(|text| Words::of(text).hashes).collect();
+        let all = of_texts.concat();
+        let content = hash(&all, ROWS);
+        if let Some(&entry) = self.first.get(&content).filter(|_| !all.is_empty()) {
+            return Some(Shared { content, equal: entry, runs: Vec::new() });
         }
-        for (text, words) in texts.iter().zip(&of_texts) {
-            for (start, run) in words.hashes.windows(RUN).enumerate() {
-                if let Some(&entry) = self.first.get(&hash(run, RUNS)) {
-                    return Some(Shared { entry, kind: Kind::Run, words: excerpt(text, words, start, RUN) });
-                }
-            }
+        let mut runs = Vec::new();
+        for (text, words) in of_texts.iter().enumerate() {
+            runs.extend(runs_of(words).filter_map(|(start, words)| {
+                let run = hash_of_run(words);
+                let entry = *self.first.get(&run)?;
+                Some(Run { text: text as u32, start: start as u32, words: words.len() as u8, run, entry })
+            }));
         }
-        texts.iter().zip(&of_texts).find_map(|(text, words)| {
-            let n = words.hashes.len();
-            let entry = (SHORT..RUN).contains(&n).then(|| self.first.get(&hash(&words.hashes, TEXTS)))?;
-            entry.map(|&entry| Shared { entry, kind: Kind::Text, words: excerpt(text, words, 0, n) })
-        })
+        (!runs.is_empty()).then_some(Shared { content, equal: None, runs })
+    }
+}
+
+/// The runs of a text with the place of each: of `RUN` words, or the whole text where it has `SHORT` words or more.
+fn runs_of(words: &[u64]) -> impl Iterator<Item = (usize, &[u64])> {
+    let size = words.len().clamp(SHORT, RUN);
+    words.windows(size).enumerate()
+}
+
+fn hash_of_run(words: &[u64]) -> u64 {
+    hash(words, if words.len() == RUN { RUNS } else { TEXTS })
+}
+
+/// Some words of a text, as the text has them: `n` from the word `start` on, or as many as there are.
+pub fn excerpt(text: &str, start: usize, n: usize) -> &str {
+    let places = Words::of(text).places;
+    match places.get(start..) {
+        Some(places @ [first, ..]) if n > 0 => &text[first.0..places[n.min(places.len()) - 1].1],
+        _ => "",
     }
 }
 
@@ -199,11 +206,6 @@ fn says_something(words: &[u64]) -> bool {
     different.sort_unstable();
     different.dedup();
     different.len() >= DIFFERENT
-}
-
-/// Some words of a text, as the text has them.
-fn excerpt(text: &str, words: &Words, start: usize, n: usize) -> String {
-    text[words.places[start].0..words.places[start + n - 1].1].to_owned()
 }
 
 #[cfg(test)]
@@ -218,14 +220,23 @@ mod tests {
         SharedWords::new(&rows(entries)).find(&rows(&[row]), 1, &Supervisor::none()).unwrap().remove(0)
     }
 
+    /// The text, the first word and the number of words of each run that a row shares, and the entry.
+    fn runs(entries: &[&[&str]], row: &[&str]) -> Vec<(u32, u32, u8, Option<u32>)> {
+        of(entries, row).map_or(Vec::new(), |shared| {
+            assert_eq!(shared.equal, None);
+            shared.runs.iter().map(|run| (run.text, run.start, run.words, run.entry)).collect()
+        })
+    }
+
     const LONG: &str = "one two three four five six seven eight nine ten eleven twelve thirteen fourteen";
 
     #[test]
     fn a_run_of_thirteen_words_is_found_whatever_is_around_it() {
         let row = "Q: ONE, two;  three-four (five) six seven eight nine ten eleven twelve THIRTEEN! And so on.";
-        let shared = of(&[&["other"], &[LONG]], &["before", row]).unwrap();
-        assert_eq!((shared.entry, shared.kind), (1, Kind::Run));
-        assert_eq!(shared.words, "ONE, two;  three-four (five) six seven eight nine ten eleven twelve THIRTEEN");
+        assert_eq!(runs(&[&["other"], &[LONG]], &["before", row]), [(1, 1, 13, Some(1))]);
+        assert_eq!(excerpt(row, 1, 13), "ONE, two;  three-four (five) six seven eight nine ten eleven twelve THIRTEEN");
+        assert_eq!((excerpt(row, 14, 13), excerpt(row, 17, 13), excerpt(row, 0, 0)), ("And so on", "", ""));
+        assert_eq!(runs(&[&[LONG]], &[&format!("{LONG} fifteen")]), [(0, 0, 13, Some(0)), (0, 1, 13, Some(0))]);
         // Twelve words of it are not enough, nor are those of two texts.
         assert_eq!(of(&[&[LONG]], &["two three four five six seven eight nine ten eleven twelve thirteen"]), None);
         assert_eq!(
@@ -237,12 +248,10 @@ mod tests {
     #[test]
     fn short_texts_and_rows_are_compared_as_a_whole() {
         let short = "what is the capital of the french republic";
-        assert_eq!(
-            of(&[&[short, "Paris"]], &["What is the capital of the French Republic?"]).unwrap().kind,
-            Kind::Text
-        );
+        assert_eq!(runs(&[&[short, "Paris"]], &["What is the capital of the French Republic?"]), [(0, 0, 8, Some(0))]);
         assert_eq!(of(&[&[short]], &["tell me what is the capital of the french republic"]), None);
-        assert_eq!(of(&[&["two words"]], &["Two WORDS."]).unwrap().kind, Kind::Equal);
+        let equal = of(&[&["others"], &["two words"]], &["Two", "WORDS."]).unwrap();
+        assert_eq!((equal.equal, equal.runs), (Some(1), vec![]));
         assert_eq!(of(&[&["two words"]], &["two words more"]), None);
         assert_eq!(of(&[&["!?"]], &["..."]), None);
     }
@@ -259,20 +268,23 @@ mod tests {
     }
 
     #[test]
-    fn what_many_entries_share_and_what_says_nothing_does_not_count() {
+    fn what_many_entries_share_is_told_without_an_entry_and_what_says_nothing_does_not_count() {
         let entries: Vec<Vec<String>> = (0..11).map(|i| vec![format!("{LONG} {i} a b c")]).collect();
         let set = SharedWords::new(&entries);
         assert_eq!(set.common, 2); // the runs without the number
-        let find = |text: &str| set.find(&rows(&[&[text]]), 1, &Supervisor::none()).unwrap().remove(0);
-        assert_eq!(find(LONG), None);
-        assert_eq!(find(&format!("{LONG} 7")).unwrap().entry, 7);
+        let find = |text: &str| set.find(&rows(&[&[text]]), 1, &Supervisor::none()).unwrap().remove(0).unwrap().runs;
+        assert_eq!(find(LONG).iter().map(|run| run.entry).collect::<Vec<_>>(), [None, None]);
+        let with_number: Vec<_> = find(&format!("{LONG} 7")).iter().map(|run| run.entry).collect();
+        assert_eq!(with_number, [None, None, Some(7)]);
         assert_eq!(of(&[&["0 0 0 0 0 0 0 0 0 0 0 0 0 1"]], &["0 0 0 0 0 0 0 0 0 0 0 0 0 2"]), None);
     }
 
     #[test]
     fn each_letter_of_a_script_without_spaces_is_a_word() {
         let chinese = "今天天气很好我们一起去公园散步吧";
-        let shared = of(&[&[chinese]], &["翻译：今天天气很好，我们一起去公园散步。"]).unwrap();
-        assert_eq!((shared.kind, shared.words.as_str()), (Kind::Run, "今天天气很好，我们一起去公园"));
+        let row = "翻译：今天天气很好，我们一起去公园散步。";
+        let shared = runs(&[&[chinese]], &[row]);
+        assert_eq!((shared.len(), shared[0]), (3, (0, 2, 13, Some(0))));
+        assert_eq!(excerpt(row, 2, 13), "今天天气很好，我们一起去公园");
     }
 }

@@ -1,9 +1,24 @@
 //! The words that rows share with an evaluation set.
 
 use gdig_core::words as core;
+use numpy::PyArray1;
 use pyo3::prelude::*;
 
 use crate::supervised::{detached, supervised};
+
+type Column<'py, T> = Bound<'py, PyArray1<T>>;
+/// Of each row that equals an entry: its place, and the entry.
+type Equal<'py> = (Column<'py, i32>, Column<'py, i32>);
+/// Of each run: the row's place, its text, the first word, the number of words, the run, the entry, the row's content.
+type Runs<'py> = (
+    Column<'py, i32>,
+    Column<'py, i32>,
+    Column<'py, i32>,
+    Column<'py, i32>,
+    Column<'py, u64>,
+    Column<'py, i32>,
+    Column<'py, u64>,
+);
 
 /// The runs of words of an evaluation set, whose entries have one text or more.
 #[pyclass(module = "gdig._native", frozen)]
@@ -30,16 +45,41 @@ impl SharedWords {
         self.set.empty
     }
 
-    /// (place among `rows`, entry, kind, words) of each row that shares words with an entry.
+    /// The rows that equal an entry, and the runs that the others share with one, in their order.
     #[pyo3(signature = (rows, *, n_threads=0))]
-    fn find(
+    fn find<'py>(
         &self,
-        py: Python<'_>,
+        py: Python<'py>,
         rows: Vec<Vec<String>>,
         n_threads: usize,
-    ) -> PyResult<Vec<(usize, u32, &'static str, String)>> {
+    ) -> PyResult<(Equal<'py>, Runs<'py>)> {
         let shared = supervised(py, None, |supervisor| self.set.find(&rows, n_threads, supervisor))?;
-        let shared = shared.into_iter().enumerate().filter_map(|(place, shared)| shared.map(|shared| (place, shared)));
-        Ok(shared.map(|(place, shared)| (place, shared.entry, shared.kind.name(), shared.words)).collect())
+        let shared =
+            || shared.iter().enumerate().filter_map(|(place, row)| row.as_ref().map(|row| (place as i32, row)));
+        let equal: Vec<_> = shared().filter_map(|(place, row)| row.equal.map(|entry| (place, entry as i32))).collect();
+        let runs: Vec<_> =
+            shared().flat_map(|(place, row)| row.runs.iter().map(move |run| (place, row, run))).collect();
+        Ok((
+            (column(py, &equal, |row| row.0), column(py, &equal, |row| row.1)),
+            (
+                column(py, &runs, |(place, ..)| *place),
+                column(py, &runs, |(.., run)| run.text as i32),
+                column(py, &runs, |(.., run)| run.start as i32),
+                column(py, &runs, |(.., run)| i32::from(run.words)),
+                column(py, &runs, |(.., run)| run.run),
+                column(py, &runs, |(.., run)| run.entry.map_or(-1, |entry| entry as i32)),
+                column(py, &runs, |(_, row, _)| row.content),
+            ),
+        ))
     }
+
+    /// Some words of a text, as the text has them: `n` from the word `start` on, or as many as there are.
+    #[staticmethod]
+    fn excerpt(text: &str, start: usize, n: usize) -> &str {
+        core::excerpt(text, start, n)
+    }
+}
+
+fn column<'py, R, T: numpy::Element>(py: Python<'py>, rows: &[R], value: impl Fn(&R) -> T) -> Column<'py, T> {
+    PyArray1::from_vec(py, rows.iter().map(value).collect())
 }

@@ -27,7 +27,7 @@ from gdig.config.options.selection import (
 )
 from gdig.config.options.sweep import CheckpointOptions, SweepOptions
 from gdig.config.options.training import TrainOptions
-from gdig.config.options.trial import TrialOptions
+from gdig.config.options.trial_training import TrialOptions
 
 __all__ = [
     "GROUPS", "OUTPUT_ENDINGS", "PRESETS", "STAGES", "STAGE_GROUPS", "Basic", "BasicMark", "CheckpointOptions",

@@ -13,8 +13,7 @@ class PlaceOptions:
     """The run directory."""
 
     run_path: Basic[str | None] = None
-    """Run directory, which holds everything that is computed; the same command continues it. Without the option model,
-    the run's own options hold, except for those of the selection."""
+    """Run directory, which holds everything that is computed."""
     quiet: bool = False
     """Print errors and nothing else. Off by default. Switch it on in scripts."""
 
@@ -49,6 +48,9 @@ class GrowthOptions:
 class RunOptions(GrowthOptions, DeviceOptions, PlaceOptions):
     """Where and how to run. These options change results by rounding at most, and may differ from start to start."""
 
+    run_path: Basic[str | None] = None
+    """Run directory, which holds everything that is computed; the same command continues it. Without the option model,
+    the run's own options hold, except for those of the selection."""
     overwrite: bool = False
     """Start again from the first stage whose options or inputs differ, or from the beginning when none differs. Off by
     default, because it deletes results. Switch it on when a changed option is meant."""

@@ -51,7 +51,7 @@ class FeatureOptions:
 
 @dataclass(frozen=True)
 class MethodOptions:
-    """How a method selects."""
+    """Which method selects."""
 
     method: Basic[Method] = "gdig"
     """How rows are selected: gdig, turns, agreement, less, round-robin, bids, gist, g2is, tagcos, facility,
@@ -67,6 +67,12 @@ class MethodOptions:
     takes rows whose hidden states are nearest to a seed's, knn draws from the nearest rows of each seed. dsir and bm25
     compare tokens with those of the seeds. The baselines are top (highest score), diverse (clusters only), loss (lowest
     loss) and random."""
+
+
+@dataclass(frozen=True)
+class RuleOptions:
+    """How much a method selects, and by which rules."""
+
     budget: Basic[str] = "10%"
     """How much to select: rows (500), a share of the pool (10%), or tokens (200000t, 1.5Mt). The default suits a first
     look. Take the amount of data that you will train on."""
@@ -162,8 +168,8 @@ class RedundancyOptions:
     tells whether texts say the same, sketch whether they train the same."""
     exclude: tuple[str, ...] = ()
     """Evaluation sets: files, folders, globs or datasets on the Hugging Face hub, as candidates are. A row of the pool
-    that shares 13 words in a row with one of their rows, or is nearly equal, is never chosen, and is listed in
-    excluded.jsonl. Give every set that the trained model is judged by."""
+    that shares 13 words in a row with one of their rows, other than a template's, or is nearly equal, is never chosen,
+    and is listed in excluded.jsonl. Give every set that the trained model is judged by."""
     exclude_similarity: float = 0.9
     """Cosine of the hidden states with a row of an evaluation set above which a row is excluded. The default finds
     about half of the copies of which one word in ten was changed (docs/redundancy.md). Raise it when too many rows are
@@ -187,12 +193,12 @@ class OutputOptions:
 
 
 @dataclass(frozen=True)
-class ChoiceOptions(FeatureOptions, RedundancyOptions, SourceOptions, MethodOptions):
-    """What to select from a finished sweep."""
+class ChoiceOptions(FeatureOptions, RedundancyOptions, SourceOptions, RuleOptions):
+    """What to select from a finished sweep, by any method."""
 
 
 @dataclass(frozen=True)
-class SelectOptions(OutputOptions, ChoiceOptions):
+class SelectOptions(OutputOptions, ChoiceOptions, MethodOptions):
     """What to select from a finished sweep. Changing these options costs no model pass."""
 
     report: bool = True

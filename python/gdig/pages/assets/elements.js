@@ -36,15 +36,15 @@ function sortableTable(host, label, columns, rows, page = 50) {
   const texts = new Map(rows.map((row) => [row, columns.map((column) => String(column.value(row) ?? "")).join("\n").toLowerCase()]));
 
   function fill() {
-    const parts = words.split(/\s+/).filter(Boolean);
-    const found = rows.filter((row) => parts.every((part) => texts.get(row).includes(part)));
-    if (by) found.sort((one, other) => compare(by.value(one), by.value(other)) * (falling ? -1 : 1));
+    const wanted = words.split(/\s+/).filter(Boolean);
+    const matching = rows.filter((row) => wanted.every((word) => texts.get(row).includes(word)));
+    if (by) matching.sort((a, b) => compare(by.value(a), by.value(b)) * (falling ? -1 : 1));
     headers.forEach((header, i) => header.setAttribute("aria-sort", columns[i] !== by ? "none" : falling ? "descending" : "ascending"));
-    body.replaceChildren(...found.slice(0, shown).map((row) => element("tr", {},
+    body.replaceChildren(...matching.slice(0, shown).map((row) => element("tr", {},
       columns.map((column) => element("td", { class: column.numeric ? "number" : "words" }, column.show ? column.show(row) : String(column.value(row) ?? ""))))));
-    count.textContent = `${number(Math.min(shown, found.length))} of ${number(found.length)} rows shown`
-      + (found.length < rows.length ? `, of ${number(rows.length)} in all` : "");
-    more.hidden = shown >= found.length;
+    count.textContent = `${number(Math.min(shown, matching.length))} of ${number(matching.length)} rows shown`
+      + (matching.length < rows.length ? `, of ${number(rows.length)} in all` : "");
+    more.hidden = shown >= matching.length;
   }
 
   host.append(element("div", { class: "controls" }, search, count),
