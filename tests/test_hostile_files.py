@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from pathlib import Path
@@ -62,23 +61,43 @@ def test_each_file_of_sources_and_of_excluded_rows_is_looked_at(project, rich, t
 
 
 TEXTS = [b"", b"[", b"{}", b"[1]", b"5", b"[" * 5000, b'["a", 1]', b"\xff"]
-SHARED = [[[0, 0, "words"]], [[99, 0, "words", "x"]], [[-1, 0, "words", "x"]], [[0, -1, "words", "x"]],
-          [[0, 10**30, "words", "x"]], [["0", 0, "words", "x"]], [[True, 0, "words", "x"]]]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", TEXTS, ids=lambda x: repr(x[:24]))
+def test_json_in_a_file_of_a_run_is_looked_at(project, rich, tmp_path, text):
+    run = Path(shutil.copytree(rich[0], tmp_path / "run"))
+    file = as_it_is(run / "sources" / "00000001.safetensors")
+    file.write({**file.read()[0], "names": np.frombuffer(text, np.uint8)})
+    with within(5.0), pytest.raises(StoreError, match="sources"):
+        gdig.select(**project.options(run, **rich[1]))
 
 
 @pytest.mark.parametrize(
-    "text", [*TEXTS, *(json.dumps(value).encode() for value in SHARED)], ids=lambda x: repr(x[:24])
+    "change",
+    [
+        {"entry": 10**9},
+        {"start": 2**31 - 14},
+        {"start": -5},
+        {"text": 10**9},
+        {"words": 2**31 - 1},
+        {"row": -1},
+        {"equal": [[0, 10**9]]},
+        {"equal": [[0, -1]]},
+    ],
+    ids=str,
 )
-def test_json_in_a_file_of_a_run_is_looked_at(project, rich, tmp_path, text):
-    source, options = rich
-    run = Path(shutil.copytree(source, tmp_path / "run"))
-    for folder, name in (("sources", "names"), ("excluded", "shared")):
-        file = as_it_is(run / folder / "00000001.safetensors")
-        tensors, _ = file.read()
-        file.write({**tensors, name: np.frombuffer(text, np.uint8)})
-        with within(5.0), pytest.raises(StoreError, match=folder):
-            gdig.select(**project.options(run, **options))
-        shutil.copy2(source / folder / file.path.name, file.path)
+def test_forged_places_in_excluded_rows_take_no_memory(project, rich, tmp_path, change):
+    run = Path(shutil.copytree(rich[0], tmp_path / "run"))
+    file = as_it_is(run / "excluded" / "00000000.safetensors")
+    tensors = dict(file.read()[0])
+    for name, value in change.items():
+        tensors[name] = np.array(value, np.int32) if name == "equal" else np.full_like(tensors[name], value)
+    file.write(tensors)
+    with within(5.0):
+        try:
+            gdig.select(**project.options(run, **rich[1]))
+        except StoreError as error:
+            assert "excluded" in str(error)
 
 
 @pytest.mark.parametrize(

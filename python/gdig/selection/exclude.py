@@ -21,7 +21,7 @@ from gdig import _native
 from gdig.data.corpus import Corpus, open_corpus
 from gdig.data.fingerprint import fingerprint_paths
 from gdig.data.texts import row_texts
-from gdig.errors import CorpusError, GdigError
+from gdig.errors import CorpusError, GdigError, StoreError
 from gdig.passes.influence_pass import make_forward_pass
 from gdig.run.layout import RunLayout
 from gdig.run.origin import rows_origin, sweep_origin
