@@ -2,9 +2,11 @@
 
     python -m benches.kmeans                       # writes benches/record/kmeans.json
     python -m benches.kmeans --rows 200000 --clusters 512 --peers faiss
+    python -m benches.kmeans --rows 50000 --clusters 16384 --peers super_kmeans --threads 1 --cpu
     python -m benches.kmeans --cold 30 --directory /data    # a pass over 30 GB that are not in the page cache
 
-The bench needs `pip install 'gdig[bench]'`. A time is one full Lloyd iteration (assignment and update) over all rows.
+The bench needs `pip install 'gdig[bench]'`. A time is one full Lloyd iteration (assignment and update) over all rows,
+the mean of those after the first. `--cpu` takes CPU seconds, and `--noise` rows without clusters.
 gdig reads float16 or int8 rows from a store. The other libraries get the same numbers as float32 (bfloat16 for torch),
 in memory, converted before the clock runs. Inertia is computed alike for all, in float64, from the stored rows and the
 centroids.
@@ -31,12 +33,16 @@ from gdig import KMeans, SketchStore
 
 RECORD = ROOT / "benches" / "record" / "kmeans.json"
 BLOCK = 65_536
+PEERS = ["faiss", "super_kmeans", "scikit_learn", "fastkmeans", "torch_bf16"]
 
 
-def make(directory: Path, rows: int, dim: int, dtype: str, random_seed: int = 0) -> SketchStore:
-    """Rows around 2,000 centres, spread so far that each row has several near centres, like sketches of gradients."""
+def make(directory: Path, rows: int, dim: int, dtype: str, random_seed: int = 0, noise: bool = False) -> SketchStore:
+    """Rows around 2,000 centres, spread so far that each row has several near centres, like sketches of gradients.
+
+    With `noise`, all rows lie around the origin.
+    """
     rng = np.random.default_rng(random_seed)
-    centers = rng.standard_normal((2_000, dim), dtype=np.float32) / 2
+    centers = rng.standard_normal((2_000, dim), dtype=np.float32) / (np.inf if noise else 2)
     with SketchStore.create(directory, dim, dtype=dtype, rows_per_shard=131_072) as store:
         for start in range(0, rows, BLOCK):
             n = min(BLOCK, rows - start)
@@ -60,7 +66,7 @@ def inertia(x: NDArray[np.float32], centers: NDArray[np.float32]) -> float:
 
 def bench(arguments: argparse.Namespace, rows: int, k: int, dtype: str, directory: Path) -> dict[str, Any]:
     """One table: every method, `repeats` times in turns."""
-    store = make(directory / f"{dtype}-{k}", rows, arguments.dim, dtype)
+    store = make(directory / f"{dtype}-{k}", rows, arguments.dim, dtype, noise=arguments.noise)
     x = as_float32(store)
     start = x[np.random.default_rng(7).choice(rows, k, replace=False)].copy()
     methods: dict[str, Any] = {"gdig": partial(kmeans_libraries.gdig, store)}
@@ -132,31 +138,39 @@ def direct_rate(paths: list[Path], threads: int) -> float:
 
 
 def cold(arguments: argparse.Namespace, directory: Path) -> dict[str, Any]:
-    """A pass over a store that is not in memory, beside the disk's own rate, in turns."""
-    rows = int(arguments.cold * 1e9 / (2 * arguments.dim))
+    """A pass over a store that is not in memory, mapped and read directly, beside the disk's own rate, in turns.
+
+    It uses the first number of `--clusters`. CPU seconds are those of all threads.
+    """
+    rows, k = int(arguments.cold * 1e9 / (2 * arguments.dim)), arguments.clusters[0]
     store = make(directory / "cold", rows, arguments.dim, "float16")
     paths = sorted((directory / "cold").glob("*.safetensors"))
-    start = store._native.rows_float32(0)[:512]
-    model = KMeans(512, init=start, max_iter=1, train_rows=4_096, n_threads=arguments.threads).fit(store)
-    total, rates, disk = sum(path.stat().st_size for path in paths), [], []
-    in_memory, warm = np.array(store.rows(0)), []
+    start = store._native.rows_float32(0)[:k]
+    model = KMeans(k, init=start, max_iter=1, train_rows=max(k, 4_096), n_threads=arguments.threads).fit(store)
+    in_memory = np.array(store.rows(0))
+    total = sum(path.stat().st_size for path in paths)
+    passes: dict[str, tuple[int, Any]] = {
+        "disk": (total, lambda: direct_rate(paths, arguments.threads)),
+        "mapped": (total, lambda: model.predict(store)),
+        "direct": (total, lambda: model.predict(store)),
+        "in_memory": (in_memory.nbytes, lambda: model.predict(in_memory)),
+    }
+    rates: dict[str, list[float]] = {name: [] for name in passes}
+    cpu: dict[str, list[float]] = {name: [] for name in passes}
     for _ in range(arguments.repeats):
-        for path in paths:
-            evict(path)
-        disk.append(direct_rate(paths, arguments.threads))
-        for path in paths:
-            evict(path)
-        begin = time.perf_counter()
-        model.predict(store)
-        rates.append(total / (time.perf_counter() - begin))
-        begin = time.perf_counter()
-        model.predict(in_memory)
-        warm.append(in_memory.nbytes / (time.perf_counter() - begin))
-    share = statistics.median(rates) / statistics.median(disk)
-    print(f"\ncold, {total / 1e9:.1f} GB, K = 512: {statistics.median(rates) / 1e9:.2f} GB/s, {share:.0%} of O_DIRECT")
-    print(f"  in memory, where nothing is read: {statistics.median(warm) / 1e9:.2f} GB/s")
-    rates_of = {"bytes_per_second": rates, "direct_bytes_per_second": disk, "in_memory_bytes_per_second": warm}
-    return {"bytes": total, "share_of_direct": share} | rates_of
+        for name, (n_bytes, work) in passes.items():
+            for path in paths:
+                evict(path)
+            os.environ["GDIG_READING"] = name if name in ("mapped", "direct") else ""
+            begin, cpu_begin = time.perf_counter(), time.process_time()
+            work()
+            rates[name].append(n_bytes / (time.perf_counter() - begin))
+            cpu[name].append((time.process_time() - cpu_begin) / n_bytes * 1e9)
+    print(f"\ncold, {total / 1e9:.1f} GB, K = {k}, {arguments.threads} threads")
+    for name in passes:
+        rate, seconds = statistics.median(rates[name]) / 1e9, statistics.median(cpu[name])
+        print(f"  {name:10} {rate:6.2f} GB/s   CPU {seconds:5.2f} s a GB")
+    return {"bytes": total, "k": k, "bytes_per_second": rates, "cpu_seconds_per_gigabyte": cpu}
 
 
 def main() -> None:
@@ -171,9 +185,13 @@ def main() -> None:
     parser.add_argument("--clusters", type=int, nargs="+", default=[512, 4_096])
     parser.add_argument("--dim", type=int, default=512)
     parser.add_argument("--dtypes", nargs="+", default=["float16", "int8"])
-    parser.add_argument("--peers", nargs="*", default=["faiss", "scikit_learn", "fastkmeans", "torch_bf16"])
+    parser.add_argument(
+        "--peers", nargs="*", default=["faiss", "super_kmeans", "scikit_learn", "fastkmeans", "torch_bf16"]
+    )
     parser.add_argument("--kernels", nargs="*", default=[], help="more kernels of gdig to measure")
-    parser.add_argument("--iterations", type=int, default=3, help="iterations of a run; the last is timed")
+    parser.add_argument(
+        "--iterations", type=int, default=3, help="iterations of a run; those after the first are timed"
+    )
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument(
@@ -181,11 +199,16 @@ def main() -> None:
         type=float,
         help="measure a pass over so many gigabytes of rows, and nothing else; take more than the free memory",
     )
+    parser.add_argument("--cpu", action="store_true", help="take CPU seconds of the process, not those of the clock")
+    parser.add_argument("--noise", action="store_true", help="rows without clusters")
     parser.add_argument("--directory", type=Path, help="folder for the rows while the bench runs")
     parser.add_argument("--output", type=Path, default=RECORD)
     arguments = parser.parse_args()
     sizes = arguments.rows * len(arguments.clusters) if len(arguments.rows) == 1 else arguments.rows
-    record: dict[str, Any] = {"machine": core_machine(), "threads": arguments.threads, "tables": []}
+    if arguments.cpu:
+        kmeans_libraries.clock = time.process_time
+    conditions = {"threads": arguments.threads, "cpu_seconds": arguments.cpu, "noise": arguments.noise}
+    record: dict[str, Any] = {"machine": core_machine()} | conditions | {"tables": []}
     with tempfile.TemporaryDirectory(dir=arguments.directory) as directory:
         if arguments.cold:
             record["cold"] = cold(arguments, Path(directory))

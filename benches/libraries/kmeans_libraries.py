@@ -1,7 +1,7 @@
 """gdig's k-means and the libraries that it is compared with.
 
-Each function runs Lloyd from given centroids over all rows. It returns the seconds of the last iteration, and the
-centroids [K, d] float32 after all iterations.
+Each function runs Lloyd from given centroids over all rows, unless it says otherwise. It returns the mean seconds of
+the iterations after the first, by `clock`, and the centroids [K, d] float32 after all iterations.
 """
 
 from __future__ import annotations
@@ -17,6 +17,18 @@ from numpy.typing import NDArray
 Result = tuple[float, NDArray[np.float32]]
 Lloyd = Callable[[Any, NDArray[np.float32], int, int], Result]
 
+# `time.process_time` counts the seconds of all threads of this process, whatever else the machine does.
+clock = time.perf_counter
+
+
+def by_difference(train: Callable[[int], Any], iterations: int) -> tuple[float, Any]:
+    """The mean seconds of the iterations after the first, of a library that tells no times, and its last result."""
+    begin = clock()
+    train(1)
+    middle = clock()
+    result = train(iterations)
+    return (clock() - middle - (middle - begin)) / (iterations - 1), result
+
 
 def gdig(x: Any, start: NDArray[np.float32], iterations: int, threads: int, kernel: str | None = None) -> Result:
     """gdig, from a store."""
@@ -24,8 +36,8 @@ def gdig(x: Any, start: NDArray[np.float32], iterations: int, threads: int, kern
 
     stamps: list[float] = []
     model = KMeans(len(start), init=start, max_iter=iterations, tol=0, train_rows="all", n_threads=threads)
-    model.set_params(kernel=kernel).fit(x, callback=lambda *_: stamps.append(time.perf_counter()))
-    return stamps[-1] - stamps[-2], model.cluster_centers_
+    model.set_params(kernel=kernel).fit(x, callback=lambda *_: stamps.append(clock()))
+    return (stamps[-1] - stamps[0]) / (len(stamps) - 1), model.cluster_centers_
 
 
 def faiss(x: NDArray[np.float32], start: NDArray[np.float32], iterations: int, threads: int) -> Result:
@@ -33,45 +45,58 @@ def faiss(x: NDArray[np.float32], start: NDArray[np.float32], iterations: int, t
     import faiss
 
     faiss.omp_set_num_threads(threads)
-    kmeans = faiss.Kmeans(x.shape[1], len(start), niter=iterations, max_points_per_centroid=len(x))
-    kmeans.train(x, init_centroids=start)
-    stamps = [stats["time"] for stats in kmeans.iteration_stats]
-    return stamps[-1] - stamps[-2], kmeans.centroids
+
+    def train(n: int) -> NDArray[np.float32]:
+        limits = {"max_points_per_centroid": len(x), "min_points_per_centroid": 1}
+        kmeans = faiss.Kmeans(x.shape[1], len(start), niter=n, **limits)
+        kmeans.train(x, init_centroids=start)
+        return kmeans.centroids
+
+    return by_difference(train, iterations)
+
+
+def super_kmeans(x: NDArray[np.float32], start: NDArray[np.float32], iterations: int, threads: int) -> Result:
+    """faiss.SuperKmeans, which prunes by estimates of distances. It starts from its own centroids."""
+    import faiss
+
+    faiss.omp_set_num_threads(threads)
+
+    def train(n: int) -> NDArray[np.float32]:
+        limits = {"max_points_per_centroid": len(x), "min_points_per_centroid": 1}
+        kmeans = faiss.SuperKmeans(x.shape[1], len(start), niter=n, **limits)
+        kmeans.train(x)
+        return kmeans.centroids
+
+    return by_difference(train, iterations)
 
 
 def scikit_learn(x: NDArray[np.float32], start: NDArray[np.float32], iterations: int, threads: int) -> Result:
-    """sklearn.cluster.KMeans, algorithm lloyd: timed by difference. It also assigns once at the end."""
+    """sklearn.cluster.KMeans, algorithm lloyd. It also assigns once at the end."""
     from sklearn.cluster import KMeans
     from threadpoolctl import threadpool_limits
 
-    def fit(n: int) -> tuple[float, NDArray[np.float32]]:
-        begin = time.perf_counter()
+    def fit(n: int) -> NDArray[np.float32]:
         model = KMeans(len(start), init=start, n_init=1, max_iter=n, tol=0, algorithm="lloyd", copy_x=False).fit(x)
-        return time.perf_counter() - begin, model.cluster_centers_
+        return model.cluster_centers_
 
     with threadpool_limits(threads), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it warns that it has not converged, which is intended
-        one_iteration, _ = fit(1)
-        all_iterations, centers = fit(iterations)
-    return (all_iterations - one_iteration) / (iterations - 1), centers
+        return by_difference(fit, iterations)
 
 
 def fastkmeans(x: NDArray[np.float32], start: NDArray[np.float32], iterations: int, threads: int) -> Result:
-    """fastkmeans on the CPU: timed by difference. It starts from its own centroids."""
+    """fastkmeans on the CPU. It starts from its own centroids."""
     import torch
     from fastkmeans import FastKMeans
 
     torch.set_num_threads(threads)
 
-    def train(n: int) -> tuple[float, NDArray[np.float32]]:
+    def train(n: int) -> NDArray[np.float32]:
         model = FastKMeans(x.shape[1], len(start), niter=n, tol=-1, gpu=False, use_triton=False, verbose=False)
-        begin = time.perf_counter()
         model.train(x)
-        return time.perf_counter() - begin, model.centroids
+        return model.centroids
 
-    one_iteration, _ = train(1)
-    all_iterations, centers = train(iterations)
-    return (all_iterations - one_iteration) / (iterations - 1), centers
+    return by_difference(train, iterations)
 
 
 def torch_bf16(x: Any, start: NDArray[np.float32], iterations: int, threads: int) -> Result:
@@ -81,9 +106,8 @@ def torch_bf16(x: Any, start: NDArray[np.float32], iterations: int, threads: int
     torch.set_num_threads(threads)
     centers, k = torch.from_numpy(start).clone(), len(start)
     chunk = 16_384 if k <= 512 else 4_096
-    seconds = 0.0
+    stamps = []
     for _ in range(iterations):
-        begin = time.perf_counter()
         half_norms, right = (centers**2).sum(1) / 2, centers.to(torch.bfloat16).T.contiguous()
         sums, counts = torch.zeros_like(centers), torch.zeros(k)
         for i in range(0, len(x), chunk):
@@ -92,5 +116,5 @@ def torch_bf16(x: Any, start: NDArray[np.float32], iterations: int, threads: int
             sums.index_add_(0, labels, rows.float())
             counts += torch.bincount(labels, minlength=k)
         centers = torch.where(counts[:, None] > 0, sums / counts.clamp(min=1)[:, None], centers)
-        seconds = time.perf_counter() - begin
-    return seconds, centers.numpy()
+        stamps.append(clock())
+    return (stamps[-1] - stamps[0]) / (iterations - 1), centers.numpy()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -193,6 +194,14 @@ def _disable_fast_4bit(model: Any) -> None:
             module.support_avx512bf16_for_cpu = False
 
 
+@contextmanager
+def without_peft_warning() -> Iterator[None]:
+    """Leave out that peft asks a model for a property which transformers 5.24 calls deprecated: no user can mend it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+        yield
+
+
 def _load_adapter(path: Path, base: nn.Module, trainable: bool = False) -> nn.Module:
     """Put the PEFT adapter in `path` around its base model."""
     try:
@@ -204,4 +213,5 @@ def _load_adapter(path: Path, base: nn.Module, trainable: bool = False) -> nn.Mo
     require_safetensors(path)
     check_patterns(path, base)
     resize_vocabulary(base, path)
-    return PeftModel.from_pretrained(base, path, is_trainable=trainable)
+    with without_peft_warning():
+        return PeftModel.from_pretrained(base, path, is_trainable=trainable)

@@ -7,6 +7,7 @@ use super::options::{check_centroids, Fitted, Init, Options};
 use super::peers::Peers;
 use super::resume_file::ResumeFile;
 use super::sample::sample;
+use super::waves::Memory;
 use crate::convert::Rows;
 use crate::hash::derive;
 use crate::interrupt::Supervisor;
@@ -44,9 +45,9 @@ pub fn fit_with(
 /// Add up the chunks of this process in each pass of the fit of rank 0, until that fit has ended.
 pub fn help(source: &Source, options: &Options, peers: &dyn Peers, supervisor: &Supervisor) -> Result<()> {
     on_training_rows(source, options, supervisor, |_, rows| {
-        let (offset, mut partials) = (offset(rows), Vec::new());
+        let (offset, mut memory) = (offset(rows), Memory::default());
         while let Some(centroids) = peers.take()? {
-            lloyd::help(rows, (&centroids, &offset), options, &mut partials, peers, supervisor)?;
+            lloyd::help(rows, (&centroids, &offset), options, &mut memory, peers, supervisor)?;
         }
         Ok(())
     })

@@ -5,9 +5,9 @@ use super::partial::Pass;
 use super::peers::Peers;
 use super::resume_file::{ResumeFile, State};
 use super::update::{normalize, reseed, update};
-use super::waves::{Sums, Waves};
+use super::waves::{Memory, Sums, Waves};
 use crate::interrupt::{Progress, Supervisor};
-use crate::rows::readahead::with_readahead;
+use crate::rows::readahead::{with_readahead, Items};
 use crate::rows::RowSet;
 use crate::simd::Assigner;
 use crate::Result;
@@ -30,8 +30,8 @@ pub fn run(
     peers: Option<&dyn Peers>,
     supervisor: &Supervisor,
 ) -> Result<Fitted> {
-    let mut partials = Vec::new();
-    let mut pass = |centroids: &[f32]| pass(rows, (centroids, offset), options, &mut partials, peers, supervisor);
+    let mut memory = Memory::default();
+    let mut pass = |centroids: &[f32]| pass(rows, (centroids, offset), options, &mut memory, peers, supervisor);
     while !state.ended && state.n_iter < options.max_iter {
         let mut total = pass(&state.centroids)?;
         let reseeded = reseed(rows, offset, options.weights.as_deref(), &mut total)?;
@@ -58,12 +58,12 @@ pub fn run(
     Ok(Fitted { centroids: state.centroids, inertia, n_iter: state.n_iter, counts })
 }
 
-/// Assign all rows to `centroids`, and add them up. `partials` is memory that serves all passes.
+/// Assign all rows to `centroids`, and add them up. `memory` serves all passes.
 fn pass(
     rows: RowSet,
     (centroids, offset): (&[f32], &[f32]),
     options: &Options,
-    partials: &mut Vec<Pass<f32>>,
+    memory: &mut Memory,
     peers: Option<&dyn Peers>,
     supervisor: &Supervisor,
 ) -> Result<Pass<f64>> {
@@ -74,20 +74,29 @@ fn pass(
     let weights = vec![0.0; if options.weights.is_some() { k } else { 0 }];
     let mut total = Pass { sums: vec![0f64; centroids.len()], counts: vec![0; k], weights, ..Pass::default() };
     let waves = Waves::new(rows, options, peers.is_some());
-    with_readahead(rows, 0..rows.len(), |ahead| {
+    let items = Items { rows: waves.chunk_rows, restart: usize::MAX };
+    with_readahead(rows, 0..rows.len(), items, |ahead| {
         let assigner = Assigner::new(rows.kernel(options.kernel), centroids, rows.source.dim(), rows.dtype())?;
-        let sums = Sums { centroids, offset, weights: options.weights.as_deref(), assigner: &assigner };
+        let moves = memory.moves(&waves, &assigner, centroids, k);
+        let sums = Sums { centroids, offset, weights: options.weights.as_deref(), assigner: &assigner, moves };
         for (number, chunks) in waves.all().enumerate() {
             let from = peers.map_or(0, |peers| number % peers.world());
             // A row nearer than the nearest of the farthest rows so far cannot become one of them.
             let floor = (total.far.len() == waves.n_far).then(|| *total.far.last().expect("k is not zero"));
             if from == 0 {
-                waves.sum(rows, chunks.clone(), &sums, floor, partials, ahead, supervisor)?;
+                waves.sum(rows, chunks.clone(), &sums, floor, memory, ahead, supervisor)?;
             } else {
                 let shape = (options.n_clusters, centroids.len());
-                waves.take(chunks.len(), from, shape, peers.expect("from is not 0"), partials, supervisor)?;
+                waves.take(
+                    chunks.len(),
+                    from,
+                    shape,
+                    peers.expect("from is not 0"),
+                    &mut memory.partials,
+                    supervisor,
+                )?;
             }
-            total.fold(&mut partials[..chunks.len()], waves.n_far);
+            total.fold(&mut memory.partials[..chunks.len()], waves.n_far);
         }
         Ok(total)
     })
@@ -98,21 +107,23 @@ pub fn help(
     rows: RowSet,
     (centroids, offset): (&[f32], &[f32]),
     options: &Options,
-    partials: &mut Vec<Pass<f32>>,
+    memory: &mut Memory,
     peers: &dyn Peers,
     supervisor: &Supervisor,
 ) -> Result<()> {
     let waves = Waves::new(rows, options, true);
-    with_readahead(rows, 0..rows.len(), |ahead| {
+    let items = Items { rows: waves.chunk_rows, restart: usize::MAX };
+    with_readahead(rows, 0..rows.len(), items, |ahead| {
         let assigner = Assigner::new(rows.kernel(options.kernel), centroids, rows.source.dim(), rows.dtype())?;
-        let sums = Sums { centroids, offset, weights: None, assigner: &assigner };
+        let moves = memory.moves(&waves, &assigner, centroids, options.n_clusters);
+        let sums = Sums { centroids, offset, weights: None, assigner: &assigner, moves };
         for (number, chunks) in waves.all().enumerate() {
             if number % peers.world() != peers.rank() {
                 ahead.reached(chunks.start * waves.chunk_rows);
                 continue;
             }
-            waves.sum(rows, chunks.clone(), &sums, None, partials, ahead, supervisor)?;
-            for partial in &partials[..chunks.len()] {
+            waves.sum(rows, chunks.clone(), &sums, None, memory, ahead, supervisor)?;
+            for partial in &memory.partials[..chunks.len()] {
                 peers.send(&partial.to_bytes(waves.n_far))?;
             }
         }

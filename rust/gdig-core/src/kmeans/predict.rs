@@ -4,7 +4,7 @@ use super::options::check_centroids;
 use super::tally::{BadRow, Tally};
 use crate::interrupt::Supervisor;
 use crate::parallel::{in_order, thread_pool};
-use crate::rows::readahead::with_readahead;
+use crate::rows::readahead::{with_readahead, Item, Items};
 use crate::rows::{Block, Reader, RowSet, Source};
 use crate::simd::{Assigner, Kernel, Scratch};
 use crate::{Error, Result};
@@ -51,10 +51,11 @@ impl<'a> Labeller<'a> {
         Ok(Labeller { rows, centroids: model.centroids, assigner, supervisor })
     }
 
-    /// Write the nearest centroid of each row from `start` on, and the distance to it. The slices come filled with
+    /// Write the nearest centroid of each row of an item, which begins at `start`, and the distance to it. The slices come filled with
     /// `INVALID` and NaN, which stay for invalid rows.
-    pub fn label(&self, start: usize, labels: &mut [u32], distances: &mut [f32]) -> Result<()> {
-        let (mut reader, mut block, mut scratch) = (Reader::new(self.rows), Block::default(), Scratch::default());
+    pub fn label(&self, start: usize, item: Item, labels: &mut [u32], distances: &mut [f32]) -> Result<()> {
+        let mut reader = Reader::for_item(self.rows, item);
+        let (mut block, mut scratch) = (Block::default(), Scratch::default());
         let (mut tally, mut block_labels) = (Tally::new(None), Vec::new());
         for first in (0..labels.len()).step_by(self.assigner.block_rows()) {
             self.supervisor.check()?;
@@ -83,10 +84,10 @@ pub fn predict(source: &Source, model: &Model, supervisor: &Supervisor) -> Resul
     let (mut labels, mut distances) = (vec![INVALID; rows.len()], vec![f32::NAN; rows.len()]);
     let steps = labels.chunks_mut(STEP).zip(distances.chunks_mut(STEP)).enumerate();
     thread_pool(model.n_threads)?.install(|| {
-        with_readahead(rows, 0..rows.len(), |ahead| {
+        with_readahead(rows, 0..rows.len(), Items { rows: STEP, restart: usize::MAX }, |ahead| {
             in_order(steps, |(number, (labels, distances))| {
-                ahead.reached(number * STEP);
-                labeller.label(number * STEP, labels, distances)
+                let start = number * STEP;
+                labeller.label(start, ahead.begin(start..start + labels.len()), labels, distances)
             })
         })
     })?;

@@ -12,6 +12,7 @@ use crate::interrupt::Supervisor;
 use crate::parallel::in_order;
 use crate::rows::readahead::Readahead;
 use crate::rows::{Block, Reader, RowSet};
+use crate::simd::known::{Known, Moves};
 use crate::simd::{Assigner, Scratch};
 use crate::Result;
 
@@ -25,10 +26,39 @@ const SHARED_WAVE: usize = 16;
 /// The most empty clusters that an iteration fills again.
 const MAX_RESEEDED: usize = 1024;
 
+/// The fewest centroids with which searches learn from one another. With fewer, the bounds save less than they cost.
+const LEARNED_CLUSTERS: usize = 2048;
+/// The most bytes of all bounds. With more, no search learns.
+const LEARNED_BYTES: usize = 1 << 30;
+
+/// Memory that serves all passes of a fit.
+#[derive(Default)]
+pub struct Memory {
+    pub partials: Vec<Pass<f32>>,
+    /// What the pass before has learned of each chunk; empty where no pass learns.
+    known: Vec<Known>,
+    /// The centroids of the pass before.
+    before: Vec<f32>,
+}
+
+impl Memory {
+    /// Get ready for a pass with these centroids.
+    pub fn moves(&mut self, waves: &Waves, assigner: &Assigner, centroids: &[f32], k: usize) -> Option<Moves> {
+        let n_panels = assigner.n_panels().filter(|_| k >= LEARNED_CLUSTERS)?;
+        if Known::n_bytes(waves.n_rows, n_panels) > LEARNED_BYTES {
+            return None;
+        }
+        self.known.resize_with(waves.n_chunks, Known::default);
+        let moves = assigner.moves(centroids, Some(&self.before[..]).filter(|before| !before.is_empty()));
+        self.before = centroids.to_vec();
+        Some(moves)
+    }
+}
+
 /// The chunks in waves. A wave has as many chunks as there is memory for; its sums are then added in order.
 pub struct Waves {
     pub chunk_rows: usize,
-    n_chunks: usize,
+    pub n_chunks: usize,
     at_once: usize,
     n_rows: usize,
     pub n_far: usize,
@@ -43,6 +73,8 @@ pub struct Sums<'a> {
     /// Of the rows of the source.
     pub weights: Option<&'a [f32]>,
     pub assigner: &'a Assigner,
+    /// For a search that uses what the pass before has learned.
+    pub moves: Option<Moves>,
 }
 
 impl Waves {
@@ -68,18 +100,21 @@ impl Waves {
         chunks: Range<usize>,
         sums: &Sums,
         floor: Option<Far>,
-        partials: &mut Vec<Pass<f32>>,
+        memory: &mut Memory,
         ahead: &Readahead,
         supervisor: &Supervisor,
     ) -> Result<()> {
+        let Memory { partials, known, .. } = memory;
         partials.resize_with(partials.len().max(chunks.len()), Pass::default);
-        let add = |(i, partial): (usize, &mut Pass<f32>)| {
+        let known = known.get_mut(chunks.clone()).unwrap_or_default().iter_mut().map(Some);
+        let known = known.chain(std::iter::repeat_with(|| None));
+        let add = |(i, (partial, known)): (usize, (&mut Pass<f32>, Option<&mut Known>))| {
             let first = (chunks.start + i) * self.chunk_rows;
-            ahead.reached(first);
             let chunk = first..self.n_rows.min(first + self.chunk_rows);
-            sum_chunk(rows, chunk, sums, (self.n_far, floor), partial, supervisor)
+            let reader = Reader::for_item(rows, ahead.begin(chunk.clone()));
+            sum_chunk(reader, rows, (chunk, known), sums, (self.n_far, floor), partial, supervisor)
         };
-        in_order(partials[..chunks.len()].iter_mut().enumerate(), add)?;
+        in_order(partials[..chunks.len()].iter_mut().zip(known).enumerate(), add)?;
         Ok(())
     }
 
@@ -104,9 +139,10 @@ impl Waves {
 }
 
 fn sum_chunk(
+    mut reader: Reader,
     rows: RowSet,
-    chunk: Range<usize>,
-    &Sums { centroids, offset, weights, assigner }: &Sums,
+    (chunk, mut known): (Range<usize>, Option<&mut Known>),
+    &Sums { centroids, offset, weights, assigner, ref moves }: &Sums,
     (n_far, floor): (usize, Option<Far>),
     partial: &mut Pass<f32>,
     supervisor: &Supervisor,
@@ -120,13 +156,21 @@ fn sum_chunk(
     partial.weights.resize(if weights.is_some() { centroids.len() / dim } else { 0 }, 0.0);
     partial.inertia = 0.0;
     let mut far = BinaryHeap::with_capacity(n_far + 1);
-    let (mut reader, mut block, mut scratch) = (Reader::new(rows), Block::default(), Scratch::default());
+    let (mut block, mut scratch) = (Block::default(), Scratch::default());
     let (mut tally, mut labels, mut x) = (Tally::new(None), Vec::new(), vec![0f32; dim]);
-    for first in chunk.clone().step_by(assigner.block_rows()) {
+    if let Some(known) = &mut known {
+        known.prepare(chunk.len(), assigner.block_rows(), assigner.n_panels().unwrap_or(0));
+    }
+    for (number, first) in chunk.clone().step_by(assigner.block_rows()).enumerate() {
         supervisor.check()?;
         let view = reader.view(first, chunk.end.min(first + assigner.block_rows()), &mut block)?;
         labels.resize(view.rows.len(), 0);
-        assigner.assign(view.rows, view.ahead, &mut labels, &mut scratch);
+        match (&mut known, moves) {
+            (Some(known), Some(moves)) => {
+                assigner.assign_known(view.rows, moves, known.block(number), &mut labels, &mut scratch);
+            }
+            _ => assigner.assign(view.rows, view.ahead, &mut labels, &mut scratch),
+        }
         let added = match weights {
             None => tally.add(view.rows, &labels, centroids, offset, &mut partial.sums),
             Some(_) => tally.measure(view.rows, &labels, centroids),

@@ -2,6 +2,7 @@
 
 use super::distances::{squared_norm, MAX_SQUARED_NORM};
 use super::open_shards::Place;
+use super::readahead::Item;
 use super::source::RowSet;
 use crate::convert::Rows;
 use crate::{Dtype, Error, Result};
@@ -27,15 +28,23 @@ pub struct View<'a> {
     pub ahead: &'a [u8],
 }
 
-/// Reads blocks of one row set. Each worker has its own reader, which keeps the place that it read last.
+/// Reads blocks of one row set. Each worker has its own reader, which keeps the two places that it read last: a block
+/// may lie in both.
 pub struct Reader<'a> {
     rows: RowSet<'a>,
     place: Option<Place<'a>>,
+    earlier: Option<Place<'a>>,
+    item: Option<Item<'a>>,
 }
 
 impl<'a> Reader<'a> {
     pub fn new(rows: RowSet<'a>) -> Reader<'a> {
-        Reader { rows, place: None }
+        Reader { rows, place: None, earlier: None, item: None }
+    }
+
+    /// A reader of the rows of an item, which come to memory ahead of it.
+    pub fn for_item(rows: RowSet<'a>, item: Item<'a>) -> Reader<'a> {
+        Reader { rows, place: None, earlier: None, item: Some(item) }
     }
 
     /// The valid rows at positions `start..stop` in the type `RowSet::dtype`, unchecked. Rows in sequence are read in
@@ -109,6 +118,11 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
+    #[cfg(test)]
+    pub fn reads_directly(&self) -> bool {
+        self.place.as_ref().is_some_and(Place::is_read_directly)
+    }
+
     /// The error for the row at a position, after a computation has called the row bad.
     pub fn complaint(&mut self, position: usize) -> Error {
         let checked = self.read(position, position + 1, &mut Block::default());
@@ -140,11 +154,17 @@ impl<'a> Reader<'a> {
 
     /// The place of a row: mostly the one that was read last.
     fn place(&mut self, row: usize) -> Result<&Place<'a>> {
-        let place = match self.place.take() {
-            Some(place) if place.holds(row) => place,
-            _ => self.rows.source.place(row)?,
-        };
-        Ok(self.place.insert(place))
+        let holds = |place: &Option<Place>| place.as_ref().is_some_and(|place| place.holds(row));
+        if !holds(&self.place) {
+            std::mem::swap(&mut self.place, &mut self.earlier);
+        }
+        if !holds(&self.place) {
+            // The earlier of the two ends before the next is asked for, so that its memory serves that one.
+            self.place = None;
+            let place = self.item.as_ref().and_then(|item| item.place(row));
+            self.place = Some(place.map_or_else(|| self.rows.source.place(row), Ok)?);
+        }
+        Ok(self.place.as_ref().expect("one that holds the row"))
     }
 
     /// How many of the first positions belong to rows in sequence.

@@ -20,7 +20,7 @@ pub struct Panels<const LANES: usize> {
 pub struct Centred<const LANES: usize> {
     pub panels: Panels<LANES>,
     /// What rows lose too, [dim].
-    middle: Vec<f32>,
+    pub middle: Vec<f32>,
     /// |c|^2/2, [panels, LANES]; infinity where the last panel is filled up, so that no row goes there.
     pub half_norms: Vec<f32>,
 }
@@ -31,7 +31,7 @@ pub struct F32Scratch {
     pub x: Vec<f32>,
     /// The same, [groups, dim, rows of a group], zeros behind the last row.
     pub groups: Vec<f32>,
-    bests: Bests,
+    pub bests: Bests,
 }
 
 /// Inner products of `GROUP` rows, [dim, GROUP], and a panel of centroids, [dim, LANES]. Arrays of fixed size let the
@@ -80,16 +80,24 @@ impl<const LANES: usize> Centred<LANES> {
         (BLOCK_BYTES / (4 * self.panels.dim)).clamp(32, 512)
     }
 
+    /// Convert a block of rows.
+    #[inline(always)]
+    pub fn load_rows(&self, rows: Rows, scratch: &mut F32Scratch) {
+        scratch.x.resize(rows.len() * self.panels.dim, 0.0);
+        rows.decode(&mut scratch.x);
+        for x in scratch.x.chunks_exact_mut(self.panels.dim) {
+            x.iter_mut().zip(&self.middle).for_each(|(x, m)| *x -= m);
+        }
+    }
+
     /// Convert a block of rows, and group it by `GROUP`.
     #[inline(always)]
     pub fn load<const GROUP: usize>(&self, rows: Rows, scratch: &mut F32Scratch) {
-        let (dim, n) = (self.panels.dim, rows.len());
-        scratch.x.resize(n * dim, 0.0);
-        rows.decode(&mut scratch.x);
+        let dim = self.panels.dim;
+        self.load_rows(rows, scratch);
         scratch.groups.clear();
-        scratch.groups.resize(n.div_ceil(GROUP) * dim * GROUP, 0.0);
-        for (i, x) in scratch.x.chunks_exact_mut(dim).enumerate() {
-            x.iter_mut().zip(&self.middle).for_each(|(x, m)| *x -= m);
+        scratch.groups.resize(rows.len().div_ceil(GROUP) * dim * GROUP, 0.0);
+        for (i, x) in scratch.x.chunks_exact(dim).enumerate() {
             let group = &mut scratch.groups[i / GROUP * dim * GROUP..][..dim * GROUP];
             group.chunks_exact_mut(GROUP).zip(x).for_each(|(column, x)| column[i % GROUP] = *x);
         }

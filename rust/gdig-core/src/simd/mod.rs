@@ -15,6 +15,7 @@ pub mod aarch64;
 mod best;
 pub(crate) mod generic;
 pub(crate) mod int8;
+pub mod known;
 pub mod middle;
 pub(crate) mod multiply_add;
 pub(crate) mod portable;
@@ -29,6 +30,7 @@ use crate::{Dtype, Error, Result};
 use generic::F32Scratch;
 use int8::panels::Int8Scratch;
 use int8::portable::PortableInt8;
+use known::{KnownBlock, KnownScratch, Moves};
 use portable::{Portable, Sieve};
 use scalar::Scalar;
 
@@ -64,12 +66,27 @@ trait Nearest: Send + Sync {
 
     /// Write the nearest centroid of each row to `labels`. `ahead` is memory that the next call will read.
     fn assign(&self, rows: Rows, ahead: &[u8], labels: &mut [u32], scratch: &mut Scratch);
+
+    /// The same search for rows and centroids of which something is known; `None` if this one makes no use of that.
+    fn knowing(&self) -> Option<&dyn NearestKnown> {
+        None
+    }
+}
+
+/// A search that is told what the search before has learned, and says what the next can use.
+trait NearestKnown: Send + Sync {
+    fn n_panels(&self) -> usize;
+
+    fn moves(&self, centroids: &[f32], before: Option<&[f32]>) -> Moves;
+
+    fn assign(&self, rows: Rows, moves: &Moves, known: KnownBlock, labels: &mut [u32], scratch: &mut Scratch);
 }
 
 /// Memory that a worker keeps between blocks.
 #[derive(Default)]
 pub struct Scratch {
     float32: F32Scratch,
+    known: KnownScratch,
     int8: Int8Scratch,
     /// Of the rows of a block, for the portable kernel: |x|, and what is known of their centroids.
     norms: Vec<f32>,
@@ -224,6 +241,29 @@ impl Assigner {
     pub fn assign(&self, rows: Rows, ahead: &[u8], labels: &mut [u32], scratch: &mut Scratch) {
         assert_eq!(rows.len(), labels.len());
         self.0.assign(rows, ahead, labels, scratch);
+    }
+
+    /// The panels of which `assign_known` learns bounds; `None` if the kernel learns none.
+    pub fn n_panels(&self) -> Option<usize> {
+        self.0.knowing().map(NearestKnown::n_panels)
+    }
+
+    /// The way of `centroids`, which this was made from, since they were `before`. Only for a kernel that learns.
+    pub fn moves(&self, centroids: &[f32], before: Option<&[f32]>) -> Moves {
+        self.0.knowing().expect("a kernel that learns").moves(centroids, before)
+    }
+
+    /// `assign` with the same labels, which skips what `known` excludes, and learns. Only for a kernel that learns.
+    pub fn assign_known(
+        &self,
+        rows: Rows,
+        moves: &Moves,
+        known: KnownBlock,
+        labels: &mut [u32],
+        scratch: &mut Scratch,
+    ) {
+        assert_eq!(rows.len(), labels.len());
+        self.0.knowing().expect("a kernel that learns").assign(rows, moves, known, labels, scratch);
     }
 }
 

@@ -5,10 +5,13 @@ use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+#[cfg(unix)]
+use memmap2::Advice;
 use memmap2::Mmap;
 use xxhash_rust::xxh3::Xxh3;
 
 use super::atomic::{write_atomic, write_renamed};
+use super::direct::DirectFile;
 use super::header::{self, Header, TensorInfo};
 use super::sound::{is_sound, remember, Identity};
 use crate::{Dtype, Error, Result};
@@ -96,6 +99,7 @@ pub struct TensorFile {
     path: PathBuf,
     header: Header,
     map: Mmap,
+    identity: Identity,
 }
 
 impl TensorFile {
@@ -107,25 +111,35 @@ impl TensorFile {
     /// `check` says whether to go on.
     pub fn open_sound(path: &Path, check: &dyn Fn() -> Result<()>) -> Result<TensorFile> {
         let file = open_file(path)?;
-        let identity = Identity::of(&file).map_err(Error::io(path, "open"))?;
         let opened = TensorFile::map(path, &file)?;
-        if !is_sound(&identity) {
+        if !is_sound(&opened.identity) {
             opened.compare(&file, check)?;
-            remember(identity);
+            remember(opened.identity.clone());
         }
         Ok(opened)
     }
 
     fn map(path: &Path, file: &File) -> Result<TensorFile> {
+        let identity = Identity::of(file).map_err(Error::io(path, "open"))?;
         // SAFETY: a mapping is sound while nobody shortens or changes the file. This crate replaces a file by renaming
         // another one over it, which leaves the mapped file as it was. A program that shortens a file during a read
         // breaks that contract, and the reader gets SIGBUS.
         let map = unsafe { Mmap::map(file) }.map_err(Error::io(path, "map"))?;
         let path = path.to_path_buf();
-        match header::parse(&map) {
-            Ok(header) => Ok(TensorFile { path, header, map }),
+        // Without the advice, a look at the header reads as much as the system reads ahead, megabytes.
+        advise(&map, Advice::Random);
+        let header = header::parse(&map);
+        advise(&map, Advice::Normal);
+        match header {
+            Ok(header) => Ok(TensorFile { path, header, map, identity }),
             Err(source) => Err(Error::Header { path, source }),
         }
+    }
+
+    /// The same file for direct reads, if the system grants them. What is read through the mapping after that is not
+    /// read ahead.
+    pub fn direct(&self) -> Option<DirectFile> {
+        DirectFile::open(&self.path, &self.identity).inspect(|_| advise(&self.map, Advice::Random))
     }
 
     pub fn path(&self) -> &Path {
@@ -232,6 +246,21 @@ impl TensorFile {
 pub fn shortened(text: &str) -> String {
     text.chars().take(200).collect()
 }
+
+/// A hint: where the system cannot take it, nothing happens.
+#[cfg(unix)]
+fn advise(map: &Mmap, advice: Advice) {
+    let _ = map.advise(advice);
+}
+
+#[cfg(not(unix))]
+enum Advice {
+    Normal,
+    Random,
+}
+
+#[cfg(not(unix))]
+fn advise(_map: &Mmap, _advice: Advice) {}
 
 /// Open a file to read. Folders, pipes and devices are refused: to open a pipe would wait for its writer, and a device
 /// may have no end.

@@ -4,6 +4,7 @@
 mod append;
 mod atomic;
 mod damage;
+pub mod direct;
 pub mod file;
 pub mod header;
 mod shard;

@@ -1,7 +1,10 @@
 //! One shard of a store: opened and checked, or written whole.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::OnceLock;
 
+use super::direct::{Blocks, DirectFile};
 use super::file::{shortened, write, TensorData, TensorFile, MADE_FROM};
 use super::{Store, MAX_SHARDS, SCALE, SKETCH, VALID};
 use crate::convert::{encode, Rows};
@@ -43,7 +46,7 @@ impl Store {
         }
         // The check is here, so that reading rows cannot fail half-way.
         Shard::rows_of(&file, self)?;
-        Ok(Shard { file, n, row, store: self.clone() })
+        Ok(Shard { file, n, row, store: self.clone(), direct: OnceLock::new() })
     }
 
     /// The number of the first row of a shard.
@@ -161,6 +164,7 @@ pub struct Shard {
     /// The number of its first row.
     row: usize,
     store: Store,
+    direct: OnceLock<Option<DirectFile>>,
 }
 
 impl Shard {
@@ -174,6 +178,23 @@ impl Shard {
 
     pub fn rows(&self) -> Rows<'_> {
         Shard::rows_of(&self.file, &self.store).expect("checked when the shard was opened")
+    }
+
+    fn direct(&self) -> Option<&DirectFile> {
+        self.direct.get_or_init(|| self.file.direct()).as_ref()
+    }
+
+    /// Whether the system grants direct reads of the shard.
+    pub fn has_direct_reads(&self) -> bool {
+        self.direct().is_some()
+    }
+
+    /// Read rows `span` of the shard from the disk. The answer is the place of their bytes in `blocks`. `None` where
+    /// the system refuses.
+    pub fn read_directly(&self, span: Range<usize>, blocks: &mut Blocks) -> Option<Range<usize>> {
+        let direct = self.direct()?;
+        let (start, row) = (self.file.info(SKETCH).ok()?.start, self.store.dim * self.store.dtype.size());
+        direct.read(start + span.start * row..start + span.end * row, blocks)
     }
 
     fn rows_of<'a>(file: &'a TensorFile, store: &Store) -> Result<Rows<'a>> {

@@ -15,7 +15,7 @@ const MOST: usize = 1 << 20;
 static SOUND: LazyLock<Mutex<HashSet<Identity>>> = LazyLock::new(Mutex::default);
 
 /// What changes with every write to a file: device and number, length, and the times of the last change.
-#[derive(PartialEq, Eq, Hash)]
+#[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Identity {
     file: (u64, u64),
     length: u64,

@@ -15,7 +15,7 @@ use super::{DISTANCES, FIRST_ROW, LABELS, ROUNDING};
 use crate::interrupt::{Progress, Supervisor};
 use crate::kmeans::predict::{Labeller, Model, INVALID, STEP};
 use crate::parallel::{in_order, thread_pool, ThreadPool};
-use crate::rows::readahead::with_readahead;
+use crate::rows::readahead::{with_readahead, Item, Items};
 use crate::rows::{RowSet, Source};
 use crate::store::{
     remove_leftovers, shard_index, shard_indices, shard_name, sync_directory, write_one_of_many, TensorData,
@@ -128,11 +128,12 @@ impl Job<'_> {
             // The writers own the receiver. When all writers have failed, sending fails.
             drop(receiver);
             let labelled = pool.install(|| {
-                with_readahead(self.labeller.rows, self.rows(), |ahead| {
+                let items = Items { rows: STEP, restart: self.rows_per_shard };
+                with_readahead(self.labeller.rows, self.rows(), items, |ahead| {
                     in_order(self.steps(), |step: Result<(Arc<Pending>, Range<usize>)>| {
                         let (pending, span) = step?;
-                        ahead.reached(span.start);
-                        self.label(&pending, span, &sender)
+                        let item = ahead.begin(span.clone());
+                        self.label(&pending, span, item, &sender)
                     })
                 })
             });
@@ -166,9 +167,9 @@ impl Job<'_> {
         })
     }
 
-    fn label(&self, pending: &Arc<Pending>, span: Range<usize>, files: &Files) -> Result<()> {
+    fn label(&self, pending: &Arc<Pending>, span: Range<usize>, item: Item, files: &Files) -> Result<()> {
         let (mut labels, mut distances) = (vec![INVALID; span.len()], vec![f32::NAN; span.len()]);
-        self.labeller.label(span.start, &mut labels, &mut distances)?;
+        self.labeller.label(span.start, item, &mut labels, &mut distances)?;
         let at = span.start - pending.span.start..span.end - pending.span.start;
         let mut values = pending.values.lock().expect("no thread panics with the lock");
         values.0[at.clone()].copy_from_slice(&labels);

@@ -255,3 +255,20 @@ fn unit_normalize_looks_at_directions_only() {
         assert!((norm - 1.0).abs() < 8.0 * f64::from(f32::EPSILON));
     }
 }
+
+/// From 2,048 centroids on, searches learn from one another. The scalar kernel does not.
+#[test]
+fn searches_that_learn_change_no_bit() {
+    let (n, dim, k) = (if cfg!(miri) { 2100 } else { 9000 }, 3, 2048);
+    let x = data(n, dim, 300, 11);
+    let mut fits = Vec::new();
+    for (kernel, name) in Kernel::available().filter(|(kernel, _)| kernel.rounding() == "float32") {
+        let opts =
+            Options { kernel: Some(kernel), max_iter: 4, init: Init::Centroids(x[..k * dim].to_vec()), ..options(k) };
+        fits.push((name, run(&x, dim, &opts).unwrap()));
+    }
+    for (name, fitted) in &fits {
+        assert_eq!(fitted.centroids, fits[0].1.centroids, "{name}");
+        assert_eq!(fitted.inertia.to_bits(), fits[0].1.inertia.to_bits(), "{name}");
+    }
+}

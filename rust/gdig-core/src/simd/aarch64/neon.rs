@@ -1,7 +1,8 @@
 //! NEON: the float32 search, 6 rows by 16 centroids in 24 of the 32 registers. The baseline has fused multiply-add.
 
 use super::super::generic::Centred;
-use super::super::{Nearest, Scratch};
+use super::super::known::{KnownBlock, Moves};
+use super::super::{Nearest, NearestKnown, Scratch};
 use crate::convert::Rows;
 
 pub struct Neon(Centred<16>);
@@ -19,5 +20,23 @@ impl Nearest for Neon {
 
     fn assign(&self, rows: Rows, _ahead: &[u8], labels: &mut [u32], scratch: &mut Scratch) {
         self.0.assign::<6>(rows, labels, &mut scratch.float32);
+    }
+
+    fn knowing(&self) -> Option<&dyn NearestKnown> {
+        Some(self)
+    }
+}
+
+impl NearestKnown for Neon {
+    fn n_panels(&self) -> usize {
+        self.0.n_panels()
+    }
+
+    fn moves(&self, centroids: &[f32], before: Option<&[f32]>) -> Moves {
+        self.0.moves(centroids, before)
+    }
+
+    fn assign(&self, rows: Rows, moves: &Moves, mut known: KnownBlock, labels: &mut [u32], scratch: &mut Scratch) {
+        self.0.assign_known::<6>(rows, moves, &mut known, labels, &mut scratch.float32, &mut scratch.known);
     }
 }

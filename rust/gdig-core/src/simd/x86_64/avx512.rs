@@ -1,7 +1,8 @@
 //! AVX-512: the float32 search, 12 rows by 32 centroids in 24 of the 32 registers.
 
 use super::super::generic::{Centred, F32Scratch};
-use super::super::{Nearest, Scratch};
+use super::super::known::{KnownBlock, Moves};
+use super::super::{Nearest, NearestKnown, Scratch};
 use crate::convert::Rows;
 
 pub struct Avx512(Centred<32>);
@@ -9,6 +10,18 @@ pub struct Avx512(Centred<32>);
 impl Avx512 {
     pub fn new(centroids: &[f32], dim: usize) -> Option<Avx512> {
         super::has_avx512().then(|| Avx512(Centred::new(centroids, dim)))
+    }
+
+    #[target_feature(enable = "avx512f")]
+    fn search_known(
+        &self,
+        rows: Rows,
+        moves: &Moves,
+        mut known: KnownBlock,
+        labels: &mut [u32],
+        scratch: &mut Scratch,
+    ) {
+        self.0.assign_known::<12>(rows, moves, &mut known, labels, &mut scratch.float32, &mut scratch.known);
     }
 
     #[target_feature(enable = "avx512f")]
@@ -25,5 +38,24 @@ impl Nearest for Avx512 {
     fn assign(&self, rows: Rows, _ahead: &[u8], labels: &mut [u32], scratch: &mut Scratch) {
         // SAFETY: `new` makes one only where the processor has the instructions.
         unsafe { self.search(rows, labels, &mut scratch.float32) }
+    }
+
+    fn knowing(&self) -> Option<&dyn NearestKnown> {
+        Some(self)
+    }
+}
+
+impl NearestKnown for Avx512 {
+    fn n_panels(&self) -> usize {
+        self.0.n_panels()
+    }
+
+    fn moves(&self, centroids: &[f32], before: Option<&[f32]>) -> Moves {
+        self.0.moves(centroids, before)
+    }
+
+    fn assign(&self, rows: Rows, moves: &Moves, known: KnownBlock, labels: &mut [u32], scratch: &mut Scratch) {
+        // SAFETY: as above.
+        unsafe { self.search_known(rows, moves, known, labels, scratch) }
     }
 }

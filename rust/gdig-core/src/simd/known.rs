@@ -1,0 +1,409 @@
+//! What one search tells the next, when the centroids have moved a little: the iterations of k-means.
+//!
+//! Of each row the search keeps its centroid, and for each panel of centroids a lower bound L of their distances from
+//! the row. When the centroids of a panel have moved by at most m, none of them is nearer than L - m (Hamerly 2010;
+//! Ding et al. 2015, "Yinyang K-means", with panels for groups). If the row's former centroid is nearer than that, the
+//! panel needs no search. What is skipped cannot be the nearest by the kernel's own arithmetic, so the labels are those
+//! of the whole search, bit for bit.
+//!
+//! # What may be off
+//!
+//! Let x and c be a row and a centroid less the middle, in float32 as the kernels have them, X and C bounds of their
+//! lengths, e = 2^-23, and d the columns, at most 2^20.
+//!
+//! - A float32 sum of d products in any order, fused or not, subtracted from the rounded |c|^2/2, differs from the exact
+//!   score |c|^2/2 - x.c by less than b = 9/16 (d + 8) (e (X C + C^2/2) + 2^-149).
+//! - The subtraction of the middle has moved x and c by e/2 of their lengths each, so the distance |x - c| of what the
+//!   kernels have is off from that of the row and the centroid themselves by less than r = e (X + C). The middle differs
+//!   from iteration to iteration; distances of the rows and centroids themselves do not depend on it.
+//! - So a panel whose least score is s has no centroid nearer than L = sqrt(X^2 + 2 (s - b)) - r.
+//! - Let u be the score of the former centroid, summed in any order. The kernel's own is at most u + 2 b. A centroid at a
+//!   distance D has a kernel's score above (D - r)^2/2 - X^2/2 - b, so it is farther by the kernel if
+//!   D > T = sqrt(X^2 + 2 u + 6 b) + r.
+//!
+//! The panel of the former centroid itself is never skipped, as L - m is at most its distance, and that is at most T.
+//! Bounds are taken in float64, and rounded to float32 in the direction that keeps them true.
+
+use super::generic::{Centred, F32Scratch};
+use super::multiply_add::{Fused, MultiplyAdd};
+use super::shifted;
+use crate::convert::Rows;
+
+/// A row that no search has seen.
+const NONE: u32 = u32::MAX;
+
+/// What is known of the rows of a chunk, block by block.
+#[derive(Default)]
+pub struct Known {
+    block_rows: usize,
+    n_panels: usize,
+    /// [rows]
+    labels: Vec<u32>,
+    /// [blocks, panels, rows of a block]
+    lower: Vec<f32>,
+}
+
+/// What is known of the rows of a block, which are the same in every search.
+pub struct KnownBlock<'a> {
+    /// The centroid of each row at least, `NONE` before the first search.
+    labels: &'a mut [u32],
+    /// Lower bounds of distances, [panels, labels.len()].
+    lower: &'a mut [f32],
+}
+
+impl Known {
+    /// The bytes for so many rows.
+    pub fn n_bytes(rows: usize, n_panels: usize) -> usize {
+        rows.saturating_mul(4 + 4 * n_panels)
+    }
+
+    /// Nothing is known of these rows yet, unless something was.
+    pub fn prepare(&mut self, rows: usize, block_rows: usize, n_panels: usize) {
+        if (self.labels.len(), self.block_rows, self.n_panels) != (rows, block_rows, n_panels) {
+            let lower = vec![0.0; rows * n_panels];
+            *self = Known { block_rows, n_panels, labels: vec![NONE; rows], lower };
+        }
+    }
+
+    pub fn block(&mut self, number: usize) -> KnownBlock<'_> {
+        let first = number * self.block_rows;
+        let n = self.block_rows.min(self.labels.len() - first);
+        let lower = &mut self.lower[first * self.n_panels..][..n * self.n_panels];
+        KnownBlock { labels: &mut self.labels[first..][..n], lower }
+    }
+}
+
+/// The way of the centroids since the search before.
+pub struct Moves {
+    /// The centroids less their middle, [K, dim].
+    centred: Vec<f32>,
+    /// An upper bound of their lengths.
+    longest: f64,
+    /// Upper bounds of how far the centroids of each panel have moved, [panels].
+    moved: Vec<f32>,
+}
+
+/// A float32 number that is no less.
+fn up(v: f64) -> f32 {
+    (v as f32).next_up()
+}
+
+/// A float32 number that is no more, and at least 0.
+fn down(v: f64) -> f32 {
+    (v as f32).next_down().max(0.0)
+}
+
+/// Of a float64 sum of squares or its root: more than its roundings can have taken or added.
+const SLACK: f64 = 1.0 / (1u64 << 32) as f64;
+
+/// What is known of a row while its block is searched.
+#[derive(Clone, Copy, Default)]
+struct Row {
+    /// No less than X^2.
+    squared: f64,
+    /// b and r of the row and any centroid.
+    bound: f64,
+    shift: f64,
+}
+
+impl Row {
+    /// L of a panel whose least score is `score`.
+    fn lower(&self, score: f32) -> f32 {
+        down((self.squared * (1.0 - 2.0 * SLACK) + 2.0 * (f64::from(score) - self.bound)).max(0.0).sqrt() - self.shift)
+    }
+
+    /// T, if the former centroid has the score `score`.
+    fn threshold(&self, score: f32) -> f32 {
+        up((self.squared + 2.0 * f64::from(score) + 6.0 * self.bound).max(0.0).sqrt() * (1.0 + SLACK) + self.shift)
+    }
+}
+
+/// Memory of a worker.
+#[derive(Default)]
+pub struct KnownScratch {
+    rows: Vec<Row>,
+    thresholds: Vec<f32>,
+    /// The rows of a block that a panel has to be searched for.
+    chosen: Vec<u32>,
+    /// Panels searched, times rows.
+    #[cfg(test)]
+    pub searched: usize,
+}
+
+impl<const LANES: usize> Centred<LANES> {
+    pub fn n_panels(&self) -> usize {
+        self.half_norms.len() / LANES
+    }
+
+    /// The way of `centroids`, which this was made from, since they were `before`.
+    pub fn moves(&self, centroids: &[f32], before: Option<&[f32]>) -> Moves {
+        let dim = self.panels.dim;
+        let centred = shifted(centroids, &self.middle);
+        let longest = centred.chunks_exact(dim).map(squared_norm).fold(0.0, f64::max).sqrt() * (1.0 + SLACK);
+        let distance = |(a, b): (&[f32], &[f32])| {
+            a.iter().zip(b).map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2)).sum::<f64>()
+        };
+        let moved = match before {
+            // Nothing is known, so nothing is skipped.
+            None => vec![f32::INFINITY; self.n_panels()],
+            Some(before) => {
+                let panels = centroids.chunks(LANES * dim).zip(before.chunks(LANES * dim));
+                let most = |(a, b): (&[f32], &[f32])| {
+                    a.chunks_exact(dim).zip(b.chunks_exact(dim)).map(distance).fold(0.0, f64::max)
+                };
+                panels.map(|panels| up(most(panels).sqrt() * (1.0 + SLACK))).collect()
+            }
+        };
+        Moves { centred, longest, moved }
+    }
+
+    /// The search with what is known. The compiler inlines this into the functions of an instruction set.
+    #[inline(always)]
+    pub fn assign_known<const GROUP: usize>(
+        &self,
+        rows: Rows,
+        moves: &Moves,
+        known: &mut KnownBlock,
+        labels: &mut [u32],
+        float32: &mut F32Scratch,
+        scratch: &mut KnownScratch,
+    ) {
+        let (dim, n) = (self.panels.dim, labels.len());
+        let stride = known.labels.len();
+        self.load_rows(rows, float32);
+        let F32Scratch { x, bests, .. } = float32;
+        bests.reset::<LANES>(n);
+        scratch.rows.clear();
+        scratch.rows.extend(x.chunks_exact(dim).map(|x| self.row(x, moves)));
+        scratch.thresholds.clear();
+        scratch.thresholds.extend((0..n).map(|i| match known.labels[i] {
+            NONE => f32::INFINITY,
+            label => {
+                let c = &moves.centred[label as usize * dim..][..dim];
+                let score = self.half_norms[label as usize] - dot(&x[i * dim..][..dim], c);
+                scratch.rows[i].threshold(score)
+            }
+        }));
+        scratch.chosen.resize(n.next_multiple_of(GROUP), 0);
+        let panels = self.panels.panels.chunks_exact(dim * LANES).zip(self.half_norms.chunks_exact(LANES));
+        for (number, (panel, half_norms)) in panels.enumerate() {
+            let half_norms: &[f32; LANES] = half_norms.try_into().expect("LANES of them");
+            let lower = &mut known.lower[number * stride..][..n];
+            let n_chosen = choose(lower, moves.moved[number], &scratch.thresholds, &mut scratch.chosen);
+            #[cfg(test)]
+            {
+                scratch.searched += n_chosen;
+            }
+            // The last group is filled up with a row of it.
+            let groups = n_chosen.next_multiple_of(GROUP);
+            let filler = scratch.chosen[n_chosen.saturating_sub(1)];
+            scratch.chosen[n_chosen..groups].fill(filler);
+            for (g, group) in scratch.chosen[..groups].chunks_exact(GROUP).enumerate() {
+                let group: &[u32; GROUP] = group.try_into().expect("GROUP of them");
+                let dots = products_of_rows::<GROUP, LANES>(group.map(|i| &x[i as usize * dim..][..dim]), panel);
+                for (&i, dots) in group.iter().zip(&dots).take(n_chosen - g * GROUP) {
+                    let mut scores = *half_norms;
+                    scores.iter_mut().zip(dots).for_each(|(score, dot)| *score -= dot);
+                    bests.offer(i as usize, number * LANES, &scores);
+                    let least =
+                        scores.iter().fold(f32::INFINITY, |least, &score| if score < least { score } else { least });
+                    lower[i as usize] = scratch.rows[i as usize].lower(least);
+                }
+            }
+        }
+        bests.labels::<LANES>(labels);
+        known.labels[..n].copy_from_slice(labels);
+    }
+
+    fn row(&self, x: &[f32], moves: &Moves) -> Row {
+        let dim = x.len();
+        let e = f64::from(f32::EPSILON);
+        let squared = squared_norm(x) * (1.0 + SLACK);
+        let (length, longest) = (squared.sqrt() * (1.0 + SLACK), moves.longest);
+        let roundings = if dim <= 1 << 20 { 0.5625 * (dim + 8) as f64 } else { f64::INFINITY };
+        let bound = roundings * (e * (length * longest + longest * longest / 2.0) + 2f64.powi(-149));
+        Row { squared, bound, shift: e * (length + longest) }
+    }
+}
+
+/// The rows whose panel has to be searched, at the start of `chosen`; how many. The bounds of the others sink.
+#[inline(always)]
+fn choose(lower: &mut [f32], moved: f32, thresholds: &[f32], chosen: &mut [u32]) -> usize {
+    let mut n = 0;
+    for (i, (lower, threshold)) in lower.iter_mut().zip(thresholds).enumerate() {
+        // The factor takes more than the roundings of the subtraction and the product have added.
+        let now = (*lower - moved) * (1.0 - f32::EPSILON);
+        let far = now > *threshold;
+        *lower = if far { now } else { *lower };
+        chosen[n] = i as u32;
+        n += usize::from(!far);
+    }
+    n
+}
+
+/// `products` of rows that lie apart.
+#[inline(always)]
+fn products_of_rows<const GROUP: usize, const LANES: usize>(
+    rows: [&[f32]; GROUP],
+    panel: &[f32],
+) -> [[f32; LANES]; GROUP] {
+    // The compiler has to see that j is in bounds: checks measured half the speed.
+    let dim = panel.len() / LANES;
+    let rows = rows.map(|row| &row[..dim]);
+    let mut dots = [[0f32; LANES]; GROUP];
+    for (j, c) in (0..dim).zip(panel.chunks_exact(LANES)) {
+        let c: &[f32; LANES] = c.try_into().expect("LANES of them");
+        for r in 0..GROUP {
+            let x = rows[r][j];
+            for lane in 0..LANES {
+                dots[r][lane] = Fused::of(x, c[lane], dots[r][lane]);
+            }
+        }
+    }
+    dots
+}
+
+/// In float64, in some order.
+#[inline(always)]
+fn squared_norm(v: &[f32]) -> f64 {
+    const LANES: usize = 8;
+    let mut lanes = [0f64; LANES];
+    let v = v.chunks_exact(LANES);
+    let tail: f64 = v.remainder().iter().map(|&v| f64::from(v) * f64::from(v)).sum();
+    for v in v {
+        for lane in 0..LANES {
+            lanes[lane] += f64::from(v[lane]) * f64::from(v[lane]);
+        }
+    }
+    lanes.iter().fold(tail, |sum, lane| sum + lane)
+}
+
+/// x.c in some order.
+#[inline(always)]
+fn dot(x: &[f32], c: &[f32]) -> f32 {
+    const LANES: usize = 32;
+    let mut lanes = [0f32; LANES];
+    let (x, c) = (x.chunks_exact(LANES), c.chunks_exact(LANES));
+    let tail: f32 = x.remainder().iter().zip(c.remainder()).map(|(x, c)| x * c).sum();
+    for (x, c) in x.zip(c) {
+        for lane in 0..LANES {
+            lanes[lane] = Fused::of(x[lane], c[lane], lanes[lane]);
+        }
+    }
+    lanes.iter().fold(tail, |sum, lane| sum + lane)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::{Assigner, Kernel, Scratch};
+    use super::*;
+    use crate::hash::{row_hash, unit};
+    use crate::testing::{data, Stored, DTYPES};
+    use crate::Dtype;
+
+    /// The kernels of this machine that learn.
+    fn kernels() -> impl Iterator<Item = Kernel> {
+        let learns =
+            |kernel: &Kernel| Assigner::new(*kernel, &[0.0], 1, Dtype::F32).is_ok_and(|a| a.n_panels().is_some());
+        Kernel::available().map(|(kernel, _)| kernel).filter(move |kernel| kernel.takes(Dtype::F32) && learns(kernel))
+    }
+
+    /// Search for each of `centroids` in turn, learning from one to the next. Each search gives the labels of the whole
+    /// search, and bounds that are true. Returns which share of the products each search took.
+    fn check(kernel: Kernel, rows: Rows, centroids: &[Vec<f32>]) -> Vec<f64> {
+        let dim = rows.dim();
+        let (mut known, mut scratch, mut before) = (Known::default(), Scratch::default(), None);
+        let mut decoded = vec![0f32; rows.len() * dim];
+        rows.decode(&mut decoded);
+        let mut shares = Vec::new();
+        for centroids in centroids {
+            let assigner = Assigner::new(kernel, centroids, dim, rows.dtype()).unwrap();
+            let (block_rows, n_panels) = (assigner.block_rows(), assigner.n_panels().unwrap());
+            let moves = assigner.moves(centroids, before);
+            known.prepare(rows.len(), block_rows, n_panels);
+            scratch.known.searched = 0;
+            for (number, first) in (0..rows.len()).step_by(block_rows).enumerate() {
+                let block = rows.slice(first, rows.len().min(first + block_rows));
+                let (mut whole, mut labels) = (vec![7; block.len()], vec![9; block.len()]);
+                assigner.assign(block, &[], &mut whole, &mut Scratch::default());
+                assigner.assign_known(block, &moves, known.block(number), &mut labels, &mut scratch);
+                assert_eq!(labels, whole, "{kernel:?}");
+                let lanes = centroids.len().div_ceil(dim).div_ceil(n_panels).next_power_of_two().max(16);
+                let KnownBlock { lower, .. } = known.block(number);
+                for (p, panel) in centroids.chunks(lanes * dim).enumerate().take(n_panels) {
+                    for i in 0..block.len() {
+                        let x = &decoded[(first + i) * dim..][..dim];
+                        let distance = |c: &[f32]| {
+                            x.iter().zip(c).map(|(x, c)| (f64::from(*x) - f64::from(*c)).powi(2)).sum::<f64>().sqrt()
+                        };
+                        let nearest = panel.chunks(dim).map(distance).fold(f64::INFINITY, f64::min);
+                        let bound = f64::from(lower[p * block.len() + i]);
+                        assert!(bound <= nearest * (1.0 + 1e-12), "{kernel:?}: {bound:e} of {nearest:e}");
+                    }
+                }
+            }
+            shares.push(scratch.known.searched as f64 / (rows.len() * n_panels) as f64);
+            before = Some(&centroids[..]);
+        }
+        shares
+    }
+
+    /// Centroids that move by `step` of their length each time, some of them not at all.
+    fn moving(start: &[f32], dim: usize, step: f32, times: usize) -> Vec<Vec<f32>> {
+        let mut all = vec![start.to_vec()];
+        for time in 1..times {
+            let moved = all[time - 1].iter().enumerate().map(|(i, &c)| {
+                let random = row_hash(time as u64, i as u64);
+                let rests = row_hash(time as u64, (i / dim) as u64).is_multiple_of(3);
+                if rests {
+                    c
+                } else {
+                    c * (1.0 + step * (unit(random) as f32 - 0.5))
+                }
+            });
+            all.push(moved.collect());
+        }
+        all
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: if cfg!(miri) { 1 } else { 64 }, ..ProptestConfig::default() })]
+
+        #[test]
+        fn labels_are_those_of_the_whole_search(
+            n in 1usize..600, dim in 1usize..70, k in 1usize..150, offset in -2f32..2.0,
+            exponent in prop::sample::select(&[0, 0, 5, 14][..]), moves in 0i32..20, twice in any::<bool>(),
+            scale in prop::sample::select(&[0, 0, -60, -130, 50][..]), dtype in prop::sample::select(&DTYPES[..]),
+            random_seed in any::<u64>()
+        ) {
+            let scale = if dtype == Dtype::F16 { scale.clamp(-20, 0) } else { scale };
+            let at = |v: Vec<f32>| -> Vec<f32> {
+                v.into_iter().map(|v| (v + offset * 2f32.powi(exponent)) * 2f32.powi(scale)).collect()
+            };
+            let mut start = at(data(k, dim, 30, random_seed));
+            if twice {
+                start.extend(start.clone());
+            }
+            let stored = Stored::new(&at(data(n, dim, 30, random_seed ^ 1)), dim, dtype);
+            let centroids = moving(&start, dim, 2f32.powi(-moves), 4);
+            for kernel in kernels() {
+                check(kernel, stored.rows(), &centroids);
+            }
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_nearest_is_skipped() {
+        let dim = 64;
+        let start = data(320, dim, 320, 2);
+        let stored = Stored::new(&data(300, dim, 320, 3), dim, Dtype::F32);
+        let centroids = moving(&start, dim, 2f32.powi(-8), 3);
+        for kernel in kernels() {
+            let shares = check(kernel, stored.rows(), &centroids);
+            assert_eq!(shares[0], 1.0, "nothing is known");
+            assert!(shares[1] < 0.5 && shares[2] < 0.5, "{kernel:?}: {shares:?}");
+        }
+    }
+}
