@@ -1,22 +1,26 @@
 """CPU seconds of a fit and a sweep: a mixture of experts beside a dense model with the same active parameters.
 
-    python -m benches.experts --experts 16 --slots 4 --rows 64
+    python -m benches.experts --rows 64      # writes benches/record/experts.json
 
 Both have random weights and see the same random rows. The dense model's MLPs are as wide as the experts of a token
-together.
+together. The two take turns, and the record has the median of the repeats for each number of rows.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import time
 from collections.abc import Callable
+from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
 import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
 
+from benches.shared.machine import ROOT, core_machine
 from gdig.config.config import Config
 from gdig.data.tokens import Example
 from gdig.influence.curvature import fit_curvature
@@ -26,6 +30,7 @@ from gdig.passes.influence_pass import make_influence_pass
 from gdig.progress import Progress
 
 VOCAB = 512
+RECORD = ROOT / "benches" / "record" / "experts.json"
 
 
 def main() -> None:
@@ -35,13 +40,20 @@ def main() -> None:
         "experts": 16, "slots": 4, "rows": 64, "seeds": 8, "tokens": 96, "hidden": 256, "width": 128, "blocks": 4
     }.items():  # fmt: skip
         parser.add_argument(f"--{name}", type=int, default=value)
-    parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--record", type=Path, default=RECORD)
     args = parser.parse_args()
     torch.set_num_threads(1)
     runs = [{kind: _stages(args, kind) for kind in ("dense", "experts")} for _ in range(args.repeats)]
+    seconds: dict[str, dict[str, float]] = {}
     for stage in runs[0]["dense"]:
-        dense, experts = (min(run[kind][stage] for run in runs) for kind in ("dense", "experts"))
+        seconds[stage] = {kind: median(run[kind][stage] for run in runs) for kind in ("dense", "experts")}
+        dense, experts = seconds[stage].values()
         print(f"{stage:8} dense {dense:7.2f} s   experts {experts:7.2f} s   ratio {experts / dense:.2f}")
+    record = json.loads(args.record.read_text()) if args.record.exists() else {}
+    sizes = {name: value for name, value in vars(args).items() if name != "record"}
+    record[f"{args.rows} rows"] = {"machine": core_machine(), **sizes, "cpu_seconds": seconds}
+    args.record.write_text(json.dumps(dict(sorted(record.items())), indent=2) + "\n")
 
 
 def _stages(args: argparse.Namespace, kind: str) -> dict[str, float]:

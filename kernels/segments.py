@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
+from itertools import pairwise
 from math import gcd
 
 import torch
@@ -17,6 +18,9 @@ class Segments:
         offsets: [n + 1] int64 on the CPU, rising from 0.
         on_device: the offsets on devices that have them already.
 
+    Attributes:
+        bounds: the offsets as Python numbers. end: the last of them.
+
     Raises:
         ValueError: when the offsets have another shape, dtype or device, or do not rise from 0.
     """
@@ -26,11 +30,11 @@ class Segments:
             got = f"{offsets.dtype} {tuple(offsets.shape)} on {offsets.device}"
             raise ValueError(f"offsets: expected int64 [n + 1] on the CPU, got {got}")
         self.offsets = offsets
-        self.lengths = offsets.diff()
-        if int(offsets[0]) != 0 or bool((self.lengths < 0).any()):
-            raise ValueError(f"offsets: expected numbers that rise from 0, got {offsets.tolist()[:8]}")
-        self.end = int(offsets[-1])
-        self.longest = int(self.lengths.max()) if len(self.lengths) else 0
+        # Python numbers: each expert of each batch has segments, and a call of torch costs more than all of them.
+        self.bounds: list[int] = offsets.tolist()
+        if self.bounds[0] != 0 or any(i > j for i, j in pairwise(self.bounds)):
+            raise ValueError(f"offsets: expected numbers that rise from 0, got {self.bounds[:8]}")
+        self.end = self.bounds[-1]
         self._on: dict[torch.device, torch.Tensor] = dict(on_device or {})
 
     @classmethod
@@ -39,18 +43,23 @@ class Segments:
         return offsets if isinstance(offsets, cls) else cls(offsets)  # type: ignore[arg-type]
 
     def __len__(self) -> int:
-        return len(self.lengths)
+        return len(self.bounds) - 1
 
     @cached_property
-    def bounds(self) -> list[int]:
-        """The offsets as Python numbers."""
-        return self.offsets.tolist()
+    def lengths(self) -> torch.Tensor:
+        """The length of each segment: int64 [n], on the CPU."""
+        return self.offsets.diff()
+
+    @cached_property
+    def longest(self) -> int:
+        """The length of the longest segment; 0 without segments."""
+        return max((j - i for i, j in pairwise(self.bounds)), default=0)
 
     @cached_property
     def uniform(self) -> int | None:
         """The length of all segments; None when the lengths differ or there is no segment."""
-        same = len(self.lengths) > 0 and bool((self.lengths == self.lengths[0]).all())
-        return int(self.lengths[0]) if same else None
+        lengths = {j - i for i, j in pairwise(self.bounds)}
+        return lengths.pop() if len(lengths) == 1 else None
 
     @cached_property
     def padded(self) -> torch.Tensor:

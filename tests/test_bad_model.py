@@ -136,7 +136,7 @@ def run_out(monkeypatch, lines: int, first: int = 0) -> list[int]:
 
     run, tried = GradientPass.run, []
 
-    def limited(self, batch, sink, states_sink=None):
+    def limited(self, batch, sink, states_sink=None, **sinks):
         tried.append(len(batch.rows))
         if len(batch.rows) > lines and len(tried) > first:
             # In the middle of the backward pass: some layers have handed over their part.
@@ -148,8 +148,8 @@ def run_out(monkeypatch, lines: int, first: int = 0) -> list[int]:
                     raise torch.OutOfMemoryError("CUDA out of memory")
                 sink(*args)
 
-            return run(self, batch, half, states_sink)
-        return run(self, batch, sink, states_sink)
+            return run(self, batch, half, states_sink, **sinks)
+        return run(self, batch, sink, states_sink, **sinks)
 
     monkeypatch.setattr(GradientPass, "run", limited)
     return tried

@@ -175,6 +175,18 @@ def test_a_partition_and_gradient_checkpointing_change_no_bit():
     assert max(graph[upper:]) == graph[upper] < 0.6 * graph[0]
 
 
+@pytest.mark.parametrize("experts", ["3", "[02]", "1"])
+def test_chosen_experts_count_where_the_tokens_of_the_count_go_to_others(experts):
+    """Whatever a batch sends them, the graph keeps at most what the plan says."""
+    model, _ = model_of("by_mask", torch.float32, filter_modules=rf"layers\.1\.mlp\.experts\.{experts}\.")
+    counted = TokenMemory.count(model).graph
+    length, held = model.window, []
+    for example in make_examples(6, 1, length, length):
+        (batch,) = make_batches([example], 4096)
+        held.append(kept_bytes(model, batch))
+    assert 0 < max(held) <= counted[0] * length
+
+
 def test_scores_are_those_of_whole_gradients():
     """Without curvature, the influence is the inner product of the two gradients."""
     options = {"inversion": "identity", "seed_energy": 1.0, "seed_rank": 10_000, "projection_dim": 32,

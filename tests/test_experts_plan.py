@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +13,7 @@ import transformers
 import gdig
 from gdig.config.config import Config
 from gdig.distributed.ranks import Ranks
-from gdig.influence import memory_plan
-from gdig.influence.curvature import CurvatureFit, fit_curvature
+from gdig.influence.curvature import fit_curvature
 from gdig.influence.curvature_sums import zero_triangles
 from gdig.influence.memory_plan import plan_fit
 from gdig.influence.precondition_seeds import precondition_seeds
@@ -29,6 +27,7 @@ from gdig.run.session import Workspace
 from tests.support.families import tiny_model
 from tests.support.graph_memory import kept_bytes
 from tests.support.mixtures import mixture
+from tests.support.partitions import plans_in_partitions, require_the_same_fit
 from tests.support.project_fixtures import save_model, stages
 from tests.support.tiny_models import make_examples
 
@@ -125,28 +124,9 @@ def test_what_the_graph_keeps_of_a_token_is_counted_to_the_byte():
 
 def test_partitions_of_whole_matrices_change_no_bit(small_fit, monkeypatch):
     model, config, whole, report = small_fit
-    plan = plan_fit(model, SAMPLE, config, Ranks())
-    counted = TokenMemory.count(model)
-    # What the graph keeps is far more than the sums of so small a model: it is set to the same for all layers.
-    same = replace(counted, graph=counted.graph[:1] * len(counted.graph))
-    monkeypatch.setattr(TokenMemory, "count", classmethod(lambda cls, model: same))
-    monkeypatch.setattr(memory_plan, "blocks_to_recompute", lambda module: [])  # the other way to need less
-    needed = max(memory.total - memory.weights for memory in plan.passes.values())
-    for limit in range(needed, needed // 2, -500):
-        monkeypatch.setattr(memory_plan, "room", lambda model, share, limit=limit: limit)
-        small = plan_fit(model, SAMPLE, config, Ranks())
-        if len(small.partitions) > 2:
-            break
-    assert len(small.partitions) > 2
-    assert max(memory.total - memory.weights for memory in small.passes.values()) <= limit
-    for partition in small.partitions:  # those with few tokens take the sums of all
+    plans = plans_in_partitions(model, SAMPLE, config, monkeypatch)
+    plan = next(plan for plan in plans if len(plan.partitions) > 2)
+    for partition in plan.partitions:  # those with few tokens take the sums of all
         matrices = [model.layers[index].expert.matrix for index in partition]
         assert all(matrices.count(matrix) == 4 for matrix in matrices)
-    keys = np.arange(len(SAMPLE), dtype=np.uint64)
-    fit = CurvatureFit(model, SAMPLE, keys, config, QUIET, Ranks(), small)
-    by_partition = {index: f for partition in small.partitions for index, f in fit.run(partition).items()}
-    assert fit.report == report
-    for index, f in enumerate(whole):
-        for name in ("q_a", "q_s", "l_a", "l_s", "corrected"):
-            together, other = getattr(f, name), getattr(by_partition[index], name)
-            assert (together is None and other is None) or torch.equal(together, other), (index, name)
+    require_the_same_fit(model, SAMPLE, config, plan, whole, report)

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from gdig import ops
 from gdig.errors import ConfigError
 from gdig.kernels import dispatch
+from gdig.ops import ExpertRows, Segments
+from tests.support.cases_experts import expert_rows
 from tests.support.profiles import examples
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16]
@@ -207,3 +209,95 @@ def test_a_wide_covariance_in_bands_is_symmetric_to_the_bit():
     ones = torch.cat([x, torch.ones(40, 1)], 1)
     assert torch.allclose(out, (ones * keep[:, None]).T @ ones, rtol=1e-13, atol=1e-12)
     assert torch.equal(out, out.T)
+
+
+experts = st.tuples(
+    st.integers(1, 3).flatmap(
+        lambda b: st.lists(st.lists(st.integers(0, 5), min_size=b, max_size=b), min_size=1, max_size=4)
+    ),
+    st.integers(1, 9), st.integers(1, 9), st.booleans(),
+)  # fmt: skip
+
+
+@settings(max_examples=examples(60), deadline=None)
+@given(experts, st.sampled_from(DTYPES), st.integers(1, 3), st.integers(1, 7))
+def test_experts(shape, dtype, side, dim):
+    """Each operation over the rows of experts, against plain loops over experts and examples in float64."""
+    lengths, i, o, bias = shape
+    rows = expert_rows(lengths)
+    a, d, _ = _case([n for own in lengths for n in own], i, o, dtype)
+    acc = torch.promote_types(dtype, torch.float32)
+    lines, count = rows.examples, len(rows)
+    g = torch.Generator().manual_seed(3)
+
+    def draw(*sizes: int) -> torch.Tensor:
+        return torch.randn(*sizes, generator=g, dtype=torch.float64).to(acc)
+
+    ranks = torch.randint(0, 3, (count, 2), generator=g)
+    seeds = [Segments(torch.cat([torch.zeros(1, dtype=torch.int64), own.cumsum(0)])) for own in ranks]
+    u, v = ([draw(height, own.end) for own in seeds] for height in (o, i + bias))
+    w = [None if n % 3 == 2 else draw(2, o, i + bias) for n in range(count)]
+    columns = torch.randint(0, dim, (count, side * side), generator=g)
+    projections = [(draw(side, i + bias), draw(side, o), own, draw(side * side)) for own in columns]
+    mask = (torch.arange(rows.end) % 4 > 0).to(acc)
+    scores, dense, sketch = (torch.ones(lines, n, dtype=acc) for n in (2, 2, dim))
+    moments = [torch.ones(i + bias, i + bias, dtype=acc) for _ in range(count)]
+    squares = [None if n % 3 == 1 else torch.ones(o, i, dtype=acc) for n in range(count)]
+    ops.score_experts(a, d, rows, u, v, seeds, scores)
+    ops.score_dense_experts(a, d, rows, w, dense, scale=[None] * count)
+    ops.project_experts(a, d, rows, projections, sketch)
+    ops.covariance_experts(a, mask, rows, moments)
+    ops.squared_gradients_experts(a, d, rows, squares)
+
+    wanted = [torch.ones(x.shape, dtype=torch.float64) for x in (scores, dense, sketch)]
+    factors = [0.0, 0.0, 0.0]  # what the sizes of a and d are multiplied with, of all terms together
+    for n, (q, p, own_columns, weights) in enumerate(projections):
+        first, last = rows.bounds[n], rows.bounds[n + 1]
+        own_a, own_d = a[first:last], d[first:last]
+        gradients = _gradients(own_a, own_d, rows.of_experts[n].offsets, bias)
+        factors[0] += float(u[n].abs().sum() * v[n].abs().sum())
+        factors[1] += 0.0 if w[n] is None else float(w[n].abs().sum())
+        factors[2] += float(p.abs().sum() * q.abs().sum() * weights.abs().sum())
+        for s, (c, end) in enumerate(pairwise(seeds[n].bounds)):
+            wanted[0][:, s] += (gradients * (u[n][:, c:end].double() @ v[n][:, c:end].double().T)).sum((1, 2))
+            if w[n] is not None:
+                wanted[1][:, s] += (gradients * w[n][s].double()).sum((1, 2))
+        wanted[2].index_add_(1, own_columns, (p.double() @ gradients @ q.double().T).flatten(1) * weights.double())
+        x = own_a.double() * mask[first:last, None].double()
+        x = torch.cat([x, mask[first:last, None].double()], 1) if bias else x
+        _close(moments[n], 1 + x.T @ x, len(x) + 1, 1 + float(x.abs().sum()) ** 2)
+        if squares[n] is not None:
+            gradients = _gradients(own_a, own_d, rows.of_experts[n].offsets, False)
+            size = 1 + float(gradients.abs().sum() + own_a.double().abs().sum() * own_d.double().abs().sum()) ** 2
+            _close(squares[n], 1 + gradients.square().sum(0), 2 * rows.end + lines + 1, size)
+    terms = i + o + rows.end + sum(own.end for own in seeds) + side * side + 2 * o * i
+    tokens = float((a.double().abs().sum() + rows.end) * d.double().abs().sum())
+    for got, want, size in zip((scores, dense, sketch), wanted, factors, strict=True):
+        _close(got, want, terms, 1 + tokens * size)
+
+
+def test_rows_of_experts_that_do_not_fit_are_refused():
+    rows = expert_rows([[2, 1], [0, 3]])
+    assert len(rows) == 2 and rows.examples == 2 and rows.bounds == [0, 3, 6] and rows.longest == 3
+    assert [own.bounds for own in rows.of_experts] == [[0, 2, 3], [0, 0, 3]]
+    assert rows.segments(1, 2).bounds == [0, 0, 3] and rows.segments(0, 2).bounds == [0, 2, 3, 3, 6]
+    for offsets in ([[0, 2], [1, 3]], [[0, 2], [2, 1]], [[1, 2]]):
+        with pytest.raises(ValueError, match="offsets: expected numbers that rise from 0, each expert's"):
+            ExpertRows(torch.tensor(offsets))
+    with pytest.raises(ValueError, match=r"offsets: expected int64 \[E, B \+ 1\] on the CPU"):
+        ExpertRows(torch.zeros(3, dtype=torch.int64))
+    x, sums = torch.ones(6, 2), [torch.zeros(2, 2)] * 2
+    seeds, factors = [Segments(torch.tensor([0, 1]))] * 2, [torch.ones(2, 1)] * 2
+    projections = [(torch.ones(1, 2), torch.ones(1, 2), torch.zeros(1, dtype=torch.int64), torch.ones(1))] * 2
+    calls = [
+        lambda x, rows: ops.score_experts(x, x, rows, factors, factors, seeds, torch.zeros(2, 1)),
+        lambda x, rows: ops.score_dense_experts(x, x, rows, [None] * 2, torch.zeros(2, 1), scale=[None] * 2),
+        lambda x, rows: ops.project_experts(x, x, rows, projections, torch.zeros(2, 1)),
+        lambda x, rows: ops.covariance_experts(x, torch.ones(len(x)), rows, sums),
+        lambda x, rows: ops.squared_gradients_experts(x, x, rows, sums),
+    ]
+    for call in calls:
+        call(x, rows)
+        for other_x, other_rows in ((torch.ones(5, 2), rows), (x, expert_rows([[3, 3]]))):
+            with pytest.raises(ValueError, match=r"of (the same rows|[12] experts)"):
+                call(other_x, other_rows)

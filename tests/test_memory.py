@@ -118,10 +118,10 @@ def test_one_example_that_does_not_fit_turns_checkpointing_on(monkeypatch, capsy
     want = swept(model, config)
     run = GradientPass.run
 
-    def limited(self, batch, sink, states_sink):
+    def limited(self, batch, sink, states_sink, **sinks):
         if not model.module.model.layers[0].gradient_checkpointing:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return run(self, batch, sink, states_sink)
+        return run(self, batch, sink, states_sink, **sinks)
 
     joined, _ = precondition_seeds(model, [None] * len(model.layers), SEEDS, [], config, QUIET)
     monkeypatch.setattr(GradientPass, "run", limited)

@@ -3,6 +3,7 @@ bit."""
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -12,11 +13,9 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from gdig import ops
 from gdig.config.config import Config
-from gdig.distributed.ranks import Ranks
 from gdig.errors import ModelError
-from gdig.influence import curvature, factors, fit_bytes, memory_plan
-from gdig.influence.curvature import CurvatureFit
-from gdig.influence.memory_plan import plan_fit, plan_memory
+from gdig.influence import curvature, factors, fit_bytes
+from gdig.influence.memory_plan import plan_memory
 from gdig.influence.seed_factors import SeedFactors
 from gdig.influence.sweep_plan import plan_sweep
 from gdig.model import free_memory
@@ -25,6 +24,7 @@ from gdig.model.coverage import Coverage
 from gdig.model.layers import as_layer
 from gdig.model.token_memory import TokenMemory, weight_bytes
 from gdig.progress import Progress
+from tests.support.partitions import plans_in_partitions, require_the_same_fit
 from tests.support.tiny_models import gpt2, llama, make_examples, wrapped
 
 QUIET = Progress(quiet=True)
@@ -197,32 +197,10 @@ def test_partitions_change_no_bit(kind, inversion, monkeypatch):
     sample = make_examples(30, 3)
     keys = np.arange(30, dtype=np.uint64)
     whole, report = curvature.fit_curvature(model, sample, keys, config, QUIET)
-    plan = plan_fit(model, sample, config, Ranks())
-    assert len(plan.partitions) == 1
-    needed = max(memory.total - memory.weights for memory in plan.passes.values())
-    # What the graph keeps is far more than the sums of so small a model: it is set to the same for all layers.
-    counted = TokenMemory.count(model)
-    same = replace(counted, graph=counted.graph[:1] * len(counted.graph))
-    monkeypatch.setattr(TokenMemory, "count", classmethod(lambda cls, model: same))
-    monkeypatch.setattr(memory_plan, "blocks_to_recompute", lambda module: [])  # the other way to need less
-    seen = {1}
-    for limit in range(needed, needed // 2, -500):
-        monkeypatch.setattr(memory_plan, "room", lambda model, share, limit=limit: limit)
-        small = plan_fit(model, sample, config, Ranks())
-        assert max(memory.total - memory.weights for memory in small.passes.values()) <= limit
-        if len(small.partitions) in seen:
-            continue
-        seen.add(len(small.partitions))
-        fit = CurvatureFit(model, sample, keys, config, QUIET, Ranks(), small)
-        by_partition = {index: f for partition in small.partitions for index, f in fit.run(partition).items()}
-        assert fit.report == report
-        for index, f in enumerate(whole):
-            for name in ("q_a", "q_s", "l_a", "l_s", "corrected"):
-                together, other = getattr(f, name), getattr(by_partition[index], name)
-                assert (together is None and other is None) or torch.equal(together, other), (index, name)
-        if seen >= {2, 3}:
-            return
-    raise AssertionError(f"expected limits that ask for 2 and 3 partitions, got {seen}")
+    plans = itertools.islice(plans_in_partitions(model, sample, config, monkeypatch), 2)
+    for plan, partitions in zip(plans, (2, 3), strict=True):
+        assert len(plan.partitions) == partitions
+        require_the_same_fit(model, sample, config, plan, whole, report)
 
 
 def test_layers_of_one_input_stay_together():

@@ -223,9 +223,9 @@ def model_passes(monkeypatch) -> list[int]:
     passes: list[int] = []
     run = GradientPass.run
 
-    def counted(self, batch, sink, states_sink=None):
+    def counted(self, batch, sink, states_sink=None, **sinks):
         passes.append(len(batch.rows))
-        return run(self, batch, sink, states_sink)
+        return run(self, batch, sink, states_sink, **sinks)
 
     monkeypatch.setattr(GradientPass, "run", counted)
     return passes

@@ -70,11 +70,11 @@ def stop_at(monkeypatch) -> Iterator:
     limits: list[int] = []
     run = GradientPass.run
 
-    def counted(self, batch, sink, states_sink=None):
+    def counted(self, batch, sink, states_sink=None, **sinks):
         batches.append(len(batch.rows))
         if limits and len(batches) == limits[-1]:
             raise Stop
-        return run(self, batch, sink, states_sink)
+        return run(self, batch, sink, states_sink, **sinks)
 
     monkeypatch.setattr(GradientPass, "run", counted)
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.support.mixtures import mixture
 from tests.support.tiny_models import gpt2, llama, make_examples, wrapped
 
 pytest.importorskip("triton", reason="triton is not installed: it has no wheel for this platform")
@@ -21,11 +22,16 @@ SAMPLE, SEEDS, POOL = make_examples(8, 1), make_examples(3, 2), make_examples(6,
 QUIET = Progress(quiet=True)
 
 
-@pytest.mark.parametrize("kind", [llama, gpt2], ids=["llama", "gpt2"])
+@pytest.mark.parametrize("kind", [llama, gpt2, "qwen3_moe"], ids=["llama", "gpt2", "experts"])
 def test_fit_and_sweep_are_those_of_the_plain_kernels(kind, monkeypatch):
     """float32: sums of some thousand terms in another order, through a damped inverse: 1e-4 of the largest number."""
     options = {"projection_dim": 24, "projection_side": 4, "inversion": "kfac", "use_empirical_fisher": True}
-    model, config = wrapped(kind(), torch.float32, token_batch_size=64, **options)
+    options["token_batch_size"] = 64
+    if kind == "qwen3_moe":  # with the squares too, of all experts in one launch
+        options |= {"inversion": "ekfac", "filter_modules": r"\.1\.mlp\.experts"}
+        model, config = mixture(kind, torch.float32, **options)
+    else:
+        model, config = wrapped(kind(), torch.float32, **options)
     results, launched = {}, []
     for impl in ("reference", "triton"):
         monkeypatch.setattr(dispatch, "_choose", lambda device_type, impl=impl: (launched.append(impl), impl)[1])

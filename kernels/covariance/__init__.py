@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from gdig.kernels.dispatch import resolve
+from gdig.kernels.expert_rows import ExpertRows
 from gdig.kernels.segments import Segments
 
 from . import reference
@@ -127,6 +128,82 @@ def squared_gradients(
 
         return triton.squared_gradients(a, d, examples, out)
     return reference.squared_gradients(a, d, examples, out)
+
+
+def covariance_experts(
+    x: torch.Tensor, mask: torch.Tensor, rows: ExpertRows, out: Sequence[torch.Tensor], *, impl: str = "auto"
+) -> None:
+    """Add sum_t mask_t x_t x_t^T over the rows of each expert to the expert's own sums.
+
+    Args:
+        x: [R, W] floating point. mask: [R], as for `covariance`.
+        rows: whose the rows are.
+        out: for each expert the sums [W, W], or [W + 1, W + 1] with bias, as for `covariance`. Changed.
+        impl: as for `covariance`.
+
+    Raises:
+        ValueError, ConfigError: as for `covariance`.
+    """
+    impl = resolve("covariance", impl, x.device, x.dtype)
+    width = x.shape[1]
+    side = len(out[0])
+    if side not in (width, width + 1) or any(own.shape != (side, side) for own in out):
+        raise ValueError(f"covariance: out: expected {width} (bias: {width + 1}) squared, got {tuple(out[0].shape)}")
+    _expect_rows("covariance", rows, len(x), out)
+    if mask.shape != (x.shape[0],):
+        raise ValueError(f"covariance: mask: expected shape {(x.shape[0],)}, got {tuple(mask.shape)}")
+    _expect_sums("covariance", out[0], x.dtype)
+    if impl == "triton":
+        from . import triton_experts
+
+        return triton_experts.covariance_experts(x, mask, rows, out)
+    return reference.covariance_experts(x, mask, rows, out)
+
+
+def squared_gradients_experts(
+    a: torch.Tensor,
+    d: torch.Tensor,
+    rows: ExpertRows,
+    out: Sequence[torch.Tensor | None],
+    *,
+    impl: str = "auto",
+) -> None:
+    """Add the squares of the examples' gradients at each expert to the expert's own sums (`squared_gradients`).
+
+    Args:
+        a: [R, J], each row in the eigenbasis of its expert. d: [R, O], likewise, dtype of `a`.
+        rows: whose the rows are.
+        out: for each expert the sums [O, J], as for `squared_gradients`; None for an expert to leave out. Changed.
+        impl: as for `squared_gradients`.
+
+    Raises:
+        ValueError, ConfigError: as for `squared_gradients`.
+    """
+    impl = resolve("covariance", impl, a.device, a.dtype)
+    _expect_rows("squared_gradients", rows, len(a), out)
+    for sums in out:
+        if sums is not None and (sums.shape != (d.shape[1], a.shape[1]) or len(a) != len(d)):
+            raise ValueError(
+                f"squared_gradients: a {tuple(a.shape)}, d {tuple(d.shape)} and out {tuple(sums.shape)} do not fit one "
+                "another"
+            )
+        if sums is not None:
+            _expect_sums("squared_gradients", sums, a.dtype)
+    if d.dtype != a.dtype:
+        raise ValueError(f"squared_gradients: d: expected {a.dtype}, the dtype of a, got {d.dtype}")
+    if impl == "triton":
+        from . import triton_experts
+
+        return triton_experts.squared_gradients_experts(a, d, rows, out)
+    return reference.squared_gradients_experts(a, d, rows, out)
+
+
+def _expect_rows(name: str, rows: ExpertRows, tokens: int, out: Sequence[torch.Tensor | None]) -> None:
+    if rows.end != tokens or len(out) != len(rows):
+        raise ValueError(
+            f"{name}: expected {tokens} rows, and sums of {len(rows)} experts, got offsets to {rows.end} and sums of "
+            f"{len(out)}"
+        )
 
 
 def _expect_sums(name: str, out: torch.Tensor, dtype: torch.dtype) -> None:

@@ -70,3 +70,17 @@ def squared_gradients(a, d, examples, out) -> None:
             continue  # an expert that the example does not go to
         torch.mm(d[i:j].T, a[i:j], out=gradient)
         out.addcmul_(gradient, gradient)
+
+
+def covariance_experts(x, mask, rows, out) -> None:
+    """Add the second moments of each expert's rows to its own sums."""
+    for (first, last), sums in zip(pairwise(rows.bounds), out, strict=True):
+        if first < last:
+            covariance(x[first:last], mask[first:last], sums)
+
+
+def squared_gradients_experts(a, d, rows, out) -> None:
+    """Add the squares of each expert's gradients to its own sums. An expert whose sums are None has none."""
+    for (first, last), examples, sums in zip(pairwise(rows.bounds), rows.of_experts, out, strict=True):
+        if first < last and sums is not None:
+            squared_gradients(a[first:last], d[first:last], examples, sums)

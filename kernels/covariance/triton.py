@@ -19,7 +19,7 @@ _MOST_SPLITS = 16
 
 
 @triton.jit
-def _corner(p, RATIO: tl.constexpr):
+def corner(p, RATIO: tl.constexpr):
     """The row and the column of tile p of the upper triangle, whose tiles are numbered column after column.
 
     A column of tiles is RATIO times as wide as a row is high, so column j has RATIO * (j + 1) tiles.
@@ -32,7 +32,7 @@ def _corner(p, RATIO: tl.constexpr):
 
 
 @triton.jit
-def _products(
+def products(
     x, keep, first, last, stride, keep_stride, width, m, n, M: tl.constexpr, N: tl.constexpr, K: tl.constexpr,
     SUMS: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
@@ -59,7 +59,7 @@ def _add(at, value, mask):
 
 
 @triton.jit
-def _add_mirrored(out, row, column, m, n, value, width):
+def add_mirrored(out, row, column, m, n, value, width):
     """Add to the entries (m, n) of the upper triangle, and the same numbers to (n, m): symmetric to the bit."""
     m64, n64 = m.to(tl.int64), n.to(tl.int64)
     inside = (n < width)[None, :] & (m[:, None] <= n[None, :])
@@ -69,7 +69,7 @@ def _add_mirrored(out, row, column, m, n, value, width):
 
 
 @triton.jit
-def _add_sums(out, row, column, m, sums, count, width, first):
+def add_sums(out, row, column, m, sums, count, width, first):
     """Add the column and the row of the bias, and in the first program their corner."""
     m64 = m.to(tl.int64)
     end = tl.cast(width, tl.int64)
@@ -89,20 +89,18 @@ def _gram(
     """
     p = tl.program_id(0) % tiles
     split = tl.program_id(0) // tiles
-    i, j = _corner(p, N // M)
+    i, j = corner(p, N // M)
     m, n = i * M + tl.arange(0, M), j * N + tl.arange(0, N)
     first = split * per_split
     last = tl.minimum(first + per_split, tokens)
     # One tile of each row of tiles holds the diagonal, and sums the row's columns of x.
     if BIAS and i >= j * (N // M):
-        total, sums, count = _products(x, keep, first, last, stride, keep_stride, width, m, n, M, N, K, True, PRECISION)
+        total, sums, count = products(x, keep, first, last, stride, keep_stride, width, m, n, M, N, K, True, PRECISION)
         place = partials + tl.num_programs(0).to(tl.int64) * (M * N) + split.to(tl.int64) * (width + 1)
         tl.store(place + m, sums, mask=m < width)
         tl.store(place + width, count, mask=i == 0)
     else:
-        total, sums, count = _products(
-            x, keep, first, last, stride, keep_stride, width, m, n, M, N, K, False, PRECISION
-        )
+        total, sums, count = products(x, keep, first, last, stride, keep_stride, width, m, n, M, N, K, False, PRECISION)
     at = partials + tl.program_id(0).to(tl.int64) * (M * N)
     tl.store(at + tl.arange(0, M)[:, None] * N + tl.arange(0, N)[None, :], total)
 
@@ -115,21 +113,21 @@ def _gather_gram(
     """Add the splits' sums in order; a program adds R rows of a tile."""
     p = tl.program_id(0) // (M // R)
     strip = tl.program_id(0) % (M // R)
-    i, j = _corner(p, N // M)
+    i, j = corner(p, N // M)
     m, n = i * M + strip * R + tl.arange(0, R), j * N + tl.arange(0, N)
     at = partials + p.to(tl.int64) * (M * N) + (strip * R + tl.arange(0, R))[:, None] * N + tl.arange(0, N)[None, :]
     step = tl.cast(tiles, tl.int64) * (M * N)
     total = tl.zeros([R, N], tl.float32)
     for split in range(splits):
         total += tl.load(at + split * step)
-    _add_mirrored(out, row, column, m, n, total, width)
+    add_mirrored(out, row, column, m, n, total, width)
     if BIAS and i >= j * (N // M):
         place = partials + splits * step
         sums, count = tl.zeros([R], tl.float32), tl.cast(0.0, tl.float32)
         for split in range(splits):
             sums += tl.load(place + tl.cast(split, tl.int64) * (width + 1) + m, mask=m < width, other=0.0)
             count += tl.load(place + tl.cast(split, tl.int64) * (width + 1) + width)
-        _add_sums(out, row, column, m, sums, count, width, p + strip == 0)
+        add_sums(out, row, column, m, sums, count, width, p + strip == 0)
 
 
 @triton.jit
@@ -196,7 +194,7 @@ def covariance(x: torch.Tensor, mask: torch.Tensor, out: torch.Tensor, *, config
     programs = c.pop("programs")
     x = x if x.stride(1) == 1 else x.contiguous()
     m, n = c["M"], c["N"]
-    tiles = _tiles(width, m, n)
+    tiles = tile_count(width, m, n)
     splits = split_count(tiles, tokens, programs)
     per_split = triton.cdiv(triton.cdiv(tokens, splits), c["K"]) * c["K"]
     splits = triton.cdiv(tokens, per_split)
@@ -206,7 +204,7 @@ def covariance(x: torch.Tensor, mask: torch.Tensor, out: torch.Tensor, *, config
     with current(x.device):
         _gram[(splits * tiles,)](
             x, mask, partials, tokens, width, tiles, per_split, x.stride(0), mask.stride(0),
-            BIAS=bias, PRECISION=_precision(x), **c,
+            BIAS=bias, PRECISION=precision(x), **c,
         )  # fmt: skip
         _gather_gram[(tiles * (m // strip),)](
             partials, out, width, tiles, splits, *out.stride(), BIAS=bias, M=m, N=n, R=strip
@@ -232,7 +230,7 @@ def squared_gradients(
         _squares[(splits * tiles,)](
             a, d, examples.on(a.device), partials, count, length, o, j, j_tiles, tiles, per_split,
             a.stride(0), d.stride(0), *partials.stride()[-2:], UNIFORM=examples.uniform is not None,
-            ONE=length <= c["K"], SPLIT=splits > 1, PRECISION=_precision(a), **c,
+            ONE=length <= c["K"], SPLIT=splits > 1, PRECISION=precision(a), **c,
         )  # fmt: skip
         if splits > 1:
             _gather_squares[(o, triton.cdiv(j, 1024))](partials, out, o, j, splits, *out.stride(), BLOCK=1024)
@@ -258,12 +256,13 @@ def split_count(tiles: int, tokens: int, programs: int) -> int:
     return min(range(1, _MOST_SPLITS + 1), key=time)
 
 
-def _tiles(width: int, m: int, n: int) -> int:
+def tile_count(width: int, m: int, n: int) -> int:
+    """Tiles of the upper triangle of a matrix of this width: m rows high, n columns wide."""
     columns = triton.cdiv(width, n)
     return (n // m) * columns * (columns + 1) // 2
 
 
-def _precision(x: torch.Tensor) -> str:
+def precision(x: torch.Tensor) -> str:
     """The precision of a product on the tensor cores (see `gdig.kernels.products.precision`)."""
     return "tf32x3" if x.dtype == torch.float32 else "ieee"
 

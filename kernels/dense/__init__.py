@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
+from gdig.kernels.expert_rows import ExpertRows
 from gdig.kernels.segments import Segments
 
 from . import reference
@@ -62,6 +65,51 @@ def score_dense(
             f"score_dense: scale: expected {accumulated} [{len(w)}], got {scale.dtype} {tuple(scale.shape)}"
         )
     reference.score_dense(a, d, examples, w, scale, out)
+
+
+def score_dense_experts(
+    a: torch.Tensor,
+    d: torch.Tensor,
+    rows: ExpertRows,
+    w: Sequence[torch.Tensor | None],
+    out: torch.Tensor,
+    *,
+    scale: Sequence[torch.Tensor | None],
+) -> None:
+    """Add the influence of each example on each seed in all experts of a matrix to `out`, through its gradients.
+
+    Args:
+        a: [R, I] inputs of the experts' rows, floating point. d: [R, O] output gradients, dtype of `a`.
+        rows: whose the rows are.
+        w: for each expert W [S, O, J], as for `score_dense`; None for an expert that has no part in the scores.
+        out: [B, S] the sums, as for `score_dense`. Changed.
+        scale: for each expert the scale [S] of a W of float16, or None.
+
+    Raises:
+        ValueError: when shapes or dtypes do not fit one another.
+    """
+    (tokens, width), outputs = a.shape, d.shape[1]
+    if d.shape[0] != tokens or rows.end != tokens or not len(rows) == len(w) == len(scale):
+        raise ValueError(
+            f"score_dense: expected a, d and offsets of the same rows, and W of {len(rows)} experts, got {tokens}, "
+            f"{d.shape[0]} and {rows.end}, and W of {len(w)}"
+        )
+    accumulated = torch.promote_types(a.dtype, torch.float32)
+    for own, own_scale in zip(w, scale, strict=True):
+        if own is None:
+            continue
+        expected = accumulated if own_scale is None else torch.float16
+        if own.dim() != 3 or own.shape[1:] not in ((outputs, width), (outputs, width + 1)) or own.dtype != expected:
+            raise ValueError(
+                f"score_dense: w: expected {expected} [S, {outputs}, {width}] (or one column more, bias), got "
+                f"{own.dtype} {tuple(own.shape)}"
+            )
+        if out.shape != (rows.examples, len(own)) or out.dtype != accumulated:
+            raise ValueError(
+                f"score_dense: out: expected {accumulated} {(rows.examples, len(own))}, got {out.dtype} "
+                f"{tuple(out.shape)}"
+            )
+    reference.score_dense_experts(a, d, rows, w, scale, out)
 
 
 def halved(w: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

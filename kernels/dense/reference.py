@@ -52,8 +52,17 @@ def _groups(a, d, examples, most, with_bias):
     pairs = list(pairwise(examples.bounds))
     for first in range(0, len(pairs), most):
         group = pairs[first : first + most]
-        gradients = a.new_zeros(len(group), d.shape[1], a.shape[1])
+        gradients = a.new_empty(len(group), d.shape[1], a.shape[1])
         for number, (i, j) in enumerate(group):
             if i < j:
                 torch.mm(d[i:j].T, a[i:j], out=gradients[number])
+            else:
+                gradients[number].zero_()
         yield first, gradients, torch.stack([d[i:j].sum(0) for i, j in group]) if with_bias else None
+
+
+def score_dense_experts(a, d, rows, w, scale, out) -> None:
+    """Add the scores of each expert's rows, expert by expert. An expert whose W is None has no part."""
+    for number, (first, last) in enumerate(pairwise(rows.bounds)):
+        if first < last and w[number] is not None:
+            score_dense(a[first:last], d[first:last], rows.of_experts[number], w[number], scale[number], out)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from gdig.errors import ConfigError
 from gdig.kernels.dispatch import resolve
-from gdig.kernels.project.prepared import Prepared
+from gdig.kernels.expert_rows import ExpertRows
+from gdig.kernels.project.prepared import Prepared, PreparedExperts
 from gdig.kernels.project.prepared import prepare as _prepare
+from gdig.kernels.project.prepared import prepare_experts as _prepare_experts
 from gdig.kernels.segments import Segments
 
 from . import reference
@@ -84,6 +88,73 @@ def project(
             raise ValueError("project: prepared: expected what prepare_projection made of these, for this dtype of d")
         return triton.project(a, d, examples, side, prepared, out, shared=q is None)
     return reference.project(a, d, examples, q, p, columns, weights, out)
+
+
+def project_experts(
+    a: torch.Tensor,
+    d: torch.Tensor,
+    rows: ExpertRows,
+    projections: Sequence[tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]],
+    out: torch.Tensor,
+    *,
+    impl: str = "auto",
+    prepared: PreparedExperts | None = None,
+) -> None:
+    """Add the sketch of each example in all experts of a matrix to `out`: the sum of their sketches.
+
+    Args:
+        a: [R, I] inputs of the experts' rows, floating point. d: [R, O] output gradients, dtype of `a`.
+        rows: whose the rows are.
+        projections: q, p, columns and weights of each expert, as for `project`.
+        out: [B, dim] the sums, float32 (float64 for float64 inputs). Changed.
+        impl: as for `project`.
+        prepared: the result of `prepare_expert_projections` for these projections and this dtype; as for `project`.
+
+    Raises:
+        ValueError, ConfigError: as for `project`.
+    """
+    (tokens, width), side = a.shape, projections[0][1].shape[0]
+    impl = _resolve(impl, d.device, d.dtype, side)
+    _expect("d", d, (tokens, d.shape[-1]))
+    if rows.end != tokens or len(projections) != len(rows):
+        raise ValueError(
+            f"project: expected {tokens} rows, and projections of {len(rows)} experts, got offsets to {rows.end} and "
+            f"projections of {len(projections)}"
+        )
+    bias = projections[0][0].shape[1] - width == 1
+    for q, p, columns, weights in projections:
+        _expect("q", q, (side, width + bias))
+        _expect("p", p, (side, d.shape[1]))
+        _expect("columns", columns, (side * side,))
+        _expect("weights", weights, (side * side,))
+    _expect("out", out, (rows.examples, out.shape[-1]))
+    if out.dtype != torch.promote_types(d.dtype, torch.float32):
+        raise ValueError(f"project: out: expected {torch.promote_types(d.dtype, torch.float32)}, got {out.dtype}")
+    if impl == "triton":
+        from . import triton_experts
+
+        prepared = prepared or _prepare_experts(projections, width, out.shape[1], d.dtype)
+        if not prepared.fits(side, a, bias, d, out, len(rows)):
+            raise ValueError(
+                "project: prepared: expected what prepare_expert_projections made of these, for this dtype of a and d"
+            )
+        return triton_experts.project_experts(a, d, rows, side, prepared, out)
+    return reference.project_experts(a, d, rows, projections, out)
+
+
+def prepare_expert_projections(
+    projections: Sequence[tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]],
+    width: int,
+    dim: int,
+    dtype: torch.dtype,
+    *,
+    impl: str = "auto",
+) -> PreparedExperts | None:
+    """As `prepare_projection`, for the projections of all experts of a matrix (`project_experts`)."""
+    _, p, _, _ = projections[0]
+    if _resolve(impl, p.device, dtype, p.shape[0]) != "triton":
+        return None
+    return _prepare_experts(projections, width, dim, dtype)
 
 
 def prepare_projection(

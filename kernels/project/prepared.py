@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -70,3 +71,52 @@ def prepare(
     table[place, column] = (order // side * wide + order % side).to(torch.int16)
     bias = padded(q[:, width]).float() if q.shape[1] > width else None
     return Prepared(left, right, left_scale, right_scale, bias, grid.flatten(), table)
+
+
+@dataclass(frozen=True)
+class PreparedExperts:
+    """The projections of all E experts of a matrix, as in `Prepared`, one after another.
+
+    p: [E * side', O']. q: [E * side', I']. p_scale, q_scale: [E * side']. bias: [E * side'], or None. weights:
+    [E, side' * side']. table: int16 [E, depth, dim].
+    """
+
+    p: torch.Tensor
+    q: torch.Tensor
+    p_scale: torch.Tensor
+    q_scale: torch.Tensor
+    bias: torch.Tensor | None
+    weights: torch.Tensor
+    table: torch.Tensor
+
+    def fits(self, side: int, a: torch.Tensor, bias: bool, d: torch.Tensor, out: torch.Tensor, experts: int) -> bool:
+        """Whether this can have been prepared for such inputs."""
+        return (
+            self.p.dtype == d.dtype == a.dtype
+            and self.p.device == d.device
+            and len(self.p) == experts * padded_side(side)
+            and self.p.shape[1] >= d.shape[1]
+            and self.q.shape[1] >= a.shape[1]
+            and self.table.shape[::2] == (experts, out.shape[1])
+            and (self.bias is not None) == bias
+        )
+
+
+def prepare_experts(
+    projections: Sequence[tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]], width: int, dim: int,
+    dtype: torch.dtype,
+) -> PreparedExperts:  # fmt: skip
+    """As `prepare`, of q, p, columns and weights of each expert."""
+    parts = [prepare(q, p, columns, weights, width, dim, dtype) for q, p, columns, weights in projections]
+    depth = max(len(part.table) for part in parts)
+    tables = [torch.nn.functional.pad(part.table, (0, 0, 0, depth - len(part.table)), value=-1) for part in parts]
+    biases = [part.bias for part in parts if part.bias is not None]
+    return PreparedExperts(
+        torch.cat([part.p for part in parts]),
+        torch.cat([part.q for part in parts]),
+        torch.cat([part.p_scale for part in parts]),
+        torch.cat([part.q_scale for part in parts]),
+        torch.cat(biases) if biases else None,
+        torch.stack([part.weights for part in parts]),
+        torch.stack(tables),
+    )

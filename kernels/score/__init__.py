@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from gdig.kernels.dispatch import resolve
-from gdig.kernels.score.prepared import Prepared
+from gdig.kernels.expert_rows import ExpertRows
+from gdig.kernels.score.prepared import Prepared, PreparedExperts
 from gdig.kernels.score.prepared import prepare as _prepare
+from gdig.kernels.score.prepared import prepare_experts as _prepare_experts
 from gdig.kernels.segments import Segments
 
 from . import reference
@@ -75,6 +79,65 @@ def score(
     return reference.score(a, d, examples, u, v, seeds, out)
 
 
+def score_experts(
+    a: torch.Tensor,
+    d: torch.Tensor,
+    rows: ExpertRows,
+    u: Sequence[torch.Tensor],
+    v: Sequence[torch.Tensor],
+    column_offsets: Sequence[Segments],
+    out: torch.Tensor,
+    *,
+    impl: str = "auto",
+    prepared: PreparedExperts | None = None,
+) -> None:
+    """Add the influence of each example on each seed in all experts of a matrix to `out`.
+
+    out[e, s] += the sum over the experts n of <G_ne, U_ns V_ns^T>, with G_ne the sum of d_t a_t^T over the rows that
+    expert n sees of example e.
+
+    Args:
+        a: [R, I] inputs of the experts' rows, floating point. d: [R, O] output gradients, dtype of `a`.
+        rows: whose the rows are.
+        u: for each expert [O, C_n], dtype of `out`. v: [I, C_n], or [I + 1, C_n] with bias. column_offsets: as for
+            `score`. An expert that no seed goes to has C_n = 0.
+        out: [B, S] the sums, float32 (float64 for float64 inputs). Changed.
+        impl: as for `score`.
+        prepared: the result of `prepare_expert_factors` for these factors and this dtype of `a`; as for `score`.
+
+    Raises:
+        ValueError, ConfigError: as for `score`.
+    """
+    impl = resolve("score", impl, a.device, a.dtype)
+    tokens, width = a.shape
+    _expect("d", d, (tokens, d.shape[-1]))
+    if rows.end != tokens or not len(rows) == len(u) == len(v) == len(column_offsets):
+        raise ValueError(
+            f"score: expected {tokens} rows, and factors of {len(rows)} experts, got offsets to {rows.end} and factors "
+            f"of {len(u)}, {len(v)} and {len(column_offsets)}"
+        )
+    extra = len(v[0]) - width
+    for u_n, v_n, seeds in zip(u, v, column_offsets, strict=True):
+        _expect("u", u_n, (d.shape[1], seeds.end))
+        _expect("v", v_n, (width + min(1, max(0, extra)), seeds.end))
+        _expect("out", out, (rows.examples, len(seeds)))
+    if out.dtype != torch.promote_types(a.dtype, torch.float32):
+        raise ValueError(f"score: out: expected {torch.promote_types(a.dtype, torch.float32)}, got {out.dtype}")
+    if impl == "triton":
+        if d.dtype != a.dtype:
+            raise ValueError(f"score: d: expected {a.dtype}, the dtype of a, got {d.dtype}")
+        from . import triton_experts
+
+        prepared = prepared or _prepare_experts(u, v, column_offsets, width, a.dtype)
+        if not prepared.fits(v, column_offsets, width, a):
+            raise ValueError(
+                "score: prepared: expected what prepare_expert_factors made of these u, v and seeds, for this dtype of "
+                "a"
+            )
+        return triton_experts.score_experts(a, d, rows, prepared, out)
+    return reference.score_experts(a, d, rows, u, v, column_offsets, out)
+
+
 def prepare_factors(
     u: torch.Tensor,
     v: torch.Tensor,
@@ -100,6 +163,21 @@ def prepare_factors(
     if resolve("score", impl, u.device, dtype) != "triton":
         return None
     return _prepare(u, v, Segments.of(column_offsets), width, dtype)
+
+
+def prepare_expert_factors(
+    u: Sequence[torch.Tensor],
+    v: Sequence[torch.Tensor],
+    column_offsets: Sequence[Segments],
+    width: int,
+    dtype: torch.dtype,
+    *,
+    impl: str = "auto",
+) -> PreparedExperts | None:
+    """As `prepare_factors`, for the factors of all experts of a matrix (`score_experts`)."""
+    if resolve("score", impl, u[0].device, dtype) != "triton":
+        return None
+    return _prepare_experts(u, v, column_offsets, width, dtype)
 
 
 def _expect(name: str, x: torch.Tensor, shape: tuple[int, ...]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -9,8 +10,10 @@ import torch
 from gdig.kernels.factors import DEPTH, scaled
 from gdig.kernels.segments import Segments
 
-# Columns of a chunk: from the shortest that a tile of the tensor cores sums well to the longest.
+# Columns of a chunk: from the shortest that a tile of the tensor cores sums well to the longest. An expert sees few
+# tokens of a seed, so the seed has few columns there: padded to 16, most of them would be zeros.
 CHUNKS = (16, 32, 64)
+EXPERT_CHUNKS = (4, 8, 16, 32, 64)
 
 
 @dataclass(frozen=True)
@@ -46,15 +49,17 @@ class Prepared:
         )
 
 
-def prepare(u: torch.Tensor, v: torch.Tensor, seeds: Segments, width: int, dtype: torch.dtype) -> Prepared:
-    """Pad, scale, transpose and round. u [O, C], v [I, C] or [I + 1, C], width: I."""
-    chunk = chunk_of(seeds.lengths)
+def prepare(
+    u: torch.Tensor, v: torch.Tensor, seeds: Segments, width: int, dtype: torch.dtype, chunks: Sequence[int] = CHUNKS
+) -> Prepared:
+    """Pad, scale, transpose and round. u [O, C], v [I, C] or [I + 1, C], width: I, chunks: those to choose from."""
+    chunk = chunk_of(seeds.lengths, chunks)
     counts = -(-seeds.lengths // chunk)
-    chunks = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+    first_chunks = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
     # The new place of column c: as far behind its seed's first chunk as c is behind the seed's first column.
-    place = torch.arange(seeds.end) + (chunks[:-1] * chunk - seeds.offsets[:-1]).repeat_interleave(seeds.lengths)
+    place = torch.arange(seeds.end) + (first_chunks[:-1] * chunk - seeds.offsets[:-1]).repeat_interleave(seeds.lengths)
     place = place.to(u.device)
-    columns = int(chunks[-1]) * chunk
+    columns = int(first_chunks[-1]) * chunk
 
     def padded(x: torch.Tensor) -> torch.Tensor:
         out = torch.zeros(columns, *x.shape[1:], dtype=x.dtype, device=x.device)
@@ -68,13 +73,47 @@ def prepare(u: torch.Tensor, v: torch.Tensor, seeds: Segments, width: int, dtype
         padded(right),
         padded(left_scale * right_scale),
         padded(v[width].float() / right_scale) if len(v) > width else None,
-        chunks.to(device=u.device, dtype=torch.int32),
+        first_chunks.to(device=u.device, dtype=torch.int32),
         chunk,
         int(counts.max()) if len(counts) else 0,
     )
 
 
-def chunk_of(lengths: torch.Tensor) -> int:
-    """The longest chunk that pads the columns to at most a sixteenth more than the shortest does."""
-    padded = {chunk: int((-(-lengths // chunk)).sum()) * chunk for chunk in CHUNKS}
-    return max(chunk for chunk in CHUNKS if 16 * padded[chunk] <= 17 * padded[CHUNKS[0]])
+def chunk_of(lengths: torch.Tensor, chunks: Sequence[int] = CHUNKS) -> int:
+    """The longest of some chunks that pads the columns to at most a sixteenth more than the shortest does."""
+    padded = {chunk: int((-(-lengths // chunk)).sum()) * chunk for chunk in chunks}
+    return max(chunk for chunk in chunks if 16 * padded[chunk] <= 17 * padded[chunks[0]])
+
+
+@dataclass(frozen=True)
+class PreparedExperts:
+    """The factors of all experts of a matrix, one after another.
+
+    Attributes:
+        joint: of all experts; its "seed" n * S + s is seed s of expert n. seeds: S.
+        first_chunks: Python numbers [E + 1], the first chunk of each expert.
+    """
+
+    joint: Prepared
+    seeds: int
+    first_chunks: list[int]
+
+    def fits(self, v: Sequence[torch.Tensor], seeds: Sequence[Segments], width: int, a: torch.Tensor) -> bool:
+        """Whether this can have been prepared from such factors, for such activations."""
+        columns = Segments(_joint_offsets(seeds))
+        return self.seeds == len(seeds[0]) and self.joint.fits(v[0], columns, width, a)
+
+
+def prepare_experts(
+    u: Sequence[torch.Tensor], v: Sequence[torch.Tensor], seeds: Sequence[Segments], width: int, dtype: torch.dtype
+) -> PreparedExperts:
+    """As `prepare`, for the factors u [O, C], v [J, C] and the seeds' columns of each expert."""
+    columns = Segments(_joint_offsets(seeds))
+    joint = prepare(torch.cat(list(u), 1), torch.cat(list(v), 1), columns, width, dtype, EXPERT_CHUNKS)
+    counts = (-(-columns.lengths // joint.chunk)).view(len(seeds), -1).sum(1)
+    return PreparedExperts(joint, len(seeds[0]), [0, *counts.cumsum(0).tolist()])
+
+
+def _joint_offsets(seeds: Sequence[Segments]) -> torch.Tensor:
+    """Where the columns of each expert and seed begin, of all experts one after another."""
+    return torch.cat([torch.zeros(1, dtype=torch.int64), torch.cat([own.lengths for own in seeds]).cumsum(0)])

@@ -38,3 +38,11 @@ def _segment_sum(x: torch.Tensor, bounds: list[int], dim: int) -> torch.Tensor:
     if len(set(lengths)) == 1:
         return x.unflatten(dim, (len(lengths), lengths[0])).sum(dim + 1)
     return torch.stack([run.sum(dim) for run in x.split(lengths, dim)], dim)
+
+
+def score_experts(a, d, rows, u, v, seeds, out) -> None:
+    """Add the scores of each expert's rows, expert by expert. An expert without columns has no part."""
+    for number, (first, last) in enumerate(pairwise(rows.bounds)):
+        if first < last and u[number].shape[1]:
+            own = slice(first, last)
+            score(a[own], d[own], rows.of_experts[number], u[number], v[number], seeds[number], out)

@@ -16,6 +16,24 @@ from gdig.kernels.score.prepared import Prepared
 from gdig.kernels.segments import Segments
 
 
+@triton.jit
+def chunk_sums(
+    a, d, u, v, scale, bias, t, c, tokens, columns, i_width, o_width, a_stride, d_stride, u_stride, v_stride,
+    BIAS: tl.constexpr, CHUNK: tl.constexpr, WHOLE_I: tl.constexpr, WHOLE_O: tl.constexpr,
+    M: tl.constexpr, N: tl.constexpr, K: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """(d_t . u_c)(a_t . v_c) of the rows t < tokens, summed over chunks of the columns c: [M, N / CHUNK]."""
+    # Past the end, the last row or column is read, which is cheaper than a mask; it is dropped below.
+    rows = tl.minimum(t, tokens - 1).to(tl.int64)
+    at = tl.minimum(c, columns - 1).to(tl.int64)
+    left = times(d, u, rows, rows, at, o_width, d_stride, u_stride, M, N, K, False, WHOLE_O, PRECISION)  # [M, N]
+    right = times(a, v, rows, rows, at, i_width, a_stride, v_stride, M, N, K, False, WHOLE_I, PRECISION)  # [M, N]
+    if BIAS:
+        right += tl.load(bias + at)[None, :]
+    product = tl.where((t < tokens)[:, None], left * right * tl.load(scale + at)[None, :], 0.0)
+    return tl.sum(tl.reshape(product, [M, N // CHUNK, CHUNK]), 2)
+
+
 @triton.jit(do_not_specialize=["tokens", "columns", "groups", "chunks", "row_tiles", "column_tiles"])
 def _products(
     a, d, u, v, scale, bias, partials, tokens, columns, i_width, o_width, groups, chunks, row_tiles, column_tiles,
@@ -35,15 +53,10 @@ def _products(
 
     t = i * M + tl.arange(0, M)
     c = j * N + tl.arange(0, N)
-    # Past the end, the last row or column is read, which is cheaper than a mask; it is dropped below.
-    rows = tl.minimum(t, tokens - 1).to(tl.int64)
-    at = tl.minimum(c, columns - 1).to(tl.int64)
-    left = times(d, u, rows, rows, at, o_width, d_stride, u_stride, M, N, K, False, WHOLE_O, PRECISION)  # [M, N]
-    right = times(a, v, rows, rows, at, i_width, a_stride, v_stride, M, N, K, False, WHOLE_I, PRECISION)  # [M, N]
-    if BIAS:
-        right += tl.load(bias + at)[None, :]
-    product = tl.where((t < tokens)[:, None], left * right * tl.load(scale + at)[None, :], 0.0)
-    by_chunk = tl.sum(tl.reshape(product, [M, N // CHUNK, CHUNK]), 2)  # [M, N / CHUNK]
+    by_chunk = chunk_sums(
+        a, d, u, v, scale, bias, t, c, tokens, columns, i_width, o_width, a_stride, d_stride, u_stride, v_stride,
+        BIAS, CHUNK, WHOLE_I, WHOLE_O, M, N, K, PRECISION,
+    )  # fmt: skip
     sums = tl.sum(tl.reshape(by_chunk, [M // GROUP, GROUP, N // CHUNK]), 1)  # [M / GROUP, N / CHUNK]
     g = i * (M // GROUP) + tl.arange(0, M // GROUP)
     h = j * (N // CHUNK) + tl.arange(0, N // CHUNK)

@@ -80,12 +80,16 @@ def covariance(
     before = random(device, torch.float32, side, side)
     before += before.T.clone()
     got = twice(before, lambda out: triton.covariance(x, keep, out, config=config))
+    within(got, before, *moments(x, keep, bias, dtype))
+    assert torch.equal(got, got.T), "not symmetric"
+
+
+def moments(x: torch.Tensor, keep: torch.Tensor, bias: bool, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    """The second moments of the rows that count in float64, and how far they may be off."""
     counted_rows = x[keep > 0].double().cpu()
     wide = torch.cat([counted_rows, torch.ones(len(counted_rows), int(bias), dtype=torch.float64)], 1)
     size = wide.abs().T @ wide.abs()
-    error = (2 * (tokens + 20) + (12 if dtype == torch.float32 else 0)) * U * size
-    within(got, before, wide.T @ wide, error)
-    assert torch.equal(got, got.T), "not symmetric"
+    return wide.T @ wide, (2 * (len(x) + 20) + (12 if dtype == torch.float32 else 0)) * U * size
 
 
 def squares(
@@ -101,15 +105,23 @@ def squares(
     a, d = random(device, dtype, tokens, i + 3)[:, :i], random(device, dtype, tokens, o + 8)[:, :o]
     before = random(device, torch.float32, o, i)
     got = twice(before, lambda out: triton.squared_gradients(a, d, Segments(offsets), out, config=config))
+    within(got, before, *squared(a, d, lengths, dtype))
+
+
+def squared(
+    a: torch.Tensor, d: torch.Tensor, lengths: Sequence[int], dtype: torch.dtype
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The sum of the squares of each example's gradient in float64, and how far it may be off."""
     a, d = a.double().cpu(), d.double().cpu()
-    want, error = torch.zeros(o, i, dtype=torch.float64), torch.zeros(o, i, dtype=torch.float64)
+    want, error = (torch.zeros(d.shape[1], a.shape[1], dtype=torch.float64) for _ in range(2))
+    starts = [0, *torch.tensor(lengths).cumsum(0).tolist()]
     for e, length in enumerate(lengths):
-        span = slice(int(offsets[e]), int(offsets[e + 1]))
+        span = slice(starts[e], starts[e + 1])
         g = d[span].T @ a[span]
         off = (2 * length + (12 if dtype == torch.float32 else 0)) * U * (d[span].abs().T @ a[span].abs())
         want += g.square()
         error += 2 * g.abs() * off + off.square()
-    within(got, before, want, error + 2 * (len(lengths) + 20) * U * (want + error))
+    return want, error + 2 * (len(lengths) + 20) * U * (want + error)
 
 
 def random(device: torch.device, dtype: torch.dtype, rows: int, width: int) -> torch.Tensor:

@@ -63,23 +63,34 @@ def project(
         triton.project(right, d, examples, side, prepared, out, shared=shared, config=config)
 
     got = twice(before, add)
+    product = 12 * U if dtype == torch.float32 else 2 * 2.0**-10
+    want, off = sketches(a, d, examples, q, p, columns, weights, dim, dtype, product, max(lengths))
+    within(got, before, want, off)
+
+
+def sketches(
+    a: torch.Tensor, d: torch.Tensor, examples, q: torch.Tensor, p: torch.Tensor, columns: torch.Tensor,
+    weights: torch.Tensor, dim: int, dtype: torch.dtype, product: float, terms: int,
+) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
+    """The sketch of each example [B, dim] in float64, and how far it may be off: a product of the two sides by
+    `product` of its size, and a sum over `terms` tokens and the entries of a column."""
+    i, o, side = a.shape[1], d.shape[1], len(p)
     a, d, p, q, weights = (x.double().cpu() for x in (a, d, p, q, weights))
     rounding = 0.0 if dtype == torch.float32 else torch.finfo(dtype).eps / 2
     p_off, q_off = rounding * p.abs(), rounding * q.abs()
     if dtype == torch.float16:
         p_off, q_off = p_off + U * p.abs().amax(1, True), q_off + U * q.abs().amax(1, True)
-    a = torch.cat([a, torch.ones(len(a), int(bias), dtype=torch.float64)], 1)
+    a = torch.cat([a, torch.ones(len(a), q.shape[1] - i, dtype=torch.float64)], 1)
     sums = 2 * (max(i, o) + 21) + (12 if dtype == torch.float32 else 0)
     left, right = d @ p.T, a @ q.T
     left_off, right_off = (x.abs() @ (w_off + sums * U * w.abs()).T for x, w, w_off in ((d, p, p_off), (a, q, q_off)))
-    want, off = (torch.zeros(len(lengths), dim, dtype=torch.float64) for _ in range(2))
-    product = 12 * U if dtype == torch.float32 else 2 * 2.0**-10
+    want, off = (torch.zeros(len(examples), dim, dtype=torch.float64) for _ in range(2))
     for e, (x, y, x_off, y_off) in enumerate(
         zip(*(z.split(examples.lengths.tolist()) for z in (left, right, left_off, right_off)), strict=True)
     ):
         size = (x.abs() + x_off).T @ (y.abs() + y_off)
         block_off = x_off.T @ y.abs() + x.abs().T @ y_off + x_off.T @ y_off
-        block_off += (product + 2 * (len(x) + side * side + 40) * U) * size
+        block_off += (product + 2 * (terms + side * side + 40) * U) * size
         want[e].index_add_(0, columns.cpu(), (x.T @ y).flatten() * weights)
         off[e].index_add_(0, columns.cpu(), block_off.flatten() * weights.abs())
-    within(got, before, want, off)
+    return want, off

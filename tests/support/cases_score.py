@@ -55,6 +55,15 @@ def score(
     prepared = prepare(u, v, seeds, i, dtype)
     got = twice(before, lambda out: triton.score(a, d, examples, prepared, out, config=config))
 
+    value, off = products(a, d, u, v, bias, max(lengths) + max(ranks), dtype)
+    within(got, before, sums(value, examples, seeds), sums(off, examples, seeds))
+
+
+def products(
+    a: torch.Tensor, d: torch.Tensor, u: torch.Tensor, v: torch.Tensor, bias: bool, terms: int, dtype: torch.dtype
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(d_t . u_c)(a_t . v_c) [T, C] in float64, and how far each may be off in a sum of `terms` of them."""
+    i, o = a.shape[1], d.shape[1]
     a, d, u, v = (x.double().cpu() for x in (a, d, u, v))
     rounding = 0.0 if dtype == torch.float32 else torch.finfo(dtype).eps / 2
     rounded = torch.zeros_like(v)  # the bias stays float32
@@ -65,16 +74,15 @@ def score(
         v_off[:i] += U * v[:i].abs().amax(0)
     a = torch.cat([a, torch.ones(len(a), int(bias), dtype=torch.float64)], 1)
     left, right = d @ u, a @ v
-    sums = 2 * (max(i, o) + 21) + (12 if dtype == torch.float32 else 0)
-    left_off = d.abs() @ (u_off + sums * U * u.abs())
-    right_off = a.abs() @ (v_off + sums * U * v.abs())
-    products = left * right
+    terms_of_a_side = 2 * (max(i, o) + 21) + (12 if dtype == torch.float32 else 0)
+    left_off = d.abs() @ (u_off + terms_of_a_side * U * u.abs())
+    right_off = a.abs() @ (v_off + terms_of_a_side * U * v.abs())
+    value = left * right
     off = left_off * right.abs() + left.abs() * right_off + left_off * right_off
-    off = off + 2 * (max(lengths) + max(ranks) + 40) * U * (products.abs() + off)
-    within(got, before, _sums(products, examples, seeds), _sums(off, examples, seeds))
+    return value, off + 2 * (terms + 40) * U * (value.abs() + off)
 
 
-def _sums(x: torch.Tensor, examples, seeds) -> torch.Tensor:
+def sums(x: torch.Tensor, examples, seeds) -> torch.Tensor:
     """[T, C] -> [B, S]."""
     by_example = torch.stack([example.sum(0) for example in x.split(examples.lengths.tolist())])
     return torch.stack([seed.sum(1) for seed in by_example.split(seeds.lengths.tolist(), 1)], 1)

@@ -39,7 +39,7 @@ from gdig.influence.memory_plan import MemoryPlan, plan_fit
 from gdig.influence.sample_sums import SampleSums
 from gdig.model.batch_runner import BatchRunner
 from gdig.model.batches import Batch, make_batches
-from gdig.model.capture import Sink
+from gdig.model.capture import ExpertsSink, Sink
 from gdig.model.causal_model import Model
 from gdig.model.head_cache import HeadCache
 from gdig.model.host_copy import HostCopy
@@ -263,13 +263,13 @@ class CurvatureFit:
             if layer.expert is not None
         }
 
-        def make_sink(added: set) -> Sink:
+        def make_sinks(added: set) -> tuple[Sink, ExpertsSink]:
             return moments_sink(layers, sums, self._reduce, added, counts)
 
         bands = [(place, band) for place in places for band in sums[place[0]][place[1]]]
         flat_owners = [owners[number] for (number, _), _ in bands] + [0] * len(counts)
         added_up = [*(band for _, band in bands), *counts.values()]
-        finite, totals = self._pass("factors", partition, make_sink, added_up, flat_owners)
+        finite, totals = self._pass("factors", partition, make_sinks, added_up, flat_owners)
         by_place: Totals = {place: [] for place in places}
         for (place, _), total in zip(bands, totals[: len(bands)], strict=True):
             by_place[place].append(total)
@@ -307,12 +307,12 @@ class CurvatureFit:
         bases = self._shared_eigenvectors(layers, owners, factors, shared)
         squares = [None if basis is None else basis[0].new_zeros(len(basis[1]), len(basis[0])) for basis in bases]
 
-        def make_sink(added: set) -> Sink:
+        def make_sinks(added: set) -> tuple[Sink, ExpertsSink]:
             return squares_sink(layers, bases, squares, added)
 
         numbers = [number for number in range(len(layers)) if number not in shared]
         sums = [total for total in squares if total is not None]
-        finite, totals = self._pass(name, partition, make_sink, sums, [owners[number] for number in numbers])
+        finite, totals = self._pass(name, partition, make_sinks, sums, [owners[number] for number in numbers])
         by_number = dict(zip(numbers, totals, strict=True))
         return finite, [by_number.get(number) for number in range(len(layers))]
 
@@ -320,7 +320,7 @@ class CurvatureFit:
         self,
         name: str,
         partition: Sequence[int],
-        make_sink: Callable[[set], Sink],
+        make_sinks: Callable[[set], tuple[Sink, ExpertsSink]],
         sums: Sequence[torch.Tensor],
         owners: Sequence[int],
     ) -> tuple[np.ndarray, list[torch.Tensor | None]]:
@@ -331,7 +331,7 @@ class CurvatureFit:
 
         def run(batch: Batch, added: set) -> HostCopy:
             with float32_products(config.matmul_precision):
-                return HostCopy([gradients.run(batch, make_sink(added))])
+                return HostCopy([gradients.run(batch, *make_sinks(added))])
 
         title = self._title(name, partition)
         n_examples = len(self._lengths)

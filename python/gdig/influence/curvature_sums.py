@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 import torch
 
 from gdig import ops
-from gdig.model.capture import Sink
+from gdig.model.capture import ExpertsSink, Sink, split_experts
 from gdig.model.causal_model import Model
 from gdig.model.layers import Layer
-from gdig.model.places import Places
+from gdig.model.places import ExpertPlaces, Places
 from gdig.model.precision import float32_products
+from gdig.ops import ExpertRows
 
 Pair = tuple[torch.Tensor, torch.Tensor]
 """A matrix [J, J] of a layer's inputs and a matrix [O, O] of its output gradients."""
@@ -75,8 +77,8 @@ def moments_sink(
     reduce: bool,
     added: set[tuple[int, str]],
     counts: Mapping[int, torch.Tensor] | None = None,
-) -> Sink:
-    """Make a sink that adds to the sums, and notes each (layer, side) in `added`. It skips the noted ones.
+) -> tuple[Sink, ExpertsSink]:
+    """Make sinks that add to the sums, and note each (layer, side) in `added`. They skip the noted ones.
 
     `counts`: of layers of experts, float64 [2]: their tokens, and the examples that have some. Changed.
     """
@@ -103,7 +105,37 @@ def moments_sink(
                     ops.covariance(x, mask, bands[0])
                 added.add((index, side))
 
-    return sink
+    def experts_sink(indices: Sequence[int], a: torch.Tensor, d: torch.Tensor, places: ExpertPlaces) -> None:
+        if reduce:
+            split_experts(sink)(indices, a, d, places)
+            return
+        first = indices[0]
+        mask = places.mask.to(sums[first][0][0].dtype)
+        if counts is not None and (first, "count") not in added:
+            for index, counted in zip(indices, _count(places), strict=True):
+                counts[index].add_(counted)
+            added.add((first, "count"))
+        for place, (side, x) in enumerate((("a", a), ("s", d))):
+            if (first, side) in added:
+                continue
+            own = [sums[index][place] for index in indices]
+            if own[0][0].device.type == "cpu":
+                for bands, (i, j) in zip(own, pairwise(places.rows.bounds), strict=True):
+                    if i < j:
+                        ops.covariance_bands(x[i:j], mask[i:j], bands)
+            else:
+                ops.covariance_experts(x, mask, places.rows, [bands[0] for bands in own])
+            added.add((first, side))
+
+    return sink, experts_sink
+
+
+def _count(places: ExpertPlaces) -> torch.Tensor:
+    """The tokens of each expert that count, and the examples that have some: float64 [E, 2]."""
+    ends = places.mask.double().cumsum(0)
+    ends = torch.cat([ends.new_zeros(1), ends])[places.rows.on(ends.device)]  # [E, B + 1], sums of zeros and ones
+    by_example = ends.diff()
+    return torch.stack([by_example.sum(1), (by_example > 0).sum(1).double()], dim=1)
 
 
 def rotate(x: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
@@ -117,6 +149,18 @@ def rotate(x: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
         return x.to(q.dtype) @ q
 
 
+def rotate_experts(x: torch.Tensor, bases: Sequence[torch.Tensor | None], rows: ExpertRows) -> torch.Tensor:
+    """As `rotate`, for rows of experts, each in the basis of its expert. Rows of an expert without one become zeros."""
+    q = next(basis for basis in bases if basis is not None)
+    out = q.new_zeros(len(x), q.shape[1])
+    with float32_products(rotation_precision(x.device.type, x.dtype, torch.get_float32_matmul_precision())):
+        x = x.to(q.dtype)
+        for basis, (i, j) in zip(bases, pairwise(rows.bounds), strict=True):
+            if basis is not None and i < j:
+                torch.mm(x[i:j], basis, out=out[i:j])
+    return out
+
+
 def rotation_precision(device_type: str, dtype: torch.dtype, asked: str) -> str:
     """Return the precision of a rotation: that of the option, but TF32 for half precision on CUDA."""
     return "high" if device_type == "cuda" and dtype.itemsize == 2 and asked == "highest" else asked
@@ -124,8 +168,8 @@ def rotation_precision(device_type: str, dtype: torch.dtype, asked: str) -> str:
 
 def squares_sink(
     layers: Sequence[Layer], bases: Sequence[Pair | None], squares: Sequence[torch.Tensor | None], added: set[int]
-) -> Sink:
-    """Make a sink that adds the squares in the eigenbases (q_a, q_s), and notes each layer in `added`.
+) -> tuple[Sink, ExpertsSink]:
+    """Make sinks that add the squares in the eigenbases (q_a, q_s), and note each layer in `added`.
 
     A layer without a basis is left out.
     """
@@ -148,4 +192,17 @@ def squares_sink(
         ops.squared_gradients(x, rotate(d, q_s), places.examples, total)
         added.add(index)
 
-    return sink
+    def experts_sink(indices: Sequence[int], a: torch.Tensor, d: torch.Tensor, places: ExpertPlaces) -> None:
+        pairs = [bases[index] for index in indices]
+        totals = [None if bases[index] is None else squares[index] for index in indices]
+        width = next((len(pair[0]) for pair in pairs if pair is not None), 0)
+        if not width or indices[0] in added:
+            return
+        x = rotate_experts(
+            with_ones(a, width, places.mask.to(a.dtype)), [pair and pair[0] for pair in pairs], places.rows
+        )
+        y = rotate_experts(d, [pair and pair[1] for pair in pairs], places.rows)
+        ops.squared_gradients_experts(x, y, places.rows, totals)
+        added.update(indices)
+
+    return sink, experts_sink

@@ -10,7 +10,7 @@ import torch
 from gdig import ops
 from gdig.influence.dense_plan import DENSE_BYTES, Dense, SeedShape, plan_dense
 from gdig.influence.seed_factors import SeedFactors
-from gdig.ops import Segments
+from gdig.ops import ExpertRows, Segments
 
 
 class Scorer:
@@ -52,6 +52,52 @@ class Scorer:
         if a.dtype not in self._prepared:
             self._prepared[a.dtype] = ops.prepare_factors(u, v, self.columns, a.shape[1], a.dtype)
         ops.score(a, d, examples, u, v, self.columns, out, prepared=self._prepared[a.dtype])
+
+
+class ExpertScorer:
+    """Adds the influence of each example on each seed in all experts of a matrix, in one call for each way to score.
+
+    Args:
+        scorers: of the experts, in order.
+    """
+
+    def __init__(self, scorers: Sequence[Scorer]) -> None:
+        self._w = [scorer.w for scorer in scorers]
+        self._scale = [scorer.scale for scorer in scorers]
+        # An expert that scores by W has no columns, as one that no seed goes to.
+        some = next((scorer.factors for scorer in scorers if scorer.factors is not None), None)
+        self._u: list[torch.Tensor] = []
+        self._v: list[torch.Tensor] = []
+        self._columns: list[Segments] = []
+        for scorer in scorers if some is not None else ():
+            assert some is not None
+            own = scorer.factors
+            self._u.append(some.u[:, :0] if own is None else own.u)
+            self._v.append(some.v[:, :0] if own is None else own.v)
+            self._columns.append(_no_columns(len(scorer.columns)) if own is None else scorer.columns)
+        self._prepared: dict[torch.dtype, Any] = {}
+
+    def add(self, a: torch.Tensor, d: torch.Tensor, rows: ExpertRows, out: torch.Tensor) -> None:
+        """Add the influence of a batch.
+
+        Args:
+            a: [R, I], the inputs of the experts' rows.
+            d: [R, O], their output gradients.
+            rows: whose the rows are.
+            out: [B, S], changed.
+        """
+        if any(w is not None for w in self._w):
+            ops.score_dense_experts(a, d, rows, self._w, out, scale=self._scale)
+        if any(u.shape[1] for u in self._u):
+            if a.dtype not in self._prepared:
+                self._prepared[a.dtype] = ops.prepare_expert_factors(
+                    self._u, self._v, self._columns, a.shape[1], a.dtype
+                )
+            ops.score_experts(a, d, rows, self._u, self._v, self._columns, out, prepared=self._prepared[a.dtype])
+
+
+def _no_columns(seeds: int) -> Segments:
+    return Segments(torch.zeros(seeds + 1, dtype=torch.int64))
 
 
 def make_scorers(factors: Sequence[SeedFactors], dense_bytes: int = DENSE_BYTES) -> list[Scorer]:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from gdig.philox import rademacher
 
@@ -89,7 +93,7 @@ def _search(w: torch.Tensor, wanted: float, limit: int, key: int) -> torch.Tenso
 
     They span the Krylov space of W W^T and W times random signs.
     """
-    start = torch.from_numpy(rademacher(key, w.shape[1], min(_BLOCK, limit))).to(w)
+    start = torch.from_numpy(_signs(key, w.shape[1], min(_BLOCK, limit))).to(w)
     basis, y, energy = w.new_zeros(len(w), 0), w @ start, 0.0
     while True:
         block = _orthonormal(y, basis)
@@ -102,6 +106,12 @@ def _search(w: torch.Tensor, wanted: float, limit: int, key: int) -> torch.Tenso
             return basis
         # Without the division, products of tiny numbers are 0 in float32.
         y = w @ (image[:, :space] / (square**0.5 or 1.0))
+
+
+@lru_cache(maxsize=1)
+def _signs(key: int, width: int, columns: int) -> NDArray[np.int8]:
+    """Random signs [width, columns]. Seeds of one layer follow one another and have the same."""
+    return rademacher(key, width, columns)
 
 
 def _orthonormal(y: torch.Tensor, basis: torch.Tensor) -> torch.Tensor:

@@ -181,7 +181,7 @@ class SeedPreconditioner:
                 if inverse.separable or w is None:
                     u, v, energy = compress(*inverse.tokens(a, d), config.seed_energy, config.seed_rank)
                 else:
-                    u, v, energy = factor(w, config.seed_energy, config.seed_rank, self._key(number, index))
+                    u, v, energy = factor(w, config.seed_energy, config.seed_rank, self._key(index))
                 self._set_layer(number, seeds[number], index, (*inverse.back(u, v), energy))
                 if number in self._compared and w is not None:
                     compared.append(number)
@@ -240,7 +240,7 @@ class SeedPreconditioner:
         searches = solve(product, gradients, self._inverses, config, names, bar)
         for (number, seed), search in zip(seeds.items(), searches, strict=True):
             for index, w in enumerate(search.x):
-                u, v, energy = factor(w, config.seed_energy, config.seed_rank, self._key(number, index))
+                u, v, energy = factor(w, config.seed_energy, config.seed_rank, self._key(index))
                 self._set_layer(number, seed, index, (u, v, energy))
                 if number in self._compared:
                     self._compare(seeds, [number], index, [(u, v)], [w])
@@ -304,5 +304,6 @@ class SeedPreconditioner:
             for number, scores in zip(numbers, self._probe.scores(index, forms, exact), strict=True):
                 seeds[number].scores[index] = scores
 
-    def _key(self, number: int, index: int) -> int:
-        return stream_key("factor", self._config.random_seed, self._layers[index].name, number) >> 1
+    def _key(self, index: int) -> int:
+        """The stream of the signs that the search for low-rank forms starts with, the same for all seeds of a layer."""
+        return stream_key("factor", self._config.random_seed, self._layers[index].name) >> 1

@@ -7,10 +7,10 @@ the numbers of tokens that each line sends to each expert are read back from the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -30,8 +30,9 @@ from gdig.model.head import head_loss
 from gdig.model.head_cache import HeadCache
 from gdig.model.layers import Layer
 from gdig.model.load_trial import sees_all
-from gdig.model.places import Places
+from gdig.model.places import ExpertPlaces, Places
 from gdig.model.routing import Routing
+from gdig.model.tap import Tap
 from gdig.ops import Segments
 from gdig.philox import stream_key, uniform
 
@@ -39,33 +40,12 @@ Sink = Callable[[int, torch.Tensor, torch.Tensor, Places], None]
 """A function of a layer's index, its inputs a [T, I], its output gradients d [T, O] (0 at pads), and the places of the
 T tokens in the batch. An expert that no token of the batch goes to is not given."""
 
+ExpertsSink = Callable[[Sequence[int], torch.Tensor, torch.Tensor, ExpertPlaces], None]
+"""A function of the indices of the chosen layers of a matrix of fused experts, the inputs a [R, I] and output gradients
+d [R, O] of the rows that they see, and their places."""
+
 StatesSink = Callable[[tuple[torch.Tensor, ...]], None]
 """A function of the hidden states [B, L, H] of some layers, the last layer last (`Model.with_states`)."""
-
-
-class Tap(torch.autograd.Function):
-    """Identity whose backward pass gives the layer's input and the gradient to a callback.
-
-    The anchor makes the graph begin here when no tensor below requires a gradient. The input is a saved tensor, not one
-    of a closure, so that gradient checkpointing drops it and makes it again. The result is x's memory under another
-    tensor, not a view of x: a model may add to it in place, as Falcon's blocks do.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, a: torch.Tensor, anchor: torch.Tensor, callback: Callable) -> torch.Tensor:
-        """Return x, and keep the layer's input a."""
-        ctx.callback = callback
-        ctx.save_for_backward(a)
-        return x.detach()
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, None, None, None]:
-        """Give a and the gradient to the callback."""
-        (gradient,) = gradients
-        (a,) = ctx.saved_tensors
-        ctx.callback(a, gradient)
-        ctx.callback = None
-        return (gradient if ctx.needs_input_grad[0] else None), None, None, None
 
 
 class GradientPass:
@@ -101,8 +81,17 @@ class GradientPass:
         self._places = Places(Segments(torch.zeros(1, dtype=torch.int64)), torch.empty(0))  # of the running batch
         self._heads = heads or HeadCache(0)
 
-    def run(self, batch: Batch, sink: Sink, states_sink: StatesSink | None = None) -> torch.Tensor:
+    def run(
+        self,
+        batch: Batch,
+        sink: Sink,
+        states_sink: StatesSink | None = None,
+        *,
+        experts_sink: ExpertsSink | None = None,
+    ) -> torch.Tensor:
         """Pass one batch. `states_sink` gets the hidden states, detached, before the backward pass.
+
+        `experts_sink` gets the layers of a matrix of fused experts at once. Without it, `sink` gets them one by one.
 
         Returns:
             Each line's loss: float32 [B] on the model's device. With `mask_not_finite`, a line whose loss is NaN or
@@ -119,7 +108,7 @@ class GradientPass:
         weights = 1.0 / np.maximum(counts, 1) if self.loss_reduction == "mean" else np.ones(len(counts))
         if self.model.compiled is not None:
             return self._run_compiled(self.model.compiled, batch, ids, weights, sink, states_sink)
-        with torch.enable_grad(), self._taps(sink, batch):
+        with torch.enable_grad(), self._taps(sink, experts_sink or split_experts(sink), batch):
             hidden, states = (self.model.hidden(ids), ()) if states_sink is None else self.model.with_states(ids)
             _give(states, states_sink)
             hidden = hidden.flatten(0, 1)
@@ -211,7 +200,7 @@ class GradientPass:
         return x.unflatten(0, shape).masked_fill(self._not_finite.to(x.device)[:, None, None], 0).flatten(0, 1)
 
     @contextmanager
-    def _taps(self, sink: Sink, batch: Batch) -> Iterator[None]:
+    def _taps(self, sink: Sink, experts_sink: ExpertsSink, batch: Batch) -> Iterator[None]:
         """Hook the layers in the block, for one pass."""
         shape = batch.shape
 
@@ -240,7 +229,7 @@ class GradientPass:
         layers = [(i, layer) for i, layer in enumerate(self.model.layers) if layer.expert is None]
         handles = [layer.module.register_forward_hook(hook(i)) for i, layer in layers]
         try:
-            taps, device = self._expert_taps(sink, batch), self.model.device
+            taps, device = self._expert_taps(experts_sink, batch), self.model.device
             listed = tapped(self.model.listed, self.model.layers, batch, device, self._listed_tap(sink, shape[1]))
             with computed_by_gdig(self.model.experts, batch, device, taps), listed:
                 yield
@@ -259,7 +248,7 @@ class GradientPass:
                 self._reach(index)
                 a, d = (x.flatten(0, -2).index_select(0, rows) for x in (a, gradient))
                 with torch.no_grad():
-                    self._give_experts({0: index}, a, d, routing, length, sink)
+                    self._give_experts([index], a, d, routing, length, split_experts(sink))
 
             return Tap.apply(y, a.detach(), self._anchor.to(y.device), give)
 
@@ -274,8 +263,8 @@ class GradientPass:
         unreached = ((i, layer) for i, layer in enumerate(self.model.layers) if i not in self._reached)
         return [layer.name for index, layer in unreached if has_tokens(index, layer)]
 
-    def _expert_taps(self, sink: Sink, batch: Batch) -> Callable[[Experts], ExpertTap]:
-        """For fused experts, the function that taps their matrices and gives the sink the layer of each expert."""
+    def _expert_taps(self, sink: ExpertsSink, batch: Batch) -> Callable[[Experts], ExpertTap]:
+        """For fused experts, the function that taps their matrices and gives the sink the layers of the experts."""
         indices: dict[str, dict[int, int]] = {}  # of the layer, by the matrix and the number of the expert
         for index, layer in enumerate(self.model.layers):
             if layer.expert is not None:
@@ -286,12 +275,17 @@ class GradientPass:
                 by_expert = indices.get(experts.name_of(matrix))
                 if by_expert is None:
                     return y
+                numbers = sorted(by_expert)
 
                 def give(a: torch.Tensor, d: torch.Tensor) -> None:
                     for index in by_expert.values():
                         self._reach(index)
                     with torch.no_grad():
-                        self._give_experts(by_expert, a, d, routing, batch.shape[1], sink)
+                        if len(numbers) < experts.count:
+                            chosen = torch.isin(routing.experts, torch.tensor(numbers, device=a.device)).nonzero()[:, 0]
+                            a, d = a.index_select(0, chosen), d.index_select(0, chosen)
+                        own = routing.of_experts(numbers)
+                        self._give_experts([by_expert[n] for n in numbers], a, d, own, batch.shape[1], sink)
 
                 return Tap.apply(y, a.detach(), self._anchor.to(y.device), give)
 
@@ -300,24 +294,30 @@ class GradientPass:
         return of_experts
 
     def _give_experts(
-        self, by_expert: dict[int, int], a: torch.Tensor, d: torch.Tensor, routing: Routing, length: int, sink: Sink
+        self, indices: Sequence[int], a: torch.Tensor, d: torch.Tensor, routing: Routing, length: int, sink: ExpertsSink
     ) -> None:
-        """Give the sink a [R, I] and d [R, O] of all experts' rows, expert by expert."""
+        """Give the sink a [R, I] and d [R, O] of the layers of some experts, whose rows the routing has."""
         if self._not_finite is not None:
             bad = self._not_finite.to(a.device).index_select(0, routing.tokens // length)[:, None]
             a, d = a.masked_fill(bad, 0), d.masked_fill(bad, 0)
         mask = self._places.mask.to(a.device).index_select(0, routing.tokens)
-        for number, examples in enumerate(routing.examples()):
-            first, last = routing.bounds[number], routing.bounds[number + 1]
-            if first < last and number in by_expert:
-                places = Places(examples, mask[first:last], routing.tokens[first:last])
-                sink(by_expert[number], a[first:last], d[first:last], places)
+        sink(indices, a, d, ExpertPlaces(routing.expert_rows, mask, routing.tokens))
 
     def _reach(self, index: int) -> None:
         """Note that a gradient has reached a layer."""
         if index in self._reached:
             raise LayerError(f"{self.model.layers[index].name}: is used twice in a pass; leave it out")
         self._reached.add(index)
+
+
+def split_experts(sink: Sink) -> ExpertsSink:
+    """A sink of experts that gives them one by one to the sink of a layer."""
+
+    def each(indices: Sequence[int], a: torch.Tensor, d: torch.Tensor, places: ExpertPlaces) -> None:
+        for number, own_a, own_d, own_places in places.split(a, d):
+            sink(indices[number], own_a, own_d, own_places)
+
+    return each
 
 
 def _give(states: tuple[torch.Tensor, ...], sink: StatesSink | None) -> None:

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from gdig.model.layers import Expert, Layer
-from gdig.model.routing import Routing, Take, grouped_product
+from gdig.model.routing import Combine, Routing, Take, grouped_product
 
 Tap = Callable[["Matrix", torch.Tensor, torch.Tensor, Routing], torch.Tensor]
 """A function of a matrix, its inputs a [R, I] and outputs y [R, O] at the R routed rows, and their routing. It returns
@@ -91,13 +91,11 @@ class Experts:
         tokens, slots = top_k_index.shape
         of_slot = torch.arange(tokens * slots, device=hidden_states.device) // slots
         routing = route(top_k_index.reshape(-1), of_slot, tokens)
-        y = self._products(Take.apply(hidden_states, routing.rows, routing.tokens, slots), routing, tap)
+        y = self._products(Take.apply(hidden_states, routing), routing, tap)
         if getattr(self.module, "has_post_expert_norm", False):
             y = self.module.post_expert_norm(y)  # type: ignore[operator]
-        y = y * top_k_weights.reshape(-1).index_select(0, routing.rows)[:, None]
-        # A sum over the slots has one order; adding rows to their tokens has none on a GPU.
-        out = y.new_zeros(tokens * slots, y.shape[1]).index_copy(0, routing.rows, y)
-        return out.unflatten(0, (tokens, slots)).sum(1).to(hidden_states.dtype)
+        dtype = torch.promote_types(y.dtype, top_k_weights.dtype)
+        return Combine.apply(y.to(dtype), top_k_weights.to(dtype), routing).to(hidden_states.dtype)
 
     def _repeated(self, hidden_states: torch.Tensor, *, route: Route, tap: Tap) -> torch.Tensor:
         x = hidden_states.reshape(-1, hidden_states.shape[-1])

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from gdig.model.batches import Batch
-from gdig.model.capture import GradientPass, Sink
+from gdig.model.capture import ExpertsSink, GradientPass, Sink
 from gdig.model.causal_model import Model
 from gdig.model.places import Places
 
@@ -36,11 +36,12 @@ class PartitionPass:
             self._numbers = {number: number for number in range(len(partition))}
         self._gradients = GradientPass(model, *options, **named_options)
 
-    def run(self, batch: Batch, sink: Sink) -> torch.Tensor:
-        """Pass one batch, as `GradientPass.run`. The sink gets the place of a layer in the partition."""
+    def run(self, batch: Batch, sink: Sink, experts_sink: ExpertsSink | None = None) -> torch.Tensor:
+        """Pass one batch, as `GradientPass.run`. The sinks get the places of layers in the partition."""
 
         def give(index: int, a: torch.Tensor, d: torch.Tensor, places: Places) -> None:
             if index in self._numbers:  # a compiled pass gives the layers of all partitions
                 sink(self._numbers[index], a, d, places)
 
-        return self._gradients.run(batch, give)
+        # A model with experts has no compiled pass, so the indices that it gives are those of the partition.
+        return self._gradients.run(batch, give, experts_sink=experts_sink)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 
-from gdig.ops import Segments
+from gdig.ops import ExpertRows, Segments
 
 
 @dataclass(frozen=True)
@@ -38,3 +40,28 @@ class Places:
         """The rows of a line that has `length` tokens without pads."""
         first, last = self.examples.bounds[number], self.examples.bounds[number + 1]
         return slice(first, first + length if self.tokens is None else last)
+
+
+@dataclass(frozen=True)
+class ExpertPlaces:
+    """The places in a batch [B, L] of the R rows that the experts of a matrix see, expert by expert.
+
+    Attributes:
+        rows: whose the rows are.
+        mask: float32 [R], as in `Places`.
+        tokens: int64 [R], the place of each row's token in the flattened batch.
+    """
+
+    rows: ExpertRows
+    mask: torch.Tensor
+    tokens: torch.Tensor
+
+    def split(self, a: torch.Tensor, d: torch.Tensor) -> Iterator[tuple[int, torch.Tensor, torch.Tensor, Places]]:
+        """Yield the number, a, d and places of each expert that has rows, of a [R, I] and d [R, O] of all."""
+        for number, (first, last) in enumerate(pairwise(self.rows.bounds)):
+            if first < last:
+                own = slice(first, last)
+                yield (
+                    number, a[own], d[own],
+                    Places(self.rows.of_experts[number], self.mask[own], self.tokens[own]),
+                )  # fmt: skip

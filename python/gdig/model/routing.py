@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 
-from gdig.ops import Segments
+from gdig.ops import ExpertRows
 
 
 @dataclass(frozen=True)
@@ -18,13 +19,15 @@ class Routing:
     A slot is a token together with one of the experts that the router sends it to.
 
     Attributes:
+        n_tokens: T = B * L, pads included.
         rows: int64 [R], the slot of each row. tokens: int64 [R], its place in the flattened batch.
         experts: int64 [R], its expert.
         bounds: expert e has the rows bounds[e] .. bounds[e + 1] - 1.
-        offsets: int64 [E, B + 1] on the CPU, where each line begins among the rows of each expert.
+        offsets: int64 [E, B + 1] on the CPU, where the rows of each expert and line begin.
         ends: int32 [E] on the device, where the rows of each expert end.
     """
 
+    n_tokens: int
     rows: torch.Tensor
     tokens: torch.Tensor
     experts: torch.Tensor
@@ -32,11 +35,31 @@ class Routing:
     offsets: torch.Tensor
     ends: torch.Tensor
 
-    def examples(self) -> list[Segments]:
-        """For each expert its rows of each line. The offsets go to the device at once."""
-        device = self.rows.device
-        on_device = self.offsets.to(device)
-        return [Segments(offsets, {device: on}) for offsets, on in zip(self.offsets, on_device, strict=True)]
+    @cached_property
+    def expert_rows(self) -> ExpertRows:
+        """Whose the rows are."""
+        return ExpertRows(self.offsets)
+
+    @cached_property
+    def by_token(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """The rows sorted by their slots, int64 [R]; and where those of each token begin, int64 [T]."""
+        order = self.rows.argsort()
+        ordered = self.tokens.index_select(0, order)
+        return order, torch.searchsorted(ordered, torch.arange(self.n_tokens, device=order.device))
+
+    def of_experts(self, numbers: Sequence[int]) -> Routing:
+        """The rows of some experts alone, by their numbers, rising."""
+        if len(numbers) == len(self.bounds) - 1:
+            return self
+        rows = torch.cat([torch.arange(self.bounds[n], self.bounds[n + 1]) for n in numbers]).to(self.rows.device)
+        counts = self.offsets[numbers].diff()
+        ends = counts.sum(1).cumsum(0)
+        offsets = torch.cat([torch.zeros(len(numbers), 1, dtype=torch.int64), counts.cumsum(1)], dim=1)
+        offsets[1:] += ends[:-1, None]
+        return Routing(
+            self.n_tokens, self.rows[rows], self.tokens[rows], self.experts[rows], [0, *ends.tolist()], offsets,
+            ends.to(rows.device, torch.int32),
+        )  # fmt: skip
 
 
 def route(
@@ -61,8 +84,10 @@ def route(
     ends = per_line.sum(1).cumsum(0)
     rows = int(ends[-1])
     offsets = torch.cat([torch.zeros(count, 1, dtype=torch.int64), per_line.cumsum(1)], dim=1)
+    offsets[1:] += ends[:-1, None]
     on_device = ends.to(order.device, torch.int32)
-    return Routing(order[:rows], tokens[:rows], experts[:rows], [0, *ends.tolist()], offsets, on_device)
+    bounds = [0, *ends.tolist()]
+    return Routing(lines * length, order[:rows], tokens[:rows], experts[:rows], bounds, offsets, on_device)
 
 
 def route_alone(tokens: torch.Tensor, lines: int, length: int, real: torch.Tensor) -> tuple[torch.Tensor, Routing]:
@@ -84,27 +109,61 @@ def route_alone(tokens: torch.Tensor, lines: int, length: int, real: torch.Tenso
 def route_to_first(experts: torch.Tensor, tokens: torch.Tensor, seen: int, *, slots: int) -> Routing:
     """Send `slots` slots a token to the first expert: for shapes without numbers, where what counts is bytes a slot."""
     rows = torch.arange(seen * slots, device=experts.device)
-    return Routing(rows, tokens[: len(rows)], torch.zeros_like(rows), [0, len(rows)], torch.empty(0), rows)
+    return Routing(seen, rows, tokens[: len(rows)], torch.zeros_like(rows), [0, len(rows)], torch.empty(0), rows)
 
 
 class Take(torch.autograd.Function):
-    """hidden [T, H] at the tokens of some slots: [R, H]. The gradient of a token is a sum over its slots in order."""
+    """hidden [T, H] at the tokens of the rows: [R, H]. The gradient of a token is a sum over its slots in order."""
 
     @staticmethod
-    def forward(
-        ctx: Any, hidden: torch.Tensor, rows: torch.Tensor, tokens: torch.Tensor, slots: int
-    ) -> torch.Tensor:  # fmt: skip
-        """Return the rows. `slots`: of a token."""
-        ctx.slots, ctx.length = slots, len(hidden)
-        ctx.save_for_backward(rows)
-        return hidden.index_select(0, tokens)
+    def forward(ctx: Any, hidden: torch.Tensor, routing: Routing) -> torch.Tensor:
+        """Return the rows."""
+        ctx.routing = routing
+        return hidden.index_select(0, routing.tokens)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None]:
         """Return the gradient of hidden."""
-        (gradient,), (rows,) = gradients, ctx.saved_tensors
-        out = gradient.new_zeros(ctx.length * ctx.slots, gradient.shape[1]).index_copy_(0, rows, gradient)
-        return out.unflatten(0, (ctx.length, ctx.slots)).sum(1), None, None, None
+        return _sum_by_token(gradients[0], ctx.routing), None
+
+
+class Combine(torch.autograd.Function):
+    """The rows y [R, H], each times the gate of its slot, added up for each token: [T, H], the slots in order.
+
+    The gates [T, slots] have the dtype of y. One pass over y makes the result, where a product, a copy to the slots and
+    a sum would take three.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, y: torch.Tensor, gates: torch.Tensor, routing: Routing) -> torch.Tensor:
+        """Return the sums."""
+        own = gates.reshape(-1).index_select(0, routing.rows)
+        ctx.routing, ctx.shape = routing, gates.shape
+        ctx.save_for_backward(y, own)
+        return _sum_by_token(y, routing, own)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None, None]:
+        """Return the gradients of the rows and of the gates."""
+        (y, own), routing = ctx.saved_tensors, ctx.routing
+        gradient = gradients[0].index_select(0, routing.tokens)
+        of_gates = None
+        if ctx.needs_input_grad[1]:
+            of_gates = own.new_zeros(ctx.shape).view(-1)
+            of_gates = of_gates.index_copy_(0, routing.rows, (gradient * y).sum(1)).view(ctx.shape)
+        return gradient.mul_(own[:, None]), of_gates, None
+
+
+def _sum_by_token(x: torch.Tensor, routing: Routing, weights: torch.Tensor | None = None) -> torch.Tensor:
+    """Add up the rows x [R, H], times their weights [R], for each token: [T, H].
+
+    A sum over a token's slots has one order. Adding rows to their tokens would have none on a GPU.
+    """
+    if not len(x):
+        return x.new_zeros(routing.n_tokens, x.shape[1])
+    order, starts = routing.by_token
+    weights = None if weights is None else weights.index_select(0, order)
+    return torch.nn.functional.embedding_bag(order, x, starts, mode="sum", per_sample_weights=weights)
 
 
 class _Product(torch.autograd.Function):

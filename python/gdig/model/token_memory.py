@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -14,8 +14,8 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call
 
-from gdig.model.capture import Tap
 from gdig.model.causal_model import Model
+from gdig.model.expert_lists import listed
 from gdig.model.experts import Experts, Matrix
 from gdig.model.experts import Tap as ExpertTap
 from gdig.model.experts_pass import call, replaced
@@ -23,6 +23,7 @@ from gdig.model.gradient_checkpointing import blocks_to_recompute, has_gradient_
 from gdig.model.head import head_bytes
 from gdig.model.layers import Layer, as_layer
 from gdig.model.routing import Routing, route_to_first
+from gdig.model.tap import Tap
 
 _LENGTH = 64
 """Tokens of the line that is counted. Attention that keeps its weights costs more on longer lines; torch's fused
@@ -137,7 +138,23 @@ def _graph_bytes(model: Model) -> tuple[int, ...]:
 
         return tap
 
+    def enter(matrices: Sequence[str]) -> Callable:
+        def forward(block: nn.Module, args: tuple, named: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+            for matrix in matrices:
+                begin(matrix)
+
+            def tapped(x: Any) -> Any:
+                if not isinstance(x, torch.Tensor) or not x.is_floating_point():
+                    return x
+                return Tap.apply(x, x.detach(), torch.zeros((), device=x.device, requires_grad=True), None)
+
+            return tuple(map(tapped, args)), {name: tapped(x) for name, x in named.items()}
+
+        return forward
+
     with ExitStack() as stack:
+        for block, matrices in _partly_chosen(model).items():
+            stack.callback(block.register_forward_pre_hook(enter(matrices), with_kwargs=True).remove)
         for layer in model.layers:
             if layer.expert is None or not layer.expert.parameter:
                 stack.callback(layer.module.register_forward_hook(hook(_matrix(layer))).remove)
@@ -159,6 +176,25 @@ def _graph_bytes(model: Model) -> tuple[int, ...]:
         else:
             model.hidden(ids)
     return tuple(-(-(total - start) // length) for start in before)
+
+
+def _partly_chosen(model: Model) -> dict[nn.Module, list[str]]:
+    """The blocks of lists of which some experts alone are chosen, and the matrices of these.
+
+    Equal tokens go to the same experts, which need not be among the chosen. So the graph begins at the block's input:
+    then it keeps what any experts keep of a token, which is the most that those can keep.
+    """
+    chosen: dict[str, set[int]] = {}
+    matrices: dict[str, list[str]] = {}
+    for layer in model.layers:
+        place = listed(layer.name) if layer.expert is not None and not layer.expert.parameter else None
+        if place is not None and layer.expert is not None:
+            chosen.setdefault(place.list, set()).add(place.number)
+            if layer.expert.matrix not in matrices.setdefault(place.list, []):
+                matrices[place.list].append(layer.expert.matrix)
+    counts = {x.expert.matrix: x.expert.count for x in model.layers if x.expert is not None}
+    partly = {name for name, numbers in chosen.items() if len(numbers) < counts[matrices[name][0]]}
+    return {expert.block: matrices[expert.place.list] for expert in model.listed if expert.place.list in partly}
 
 
 def _matrix(layer: Layer) -> str:

@@ -119,8 +119,9 @@ class AdamFeatures:
         self._rest = {i: self._at_rest(i) for i, layer in enumerate(model.layers) if layer.expert is not None}
         self._seen: dict[int, torch.Tensor] = {}  # of the running batch: which lines go to an expert
 
-    def begin(self) -> Add:
-        """Begin a batch: return the function that adds a layer to the batch's sums."""
+    def begin(self) -> tuple[Add, None]:
+        """Begin a batch: return the function that adds a layer to the batch's sums. Experts are layers like others:
+        each example has a whole matrix at each."""
         self._seen = {}
 
         def add(
@@ -133,7 +134,7 @@ class AdamFeatures:
             if index in self._rest:
                 self._seen[index] = places.examples.lengths > 0
 
-        return add
+        return add, None
 
     def end(self, sums: torch.Tensor, sketch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Add the layers that a row does not go to; divide inner products and sketch by the length of the direction."""

@@ -12,12 +12,12 @@ from gdig.config.config import Config
 from gdig.data.tokens import Example
 from gdig.influence.dense_plan import DENSE_BYTES, cpu_tokens
 from gdig.influence.factors import Factors
-from gdig.influence.layer_scores import make_scorers
+from gdig.influence.layer_scores import ExpertScorer, make_scorers
 from gdig.influence.seed_factors import SeedFactors
 from gdig.model.causal_model import Model
-from gdig.model.places import Places
+from gdig.model.places import ExpertPlaces, Places
 from gdig.passes.hidden_states import HiddenSketch
-from gdig.passes.row_pass import Add, NoGradients, RowPass, sum_dtype
+from gdig.passes.row_pass import Add, AddExperts, NoGradients, RowPass, sum_dtype
 from gdig.passes.sketch import Sketchers
 from gdig.progress import Bar, Progress
 
@@ -51,11 +51,12 @@ class InfluenceFeatures:
     ) -> None:
         self.columns = self.width = len(seeds[0].column_offsets) - 1
         self._scorers = make_scorers(seeds, dense_bytes)
+        self._expert_scorers: dict[int, ExpertScorer] = {}  # by the index of a matrix's first layer
         self.cpu_tokens = cpu_tokens(sum(scorer.w is not None for scorer in self._scorers), len(self._scorers))
         self._sketchers = Sketchers(model, config, sum_dtype(model), factors)
 
-    def begin(self) -> Add:
-        """Begin a batch: return the function that adds a layer to the batch's sums."""
+    def begin(self) -> tuple[Add, AddExperts]:
+        """Begin a batch: return the functions that add a layer, and a matrix of experts, to the batch's sums."""
         add_sketch = self._sketchers.begin()
 
         def add(
@@ -64,7 +65,16 @@ class InfluenceFeatures:
             self._scorers[index].add(a, d, places.examples, sums)
             add_sketch(index, a, d, places.examples, sketch)
 
-        return add
+        def add_experts(
+            indices: Sequence[int], a: torch.Tensor, d: torch.Tensor, places: ExpertPlaces, sums: torch.Tensor,
+            sketch: torch.Tensor,
+        ) -> None:  # fmt: skip
+            if indices[0] not in self._expert_scorers:
+                self._expert_scorers[indices[0]] = ExpertScorer([self._scorers[index] for index in indices])
+            self._expert_scorers[indices[0]].add(a, d, places.rows, sums)
+            self._sketchers.add_experts(indices, a, d, places.rows, sketch)
+
+        return add, add_experts
 
     def end(self, sums: torch.Tensor, sketch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return both unchanged: the sums are the influence."""

@@ -19,7 +19,7 @@ from gdig.model.capture import GradientPass, StatesSink
 from gdig.model.causal_model import Model
 from gdig.model.forward import forward_losses
 from gdig.model.host_copy import HostCopy
-from gdig.model.places import Places
+from gdig.model.places import ExpertPlaces, Places
 from gdig.model.precision import float32_products
 from gdig.passes.encode_ahead import EncodedShard
 from gdig.passes.hidden_states import HiddenSketch
@@ -33,6 +33,9 @@ _IN_FLIGHT = 2
 
 Add = Callable[[int, torch.Tensor, torch.Tensor, Places, torch.Tensor, torch.Tensor], None]
 """f(index, a [T, I], d [T, O], places, sums [B, width], sketch [B, dim]) adds a layer to the sums of one batch."""
+
+AddExperts = Callable[[Sequence[int], torch.Tensor, torch.Tensor, ExpertPlaces, torch.Tensor, torch.Tensor], None]
+"""f(indices, a [R, I], d [R, O], places, sums, sketch) adds the layers of a matrix of experts at once."""
 
 
 class RowFeatures(Protocol):
@@ -50,8 +53,9 @@ class RowFeatures(Protocol):
     width: int
     cpu_tokens: int
 
-    def begin(self) -> Add:
-        """Begin a batch: return the function that adds a layer to the batch's sums."""
+    def begin(self) -> tuple[Add, AddExperts | None]:
+        """Begin a batch: return the function that adds a layer to the batch's sums, and the one that adds the layers of
+        a matrix of experts at once. None: these are added one by one."""
 
     def end(self, sums: torch.Tensor, sketch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Turn the sums [B, width] and [B, dim] of a batch into the numbers of the shard: [B, S] and [B, dim]."""
@@ -137,13 +141,18 @@ class RowPass:
             )
             for device in self._devices
         }
-        add = self.features.begin()
+        add, add_experts = self.features.begin()
+
+        def experts_sink(indices: Sequence[int], a: torch.Tensor, d: torch.Tensor, places: ExpertPlaces) -> None:
+            assert add_experts is not None
+            add_experts(indices, a, d, places, *by_device[self.model.layers[indices[0]].device])
 
         def sink(index: int, a: torch.Tensor, d: torch.Tensor, places: Places) -> None:
             add(index, a, d, places, *by_device[self.model.layers[index].device])
 
         with float32_products(self.config.matmul_precision):
-            loss = self._gradients.run(batch, sink, states_sink)
+            of_experts = None if add_experts is None else experts_sink
+            loss = self._gradients.run(batch, sink, states_sink, experts_sink=of_experts)
         (sums, sketch), *further_devices = by_device.values()
         for device_sums, device_sketch in further_devices:
             sums += device_sums.to(sums.device)

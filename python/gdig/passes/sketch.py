@@ -6,7 +6,7 @@ The names of the layers and a random seed decide the projections, so they are th
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,7 +18,7 @@ from gdig.config.config import Config
 from gdig.influence.factors import Factors
 from gdig.model.causal_model import Model
 from gdig.model.layers import Layer
-from gdig.ops import Segments
+from gdig.ops import ExpertRows, Segments
 from gdig.passes.whitening import inverse_roots
 from gdig.philox import rademacher, sparse_map, stream_key
 
@@ -121,6 +121,7 @@ class Sketchers:
         self._dtype = dtype
         self._dim = c.projection_dim
         self._prepared: dict[tuple[int, torch.dtype], Any] = {}
+        self._prepared_experts: dict[tuple[int, torch.dtype], Any] = {}
 
     def _prepare(self, index: int, a: torch.Tensor) -> Any:
         """Return the projections of a layer in the kernel's layout for the dtype of the activations."""
@@ -129,6 +130,16 @@ class Sketchers:
             p = self._projections[index]
             self._prepared[key] = ops.prepare_projection(p.q, p.p, p.columns, p.weights, a.shape[1], self._dim, a.dtype)
         return self._prepared[key]
+
+    def add_experts(
+        self, indices: Sequence[int], a: torch.Tensor, d: torch.Tensor, rows: ExpertRows, out: torch.Tensor
+    ) -> None:
+        """Add the layers of a matrix of experts, a [R, I] and d [R, O], to a batch's sketch [B, dim]."""
+        projections = [(p.q, p.p, p.columns, p.weights) for p in (self._projections[index] for index in indices)]
+        key = (indices[0], a.dtype)
+        if key not in self._prepared_experts:
+            self._prepared_experts[key] = ops.prepare_expert_projections(projections, a.shape[1], self._dim, a.dtype)
+        ops.project_experts(a, d, rows, projections, out, prepared=self._prepared_experts[key])
 
     def begin(self) -> Callable[[int, torch.Tensor, torch.Tensor, Segments, torch.Tensor], None]:
         """Return f(index, a [T, I], d [T, O], examples, out [B, dim]), which adds a layer to a batch's sketch."""

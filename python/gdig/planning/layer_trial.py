@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from statistics import fmean
 
 import numpy as np
@@ -19,13 +20,16 @@ from gdig.influence.curvature_sums import mean_matrix, moments_sink, squares_sin
 from gdig.influence.dense_plan import Dense
 from gdig.influence.factors import Factors, eigenbasis
 from gdig.influence.inverse import Inverse
-from gdig.influence.layer_scores import Scorer
+from gdig.influence.layer_scores import ExpertScorer, Scorer
 from gdig.influence.low_rank import compress, factor
 from gdig.influence.seed_factors import SeedFactors
+from gdig.model.capture import ExpertsSink, Sink
 from gdig.model.causal_model import Model
+from gdig.model.layers import Layer
 from gdig.model.optimizer import Moments
+from gdig.model.places import ExpertPlaces, Places
 from gdig.model.precision import float32_products
-from gdig.ops import Segments
+from gdig.ops import ExpertRows, Segments
 from gdig.passes.row_pass import sum_dtype
 from gdig.passes.sketch import Sketchers
 from gdig.planning.pass_trial import Captured, Kind, kind_of
@@ -100,9 +104,9 @@ class LayerTrial:
         layers, batch, config = self._model.layers, self._captured.batch, self._config
         reduce = config.kfac_approx == "reduce"
         sums = zero_triangles(self._model, layers)
-        for index, a, d, places in self._captured.layers:
-            once = self._time(lambda: moments_sink(layers, sums, reduce, set())(index, a, d, places))  # noqa: B023
-            self.costs[index].moments = once / self._n
+        for indices, a, d, places in self._captured.calls:
+            once = self._time(lambda: self._give(moments_sink(layers, sums, reduce, set()), indices, a, d, places))  # noqa: B023
+            self._share("moments", indices, once)
         count = len(batch.rows) if reduce else self._n
         bases: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
         sides = []
@@ -117,12 +121,12 @@ class LayerTrial:
         pairs = [(q_a, q_s) for q_a, _, q_s, _ in sides]
         squares = [torch.zeros(len(q_s), len(q_a), dtype=q_a.dtype, device=q_a.device) for q_a, q_s in pairs]
         if config.inversion != "kfac":
-            sink = squares_sink(layers, pairs, squares, set())
-            for index, a, d, places in self._captured.layers:  # a rotated input serves the next layer that reads it
+            sinks = squares_sink(layers, pairs, squares, set())
+            for indices, a, d, places in self._captured.calls:  # a rotated input serves the next layer that reads it
                 begun = self._watch.now()
                 with float32_products(config.matmul_precision):
-                    sink(index, a, d, places)
-                self.costs[index].squares = (self._watch.now() - begun) / self._n
+                    self._give(sinks, indices, a, d, places)
+                self._share("squares", indices, self._watch.now() - begun)
         for index, (q_a, l_a, q_s, l_s) in enumerate(sides):
             corrected = None if config.inversion == "kfac" else squares[index] / len(batch.rows)
             self._factors[index] = Factors(q_a, q_s, l_a, l_s, corrected, self._n, len(batch.rows), reduce)
@@ -195,38 +199,42 @@ class LayerTrial:
         lines = len(self._captured.batch.rows)
         for timed in (False, True):  # the first call lays out the projections
             add = with_all.begin()
-            for index, a, d, places in self._captured.layers:
+            for indices, a, d, places in self._captured.calls:
                 out = torch.zeros(lines, self._config.projection_dim, dtype=dtype, device=a.device)
                 begun = self._watch.now()
-                add(index, a, d, places.examples, out)
+                if isinstance(places, ExpertPlaces):
+                    with_all.add_experts(indices, a, d, places.rows, out)
+                else:
+                    add(indices[0], a, d, places.examples, out)
                 if timed:
-                    self.costs[index].sketch = (self._watch.now() - begun) / self._n
+                    self._share("sketch", indices, self._watch.now() - begun)
 
     def scores(self, n_seeds: int, ways: Mapping[Kind, Sequence[Dense]], token_batch_size: int) -> None:
         """Measure the scores of all seeds, in each way that the layers of a kind have, in a batch of the sweep."""
         copies = max(1, round(token_batch_size / self._n))  # W is read once a batch, so its size counts
         dtype = sum_dtype(self._model)
-        for index, a, d, places in self._captured.layers:
-            layer, cost = self._model.layers[index], self.costs[index]
-            if not self._forms[index]:
-                continue  # an expert that no seed of the trial goes to
-            lengths = places.examples.lengths.repeat(copies)
-            examples = Segments(torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)]))
-            a, d = a.repeat(copies, 1), d.repeat(copies, 1)
-            w_bytes = layer.out_features * layer.width * 4
+        for indices, a, d, places in self._captured.calls:
+            if not any(self._forms[index] for index in indices):
+                continue  # no seed of the trial goes to these experts
+            layer, costs = self._model.layers[indices[0]], [self.costs[index] for index in indices]
+            a, d, rows = _repeated_rows(a, d, places, copies)
+            lines, w_bytes = copies * len(self._captured.batch.rows), layer.out_features * layer.width * 4
             for way in ways[kind_of(layer)]:
                 most = _TRIAL_SEEDS if way == "none" else max(1, min(_TRIAL_SEEDS, _DENSE_BYTES // w_bytes))
                 n = min(n_seeds, most)
-                factors = _repeated(self._forms[index], n)
+                factors = [_repeated(self._forms[index], n, layer, dtype) for index in indices]
                 begun = self._watch.now()
-                scorer = Scorer(factors, way)
-                cost.dense[way] = (self._watch.now() - begun) * n_seeds / n
-                out = torch.zeros(len(examples), n, dtype=dtype, device=a.device)
-                seconds = self._time(lambda: scorer.add(a, d, examples, out))  # noqa: B023
+                scorers = [Scorer(own, way) for own in factors]
+                made = (self._watch.now() - begun) * n_seeds / n / len(indices)
+                out = torch.zeros(lines, n, dtype=dtype, device=a.device)
+                scorer = scorers[0] if isinstance(rows, Segments) else ExpertScorer(scorers)
+                seconds = self._time(lambda: scorer.add(a, d, rows, out))  # type: ignore[arg-type]  # noqa: B023
                 # Of the dense way, the gradients of the rows cost the same for any number of seeds.
                 fixed = len(a) if way != "none" else 0
-                growth = (fixed + n_seeds * len(examples)) / (fixed + n * len(examples))
-                cost.scores[way] = seconds * growth / (copies * self._n)
+                growth = (fixed + n_seeds * lines) / (fixed + n * lines)
+                for cost in costs:
+                    cost.dense[way] = made
+                    cost.scores[way] = seconds * growth / (copies * self._n) / len(indices)
 
     def checkpoint(self) -> None:
         """Measure Adam's directions, with moments of ones."""
@@ -243,7 +251,7 @@ class LayerTrial:
         for index, a, d, places in self._captured.layers:
             sums = torch.zeros(lines, features.width, dtype=dtype, device=a.device)
             sketch = torch.zeros(lines, self._config.projection_dim, dtype=dtype, device=a.device)
-            add = features.begin()
+            add, _ = features.begin()
             once = self._time(lambda: add(index, a, d, places, sums, sketch))  # noqa: B023
             self.costs[index].checkpoint = once / self._n
 
@@ -253,6 +261,21 @@ class LayerTrial:
         for layer, cost in zip(self._model.layers, self.costs, strict=True):
             groups.setdefault(kind_of(layer), []).append(cost)
         return {kind: _mean(costs) for kind, costs in groups.items()}
+
+    def _give(
+        self, sinks: tuple[Sink, ExpertsSink], indices: Sequence[int], a: torch.Tensor, d: torch.Tensor,
+        places: Places | ExpertPlaces,
+    ) -> None:  # fmt: skip
+        """Give a call of the pass to the sink that gets it in a run."""
+        if isinstance(places, ExpertPlaces):
+            sinks[1](indices, a, d, places)
+        else:
+            sinks[0](indices[0], a, d, places)
+
+    def _share(self, name: str, indices: Sequence[int], seconds: float) -> None:
+        """Note the seconds of a call for the tokens of the batch, in equal parts for its layers."""
+        for index in indices:
+            setattr(self.costs[index], name, seconds / len(indices) / self._n)
 
     def _time(self, work: Callable[[], object]) -> float:
         with float32_products(self._config.matmul_precision):
@@ -285,9 +308,34 @@ def _mean(costs: Sequence[LayerCost]) -> LayerCost:
     return mean
 
 
-def _repeated(forms: Sequence[tuple[torch.Tensor, torch.Tensor]], n_seeds: int) -> SeedFactors:
-    """The factors of a few seeds, repeated until they are those of `n_seeds` seeds."""
-    chosen = [forms[seed % len(forms)] for seed in range(n_seeds)]
-    offsets = torch.tensor([0] + [u.shape[1] for u, _ in chosen]).cumsum(0)
-    u, v = (torch.cat([form[side] for form in chosen], dim=1).contiguous() for side in (0, 1))
-    return SeedFactors(u, v, offsets, np.full(n_seeds, 0.99))
+def _repeated(
+    forms: Sequence[tuple[torch.Tensor, torch.Tensor]], n_seeds: int, layer: Layer, dtype: torch.dtype
+) -> SeedFactors:
+    """The factors of a few seeds, repeated until they are those of `n_seeds` seeds. None: no seed has columns."""
+    chosen = [forms[seed % len(forms)] for seed in range(n_seeds)] if forms else []
+    offsets = torch.tensor([0] + [u.shape[1] for u, _ in chosen] + [0] * (n_seeds - len(chosen))).cumsum(0)
+    u, v = (
+        torch.cat([form[side] for form in chosen] or [torch.zeros(height, 0, dtype=dtype, device=layer.device)], dim=1)
+        for side, height in enumerate((layer.out_features, layer.width))
+    )
+    return SeedFactors(u.contiguous(), v.contiguous(), offsets, np.full(n_seeds, 0.99))
+
+
+def _repeated_rows(
+    a: torch.Tensor, d: torch.Tensor, places: Places | ExpertPlaces, copies: int
+) -> tuple[torch.Tensor, torch.Tensor, Segments | ExpertRows]:
+    """The rows of a batch several times, and whose they are, as if the batch had as many copies of its examples."""
+    if isinstance(places, Places):
+        lengths = places.examples.lengths.repeat(copies)
+        return a.repeat(copies, 1), d.repeat(copies, 1), Segments(_ends(lengths))
+    order = torch.cat([torch.arange(i, j).repeat(copies) for i, j in pairwise(places.rows.bounds)])
+    ends = _ends(places.rows.offsets.diff().repeat(1, copies).flatten())
+    # The first row of an expert follows the last row of the one before, so a line begins where the last one ended.
+    lines = ends[1:].view(len(places.rows), -1)
+    rows = ExpertRows(torch.cat([ends[:-1].view_as(lines)[:, :1], lines], dim=1))
+    order = order.to(a.device)
+    return a.index_select(0, order), d.index_select(0, order), rows
+
+
+def _ends(lengths: torch.Tensor) -> torch.Tensor:
+    return torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])

@@ -15,7 +15,7 @@ from gdig.model.forward import forward_losses
 from gdig.model.head import block_positions, head_loss, head_nll
 from gdig.model.layer_names import block_of
 from gdig.model.layers import Layer
-from gdig.model.places import Places
+from gdig.model.places import ExpertPlaces, Places
 from gdig.model.precision import float32_products
 from gdig.planning.stopwatch import Stopwatch
 
@@ -50,12 +50,14 @@ class Captured:
 
     Attributes:
         batch: the batch.
-        layers: (index of the layer, a [T, I], d [T, O], places) in the order of the backward pass.
+        layers: (index of the layer, a [T, I], d [T, O], places) in the order of the backward pass, experts one by one.
+        calls: what the sinks got, (indices of the layers, a, d, places): one layer, or a matrix of experts at once.
         seconds: of the whole pass.
     """
 
     batch: Batch
     layers: list[tuple[int, torch.Tensor, torch.Tensor, Places]]
+    calls: list[tuple[tuple[int, ...], torch.Tensor, torch.Tensor, Places | ExpertPlaces]]
     seconds: float
 
 
@@ -90,19 +92,30 @@ def block_number(layers: Sequence[Layer]) -> list[int]:
 
 def capture(model: Model, batch: Batch, config: Config, watch: Stopwatch) -> tuple[float, Captured]:
     """Pass a batch, and keep what each layer of the model gets. Returns the seconds of the forward pass too."""
-    forward_end, layers = 0.0, []
+    forward_end = 0.0
+    calls: list[tuple[tuple[int, ...], torch.Tensor, torch.Tensor, Places | ExpertPlaces]] = []
 
     def stamp(_: object) -> None:
         nonlocal forward_end
         forward_end = watch.now()
 
     def sink(index: int, a: torch.Tensor, d: torch.Tensor, places: Places) -> None:
-        layers.append((index, a.clone(), d.clone(), places))
+        calls.append(((index,), a.clone(), d.clone(), places))
+
+    def experts_sink(indices: Sequence[int], a: torch.Tensor, d: torch.Tensor, places: ExpertPlaces) -> None:
+        calls.append((tuple(indices), a.clone(), d.clone(), places))
 
     begun = watch.now()
     with float32_products(config.matmul_precision):
-        GradientPass(model, config.loss_reduction).run(batch, sink, stamp)
-    return forward_end - begun, Captured(batch, layers, watch.now() - begun)
+        GradientPass(model, config.loss_reduction).run(batch, sink, stamp, experts_sink=experts_sink)
+    seconds = watch.now() - begun
+    layers: list[tuple[int, torch.Tensor, torch.Tensor, Places]] = []
+    for indices, a, d, places in calls:
+        if isinstance(places, Places):
+            layers.append((indices[0], a, d, places))
+        else:
+            layers += [(indices[n], own_a, own_d, own) for n, own_a, own_d, own in places.split(a, d)]
+    return forward_end - begun, Captured(batch, layers, calls, seconds)
 
 
 def time_passes(
