@@ -10,7 +10,7 @@ METHODS = ("gdig", "agreement", "top", "tagcos", "bm25")
 """The methods that choose after each fault: over clusters, sketches, influence and tokens."""
 STOPS = {
     "fit": ("gdig.model.capture:GradientPass.run", 3),
-    "sweep": ("gdig.passes.row_pass:RowPass.shard", 3),
+    "sweep": ("gdig.passes.shard_resume:ShardResume.keep", 14),  # in the middle of the second shard
     "cluster": ("gdig.selection.cluster_stage:label_rows_on_ranks", 1),
 }
 """The moments at which runs are stopped: a method, and its how manieth call."""
