@@ -20,8 +20,8 @@ from gdig.kernels.products import aligned, kind, precision
 from gdig.kernels.score.prepared import PreparedExperts
 from gdig.kernels.score.triton import chunk_sums
 
-# Most numbers of partials at once (256 MiB). The experts of a launch are as many as fit.
-_PARTIALS = 1 << 26
+# Most numbers of partials at once (64 MiB). The experts of a launch are as many as fit.
+_PARTIALS = 1 << 24
 
 
 @triton.jit(do_not_specialize=["row_tiles", "column_tiles", "seeds"])
