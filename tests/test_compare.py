@@ -144,6 +144,7 @@ def plain_loss(module, examples):
     return float(sum(nll(module, e) for e in examples)) / sum(e.n_target for e in examples)
 
 
+@pytest.mark.filterwarnings("error:`is_gradient_checkpointing`:FutureWarning")
 def test_an_adapter_is_trained_and_the_table_shows_the_losses(project, swept_copy, tmp_path, capsys):
     pytest.importorskip("peft")
     held = write_jsonl(tmp_path / "held.jsonl", translation_rows(5, random_seed=7))

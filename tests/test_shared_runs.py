@@ -57,12 +57,12 @@ def excluded(rows: list[list[str]], entries: list[list[str]], most: int, per_sha
     set_, shards, shares = _native.SharedWords(entries), [], {}
     counts = RunCounts(most)
     for start in range(0, len(rows), per_shard):
-        stop, parts = min(len(rows), start + per_shard), []
+        stop, pieces = min(len(rows), start + per_shard), []
         for first in range(start, stop, 5):
             (places, of), runs = set_.find(rows[first : min(stop, first + 5)], n_threads=2)
             shares.update({first + at: (entry,) for at, entry in zip(places.tolist(), of.tolist(), strict=True)})
-            parts.append((first - start, runs))
-        shards.append((start, SharedRuns.join(parts).without_settled()))
+            pieces.append((first - start, runs))
+        shards.append((start, SharedRuns.join(pieces).without_settled()))
         counts.add(shards[-1][1])
     for start, runs in shards:
         own = runs.own(counts.common)
@@ -93,10 +93,10 @@ def test_a_shard_keeps_few_places_of_a_common_run_and_a_longer_pool_changes_no_e
     (_, _), runs = _native.SharedWords([[template]]).find(rows)
     shared = SharedRuns.join([(0, runs)])
     assert len(shared.row) == 200
-    kept = shared.without_settled()
-    assert kept.row.tolist() == list(range(51)) and (kept.entry == 0).all()
+    unsettled = shared.without_settled()
+    assert unsettled.row.tolist() == list(range(51)) and (unsettled.entry == 0).all()
     for n in (5, 6, 200):  # whatever lies behind the first n rows
-        for some in (shared.some(shared.row < n), kept.some(kept.row < n)):
+        for some in (shared.some(shared.row < n), unsettled.some(unsettled.row < n)):
             counts = RunCounts(common_above(n))
             counts.add(some)
             assert len(counts.common) == (n > 5)

@@ -60,9 +60,9 @@ def _judged(rows: list[dict[str, Any]], own: list[set[Any]], pool: list[int], en
     (equal, _), columns = words.find([row_texts(rows[i]) for i in pool], n_threads=1)
     runs = SharedRuns.join([(0, columns)])
     counts = RunCounts(common_above(len(pool)))
-    kept = runs.without_settled()
-    counts.add(kept)
-    ways = {"any 13 words": runs.row[runs.entry >= 0], "gdig": kept.own(counts.common).row}
+    unsettled = runs.without_settled()
+    counts.add(unsettled)
+    ways = {"any 13 words": runs.row[runs.entry >= 0], "gdig": unsettled.own(counts.common).row}
     results: dict[str, Any] = {"entries": len(entries), "pool": len(pool), "copies": int(is_copy.sum())}
     for way, places in ways.items():
         hit = np.zeros(len(pool), np.bool_)

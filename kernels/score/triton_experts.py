@@ -52,8 +52,10 @@ def _products(
             BIAS, CHUNK, WHOLE_I, WHOLE_O, M, N, K, PRECISION,
         )  # fmt: skip
         h = j * (N // CHUNK) + tl.arange(0, N // CHUNK)
-        place = tl.load(at + 3) + tl.arange(0, M).to(tl.int64)[:, None] * (end - zero) + h[None, :]
-        tl.store(partials + place, sums, mask=(t < last)[:, None] & (h < end - zero)[None, :])
+        # Inside a tile int32 is enough, and takes half the registers.
+        place = tl.arange(0, M)[:, None] * (end - zero) + h[None, :]
+        inside = (t < last)[:, None] & (h < end - zero)[None, :]
+        tl.store(partials + tl.load(at + 3) + place, sums, mask=inside)
 
 
 @triton.jit(do_not_specialize=["first_expert", "last_expert", "examples", "seeds", "most"])

@@ -49,7 +49,7 @@ class Runs:
         have none; then again."""
         for _ in range(_MOST_STOPS):
             shutil.rmtree(path, ignore_errors=True)
-            stopped = trial.run(lambda: stop({**self.options, "run_path": str(path)}, stage))
+            stopped = trial.run(lambda: stop({**self.options, "run_path": str(path)}, stage), timeout_s=600)
             assert stopped.kind == "killed", (stage, stopped)
             if any(path.rglob("resume/*" if stage != "cluster" else "centroids.safetensors")):
                 return

@@ -25,14 +25,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import feather
 
+from gdig.config.config import Config
 from gdig.config.read import read_yaml
 from gdig.data.corpus import open_corpus
+from gdig.data.tokens import load_tokenizer
 from gdig.errors import GdigError
 from gdig.kmeans import KMeans
 from gdig.model.adapter import base_directory
+from gdig.model.directory import read_limits
 from gdig.run.record import FitRecord, RunRecord, Stages, SweepRecord
 from gdig.run.record_file import read_record, record_checksum, write_record
 from gdig.run.stored_options import read_stored_options
+from gdig.selection.chosen_rows import read_chosen_rows
+from gdig.selection.quotas import source_weights
 from gdig.store.npy import open_npy
 from gdig.store.sketches import SketchStore
 from gdig.store.tensor_file import read_tensors, write_tensors
@@ -127,6 +132,14 @@ def parsers(folder: Path) -> dict[str, tuple[bytes, Callable[[bytes], object]]]:
         (folder / "adapter_config.json").write_bytes(content)
         return base_directory(folder, None)
 
+    def configuration(content: bytes) -> object:
+        (folder / "model" / "config.json").write_bytes(content)
+        return read_limits(Config.build({"model": str(folder / "model")}))
+
+    def tokenizer(content: bytes) -> object:
+        (folder / "model" / "tokenizer.json").write_bytes(content)
+        return load_tokenizer(folder / "model")(["a b"], return_offsets_mapping=True)["input_ids"]
+
     def cached(content: bytes) -> object:
         """The sums of a cached folder: a wrong one is made again, so there is no error."""
         (sums := next((folder / "cache-of-sums").rglob("sums.json"))).write_bytes(content)
@@ -158,6 +171,14 @@ def parsers(folder: Path) -> dict[str, tuple[bytes, Callable[[bytes], object]]]:
     for name, _ in saved:
         datasets.Dataset(table).save_to_disk(folder / name)
     binary = {name: (folder / name).read_bytes() for name in ("sound.parquet", "sound.arrow")}
+    (folder / "model").mkdir()
+    llama = {"model_type": "llama", "vocab_size": 9, "hidden_size": 8, "num_attention_heads": 2, "rope_theta": 1e4}
+    chosen = b'{"text": "a", "gdig": {"row": 1, "score": 0.5}}\n'
+    split = {"type": "Split", "pattern": {"Regex": "[a-z]+|\\s"}, "behavior": "Isolated", "invert": False}
+    words = {"type": "WordLevel", "vocab": {"a": 0, "b": 1, "x": 2}, "unk_token": "x"}
+    empty = dict.fromkeys(("truncation", "padding", "normalizer", "post_processor", "decoder"))
+    tokens = {"version": "1.0", **empty, "added_tokens": [], "pre_tokenizer": split, "model": words}
+    (folder / "model" / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
     (folder / "base").mkdir()
     base = json.dumps({"base_model_name_or_path": str(folder / "base"), "revision": None}).encode()
     return {
@@ -173,6 +194,10 @@ def parsers(folder: Path) -> dict[str, tuple[bytes, Callable[[bytes], object]]]:
         **{f"saved {name}": ((folder / name / file).read_bytes(), saved_dataset(name, file)) for name, file in saved},
         "cache": (next((folder / "cache-of-sums").rglob("sums.json")).read_bytes(), cached),
         "adapter": (base, adapter),
+        "config.json": (json.dumps(llama).encode(), configuration),
+        "tokenizer.json": (json.dumps(tokens).encode(), tokenizer),
+        "selection": (chosen * 2, through("s.jsonl", lambda file: read_chosen_rows(file, 3))),
+        "weights": (b"a: 1\nb: 2.5\n", through("w.yaml", lambda file: source_weights(str(file), ["a", "b"], [1, 2]))),
         "run.json": ((folder / "run.json").read_bytes(), record),
         "tensor file": (sound["t.safetensors"], through("u.safetensors", read_tensors)),
         "k-means": (sound["k.safetensors"], through("l.safetensors", KMeans.load)),

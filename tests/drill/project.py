@@ -22,7 +22,9 @@ def make_all(root: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     from tests.support.project_fixtures import make_project, translation_rows, write_jsonl
 
     project = make_project(root, make_tokenizer())
-    options = project.options(root / "finished", method="gdig", token_batch_size=128)
+    evaluation = write_jsonl(root / "evaluation.jsonl", translation_rows()[5:9])
+    more = {"exclude": (str(evaluation),), "source_field": "src_lang"}  # each leaves files of its own
+    options = project.options(root / "finished", method="gdig", token_batch_size=128, **more)
     other_pool = write_jsonl(root / "other" / "pool.jsonl", translation_rows(random_seed=5))
     return options, {**options, "run_path": str(root / "other-run"), "candidates": (str(other_pool),)}
 

@@ -26,6 +26,7 @@ _SIZES: dict[str, Any] = {
     "encoder_attention_heads": 2, "num_decoder_attention_heads": 2, "num_encoder_attention_heads": 2,
     "num_key_value_heads": 2, "head_dim": 8, "dim_head": 8, "d_head": 8, "d_kv": 8, "q_lora_rank": 8, "kv_lora_rank": 8,
     "qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 8, "sliding_window": 8, "attention_window_size": 8,
+    "linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 8, "linear_value_head_dim": 8,
     # Positions and marks.
     "max_position_embeddings": 64, "n_positions": 64, "n_ctx": 64, "max_seq_len": 64, "context_length": 64,
     "max_sequence_length": 64, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2,

@@ -17,9 +17,13 @@ def examples(usual: int) -> int:
     return max(5, round(SHARE * usual))
 
 
+UNNAMED = {"quick": 20, "default": 30, "thorough": 2000}
+"""Examples of a test that names no number: most of these write a sweep to a disk for each."""
+
+
 def load() -> None:
     """Make the profile hold for tests that name no number. No deadline: other processes use the cores too."""
-    hypothesis.settings.register_profile("gdig", deadline=None, max_examples=examples(100))
+    hypothesis.settings.register_profile("gdig", deadline=None, max_examples=UNNAMED[PROFILE])
     hypothesis.settings.load_profile("gdig")
 
 

@@ -24,6 +24,8 @@ _POSITIVE = (
 )  # fmt: skip
 
 _MOST_THREADS, _MOST_WORKERS = 1024, 128
+_MOST_SHOWN = 1000
+"""The longest value in a message, in characters."""
 
 
 def check_types(options: Any) -> None:
@@ -87,7 +89,16 @@ def check_trial(t: Trial) -> None:
 
 def wrong(name: str, value: Any, expected: str) -> ConfigError:
     """Return the error for an option whose value is not what was expected."""
-    return ConfigError(f"{name}={value!r}: expected {expected}")
+    return ConfigError(f"{name}={shown(value)}: expected {expected}")
+
+
+def shown(value: Any) -> str:
+    """Return a value as messages show it: YAML can hold long texts, and numbers that Python does not write out."""
+    try:
+        text = repr(value)
+    except ValueError:
+        return "a number of thousands of digits"
+    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}..."
 
 
 @cache

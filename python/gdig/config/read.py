@@ -31,19 +31,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     """
     import yaml
 
-    if not Path(path).is_file():  # opening a pipe would wait for its writer
-        raise ConfigError(f"{path}: the YAML file of options cannot be read: expected a file, found none")
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-        if len(text) > _MOST_TEXT or _brackets(text) > _MOST_BRACKETS:
-            raise ConfigError(f"{path}: expected a flat mapping of option names to values, got values within values")
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        _refuse_nested(node, path)
-        values = yaml.safe_load(text)
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: the YAML file of options cannot be read: {error}") from None
-    except (yaml.YAMLError, ValueError, TypeError, OverflowError, RecursionError) as error:
-        raise ConfigError(f"{path}: expected YAML, but {' '.join(str(error).split())}") from None
+    node, values = load_yaml(Path(path), "options", "a flat mapping of option names to values")
     if node is None:
         return {}
     if not isinstance(node, yaml.MappingNode):
@@ -59,6 +47,36 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     return options
 
 
+def load_yaml(path: Path, what: str, expected: str) -> tuple[Any, Any]:
+    """Read a YAML file whose values lie at most five deep, and return its nodes and its values.
+
+    Args:
+        path: the file.
+        what: what it is a file of, for messages.
+        expected: what it is to hold, for messages.
+
+    Raises:
+        ConfigError: if the file cannot be read, is not YAML, is too long, or holds values within values.
+    """
+    import yaml
+
+    if not path.is_file():  # opening a pipe would wait for its writer
+        raise ConfigError(f"{path}: the YAML file of {what} cannot be read: expected a file, found none")
+    try:
+        with path.open("rb") as file:
+            content = file.read(4 * _MOST_TEXT + 1)  # UTF-8 takes at most four bytes a character
+        text = content.decode("utf-8")
+        if len(text) > _MOST_TEXT or _brackets(text) > _MOST_BRACKETS:
+            raise ConfigError(f"{path}: expected {expected}, got values within values")
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        _refuse_nested(node, path, expected)
+        return node, yaml.safe_load(text)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: the YAML file of {what} cannot be read: {error}") from None
+    except (yaml.YAMLError, ValueError, TypeError, OverflowError, RecursionError) as error:
+        raise ConfigError(f"{path}: expected YAML, but {' '.join(str(error).split())}; expected {expected}") from None
+
+
 def _brackets(text: str) -> int:
     """The most brackets that are open at a time, also those in quotes."""
     opened = most = 0
@@ -71,7 +89,7 @@ def _brackets(text: str) -> int:
     return most
 
 
-def _refuse_nested(node: Any, path: str | Path) -> None:
+def _refuse_nested(node: Any, path: Path, expected: str) -> None:
     """Raise ConfigError if values lie deeper than options do, or are too many: aliases can nest without an end."""
     import yaml
 
@@ -79,7 +97,7 @@ def _refuse_nested(node: Any, path: str | Path) -> None:
     while level and node is not None:
         depth, seen = depth + 1, seen + len(level)
         if depth > _MOST_NESTED or seen > _MOST_VALUES:
-            raise ConfigError(f"{path}: expected a flat mapping of option names to values, got values within values")
+            raise ConfigError(f"{path}: expected {expected}, got values within values")
         collections = [item for item in level if isinstance(item, yaml.CollectionNode)]
         children = (child for item in collections for child in item.value)
         level = [leaf for child in children for leaf in (child if isinstance(child, tuple) else (child,))]

@@ -96,13 +96,15 @@ def keyed_folder(cache: Path, key: str, build: Callable[[Path], None]) -> Path:
 
 def _is_whole(folder: Path) -> bool:
     try:
+        if not (folder / _SUMS).is_file():  # opening a pipe would wait for its writer
+            return False
         sums = json.loads((folder / _SUMS).read_text())
         names = {file.name for file in folder.iterdir()} - {_SUMS}
         return names == set(sums) and all(
             [(folder / name).stat().st_size, content_checksum(folder / name)] == expected
             for name, expected in sums.items()
         )
-    except (OSError, ValueError, TypeError, RecursionError, StoreError):
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError, StoreError):
         return False
 
 

@@ -95,6 +95,7 @@ def complete_or_absent(path: Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(path)
+        temporary.unlink(missing_ok=True)  # a symbolic link there would lead to another file
         yield temporary
         sync(temporary)
         temporary.replace(path)

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from gdig.control_characters import visible
 from gdig.data.check_rows import RowsReport, check_rows, summary_of
-from gdig.data.tokens import IGNORED, Encoder, Example
+from gdig.data.tokens import IGNORED, Encoder, Example, decoded
 from gdig.errors import BadRowError, CorpusError
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ def _show(where: str, example: Example, tokenizer: PreTrainedTokenizerBase | Non
 def _decoded(ids: np.ndarray, tokenizer: PreTrainedTokenizerBase | None) -> str:
     if tokenizer is None:
         return f" {' '.join(map(str, ids.tolist()))} "
-    return str(tokenizer.decode(ids.tolist(), skip_special_tokens=False, clean_up_tokenization_spaces=False))
+    return decoded(tokenizer, ids.tolist())
 
 
 def _shortened(text: str, max_chars: int) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import zlib
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -38,7 +39,7 @@ def read_rows(path: Path) -> Iterator[dict[str, Any]]:
         with gzip.open(path, "rb") if path.suffix.lower() == ".gz" else path.open("rb") as lines:
             for line in lines:
                 yield json.loads(line)
-    except (OSError, EOFError, ValueError) as error:  # Arrow's errors are among them
+    except (OSError, EOFError, ValueError, RecursionError, zlib.error) as error:  # Arrow's errors are among them
         reason = str(error).partition("\n")[0]
         raise OutputError(f"{path}: cannot be read: {reason}; select again to write it anew") from None
 

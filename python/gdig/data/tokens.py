@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
 from functools import cached_property
@@ -192,14 +193,15 @@ class Encoder:
         if not texts:
             return iter(())
         assert self.tokenizer is not None
-        encodings = self.tokenizer(
-            texts,
-            add_special_tokens=not is_chat,
-            return_offsets_mapping=True,
-            return_attention_mask=False,
-            return_token_type_ids=False,
-            verbose=False,
-        )
+        with _explained(self.tokenizer.name_or_path, "fails on a row"):
+            encodings = self.tokenizer(
+                texts,
+                add_special_tokens=not is_chat,
+                return_offsets_mapping=True,
+                return_attention_mask=False,
+                return_token_type_ids=False,
+                verbose=False,
+            )
         return zip(encodings["input_ids"], encodings["offset_mapping"], strict=True)
 
     def _label(
@@ -261,8 +263,32 @@ def load_tokenizer(
         raise MissingModelError(f"{path}: no such directory; expected one with a tokenizer in Hugging Face format")
     if base is not None and (path / "adapter_config.json").is_file() and not (path / "tokenizer_config.json").is_file():
         path = base
-    try:
+    with _explained(path, "cannot be loaded"):
         return AutoTokenizer.from_pretrained(str(path), trust_remote_code=trust_remote_code, local_files_only=True)
-    except Exception as error:  # transformers and tokenizers raise many kinds of errors on damaged files
+
+
+def decoded(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
+    """Return the text of tokens, special ones among them.
+
+    Raises:
+        ModelError: naming the tokenizer, if it fails.
+    """
+    with _explained(tokenizer.name_or_path, "fails on tokens"):
+        return str(tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
+
+@contextmanager
+def _explained(path: str | Path, what: str) -> Iterator[None]:
+    """Raise ModelError in the place of whatever a tokenizer raises: on damaged files these are many kinds.
+
+    Rust gives up by a panic, also where a search for a pattern of the tokenizer takes too many steps. Its exception is
+    none of Python's `Exception`, and its class can be imported from nowhere.
+    """
+    try:
+        yield
+    except BaseException as error:
+        is_panic = (type(error).__module__, type(error).__name__) == ("pyo3_runtime", "PanicException")
+        if not (isinstance(error, Exception) or is_panic):
+            raise
         reason = str(error).strip().partition("\n")[0]
-        raise ModelError(f"{path}: the tokenizer cannot be loaded: {reason or type(error).__name__}") from None
+        raise ModelError(f"{path}: the tokenizer {what}: {reason or type(error).__name__}") from None

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from gdig.data.tokens import decoded
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -34,15 +35,11 @@ def split_pieces(ids: np.ndarray, tokenizer: PreTrainedTokenizerBase | None) -> 
     previous: list[int] = []
     for t in range(len(numbers)):
         group = numbers[start : t + 1]
-        text = _decode(tokenizer, previous + group)
-        text = text[len(before) :] if text.startswith(before) else _decode(tokenizer, group)
+        text = decoded(tokenizer, previous + group)
+        text = text[len(before) :] if text.startswith(before) else decoded(tokenizer, group)
         if text.endswith(_INCOMPLETE) and len(group) < _MOST_TOKENS and t + 1 < len(numbers):
             continue
         pieces.append((text, range(start, t + 1)))
         previous, start = group, t + 1
-        before = _decode(tokenizer, previous)
+        before = decoded(tokenizer, previous)
     return pieces
-
-
-def _decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
-    return str(tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))

@@ -34,7 +34,7 @@ def load_labels(directory: str | Path) -> tuple[NDArray[np.int32], NDArray[np.fl
     for path in paths:
         tensors, metadata = read_tensors(path)
         if metadata.get("first_row") != str(rows) or not {"labels", "distances"} <= tensors.keys():
-            raise StoreError(f"{path}: metadata {metadata}: expected labels and distances from row {rows} on")
+            raise StoreError(f"{path}: metadata {metadata!r:.200}: expected labels and distances from row {rows} on")
         labels.append(as_int32(tensors["labels"]))
         distances.append(tensors["distances"])
         rows += len(labels[-1])

@@ -95,12 +95,12 @@ def _base_directory(path: Path, given: str | None) -> Path:
     file = path / ADAPTER_CONFIG
     try:
         options = json.loads(file.read_text(encoding="utf-8"))
-        name = str(options["base_model_name_or_path"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        name, revision = str(options["base_model_name_or_path"]), options.get("revision")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ModelError(f"{file}: expected a JSON object with base_model_name_or_path: {error!r}") from None
     try:
         inside = next((p for p in (Path(name), path / name) if p.is_dir()), None)
-        return inside if inside is not None else model_folder(name, "base_model_name_or_path", options.get("revision"))
+        return inside if inside is not None else model_folder(name, "base_model_name_or_path", revision)
     except OSError as error:  # a name that no directory can have
         raise ModelError(f"{file}: base_model_name_or_path: {error.strerror}: {name[:100]}") from None
     except ModelError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from transformers import AutoConfig
 
@@ -12,6 +13,9 @@ from gdig.errors import MissingModelError, ModelError
 from gdig.model.adapter import ADAPTER_CONFIG, base_directory, is_adapter, resized_vocabulary
 from gdig.model.hub import model_folder
 from gdig.model.rotary import rotary_switch
+
+_MOST_LAYERS = 4096
+"""Ten times as many layers as models have."""
 
 
 @dataclass(frozen=True)
@@ -33,13 +37,23 @@ def read_limits(config: Config) -> Limits:
     path = model_directory(config)
     try:
         whole = AutoConfig.from_pretrained(path, trust_remote_code=config.trust_remote_code, local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
-        raise ModelError(f"{path}: cannot be read as a model: {error}") from error
-    text = whole.get_text_config()
+        text = whole.get_text_config()
+    except Exception as error:  # transformers and the library of its configurations raise many kinds of errors
+        raise ModelError(f"{path}: cannot be read as a model: {error or type(error).__name__}") from error
     vocab_size = getattr(text, "vocab_size", None)
     if is_adapter(adapter := named_directory(config)):
         vocab_size = resized_vocabulary(adapter) or vocab_size
     return Limits(getattr(text, "max_position_embeddings", None), vocab_size, rotary_switch(text))
+
+
+def require_few_layers(path: Path, text: Any) -> None:
+    """Raise ModelError if the configuration in `path` asks for more layers than any model has.
+
+    transformers makes the modules of all layers before it looks at the weights.
+    """
+    layers = getattr(text, "num_hidden_layers", None)
+    if isinstance(layers, int) and layers > _MOST_LAYERS:
+        raise ModelError(f"{path}: num_hidden_layers: expected at most {_MOST_LAYERS:,}, got {layers}")
 
 
 def named_directory(config: Config) -> Path:

@@ -8,11 +8,13 @@ from pathlib import Path
 
 from huggingface_hub import constants, snapshot_download
 
-from gdig.errors import MissingModelError
+from gdig.errors import MissingModelError, ModelError
 
 _NAME = re.compile(r"[\w.-]+/[\w.-]+")
 _FILES = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken", "*.py"]
 """What a model is loaded from. Weights that are pickled or of other programs are left out."""
+_TEXTS, _MOST_TEXT = (".json", ".jinja", ".model", ".txt", ".tiktoken"), 1 << 30
+"""Files that are read whole, and the longest of them, in bytes. Tokenizers have some 30 MB."""
 _LONGEST_REASON = 300
 
 
@@ -29,7 +31,7 @@ def model_folder(name: str, option: str = "model", revision: str | None = None) 
     """
     path = Path(name)
     if path.is_dir():
-        _refuse_pipes(path, option)
+        _refuse_odd_files(path, option)
         return path
     if not _NAME.fullmatch(name) or name.startswith("."):
         raise MissingModelError(
@@ -46,11 +48,16 @@ def model_folder(name: str, option: str = "model", revision: str | None = None) 
         ) from None
 
 
-def _refuse_pipes(folder: Path, option: str) -> None:
-    """Raise ModelError if a directory holds a pipe or a device: to open one may wait, or read, without an end."""
+def _refuse_odd_files(folder: Path, option: str) -> None:
+    """Raise ModelError if a directory holds a pipe or a device, which may be read without an end, or a long text.
+
+    transformers reads a text whole.
+    """
     for path in folder.iterdir():
         if path.exists() and not path.is_file() and not path.is_dir():
             raise MissingModelError(f"{option}: {path}: expected a file, got something else, such as a pipe")
+        if path.suffix in _TEXTS and path.is_file() and (size := path.stat().st_size) > _MOST_TEXT:
+            raise ModelError(f"{option}: {path}: expected at most {_MOST_TEXT:,} bytes, got {size:,}")
 
 
 @cache

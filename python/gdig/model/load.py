@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -10,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -26,11 +26,17 @@ from transformers.models.auto.modeling_auto import (
 from transformers.utils import logging
 
 from gdig.config.config import Config
-from gdig.errors import ConfigError, MissingPackageError, ModelError
+from gdig.errors import ConfigError, GdigError, MissingPackageError, ModelError
 from gdig.model.adapter import check_patterns, is_adapter, require_safetensors, resize_vocabulary
 from gdig.model.causal_model import Model, wrap_model
 from gdig.model.device import resolve_device
-from gdig.model.directory import architecture_directory, has_safetensors, model_directory, named_directory
+from gdig.model.directory import (
+    architecture_directory,
+    has_safetensors,
+    model_directory,
+    named_directory,
+    require_few_layers,
+)
 from gdig.model.gradient_checkpointing import require_gradient_checkpointing
 from gdig.model.precision import resolve_dtype
 
@@ -104,8 +110,11 @@ def _load(
             module = _load_base(base, dtype, config, device, architecture_directory(base, config, architecture))
         if is_adapter(path):
             module = _load_adapter(path, module, trainable)
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise ModelError(f"{path}: cannot be loaded as a causal language model: {error}") from error
+    except GdigError:
+        raise
+    except Exception as error:  # transformers and the library of its configurations raise many kinds of errors
+        reason = str(error) or type(error).__name__
+        raise ModelError(f"{path}: cannot be loaded as a causal language model: {reason}") from error
     return module, is_adapter(path)
 
 
@@ -126,6 +135,7 @@ def _load_base(path: Path, dtype: torch.dtype, config: Config, device: torch.dev
     options["config"] = AutoConfig.from_pretrained(
         architecture, trust_remote_code=config.trust_remote_code, local_files_only=True
     )
+    require_few_layers(architecture, options["config"].get_text_config())
     _forget_gguf(options["config"])
     loaded: Any = _auto_class(options["config"]).from_pretrained(
         path, dtype=dtype, use_safetensors=has_safetensors(path), **options
@@ -184,6 +194,14 @@ def _disable_fast_4bit(model: Any) -> None:
             module.support_avx512bf16_for_cpu = False
 
 
+@contextmanager
+def without_peft_warning() -> Iterator[None]:
+    """Leave out that peft asks a model for a property which transformers 5.24 calls deprecated: no user can mend it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+        yield
+
+
 def _load_adapter(path: Path, base: nn.Module, trainable: bool = False) -> nn.Module:
     """Put the PEFT adapter in `path` around its base model."""
     try:
@@ -195,4 +213,5 @@ def _load_adapter(path: Path, base: nn.Module, trainable: bool = False) -> nn.Mo
     require_safetensors(path)
     check_patterns(path, base)
     resize_vocabulary(base, path)
-    return PeftModel.from_pretrained(base, path, is_trainable=trainable)
+    with without_peft_warning():
+        return PeftModel.from_pretrained(base, path, is_trainable=trainable)

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from gdig.errors import ModelError, OptimizerStateError
+from gdig.errors import GdigError, ModelError, OptimizerStateError
 from gdig.model.experts import as_experts
 from gdig.model.layers import Layer
 from gdig.model.optimizer_names import canonical, parameter_names
@@ -129,7 +129,12 @@ def read_adam(folder: Path, module: nn.Module) -> Adam:
     if file.suffix == ".safetensors":
         state, names, rate = _read_safetensors(file)
     else:
-        state, names, rate = _read_torch(file, module)
+        try:
+            state, names, rate = _read_torch(file, module)
+        except GdigError:
+            raise
+        except Exception as error:  # the plain values in the file may be of any kind
+            raise OptimizerStateError(f"{file}: is not the state of an Adam of this model: {error!r:.200}") from None
     shapes = {canonical(name): tuple(p.shape) for name, p in module.named_parameters()}
     moments = {}
     for name, stored in zip(names, state, strict=True):
@@ -198,7 +203,7 @@ def _read_safetensors(file: Path) -> tuple[list[Moments], list[str], float]:
                 for name, constants in description["parameters"].items()
             ]
             return state, [canonical(name) for name in names], float(description["learning_rate"])
-    except (OSError, SafetensorError, KeyError, IndexError, TypeError, ValueError) as error:
+    except (OSError, SafetensorError, LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise OptimizerStateError(f"{file}: cannot be read as moments by name (see save_moments): {error!r}") from None
 
 

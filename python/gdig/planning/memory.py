@@ -101,7 +101,14 @@ def _weight_files(path: Path) -> list[Path]:
     try:
         places = json.loads((path / SAFE_WEIGHTS_INDEX_NAME).read_text(encoding="utf-8"))["weight_map"]
         return [path / name for name in sorted(set(places.values()))]
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):  # the loading says what is wrong
+    except (
+        OSError,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+    ):  # the loading says what is wrong
         return []
 
 

@@ -17,7 +17,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from gdig.config.convert import describe
 from gdig.config.options.sweep import SweepOptions
 from gdig.errors import RecordError
-from gdig.run.record import FORMAT, RunRecord, Stages, SweepRecord
+from gdig.run.record import FORMAT, Growth, RunRecord, Stages, SweepRecord
 from gdig.store.atomic import replacing
 
 _CHECKSUM = "checksum"
@@ -68,21 +68,22 @@ def read_record(file: Path) -> RunRecord:
         raise RecordError(f"{file}: not a run.json: expected an object with the key 'format'")
     if value["format"] != FORMAT:
         raise RecordError(
-            f"{file}: expected format {FORMAT}, got {value['format']!r}; another version of gdig made this run, "
+            f"{file}: expected format {FORMAT}, got {value['format']!r:.200}; another version of gdig made this run, "
             "which can continue it"
         )
     if (recorded := value.pop(_CHECKSUM, None)) != (computed := record_checksum(value)):
         raise RecordError(
-            f"{file}: checksum: expected {computed}, got {recorded!r}: the file was damaged, or changed by hand; put "
-            "back a copy of it, or use another --run-path"
+            f"{file}: checksum: expected {computed}, got {recorded!r:.200}: the file was damaged, or changed by hand; "
+            "put back a copy of it, or use another --run-path"
         )
     record: RunRecord = _decode(RunRecord, value, str(file))
     try:
         date.fromisoformat(record.date)
     except ValueError:
-        raise RecordError(f"{file}: date: expected a day as 2026-01-31, got {record.date!r}") from None
+        raise RecordError(f"{file}: date: expected a day as 2026-01-31, got {record.date!r:.200}") from None
     try:
         _check(record.stages)
+        _check_growth(record)
     except ValueError as error:
         raise RecordError(f"{file}: stages: {error}") from None
     return record
@@ -125,14 +126,29 @@ def _check_sweep(sweep: SweepRecord) -> None:
         _check_name("sweep: checkpoints", key)
     for key in sweep.checkpoint_order:
         if key not in sweep.checkpoints:
-            raise ValueError(f"sweep: checkpoint_order: no checkpoint {key!r} in the record")
+            raise ValueError(f"sweep: checkpoint_order: no checkpoint {key!r:.200} in the record")
+
+
+def _check_growth(record: RunRecord) -> None:
+    """Check that each step of growth has files and rows after those of the step before."""
+    sweep, files = record.stages.sweep, len(record.inputs.get("candidates", {}))
+    if sweep is None:
+        return
+    rows, before = sweep.rows or 0, Growth(0, 0)
+    for growth in sweep.growth:
+        if not (before.files < growth.files < files and before.first_row < growth.first_row <= rows):
+            raise ValueError(
+                f"sweep: growth: expected files and rows that rise to {files} and {rows}, "
+                f"got {growth.files} and {growth.first_row} after {before.files} and {before.first_row}"
+            )
+        before = growth
 
 
 def _check_name(where: str, name: str) -> None:
     """Check a name that becomes the name of a file or a folder: it must not leave the run directory."""
     size = len(name.encode("utf-8", "replace"))
     if not name.isprintable() or not 0 < size <= 200 or re.search(r"[/\\]", name) or name in (".", ".."):
-        raise ValueError(f"{where}: expected a name of up to 200 bytes without a slash, got {name!r}")
+        raise ValueError(f"{where}: expected a name of up to 200 bytes without a slash, got {name!r:.300}")
 
 
 def record_checksum(value: Any) -> str:
@@ -193,15 +209,15 @@ def _decode(hint: Any, value: Any, where: str) -> Any:
     if isinstance(hint, type) and isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
         return value
     expected = "an object" if origin is dict else "a list" if origin is tuple else describe(hint)
-    raise RecordError(f"{where}: expected {expected}, got {value!r}")
+    raise RecordError(f"{where}: expected {expected}, got {value!r:.200}")
 
 
 def _decode_dataclass(kind: Any, value: Any, where: str) -> Any:
     if not isinstance(value, dict):
-        raise RecordError(f"{where}: expected an object, got {value!r}")
+        raise RecordError(f"{where}: expected an object, got {value!r:.200}")
     names = [f.name for f in fields(kind)]
     if unknown := [key for key in value if key not in names]:
-        raise RecordError(f"{where}: unknown key {unknown[0]!r}; another version of gdig made this run")
+        raise RecordError(f"{where}: unknown key {unknown[0]!r:.200}; another version of gdig made this run")
     if kind is Stages:
         names = [name for name in names if name in value]
     if missing := [name for name in names if name not in value]:

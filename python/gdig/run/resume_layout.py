@@ -93,8 +93,8 @@ class SumsFiles:
 
     def of_other_worlds(self) -> list[tuple[Path, str]]:
         """The files of another number of ranks, each with that number."""
-        files = ((path, path.name.split("-")[3]) for path in self.folder.glob("rank-*.safetensors"))
-        return [(path, world) for path, world in files if world != str(self.world)]
+        files = ((path, re.match(r"rank-[0-9]+-of-([0-9]+)-", path.name)) for path in self.folder.glob("rank-*"))
+        return [(path, match[1]) for path, match in files if match is not None and match[1] != str(self.world)]
 
     def _beginning(self, name: str) -> str:
         return f"rank-{self.rank}-of-{self.world}-{re.sub(r'[^a-z0-9]+', '-', name.lower())}-"

@@ -140,7 +140,9 @@ class _Reporter:
         """Report files that a stage has left, files that are there of an unfinished one, those that may be there, and
         files that no stage has left."""
         present = _tensor_files(group.folder)
-        expected = list(group.files) if group.done else sorted(file for file in present if file in group.files)
+        # Looked for without a comparison with each: a model has tens of thousands of experts.
+        own = set(group.files) if isinstance(group.files, tuple) else group.files
+        expected = list(group.files) if group.done else sorted(file for file in present if file in own)
         checked: list[CheckedFile | Path] = [
             self._layout.checked(file, group.origin_of(file)) if group.origin is not None else file for file in expected
         ]
@@ -148,7 +150,7 @@ class _Reporter:
         optional = [(file, origin) for file, origin in group.optional.items() if file in present]
         checked = [file if origin is None else self._layout.checked(file, origin) for file, origin in optional]
         yield from map(self.report, (file for file, _ in optional), damage_of(checked))
-        others = sorted(file for file in present if file not in group.files and file not in group.optional)
+        others = sorted(file for file in present if file not in own and file not in group.optional)
         if group.origin is None:  # resume files: what they were made from is compared when work goes on from them
             yield from map(self.report, others, damage_of(others))
         else:

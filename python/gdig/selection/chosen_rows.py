@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import zlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -46,6 +47,8 @@ def read_chosen_rows(path: Path, rows: int) -> ChosenRows:
     Raises:
         CorpusError: if the file cannot be read, or if a line of it has no row of the pool.
     """
+    if not path.is_file():  # opening a pipe would wait for its writer
+        raise CorpusError(f"{path}: expected the file of a selection, found none")
     try:
         if ending_of(path) == ".parquet":
             import pyarrow.parquet as pq
@@ -54,7 +57,7 @@ def read_chosen_rows(path: Path, rows: int) -> ChosenRows:
         else:
             with gzip.open(path, "rb") if path.suffix.lower() == ".gz" else path.open("rb") as lines:
                 contents = [json.loads(line) for line in lines if line.strip()]
-    except (OSError, EOFError, ValueError) as error:  # pyarrow's errors are among these
+    except (OSError, EOFError, ValueError, RecursionError, zlib.error) as error:  # pyarrow's errors are among these
         raise CorpusError(f"{path}: expected the file of a selection, but it cannot be read: {error}") from None
     columns = []
     for number, content in enumerate(contents, 1):

@@ -21,7 +21,7 @@ from gdig import _native
 from gdig.data.corpus import Corpus, open_corpus
 from gdig.data.fingerprint import fingerprint_paths
 from gdig.data.texts import row_texts
-from gdig.errors import CorpusError, GdigError
+from gdig.errors import CorpusError, GdigError, StoreError
 from gdig.passes.influence_pass import make_forward_pass
 from gdig.run.layout import RunLayout
 from gdig.run.origin import rows_origin, sweep_origin
@@ -36,6 +36,8 @@ from gdig.store.tensor_file import CheckedFile, damage_of
 
 RUN = 13
 """Words of a run; fewer are a whole text."""
+_MOST_SPAN = 1 << 28
+"""Words of the texts of a shard that have shared runs; they take 12 bytes each."""
 _ROWS = 4096
 """Rows whose words are compared at once."""
 
@@ -163,7 +165,17 @@ def read_excluded(layout: RunLayout, record: RunRecord, store: SketchStore, most
 
 
 def write_excluded_list(path: Path, pool: Corpus, entries: Corpus, rows: list[ExcludedRow]) -> None:
-    """Write the excluded rows for people, a JSON object a line: the row, the entry, and what they share."""
+    """Write the excluded rows for people, a JSON object a line: the row, the entry, and what they share.
+
+    Raises:
+        StoreError: if the files of the run name an entry that the set has not.
+    """
+    for row in rows:
+        if not 0 <= row.entry < len(entries):
+            raise StoreError(
+                f"{path.parent / 'excluded'}: expected entries below {len(entries)}, got {row.entry}; remove the "
+                "folder, and its rows are compared again"
+            )
     with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as lines:
         for start in range(0, len(rows), _ROWS):
             some = rows[start : start + _ROWS]
@@ -200,7 +212,8 @@ class _Shard:
 
 def _read_shard(layout: RunLayout, record: RunRecord, store: SketchStore, shard: int) -> _Shard:
     start, stop = store.shard_range(shard)
-    n, (tensors, _) = stop - start, _file(layout, record, store, shard).read()
+    file = _file(layout, record, store, shard)
+    n, (tensors, _) = stop - start, file.read()
     tensors.shaped(equal="int k 2")
     equal, valid = tensors["equal"], store.tensor(shard, "valid") != 0
     nearest, cosine = np.full(n, -1, np.int32), np.zeros(n, np.float32)
@@ -208,6 +221,8 @@ def _read_shard(layout: RunLayout, record: RunRecord, store: SketchStore, shard:
         tensors.shaped({"n": n}, nearest="int n", cosine="float n")
         nearest, cosine = tensors["nearest"], np.where(tensors["nearest"] >= 0, tensors["cosine"], 0)
     runs = SharedRuns.read(tensors, n)
+    if (span := runs.span()) > _MOST_SPAN:  # a forged place
+        raise StoreError(f"{file.path}: start: expected places in texts of {_MOST_SPAN:,} words in all, got {span:,}")
     return _Shard(valid, equal[(equal[:, 0] >= 0) & (equal[:, 0] < n)], runs.some(valid[runs.row]), nearest, cosine)
 
 

@@ -52,4 +52,7 @@ def read_hidden_mean(layout: RunLayout, record: RunRecord) -> NDArray[np.float64
     Raises:
         StoreError: when the file is missing or damaged.
     """
-    return hidden_mean_file(layout, record).read()[0]["mean"]
+    tensors, _ = hidden_mean_file(layout, record).read()
+    assert record.stages.sweep is not None
+    tensors.shaped({"dim": record.stages.sweep.config["projection_dim"]}, mean="float64 dim")
+    return tensors["mean"]

@@ -40,7 +40,9 @@ class Checkpoint:
 
     def seed_features(self) -> np.ndarray:
         """Return the sketches of the seeds' gradients, in the projections and scale of `store`: float32 [S, dim]."""
-        return self.seed_sketches.read()[0]["sketch"]
+        tensors, _ = self.seed_sketches.read()
+        tensors.shaped({"dim": self.store.dim}, sketch="float32 S dim")
+        return tensors["sketch"]
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,8 @@ from gdig.store.tensor_file import Named
 
 OWN_WORDS = 8
 """Words of a run that have to be in no common run."""
+_MOST_WORDS = 64
+"""No run has as many words."""
 _SHARE, _LEAST, _MOST = 100, 5, 50
 
 
@@ -63,14 +65,29 @@ class SharedRuns:
         names = [field.name for field in fields(cls)]
         tensors.shaped(**{name: "int n" for name in names})
         runs = cls(*(tensors[name] for name in names))
-        return runs.some((runs.row >= 0) & (runs.row < rows))
+        in_texts = (runs.text >= 0) & (runs.start >= 0) & (runs.words > 0) & (runs.words <= _MOST_WORDS)
+        runs = runs.some((runs.row >= 0) & (runs.row < rows) & in_texts)
+        return runs.some(np.lexsort((runs.start, runs.text, runs.row)))
+
+    def span(self) -> int:
+        """Return how many words of texts `own` lays out on one line, at most."""
+        if not len(self.row):
+            return 0
+        texts = np.flatnonzero(self._texts())
+        return int((np.maximum.reduceat(self.start.astype(np.int64), texts) - self.start[texts] + _MOST_WORDS).sum())
 
     def tensors(self) -> Mapping[str, NDArray[Any]]:
         """Return the arrays by name."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
-    def some(self, which: NDArray[np.bool_]) -> SharedRuns:
-        """Return some of the runs."""
+    def _texts(self) -> NDArray[np.bool_]:
+        """Whether a run is the first of its text, [n]. Runs come by row, text and place."""
+        texts = np.ones(len(self.row), np.bool_)
+        texts[1:] = (self.row[1:] != self.row[:-1]) | (self.text[1:] != self.text[:-1])
+        return texts
+
+    def some(self, which: NDArray[Any]) -> SharedRuns:
+        """Return some of the runs: those whose bool is set, or whose numbers are given, in this order."""
         return SharedRuns(*(getattr(self, field.name)[which] for field in fields(self)))
 
     def without_settled(self) -> SharedRuns:
@@ -97,8 +114,7 @@ class SharedRuns:
         is_common = (self.entry < 0) | np.isin(self.run, common)
         if not len(is_common):
             return self
-        texts = np.ones(len(self.row), np.bool_)
-        texts[1:] = (self.row[1:] != self.row[:-1]) | (self.text[1:] != self.text[:-1])
+        texts = self._texts()
         of_text = np.cumsum(texts) - 1
         origin = self.start[texts].astype(np.int64)  # runs of a text come by their place
         length = np.maximum.reduceat(self.start.astype(np.int64) + self.words, np.flatnonzero(texts)) - origin

@@ -159,7 +159,14 @@ def _write(file: CheckedFile, values: Sequence[str | None]) -> None:
 
 def _read(file: CheckedFile, n_rows: int) -> tuple[list[str], NDArray[np.int32]]:
     tensors, _ = file.read()
-    names, codes = json.loads(tensors["names"].tobytes()), tensors["sources"].astype(np.int32)
-    if len(codes) != n_rows or (n_rows and not -1 <= codes.min() <= codes.max() < max(1, len(names))):
-        raise StoreError(f"{file.path}: sources: expected the numbers of {len(names)} sources for {n_rows} rows")
+    tensors.shaped({"rows": n_rows}, names="uint8 bytes", sources="int32 rows")
+    codes = np.array(tensors["sources"])
+    try:
+        names = json.loads(tensors["names"].tobytes())
+    except (ValueError, RecursionError) as error:
+        raise StoreError(f"{file.path}: names: expected a JSON list of texts: {error}") from None
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise StoreError(f"{file.path}: names: expected a JSON list of texts, got another value")
+    if n_rows and not -1 <= codes.min() <= codes.max() < len(names):
+        raise StoreError(f"{file.path}: sources: expected numbers of {len(names)} sources, got others")
     return names, codes

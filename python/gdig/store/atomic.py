@@ -30,6 +30,7 @@ def replacing(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.unlink(missing_ok=True)  # a symbolic link there would lead to another file
         yield temporary
         sync(temporary)
         temporary.replace(path)

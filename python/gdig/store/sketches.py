@@ -24,6 +24,12 @@ SketchDtype = Literal["float16", "bfloat16", "int8", "float32"]
 STORE_JSON = "store.json"
 """The name of a store's description."""
 
+_COLUMNS = {
+    "valid": ("uint8", 1), "tokens": ("int32", 1), "cut": ("int32", 1), "hash": ("uint64", 1), "loss": ("float32", 1),
+    "influence": ("float32", 2), "hidden": ("float16", 2), "cosine": ("float32", 2),
+}  # fmt: skip
+"""The type and the dimensions of the columns that a pass over a pool writes beside the sketch."""
+
 INVALID_LABEL = 4_294_967_295
 """The label (uint32) of an invalid row."""
 
@@ -63,6 +69,7 @@ class SketchStore:
         self._path = path
         self._native = native
         self._mask = mask
+        self._widths: dict[str, list[int]] = {"hidden": [native.dim]}
 
     @classmethod
     def create(
@@ -335,9 +342,20 @@ class SketchStore:
         if name not in layout:
             raise StoreError(f"{self.shard_path(index)}: tensor {name!r}: expected one of {', '.join(layout)}")
         dtype, shape, offset = layout[name]
+        self._check_column(index, name, dtype, shape)
         if 0 in shape:
             return np.empty(shape, dtype)
         return np.memmap(self.shard_path(index), dtype=dtype, mode="r", offset=offset, shape=tuple(shape))
+
+    def _check_column(self, index: int, name: str, dtype: str, shape: list[int]) -> None:
+        """Check a column of a run: its type, and that it is as wide as in the shards read before."""
+        if not self.made_from or name not in _COLUMNS:  # a user's store, whose columns may be of any kind
+            return
+        expected = _COLUMNS[name]
+        width = self._widths.setdefault(name, shape[1:]) if (dtype, len(shape)) == expected else None
+        if width != shape[1:]:
+            wanted = f"{expected[0]} of {expected[1]} dimensions, as wide as in the shards before"
+            raise StoreError(f"{self.shard_path(index)}: tensor {name!r}: expected {wanted}; got {dtype} {shape}")
 
     @property
     def tensor_names(self) -> list[str]:

@@ -44,7 +44,7 @@ class Named(dict[str, Value], Generic[Value]):
         self._path, self._what = path, what
 
     def __missing__(self, name: str) -> Value:
-        names = ", ".join(sorted(self)) or "none"
+        names = ", ".join(sorted(self)[:20]) or "none"
         raise StoreError(f"{self._path}: {self._what} {name!r}: expected it in the file, which holds {names}")
 
     def shaped(self, sizes: Mapping[str, int] | None = None, /, **dimensions: str) -> dict[str, int]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -168,11 +167,19 @@ def _is_done(work: Workspace, target: Path, net_file: CheckedFile, description: 
 def _prepare(work: Workspace, description: str) -> None:
     """Make the folder of saved states. A folder of a training with other options is removed."""
     folder, mark = work.layout.score_net_training, work.layout.score_net_options
-    if folder.is_dir() and not (mark.is_file() and mark.read_bytes() == description.encode()):
+    if folder.is_dir() and not _holds(mark, description.encode()):
         work.progress.say(f"score-net: {folder} holds a training with other options; the training starts over")
         remove_folder(folder)
     with replacing(mark) as temporary:
         temporary.write_text(description, encoding="utf-8")
+
+
+def _holds(file: Path, content: bytes) -> bool:
+    """Whether a file has this content. It may be of any length, so no more of it is read."""
+    if not file.is_file():
+        return False
+    with file.open("rb") as opened:
+        return opened.read(len(content) + 1) == content
 
 
 def _trainer(
@@ -269,7 +276,7 @@ def _resume_explained(trainer: ScoreNetTrainer, saved_state: str | None, done: i
 def _save_model(model: Any, work: Workspace, path: Path) -> None:
     """Save the model under a temporary name, then rename it."""
     temporary = path.with_name(f".{path.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
+    remove_folder(temporary)
     with loading_bars(False):
         model.save_pretrained(temporary)
     if work.encoder.tokenizer is not None:

@@ -21,7 +21,7 @@ from gdig.model.adapter import is_adapter
 from gdig.model.batches import make_batches
 from gdig.model.device import resolve_device
 from gdig.model.directory import Limits, named_directory
-from gdig.model.load import load_trainable, require_package
+from gdig.model.load import load_trainable, require_package, without_peft_warning
 from gdig.model.precision import resolve_dtype
 from gdig.progress import Progress
 from gdig.run.session import Workspace
@@ -107,7 +107,9 @@ class TrialTrainer:
         from peft import LoraConfig, get_peft_model
 
         rank = self._trial.lora_rank
-        return get_peft_model(model, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear"))  # type: ignore[arg-type]
+        lora = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear")
+        with without_peft_warning():
+            return get_peft_model(model, lora)  # type: ignore[arg-type]
 
     def _reset(self, training: int) -> None:
         """Go back to the start. Each training draws the first factors of an adapter of its own."""

@@ -3,8 +3,9 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// Readers of safetensors refuse longer headers. This reader does too, so that no file makes it allocate more.
-pub const MAX_HEADER: usize = 100_000_000;
+/// The most bytes of a header. gdig writes kilobytes. A value of JSON takes up to twelve times its text in memory, so no
+/// file makes the reader allocate more than some 200 MB.
+pub const MAX_HEADER: usize = 16 << 20;
 
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -68,7 +69,7 @@ pub enum HeaderError {
     Field { field: String, expected: &'static str },
     #[error("tensor {tensor:?}: unknown dtype {dtype:?}")]
     Dtype { tensor: String, dtype: String },
-    #[error("tensor {tensor:?}: expected a shape of fewer than 2^64 bytes, got {shape:?}")]
+    #[error("tensor {tensor:?}: expected a shape of fewer than 2^63 bytes, got {shape:?}")]
     Overflow { tensor: String, shape: Vec<usize> },
     #[error("tensor {tensor:?}: expected offsets {expected} bytes apart, as its shape asks for, got {start}..{end}")]
     Size { tensor: String, expected: usize, start: usize, end: usize },

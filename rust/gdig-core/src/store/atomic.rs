@@ -1,7 +1,7 @@
 //! Files that are complete or absent.
 
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::OnceLock;
@@ -51,7 +51,12 @@ fn process_tag() -> &'static str {
 }
 
 fn write_synced(path: &Path, pieces: &[&[u8]]) -> std::io::Result<()> {
-    let mut file = File::create(path)?;
+    // A new file: a symbolic link in its place would lead to another one. A forked process has the tag of its parent, and
+    // finds what another one has left.
+    let mut file = File::create_new(path).or_else(|error| match error.kind() {
+        ErrorKind::AlreadyExists => fs::remove_file(path).and_then(|()| File::create_new(path)),
+        _ => Err(error),
+    })?;
     for piece in pieces {
         file.write_all(piece)?;
     }

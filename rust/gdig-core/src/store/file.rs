@@ -23,6 +23,8 @@ const CHECKSUM_KEY: &str = "xxh3";
 const NO_CHECKSUM: &str = "0000000000000000";
 /// What a file was made from, as its writer gave it.
 pub const MADE_FROM: &str = "made_from";
+/// The most names of tensors in a message.
+const SHOWN_NAMES: usize = 20;
 /// Bytes read and hashed at once; few enough for the cache of a core.
 const HASH_STEP: usize = 256 << 10;
 
@@ -158,8 +160,9 @@ impl TensorFile {
 
     pub fn info(&self, name: &str) -> Result<&TensorInfo> {
         self.header.tensors.get(name).ok_or_else(|| {
-            let names: Vec<_> = self.header.tensors.keys().map(String::as_str).collect();
-            Error::store(&self.path, format!("no tensor {name:?}; it holds {}", names.join(", ")))
+            let names: Vec<_> = self.header.tensors.keys().take(SHOWN_NAMES).map(String::as_str).collect();
+            let more = if self.header.tensors.len() > SHOWN_NAMES { ", ..." } else { "" };
+            Error::store(&self.path, format!("no tensor {name:?}; it holds {}{more}", names.join(", ")))
         })
     }
 
@@ -185,7 +188,8 @@ impl TensorFile {
         match get(FORMAT_KEY) {
             Some(FORMAT) => {}
             Some(other) => {
-                return Err(Error::store(&self.path, format!("format {other:?}: expected {FORMAT_KEY} {FORMAT:?}")))
+                let what = format!("format {:?}: expected {FORMAT_KEY} {FORMAT:?}", shortened(other));
+                return Err(Error::store(&self.path, what));
             }
             None => return Err(Error::store(&self.path, format!("no {FORMAT_KEY} in its metadata: not made by gdig"))),
         }
@@ -205,7 +209,7 @@ impl TensorFile {
         if got == expected {
             return Ok(());
         }
-        Err(Error::Foreign { path: self.path.clone(), expected: expected.into(), got: got.chars().take(200).collect() })
+        Err(Error::Foreign { path: self.path.clone(), expected: expected.into(), got: shortened(got) })
     }
 
     /// The metadata without the keys of the format itself.
@@ -236,6 +240,11 @@ impl TensorFile {
         }
         Err(Error::Checksum { path: self.path.clone(), recorded: recorded.into(), computed })
     }
+}
+
+/// A text of a file as a message shows it: its first 200 characters.
+pub fn shortened(text: &str) -> String {
+    text.chars().take(200).collect()
 }
 
 /// A hint: where the system cannot take it, nothing happens.

@@ -15,6 +15,8 @@ use crate::Dtype;
 /// The data start at a multiple of this number, so that the first tensor of a mapped file is aligned to a cache line.
 const ALIGNMENT: usize = 64;
 const METADATA: &str = "__metadata__";
+/// The most bytes of a tensor's name, so that it fits into a message.
+const MAX_NAME: usize = 1000;
 
 /// A tensor of the file. `start` and `end` count bytes from the start of the file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,6 +57,9 @@ pub fn parse(file: &[u8]) -> Result<Header, HeaderError> {
         if name == METADATA {
             metadata = parse_metadata(&value)?;
         } else {
+            if name.len() > MAX_NAME {
+                return Err(field("the name of each tensor", "at most 1000 bytes"));
+            }
             let info = parse_tensor(&name, &value, data_start)?;
             tensors.insert(name, info);
         }
@@ -86,8 +91,10 @@ fn parse_tensor(name: &str, value: &Value, data_start: usize) -> Result<TensorIn
     let [start, end] = offsets[..] else { return Err(bad("data_offsets", "two offsets")) };
 
     let overflow = || HeaderError::Overflow { tensor: name.into(), shape: shape.clone() };
-    // [2^40, 2^40, 0] overflows too: every reader multiplies in this order and refuses the shape.
-    let expected = shape.iter().try_fold(dtype.size(), |n, &s| n.checked_mul(s)).ok_or_else(overflow)?;
+    // [2^40, 2^40, 0] and [0, 2^40, 2^40] are too large as well: NumPy makes no array of such a shape.
+    let extent = shape.iter().try_fold(dtype.size(), |n, &s| n.checked_mul(s.max(1)));
+    let extent = extent.filter(|&n| isize::try_from(n).is_ok()).ok_or_else(overflow)?;
+    let expected = if shape.contains(&0) { 0 } else { extent };
     if end.checked_sub(start) != Some(expected) {
         return Err(HeaderError::Size { tensor: name.into(), expected, start, end });
     }

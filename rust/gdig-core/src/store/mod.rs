@@ -29,6 +29,8 @@ pub use file::{content_checksum, write, write_one_of_many, TensorData, TensorFil
 pub use shard::Shard;
 pub use verify::Report;
 
+pub(crate) use file::shortened;
+
 use file::open_file;
 
 use crate::{Dtype, Error, Result};

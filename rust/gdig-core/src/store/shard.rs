@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::sync::OnceLock;
 
 use super::direct::{Blocks, DirectFile};
-use super::file::{write, TensorData, TensorFile, MADE_FROM};
+use super::file::{shortened, write, TensorData, TensorFile, MADE_FROM};
 use super::{Store, MAX_SHARDS, SCALE, SKETCH, VALID};
 use crate::convert::{encode, Rows};
 use crate::{Dtype, Error, Result};
@@ -41,7 +41,7 @@ impl Store {
         let first = row.to_string();
         if file.header().metadata.get("first_row") != Some(&first) {
             let got = file.header().metadata.get("first_row").map_or("none", String::as_str);
-            let (expected, got) = (format!("first_row {first}"), format!("first_row {got}"));
+            let (expected, got) = (format!("first_row {first}"), format!("first_row {}", shortened(got)));
             return Err(Error::Foreign { path: file.path().into(), expected, got });
         }
         // The check is here, so that reading rows cannot fail half-way.

@@ -1,12 +1,16 @@
-//! JSON in which no object has a key twice. Some readers take the first of two equal keys, others the last, others
-//! refuse both. So a file with such a pair means different things to different programs.
+//! JSON in which no object has a key twice, and no list many items. Some readers take the first of two equal keys, others
+//! the last, others refuse both. So a file with such a pair means different things to different programs. The lists of a
+//! header are shapes, and NumPy 1 has no arrays of more than 32 dimensions; a long list takes many times its text.
 
 use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
-/// A JSON value without equal keys.
+/// The most items of a list.
+const MAX_ITEMS: usize = 32;
+
+/// A JSON value without equal keys and long lists.
 pub struct Strict(pub Value);
 
 impl<'de> Deserialize<'de> for Strict {
@@ -55,6 +59,9 @@ impl<'de> Visitor<'de> for StrictVisitor {
     fn visit_seq<A: SeqAccess<'de>>(self, mut from: A) -> Result<Value, A::Error> {
         let mut values = Vec::new();
         while let Some(Strict(value)) = from.next_element()? {
+            if values.len() == MAX_ITEMS {
+                return Err(A::Error::custom(format_args!("a list has more than {MAX_ITEMS} items")));
+            }
             values.push(value);
         }
         Ok(values.into())

@@ -154,6 +154,15 @@ fn each_fault_of_a_header_has_its_error() {
     let error = |json: String, data| with_header(&json, data).unwrap_err();
     assert!(matches!(error(header("F4", "[2]", "[0,1]"), 1), E::Dtype { dtype, .. } if dtype == "F4"));
     assert!(matches!(error(header("F32", "[4294967296,4294967296,4]", "[0,8]"), 8), E::Overflow { .. }));
+    assert!(matches!(error(header("F32", "[0,4294967296,4294967296]", "[0,0]"), 0), E::Overflow { .. }));
+    assert!(matches!(error(header("U8", "[0,9223372036854775808]", "[0,0]"), 0), E::Overflow { .. }));
+    let dimensions = |n: usize| format!("[{}]", vec!["1"; n].join(","));
+    assert!(with_header(&header("U8", &dimensions(32), "[0,1]"), 1).is_ok());
+    let long = |what: &str| what.contains("a list has more than 32 items");
+    assert!(matches!(error(header("U8", &dimensions(33), "[0,1]"), 1), E::Json(what) if long(&what)));
+    let named = |n: usize| header("U8", "[1]", "[0,1]").replace('x', &"x".repeat(n));
+    assert!(with_header(&named(1000), 1).is_ok());
+    assert!(matches!(error(named(1001), 1), E::Field { expected: "at most 1000 bytes", .. }));
     assert!(matches!(error(header("F32", "[2]", "[0,4]"), 8), E::Size { expected: 8, .. }));
     assert!(matches!(error(header("F32", "[2]", "[8,0]"), 8), E::Size { .. }));
     assert!(matches!(error(header("F32", "[2]", "[4,12]"), 12), E::Gap { start: 4, previous: 0, .. }));
@@ -261,6 +270,34 @@ fn leftovers_of_a_killed_writer_are_ignored_and_removed() {
     assert_eq!(store.len().unwrap(), 0);
     store.write_shard(0, rows(&[1.0], 1), &[]).unwrap();
     assert!(!leftover.exists() && other.exists(), "another process may be writing the other shard");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_file_is_written_to_no_place_but_its_own() {
+    let directory = tempfile::tempdir().unwrap();
+    let (path, outside) = (directory.path().join("t.safetensors"), directory.path().join("outside"));
+    fs::write(&outside, "mine").unwrap();
+    std::os::unix::fs::symlink(&outside, &path).unwrap();
+    write(&path, &[], &BTreeMap::new()).unwrap();
+    assert_eq!(fs::read(&outside).unwrap(), b"mine");
+    assert!(path.symlink_metadata().unwrap().is_file());
+}
+
+#[test]
+fn a_message_is_short_whatever_a_header_holds() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("t.safetensors");
+    let names: Vec<String> = (0..500).map(|i| format!("{i:0>900}")).collect();
+    let tensors: Vec<_> =
+        names.iter().map(|name| TensorData { name, dtype: Dtype::U8, shape: vec![0], bytes: &[] }).collect();
+    let metadata =
+        BTreeMap::from([(MADE_FROM.to_owned(), "a".repeat(1 << 20)), ("first_row".into(), "9".repeat(9999))]);
+    write(&path, &tensors, &metadata).unwrap();
+    let file = TensorFile::open(&path).unwrap();
+    for error in [file.info("x").unwrap_err(), file.expect("b").unwrap_err()] {
+        assert!(error.to_string().len() < 20_000);
+    }
 }
 
 #[test]

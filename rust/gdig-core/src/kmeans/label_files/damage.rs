@@ -7,7 +7,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::fingerprint::{of_fit, of_shard};
 use crate::interrupt::Supervisor;
-use crate::store::{shard_indices, shard_name, Damage, State, Store, TensorFile};
+use crate::store::{shard_indices, shard_name, shortened, Damage, State, Store, TensorFile};
 use crate::{Error, Result};
 
 /// Compare the label files in `directory` with the store of `n_rows` rows and the centroids that they were made from,
@@ -54,6 +54,5 @@ fn expect(file: &TensorFile, fit: Option<String>, rows: Option<String>) -> Resul
     }
     let named = |half: Option<String>| half.unwrap_or_else(|| "(any)".into());
     let expected = format!("{} {}", named(fit), named(rows));
-    let got = file.made_from().chars().take(200).collect();
-    Err(Error::Foreign { path: file.path().into(), expected, got })
+    Err(Error::Foreign { path: file.path().into(), expected, got: shortened(file.made_from()) })
 }
