@@ -41,7 +41,7 @@ venv: .make/native ## make .venv and build gdig into it; later runs rebuild only
 # The link from .venv to python/gdig; one is enough, whatever is built.
 .make/native: INSTALLED = $(wildcard .venv/lib/python*/site-packages/gdig-*.dist-info)
 .make/native: .make/python $(RUST)
-	$(BIN)/python -m maturin develop --release --quiet $(if $(INSTALLED),--skip-install)
+	PIP_QUIET=1 $(BIN)/python -m maturin develop --release --quiet $(if $(INSTALLED),--skip-install)
 	@touch $@
 
 .PHONY: demo

@@ -207,13 +207,15 @@ def test_a_file_that_changed_or_went_is_named(five, grown, tmp_path):
         with pytest.raises(RunError, match=match):
             gdig.select(**{**options(copy, 5), "candidates": tuple(map(str, candidates))})
 
-    refused([files[0], files[2]], r"candidates: 1\.jsonl is gone since the run began")
+    refused([files[0], files[2]], r"other inputs:\n  candidates: 1\.jsonl is gone since the run began\nUse")
     refused([files[1], files[0], *files[2:]], r"candidates: the files come in another order")
     (tmp_path / "pool").mkdir()
     copies = [Path(shutil.copy(file, tmp_path / "pool")) for file in files]
     assert len(gdig.select(**{**options(copy, 5), "candidates": tuple(map(str, copies))}).rows) == 18
     copies[2].write_text(copies[2].read_text() + "\n")
     refused(copies, r"candidates: 2\.jsonl changed since the run began")
+    # Files after the last one that is given are no difference, because an earlier selection leaves them out.
+    refused(copies[:4], r"other inputs:\n  candidates: 2\.jsonl changed since the run began\nUse")
     new = write_jsonl(tmp_path / "pool" / "new.jsonl", translation_rows(3, random_seed=8))
     refused([new, *files], r"(?s)new\.jsonl is new since the run began.*New files can be appended: give them after")
 

@@ -80,6 +80,7 @@ def project_experts(
     c = dict(config or pinned("project", kind(d.dtype, side), d.device))
     c.pop("programs")
     c.pop("gather", None)
+    c["M"] = max(64, c["M"])  # Hopper's tensor cores take no fewer rows
     a, d, device = aligned(a), aligned(d), d.device
     experts, depth, dim = prepared.table.shape
     wide = len(prepared.p) // experts

@@ -79,10 +79,15 @@ def _input_differences(then: dict[str, dict], now: dict[str, dict]) -> list[str]
     lines = []
     for kind in {**then, **now}:
         before, files = then.get(kind, {}), now.get(kind, {})
-        for name in [*before, *(n for n in files if n not in before)]:
-            if before.get(name) != files.get(name):
-                what = "is gone" if name not in files else "is new" if name not in before else "changed"
-                lines.append(f"{kind}: {name} {what} since the run began")
+        differing = [n for n in [*before, *(n for n in files if n not in before)] if before.get(n) != files.get(n)]
+        if kind == CANDIDATES:
+            # The last files of a pool may be left out, so they explain nothing where another file differs.
+            last = max((place for place, name in enumerate(before) if name in files), default=len(before))
+            omitted = list(before)[last + 1 :]
+            differing = [name for name in differing if name not in omitted] or differing
+        for name in differing:
+            what = "is gone" if name not in files else "is new" if name not in before else "changed"
+            lines.append(f"{kind}: {name} {what} since the run began")
         if not lines and list(before) != list(files):
             lines.append(f"{kind}: the files come in another order than when the run began")
     return lines
