@@ -19,6 +19,7 @@ from benches.figures_parts.sentences import SENTENCES
 from benches.shared.machine import ROOT
 
 TABLES: dict[str, Callable[[], str]] = {
+    "experts": costs.experts,
     "methods": pretrained.methods,
     "parity": costs.parity,
     "plan": costs.plan,

@@ -128,3 +128,16 @@ def report() -> str:
         [f"{pool['peak_bytes'] / 1e9:.1f} GB" for pool in pools],
         [f"{pool['page_bytes'] / 1e6:.1f} MB" for pool in pools],
     )
+
+
+def experts() -> str:
+    """CPU seconds of a mixture beside a dense model with the same active parameters."""
+    rows = []
+    for case in sorted(record("experts").values(), key=lambda case: case["rows"]):
+        for stage, seconds in case["cpu_seconds"].items():
+            ratio = seconds["experts"] / seconds["dense"]
+            tokens = f"{case['rows'] * case['tokens']:,}" if stage == "fit" else ""
+            rows.append([tokens, stage, f"{seconds['dense']:.1f}", f"{seconds['experts']:.1f}", f"{ratio:.2f}"])
+    return table(
+        ["tokens of sample and pool", "stage", "dense", "experts", "ratio"], *map(list, zip(*rows, strict=True))
+    )

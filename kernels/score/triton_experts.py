@@ -20,8 +20,8 @@ from gdig.kernels.products import aligned, kind, precision
 from gdig.kernels.score.prepared import PreparedExperts
 from gdig.kernels.score.triton import chunk_sums
 
-# Most numbers of partials at once (256 MiB). The experts of a launch are as many as fit.
-_PARTIALS = 1 << 26
+# Most numbers of partials at once (64 MiB). The experts of a launch are as many as fit.
+_PARTIALS = 1 << 24
 
 
 @triton.jit(do_not_specialize=["row_tiles", "column_tiles", "seeds"])
@@ -44,16 +44,19 @@ def _products(
     first, last, expert = tl.load(at).to(tl.int32), tl.load(at + 1).to(tl.int32), tl.load(at + 2).to(tl.int32)
     zero, end = tl.load(chunks + expert * seeds), tl.load(chunks + (expert + 1) * seeds)
     # Experts have different numbers of columns, and the grid has programs for the most.
-    if zero * CHUNK + j * N < end * CHUNK:
-        t = first + tl.arange(0, M)
-        c = zero * CHUNK + j * N + tl.arange(0, N)
-        sums = chunk_sums(
-            a, d, u, v, scale, bias, t, c, last, end * CHUNK, i_width, o_width, a_stride, d_stride, u_stride, v_stride,
-            BIAS, CHUNK, WHOLE_I, WHOLE_O, M, N, K, PRECISION,
-        )  # fmt: skip
-        h = j * (N // CHUNK) + tl.arange(0, N // CHUNK)
-        place = tl.load(at + 3) + tl.arange(0, M).to(tl.int64)[:, None] * (end - zero) + h[None, :]
-        tl.store(partials + place, sums, mask=(t < last)[:, None] & (h < end - zero)[None, :])
+    if zero * CHUNK + j * N >= end * CHUNK:
+        return
+    t = first + tl.arange(0, M)
+    c = zero * CHUNK + j * N + tl.arange(0, N)
+    sums = chunk_sums(
+        a, d, u, v, scale, bias, t, c, last, end * CHUNK, i_width, o_width, a_stride, d_stride, u_stride, v_stride,
+        BIAS, CHUNK, WHOLE_I, WHOLE_O, M, N, K, PRECISION,
+    )  # fmt: skip
+    h = j * (N // CHUNK) + tl.arange(0, N // CHUNK)
+    # Inside a tile int32 is enough, and takes half the registers.
+    place = tl.arange(0, M)[:, None] * (end - zero) + h[None, :]
+    inside = (t < last)[:, None] & (h < end - zero)[None, :]
+    tl.store(partials + tl.load(at + 3) + place, sums, mask=inside)
 
 
 @triton.jit(do_not_specialize=["first_expert", "last_expert", "examples", "seeds", "most"])
@@ -91,7 +94,7 @@ def score_experts(
     joint, first_chunks = prepared.joint, prepared.first_chunks
     if not rows.examples or not len(joint.u):
         return
-    c = dict(config or pinned("score", kind(a.dtype), a.device))
+    c = dict(config or pinned("score_experts", kind(a.dtype), a.device))
     a, d = aligned(a), aligned(d)
     seeds, device = prepared.seeds, a.device
     chunks = [j - i for i, j in pairwise(first_chunks)]

@@ -34,7 +34,7 @@ def _launch(dtype, width, bias, rank, lengths) -> None:
     u, v = ([torch.zeros(height, seeds[0].end)] * len(rows) for height in (width, width + bias))
     prepared = factors.prepare_experts(u, v, seeds, width, dtype)
     out = torch.zeros(rows.examples, 8)
-    score.score_experts(a, a, rows, prepared, out, config=PINNED["score", kind(dtype), major])
+    score.score_experts(a, a, rows, prepared, out, config=PINNED["score_experts", kind(dtype), major])
     for side in (32, 64):
         columns = torch.randint(0, 512, (side * side,), generator=torch.Generator().manual_seed(0))
         own = torch.zeros(side, width + bias), torch.zeros(side, width), columns, torch.zeros(side * side)
