@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 
@@ -242,10 +243,13 @@ def _print_report(work: Workspace, seeds: list[Example], report: SeedReport) -> 
         f"fit: {len(seeds)} seeds, {report.columns} columns over {len(work.model.layers)} layers, "
         f"at least {report.least_energy:.1%} of the energy of each gradient"
     )
-    say(
-        f"fit: factored against exact scores on {report.probe_rows} rows: relative error "
-        f"{report.relative_error:.2g}, correlation {report.correlation:.4f}"
-    )
+    if math.isnan(report.correlation):  # such as of an expert that none of the rows goes to
+        say("fit: factored scores are not compared with exact ones, whose numbers do not differ; raise probe_rows")
+    else:
+        say(
+            f"fit: factored against exact scores, probe_rows {report.probe_rows}: relative error "
+            f"{report.relative_error:.2g}, correlation {report.correlation:.4f}"
+        )
     if report.iterations:
         reached = len(seeds) - report.unconverged
         say(
