@@ -63,18 +63,12 @@ def score(
     for name, x, end in (("offsets", examples, tokens), ("column_offsets", seeds, columns)):
         if x.end != end:
             raise ValueError(f"score: {name}: expected to end at {end}, got {x.end}")
-    if out.dtype != torch.promote_types(a.dtype, torch.float32):
-        raise ValueError(f"score: out: expected {torch.promote_types(a.dtype, torch.float32)}, got {out.dtype}")
+    _expect_dtypes(a, d, out, impl)
     if impl == "triton":
-        if d.dtype != a.dtype:
-            raise ValueError(f"score: d: expected {a.dtype}, the dtype of a, got {d.dtype}")
         from . import triton
 
         prepared = prepared or _prepare(u, v, seeds, width, a.dtype)
-        if not prepared.fits(v, seeds, width, a):
-            raise ValueError(
-                "score: prepared: expected what prepare_factors made of these u, v and seeds, for this dtype of a"
-            )
+        _expect_fit(prepared.fits(v, seeds, width, a), "prepare_factors")
         return triton.score(a, d, examples, prepared, out)
     return reference.score(a, d, examples, u, v, seeds, out)
 
@@ -121,19 +115,12 @@ def score_experts(
         _expect("u", u_n, (d.shape[1], seeds.end))
         _expect("v", v_n, (width + min(1, max(0, extra)), seeds.end))
         _expect("out", out, (rows.examples, len(seeds)))
-    if out.dtype != torch.promote_types(a.dtype, torch.float32):
-        raise ValueError(f"score: out: expected {torch.promote_types(a.dtype, torch.float32)}, got {out.dtype}")
+    _expect_dtypes(a, d, out, impl)
     if impl == "triton":
-        if d.dtype != a.dtype:
-            raise ValueError(f"score: d: expected {a.dtype}, the dtype of a, got {d.dtype}")
         from . import triton_experts
 
         prepared = prepared or _prepare_experts(u, v, column_offsets, width, a.dtype)
-        if not prepared.fits(v, column_offsets, width, a):
-            raise ValueError(
-                "score: prepared: expected what prepare_expert_factors made of these u, v and seeds, for this dtype of "
-                "a"
-            )
+        _expect_fit(prepared.fits(v, column_offsets, width, a), "prepare_expert_factors")
         return triton_experts.score_experts(a, d, rows, prepared, out)
     return reference.score_experts(a, d, rows, u, v, column_offsets, out)
 
@@ -183,3 +170,15 @@ def prepare_expert_factors(
 def _expect(name: str, x: torch.Tensor, shape: tuple[int, ...]) -> None:
     if tuple(x.shape) != shape:
         raise ValueError(f"score: {name}: expected shape {shape}, got {tuple(x.shape)}")
+
+
+def _expect_dtypes(a: torch.Tensor, d: torch.Tensor, out: torch.Tensor, impl: str) -> None:
+    if out.dtype != torch.promote_types(a.dtype, torch.float32):
+        raise ValueError(f"score: out: expected {torch.promote_types(a.dtype, torch.float32)}, got {out.dtype}")
+    if impl == "triton" and d.dtype != a.dtype:
+        raise ValueError(f"score: d: expected {a.dtype}, the dtype of a, got {d.dtype}")
+
+
+def _expect_fit(fits: bool, maker: str) -> None:
+    if not fits:
+        raise ValueError(f"score: prepared: expected what {maker} made of these u, v and seeds, for this dtype of a")

@@ -17,6 +17,19 @@ from gdig.kernels.segments import Segments
 
 
 @triton.jit
+def tile_of_program(row_tiles, column_tiles, BAND: tl.constexpr):
+    """The row and the column of the program's tile.
+
+    Programs that run together share BAND rows of tiles, so they find each other's operands in the L2 cache.
+    """
+    pid = tl.program_id(0)
+    band = pid // (BAND * column_tiles)
+    high = tl.minimum(row_tiles - band * BAND, BAND)
+    within = pid % (BAND * column_tiles)
+    return band * BAND + within % high, within // high
+
+
+@triton.jit
 def chunk_sums(
     a, d, u, v, scale, bias, t, c, tokens, columns, i_width, o_width, a_stride, d_stride, u_stride, v_stride,
     BIAS: tl.constexpr, CHUNK: tl.constexpr, WHOLE_I: tl.constexpr, WHOLE_O: tl.constexpr,
@@ -43,14 +56,7 @@ def _products(
 ):  # fmt: skip
     """Store a tile of (d_t . u_c)(a_t . v_c), summed over GROUP tokens and CHUNK columns, in partials
     [groups, chunks]."""
-    # Programs that run together share BAND rows of tiles, so they find each other's operands in the L2 cache.
-    pid = tl.program_id(0)
-    band = pid // (BAND * column_tiles)
-    high = tl.minimum(row_tiles - band * BAND, BAND)
-    within = pid % (BAND * column_tiles)
-    i = band * BAND + within % high
-    j = within // high
-
+    i, j = tile_of_program(row_tiles, column_tiles, BAND)
     t = i * M + tl.arange(0, M)
     c = j * N + tl.arange(0, N)
     by_chunk = chunk_sums(

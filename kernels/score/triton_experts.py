@@ -18,7 +18,7 @@ from gdig.kernels.configs import Config, current, pinned
 from gdig.kernels.expert_rows import ExpertRows, on_device
 from gdig.kernels.products import aligned, kind, precision
 from gdig.kernels.score.prepared import PreparedExperts
-from gdig.kernels.score.triton import chunk_sums
+from gdig.kernels.score.triton import chunk_sums, tile_of_program
 
 # Most numbers of partials at once (64 MiB). The experts of a launch are as many as fit.
 _PARTIALS = 1 << 24
@@ -32,13 +32,7 @@ def _products(
     M: tl.constexpr, N: tl.constexpr, K: tl.constexpr, BAND: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Store a tile of (d_t . u_c)(a_t . v_c) of an expert, summed over CHUNK columns: of each token, its chunks."""
-    pid = tl.program_id(0)
-    band = pid // (BAND * column_tiles)
-    high = tl.minimum(row_tiles - band * BAND, BAND)
-    within = pid % (BAND * column_tiles)
-    i = band * BAND + within % high
-    j = within // high
-
+    i, j = tile_of_program(row_tiles, column_tiles, BAND)
     # int64: the first row, the expert's last row + 1, the expert, and where the partials of the first row begin.
     at = tiles + i * 4
     first, last, expert = tl.load(at).to(tl.int32), tl.load(at + 1).to(tl.int32), tl.load(at + 2).to(tl.int32)
