@@ -196,9 +196,9 @@ impl<const LANES: usize> Centred<LANES> {
             {
                 scratch.searched += n_chosen;
             }
+            let Some(&filler) = scratch.chosen[..n_chosen].last() else { continue };
             // The last group is filled up with a row of it, which changes nothing.
             let groups = n_chosen.next_multiple_of(GROUP);
-            let filler = scratch.chosen[n_chosen.saturating_sub(1)];
             scratch.chosen[n_chosen..groups].fill(filler);
             for group in scratch.chosen[..groups].chunks_exact(GROUP) {
                 let group: &[u32; GROUP] = group.try_into().expect("GROUP of them");
