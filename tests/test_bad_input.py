@@ -169,7 +169,7 @@ def test_duplicates_and_seeds_among_the_candidates_are_reported(project, tmp_pat
     assert np.allclose(influence[60:63], influence[:3], rtol=2.0**-12, atol=2.0**-12 * np.abs(influence).max())
     repeated = write_jsonl(tmp_path / "seeds.jsonl", [*seeds, seeds[0]])
     gdig.fit(**project.options(tmp_path / "other", seeds=(repeated,), quiet=False))
-    assert "warning: seeds: 1 repeat another seed" in capsys.readouterr().err
+    assert "warning: seeds: 1 repeats another seed" in capsys.readouterr().err
 
 
 # Numbers.

@@ -17,6 +17,7 @@ from gdig.config.budget import Limit
 from gdig.config.config import Config
 from gdig.config.options import Method
 from gdig.errors import ConfigError
+from gdig.nouns import counted
 from gdig.resampling import row_hash
 from gdig.selection.choose import choose
 from gdig.selection.cluster_stage import resolve_clusters
@@ -186,18 +187,19 @@ def test_tau_is_lowered_only_when_it_must_be_and_that_is_said(case, tau):
     least = plain_threshold(pool, tau, limit)
     wanted = math.ceil(tau * pool.n_seeds - 1e-9)
     reach = [int((pool.valid & (np.array(pool.votes) >= v)).sum()) for v in range(pool.n_seeds + 1)]
+    reaching = [counted(n, "row reaches", "rows reach") for n in reach]
     note = choice.notes[0]
     if least == wanted:
-        assert note == f"{reach[least]} rows reach agreement {tau:g} (help at least {least} of {pool.n_seeds} seeds)"
+        assert note == f"{reaching[least]} agreement {tau:g} (help at least {least} of {pool.n_seeds} seeds)"
     else:
-        assert note.startswith(
-            f"only {reach[wanted]} rows reach agreement {tau:g}, too few for the budget: lowered to "
-        )
-        assert note.endswith(f"(at least {least} of {pool.n_seeds} seeds), which {reach[least]} rows reach")
+        assert note.startswith(f"only {reaching[wanted]} agreement {tau:g}, too few for the budget: lowered to ")
+        assert note.endswith(f"(at least {least} of {pool.n_seeds} seeds), which {reaching[least]}")
     short = limit.unit == "rows" and reach[0] < limit.amount
     assert (len(choice.notes) == 2) == short
     if short:
-        assert choice.notes[1] == (f"only {reach[0]} of the {limit.amount} rows asked for: no more rows are valid")
+        assert choice.notes[1] == (
+            f"only {reach[0]} of the {counted(limit.amount, 'row')} asked for: no more rows are valid"
+        )
 
 
 def test_rows_without_a_cluster_are_not_drawn():

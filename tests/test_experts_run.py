@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import signal
 from pathlib import Path
@@ -55,6 +56,16 @@ def test_a_run_has_a_file_for_each_expert(whole):
     widths = [read_tensors(path)[0]["u"].shape[1] for path in (whole / "seeds").glob("*.safetensors")]
     assert min(widths) < max(widths)  # a seed has factors where it goes
     assert np.isfinite(stored(whole)["influence"]).all() and np.abs(stored(whole)["influence"]).min() > 0
+
+
+def test_a_fit_of_one_expert_says_that_no_row_compares_scores(project, options, whole, tmp_path, capfd):
+    counts = {path.stem: read_tensors(path)[1] for path in (whole / "curvature").iterdir()}
+    rarest = min(counts, key=lambda name: int(counts[name]["seen"]))
+    chosen = {"filter_modules": f"^{re.escape(rarest)}$", "probe_rows": 1, "quiet": False}
+    gdig.fit(**project.options(tmp_path / "run", **{**options, **chosen}))
+    said = capfd.readouterr().err
+    assert stages(tmp_path / "run")["fit"]["seeds"]["correlation"] is None
+    assert "whose numbers do not differ; raise probe_rows" in said and "nan" not in said
 
 
 def test_missing_files_are_made_again_with_the_same_bytes(project, options, whole, tmp_path):

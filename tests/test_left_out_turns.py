@@ -61,4 +61,4 @@ def test_such_rows_are_counted_and_a_run_warns(
     warnings: list[str] = []
     monkeypatch.setattr(Progress, "warn", lambda self, text: warnings.append(text))
     gdig.fit(**options)
-    assert any("in 3 rows of the pool and 1 seeds" in warning for warning in warnings)
+    assert any("in 3 rows of the pool and 1 seed;" in warning for warning in warnings)

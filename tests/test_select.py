@@ -224,7 +224,7 @@ def test_preview(project, tmp_path):
         assert f"⟦{row['trg_text']}</s>⟧" in text and row["src_text"] in text
     assert "<s>⟦All of it.</s>⟧" in texts[2] and "row 1 (line 2): field 'text' is empty" in texts[3]
     assert f"{project.pool}: 60 rows, translation (src_text to trg_text), by plain text; " in texts[4]
-    assert f"{mixed}: 3 rows, text, by whole text; " in texts[5] and texts[5].endswith("1 rows cannot be used")
+    assert f"{mixed}: 3 rows, text, by whole text; " in texts[5] and texts[5].endswith("1 row cannot be used")
     assert texts[6].startswith("candidates: 2 files, 63 rows (60 translation, 3 text), ")
     assert "seeds.jsonl, row 0" in texts[7] and texts[-1].startswith("seeds: 5 rows (5 translation), ")
     # What would stop a run: the row, unless bad rows are skipped.

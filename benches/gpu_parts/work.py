@@ -11,12 +11,14 @@ from types import ModuleType
 import torch
 
 from gdig import ops
-from gdig.ops import Segments
+from gdig.ops import ExpertRows, Segments
 
 TOKENS = 16_384
 # hidden and intermediate size of the models that the targets speak of.
 WIDTHS = {"160M": (768, 3072), "1B": (2048, 8192)}
 SIDE, DIM = 32, 512
+# Experts of a block, those that a token goes to, and columns that a seed has at an expert.
+EXPERTS, SLOTS, EXPERT_RANK = 64, 8, 4
 # Words of a vocabulary (SmolLM2, Llama 3), and labelled positions whose logits exist at once.
 WORDS, POSITIONS = (49_152, 128_256), 2048
 
@@ -36,8 +38,9 @@ class Work:
 
 def module_of(operation: str) -> ModuleType | None:
     """The Triton module of an operation; None while there is none."""
-    folder = {"squared_gradients": "covariance"}.get(operation, operation)
-    name = f"gdig.kernels.{folder}.triton"
+    of_layer = operation.removesuffix("_experts")
+    folder = {"squared_gradients": "covariance"}.get(of_layer, of_layer)
+    name = f"gdig.kernels.{folder}.triton{operation[len(of_layer) :]}"
     if find_spec(name) is None:
         return None
     from importlib import import_module
@@ -70,6 +73,9 @@ def works(
             for seeds, rank in ((2, 8),) if quick else ((32, 32), (32, 128), (256, 32)):
                 yield _score(f"{model} down, {length} tokens, {seeds} x {rank}", wide, narrow, examples, seeds, rank)
             yield _squares(f"{model} down, {length} tokens", *exact, examples)
+            rows = _expert_rows(tokens, 4, 4) if quick else _expert_rows(tokens, EXPERTS, length * SLOTS // EXPERTS)
+            yield _project_experts(f"{model} up, {length} tokens", narrow, wide, rows)
+            yield _score_experts(f"{model} down, {length} tokens", wide, narrow, rows, 2 if quick else 32)
         for bias in (0, 1):
             for x in (narrow, wide):
                 yield _covariance(f"{model} {x.shape[1]} wide{', bias' if bias else ''}", x, bias)
@@ -86,8 +92,6 @@ def _project(name: str, a: torch.Tensor, d: torch.Tensor, examples: Segments) ->
     columns = torch.randint(0, DIM, (SIDE * SIDE,), device=a.device)
     weights = sums(SIDE * SIDE).sign() / SIDE
     out = torch.zeros(len(examples), DIM, device=a.device)
-    # Made when it is timed: the tuner on the CPU never does.
-    copied = cache(lambda: torch.empty(2, a.numel() + d.numel(), device=a.device, dtype=a.dtype).zero_())
 
     # Made once a sweep, so not part of the time.
     prepared = cache(lambda impl: ops.prepare_projection(q, p, columns, weights, a.shape[1], DIM, a.dtype, impl=impl))
@@ -95,7 +99,42 @@ def _project(name: str, a: torch.Tensor, d: torch.Tensor, examples: Segments) ->
     def run(impl: str) -> None:
         ops.project(a, d, examples, q, p, columns, weights, out, impl=impl, prepared=prepared(impl))
 
-    return Work("project", name, run, lambda: copied()[0].copy_(copied()[1]), "copy of a and d, half its time", 0.5)
+    return Work("project", name, run, _copy(a, d), "copy of a and d, half its time", 0.5)
+
+
+def _copy(a: torch.Tensor, d: torch.Tensor) -> Callable[[], object]:
+    # Made when it is timed: the tuner on the CPU never does.
+    copied = cache(lambda: torch.empty(2, a.numel() + d.numel(), device=a.device, dtype=a.dtype).zero_())
+    return lambda: copied()[0].copy_(copied()[1])
+
+
+def _expert_rows(n_rows: int, experts: int, each: int) -> ExpertRows:
+    """n_rows rows, of which each expert sees so many of each example."""
+    examples = n_rows // (experts * each)
+    first = torch.arange(experts)[:, None] * examples
+    return ExpertRows((first + torch.arange(examples + 1)) * each)
+
+
+def _project_experts(name: str, a: torch.Tensor, d: torch.Tensor, rows: ExpertRows) -> Work:
+    sums = partial(torch.randn, device=a.device)
+    projections = [
+        (
+            sums(SIDE, a.shape[1]).sign(),
+            sums(SIDE, d.shape[1]).sign(),
+            torch.randint(0, DIM, (SIDE * SIDE,), device=a.device),
+            sums(SIDE * SIDE).sign() / SIDE,
+        )
+        for _ in range(len(rows))
+    ]
+    out = torch.zeros(rows.examples, DIM, device=a.device)
+
+    # Made once a sweep, so not part of the time.
+    prepared = cache(lambda impl: ops.prepare_expert_projections(projections, a.shape[1], DIM, a.dtype, impl=impl))
+
+    def run(impl: str) -> None:
+        ops.project_experts(a, d, rows, projections, out, impl=impl, prepared=prepared(impl))
+
+    return Work("project_experts", name, run, _copy(a, d), "copy of a and d, half its time", 0.5)
 
 
 def _score(name: str, a: torch.Tensor, d: torch.Tensor, examples: Segments, seeds: int, rank: int) -> Work:
@@ -116,6 +155,25 @@ def _score(name: str, a: torch.Tensor, d: torch.Tensor, examples: Segments, seed
         torch.mm(a, halves()[1], out=a_products)
 
     return Work("score", name, run, products, "the two bare products")
+
+
+def _score_experts(name: str, a: torch.Tensor, d: torch.Tensor, rows: ExpertRows, seeds: int) -> Work:
+    columns = [Segments(torch.arange(seeds + 1) * EXPERT_RANK)] * len(rows)
+    u, v = (torch.randn(len(rows), x.shape[1], seeds * EXPERT_RANK, device=a.device) for x in (d, a))
+    out = torch.zeros(rows.examples, seeds, device=a.device)
+    halves = cache(lambda: (u.to(a.dtype), v.to(a.dtype)))  # made when it is timed
+
+    # Made once a sweep, so not part of the time.
+    prepared = cache(lambda impl: ops.prepare_expert_factors(u, v, columns, a.shape[1], a.dtype, impl=impl))
+
+    def run(impl: str) -> None:
+        ops.score_experts(a, d, rows, u, v, columns, out, impl=impl, prepared=prepared(impl))
+
+    def products() -> None:
+        torch.bmm(d.view(len(rows), -1, d.shape[1]), halves()[0])
+        torch.bmm(a.view(len(rows), -1, a.shape[1]), halves()[1])
+
+    return Work("score_experts", f"{name}, {seeds} x {EXPERT_RANK}", run, products, "the bare products of each expert")
 
 
 def _covariance(name: str, x: torch.Tensor, bias: int) -> Work:

@@ -70,15 +70,15 @@ def by_hash(rows: int) -> dict[str, Any]:
 
 
 def by_words(rows: int, threads: int) -> dict[str, Any]:
-    """Rows that share 13 words with an entry, as gdig finds them."""
+    """Rows that share 13 words with an entry, as gdig finds them. No text has a template, whose words it leaves out."""
     entries, pool, truth = make_texts(rows)
     begun, cpu = time.monotonic(), time.process_time()
     alarms = [False] * len(pool)
     with anonymous_peak() as peak:
         shared = _native.SharedWords([[entry] for entry in entries])
         for start in range(0, len(pool), 4096):
-            rows = [[row] for row in pool[start : start + 4096]]
-            (equal, _), (places, *_) = shared.find(rows, n_threads=threads)
+            texts = [[row] for row in pool[start : start + 4096]]
+            (equal, _), (places, *_) = shared.find(texts, n_threads=threads)
             for place in {*equal.tolist(), *places.tolist()}:
                 alarms[start + place] = True
     return _judged(alarms, truth, (time.monotonic() - begun, time.process_time() - cpu), peak[0])

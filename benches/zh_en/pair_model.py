@@ -13,10 +13,10 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from transformers.utils.logging import disable_progress_bar
 
+from examples.tiny_model import make_tokenizer
 from gdig.config.options import DataOptions
 from gdig.data.corpus import open_corpus
 from gdig.data.prompts import plain_prompt
@@ -75,7 +75,7 @@ def train_model(rows: Path, out: Path, recipe: Recipe) -> dict[str, float]:
 def train_tokenizer(rows: Path, vocab_size: int) -> PreTrainedTokenizerFast:
     """Train a tokenizer on a JSONL file of pairs, prompts included."""
     corpus, read = open_corpus([rows]), make_reader("translation")
-    return _tokenizer([plain_prompt(read(row)).text for row in corpus.rows(0, len(corpus))], vocab_size)
+    return make_tokenizer([plain_prompt(read(row)).text for row in corpus.rows(0, len(corpus))], vocab_size)
 
 
 def encode(rows: Path, tokenizer: PreTrainedTokenizerFast) -> list[Example]:
@@ -101,21 +101,6 @@ def new_model(tokenizer: PreTrainedTokenizerFast, recipe: Recipe) -> LlamaForCau
             pad_token_id=tokenizer.pad_token_id,
         )
     )
-
-
-def _tokenizer(texts: list[str], vocab_size: int) -> PreTrainedTokenizerFast:
-    """Train a byte-level BPE tokenizer."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
-        special_tokens=["<pad>", "<eos>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(texts, trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>")
 
 
 def train(

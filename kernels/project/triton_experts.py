@@ -77,10 +77,7 @@ def project_experts(
     """Add the sketches of all experts' rows to out [B, dim]."""
     if not rows.end:
         return
-    c = dict(config or pinned("project", kind(d.dtype, side), d.device))
-    c.pop("programs")
-    c.pop("gather", None)
-    c["M"] = max(64, c["M"])  # Hopper's tensor cores take no fewer rows
+    c = dict(config or pinned("project_experts", kind(d.dtype, side), d.device))
     a, d, device = aligned(a), aligned(d), d.device
     experts, depth, dim = prepared.table.shape
     wide = len(prepared.p) // experts
@@ -99,3 +96,13 @@ def project_experts(
             left, right, prepared.weights, prepared.table, rows.on(device), out, experts, rows.examples, dim,
             *out.stride(), P=wide, DEPTH=depth, C=block,
         )  # fmt: skip
+
+
+def candidates(operation: str, kind: str) -> list[dict[str, int]]:
+    """The configurations of "project_experts" that the tuner tries. Hopper's tensor cores take 64 rows at least."""
+    return [
+        {"M": m, "K": k, "num_warps": warps, "num_stages": stages}
+        for m, warps in ((64, 4), (64, 8), (128, 4), (128, 8))
+        for k in ((32, 64, 128) if kind.startswith("half") else (32, 64))
+        for stages in (2, 3, 4, 5)
+    ]

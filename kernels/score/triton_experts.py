@@ -133,3 +133,16 @@ def _launches(sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
             end += 1
         yield begin, end
         begin = end
+
+
+def candidates(operation: str, kind: str) -> list[dict[str, int]]:
+    """The configurations of "score_experts" that the tuner tries: tiles that leave registers for the look-up."""
+    half = kind == "half"
+    tiles = [(128, 128, 8), (64, 128, 4), (64, 128, 8), (128, 64, 4), (128, 64, 8)]
+    return [
+        {"M": m, "N": n, "K": k, "BAND": band, "num_warps": warps, "num_stages": stages}
+        for m, n, warps in (tiles if half else [(64, 64, 4), (64, 64, 8), (128, 64, 8)])
+        for k in ((32, 64, 128) if half else (16, 32))
+        for band in (4, 8, 16)
+        for stages in (2, 3, 4, 5)
+    ]

@@ -39,7 +39,7 @@ def _launch(dtype, width, bias, rank, lengths) -> None:
         columns = torch.randint(0, 512, (side * side,), generator=torch.Generator().manual_seed(0))
         own = torch.zeros(side, width + bias), torch.zeros(side, width), columns, torch.zeros(side * side)
         sketch = projections.prepare_experts([own] * len(rows), width, 512, dtype)
-        config = PINNED["project", project.kind(dtype, side), major]
+        config = PINNED["project_experts", project.kind(dtype, side), major]
         project.project_experts(a, a, rows, side, sketch, torch.zeros(rows.examples, 512), config=config)
     moments = [torch.zeros(width + bias, width + bias)] * len(rows)
     config = PINNED["covariance", "float", major]

@@ -12,6 +12,7 @@ from gdig.config.options import RowFormat
 from gdig.data.corpus import Corpus
 from gdig.data.tokens import Encoder
 from gdig.errors import CorpusError
+from gdig.nouns import counted
 
 _CHUNK = 2048
 
@@ -60,16 +61,16 @@ class RowsReport:
 
     def __str__(self) -> str:
         form = f"{self.format} ({self.detail})" if self.detail else self.format
-        line = f"{self.path}: {self.rows:,} rows, {form}, by {self.rendering}"
+        line = f"{self.path}: {counted(self.rows, 'row')}, {form}, by {self.rendering}"
         if self.tokens:
-            cut = f"; {self.cut:,} rows cut" if self.cut else ""
+            cut = f"; {counted(self.cut, 'row')} cut" if self.cut else ""
             line += (
-                f"; {self.tokens:,} tokens, {self.targets / self.tokens:.0%} of them target; a row has"
+                f"; {counted(self.tokens, 'token')}, {self.targets / self.tokens:.0%} of them target; a row has"
                 f" {self.length_of(0.5):,} (median), {self.length_of(0.95):,} (95 %), {self.longest:,} (longest){cut}"
             )
         if self.not_whole:
-            line += f"; in {self.not_whole:,} rows the chat template leaves out the text of a turn"
-        return line + (f"; {self.bad:,} rows cannot be used" if self.bad else "")
+            line += f"; in {counted(self.not_whole, 'row')} the chat template leaves out the text of a turn"
+        return line + (f"; {counted(self.bad, 'row')} cannot be used" if self.bad else "")
 
 
 def check_rows(
@@ -109,7 +110,7 @@ def summary_of(name: str, reports: list[RowsReport]) -> str:
     counts = ", ".join(f"{n:,} {row_format}" for row_format, n in formats.items())
     files = f"{len(reports):,} files, " if len(reports) > 1 else ""
     share = f", {sum(report.targets for report in reports) / tokens:.0%} of them target" if tokens else ""
-    return f"{name}: {files}{rows:,} rows ({counts}), {tokens:,} tokens{share}"
+    return f"{name}: {files}{counted(rows, 'row')} ({counts}), {counted(tokens, 'token')}{share}"
 
 
 def _add(report: RowsReport, encoded: list, stop: bool) -> None:

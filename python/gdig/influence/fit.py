@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 
@@ -20,6 +21,7 @@ from gdig.influence.precondition_seeds import precondition_seeds
 from gdig.influence.seed_factors import SeedFiles
 from gdig.influence.seed_plan import plan_seeds_on_ranks
 from gdig.influence.seeds_resume import SeedsResume
+from gdig.nouns import counted
 from gdig.run.links import remove_folder
 from gdig.run.origin import curvature_origin, seeds_origin
 from gdig.run.record import CurvatureReport, SeedReport
@@ -47,9 +49,8 @@ def fit_stage(work: Workspace) -> None:
         report = fit_curvature_on_ranks(work, origin, size)
         run.update("fit", curvature=report)
         if report.invalid:
-            work.progress.warn(
-                f"fit: {report.invalid} rows of the sample have no finite loss; the curvature leaves them out"
-            )
+            invalid = counted(report.invalid, "row of the sample has", "rows of the sample have")
+            work.progress.warn(f"fit: {invalid} no finite loss; the curvature leaves out such rows")
     origins = {"origin": seeds_origin(run.record), "of_curvature": curvature_origin(run.record)}
     ranks.task("seeds", **origins)
     seed_report = precondition_seeds_on_ranks(work, **origins)
@@ -239,13 +240,17 @@ def read_curvature(work: Workspace, origin: str) -> Iterator[Factors]:
 def _print_report(work: Workspace, seeds: list[Example], report: SeedReport) -> None:
     say = work.progress.say
     say(
-        f"fit: {len(seeds)} seeds, {report.columns} columns over {len(work.model.layers)} layers, "
+        f"fit: {counted(len(seeds), 'seed')}, {counted(report.columns, 'column')} over "
+        f"{counted(len(work.model.layers), 'layer')}, "
         f"at least {report.least_energy:.1%} of the energy of each gradient"
     )
-    say(
-        f"fit: factored against exact scores on {report.probe_rows} rows: relative error "
-        f"{report.relative_error:.2g}, correlation {report.correlation:.4f}"
-    )
+    if math.isnan(report.correlation):  # such as of an expert that none of the rows goes to
+        say("fit: factored scores are not compared with exact ones, whose numbers do not differ; raise probe_rows")
+    else:
+        say(
+            f"fit: factored against exact scores, probe_rows {report.probe_rows}: relative error "
+            f"{report.relative_error:.2g}, correlation {report.correlation:.4f}"
+        )
     if report.iterations:
         reached = len(seeds) - report.unconverged
         say(
@@ -272,7 +277,10 @@ def _warnings(seeds: list[Example], report: SeedReport) -> list[str]:
         )
     repeated = len(seeds) - len({seed.hash for seed in seeds})
     if repeated:
-        warnings.append(f"seeds: {repeated} repeat another seed, so that seed counts more than once; remove the copies")
+        warnings.append(
+            f"seeds: {counted(repeated, 'repeats', 'repeat')} another seed, so that seed counts more than once; remove "
+            "the copies"
+        )
     if len(seeds) < FEWEST_SEEDS:
         warnings.append(
             f"seeds: only {len(seeds)}; fewer than {FEWEST_SEEDS} order a pool little better than chance; use 64"

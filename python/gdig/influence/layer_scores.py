@@ -122,7 +122,7 @@ def shapes_of(factors: Sequence[SeedFactors]) -> list[SeedShape]:
             f.u.shape[1],
             len(f.column_offsets) - 1,
             f.u.element_size(),
-            float(f.energy.mean()),
+            float(f.energy.mean()) if len(f.energy) else 1.0,  # without seeds, no energy is lost
             f.share,
         )
         for f in factors

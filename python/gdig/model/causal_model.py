@@ -26,6 +26,7 @@ from gdig.model.layers import Layer
 from gdig.model.load_trial import try_model
 from gdig.model.masks import one_sequence_a_line
 from gdig.model.rotary import rotary_switch
+from gdig.nouns import counted
 
 Outputs = tuple[torch.Tensor, tuple[torch.Tensor, ...]]
 """The input of the head [B, L, H] (or the logits [B, L, V]), and the hidden states [B, L, H] of some layers."""
@@ -71,7 +72,7 @@ class Model:
         """The model in words: class, dtype, device, chosen layers, and their share of the weights."""
         return (
             f"{type(self.module).__name__}, {str(self.dtype).removeprefix('torch.')} on {self.device}, "
-            f"{len(self.layers)} layers ({self.layers[0].name} .. {self.layers[-1].name}) with "
+            f"{counted(len(self.layers), 'layer')} ({self.layers[0].name} .. {self.layers[-1].name}) with "
             f"{self.coverage.share:.0%} of the weights beside the embeddings"
         )
 

@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from gdig.data.tokens import Example
 from gdig.influence.curvature_error import curvature_errors
 from gdig.influence.fit import read_curvature
+from gdig.nouns import counted
 from gdig.philox import stream_key
 from gdig.resampling import sample_rows
 from gdig.run.origin import curvature_origin
@@ -105,7 +106,7 @@ def growth_warnings(record: RunRecord, n_files: int) -> list[str]:
         facts = [f"{name} by {drift.shifts[name].size:.2g} deviations" for name in drift.due if name in drift.shifts]
         if "curvature" in drift.due:
             facts.append(f"the curvature's error by {drift.curvature.new - drift.curvature.old:.2g}")
-        files = names[appended.files] + (f" and {more} more files" if more else "")
+        files = names[appended.files] + (f" and {counted(more, 'more file')}" if more else "")
         warnings.append(
             f"{files}: the appended rows are of another kind than those of the fit: they differ in {', '.join(facts)}; "
             "a new fit is due: give all files to another run_path, or start over with --overwrite"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from gdig.data.check_rows import check_rows, summary_of
 from gdig.errors import BadRowError
+from gdig.nouns import counted
 from gdig.run.session import Workspace
 
 
@@ -22,14 +23,15 @@ def check_inputs(work: Workspace) -> None:
     with work.progress.stage("check", len(pool)) as bar:
         reports = check_rows(pool, work.encoder, bar.advance, stop=work.config.bad_rows == "error")
     not_whole = sum(report.not_whole for report in reports)
-    if not_whole or not all(example.is_whole for example in work.seed_examples):
+    seeds_not_whole = sum(not example.is_whole for example in work.seed_examples)
+    if not_whole or seeds_not_whole:
         work.progress.warn(
-            f"the chat template leaves out the text of a turn, such as the system's, in {not_whole:,} rows of the pool"
-            f" and {sum(not example.is_whole for example in work.seed_examples):,} seeds; gdig preview shows what is"
-            " left. A training with this template does not see it either"
+            "the chat template leaves out the text of a turn, such as the system's, in "
+            f"{counted(not_whole, 'row')} of the pool and {counted(seeds_not_whole, 'seed')}; gdig preview shows what "
+            "is left. A training with this template does not see it either"
         )
     bad = sum(report.bad for report in reports)
     if bad == len(pool):
         first = next(report.first_error for report in reports)
-        raise BadRowError(f"candidates: none of the {bad} rows can be used; the first: {first}")
-    work.progress.say(summary_of("candidates", reports) + (f"; {bad:,} rows cannot be used" if bad else ""))
+        raise BadRowError(f"candidates: none of the {counted(bad, 'row')} can be used; the first: {first}")
+    work.progress.say(summary_of("candidates", reports) + (f"; {counted(bad, 'row')} cannot be used" if bad else ""))

@@ -10,6 +10,7 @@ import numpy as np
 from gdig.influence.fit import check_dtype, read_curvature, read_seed_factors
 from gdig.influence.sweep_plan import plan_sweep
 from gdig.model.batch_size import room
+from gdig.nouns import counted
 from gdig.passes.drift import growth_warnings, measure_growth
 from gdig.passes.duplicates import count_duplicates
 from gdig.passes.influence_pass import make_forward_pass, make_influence_pass, sketch_scale
@@ -59,7 +60,8 @@ def sweep_stage(work: Workspace) -> bool:
     n_missing = len(store.missing(n))
     if n_missing:
         work.progress.say(
-            f"sweep: {n_shards - n_missing} of {n_shards} shards are done; gdig merge adds those of other parts"
+            f"sweep: {n_shards - n_missing} of {counted(n_shards, 'shard')} are done; gdig merge adds "
+            "those of other parts"
         )
         return False
     counts = count_rows(store, work)

@@ -14,6 +14,7 @@ from gdig.data.fingerprint import fingerprint_file, fingerprint_paths
 from gdig.errors import ConfigError, GdigError, ModelError
 from gdig.model.load import load_model
 from gdig.model.optimizer import FILES, read_adam
+from gdig.nouns import counted
 from gdig.passes.adam_pass import AdamFeatures, trained_layers
 from gdig.passes.row_pass import RowPass
 from gdig.passes.shards import find_missing, in_sweep_part, open_store, write_missing
@@ -126,7 +127,8 @@ def sweep_checkpoint_on_ranks(
     if config.token_batch_size == "auto":  # the bits depend on it, so every start and rank takes the same
         rows.batch_runner.token_batch_size = record.token_batch_size
     work.progress.say(
-        f"{title}: {path}, step {record.step}, learning rate {record.learning_rate:.3g}, {record.layers} layers"
+        f"{title}: {path}, step {record.step}, learning rate {record.learning_rate:.3g}, "
+        f"{counted(record.layers, 'layer')}"
     )
     write_missing(work, rows, SketchStore.open(paths.shards), missing, title, origin, quiet=True)
     return record

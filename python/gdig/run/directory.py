@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from gdig.config.config import Config
 from gdig.config.options import STAGES
 from gdig.errors import DiskError, NoRunError, RunError
+from gdig.nouns import counted
 from gdig.progress import Progress
 from gdig.run.differences import compare_run, stage_config
 from gdig.run.layout import RunLayout
@@ -222,7 +223,8 @@ class Run:
             return inputs
         if are_appended(before, now) and self.done("sweep"):
             self.require_writable("sweep")
-            progress.say(f"candidates: {len(now) - len(before)} files were appended; their rows alone are swept")
+            appended = counted(len(now) - len(before), "file was appended", "files were appended")
+            progress.say(f"candidates: {appended}; their rows alone are swept")
             self.record = grown(self.record, inputs)
         elif are_earlier(self.record, now):
             if is_growing(self.record) and len(now) == self.sweep.growth[-1].files:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gdig.errors import ConfigError, OtherRunError, UnfinishedRunError
+from gdig.nouns import counted
 from gdig.progress import Progress
 from gdig.run.directory import refuse_foreign, require_run
 from gdig.run.layout import FileGroup, RunLayout
@@ -175,7 +176,7 @@ def _copy_shards(
                 bar.advance(1)
     remove_finished(store)
     whole = sweep.shards
-    lines = [f"{target.path}: {what}{copied} shards copied, {whole - len(wanted)} of {whole} are there"]
+    lines = [f"{target.path}: {what}{counted(copied, 'shard')} copied, {whole - len(wanted)} of {whole} are there"]
     if wanted:
         shown = ", ".join(map(str, wanted[:10])) + (", ..." if len(wanted) > 10 else "")
         lines.append(f"missing: {shown}; gdig sweep --run-path {target.path} makes them")

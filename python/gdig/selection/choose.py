@@ -8,6 +8,7 @@ import numpy as np
 
 from gdig.config.budget import Limit
 from gdig.config.config import Config
+from gdig.nouns import counted
 from gdig.selection.eligible import Eligible
 from gdig.selection.method import FinishedSweep, Picked
 from gdig.selection.methods import METHODS
@@ -63,13 +64,12 @@ def choose(sweep: FinishedSweep | Eligible, limit: Limit, config: Config) -> Sco
         by_task = sweep.tasks.mean(sweep.judge.relative(sweep.column("influence", rows)))
     notes = [*picked.notes, *(eligible.notes() if eligible is not None else [])]
     if similar:
-        notes.append(
-            f"{similar:,} rows were passed over: their cosine with an earlier row exceeds {config.max_similarity:g}"
-        )
+        passed = counted(similar, "row was passed over", "rows were passed over")
+        notes.append(f"{passed}: the cosine with an earlier row exceeds {config.max_similarity:g}")
     if picked.shortfall is not None:
         notes.append(picked.shortfall)
     elif limit.unit == "rows" and len(rows) < limit.amount:
         reason = "no more rows are valid" if eligible is None or not eligible.bars else "no more rows may be chosen"
-        notes.append(f"only {len(rows)} of the {limit.amount} rows asked for: {reason}")
+        notes.append(f"only {len(rows)} of the {counted(limit.amount, 'row')} asked for: {reason}")
     sources = sweep.sources.counts(rows) if len(sweep.sources) else {}
     return ScoredRows(rows, columns, by_task, reasons, notes, sources, similar)

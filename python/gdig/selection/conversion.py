@@ -10,6 +10,7 @@ from gdig.data.conversions import alternates, convert, has_silent_turns, has_too
 from gdig.data.dataset_info import remove_entry, write_entry
 from gdig.data.row_forms import RowError
 from gdig.errors import CorpusError, OutputError
+from gdig.nouns import counted
 from gdig.run.session import Workspace
 
 
@@ -72,18 +73,20 @@ class Conversion:
                 "training program puts turns through its own"
             )
         if self._silent:
+            silent = counted(len(self._silent), "row has", "rows have")
             progress.warn(
-                f"format=messages: {len(self._silent):,} rows have turns without a loss (weight, train or loss), which "
+                f"format=messages: {silent} turns without a loss (weight, train or loss), which "
                 "most programs train on; choose the format tokens, which holds the labels"
             )
         if self._with_tools:
             remove_entry(output)
+            with_tools = counted(len(self._with_tools), "row has", "rows have")
             progress.say(
-                f"{output}: not named for LLaMA-Factory: {len(self._with_tools):,} rows have tools, which it reads from"
-                " the format sharegpt alone"
+                f"{output}: not named for LLaMA-Factory: {with_tools} tools, "
+                "which it reads from the format sharegpt alone"
             )
         elif entry := write_entry(output, self._format):
-            skips = f", which skips {len(self._out_of_turn):,} rows whose turns do not alternate"
+            skips = f", which skips {counted(len(self._out_of_turn), 'row')} whose turns do not alternate"
             progress.say(f"{entry}: names the file for LLaMA-Factory{skips if self._out_of_turn else ''}")
 
     def _tokens(self, row: int) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gdig.config.config import Config
+from gdig.nouns import counted
 from gdig.selection.method import FinishedSweep
 from gdig.selection.quotas import source_weights
 from gdig.selection.repeats import repeats
@@ -40,9 +41,12 @@ class Eligible:
         """Return what the user should know of the rows left out."""
         notes = []
         if self.repeats:
-            notes.append(f"{self.repeats:,} rows repeat an earlier row and were left out; --repeats keep allows them")
+            repeats = counted(self.repeats, "row repeats an earlier row and was", "rows repeat an earlier row and were")
+            notes.append(f"{repeats} left out; --repeats keep allows them")
         if self.excluded:
-            notes.append(f"{self.excluded:,} rows share words or meaning with the evaluation set and were left out")
+            of_set = "words or meaning with the evaluation set and"
+            excluded = counted(self.excluded, f"row shares {of_set} was", f"rows share {of_set} were")
+            notes.append(f"{excluded} left out")
         return notes
 
 

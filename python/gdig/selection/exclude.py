@@ -22,6 +22,7 @@ from gdig.data.corpus import Corpus, open_corpus
 from gdig.data.fingerprint import fingerprint_paths
 from gdig.data.texts import row_texts
 from gdig.errors import CorpusError, GdigError, StoreError
+from gdig.nouns import counted
 from gdig.passes.influence_pass import make_forward_pass
 from gdig.run.layout import RunLayout
 from gdig.run.origin import rows_origin, sweep_origin
@@ -84,7 +85,7 @@ def ensure_excluded(work: Workspace, store: SketchStore) -> None:
             "template; they exclude no row"
         )
     if words.empty:
-        work.progress.warn(f"exclude: {words.empty:,} entries of the evaluation set have no words")
+        work.progress.warn(f"exclude: {counted(words.empty, 'entry', 'entries')} of the evaluation set without words")
     held, features = _entries(work, store, corpus)
     rows = sum(stop - start for start, stop in (store.shard_range(store.shards[place]) for place in missing))
     threads = work.config.threads or 0

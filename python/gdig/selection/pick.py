@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from gdig.config.budget import Limit
 from gdig.config.config import Config
 from gdig.errors import ConfigError
+from gdig.nouns import counted
 from gdig.selection.method import FinishedSweep, MethodSpec, Picked
 from gdig.selection.quotas import share_out, source_weights
 from gdig.selection.similar import SimilarityFeatures, SimilarityWalk, fill
@@ -93,7 +94,7 @@ def _pick(
     picked, places = fill(lambda more: method.pick(sweep, more, config.random_seed, config), sweep, limit, walk)
     notes = picked.notes
     if len(places) < len(picked.rows):
-        notes = (*notes, f"the method was asked for {len(picked.rows):,} rows, of which {len(places):,} were taken")
+        notes = (*notes, f"the method was asked for {counted(len(picked.rows), 'row')}; taken: {len(places):,}")
     reasons = {name: reason[places] for name, reason in picked.reasons.items()}
     return replace(picked, rows=picked.rows[places], reasons=reasons, notes=notes)
 

@@ -13,6 +13,7 @@ import numpy as np
 from gdig.data.export import FIELD
 from gdig.data.read_back import as_dataset, read_rows, read_table
 from gdig.errors import CorpusError, OutputError
+from gdig.nouns import counted
 from gdig.selection.choose import ScoredRows
 from gdig.selection.selection_html import selection_html
 from gdig.selection.survey import Survey
@@ -133,7 +134,8 @@ def summary_lines(
         n_rows: rows of the pool that the selection is made from.
     """
     values, n = scored.columns, len(scored.rows)
-    lines = [f"{n:,} of {n_rows:,} rows ({int(values['tokens'].sum()):,} tokens): {output}", *scored.notes]
+    tokens = counted(int(values["tokens"].sum()), "token")
+    lines = [f"{n:,} of {counted(n_rows, 'row')} ({tokens}): {output}", *scored.notes]
     if len(scored.sources) > 1:
         lines.append("rows by source: " + source_counts(scored.sources))
     if n and survey.voters:
@@ -146,5 +148,5 @@ def summary_lines(
         means = zip(tasks.names, scored.by_task.mean(0), strict=True)
         lines.append("mean influence by task: " + ", ".join(f"{name} {mean:.3g}" for name, mean in means))
     if n_clusters is not None:
-        lines.append(f"rows come from {len(np.unique(values['label']))} of {n_clusters} clusters")
+        lines.append(f"rows come from {len(np.unique(values['label']))} of {counted(n_clusters, 'cluster')}")
     return lines

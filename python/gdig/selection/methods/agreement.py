@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from gdig.config.budget import Limit
 from gdig.config.config import Config
+from gdig.nouns import counted
 from gdig.selection.draw import draw
 from gdig.selection.method import FinishedSweep, Picked
 from gdig.selection.survey import Survey, threshold, wanted_votes
@@ -25,8 +26,12 @@ def _agreed(survey: Survey, tau: float, votes: int) -> str:
     n, wanted = survey.voters, wanted_votes(tau, survey.voters)
     n_rows = survey.reach(votes)
     if votes >= wanted:
-        return f"{n_rows} rows reach agreement {tau:g} (help at least {votes} of {n} {survey.kind})"
+        return f"{_reaching(n_rows)} agreement {tau:g} (help at least {votes} of {n} {survey.kind})"
     return (
-        f"only {survey.reach(wanted)} rows reach agreement {tau:g}, too few for the budget: lowered to {votes / n:.4g} "
-        f"(at least {votes} of {n} {survey.kind}), which {n_rows} rows reach"
+        f"only {_reaching(survey.reach(wanted))} agreement {tau:g}, too few for the budget: lowered to {votes / n:.4g} "
+        f"(at least {votes} of {n} {survey.kind}), which {_reaching(n_rows)}"
     )
+
+
+def _reaching(n_rows: int) -> str:
+    return counted(n_rows, "row reaches", "rows reach")

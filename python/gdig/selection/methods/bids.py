@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from gdig import _native
 from gdig.config.budget import Limit
 from gdig.config.config import Config
+from gdig.nouns import counted
 from gdig.selection.method import FinishedSweep, Picked, rows_within
 from gdig.store.sketches import SketchStore
 
@@ -61,7 +62,7 @@ def bids(sweep: FinishedSweep, limit: Limit, random_seed: int, options: Config) 
     if sweep.tasks:
         reasons["for_task"] = np.array(sweep.tasks.names)[sweep.tasks.of_seed[seeds]]
     n_seeds = sweep.survey.n_seeds
-    notes = [f"rows were taken for {len(np.unique(seeds))} of {n_seeds} seeds"]
+    notes = [f"rows were taken for {len(np.unique(seeds))} of {counted(n_seeds, 'seed')}"]
     if result.flat:
         notes.append(f"{result.flat} of {n_seeds} seeds have no vote: all rows have one influence on each of them")
     return Picked(rows, reasons, tuple(notes))

@@ -9,6 +9,7 @@ from gdig import _native
 from gdig.config.budget import Limit
 from gdig.config.config import Config
 from gdig.errors import ConfigError
+from gdig.nouns import counted
 from gdig.selection.method import FinishedSweep, Picked
 from gdig.selection.neighbours import NeighbourCache, column, nearest
 from gdig.store.sketches import SketchStore
@@ -94,8 +95,8 @@ def g2is(sweep: FinishedSweep, limit: Limit, random_seed: int, options: Config) 
     shortfall = None
     if all(ended) or (not by_tokens and len(rows) < limit.amount):
         shortfall = (
-            f"only {len(rows)} rows selected, less than the budget: no other row agrees with the rows of a walk and "
-            "stays near its component"
+            f"only {counted(len(rows), 'row')} selected, less than the budget: no other row agrees with the rows of "
+            "a walk and stays near its component"
         )
     reasons = {"component": component, "component_cosine": cosine, "from_neighbour": by_neighbour.astype(bool)}
     return Picked(rows, reasons, (summary, *notes, *neighbours.notes), shortfall)

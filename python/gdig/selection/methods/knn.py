@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from gdig.config.budget import Limit
 from gdig.config.config import Config
 from gdig.errors import NeedsError
+from gdig.nouns import counted
 from gdig.resampling import resample
 from gdig.selection.centred import CentredFeatures, distances, kernel_densities
 from gdig.selection.method import FinishedSweep, OrderedRows, Picked, rows_within
@@ -47,11 +48,12 @@ def knn(sweep: FinishedSweep, limit: Limit, random_seed: int, options: Config) -
     result, n = rows_within(take, sweep, limit)
     rows = result.rows[:n]
     notes = [
-        f"{n_massive} rows share the seeds' mass; a seed spreads over {counts.min()} to {counts.max()} rows "
+        f"{counted(n_massive, 'row shares', 'rows share')} the seeds' mass; a seed spreads over {counts.min()} to "
+        f"{counted(int(counts.max()), 'row')} "
         f"({int(np.median(counts))} in the middle)"
     ]
     if others := int((masses[rows] == 0).sum()):
-        notes.append(f"{others} rows beyond them are the nearest of the others; seeds took turns")
+        notes.append(f"{counted(others, 'row')} beyond them: the nearest of the others; seeds took turns")
     return Picked(rows, {"mass": masses[rows]}, tuple(notes))
 
 

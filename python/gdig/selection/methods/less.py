@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from gdig.config.budget import Limit
 from gdig.config.config import Config
 from gdig.errors import NeedsError
+from gdig.nouns import counted
 from gdig.selection.best import highest
 from gdig.selection.checkpoint_weights import weighted_cosines, weights
 from gdig.selection.method import FinishedSweep, OrderedRows, Picked, rows_within
@@ -42,7 +43,8 @@ def less(sweep: FinishedSweep, limit: Limit, random_seed: int, options: Config) 
         reasons["for_task"] = np.array(sweep.tasks.names)[task[rows]]
     notes = [f"weights of the checkpoints: {', '.join(f'{share:.3g}' for share in shares)}"]
     if n_lost:
-        notes.append(f"{n_lost} rows are left out: their loss or gradient is not finite at one of the checkpoints")
+        lost = counted(n_lost, "row is left out", "rows are left out")
+        notes.append(f"{lost}: the loss or gradient is not finite at one of the checkpoints")
     return Picked(rows, reasons, tuple(notes))
 
 

@@ -14,6 +14,7 @@ from gdig.config.budget import Limit
 from gdig.config.config import Config
 from gdig.data.features import read_difficulty, read_features
 from gdig.errors import AmountError, ConfigError
+from gdig.nouns import counted
 from gdig.selection.method import FinishedSweep, Picked
 from gdig.selection.neighbours import NeighbourCache, column, nearest
 from gdig.store.sketches import SketchStore
@@ -117,5 +118,5 @@ def _penalised(
     )
     notes = neighbours.notes
     if n_searched:
-        notes = (*notes, f"{n_searched} rows had no free neighbours left; all rows were searched for others")
+        notes = (*notes, f"{counted(n_searched, 'row')} had no free neighbours left; all rows were searched for others")
     return Picked(rows, {"difficulty": before, "difficulty_left": after}, notes)

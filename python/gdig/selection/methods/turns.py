@@ -11,6 +11,7 @@ import numpy as np
 
 from gdig.config.budget import Limit
 from gdig.config.config import Config
+from gdig.nouns import counted
 from gdig.selection.blend import blend
 from gdig.selection.method import FinishedSweep, Picked
 from gdig.selection.turns import pick_by_turns
@@ -21,9 +22,9 @@ def turns(sweep: FinishedSweep, limit: Limit, random_seed: int, options: Config)
     made = blend(sweep, options.cluster_discount)
     picked = pick_by_turns(sweep, made.relevance, sweep.survey.n_seeds, limit, options)
     helps = np.count_nonzero(made.mean[picked.rows] > 0)
-    notes = [f"{helps} of the {len(picked.rows)} rows help the seeds more than an average row of the pool"]
+    notes = [f"{helps} of the {counted(len(picked.rows), 'row')} help the seeds more than an average row of the pool"]
     if made.repeats:
-        notes.append(f"{made.repeats} rows repeat an earlier row; such rows come last")
+        notes.append(f"{counted(made.repeats, 'row repeats', 'rows repeat')} an earlier row; such rows come last")
     if sweep.metric_scale is None:
         notes.append(
             "lengths of rows are those of raw sketches; sketch_space=fisher measures them as the influence does"
