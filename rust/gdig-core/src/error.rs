@@ -3,8 +3,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// The most bytes of a header. gdig writes kilobytes. A value of JSON takes up to twelve times its text in memory, so no
-/// file makes the reader allocate more than some 200 MB.
+/// The most bytes of a header. gdig writes kilobytes. A value of JSON takes up to twelve times its text in memory, so
+/// no file makes the reader allocate more than some 200 MB.
 pub const MAX_HEADER: usize = 16 << 20;
 
 pub type Result<T> = std::result::Result<T, Error>;

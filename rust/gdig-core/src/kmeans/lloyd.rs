@@ -86,15 +86,9 @@ fn pass(
             if from == 0 {
                 waves.sum(rows, chunks.clone(), &sums, floor, memory, ahead, supervisor)?;
             } else {
-                let shape = (options.n_clusters, centroids.len());
-                waves.take(
-                    chunks.len(),
-                    from,
-                    shape,
-                    peers.expect("from is not 0"),
-                    &mut memory.partials,
-                    supervisor,
-                )?;
+                ahead.reached(chunks.end * waves.chunk_rows);
+                let (shape, peers) = ((k, centroids.len()), peers.expect("from is not 0"));
+                waves.take(chunks.len(), from, shape, peers, &mut memory.partials, supervisor)?;
             }
             total.fold(&mut memory.partials[..chunks.len()], waves.n_far);
         }
@@ -119,7 +113,7 @@ pub fn help(
         let sums = Sums { centroids, offset, weights: None, assigner: &assigner, moves };
         for (number, chunks) in waves.all().enumerate() {
             if number % peers.world() != peers.rank() {
-                ahead.reached(chunks.start * waves.chunk_rows);
+                ahead.reached(chunks.end * waves.chunk_rows);
                 continue;
             }
             waves.sum(rows, chunks.clone(), &sums, None, memory, ahead, supervisor)?;

@@ -51,8 +51,8 @@ impl<'a> Labeller<'a> {
         Ok(Labeller { rows, centroids: model.centroids, assigner, supervisor })
     }
 
-    /// Write the nearest centroid of each row of an item, which begins at `start`, and the distance to it. The slices come filled with
-    /// `INVALID` and NaN, which stay for invalid rows.
+    /// Write the nearest centroid of each row of an item, which begins at `start`, and the distance to it. The slices
+    /// come filled with `INVALID` and NaN, which stay for invalid rows.
     pub fn label(&self, start: usize, item: Item, labels: &mut [u32], distances: &mut [f32]) -> Result<()> {
         let mut reader = Reader::for_item(self.rows, item);
         let (mut block, mut scratch) = (Block::default(), Scratch::default());

@@ -212,9 +212,9 @@ impl Assigner {
             #[cfg(target_arch = "aarch64")]
             Kernel::NeonI8mmInt8 => boxed(aarch64::int8::NeonI8mmInt8::new(centroids, dim)),
             #[cfg(target_arch = "x86_64")]
-            Kernel::Avx2 => boxed(x86_64::avx2::Avx2::new(centroids, dim)),
+            Kernel::Avx2 => boxed(x86_64::float32::Avx2::new(centroids, dim)),
             #[cfg(target_arch = "x86_64")]
-            Kernel::Avx512 => boxed(x86_64::avx512::Avx512::new(centroids, dim)),
+            Kernel::Avx512 => boxed(x86_64::float32::Avx512::new(centroids, dim)),
             #[cfg(target_arch = "x86_64")]
             Kernel::AmxBf16 => boxed(x86_64::amx_bf16::AmxBf16::new(centroids, dim)),
             #[cfg(target_arch = "x86_64")]

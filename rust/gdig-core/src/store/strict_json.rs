@@ -1,6 +1,7 @@
-//! JSON in which no object has a key twice, and no list many items. Some readers take the first of two equal keys, others
-//! the last, others refuse both. So a file with such a pair means different things to different programs. The lists of a
-//! header are shapes, and NumPy 1 has no arrays of more than 32 dimensions; a long list takes many times its text.
+//! JSON in which no object has a key twice, and no list many items. Some readers take the first of two equal keys,
+//! others the last, others refuse both. So a file with such a pair means different things to different programs. The
+//! lists of a header are shapes, and NumPy 1 has no arrays of more than 32 dimensions; a long list takes many times its
+//! text.
 
 use std::fmt;
 

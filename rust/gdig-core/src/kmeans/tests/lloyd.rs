@@ -257,18 +257,36 @@ fn unit_normalize_looks_at_directions_only() {
 }
 
 /// From 2,048 centroids on, searches learn from one another. The scalar kernel does not.
-#[test]
-fn searches_that_learn_change_no_bit() {
-    let (n, dim, k) = (if cfg!(miri) { 2100 } else { 9000 }, 3, 2048);
-    let x = data(n, dim, 300, 11);
+fn assert_that_learning_changes_no_bit(source: &Source, start: &[f32]) {
+    let k = start.len() / source.dim();
     let mut fits = Vec::new();
     for (kernel, name) in Kernel::available().filter(|(kernel, _)| kernel.rounding() == "float32") {
-        let opts =
-            Options { kernel: Some(kernel), max_iter: 4, init: Init::Centroids(x[..k * dim].to_vec()), ..options(k) };
-        fits.push((name, run(&x, dim, &opts).unwrap()));
+        let opts = Options { kernel: Some(kernel), max_iter: 4, init: Init::Centroids(start.to_vec()), ..options(k) };
+        fits.push((name, fit(source, &opts, &Supervisor::none()).unwrap()));
     }
     for (name, fitted) in &fits {
         assert_eq!(fitted.centroids, fits[0].1.centroids, "{name}");
         assert_eq!(fitted.inertia.to_bits(), fits[0].1.inertia.to_bits(), "{name}");
     }
+}
+
+#[test]
+fn searches_that_learn_change_no_bit() {
+    let (n, dim, k) = (if cfg!(miri) { 2100 } else { 9000 }, 3, 2048);
+    let x = data(n, dim, 300, 11);
+    assert_that_learning_changes_no_bit(&array(&x, dim), &x[..k * dim]);
+}
+
+/// Blocks of 512 rows have some invalid rows or nothing but those.
+#[cfg(not(miri))]
+#[test]
+fn searches_learn_from_blocks_with_invalid_rows() {
+    let (n, dim, k) = (9000, 3, 2048);
+    let x = data(n, dim, 300, 11);
+    let valid: Vec<u8> = (0..n).map(|row| u8::from(row % 11 != 0 && !(3000..5000).contains(&row))).collect();
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::create(directory.path(), dim, Dtype::F32, n, false).unwrap();
+    let valid = TensorData { name: "valid", dtype: Dtype::U8, shape: vec![n], bytes: &valid };
+    store.write_shard(0, Rows::new(Dtype::F32, dim, cast_slice(&x), &[]).unwrap(), &[valid]).unwrap();
+    assert_that_learning_changes_no_bit(&Source::store(&store).unwrap(), &x[..k * dim]);
 }

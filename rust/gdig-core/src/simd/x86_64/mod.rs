@@ -3,8 +3,7 @@
 pub mod amx;
 pub mod amx_bf16;
 pub mod amx_int8;
-pub mod avx2;
-pub mod avx512;
+pub mod float32;
 pub mod int8;
 pub mod tile;
 

@@ -5,26 +5,12 @@
 //! Ding et al. 2015, "Yinyang K-means", with panels for groups). If the row's former centroid is nearer than that, the
 //! panel needs no search. What is skipped cannot be the nearest by the kernel's own arithmetic, so the labels are those
 //! of the whole search, bit for bit.
-//!
-//! # What may be off
-//!
-//! Let x and c be a row and a centroid less the middle, in float32 as the kernels have them, X and C bounds of their
-//! lengths, e = 2^-23, and d the columns, at most 2^20.
-//!
-//! - A float32 sum of d products in any order, fused or not, subtracted from the rounded |c|^2/2, differs from the exact
-//!   score |c|^2/2 - x.c by less than b = 9/16 (d + 8) (e (X C + C^2/2) + 2^-149).
-//! - The subtraction of the middle has moved x and c by e/2 of their lengths each, so the distance |x - c| of what the
-//!   kernels have is off from that of the row and the centroid themselves by less than r = e (X + C). The middle differs
-//!   from iteration to iteration; distances of the rows and centroids themselves do not depend on it.
-//! - So a panel whose least score is s has no centroid nearer than L = sqrt(X^2 + 2 (s - b)) - r.
-//! - Let u be the score of the former centroid, summed in any order. The kernel's own is at most u + 2 b. A centroid at a
-//!   distance D has a kernel's score above (D - r)^2/2 - X^2/2 - b, so it is farther by the kernel if
-//!   D > T = sqrt(X^2 + 2 u + 6 b) + r.
-//!
-//! The panel of the former centroid itself is never skipped, as L - m is at most its distance, and that is at most T.
-//! Bounds are taken in float64, and rounded to float32 in the direction that keeps them true.
+
+mod bounds;
 
 use std::hint::black_box;
+
+use bounds::{squared_norm, up, Row, SLACK};
 
 use super::generic::{Centred, F32Scratch};
 use super::multiply_add::{Fused, MultiplyAdd};
@@ -85,41 +71,6 @@ pub struct Moves {
     moved: Vec<f32>,
 }
 
-/// A float32 number that is no less.
-fn up(v: f64) -> f32 {
-    (v as f32).next_up()
-}
-
-/// A float32 number that is no more, and at least 0.
-fn down(v: f64) -> f32 {
-    (v as f32).next_down().max(0.0)
-}
-
-/// Of a float64 sum of squares or its root: more than its roundings can have taken or added.
-const SLACK: f64 = 1.0 / (1u64 << 32) as f64;
-
-/// What is known of a row while its block is searched.
-#[derive(Clone, Copy, Default)]
-struct Row {
-    /// No less than X^2.
-    squared: f64,
-    /// b and r of the row and any centroid.
-    bound: f64,
-    shift: f64,
-}
-
-impl Row {
-    /// L of a panel whose least score is `score`.
-    fn lower(&self, score: f32) -> f32 {
-        down((self.squared * (1.0 - 2.0 * SLACK) + 2.0 * (f64::from(score) - self.bound)).max(0.0).sqrt() - self.shift)
-    }
-
-    /// T, if the former centroid has the score `score`.
-    fn threshold(&self, score: f32) -> f32 {
-        up((self.squared + 2.0 * f64::from(score) + 6.0 * self.bound).max(0.0).sqrt() * (1.0 + SLACK) + self.shift)
-    }
-}
-
 /// Memory of a worker.
 #[derive(Default)]
 pub struct KnownScratch {
@@ -176,7 +127,7 @@ impl<const LANES: usize> Centred<LANES> {
         let F32Scratch { x, bests, .. } = float32;
         bests.reset::<LANES>(n);
         scratch.rows.clear();
-        scratch.rows.extend(x.chunks_exact(dim).map(|x| self.row(x, moves)));
+        scratch.rows.extend(x.chunks_exact(dim).map(|x| Row::new(x, moves.longest)));
         scratch.thresholds.clear();
         scratch.thresholds.extend((0..n).map(|i| match known.labels[i] {
             NONE => f32::INFINITY,
@@ -196,9 +147,9 @@ impl<const LANES: usize> Centred<LANES> {
             {
                 scratch.searched += n_chosen;
             }
+            let Some(&filler) = scratch.chosen[..n_chosen].last() else { continue };
             // The last group is filled up with a row of it, which changes nothing.
             let groups = n_chosen.next_multiple_of(GROUP);
-            let filler = scratch.chosen[n_chosen.saturating_sub(1)];
             scratch.chosen[n_chosen..groups].fill(filler);
             for group in scratch.chosen[..groups].chunks_exact(GROUP) {
                 let group: &[u32; GROUP] = group.try_into().expect("GROUP of them");
@@ -215,16 +166,6 @@ impl<const LANES: usize> Centred<LANES> {
         }
         bests.labels::<LANES>(labels);
         known.labels[..n].copy_from_slice(labels);
-    }
-
-    fn row(&self, x: &[f32], moves: &Moves) -> Row {
-        let dim = x.len();
-        let e = f64::from(f32::EPSILON);
-        let squared = squared_norm(x) * (1.0 + SLACK);
-        let (length, longest) = (squared.sqrt() * (1.0 + SLACK), moves.longest);
-        let roundings = if dim <= 1 << 20 { 0.5625 * (dim + 8) as f64 } else { f64::INFINITY };
-        let bound = roundings * (e * (length * longest + longest * longest / 2.0) + 2f64.powi(-149));
-        Row { squared, bound, shift: e * (length + longest) }
     }
 }
 
@@ -278,21 +219,6 @@ fn least_of<const LANES: usize>(mut scores: [f32; LANES]) -> f32 {
     scores[0]
 }
 
-/// In float64, in some order.
-#[inline(always)]
-fn squared_norm(v: &[f32]) -> f64 {
-    const LANES: usize = 8;
-    let mut lanes = [0f64; LANES];
-    let v = v.chunks_exact(LANES);
-    let tail: f64 = v.remainder().iter().map(|&v| f64::from(v) * f64::from(v)).sum();
-    for v in v {
-        for lane in 0..LANES {
-            lanes[lane] += f64::from(v[lane]) * f64::from(v[lane]);
-        }
-    }
-    lanes.iter().fold(tail, |sum, lane| sum + lane)
-}
-
 /// x.c in some order.
 #[inline(always)]
 fn dot(x: &[f32], c: &[f32]) -> f32 {
@@ -309,116 +235,4 @@ fn dot(x: &[f32], c: &[f32]) -> f32 {
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::super::{Assigner, Kernel, Scratch};
-    use super::*;
-    use crate::hash::{row_hash, unit};
-    use crate::testing::{data, Stored, DTYPES};
-    use crate::Dtype;
-
-    /// The kernels of this machine that learn.
-    fn kernels() -> impl Iterator<Item = Kernel> {
-        let learns =
-            |kernel: &Kernel| Assigner::new(*kernel, &[0.0], 1, Dtype::F32).is_ok_and(|a| a.n_panels().is_some());
-        Kernel::available().map(|(kernel, _)| kernel).filter(move |kernel| kernel.takes(Dtype::F32) && learns(kernel))
-    }
-
-    /// Search for each of `centroids` in turn, learning from one to the next. Each search gives the labels of the whole
-    /// search, and bounds that are true. Returns which share of the products each search took.
-    fn check(kernel: Kernel, rows: Rows, centroids: &[Vec<f32>]) -> Vec<f64> {
-        let dim = rows.dim();
-        let (mut known, mut scratch, mut before) = (Known::default(), Scratch::default(), None);
-        let mut decoded = vec![0f32; rows.len() * dim];
-        rows.decode(&mut decoded);
-        let mut shares = Vec::new();
-        for centroids in centroids {
-            let assigner = Assigner::new(kernel, centroids, dim, rows.dtype()).unwrap();
-            let (block_rows, n_panels) = (assigner.block_rows(), assigner.n_panels().unwrap());
-            let moves = assigner.moves(centroids, before);
-            known.prepare(rows.len(), block_rows, n_panels);
-            scratch.known.searched = 0;
-            for (number, first) in (0..rows.len()).step_by(block_rows).enumerate() {
-                let block = rows.slice(first, rows.len().min(first + block_rows));
-                let (mut whole, mut labels) = (vec![7; block.len()], vec![9; block.len()]);
-                assigner.assign(block, &[], &mut whole, &mut Scratch::default());
-                assigner.assign_known(block, &moves, known.block(number), &mut labels, &mut scratch);
-                assert_eq!(labels, whole, "{kernel:?}");
-                let lanes = centroids.len().div_ceil(dim).div_ceil(n_panels).next_power_of_two().max(16);
-                let KnownBlock { lower, .. } = known.block(number);
-                for (p, panel) in centroids.chunks(lanes * dim).enumerate().take(n_panels) {
-                    for i in 0..block.len() {
-                        let x = &decoded[(first + i) * dim..][..dim];
-                        let distance = |c: &[f32]| {
-                            x.iter().zip(c).map(|(x, c)| (f64::from(*x) - f64::from(*c)).powi(2)).sum::<f64>().sqrt()
-                        };
-                        let nearest = panel.chunks(dim).map(distance).fold(f64::INFINITY, f64::min);
-                        let bound = f64::from(lower[p * block.len() + i]);
-                        assert!(bound <= nearest * (1.0 + 1e-12), "{kernel:?}: {bound:e} of {nearest:e}");
-                    }
-                }
-            }
-            shares.push(scratch.known.searched as f64 / (rows.len() * n_panels) as f64);
-            before = Some(&centroids[..]);
-        }
-        shares
-    }
-
-    /// Centroids that move by `step` of their length each time, some of them not at all.
-    fn moving(start: &[f32], dim: usize, step: f32, times: usize) -> Vec<Vec<f32>> {
-        let mut all = vec![start.to_vec()];
-        for time in 1..times {
-            let moved = all[time - 1].iter().enumerate().map(|(i, &c)| {
-                let random = row_hash(time as u64, i as u64);
-                let rests = row_hash(time as u64, (i / dim) as u64).is_multiple_of(3);
-                if rests {
-                    c
-                } else {
-                    c * (1.0 + step * (unit(random) as f32 - 0.5))
-                }
-            });
-            all.push(moved.collect());
-        }
-        all
-    }
-
-    proptest! {
-        #![proptest_config(ProptestConfig { cases: if cfg!(miri) { 1 } else { 64 }, ..ProptestConfig::default() })]
-
-        #[test]
-        fn labels_are_those_of_the_whole_search(
-            n in 1usize..600, dim in 1usize..70, k in 1usize..150, offset in -2f32..2.0,
-            exponent in prop::sample::select(&[0, 0, 5, 14][..]), moves in 0i32..20, twice in any::<bool>(),
-            scale in prop::sample::select(&[0, 0, -60, -130, 50][..]), dtype in prop::sample::select(&DTYPES[..]),
-            random_seed in any::<u64>()
-        ) {
-            let scale = if dtype == Dtype::F16 { scale.clamp(-20, 0) } else { scale };
-            let at = |v: Vec<f32>| -> Vec<f32> {
-                v.into_iter().map(|v| (v + offset * 2f32.powi(exponent)) * 2f32.powi(scale)).collect()
-            };
-            let mut start = at(data(k, dim, 30, random_seed));
-            if twice {
-                start.extend(start.clone());
-            }
-            let stored = Stored::new(&at(data(n, dim, 30, random_seed ^ 1)), dim, dtype);
-            let centroids = moving(&start, dim, 2f32.powi(-moves), 4);
-            for kernel in kernels() {
-                check(kernel, stored.rows(), &centroids);
-            }
-        }
-    }
-
-    #[test]
-    fn what_cannot_be_nearest_is_skipped() {
-        let dim = 64;
-        let start = data(320, dim, 320, 2);
-        let stored = Stored::new(&data(300, dim, 320, 3), dim, Dtype::F32);
-        let centroids = moving(&start, dim, 2f32.powi(-8), 3);
-        for kernel in kernels() {
-            let shares = check(kernel, stored.rows(), &centroids);
-            assert_eq!(shares[0], 1.0, "nothing is known");
-            assert!(shares[1] < 0.5 && shares[2] < 0.5, "{kernel:?}: {shares:?}");
-        }
-    }
-}
+mod tests;
