@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from gdig.config.budget import Limit
 from gdig.config.config import Config
 from gdig.errors import GdigError, StoreError
+from gdig.nouns import counted
 from gdig.selection.choose import choose
 from gdig.selection.judge import Judge
 from gdig.selection.method import FinishedSweep
@@ -72,13 +73,13 @@ def test_rows_seeds_and_gains_are_those_of_the_plain_form(case):
     assert choice.rows.tolist() == expected
     assert choice.reasons["for_seed"].tolist() == seeds[:n]
     assert choice.reasons["gain"].tolist() == gains[:n]
-    assert choice.notes[0] == f"rows were taken for {len(set(seeds[:n]))} of {pool.n_seeds} seeds"
+    assert choice.notes[0] == f"rows were taken for {len(set(seeds[:n]))} of {counted(pool.n_seeds, 'seed')}"
     flat = standardised(pool).count(None)
     assert (
         f"{flat} of {pool.n_seeds} seeds have no vote: all rows have one influence on each of them" in choice.notes
     ) == (flat > 0)
     short = limit.unit == "rows" and len(rows) < limit.amount
-    assert any(note.endswith("rows asked for: no more rows are valid") for note in choice.notes) == short
+    assert any(note.endswith("asked for: no more rows are valid") for note in choice.notes) == short
 
 
 @given(pools(), st.integers(0, 40), st.integers(0, 40))

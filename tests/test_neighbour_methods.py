@@ -15,6 +15,7 @@ from gdig.config.budget import Limit
 from gdig.config.config import Config
 from gdig.errors import ConfigError
 from gdig.kmeans import KMeans
+from gdig.nouns import counted
 from gdig.selection import neighbours
 from gdig.selection.choose import choose
 from gdig.selection.judge import Judge
@@ -116,7 +117,7 @@ def test_g2is_says_that_it_falls_short(project, swept_copy):
     result = gdig.select(**project.options(swept_copy, method="g2is", budget=str(N_ROWS)))
     assert len(result.rows) < N_ROWS, "some rows must contradict others, or nothing is tested"
     assert len(set(result.rows.tolist())) == len(result.rows)
-    assert f"only {len(result.rows)} rows selected" in stages(swept_copy)["select"]["notes"][-1]
+    assert f"only {counted(len(result.rows), 'row')} selected" in stages(swept_copy)["select"]["notes"][-1]
 
 
 @pytest.mark.parametrize("method", ["g2is", "self-filter"])
