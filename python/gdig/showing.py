@@ -22,6 +22,7 @@ from gdig.reporting.comparison import comparison_lines, gather_comparison, requi
 from gdig.reporting.report import make_report
 from gdig.run.directory import require_options
 from gdig.run.layout import RunLayout
+from gdig.run.output_places import PAGE_ENDINGS, TABLE_ENDINGS, check_place
 from gdig.run.session import Workspace
 from gdig.run.stored_options import config_of_start
 from gdig.selection.compare import Comparison
@@ -181,14 +182,26 @@ def report(
         PosixPath('a.html')
     """
     config = config_of_start(config, options)
+    check_page(config, html)
+    if atlas is not None:
+        check_place("atlas", atlas, config, TABLE_ENDINGS, [selection])
     run = open_finished_run(config, progress or Progress(config.quiet), selection)
+    if atlas is not None:
+        check_place("atlas", atlas, run.config, TABLE_ENDINGS, [run.chosen_file])
     page = Path(html) if html is not None else RunLayout(Path(str(config.run_path))).report
     make_report(run, page, Path(atlas) if atlas is not None else None)
     return page
 
 
+def check_page(config: Config, html: str | Path | None) -> None:
+    """Raise ConfigError, before anything is computed, if the page `html` would take the place of another file."""
+    if html is not None:
+        check_place("html", html, config, PAGE_ENDINGS)
+
+
 def compare_page(config: Config, comparison: Comparison, html: str | Path) -> None:
     """Write a comparison of methods as a page, with the texts of the rows that one method alone selected."""
+    check_page(config, html)
     run = open_finished_run(config, Progress(quiet=True))
     names = [summary.method for summary in comparison.summaries]
     notes = {summary.method: summary.notes for summary in comparison.summaries}
@@ -210,6 +223,7 @@ def compare_runs(config: Config, other: str, html: str | Path | None = None) -> 
     Raises:
         RunError: when a run has no selection, or the pools differ.
     """
+    check_page(config, html)
     paths = [str(config.run_path), other]
     configs = (config, config_of_start(None, {"run_path": other}))
     runs = [open_finished_run(of_run, Progress(quiet=True)) for of_run in configs]

@@ -90,6 +90,7 @@ def _select(call: Call) -> list[str]:
 
 def _compare(call: Call) -> list[str]:
     html = call.own["html"]
+    load_api("gdig.showing").check_page(call.config, html)
     page = [f"page: {html}"] if html else []
     if call.own["other"]:
         for name in ("methods", "train", "json"):
@@ -112,6 +113,7 @@ def _compare(call: Call) -> list[str]:
 
 def _explain(call: Call) -> list[str]:
     own = call.own
+    load_api("gdig.showing").check_page(call.config, own["html"])
     names = ("rows", "seed", "text", "file", "methods", "model_pass", "selection")
     explanation = load_api("gdig.showing").explain(
         call.config, progress=call.progress, **{name: own[name] for name in names}

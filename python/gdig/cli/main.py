@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import signal
 import sys
@@ -62,6 +63,9 @@ def _stopped(number: int) -> int:
 def run() -> NoReturn:
     """Be the command `gdig`: call `main`, and end at once after Ctrl-C and SIGTERM."""
     end_in_time()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":  # a name or a row may hold no UTF-8
+            stream.reconfigure(errors="backslashreplace")
     status = main()
     if status in (exit_status(signal.SIGINT), exit_status(signal.SIGTERM)) or (status and is_launched()):
         # Every file is complete or absent, so there is nothing to save. An ordinary exit frees torch and transformers

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 from functools import cache
 from typing import TYPE_CHECKING, Any, get_type_hints
@@ -21,6 +22,11 @@ _POSITIVE = (
     "fit_tokens", "cg_rows", "cg_iterations", "seed_rank", "probe_rows", "projection_dim", "projection_side",
     "feature_side", "rows_per_shard", "kmeans_max_iter", "token_batch_size", "max_length", "n_clusters",
     "n_neighbours", "n_probe", "threads", "hidden_layers",
+)  # fmt: skip
+
+_PATHS = (
+    "model", "base_model", "tokenizer", "candidates", "seeds", "exclude", "checkpoints", "chat_template_file",
+    "features", "difficulty", "source_quotas", "output", "run_path",
 )  # fmt: skip
 
 _MOST_THREADS, _MOST_WORKERS = 1024, 128
@@ -200,6 +206,11 @@ def _check_columns(c: Config) -> None:
 
 
 def _check_texts(c: Config) -> None:
+    for name in _PATHS:
+        given = getattr(c, name)
+        for path in (given,) if isinstance(given, str) else given or ():
+            if not _is_path(path):
+                raise wrong(name, path, "a name that a file can have")
     if c.output is not None and not c.output.lower().endswith(OUTPUT_ENDINGS):
         raise wrong("output", c.output, "a name that ends in .jsonl, .jsonl.gz or .parquet")
     if c.filter_modules is not None:
@@ -214,3 +225,11 @@ def _check_texts(c: Config) -> None:
         match = re.fullmatch(r"([1-9][0-9]*)/([1-9][0-9]*)", c.sweep_part)
         if match is None or int(match[1]) > int(match[2]):
             raise wrong("sweep_part", c.sweep_part, "K/N with K from 1 to N, such as 2/4")
+
+
+def _is_path(text: str) -> bool:
+    """Whether a text can be the name of a file: YAML and JSON can hold characters that no system takes."""
+    try:
+        return b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:
+        return False

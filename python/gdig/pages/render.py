@@ -28,7 +28,6 @@ def render(template: str, **values: Any) -> str:
 
 def write_page(path: Path, text: str) -> None:
     """Write a page, complete or not at all. Missing parent folders are made."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
         temporary.write_bytes(text.encode("utf-8", "replace"))  # half of a surrogate pair has no UTF-8
 

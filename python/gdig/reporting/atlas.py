@@ -37,7 +37,6 @@ def write_atlas(run: FinishedRun, path: Path) -> None:
     sample = sketches_of(run, columns.rows[at])
     plane = to_plane(sample, run.config.random_seed).layout
     rng = np.random.default_rng(run.config.random_seed)
-    path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
         writer = None
         for start in range(0, len(columns.rows), _CHUNK):

@@ -8,14 +8,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from gdig.config.options import STAGES
 from gdig.errors import ConfigError, OtherRunError, UnfinishedRunError
 from gdig.nouns import counted
 from gdig.progress import Progress
 from gdig.run.directory import refuse_foreign, require_run
 from gdig.run.layout import FileGroup, RunLayout
-from gdig.run.links import refuse_linked_folders
+from gdig.run.links import refuse_linked_folders, remove_folder
 from gdig.run.lock import lock, unlock
-from gdig.run.record import FitRecord, RunRecord, SweepRecord
+from gdig.run.record import FitRecord, RunRecord, Stages, SweepRecord
 from gdig.run.record_file import read_record, write_record
 from gdig.run.resume_files import remove_finished
 from gdig.store.atomic import replacing
@@ -76,8 +77,9 @@ def merge(runs: Sequence[str | Path], run_path: str | Path, *, progress: Progres
     if not paths:
         raise ConfigError("merge: expected the run directories to put together, got none")
     target = RunLayout(out)
-    fresh = not target.record.exists()
     refuse_foreign(target)
+    # A merge that was stopped while it copied the fit has left a record without a stage.
+    fresh = not target.record.exists() or read_record(target.record).stages == Stages()
     # What is in `out` comes first: it is kept.
     others = [path for path in paths if fresh or path.resolve() != out.resolve()]
     sources = [_Source.open(path) for path in ([] if fresh else [out]) + others]
@@ -98,13 +100,19 @@ def merge(runs: Sequence[str | Path], run_path: str | Path, *, progress: Progres
 
 
 def _begin(first: _Source, target: RunLayout) -> None:
-    """Copy the fit into a new directory, and write its record."""
+    """Copy the fit into a new directory, and write its record: first without a stage, so that the directory is known
+    as a run when the copying is stopped; at the end with the fit, whose files are then there."""
+    config = {**first.record.config, "run_path": str(target.path), "sweep_part": None}
+    record = replace(first.record, config=config)
+    write_record(target.record, replace(record, stages=Stages()))
+    for folder in (folder for stage in STAGES for folder in target.folders_of(stage)):
+        remove_folder(folder)  # of a stopped merge
     for group in first.groups("fit"):
         _copy_missing(first.layout, group, target)
     sweep = replace(first.sweep, state="running", checkpoints={}, checkpoint_order=())
-    config = {**first.record.config, "run_path": str(target.path), "sweep_part": None}
-    record = first.record.with_stage("sweep", sweep).with_stage("cluster", None).with_stage("select", None)
-    write_record(target.record, replace(record, config=config))
+    write_record(
+        target.record, record.with_stage("sweep", sweep).with_stage("cluster", None).with_stage("select", None)
+    )
 
 
 def _copy_sweeps(sources: Sequence[_Source], target: RunLayout, progress: Progress) -> list[str]:

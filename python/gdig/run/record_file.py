@@ -44,7 +44,8 @@ def write_record(file: Path, record: RunRecord) -> None:
     with replacing(file) as temporary:
         value = plain(record)
         text = json.dumps({**value, _CHECKSUM: record_checksum(value)}, indent=1, ensure_ascii=False, allow_nan=False)
-        temporary.write_text(text + "\n", encoding="utf-8")
+        # The name of a file may have bytes that are no UTF-8. JSON escapes them as backslashreplace does.
+        temporary.write_bytes((text + "\n").encode("utf-8", "backslashreplace"))
 
 
 def read_record(file: Path) -> RunRecord:

@@ -13,12 +13,13 @@ from gdig.config.config import Config
 from gdig.data.corpus import Corpus, open_corpus
 from gdig.data.fingerprint import fingerprint_paths
 from gdig.distributed.ranks import Ranks
-from gdig.errors import ConfigError, CorpusError, RunError
+from gdig.errors import CorpusError, RunError
 from gdig.philox import stream_key
 from gdig.progress import Progress
 from gdig.run.directory import Run
 from gdig.run.layout import RunLayout
 from gdig.run.lock import lock, unlock
+from gdig.run.output_places import check_place
 
 if TYPE_CHECKING:
     from gdig.data.row_formats import RowReader
@@ -307,11 +308,8 @@ class Workspace:
             inputs["tokenizer"] = [model_folder(self.config.tokenizer, "tokenizer")]
         if self._own_chat_template is not None:
             inputs["chat_template_file"] = [str(self.config.chat_template_file)]
-        for name in ("candidates", "seeds"):
-            if self.config.output and Path(self.config.output).resolve() in (Path(p).resolve() for p in inputs[name]):
-                raise ConfigError(
-                    f"output: {self.config.output} is one of the {name}, which it would replace; give another file"
-                )
+        if self.config.output:
+            check_place("output", self.config.output, self.config)
         if (base := self._base_model()) is not None:
             inputs["base_model"] = [base]
         return {name: fingerprint_paths(paths) for name, paths in inputs.items()}

@@ -222,9 +222,14 @@ class _Reporter:
     def _of_selection(self, record: RunRecord) -> Iterator[FileReport]:
         """Report the selection, if it lies in the run directory."""
         select, file = record.stages.select, self._layout.selection
-        if select is None or select.state != "done" or select.config.get("output") is not None:
+        if select is None or select.state != "done":
             return
-        yield self.report(file, _content_damage(file, select.output_hash or ""))
+        if select.config.get("output") is not None:
+            output, run = (Path(os.path.abspath(path)) for path in (select.output or "", self._layout.path))  # noqa: PTH100
+            if run not in output.parents:  # by name, because a record can hold a text that no system resolves
+                return
+            file = self._layout.path / output.relative_to(run)
+        yield self.report(file, content_damage(file, select.output_hash or ""))
 
 
 def _store(folder: Path, record: RunRecord, origin: str) -> SketchStore:
@@ -265,10 +270,10 @@ def _unreadable(store: Path) -> Damage | None:
 
 def difficulty_damage(net: CheckedFile, difficulties: Path) -> Damage | None:
     """Return what is wrong with the difficulties of a score net, whose file holds their hash."""
-    return _content_damage(difficulties, read_tensors(net.path)[1].get("difficulty", ""))
+    return content_damage(difficulties, read_tensors(net.path)[1].get("difficulty", ""))
 
 
-def _content_damage(file: Path, expected: str) -> Damage | None:
+def content_damage(file: Path, expected: str) -> Damage | None:
     """Compare the content of a file of another kind with the hash that was recorded when it was written."""
     if not file.exists():
         return Damage("missing", f"{file}: is missing")

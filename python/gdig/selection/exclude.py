@@ -177,7 +177,7 @@ def write_excluded_list(path: Path, pool: Corpus, entries: Corpus, rows: list[Ex
                 f"{path.parent / 'excluded'}: expected entries below {len(entries)}, got {row.entry}; remove the "
                 "folder, and its rows are compared again"
             )
-    with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as lines:
+    with replacing(path) as temporary, temporary.open("w", encoding="utf-8", errors="backslashreplace") as lines:
         for start in range(0, len(rows), _ROWS):
             some = rows[start : start + _ROWS]
             for row, content in zip(some, pool.take([row.row for row in some]), strict=True):

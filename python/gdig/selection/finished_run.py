@@ -11,7 +11,7 @@ from gdig.config.budget import Limit, parse_budget
 from gdig.config.config import Config
 from gdig.config.read import typed_option
 from gdig.data.fingerprint import fingerprint_paths
-from gdig.errors import OtherRunError, UnfinishedRunError
+from gdig.errors import OtherRunError, RunError, UnfinishedRunError
 from gdig.progress import Progress
 from gdig.run.directory import require_run
 from gdig.run.layout import RunLayout
@@ -19,6 +19,7 @@ from gdig.run.origin import rows_origin
 from gdig.run.pool_files import with_recorded_names
 from gdig.run.record import RunRecord
 from gdig.run.session import Workspace
+from gdig.run.verify import content_damage
 from gdig.selection.chosen_rows import ChosenRows, read_chosen_rows
 from gdig.selection.eligible import Eligible
 from gdig.selection.judge import Judge
@@ -110,7 +111,14 @@ def _chosen_file(layout: RunLayout, record: RunRecord, selection: str | None) ->
     if select is None or select.output is None or select.config.get("plain"):
         return None
     file = layout.selection if select.config.get("output") is None else Path(select.output)
-    return file if file.is_file() else None
+    if not file.is_file():
+        return None
+    if (damage := content_damage(file, select.output_hash or "")) is not None:
+        raise RunError(
+            f"{damage.what}: it was damaged or changed since gdig select wrote it; select again, or name the file by "
+            "the option selection to read it as it is"
+        )
+    return file
 
 
 def _check_inputs(work: Workspace, record: RunRecord) -> None:
