@@ -275,8 +275,10 @@ mod tests {
         assert_eq!(excerpt(row, 1, 13), "ONE, two;  three-four (five) six seven eight nine ten eleven twelve THIRTEEN");
         assert_eq!((excerpt(row, 14, 13), excerpt(row, 17, 13), excerpt(row, 0, 0)), ("And so on", "", ""));
         assert_eq!(runs(&[&[LONG]], &[&format!("{LONG} fifteen")]), [(0, 0, 13, Some(0)), (0, 1, 13, Some(0))]);
-        // Twelve words of it are not enough, nor are those of two texts.
-        assert_eq!(of(&[&[LONG]], &["two three four five six seven eight nine ten eleven twelve thirteen"]), None);
+        // Twelve words of it are enough for a short text alone, and those of two texts are none.
+        let twelve = "two three four five six seven eight nine ten eleven twelve thirteen";
+        assert_eq!(of(&[&[LONG]], &[&format!("and so {twelve}")]), None);
+        assert_eq!(runs(&[&[LONG]], &[twelve]), [(0, 0, 12, Some(0))]);
         assert_eq!(
             of(&[&[LONG]], &["one two three four five six", "seven eight nine ten eleven twelve thirteen"]),
             None
