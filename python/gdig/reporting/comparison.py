@@ -92,14 +92,14 @@ def gather_comparison(
         )
     shares = tuple(tuple(_mean(np.isin(a, b)) for b in selections.values()) for a in selections.values())
     named = [row for side in sides for row in side.shown]
-    rows, seeds = row_cards(run, named, {}), run.work.seed_corpus
-    effects = sorted({seed for card in rows.values() for seed, _ in (*card.helped, *card.harmed)})
+    cards, seeds = row_cards(run, named, {}), run.work.seed_corpus
+    effects = sorted({seed for card in cards.values() for seed, _ in (*card.helped, *card.harmed)})
     return ComparisonFacts(
         str(run.config.run_path),
         tuple(sides),
         Overlap(tuple(selections), shares, ()),
         int((times == len(selections)).sum()),
-        rows,
+        cards,
         {
             seed: fitting(row_text(content, 200), SEED_BYTES)
             for seed, content in zip(effects[:SEEDS], seeds.stream(effects[:SEEDS]), strict=True)
