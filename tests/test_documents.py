@@ -64,6 +64,25 @@ def test_prose_is_wrapped_at_100_columns(name):
     assert not too_long, "\n".join(too_long)
 
 
+def sentences(name: str) -> Iterator[str]:
+    """Sentences of the paragraphs and list items, without tables; a link counts as its text."""
+    lines = ["" if re.match(r"\||#|<!--", line) else line for _, line in prose(name)]
+    for paragraph in re.split(r"\n\s*\n|\n(?=\s*[-*] |\s*\d+\. )", "\n".join(lines)):
+        text = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", paragraph)
+        yield from re.split(r"(?<=[.!?:;])[*_)]*\s", " ".join(text.split()))
+
+
+@pytest.mark.parametrize("name", [name for name in documents() if name != "LOG.md"])
+def test_sentences_have_at_most_25_words(name):
+    """A word holds a letter or a digit; a piece of code is one word."""
+    too_long = []
+    for sentence in sentences(name):
+        words = [word for word in re.sub(r"`[^`]*`", "x", sentence).split() if re.search(r"\w", word)]
+        if len(words) > 25:
+            too_long.append(f"{name}: {len(words)} words: {sentence}")
+    assert not too_long, "\n".join(too_long)
+
+
 @pytest.mark.parametrize("name", documents())
 def test_each_relative_link_leads_to_a_file_and_a_heading_that_exist(name):
     broken = []

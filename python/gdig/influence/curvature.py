@@ -13,7 +13,7 @@ eigenvalues by L = (1/N) sum_e (Q_S^T G_e Q_A)^2, elementwise. L takes a second 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -23,30 +23,18 @@ from gdig.data.tokens import Example
 from gdig.distributed.ranks import Ranks
 from gdig.distributed.tensors import Exchange
 from gdig.errors import NotFiniteError
-from gdig.influence.curvature_resume import CurvatureResume
-from gdig.influence.curvature_sums import (
-    Pair,
-    Totals,
-    mean_matrix,
-    moments_sink,
-    squares_sink,
-    totals_needed,
-    zero_triangles,
-)
+from gdig.influence.curvature_resume import CurvatureResume, PartitionResume
+from gdig.influence.curvature_sums import Totals, mean_matrix
 from gdig.influence.expert_moments import ExpertMoments
 from gdig.influence.factors import Factors, eigenbasis
 from gdig.influence.memory_plan import MemoryPlan, plan_fit
-from gdig.influence.sample_sums import SampleSums
+from gdig.influence.partition_sums import FitSample, PartitionSums
 from gdig.model.batch_runner import BatchRunner
-from gdig.model.batches import Batch, make_batches
-from gdig.model.capture import ExpertsSink, Sink
+from gdig.model.batches import make_batches
 from gdig.model.causal_model import Model
 from gdig.model.head_cache import HeadCache
-from gdig.model.host_copy import HostCopy
 from gdig.model.layers import Layer
-from gdig.model.partition_pass import PartitionPass
-from gdig.model.precision import float32_products
-from gdig.progress import Progress
+from gdig.progress import Bar, Progress
 from gdig.run.record import CurvatureReport
 
 
@@ -111,17 +99,22 @@ class CurvatureFit:
         plan: MemoryPlan,
         resume: CurvatureResume | None = None,
     ) -> None:
-        self._model, self._config, self._progress, self._ranks, self._plan = model, config, progress, ranks, plan
         self._corrects = config.inversion in ("ekfac", "cg")
-        self._reduce = config.kfac_approx == "reduce"
-        self._lengths = np.array([len(example.input_ids) for example in examples])
-        self._heads = HeadCache(plan.head_cache if self._corrects or len(plan.partitions) > 1 else 0)
-        self._batches = make_batches(
-            examples, plan.token_batch_size, keys=keys, window=model.window, rotary_switch=model.rotary_switch
+        self._partitions, self._token_batch_size = plan.partitions, plan.token_batch_size
+        self._sample = FitSample(
+            model,
+            config,
+            make_batches(
+                examples, plan.token_batch_size, keys=keys, window=model.window, rotary_switch=model.rotary_switch
+            ),
+            np.array([len(example.input_ids) for example in examples]),
+            HeadCache(plan.head_cache if self._corrects or len(plan.partitions) > 1 else 0),
+            BatchRunner(plan.token_batch_size, model.device, progress, model.save_memory),
+            progress,
+            ranks,
+            Exchange(ranks, model.device),
         )
-        self._batch_runner: BatchRunner = BatchRunner(plan.token_batch_size, model.device, progress, model.save_memory)
-        self._exchange = Exchange(ranks, model.device)
-        self._all_resume = resume or CurvatureResume()
+        self._resume = resume or CurvatureResume()
         self.report: CurvatureReport | None = None
 
     def run(self, partition: Sequence[int]) -> dict[int, Factors]:
@@ -133,13 +126,13 @@ class CurvatureFit:
         Raises:
             ModelError: if no example has a finite loss, or if a sum is not finite; the message names the layer.
         """
-        layers, owners, own = self._begin(partition)
+        sums, resume = self._begin(partition)
         began = time.monotonic()
-        factors = self._factors(layers, owners, own, partition)
+        factors = self._factors(sums, resume)
         if self._corrects:
-            self._keep(began)
-            self._correct(layers, owners, own, partition, factors)
-        return {partition[number]: factors[number] for number in own}
+            self._keep(resume, began)
+            self._correct(sums, factors)
+        return {partition[number]: factors[number] for number in sums.own}
 
     def squares(self, partition: Sequence[int], factors: dict[int, Factors]) -> dict[int, torch.Tensor]:
         """Measure the squares of the examples' gradients in the eigenvectors of factors that are there.
@@ -151,235 +144,107 @@ class CurvatureFit:
         Returns:
             Their means [O, J], by index, of the layers that this rank owns. An expert with a shared factor has none.
         """
-        layers, owners, own = self._begin(partition)
+        sums, _ = self._begin(partition)
         by_number = {number: factors[index] for number, index in enumerate(partition)}
-        finite, totals = self._sum_squares("error of the curvature", layers, owners, partition, by_number)
+        finite, totals = sums.squares("error of the curvature", by_number)
         n = max(1, int(finite.sum()))
-        return {
-            partition[number]: _mean(totals[number], n, layers[number].device)
-            for number in own
-            if not by_number[number].shared
-        }
+        return {partition[number]: _mean(total, n, sums.layers[number]) for number, total in totals.items()}
 
-    def _begin(self, partition: Sequence[int]) -> tuple[list[Layer], list[int], list[int]]:
-        """Open the resume files of a partition; return its layers, their owners, and the numbers of this rank's own."""
-        layers = [self._model.layers[index] for index in partition]
-        owners = [self._ranks.owners(len(self._model.layers))[index] for index in partition]
-        self._resume = self._all_resume.of_partition(
-            self._batches,
-            self._plan.token_batch_size,
-            self._model,
-            self._config,
-            self._ranks,
-            [layer.name for layer in layers],
+    def _begin(self, partition: Sequence[int]) -> tuple[PartitionSums, PartitionResume]:
+        """Open the resume files of a partition, and what passes the sample for its layers."""
+        sample = self._sample
+        resume = self._resume.of_partition(
+            sample.batches,
+            self._token_batch_size,
+            sample.model,
+            sample.config,
+            sample.ranks,
+            [sample.model.layers[index].name for index in partition],
         )
-        return layers, owners, [number for number, owner in enumerate(owners) if owner == self._ranks.rank]
+        return PartitionSums(sample, self._partitions, partition, resume.sums), resume
 
-    def _factors(
-        self, layers: Sequence[Layer], owners: Sequence[int], own: Sequence[int], partition: Sequence[int]
-    ) -> dict[int, Factors]:
+    def _factors(self, sums: PartitionSums, resume: PartitionResume) -> dict[int, Factors]:
         """The first pass: the sums of A and S; then their eigenvectors."""
-        stored = {number: f for number in own if (f := self._resume.load(layers[number])) is not None}
+        sample, layers, own = self._sample, sums.layers, sums.own
+        stored = {number: f for number in own if (f := resume.load(layers[number])) is not None}
         counts = max(((f.examples, f.tokens) for f in stored.values()), default=(0, 0))
-        by_rank = self._ranks.gather([len(stored) == len(own), *counts])
+        by_rank = sample.ranks.gather([len(stored) == len(own), *counts])
         if all(complete for complete, _, _ in by_rank):
             _, n_examples, n_tokens = max(by_rank)  # a rank without layers has no counts
-            self.report = CurvatureReport(n_examples, n_tokens, len(self._lengths) - n_examples)
+            self.report = CurvatureReport(n_examples, n_tokens, len(sample.lengths) - n_examples)
             return stored
-        finite, totals, seen = self._sum_moments(layers, owners, partition)
-        self.report = CurvatureReport(int(finite.sum()), int(self._lengths[finite].sum()), int((~finite).sum()))
+        finite, totals, seen = sums.moments()
+        self.report = CurvatureReport(int(finite.sum()), int(sample.lengths[finite].sum()), int((~finite).sum()))
         if self.report.examples == 0:
             raise NotFiniteError(
                 f"fit: expected rows with a finite loss, but none of the {len(finite)} rows of the sample has one; "
                 "check the model's weights"
             )
-        sample = self.report.examples if self._reduce else self.report.tokens
-        dtype = torch.promote_types(self._model.dtype, torch.float32)
-        experts = ExpertMoments(layers, owners, seen, sample, self._reduce, dtype, self._exchange, self._ranks)
+        reduce = sample.config.kfac_approx == "reduce"
+        n_summed = self.report.examples if reduce else self.report.tokens
+        dtype = torch.promote_types(sample.model.dtype, torch.float32)
+        experts = ExpertMoments(layers, sums.owners, seen, n_summed, reduce, dtype, sample.exchange, sample.ranks)
         experts.share(totals)
-        if experts.summary is not None and self._ranks.main:
-            self._progress.say(f"{self._title('factors', partition)}: {experts.summary}")
-        return self._factorise(layers, own, totals, experts, stored, self._title("eigenvectors", partition))
+        if experts.summary is not None and sample.ranks.main:
+            sample.progress.say(f"{sums.title('factors')}: {experts.summary}")
+        with sample.progress.stage(sums.title("eigenvectors"), len(own), "layers") as bar:
+            return self._factorise(sums, resume, totals, experts, stored, bar)
 
     def _factorise(
         self,
-        layers: Sequence[Layer],
-        own: Sequence[int],
+        sums: PartitionSums,
+        resume: PartitionResume,
         totals: Totals,
         experts: ExpertMoments,
         stored: dict[int, Factors],
-        title: str,
+        bar: Bar,
     ) -> dict[int, Factors]:
         """Make the factors of this rank's layers from the totals of A and S, which are dropped one by one.
 
-        Layers with one input share its eigenvectors. `kept` has the factors of an earlier start.
+        Layers with one input share its eigenvectors. `stored` has the factors of an earlier start.
         """
         assert self.report is not None
-        report = self.report
+        report, reduce = self.report, self._sample.config.kfac_approx == "reduce"
         factors: dict[int, Factors] = {}
         bases: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
-        with self._progress.stage(title, len(own), "layers") as bar:
-            for number in own:
-                layer, f = layers[number], stored.get(number)
-                total_a, total_s = totals.pop((number, 0), []), totals.pop((number, 1))
-                name_a, name_s = experts.basis(number, 0), experts.basis(number, 1)
-                if f is None:
-                    for name, total in ((name_a, total_a), (name_s, total_s)):
-                        if name not in bases:
-                            mean = mean_matrix(total, experts.divisor(number), layer.device)
-                            bases[name] = eigenbasis(mean, layer.name)
-                    (q_a, l_a), (q_s, l_s) = bases[name_a], bases[name_s]
-                    seen, shared = experts.seen(number, report.tokens), experts.is_shared(number)
-                    f = Factors(q_a, q_s, l_a, l_s, None, report.tokens, report.examples, self._reduce, seen, shared)
-                    self._resume.keep(layer, f)
-                bases.setdefault(name_a, (f.q_a, f.l_a))
-                factors[number] = f
-                bar.advance(1)
+        for number in sums.own:
+            layer, f = sums.layers[number], stored.get(number)
+            total_a, total_s = totals.pop((number, 0), []), totals.pop((number, 1))
+            name_a, name_s = experts.basis(number, 0), experts.basis(number, 1)
+            if f is None:
+                for name, total in ((name_a, total_a), (name_s, total_s)):
+                    if name not in bases:
+                        mean = mean_matrix(total, experts.divisor(number), layer.device)
+                        bases[name] = eigenbasis(mean, layer.name)
+                (q_a, l_a), (q_s, l_s) = bases[name_a], bases[name_s]
+                seen, shared = experts.seen(number, report.tokens), experts.is_shared(number)
+                f = Factors(q_a, q_s, l_a, l_s, None, report.tokens, report.examples, reduce, seen, shared)
+                resume.keep(layer, f)
+            bases.setdefault(name_a, (f.q_a, f.l_a))
+            factors[number] = f
+            bar.advance(1)
         return factors
 
-    def _keep(self, began: float) -> None:
+    def _keep(self, resume: PartitionResume, began: float) -> None:
         """Keep the factors of all ranks, if the second pass is expected to end after a file is due.
 
         The second pass is expected to take as long as the partition took since `began`. The ranks end their
         eigenvectors at different times; they wait here, because an exchange of tensors has a limit.
         """
-        if self._ranks.gather(self._resume.due(ahead_s=time.monotonic() - began))[0]:
-            self._resume.save()
-            self._ranks.gather(None)  # until all ranks have their factors, a start needs the sums
-            self._resume.sums.forget()
+        ranks = self._sample.ranks
+        if ranks.gather(resume.due(ahead_s=time.monotonic() - began))[0]:
+            resume.save()
+            ranks.gather(None)  # until all ranks have their factors, a start needs the sums
+            resume.sums.forget()
 
-    def _sum_moments(
-        self, layers: Sequence[Layer], owners: Sequence[int], partition: Sequence[int]
-    ) -> tuple[np.ndarray, Totals, dict[int, list[float]]]:
-        """Which examples have a finite loss, the totals of A and S, and the counts of experts' layers (`moments_sink`).
-
-        The sums are gone after it.
-        """
-        sums = zero_triangles(self._model, layers)
-        places = totals_needed(layers, owners)
-        counts = {
-            number: torch.zeros(2, dtype=torch.float64, device=layer.device)
-            for number, layer in enumerate(layers)
-            if layer.expert is not None
-        }
-
-        def make_sinks(added: set) -> tuple[Sink, ExpertsSink]:
-            return moments_sink(layers, sums, self._reduce, added, counts)
-
-        bands = [(place, band) for place in places for band in sums[place[0]][place[1]]]
-        flat_owners = [owners[number] for (number, _), _ in bands] + [0] * len(counts)
-        added_up = [*(band for _, band in bands), *counts.values()]
-        finite, totals = self._pass("factors", partition, make_sinks, added_up, flat_owners)
-        by_place: Totals = {place: [] for place in places}
-        for (place, _), total in zip(bands, totals[: len(bands)], strict=True):
-            by_place[place].append(total)
-        own = [None if total is None else total.tolist() for total in totals[len(bands) :]]
-        return finite, by_place, dict(zip(counts, self._ranks.gather(own)[0], strict=True))
-
-    def _correct(
-        self,
-        layers: Sequence[Layer],
-        owners: Sequence[int],
-        own: Sequence[int],
-        partition: Sequence[int],
-        factors: dict[int, Factors],
-    ) -> None:
+    def _correct(self, sums: PartitionSums, factors: dict[int, Factors]) -> None:
         """The second pass: EK-FAC's eigenvalues, with the same labels. Experts with a shared factor have none."""
-        _, totals = self._sum_squares("eigenvalues", layers, owners, partition, factors)
+        _, totals = sums.squares("eigenvalues", factors)
         assert self.report is not None
-        for number in own:
-            if not factors[number].shared:
-                factors[number].corrected = _mean(totals[number], self.report.examples, layers[number].device)
-
-    def _sum_squares(
-        self,
-        name: str,
-        layers: Sequence[Layer],
-        owners: Sequence[int],
-        partition: Sequence[int],
-        factors: dict[int, Factors],
-    ) -> tuple[np.ndarray, list[torch.Tensor | None]]:
-        """Which examples have a finite loss, and the totals of the squares in the eigenvectors of `factors`.
-
-        A layer with a shared factor has no total.
-        """
-        shared = set().union(*self._ranks.gather([number for number, f in factors.items() if f.shared]))
-        bases = self._shared_eigenvectors(layers, owners, factors, shared)
-        squares = [None if basis is None else basis[0].new_zeros(len(basis[1]), len(basis[0])) for basis in bases]
-
-        def make_sinks(added: set) -> tuple[Sink, ExpertsSink]:
-            return squares_sink(layers, bases, squares, added)
-
-        numbers = [number for number in range(len(layers)) if number not in shared]
-        sums = [total for total in squares if total is not None]
-        finite, totals = self._pass(name, partition, make_sinks, sums, [owners[number] for number in numbers])
-        by_number = dict(zip(numbers, totals, strict=True))
-        return finite, [by_number.get(number) for number in range(len(layers))]
-
-    def _pass(
-        self,
-        name: str,
-        partition: Sequence[int],
-        make_sinks: Callable[[set], tuple[Sink, ExpertsSink]],
-        sums: Sequence[torch.Tensor],
-        owners: Sequence[int],
-    ) -> tuple[np.ndarray, list[torch.Tensor | None]]:
-        """Pass the sample over the layers of a partition (see `SampleSums.sum`)."""
-        config = self._config
-        random_seed = None if config.use_empirical_fisher else config.random_seed
-        gradients = PartitionPass(self._model, partition, config.loss_reduction, random_seed, heads=self._heads)
-
-        def run(batch: Batch, added: set) -> HostCopy:
-            with float32_products(config.matmul_precision):
-                return HostCopy([gradients.run(batch, *make_sinks(added))])
-
-        title = self._title(name, partition)
-        n_examples = len(self._lengths)
-        sample = SampleSums(
-            self._batches,
-            n_examples,
-            self._batch_runner,
-            self._progress,
-            self._ranks,
-            self._exchange,
-            self._resume.sums,
-        )
-        return sample.sum(title, run, sums, owners)
-
-    def _title(self, name: str, partition: Sequence[int]) -> str:
-        """The title of a bar."""
-        title, partitions = f"fit: {name}", self._plan.partitions
-        if len(partitions) > 1:
-            title += f", partition {partitions.index(tuple(partition)) + 1} of {len(partitions)}"
-        return title
-
-    def _shared_eigenvectors(
-        self, layers: Sequence[Layer], owners: Sequence[int], factors: dict[int, Factors], left_out: set[int]
-    ) -> list[Pair | None]:
-        """The eigenvectors of all layers but `left_out`. The owner of a layer sends them; its own tensors serve it."""
-        dtype = torch.promote_types(self._model.dtype, torch.float32)
-
-        def share(number: int, name: str, width: int) -> torch.Tensor:
-            if owners[number] == self._ranks.rank:
-                basis = getattr(factors[number], name)
-            else:
-                basis = torch.empty(width, width, dtype=dtype, device=layers[number].device)
-            self._exchange.broadcast(basis, owners[number])
-            return basis
-
-        inputs: dict[str, torch.Tensor] = {}
-        bases: list[Pair | None] = []
-        for number, layer in enumerate(layers):
-            if number in left_out:
-                bases.append(None)
-                continue
-            if layer.input_name not in inputs:
-                inputs[layer.input_name] = share(number, "q_a", layer.width)
-            bases.append((inputs[layer.input_name], share(number, "q_s", layer.out_features)))
-        return bases
+        for number, total in totals.items():
+            factors[number].corrected = _mean(total, self.report.examples, sums.layers[number])
 
 
-def _mean(total: torch.Tensor | None, count: int, device: torch.device) -> torch.Tensor:
-    """A total divided by a count, in the total's place."""
-    assert total is not None
-    return total.div_(count).to(device)
+def _mean(total: torch.Tensor, count: int, layer: Layer) -> torch.Tensor:
+    """A total divided by a count, in the total's place, on the device of its layer."""
+    return total.div_(count).to(layer.device)
