@@ -105,9 +105,8 @@ def test_unknown_experts_are_an_error_though_other_layers_could_be_chosen(expert
             with_block(block, layers=layers)
     # What the message names does work, and no router is among it.
     assert all("self_attn" in layer.name for layer in with_block(block, layers="attention").layers)
-    assert {layer.name.rpartition(".mlp.")[0] for layer in with_block(block, filter_modules=r"mlp.\w+_proj").layers} == {
-        "model.layers.0"
-    }
+    dense = with_block(block, filter_modules=r"mlp.\w+_proj").layers
+    assert {layer.name.rpartition(".mlp.")[0] for layer in dense} == {"model.layers.0"}
 
 
 @pytest.mark.parametrize("router", ["gate", "router", "moe_gate"])

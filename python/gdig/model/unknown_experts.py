@@ -1,4 +1,4 @@
-"""Experts of which gdig cannot take gradients. They are an error: scores without them would miss most of the weights."""
+"""Experts of which gdig cannot take gradients. They are an error: scores would miss most of the weights without them."""
 
 from __future__ import annotations
 
