@@ -1,4 +1,4 @@
-"""Experts of which gdig cannot take gradients. They are an error: scores would miss most of the weights without them."""
+"""Experts of which gdig cannot take gradients: an error, because scores would miss most of the weights."""
 
 from __future__ import annotations
 
