@@ -208,6 +208,11 @@ def test_the_command_prints_text_json_and_a_page(finished, tmp_path, capsys):
     assert {file: file.read_bytes() for file in finished.rglob("*") if file.is_file()} == before
 
 
+def test_a_heading_keeps_the_place_of_the_row_apart(explained):
+    page = explained._repr_html_()
+    assert re.search(r"<h2>Row \d+ <span", page) and not re.search(r"<h2>[^<]*\w<span", page)
+
+
 def test_hostile_text_is_escaped(project, finished, tmp_path):
     hostile = {**project.rows[0], "trg_text": "</span><script>alert(1)</script>\x1b[31m{{ 7*7 }}"}
     explanation = gdig.explain(run_path=str(finished), text=[json.dumps(hostile)], model_pass=False, quiet=True)
