@@ -381,6 +381,31 @@ def test_hidden_states_that_exclude_much_of_the_pool_are_warned_of(project, swep
         assert (summary in picked.summary) == (near > 0)
 
 
+def test_no_method_chooses_a_row_that_the_options_bar(project, tmp_path):
+    """Methods that draw from clusters, walk over neighbours or read tokens, whose stores are masked in other ways."""
+    rows = [{**row, "origin": "abc"[i % 3]} for i, row in enumerate(translation_rows(44, random_seed=4))]
+    rows += [rows[i] for i in (0, 1, 2, 2)]
+    pool, later = (
+        write_jsonl(tmp_path / name, some) for name, some in (("p.jsonl", rows[:40]), ("q.jsonl", rows[40:]))
+    )
+    evaluation = write_jsonl(tmp_path / "eval.jsonl", [rows[i] for i in (5, 6, 30)])
+    options = project.options(tmp_path / "run", candidates=(str(pool),), exclude_similarity=1.0)
+    gdig.sweep(**options)
+    barred = {"repeats": {44, 45, 46, 47}, "exclude": {5, 6, 30}, "later files": set(range(40, 48))}
+    more = {**options, "candidates": (str(pool), str(later))}
+    for method in (name for name, spec in METHODS.items() if not spec.checkpoints):
+        given = {**more, "method": method, "exclude": (str(evaluation),)}
+        picked = gdig.select(**{**given, "budget": "100%"}).rows.tolist()
+        assert not set(picked) & (barred["repeats"] | barred["exclude"]), method
+        picked = gdig.select(**given, source_field="origin", source_quotas="equal").rows.tolist()
+        assert len(set(picked)) == len(picked) and not set(picked) & (barred["repeats"] | barred["exclude"]), method
+        drawn = [rows[row]["origin"] for row in picked]
+        assert stages(tmp_path / "run")["select"]["sources"] == {name: drawn.count(name) for name in set(drawn)}, method
+        assert max(drawn.count(name) for name in "abc") <= -(-len(picked) // 3) + 1, method
+        earlier = gdig.select(**{**options, "method": method, "budget": "100%"}).rows.tolist()
+        assert len(set(earlier)) == len(earlier) and not set(earlier) & barred["later files"], method
+
+
 def test_a_short_question_is_found_in_a_set_of_another_format(project, tmp_path):
     """A row's question of 9 words stands inside the turn of a conversation, and a bare one inside a row's template."""
     question, other = (
