@@ -84,7 +84,7 @@ impl Population for EligibleRows<'_> {
 
     fn each(&self, span: Range<usize>, visit: &mut impl FnMut(Row)) -> Result<()> {
         self.rows.each(span, &mut |row| {
-            if !self.mask.is_some_and(|mask| mask[row.row as usize] == 0) {
+            if self.mask.is_none_or(|mask| mask[row.row as usize] != 0) {
                 visit(row);
             }
         })
