@@ -39,7 +39,7 @@ enum Layout {
 impl Scan {
     /// The kernel asked for, or the fastest. It changes the speed alone, because candidates are compared exactly.
     pub fn kernel(asked: Option<Kernel>) -> Result<Kernel> {
-        let can = |kernel: Kernel| kernel != Kernel::Scalar && kernel.takes(Dtype::F32);
+        let can = |kernel: Kernel| !matches!(kernel, Kernel::Scalar | Kernel::NeonBf16) && kernel.takes(Dtype::F32);
         match asked {
             None => Ok(Kernel::available().map(|k| k.0).rfind(|k| can(*k)).unwrap_or(Kernel::Portable)),
             Some(kernel) if can(kernel) && kernel.is_available() => Ok(kernel),
