@@ -1,8 +1,9 @@
-"""Nearest neighbours by cosine: gdig beside faiss's exact search on the same rows, and the recall by clusters.
+"""Nearest neighbours by cosine: gdig beside faiss's exact search and its HNSW graph, and the recall by clusters.
 
     python -m benches.neighbours --rows 200000 --faiss-queries 20000      # rows around 256 centres
     python -m benches.neighbours --run runs/a                             # the sketches of a run
     python -m benches.neighbours --rows 1000000 --no-exact                # the search by clusters alone
+    python -m benches.neighbours --rows 20000 --hnsw                      # and faiss's HNSW graph
 
 faiss gets float32 rows at unit length, whose preparation is not timed. gdig reads float16 rows and scales them. faiss
 may look up only some of the rows; its time for all rows is then multiplied by rows / queries. gdig always looks up all
@@ -102,15 +103,23 @@ class Faiss:
         return self.index.search(self.units, self.k + 1)[0]
 
 
+def rounding(dim: int) -> float:
+    """How far faiss's cosines may be from gdig's.
+
+    A chain of dim float32 additions, of terms whose absolute values add up to no more than 1; and 10 roundings of each
+    row's length, which NumPy sums pairwise in 8 lanes of blocks of 128.
+    """
+    return (dim + 20) * 2**-24
+
+
 def check(cosines: NDArray[np.float32], truth: NDArray[np.float32], dim: int) -> float:
     """The largest difference of faiss's cosines, row by row in falling order.
 
-    A chain of dim float32 additions, of terms whose absolute values add up to no more than 1; and 10 roundings of each
-    row's length, which NumPy sums pairwise in 8 lanes of blocks of 128. A row and itself may not come first where
-    another is the same: its cosine, 1, is then among the others, and the largest of all is left out either way.
+    A row and itself may not come first where another is the same: its cosine, 1, is then among the others, and the
+    largest of all is left out either way.
     """
     worst = float(np.abs(cosines[:, 1:] - truth[: len(cosines)]).max())
-    if worst > (dim + 20) * 2**-24:
+    if worst > rounding(dim):
         raise SystemExit(f"faiss's cosines differ by {worst:.1e}")
     return worst
 
@@ -146,6 +155,25 @@ def exact(x: NDArray[Any], arguments: argparse.Namespace) -> tuple[dict[str, Any
     return facts, truth[1]
 
 
+def hnsw(x: NDArray[Any], truth: NDArray[np.float32], arguments: argparse.Namespace) -> dict[str, Any]:
+    """Times and recall of faiss's HNSW graph: 32 links a row, and as many candidates in the search as asked for."""
+    import faiss
+
+    (n, dim), k, built, searched = x.shape, arguments.k, Times(), Times()
+    faiss.omp_set_num_threads(arguments.threads)
+    units = x.astype(np.float32)
+    units /= np.linalg.norm(units, axis=1, keepdims=True)
+    index = faiss.IndexHNSWFlat(dim, 32, faiss.METRIC_INNER_PRODUCT)
+    built.take(lambda: index.add(units))
+    index.hnsw.efSearch = arguments.hnsw_candidates
+    cosines, rows = searched.take(lambda: index.search(units, k + 1))
+    others = np.where(rows == np.arange(n)[:, None], -np.inf, cosines)
+    recall = float(np.minimum((others >= truth[:, -1:] - rounding(dim)).sum(1), k).mean() / k)
+    print_times("HNSW, the graph", built, "")
+    print_times("HNSW, the search", searched, f"{recall:.2%} found")
+    return {"graph": built.facts(), "search": searched.facts(), "recall_of_all_rows": recall}
+
+
 def by_clusters(x: NDArray[Any], truth: NDArray[np.float32] | None, arguments: argparse.Namespace) -> dict[str, Any]:
     """Times of the search by clusters, its memory, its recall; after the exact search, also without the k-means."""
     n, k = len(x), arguments.k
@@ -179,11 +207,15 @@ def main() -> None:
     parser.add_argument("--k", type=int, default=10)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--repeats", type=int, default=3, help="rounds of the fastest kernel and of faiss")
-    kernels = [k for k in _native.kernels() if k != "scalar" and "int8" not in k]
-    parser.add_argument("--kernels", nargs="*", default=kernels[-2:], help="kernels to compare, the fastest last")
+    fine = [k for k in _native.kernels() if k != "scalar" and "int8" not in k]
+    coarse = [k for k in _native.kernels() if "int8" in k and k != "amx-int8"]
+    fastest = fine[-2:] if "amx-bf16" in fine else [fine[-1], coarse[-1]]
+    parser.add_argument("--kernels", nargs="*", default=fastest, help="kernels to compare, the fastest last")
     parser.add_argument("--faiss-queries", type=int, help="number of rows that faiss looks up (default: all)")
     parser.add_argument("--no-faiss", action="store_true")
     parser.add_argument("--no-exact", action="store_true")
+    parser.add_argument("--hnsw", action="store_true", help="measure faiss's HNSW graph too, after the exact search")
+    parser.add_argument("--hnsw-candidates", type=int, default=64, help="candidates of its search (efSearch)")
     parser.add_argument("--output", type=Path, default=RECORD)
     arguments = parser.parse_args()
     x = sketches(arguments.run, arguments.rows) if arguments.run else make(arguments.rows or 200_000, arguments.dim)
@@ -195,6 +227,8 @@ def main() -> None:
     truth = None
     if not arguments.no_exact:
         entry["exact"], truth = exact(x, arguments)
+        if arguments.hnsw:
+            entry["hnsw"] = hnsw(x, truth, arguments)
     entry["clusters"] = by_clusters(x, truth, arguments)
     entry["load_average_at_the_end"] = os.getloadavg()
     record = json.loads(arguments.output.read_text()) if arguments.output.exists() else {}

@@ -19,6 +19,7 @@ from gdig.cli.commands import COMMANDS
 from gdig.cli.flags import group_type, parse
 from gdig.cli.main import main
 from gdig.config.config import Config, Training, Trial
+from gdig.errors import ConfigError
 from tests.support.code_blocks import FENCE, Block, blocks, commands, run_code, run_notebook
 from tests.support.project_fixtures import llama_module, save_model
 
@@ -39,8 +40,8 @@ def test_each_command_and_flag_exists() -> None:
             assert name in COMMANDS, f"{block.where}: gdig {name}"
             try:
                 parse(name, COMMANDS[name], argv, {})
-            except SystemExit:
-                pytest.fail(f"{block.where}: gdig {shlex.join(words)}: cannot be parsed")
+            except ConfigError as error:
+                pytest.fail(f"{block.where}: gdig {shlex.join(words)}: {error}")
     assert len(seen) > 40
 
 

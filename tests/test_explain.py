@@ -96,6 +96,17 @@ def test_the_strongest_tokens_are_named_without_colour(explained):
     assert "Strongest tokens: " + " ".join(expected.split()) + "." in words
 
 
+def test_shaded_tokens_can_be_read_on_light_and_dark_terminals(explained):
+    """Letters and ground are both given, with the contrast of WCAG 2 (AA): 4.5 to 1."""
+    styles = [str(span.style) for line in explained.lines() for span in line.spans]
+    shades = {style for style in styles if "on rgb" in style}
+    assert len(shades) > 1
+    for shade in shades:
+        red, green, blue = map(int, re.fullmatch(r"white on rgb\((\d+),(\d+),(\d+)\)", shade).groups())
+        linear = [((x / 255 + 0.055) / 1.055) ** 2.4 if x > 10 else x / 255 / 12.92 for x in (red, green, blue)]
+        assert 1.05 / (0.05 + np.dot([0.2126, 0.7152, 0.0722], linear)) >= 4.5, shade
+
+
 def test_figures_are_those_of_the_run(explained, finished):
     sweep, (labels, distances) = stored(finished), labels_of(finished)
     selection = [row["gdig"]["row"] for row in read_jsonl(finished / "selection.jsonl")]
@@ -195,6 +206,11 @@ def test_the_command_prints_text_json_and_a_page(finished, tmp_path, capsys):
     written = page.read_text(encoding="utf-8")
     assert written.startswith("<!DOCTYPE html>") and "http" not in written.replace("http-equiv", "")
     assert {file: file.read_bytes() for file in finished.rglob("*") if file.is_file()} == before
+
+
+def test_a_heading_keeps_the_place_of_the_row_apart(explained):
+    page = explained._repr_html_()
+    assert re.search(r"<h2>Row \d+ <span", page) and not re.search(r"<h2>[^<]*\w<span", page)
 
 
 def test_hostile_text_is_escaped(project, finished, tmp_path):

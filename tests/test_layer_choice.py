@@ -107,6 +107,16 @@ def test_a_gate_is_a_router_only_beside_experts():
     assert is_router("h.0.mlp.gate", modules) and is_router("h.0.mlp.shared_expert_gate", modules)
     assert not is_router("h.1.mlp.gate", modules) and not is_router("h.1.mlp.gate_proj", modules)
     assert is_router("h.2.mlp.router.classifier", modules)
+    listed, fused, glu = torch.nn.Module(), torch.nn.Module(), torch.nn.Module()
+    for module in (listed, fused, glu):
+        module.gate = torch.nn.Linear(2, 2)
+    listed.ffns = torch.nn.ModuleList([torch.nn.Linear(2, 2)] * 2)
+    fused.mixture = torch.nn.Module()
+    fused.mixture.w1 = torch.nn.Parameter(torch.zeros(3, 2, 2))
+    glu.norms, glu.conv = torch.nn.ModuleList([torch.nn.LayerNorm(2)] * 2), torch.nn.Conv1d(2, 2, 2)
+    modules = {"h.0.mlp": listed, "h.1.mlp": fused, "h.2.mlp": glu}
+    assert is_router("h.0.mlp.gate", modules) and is_router("h.1.mlp.gate", modules)
+    assert not is_router("h.2.mlp.gate", modules)
 
 
 @pytest.mark.parametrize("layers", ["mlp", "upper:0.5", "attention:upper:0.25"])

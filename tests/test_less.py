@@ -414,3 +414,18 @@ def test_a_sketch_is_what_the_sweep_makes_of_the_same_gradient(project, runs):
 def test_the_best_rows_are_in_order_with_ties_by_row():
     score = np.array([0.5, 1.0, -np.inf, 0.5, 0.5, 0.25])
     assert [highest(score, n).tolist() for n in range(6)] == [[], [1], [1, 0], [1, 0, 3], [1, 0, 3, 4], [1, 0, 3, 4, 5]]
+
+
+@pytest.mark.parametrize("method", ["less", "g2is"])
+def test_no_row_that_the_options_bar_is_chosen(project, runs, less_run, tmp_path, method):
+    """An excluded row is valid in the shards of a checkpoint, which know nothing of the options."""
+    path = tmp_path / "run"
+    shutil.copytree(less_run[0], path)
+    barred = less_run[1].rows[:3].tolist()
+    lines = Path(project.pool).read_text(encoding="utf-8").splitlines(keepends=True)
+    (evaluation := tmp_path / "eval.jsonl").write_text("".join(lines[row] for row in barred), encoding="utf-8")
+    options = project.options(path, **OPTIONS | {"method": method, "budget": "100%", "n_neighbours": 3})
+    selection = gdig.select(**options, checkpoints=checkpoints(runs), exclude=(str(evaluation),))
+    assert len(selection.rows) > 12 and not set(selection.rows.tolist()) & set(barred)
+    if method == "g2is":
+        assert any("gradients of the pool are Adam's directions at" in line for line in selection.summary)

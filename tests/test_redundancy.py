@@ -365,6 +365,69 @@ def test_rows_of_an_evaluation_set_are_never_chosen_and_are_listed(project, tmp_
     assert not (tmp_path / "run" / "excluded.jsonl").exists(), "the list is that of the last selection"
 
 
+def test_hidden_states_that_exclude_much_of_the_pool_are_warned_of(project, swept_copy, tmp_path):
+    """A pool of one kind: a cosine of 0.1 tells no copy from another row of the kind."""
+    texts = translation_rows(3, random_seed=9)
+    evaluation = write_jsonl(tmp_path / "eval.jsonl", texts)
+    options = project.options(swept_copy, method="loss", exclude=(str(evaluation),))
+    for most, warns in ((0.1, True), (0.999, False)):
+        picked = gdig.select(**options, exclude_similarity=most)
+        listed = [row["reason"] for row in read_jsonl(swept_copy / "excluded.jsonl")]
+        near, valid = listed.count("cosine"), stages(swept_copy)["sweep"]["counts"]["rows"]
+        assert (near > valid / 10) == warns
+        said = [line for line in picked.warnings if line.startswith(f"exclude: {near} of {valid} rows share no words")]
+        assert bool(said) == warns and stages(swept_copy)["select"]["warnings"] == list(picked.warnings)
+        summary = f"{near} of {len(listed)} excluded rows share no words: their hidden states are near"
+        assert (summary in picked.summary) == (near > 0)
+
+
+def test_no_method_chooses_a_row_that_the_options_bar(project, tmp_path):
+    """Methods that draw from clusters, walk over neighbours or read tokens, whose stores are masked in other ways."""
+    rows = [{**row, "origin": "abc"[i % 3]} for i, row in enumerate(translation_rows(44, random_seed=4))]
+    rows += [rows[i] for i in (0, 1, 2, 2)]
+    pool, later = (
+        write_jsonl(tmp_path / name, some) for name, some in (("p.jsonl", rows[:40]), ("q.jsonl", rows[40:]))
+    )
+    evaluation = write_jsonl(tmp_path / "eval.jsonl", [rows[i] for i in (5, 6, 30)])
+    options = project.options(tmp_path / "run", candidates=(str(pool),), exclude_similarity=1.0)
+    gdig.sweep(**options)
+    barred = {"repeats": {44, 45, 46, 47}, "exclude": {5, 6, 30}, "later files": set(range(40, 48))}
+    more = {**options, "candidates": (str(pool), str(later))}
+    for method in (name for name, spec in METHODS.items() if not spec.checkpoints):
+        given = {**more, "method": method, "exclude": (str(evaluation),)}
+        picked = gdig.select(**{**given, "budget": "100%"}).rows.tolist()
+        assert not set(picked) & (barred["repeats"] | barred["exclude"]), method
+        picked = gdig.select(**given, source_field="origin", source_quotas="equal").rows.tolist()
+        assert len(set(picked)) == len(picked) and not set(picked) & (barred["repeats"] | barred["exclude"]), method
+        drawn = [rows[row]["origin"] for row in picked]
+        assert stages(tmp_path / "run")["select"]["sources"] == {name: drawn.count(name) for name in set(drawn)}, method
+        assert max(drawn.count(name) for name in "abc") <= -(-len(picked) // 3) + 1, method
+        earlier = gdig.select(**{**options, "method": method, "budget": "100%"}).rows.tolist()
+        assert len(set(earlier)) == len(earlier) and not set(earlier) & barred["later files"], method
+
+
+def test_a_short_question_is_found_in_a_set_of_another_format(project, tmp_path):
+    """A row's question of 9 words stands inside the turn of a conversation, and a bare one inside a row's template."""
+    question, other = (
+        "which painter of the harbour was the youngest then",
+        "how many bridges cross the river below the town",
+    )
+    rows = translation_rows(40)
+    rows[4] = {**rows[4], "src_text": question}
+    rows[9] = {**rows[9], "src_text": f"Question: {other}? Answer:"}
+    turns = [
+        {"role": "user", "content": f"Answer briefly.\n{question.capitalize()}?"},
+        {"role": "assistant", "content": "Anna"},
+    ]
+    evaluation = write_jsonl(tmp_path / "eval.jsonl", [{"messages": turns}, {"question": other, "answer": "Three"}])
+    pool = write_jsonl(tmp_path / "pool.jsonl", rows)
+    options = project.options(tmp_path / "run", candidates=(str(pool),), method="loss", budget="20")
+    make_swept(options)
+    gdig.select(**options, exclude=(str(evaluation),), exclude_similarity=1.0)
+    listed = read_jsonl(tmp_path / "run" / "excluded.jsonl")
+    assert [(row["row"], row["reason"], row["words"]) for row in listed] == [(4, "text", question), (9, "text", other)]
+
+
 def _shards(run: Path):
     from safetensors.numpy import load_file
 

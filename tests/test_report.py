@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -13,9 +14,11 @@ import pytest
 
 import gdig
 from gdig.cli.main import main
+from gdig.data.show import row_text
 from gdig.pages.render import script_json
-from gdig.reporting import gather
-from gdig.reporting.facts import ReportFacts
+from gdig.reporting import bounds, gather, groups, seed_lines
+from gdig.reporting.bounds import fitting, fitting_reasons
+from gdig.reporting.facts import ReportFacts, RowCard
 from gdig.reporting.gather import gather_facts
 from gdig.reporting.page import report_page
 from gdig.reporting.plane import to_plane
@@ -92,16 +95,71 @@ def test_a_large_pool_is_sampled_and_the_page_stays_small(run_copy, monkeypatch)
     assert few.n_chosen == 12 and set(few.chosen) <= set(few.rows)
 
 
-def test_the_size_is_bounded_whatever_the_rows():
-    """Rows of map and table with the longest texts, of three bytes a character, and the libraries: below 10 MB."""
-    from gdig.reporting.cards import TEXT
-    from gdig.reporting.facts import RowCard
+WORST = {
+    "many fields": {f"field {i}": "x" * 50 for i in range(400)},
+    "long names": {"n" * 5_000: "x", "m" * 5_000: "y"},
+    "three bytes a character": {"text": "文" * 5_000},
+    "four bytes a character": {"text": "🙂" * 5_000},
+    "escaped": {"text": "<" * 5_000},
+    "controls": {"text": "\x01" * 5_000},
+    "half of a pair": {"text": "\ud800" * 5_000},
+    "uneven": {"text": "x" * 190 + "<" * 5_000},
+}
 
-    card = RowCard(1_000_000, "文" * (TEXT + 20), "x" * 120, 3, 1.0, 9, 0.123456, 0.5, 400, 10, ((1, 0.12345),) * 3,
-                   ((1, 0.12345),) * 3, ((1_000_000, 0.12345),) * 3, {"relevance": 0.123456789})  # fmt: skip
-    card_bytes = len(script_json(card.__dict__).encode())
+
+def test_the_size_is_bounded_whatever_the_rows():
+    """The worst rows on map and table, the worst names of tasks and files, and the libraries: below 10 MB."""
+    tasks = {f"{i}" + "<" * 900: 0.123456789 * i for i in range(500)}
+    reasons = fitting_reasons(
+        {"tasks": tasks, "for_task": "<" * 900, "relevance": 0.123456789, "for_seed": 1_000, "seed_rank": 1_000_000}
+    )
+    assert list(reasons["tasks, the strongest"].values()) == [0.123456789 * i for i in (499, 498, 497, 496)]
     libraries = sum(file.stat().st_size for file in (Path(gather.__file__).parents[1] / "pages/assets").iterdir())
-    assert card_bytes * (gather.MAP_ROWS + gather.TABLE_ROWS + 200) + libraries < 10e6
+    lists = 1_000 * (bounds.SEED_BYTES + 300) + 3 * bounds.LINES * (bounds.NAME_BYTES + 300)
+    for name, row in WORST.items():
+        text = fitting(row_text(row, bounds.TEXT), bounds.TEXT_BYTES)
+        assert 0 < len(text) <= 1.5 * bounds.TEXT + 10, name
+        where, effects, near = (
+            fitting("<" * 4_000, bounds.NAME_BYTES),
+            ((1_000, 0.123456789),) * 3,
+            (10**6, 0.123456789),
+        )
+        card = RowCard(
+            10**6,
+            text,
+            where,
+            3,
+            1.23456789,
+            9_999,
+            0.123456789,
+            0.515625,
+            400,
+            10,
+            effects,
+            effects,
+            (near,) * 3,
+            reasons,
+        )
+        card_bytes = len(script_json({"1000000": card.__dict__}).encode("utf-8", "replace"))
+        assert card_bytes * (gather.MAP_ROWS + gather.TABLE_ROWS + 200) + lists + libraries < 10e6, name
+
+
+def test_a_text_that_fits_stays_whole_and_another_keeps_both_ends():
+    assert fitting("文" * 300, bounds.TEXT_BYTES + 2) == "文" * 300
+    cut = fitting("a" + "<" * 2_000 + "z", 300)
+    assert cut[0] == "a" and cut[-1] == "z" and " … " in cut and len(script_json(cut)) <= 300
+    assert fitting_reasons({"tasks": {"a": 1.0, "b": -2.0}, "n": 3}) == {"tasks": {"a": 1.0, "b": -2.0}, "n": 3}
+
+
+def test_long_lists_are_cut_and_the_page_says_so(run_copy, monkeypatch):
+    for module, name in ((groups, "LINES"), (gather, "LINES"), (seed_lines, "SEEDS")):
+        monkeypatch.setattr(module, name, 1)
+    facts = facts_of(run_copy)
+    assert len(facts.inputs) == len(facts.seeds) == 1 and facts.n_inputs > 2 and facts.n_seeds == N_SEEDS
+    page = report_page(facts)
+    for n in (facts.n_inputs, N_SEEDS):
+        assert f"The first 1 of {n} are listed." in page
+    assert "are listed." not in report_page(replace(facts, n_inputs=1, n_seeds=1))
 
 
 class Tags(HTMLParser):
@@ -211,6 +269,9 @@ def test_the_plane_keeps_groups_together():
     squares = np.square(plane.layout[:, None] - plane.layout[None]).sum(-1)
     np.fill_diagonal(squares, np.inf)
     assert (group[squares.argmin(1)] == group).mean() > 0.95
+    far = np.concatenate([x, *(20 * rng.standard_normal(32) + 1e-3 * rng.standard_normal((10, 32)) for _ in range(4))])
+    low, high = np.percentile(to_plane(far.astype(np.float32)).layout, [10, 90], axis=0)
+    assert ((high - low) / np.ptp(to_plane(far.astype(np.float32)).layout, axis=0) > 0.25).all(), "room for most rows"
     centred = x / np.linalg.norm(x, axis=1, keepdims=True)
     values = np.linalg.svd(centred - centred.mean(0), compute_uv=False) ** 2
     assert plane.explained == pytest.approx(values[:2].sum() / values.sum(), rel=1e-4)

@@ -149,6 +149,12 @@ def test_keyboard_screen_readers_phone_and_dark(page, hostile):
         page.look(390, 844, dark=dark, mobile=True)
         page.wait("document.documentElement.scrollWidth <= 390")
         colours.append(page.script("getComputedStyle(document.body).backgroundColor"))
+        for table in ("chosen", "seeds", "best"):  # a row's text and all of its numbers, without a move sideways
+            cells = page.script(
+                f"[...document.querySelector('#{table} tbody tr').children].map((cell) => [cell.getBoundingClientRect()"
+                ".right, cell.matches('.words') || getComputedStyle(cell, '::before').content !== 'none'])"
+            )
+            assert len(cells) >= 7 and all(right <= 390 and named for right, named in cells), cells
         page.screenshot(ARTEFACTS / f"report-phone-{'dark' if dark else 'light'}.png")
     assert colours == ["rgb(255, 255, 255)", "rgb(20, 24, 31)"] and page.messages == []
 

@@ -19,36 +19,55 @@ LETTERS = "abcdef"
 RUN = 13
 
 
-def plain_runs(texts: list[str]) -> list[tuple[int, int, tuple[str, ...]]]:
-    """Text, place and words of each run: of 13 words, or of a whole text of 8 to 12."""
-    shares = []
+Words = tuple[str, ...]
+
+
+def parts(words: list[str], size: int) -> list[tuple[int, Words]]:
+    """Place and words of each part of a text with `size` words."""
+    return [(i, tuple(words[i : i + size])) for i in range(len(words) - size + 1)]
+
+
+def plain_entries(entries: list[list[str]]) -> tuple[dict[Words, list[int]], dict[Words, list[int]]]:
+    """The entries with each run: of 13 words or a whole text of 8 to 12; and those with 8 to 12 words inside a text."""
+    whole: dict[Words, list[int]] = {}
+    inside: dict[Words, list[int]] = {}
+    for number, texts in enumerate(entries):
+        for words in (text.split() for text in texts):
+            for size in range(OWN_WORDS, RUN + 1):
+                having = whole if size in (len(words), RUN) else inside
+                for _, run in parts(words, size):
+                    if len(set(run)) >= 4 and number not in having.setdefault(run, []):
+                        having[run].append(number)
+    return whole, inside
+
+
+def plain_runs(texts: list[str], whole: dict[Words, list[int]], inside: dict[Words, list[int]]):
+    """Text, place, words and first entry of what a row shares: an entry's run, or its own short text inside one's."""
     for text, words in enumerate(t.split() for t in texts):
-        size = min(max(len(words), OWN_WORDS), RUN)
-        shares += [(text, i, tuple(words[i : i + size])) for i in range(len(words) - size + 1)]
-    return shares
+        places = sorted((at, run) for size in range(OWN_WORDS, RUN + 1) for at, run in parts(words, size))
+        for at, run in sorted(places, key=lambda place: (place[0], len(place[1]))):
+            if run in whole or (len(run) == len(words) < RUN and run in inside):
+                yield text, at, run, (whole.get(run) or inside[run])[0]
 
 
 def plain_excluded(rows: list[list[str]], entries: list[list[str]], most: int) -> dict[int, tuple[int, ...]]:
     """By row: the entry of the first run that is its own, with text, place and length; (entry,) for an equal row."""
     all_words = [" ".join(texts).split() for texts in entries]
-    having: dict[tuple[str, ...], list[int]] = {}
-    for number, texts in enumerate(entries):
-        for words in {words for _, _, words in plain_runs(texts) if len(set(words)) >= 4}:
-            having.setdefault(words, []).append(number)
+    whole, inside = plain_entries(entries)
     equal = {i: all_words.index(w) for i, t in enumerate(rows) if (w := " ".join(t).split()) and w in all_words}
-    different: dict[tuple[str, ...], set[tuple[str, ...]]] = {words: set() for words in having}
-    for i, texts in enumerate(rows):
-        for _, _, words in plain_runs(texts) if i not in equal else ():
-            if words in different:
-                different[words].add(tuple(" ".join(texts).split()))
-    common = {words for words in having if len(having[words]) > 10 or len(different[words]) > most}
+    shared = {i: list(plain_runs(texts, whole, inside)) for i, texts in enumerate(rows) if i not in equal}
+    different: dict[Words, set[Words]] = {}
+    for i, runs in shared.items():
+        for _, _, words, _ in runs:
+            different.setdefault(words, set()).add(tuple(" ".join(rows[i]).split()))
+    entries_with = {w: {*whole.get(w, ()), *inside.get(w, ())} for w in different}
+    common = {words for words in different if len(entries_with[words]) > 10 or len(different[words]) > most}
     shares: dict[int, tuple[int, ...]] = {i: (entry,) for i, entry in equal.items()}
-    for i, texts in enumerate(rows):
-        runs = [run for run in plain_runs(texts) if run[2] in having]
-        covered = {(text, at + k) for text, at, words in runs if words in common for k in range(len(words))}
-        for text, at, words in runs:
+    for i, runs in shared.items():
+        covered = {(text, at + k) for text, at, words, _ in runs if words in common for k in range(len(words))}
+        for text, at, words, entry in runs:
             if words not in common and sum((text, at + k) not in covered for k in range(len(words))) >= OWN_WORDS:
-                shares.setdefault(i, (having[words][0], text, at, len(words)))
+                shares.setdefault(i, (entry, text, at, len(words)))
     return shares
 
 
@@ -73,9 +92,10 @@ def excluded(rows: list[list[str]], entries: list[list[str]], most: int, per_sha
 
 @st.composite
 def texts(draw) -> list[str]:
-    """Texts of few words, around one of two templates, so that rows and entries share much."""
-    templates = st.sampled_from([" ".join(LETTERS * 3), " ".join(LETTERS[::-1] * 2 + "xyz"), ""])
-    words = st.lists(st.sampled_from(LETTERS), max_size=9).map(" ".join)
+    """Texts of few words, around one of two templates or a part of one, so that rows and entries share much."""
+    whole = [LETTERS * 3, LETTERS[::-1] * 2 + "xyz", ""]
+    templates = st.sampled_from([" ".join(letters) for letters in [*whole, *(LETTERS[:n] * 2 for n in (4, 5, 6))]])
+    words = st.just("") | st.lists(st.sampled_from(LETTERS), max_size=9).map(" ".join)
     return [f"{draw(words)} {draw(templates)} {draw(words)}".strip() for _ in range(draw(st.integers(1, 2)))]
 
 

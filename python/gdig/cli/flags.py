@@ -7,15 +7,17 @@ from dataclasses import Field, fields
 from typing import Any
 
 from gdig.cli.commands import Command
-from gdig.config.config import Config
+from gdig.config.config import Config, did_you_mean
 from gdig.config.read import read_yaml
-from gdig.errors import ConfigError
+from gdig.errors import ConfigError, UnknownNameError
 
 
 def parse(name: str, command: Command, argv: Sequence[str], defaults: Mapping[str, Any]) -> dict[str, Any]:
     """Parse a command's flags: option name -> value, with `defaults` in place of the declared defaults.
 
-    A flag that is unknown or has a bad value ends the process with status 2 and a message on stderr.
+    Raises:
+        UnknownNameError: for a flag that the command does not have.
+        ConfigError: for a value that tyro cannot read; tyro has printed why on stderr.
     """
     import tyro
 
@@ -26,8 +28,22 @@ def parse(name: str, command: Command, argv: Sequence[str], defaults: Mapping[st
     }
     # Every option has one name, whatever its group. Help texts come from gdig.cli.help; tyro need not look for them.
     markers = (tyro.conf.OmitArgPrefixes, tyro.conf.HelptextFromCommentsOff)
-    parsed = tyro.cli(command.options, prog=f"gdig {name}", args=argv, default=command.options(**start), config=markers)
+    _require_known_flags(name, argv, {option.name for kind in groups.values() for option in fields(kind)})
+    prog, default = f"gdig {name}", command.options(**start)
+    try:
+        parsed = tyro.cli(command.options, prog=prog, args=argv, default=default, config=markers)
+    except SystemExit:
+        raise ConfigError(f"{prog}: the arguments cannot be read, as said above; {prog} --help-all has them") from None
     return {key: value for group in groups for key, value in vars(getattr(parsed, group)).items()}
+
+
+def _require_known_flags(command: str, argv: Sequence[str], names: set[str]) -> None:
+    flags = {f"--{name.replace('_', '-')}" for name in names}
+    for word in argv:
+        flag = word.partition("=")[0].replace("_", "-")
+        if flag.startswith("--") and not {flag, flag.replace("--no-", "--", 1)} & flags:
+            hint = did_you_mean(flag, flags) or f"; gdig {command} --help-all has the flags"
+            raise UnknownNameError(f"unknown flag {word.partition('=')[0]!r} of gdig {command}{hint}")
 
 
 def group_type(group: Field[Any]) -> type:

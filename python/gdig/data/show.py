@@ -18,7 +18,7 @@ def row_text(content: Mapping[str, Any], most: int = 2000) -> str:
 
     Args:
         content: the row's fields.
-        most: characters of the result, about.
+        most: characters of the result, about; with the names of the fields, half as many again at most.
     """
     texts = {name: text for name, value in content.items() if (text := _text(value))}
     if not texts:
@@ -26,7 +26,8 @@ def row_text(content: Mapping[str, Any], most: int = 2000) -> str:
     if len(texts) == 1:
         return shortened(next(iter(texts.values())), most)
     share = max(40, most // len(texts))
-    return "\n".join(_labelled(name, shortened(text, share)) for name, text in texts.items())
+    labelled = "\n".join(_labelled(name, shortened(text, share)) for name, text in texts.items())
+    return shortened(labelled, most * 3 // 2)  # many fields, or long names
 
 
 def row_words(content: Mapping[str, Any], most: int = 4000) -> str:

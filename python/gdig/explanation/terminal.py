@@ -101,10 +101,10 @@ def _shade(piece: Piece, largest: float) -> str:
     if not largest or not piece.influence:
         return "default" if piece.target else "dim"
     depth = round(_SHADES * abs(piece.influence) / largest)
-    level = 40 + 30 * depth
+    level = 38 + 20 * depth  # dark enough for white letters, whatever the colours of the terminal
     if depth == 0:
         return "default" if piece.target else "dim"
-    return f"on rgb(0,{level},0)" if piece.influence > 0 else f"on rgb({level},0,0)"
+    return f"white on rgb(0,{level},0)" if piece.influence > 0 else f"white on rgb({level},0,0)"
 
 
 def _places(places: Iterable[Place]) -> Iterator[Text]:
@@ -157,7 +157,7 @@ def _layers(row: RowExplanation) -> Iterator[Text]:
     largest = max(layer.share for layer in row.layers) or 1  # 0 for a row that no layer gets a gradient from
     for layer in sorted(row.layers, key=lambda layer: -layer.share)[:_N_LAYERS]:
         bar = "█" * round(20 * layer.share / largest)
-        yield Text(f"    {layer.share:6.1%}  {layer.influence:+.2g}  {bar:<20}  {layer.name}")
+        yield Text(f"    {layer.share:6.1%}  {layer.influence:<+8.2g}  {bar:<20}  {layer.name}")
 
 
 def _seed(seed: SeedExplanation) -> Iterator[Text]:

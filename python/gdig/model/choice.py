@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import replace
 
 from torch import nn
@@ -15,6 +14,7 @@ from gdig.model.experts import as_experts
 from gdig.model.layer_names import block_of, is_expert, is_mlp, is_router, without_numbers
 from gdig.model.layers import Expert, Layer, as_layer
 from gdig.model.load_trial import Trial
+from gdig.model.unknown_experts import FUSED, named_experts, require_descriptions
 from gdig.patterns import PatternError, search
 
 PAPER_LLAMA, PAPER_BLOOM = "mlp.down_proj", "mlp.dense_h_to_4h"
@@ -22,7 +22,6 @@ PAPER_LLAMA, PAPER_BLOOM = "mlp.down_proj", "mlp.dense_h_to_4h"
 
 _LORA = re.compile(r"\.lora_[AB]\.")
 _LORA_OF_ALL_EXPERTS = re.compile(r"experts?(\.base_layer)*\.lora_[AB]\.")
-_INTERFACE = "the interface of transformers 5 (gate_up_proj and down_proj with one matrix an expert, not quantized)"
 
 
 def choose_layers(
@@ -151,7 +150,7 @@ def _names_by_choice(
             f"layers={layers!r}: {type(model).__name__} has no numbered blocks; choose with filter_modules"
         )
     mlps = {layer.name for layer in candidates if is_mlp(layer.name, modules)}
-    kind = choice.kind if layers is not None or mlps or _experts(model) else "all"
+    kind = choice.kind if layers is not None or mlps or named_experts(model) else "all"
     of_kind = [layer for layer in candidates if kind == "all" or (layer.name in mlps) == (kind == "mlp")]
     usable = [layer for layer in of_kind if _why_not(layer, trial) is None]
     if layers is None:
@@ -161,25 +160,10 @@ def _names_by_choice(
         upper = set(order[len(order) - choice.n_upper(len(order)) :])
         of_kind, usable = ([x for x in group if block_of(x.name) in upper] for group in (of_kind, usable))
     if kind != "attention":
-        _require_descriptions(model, trial, usable, blocks)
+        require_descriptions(model, trial, usable, blocks, adapter)
     if not usable:
         raise LayerError(_nothing_chosen(model, linears, of_kind, trial, layers or choice.kind, adapter))
     return {layer.name for layer in usable}
-
-
-def _require_descriptions(model: nn.Module, trial: Trial, usable: Sequence[Layer], blocks: Sequence[str]) -> None:
-    """Raise LayerError when a block from the lowest usable layer on has fused experts that have no description."""
-    lowest = min((blocks.index(block) for layer in usable if (block := block_of(layer.name)) in blocks), default=0)
-    for name in _experts(model):
-        module = model.get_submodule(name)
-        if block_of(f"{name}.") in blocks[lowest:] and trial.called(module) and as_layer(name, module) is None:
-            experts = as_experts(name, module)
-            if experts is None or trial.use(module).why_not is not None:
-                raise LayerError(
-                    f"{type(model).__name__}: gdig cannot take gradients of its experts ({without_numbers(name)}): "
-                    f"expected {_INTERFACE}, and every token in one call; choose layers=attention, or the other "
-                    "layers with filter_modules"
-                )
 
 
 def _why_not(layer: Layer, trial: Trial) -> str | None:
@@ -207,15 +191,6 @@ def block_order(linears: list[Layer], trial: Trial) -> list[str]:
     return sorted(first, key=lambda block: first[block])
 
 
-def _experts(model: nn.Module) -> list[str]:
-    """Names of the modules whose parameters are the weights of experts that see some tokens only."""
-    return [
-        name
-        for name, module in model.named_modules()
-        if re.search(r"(?<!shared_)experts?(\.|$)", name) and any(True for _ in module.parameters(recurse=False))
-    ]
-
-
 def _nothing_chosen(
     model: nn.Module, linears: list[Layer], of_kind: list[Layer], trial: Trial, layers: str, adapter: bool
 ) -> str:
@@ -232,11 +207,11 @@ def _nothing_chosen(
             f"layers={layers}: no layer of {name} that is chosen has gradients of single examples: "
             f"{without_numbers(of_kind[0].name)} {reason}; choose other layers, such as layers=attention"
         )
-    if experts := _experts(model):
+    if experts := named_experts(model):
         shown = ", ".join(sorted({without_numbers(expert) for expert in experts})[:3])
         return (
             f"layers={layers}: the MLPs of {name} are experts that see some tokens only ({shown}), of which gdig "
-            f"cannot take gradients: expected experts with {_INTERFACE}; choose layers=attention"
+            f"cannot take gradients: expected experts with {FUSED}; choose layers=attention"
         )
     return f"layers={layers}: chooses no linear layer of {name}; there are: {_shown(linears)}"
 

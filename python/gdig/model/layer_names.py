@@ -15,6 +15,7 @@ _MLP = re.compile(
 )
 """A part of the name of an MLP in transformers, and in code that comes with models. `output` is BERT's."""
 _MLP_CLASS = re.compile(r"MLP|Mlp|FFN|FeedForward")
+_GATE = re.compile(r"(\w+_)?gate")
 _EXPERT = re.compile(r"(^|\.)\w*experts?\.(?=\d)")
 
 
@@ -38,7 +39,7 @@ def is_mlp(name: str, modules: Mapping[str, nn.Module]) -> bool:
     name = _plain(name)
     inside = len(block_of(name) or "")
     words = name.split(".")
-    if any(_ATTENTION.fullmatch(word) for word in words):
+    if in_attention(name):
         return False
     if any(_MLP.fullmatch(word) for word in words):
         return True
@@ -47,16 +48,47 @@ def is_mlp(name: str, modules: Mapping[str, nn.Module]) -> bool:
 
 
 def is_router(name: str, modules: Mapping[str, nn.Module]) -> bool:
-    """Whether a layer decides which experts a token goes to, or how much an expert counts."""
+    """Whether a layer decides which experts a token goes to, or how much an expert counts.
+
+    A gate is a router beside experts: modules of that name, a list of modules, or weights of three dimensions.
+    """
     words = name.split(".")
     for i, word in enumerate(words):
         if "router" in word:
             return True
-        if re.fullmatch(r"(\w+_)?gate", word):
-            siblings = (child for child, _ in modules[".".join(words[:i])].named_children())
-            if any("expert" in sibling and sibling != word for sibling in siblings):
+        if _GATE.fullmatch(word):
+            parent = modules[".".join(words[:i])]
+            siblings = ((child, module) for child, module in parent.named_children() if child != word)
+            if has_many_matrices(parent) or any(
+                "expert" in child or listed_modules(module) or has_many_matrices(module) for child, module in siblings
+            ):
                 return True
     return False
+
+
+def gates_others(name: str, modules: Mapping[str, nn.Module]) -> bool:
+    """Whether a module has something in it, or beside it, that by its name is a router."""
+    around = [modules[name], modules[name.rpartition(".")[0]]]
+    return any("router" in child or _GATE.fullmatch(child) for module in around for child, _ in module.named_children())
+
+
+def has_many_matrices(module: nn.Module) -> bool:
+    """Whether a module has a parameter of three dimensions, as the weights of all experts of a block are."""
+    if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
+        return False
+    return any(p.dim() == 3 and min(p.shape) > 1 for p in module.parameters(recurse=False))
+
+
+def listed_modules(module: nn.Module) -> bool:
+    """Whether a module is a list of several modules with linear modules in them, as a list of experts is."""
+    if not isinstance(module, nn.ModuleList) or len(module) < 2:
+        return False
+    return all(any(isinstance(inner, nn.Linear) for inner in member.modules()) for member in module)
+
+
+def in_attention(name: str) -> bool:
+    """Whether a module belongs to the attention of a block, by its name."""
+    return any(_ATTENTION.fullmatch(word) for word in name.split("."))
 
 
 def is_expert(name: str) -> bool:

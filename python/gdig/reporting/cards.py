@@ -8,12 +8,11 @@ from typing import Any
 import numpy as np
 
 from gdig.data.show import row_text
+from gdig.reporting.bounds import NAME_BYTES, TEXT, TEXT_BYTES, fitting, fitting_reasons
 from gdig.reporting.facts import RowCard
 from gdig.selection.finished_run import FinishedRun
 from gdig.store.gather import gather
 
-TEXT = 300
-"""Characters of a row's text."""
 _EFFECTS = 3
 _MANY = 20
 _PLAIN = ("row", "score", "agreement", "cluster", "distance", "rank", "loss", "tokens")
@@ -49,8 +48,8 @@ def row_cards(
         shown = run.chosen.columns[at - 1] if run.chosen is not None and at is not None else {}
         cards[row] = RowCard(
             row,
-            row_text({name: value for name, value in content.items() if name not in same}, TEXT),
-            corpus.where(row),
+            fitting(row_text({name: value for name, value in content.items() if name not in same}, TEXT), TEXT_BYTES),
+            fitting(corpus.where(row), NAME_BYTES),
             int(sources[i]),
             float(columns["loss"][i]),
             int(columns["tokens"][i]),
@@ -61,7 +60,7 @@ def row_cards(
             tuple((int(s), float(relative[i, s])) for s in best[i] if relative[i, s] > 0),
             tuple((int(s), float(relative[i, s])) for s in worst[i] if relative[i, s] < 0),
             near.get(row, ()),
-            {key: value for key, value in shown.items() if key not in _PLAIN},
+            fitting_reasons({key: value for key, value in shown.items() if key not in _PLAIN}),
         )
     return cards
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from gdig.data.show import row_text
 from gdig.errors import OtherRunError
 from gdig.pages.render import render, write_page
+from gdig.reporting.bounds import SEED_BYTES, SEEDS, fitting
 from gdig.reporting.cards import row_cards
 from gdig.reporting.facts import Overlap, RowCard
 from gdig.selection.compare import HeldOut, split_notes
@@ -91,14 +92,18 @@ def gather_comparison(
         )
     shares = tuple(tuple(_mean(np.isin(a, b)) for b in selections.values()) for a in selections.values())
     named = [row for side in sides for row in side.shown]
-    seeds = run.work.seed_corpus
+    cards, seeds = row_cards(run, named, {}), run.work.seed_corpus
+    effects = sorted({seed for card in cards.values() for seed, _ in (*card.helped, *card.harmed)})
     return ComparisonFacts(
         str(run.config.run_path),
         tuple(sides),
         Overlap(tuple(selections), shares, ()),
         int((times == len(selections)).sum()),
-        row_cards(run, named, {}),
-        {seed: row_text(content, 200) for seed, content in enumerate(seeds.stream(range(len(seeds))))},
+        cards,
+        {
+            seed: fitting(row_text(content, 200), SEED_BYTES)
+            for seed, content in zip(effects[:SEEDS], seeds.stream(effects[:SEEDS]), strict=True)
+        },
         tuple(shared),
         held_out,
     )

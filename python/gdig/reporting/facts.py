@@ -141,7 +141,8 @@ class Votes:
 
 @dataclass(frozen=True)
 class ReportFacts:
-    """All that a report says. counted: rows that the distributions are of; all valid ones, or a sample."""
+    """All that a report says. counted: rows that the distributions are of; all valid ones, or a sample.
+    n_...: how many there are, where the page lists the first of them."""
 
     run: str
     method: str
@@ -151,6 +152,7 @@ class ReportFacts:
     notes: tuple[str, ...]
     asked: tuple[tuple[str, str], ...]
     inputs: tuple[tuple[str, str, int], ...]
+    n_inputs: int
     stages: tuple[tuple[str, float], ...]
     versions: tuple[tuple[str, str], ...]
     counts: tuple[tuple[str, int], ...]
@@ -162,8 +164,11 @@ class ReportFacts:
     clusters: tuple[ClusterCard, ...]
     n_clusters: int
     sources: tuple[SourceLine, ...]
+    n_sources: int
     tasks: tuple[TaskLine, ...]
+    n_tasks: int
     seeds: tuple[SeedLine, ...]
+    n_seeds: int
     best: tuple[int, ...]
     worst: tuple[int, ...]
     edge: tuple[int, ...]

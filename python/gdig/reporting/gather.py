@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Iterable
 from dataclasses import asdict, fields
 
 import numpy as np
@@ -10,6 +12,7 @@ from numpy.typing import NDArray
 
 from gdig.config.config import Config
 from gdig.meter import duration
+from gdig.reporting.bounds import LINES, NAME_BYTES, VALUE_BYTES, fitting
 from gdig.reporting.cards import row_cards
 from gdig.reporting.columns import Columns, counted_columns, sketches_of
 from gdig.reporting.facts import Histogram, Map, ReportFacts, Votes
@@ -46,19 +49,21 @@ def gather_facts(run: FinishedRun) -> ReportFacts:
     named += [row for card in clusters for row in card.examples] + [row for pair in repeats.pairs for row in pair[:2]]
     select = stages.select
     assert stages.sweep is not None
+    inputs = tuple(
+        (kind, fitting(name, NAME_BYTES), int(facts.get("size", 0)))
+        for kind, files in run.record.inputs.items()
+        for name, facts in files.items()
+    )
     return ReportFacts(
         run=str(run.config.run_path),
         method=run.config.method,
         chosen_file=str(run.chosen_file) if run.chosen_file is not None else None,
         figures=_figures(run, columns),
         warnings=_warnings(run),
-        notes=select.notes if select is not None else (),
+        notes=_lines(select.notes) if select is not None else (),
         asked=_asked(run.config),
-        inputs=tuple(
-            (kind, name, int(facts.get("size", 0)))
-            for kind, files in run.record.inputs.items()
-            for name, facts in files.items()
-        ),
+        inputs=inputs[:LINES],
+        n_inputs=len(inputs),
         stages=tuple(
             (name, stage.seconds)
             for name in ("fit", "sweep", "cluster", "select")
@@ -74,8 +79,11 @@ def gather_facts(run: FinishedRun) -> ReportFacts:
         clusters=clusters,
         n_clusters=count_clusters(run),
         sources=source_lines(columns, sweep.sources.names),
+        n_sources=len(sweep.sources.names),
         tasks=task_lines(columns),
+        n_tasks=len(sweep.tasks.names) if sweep.tasks else 0,
         seeds=seed_lines(columns),
+        n_seeds=sweep.survey.n_seeds,
         best=tuple(best),
         worst=tuple(worst),
         edge=tuple(edge),
@@ -124,13 +132,17 @@ def _warnings(run: FinishedRun) -> tuple[str, ...]:
     ]
     if run.chosen is None:
         given.append("no selection is shown: none was made yet, or its file is gone")
-    return tuple(dict.fromkeys(given))
+    return _lines(dict.fromkeys(given))
+
+
+def _lines(texts: Iterable[str]) -> tuple[str, ...]:
+    return tuple(fitting(text, VALUE_BYTES) for text in itertools.islice(texts, LINES))
 
 
 def _asked(config: Config) -> tuple[tuple[str, str], ...]:
     """The options that differ from the defaults."""
     return tuple(
-        (option.name, str(value))
+        (option.name, fitting(str(value), VALUE_BYTES))
         for option in fields(Config)
         if (value := getattr(config, option.name)) != option.default and option.name not in ("quiet", "overwrite")
     )

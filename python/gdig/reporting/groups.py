@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from gdig.data.show import row_words
+from gdig.reporting.bounds import LINES, NAME_BYTES, fitting
 from gdig.reporting.columns import Columns
 from gdig.reporting.facts import ClusterCard, SourceLine, TaskLine
 from gdig.reporting.words import characteristic_words
@@ -18,7 +19,6 @@ CARDS = 24
 _EXAMPLES = 3
 _WORD_ROWS = 40
 """Rows of a cluster whose words are counted."""
-_MOST_SOURCES = 200
 
 
 def cluster_cards(columns: Columns) -> tuple[ClusterCard, ...]:
@@ -67,18 +67,18 @@ def source_lines(columns: Columns, names: Sequence[str]) -> tuple[SourceLine, ..
     means = _means(columns, columns.source, n)
     return tuple(
         SourceLine(
-            names[i],
+            fitting(names[i], NAME_BYTES),
             int(rows[i]),
             int(chosen[i]),
             int(tokens[i]),
             None if means is None or not rows[i] else float(means[i]),
         )
-        for i in range(min(n, _MOST_SOURCES))
+        for i in range(min(n, LINES))
     )
 
 
 def task_lines(columns: Columns) -> tuple[TaskLine, ...]:
-    """Return a line for each task of the seeds."""
+    """Return a line for each task of the seeds, up to 200."""
     run = columns.run
     tasks = run.sweep.tasks
     if not tasks or not run.sweep.survey.voters:
@@ -92,12 +92,12 @@ def task_lines(columns: Columns) -> tuple[TaskLine, ...]:
     seeds = np.bincount(tasks.of_seed, minlength=len(tasks.names))
     return tuple(
         TaskLine(
-            name,
+            fitting(name, NAME_BYTES),
             int(seeds[i]),
             float(pool[:, i].mean()),
             None if chosen is None else float(chosen[:, i].mean()),
         )
-        for i, name in enumerate(tasks.names)
+        for i, name in enumerate(tasks.names[:LINES])
     )
 
 

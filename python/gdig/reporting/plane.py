@@ -1,8 +1,8 @@
 """Vectors in the plane: by principal components, and by a layout that keeps neighbours together.
 
 The layout is that of UMAP (McInnes, Healy and Melville, 2018) in small: rows that are neighbours attract each other,
-and rows drawn at random repel each other. It starts from the principal components. Distances between far groups mean
-nothing.
+and rows drawn at random repel each other. It starts from the ranks of the principal components. Distances between far
+groups mean nothing.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ _NEIGHBOURS = 12
 _EPOCHS = 120
 _REPELLED = 4
 """Rows drawn at random for each row and epoch."""
+_WIDTH = 4.0
+"""The start lies in a square from -4 to 4."""
 _A, _B = 1.577, 0.895
 """Of the curve 1 / (1 + a d^2b), which is near 1 below the distance 0.1 and falls as exp(-d) beyond."""
 
@@ -75,7 +77,9 @@ def _layout(
     spread = np.maximum(cosines[:, :1] - cosines[:, -1:], 1e-9)
     weight = np.exp(-2 * (cosines[:, :1] - cosines) / spread).ravel()
     own, other = np.repeat(np.arange(n), k), near.ravel()
-    place = start * 4 + rng.normal(0, 1e-2, start.shape)
+    # Ranks, because a few rows far out would leave all others a corner of the map: nothing pulls groups together.
+    ranks = np.argsort(np.argsort(start, axis=0, kind="stable"), axis=0)
+    place = _WIDTH * (2 * ranks / (n - 1) - 1) + rng.normal(0, 1e-2, start.shape)
     for epoch in range(_EPOCHS):
         rate = 1 - epoch / _EPOCHS
         apart = place[own] - place[other]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from gdig.data.show import row_text
+from gdig.reporting.bounds import SEED_BYTES, SEEDS, fitting
 from gdig.reporting.columns import Columns
 from gdig.reporting.facts import SeedLine
 from gdig.selection.seed_agreement import seed_agreement
@@ -17,7 +18,7 @@ _HARD = 2.0
 
 
 def seed_lines(columns: Columns) -> tuple[SeedLine, ...]:
-    """Return a line for each seed; none in a run without influence."""
+    """Return a line for each seed, up to 1,000; none in a run without influence."""
     run = columns.run
     fit = run.record.stages.fit
     if not run.sweep.survey.n_seeds or fit is None or fit.seeds is None:
@@ -32,7 +33,7 @@ def seed_lines(columns: Columns) -> tuple[SeedLine, ...]:
     return tuple(
         SeedLine(
             seed,
-            row_text(content, _TEXT),
+            fitting(row_text(content, _TEXT), SEED_BYTES),
             float(losses[seed]),
             float((pool[:, seed] > 0).mean()) if len(pool) else 0.0,
             float((chosen[:, seed] > 0).mean()) if len(chosen) else None,
@@ -40,5 +41,5 @@ def seed_lines(columns: Columns) -> tuple[SeedLine, ...]:
             bool(len(losses) > 1 and agreement[seed] <= _OUTVOTED),
             bool(hard[seed]),
         )
-        for seed, content in enumerate(corpus.stream(range(len(losses))))
+        for seed, content in enumerate(corpus.stream(range(min(SEEDS, len(losses)))))
     )

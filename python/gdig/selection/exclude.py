@@ -1,9 +1,10 @@
 """Rows of the pool that share words or meaning with an evaluation set, which are never chosen.
 
-A row is excluded if it has all words of an entry of the set, 13 words of one in a row, or a whole text of 8 to 12 words
-of one (`gdig._native.SharedWords`), unless many rows have these words (:mod:`gdig.selection.shared_runs`); or if the
-cosine of its hidden-state sketch with an entry's exceeds `exclude_similarity`. What each shard shares with the set is
-in a file, so that an interrupted pass goes on, and that another threshold or more rows need no other pass.
+A row is excluded if it has all words of an entry of the set, or 13 words of one in a row, or if a text of 8 to 12 words
+of either is inside one of the other (`gdig._native.SharedWords`), unless many rows have these words
+(:mod:`gdig.selection.shared_runs`); or if the cosine of its hidden-state sketch with an entry's exceeds
+`exclude_similarity`. What each shard shares with the set is in a file, so that an interrupted pass goes on, and that
+another threshold or more rows need no other pass.
 """
 
 from __future__ import annotations
@@ -41,6 +42,9 @@ _MOST_SPAN = 1 << 28
 """Words of the texts of a shard that have shared runs; they take 12 bytes each."""
 _ROWS = 4096
 """Rows whose words are compared at once."""
+_MOST_NEAR = 0.1
+"""Share of the valid rows that hidden states alone may exclude without a warning. Of rows of the same tasks and
+templates as the set, 0 to 4 in 100 are above the default cosine (docs/redundancy.md)."""
 
 
 @dataclass(frozen=True)
@@ -122,6 +126,38 @@ class Excluded:
     rows: list[ExcludedRow]
     common: int = 0
     common_above: int = 0
+
+    @property
+    def near(self) -> int:
+        """Rows that the cosine alone excludes."""
+        return sum(row.reason == "cosine" for row in self.rows)
+
+    def summary(self, path: Path) -> list[str]:
+        """Return what was left out and why, for people. path: of the list of excluded rows."""
+        lines = [f"excluded rows: {path}"]
+        if self.near:
+            lines.append(
+                f"{self.near:,} of {len(self.rows):,} excluded rows share no words: their hidden states are near"
+            )
+        if self.common:
+            lines.append(
+                f"{self.common:,} runs of words of the evaluation set are in more than {self.common_above} "
+                "rows of the pool, as those of a template; they exclude no row"
+            )
+        return lines
+
+    def warnings(self, valid: int, most: float) -> list[str]:
+        """Warn where the cosine excludes so many of the `valid` rows that the model hardly tells rows apart.
+
+        most: the option exclude_similarity.
+        """
+        if self.near <= _MOST_NEAR * valid:
+            return []
+        return [
+            f"exclude: {self.near:,} of {valid:,} rows share no words with the evaluation set, but their hidden states "
+            f"have a cosine above {most:g} with it; expected at most 1 in {round(1 / _MOST_NEAR)}, so the model hardly "
+            "tells such rows apart; look at excluded.jsonl, and raise --exclude-similarity (1 compares words alone)"
+        ]
 
 
 def read_excluded(layout: RunLayout, record: RunRecord, store: SketchStore, most: float) -> Excluded:
@@ -240,7 +276,7 @@ def open_exclude(work: Workspace) -> Corpus:
 def _key(work: Workspace, corpus: Corpus) -> str:
     """What the files depend on beside the pool: the content of the set, and whether hidden states are compared."""
     prints = list(fingerprint_paths(corpus.files).values())
-    text = json.dumps(["runs", prints, work.config.exclude_similarity < 1], sort_keys=True)
+    text = json.dumps(["runs and short texts", prints, work.config.exclude_similarity < 1], sort_keys=True)
     return blake2b(text.encode(), digest_size=8).hexdigest()
 
 

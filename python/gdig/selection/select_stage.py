@@ -70,6 +70,7 @@ def select_stage(work: Workspace, store: SketchStore, survey: Survey, tasks: Tas
     if conversion is not None:
         conversion.finish(output)
     warnings = [*run.fit.warnings, *run.sweep.warnings, *growth_warnings(run.record, len(work.candidates.files))]
+    warnings += excluded.warnings(survey.valid, config.exclude_similarity)
     for warning in warnings:  # `warn` repeats no warning that a stage of this start has given
         work.progress.warn(warning)
     if config.exclude:
@@ -95,12 +96,7 @@ def select_stage(work: Workspace, store: SketchStore, survey: Survey, tasks: Tas
     n_clusters = int((label_counts(sweep.labels) > 0).sum()) if sweep.labels else None
     summary = summary_lines(scored, survey, tasks, n_clusters, output, len(work.candidates))
     if config.exclude:
-        summary.append(f"excluded rows: {work.layout.excluded_list}")
-        if excluded.common:
-            summary.append(
-                f"{excluded.common:,} runs of words of the evaluation set are in more than {excluded.common_above} "
-                "rows of the pool, as those of a template; they exclude no row"
-            )
+        summary += excluded.summary(work.layout.excluded_list)
     return Selection(scored.rows, columns, output, summary, warnings)
 
 

@@ -4,7 +4,7 @@
 //! such as `social_i_qa_show_choices` is a single word. In scripts without spaces each letter is a word. So case,
 //! punctuation, spaces and the template around a text do not count.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use rayon::prelude::*;
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
@@ -15,7 +15,7 @@ use crate::Result;
 
 /// The words of a run.
 pub const RUN: usize = 13;
-/// A text of so many words up to a run is compared as a whole.
+/// A text of so many words, up to one less than a run, is a short text. It is looked for whole inside other texts.
 pub const SHORT: usize = 8;
 /// A run that more entries have is a template of the evaluation set, and says nothing of any entry.
 pub const COMMON: usize = 10;
@@ -88,13 +88,13 @@ fn hash(words: &[u64], kind: u64) -> u64 {
     xxh3_64_with_seed(bytemuck::cast_slice(words), kind)
 }
 
-/// A run of words, or a short text as a whole, that a row shares with the set.
+/// A run of words that a row shares with the set, or a short text of one that a text of the other has or contains.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Run {
     /// The text of the row, and the first of the text's words.
     pub text: u32,
     pub start: u32,
-    /// How many words; fewer than `RUN` are a short text.
+    /// How many words; fewer than `RUN` are a short text of the row or of the entry.
     pub words: u8,
     /// The hash of the words, the same in every row.
     pub run: u64,
@@ -115,9 +115,13 @@ pub struct Shared {
 
 /// The runs of words of an evaluation set, whose entries have one text or more.
 pub struct SharedWords {
-    /// The first entry that has each; none for those that more than `COMMON` entries have.
+    /// The first entry that has each; none for those that more than `COMMON` entries have. Runs, short texts, and rows.
     first: HashMap<u64, Option<u32>>,
-    /// The runs that more than `COMMON` entries have.
+    /// The same of the words inside a text, as many as a short text has. They are shared with short texts of rows.
+    inside: HashMap<u64, Option<u32>>,
+    /// The first `SHORT` words of each short text: few places of a row's text begin with them.
+    heads: HashSet<u64>,
+    /// The runs and short texts that more than `COMMON` entries have.
     pub common: usize,
     /// The entries without a word.
     pub empty: usize,
@@ -125,33 +129,43 @@ pub struct SharedWords {
 
 impl SharedWords {
     pub fn new(entries: &[Vec<String>]) -> SharedWords {
-        let (mut first, mut counts) = (HashMap::new(), HashMap::new());
+        let (mut first, mut inside, mut counts) = (HashMap::new(), HashMap::new(), HashMap::new());
+        let mut heads = HashSet::new();
         let mut empty = 0;
         for (number, texts) in entries.iter().enumerate() {
+            let number = Some(number as u32);
             let mut own = Vec::new();
             let mut all = Vec::new();
             for text in texts {
                 let words = Words::of(text).hashes;
-                own.extend(runs_of(&words).filter(|(_, run)| says_something(run)).map(|(_, run)| hash_of_run(run)));
+                for run in runs_of(&words).filter(|run| says_something(run)) {
+                    own.push(hash_of_run(run));
+                    first.entry(hash_of_run(run)).or_insert(number);
+                    if run.len() < RUN {
+                        heads.insert(hash_of_run(&run[..SHORT]));
+                    }
+                }
+                for part in parts_of(&words).filter(|part| says_something(part)) {
+                    own.push(hash_of_run(part));
+                    inside.entry(hash_of_run(part)).or_insert(number);
+                }
                 all.extend(words);
             }
             if all.is_empty() {
                 empty += 1;
                 continue;
             }
-            first.entry(hash(&all, ROWS)).or_insert(Some(number as u32));
+            first.entry(hash(&all, ROWS)).or_insert(number);
             own.sort_unstable();
             own.dedup();
-            for run in own {
-                first.entry(run).or_insert(Some(number as u32));
-                *counts.entry(run).or_insert(0usize) += 1;
-            }
+            own.into_iter().for_each(|run| *counts.entry(run).or_insert(0usize) += 1);
         }
-        let common: Vec<u64> = counts.into_iter().filter(|&(_, n)| n > COMMON).map(|(run, _)| run).collect();
-        common.iter().for_each(|&run| {
-            first.insert(run, None);
-        });
-        SharedWords { first, common: common.len(), empty }
+        let mut common = 0;
+        for (run, _) in counts.into_iter().filter(|&(_, n)| n > COMMON) {
+            common += usize::from(first.get_mut(&run).map(|entry| *entry = None).is_some());
+            inside.entry(run).and_modify(|entry| *entry = None);
+        }
+        SharedWords { first, inside, heads, common, empty }
     }
 
     /// What each row shares with the set; none for a row that shares nothing.
@@ -172,20 +186,44 @@ impl SharedWords {
         }
         let mut runs = Vec::new();
         for (text, words) in of_texts.iter().enumerate() {
-            runs.extend(runs_of(words).filter_map(|(start, words)| {
+            let shared = self.of_text(words).into_iter();
+            runs.extend(shared.map(|(start, words, entry)| {
                 let run = hash_of_run(words);
-                let entry = *self.first.get(&run)?;
-                Some(Run { text: text as u32, start: start as u32, words: words.len() as u8, run, entry })
+                Run { text: text as u32, start: start as u32, words: words.len() as u8, run, entry }
             }));
         }
         (!runs.is_empty()).then_some(Shared { content, equal: None, runs })
     }
+
+    /// The words that a row's text shares, with the place of the first and the entry: by place, then by length.
+    fn of_text<'a>(&self, words: &'a [u64]) -> Vec<(usize, &'a [u64], Option<u32>)> {
+        let mut shared = Vec::new();
+        for start in 0..(words.len() + 1).saturating_sub(SHORT) {
+            let rest = &words[start..];
+            let is_short = start == 0 && rest.len() < RUN;
+            if is_short || self.heads.contains(&hash_of_run(&rest[..SHORT])) {
+                for some in (SHORT..RUN.min(rest.len() + 1)).map(|size| &rest[..size]) {
+                    let run = hash_of_run(some);
+                    let inside = || self.inside.get(&run).filter(|_| is_short && some.len() == words.len());
+                    shared.extend(self.first.get(&run).or_else(inside).map(|&entry| (start, some, entry)));
+                }
+            }
+            if let Some(run) = rest.get(..RUN) {
+                shared.extend(self.first.get(&hash_of_run(run)).map(|&entry| (start, run, entry)));
+            }
+        }
+        shared
+    }
 }
 
-/// The runs of a text with the place of each: of `RUN` words, or the whole text where it has `SHORT` words or more.
-fn runs_of(words: &[u64]) -> impl Iterator<Item = (usize, &[u64])> {
-    let size = words.len().clamp(SHORT, RUN);
-    words.windows(size).enumerate()
+/// The runs of a text: of `RUN` words, or the whole text where it is short.
+fn runs_of(words: &[u64]) -> impl Iterator<Item = &[u64]> {
+    words.windows(words.len().clamp(SHORT, RUN))
+}
+
+/// What a text has inside it of the length of a short text, other than itself.
+fn parts_of(words: &[u64]) -> impl Iterator<Item = &[u64]> {
+    (SHORT..RUN.min(words.len().max(SHORT))).flat_map(|size| words.windows(size))
 }
 
 fn hash_of_run(words: &[u64]) -> u64 {
@@ -237,8 +275,10 @@ mod tests {
         assert_eq!(excerpt(row, 1, 13), "ONE, two;  three-four (five) six seven eight nine ten eleven twelve THIRTEEN");
         assert_eq!((excerpt(row, 14, 13), excerpt(row, 17, 13), excerpt(row, 0, 0)), ("And so on", "", ""));
         assert_eq!(runs(&[&[LONG]], &[&format!("{LONG} fifteen")]), [(0, 0, 13, Some(0)), (0, 1, 13, Some(0))]);
-        // Twelve words of it are not enough, nor are those of two texts.
-        assert_eq!(of(&[&[LONG]], &["two three four five six seven eight nine ten eleven twelve thirteen"]), None);
+        // Twelve words of it are enough for a short text alone, and those of two texts are none.
+        let twelve = "two three four five six seven eight nine ten eleven twelve thirteen";
+        assert_eq!(of(&[&[LONG]], &[&format!("and so {twelve}")]), None);
+        assert_eq!(runs(&[&[LONG]], &[twelve]), [(0, 0, 12, Some(0))]);
         assert_eq!(
             of(&[&[LONG]], &["one two three four five six", "seven eight nine ten eleven twelve thirteen"]),
             None
@@ -249,7 +289,14 @@ mod tests {
     fn short_texts_and_rows_are_compared_as_a_whole() {
         let short = "what is the capital of the french republic";
         assert_eq!(runs(&[&[short, "Paris"]], &["What is the capital of the French Republic?"]), [(0, 0, 8, Some(0))]);
-        assert_eq!(of(&[&[short]], &["tell me what is the capital of the french republic"]), None);
+        // Inside another text, whichever of the two has it as a whole; of longer ones, 13 words.
+        let question = "Tell me: what is the capital of the French Republic?";
+        assert_eq!(runs(&[&[short]], &[question]), [(0, 2, 8, Some(0))]);
+        assert_eq!(runs(&[&[question]], &["Geography", short]), [(1, 0, 8, Some(0))]);
+        let within = format!("{question} Or do you know that of Spain?");
+        assert_eq!(runs(&[&[&within]], &[short]), [(0, 0, 8, Some(0))]);
+        assert_eq!(of(&[&[&within]], &[&format!("{question} I do not know it myself, nor does he")]), None);
+        assert_eq!(of(&[&[short]], &["what is the capital of the french"]), None);
         let equal = of(&[&["others"], &["two words"]], &["Two", "WORDS."]).unwrap();
         assert_eq!((equal.equal, equal.runs), (Some(1), vec![]));
         assert_eq!(of(&[&["two words"]], &["two words more"]), None);

@@ -22,12 +22,14 @@ function percent(x) { return x === null || x === undefined ? "" : `${(100 * x).t
 // A table that sorts by its headers and filters by a text. columns: {name, value(row), show(row), numeric}.
 function sortableTable(host, label, columns, rows, page = 50) {
   let shown = page, by = null, falling = false, words = "";
-  const body = element("tbody");
+  // The roles are those of the elements. Some browsers forget them where the style makes lines of a table on a phone.
+  const body = element("tbody", { role: "rowgroup" });
   const count = element("p", { class: "soft", role: "status" });
   const more = element("button", { class: "plain", type: "button", onclick: () => { shown += page; fill(); } }, "Show more");
   const search = element("input", { type: "search", "aria-label": `Search ${label}`, placeholder: "Search",
     oninput: (event) => { words = event.target.value.toLowerCase(); shown = page; fill(); } });
-  const headers = columns.map((column) => element("th", { scope: "col", class: column.numeric ? "number" : null },
+  const kind = (column) => column.numeric ? "number" : column.name === "text" ? "words" : null;
+  const headers = columns.map((column) => element("th", { scope: "col", role: "columnheader", class: kind(column) },
     element("button", { type: "button", onclick: () => {
       falling = by === column ? !falling : Boolean(column.numeric);
       by = column;
@@ -40,8 +42,8 @@ function sortableTable(host, label, columns, rows, page = 50) {
     const matching = rows.filter((row) => wanted.every((word) => texts.get(row).includes(word)));
     if (by) matching.sort((a, b) => compare(by.value(a), by.value(b)) * (falling ? -1 : 1));
     headers.forEach((header, i) => header.setAttribute("aria-sort", columns[i] !== by ? "none" : falling ? "descending" : "ascending"));
-    body.replaceChildren(...matching.slice(0, shown).map((row) => element("tr", {},
-      columns.map((column) => element("td", { class: column.numeric ? "number" : "words" }, column.show ? column.show(row) : String(column.value(row) ?? ""))))));
+    body.replaceChildren(...matching.slice(0, shown).map((row) => element("tr", { role: "row" },
+      columns.map((column) => element("td", { role: "cell", class: kind(column), "data-name": column.name }, column.show ? column.show(row) : String(column.value(row) ?? ""))))));
     count.textContent = `${number(Math.min(shown, matching.length))} of ${number(matching.length)} rows shown`
       + (matching.length < rows.length ? `, of ${number(rows.length)} in all` : "");
     more.hidden = shown >= matching.length;
@@ -49,7 +51,8 @@ function sortableTable(host, label, columns, rows, page = 50) {
 
   host.append(element("div", { class: "controls" }, search, count),
     element("div", { class: "wide", tabindex: "0", role: "region", "aria-label": label },
-      element("table", {}, element("thead", {}, element("tr", {}, headers)), body)), more);
+      element("table", { class: "stacking", role: "table" },
+        element("thead", { role: "rowgroup" }, element("tr", { role: "row" }, headers)), body)), more);
   fill();
 }
 

@@ -42,12 +42,14 @@ if (facts.map) {
     return { row, layout: facts.map.layout[i], pca: facts.map.pca[i], score: card.score, loss: card.loss, cluster: card.cluster,
       source: facts.sources[card.source]?.name ?? "", chosen: card.place === null ? "not chosen" : "chosen", text: `row ${row}\n${card.text}` };
   });
+  const ABOVE = { orient: "top" };  // beside the map it would take a third of a phone
   const encodings = {
-    chosen: () => ({ field: "chosen", type: "nominal", title: null, scale: { domain: ["not chosen", "chosen"], range: [POOL(), CHOSEN()] } }),
-    score: () => ({ field: "score", type: "quantitative", scale: { scheme: "viridis" } }),
-    loss: () => ({ field: "loss", type: "quantitative", scale: { scheme: "viridis" } }),
+    chosen: () => ({ field: "chosen", type: "nominal", title: null, legend: ABOVE, scale: { domain: ["not chosen", "chosen"], range: [POOL(), CHOSEN()] } }),
+    score: () => ({ field: "score", type: "quantitative", legend: ABOVE, scale: { scheme: "viridis" } }),
+    loss: () => ({ field: "loss", type: "quantitative", legend: ABOVE, scale: { scheme: "viridis" } }),
     cluster: () => ({ field: "cluster", type: "nominal", scale: { scheme: "category20" }, legend: null }),
-    source: () => ({ field: "source", type: "nominal", scale: { scheme: "category10" } }),
+    source: () => ({ field: "source", type: "nominal", scale: { scheme: "category10" },
+      legend: { ...ABOVE, columns: Math.max(1, Math.floor(host.clientWidth / 190)) } }),
   };
   const map = chart(host, "Map of a sample of the rows", () => ({ height: 460,
     data: { values: points.map((point) => ({ ...point, x: point[form.value][0], y: point[form.value][1] })) },

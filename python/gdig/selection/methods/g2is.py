@@ -110,11 +110,9 @@ def _features(
     As published (`adam`), a row has its Adam direction and a seed its plain gradient, here at the last checkpoint.
     Otherwise both are plain gradients of the model.
     """
-    plain = (sweep.store, sweep.seed_features(), sweep.neighbour_cache)
     if not (adam and sweep.checkpoints):
-        return *plain, ()
+        return sweep.store, sweep.seed_features(), sweep.neighbour_cache, ()
     last = sweep.checkpoints[-1]
-    if np.any(column(last.store, "valid") > column(sweep.store, "valid")):
-        return *plain, (f"gradients are the model's, because rows that it cannot use are valid at {last.path}",)
+    eligible = last.store.masked(column(sweep.store, "valid") != 0)  # of the rows that the sweep can use
     note = f"gradients of the pool are Adam's directions at {last.path}"
-    return last.store, last.seed_features(), NeighbourCache(), (note,)
+    return eligible, last.seed_features(), NeighbourCache(), (note,)

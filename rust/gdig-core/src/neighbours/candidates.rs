@@ -35,11 +35,13 @@ pub struct Candidates {
     nearest: Vec<Near>,
     /// Columns that may be among the nearest, each with its approximate cosine.
     fresh: Vec<(f32, u32)>,
+    /// Columns that were compared exactly, beyond k each time.
+    beyond: usize,
 }
 
 impl Candidates {
     pub fn new(row: u32, k: usize, bound: f64, nearest: Vec<Near>) -> Candidates {
-        Candidates { row, k, bound, nearest, fresh: Vec::new() }
+        Candidates { row, k, bound, nearest, fresh: Vec::new(), beyond: 0 }
     }
 
     /// No row with an approximate cosine below the threshold is among the nearest.
@@ -66,20 +68,30 @@ impl Candidates {
         if self.fresh.len() < self.room() {
             return;
         }
-        // k columns have at least the k-th approximate cosine less the bound. A column below that by more than the
-        // bound is not among the k nearest.
-        let (_, kth, _) = self.fresh.select_nth_unstable_by(self.k - 1, |a, b| b.0.total_cmp(&a.0));
-        *threshold = threshold.max(lower(f64::from(kth.0) - 2.0 * self.bound));
-        self.fresh.retain(|fresh| fresh.0 >= *threshold);
+        self.thin(threshold);
         if self.fresh.len() > self.room() / 2 {
             self.settle(x, columns);
             *threshold = threshold.max(self.threshold());
         }
     }
 
+    /// Raise the threshold to what the columns allow, and drop those below it. There are at least k columns.
+    fn thin(&mut self, threshold: &mut f32) {
+        // k columns have at least the k-th approximate cosine less the bound. A column below that by more than the
+        // bound is not among the k nearest.
+        let (_, kth, _) = self.fresh.select_nth_unstable_by(self.k - 1, |a, b| b.0.total_cmp(&a.0));
+        *threshold = threshold.max(lower(f64::from(kth.0) - 2.0 * self.bound));
+        self.fresh.retain(|fresh| fresh.0 >= *threshold);
+    }
+
     /// Compute the exact cosines of the columns, and keep the k nearest.
     pub fn settle(&mut self, x: &[f32], columns: Columns) {
         let dim = x.len();
+        if self.fresh.len() > self.k {
+            let mut threshold = self.threshold();
+            self.thin(&mut threshold);
+        }
+        self.beyond += self.fresh.len().saturating_sub(self.k);
         for (_, column) in self.fresh.drain(..) {
             let column = column as usize;
             let cosine = cosine(x, &columns.x[column * dim..][..dim]);
@@ -87,6 +99,11 @@ impl Candidates {
         }
         self.nearest.sort_unstable_by(Near::order);
         self.nearest.truncate(self.k);
+    }
+
+    /// The columns that were compared exactly, beyond k each time.
+    pub fn beyond(&self) -> usize {
+        self.beyond
     }
 
     pub fn nearest(&self) -> &[Near] {

@@ -4,7 +4,7 @@ use super::candidates::{first, Near};
 use super::columns::ColumnBlock;
 use super::exact::{check_k, exact_of, Options};
 use super::graph::{Graph, NONE};
-use super::scan::Scan;
+use super::kernels::Kernels;
 use crate::hash::derive;
 use crate::interrupt::{RowCount, Supervisor};
 use crate::parallel::{in_order, thread_pool};
@@ -103,7 +103,7 @@ fn search(
     supervisor: &Supervisor,
 ) -> Result<Graph> {
     let (k, dim) = (options.k, source.dim());
-    let (kernel, n) = (Scan::kernel(options.kernel)?, members.iter().map(Vec::len).sum());
+    let (kernels, n) = (Kernels::new(options.kernel, dim)?, members.iter().map(Vec::len).sum());
     let mut graph = Graph::empty(n, k);
     let count = RowCount::new(n, supervisor);
     let (mut neighbours, mut cosines) = (&mut graph.neighbours[..], &mut graph.cosines[..]);
@@ -122,8 +122,8 @@ fn search(
             for columns in columns.chunks(BLOCK_ROWS) {
                 let mut x = vec![0f32; columns.len() * dim];
                 units.read(columns, &mut x)?;
-                let columns = ColumnBlock::new(kernel, columns, x, dim);
-                let block = columns.scan.block_rows();
+                let columns = ColumnBlock::new(&kernels, columns, x, dim);
+                let block = columns.block_rows();
                 let lines = neighbours.chunks_mut(block * k).zip(cosines.chunks_mut(block * k));
                 for (queries, (neighbours, cosines)) in queries.chunks(block).zip(lines) {
                     supervisor.check()?;

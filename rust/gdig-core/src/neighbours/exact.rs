@@ -5,7 +5,7 @@ use rayon::prelude::*;
 use super::candidates::{first, Near};
 use super::columns::ColumnBlock;
 use super::graph::Graph;
-use super::scan::Scan;
+use super::kernels::Kernels;
 use crate::interrupt::{RowCount, Supervisor};
 use crate::parallel::{in_order, thread_pool};
 use crate::rows::units::{cosine, gather, valid_rows, Units};
@@ -19,7 +19,7 @@ const BLOCK_BYTES: usize = if cfg!(test) { 16 << 10 } else { 256 << 20 };
 
 pub struct Options {
     pub k: usize,
-    /// `None` means the fastest kernel of this machine. The kernel does not change the result.
+    /// `None` means the fastest kernels of this machine. The kernel does not change the result.
     pub kernel: Option<Kernel>,
     /// 0 means as many threads as the machine has cores.
     pub n_threads: usize,
@@ -42,14 +42,14 @@ pub fn exact_of(
 ) -> Result<Graph> {
     let (k, dim) = (options.k, source.dim());
     check_k(k, columns.len())?;
-    let kernel = Scan::kernel(options.kernel)?;
+    let kernels = Kernels::new(options.kernel, dim)?;
     let mut graph = Graph::empty(queries.len(), k);
     let at_once = (BLOCK_BYTES / (6 * dim)).max(k);
     let count = RowCount::new(queries.len() * columns.len().div_ceil(at_once), supervisor);
     thread_pool(options.n_threads)?.install(|| {
         for columns in columns.chunks(at_once) {
-            let columns = ColumnBlock::new(kernel, columns, gather(source, columns, supervisor)?, dim);
-            let block = columns.scan.block_rows();
+            let columns = ColumnBlock::new(&kernels, columns, gather(source, columns, supervisor)?, dim);
+            let block = columns.block_rows();
             let lines = graph.neighbours.chunks_mut(block * k).zip(graph.cosines.chunks_mut(block * k));
             in_order(queries.chunks(block).zip(lines), |(queries, (neighbours, cosines))| {
                 supervisor.check()?;

@@ -5,11 +5,10 @@ use rayon::prelude::*;
 
 use super::candidates::Near;
 use super::columns::ColumnBlock;
-use super::scan::Scan;
+use super::kernels::Kernels;
 use crate::interrupt::{Progress, Supervisor};
 use crate::parallel::thread_pool;
 use crate::rows::units::{cosine, scale};
-use crate::simd::Kernel;
 use crate::{Error, Result};
 
 /// The held rows that are laid out for the kernel at once take about this many bytes.
@@ -105,7 +104,7 @@ impl Held {
     /// `x` are rows at unit length. Runs inside a pool of threads.
     fn search(&self, x: &[f32], floor: f32, supervisor: &Supervisor) -> Result<Vec<Nearest>> {
         let (dim, n) = (self.dim, x.len() / self.dim);
-        let kernel = Scan::kernel(None::<Kernel>)?;
+        let kernels = Kernels::new(None, dim)?;
         // Held rows count from 1 here: a row with the number 0 and the floor as its cosine is there at the beginning.
         // A held row takes its place if its cosine is greater.
         let (mut rows, mut cosines) = (vec![0u32; n], vec![floor; n]);
@@ -114,8 +113,8 @@ impl Held {
         for (number, held) in self.rows.chunks(at_once * dim).enumerate() {
             let first = (number * at_once + 1) as u64;
             let numbers: Vec<u64> = (first..first + (held.len() / dim) as u64).collect();
-            let columns = ColumnBlock::new(kernel, &numbers, units(held, dim), dim);
-            let block = columns.scan.block_rows();
+            let columns = ColumnBlock::new(&kernels, &numbers, units(held, dim), dim);
+            let block = columns.block_rows();
             let work = queries.par_chunks(block).zip(x.par_chunks(block * dim));
             let work = work.zip(rows.par_chunks_mut(block).zip(cosines.par_chunks_mut(block)));
             work.try_for_each(|((queries, x), (rows, cosines))| {

@@ -4,7 +4,7 @@
 //! rounded to float32 (`rows::units`). Neighbours come by falling cosine, ties by row.
 //!
 //! A kernel only finds the columns that may be among the nearest, with a bound on its error (`scan`). Those candidates
-//! are then compared exactly (`candidates`). So the result is the same to the last bit for any kernel, number of
+//! are then compared exactly (`candidates`). A coarse kernel that lets in too many gives way to a finer one (`kernels`). So the result is the same to the last bit for any kernel, number of
 //! threads, block and shard size.
 
 #[cfg(target_arch = "x86_64")]
@@ -15,6 +15,8 @@ mod columns;
 mod exact;
 mod graph;
 mod held;
+mod int8;
+mod kernels;
 mod scan;
 mod sift;
 #[cfg(test)]

@@ -3,16 +3,17 @@
 //!
 //! With u, v two rows at unit length (as float32), a float32 kernel's score, fused or rounded apart, is off from u.v by
 //! at most (dim + 1) 2^-24 |u||v|, a bfloat16 one by at most |u - u'||v| + |u'||v - v'| and (dim + 3) 2^-23 |u'||v'|,
-//! where u' = bf16(u): what is rounded away is measured for each row. `ROUNDINGS` columns more cover that lengths differ
-//! from 1 by 2^-24, that tiles take numbers below 2^-126 for zero, and that a cosine is rounded to float32.
+//! where u' = bf16(u): what is rounded away is measured for each row. An int8 kernel has u' = t q; its sums are exact,
+//! and scaling them rounds three times. `ROUNDINGS` columns more cover that, that lengths differ from 1 by 2^-24, that
+//! tiles take numbers below 2^-126 for zero, and that a cosine is rounded to float32.
 
 use super::candidates::{Candidates, Columns};
+use super::int8;
 use super::sift::Sift;
 use crate::simd::generic::{products, Panels};
 use crate::simd::multiply_add::{Apart, Fused, MultiplyAdd};
 use crate::simd::portable;
 use crate::simd::Kernel;
-use crate::{Dtype, Error, Result};
 
 const ROUNDINGS: usize = 16;
 
@@ -20,7 +21,9 @@ const ROUNDINGS: usize = 16;
 pub struct Scan {
     layout: Layout,
     dim: usize,
-    /// The most that any column loses in bfloat16; 0 for the float32 kernels.
+    /// What the kernel's rounding takes from a row, |u - u'|.
+    lost_of: fn(&[f32]) -> f64,
+    /// The most that it takes from any column.
     lost: f64,
 }
 
@@ -34,57 +37,40 @@ enum Layout {
     Avx512(Panels<32>),
     #[cfg(target_arch = "x86_64")]
     AmxBf16(super::amx::Tiled),
+    Int8(int8::Layout),
 }
 
 impl Scan {
-    /// The kernel asked for, or the fastest. It changes the speed alone, because candidates are compared exactly.
-    pub fn kernel(asked: Option<Kernel>) -> Result<Kernel> {
-        let can = |kernel: Kernel| kernel != Kernel::Scalar && kernel.takes(Dtype::F32);
-        match asked {
-            None => Ok(Kernel::available().map(|k| k.0).rfind(|k| can(*k)).unwrap_or(Kernel::Portable)),
-            Some(kernel) if can(kernel) && kernel.is_available() => Ok(kernel),
-            Some(kernel) => {
-                let names: Vec<_> = Kernel::available().filter(|k| can(k.0)).map(|k| k.1).collect();
-                let what = format!("kernel {:?}: neighbours are searched with {}", kernel.name(), names.join(", "));
-                Err(Error::input(what))
-            }
-        }
-    }
-
-    /// `x` is [columns, dim], at unit length.
+    /// `x` is [columns, dim], at unit length; the kernel is one of `Kernels`.
     pub fn new(kernel: Kernel, x: &[f32], dim: usize) -> Scan {
-        let (layout, lost) = match kernel {
+        let (layout, lost_of): (Layout, fn(&[f32]) -> f64) = match kernel {
             #[cfg(target_arch = "aarch64")]
-            Kernel::Neon => (Layout::Neon(Panels::new(x, dim)), 0.0),
+            Kernel::Neon => (Layout::Neon(Panels::new(x, dim)), nothing),
             #[cfg(target_arch = "x86_64")]
-            Kernel::Avx2 => (Layout::Avx2(Panels::new(x, dim)), 0.0),
+            Kernel::Avx2 => (Layout::Avx2(Panels::new(x, dim)), nothing),
             #[cfg(target_arch = "x86_64")]
-            Kernel::Avx512 => (Layout::Avx512(Panels::new(x, dim)), 0.0),
+            Kernel::Avx512 => (Layout::Avx512(Panels::new(x, dim)), nothing),
             #[cfg(target_arch = "x86_64")]
-            Kernel::AmxBf16 => {
-                let lost = x.chunks_exact(dim).map(lost_to_bf16).fold(0.0, f64::max);
-                (Layout::AmxBf16(super::amx::Tiled::new(x, dim)), lost)
-            }
-            _ => (Layout::Portable(Panels::new(x, dim)), 0.0),
+            Kernel::AmxBf16 => (Layout::AmxBf16(super::amx::Tiled::new(x, dim)), lost_to_bf16),
+            kernel if kernel.rounding() == "int8" => (Layout::Int8(int8::Layout::new(kernel, x, dim)), int8::lost),
+            _ => (Layout::Portable(Panels::new(x, dim)), nothing),
         };
-        Scan { layout, dim, lost }
+        let lost = x.chunks_exact(dim).map(lost_of).fold(0.0, f64::max);
+        Scan { layout, dim, lost_of, lost }
     }
 
     /// The largest difference between the score of row `x` with any column and their cosine.
     pub fn bound(&self, x: &[f32]) -> f64 {
+        let lost = (self.lost_of)(x);
         let sums = (self.dim + ROUNDINGS) as f64 * 2f64.powi(-23);
-        match self.lost > 0.0 {
-            false => sums,
-            true => {
-                let lost = lost_to_bf16(x);
-                (lost + self.lost * (1.0 + lost)) * (1.0 + 2f64.powi(-20)) + sums
-            }
-        }
+        (lost + self.lost * (1.0 + lost)) * (1.0 + 2f64.powi(-20)) + sums
     }
 
     /// The rows of a block. A common second-level cache holds them, and columns from farther away meet many rows.
     pub fn block_rows(&self) -> usize {
         match &self.layout {
+            // Groups of 6 and of 12.
+            Layout::Int8(_) => ((256 << 10) / self.dim).clamp(24, 384) / 12 * 12,
             #[cfg(target_arch = "x86_64")]
             Layout::AmxBf16(_) => ((512 << 10) / (2 * self.dim)).clamp(64, 1024) / 32 * 32,
             _ => ((256 << 10) / (4 * self.dim)).clamp(24, 192) / 12 * 12,
@@ -107,7 +93,7 @@ impl Scan {
                 fn wide(panels: &Panels<16>, sift: &mut Sift) {
                     scan_panels::<Fused, 6, 16>(panels, sift);
                 }
-                // SAFETY: `kernel` gives it only where the processor has the instructions.
+                // SAFETY: `Kernels` gives it only where the processor has the instructions.
                 unsafe { wide(panels, &mut sift) }
             }
             #[cfg(target_arch = "x86_64")]
@@ -122,6 +108,7 @@ impl Scan {
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
             Layout::AmxBf16(tiled) => unsafe { tiled.scan(&mut sift) },
+            Layout::Int8(layout) => layout.scan(&mut sift),
         }
     }
 }
@@ -148,7 +135,13 @@ fn scan_panels<M: MultiplyAdd, const GROUP: usize, const LANES: usize>(panels: &
     }
 }
 
+/// Of the float32 kernels.
+fn nothing(_: &[f32]) -> f64 {
+    0.0
+}
+
 /// |x - bf16(x)|.
+#[cfg(target_arch = "x86_64")]
 fn lost_to_bf16(x: &[f32]) -> f64 {
     let lost = x.iter().map(|&x| {
         // To nearest, ties to even: what does not fit the upper 16 bits carries into them.

@@ -1,12 +1,14 @@
 use bytemuck::cast_slice;
 use proptest::prelude::*;
 
-use super::scan::Scan;
+use super::columns::ColumnBlock;
+use super::exact::exact_of;
+use super::kernels::Kernels;
 use super::*;
 use crate::convert::Rows;
 use crate::hash::{row_hash, unit};
 use crate::interrupt::Supervisor;
-use crate::rows::units::valid_rows;
+use crate::rows::units::{cosine, gather, scale, valid_rows};
 use crate::rows::Source;
 use crate::simd::Kernel;
 use crate::store::{Store, TensorData};
@@ -49,7 +51,7 @@ fn naive(x: &[f32], dim: usize, k: usize, valid: impl Fn(usize) -> bool) -> Grap
 }
 
 fn kernels() -> Vec<Kernel> {
-    Kernel::available().map(|k| k.0).filter(|&k| Scan::kernel(Some(k)).is_ok()).collect()
+    Kernel::available().map(|k| k.0).filter(|&k| Kernels::new(Some(k), 1).is_ok()).collect()
 }
 
 /// The naive sums run in another order, so cosines may differ by a rounding of float32 and neighbours so near to one
@@ -57,13 +59,14 @@ fn kernels() -> Vec<Kernel> {
 fn check(x: &[f32], dim: usize, k: usize) {
     let truth = naive(x, dim, k, |_| true);
     let mut first: Option<Graph> = None;
-    for kernel in kernels() {
+    // Without a kernel by name the search may go from one to the next.
+    for kernel in kernels().into_iter().map(Some).chain([None]) {
         for threads in [1, 2] {
-            let searched = exact(&array(x, dim), &options(k, Some(kernel), threads), &Supervisor::none()).unwrap();
+            let searched = exact(&array(x, dim), &options(k, kernel, threads), &Supervisor::none()).unwrap();
             for (i, (a, b)) in searched.cosines.iter().zip(&truth.cosines).enumerate() {
-                assert!((a - b).abs() <= f32::EPSILON, "{}: row {}: {a} for {b}", kernel.name(), i / k);
+                assert!((a - b).abs() <= f32::EPSILON, "{kernel:?}: row {}: {a} for {b}", i / k);
             }
-            assert_eq!(*first.get_or_insert(searched.clone()), searched, "{}, {threads} threads", kernel.name());
+            assert_eq!(*first.get_or_insert(searched.clone()), searched, "{kernel:?}, {threads} threads");
         }
     }
 }
@@ -157,6 +160,46 @@ fn rows_that_are_all_the_same() {
     }
 }
 
+/// Columns of +1/4 and -1/4, which every kernel has as they are, up to a scale, beside rows that kernels round: what is
+/// taken from the rows alone counts too.
+#[test]
+fn rows_are_rounded_where_columns_are_not() {
+    let (dim, n_columns, n) = (16, 40, 2_000);
+    let mut x: Vec<f32> =
+        (0..n_columns * dim).map(|i| if row_hash(3, i as u64).is_multiple_of(2) { 0.25 } else { -0.25 }).collect();
+    x.extend(data(n, dim, n, 1.0, 4));
+    let source = array(&x, dim);
+    let rows: Vec<u64> = (0..(n_columns + n) as u64).collect();
+    let (columns, queries) = rows.split_at(n_columns);
+    let units = gather(&source, &rows, &Supervisor::none()).unwrap();
+    let (held, others) = units.split_at(n_columns * dim);
+    let best = |x: &[f32]| held.chunks(dim).map(|column| cosine(x, column)).fold(f32::NEG_INFINITY, f32::max);
+    let truth: Vec<f32> = others.chunks(dim).map(best).collect();
+    for kernel in kernels() {
+        let searched = exact_of(&source, queries, columns, &options(1, Some(kernel), 1), &Supervisor::none()).unwrap();
+        assert_eq!(searched.cosines, truth, "{}", kernel.name());
+    }
+}
+
+/// A coarse kernel stays where it tells rows apart, and gives way where it does not.
+#[test]
+fn the_search_takes_the_kernel_that_the_rows_need() {
+    let (n, dim) = (400, 64);
+    for (spread, stays) in [(1.0, true), (1e-4, false)] {
+        let mut x = data(n, dim, if stays { n } else { 1 }, spread, 8);
+        x.chunks_exact_mut(dim).for_each(scale);
+        let rows: Vec<u64> = (0..n as u64).collect();
+        let kernels = Kernels::new(None, dim).unwrap();
+        let last = kernels.list().len() - 1;
+        let block = ColumnBlock::new(&kernels, &rows, x.clone(), dim);
+        for _ in 0..=last {
+            let mut graph = Graph::empty(n, 1);
+            block.search(&rows, &x, 1, &mut graph.neighbours, &mut graph.cosines);
+        }
+        assert_eq!(kernels.current(), if stays { 0 } else { last }, "{:?}", kernels.list());
+    }
+}
+
 #[test]
 fn what_cannot_be_searched_is_told() {
     let x = [1f32, 0.0, 0.0, 1.0, 1.0, f32::NAN];
@@ -164,5 +207,8 @@ fn what_cannot_be_searched_is_told() {
     assert_eq!(error(&x[..4], 2), "k: expected 1 to 1, because a row has 1 others, got 2");
     assert_eq!(error(&x, 1), "row 2, column 1: expected a finite number, got NaN");
     let scalar = exact(&array(&x[..4], 2), &options(1, Some(Kernel::Scalar), 1), &Supervisor::none());
-    assert!(scalar.unwrap_err().to_string().starts_with("kernel \"scalar\": neighbours are searched with portable"));
+    assert!(scalar
+        .unwrap_err()
+        .to_string()
+        .starts_with("kernel \"scalar\": neighbours of 2 columns are searched with portable"));
 }

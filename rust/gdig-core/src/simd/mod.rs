@@ -8,7 +8,8 @@
 //!
 //! `scalar`, `portable`, `neon`, `avx2` and `avx512` subtract [`middle::middle`] in float32 and compare by x.c as one
 //! chain of float32 fused multiply-adds over the columns in order, so they give the same labels. The int8 kernels take
-//! exact integer sums of rounded centroids ([`int8`]), and `amx-bf16` rounds both ([`x86_64::amx_bf16`]).
+//! exact integer sums of rounded centroids ([`int8`]). `amx-bf16` and `neon-bf16` round both to bfloat16
+//! ([`x86_64::amx_bf16`], [`aarch64::bf16`]); their sums are rounded in different ways, so their labels may differ.
 
 #[cfg(target_arch = "aarch64")]
 pub mod aarch64;
@@ -46,6 +47,8 @@ pub enum Kernel {
     Avx512,
     /// Rows of any type, rounded to bfloat16.
     AmxBf16,
+    /// As `AmxBf16`, by products of two rows and two centroids (FEAT_BF16).
+    NeonBf16,
     /// For any processor. This one and those below take int8 rows as they are stored.
     PortableInt8,
     /// By the dot product of bytes (FEAT_DotProd).
@@ -91,18 +94,21 @@ pub struct Scratch {
     /// Of the rows of a block, for the portable kernel: |x|, and what is known of their centroids.
     norms: Vec<f32>,
     sieves: Vec<Sieve>,
+    #[cfg(target_arch = "aarch64")]
+    bf16: aarch64::bf16::Panels<{ aarch64::bf16::GROUP }>,
     #[cfg(target_arch = "x86_64")]
     tiles: x86_64::amx::TileScratch,
 }
 
 impl Kernel {
-    pub const ALL: [(Kernel, &'static str); 13] = [
+    pub const ALL: [(Kernel, &'static str); 14] = [
         (Kernel::Scalar, "scalar"),
         (Kernel::Portable, "portable"),
         (Kernel::Neon, "neon"),
         (Kernel::Avx2, "avx2"),
         (Kernel::Avx512, "avx512"),
         (Kernel::AmxBf16, "amx-bf16"),
+        (Kernel::NeonBf16, "neon-bf16"),
         (Kernel::PortableInt8, "portable-int8"),
         (Kernel::NeonInt8, "neon-int8"),
         (Kernel::NeonI8mmInt8, "neon-i8mm-int8"),
@@ -122,6 +128,8 @@ impl Kernel {
             Kernel::Scalar | Kernel::Portable | Kernel::PortableInt8 => true,
             #[cfg(target_arch = "aarch64")]
             Kernel::Neon => true,
+            #[cfg(target_arch = "aarch64")]
+            Kernel::NeonBf16 => aarch64::bf16::has_bf16(),
             #[cfg(target_arch = "aarch64")]
             Kernel::NeonInt8 => aarch64::int8::has_dot_product(),
             #[cfg(target_arch = "aarch64")]
@@ -148,6 +156,8 @@ impl Kernel {
     pub fn rounding(self) -> &'static str {
         match self {
             Kernel::AmxBf16 => "bfloat16",
+            // Sums are rounded to odd.
+            Kernel::NeonBf16 => "bfloat16-odd",
             Kernel::Scalar | Kernel::Portable | Kernel::Neon | Kernel::Avx2 | Kernel::Avx512 => "float32",
             _ => "int8",
         }
@@ -207,6 +217,8 @@ impl Assigner {
             Kernel::PortableInt8 => boxed(PortableInt8::new(centroids, dim)),
             #[cfg(target_arch = "aarch64")]
             Kernel::Neon => Some(Box::new(aarch64::neon::Neon::new(centroids, dim))),
+            #[cfg(target_arch = "aarch64")]
+            Kernel::NeonBf16 => boxed(aarch64::bf16::NeonBf16::new(centroids, dim)),
             #[cfg(target_arch = "aarch64")]
             Kernel::NeonInt8 => boxed(aarch64::int8::NeonInt8::new(centroids, dim)),
             #[cfg(target_arch = "aarch64")]

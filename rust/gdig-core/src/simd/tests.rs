@@ -36,8 +36,8 @@ fn exact_score(x: &[f32], c: &[f32]) -> f64 {
 /// float32: dim + 2 roundings of sums that stay below |x||c| + |c|^2/2; where there is a middle, of x and c less the
 /// middle, whose roundings are two more.
 ///
-/// bfloat16: as its module says, and x - m and c - m were rounded to float32: two eps more. Tiles take a number below
-/// 2^-126 for zero, and so does the conversion. Of x' that costs 2^-126 |c - m|_1 at most, of c' as much of x - m, and
+/// bfloat16: as its modules say, and x - m and c - m were rounded to float32: two eps more. Tiles and `bfmmla` take a
+/// number below 2^-126 for zero, and so does the conversion. Of x' that costs 2^-126 |c - m|_1 at most, of c' as much of x - m, and
 /// of the sums 2^-126 for each of 2 dim steps; |v|_1 <= dim |v|.
 ///
 /// int8: as its module says. Decoding, which the exact score starts from, has rounded s q_x once and the kernel has
@@ -57,7 +57,7 @@ fn score_bounds(kernel: Kernel, x: &[f32], centroids: &[f32], scale: Option<f32>
         let (c_wide, c_minus) = (wide(c), minus(c));
         let (near, far) = (x_minus * norm(&c_minus), norm(&x_wide) * norm(&c_wide));
         match kernel.rounding() {
-            "bfloat16" => {
+            "bfloat16" | "bfloat16-odd" => {
                 let rounding = 2f64.powi(-7) + 2f64.powi(-16) + (d + 5.0) * eps;
                 let flushed = d * 2f64.powi(-125) * (1.0 + x_minus + norm(&c_minus));
                 rounding * near + eps * norm(&c_minus).powi(2) + flushed

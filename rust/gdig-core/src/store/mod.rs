@@ -180,6 +180,11 @@ impl Store {
         Ok(Store { path, dim, dtype, rows_per_shard, made_from, mask: None })
     }
 
+    /// A byte for each row of a masked store, 0 for a row to skip.
+    pub fn mask(&self) -> Option<&[u8]> {
+        self.mask.as_deref()
+    }
+
     /// The same rows, of which those with a byte of 0 are skipped, whatever the shards say. `mask` has a byte for each
     /// row of the store.
     pub fn masked(&self, mask: Vec<u8>) -> Store {

@@ -8,6 +8,7 @@ mod members;
 mod tests;
 
 use std::cmp::Reverse;
+use std::ops::Range;
 use std::sync::Mutex;
 
 use matching::matched;
@@ -70,14 +71,42 @@ pub struct Picked {
     pub residual: f64,
 }
 
-/// Pick as many rows as the budget asks for, or all rows that have a label. Memory holds the result, and for each
+/// The rows with a label that the mask of the store does not skip: their means and shares are those of the clusters.
+struct EligibleRows<'a> {
+    rows: LabelRows<'a>,
+    mask: Option<&'a [u8]>,
+}
+
+impl Population for EligibleRows<'_> {
+    fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    fn each(&self, span: Range<usize>, visit: &mut impl FnMut(Row)) -> Result<()> {
+        self.rows.each(span, &mut |row| {
+            if self.mask.is_none_or(|mask| mask[row.row as usize] != 0) {
+                visit(row);
+            }
+        })
+    }
+}
+
+/// Pick as many rows as the budget asks for, or all eligible rows that have a label. Memory holds the result, and for each
 /// thread the rows of one cluster and the factor of its weights.
 pub fn tagcos(source: &Source, labels: &LabelFiles, options: &Options, supervisor: &Supervisor) -> Result<Picked> {
     if labels.len() != source.len() {
         let (got, expected) = (labels.len(), source.len());
         return Err(Error::input(format!("labels of {got} rows: expected {expected}, one for each row")));
     }
-    let population = LabelRows { files: labels, random_seed: options.random_seed, supervisor };
+    let mask = match source {
+        Source::Store { store, .. } => store.mask(),
+        Source::Array(_) => None,
+    };
+    if let Some(mask) = mask.filter(|mask| mask.len() != source.len()) {
+        return Err(Error::input(format!("mask of {} rows: expected one for each row of the store", mask.len())));
+    }
+    let rows = LabelRows { files: labels, random_seed: options.random_seed, supervisor };
+    let population = EligibleRows { rows, mask };
     let sizes = sizes(&population, supervisor)?;
     let clusters = Clusters::new(&sizes.labels, &sizes.counts, Quotas::Proportional, options.random_seed);
     let quotas = fill(&clusters, options.budget).quotas;
@@ -143,7 +172,7 @@ fn waves<'a>(asked: &'a [usize], counts: &'a [u64], most: u64) -> impl Iterator<
 }
 
 /// The rows of each cluster of a wave, ascending. Takes one pass over the labels.
-fn listed(population: &LabelRows, sizes: &Sizes, wave: &[usize], supervisor: &Supervisor) -> Result<Vec<Vec<u64>>> {
+fn listed(population: &EligibleRows, sizes: &Sizes, wave: &[usize], supervisor: &Supervisor) -> Result<Vec<Vec<u64>>> {
     const STEP: usize = 1 << 20;
     let mut lists: Vec<Vec<u64>> = wave.iter().map(|&k| Vec::with_capacity(sizes.counts[k] as usize)).collect();
     for start in (0..population.len()).step_by(STEP) {

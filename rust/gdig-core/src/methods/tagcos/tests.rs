@@ -147,6 +147,23 @@ fn pools() -> impl Strategy<Value = Pool> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(96))]
 
+    /// A row that the mask skips is as one without a label.
+    #[test]
+    fn a_masked_row_has_no_label(pool in pools(), budget in 0u64..15, bits in prop::collection::vec(any::<bool>(), 14)) {
+        let directory = tempfile::tempdir().unwrap();
+        let (store, labels) = pool.write(&directory.path().join("all"), 5);
+        let masked = store.masked((0..pool.len()).map(|i| u8::from(bits[i])).collect());
+        let mut fewer = pool.clone();
+        (0..pool.len()).filter(|&i| !bits[i]).for_each(|i| fewer.labels[i] = INVALID);
+        let (plain, of_fewer) = fewer.write(&directory.path().join("fewer"), 5);
+        let (options, none) = (Options::new(budget, 5, false), Supervisor::none());
+        let picked = tagcos(&Source::store(&masked).unwrap(), &labels, &options, &none).unwrap();
+        prop_assert!(picked.rows.iter().all(|&row| bits[row as usize]));
+        prop_assert_eq!(picked, tagcos(&Source::store(&plain).unwrap(), &of_fewer, &options, &none).unwrap());
+        let short = store.masked(vec![1; pool.len() - 1]);
+        prop_assert!(tagcos(&Source::store(&short).unwrap(), &labels, &options, &none).is_err());
+    }
+
     /// Every step against the definition: the row with the largest product with the residual of the best weights.
     ///
     /// The ridge is a tenth of the mean squared length, so the condition is below 10 x 7 + 1, and weights are below

@@ -3,7 +3,7 @@
 use super::super::best::Bests;
 use super::super::generic::BLOCK_BYTES;
 use super::super::multiply_add::MultiplyAdd;
-use super::rounded;
+use super::{rounded, Rounded};
 use crate::convert::Rows;
 
 /// A dot step: the products of the columns in a word, added to sums. A word is 32 bits: two columns as int16, or four as
@@ -72,7 +72,7 @@ pub trait Dot {
 macro_rules! dot {
     ($name:ident, $register:ty, $lanes:literal, $columns:literal, $shift:literal, $row:expr, $centroid:expr,
         $load:ident, $store:ident, $splat:ident, $dot:expr) => {
-        struct $name;
+        pub struct $name;
 
         impl Dot for $name {
             type Register = $register;
@@ -137,11 +137,16 @@ pub struct Int8Scratch {
 
 impl<const LANES: usize> Panels<LANES> {
     pub fn new<D: Dot>(centroids: &[f32], dim: usize) -> Option<Panels<LANES>> {
+        Some(Panels::of::<D>(centroids.len() / dim, dim, rounded(centroids, dim)?))
+    }
+
+    /// Of `n` rounded centroids of `dim` columns, at most `MAX_DIM`.
+    pub fn of<D: Dot>(n: usize, dim: usize, centroids: impl Iterator<Item = Rounded>) -> Panels<LANES> {
         let steps = dim.div_ceil(D::COLUMNS).next_multiple_of(D::BESIDE);
-        let padded = (centroids.len() / dim).next_multiple_of(LANES);
+        let padded = n.next_multiple_of(LANES);
         let (mut words, mut starts) = (vec![0; padded * steps], vec![0; padded]);
         let (mut scales, mut offsets) = (vec![0f32; padded], vec![f32::INFINITY; padded]);
-        for (k, centroid) in rounded(centroids, dim)?.enumerate() {
+        for (k, centroid) in centroids.enumerate() {
             let panel = &mut words[k / LANES * steps * LANES..][..steps * LANES];
             each_word::<D>(&centroid.q, D::centroid_word, |step, word| {
                 panel[place::<D>(step, k % LANES, LANES)] = word
@@ -149,15 +154,48 @@ impl<const LANES: usize> Panels<LANES> {
             starts[k] = centroid.q.iter().fold(0i32, |sum, &q| sum.wrapping_sub(D::SHIFT * i32::from(q)));
             (scales[k], offsets[k]) = (centroid.scale, centroid.offset);
         }
-        Some(Panels { steps, words, starts, scales, offsets })
+        Panels { steps, words, starts, scales, offsets }
     }
 
     pub fn block_rows(&self) -> usize {
         (BLOCK_BYTES / (4 * self.steps)).clamp(32, 512)
     }
 
-    /// Take `GROUP` rows by `REGISTERS` registers of centroids at a time, with their sums in registers. The compiler
-    /// inlines this into the functions of an instruction set, and so compiles it for that set.
+    /// The scales of the centroids of a panel.
+    #[inline(always)]
+    pub fn scales(&self, panel: usize) -> &[f32; LANES] {
+        self.scales[panel * LANES..][..LANES].try_into().expect("LANES of them")
+    }
+
+    /// Give `take` a row's number, a panel's, and their sums, for each row of `rows`, [n, dim], and each panel. Rows up
+    /// to a multiple of `GROUP` are zeros. `GROUP` rows by `REGISTERS` registers of centroids are taken at a time, with
+    /// their sums in registers. The compiler inlines this into the functions of an instruction set, and so compiles it
+    /// for that set.
+    ///
+    /// # Safety
+    /// As of `D`.
+    #[inline(always)]
+    pub unsafe fn each<D: Dot, const GROUP: usize, const REGISTERS: usize>(
+        &self,
+        rows: &[i8],
+        dim: usize,
+        groups: &mut Vec<i32>,
+        mut take: impl FnMut(usize, usize, &[i32; LANES]),
+    ) {
+        self.load::<D, GROUP>(rows, dim, groups);
+        // A panel stays in the cache while all groups of the block pass by.
+        for (number, panel) in self.words.chunks_exact(self.steps * LANES).enumerate() {
+            let starts: &[i32; LANES] = self.starts[number * LANES..][..LANES].try_into().expect("LANES of them");
+            for (g, group) in groups.chunks_exact(self.steps * GROUP).enumerate() {
+                let sums = D::sums::<GROUP, REGISTERS, LANES>(group, panel, starts);
+                for (r, sums) in sums.iter().enumerate() {
+                    take(g * GROUP + r, number, sums);
+                }
+            }
+        }
+    }
+
+    /// The nearest centroids.
     ///
     /// # Safety
     /// As of `D`.
@@ -169,36 +207,27 @@ impl<const LANES: usize> Panels<LANES> {
         scratch: &mut Int8Scratch,
     ) {
         let Int8Scratch { groups, bests } = scratch;
-        self.load::<D, GROUP>(rows, groups);
         bests.reset::<LANES>(labels.len().next_multiple_of(GROUP));
-        // A panel stays in the cache while all groups of the block pass by.
-        for (number, panel) in self.words.chunks_exact(self.steps * LANES).enumerate() {
-            let first = number * LANES;
-            let starts: &[i32; LANES] = self.starts[first..][..LANES].try_into().expect("LANES of them");
-            let scales: &[f32; LANES] = self.scales[first..][..LANES].try_into().expect("LANES of them");
-            let offsets: &[f32; LANES] = self.offsets[first..][..LANES].try_into().expect("LANES of them");
-            for (g, group) in groups.chunks_exact(self.steps * GROUP).enumerate() {
-                let sums = D::sums::<GROUP, REGISTERS, LANES>(group, panel, starts);
-                for (r, sums) in sums.iter().enumerate() {
-                    let row = g * GROUP + r;
-                    let row_scale = rows.scales().get(row).copied().unwrap_or(0.0);
-                    let mut scores = [0f32; LANES];
-                    for lane in 0..LANES {
-                        scores[lane] = M::of(-(sums[lane] as f32 * scales[lane]), row_scale, offsets[lane]);
-                    }
-                    bests.offer(row, first, &scores);
-                }
+        let bytes = bytemuck::cast_slice::<u8, i8>(rows.bytes());
+        self.each::<D, GROUP, REGISTERS>(bytes, rows.dim(), groups, |row, panel, sums| {
+            let scales = self.scales(panel);
+            let offsets: &[f32; LANES] = self.offsets[panel * LANES..][..LANES].try_into().expect("LANES of them");
+            let row_scale = rows.scales().get(row).copied().unwrap_or(0.0);
+            let mut scores = [0f32; LANES];
+            for lane in 0..LANES {
+                scores[lane] = M::of(-(sums[lane] as f32 * scales[lane]), row_scale, offsets[lane]);
             }
-        }
+            bests.offer(row, panel * LANES, &scores);
+        });
         bests.labels::<LANES>(labels);
     }
 
     /// Group a block of rows by `GROUP`, zeros behind the last row.
     #[inline(always)]
-    fn load<D: Dot, const GROUP: usize>(&self, rows: Rows, groups: &mut Vec<i32>) {
+    fn load<D: Dot, const GROUP: usize>(&self, rows: &[i8], dim: usize, groups: &mut Vec<i32>) {
         groups.clear();
-        groups.resize(rows.len().next_multiple_of(GROUP) * self.steps, 0);
-        for (i, row) in bytemuck::cast_slice::<u8, i8>(rows.bytes()).chunks_exact(rows.dim()).enumerate() {
+        groups.resize((rows.len() / dim).next_multiple_of(GROUP) * self.steps, 0);
+        for (i, row) in rows.chunks_exact(dim).enumerate() {
             let group = &mut groups[i / GROUP * self.steps * GROUP..][..self.steps * GROUP];
             each_word::<D>(row, D::row_word, |step, word| group[place::<D>(step, i % GROUP, GROUP)] = word);
         }

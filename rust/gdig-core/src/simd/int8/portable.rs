@@ -35,7 +35,7 @@ dot!(Pairs, __m128i, 4, 2, 0, pair, pair, _mm_loadu_si128, _mm_storeu_si128, _mm
 });
 
 #[cfg(not(target_arch = "x86_64"))]
-struct Pairs;
+pub struct Pairs;
 
 #[cfg(not(target_arch = "x86_64"))]
 impl Dot for Pairs {

@@ -55,7 +55,7 @@ macro_rules! kernel {
 
 kernel!(
     /// 12 of the 16 registers hold sums.
-    Avx2Int8, Pairs, super::has_avx2, "avx2,fma", 6 by 16
+    Avx2Int8, Pairs256, super::has_avx2, "avx2,fma", 6 by 16
 );
 kernel!(
     /// As with AVX2.
@@ -67,7 +67,7 @@ kernel!(
 );
 
 dot!(
-    Pairs,
+    Pairs256,
     __m256i,
     8,
     2,
