@@ -18,7 +18,7 @@ import gdig
 from gdig.data.features import read_features
 from gdig.errors import ConfigError, CorpusError, GdigError, ModelError, RunError, StoreError
 from gdig.run.verify import verify
-from tests.drill.faults import KINDS, Fault, files_of, inject
+from tests.drill.faults import KINDS, Fault, files_of, inject, standing
 from tests.support.limits import within
 from tests.support.project_fixtures import edit_record, translation_rows
 
@@ -35,6 +35,19 @@ def chosen(project, whole, tmp_path_factory) -> dict[str, bytes]:
         gdig.select(**project.options(run, method=method, output=output))
         outputs[method] = output.read_bytes()
     return outputs
+
+
+def test_a_swap_back_is_no_fault(tmp_path):
+    """The drill puts several faults into a run, and expects verify to see those that stand at the end."""
+    sound, run = tmp_path / "sound", tmp_path / "run"
+    sound.mkdir()
+    for name in "ab":
+        (sound / f"{name}.safetensors").write_bytes(name.encode())
+    shutil.copytree(sound, run)
+    faults = [fault for file in ("a", "b") if (fault := inject(run, f"{file}.safetensors", "swapped", Random(0)))]
+    assert len(faults) == 2 and standing(faults[:1], run, sound) == []
+    (run / "b.safetensors").unlink()
+    assert standing(faults, run, sound) == faults[1:]
 
 
 @pytest.mark.parametrize("kind", KINDS)

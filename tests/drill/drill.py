@@ -12,7 +12,7 @@ from random import Random
 from typing import Any
 
 from tests.drill import trial
-from tests.drill.faults import KINDS, Fault, files_of, inject
+from tests.drill.faults import KINDS, Fault, files_of, inject, standing
 from tests.drill.forgery import forge_record, forge_tensors
 from tests.drill.project import METHODS, STOPS, choose, finish, make_all, stop
 
@@ -95,6 +95,7 @@ class Drill:
                 continue  # a swap has moved it
             fault = inject(copy, file, self.rng.choice(KINDS), self.rng, self.runs.other)
             faults += [fault] if fault is not None else []
+        faults = standing(faults, copy, source)
         if not faults:
             return
         self.counts["faults of files, then verify and five methods"] += len(faults)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -80,3 +81,9 @@ def inject(run: Path, file: str, kind: str, rng: Random, other_run: Path | None 
     if path.is_file() and path.read_bytes() == before:
         return None
     return Fault(kind, file, other)
+
+
+def standing(faults: Sequence[Fault], run: Path, sound: Path) -> list[Fault]:
+    """The faults that no later one has undone, as a second swap of two files does; `sound` is the run before them."""
+    paths = [(fault, run / fault.file, sound / fault.file) for fault in faults]
+    return [fault for fault, path, before in paths if not path.is_file() or path.read_bytes() != before.read_bytes()]
