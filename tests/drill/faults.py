@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -49,8 +49,11 @@ def siblings(run: Path, file: str) -> list[str]:
     return [o.relative_to(run).as_posix() for o in others if o != path and o.read_bytes() != content]
 
 
-def inject(run: Path, file: str, kind: str, rng: Random, other_run: Path | None = None) -> Fault | None:
-    """Put a fault into a file of a run; None where this kind of fault changes nothing there."""
+def inject(
+    run: Path, file: str, kind: str, rng: Random, other_run: Path | None = None, struck: Collection[str] = ()
+) -> Fault | None:
+    """Put a fault into a file of a run; None where this kind of fault changes nothing there. A swap takes none of the
+    files `struck` before: it would move their faults to other files, or undo a swap."""
     path = run / file
     before = path.read_bytes()
     other: str | None = None
@@ -66,7 +69,7 @@ def inject(run: Path, file: str, kind: str, rng: Random, other_run: Path | None 
     elif kind == "deleted":
         path.unlink()
     elif kind == "swapped":
-        if not (beside := siblings(run, file)):
+        if not (beside := [other for other in siblings(run, file) if other not in struck]):
             return None
         other = rng.choice(beside)
         content_of_other = (run / other).read_bytes()
@@ -81,9 +84,3 @@ def inject(run: Path, file: str, kind: str, rng: Random, other_run: Path | None 
     if path.is_file() and path.read_bytes() == before:
         return None
     return Fault(kind, file, other)
-
-
-def standing(faults: Sequence[Fault], run: Path, sound: Path) -> list[Fault]:
-    """The faults that no later one has undone, as a second swap of two files does; `sound` is the run before them."""
-    paths = [(fault, run / fault.file, sound / fault.file) for fault in faults]
-    return [fault for fault, path, before in paths if not path.is_file() or path.read_bytes() != before.read_bytes()]
