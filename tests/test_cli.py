@@ -381,6 +381,9 @@ def test_an_unknown_flag_is_refused_with_the_nearest(pipeline: Pipeline, capsys:
         assert "of gdig select; did you mean '--damping-factor'? [G102]" in capsys.readouterr().err
     assert cli.main(["report", "r", "--zzz"]) == 2
     assert "unknown flag '--zzz' of gdig report; gdig report --help-all has the flags [G102]" in capsys.readouterr().err
+    assert cli.main(["report", "r", "--zzz", "--", "5"]) == 2 and "'--zzz'" in capsys.readouterr().err
+    cli.main(["report", "r", "--", "--zzz"])
+    assert "unknown flag" not in capsys.readouterr().err
     assert not pipeline.calls
 
 

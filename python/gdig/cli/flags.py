@@ -39,7 +39,7 @@ def parse(name: str, command: Command, argv: Sequence[str], defaults: Mapping[st
 
 def _require_known_flags(command: str, argv: Sequence[str], names: set[str]) -> None:
     flags = {f"--{name.replace('_', '-')}" for name in names}
-    for word in argv:
+    for word in argv[: argv.index("--")] if "--" in argv else argv:  # what is behind it are no flags
         flag = word.partition("=")[0].replace("_", "-")
         if flag.startswith("--") and not {flag, flag.replace("--no-", "--", 1)} & flags:
             hint = did_you_mean(flag, flags) or f"; gdig {command} --help-all has the flags"
