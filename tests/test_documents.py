@@ -1,7 +1,9 @@
-"""Markdown: prose is wrapped, links lead somewhere, and the log has its form."""
+"""Markdown: prose is wrapped, links lead somewhere, the log has its form. Sentences are short, also in docstrings."""
 
 from __future__ import annotations
 
+import ast
+import inspect
 import re
 import shutil
 import subprocess
@@ -72,15 +74,42 @@ def sentences(name: str) -> Iterator[str]:
         yield from re.split(r"(?<=[.!?:;])[*_)]*\s", " ".join(text.split()))
 
 
-@pytest.mark.parametrize("name", [name for name in documents() if name != "LOG.md"])
-def test_sentences_have_at_most_25_words(name):
-    """A word holds a letter or a digit; a piece of code is one word."""
-    too_long = []
-    for sentence in sentences(name):
+def docstring_sentences(path: Path) -> Iterator[str]:
+    """Sentences of the docstrings, those of attributes and options among them, without examples, tables and formulas.
+
+    An entry of a list of arguments, attributes or errors begins a sentence.
+    """
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)):
+            continue
+        text = inspect.cleandoc(str(node.value.value)).partition(">>>")[0]
+        for paragraph in re.split(r"\n\s*\n|\n(?=\s*[-*] |\s*\d+\. |\s*\w+: |\|)", text):
+            if not paragraph.startswith((" ", "|")) or re.match(r"\s*[-*\w]+:? ", paragraph):
+                yield from re.split(r"(?<=[.!?:;])[)\"]*\s", " ".join(paragraph.split()))
+
+
+def long_sentences(where: str, candidates: Iterator[str]) -> list[str]:
+    """Sentences of more than 25 words. A word holds a letter or a digit; a piece of code is one word."""
+    faults = []
+    for sentence in candidates:
         words = [word for word in re.sub(r"`[^`]*`", "x", sentence).split() if re.search(r"\w", word)]
         if len(words) > 25:
-            too_long.append(f"{name}: {len(words)} words: {sentence}")
-    assert not too_long, "\n".join(too_long)
+            faults.append(f"{where}: {len(words)} words: {sentence}")
+    return faults
+
+
+@pytest.mark.parametrize("name", documents())
+def test_sentences_have_at_most_25_words(name):
+    faults = long_sentences(name, sentences(name))
+    assert not faults, "\n".join(faults)
+
+
+def test_sentences_of_docstrings_have_at_most_25_words():
+    paths = [*sorted((ROOT / "python" / "gdig").glob("**/*.py")), *sorted((ROOT / "kernels").glob("**/*.py"))]
+    faults = [
+        fault for path in paths for fault in long_sentences(str(path.relative_to(ROOT)), docstring_sentences(path))
+    ]
+    assert not faults, "\n".join(faults)
 
 
 @pytest.mark.parametrize("name", documents())

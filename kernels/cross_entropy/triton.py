@@ -1,7 +1,8 @@
 """Triton version of the loss and its gradient. Shapes and dtypes: see __init__.py; how it works: kernels/README.md.
 
-A program takes a row of logits. It reads the row once for the sum of the exponentials, and once more, from the L2 cache
-where that holds the row, for the gradient, which is written in the dtype of the logits. No float32 row goes to memory.
+A program takes a row of logits. It reads the row once for the sum of the exponentials. It reads the row once more for
+the gradient, from the L2 cache where that holds the row. The gradient is written in the dtype of the logits. No float32
+row goes to memory.
 """
 
 from __future__ import annotations

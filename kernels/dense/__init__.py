@@ -115,9 +115,9 @@ def score_dense_experts(
 def halved(w: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Round a matrix to float16, divided by a power of two that brings its largest entry to between 2^13 and 2^14.
 
-    For a largest entry between 2^-100 and 2^100, an entry is off by at most 2^-11 of its size, or by 2^-38 of the
-    largest entry if that is more. So a score <G_e, W_s> is off by at most 2^-11 of the sum of the sizes of its terms,
-    and 2^-38 max |W_s| sum |G_e|.
+    The largest entry lies between 2^-100 and 2^100. Then an entry is off by at most 2^-11 of its size, or by 2^-38 of
+    the largest entry if that is more. So a score <G_e, W_s> is off by at most the sum of two terms: 2^-11 of the sum of
+    the sizes of its terms, and 2^-38 max |W_s| sum |G_e|.
 
     Returns:
         half: float16, the shape of w. scale: a number of the dtype of w, the power of two.

@@ -271,8 +271,8 @@ def split(batch: int, length: int, block: int, programs: int) -> tuple[int, int]
 def candidates(operation: str, kind: str) -> list[dict[str, int]]:
     """The configurations of "project" that the tuner tries, for `project_inputs` too.
 
-    gather: 1 reads the blocks of all examples in a second launch, in place of the epilogue of each program, where the
-    columns of its examples follow one another. It changes no bit.
+    gather: 1 reads the blocks of all examples in a second launch, where the columns of a program's examples follow one
+    another. 0 reads them in the epilogue of each program. It changes no bit.
     """
     return [
         {"M": m, "K": k, "num_warps": warps, "num_stages": stages, "programs": programs, "gather": gather}

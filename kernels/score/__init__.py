@@ -87,7 +87,7 @@ def score_experts(
 ) -> None:
     """Add the influence of each example on each seed in all experts of a matrix to `out`.
 
-    out[e, s] += the sum over the experts n of <G_ne, U_ns V_ns^T>, with G_ne the sum of d_t a_t^T over the rows that
+    out[e, s] += the sum over the experts n of <G_ne, U_ns V_ns^T>. G_ne is the sum of d_t a_t^T over the rows that
     expert n sees of example e.
 
     Args:

@@ -58,8 +58,8 @@ def resample(
         GdigError: if a weight is negative or infinite, a number is NaN, a cost is negative, or a label is out of range;
             the message names the row. Or if an array has another length than `labels`.
         StoreError: if a label file is missing or damaged; the message names the file.
-        ValueError: if there are both weights and priority, if the budget is negative, if `quotas` has another value, or
-            if an array is not C-contiguous or has another dtype.
+        ValueError: if there are both weights and priority, if the budget is negative, or if `quotas` has another
+            value. Also if an array is not C-contiguous or has another dtype.
 
     Example:
         >>> labels = np.array([0, 0, 0, 1, 1, -1], np.int64)

@@ -26,8 +26,8 @@ from gdig.progress import Progress
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status.
 
-    The status is 0, 1 for a run that `verify` calls not sound, 2 for an error that gdig explains, 130 after Ctrl-C,
-    and 143 after SIGTERM.
+    The status is 0 where all is done. It is 1 for a run that `verify` calls not sound, 2 for an error that gdig
+    explains, 130 after Ctrl-C, and 143 after SIGTERM.
     """
     args = list(sys.argv[1:] if argv is None else argv)
     try:

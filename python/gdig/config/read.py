@@ -26,8 +26,8 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         The options of the file, of the types that :class:`gdig.config.config.Config` declares.
 
     Raises:
-        ConfigError: naming the file, the line and the key. The file cannot be read, is not YAML, is no flat mapping,
-            gives a key twice, or has an unknown key (with the nearest option) or a value of the wrong type.
+        ConfigError: naming the file, the line and the key. The file cannot be read, is not YAML or is no flat mapping.
+            Or it gives a key twice, or has an unknown key (with the nearest option) or a value of the wrong type.
     """
     import yaml
 

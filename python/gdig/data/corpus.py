@@ -52,9 +52,9 @@ def open_corpus(
             (:mod:`gdig.data.files`). Row numbers run through the files in this order. The matches of a glob, and the
             files of a folder, are sorted.
         name: what the corpus is for. Errors begin with it.
-        cache_dir: the folder of the cache, by the content of the files. It holds the index of a JSON file (8 bytes a
-            row), the columns of a Parquet file that have been read (their uncompressed size), and CSV and compressed
-            files without compression. Default: `gdig` in XDG_CACHE_HOME or ~/.cache.
+        cache_dir: the folder of the cache, by the content of the files. It holds the index of a JSON file, 8 bytes a
+            row. Of a Parquet file it holds the columns that have been read, and CSV and compressed files whole, all
+            without compression. Default: `gdig` in XDG_CACHE_HOME or ~/.cache.
 
     Raises:
         CorpusError: if a file is missing, empty, damaged, of an unknown kind or given twice. Also if a glob matches no

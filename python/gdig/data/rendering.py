@@ -60,8 +60,8 @@ def make_prompter(
 def rendering_of(options: DataOptions, tokenizer: PreTrainedTokenizerBase, reader: RowReader) -> str:
     """Return how the rows of a reader become text.
 
-    It is "chat template" (with the file's name where the template is the user's), "plain text" (the built-in prompt of
-    the format), "own templates", "whole text" or "tokens".
+    It is "chat template", "plain text" (the built-in prompt of the format), "own templates", "whole text" or "tokens".
+    Where the chat template is the user's, the name of its file follows.
     """
     if _uses_chat(reader, tokenizer, options):
         return f"chat template {Path(file).name}" if (file := options.chat_template_file) else "chat template"

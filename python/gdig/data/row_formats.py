@@ -127,8 +127,12 @@ def make_reader(
 def open_readers(options: DataOptions, corpus: Corpus) -> tuple[RowReader, ...]:
     """Return the reader of each file of a corpus.
 
-    The format is "template" if the options have templates, else that of the columns that the options name, else
-    `row_format`, else the format of the first rows' fields.
+    The format is the first of these that there is:
+
+    - "template", if the options have templates;
+    - that of the columns that the options name;
+    - `row_format`;
+    - the format of the first rows' fields.
 
     Raises:
         CorpusError: naming the file, its fields and the fields of each format, if they are those of no format.

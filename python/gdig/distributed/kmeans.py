@@ -13,7 +13,7 @@ from gdig.distributed.tensors import Exchange
 class KMeansPeers:
     """The ranks of one k-means fit; the Rust core calls these methods.
 
-    Each pass over the rows begins with the centroids of rank 0 on all ranks, and ends with the sums of all ranks on
+    Each pass over the rows begins with the centroids of rank 0 on all ranks. It ends with the sums of all ranks on
     rank 0.
 
     Args:

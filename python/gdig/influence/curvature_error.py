@@ -26,8 +26,8 @@ def curvature_errors(
 ) -> list[float]:
     """Return the error of a curvature on each group of examples, 0 to 1.
 
-    M = mean of (Q_S^T G Q_A)^2 over the examples, elementwise, is what the eigenvalues L of EK-FAC would be if the
-    curvature were fitted on them. The error of a layer is the distance of the shares of M and of L that each output
+    M = mean of (Q_S^T G Q_A)^2 over the examples, elementwise. The eigenvalues L of EK-FAC would be M if the curvature
+    were fitted on these examples. The error of a layer is the distance of the shares of M and of L that each output
     direction has, and each input direction: half the sum of the absolute differences, and the mean of both sides. The
     layers count by their share of L.
 

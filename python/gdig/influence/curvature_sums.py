@@ -142,7 +142,7 @@ def rotate(x: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
     """Return x Q in the dtype of Q.
 
     On CUDA, x in half precision is exact in TF32, and Q is cut to TF32. So an entry is off by at most 2^-10 of the sum
-    of the sizes of its terms, where x itself was rounded by 2^-9 (bfloat16) or 2^-12 (float16). Float32 products,
+    of the sizes of its terms. x itself was rounded by 2^-9 (bfloat16) or 2^-12 (float16). Float32 products,
     without the tensor cores, would take several times as long as the model's own pass.
     """
     with float32_products(rotation_precision(x.device.type, x.dtype, torch.get_float32_matmul_precision())):

@@ -69,8 +69,8 @@ class SeedShape:
 def plan_dense(shapes: Sequence[SeedShape], dense_bytes: int) -> list[Dense]:
     """Choose the layers that compute W, from shapes and energies alone.
 
-    If the layers in which W is cheaper do not fit `dense_bytes`, W is float16 where that adds less than a hundredth to
-    the squared error of the low-rank form, and the layers that W helps most come first.
+    The layers in which W is cheaper may not fit `dense_bytes`. Then the layers that W helps most come first. W is
+    float16 where that adds less than a hundredth to the squared error of the low-rank form.
 
     Args:
         shapes: of the seeds' factors in each layer.

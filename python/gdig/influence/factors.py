@@ -107,8 +107,8 @@ def eigenbasis(x: torch.Tensor, layer: str) -> tuple[torch.Tensor, torch.Tensor]
     """Compute eigenvectors and eigenvalues of a symmetric matrix.
 
     A matrix narrower than `WIDE` is factored in float64. A wider one is factored in its own dtype, because float64
-    takes 2.5 times as long on a CPU, and minutes on a GPU. LAPACK's result is exact for a matrix that differs from x by
-    n u |x|, with u the unit roundoff of the dtype, and its vectors are orthogonal up to n u. Against the damping, a
+    takes 2.5 times as long on a CPU, and minutes on a GPU. With u the unit roundoff of the dtype, LAPACK's result is
+    exact for a matrix that differs from x by n u |x|. Its vectors are orthogonal up to n u. Against the damping, a
     tenth of the mean eigenvalue, that is nothing; and EK-FAC measures its eigenvalues in the basis that it gets.
 
     Args:

@@ -1,6 +1,6 @@
 """How the seeds pass: the groups that pass together, and the partitions of the layers, planned from shapes.
 
-While the seeds pass, the inverses and the seeds' factors of a partition's layers are in memory, and what these layers
+While the seeds pass, memory holds the inverses of a partition's layers, the seeds' factors there, and what these layers
 see of the probe rows. A further partition costs one more pass of the seeds and the probe rows.
 """
 

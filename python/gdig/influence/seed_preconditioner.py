@@ -37,8 +37,8 @@ _PROBE_SEEDS = 32
 """Seeds whose factored and exact scores are compared, evenly spread. An exact score costs a dense product a layer."""
 
 Tokens = list[tuple[torch.Tensor, torch.Tensor]]
-"""For each seed of a pass the inputs a [T, J] of a layer, with the constant input of the bias, and the output gradients
-d [T, O]. An expert that the seed does not go to has T = 0."""
+"""For each seed of a pass a layer's inputs a [T, J] and output gradients d [T, O]. The constant input of the bias is
+among the inputs. An expert that the seed does not go to has T = 0."""
 
 
 @dataclass

@@ -119,8 +119,8 @@ class KMeans(Estimator):
                 update, and the shift of the centroids. The shift is the Euclidean norm over all centroids. An
                 exception in the callback ends the fit.
             resume_file: a file that is written after each iteration, complete or not at all. The fit continues from an
-                existing file of the same rows and parameters (n_threads and max_iter may differ), to the result of a
-                fit without a break. Any other file is overwritten. The checksums of a store's shards identify its
+                existing file of the same rows and parameters; n_threads and max_iter may differ. The result is that of
+                a fit without a break. Any other file is overwritten. The checksums of a store's shards identify its
                 rows; 4,096 rows identify an array.
 
         Returns:

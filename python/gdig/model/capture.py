@@ -37,12 +37,12 @@ from gdig.ops import Segments
 from gdig.philox import stream_key, uniform
 
 Sink = Callable[[int, torch.Tensor, torch.Tensor, Places], None]
-"""A function of a layer's index, its inputs a [T, I], its output gradients d [T, O] (0 at pads), and the places of the
-T tokens in the batch. An expert that no token of the batch goes to is not given."""
+"""A function of a layer's index, its inputs `a [T, I]` and output gradients `d [T, O]`, and the places of the T tokens
+in the batch. At pads d is 0. An expert that no token of the batch goes to is not given."""
 
 ExpertsSink = Callable[[Sequence[int], torch.Tensor, torch.Tensor, ExpertPlaces], None]
-"""A function of the indices of the chosen layers of a matrix of fused experts, the inputs a [R, I] and output gradients
-d [R, O] of the rows that they see, and their places."""
+"""A function of the indices of the chosen layers of a matrix of fused experts. It also gets the inputs `a [R, I]`
+and output gradients `d [R, O]` of the rows that they see, and the places of these rows."""
 
 StatesSink = Callable[[tuple[torch.Tensor, ...]], None]
 """A function of the hidden states [B, L, H] of some layers, the last layer last (`Model.with_states`)."""

@@ -23,8 +23,8 @@ def computed_by_gdig(
     """In the block, compute fused experts row by row of a batch, and let a function see their products.
 
     Args:
-        all_experts: the experts of some blocks. All of a model's chosen experts belong in each pass, so that the bits
-            of a layer do not depend on the layers that are looked at.
+        all_experts: the experts of some blocks. All of a model's chosen experts belong in each pass. So the bits of a
+            layer do not depend on the layers that are looked at.
         batch: the batch. Its pads go to no expert.
         device: of the batch.
         tap_of: makes the function that sees the products of some experts.

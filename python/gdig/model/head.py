@@ -121,8 +121,8 @@ def head_fisher(
 ) -> list[torch.Tensor]:
     """Products with the weighted Fisher matrix of the labels at each position, as a matrix on the head's inputs.
 
-    With z = head(x), p = softmax(z) and K = dz/dx, the matrix is w K^T (diag(p) - p p^T) K. It is w times the mean of
-    the outer product of the loss' gradient over labels drawn from p, and w times the loss' Gauss-Newton matrix.
+    With z = head(x), p = softmax(z) and K = dz/dx, the matrix is w K^T (diag(p) - p p^T) K. Over labels drawn from p,
+    it is w times the mean outer product of the loss' gradient. It is also w times the loss' Gauss-Newton matrix.
 
     Args:
         model: for its head. Without a head, the predictors are logits.

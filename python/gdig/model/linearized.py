@@ -23,8 +23,8 @@ from gdig.model.load_trial import sees_all
 class Linearized:
     """The model at one batch, to first order. Several directions share its forward pass.
 
-    y_l is the output of layer l, and h [M, H] the hidden states that predict the M labels (logits [M, V] of a model
-    without a plain head). With J_l = dh / dy_l at the batch, `push` gives sum_l J_l x_l, and `pull` gives J_l^T c.
+    y_l is the output of layer l. h [M, H] are the hidden states that predict the M labels, or logits [M, V] of a model
+    without a plain head. With J_l = dh / dy_l at the batch, `push` gives sum_l J_l x_l, and `pull` gives J_l^T c.
 
     `push` differentiates the backward pass by the vector that it starts from, in which it is linear. So every operation
     of the model must have a gradient that has a gradient. torch's fused attention has none; attention runs unfused.
@@ -108,8 +108,8 @@ class _Alias(torch.autograd.Function):
 def _hooks(
     model: Model, shape: tuple[int, int], inputs_outputs: dict[int, tuple[torch.Tensor, torch.Tensor]] | None = None
 ) -> Iterator[None]:
-    """In the block, run the model on a batch of this shape so that it can be differentiated twice, with a graph that
-    begins at the first layer's output. Put each layer's input and output into `inputs_outputs`."""
+    """In the block, run the model on a batch of this shape so that it can be differentiated twice. The graph begins at
+    the first layer's output. Put each layer's input and output into `inputs_outputs`."""
 
     def hook(index: int) -> Callable:
         def forward(module: nn.Module, args: tuple, output: torch.Tensor) -> torch.Tensor | None:

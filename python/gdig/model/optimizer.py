@@ -46,9 +46,9 @@ class Moments:
     def direction(self, g: torch.Tensor) -> torch.Tensor:
         """The direction of Adam's next step for the gradient g [n, ...], which is overwritten.
 
-        m' / (sqrt(v') + eps) with m' = (b1 m + (1 - b1) g) / (1 - b1^t), v' = (b2 v + (1 - b2) g^2) / (1 - b2^t),
-        t = step + 1 (arXiv 2402.04333, definition 3.1; arXiv 1412.6980). Weight decay is the same for every g, and is
-        left out.
+        The direction is `m' / (sqrt(v') + eps)` with `m' = (b1 m + (1 - b1) g) / (1 - b1^t)`,
+        `v' = (b2 v + (1 - b2) g^2) / (1 - b2^t)` and `t = step + 1` (arXiv 2402.04333, definition 3.1; arXiv
+        1412.6980). Weight decay is the same for every g, and is left out.
         """
         (b1, b2), t = self.betas, self.step + 1
         scale1, scale2 = 1 - b1**t, 1 - b2**t

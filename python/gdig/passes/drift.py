@@ -8,11 +8,11 @@ with m the mean and v the variance; of vectors, the sum of the variances of thei
 root of (v_old / n_old + v_new / n_new) / v_old.
 
 The error of the curvature compares the squares of gradients in the fit's eigenvectors with the fit's eigenvalues
-(gdig.influence.curvature_errors). It is measured on groups of m new rows, and of m of the n rows that the fit was made
-of, because what a finite sample leaves depends on m. A group of the fit's own rows lies nearer to their mean than
-another sample does: the variances are as 1/m - 1/n and 1/m + 1/n, so its error is multiplied by
-sqrt((n + m) / (n - m)). With k groups of the fit and j of new rows, the standard error of the difference of the two
-means is s sqrt(1/k + 1/j), with s the deviation of the errors of the fit's groups.
+(gdig.influence.curvature_error). It is measured on groups of m new rows, and on groups of m of the fit's n rows. Both
+have m rows, because what a finite sample leaves depends on m. A group of the fit's own rows lies nearer to their mean
+than another sample does: the variances are as 1/m - 1/n and 1/m + 1/n, so its error is multiplied by
+sqrt((n + m) / (n - m)). Let k be the groups of the fit, j those of new rows, and s the deviation of the errors of the
+fit's groups. Then the standard error of the difference of the two means is s sqrt(1/k + 1/j).
 """
 
 from __future__ import annotations

@@ -37,8 +37,8 @@ def check_place(
         others: more files that the output must not replace.
 
     Raises:
-        ConfigError: if the name ends in another way, if the place is one of the run's own files, or if the output would
-            replace an input or one of `others`.
+        ConfigError: if the name ends in another way, or the output would replace one of the run's own files, an input
+            or one of `others`.
     """
     text = os.fspath(path)
     if endings and not text.lower().endswith(endings):

@@ -97,8 +97,11 @@ class SeedHealth:
 
 @dataclass(frozen=True)
 class RowCounts:
-    """What the pool turned out to hold: rows, and of them those that are not usable, have a loss or gradient that is
-    not finite, were cut to the window, repeat another row, or equal a seed; tokens of all rows."""
+    """What the pool turned out to hold: rows, and the tokens of all.
+
+    Of the rows it counts those that are not usable, and those with a loss or gradient that is not finite. It also
+    counts those that were cut to the window, repeat another row, or equal a seed.
+    """
 
     rows: int
     tokens: int

@@ -52,8 +52,8 @@ def read_record(file: Path) -> RunRecord:
     """Read a run.json.
 
     Raises:
-        RunError: naming the file and the key: no JSON, another format, another checksum, an unknown or a missing key, a
-            value of another type, or a name that cannot be that of a file.
+        RecordError: naming the file and the key. The file is no JSON, or has another format or checksum. A key is
+            unknown or missing, a value has another type, or a name cannot be that of a file.
     """
     if not file.is_file():  # opening a pipe would wait for its writer
         raise RecordError(f"{file}: not a run.json: expected a file")

@@ -38,8 +38,8 @@ def read_stored_options(
 
     Raises:
         RunError: if the record of the run is damaged or of another format.
-        ConfigError: if the record names an option that does not exist; or if this start, or the one that made the run,
-            trusts the code of a model, and this start does not both trust it and name the model.
+        ConfigError: if the record names an option that does not exist. Also where this start, or the one that made the
+            run, trusts the code of a model: this start has to trust it and to name the model.
     """
     file = RunLayout(Path(run_path)).record
     if not file.is_file():

@@ -137,8 +137,8 @@ class _Reporter:
         return FileReport(name, "sound", "", _size(file))
 
     def _of_files(self, group: FileGroup, record: RunRecord) -> Iterator[FileReport]:
-        """Report files that a stage has left, files that are there of an unfinished one, those that may be there, and
-        files that no stage has left."""
+        """Report the files that a stage has left, and those of an unfinished stage that are there. Also report files
+        that may be there, and files that no stage has left."""
         present = _tensor_files(group.folder)
         # Looked for without a comparison with each: a model has tens of thousands of experts.
         own = set(group.files) if isinstance(group.files, tuple) else group.files

@@ -6,9 +6,9 @@ For N rows and S seeds, with I the influence and |G_e| the length of a row's gra
     r[e, s] = (c[e, s] - mean of column s) / standard deviation of column s
     x[e, s] = r[e, s] + m[e] / standard deviation of m,    m[e] = mean over s of r[e, s]
 
-So a row counts for a seed by how much more than an average row it helps this seed, and by how much it helps all. A row
-that is the n-th best of its cluster by m then loses `discount` * log2(n). A row that repeats an earlier one comes last
-and takes no place in its cluster.
+So two things count for a seed: how much more than an average row a row helps this seed, and how much it helps all. A
+row that is the n-th best of its cluster by m then loses `discount` * log2(n). A row that repeats an earlier one comes
+last and takes no place in its cluster.
 """
 
 from __future__ import annotations
@@ -95,10 +95,10 @@ def pool_shift(sweep: FinishedSweep) -> float:
 def seeds_reach(sweep: FinishedSweep) -> float:
     """Return the share of the pool's rows that matter to the seeds, from 0 to 1.
 
-    A row's relevance r is the root mean square over the seeds of its influence by the length of its sketch, each seed
-    at unit mean square. The share is (mean r)^2 / mean r^2: 1 where all rows matter equally, and m where a share m of
-    the rows matters equally and the others do not. In a pool of the seeds' own kind it is near 1, in a mixed pool of
-    which the seeds are a small task it is far below. It takes four passes over the influence, and 16 bytes a row.
+    A row's relevance r is a root mean square over the seeds: of its influence by the length of its sketch, each seed at
+    unit mean square. The share is (mean r)^2 / mean r^2: 1 where all rows matter equally, and m where a share m of the
+    rows matters equally and the others do not. In a pool of the seeds' own kind it is near 1. It is far below in a
+    mixed pool of which the seeds are a small task. It takes four passes over the influence, and 16 bytes a row.
     """
     columns = _Columns(sweep)
     scale = np.sqrt(np.square(columns.average) + np.square(columns.deviation))

@@ -1,10 +1,14 @@
 """Rows of the pool that share words or meaning with an evaluation set, which are never chosen.
 
-A row is excluded if it has all words of an entry of the set, or 13 words of one in a row, or if a text of 8 to 12 words
-of either is inside one of the other (`gdig._native.SharedWords`), unless many rows have these words
-(:mod:`gdig.selection.shared_runs`); or if the cosine of its hidden-state sketch with an entry's exceeds
-`exclude_similarity`. What each shard shares with the set is in a file, so that an interrupted pass goes on, and that
-another threshold or more rows need no other pass.
+A row is excluded for any of these (`gdig._native.SharedWords` finds the first three):
+
+- It has all words of an entry of the set.
+- It has 13 words of an entry in a row.
+- A text of 8 to 12 words of the row or the entry is inside a text of the other.
+- The cosine of its hidden-state sketch with an entry's exceeds `exclude_similarity`.
+
+Words that many rows have do not count (:mod:`gdig.selection.shared_runs`). What each shard shares with the set is in a
+file. So an interrupted pass goes on, and another threshold or more rows need no other pass.
 """
 
 from __future__ import annotations

@@ -38,8 +38,8 @@ def read_hidden(store: SketchStore, shard: int) -> NDArray[np.float16]:
 def exact_cosines(x: NDArray[np.float16], y: NDArray[np.float16]) -> NDArray[np.float64]:
     """Return the cosines of rows x [n, dim] with rows y [m, dim], all of about unit length: float64 [n, m].
 
-    The inner products are exact. A product of two float16 numbers is a multiple of 2^-48, and sums of such products
-    over rows of unit length stay below 2, so float64 holds every partial sum. So no library, chip or number of threads
+    The inner products are exact. A product of two float16 numbers is a multiple of 2^-48. Sums of such products over
+    rows of unit length stay below 2. Float64 holds every such partial sum. So no library, chip or number of threads
     changes a bit. 0 where a row is 0.
     """
     a, b = x.astype(np.float64), y.astype(np.float64)

@@ -55,11 +55,11 @@ class Selection:
     def to_dataset(self) -> datasets.Dataset:
         """Return the rows of the output as a :class:`datasets.Dataset`, best first, with `gdig` if it is there.
 
-        Turns, calls and tools come without the nulls that columns add for keys of other rows, so a chat template gives
+        Turns, calls and tools come without the nulls that columns add for keys of other rows. So a chat template gives
         the text that was measured.
 
         Raises:
-            CorpusError: if the file is gone or changed, or if a field has values of several kinds, such as text and
+            CorpusError: if the file is gone or changed. Also if a field has values of several kinds, such as text and
                 numbers, which a column cannot hold.
         """
         table = read_table(self.output)

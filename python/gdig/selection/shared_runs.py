@@ -1,8 +1,8 @@
 """Which runs of words that rows share with an evaluation set belong to an entry, and which to a template around many.
 
 A run that many different rows of the pool have is common: it is a template's, a licence's or a proverb's, as the runs
-that GPT-3 left out (Brown et al. 2020, appendix C). A row shares an entry's words if it has a run that is not common,
-of which at least `OWN_WORDS` words are in no common run. So a template and two words after it are no share.
+that GPT-3 left out (Brown et al. 2020, appendix C). A row shares an entry's words if it has a run that is not common.
+At least `OWN_WORDS` words of that run are in no common run. So a template and two words after it are no share.
 """
 
 from __future__ import annotations

@@ -285,8 +285,8 @@ class SketchStore:
                 becomes uint8. 1 <= n <= rows_per_shard.
 
         Raises:
-            StoreError: if a number of `sketch` is not finite or overflows the dtype, if a tensor has another number of
-                rows, or if the file cannot be written. The message names the row, the tensor or the file.
+            StoreError: if a number of `sketch` is not finite or overflows the dtype, or if a tensor has another number
+                of rows. Also if the file cannot be written. The message names the row, the tensor or the file.
         """
         extra_tensors = contiguous(tensors)
         if "sketch" not in extra_tensors:

@@ -16,9 +16,9 @@ from gdig.model.directory import Limits
 class Rectangle:
     """Pads examples to one rectangle as the sweep does, in the order given.
 
-    A step of the training is one rectangle. So where examples lie on both sides of the model's `rotary_switch`
-    (`model.rotary`), the short ones take the rotary factors of the long ones, as in every Trainer. Pads alone carry no
-    rectangle over it.
+    A step of the training is one rectangle. Examples may lie on both sides of the model's `rotary_switch`
+    (`model.rotary`). Then the short ones take the rotary factors of the long ones, as in every Trainer. Pads alone
+    carry no rectangle over it.
     """
 
     limits: Limits

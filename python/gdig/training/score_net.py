@@ -29,7 +29,7 @@ class ScoreNet(nn.Module):
     - u is the row at unit length.
     - mean [F] and scale come from the rows of training. They give an entry of z the root mean square 1.
     - So the scale of the features has no effect. A step of Adam with the learning rate r changes the f of a usual row
-      by about r at most, for any number of features.
+      by about r at most. That holds for any number of features.
     - There is no bias, because a softmax over rows does not change with it.
     - The weight begins at zero, where all rows have equal weight.
 

@@ -81,9 +81,9 @@ class RuleOptions:
     At 1, as in the paper, hardly more rows than the budget remain, and the clusters have nothing to choose from. The
     method lowers the threshold, and says so, when too few rows reach it."""
     cluster_discount: float = 0.25
-    """What a row loses in the method turns, which gdig may take, for each doubling of its place in its cluster, in
-    standard deviations of the influence. The default spreads a selection at hardly a cost in relevance. Raise it for
-    more variety, up to about 1; 0 chooses without clusters."""
+    """What a row loses in the method turns, which gdig may take, for each doubling of its place in its cluster. The
+    unit is a standard deviation of the influence. The default spreads a selection at hardly a cost in relevance. Raise
+    it for more variety, up to about 1; 0 chooses without clusters."""
     relative_to: RelativeTo = "zero"
     """What a row's influence on a seed is measured from in votes and scores: zero, or the mean influence of the pool on
     that seed. Take pool when the model was not trained on the pool: then almost any row helps, and what tells rows
@@ -168,8 +168,8 @@ class RedundancyOptions:
     tells whether texts say the same, sketch whether they train the same."""
     exclude: tuple[str, ...] = ()
     """Evaluation sets: files, folders, globs or datasets on the Hugging Face hub, as candidates are. A row of the pool
-    that shares 13 words in a row with one of their rows, other than a template's, or is nearly equal, is never chosen,
-    and is listed in excluded.jsonl. Give every set that the trained model is judged by."""
+    is never chosen if it shares 13 words in a row with one of their rows, or is nearly equal. Words of a template do
+    not count. excluded.jsonl lists the rows that are left out. Give every set that the trained model is judged by."""
     exclude_similarity: float = 0.9
     """Cosine of the hidden states with a row of an evaluation set above which a row is excluded. The default finds
     about half of the copies of which one word in ten was changed (docs/redundancy.md). Raise it when too many rows are

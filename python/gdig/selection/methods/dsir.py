@@ -25,7 +25,7 @@ SMOOTHING = 1.0
 def dsir(sweep: FinishedSweep, limit: Limit, random_seed: int, options: Config) -> Picked:
     """Pick the rows with the largest log weight plus Gumbel noise: a draw without replacement by importance weights.
 
-    The log weight of a row is the sum over its hashed tokens and pairs of tokens of log p_seeds - log p_pool, whose
+    The log weight of a row is the sum of log p_seeds - log p_pool over its hashed tokens and pairs of tokens. These
     probabilities are shares of counts. The noise is a hash of (random_seed, row). A smaller budget's rows are the first
     of a larger one's.
     """

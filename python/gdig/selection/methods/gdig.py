@@ -1,8 +1,8 @@
 """gdig: by the seeds' agreement where the pool is of the seeds' kind and known to the model, by turns elsewhere.
 
-A model that was tuned on the pool has a mean gradient near zero there, as the G-DIG paper (arXiv 2405.12915) has it. If
-the whole pool is of the seeds' kind besides, the sign of an influence says whether a row helps more than an average
-row, and the published choice is the better one.
+A model that was tuned on the pool has a mean gradient near zero there, as the G-DIG paper (arXiv 2405.12915) has it.
+The whole pool may also be of the seeds' kind. Then the sign of an influence says whether a row helps more than an
+average row, and the published choice is the better one.
 
 In a model that was not tuned on the pool almost every row helps. In a mixed pool, most rows have nothing to do with the
 seeds, and the signs of their small influences are noise. In both cases that choice returns the mix of the pool. The

@@ -22,8 +22,9 @@ def seed_space(
     """Return the map from influence to the seeds' principal components, and each task's direction there.
 
     The seeds' gradients G [S, D] have the products K = G H^-1 G^T = U diag(s^2) U^T. A row with influence x = G H^-1 g
-    has the coordinates x U / s, those of H^-1/2 g in the basis of the right singular vectors of G H^-1/2. A seed's are
-    its row of U diag(s). Components are taken from the largest until `EXPLAINED` of the sum of s^2 is explained.
+    has the coordinates x U / s. They are those of H^-1/2 g in the basis of the right singular vectors of G H^-1/2. A
+    seed's are its row of U diag(s). Components are taken from the largest until `EXPLAINED` of the sum of s^2 is
+    explained.
 
     Args:
         products: K, [S, S]. What the seeds' low rank leaves unsymmetric is averaged.

@@ -55,8 +55,10 @@ def tagcos_rows(
     In a cluster with mean gradient b, the pursuit repeats two steps. It takes the row with the largest product with the
     residual b - sum w_i g_i, ties by row. Then it finds the weights w >= 0 of least |b - sum w_i g_i|^2 + ridge |w|^2
     over the rows taken. It ends when no product is positive or the residual is below `tolerance`. The rest of the quota
-    are the rows nearest to b. Memory of a thread: one cluster's rows as float32 (read again in each step when they take
-    more than 256 MB), and 4 bytes times the square of the positive weights, of which there are at most 4,096.
+    are the rows nearest to b.
+
+    A thread holds one cluster's rows as float32; above 256 MB it reads them again in each step. It also holds 4 bytes
+    times the square of the positive weights, of which there are at most 4,096.
 
     Args:
         store: sketches, [N, dim].
