@@ -262,7 +262,7 @@ def test_fewer_candidates_than_the_budget(failing):
 
 
 def test_more_clusters_than_rows(failing):
-    assert "n_clusters: 61 asked for, but the pool has 60 valid rows" in failing(n_clusters=61)
+    assert "n_clusters=61: expected at most 60, because the pool has 60 valid rows" in failing(n_clusters=61)
 
 
 def test_output_over_an_input_is_refused_before_anything_is_computed(project, tmp_path, failing):

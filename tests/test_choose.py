@@ -332,8 +332,8 @@ def test_number_of_clusters(options, pool_survey, limit, clusters):
 @pytest.mark.parametrize(
     ("options", "pool_survey", "message"),
     [
-        ({"n_clusters": 41}, uniform(50, 40), "n_clusters: 41 asked for, but the pool has 40 valid rows"),
-        ({"train_rows": 7}, uniform(50, 40), "train_rows: expected at least 8, one a cluster, got 7"),
+        ({"n_clusters": 41}, uniform(50, 40), "n_clusters=41: expected at most 40, because the pool has 40 valid rows"),
+        ({"train_rows": 7}, uniform(50, 40), "train_rows=7: expected at least 8, one a cluster"),
         ({}, uniform(50, 0), "candidates: no row is valid"),
     ],
 )

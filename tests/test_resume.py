@@ -265,7 +265,8 @@ def test_a_second_process_on_the_same_directory_is_refused(project, run_copy, tm
     try:
         command = Command.start(["select", *flags(project.options(run_copy))], tmp_path / "second")
         assert command.wait() == 2
-        assert command.error == f"gdig: error: run_path: {run_copy} is in use by another gdig process [G402]\n"
+        busy = f"gdig: error: run_path: {run_copy} is in use by another gdig process; wait until it has ended"
+        assert command.error == f"{busy}, or give another directory [G402]\n"
     finally:
         run.close()
     gdig.select(**project.options(run_copy))

@@ -60,7 +60,7 @@ def lock(path: Path, exclusive: bool = True) -> int:
         fcntl.flock(handle, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
     except OSError:
         os.close(handle)
-        raise BusyRunError(f"run_path: {path.parent} is in use by another gdig process") from None
+        raise _busy(path.parent) from None
     _held.add(handle)
     return handle
 
@@ -81,11 +81,17 @@ def lock_to_read(path: Path) -> int | None:
         fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(handle)
-        raise BusyRunError(f"run_path: {path.parent} is in use by another gdig process") from None
+        raise _busy(path.parent) from None
     except OSError:  # a file system without locks
         pass
     _held.add(handle)
     return handle
+
+
+def _busy(path: Path) -> BusyRunError:
+    return BusyRunError(
+        f"run_path: {path} is in use by another gdig process; wait until it has ended, or give another directory"
+    )
 
 
 def unlock(handle: int) -> None:

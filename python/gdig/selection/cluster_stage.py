@@ -13,6 +13,7 @@ from gdig.distributed.ranks import Ranks
 from gdig.errors import AmountError, ConfigError, StoreError
 from gdig.kmeans import KMeans
 from gdig.kmeans.labels import label_damage
+from gdig.nouns import counted
 from gdig.resampling import label_counts
 from gdig.run.origin import cluster_origin
 from gdig.run.session import Workspace
@@ -32,15 +33,20 @@ def resolve_clusters(config: Config, pool: Survey, limit: Limit) -> int:
     """
     valid = pool.valid
     if valid == 0:
-        raise ConfigError("candidates: no row is valid, so there is nothing to cluster")
+        raise ConfigError(
+            "candidates: no row is valid, expected at least one to cluster; check the rows (gdig preview) and the "
+            "model's weights"
+        )
     n = config.n_clusters
     if n is None:
         per_row = max(1.0, pool.reach(0, "tokens") / valid) if limit.unit == "tokens" else 1
         n = max(1, min(DEFAULT_CLUSTERS, int(limit.amount / per_row), valid))
     if n > valid:
-        raise AmountError(f"n_clusters: {n} asked for, but the pool has {valid} valid rows")
+        raise AmountError(
+            f"n_clusters={n}: expected at most {valid}, because the pool has {counted(valid, 'valid row')}"
+        )
     if isinstance(config.train_rows, int) and config.train_rows < n:
-        raise ConfigError(f"train_rows: expected at least {n}, one a cluster, got {config.train_rows}")
+        raise ConfigError(f"train_rows={config.train_rows}: expected at least {n}, one a cluster")
     return n
 
 

@@ -49,5 +49,8 @@ def read_tasks(seeds: Corpus, name: str | None) -> Tasks:
             )
         of_seed.append(index.setdefault(str(value), len(index)))
     if len(index) == 1:
-        raise CorpusError(f"task_field: {name}: all {len(of_seed)} seeds are of one task, {next(iter(index))!r}")
+        raise CorpusError(
+            f"task_field: {name}: all {len(of_seed)} seeds are of one task, {next(iter(index))!r}, expected several; "
+            "name another field, or leave the option out"
+        )
     return Tasks(tuple(index), np.array(of_seed, dtype=np.int64))

@@ -270,7 +270,7 @@ def _resume_explained(trainer: ScoreNetTrainer, saved_state: str | None, done: i
         if saved_state is None or trainer.state.global_step > done:
             raise
         reason = " ".join(str(error).split())[:300] or type(error).__name__
-        raise StoreError(f"{saved_state}: cannot be gone on from: {reason}; remove this folder") from error
+        raise StoreError(f"{saved_state}: cannot be resumed from: {reason}; remove this folder") from error
 
 
 def _save_model(model: Any, work: Workspace, path: Path) -> None:
