@@ -19,7 +19,7 @@ import numpy as np
 
 from gdig.config.options import OUTPUT_ENDINGS
 from gdig.errors import ConfigError, OutputError
-from gdig.store.atomic import sync
+from gdig.store.atomic import replacing
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -86,25 +86,14 @@ def export(
 
 @contextlib.contextmanager
 def complete_or_absent(path: Path) -> Iterator[Path]:
-    """Give the name of a temporary file beside `path`, which takes the place of `path` at the end, and is synced.
+    """Write an output as a whole (:func:`gdig.store.atomic.replacing`). What earlier processes left of it is removed.
 
     Raises:
-        CorpusError: if the file cannot be written.
+        OutputError: if the file cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path, OutputError) as temporary:
         _remove_abandoned(path)
-        temporary.unlink(missing_ok=True)  # a symbolic link there would lead to another file
         yield temporary
-        sync(temporary)
-        temporary.replace(path)
-        sync(path.parent)
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from None
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
 
 
 def _remove_abandoned(path: Path) -> None:

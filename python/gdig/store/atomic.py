@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from gdig.errors import DiskError
+from gdig.errors import DiskError, GdigError
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, error: type[GdigError] = DiskError) -> Iterator[Path]:
     """Write a file as a whole: the block writes the temporary file, and a block without an error renames it to `path`.
 
     The file is synced before the rename, and its directory after the rename. So a crash leaves the old file or the
@@ -20,12 +20,13 @@ def replacing(path: Path) -> Iterator[Path]:
 
     Args:
         path: the file; missing parent folders are made.
+        error: what is raised where the file cannot be written.
 
     Yields:
         The path of the temporary file, in the folder of `path`.
 
     Raises:
-        RunError: if the file cannot be written; the message names the file.
+        GdigError: `error`, if the file cannot be written; the message names the file.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -35,8 +36,8 @@ def replacing(path: Path) -> Iterator[Path]:
         sync(temporary)
         temporary.replace(path)
         sync(path.parent)
-    except OSError as error:
-        raise DiskError(f"{path}: cannot be written: {error.strerror or error}") from error
+    except OSError as reason:
+        raise error(f"{path}: cannot be written: {reason.strerror or reason}") from reason
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
