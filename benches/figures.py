@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from benches.figures_parts import costs, language_tables, pretrained, real_pairs, redundancy
+from benches.figures_parts import costs, language_tables, pretrained, real_pairs, redundancy_tables
 from benches.figures_parts.sentences import SENTENCES
 from benches.shared.machine import ROOT
 
@@ -38,9 +38,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "real pairs, drops, the paper's protocol": real_pairs.drops_in_the_papers_protocol,
     "real pairs, told apart": real_pairs.told_apart,
     "real pairs, told apart, larger": real_pairs.told_apart_larger,
-    "redundancy, recall": redundancy.recall,
-    "redundancy, steps": redundancy.steps,
-    "redundancy, alarms": redundancy.alarms,
+    "redundancy, recall": redundancy_tables.recall,
+    "redundancy, steps": redundancy_tables.steps,
+    "redundancy, alarms": redundancy_tables.alarms,
     "removals": language_tables.removals,
     "report": costs.report,
     "rows an hour": costs.rows_an_hour,

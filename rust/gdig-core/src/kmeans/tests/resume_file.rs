@@ -2,7 +2,7 @@ use super::*;
 use crate::interrupt::{supervise, Progress};
 
 #[test]
-fn a_fit_goes_on_from_its_checkpoint_to_the_same_bits() {
+fn a_fit_goes_on_from_its_resume_file_to_the_same_bits() {
     let (x, directory) = (data(3000, 6, 12, 8), tempfile::tempdir().unwrap());
     let resume_file = Some(directory.path().join("fit.safetensors"));
     for (tol, train_rows) in [(0.0, None), (1e-3, None), (0.0, Some(2000))] {
