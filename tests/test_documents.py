@@ -137,6 +137,9 @@ def test_the_log_has_one_heading_an_experiment_newest_first_and_each_in_the_inde
         assert match, f"{entry}: expected '## YYYY-MM-DD: what was tried (kept | dropped | open)'"
         dates.append(match.group(1))
     assert dates == sorted(dates, reverse=True), "LOG.md: newest first"
+    _, *bodies = re.split(r"^## ", (ROOT / "LOG.md").read_text(encoding="utf-8"), flags=re.M)
+    incomplete = [body.partition("\n")[0] for body in bodies if not ("Question" in body and "Conclusion" in body)]
+    assert not incomplete, f"LOG.md: expected a question and a conclusion: {incomplete}"
 
     linked = {target for _, line in prose("LOG.md") for target in LINK.findall(line)}
     missing = {f"#{anchor}" for anchor in anchors("LOG.md") - {"log"}} - linked
