@@ -235,9 +235,9 @@ def test_the_first_failure_is_told_and_ends_the_others_with_its_status():
             raise RunError("the disk is full")
         ranks.gather(None)
 
-    zero, one, two = together(3, work)
-    assert isinstance(one, RunError) and str(one) == "rank 1: the disk is full"
-    for other in (zero, two):
+    first, failed, third = together(3, work)
+    assert isinstance(failed, RunError) and str(failed) == "rank 1: the disk is full"
+    for other in (first, third):
         assert isinstance(other, OtherRankError) and other.status == 2
 
 
@@ -247,9 +247,9 @@ def test_an_interrupted_rank_ends_all_with_130():
             raise KeyboardInterrupt
         ranks.gather(None)
 
-    zero, one = together(2, work)
-    assert isinstance(zero, KeyboardInterrupt)
-    assert isinstance(one, OtherRankError) and one.status == 130
+    interrupted, other = together(2, work)
+    assert isinstance(interrupted, KeyboardInterrupt)
+    assert isinstance(other, OtherRankError) and other.status == 130
 
 
 def test_a_rank_whose_process_is_gone_is_named_with_what_it_did(monkeypatch):

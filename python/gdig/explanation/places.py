@@ -59,14 +59,14 @@ def places_of(run: FinishedRun, rows: NDArray[np.int64], methods: Sequence[str])
             order = options.with_options(source_quotas=None)
             whole = choose(replace(bare, features=None), Limit("rows", sweep.survey.valid), order)
         at_of_whole = _places(whole, rows) if whole is not None else [0] * len(rows)
-        for here, place, later in zip(places, at, at_of_whole, strict=True):
+        for places_of_row, place, later in zip(places, at, at_of_whole, strict=True):
             if place:
                 reasons = {key: values[place - 1].item() for key, values in scored.reasons.items()}
-                here.append(Place(name, True, place, len(scored.rows), reasons))
+                places_of_row.append(Place(name, True, place, len(scored.rows), reasons))
             elif whole is not None and later:
-                here.append(Place(name, False, later, len(whole.rows)))
+                places_of_row.append(Place(name, False, later, len(whole.rows)))
             else:
-                here.append(Place(name, False, None, len(scored.rows)))
+                places_of_row.append(Place(name, False, None, len(scored.rows)))
     sweep.neighbour_cache.forget()
     return places
 

@@ -202,10 +202,10 @@ class RowExplainer:
             number, distance = int(prediction[0][0]), float(prediction[1][0])
         members = labels == number
         rows = self._run.chosen.rows if self._run.chosen is not None else np.zeros(0, np.int64)
-        here = [int(row) for row in rows if members[row] and row != target.row]
+        in_cluster = [int(row) for row in rows if members[row] and row != target.row]
         unit = target.sketch / (np.linalg.norm(target.sketch) or 1)
         pairs = []
-        for row in here[:N_NEAR]:
+        for row in in_cluster[:N_NEAR]:
             sketch = self._store.rows_float32(row // self._store.rows_per_shard)[row % self._store.rows_per_shard]
             pairs.append((float(sketch @ unit / (np.linalg.norm(sketch) or 1)), row))
         return ClusterView(
@@ -213,7 +213,7 @@ class RowExplainer:
             int(members.sum()),
             distance,
             int((distances[members] < distance).sum()),
-            len(here),
+            len(in_cluster),
             self._rows(pairs, target),
         )
 

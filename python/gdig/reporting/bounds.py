@@ -41,9 +41,9 @@ def fitting_reasons(reasons: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in reasons.items():
         if isinstance(value, Mapping):
             strongest = sorted(value.items(), key=lambda entry: -abs(entry[1]))[:_ENTRIES]
-            kept = value.items() if len(value) <= _ENTRIES else strongest
+            entries = value.items() if len(value) <= _ENTRIES else strongest
             label = name if len(value) <= _ENTRIES else f"{name}, the strongest"
-            shown[label] = {fitting(str(key), _ENTRY_BYTES): number for key, number in kept}
+            shown[label] = {fitting(str(key), _ENTRY_BYTES): number for key, number in entries}
         else:
             shown[name] = fitting(value, _ENTRY_BYTES) if isinstance(value, str) else value
     return shown

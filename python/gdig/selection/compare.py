@@ -132,7 +132,7 @@ class Comparison:
             for a, (name, row) in enumerate(zip(names, self.overlap, strict=True))
         ]
         shared, own = split_notes({summary.method: summary.notes for summary in self.summaries})
-        notes = [*shared, *(f"{method}: {note}" for method, said in own.items() for note in said)]
+        notes = [*shared, *(f"{method}: {note}" for method, own_notes in own.items() for note in own_notes)]
         amount = f"{self.limit.amount:,.0f} {self.limit.unit}"
         return [
             f"{amount} of {self.pool:,} rows, by each method (means; repeated: rows equal to an earlier row)",
@@ -211,8 +211,8 @@ def compare(
 def split_notes(notes: Mapping[str, Sequence[str]]) -> tuple[list[str], dict[str, list[str]]]:
     """Return the notes that each of several selections has, and by selection the others."""
     first = next(iter(notes.values()), ())
-    shared = [note for note in first if all(note in said for said in notes.values())] if len(notes) > 1 else []
-    return shared, {name: [note for note in said if note not in shared] for name, said in notes.items()}
+    shared = [note for note in first if all(note in each for each in notes.values())] if len(notes) > 1 else []
+    return shared, {name: [note for note in each if note not in shared] for name, each in notes.items()}
 
 
 def _table(cells: list[list[str]]) -> list[str]:

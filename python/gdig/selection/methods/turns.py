@@ -19,12 +19,12 @@ from gdig.selection.turns import pick_by_turns
 
 def turns(sweep: FinishedSweep, limit: Limit, random_seed: int, options: Config) -> Picked:
     """Pick rows by turns of the seeds, by the blended relevance less the discount of the row's cluster."""
-    made = blend(sweep, options.cluster_discount)
-    picked = pick_by_turns(sweep, made.relevance, sweep.survey.n_seeds, limit, options)
-    helps = np.count_nonzero(made.mean[picked.rows] > 0)
+    blended = blend(sweep, options.cluster_discount)
+    picked = pick_by_turns(sweep, blended.relevance, sweep.survey.n_seeds, limit, options)
+    helps = np.count_nonzero(blended.mean[picked.rows] > 0)
     notes = [f"{helps} of the {counted(len(picked.rows), 'row')} help the seeds more than an average row of the pool"]
-    if made.repeats:
-        notes.append(f"{counted(made.repeats, 'row repeats', 'rows repeat')} an earlier row; such rows come last")
+    if blended.repeats:
+        notes.append(f"{counted(blended.repeats, 'row repeats', 'rows repeat')} an earlier row; such rows come last")
     if sweep.metric_scale is None:
         notes.append(
             "lengths of rows are those of raw sketches; sketch_space=fisher measures them as the influence does"
