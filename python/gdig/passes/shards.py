@@ -22,7 +22,7 @@ from gdig.run.resume_files import remove_finished
 from gdig.run.resume_layout import shard_resume_file
 from gdig.run.session import Workspace
 from gdig.store.resume_file import Pace, ResumeFile
-from gdig.store.sketches import SketchStore
+from gdig.store.sketches import STORE_JSON, SketchStore
 
 
 def write_missing(
@@ -134,7 +134,7 @@ def open_store(path: Path, work: Workspace, origin: str) -> SketchStore:
         store = SketchStore.open(path, origin)
         if (store.dim, store.dtype, store.rows_per_shard) == facts:
             return store
-        reason = f"{path / 'store.json'}: describes another store"
+        reason = f"{path / STORE_JSON}: describes another store"
     except StoreError as error:
         reason = str(error)
     if path.is_dir() and any(path.glob("*.safetensors")) and not _grows(path, origin):

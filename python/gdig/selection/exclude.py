@@ -205,8 +205,15 @@ def read_excluded(layout: RunLayout, record: RunRecord, store: SketchStore, most
     return Excluded(excluded, len(counts.common), above)
 
 
-def write_excluded_list(path: Path, pool: Corpus, entries: Corpus, rows: list[ExcludedRow]) -> None:
+def write_excluded_list(path: Path, folder: Path, pool: Corpus, entries: Corpus, rows: list[ExcludedRow]) -> None:
     """Write the excluded rows for people, a JSON object a line: the row, the entry, and what they share.
+
+    Args:
+        path: the file.
+        folder: of the run's files that the rows were read from, for errors.
+        pool: the corpus of the rows.
+        entries: the evaluation sets.
+        rows: the excluded rows.
 
     Raises:
         StoreError: if the files of the run name an entry that the set has not.
@@ -214,8 +221,8 @@ def write_excluded_list(path: Path, pool: Corpus, entries: Corpus, rows: list[Ex
     for row in rows:
         if not 0 <= row.entry < len(entries):
             raise StoreError(
-                f"{path.parent / 'excluded'}: expected entries below {len(entries)}, got {row.entry}; remove the "
-                "folder, and its rows are compared again"
+                f"{folder}: expected entries below {len(entries)}, got {row.entry}; remove the folder, and its rows "
+                "are compared again"
             )
     with replacing(path) as temporary, temporary.open("w", encoding="utf-8", errors="backslashreplace") as lines:
         for start in range(0, len(rows), _ROWS):

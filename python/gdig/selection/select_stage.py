@@ -75,8 +75,9 @@ def select_stage(work: Workspace, store: SketchStore, survey: Survey, tasks: Tas
         work.progress.warn(warning)
     if config.exclude:
         entries = open_exclude(work)
+        folder, rows = work.layout.excluded, excluded.rows
         work.run.write_beside(
-            work.layout.excluded_list, lambda file: write_excluded_list(file, work.candidates, entries, excluded.rows)
+            work.layout.excluded_list, lambda file: write_excluded_list(file, folder, work.candidates, entries, rows)
         )
     else:  # the list is that of the last selection
         work.run.write_beside(work.layout.excluded_list, lambda file: file.unlink(missing_ok=True))

@@ -146,7 +146,7 @@ class SketchStore:
         store = cls(Path(path), _native.Store.open(path))
         if made_from is not None and store.made_from != made_from:
             raise StoreError(
-                f"{Path(path) / 'store.json'}: made from {store.made_from!r}, expected {made_from!r}: the store "
+                f"{Path(path) / STORE_JSON}: made from {store.made_from!r}, expected {made_from!r}: the store "
                 "belongs to something else"
             )
         return store
