@@ -39,6 +39,7 @@ def test_no_number_of_a_tensor_is_read_in_a_pass(kind):
     assert reads.count == 0
 
 
+@pytest.mark.slow
 @KINDS
 def test_a_compiled_pass_uses_the_flag_of_torchs_attention(kind, monkeypatch):
     graphs, compiler = [], torch.compile
