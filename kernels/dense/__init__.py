@@ -35,7 +35,11 @@ def score_dense(
         d: [T, O] output gradients, dtype of `a`.
         offsets: [B + 1] int64 on the CPU, rising from 0 to T, or Segments made of it.
         w: [S, O, J] the seeds' preconditioned gradients, dtype of `out`. J = I, or I + 1 for a layer with bias. Or
-            float16, divided by `scale` (`halved`).
+            float16, divided by `scale` (`halved`). Or bfloat16 for `out` in float32: then a, d and G_e are rounded to
+            bfloat16 too, and so are the products of each block of rows before they are added to `out`. Each rounding is
+            at most 2^-9 of a number, and they are independent of one another. So a score is off by about 2^-9 of the
+            root of the sum of the squares of its terms, and by at most 2^-7 of the sum of their sizes
+            |d_t||a_t||W_s|, entry by entry.
         out: [B, S] the sums, float32 (float64 for float64 inputs). Changed.
         scale: [S] of the dtype of `out`, for w of float16.
 
@@ -55,7 +59,7 @@ def score_dense(
     if out.shape != (len(examples), len(w)):
         raise ValueError(f"score_dense: out: expected {(len(examples), len(w))}, got {tuple(out.shape)}")
     accumulated = torch.promote_types(a.dtype, torch.float32)
-    expected = accumulated if scale is None else torch.float16
+    expected = _expected_dtype(w, scale, accumulated)
     if out.dtype != accumulated or w.dtype != expected:
         raise ValueError(
             f"score_dense: out and w: expected {accumulated} and {expected}, got {out.dtype} and {w.dtype}"
@@ -98,7 +102,7 @@ def score_dense_experts(
     for own, own_scale in zip(w, scale, strict=True):
         if own is None:
             continue
-        expected = accumulated if own_scale is None else torch.float16
+        expected = _expected_dtype(own, own_scale, accumulated)
         if own.dim() != 3 or own.shape[1:] not in ((outputs, width), (outputs, width + 1)) or own.dtype != expected:
             raise ValueError(
                 f"score_dense: w: expected {expected} [S, {outputs}, {width}] (or one column more, bias), got "
@@ -110,6 +114,13 @@ def score_dense_experts(
                 f"{tuple(out.shape)}"
             )
     reference.score_dense_experts(a, d, rows, w, scale, out)
+
+
+def _expected_dtype(w: torch.Tensor, scale: torch.Tensor | None, accumulated: torch.dtype) -> torch.dtype:
+    """The dtype that W may have: that of the sums, float16 with a scale, bfloat16 for sums in float32."""
+    if scale is not None:
+        return torch.float16
+    return torch.bfloat16 if w.dtype == torch.bfloat16 and accumulated == torch.float32 else accumulated
 
 
 def halved(w: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -14,14 +14,18 @@ _GRADIENTS = 1 << 22
 
 
 def score_dense(a, d, examples, w, scale, out) -> None:
-    """Add <G_e, W_s> to out [B, S], some rows of the layer and some examples at a time."""
+    """Add <G_e, W_s> to out [B, S], some rows of the layer and some examples at a time.
+
+    Products are in the dtype of `out`, but in bfloat16 for W in bfloat16.
+    """
     seeds, outputs, _ = w.shape
     width = a.shape[1]
-    a, d = a.to(out.dtype), d.to(out.dtype)
+    dtype = w.dtype if w.dtype == torch.bfloat16 else out.dtype
+    a, d = a.to(dtype), d.to(dtype)
     rows = max(1, min(outputs, _WEIGHTS // (width * max(1, seeds))))
     sums = out if scale is None else torch.zeros_like(out)
     # One buffer for all rows: a new one each time would be new memory, which the system clears first.
-    wide = None if w.dtype == out.dtype else out.new_empty(seeds, rows, w.shape[2])
+    wide = None if w.dtype == dtype else out.new_empty(seeds, rows, w.shape[2])
     for o in range(0, outputs, rows):
         block = w[:, o : o + rows]
         if wide is not None:
@@ -30,9 +34,12 @@ def score_dense(a, d, examples, w, scale, out) -> None:
         weights = block[:, :, :width].flatten(1)  # without a bias no copy
         most = max(1, _GRADIENTS // (rows * width))
         for i, gradients, of_bias in _groups(a, d[:, o : o + rows], examples, most, bias is not None):
-            sums[i : i + len(gradients)].addmm_(gradients.flatten(1), weights.T)
-            if bias is not None:
-                sums[i : i + len(gradients)].addmm_(of_bias, bias.T)
+            own = sums[i : i + len(gradients)]
+            for x, y in [(gradients.flatten(1), weights)] + ([] if bias is None else [(of_bias, bias)]):
+                if dtype == out.dtype:
+                    own.addmm_(x, y.T)
+                else:
+                    own += x @ y.T
     if scale is not None:
         out += sums * scale
 

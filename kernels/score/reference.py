@@ -11,8 +11,11 @@ _ELEMENTS = 1 << 24
 
 
 def score(a, d, examples, u, v, seeds, out) -> None:
-    """Add sum_t sum_{c of s} (d_t . u_c)(a_t . v_c) to out [B, S], some seeds at a time."""
-    dtype = out.dtype
+    """Add sum_t sum_{c of s} (d_t . u_c)(a_t . v_c) to out [B, S], some seeds at a time.
+
+    The two products are in the dtype of `out`, but in bfloat16 for U and V in bfloat16; all sums are in that of `out`.
+    """
+    dtype = u.dtype if u.dtype == torch.bfloat16 else out.dtype
     tokens, width = a.shape
     a, d = a.to(dtype), d.to(dtype)
     bounds = seeds.bounds
@@ -26,7 +29,7 @@ def score(a, d, examples, u, v, seeds, out) -> None:
         right = a @ v[:width, i:j]  # [T, columns of these seeds]
         if v.shape[0] > width:
             right = right + v[width, i:j]
-        products = (d @ u[:, i:j]).mul_(right)
+        products = (d @ u[:, i:j]).to(out.dtype).mul_(right)
         per_example = _segment_sum(products, examples.bounds, 0)  # [B, columns of these seeds]
         out[:, first:last] += _segment_sum(per_example, bounds[first : last + 1], 1)
         first = last

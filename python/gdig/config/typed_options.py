@@ -44,7 +44,7 @@ class Options(TypedDict, total=False):
     filter_modules: Text | None
     gradients: bool
     precision: Literal["auto", "float32", "bfloat16"]
-    matmul_precision: Literal["highest", "high", "medium"]
+    matmul_precision: Literal["auto", "highest", "high", "medium"]
     quantization: Literal["none", "8bit", "4bit"]
     loss_reduction: Literal["mean", "sum"]
     inversion: Literal["ekfac", "kfac", "identity", "cg"]

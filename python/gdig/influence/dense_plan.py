@@ -9,6 +9,9 @@ multiplications. An expert that sees the share r of the tokens has r T in their 
 for a batch, in examples: W does not fit the caches. Measured on one core of an AMD EPYC (AVX2, 67 GFLOP/s), 1536 x 576,
 64 seeds: R = 25, and 36 with W in float16 (LOG.md). Both ways then run at the same speed. The choice is made once for a
 layer, for a batch of 1,024 tokens in 16 examples. So a layer holds either W or the columns.
+
+Where the CPU multiplies bfloat16 in hardware (`gdig.model.precision`), both ways do so in large layers: on one core of
+an AMD EPYC (Zen 5) four to five times as fast as in float32, with R = 20.
 """
 
 from __future__ import annotations
@@ -28,19 +31,26 @@ _PLAN_SHARE = 0.4
 """Most of the memory that a plan may take which goes to W: a quarter of the free memory."""
 _BATCH_TOKENS, _BATCH_ROWS = 1024, 16
 """T and B."""
-_READING = {"full": 25, "half": 36}
+_READING = {"full": 25, "half": 36, "brief": 20}
 """R: the cost of reading W once, in examples."""
 _ROUNDING = 2.0**-22
 """The square of float16's largest relative error."""
+_BRIEF_ROUNDING = 4 * 2.0**-18
+"""The squares of bfloat16's largest relative error, for inputs, output gradients, W and the examples' gradients."""
+_BRIEF_SIZE = 1 << 17
+"""Numbers of a matrix from which on its scores take bfloat16. A smaller one costs little either way."""
 
-Dense = Literal["none", "full", "half"]
-"""Whether a layer has W, and whether in the dtype of the factors or in float16."""
+Dense = Literal["none", "full", "half", "brief columns", "brief"]
+"""Whether a layer has W, and whether in the dtype of the factors or in float16 (half). The brief ways hold the columns
+or W in bfloat16, and multiply in it."""
+COLUMNS: tuple[Dense, ...] = ("none", "brief columns")
+"""The ways without W."""
 
 
 @dataclass(frozen=True)
 class SeedShape:
-    """The shape of the seeds' factors in a layer: O, J, C and S, bytes of a number, the mean energy kept, and the share
-    of a batch's tokens that the layer sees."""
+    """The shape of the seeds' factors in a layer: O, J, C and S, bytes of a number, the mean energy kept, the share of
+    a batch's tokens that the layer sees, and whether the CPU multiplies bfloat16."""
 
     outputs: int
     width: int
@@ -49,6 +59,14 @@ class SeedShape:
     item: int
     energy: float
     share: float = 1.0
+    bfloat16: bool = False
+
+    @property
+    def brief(self) -> bool:
+        """Whether products are in bfloat16: in large layers, if it adds less than a hundredth to the squared error of
+        the low-rank form."""
+        large = self.outputs * self.width >= _BRIEF_SIZE and self.item == 4
+        return self.bfloat16 and large and 1 - self.energy >= 100 * _BRIEF_ROUNDING
 
     @property
     def gain(self) -> float:
@@ -61,9 +79,10 @@ class SeedShape:
 
     def bytes_of(self, dense: Dense) -> int:
         """The bytes of W [S, O, J]; without W, of U and V."""
-        if dense == "none":
-            return self.columns * (self.outputs + self.width) * self.item
-        return self.seeds * self.outputs * self.width * (2 if dense == "half" else self.item)
+        item = self.item if dense in ("none", "full") else 2
+        if dense in COLUMNS:
+            return self.columns * (self.outputs + self.width) * item
+        return self.seeds * self.outputs * self.width * item
 
 
 def plan_dense(shapes: Sequence[SeedShape], dense_bytes: int) -> list[Dense]:
@@ -76,12 +95,13 @@ def plan_dense(shapes: Sequence[SeedShape], dense_bytes: int) -> list[Dense]:
         shapes: of the seeds' factors in each layer.
         dense_bytes: the most memory for W over all layers.
     """
-    order = sorted((i for i, s in enumerate(shapes) if s.worth("full")), key=lambda i: (-shapes[i].gain, i))
-    all_fit = sum(shapes[i].bytes_of("full") for i in order) <= dense_bytes
-    plan: list[Dense] = ["none"] * len(shapes)
+    best: list[Dense] = ["brief" if shape.brief else "full" for shape in shapes]
+    order = sorted((i for i, s in enumerate(shapes) if s.worth(best[i])), key=lambda i: (-shapes[i].gain, i))
+    all_fit = sum(shapes[i].bytes_of(best[i]) for i in order) <= dense_bytes
+    plan: list[Dense] = ["brief columns" if shape.brief else "none" for shape in shapes]
     for i in order:
-        half = not all_fit and 1 - shapes[i].energy >= 100 * _ROUNDING
-        dense: Dense = "half" if half else "full"
+        half = best[i] == "full" and not all_fit and 1 - shapes[i].energy >= 100 * _ROUNDING
+        dense: Dense = "half" if half else best[i]
         if shapes[i].worth(dense) and (size := shapes[i].bytes_of(dense)) <= dense_bytes:
             dense_bytes -= size
             plan[i] = dense
@@ -91,7 +111,7 @@ def plan_dense(shapes: Sequence[SeedShape], dense_bytes: int) -> list[Dense]:
 def planned_bytes(shapes: Sequence[SeedShape], dense_bytes: int) -> int:
     """Return the bytes of W in `plan_dense`. With so many bytes, it makes the same plan again, on any machine."""
     plan = plan_dense(shapes, dense_bytes)
-    return sum(s.bytes_of(dense) for s, dense in zip(shapes, plan, strict=True) if dense != "none")
+    return sum(s.bytes_of(dense) for s, dense in zip(shapes, plan, strict=True) if dense not in COLUMNS)
 
 
 def cpu_tokens(layers_with_w: int, layers: int) -> int:

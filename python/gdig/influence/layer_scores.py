@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 from gdig import ops
-from gdig.influence.dense_plan import DENSE_BYTES, Dense, SeedShape, plan_dense
+from gdig.config.config import Config
+from gdig.influence.dense_plan import COLUMNS, DENSE_BYTES, Dense, SeedShape, plan_dense
 from gdig.influence.seed_factors import SeedFactors
+from gdig.model.precision import multiplies_bfloat16
 from gdig.ops import ExpertRows, Segments
 
 
@@ -18,7 +21,7 @@ class Scorer:
 
     Args:
         factors: the seeds' factors in the layer. With W they are not kept.
-        dense: whether to compute W, and in which precision.
+        dense: whether to compute W, and in which precision to hold W or the factors.
     """
 
     def __init__(self, factors: SeedFactors, dense: Dense) -> None:
@@ -26,10 +29,12 @@ class Scorer:
         self.w: torch.Tensor | None = None  # [S, O, J]
         self.scale: torch.Tensor | None = None  # [S], of W in float16
         self.factors: SeedFactors | None = None
-        if dense == "none":
-            self.factors = factors
+        if dense not in COLUMNS:
+            self.w, self.scale = _dense_gradients(factors, self.columns, dense)
+        elif dense == "brief columns":
+            self.factors = replace(factors, u=factors.u.bfloat16(), v=factors.v.bfloat16())
         else:
-            self.w, self.scale = _dense_gradients(factors, self.columns, dense == "half")
+            self.factors = factors
         # The kernel's layout of the factors, by the dtype of the activations. LoRA matrices can have their own dtype.
         self._prepared: dict[torch.dtype, Any] = {}
 
@@ -100,7 +105,14 @@ def _no_columns(seeds: int) -> Segments:
     return Segments(torch.zeros(seeds + 1, dtype=torch.int64))
 
 
-def make_scorers(factors: Sequence[SeedFactors], dense_bytes: int = DENSE_BYTES) -> list[Scorer]:
+def scores_in_bfloat16(config: Config, device: torch.device) -> bool:
+    """Whether scores of large layers may be products of bfloat16: by the option, where this CPU multiplies it."""
+    return config.matmul_precision == "auto" and device.type == "cpu" and multiplies_bfloat16()
+
+
+def make_scorers(
+    factors: Sequence[SeedFactors], dense_bytes: int = DENSE_BYTES, bfloat16: bool = False
+) -> list[Scorer]:
     """Make a scorer for each layer.
 
     Args:
@@ -108,12 +120,13 @@ def make_scorers(factors: Sequence[SeedFactors], dense_bytes: int = DENSE_BYTES)
             of the layers that have no W.
         dense_bytes: the most memory for W over all layers. Scores depend on it by rounding, so a run records the
             memory that the plan takes.
+        bfloat16: whether large layers may multiply in bfloat16 (`scores_in_bfloat16`).
     """
-    plan = plan_dense(shapes_of(factors), dense_bytes)
+    plan = plan_dense(shapes_of(factors, bfloat16), dense_bytes)
     return [Scorer(factors[index], dense) for index, dense in enumerate(plan)]
 
 
-def shapes_of(factors: Sequence[SeedFactors]) -> list[SeedShape]:
+def shapes_of(factors: Sequence[SeedFactors], bfloat16: bool = False) -> list[SeedShape]:
     """The shapes of the seeds' factors, which are looked at one layer after another."""
     return [
         SeedShape(
@@ -124,16 +137,18 @@ def shapes_of(factors: Sequence[SeedFactors]) -> list[SeedShape]:
             f.u.element_size(),
             float(f.energy.mean()) if len(f.energy) else 1.0,  # without seeds, no energy is lost
             f.share,
+            bfloat16,
         )
         for f in factors
     ]
 
 
-def _dense_gradients(factors: SeedFactors, columns: Segments, half: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
+def _dense_gradients(factors: SeedFactors, columns: Segments, dense: Dense) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Return W [S, O, J] with W[s] = U_s V_s^T; and the scale of each seed if W is float16."""
     u, v = factors.u, factors.v
-    w = torch.empty(len(columns), len(u), len(v), dtype=torch.float16 if half else u.dtype, device=u.device)
-    scale = torch.ones(len(columns), dtype=u.dtype, device=u.device) if half else None
+    dtype = {"half": torch.float16, "brief": torch.bfloat16}.get(dense, u.dtype)
+    w = torch.empty(len(columns), len(u), len(v), dtype=dtype, device=u.device)
+    scale = torch.ones(len(columns), dtype=u.dtype, device=u.device) if dense == "half" else None
     for seed, (i, j) in enumerate(zip(columns.bounds, columns.bounds[1:], strict=False)):
         product = u[:, i:j] @ v[:, i:j].T
         if scale is None:

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gdig.config.config import Config
-from gdig.influence.dense_plan import cpu_tokens, dense_room, plan_dense, planned_bytes
-from gdig.influence.layer_scores import shapes_of
+from gdig.influence.dense_plan import COLUMNS, cpu_tokens, dense_room, plan_dense, planned_bytes
+from gdig.influence.layer_scores import scores_in_bfloat16, shapes_of
 from gdig.influence.memory_plan import MemoryParts
 from gdig.influence.seed_factors import SeedFactors
 from gdig.model.batch_size import LEAST_TOKENS, largest_batch
@@ -58,15 +58,16 @@ def plan_sweep(
     tokens = token_memory or TokenMemory.count(model)
     auto = config.token_batch_size == "auto"
     batch = LEAST_TOKENS if auto else int(config.token_batch_size)
-    shapes = shapes_of(seeds)
+    shapes = shapes_of(seeds, scores_in_bfloat16(config, model.device))
     if dense_bytes is None:
-        beside = sum(shape.bytes_of("none") for shape in shapes) + tokens.of_batch(max(batch, longest))
+        by_columns = sum(shape.bytes_of("brief columns" if shape.brief else "none") for shape in shapes)
+        beside = by_columns + tokens.of_batch(max(batch, longest))
         dense_bytes = planned_bytes(shapes, dense_room(limit, beside, model.device))
     plan = plan_dense(shapes, dense_bytes)
-    held = sum(shape.bytes_of(dense) for shape, dense in zip(shapes, plan, strict=True) if dense == "none")
+    held = sum(shape.bytes_of(dense) for shape, dense in zip(shapes, plan, strict=True) if dense in COLUMNS)
     rest = None if limit is None else limit - held - dense_bytes
     if auto:
-        most = cpu_tokens(len(plan) - plan.count("none"), len(plan))
+        most = cpu_tokens(sum(dense not in COLUMNS for dense in plan), len(plan))
         batch = largest_batch(tokens, rest, model.device, cpu_tokens=most)
     peak = MemoryParts(
         weight_bytes(model.module),

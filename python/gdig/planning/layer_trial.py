@@ -17,7 +17,7 @@ import torch
 from gdig import ops
 from gdig.config.config import Config
 from gdig.influence.curvature_sums import mean_matrix, moments_sink, squares_sink, with_ones, zero_triangles
-from gdig.influence.dense_plan import Dense
+from gdig.influence.dense_plan import COLUMNS, Dense
 from gdig.influence.factors import Factors, eigenbasis
 from gdig.influence.inverse import Inverse
 from gdig.influence.layer_scores import ExpertScorer, Scorer
@@ -220,7 +220,7 @@ class LayerTrial:
             a, d, rows = _repeated_rows(a, d, places, copies)
             lines, w_bytes = copies * len(self._captured.batch.rows), layer.out_features * layer.width * 4
             for way in ways[kind_of(layer)]:
-                most = _TRIAL_SEEDS if way == "none" else max(1, min(_TRIAL_SEEDS, _DENSE_BYTES // w_bytes))
+                most = _TRIAL_SEEDS if way in COLUMNS else max(1, min(_TRIAL_SEEDS, _DENSE_BYTES // w_bytes))
                 n = min(n_seeds, most)
                 factors = [_repeated(self._forms[index], n, layer, dtype) for index in indices]
                 begun = self._watch.now()
@@ -230,7 +230,7 @@ class LayerTrial:
                 scorer = scorers[0] if isinstance(rows, Segments) else ExpertScorer(scorers)
                 seconds = self._time(lambda: scorer.add(a, d, rows, out))  # type: ignore[arg-type]  # noqa: B023
                 # Of the dense way, the gradients of the rows cost the same for any number of seeds.
-                fixed = len(a) if way != "none" else 0
+                fixed = len(a) if way not in COLUMNS else 0
                 growth = (fixed + n_seeds * lines) / (fixed + n * lines)
                 for cost in costs:
                     cost.dense[way] = made

@@ -16,7 +16,7 @@ import torch
 from gdig.config.config import Config
 from gdig.data.tokens import Example
 from gdig.influence.dense_plan import plan_dense
-from gdig.influence.layer_scores import shapes_of
+from gdig.influence.layer_scores import scores_in_bfloat16, shapes_of
 from gdig.influence.seed_factors import SeedFactors
 from gdig.influence.seed_plan import make_groups
 from gdig.influence.sweep_plan import SweepPlan
@@ -129,7 +129,8 @@ def run_trial(
     columns = tuple(f.u.shape[1] for f in factors)
     sweep = plan_sweep(model, factors)
     ways: dict[Kind, list[Any]] = {}
-    for layer, way in zip(model.layers, plan_dense(shapes_of(factors), sweep.dense_bytes), strict=True):
+    shapes = shapes_of(factors, scores_in_bfloat16(config, model.device))
+    for layer, way in zip(model.layers, plan_dense(shapes, sweep.dense_bytes), strict=True):
         if way not in ways.setdefault(kind_of(layer), []):
             ways[kind_of(layer)].append(way)
     trial.scores(len(seeds), ways, sweep.token_batch_size)

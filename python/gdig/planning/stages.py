@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from gdig.config.config import Config
 from gdig.influence.dense_plan import plan_dense
-from gdig.influence.layer_scores import shapes_of
+from gdig.influence.layer_scores import scores_in_bfloat16, shapes_of
 from gdig.influence.memory_plan import MemoryPlan
 from gdig.influence.sweep_plan import SweepPlan
 from gdig.model.causal_model import Model
@@ -171,7 +171,9 @@ class Expected:
                 StagePlan("sweep", pool.tokens, 1, encode + self._pass_s(pool.tokens, batch, rates.passes.losses, 0.0))
             ]
         layers = self.model.layers
-        ways = plan_dense(shapes_of(empty_factors(self.model, rates.kinds, self.n_seeds)), self.sweep.dense_bytes)
+        factors = empty_factors(self.model, rates.kinds, self.n_seeds)
+        shapes = shapes_of(factors, scores_in_bfloat16(config, self.model.device))
+        ways = plan_dense(shapes, self.sweep.dense_bytes)
         of_seeds = self.n_seeds / rates.n_seeds
         features = of_seeds * rates.of_scores("scores", layers, ways) + rates.of_layers("sketch", layers)
         plain = self._pass_s(1.0, batch, rates.passes.head, self._depth())

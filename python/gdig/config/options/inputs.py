@@ -96,10 +96,12 @@ class ModelOptions(TrustOptions):
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Number format of weights and activations. auto takes bfloat16 on CUDA and float32 on the CPU, where each is fast.
     Take float32 on CUDA to compare runs of both devices."""
-    matmul_precision: Literal["highest", "high", "medium"] = "highest"
+    matmul_precision: Literal["auto", "highest", "high", "medium"] = "auto"
     """How products of float32 numbers are computed, in the words of torch.set_float32_matmul_precision. highest is
-    exact float32; high is TensorFloat32 on CUDA. medium is bfloat16 with float32 sums on CPUs with AMX: 2 to 4 times as
-    fast, with errors of 0.4 % a term. Take it when time matters more than votes near the threshold."""
+    exact float32; high is TensorFloat32 on CUDA. medium is bfloat16 with float32 sums on CPUs that multiply it: 2 to 4
+    times as fast, with errors of 0.4 % a term. Take it when time matters more than votes near the threshold. auto is
+    highest, but for the scores of large layers on a CPU that multiplies bfloat16: there it takes bfloat16 where the
+    seeds' low rank loses a hundred times as much. Take highest to compare scores of several chips."""
     quantization: Literal["none", "8bit", "4bit"] = "none"
     """Load the base model's weights in 8 bits (LLM.int8) or 4 bits (NF4), by the package bitsandbytes. none keeps the
     weights exact. Quantize a model that does not fit the GPU."""

@@ -1,0 +1,150 @@
+"""Scores of large layers by products of bfloat16: their error, who takes them, and the option that forbids them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from gdig import ops
+from gdig.influence import dense_plan, layer_scores
+from gdig.influence.dense_plan import SeedShape, plan_dense
+from gdig.influence.precondition_seeds import precondition_seeds
+from gdig.model import precision
+from gdig.ops import Segments
+from gdig.passes.influence_pass import make_influence_pass
+from gdig.progress import Progress
+from tests.support.tiny_models import llama, make_examples, wrapped
+
+UNIT = 2.0**-9
+"""The largest relative error of a rounding to bfloat16."""
+QUIET = Progress(quiet=True)
+
+
+def segments(*lengths: int) -> Segments:
+    return Segments(torch.tensor([0, *np.cumsum(lengths)]))
+
+
+def case(lengths, outputs, width, columns, bias, random_seed=0):
+    """Inputs, output gradients and factors of entries of several magnitudes, and the float64 scores with the sum of the
+    sizes of their terms."""
+    g = torch.Generator().manual_seed(random_seed)
+    tokens, total = sum(lengths), sum(columns)
+
+    def drawn(*shape):
+        return torch.randn(*shape, generator=g) * torch.exp(torch.randn(*shape, generator=g))
+
+    a, d = drawn(tokens, width), drawn(tokens, outputs)
+    u, v = drawn(outputs, total), drawn(width + bias, total)
+    examples, seeds = segments(*lengths), segments(*columns)
+    x = torch.cat([a, torch.ones(tokens, bias)], 1).double()
+    scores = torch.zeros(len(lengths), len(columns), dtype=torch.float64)
+    sizes = torch.zeros_like(scores)
+    for e, (i, j) in enumerate(zip(examples.bounds, examples.bounds[1:], strict=False)):
+        for s, (k, m) in enumerate(zip(seeds.bounds, seeds.bounds[1:], strict=False)):
+            w = u[:, k:m].double() @ v[:, k:m].double().T
+            scores[e, s] = ((d[i:j].double().T @ x[i:j]) * w).sum()
+            sizes[e, s] = ((d[i:j].double().abs().T @ x[i:j].abs()) * w.abs()).sum()
+    return a, d, examples, u, v, seeds, scores, sizes
+
+
+CASES = {
+    "equal lengths": ((7, 7, 7), 24, 40, (3, 5), 0),
+    "ragged, a bias": ((1, 0, 9, 4), 33, 17, (2, 0, 4), 1),
+    "rows in blocks": ((5, 6), 300, 130, (4, 4, 1), 1),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_scores_by_w_are_within_the_bound(name, monkeypatch):
+    monkeypatch.setattr("gdig.kernels.dense.reference._WEIGHTS", 1 << 14)  # several blocks of rows
+    a, d, examples, u, v, seeds, exact, sizes = case(*CASES[name])
+    pairs = zip(seeds.bounds, seeds.bounds[1:], strict=False)
+    w = torch.stack([u[:, i:j] @ v[:, i:j].T for i, j in pairs]).bfloat16()
+    out = torch.zeros(exact.shape)
+    ops.score_dense(a, d, examples, w, out)
+    error = (out - exact).abs()
+    # Five roundings, of a, d, G, W and of each block's product; sums in float32 add less than one of them.
+    assert bool((error <= 6 * UNIT * sizes).all())
+    assert float(error.sum()) > 0, "bfloat16 must have been used"
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_scores_by_columns_are_within_the_bound(name):
+    a, d, examples, u, v, seeds, exact, _ = case(*CASES[name])
+    x = torch.cat([a, torch.ones(len(a), v.shape[0] - a.shape[1])], 1).double().abs()
+    terms = (d.double().abs() @ u.double().abs()) * (x @ v.double().abs())
+    out = torch.zeros(exact.shape)
+    ops.score(a, d, examples, u.bfloat16(), v.bfloat16(), seeds, out, impl="reference")
+    for e, (i, j) in enumerate(zip(examples.bounds, examples.bounds[1:], strict=False)):
+        for s, (k, m) in enumerate(zip(seeds.bounds, seeds.bounds[1:], strict=False)):
+            # a, d, u, v, both products, and the bias' sum: seven roundings.
+            assert abs(float(out[e, s] - exact[e, s])) <= 8 * UNIT * float(terms[i:j, k:m].sum())
+
+
+def test_which_layers_are_brief():
+    def shape(o=512, j=512, energy=0.99, item=4, bfloat16=True):
+        return SeedShape(o, j, 64 * 35, 64, item, energy, bfloat16=bfloat16)
+
+    w = shape().bytes_of("brief")
+    assert w == 64 * 512 * 512 * 2
+    assert plan_dense([shape()], w) == ["brief"] and plan_dense([shape()], w - 1) == ["brief columns"]
+    assert plan_dense([shape(bfloat16=False)], 2 * w) == ["full"]
+    assert plan_dense([shape(128, 512)], 2 * w)[0] == "full", "a small matrix"
+    assert plan_dense([shape(item=8)], 4 * w)[0] == "full", "a model in float64"
+    # What four roundings of 2^-9 add to the squared error has to stay below a hundredth of what the low rank loses.
+    least = 1 - 100 * 4 * UNIT**2
+    assert plan_dense([shape(energy=least)], 2 * w) == ["brief"]
+    assert plan_dense([shape(energy=least + 1e-6)], 2 * w) == ["full"]
+    mixed = [shape(), shape(energy=1.0), shape(128, 512)]
+    taken = dense_plan.planned_bytes(mixed, 4 * w)
+    assert plan_dense(mixed, taken) == plan_dense(mixed, 4 * w) == ["brief", "full", "full"]
+
+
+def scored(config, model, joined, pool, dense_bytes):
+    return make_influence_pass(model, joined, config, QUIET, dense_bytes=dense_bytes).compute(pool)[0]
+
+
+@pytest.mark.parametrize("dense_bytes", [0, 1 << 30], ids=["columns", "W"])
+def test_a_sweep_loses_a_hundredth_of_what_the_low_rank_loses(dense_bytes, monkeypatch):
+    monkeypatch.setattr(dense_plan, "_BRIEF_SIZE", 1)
+    monkeypatch.setattr(layer_scores, "multiplies_bfloat16", lambda: True)
+    seeds, pool = make_examples(6, 2), make_examples(30, 3)
+    options = {"inversion": "identity", "seed_rank": 1000, "projection_dim": 8, "projection_side": 2}
+    model, config = wrapped(llama(), torch.float32, **options, seed_energy=0.9)
+    joined, _ = precondition_seeds(model, [None] * len(model.layers), seeds, [], config, QUIET)
+    assert {s.brief for s in layer_scores.shapes_of(joined, True)} == {True}
+    exactly = config.with_options(matmul_precision="highest")
+    brief, highest = (scored(c, model, joined, pool, dense_bytes) for c in (config, exactly))
+    whole_config = exactly.with_options(seed_energy=1.0)
+    whole, _ = precondition_seeds(model, [None] * len(model.layers), seeds, [], whole_config, QUIET)
+    lost = np.square(highest - scored(whole_config, model, whole, pool, 0)).sum()
+    assert 0 < np.square(brief - highest).sum() <= lost / 100
+
+
+@pytest.mark.parametrize(
+    "found, vendor, expected",
+    [
+        ({"avx512_bf16"}, "vendor_id : AuthenticAMD", True),
+        ({"avx512_bf16"}, "vendor_id : GenuineIntel", False),
+        ({"avx512_bf16", "amx_tile"}, "vendor_id : GenuineIntel", True),
+        (set(), "vendor_id : AuthenticAMD", False),
+    ],
+)
+def test_chips_that_multiply_bfloat16(found, vendor, expected, monkeypatch):
+    monkeypatch.setattr(precision, "_has", lambda name: name in found)
+    monkeypatch.setattr(precision, "_vendor", lambda: vendor)
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)
+    assert precision.multiplies_bfloat16.__wrapped__() is expected
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
+    assert precision.multiplies_bfloat16.__wrapped__() is False
+
+
+def test_only_auto_takes_bfloat16(monkeypatch):
+    monkeypatch.setattr(layer_scores, "multiplies_bfloat16", lambda: True)
+    _, config = wrapped(llama(), inversion="identity")
+    cpu = torch.device("cpu")
+    assert layer_scores.scores_in_bfloat16(config, cpu)
+    assert not layer_scores.scores_in_bfloat16(config, torch.device("cuda"))
+    for name in ("highest", "high", "medium"):
+        assert not layer_scores.scores_in_bfloat16(config.with_options(matmul_precision=name), cpu)
