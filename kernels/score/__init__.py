@@ -46,9 +46,9 @@ def score(
             prepares them at each call, which costs more than a small batch. "reference" does not use it.
 
     For bfloat16 and float16 activations, "triton" rounds U and V to their dtype; kernels/README.md has the error.
-    "reference" takes U and V in bfloat16 for `out` in float32: then a, d and the two products are rounded to it too,
-    each by at most 2^-9. So a score is off by about 2^-8 of the root of the sum of the squares of its terms, and by at
-    most 2^-6 of the sum over t and c of (|d_t| . |u_c|)(|a_t| . |v_c|).
+    "reference" takes U and V in bfloat16 for `out` in float32. Then a, d and the two products are rounded too, each by
+    at most 2^-9. So a score is off by at most 2^-6 of the sum over t and c of the products of |d_t| . |u_c| and
+    |a_t| . |v_c|.
 
     Raises:
         ValueError: when shapes, dtypes or devices do not fit one another, or `impl` is unknown.

@@ -49,8 +49,10 @@ COLUMNS: tuple[Dense, ...] = ("none", "brief columns")
 
 @dataclass(frozen=True)
 class SeedShape:
-    """The shape of the seeds' factors in a layer: O, J, C and S, bytes of a number, the mean energy kept, the share of
-    a batch's tokens that the layer sees, and whether the CPU multiplies bfloat16."""
+    """The shape of the seeds' factors in a layer: O, J, C and S, bytes of a number, and the mean energy kept.
+
+    share: of a batch's tokens, those that the layer sees. bfloat16: whether the CPU multiplies bfloat16.
+    """
 
     outputs: int
     width: int
