@@ -11,7 +11,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "python" / "gdig"
-MODULES = sorted(p for p in PACKAGE.rglob("*.py") if "kernels" not in p.parts) + sorted(ROOT.glob("kernels/**/*.py"))
+OWN = (path for path in PACKAGE.rglob("*.py") if "kernels" not in path.relative_to(PACKAGE).parts)
+MODULES = sorted(OWN) + sorted(ROOT.glob("kernels/**/*.py"))
 
 
 def module_name(path: Path) -> str:

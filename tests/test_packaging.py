@@ -31,9 +31,10 @@ LICENCES = ("LICENSE", "python/gdig/pages/assets/LICENSES.txt")
 def python_files() -> set[str]:
     """The package's own files, kernels included, relative to python/."""
     package = ROOT / "python" / "gdig"
-    files = [p for p in package.rglob("*") if "kernels" not in p.parts[len(package.parts) :]]
+    files = [p for p in package.rglob("*") if "kernels" not in p.relative_to(package).parts]
     files += [p for p in (package / "kernels").rglob("*.py")]
-    return {str(p.relative_to(package.parent)) for p in files if p.is_file() and not set(p.parts) & set(BUILT)}
+    names = {p.relative_to(package.parent) for p in files if p.is_file()}
+    return {str(name) for name in names if not set(name.parts) & set(BUILT)}
 
 
 def build_wheel(source: Path, out: Path, **settings: str) -> Path:

@@ -20,7 +20,8 @@ from tests.support.typed_options import expected as expected_source
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "python" / "gdig"
-MODULES = sorted(p for p in PACKAGE.rglob("*.py") if "kernels" not in p.parts) + sorted(ROOT.glob("kernels/**/*.py"))
+OWN = (path for path in PACKAGE.rglob("*.py") if "kernels" not in path.relative_to(PACKAGE).parts)
+MODULES = sorted(OWN) + sorted(ROOT.glob("kernels/**/*.py"))
 
 
 def test_few_names_and_each_is_there() -> None:
