@@ -1,5 +1,5 @@
-//! How to feed the k-means kernels from a disk: ways to read files that are not in memory, by two threads that look for
-//! the nearest of 512 centroids of 512 columns in what they read as float16 rows.
+//! How to feed the k-means kernels from a disk: ways to read files that are not in memory. Two threads look for the
+//! nearest of 512 centroids of 512 columns in what they read as float16 rows.
 //!
 //!     cargo bench -p gdig-core --bench reading -- [--repeats 3] FILE...
 //!

@@ -88,7 +88,7 @@ fn hash(words: &[u64], kind: u64) -> u64 {
     xxh3_64_with_seed(bytemuck::cast_slice(words), kind)
 }
 
-/// A run of words that a row shares with the set, or a short text of one that a text of the other has or contains.
+/// A run of words that a row shares with the set, or a short text of one that is inside a text of the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Run {
     /// The text of the row, and the first of the text's words.

@@ -94,8 +94,8 @@ pub fn seed_means<'py>(py: Python<'py>, store: &Store) -> PyResult<Bound<'py, Py
     Ok(PyArray1::from_vec(py, means))
 }
 
-/// Returns (rows, seeds, valid rows by votes, their tokens by votes, tokens of all rows, sum of the scores of valid rows, sum
-/// of the squares of these scores).
+/// Returns (rows, seeds, valid rows by votes, their tokens by votes, tokens of all rows, scores, squares of scores). The
+/// last two are sums over the valid rows.
 #[pyfunction]
 pub fn survey<'py>(py: Python<'py>, store: &Store, judge: JudgeObject<'py>) -> PyResult<Surveyed<'py>> {
     let judge = OwnedJudge::new(&judge)?;

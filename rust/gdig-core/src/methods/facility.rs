@@ -1,6 +1,6 @@
-//! Facility location on a graph of neighbours, by lazy greedy (Minoux, 1978). A row is covered by a picked row to the
-//! degree of their cosine, if the picked row is among its neighbours, and wholly by itself. Each step picks the row that
-//! adds most to the sum of all rows' coverage, ties by row.
+//! Facility location on a graph of neighbours, by lazy greedy (Minoux, 1978). A picked row covers itself wholly. It
+//! covers a row that has it among its neighbours to the degree of their cosine. Each step picks the row that adds most
+//! to the sum of all rows' coverage, ties by row.
 //!
 //! Gains only fall, in float64 too: each term falls, and a rounded sum of smaller terms in the same order is not larger.
 //! So an outdated entry of the heap is never too low, and the picks are those of the plain form.

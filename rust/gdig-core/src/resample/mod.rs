@@ -1,7 +1,7 @@
 //! Even draws from clusters. Each cluster has a quota. If a cluster runs short, the others share the rest.
 //!
-//! Each cluster orders its own rows by a hash, a weighted hash or a value. Row r of that order, counted from 0, has the
-//! place (r + 1/2) / w in the order of all rows, where w is the weight of the cluster. Ties go by a hashed order of the
+//! Each cluster orders its own rows by a hash, a weighted hash or a value. Let w be the weight of the
+//! cluster. Row r of its order, counted from 0, has the place (r + 1/2) / w in the order of all rows. Ties go by a hashed order of the
 //! clusters. With equal weights the clusters take turns. One pass keeps the first rows of each cluster, as many as the
 //! cluster may still give. So memory grows with the clusters and the drawn rows, not with all rows.
 

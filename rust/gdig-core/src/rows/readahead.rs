@@ -1,8 +1,8 @@
 //! Rows are fetched from the disk before a worker needs them.
 //!
 //! The rows lie in mapped files and are read in place. A thread runs ahead of the workers and tells the kernel which
-//! pages they will need (`MADV_WILLNEED`), so that the workers do not wait for the disk. Rows of a store that exceed the
-//! free memory would not stay in the page cache for the next pass, so they are read past it ([`super::ring`]).
+//! pages they will need (`MADV_WILLNEED`). So the workers do not wait for the disk. Rows of a store that exceed the free
+//! memory would not stay in the page cache for the next pass. They are read past it ([`super::ring`]).
 //! benches/reading.rs compares both ways with seven others.
 
 use std::collections::VecDeque;

@@ -2,12 +2,12 @@
 //! block.
 //!
 //! The nearest centroid has the least |c|^2/2 - x.c, because |x|^2 is the same for all. Every kernel subtracts a middle
-//! of the centroids from rows and centroids first, which changes no order of centroids and keeps the precision far from
+//! of the centroids from rows and centroids first. That changes no order of centroids, and keeps the precision far from
 //! the origin. Ties go to the lower centroid. With every kernel, the answer for a row depends neither on its place in
 //! the block nor on its neighbours.
 //!
-//! `scalar`, `portable`, `neon`, `avx2` and `avx512` subtract [`middle::middle`] in float32 and compare by x.c as one
-//! chain of float32 fused multiply-adds over the columns in order, so they give the same labels. The int8 kernels take
+//! `scalar`, `portable`, `neon`, `avx2` and `avx512` subtract [`middle::middle`] in float32 and compare by x.c. That is
+//! one chain of float32 fused multiply-adds over the columns in order, so they give the same labels. The int8 kernels take
 //! exact integer sums of rounded centroids ([`int8`]). `amx-bf16` and `neon-bf16` round both to bfloat16
 //! ([`x86_64::amx_bf16`], [`aarch64::bf16`]); their sums are rounded in different ways, so their labels may differ.
 

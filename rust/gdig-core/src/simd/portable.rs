@@ -82,7 +82,7 @@ impl Portable {
         (lower, upper)
     }
 
-    /// The nearest centroid of a row by chains of fused multiply-adds, of the panels that have a centroid with a lower
+    /// The nearest centroid of a row by chains of fused multiply-adds. Panels count that have a centroid with a lower
     /// bound of at most `upper`.
     fn settle(&self, x: &[f32], norm: f32, upper: f32) -> u32 {
         let (mut best, mut label) = (f32::INFINITY, 0);

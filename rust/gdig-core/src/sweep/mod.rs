@@ -3,8 +3,8 @@
 //!
 //! The votes of a row are the voters for whom its value exceeds their cut. A seed's value is the influence on it; a
 //! task's value is the sum of the influence on its seeds. A cut is 0 or the mean of the pool. The score
-//! of a row is a mean over the seeds (see [`Score`]) of the influence less a baseline, 0 or the mean of the pool. It is
-//! summed in float64 in the order of the seeds, and rounded once to float32.
+//! of a row is a mean over the seeds (see [`Score`]) of the influence less a baseline. A baseline is 0 or the mean of
+//! the pool. The score is summed in float64 in the order of the seeds, and rounded once to float32.
 
 mod best;
 mod columns;

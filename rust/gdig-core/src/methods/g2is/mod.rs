@@ -10,11 +10,11 @@
 //! Let s be the sum of the rows of a walk at unit length. A row g fits if its cosine to each row of the walk is at
 //! least 0, and cos(s + g, K) >= ratio cos(s, K).
 //!
-//! The share that an ended walk has not spent goes to the other walks, in proportion to their weights, until all walks
-//! have ended or nothing is left. Free rows only become fewer, so an ended walk could not go on later.
+//! The share that an ended walk has not spent goes to the other walks, in proportion to their weights. That ends when
+//! all walks have ended or nothing is left. Free rows only become fewer, so an ended walk could not go on later.
 //!
-//! No product is computed twice. For each row the walk remembers the number of its rows that were compared with the
-//! row, and the sum of their products, which in the end is s.g. A product below 0 rules the row out for this direction.
+//! No product is computed twice. For each row the walk remembers how many of its rows were compared with the row. It
+//! also remembers the sum of their products, which in the end is s.g. A product below 0 rules the row out for this direction.
 //! So a direction costs at most (rows tried) x (rows picked) products.
 
 mod options;
