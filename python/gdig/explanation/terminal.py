@@ -38,7 +38,7 @@ def _row(row: RowExplanation, method: str) -> Iterator[Text]:
     if row.problem is not None:
         yield Text(f"  cannot be selected: {visible(row.problem)}", style="red")
         return
-    yield Text(f"  {_verdict(row, method)}")
+    yield Text(f"  {_whether_chosen(row, method)}")
     yield Text(f"  {_figures(row)}")
     yield from _text(row)
     for title, effects, style in (("helps most", row.helped, "green"), ("harms most", row.harmed, "red")):
@@ -54,7 +54,7 @@ def _row(row: RowExplanation, method: str) -> Iterator[Text]:
     yield from _layers(row)
 
 
-def _verdict(row: RowExplanation, method: str) -> str:
+def _whether_chosen(row: RowExplanation, method: str) -> str:
     if row.row is None:
         return "as it would be in the pool"
     if row.chosen_of is None:

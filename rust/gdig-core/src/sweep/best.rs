@@ -62,7 +62,7 @@ pub fn best(store: &Store, by: By, limit: Limit, supervisor: &Supervisor) -> Res
             }
             for row in rows.filter(|&row| shard.is_valid(row)) {
                 let value = match by {
-                    By::Score(judge) => -shard.verdict(row, judge)?.score,
+                    By::Score(judge) => -shard.judged(row, judge)?.score,
                     By::Loss => shard.loss(row),
                 };
                 if value.is_nan() {

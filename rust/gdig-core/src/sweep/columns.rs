@@ -49,8 +49,8 @@ pub fn columns(
         }
         let shard = shard.as_ref().expect("opened just above").view();
         shard.check_judge(judge)?;
-        let verdict = shard.verdict(row, judge)?;
-        (values.votes[i], values.score[i], values.loss[i]) = (verdict.votes, verdict.score, shard.loss(row));
+        let judged = shard.judged(row, judge)?;
+        (values.votes[i], values.score[i], values.loss[i]) = (judged.votes, judged.score, shard.loss(row));
         values.tokens[i] = shard.tokens(row)? as i64;
         if let Some(labels) = labels {
             if file.as_ref().is_none_or(|file| !file.span.contains(&row)) {

@@ -62,16 +62,16 @@ impl Population for Drawable<'_> {
                 if label == NOT_ELIGIBLE {
                     continue;
                 }
-                let verdict = shard.verdict(row, self.judge)?;
-                if verdict.votes < self.least_votes {
+                let judged = shard.judged(row, self.judge)?;
+                if judged.votes < self.least_votes {
                     continue;
                 }
                 let key = match self.order {
                     Order::Hash => hash.of(row as u64),
-                    Order::Score => !sortable(f64::from(verdict.score)),
+                    Order::Score => !sortable(f64::from(judged.score)),
                     Order::Gumbel { scale } => {
                         let noise = -(-unit(hash.of(row as u64)).ln()).ln();
-                        !sortable(f64::from(verdict.score) * scale + noise)
+                        !sortable(f64::from(judged.score) * scale + noise)
                     }
                 };
                 visit(Row { row: row as u64, label: label as usize, key, cost: shard.tokens(row)? });

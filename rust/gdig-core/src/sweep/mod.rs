@@ -26,7 +26,7 @@ pub use means::seed_means;
 pub use score::Score;
 pub use shard::{SweepShard, View};
 pub use survey::{survey, Survey};
-pub use votes::{Judge, Tasks, Verdict, Voters};
+pub use votes::{Judge, Judged, Tasks, Voters};
 
 /// The rows that a thread takes at once. Sums go over these spans, so the number is fixed: the bits depend on it.
 const SPAN: usize = 1 << 16;

@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::path::Path;
 
-use super::votes::{Judge, Verdict};
+use super::votes::{Judge, Judged};
 use crate::store::{Shard, Store};
 use crate::{Dtype, Error, Result};
 
@@ -91,14 +91,14 @@ impl<'a> View<'a> {
     }
 
     /// The votes and the score of a row. For an invalid row they mean nothing.
-    pub fn verdict(&self, row: usize, judge: Judge) -> Result<Verdict> {
+    pub fn judged(&self, row: usize, judge: Judge) -> Result<Judged> {
         let influence = self.influence(row);
         let votes = judge.votes(influence);
         let score = judge.score.of(influence, judge.baselines);
         if !score.is_finite() {
             return Err(self.bad_influence(row, influence.iter().position(|x| !x.is_finite()).unwrap_or(0)));
         }
-        Ok(Verdict { votes, score: score as f32 })
+        Ok(Judged { votes, score: score as f32 })
     }
 
     /// Check that this shard has as many seeds as the first one.

@@ -45,11 +45,11 @@ pub fn survey(store: &Store, judge: Judge, supervisor: &Supervisor) -> Result<Su
                 let tokens = shard.tokens(row)?;
                 sums.all_tokens += tokens;
                 if shard.is_valid(row) {
-                    let verdict = shard.verdict(row, judge)?;
-                    sums.counts[verdict.votes as usize] += 1;
-                    sums.tokens[verdict.votes as usize] += tokens;
-                    sums.score += f64::from(verdict.score);
-                    sums.score_squares += f64::from(verdict.score) * f64::from(verdict.score);
+                    let judged = shard.judged(row, judge)?;
+                    sums.counts[judged.votes as usize] += 1;
+                    sums.tokens[judged.votes as usize] += tokens;
+                    sums.score += f64::from(judged.score);
+                    sums.score_squares += f64::from(judged.score) * f64::from(judged.score);
                 }
             }
             Ok(())

@@ -113,7 +113,7 @@ impl Tasks {
 
 /// The votes for a row, and its score.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Verdict {
+pub struct Judged {
     pub votes: u32,
     pub score: f32,
 }
