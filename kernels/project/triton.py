@@ -79,32 +79,14 @@ def _blocks(
         last = first + count * length
         t = first + tl.arange(0, M)
         rows = t.to(tl.int64)
-        left = (
-            times(
-                d, p, rows, t < last, i.to(tl.int64), o_width, d_stride, p_stride, M, P, K, True, WHOLE_O, PRECISION_IN
-            )
-            * tl.load(p_scale + i)[None, :]
-        )  # [M, P]
+        left = times(
+            d, p, rows, t < last, i.to(tl.int64), o_width, d_stride, p_stride, M, P, K, True, WHOLE_O, PRECISION_IN
+        )  # fmt: skip
+        left = left * tl.load(p_scale + i)[None, :]  # [M, P]
         right = _right(
-            a,
-            q,
-            q_scale,
-            bias,
-            t,
-            last,
-            i,
-            i_width,
-            a_stride,
-            q_stride,
-            SHARED,
-            SIDE,
-            BIAS,
-            WHOLE_I,
-            M,
-            P,
-            K,
+            a, q, q_scale, bias, t, last, i, i_width, a_stride, q_stride, SHARED, SIDE, BIAS, WHOLE_I, M, P, K,
             PRECISION_IN,
-        )  # [M, P]
+        )  # fmt: skip
         for n in range(count):
             # Both sides are masked, so that a number that is not finite stays in its example.
             own = ((t >= first + n * length) & (t < first + (n + 1) * length))[:, None]
@@ -122,45 +104,14 @@ def _blocks(
         for start in range(first, last, M):
             t = start + tl.arange(0, M)
             rows = t.to(tl.int64)
-            left = (
-                times(
-                    d,
-                    p,
-                    rows,
-                    t < last,
-                    i.to(tl.int64),
-                    o_width,
-                    d_stride,
-                    p_stride,
-                    M,
-                    P,
-                    K,
-                    True,
-                    WHOLE_O,
-                    PRECISION_IN,
-                )
-                * tl.load(p_scale + i)[None, :]
-            )
+            left = times(
+                d, p, rows, t < last, i.to(tl.int64), o_width, d_stride, p_stride, M, P, K, True, WHOLE_O, PRECISION_IN
+            )  # fmt: skip
+            left = left * tl.load(p_scale + i)[None, :]
             right = _right(
-                a,
-                q,
-                q_scale,
-                bias,
-                t,
-                last,
-                i,
-                i_width,
-                a_stride,
-                q_stride,
-                SHARED,
-                SIDE,
-                BIAS,
-                WHOLE_I,
-                M,
-                P,
-                K,
+                a, q, q_scale, bias, t, last, i, i_width, a_stride, q_stride, SHARED, SIDE, BIAS, WHOLE_I, M, P, K,
                 PRECISION_IN,
-            )
+            )  # fmt: skip
             total = tl.dot(tl.trans(left), right, total, input_precision=PRECISION)
         tl.store(partials + pid * (P * P) + entry, total * weight)
     if not SPLIT:
