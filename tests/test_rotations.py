@@ -1,4 +1,4 @@
-"""EK-FAC's rotations in TF32, which a CPU does not have: their error by the same rounding, and where they are used."""
+"""EK-FAC's rotations in TF32, which a CPU does not have, and in bfloat16: their error, and where they are used."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from gdig.influence import curvature_sums
-from gdig.influence.curvature_sums import rotate, rotation_precision
+from gdig.influence import rotations
+from gdig.influence.rotations import rotate, rotate_experts, rotation_precision, rotations_in_bfloat16
+from gdig.ops import ExpertRows
+from tests.support.tiny_models import llama, wrapped
 
 
 def tf32(x: torch.Tensor) -> torch.Tensor:
@@ -73,8 +75,52 @@ def test_half_precision_on_cuda_alone_is_rotated_in_tf32():
 
 def test_the_precision_holds_in_the_product_and_is_as_before_after_it(monkeypatch):
     asked = []
-    monkeypatch.setattr(curvature_sums, "rotation_precision", lambda *facts: (asked.append(facts), "high")[1])
+    monkeypatch.setattr(rotations, "rotation_precision", lambda *facts: (asked.append(facts), "high")[1])
     with Precisions() as products:
         rotate(torch.ones(2, 3, dtype=torch.bfloat16), torch.eye(3))
     assert asked == [("cpu", torch.bfloat16, "highest")] and products.seen == ["high"]
     assert torch.get_float32_matmul_precision() == "highest"
+
+
+def test_squares_with_rotations_in_bfloat16_are_within_the_bound():
+    """Q, x and the result are rounded, each by at most 2^-9 of a number; sums in float32 add less than one of them."""
+    g = torch.Generator().manual_seed(0)
+    n, tokens = 384, 64
+    q = torch.linalg.qr(torch.randn(n, n, generator=g, dtype=torch.float64))[0].float()
+    x = torch.randn(tokens, n, generator=g) * torch.linspace(0.01, 2, n)
+    exact, sizes = x.double() @ q.double(), x.double().abs() @ q.double().abs()
+    got = rotate(x, q, bfloat16=True)
+    assert got.dtype == torch.float32
+    off = 3 * 2.0**-9 * sizes + 2.0**-9 * exact.abs()
+    assert torch.all((got - exact).abs() <= off)
+    # What the docstring says of a square: a part by chance, and 2^-18 of the mean square.
+    added = (got.double().square() - exact.square()).mean(0)
+    assert 0 < added.abs().mean() <= 2.0**-9 * exact.square().mean()
+    narrow = q[:383, :383].contiguous()
+    assert torch.equal(rotate(x[:, :383], narrow, bfloat16=True), x[:, :383] @ narrow)
+    assert torch.equal(rotate(x.double(), q.double(), bfloat16=True), x.double() @ q.double())
+
+
+def test_experts_are_rotated_as_layers_are():
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(9, 384, generator=g)
+    bases = [torch.linalg.qr(torch.randn(384, 384, generator=g))[0] for _ in range(2)]
+    rows = ExpertRows(torch.tensor([[0, 4], [4, 4], [4, 9]]))
+    got = rotate_experts(x, [bases[0], None, bases[1]], rows, bfloat16=True)
+    assert torch.equal(got[:4], rotate(x[:4], bases[0], True)) and torch.equal(got[4:], rotate(x[4:], bases[1], True))
+
+
+def test_weak_damping_and_highest_keep_exact_rotations(monkeypatch):
+    monkeypatch.setattr(rotations, "multiplies_bfloat16", lambda: True)
+    cpu = torch.device("cpu")
+
+    def of(device=cpu, **options):
+        return rotations_in_bfloat16(wrapped(llama(), **options)[1], device)
+
+    assert of()
+    assert not of(device=torch.device("cuda"))
+    assert not of(damping_factor=0.009)
+    assert not of(damping_mode="absolute", damping_factor=1.0)
+    assert not of(matmul_precision="highest") and not of(matmul_precision="medium")
+    monkeypatch.setattr(rotations, "multiplies_bfloat16", lambda: False)
+    assert not of()

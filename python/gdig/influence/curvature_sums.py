@@ -9,12 +9,11 @@ from itertools import pairwise
 import torch
 
 from gdig import ops
+from gdig.influence.rotations import rotate, rotate_experts
 from gdig.model.capture import ExpertsSink, Sink, split_experts
 from gdig.model.causal_model import Model
 from gdig.model.layers import Layer
 from gdig.model.places import ExpertPlaces, Places
-from gdig.model.precision import float32_products
-from gdig.ops import ExpertRows
 
 Pair = tuple[torch.Tensor, torch.Tensor]
 """A matrix [J, J] of a layer's inputs and a matrix [O, O] of its output gradients."""
@@ -138,40 +137,13 @@ def _count(places: ExpertPlaces) -> torch.Tensor:
     return torch.stack([by_example.sum(1), (by_example > 0).sum(1).double()], dim=1)
 
 
-def rotate(x: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
-    """Return x Q in the dtype of Q.
-
-    On CUDA, x in half precision is exact in TF32, and Q is cut to TF32. So an entry is off by at most 2^-10 of the sum
-    of the sizes of its terms. x itself was rounded by 2^-9 (bfloat16) or 2^-12 (float16). Float32 products,
-    without the tensor cores, would take several times as long as the model's own pass.
-    """
-    with float32_products(rotation_precision(x.device.type, x.dtype, torch.get_float32_matmul_precision())):
-        return x.to(q.dtype) @ q
-
-
-def rotate_experts(x: torch.Tensor, bases: Sequence[torch.Tensor | None], rows: ExpertRows) -> torch.Tensor:
-    """As `rotate`, for rows of experts, each in the basis of its expert. Rows of an expert without one become zeros."""
-    q = next(basis for basis in bases if basis is not None)
-    out = q.new_zeros(len(x), q.shape[1])
-    with float32_products(rotation_precision(x.device.type, x.dtype, torch.get_float32_matmul_precision())):
-        x = x.to(q.dtype)
-        for basis, (i, j) in zip(bases, pairwise(rows.bounds), strict=True):
-            if basis is not None and i < j:
-                torch.mm(x[i:j], basis, out=out[i:j])
-    return out
-
-
-def rotation_precision(device_type: str, dtype: torch.dtype, asked: str) -> str:
-    """Return the precision of a rotation: that of the option, but TF32 for half precision on CUDA."""
-    return "high" if device_type == "cuda" and dtype.itemsize == 2 and asked == "highest" else asked
-
-
 def squares_sink(
-    layers: Sequence[Layer], bases: Sequence[Pair | None], squares: Sequence[torch.Tensor | None], added: set[int]
-) -> tuple[Sink, ExpertsSink]:
+    layers: Sequence[Layer], bases: Sequence[Pair | None], squares: Sequence[torch.Tensor | None], added: set[int],
+    bfloat16: bool,
+) -> tuple[Sink, ExpertsSink]:  # fmt: skip
     """Make sinks that add the squares in the eigenbases (q_a, q_s), and note each layer in `added`.
 
-    A layer without a basis is left out.
+    A layer without a basis is left out. `bfloat16`: as for `rotate`.
     """
     readers = Counter(layer.input_name for layer in layers)
     rotated: dict[str, torch.Tensor] = {}  # inputs that a later layer reads too
@@ -184,12 +156,12 @@ def squares_sink(
         readers[name] -= 1
         x = rotated.pop(name, None)
         if x is None:
-            x = rotate(with_ones(a, len(q_a), places.mask.to(a.dtype)), q_a)
+            x = rotate(with_ones(a, len(q_a), places.mask.to(a.dtype)), q_a, bfloat16)
         if readers[name]:
             rotated[name] = x
         if index in added:
             return
-        ops.squared_gradients(x, rotate(d, q_s), places.examples, total)
+        ops.squared_gradients(x, rotate(d, q_s, bfloat16), places.examples, total)
         added.add(index)
 
     def experts_sink(indices: Sequence[int], a: torch.Tensor, d: torch.Tensor, places: ExpertPlaces) -> None:
@@ -199,9 +171,9 @@ def squares_sink(
         if not width or indices[0] in added:
             return
         x = rotate_experts(
-            with_ones(a, width, places.mask.to(a.dtype)), [pair and pair[0] for pair in pairs], places.rows
+            with_ones(a, width, places.mask.to(a.dtype)), [pair and pair[0] for pair in pairs], places.rows, bfloat16
         )
-        y = rotate_experts(d, [pair and pair[1] for pair in pairs], places.rows)
+        y = rotate_experts(d, [pair and pair[1] for pair in pairs], places.rows, bfloat16)
         ops.squared_gradients_experts(x, y, places.rows, totals)
         added.update(indices)
 

@@ -13,6 +13,7 @@ from gdig.distributed.ranks import Ranks
 from gdig.distributed.tensors import Exchange
 from gdig.influence.curvature_sums import Pair, Totals, moments_sink, squares_sink, totals_needed, zero_triangles
 from gdig.influence.factors import Factors
+from gdig.influence.rotations import rotations_in_bfloat16
 from gdig.influence.sample_sums import SampleSums
 from gdig.influence.sums_resume import SumsResume
 from gdig.model.batch_runner import BatchRunner
@@ -133,12 +134,13 @@ class PartitionSums:
             totals: [O, J] on the CPU, of each of this rank's layers but those with a shared factor.
         """
         layers, ranks = self.layers, self._sample.ranks
+        bfloat16 = rotations_in_bfloat16(self._sample.config, self._sample.model.device)
         shared = set().union(*ranks.gather([number for number, f in factors.items() if f.shared]))
         bases = self._eigenvectors(factors, shared)
         squares = [None if basis is None else basis[0].new_zeros(len(basis[1]), len(basis[0])) for basis in bases]
 
         def make_sinks(added: set) -> tuple[Sink, ExpertsSink]:
-            return squares_sink(layers, bases, squares, added)
+            return squares_sink(layers, bases, squares, added, bfloat16)
 
         numbers = [number for number in range(len(layers)) if number not in shared]
         sums = [total for total in squares if total is not None]

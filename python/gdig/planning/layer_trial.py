@@ -22,6 +22,7 @@ from gdig.influence.factors import Factors, eigenbasis
 from gdig.influence.inverse import Inverse
 from gdig.influence.layer_scores import ExpertScorer, Scorer
 from gdig.influence.low_rank import compress, factor
+from gdig.influence.rotations import rotations_in_bfloat16
 from gdig.influence.seed_factors import SeedFactors
 from gdig.model.capture import ExpertsSink, Sink
 from gdig.model.causal_model import Model
@@ -121,7 +122,8 @@ class LayerTrial:
         pairs = [(q_a, q_s) for q_a, _, q_s, _ in sides]
         squares = [torch.zeros(len(q_s), len(q_a), dtype=q_a.dtype, device=q_a.device) for q_a, q_s in pairs]
         if config.inversion != "kfac":
-            sinks = squares_sink(layers, pairs, squares, set())
+            bfloat16 = rotations_in_bfloat16(config, self._model.device)
+            sinks = squares_sink(layers, pairs, squares, set(), bfloat16)
             for indices, a, d, places in self._captured.calls:  # a rotated input serves the next layer that reads it
                 begun = self._watch.now()
                 with float32_products(config.matmul_precision):

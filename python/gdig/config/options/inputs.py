@@ -100,8 +100,8 @@ class ModelOptions(TrustOptions):
     """How products of float32 numbers are computed, in the words of torch.set_float32_matmul_precision. highest is
     exact float32; high is TensorFloat32 on CUDA. medium is bfloat16 with float32 sums on CPUs that multiply it: 2 to 4
     times as fast, with errors of 0.4 % a term. Take it when time matters more than votes near the threshold. auto is
-    highest, but for the scores of large layers on a CPU that multiplies bfloat16: there it takes bfloat16 where the
-    seeds' low rank loses a hundred times as much. Take highest to compare scores of several chips."""
+    highest, but for scores and EK-FAC's rotations of large layers on a CPU that multiplies bfloat16. There it takes
+    bfloat16 where low rank and damping hide the rounding. Take highest to compare scores of several chips."""
     quantization: Literal["none", "8bit", "4bit"] = "none"
     """Load the base model's weights in 8 bits (LLM.int8) or 4 bits (NF4), by the package bitsandbytes. none keeps the
     weights exact. Quantize a model that does not fit the GPU."""
