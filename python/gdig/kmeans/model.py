@@ -37,8 +37,8 @@ class KMeans(Estimator):
     The kernel decides the precision of the search for the nearest centroid:
 
     - "scalar", "portable", "neon", "avx2" and "avx512" use float32, and their results have the same bits.
-    - "amx-bf16" and "neon-bf16" subtract the centroids' mean m from rows and centroids, and round the differences to
-      bfloat16. Each has bits of its own. The centroid c of a row x can be farther than the nearest centroid c'. The
+    - "avx512-bf16", "amx-bf16" and "neon-bf16" subtract the centroids' mean m from rows and centroids, and round the
+      differences to bfloat16. Each has bits of its own. The centroid c of a row x can be farther than the nearest centroid c'. The
       excess |x - c|^2 - |x - c'|^2 is at most about 0.032 |x - m| max(|c - m|, |c' - m|); the 0.032 grows by 5e-7 a
       column.
     - "portable-int8", "neon-int8", "neon-i8mm-int8", "avx2-int8", "avx-vnni-int8", "avx512-vnni-int8" and "amx-int8"

@@ -52,6 +52,8 @@ mod x86_64 {
         match kernel {
             Kernel::Avx2 => Some(rate(flops(8), || unsafe { avx2() })),
             Kernel::Avx512 => Some(rate(flops(16), || unsafe { avx512() })),
+            // Two products for each float32 lane.
+            Kernel::Avx512Bf16 => Some(rate(2.0 * flops(16), || unsafe { avx512_bf16() })),
             Kernel::AmxBf16 => Some(rate(tiles(32), || unsafe { amx_bf16() })),
             // Two, four and four products for each float32 lane.
             Kernel::Avx2Int8 => Some(rate(2.0 * flops(8), || unsafe { avx2_int8() })),
@@ -69,6 +71,19 @@ mod x86_64 {
         for _ in 0..STEPS {
             for sum in &mut sums {
                 *sum = _mm512_fmadd_ps(*sum, a, b);
+            }
+        }
+        black_box(sums);
+    }
+
+    #[target_feature(enable = "avx512f,avx512bf16")]
+    unsafe fn avx512_bf16() {
+        // 0.5 twice.
+        let half: __m512bh = std::mem::transmute(_mm512_set1_epi32(black_box(0x3f00_3f00)));
+        let mut sums = [_mm512_set1_ps(black_box(1.0)); CHAINS];
+        for _ in 0..STEPS {
+            for sum in &mut sums {
+                *sum = _mm512_dpbf16_ps(*sum, half, half);
             }
         }
         black_box(sums);

@@ -37,8 +37,16 @@ pub fn fit_with(
     on_training_rows(source, options, supervisor, |all, rows| {
         // The resume file does not depend on the sample, which the options determine.
         let path = options.resume_file.as_deref();
-        let resume_file = path.map(|path| ResumeFile::new(path, all, options, supervisor)).transpose()?;
-        train(rows, options, resume_file.as_ref(), peers, supervisor)
+        // The other processes know nothing of the file.
+        let may_follow = peers.is_none();
+        let resume_file = path.map(|path| ResumeFile::new(path, all, options, may_follow, supervisor)).transpose()?;
+        match &resume_file {
+            Some(resume_file) if resume_file.kernel() != all.kernel(options.kernel) => {
+                let options = Options { kernel: Some(resume_file.kernel()), ..options.clone() };
+                train(rows, &options, Some(resume_file), peers, supervisor)
+            }
+            _ => train(rows, options, resume_file.as_ref(), peers, supervisor),
+        }
     })
 }
 

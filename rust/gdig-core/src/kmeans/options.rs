@@ -6,12 +6,14 @@ use crate::rows::distances::{squared_norm, MAX_SQUARED_NORM};
 use crate::simd::Kernel;
 
 /// The start of Lloyd's algorithm.
+#[derive(Clone)]
 pub enum Init {
     PlusPlus,
     /// [K, dim].
     Centroids(Vec<f32>),
 }
 
+#[derive(Clone)]
 pub struct Options {
     pub n_clusters: usize,
     pub init: Init,

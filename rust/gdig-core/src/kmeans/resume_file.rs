@@ -13,6 +13,7 @@ use xxhash_rust::xxh3::Xxh3;
 use super::options::{check_centroids, Init, Options};
 use crate::interrupt::Supervisor;
 use crate::rows::{RowSet, Source};
+use crate::simd::Kernel;
 use crate::store::{write, TensorData, TensorFile, MADE_FROM};
 use crate::{Dtype, Result};
 
@@ -20,6 +21,8 @@ const ITERATIONS: &str = "n_iter";
 /// The bits of the float64 as 16 hexadecimal digits, so that no bit is lost.
 const INERTIA: &str = "inertia_bits";
 const ENDED: &str = "ended";
+/// How the kernel rounds. It is part of `made_from` too.
+const ROUNDING: &str = "rounding";
 /// The rows of an array in its fingerprint. To hash all rows would take as long as an iteration.
 const SAMPLED: usize = 4096;
 
@@ -40,11 +43,35 @@ pub struct State {
 pub struct ResumeFile<'a> {
     path: &'a Path,
     made_from: String,
+    kernel: Kernel,
 }
 
 impl<'a> ResumeFile<'a> {
-    pub fn new(path: &'a Path, rows: RowSet, options: &Options, supervisor: &Supervisor) -> Result<ResumeFile<'a>> {
-        Ok(ResumeFile { path, made_from: fingerprint(rows, options, supervisor)? })
+    /// A fit that asks for no kernel goes on with one that rounds as the file says, if it `may_follow` and the machine
+    /// has one. So a fit goes on where another kernel is the default.
+    pub fn new(
+        path: &'a Path,
+        rows: RowSet,
+        options: &Options,
+        may_follow: bool,
+        supervisor: &Supervisor,
+    ) -> Result<ResumeFile<'a>> {
+        let with = |kernel: Kernel| {
+            Ok(ResumeFile { path, made_from: fingerprint(rows, options, kernel.rounding(), supervisor)?, kernel })
+        };
+        let kernel = rows.kernel(options.kernel);
+        let other = if may_follow && options.kernel.is_none() { other_kernel(path, rows, kernel) } else { None };
+        if let Some(followed) = other.map(with).transpose()? {
+            if followed.read(options, rows.source.dim()).is_some() {
+                return Ok(followed);
+            }
+        }
+        with(kernel)
+    }
+
+    /// The kernel of the fit.
+    pub fn kernel(&self) -> Kernel {
+        self.kernel
     }
 
     /// The state that a fit of the same rows with the same options has left. A damaged file and the file of another fit
@@ -81,15 +108,26 @@ impl<'a> ResumeFile<'a> {
             (ITERATIONS.into(), state.n_iter.to_string()),
             (INERTIA.into(), format!("{:016x}", state.inertia.to_bits())),
             (ENDED.into(), state.ended.to_string()),
+            (ROUNDING.into(), self.kernel.rounding().into()),
         ]);
         write(self.path, &tensors, &metadata).map(drop)
     }
 }
 
+/// The fastest kernel for the rows that rounds as the file at `path` says, if `kernel` does not.
+fn other_kernel(path: &Path, rows: RowSet, kernel: Kernel) -> Option<Kernel> {
+    let file = TensorFile::open_sound(path, &|| Ok(())).ok()?;
+    let rounding = file.header().metadata.get(ROUNDING)?;
+    let (dtype, dim) = (rows.dtype(), rows.source.dim());
+    let suits = |other: Kernel| other.rounding() == rounding && other.takes(dtype) && other.has_room_for(dim);
+    let fastest = || Kernel::available().rev().map(|(other, _)| other).find(|&other| suits(other));
+    (kernel.rounding() != rounding).then(fastest)?
+}
+
 /// A hash of the rows, and of all options that change the bits of an iteration. Threads and max_iter do not.
-fn fingerprint(rows: RowSet, options: &Options, supervisor: &Supervisor) -> Result<String> {
+fn fingerprint(rows: RowSet, options: &Options, kernel: &str, supervisor: &Supervisor) -> Result<String> {
     let mut hash = Xxh3::new();
-    let (source, kernel) = (rows.source, rows.kernel(options.kernel).rounding());
+    let source = rows.source;
     let shape = (source.len(), source.dim(), source.dtype().name());
     let numbers = (options.n_clusters, options.tol.to_bits(), options.random_state, options.train_rows);
     hash.update(format!("{shape:?} {numbers:?} {} {kernel}", options.unit_normalize).as_bytes());

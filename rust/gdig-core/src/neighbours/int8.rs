@@ -1,6 +1,8 @@
 //! Scores of rows and columns that are rounded to int8, each with a scale, by exact integer sums.
 
 use super::sift::Sift;
+#[cfg(target_arch = "aarch64")]
+use crate::simd::aarch64::int8::{Bytes, Squares};
 use crate::simd::int8::panels::{Dot, Panels};
 use crate::simd::int8::portable::Pairs;
 use crate::simd::int8::Rounded;
@@ -11,6 +13,10 @@ use crate::simd::Kernel;
 /// Columns laid out for a kernel.
 pub enum Layout {
     Portable(Panels<8>),
+    #[cfg(target_arch = "aarch64")]
+    Neon(Panels<16>),
+    #[cfg(target_arch = "aarch64")]
+    NeonI8mm(Panels<16>),
     #[cfg(target_arch = "x86_64")]
     Avx2(Panels<16>),
     #[cfg(target_arch = "x86_64")]
@@ -23,6 +29,10 @@ impl Layout {
     /// `x` is [columns, dim], with at most `MAX_DIM` columns; the kernel is available.
     pub fn new(kernel: Kernel, x: &[f32], dim: usize) -> Layout {
         match kernel {
+            #[cfg(target_arch = "aarch64")]
+            Kernel::NeonInt8 => Layout::Neon(panels::<Bytes, 16>(x, dim)),
+            #[cfg(target_arch = "aarch64")]
+            Kernel::NeonI8mmInt8 => Layout::NeonI8mm(panels::<Squares, 16>(x, dim)),
             #[cfg(target_arch = "x86_64")]
             Kernel::Avx2Int8 => Layout::Avx2(panels::<Pairs256, 16>(x, dim)),
             #[cfg(target_arch = "x86_64")]
@@ -35,13 +45,14 @@ impl Layout {
 
     /// Offer every column to every row.
     pub fn scan(&self, sift: &mut Sift) {
-        /// A layout's panels, by the kernel's dot step in a function of its instruction set: two registers of columns.
-        #[cfg(target_arch = "x86_64")]
+        /// A layout's panels, by the kernel's dot step in a function of its instruction set, with so many registers of
+        /// columns.
+        #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
         macro_rules! wide {
-            ($panels:ident, $dot:ident, $features:literal, $group:literal by $lanes:literal) => {{
+            ($panels:ident, $dot:ident, $features:literal, $group:literal by $lanes:literal in $registers:literal) => {{
                 #[target_feature(enable = $features)]
                 unsafe fn wide(panels: &Panels<$lanes>, sift: &mut Sift) {
-                    scan::<$dot, $group, 2, $lanes>(panels, sift);
+                    scan::<$dot, $group, $registers, $lanes>(panels, sift);
                 }
                 // SAFETY: `new` makes it only where the kernel is available.
                 unsafe { wide($panels, sift) }
@@ -50,12 +61,16 @@ impl Layout {
         match self {
             // SAFETY: every processor has what this asks for.
             Layout::Portable(panels) => unsafe { scan::<Pairs, 6, 2, 8>(panels, sift) },
+            #[cfg(target_arch = "aarch64")]
+            Layout::Neon(panels) => wide!(panels, Bytes, "dotprod", 6 by 16 in 4),
+            #[cfg(target_arch = "aarch64")]
+            Layout::NeonI8mm(panels) => wide!(panels, Squares, "i8mm", 6 by 16 in 4),
             #[cfg(target_arch = "x86_64")]
-            Layout::Avx2(panels) => wide!(panels, Pairs256, "avx2,fma", 6 by 16),
+            Layout::Avx2(panels) => wide!(panels, Pairs256, "avx2,fma", 6 by 16 in 2),
             #[cfg(target_arch = "x86_64")]
-            Layout::AvxVnni(panels) => wide!(panels, Bytes256, "avx2,fma,avxvnni", 6 by 16),
+            Layout::AvxVnni(panels) => wide!(panels, Bytes256, "avx2,fma,avxvnni", 6 by 16 in 2),
             #[cfg(target_arch = "x86_64")]
-            Layout::Avx512Vnni(panels) => wide!(panels, Bytes512, "avx512f,avx512vnni", 12 by 32),
+            Layout::Avx512Vnni(panels) => wide!(panels, Bytes512, "avx512f,avx512vnni", 12 by 32 in 2),
         }
     }
 }

@@ -2,16 +2,21 @@
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
-use crate::simd::{int8, Kernel};
+use crate::simd::Kernel;
 use crate::{Error, Result};
 
-/// What the search can use, the fastest first, by the instructions that a pair of rows takes (LOG.md).
-const FASTEST: [Kernel; 9] = [
+/// What the search can use, the fastest first, by what was measured or by the instructions that a pair of rows takes
+/// (LOG.md).
+const FASTEST: [Kernel; 13] = [
     Kernel::AmxBf16,
     Kernel::Avx512VnniInt8,
+    Kernel::Avx512Bf16,
     Kernel::AvxVnniInt8,
     Kernel::Avx512,
     Kernel::Avx2Int8,
+    Kernel::NeonI8mmInt8,
+    Kernel::NeonBf16,
+    Kernel::NeonInt8,
     Kernel::Neon,
     Kernel::Avx2,
     Kernel::PortableInt8,
@@ -38,10 +43,10 @@ pub struct Kernels {
 impl Kernels {
     /// The kernel asked for alone, or those that suit this machine, for rows of `dim` columns.
     pub fn new(asked: Option<Kernel>, dim: usize) -> Result<Kernels> {
-        let can = |kernel: &Kernel| kernel.is_available() && (kernel.rounding() != "int8" || dim <= int8::MAX_DIM);
+        let can = |kernel: &Kernel| kernel.is_available() && kernel.has_room_for(dim);
         let available: Vec<Kernel> = FASTEST.into_iter().filter(can).collect();
         let list = match asked {
-            None => ever_finer(&available),
+            None => ever_finer(available.iter().copied().filter(|kernel| kernel.is_faster())),
             Some(kernel) if available.contains(&kernel) => vec![kernel],
             Some(kernel) => {
                 let names: Vec<_> = Kernel::ALL.iter().filter(|k| available.contains(&k.0)).map(|k| k.1).collect();
@@ -77,11 +82,11 @@ impl Kernels {
 }
 
 /// The fastest, then each that rounds less than those before it, down to float32.
-fn ever_finer(fastest: &[Kernel]) -> Vec<Kernel> {
+fn ever_finer(fastest: impl Iterator<Item = Kernel>) -> Vec<Kernel> {
     let fineness =
         |kernel: Kernel| ["int8", "bfloat16", "float32"].iter().position(|r| kernel.rounding().starts_with(r));
     let mut list: Vec<Kernel> = Vec::new();
-    for &kernel in fastest {
+    for kernel in fastest {
         if list.last().is_none_or(|&last| fineness(kernel) > fineness(last)) {
             list.push(kernel);
         }
@@ -92,11 +97,15 @@ fn ever_finer(fastest: &[Kernel]) -> Vec<Kernel> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::simd::int8;
 
     #[test]
     fn a_kernel_is_followed_by_finer_ones() {
         use Kernel::*;
-        let chips: [(&[Kernel], &[Kernel]); 6] = [
+        let chips: [(&[Kernel], &[Kernel]); 9] = [
+            (&[Avx512VnniInt8, Avx512Bf16, AvxVnniInt8, Avx512, Avx2], &[Avx512VnniInt8, Avx512Bf16, Avx512]),
+            (&[NeonI8mmInt8, NeonBf16, NeonInt8, Neon, PortableInt8], &[NeonI8mmInt8, NeonBf16, Neon]),
+            (&[NeonInt8, Neon, PortableInt8, Portable], &[NeonInt8, Neon]),
             (&[AmxBf16, Avx512VnniInt8, Avx512, Avx2Int8, Avx2, PortableInt8, Portable], &[AmxBf16, Avx512]),
             (&[Avx512VnniInt8, Avx512, Avx2Int8, Avx2, PortableInt8, Portable], &[Avx512VnniInt8, Avx512]),
             (&[Avx512, Avx2Int8, Avx2, PortableInt8, Portable], &[Avx512]),
@@ -106,7 +115,7 @@ mod tests {
         ];
         for (available, expected) in chips {
             assert!(available.iter().all(|kernel| FASTEST.contains(kernel)));
-            assert_eq!(ever_finer(available), expected);
+            assert_eq!(ever_finer(available.iter().copied()), expected);
         }
         let of_this_machine = Kernels::new(None, 8).unwrap();
         assert_eq!(of_this_machine.list().last().unwrap().rounding(), "float32");

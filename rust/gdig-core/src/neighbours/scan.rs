@@ -10,9 +10,13 @@
 use super::candidates::{Candidates, Columns};
 use super::int8;
 use super::sift::Sift;
+#[cfg(target_arch = "aarch64")]
+use crate::simd::aarch64;
 use crate::simd::generic::{products, Panels};
 use crate::simd::multiply_add::{Apart, Fused, MultiplyAdd};
 use crate::simd::portable;
+#[cfg(target_arch = "x86_64")]
+use crate::simd::x86_64;
 use crate::simd::Kernel;
 
 const ROUNDINGS: usize = 16;
@@ -31,10 +35,14 @@ enum Layout {
     Portable(Panels<{ portable::LANES }>),
     #[cfg(target_arch = "aarch64")]
     Neon(Panels<16>),
+    #[cfg(target_arch = "aarch64")]
+    NeonBf16(aarch64::bf16::Panels<{ aarch64::bf16::LANES }>),
     #[cfg(target_arch = "x86_64")]
     Avx2(Panels<16>),
     #[cfg(target_arch = "x86_64")]
     Avx512(Panels<32>),
+    #[cfg(target_arch = "x86_64")]
+    Avx512Bf16(x86_64::bf16::Panels),
     #[cfg(target_arch = "x86_64")]
     AmxBf16(super::amx::Tiled),
     Int8(int8::Layout),
@@ -50,6 +58,12 @@ impl Scan {
             Kernel::Avx2 => (Layout::Avx2(Panels::new(x, dim)), nothing),
             #[cfg(target_arch = "x86_64")]
             Kernel::Avx512 => (Layout::Avx512(Panels::new(x, dim)), nothing),
+            // SAFETY: `Kernels` gives it only where the processor has the instructions.
+            #[cfg(target_arch = "aarch64")]
+            Kernel::NeonBf16 => (Layout::NeonBf16(unsafe { columns_in_bf16(x, dim) }), lost_to_bf16),
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Kernel::Avx512Bf16 => (Layout::Avx512Bf16(unsafe { x86_64::bf16::Panels::new(x, dim) }), lost_to_bf16),
             #[cfg(target_arch = "x86_64")]
             Kernel::AmxBf16 => (Layout::AmxBf16(super::amx::Tiled::new(x, dim)), lost_to_bf16),
             kernel if kernel.rounding() == "int8" => (Layout::Int8(int8::Layout::new(kernel, x, dim)), int8::lost),
@@ -71,6 +85,10 @@ impl Scan {
         match &self.layout {
             // Groups of 6 and of 12.
             Layout::Int8(_) => ((256 << 10) / self.dim).clamp(24, 384) / 12 * 12,
+            #[cfg(target_arch = "aarch64")]
+            Layout::NeonBf16(_) => ((256 << 10) / (2 * self.dim)).clamp(24, 384) / 12 * 12,
+            #[cfg(target_arch = "x86_64")]
+            Layout::Avx512Bf16(_) => ((256 << 10) / (2 * self.dim)).clamp(24, 384) / 12 * 12,
             #[cfg(target_arch = "x86_64")]
             Layout::AmxBf16(_) => ((512 << 10) / (2 * self.dim)).clamp(64, 1024) / 32 * 32,
             _ => ((256 << 10) / (4 * self.dim)).clamp(24, 192) / 12 * 12,
@@ -105,6 +123,28 @@ impl Scan {
                 // SAFETY: as above.
                 unsafe { wide(panels, &mut sift) }
             }
+            #[cfg(target_arch = "aarch64")]
+            Layout::NeonBf16(panels) => {
+                #[target_feature(enable = "bf16")]
+                unsafe fn wide(panels: &aarch64::bf16::Panels<{ aarch64::bf16::LANES }>, sift: &mut Sift) {
+                    let mut rows = aarch64::bf16::Panels::default();
+                    rows.load(sift.x, &vec![0.0; sift.dim]);
+                    rows.each(panels, |i, panel, scores| look(sift, i, panel, scores));
+                }
+                // SAFETY: as above.
+                unsafe { wide(panels, &mut sift) }
+            }
+            #[cfg(target_arch = "x86_64")]
+            Layout::Avx512Bf16(panels) => {
+                #[target_feature(enable = "avx512f,avx512bf16")]
+                unsafe fn wide(panels: &x86_64::bf16::Panels, sift: &mut Sift) {
+                    let mut rows = x86_64::bf16::RowLines::default();
+                    rows.load(sift.x, sift.dim);
+                    panels.each(&rows, sift.thresholds.len(), |i, panel, scores| look(sift, i, panel, scores));
+                }
+                // SAFETY: as above.
+                unsafe { wide(panels, &mut sift) }
+            }
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
             Layout::AmxBf16(tiled) => unsafe { tiled.scan(&mut sift) },
@@ -126,13 +166,29 @@ fn scan_panels<M: MultiplyAdd, const GROUP: usize, const LANES: usize>(panels: &
         for (g, group) in groups.chunks_exact(dim * GROUP).enumerate() {
             let scores = products::<M, GROUP, LANES>(group, panel);
             for (i, scores) in (g * GROUP..n).zip(&scores) {
-                let threshold = sift.thresholds[i];
-                if scores.iter().fold(false, |any, &score| any | (score >= threshold)) {
-                    sift.take(i, number * LANES, scores);
-                }
+                look(sift, i, number, scores);
             }
         }
     }
+}
+
+/// Offer the columns of a panel to a row. Rows beyond the last one fill up a group.
+#[inline(always)]
+pub fn look<const LANES: usize>(sift: &mut Sift, i: usize, panel: usize, scores: &[f32; LANES]) {
+    let Some(&threshold) = sift.thresholds.get(i) else { return };
+    if scores.iter().fold(false, |any, &score| any | (score >= threshold)) {
+        sift.take(i, panel * LANES, scores);
+    }
+}
+
+/// # Safety
+/// The processor must have bfloat16.
+#[cfg(target_arch = "aarch64")]
+#[target_feature(enable = "bf16")]
+unsafe fn columns_in_bf16(x: &[f32], dim: usize) -> aarch64::bf16::Panels<{ aarch64::bf16::LANES }> {
+    let mut columns = aarch64::bf16::Panels::default();
+    columns.load(x, &vec![0.0; dim]);
+    columns
 }
 
 /// Of the float32 kernels.
@@ -141,7 +197,7 @@ fn nothing(_: &[f32]) -> f64 {
 }
 
 /// |x - bf16(x)|.
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 fn lost_to_bf16(x: &[f32]) -> f64 {
     let lost = x.iter().map(|&x| {
         // To nearest, ties to even: what does not fit the upper 16 bits carries into them.

@@ -23,10 +23,10 @@ impl Bests {
         let best: &mut [f32; LANES] = (&mut self.scores[row * LANES..][..LANES]).try_into().expect("LANES of them");
         let number: &mut [u32; LANES] = (&mut self.numbers[row * LANES..][..LANES]).try_into().expect("LANES of them");
         for lane in 0..LANES {
-            if scores[lane] < best[lane] {
-                best[lane] = scores[lane];
-                number[lane] = (first + lane) as u32;
-            }
+            // Written in any case: a masked store is slow on some chips.
+            let better = scores[lane] < best[lane];
+            best[lane] = if better { scores[lane] } else { best[lane] };
+            number[lane] = if better { (first + lane) as u32 } else { number[lane] };
         }
     }
 
@@ -34,9 +34,27 @@ impl Bests {
     pub fn labels<const LANES: usize>(&self, labels: &mut [u32]) {
         let rows = self.scores.chunks_exact(LANES).zip(self.numbers.chunks_exact(LANES));
         for (label, (scores, numbers)) in labels.iter_mut().zip(rows) {
-            let lanes = scores.iter().zip(numbers).map(|(&score, &k)| (score, k));
-            let lower = |a: (f32, u32), b: (f32, u32)| if b.0 < a.0 || (b.0 == a.0 && b.1 < a.1) { b } else { a };
-            *label = lanes.reduce(lower).expect("LANES is not zero").1;
+            let scores: &[f32; LANES] = scores.try_into().expect("LANES of them");
+            let numbers: &[u32; LANES] = numbers.try_into().expect("LANES of them");
+            let best = least_of(*scores);
+            let mut lower = [u32::MAX; LANES];
+            for lane in 0..LANES {
+                lower[lane] = if scores[lane] == best { numbers[lane] } else { u32::MAX };
+            }
+            *label = lower.into_iter().fold(u32::MAX, u32::min);
         }
     }
+}
+
+/// `LANES` is a power of two.
+#[inline(always)]
+pub fn least_of<const LANES: usize>(mut scores: [f32; LANES]) -> f32 {
+    let mut half = LANES / 2;
+    while half > 0 {
+        for lane in 0..half {
+            scores[lane] = if scores[lane + half] < scores[lane] { scores[lane + half] } else { scores[lane] };
+        }
+        half /= 2;
+    }
+    scores[0]
 }

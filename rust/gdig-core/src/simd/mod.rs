@@ -8,11 +8,13 @@
 //!
 //! `scalar`, `portable`, `neon`, `avx2` and `avx512` subtract [`middle::middle`] in float32 and compare by x.c. That is
 //! one chain of float32 fused multiply-adds over the columns in order, so they give the same labels. The int8 kernels take
-//! exact integer sums of rounded centroids ([`int8`]). `amx-bf16` and `neon-bf16` round both to bfloat16
-//! ([`x86_64::amx_bf16`], [`aarch64::bf16`]); their sums are rounded in different ways, so their labels may differ.
+//! exact integer sums of rounded centroids ([`int8`]). `avx512-bf16`, `amx-bf16` and `neon-bf16` round both to bfloat16
+//! ([`x86_64::bf16`], [`x86_64::amx_bf16`], [`aarch64::bf16`]). Their sums are rounded in different ways, so their labels
+//! may differ.
 
 #[cfg(target_arch = "aarch64")]
 pub mod aarch64;
+mod aligned;
 mod best;
 pub(crate) mod generic;
 pub(crate) mod int8;
@@ -35,7 +37,7 @@ use known::{KnownBlock, KnownScratch, Moves};
 use portable::{Portable, Sieve};
 use scalar::Scalar;
 
-/// An implementation of the search, the slowest first; those for int8 rows alone behind the others.
+/// An implementation of the search, the slowest first on most chips; those for int8 rows alone behind the others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kernel {
     /// The oracle: three plain loops.
@@ -45,6 +47,8 @@ pub enum Kernel {
     Neon,
     Avx2,
     Avx512,
+    /// As `AmxBf16`, by the dot product of pairs (AVX512-BF16).
+    Avx512Bf16,
     /// Rows of any type, rounded to bfloat16.
     AmxBf16,
     /// As `AmxBf16`, by products of two rows and two centroids (FEAT_BF16).
@@ -97,16 +101,19 @@ pub struct Scratch {
     #[cfg(target_arch = "aarch64")]
     bf16: aarch64::bf16::Panels<{ aarch64::bf16::GROUP }>,
     #[cfg(target_arch = "x86_64")]
+    bf16: x86_64::bf16::Bf16Scratch,
+    #[cfg(target_arch = "x86_64")]
     tiles: x86_64::amx::TileScratch,
 }
 
 impl Kernel {
-    pub const ALL: [(Kernel, &'static str); 14] = [
+    pub const ALL: [(Kernel, &'static str); 15] = [
         (Kernel::Scalar, "scalar"),
         (Kernel::Portable, "portable"),
         (Kernel::Neon, "neon"),
         (Kernel::Avx2, "avx2"),
         (Kernel::Avx512, "avx512"),
+        (Kernel::Avx512Bf16, "avx512-bf16"),
         (Kernel::AmxBf16, "amx-bf16"),
         (Kernel::NeonBf16, "neon-bf16"),
         (Kernel::PortableInt8, "portable-int8"),
@@ -139,6 +146,8 @@ impl Kernel {
             #[cfg(target_arch = "x86_64")]
             Kernel::Avx512 => x86_64::has_avx512(),
             #[cfg(target_arch = "x86_64")]
+            Kernel::Avx512Bf16 => x86_64::bf16::has_bf16(),
+            #[cfg(target_arch = "x86_64")]
             Kernel::AmxBf16 => x86_64::tile::has_bf16(),
             #[cfg(target_arch = "x86_64")]
             Kernel::Avx2Int8 => x86_64::has_avx2(),
@@ -156,6 +165,8 @@ impl Kernel {
     pub fn rounding(self) -> &'static str {
         match self {
             Kernel::AmxBf16 => "bfloat16",
+            // Sums are a chain of fused multiply-adds.
+            Kernel::Avx512Bf16 => "bfloat16-fused",
             // Sums are rounded to odd.
             Kernel::NeonBf16 => "bfloat16-odd",
             Kernel::Scalar | Kernel::Portable | Kernel::Neon | Kernel::Avx2 | Kernel::Avx512 => "float32",
@@ -168,9 +179,24 @@ impl Kernel {
         self.rounding() != "int8" || dtype == Dtype::I8
     }
 
+    /// Whether the kernel is faster than those before it in the list. Only for one that is available.
+    pub fn is_faster(self) -> bool {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Kernel::Avx512Bf16 => x86_64::bf16::is_faster(),
+            _ => true,
+        }
+    }
+
+    /// Whether the kernel's sums have room for so many columns.
+    pub fn has_room_for(self, dim: usize) -> bool {
+        self.rounding() != "int8" || dim <= int8::MAX_DIM
+    }
+
     /// The fastest kernel of this machine that is for the rows.
     pub fn detect(stored: Dtype, rows: Dtype, dim: usize) -> Kernel {
-        let fastest = Kernel::available().rev().find(|(kernel, _)| kernel.suits(stored, rows, dim));
+        let suits = |kernel: &Kernel| kernel.suits(stored, rows, dim) && kernel.is_faster();
+        let fastest = Kernel::available().rev().find(|(kernel, _)| suits(kernel));
         fastest.map_or(Kernel::Portable, |(kernel, _)| kernel)
     }
 
@@ -179,7 +205,7 @@ impl Kernel {
     fn suits(self, stored: Dtype, rows: Dtype, dim: usize) -> bool {
         match self.rounding() {
             "float32" => true,
-            "int8" => rows == Dtype::I8 && dim <= int8::MAX_DIM,
+            "int8" => rows == Dtype::I8 && self.has_room_for(dim),
             _ => !matches!(stored, Dtype::F32 | Dtype::F64) && rows != Dtype::I8,
         }
     }
@@ -227,6 +253,8 @@ impl Assigner {
             Kernel::Avx2 => boxed(x86_64::float32::Avx2::new(centroids, dim)),
             #[cfg(target_arch = "x86_64")]
             Kernel::Avx512 => boxed(x86_64::float32::Avx512::new(centroids, dim)),
+            #[cfg(target_arch = "x86_64")]
+            Kernel::Avx512Bf16 => boxed(x86_64::bf16::Avx512Bf16::new(centroids, dim)),
             #[cfg(target_arch = "x86_64")]
             Kernel::AmxBf16 => boxed(x86_64::amx_bf16::AmxBf16::new(centroids, dim)),
             #[cfg(target_arch = "x86_64")]

@@ -57,7 +57,7 @@ fn score_bounds(kernel: Kernel, x: &[f32], centroids: &[f32], scale: Option<f32>
         let (c_wide, c_minus) = (wide(c), minus(c));
         let (near, far) = (x_minus * norm(&c_minus), norm(&x_wide) * norm(&c_wide));
         match kernel.rounding() {
-            "bfloat16" | "bfloat16-odd" => {
+            "bfloat16" | "bfloat16-odd" | "bfloat16-fused" => {
                 let rounding = 2f64.powi(-7) + 2f64.powi(-16) + (d + 5.0) * eps;
                 let flushed = d * 2f64.powi(-125) * (1.0 + x_minus + norm(&c_minus));
                 rounding * near + eps * norm(&c_minus).powi(2) + flushed

@@ -40,6 +40,58 @@ fn a_fit_goes_on_from_its_resume_file_to_the_same_bits() {
     assert_eq!(run(&x, 6, &other).unwrap(), fresh);
 }
 
+/// A resumed fit that asks for no kernel keeps the rounding of its file, so a fit that has moved to another chip comes
+/// to the same bits. One that asks for another rounding starts anew.
+#[test]
+fn a_fit_goes_on_with_the_rounding_of_its_file() {
+    let (x, directory) = (data(3000, 6, 12, 8), tempfile::tempdir().unwrap());
+    let stored = Stored::new(&x, 6, Dtype::F16);
+    let source = Source::Array(stored.rows());
+    let path = directory.path().join("fit.safetensors");
+    let rounding = || TensorFile::open(&path).unwrap().user_metadata()["rounding"].clone();
+    let whole_fit = |kernel| fit(&source, &Options { kernel, ..options(12) }, &Supervisor::none()).unwrap();
+    let usual = whole_fit(None);
+    for (kernel, name) in Kernel::available().filter(|(kernel, _)| kernel.takes(Dtype::F16)) {
+        let with = |kernel, max_iter| Options { kernel, max_iter, resume_file: Some(path.clone()), ..options(12) };
+        let resumed = |options: &Options| {
+            let mut iterations = 0;
+            let mut watch = |progress| {
+                iterations += usize::from(matches!(progress, Some(Progress::Iteration { .. })));
+                true
+            };
+            let fitted = supervise(&mut watch, |supervisor| fit(&source, options, supervisor)).unwrap();
+            (fitted, iterations)
+        };
+        let whole = whole_fit(Some(kernel));
+        resumed(&with(Some(kernel), 2));
+        assert_eq!(rounding(), kernel.rounding(), "{name}");
+        let (again, iterations) = resumed(&with(None, 10));
+        assert_eq!((&again, iterations), (&whole, whole.n_iter - 2), "{name}");
+        assert_eq!(rounding(), kernel.rounding(), "{name}");
+        // The file of another fit decides nothing.
+        let other = Options { random_state: 4, ..with(None, 10) };
+        let fresh = Options { resume_file: None, ..other.clone() };
+        assert_eq!(resumed(&other).0, fit(&source, &fresh, &Supervisor::none()).unwrap(), "{name}");
+        // A kernel that is asked for by name is taken.
+        resumed(&with(Some(kernel), 2));
+        assert_eq!(resumed(&with(Some(Kernel::Scalar), 10)).0, whole_fit(Some(Kernel::Scalar)), "{name}");
+    }
+    // A rounding that this machine does not have.
+    fit(&source, &Options { max_iter: 2, resume_file: Some(path.clone()), ..options(12) }, &Supervisor::none())
+        .unwrap();
+    let file = TensorFile::open(&path).unwrap();
+    let mut metadata = file.user_metadata();
+    metadata.insert("rounding".into(), "bfloat99".into());
+    let (centroids, counts) = (file.bytes("centroids").unwrap().to_vec(), file.bytes("counts").unwrap().to_vec());
+    let tensors = [
+        TensorData { name: "centroids", dtype: Dtype::F32, shape: vec![12, 6], bytes: &centroids },
+        TensorData { name: "counts", dtype: Dtype::U64, shape: vec![12], bytes: &counts },
+    ];
+    write(&path, &tensors, &metadata).unwrap();
+    let resumed = Options { resume_file: Some(path), ..options(12) };
+    assert_eq!(fit(&source, &resumed, &Supervisor::none()).unwrap(), usual);
+}
+
 #[test]
 fn a_forged_resume_file_is_not_gone_on_from() {
     let (x, directory) = (data(300, 2, 3, 8), tempfile::tempdir().unwrap());

@@ -63,6 +63,25 @@ impl<const SIDE: usize> Panels<SIDE> {
     }
 }
 
+impl Panels<GROUP> {
+    /// Give `take` a row's number, a panel's, and their inner products, for each row of a group and each panel.
+    ///
+    /// # Safety
+    /// The processor must have bfloat16.
+    #[inline]
+    #[target_feature(enable = "bf16")]
+    pub unsafe fn each(&self, panels: &Panels<LANES>, mut take: impl FnMut(usize, usize, &[f32; LANES])) {
+        // A panel stays in the second-level cache while all groups of the block pass by.
+        for (number, panel) in panels.iter().enumerate() {
+            for (g, group) in self.iter().enumerate() {
+                for (r, dots) in products(group, panel).iter().enumerate() {
+                    take(g * GROUP + r, number, dots);
+                }
+            }
+        }
+    }
+}
+
 /// Inner products of a group of rows, [steps, GROUP], and a panel of centroids, [steps, LANES].
 ///
 /// # Safety
@@ -156,18 +175,12 @@ impl NeonBf16 {
         rows.decode(&mut float32.x);
         bf16.load(&float32.x, &self.middle);
         float32.bests.reset::<LANES>(labels.len().next_multiple_of(GROUP));
-        // A panel stays in the second-level cache while all groups of the block pass by.
-        for (number, (panel, half_norms)) in self.centroids.iter().zip(self.half_norms.chunks_exact(LANES)).enumerate()
-        {
-            let half_norms: &[f32; LANES] = half_norms.try_into().expect("LANES of them");
-            for (g, group) in bf16.iter().enumerate() {
-                for (r, dots) in products(group, panel).iter().enumerate() {
-                    let mut scores = *half_norms;
-                    scores.iter_mut().zip(dots).for_each(|(score, dot)| *score -= dot);
-                    float32.bests.offer(g * GROUP + r, number * LANES, &scores);
-                }
-            }
-        }
+        bf16.each(&self.centroids, |row, panel, dots| {
+            let half_norms = &self.half_norms[panel * LANES..][..LANES];
+            let mut scores: [f32; LANES] = half_norms.try_into().expect("LANES of them");
+            scores.iter_mut().zip(dots).for_each(|(score, dot)| *score -= dot);
+            float32.bests.offer(row, panel * LANES, &scores);
+        });
         float32.bests.labels::<LANES>(labels);
     }
 }

@@ -93,14 +93,14 @@ macro_rules! four_bytes {
     };
 }
 
-struct Bytes;
+pub struct Bytes;
 
 impl Dot for Bytes {
     four_bytes!(sdot);
 }
 
 /// Products of two rows by two centroids, of eight columns: two words side by side.
-struct Squares;
+pub struct Squares;
 
 impl Dot for Squares {
     four_bytes!(smmla);
@@ -108,14 +108,16 @@ impl Dot for Squares {
 
     #[inline(always)]
     unsafe fn sums<const GROUP: usize, const REGISTERS: usize, const LANES: usize>(
-        group: &[i32],
+        rows: [*const i32; GROUP],
         panel: &[i32],
         _starts: &[i32; LANES],
     ) -> [[i32; LANES]; GROUP] {
         const { assert!(GROUP == 6 && LANES == 16) };
         let mut sums = [[vdupq_n_s32(0); 3]; 8];
-        for (x, c) in group.chunks_exact(2 * GROUP).zip(panel.chunks_exact(2 * LANES)) {
-            let rows = [0, 4, 8].map(|at| x.as_ptr().add(at)).map(|from| vld1q_s32(from));
+        for (step, c) in panel.chunks_exact(2 * LANES).enumerate() {
+            // Eight columns of a row, then of the next one.
+            let rows = [0, 2, 4].map(|r| [rows[r], rows[r + 1]].map(|row| vld1_s32(row.add(2 * step))));
+            let rows = rows.map(|[row, next]| vcombine_s32(row, next));
             for (i, sums) in sums.iter_mut().enumerate() {
                 let centroids = vld1q_s32(c.as_ptr().add(4 * i));
                 for (sums, rows) in sums.iter_mut().zip(rows) {

@@ -33,10 +33,10 @@ impl NearestKnown for Neon {
     }
 
     fn moves(&self, centroids: &[f32], before: Option<&[f32]>) -> Moves {
-        self.0.moves(centroids, before)
+        Moves::new(centroids, before, &self.0.middle, 16)
     }
 
-    fn assign(&self, rows: Rows, moves: &Moves, mut known: KnownBlock, labels: &mut [u32], scratch: &mut Scratch) {
-        self.0.assign_known::<6>(rows, moves, &mut known, labels, &mut scratch.float32, &mut scratch.known);
+    fn assign(&self, rows: Rows, moves: &Moves, known: KnownBlock, labels: &mut [u32], scratch: &mut Scratch) {
+        self.0.assign_known::<6>(rows, moves, known, labels, &mut scratch.float32, &mut scratch.known);
     }
 }

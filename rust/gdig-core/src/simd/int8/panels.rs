@@ -1,5 +1,6 @@
 //! The int8 search over panels. One source is compiled for several instruction sets, which differ in their dot step.
 
+use super::super::aligned::Aligned;
 use super::super::best::Bests;
 use super::super::generic::BLOCK_BYTES;
 use super::super::multiply_add::MultiplyAdd;
@@ -19,7 +20,7 @@ pub trait Dot {
     const COLUMNS: usize;
     /// What is added to a column of a row before it is multiplied.
     const SHIFT: i32;
-    /// Words of a row, and of a centroid, that lie side by side.
+    /// Words of a centroid that lie side by side.
     const BESIDE: usize = 1;
 
     /// A word of a row, and one of a centroid, of `COLUMNS` columns.
@@ -31,10 +32,10 @@ pub trait Dot {
     unsafe fn splat(word: i32) -> Self::Register;
     unsafe fn dot(sums: Self::Register, row: Self::Register, centroids: Self::Register) -> Self::Register;
 
-    /// Inner products of `GROUP` rows, [steps, GROUP], and a panel of centroids, [steps, LANES].
+    /// Inner products of `GROUP` rows, [steps] words each, and a panel of centroids, [steps, LANES].
     #[inline(always)]
     unsafe fn sums<const GROUP: usize, const REGISTERS: usize, const LANES: usize>(
-        group: &[i32],
+        rows: [*const i32; GROUP],
         panel: &[i32],
         starts: &[i32; LANES],
     ) -> [[i32; LANES]; GROUP] {
@@ -45,13 +46,13 @@ pub trait Dot {
                 *sums = Self::load(starts.as_ptr().add(i * Self::LANES));
             }
         }
-        for (x, c) in group.chunks_exact(GROUP).zip(panel.chunks_exact(LANES)) {
+        for (step, c) in panel.chunks_exact(LANES).enumerate() {
             let mut centroids = [Self::splat(0); REGISTERS];
             for (i, centroids) in centroids.iter_mut().enumerate() {
                 *centroids = Self::load(c.as_ptr().add(i * Self::LANES));
             }
             for r in 0..GROUP {
-                let row = Self::splat(x[r]);
+                let row = Self::splat(*rows[r].add(step));
                 for i in 0..REGISTERS {
                     sums[r][i] = Self::dot(sums[r][i], row, centroids[i]);
                 }
@@ -120,7 +121,7 @@ pub struct Panels<const LANES: usize> {
     /// Words of a row.
     steps: usize,
     /// [panels, steps, LANES]; zeros where the last panel and the last word are filled up.
-    words: Vec<i32>,
+    words: Aligned<i32>,
     /// Where the sum of each centroid begins, so that it ends as that of rows without `SHIFT`. int32 wraps on the way.
     starts: Vec<i32>,
     scales: Vec<f32>,
@@ -130,8 +131,8 @@ pub struct Panels<const LANES: usize> {
 
 #[derive(Default)]
 pub struct Int8Scratch {
-    /// [groups, steps, rows of a group]
-    groups: Vec<i32>,
+    /// [rows of whole groups, steps]
+    words: Vec<i32>,
     bests: Bests,
 }
 
@@ -144,13 +145,15 @@ impl<const LANES: usize> Panels<LANES> {
     pub fn of<D: Dot>(n: usize, dim: usize, centroids: impl Iterator<Item = Rounded>) -> Panels<LANES> {
         let steps = dim.div_ceil(D::COLUMNS).next_multiple_of(D::BESIDE);
         let padded = n.next_multiple_of(LANES);
-        let (mut words, mut starts) = (vec![0; padded * steps], vec![0; padded]);
+        let (mut words, mut starts) = (Aligned::zeros(padded * steps), vec![0; padded]);
         let (mut scales, mut offsets) = (vec![0f32; padded], vec![f32::INFINITY; padded]);
         for (k, centroid) in centroids.enumerate() {
             let panel = &mut words[k / LANES * steps * LANES..][..steps * LANES];
-            each_word::<D>(&centroid.q, D::centroid_word, |step, word| {
-                panel[place::<D>(step, k % LANES, LANES)] = word
-            });
+            let columns = centroid.q.chunks_exact(D::COLUMNS);
+            let last = last_word::<D>(columns.remainder(), D::centroid_word);
+            for (step, word) in columns.map(D::centroid_word).chain(last).enumerate() {
+                panel[(step / D::BESIDE * LANES + k % LANES) * D::BESIDE + step % D::BESIDE] = word;
+            }
             starts[k] = centroid.q.iter().fold(0i32, |sum, &q| sum.wrapping_sub(D::SHIFT * i32::from(q)));
             (scales[k], offsets[k]) = (centroid.scale, centroid.offset);
         }
@@ -179,15 +182,16 @@ impl<const LANES: usize> Panels<LANES> {
         &self,
         rows: &[i8],
         dim: usize,
-        groups: &mut Vec<i32>,
+        words: &mut Vec<i32>,
         mut take: impl FnMut(usize, usize, &[i32; LANES]),
     ) {
-        self.load::<D, GROUP>(rows, dim, groups);
+        self.load::<D, GROUP>(rows, dim, words);
         // A panel stays in the cache while all groups of the block pass by.
         for (number, panel) in self.words.chunks_exact(self.steps * LANES).enumerate() {
             let starts: &[i32; LANES] = self.starts[number * LANES..][..LANES].try_into().expect("LANES of them");
-            for (g, group) in groups.chunks_exact(self.steps * GROUP).enumerate() {
-                let sums = D::sums::<GROUP, REGISTERS, LANES>(group, panel, starts);
+            for (g, group) in words.chunks_exact(self.steps * GROUP).enumerate() {
+                let rows: [*const i32; GROUP] = std::array::from_fn(|r| group[r * self.steps..].as_ptr());
+                let sums = D::sums::<GROUP, REGISTERS, LANES>(rows, panel, starts);
                 for (r, sums) in sums.iter().enumerate() {
                     take(g * GROUP + r, number, sums);
                 }
@@ -206,10 +210,10 @@ impl<const LANES: usize> Panels<LANES> {
         labels: &mut [u32],
         scratch: &mut Int8Scratch,
     ) {
-        let Int8Scratch { groups, bests } = scratch;
+        let Int8Scratch { words, bests } = scratch;
         bests.reset::<LANES>(labels.len().next_multiple_of(GROUP));
         let bytes = bytemuck::cast_slice::<u8, i8>(rows.bytes());
-        self.each::<D, GROUP, REGISTERS>(bytes, rows.dim(), groups, |row, panel, sums| {
+        self.each::<D, GROUP, REGISTERS>(bytes, rows.dim(), words, |row, panel, sums| {
             let scales = self.scales(panel);
             let offsets: &[f32; LANES] = self.offsets[panel * LANES..][..LANES].try_into().expect("LANES of them");
             let row_scale = rows.scales().get(row).copied().unwrap_or(0.0);
@@ -222,35 +226,28 @@ impl<const LANES: usize> Panels<LANES> {
         bests.labels::<LANES>(labels);
     }
 
-    /// Group a block of rows by `GROUP`, zeros behind the last row.
+    /// The words of a block of rows, zeros behind the last row. A word behind the last column may be any.
     #[inline(always)]
-    fn load<D: Dot, const GROUP: usize>(&self, rows: &[i8], dim: usize, groups: &mut Vec<i32>) {
-        groups.clear();
-        groups.resize((rows.len() / dim).next_multiple_of(GROUP) * self.steps, 0);
-        for (i, row) in rows.chunks_exact(dim).enumerate() {
-            let group = &mut groups[i / GROUP * self.steps * GROUP..][..self.steps * GROUP];
-            each_word::<D>(row, D::row_word, |step, word| group[place::<D>(step, i % GROUP, GROUP)] = word);
+    fn load<D: Dot, const GROUP: usize>(&self, rows: &[i8], dim: usize, words: &mut Vec<i32>) {
+        let n = rows.len() / dim;
+        words.resize(n.next_multiple_of(GROUP) * self.steps, 0);
+        words[n * self.steps..].fill(0);
+        for (row, words) in rows.chunks_exact(dim).zip(words.chunks_exact_mut(self.steps)) {
+            let columns = row.chunks_exact(D::COLUMNS);
+            if let Some(word) = last_word::<D>(columns.remainder(), D::row_word) {
+                words[dim / D::COLUMNS] = word;
+            }
+            words.iter_mut().zip(columns).for_each(|(word, columns)| *word = D::row_word(columns));
         }
     }
 }
 
-/// Where the word of a step and a lane lies, among `lanes`.
+/// The word of the columns that fill none, if there are any, with zeros behind them.
 #[inline(always)]
-fn place<D: Dot>(step: usize, lane: usize, lanes: usize) -> usize {
-    (step / D::BESIDE * lanes + lane) * D::BESIDE + step % D::BESIDE
-}
-
-/// The words of a row or a centroid, the last one filled up with zeros.
-#[inline(always)]
-fn each_word<D: Dot>(columns: &[i8], word: impl Fn(&[i8]) -> i32, mut put: impl FnMut(usize, i32)) {
-    let whole = columns.chunks_exact(D::COLUMNS);
-    let rest = whole.remainder();
-    whole.enumerate().for_each(|(step, columns)| put(step, word(columns)));
-    if !rest.is_empty() {
-        let mut last = [0i8; 4];
-        last[..rest.len()].copy_from_slice(rest);
-        put(columns.len() / D::COLUMNS, word(&last[..D::COLUMNS]));
-    }
+fn last_word<D: Dot>(columns: &[i8], word: impl Fn(&[i8]) -> i32) -> Option<i32> {
+    let mut last = [0i8; 4];
+    last[..columns.len()].copy_from_slice(columns);
+    (!columns.is_empty()).then(|| word(&last[..D::COLUMNS]))
 }
 
 /// Two columns as int16.

@@ -202,7 +202,7 @@ fn the_kernels_that_suit_rows_by_default() {
     }
     // int8 rows are read as float32 where they are scaled to unit length.
     for (stored, rows) in [(Dtype::F16, Dtype::F16), (Dtype::BF16, Dtype::BF16), (Dtype::I8, Dtype::F32)] {
-        assert_eq!(suit(stored, rows, 512), ["float32", "bfloat16", "bfloat16-odd"]);
+        assert_eq!(suit(stored, rows, 512), ["float32", "bfloat16-fused", "bfloat16", "bfloat16-odd"]);
     }
     assert_eq!(suit(Dtype::I8, Dtype::I8, MAX_DIM), ["float32", "int8"]);
     assert_eq!(suit(Dtype::I8, Dtype::I8, MAX_DIM + 1), ["float32"]);

@@ -9,9 +9,12 @@
 //!   kernels have is off from that of the row and the centroid themselves by less than r = e (X + C). The middle differs
 //!   from iteration to iteration; distances of the rows and centroids themselves do not depend on it.
 //! - So a panel whose least score is s has no centroid nearer than L = sqrt(X^2 + 2 (s - b)) - r.
-//! - Let u be the score of the former centroid, summed in any order. The kernel's own is at most u + 2 b. A centroid at a
-//!   distance D has a kernel's score above (D - r)^2/2 - X^2/2 - b, so it is farther by the kernel if
-//!   D > T = sqrt(X^2 + 2 u + 6 b) + r.
+//! - Let u be the score of the former centroid, summed in float32 in any order, so that it is off by less than a b of
+//!   its own, b'. The kernel's own is at most u + b' + b. A centroid at a distance D has a kernel's score above
+//!   (D - r)^2/2 - X^2/2 - b, so it is farther by the kernel if D > T = sqrt(X^2 + 2 u + 2 b' + 4 b) + r.
+//! - A kernel that compares x' and c', rounded to bfloat16, has |x'.c' - x.c| <= |x - x'| C + |x'||c - c'| more in its b.
+//!   What is rounded away is measured for each row, and the most of it for all centroids. Sums below 2^-126 may be
+//!   taken as zero.
 //!
 //! The panel of the former centroid itself is never skipped, as L - m is at most its distance, and that is at most T.
 //! Bounds are taken in float64, and rounded to float32 in the direction that keeps them true. Nothing overflows, because
@@ -35,21 +38,28 @@ pub const SLACK: f64 = 1.0 / (1u64 << 32) as f64;
 pub struct Row {
     /// No less than X^2.
     squared: f64,
-    /// b and r of the row and any centroid.
+    /// b, b' and r of the row and any centroid.
     bound: f64,
+    float32: f64,
     shift: f64,
 }
 
 impl Row {
-    /// Of a row less the middle. No centroid is longer than `longest`.
+    /// Of a row less the middle, for a kernel of float32. No centroid is longer than `longest`.
     pub fn new(x: &[f32], longest: f64) -> Row {
-        let dim = x.len();
-        let e = f64::from(f32::EPSILON);
         let squared = squared_norm(x) * (1.0 + SLACK);
         let length = squared.sqrt() * (1.0 + SLACK);
-        let roundings = if dim <= 1 << 20 { 0.5625 * (dim + 8) as f64 } else { f64::INFINITY };
-        let bound = roundings * (e * (length * longest + longest * longest / 2.0) + 2f64.powi(-149));
-        Row { squared, bound, shift: e * (length + longest) }
+        let float32 = of_sums(x.len(), length, longest, -149);
+        Row { squared, bound: float32, float32, shift: f64::from(f32::EPSILON) * (length + longest) }
+    }
+
+    /// For a kernel that rounds the row and the centroids: the row by `lost`, |x - x'|, a centroid by at most
+    /// `most_lost`.
+    pub fn rounded(x: &[f32], longest: f64, lost: f64, most_lost: f64) -> Row {
+        let row = Row::new(x, longest);
+        let length = (row.squared.sqrt() * (1.0 + SLACK) + lost) * (1.0 + SLACK);
+        let rounded = (lost * longest + length * most_lost) * (1.0 + SLACK);
+        Row { bound: rounded + of_sums(x.len(), length, longest + most_lost, -125), ..row }
     }
 
     /// L of a panel whose least score is `score`.
@@ -59,8 +69,16 @@ impl Row {
 
     /// T, if the former centroid has the score `score`.
     pub fn threshold(&self, score: f32) -> f32 {
-        up((self.squared + 2.0 * f64::from(score) + 6.0 * self.bound).max(0.0).sqrt() * (1.0 + SLACK) + self.shift)
+        up((self.squared + 2.0 * f64::from(score) + 2.0 * self.float32 + 4.0 * self.bound).max(0.0).sqrt()
+            * (1.0 + SLACK)
+            + self.shift)
     }
+}
+
+/// b of a float32 sum of `dim` products, of vectors of these lengths. Results below 2^subnormal are off by as much.
+fn of_sums(dim: usize, length: f64, longest: f64, subnormal: i32) -> f64 {
+    let roundings = if dim <= 1 << 20 { 0.5625 * (dim + 8) as f64 } else { f64::INFINITY };
+    roundings * (f64::from(f32::EPSILON) * (length * longest + longest * longest / 2.0) + 2f64.powi(subnormal))
 }
 
 /// In float64, in some order.

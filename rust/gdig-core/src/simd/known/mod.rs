@@ -6,13 +6,14 @@
 //! panel needs no search. What is skipped cannot be the nearest by the kernel's own arithmetic, so the labels are those
 //! of the whole search, bit for bit.
 
-mod bounds;
+pub mod bounds;
 
 use std::hint::black_box;
 
 use bounds::{squared_norm, up, Row, SLACK};
 
-use super::generic::{Centred, F32Scratch};
+use super::best::{least_of, Bests};
+use super::generic::{products_of_rows, Centred, F32Scratch};
 use super::multiply_add::{Fused, MultiplyAdd};
 use super::shifted;
 use crate::convert::Rows;
@@ -74,7 +75,7 @@ pub struct Moves {
 /// Memory of a worker.
 #[derive(Default)]
 pub struct KnownScratch {
-    rows: Vec<Row>,
+    pub rows: Vec<Row>,
     thresholds: Vec<f32>,
     /// The rows of a block that a panel has to be searched for.
     chosen: Vec<u32>,
@@ -83,24 +84,20 @@ pub struct KnownScratch {
     pub searched: usize,
 }
 
-impl<const LANES: usize> Centred<LANES> {
-    pub fn n_panels(&self) -> usize {
-        self.half_norms.len() / LANES
-    }
-
-    /// The way of `centroids`, which this was made from, since they were `before`.
-    pub fn moves(&self, centroids: &[f32], before: Option<&[f32]>) -> Moves {
-        let dim = self.panels.dim;
-        let centred = shifted(centroids, &self.middle);
+impl Moves {
+    /// Of `centroids`, less `middle` where the kernel compares them, since they were `before`, in panels of `lanes`.
+    pub fn new(centroids: &[f32], before: Option<&[f32]>, middle: &[f32], lanes: usize) -> Moves {
+        let dim = middle.len();
+        let centred = shifted(centroids, middle);
         let longest = centred.chunks_exact(dim).map(squared_norm).fold(0.0, f64::max).sqrt() * (1.0 + SLACK);
         let distance = |(a, b): (&[f32], &[f32])| {
             a.iter().zip(b).map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2)).sum::<f64>()
         };
         let moved = match before {
             // Nothing is known, so nothing is skipped.
-            None => vec![f32::INFINITY; self.n_panels()],
+            None => vec![f32::INFINITY; (centroids.len() / dim).div_ceil(lanes)],
             Some(before) => {
-                let panels = centroids.chunks(LANES * dim).zip(before.chunks(LANES * dim));
+                let panels = centroids.chunks(lanes * dim).zip(before.chunks(lanes * dim));
                 let most = |(a, b): (&[f32], &[f32])| {
                     a.chunks_exact(dim).zip(b.chunks_exact(dim)).map(distance).fold(0.0, f64::max)
                 };
@@ -110,36 +107,47 @@ impl<const LANES: usize> Centred<LANES> {
         Moves { centred, longest, moved }
     }
 
-    /// The search with what is known. The compiler inlines this into the functions of an instruction set.
+    /// An upper bound of the lengths of the centroids less their middle.
+    pub fn longest(&self) -> f64 {
+        self.longest
+    }
+}
+
+/// A block of rows and the panels of a kernel.
+pub struct Search<'a> {
+    /// The rows less the middle, [n, dim].
+    pub x: &'a [f32],
+    /// |c|^2/2, [panels, LANES]; infinity where the last panel is filled up.
+    pub half_norms: &'a [f32],
+    pub moves: &'a Moves,
+    pub known: KnownBlock<'a>,
+    pub bests: &'a mut Bests,
+}
+
+impl Search<'_> {
+    /// Search with what is known. `scratch.rows` holds the bounds of the rows. `products` gives the inner products of
+    /// rows of the block and a panel. The compiler inlines this into the functions of an instruction set.
     #[inline(always)]
-    pub fn assign_known<const GROUP: usize>(
-        &self,
-        rows: Rows,
-        moves: &Moves,
-        known: &mut KnownBlock,
+    pub fn assign<const GROUP: usize, const LANES: usize>(
+        self,
         labels: &mut [u32],
-        float32: &mut F32Scratch,
         scratch: &mut KnownScratch,
+        products: impl Fn(&[u32; GROUP], usize) -> [[f32; LANES]; GROUP],
     ) {
-        let (dim, n) = (self.panels.dim, labels.len());
-        let stride = known.labels.len();
-        self.load_rows(rows, float32);
-        let F32Scratch { x, bests, .. } = float32;
+        let Search { x, half_norms, moves, known, bests } = self;
+        let (n, stride) = (labels.len(), known.labels.len());
         bests.reset::<LANES>(n);
-        scratch.rows.clear();
-        scratch.rows.extend(x.chunks_exact(dim).map(|x| Row::new(x, moves.longest)));
         scratch.thresholds.clear();
-        scratch.thresholds.extend((0..n).map(|i| match known.labels[i] {
-            NONE => f32::INFINITY,
-            label => {
-                let c = &moves.centred[label as usize * dim..][..dim];
-                let score = self.half_norms[label as usize] - dot(&x[i * dim..][..dim], c);
-                scratch.rows[i].threshold(score)
+        scratch.thresholds.extend(scratch.rows.iter().zip(&*known.labels).enumerate().map(|(i, (row, &label))| {
+            if label == NONE {
+                return f32::INFINITY;
             }
+            let dim = x.len() / n;
+            let c = &moves.centred[label as usize * dim..][..dim];
+            row.threshold(half_norms[label as usize] - dot(&x[i * dim..][..dim], c))
         }));
         scratch.chosen.resize(n.next_multiple_of(GROUP), 0);
-        let panels = self.panels.panels.chunks_exact(dim * LANES).zip(self.half_norms.chunks_exact(LANES));
-        for (number, (panel, half_norms)) in panels.enumerate() {
+        for (number, half_norms) in half_norms.chunks_exact(LANES).enumerate() {
             let half_norms: &[f32; LANES] = half_norms.try_into().expect("LANES of them");
             let lower = &mut known.lower[number * stride..][..n];
             let n_chosen = choose(lower, moves.moved[number], &scratch.thresholds, &mut scratch.chosen);
@@ -153,9 +161,8 @@ impl<const LANES: usize> Centred<LANES> {
             scratch.chosen[n_chosen..groups].fill(filler);
             for group in scratch.chosen[..groups].chunks_exact(GROUP) {
                 let group: &[u32; GROUP] = group.try_into().expect("GROUP of them");
-                let of_group = group.map(|i| &x[i as usize * dim..][..dim]);
                 // Without the black box the compiler stores all sums in each step: half the speed, measured.
-                let dots = black_box(products_of_rows::<GROUP, LANES>(of_group, panel));
+                let dots = black_box(products(group, number));
                 for (&i, dots) in group.iter().zip(&dots) {
                     let mut scores = *half_norms;
                     scores.iter_mut().zip(dots).for_each(|(score, dot)| *score -= dot);
@@ -166,6 +173,35 @@ impl<const LANES: usize> Centred<LANES> {
         }
         bests.labels::<LANES>(labels);
         known.labels[..n].copy_from_slice(labels);
+    }
+}
+
+impl<const LANES: usize> Centred<LANES> {
+    pub fn n_panels(&self) -> usize {
+        self.half_norms.len() / LANES
+    }
+
+    /// The search with what is known. The compiler inlines this into the functions of an instruction set.
+    #[inline(always)]
+    pub fn assign_known<const GROUP: usize>(
+        &self,
+        rows: Rows,
+        moves: &Moves,
+        known: KnownBlock,
+        labels: &mut [u32],
+        float32: &mut F32Scratch,
+        scratch: &mut KnownScratch,
+    ) {
+        let dim = self.panels.dim;
+        self.load_rows(rows, float32);
+        let F32Scratch { x, bests, .. } = float32;
+        scratch.rows.clear();
+        scratch.rows.extend(x.chunks_exact(dim).map(|x| Row::new(x, moves.longest)));
+        let search = Search { x, half_norms: &self.half_norms, moves, known, bests };
+        search.assign::<GROUP, LANES>(labels, scratch, |group, number| {
+            let panel = &self.panels.panels[number * dim * LANES..][..dim * LANES];
+            products_of_rows::<GROUP, LANES>(group.map(|i| &x[i as usize * dim..][..dim]), panel)
+        });
     }
 }
 
@@ -182,41 +218,6 @@ fn choose(lower: &mut [f32], moved: f32, thresholds: &[f32], chosen: &mut [u32])
         n += usize::from(!far);
     }
     n
-}
-
-/// `products` of rows that lie apart.
-#[inline(always)]
-fn products_of_rows<const GROUP: usize, const LANES: usize>(
-    rows: [&[f32]; GROUP],
-    panel: &[f32],
-) -> [[f32; LANES]; GROUP] {
-    // The compiler has to see that j is in bounds: checks measured half the speed.
-    let dim = panel.len() / LANES;
-    let rows = rows.map(|row| &row[..dim]);
-    let mut dots = [[0f32; LANES]; GROUP];
-    for (j, c) in (0..dim).zip(panel.chunks_exact(LANES)) {
-        let c: &[f32; LANES] = c.try_into().expect("LANES of them");
-        for r in 0..GROUP {
-            let x = rows[r][j];
-            for lane in 0..LANES {
-                dots[r][lane] = Fused::of(x, c[lane], dots[r][lane]);
-            }
-        }
-    }
-    dots
-}
-
-/// `LANES` is a power of two.
-#[inline(always)]
-fn least_of<const LANES: usize>(mut scores: [f32; LANES]) -> f32 {
-    let mut half = LANES / 2;
-    while half > 0 {
-        for lane in 0..half {
-            scores[lane] = if scores[lane + half] < scores[lane] { scores[lane + half] } else { scores[lane] };
-        }
-        half /= 2;
-    }
-    scores[0]
 }
 
 /// x.c in some order.

@@ -26,11 +26,11 @@ macro_rules! kernel {
                 &self,
                 rows: Rows,
                 moves: &Moves,
-                mut known: KnownBlock,
+                known: KnownBlock,
                 labels: &mut [u32],
                 scratch: &mut Scratch,
             ) {
-                self.0.assign_known::<$group>(rows, moves, &mut known, labels, &mut scratch.float32, &mut scratch.known);
+                self.0.assign_known::<$group>(rows, moves, known, labels, &mut scratch.float32, &mut scratch.known);
             }
         }
 
@@ -55,7 +55,7 @@ macro_rules! kernel {
             }
 
             fn moves(&self, centroids: &[f32], before: Option<&[f32]>) -> Moves {
-                self.0.moves(centroids, before)
+                Moves::new(centroids, before, &self.0.middle, $lanes)
             }
 
             fn assign(&self, rows: Rows, moves: &Moves, known: KnownBlock, labels: &mut [u32], scratch: &mut Scratch) {

@@ -3,6 +3,8 @@
 pub mod amx;
 pub mod amx_bf16;
 pub mod amx_int8;
+pub mod bf16;
+mod bf16_speed;
 pub mod float32;
 pub mod int8;
 pub mod tile;
