@@ -38,9 +38,9 @@ class KMeans(Estimator):
 
     - "scalar", "portable", "neon", "avx2" and "avx512" use float32, and their results have the same bits.
     - "avx512-bf16", "amx-bf16" and "neon-bf16" subtract the centroids' mean m from rows and centroids, and round the
-      differences to bfloat16. Each has bits of its own. The centroid c of a row x can be farther than the nearest centroid c'. The
-      excess |x - c|^2 - |x - c'|^2 is at most about 0.032 |x - m| max(|c - m|, |c' - m|); the 0.032 grows by 5e-7 a
-      column.
+      differences to bfloat16. Each has bits of its own. The centroid c of a row x can be farther than the nearest
+      centroid c'. The excess |x - c|^2 - |x - c'|^2 is at most about 0.032 |x - m| max(|c - m|, |c' - m|); the 0.032
+      grows by 5e-7 a column.
     - "portable-int8", "neon-int8", "neon-i8mm-int8", "avx2-int8", "avx-vnni-int8", "avx512-vnni-int8" and "amx-int8"
       round each centroid to int8 with its own scale, and use the stored int8 rows. Their sums are exact, and their
       results have the same bits. With the mean m of the centroids and a row x, the excess is at most about
