@@ -18,6 +18,7 @@ from gdig.influence.factors import eigenbasis
 from gdig.influence.memory_plan import plan_fit
 from gdig.influence.seed_preconditioner import SeedPreconditioner
 from gdig.model.capture import GradientPass
+from gdig.passes.row_pass import RowPass
 from gdig.run.record_file import read_record, write_record
 from gdig.run.verify import verify
 from gdig.store.resume_file import Pace, ResumeFile
@@ -110,6 +111,32 @@ def test_a_sweep_stopped_at_any_batch_loses_that_batch_alone(project, whole, fit
     passed.append(sweep_stopped_at(stop_at, None, options))
     assert files_of(run_path) == files_of(whole)
     assert sum(passed) == per_start, "what was done was done again"
+
+
+def test_seeds_that_are_swept_before_a_stop_are_not_swept_again(project, whole, fitted, tmp_path, stop_at, monkeypatch):
+    """Hundreds of seeds of a real model take minutes."""
+    run_path = Path(shutil.copytree(fitted, tmp_path / "run"))
+    options, batches = sweep_options(project, run_path), stop_at(None)
+    of_seeds: list[tuple[int, int]] = []  # batches before those of the seeds, and how many these are
+    compute = RowPass.compute
+
+    def counted(self, examples, bar=None, resume=None):
+        if resume is not None:  # the probe rows have none
+            of_seeds.append((len(batches), len(self.batches_of(examples))))
+        return compute(self, examples, bar, resume)
+
+    monkeypatch.setattr(RowPass, "compute", counted)
+    gdig.sweep(**options)
+    ((before, n),), all_batches = of_seeds, len(batches)
+    assert n > 1
+    shutil.rmtree(run_path)
+    shutil.copytree(fitted, run_path)
+    sweep_stopped_at(stop_at, before + n, options)  # in the last batch of the seeds
+    kept = run_path / "sweep" / "resume" / "seeds.safetensors"
+    assert 0 < len(read_tensors(kept)[0]["rows"]) < 5
+    assert "sweep/resume/seeds.safetensors" in {report.file for report in verify(run_path).files}
+    assert sweep_stopped_at(stop_at, None, options) == all_batches - (before + n - 1)
+    assert files_of(run_path) == files_of(whole)
 
 
 @pytest.mark.slow

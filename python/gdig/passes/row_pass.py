@@ -212,12 +212,17 @@ class RowPass:
             shard[name][positions] = column
         return shard
 
-    def compute(self, examples: Sequence[Example], bar: Bar | None = None) -> RowNumbers:
-        """Compute the numbers of examples."""
-        model = self.model
-        size = self.batch_runner.token_batch_size
-        batches = make_batches(examples, size, window=model.window, rotary_switch=model.rotary_switch)
-        return self._run(len(examples), batches, bar)
+    def batches_of(self, examples: Sequence[Example]) -> list[Batch]:
+        """Return the batches of examples."""
+        model, size = self.model, self.batch_runner.token_batch_size
+        return make_batches(examples, size, window=model.window, rotary_switch=model.rotary_switch)
+
+    def compute(
+        self, examples: Sequence[Example], bar: Bar | None = None, resume: ShardResume | None = None
+    ) -> RowNumbers:
+        """Compute the numbers of examples. `resume`: has those that an earlier start has done, and keeps those of this
+        start."""
+        return self._run(len(examples), self.batches_of(examples), bar, resume)
 
     def _run(self, n: int, batches: Sequence[Batch], bar: Bar | None, resume: ShardResume | None = None) -> RowNumbers:
         dim = self.config.projection_dim

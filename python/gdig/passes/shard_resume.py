@@ -1,7 +1,8 @@
-"""The resume file of a shard: the rows that are done, while the shard is not."""
+"""The resume file of a shard, or of the seeds beside the shards: the rows that are done, while the others are not."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from hashlib import blake2b
 from typing import Any
 
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 
 from gdig.background import Background
 from gdig.errors import StoreError
-from gdig.passes.encode_ahead import EncodedShard
+from gdig.model.batches import Batch
 from gdig.store.resume_file import Pace, ResumeFile
 
 Columns = dict[str, NDArray[Any]]
@@ -18,7 +19,7 @@ Columns = dict[str, NDArray[Any]]
 
 
 class ShardResume:
-    """Keeps the rows of a shard that are done.
+    """Keeps the rows of a shard that are done, or the seeds.
 
     The batches of a shard are fixed, and a row depends on its batch alone. So a shard that is made of kept rows and of
     the batches that were missing has the same bits.
@@ -67,9 +68,14 @@ class ShardResume:
             self._file.write(tensors)
 
 
-def batches_digest(encoded: EncodedShard) -> str:
-    """Return a hash of the rows of a shard and of their batches: 16 hexadecimal digits."""
-    digest = blake2b(encoded.hash.tobytes() + encoded.positions.tobytes(), digest_size=8)
-    for batch in encoded.batches:
+def batches_digest(hashes: NDArray[np.uint64], positions: NDArray[np.int64], batches: Sequence[Batch]) -> str:
+    """Return a hash of rows and of their batches: 16 hexadecimal digits.
+
+    Args:
+        hashes: [n], of the tokens and labels of each row. positions: [n], of each row in its shard.
+        batches: whose `rows` are indices 0 .. n - 1.
+    """
+    digest = blake2b(hashes.tobytes() + positions.tobytes(), digest_size=8)
+    for batch in batches:
         digest.update(np.array(batch.shape).tobytes() + batch.rows.tobytes())
     return digest.hexdigest()

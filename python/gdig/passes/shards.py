@@ -14,7 +14,7 @@ import torch
 from gdig.background import Background
 from gdig.config.config import Config
 from gdig.errors import StoreError
-from gdig.passes.encode_ahead import EncodedShard, Feed
+from gdig.passes.encode_ahead import Feed
 from gdig.passes.row_pass import RowPass
 from gdig.passes.shard_resume import ShardResume, batches_digest
 from gdig.run.origin import continues, grown_from
@@ -63,7 +63,8 @@ def write_missing(
                 shard = missing[number]
                 for encoded in encoded_spans:
                     ranks.doing(f"{title}, rows {encoded.start} to {encoded.stop - 1}")
-                    made_from = _made_from(rows, encoded, size, origin)
+                    digest = batches_digest(encoded.hash, encoded.positions, encoded.batches)
+                    made_from = rows_made_from(rows, (encoded.start, encoded.stop), digest, size, origin)
                     file = ResumeFile(shard_resume_file(store.path, shard), made_from, work.progress.warn)
                     resume = ShardResume(file, pace, writer)
                     tensors = rows.shard(encoded, bar, resume=resume, quiet=quiet)
@@ -102,13 +103,15 @@ def spans_between(store: SketchStore, start: int, stop: int) -> list[tuple[int, 
     return list(itertools.pairwise([start, *ends, stop]))
 
 
-def _made_from(rows: RowPass, encoded: EncodedShard, token_batch_size: int, origin: str) -> dict[str, Any]:
-    """What the numbers of a shard's rows depend on."""
+def rows_made_from(
+    rows: RowPass, span: tuple[int, int], batches: str, token_batch_size: int, origin: str
+) -> dict[str, Any]:
+    """What the numbers of rows span[0] .. span[1] - 1 depend on. `batches`: of :func:`batches_digest`."""
     config = rows.config
     return {
-        "rows": [encoded.start, encoded.stop],
+        "rows": list(span),
         "origin": origin,
-        "batches": batches_digest(encoded),
+        "batches": batches,
         "token_batch_size": token_batch_size,
         "features": [rows.features.name, rows.features.columns, config.projection_dim],
         "model": [str(rows.model.dtype), rows.model.device.type, config.matmul_precision, config.torch_compile],

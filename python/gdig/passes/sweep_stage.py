@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from gdig.background import Background
 from gdig.influence.fit import check_dtype, read_curvature, read_seed_factors
 from gdig.influence.sweep_plan import plan_sweep
 from gdig.model.batch_size import room
@@ -16,11 +17,14 @@ from gdig.passes.duplicates import count_duplicates
 from gdig.passes.influence_pass import make_forward_pass, make_influence_pass, sketch_scale
 from gdig.passes.row_pass import RowPass
 from gdig.passes.seed_health import measure_seed_health, seed_warnings
-from gdig.passes.shards import find_missing, in_sweep_part, open_store, write_missing
+from gdig.passes.shard_resume import ShardResume, batches_digest
+from gdig.passes.shards import find_missing, in_sweep_part, open_store, rows_made_from, write_missing
 from gdig.run.origin import curvature_origin, pass_origin, rows_origin, seeds_origin, sweep_origin
 from gdig.run.pool_files import CANDIDATES
 from gdig.run.record import RowCounts
+from gdig.run.resume_layout import seeds_resume_file
 from gdig.run.session import Workspace
+from gdig.store.resume_file import Pace, ResumeFile
 from gdig.store.sketches import SketchStore
 from gdig.store.tensor_file import CheckedFile
 
@@ -142,12 +146,31 @@ def sweep_on_ranks(
     if config.token_batch_size == "auto":  # the bits depend on it, so every start and rank takes the same
         rows.batch_runner.token_batch_size = token_batch_size
     if ranks.main and (file := _own_sketches(work)).damage() is not None:
-        with work.progress.stage("sweep: seeds", len(work.seed_examples)) as bar:
-            seeds = rows.compute(work.seed_examples, bar)
-        hidden = seeds.hidden.astype(np.float16)
-        file.write({"sketch": seeds.sketch * scale, "hidden": hidden, "influence": seeds.numbers})
+        _sweep_seeds(work, rows, scale, file, origins["rows"])
     store = SketchStore.open(work.layout.sweep)
     write_missing(work, rows, store, missing, "sweep", origins["rows"])
+
+
+def _sweep_seeds(work: Workspace, rows: RowPass, scale: float, file: CheckedFile, origin: str) -> None:
+    """Pass the seeds, and write their own sketches. A stopped start keeps the seeds that are done.
+
+    Args:
+        work: the workspace of rank 0.
+        rows: the pass of the sweep.
+        scale: a factor for the sketches.
+        file: the file of the sketches.
+        origin: of the unscaled rows.
+    """
+    seeds, size = work.seed_examples, rows.batch_runner.token_batch_size
+    hashes = np.array([seed.hash for seed in seeds], np.uint64)
+    digest = batches_digest(hashes, np.arange(len(seeds), dtype=np.int64), rows.batches_of(seeds))
+    made_from = rows_made_from(rows, (0, len(seeds)), digest, size, origin)
+    kept = ResumeFile(seeds_resume_file(work.layout.sweep), made_from, work.progress.warn)
+    with work.progress.stage("sweep: seeds", len(seeds)) as bar, Background() as writer:
+        numbers = rows.compute(seeds, bar, ShardResume(kept, Pace(), writer))
+    hidden = numbers.hidden.astype(np.float16)
+    file.write({"sketch": numbers.sketch * scale, "hidden": hidden, "influence": numbers.numbers})
+    kept.remove()
 
 
 def _make_pass(

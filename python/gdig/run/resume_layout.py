@@ -1,4 +1,4 @@
-"""Every path of a resume file, once: of shards, of the sums and factors of a curvature, and of seeds."""
+"""Every path of a resume file, once: of shards and of the seeds beside them, of the sums and factors of a curvature, and of seeds."""
 
 from __future__ import annotations
 
@@ -19,6 +19,11 @@ def resume_folder(folder: Path) -> Path:
 def shard_resume_file(store: Path, shard: int) -> Path:
     """The rows that are done of a shard that is not yet whole, beside the shards of the store `store`."""
     return numbered_file(resume_folder(store), shard)
+
+
+def seeds_resume_file(store: Path) -> Path:
+    """The seeds whose own sketches are done while those of others are not, beside the store `store` of the sweep."""
+    return resume_folder(store) / "seeds.safetensors"
 
 
 def layers_key(layers: Sequence[str]) -> str:
