@@ -230,8 +230,8 @@ def test_a_model_that_accelerate_has_spread_gives_the_same(directory, tmp_path, 
 
 
 def test_medium_products_stay_close_and_leave_no_trace():
-    """bfloat16 products: 2^-9 of a term each, and a few layers of them; 3 % of the largest is well above that, and the
-    setting is torch's own again afterwards."""
+    """bfloat16 products: up to 2^-8 of a factor each, and a few layers of them; 3 % of the largest is well above that.
+    The setting is torch's own again afterwards."""
     model, config = wrapped(llama(), torch.float32, **OPTIONS)
     before = torch.get_float32_matmul_precision()
     want, got = swept(model, config), swept(model, config.with_options(matmul_precision="medium"))

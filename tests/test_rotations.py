@@ -83,7 +83,7 @@ def test_the_precision_holds_in_the_product_and_is_as_before_after_it(monkeypatc
 
 
 def test_squares_with_rotations_in_bfloat16_are_within_the_bound():
-    """Q, x and the result are rounded, each by at most 2^-9 of a number; sums in float32 add less than one of them."""
+    """Q, x and the result are rounded, each by at most 2^-8 of a number; sums in float32 add less than one of them."""
     g = torch.Generator().manual_seed(0)
     n, tokens = 384, 64
     q = torch.linalg.qr(torch.randn(n, n, generator=g, dtype=torch.float64))[0].float()
@@ -91,14 +91,25 @@ def test_squares_with_rotations_in_bfloat16_are_within_the_bound():
     exact, sizes = x.double() @ q.double(), x.double().abs() @ q.double().abs()
     got = rotate(x, q, bfloat16=True)
     assert got.dtype == torch.float32
-    off = 3 * 2.0**-9 * sizes + 2.0**-9 * exact.abs()
+    off = 3 * 2.0**-8 * sizes + 2.0**-8 * exact.abs()
     assert torch.all((got - exact).abs() <= off)
-    # What the docstring says of a square: a part by chance, and 2^-18 of the mean square.
     added = (got.double().square() - exact.square()).mean(0)
     assert 0 < added.abs().mean() <= 2.0**-9 * exact.square().mean()
     narrow = q[:383, :383].contiguous()
     assert torch.equal(rotate(x[:, :383], narrow, bfloat16=True), x[:, :383] @ narrow)
     assert torch.equal(rotate(x.double(), q.double(), bfloat16=True), x.double() @ q.double())
+
+
+def test_rounding_adds_a_share_of_the_mean_square_to_small_squares():
+    """Of squares far below the mean, such as those of small eigenvalues, nothing else is left to see."""
+    g = torch.Generator().manual_seed(0)
+    q = torch.linalg.qr(torch.randn(384, 384, generator=g, dtype=torch.float64))[0]
+    entries = torch.randn(512, 384, generator=g).double() * torch.logspace(0, -4, 384)
+    x, q = (entries @ q.T).float(), q.float()
+    exact, got = (x.double() @ q.double()).square(), rotate(x, q, bfloat16=True).double().square()
+    small = exact.mean(0) < 1e-6 * exact.mean()
+    share = float(((got - exact).mean(0)[small] / exact.mean()).mean())
+    assert int(small.sum()) > 20 and 2.0**-18 < share < 2.0**-17
 
 
 def test_experts_are_rotated_as_layers_are():

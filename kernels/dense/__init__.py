@@ -36,8 +36,8 @@ def score_dense(
         offsets: [B + 1] int64 on the CPU, rising from 0 to T, or Segments made of it.
         w: [S, O, J] the seeds' preconditioned gradients, dtype of `out`. J = I, or I + 1 for a layer with bias. Or
             float16, divided by `scale` (`halved`). Or bfloat16 for `out` in float32. Then a, d, G_e and the product of
-            each block of rows are rounded too, each by at most 2^-9 of a number, independently. So a score is off by
-            about 2^-9 of the root of the sum of its squared terms. It is off by at most 6 2^-9 of the sum of the sizes
+            each block of rows are rounded too, each by at most 2^-8 of a number, independently. So a score is off by
+            about 2^-8 of the root of the sum of its squared terms. It is off by at most 6 2^-8 of the sum of the sizes
             |d_t||a_t||W_s|, entry by entry.
         out: [B, S] the sums, float32 (float64 for float64 inputs). Changed.
         scale: [S] of the dtype of `out`, for w of float16.

@@ -47,7 +47,7 @@ def score(
 
     For bfloat16 and float16 activations, "triton" rounds U and V to their dtype; kernels/README.md has the error.
     "reference" takes U and V in bfloat16 for `out` in float32. Then a, d and the two products are rounded too, each by
-    at most 2^-9. So a score is off by at most 2^-6 of the sum over t and c of the products of |d_t| . |u_c| and
+    at most 2^-8. So a score is off by at most 2^-5 of the sum over t and c of the products of |d_t| . |u_c| and
     |a_t| . |v_c|.
 
     Raises:

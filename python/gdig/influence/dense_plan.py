@@ -35,8 +35,9 @@ _READING = {"full": 25, "half": 36, "brief": 20}
 """R: the cost of reading W once, in examples."""
 _ROUNDING = 2.0**-22
 """The square of float16's largest relative error."""
-_BRIEF_ROUNDING = 4 * 2.0**-18
-"""The squares of bfloat16's largest relative error, for inputs, output gradients, W and the examples' gradients."""
+_BRIEF_ROUNDING = 6 * 2.0**-16 / 3
+"""The mean squares of the relative errors of six roundings to bfloat16: at most 2^-8 of a number, evenly spread. By
+columns, those of inputs, output gradients, U, V and both products; by W there are five."""
 _BRIEF_SIZE = 1 << 17
 """Numbers of a matrix from which on its scores take bfloat16. A smaller one costs little either way."""
 
@@ -111,7 +112,8 @@ def plan_dense(shapes: Sequence[SeedShape], dense_bytes: int) -> list[Dense]:
 
 
 def planned_bytes(shapes: Sequence[SeedShape], dense_bytes: int) -> int:
-    """Return the bytes of W in `plan_dense`. With so many bytes, it makes the same plan again, on any machine."""
+    """Return the bytes of W in `plan_dense`. With so many bytes, it makes the same plan again, on any machine of which
+    the CPU multiplies bfloat16 alike."""
     plan = plan_dense(shapes, dense_bytes)
     return sum(s.bytes_of(dense) for s, dense in zip(shapes, plan, strict=True) if dense not in COLUMNS)
 

@@ -14,7 +14,7 @@ from gdig.ops import ExpertRows
 _BRIEF_WIDTH = 384
 """Columns of a basis from which on its products are bfloat16. A narrower one costs little either way."""
 _LEAST_DAMPING = 0.01
-"""Of the mean eigenvalue. Rounding adds up to 2^-18 of the mean square of the rotated entries to each square."""
+"""Of the mean eigenvalue. Rounding adds some 2^-17 of the mean square of the rotated entries to each square."""
 
 
 def rotations_in_bfloat16(config: Config, device: torch.device) -> bool:
@@ -29,11 +29,11 @@ def rotations_in_bfloat16(config: Config, device: torch.device) -> bool:
 def rotate(x: torch.Tensor, q: torch.Tensor, bfloat16: bool = False) -> torch.Tensor:
     """Return x Q in the dtype of Q.
 
-    With `bfloat16`, a wide Q in float32, x and the result are rounded to it, each by at most 2^-9 of a number. That
-    adds about 2^-18 of the mean square of the entries to each one's square, and some 2^-9 of an entry by chance.
+    With `bfloat16`, a wide Q in float32, x and the result are rounded to it, each by at most 2^-8 of a number. That
+    adds some 2^-17 of the mean square of the entries to each one's square, and up to 2^-8 of an entry by chance.
 
     On CUDA, x in half precision is exact in TF32, and Q is cut to TF32. So an entry is off by at most 2^-10 of the sum
-    of the sizes of its terms. x itself was rounded by 2^-9 (bfloat16) or 2^-12 (float16). Float32 products,
+    of the sizes of its terms. x itself was rounded by up to 2^-8 (bfloat16) or 2^-11 (float16). Float32 products,
     without the tensor cores, would take several times as long as the model's own pass.
     """
     if bfloat16 and _is_wide(q):

@@ -87,7 +87,7 @@ def token_influence(model: Model, seeds: Sequence[SeedFactors], line: Line, conf
     """Pass the batch of a row once, and take the influence of the row apart.
 
     Let d_t and a_t be the output gradient and the input of a layer at token t. The influence of token t on seed s is
-    the sum over the layers of d_t^T U_s V_s^T a_t. Products are those of the sweep, sums over them are float64.
+    the sum over the layers of d_t^T U_s V_s^T a_t. Products are in the dtype of the factors, sums over them in float64.
 
     Args:
         model: the frozen model.

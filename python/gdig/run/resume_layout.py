@@ -1,4 +1,4 @@
-"""Every path of a resume file, once: of shards and of the seeds beside them, of the sums and factors of a curvature, and of seeds."""
+"""Every path of a resume file, once: of shards and the seeds beside them, of sums and factors, and of seeds."""
 
 from __future__ import annotations
 
