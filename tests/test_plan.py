@@ -6,6 +6,7 @@ import itertools
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,8 +18,11 @@ import gdig
 from gdig.cli.main import main
 from gdig.config.config import Config
 from gdig.errors import ConfigError, CorpusError, ModelError, RunError
+from gdig.influence.memory_plan import beyond_share
+from gdig.model.token_memory import gradient_checkpointing_bytes
 from gdig.planning import memory as planned_memory
 from gdig.planning import run_plan
+from gdig.planning.planner import Planner
 from gdig.planning.report import RunPlan
 from gdig.planning.run_plan import make_plan
 from gdig.progress import Progress
@@ -255,6 +259,32 @@ def test_a_pass_beyond_the_memory_names_what_holds_it(planned):
         planned_memory.require_memory(dict(planned.memory), 9 << 20)
     planned_memory.require_memory(dict(planned.memory), None)
     planned_memory.require_memory(dict(planned.memory), 9 * GIB)
+
+
+def test_a_pass_that_needs_more_than_the_plan_takes_is_told(project, tmp_path, planned, monkeypatch):
+    sweep = planned.memory["sweep"]
+    needed = sweep.total - sweep.weights
+    assert beyond_share("sweep", sweep, needed) is None and beyond_share("sweep", sweep, None) is None
+    large, passes_of = replace(sweep, seed_factors=1 << 50), run_plan.passes_of
+    monkeypatch.setattr(run_plan, "passes_of", lambda *args: passes_of(*args) | {"sweep": large})
+    monkeypatch.setattr(run_plan, "require_memory", lambda *_: None)
+    told = [note for note in plan_of(project, tmp_path / "run").notes if note.startswith("sweep: ")]
+    assert len(told) == 1 and re.search(r"needs .* but a plan takes .* \(60 % of the free memory\)", told[0])
+
+
+def test_with_gradient_checkpointing_all_passes_are_planned_with_it(project, tmp_path, monkeypatch):
+    """As in the run, which counts what a graph keeps when checkpointing is on."""
+    fit, sweep, graphs = Planner.fit, Planner.sweep, []
+
+    def noted(self, model, *args):
+        graphs.append(set(self.counted.graph) == {gradient_checkpointing_bytes(model)})
+        return sweep(self, model, *args)
+
+    monkeypatch.setattr(Planner, "fit", lambda *args: replace(fit(*args), gradient_checkpointing=True))
+    monkeypatch.setattr(Planner, "sweep", noted)
+    plan = plan_of(project, tmp_path / "run")
+    assert any("gradient_checkpointing" in note for note in plan.notes)
+    assert graphs and all(graphs)
 
 
 def test_partitions_are_planned_and_said(project, tmp_path, planned, monkeypatch):

@@ -221,6 +221,23 @@ def plan_fit(model: Model, examples: Sequence[Example], config: Config, ranks: R
     )
 
 
+def beyond_share(name: str, memory: MemoryParts, limit: int | None) -> str | None:
+    """Say that a pass needs more than a plan takes, which is so where its least is more; None where it does not.
+
+    Args:
+        name: of the pass.
+        memory: what it holds.
+        limit: bytes that the plan may take beside the weights; None where the system does not say what is free.
+    """
+    needed = memory.total - memory.weights
+    if limit is None or needed <= limit:
+        return None
+    return (
+        f"{name}: the pass needs {needed / 2**30:.3g} GiB beside the weights, but a plan takes {limit / 2**30:.3g} GiB "
+        "(60 % of the free memory); free memory, or choose fewer layers or seeds"
+    )
+
+
 def _pass_memory(
     weights: int, held: Sequence[int], head: int, by_partition: Sequence[FitBytes], inversion: str
 ) -> dict[str, MemoryParts]:

@@ -9,6 +9,7 @@ import numpy as np
 
 from gdig.background import Background
 from gdig.influence.fit import check_dtype, read_curvature, read_seed_factors
+from gdig.influence.memory_plan import beyond_share
 from gdig.influence.sweep_plan import plan_sweep
 from gdig.model.batch_size import room
 from gdig.nouns import counted
@@ -191,6 +192,8 @@ def _make_pass(
     seeds = read_seed_factors(work, dtype, origins["seeds"])
     longest = max(len(seed) for seed in work.seed_examples)
     plan = plan_sweep(model, config, seeds, limit=limit, longest=longest, dense_bytes=dense_bytes)
+    if ranks.main and (warning := beyond_share("sweep", plan.peak, limit)):
+        work.progress.warn(warning)
     if dense_bytes is None:
         dense_bytes = int(ranks.gather(plan.dense_bytes)[0])
         if ranks.main:

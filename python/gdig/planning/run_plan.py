@@ -12,7 +12,7 @@ from gdig.data.fingerprint import fingerprint_paths
 from gdig.data.rendering import rendered_otherwise
 from gdig.errors import StoreError
 from gdig.influence.fit import FEWEST_SEEDS
-from gdig.influence.memory_plan import MemoryPlan
+from gdig.influence.memory_plan import MemoryPlan, beyond_share
 from gdig.model.batch_size import MEMORY_SHARE, room
 from gdig.model.causal_model import Model
 from gdig.model.directory import model_directory
@@ -71,6 +71,8 @@ def make_plan(work: Workspace, clock: Callable[[], float] = time.perf_counter) -
     planner = Planner(config, pool, seeds, counted, limit)
     memory = planner.fit(model)
     checkpointing = memory is not None and memory.gradient_checkpointing and model.save_memory()
+    if checkpointing:  # from here on a graph keeps less, as in the run
+        planner = replace(planner, counted=TokenMemory.count(model))
     batch = memory.token_batch_size if memory is not None else planner.sweep(model).token_batch_size
     rates, sweep = run_trial(model, pool.examples, seeds, config, batch, planner.sweep, watch)
     seed_partitions = planner.seed_partitions(model) if config.gradients else ()
@@ -124,6 +126,7 @@ def make_plan(work: Workspace, clock: Callable[[], float] = time.perf_counter) -
         notes=(
             *_notes(config, model, pool, len(seeds), memory, checkpointing, rendered_otherwise(renderings)),
             *_held_note(redundancy),
+            *filter(None, (beyond_share(name, held, limit) for name, held in passes.items())),
         ),
         cheaper=tuple(cheaper_choices(expected, planner, stages)),
     )
