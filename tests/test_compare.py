@@ -191,3 +191,13 @@ def test_trainings_that_cannot_be(project, swept_copy, tmp_path, given, message)
     given = {name: places.get(value, value) if isinstance(value, str) else value for name, value in given.items()}
     with pytest.raises(GdigError, match=message):
         compare(**options, methods=["top"], **given)
+
+
+@pytest.mark.parametrize("given", [{"held_out": "none.jsonl"}, {"held_out": "SEEDS"}])
+def test_held_out_rows_are_read_before_a_sweep(project, tmp_path, given):
+    """A sweep takes hours; a held-out file that cannot be used is named before."""
+    options = project.options(tmp_path / "run", budget="6")
+    given = {name: options["seeds"][0] if value == "SEEDS" else str(tmp_path / value) for name, value in given.items()}
+    with pytest.raises(GdigError, match="held_out"):
+        compare(**options, methods=["top"], train=True, **given)
+    assert not list((tmp_path / "run").glob("sweep/*")) and not list((tmp_path / "run").glob("curvature/*"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,7 @@ from gdig.selection.blend import blend, pool_shift, seeds_reach
 from gdig.selection.choose import choose
 from gdig.selection.judge import Judge
 from gdig.selection.method import FinishedSweep
-from gdig.selection.survey import survey
+from gdig.selection.survey import make_judge, survey
 from gdig.selection.tasks import Tasks
 from gdig.store.sketches import SketchStore
 from gdig.store.tensor_file import write_tensors
@@ -215,6 +215,26 @@ def test_gdig_goes_by_whether_the_model_knows_the_pool(shift, method):
     assert by_itself.notes[0].startswith(f"by {method}, because the pool's mean influence on a seed is ")
     assert by_itself.notes[1:] == asked.notes
     np.testing.assert_equal(by_itself.reasons, asked.reasons)
+
+
+@pytest.mark.parametrize(
+    ("shift", "options", "warned"),
+    [(1.0, {}, True), (0.0, {}, False), (1.0, {"tau": 1.0}, False), (1.0, {"relative_to": "pool"}, False)],
+)
+def test_agreement_warns_where_most_of_the_pool_passes(shift, options, warned):
+    """Not where the model knows the pool, few rows reach tau, or votes are relative to the pool."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((60, 4))
+    influence = ((x - x.mean(0)) / x.std(0, ddof=1) + shift).astype(np.float32)
+    labels = rng.integers(0, 4, 60).astype(np.uint32)
+    pool = Rows(influence, np.ones((60, 3), np.float32), np.arange(60).astype(np.uint64), np.ones(60, bool), labels)
+    config = Config(method="agreement").with_options(**options)
+    with swept(pool) as sweep:
+        judge = make_judge(sweep.store, config, Tasks())
+        scored = choose(replace(sweep, survey=survey(sweep.store, judge)), Limit("rows", 12), config)
+    share = float(((influence > 0).sum(1) >= 0.55 * 4).mean())
+    assert len(scored.warnings) == warned
+    assert all(text.startswith(f"{share:.0%} of the pool reaches agreement 0.55, so") for text in scored.warnings)
 
 
 @pytest.mark.parametrize(("share", "method"), [(1.0, "agreement"), (0.9, "agreement"), (0.5, "turns"), (0.1, "turns")])

@@ -205,6 +205,10 @@ def compare(
         require_needs(methods, work.config)
         _expect(work, "cluster")
         tasks = read_tasks(work.seed_corpus, work.config.task_field)
+        if trial is not None:  # transformers' Trainer takes seconds to import
+            from gdig.training.trial_training import read_held_out, train_on_each
+
+            held_out = read_held_out(work, trial)
         store = _sweep(work)
         pool = _survey(work, store, tasks)
         limit = _limit(work, store, pool)
@@ -221,9 +225,7 @@ def compare(
         compared = compare_methods(eligible, methods or possible, limit, work.config, time.monotonic, n_clusters)
         if trial is None:
             return compared
-        from gdig.training.trial_training import train_on_each
-
-        return replace(compared, held_out=train_on_each(work, trial, compared))
+        return replace(compared, held_out=train_on_each(work, trial, compared, held_out))
 
 
 def score_net(

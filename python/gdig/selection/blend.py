@@ -24,6 +24,9 @@ from gdig.kmeans import load_labels
 from gdig.selection.method import FinishedSweep
 from gdig.selection.relevance import Relevance, sketch_lengths
 
+KNOWN = 0.1
+"""Shift below which the model knows the pool. Pools that a model was tuned on had at most 0.07, others 0.28 or more."""
+
 _LAST = -1e30
 """Relevance of a repeat: below that of every other row."""
 _BITS = 40
@@ -66,7 +69,7 @@ def blend(sweep: FinishedSweep, discount: float) -> Blend:
     _, spread = _statistics(lambda: iter([mean[valid][:, None]]))
     is_repeat = _repeats(sweep, valid)
     places = _places(sweep, mean, valid & ~is_repeat)
-    own = mean / (spread[0] if spread[0] > 0 else np.inf) - discount * np.log2(places)
+    own = mean / (spread[0] if spread[0] > 0 else np.inf) - discount * _log2(places)
 
     def relevance(shard: int) -> NDArray[np.float32]:
         start, stop = store.shard_range(shard)
@@ -171,6 +174,12 @@ def _places(sweep: FinishedSweep, mean: NDArray[np.float64], counted: NDArray[np
     places = np.ones(len(mean), np.int64)
     places[order] = np.arange(len(order)) - np.repeat(starts, sizes) + 1
     return places
+
+
+def _log2(places: NDArray[np.int64]) -> NDArray[np.float64]:
+    """log2 of whole numbers from 1 on, by the C library: NumPy's own differs between chips in the last bit."""
+    table = np.fromiter(map(math.log2, range(1, int(places.max(initial=0)) + 1)), np.float64)
+    return table[places - 1]
 
 
 def _repeats(sweep: FinishedSweep, valid: NDArray[np.bool_]) -> NDArray[np.bool_]:

@@ -23,7 +23,7 @@ class ScoredRows:
     label uint32 and distance float32, all [n]. by_task: mean influence on each task's seeds, less the baselines,
     float64 [n, tasks]; NaN without gradients.
     reasons: the method's own, [n] each. notes: sentences for the user. sources: rows by source. similar: rows that were
-    passed over, because they are near to a chosen row.
+    passed over, because they are near to a chosen row. warnings: of the method.
     """
 
     rows: np.ndarray
@@ -33,6 +33,7 @@ class ScoredRows:
     notes: list[str]
     sources: dict[str, int] = field(default_factory=dict)
     similar: int = 0
+    warnings: tuple[str, ...] = ()
 
 
 def choose(sweep: FinishedSweep | Eligible, limit: Limit, config: Config) -> ScoredRows:
@@ -72,4 +73,4 @@ def choose(sweep: FinishedSweep | Eligible, limit: Limit, config: Config) -> Sco
         reason = "no more rows are valid" if eligible is None or not eligible.bars else "no more rows may be chosen"
         notes.append(f"only {len(rows)} of the {counted(limit.amount, 'row')} asked for: {reason}")
     sources = sweep.sources.counts(rows) if len(sweep.sources) else {}
-    return ScoredRows(rows, columns, by_task, reasons, notes, sources, similar)
+    return ScoredRows(rows, columns, by_task, reasons, notes, sources, similar, picked.warnings)

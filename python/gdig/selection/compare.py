@@ -200,7 +200,7 @@ def compare(
                 similar=scored.similar,
                 tasks=dict(zip(sweep.tasks.names, map(_mean, scored.by_task.T), strict=True)),
                 seconds=seconds,
-                notes=scored.notes,
+                notes=[*scored.warnings, *scored.notes],
             )
         )
         rows_by_method.append(rows)

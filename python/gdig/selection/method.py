@@ -157,6 +157,7 @@ class Picked:
     rows: int64 [n], rows of the pool, best first where the method has an order. reasons: arrays [n] by name, which the
     output shows beside each row. notes: sentences for the user. shortfall: why the rows are fewer than the limit
     allows; None when they are not. ordered: whether the rows come best first; None for what the MethodSpec says.
+    warnings: what makes the choice less good than it seems.
     """
 
     rows: np.ndarray
@@ -164,6 +165,7 @@ class Picked:
     notes: tuple[str, ...] = ()
     shortfall: str | None = None
     ordered: bool | None = None
+    warnings: tuple[str, ...] = ()
 
 
 Function = Callable[[FinishedSweep, Limit, int, Config], Picked]

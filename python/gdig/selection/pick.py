@@ -134,8 +134,9 @@ def _pick_by_source(
         available = [spent[i] if i in short else available[i] for i in range(len(names))]
     if len(names) <= _SHOWN:
         notes += [f"{name}: {note}" for name, pick in zip(names, picks, strict=True) for note in pick.picked.notes]
+    warnings = [f"{name}: {text}" for name, pick in zip(names, picks, strict=True) for text in pick.picked.warnings]
     picked = _merged(picks, weights, method)
-    return replace(picked, notes=tuple(notes)), walk.passed_over if walk is not None else 0
+    return replace(picked, notes=tuple(notes), warnings=tuple(warnings)), walk.passed_over if walk is not None else 0
 
 
 def _pick_from(

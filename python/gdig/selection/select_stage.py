@@ -70,7 +70,7 @@ def select_stage(work: Workspace, store: SketchStore, survey: Survey, tasks: Tas
     if conversion is not None:
         conversion.finish(output)
     warnings = [*run.fit.warnings, *run.sweep.warnings, *growth_warnings(run.record, len(work.candidates.files))]
-    warnings += excluded.warnings(survey.valid, config.exclude_similarity)
+    warnings += [*excluded.warnings(survey.valid, config.exclude_similarity), *scored.warnings]
     for warning in warnings:  # `warn` repeats no warning that a stage of this start has given
         work.progress.warn(warning)
     if config.exclude:

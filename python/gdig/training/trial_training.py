@@ -70,15 +70,14 @@ class TrialTrainer:
         limits: of the model.
 
     Raises:
-        ModelError: when peft or accelerate is not installed, or memory is short.
+        ModelError: when memory is short.
     """
 
     def __init__(self, config: Config, trial: Trial, held_out: Sequence[Example], limits: Limits) -> None:
-        require_package("accelerate", "train", "train")
         if config.threads is not None:
             torch.set_num_threads(config.threads)
         self._config, self._trial, self._held_out, self._limits = config, trial, held_out, limits
-        self._adds_adapter = trial.lora_rank > 0 and not is_adapter(named_directory(config))
+        self._adds_adapter = _adds_adapter(config, trial)
         self._device = resolve_device(config.device)
         self._model: Any = self._trainable()
         self._start = {name: p.detach().cpu().clone() for name, p in self._model.named_parameters() if p.requires_grad}
@@ -103,7 +102,6 @@ class TrialTrainer:
         model = load_trainable(self._config).to(self._device)
         if not self._adds_adapter:
             return model
-        require_package("peft", "train", "peft")
         from peft import LoraConfig, get_peft_model
 
         rank = self._trial.lora_rank
@@ -176,18 +174,35 @@ class TrialTrainer:
         return np.array([example.n_target for example in self._held_out])
 
 
-def train_on_each(work: Workspace, trial: Trial, comparison: Comparison) -> HeldOut:
-    """Train on each method's selection, and compare the losses on the held-out rows.
+def _adds_adapter(config: Config, trial: Trial) -> bool:
+    """Whether an adapter of its own is trained; a model that is an adapter trains that one."""
+    return trial.lora_rank > 0 and not is_adapter(named_directory(config))
+
+
+def read_held_out(work: Workspace, trial: Trial) -> list[Example]:
+    """Read the rows that judge, and look for the packages of a training: before a sweep that may take hours.
 
     Raises:
         CorpusError: on a held-out row that cannot be used, and when a held-out row is among the seeds.
-        ModelError: when a package is missing, memory is short or a loss is not finite.
+        ModelError: when a package is missing.
     """
-    corpus = open_corpus([str(trial.held_out)], name="held_out")
-    held_out = work.read_examples(corpus)
+    require_package("accelerate", "train", "train")
+    if _adds_adapter(work.config, trial):
+        require_package("peft", "train", "peft")
+    held_out = work.read_examples(open_corpus([str(trial.held_out)], name="held_out"))
     seeds = {example.hash for example in work.seed_examples}
     if n_seeds := sum(example.hash in seeds for example in held_out):
         raise CorpusError(f"held_out: {n_seeds} of {len(held_out)} rows are also seeds; give rows that no method reads")
+    return held_out
+
+
+def train_on_each(work: Workspace, trial: Trial, comparison: Comparison, held_out: Sequence[Example]) -> HeldOut:
+    """Train on each method's selection, and compare the losses on the held-out rows (`read_held_out`).
+
+    Raises:
+        CorpusError: when a method selected no row.
+        ModelError: when memory is short or a loss is not finite.
+    """
     trainer = TrialTrainer(work.config, trial, held_out, work.limits)
     before = trainer.untrained()
     losses: dict[str, HeldOutLoss] = {}

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from gdig.config.budget import Limit
 from gdig.config.config import Config
 from gdig.nouns import counted
+from gdig.selection.blend import KNOWN, pool_shift
 from gdig.selection.draw import draw
 from gdig.selection.method import FinishedSweep, Picked
 from gdig.selection.survey import Survey, threshold, wanted_votes
@@ -14,11 +17,26 @@ def agreement(sweep: FinishedSweep, limit: Limit, random_seed: int, options: Con
     """Pick rows whose agreement reaches `tau` (equation 4), drawn evenly from the clusters.
 
     When too few rows reach `tau`, the threshold falls to the largest agreement that fills the budget, and a note says
-    so.
+    so. A warning says when most of the pool passes because the model was not tuned on it.
     """
     votes = threshold(sweep.survey, options.tau, limit)
     note = _agreed(sweep.survey, options.tau, votes)
-    return draw(sweep, limit, random_seed, options, least_votes=votes, notes=(note,))
+    picked = draw(sweep, limit, random_seed, options, least_votes=votes, notes=(note,))
+    return replace(picked, warnings=_warnings(sweep, options.tau))
+
+
+def _warnings(sweep: FinishedSweep, tau: float) -> tuple[str, ...]:
+    """Return the warning that `tau` hardly chooses, or none. Where most rows reach it, that takes three passes."""
+    reached = sweep.survey.reach(wanted_votes(tau, sweep.survey.voters))
+    if 2 * reached <= sweep.survey.valid or sweep.judge.baselines is not None:
+        return ()
+    if (shift := pool_shift(sweep)) < KNOWN:
+        return ()
+    return (
+        f"{reached / sweep.survey.valid:.0%} of the pool reaches agreement {tau:g}, so the threshold hardly chooses: "
+        f"the pool's mean influence on a seed is {shift:.2g} of its deviation, as in a model that was not tuned on the "
+        "pool; take method=gdig, or relative_to=pool",
+    )
 
 
 def _agreed(survey: Survey, tau: float, votes: int) -> str:

@@ -16,13 +16,10 @@ from typing import Literal, NamedTuple
 
 from gdig.config.budget import Limit
 from gdig.config.config import Config
-from gdig.selection.blend import pool_shift, seeds_reach
+from gdig.selection.blend import KNOWN, pool_shift, seeds_reach
 from gdig.selection.method import FinishedSweep, Picked
 from gdig.selection.methods.agreement import agreement
 from gdig.selection.methods.turns import turns
-
-KNOWN = 0.1
-"""Shift below which the model knows the pool. Pools that a model was tuned on had at most 0.07, others 0.28 or more."""
 
 OF_ONE_KIND = 0.7
 """Share of the rows that matter to the seeds from which on the pool is of their kind. Pools of one task had 0.79 or
@@ -41,7 +38,7 @@ def rule_for(sweep: FinishedSweep) -> Rule:
     shift = pool_shift(sweep)
     why = f"the pool's mean influence on a seed is {shift:.2g} of its deviation"
     if shift >= KNOWN:
-        return Rule("turns", f"by turns, because {why}: the model was not tuned on the pool, and almost any row helps")
+        return Rule("turns", f"by turns, because {why}: the model was not tuned on the pool, so the signs tell little")
     if (reach := seeds_reach(sweep)) >= OF_ONE_KIND:
         note = f"by agreement, because {why}: the model knows the pool, so the sign of the influence tells rows apart"
         return Rule("agreement", note)
