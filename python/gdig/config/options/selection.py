@@ -126,8 +126,8 @@ class RuleOptions:
     unknown."""
     n_neighbours: int = 10
     """Neighbours of a row by the cosine of the sketches, for the methods g2is, facility and self-filter. A walk of g2is
-    goes on to one of them, a row that facility takes covers those that have it as a neighbour, and a row that
-    self-filter takes lowers them. Raise it when walks end early or the selection repeats itself."""
+    goes on to one of them. facility covers a row by those of them that it takes, and a row that self-filter takes
+    lowers them. Raise it when walks end early or the selection repeats itself."""
     neighbour_search: Literal["auto", "exact", "clusters"] = "auto"
     """How neighbours are searched: exact compares all pairs of rows, clusters looks into n_probe clusters near each
     row. auto is exact up to 262,144 rows, because the time grows with the square of the rows. clusters measures and
