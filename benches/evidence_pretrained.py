@@ -35,7 +35,7 @@ from typing import Any
 
 import torch
 
-from benches.pretrained import effects
+from benches.pretrained import effects, exact_match, whole_model
 from benches.pretrained import pretrained_lds as lds
 from benches.pretrained.collection import PAIRS, TASKS, Plan, collect
 from benches.pretrained.language_pools import load as load_generated
@@ -51,10 +51,12 @@ from benches.shared.machine import ROOT, machine, provenance
 from benches.shared.steps import Steps
 
 PLANS = {"tasks": TASKS, "pairs": PAIRS}
-PARTS = (*PLANS, "generated 0", "generated 1", "lds", "effects")
+PARTS = (*PLANS, "generated 0", "generated 1", "lds", "effects", "exact match", "whole model")
 RANDOM_SEEDS = (0, 1, 2)
 BUDGETS = (0.1, 0.05, 0.2, 0.025)
 """In the order of the trainings: an early end has every rule at the first budget."""
+WHOLE_POOLS, CHANGED_POOLS = 4, 2
+"""Pools in which the command is tried, and those in which one thing is changed. Each try passes the whole model."""
 
 
 def main() -> None:
@@ -79,6 +81,10 @@ def main() -> None:
         }
         if part in PLANS:
             results = measure(PLANS[part], steps, model, arguments)
+        elif part == "exact match":
+            results = measure_exact(steps, model, arguments)
+        elif part == "whole model":
+            results = measure_whole_model(steps, model, arguments)
         elif part in ("lds", "effects"):
             results = (measure_lds if part == "lds" else measure_effects)(steps, model, arguments)
         else:
@@ -89,7 +95,7 @@ def main() -> None:
             file = arguments.record / f"pretrained-{part.replace(' ', '-')}.json"
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(json.dumps(record, ensure_ascii=False) + "\n", encoding="utf-8")
-        print(tables(record) if "pools" in record else json.dumps(facts, indent=1), flush=True)
+        print(tables(record) if part in PLANS or "generated" in part else json.dumps(facts, indent=1), flush=True)
 
 
 def measure(plan: Plan, steps: Steps, model: Path, arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
@@ -118,13 +124,15 @@ def measure(plan: Plan, steps: Steps, model: Path, arguments: argparse.Namespace
         (1, SHOWN[:6], BUDGETS[1:]),
         (len(RANDOM_SEEDS), SHOWN, BUDGETS[:1]),
         (1, SHOWN, BUDGETS[1:]),
+        (len(RANDOM_SEEDS), SHOWN[:4], BUDGETS[1:]),
         (1, LATER, BUDGETS[:1]),
     ):
         for budget in budgets:
             for pool in all_pools:
                 own = facts["pools"][pool.name]["outcomes"].setdefault(f"{budget:g}", {})
                 for rule in (BEFORE, ORACLE, *rules):
-                    own[rule] = outcome(trials, pool, rule, budget, RANDOM_SEEDS[:n_seeds])
+                    if len(own.get(rule, {}).get("loss", ())) < n_seeds:  # a later stage asks for fewer trainings
+                        own[rule] = outcome(trials, pool, rule, budget, RANDOM_SEEDS[:n_seeds])
                 yield facts
 
 
@@ -148,13 +156,40 @@ def measure_effects(steps: Steps, model: Path, arguments: argparse.Namespace) ->
             yield facts
 
 
+def measure_exact(steps: Steps, model: Path, arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Yield how many held-out answers are exact after a training, again after each pool of one target."""
+    collection = collect(TASKS, arguments.data, model, load_tokenizer(model), steps)
+    trainer = Trainer(model, collection.states, collection.examples, Recipe())
+    trials = Trials(steps, trainer, lambda pool: View.of(collection, pool))
+    facts: dict[str, Any] = {"answers": {}}
+    for pool in (pool for pool in pools(collection) if pool.kind == "P1"):
+        facts["answers"][pool.name] = exact_match.measure(pool, trials, trainer, steps, BUDGETS[0], RANDOM_SEEDS)
+        yield facts
+
+
+def measure_whole_model(steps: Steps, model: Path, arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Yield what the command chooses over the whole model, and in the first pools with one thing changed."""
+    collection = collect(TASKS, arguments.data, model, load_tokenizer(model), steps)
+    trainer = Trainer(model, collection.states, collection.examples, Recipe())
+    facts: dict[str, Any] = {"pools": {}}
+    of_one_target = [pool for pool in pools(collection) if pool.kind == "P1"]
+    default, *changes = whole_model.OPTIONS
+    asked = [(pool, default) for pool in of_one_target[:WHOLE_POOLS]]
+    asked += [(pool, change) for change in changes for pool in of_one_target[:CHANGED_POOLS]]
+    for pool, change in asked:
+        own = facts["pools"].setdefault(pool.name, {})
+        own[change] = whole_model.measure(collection, pool, steps, model, trainer, change, RANDOM_SEEDS)
+        yield facts
+
+
 def measure_generated(random_seed: int, arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Yield the record of one generated language."""
     folder = arguments.folder / f"generated-{random_seed}"
     pool = load_generated(Steps(folder, {"torch": torch.__version__}), random_seed)
     outcomes: dict[str, Any] = {}
     for budget in BUDGETS:
-        outcomes |= pool.table([*SHOWN, *LATER], (budget,), RANDOM_SEEDS)
+        rules = [*SHOWN, *LATER] if budget == BUDGETS[0] else [*SHOWN, "cosine, by turns", "top, relative cosine"]
+        outcomes |= pool.table(rules, (budget,), RANDOM_SEEDS)
     yield {
         "pools": {
             f"generated language {random_seed}": {

@@ -14,21 +14,26 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from benches.figures_parts import costs, language_tables, pretrained, real_pairs, redundancy_tables
+from benches.figures_parts import costs, language_tables, layers, pretrained, real_pairs, redundancy_tables
 from benches.figures_parts.sentences import SENTENCES
 from benches.shared.machine import ROOT
 
 TABLES: dict[str, Callable[[], str]] = {
     "experts": costs.experts,
+    "layers": layers.worth,
     "methods": pretrained.methods,
     "parity": costs.parity,
     "plan": costs.plan,
     "pretrained": pretrained.rules,
     "pretrained, README": pretrained.readme,
+    "pretrained, answers": pretrained.answers,
+    "pretrained, budgets": pretrained.budgets,
     "pretrained, effects": pretrained.effects,
     "pretrained, predicts": pretrained.datamodels,
     "pretrained, languages": pretrained.languages,
     "pretrained, losing": pretrained.losing,
+    "pretrained, pairs": pretrained.pairs,
+    "pretrained, whole model": pretrained.whole_model,
     "predicts": language_tables.predicts,
     "predicts, all": language_tables.predicts_all,
     "real pairs, defaults": real_pairs.defaults_told_apart,

@@ -136,7 +136,7 @@ def scored(config, model, joined, pool, dense_bytes):
 @pytest.mark.parametrize("dense_bytes", [0, 1 << 30], ids=["columns", "W"])
 def test_a_sweep_loses_a_hundredth_of_what_the_low_rank_loses(dense_bytes, monkeypatch):
     monkeypatch.setattr(dense_plan, "_BRIEF_SIZE", 1)
-    monkeypatch.setattr(layer_scores, "multiplies_bfloat16", lambda: True)
+    monkeypatch.setattr(precision, "multiplies_bfloat16", lambda: True)
     seeds, pool = make_examples(6, 2), make_examples(30, 3)
     options = {"inversion": "identity", "seed_rank": 1000, "projection_dim": 8, "projection_side": 2}
     model, config = wrapped(llama(), torch.float32, **options, seed_energy=0.9)
@@ -166,13 +166,26 @@ def test_chips_that_multiply_bfloat16(found, vendor, expected, monkeypatch):
     assert precision.multiplies_bfloat16.__wrapped__() is expected
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
     assert precision.multiplies_bfloat16.__wrapped__() is False
+    monkeypatch.delattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported")
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    assert precision.multiplies_bfloat16.__wrapped__() is False
 
 
 def test_only_auto_takes_bfloat16(monkeypatch):
-    monkeypatch.setattr(layer_scores, "multiplies_bfloat16", lambda: True)
+    monkeypatch.setattr(precision, "multiplies_bfloat16", lambda: True)
     _, config = wrapped(llama(), inversion="identity")
     cpu = torch.device("cpu")
     assert layer_scores.scores_in_bfloat16(config, cpu)
     assert not layer_scores.scores_in_bfloat16(config, torch.device("cuda"))
     for name in ("highest", "high", "medium"):
         assert not layer_scores.scores_in_bfloat16(config.with_options(matmul_precision=name), cpu)
+
+
+def test_a_resume_file_says_whether_its_products_are_in_bfloat16(monkeypatch):
+    """A sweep that goes on elsewhere discards a part in other products, by name, as it does for other options."""
+    cpu = torch.device("cpu")
+    said = []
+    for multiplies in (True, False):
+        monkeypatch.setattr(precision, "multiplies_bfloat16", lambda multiplies=multiplies: multiplies)
+        said.append([precision.products_made_from(name, cpu) for name in ("auto", "highest")])
+    assert said == [["auto, bfloat16", "highest"], ["auto", "highest"]]

@@ -8,6 +8,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from gdig.influence import rotations
 from gdig.influence.rotations import rotate, rotate_experts, rotation_precision, rotations_in_bfloat16
+from gdig.model import precision
 from gdig.ops import ExpertRows
 from tests.support.tiny_models import llama, wrapped
 
@@ -122,7 +123,7 @@ def test_experts_are_rotated_as_layers_are():
 
 
 def test_weak_damping_and_highest_keep_exact_rotations(monkeypatch):
-    monkeypatch.setattr(rotations, "multiplies_bfloat16", lambda: True)
+    monkeypatch.setattr(precision, "multiplies_bfloat16", lambda: True)
     cpu = torch.device("cpu")
 
     def of(device=cpu, **options):
@@ -133,5 +134,5 @@ def test_weak_damping_and_highest_keep_exact_rotations(monkeypatch):
     assert not of(damping_factor=0.009)
     assert not of(damping_mode="absolute", damping_factor=1.0)
     assert not of(matmul_precision="highest") and not of(matmul_precision="medium")
-    monkeypatch.setattr(rotations, "multiplies_bfloat16", lambda: False)
+    monkeypatch.setattr(precision, "multiplies_bfloat16", lambda: False)
     assert not of()

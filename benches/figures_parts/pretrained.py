@@ -12,8 +12,6 @@ from benches.pretrained.result_tables import BEFORE, ORACLE
 from benches.pretrained.result_tables import interval as difference
 
 TENTH = "0.1"
-_BEST = ("BM25, by turns", "gdig")
-"""Rules whose losses are level, and below those of all others."""
 
 
 def pools(kind: str) -> list[dict[str, Any]]:
@@ -22,8 +20,9 @@ def pools(kind: str) -> list[dict[str, Any]]:
 
 
 def losses(of: Sequence[Mapping[str, Any]], rule: str, budget: str = TENTH) -> np.ndarray:
-    """Losses on the held-out rows of all pools side by side: [trainings, rows]."""
-    return np.concatenate([np.array(pool["outcomes"][budget][rule]["loss"]) for pool in of], 1)
+    """Losses on the held-out rows of all pools side by side: [trainings, rows], as many trainings as every pool has."""
+    own = [np.array(pool["outcomes"][budget][rule]["loss"]) for pool in of]
+    return np.concatenate([losses[: min(map(len, own))] for losses in own], 1)
 
 
 _LABELS = {
@@ -48,15 +47,18 @@ def _rules(names: Sequence[str]) -> str:
     """The mean over the pools of one target: loss, difference from random rows, share of clean rows of the target."""
     of = pools("P1")
     random = losses(of, "random")
+    chosen = [rule for rule in names if rule not in (BEFORE, ORACLE)]
+    best = losses(of, min(chosen, key=lambda rule: losses(of, rule).mean()))
     rows = []
     for rule in names:
         own = losses(of, rule)
+        level = rule in chosen and difference(own, best)[1] <= 0  # not told apart from the best
         mean = f"{own.mean():.3f}"
         beside = "" if rule in (BEFORE, "random") else interval(difference(own, random), 2, sign="+")
         outcomes = [pool["outcomes"][TENTH][rule] for pool in of]
         good = percent(float(np.mean([outcome["good"] for outcome in outcomes]))) if "good" in outcomes[0] else ""
         label = _LABELS[rule] + (" *" if len(own) == 1 else "")
-        rows.append([label, bold(mean) if rule in _BEST else mean, beside, good])
+        rows.append([label, bold(mean) if level else mean, beside, good])
     return table(["rule", "loss", "beside random", "clean rows of the target"], *map(list, zip(*rows, strict=True)))
 
 
@@ -68,6 +70,93 @@ def rules() -> str:
 def readme() -> str:
     """The rules that README shows."""
     return _rules([rule for rule in _LABELS if rule not in _LEFT_TO_THE_EVIDENCE])
+
+
+def budgets() -> str:
+    """Every budget: the mean loss over the pools of one target."""
+    of = pools("P1")
+    shares = sorted(of[0]["outcomes"], key=float)
+    rows = []
+    for rule, label in _LABELS.items():
+        if rule == BEFORE or not all(rule in pool["outcomes"][share] for pool in of for share in shares):
+            continue
+        own = [losses(of, rule, share) for share in shares]
+        once = any(len(x) == 1 for x in own)
+        rows.append([label.strip("*") + (" *" if once else ""), *(f"{x.mean():.3f}" for x in own)])
+    chosen = [row for row in rows if not row[0].startswith(_LABELS[ORACLE])]
+    for i in range(1, len(shares) + 1):
+        best = min(chosen, key=lambda row: float(row[i]))
+        best[i] = bold(best[i])
+    header = ["rule", *(f"{100 * float(share):g} % of the pool" for share in shares)]
+    return table(header, *map(list, zip(*rows, strict=True)))
+
+
+def whole_model() -> str:
+    """What the command chooses by the whole model, at its defaults and with one thing changed: means over the pools."""
+    by_pool, of = record("pretrained-whole-model")["pools"], record("pretrained-tasks")["pools"]
+    most = max(map(len, by_pool.values()))
+    changed = [name for name, own in by_pool.items() if 1 < len(own) == most]
+    lines = [
+        ("gradients of the 2 blocks that train", "gdig"),
+        ("the command at its defaults (8 blocks)", "the default"),
+        ("the MLPs of all 30 blocks", "mlp"),
+        ("the MLPs of the upper third", "the upper third"),
+        ("attention too", "attention too"),
+        ("the loss by its sum over tokens", "the loss by its sum"),
+        ("rows through the chat template", "chat template"),
+        ("a model tuned on the pool for an epoch", "a model tuned on the pool"),
+        ("BM25", "BM25, by turns"),
+        ("random", "random"),
+    ]
+    columns = [list(by_pool)] + [changed] * bool(changed)
+    rows = []
+    for label, name in lines:
+        cells = []
+        for names in columns:
+            found = [by_pool[pool].get(name) or of[pool]["outcomes"][TENTH].get(name) for pool in names]
+            if any(result is None for result in found):
+                cells.append("")
+                continue
+            loss = np.concatenate([np.array(result["loss"]) for result in found if result], 1)
+            good = percent(float(np.mean([result["good"] for result in found if result])))
+            cells.append(f"{loss.mean():.3f} / {good}")
+        if any(cells):
+            rows.append([label, *cells])
+    header = ["loss / clean rows of the target", *(f"{len(names)} pools" for names in columns)]
+    return table(header, *map(list, zip(*rows, strict=True)))
+
+
+def answers() -> str:
+    """Exact answers before and after the trainings: the mean over the pools of one target."""
+    of = record("pretrained-exact-match")["answers"]
+    labels = {**_LABELS, "the whole pool": "as many steps on rows of the whole pool"}
+    rows = []
+    for rule in next(iter(of.values())):
+        loss, exact = (
+            np.concatenate([np.array(pool[rule][key], float) for pool in of.values()], 1) for key in ("loss", "exact")
+        )
+        none = np.zeros((1, exact.shape[1]))
+        rows.append(
+            [labels[rule].strip("*"), f"{loss.mean():.3f}", interval(100 * np.array(difference(exact, none)), 1, 0)]
+        )
+    return table(["rule", "loss", "exact answers, %"], *map(list, zip(*rows, strict=True)))
+
+
+def pairs() -> str:
+    """Real pairs of one task with spoiled rows, by the pretrained model: loss and share of sound rows at 10 %."""
+    of = record("pretrained-pairs")["pools"]
+    rows = []
+    for rule, label in _LABELS.items():
+        cells = [label.strip("*") if rule != ORACLE else "sound rows, known"]
+        for pool in of.values():
+            result = pool["outcomes"][TENTH].get(rule)
+            if result is None:
+                break
+            loss = f"{np.mean(result['loss']):.3f}"
+            cells.append(f"{loss} / {percent(result['good'])}" if "good" in result else loss)
+        if len(cells) == 1 + len(of):
+            rows.append(cells)
+    return table(["loss / sound rows", *of], *map(list, zip(*rows, strict=True)))
 
 
 def languages() -> str:
@@ -95,21 +184,20 @@ def languages() -> str:
 
 def losing() -> str:
     """Pools on which another method is ahead of gdig."""
-    shown_pools = {
-        "five targets of unequal difficulty": ("five targets", "top, mean", "plain mean"),
-        "three targets, unequal seeds": ("three targets, unequal seeds", "diverse", "diverse"),
-        "translation, an eighth six times, none spoiled": ("translation, repeats", None, ""),
-        "common_gen, the same": ("common_gen, repeats", None, ""),
+    labels = {
+        "five targets": "five targets of unequal difficulty",
+        "three targets, unequal seeds": "three targets, unequal seeds",
+        "translation, repeats": "translation, an eighth six times, none spoiled",
+        "common_gen, repeats": "common_gen, the same",
     }
     pools = record("pretrained-tasks")["pools"]
-    shown = ("gdig", "BM25, by turns", "RDS+")
+    shown = ("gdig", "BM25, by turns", "RDS+", "top, mean", "diverse", "random")
     rows = []
-    for label, (name, other, word) in shown_pools.items():
-        own = {rule: float(np.mean(outcome["loss"])) for rule, outcome in pools[name]["outcomes"][TENTH].items()}
-        best = min(own[rule] for rule in shown)
-        cells = [bold(f"{own[rule]:.3f}") if own[rule] == best else f"{own[rule]:.3f}" for rule in shown]
-        rows.append([label, *cells, f"{word} {own[other]:.3f} *" if other else "", f"{own['random']:.3f}"])
-    return table(["pool", "gdig", "BM25", "RDS+", "others ahead", "random"], *map(list, zip(*rows, strict=True)))
+    for name, label in labels.items():
+        own = [float(np.mean(pools[name]["outcomes"][TENTH][rule]["loss"])) for rule in shown]
+        rows.append([label, *(bold(f"{x:.3f}") if x == min(own) else f"{x:.3f}" for x in own)])
+    header = ["pool", "gdig", "BM25", "RDS+", "plain mean", "diverse", "random"]
+    return table(header, *map(list, zip(*rows, strict=True)))
 
 
 def effects() -> str:
@@ -142,9 +230,10 @@ def effects() -> str:
 def datamodels() -> str:
     """The linear datamodelling score of each method on halves of one pool."""
     labels = {"EK-FAC": "EK-FAC, damping 0.1 (the default)", "identity": "identity (gradient dot product)"}
-    scores = record("pretrained-lds")["halves"]["translation"]["scores"]
-    columns = [labels.get(name, name) for name in scores], [_score(halves) for halves in scores.values()]
-    return table(["method", "LDS"], *columns)
+    halves = record("pretrained-lds")["halves"]
+    names = list(next(iter(halves.values()))["scores"])
+    columns = [[_score(pool["scores"][name]) for name in names] for pool in halves.values()]
+    return table(["LDS", *halves], [labels.get(name, name) for name in names], *columns)
 
 
 def _score(result: Mapping[str, Any]) -> str:

@@ -50,6 +50,22 @@ class Trainer:
 
     def outcome(self, rows: np.ndarray, held: np.ndarray, random_seed: int) -> np.ndarray:
         """Loss of each held row, float64, after training on `rows` in a random order."""
+        self._train(rows, random_seed)
+        return self.losses(held)
+
+    def answers(self, rows: np.ndarray | None, held: np.ndarray, random_seed: int) -> tuple[np.ndarray, np.ndarray]:
+        """Loss of each held row after training, or before any where rows are None, and whether its answer is exact.
+
+        A greedy answer is the target where each token of the target is the most likely one after those before it. So
+        one pass over the target tells.
+        """
+        if rows is None:
+            self._reset(random_seed)
+        else:
+            self._train(rows, random_seed)
+        return self.losses(held), self._exact(held)
+
+    def _train(self, rows: np.ndarray, random_seed: int) -> None:
         self._reset(random_seed)
         rng, recipe = np.random.default_rng([random_seed, 1]), self.recipe
         wanted = recipe.steps * recipe.batch_size
@@ -62,7 +78,15 @@ class Trainer:
                 (self._losses(batch).sum() / recipe.batch_size).backward()
             torch.nn.utils.clip_grad_norm_([p for _, p in self._trained], 1.0)
             optimizer.step()
-        return self.losses(held)
+
+    @torch.no_grad()
+    def _exact(self, rows: np.ndarray) -> np.ndarray:
+        exact = np.zeros(len(rows), bool)
+        for batch in make_batches([self.examples[i] for i in rows], 1024):
+            logits, labels, counts = self._logits(batch)
+            right = (logits.argmax(1) == labels).double()
+            exact[batch.rows] = (torch.segment_reduce(right, "min", lengths=counts) == 1).numpy()
+        return exact
 
     @torch.no_grad()
     def losses(self, rows: np.ndarray) -> np.ndarray:
@@ -78,12 +102,17 @@ class Trainer:
         return self.losses(rows)
 
     def _losses(self, batch: Batch) -> torch.Tensor:
+        logits, labels, counts = self._logits(batch)
+        nll = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
+        return torch.segment_reduce(nll, "mean", lengths=counts)
+
+    def _logits(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Logits [P, words] at the places that predict a target, the targets [P], and how many each row has."""
         model = self._module.get_base_model()
         hidden = model.model(input_ids=torch.from_numpy(batch.input_ids).long(), use_cache=False).last_hidden_state
         predictors, labels, counts = batch.targets
         logits = model.lm_head(hidden.flatten(0, 1)[torch.from_numpy(predictors)])
-        nll = torch.nn.functional.cross_entropy(logits, torch.from_numpy(labels), reduction="none")
-        return torch.segment_reduce(nll, "mean", lengths=torch.from_numpy(counts))
+        return logits, torch.from_numpy(labels), torch.from_numpy(counts)
 
     def _reset(self, random_seed: int) -> None:
         generator = torch.Generator().manual_seed(random_seed)

@@ -19,6 +19,7 @@ from gdig.influence.sums_resume import SumsResume
 from gdig.model.batches import Batch
 from gdig.model.causal_model import Model
 from gdig.model.layers import Layer
+from gdig.model.precision import products_made_from
 from gdig.run.record import CurvatureReport
 from gdig.run.resume_layout import curvature_files, factors_file, layers_key, partition_file
 from gdig.store.resume_file import Pace, ResumeFile
@@ -58,7 +59,12 @@ class CurvatureResume:
             "batches": digest.hexdigest(),
             "token_batch_size": token_batch_size,
             "layers": layers_key(layers),
-            "model": [str(model.dtype), model.device.type, config.matmul_precision, config.torch_compile],
+            "model": [
+                str(model.dtype),
+                model.device.type,
+                products_made_from(config.matmul_precision, model.device),
+                config.torch_compile,
+            ],
         }
         sums = SumsResume(self.folder, made_from, ranks, self.warn, self.pace)
         return PartitionResume(self.folder, made_from, sums, self.warn)

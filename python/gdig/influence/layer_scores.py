@@ -12,7 +12,7 @@ from gdig import ops
 from gdig.config.config import Config
 from gdig.influence.dense_plan import COLUMNS, DENSE_BYTES, Dense, SeedShape, plan_dense
 from gdig.influence.seed_factors import SeedFactors
-from gdig.model.precision import multiplies_bfloat16
+from gdig.model.precision import takes_bfloat16
 from gdig.ops import ExpertRows, Segments
 
 
@@ -107,7 +107,7 @@ def _no_columns(seeds: int) -> Segments:
 
 def scores_in_bfloat16(config: Config, device: torch.device) -> bool:
     """Whether scores of large layers may be products of bfloat16: by the option, where this CPU multiplies it."""
-    return config.matmul_precision == "auto" and device.type == "cpu" and multiplies_bfloat16()
+    return takes_bfloat16(config.matmul_precision, device)
 
 
 def make_scorers(

@@ -8,7 +8,7 @@ from itertools import pairwise
 import torch
 
 from gdig.config.config import Config
-from gdig.model.precision import float32_products, multiplies_bfloat16
+from gdig.model.precision import float32_products, takes_bfloat16
 from gdig.ops import ExpertRows
 
 _BRIEF_WIDTH = 384
@@ -23,7 +23,7 @@ def rotations_in_bfloat16(config: Config, device: torch.device) -> bool:
     Weak damping would show the rounding in the directions of little data, so it needs exact rotations.
     """
     damped = config.damping_mode == "relative" and config.damping_factor >= _LEAST_DAMPING
-    return damped and config.matmul_precision == "auto" and device.type == "cpu" and multiplies_bfloat16()
+    return damped and takes_bfloat16(config.matmul_precision, device)
 
 
 def rotate(x: torch.Tensor, q: torch.Tensor, bfloat16: bool = False) -> torch.Tensor:

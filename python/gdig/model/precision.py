@@ -35,11 +35,22 @@ def multiplies_bfloat16() -> bool:
 
     The dot product of AVX-512 BF16 runs at half the speed of float32 on Intel's chips, and at twice on AMD's.
     """
-    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+    # Torch for Apple's chips has no oneDNN, and then not the question either.
+    if not torch.backends.mkldnn.is_available() or not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         return False
     if _has("amx_tile"):
         return True
     return _has("avx512_bf16") and "AuthenticAMD" in _vendor()
+
+
+def takes_bfloat16(matmul_precision: str, device: torch.device) -> bool:
+    """Whether large products may be in bfloat16: by the option `matmul_precision`, where this CPU multiplies it."""
+    return matmul_precision == "auto" and device.type == "cpu" and multiplies_bfloat16()
+
+
+def products_made_from(matmul_precision: str, device: torch.device) -> str:
+    """What a resume file says of its products, so that no file mixes those of two kinds of chips."""
+    return "auto, bfloat16" if takes_bfloat16(matmul_precision, device) else matmul_precision
 
 
 def _has(instructions: str) -> bool:

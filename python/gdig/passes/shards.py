@@ -14,6 +14,7 @@ import torch
 from gdig.background import Background
 from gdig.config.config import Config
 from gdig.errors import StoreError
+from gdig.model.precision import products_made_from
 from gdig.passes.encode_ahead import Feed
 from gdig.passes.row_pass import RowPass
 from gdig.passes.shard_resume import ShardResume, batches_digest
@@ -114,7 +115,12 @@ def rows_made_from(
         "batches": batches,
         "token_batch_size": token_batch_size,
         "features": [rows.features.name, rows.features.columns, config.projection_dim],
-        "model": [str(rows.model.dtype), rows.model.device.type, config.matmul_precision, config.torch_compile],
+        "model": [
+            str(rows.model.dtype),
+            rows.model.device.type,
+            products_made_from(config.matmul_precision, rows.model.device),
+            config.torch_compile,
+        ],
     }
 
 
