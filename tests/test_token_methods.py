@@ -20,7 +20,7 @@ import gdig
 from gdig.api import compare
 from gdig.config.config import Config
 from gdig.data.tokens import Example
-from gdig.errors import RunError
+from gdig.errors import ConfigError, RunError
 from gdig.resampling import row_hash
 from gdig.run.layout import RunLayout
 from gdig.run.verify import verify
@@ -163,6 +163,23 @@ def test_token_files_hold_the_ids_of_every_valid_row(project, swept_copy):
     assert len(lengths) == N_ROWS and np.array_equal(lengths, sweep["tokens"])
     assert len(load_file(layout.seed_tokens)["offsets"]) == N_SEEDS + 1
     assert any(line.startswith("tokens: 5 sound") for line in verify(swept_copy).lines())
+
+
+@pytest.mark.parametrize("relevance, method", [("bm25", "bm25"), ("hidden", "rds")])
+def test_turns_over_words_and_hidden_states_are_those_of_bm25_and_rds(project, swept_copy, relevance, method):
+    by_turns = gdig.select(**project.options(swept_copy, method="round-robin", relevance=relevance))
+    alone = gdig.select(**project.options(swept_copy, method=method))
+    assert by_turns.rows.tolist() == alone.rows.tolist() and len(alone.rows)
+    influence = gdig.select(**project.options(swept_copy, method="round-robin"))
+    assert influence.rows.tolist() != by_turns.rows.tolist()
+
+
+@pytest.mark.parametrize("relevance", ["bm25", "hidden"])
+def test_turns_over_words_and_hidden_states_need_no_gradients(project, tmp_path, relevance):
+    options = project.options(tmp_path / "run", gradients=False, method="round-robin")
+    with pytest.raises(ConfigError, match="because this run has no gradients"):
+        gdig.select(**options)
+    assert len(gdig.select(**options, relevance=relevance).rows)
 
 
 def test_a_file_that_is_gone_is_made_again_to_the_same_bytes(project, swept_copy):

@@ -42,7 +42,7 @@ from gdig.selection.compare import compare as compare_methods
 from gdig.selection.exclude import ensure_excluded
 from gdig.selection.hidden_mean import ensure_hidden_mean
 from gdig.selection.judge import Judge
-from gdig.selection.methods import METHODS, allowed_methods, require_needs
+from gdig.selection.methods import METHODS, allowed_methods, needs_tokens, require_needs
 from gdig.selection.result import Selection
 from gdig.selection.select_stage import (
     check_selection_output,
@@ -159,7 +159,7 @@ def select(
         limit = _limit(work, store, pool)
         if METHODS[work.config.method].clusters:
             ensure_clusters(work, store, pool, limit)
-        if METHODS[work.config.method].tokens:
+        if needs_tokens(work.config.method, work.config):
             ensure_tokens(work, store)
         _ensure_eligible(work, store)
         selection = select_stage(work, store, pool, tasks, limit)
@@ -219,7 +219,7 @@ def compare(
         excluded = excluded_rows(work.layout, work.run.record, work.config, store)
         eligible = eligible_sweep(work.layout, work.run.record, work.config, finished, excluded)
         possible = allowed_methods(eligible.sweep, work.config)
-        if any(METHODS[name].tokens for name in methods or possible):
+        if any(needs_tokens(name, work.config) for name in methods or possible):
             ensure_tokens(work, store)
         n_clusters = int((label_counts(work.layout.labels) > 0).sum())
         compared = compare_methods(eligible, methods or possible, limit, work.config, time.monotonic, n_clusters)

@@ -12,7 +12,7 @@ from gdig.config.budget import Limit
 from gdig.explanation.facts import Place
 from gdig.selection.choose import ScoredRows, choose
 from gdig.selection.finished_run import FinishedRun
-from gdig.selection.methods import METHODS, allowed_methods
+from gdig.selection.methods import METHODS, allowed_methods, needs_tokens
 
 MOST_ORDERED_ROWS = 65_536
 """Up to so many valid rows, a row that is not chosen gets its place in the order of the whole pool."""
@@ -29,7 +29,7 @@ def possible_methods(run: FinishedRun) -> list[str]:
         name
         for name in allowed_methods(run.eligible.sweep, config)
         if (sweep.labels is not None or not METHODS[name].clusters)
-        and (has_tokens or not METHODS[name].tokens)
+        and (has_tokens or not needs_tokens(name, config))
         and (few_enough or not METHODS[name].neighbours(config))
     ]
 

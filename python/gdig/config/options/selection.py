@@ -13,7 +13,7 @@ Method = Literal[
 ]  # fmt: skip
 Quotas = Literal["equal", "proportional", "sqrt"]
 Score = Literal["steady", "mean"]
-RelevanceName = Literal["influence", "cosine", "less"]
+RelevanceName = Literal["influence", "cosine", "less", "hidden", "bm25"]
 RelativeTo = Literal["zero", "pool"]
 OutputFormat = Literal["messages", "alpaca", "sharegpt", "tokens"]
 OUTPUT_ENDINGS = (".jsonl", ".jsonl.gz", ".parquet")
@@ -100,8 +100,8 @@ class RuleOptions:
     between the two. The method top draws by gumbel too."""
     relevance: RelevanceName = "influence"
     """What the seeds choose by in the method round-robin: the influence; cosine, the influence over the lengths of both
-    gradients, which needs sketch_space=fisher; or less, the cosines at the training checkpoints. Take cosine when
-    short or odd rows with long gradients are chosen."""
+    gradients, which needs sketch_space=fisher; less, the cosines at the training checkpoints; hidden, those of hidden
+    states, as rds; or bm25. Take cosine when short or odd rows with long gradients are chosen."""
     score: Score = "steady"
     """How the influences on the seeds become the score of a row. steady is the mean divided by the root mean square,
     from -1 to 1, so that long gradients do not win by length. mean is the plain mean. Take mean when the size of an

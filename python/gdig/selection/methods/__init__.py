@@ -20,7 +20,7 @@ from gdig.selection.methods.less import less
 from gdig.selection.methods.loss import loss
 from gdig.selection.methods.random import random
 from gdig.selection.methods.rds import rds
-from gdig.selection.methods.round_robin import round_robin
+from gdig.selection.methods.round_robin import NO_GRADIENTS, round_robin
 from gdig.selection.methods.tagcos import tagcos
 from gdig.selection.methods.top import top
 from gdig.selection.methods.turns import turns
@@ -52,6 +52,16 @@ METHODS: dict[str, MethodSpec] = {
 """By the name that the option `method` knows them by (gdig.config.options.Method)."""
 
 
+def needs_gradients(name: str, config: Config) -> bool:
+    """Whether a method needs a sweep with gradients. By hidden states or words, round-robin needs none."""
+    return METHODS[name].gradients and not (name == "round-robin" and config.relevance in NO_GRADIENTS)
+
+
+def needs_tokens(name: str, config: Config) -> bool:
+    """Whether a method reads the token files."""
+    return METHODS[name].tokens or (name == "round-robin" and config.relevance == "bm25")
+
+
 def allowed_methods(sweep: FinishedSweep, config: Config) -> list[str]:
     """Return the methods whose needs a sweep meets: gradients, checkpoints, and as many rows as a row has neighbours.
 
@@ -64,7 +74,7 @@ def allowed_methods(sweep: FinishedSweep, config: Config) -> list[str]:
     return [
         name
         for name, method in METHODS.items()
-        if (config.gradients or not method.gradients)
+        if (config.gradients or not needs_gradients(name, config))
         and (sweep.checkpoints or not method.checkpoints)
         and (config.n_neighbours < rows or not method.neighbours(searched))
     ]
@@ -73,8 +83,8 @@ def allowed_methods(sweep: FinishedSweep, config: Config) -> list[str]:
 def require_needs(methods: Sequence[str], config: Config) -> None:
     """Raise ConfigError if one of the methods needs gradients and the run has none."""
     for name in methods:
-        if METHODS[name].gradients and not config.gradients:
-            others = ", ".join(other for other, method in METHODS.items() if not method.gradients)
+        if needs_gradients(name, config) and not config.gradients:
+            others = ", ".join(other for other in METHODS if not needs_gradients(other, config))
             raise NeedsError(
                 f"method={name!r}: expected one of {others}, because this run has no gradients (gradients=False); "
                 "give one of these, or sweep with gradients into another run_path"
