@@ -35,7 +35,7 @@ from typing import Any
 
 import torch
 
-from benches.pretrained import effects, exact_match, whole_model
+from benches.pretrained import counterfactuals, effects, exact_match, whole_model
 from benches.pretrained import pretrained_lds as lds
 from benches.pretrained.collection import PAIRS, TASKS, Plan, collect
 from benches.pretrained.language_pools import load as load_generated
@@ -51,7 +51,7 @@ from benches.shared.machine import ROOT, machine, provenance
 from benches.shared.steps import Steps
 
 PLANS = {"tasks": TASKS, "pairs": PAIRS}
-PARTS = (*PLANS, "generated 0", "generated 1", "lds", "effects", "exact match", "whole model")
+PARTS = (*PLANS, "generated 0", "generated 1", "lds", "effects", "counterfactuals", "exact match", "whole model")
 RANDOM_SEEDS = (0, 1, 2)
 BUDGETS = (0.1, 0.05, 0.2, 0.025)
 """In the order of the trainings: an early end has every rule at the first budget."""
@@ -81,6 +81,8 @@ def main() -> None:
         }
         if part in PLANS:
             results = measure(PLANS[part], steps, model, arguments)
+        elif part == "counterfactuals":
+            results = measure_counterfactuals(steps, model, arguments)
         elif part == "exact match":
             results = measure_exact(steps, model, arguments)
         elif part == "whole model":
@@ -154,6 +156,15 @@ def measure_effects(steps: Steps, model: Path, arguments: argparse.Namespace) ->
         if pool.kind == "P1":
             facts["effects"][pool.name] = effects.measure(collection, pool, steps, trainer, RANDOM_SEEDS[:1])
             yield facts
+
+
+def measure_counterfactuals(steps: Steps, model: Path, arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Yield the losses without the rows that each score calls best, again after each pool of one target."""
+    collection = collect(TASKS, arguments.data, model, load_tokenizer(model), steps, with_variants=True)
+    facts: dict[str, Any] = {"without": {}}
+    for pool in (pool for pool in pools(collection) if pool.kind == "P1"):
+        facts["without"][pool.name] = counterfactuals.measure(collection, pool, steps, model, RANDOM_SEEDS)
+        yield facts
 
 
 def measure_exact(steps: Steps, model: Path, arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:

@@ -28,6 +28,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "pretrained, README": pretrained.readme,
     "pretrained, answers": pretrained.answers,
     "pretrained, budgets": pretrained.budgets,
+    "pretrained, counterfactuals": pretrained.counterfactuals,
     "pretrained, effects": pretrained.effects,
     "pretrained, predicts": pretrained.datamodels,
     "pretrained, languages": pretrained.languages,

@@ -101,10 +101,10 @@ def test_datamodelling_scores(made, monkeypatch):
     trainings = [file for file in steps.folder.iterdir() if file.name.startswith("half of ")]
     assert len(trainings) == 2 * halves.halves
     # A score that is the fall of the losses itself reaches 1, and its opposite -1.
-    monkeypatch.setattr(lds, "_draw", lambda *_: (np.arange(4), np.eye(4, dtype=bool)))
+    monkeypatch.setattr(lds, "draw", lambda *_: (np.arange(4), np.eye(4, dtype=bool)))
     falls = np.random.default_rng(0).standard_normal((4, PLAN.seeds))
     monkeypatch.setattr(lds, "_falls", lambda *_: falls)
-    monkeypatch.setattr(lds, "_scores", lambda *_: {"right": falls, "wrong": -falls})
+    monkeypatch.setattr(lds, "scores", lambda *_: {"right": falls, "wrong": -falls})
     facts = lds.measure(collection, pool, steps, model, lds.Halves(rows=4, halves=4, batch_size=1))
     assert facts["ceiling"] == pytest.approx(1)
     assert [facts["scores"][name]["lds"] for name in ("right", "wrong")] == pytest.approx([1, -1])

@@ -94,8 +94,7 @@ def budgets() -> str:
 def whole_model() -> str:
     """What the command chooses by the whole model, at its defaults and with one thing changed: means over the pools."""
     by_pool, of = record("pretrained-whole-model")["pools"], record("pretrained-tasks")["pools"]
-    most = max(map(len, by_pool.values()))
-    changed = [name for name, own in by_pool.items() if 1 < len(own) == most]
+    changed = [name for name, own in by_pool.items() if len(own) > 1]
     lines = [
         ("gradients of the 2 blocks that train", "gdig"),
         ("the command at its defaults (8 blocks)", "the default"),
@@ -124,6 +123,20 @@ def whole_model() -> str:
             rows.append([label, *cells])
     header = ["loss / clean rows of the target", *(f"{len(names)} pools" for names in columns)]
     return table(header, *map(list, zip(*rows, strict=True)))
+
+
+def counterfactuals() -> str:
+    """The rise of the held-out loss without the rows that a score calls best: the mean over the pools of one target."""
+    of = [pool["losses"] for pool in record("pretrained-counterfactuals")["without"].values()]
+
+    def losses_without(name: str) -> np.ndarray:
+        return np.concatenate([np.array(pool[name]) for pool in of], 1)
+
+    labels = {"EK-FAC": "EK-FAC, damping 0.1 (the default)", "identity": "identity (gradient dot product)"}
+    whole = losses_without("nothing")
+    names = [name for name in of[0] if name != "nothing"]
+    rises = [interval(difference(losses_without(name), whole), 3, 2, sign="+") for name in names]
+    return table(["left out", "rise of the loss"], [labels.get(name, name) for name in names], rises)
 
 
 def answers() -> str:

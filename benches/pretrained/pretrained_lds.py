@@ -33,14 +33,14 @@ class Halves:
 
 def measure(collection: Collection, pool: Pool, steps: Steps, model: Path, halves: Halves) -> dict[str, Any]:
     """The score of each method: mean over the seeds, and the 95 % interval of a bootstrap over halves and seeds."""
-    at, masks = _draw(collection, pool, halves)
+    at, masks = draw(collection, pool, halves)
     recipe = replace(Recipe(), steps=len(at) // 2 // halves.batch_size, batch_size=halves.batch_size)
     trainer = Trainer(model, collection.states, collection.examples, recipe)
     rows, seeds = [np.sort(pool.rows[at[mask]]) for mask in masks], collection.where("seed")[pool.seeds]
     falls = _falls(trainer, steps, pool.name, rows, seeds, 0)
     datamodel = Datamodel(masks, falls)
     facts: dict[str, Any] = {"pool": pool.name, **asdict(halves), "seeds": len(seeds), "scores": {}}
-    for name, score in _scores(collection, pool).items():
+    for name, score in scores(collection, pool).items():
         interval = datamodel.score(score[at])
         facts["scores"][name] = {"lds": interval.value, "interval": [interval.low, interval.high]}
     again, _ = datamodel.compare(Ranked(_falls(trainer, steps, pool.name, rows, seeds, 1000)))
@@ -49,7 +49,7 @@ def measure(collection: Collection, pool: Pool, steps: Steps, model: Path, halve
     return facts
 
 
-def _draw(collection: Collection, pool: Pool, halves: Halves) -> tuple[np.ndarray, np.ndarray]:
+def draw(collection: Collection, pool: Pool, halves: Halves) -> tuple[np.ndarray, np.ndarray]:
     """Places of the rows in the pool [n], and which half has which: bool [halves, n]."""
     rng = np.random.default_rng(7)
     target = np.flatnonzero([collection.rows[i].task in pool.targets for i in pool.rows])
@@ -71,7 +71,7 @@ def _falls(
     return np.stack(falls)
 
 
-def _scores(collection: Collection, pool: Pool) -> dict[str, np.ndarray]:
+def scores(collection: Collection, pool: Pool) -> dict[str, np.ndarray]:
     """Scores [N, S] of each method; higher means that the row should help the seed more."""
     view = View.of(collection, pool)
 

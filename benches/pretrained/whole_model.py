@@ -31,12 +31,12 @@ DEFAULT = "the default"
 TUNED = "a model tuned on the pool"
 OPTIONS: dict[str, dict[str, Any]] = {
     DEFAULT: {},
-    "mlp": {"layers": "mlp"},
-    "attention too": {"layers": "upper:0.25"},
-    "the upper third": {"layers": "mlp:upper:0.334"},
     "the loss by its sum": {"loss_reduction": "sum"},
     "chat template": {"chat_template": True},
     TUNED: {},
+    "attention too": {"layers": "upper:0.25"},
+    "the upper third": {"layers": "mlp:upper:0.334"},
+    "mlp": {"layers": "mlp"},
 }
 """What is changed, and the options of gdig for it."""
 TUNING_RATE, TUNING_BATCH = 2e-5, 8
