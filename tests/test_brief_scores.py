@@ -175,10 +175,10 @@ def test_only_auto_takes_bfloat16(monkeypatch):
     monkeypatch.setattr(precision, "multiplies_bfloat16", lambda: True)
     _, config = wrapped(llama(), inversion="identity")
     cpu = torch.device("cpu")
-    assert layer_scores.scores_in_bfloat16(config, cpu)
-    assert not layer_scores.scores_in_bfloat16(config, torch.device("cuda"))
+    assert precision.takes_bfloat16(config.matmul_precision, cpu)
+    assert not precision.takes_bfloat16(config.matmul_precision, torch.device("cuda"))
     for name in ("highest", "high", "medium"):
-        assert not layer_scores.scores_in_bfloat16(config.with_options(matmul_precision=name), cpu)
+        assert not precision.takes_bfloat16(name, cpu)
 
 
 def test_a_resume_file_says_whether_its_products_are_in_bfloat16(monkeypatch):

@@ -9,10 +9,8 @@ from typing import Any
 import torch
 
 from gdig import ops
-from gdig.config.config import Config
 from gdig.influence.dense_plan import COLUMNS, DENSE_BYTES, Dense, SeedShape, plan_dense
 from gdig.influence.seed_factors import SeedFactors
-from gdig.model.precision import takes_bfloat16
 from gdig.ops import ExpertRows, Segments
 
 
@@ -105,11 +103,6 @@ def _no_columns(seeds: int) -> Segments:
     return Segments(torch.zeros(seeds + 1, dtype=torch.int64))
 
 
-def scores_in_bfloat16(config: Config, device: torch.device) -> bool:
-    """Whether scores of large layers may be products of bfloat16: by the option, where this CPU multiplies it."""
-    return takes_bfloat16(config.matmul_precision, device)
-
-
 def make_scorers(
     factors: Sequence[SeedFactors], dense_bytes: int = DENSE_BYTES, bfloat16: bool = False
 ) -> list[Scorer]:
@@ -120,7 +113,7 @@ def make_scorers(
             of the layers that have no W.
         dense_bytes: the most memory for W over all layers. Scores depend on it by rounding, so a run records the
             memory that the plan takes.
-        bfloat16: whether large layers may multiply in bfloat16 (`scores_in_bfloat16`).
+        bfloat16: whether large layers may multiply in bfloat16 (`gdig.model.precision.takes_bfloat16`).
     """
     plan = plan_dense(shapes_of(factors, bfloat16), dense_bytes)
     return [Scorer(factors[index], dense) for index, dense in enumerate(plan)]

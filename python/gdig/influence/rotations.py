@@ -52,15 +52,9 @@ def rotate_experts(
     """As `rotate`, for rows of experts, each in the basis of its expert. Rows of an expert without one become zeros."""
     q = next(basis for basis in bases if basis is not None)
     out = q.new_zeros(len(x), q.shape[1])
-    with float32_products(rotation_precision(x.device.type, x.dtype, torch.get_float32_matmul_precision())):
-        x = x.to(q.dtype)
-        for basis, (i, j) in zip(bases, pairwise(rows.bounds), strict=True):
-            if basis is None or i == j:
-                continue
-            if bfloat16 and _is_wide(basis):
-                out[i:j] = rotate(x[i:j], basis, bfloat16)
-            else:
-                torch.mm(x[i:j], basis, out=out[i:j])
+    for basis, (i, j) in zip(bases, pairwise(rows.bounds), strict=True):
+        if basis is not None and i < j:
+            out[i:j] = rotate(x[i:j], basis, bfloat16)
     return out
 
 

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 from gdig.config.config import Config
 from gdig.influence.dense_plan import COLUMNS, cpu_tokens, dense_room, plan_dense, planned_bytes
-from gdig.influence.layer_scores import scores_in_bfloat16, shapes_of
+from gdig.influence.layer_scores import shapes_of
 from gdig.influence.memory_plan import MemoryParts
 from gdig.influence.seed_factors import SeedFactors
 from gdig.model.batch_size import LEAST_TOKENS, largest_batch
 from gdig.model.causal_model import Model
+from gdig.model.precision import takes_bfloat16
 from gdig.model.token_memory import TokenMemory, weight_bytes
 
 
@@ -58,7 +59,7 @@ def plan_sweep(
     tokens = token_memory or TokenMemory.count(model)
     auto = config.token_batch_size == "auto"
     batch = LEAST_TOKENS if auto else int(config.token_batch_size)
-    shapes = shapes_of(seeds, scores_in_bfloat16(config, model.device))
+    shapes = shapes_of(seeds, takes_bfloat16(config.matmul_precision, model.device))
     if dense_bytes is None:
         by_columns = sum(shape.bytes_of("brief columns" if shape.brief else "none") for shape in shapes)
         beside = by_columns + tokens.of_batch(max(batch, longest))

@@ -12,10 +12,11 @@ from gdig.config.config import Config
 from gdig.data.tokens import Example
 from gdig.influence.dense_plan import DENSE_BYTES, cpu_tokens
 from gdig.influence.factors import Factors
-from gdig.influence.layer_scores import ExpertScorer, make_scorers, scores_in_bfloat16
+from gdig.influence.layer_scores import ExpertScorer, make_scorers
 from gdig.influence.seed_factors import SeedFactors
 from gdig.model.causal_model import Model
 from gdig.model.places import ExpertPlaces, Places
+from gdig.model.precision import takes_bfloat16
 from gdig.passes.hidden_states import HiddenSketch
 from gdig.passes.row_pass import Add, AddExperts, NoGradients, RowPass, sum_dtype
 from gdig.passes.sketch import Sketchers
@@ -50,7 +51,7 @@ class InfluenceFeatures:
         dense_bytes: int = DENSE_BYTES,
     ) -> None:
         self.columns = self.width = len(seeds[0].column_offsets) - 1
-        self._scorers = make_scorers(seeds, dense_bytes, scores_in_bfloat16(config, model.device))
+        self._scorers = make_scorers(seeds, dense_bytes, takes_bfloat16(config.matmul_precision, model.device))
         self._expert_scorers: dict[int, ExpertScorer] = {}  # by the index of a matrix's first layer
         self.cpu_tokens = cpu_tokens(sum(scorer.w is not None for scorer in self._scorers), len(self._scorers))
         self._sketchers = Sketchers(model, config, sum_dtype(model), factors)

@@ -16,13 +16,14 @@ import torch
 from gdig.config.config import Config
 from gdig.data.tokens import Example
 from gdig.influence.dense_plan import plan_dense
-from gdig.influence.layer_scores import scores_in_bfloat16, shapes_of
+from gdig.influence.layer_scores import shapes_of
 from gdig.influence.seed_factors import SeedFactors
 from gdig.influence.seed_plan import make_groups
 from gdig.influence.sweep_plan import SweepPlan
 from gdig.model.batches import Batch, make_batches
 from gdig.model.causal_model import Model
 from gdig.model.layers import Layer
+from gdig.model.precision import takes_bfloat16
 from gdig.planning.layer_trial import LayerCost, LayerTrial
 from gdig.planning.pass_trial import (
     Kind,
@@ -129,7 +130,7 @@ def run_trial(
     columns = tuple(f.u.shape[1] for f in factors)
     sweep = plan_sweep(model, factors)
     ways: dict[Kind, list[Any]] = {}
-    shapes = shapes_of(factors, scores_in_bfloat16(config, model.device))
+    shapes = shapes_of(factors, takes_bfloat16(config.matmul_precision, model.device))
     for layer, way in zip(model.layers, plan_dense(shapes, sweep.dense_bytes), strict=True):
         if way not in ways.setdefault(kind_of(layer), []):
             ways[kind_of(layer)].append(way)

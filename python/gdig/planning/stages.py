@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 
 from gdig.config.config import Config
 from gdig.influence.dense_plan import plan_dense
-from gdig.influence.layer_scores import scores_in_bfloat16, shapes_of
+from gdig.influence.layer_scores import shapes_of
 from gdig.influence.memory_plan import MemoryPlan
 from gdig.influence.sweep_plan import SweepPlan
 from gdig.model.causal_model import Model
+from gdig.model.precision import takes_bfloat16
 from gdig.planning.pass_trial import block_number
 from gdig.planning.pool_size import PoolSize
 from gdig.planning.redundancy_trial import RedundancyCosts
@@ -172,7 +173,7 @@ class Expected:
             ]
         layers = self.model.layers
         factors = empty_factors(self.model, rates.kinds, self.n_seeds)
-        shapes = shapes_of(factors, scores_in_bfloat16(config, self.model.device))
+        shapes = shapes_of(factors, takes_bfloat16(config.matmul_precision, self.model.device))
         ways = plan_dense(shapes, self.sweep.dense_bytes)
         of_seeds = self.n_seeds / rates.n_seeds
         features = of_seeds * rates.of_scores("scores", layers, ways) + rates.of_layers("sketch", layers)
