@@ -122,11 +122,9 @@ def measure(plan: Plan, steps: Steps, model: Path, arguments: argparse.Namespace
         return
     for n_seeds, rules, budgets in (
         (1, SHOWN, BUDGETS[:1]),
-        (len(RANDOM_SEEDS), SHOWN[:4], BUDGETS[:1]),
-        (1, SHOWN[:6], BUDGETS[1:]),
         (len(RANDOM_SEEDS), SHOWN, BUDGETS[:1]),
         (1, SHOWN, BUDGETS[1:]),
-        (len(RANDOM_SEEDS), SHOWN[:4], BUDGETS[1:]),
+        (len(RANDOM_SEEDS), SHOWN, BUDGETS[1:]),
         (1, LATER, BUDGETS[:1]),
     ):
         for budget in budgets:
