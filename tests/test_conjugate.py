@@ -13,7 +13,7 @@ from gdig.data.tokens import Example
 from gdig.errors import ModelError
 from gdig.influence import conjugate_gradients as conjugate
 from gdig.influence import seed_preconditioner as inverting
-from gdig.influence.conjugate_gradients import shifts, solve
+from gdig.influence.conjugate_gradients import Search, shifts, solve
 from gdig.influence.curvature import fit_curvature
 from gdig.influence.gauss_newton import GaussNewton
 from gdig.influence.inverse import Inverse
@@ -94,6 +94,13 @@ def flat(vector):
     return torch.cat([x.flatten() for x in vector])
 
 
+def searched(product, seeds, inverses, config, names):
+    """The searches for some gradients, from their beginning to their end."""
+    searches = [Search.begin(g, inverses) for g in seeds]
+    solve(product, searches, inverses, config, names)
+    return searches
+
+
 CASES = {
     "mean": ("llama", {}),
     "sum": ("llama", {"loss_reduction": "sum"}),
@@ -124,7 +131,7 @@ def test_products_and_solutions_are_those_of_the_dense_matrix(case):
     m = torch.block_diag(*map(dense_inverse, inverses, model.layers))
     root = torch.linalg.cholesky((m + m.T) / 2)
     values = torch.linalg.eigvalsh(root.T @ h @ root)
-    for b, search in zip(starts, solve(product, seeds, inverses, config, ["seed"] * len(seeds)), strict=True):
+    for b, search in zip(starts, searched(product, seeds, inverses, config, ["seed"] * len(seeds)), strict=True):
         assert search.converged == (search.residual <= 1e-4) and search.residual < 0.1
         error = flat(search.x) - torch.linalg.solve(h, b)
         # r = h e, so e^T h e = r^T h^-1 r = (m^1/2 r)^T (m^1/2 h m^1/2)^-1 (m^1/2 r) lies between the residual's square
@@ -147,7 +154,7 @@ def test_the_first_iteration_is_a_multiple_of_ekfac_and_more_come_nearer():
     before = None
     for n in (1, 2, 4, 8):
         seeds = vectors(model.module, names, SEEDS)
-        searches = solve(product, seeds, inverses, config.with_options(cg_iterations=n), ["seed"] * len(seeds))
+        searches = searched(product, seeds, inverses, config.with_options(cg_iterations=n), ["seed"] * len(seeds))
         assert [search.iterations for search in searches] == [n] * len(seeds)
         start = vectors(model.module, names, SEEDS)
         if n == 1:
@@ -180,7 +187,7 @@ def test_ekfac_makes_it_quicker():
 
     def value(inverses, iterations):
         seeds = vectors(model.module, names, SEEDS)
-        searches = solve(product, seeds, inverses, config.with_options(cg_iterations=iterations), "abc")
+        searches = searched(product, seeds, inverses, config.with_options(cg_iterations=iterations), "abc")
         start, q = vectors(model.module, names, SEEDS), product.multiply([search.x for search in searches])
         return np.array(
             [float(flat(s.x) @ (flat(y) / 2 - flat(b))) for s, y, b in zip(searches, q, start, strict=True)]
@@ -205,7 +212,9 @@ def test_scores_are_those_of_the_search(kind):
     assert report.relative_error < 1e-12 and report.correlation > 1 - 1e-12
     names = [layer.name for layer in model.layers]
     product = GaussNewton(model, SAMPLE, shifts(factors, config), config, QUIET)
-    searches = solve(product, vectors(model.module, names, SEEDS), [Inverse(f, config) for f in factors], config, "abc")
+    searches = searched(
+        product, vectors(model.module, names, SEEDS), [Inverse(f, config) for f in factors], config, "abc"
+    )
     pool = torch.stack([flat(v) for v in vectors(model.module, names, POOL)])
     want = (pool @ torch.stack([flat(search.x) for search in searches], 1)).numpy()
     # Float64 but for the result, stored as float32; the two gradients of a seed differ by their rounding, which five
@@ -262,14 +271,14 @@ def test_a_search_that_is_not_finite_names_the_seed():
     seeds[1][0][0, 0] = float("inf")
     inverses = [Inverse(f, config) for f in factors]
     with pytest.raises(ModelError, match=r"seeds.jsonl:2: iteration 1 of its conjugate gradients is not finite"):
-        solve(product, seeds, inverses, config, ["seeds.jsonl:1", "seeds.jsonl:2", "seeds.jsonl:3"])
+        searched(product, seeds, inverses, config, ["seeds.jsonl:1", "seeds.jsonl:2", "seeds.jsonl:3"])
 
 
 def test_a_seed_without_gradient_has_no_influence():
     model, config, factors, names = setting("llama")
     product = GaussNewton(model, SAMPLE, shifts(factors, config), config, QUIET)
     nothing = [[torch.zeros_like(x) for x in v] for v in vectors(model.module, names, SEEDS[:1])]
-    (search,) = solve(product, nothing, [Inverse(f, config) for f in factors], config, ["seed"])
+    (search,) = searched(product, nothing, [Inverse(f, config) for f in factors], config, ["seed"])
     assert search.converged and search.iterations == 0 and not flat(search.x).any()
 
 
@@ -296,17 +305,17 @@ def test_a_fit_that_is_stopped_goes_on_after_the_seeds_it_has_done(project, whol
     monkeypatch.setattr(conjugate, "_MAX_SEEDS", 2)
     solved, stop = [], [4]
 
-    def counted(product, gradients, *more):
+    def counted(product, searches, *more):
         if len(solved) >= stop[0]:
             raise KeyboardInterrupt
-        solved.extend(gradients)
-        return solve(product, gradients, *more)
+        solved.extend(searches)
+        return solve(product, searches, *more)
 
     monkeypatch.setattr(inverting, "solve", counted)
     with pytest.raises(KeyboardInterrupt):
         gdig.fit(**project.options(tmp_path / "run", **options))
     resume_files = sorted((tmp_path / "run" / "seeds" / "resume").iterdir())
-    assert [path.stem for path in resume_files] == ["00000000", "00000001", "00000002", "00000003"]
+    assert [path.stem for path in resume_files] == ["00000000", "00000001", "00000002", "00000003", "products"]
     resume_files[1].write_bytes(resume_files[1].read_bytes()[:-1])  # damaged: done again
     solved.clear()
     stop[0] = 100

@@ -15,7 +15,7 @@ ends at the best multiple of EK-FAC's solution. So the result of a few iteration
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -24,7 +24,7 @@ from gdig.config.config import Config
 from gdig.distributed.ranks import Ranks
 from gdig.errors import MemoryShortError, NotFiniteError
 from gdig.influence.factors import Factors
-from gdig.influence.gauss_newton import GaussNewton, Vector
+from gdig.influence.gauss_newton import GaussNewton, Product, Vector
 from gdig.influence.inverse import Inverse, damping
 from gdig.model.causal_model import Model
 from gdig.model.free_memory import free_memory
@@ -34,6 +34,8 @@ _MAX_SEEDS = 16
 """Most seeds side by side. With so many seeds, the work that they share is a tenth of all work."""
 _VECTORS = 5
 """Numbers a weight in a seed's search: x, r, p, the product (G + D) p, and M r for the next p."""
+_KEPT_VECTORS = 4
+"""Those of them that a resume file keeps: all but M r."""
 
 
 @dataclass
@@ -51,6 +53,7 @@ class Search:
             G + D.
         ended: whether the search has ended.
         converged: whether the residual has reached the tolerance.
+        begun: the product (G + D) p of the iteration that runs; None between two iterations.
     """
 
     x: Vector
@@ -62,6 +65,7 @@ class Search:
     residual: float = 1.0
     ended: bool = False
     converged: bool = False
+    begun: Product | None = None
 
     @classmethod
     def begin(cls, g: Vector, m: Sequence[Inverse]) -> Search:
@@ -107,40 +111,36 @@ class Search:
 
 def solve(
     product: GaussNewton,
-    gradients: Sequence[Vector],
+    searches: Sequence[Search],
     inverses: Sequence[Inverse],
     config: Config,
     names: Sequence[str],
     bar: Bar | None = None,
-) -> list[Search]:
-    """Solve (G + D) x = g for the gradients g of several seeds side by side. A solution depends on its own g alone.
+    keep: Callable[[], object] = lambda: None,
+) -> None:
+    """Solve (G + D) x = g for several seeds side by side. A solution depends on its own g alone.
 
     Args:
         product: G + D.
-        gradients: the seeds' gradients. The searches overwrite them.
+        searches: changed; the search of each seed, which may be at any iteration, and inside one.
         inverses: EK-FAC's inverse of each layer.
         config: cg_iterations, cg_tolerance.
         names: the names of the seeds, for errors.
-        bar: a bar with product.rows * cg_iterations units a seed.
-
-    Returns:
-        The search of each seed, with the solution.
+        bar: a bar with product.rows * cg_iterations units a seed. What the searches have done is counted already.
+        keep: called after each batch, when the searches can be kept.
 
     Raises:
         ModelError: if a number is not finite; the message names the seed.
     """
-    searches = [Search.begin(g, inverses) for g in gradients]
-    for _ in range(config.cg_iterations):
-        running = [i for i, search in enumerate(searches) if not search.ended]
-
-        def advance_bar(rows: int, n: int = len(running)) -> None:
-            if bar is not None:
-                bar.advance(rows * n)
-
-        if not running:
-            break
-        products = product.multiply([searches[i].p for i in running], advance_bar)
+    advance_bar = (lambda rows: None) if bar is None else bar.advance
+    while running := [i for i, x in enumerate(searches) if not x.ended and x.iterations < config.cg_iterations]:
+        directions, begun = [searches[i].p for i in running], []
+        for i, p in zip(running, directions, strict=True):
+            searches[i].begun = product_of_seed = searches[i].begun or Product.begin(p)
+            begun.append(product_of_seed)
+        products = product.multiply(directions, advance_bar, begun, keep)
         for i, q in zip(running, products, strict=True):
+            searches[i].begun = None
             try:
                 searches[i].advance(q, inverses, config.cg_tolerance)
             except FloatingPointError:
@@ -151,7 +151,6 @@ def solve(
                 ) from None
     if bar is not None:
         bar.advance(sum(config.cg_iterations - search.iterations for search in searches) * product.rows)
-    return searches
 
 
 def shifts(factors: Sequence[Factors | None], config: Config) -> list[float]:
@@ -159,10 +158,13 @@ def shifts(factors: Sequence[Factors | None], config: Config) -> list[float]:
     return [0.0 if f is None else damping(f.eigenvalues(), config) for f in factors]
 
 
-def seeds_at_once(model: Model, ranks: Ranks) -> int:
+def seeds_at_once(model: Model, ranks: Ranks, beside: int = 0) -> int:
     """Return how many searches run side by side: as many as half of the free memory holds, and at most 16.
 
-    A killed start loses the searches that run at that moment.
+    Args:
+        model: the model.
+        ranks: the ranks that share the seeds.
+        beside: bytes that the model's device will hold beside the searches, and does not hold yet.
 
     Raises:
         ModelError: if one search needs more than half of the free memory.
@@ -176,6 +178,7 @@ def seeds_at_once(model: Model, ranks: Ranks) -> int:
         free = free_memory(device)
         if free is None:
             continue
+        free = max(0, free - beside) if device == model.device else free
         free //= 2 * (1 if device.type == "cuda" else ranks.local_world)
         if needed > free:
             raise MemoryShortError(
@@ -185,6 +188,14 @@ def seeds_at_once(model: Model, ranks: Ranks) -> int:
             )
         n_seeds = min(n_seeds, free // needed)
     return n_seeds
+
+
+def search_bytes(model: Model) -> tuple[int, int]:
+    """Return the bytes that one search holds in memory, and those of its resume files."""
+    vector = (
+        sum(x.out_features * x.width for x in model.layers) * torch.promote_types(model.dtype, torch.float32).itemsize
+    )
+    return _VECTORS * vector, _KEPT_VECTORS * vector
 
 
 def _precondition(g: Vector, m: Sequence[Inverse]) -> Vector:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from gdig.distributed.ranks import Ranks
 from gdig.errors import StoreError
 from gdig.influence.factors import Factors
 from gdig.influence.sums_resume import SumsResume
-from gdig.model.batches import Batch
+from gdig.model.batches import Batch, content_digest
 from gdig.model.causal_model import Model
 from gdig.model.layers import Layer
 from gdig.model.precision import products_made_from
@@ -51,12 +50,9 @@ class CurvatureResume:
         layers: Sequence[str],
     ) -> PartitionResume:
         """Return what keeps the sums of these layers over these batches, and the factors that follow from them."""
-        digest = blake2b(digest_size=8)
-        for batch in batches:
-            digest.update(np.array(batch.shape).tobytes() + batch.keys.tobytes() + batch.input_ids.tobytes())
         made_from = {
             "origin": self.origin,
-            "batches": digest.hexdigest(),
+            "batches": content_digest(batches),
             "token_batch_size": token_batch_size,
             "layers": layers_key(layers),
             "model": [

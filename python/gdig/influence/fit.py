@@ -21,6 +21,7 @@ from gdig.influence.precondition_seeds import precondition_seeds
 from gdig.influence.seed_factors import SeedFiles
 from gdig.influence.seed_plan import plan_seeds_on_ranks
 from gdig.influence.seeds_resume import SeedsResume
+from gdig.model.precision import products_made_from
 from gdig.nouns import counted
 from gdig.run.links import remove_folder
 from gdig.run.origin import curvature_origin, seeds_origin
@@ -174,7 +175,8 @@ def precondition_seeds_on_ranks(work: Workspace, origin: str, of_curvature: str)
     def where(seed: int) -> str:
         return f"seeds: {work.seed_corpus.where(seed)}"
 
-    made_from = " ".join([origin, str(model.dtype), model.device.type, config.matmul_precision])
+    products = products_made_from(config.matmul_precision, model.device)
+    made_from = " ".join([origin, str(model.dtype), model.device.type, products])
     resume = SeedsResume(work.layout.seeds_resume, made_from, work.progress.warn)
     sample = work.sample("curvature", config.cg_rows)[0] if config.inversion == "cg" else []
     partitions = plan_seeds_on_ranks(model, config, work.seed_examples, probe, work.ranks)

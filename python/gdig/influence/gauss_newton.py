@@ -19,6 +19,8 @@ A product costs about four forward passes for each seed and row. The pass that a
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,7 +32,7 @@ from gdig.errors import NotFiniteError
 from gdig.influence.curvature_sums import with_ones
 from gdig.model.batch_runner import BatchRunner
 from gdig.model.batch_size import resolve_token_batch_size, typical_length
-from gdig.model.batches import Batch, make_batches
+from gdig.model.batches import Batch, content_digest, make_batches
 from gdig.model.causal_model import Model
 from gdig.model.device import to_device
 from gdig.model.head import head_fisher, head_loss
@@ -41,6 +43,26 @@ from gdig.progress import Progress
 
 Vector = list[torch.Tensor]
 """A number for each weight of the layers: a tensor [O, J] for each layer."""
+
+
+@dataclass
+class Product:
+    """A product (G + D) p that is being added up, batch by batch.
+
+    Attributes:
+        sums: the sum over the rows of the first batches, in the dtype of the sums.
+        n_batches: how many batches the sum holds.
+        n_finite: how many rows of these batches have a finite loss.
+    """
+
+    sums: Vector
+    n_batches: int = 0
+    n_finite: int = 0
+
+    @classmethod
+    def begin(cls, p: Vector) -> Product:
+        """Begin at 0."""
+        return cls([torch.zeros_like(x) for x in p])
 
 
 class GaussNewton:
@@ -56,6 +78,7 @@ class GaussNewton:
 
     Attributes:
         rows: the number of rows in the sample.
+        token_batch_size: the resolved option.
     """
 
     def __init__(
@@ -78,44 +101,75 @@ class GaussNewton:
             self._add(batch, [vector_of_ones], [[torch.zeros_like(x) for x in vector_of_ones]], set())
 
         size = resolve_token_batch_size(config.token_batch_size, model, trial, typical_length(sample))
-        size = (ranks or Ranks()).gather(size)[0]
+        self.token_batch_size = (ranks or Ranks()).gather(size)[0]
         self.rows = len(sample)
-        self._batches = make_batches(sample, size, window=model.window, rotary_switch=model.rotary_switch)
-        self._batch_runner: BatchRunner = BatchRunner(size, model.device, progress, model.save_memory)
+        self._batches = make_batches(
+            sample, self.token_batch_size, window=model.window, rotary_switch=model.rotary_switch
+        )
+        self._batch_runner: BatchRunner = BatchRunner(self.token_batch_size, model.device, progress, model.save_memory)
+
+    @property
+    def made_from(self) -> dict[str, Any]:
+        """What a sum depends on besides its direction, the model and the options: JSON values by name."""
+        return {"batches": content_digest(self._batches), "token_batch_size": self.token_batch_size}
+
+    @property
+    def n_batches(self) -> int:
+        """The number of batches of a whole product."""
+        return len(self._batches)
+
+    def rows_of(self, n_batches: int) -> int:
+        """Return the number of rows in the first batches."""
+        return sum(len(batch.rows) for batch in self._batches[:n_batches])
 
     def multiply(
-        self, directions: Sequence[Vector], callback: Callable[[int], object] = lambda rows: None
+        self,
+        directions: Sequence[Vector],
+        callback: Callable[[int], object] = lambda rows: None,
+        begun: Sequence[Product] | None = None,
+        keep: Callable[[], object] = lambda: None,
     ) -> list[Vector]:
-        """Multiply G + D with directions.
+        """Multiply G + D with directions. A product depends on its own direction alone.
 
         Args:
             directions: the directions p.
-            callback: called after each batch with its number of rows.
+            callback: called after each batch with its number of rows, times the products that it is added to.
+            begun: changed; a product of each direction, some batches of which may be added already. None: all begin.
+            keep: called when a batch is added to all products that it belongs to.
 
         Returns:
-            (G + D) p for each direction p, in the dtype of the sums.
+            (G + D) p for each direction p, in the dtype of the sums: the sums of `begun`.
 
         Raises:
             ModelError: if no row of the sample has a finite loss.
         """
-        sums = [[torch.zeros_like(x) for x in p] for p in directions]
-        n_finite = 0
+        products = [Product.begin(p) for p in directions] if begun is None else begun
+        for number, batch in enumerate(self._batches):
+            missing = [i for i, product in enumerate(products) if product.n_batches == number]
+            if not missing:
+                continue
+            some, sums = [directions[i] for i in missing], [products[i].sums for i in missing]
 
-        def run(batch: Batch, added: set) -> HostCopy:
-            with float32_products(self._config.matmul_precision):
-                return HostCopy([self._add(batch, directions, sums, added)])
+            def run(piece: Batch, added: set, some: list[Vector] = some, sums: list[Vector] = sums) -> HostCopy:
+                with float32_products(self._config.matmul_precision):
+                    return HostCopy([self._add(piece, some, sums, added)])
 
-        for batch, losses in self._batch_runner.run(self._batches, run):
-            n_finite += int(np.isfinite(losses.numpy()[0]).sum())
-            callback(len(batch.rows))
-        if n_finite == 0:
-            raise NotFiniteError(
-                f"fit: no row of the cg_rows has a finite loss ({self.rows} rows); check the model's weights"
-            )
-        for p, total in zip(directions, sums, strict=True):
-            for x, y, shift in zip(p, total, self._shifts, strict=True):
-                y.div_(n_finite).add_(x, alpha=shift)
-        return sums
+            n_finite = 0
+            for piece, losses in self._batch_runner.run([batch], run):
+                n_finite += int(np.isfinite(losses.numpy()[0]).sum())
+                callback(len(piece.rows) * len(missing))
+            for i in missing:
+                products[i].n_batches += 1
+                products[i].n_finite += n_finite
+            keep()
+        for p, product in zip(directions, products, strict=True):
+            if product.n_finite == 0:
+                raise NotFiniteError(
+                    f"fit: no row of the cg_rows has a finite loss ({self.rows} rows); check the model's weights"
+                )
+            for x, y, shift in zip(p, product.sums, self._shifts, strict=True):
+                y.div_(product.n_finite).add_(x, alpha=shift)
+        return [product.sums for product in products]
 
     def _add(self, batch: Batch, directions: Sequence[Vector], sums: Sequence[Vector], added: set) -> torch.Tensor:
         """Add the batch to the products, and note each (direction, layer) in `added`. Skip the noted ones.

@@ -46,7 +46,7 @@ class MemoryParts:
         sums: of A and S, or of the squares that give EK-FAC's eigenvalues; with their totals where these are on the
             same device.
         eigenvectors: Q_A and Q_S; with the eigenvalues while the seeds pass.
-        work: of one eigendecomposition.
+        work: of one eigendecomposition, or of searches by conjugate gradients.
         seed_factors: U and V of all seeds.
         dense: W of all seeds, in the layers that score by it.
     """

@@ -96,7 +96,7 @@ def precondition_seeds(
                 added += shifts([f], config) if config.inversion == "cg" else []
             preconditioner = SeedPreconditioner(model, partition, inverses, seeds, probe, config, where, ranks)
             if config.inversion == "cg":
-                product = GaussNewton(model, sample, added, config, progress, ranks)
+                product = _make_products(model, sample, added, config, progress, ranks, resume)
                 preconditioner.search(product, bar, own_resume)
             else:
                 preconditioner.invert(bar, own_resume)
@@ -115,6 +115,26 @@ def precondition_seeds(
                 if ranks.main:
                     own_resume.end_partition(facts)
     return joined, summary.report()
+
+
+def _make_products(
+    model: Model,
+    sample: Sequence[Example],
+    shifts: Sequence[float],
+    config: Config,
+    progress: Progress,
+    ranks: Ranks,
+    resume: SeedsResume | None,
+) -> GaussNewton:
+    """Return products with G + D in the batches of the earlier starts, because the bits depend on them."""
+    kept = resume.token_batch_size() if resume is not None and ranks.main else None
+    kept = ranks.gather(kept)[0]
+    if kept is not None and config.token_batch_size == "auto":
+        config = config.with_options(token_batch_size=kept)
+    product = GaussNewton(model, sample, shifts, config, progress, ranks)
+    if resume is not None and ranks.main and kept != product.token_batch_size:
+        resume.keep_token_batch_size(product.token_batch_size)
+    return product
 
 
 class _Summary:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -16,12 +16,13 @@ from gdig.config.config import Config
 from gdig.data.tokens import Example
 from gdig.distributed.ranks import Ranks
 from gdig.errors import NotFiniteError
-from gdig.influence.conjugate_gradients import seeds_at_once, solve
+from gdig.influence.conjugate_gradients import Search, seeds_at_once, solve
 from gdig.influence.curvature_sums import with_ones
-from gdig.influence.gauss_newton import GaussNewton, Vector
+from gdig.influence.gauss_newton import GaussNewton
 from gdig.influence.inverse import Inverse
 from gdig.influence.low_rank import LowRank, compress, factor
 from gdig.influence.low_rank_error import ProbeRows
+from gdig.influence.search_resume import SearchResume
 from gdig.influence.seed_plan import make_groups
 from gdig.influence.seeds_resume import PartitionSeeds
 from gdig.model.batches import make_batches
@@ -200,18 +201,24 @@ class SeedPreconditioner:
         Args:
             product: products with the Gauss-Newton matrix.
             bar: a bar with product.rows * cg_iterations units a seed.
-            resume: has the seeds that an earlier start has done, and keeps those of this start.
+            resume: has the seeds and searches of an earlier start, and keeps those of this start.
         """
         numbers = self._ranks.share(len(self._seeds))
         finished = self._load(resume, numbers)
         bar.skip(len(finished) * product.rows * self._config.cg_iterations)
         unfinished = [number for number in numbers if number not in finished]
-        step = seeds_at_once(self._model, self._ranks)
+        step, searches = seeds_at_once(self._model, self._ranks), None
+        if resume is not None:
+            searches = SearchResume(
+                resume.folder, resume.made_from, resume.warn, resume.pace, product, self._layers,
+                self._config.cg_iterations, self._dtype,
+            )  # fmt: skip
         for i in range(0, len(unfinished), step):
-            for number, seed in self._search(unfinished[i : i + step], product, bar).items():
+            for number, seed in self._search(unfinished[i : i + step], product, bar, searches):
                 finished[number] = seed
-                if resume is not None:
+                if resume is not None and searches is not None:
                     resume.keep(number, seed, now=True)
+                    searches.remove(number)
         self.done = {number: finished[number] for number in numbers}
 
     def _load(self, resume: PartitionSeeds | None, numbers: Sequence[int]) -> dict[int, PreconditionedSeed]:
@@ -222,36 +229,53 @@ class SeedPreconditioner:
         loaded = {number: resume.load(number, decode) for number in numbers}
         return {number: seed for number, seed in loaded.items() if seed is not None}
 
-    def _search(self, numbers: Sequence[int], product: GaussNewton, bar: Bar) -> dict[int, PreconditionedSeed]:
+    def _search(
+        self, numbers: Sequence[int], product: GaussNewton, bar: Bar, resume: SearchResume | None
+    ) -> Iterator[tuple[int, PreconditionedSeed]]:
+        """Search for some seeds side by side, and yield each seed with its number."""
         config = self._config
-        gradients: list[Vector] = []
         seeds = {number: self._begin(number) for number in numbers}
+        searches: dict[int, Search] = {}
         for number, seed in seeds.items():
-            gradient = [torch.empty(0)] * len(self._layers)
-
-            def sink(index: int, tokens: Tokens, gradient: Vector = gradient) -> None:
-                ((a, d),) = tokens
-                gradient[index] = d.T @ a
-
-            (seed.loss,) = self._pass([number], sink)
-            gradients.append(gradient)
+            kept = None if resume is None else resume.load(number)
+            searches[number], seed.loss = self._begin_search(number) if kept is None else kept
+        for search in searches.values():
+            added = 0 if search.begun is None else product.rows_of(search.begun.n_batches)
+            bar.skip(search.iterations * product.rows + added)
+        losses = {number: seed.loss for number, seed in seeds.items()}
+        keep = (lambda: None) if resume is None else partial(resume.keep, searches, losses)
         self._ranks.doing(f"fit: conjugate gradients, seeds {', '.join(map(str, numbers))}")
         names = [self._where(number) for number in numbers]
-        searches = solve(product, gradients, self._inverses, config, names, bar)
-        for (number, seed), search in zip(seeds.items(), searches, strict=True):
+        solve(product, list(searches.values()), self._inverses, config, names, bar, keep)
+        for number, seed in seeds.items():
+            search = searches.pop(number)
             for index, w in enumerate(search.x):
                 u, v, energy = factor(w, config.seed_energy, config.seed_rank, self._key(index))
                 self._set_layer(number, seed, index, (u, v, energy))
                 if number in self._compared:
                     self._compare(seeds, [number], index, [(u, v)], [w])
             seed.search = (search.iterations, search.residual, search.converged)
-        return seeds
+            yield number, seed
+
+    def _begin_search(self, number: int) -> tuple[Search, float]:
+        """Pass a seed; return the search for it before its first iteration, and its loss."""
+        gradient = [torch.empty(0)] * len(self._layers)
+
+        def sink(index: int, tokens: Tokens) -> None:
+            ((a, d),) = tokens
+            gradient[index] = d.T @ a
+
+        (loss,) = self._pass([number], sink)
+        return Search.begin(gradient, self._inverses), loss
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        """The dtype of the sums."""
+        return torch.promote_types(self._model.dtype, torch.float32)
 
     def _begin(self, number: int) -> PreconditionedSeed:
-        dtype = torch.promote_types(self._model.dtype, torch.float32)
-
         def no_columns(height: int, device: torch.device) -> torch.Tensor:
-            return torch.empty(height, 0, dtype=dtype, device=device)
+            return torch.empty(height, 0, dtype=self._dtype, device=device)
 
         # An expert that the seed does not go to keeps these: no columns, which lose no energy.
         factors = [(no_columns(x.out_features, x.device), no_columns(x.width, x.device)) for x in self._layers]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from typing import Any, Protocol, TypeVar, cast
 from numpy.typing import NDArray
 
 from gdig.errors import StoreError
-from gdig.run.resume_layout import layers_key, partition_file, seed_file, seed_files
+from gdig.run.resume_layout import layers_key, partition_file, products_file, seed_file, seed_files
 from gdig.store.resume_file import Pace, ResumeFile, Tensors
 from gdig.store.tensor_file import Named
 
@@ -42,6 +43,25 @@ class SeedsResume:
     warn: Callable[[str], object]
     clock: Callable[[], float] = field(default=time.monotonic)
 
+    def token_batch_size(self) -> int | None:
+        """Return what :meth:`keep_token_batch_size` kept. Rank 0 calls both."""
+        file = self._products
+        if (content := file.read()) is None:
+            return None
+        text = content[1].get("token_batch_size", "")
+        if re.fullmatch(r"[1-9][0-9]{0,8}", text):
+            return int(text)
+        file.discard(f"{file.path}: names no token_batch_size")
+        return None
+
+    def keep_token_batch_size(self, size: int) -> None:
+        """Keep the batches of the products of all searches. "auto" might take others when less memory is free."""
+        self._products.write({}, {"token_batch_size": str(size)})
+
+    @property
+    def _products(self) -> ResumeFile:
+        return ResumeFile(products_file(self.folder), {"origin": self.origin}, self.warn)
+
     def of_partition(self, layers: Sequence[str]) -> PartitionSeeds:
         """Return what keeps the seeds in some layers, by the layers' names."""
         return PartitionSeeds(self.folder, self.origin, layers, self.warn, Pace(self.clock))
@@ -56,13 +76,17 @@ class PartitionSeeds:
         layers: the names of the layers.
         warn: prints a message.
         pace: says when to write.
+
+    Attributes:
+        folder, warn, pace: as given; what keeps the searches for the seeds shares them.
+        made_from: what a seed depends on besides its number, by name: JSON values.
     """
 
     def __init__(
         self, folder: Path, origin: str, layers: Sequence[str], warn: Callable[[str], object], pace: Pace
     ) -> None:
-        self._folder, self._layers, self._warn, self._pace = folder, tuple(layers), warn, pace
-        self._made_from = {"origin": origin, "layers": layers_key(layers)}
+        self.folder, self._layers, self.warn, self.pace = folder, tuple(layers), warn, pace
+        self.made_from = {"origin": origin, "layers": layers_key(layers)}
         self._unsaved: dict[int, Content] = {}
 
     def load(self, number: int, decode: Callable[[Named[NDArray[Any]], Named[str]], Seed]) -> Seed | None:
@@ -84,12 +108,12 @@ class PartitionSeeds:
     def keep(self, number: int, seed: Content, *, now: bool = False) -> None:
         """Keep a seed. The files of the seeds since the last time are written if they are due, or `now`."""
         self._unsaved[number] = seed
-        if now or self._pace.due():
+        if now or self.pace.due():
             self.save()
 
     def save(self) -> None:
         """Write the files of all seeds that have none."""
-        with self._pace.writing():
+        with self.pace.writing():
             while self._unsaved:
                 number, seed = self._unsaved.popitem()
                 self._file(number).write(*seed.content())
@@ -101,7 +125,7 @@ class PartitionSeeds:
             facts: what the report on the seeds says of each seed in these layers: JSON values.
         """
         self._partition.write({}, {"facts": json.dumps(list(facts))})
-        for path in seed_files(self._folder):
+        for path in seed_files(self.folder):
             path.unlink(missing_ok=True)
 
     def facts(self, are_sound: Callable[[Any], bool]) -> list[dict[str, Any]] | None:
@@ -123,7 +147,7 @@ class PartitionSeeds:
 
     @property
     def _partition(self) -> ResumeFile:
-        return ResumeFile(partition_file(self._folder, self._layers), self._made_from, self._warn)
+        return ResumeFile(partition_file(self.folder, self._layers), self.made_from, self.warn)
 
     def _file(self, number: int) -> ResumeFile:
-        return ResumeFile(seed_file(self._folder, number), self._made_from, self._warn)
+        return ResumeFile(seed_file(self.folder, number), self.made_from, self.warn)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from hashlib import blake2b
 
 import numpy as np
 import torch
@@ -74,6 +75,14 @@ class Batch:
         lines = np.arange(len(self.rows))
         middle = len(lines) // 2
         return self.take(lines[:middle]), self.take(lines[middle:])
+
+
+def content_digest(batches: Sequence[Batch]) -> str:
+    """Return a hash of the shapes, keys and tokens of batches: 16 hexadecimal digits."""
+    digest = blake2b(digest_size=8)
+    for batch in batches:
+        digest.update(np.array(batch.shape).tobytes() + batch.keys.tobytes() + batch.input_ids.tobytes())
+    return digest.hexdigest()
 
 
 def round_up(length: int) -> int:

@@ -9,6 +9,7 @@ import torch
 
 from gdig.config.config import Config
 from gdig.errors import DiskError
+from gdig.influence.conjugate_gradients import search_bytes
 from gdig.influence.memory_plan import MemoryPlan
 from gdig.model.causal_model import Model
 from gdig.selection.methods import METHODS
@@ -34,6 +35,7 @@ def disk_bytes(
     seed_columns: tuple[int, ...],
     n_clusters: int,
     memory: MemoryPlan | None,
+    searches: int = 0,
 ) -> dict[str, int]:
     """Return the bytes of a run's files by what they hold: curvature, seeds, resume files, sweep, clusters.
 
@@ -48,6 +50,7 @@ def disk_bytes(
         seed_columns: columns of all seeds in each layer.
         n_clusters: the number of clusters.
         memory: of the fit of the curvature; None for a run without one.
+        searches: by conjugate gradients that run side by side.
     """
     item = torch.promote_types(model.dtype, torch.float32).itemsize
     curvature = seeds = resume = 0
@@ -60,6 +63,7 @@ def disk_bytes(
                 curvature += (j * j + o * o + squares) * item + (j + o) * 8 + _HEADER_BYTES
     if memory is not None:  # the sums of a partition and their totals, or the factors that take their place
         resume = max((peak.sums + peak.eigenvectors for peak in memory.passes.values()), default=0)
+    resume = max(resume, searches * search_bytes(model)[1])
     scale = 4 if config.sketch_dtype == "int8" else 0
     sketch = config.projection_dim * _SKETCH_BYTES[config.sketch_dtype] + scale
     influence = 4 * n_seeds if config.gradients else 0

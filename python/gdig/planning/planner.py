@@ -9,6 +9,8 @@ import torch
 
 from gdig.config.config import Config
 from gdig.data.tokens import Example
+from gdig.distributed.ranks import Ranks
+from gdig.influence.conjugate_gradients import search_bytes, seeds_at_once
 from gdig.influence.memory_plan import MemoryParts, MemoryPlan, plan_memory
 from gdig.influence.seed_factors import SeedFactors
 from gdig.influence.seed_plan import SeedBytes, largest_pass, plan_seeds
@@ -84,13 +86,21 @@ class Planner:
             factors = sum(rates.columns[index] * side for index, side in zip(partition, sides, strict=True)) * item
             sizes.append(replace(sum(held, SeedBytes()), factors=factors))
         largest = max(sizes, key=lambda size: size.total)
+        searches = self.searches(model, largest.inverses + largest.probe)
         return MemoryParts(
             weight_bytes(model.module),
             self._largest_pass(model) * self.counted.a_token() + largest.probe,
             self.counted.head,
             eigenvectors=largest.inverses,
+            work=searches * search_bytes(model)[0],
             seed_factors=largest.factors,
         )
+
+    def searches(self, model: Model, beside: int) -> int:
+        """How many searches by conjugate gradients run side by side. `beside`: other bytes that the pass holds."""
+        if self.config.inversion != "cg":
+            return 0
+        return min(len(self.seed_examples), seeds_at_once(model, Ranks(), beside))
 
     def _largest_pass(self, model: Model) -> int:
         """Tokens of the largest pass of the seeds and the probe rows, any of which may be the pool's longest."""

@@ -11,6 +11,7 @@ from gdig.config.config import Config
 from gdig.data.fingerprint import fingerprint_paths
 from gdig.data.rendering import rendered_otherwise
 from gdig.errors import StoreError
+from gdig.influence.conjugate_gradients import search_bytes
 from gdig.influence.fit import FEWEST_SEEDS
 from gdig.influence.memory_plan import MemoryPlan, beyond_share
 from gdig.model.batch_size import MEMORY_SHARE, room
@@ -99,7 +100,8 @@ def make_plan(work: Workspace, clock: Callable[[], float] = time.perf_counter) -
     free = None if limit is None else int(limit / MEMORY_SHARE)
     require_memory(passes, free)
     stages = _with_done(expected.stages(), work, record, pool.rows)
-    disk = disk_bytes(model, config, pool.rows, len(seeds), rates.columns, selection.n_clusters, memory)
+    searches = held.work // search_bytes(model)[0] if held is not None else 0
+    disk = disk_bytes(model, config, pool.rows, len(seeds), rates.columns, selection.n_clusters, memory, searches)
     disk |= {"sources": redundancy.sources_bytes, "evaluation set": redundancy.excluded_bytes}
     done = {name for name in ("fit", "sweep", "cluster") if _share_done(name, work, record, pool.rows) == 1}
     require_disk(disk, done, free_disk(work.path), work.path)

@@ -46,9 +46,25 @@ def seed_file(folder: Path, seed: int) -> Path:
     return numbered_file(folder, seed)
 
 
+def search_file(folder: Path, seed: int) -> Path:
+    """The search by conjugate gradients for a seed, after its last whole iteration."""
+    return folder / f"search-{numbered_file(folder, seed).name}"
+
+
+def product_file(folder: Path, seed: int) -> Path:
+    """The product of a seed's search that is being added up."""
+    return folder / f"product-{numbered_file(folder, seed).name}"
+
+
+def products_file(folder: Path) -> Path:
+    """Says how the products of all searches are made."""
+    return folder / "products.safetensors"
+
+
 def seed_files(folder: Path) -> list[Path]:
-    """The files of the seeds that are there."""
-    return list(folder.glob("[0-9]*.safetensors"))
+    """The files of the seeds and of their searches that are there."""
+    patterns = ("[0-9]*", "search-*", "product-*")
+    return [path for pattern in patterns for path in folder.glob(f"{pattern}.safetensors")]
 
 
 def curvature_files(folder: Path) -> list[Path]:
