@@ -19,7 +19,7 @@ from gdig.cli.main import main
 from gdig.config.config import Config
 from gdig.errors import ConfigError, CorpusError, ModelError, RunError
 from gdig.influence.memory_plan import beyond_share
-from gdig.model.token_memory import gradient_checkpointing_bytes
+from gdig.model.token_memory import TokenMemory, gradient_checkpointing_bytes
 from gdig.planning import memory as planned_memory
 from gdig.planning import run_plan
 from gdig.planning.planner import Planner
@@ -285,6 +285,37 @@ def test_with_gradient_checkpointing_all_passes_are_planned_with_it(project, tmp
     plan = plan_of(project, tmp_path / "run")
     assert any("gradient_checkpointing" in note for note in plan.notes)
     assert graphs and all(graphs)
+
+
+def test_the_seeds_are_planned_with_the_graph_of_their_partition(project, tmp_path, monkeypatch):
+    """A pass over upper layers keeps less than one over all, in the run and in the plan of fewer layers."""
+    counts = []
+    seeds = Planner.seeds
+
+    def noted(self, model, rates, partitions):
+        whole, upper = (seeds(self, model, rates, [part]) for part in (range(6), range(3, 6)))
+        counts.append((self.counted, self._largest_pass(model), whole, upper))
+        return seeds(self, model, rates, partitions)
+
+    monkeypatch.setattr(Planner, "seeds", noted)
+    plan_of(project, tmp_path / "run")
+    ((counted, tokens, whole, upper),) = counts
+    assert counted.a_token(3) < counted.a_token(0)
+    assert whole.activations - upper.activations >= tokens * (counted.a_token(0) - counted.a_token(3))
+
+
+def test_cheaper_layers_are_planned_with_their_own_graph(project, tmp_path, monkeypatch):
+    graphs = []
+    fit = Planner.fit
+
+    def noted(self, model):
+        graphs.append((len(model.layers), TokenMemory.count(model).graph, self.counted.graph))
+        return fit(self, model)
+
+    monkeypatch.setattr(Planner, "fit", noted)
+    plan_of(project, tmp_path / "run", layers="mlp", token_batch_size=64)
+    assert len(graphs) == 2 and graphs[1][0] < graphs[0][0]
+    assert all(counted == planned for _, counted, planned in graphs)
 
 
 def test_partitions_are_planned_and_said(project, tmp_path, planned, monkeypatch):

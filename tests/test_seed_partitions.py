@@ -135,6 +135,16 @@ def test_partitions_of_the_seeds_fill_the_memory(fitted, monkeypatch):
             following = partition[-1] + 1
             assert following == len(sizes) or size + sizes[following] > limit, "the next layer would have fitted"
     assert len(plan_seeds(model, config, lengths, probe, sum(sizes)).partitions) == 1
+    # Beside a partition lies a pass whose graph begins at the partition's lowest layer.
+    passes = [(len(sizes) - index) * max(sizes) for index in range(len(sizes))]
+    plan = plan_seeds(model, config, lengths, probe, passes[0] + max(sizes), passes)
+    assert len(plan.partitions) > 1 and {index for partition in plan.partitions for index in partition} == set(range(9))
+    for partition in plan.partitions:
+        held = sum(sizes[i] for i in partition) + passes[partition[0]]
+        assert held <= passes[0] + max(sizes)
+        following = partition[-1] + 1
+        assert following == len(sizes) or held + sizes[following] > passes[0] + max(sizes)
+    assert len(plan.partitions[-2]) > len(plan.partitions[0]), "upper partitions hold more, as their graph is smaller"
     searching = config.with_options(inversion="cg")
     assert plan_seeds(model, searching, lengths, probe, 0).partitions == (tuple(range(9)),)
     # On a CPU a partition takes 1.5 GiB, or as much as the weights; U and V are what was made, or more.

@@ -73,7 +73,14 @@ class SeedPlan:
     largest: SeedBytes
 
 
-def plan_seeds(model: Model, config: Config, lengths: Sequence[int], probe_tokens: int, limit: int | None) -> SeedPlan:
+def plan_seeds(
+    model: Model,
+    config: Config,
+    lengths: Sequence[int],
+    probe_tokens: int,
+    limit: int | None,
+    passes: Sequence[int] | None = None,
+) -> SeedPlan:
     """Fill partitions of consecutive layers one after another, as long as they fit. A layer alone always does.
 
     Args:
@@ -81,18 +88,22 @@ def plan_seeds(model: Model, config: Config, lengths: Sequence[int], probe_token
         config: inversion, seed_rank.
         lengths: tokens of each seed.
         probe_tokens: tokens of the probe rows.
-        limit: bytes beside the weights and a batch. None: no limit.
+        limit: bytes beside the weights. None: no limit.
+        passes: for each layer, bytes of the largest pass whose lowest layer it is (`pass_bytes`). None: none.
     """
-    if model.device.type == "cpu":
-        most = max(CPU_BYTES, weight_bytes(model.module))
-        limit = most if limit is None else min(limit, most)
+    most = max(CPU_BYTES, weight_bytes(model.module)) if model.device.type == "cpu" else None
+
+    def fits(size: SeedBytes, lowest: int) -> bool:
+        of_pass = 0 if passes is None else passes[lowest]
+        return (most is None or size.total <= most) and (limit is None or size.total + of_pass <= limit)
+
     sizes = [SeedBytes.of(layer, model.dtype, config, lengths, probe_tokens) for layer in model.layers]
     if config.inversion == "cg":  # searches in all layers together
         return SeedPlan((tuple(range(len(sizes))),), sum(sizes, SeedBytes()))
     partitions: list[list[int]] = []
     held: list[SeedBytes] = []
     for index, size in enumerate(sizes):
-        if partitions and (limit is None or (held[-1] + size).total <= limit):
+        if partitions and fits(held[-1] + size, partitions[-1][0]):
             partitions[-1].append(index)
             held[-1] = held[-1] + size
         else:
@@ -126,13 +137,17 @@ def largest_pass(seeds: Sequence[Example], longest_probe: int, rotary_switch: in
     return max([longest_probe, *(len(group) * max(len(seeds[number]) for number in group) for group in groups)])
 
 
+def pass_bytes(tokens: TokenMemory, batch: int) -> list[int]:
+    """For each layer, bytes of a pass of `batch` tokens whose lowest layer it is: the graph begins there."""
+    return [tokens.of_batch(batch, lowest) for lowest in range(len(tokens.graph))]
+
+
 def plan_seeds_on_ranks(
     model: Model, config: Config, seeds: Sequence[Example], probe: Sequence[Example], ranks: Ranks
 ) -> list[list[int]]:
     """Return the partitions for the memory that is free now. All ranks get those of rank 0."""
     limit = room(model, 1 / ranks.local_world if model.device.type == "cpu" else 1.0)
-    if limit is not None:
-        batch = largest_pass(seeds, max(map(len, probe), default=1), model.rotary_switch)
-        limit = max(0, limit - TokenMemory.count(model).of_batch(batch))
-    plan = plan_seeds(model, config, [len(seed) for seed in seeds], sum(map(len, probe)), limit)
+    batch = largest_pass(seeds, max(map(len, probe), default=1), model.rotary_switch)
+    passes = pass_bytes(TokenMemory.count(model), batch)
+    plan = plan_seeds(model, config, [len(seed) for seed in seeds], sum(map(len, probe)), limit, passes)
     return ranks.gather([list(partition) for partition in plan.partitions])[0]

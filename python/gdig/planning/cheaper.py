@@ -55,6 +55,9 @@ def cheaper_choices(expected: Expected, planner: Planner, stages: list[StagePlan
     choice = parse_layers(config.layers) if config.layers else default_layers(is_adapter(named_directory(config)))
     if config.filter_modules is None and choice.upper > _UPPER:
         upper = _upper_layers(model, choice)
+        # What a graph keeps from a layer on is counted for all layers; the upper ones are the last.
+        counted = replace(planner.counted, graph=planner.counted.graph[-len(upper.layers) :])
+        planner = replace(planner, counted=counted)
         fewer = replace(
             expected,
             model=upper,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
@@ -13,7 +13,7 @@ from gdig.distributed.ranks import Ranks
 from gdig.influence.conjugate_gradients import search_bytes, seeds_at_once
 from gdig.influence.memory_plan import MemoryParts, MemoryPlan, plan_memory
 from gdig.influence.seed_factors import SeedFactors
-from gdig.influence.seed_plan import SeedBytes, largest_pass, plan_seeds
+from gdig.influence.seed_plan import SeedBytes, largest_pass, pass_bytes, plan_seeds
 from gdig.influence.sweep_plan import SweepPlan, plan_sweep
 from gdig.model.batch_size import MEMORY_SHARE
 from gdig.model.causal_model import Model
@@ -51,7 +51,12 @@ class Planner:
     def sweep(self, model: Model, factors: Sequence[SeedFactors] = ()) -> SweepPlan:
         """Plan the sweep with the seeds' factors, which may be on the device "meta"; without seeds, there are none."""
         return plan_sweep(
-            model, self.config, factors, limit=self.limit, longest=self.longest, token_memory=self.counted
+            model,
+            self.config,
+            factors,
+            limit=self.limit,
+            longest=self.longest,
+            token_memory=self.counted,
         )
 
     def fit(self, model: Model) -> MemoryPlan | None:
@@ -72,29 +77,34 @@ class Planner:
     def seed_partitions(self, model: Model) -> tuple[tuple[int, ...], ...]:
         """The layers of each pass of the seeds."""
         lengths = [len(seed) for seed in self.seed_examples]
-        limit = None if self.limit is None else max(0, self.limit - self.counted.of_batch(self._largest_pass(model)))
-        return plan_seeds(model, self.config, lengths, self.probe_tokens, limit).partitions
+        passes = pass_bytes(self.counted, self._largest_pass(model))
+        return plan_seeds(model, self.config, lengths, self.probe_tokens, self.limit, passes).partitions
 
     def seeds(self, model: Model, rates: Rates, partitions: Sequence[Sequence[int]]) -> MemoryParts:
-        """What the largest pass of the seeds holds, with the columns that the trial has measured."""
-        sizes = []
+        """What the largest pass of the seeds holds, with the columns that the trial has measured.
+
+        The graph of a pass begins at the lowest layer of its partition.
+        """
+        tokens, held_by_pass = self._largest_pass(model), []
         for partition in partitions:
             layers = [model.layers[index] for index in partition]
             held = [SeedBytes.of(layer, model.dtype, self.config, [], self.probe_tokens) for layer in layers]
             item = torch.promote_types(model.dtype, torch.float32).itemsize
             sides = [layer.out_features + layer.width for layer in layers]
             factors = sum(rates.columns[index] * side for index, side in zip(partition, sides, strict=True)) * item
-            sizes.append(replace(sum(held, SeedBytes()), factors=factors))
-        largest = max(sizes, key=lambda size: size.total)
-        searches = self.searches(model, largest.inverses + largest.probe)
-        return MemoryParts(
-            weight_bytes(model.module),
-            self._largest_pass(model) * self.counted.a_token() + largest.probe,
-            self.counted.head,
-            eigenvectors=largest.inverses,
-            work=searches * search_bytes(model)[0],
-            seed_factors=largest.factors,
-        )
+            size = sum(held, SeedBytes())
+            searches = self.searches(model, size.inverses + size.probe)
+            held_by_pass.append(
+                MemoryParts(
+                    weight_bytes(model.module),
+                    tokens * self.counted.a_token(partition[0]) + size.probe,
+                    self.counted.head,
+                    eigenvectors=size.inverses,
+                    work=searches * search_bytes(model)[0],
+                    seed_factors=factors,
+                )
+            )
+        return max(held_by_pass, key=lambda memory: memory.total)
 
     def searches(self, model: Model, beside: int) -> int:
         """How many searches by conjugate gradients run side by side. `beside`: other bytes that the pass holds."""
