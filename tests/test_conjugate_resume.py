@@ -17,14 +17,11 @@ from gdig.run.verify import verify
 from gdig.store.resume_file import Pace, ResumeFile
 from gdig.store.tensor_file import read_tensors, write_tensors
 from tests.support.project_fixtures import Command, SignalAt, edit_record, flags
+from tests.support.stops import Stop, StopAt
 from tests.support.torchrun import files_of
 
 CG = {"inversion": "cg", "cg_rows": 12, "cg_iterations": 3, "cg_tolerance": 0.0, "token_batch_size": 128}
 LATER = ("projection_dim", "projection_side", "rows_per_shard", "n_clusters", "budget", "method", "tau", "report")
-
-
-class Stop(BaseException):
-    """Ends a run at once, as Ctrl-C does."""
 
 
 def fit_options(project, run_path, **changes) -> dict:
@@ -48,38 +45,22 @@ def fitted(whole, tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def additions(monkeypatch):
+def additions(monkeypatch) -> StopAt:
     """additions(n): the n-th batch from now on raises Stop. Returns the list of how many products each is added to."""
-    added: list[int] = []
-    limits: list[int | None] = [None]
-    add = GaussNewton._add
-
-    def counted(self, batch, directions, *more):
-        if limits[0] is not None and len(added) == limits[0]:
-            raise Stop
-        added.append(len(directions))
-        return add(self, batch, directions, *more)
-
-    monkeypatch.setattr(GaussNewton, "_add", counted)
     monkeypatch.setenv("GDIG_RESUME_INTERVAL", "0")
-
-    def set_limit(n: int | None) -> list[int]:
-        limits[0] = n
-        added.clear()
-        return added
-
-    return set_limit
+    return StopAt(monkeypatch, GaussNewton, "_add", lambda batch, directions, *more: len(directions))
 
 
 def fit_stopped_at(additions, n: int | None, options: dict) -> int:
-    """Fit, and stop at a batch where `n` says one. Returns how often a batch was added to a product."""
-    added = additions(n)
+    """Fit, and stop after `n` batches where `n` says so. Returns how often a batch was added to a product."""
     if n is None:
+        added = additions(None)
         gdig.fit(**options)
-    else:
-        with pytest.raises(Stop):
-            gdig.fit(**options)
-    return sum(added)
+        return sum(added)
+    added = additions(n + 1)
+    with pytest.raises(Stop):
+        gdig.fit(**options)
+    return sum(added[:-1])
 
 
 def test_a_search_stopped_at_any_batch_loses_that_batch_alone(project, whole, fitted, tmp_path, additions, monkeypatch):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import signal
-from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -24,6 +23,7 @@ from gdig.run.verify import verify
 from gdig.store.resume_file import Pace, ResumeFile
 from gdig.store.tensor_file import read_tensors, write_tensors
 from tests.support.project_fixtures import Command, SignalAt, flags
+from tests.support.stops import Stop, StopAt
 from tests.support.torchrun import files_of, finish_on_ranks, start_ranks
 
 PASS = "gdig.model.capture:GradientPass.run"
@@ -60,31 +60,10 @@ def fitted(whole, tmp_path_factory) -> Path:
     return copy
 
 
-class Stop(BaseException):
-    """Ends a run at once, as Ctrl-C does."""
-
-
 @pytest.fixture
-def stop_at(monkeypatch) -> Iterator:
-    """stop_at(n): the n-th batch from now on that goes through a model raises Stop. Returns the numbers of batches."""
-    batches: list[int] = []
-    limits: list[int] = []
-    run = GradientPass.run
-
-    def counted(self, batch, sink, states_sink=None, **sinks):
-        batches.append(len(batch.rows))
-        if limits and len(batches) == limits[-1]:
-            raise Stop
-        return run(self, batch, sink, states_sink, **sinks)
-
-    monkeypatch.setattr(GradientPass, "run", counted)
-
-    def set_limit(n: int | None) -> list[int]:
-        batches.clear()
-        limits[:] = [] if n is None else [n]
-        return batches
-
-    return set_limit
+def stop_at(monkeypatch) -> StopAt:
+    """stop_at(n): the n-th batch from now on that goes through a model raises Stop. Returns the numbers of rows."""
+    return StopAt(monkeypatch, GradientPass, "run", lambda batch, *sinks, **more: len(batch.rows))
 
 
 def sweep_stopped_at(stop_at, n: int | None, options: dict) -> int:
