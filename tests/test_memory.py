@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -12,8 +13,10 @@ from gdig.config.config import Config
 from gdig.errors import ConfigError, ModelError
 from gdig.influence.precondition_seeds import precondition_seeds
 from gdig.model import batch_size, gradient_checkpointing, load
+from gdig.model.batch_runner import BatchRunner
 from gdig.model.batches import make_batches
 from gdig.model.capture import GradientPass
+from gdig.model.freed_memory import FreedMemory
 from gdig.model.token_memory import TokenMemory
 from gdig.passes.influence_pass import make_influence_pass
 from gdig.progress import Progress
@@ -24,6 +27,32 @@ from tests.support.tiny_models import VOCAB, gpt2, llama, make_examples, wrapped
 SEEDS, POOL = make_examples(3, 2), make_examples(12, 3)
 QUIET = Progress(quiet=True)
 OPTIONS = {"inversion": "identity", "projection_dim": 24, "projection_side": 4}
+
+
+def test_freed_memory_is_handed_back_in_a_fiftieth_of_the_time():
+    now, calls = [0.0], []
+
+    def trim():
+        calls.append(now[0])
+        now[0] += 0.02
+
+    freed = FreedMemory(lambda: now[0], trim)
+    for _ in range(30):
+        freed.hand_back()
+        now[0] += 0.1
+    assert calls[0] == 0.0 and len(calls) >= 3
+    assert all(after - before >= 0.02 * 51 - 1e-9 for before, after in itertools.pairwise(calls))
+
+
+def test_a_runner_hands_memory_back_between_batches(monkeypatch):
+    events = []
+    monkeypatch.setattr(FreedMemory, "hand_back", lambda self: events.append("back"))
+    batches = make_batches(make_examples(4, 1, 9, 9), 9)
+    for device, expected in (("cpu", ["back", "run"] * 4), ("meta", ["run"] * 4)):
+        events.clear()
+        runner = BatchRunner(512, torch.device(device), Progress(quiet=True))
+        assert len(list(runner.run(batches, lambda *_: events.append("run")))) == 4
+        assert events == expected
 
 
 def swept(model, config):

@@ -27,6 +27,7 @@ from gdig.influence.seed_plan import make_groups
 from gdig.influence.seeds_resume import PartitionSeeds
 from gdig.model.batches import make_batches
 from gdig.model.causal_model import Model
+from gdig.model.freed_memory import FreedMemory
 from gdig.model.layers import Layer
 from gdig.model.partition_pass import PartitionPass
 from gdig.model.places import Places
@@ -151,9 +152,12 @@ class SeedPreconditioner:
         share = [groups[i] for i in self._ranks.share(len(groups))]
         numbers = [number for group in share for number in group]
         self.done = self._load(resume, numbers)
+        freed = FreedMemory()
         bar.skip(len(self.done))
         try:
             for group in share:
+                if self._model.device.type == "cpu":
+                    freed.hand_back()
                 unfinished = [number for number in group if number not in self.done]
                 if not unfinished:
                     continue

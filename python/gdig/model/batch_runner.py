@@ -11,6 +11,7 @@ import torch
 from gdig.data.tokens import Example
 from gdig.errors import MemoryShortError
 from gdig.model.batches import Batch, make_batches
+from gdig.model.freed_memory import FreedMemory
 from gdig.progress import Progress
 
 Result = TypeVar("Result")
@@ -38,6 +39,7 @@ class BatchRunner(Generic[Key]):
         self._device = device
         self._progress = progress
         self._save_memory = save_memory
+        self._freed = FreedMemory()
 
     def run(
         self, batches: Sequence[Batch], function: Callable[[Batch, set[Key]], Result]
@@ -53,6 +55,8 @@ class BatchRunner(Generic[Key]):
         """
         stack: list[tuple[Batch, frozenset[Key]]] = [(batch, frozenset()) for batch in reversed(batches)]
         while stack:
+            if self._device.type == "cpu":  # here no tensor of the last batch is left
+                self._freed.hand_back()
             batch, before = stack.pop()
             added = set(before)
             if batch.input_ids.size <= self.token_batch_size or len(batch.rows) == 1:
