@@ -23,6 +23,7 @@ from gdig.model.causal_model import Model
 from gdig.model.coverage import Coverage
 from gdig.model.layers import as_layer
 from gdig.model.token_memory import TokenMemory, weight_bytes
+from gdig.passes.influence_pass import make_influence_pass
 from gdig.progress import Progress
 from tests.support.partitions import plans_in_partitions, require_the_same_fit
 from tests.support.tiny_models import gpt2, llama, make_examples, wrapped
@@ -276,18 +277,36 @@ def test_a_sweep_is_planned_from_shapes_alone(llama_8b, gib):
             )
             for layer in model.layers
         ]
-        return plan_sweep(model, Config.build({}), seeds, limit=limit, longest=100, token_memory=counted)
+        return plan_sweep(model, Config.build({}), seeds, limit=limit, longest=100, rows=100, token_memory=counted)
 
     small = plan("meta")
     assert small == plan("cpu")
-    by_columns = {None: 0, 40: 0, 2.5: 1, 0.5: 2}[gib]  # layers
+    by_columns = {None: 1, 40: 0, 2.5: 1, 0.5: 2}[gib]  # layers
     assert small.peak.seed_factors == by_columns * (4096 + 14336) * 6400 * 4
     one_layer = 8 * 4096 * 14336
-    expected = {None: 1 * 4 * one_layer, 40: 2 * 4 * one_layer, 2.5: 2 * one_layer, 0.5: 0}
+    expected = {None: 2 * one_layer, 40: 2 * 4 * one_layer, 2.5: 2 * one_layer, 0.5: 0}
     assert small.dense_bytes == small.peak.dense == expected[gib]
     if limit is not None and gib > 0.5:
         assert small.peak.total - small.peak.weights <= limit
     assert small.token_batch_size == (256 if gib == 0.5 else small.token_batch_size)
+
+
+@pytest.mark.parametrize(("rows", "shards"), [(7, 2 * 7), (10, 2 * 10), (14, 2 * 10 + 4), (1000, 3 * 10)])
+def test_the_rows_of_a_sweep_are_planned(rows, shards):
+    """A shard that is made, its resume file, and the shard before, as the arrays of the pass have them."""
+    model, config = wrapped(llama(), torch.float32, rows_per_shard=10, projection_dim=16)
+    seeds = [
+        SeedFactors(torch.empty(x.out_features, 6), torch.empty(x.width, 6), torch.arange(4) * 2, np.full(3, 0.99))
+        for x in model.layers
+    ]
+    plan = plan_sweep(model, config, seeds, limit=None, longest=9, rows=rows)
+    arrays = make_influence_pass(model, seeds, config, QUIET).compute(make_examples(10, 1))
+    assert plan.peak.rows == sum(array.nbytes for array in arrays) * shards // 10
+    elsewhere = replace(model, device=torch.device("meta"))
+    assert plan_sweep(elsewhere, config, seeds, limit=None, longest=9, rows=rows).peak.rows == 0
+    # Rows leave less for a batch.
+    left = [plan_sweep(model, config, seeds, limit=GIB, longest=9, rows=n).limit for n in (0, rows)]
+    assert left[0] - left[1] == plan.peak.rows
 
 
 def test_meta_and_fake_tensors_leave_the_model_alone(llama_8b):

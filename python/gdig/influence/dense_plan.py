@@ -24,9 +24,9 @@ import torch
 
 from gdig.model.batch_size import CPU_TOKENS, CPU_TOKENS_WITH_W
 
-DENSE_BYTES = 2 << 30
-"""Most memory for the dense gradients W of the seeds, over all layers, on a CPU. It leaves 2 GiB of 4 for a small
-model and its batches."""
+DENSE_BYTES = 3 << 29
+"""Most memory for the dense gradients W of the seeds, over all layers, on a CPU: 1.5 GiB. It leaves 2.4 GB of 4 for
+Python, a small model, its batches and the rows of a shard."""
 _PLAN_SHARE = 0.4
 """Most of the memory that a plan may take which goes to W: a quarter of the free memory."""
 _BATCH_TOKENS, _BATCH_ROWS = 1024, 16
@@ -124,7 +124,7 @@ def cpu_tokens(layers_with_w: int, layers: int) -> int:
 
 
 def dense_room(limit: int | None, beside: int, device: torch.device) -> int:
-    """Return the most memory for W: a part of what a plan may take on a CPU, at most 2 GiB, and none on a GPU.
+    """Return the most memory for W: a part of what a plan may take on a CPU, at most 1.5 GiB, and none on a GPU.
 
     There `score` is a launch or two a layer, and the products with W, in blocks for a CPU's caches, are hundreds.
 

@@ -49,6 +49,7 @@ class MemoryParts:
         work: of one eigendecomposition, or of searches by conjugate gradients.
         seed_factors: U and V of all seeds.
         dense: W of all seeds, in the layers that score by it.
+        rows: the numbers of the rows of a sweep, which wait for their shard.
     """
 
     weights: int = 0
@@ -59,6 +60,7 @@ class MemoryParts:
     work: int = 0
     seed_factors: int = 0
     dense: int = 0
+    rows: int = 0
 
     @property
     def total(self) -> int:

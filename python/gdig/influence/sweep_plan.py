@@ -21,8 +21,8 @@ class SweepPlan:
     """What a sweep will hold.
 
     Attributes:
-        limit: bytes for a batch: what the plan leaves beside U, V and W; a layer has the one or the other. None where
-            the system does not say.
+        limit: bytes for a batch: what the plan leaves beside U, V and W, of which a layer has the one or the other, and
+            beside the numbers of rows. None where the system does not say.
         token_batch_size: tokens in a batch.
         dense_bytes: bytes of W in all layers that score by it (`gdig.influence.dense_plan`).
         peak: what holds the memory at the peak.
@@ -41,6 +41,7 @@ def plan_sweep(
     *,
     limit: int | None,
     longest: int,
+    rows: int,
     token_memory: TokenMemory | None = None,
     dense_bytes: int | None = None,
 ) -> SweepPlan:
@@ -53,6 +54,7 @@ def plan_sweep(
         limit: bytes that the plan may take for all that the sweep holds beside the weights
             (`gdig.model.batch_size.room`). None: no limit.
         longest: tokens of the longest example.
+        rows: rows of the pool.
         token_memory: what a pass holds for each token, when it is counted already.
         dense_bytes: bytes of W, when an earlier start has planned them.
     """
@@ -60,13 +62,14 @@ def plan_sweep(
     auto = config.token_batch_size == "auto"
     batch = LEAST_TOKENS if auto else int(config.token_batch_size)
     shapes = shapes_of(seeds, takes_bfloat16(config.matmul_precision, model.device))
+    of_rows = _row_bytes(model, config, shapes[0].seeds if shapes else 0, rows)
     if dense_bytes is None:
         by_columns = sum(shape.bytes_of("brief columns" if shape.brief else "none") for shape in shapes)
-        beside = by_columns + tokens.of_batch(max(batch, longest))
+        beside = by_columns + of_rows + tokens.of_batch(max(batch, longest))
         dense_bytes = planned_bytes(shapes, dense_room(limit, beside, model.device))
     plan = plan_dense(shapes, dense_bytes)
     held = sum(shape.bytes_of(dense) for shape, dense in zip(shapes, plan, strict=True) if dense in COLUMNS)
-    rest = None if limit is None else limit - held - dense_bytes
+    rest = None if limit is None else limit - held - dense_bytes - of_rows
     if auto:
         most = cpu_tokens(sum(dense not in COLUMNS for dense in plan), len(plan))
         batch = largest_batch(tokens, rest, model.device, cpu_tokens=most)
@@ -76,5 +79,16 @@ def plan_sweep(
         tokens.head,
         seed_factors=held,
         dense=dense_bytes,
+        rows=of_rows,
     )
     return SweepPlan(rest, batch, dense_bytes, peak)
+
+
+def _row_bytes(model: Model, config: Config, n_seeds: int, rows: int) -> int:
+    """Bytes of the numbers of rows, which are in the computer's memory: of one shard while it is made, as many again
+    for its resume file, and of the shard before while that is written."""
+    if model.device.type != "cpu":
+        return 0
+    a_row = 4 * (n_seeds + 2 * config.projection_dim + 1)  # influence, sketch, hidden states and loss in float32
+    size = config.rows_per_shard
+    return a_row * (2 * min(rows, size) + min(max(0, rows - size), size))

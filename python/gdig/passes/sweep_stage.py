@@ -191,7 +191,7 @@ def _make_pass(
     factors = read_curvature(work, origins["curvature"]) if config.in_fisher_space else None
     seeds = read_seed_factors(work, dtype, origins["seeds"])
     longest = max(len(seed) for seed in work.seed_examples)
-    plan = plan_sweep(model, config, seeds, limit=limit, longest=longest, dense_bytes=dense_bytes)
+    plan = plan_sweep(model, config, seeds, limit=limit, longest=longest, rows=work.swept_rows, dense_bytes=dense_bytes)
     if ranks.main and (warning := beyond_share("sweep", plan.peak, limit)):
         work.progress.warn(warning)
     if dense_bytes is None:

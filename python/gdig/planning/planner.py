@@ -51,7 +51,13 @@ class Planner:
     def sweep(self, model: Model, factors: Sequence[SeedFactors] = ()) -> SweepPlan:
         """Plan the sweep with the seeds' factors, which may be on the device "meta"; without seeds, there are none."""
         return plan_sweep(
-            model, self.config, factors, limit=self.limit, longest=self.longest, token_memory=self.counted
+            model,
+            self.config,
+            factors,
+            limit=self.limit,
+            longest=self.longest,
+            rows=self.pool.rows,
+            token_memory=self.counted,
         )
 
     def fit(self, model: Model) -> MemoryPlan | None:

@@ -18,7 +18,8 @@ from gdig.model.batch_size import MEMORY_SHARE, room
 from gdig.model.causal_model import Model
 from gdig.model.directory import model_directory
 from gdig.model.free_memory import resident_memory
-from gdig.model.token_memory import TokenMemory
+from gdig.model.freed_memory import FreedMemory
+from gdig.model.token_memory import TokenMemory, weight_bytes
 from gdig.passes.drift import CURVATURE_ROWS
 from gdig.planning.cheaper import SEEDS, cheaper_choices
 from gdig.planning.disk import disk_bytes, free_disk, require_disk
@@ -76,6 +77,7 @@ def make_plan(work: Workspace, clock: Callable[[], float] = time.perf_counter) -
         planner = replace(planner, counted=TokenMemory.count(model))
     batch = memory.token_batch_size if memory is not None else planner.sweep(model).token_batch_size
     rates, sweep = run_trial(model, pool.examples, seeds, config, batch, planner.sweep, watch)
+    other_memory = max(other_memory, _beside_weights(model))
     seed_partitions = planner.seed_partitions(model) if config.gradients else ()
     selection, redundancy = try_selection(config, pool, watch), try_redundancy(work, pool, watch)
     numbers = block_number(model.layers)
@@ -132,6 +134,13 @@ def make_plan(work: Workspace, clock: Callable[[], float] = time.perf_counter) -
         ),
         cheaper=tuple(cheaper_choices(expected, planner, stages)),
     )
+
+
+def _beside_weights(model: Model) -> int:
+    """Bytes that the process holds beside the weights, after a trial: passes load parts of torch that stay."""
+    FreedMemory().hand_back()
+    on_cpu = model.device.type == "cpu"
+    return max(0, resident_memory() - (weight_bytes(model.module) if on_cpu else 0))
 
 
 def _with_done(stages: list[StagePlan], work: Workspace, record: RunRecord | None, rows: int) -> list[StagePlan]:
