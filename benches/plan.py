@@ -1,8 +1,10 @@
 """How far the plan of a run is from the run: seconds by stage, and peak memory.
 
-    python -m benches.plan --model DIR --data DIR     # writes benches/record/plan.json
+    python -m benches.plan --model DIR --data DIR                  # writes benches/record/plan.json
+    python -m benches.plan ... --cases "many seeds"                # one case, beside those that the record has
 
-The cases are a pretrained model, such as SmolLM2-135M, and a small Llama with random weights and the same tokenizer.
+The cases are a pretrained model, such as SmolLM2-135M, and a small Llama with random weights and the same tokenizer,
+both with a few rows and seeds; and the pretrained model with the seeds and rows of `benches.real_model`.
 For each, `gdig plan` and then `gdig select` run in processes of their own, with one thread. Seconds are those of the
 processor, so that other work on the machine counts as little as possible; on a machine without other work they are what
 a user waits for. The rows are those of `benches.real_model`.
@@ -12,7 +14,6 @@ The plan is to be within 25 % of the time and 15 % of the memory.
 
 from __future__ import annotations
 
-import json
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from typing import Any
 from benches.shared.gdig_start import start_gdig
 from benches.shared.instructions import write_inputs
 from benches.shared.machine import ROOT, machine, provenance
+from benches.shared.record_cases import write_case
 from benches.shared.run_arguments import run_arguments
 from benches.shared.small_model import write_small_model
 from benches.shared.tables import markdown
@@ -27,24 +29,27 @@ from benches.shared.tables import markdown
 RECORD = ROOT / "benches" / "record" / "plan.json"
 TIME_TARGET, MEMORY_TARGET = 0.25, 0.15
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
+CASES = {"small": (100, 16), "pretrained": (100, 16), "many seeds": (1000, 64)}
+"""Rows and seeds of each case."""
 
 
 def main() -> None:
     """Measure, print and record."""
-    arguments = run_arguments(__doc__, RECORD, rows=100, seeds=16).parse_args()
-    record: dict[str, Any] = {"bench": "plan", "machine": machine() | {"threads": 1}} | provenance(ROOT) | {"cases": {}}
+    parser = run_arguments(__doc__, RECORD)
+    parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES), help="cases to measure")
+    arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=arguments.work) as folder:
         work = Path(folder)
-        pool, seeds = write_inputs(arguments.data, work, arguments.rows, arguments.seeds)
-        small = write_small_model(arguments.model, work / "small")
-        for name, model in (("small", small), ("pretrained", arguments.model)):
+        for name in arguments.cases:
+            model = write_small_model(arguments.model, work / "model") if name == "small" else arguments.model
+            rows, n_seeds = CASES[name]
+            pool, seeds = write_inputs(arguments.data, work, arguments.rows or rows, arguments.seeds or n_seeds)
             inputs = {"model": str(model), "candidates": [str(pool)], "seeds": [str(seeds)]}
             place = {"run_path": str(work / f"run-{name}"), "device": "cpu", "threads": 1}
-            record["cases"][name] = compare(inputs | place | arguments.gdig, work)
-            print(f"\n{name}\n\n{table(record['cases'][name])}", flush=True)
-    arguments.record.parent.mkdir(parents=True, exist_ok=True)
-    arguments.record.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    print(f"\nrecorded in {arguments.record}")
+            where = {"machine": machine() | {"threads": 1}, **provenance(ROOT)}
+            case = where | compare(inputs | place | arguments.gdig, work)
+            print(f"\n{name}\n\n{table(case)}", flush=True)
+            write_case(arguments.record, "plan", name, case)
 
 
 def compare(options: dict[str, Any], work: Path) -> dict[str, Any]:

@@ -2,29 +2,35 @@
 
     python -m benches.real_model --model DIR --data DIR          # writes benches/record/real_model.json
     python -m benches.real_model ... --rows 200 --seeds 16 --record build/real_model.json
-    python -m benches.real_model ... --gdig '{"layers": "all"}' --case "all layers"   # another case of the record
+    python -m benches.real_model ... --gdig '{"layers": "mlp"}' --case "all MLP layers" --rows 300 --peer-rows 0
 
 The model is a directory in Hugging Face format, such as SmolLM2-135M. The rows are instructions of a folder of files
 JSONL, gzipped or not: those of many tasks are the pool, and rows of one task of it are the seeds. Every step is a
 process of its own, one after another: the plain pass, the plan, and fit, sweep and selection of one run. So seconds,
 processor seconds and peak memory are those that a user sees, with the start of Python and the loading of the model.
 
+Then a run of fewer rows goes from fit to selection at once while another process holds half of the machine's memory.
+
 Other libraries pass the first rows where they are installed (`pip install 'gdig[peers]'`): EK-FAC factors of the same
-layers, and the scores of some seeds. Their costs are compared with those of a plain pass over as many tokens.
+layers, and the scores of some seeds. Their costs are compared with those of a plain pass over as many tokens. A library
+that fails is recorded with its error. Each step is kept in `build/` as soon as it is done.
 """
 
 from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from benches.libraries.common import versions
+from benches.real_model_parts.taken_memory import taken_memory
 from benches.shared.gdig_start import start_gdig
 from benches.shared.instructions import write_inputs
 from benches.shared.machine import ROOT, machine, provenance
 from benches.shared.processes import Measured, measure
+from benches.shared.record_cases import write_case
 from benches.shared.run_arguments import run_arguments
 from benches.shared.tables import markdown
 from gdig.run.record_file import read_record
@@ -33,7 +39,14 @@ RECORD = ROOT / "benches" / "record" / "real_model.json"
 SEEDS_PASS = 300
 """Rows of a plain pass that 64 seeds may cost as much as."""
 TARGETS = {
-    "the defaults": {"fit without the seeds": 1.5, "sweep": 0.6, "seeds": 1.0, "peak GB": 4.0},
+    "the defaults": {
+        "fit without the seeds": 1.5,
+        "sweep": 0.6,
+        "seeds": 1.0,
+        "peak GB": 4.0,
+        "peak GB, half of the memory taken": 4.0,
+    },
+    "all MLP layers": {"fit without the seeds": 2.2, "sweep": 1.4, "seeds": 1.0},
     "all layers": {"fit without the seeds": 2.2, "sweep": 1.4, "seeds": 1.0},
 }
 """Most of a plain pass over the same rows; the seeds' of one over 300 rows."""
@@ -54,20 +67,29 @@ def main() -> None:
         options |= {"run_path": str(work / "run"), "threads": arguments.threads, **arguments.gdig}
         (work / "options.json").write_text(json.dumps(options), encoding="utf-8")
         steps["plain"] = _command("plain", ["plain", str(work / "options.json")], work, environment)
+        _keep(arguments.case, case)
         for kind in ("plan", "fit", "sweep", "select"):
             measured, facts = start_gdig(kind, options, work, environment)
             steps[kind] = _facts(measured)
             if "stages" in facts:
                 steps[kind]["stages"] = {name: round(seconds, 1) for name, seconds in facts["stages"].items()}
             _show(kind, steps[kind])
+            _keep(arguments.case, case)
         record = read_record(work / "run" / "run.json")
         assert record.stages.sweep is not None and record.stages.sweep.counts is not None
         case |= {"rows": arguments.rows, "seeds": arguments.seeds, "tokens": record.stages.sweep.counts.tokens}
+        if arguments.taken_rows:
+            case["taken"] = _with_memory_taken(arguments.taken, arguments.taken_rows, pool, options, work, environment)
+            _keep(arguments.case, case)
         if arguments.peer_rows:
-            case["peers"] = _peers(arguments.peer_rows, arguments.peer_seeds, work, environment)
+            case["peers"] = {"rows": arguments.peer_rows, "seeds": arguments.peer_seeds, "versions": versions()}
+            # The starts of gdig have written their own.
+            (work / "options.json").write_text(json.dumps(options), encoding="utf-8")
+            _peers(case["peers"], work, environment, lambda: _keep(arguments.case, case))
     _compare(case)
     print("\n" + table(case, arguments.case))
-    _write(arguments.record, arguments.case, case)
+    write_case(arguments.record, "real_model", arguments.case, case)
+    _kept(arguments.case).unlink(missing_ok=True)
 
 
 def table(case: dict[str, Any], name: str) -> str:
@@ -83,26 +105,49 @@ def table(case: dict[str, Any], name: str) -> str:
             f"{facts['peak_gb']:.2f}",
         ]
         for step, facts in steps.items()
+        if "failed" not in facts
     ]
     text = markdown(["step", "seconds", "CPU s", "of plain", "tokens/s", "peak GB"], rows)
     targets = [
         [what, f"{case['figures'][what]:.2f}", f"{most:g}", "met" if case["figures"][what] <= most else "missed"]
         for what, most in TARGETS.get(name, {}).items()
+        if what in case["figures"]
     ]
     return text + ("\n\n" + markdown(["", "measured", "at most", ""], targets) if targets else "")
 
 
-def _peers(rows: int, seeds: int, work: Path, environment: dict[str, str]) -> dict[str, Any]:
-    """The steps of the other libraries over the first rows and seeds."""
-    steps: dict[str, Any] = {}
-    tokens = 0
-    installed = versions()
-    for library in (name for name, version in installed.items() if version is not None):
+def _with_memory_taken(
+    share: float, rows: int, pool: Path, options: dict[str, Any], work: Path, environment: dict[str, str]
+) -> dict[str, Any]:
+    """Select from the first rows in one process, while another holds a share of the memory."""
+    few = work / "few.jsonl"
+    few.write_text("".join(pool.read_text(encoding="utf-8").splitlines(keepends=True)[:rows]), encoding="utf-8")
+    own = options | {"candidates": [str(few)], "run_path": str(work / "run-taken")}
+    with taken_memory(share) as size:
+        planned, facts = start_gdig("plan", own, work, environment)
+        run, _ = start_gdig("select", own, work, environment)
+    told = {"planned_gb": round(facts["plan"]["peak_memory"] / 1e9, 2), "plan_gb": round(planned.peak_bytes / 1e9, 2)}
+    taken = {"rows": rows, "taken_gb": round(size / 1e9, 1), **told, **_facts(run)}
+    _show("select, with memory taken", taken)
+    return taken
+
+
+def _peers(peers: dict[str, Any], work: Path, environment: dict[str, str], keep: Callable[[], None]) -> None:
+    """Add the steps of the other libraries over the first rows and seeds. One that fails does not stop the others."""
+    peers["steps"] = steps = {}
+    for library in (name for name, version in peers["versions"].items() if version is not None):
         for step in ("fit", "scores"):
-            given = [library, step, str(work / "options.json"), str(rows), str(seeds), str(work / library)]
-            steps[f"{library}: {step}"] = facts = _command(f"{library} {step}", ["peers", *given], work, environment)
-            tokens = int(facts["said"].split(" rows, ")[1].split(" tokens")[0])
-    return {"rows": rows, "seeds": seeds, "tokens": tokens, "versions": installed, "steps": steps}
+            given = [library, step, str(work / "options.json"), *(str(peers[name]) for name in ("rows", "seeds"))]
+            try:
+                facts = _command(f"{library} {step}", ["peers", *given, str(work / library)], work, environment)
+            except RuntimeError as error:
+                steps[f"{library}: {step}"] = {"failed": str(error)[-500:]}
+                print(f"{library} {step} failed: {str(error)[-2000:]}", flush=True)
+                keep()
+                break  # its scores need its fit
+            steps[f"{library}: {step}"] = facts
+            peers["tokens"] = int(facts["said"].split(" rows, ")[1].split(" tokens")[0])
+            keep()
 
 
 def _command(name: str, arguments: list[str], work: Path, environment: dict[str, str]) -> dict[str, Any]:
@@ -119,7 +164,7 @@ def _compare(case: dict[str, Any]) -> None:
     steps, peers = case["steps"], case.get("peers", {})
     a_token = steps["plain"]["cpu_seconds"] / case["tokens"]
     for group, tokens in ((steps, case["tokens"]), (peers.get("steps", {}), peers.get("tokens", 0))):
-        for facts in group.values():
+        for facts in (each for each in group.values() if "failed" not in each):
             facts["of_plain"] = round(facts["cpu_seconds"] / (a_token * tokens), 3)
             facts["tokens_per_second"] = round(tokens / facts["seconds"], 1)
     of_seeds = sum(seconds for name, seconds in steps["fit"]["stages"].items() if "fit: seeds" in name)
@@ -130,6 +175,10 @@ def _compare(case: dict[str, Any]) -> None:
         "seeds": round(of_seeds / (plain * SEEDS_PASS / case["rows"]), 3),
         "peak GB": max(steps[name]["peak_gb"] for name in ("plan", "fit", "sweep", "select")),
     }
+    if "taken" in case:
+        case["figures"]["peak GB, half of the memory taken"] = max(
+            case["taken"][name] for name in ("plan_gb", "peak_gb")
+        )
 
 
 def _facts(measured: Measured) -> dict[str, Any]:
@@ -144,19 +193,23 @@ def _show(name: str, facts: dict[str, Any]) -> None:
     print(f"{name}: {facts['seconds']} s, {facts['cpu_seconds']} CPU s, {facts['peak_gb']} GB", flush=True)
 
 
-def _write(file: Path, name: str, case: dict[str, Any]) -> None:
-    """Write the case into the record, beside its other cases."""
-    record = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {"bench": "real_model", "cases": {}}
-    record["cases"][name] = case
+def _kept(name: str) -> Path:
+    return ROOT / "build" / "real_model" / f"{name}.json"
+
+
+def _keep(name: str, case: dict[str, Any]) -> None:
+    """Keep the steps that are done, for a start that does not end."""
+    file = _kept(name)
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    print(f"\nrecorded in {file}")
+    file.write_text(json.dumps(case, indent=1) + "\n", encoding="utf-8")
 
 
 def _arguments() -> Any:
     parser = run_arguments(__doc__, RECORD, rows=1000, seeds=64)
     parser.add_argument("--threads", type=int, default=2, help="threads of torch")
     parser.add_argument("--case", default="the defaults", help=f"the case's name; {', '.join(TARGETS)} have targets")
+    parser.add_argument("--taken", type=float, default=0.5, help="share of the memory that another process holds")
+    parser.add_argument("--taken-rows", type=int, default=100, help="rows of the run beside it; 0 leaves it out")
     parser.add_argument("--peer-rows", type=int, default=100, help="rows for the other libraries; 0 leaves them out")
     parser.add_argument("--peer-seeds", type=int, default=16, help="seeds for the other libraries")
     return parser.parse_args()

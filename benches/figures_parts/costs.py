@@ -9,10 +9,12 @@ from benches.figures_parts.cells import percent, record, table
 
 def plan() -> str:
     """What `gdig plan` told, beside what the run took."""
-    labels = {"pretrained": "SmolLM2-135M", "small": "small Llama"}
+    labels = {"pretrained": "SmolLM2-135M", "many seeds": "SmolLM2-135M", "small": "small Llama"}
     rows = []
-    for name, label in labels.items():
-        case = record("plan")["cases"][name]
+    cases = record("plan")["cases"]
+    for name, model in ((name, model) for name, model in labels.items() if name in cases):
+        case = cases[name]
+        label = f"{model}, {case['rows']:,} rows, {case['seeds']} seeds"
         for kind, unit, digits in (("time", "s", 1), ("memory", "gb", 2)):
             planned, measured = (case[f"{word}_{unit}"] for word in ("planned", "measured"))
             shown = "peak memory" if kind == "memory" else kind
@@ -21,7 +23,7 @@ def plan() -> str:
                 f"{label}: {shown}", *(f"{x:.{digits}f} {unit_shown}" for x in (planned, measured)),
                 percent(case[f"{kind}_error"], 1),
             ])  # fmt: skip
-    return table(["model, 100 rows, 16 seeds", "planned", "measured", "error"], *map(list, zip(*rows, strict=True)))
+    return table(["model", "planned", "measured", "error"], *map(list, zip(*rows, strict=True)))
 
 
 def _rate(rows: float, seconds: float) -> str:
@@ -50,9 +52,17 @@ def rows_an_hour() -> str:
             rate("fit"),
         ])  # fmt: skip
     real = record("real_model")["cases"]["the defaults"]
+    threads = real["machine"]["threads"]
     rates = [_rate(real["rows"], real["steps"][step]["seconds"]) for step in ("plain", "sweep", "fit")]
     length = f"{real['tokens'] / real['rows']:.0f}"
-    rows.append([f"SmolLM2-135M, {real['seeds']} seeds, the default layers", "1 core", length, *rates])
+    rows.append(
+        [
+            f"SmolLM2-135M, {real['seeds']} seeds, the default layers",
+            f"{threads} core{'s' * (threads > 1)}",
+            length,
+            *rates,
+        ]
+    )
     heads = ["model", "CPU", "tokens a row", "plain forward and backward pass", "sweep", "fit"]
     return table(heads, *map(list, zip(*rows, strict=True)))
 

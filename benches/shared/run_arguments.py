@@ -7,14 +7,16 @@ import json
 from pathlib import Path
 
 
-def run_arguments(description: str | None, record: Path, rows: int, seeds: int) -> argparse.ArgumentParser:
+def run_arguments(
+    description: str | None, record: Path, rows: int | None = None, seeds: int | None = None
+) -> argparse.ArgumentParser:
     """A parser with the model, the data, how much of it, other options of gdig, and where the results go.
 
     Args:
         description: of the bench.
         record: default file of the record.
-        rows: default number of rows of the pool.
-        seeds: default number of seeds.
+        rows: default number of rows of the pool. None: that of each case.
+        seeds: default number of seeds, likewise.
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, required=True, help="directory of a pretrained model")
