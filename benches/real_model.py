@@ -55,8 +55,9 @@ TARGETS = {
 def main() -> None:
     """Measure, print and record."""
     arguments = _arguments()
-    # For Python's own libraries too, which torch.set_num_threads does not reach.
-    environment = {"OMP_NUM_THREADS": str(arguments.threads)}
+    # For Python's own libraries too, which torch.set_num_threads does not reach. A thread that waits for another one
+    # sleeps: beside other work, waiting in a loop doubled the processor seconds.
+    environment = {"OMP_NUM_THREADS": str(arguments.threads), "OMP_WAIT_POLICY": "PASSIVE"}
     case: dict[str, Any] = {"machine": machine() | {"threads": arguments.threads}, **provenance(ROOT)}
     case |= {"model": arguments.model.name, "options": arguments.gdig, "steps": {}}
     steps = case["steps"]
@@ -78,17 +79,17 @@ def main() -> None:
         record = read_record(work / "run" / "run.json")
         assert record.stages.sweep is not None and record.stages.sweep.counts is not None
         case |= {"rows": arguments.rows, "seeds": arguments.seeds, "tokens": record.stages.sweep.counts.tokens}
+        _write(arguments, case)
         if arguments.taken_rows:
             case["taken"] = _with_memory_taken(arguments.taken, arguments.taken_rows, pool, options, work, environment)
-            _keep(arguments.case, case)
+            _write(arguments, case)
         if arguments.peer_rows:
             case["peers"] = {"rows": arguments.peer_rows, "seeds": arguments.peer_seeds, "versions": versions()}
             # The starts of gdig have written their own.
             (work / "options.json").write_text(json.dumps(options), encoding="utf-8")
             _peers(case["peers"], work, environment, lambda: _keep(arguments.case, case))
-    _compare(case)
+    _write(arguments, case)
     print("\n" + table(case, arguments.case))
-    write_case(arguments.record, "real_model", arguments.case, case)
     _kept(arguments.case).unlink(missing_ok=True)
 
 
@@ -157,6 +158,12 @@ def _command(name: str, arguments: list[str], work: Path, environment: dict[str,
     facts = _facts(measured) | {"said": measured.text.splitlines()[-1]}
     _show(name, facts)
     return facts
+
+
+def _write(arguments: Any, case: dict[str, Any]) -> None:
+    """Compare what is there, and write it into the record."""
+    _compare(case)
+    write_case(arguments.record, "real_model", arguments.case, case)
 
 
 def _compare(case: dict[str, Any]) -> None:
