@@ -9,7 +9,8 @@ JSONL, gzipped or not: those of many tasks are the pool, and rows of one task of
 process of its own, one after another: the plain pass, the plan, and fit, sweep and selection of one run. So seconds,
 processor seconds and peak memory are those that a user sees, with the start of Python and the loading of the model.
 
-Then a run of fewer rows goes from fit to selection at once while another process holds half of the machine's memory.
+Then a run of fewer rows goes from fit to selection at once while half of the machine's memory is taken: another process
+holds what others do not.
 
 Other libraries pass the first rows where they are installed (`pip install 'gdig[peers]'`): EK-FAC factors of the same
 layers, and the scores of some seeds. Their costs are compared with those of a plain pass over as many tokens. A library
@@ -120,7 +121,7 @@ def table(case: dict[str, Any], name: str) -> str:
 def _with_memory_taken(
     share: float, rows: int, pool: Path, options: dict[str, Any], work: Path, environment: dict[str, str]
 ) -> dict[str, Any]:
-    """Select from the first rows in one process, while another holds a share of the memory."""
+    """Select from the first rows in one process, while a share of the memory is taken by others."""
     few = work / "few.jsonl"
     few.write_text("".join(pool.read_text(encoding="utf-8").splitlines(keepends=True)[:rows]), encoding="utf-8")
     own = options | {"candidates": [str(few)], "run_path": str(work / "run-taken")}
@@ -215,7 +216,7 @@ def _arguments() -> Any:
     parser = run_arguments(__doc__, RECORD, rows=1000, seeds=64)
     parser.add_argument("--threads", type=int, default=2, help="threads of torch")
     parser.add_argument("--case", default="the defaults", help=f"the case's name; {', '.join(TARGETS)} have targets")
-    parser.add_argument("--taken", type=float, default=0.5, help="share of the memory that another process holds")
+    parser.add_argument("--taken", type=float, default=0.5, help="share of the memory that others hold in one run")
     parser.add_argument("--taken-rows", type=int, default=100, help="rows of the run beside it; 0 leaves it out")
     parser.add_argument("--peer-rows", type=int, default=100, help="rows for the other libraries; 0 leaves them out")
     parser.add_argument("--peer-seeds", type=int, default=16, help="seeds for the other libraries")

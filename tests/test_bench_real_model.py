@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 
 import pytest
 
 from benches import plan, real_model
-from benches.real_model_parts.taken_memory import taken_memory
+from benches.real_model_parts.taken_memory import missing, taken_memory
 from benches.shared.record_cases import write_case
 
 
@@ -68,9 +67,11 @@ def test_a_library_that_fails_is_recorded_and_does_not_stop_the_others(tmp_path,
 
 
 def test_another_process_holds_memory_while_it_is_measured():
-    with taken_memory(0.001) as size:
-        assert size == int(0.001 * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    with pytest.raises(RuntimeError, match="GB are asked for"), taken_memory(2.0):
+    assert missing(0.5, all_memory=1000, free=900) == 400
+    assert missing(0.5, all_memory=1000, free=450) == 0, "others hold half"
+    with taken_memory(0.0) as size:
+        assert size == 0
+    with pytest.raises(RuntimeError, match="could not be taken"), taken_memory(float("inf")):
         pass
 
 

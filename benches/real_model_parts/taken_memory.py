@@ -1,6 +1,8 @@
-"""Memory that another program takes: a process that holds a share of this machine's memory until its input ends.
+"""Memory that other programs take: a process holds as much as makes it a share of this machine's memory.
 
-python -m benches.real_model_parts.taken_memory 0.5
+    python -m benches.real_model_parts.taken_memory 0.5
+
+What others hold already counts. The memory is given back when the input of the process ends.
 """
 
 from __future__ import annotations
@@ -14,16 +16,13 @@ from contextlib import contextmanager
 
 from gdig.model.free_memory import free_host_memory
 
-_LEFT = 5 << 30
-"""Bytes that have to be left for the measured process."""
-
 
 @contextmanager
 def taken_memory(share: float) -> Iterator[int]:
-    """Let another process hold a share of the memory while the block runs; gives its bytes.
+    """Let another process hold memory while the block runs, so that a share of all of it is taken; gives its bytes.
 
     Raises:
-        RuntimeError: when so much is not free.
+        RuntimeError: when the process ends without them.
     """
     command = [sys.executable, "-m", "benches.real_model_parts.taken_memory", str(share)]
     variables = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
@@ -32,19 +31,22 @@ def taken_memory(share: float) -> Iterator[int]:
         try:
             said = process.stdout.readline()
             if not said.strip().isdecimal():
-                raise RuntimeError(f"the memory could not be taken: {said.strip() or 'see above'}")
+                raise RuntimeError("the memory could not be taken")
             yield int(said)
         finally:
             process.stdin.close()
 
 
+def missing(share: float, all_memory: int, free: int) -> int:
+    """Bytes that make the taken memory a share of all of it; none where others hold as much."""
+    return max(0, free - int((1 - share) * all_memory))
+
+
 def main() -> None:
     """Take the memory, say how many bytes these are, and wait."""
-    size = int(float(sys.argv[1]) * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    all_memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     free = free_host_memory()
-    if free is not None and size + _LEFT > free:
-        print(f"{size / 1e9:.1f} GB are asked for, {free / 1e9:.1f} GB are free", flush=True)
-        return
+    size = missing(float(sys.argv[1]), all_memory, all_memory if free is None else free)
     with mmap.mmap(-1, max(1, size)) as held:
         for at in range(0, size, mmap.PAGESIZE):
             held[at] = 1  # a page that nobody has written to takes no memory
