@@ -19,6 +19,7 @@ class PlannedStage:
             and backward pass, or seconds.
         tokens: the tokens that the stage passes; 0 if its work does not go by tokens.
         partitioned: whether the stage may come in partitions of the layers, together with the other such stages.
+        done: the share of the stage that earlier starts have finished, 0 to 1.
     """
 
     name: str
@@ -26,16 +27,20 @@ class PlannedStage:
     work: float
     tokens: float = 0.0
     partitioned: bool = False
+    done: float = 0.0
 
 
 class Forecast:
     """The share that is done of all planned stages, and the time left.
 
-    The time left is the work left over the speed of the stage that runs now. So it is there from the first batch on.
-    It is as good as the proportions of the planned work.
+    What earlier starts finished counts as done. So a later start shows no smaller share than the one before it, but for
+    the work that was lost.
+
+    The time left is the work left over the speed of the stage that runs now. So it is there from the first batch on. It
+    is as good as the proportions of the planned work.
 
     Args:
-        stages: the stages in order. When one begins, those before it count as done.
+        stages: all stages in order, finished ones too. When one begins, those before it count as done.
         clock: seconds from any origin, never going back.
     """
 
@@ -96,7 +101,9 @@ class Forecast:
         self._stages = divided + [stage for stage in self._stages if not stage.partitioned]
 
     def _done(self) -> float:
-        if self._current is None:
-            return 0.0
-        before = sum(stage.work for stage in self._stages[: self._current])
-        return before + self._share * self._stages[self._current].work
+        """The work that is done: of the stages before the one that runs, of this one, and of those after it."""
+        current = -1 if self._current is None else self._current
+        done = sum(stage.work for stage in self._stages[: max(0, current)])
+        if current >= 0:
+            done += self._share * self._stages[current].work
+        return done + sum(stage.done * stage.work for stage in self._stages[current + 1 :])

@@ -34,6 +34,7 @@ class Meter:
         self.tokens = 0
         self._tokens_skipped = done * self._mean
         self._start = clock()
+        self._tell()
 
     @property
     def _mean(self) -> float:

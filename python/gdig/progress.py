@@ -21,6 +21,8 @@ from gdig.meter import Meter, duration
 _FIRST_LINE_S = 1.0
 """A stage that ends within this time prints no line before its last one."""
 _LINE_INTERVAL_S = 5.0
+_DRAW_S = 0.1
+"""A bar is drawn again after this time."""
 _FORMAT = (
     "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}{unit} [{elapsed}<{remaining}, {rate_noinv_fmt}{postfix}]"
 )
@@ -91,7 +93,8 @@ class Progress:
         """Set what all stages of the run are expected to do, so that bars show how far the whole run is.
 
         Args:
-            plan: returns the stages in order. It is called when the first bar is shown, and not at all by a quiet run.
+            plan: returns all stages in order, with what earlier starts have done of them. It is called when the first
+                bar is shown, and not at all by a quiet run.
         """
         self._plan, self._forecast = plan, None
 
@@ -174,6 +177,7 @@ class _TqdmBar:
             dynamic_ncols=is_sized,
             ncols=None if is_sized else shutil.get_terminal_size().columns,
             nrows=None if is_sized else shutil.get_terminal_size().lines,
+            mininterval=_DRAW_S,
             miniters=1,  # batches differ in length, so the time alone decides when to draw
         )
 
@@ -188,6 +192,7 @@ class _TqdmBar:
         self._meter.skip(k, tokens)
         self._bar.initial += k
         self._bar.update(k)
+        self._bar.refresh()
 
     def close(self) -> None:
         self._bar.close()

@@ -222,7 +222,7 @@ class CurvatureFit:
                 resume.keep(layer, f)
             bases.setdefault(name_a, (f.q_a, f.l_a))
             factors[number] = f
-            bar.advance(1)
+            bar.skip(1) if number in stored else bar.advance(1)
         return factors
 
     def _keep(self, resume: PartitionResume, began: float) -> None:

@@ -11,6 +11,8 @@ from typing import Literal
 
 from gdig.errors import GdigError
 from gdig.forecast import PlannedStage
+from gdig.passes.shards import rows_on_disk
+from gdig.run.origin import checkpoint_rows_origin, rows_origin
 from gdig.run.session import Workspace
 
 EIGENVECTORS = 2000.0
@@ -36,20 +38,27 @@ CLUSTER = 1e-3
 _TRAIN_ROWS_A_CLUSTER = 1024
 
 
-def planned_stages(work: Workspace, last: Literal["fit", "sweep", "cluster"]) -> list[PlannedStage]:
-    """Return the stages that a start has yet to finish, in order. They are empty when the model passes are done.
+Last = Literal["fit", "sweep", "cluster"]
+
+
+def planned_stages(work: Workspace, last: Last) -> list[PlannedStage]:
+    """Return all stages of a run up to `last`, in order, each with the share that earlier starts have done.
+
+    The work of a stage is the same at every start, so that the share that is done does not fall at one. The list is
+    empty when all model passes and the clusters are done.
 
     Args:
         work: the workspace of rank 0.
         last: the last stage that the command asks for.
     """
-    run = work.run
-    if run.done("sweep") and not work.config.checkpoints:
+    if _all_done(work, last):
         return []
     try:
-        stages = [] if run.done("fit") else _fit(work)
+        sample = _fit_sample(work)
+        stages = _fit(work, sample)
         if last != "fit":
-            stages += _sweep(work)
+            rows, tokens = sample if sample is not None else _probe(work)
+            stages += _sweep(work, len(work.candidates) * tokens / rows)
         if last == "cluster":
             stages += _cluster(work)
     except GdigError:  # the stage that needs the row, or the file, says what is wrong with it
@@ -57,55 +66,97 @@ def planned_stages(work: Workspace, last: Literal["fit", "sweep", "cluster"]) ->
     return stages
 
 
-def _fit(work: Workspace) -> list[PlannedStage]:
-    config, stages = work.config, []
+def _all_done(work: Workspace, last: Last) -> bool:
+    run = work.run
+    if last == "fit" or not run.done("fit"):
+        return run.done("fit")
+    if not run.done("sweep") or not all(_checkpoint_share(work, path) == 1 for path in work.config.checkpoints):
+        return False
+    return last == "sweep" or run.done("cluster")
+
+
+def _fit_sample(work: Workspace) -> tuple[int, int] | None:
+    """Rows and tokens of the sample of the curvature; None for a run without curvature.
+
+    The record of a curvature has both, so a later start reads no sample.
+    """
+    config, curvature = work.config, work.run.fit.curvature
+    if config.inversion == "identity" or not config.gradients:
+        return None
+    if curvature is not None and not curvature.invalid:
+        return curvature.examples, curvature.tokens
+    examples = work.fit_sample[0]
+    return len(examples), sum(map(len, examples))
+
+
+def _probe(work: Workspace) -> tuple[int, int]:
+    """Rows and tokens of the probe rows."""
+    probe = work.sample("probe", work.config.probe_rows)[0]
+    return len(probe), sum(map(len, probe))
+
+
+def _fit(work: Workspace, sample: tuple[int, int] | None) -> list[PlannedStage]:
+    config, run = work.config, work.run
     if not config.gradients:
         return []
-    if config.inversion != "identity" and work.run.fit.curvature is None:
-        sample = work.fit_sample[0]
-        tokens = sum(map(len, sample))
-        stages.append(PlannedStage("fit: factors", len(sample), FACTORS * tokens, tokens, partitioned=True))
-        stages.append(PlannedStage("fit: eigenvectors", 1, EIGENVECTORS, partitioned=True))
+    stages = []
+    if sample is not None:
+        (rows, tokens), done = sample, float(run.fit.curvature is not None)
+        stages.append(PlannedStage("fit: factors", rows, FACTORS * tokens, tokens, True, done))
+        stages.append(PlannedStage("fit: eigenvectors", 1, EIGENVECTORS, 0, True, done))
         if config.inversion != "kfac":
-            work_of_pass = EIGENVALUES * tokens
-            stages.append(PlannedStage("fit: eigenvalues", len(sample), work_of_pass, tokens, partitioned=True))
-    seeds = work.seed_examples
+            stages.append(PlannedStage("fit: eigenvalues", rows, EIGENVALUES * tokens, tokens, True, done))
+    seeds, done = work.seed_examples, float(run.done("fit"))
     if config.inversion == "cg":
-        sample = work.sample("curvature", config.cg_rows)[0]
+        of_products = work.sample("curvature", config.cg_rows)[0]
         products = len(seeds) * config.cg_iterations
-        work_of_pass = PRODUCT * products * sum(map(len, sample))
-        stages.append(PlannedStage("fit: conjugate gradients", products * len(sample), work_of_pass))
+        work_of_pass = PRODUCT * products * sum(map(len, of_products))
+        units = products * len(of_products)
+        stages.append(PlannedStage("fit: conjugate gradients", units, work_of_pass, done=done))
     else:
-        probe = sum(map(len, work.sample("probe", config.probe_rows)[0]))
-        stages.append(PlannedStage("fit: seeds", len(seeds), SEEDS * sum(map(len, seeds)) + PROBE * probe))
+        work_of_pass = SEEDS * sum(map(len, seeds)) + PROBE * _probe(work)[1]
+        stages.append(PlannedStage("fit: seeds", len(seeds), work_of_pass, done=done))
     return stages
 
 
-def _sweep(work: Workspace) -> list[PlannedStage]:
-    config, rows = work.config, len(work.candidates)
-    fitted = work.run.done("fit") or config.inversion == "identity" or not config.gradients
-    sample = (work.sample("probe", config.probe_rows) if fitted else work.fit_sample)[0]
-    tokens = rows * sum(map(len, sample)) / len(sample)
-    factor = SWEEP if config.gradients else FORWARD_SWEEP
-    stages = [] if work.run.done("sweep") else [PlannedStage("sweep", rows, factor * tokens, tokens)]
-    if not work.layout.seed_sketches.exists():
-        seed_tokens = sum(map(len, work.seed_examples))
-        stages.insert(0, PlannedStage("sweep: seeds", len(work.seed_examples), factor * seed_tokens, seed_tokens))
-    if config.gradients and work.run.sweep.scale is None:
+def _sweep(work: Workspace, tokens: float) -> list[PlannedStage]:
+    """The stages of the sweep. `tokens`: expected in the pool."""
+    config, layout, rows, sweep = work.config, work.layout, len(work.candidates), work.run.sweep
+    factor, stages = SWEEP if config.gradients else FORWARD_SWEEP, []
+    begun = sweep.scale is not None
+    if config.gradients:
         probe_rows = min(rows, config.probe_rows)
-        probe_tokens = tokens * probe_rows / rows
-        stages.insert(0, PlannedStage("sweep: scale", probe_rows, factor * probe_tokens, probe_tokens))
+        probe = tokens * probe_rows / rows
+        stages.append(PlannedStage("sweep: scale", probe_rows, factor * probe, probe, done=float(begun)))
+    seeds, seed_tokens = len(work.seed_examples), sum(map(len, work.seed_examples))
+    done = float(layout.seed_sketches.exists())
+    stages.append(PlannedStage("sweep: seeds", seeds, factor * seed_tokens, seed_tokens, done=done))
+    swept = sweep.rows if work.run.done("sweep") else None
+    done = rows_on_disk(layout.sweep, rows_origin(work.run.record), rows, swept) / rows if begun else 0.0
+    stages.append(PlannedStage("sweep", rows, factor * tokens, tokens, done=done))
     n = len(config.checkpoints)
-    for number in range(1, n + 1):
-        stages.append(PlannedStage(f"checkpoint {number} of {n}", rows, CHECKPOINT * tokens, tokens))
+    for number, path in enumerate(config.checkpoints, 1):
+        done = _checkpoint_share(work, path)
+        stages.append(PlannedStage(f"checkpoint {number} of {n}", rows, CHECKPOINT * tokens, tokens, done=done))
     return stages
+
+
+def _checkpoint_share(work: Workspace, path: str) -> float:
+    """The share of the rows that are swept by a training checkpoint, as far as its path tells."""
+    record, rows = work.run.record, len(work.candidates)
+    for key, checkpoint in work.run.sweep.checkpoints.items():
+        if checkpoint.path == path:
+            swept = work.run.sweep.rows if checkpoint.state == "done" else None
+            origin = checkpoint_rows_origin(record, key)
+            return rows_on_disk(work.layout.checkpoint(key).shards, origin, rows, swept) / rows
+    return 0.0
 
 
 def _cluster(work: Workspace) -> list[PlannedStage]:
     config, rows = work.config, len(work.candidates)
     trained = min(rows, _TRAIN_ROWS_A_CLUSTER * (config.n_clusters or 1))
-    iterations = config.kmeans_max_iter
+    iterations, done = config.kmeans_max_iter, float(work.run.done("cluster"))
     return [
-        PlannedStage("cluster: k-means", iterations, CLUSTER * trained * iterations),
-        PlannedStage("cluster: labels", rows, CLUSTER * rows),
+        PlannedStage("cluster: k-means", iterations, CLUSTER * trained * iterations, done=done),
+        PlannedStage("cluster: labels", rows, CLUSTER * rows, done=done),
     ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +55,9 @@ def write_missing(
     size = rows.batch_runner.token_batch_size  # a batch that does not fit the memory lowers it later
     feed = Feed(work, spans, size, workers)
     done = n - sum(stop - start for shard_spans in spans for start, stop in shard_spans)
-    with work.progress.stage(title, n, done=done) as own_bar:
+    stored, tokens = _stored(store, dict(zip(missing, spans, strict=True)), n) if ranks.main else (0, 0)
+    with work.progress.stage(title, n, done=done - stored) as own_bar:
+        own_bar.skip(stored, tokens=tokens)
         bar = ranks.shared_bar(own_bar)
         # A shard is written during the pass of the next shard. The end of the block waits for the last one.
         with Background() as writer:
@@ -75,6 +77,40 @@ def write_missing(
         ranks.gather(None, bar)
     if ranks.main:
         remove_finished(store)
+
+
+def _stored(store: SketchStore, missing: Mapping[int, Sequence[tuple[int, int]]], n: int) -> tuple[int, int]:
+    """Return how many of the first `n` rows are on disk and not among the `missing` spans of shards; and their tokens.
+
+    Another rank may write a missing shard at this moment: its rows do not count.
+    """
+    rows = tokens = 0
+    for shard in store.shards:
+        start, stop = shard * store.rows_per_shard, min(n, (shard + 1) * store.rows_per_shard)
+        stop = missing[shard][0][0] if shard in missing else stop
+        if start < stop:
+            counts = store.tensor(shard, "tokens")[: stop - start]
+            rows, tokens = rows + len(counts), tokens + int(counts.sum(dtype=np.int64))
+    return rows, tokens
+
+
+def rows_on_disk(path: Path, origin: str, rows: int, swept: int | None) -> int:
+    """Return how many of the first `rows` rows of the pool are in whole shards of a store.
+
+    Args:
+        path: the folder of the store.
+        origin: what its rows are made from.
+        rows: of the pool.
+        swept: rows of a finished store. Its last shard may be short: appended rows come behind its own. None: it is
+            not finished.
+    """
+    try:
+        store = SketchStore.open(path, origin)
+    except StoreError:  # the sweep writes it again
+        return 0
+    end = rows if swept is None else min(rows, swept)
+    step, missing = store.rows_per_shard, store.missing(end)
+    return end - sum(min(end, (shard + 1) * step) - shard * step for shard in missing)
 
 
 def _write(store: SketchStore, shard: int, before: int, tensors: dict[str, np.ndarray], resume: ShardResume) -> None:

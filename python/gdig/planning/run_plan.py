@@ -10,7 +10,6 @@ from dataclasses import replace
 from gdig.config.config import Config
 from gdig.data.fingerprint import fingerprint_paths
 from gdig.data.rendering import rendered_otherwise
-from gdig.errors import StoreError
 from gdig.influence.conjugate_gradients import search_bytes
 from gdig.influence.fit import FEWEST_SEEDS
 from gdig.influence.memory_plan import MemoryPlan, beyond_share
@@ -21,6 +20,7 @@ from gdig.model.free_memory import resident_memory
 from gdig.model.freed_memory import FreedMemory
 from gdig.model.token_memory import TokenMemory, weight_bytes
 from gdig.passes.drift import CURVATURE_ROWS
+from gdig.passes.shards import rows_on_disk
 from gdig.planning.cheaper import SEEDS, cheaper_choices
 from gdig.planning.disk import disk_bytes, free_disk, require_disk
 from gdig.planning.memory import gib, passes_of, require_memory, require_weights
@@ -165,23 +165,9 @@ def _share_done(name: str, work: Workspace, record: RunRecord | None, rows: int)
     if stage is None:
         return 0.0
     if name == "sweep" and record is not None and SketchStore.exists(work.layout.sweep):
-        return _swept_rows(work, record, rows) / rows
+        swept = stage.rows if stage.state == "done" else None
+        return rows_on_disk(work.layout.sweep, rows_origin(record), rows, swept) / rows
     return 1.0 if stage.state == "done" else 0.0
-
-
-def _swept_rows(work: Workspace, record: RunRecord, rows: int) -> int:
-    """How many of the first `rows` rows of the pool are in whole shards of the run's sweep.
-
-    The last shard of a finished sweep may be short: appended rows come behind its own.
-    """
-    sweep = record.stages.sweep
-    try:
-        store = SketchStore.open(work.layout.sweep, rows_origin(record))
-    except StoreError:  # the sweep writes it again
-        return 0
-    end = rows if sweep is None or sweep.state != "done" or sweep.rows is None else min(rows, sweep.rows)
-    step, missing = store.rows_per_shard, store.missing(end)
-    return end - sum(min(end, (shard + 1) * step) - shard * step for shard in missing)
 
 
 def _compared_rows(record: RunRecord | None, rows: int) -> int:

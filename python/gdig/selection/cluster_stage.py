@@ -173,9 +173,14 @@ def fit_centroids_on_ranks(work: Workspace, n_clusters: int, rows: int, ranks: R
     )
     resume_file = work.layout.kmeans_resume_file
     with work.progress.stage("cluster: k-means", config.kmeans_max_iter, "iterations") as bar:
+        seen = 0
 
         def done(iteration: int, inertia: float, shift: float) -> None:
+            nonlocal seen
             ranks.doing(f"cluster: k-means, iteration {iteration + 1}")
+            if seen == 0:
+                bar.skip(iteration - 1)  # those of an earlier start
+            seen = iteration
             bar.advance(1, f"inertia {inertia:.4g}")
 
         if ranks.world == 1:
