@@ -20,9 +20,8 @@ from gdig.config.config import Config
 from gdig.errors import ConfigError, ModelError
 from gdig.model.layers import as_layer
 from gdig.model.load import load_model
-from gdig.model.optimizer import Moments
 from gdig.passes import row_pass as stage_rows
-from gdig.passes.adam_pass import AdamFeatures, _Sides
+from gdig.passes.gradient_projections import GradientProjections, Sides
 from gdig.passes.training_checkpoints import learning_rate
 from gdig.run.session import Workspace
 from gdig.selection.best import highest
@@ -383,13 +382,13 @@ def test_two_sided_projections_keep_products_in_the_mean():
     layer = as_layer("layer", torch.nn.Linear(40, 20, bias=False))
     estimates = []
     for random_seed in range(400):
-        sides = _Sides.make(layer, 8, random_seed, torch.float64)
+        sides = Sides.make(layer, 8, random_seed, torch.float64)
         a, b = sides.apply(torch.stack([g, h]))
         estimates.append(float(a @ b))
     exact = float((g * h).sum())
     assert np.std(estimates) > 0.05 * abs(exact)
     assert abs(np.mean(estimates) - exact) < 5 * np.std(estimates) / 20
-    whole = _Sides.make(layer, 40, 0, torch.float64)
+    whole = Sides.make(layer, 40, 0, torch.float64)
     assert whole.p is None and whole.q is None
     assert torch.equal(whole.apply(g[None])[0], g.flatten())
 
@@ -398,14 +397,11 @@ def test_a_sketch_is_what_the_sweep_makes_of_the_same_gradient(project, runs):
     """R vec(P G Q^T) in float64, to a relative error of some 1e-7 in each step of the sums."""
     config = Config.build(project.options("unused", projection_dim=20))
     model = load_model(config.with_options(model=checkpoints(runs)[1]))
-    states = [Moments(*(torch.zeros(layer.out_features, layer.width) for _ in "mv"), 0, (0.9, 0.999), 1e-8)
-              for layer in model.layers]  # fmt: skip
-    seeds = Workspace(config, pipeline.Progress(quiet=True)).seed_examples
-    features = AdamFeatures(model, states, seeds, config)
+    projections = GradientProjections(model, config)
     torch.manual_seed(0)
     for index, layer in enumerate(model.layers):
         g = torch.randn(3, layer.out_features, layer.width, dtype=torch.float64).float()
-        sketch, out = features._sketches[index], features._sketch(index, g)
+        sketch, out = projections.sketches[index], projections.sketch(index, g)
         blocks = (sketch.p.double() @ g.double() @ sketch.q.double().T).flatten(1) * sketch.weights.double()
         expected = torch.zeros(3, 20, dtype=torch.float64).index_add_(1, sketch.columns, blocks)
         np.testing.assert_allclose(out, expected, atol=float(1e-6 * blocks.abs().sum(1).max()))

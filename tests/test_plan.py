@@ -338,8 +338,9 @@ def test_checkpoints_cost_a_pass_each(project, tmp_path):
     folder.mkdir()
     plan = plan_of(project, tmp_path / "run", checkpoints=(str(folder), str(folder)))
     names = [stage.name for stage in plan.stages if stage.name.startswith("checkpoint")]
-    assert names == ["checkpoint 1 of 2", "checkpoint 2 of 2"]
-    assert "checkpoint" in plan.memory
+    numbered = [f"checkpoint {number} of 2" for number in (1, 2)]
+    assert names == [name for title in numbered for name in (f"{title}: seeds", title)]
+    assert "checkpoint" in plan.memory and "checkpoint seeds" in plan.memory
 
 
 def test_cheaper_choices_are_named(project, tmp_path):

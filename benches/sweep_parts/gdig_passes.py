@@ -22,6 +22,8 @@ from gdig.model.causal_model import Model, wrap_model
 from gdig.model.layers import Layer
 from gdig.model.optimizer import Moments
 from gdig.passes.adam_pass import AdamFeatures
+from gdig.passes.adam_seeds import pass_seeds
+from gdig.passes.gradient_projections import GradientProjections
 from gdig.passes.influence_pass import make_influence_pass
 from gdig.passes.row_pass import RowPass
 from gdig.progress import Progress
@@ -150,7 +152,9 @@ def _checkpoint(case: Case, model: Model) -> Pass:
         return Moments(first * 1e-4, (second * 1e-4).square(), 1000, (0.9, 0.999), 1e-8)
 
     config = case.config()
-    features = AdamFeatures(model, [moments(layer) for layer in model.layers], case.seeds, config)
+    projections = GradientProjections(model, config)
+    seeds = pass_seeds(model, projections, case.seeds, config)
+    features = AdamFeatures(model, [moments(layer) for layer in model.layers], projections, seeds)
     return RowPass(model, features, config, QUIET, features.scale).compute
 
 

@@ -136,8 +136,10 @@ def _sweep(work: Workspace, tokens: float) -> list[PlannedStage]:
     stages.append(PlannedStage("sweep", rows, factor * tokens, tokens, done=done))
     n = len(config.checkpoints)
     for number, path in enumerate(config.checkpoints, 1):
-        done = _checkpoint_share(work, path)
-        stages.append(PlannedStage(f"checkpoint {number} of {n}", rows, CHECKPOINT * tokens, tokens, done=done))
+        title, done = f"checkpoint {number} of {n}", _checkpoint_share(work, path)
+        work_of_pass, of_seeds = CHECKPOINT * seed_tokens, float(done > 0)
+        stages.append(PlannedStage(f"{title}: seeds", seeds, work_of_pass, seed_tokens, done=of_seeds))
+        stages.append(PlannedStage(title, rows, CHECKPOINT * tokens, tokens, done=done))
     return stages
 
 

@@ -12,17 +12,24 @@ import numpy as np
 
 from gdig.data.fingerprint import fingerprint_file, fingerprint_paths
 from gdig.errors import ConfigError, GdigError, ModelError
+from gdig.influence.seeds_resume import PartitionSeeds
+from gdig.model.causal_model import Model
 from gdig.model.load import load_model
 from gdig.model.optimizer import FILES, read_adam
+from gdig.model.precision import products_made_from
 from gdig.nouns import counted
 from gdig.passes.adam_pass import AdamFeatures, trained_layers
+from gdig.passes.adam_seeds import SeedGradients, pass_seeds, seed_batches
+from gdig.passes.gradient_projections import GradientProjections
 from gdig.passes.row_pass import RowPass
+from gdig.passes.shard_resume import batches_digest
 from gdig.passes.shards import find_missing, in_sweep_part, open_store, write_missing
 from gdig.run.links import remove_folder
 from gdig.run.origin import checkpoint_origin, checkpoint_rows_origin, pass_origin
 from gdig.run.record import CheckpointRecord
 from gdig.run.resume_layout import resume_folder
 from gdig.run.session import Workspace
+from gdig.store.resume_file import Pace
 from gdig.store.sketches import SketchStore
 from gdig.store.tensor_file import CheckedFile
 
@@ -64,9 +71,11 @@ def checkpoints_stage(work: Workspace) -> bool:
                 folder = work.layout.checkpoint(key).shards
                 begun = any(folder.glob("*.safetensors")) or resume_folder(folder).exists()
                 if not begun:  # the checkpoint cannot be swept, so later starts do not list it
+                    run.update("sweep", checkpoints={k: v for k, v in run.sweep.checkpoints.items() if k != key})
                     remove_folder(work.layout.checkpoint(key).path)
                     _remember_swept(work)
                 raise
+        remove_folder(work.layout.checkpoint(key).seeds_resume)
         assert record is not None  # a shard is on disk, so its record is
         done = not SketchStore.open(work.layout.checkpoint(key).shards).missing(n)
         _record(work, key, replace(record, state="done" if done else "running"))
@@ -103,28 +112,32 @@ def sweep_checkpoint_on_ranks(
         )
     adam = read_adam(Path(path), model.module)
     model, moments = trained_layers(model, adam)
-    features = AdamFeatures(model, moments, work.seed_examples, config)
-    rows = RowPass(model, features, config, work.progress, features.scale)
     if facts is None:
         if ranks.main:
-            record = CheckpointRecord(
-                path=path,
-                learning_rate=learning_rate(Path(path), adam.learning_rate),
-                step=moments[0].step,
-                layers=len(moments),
-                token_batch_size=rows.find_batch_size(work.sample("probe", config.probe_rows)[0]),
-            )
-            _record(work, key, record)
+            rate = learning_rate(Path(path), adam.learning_rate)
+            record = CheckpointRecord(path, rate, moments[0].step, len(moments), token_batch_size=None)
+            _record(work, key, record)  # before the first file of it
             facts = asdict(record)
-            store = open_store(work.layout.checkpoint(key).shards, work, checkpoint_rows_origin(work.run.record, key))
-            find_missing(work, store, work.swept_rows)  # removes what another sweep has left
         facts = ranks.gather(facts)[0]
     record = CheckpointRecord(**facts)
+    projections = GradientProjections(model, config)
+    seeds = _pass_seeds(work, model, projections, key, title, origin)
+    features = AdamFeatures(model, moments, projections, seeds)
+    rows = RowPass(model, features, config, work.progress, features.scale)
+    if record.token_batch_size is None:
+        size = None
+        if ranks.main:
+            size = rows.find_batch_size(work.sample("probe", config.probe_rows)[0])
+            _record(work, key, replace(record, token_batch_size=size))
+            store = open_store(work.layout.checkpoint(key).shards, work, checkpoint_rows_origin(work.run.record, key))
+            find_missing(work, store, work.swept_rows)  # removes what another sweep has left
+        record = replace(record, token_batch_size=ranks.gather(size)[0])
     paths = work.layout.checkpoint(key)
     # An earlier start can end between record and file.
     if ranks.main and (file := _own_sketches(work, key)).damage() is not None:
         file.write({"sketch": features.seed_sketches * features.scale})
-    if config.token_batch_size == "auto":  # the bits depend on it, so every start and rank takes the same
+    if config.token_batch_size == "auto" and record.token_batch_size is not None:
+        # The bits depend on it, so every start and rank takes the same.
         rows.batch_runner.token_batch_size = record.token_batch_size
     work.progress.say(
         f"{title}: {path}, step {record.step}, learning rate {record.learning_rate:.3g}, "
@@ -132,6 +145,28 @@ def sweep_checkpoint_on_ranks(
     )
     write_missing(work, rows, SketchStore.open(paths.shards), missing, title, origin, quiet=True)
     return record
+
+
+def _pass_seeds(
+    work: Workspace, model: Model, projections: GradientProjections, key: str, title: str, origin: str
+) -> SeedGradients:
+    """Pass the seeds through a checkpoint, or read what earlier starts kept of them.
+
+    Rank 0 passes the seeds, and the others read its files. What cannot be read passes again.
+    """
+    ranks, config, seeds = work.ranks, work.config, work.seed_examples
+    hashes = np.array([seed.hash for seed in seeds], np.uint64)
+    batches = batches_digest(hashes, np.arange(len(seeds), dtype=np.int64), seed_batches(model, seeds, config))
+    products = products_made_from(config.matmul_precision, model.device)
+    made_from = " ".join([origin, batches, str(model.dtype), model.device.type, products])
+    folder, layers = work.layout.checkpoint(key).seeds_resume, [layer.name for layer in model.layers]
+    resume = PartitionSeeds(folder, made_from, layers, work.progress.warn, Pace())
+    if ranks.main:
+        with work.progress.stage(f"{title}: seeds", len(seeds), "seeds") as bar:
+            passed = pass_seeds(model, projections, seeds, config, bar, resume)
+    ranks.doing(f"{title}: seeds")
+    ranks.gather(None)  # rank 0 has written all of them
+    return passed if ranks.main else pass_seeds(model, projections, seeds, config, resume=resume)
 
 
 def checkpoint_key(work: Workspace, name: str) -> str:

@@ -23,7 +23,7 @@ _HEADER_BYTES = 4096
 """Most of a file beside its numbers: names, shapes and checksum."""
 _STAGES = {
     "curvature": "fit", "seeds": "fit", "resume files": "fit", "sweep": "sweep", "clusters": "cluster",
-    "sources": "select", "evaluation set": "select",
+    "seeds of a checkpoint": "sweep", "sources": "select", "evaluation set": "select",
 }  # fmt: skip
 
 
@@ -74,13 +74,23 @@ def disk_bytes(
     clusters = 0
     if METHODS[config.method].clusters:
         clusters = rows * _LABEL_BYTES + n_clusters * config.projection_dim * 4 + (shards + 1) * _HEADER_BYTES
+    of_checkpoint = 0
+    if config.checkpoints:
+        of_checkpoint = n_seeds * (_HEADER_BYTES + config.projection_dim * item + feature_bytes(model, config))
     return {
         "curvature": curvature,
         "seeds": seeds,
         "resume files": resume,
         "sweep": (a_pass + of_seeds) * (1 + len(config.checkpoints)) + hidden,
+        "seeds of a checkpoint": of_checkpoint,
         "clusters": clusters,
     }
+
+
+def feature_bytes(model: Model, config: Config) -> int:
+    """Return the bytes of a seed's projected gradients in all layers, for the pass over a training checkpoint."""
+    side, item = config.feature_side, torch.promote_types(model.dtype, torch.float32).itemsize
+    return sum(min(layer.out_features, side) * min(layer.width, side) for layer in model.layers) * item
 
 
 def free_disk(path: Path) -> int:

@@ -242,13 +242,17 @@ class LayerTrial:
         """Measure Adam's directions, with moments of ones."""
         from gdig.data.tokens import Example
         from gdig.passes.adam_pass import AdamFeatures
+        from gdig.passes.adam_seeds import pass_seeds
+        from gdig.passes.gradient_projections import GradientProjections
 
         ids = np.arange(1, 5, dtype=np.int32)
         moments = [
             Moments(*(torch.ones(layer.out_features, layer.width, device=layer.device),) * 2, 1, (0.9, 0.999), 1e-8)
             for layer in self._model.layers
         ]
-        features = AdamFeatures(self._model, moments, [Example(ids, ids)], self._config)
+        projections = GradientProjections(self._model, self._config)
+        seeds = pass_seeds(self._model, projections, [Example(ids, ids)], self._config)
+        features = AdamFeatures(self._model, moments, projections, seeds)
         dtype, lines = sum_dtype(self._model), len(self._captured.batch.rows)
         for index, a, d, places in self._captured.layers:
             sums = torch.zeros(lines, features.width, dtype=dtype, device=a.device)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -19,6 +19,7 @@ from gdig.model.device import resolve_device
 from gdig.model.directory import model_directory
 from gdig.model.free_memory import free_memory
 from gdig.model.precision import resolve_dtype
+from gdig.planning.disk import feature_bytes
 
 _ADAM_ENTRIES = 3 << 25
 """Numbers of gradients in memory at once in the pass over a training checkpoint: gradients, squares, directions."""
@@ -35,20 +36,30 @@ def passes_of(
     memory: MemoryPlan | None,
     seeds: MemoryParts | None,
     sweep: SweepPlan,
+    seeds_activations: int = 0,
 ) -> dict[str, MemoryParts]:
-    """Return what each pass of a run holds at its peak, by the pass."""
+    """Return what each pass of a run holds at its peak, by the pass.
+
+    Args:
+        model: the model with its layers.
+        config: checkpoints, feature_side.
+        n_seeds: the number of seeds.
+        memory: of the fit of the curvature; None for a run without one.
+        seeds: of the fit's pass of the seeds.
+        sweep: of the sweep.
+        seeds_activations: activations of a batch of the seeds, which pass each training checkpoint.
+    """
     passes = dict(memory.passes) if memory is not None else {}
     if seeds is not None:
         passes["seeds"] = seeds
     passes["sweep"] = sweep.peak
     if config.checkpoints:
-        side = config.feature_side
         moments = sum(2 * 4 * layer.out_features * layer.width for layer in model.layers)
-        features = sum(min(layer.out_features, side) * min(layer.width, side) for layer in model.layers)
+        features, work = feature_bytes(model, config) * n_seeds, _ADAM_ENTRIES * 4
         peak = sweep.peak
-        passes["checkpoint"] = MemoryParts(
-            peak.weights, peak.activations, peak.head, moments, 0, _ADAM_ENTRIES * 4, features * n_seeds * 4
-        )
+        held = MemoryParts(peak.weights, seeds_activations, peak.head, moments, 0, work, features)
+        passes["checkpoint seeds"] = held
+        passes["checkpoint"] = replace(held, activations=peak.activations)
     return passes
 
 

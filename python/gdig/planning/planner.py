@@ -19,6 +19,7 @@ from gdig.model.batch_size import MEMORY_SHARE
 from gdig.model.causal_model import Model
 from gdig.model.free_memory import free_host_memory
 from gdig.model.token_memory import TokenMemory, weight_bytes
+from gdig.passes.row_pass import first_batch_size
 from gdig.planning.pool_size import PoolSize
 from gdig.planning.run_trial import Rates
 
@@ -47,6 +48,11 @@ class Planner:
     def probe_tokens(self) -> int:
         """Tokens of the probe rows."""
         return int(min(self.config.probe_rows, self.pool.rows) * self.pool.mean_tokens)
+
+    @property
+    def seeds_activations(self) -> int:
+        """Bytes of activations of a batch of seeds in the pass over a training checkpoint."""
+        return max(first_batch_size(self.config), *map(len, self.seed_examples)) * self.counted.a_token()
 
     def sweep(self, model: Model, factors: Sequence[SeedFactors] = ()) -> SweepPlan:
         """Plan the sweep with the seeds' factors, which may be on the device "meta"; without seeds, there are none."""

@@ -98,7 +98,7 @@ def make_plan(work: Workspace, clock: Callable[[], float] = time.perf_counter) -
         compared_rows=_compared_rows(record, pool.rows),
     )
     held = planner.seeds(model, rates, seed_partitions) if config.gradients else None
-    passes = passes_of(model, config, len(seeds), memory, held, sweep)
+    passes = passes_of(model, config, len(seeds), memory, held, sweep, planner.seeds_activations)
     free = None if limit is None else int(limit / MEMORY_SHARE)
     require_memory(passes, free)
     stages = _with_done(expected.stages(), work, record, pool.rows)

@@ -191,6 +191,8 @@ class Expected:
         directions = self._padded(batch) * rates.of_layers("checkpoint", layers)
         for number in range(1, len(config.checkpoints) + 1):
             name = f"checkpoint {number} of {len(config.checkpoints)}"
+            # A seed's gradient costs what a row's direction does, but for the moments.
+            stages.append(StagePlan(f"{name}: seeds", self.seed_tokens, 1, self.seed_tokens * (plain + directions)))
             stages.append(StagePlan(name, pool.tokens, 1, self.load_s + encode + pool.tokens * (plain + directions)))
         return stages
 

@@ -42,6 +42,11 @@ class CheckpointLayout:
         """The seeds' sketches by this checkpoint: tensor `sketch` float32 [S, dim]."""
         return self.path / "seeds.safetensors"
 
+    @property
+    def seeds_resume(self) -> Path:
+        """Folder of resume files: what the shards need of each seed's gradient, until all shards are done."""
+        return resume_folder(self.path)
+
 
 @dataclass(frozen=True)
 class RunLayout:
@@ -293,6 +298,7 @@ class RunLayout:
             files, origin = NumberedFiles(paths.shards, sweep.shards), checkpoint_rows_origin(record, key)
             yield self._group(paths.shards, "sweep", files, swept, origin, kind="store")
             yield self._group(resume_folder(paths.shards), "sweep")
+            yield self._group(paths.seeds_resume, "sweep")
             yield self._group(paths.path, "sweep", (paths.seed_sketches,), swept, checkpoint_origin(record, key))
 
     def _group(

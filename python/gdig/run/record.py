@@ -114,13 +114,14 @@ class RowCounts:
 
 @dataclass(frozen=True)
 class CheckpointRecord:
-    """A swept training checkpoint. path: where it was. step: the optimizer's. layers: how many of them it trained."""
+    """A swept training checkpoint. path: where it was. step: the optimizer's. layers: how many of them it trained.
+    token_batch_size: None until the seeds have passed."""
 
     path: str
     learning_rate: float
     step: int
     layers: int
-    token_batch_size: int
+    token_batch_size: int | None
     state: State = "running"
 
 
