@@ -20,27 +20,31 @@ OTHERS: dict[str, Callable[[str], str]] = {
     "count the words": lambda text: str(len(text.split())),
 }
 SECOND = "translate into Tovu"
-FAULTS = (*CORRUPTIONS, "repeated")
-SEEDS, HELD_OUT, OF_TARGET, OF_OTHER, REPEATS = 64, 200, 800, 600, 200
+FAULTS = (*CORRUPTIONS, "words reversed", "repeated")
+SEEDS, HELD_OUT, OF_TARGET, REVERSED, OF_OTHER, REPEATS = 64, 200, 800, 400, 520, 200
 KNOWN_OF_TARGET, KNOWN_OF_OTHER = 400, 800
 
 
 def make_mixed_pool(random_seed: int = 0) -> dict[str, list[Row]]:
     """Return rows of instruction, input, output, and what the generator knows of each: `task` and `fault`.
 
-    - "pool": OF_TARGET rows of the target, 40 % of them spoiled in four ways, REPEATS copies of clean ones, and
-      OF_OTHER rows of each other task.
+    - "pool": OF_TARGET rows of the target, 40 % of them spoiled in four ways, REVERSED more rows whose answers have the
+      right words from last to first, REPEATS copies of clean rows, and OF_OTHER rows of each other task.
     - "seeds" and "held_out": clean rows of the target.
     - "known": what the model is trained on beforehand, other rows of all tasks, few of the target.
     """
     rng = random.Random(random_seed)
-    kalu, clean = make_pool(OF_TARGET, SEEDS + HELD_OUT + KNOWN_OF_TARGET, 0.4, random_seed)
+    kalu, clean = make_pool(OF_TARGET, SEEDS + HELD_OUT + KNOWN_OF_TARGET + REVERSED, 0.4, random_seed)
+    clean, turned = clean[:-REVERSED], clean[-REVERSED:]
     tovu, _ = make_pool(OF_OTHER + KNOWN_OF_OTHER, 1, 0.0, random_seed + 1)
     seeds, held_out, known_rows = (
         [_row(TARGET, row["src_text"], row["trg_text"]) for row in pairs]
         for pairs in (clean[:SEEDS], clean[SEEDS : SEEDS + HELD_OUT], clean[SEEDS + HELD_OUT :])
     )
     pool = [_row(TARGET, row["src_text"], row["trg_text"], row["corruption"].replace("clean", "none")) for row in kalu]
+    pool += [
+        _row(TARGET, row["src_text"], " ".join(reversed(row["trg_text"].split())), "words reversed") for row in turned
+    ]
     pool += [{**row, "fault": "repeated"} for row in rng.sample([r for r in pool if r["fault"] == "none"], REPEATS)]
     for number, (task, solve) in enumerate([(SECOND, None), *OTHERS.items()]):
         texts = tovu if solve is None else make_pool(OF_OTHER + KNOWN_OF_OTHER, 1, 0.0, random_seed + 2 + number)[0]
@@ -50,6 +54,11 @@ def make_mixed_pool(random_seed: int = 0) -> dict[str, list[Row]]:
         pool += rows[:OF_OTHER]
         known_rows += rows[OF_OTHER:]
     rng.shuffle(pool)
+    seen: set[str] = set()
+    for row in pool:  # the later one of two equal rows is the repeat
+        if row["fault"] in ("none", "repeated") and row["task"] == TARGET:
+            row["fault"] = "repeated" if row["input"] in seen else "none"
+            seen.add(row["input"])
     rng.shuffle(known_rows)
     return {"pool": pool, "seeds": seeds, "held_out": held_out, "known": known_rows}
 

@@ -50,14 +50,16 @@ def test_the_language_is_a_function_of_the_words() -> None:
 def test_the_mixed_pool_is_what_it_says_it_is() -> None:
     rows = make_mixed_pool(random_seed=3)
     tasks = Counter(row["task"] for row in rows["pool"])
-    assert tasks == {TARGET: 1000, SECOND: 600, **dict.fromkeys(OTHERS, 600)}
+    assert tasks == {TARGET: 1400, SECOND: 520, **dict.fromkeys(OTHERS, 520)}
     faults = Counter(row["fault"] for row in rows["pool"] if row["task"] == TARGET)
-    assert faults == {"none": 480, "repeated": 200, **dict.fromkeys(CORRUPTIONS, 80)}
+    assert faults == {"none": 480, "repeated": 200, "words reversed": 400, **dict.fromkeys(CORRUPTIONS, 80)}
     assert {row["fault"] for row in rows["pool"] if row["task"] != TARGET} == {"none"}
     clean = {(row["input"], row["output"]) for row in rows["pool"] if row["task"] == TARGET and row["fault"] == "none"}
+    earlier = set()
     for row in rows["pool"]:
         if row["fault"] == "repeated":
-            assert (row["input"], row["output"]) in clean
+            assert (row["input"], row["output"]) in clean & earlier
+        earlier.add((row["input"], row["output"]))
         if row["task"] in OTHERS:
             assert row["output"] == OTHERS[row["task"]](row["input"])
         assert kind_of(row) in {"good rows of the target", *(f"{f}, of the target" for f in FAULTS), SECOND, *OTHERS}
