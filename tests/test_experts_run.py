@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,8 @@ import pytest
 import transformers
 
 import gdig
+from gdig.influence.seed_factors import SeedFactors
+from gdig.passes import sweep_stage
 from gdig.store.tensor_file import read_tensors
 from tests.support.families import tiny_model
 from tests.support.project_fixtures import Command, SignalAt, flags, save_model, stages, stored
@@ -73,6 +76,22 @@ def test_missing_files_are_made_again_with_the_same_bytes(project, options, whol
     for folder in ("curvature", "seeds", "sweep"):
         sorted((run_path / folder).glob("*.safetensors"))[1].unlink()
     gdig.select(**project.options(run_path, **options))
+    assert files_of(run_path) == files_of(whole)
+
+
+def test_a_sweep_that_reads_the_factors_of_all_experts_by_batch_has_the_same_bytes(
+    project, options, whole, tmp_path, monkeypatch
+):
+    run_path = Path(shutil.copytree(whole, tmp_path / "run"))
+    for file in (run_path / "sweep").glob("*.safetensors"):
+        file.unlink()
+    within, load, loads = sweep_stage.plan_sweep_within, SeedFactors.load, []
+    monkeypatch.setattr(
+        sweep_stage, "plan_sweep_within", lambda *given, **more: replace(within(*given, **more), from_files=range(48))
+    )
+    monkeypatch.setattr(SeedFactors, "load", lambda *given: loads.append(given) or load(*given))
+    gdig.select(**project.options(run_path, **options))
+    assert len(loads) > 3 * 48
     assert files_of(run_path) == files_of(whole)
 
 

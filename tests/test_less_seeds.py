@@ -16,10 +16,11 @@ from transformers import AutoConfig
 
 import gdig
 from gdig.config.config import Config
-from gdig.errors import NotFiniteError
+from gdig.errors import MemoryShortError, NotFiniteError
 from gdig.influence.seeds_resume import PartitionSeeds
 from gdig.model.capture import GradientPass
 from gdig.model.load import load_model
+from gdig.passes import training_checkpoints
 from gdig.passes.adam_seeds import pass_seeds
 from gdig.passes.gradient_projections import GradientProjections
 from gdig.progress import Progress
@@ -189,6 +190,18 @@ def test_a_seed_that_is_not_finite_leaves_nothing(project, checkpoint, swept, tm
     with pytest.raises(NotFiniteError, match=r"seeds: seed .*: its loss at this checkpoint is inf"):
         gdig.select(**project.options(run_path, checkpoints=(checkpoint,), **OPTIONS))
     assert list(run_path.glob("checkpoints/*")) == [] and stages(run_path)["sweep"]["checkpoints"] == {}
+
+
+def test_a_checkpoint_that_cannot_fit_is_refused_before_its_seeds_pass(
+    project, checkpoint, swept, tmp_path, stop_at, monkeypatch
+):
+    run_path = Path(shutil.copytree(swept, tmp_path / "run"))
+    options = project.options(run_path, checkpoints=(checkpoint,), **OPTIONS)
+    monkeypatch.setattr(training_checkpoints, "room", lambda *_: 1000)
+    batches = stop_at(None)
+    with pytest.raises(MemoryShortError, match=r"checkpoint: the pass needs at least .* 60 % of .* lower feature_side"):
+        gdig.sweep(**options)
+    assert batches == [] and list(run_path.glob("checkpoints/*")) == []
 
 
 def test_what_is_kept_has_the_bits_of_what_was_passed(project, checkpoint, tmp_path, swept, stop_at):

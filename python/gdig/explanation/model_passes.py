@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 
 import numpy as np
@@ -11,6 +12,8 @@ from gdig.explanation.neighbourhood import Target
 from gdig.explanation.subject import Subject
 from gdig.influence.fit import read_curvature, read_seed_factors
 from gdig.influence.seed_factors import SeedFactors
+from gdig.influence.sweep_memory import plan_sweep_within
+from gdig.model.batch_size import room
 from gdig.passes.influence_pass import make_forward_pass, make_influence_pass
 from gdig.passes.row_pass import RowPass
 from gdig.passes.token_influence import Line, SweptBatches, TokenInfluence, line_of_example, token_influence
@@ -61,9 +64,12 @@ class ModelPasses:
         return token_influence(self._work.model, self._seed_factors, line, self._run.config)
 
     @cached_property
-    def _seed_factors(self) -> list[SeedFactors]:
+    def _seed_factors(self) -> Sequence[SeedFactors]:
+        """The seeds' factors; their files, read layer by layer, where a plan does not hold all of them."""
         dtype = self._run.record.stages.fit and self._run.record.stages.fit.dtype
-        return list(read_seed_factors(self._work, str(dtype), seeds_origin(self._run.record)))
+        files = read_seed_factors(self._work, str(dtype), seeds_origin(self._run.record))
+        limit = room(self._work.model)
+        return files if limit is not None and files.size > limit else list(files)
 
     @cached_property
     def _rows_outside(self) -> RowPass:
@@ -73,8 +79,9 @@ class ModelPasses:
         if not config.gradients:
             return make_forward_pass(work.model, config, work.progress)
         curvature = read_curvature(work, curvature_origin(self._run.record)) if config.in_fisher_space else None
-        rows = make_influence_pass(
-            work.model, self._seed_factors, config, work.progress, curvature, sweep.dense_bytes or 0
-        )
+        seeds, model, longest = self._seed_factors, work.model, max(map(len, work.seed_examples))
+        dense = sweep.dense_bytes or 0
+        plan = plan_sweep_within(model, config, seeds, limit=room(model), longest=longest, rows=1, dense_bytes=dense)
+        rows = make_influence_pass(model, seeds, config, work.progress, curvature, plan.dense_bytes, plan.from_files)
         rows.scale = sweep.scale or 1.0
         return rows

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,19 +21,20 @@ class Scorer:
     Args:
         factors: the seeds' factors in the layer. With W they are not kept.
         dense: whether to compute W, and in which precision to hold W or the factors.
+        read: reads the factors. They are then not kept either: each batch reads them.
     """
 
-    def __init__(self, factors: SeedFactors, dense: Dense) -> None:
+    def __init__(self, factors: SeedFactors, dense: Dense, read: Callable[[], SeedFactors] | None = None) -> None:
         self.columns = Segments(factors.column_offsets)
         self.w: torch.Tensor | None = None  # [S, O, J]
         self.scale: torch.Tensor | None = None  # [S], of W in float16
-        self.factors: SeedFactors | None = None
+        self.empty = not factors.u.shape[1]  # an expert that no seed goes to
+        self.read, self._brief = read, dense == "brief columns"
+        self._factors: SeedFactors | None = None
         if dense not in COLUMNS:
             self.w, self.scale = _dense_gradients(factors, self.columns, dense)
-        elif dense == "brief columns":
-            self.factors = replace(factors, u=factors.u.bfloat16(), v=factors.v.bfloat16())
-        else:
-            self.factors = factors
+        elif read is None:
+            self._factors = self._in_precision(factors)
         # The kernel's layout of the factors, by the dtype of the activations. LoRA matrices can have their own dtype.
         self._prepared: dict[torch.dtype, Any] = {}
 
@@ -48,13 +50,27 @@ class Scorer:
         if self.w is not None:
             ops.score_dense(a, d, examples, self.w, out, scale=self.scale)
             return
-        assert self.factors is not None
-        u, v = self.factors.u, self.factors.v
-        if not u.shape[1]:
-            return  # an expert that no seed goes to
-        if a.dtype not in self._prepared:
-            self._prepared[a.dtype] = ops.prepare_factors(u, v, self.columns, a.shape[1], a.dtype)
-        ops.score(a, d, examples, u, v, self.columns, out, prepared=self._prepared[a.dtype])
+        if self.empty:
+            return
+        factors = self.factors
+        assert factors is not None
+        u, v = factors.u, factors.v
+        prepared = self._prepared.get(a.dtype)
+        if prepared is None:
+            prepared = ops.prepare_factors(u, v, self.columns, a.shape[1], a.dtype)
+        if self.read is None:
+            self._prepared[a.dtype] = prepared
+        ops.score(a, d, examples, u, v, self.columns, out, prepared=prepared)
+
+    @property
+    def factors(self) -> SeedFactors | None:
+        """The factors of a layer without W, which may have to be read."""
+        if self.w is not None or self.read is None:
+            return self._factors
+        return self._in_precision(self.read())
+
+    def _in_precision(self, factors: SeedFactors) -> SeedFactors:
+        return replace(factors, u=factors.u.bfloat16(), v=factors.v.bfloat16()) if self._brief else factors
 
 
 class ExpertScorer:
@@ -65,20 +81,23 @@ class ExpertScorer:
     """
 
     def __init__(self, scorers: Sequence[Scorer]) -> None:
+        self._scorers = scorers
         self._w = [scorer.w for scorer in scorers]
         self._scale = [scorer.scale for scorer in scorers]
         # An expert that scores by W has no columns, as one that no seed goes to.
-        some = next((scorer.factors for scorer in scorers if scorer.factors is not None), None)
-        self._u: list[torch.Tensor] = []
-        self._v: list[torch.Tensor] = []
-        self._columns: list[Segments] = []
-        for scorer in scorers if some is not None else ():
-            assert some is not None
-            own = scorer.factors
-            self._u.append(some.u[:, :0] if own is None else own.u)
-            self._v.append(some.v[:, :0] if own is None else own.v)
-            self._columns.append(_no_columns(len(scorer.columns)) if own is None else scorer.columns)
+        self._columns = [_no_columns(len(s.columns)) if s.w is not None else s.columns for s in scorers]
+        self._reads = any(scorer.read is not None for scorer in scorers)
+        self._sides = None if self._reads else self._join()
         self._prepared: dict[torch.dtype, Any] = {}
+
+    def _join(self) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        """U and V of each expert; none at all where every expert has W."""
+        factors = [scorer.factors for scorer in self._scorers]
+        some = next((own for own in factors if own is not None), None)
+        if some is None:
+            return [], []
+        sides = [(some.u[:, :0], some.v[:, :0]) if own is None else (own.u, own.v) for own in factors]
+        return [u for u, _ in sides], [v for _, v in sides]
 
     def add(self, a: torch.Tensor, d: torch.Tensor, rows: ExpertRows, out: torch.Tensor) -> None:
         """Add the influence of a batch.
@@ -91,12 +110,15 @@ class ExpertScorer:
         """
         if any(w is not None for w in self._w):
             ops.score_dense_experts(a, d, rows, self._w, out, scale=self._scale)
-        if any(u.shape[1] for u in self._u):
-            if a.dtype not in self._prepared:
-                self._prepared[a.dtype] = ops.prepare_expert_factors(
-                    self._u, self._v, self._columns, a.shape[1], a.dtype
-                )
-            ops.score_experts(a, d, rows, self._u, self._v, self._columns, out, prepared=self._prepared[a.dtype])
+        if all(scorer.w is not None or scorer.empty for scorer in self._scorers):
+            return
+        us, vs = self._sides or self._join()
+        prepared = self._prepared.get(a.dtype)
+        if prepared is None:
+            prepared = ops.prepare_expert_factors(us, vs, self._columns, a.shape[1], a.dtype)
+        if not self._reads:
+            self._prepared[a.dtype] = prepared
+        ops.score_experts(a, d, rows, us, vs, self._columns, out, prepared=prepared)
 
 
 def _no_columns(seeds: int) -> Segments:
@@ -104,7 +126,10 @@ def _no_columns(seeds: int) -> Segments:
 
 
 def make_scorers(
-    factors: Sequence[SeedFactors], dense_bytes: int = DENSE_BYTES, bfloat16: bool = False
+    factors: Sequence[SeedFactors],
+    dense_bytes: int = DENSE_BYTES,
+    bfloat16: bool = False,
+    from_files: Collection[int] = (),
 ) -> list[Scorer]:
     """Make a scorer for each layer.
 
@@ -114,9 +139,13 @@ def make_scorers(
         dense_bytes: the most memory for W over all layers. Scores depend on it by rounding, so a run records the
             memory that the plan takes.
         bfloat16: whether large layers may multiply in bfloat16 (`gdig.model.precision.takes_bfloat16`).
+        from_files: the layers whose factors each batch reads anew. No bit depends on it.
     """
     plan = plan_dense(shapes_of(factors, bfloat16), dense_bytes)
-    return [Scorer(factors[index], dense) for index, dense in enumerate(plan)]
+    return [
+        Scorer(factors[index], dense, partial(factors.__getitem__, index) if index in from_files else None)
+        for index, dense in enumerate(plan)
+    ]
 
 
 def shapes_of(factors: Sequence[SeedFactors], bfloat16: bool = False) -> list[SeedShape]:

@@ -85,6 +85,12 @@ class SeedFiles(Sequence[SeedFactors]):
         layer = self._layers[index]
         return SeedFactors.load(self._file(layer.name), layer)
 
+    @property
+    def size(self) -> int:
+        """Bytes of the files that are there, which is about what the factors take in memory."""
+        paths = [self._file(layer.name).path for layer in self._layers]
+        return sum(path.stat().st_size for path in paths if path.is_file())
+
     def write(self, index: int, factors: SeedFactors) -> None:
         """Write the file of a layer."""
         name = self._layers[index].name

@@ -15,6 +15,8 @@ import torch
 from gdig.config.config import Config
 from gdig.data.tokens import Example
 from gdig.distributed.ranks import Ranks
+from gdig.influence.memory_plan import MemoryParts
+from gdig.influence.refusal import beyond_limit, fits
 from gdig.model.batch_size import room
 from gdig.model.causal_model import Model
 from gdig.model.layers import Layer
@@ -142,12 +144,46 @@ def pass_bytes(tokens: TokenMemory, batch: int) -> list[int]:
     return [tokens.of_batch(batch, lowest) for lowest in range(len(tokens.graph))]
 
 
+def least_memory(
+    model: Model,
+    config: Config,
+    partitions: Sequence[Sequence[int]],
+    probe_tokens: int,
+    tokens: TokenMemory,
+    batch: int,
+) -> MemoryParts:
+    """Return what the largest pass holds at least: without the seeds' factors, whose columns are not known yet."""
+    held = []
+    for partition in partitions:
+        sizes = [SeedBytes.of(model.layers[i], model.dtype, config, [], probe_tokens) for i in partition]
+        size, activations = sum(sizes, SeedBytes()), batch * tokens.a_token(partition[0])
+        held.append(MemoryParts(0, activations + size.probe, tokens.head, eigenvectors=size.inverses))
+    return max(held, key=lambda memory: memory.total)
+
+
 def plan_seeds_on_ranks(
     model: Model, config: Config, seeds: Sequence[Example], probe: Sequence[Example], ranks: Ranks
 ) -> list[list[int]]:
-    """Return the partitions for the memory that is free now. All ranks get those of rank 0."""
+    """Return the partitions for the memory that is free now. All ranks get those of rank 0.
+
+    Where a layer alone does not fit, gradient checkpointing is turned on.
+
+    Raises:
+        MemoryShortError: if a layer alone does not fit even so.
+    """
     limit = room(model, 1 / ranks.local_world if model.device.type == "cpu" else 1.0)
     batch = largest_pass(seeds, max(map(len, probe), default=1), model.rotary_switch)
-    passes = pass_bytes(TokenMemory.count(model), batch)
-    plan = plan_seeds(model, config, [len(seed) for seed in seeds], sum(map(len, probe)), limit, passes)
+    lengths, probe_tokens = [len(seed) for seed in seeds], sum(map(len, probe))
+
+    def planned() -> tuple[SeedPlan, MemoryParts]:
+        tokens = TokenMemory.count(model)
+        plan = plan_seeds(model, config, lengths, probe_tokens, limit, pass_bytes(tokens, batch))
+        return plan, least_memory(model, config, plan.partitions, probe_tokens, tokens, batch)
+
+    plan, least = planned()
+    # Conjugate gradients have all layers at once, and begin as many searches as half of the free memory holds.
+    if config.inversion != "cg" and not fits(least, limit) and model.save_memory():
+        plan, least = planned()
+    if config.inversion != "cg" and limit is not None and not fits(least, limit):
+        raise beyond_limit("seeds", least, limit)
     return ranks.gather([list(partition) for partition in plan.partitions])[0]

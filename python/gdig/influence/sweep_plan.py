@@ -26,12 +26,14 @@ class SweepPlan:
         token_batch_size: tokens in a batch.
         dense_bytes: bytes of W in all layers that score by it (`gdig.influence.dense_plan`).
         peak: what holds the memory at the peak.
+        from_files: the layers whose factors each batch reads from their files (`gdig.influence.sweep_memory`).
     """
 
     limit: int | None
     token_batch_size: int
     dense_bytes: int
     peak: MemoryParts
+    from_files: tuple[int, ...] = ()
 
 
 def plan_sweep(

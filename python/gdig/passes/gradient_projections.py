@@ -20,6 +20,8 @@ from gdig.philox import rademacher, stream_key
 _ENTRIES = 1 << 25
 """Entries of gradients in memory at once. Adam's direction is not linear in the gradient, so each example needs a whole
 matrix."""
+_LEAST_LENGTH = 8
+"""Tokens of the shortest line of a batch (`gdig.model.batches`)."""
 
 
 @dataclass(frozen=True)
@@ -107,3 +109,17 @@ class GradientProjections:
         blocks = (projection.p @ g @ projection.q.T).flatten(1) * projection.weights
         # The sum goes column by column, because index_add_ on CUDA adds in a random order.
         return torch.segment_reduce(blocks.T[order], "sum", lengths=counts, axis=0, unsafe=True, initial=0).T
+
+
+def feature_bytes(model: Model, config: Config) -> int:
+    """Return the bytes of an example's projected gradients in all layers."""
+    side = config.feature_side
+    numbers = sum(min(layer.out_features, side) * min(layer.width, side) for layer in model.layers)
+    return numbers * sum_dtype(model).itemsize
+
+
+def gradient_bytes(model: Model, tokens: int) -> int:
+    """Return the most bytes of whole gradients in a batch of so many tokens: gradients, their squares, directions."""
+    lines = max(1, tokens // _LEAST_LENGTH)
+    sizes = [layer.out_features * layer.width for layer in model.layers]
+    return 3 * sum_dtype(model).itemsize * max(min(lines, max(1, _ENTRIES // size)) * size for size in sizes)

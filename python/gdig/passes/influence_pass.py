@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 import numpy as np
 import torch
@@ -32,6 +32,7 @@ class InfluenceFeatures:
         config: options of the pass.
         factors: the curvature of each layer; only sketch_space "fisher" needs it.
         dense_bytes: the most memory for the seeds' dense gradients (`make_scorers`).
+        from_files: the layers whose factors each batch reads anew (`make_scorers`).
 
     Attributes:
         name: the name of the tensor of influence in the shards.
@@ -49,9 +50,11 @@ class InfluenceFeatures:
         config: Config,
         factors: Iterable[Factors] | None = None,
         dense_bytes: int = DENSE_BYTES,
+        from_files: Collection[int] = (),
     ) -> None:
         self.columns = self.width = len(seeds[0].column_offsets) - 1
-        self._scorers = make_scorers(seeds, dense_bytes, takes_bfloat16(config.matmul_precision, model.device))
+        bfloat16 = takes_bfloat16(config.matmul_precision, model.device)
+        self._scorers = make_scorers(seeds, dense_bytes, bfloat16, from_files)
         self._expert_scorers: dict[int, ExpertScorer] = {}  # by the index of a matrix's first layer
         self.cpu_tokens = cpu_tokens(sum(scorer.w is not None for scorer in self._scorers), len(self._scorers))
         self._sketchers = Sketchers(model, config, sum_dtype(model), factors)
@@ -89,9 +92,10 @@ def make_influence_pass(
     progress: Progress,
     factors: Iterable[Factors] | None = None,
     dense_bytes: int = DENSE_BYTES,
+    from_files: Collection[int] = (),
 ) -> RowPass:
     """Make the pass of the sweep. `progress` prints warnings; :class:`InfluenceFeatures` has the other arguments."""
-    features = InfluenceFeatures(model, seeds, config, factors, dense_bytes)
+    features = InfluenceFeatures(model, seeds, config, factors, dense_bytes, from_files)
     return RowPass(model, features, config, progress, hidden=make_hidden_sketch(config))
 
 

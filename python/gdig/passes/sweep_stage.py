@@ -9,9 +9,9 @@ import numpy as np
 
 from gdig.background import Background
 from gdig.influence.fit import check_dtype, read_curvature, read_seed_factors
-from gdig.influence.memory_plan import beyond_share
-from gdig.influence.sweep_plan import plan_sweep
+from gdig.influence.sweep_memory import plan_sweep_within
 from gdig.model.batch_size import room
+from gdig.model.gradient_checkpointing import has_gradient_checkpointing
 from gdig.nouns import counted
 from gdig.passes.drift import growth_warnings, measure_growth
 from gdig.passes.duplicates import count_duplicates
@@ -191,14 +191,29 @@ def _make_pass(
     factors = read_curvature(work, origins["curvature"]) if config.in_fisher_space else None
     seeds = read_seed_factors(work, dtype, origins["seeds"])
     longest = max(len(seed) for seed in work.seed_examples)
-    plan = plan_sweep(model, config, seeds, limit=limit, longest=longest, rows=work.swept_rows, dense_bytes=dense_bytes)
-    if ranks.main and (warning := beyond_share("sweep", plan.peak, limit)):
-        work.progress.warn(warning)
-    if dense_bytes is None:
-        dense_bytes = int(ranks.gather(plan.dense_bytes)[0])
-        if ranks.main:
-            work.run.update("sweep", dense_bytes=dense_bytes)
-    return make_influence_pass(model, seeds, config, work.progress, factors, dense_bytes), plan.limit
+    facts: dict[str, Any] = {"limit": limit, "longest": longest, "rows": work.swept_rows}
+    saving = has_gradient_checkpointing(model.module)
+    plan = plan_sweep_within(model, config, seeds, dense_bytes=dense_bytes, **facts)
+    if ranks.main and has_gradient_checkpointing(model.module) and not saving:
+        work.progress.say("sweep: fits with gradient_checkpointing alone, which is switched on")
+    planned = int(min(ranks.gather(plan.dense_bytes)))  # bits depend on it, so all ranks take what fits each
+    if planned != plan.dense_bytes:
+        plan = plan_sweep_within(model, config, seeds, dense_bytes=planned, **facts)
+    if ranks.main and planned != dense_bytes:
+        if dense_bytes is not None:
+            work.progress.warn(
+                f"sweep: the dense gradients of the seeds took {dense_bytes / 2**30:.3g} GiB at an earlier start, and "
+                f"now {planned / 2**30:.3g} GiB fit; scores of rows that are left may round otherwise"
+            )
+        work.run.update("sweep", dense_bytes=planned)
+    if ranks.main and plan.from_files:
+        work.progress.say(
+            f"sweep: a plan takes {(limit or 0) / 2**30:.3g} GiB, 60 % of the free memory, which does not hold the "
+            f"seeds' factors of all layers; each batch reads those of {counted(len(plan.from_files), 'layer')} from "
+            "their files; more free memory, fewer seeds or fewer layers make the sweep faster"
+        )
+    rows = make_influence_pass(model, seeds, config, work.progress, factors, plan.dense_bytes, plan.from_files)
+    return rows, plan.limit
 
 
 def count_rows(store: SketchStore, work: Workspace) -> RowCounts:

@@ -12,16 +12,20 @@ import numpy as np
 
 from gdig.data.fingerprint import fingerprint_file, fingerprint_paths
 from gdig.errors import ConfigError, GdigError, ModelError
+from gdig.influence.memory_plan import MemoryParts
+from gdig.influence.refusal import beyond_limit, fits
 from gdig.influence.seeds_resume import PartitionSeeds
+from gdig.model.batch_size import room
 from gdig.model.causal_model import Model
 from gdig.model.load import load_model
 from gdig.model.optimizer import FILES, read_adam
 from gdig.model.precision import products_made_from
+from gdig.model.token_memory import TokenMemory
 from gdig.nouns import counted
 from gdig.passes.adam_pass import AdamFeatures, trained_layers
 from gdig.passes.adam_seeds import SeedGradients, pass_seeds, seed_batches
-from gdig.passes.gradient_projections import GradientProjections
-from gdig.passes.row_pass import RowPass
+from gdig.passes.gradient_projections import GradientProjections, feature_bytes, gradient_bytes
+from gdig.passes.row_pass import RowPass, first_batch_size
 from gdig.passes.shard_resume import batches_digest
 from gdig.passes.shards import find_missing, in_sweep_part, open_store, write_missing
 from gdig.run.links import remove_folder
@@ -120,6 +124,7 @@ def sweep_checkpoint_on_ranks(
             facts = asdict(record)
         facts = ranks.gather(facts)[0]
     record = CheckpointRecord(**facts)
+    _require_room(work, model)
     projections = GradientProjections(model, config)
     seeds = _pass_seeds(work, model, projections, key, title, origin)
     features = AdamFeatures(model, moments, projections, seeds)
@@ -145,6 +150,28 @@ def sweep_checkpoint_on_ranks(
     )
     write_missing(work, rows, SketchStore.open(paths.shards), missing, title, origin, quiet=True)
     return record
+
+
+def _require_room(work: Workspace, model: Model) -> None:
+    """Refuse a checkpoint whose smallest batch does not fit a plan beside the seeds' features. Where gradient
+    checkpointing makes it fit, that is turned on.
+
+    Raises:
+        MemoryShortError: with what it needs.
+    """
+    config, seeds = work.config, work.seed_examples
+    limit = room(model, 1 / work.ranks.local_world if model.device.type == "cpu" else 1.0)
+    batch = max(first_batch_size(config), *map(len, seeds))
+
+    def held() -> MemoryParts:
+        tokens, features = TokenMemory.count(model), feature_bytes(model, config) * len(seeds)
+        activations, gradients = batch * tokens.a_token(), gradient_bytes(model, batch)
+        return MemoryParts(0, activations, tokens.head, work=gradients, seed_factors=features)
+
+    if not fits(held(), limit):
+        model.save_memory()
+    if limit is not None and not fits(memory := held(), limit):
+        raise beyond_limit("checkpoint", memory, limit)
 
 
 def _pass_seeds(

@@ -12,6 +12,7 @@ from gdig.errors import DiskError
 from gdig.influence.conjugate_gradients import search_bytes
 from gdig.influence.memory_plan import MemoryPlan
 from gdig.model.causal_model import Model
+from gdig.passes.gradient_projections import feature_bytes
 from gdig.selection.methods import METHODS
 
 _SKETCH_BYTES = {"float16": 2, "bfloat16": 2, "int8": 1, "float32": 4}
@@ -85,12 +86,6 @@ def disk_bytes(
         "seeds of a checkpoint": of_checkpoint,
         "clusters": clusters,
     }
-
-
-def feature_bytes(model: Model, config: Config) -> int:
-    """Return the bytes of a seed's projected gradients in all layers, for the pass over a training checkpoint."""
-    side, item = config.feature_side, torch.promote_types(model.dtype, torch.float32).itemsize
-    return sum(min(layer.out_features, side) * min(layer.width, side) for layer in model.layers) * item
 
 
 def free_disk(path: Path) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -13,20 +13,14 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 from gdig.config.config import Config
 from gdig.errors import MemoryShortError
 from gdig.influence.memory_plan import MemoryParts, MemoryPlan
+from gdig.influence.refusal import beyond_limit, fits
 from gdig.influence.sweep_plan import SweepPlan
 from gdig.model.causal_model import Model
 from gdig.model.device import resolve_device
 from gdig.model.directory import model_directory
 from gdig.model.free_memory import free_memory
 from gdig.model.precision import resolve_dtype
-from gdig.planning.disk import feature_bytes
-
-_ADAM_ENTRIES = 3 << 25
-"""Numbers of gradients in memory at once in the pass over a training checkpoint: gradients, squares, directions."""
-_ADVICE = {
-    "seeds": "give fewer seeds, lower seed_rank, or choose fewer layers, as in layers=upper:0.25",
-    "sweep": "lower max_length or token_batch_size, give fewer seeds, or choose fewer layers, as in layers=upper:0.25",
-}
+from gdig.passes.gradient_projections import feature_bytes, gradient_bytes
 
 
 def passes_of(
@@ -55,7 +49,7 @@ def passes_of(
     passes["sweep"] = sweep.peak
     if config.checkpoints:
         moments = sum(2 * 4 * layer.out_features * layer.width for layer in model.layers)
-        features, work = feature_bytes(model, config) * n_seeds, _ADAM_ENTRIES * 4
+        features, work = feature_bytes(model, config) * n_seeds, gradient_bytes(model, sweep.token_batch_size)
         peak = sweep.peak
         held = MemoryParts(peak.weights, seeds_activations, peak.head, moments, 0, work, features)
         passes["checkpoint seeds"] = held
@@ -63,26 +57,22 @@ def passes_of(
     return passes
 
 
-def require_memory(passes: dict[str, MemoryParts], free: int | None) -> None:
-    """Refuse a run one of whose passes needs more than is free.
+def require_memory(passes: dict[str, MemoryParts], limit: int | None, free: int | None = None) -> None:
+    """Refuse a run one of whose passes needs more than a plan takes.
 
     Args:
         passes: what each pass holds.
-        free: bytes that are free beside the weights; None where the system does not say.
+        limit: bytes that a plan may take beside the weights; None where the system does not say what is free.
+        free: bytes that the pass of the seeds may take instead, where the searches in it measure what is free when they
+            begin (`inversion=cg`).
 
     Raises:
-        ModelError: naming the pass, what it needs and what is free.
+        MemoryShortError: naming the pass, what it needs, what a plan takes and what is free.
     """
     for name, memory in passes.items():
-        needed = memory.total - memory.weights
-        if free is not None and needed > free:
-            largest = sorted(fields(memory), key=lambda field: -getattr(memory, field.name))
-            shown = [f for f in largest if f.name != "weights" and getattr(memory, f.name)][:2]
-            what = " and ".join(f"{gib(getattr(memory, f.name))} of {f.name.replace('_', ' ')}" for f in shown)
-            raise MemoryShortError(
-                f"{name}: the pass needs {gib(needed)} of memory beside the weights ({what}), but {gib(free)} are "
-                f"free; {_ADVICE.get(name, 'lower max_length, free memory, or choose fewer layers')}"
-            )
+        most = free if name == "seeds" and free is not None else limit
+        if limit is not None and not fits(memory, most):
+            raise beyond_limit(name, memory, limit)
 
 
 def require_weights(config: Config) -> None:

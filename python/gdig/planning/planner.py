@@ -14,7 +14,8 @@ from gdig.influence.conjugate_gradients import search_bytes, seeds_at_once
 from gdig.influence.memory_plan import MemoryParts, MemoryPlan, plan_memory
 from gdig.influence.seed_factors import SeedFactors
 from gdig.influence.seed_plan import SeedBytes, largest_pass, pass_bytes, plan_seeds
-from gdig.influence.sweep_plan import SweepPlan, plan_sweep
+from gdig.influence.sweep_memory import plan_sweep_within
+from gdig.influence.sweep_plan import SweepPlan
 from gdig.model.batch_size import MEMORY_SHARE
 from gdig.model.causal_model import Model
 from gdig.model.free_memory import free_host_memory
@@ -56,7 +57,7 @@ class Planner:
 
     def sweep(self, model: Model, factors: Sequence[SeedFactors] = ()) -> SweepPlan:
         """Plan the sweep with the seeds' factors, which may be on the device "meta"; without seeds, there are none."""
-        return plan_sweep(
+        return plan_sweep_within(
             model,
             self.config,
             factors,

@@ -12,13 +12,17 @@ from gdig.data.fingerprint import fingerprint_paths
 from gdig.data.rendering import rendered_otherwise
 from gdig.influence.conjugate_gradients import search_bytes
 from gdig.influence.fit import FEWEST_SEEDS
-from gdig.influence.memory_plan import MemoryPlan, beyond_share
+from gdig.influence.memory_plan import MemoryParts, MemoryPlan, beyond_share
+from gdig.influence.refusal import fits
+from gdig.influence.sweep_plan import SweepPlan
 from gdig.model.batch_size import MEMORY_SHARE, room
 from gdig.model.causal_model import Model
 from gdig.model.directory import model_directory
 from gdig.model.free_memory import resident_memory
 from gdig.model.freed_memory import FreedMemory
+from gdig.model.gradient_checkpointing import has_gradient_checkpointing
 from gdig.model.token_memory import TokenMemory, weight_bytes
+from gdig.nouns import counted
 from gdig.passes.drift import CURVATURE_ROWS
 from gdig.passes.shards import rows_on_disk
 from gdig.planning.cheaper import SEEDS, cheaper_choices
@@ -29,7 +33,7 @@ from gdig.planning.planner import Planner
 from gdig.planning.pool_size import PoolSize, measure_pool
 from gdig.planning.redundancy_trial import RedundancyCosts, try_redundancy
 from gdig.planning.report import RunPlan
-from gdig.planning.run_trial import run_trial
+from gdig.planning.run_trial import Rates, empty_factors, run_trial
 from gdig.planning.selection_trial import try_selection
 from gdig.planning.stages import Expected, StagePlan
 from gdig.planning.stopwatch import Stopwatch
@@ -39,6 +43,8 @@ from gdig.run.record import RunRecord
 from gdig.run.session import Workspace
 from gdig.store.sketches import SketchStore
 
+_STAGES_OF_PASSES = {"sweep": "sweep", "checkpoint seeds": "checkpoint", "checkpoint": "checkpoint"}
+"""The stage of each pass that is not of the fit. Whether a checkpoint is done is not looked at."""
 _MUCH_HELD = 1 << 28
 """Memory of chosen rows that is worth a note, in bytes."""
 _LEAST_SPREAD = 0.1
@@ -78,6 +84,12 @@ def make_plan(work: Workspace, clock: Callable[[], float] = time.perf_counter) -
     batch = memory.token_batch_size if memory is not None else planner.sweep(model).token_batch_size
     rates, sweep = run_trial(model, pool.examples, seeds, config, batch, planner.sweep, watch)
     other_memory = max(other_memory, _beside_weights(model))
+    held, passes = _passes(planner, model, rates, memory, sweep)
+    if not all(fits(each, limit) for each in passes.values()) and model.save_memory():  # as the passes of a run do
+        planner = replace(planner, counted=TokenMemory.count(model))
+        sweep = planner.sweep(model, empty_factors(model, rates.kinds, len(seeds)) if config.gradients else ())
+        held, passes = _passes(planner, model, rates, memory, sweep)
+    checkpointing = not config.gradient_checkpointing and has_gradient_checkpointing(model.module)
     seed_partitions = planner.seed_partitions(model) if config.gradients else ()
     selection, redundancy = try_selection(config, pool, watch), try_redundancy(work, pool, watch)
     numbers = block_number(model.layers)
@@ -97,15 +109,14 @@ def make_plan(work: Workspace, clock: Callable[[], float] = time.perf_counter) -
         redundancy=redundancy,
         compared_rows=_compared_rows(record, pool.rows),
     )
-    held = planner.seeds(model, rates, seed_partitions) if config.gradients else None
-    passes = passes_of(model, config, len(seeds), memory, held, sweep, planner.seeds_activations)
+    done = {name for name in ("fit", "sweep", "cluster") if _share_done(name, work, record, pool.rows) == 1}
+    to_do = {name: each for name, each in passes.items() if _STAGES_OF_PASSES.get(name, "fit") not in done}
     free = None if limit is None else int(limit / MEMORY_SHARE)
-    require_memory(passes, free)
+    require_memory(to_do, limit, free if config.inversion == "cg" else None)
     stages = _with_done(expected.stages(), work, record, pool.rows)
     searches = held.work // search_bytes(model)[0] if held is not None else 0
     disk = disk_bytes(model, config, pool.rows, len(seeds), rates.columns, selection.n_clusters, memory, searches)
     disk |= {"sources": redundancy.sources_bytes, "evaluation set": redundancy.excluded_bytes}
-    done = {name for name in ("fit", "sweep", "cluster") if _share_done(name, work, record, pool.rows) == 1}
     require_disk(disk, done, free_disk(work.path), work.path)
     return RunPlan(
         model=model.describe(),
@@ -131,6 +142,7 @@ def make_plan(work: Workspace, clock: Callable[[], float] = time.perf_counter) -
             *_notes(config, model, pool, len(seeds), memory, checkpointing, rendered_otherwise(renderings)),
             *_held_note(redundancy),
             *filter(None, (beyond_share(name, held, limit) for name, held in passes.items())),
+            *_read_note(sweep),
         ),
         cheaper=tuple(cheaper_choices(expected, planner, stages)),
     )
@@ -141,6 +153,17 @@ def _beside_weights(model: Model) -> int:
     FreedMemory().hand_back()
     on_cpu = model.device.type == "cpu"
     return max(0, resident_memory() - (weight_bytes(model.module) if on_cpu else 0))
+
+
+def _passes(
+    planner: Planner, model: Model, rates: Rates, memory: MemoryPlan | None, sweep: SweepPlan
+) -> tuple[MemoryParts | None, dict[str, MemoryParts]]:
+    """What the largest pass of the seeds holds, and what each pass of the run does."""
+    config, held = planner.config, None
+    if config.gradients:
+        held = planner.seeds(model, rates, planner.seed_partitions(model))
+    n_seeds = len(planner.seed_examples)
+    return held, passes_of(model, config, n_seeds, memory, held, sweep, planner.seeds_activations)
 
 
 def _with_done(stages: list[StagePlan], work: Workspace, record: RunRecord | None, rows: int) -> list[StagePlan]:
@@ -181,6 +204,14 @@ def _compared_rows(record: RunRecord | None, rows: int) -> int:
 def _held_note(costs: RedundancyCosts) -> Iterator[str]:
     if costs.held_bytes > _MUCH_HELD:
         yield f"max_similarity holds the chosen rows in {gib(costs.held_bytes)} of memory, beside what each pass holds"
+
+
+def _read_note(sweep: SweepPlan) -> Iterator[str]:
+    if sweep.from_files:
+        yield (
+            "sweep: 60 % of the free memory does not hold the seeds' factors of all layers; each batch reads "
+            f"those of {counted(len(sweep.from_files), 'layer')} from their files"
+        )
 
 
 def _notes(
