@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+import torch
+
 from gdig.config.config import Config
 from gdig.influence.dense_plan import COLUMNS, cpu_tokens, plan_dense
 from gdig.influence.layer_scores import shapes_of
@@ -51,6 +53,7 @@ def plan_sweep_within(
         MemoryShortError: where no form fits.
     """
     tokens = token_memory or TokenMemory.count(model)
+    seeds = [_without_numbers(factors) for factors in seeds]  # so files are read once
 
     def plan(dense: int | None) -> SweepPlan:
         planned = plan_sweep(
@@ -102,6 +105,11 @@ def _read_by_batch(
         batch = largest_batch(tokens, rest, model.device, cpu_tokens=most)
     peak = replace(plan.peak, seed_factors=kept, work=largest)
     return replace(plan, limit=rest, token_batch_size=batch, peak=peak, from_files=tuple(sorted(from_files)))
+
+
+def _without_numbers(factors: SeedFactors) -> SeedFactors:
+    u, v = (torch.empty_like(x, device="meta") for x in (factors.u, factors.v))
+    return replace(factors, u=u, v=v)
 
 
 def _groups(layers: Sequence[Layer]) -> list[list[int]]:
