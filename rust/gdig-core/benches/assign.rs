@@ -120,11 +120,11 @@ fn update(criterion: &mut Criterion) {
             let stored = Stored::new(1 << 13, dtype);
             let rows = stored.rows();
             let labels: Vec<u32> = (0..rows.len()).map(|i| (row_hash(3, i as u64) % k as u64) as u32).collect();
-            let mut tally = Tally::new(None);
+            let (mut tally, span) = (Tally::new(None), (4 << 20) / (DIM * dtype.size()));
             let work = || {
-                // Blocks of 64 rows, as the search leaves them; their sums grow without harm.
-                for first in (0..rows.len()).step_by(64) {
-                    let (block, labels) = (rows.slice(first, first + 64), &labels[first..first + 64]);
+                // So many rows as the search leaves at once; their sums grow without harm.
+                for first in (0..rows.len()).step_by(span) {
+                    let (block, labels) = (rows.slice(first, first + span), &labels[first..first + span]);
                     tally.add(black_box(block), labels, &centroids, &offset, &mut sums).expect("finite rows");
                 }
                 black_box(&tally.distances);

@@ -1,6 +1,9 @@
 //! The distances of rows to their centroids, and the sums of the rows of each centroid. Both are taken right after the
 //! search, while the rows are in the cache.
 //!
+//! Where centroids have several rows, the rows are taken centroid by centroid, so that the centroid and its sums stay in
+//! the first-level cache. The rows of a centroid keep their order, and so the sums their bits.
+//!
 //! The arithmetic is in float32 on the rows as they are stored, whatever the kernel of the search has rounded. Sums
 //! over columns go in 16 lanes and a fixed order, sums over rows one row after the other. So every instruction set
 //! gives the same bits.
@@ -39,7 +42,10 @@ impl Isa {
 /// Takes blocks of rows. Each worker has its own tally.
 pub struct Tally {
     isa: Isa,
-    x: Vec<f32>,
+    x: [Vec<f32>; 2],
+    /// The rows of the last block in the order of their labels, and where those of each label end, [K + 1].
+    order: Vec<u32>,
+    ends: Vec<u32>,
     /// The squared distance of each row of the last block to its centroid.
     pub distances: Vec<f32>,
 }
@@ -53,9 +59,11 @@ struct Block<'a> {
     sums: &'a mut [f32],
 }
 
-/// Rows between the prefetch of a centroid with its sums and their use. Measured for centroids in the third-level
-/// cache.
+/// Rows between the prefetch of a centroid with its sums and their use, or of a row. Measured for centroids in the
+/// third-level cache.
 const FETCHED_AHEAD: usize = 6;
+/// The rows for each centroid from which on rows are taken centroid by centroid.
+const GROUPED: usize = 2;
 
 /// The place in the block of a row whose numbers are not finite, or too large.
 #[derive(Debug, PartialEq)]
@@ -65,7 +73,7 @@ impl Tally {
     pub fn new(isa: Option<Isa>) -> Tally {
         let isa = isa.unwrap_or_else(|| *Isa::available().last().expect("the baseline is always there"));
         assert!(Isa::available().contains(&isa), "{isa:?} is not for this machine");
-        Tally { isa, x: Vec::new(), distances: Vec::new() }
+        Tally { isa, x: Default::default(), order: Vec::new(), ends: Vec::new(), distances: Vec::new() }
     }
 
     /// Take the distance of each row to the centroid of its label, and add the row less `offset` to the sums of that
@@ -114,29 +122,87 @@ impl Tally {
     /// The compiler inlines this into the functions above, and so compiles it for their instruction sets.
     #[inline(always)]
     fn rows<const ADD: bool>(&mut self, block: Block, half: impl Fn(&[f16], &mut [f32])) -> Result<(), BadRow> {
+        let dim = block.rows.dim();
+        self.x.iter_mut().for_each(|x| x.resize(dim, 0.0));
+        self.distances.resize(block.labels.len(), 0.0);
+        let (rows, k) = (block.rows, block.centroids.len() / dim);
+        if block.labels.len() >= GROUPED * k {
+            self.by_centroid::<ADD>(block, &half);
+        } else {
+            self.in_order::<ADD>(block, &half);
+        }
+        // A number that is not finite shows in the distance, so most rows need no second check.
+        let sound = |squared: f32| squared < MAX_SQUARED_NORM;
+        for (i, &distance) in self.distances.iter().enumerate() {
+            if !sound(distance) {
+                rows.decode_row(i, &mut self.x[0], &half);
+                if !sound(squared_norm(&self.x[0])) {
+                    return Err(BadRow(i));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn by_centroid<const ADD: bool>(&mut self, block: Block, half: &impl Fn(&[f16], &mut [f32])) {
         let Block { rows, labels, centroids, offset, sums } = block;
         let dim = rows.dim();
-        self.x.resize(dim, 0.0);
-        self.distances.resize(labels.len(), 0.0);
+        self.sort(labels, centroids.len() / dim);
+        let Tally { x: [x, y], order, ends, distances, .. } = self;
+        let bytes = rows.bytes();
+        let row_bytes = bytes.len() / labels.len().max(1);
+        for (k, centroid) in centroids.chunks_exact(dim).enumerate() {
+            let (first, end) = (ends[k] as usize, ends[k + 1] as usize);
+            let sum = if ADD { &mut sums[k * dim..][..dim] } else { &mut [][..] };
+            for (at, pair) in (first..end).step_by(2).zip(order[first..end].chunks(2)) {
+                for &next in order[(at + FETCHED_AHEAD).min(order.len())..].iter().take(2) {
+                    fetch(&bytes[next as usize * row_bytes..][..row_bytes]);
+                }
+                rows.decode_row(pair[0] as usize, x, half);
+                if let Some(&second) = pair.get(1) {
+                    rows.decode_row(second as usize, y, half);
+                    let both = two_rows::<ADD>([x, y], centroid, offset, sum);
+                    (distances[pair[0] as usize], distances[second as usize]) = both;
+                } else {
+                    distances[pair[0] as usize] = row::<ADD>(x, centroid, offset, sum);
+                }
+            }
+        }
+    }
+
+    /// Sort the rows by their labels. Those of a label stay in order.
+    fn sort(&mut self, labels: &[u32], k: usize) {
+        let Tally { order, ends, .. } = self;
+        ends.clear();
+        ends.resize(k + 2, 0);
+        labels.iter().for_each(|&label| ends[label as usize + 2] += 1);
+        (2..ends.len()).for_each(|k| ends[k] += ends[k - 1]);
+        order.resize(labels.len(), 0);
         for (i, &label) in labels.iter().enumerate() {
-            rows.decode_row(i, &mut self.x, &half);
+            // What begins as the start of a label's rows ends as their end.
+            let at = &mut ends[label as usize + 1];
+            order[*at as usize] = i as u32;
+            *at += 1;
+        }
+    }
+
+    #[inline(always)]
+    fn in_order<const ADD: bool>(&mut self, block: Block, half: &impl Fn(&[f16], &mut [f32])) {
+        let Block { rows, labels, centroids, offset, sums } = block;
+        let (dim, x) = (rows.dim(), &mut self.x[0]);
+        for (i, &label) in labels.iter().enumerate() {
+            rows.decode_row(i, x, half);
             if let Some(&next) = labels.get(i + FETCHED_AHEAD) {
-                fetch(&centroids[next as usize * dim..][..dim]);
+                fetch(bytemuck::cast_slice(&centroids[next as usize * dim..][..dim]));
                 if ADD {
-                    fetch(&sums[next as usize * dim..][..dim]);
+                    fetch(bytemuck::cast_slice(&sums[next as usize * dim..][..dim]));
                 }
             }
             let span = label as usize * dim..(label as usize + 1) * dim;
             let sum = if ADD { &mut sums[span.clone()] } else { &mut [][..] };
-            let distance = row::<ADD>(&self.x, &centroids[span], offset, sum);
-            // A number that is not finite shows in the distance, so most rows need no second check.
-            let sound = |squared: f32| squared < MAX_SQUARED_NORM;
-            if !sound(distance) && !sound(squared_norm(&self.x)) {
-                return Err(BadRow(i));
-            }
-            self.distances[i] = distance;
+            self.distances[i] = row::<ADD>(x, &centroids[span], offset, sum);
         }
-        Ok(())
     }
 }
 
@@ -163,11 +229,42 @@ fn row<const ADD: bool>(x: &[f32], c: &[f32], offset: &[f32], sum: &mut [f32]) -
     lanes.iter().fold(tail, |sum, lane| sum + lane)
 }
 
+/// `row` of two rows, one after the other, with the same bits.
+#[inline(always)]
+fn two_rows<const ADD: bool>([x, y]: [&[f32]; 2], c: &[f32], offset: &[f32], sum: &mut [f32]) -> (f32, f32) {
+    let mut lanes = [[0f32; LANES]; 2];
+    let whole = x.len() / LANES * LANES;
+    let tails = [x, y].map(|x| {
+        let (x, c) = (&x[whole..], &c[whole..]);
+        if ADD {
+            let offsets = &offset[whole..];
+            sum[whole..].iter_mut().zip(x).zip(offsets).for_each(|((sum, x), offset)| *sum += x - offset);
+        }
+        x.iter().zip(c).fold(0f32, |sum, (x, c)| sum + (x - c) * (x - c))
+    });
+    let columns = x.chunks_exact(LANES).zip(y.chunks_exact(LANES)).zip(c.chunks_exact(LANES)).enumerate();
+    for (i, ((x, y), c)) in columns {
+        for lane in 0..LANES {
+            let (d, e) = (x[lane] - c[lane], y[lane] - c[lane]);
+            lanes[0][lane] += d * d;
+            lanes[1][lane] += e * e;
+        }
+        if ADD {
+            let (sum, offset) = (&mut sum[i * LANES..][..LANES], &offset[i * LANES..][..LANES]);
+            for lane in 0..LANES {
+                sum[lane] = sum[lane] + (x[lane] - offset[lane]) + (y[lane] - offset[lane]);
+            }
+        }
+    }
+    let [first, second] = [0, 1].map(|i| lanes[i].iter().fold(tails[i], |sum, lane| sum + lane));
+    (first, second)
+}
+
 /// Bring a slice into the second-level cache while other work goes on.
 #[inline(always)]
-fn fetch(of: &[f32]) {
+fn fetch(of: &[u8]) {
     #[cfg(all(target_arch = "x86_64", not(miri)))]
-    for line in of.chunks(LANES) {
+    for line in of.chunks(64) {
         // SAFETY: a hint, valid for any address.
         unsafe { std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T1 }>(line.as_ptr().cast()) };
     }

@@ -19,6 +19,8 @@ use crate::Result;
 /// The least rows of a chunk, whose sums are taken together in float32. A chunk has at least 4 K rows, so that adding
 /// up chunks costs less than adding up rows. K alone fixes the number, because the bits of the result depend on it.
 const CHUNK_ROWS: usize = 8192;
+/// The bytes of rows whose labels are found before they are added up: many rows of each centroid, in the third-level cache.
+const SPAN_BYTES: usize = 4 << 20;
 /// The most bytes of the sums of all chunks of a wave. This bounds how many chunks run at once, not the result.
 const PARTIAL_BYTES: usize = 1 << 30;
 /// The most chunks of a wave that one of several processes takes.
@@ -161,15 +163,26 @@ fn sum_chunk(
     if let Some(known) = &mut known {
         known.prepare(chunk.len(), assigner.block_rows(), assigner.n_panels().unwrap_or(0));
     }
-    for (number, first) in chunk.clone().step_by(assigner.block_rows()).enumerate() {
-        supervisor.check()?;
-        let view = reader.view(first, chunk.end.min(first + assigner.block_rows()), &mut block)?;
+    let block_rows = assigner.block_rows();
+    let span_blocks = (SPAN_BYTES / (block_rows * dim * rows.dtype().size())).max(1);
+    for (span, first) in chunk.clone().step_by(span_blocks * block_rows).enumerate() {
+        let view = reader.view(first, chunk.end.min(first + span_blocks * block_rows), &mut block)?;
         labels.resize(view.rows.len(), 0);
-        match (&mut known, moves) {
-            (Some(known), Some(moves)) => {
-                assigner.assign_known(view.rows, moves, known.block(number), &mut labels, &mut scratch);
+        for (number, labels) in labels.chunks_mut(block_rows).enumerate() {
+            supervisor.check()?;
+            let (start, stop) = (number * block_rows, number * block_rows + labels.len());
+            let block = view.rows.slice(start, stop);
+            match (&mut known, moves) {
+                (Some(known), Some(moves)) => {
+                    let known = known.block(span * span_blocks + number);
+                    assigner.assign_known(block, moves, known, labels, &mut scratch);
+                }
+                _ => {
+                    let next = view.rows.slice(stop, view.rows.len().min(stop + block_rows)).bytes();
+                    let ahead = if next.is_empty() { view.ahead } else { next };
+                    assigner.assign(block, ahead, labels, &mut scratch);
+                }
             }
-            _ => assigner.assign(view.rows, view.ahead, &mut labels, &mut scratch),
         }
         let added = match weights {
             None => tally.add(view.rows, &labels, centroids, offset, &mut partial.sums),

@@ -3,7 +3,7 @@
 use super::sift::Sift;
 #[cfg(target_arch = "aarch64")]
 use crate::simd::aarch64::int8::{Bytes, Squares};
-use crate::simd::int8::panels::{Dot, Panels};
+use crate::simd::int8::panels::{Dot, Panels, RowScratch};
 use crate::simd::int8::portable::Pairs;
 use crate::simd::int8::Rounded;
 #[cfg(target_arch = "x86_64")]
@@ -97,10 +97,9 @@ unsafe fn scan<D: Dot, const GROUP: usize, const REGISTERS: usize, const LANES: 
     let mut q = vec![0; n * dim];
     let rows = sift.x.chunks_exact(dim).zip(q.chunks_exact_mut(dim));
     let row_scales: Vec<f32> = rows.map(|(x, q)| round(x, q)).collect();
-    panels.each::<D, GROUP, REGISTERS>(&q, dim, &mut Vec::new(), |i, panel, sums| {
-        // Rows beyond the last one fill up a group.
-        if i < n {
-            let scales = panels.scales(panel);
+    panels.each::<D, GROUP, REGISTERS>(&q, dim, &mut RowScratch::default(), |first, panel, sums| {
+        let scales = panels.scales(panel);
+        for (i, sums) in (first..).zip(sums) {
             let (mut scores, mut reaches) = ([0f32; LANES], false);
             for lane in 0..LANES {
                 scores[lane] = sums[lane] as f32 * scales[lane] * row_scales[i];

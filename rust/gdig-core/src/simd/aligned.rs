@@ -26,6 +26,19 @@ impl<T: Pod> Aligned<T> {
         let lines = vec![Line([0; 16]); (len * size_of::<T>()).div_ceil(size_of::<Line>())];
         Aligned { lines, len, of: PhantomData }
     }
+
+    /// Let it hold so many of `value`, in the memory that it has if that is enough.
+    pub fn reset(&mut self, len: usize, value: T) {
+        self.lines.resize((len * size_of::<T>()).div_ceil(size_of::<Line>()), Line([0; 16]));
+        self.len = len;
+        self.fill(value);
+    }
+}
+
+impl<T: Pod> Default for Aligned<T> {
+    fn default() -> Aligned<T> {
+        Aligned::zeros(0)
+    }
 }
 
 impl<T: Pod> Deref for Aligned<T> {

@@ -5,8 +5,9 @@ use std::arch::aarch64::*;
 use std::arch::{asm, is_aarch64_feature_detected};
 
 use super::super::int8::panels::{four, Dot, Panels};
+use super::super::known::{KnownBlock, Moves};
 use super::super::multiply_add::Fused;
-use super::super::{Nearest, Scratch};
+use super::super::{Nearest, NearestKnown, Scratch};
 use crate::convert::Rows;
 
 pub fn has_dot_product() -> bool {
@@ -35,6 +36,21 @@ macro_rules! kernel {
             unsafe fn search(&self, rows: Rows, labels: &mut [u32], scratch: &mut Scratch) {
                 self.0.assign::<$dot, Fused, 6, 4>(rows, labels, &mut scratch.int8);
             }
+
+            /// # Safety
+            /// As of `search`.
+            #[target_feature(enable = $feature)]
+            unsafe fn search_known(
+                &self,
+                rows: Rows,
+                moves: &Moves,
+                known: KnownBlock,
+                labels: &mut [u32],
+                scratch: &mut Scratch,
+            ) {
+                let scratch = (&mut scratch.int8, &mut scratch.known);
+                self.0.assign_known::<$dot, Fused, 6, 4>(rows, moves, known, labels, scratch);
+            }
         }
 
         impl Nearest for $name {
@@ -45,6 +61,25 @@ macro_rules! kernel {
             fn assign(&self, rows: Rows, _ahead: &[u8], labels: &mut [u32], scratch: &mut Scratch) {
                 // SAFETY: `new` makes one only where the processor has the instruction.
                 unsafe { self.search(rows, labels, scratch) }
+            }
+
+            fn knowing(&self) -> Option<&dyn NearestKnown> {
+                Some(self)
+            }
+        }
+
+        impl NearestKnown for $name {
+            fn n_panels(&self) -> usize {
+                self.0.n_panels()
+            }
+
+            fn moves(&self, centroids: &[f32], before: Option<&[f32]>) -> Moves {
+                self.0.moves(centroids, before)
+            }
+
+            fn assign(&self, rows: Rows, moves: &Moves, known: KnownBlock, labels: &mut [u32], scratch: &mut Scratch) {
+                // SAFETY: as above.
+                unsafe { self.search_known(rows, moves, known, labels, scratch) }
             }
         }
     };
@@ -59,7 +94,7 @@ macro_rules! four_bytes {
         type Register = int32x4_t;
         const LANES: usize = 4;
         const COLUMNS: usize = 4;
-        const SHIFT: i32 = 0;
+        const IN_PLACE: bool = true;
 
         #[inline(always)]
         fn row_word(columns: &[i8]) -> i32 {
@@ -109,8 +144,8 @@ impl Dot for Squares {
     #[inline(always)]
     unsafe fn sums<const GROUP: usize, const REGISTERS: usize, const LANES: usize>(
         rows: [*const i32; GROUP],
+        _starts: [i32; GROUP],
         panel: &[i32],
-        _starts: &[i32; LANES],
     ) -> [[i32; LANES]; GROUP] {
         const { assert!(GROUP == 6 && LANES == 16) };
         let mut sums = [[vdupq_n_s32(0); 3]; 8];

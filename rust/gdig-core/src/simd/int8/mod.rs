@@ -6,6 +6,7 @@
 //! So all int8 kernels give the same labels. A score is off by at most
 //! |s| t |q_x|_1 (1/2 + 127 . 2^-22) + 2^-23 |(|c|^2 - |m|^2)/2|.
 
+pub mod known;
 pub mod panels;
 pub mod portable;
 #[cfg(test)]

@@ -1,9 +1,10 @@
 //! The int8 search over panels. One source is compiled for several instruction sets, which differ in their dot step.
 
 use super::super::aligned::Aligned;
-use super::super::best::Bests;
+use super::super::best::{least_of, offer, Bests};
 use super::super::generic::BLOCK_BYTES;
 use super::super::multiply_add::MultiplyAdd;
+use super::known::Row;
 use super::{rounded, Rounded};
 use crate::convert::Rows;
 
@@ -18,8 +19,10 @@ pub trait Dot {
     const LANES: usize;
     /// Columns of a word.
     const COLUMNS: usize;
-    /// What is added to a column of a row before it is multiplied.
-    const SHIFT: i32;
+    /// What is added to a column of a centroid before it is multiplied.
+    const SHIFT: i32 = 0;
+    /// Whether the words of a row are its bytes, so that whole words are read where the rows are stored.
+    const IN_PLACE: bool = false;
     /// Words of a centroid that lie side by side.
     const BESIDE: usize = 1;
 
@@ -32,27 +35,62 @@ pub trait Dot {
     unsafe fn splat(word: i32) -> Self::Register;
     unsafe fn dot(sums: Self::Register, row: Self::Register, centroids: Self::Register) -> Self::Register;
 
-    /// Inner products of `GROUP` rows, [steps] words each, and a panel of centroids, [steps, LANES].
+    /// Scores of a row and a panel, whose number of its first centroid is `first`, for the best of the row so far. This
+    /// is what the search does behind each row of each panel.
+    #[inline(always)]
+    unsafe fn offer<M: MultiplyAdd, const LANES: usize>(
+        sums: &[i32; LANES],
+        row_scale: f32,
+        panel: &Scales<LANES>,
+        first: u32,
+        best: (&mut [f32; LANES], &mut [u32; LANES]),
+    ) {
+        let mut scores = [0f32; LANES];
+        for lane in 0..LANES {
+            scores[lane] = M::of(-(sums[lane] as f32 * panel.scales[lane]), row_scale, panel.offsets[lane]);
+        }
+        offer(best, first, &scores);
+    }
+
+    /// Write the scores of rows and a panel to `out`, and return the least of each row.
+    #[inline(always)]
+    unsafe fn scores<M: MultiplyAdd, const GROUP: usize, const LANES: usize>(
+        sums: &[[i32; LANES]; GROUP],
+        row_scales: &[f32; GROUP],
+        panel: &Scales<LANES>,
+        out: &mut [[f32; LANES]; GROUP],
+    ) -> [f32; GROUP] {
+        for r in 0..GROUP {
+            for lane in 0..LANES {
+                out[r][lane] = M::of(-(sums[r][lane] as f32 * panel.scales[lane]), row_scales[r], panel.offsets[lane]);
+            }
+        }
+        out.map(least_of)
+    }
+
+    /// The centroid of each row: the lower of those with the best score.
+    #[inline(always)]
+    unsafe fn labels<const LANES: usize>(bests: &Bests, labels: &mut [u32]) {
+        bests.labels::<LANES>(labels);
+    }
+
+    /// Inner products of `GROUP` rows, [steps] words each, and a panel of centroids, [steps, LANES]. The rows may have
+    /// any alignment. The sums of each begin at its number of `starts`.
     #[inline(always)]
     unsafe fn sums<const GROUP: usize, const REGISTERS: usize, const LANES: usize>(
         rows: [*const i32; GROUP],
+        starts: [i32; GROUP],
         panel: &[i32],
-        starts: &[i32; LANES],
     ) -> [[i32; LANES]; GROUP] {
         const { assert!(Self::LANES * REGISTERS == LANES && Self::BESIDE == 1) };
-        let mut sums = [[Self::splat(0); REGISTERS]; GROUP];
-        for of_row in &mut sums {
-            for (i, sums) in of_row.iter_mut().enumerate() {
-                *sums = Self::load(starts.as_ptr().add(i * Self::LANES));
-            }
-        }
+        let mut sums = starts.map(|start| [Self::splat(start); REGISTERS]);
         for (step, c) in panel.chunks_exact(LANES).enumerate() {
             let mut centroids = [Self::splat(0); REGISTERS];
             for (i, centroids) in centroids.iter_mut().enumerate() {
                 *centroids = Self::load(c.as_ptr().add(i * Self::LANES));
             }
             for r in 0..GROUP {
-                let row = Self::splat(*rows[r].add(step));
+                let row = Self::splat(rows[r].add(step).read_unaligned());
                 for i in 0..REGISTERS {
                     sums[r][i] = Self::dot(sums[r][i], row, centroids[i]);
                 }
@@ -71,8 +109,8 @@ pub trait Dot {
 /// A dot step of x86-64: its name, what the constants of [`Dot`] are, and its instructions.
 #[cfg(target_arch = "x86_64")]
 macro_rules! dot {
-    ($name:ident, $register:ty, $lanes:literal, $columns:literal, $shift:literal, $row:expr, $centroid:expr,
-        $load:ident, $store:ident, $splat:ident, $dot:expr) => {
+    ($name:ident, $register:ty, $lanes:literal, $columns:literal, $shift:literal, $in_place:literal,
+        $row:expr, $centroid:expr, $load:ident, $store:ident, $splat:ident, $dot:expr $(, $more:item)*) => {
         pub struct $name;
 
         impl Dot for $name {
@@ -80,6 +118,7 @@ macro_rules! dot {
             const LANES: usize = $lanes;
             const COLUMNS: usize = $columns;
             const SHIFT: i32 = $shift;
+            const IN_PLACE: bool = $in_place;
 
             #[inline(always)]
             fn row_word(columns: &[i8]) -> i32 {
@@ -110,6 +149,8 @@ macro_rules! dot {
             unsafe fn dot(sums: $register, row: $register, centroids: $register) -> $register {
                 $dot(sums, row, centroids)
             }
+
+            $($more)*
         }
     };
 }
@@ -118,22 +159,56 @@ pub(crate) use dot;
 
 /// Centroids in panels of `LANES`.
 pub struct Panels<const LANES: usize> {
+    pub(super) dim: usize,
     /// Words of a row.
-    steps: usize,
+    pub(super) steps: usize,
     /// [panels, steps, LANES]; zeros where the last panel and the last word are filled up.
-    words: Aligned<i32>,
-    /// Where the sum of each centroid begins, so that it ends as that of rows without `SHIFT`. int32 wraps on the way.
-    starts: Vec<i32>,
-    scales: Vec<f32>,
+    pub(super) words: Aligned<i32>,
+    /// [panels]
+    pub(super) scales: Vec<Scales<LANES>>,
+}
+
+/// What turns the sums of a panel into scores.
+pub struct Scales<const LANES: usize> {
+    pub scales: [f32; LANES],
     /// Infinity where the last panel is filled up, so that no row goes there.
-    offsets: Vec<f32>,
+    pub offsets: [f32; LANES],
 }
 
 #[derive(Default)]
 pub struct Int8Scratch {
-    /// [rows of whole groups, steps]
-    words: Vec<i32>,
+    pub(super) rows: RowScratch,
     bests: Bests,
+    /// For a search that knows something: bounds of each row, and the best score so far.
+    pub(super) known: Vec<Row>,
+    pub(super) best: Vec<f32>,
+}
+
+/// Memory for a block of rows as the dot steps take them.
+#[derive(Default)]
+pub struct RowScratch {
+    /// [rows, steps], where rows are not taken in place.
+    words: Vec<i32>,
+    /// Where the sums of each row begin, so that they end as those of centroids without `SHIFT`, [rows]. int32 wraps on
+    /// the way.
+    starts: Vec<i32>,
+}
+
+/// A block of rows as the dot steps take them.
+pub(super) struct Block<'a> {
+    /// [rows, steps] words of four bytes.
+    bytes: &'a [u8],
+    starts: &'a [i32],
+    steps: usize,
+}
+
+impl Block<'_> {
+    /// The words of some rows, and where their sums begin.
+    #[inline(always)]
+    pub(super) fn of<const GROUP: usize>(&self, rows: [usize; GROUP]) -> ([*const i32; GROUP], [i32; GROUP]) {
+        let words = rows.map(|row| self.bytes[row * self.steps * 4..][..self.steps * 4].as_ptr().cast());
+        (words, rows.map(|row| self.starts[row]))
+    }
 }
 
 impl<const LANES: usize> Panels<LANES> {
@@ -145,8 +220,9 @@ impl<const LANES: usize> Panels<LANES> {
     pub fn of<D: Dot>(n: usize, dim: usize, centroids: impl Iterator<Item = Rounded>) -> Panels<LANES> {
         let steps = dim.div_ceil(D::COLUMNS).next_multiple_of(D::BESIDE);
         let padded = n.next_multiple_of(LANES);
-        let (mut words, mut starts) = (Aligned::zeros(padded * steps), vec![0; padded]);
-        let (mut scales, mut offsets) = (vec![0f32; padded], vec![f32::INFINITY; padded]);
+        let mut words = Aligned::zeros(padded * steps);
+        let filling = || Scales { scales: [0.0; LANES], offsets: [f32::INFINITY; LANES] };
+        let mut scales: Vec<_> = std::iter::repeat_with(filling).take(padded / LANES).collect();
         for (k, centroid) in centroids.enumerate() {
             let panel = &mut words[k / LANES * steps * LANES..][..steps * LANES];
             let columns = centroid.q.chunks_exact(D::COLUMNS);
@@ -154,10 +230,10 @@ impl<const LANES: usize> Panels<LANES> {
             for (step, word) in columns.map(D::centroid_word).chain(last).enumerate() {
                 panel[(step / D::BESIDE * LANES + k % LANES) * D::BESIDE + step % D::BESIDE] = word;
             }
-            starts[k] = centroid.q.iter().fold(0i32, |sum, &q| sum.wrapping_sub(D::SHIFT * i32::from(q)));
-            (scales[k], offsets[k]) = (centroid.scale, centroid.offset);
+            let Scales { scales, offsets } = &mut scales[k / LANES];
+            (scales[k % LANES], offsets[k % LANES]) = (centroid.scale, centroid.offset);
         }
-        Panels { steps, words, starts, scales, offsets }
+        Panels { dim, steps, words, scales }
     }
 
     pub fn block_rows(&self) -> usize {
@@ -167,13 +243,12 @@ impl<const LANES: usize> Panels<LANES> {
     /// The scales of the centroids of a panel.
     #[inline(always)]
     pub fn scales(&self, panel: usize) -> &[f32; LANES] {
-        self.scales[panel * LANES..][..LANES].try_into().expect("LANES of them")
+        &self.scales[panel].scales
     }
 
-    /// Give `take` a row's number, a panel's, and their sums, for each row of `rows`, [n, dim], and each panel. Rows up
-    /// to a multiple of `GROUP` are zeros. `GROUP` rows by `REGISTERS` registers of centroids are taken at a time, with
-    /// their sums in registers. The compiler inlines this into the functions of an instruction set, and so compiles it
-    /// for that set.
+    /// Give `take` the number of a row, that of a panel, and the sums of the panel and some rows from that one on, until
+    /// all of `rows`, [n, dim], and all panels have been. `GROUP` rows by `REGISTERS` registers of centroids are taken at a time, with their sums in registers. The compiler
+    /// inlines this into the functions of an instruction set, and so compiles it for that set.
     ///
     /// # Safety
     /// As of `D`.
@@ -182,19 +257,17 @@ impl<const LANES: usize> Panels<LANES> {
         &self,
         rows: &[i8],
         dim: usize,
-        words: &mut Vec<i32>,
-        mut take: impl FnMut(usize, usize, &[i32; LANES]),
+        scratch: &mut RowScratch,
+        mut take: impl FnMut(usize, usize, &[[i32; LANES]]),
     ) {
-        self.load::<D, GROUP>(rows, dim, words);
+        let (n, block) = (rows.len() / dim, self.load::<D>(rows, dim, scratch));
         // A panel stays in the cache while all groups of the block pass by.
         for (number, panel) in self.words.chunks_exact(self.steps * LANES).enumerate() {
-            let starts: &[i32; LANES] = self.starts[number * LANES..][..LANES].try_into().expect("LANES of them");
-            for (g, group) in words.chunks_exact(self.steps * GROUP).enumerate() {
-                let rows: [*const i32; GROUP] = std::array::from_fn(|r| group[r * self.steps..].as_ptr());
-                let sums = D::sums::<GROUP, REGISTERS, LANES>(rows, panel, starts);
-                for (r, sums) in sums.iter().enumerate() {
-                    take(g * GROUP + r, number, sums);
-                }
+            for first in (0..n).step_by(GROUP) {
+                // The last group is filled up with the last row.
+                let (words, starts) = block.of::<GROUP>(std::array::from_fn(|r| (first + r).min(n - 1)));
+                let sums = D::sums::<GROUP, REGISTERS, LANES>(words, starts, panel);
+                take(first, number, &sums[..GROUP.min(n - first)]);
             }
         }
     }
@@ -210,28 +283,34 @@ impl<const LANES: usize> Panels<LANES> {
         labels: &mut [u32],
         scratch: &mut Int8Scratch,
     ) {
-        let Int8Scratch { words, bests } = scratch;
-        bests.reset::<LANES>(labels.len().next_multiple_of(GROUP));
+        let Int8Scratch { rows: memory, bests, .. } = scratch;
+        bests.reset::<LANES>(labels.len());
         let bytes = bytemuck::cast_slice::<u8, i8>(rows.bytes());
-        self.each::<D, GROUP, REGISTERS>(bytes, rows.dim(), words, |row, panel, sums| {
-            let scales = self.scales(panel);
-            let offsets: &[f32; LANES] = self.offsets[panel * LANES..][..LANES].try_into().expect("LANES of them");
-            let row_scale = rows.scales().get(row).copied().unwrap_or(0.0);
-            let mut scores = [0f32; LANES];
-            for lane in 0..LANES {
-                scores[lane] = M::of(-(sums[lane] as f32 * scales[lane]), row_scale, offsets[lane]);
+        let row_scales = &rows.scales()[..labels.len()];
+        self.each::<D, GROUP, REGISTERS>(bytes, rows.dim(), memory, |row, panel, sums| {
+            let bests = bests.rows(row, sums.len());
+            for ((sums, best), row_scale) in sums.iter().zip(bests).zip(&row_scales[row..]) {
+                D::offer::<M, LANES>(sums, *row_scale, &self.scales[panel], (panel * LANES) as u32, best);
             }
-            bests.offer(row, panel * LANES, &scores);
         });
-        bests.labels::<LANES>(labels);
+        D::labels::<LANES>(bests, labels);
     }
 
-    /// The words of a block of rows, zeros behind the last row. A word behind the last column may be any.
+    /// A block of rows, [n, dim]. A word behind the last column may be any.
     #[inline(always)]
-    fn load<D: Dot, const GROUP: usize>(&self, rows: &[i8], dim: usize, words: &mut Vec<i32>) {
-        let n = rows.len() / dim;
-        words.resize(n.next_multiple_of(GROUP) * self.steps, 0);
-        words[n * self.steps..].fill(0);
+    pub(super) fn load<'a, D: Dot>(&self, rows: &'a [i8], dim: usize, scratch: &'a mut RowScratch) -> Block<'a> {
+        let RowScratch { words, starts } = scratch;
+        starts.clear();
+        starts.extend(rows.chunks_exact(dim).map(|row| {
+            if D::SHIFT == 0 {
+                return 0;
+            }
+            row.iter().fold(0i32, |sum, &x| sum.wrapping_add(i32::from(x))).wrapping_mul(-D::SHIFT)
+        }));
+        if D::IN_PLACE && dim == self.steps * D::COLUMNS {
+            return Block { bytes: bytemuck::cast_slice(rows), starts, steps: self.steps };
+        }
+        words.resize(rows.len() / dim * self.steps, 0);
         for (row, words) in rows.chunks_exact(dim).zip(words.chunks_exact_mut(self.steps)) {
             let columns = row.chunks_exact(D::COLUMNS);
             if let Some(word) = last_word::<D>(columns.remainder(), D::row_word) {
@@ -239,6 +318,7 @@ impl<const LANES: usize> Panels<LANES> {
             }
             words.iter_mut().zip(columns).for_each(|(word, columns)| *word = D::row_word(columns));
         }
+        Block { bytes: bytemuck::cast_slice(words), starts, steps: self.steps }
     }
 }
 

@@ -3,8 +3,9 @@
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::*;
 
+use super::super::known::{KnownBlock, Moves};
 use super::super::multiply_add::Emulated;
-use super::super::{Nearest, Scratch};
+use super::super::{Nearest, NearestKnown, Scratch};
 #[cfg(target_arch = "x86_64")]
 use super::panels::dot;
 use super::panels::{pair, Dot, Panels};
@@ -27,12 +28,43 @@ impl Nearest for PortableInt8 {
         // SAFETY: every processor has what this asks for.
         unsafe { self.0.assign::<Pairs, Emulated, 6, 2>(rows, labels, &mut scratch.int8) }
     }
+
+    fn knowing(&self) -> Option<&dyn NearestKnown> {
+        Some(self)
+    }
+}
+
+impl NearestKnown for PortableInt8 {
+    fn n_panels(&self) -> usize {
+        self.0.n_panels()
+    }
+
+    fn moves(&self, centroids: &[f32], before: Option<&[f32]>) -> Moves {
+        self.0.moves(centroids, before)
+    }
+
+    fn assign(&self, rows: Rows, moves: &Moves, known: KnownBlock, labels: &mut [u32], scratch: &mut Scratch) {
+        let scratch = (&mut scratch.int8, &mut scratch.known);
+        // SAFETY: every processor has what this asks for.
+        unsafe { self.0.assign_known::<Pairs, Emulated, 6, 2>(rows, moves, known, labels, scratch) }
+    }
 }
 
 #[cfg(target_arch = "x86_64")]
-dot!(Pairs, __m128i, 4, 2, 0, pair, pair, _mm_loadu_si128, _mm_storeu_si128, _mm_set1_epi32, |sums, row, centroids| {
-    _mm_add_epi32(sums, _mm_madd_epi16(row, centroids))
-});
+dot!(
+    Pairs,
+    __m128i,
+    4,
+    2,
+    0,
+    false,
+    pair,
+    pair,
+    _mm_loadu_si128,
+    _mm_storeu_si128,
+    _mm_set1_epi32,
+    |sums, row, centroids| { _mm_add_epi32(sums, _mm_madd_epi16(row, centroids)) }
+);
 
 #[cfg(not(target_arch = "x86_64"))]
 pub struct Pairs;
@@ -42,7 +74,6 @@ impl Dot for Pairs {
     type Register = [i32; 4];
     const LANES: usize = 4;
     const COLUMNS: usize = 2;
-    const SHIFT: i32 = 0;
 
     #[inline(always)]
     fn row_word(columns: &[i8]) -> i32 {

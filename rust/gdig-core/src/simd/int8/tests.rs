@@ -88,13 +88,14 @@ impl Dot for Bytes {
     const LANES: usize = 4;
     const COLUMNS: usize = 4;
     const SHIFT: i32 = 128;
+    const IN_PLACE: bool = true;
 
     fn row_word(columns: &[i8]) -> i32 {
-        four(columns, 0x80)
+        four(columns, 0)
     }
 
     fn centroid_word(columns: &[i8]) -> i32 {
-        four(columns, 0)
+        four(columns, 0x80)
     }
 
     unsafe fn load(from: *const i32) -> [i32; 4] {
@@ -112,7 +113,7 @@ impl Dot for Bytes {
     unsafe fn dot(mut sums: [i32; 4], row: [i32; 4], centroids: [i32; 4]) -> [i32; 4] {
         for lane in 0..4 {
             let bytes = row[lane].to_le_bytes().into_iter().zip(centroids[lane].to_le_bytes());
-            let products = bytes.map(|(x, c)| i32::from(x) * i32::from(c as i8));
+            let products = bytes.map(|(x, c)| i32::from(x as i8) * i32::from(c));
             sums[lane] = sums[lane].wrapping_add(products.sum());
         }
         sums

@@ -14,12 +14,13 @@ use bounds::{squared_norm, up, Row, SLACK};
 
 use super::best::{least_of, Bests};
 use super::generic::{products_of_rows, Centred, F32Scratch};
+use super::int8::known::Rounding;
 use super::multiply_add::{Fused, MultiplyAdd};
 use super::shifted;
 use crate::convert::Rows;
 
 /// A row that no search has seen.
-const NONE: u32 = u32::MAX;
+pub(super) const NONE: u32 = u32::MAX;
 
 /// What is known of the rows of a chunk, block by block.
 #[derive(Default)]
@@ -35,9 +36,9 @@ pub struct Known {
 /// What is known of the rows of a block, which are the same in every search.
 pub struct KnownBlock<'a> {
     /// The centroid of each row at least, `NONE` before the first search.
-    labels: &'a mut [u32],
+    pub(super) labels: &'a mut [u32],
     /// Lower bounds of distances, [panels, labels.len()].
-    lower: &'a mut [f32],
+    pub(super) lower: &'a mut [f32],
 }
 
 impl Known {
@@ -69,47 +70,57 @@ pub struct Moves {
     /// An upper bound of their lengths.
     longest: f64,
     /// Upper bounds of how far the centroids of each panel have moved, [panels].
-    moved: Vec<f32>,
+    pub(super) moved: Vec<f32>,
+    /// Of an int8 search.
+    pub(super) rounding: Option<Rounding>,
 }
 
 /// Memory of a worker.
 #[derive(Default)]
 pub struct KnownScratch {
     pub rows: Vec<Row>,
-    thresholds: Vec<f32>,
+    pub(super) thresholds: Vec<f32>,
     /// The rows of a block that a panel has to be searched for.
-    chosen: Vec<u32>,
+    pub(super) chosen: Vec<u32>,
     /// Panels searched, times rows.
     #[cfg(test)]
-    pub searched: usize,
+    pub(super) searched: usize,
 }
 
 impl Moves {
     /// Of `centroids`, less `middle` where the kernel compares them, since they were `before`, in panels of `lanes`.
     pub fn new(centroids: &[f32], before: Option<&[f32]>, middle: &[f32], lanes: usize) -> Moves {
-        let dim = middle.len();
         let centred = shifted(centroids, middle);
-        let longest = centred.chunks_exact(dim).map(squared_norm).fold(0.0, f64::max).sqrt() * (1.0 + SLACK);
-        let distance = |(a, b): (&[f32], &[f32])| {
-            a.iter().zip(b).map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2)).sum::<f64>()
-        };
-        let moved = match before {
-            // Nothing is known, so nothing is skipped.
-            None => vec![f32::INFINITY; (centroids.len() / dim).div_ceil(lanes)],
-            Some(before) => {
-                let panels = centroids.chunks(lanes * dim).zip(before.chunks(lanes * dim));
-                let most = |(a, b): (&[f32], &[f32])| {
-                    a.chunks_exact(dim).zip(b.chunks_exact(dim)).map(distance).fold(0.0, f64::max)
-                };
-                panels.map(|panels| up(most(panels).sqrt() * (1.0 + SLACK))).collect()
-            }
-        };
-        Moves { centred, longest, moved }
+        let longest = centred.chunks_exact(middle.len()).map(squared_norm).fold(0.0, f64::max).sqrt() * (1.0 + SLACK);
+        Moves { moved: moved(centroids, before, middle.len(), lanes), centred, longest, rounding: None }
+    }
+
+    /// The same for a search that rounds the centroids of `dim` columns to int8.
+    pub fn rounded(centroids: &[f32], before: Option<&[f32]>, dim: usize, lanes: usize, rounding: Rounding) -> Moves {
+        let moved = moved(centroids, before, dim, lanes);
+        Moves { moved, centred: Vec::new(), longest: 0.0, rounding: Some(rounding) }
     }
 
     /// An upper bound of the lengths of the centroids less their middle.
     pub fn longest(&self) -> f64 {
         self.longest
+    }
+}
+
+/// Upper bounds of how far the centroids of each panel of `lanes` have moved.
+fn moved(centroids: &[f32], before: Option<&[f32]>, dim: usize, lanes: usize) -> Vec<f32> {
+    let distance =
+        |(a, b): (&[f32], &[f32])| a.iter().zip(b).map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2)).sum::<f64>();
+    match before {
+        // Nothing is known, so nothing is skipped.
+        None => vec![f32::INFINITY; (centroids.len() / dim).div_ceil(lanes)],
+        Some(before) => {
+            let panels = centroids.chunks(lanes * dim).zip(before.chunks(lanes * dim));
+            let most = |(a, b): (&[f32], &[f32])| {
+                a.chunks_exact(dim).zip(b.chunks_exact(dim)).map(distance).fold(0.0, f64::max)
+            };
+            panels.map(|panels| up(most(panels).sqrt() * (1.0 + SLACK))).collect()
+        }
     }
 }
 
@@ -207,7 +218,7 @@ impl<const LANES: usize> Centred<LANES> {
 
 /// The rows whose panel has to be searched, at the start of `chosen`; how many. The bounds of the others sink.
 #[inline(always)]
-fn choose(lower: &mut [f32], moved: f32, thresholds: &[f32], chosen: &mut [u32]) -> usize {
+pub(super) fn choose(lower: &mut [f32], moved: f32, thresholds: &[f32], chosen: &mut [u32]) -> usize {
     let mut n = 0;
     for (i, (lower, threshold)) in lower.iter_mut().zip(thresholds).enumerate() {
         // The factor takes more than the roundings of the subtraction and the product have added.

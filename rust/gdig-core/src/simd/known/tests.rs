@@ -11,7 +11,8 @@ use crate::Dtype;
 /// The kernels of this machine that learn.
 fn kernels() -> impl Iterator<Item = Kernel> {
     let learns = |kernel: &Kernel| Assigner::new(*kernel, &[0.0], 1, Dtype::F32).is_ok_and(|a| a.n_panels().is_some());
-    Kernel::available().map(|(kernel, _)| kernel).filter(move |kernel| kernel.takes(Dtype::F32) && learns(kernel))
+    let learns = move |kernel: &Kernel| kernel.rounding() == "int8" || learns(kernel);
+    Kernel::available().map(|(kernel, _)| kernel).filter(move |kernel| learns(kernel) && *kernel != Kernel::AmxInt8)
 }
 
 /// Search for each of `centroids` in turn, learning from one to the next. Each search gives the labels of the whole
@@ -19,8 +20,7 @@ fn kernels() -> impl Iterator<Item = Kernel> {
 fn check(kernel: Kernel, rows: Rows, centroids: &[Vec<f32>]) -> Vec<f64> {
     let dim = rows.dim();
     let (mut known, mut scratch, mut before) = (Known::default(), Scratch::default(), None);
-    let mut decoded = vec![0f32; rows.len() * dim];
-    rows.decode(&mut decoded);
+    let decoded = exact(kernel, rows);
     let mut shares = Vec::new();
     for centroids in centroids {
         let assigner = Assigner::new(kernel, centroids, dim, rows.dtype()).unwrap();
@@ -34,14 +34,13 @@ fn check(kernel: Kernel, rows: Rows, centroids: &[Vec<f32>]) -> Vec<f64> {
             assigner.assign(block, &[], &mut whole, &mut Scratch::default());
             assigner.assign_known(block, &moves, known.block(number), &mut labels, &mut scratch);
             assert_eq!(labels, whole, "{kernel:?}");
-            let lanes = centroids.len().div_ceil(dim).div_ceil(n_panels).next_power_of_two().max(16);
+            let lanes = centroids.len().div_ceil(dim).div_ceil(n_panels).next_power_of_two();
             let KnownBlock { lower, .. } = known.block(number);
             for (p, panel) in centroids.chunks(lanes * dim).enumerate().take(n_panels) {
                 for i in 0..block.len() {
                     let x = &decoded[(first + i) * dim..][..dim];
-                    let distance = |c: &[f32]| {
-                        x.iter().zip(c).map(|(x, c)| (f64::from(*x) - f64::from(*c)).powi(2)).sum::<f64>().sqrt()
-                    };
+                    let distance =
+                        |c: &[f32]| x.iter().zip(c).map(|(x, c)| (x - f64::from(*c)).powi(2)).sum::<f64>().sqrt();
                     let nearest = panel.chunks(dim).map(distance).fold(f64::INFINITY, f64::min);
                     let bound = f64::from(lower[p * block.len() + i]);
                     assert!(bound <= nearest * (1.0 + 1e-12), "{kernel:?}: {bound:e} of {nearest:e}");
@@ -52,6 +51,17 @@ fn check(kernel: Kernel, rows: Rows, centroids: &[Vec<f32>]) -> Vec<f64> {
         before = Some(&centroids[..]);
     }
     shares
+}
+
+/// Rows as a kernel's bounds take them: an int8 one does not round the product of a column and its scale.
+fn exact(kernel: Kernel, rows: Rows) -> Vec<f64> {
+    if kernel.rounding() == "int8" {
+        let q = bytemuck::cast_slice::<u8, i8>(rows.bytes()).chunks_exact(rows.dim()).zip(rows.scales());
+        return q.flat_map(|(q, &scale)| q.iter().map(move |&q| f64::from(q) * f64::from(scale))).collect();
+    }
+    let mut decoded = vec![0f32; rows.len() * rows.dim()];
+    rows.decode(&mut decoded);
+    decoded.into_iter().map(f64::from).collect()
 }
 
 /// Centroids that move by `step` of their length each time, some of them not at all.
@@ -92,7 +102,7 @@ proptest! {
         }
         let stored = Stored::new(&at(data(n, dim, 30, random_seed ^ 1)), dim, dtype);
         let centroids = moving(&start, dim, 2f32.powi(-moves), 4);
-        for kernel in kernels() {
+        for kernel in kernels().filter(|kernel| kernel.takes(dtype)) {
             check(kernel, stored.rows(), &centroids);
         }
     }
@@ -102,10 +112,11 @@ proptest! {
 fn what_cannot_be_nearest_is_skipped() {
     let dim = 64;
     let start = data(320, dim, 320, 2);
-    let stored = Stored::new(&data(300, dim, 320, 3), dim, Dtype::F32);
+    let x = data(300, dim, 320, 3);
     let centroids = moving(&start, dim, 2f32.powi(-8), 3);
     for kernel in kernels() {
-        let shares = check(kernel, stored.rows(), &centroids);
+        let dtype = if kernel.takes(Dtype::F32) { Dtype::F32 } else { Dtype::I8 };
+        let shares = check(kernel, Stored::new(&x, dim, dtype).rows(), &centroids);
         assert_eq!(shares[0], 1.0, "nothing is known");
         assert!(shares[1] < 0.5 && shares[2] < 0.5, "{kernel:?}: {shares:?}");
     }
