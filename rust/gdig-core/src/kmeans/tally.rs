@@ -226,38 +226,52 @@ fn row<const ADD: bool>(x: &[f32], c: &[f32], offset: &[f32], sum: &mut [f32]) -
             sum[lane] += x[lane] - offset[lane];
         }
     }
-    lanes.iter().fold(tail, |sum, lane| sum + lane)
+    total(tail, lanes)
 }
 
 /// `row` of two rows, one after the other, with the same bits.
 #[inline(always)]
 fn two_rows<const ADD: bool>([x, y]: [&[f32]; 2], c: &[f32], offset: &[f32], sum: &mut [f32]) -> (f32, f32) {
-    let mut lanes = [[0f32; LANES]; 2];
-    let whole = x.len() / LANES * LANES;
-    let tails = [x, y].map(|x| {
-        let (x, c) = (&x[whole..], &c[whole..]);
-        if ADD {
-            let offsets = &offset[whole..];
-            sum[whole..].iter_mut().zip(x).zip(offsets).for_each(|((sum, x), offset)| *sum += x - offset);
-        }
-        x.iter().zip(c).fold(0f32, |sum, (x, c)| sum + (x - c) * (x - c))
-    });
-    let columns = x.chunks_exact(LANES).zip(y.chunks_exact(LANES)).zip(c.chunks_exact(LANES)).enumerate();
-    for (i, ((x, y), c)) in columns {
-        for lane in 0..LANES {
-            let (d, e) = (x[lane] - c[lane], y[lane] - c[lane]);
-            lanes[0][lane] += d * d;
-            lanes[1][lane] += e * e;
-        }
-        if ADD {
-            let (sum, offset) = (&mut sum[i * LANES..][..LANES], &offset[i * LANES..][..LANES]);
-            for lane in 0..LANES {
-                sum[lane] = sum[lane] + (x[lane] - offset[lane]) + (y[lane] - offset[lane]);
+    let (mut first, mut second) = ([0f32; LANES], [0f32; LANES]);
+    let mut tails = [0f32; 2];
+    for (tail, x) in tails.iter_mut().zip([x, y]) {
+        for j in x.len() / LANES * LANES..x.len() {
+            let d = x[j] - c[j];
+            *tail += d * d;
+            if ADD {
+                sum[j] += x[j] - offset[j];
             }
         }
     }
-    let [first, second] = [0, 1].map(|i| lanes[i].iter().fold(tails[i], |sum, lane| sum + lane));
-    (first, second)
+    // Neither indices of slices nor arrays of lanes in an array: the compiler would not keep them in registers.
+    let rows = x.chunks_exact(LANES).zip(y.chunks_exact(LANES)).zip(c.chunks_exact(LANES));
+    if ADD {
+        let sums = offset.chunks_exact(LANES).zip(sum.chunks_exact_mut(LANES));
+        for (((x, y), c), (offset, sum)) in rows.zip(sums) {
+            for lane in 0..LANES {
+                let d = x[lane] - c[lane];
+                first[lane] += d * d;
+                let d = y[lane] - c[lane];
+                second[lane] += d * d;
+                sum[lane] = sum[lane] + (x[lane] - offset[lane]) + (y[lane] - offset[lane]);
+            }
+        }
+    } else {
+        for ((x, y), c) in rows {
+            for lane in 0..LANES {
+                let d = x[lane] - c[lane];
+                first[lane] += d * d;
+                let d = y[lane] - c[lane];
+                second[lane] += d * d;
+            }
+        }
+    }
+    (total(tails[0], first), total(tails[1], second))
+}
+
+#[inline(always)]
+fn total(tail: f32, lanes: [f32; LANES]) -> f32 {
+    lanes.iter().fold(tail, |sum, lane| sum + lane)
 }
 
 /// Bring a slice into the second-level cache while other work goes on.

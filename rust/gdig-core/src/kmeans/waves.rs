@@ -13,6 +13,7 @@ use crate::parallel::in_order;
 use crate::rows::readahead::Readahead;
 use crate::rows::{Block, Reader, RowSet};
 use crate::simd::known::{Known, Moves};
+use crate::simd::middle::mean;
 use crate::simd::{Assigner, Scratch};
 use crate::Result;
 
@@ -30,6 +31,9 @@ const MAX_RESEEDED: usize = 1024;
 
 /// The fewest centroids with which searches learn from one another. With fewer, the bounds save less than they cost.
 const LEARNED_CLUSTERS: usize = 2048;
+/// Searches learn once half of the centroids move by less than their spread divided by this. Before, bounds of panels
+/// exclude next to nothing in the next search.
+const SETTLED: f64 = 4.0;
 /// The most bytes of all bounds. With more, no search learns.
 const LEARNED_BYTES: usize = 1 << 30;
 
@@ -37,7 +41,7 @@ const LEARNED_BYTES: usize = 1 << 30;
 #[derive(Default)]
 pub struct Memory {
     pub partials: Vec<Pass<f32>>,
-    /// What the pass before has learned of each chunk; empty where no pass learns.
+    /// What the pass before has learned of each chunk; empty where it has not.
     known: Vec<Known>,
     /// The centroids of the pass before.
     before: Vec<f32>,
@@ -50,11 +54,25 @@ impl Memory {
         if Known::n_bytes(waves.n_rows, n_panels) > LEARNED_BYTES {
             return None;
         }
+        let before = std::mem::replace(&mut self.before, centroids.to_vec());
+        if self.known.is_empty() && (before.is_empty() || !are_settled(centroids, &before, centroids.len() / k)) {
+            return None;
+        }
         self.known.resize_with(waves.n_chunks, Known::default);
-        let moves = assigner.moves(centroids, Some(&self.before[..]).filter(|before| !before.is_empty()));
-        self.before = centroids.to_vec();
-        Some(moves)
+        Some(assigner.moves(centroids, Some(&before)))
     }
+}
+
+/// Whether half of the centroids have moved little. The answer changes the speed alone.
+fn are_settled(centroids: &[f32], before: &[f32], dim: usize) -> bool {
+    let squared = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>();
+    let middle = mean(centroids, dim);
+    let rows = || centroids.chunks_exact(dim);
+    let spread = rows().map(|c| squared(c, &middle)).sum::<f64>() * dim as f64 / centroids.len() as f64;
+    let mut moved: Vec<f64> = rows().zip(before.chunks_exact(dim)).map(|(c, before)| squared(c, before)).collect();
+    let half = moved.len() / 2;
+    let median = *moved.select_nth_unstable_by(half, f64::total_cmp).1;
+    median * SETTLED * SETTLED <= spread
 }
 
 /// The chunks in waves. A wave has as many chunks as there is memory for; its sums are then added in order.

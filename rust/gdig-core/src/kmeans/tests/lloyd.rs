@@ -290,3 +290,30 @@ fn searches_learn_from_blocks_with_invalid_rows() {
     store.write_shard(0, Rows::new(Dtype::F32, dim, cast_slice(&x), &[]).unwrap(), &[valid]).unwrap();
     assert_that_learning_changes_no_bit(&Source::store(&store).unwrap(), &x[..k * dim]);
 }
+
+/// An int8 fit in one go, and one of single iterations, of which none learns.
+#[cfg(not(miri))]
+#[test]
+fn int8_searches_that_learn_change_no_bit() {
+    let (n, dim, k) = (9000, 7, 2048);
+    let x = data(n, dim, 300, 11);
+    let valid: Vec<u8> = (0..n).map(|row| u8::from(row % 11 != 0 && !(3000..5000).contains(&row))).collect();
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::create(directory.path(), dim, Dtype::I8, n, false).unwrap();
+    let valid = TensorData { name: "valid", dtype: Dtype::U8, shape: vec![n], bytes: &valid };
+    store.write_shard(0, Rows::new(Dtype::F32, dim, cast_slice(&x), &[]).unwrap(), &[valid]).unwrap();
+    let source = Source::store(&store).unwrap();
+    let mut fits = Vec::new();
+    for (kernel, _) in Kernel::available().filter(|(kernel, _)| kernel.rounding() == "int8") {
+        let run = |start: &[f32], max_iter| {
+            let init = Init::Centroids(start.to_vec());
+            let opts = Options { kernel: Some(kernel), max_iter, init, tol: 0.0, ..options(k) };
+            fit(&source, &opts, &Supervisor::none()).unwrap()
+        };
+        let whole = run(&x[..k * dim], 5);
+        let steps = (0..5).fold(x[..k * dim].to_vec(), |start, _| run(&start, 1).centroids);
+        assert_eq!(whole.centroids, steps, "{kernel:?}");
+        fits.push(whole);
+    }
+    assert!(fits.iter().all(|fitted| fitted.centroids == fits[0].centroids && fitted.inertia == fits[0].inertia));
+}
