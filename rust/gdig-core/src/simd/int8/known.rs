@@ -196,7 +196,8 @@ impl<const LANES: usize> Panels<LANES> {
             let (row, former) = (rounding.row(x, scale), known.labels[i]);
             of_rows.push(row);
             if former == NONE {
-                (best.push(f32::INFINITY), thresholds.push(f32::INFINITY));
+                best.push(f32::INFINITY);
+                thresholds.push(f32::INFINITY);
                 labels[i] = 0;
                 continue;
             }
@@ -204,7 +205,8 @@ impl<const LANES: usize> Panels<LANES> {
             let product = dot(x, &rounding.q[k * dim..][..dim]);
             let panel = &self.scales[k / LANES];
             let score = M::of(-(product as f32 * panel.scales[k % LANES]), scale, panel.offsets[k % LANES]);
-            (best.push(score), thresholds.push(rounding.threshold(&row, score)));
+            best.push(score);
+            thresholds.push(rounding.threshold(&row, score));
             labels[i] = former;
         }
         chosen.resize(n.next_multiple_of(GROUP), 0);
