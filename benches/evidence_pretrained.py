@@ -30,6 +30,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -51,10 +52,18 @@ from benches.shared.machine import ROOT, machine, provenance
 from benches.shared.steps import Steps
 
 PLANS = {"tasks": TASKS, "pairs": PAIRS}
-PARTS = (*PLANS, "generated 0", "generated 1", "lds", "effects", "counterfactuals", "exact match", "whole model")
+PARTS = (
+    *PLANS, "longer", "generated 0", "generated 1", "lds", "effects", "counterfactuals", "exact match", "whole model",
+)  # fmt: skip
 RANDOM_SEEDS = (0, 1, 2)
 BUDGETS = (0.1, 0.05, 0.2, 0.025)
 """In the order of the trainings: an early end has every rule at the first budget."""
+LONGER = Recipe(steps=30)
+"""Three times the steps. In ten a model hardly learns an easy task, so that whoever gives it most rows is ahead."""
+LONGER_RULES = (
+    "gdig", "BM25, by turns", "RDS+", "top, mean", "random", "diverse", "agreement, tau 0.55", "loss",
+    "blended cosine, by turns",
+)  # fmt: skip
 WHOLE_POOLS, CHANGED_POOLS = 4, 2
 """Pools in which the command is tried, and those in which one thing is changed. Each try passes the whole model."""
 
@@ -81,6 +90,8 @@ def main() -> None:
         }
         if part in PLANS:
             results = measure(PLANS[part], steps, model, arguments)
+        elif part == "longer":
+            results = measure_longer(steps, model, arguments)
         elif part == "counterfactuals":
             results = measure_counterfactuals(steps, model, arguments)
         elif part == "exact match":
@@ -97,7 +108,10 @@ def main() -> None:
             file = arguments.record / f"pretrained-{part.replace(' ', '-')}.json"
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(json.dumps(record, ensure_ascii=False) + "\n", encoding="utf-8")
-        print(tables(record) if part in PLANS or "generated" in part else json.dumps(facts, indent=1), flush=True)
+        print(
+            tables(record) if part in (*PLANS, "longer") or "generated" in part else json.dumps(facts, indent=1),
+            flush=True,
+        )
 
 
 def measure(plan: Plan, steps: Steps, model: Path, arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
@@ -134,6 +148,32 @@ def measure(plan: Plan, steps: Steps, model: Path, arguments: argparse.Namespace
                     if len(own.get(rule, {}).get("loss", ())) < n_seeds:  # a later stage asks for fewer trainings
                         own[rule] = outcome(trials, pool, rule, budget, RANDOM_SEEDS[:n_seeds])
                 yield facts
+
+
+def measure_longer(steps: Steps, model: Path, arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Yield the outcomes of longer trainings on the same choices at the first budget, again after each pool."""
+    facts: dict[str, Any] = {"recipe": LONGER.__dict__, "pools": {}}
+    asked = []
+    for plan in PLANS.values():
+        collection = collect(plan, arguments.data, model, load_tokenizer(model), steps)
+        trainer = Trainer(model, collection.states, collection.examples, LONGER)
+        trials = Trials(steps, trainer, partial(View.of, collection))
+        asked += [(trials, pool) for pool in pools(collection)]
+    asked.sort(key=lambda own: own[1].kind == "P1")  # last, because they are the most
+    for n_seeds in range(1, len(RANDOM_SEEDS) + 1):
+        for trials, pool in asked:
+            own = {
+                rule: outcome(trials, pool, rule, BUDGETS[0], RANDOM_SEEDS[:n_seeds])
+                for rule in (ORACLE, *LONGER_RULES)
+            }
+            facts["pools"][pool.name] = {
+                "kind": pool.kind,
+                "targets": pool.targets,
+                "rows": len(pool.rows),
+                "good": int(pool.good.sum()),
+                "outcomes": {f"{BUDGETS[0]:g}": own},
+            }
+            yield facts
 
 
 def measure_lds(steps: Steps, model: Path, arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:

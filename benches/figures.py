@@ -32,6 +32,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "pretrained, effects": pretrained.effects,
     "pretrained, predicts": pretrained.datamodels,
     "pretrained, languages": pretrained.languages,
+    "pretrained, longer": pretrained.longer,
     "pretrained, losing": pretrained.losing,
     "pretrained, pairs": pretrained.pairs,
     "pretrained, whole model": pretrained.whole_model,

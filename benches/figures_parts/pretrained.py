@@ -195,21 +195,42 @@ def languages() -> str:
     return table(["loss", "language 0", "language 1"], list(names), *columns)
 
 
+LOSING = {
+    "five targets": "five targets of unequal difficulty",
+    "three targets, unequal seeds": "three targets, unequal seeds",
+    "translation, repeats": "translation, an eighth six times, none spoiled",
+    "common_gen, repeats": "common_gen, the same",
+}
+"""Pools where another rule is ahead after short trainings, and what the tables call them."""
+
+
 def losing() -> str:
     """Pools on which another method is ahead of gdig."""
-    labels = {
-        "five targets": "five targets of unequal difficulty",
-        "three targets, unequal seeds": "three targets, unequal seeds",
-        "translation, repeats": "translation, an eighth six times, none spoiled",
-        "common_gen, repeats": "common_gen, the same",
-    }
     pools = record("pretrained-tasks")["pools"]
     shown = ("gdig", "BM25, by turns", "RDS+", "top, mean", "diverse", "random")
     rows = []
-    for name, label in labels.items():
+    for name, label in LOSING.items():
         own = [float(np.mean(pools[name]["outcomes"][TENTH][rule]["loss"])) for rule in shown]
         rows.append([label, *(bold(f"{x:.3f}") if x == min(own) else f"{x:.3f}" for x in own)])
     header = ["pool", "gdig", "BM25", "RDS+", "plain mean", "diverse", "random"]
+    return table(header, *map(list, zip(*rows, strict=True)))
+
+
+def longer() -> str:
+    """The same choices after trainings of three times the steps, by kind of pool."""
+    own = record("pretrained-longer")["pools"]
+    groups: dict[str, list[str]] = {"one target, the mean of six pools": [n for n in own if own[n]["kind"] == "P1"]}
+    groups |= {label: [name] for name, label in LOSING.items()}
+    groups |= {f"pairs: {name}": [name] for name in own if own[name]["kind"] == "P2"}
+    shown = ("gdig", "BM25, by turns", "RDS+", "top, mean", "diverse", "random", ORACLE)
+    rows = []
+    for label, names in groups.items():
+        of = [own[name] for name in names]
+        by_rule = {rule: losses(of, rule) for rule in shown}
+        best = min((by_rule[rule] for rule in shown if rule != ORACLE), key=lambda x: float(x.mean()))
+        level = {rule: rule != ORACLE and difference(x, best)[1] <= 0 for rule, x in by_rule.items()}
+        rows.append([label, *(bold(f"{x.mean():.3f}") if level[r] else f"{x.mean():.3f}" for r, x in by_rule.items())])
+    header = ["pool", "gdig", "BM25", "RDS+", "plain mean", "diverse", "random", "clean rows, known"]
     return table(header, *map(list, zip(*rows, strict=True)))
 
 
