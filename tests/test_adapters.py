@@ -108,7 +108,9 @@ def test_the_base_model_by_option(tmp_path, offline):
     with pytest.raises(ModelError, match=r"base_model: .* is no adapter"):
         loaded(tmp_path / "base", base_model=tmp_path / "base")
     rename_base(path, "9" * 5_000)
-    with pytest.raises(ModelError, match=r"adapter_config.json: base_model_name_or_path: File name too long: 9+$"):
+    # Path.is_dir says no to such a name from Python 3.14 on.
+    said = r"adapter_config.json: base_model_name_or_path: (File name too long: 9+$|expected a directory in Hugging)"
+    with pytest.raises(ModelError, match=said):
         loaded(path)
 
 

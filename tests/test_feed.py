@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import threading
+from functools import partial
 
 import numpy as np
 import pytest
@@ -13,12 +15,20 @@ import gdig
 from gdig.background import Background
 from gdig.config.config import Config
 from gdig.errors import CorpusError, RunError
+from gdig.passes import encode_ahead
 from gdig.passes.encode_ahead import Feed
 from gdig.progress import Progress
 from gdig.run.session import Workspace
 from tests.support.project_fixtures import read_jsonl, write_jsonl
 
 SHARDS = [(0, 16), (32, 48), (48, 60), (16, 32)]
+
+
+@pytest.fixture(params=["fork", "spawn"])
+def start_method(request, monkeypatch):
+    """How workers start: the default differs between systems and versions of Python."""
+    made = partial(encode_ahead.DataLoader, multiprocessing_context=request.param)
+    monkeypatch.setattr(encode_ahead, "DataLoader", made)
 
 
 def feed(project, tmp_path, workers, **changes):
@@ -30,6 +40,7 @@ def feed(project, tmp_path, workers, **changes):
     return [span for _, (span,) in spans]
 
 
+@pytest.mark.usefixtures("start_method")
 def test_workers_make_the_same_shards_in_the_same_order(project, tmp_path):
     here, there = feed(project, tmp_path, 0), feed(project, tmp_path, 2)
     assert [(x.start, x.stop) for x in there] == SHARDS
@@ -62,10 +73,15 @@ def test_a_pool_that_cannot_be_read_in_a_worker_is_gdigs_error(project, tmp_path
         feed(project, tmp_path, 1, candidates=(str(tmp_path / "nowhere.jsonl"),))
 
 
-def test_a_worker_that_dies_is_told(project, tmp_path, monkeypatch):
-    monkeypatch.setattr("gdig.passes.encode_ahead.encode_shard", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+def test_a_worker_that_dies_is_told(project, tmp_path):
+    config = Config.build(project.options(tmp_path / "run"))
+    work, shards = Workspace(config, Progress(quiet=True)), [[span] for span in SHARDS]
+    spans = Feed(work, shards, 64, 1).encode(range(len(SHARDS)))
+    next(spans)  # the worker is at most two shards ahead, so the last one is still to be made
+    for worker in multiprocessing.active_children():
+        os.kill(worker.pid, signal.SIGKILL)
     with pytest.raises(RunError, match="a process that tokenises has died"):
-        feed(project, tmp_path, 1)
+        list(spans)
 
 
 def test_background_does_in_order_and_keeps_errors():

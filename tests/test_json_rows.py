@@ -83,7 +83,9 @@ def test_a_line_is_accepted_exactly_when_json_reads_an_object(tmp_path, case):
     before = sys.getrecursionlimit()
     sys.setrecursionlimit(1000)
     try:
-        assert is_accepted(tmp_path / "a.jsonl", line) == json_reads_an_object(line)
+        # 1010 deep is beyond gdig's own limit, MOST_NESTED, which Python's was below until 3.13.
+        expected = json_reads_an_object(line) and case != "1010 deep"
+        assert is_accepted(tmp_path / "a.jsonl", line) == expected
     finally:
         sys.setrecursionlimit(before)
 

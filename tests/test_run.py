@@ -398,6 +398,7 @@ def test_the_layout_names_each_file_that_the_record_says_is_there():
         "features": ["r/features/seeds.safetensors"],
         "checkpoints/0f/shards": [f"r/checkpoints/0f/shards/{name}" for name in shards],
         "checkpoints/0f/shards/resume": [],
+        "checkpoints/0f/resume": [],
         "checkpoints/0f": ["r/checkpoints/0f/seeds.safetensors"],
     }
     assert [group.name for group in layout.files_of(WHOLE) if group.done] == [

@@ -85,6 +85,10 @@ class Feed(Dataset):
         self._token_batch_size = token_batch_size
         self._workers = min(workers, len(self._shards))
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what is open: a worker that is not forked (macOS, Windows, Python 3.14) gets a pickle."""
+        return {**self.__dict__, "_work": None}
+
     def __len__(self) -> int:
         return len(self._shards)
 
