@@ -22,6 +22,7 @@ pub mod known;
 pub mod middle;
 pub(crate) mod multiply_add;
 pub(crate) mod portable;
+pub(crate) mod rounded;
 mod scalar;
 #[cfg(test)]
 mod tests;

@@ -3,8 +3,8 @@
 use super::super::aligned::Aligned;
 use super::super::best::{least_of, offer, Bests};
 use super::super::generic::BLOCK_BYTES;
+use super::super::known::rounding::Row;
 use super::super::multiply_add::MultiplyAdd;
-use super::known::Row;
 use super::{rounded, Rounded};
 use crate::convert::Rows;
 

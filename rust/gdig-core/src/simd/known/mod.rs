@@ -7,14 +7,15 @@
 //! of the whole search, bit for bit.
 
 pub mod bounds;
+pub mod rounding;
 
 use std::hint::black_box;
 
 use bounds::{squared_norm, up, Row, SLACK};
+use rounding::Rounding;
 
 use super::best::{least_of, Bests};
 use super::generic::{products_of_rows, Centred, F32Scratch};
-use super::int8::known::Rounding;
 use super::multiply_add::{Fused, MultiplyAdd};
 use super::shifted;
 use crate::convert::Rows;
