@@ -55,11 +55,10 @@ class Scorer:
         factors = self.factors
         assert factors is not None
         u, v = factors.u, factors.v
-        prepared = self._prepared.get(a.dtype)
-        if prepared is None:
-            prepared = ops.prepare_factors(u, v, self.columns, a.shape[1], a.dtype)
-        if self.read is None:
-            self._prepared[a.dtype] = prepared
+        if a.dtype not in self._prepared:
+            self._prepared[a.dtype] = ops.prepare_factors(u, v, self.columns, a.shape[1], a.dtype)
+        # What is read anew for the next batch is laid out anew.
+        prepared = self._prepared[a.dtype] if self.read is None else self._prepared.pop(a.dtype)
         ops.score(a, d, examples, u, v, self.columns, out, prepared=prepared)
 
     @property
@@ -113,11 +112,9 @@ class ExpertScorer:
         if all(scorer.w is not None or scorer.empty for scorer in self._scorers):
             return
         us, vs = self._sides or self._join()
-        prepared = self._prepared.get(a.dtype)
-        if prepared is None:
-            prepared = ops.prepare_expert_factors(us, vs, self._columns, a.shape[1], a.dtype)
-        if not self._reads:
-            self._prepared[a.dtype] = prepared
+        if a.dtype not in self._prepared:
+            self._prepared[a.dtype] = ops.prepare_expert_factors(us, vs, self._columns, a.shape[1], a.dtype)
+        prepared = self._prepared.pop(a.dtype) if self._reads else self._prepared[a.dtype]
         ops.score_experts(a, d, rows, us, vs, self._columns, out, prepared=prepared)
 
 
