@@ -16,3 +16,8 @@ def counted(n: int, noun: str, plural: str | None = None) -> str:
         ('1 file', '2,000 rows repeat')
     """
     return f"{n:,} {noun if n == 1 else plural or noun + 's'}"
+
+
+def gib(n_bytes: int) -> str:
+    """Return a number of bytes as text, in GiB: "1.5 GiB"."""
+    return f"{n_bytes / 2**30:.3g} GiB"

@@ -28,6 +28,7 @@ from gdig.influence.gauss_newton import GaussNewton, Product, Vector
 from gdig.influence.inverse import Inverse, damping
 from gdig.model.causal_model import Model
 from gdig.model.free_memory import free_memory
+from gdig.nouns import gib
 from gdig.progress import Bar
 
 _MAX_SEEDS = 16
@@ -182,8 +183,8 @@ def seeds_at_once(model: Model, ranks: Ranks, beside: int = 0) -> int:
         free //= 2 * (1 if device.type == "cuda" else ranks.local_world)
         if needed > free:
             raise MemoryShortError(
-                f"inversion: cg needs {needed / 2**30:.3g} GiB of {device} for one seed ({_VECTORS} numbers of "
-                f"{width} bytes a weight), but half of the free memory is {free / 2**30:.3g} GiB; choose fewer layers "
+                f"inversion: cg needs {gib(needed)} of {device} for one seed ({_VECTORS} numbers of "
+                f"{width} bytes a weight), but half of the free memory is {gib(free)}; choose fewer layers "
                 "with filter_modules, or inversion=ekfac"
             )
         n_seeds = min(n_seeds, free // needed)

@@ -22,7 +22,7 @@ from gdig.influence.seed_factors import SeedFiles
 from gdig.influence.seed_plan import plan_seeds_on_ranks
 from gdig.influence.seeds_resume import SeedsResume
 from gdig.model.precision import products_made_from
-from gdig.nouns import counted
+from gdig.nouns import counted, gib
 from gdig.run.links import remove_folder
 from gdig.run.origin import curvature_origin, seeds_origin
 from gdig.run.record import CurvatureReport, SeedReport
@@ -127,7 +127,7 @@ def fit_curvature_on_ranks(work: Workspace, origin: str, token_batch_size: int |
     if len(plan.partitions) > 1:
         work.progress.say(
             f"fit: {len(model.layers)} layers in {len(plan.partitions)} partitions, each with its own passes over the "
-            f"sample, because the plan may take {(plan.limit or 0) / 2**30:.3g} GiB of memory; fewer layers or more "
+            f"sample, because the plan may take {gib(plan.limit or 0)} of memory; fewer layers or more "
             "free memory make the fit faster"
         )
 

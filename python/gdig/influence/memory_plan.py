@@ -28,6 +28,7 @@ from gdig.model.causal_model import Model
 from gdig.model.free_memory import free_host_memory
 from gdig.model.gradient_checkpointing import blocks_to_recompute
 from gdig.model.token_memory import TokenMemory, gradient_checkpointing_bytes, hidden_width, weight_bytes
+from gdig.nouns import gib
 
 HEAD_CACHE_BYTES = 1 << 30
 """Most memory for results of the head that the second pass over a sample takes from the first."""
@@ -153,8 +154,8 @@ def plan_memory(
         held = max(least, longest) * tokens.a_token()
         needed = fixed + max(added(sizes[index] for index in group).beside(held) for group in groups)
         raise MemoryShortError(
-            f"the fit needs {needed / 2**30:.3g} GiB for one example of {longest} tokens and the sums of its widest "
-            f"layers, but may plan {max(0, limit or 0) / 2**30:.3g} GiB (60 % of the free memory); lower max_length, "
+            f"the fit needs {gib(needed)} for one example of {longest} tokens and the sums of its widest "
+            f"layers, but may plan {gib(max(0, limit or 0))} (60 % of the free memory); lower max_length, "
             "free memory, or choose fewer or narrower layers with filter_modules"
         )
     batch = least
@@ -235,7 +236,7 @@ def beyond_share(name: str, memory: MemoryParts, limit: int | None) -> str | Non
     if limit is None or needed <= limit:
         return None
     return (
-        f"{name}: the pass needs {needed / 2**30:.3g} GiB beside the weights, but a plan takes {limit / 2**30:.3g} GiB "
+        f"{name}: the pass needs {gib(needed)} beside the weights, but a plan takes {gib(limit)} "
         "(60 % of the free memory); free memory, or choose fewer layers or seeds"
     )
 

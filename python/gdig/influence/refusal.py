@@ -7,6 +7,7 @@ from dataclasses import fields
 from gdig.errors import MemoryShortError
 from gdig.influence.memory_plan import MemoryParts
 from gdig.model.batch_size import MEMORY_SHARE
+from gdig.nouns import gib
 
 _FEWER_LAYERS = "choose fewer layers, as in layers=upper:0.25"
 _CHECKPOINT = f"lower feature_side or max_length, give fewer seeds, or {_FEWER_LAYERS}"
@@ -34,13 +35,9 @@ def beyond_limit(name: str, memory: MemoryParts, limit: int) -> MemoryShortError
     """
     largest = sorted(fields(memory), key=lambda field: -getattr(memory, field.name))
     shown = [f for f in largest if f.name != "weights" and getattr(memory, f.name)][:2]
-    what = " and ".join(f"{_gib(getattr(memory, f.name))} of {f.name.replace('_', ' ')}" for f in shown)
+    what = " and ".join(f"{gib(getattr(memory, f.name))} of {f.name.replace('_', ' ')}" for f in shown)
     return MemoryShortError(
-        f"{name}: the pass needs at least {_gib(memory.total - memory.weights)} of memory beside the weights ({what}), "
-        f"but a plan takes {_gib(limit)}, 60 % of the {_gib(int(limit / MEMORY_SHARE))} that are free; free memory, "
+        f"{name}: the pass needs at least {gib(memory.total - memory.weights)} of memory beside the weights ({what}), "
+        f"but a plan takes {gib(limit)}, 60 % of the {gib(int(limit / MEMORY_SHARE))} that are free; free memory, "
         f"{_ADVICE.get(name, f'lower max_length, or {_FEWER_LAYERS}')}"
     )
-
-
-def _gib(size: int) -> str:
-    return f"{size / 2**30:.3g} GiB"

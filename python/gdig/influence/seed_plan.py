@@ -95,7 +95,7 @@ def plan_seeds(
     """
     most = max(CPU_BYTES, weight_bytes(model.module)) if model.device.type == "cpu" else None
 
-    def fits(size: SeedBytes, lowest: int) -> bool:
+    def is_within(size: SeedBytes, lowest: int) -> bool:
         of_pass = 0 if passes is None else passes[lowest]
         return (most is None or size.total <= most) and (limit is None or size.total + of_pass <= limit)
 
@@ -105,7 +105,7 @@ def plan_seeds(
     partitions: list[list[int]] = []
     held: list[SeedBytes] = []
     for index, size in enumerate(sizes):
-        if partitions and fits(held[-1] + size, partitions[-1][0]):
+        if partitions and is_within(held[-1] + size, partitions[-1][0]):
             partitions[-1].append(index)
             held[-1] = held[-1] + size
         else:

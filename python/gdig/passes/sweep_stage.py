@@ -12,7 +12,7 @@ from gdig.influence.fit import check_dtype, read_curvature, read_seed_factors
 from gdig.influence.sweep_memory import plan_sweep_within
 from gdig.model.batch_size import room
 from gdig.model.gradient_checkpointing import has_gradient_checkpointing
-from gdig.nouns import counted
+from gdig.nouns import counted, gib
 from gdig.passes.drift import growth_warnings, measure_growth
 from gdig.passes.duplicates import count_duplicates
 from gdig.passes.influence_pass import make_forward_pass, make_influence_pass, sketch_scale
@@ -202,13 +202,13 @@ def _make_pass(
     if ranks.main and planned != dense_bytes:
         if dense_bytes is not None:
             work.progress.warn(
-                f"sweep: the dense gradients of the seeds took {dense_bytes / 2**30:.3g} GiB at an earlier start, and "
-                f"now {planned / 2**30:.3g} GiB fit; scores of rows that are left may round otherwise"
+                f"sweep: the dense gradients of the seeds took {gib(dense_bytes)} at an earlier start, and "
+                f"now {gib(planned)} fit; scores of rows that are left may round otherwise"
             )
         work.run.update("sweep", dense_bytes=planned)
     if ranks.main and plan.from_files:
         work.progress.say(
-            f"sweep: a plan takes {(limit or 0) / 2**30:.3g} GiB, 60 % of the free memory, which does not hold the "
+            f"sweep: a plan takes {gib(limit or 0)}, 60 % of the free memory, which does not hold the "
             f"seeds' factors of all layers; each batch reads those of {counted(len(plan.from_files), 'layer')} from "
             "their files; more free memory, fewer seeds or fewer layers make the sweep faster"
         )

@@ -12,6 +12,7 @@ from gdig.errors import DiskError
 from gdig.influence.conjugate_gradients import search_bytes
 from gdig.influence.memory_plan import MemoryPlan
 from gdig.model.causal_model import Model
+from gdig.nouns import gib
 from gdig.passes.gradient_projections import feature_bytes
 from gdig.selection.methods import METHODS
 
@@ -109,6 +110,6 @@ def require_disk(disk: dict[str, int], done: set[str], free: int, path: Path) ->
     needed = sum(size for name, size in disk.items() if _STAGES[name] not in done)
     if needed > free:
         raise DiskError(
-            f"{path}: the run needs {needed / 2**30:.3g} GiB of disk, {free / 2**30:.3g} GiB are free; take another "
+            f"{path}: the run needs {gib(needed)} of disk, {gib(free)} are free; take another "
             "run_path, a smaller projection_dim, sketch_dtype=int8, or fewer layers"
         )

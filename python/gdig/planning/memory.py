@@ -20,6 +20,7 @@ from gdig.model.device import resolve_device
 from gdig.model.directory import model_directory
 from gdig.model.free_memory import free_memory
 from gdig.model.precision import resolve_dtype
+from gdig.nouns import gib
 from gdig.passes.gradient_projections import feature_bytes, gradient_bytes
 
 
@@ -122,8 +123,3 @@ def _numbers(file: Path) -> int:
     except (OSError, SafetensorError):  # the model's own loading says what is wrong with the file
         return 0
     return sum(math.prod(shape) for shape in shapes)
-
-
-def gib(n_bytes: int) -> str:
-    """Write a number of bytes in GiB."""
-    return f"{n_bytes / 2**30:.3g} GiB"

@@ -22,12 +22,12 @@ from gdig.model.free_memory import resident_memory
 from gdig.model.freed_memory import FreedMemory
 from gdig.model.gradient_checkpointing import has_gradient_checkpointing
 from gdig.model.token_memory import TokenMemory, weight_bytes
-from gdig.nouns import counted
+from gdig.nouns import counted, gib
 from gdig.passes.drift import CURVATURE_ROWS
 from gdig.passes.shards import rows_on_disk
 from gdig.planning.cheaper import SEEDS, cheaper_choices
 from gdig.planning.disk import disk_bytes, free_disk, require_disk
-from gdig.planning.memory import gib, passes_of, require_memory, require_weights
+from gdig.planning.memory import passes_of, require_memory, require_weights
 from gdig.planning.pass_trial import block_number
 from gdig.planning.planner import Planner
 from gdig.planning.pool_size import PoolSize, measure_pool

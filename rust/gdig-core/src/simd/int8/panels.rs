@@ -247,8 +247,9 @@ impl<const LANES: usize> Panels<LANES> {
     }
 
     /// Give `take` the number of a row, that of a panel, and the sums of the panel and some rows from that one on, until
-    /// all of `rows`, [n, dim], and all panels have been. `GROUP` rows by `REGISTERS` registers of centroids are taken at a time, with their sums in registers. The compiler
-    /// inlines this into the functions of an instruction set, and so compiles it for that set.
+    /// all of `rows`, [n, dim], and all panels have been. `GROUP` rows by `REGISTERS` registers of centroids are taken
+    /// at a time, with their sums in registers. The compiler inlines this into the functions of an instruction set, and
+    /// so compiles it for that set.
     ///
     /// # Safety
     /// As of `D`.
