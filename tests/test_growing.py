@@ -56,9 +56,9 @@ def grown(five, tmp_path_factory):
     selections, swept, texts = [], [], []
     write = shards_module._write
 
-    def count(store, shard, before, given, resume):
+    def count(store, shard, before, resume, given):
         swept[-1] += len(given["loss"])
-        return write(store, shard, before, given, resume)
+        return write(store, shard, before, resume, given)
 
     patch = pytest.MonkeyPatch()
     patch.setattr(shards_module, "_write", count)

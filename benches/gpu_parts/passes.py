@@ -11,7 +11,9 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -24,8 +26,11 @@ from benches.sweep_parts.random_examples import make_examples, make_lengths
 from gdig.config.config import Config
 from gdig.data.tokens import Example
 from gdig.influence.seed_factors import SeedFactors
+from gdig.model.batches import make_batches
 from gdig.model.causal_model import wrap_model
+from gdig.passes.encode_ahead import EncodedShard
 from gdig.passes.influence_pass import make_influence_pass
+from gdig.passes.row_pass import RowPass
 from gdig.progress import Progress
 
 QUIET = Progress(quiet=True)
@@ -47,6 +52,8 @@ class Size:
     examples: int
     token_batch_size: int
     compiled: bool = False
+    shards: int = 0
+    """Shards of another pass, once with the last batches of a shard during the next one, and once without."""
 
 
 def sizes(quick: bool) -> list[Size]:
@@ -54,11 +61,11 @@ def sizes(quick: bool) -> list[Size]:
     if quick:
         return [
             Size("tiny NeoX", _neox(32, 64, 2, 2, 512), 2, "dense_4h_to_h", 24, 512, compiled=True),
-            Size("tiny Llama", _llama(32, 64, 2, 2, 512), 2, "down_proj", 24, 512),
+            Size("tiny Llama", _llama(32, 64, 2, 2, 512), 2, "down_proj", 24, 512, shards=3),
         ]
     return [
         Size("160M", _neox(768, 3072, 12, 12, 50_304), 12, "dense_4h_to_h", 4096, 32_768, compiled=True),
-        Size("SmolLM2-135M", _llama(576, 1536, 30, 9, 49_152), 30, "down_proj", 2048, 16_384, compiled=True),
+        Size("SmolLM2-135M", _llama(576, 1536, 30, 9, 49_152), 30, "down_proj", 2048, 16_384, compiled=True, shards=4),
         Size("1B", _neox(2048, 8192, 16, 8, 50_304), 16, "dense_4h_to_h", 1024, 16_384),
         Size("1B Llama", _llama(2048, 8192, 16, 32, 128_256), 16, "down_proj", 512, 16_384),
     ]
@@ -129,6 +136,10 @@ def measure_model(size: Size, device: torch.device, rounds: int, end: float) -> 
     }
     if size.compiled:
         passes["sketch, compiled"] = _sweep(size, device, dtype, examples, 0, torch_compile=True)
+    if size.shards:
+        sweeper, spans = _sweeper(size, device, dtype, 0), _spans(examples, size, window)
+        passes[f"sketch, {size.shards} shards"] = lambda: _pass_shards(sweeper, spans, overlap=True)
+        passes[f"sketch, {size.shards} shards, each to its end"] = lambda: _pass_shards(sweeper, spans, overlap=False)
     times: dict[str, list[float]] = {name: [] for name in passes}
     peaks = {}
     for name, run in passes.items():  # not counted: kernels are compiled, memory is taken
@@ -164,6 +175,11 @@ def measure_model(size: Size, device: torch.device, rounds: int, end: float) -> 
 def _sweep(
     size: Size, device: torch.device, dtype: torch.dtype, examples: Sequence[Example], seeds: int, **more: bool
 ) -> Callable[[], object]:
+    sweeper = _sweeper(size, device, dtype, seeds, **more)
+    return lambda: sweeper.compute(examples)
+
+
+def _sweeper(size: Size, device: torch.device, dtype: torch.dtype, seeds: int, **more: bool) -> RowPass:
     """With seeds: sketch and scores on the down projection of every third block; the factors are random, since what
     they cost depends on their shapes alone. Without: the sketch of all MLP layers."""
     options: dict[str, Any] = {"token_batch_size": size.token_batch_size, "device": str(device), "quiet": True, **more}
@@ -182,8 +198,29 @@ def _sweep(
         )
         for layer in model.layers
     ]
-    sweeper = make_influence_pass(model, factors, config, QUIET)
-    return lambda: sweeper.compute(examples)
+    return make_influence_pass(model, factors, config, QUIET)
+
+
+def _spans(examples: Sequence[Example], size: Size, window: int | None) -> list[EncodedShard]:
+    """The examples as shards of equal numbers of rows."""
+    spans = []
+    for start, stop in pairwise(np.linspace(0, len(examples), size.shards + 1).astype(int).tolist()):
+        some = examples[start:stop]
+        lengths = np.array([len(example) for example in some], np.int32)
+        nothing = np.zeros(len(some))
+        spans.append(
+            EncodedShard(
+                start, stop, np.arange(len(some)), lengths, nothing.astype(np.int32), nothing.astype(np.uint64), [],
+                make_batches(some, size.token_batch_size, window=window),
+            )
+        )  # fmt: skip
+    return spans
+
+
+def _pass_shards(sweeper: RowPass, spans: Sequence[EncodedShard], *, overlap: bool) -> None:
+    with patch.object(RowPass, "overlaps", property(lambda self: overlap)), sweeper.landing():
+        for span in spans:
+            sweeper.shard(span, lambda tensors: None)
 
 
 def build(config: PretrainedConfig, device: torch.device, dtype: torch.dtype) -> torch.nn.Module:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections import deque
-from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -23,6 +22,7 @@ from gdig.model.places import ExpertPlaces, Places
 from gdig.model.precision import float32_products
 from gdig.passes.encode_ahead import EncodedShard
 from gdig.passes.hidden_states import HiddenSketch
+from gdig.passes.in_flight import Flight, RowNumbers, SpanRows
 from gdig.passes.shard_resume import ShardResume
 from gdig.progress import Bar, Progress
 
@@ -70,19 +70,6 @@ class NoGradients:
     cpu_tokens = CPU_TOKENS
 
 
-class RowNumbers(NamedTuple):
-    """What a pass computes of n rows, all float32.
-
-    numbers: [n, S], the features. sketch: [n, dim], unscaled. loss: [n]. hidden: [n, dim], or [n, 0]
-    without a hidden-state sketch.
-    """
-
-    numbers: np.ndarray
-    sketch: np.ndarray
-    loss: np.ndarray
-    hidden: np.ndarray
-
-
 class RowPass:
     """A pass of the model over rows of the pool. The pass computes shards.
 
@@ -111,6 +98,13 @@ class RowPass:
         self._gradients = GradientPass(model, config.loss_reduction, mask_not_finite=False)
         self._dtype = sum_dtype(model)
         self._devices = list(dict.fromkeys(layer.device for layer in model.layers))
+        self._flight = Flight(_IN_FLIGHT)
+
+    @property
+    def overlaps(self) -> bool:
+        """Whether the last batches of a shard are still on the device when the next shard starts. On a CPU a batch is
+        complete when it returns."""
+        return self.model.device.type != "cpu"
 
     def _batch(self, batch: Batch) -> HostCopy:
         vectors: list[torch.Tensor] = []
@@ -160,29 +154,37 @@ class RowPass:
         return *self.features.end(sums, sketch), loss
 
     def shard(
-        self, encoded: EncodedShard, bar: Bar | None = None, *, resume: ShardResume | None = None, quiet: bool = False
-    ) -> dict[str, np.ndarray]:
+        self,
+        encoded: EncodedShard,
+        then: Callable[[dict[str, np.ndarray]], object],
+        bar: Bar | None = None,
+        *,
+        resume: ShardResume | None = None,
+        quiet: bool = False,
+    ) -> None:
         """Compute one shard of the pool.
+
+        It is called in a block of :meth:`landing`. Where passes overlap, its last batches may end after the return,
+        during the next shard.
 
         Args:
             encoded: the rows of the shard.
+            then: called with the tensors of the shard, once, as soon as they are complete.
             bar: a bar with one unit a row.
             resume: has the rows that an earlier start has done, and keeps those of this start.
             quiet: print no warning for a row that cannot be used.
 
-        Returns:
-            The tensors of the shard's n rows by name:
+        The tensors of the shard's n rows by name:
 
-            - sketch [n, dim] float32
-            - the features [n, S] float32, under the name of the features
-            - hidden [n, dim] float16, if the pass has a hidden-state sketch
-            - loss [n] float32
-            - tokens and cut [n] int32
-            - valid [n] uint8
-            - hash [n] uint64
+        - sketch [n, dim] float32
+        - the features [n, S] float32, under the name of the features
+        - hidden [n, dim] float16, if the pass has a hidden-state sketch
+        - loss [n] float32
+        - tokens and cut [n] int32
+        - valid [n] uint8
+        - hash [n] uint64
 
-            An invalid row has sketch, features and hidden 0 and loss NaN. A row that cannot be encoded also has
-            tokens 0.
+        An invalid row has sketch, features and hidden 0 and loss NaN. A row that cannot be encoded also has tokens 0.
 
         Raises:
             CorpusError: if a row cannot be used and bad_rows is "error"; it is the error of the first such row.
@@ -194,8 +196,26 @@ class RowPass:
                 self.progress.warn(f"row skipped, because it cannot be used: {error}")
         if bar is not None:
             bar.advance(len(encoded.errors))
+        self._start(
+            len(encoded.positions), encoded.batches, bar, resume, lambda rows: then(self._tensors(encoded, rows))
+        )
+        if not self.overlaps:
+            self._flight.land()
+
+    @contextlib.contextmanager
+    def landing(self) -> Iterator[None]:
+        """A block that computes shards, and that ends when all of them are complete. After an error in the block, a
+        shard whose batches have all started is still completed, and the rows of the other are kept."""
+        try:
+            yield
+        except BaseException:
+            self._flight.save()
+            raise
+        self._flight.land()
+
+    def _tensors(self, encoded: EncodedShard, rows: RowNumbers) -> dict[str, np.ndarray]:
+        numbers, sketch, loss, hidden = rows
         positions = encoded.positions
-        numbers, sketch, loss, hidden = self._run(len(positions), encoded.batches, bar, resume)
         usable = np.isfinite(loss)
         for columns in (numbers, sketch, hidden):
             usable &= np.isfinite(columns).all(1)
@@ -222,9 +242,19 @@ class RowPass:
     ) -> RowNumbers:
         """Compute the numbers of examples. `resume`: has those that an earlier start has done, and keeps those of this
         start."""
-        return self._run(len(examples), self.batches_of(examples), bar, resume)
+        made: list[RowNumbers] = []
+        with self.landing():
+            self._start(len(examples), self.batches_of(examples), bar, resume, made.append)
+        return made[0]
 
-    def _run(self, n: int, batches: Sequence[Batch], bar: Bar | None, resume: ShardResume | None = None) -> RowNumbers:
+    def _start(
+        self,
+        n: int,
+        batches: Sequence[Batch],
+        bar: Bar | None,
+        resume: ShardResume | None,
+        then: Callable[[RowNumbers], object],
+    ) -> None:
         dim = self.config.projection_dim
         rows = RowNumbers(
             np.zeros((n, self.features.columns), np.float32),
@@ -232,41 +262,10 @@ class RowPass:
             np.full(n, np.nan, np.float32),
             np.zeros((n, dim if self._hidden is not None else 0), np.float32),
         )
-        columns = rows._asdict()
-        done = resume.load(columns) if resume is not None else np.zeros(n, dtype=bool)
-        pending: deque[tuple[Batch, HostCopy]] = deque()
-
-        def collect() -> None:
-            batch, result = pending.popleft()
-            for column, values in zip(rows, result.numpy(), strict=True):
-                column[batch.rows] = values
-            done[batch.rows] = True
-            if bar is not None:
-                bar.advance(len(batch.rows), tokens=int(batch.lengths.sum()))
-
-        # A batch of which a piece alone is kept is passed again as a whole.
-        missing = [batch for batch in batches if not done[batch.rows].all()]
-        if bar is not None:
-            finished = [batch for batch in batches if done[batch.rows].all()]
-            n_tokens = sum(int(batch.lengths.sum()) for batch in finished)
-            bar.skip(sum(len(batch.rows) for batch in finished), tokens=n_tokens)
-        try:
-            for launched in self.batch_runner.run(missing, lambda batch, _: self._batch(batch)):
-                pending.append(launched)
-                if len(pending) > _IN_FLIGHT:
-                    collect()
-                    if resume is not None:
-                        resume.keep(done, columns)
-            while pending:
-                collect()
-        except BaseException:
-            if resume is not None:
-                with contextlib.suppress(Exception):  # the first error is the one to raise
-                    while pending:
-                        collect()
-                    resume.keep(done, columns, now=True)
-            raise
-        return rows
+        span = SpanRows(rows, bar, resume, then)
+        for batch, result in self.batch_runner.run(span.missing(batches), lambda batch, _: self._batch(batch)):
+            self._flight.add(span, batch, result)
+        span.end_starts()
 
     def find_batch_size(self, examples: Sequence[Example], limit: int | None = None) -> int:
         """Resolve token_batch_size="auto" by a trial on the device, with lines of the length of these examples.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,7 @@ def write_missing(
         own_bar.skip(stored, tokens=tokens)
         bar = ranks.shared_bar(own_bar)
         # A shard is written during the pass of the next shard. The end of the block waits for the last one.
-        with Background() as writer:
+        with Background() as writer, rows.landing():
             pace = Pace()
             for number, encoded_spans in feed.encode(ranks.claim(len(missing))):
                 shard = missing[number]
@@ -70,9 +71,9 @@ def write_missing(
                     made_from = rows_made_from(rows, (encoded.start, encoded.stop), digest, size, origin)
                     file = ResumeFile(shard_resume_file(store.path, shard), made_from, work.progress.warn)
                     resume = ShardResume(file, pace, writer)
-                    tensors = rows.shard(encoded, bar, resume=resume, quiet=quiet)
                     before = encoded.start - shard * store.rows_per_shard
-                    writer.submit(_write, store, shard, before, tensors, resume)
+                    write = partial(writer.submit, _write, store, shard, before, resume)
+                    rows.shard(encoded, write, bar, resume=resume, quiet=quiet)
         ranks.doing(f"{title}, all shards taken")
         ranks.gather(None, bar)
     if ranks.main:
@@ -113,7 +114,7 @@ def rows_on_disk(path: Path, origin: str, rows: int, swept: int | None) -> int:
     return end - sum(min(end, (shard + 1) * step) - shard * step for shard in missing)
 
 
-def _write(store: SketchStore, shard: int, before: int, tensors: dict[str, np.ndarray], resume: ShardResume) -> None:
+def _write(store: SketchStore, shard: int, before: int, resume: ShardResume, tensors: dict[str, np.ndarray]) -> None:
     """Write a shard, or the rows that a growth of the pool adds after its first `before` rows."""
     if before:
         store.extend_shard(shard, before, tensors)
