@@ -48,6 +48,9 @@ def main() -> None:
     for part in arguments.parts:
         facts = PARTS[part](steps, arguments)
         record = json.loads(RECORD.read_text(encoding="utf-8")) if RECORD.exists() else {}
+        if part == "cost":  # choices that were not measured this time keep their figures
+            known = {**record.get(part, {}).get("choices", {}), **facts["choices"]}
+            facts["choices"] = {text: known[text] for text in CHOICES if text in known}
         record[part] = {"machine": machine() | {"threads": 1}, **provenance(ROOT), **facts}
         RECORD.write_text(json.dumps({"bench": "layer_share", **record}, indent=1) + "\n", encoding="utf-8")
         print(table(part, facts), flush=True)
