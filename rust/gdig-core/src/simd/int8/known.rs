@@ -18,10 +18,10 @@
 //! Sums over columns are taken in float64, whose roundings `SLACK` exceeds.
 
 use super::super::known::bounds::SLACK;
-use super::super::known::rounding::{down, Rounding, Row};
+use super::super::known::rounding::{down, Rounding};
 use super::super::known::{choose, KnownBlock, KnownScratch, Moves, NONE};
 use super::super::multiply_add::MultiplyAdd;
-use super::panels::{Dot, Int8Scratch, Panels};
+use super::panels::{Dot, Int8Scratch, KnownRows, Panels};
 use crate::convert::Rows;
 
 impl<const LANES: usize> Panels<LANES> {
@@ -53,12 +53,16 @@ impl<const LANES: usize> Panels<LANES> {
         let Int8Scratch { rows: memory, known: of_rows, best, .. } = scratch;
         let KnownScratch { thresholds, chosen, .. } = known_scratch;
         let block = self.load::<D>(bytes, dim, memory);
-        of_rows.clear();
+        let KnownRows { squared, bound, least: leasts } = of_rows;
+        squared.clear();
+        bound.clear();
+        leasts.resize(n, 0.0);
         best.clear();
         thresholds.clear();
         for (i, (x, &scale)) in bytes.chunks_exact(dim).zip(row_scales).enumerate() {
             let (row, former) = (rounding.row(x, scale), known.labels[i]);
-            of_rows.push(row);
+            squared.push(row.squared);
+            bound.push(row.bound);
             if former == NONE {
                 best.push(f32::INFINITY);
                 thresholds.push(f32::INFINITY);
@@ -86,23 +90,16 @@ impl<const LANES: usize> Panels<LANES> {
             // The last group is filled up with a row of it, which changes nothing.
             let groups = n_chosen.next_multiple_of(GROUP);
             chosen[n_chosen..groups].fill(filler);
-            let (lost, most) = rounding.panels[number];
+            leasts.fill(f32::NAN);
             for group in chosen[..groups].chunks_exact(GROUP) {
                 let group: [usize; GROUP] = std::array::from_fn(|r| group[r] as usize);
                 let (words, starts) = block.of::<GROUP>(group);
                 let sums = D::sums::<GROUP, REGISTERS, LANES>(words, starts, panel);
                 let scale = group.map(|i| row_scales[i]);
                 let least = D::scores::<M, GROUP, LANES>(&sums, &scale, &self.scales[number], &mut scores);
-                let of_group = group.map(|i| of_rows[i]);
-                let mut bounds = [0f64; GROUP];
-                for r in 0..GROUP {
-                    let Row { squared, bound } = of_group[r];
-                    let squared = squared * (1.0 - SLACK) + 2.0 * (f64::from(least[r]) - bound - most);
-                    bounds[r] = squared.max(0.0).sqrt() * (1.0 - SLACK) - lost;
-                }
                 for r in 0..GROUP {
                     let i = group[r];
-                    lower[i] = down(bounds[r]);
+                    leasts[i] = least[r];
                     if least[r] <= best[i] {
                         let lane = scores[r].iter().position(|&score| score == least[r]).unwrap_or(0);
                         let centroid = (number * LANES + lane) as u32;
@@ -111,6 +108,13 @@ impl<const LANES: usize> Panels<LANES> {
                         (best[i], labels[i]) = (least[r], label);
                     }
                 }
+            }
+            let (lost, most) = rounding.panels[number];
+            let rows = squared.iter().zip(&*bound).zip(&*leasts);
+            for (lower, ((squared, bound), &least)) in lower.iter_mut().zip(rows) {
+                let squared = squared * (1.0 - SLACK) + 2.0 * (f64::from(least) - bound - most);
+                let now = down(squared.max(0.0).sqrt() * (1.0 - SLACK) - lost);
+                *lower = if least.is_nan() { *lower } else { now };
             }
         }
         known.labels[..n].copy_from_slice(labels);

@@ -3,7 +3,6 @@
 use super::super::aligned::Aligned;
 use super::super::best::{least_of, offer, Bests};
 use super::super::generic::BLOCK_BYTES;
-use super::super::known::rounding::Row;
 use super::super::multiply_add::MultiplyAdd;
 use super::{rounded, Rounded};
 use crate::convert::Rows;
@@ -180,8 +179,17 @@ pub struct Int8Scratch {
     pub(super) rows: RowScratch,
     bests: Bests,
     /// For a search that knows something: bounds of each row, and the best score so far.
-    pub(super) known: Vec<Row>,
+    pub(super) known: KnownRows,
     pub(super) best: Vec<f32>,
+}
+
+/// What a `known::rounding::Row` has of each row of a block, and the least score of the panel at hand: not a number where the panel was not
+/// searched. Each is [rows], so that the bounds of several rows are taken at once.
+#[derive(Default)]
+pub(super) struct KnownRows {
+    pub(super) squared: Vec<f64>,
+    pub(super) bound: Vec<f64>,
+    pub(super) least: Vec<f32>,
 }
 
 /// Memory for a block of rows as the dot steps take them.

@@ -8,11 +8,20 @@
 //! over columns go in 16 lanes and a fixed order, sums over rows one row after the other. So every instruction set
 //! gives the same bits.
 
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod decoded;
+
+#[cfg(target_arch = "x86_64")]
+use half::bf16;
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 
+use self::decoded::Decoded;
 use crate::convert::Rows;
-use crate::rows::distances::{squared_distance, squared_norm, LANES, MAX_SQUARED_NORM};
+use crate::rows::distances::{squared_norm, MAX_SQUARED_NORM};
+#[cfg(target_arch = "x86_64")]
+use crate::Dtype;
 
 /// The instruction sets that the tally is compiled for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,7 +34,7 @@ pub enum Isa {
 }
 
 #[cfg(target_arch = "x86_64")]
-use crate::simd::x86_64::{half_avx2, half_avx512, has_avx2, has_avx512};
+use crate::simd::x86_64::{half_avx2, has_avx2, has_avx512};
 
 impl Isa {
     /// The instruction sets of this machine, the slowest first.
@@ -97,7 +106,7 @@ impl Tally {
 
     fn run<const ADD: bool>(&mut self, block: Block) -> Result<(), BadRow> {
         match self.isa {
-            Isa::Baseline => self.rows::<ADD>(block, |from, to| from.convert_to_f32_slice(to)),
+            Isa::Baseline => self.decoded::<ADD>(block, |from, to| from.convert_to_f32_slice(to)),
             // SAFETY: `new` has asserted that the processor has the instructions.
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => unsafe { self.avx2::<ADD>(block) },
@@ -110,63 +119,78 @@ impl Tally {
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx2,f16c")]
     fn avx2<const ADD: bool>(&mut self, block: Block) -> Result<(), BadRow> {
-        self.rows::<ADD>(block, |from, to| half_avx2(from, to))
+        self.decoded::<ADD>(block, |from, to| half_avx2(from, to))
     }
 
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx512f")]
     fn avx512<const ADD: bool>(&mut self, block: Block) -> Result<(), BadRow> {
-        self.rows::<ADD>(block, |from, to| half_avx512(from, to))
+        let rows = block.rows;
+        // SAFETY: the processor has AVX-512, and each kind of number comes with rows of it.
+        unsafe {
+            match rows.dtype() {
+                Dtype::F64 => self.rows::<ADD>(block, avx512::Stored::<f64>::new(rows)),
+                Dtype::F32 => self.rows::<ADD>(block, avx512::Stored::<f32>::new(rows)),
+                Dtype::F16 => self.rows::<ADD>(block, avx512::Stored::<f16>::new(rows)),
+                Dtype::BF16 => self.rows::<ADD>(block, avx512::Stored::<bf16>::new(rows)),
+                _ => self.rows::<ADD>(block, avx512::Stored::<i8>::new(rows)),
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn decoded<const ADD: bool>(&mut self, block: Block, half: impl Fn(&[f16], &mut [f32])) -> Result<(), BadRow> {
+        let mut x = std::mem::take(&mut self.x);
+        x.iter_mut().for_each(|x| x.resize(block.rows.dim(), 0.0));
+        let rows = block.rows;
+        let taken = self.rows::<ADD>(block, Decoded { rows, x: &mut x, half });
+        self.x = x;
+        taken
     }
 
     /// The compiler inlines this into the functions above, and so compiles it for their instruction sets.
     #[inline(always)]
-    fn rows<const ADD: bool>(&mut self, block: Block, half: impl Fn(&[f16], &mut [f32])) -> Result<(), BadRow> {
-        let dim = block.rows.dim();
-        self.x.iter_mut().for_each(|x| x.resize(dim, 0.0));
+    fn rows<const ADD: bool>(&mut self, block: Block, take: impl Take) -> Result<(), BadRow> {
+        let (rows, k) = (block.rows, block.centroids.len() / block.rows.dim());
         self.distances.resize(block.labels.len(), 0.0);
-        let (rows, k) = (block.rows, block.centroids.len() / dim);
         if block.labels.len() >= GROUPED * k {
-            self.by_centroid::<ADD>(block, &half);
+            self.by_centroid::<ADD, _>(block, take);
         } else {
-            self.in_order::<ADD>(block, &half);
+            self.in_order::<ADD, _>(block, take);
         }
-        // A number that is not finite shows in the distance, so most rows need no second check.
+        self.check(rows)
+    }
+
+    /// A number that is not finite shows in the distance, so most rows need no second check.
+    fn check(&mut self, rows: Rows) -> Result<(), BadRow> {
         let sound = |squared: f32| squared < MAX_SQUARED_NORM;
-        for (i, &distance) in self.distances.iter().enumerate() {
-            if !sound(distance) {
-                rows.decode_row(i, &mut self.x[0], &half);
-                if !sound(squared_norm(&self.x[0])) {
-                    return Err(BadRow(i));
-                }
+        for (i, _) in self.distances.iter().enumerate().filter(|(_, &distance)| !sound(distance)) {
+            let x = &mut self.x[0];
+            x.resize(rows.dim(), 0.0);
+            rows.slice(i, i + 1).decode(x);
+            if !sound(squared_norm(x)) {
+                return Err(BadRow(i));
             }
         }
         Ok(())
     }
 
     #[inline(always)]
-    fn by_centroid<const ADD: bool>(&mut self, block: Block, half: &impl Fn(&[f16], &mut [f32])) {
+    fn by_centroid<const ADD: bool, T: Take>(&mut self, block: Block, mut take: T) {
         let Block { rows, labels, centroids, offset, sums } = block;
         let dim = rows.dim();
         self.sort(labels, centroids.len() / dim);
-        let Tally { x: [x, y], order, ends, distances, .. } = self;
+        let Tally { order, ends, distances, .. } = self;
         let bytes = rows.bytes();
         let row_bytes = bytes.len() / labels.len().max(1);
         for (k, centroid) in centroids.chunks_exact(dim).enumerate() {
             let (first, end) = (ends[k] as usize, ends[k + 1] as usize);
             let sum = if ADD { &mut sums[k * dim..][..dim] } else { &mut [][..] };
-            for (at, pair) in (first..end).step_by(2).zip(order[first..end].chunks(2)) {
-                for &next in order[(at + FETCHED_AHEAD).min(order.len())..].iter().take(2) {
+            for (at, group) in (first..end).step_by(T::GROUP).zip(order[first..end].chunks(T::GROUP)) {
+                for &next in order[(at + FETCHED_AHEAD).min(order.len())..].iter().take(T::GROUP) {
                     fetch(&bytes[next as usize * row_bytes..][..row_bytes]);
                 }
-                rows.decode_row(pair[0] as usize, x, half);
-                if let Some(&second) = pair.get(1) {
-                    rows.decode_row(second as usize, y, half);
-                    let both = two_rows::<ADD>([x, y], centroid, offset, sum);
-                    (distances[pair[0] as usize], distances[second as usize]) = both;
-                } else {
-                    distances[pair[0] as usize] = row::<ADD>(x, centroid, offset, sum);
-                }
+                take.take::<ADD>(group, Of { centroid, offset, sum: &mut *sum }, distances);
             }
         }
     }
@@ -188,11 +212,10 @@ impl Tally {
     }
 
     #[inline(always)]
-    fn in_order<const ADD: bool>(&mut self, block: Block, half: &impl Fn(&[f16], &mut [f32])) {
+    fn in_order<const ADD: bool, T: Take>(&mut self, block: Block, mut take: T) {
         let Block { rows, labels, centroids, offset, sums } = block;
-        let (dim, x) = (rows.dim(), &mut self.x[0]);
+        let dim = rows.dim();
         for (i, &label) in labels.iter().enumerate() {
-            rows.decode_row(i, x, half);
             if let Some(&next) = labels.get(i + FETCHED_AHEAD) {
                 fetch(bytemuck::cast_slice(&centroids[next as usize * dim..][..dim]));
                 if ADD {
@@ -201,77 +224,26 @@ impl Tally {
             }
             let span = label as usize * dim..(label as usize + 1) * dim;
             let sum = if ADD { &mut sums[span.clone()] } else { &mut [][..] };
-            self.distances[i] = row::<ADD>(x, &centroids[span], offset, sum);
+            take.take::<ADD>(&[i as u32], Of { centroid: &centroids[span], offset, sum }, &mut self.distances);
         }
     }
 }
 
-/// |x - c|^2 with the bits of `squared_distance`. With `ADD`, `sum` += x - offset.
-#[inline(always)]
-fn row<const ADD: bool>(x: &[f32], c: &[f32], offset: &[f32], sum: &mut [f32]) -> f32 {
-    if !ADD {
-        return squared_distance(x, c);
-    }
-    let (mut lanes, mut tail) = ([0f32; LANES], 0f32);
-    for j in x.len() / LANES * LANES..x.len() {
-        let d = x[j] - c[j];
-        tail += d * d;
-        sum[j] += x[j] - offset[j];
-    }
-    let columns = x.chunks_exact(LANES).zip(c.chunks_exact(LANES)).zip(offset.chunks_exact(LANES));
-    for (((x, c), offset), sum) in columns.zip(sum.chunks_exact_mut(LANES)) {
-        for lane in 0..LANES {
-            let d = x[lane] - c[lane];
-            lanes[lane] += d * d;
-            sum[lane] += x[lane] - offset[lane];
-        }
-    }
-    total(tail, lanes)
+/// A centroid, and where its rows are added. `offset` and `sum` are empty where only distances are taken.
+struct Of<'a> {
+    centroid: &'a [f32],
+    offset: &'a [f32],
+    sum: &'a mut [f32],
 }
 
-/// `row` of two rows, one after the other, with the same bits.
-#[inline(always)]
-fn two_rows<const ADD: bool>([x, y]: [&[f32]; 2], c: &[f32], offset: &[f32], sum: &mut [f32]) -> (f32, f32) {
-    let (mut first, mut second) = ([0f32; LANES], [0f32; LANES]);
-    let mut tails = [0f32; 2];
-    for (tail, x) in tails.iter_mut().zip([x, y]) {
-        for j in x.len() / LANES * LANES..x.len() {
-            let d = x[j] - c[j];
-            *tail += d * d;
-            if ADD {
-                sum[j] += x[j] - offset[j];
-            }
-        }
-    }
-    // Neither indices of slices nor arrays of lanes in an array: the compiler would not keep them in registers.
-    let rows = x.chunks_exact(LANES).zip(y.chunks_exact(LANES)).zip(c.chunks_exact(LANES));
-    if ADD {
-        let sums = offset.chunks_exact(LANES).zip(sum.chunks_exact_mut(LANES));
-        for (((x, y), c), (offset, sum)) in rows.zip(sums) {
-            for lane in 0..LANES {
-                let d = x[lane] - c[lane];
-                first[lane] += d * d;
-                let d = y[lane] - c[lane];
-                second[lane] += d * d;
-                sum[lane] = sum[lane] + (x[lane] - offset[lane]) + (y[lane] - offset[lane]);
-            }
-        }
-    } else {
-        for ((x, y), c) in rows {
-            for lane in 0..LANES {
-                let d = x[lane] - c[lane];
-                first[lane] += d * d;
-                let d = y[lane] - c[lane];
-                second[lane] += d * d;
-            }
-        }
-    }
-    (total(tails[0], first), total(tails[1], second))
-}
+/// How rows of a centroid are taken. Every way gives the same bits.
+trait Take {
+    /// The most rows at a time.
+    const GROUP: usize;
 
-#[inline(always)]
-fn total(tail: f32, lanes: [f32; LANES]) -> f32 {
-    lanes.iter().fold(tail, |sum, lane| sum + lane)
+    /// Write the squared distances of `rows`, with the bits of `squared_distance`, each to its place in `distances`.
+    /// With `ADD`, `sum` += x - offset of each row x, one after the other.
+    fn take<const ADD: bool>(&mut self, rows: &[u32], of: Of, distances: &mut [f32]);
 }
 
 /// Bring a slice into the second-level cache while other work goes on.
