@@ -18,7 +18,7 @@ from gdig.influence import curvature, factors, fit_bytes
 from gdig.influence.memory_plan import plan_memory
 from gdig.influence.seed_factors import SeedFactors
 from gdig.influence.sweep_plan import plan_sweep
-from gdig.model import free_memory
+from gdig.model import batch_size, free_memory
 from gdig.model.causal_model import Model
 from gdig.model.coverage import Coverage
 from gdig.model.layers import as_layer
@@ -52,9 +52,9 @@ def tree(root, files):
                 "sys/fs/cgroup/user/job/memory.current": "100\n",
                 "sys/fs/cgroup/user/memory.max": "3000000\n",
                 "sys/fs/cgroup/user/memory.current": "1000000\n",
-                "sys/fs/cgroup/user/memory.stat": "anon 5\ninactive_file 400000\nactive_file 7\n",
+                "sys/fs/cgroup/user/memory.stat": "anon 5\ninactive_file 400000\nactive_file 300\nfile_mapped 100\n",
             },
-            2_400_000,
+            2_400_200,
         ),
         (
             {
@@ -63,7 +63,8 @@ def tree(root, files):
                 # The path is the host's; inside the container the group is the mount's root.
                 "sys/fs/cgroup/memory/memory.limit_in_bytes": "2000000\n",
                 "sys/fs/cgroup/memory/memory.usage_in_bytes": "1500000\n",
-                "sys/fs/cgroup/memory/memory.stat": "total_inactive_file 100000\n",
+                "sys/fs/cgroup/memory/memory.stat": "total_inactive_file 100000\ntotal_active_file 50000\n"
+                "total_mapped_file 120000\n",
             },
             600_000,
         ),
@@ -87,6 +88,13 @@ def tree(root, files):
 )
 def test_free_memory_is_the_least_of_all_limits(tmp_path, files, free):
     assert free_memory.free_host_memory(tree(tmp_path, files)) == free
+
+
+def test_what_an_earlier_pass_has_freed_is_free(monkeypatch):
+    asked = []
+    monkeypatch.setattr(batch_size.FreedMemory, "hand_back", lambda self: asked.append("hand back"))
+    monkeypatch.setattr(batch_size, "free_memory", lambda device: asked.append(device.type) or 1000)
+    assert batch_size.room(wrapped(llama())[0]) == 600 and asked == ["hand back", "cpu"]
 
 
 def test_a_limit_of_the_address_space_counts(tmp_path, monkeypatch):

@@ -12,6 +12,7 @@ from gdig.model.batch_runner import trial_batch
 from gdig.model.batches import Batch
 from gdig.model.causal_model import Model
 from gdig.model.free_memory import free_memory
+from gdig.model.freed_memory import FreedMemory
 from gdig.model.token_memory import TokenMemory
 
 MEMORY_SHARE = 0.6
@@ -39,7 +40,10 @@ def room(model: Model, share: float = 1.0) -> int | None:
     Returns:
         The bytes; None where the system does not say what is free.
     """
-    free = [free_memory(device) for device in {layer.device for layer in model.layers} | {model.device}]
+    devices = {layer.device for layer in model.layers} | {model.device}
+    if any(device.type == "cpu" for device in devices):
+        FreedMemory().hand_back()  # what an earlier pass has freed is not taken
+    free = [free_memory(device) for device in devices]
     sizes = [size for size in free if size is not None]
     return int(sum(sizes) * share * MEMORY_SHARE) if sizes else None
 

@@ -37,7 +37,8 @@ def free_host_memory(root: Path = Path("/")) -> int | None:
 
     - what the kernel calls available, so the memory of other processes is not counted as free;
     - what each control group of this process has left, in version 1 or 2 and up to the root of the tree. Cached pages
-      of files that were not used of late count as free there, as the kernel drops them first;
+      of files count as free there, but for those that a process has mapped, such as its libraries: the kernel drops
+      the others first. So what a run writes and reads again does not take its memory;
     - what RLIMIT_AS leaves (`ulimit -v`).
 
     Args:
@@ -58,10 +59,11 @@ def _control_groups(root: Path) -> Iterator[int]:
         _, controllers, path = line.split(":", 2)
         if controllers == "":
             mounts = ["sys/fs/cgroup", "sys/fs/cgroup/unified"]
-            names = ("memory.max", "memory.current", "inactive_file")
+            names = ("memory.max", "memory.current", ("inactive_file", "active_file", "file_mapped"))
         elif "memory" in controllers.split(","):
             mounts = ["sys/fs/cgroup/memory"]
-            names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+            in_stat = ("total_inactive_file", "total_active_file", "total_mapped_file")
+            names = ("memory.limit_in_bytes", "memory.usage_in_bytes", in_stat)
         else:
             continue
         for mount in mounts:
@@ -71,16 +73,18 @@ def _control_groups(root: Path) -> Iterator[int]:
                 yield from _left_in_group(root.joinpath(mount, *folders[:depth]), *names)
 
 
-def _left_in_group(group: Path, limit_name: str, used_name: str, cached_name: str) -> Iterator[int]:
+def _left_in_group(group: Path, limit_name: str, used_name: str, in_stat: tuple[str, str, str]) -> Iterator[int]:
     limit, used = _number(group / limit_name), _number(group / used_name)
     if limit is None or used is None or limit >= _NO_LIMIT:
         return
-    cached = 0
+    numbers = dict.fromkeys(in_stat, 0)
     for line in _lines(group / "memory.stat"):
         name, _, value = line.partition(" ")
-        if name == cached_name:
-            cached = int(value)
-    yield limit - used + cached
+        if name in numbers:
+            numbers[name] = int(value)
+    inactive, active, mapped = numbers.values()
+    # Mapped pages may be on either list. Those on the inactive one were not used of late, and go first too.
+    yield limit - used + max(inactive, inactive + active - mapped)
 
 
 def _address_space(root: Path) -> Iterator[int]:
