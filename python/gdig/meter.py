@@ -74,12 +74,15 @@ class Meter:
         amount, unit = (self.tokens, "tokens") if self.tokens else (self.done - self.skipped, self.unit)
         return f"{_number(amount / self.seconds)} {unit}/s" if self.seconds > 0 else ""
 
-    def whole_run(self) -> str:
-        """How far all stages are, and the time left of them; nothing without a plan."""
+    def whole_run(self, short: bool = False) -> str:
+        """How far all stages are, and the time left of them; nothing without a plan. `short`: in fewer columns."""
         seconds_left = self._forecast.left_s if self._planned else None
         if seconds_left is None:
             return ""
-        return f"all stages: {int(100 * self._forecast.share)} %, {duration(seconds_left)} left"
+        percent = int(100 * self._forecast.share)
+        if short:
+            return f"all {percent}%, {duration(seconds_left, short=True)} left"
+        return f"all stages: {percent} %, {duration(seconds_left)} left"
 
     def _tell(self) -> None:
         if self._planned:
@@ -97,12 +100,14 @@ class Meter:
         return (passed / expected, self._tokens_skipped / expected) if expected else (0.0, 0.0)
 
 
-def duration(seconds: float) -> str:
-    """Write a span of time as people do: "0.4 s", "0:12", "1:02:03", "2 d 03:04:05"."""
+def duration(seconds: float, short: bool = False) -> str:
+    """Write a span of time as people do: "0.4 s", "0:12", "1:02:03", "2 d 03:04:05"; `short`: "2 d 3 h"."""
     if seconds < 1:
         return f"{seconds:.1f} s"
     whole = round(seconds)
     days, hours, minutes, rest = whole // 86_400, whole // 3600 % 24, whole // 60 % 60, whole % 60
+    if days and short:
+        return f"{days} d {hours} h"
     if days:
         return f"{days} d {hours:02}:{minutes:02}:{rest:02}"
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

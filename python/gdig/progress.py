@@ -12,11 +12,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol, TextIO
+from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 from gdig.control_characters import visible
 from gdig.forecast import Forecast, PlannedStage
 from gdig.meter import Meter, duration
+
+if TYPE_CHECKING:
+    from gdig.terminal_bar import TerminalBar
 
 _FIRST_LINE_S = 1.0
 """A stage that ends within this time prints no line before its last one."""
@@ -121,7 +124,8 @@ class Progress:
             return
         meter = Meter(self._clock, *self._begin(name), total, unit, done)
         if self._in_notebook or self._in_terminal:
-            bar = _TqdmBar(self._in_notebook, self._stream, name, meter)
+            make_bar = _NotebookBar if self._in_notebook else _terminal_bar
+            bar = make_bar(self._stream, name, meter)
             self._open_bars += 1
             try:
                 yield bar
@@ -155,16 +159,13 @@ class _SilentBar:
         pass
 
 
-class _TqdmBar:
-    """A bar of tqdm. It stays on the screen when the stage ends."""
+class _NotebookBar:
+    """A bar of tqdm in a notebook. It stays there when the stage ends."""
 
-    def __init__(self, in_notebook: bool, stream: TextIO, name: str, meter: Meter) -> None:
+    def __init__(self, stream: TextIO, name: str, meter: Meter) -> None:
         # Not before a bar is shown: `gdig --help` has to start fast.
-        if in_notebook:
-            from tqdm.auto import tqdm
-        else:
-            from tqdm import tqdm
-        is_sized = in_notebook or _has_width(stream)
+        from tqdm.auto import tqdm
+
         self._meter = meter
         self._bar: Any = tqdm(
             desc=name,
@@ -173,10 +174,7 @@ class _TqdmBar:
             unit=f" {meter.unit}",
             file=stream,
             bar_format=_FORMAT_WITHOUT_TOTAL if meter.total is None else _FORMAT,
-            # A terminal of width 0 (a pseudo-terminal that nobody gave a size) would get empty bars.
-            dynamic_ncols=is_sized,
-            ncols=None if is_sized else shutil.get_terminal_size().columns,
-            nrows=None if is_sized else shutil.get_terminal_size().lines,
+            dynamic_ncols=True,
             mininterval=_DRAW_S,
             miniters=1,  # batches differ in length, so the time alone decides when to draw
         )
@@ -196,6 +194,15 @@ class _TqdmBar:
 
     def close(self) -> None:
         self._bar.close()
+
+
+def _terminal_bar(stream: TextIO, name: str, meter: Meter) -> TerminalBar:
+    # Not before a bar is shown, as above.
+    from gdig.terminal_bar import TerminalBar
+
+    # A terminal of width 0 (a pseudo-terminal that nobody gave a size) would get empty lines.
+    size = None if _has_width(stream) else shutil.get_terminal_size()
+    return TerminalBar(stream, size, name, meter, _DRAW_S)
 
 
 def _has_width(stream: TextIO) -> bool:
