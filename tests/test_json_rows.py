@@ -137,6 +137,8 @@ BAD_LISTS = {
 
 BAD_FILES = {("bad.jsonl", case): bad for case, bad in BAD_LINES.items()}
 BAD_FILES |= {("bad.json", case): bad for case, bad in BAD_LISTS.items()}
+if not hasattr(sys, "set_int_max_str_digits"):  # Python before 3.10.7 reads a number of any length
+    del BAD_FILES["bad.jsonl", "endless number"]
 
 
 @pytest.mark.parametrize(("name", "case"), BAD_FILES)

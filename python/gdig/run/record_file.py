@@ -207,7 +207,9 @@ def _decode(hint: Any, value: Any, where: str) -> Any:
         return math.nan
     if hint is float and isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**1000:
         return float(value)
-    if isinstance(hint, type) and isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
+    # Python 3.10 calls list[str] a type too; its origin is not None.
+    plain = origin is None and isinstance(hint, type)
+    if plain and isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
         return value
     expected = "an object" if origin is dict else "a list" if origin is tuple else describe(hint)
     raise RecordError(f"{where}: expected {expected}, got {value!r:.200}")
