@@ -164,7 +164,7 @@ def test_duration(seconds: float, text: str) -> None:
 
 
 PLAN = (
-    PlannedStage("fit: factors", units=10, work=1_000, tokens=1_000, partitioned=True),
+    PlannedStage("fit: factors", units=10, work=1_000, tokens=1_000, partitions=1),
     PlannedStage("sweep", units=100, work=9_000, tokens=9_000),
 )
 

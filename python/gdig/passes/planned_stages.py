@@ -1,8 +1,8 @@
 """What the stages of a run are expected to do, for the bars that show how far the whole run is.
 
 The work is in tokens of a plain forward and backward pass. The factors below are the costs of a stage's token beside
-that, as measured with a model of 135 million parameters on a CPU. Another model has other factors. The time left is
-measured on the stage that runs, so an error of a factor counts for the stages to come alone.
+that, as measured with a model of 135 million parameters on a CPU. Another model has other factors. A stage that was
+measured goes by its own speed (`forecast.Forecast`), so an error of a factor counts for other stages to come alone.
 """
 
 from __future__ import annotations
@@ -102,10 +102,11 @@ def _fit(work: Workspace, sample: tuple[int, int] | None) -> list[PlannedStage]:
     stages = []
     if sample is not None:
         (rows, tokens), done = sample, float(run.fit.curvature is not None)
-        stages.append(PlannedStage("fit: factors", rows, FACTORS * tokens, tokens, True, done))
-        stages.append(PlannedStage("fit: eigenvectors", 1, EIGENVECTORS, 0, True, done))
-        if config.inversion != "kfac":
-            stages.append(PlannedStage("fit: eigenvalues", rows, EIGENVALUES * tokens, tokens, True, done))
+        n = max(1, len(run.fit.partitions))
+        passes = {"fit: factors": FACTORS, "fit: eigenvalues": EIGENVALUES}
+        for name, factor in list(passes.items())[: 1 if config.inversion == "kfac" else 2]:
+            stages.append(PlannedStage(name, rows, factor * tokens, tokens, n, done, repeated=1 / factor))
+        stages.insert(1, PlannedStage("fit: eigenvectors", 1, EIGENVECTORS, 0, n, done, apart=True))
     seeds, done = work.seed_examples, float(run.done("fit"))
     if config.inversion == "cg":
         of_products = work.sample("curvature", config.cg_rows)[0]
@@ -159,6 +160,6 @@ def _cluster(work: Workspace) -> list[PlannedStage]:
     trained = min(rows, _TRAIN_ROWS_A_CLUSTER * (config.n_clusters or 1))
     iterations, done = config.kmeans_max_iter, float(work.run.done("cluster"))
     return [
-        PlannedStage("cluster: k-means", iterations, CLUSTER * trained * iterations, done=done),
-        PlannedStage("cluster: labels", rows, CLUSTER * rows, done=done),
+        PlannedStage("cluster: k-means", iterations, CLUSTER * trained * iterations, done=done, apart=True),
+        PlannedStage("cluster: labels", rows, CLUSTER * rows, done=done, apart=True),
     ]
