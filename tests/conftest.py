@@ -261,3 +261,19 @@ def failing(project, tmp_path, capsys, monkeypatch):
         return error
 
     return run
+
+
+@pytest.fixture
+def model_passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Grows by one with every batch that goes through a model."""
+    from gdig.model.capture import GradientPass
+
+    passes: list[int] = []
+    run = GradientPass.run
+
+    def counted(self: Any, batch: Any, sink: Any, states_sink: Any = None, **sinks: Any) -> Any:
+        passes.append(len(batch.rows))
+        return run(self, batch, sink, states_sink, **sinks)
+
+    monkeypatch.setattr(GradientPass, "run", counted)
+    return passes

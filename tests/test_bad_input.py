@@ -249,7 +249,7 @@ def test_token_ids_beyond_the_vocabulary_are_named(project, tmp_path, failing, t
     assert "token" in message and "0 to 199" in message
     rows = [{"input_ids": [3, 4, 5], "labels": [-100, 4, 5]}, {"input_ids": [3, 200], "labels": [-100, 200]}]
     pool = write_jsonl(tmp_path / "pool.jsonl", rows)
-    message = failing(model=model, candidates=(pool,), seeds=(pool,))
+    message = failing(model=model, candidates=(pool,), seeds=(pool,), budget="2", n_clusters=2)
     assert f"{pool}, row 1 (line 2): field 'input_ids': 200 at position 1 is out of range (0 to 199)" in message
 
 
@@ -262,7 +262,7 @@ def test_fewer_candidates_than_the_budget(failing):
 
 
 def test_more_clusters_than_rows(failing):
-    assert "n_clusters=61: expected at most 60, because the pool has 60 valid rows" in failing(n_clusters=61)
+    assert "n_clusters=61: expected at most 60, because the pool has 60 rows" in failing(n_clusters=61)
 
 
 def test_output_over_an_input_is_refused_before_anything_is_computed(project, tmp_path, failing):

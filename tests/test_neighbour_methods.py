@@ -332,7 +332,7 @@ def test_bad_files(project, swept_copy, tmp_path):
 
 @pytest.mark.parametrize("method", ["g2is", "self-filter"])
 def test_more_neighbours_than_rows(project, swept_copy, method):
-    with pytest.raises(ConfigError, match="n_neighbours=60: expected at most 59, because the pool has 60 valid rows"):
+    with pytest.raises(ConfigError, match="n_neighbours=60: expected at most 59, because the pool has 60 rows"):
         gdig.select(**project.options(swept_copy, method=method, n_neighbours=60))
     assert len(gdig.select(**project.options(swept_copy, method=method, n_neighbours=59)).rows) == 12
     with pytest.raises(ConfigError, match="n_neighbours=0: expected a whole number of at least 1"):

@@ -215,22 +215,6 @@ def test_overwrite_starts_over_from_the_first_stage_that_differs(project, run_co
     assert (run_copy / "selection.jsonl").read_bytes() == (tmp_path / "fresh" / "selection.jsonl").read_bytes()
 
 
-@pytest.fixture
-def model_passes(monkeypatch) -> list[int]:
-    """Grows by one with every batch that goes through a model."""
-    from gdig.model.capture import GradientPass
-
-    passes: list[int] = []
-    run = GradientPass.run
-
-    def counted(self, batch, sink, states_sink=None, **sinks):
-        passes.append(len(batch.rows))
-        return run(self, batch, sink, states_sink, **sinks)
-
-    monkeypatch.setattr(GradientPass, "run", counted)
-    return passes
-
-
 def test_another_choice_costs_no_model_pass_and_needs_no_overwrite(project, run_copy, model_passes):
     before = {name: identity(run_copy / name) for name in ("curvature", "seeds", "sweep", "clusters")}
     first = (run_copy / "selection.jsonl").read_bytes()

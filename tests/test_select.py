@@ -238,7 +238,7 @@ def test_preview(project, tmp_path):
     ):
         preview = gdig.preview(**{**options, "candidates": bad}, bad_rows=skip)
         with pytest.raises(CorpusError, match="field 'text' is empty"):
-            gdig.select(**project.options(tmp_path / "run", candidates=bad, bad_rows=skip))
+            gdig.select(**project.options(tmp_path / "run", candidates=bad, bad_rows=skip, budget="1", n_clusters=1))
         assert preview.error is not None
 
 

@@ -23,6 +23,7 @@ from gdig.distributed.torchrun import is_launched
 from gdig.errors import ConfigError
 from gdig.influence.fit import fit_curvature_on_ranks, fit_is_sound, fit_stage, precondition_seeds_on_ranks, skip_fit
 from gdig.model.load import require_package
+from gdig.passes.checkpoint_check import check_checkpoints_of_run
 from gdig.passes.input_check import check_inputs
 from gdig.passes.planned_stages import planned_stages
 from gdig.passes.sweep_stage import missing_of_sweep, seeds_are_swept, sweep_on_ranks, sweep_stage
@@ -36,13 +37,14 @@ from gdig.run.layout import RunLayout
 from gdig.run.origin import rows_origin
 from gdig.run.session import Workspace
 from gdig.run.stored_options import config_of_start
+from gdig.selection.check_choice import check_amounts, check_choice, require_whole_sweep
 from gdig.selection.cluster_stage import ensure_clusters, fit_centroids_on_ranks, label_rows_on_ranks
 from gdig.selection.compare import Comparison
 from gdig.selection.compare import compare as compare_methods
 from gdig.selection.exclude import ensure_excluded
 from gdig.selection.hidden_mean import ensure_hidden_mean
 from gdig.selection.judge import Judge
-from gdig.selection.methods import METHODS, allowed_methods, needs_tokens, require_needs
+from gdig.selection.methods import METHODS, allowed_methods, needs_tokens
 from gdig.selection.result import Selection
 from gdig.selection.select_stage import (
     check_selection_output,
@@ -53,7 +55,7 @@ from gdig.selection.select_stage import (
 )
 from gdig.selection.sources import ensure_sources, read_sources
 from gdig.selection.survey import Survey, make_judge, survey, tokens_of_first
-from gdig.selection.tasks import Tasks, read_tasks
+from gdig.selection.tasks import Tasks
 from gdig.selection.token_files import ensure_tokens
 from gdig.store.sketches import SketchStore
 
@@ -104,6 +106,7 @@ def sweep(
         PosixPath('runs/a')
     """
     with _workspace(config, progress, options, ranks) as work:
+        check_checkpoints_of_run(work)
         _expect(work, "sweep")
         _sweep(work, whole=False)
         return work.run.path
@@ -125,6 +128,9 @@ def cluster(
         PosixPath('runs/a')
     """
     with _workspace(config, progress, options, ranks) as work:
+        require_whole_sweep(work.config)
+        check_checkpoints_of_run(work)
+        check_amounts(work, work.run.record, clusters=True)
         _expect(work, "cluster")
         store = _sweep(work)
         pool = survey(store, Judge(work.config.score))
@@ -150,10 +156,9 @@ def select(
         '6 of 60 rows (... tokens): runs/a/selection.jsonl'
     """
     with _workspace(config, progress, options, ranks) as work:
-        require_needs([work.config.method], work.config)
-        _expect(work, "cluster" if METHODS[work.config.method].clusters else "sweep")
-        tasks = read_tasks(work.seed_corpus, work.config.task_field)
+        tasks = check_choice(work, work.run.record, [work.config.method], check_checkpoints_of_run(work))
         check_selection_output(work)
+        _expect(work, "cluster" if METHODS[work.config.method].clusters else "sweep")
         store = _sweep(work)
         pool = _survey(work, store, tasks)
         limit = _limit(work, store, pool)
@@ -202,9 +207,9 @@ def compare(
     trial = (replace(trial, **how) if trial else Trial(**how)) if train else None
     options_of_run = {name: value for name, value in options.items() if name not in names}
     with _workspace(config, progress, options_of_run, None) as work:
-        require_needs(methods, work.config)
+        tasks = check_choice(work, work.run.record, methods, check_checkpoints_of_run(work))
+        check_amounts(work, work.run.record, clusters=True)
         _expect(work, "cluster")
-        tasks = read_tasks(work.seed_corpus, work.config.task_field)
         if trial is not None:  # transformers' Trainer takes seconds to import
             from gdig.training.trial_training import read_held_out, train_on_each
 
@@ -312,12 +317,18 @@ def _expect(work: Workspace, last: Literal["fit", "sweep", "cluster"]) -> None:
         work.progress.expect(partial(planned_stages, work, last))
 
 
-def _fit(work: Workspace) -> None:
-    """Fit curvature and seeds, unless the run has them. A file of the fit that cannot be used is made again."""
+def _fit(work: Workspace, chooses: bool = False) -> None:
+    """Fit curvature and seeds, unless the run has them. A file of the fit that cannot be used is made again.
+
+    Raises:
+        ConfigError: when the start `chooses` later, and the budget is more tokens than the pool holds.
+    """
     if not work.run.done("fit") or not fit_is_sound(work):
         work.run.require_writable("fit")
         with work.run.running("fit"):
-            check_inputs(work)
+            tokens = check_inputs(work)
+            if chooses:
+                parse_budget(work.config.budget).limit(len(work.candidates), tokens)
             if work.config.gradients:
                 fit_stage(work)
             else:
@@ -330,8 +341,8 @@ def _sweep(work: Workspace, whole: bool = True) -> SketchStore:
     Raises:
         ConfigError: when the `whole` sweep is needed and `sweep_part` asks for a part.
     """
-    if whole and work.config.sweep_part is not None:
-        raise ConfigError("sweep_part: only gdig sweep makes a part of a sweep; later stages need the whole sweep")
+    if whole:
+        require_whole_sweep(work.config)
     path, sound = work.layout.sweep, work.run.done("fit") and work.run.done("sweep")
     if sound:
         missing = missing_of_sweep(work)
@@ -340,7 +351,7 @@ def _sweep(work: Workspace, whole: bool = True) -> SketchStore:
         sound = seeds_are_swept(work) and not missing
     if not sound:
         work.require_all_files(work.swept_rows)
-        _fit(work)  # a finished sweep needs its files no more
+        _fit(work, chooses=whole)  # a finished sweep needs its files no more
         work.run.require_writable("sweep")
         with work.run.running("sweep") as end:
             if not sweep_stage(work):

@@ -14,20 +14,24 @@ from gdig.distributed.torchrun import is_launched
 from gdig.errors import ConfigError, UnfinishedRunError
 from gdig.explanation.explain import Asked, explain_asked
 from gdig.explanation.explanation import Explanation
+from gdig.passes.checkpoint_check import check_checkpoints
 from gdig.passes.torch_errors import torch_errors_explained
+from gdig.planning.pool_size import SAMPLE_ROWS
 from gdig.planning.report import RunPlan
 from gdig.planning.run_plan import make_plan
 from gdig.progress import Progress
 from gdig.reporting.comparison import comparison_lines, gather_comparison, require_same_pool, write_comparison
 from gdig.reporting.report import make_report
-from gdig.run.directory import require_options
+from gdig.run.directory import require_options, settled_record
 from gdig.run.layout import RunLayout
 from gdig.run.output_places import PAGE_ENDINGS, TABLE_ENDINGS, check_place
+from gdig.run.record import RunRecord
 from gdig.run.session import Workspace
 from gdig.run.stored_options import config_of_start
+from gdig.selection.check_choice import check_choice
 from gdig.selection.compare import Comparison
 from gdig.selection.finished_run import open_finished_run
-from gdig.selection.methods import require_needs
+from gdig.selection.select_stage import check_selection_output
 
 if TYPE_CHECKING:
     from gdig.data.preview import Preview
@@ -58,8 +62,12 @@ def plan(config: Config | None = None, *, progress: Progress | None = None, **op
         raise ConfigError("plan runs in one process; start it without torchrun")
     config = config_of_start(config, options)
     require_options(config, "model", "candidates", "seeds", "run_path")
-    require_needs([config.method], config)
-    return make_plan(Workspace(config, progress or Progress(config.quiet)))
+    work = Workspace(config, progress or Progress(config.quiet))
+    work.open_inputs()
+    record = settled_record(work.layout, config) or RunRecord()
+    check_choice(work, record, [config.method], check_checkpoints(work, record), most=SAMPLE_ROWS)
+    check_selection_output(work)
+    return make_plan(work)
 
 
 def preview(

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gdig.data.export import FIELD, Convert, ending_of, json_line, parquet_errors, rows_to_write, schema_of
+from gdig.errors import OutputError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -17,6 +20,23 @@ if TYPE_CHECKING:
 _HEAD_ROWS = 32
 """Rows of a file that are looked at. As many tell its row format."""
 _CHUNK = 1024
+
+
+def require_writable(path: Path) -> None:
+    """Raise, before anything is computed, if no file of this name can be written. Nothing is made.
+
+    Raises:
+        OutputError: as the writing would raise it.
+    """
+    try:
+        folder = next(parent for parent in path.absolute().parents if parent.exists())
+        number = errno.EISDIR if path.is_dir() else 0 if folder.is_dir() else errno.ENOTDIR
+    except OSError as error:  # such as of a name that is too long
+        raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from None
+    if not number and not os.access(folder, os.W_OK | os.X_OK):
+        number = errno.EACCES
+    if number:
+        raise OutputError(f"{path}: cannot be written: {os.strerror(number)}")
 
 
 def check_output(

@@ -34,6 +34,17 @@ _ENTRIES: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
+def check_entries(output: Path, output_format: str) -> None:
+    """Raise, before an output is written, if the dataset_info.json that would name it cannot be read.
+
+    Raises:
+        CorpusError: if a file of that name is there and is no JSON object.
+    """
+    ending = ending_of(output)
+    if output_format == "tokens" or not (ending is None or ending.endswith(".gz")):
+        read_entries(output.with_name(NAME))
+
+
 def write_entry(output: Path, output_format: TurnFormat) -> Path | None:
     """Name the output in the dataset_info.json of its folder, and return that file. Other entries stay.
 

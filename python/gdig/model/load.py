@@ -80,6 +80,30 @@ def load_trainable(config: Config) -> nn.Module:
     return module
 
 
+def empty_module(config: Config, architecture: str | None = None) -> nn.Module | None:
+    """Return the module of a model without its weights, on the device "meta": names and shapes of its parameters.
+
+    None for an adapter, for quantized weights, and where transformers cannot make the module: its loading says why.
+    """
+    base = model_directory(config)
+    if config.quantization != "none" or is_adapter(named_directory(config)):
+        return None
+    try:
+        options: dict[str, Any] = {"trust_remote_code": config.trust_remote_code}
+        described = AutoConfig.from_pretrained(
+            architecture_directory(base, config, architecture), local_files_only=True, **options
+        )
+        require_few_layers(base, described.get_text_config())
+        _forget_gguf(described)
+        if getattr(described, "quantization_config", None) is not None:
+            return None
+        with torch.device("meta"):
+            made: nn.Module = _auto_class(described).from_config(described, **options)
+            return made
+    except Exception:
+        return None
+
+
 def require_package(package: str, option: str, extra: str) -> None:
     """Raise ModelError when a package that `option` needs is not installed; `extra` of gdig installs it."""
     if find_spec(package) is None:

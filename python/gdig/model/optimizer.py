@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -106,6 +107,31 @@ def _parameters(layer: Layer) -> tuple[list[nn.Parameter], int | None, bool]:
     return [getattr(module, name) for name in names], layer.expert.number, matrix.transposed
 
 
+def check_adam(folder: Path, module: nn.Module | None) -> float:
+    """Check the optimizer's state in a checkpoint without reading its moments, and return its learning rate.
+
+    Args:
+        folder: the checkpoint's directory.
+        module: the model that was trained, which may be on the device "meta"; None where it is not known: then the
+            names and shapes of the moments are not compared with it.
+
+    Raises:
+        ModelError: as `read_adam`, but for numbers that are not finite or below 0.
+    """
+    file = _state_file(folder)
+    if file.suffix == ".safetensors":
+        state, names, rate = _read_safetensors(file, values=False)
+    else:
+        with _explained(file):
+            groups, states, ids = _open_torch(file)
+            if module is None:
+                return float(groups[0].get("lr", 0.0))
+            state, names, rate = _of_torch(file, module, groups, states, ids, values=False)
+    if module is not None:
+        _check_shapes(file, names, state, module)
+    return rate
+
+
 def read_adam(folder: Path, module: nn.Module) -> Adam:
     """Read the optimizer's state in a checkpoint.
 
@@ -120,23 +146,47 @@ def read_adam(folder: Path, module: nn.Module) -> Adam:
     Raises:
         ModelError: naming the file, and the parameter or group that does not fit this model.
     """
+    file = _state_file(folder)
+    if file.suffix == ".safetensors":
+        state, names, rate = _read_safetensors(file)
+    else:
+        with _explained(file):
+            state, names, rate = _of_torch(file, module, *_open_torch(file))
+    _check_shapes(file, names, state, module)
+    moments = {}
+    for name, stored in zip(names, state, strict=True):
+        for key, tensor in (("exp_avg", stored.m), ("exp_avg_sq", stored.v)):
+            if not bool(torch.isfinite(tensor).all()):
+                raise OptimizerStateError(f"{file}: {name}: {key}: expected finite numbers")
+        if bool((stored.v < 0).any()):
+            raise OptimizerStateError(f"{file}: {name}: exp_avg_sq: expected numbers >= 0")
+        moments[name] = stored
+    return Adam(file, moments, rate)
+
+
+def _state_file(folder: Path) -> Path:
     file = next((folder / name for name in FILES if (folder / name).is_file()), None)
     if file is None:
         raise OptimizerStateError(
             f"{folder}: expected the optimizer's state in {', '.join(FILES)}, found none; if the state is sharded, "
             "write its moments by name with gdig.model.optimizer.save_moments"
         )
-    if file.suffix == ".safetensors":
-        state, names, rate = _read_safetensors(file)
-    else:
-        try:
-            state, names, rate = _read_torch(file, module)
-        except GdigError:
-            raise
-        except Exception as error:  # the plain values in the file may be of any kind
-            raise OptimizerStateError(f"{file}: is not the state of an Adam of this model: {error!r:.200}") from None
+    return file
+
+
+@contextmanager
+def _explained(file: Path) -> Iterator[None]:
+    try:
+        yield
+    except GdigError:
+        raise
+    except Exception as error:  # the plain values in the file may be of any kind
+        raise OptimizerStateError(f"{file}: is not the state of an Adam of this model: {error!r:.200}") from None
+
+
+def _check_shapes(file: Path, names: list[str], state: list[Moments], module: nn.Module) -> None:
+    """Raise ModelError if a moment is of no parameter of the model, or of another shape."""
     shapes = {canonical(name): tuple(p.shape) for name, p in module.named_parameters()}
-    moments = {}
     for name, stored in zip(names, state, strict=True):
         if name not in shapes:
             raise OptimizerStateError(f"{file}: {name}: the model has no such parameter; the state is of another model")
@@ -146,12 +196,6 @@ def read_adam(folder: Path, module: nn.Module) -> Adam:
                 raise OptimizerStateError(
                     f"{file}: {name}: {key}: expected the parameter's shape {expected}, got {got}"
                 )
-            if not bool(torch.isfinite(tensor).all()):
-                raise OptimizerStateError(f"{file}: {name}: {key}: expected finite numbers")
-        if bool((stored.v < 0).any()):
-            raise OptimizerStateError(f"{file}: {name}: exp_avg_sq: expected numbers >= 0")
-        moments[name] = stored
-    return Adam(file, moments, rate)
 
 
 def save_moments(optimizer: torch.optim.Optimizer, model: nn.Module, path: str | Path) -> None:
@@ -187,15 +231,22 @@ def save_moments(optimizer: torch.optim.Optimizer, model: nn.Module, path: str |
         save_file(tensors, temporary, {"adam": json.dumps(description)})
 
 
-def _read_safetensors(file: Path) -> tuple[list[Moments], list[str], float]:
+def _read_safetensors(file: Path, values: bool = True) -> tuple[list[Moments], list[str], float]:
+    """Read moments by name; without `values`, empty ones of their shapes."""
     try:
         with safe_open(file, "pt") as opened:
+
+            def moment(name: str) -> torch.Tensor:
+                if values:
+                    return opened.get_tensor(name).float()
+                return torch.empty(opened.get_slice(name).get_shape(), device="meta")
+
             description = json.loads((opened.metadata() or {})["adam"])
             names = list(description["parameters"])
             state = [
                 Moments(
-                    opened.get_tensor(f"{name}.exp_avg").float(),
-                    opened.get_tensor(f"{name}.exp_avg_sq").float(),
+                    moment(f"{name}.exp_avg"),
+                    moment(f"{name}.exp_avg_sq"),
                     int(constants["step"]),
                     (float(constants["betas"][0]), float(constants["betas"][1])),
                     float(constants["eps"]),
@@ -207,8 +258,9 @@ def _read_safetensors(file: Path) -> tuple[list[Moments], list[str], float]:
         raise OptimizerStateError(f"{file}: cannot be read as moments by name (see save_moments): {error!r}") from None
 
 
-def _read_torch(file: Path, module: nn.Module) -> tuple[list[Moments], list[str], float]:
-    """Read the state_dict of an optimizer that torch saved. Only tensors and plain values are unpickled."""
+def _open_torch(file: Path) -> tuple[list[dict[str, Any]], dict[Any, dict[str, Any]], list[list[Any]]]:
+    """Open the state_dict of an optimizer that torch saved: its groups, its states, and the names or numbers of each
+    group's parameters. Only tensors and plain values are unpickled."""
     try:
         stored = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
         groups, states = stored["param_groups"], stored["state"]
@@ -216,17 +268,28 @@ def _read_torch(file: Path, module: nn.Module) -> tuple[list[Moments], list[str]
     except Exception as error:  # torch does not say which errors a damaged file raises
         text = str(error).partition("\n")[0]
         raise OptimizerStateError(f"{file}: cannot be read as the state of a torch optimizer: {text}") from None
+    return groups, states, ids
+
+
+def _of_torch(
+    file: Path,
+    module: nn.Module,
+    groups: list[dict[str, Any]],
+    states: dict[Any, dict[str, Any]],
+    ids: list[list[Any]],
+    values: bool = True,
+) -> tuple[list[Moments], list[str], float]:
+    """Name the moments of a state_dict; without `values`, they stay as they are stored."""
     names = parameter_names(file, groups, ids, states, module)
     state = []
     for group, numbers, group_names in zip(groups, ids, names, strict=True):
         for number, name in zip(numbers, group_names, strict=True):
-            values = states.get(number, {})
-            if not {"exp_avg", "exp_avg_sq"} <= set(values):
+            stored = states.get(number, {})
+            if not {"exp_avg", "exp_avg_sq"} <= set(stored):
                 raise OptimizerStateError(
-                    f"{file}: {name}: expected Adam's exp_avg and exp_avg_sq, got {sorted(values) or 'no state'}"
+                    f"{file}: {name}: expected Adam's exp_avg and exp_avg_sq, got {sorted(stored) or 'no state'}"
                 )
-            step, betas, eps = int(values.get("step", 1)), group.get("betas", (0.9, 0.999)), group.get("eps", 1e-8)
-            state.append(
-                Moments(values["exp_avg"].float(), values["exp_avg_sq"].float(), step, tuple(betas), float(eps))
-            )
+            step, betas, eps = int(stored.get("step", 1)), group.get("betas", (0.9, 0.999)), group.get("eps", 1e-8)
+            m, v = stored["exp_avg"], stored["exp_avg_sq"]
+            state.append(Moments(*((m.float(), v.float()) if values else (m, v)), step, tuple(betas), float(eps)))
     return state, [name for group_names in names for name in group_names], float(groups[0].get("lr", 0.0))

@@ -8,8 +8,8 @@ from gdig.nouns import counted
 from gdig.run.session import Workspace
 
 
-def check_inputs(work: Workspace) -> None:
-    """Check every seed and every row of the pool.
+def check_inputs(work: Workspace) -> int:
+    """Check every seed and every row of the pool, and return the tokens of the pool.
 
     A start that goes on in the fit checks them again: that takes little beside a pass of the model, and the rows are
     those of now.
@@ -35,3 +35,4 @@ def check_inputs(work: Workspace) -> None:
         first = next(report.first_error for report in reports)
         raise BadRowError(f"candidates: none of the {counted(bad, 'row')} can be used; the first: {first}")
     work.progress.say(summary_of("candidates", reports) + (f"; {counted(bad, 'row')} cannot be used" if bad else ""))
+    return sum(report.tokens for report in reports)

@@ -50,7 +50,7 @@ def checkpoints_stage(work: Workspace) -> bool:
     try:
         keys = [checkpoint_key(work, path) for path in config.checkpoints]
     except GdigError:
-        _remember_swept(work)
+        remember_swept(work)
         raise
     complete = True
     for number, (path, key) in enumerate(zip(config.checkpoints, keys, strict=True), 1):
@@ -77,7 +77,7 @@ def checkpoints_stage(work: Workspace) -> bool:
                 if not begun:  # the checkpoint cannot be swept, so later starts do not list it
                     run.update("sweep", checkpoints={k: v for k, v in run.sweep.checkpoints.items() if k != key})
                     remove_folder(work.layout.checkpoint(key).path)
-                    _remember_swept(work)
+                    remember_swept(work)
                 raise
         remove_folder(work.layout.checkpoint(key).seeds_resume)
         assert record is not None  # a shard is on disk, so its record is
@@ -110,10 +110,7 @@ def sweep_checkpoint_on_ranks(
     options = config.with_options(model=path, device=ranks.device(config.device), torch_compile=False)
     model = load_model(options, architecture=config.model)
     if work.limits.vocab_size and model.vocab_size < work.limits.vocab_size:
-        raise ModelError(
-            f"{path}: has a vocabulary of {model.vocab_size} tokens, the rows are encoded for one of "
-            f"{work.limits.vocab_size}; give a checkpoint of the same model"
-        )
+        raise other_vocabulary(path, model.vocab_size, work.limits.vocab_size)
     adam = read_adam(Path(path), model.module)
     model, moments = trained_layers(model, adam)
     if facts is None:
@@ -209,7 +206,7 @@ def checkpoint_key(work: Workspace, name: str) -> str:
         for key, record in work.run.sweep.checkpoints.items():
             if record.path == name and record.state == "done":  # a training run deletes its first checkpoints
                 return key
-        raise ConfigError(f"checkpoints={path}: expected a directory with a model and its optimizer's state")
+        raise no_directory(path)
     state = next((path / name for name in FILES if (path / name).is_file()), None)
     config = work.config
     identity = [
@@ -218,6 +215,19 @@ def checkpoint_key(work: Workspace, name: str) -> str:
         config.feature_side,
     ]
     return blake2b(json.dumps(identity, sort_keys=True).encode(), digest_size=8).hexdigest()
+
+
+def no_directory(path: Path) -> ConfigError:
+    """Return the error of a checkpoint that is no directory."""
+    return ConfigError(f"checkpoints={path}: expected a directory with a model and its optimizer's state")
+
+
+def other_vocabulary(path: str, own: int, expected: int) -> ModelError:
+    """Return the error of a checkpoint with fewer words than the rows are encoded for."""
+    return ModelError(
+        f"{path}: has a vocabulary of {own} tokens, the rows are encoded for one of {expected}; give a checkpoint of "
+        "the same model"
+    )
 
 
 def learning_rate(path: Path, optimizer_rate: float) -> float:
@@ -253,7 +263,7 @@ def _seeds_are_swept(work: Workspace, key: str) -> bool:
     return damage is None
 
 
-def _remember_swept(work: Workspace) -> None:
+def remember_swept(work: Workspace) -> None:
     """Store the checkpoints of the last sweep as the option of a later start without `checkpoints`."""
     sweep = work.run.sweep
     work.run.remember(checkpoints=[sweep.checkpoints[key].path for key in sweep.checkpoint_order])

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gdig.config.budget import parse_budget
 from gdig.data.corpus import open_corpus
 from gdig.data.texts import row_texts
 from gdig.planning.pool_size import PoolSize
+from gdig.planning.selection_trial import expected_limit
 from gdig.planning.stopwatch import Stopwatch
 from gdig.resampling import sample_rows
 from gdig.run.session import Workspace
@@ -49,7 +49,7 @@ def try_redundancy(work: Workspace, pool: PoolSize, watch: Stopwatch) -> Redunda
         CorpusError: when the evaluation set cannot be opened.
     """
     config = work.config
-    limit = parse_budget(config.budget).limit(pool.rows, int(pool.tokens))
+    limit = expected_limit(work.config, pool)
     chosen = limit.amount if limit.unit == "rows" else limit.amount / pool.mean_tokens
     rows = sample_rows(pool.rows, min(_ROWS, pool.rows), config.random_seed).tolist()
     read_s = words_s = entries = entry_tokens = 0.0

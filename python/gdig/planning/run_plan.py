@@ -34,7 +34,7 @@ from gdig.planning.pool_size import PoolSize, measure_pool
 from gdig.planning.redundancy_trial import RedundancyCosts, try_redundancy
 from gdig.planning.report import RunPlan
 from gdig.planning.run_trial import Rates, empty_factors, run_trial
-from gdig.planning.selection_trial import try_selection
+from gdig.planning.selection_trial import expected_limit, try_selection
 from gdig.planning.stages import Expected, StagePlan
 from gdig.planning.stopwatch import Stopwatch
 from gdig.run.directory import settled_record
@@ -68,6 +68,7 @@ def make_plan(work: Workspace, clock: Callable[[], float] = time.perf_counter) -
     seeds, renderings = work.seed_examples, work.renderings  # opens inputs and tokenizer, as a start does
     load_s = clock() - begun
     pool = measure_pool(work, clock)
+    expected_limit(config, pool)
     require_weights(config)
     other_memory = resident_memory()
     begun = clock()

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gdig.config.budget import parse_budget
+from gdig.config.budget import Limit, parse_budget
 from gdig.config.config import Config
 from gdig.kmeans.model import TRAIN_ROWS_PER_CENTROID, KMeans
 from gdig.planning.pool_size import PoolSize
@@ -32,9 +32,22 @@ class SelectionRates:
     n_clusters: int
 
 
+def expected_limit(config: Config, pool: PoolSize) -> Limit:
+    """Return what the option `budget` allows.
+
+    Raises:
+        ConfigError: when the budget is more than the pool holds; of tokens, when all rows were read.
+    """
+    budget = parse_budget(config.budget)
+    tokens = round(pool.tokens)
+    if budget.unit == "tokens" and pool.sampled < pool.rows:
+        return Limit("tokens", min(int(budget.amount), tokens))  # the run counts them before its first pass
+    return budget.limit(pool.rows, tokens)
+
+
 def try_selection(config: Config, pool: PoolSize, watch: Stopwatch) -> SelectionRates:
     """Measure a few iterations of k-means over random rows, and take what a run does in proportion."""
-    limit = parse_budget(config.budget).limit(pool.rows, int(pool.tokens))
+    limit = expected_limit(config, pool)
     chosen = limit.amount if limit.unit == "rows" else limit.amount / pool.mean_tokens
     method = METHODS[config.method]
     n_clusters = config.n_clusters or max(1, min(DEFAULT_CLUSTERS, int(chosen), pool.rows))

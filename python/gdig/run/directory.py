@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 import platform
 import time
 from collections.abc import Callable, Iterator
@@ -86,7 +88,7 @@ class Run:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise DiskError(f"run_path: {self.path} cannot be made: {error.strerror or error}") from None
+            raise _cannot_be_made(self.path, error) from None
         if config.overwrite:  # gdig locks through no link, so no other process holds one of these
             remove_link(layout.lock)
             remove_link(layout.ranks_lock)
@@ -254,6 +256,20 @@ def refuse_foreign(layout: RunLayout) -> None:
         raise RunError(f"run_path: {layout.path} is not empty and holds no {layout.record.name}; use another directory")
 
 
+def _require_place(path: Path) -> None:
+    """Raise RunError if a directory is not there and cannot be made."""
+    if path.exists():
+        return
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    number = errno.ENOTDIR if not folder.is_dir() else 0 if os.access(folder, os.W_OK | os.X_OK) else errno.EACCES
+    if number:
+        raise _cannot_be_made(path, OSError(number, os.strerror(number)))
+
+
+def _cannot_be_made(path: Path, error: OSError) -> DiskError:
+    return DiskError(f"run_path: {path} cannot be made: {error.strerror or error}")
+
+
 def require_run(layout: RunLayout, name: str) -> RunRecord:
     """Read the record of a run that must be there. `name`: of the option or command, for the message.
 
@@ -291,6 +307,7 @@ def settled_record(layout: RunLayout, config: Config) -> RunRecord | None:
             another configuration.
     """
     refuse_foreign(layout)
+    _require_place(layout.path)
     if not layout.record.exists():
         return None
     before = read_record(layout.record)

@@ -295,6 +295,20 @@ class Workspace:
         path = model_directory(self.config)
         return None if path == self._model_folder() else path
 
+    def open_inputs(self) -> None:
+        """Open the files and folders of the inputs beside the rows, as a start does when it begins.
+
+        Raises:
+            ModelError: when the tokenizer, the model or its base is not there.
+            ConfigError: when the chat template cannot be read.
+        """
+        from gdig.model.hub import model_folder
+
+        self._base_model()
+        if self.config.tokenizer:
+            model_folder(self.config.tokenizer, "tokenizer")
+        _ = self._own_chat_template
+
     def _inputs(self) -> dict[str, dict]:
         """Fingerprint every input."""
         inputs: dict[str, Sequence[str | Path]] = {

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from gdig.errors import ConfigError
+from gdig.errors import ConfigError, NeedsError
 
 if TYPE_CHECKING:
     from gdig.selection.method import Checkpoint
@@ -30,6 +30,14 @@ def weights(rates: Sequence[float], asked: Sequence[float]) -> NDArray[np.float6
             f"{', '.join(f'{rate:g}' for rate in x)}; give weights, one a checkpoint"
         )
     return x / x.sum()
+
+
+def no_checkpoints(option: str) -> NeedsError:
+    """Return the error of a choice by checkpoints where none is swept. `option`: method or relevance."""
+    return NeedsError(
+        f"{option}='less': expected checkpoints of a training run with the optimizer's state, got none; "
+        "give their directories with --checkpoints"
+    )
 
 
 def weighted_cosines(

@@ -42,12 +42,20 @@ def resolve_clusters(config: Config, pool: Survey, limit: Limit) -> int:
         per_row = max(1.0, pool.reach(0, "tokens") / valid) if limit.unit == "tokens" else 1
         n = max(1, min(DEFAULT_CLUSTERS, int(limit.amount / per_row), valid))
     if n > valid:
-        raise AmountError(
-            f"n_clusters={n}: expected at most {valid}, because the pool has {counted(valid, 'valid row')}"
-        )
+        raise too_many_clusters(n, counted(valid, "valid row"))
     if isinstance(config.train_rows, int) and config.train_rows < n:
-        raise ConfigError(f"train_rows={config.train_rows}: expected at least {n}, one a cluster")
+        raise too_few_train_rows(config.train_rows, n)
     return n
+
+
+def too_many_clusters(n: int, rows: str) -> AmountError:
+    """Return the error of more clusters than rows. `rows`: how many there are, and of which kind."""
+    return AmountError(f"n_clusters={n}: expected at most {rows.split()[0]}, because the pool has {rows}")
+
+
+def too_few_train_rows(train_rows: int, n: int) -> ConfigError:
+    """Return the error of fewer training rows than clusters."""
+    return ConfigError(f"train_rows={train_rows}: expected at least {n}, one a cluster")
 
 
 def ensure_clusters(work: Workspace, store: SketchStore, pool: Survey, limit: Limit) -> None:

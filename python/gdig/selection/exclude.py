@@ -26,6 +26,7 @@ from gdig import _native
 from gdig.data.corpus import Corpus, open_corpus
 from gdig.data.fingerprint import fingerprint_paths
 from gdig.data.texts import row_texts
+from gdig.data.tokens import Example
 from gdig.errors import CorpusError, GdigError, StoreError
 from gdig.nouns import counted
 from gdig.passes.influence_pass import make_forward_pass
@@ -284,6 +285,27 @@ def open_exclude(work: Workspace) -> Corpus:
     return open_corpus(work.config.exclude, name="exclude")
 
 
+def check_exclude(work: Workspace) -> None:
+    """Open the evaluation set, and read its rows where their hidden states will be compared.
+
+    Raises:
+        CorpusError: when a file cannot be opened, or naming a row of the set that the model cannot read.
+    """
+    corpus = open_exclude(work)
+    if work.config.exclude_similarity < 1 and not work.layout.evaluation_set.exists():
+        _examples(work, corpus)
+
+
+def _examples(work: Workspace, corpus: Corpus) -> list[Example]:
+    try:
+        return work.read_examples(corpus)
+    except GdigError as error:
+        raise CorpusError(
+            f"{error}; the hidden states of the evaluation set need rows that the model can read; "
+            "--exclude-similarity 1 compares words alone"
+        ) from None
+
+
 def _key(work: Workspace, corpus: Corpus) -> str:
     """What the files depend on beside the pool: the content of the set, and whether hidden states are compared."""
     prints = list(fingerprint_paths(corpus.files).values())
@@ -309,13 +331,7 @@ def _entries(
         return None, None
     file = layout.checked(layout.evaluation_set, f"{sweep_origin(record)} {_recorded_key(record)}")
     if file.damage() is not None:
-        try:
-            examples = work.read_examples(corpus)
-        except GdigError as error:
-            raise CorpusError(
-                f"{error}; the hidden states of the evaluation set need rows that the model can read; "
-                "--exclude-similarity 1 compares words alone"
-            ) from None
+        examples = _examples(work, corpus)
         rows = make_forward_pass(work.model, config, work.progress)
         if config.token_batch_size == "auto" and work.run.sweep.token_batch_size is not None:
             rows.batch_runner.token_batch_size = work.run.sweep.token_batch_size

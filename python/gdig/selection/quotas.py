@@ -33,7 +33,7 @@ def source_weights(asked: str, names: Sequence[str], available: Sequence[int]) -
         return [Fraction(1)] * len(names)
     if asked == "proportional":
         return [Fraction(n) for n in available]
-    given = _read_weights(Path(asked))
+    given = read_weights(Path(asked))
     for name in given:
         if name not in names and name != OTHERS:
             near = difflib.get_close_matches(name, list(names), n=1)
@@ -78,7 +78,12 @@ def share_out(amount: int, weights: Sequence[Fraction], available: Sequence[int]
     return shares
 
 
-def _read_weights(path: Path) -> dict[str, Fraction]:
+def read_weights(path: Path) -> dict[str, Fraction]:
+    """Read the weights of a YAML file, by the name of the source.
+
+    Raises:
+        ConfigError: naming the file and the key: no mapping, or a weight that is no number of at least 0.
+    """
     expected = "a mapping of sources to weights, such as 'code.jsonl: 2'"
     try:
         is_there = path.is_file()

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gdig.config.config import Config
 from gdig.errors import NeedsError
-from gdig.selection.checkpoint_weights import weighted_cosines, weights
+from gdig.selection.checkpoint_weights import no_checkpoints, weighted_cosines, weights
 from gdig.store.sketches import SketchStore
 
 if TYPE_CHECKING:
@@ -18,6 +18,19 @@ if TYPE_CHECKING:
 
 Relevance = Callable[[int], NDArray[np.float32]]
 """The number of a shard -> the relevance of its rows to each seed, float32 [n, S]; any numbers for invalid rows."""
+
+
+def sketches_are_of_the_metric(options: Mapping[str, Any]) -> bool:
+    """Whether the products of sketches stand for the influence: in Fisher space, or raw where H is the identity."""
+    return bool(options["sketch_space"] != "raw" or options["inversion"] == "identity")
+
+
+def no_metric() -> NeedsError:
+    """Return the error of relevance=cosine where the sketches are of another metric."""
+    return NeedsError(
+        "relevance='cosine': expected sketches in the metric of the influence, got raw ones of another metric; "
+        "sweep with --sketch-space fisher"
+    )
 
 
 def influence(sweep: FinishedSweep, options: Config) -> None:
@@ -33,10 +46,7 @@ def cosine(sweep: FinishedSweep, options: Config) -> Relevance:
         ConfigError: when the sketches are not of this metric.
     """
     if sweep.metric_scale is None:
-        raise NeedsError(
-            "relevance='cosine': expected sketches in the metric of the influence, got raw ones of another metric; "
-            "sweep with --sketch-space fisher"
-        )
+        raise no_metric()
     scale = sweep.metric_scale
     own = np.sqrt(np.maximum(np.diagonal(sweep.seed_influence()).astype(np.float64), 0))
 
@@ -62,10 +72,7 @@ def less(sweep: FinishedSweep, options: Config) -> Relevance:
         ConfigError: when no checkpoint was swept, or the number of weights is not that of the checkpoints.
     """
     if not sweep.checkpoints:
-        raise NeedsError(
-            "relevance='less': expected checkpoints of a training run with the optimizer's state, got none; "
-            "give their directories with --checkpoints"
-        )
+        raise no_checkpoints("relevance")
     shares = weights([checkpoint.learning_rate for checkpoint in sweep.checkpoints], options.checkpoint_weights)
 
     def cosines(shard: int) -> NDArray[np.float32]:

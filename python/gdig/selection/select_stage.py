@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from gdig.config.budget import Limit
 from gdig.config.config import Config
-from gdig.data.check_output import check_output
+from gdig.data.check_output import check_output, require_writable
+from gdig.data.dataset_info import check_entries
 from gdig.data.export import export
 from gdig.data.fingerprint import hash_content
 from gdig.errors import CorpusError, StoreError
@@ -17,6 +17,7 @@ from gdig.passes.drift import growth_warnings
 from gdig.resampling import label_counts
 from gdig.run.layout import RunLayout
 from gdig.run.origin import checkpoint_origin, checkpoint_rows_origin, rows_origin, sweep_origin
+from gdig.run.output_places import check_place
 from gdig.run.record import RunRecord
 from gdig.run.session import Workspace
 from gdig.run.verify import difficulty_damage
@@ -27,6 +28,7 @@ from gdig.selection.exclude import Excluded, open_exclude, read_excluded, write_
 from gdig.selection.hidden_mean import read_hidden_mean
 from gdig.selection.method import Checkpoint, FinishedSweep
 from gdig.selection.methods import METHODS
+from gdig.selection.relevance import sketches_are_of_the_metric
 from gdig.selection.result import Selection, output_columns, summary_lines
 from gdig.selection.similar import SimilarityFeatures
 from gdig.selection.sources import Sources, read_sources
@@ -42,7 +44,18 @@ def output_of(work: Workspace) -> Path:
 
 
 def check_selection_output(work: Workspace) -> None:
-    """Raise CorpusError if the output has no place for the rows of a file, before anything is computed."""
+    """Raise, before anything is computed, if the output cannot be written, or has no place for the rows of a file.
+
+    Raises:
+        ConfigError: if the output would replace an input or a file of the run.
+        CorpusError: if it has no place, or cannot be written.
+    """
+    config, output = work.config, output_of(work)
+    if config.output:
+        check_place("output", config.output, config)
+    require_writable(output)
+    if config.format is not None:
+        check_entries(output, config.format)
     conversion = Conversion(work, work.config.format) if work.config.format is not None else None
 
     def is_usable(row: int) -> bool:
@@ -135,7 +148,7 @@ def open_finished_sweep(
         difficulty=layout.difficulty,
         tokens=TokenFiles(layout, store),
         sources=sources,
-        metric_scale=sweep.scale if _sketches_are_of_the_metric({**fit.config, **sweep.config}) else None,
+        metric_scale=sweep.scale if sketches_are_of_the_metric({**fit.config, **sweep.config}) else None,
     )
 
 
@@ -165,11 +178,6 @@ def _check_difficulty(work: Workspace) -> None:
         net = layout.checked(layout.score_net, rows_origin(work.run.record))
         if (damage := net.damage() or difficulty_damage(net, layout.difficulty)) is not None:
             raise StoreError(f"{damage.what}; gdig score-net makes it again")
-
-
-def _sketches_are_of_the_metric(options: dict[str, Any]) -> bool:
-    """Whether the products of sketches stand for the influence: in Fisher space, or raw where H is the identity."""
-    return bool(options["sketch_space"] != "raw" or options["inversion"] == "identity")
 
 
 def _checkpoints(layout: RunLayout, record: RunRecord) -> tuple[Checkpoint, ...]:

@@ -12,12 +12,15 @@ from numpy.typing import NDArray
 
 from gdig.data.corpus import Corpus
 from gdig.errors import ConfigError, CorpusError, StoreError
+from gdig.resampling import sample_rows
 from gdig.run.layout import RunLayout
 from gdig.run.origin import field_key
 from gdig.run.session import Workspace
 from gdig.store.sketches import SketchStore
 from gdig.store.tensor_file import CheckedFile, damage_of
 
+_ROWS = 4096
+"""Rows that are read at once."""
 MOST_SOURCES = 1024
 """Sources of a pool. The method chooses once for each, and the summary lists them."""
 
@@ -83,14 +86,57 @@ def read_sources(work: Workspace, layout: RunLayout, store: SketchStore) -> Sour
             own = [*own, files[min(file, len(files) - 1)]]
         to_pool = np.array([numbers.setdefault(text, len(numbers)) for text in own], np.int32)
         if len(numbers) > MOST_SOURCES:
-            raise ConfigError(
-                f"source_field={name!r}: expected at most {MOST_SOURCES:,} sources, found more; name a field with "
-                "fewer values"
-            )
+            raise _too_many(name)
         of_row[start:stop] = to_pool[codes]
     if not n_named:
-        raise ConfigError(f"source_field={name!r}: no row of the pool has this field; name a field that rows have")
+        raise _no_field(name)
     return Sources(tuple(numbers), of_row=of_row)
+
+
+def check_sources(work: Workspace, most: int | None = None) -> dict[str, int] | None:
+    """Read the sources of the pool before any pass, and return the rows of each; None where some were read alone.
+
+    Args:
+        work: the pool, and the option `source_field`.
+        most: of the rows whose field is read, drawn by a hash of random_seed; None for all.
+
+    Raises:
+        CorpusError: naming a row whose field holds neither text nor a whole number.
+        ConfigError: when the pool has more than 1,024 sources, or no row has the field.
+    """
+    corpus, name = work.candidates, work.config.source_field
+    files, ends = file_names(corpus), np.array(corpus.ends)
+    counts: dict[str, int] = {}
+    if name is None:
+        return dict(zip(files, np.diff(ends, prepend=0).tolist(), strict=True))
+    n, columns, has_field = len(corpus), [frozenset({name})] * corpus.n_files, False
+    rows = np.arange(n) if most is None or most >= n else sample_rows(n, most, work.config.random_seed)
+    for start in range(0, len(rows), _ROWS):
+        some = rows[start : start + _ROWS].tolist()
+        contents = corpus.rows(some[0], some[-1] + 1, columns) if len(rows) == n else corpus.take(some)
+        of_file = np.searchsorted(ends, some, side="right").tolist()
+        for row, content, file in zip(some, contents, of_file, strict=True):
+            (value,) = _values(corpus, [content], row, name)
+            has_field |= value is not None
+            own = files[file] if value is None else value
+            counts[own] = counts.get(own, 0) + 1
+            if len(counts) > MOST_SOURCES:
+                raise _too_many(name)
+    if not has_field and len(rows) == n:
+        raise _no_field(name)
+    if not has_field:  # the rows that have it may not be among those drawn
+        return check_sources(work)
+    return counts if len(rows) == n else None
+
+
+def _too_many(name: str) -> ConfigError:
+    return ConfigError(
+        f"source_field={name!r}: expected at most {MOST_SOURCES:,} sources, found more; name a field with fewer values"
+    )
+
+
+def _no_field(name: str) -> ConfigError:
+    return ConfigError(f"source_field={name!r}: no row of the pool has this field; name a field that rows have")
 
 
 def ensure_sources(work: Workspace, store: SketchStore) -> None:

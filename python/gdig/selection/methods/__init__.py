@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from gdig.config.config import Config
 from gdig.errors import NeedsError
+from gdig.selection.checkpoint_weights import no_checkpoints
 from gdig.selection.method import FinishedSweep, MethodSpec
 from gdig.selection.methods import facility, g2is, self_filter
 from gdig.selection.methods.agreement import agreement
@@ -15,7 +16,7 @@ from gdig.selection.methods.diverse import diverse
 from gdig.selection.methods.dsir import dsir
 from gdig.selection.methods.gdig import gdig, rule_for
 from gdig.selection.methods.gist import gist
-from gdig.selection.methods.knn import knn
+from gdig.selection.methods.knn import knn, no_sketches
 from gdig.selection.methods.less import less
 from gdig.selection.methods.loss import loss
 from gdig.selection.methods.random import random
@@ -25,6 +26,7 @@ from gdig.selection.methods.tagcos import tagcos
 from gdig.selection.methods.top import top
 from gdig.selection.methods.turns import turns
 from gdig.selection.pick import fewest_rows
+from gdig.selection.relevance import no_metric, sketches_are_of_the_metric
 
 METHODS: dict[str, MethodSpec] = {
     "gdig": MethodSpec(gdig, ordered=True, clusters=True, decide=rule_for),
@@ -62,8 +64,13 @@ def needs_tokens(name: str, config: Config) -> bool:
     return METHODS[name].tokens or (name == "round-robin" and config.relevance == "bm25")
 
 
+def needs_checkpoints(name: str, config: Config) -> bool:
+    """Whether a method reads the sweeps of training checkpoints."""
+    return METHODS[name].checkpoints or (name == "round-robin" and config.relevance == "less")
+
+
 def allowed_methods(sweep: FinishedSweep, config: Config) -> list[str]:
-    """Return the methods whose needs a sweep meets: gradients, checkpoints, and as many rows as a row has neighbours.
+    """Return the methods whose needs a sweep meets (`unmet_need`), with as many rows as a row has neighbours.
 
     Args:
         sweep: of the rows that may be chosen.
@@ -74,18 +81,37 @@ def allowed_methods(sweep: FinishedSweep, config: Config) -> list[str]:
     return [
         name
         for name, method in METHODS.items()
-        if (config.gradients or not needs_gradients(name, config))
-        and (sweep.checkpoints or not method.checkpoints)
+        if unmet_need(name, config, bool(sweep.checkpoints)) is None
         and (config.n_neighbours < rows or not method.neighbours(searched))
     ]
 
 
-def require_needs(methods: Sequence[str], config: Config) -> None:
-    """Raise ConfigError if one of the methods needs gradients and the run has none."""
+def unmet_need(name: str, config: Config, has_checkpoints: bool) -> NeedsError | None:
+    """Return the error of a method whose needs a run does not meet; None where it meets them.
+
+    Args:
+        name: of the method.
+        config: options of the run.
+        has_checkpoints: whether training checkpoints are swept, or will be.
+    """
+    by_seeds = name == "round-robin"
+    if needs_gradients(name, config) and not config.gradients:
+        others = ", ".join(other for other in METHODS if not needs_gradients(other, config))
+        return NeedsError(
+            f"method={name!r}: expected one of {others}, because this run has no gradients (gradients=False); "
+            "give one of these, or sweep with gradients into another run_path"
+        )
+    if needs_checkpoints(name, config) and not has_checkpoints:
+        return no_checkpoints("relevance" if by_seeds else "method")
+    if by_seeds and config.relevance == "cosine" and not sketches_are_of_the_metric(config.to_dict()):
+        return no_metric()
+    if name == "knn" and config.knn_features == "sketch" and not config.gradients:
+        return no_sketches()
+    return None
+
+
+def require_needs(methods: Sequence[str], config: Config, has_checkpoints: bool) -> None:
+    """Raise what `unmet_need` says of the first of the methods whose needs the run does not meet."""
     for name in methods:
-        if needs_gradients(name, config) and not config.gradients:
-            others = ", ".join(other for other in METHODS if not needs_gradients(other, config))
-            raise NeedsError(
-                f"method={name!r}: expected one of {others}, because this run has no gradients (gradients=False); "
-                "give one of these, or sweep with gradients into another run_path"
-            )
+        if (error := unmet_need(name, config, has_checkpoints)) is not None:
+            raise error

@@ -31,7 +31,7 @@ def knn(sweep: FinishedSweep, limit: Limit, random_seed: int, options: Config) -
     turns for the nearest of the others. A smaller budget's rows are the first of a larger one's.
     """
     if options.knn_features == "sketch" and not options.gradients:
-        raise NeedsError("knn_features='sketch': expected hidden, because this run has no gradients")
+        raise no_sketches()
     features = CentredFeatures(sweep, options.knn_features)
     masses, counts = seed_masses(sweep, features, options.knn_density == "kernel")
     labels = np.where(masses > 0, 0, -1).astype(np.int32)
@@ -55,6 +55,11 @@ def knn(sweep: FinishedSweep, limit: Limit, random_seed: int, options: Config) -
     if others := int((masses[rows] == 0).sum()):
         notes.append(f"{counted(others, 'row')} beyond them: the nearest of the others; seeds took turns")
     return Picked(rows, {"mass": masses[rows]}, tuple(notes))
+
+
+def no_sketches() -> NeedsError:
+    """Return the error of knn_features=sketch in a run without gradients."""
+    return NeedsError("knn_features='sketch': expected hidden, because this run has no gradients")
 
 
 def seed_masses(

@@ -7,10 +7,9 @@ from numpy.typing import NDArray
 
 from gdig.config.budget import Limit
 from gdig.config.config import Config
-from gdig.errors import NeedsError
 from gdig.nouns import counted
 from gdig.selection.best import highest
-from gdig.selection.checkpoint_weights import weighted_cosines, weights
+from gdig.selection.checkpoint_weights import no_checkpoints, weighted_cosines, weights
 from gdig.selection.method import FinishedSweep, OrderedRows, Picked, rows_within
 
 
@@ -25,10 +24,7 @@ def less(sweep: FinishedSweep, limit: Limit, random_seed: int, options: Config) 
         ConfigError: when no checkpoint was swept, or the number of weights is not that of the checkpoints.
     """
     if not sweep.checkpoints:
-        raise NeedsError(
-            "method='less': expected checkpoints of a training run with the optimizer's state, got none; "
-            "give their directories with --checkpoints"
-        )
+        raise no_checkpoints("method")
     shares = weights([checkpoint.learning_rate for checkpoint in sweep.checkpoints], options.checkpoint_weights)
     score, task, n_lost = scores(sweep, shares)
     n_eligible = int(np.isfinite(score).sum())
