@@ -15,8 +15,6 @@ from gdig.passes.shards import rows_on_disk
 from gdig.run.origin import checkpoint_rows_origin, rows_origin
 from gdig.run.session import Workspace
 
-EIGENVECTORS = 2000.0
-"""Work of the eigenvectors of all layers; their time goes by layers, and the model is not loaded yet."""
 FACTORS = 1.1
 """Work of a token in the first pass of the fit."""
 EIGENVALUES = 1.4
@@ -101,12 +99,14 @@ def _fit(work: Workspace, sample: tuple[int, int] | None) -> list[PlannedStage]:
         return []
     stages = []
     if sample is not None:
+        from gdig.passes.eigenvector_work import eigenvector_work  # opens transformers
+
         (rows, tokens), done = sample, float(run.fit.curvature is not None)
         n = max(1, len(run.fit.partitions))
         passes = {"fit: factors": FACTORS, "fit: eigenvalues": EIGENVALUES}
         for name, factor in list(passes.items())[: 1 if config.inversion == "kfac" else 2]:
             stages.append(PlannedStage(name, rows, factor * tokens, tokens, n, done, repeated=1 / factor))
-        stages.insert(1, PlannedStage("fit: eigenvectors", 1, EIGENVECTORS, 0, n, done, apart=True))
+        stages.insert(1, PlannedStage("fit: eigenvectors", 1, eigenvector_work(config), 0, n, done, apart=True))
     seeds, done = work.seed_examples, float(run.done("fit"))
     if config.inversion == "cg":
         of_products = work.sample("curvature", config.cg_rows)[0]
