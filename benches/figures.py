@@ -14,7 +14,15 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from benches.figures_parts import costs, language_tables, layers, pretrained, real_pairs, redundancy_tables
+from benches.figures_parts import (
+    costs,
+    language_tables,
+    layers,
+    pretrained,
+    pretrained_ahead,
+    real_pairs,
+    redundancy_tables,
+)
 from benches.figures_parts.sentences import SENTENCES
 from benches.shared.machine import ROOT
 
@@ -26,6 +34,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "plan": costs.plan,
     "pretrained": pretrained.rules,
     "pretrained, README": pretrained.readme,
+    "pretrained, ahead": pretrained_ahead.ahead,
+    "pretrained, ahead after longer trainings": pretrained_ahead.ahead_longer,
     "pretrained, answers": pretrained.answers,
     "pretrained, budgets": pretrained.budgets,
     "pretrained, counterfactuals": pretrained.counterfactuals,

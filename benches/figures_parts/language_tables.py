@@ -15,7 +15,7 @@ SHORT = {
     "gdig, `--tau 1` (the paper's threshold)": "gdig, tau 1",
     "g2is": "g2is",
     "bids": "bids",
-    "BM25": "top by BM25",
+    "BM25, by the mean over the seeds": "top by BM25",
     "less": "less",
     "low loss": "loss",
     "self-filter (score net)": "self-filter, score net",
@@ -36,7 +36,7 @@ LONG = {
     "bids": "bids",
     "less (three checkpoints of the training)": "less",
     "low loss": "loss",
-    "BM25": "top by BM25",
+    "BM25, by the mean over the seeds": "top by BM25",
     "self-filter, score net": "self-filter, score net",
     "self-filter, difficulty = loss": "self-filter",
 }

@@ -282,7 +282,8 @@ def methods() -> str:
     ]
     names = {  # label: rule of the pretrained model, method of the language, method of the pairs
         "gdig": ("gdig", "gdig", "gdig"),
-        "BM25": ("BM25, by turns", "top by BM25", "BM25"),
+        "BM25, by turns": ("BM25, by turns", None, None),
+        "BM25, by the mean over the seeds": (None, "top by BM25", "BM25"),
         "RDS+": ("RDS+", None, None),
         "top, by the mean": ("top, mean", "top by mean", "mean influence"),
         "tagcos": (None, "tagcos", "gdig --method tagcos"),

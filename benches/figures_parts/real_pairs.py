@@ -71,7 +71,7 @@ def drops() -> str:
     names = {
         "diverse": "gdig --method diverse",
         "gdig": "gdig",
-        "BM25": "BM25",
+        "BM25, by the mean over the seeds": "BM25",
         "random": "random",
         "gdig, `--tau 1`": "gdig, tau 1",
         "low loss": "low loss",
@@ -88,7 +88,7 @@ def drops_all() -> str:
         "tagcos": "gdig --method tagcos",
         "cosine in the norm of H^-1": "cosine to each seed, mean",
         "random": "random",
-        "BM25": "BM25",
+        "BM25, by the mean over the seeds": "BM25",
         "gdig, tau = 1": "gdig, tau 1",
         "agreement": "agreement",
         "steady": "mean / spread over seeds",
