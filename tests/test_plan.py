@@ -141,6 +141,95 @@ def test_a_finished_run_has_nothing_left_to_do(project, finished):
     assert before == {file: file.stat().st_mtime_ns for file in finished.rglob("*")}
 
 
+def test_a_finished_run_needs_no_model(project, finished, monkeypatch):
+    """Neither its memory nor its disk, and whatever is free."""
+    monkeypatch.setattr(Workspace, "model", property(lambda work: pytest.fail("loaded")))
+    monkeypatch.setattr(planned_memory, "free_memory", lambda device: 1000)
+    monkeypatch.setattr(run_plan, "room", lambda model: 5000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=0))
+    plan = plan_of(project, finished)
+    assert (plan.memory, plan.partitions, plan.rates, plan.cheaper) == ({}, (), None, ())
+    assert (plan.token_batch_size, plan.sweep_batch_size, sum(plan.disk.values())) == (None, None, 0)
+    assert plan.peak_memory == plan.other_memory > 0
+    assert plan.layers == tuple(stages(finished)["fit"]["layers"])
+    text = str(plan)
+    assert f"model: {project.model}, not loaded: no stage to come needs it" in text
+    assert "(Python and torch; no stage to come passes the model)" in text and "disk: 0 kB (nothing)" in text
+    assert "batches" not in text and "partitions" not in text and "trial" not in text
+    assert plan.as_json()["rates"] is None and json.dumps(plan.as_json())
+    names = [stage.name for stage in plan.stages if stage.done == 1]
+    assert names == [stage.name for stage in plan.stages if stage.name not in ("start", "select")]
+
+
+def test_clusters_of_another_number_are_to_come(project, tmp_path, monkeypatch):
+    """Without n_clusters, the budget says how many."""
+    run = tmp_path / "run"
+    gdig.select(**project.options(run, n_clusters=None))
+    monkeypatch.setattr(Workspace, "model", property(lambda work: pytest.fail("loaded")))
+    for budget in ("7", "10%"):
+        plan = plan_of(project, run, n_clusters=None, budget=budget)
+        assert [stage.name for stage in plan.stages if stage.left_s > 0] == ["start", "cluster", "select"]
+        assert [name for name, size in plan.disk.items() if size] == ["clusters"]
+    same = plan_of(project, run, n_clusters=None, budget="20%")
+    assert [stage.name for stage in same.stages if stage.left_s > 0] == ["start", "select"]
+    assert "cluster" not in [stage.name for stage in plan_of(project, run, n_clusters=None, method="top").stages]
+
+
+@pytest.fixture(scope="module")
+def fitted(project, tmp_path_factory) -> Path:
+    """A run whose fit is done, and whose sweep is to come."""
+    return gdig.fit(**project.options(tmp_path_factory.mktemp("fitted") / "run"))
+
+
+def test_a_fitted_run_has_the_memory_and_disk_of_its_sweep(project, planned, fitted, monkeypatch):
+    plan = plan_of(project, fitted)
+    assert set(plan.memory) == {"sweep"} and plan.memory["sweep"] == planned.memory["sweep"]
+    assert (plan.token_batch_size, plan.partitions, plan.cheaper) == (None, (), ())
+    assert {name for name, size in plan.disk.items() if size} == {"sweep", "clusters"}
+    assert plan.disk["sweep"] == planned.disk["sweep"]
+    assert "batches: 512 tokens in the sweep" in str(plan) and "tokens in the fit" not in str(plan)
+    left = [stage.name for stage in plan.stages if stage.left_s > 0]
+    assert left == ["start", "sweep: scale", "sweep: seeds", "sweep", "cluster", "select"]
+    assert [stage.name for stage in plan.stages] == [stage.name for stage in planned.stages]
+    by_name = {stage.name: stage for stage in plan.stages}
+    assert by_name["fit: factors"].tokens == stages(fitted)["fit"]["curvature"]["tokens"]
+    monkeypatch.setattr(Planner, "fit", lambda *_: pytest.fail("the fit is done"))
+    monkeypatch.setattr(Planner, "seed_partitions", lambda *_: pytest.fail("the seeds are done"))
+    large = replace(plan.memory["sweep"], seed_factors=1 << 50)
+    passes_of = run_plan.passes_of
+    monkeypatch.setattr(run_plan, "passes_of", lambda *args: {**passes_of(*args), "checkpoint": large})
+    plan_of(project, fitted)  # there are no checkpoints to come
+    monkeypatch.setattr(run_plan, "passes_of", lambda *args: {**passes_of(*args), "sweep": large})
+    with pytest.raises(ModelError, match="sweep: the pass needs at least"):
+        plan_of(project, fitted)
+
+
+def test_a_finished_run_whose_checkpoint_is_to_come(project, finished, tmp_path):
+    folder = tmp_path / "checkpoint-1"
+    folder.mkdir()
+    plan = plan_of(project, finished, checkpoints=(str(folder),))
+    assert set(plan.memory) == {"checkpoint seeds", "checkpoint"}
+    left = [stage.name for stage in plan.stages if stage.left_s > 0]
+    assert left == ["start", "checkpoint 1 of 1: seeds", "checkpoint 1 of 1", "select"]
+    assert {name for name, size in plan.disk.items() if size} == {"sweep", "seeds of a checkpoint"}
+
+
+def test_a_finished_run_whose_evaluation_set_is_to_come(project, run_copy, tmp_path, monkeypatch):
+    """The set passes the model forward; words alone need no model, and neither does a set that is compared."""
+    evaluation = write_jsonl(tmp_path / "eval.jsonl", project.rows[:6])
+    options = {"exclude": (str(evaluation),), "source_field": "src_lang"}
+    plan = plan_of(project, run_copy, **options)
+    assert set(plan.memory) == {"sweep"} and plan.memory["sweep"].seed_factors == 0
+    left = [stage.name for stage in plan.stages if stage.left_s > 0]
+    assert left == ["start", "sources", "exclude", "select"]
+    gdig.select(**project.options(run_copy, **options))
+    monkeypatch.setattr(Workspace, "model", property(lambda work: pytest.fail("loaded")))
+    plan = plan_of(project, run_copy, **options)
+    assert [stage.name for stage in plan.stages if stage.left_s > 0] == ["start", "select"]
+    words = plan_of(project, run_copy, **{**options, "exclude_similarity": 1.0})
+    assert [stage.name for stage in words.stages if stage.left_s > 0] == ["start", "exclude", "select"]
+
+
 def test_a_run_that_lacks_shards_has_a_part_of_the_sweep_left(project, run_copy):
     (run_copy / "sweep" / "00000001.safetensors").unlink()
     plan = plan_of(project, run_copy)

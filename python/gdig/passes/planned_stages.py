@@ -13,6 +13,7 @@ from gdig.errors import GdigError
 from gdig.forecast import PlannedStage
 from gdig.passes.shards import rows_on_disk
 from gdig.run.origin import checkpoint_rows_origin, rows_origin
+from gdig.run.record import RunRecord
 from gdig.run.session import Workspace
 
 FACTORS = 1.1
@@ -68,7 +69,9 @@ def _all_done(work: Workspace, last: Last) -> bool:
     run = work.run
     if last == "fit" or not run.done("fit"):
         return run.done("fit")
-    if not run.done("sweep") or not all(_checkpoint_share(work, path) == 1 for path in work.config.checkpoints):
+    if not run.done("sweep") or not all(
+        checkpoint_share(work, work.run.record, path) == 1 for path in work.config.checkpoints
+    ):
         return False
     return last == "sweep" or run.done("cluster")
 
@@ -137,19 +140,25 @@ def _sweep(work: Workspace, tokens: float) -> list[PlannedStage]:
     stages.append(PlannedStage("sweep", rows, factor * tokens, tokens, done=done))
     n = len(config.checkpoints)
     for number, path in enumerate(config.checkpoints, 1):
-        title, done = f"checkpoint {number} of {n}", _checkpoint_share(work, path)
+        title, done = f"checkpoint {number} of {n}", checkpoint_share(work, work.run.record, path)
         work_of_pass, of_seeds = CHECKPOINT * seed_tokens, float(done > 0)
         stages.append(PlannedStage(f"{title}: seeds", seeds, work_of_pass, seed_tokens, done=of_seeds))
         stages.append(PlannedStage(title, rows, CHECKPOINT * tokens, tokens, done=done))
     return stages
 
 
-def _checkpoint_share(work: Workspace, path: str) -> float:
-    """The share of the rows that are swept by a training checkpoint, as far as its path tells."""
-    record, rows = work.run.record, len(work.candidates)
-    for key, checkpoint in work.run.sweep.checkpoints.items():
-        if checkpoint.path == path:
-            swept = work.run.sweep.rows if checkpoint.state == "done" else None
+def checkpoint_share(work: Workspace, record: RunRecord, path: str) -> float:
+    """Return the share of the rows that are swept by a training checkpoint, as far as its path tells.
+
+    Args:
+        work: the pool and the run directory.
+        record: of the run.
+        path: of the checkpoint.
+    """
+    sweep, rows = record.stages.sweep, len(work.candidates)
+    for key, checkpoint in sweep.checkpoints.items() if sweep is not None else ():
+        if checkpoint.path == path and sweep is not None:
+            swept = sweep.rows if checkpoint.state == "done" else None
             origin = checkpoint_rows_origin(record, key)
             return rows_on_disk(work.layout.checkpoint(key).shards, origin, rows, swept) / rows
     return 0.0

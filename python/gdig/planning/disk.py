@@ -14,7 +14,7 @@ from gdig.influence.memory_plan import MemoryPlan
 from gdig.model.causal_model import Model
 from gdig.nouns import gib
 from gdig.passes.gradient_projections import feature_bytes
-from gdig.selection.methods import METHODS
+from gdig.planning.left import Left
 
 _SKETCH_BYTES = {"float16": 2, "bfloat16": 2, "int8": 1, "float32": 4}
 _OTHER_BYTES = 4 + 4 + 4 + 1 + 8
@@ -23,49 +23,48 @@ _LABEL_BYTES = 4 + 4
 """Of a row: label and distance."""
 _HEADER_BYTES = 4096
 """Most of a file beside its numbers: names, shapes and checksum."""
-_STAGES = {
-    "curvature": "fit", "seeds": "fit", "resume files": "fit", "sweep": "sweep", "clusters": "cluster",
-    "seeds of a checkpoint": "sweep", "sources": "select", "evaluation set": "select",
-}  # fmt: skip
 
 
 def disk_bytes(
-    model: Model,
+    model: Model | None,
     config: Config,
     rows: int,
     n_seeds: int,
     seed_columns: tuple[int, ...],
     n_clusters: int,
     memory: MemoryPlan | None,
+    left: Left,
     searches: int = 0,
 ) -> dict[str, int]:
-    """Return the bytes of a run's files by what they hold: curvature, seeds, resume files, sweep, clusters.
+    """Return the bytes of the files to come, by what they hold: curvature, seeds, resume files, sweep, clusters.
 
     Resume files are those of a fit that is not finished; the fit removes them. The selection comes on top: the chosen
     rows, as they are in the pool.
 
     Args:
-        model: the model with its layers.
+        model: the model with its layers; None where no stage to come needs it.
         config: gradients, inversion, projection_dim, sketch_dtype, rows_per_shard, checkpoints, method.
         rows: rows of the pool.
         n_seeds: the number of seeds.
         seed_columns: columns of all seeds in each layer.
         n_clusters: the number of clusters.
-        memory: of the fit of the curvature; None for a run without one.
+        memory: of the fit of the curvature; None where none is to come.
+        left: what is to come.
         searches: by conjugate gradients that run side by side.
     """
-    item = torch.promote_types(model.dtype, torch.float32).itemsize
-    curvature = seeds = resume = 0
-    if config.gradients:
+    curvature = seeds = resume = of_checkpoint = 0
+    item = torch.promote_types(model.dtype, torch.float32).itemsize if model is not None else 4
+    if config.gradients and left.fit and model is not None:
         for layer, columns in zip(model.layers, seed_columns, strict=True):
             j, o = layer.width, layer.out_features
             seeds += columns * (j + o) * item + (2 * n_seeds + 1) * 8 + _HEADER_BYTES
-            if config.inversion != "identity":
+            if left.curvature:
                 squares = 0 if config.inversion == "kfac" else o * j
                 curvature += (j * j + o * o + squares) * item + (j + o) * 8 + _HEADER_BYTES
     if memory is not None:  # the sums of a partition and their totals, or the factors that take their place
         resume = max((peak.sums + peak.eigenvectors for peak in memory.passes.values()), default=0)
-    resume = max(resume, searches * search_bytes(model)[1])
+    if searches and model is not None:
+        resume = max(resume, searches * search_bytes(model)[1])
     scale = 4 if config.sketch_dtype == "int8" else 0
     sketch = config.projection_dim * _SKETCH_BYTES[config.sketch_dtype] + scale
     influence = 4 * n_seeds if config.gradients else 0
@@ -73,17 +72,17 @@ def disk_bytes(
     a_pass = rows * (sketch + influence + _OTHER_BYTES) + shards * _HEADER_BYTES
     of_seeds = n_seeds * (config.projection_dim * 6 + influence) + _HEADER_BYTES
     hidden = rows * config.projection_dim * 2
+    sweeps = sum(share * a_pass + (share == 1) * of_seeds for share in (left.sweep, *left.checkpoints))
     clusters = 0
-    if METHODS[config.method].clusters:
+    if left.clusters:
         clusters = rows * _LABEL_BYTES + n_clusters * config.projection_dim * 4 + (shards + 1) * _HEADER_BYTES
-    of_checkpoint = 0
-    if config.checkpoints:
+    if any(left.checkpoints) and model is not None:
         of_checkpoint = n_seeds * (_HEADER_BYTES + config.projection_dim * item + feature_bytes(model, config))
     return {
         "curvature": curvature,
         "seeds": seeds,
         "resume files": resume,
-        "sweep": (a_pass + of_seeds) * (1 + len(config.checkpoints)) + hidden,
+        "sweep": int(sweeps + left.sweep * hidden),
         "seeds of a checkpoint": of_checkpoint,
         "clusters": clusters,
     }
@@ -95,19 +94,18 @@ def free_disk(path: Path) -> int:
     return shutil.disk_usage(existing).free
 
 
-def require_disk(disk: dict[str, int], done: set[str], free: int, path: Path) -> None:
+def require_disk(disk: dict[str, int], free: int, path: Path) -> None:
     """Refuse a run that its disk cannot hold.
 
     Args:
-        disk: bytes by what the files hold.
-        done: names of the stages that the run has already.
+        disk: bytes of the files to come, by what they hold.
         free: bytes that are free.
         path: the run directory.
 
     Raises:
         RunError: when the stages that are left need more than is free.
     """
-    needed = sum(size for name, size in disk.items() if _STAGES[name] not in done)
+    needed = sum(disk.values())
     if needed > free:
         raise DiskError(
             f"{path}: the run needs {gib(needed)} of disk, {gib(free)} are free; take another "

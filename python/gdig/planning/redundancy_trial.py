@@ -8,6 +8,7 @@ import numpy as np
 
 from gdig.data.corpus import open_corpus
 from gdig.data.texts import row_texts
+from gdig.planning.left import Left
 from gdig.planning.pool_size import PoolSize
 from gdig.planning.selection_trial import expected_limit
 from gdig.planning.stopwatch import Stopwatch
@@ -42,23 +43,26 @@ class RedundancyCosts:
     sources_bytes: int = 0
 
 
-def try_redundancy(work: Workspace, pool: PoolSize, watch: Stopwatch) -> RedundancyCosts:
+def try_redundancy(work: Workspace, pool: PoolSize, watch: Stopwatch, left: Left) -> RedundancyCosts:
     """Compare a few rows as a selection does, and take what all of them cost in proportion.
+
+    What the run has already, as `left` says, costs nothing.
 
     Raises:
         CorpusError: when the evaluation set cannot be opened.
     """
     config = work.config
+    exclude = config.exclude if left.exclude else ()
     limit = expected_limit(work.config, pool)
     chosen = limit.amount if limit.unit == "rows" else limit.amount / pool.mean_tokens
     rows = sample_rows(pool.rows, min(_ROWS, pool.rows), config.random_seed).tolist()
     read_s = words_s = entries = entry_tokens = 0.0
-    if config.exclude or config.source_field is not None:
+    if exclude or left.sources:
         begun = watch.now()
         contents = work.candidates.take(rows)
         read_s = (watch.now() - begun) / len(rows)
-    if config.exclude:
-        corpus = open_corpus(config.exclude, name="exclude")
+    if exclude:
+        corpus = open_corpus(exclude, name="exclude")
         entries = len(corpus)
         shared = words_of(corpus)
         begun = watch.now()
@@ -70,13 +74,13 @@ def try_redundancy(work: Workspace, pool: PoolSize, watch: Stopwatch) -> Redunda
     a_pair = _pair_s(config.projection_dim, config.threads or 0, watch) if walks or entry_tokens else 0.0
     near = pool.rows * entries * a_pair if entry_tokens else 0.0
     return RedundancyCosts(
-        sources_s=pool.rows * read_s if config.source_field is not None else 0.0,
+        sources_s=pool.rows * read_s if left.sources else 0.0,
         entry_tokens=entry_tokens,
-        exclude_s=pool.rows * (read_s + words_s) + near if config.exclude else 0.0,
+        exclude_s=pool.rows * (read_s + words_s) + near if exclude else 0.0,
         similar_s=chosen**2 / 2 * a_pair if walks else 0.0,
         held_bytes=int(2 * config.projection_dim * chosen) if walks else 0,
         excluded_bytes=8 * pool.rows if entry_tokens else 0,
-        sources_bytes=4 * pool.rows if config.source_field is not None else 0,
+        sources_bytes=4 * pool.rows if left.sources else 0,
     )
 
 

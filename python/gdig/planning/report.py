@@ -18,32 +18,33 @@ class RunPlan:
     """What `gdig select` would do with the same options. As text, it is what `gdig plan` prints.
 
     Attributes:
-        model: class, dtype, device, and the chosen layers, in words.
+        model: class, dtype, device, and the chosen layers, in words; where no stage to come needs it, that it is not
+            loaded.
         layers: names of the chosen layers.
-        coverage: share of the weights beside the embeddings that the layers have.
+        coverage: share of the weights beside the embeddings that the layers have; None in a run that does not say.
         pool: rows and tokens.
         seeds: rows of the seeds.
         seed_tokens: their tokens.
         renderings: how the rows of each file become text, of `candidates` and of `seeds`.
         stages: parts of the run in order.
         spread: share by which the time can be off: the spread of the trial, and the error of the pool's tokens.
-        token_batch_size: tokens in a batch of the fit; None for a run without one.
-        sweep_batch_size: tokens in a batch of the sweep.
+        token_batch_size: tokens in a batch of the fit; None where no curvature is to come.
+        sweep_batch_size: tokens in a batch of the sweep; None where no rows have to pass.
         dense_bytes: memory of the seeds' dense gradients in the sweep.
         partitions: layers of each partition of the fit.
-        memory: what each pass holds, by the pass.
+        memory: what each pass to come holds, by the pass.
         other_memory: bytes that the process holds besides: Python, torch, and what they have loaded.
         free_memory: bytes of the device's memory that are free beside the weights; None where that is not known.
-        disk: bytes by what the files hold. A fit removes its resume files.
+        disk: bytes of the files to come, by what they hold. A fit removes its resume files.
         free_disk: bytes free on the disk of run_path.
-        rates: what the trial measured.
+        rates: what the trial measured; None where no stage to come needs the model.
         notes: what is worth knowing before the start.
         cheaper: what would lower the cost, with the seconds that would be left.
     """
 
     model: str
     layers: tuple[str, ...]
-    coverage: float
+    coverage: float | None
     pool: PoolSize
     seeds: int
     seed_tokens: int
@@ -51,7 +52,7 @@ class RunPlan:
     stages: tuple[StagePlan, ...]
     spread: float
     token_batch_size: int | None
-    sweep_batch_size: int
+    sweep_batch_size: int | None
     dense_bytes: int
     partitions: tuple[int, ...]
     memory: Mapping[str, MemoryParts]
@@ -59,7 +60,7 @@ class RunPlan:
     free_memory: int | None
     disk: Mapping[str, int]
     free_disk: int
-    rates: Rates
+    rates: Rates | None
     notes: tuple[str, ...]
     cheaper: tuple[tuple[str, float], ...]
 
@@ -71,7 +72,7 @@ class RunPlan:
     @property
     def peak_memory(self) -> int:
         """Bytes of the process at its peak."""
-        return self.other_memory + max(peak.total for peak in self.memory.values())
+        return self.other_memory + max((peak.total for peak in self.memory.values()), default=0)
 
     def __str__(self) -> str:
         return "\n".join(self.lines())
@@ -80,6 +81,7 @@ class RunPlan:
         """Return the plan as lines of text."""
         pool = self.pool
         about = "" if pool.sampled == pool.rows else f" +- {100 * pool.error / pool.tokens:.0f} %"
+        trial = "" if self.rates is None else f" (from a trial of {duration(self.rates.seconds)})"
         sample = "" if pool.sampled == pool.rows else f" (from {pool.sampled:,} rows)"
         return [
             f"model: {self.model}",
@@ -91,10 +93,9 @@ class RunPlan:
             "",
             *self._stage_table(),
             "",
-            f"time: {duration(self.seconds)}, +- {100 * self.spread:.0f} % (from a trial of "
-            f"{duration(self.rates.seconds)})",
+            f"time: {duration(self.seconds)}, +- {100 * self.spread:.0f} %{trial}",
             f"memory: {_size(self.peak_memory)} at the peak ({self._peak()})" + self._free(),
-            f"batches: {self._batches()}",
+            *self._batches(),
             f"disk: {_size(sum(self.disk.values()))} ({_largest_first(self.disk)}); {_size(self.free_disk)} free",
             *(f"cheaper: {change} takes {duration(seconds)}" for change, seconds in self.cheaper),
         ]
@@ -113,7 +114,7 @@ class RunPlan:
             "memory": {name: asdict(peak) for name, peak in self.memory.items()},
             "peak_memory": self.peak_memory,
             "disk": dict(self.disk),
-            "rates": self.rates.as_json(),
+            "rates": None if self.rates is None else self.rates.as_json(),
             "notes": list(self.notes),
             "cheaper": [{"change": change, "seconds": seconds} for change, seconds in self.cheaper],
         }
@@ -135,16 +136,19 @@ class RunPlan:
         pool, seeds = (" and ".join(dict.fromkeys(self.renderings[name])) for name in ("candidates", "seeds"))
         return pool if pool == seeds else f"the pool as {pool}, the seeds as {seeds}"
 
-    def _batches(self) -> str:
-        sweep = f"{self.sweep_batch_size:,} tokens in the sweep"
-        if self.token_batch_size is None:
-            return sweep
-        n = len(self.partitions)
-        partitions = f"{n} partitions of the layers" if n > 1 else "all layers at once"
-        return f"{self.token_batch_size:,} tokens in the fit ({partitions}), {sweep}"
+    def _batches(self) -> list[str]:
+        parts, n = [], len(self.partitions)
+        if self.token_batch_size is not None:
+            partitions = f"{n} partitions of the layers" if n > 1 else "all layers at once"
+            parts.append(f"{self.token_batch_size:,} tokens in the fit ({partitions})")
+        if self.sweep_batch_size is not None:
+            parts.append(f"{self.sweep_batch_size:,} tokens in the sweep")
+        return [f"batches: {', '.join(parts)}"] if parts else []
 
     def _peak(self) -> str:
         """What holds the memory of the pass that takes most."""
+        if not self.memory:
+            return "Python and torch; no stage to come passes the model"
         name, peak = max(self.memory.items(), key=lambda item: item[1].total)
         sizes = {field.name.replace("_", " "): getattr(peak, field.name) for field in fields(peak)}
         return f"{name}: {_largest_first({**sizes, 'Python and torch': self.other_memory})}"

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
 
 from gdig.config.config import Config
 from gdig.data.fingerprint import fingerprint_paths
@@ -23,10 +26,9 @@ from gdig.model.freed_memory import FreedMemory
 from gdig.model.gradient_checkpointing import has_gradient_checkpointing
 from gdig.model.token_memory import TokenMemory, weight_bytes
 from gdig.nouns import counted, gib
-from gdig.passes.drift import CURVATURE_ROWS
-from gdig.passes.shards import rows_on_disk
 from gdig.planning.cheaper import SEEDS, cheaper_choices
 from gdig.planning.disk import disk_bytes, free_disk, require_disk
+from gdig.planning.left import Left, what_is_left
 from gdig.planning.memory import passes_of, require_memory, require_weights
 from gdig.planning.pass_trial import block_number
 from gdig.planning.planner import Planner
@@ -35,16 +37,12 @@ from gdig.planning.redundancy_trial import RedundancyCosts, try_redundancy
 from gdig.planning.report import RunPlan
 from gdig.planning.run_trial import Rates, empty_factors, run_trial
 from gdig.planning.selection_trial import expected_limit, try_selection
-from gdig.planning.stages import Expected, StagePlan
+from gdig.planning.stages import Expected, StagePlan, done_stages, selection_stages, with_done
 from gdig.planning.stopwatch import Stopwatch
 from gdig.run.directory import settled_record
-from gdig.run.origin import rows_origin
 from gdig.run.record import RunRecord
 from gdig.run.session import Workspace
-from gdig.store.sketches import SketchStore
 
-_STAGES_OF_PASSES = {"sweep": "sweep", "checkpoint seeds": "checkpoint", "checkpoint": "checkpoint"}
-"""The stage of each pass that is not of the fit. Whether a checkpoint is done is not looked at."""
 _MUCH_HELD = 1 << 28
 """Memory of chosen rows that is worth a note, in bytes."""
 _LEAST_SPREAD = 0.1
@@ -53,6 +51,8 @@ _LEAST_SPREAD = 0.1
 
 def make_plan(work: Workspace, clock: Callable[[], float] = time.perf_counter) -> RunPlan:
     """Plan a run: read a sample of the pool, load the model, and pass a batch for a trial. Nothing is written.
+
+    Memory, disk and refusals are those of the stages to come. Where none of them needs the model, it is not loaded.
 
     Args:
         work: the workspace. Its run directory is read, and not opened.
@@ -69,6 +69,10 @@ def make_plan(work: Workspace, clock: Callable[[], float] = time.perf_counter) -
     load_s = clock() - begun
     pool = measure_pool(work, clock)
     expected_limit(config, pool)
+    left = what_is_left(work, record, pool.rows)
+    facts = _Facts(work, record, left, pool, sum(map(len, seeds)), renderings, load_s)
+    if not left.model:
+        return _plan_of_choice(facts, clock)
     require_weights(config)
     other_memory = resident_memory()
     begun = clock()
@@ -77,22 +81,25 @@ def make_plan(work: Workspace, clock: Callable[[], float] = time.perf_counter) -
     load_s += clock() - begun
     watch = Stopwatch(clock, model.device)
     counted, limit = TokenMemory.count(model), room(model)
-    planner = Planner(config, pool, seeds, counted, limit)
-    memory = planner.fit(model)
+    planned = config if left.fit or left.sweeps else _forward_alone(config)
+    planner = Planner(planned, pool, seeds, counted, limit)
+    memory = planner.fit(model) if left.curvature or left.compared_rows else None
+    fit = memory if left.curvature else None
     checkpointing = memory is not None and memory.gradient_checkpointing and model.save_memory()
     if checkpointing:  # from here on a graph keeps less, as in the run
         planner = replace(planner, counted=TokenMemory.count(model))
-    batch = memory.token_batch_size if memory is not None else planner.sweep(model).token_batch_size
-    rates, sweep = run_trial(model, pool.examples, seeds, config, batch, planner.sweep, watch)
+    batch = fit.token_batch_size if fit is not None else planner.sweep(model).token_batch_size
+    rates, sweep = run_trial(model, pool.examples, seeds, planned, batch, planner.sweep, watch)
     other_memory = max(other_memory, _beside_weights(model))
-    held, passes = _passes(planner, model, rates, memory, sweep)
+    held, passes = _passes(planner, model, rates, fit, sweep, left)
     if not all(fits(each, limit) for each in passes.values()) and model.save_memory():  # as the passes of a run do
         planner = replace(planner, counted=TokenMemory.count(model))
-        sweep = planner.sweep(model, empty_factors(model, rates.kinds, len(seeds)) if config.gradients else ())
-        held, passes = _passes(planner, model, rates, memory, sweep)
+        sweep = planner.sweep(model, empty_factors(model, rates.kinds, len(seeds)) if planned.gradients else ())
+        held, passes = _passes(planner, model, rates, fit, sweep, left)
     checkpointing = not config.gradient_checkpointing and has_gradient_checkpointing(model.module)
-    seed_partitions = planner.seed_partitions(model) if config.gradients else ()
-    selection, redundancy = try_selection(config, pool, watch), try_redundancy(work, pool, watch)
+    seed_partitions = planner.seed_partitions(model) if left.seeds else ()
+    selection = try_selection(config, pool, watch, left.clusters)
+    redundancy = try_redundancy(work, pool, watch, left)
     numbers = block_number(model.layers)
     expected = Expected(
         config=config,
@@ -107,45 +114,105 @@ def make_plan(work: Workspace, clock: Callable[[], float] = time.perf_counter) -
         selection=selection,
         deepest=numbers[-1] + 1,
         load_s=load_s,
+        left=left,
+        record=record,
         redundancy=redundancy,
-        compared_rows=_compared_rows(record, pool.rows),
     )
-    done = {name for name in ("fit", "sweep", "cluster") if _share_done(name, work, record, pool.rows) == 1}
-    to_do = {name: each for name, each in passes.items() if _STAGES_OF_PASSES.get(name, "fit") not in done}
     free = None if limit is None else int(limit / MEMORY_SHARE)
-    require_memory(to_do, limit, free if config.inversion == "cg" else None)
-    stages = _with_done(expected.stages(), work, record, pool.rows)
+    require_memory(passes, limit, free if config.inversion == "cg" else None)
+    stages = expected.stages()
     searches = held.work // search_bytes(model)[0] if held is not None else 0
-    disk = disk_bytes(model, config, pool.rows, len(seeds), rates.columns, selection.n_clusters, memory, searches)
-    disk |= {"sources": redundancy.sources_bytes, "evaluation set": redundancy.excluded_bytes}
-    require_disk(disk, done, free_disk(work.path), work.path)
+    disk = disk_bytes(model, config, pool.rows, len(seeds), rates.columns, selection.n_clusters, fit, left, searches)
     return RunPlan(
         model=model.describe(),
         layers=tuple(layer.name for layer in model.layers),
         coverage=model.coverage.share,
-        pool=pool,
-        seeds=len(seeds),
-        seed_tokens=planner.seed_tokens,
-        renderings=renderings,
-        stages=tuple(stages),
-        spread=math.hypot(max(_LEAST_SPREAD, rates.passes.spread), pool.error / pool.tokens),
-        token_batch_size=memory.token_batch_size if memory is not None else None,
-        sweep_batch_size=sweep.token_batch_size,
-        dense_bytes=sweep.dense_bytes,
-        partitions=tuple(len(partition) for partition in memory.partitions) if memory is not None else (),
+        **facts.of_plan(stages, rates.passes.spread, disk, redundancy),
+        token_batch_size=fit.token_batch_size if fit is not None else None,
+        sweep_batch_size=sweep.token_batch_size if left.sweeps or left.entries else None,
+        dense_bytes=sweep.dense_bytes if left.sweep else 0,
+        partitions=tuple(len(partition) for partition in fit.partitions) if fit is not None else (),
         memory=passes,
         other_memory=other_memory,
         free_memory=free,
-        disk=disk,
-        free_disk=free_disk(work.path),
         rates=rates,
         notes=(
-            *_notes(config, model, pool, len(seeds), memory, checkpointing, rendered_otherwise(renderings)),
+            *_notes(config, model, pool, len(seeds), fit, checkpointing, rendered_otherwise(renderings)),
             *_held_note(redundancy),
             *filter(None, (beyond_share(name, held, limit) for name, held in passes.items())),
-            *_read_note(sweep),
+            *(_read_note(sweep) if left.sweep else ()),
         ),
-        cheaper=tuple(cheaper_choices(expected, planner, stages)),
+        # The options of a fit that has begun are the run's.
+        cheaper=() if left.begun else tuple(cheaper_choices(expected, planner, stages)),
+    )
+
+
+@dataclass(frozen=True)
+class _Facts:
+    """What is known of a run before its model is loaded."""
+
+    work: Workspace
+    record: RunRecord | None
+    left: Left
+    pool: PoolSize
+    seed_tokens: int
+    renderings: Mapping[str, tuple[str, ...]]
+    load_s: float
+
+    def of_plan(
+        self, stages: list[StagePlan], spread: float, disk: dict[str, int], redundancy: RedundancyCosts
+    ) -> dict[str, Any]:
+        """Fields of the plan that every run has. A disk without the room is refused."""
+        disk |= {"sources": redundancy.sources_bytes, "evaluation set": redundancy.excluded_bytes}
+        free = free_disk(self.work.path)
+        require_disk(disk, free, self.work.path)
+        return {
+            "pool": self.pool,
+            "seeds": len(self.work.seed_examples),
+            "seed_tokens": self.seed_tokens,
+            "renderings": self.renderings,
+            "stages": tuple(stages),
+            "spread": math.hypot(max(_LEAST_SPREAD, spread), self.pool.error / self.pool.tokens),
+            "disk": disk,
+            "free_disk": free,
+        }
+
+
+def _plan_of_choice(facts: _Facts, clock: Callable[[], float]) -> RunPlan:
+    """The plan of a run that has all its passes: what is left are clusters and the choice."""
+    work, record, left, pool = facts.work, facts.record, facts.left, facts.pool
+    config, watch = work.config, Stopwatch(clock, torch.device("cpu"))
+    fit = record.stages.fit if record is not None else None
+    selection = try_selection(config, pool, watch, left.clusters)
+    redundancy = try_redundancy(work, pool, watch, left)
+    done = done_stages(config, pool, facts.seed_tokens, record)
+    start = [StagePlan("start", 0, 1, facts.load_s), StagePlan("check", 0, 1, 0.0)]
+    stages = with_done([*start, *done["fit"], *done["sweep"], *selection_stages(selection, redundancy)], left)
+    n_seeds = len(work.seed_examples)
+    disk = disk_bytes(None, config, pool.rows, n_seeds, (), selection.n_clusters, None, left)
+    otherwise = rendered_otherwise(facts.renderings)
+    return RunPlan(
+        model=f"{config.model}, not loaded: no stage to come needs it",
+        layers=(fit.layers if fit is not None else None) or (),
+        coverage=fit.coverage if fit is not None else None,
+        **facts.of_plan(stages, 0.0, disk, redundancy),
+        token_batch_size=None,
+        sweep_batch_size=None,
+        dense_bytes=0,
+        partitions=(),
+        memory={},
+        other_memory=resident_memory(),
+        free_memory=None,
+        rates=None,
+        notes=(*filter(None, (otherwise,)), *_held_note(redundancy)),
+        cheaper=(),
+    )
+
+
+def _forward_alone(config: Config) -> Config:
+    """The options of a trial where an evaluation set passes the model, and no row of the pool does."""
+    return config.with_options(
+        gradients=False, checkpoints=(), torch_compile=False, sketch_space="auto", similarity_of="hidden"
     )
 
 
@@ -157,49 +224,20 @@ def _beside_weights(model: Model) -> int:
 
 
 def _passes(
-    planner: Planner, model: Model, rates: Rates, memory: MemoryPlan | None, sweep: SweepPlan
+    planner: Planner, model: Model, rates: Rates, memory: MemoryPlan | None, sweep: SweepPlan, left: Left
 ) -> tuple[MemoryParts | None, dict[str, MemoryParts]]:
-    """What the largest pass of the seeds holds, and what each pass of the run does."""
+    """What the largest pass of the seeds holds, and what each pass to come does."""
     config, held = planner.config, None
-    if config.gradients:
+    if left.seeds:
         held = planner.seeds(model, rates, planner.seed_partitions(model))
     n_seeds = len(planner.seed_examples)
-    return held, passes_of(model, config, n_seeds, memory, held, sweep, planner.seeds_activations)
-
-
-def _with_done(stages: list[StagePlan], work: Workspace, record: RunRecord | None, rows: int) -> list[StagePlan]:
-    """The stages, with what the run has of them."""
-    curvature = record is not None and record.stages.fit is not None and record.stages.fit.curvature is not None
-    shares = {name: _share_done(name, work, record, rows) for name in ("fit", "sweep", "cluster")}
-    done = []
-    for stage in stages:
-        name = stage.name.partition(":")[0]
-        share = shares["fit"] if name == "check" else shares.get(name, 0.0)
-        if stage.name in ("fit: factors", "fit: eigenvectors", "fit: eigenvalues") and curvature:
-            share = 1.0
-        if stage.name in ("sweep: scale", "sweep: seeds") and share > 0:
-            share = 1.0
-        done.append(replace(stage, done=share))
-    return done
-
-
-def _share_done(name: str, work: Workspace, record: RunRecord | None, rows: int) -> float:
-    """The share of a stage that the run has: all of a finished one, and whole shards of a sweep."""
-    stage = getattr(record.stages, name) if record is not None else None
-    if stage is None:
-        return 0.0
-    if name == "sweep" and record is not None and SketchStore.exists(work.layout.sweep):
-        swept = stage.rows if stage.state == "done" else None
-        return rows_on_disk(work.layout.sweep, rows_origin(record), rows, swept) / rows
-    return 1.0 if stage.state == "done" else 0.0
-
-
-def _compared_rows(record: RunRecord | None, rows: int) -> int:
-    """How many rows a start compares, old and new, because files were appended to a finished sweep."""
-    sweep = record.stages.sweep if record is not None else None
-    if record is None or sweep is None or sweep.rows is None or sweep.state != "done" or sweep.rows >= rows:
-        return 0
-    return min(CURVATURE_ROWS, record.first_rows or sweep.rows) + min(CURVATURE_ROWS, rows - sweep.rows)
+    passes = passes_of(model, config, n_seeds, memory, held, sweep, planner.seeds_activations)
+    to_come = {
+        "sweep": left.sweep > 0 or left.entries,
+        "checkpoint seeds": any(left.checkpoints),
+        "checkpoint": any(left.checkpoints),
+    }
+    return held, {name: each for name, each in passes.items() if to_come.get(name, True)}
 
 
 def _held_note(costs: RedundancyCosts) -> Iterator[str]:

@@ -22,7 +22,7 @@ class SelectionRates:
     """Seconds after the sweep.
 
     Attributes:
-        cluster_s: of k-means and labels; None when the method needs no clusters.
+        cluster_s: of k-means and labels; None when the method needs no clusters, 0 when the run has them.
         select_s: of the search for neighbours, and of reading the chosen rows.
         n_clusters: clusters.
     """
@@ -45,15 +45,23 @@ def expected_limit(config: Config, pool: PoolSize) -> Limit:
     return budget.limit(pool.rows, tokens)
 
 
-def try_selection(config: Config, pool: PoolSize, watch: Stopwatch) -> SelectionRates:
-    """Measure a few iterations of k-means over random rows, and take what a run does in proportion."""
+def try_selection(config: Config, pool: PoolSize, watch: Stopwatch, to_cluster: bool) -> SelectionRates:
+    """Measure a few iterations of k-means over random rows, and take what a run does in proportion.
+
+    Args:
+        config: method, budget, and the options of k-means.
+        pool: rows and tokens.
+        watch: measures.
+        to_cluster: whether clusters are to come; those that a run has take no time.
+    """
     limit = expected_limit(config, pool)
     chosen = limit.amount if limit.unit == "rows" else limit.amount / pool.mean_tokens
     method = METHODS[config.method]
     n_clusters = config.n_clusters or max(1, min(DEFAULT_CLUSTERS, int(chosen), pool.rows))
     select_s = 2 * chosen * pool.encode_s
-    if not method.clusters and not method.neighbours(config):
-        return SelectionRates(None, select_s, n_clusters)
+    no_clusters_s = 0.0 if method.clusters else None
+    if not to_cluster and not method.neighbours(config):
+        return SelectionRates(no_clusters_s, select_s, n_clusters)
     rows, clusters = min(pool.rows, _ROWS), max(1, min(n_clusters, _CLUSTERS, pool.rows // 2))
     x = np.random.default_rng(0).standard_normal((rows, config.projection_dim)).astype(np.float16)
     fit = KMeans(clusters, max_iter=_ITERATIONS, tol=0.0, n_threads=config.threads)
@@ -62,8 +70,8 @@ def try_selection(config: Config, pool: PoolSize, watch: Stopwatch) -> Selection
     a_pair = (watch.now() - begun) / (rows * clusters * fit.n_iter_)  # k-means++ is in it, as in a run
     if method.neighbours(config):
         select_s += pool.rows**2 * a_pair
-    if not method.clusters:
-        return SelectionRates(None, select_s, n_clusters)
+    if not to_cluster:
+        return SelectionRates(no_clusters_s, select_s, n_clusters)
     if config.train_rows == "all":
         trained = pool.rows
     else:

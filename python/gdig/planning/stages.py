@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from gdig.config.config import Config
 from gdig.influence.dense_plan import plan_dense
@@ -12,11 +12,13 @@ from gdig.influence.memory_plan import MemoryPlan
 from gdig.influence.sweep_plan import SweepPlan
 from gdig.model.causal_model import Model
 from gdig.model.precision import takes_bfloat16
+from gdig.planning.left import Left
 from gdig.planning.pass_trial import block_number
 from gdig.planning.pool_size import PoolSize
 from gdig.planning.redundancy_trial import RedundancyCosts
 from gdig.planning.run_trial import Rates, empty_factors
 from gdig.planning.selection_trial import SelectionRates
+from gdig.run.record import RunRecord
 
 _COMPARED_SEEDS = 32
 """Most seeds whose factored and exact scores a run compares."""
@@ -30,7 +32,7 @@ class StagePlan:
         name: as the bar of the run calls it.
         tokens: that go through the model; 0 for a part without a pass.
         passes: how often the model passes these tokens: once for each partition of the layers.
-        seconds: expected.
+        seconds: expected; 0 of a stage that is done and not planned.
         done: the share that the run in run_path has, 0 to 1.
     """
 
@@ -62,7 +64,8 @@ class Expected:
         rates: of the trial.
         selection: rates of clusters and selection.
         redundancy: what sources, evaluation sets and near-copies add to it.
-        compared_rows: rows that pass the model once more, because the pool grows.
+        left: what is to come. Stages that are done are not planned: they have no seconds.
+        record: of the run; None where nothing has begun.
         deepest: blocks from the lowest layer of the trial to the loss.
         load_s: seconds to open the inputs and to load the model.
     """
@@ -79,16 +82,28 @@ class Expected:
     selection: SelectionRates
     deepest: int
     load_s: float
+    left: Left
+    record: RunRecord | None = None
     redundancy: RedundancyCosts = field(default_factory=RedundancyCosts)
-    compared_rows: int = 0
 
     def stages(self) -> list[StagePlan]:
-        """The stages in the order of the run."""
-        fit = [*self._curvature(), self._seeds()] if self.config.gradients else []
-        if self.config.gradients and self.config.inversion == "cg":
-            fit.append(self._conjugate_gradients())
+        """The stages in the order of the run, each with the share that is done."""
+        config, left = self.config, self.left
+        stages = self._without_model()
+        fit = [stage for stage in stages["fit"] if left.share_done(stage.name) == 1]
+        if left.curvature:
+            fit = self._curvature()
+        if left.seeds:
+            fit.append(self._seeds())
+            if config.inversion == "cg":
+                fit.append(self._conjugate_gradients())
+        sweep = self._sweep() if left.sweeps else stages["sweep"]
+        return with_done([*stages["start"], *fit, *sweep, *self._selection()], left)
+
+    def _without_model(self) -> dict[str, list[StagePlan]]:
         check = StagePlan("check", 0, 1, self.pool.rows * self.pool.encode_s)  # every row becomes tokens once
-        return [StagePlan("start", 0, 1, self.load_s), check, *fit, *self._sweep(), *self._selection()]
+        done = done_stages(self.config, self.pool, self.seed_tokens, self.record)
+        return {**done, "start": [StagePlan("start", 0, 1, self.load_s), check]}
 
     def _depth(self, layers: Sequence[int] | None = None) -> float:
         """The share of the trial's backward pass that a pass over some layers takes."""
@@ -186,7 +201,7 @@ class Expected:
             StagePlan("sweep: seeds", self.seed_tokens, 1, self.seed_tokens * a_token),
             StagePlan("sweep", pool.tokens, 1, encode + pool.tokens * a_token),
         ]
-        if self.compared_rows and self.memory is not None:
+        if self.left.compared_rows and self.memory is not None:
             stages.append(self._drift(self.memory))
         directions = self._padded(batch) * rates.of_layers("checkpoint", layers)
         for number in range(1, len(config.checkpoints) + 1):
@@ -197,7 +212,7 @@ class Expected:
         return stages
 
     def _drift(self, memory: MemoryPlan) -> StagePlan:
-        tokens, rates, seconds = self.compared_rows * self.pool.mean_tokens, self.rates, 0.0
+        tokens, rates, seconds = self.left.compared_rows * self.pool.mean_tokens, self.rates, 0.0
         name = "moments" if self.config.inversion == "kfac" else "squares"  # what the trial measures of the two
         for partition in memory.partitions:
             own = [self.model.layers[index] for index in partition]
@@ -206,13 +221,58 @@ class Expected:
         return StagePlan("drift", tokens, len(memory.partitions), seconds)
 
     def _selection(self) -> list[StagePlan]:
-        stages, costs, rates = [], self.redundancy, self.rates.passes
-        if self.selection.cluster_s is not None:
-            stages.append(StagePlan("cluster", 0, 1, self.selection.cluster_s))
-        if costs.sources_s:
-            stages.append(StagePlan("sources", 0, 1, costs.sources_s))
-        if costs.exclude_s:
-            head = rates.head if self.config.gradients else rates.losses
+        costs, rates, pass_s = self.redundancy, self.rates.passes, 0.0
+        if self.left.entries:
+            head = rates.head or rates.losses
             pass_s = self._pass_s(costs.entry_tokens, self.sweep.token_batch_size, head, 0.0)
-            stages.append(StagePlan("exclude", costs.entry_tokens, 1, costs.exclude_s + pass_s))
-        return [*stages, StagePlan("select", 0, 1, self.selection.select_s + costs.similar_s)]
+        return selection_stages(self.selection, costs, pass_s)
+
+
+def selection_stages(selection: SelectionRates, costs: RedundancyCosts, entries_s: float = 0.0) -> list[StagePlan]:
+    """Return the stages after the sweep. `entries_s`: seconds in which the evaluation set passes the model."""
+    stages = []
+    if selection.cluster_s is not None:
+        stages.append(StagePlan("cluster", 0, 1, selection.cluster_s))
+    if costs.sources_s:
+        stages.append(StagePlan("sources", 0, 1, costs.sources_s))
+    if costs.exclude_s:
+        stages.append(StagePlan("exclude", costs.entry_tokens, 1, costs.exclude_s + entries_s))
+    return [*stages, StagePlan("select", 0, 1, selection.select_s + costs.similar_s)]
+
+
+def with_done(stages: Sequence[StagePlan], left: Left) -> list[StagePlan]:
+    """Return stages with the share of each that is done."""
+    return [replace(stage, done=left.share_done(stage.name)) for stage in stages]
+
+
+def done_stages(
+    config: Config, pool: PoolSize, seed_tokens: int, record: RunRecord | None
+) -> dict[str, list[StagePlan]]:
+    """Return the stages of a fit and of a sweep as a run that has them has done them, with no seconds.
+
+    Args:
+        config: the options.
+        pool: rows and tokens.
+        seed_tokens: tokens of the seeds.
+        record: of the run.
+    """
+    fit: list[StagePlan] = []
+    stage = record.stages.fit if record is not None else None
+    probe = min(config.probe_rows, pool.rows) * pool.mean_tokens if config.gradients else 0.0
+    if config.gradients and config.inversion != "identity":
+        curvature, passes = stage and stage.curvature, max(1, len(stage.partitions) if stage is not None else 1)
+        tokens = curvature.tokens if curvature else pool.fit_tokens(config)
+        fit = [StagePlan("fit: factors", tokens, passes, 0.0), StagePlan("fit: eigenvectors", 0, 1, 0.0)]
+        if config.inversion != "kfac":
+            fit.append(StagePlan("fit: eigenvalues", tokens, passes, 0.0))
+    sweep = [StagePlan("sweep", pool.tokens, 1, 0.0)]
+    if config.gradients:
+        fit.append(StagePlan("fit: seeds", seed_tokens + probe, 1, 0.0))
+        if config.inversion == "cg":
+            fit.append(StagePlan("fit: conjugate gradients", 0, 1, 0.0))
+        first = [StagePlan("sweep: scale", probe, 1, 0.0), StagePlan("sweep: seeds", seed_tokens, 1, 0.0)]
+        sweep = [*first, *sweep]
+    for number in range(1, len(config.checkpoints) + 1):
+        name = f"checkpoint {number} of {len(config.checkpoints)}"
+        sweep += [StagePlan(f"{name}: seeds", seed_tokens, 1, 0.0), StagePlan(name, pool.tokens, 1, 0.0)]
+    return {"fit": fit, "sweep": sweep}

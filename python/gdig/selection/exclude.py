@@ -74,7 +74,7 @@ def ensure_excluded(work: Workspace, store: SketchStore) -> None:
         CorpusError: naming a row of the set that the model cannot read.
     """
     corpus, run = open_exclude(work), work.run
-    key = _key(work, corpus)
+    key = exclude_key(work, corpus)
     if run.sweep.exclude_key != key:
         run.require_writable("sweep")
         run.update("sweep", exclude_key=key)
@@ -306,8 +306,8 @@ def _examples(work: Workspace, corpus: Corpus) -> list[Example]:
         ) from None
 
 
-def _key(work: Workspace, corpus: Corpus) -> str:
-    """What the files depend on beside the pool: the content of the set, and whether hidden states are compared."""
+def exclude_key(work: Workspace, corpus: Corpus) -> str:
+    """Return what the files depend on beside the pool: the set, and whether hidden states are compared."""
     prints = list(fingerprint_paths(corpus.files).values())
     text = json.dumps(["runs and short texts", prints, work.config.exclude_similarity < 1], sort_keys=True)
     return blake2b(text.encode(), digest_size=8).hexdigest()
