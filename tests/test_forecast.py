@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from gdig.forecast import Forecast, PlannedStage
+from gdig.meter import Meter
 from tests.test_progress import Clock
 
 BATCHES = 50
@@ -222,3 +223,12 @@ def test_a_start_that_has_other_partitions_than_the_one_before_it() -> None:
     assert two is not None and two.work == pytest.approx(380 * (0.9 * (0.5 + 0.25 * 3 / 2) + 0.1 / 2))
     assert forecast.begin("fit: factors") == replace(STAGES[0], partitions=3)
     assert forecast.begin("merge, partition 1 of 2") is None
+
+
+@pytest.mark.parametrize(("share", "shown"), [(math.nextafter(1, 0), 100), (0.9949, 99), (0.29, 29), (0.0, 0)])
+def test_the_share_of_a_finished_run_is_shown_as_100(monkeypatch, share, shown):
+    clock = Clock()
+    meter = Meter(clock, Forecast(STAGES, clock), STAGES[0], 100, "rows", 0)
+    monkeypatch.setattr(Forecast, "share", property(lambda self: share))
+    monkeypatch.setattr(Forecast, "left_s", property(lambda self: 0.0))
+    assert f"{shown} %" in meter.whole_run() and f"all {shown}%" in meter.whole_run(short=True)

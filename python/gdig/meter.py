@@ -79,7 +79,7 @@ class Meter:
         seconds_left = self._forecast.left_s if self._planned else None
         if seconds_left is None:
             return ""
-        percent = int(100 * self._forecast.share)
+        percent = int(100 * self._forecast.share + 1e-9)  # a sum of floats may end at 0.9999999999999999
         if short:
             return f"all {percent}%, {duration(seconds_left, short=True)} left"
         return f"all stages: {percent} %, {duration(seconds_left)} left"
