@@ -75,6 +75,8 @@ def opened(tmp_path):
 
 @pytest.mark.parametrize("name", COLUMNS)
 def test_columns_of_every_type_give_their_values(opened, tmp_path, name):
+    if name == "list view" and int(pa.__version__.split(".")[0]) < 25:
+        pytest.skip(f"pyarrow {pa.__version__} writes no list views into Parquet; 25 is the first that does")
     make, values = COLUMNS[name]
     corpus = opened(pa.table({"x": make()}), row_group_size=700)
     assert [row["x"] for row in corpus.rows(0, N)] == values

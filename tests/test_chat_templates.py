@@ -13,6 +13,7 @@ from itertools import product
 from pathlib import Path
 
 import pytest
+import transformers
 
 from gdig.data.chat import ChatPrompter
 from gdig.data.row_forms import Conversation, RowError
@@ -56,12 +57,20 @@ def prompters():
 
 
 def plainly(source, turns, tools, prompt=False):
-    from transformers.utils.chat_template_utils import render_jinja_template
+    from transformers.utils import chat_template_utils
 
-    (text,), _ = render_jinja_template(
+    if int(transformers.__version__.split(".")[0]) < 5:
+        turns = [named_as_in_5(turn) for turn in turns]
+    (text,), _ = chat_template_utils.render_jinja_template(
         conversations=[turns], tools=tools, chat_template=source, add_generation_prompt=prompt, **SPECIAL_TOKENS
     )
     return text
+
+
+def named_as_in_5(turn):
+    """A turn whose reasoning has the name that gpt-oss' template reads too; transformers 5 adds it, 4 does not."""
+    reasoning = turn.get("reasoning_content")
+    return turn if reasoning is None else {"thinking": reasoning, **turn}
 
 
 def in_form(turns, as_json, blank, as_parts):

@@ -17,7 +17,7 @@ from gdig.model.head import head_loss
 from gdig.model.layer_names import is_expert, is_router
 from gdig.model.linearized import Linearized
 from gdig.model.load import load_model
-from tests.support.families import FUSED_BEFORE_5, NOT_TINY, OTHER_EXPERTS, REFUSED, WORKING, tiny_model
+from tests.support.families import FUSED_BEFORE_5, IS_5, NOT_TINY, OTHER_EXPERTS, REFUSED, WORKING, tiny_model
 from tests.support.identity_scores import OPTIONS, SEEDS, compare_with_autograd
 
 QUICK = ["falcon", "gemma3", "granitemoehybrid", "llama4_text", "mamba", "mistral3", "qwen2_5_vl", "qwen2_moe",
@@ -48,7 +48,7 @@ def skip_unknown(family: str) -> None:
 )
 def test_scores_are_those_of_plain_autograd(family):
     skip_unknown(family)
-    if family in FUSED_BEFORE_5 and int(transformers.__version__.split(".")[0]) < 5:
+    if family in FUSED_BEFORE_5 and not IS_5:
         with pytest.raises(ModelError, match=OTHER_EXPERTS):
             at_defaults(family)
         return
@@ -97,12 +97,13 @@ def test_coverage_counts_the_weights_beside_the_embeddings():
             chosen += parameter.numel() * (name.rpartition(".")[0] in names)
     assert model.coverage.share == chosen / total == model.coverage.share_of_blocks
     assert model.coverage.warning is None
-    few = at_defaults("qwen2_moe", filter_modules=r"shared_expert\.|experts\.down_proj\.[01]$").coverage
+    two = r"experts\.down_proj\.[01]$" if IS_5 else r"experts\.[01]\.down_proj$"
+    few = at_defaults("qwen2_moe", filter_modules=rf"shared_expert\.|{two}").coverage
     assert few.warning is not None and "left out: model.layers.N.mlp.experts (" in few.warning
     experts = next(m for name, m in model.module.named_modules() if name.endswith("mlp.experts"))
-    assert round((model.coverage.share - few.share) * total) == 2 * (
-        experts.gate_up_proj.numel() + experts.down_proj[2:].numel()
-    )
+    down = experts.down_proj if IS_5 else [expert.down_proj.weight for expert in experts]
+    left_out = sum(p.numel() for p in experts.parameters()) - sum(p.numel() for p in down[:2])
+    assert round((model.coverage.share - few.share) * total) == 2 * left_out
     upper = at_defaults("qwen2", layers="upper:0.5").coverage
     assert upper.share < 0.51 and upper.share_of_blocks > 0.95 and upper.warning is None
 

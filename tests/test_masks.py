@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import transformers
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import masking_utils
 
@@ -33,7 +34,11 @@ def test_no_number_of_a_tensor_is_read_in_a_pass(kind):
     ids = torch.ones(3, 12, dtype=torch.int64)
     with Reads() as plain:
         model.base(input_ids=ids, use_cache=False)
-    assert plain.count > 0  # so the mode sees them
+    if int(transformers.__version__.split(".")[0]) >= 5:  # transformers 4 looks at no positions
+        assert plain.count > 0
+    with Reads() as seen:
+        ids.max().item()
+    assert seen.count > 0  # so the mode sees them
     with Reads() as reads:
         model.hidden(ids)
     assert reads.count == 0

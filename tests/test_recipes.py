@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 import gdig
+from tests.support.packages import require_package
 from tests.support.project_fixtures import TINY, llama_module, pairs, save_model, write_jsonl
 from tests.support.swept_run import make_swept
 
@@ -93,7 +94,7 @@ def run(source: str) -> dict[str, Any]:
 
 
 def test_trl(in_folder: Path) -> None:
-    pytest.importorskip("trl", reason="TRL is not installed")
+    require_package("trl")
     source = code("TRL").replace(
         'output_dir="tuned/trl"', 'output_dir="tuned/trl", use_cpu=True, bf16=False, max_steps=2'
     )
@@ -112,7 +113,7 @@ def test_trl(in_folder: Path) -> None:
 
 
 def test_tokens_are_trained_on_as_they_were_measured(in_folder: Path) -> None:
-    pytest.importorskip("trl", reason="TRL is not installed")
+    require_package("trl")
     source = code("Tokens, for a pool of many forms").replace(
         'output_dir="tuned/tokens"', 'output_dir="tuned/tokens", use_cpu=True, bf16=False, max_steps=2'
     )

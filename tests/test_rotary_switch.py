@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+import transformers
 from transformers import Phi3Config, Phi3ForCausalLM
 
 import gdig
@@ -28,8 +29,10 @@ ROPE = {
 
 @pytest.fixture(scope="module")
 def model():
-    model, _ = wrapped(llama(rope_parameters=ROPE))
-    return model
+    if int(transformers.__version__.split(".")[0]) >= 5:
+        return wrapped(llama(rope_parameters=ROPE))[0]
+    # transformers 4 has other names, and reads the length beside them. It would take no notice of rope_parameters.
+    return wrapped(llama(rope_scaling=ROPE, original_max_position_embeddings=SWITCH))[0]
 
 
 def losses(model, examples, **options) -> np.ndarray:
@@ -46,9 +49,10 @@ def losses(model, examples, **options) -> np.ndarray:
         (SimpleNamespace(rope_parameters={"full": {"rope_type": "default"}, "sliding": ROPE}), SWITCH),
         (SimpleNamespace(rope_scaling={"type": "longrope"}, original_max_position_embeddings=SWITCH), SWITCH),
         (SimpleNamespace(rope_scaling={"type": "linear"}, original_max_position_embeddings=SWITCH), None),
+        (SimpleNamespace(rope_parameters=5), None),
         (SimpleNamespace(), None),
     ],
-    ids=["one", "by-layer", "transformers-4", "linear", "none"],
+    ids=["one", "by-layer", "transformers-4", "linear", "number", "none"],
 )
 def test_the_length_is_in_the_configuration(config, switch):
     assert rotary_switch(config) == switch

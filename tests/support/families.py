@@ -7,11 +7,15 @@ import inspect
 from typing import Any
 
 import torch
+import transformers
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from tests.support.tiny_models import VOCAB
+
+IS_5 = int(transformers.__version__.split(".")[0]) >= 5
+"""Whether transformers is no 4 any more."""
 
 _SIZES: dict[str, Any] = {
     # Widths.
@@ -42,6 +46,7 @@ _SIZES: dict[str, Any] = {
     # Images.
     "image_size": 8, "patch_size": 4, "num_channels": 3, "projection_dim": 16, "out_hidden_size": 16,
 }  # fmt: skip
+_MROPE = {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 1e4}
 _SPECIAL: dict[str, dict[str, Any]] = {
     "codegen": {"rotary_dim": 4},
     "falcon_h1": {"mamba_d_ssm": 32},
@@ -61,11 +66,12 @@ _SPECIAL: dict[str, dict[str, Any]] = {
     },
     "gpt_neo": {"attention_types": [[["global", "local"], 1]], "window_size": 4},
     "gptj": {"rotary_dim": 4},
+    "granitemoehybrid": {} if IS_5 else {"layer_types": ["mamba", "mamba"]},  # 4.57 does not make its default
     "lfm2_moe": {"layer_types": ["conv", "full_attention"]},
     "mamba2": {"num_heads": 4, "head_dim": 8, "n_groups": 1, "chunk_size": 8},
     "mimo_v2_flash": {"partial_rotary_factor": 0.5},
-    "qwen2_vl_text": {"rope_parameters": {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 1e4}},
-    "qwen2_5_vl_text": {"rope_parameters": {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 1e4}},
+    "qwen2_vl_text": {"rope_parameters": _MROPE},
+    "qwen2_5_vl_text": {"rope_parameters" if IS_5 else "rope_scaling": _MROPE},
     "qwen2_vl": {"vision_start_token_id": 40, "image_token_id": 41, "video_token_id": 42},
     "rembert": {"input_embedding_size": 16, "output_embedding_size": 16},
     "xlm": {"causal": True},
@@ -97,7 +103,7 @@ WORKING = (  # noqa: SIM905  # as a list it would have a line a name
 ).split()
 """Families with right scores at the defaults, by their model type; image-text models by their text alone."""
 
-FUSED_BEFORE_5 = ("aria_text", "gpt_oss", "granitemoe", "granitemoeshared")
+FUSED_BEFORE_5 = ("aria_text", "gpt_oss", "granitemoe", "granitemoehybrid", "granitemoeshared")
 """Families with fused experts of their own form in an earlier transformers, where those of most are in lists."""
 
 OTHER_EXPERTS = r"gdig cannot take gradients of its experts \(model\..*\): expected .*choose layers=attention"
@@ -140,7 +146,10 @@ def _tiny(kind: Any, options: dict[str, Any]) -> Any:
         module = getattr(kind(), name, None)
         if module is not None:
             modules[name] = _tiny(type(module), _SPECIAL.get(module.model_type, {}))
-    config = kind(**{name: value for name, value in _SIZES.items() if name in names} | modules | options)
+    sizes = {name: value for name, value in _SIZES.items() if name in names}
+    config = kind(**sizes | modules | options)
+    if any(getattr(config, name, None) is None for name in modules):  # in transformers 4 some classes take dicts alone
+        config = kind(**sizes | {name: module.to_dict() for name, module in modules.items()} | options)
     config.is_decoder = True  # for models of BERT's kind
     return config
 

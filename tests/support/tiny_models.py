@@ -18,8 +18,8 @@ def llama(bias: bool = False, tied: bool = False, random_seed: int = 0, blocks: 
     torch.manual_seed(random_seed)
     config = LlamaConfig(
         vocab_size=VOCAB, hidden_size=16, intermediate_size=24, num_hidden_layers=blocks, num_attention_heads=2,
-        num_key_value_heads=1, max_position_embeddings=64, mlp_bias=bias, tie_word_embeddings=tied,
-        initializer_range=0.2, **options,
+        max_position_embeddings=64, mlp_bias=bias, tie_word_embeddings=tied, initializer_range=0.2,
+        **{"num_key_value_heads": 1, **options},
     )  # fmt: skip
     return LlamaForCausalLM(config)
 

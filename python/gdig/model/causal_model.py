@@ -26,6 +26,7 @@ from gdig.model.layers import Layer
 from gdig.model.load_trial import try_model
 from gdig.model.masks import one_sequence_a_line
 from gdig.model.rotary import rotary_switch
+from gdig.model.states import forget_states
 from gdig.nouns import counted
 
 Outputs = tuple[torch.Tensor, tuple[torch.Tensor, ...]]
@@ -108,6 +109,7 @@ def wrap_model(module: Any, config: Config, *, adapter: bool = False) -> Model:
         ModelError: when the module has no base and head, or no layer matches.
     """
     module.eval().requires_grad_(False)
+    forget_states(module)
     if config.gradient_checkpointing:
         require_gradient_checkpointing(module)
     inner = module.get_base_model() if adapter else module

@@ -19,7 +19,9 @@ def rotary_switch(config: Any) -> int | None:
         The least such length of the model's layers; None for a model whose factors do not depend on the length.
     """
     # Names of transformers 5, then 4; a model may have one set of parameters for each type of layer.
-    given = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
+    given = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None)
+    if not isinstance(given, Mapping):  # transformers 4 keeps what it does not know as it is
+        return None
     sets = [value for value in (given, *given.values()) if isinstance(value, Mapping)]
     lengths = [
         values.get("original_max_position_embeddings") or getattr(config, "original_max_position_embeddings", None)

@@ -24,6 +24,7 @@ from gdig.model.head import head_bytes
 from gdig.model.layers import Layer, as_layer
 from gdig.model.routing import Routing, route_to_first
 from gdig.model.tap import Tap
+from gdig.model.without_numbers import no_autocast_on_meta
 
 _LENGTH = 64
 """Tokens of the line that is counted. Attention that keeps its weights costs more on longer lines; torch's fused
@@ -168,6 +169,7 @@ def _graph_bytes(model: Model) -> tuple[int, ...]:
         stack.enter_context(torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x))
         if model.device.type == "meta":
             module = model.base if model.head is not None else model.module
+            stack.enter_context(no_autocast_on_meta())
             fake = stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
             weights = dict(module.named_parameters()) | dict(module.named_buffers())
             weights = {name: fake.from_tensor(x) for name, x in weights.items()}
