@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import platform
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -45,6 +46,16 @@ def main() -> None:
     chosen = gdig.resample(labels.astype(np.uint32), budget=800, random_seed=0)
     counts = np.bincount(kind[np.asarray(chosen)], minlength=8)
     assert len(chosen) == 800 and counts.min() == counts.max() == 100, counts
+    if not importlib.util.find_spec("torch"):
+        try:
+            gdig.select(model="m", candidates="c", seeds="s", budget=1)
+        except gdig.ModelError as error:
+            assert "which is not installed" in str(error), error
+        else:
+            raise AssertionError("gdig.select ran without torch")
+        program = [sys.executable, "-m", "gdig", "select", "--help"]
+        command = subprocess.run(program, capture_output=True, text=True) if "--unpacked" not in sys.argv else None
+        assert command is None or (command.returncode == 2 and command.stderr.count("\n") == 1), command
     torch = "with" if importlib.util.find_spec("torch") else "without"
     print(f"well: gdig {gdig.__version__}, {platform.machine()}, Python {platform.python_version()}, {torch} torch")
 

@@ -94,7 +94,15 @@ def __getattr__(name: str) -> Any:
         return version("gdig")
     if name not in _WHERE:
         raise AttributeError(f"module 'gdig' has no attribute {name!r}")
-    return getattr(importlib.import_module(_WHERE[name]), name)
+    try:
+        module = importlib.import_module(_WHERE[name])
+    except ModuleNotFoundError as error:
+        from gdig.missing_packages import missing_package
+
+        if (missing := missing_package(f"gdig.{name}", error)) is None:
+            raise
+        raise missing from error
+    return getattr(module, name)
 
 
 def __dir__() -> list[str]:

@@ -1,5 +1,5 @@
 """`python -m gdig` is the command `gdig`."""
 
-from gdig.cli.main import run
+from gdig.cli.start import run
 
 run()
