@@ -106,6 +106,19 @@ WORKING = (  # noqa: SIM905  # as a list it would have a line a name
 FUSED_BEFORE_5 = ("aria_text", "gpt_oss", "granitemoe", "granitemoehybrid", "granitemoeshared")
 """Families with fused experts of their own form in an earlier transformers, where those of most are in lists."""
 
+NOT_TINY_BEFORE_5: dict[str, str] = {
+    **dict.fromkeys(
+        ["emu3", "fuyu", "git", "llama4", "mllama", "moshi", "qwen3_vl", "qwen3_vl_moe"],
+        "its configuration does not take parts made beforehand"),
+    "apertus": "its activation cannot be made without numbers",
+    "codegen": "it has four heads or more",
+}  # fmt: skip
+"""Families of which this module makes a tiny model from transformers 5 on, and why not before."""
+
+OTHER_INPUT_BEFORE_5 = {"openai-gpt": "unexpected keyword argument 'use_cache'", "jamba": "Fast Mamba kernels"}
+"""Families whose base in an earlier transformers does not take what gdig gives, and what it says: for Jamba, at the
+defaults of its configuration, without the kernels."""
+
 OTHER_EXPERTS = r"gdig cannot take gradients of its experts \(model\..*\): expected .*choose layers=attention"
 _NOT_CAUSAL = "a later token changes the hidden states of earlier tokens"
 _TWICE = r"mlp\.gate_proj is used twice in a pass; choose other layers"

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+import transformers
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
@@ -106,11 +107,18 @@ def try_model(module: Any, base: Any, head: Any) -> Trial:
     """Pass a few tokens through `base` and through the whole model.
 
     Raises:
-        ModelError: when a later token changes the hidden states of earlier ones, or a line those of another.
+        ModelError: when a later token changes the hidden states of earlier ones, or a line those of another. Also when
+            the model does not take the input of a causal language model.
     """
     trial = Trial()
     ids = _trial_ids(module)
-    hidden = base(input_ids=ids, use_cache=False).last_hidden_state
+    try:
+        hidden = base(input_ids=ids, use_cache=False).last_hidden_state
+    except (TypeError, ValueError) as error:  # OpenAI GPT of transformers 4 takes no use_cache
+        raise ModelError(
+            f"{type(module).__name__}: transformers {transformers.__version__} cannot pass a few tokens through it: "
+            f"{error}; another version may"
+        ) from error
     leak = _leak(hidden)
     # Experts that drop tokens let the second line change the first one, which looks like a leak from later tokens.
     if leak or any("expert" in name for name, _ in module.named_modules()):
