@@ -196,6 +196,10 @@ def test_every_command_reaches_its_function(pipeline: Pipeline, capsys: pytest.C
     assert cli.main(["sweep", *MINIMUM, "--sweep-part", "1/4"]) == 0
     said = "sweep: part 1/4 done, in r\nnext: gdig merge DIRECTORIES --run-path OUT, when all parts are done\n"
     assert capsys.readouterr().out == said
+    without_seeds = [word for word in MINIMUM if word not in ("--seeds", "s.jsonl")]
+    for given, method in ((MINIMUM, "rds"), (without_seeds, "diverse")):
+        assert cli.main(["sweep", *given, "--no-gradients"]) == 0
+        assert capsys.readouterr().out.endswith(f"\nnext: gdig select --method {method} --run-path r\n")
     assert cli.main(["preview", *MINIMUM, "--rows", "3"]) == 0
     assert (pipeline.calls[-1][0], pipeline.calls[-1][2]["rows"]) == ("preview", 3)
     assert cli.main(["verify", "--run-path", "r"]) == 0

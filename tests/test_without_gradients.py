@@ -65,7 +65,9 @@ def test_methods_that_need_no_influence_select(project, forward, method, tmp_pat
 
 def test_methods_that_need_influence_are_refused_by_name(project, forward):
     for method in set(METHODS) - set(WITHOUT):
-        with pytest.raises(ConfigError, match=f"method='{method}': expected one of .*random.*has no gradients"):
+        with pytest.raises(
+            ConfigError, match=f"method='{method}': expected one of .*random.*, or round-robin .*has no gradients"
+        ):
             gdig.select(**project.options(forward, gradients=False, method=method))
         with pytest.raises(ConfigError, match=f"method='{method}'"):
             compare(**project.options(forward, gradients=False), methods=["random", method])

@@ -72,7 +72,10 @@ def _stage(name: str, then: str) -> Callable[[Call], list[str]]:
         run_path = call.config.run_path
         if name == "sweep" and call.config.sweep_part is not None:
             return [f"{name}: part {call.config.sweep_part} done, in {run_path}", f"next: {MERGE}"]
-        return [f"{name}: done, in {run_path}", f"next: gdig {then} --run-path {shlex.quote(str(run_path))}"]
+        method = ""
+        if name == "sweep" and not call.config.gradients:  # what the default method chooses by is not there
+            method = " --method rds" if call.config.seeds else " --method diverse"
+        return [f"{name}: done, in {run_path}", f"next: gdig {then}{method} --run-path {shlex.quote(str(run_path))}"]
 
     return run
 

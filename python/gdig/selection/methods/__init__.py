@@ -96,9 +96,10 @@ def unmet_need(name: str, config: Config, has_checkpoints: bool) -> NeedsError |
     """
     by_seeds = name == "round-robin"
     if needs_gradients(name, config) and not config.gradients:
-        others = ", ".join(other for other in METHODS if not needs_gradients(other, config))
+        others = ", ".join(other for other, method in METHODS.items() if not method.gradients)
         return NeedsError(
-            f"method={name!r}: expected one of {others}, because this run has no gradients (gradients=False); "
+            f"method={name!r}: expected one of {others}, or round-robin with relevance=hidden or bm25, "
+            "because this run has no gradients (gradients=False); "
             "give one of these, or sweep with gradients into another run_path"
         )
     if needs_checkpoints(name, config) and not has_checkpoints:

@@ -38,7 +38,7 @@ def rule_for(sweep: FinishedSweep) -> Rule:
     shift = pool_shift(sweep)
     why = f"the pool's mean influence on a seed is {shift:.2g} of its deviation"
     if shift >= KNOWN:
-        return Rule("turns", f"by turns, because {why}: the model was not tuned on the pool, so the signs tell little")
+        return Rule("turns", f"by turns, because {why}: the model hardly knows the pool, so the signs tell little")
     if (reach := seeds_reach(sweep)) >= OF_ONE_KIND:
         note = f"by agreement, because {why}: the model knows the pool, so the sign of the influence tells rows apart"
         return Rule("agreement", note)
