@@ -17,6 +17,7 @@ from gdig.kmeans.estimator import Estimator, drawn_random_state
 from gdig.kmeans.far import warn_of_coarse_steps, warn_of_lost_digits
 from gdig.kmeans.labels import as_int32
 from gdig.kmeans.rows import RowSource, as_rows, as_weights, n_columns, native, stay_in_memory, value_errors
+from gdig.kmeans.small import least_squared_norm, warn_of_underflow
 from gdig.store.tensor_file import MADE_FROM, read_tensors, write_tensors
 
 TRAIN_ROWS_PER_CENTROID = 1_024
@@ -48,6 +49,11 @@ class KMeans(Estimator):
 
     With every kernel, distances, inertia and sums are float32 numbers of the stored rows. A middle of the rows is
     subtracted where they lie far from the origin. A warning says when float32 cannot tell the rows apart.
+
+    Squared norms of rows stay below 4.25e37; larger ones are refused. A warning says where those of all rows, less the
+    rows' mean, are below 1.2e-38 (2^-126), because squares underflow there. With the kernels of bfloat16, whose sums
+    take as much for zero, it says so below 3.0e-36 d (2^-118 d). With `unit_normalize`, 1.2e-38 holds for the rows
+    without the mean subtracted.
 
     Rows `X` can be:
 
@@ -202,8 +208,11 @@ class KMeans(Estimator):
         self.cluster_centers_, inertia, self.n_iter_, self.counts_ = fitted
         self.inertia_ = inertia * largest
         self.n_features_in_ = self.cluster_centers_.shape[1]
-        if not warn_of_lost_digits(rows) and weights is None:
-            warn_of_coarse_steps(self.cluster_centers_, self.counts_, inertia / float(self.counts_.sum()))
+        mean_squared = inertia / float(self.counts_.sum())
+        least = least_squared_norm(rows, self.kernel, self.unit_normalize)
+        small = warn_of_underflow(rows, self.cluster_centers_, mean_squared, least, self.unit_normalize)
+        if not small and not warn_of_lost_digits(rows) and weights is None:
+            warn_of_coarse_steps(self.cluster_centers_, self.counts_, mean_squared)
         vars(self).pop("labels_", None)
         if stay_in_memory(rows):
             self.labels_ = self.predict(rows)

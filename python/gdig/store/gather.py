@@ -32,9 +32,12 @@ def gather(store: SketchStore, name: str, rows: NDArray[np.integer]) -> NDArray[
 
 def gather_sketches(store: SketchStore, rows: NDArray[np.integer]) -> NDArray[np.float32]:
     """Read the sketches of some rows: float32 [n, dim], in the order of `rows`. Errors are those of :func:`gather`."""
-    stored_as_numbers = store.dtype in ("float16", "float32")
-    read = store.rows if stored_as_numbers else store.rows_float32  # which converts the whole shard
-    return _fill(np.empty((len(rows), store.dim), np.float32), store, rows, read)
+    stored = gather(store, "sketch", rows)
+    if store.dtype == "bfloat16":
+        # NumPy has no bfloat16. The stored values are the upper halves of float32.
+        return (stored.astype(np.uint32) << 16).view(np.float32)
+    x = stored.astype(np.float32, copy=False)
+    return x * gather(store, "scale", rows)[:, None] if store.dtype == "int8" else x
 
 
 def _fill(
