@@ -40,6 +40,7 @@ from benches.pretrained import counterfactuals, effects, exact_match, whole_mode
 from benches.pretrained import pretrained_lds as lds
 from benches.pretrained.collection import PAIRS, TASKS, Plan, collect
 from benches.pretrained.language_pools import load as load_generated
+from benches.pretrained.other_methods import OTHERS, OtherTrials, more_of
 from benches.pretrained.pools import pools
 from benches.pretrained.pretrained_model import load_tokenizer, make_model, missing_packages
 from benches.pretrained.result_tables import LATER, SHOWN, tables
@@ -54,7 +55,10 @@ from benches.shared.steps import Steps
 PLANS = {"tasks": TASKS, "pairs": PAIRS}
 PARTS = (
     *PLANS, "longer", "generated 0", "generated 1", "lds", "effects", "counterfactuals", "exact match", "whole model",
+    "other methods",
 )  # fmt: skip
+RECORDS = {"other methods": "others"}
+"""Parts whose record has another name."""
 RANDOM_SEEDS = (0, 1, 2)
 BUDGETS = (0.1, 0.05, 0.2, 0.025)
 """In the order of the trainings: an early end has every rule at the first budget."""
@@ -96,6 +100,8 @@ def main() -> None:
             results = measure_counterfactuals(steps, model, arguments)
         elif part == "exact match":
             results = measure_exact(steps, model, arguments)
+        elif part == "other methods":
+            results = measure_others(steps, model, arguments)
         elif part == "whole model":
             results = measure_whole_model(steps, model, arguments)
         elif part in ("lds", "effects"):
@@ -105,13 +111,15 @@ def main() -> None:
         for facts in results:
             record |= facts
             record["seconds"] = round(sum(steps.all_seconds().values()))
-            file = arguments.record / f"pretrained-{part.replace(' ', '-')}.json"
+            file = arguments.record / f"pretrained-{RECORDS.get(part, part.replace(' ', '-'))}.json"
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(json.dumps(record, ensure_ascii=False) + "\n", encoding="utf-8")
-        print(
-            tables(record) if part in (*PLANS, "longer") or "generated" in part else json.dumps(facts, indent=1),
-            flush=True,
-        )
+        print(tables(record) if _of_trainings(part) else json.dumps(facts, indent=1), flush=True)
+
+
+def _of_trainings(part: str) -> bool:
+    """Whether a part's record has losses after trainings by rule."""
+    return part in (*PLANS, "longer", "other methods") or "generated" in part
 
 
 def measure(plan: Plan, steps: Steps, model: Path, arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
@@ -166,6 +174,27 @@ def measure_longer(steps: Steps, model: Path, arguments: argparse.Namespace) -> 
                 rule: outcome(trials, pool, rule, BUDGETS[0], RANDOM_SEEDS[:n_seeds])
                 for rule in (ORACLE, *LONGER_RULES)
             }
+            facts["pools"][pool.name] = {
+                "kind": pool.kind,
+                "targets": pool.targets,
+                "rows": len(pool.rows),
+                "good": int(pool.good.sum()),
+                "outcomes": {f"{BUDGETS[0]:g}": own},
+            }
+            yield facts
+
+
+def measure_others(steps: Steps, model: Path, arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Yield the outcomes of the package's other methods, one training each, beside gdig's; again after each pool."""
+    facts: dict[str, Any] = {"recipe": Recipe().__dict__, "methods": OTHERS, "pools": {}}
+    for plan in PLANS.values():
+        collection = collect(plan, arguments.data, model, load_tokenizer(model), steps)
+        trainer = Trainer(model, collection.states, collection.examples, Recipe())
+        trials = OtherTrials(steps, trainer, partial(View.of, collection), more_of(collection, model, steps))
+        for pool in pools(collection):
+            own = {}
+            for rule in ("random", "gdig", *OTHERS):
+                own[rule] = outcome(trials, pool, rule, BUDGETS[0], RANDOM_SEEDS[:1])
             facts["pools"][pool.name] = {
                 "kind": pool.kind,
                 "targets": pool.targets,

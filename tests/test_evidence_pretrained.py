@@ -13,11 +13,14 @@ from benches.pretrained import collection as collections
 from benches.pretrained import effects, signals
 from benches.pretrained import pretrained_lds as lds
 from benches.pretrained.collection import Plan, collect
+from benches.pretrained.order import by_turns
+from benches.pretrained.other_methods import OTHERS, OtherTrials, more_of
 from benches.pretrained.pools import pools
 from benches.pretrained.pretrained_model import UPPER, upper_model
 from benches.pretrained.rows import Row
 from benches.pretrained.rules import RULES
 from benches.pretrained.training import Recipe, Trainer
+from benches.pretrained.trials import Trial
 from benches.pretrained.view import View
 from benches.shared.steps import Steps
 from tests.support.tiny_models import llama, make_examples, wrapped
@@ -85,6 +88,23 @@ def test_every_rule_chooses_so_many_rows(made, rule):
     _, _, collection, pool = made
     rows = RULES[rule](View.of(collection, pool), 5, 0)
     assert len(set(np.asarray(rows).tolist())) == 5 and 0 <= min(rows) <= max(rows) < len(pool.rows)
+
+
+def test_every_other_method_chooses_so_many_rows(made, monkeypatch):
+    """Each by the package, from what the bench knows of a pool."""
+    model, steps, collection, _ = made
+    monkeypatch.setitem(OTHERS, "rds, 8 layers (CRDS-R)", {"method": "rds", "hidden_layers": 2})
+    monkeypatch.setitem(OTHERS, "self-filter, by the loss", {"method": "self-filter", "n_neighbours": 3})
+    trainer = Trainer(model, collection.states, collection.examples, Recipe(steps=1, batch_size=2))
+    trials = OtherTrials(steps, trainer, lambda pool: View.of(collection, pool), more_of(collection, model, steps, 2))
+    for pool in (pool for pool in pools(collection) if pool.kind != "P3"):  # whose targets this plan has not
+        chosen = {rule: trials.choose(Trial(pool, rule, 0.25, 0)) for rule in (*OTHERS, "bids")}
+        k, view = round(0.25 * len(pool.rows)), trials.view(pool)
+        for rule, rows in chosen.items():
+            assert len(set(rows.tolist())) == (len(rows) if rule == "g2is" else k), rule
+        assert chosen["bids"].tolist() == RULES["bids"](view, k, 0).tolist()
+        by_influence = by_turns(view.influence, k, view.task_of_seed)
+        assert chosen["round-robin by influence"].tolist() == by_influence.tolist()
 
 
 def test_datamodelling_scores(made, monkeypatch):

@@ -68,7 +68,7 @@ class Collection:
     Attributes:
         plan: what was asked.
         rows: every row. role: int [n], index into ROLES.
-        examples: over the states. states: float32 [T, H].
+        examples: over the states. states: float32 [T, H]. words: the same examples over token ids.
         seed_rows, pool_rows: int, the rows of the role.
         signals: arrays by name: influence [N, S], loss [N], sketch and hidden of all rows, ...; N are `pool_rows`.
     """
@@ -79,6 +79,7 @@ class Collection:
     examples: list[Example]
     states: np.ndarray
     signals: dict[str, np.ndarray]
+    words: list[Example]
 
     def where(self, role: str, task: str | None = None) -> np.ndarray:
         """Numbers of the rows of a role, of one task or of all."""
@@ -121,6 +122,18 @@ def encode(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, window: int)
     return [e for e in examples if isinstance(e, Example)]
 
 
+def curvature_of(collection: Collection, model: Path, steps: Steps) -> dict[str, np.ndarray]:
+    """Fit the curvature on rows of the pool, or take the finished step."""
+    plan, pool = collection.plan, collection.where("pool")
+    sample = np.sort(np.random.default_rng(0).permutation(len(pool))[: plan.fit])
+
+    def fit() -> dict[str, np.ndarray]:
+        layers = signals.frozen(model, collection.states, "mlp", UPPER)
+        return signals.curvature(*layers, [collection.examples[i] for i in pool[sample]])
+
+    return steps.arrays(f"{plan.name}: curvature", [asdict(plan), UPPER], fit)
+
+
 def collect(
     plan: Plan, data: Path, model: Path, tokenizer: PreTrainedTokenizerBase, steps: Steps, with_variants: bool = False
 ) -> Collection:
@@ -130,7 +143,7 @@ def collect(
     examples = encode(rows, tokenizer, 10**6)
     states = steps.arrays(f"{plan.name}: states", asked, lambda: {"states": lower_states(model, examples)})["states"]
     role = np.array([ROLES.index(name) for name in roles])
-    collection = Collection(plan, rows, role, over_states(examples), states, {})
+    collection = Collection(plan, rows, role, over_states(examples), states, {}, examples)
     pool, seeds = collection.where("pool"), collection.where("seed")
     pool_examples, seed_examples = ([collection.examples[i] for i in indices] for indices in (pool, seeds))
     own = collection.signals
@@ -141,26 +154,20 @@ def collect(
     own |= steps.arrays(
         f"{plan.name}: sketches", asked, lambda: signals.sketches(*layers("mlp"), pool_examples + seed_examples)
     )
-    sample = np.sort(np.random.default_rng(0).permutation(len(pool))[: plan.fit])
-
-    def fit() -> dict[str, np.ndarray]:
-        return signals.curvature(*layers("mlp"), [pool_examples[i] for i in sample])
 
     def fisher() -> dict[str, np.ndarray]:
-        return signals.fisher_sketches(
-            *layers("mlp"), steps.arrays(f"{plan.name}: curvature", asked, fit), pool_examples
-        )
+        return signals.fisher_sketches(*layers("mlp"), curvature_of(collection, model, steps), pool_examples)
 
     own |= steps.arrays(f"{plan.name}: sketches in Fisher space", asked, fisher)
     for block in range(UPPER):
 
         def other(block: int = block) -> dict[str, np.ndarray]:
-            arrays = steps.arrays(f"{plan.name}: curvature", asked, fit)
+            arrays = curvature_of(collection, model, steps)
             upper = layers(rf"layers\.{block}\.mlp")
             return signals.exact_influence(*upper, arrays, pool_examples, seed_examples, signals.VARIANTS)
 
         def influence(block: int = block) -> dict[str, np.ndarray]:
-            arrays = steps.arrays(f"{plan.name}: curvature", asked, fit)
+            arrays = curvature_of(collection, model, steps)
             return signals.exact_influence(*layers(rf"layers\.{block}\.mlp"), arrays, pool_examples, seed_examples)
 
         of_block = steps.arrays(f"{plan.name}: influence of block {block}", asked, influence)
