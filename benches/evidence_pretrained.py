@@ -185,16 +185,14 @@ def measure_longer(steps: Steps, model: Path, arguments: argparse.Namespace) -> 
 
 
 def measure_others(steps: Steps, model: Path, arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """Yield the outcomes of the package's other methods, one training each, beside gdig's; again after each pool."""
+    """Yield the outcomes of the package's other methods, one training each, beside gdig's; again after each."""
     facts: dict[str, Any] = {"recipe": Recipe().__dict__, "methods": OTHERS, "pools": {}}
     for plan in PLANS.values():
         collection = collect(plan, arguments.data, model, load_tokenizer(model), steps)
         trainer = Trainer(model, collection.states, collection.examples, Recipe())
         trials = OtherTrials(steps, trainer, partial(View.of, collection), more_of(collection, model, steps))
         for pool in pools(collection):
-            own = {}
-            for rule in ("random", "gdig", *OTHERS):
-                own[rule] = outcome(trials, pool, rule, BUDGETS[0], RANDOM_SEEDS[:1])
+            own: dict[str, Any] = {}
             facts["pools"][pool.name] = {
                 "kind": pool.kind,
                 "targets": pool.targets,
@@ -202,7 +200,9 @@ def measure_others(steps: Steps, model: Path, arguments: argparse.Namespace) -> 
                 "good": int(pool.good.sum()),
                 "outcomes": {f"{BUDGETS[0]:g}": own},
             }
-            yield facts
+            for rule in ("random", "gdig", *OTHERS):
+                own[rule] = outcome(trials, pool, rule, BUDGETS[0], RANDOM_SEEDS[:1])
+                yield facts
 
 
 def measure_lds(steps: Steps, model: Path, arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:

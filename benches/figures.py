@@ -20,6 +20,7 @@ from benches.figures_parts import (
     layers,
     pretrained,
     pretrained_ahead,
+    pretrained_others,
     real_pairs,
     redundancy_tables,
 )
@@ -44,6 +45,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "pretrained, languages": pretrained.languages,
     "pretrained, longer": pretrained.longer,
     "pretrained, losing": pretrained.losing,
+    "pretrained, others": pretrained_others.of_one_target,
+    "pretrained, others, elsewhere": pretrained_others.elsewhere,
     "pretrained, pairs": pretrained.pairs,
     "pretrained, whole model": pretrained.whole_model,
     "predicts": language_tables.predicts,
