@@ -46,6 +46,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "pretrained, longer": pretrained.longer,
     "pretrained, losing": pretrained.losing,
     "pretrained, others": pretrained_others.of_one_target,
+    "pretrained, others, not behind": pretrained_others.not_behind,
     "pretrained, others, elsewhere": pretrained_others.elsewhere,
     "pretrained, pairs": pretrained.pairs,
     "pretrained, whole model": pretrained.whole_model,
