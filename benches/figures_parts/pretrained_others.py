@@ -77,8 +77,8 @@ def not_behind() -> str:
     """The methods that gdig is not ahead of, by pool, with the difference of those that are ahead."""
     rows = []
     for name, of in groups().items():
-        first = ", ".join(f"{rule} {interval(beside(of, rule), 3, 3, sign='+')}" for rule in ahead(of))
-        rows.append([name, first or "none", ", ".join(level(of)) or "none"])
+        first = "; ".join(f"{rule} {interval(beside(of, rule), 3, 3, sign='+')}" for rule in ahead(of))
+        rows.append([name, first or "none", "; ".join(level(of)) or "none"])
     return table(["pool", "ahead of gdig", "level with gdig"], *map(list, zip(*rows, strict=True)))
 
 
