@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from itertools import pairwise
 from pathlib import Path
 
@@ -141,6 +142,19 @@ def test_a_result_that_does_not_arrive_leaves_the_other_rows_of_both_shards():
     assert whole == []
     lost = batches[1].rows.tolist()
     assert first.rows == [sorted({0, 1, 2} - set(lost))] and second.rows == [batches[0].rows.tolist()]
+
+
+def test_a_shard_that_is_whole_is_let_go():
+    batches = make_batches([Example(np.ones(3, np.int32), np.ones(3, np.int32))] * 3, 3)
+    flight, whole = Flight(2), []
+    span = SpanRows(_zeros(3), None, None, lambda rows: whole.append(rows.loss.tolist()))
+    for batch in batches:
+        flight.add(span, batch, Copy(5.0))
+    span.end_starts()
+    flight.land()
+    held = weakref.ref(span)
+    del span
+    assert whole == [[5.0] * 3] and held() is None
 
 
 def _zeros(n: int) -> RowNumbers:

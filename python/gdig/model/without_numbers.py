@@ -13,9 +13,9 @@ import torch
 def no_autocast_on_meta() -> Iterator[None]:
     """In the block, `torch.autocast` of the device "meta" does nothing.
 
-    No autocast can be on there, and torch has no dtype for it: `torch.autocast("meta", enabled=False)` is an error in
-    every torch. transformers 5 leaves the call out. The models of transformers 4 make it, with "enabled=False", around
-    their rotary factors.
+    No autocast can be on there, and torch has no dtype for it. `torch.autocast("meta", enabled=False)` is an error in
+    torch 2.6 and 2.15. transformers 5 leaves the call out. The models of transformers 4 make it around their rotary
+    factors.
     """
     before = torch.autocast
 

@@ -107,9 +107,10 @@ class Flight:
             self._land().keep()
 
     def land(self) -> None:
-        """Wait for all batches."""
+        """Wait for all batches, and let go of the spans that are whole."""
         while self._started:
             self._land()
+        self._open = [span for span in self._open if not span.whole]
 
     def save(self) -> None:
         """After an error: wait for all batches, and keep the rows of spans that are not whole. Another error that this
